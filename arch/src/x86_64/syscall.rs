@@ -1,0 +1,115 @@
+//! System calls: their numbers, and how to make one without a C library.
+//!
+//! The numbers are the kernel's (`arch/x86/entry/syscalls/syscall_64.tbl`); only those that the
+//! blobs and the injected calls use stand here.
+
+use core::arch::asm;
+
+/// System call numbers of x86_64.
+#[allow(missing_docs, reason = "each constant is the number of the system call it is named for")]
+pub mod nr {
+    pub const READ: usize = 0;
+    pub const WRITE: usize = 1;
+    pub const OPEN: usize = 2;
+    pub const CLOSE: usize = 3;
+    pub const LSEEK: usize = 8;
+    pub const MMAP: usize = 9;
+    pub const MPROTECT: usize = 10;
+    pub const MUNMAP: usize = 11;
+    pub const BRK: usize = 12;
+    pub const RT_SIGACTION: usize = 13;
+    pub const RT_SIGPROCMASK: usize = 14;
+    pub const RT_SIGRETURN: usize = 15;
+    pub const IOCTL: usize = 16;
+    pub const PREAD64: usize = 17;
+    pub const MREMAP: usize = 25;
+    pub const MADVISE: usize = 28;
+    pub const GETITIMER: usize = 36;
+    pub const SETITIMER: usize = 38;
+    pub const GETPID: usize = 39;
+    pub const CLONE: usize = 56;
+    pub const EXIT: usize = 60;
+    pub const WAIT4: usize = 61;
+    pub const KILL: usize = 62;
+    pub const FCNTL: usize = 72;
+    pub const UMASK: usize = 95;
+    pub const SETRESUID: usize = 117;
+    pub const SETRESGID: usize = 119;
+    pub const SETGROUPS: usize = 116;
+    pub const SETFSUID: usize = 122;
+    pub const SETFSGID: usize = 123;
+    pub const CAPSET: usize = 126;
+    pub const RT_SIGQUEUEINFO: usize = 129;
+    pub const SIGALTSTACK: usize = 131;
+    pub const PERSONALITY: usize = 135;
+    pub const SETPRIORITY: usize = 141;
+    pub const SCHED_SETSCHEDULER: usize = 144;
+    pub const MLOCK: usize = 149;
+    pub const PRCTL: usize = 157;
+    pub const ARCH_PRCTL: usize = 158;
+    pub const GETTID: usize = 186;
+    pub const TKILL: usize = 200;
+    pub const FUTEX: usize = 202;
+    pub const SCHED_SETAFFINITY: usize = 203;
+    pub const SET_TID_ADDRESS: usize = 218;
+    pub const RESTART_SYSCALL: usize = 219;
+    pub const TIMER_CREATE: usize = 222;
+    pub const TIMER_SETTIME: usize = 223;
+    pub const TIMER_GETTIME: usize = 224;
+    pub const TIMER_GETOVERRUN: usize = 225;
+    pub const TIMER_DELETE: usize = 226;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const EXIT_GROUP: usize = 231;
+    pub const TGKILL: usize = 234;
+    pub const SET_ROBUST_LIST: usize = 273;
+    pub const GET_ROBUST_LIST: usize = 274;
+    pub const PREADV: usize = 295;
+    pub const RT_TGSIGQUEUEINFO: usize = 297;
+    pub const PRLIMIT64: usize = 302;
+    pub const SCHED_SETATTR: usize = 314;
+    pub const SECCOMP: usize = 317;
+    pub const MEMBARRIER: usize = 324;
+    pub const PREADV2: usize = 327;
+    pub const RSEQ: usize = 334;
+    pub const CLONE3: usize = 435;
+    pub const CLOSE_RANGE: usize = 436;
+    pub const PROCESS_MADVISE: usize = 440;
+}
+
+/// The kernel's answer to a system call: the value, or the positive error number.
+pub type Answer = Result<usize, i32>;
+
+/// Splits a raw return value (`-4095..=-1` means an error) into value and error number.
+#[inline(always)]
+#[must_use]
+pub const fn answer(raw: isize) -> Answer {
+    if raw < 0 && raw >= -4095 { Err(-raw as i32) } else { Ok(raw as usize) }
+}
+
+/// Makes a system call with up to six arguments.
+///
+/// # Safety
+/// The call must be sound for the calling program: pointers valid for what the call does with
+/// them, and no memory unmapped or descriptor closed that safe code still uses.
+#[inline(always)]
+pub unsafe fn syscall(number: usize, args: [usize; 6]) -> Answer {
+    let raw: isize;
+    // SAFETY: the `syscall` instruction clobbers only rax, rcx and r11, all declared; what the
+    // call itself does is the caller's promise.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => raw,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    answer(raw)
+}

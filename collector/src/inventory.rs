@@ -1,0 +1,242 @@
+//! What is known of process trees without stopping them: one type, two sources.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+/// Everything known of a set of processes at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The processes by their pid, in no particular order of kinship.
+    pub processes: BTreeMap<i32, Process>,
+}
+
+/// One process (thread group).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Thread group id.
+    pub pid: i32,
+    /// Parent's thread group id, 0 for none that this pid namespace can name.
+    pub ppid: i32,
+    /// Process group id.
+    pub pgid: i32,
+    /// Session id.
+    pub sid: i32,
+    /// What the process is doing, as far as a checkpoint cares.
+    pub state: ProcessState,
+    /// The threads by tid, the leader among them.
+    pub threads: BTreeMap<i32, Thread>,
+    /// The mappings, by rising address.
+    pub mappings: Vec<Mapping>,
+    /// The open files, by rising descriptor number.
+    pub files: Vec<OpenFile>,
+    /// Ids of the namespaces that the process is in, by their name in `/proc/PID/ns`.
+    pub namespaces: BTreeMap<&'static str, u64>,
+}
+
+/// The states that a checkpoint treats differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessState {
+    /// Running or sleeping.
+    Alive,
+    /// Stopped by job control.
+    Stopped,
+    /// Exited and not yet waited for.
+    Zombie {
+        /// The status that `wait` will report.
+        exit_status: i32,
+    },
+}
+
+/// One thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Thread id.
+    pub tid: i32,
+    /// Start, in clock ticks since boot (`/proc/PID/stat` field 22): with the tid it names a
+    /// thread for ever.
+    pub start_time: u64,
+    /// Name, at most 15 bytes.
+    pub comm: OsString,
+    /// Blocked signals, as a bit mask with signal 1 at bit 0.
+    pub blocked: u64,
+    /// Signals pending for this thread alone.
+    pub pending: u64,
+    /// Signals pending for the whole process.
+    pub shared_pending: u64,
+    /// Signals ignored by the process.
+    pub ignored: u64,
+    /// Signals with a handler.
+    pub caught: u64,
+    /// What /proc does not tell; `None` from the /proc reader, which leaves it to the parasite.
+    pub in_task: Option<InTask>,
+}
+
+/// Per-thread state that only the kernel's own structures, or the thread itself, know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTask {
+    /// Alternate signal stack: lowest address.
+    pub alt_stack_start: u64,
+    /// Alternate signal stack: bytes, 0 for none.
+    pub alt_stack_bytes: u64,
+    /// Alternate signal stack: `SS_*` flags.
+    pub alt_stack_flags: u32,
+    /// Where the kernel writes 0 and wakes a futex when the thread exits.
+    pub clear_child_tid: u64,
+    /// Signal sent when the parent dies, 0 for none.
+    pub parent_death_signal: i32,
+}
+
+/// One mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// The kernel's `vm_flags`, restricted to the bits that `/proc/PID/smaps` names (see
+    /// [`VmFlags`]).
+    pub flags: VmFlags,
+    /// Offset in the file, in bytes (0 when there is no file).
+    pub offset: u64,
+    /// Device of the file as `st_dev` has it, 0 when there is none.
+    pub device: u64,
+    /// Inode of the file, 0 when there is none.
+    pub inode: u64,
+    /// The name as `/proc/PID/maps` has it: path, `[heap]`, `[vdso]`, …; empty for none.
+    pub name: OsString,
+}
+
+/// One open file descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Descriptor number.
+    pub fd: i32,
+    /// Close on exec.
+    pub close_on_exec: bool,
+    /// Names the open file description: two descriptors, of any tasks of this inventory, with
+    /// equal values are one open file. Means nothing outside this inventory.
+    pub description: u64,
+    /// File position.
+    pub position: u64,
+    /// `O_*` flags (access mode and status) as `/proc/PID/fdinfo` has them, without
+    /// `O_CLOEXEC`.
+    pub flags: u32,
+    /// Type and permissions as `st_mode` has them.
+    pub mode: u32,
+    /// Device of the file as `st_dev` has it.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// The link text of `/proc/PID/fd/N`: path, `pipe:[…]`, `socket:[…]`, `anon_inode:[…]`.
+    pub target: OsString,
+}
+
+/// Flags of a mapping: the kernel's `VM_*` bits, one for each two-letter name that
+/// `/proc/PID/smaps` prints (`Documentation/filesystems/proc.rst`).
+///
+/// The numeric values are ours, not the kernel's, which differ between versions and processors;
+/// each source translates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmFlags(pub u64);
+
+macro_rules! vm_flags {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal, $letters:literal;)*) => {
+        impl VmFlags {
+            $($(#[$doc])* pub const $name: Self = Self(1 << $bit);)*
+
+            /// Every flag with its two letters in `/proc/PID/smaps`.
+            pub const LETTERS: &'static [(Self, [u8; 2])] = &[$((Self::$name, *$letters),)*];
+        }
+    };
+}
+
+vm_flags! {
+    /// Readable.
+    READ = 0, b"rd";
+    /// Writable.
+    WRITE = 1, b"wr";
+    /// Executable.
+    EXEC = 2, b"ex";
+    /// Shared.
+    SHARED = 3, b"sh";
+    /// May be made readable.
+    MAY_READ = 4, b"mr";
+    /// May be made writable.
+    MAY_WRITE = 5, b"mw";
+    /// May be made executable.
+    MAY_EXEC = 6, b"me";
+    /// May be shared: with a file, the mapping is a shared one.
+    MAY_SHARE = 7, b"ms";
+    /// Grows downwards, as a stack does.
+    GROWS_DOWN = 8, b"gd";
+    /// Pure page-frame mapping of a device.
+    PFN_MAP = 9, b"pf";
+    /// Locked in memory.
+    LOCKED = 10, b"lo";
+    /// Memory-mapped input and output.
+    IO = 11, b"io";
+    /// `MADV_SEQUENTIAL`.
+    SEQUENTIAL_READ = 12, b"sr";
+    /// `MADV_RANDOM`.
+    RANDOM_READ = 13, b"rr";
+    /// `MADV_DONTFORK`.
+    DONT_COPY = 14, b"dc";
+    /// Must not grow by `mremap`.
+    DONT_EXPAND = 15, b"de";
+    /// Counted as committed memory.
+    ACCOUNT = 16, b"ac";
+    /// `MAP_NORESERVE`.
+    NO_RESERVE = 17, b"nr";
+    /// Huge TLB pages.
+    HUGE_TLB = 18, b"ht";
+    /// `MAP_SYNC`.
+    SYNC = 19, b"sf";
+    /// Architecture's own flag 1.
+    ARCH_1 = 20, b"ar";
+    /// `MADV_WIPEONFORK`.
+    WIPE_ON_FORK = 21, b"wf";
+    /// `MADV_DONTDUMP`.
+    DONT_DUMP = 22, b"dd";
+    /// Soft-dirty.
+    SOFT_DIRTY = 23, b"sd";
+    /// Mixed page frames and pages.
+    MIXED_MAP = 24, b"mm";
+    /// `MADV_HUGEPAGE`.
+    HUGE_PAGE = 25, b"hg";
+    /// `MADV_NOHUGEPAGE`.
+    NO_HUGE_PAGE = 26, b"nh";
+    /// `MADV_MERGEABLE`.
+    MERGEABLE = 27, b"mg";
+    /// userfaultfd: missing pages.
+    UFFD_MISSING = 28, b"um";
+    /// userfaultfd: write protection.
+    UFFD_WRITE_PROTECT = 29, b"uw";
+    /// userfaultfd: minor faults.
+    UFFD_MINOR = 30, b"ui";
+    /// Shadow stack of the processor's control-flow enforcement.
+    SHADOW_STACK = 31, b"ss";
+    /// Sealed by `mseal`.
+    SEALED = 32, b"sl";
+    /// `MAP_DROPPABLE`.
+    DROPPABLE = 33, b"dp";
+    /// Locked as its pages are touched (`MLOCK_ONFAULT`).
+    LOCK_ON_FAULT = 34, b"lf";
+    /// Guard regions inside (`MADV_GUARD_INSTALL`).
+    GUARD = 35, b"gu";
+}
+
+impl VmFlags {
+    /// Whether every flag of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for VmFlags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}

@@ -1,0 +1,6 @@
+//! Turns a frozen process tree into images.
+
+pub mod files;
+mod options;
+
+pub use options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};

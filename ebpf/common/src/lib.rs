@@ -1,0 +1,2 @@
+//! The records that the eBPF programs emit.
+#![no_std]

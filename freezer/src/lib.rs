@@ -1,0 +1,1 @@
+//! Stops and resumes process trees; freezes are leases.

@@ -1,0 +1,9 @@
+//! Typed, safe doors to kernel interfaces.
+//!
+//! Every `unsafe` of the host side that is not `arch` or `parasite` lives here, each block with
+//! the reason it holds. Parsers of kernel text take `&[u8]` and make no system calls, so that
+//! they can be fuzzed anywhere. Each module is one kernel interface.
+#![allow(
+    unsafe_code,
+    reason = "this is one of the rooms where unsafe lives: each block says why it holds"
+)]

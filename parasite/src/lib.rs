@@ -1,0 +1,1 @@
+//! The position-independent blobs and the structs they share with the host.

@@ -1,0 +1,1 @@
+//! The shell every service shares: a Unix socket, peer checks, health, metrics, traces.
