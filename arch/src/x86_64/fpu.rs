@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn tiles_are_foreign() {
         let mut area = [0; 640];
-        area[LEGACY_BYTES..LEGACY_BYTES + 8].copy_from_slice(&(0b111 | 1 << 18u64).to_le_bytes());
+        area[LEGACY_BYTES..LEGACY_BYTES + 8].copy_from_slice(&(0b111u64 | 1 << 18).to_le_bytes());
         assert_eq!(foreign_components(&area), 1 << 18);
     }
 }

@@ -81,7 +81,6 @@ pub type Answer = Result<usize, i32>;
 
 /// Splits a raw return value (`-4095..=-1` means an error) into value and error number.
 #[inline(always)]
-#[must_use]
 pub const fn answer(raw: isize) -> Answer {
     if raw < 0 && raw >= -4095 { Err(-raw as i32) } else { Ok(raw as usize) }
 }
