@@ -361,7 +361,7 @@ impl Stopped {
         let mut mask = 0u64;
         ptrace(
             "read signal mask of",
-            libc::PTRACE_GETSIGMASK as u32,
+            libc::PTRACE_GETSIGMASK,
             self.tid,
             SIGSET_BYTES,
             (&raw mut mask).cast(),
@@ -376,7 +376,7 @@ impl Stopped {
     pub fn set_signal_mask(&self, mut mask: u64) -> Result<()> {
         ptrace(
             "write signal mask of",
-            libc::PTRACE_SETSIGMASK as u32,
+            libc::PTRACE_SETSIGMASK,
             self.tid,
             SIGSET_BYTES,
             (&raw mut mask).cast(),
@@ -407,7 +407,7 @@ impl Stopped {
             };
             let seen = ptrace(
                 "read pending signals of",
-                libc::PTRACE_PEEKSIGINFO as u32,
+                libc::PTRACE_PEEKSIGINFO,
                 self.tid,
                 (&raw mut arguments) as usize,
                 batch.as_mut_ptr().cast(),
@@ -425,13 +425,7 @@ impl Stopped {
     /// [`Error::Gone`] when the task was killed.
     pub fn signal_info(&self) -> Result<RawSigInfo> {
         let mut info = [0u8; 128];
-        ptrace(
-            "read signal of",
-            libc::PTRACE_GETSIGINFO as u32,
-            self.tid,
-            0,
-            info.as_mut_ptr().cast(),
-        )?;
+        ptrace("read signal of", libc::PTRACE_GETSIGINFO, self.tid, 0, info.as_mut_ptr().cast())?;
         Ok(info)
     }
 
@@ -457,13 +451,7 @@ impl Stopped {
     /// [`Error::Gone`] when the task was killed.
     pub fn event_message(&self) -> Result<u64> {
         let mut message: libc::c_ulong = 0;
-        ptrace(
-            "read event of",
-            libc::PTRACE_GETEVENTMSG as u32,
-            self.tid,
-            0,
-            (&raw mut message).cast(),
-        )?;
+        ptrace("read event of", libc::PTRACE_GETEVENTMSG, self.tid, 0, (&raw mut message).cast())?;
         Ok(message)
     }
 
