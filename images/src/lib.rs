@@ -1,1 +1,3 @@
 //! The checkpoint image format, byte-compatible with CRIU's.
+
+pub mod messages;

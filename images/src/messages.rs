@@ -1,0 +1,54 @@
+//! The protobuf messages of the images, wire compatible with CRIU 4.2.
+//!
+//! Names and field numbers are CRIU's (its `.proto` files are MIT). What differs is how they look in Rust:
+//!
+//! - **Enumerations are plain `u32`** with named constants beside the message, so that a value from a newer
+//!   writer survives reading and writing.
+//! - **Text that the kernel does not promise to be UTF-8 is `Vec<u8>`**: paths, `comm`, host names. On the wire
+//!   both are the same.
+//! - `required` members are plain, `optional` ones are `Option`. prost takes a missing required member for zero.
+//! - Repeated numbers are not packed, as in proto2; the decoder takes both.
+//! - Registers of other processors are kept as undecoded bytes.
+//!
+//! Encodings that the types do not tell:
+//!
+//! - *Devices* (`dev`, `s_dev`, `root_dev`): the kernel's own packing, `major << 20 | minor`. Except
+//!   [`GhostFileEntry::rdev`] and [`TtyInfoEntry::rdev`], which are what `stat` gives (`st_rdev`).
+//! - *File flags*: `open` flags as `F_GETFL` gives them; `O_CLOEXEC` is in [`FdinfoEntry::flags`] (as
+//!   `FD_CLOEXEC`), never in the file's.
+//! - *Ids of files* ([`FileEntry::id`]) are one number space for a whole checkpoint: descriptors, mapped files
+//!   ([`VmaEntry::shmid`]), executables, working and root directories refer to it.
+
+mod cgroups;
+mod core;
+mod events;
+mod files;
+mod inventory;
+mod memory;
+mod namespaces;
+mod pipes;
+mod seccomp;
+mod signals;
+mod sockets;
+mod stats;
+mod task;
+mod timers;
+mod tty;
+mod x86;
+
+pub use cgroups::*;
+pub use core::*;
+pub use events::*;
+pub use files::*;
+pub use inventory::*;
+pub use memory::*;
+pub use namespaces::*;
+pub use pipes::*;
+pub use seccomp::*;
+pub use signals::*;
+pub use sockets::*;
+pub use stats::*;
+pub use task::*;
+pub use timers::*;
+pub use tty::*;
+pub use x86::*;

@@ -1,0 +1,190 @@
+//! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
+
+use prost::Message;
+
+use super::signals::{SaEntry, SignalQueueEntry};
+use super::task::{CredsEntry, TaskKobjIdsEntry};
+use super::timers::TaskTimersEntry;
+use super::x86::ThreadInfoX86;
+
+/// [`CoreEntry::mtype`]: unknown.
+pub const MARCH_UNKNOWN: u32 = 0;
+/// [`CoreEntry::mtype`]: x86_64, 32-bit tasks included.
+pub const MARCH_X86_64: u32 = 1;
+/// [`CoreEntry::mtype`]: 32-bit Arm.
+pub const MARCH_ARM: u32 = 2;
+/// [`CoreEntry::mtype`]: 64-bit Arm.
+pub const MARCH_AARCH64: u32 = 3;
+/// [`CoreEntry::mtype`]: 64-bit PowerPC.
+pub const MARCH_PPC64: u32 = 4;
+/// [`CoreEntry::mtype`]: S/390.
+pub const MARCH_S390: u32 = 5;
+/// [`CoreEntry::mtype`]: MIPS.
+pub const MARCH_MIPS: u32 = 6;
+/// [`CoreEntry::mtype`]: LoongArch64.
+pub const MARCH_LOONGARCH64: u32 = 7;
+/// [`CoreEntry::mtype`]: 64-bit RISC-V.
+pub const MARCH_RISCV64: u32 = 8;
+
+/// [`TaskCoreEntry::task_state`]: running, or asleep.
+pub const TASK_ALIVE: u32 = 1;
+/// [`TaskCoreEntry::task_state`]: ended, not yet waited for.
+pub const TASK_DEAD: u32 = 3;
+/// [`TaskCoreEntry::task_state`]: stopped by a signal.
+pub const TASK_STOPPED: u32 = 6;
+
+/// [`ThreadCoreEntry::seccomp_mode`]: off.
+pub const SECCOMP_MODE_DISABLED: u32 = 0;
+/// [`ThreadCoreEntry::seccomp_mode`]: read, write, exit and sigreturn only.
+pub const SECCOMP_MODE_STRICT: u32 = 1;
+/// [`ThreadCoreEntry::seccomp_mode`]: filters.
+pub const SECCOMP_MODE_FILTER: u32 = 2;
+
+/// A thread. `tc` is in the leader's image only; `ids` too (also in `ids-PID.img`).
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct CoreEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub mtype: u32,
+    #[prost(message, optional, tag = "2")]
+    pub thread_info: Option<ThreadInfoX86>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub ti_arm: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub ti_aarch64: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub ti_ppc64: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "10")]
+    pub ti_s390: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "11")]
+    pub ti_mips: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "12")]
+    pub ti_loongarch64: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "13")]
+    pub ti_riscv64: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "3")]
+    pub tc: Option<TaskCoreEntry>,
+    #[prost(message, optional, tag = "4")]
+    pub ids: Option<TaskKobjIdsEntry>,
+    #[prost(message, optional, tag = "5")]
+    pub thread_core: Option<ThreadCoreEntry>,
+}
+
+/// What belongs to the whole process.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TaskCoreEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub task_state: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub exit_code: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub personality: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub flags: u32,
+    #[prost(uint64, required, tag = "5")]
+    pub blk_sigset: u64,
+    #[prost(bytes = "vec", required, tag = "6")]
+    pub comm: Vec<u8>,
+    #[prost(message, optional, tag = "7")]
+    pub timers: Option<TaskTimersEntry>,
+    #[prost(message, optional, tag = "8")]
+    pub rlimits: Option<TaskRlimitsEntry>,
+    #[prost(uint32, optional, tag = "9")]
+    pub cg_set: Option<u32>,
+    #[prost(message, optional, tag = "10")]
+    pub signals_s: Option<SignalQueueEntry>,
+    #[prost(uint32, optional, tag = "11")]
+    pub old_seccomp_mode: Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub old_seccomp_filter: Option<u32>,
+    #[prost(uint32, optional, tag = "13")]
+    pub loginuid: Option<u32>,
+    #[prost(int32, optional, tag = "14")]
+    pub oom_score_adj: Option<i32>,
+    #[prost(message, repeated, tag = "15")]
+    pub sigactions: Vec<SaEntry>,
+    #[prost(bool, optional, tag = "18")]
+    pub child_subreaper: Option<bool>,
+    #[prost(uint64, optional, tag = "20")]
+    pub blk_sigset_extended: Option<u64>,
+    #[prost(uint32, optional, tag = "21")]
+    pub stop_signo: Option<u32>,
+    #[prost(uint32, optional, tag = "22")]
+    pub membarrier_registration_mask: Option<u32>,
+}
+
+/// What belongs to one thread, registers aside.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct ThreadCoreEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub futex_rla: u64,
+    #[prost(uint32, required, tag = "2")]
+    pub futex_rla_len: u32,
+    #[prost(sint32, optional, tag = "3")]
+    pub sched_nice: Option<i32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub sched_policy: Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub sched_prio: Option<u32>,
+    #[prost(uint64, optional, tag = "6")]
+    pub blk_sigset: Option<u64>,
+    #[prost(message, optional, tag = "7")]
+    pub sas: Option<ThreadSasEntry>,
+    #[prost(uint32, optional, tag = "8")]
+    pub pdeath_sig: Option<u32>,
+    #[prost(message, optional, tag = "9")]
+    pub signals_p: Option<SignalQueueEntry>,
+    #[prost(message, optional, tag = "10")]
+    pub creds: Option<CredsEntry>,
+    #[prost(uint32, optional, tag = "11")]
+    pub seccomp_mode: Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub seccomp_filter: Option<u32>,
+    #[prost(bytes = "vec", optional, tag = "13")]
+    pub comm: Option<Vec<u8>>,
+    #[prost(uint64, optional, tag = "14")]
+    pub blk_sigset_extended: Option<u64>,
+    #[prost(message, optional, tag = "15")]
+    pub rseq_entry: Option<RseqEntry>,
+    #[prost(uint32, optional, tag = "16")]
+    pub cg_set: Option<u32>,
+}
+
+/// The alternate signal stack, as `sigaltstack` gives it.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct ThreadSasEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub ss_sp: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub ss_size: u64,
+    #[prost(uint32, required, tag = "3")]
+    pub ss_flags: u32,
+}
+
+/// The registered restartable-sequence area.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct RseqEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub rseq_abi_pointer: u64,
+    #[prost(uint32, required, tag = "2")]
+    pub rseq_abi_size: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub signature: u32,
+    #[prost(uint64, optional, tag = "4")]
+    pub rseq_cs_pointer: Option<u64>,
+}
+
+/// Resource limits; the index in the list is the number of the resource (`RLIMIT_*`).
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TaskRlimitsEntry {
+    #[prost(message, repeated, tag = "1")]
+    pub rlimits: Vec<RlimitEntry>,
+}
+
+/// A resource limit. `u64::MAX` is no limit.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct RlimitEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub cur: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub max: u64,
+}

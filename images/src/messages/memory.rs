@@ -1,0 +1,151 @@
+//! Address spaces: `mm-PID.img` and `pagemap-ID.img`.
+
+use prost::Message;
+
+/// Bits of [`VmaEntry::status`]: what a mapping is.
+pub mod vma_status {
+    /// Its contents are to be restored; absent from the mappings the kernel makes by itself.
+    pub const REGULAR: u32 = 1 << 0;
+    /// A stack that grows down.
+    pub const STACK: u32 = 1 << 1;
+    /// The vsyscall page, which is the kernel's.
+    pub const VSYSCALL: u32 = 1 << 2;
+    /// The vDSO's code.
+    pub const VDSO: u32 = 1 << 3;
+    /// The heap (for information).
+    pub const HEAP: u32 = 1 << 5;
+    /// A private mapping of a file.
+    pub const FILE_PRIVATE: u32 = 1 << 6;
+    /// A shared mapping of a file.
+    pub const FILE_SHARED: u32 = 1 << 7;
+    /// Shared anonymous memory; `shmid` says which.
+    pub const ANON_SHARED: u32 = 1 << 8;
+    /// Private anonymous memory.
+    pub const ANON_PRIVATE: u32 = 1 << 9;
+    /// System V shared memory.
+    pub const SYSVIPC: u32 = 1 << 10;
+    /// The ring of a packet socket.
+    pub const SOCKET: u32 = 1 << 11;
+    /// The vDSO's data.
+    pub const VVAR: u32 = 1 << 12;
+    /// The ring of an asynchronous I/O context.
+    pub const AIORING: u32 = 1 << 13;
+    /// A mapping of a memfd.
+    pub const MEMFD: u32 = 1 << 14;
+    /// A shadow stack.
+    pub const SHSTK: u32 = 1 << 15;
+    /// Not a mapping: a range guarded by `MADV_GUARD_INSTALL`. These come last in the list.
+    pub const GUARD: u32 = 1 << 16;
+    /// The kernel's `[uprobes]` page.
+    pub const UPROBES: u32 = 1 << 17;
+}
+
+/// Bits of [`PagemapEntry::flags`]: where the pages of a run are.
+pub mod page_flags {
+    /// In the parent checkpoint, at the same addresses.
+    pub const PARENT: u32 = 1 << 0;
+    /// May be brought in when they are first touched.
+    pub const LAZY: u32 = 1 << 1;
+    /// In this checkpoint's pages file. Neither this nor `PARENT`: all zeros.
+    pub const PRESENT: u32 = 1 << 2;
+}
+
+/// `mm-PID.img`: an address space.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct MmEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub mm_start_code: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub mm_end_code: u64,
+    #[prost(uint64, required, tag = "3")]
+    pub mm_start_data: u64,
+    #[prost(uint64, required, tag = "4")]
+    pub mm_end_data: u64,
+    #[prost(uint64, required, tag = "5")]
+    pub mm_start_stack: u64,
+    #[prost(uint64, required, tag = "6")]
+    pub mm_start_brk: u64,
+    #[prost(uint64, required, tag = "7")]
+    pub mm_brk: u64,
+    #[prost(uint64, required, tag = "8")]
+    pub mm_arg_start: u64,
+    #[prost(uint64, required, tag = "9")]
+    pub mm_arg_end: u64,
+    #[prost(uint64, required, tag = "10")]
+    pub mm_env_start: u64,
+    #[prost(uint64, required, tag = "11")]
+    pub mm_env_end: u64,
+    #[prost(uint32, required, tag = "12")]
+    pub exe_file_id: u32,
+    #[prost(uint64, repeated, packed = "false", tag = "13")]
+    pub mm_saved_auxv: Vec<u64>,
+    #[prost(message, repeated, tag = "14")]
+    pub vmas: Vec<VmaEntry>,
+    #[prost(int32, optional, tag = "15")]
+    pub dumpable: Option<i32>,
+    #[prost(message, repeated, tag = "16")]
+    pub aios: Vec<AioRingEntry>,
+    #[prost(bool, optional, tag = "17")]
+    pub thp_disabled: Option<bool>,
+}
+
+/// A mapping. `flags` and `prot` are those of `mmap`; `status` says what it is
+/// ([`vma_status`]).
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct VmaEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub start: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub end: u64,
+    #[prost(uint64, required, tag = "3")]
+    pub pgoff: u64,
+    #[prost(uint64, required, tag = "4")]
+    pub shmid: u64,
+    #[prost(uint32, required, tag = "5")]
+    pub prot: u32,
+    #[prost(uint32, required, tag = "6")]
+    pub flags: u32,
+    #[prost(uint32, required, tag = "7")]
+    pub status: u32,
+    #[prost(sint64, required, tag = "8")]
+    pub fd: i64,
+    #[prost(uint64, optional, tag = "9")]
+    pub madv: Option<u64>,
+    #[prost(uint32, optional, tag = "10")]
+    pub fdflags: Option<u32>,
+}
+
+/// An asynchronous I/O context.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct AioRingEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub id: u64,
+    #[prost(uint32, required, tag = "2")]
+    pub nr_req: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub ring_len: u32,
+}
+
+/// First entry of a page map: which `pages-ID.img` holds its pages.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PagemapHead {
+    #[prost(uint32, required, tag = "1")]
+    pub pages_id: u32,
+}
+
+/// A run of pages. Runs are in ascending order and do not overlap; the pages of those that are
+/// [`page_flags::PRESENT`] lie one after another in the pages file, in the order of the runs.
+/// Old images have no `flags`: then a run is present unless `in_parent`.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PagemapEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub vaddr: u64,
+    #[prost(uint32, required, tag = "2")]
+    pub compat_nr_pages: u32,
+    #[prost(bool, optional, tag = "3")]
+    pub in_parent: Option<bool>,
+    #[prost(uint32, optional, tag = "4")]
+    pub flags: Option<u32>,
+    #[prost(uint64, optional, tag = "5")]
+    pub nr_pages: Option<u64>,
+}

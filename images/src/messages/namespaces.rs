@@ -1,0 +1,130 @@
+//! Namespaces: the small ones whose state is a message.
+
+use prost::Message;
+
+use super::timers::Timespec;
+
+/// `utsns-ID.img`: host and domain name.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct UtsnsEntry {
+    #[prost(bytes = "vec", required, tag = "1")]
+    pub nodename: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub domainname: Vec<u8>,
+}
+
+/// `ipcns-var-ID.img`: limits of an IPC namespace.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct IpcVarEntry {
+    #[prost(uint32, repeated, packed = "false", tag = "1")]
+    pub sem_ctls: Vec<u32>,
+    #[prost(uint32, required, tag = "2")]
+    pub msg_ctlmax: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub msg_ctlmnb: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub msg_ctlmni: u32,
+    #[prost(uint32, required, tag = "5")]
+    pub auto_msgmni: u32,
+    #[prost(uint64, required, tag = "6")]
+    pub shm_ctlmax: u64,
+    #[prost(uint64, required, tag = "7")]
+    pub shm_ctlall: u64,
+    #[prost(uint32, required, tag = "8")]
+    pub shm_ctlmni: u32,
+    #[prost(uint32, required, tag = "9")]
+    pub shm_rmid_forced: u32,
+    #[prost(uint32, required, tag = "10")]
+    pub mq_queues_max: u32,
+    #[prost(uint32, required, tag = "11")]
+    pub mq_msg_max: u32,
+    #[prost(uint32, required, tag = "12")]
+    pub mq_msgsize_max: u32,
+    #[prost(uint32, optional, tag = "13")]
+    pub mq_msg_default: Option<u32>,
+    #[prost(uint32, optional, tag = "14")]
+    pub mq_msgsize_default: Option<u32>,
+    #[prost(uint32, optional, tag = "15")]
+    pub msg_next_id: Option<u32>,
+    #[prost(uint32, optional, tag = "16")]
+    pub sem_next_id: Option<u32>,
+    #[prost(uint32, optional, tag = "17")]
+    pub shm_next_id: Option<u32>,
+}
+
+/// `timens-0.img`: the clocks when the dump was made, from which a restore computes offsets.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TimensEntry {
+    #[prost(message, required, tag = "1")]
+    pub monotonic: Timespec,
+    #[prost(message, required, tag = "2")]
+    pub boottime: Timespec,
+}
+
+/// `userns-ID.img`: how user and group ids map.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct UsernsEntry {
+    #[prost(message, repeated, tag = "1")]
+    pub uid_map: Vec<UidGidExtent>,
+    #[prost(message, repeated, tag = "2")]
+    pub gid_map: Vec<UidGidExtent>,
+}
+
+/// A range of ids.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct UidGidExtent {
+    #[prost(uint32, required, tag = "1")]
+    pub first: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub lower_first: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub count: u32,
+}
+
+/// `pidns-ID.img`: an external pid namespace.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PidnsEntry {
+    #[prost(string, optional, tag = "1")]
+    pub ext_key: Option<String>,
+}
+
+/// `mountpoints-ID.img`: a mount.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct MntEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub fstype: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub mnt_id: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub root_dev: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub parent_mnt_id: u32,
+    #[prost(uint32, required, tag = "5")]
+    pub flags: u32,
+    #[prost(bytes = "vec", required, tag = "6")]
+    pub root: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "7")]
+    pub mountpoint: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "8")]
+    pub source: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "9")]
+    pub options: Vec<u8>,
+    #[prost(uint32, optional, tag = "10")]
+    pub shared_id: Option<u32>,
+    #[prost(uint32, optional, tag = "11")]
+    pub master_id: Option<u32>,
+    #[prost(bool, optional, tag = "12")]
+    pub with_plugin: Option<bool>,
+    #[prost(bool, optional, tag = "13")]
+    pub ext_mount: Option<bool>,
+    #[prost(string, optional, tag = "14")]
+    pub fsname: Option<String>,
+    #[prost(bool, optional, tag = "15")]
+    pub internal_sharing: Option<bool>,
+    #[prost(bool, optional, tag = "16")]
+    pub deleted: Option<bool>,
+    #[prost(uint32, optional, tag = "17")]
+    pub sb_flags: Option<u32>,
+    #[prost(string, optional, tag = "18")]
+    pub ext_key: Option<String>,
+}

@@ -1,0 +1,41 @@
+//! Pipes and fifos, and the bytes in them.
+
+use prost::Message;
+
+use super::files::FownEntry;
+
+/// One end of a pipe. Ends with the same `pipe_id` are of one pipe; `flags` says which end.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PipeEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub pipe_id: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub flags: u32,
+    #[prost(message, required, tag = "4")]
+    pub fown: FownEntry,
+}
+
+/// An open fifo: pipe identity plus the [`RegFileEntry`](super::RegFileEntry) with id `regf_id`
+/// (or its own id in old images) for its path.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct FifoEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub pipe_id: u32,
+    #[prost(uint32, optional, tag = "3")]
+    pub regf_id: Option<u32>,
+}
+
+/// `pipes-data.img` and `fifo-data.img`: what is in a pipe. `bytes` bytes follow the entry.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PipeDataEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub pipe_id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub bytes: u32,
+    #[prost(uint32, optional, tag = "3")]
+    pub size: Option<u32>,
+}

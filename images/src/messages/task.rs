@@ -1,0 +1,104 @@
+//! Who the tasks are: the process tree, the kernel objects they share, their root and their
+//! credentials.
+
+use prost::Message;
+
+/// A process. `pstree.img` lists parents before children; the first is the root of the tree.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PstreeEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub pid: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub ppid: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub pgid: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub sid: u32,
+    #[prost(uint32, repeated, packed = "false", tag = "5")]
+    pub threads: Vec<u32>,
+}
+
+/// Which kernel objects a task uses: equal numbers are the same object. The numbers mean
+/// nothing outside the checkpoint.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TaskKobjIdsEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub vm_id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub files_id: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub fs_id: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub sighand_id: u32,
+    #[prost(uint32, optional, tag = "5")]
+    pub pid_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pub net_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "7")]
+    pub ipc_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "8")]
+    pub uts_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "9")]
+    pub mnt_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "10")]
+    pub user_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "11")]
+    pub cgroup_ns_id: Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub time_ns_id: Option<u32>,
+}
+
+/// `fs-PID.img`: working directory, root and file mode mask. The ids are those of
+/// [`FileEntry`](super::FileEntry).
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct FsEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub cwd_id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub root_id: u32,
+    #[prost(uint32, optional, tag = "3")]
+    pub umask: Option<u32>,
+}
+
+/// Credentials of a thread. Each capability set is two words, low one first.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct CredsEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub uid: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub gid: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub euid: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub egid: u32,
+    #[prost(uint32, required, tag = "5")]
+    pub suid: u32,
+    #[prost(uint32, required, tag = "6")]
+    pub sgid: u32,
+    #[prost(uint32, required, tag = "7")]
+    pub fsuid: u32,
+    #[prost(uint32, required, tag = "8")]
+    pub fsgid: u32,
+    #[prost(uint32, repeated, packed = "false", tag = "9")]
+    pub cap_inh: Vec<u32>,
+    #[prost(uint32, repeated, packed = "false", tag = "10")]
+    pub cap_prm: Vec<u32>,
+    #[prost(uint32, repeated, packed = "false", tag = "11")]
+    pub cap_eff: Vec<u32>,
+    #[prost(uint32, repeated, packed = "false", tag = "12")]
+    pub cap_bnd: Vec<u32>,
+    #[prost(uint32, required, tag = "13")]
+    pub secbits: u32,
+    #[prost(uint32, repeated, packed = "false", tag = "14")]
+    pub groups: Vec<u32>,
+    #[prost(string, optional, tag = "15")]
+    pub lsm_profile: Option<String>,
+    #[prost(string, optional, tag = "16")]
+    pub lsm_sockcreate: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "17")]
+    pub apparmor_data: Option<Vec<u8>>,
+    #[prost(uint32, optional, tag = "18")]
+    pub no_new_privs: Option<u32>,
+    #[prost(uint32, repeated, packed = "false", tag = "19")]
+    pub cap_amb: Vec<u32>,
+}

@@ -1,0 +1,75 @@
+//! Interval and POSIX timers of a process.
+
+use prost::Message;
+
+/// All timers of a process.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TaskTimersEntry {
+    #[prost(message, required, tag = "1")]
+    pub real: ItimerEntry,
+    #[prost(message, required, tag = "2")]
+    pub virt: ItimerEntry,
+    #[prost(message, required, tag = "3")]
+    pub prof: ItimerEntry,
+    #[prost(message, repeated, tag = "4")]
+    pub posix: Vec<PosixTimerEntry>,
+}
+
+/// An interval timer: interval (`i`), then time left (`v`); all zero when it is off.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct ItimerEntry {
+    #[prost(uint64, required, tag = "1")]
+    pub isec: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub iusec: u64,
+    #[prost(uint64, required, tag = "3")]
+    pub vsec: u64,
+    #[prost(uint64, required, tag = "4")]
+    pub vusec: u64,
+}
+
+/// A POSIX timer: what it sends, its interval (`i`), and the time left (`v`), which is relative
+/// whatever the clock.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PosixTimerEntry {
+    #[prost(uint32, required, tag = "1")]
+    pub it_id: u32,
+    #[prost(uint32, required, tag = "2")]
+    pub clock_id: u32,
+    #[prost(uint32, required, tag = "3")]
+    pub si_signo: u32,
+    #[prost(uint32, required, tag = "4")]
+    pub it_sigev_notify: u32,
+    #[prost(uint64, required, tag = "5")]
+    pub sival_ptr: u64,
+    #[prost(uint32, required, tag = "6")]
+    pub overrun: u32,
+    #[prost(uint64, required, tag = "7")]
+    pub isec: u64,
+    #[prost(uint64, required, tag = "8")]
+    pub insec: u64,
+    #[prost(uint64, required, tag = "9")]
+    pub vsec: u64,
+    #[prost(uint64, required, tag = "10")]
+    pub vnsec: u64,
+    #[prost(int32, optional, tag = "11")]
+    pub notify_thread_id: Option<i32>,
+}
+
+/// Seconds and microseconds.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Timeval {
+    #[prost(uint64, required, tag = "1")]
+    pub tv_sec: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub tv_usec: u64,
+}
+
+/// Seconds and nanoseconds; negative values wrap around.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Timespec {
+    #[prost(uint64, required, tag = "1")]
+    pub tv_sec: u64,
+    #[prost(uint64, required, tag = "2")]
+    pub tv_nsec: u64,
+}
