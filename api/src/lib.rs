@@ -1,1 +1,25 @@
-//! What the services and the gateway say to each other: JSON types.
+//! What the services and the gateway say to each other, and the gateway to the world: JSON types.
+//!
+//! Every request type refuses unknown fields, so that a misspelt option is an error and not
+//! silence. Times are whole microseconds (`_us`) or milliseconds (`_ms`), moments are
+//! milliseconds since 1970 (`_ms` with a past participle: `created_ms`), sizes are bytes.
+
+mod directory;
+mod dumps;
+mod error;
+mod health;
+mod jobs;
+mod leases;
+mod processes;
+mod restores;
+
+pub use directory::{Directory, DirectoryError};
+pub use dumps::{
+    After, CheckpointList, CheckpointSummary, DumpRequest, DumpSummary, FrozenAccount,
+};
+pub use error::{ErrorBody, ErrorDetail};
+pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
+pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobRequest};
+pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
+pub use processes::{ProcessList, ProcessSummary, Refusal};
+pub use restores::{AfterRestore, RestoreRequest, RestoreSummary};

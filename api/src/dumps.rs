@@ -1,0 +1,104 @@
+//! The dumper's requests and answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Directory;
+
+/// What becomes of the tree when its images are safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It runs on.
+    Resume,
+    /// It stays, stopped as by `SIGSTOP`.
+    Stop,
+    /// It is ended.
+    Kill,
+}
+
+/// `POST /v1/dumps` of the dumper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpRequest {
+    /// Process at the root of the tree.
+    pub pid: i32,
+    /// Directory of the images under the dumper's checkpoint root.
+    pub directory: Directory,
+    /// What becomes of the tree afterwards.
+    pub after: After,
+    /// The root may belong to a session (and a terminal) outside the tree.
+    #[serde(default)]
+    pub shell_job: bool,
+}
+
+/// Where the frozen time went, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenAccount {
+    /// Stopping every task.
+    pub stop_us: u64,
+    /// Reading the inventory again.
+    pub inventory_us: u64,
+    /// Registers and signal state by ptrace.
+    pub registers_us: u64,
+    /// What only the tasks know.
+    pub parasite_us: u64,
+    /// Contents of files that live in the kernel.
+    pub files_us: u64,
+    /// Memory.
+    pub memory_us: u64,
+    /// Removing the parasite and giving the registers back.
+    pub cure_us: u64,
+}
+
+/// What a dump says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpSummary {
+    /// From the first stopped task to the last resumed one.
+    pub frozen_us: u64,
+    /// Where that time went.
+    pub account: FrozenAccount,
+    /// The whole dump.
+    pub total_us: u64,
+    /// Processes dumped, zombies included.
+    pub processes: u64,
+    /// Threads dumped.
+    pub threads: u64,
+    /// Pages looked at.
+    pub pages_scanned: u64,
+    /// Pages written.
+    pub pages_written: u64,
+    /// Bytes of all images.
+    pub image_bytes: u64,
+}
+
+/// One checkpoint under the checkpoint root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointSummary {
+    /// Directory under the checkpoint root.
+    pub directory: Directory,
+    /// When its images were finished.
+    pub created_ms: u64,
+    /// Bytes of all images.
+    pub image_bytes: u64,
+    /// Pid of the tree's root.
+    pub pid: i32,
+    /// Name of the root process.
+    pub comm: String,
+    /// Processes in it.
+    pub processes: u64,
+    /// Threads in it.
+    pub threads: u64,
+    /// How long the tree was frozen for it, when its `stats-dump` tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_us: Option<u64>,
+    /// Why the images cannot be read; absent when they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// `GET /v1/checkpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointList {
+    /// The checkpoints by directory.
+    pub checkpoints: Vec<CheckpointSummary>,
+}

@@ -1,0 +1,92 @@
+//! The gateway's own requests and answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Directory, DumpSummary, ErrorDetail, RestoreSummary};
+
+/// `POST /v1/checkpoints`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointRequest {
+    /// Process at the root of the tree.
+    pub pid: i32,
+    /// Directory of the images under the checkpoint root; one is made up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Directory>,
+    /// Whether the tree runs on afterwards; otherwise it is ended.
+    #[serde(default)]
+    pub leave_running: bool,
+    /// The root may belong to a session (and a terminal) outside the tree.
+    #[serde(default)]
+    pub shell_job: bool,
+}
+
+/// `POST /v1/restores`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreJobRequest {
+    /// Directory of the images under the checkpoint root.
+    pub directory: Directory,
+    /// The root joins the restorer's session instead of one of its own.
+    #[serde(default)]
+    pub shell_job: bool,
+}
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Takes a checkpoint.
+    Checkpoint,
+    /// Restores one.
+    Restore,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// At work.
+    Running,
+    /// Finished well.
+    Done,
+    /// Finished otherwise: see `error`.
+    Failed,
+}
+
+/// One checkpoint or restore that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Names the job.
+    pub id: String,
+    /// What it does.
+    pub kind: JobKind,
+    /// How far it is.
+    pub state: JobState,
+    /// Root of the tree: of a restore, once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Directory of the images under the checkpoint root.
+    pub directory: Directory,
+    /// When it was asked for.
+    pub created_ms: u64,
+    /// When it finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_ms: Option<u64>,
+    /// What the dump says of itself, when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<DumpSummary>,
+    /// What the restore says of itself, when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreSummary>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorDetail>,
+}
+
+/// `GET /v1/jobs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobList {
+    /// The jobs, newest first.
+    pub jobs: Vec<Job>,
+}

@@ -1,0 +1,45 @@
+//! The restorer's requests and answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Directory;
+
+/// What becomes of the tree once it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterRestore {
+    /// It runs.
+    #[default]
+    Resume,
+    /// It stays, stopped as by `SIGSTOP`.
+    Stop,
+}
+
+/// `POST /v1/restores` of the restorer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// Directory of the images under the restorer's checkpoint root.
+    pub directory: Directory,
+    /// What becomes of the tree.
+    #[serde(default)]
+    pub after: AfterRestore,
+    /// The root joins the restorer's session instead of one of its own.
+    #[serde(default)]
+    pub shell_job: bool,
+}
+
+/// What a restore says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreSummary {
+    /// Pid of the restored root.
+    pub pid: i32,
+    /// The whole restore.
+    pub total_us: u64,
+    /// Processes restored, zombies included.
+    pub processes: u64,
+    /// Threads restored.
+    pub threads: u64,
+    /// Pages put back.
+    pub pages_restored: u64,
+}
