@@ -1,0 +1,123 @@
+//! The parasite: asks a frozen task what only the task can know, and goes away.
+//!
+//! It only reads. It runs on its own stack in its own region, with every signal but the bell
+//! blocked, and depends on nobody: traced or not, it reports, rings and leaves. See
+//! [`parasite::task`] for the layout and the contract.
+#![no_std]
+#![no_main]
+
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use core::ptr::{addr_of, addr_of_mut};
+
+use arch::syscall::{nr, syscall};
+use parasite::task::{Parasite, SIGNALS, TimerState};
+use stasis_blobs as _;
+
+const SIGSET_BYTES: usize = 8;
+const ITIMERS: usize = 3;
+
+const PR_GET_PDEATHSIG: usize = 2;
+const PR_GET_DUMPABLE: usize = 3;
+const PR_GET_SECUREBITS: usize = 27;
+const PR_GET_TIMERSLACK: usize = 30;
+const PR_GET_CHILD_SUBREAPER: usize = 37;
+const PR_GET_TID_ADDRESS: usize = 40;
+const PR_GET_THP_DISABLE: usize = 42;
+
+/// Entry point: `rdi` holds the address of [`Parasite`], the stack pointer the end of the region.
+///
+/// The way out is written in assembler because nothing of the region may be used between the
+/// unmapping and the return: the arguments are loaded, the stack pointer is set to the way home,
+/// and the jump leaves the region for good.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".text.start")]
+pub extern "C" fn start() -> ! {
+    naked_asm!(
+        "cld",
+        "mov rbx, rdi",
+        "and rsp, -16",
+        "call {report}",
+        "mov rdx, [rbx + {syscall_return}]",
+        "mov rdi, [rbx + {region_start}]",
+        "mov rsi, [rbx + {region_bytes}]",
+        "mov rsp, [rbx + {home}]",
+        "mov eax, {munmap}",
+        "jmp rdx",
+        report = sym report,
+        syscall_return = const offset_of!(Parasite, syscall_return),
+        region_start = const offset_of!(Parasite, region_start),
+        region_bytes = const offset_of!(Parasite, region_bytes),
+        home = const offset_of!(Parasite, home),
+        munmap = const nr::MUNMAP,
+    )
+}
+
+/// The report, in whose place errors are noted.
+struct Report(*mut Parasite);
+
+impl Report {
+    /// Makes a system call that only reads and writes its answer into the report.
+    fn ask(&self, number: usize, args: [usize; 6]) -> usize {
+        // SAFETY: every call made here is a getter whose pointers lie in the region.
+        match unsafe { syscall(number, args) } {
+            Ok(value) => value,
+            Err(error) => {
+                // SAFETY: the report is the host's struct in the region, valid until we leave.
+                unsafe {
+                    if (*self.0).error == 0 {
+                        (*self.0).error = error;
+                        (*self.0).failed_call = number as i32;
+                    }
+                }
+                0
+            }
+        }
+    }
+
+    fn prctl(&self, option: usize, argument: usize) -> usize {
+        self.ask(nr::PRCTL, [option, argument, 0, 0, 0, 0])
+    }
+}
+
+/// Fills in the report and rings.
+///
+/// # Safety
+/// `state` is the struct that the host laid out, followed by its timers.
+unsafe extern "C" fn report(state: *mut Parasite) {
+    let report = Report(state);
+    // SAFETY: `state` is valid for the whole run, and only this thread and (while it is stopped)
+    // the host touch it.
+    unsafe {
+        for signal in 1..=SIGNALS {
+            let slot = addr_of_mut!((*state).actions).cast::<[u64; 4]>().add(signal - 1);
+            report.ask(nr::RT_SIGACTION, [signal, 0, slot as usize, SIGSET_BYTES, 0, 0]);
+        }
+        for which in 0..ITIMERS {
+            let slot = addr_of_mut!((*state).interval_timers).cast::<[u64; 4]>().add(which);
+            report.ask(nr::GETITIMER, [which, slot as usize, 0, 0, 0, 0]);
+        }
+        let timers = state.add(1).cast::<TimerState>();
+        for index in 0..(*state).timer_count as usize {
+            let timer = timers.add(index);
+            let id = (*timer).id as usize;
+            let setting = addr_of_mut!((*timer).setting) as usize;
+            report.ask(nr::TIMER_GETTIME, [id, setting, 0, 0, 0, 0]);
+            (*timer).overrun = report.ask(nr::TIMER_GETOVERRUN, [id, 0, 0, 0, 0, 0]) as i32;
+        }
+        report.ask(nr::SIGALTSTACK, [0, addr_of!((*state).alt_stack) as usize, 0, 0, 0, 0]);
+        (*state).program_break = report.ask(nr::BRK, [0; 6]) as u64;
+        report.prctl(PR_GET_TID_ADDRESS, addr_of!((*state).clear_child_tid) as usize);
+        report.prctl(PR_GET_PDEATHSIG, addr_of!((*state).parent_death_signal) as usize);
+        report.prctl(PR_GET_CHILD_SUBREAPER, addr_of!((*state).child_subreaper) as usize);
+        (*state).dumpable = report.prctl(PR_GET_DUMPABLE, 0) as i32;
+        (*state).thp_disable = report.prctl(PR_GET_THP_DISABLE, 0) as i32;
+        (*state).securebits = report.prctl(PR_GET_SECUREBITS, 0) as i32;
+        (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
+        if (*state).bell != 0 {
+            let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
+            report.ask(nr::TGKILL, [pid, tid, (*state).bell as usize, 0, 0, 0]);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What the restorer is told and what it reports.

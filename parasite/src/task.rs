@@ -1,0 +1,121 @@
+//! What the parasite is told and what it reports.
+//!
+//! The host maps one region into the task and lays it out so: the parasite's code, then
+//! [`Parasite`], then [`Parasite::timer_count`] of [`TimerState`], then the parasite's stack, to
+//! the end of the region. The parasite fills in the report, rings (see [`Parasite::bell`]) and
+//! leaves: its last system call is the unmapping of that very region, made from an instruction of
+//! the task's own, with the stack pointer at a signal frame that restores the task. It needs
+//! nobody for that, so a parasite whose host has died leaves by itself.
+
+/// Number of signals, and of slots in [`Parasite::actions`] (signal 1 first).
+pub const SIGNALS: usize = 64;
+
+/// The kernel's `struct sigaction` (not the C library's).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SigAction {
+    /// Handler, or `SIG_DFL` (0), `SIG_IGN` (1).
+    pub handler: u64,
+    /// `SA_*` flags.
+    pub flags: u64,
+    /// Where the handler returns to.
+    pub restorer: u64,
+    /// Signals blocked while the handler runs.
+    pub mask: u64,
+}
+
+/// `struct timeval` or `struct timespec`: seconds, and micro- or nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    /// Seconds.
+    pub seconds: i64,
+    /// Micro- or nanoseconds, by the call that made it.
+    pub fraction: i64,
+}
+
+/// `struct itimerval` or `struct itimerspec`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerValue {
+    /// Period, zero for a timer that rings once.
+    pub interval: Time,
+    /// Time left, zero for a timer that is not armed.
+    pub value: Time,
+}
+
+/// One POSIX timer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerState {
+    /// In: its id.
+    pub id: i32,
+    /// Out: how often it rang without being noticed.
+    pub overrun: i32,
+    /// Out: its setting.
+    pub setting: TimerValue,
+}
+
+/// `stack_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AltStack {
+    /// Lowest address.
+    pub start: u64,
+    /// `SS_*` flags.
+    pub flags: u32,
+    /// Padding.
+    pub pad: u32,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What the parasite is told, and its report.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Parasite {
+    /// In: where the region starts.
+    pub region_start: u64,
+    /// In: its length in bytes.
+    pub region_bytes: u64,
+    /// In: address of a `syscall; ret` of the task's own.
+    pub syscall_return: u64,
+    /// In: stack pointer from which that `ret` leads home: the address of a signal frame.
+    pub home: u64,
+    /// In: the task's pid.
+    pub pid: i32,
+    /// In: the thread's tid.
+    pub tid: i32,
+    /// In: signal that the parasite sends to itself when the report is complete. It must be one
+    /// that the task ignores, by default or by choice: a tracer sees such a signal delivered, and
+    /// without a tracer it is nothing. 0 for none.
+    pub bell: i32,
+    /// In: number of [`TimerState`]s that follow.
+    pub timer_count: u32,
+    /// Out: 0, or the error number of the first system call that failed.
+    pub error: i32,
+    /// Out: which: the system call's number.
+    pub failed_call: i32,
+    /// Out: signal actions, signal 1 first.
+    pub actions: [SigAction; SIGNALS],
+    /// Out: interval timers: real, virtual, profiling (microseconds).
+    pub interval_timers: [TimerValue; 3],
+    /// Out: alternate signal stack of this thread.
+    pub alt_stack: AltStack,
+    /// Out: where the kernel writes 0 and wakes a futex when this thread exits.
+    pub clear_child_tid: u64,
+    /// Out: end of the heap.
+    pub program_break: u64,
+    /// Out: signal sent to this thread when its parent dies.
+    pub parent_death_signal: i32,
+    /// Out: `PR_GET_DUMPABLE`.
+    pub dumpable: i32,
+    /// Out: `PR_GET_CHILD_SUBREAPER`.
+    pub child_subreaper: i32,
+    /// Out: `PR_GET_THP_DISABLE`.
+    pub thp_disable: i32,
+    /// Out: `PR_GET_SECUREBITS` of this thread.
+    pub securebits: i32,
+    /// Out: `PR_GET_TIMERSLACK` fits no int on some kernels; this is its low half in nanoseconds.
+    pub timer_slack: u32,
+}
