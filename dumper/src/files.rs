@@ -67,9 +67,7 @@ impl Plan {
     /// meanwhile is no error: it is looked at again in [`Plan::capture`].
     pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
         let _ = inventory;
-        Ok(Self {
-            context: context.clone(),
-        })
+        Ok(Self { context: context.clone() })
     }
 
     /// Reads what only a frozen target has: `frozen` is its inventory, taken now, and `tables`
@@ -87,9 +85,7 @@ impl Plan {
         tables: &BTreeMap<i32, u32>,
     ) -> Result<Captured, Error> {
         let _ = (frozen, tables, self.context);
-        Ok(Captured {
-            places: BTreeMap::new(),
-        })
+        Ok(Captured { places: BTreeMap::new() })
     }
 }
 

