@@ -8,6 +8,8 @@
     reason = "this is one of the rooms where unsafe lives: each block says why it holds"
 )]
 
+pub mod arena;
 pub mod memory;
+pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;

@@ -1,0 +1,224 @@
+//! Which pages of a process hold what: `PAGEMAP_SCAN` (Linux 6.7), or `/proc/PID/pagemap` itself.
+//!
+//! See `Documentation/admin-guide/mm/pagemap.rst`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a page on this processor's base granule.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// A run of pages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRun {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    categories: u64,
+}
+
+impl PageRun {
+    /// The run from `start` to `end`.
+    #[must_use]
+    pub const fn new(start: u64, end: u64) -> Self {
+        Self { start, end, categories: 0 }
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        (self.end - self.start) / PAGE_SIZE
+    }
+
+    /// Number of bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// The page map of one process, open while it runs and read while it is frozen.
+#[derive(Debug)]
+pub struct PageMap {
+    file: File,
+    /// The kernel has no `PAGEMAP_SCAN`.
+    without_scan: bool,
+    /// Reused between scans.
+    runs: Vec<PageRun>,
+}
+
+/// Runs that one call of the scan can report.
+const RUNS: usize = 4096;
+
+impl PageMap {
+    /// Opens the page map of a process.
+    ///
+    /// # Errors
+    /// When there is no such process, or no right to read it.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/pagemap"))?;
+        Ok(Self { file, without_scan: false, runs: vec![PageRun::default(); RUNS] })
+    }
+
+    /// Appends to `found` the runs between `start` and `end` whose pages belong to the process
+    /// alone and may hold anything: anonymous, in memory or swapped out, and not the zero page.
+    ///
+    /// In a private file mapping these are the pages that no longer are the file's.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn private_pages(
+        &mut self,
+        start: u64,
+        end: u64,
+        found: &mut Vec<PageRun>,
+    ) -> io::Result<()> {
+        if !self.without_scan {
+            match self.scan(start, end, found) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                    self.without_scan = true;
+                }
+                done => return done,
+            }
+        }
+        self.read_entries(start, end, found)
+    }
+
+    fn scan(&mut self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start,
+            end,
+            vec: self.runs.as_mut_ptr() as u64,
+            vec_len: self.runs.len() as u64,
+            category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_FILE | PAGE_IS_PFNZERO,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            ..ScanArguments::default()
+        };
+        while arguments.start < end {
+            // SAFETY: the argument struct is the kernel's, and `vec` points to `vec_len` regions
+            // that this value owns.
+            let seen =
+                unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
+            let Ok(seen) = usize::try_from(seen) else { return Err(io::Error::last_os_error()) };
+            for run in &self.runs[..seen.min(RUNS)] {
+                push(found, run.start, run.end);
+            }
+            if arguments.walk_end <= arguments.start {
+                break;
+            }
+            arguments.start = arguments.walk_end;
+        }
+        Ok(())
+    }
+
+    /// The way of kernels without the scan: eight bytes a page, from which the zero page cannot
+    /// be told, so that it counts as content.
+    fn read_entries(&self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FILE_OR_SHARED: u64 = 1 << 61;
+        let mut entries = vec![0u8; 64 * 1024];
+        let mut at = start;
+        while at < end {
+            let pages = ((end - at) / PAGE_SIZE).min(entries.len() as u64 / 8);
+            let bytes = &mut entries[..pages as usize * 8];
+            self.file.read_exact_at(bytes, at / PAGE_SIZE * 8)?;
+            for entry in bytes.chunks_exact(8) {
+                let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
+                if entry & (PRESENT | SWAPPED) != 0 && entry & FILE_OR_SHARED == 0 {
+                    push(found, at, at + PAGE_SIZE);
+                }
+                at += PAGE_SIZE;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends a run, joined to the last one where they touch.
+fn push(found: &mut Vec<PageRun>, start: u64, end: u64) {
+    match found.last_mut() {
+        Some(last) if last.end == start => last.end = end,
+        _ => found.push(PageRun::new(start, end)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn both_ways_see_the_same_touched_pages() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        let bytes = NonZeroUsize::new(64 * PAGE_SIZE as usize).unwrap();
+        // SAFETY: a new anonymous mapping; nothing else uses it.
+        let region = unsafe {
+            mmap_anonymous(
+                None,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )
+        }
+        .unwrap();
+        let start = region.as_ptr() as u64;
+        // No huge pages: the test counts small ones.
+        // SAFETY: the range is ours.
+        unsafe { libc::madvise(region.as_ptr(), bytes.get(), libc::MADV_NOHUGEPAGE) };
+        for page in [3u64, 4, 9] {
+            // SAFETY: inside the mapping.
+            unsafe { ((start + page * PAGE_SIZE) as *mut u8).write_volatile(1) };
+        }
+        // A read of an untouched page maps the zero page, which is no content.
+        // SAFETY: inside the mapping.
+        let _ = unsafe { ((start + 20 * PAGE_SIZE) as *const u8).read_volatile() };
+        let mut map = PageMap::open(std::process::id() as i32).unwrap();
+        let end = start + bytes.get() as u64;
+        let mut scanned = Vec::new();
+        map.private_pages(start, end, &mut scanned).unwrap();
+        let expected =
+            [(3, 5), (9, 10)].map(|(a, b)| (start + a * PAGE_SIZE, start + b * PAGE_SIZE));
+        let seen: Vec<_> = scanned.iter().map(|run| (run.start, run.end)).collect();
+        assert_eq!(seen, expected);
+        let mut read = Vec::new();
+        map.read_entries(start, end, &mut read).unwrap();
+        assert!(
+            expected.iter().all(|&(a, b)| read.iter().any(|run| run.start <= a && run.end >= b))
+        );
+        // SAFETY: the mapping is ours and not used again.
+        unsafe { munmap(region, bytes.get()) }.unwrap();
+    }
+}
