@@ -12,4 +12,5 @@ pub mod arena;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
+pub mod procfs;
 pub mod ptrace;
