@@ -9,8 +9,13 @@
 )]
 
 pub mod arena;
+pub mod descriptors;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
 pub mod procfs;
 pub mod ptrace;
+pub mod sock_diag;
+pub mod sockets;
+pub mod timerfd;
+pub mod tty;
