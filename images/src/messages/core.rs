@@ -29,9 +29,9 @@ pub const MARCH_RISCV64: u32 = 8;
 /// [`TaskCoreEntry::task_state`]: running, or asleep.
 pub const TASK_ALIVE: u32 = 1;
 /// [`TaskCoreEntry::task_state`]: ended, not yet waited for.
-pub const TASK_DEAD: u32 = 3;
+pub const TASK_DEAD: u32 = 2;
 /// [`TaskCoreEntry::task_state`]: stopped by a signal.
-pub const TASK_STOPPED: u32 = 6;
+pub const TASK_STOPPED: u32 = 3;
 
 /// [`ThreadCoreEntry::seccomp_mode`]: off.
 pub const SECCOMP_MODE_DISABLED: u32 = 0;
