@@ -80,5 +80,5 @@ fn flatten(path: &Path) -> Result<(Vec<u8>, u64), Box<dyn Error>> {
         }
     }
     let blob = file.section_by_name(".blob").ok_or("no .blob section")?;
-    Ok((blob.data()?.to_vec(), file.entry()))
+    Ok((blob.data()?.to_vec(), file.entry() - blob.address()))
 }

@@ -1,1 +1,473 @@
 //! What the restorer is told and what it reports.
+//!
+//! The host maps one region into the task, at an address that neither its old nor its new address
+//! space uses, and lays it out so:
+//!
+//! ```text
+//! region_start   the restorer's code                      read, execute
+//!                Arguments, then its tables               read, write
+//!                a stack for each thread                  read, write
+//!                room for the vDSO while the rest goes    (moved over)
+//! ```
+//!
+//! Every table is a [`Table`]: a place relative to [`Arguments`] and a count. So the host can
+//! lay out the arguments before it knows where the region will be.
+//!
+//! Each thread ends by *parking*: it sends itself [`Arguments::park_signal`], the one signal that
+//! is not blocked, and its tracer finds it stopped. A thread that cannot go on leaves its
+//! [`Report`] and runs into an illegal instruction, which the tracer sees likewise.
+
+use core::marker::PhantomData;
+
+use crate::task::{AltStack, SigAction, TimerValue};
+
+/// Values that are nothing but bytes: no padding, and any bytes make one.
+///
+/// # Safety
+/// Only for `#[repr(C)]` types of which that is true.
+#[allow(unsafe_code, reason = "an implementation promises what the compiler cannot check")]
+pub unsafe trait Plain: Copy {}
+
+/// The bytes of plain values.
+#[must_use]
+#[allow(unsafe_code, reason = "turns plain values into bytes")]
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` promises that every byte is initialised; the slice borrows the values.
+    unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => { $(
+        // SAFETY: integers, arrays of them and `#[repr(C)]` structs of such, laid out without
+        // padding (asserted below for the structs).
+        #[allow(unsafe_code, reason = "promises what the compiler cannot check")]
+        unsafe impl Plain for $type {}
+    )* };
+}
+
+plain!(
+    u8,
+    i32,
+    u64,
+    [u8; SIGINFO_BYTES],
+    Mapping,
+    Segment,
+    Read,
+    Advice,
+    Special,
+    Action,
+    PosixTimer
+);
+plain!(Limit, Thread, Arguments);
+
+/// Bytes of the kernel's `siginfo_t`.
+pub const SIGINFO_BYTES: usize = 128;
+
+/// Entries that lie in a row, `offset` bytes behind the start of [`Arguments`].
+#[repr(C)]
+#[derive(Debug)]
+pub struct Table<T> {
+    /// Bytes from the start of [`Arguments`].
+    pub offset: u64,
+    /// Number of entries.
+    pub count: u64,
+    entries: PhantomData<fn() -> T>,
+}
+
+impl<T> Table<T> {
+    /// The table at that place.
+    #[must_use]
+    pub const fn new(offset: u64, count: u64) -> Self {
+        Self { offset, count, entries: PhantomData }
+    }
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Table<T> {}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new(0, 0)
+    }
+}
+
+/// A mapping of the new address space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Offset in the file.
+    pub offset: u64,
+    /// File, or -1 for anonymous memory.
+    pub fd: i32,
+    /// `MAP_*`.
+    pub flags: u32,
+    /// `PROT_*` while pages are put back.
+    pub fill_protection: u32,
+    /// `PROT_*` in the end.
+    pub protection: u32,
+    /// Whether it is locked into memory.
+    pub locked: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+/// `struct iovec`: a stretch of memory that one [`Read`] fills.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Stretches of memory that are filled by what lies in a row in a file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// Pages file, or -1 to fill with zeros.
+    pub fd: i32,
+    /// Number of segments, at most 1,024.
+    pub segments: u32,
+    /// Index of the first segment.
+    pub first: u64,
+    /// Where in the file.
+    pub offset: u64,
+}
+
+/// Advice on a stretch of memory (madvise(2)).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// `MADV_*`.
+    pub advice: u64,
+}
+
+/// A mapping of the kernel's own (vDSO and its data) that moves from the old to the new address
+/// space.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Special {
+    /// Where it is.
+    pub from: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Where in the region it waits.
+    pub parked: u64,
+    /// Where it goes.
+    pub to: u64,
+}
+
+/// A signal's action.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Action {
+    /// Signal number.
+    pub signal: u64,
+    /// What it does.
+    pub action: SigAction,
+}
+
+/// A POSIX timer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PosixTimer {
+    /// Timer id.
+    pub id: i32,
+    /// Clock.
+    pub clock: i32,
+    /// Signal it sends.
+    pub signal: i32,
+    /// `SIGEV_*`.
+    pub notify: i32,
+    /// Value that comes with the signal.
+    pub value: u64,
+    /// Thread that gets the signal with `SIGEV_THREAD_ID`.
+    pub thread: i32,
+    /// Padding.
+    pub pad: u32,
+    /// Its setting.
+    pub setting: TimerValue,
+}
+
+/// A resource limit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*`.
+    pub resource: u64,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// The kernel's `struct prctl_mm_map`; the executable's descriptor and the auxiliary vector are
+/// filled in from [`Arguments`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the kernel's of that name")]
+pub struct MmMap {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    pub auxv: u64,
+    pub auxv_bytes: u32,
+    pub exe_fd: i32,
+}
+
+/// Credentials of a thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credentials {
+    /// Real, effective, saved and file-system user.
+    pub users: [u32; 4],
+    /// Real, effective, saved and file-system group.
+    pub groups: [u32; 4],
+    /// Inheritable capabilities.
+    pub inheritable: u64,
+    /// Permitted capabilities.
+    pub permitted: u64,
+    /// Effective capabilities.
+    pub effective: u64,
+    /// Bounding set.
+    pub bounding: u64,
+    /// Ambient set.
+    pub ambient: u64,
+    /// Capabilities that this kernel knows.
+    pub known: u64,
+    /// `PR_SET_SECUREBITS`.
+    pub securebits: u32,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: u32,
+    /// Supplementary groups (`gid_t`, four bytes each).
+    pub supplementary: Table<i32>,
+}
+
+/// How far a thread came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What it was doing: a [`Step`].
+    pub step: u32,
+    /// Error number of what failed, 0 when nothing did.
+    pub error: i32,
+    /// Which mapping, timer, signal … (its address or number).
+    pub object: u64,
+}
+
+/// A thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thread {
+    /// Thread id.
+    pub tid: i32,
+    /// Signal it gets when its parent dies.
+    pub parent_death_signal: i32,
+    /// Top of its stack in the region, relative to [`Arguments`].
+    pub stack: u64,
+    /// Where the kernel writes 0 when it exits.
+    pub clear_child_tid: u64,
+    /// Robust futex list.
+    pub robust_list: u64,
+    /// Its length.
+    pub robust_bytes: u64,
+    /// Restartable-sequence area, 0 for none.
+    pub rseq: u64,
+    /// Its length.
+    pub rseq_bytes: u32,
+    /// Its signature.
+    pub rseq_signature: u32,
+    /// Alternate signal stack.
+    pub alt_stack: AltStack,
+    /// Name.
+    pub name: [u8; 16],
+    /// Scheduling policy.
+    pub policy: i32,
+    /// Scheduling priority (real-time policies).
+    pub priority: i32,
+    /// Nice value.
+    pub nice: i32,
+    /// Padding.
+    pub pad: u32,
+    /// Credentials.
+    pub credentials: Credentials,
+    /// Signals pending for this thread alone.
+    pub pending: Table<[u8; SIGINFO_BYTES]>,
+    /// Out.
+    pub report: Report,
+}
+
+/// What the restorer is told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arguments {
+    /// Where the region starts.
+    pub region_start: u64,
+    /// Its length in bytes.
+    pub region_bytes: u64,
+    /// First address that user space cannot have.
+    pub end_of_space: u64,
+    /// Restartable-sequence area of the old address space, 0 for none.
+    pub old_rseq: u64,
+    /// Its length.
+    pub old_rseq_bytes: u32,
+    /// Its signature.
+    pub old_rseq_signature: u32,
+    /// The vDSO and its data.
+    pub specials: Table<Special>,
+    /// The new address space.
+    pub mappings: Table<Mapping>,
+    /// Its contents.
+    pub reads: Table<Read>,
+    /// Where they go.
+    pub segments: Table<Segment>,
+    /// What it was advised.
+    pub advice: Table<Advice>,
+    /// The other fields of the address space.
+    pub mm: MmMap,
+    /// Auxiliary vector.
+    pub auxv: Table<u64>,
+    /// Signal actions.
+    pub actions: Table<Action>,
+    /// Interval timers: real, virtual, profiling.
+    pub interval_timers: [TimerValue; 3],
+    /// POSIX timers.
+    pub timers: Table<PosixTimer>,
+    /// Signals pending for the process.
+    pub pending: Table<[u8; SIGINFO_BYTES]>,
+    /// Resource limits.
+    pub limits: Table<Limit>,
+    /// Threads, the leader first.
+    pub threads: Table<Thread>,
+    /// Process id.
+    pub pid: i32,
+    /// Descriptors from this one on are closed.
+    pub close_from: i32,
+    /// The signal to park by.
+    pub park_signal: i32,
+    /// `PR_SET_DUMPABLE`, or -1 to leave it.
+    pub dumpable: i32,
+    /// `personality`.
+    pub personality: u32,
+    /// Whether orphans below it become its children.
+    pub child_subreaper: u32,
+    /// Whether transparent huge pages are off.
+    pub thp_disable: u32,
+    /// The `MEMBARRIER_CMD_REGISTER_*` it made.
+    pub membarrier: u32,
+    /// Threads that have given their credentials away (a futex).
+    pub settled: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+// No padding: the sizes are the sums of the fields'.
+const _: () = {
+    assert!(size_of::<Mapping>() == 3 * 8 + 6 * 4);
+    assert!(size_of::<Read>() == 24);
+    assert!(size_of::<Action>() == 40);
+    assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
+    assert!(size_of::<MmMap>() == 12 * 8 + 8);
+    assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 104 + 16 + 16);
+    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 40);
+};
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// What a thread was doing.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Step {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Step {
+            /// The step with this number, as the words of an error.
+            #[must_use]
+            pub const fn describe(number: u32) -> &'static str {
+                match number {
+                    $($number => $text,)*
+                    _ => "an unknown step",
+                }
+            }
+        }
+    };
+}
+
+steps! {
+    /// Nothing yet.
+    Start = 0, "start the restorer at";
+    /// The vDSO is moved out of the way.
+    ParkVdso = 1, "move the vdso away from";
+    /// The old address space goes.
+    Unmap = 2, "unmap the old address space at";
+    /// A mapping is made.
+    Map = 3, "map the memory at";
+    /// Pages are put back.
+    Fill = 4, "read the pages from file offset";
+    /// A mapping gets its protection.
+    Protect = 5, "protect the memory at";
+    /// A mapping is advised on.
+    Advise = 6, "give advice on the memory at";
+    /// A mapping is locked.
+    Lock = 7, "lock the memory at";
+    /// The vDSO gets its place.
+    MoveVdso = 8, "move the vdso to";
+    /// The other fields of the address space.
+    MmMap = 9, "set the fields of the address space, program break";
+    /// Descriptors that were only for the restore go.
+    Close = 10, "close the descriptors from";
+    /// A signal gets its action.
+    Action = 11, "set the action of signal";
+    /// A thread is made.
+    Clone = 12, "create thread";
+    /// A POSIX timer is made.
+    Timer = 13, "create timer";
+    /// An interval timer is set.
+    IntervalTimer = 14, "set interval timer";
+    /// A limit is set.
+    Limit = 15, "set resource limit";
+    /// One of the process's attributes.
+    Attribute = 16, "set the process attribute prctl";
+    /// The robust list, the restartable sequence and the like.
+    Thread = 17, "register what the thread had at";
+    /// The thread's name.
+    Name = 18, "name thread";
+    /// Scheduling.
+    Schedule = 19, "set the scheduling of thread";
+    /// Users, groups, capabilities.
+    Credentials = 20, "set the credentials of thread";
+    /// The signal sent when the parent dies.
+    ParentDeath = 21, "set the parent-death signal";
+    /// Pending signals.
+    Pending = 22, "make pending the signal";
+    /// Personality.
+    Personality = 23, "set personality";
+    /// Memory barriers.
+    Membarrier = 24, "register for memory barriers";
+    /// The thread waits for its tracer.
+    Park = 25, "park thread";
+}

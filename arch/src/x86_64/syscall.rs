@@ -39,6 +39,7 @@ pub mod nr {
     pub const SETFSUID: usize = 122;
     pub const SETFSGID: usize = 123;
     pub const CAPSET: usize = 126;
+    pub const RT_SIGTIMEDWAIT: usize = 128;
     pub const RT_SIGQUEUEINFO: usize = 129;
     pub const SIGALTSTACK: usize = 131;
     pub const PERSONALITY: usize = 135;
@@ -108,6 +109,45 @@ pub unsafe fn syscall(number: usize, args: [usize; 6]) -> Answer {
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
+        );
+    }
+    answer(raw)
+}
+
+/// Makes `clone3` start a thread of this process: it begins in `entry` with `argument`, on the
+/// stack that the arguments of the call name.
+///
+/// # Safety
+/// `clone_args` points to a `struct clone_args` of `bytes` bytes that asks for a new stack (whose
+/// end is a multiple of 16) in memory that stays the thread's own, and `entry` is sound to run
+/// beside the caller.
+#[inline(always)]
+pub unsafe fn clone_thread(
+    clone_args: usize,
+    bytes: usize,
+    entry: unsafe extern "C" fn(usize) -> !,
+    argument: usize,
+) -> Answer {
+    let raw: isize;
+    // SAFETY: in the parent this is a plain system call. The child starts with the same registers
+    // on its own empty stack: it takes nothing from the parent's frame and never comes back.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") nr::CLONE3 as isize => raw,
+            in("rdi") clone_args,
+            in("rsi") bytes,
+            in("r12") argument,
+            in("r13") entry as usize,
+            lateout("rcx") _,
+            lateout("r11") _,
         );
     }
     answer(raw)

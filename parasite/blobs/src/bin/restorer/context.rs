@@ -1,0 +1,134 @@
+//! What every stage works with: the arguments, the thread at hand, and one way to make a system
+//! call that must succeed.
+
+use core::arch::asm;
+use core::sync::atomic::AtomicU32;
+
+use arch::syscall::{nr, syscall};
+use parasite::restorer::{Arguments, Step, Table, Thread};
+
+/// What a new thread finds at the top of its stack.
+#[repr(C)]
+pub struct Seat {
+    /// The arguments.
+    pub arguments: *mut Arguments,
+    /// The thread's own entry.
+    pub thread: *mut Thread,
+}
+
+/// The arguments and the thread at hand.
+pub struct Context {
+    arguments: *mut Arguments,
+    thread: *mut Thread,
+}
+
+impl Context {
+    /// For the leader.
+    ///
+    /// # Safety
+    /// `arguments` points to what the host laid out; its first thread is the leader.
+    pub unsafe fn leader(arguments: *mut Arguments) -> Self {
+        // SAFETY: the caller's promise: the table lies behind the arguments, in the region.
+        let thread = unsafe {
+            arguments.cast::<u8>().add((*arguments).threads.offset as usize).cast::<Thread>()
+        };
+        Self { arguments, thread }
+    }
+
+    /// For a thread that starts at a [`Seat`].
+    ///
+    /// # Safety
+    /// `seat` is the address of one.
+    pub unsafe fn follower(seat: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let seat = unsafe { &*(seat as *const Seat) };
+        Self { arguments: seat.arguments, thread: seat.thread }
+    }
+
+    /// The arguments.
+    pub fn arguments(&self) -> &Arguments {
+        // SAFETY: they live as long as the region; what changes in them (`settled`) is only
+        // touched through its address.
+        unsafe { &*self.arguments }
+    }
+
+    /// How many threads have given their credentials away.
+    pub fn settled(&self) -> &AtomicU32 {
+        // SAFETY: a field of the arguments that is touched in no other way.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.arguments).settled) }
+    }
+
+    /// Address of the arguments.
+    pub fn base(&self) -> *mut Arguments {
+        self.arguments
+    }
+
+    /// The thread at hand.
+    pub fn thread(&self) -> &Thread {
+        // SAFETY: as for the arguments; the report is only touched through its address.
+        unsafe { &*self.thread }
+    }
+
+    /// The entries of a table.
+    pub fn entries<T>(&self, table: Table<T>) -> &[T] {
+        // SAFETY: the host laid out every table as it says, in the region, aligned.
+        unsafe { core::slice::from_raw_parts(self.first(table), table.count as usize) }
+    }
+
+    /// The entries of a table that only the leader uses, to be changed.
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the only user of the table is the leader's memory stage"
+    )]
+    pub fn entries_mut<T>(&self, table: Table<T>) -> &mut [T] {
+        // SAFETY: as `entries`; the caller is the only user of this table.
+        unsafe { core::slice::from_raw_parts_mut(self.first(table), table.count as usize) }
+    }
+
+    /// Address of a table's first entry.
+    pub fn first<T>(&self, table: Table<T>) -> *mut T {
+        self.arguments.cast::<u8>().wrapping_add(table.offset as usize).cast()
+    }
+
+    /// Notes what comes next, for the tracer should it crash.
+    pub fn at(&self, step: Step, object: u64) {
+        // SAFETY: the thread's own entry; only this thread writes to its report. Volatile, as
+        // the reader is another process.
+        unsafe {
+            (&raw mut (*self.thread).report.step).write_volatile(step as u32);
+            (&raw mut (*self.thread).report.object).write_volatile(object);
+        }
+    }
+
+    /// Makes a system call that must succeed.
+    pub fn must(&self, step: Step, object: u64, number: usize, args: [usize; 6]) -> usize {
+        self.at(step, object);
+        // SAFETY: every caller passes what its step needs: addresses in the region or in the new
+        // address space, which nothing else uses yet.
+        match unsafe { syscall(number, args) } {
+            Ok(value) => value,
+            Err(error) => self.fail(step, object, error),
+        }
+    }
+
+    /// Makes a system call whose failure is an answer.
+    pub fn may(&self, number: usize, args: [usize; 6]) -> Result<usize, i32> {
+        // SAFETY: as `must`.
+        unsafe { syscall(number, args) }
+    }
+
+    /// `prctl` that must succeed.
+    pub fn prctl(&self, step: Step, option: usize, argument: usize) -> usize {
+        self.must(step, option as u64, nr::PRCTL, [option, argument, 0, 0, 0, 0])
+    }
+
+    /// Notes the failure and stops for the tracer.
+    pub fn fail(&self, step: Step, object: u64, error: i32) -> ! {
+        self.at(step, object);
+        // SAFETY: the thread's own report, as in `at`; `ud2` raises SIGILL, which the tracer sees.
+        unsafe {
+            (&raw mut (*self.thread).report.error).write_volatile(error);
+            asm!("ud2", options(noreturn, nostack))
+        }
+    }
+}

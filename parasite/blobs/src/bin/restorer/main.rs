@@ -1,0 +1,75 @@
+//! The restorer: the last stage of a restore, when the old address space must go.
+//!
+//! What it is told, and how the region it runs in is laid out, is in [`parasite::restorer`]. The
+//! leader of each process goes through these stages:
+//!
+//! 1. **memory**: leave the old address space (the vDSO is carried over), make the mappings of
+//!    the new one, read their pages, then protect, advise and lock them; set the kernel's notes
+//!    of where heap, stack, arguments and executable are ([`memory`]).
+//! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
+//!    to a thread) and limits, which could have stood in the way before ([`process`]).
+//! 3. **thread**, in every thread: what it has registered with the kernel, name, scheduling,
+//!    credentials, and only then what a change of credentials takes back ([`thread`]).
+//! 4. **pending**: signals that were waiting. All signals but the one to park by are blocked
+//!    throughout, so that they wait on.
+//! 5. **park**: the thread stops for its tracer, which gives it its registers and signal mask.
+//!
+//! Nothing returns an error: whatever fails is noted in the thread's report, and the thread runs
+//! into an illegal instruction, at which its tracer finds it.
+#![no_std]
+#![no_main]
+
+mod context;
+mod memory;
+mod process;
+mod thread;
+
+use core::arch::naked_asm;
+
+use context::Context;
+use parasite::restorer::Arguments;
+use stasis_blobs as _;
+
+/// Entry point: `rdi` holds the address of [`Arguments`], the stack pointer the end of the
+/// leader's stack.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".text.start")]
+pub extern "C" fn start() -> ! {
+    naked_asm!("cld", "and rsp, -16", "xor ebp, ebp", "call {leader}", "ud2", leader = sym leader)
+}
+
+/// The leader's way.
+///
+/// # Safety
+/// `arguments` is the struct that the host laid out, with its tables.
+unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
+    // SAFETY: the host wrote the arguments and at least one thread, the leader, behind them.
+    let context = unsafe { Context::leader(arguments) };
+    memory::restore(&context);
+    process::before_threads(&context);
+    thread::create_others(&context);
+    process::after_threads(&context);
+    thread::register(&context);
+    thread::credentials(&context);
+    process::when_settled(&context);
+    thread::parent_death_signal(&context);
+    process::pending(&context);
+    thread::pending(&context);
+    thread::park(&context)
+}
+
+/// The way of every other thread.
+///
+/// # Safety
+/// As [`leader`]; `thread` is the address of the thread's [`context::Seat`].
+unsafe extern "C" fn follower(seat: usize) -> ! {
+    // SAFETY: the leader put the seat at the top of this thread's own stack.
+    let context = unsafe { Context::follower(seat) };
+    thread::register(&context);
+    thread::credentials(&context);
+    thread::settle(&context);
+    thread::parent_death_signal(&context);
+    thread::pending(&context);
+    thread::park(&context)
+}

@@ -1,0 +1,168 @@
+//! The new address space.
+
+use core::mem::size_of;
+
+use arch::syscall::nr;
+use parasite::restorer::{MmMap, Segment, Step};
+
+use crate::context::Context;
+
+const MREMAP_MAYMOVE: usize = 1;
+const MREMAP_FIXED: usize = 2;
+const MAP_FIXED: usize = 0x10;
+const MAP_POPULATE: usize = 0x8000;
+const PR_SET_MM: usize = 35;
+const PR_SET_MM_MAP: usize = 14;
+const RSEQ_FLAG_UNREGISTER: usize = 1;
+/// No page is to be found where the image says there is one: the pages file is too short.
+const ENODATA: i32 = 61;
+
+/// Leaves the old address space and makes the new one.
+pub fn restore(context: &Context) {
+    leave(context);
+    map(context);
+    fill(context);
+    finish(context);
+    notes(context);
+}
+
+/// Everything but the region goes. The kernel keeps no address of what goes: the area that the C
+/// library registered for restartable sequences is given back first.
+fn leave(context: &Context) {
+    let arguments = context.arguments();
+    if arguments.old_rseq != 0 {
+        let area = [
+            arguments.old_rseq as usize,
+            arguments.old_rseq_bytes as usize,
+            RSEQ_FLAG_UNREGISTER,
+            arguments.old_rseq_signature as usize,
+            0,
+            0,
+        ];
+        context.must(Step::Start, arguments.old_rseq, nr::RSEQ, area);
+    }
+    for special in context.entries(arguments.specials) {
+        relocate(context, Step::ParkVdso, special.from, special.parked, special.bytes);
+    }
+    let region_end = arguments.region_start + arguments.region_bytes;
+    for (start, end) in [(0, arguments.region_start), (region_end, arguments.end_of_space)] {
+        if start < end {
+            let args = [start as usize, (end - start) as usize, 0, 0, 0, 0];
+            context.must(Step::Unmap, start, nr::MUNMAP, args);
+        }
+    }
+}
+
+fn relocate(context: &Context, step: Step, from: u64, to: u64, bytes: u64) {
+    let bytes = bytes as usize;
+    let how = MREMAP_MAYMOVE | MREMAP_FIXED;
+    let args = [from as usize, bytes, bytes, how, to as usize, 0];
+    context.must(step, if step == Step::ParkVdso { from } else { to }, nr::MREMAP, args);
+}
+
+/// All mappings, in ascending order, each writable if pages must be put into it.
+fn map(context: &Context) {
+    for mapping in context.entries(context.arguments().mappings) {
+        let flags = mapping.flags as usize & !MAP_POPULATE | MAP_FIXED;
+        context.must(
+            Step::Map,
+            mapping.start,
+            nr::MMAP,
+            [
+                mapping.start as usize,
+                mapping.bytes as usize,
+                mapping.fill_protection as usize,
+                flags,
+                mapping.fd as isize as usize,
+                mapping.offset as usize,
+            ],
+        );
+    }
+}
+
+/// Pages, in batches as large as the kernel takes.
+fn fill(context: &Context) {
+    let arguments = context.arguments();
+    let segments = context.entries_mut(arguments.segments);
+    for read in context.entries(arguments.reads) {
+        let (first, count) = (read.first as usize, read.segments as usize);
+        let Some(segments) = segments.get_mut(first..first.wrapping_add(count)) else {
+            context.fail(Step::Fill, read.offset, ENODATA)
+        };
+        if read.fd < 0 {
+            zero(context, segments);
+        } else {
+            read_all(context, read.fd as usize, read.offset, segments);
+        }
+    }
+}
+
+fn zero(context: &Context, segments: &[Segment]) {
+    for segment in segments {
+        context.at(Step::Fill, segment.start);
+        // SAFETY: the segment is part of a mapping just made writable for this, which nobody
+        // else has seen.
+        unsafe { stasis_blobs::clear(segment.start as *mut u8, segment.bytes as usize) };
+    }
+}
+
+/// Reads until every segment is full; a read may stop short anywhere.
+fn read_all(context: &Context, fd: usize, mut offset: u64, mut segments: &mut [Segment]) {
+    while !segments.is_empty() {
+        let args = [fd, segments.as_ptr() as usize, segments.len(), offset as usize, 0, 0];
+        let mut read = context.must(Step::Fill, offset, nr::PREADV, args) as u64;
+        if read == 0 {
+            context.fail(Step::Fill, offset, ENODATA)
+        }
+        offset += read;
+        let mut full = 0;
+        for segment in &mut *segments {
+            if read < segment.bytes {
+                segment.start += read;
+                segment.bytes -= read;
+                break;
+            }
+            read -= segment.bytes;
+            full += 1;
+        }
+        segments = segments.get_mut(full..).unwrap_or_default();
+    }
+}
+
+/// Protection, advice, locks, and the vDSO in its place.
+fn finish(context: &Context) {
+    let arguments = context.arguments();
+    for mapping in context.entries(arguments.mappings) {
+        let (start, bytes) = (mapping.start as usize, mapping.bytes as usize);
+        if mapping.protection != mapping.fill_protection {
+            let args = [start, bytes, mapping.protection as usize, 0, 0, 0];
+            context.must(Step::Protect, mapping.start, nr::MPROTECT, args);
+        }
+    }
+    for advice in context.entries(arguments.advice) {
+        let args = [advice.start as usize, advice.bytes as usize, advice.advice as usize, 0, 0, 0];
+        context.must(Step::Advise, advice.start, nr::MADVISE, args);
+    }
+    for mapping in context.entries(arguments.mappings) {
+        if mapping.locked != 0 {
+            let args = [mapping.start as usize, mapping.bytes as usize, 0, 0, 0, 0];
+            context.must(Step::Lock, mapping.start, nr::MLOCK, args);
+        }
+    }
+    for special in context.entries(arguments.specials) {
+        relocate(context, Step::MoveVdso, special.parked, special.to, special.bytes);
+    }
+}
+
+/// The kernel's notes: code, data, heap, stack, arguments, environment, auxiliary vector and the
+/// executable. The old executable is not mapped any more, so the kernel lets it go. Descriptors
+/// that were only for the restore are closed here, after their last use.
+fn notes(context: &Context) {
+    let arguments = context.arguments();
+    let map = MmMap { auxv: context.first(arguments.auxv) as u64, ..arguments.mm };
+    let size = size_of::<MmMap>();
+    let args = [PR_SET_MM, PR_SET_MM_MAP, &raw const map as usize, size, 0, 0];
+    context.must(Step::MmMap, map.brk, nr::PRCTL, args);
+    let from = arguments.close_from as usize;
+    context.must(Step::Close, from as u64, nr::CLOSE_RANGE, [from, u32::MAX as usize, 0, 0, 0, 0]);
+}

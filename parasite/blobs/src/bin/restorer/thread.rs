@@ -1,0 +1,222 @@
+//! What belongs to one thread.
+
+use core::mem::size_of;
+use core::sync::atomic::Ordering;
+
+use arch::syscall::{clone_thread, nr};
+use parasite::restorer::{Credentials, Step, Thread};
+
+use crate::context::{Context, Seat};
+use crate::process::signal_number;
+
+const CLONE_VM: u64 = 0x100;
+const CLONE_FS: u64 = 0x200;
+const CLONE_FILES: u64 = 0x400;
+const CLONE_SIGHAND: u64 = 0x800;
+const CLONE_THREAD: u64 = 0x1_0000;
+const CLONE_SYSVSEM: u64 = 0x4_0000;
+
+const PR_SET_PDEATHSIG: usize = 1;
+const PR_SET_NAME: usize = 15;
+const PR_CAPBSET_READ: usize = 23;
+const PR_CAPBSET_DROP: usize = 24;
+const PR_GET_SECUREBITS: usize = 27;
+const PR_SET_SECUREBITS: usize = 28;
+const PR_SET_NO_NEW_PRIVS: usize = 38;
+const PR_CAP_AMBIENT: usize = 47;
+const PR_CAP_AMBIENT_RAISE: usize = 2;
+const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
+
+/// Changing user ids leaves capabilities alone (`SECBIT_NO_SETUID_FIXUP`).
+const KEEP_CAPABILITIES: usize = 1 << 2;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+const FUTEX_WAKE: usize = 1;
+const SIGKILL: usize = 9;
+
+/// `struct clone_args`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+}
+
+/// Makes the other threads, each with its own number.
+pub fn create_others(context: &Context) {
+    let threads = context.arguments().threads;
+    let first = context.first(threads);
+    for (index, thread) in context.entries(threads).iter().enumerate().skip(1) {
+        let top = context.base() as u64 + thread.stack;
+        let seat = (top - size_of::<Seat>() as u64) as *mut Seat;
+        // SAFETY: the host gave every thread a stack of its own in the region, which nobody uses
+        // before the thread is there.
+        unsafe {
+            seat.write(Seat { arguments: context.base(), thread: first.wrapping_add(index) })
+        };
+        // The kernel wants start and length; the start does not matter here.
+        let arguments = CloneArgs {
+            flags: CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
+            stack: seat as u64 - 16,
+            stack_size: 16,
+            set_tid: &raw const thread.tid as u64,
+            set_tid_size: 1,
+            ..CloneArgs::default()
+        };
+        context.at(Step::Clone, thread.tid as u64);
+        let place = &raw const arguments as usize;
+        // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
+        // takes the seat.
+        let made =
+            unsafe { clone_thread(place, size_of::<CloneArgs>(), crate::follower, seat as usize) };
+        if let Err(error) = made {
+            context.fail(Step::Clone, thread.tid as u64, error)
+        }
+    }
+}
+
+/// What the thread has told the kernel of itself, its name and its scheduling.
+pub fn register(context: &Context) {
+    let thread = context.thread();
+    let step = Step::Thread;
+    let at = thread.clear_child_tid;
+    context.must(step, at, nr::SET_TID_ADDRESS, [at as usize, 0, 0, 0, 0, 0]);
+    let list = thread.robust_list;
+    if list != 0 {
+        let args = [list as usize, thread.robust_bytes as usize, 0, 0, 0, 0];
+        context.must(step, list, nr::SET_ROBUST_LIST, args);
+    }
+    let stack = &raw const thread.alt_stack as usize;
+    context.must(step, thread.alt_stack.start, nr::SIGALTSTACK, [stack, 0, 0, 0, 0, 0]);
+    if thread.rseq != 0 {
+        let (bytes, signature) = (thread.rseq_bytes as usize, thread.rseq_signature as usize);
+        context.must(
+            step,
+            thread.rseq,
+            nr::RSEQ,
+            [thread.rseq as usize, bytes, 0, signature, 0, 0],
+        );
+    }
+    context.must(
+        Step::Name,
+        thread.tid as u64,
+        nr::PRCTL,
+        [PR_SET_NAME, thread.name.as_ptr() as usize, 0, 0, 0, 0],
+    );
+    schedule(context, thread);
+}
+
+fn schedule(context: &Context, thread: &Thread) {
+    let object = thread.tid as u64;
+    let priority = thread.priority;
+    let args = [0, thread.policy as usize, &raw const priority as usize, 0, 0, 0];
+    context.must(Step::Schedule, object, nr::SCHED_SETSCHEDULER, args);
+    // PRIO_PROCESS, of this thread.
+    let args = [0, 0, thread.nice as isize as usize, 0, 0, 0];
+    context.must(Step::Schedule, object, nr::SETPRIORITY, args);
+}
+
+/// Users, groups and capabilities, from the most privileged state to the wanted one:
+///
+/// 1. groups and users, told to leave the capabilities alone;
+/// 2. the bounding set, which needs CAP_SETPCAP;
+/// 3. the ambient set, for which the inheritable set must be there;
+/// 4. the secure bits, which need CAP_SETPCAP;
+/// 5. the capabilities themselves;
+/// 6. no_new_privs, which forbids nothing of the above but belongs last.
+pub fn credentials(context: &Context) {
+    let thread = context.thread();
+    let wanted = &thread.credentials;
+    let object = thread.tid as u64;
+    let call = |number, args| context.must(Step::Credentials, object, number, args);
+    let prctl = |option, a, b| call(nr::PRCTL, [option, a, b, 0, 0, 0]);
+
+    let groups = context.entries(wanted.supplementary);
+    call(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]);
+    prctl(PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0);
+    let [real, effective, saved, file_system] = wanted.groups;
+    call(nr::SETRESGID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
+    call(nr::SETFSGID, [file_system as usize, 0, 0, 0, 0, 0]);
+    let [real, effective, saved, file_system] = wanted.users;
+    call(nr::SETRESUID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
+    call(nr::SETFSUID, [file_system as usize, 0, 0, 0, 0, 0]);
+
+    for capability in 0..u64::BITS as usize {
+        if wanted.known & !wanted.bounding & 1 << capability != 0
+            && prctl(PR_CAPBSET_READ, capability, 0) != 0
+        {
+            prctl(PR_CAPBSET_DROP, capability, 0);
+        }
+    }
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0);
+    if wanted.ambient != 0 {
+        let all = wanted.permitted | 1 << 8;
+        capset(context, &Credentials { effective: all, permitted: all, ..*wanted });
+        for capability in 0..u64::BITS as usize {
+            if wanted.ambient & 1 << capability != 0 {
+                prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability);
+            }
+        }
+    }
+    if prctl(PR_GET_SECUREBITS, 0, 0) != wanted.securebits as usize {
+        prctl(PR_SET_SECUREBITS, wanted.securebits as usize, 0);
+    }
+    capset(context, wanted);
+    if wanted.no_new_privs != 0 {
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
+    }
+}
+
+fn capset(context: &Context, wanted: &Credentials) {
+    let header = [CAPABILITY_VERSION_3, 0];
+    // Effective, permitted, inheritable: the low words, then the high ones.
+    let sets = [wanted.effective, wanted.permitted, wanted.inheritable];
+    let [e, p, i] = sets;
+    let words: [u32; 6] =
+        [e as u32, p as u32, i as u32, (e >> 32) as u32, (p >> 32) as u32, (i >> 32) as u32];
+    let (header, words) = (header.as_ptr() as usize, words.as_ptr() as usize);
+    let object = context.thread().tid as u64;
+    context.must(Step::Credentials, object, nr::CAPSET, [header, words, 0, 0, 0, 0]);
+}
+
+/// Tells the leader that this thread's credentials are what they will be.
+pub fn settle(context: &Context) {
+    let settled = context.settled();
+    settled.fetch_add(1, Ordering::Release);
+    let args = [settled.as_ptr() as usize, FUTEX_WAKE, i32::MAX as usize, 0, 0, 0];
+    context.must(Step::Credentials, context.thread().tid as u64, nr::FUTEX, args);
+}
+
+/// Set again after the credentials: a change of those takes it away.
+pub fn parent_death_signal(context: &Context) {
+    let signal = context.thread().parent_death_signal;
+    context.prctl(Step::ParentDeath, PR_SET_PDEATHSIG, signal as usize);
+}
+
+/// Signals that wait for this thread alone.
+pub fn pending(context: &Context) {
+    let (pid, thread) = (context.arguments().pid as usize, context.thread());
+    for info in context.entries(thread.pending) {
+        let signal = signal_number(info);
+        let args = [pid, thread.tid as usize, signal, info.as_ptr() as usize, 0, 0];
+        context.must(Step::Pending, signal as u64, nr::RT_TGSIGQUEUEINFO, args);
+    }
+}
+
+/// Stops for the tracer. Without one the signal would be the end of the process, as it should.
+pub fn park(context: &Context) -> ! {
+    let (pid, tid) = (context.arguments().pid as usize, context.thread().tid as usize);
+    let signal = context.arguments().park_signal as usize;
+    context.must(Step::Park, tid as u64, nr::TGKILL, [pid, tid, signal, 0, 0, 0]);
+    // Nobody sets a thread going from here: its tracer has gone, and the kernel is about to end it.
+    context.must(Step::Park, tid as u64, nr::TGKILL, [pid, tid, SIGKILL, 0, 0, 0]);
+    context.fail(Step::Park, tid as u64, 0)
+}
