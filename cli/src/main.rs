@@ -1,1 +1,53 @@
-fn main() {}
+//! `stasis` for people, and the `criu` face for programs that call CRIU.
+//!
+//! Everything happens in this one process, which has one thread until an engine makes more: a
+//! restore forks, and must find no locks held by threads that the child does not have.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool speaks on its standard streams"
+)]
+
+mod args;
+mod check;
+mod criu;
+mod failure;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(OsStr::new("criu")) {
+        return criu::main(arguments.collect());
+    }
+    run(Args::parse()).unwrap_or_else(|failure| {
+        eprintln!("stasis: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: Args) -> Result<ExitCode, Failure> {
+    if let Command::Criu { arguments } = args.command {
+        return Ok(criu::main(arguments));
+    }
+    log_to_stderr();
+    match args.command {
+        Command::Check(options) => check::run(&options),
+        Command::Criu { .. } => unreachable!("the criu face has its own log"),
+    }
+}
+
+/// Log lines for who asks for them by `STASIS_LOG`; what a user must know is said otherwise.
+fn log_to_stderr() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("STASIS_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}

@@ -9,13 +9,9 @@
 )]
 
 pub mod arena;
-pub mod descriptors;
+pub mod cgroup;
+pub mod features;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
-pub mod procfs;
 pub mod ptrace;
-pub mod sock_diag;
-pub mod sockets;
-pub mod timerfd;
-pub mod tty;

@@ -1,0 +1,33 @@
+//! The command line of `stasis`.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+/// Checkpoint running process trees and restore them.
+#[derive(Debug, Parser)]
+#[command(name = "stasis", version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what this kernel can do; the exit code is 0 when all that is required is there
+    Check(CheckOptions),
+    /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
+    #[command(disable_help_flag = true)]
+    Criu {
+        /// CRIU's command and options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,121 @@
+//! The `criu` face: what programs that call CRIU meet. Commands, options, defaults, exit codes
+//! and the log are CRIU's; the work is done by the same engines as `stasis` uses.
+
+mod check;
+mod log;
+mod options;
+mod table;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use options::{Asked, Command, Options};
+use tracing::error;
+
+/// The version of CRIU whose images and behaviour these are.
+const VERSION: &str = "4.2";
+
+const USAGE: &str = "
+Usage:
+  criu check [--feature FEAT]
+";
+
+/// Runs as `criu` with these arguments.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let (command, options) = match options::parse(arguments) {
+        Ok(Asked::Version) => {
+            println!("Version: {VERSION}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Asked::Help) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Asked::Run(command, options)) => (command, options),
+        Err(error) => {
+            eprintln!("criu: {error}\n{USAGE}\nTry -h|--help for more info");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(command, &options) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// The directories that a command works in.
+struct Place {
+    images: PathBuf,
+    work: PathBuf,
+}
+
+impl Place {
+    /// Both must be there before anything else: the log goes into the one or the other.
+    fn of(options: &Options) -> Result<Self, String> {
+        let images = options.images_dir.as_deref().unwrap_or(Path::new("."));
+        let images = images
+            .canonicalize()
+            .map_err(|error| format!("Couldn't open image dir {}: {error}", images.display()))?;
+        let work = options.work_dir.as_deref().unwrap_or(&images);
+        let work = work
+            .canonicalize()
+            .map_err(|error| format!("Can't change directory to {}: {error}", work.display()))?;
+        Ok(Self { images, work })
+    }
+}
+
+fn run(command: Command, options: &Options) -> bool {
+    let started = Place::of(options).and_then(|place| {
+        // Absolute names stay as they are, and `-` is no name.
+        let file = options.log_file.as_ref().map(|name| match name == "-" {
+            true => PathBuf::from(name),
+            false => place.work.join(name),
+        });
+        log::start(file.as_deref(), options.verbosity()).map(|()| place).map_err(|error| {
+            format!("Can't create log file {}: {error}", file.unwrap_or_default().display())
+        })
+    });
+    let place = match started {
+        Ok(place) => place,
+        Err(message) => {
+            eprintln!("Error (criu): {message}");
+            return false;
+        }
+    };
+    tracing::debug!("images in {}", place.images.display());
+    tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
+    if refuse(options) {
+        return false;
+    }
+    match command {
+        Command::Check => check::run(options),
+    }
+}
+
+/// Names what is asked for and not there; true when there is such a thing.
+fn refuse(options: &Options) -> bool {
+    for option in &options.refused {
+        error!(
+            "option {option} is not supported by this version of stasis: leave it out, or use CRIU"
+        );
+    }
+    let configured = configuration();
+    if let (Some(file), false) = (&configured, options.no_default_config) {
+        error!(
+            "configuration file {} is not supported by this version of stasis: \
+             give its options on the command line and add --no-default-config",
+            file.display()
+        );
+        return true;
+    }
+    !options.refused.is_empty()
+}
+
+/// The first file that CRIU would read options from unasked.
+fn configuration() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".criu/default.conf"));
+    let named = std::env::var_os("CRIU_CONFIG_FILE").map(PathBuf::from);
+    let system = PathBuf::from("/etc/criu/default.conf");
+    [Some(system), home, named].into_iter().flatten().find(|file| file.exists())
+}

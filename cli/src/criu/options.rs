@@ -1,0 +1,273 @@
+//! CRIU's options: those that are supported, and the names of all others, so that each is
+//! refused by name and none is ignored.
+//!
+//! CRIU reads its options as `getopt_long` does, so this does too: clusters of short options,
+//! an optional value only when it is attached, unambiguous beginnings of long names, commands
+//! and options in any order. Names, kinds and defaults are those of CRIU 4.2.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+
+use super::table::{Kind, Known, find_long, find_short};
+
+/// What CRIU is asked to do, of what is supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Check,
+}
+
+/// What becomes of the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FinalState {
+    /// A dumped tree is ended, a restored one runs.
+    #[default]
+    Default,
+    Running,
+    Stopped,
+}
+
+/// The command line, understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) tree: Option<i32>,
+    pub(crate) images_dir: Option<PathBuf>,
+    pub(crate) work_dir: Option<PathBuf>,
+    pub(crate) log_file: Option<OsString>,
+    pub(crate) verbosity: Option<u32>,
+    pub(crate) final_state: FinalState,
+    pub(crate) shell_job: bool,
+    pub(crate) detach: bool,
+    pub(crate) sibling: bool,
+    pub(crate) pidfile: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) features: Vec<String>,
+    pub(crate) no_default_config: bool,
+    /// Options that CRIU has and this version of stasis has not, as they were written.
+    pub(crate) refused: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Run(Command, Box<Options>),
+    Version,
+    Help,
+}
+
+/// Why a command line is not understood.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    #[error("unrecognized option '{0}'")]
+    Unknown(String),
+    #[error("option '{0}' is ambiguous")]
+    Ambiguous(String),
+    #[error("option '{0}' requires an argument")]
+    NoValue(String),
+    #[error("invalid argument for {option}: {value}")]
+    Value { option: String, value: String },
+    #[error("command is required")]
+    NoCommand,
+    #[error("unknown command: {0}")]
+    UnknownCommand(String),
+    #[error("command {0} is not supported by this version of stasis")]
+    UnsupportedCommand(String),
+    #[error("excessive parameter for command {0}")]
+    Excessive(String),
+    #[error(transparent)]
+    Syntax(#[from] lexopt::Error),
+}
+
+/// Commands that CRIU has and this version of stasis has not.
+const UNSUPPORTED_COMMANDS: &[&str] = &[
+    "pre-dump",
+    "lazy-pages",
+    "page-server",
+    "service",
+    "swrk",
+    "dedup",
+    "cpuinfo",
+    "exec",
+    "show",
+];
+
+impl Options {
+    /// How much is logged: CRIU's default is errors, messages and warnings.
+    pub(crate) fn verbosity(&self) -> u32 {
+        self.verbosity.unwrap_or(2)
+    }
+
+    fn take(
+        &mut self,
+        known: &Known,
+        written: &str,
+        on: bool,
+        value: Option<&OsString>,
+    ) -> Result<(), UsageError> {
+        let value = || value.cloned().unwrap_or_default();
+        match known.long {
+            "tree" => self.tree = Some(positive(written, &value())?),
+            "images-dir" => self.images_dir = Some(value().into()),
+            "work-dir" => self.work_dir = Some(value().into()),
+            "log-file" => self.log_file = Some(value()),
+            "verbosity" => self.verbosity = Some(verbosity(self.verbosity, written, &value())?),
+            "leave-running" => self.final_state = FinalState::Running,
+            "leave-stopped" => self.final_state = FinalState::Stopped,
+            "shell-job" => self.shell_job = on,
+            "restore-detached" | "daemon" => self.detach = on,
+            "restore-sibling" => self.sibling = on,
+            "pidfile" => self.pidfile = Some(value().into()),
+            "root" => self.root = Some(value().into()),
+            "feature" => self.features.push(value().to_string_lossy().into_owned()),
+            "no-default-config" => self.no_default_config = true,
+            // What an option of CRIU's that we lack is negated to is what we do.
+            _ if !on => {}
+            _ => self.refused.push(written.to_owned()),
+        }
+        Ok(())
+    }
+}
+
+fn positive(option: &str, value: &OsStr) -> Result<i32, UsageError> {
+    value.to_str().and_then(|text| text.parse().ok()).filter(|pid| *pid > 0).ok_or_else(|| {
+        UsageError::Value { option: option.to_owned(), value: value.to_string_lossy().into_owned() }
+    })
+}
+
+/// `-v` counts up, `-vN` sets, `-vvv` counts its letters.
+fn verbosity(before: Option<u32>, option: &str, value: &OsStr) -> Result<u32, UsageError> {
+    let count = |more: usize| before.unwrap_or(2) + u32::try_from(more).unwrap_or(u32::MAX - 9);
+    match value.to_str() {
+        Some("") => Ok(count(1)),
+        Some(letters) if letters.bytes().all(|byte| byte == b'v') => Ok(count(letters.len() + 1)),
+        text => text.and_then(|text| text.parse().ok()).ok_or_else(|| UsageError::Value {
+            option: option.to_owned(),
+            value: value.to_string_lossy().into_owned(),
+        }),
+    }
+}
+
+/// Reads a command line, the program's name aside.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
+    let mut options = Options::default();
+    let mut words = Vec::new();
+    let mut parser = Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        let (known, written, on) = match argument {
+            Arg::Value(word) => {
+                words.push(word.to_string_lossy().into_owned());
+                continue;
+            }
+            Arg::Short(letter) => {
+                let written = format!("-{letter}");
+                let Some(known) = find_short(letter) else {
+                    return Err(UsageError::Unknown(written));
+                };
+                (known, written, true)
+            }
+            Arg::Long(name) => {
+                let written = format!("--{name}");
+                let (known, on) = find_long(name).map_err(|many| match many {
+                    true => UsageError::Ambiguous(written.clone()),
+                    false => UsageError::Unknown(written.clone()),
+                })?;
+                (known, written, on)
+            }
+        };
+        match known.long {
+            "version" => return Ok(Asked::Version),
+            "help" => return Ok(Asked::Help),
+            _ => {}
+        }
+        let value = match known.kind {
+            Kind::Plain | Kind::Switch => None,
+            Kind::Optional => parser.optional_value(),
+            Kind::Required => {
+                Some(parser.value().map_err(|_| UsageError::NoValue(written.clone()))?)
+            }
+        };
+        options.take(known, &written, on, value.as_ref())?;
+    }
+    Ok(Asked::Run(command(&words)?, Box::new(options)))
+}
+
+fn command(words: &[String]) -> Result<Command, UsageError> {
+    let name = words.first().ok_or(UsageError::NoCommand)?;
+    let command = match name.as_str() {
+        "check" => Command::Check,
+        name if UNSUPPORTED_COMMANDS.contains(&name) => {
+            return Err(UsageError::UnsupportedCommand(name.to_owned()));
+        }
+        name => return Err(UsageError::UnknownCommand(name.to_owned())),
+    };
+    match words.len() {
+        1 => Ok(command),
+        _ => Err(UsageError::Excessive(name.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn options(line: &str) -> Options {
+        match parse(words(line)).unwrap() {
+            Asked::Run(_, options) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        parse(words(line)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn options_are_read_as_getopt_does() {
+        let read = options("-v4 check -t 7 -D dir -jR -o x.log --pidfile=p --root / -d");
+        assert_eq!(read.tree, Some(7));
+        assert_eq!(read.images_dir, Some("dir".into()));
+        assert_eq!(read.verbosity(), 4);
+        assert_eq!(read.final_state, FinalState::Running);
+        assert!(read.shell_job && read.detach && !read.sibling);
+        assert_eq!(read.log_file, Some("x.log".into()));
+        assert_eq!(read.pidfile, Some("p".into()));
+        assert!(read.refused.is_empty());
+    }
+
+    #[test]
+    fn verbosity_counts_and_sets() {
+        assert_eq!(options("check").verbosity(), 2);
+        assert_eq!(options("check -v").verbosity(), 3);
+        assert_eq!(options("check -vv").verbosity(), 4);
+        assert_eq!(options("check -v0").verbosity(), 0);
+        assert_eq!(options("check --verbosity=3").verbosity(), 3);
+        assert_eq!(error("check -vx"), "invalid argument for -v: x");
+    }
+
+    #[test]
+    fn what_criu_has_and_we_have_not_is_named() {
+        let read = options("check --tcp-established --no-tcp-close -l --external mnt[/a]:b");
+        assert_eq!(read.refused, ["--tcp-established", "-l", "--external"]);
+        assert_eq!(
+            error("pre-dump -t 7"),
+            "command pre-dump is not supported by this version of stasis"
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error() {
+        assert_eq!(error("check --bogus"), "unrecognized option '--bogus'");
+        assert_eq!(error("check -Z"), "unrecognized option '-Z'");
+        assert_eq!(error("check -t"), "option '-t' requires an argument");
+        assert_eq!(error("check -t 0"), "invalid argument for -t: 0");
+        assert_eq!(error("check now"), "excessive parameter for command check");
+        assert_eq!(error("juggle"), "unknown command: juggle");
+        assert_eq!(error("-v4"), "command is required");
+        assert!(matches!(parse(words("--version")), Ok(Asked::Version)));
+    }
+}

@@ -1,0 +1,163 @@
+//! The names, letters and kinds of all of CRIU 4.2's options.
+
+/// Whether an option takes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No value.
+    Plain,
+    /// No value, and `--no-NAME` takes it back.
+    Switch,
+    /// A value, attached or as the next word.
+    Required,
+    /// A value only when it is attached.
+    Optional,
+}
+
+/// One option of CRIU's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) long: &'static str,
+    pub(super) short: Option<char>,
+    pub(super) kind: Kind,
+}
+
+const fn known(long: &'static str, short: Option<char>, kind: Kind) -> Known {
+    Known { long, short, kind }
+}
+
+use Kind::{Optional, Plain, Required, Switch};
+
+const OPTIONS: &[Known] = &[
+    known("action-script", None, Required),
+    known("address", None, Required),
+    known("all", None, Plain),
+    known("allow-uprobes", None, Switch),
+    known("auto-dedup", None, Switch),
+    known("cgroup-dump-controller", None, Required),
+    known("cgroup-props", None, Required),
+    known("cgroup-props-file", None, Required),
+    known("cgroup-root", None, Required),
+    known("cgroup-yard", None, Required),
+    known("close", None, Required),
+    known("config", None, Required),
+    known("cpu-cap", None, Optional),
+    known("daemon", None, Switch),
+    known("deprecated", None, Switch),
+    known("display-stats", None, Switch),
+    known("empty-ns", None, Required),
+    known("enable-external-masters", None, Plain),
+    known("enable-external-sharing", None, Plain),
+    known("enable-fs", None, Required),
+    known("evasive-devices", None, Switch),
+    known("exec-cmd", None, Plain),
+    known("experimental", None, Switch),
+    known("ext-mount-map", Some('M'), Required),
+    known("ext-unix-sk", Some('x'), Optional),
+    known("external", None, Required),
+    known("extra", None, Switch),
+    known("feature", None, Required),
+    known("file-locks", Some('l'), Switch),
+    known("file-validation", None, Required),
+    known("force-irmap", None, Switch),
+    known("freeze-cgroup", None, Required),
+    known("ghost-fiemap", None, Switch),
+    known("ghost-limit", None, Required),
+    known("help", Some('h'), Plain),
+    known("images-dir", Some('D'), Required),
+    known("inherit-fd", None, Required),
+    known("irmap-scan-path", None, Required),
+    known("join-ns", Some('J'), Required),
+    known("lazy-pages", None, Plain),
+    known("leave-running", Some('R'), Plain),
+    known("leave-stopped", Some('s'), Plain),
+    known("libdir", Some('L'), Required),
+    known("link-remap", None, Switch),
+    known("log-file", Some('o'), Required),
+    known("log-pid", None, Switch),
+    known("lsm-mount-context", None, Required),
+    known("lsm-profile", None, Required),
+    known("manage-cgroups", None, Optional),
+    known("mntns-compat-mode", None, Switch),
+    known("ms", None, Plain),
+    known("network-lock", None, Required),
+    known("no-default-config", None, Plain),
+    known("page-server", None, Switch),
+    known("pidfile", None, Required),
+    known("port", None, Required),
+    known("pre-dump-mode", None, Required),
+    known("prev-images-dir", None, Required),
+    known("ps-socket", None, Required),
+    known("restore-detached", Some('d'), Switch),
+    known("restore-sibling", Some('S'), Switch),
+    known("root", Some('r'), Required),
+    known("shell-job", Some('j'), Switch),
+    known("skip-file-rwx-check", None, Switch),
+    known("skip-in-flight", None, Switch),
+    known("skip-mnt", None, Required),
+    known("status-fd", None, Required),
+    known("stream", None, Switch),
+    known("tcp-close", None, Switch),
+    known("tcp-established", None, Switch),
+    known("timeout", None, Required),
+    known("tls", None, Switch),
+    known("tls-cacert", None, Required),
+    known("tls-cacrl", None, Required),
+    known("tls-cert", None, Required),
+    known("tls-key", None, Required),
+    known("tls-no-cn-verify", None, Plain),
+    known("track-mem", None, Switch),
+    known("tree", Some('t'), Required),
+    known("unprivileged", None, Switch),
+    known("verbosity", Some('v'), Optional),
+    known("version", Some('V'), Plain),
+    known("veth-pair", None, Required),
+    known("weak-sysctls", None, Switch),
+    known("work-dir", Some('W'), Required),
+];
+
+/// The option of a letter.
+pub(super) fn find_short(letter: char) -> Option<&'static Known> {
+    OPTIONS.iter().find(|known| known.short == Some(letter))
+}
+
+/// The option of a name or of an unambiguous beginning of one, and whether it is set or, with
+/// `--no-`, taken back. The error tells whether several options begin so.
+pub(super) fn find_long(name: &str) -> Result<(&'static Known, bool), bool> {
+    let negated = name.strip_prefix("no-");
+    let exact = OPTIONS.iter().find_map(|known| match known.kind {
+        _ if known.long == name => Some((known, true)),
+        Switch if Some(known.long) == negated => Some((known, false)),
+        _ => None,
+    });
+    if let Some(found) = exact {
+        return Ok(found);
+    }
+    let mut begun = OPTIONS.iter().filter_map(|known| match known.kind {
+        _ if known.long.starts_with(name) => Some((known, true)),
+        Switch if negated.is_some_and(|name| known.long.starts_with(name)) => Some((known, false)),
+        _ => None,
+    });
+    match (begun.next(), begun.next()) {
+        (Some(found), None) => Ok(found),
+        (found, _) => Err(found.is_some()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_whole_and_begun() {
+        let long = |name| find_long(name).map(|(known, on)| (known.long, on));
+        assert_eq!(long("leave-running"), Ok(("leave-running", true)));
+        assert_eq!(long("leave-r"), Ok(("leave-running", true)));
+        assert_eq!(long("leave-"), Err(true));
+        assert_eq!(long("tls"), Ok(("tls", true)));
+        assert_eq!(long("no-shell-job"), Ok(("shell-job", false)));
+        assert_eq!(long("no-tree"), Err(false));
+        assert_eq!(long("bogus"), Err(false));
+        assert_eq!(find_short('R').map(|known| known.long), Some("leave-running"));
+        assert_eq!(find_short('Z'), None);
+    }
+}

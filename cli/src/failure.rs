@@ -1,0 +1,50 @@
+//! An error as a person reads it: the chain of causes once, and what to do about it.
+
+use std::error::Error;
+use std::fmt;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Box<dyn Error>,
+    remedy: Option<String>,
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), remedy: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)?;
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\nremedy: {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("dump process 7")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn the_chain_is_said_once_and_the_remedy_last() {
+        let error = Outer(std::io::Error::other("disk full"));
+        assert_eq!(Failure::from(error).to_string(), "dump process 7: disk full");
+        let error = Box::new(Outer(std::io::Error::other("disk full")));
+        let failure = Failure { error, remedy: Some("make room".into()) };
+        assert_eq!(failure.to_string(), "dump process 7: disk full\nremedy: make room");
+    }
+}
