@@ -1,3 +1,25 @@
 //! The checkpoint image format, byte-compatible with CRIU's.
+//!
+//! - [`messages`]: what images say; [`names`]: which file says what; [`magic`]: how files begin.
+//! - [`ImageDir`] reads a checkpoint directory, [`ImageWriter`] writes one that is complete or absent.
+//! - [`Progress`]: how a dump or a restore tells how far it is.
+//!
+//! Nothing here asks the kernel for more than files, so that all of it can be tested and fuzzed anywhere.
 
+mod dir;
+mod error;
+pub mod magic;
 pub mod messages;
+pub mod names;
+mod pagemap;
+mod progress;
+mod reader;
+mod writer;
+
+pub use dir::{ImageDir, ImageFile};
+pub use error::Error;
+pub use names::Image;
+pub use pagemap::{PAGE_SIZE, PageMap, PageRun};
+pub use progress::{Progress, Quiet};
+pub use reader::{ImageReader, MAX_MESSAGE};
+pub use writer::{Committed, ImageSink, ImageWriter, WriteOptions, encode};

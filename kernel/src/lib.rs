@@ -10,8 +10,14 @@
 
 pub mod arena;
 pub mod cgroup;
+pub mod descriptors;
 pub mod features;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;
+pub mod procfs;
 pub mod ptrace;
+pub mod sock_diag;
+pub mod sockets;
+pub mod timerfd;
+pub mod tty;

@@ -2,66 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
-
-/// An address in another process. It cannot be dereferenced here, by its type.
-#[derive(Debug)]
-pub struct RemotePtr<T> {
-    address: u64,
-    pointee: PhantomData<fn() -> T>,
-}
-
-impl<T> Clone for RemotePtr<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for RemotePtr<T> {}
-
-impl<T> RemotePtr<T> {
-    /// The address as a typed remote pointer.
-    #[must_use]
-    pub const fn new(address: u64) -> Self {
-        Self { address, pointee: PhantomData }
-    }
-
-    /// The plain address.
-    #[must_use]
-    pub const fn address(self) -> u64 {
-        self.address
-    }
-}
-
-/// Values that are nothing but bytes: any bit pattern is one, and there is no padding.
-///
-/// # Safety
-/// Implement it only for `#[repr(C)]` types (or integers and arrays of them) for which that
-/// holds.
-pub unsafe trait Plain: Copy {}
-
-// SAFETY: integers and arrays of integers have no padding and no invalid values.
-unsafe impl Plain for u32 {}
-// SAFETY: as above.
-unsafe impl Plain for u64 {}
-// SAFETY: as above.
-unsafe impl<const N: usize> Plain for [u8; N] {}
-
-/// The bytes of a plain value.
-#[must_use]
-pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: `Plain` promises that every byte of the value is initialised (no padding), and the
-    // slice borrows the value.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-/// The bytes of a plain value, to be written.
-pub fn bytes_of_mut<T: Plain>(value: &mut T) -> &mut [u8] {
-    // SAFETY: `Plain` promises no padding and that any bytes make a value; the slice borrows the
-    // value mutably.
-    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
-}
 
 /// Largest number of segments in one vectored call (`IOV_MAX`).
 pub const IOV_MAX: usize = 1024;
@@ -98,16 +39,6 @@ pub fn read_exact(pid: i32, address: u64, to: &mut [u8]) -> io::Result<()> {
         read if read == to.len() => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
     }
-}
-
-/// Reads a plain value.
-///
-/// # Errors
-/// When any of it cannot be read.
-pub fn read<T: Plain + Default>(pid: i32, from: RemotePtr<T>) -> io::Result<T> {
-    let mut value = T::default();
-    read_exact(pid, from.address(), bytes_of_mut(&mut value))?;
-    Ok(value)
 }
 
 /// Writes `from` to `address` of the process, where its page protection allows writing.

@@ -7,6 +7,8 @@
 //! the task's own, with the stack pointer at a signal frame that restores the task. It needs
 //! nobody for that, so a parasite whose host has died leaves by itself.
 
+use crate::plain::Plain;
+
 /// Number of signals, and of slots in [`Parasite::actions`] (signal 1 first).
 pub const SIGNALS: usize = 64;
 
@@ -116,6 +118,43 @@ pub struct Parasite {
     pub thp_disable: i32,
     /// Out: `PR_GET_SECUREBITS` of this thread.
     pub securebits: i32,
-    /// Out: `PR_GET_TIMERSLACK` fits no int on some kernels; this is its low half in nanoseconds.
+    /// Out: `PR_GET_TIMERSLACK`, nanoseconds (its low half, which holds all but absurd values).
     pub timer_slack: u32,
 }
+
+impl Parasite {
+    /// Nothing told and nothing reported.
+    pub const EMPTY: Self = Self {
+        region_start: 0,
+        region_bytes: 0,
+        syscall_return: 0,
+        home: 0,
+        pid: 0,
+        tid: 0,
+        bell: 0,
+        timer_count: 0,
+        error: 0,
+        failed_call: 0,
+        actions: [SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 }; SIGNALS],
+        interval_timers: [TimerValue {
+            interval: Time { seconds: 0, fraction: 0 },
+            value: Time { seconds: 0, fraction: 0 },
+        }; 3],
+        alt_stack: AltStack { start: 0, flags: 0, pad: 0, bytes: 0 },
+        clear_child_tid: 0,
+        program_break: 0,
+        parent_death_signal: 0,
+        dumpable: 0,
+        child_subreaper: 0,
+        thp_disable: 0,
+        securebits: 0,
+        timer_slack: 0,
+    };
+}
+
+// SAFETY: all fields are integers, every gap is a named field, and any bits are values.
+unsafe impl Plain for Parasite {}
+// SAFETY: as above.
+unsafe impl Plain for TimerState {}
+// SAFETY: as above.
+unsafe impl Plain for AltStack {}

@@ -1,0 +1,125 @@
+//! Running code in a stopped task in such a way that the task can be abandoned at any instant.
+//!
+//! A tracer that dies lets its tracees run on from the registers that it left them. So a tracee
+//! is only ever left, between two ptrace calls, in one of these states:
+//!
+//! | state | abandoned, the task… |
+//! |---|---|
+//! | its own registers | runs on |
+//! | at a [`syscall; ret`](Codes) of its own code, the stack pointer at a [signal frame](Home) | makes that one system call, returns into the sigreturn trampoline and runs on |
+//! | the same, with a second frame that unmaps what the call maps | maps, unmaps, runs on |
+//! | in the parasite | reports to nobody, leaves as in the second state by unmapping the parasite, runs on |
+//!
+//! What the task is given back is its registers, extended state and signal mask. The order in
+//! which they are set matters and is noted where it does.
+//!
+//! Errors need no undoing for the same reason: whoever gets one lets go of the task (the thread
+//! that traces it ends), and the task finds home.
+//!
+//! The frames need memory that the task does not use. The kernel answers the same question for
+//! every signal, and so it is answered here as the kernel does: on the alternate signal stack
+//! where there is one, otherwise below the red zone of the current stack. What stood there is
+//! saved and put back.
+
+mod calls;
+mod codes;
+mod home;
+mod parasite;
+
+pub(crate) use calls::{ThreadState, ask_threads};
+pub(crate) use codes::{CodeFinder, Codes};
+pub(crate) use home::{Home, Original};
+pub(crate) use parasite::{Infection, Report, Request};
+
+use kernel::ptrace::{Event, Running, Stop, Stopped};
+
+/// Why code could not be run in a task.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// ptrace failed, or the task is gone.
+    #[error(transparent)]
+    Ptrace(#[from] kernel::ptrace::Error),
+    /// Its memory could not be read or written.
+    #[error("{operation} of thread {tid}")]
+    Memory {
+        /// What was tried.
+        operation: &'static str,
+        /// The thread.
+        tid: i32,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no place where a signal frame can lie.
+    #[error("no room for a signal frame on the stack of thread {tid}")]
+    NoRoom {
+        /// The thread.
+        tid: i32,
+    },
+    /// The task's code has nothing to make a system call with and return from it.
+    #[error(
+        "process {pid} maps no code that returns from a signal handler or from a system call \
+         (every common C library and Go have it), so nothing can be run in it safely"
+    )]
+    NoCodes {
+        /// The process.
+        pid: i32,
+    },
+    /// A system call failed in the task.
+    #[error("system call {call} inside thread {tid}")]
+    Call {
+        /// Its number.
+        call: i32,
+        /// The thread.
+        tid: i32,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The task did something else than it was set up to do.
+    #[error("thread {tid} stopped unexpectedly {during}: {stop:?}")]
+    Unexpected {
+        /// The thread.
+        tid: i32,
+        /// At which point.
+        during: &'static str,
+        /// How it stopped.
+        stop: Stop,
+    },
+}
+
+impl Error {
+    /// Whether it only says that the task is gone.
+    pub(crate) const fn is_gone(&self) -> bool {
+        matches!(self, Self::Ptrace(error) if error.is_gone())
+    }
+}
+
+/// Waits for the stop that `wanted` accepts. A `SIGSTOP` that someone sends meanwhile is not
+/// lost: the signal is noted in `postponed` and the task goes on.
+fn expect_stop(
+    running: Running,
+    during: &'static str,
+    postponed: &mut Vec<i32>,
+    wanted: impl Fn(Stop) -> bool,
+    resume: impl Fn(Stopped) -> kernel::ptrace::Result<Running>,
+) -> Result<Stopped, Error> {
+    let mut running = running;
+    loop {
+        let tid = running.tid();
+        let stopped = match running.wait()? {
+            Event::Stopped(stopped) => stopped,
+            Event::Ended { tid, .. } => {
+                return Err(kernel::ptrace::Error::Gone { operation: "run code in", tid }.into());
+            }
+        };
+        match stopped.stop() {
+            stop if wanted(stop) => return Ok(stopped),
+            Stop::Signal(libc::SIGSTOP) => {
+                postponed.push(libc::SIGSTOP);
+                running = resume(stopped)?;
+            }
+            stop => return Err(Error::Unexpected { tid, during, stop }),
+        }
+    }
+}

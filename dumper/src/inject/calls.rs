@@ -1,0 +1,167 @@
+//! Single system calls made in threads: what is asked of each thread when no inventory knows it.
+
+use ::parasite::plain::bytes_of_mut;
+use ::parasite::task::AltStack;
+use arch::syscall::nr;
+use kernel::ptrace::{Running, Stop, Stopped};
+
+use super::home::SCRATCH;
+use super::{Codes, Error, Home, Original, expect_stop};
+
+const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_TID_ADDRESS: u64 = 40;
+
+/// Where the answers go, in bytes from the scratch area.
+const AT_ALT_STACK: u64 = 0;
+const AT_CLEAR_CHILD_TID: u64 = size_of::<AltStack>() as u64;
+const AT_PARENT_DEATH_SIGNAL: u64 = AT_CLEAR_CHILD_TID + 8;
+
+/// What a thread said of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadState {
+    pub(crate) alt_stack: AltStack,
+    pub(crate) clear_child_tid: u64,
+    pub(crate) parent_death_signal: i32,
+}
+
+/// A thread that is being asked.
+struct Asked {
+    original: Original,
+    home: Home,
+    pid: i32,
+    codes: Codes,
+}
+
+impl Asked {
+    /// The questions: each a system call whose answer lands in the scratch area.
+    fn questions(&self) -> [(usize, [u64; 6]); 3] {
+        let at = |offset| self.home.scratch + offset;
+        [
+            (nr::SIGALTSTACK, [0, at(AT_ALT_STACK), 0, 0, 0, 0]),
+            (nr::PRCTL, [PR_GET_TID_ADDRESS, at(AT_CLEAR_CHILD_TID), 0, 0, 0, 0]),
+            (nr::PRCTL, [PR_GET_PDEATHSIG, at(AT_PARENT_DEATH_SIGNAL), 0, 0, 0, 0]),
+        ]
+    }
+
+    fn ask(&self, stopped: Stopped, question: usize) -> Result<Running, Error> {
+        let (call, args) = self.questions()[question];
+        let registers = self.home.call(&self.original, &self.codes, call, args, self.home.frame);
+        stopped.set_registers(&registers)?;
+        stopped.set_signal_mask(u64::MAX)?;
+        Ok(stopped.resume_to_syscall()?)
+    }
+
+    fn answered(&self, stopped: &Stopped, question: usize) -> Result<(), Error> {
+        let answer = stopped.registers()?.return_value();
+        if answer < 0 {
+            return Err(Error::Call {
+                call: self.questions()[question].0 as i32,
+                tid: stopped.tid(),
+                source: std::io::Error::from_raw_os_error(-answer as i32),
+            });
+        }
+        Ok(())
+    }
+
+    fn answers(&self, tid: i32) -> Result<ThreadState, Error> {
+        let mut scratch = [0u8; SCRATCH as usize];
+        kernel::memory::read_exact(self.pid, self.home.scratch, &mut scratch)
+            .map_err(|source| Error::Memory { operation: "read the answers", tid, source })?;
+        let mut alt_stack = [AltStack::default()];
+        bytes_of_mut(&mut alt_stack).copy_from_slice(&scratch[..AT_CLEAR_CHILD_TID as usize]);
+        let word = |at: u64| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&scratch[at as usize..at as usize + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        Ok(ThreadState {
+            alt_stack: alt_stack[0],
+            clear_child_tid: word(AT_CLEAR_CHILD_TID),
+            parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
+        })
+    }
+}
+
+/// Asks many threads at once. Each is given as its process, its own state, and the code that its
+/// process has; the answers come in the same order, with the threads stopped and as they were.
+///
+/// Where the thread's alternate stack is what is being asked for, the frames have to lie on its
+/// current stack.
+pub(crate) fn ask_threads(
+    threads: Vec<(Stopped, i32, Original, Codes)>,
+    postponed: &mut Vec<(i32, i32)>,
+) -> Result<Vec<(Stopped, ThreadState)>, Error> {
+    let mut asked = Vec::with_capacity(threads.len());
+    let mut stopped_threads = Vec::with_capacity(threads.len());
+    for (stopped, pid, original, codes) in threads {
+        let home = Home::lay(&stopped, pid, &original, None, &codes, None)?;
+        asked.push(Asked { original, home, pid, codes });
+        stopped_threads.push(stopped);
+    }
+    for question in 0..3 {
+        stopped_threads = wave(&asked, stopped_threads, postponed, question)?;
+    }
+    let mut answers = Vec::with_capacity(asked.len());
+    for (asked, stopped) in asked.iter().zip(&stopped_threads) {
+        answers.push(asked.answers(stopped.tid())?);
+    }
+    // Back into the signal path, from where an interrupted call is restarted.
+    let mut running = Vec::with_capacity(stopped_threads.len());
+    for stopped in stopped_threads {
+        stopped.interrupt_again()?;
+        running.push(stopped.resume(0)?);
+    }
+    let mut cured = Vec::with_capacity(running.len());
+    for ((asked, thread), answer) in asked.iter().zip(running).zip(answers) {
+        let stopped = wait(asked, thread, postponed, |stop| {
+            matches!(stop, Stop::Interrupted | Stop::Group(_))
+        })?;
+        asked.original.give_back(&stopped)?;
+        asked.home.uncover()?;
+        cured.push((stopped, answer));
+    }
+    Ok(cured)
+}
+
+/// One question to every thread: all to the call's entry, then all to its exit.
+fn wave(
+    asked: &[Asked],
+    stopped: Vec<Stopped>,
+    postponed: &mut Vec<(i32, i32)>,
+    question: usize,
+) -> Result<Vec<Stopped>, Error> {
+    let mut running = Vec::with_capacity(stopped.len());
+    for (asked, stopped) in asked.iter().zip(stopped) {
+        running.push(asked.ask(stopped, question)?);
+    }
+    let mut inside = Vec::with_capacity(running.len());
+    for (asked, running) in asked.iter().zip(running) {
+        let entry = wait(asked, running, postponed, |stop| stop == Stop::Syscall)?;
+        inside.push(entry.resume_to_syscall()?);
+    }
+    let mut done = Vec::with_capacity(inside.len());
+    for (asked, running) in asked.iter().zip(inside) {
+        let exit = wait(asked, running, postponed, |stop| stop == Stop::Syscall)?;
+        asked.answered(&exit, question)?;
+        done.push(exit);
+    }
+    Ok(done)
+}
+
+fn wait(
+    asked: &Asked,
+    running: Running,
+    postponed: &mut Vec<(i32, i32)>,
+    wanted: impl Fn(Stop) -> bool,
+) -> Result<Stopped, Error> {
+    let mut late = Vec::new();
+    let stopped = expect_stop(
+        running,
+        "while it was asked for its state",
+        &mut late,
+        wanted,
+        Stopped::resume_to_syscall,
+    )?;
+    postponed.extend(late.into_iter().map(|signal| (asked.pid, signal)));
+    Ok(stopped)
+}

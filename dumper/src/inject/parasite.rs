@@ -1,0 +1,266 @@
+//! The parasite's life in one process, seen from outside.
+//!
+//! The steps of all processes are taken side by side: each method ends with the task running, the
+//! next one begins by waiting for it.
+
+use std::io;
+
+use ::parasite::PARASITE;
+use ::parasite::plain::{bytes_of, bytes_of_mut};
+use ::parasite::task::{Parasite, SIGNALS, TimerState};
+use arch::regs::GeneralRegs;
+use arch::syscall::nr;
+use kernel::ptrace::{Running, Stop, Stopped};
+
+use super::home::Detour;
+use super::{Codes, Error, Home, Original, expect_stop};
+
+/// Bytes of stack that the parasite gets; it uses a few hundred.
+const STACK_BYTES: usize = 4096;
+
+/// What the parasite is to do, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// The process, whose leader runs the parasite.
+    pub(crate) pid: i32,
+    /// Where the task's own code has what is needed.
+    pub(crate) codes: Codes,
+    /// Alternate signal stack of the leader: start, bytes.
+    pub(crate) alt_stack: Option<(u64, u64)>,
+    /// An address range of [`Request::region_bytes`] where the process has no mapping.
+    pub(crate) region: u64,
+    /// Signal to ring with, which the process ignores, 0 for none.
+    pub(crate) bell: i32,
+    /// Ids of the POSIX timers.
+    pub(crate) timers: Vec<i32>,
+}
+
+impl Request {
+    /// Bytes of the region that a parasite with so many timers needs.
+    pub(crate) fn region_bytes(timers: usize) -> u64 {
+        let bytes = state_offset() + size_of::<Parasite>() + timers * size_of::<TimerState>();
+        (bytes + STACK_BYTES).next_multiple_of(4096) as u64
+    }
+}
+
+/// Offset of [`Parasite`] in the region.
+const fn state_offset() -> usize {
+    PARASITE.code.len().next_multiple_of(64)
+}
+
+/// What the parasite reported.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The fixed part.
+    pub(crate) state: Box<Parasite>,
+    /// The POSIX timers, in the order in which they were asked for.
+    pub(crate) timers: Vec<TimerState>,
+}
+
+/// A process with a parasite in it, or on the way.
+#[derive(Debug)]
+pub(crate) struct Infection {
+    request: Request,
+    original: Original,
+    home: Home,
+    /// Signals that came meanwhile and are to be sent again.
+    pub(crate) postponed: Vec<i32>,
+}
+
+impl Infection {
+    /// Sets the leader up to map the region, and lets it go to the call's entry.
+    pub(crate) fn begin(
+        leader: Stopped,
+        request: Request,
+        original: Original,
+    ) -> Result<(Self, Running), Error> {
+        let bytes = Request::region_bytes(request.timers.len());
+        let unmap = Detour { call: nr::MUNMAP, args: [request.region, bytes, 0, 0, 0, 0] };
+        let home = Home::lay(
+            &leader,
+            request.pid,
+            &original,
+            request.alt_stack,
+            &request.codes,
+            Some(unmap),
+        )?;
+        let protection = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let args = [request.region, bytes, protection, flags, u64::MAX, 0];
+        let map = home.call(&original, &request.codes, nr::MMAP, args, home.first);
+        let infection = Self { request, original, home, postponed: Vec::new() };
+        // Registers before the mask: at the frames the thread gets its mask back, before it does
+        // not.
+        leader.set_registers(&map)?;
+        leader.set_signal_mask(infection.mask())?;
+        Ok((infection, leader.resume_to_syscall()?))
+    }
+
+    /// All signals but the bell.
+    fn mask(&self) -> u64 {
+        match self.request.bell {
+            0 => u64::MAX,
+            bell => !(1 << (bell - 1)),
+        }
+    }
+
+    /// From the mapping call's entry to its exit.
+    pub(crate) fn map(&mut self, running: Running) -> Result<Running, Error> {
+        let stopped = self.syscall_stop(running, "before it maps the parasite")?;
+        Ok(stopped.resume_to_syscall()?)
+    }
+
+    /// Puts the parasite into the region and lets it run.
+    pub(crate) fn run(&mut self, running: Running) -> Result<Running, Error> {
+        let stopped = self.syscall_stop(running, "when it had mapped the parasite")?;
+        let tid = stopped.tid();
+        let answer = stopped.registers()?.return_value();
+        if answer != self.request.region as i64 {
+            let error = i32::try_from(-answer).unwrap_or(libc::EEXIST);
+            // Not mapped: the detour would unmap what is not ours. Straight home.
+            let registers = GeneralRegs { sp: self.home.frame, ..stopped.registers()? };
+            stopped.set_registers(&registers)?;
+            return Err(Error::Call {
+                call: nr::MMAP as i32,
+                tid,
+                source: io::Error::from_raw_os_error(error),
+            });
+        }
+        kernel::memory::write_all(self.request.pid, self.request.region, &self.image()).map_err(
+            |source| Error::Memory { operation: "write the parasite into the memory", tid, source },
+        )?;
+        let entry = GeneralRegs {
+            ip: self.request.region + PARASITE.entry as u64,
+            sp: self.request.region + Request::region_bytes(self.request.timers.len()),
+            di: self.request.region + state_offset() as u64,
+            ..stopped.registers()?
+        };
+        stopped.set_registers(&entry)?;
+        Ok(if self.request.bell == 0 { stopped.resume_to_syscall()? } else { stopped.resume(0)? })
+    }
+
+    /// The bytes at the start of the region: code, arguments, timers.
+    fn image(&self) -> Vec<u8> {
+        let Request { pid, codes, region, bell, timers, .. } = &self.request;
+        let state = Parasite {
+            region_start: *region,
+            region_bytes: Request::region_bytes(timers.len()),
+            syscall_return: codes.syscall_return,
+            home: self.home.frame,
+            pid: *pid,
+            tid: *pid,
+            bell: *bell,
+            timer_count: timers.len() as u32,
+            ..Parasite::EMPTY
+        };
+        let mut image = PARASITE.code.to_vec();
+        image.resize(state_offset(), 0);
+        image.extend_from_slice(bytes_of(&[state]));
+        for &id in timers {
+            let timer = TimerState { id, ..TimerState::default() };
+            image.extend_from_slice(bytes_of(&[timer]));
+        }
+        image
+    }
+
+    /// Waits for the bell and reads the report. The leader stays stopped, the parasite in it.
+    pub(crate) fn report(&mut self, running: Running) -> Result<(Stopped, Report), Error> {
+        let bell = self.request.bell;
+        let stopped = if bell == 0 {
+            self.walk_to_leaving(running)?
+        } else {
+            expect_stop(
+                running,
+                "while the parasite ran",
+                &mut self.postponed,
+                |stop| stop == Stop::Signal(bell),
+                |stopped| stopped.resume(0),
+            )?
+        };
+        let tid = stopped.tid();
+        let mut state = Box::new(Parasite::EMPTY);
+        let mut timers = vec![TimerState::default(); self.request.timers.len()];
+        let at = self.request.region + state_offset() as u64;
+        let failed =
+            |source| Error::Memory { operation: "read the parasite's report", tid, source };
+        let state_bytes = bytes_of_mut(std::slice::from_mut(&mut *state));
+        kernel::memory::read_exact(self.request.pid, at, state_bytes).map_err(failed)?;
+        if !timers.is_empty() {
+            let at = at + size_of::<Parasite>() as u64;
+            kernel::memory::read_exact(self.request.pid, at, bytes_of_mut(&mut timers))
+                .map_err(failed)?;
+        }
+        if state.error != 0 {
+            return Err(Error::Call {
+                call: state.failed_call,
+                tid,
+                source: io::Error::from_raw_os_error(state.error),
+            });
+        }
+        Ok((stopped, Report { state, timers }))
+    }
+
+    /// Without a bell: from system call to system call, up to the one that leaves.
+    fn walk_to_leaving(&mut self, running: Running) -> Result<Stopped, Error> {
+        // Entry and exit of every call that the parasite makes, and then some.
+        let limit = 4 * (SIGNALS + 32 + 2 * self.request.timers.len());
+        let mut running = running;
+        for _ in 0..limit {
+            let stopped = self.syscall_stop(running, "while the parasite ran")?;
+            let registers = stopped.registers()?;
+            if registers.orig_ax == nr::MUNMAP as u64 && registers.di == self.request.region {
+                return Ok(stopped);
+            }
+            running = stopped.resume_to_syscall()?;
+        }
+        Err(Error::Unexpected {
+            tid: self.request.pid,
+            during: "while the parasite ran",
+            stop: Stop::Syscall,
+        })
+    }
+
+    /// Lets the parasite leave: up to the entry of its last system call.
+    pub(crate) fn leave(&mut self, leader: Stopped) -> Result<Running, Error> {
+        if self.request.bell == 0 {
+            // Already at the entry.
+            leader.interrupt_again()?;
+            return Ok(leader.resume(0)?);
+        }
+        Ok(leader.resume_to_syscall()?)
+    }
+
+    /// Through the last system call, to a stop of the signal path.
+    pub(crate) fn left(&mut self, running: Running) -> Result<Running, Error> {
+        if self.request.bell == 0 {
+            return Ok(running);
+        }
+        let stopped = self.syscall_stop(running, "when the parasite left")?;
+        stopped.interrupt_again()?;
+        Ok(stopped.resume(0)?)
+    }
+
+    /// Gives the leader back all that it had.
+    pub(crate) fn cured(&mut self, running: Running) -> Result<Stopped, Error> {
+        let stopped = expect_stop(
+            running,
+            "when the parasite had left",
+            &mut self.postponed,
+            |stop| matches!(stop, Stop::Interrupted | Stop::Group(_)),
+            |stopped| stopped.resume(0),
+        )?;
+        self.original.give_back(&stopped)?;
+        self.home.uncover()?;
+        Ok(stopped)
+    }
+
+    fn syscall_stop(&mut self, running: Running, during: &'static str) -> Result<Stopped, Error> {
+        expect_stop(
+            running,
+            during,
+            &mut self.postponed,
+            |stop| stop == Stop::Syscall,
+            Stopped::resume_to_syscall,
+        )
+    }
+}

@@ -1,0 +1,153 @@
+//! What can be wrong with a checkpoint.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why images could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory cannot be opened.
+    #[error("open image directory {}", path.display())]
+    OpenDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no `inventory.img`.
+    #[error("{} is not a checkpoint: it has no inventory.img", path.display())]
+    NotACheckpoint {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The images are of a version that is not known.
+    #[error("images of version {version} are not supported (1 and 2 are)")]
+    Version {
+        /// The version.
+        version: u32,
+    },
+    /// An image that must be there is not.
+    #[error("image {name} is missing")]
+    Missing {
+        /// The image.
+        name: String,
+    },
+    /// An image cannot be opened, read or written.
+    #[error("{operation} image {name}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The image.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An image is not of the kind its name says.
+    #[error("read image {name}: it begins with {found:#010x}, not {expected:#010x}")]
+    Magic {
+        /// The image.
+        name: String,
+        /// The number found.
+        found: u32,
+        /// The number that should be there.
+        expected: u32,
+    },
+    /// An image ends early.
+    #[error("read image {name}: {wanted} bytes expected at offset {offset}, {left} left")]
+    Truncated {
+        /// The image.
+        name: String,
+        /// Where.
+        offset: u64,
+        /// Bytes that should follow.
+        wanted: u64,
+        /// Bytes that do.
+        left: u64,
+    },
+    /// A message is too large to be believed.
+    #[error(
+        "read image {name}: a message of {size} bytes at offset {offset} (the limit is {limit})"
+    )]
+    MessageSize {
+        /// The image.
+        name: String,
+        /// Where.
+        offset: u64,
+        /// Its length.
+        size: u64,
+        /// The longest that is accepted.
+        limit: u64,
+    },
+    /// A message cannot be decoded.
+    #[error("decode message {index} of image {name}")]
+    Decode {
+        /// The image.
+        name: String,
+        /// Which message, from 0.
+        index: u64,
+        /// Why.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// An image that holds one message holds none, or more.
+    #[error("read image {name}: one message expected, {found} found")]
+    Count {
+        /// The image.
+        name: String,
+        /// How many there are.
+        found: &'static str,
+    },
+    /// What an image says cannot be.
+    #[error("image {name}: {what}")]
+    Invalid {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The directory holds a checkpoint and leave to overwrite it was not given.
+    #[error("{} holds a checkpoint already: remove it, or choose another directory", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The writer was misused: a mistake in the dumper, not in its input.
+    #[error("write image {name}: {what}")]
+    Misuse {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Something other than an image cannot be made, moved or removed.
+    #[error("{operation} {}", path.display())]
+    Path {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, name: name.to_owned(), source }
+    }
+
+    pub(crate) fn path(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Path { operation, path: path.into(), source }
+    }
+
+    pub(crate) fn invalid(name: &str, what: impl Into<String>) -> Self {
+        Self::Invalid { name: name.to_owned(), what: what.into() }
+    }
+}

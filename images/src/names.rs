@@ -1,0 +1,353 @@
+//! The files of a checkpoint: what each is called, which number it begins with and which message it holds.
+//!
+//! An [`Image`] carries the type of its message, so that `dir.read_one(&names::core(41))` is a
+//! [`CoreEntry`](crate::messages::CoreEntry) and nothing else.
+
+use std::marker::PhantomData;
+
+use crate::magic;
+use crate::messages::{
+    CgroupEntry, CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
+    InventoryEntry, IpcVarEntry, MemfdInodeEntry, MmEntry, MntEntry, PagemapHead, PidnsEntry,
+    PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry,
+    TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry,
+    UtsnsEntry,
+};
+
+/// What an image begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// The number of its kind: `inventory.img`.
+    Own,
+    /// The common number, then that of its kind.
+    Common,
+    /// The number of service files, then that of its kind.
+    Service,
+}
+
+/// An image file that holds messages of type `M`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image<M> {
+    name: String,
+    magic: u32,
+    head: Head,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M> Image<M> {
+    fn new(name: impl Into<String>, magic: u32) -> Self {
+        Self { name: name.into(), magic, head: Head::Common, message: PhantomData }
+    }
+
+    fn with_head(self, head: Head) -> Self {
+        Self { head, ..self }
+    }
+
+    /// The file's name in the directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of its kind.
+    pub fn magic(&self) -> u32 {
+        self.magic
+    }
+
+    /// What the file begins with, in a checkpoint of the current version.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+}
+
+/// `inventory.img`: written last, read first. One entry.
+pub fn inventory() -> Image<InventoryEntry> {
+    Image::new("inventory.img", magic::INVENTORY).with_head(Head::Own)
+}
+
+/// `pstree.img`: the processes, parents first.
+pub fn pstree() -> Image<PstreeEntry> {
+    Image::new("pstree.img", magic::PSTREE)
+}
+
+/// `core-TID.img`: a thread. One entry.
+pub fn core(tid: u32) -> Image<CoreEntry> {
+    Image::new(format!("core-{tid}.img"), magic::CORE)
+}
+
+/// `ids-PID.img`: the kernel objects a process uses. One entry.
+pub fn ids(pid: u32) -> Image<TaskKobjIdsEntry> {
+    Image::new(format!("ids-{pid}.img"), magic::IDS)
+}
+
+/// `mm-PID.img`: an address space. One entry.
+pub fn mm(pid: u32) -> Image<MmEntry> {
+    Image::new(format!("mm-{pid}.img"), magic::MM)
+}
+
+/// `fs-PID.img`: working directory, root, umask. One entry.
+pub fn fs(pid: u32) -> Image<FsEntry> {
+    Image::new(format!("fs-{pid}.img"), magic::FS)
+}
+
+/// `pagemap-PID.img`: where the pages of an address space are. Read it with
+/// [`ImageDir::page_map`](crate::ImageDir::page_map): its first entry differs from the others.
+pub fn pagemap(pid: u32) -> Image<PagemapHead> {
+    Image::new(format!("pagemap-{pid}.img"), magic::PAGEMAP)
+}
+
+/// `pagemap-shmem-ID.img`: the same for shared anonymous memory; addresses count from its start.
+pub fn pagemap_shmem(shmid: u64) -> Image<PagemapHead> {
+    Image::new(format!("pagemap-shmem-{shmid}.img"), magic::PAGEMAP)
+}
+
+/// `pages-ID.img`: pages, and nothing else. Not a message file, so this is its bare name.
+pub fn pages(pages_id: u32) -> String {
+    format!("pages-{pages_id}.img")
+}
+
+/// `files.img`: the open file descriptions of the tree, and everything else that has a file id.
+pub fn files() -> Image<FileEntry> {
+    Image::new("files.img", magic::FILES)
+}
+
+/// `fdinfo-ID.img`: the descriptor table with id `files_id`.
+pub fn fdinfo(files_id: u32) -> Image<FdinfoEntry> {
+    Image::new(format!("fdinfo-{files_id}.img"), magic::FDINFO)
+}
+
+/// `pipes-data.img`: each entry is followed by `bytes` bytes.
+pub fn pipes_data() -> Image<PipeDataEntry> {
+    Image::new("pipes-data.img", magic::PIPES_DATA)
+}
+
+/// `fifo-data.img`: each entry is followed by `bytes` bytes.
+pub fn fifo_data() -> Image<PipeDataEntry> {
+    Image::new("fifo-data.img", magic::FIFO_DATA)
+}
+
+/// `sk-queues.img`: each entry is followed by `length` bytes.
+pub fn sk_queues() -> Image<SkPacketEntry> {
+    Image::new("sk-queues.img", magic::SK_QUEUES)
+}
+
+/// `tcp-stream-INO.img` (hexadecimal): one entry, then the bytes of both queues.
+pub fn tcp_stream(ino: u32) -> Image<TcpStreamEntry> {
+    Image::new(format!("tcp-stream-{ino:x}.img"), magic::TCP_STREAM)
+}
+
+/// `remap-fpath.img`: files whose names are gone.
+pub fn remap_fpath() -> Image<RemapFilePathEntry> {
+    Image::new("remap-fpath.img", magic::REMAP_FPATH)
+}
+
+/// `ghost-file-ID.img` (hexadecimal): one entry, then the contents.
+pub fn ghost_file(id: u32) -> Image<GhostFileEntry> {
+    Image::new(format!("ghost-file-{id:x}.img"), magic::GHOST_FILE)
+}
+
+/// `memfd.img`: memfds.
+pub fn memfd() -> Image<MemfdInodeEntry> {
+    Image::new("memfd.img", magic::MEMFD_INODE)
+}
+
+/// `filelocks.img`: locks on files.
+pub fn file_locks() -> Image<FileLockEntry> {
+    Image::new("filelocks.img", magic::FILE_LOCKS)
+}
+
+/// `tty-info.img`: terminals.
+pub fn tty_info() -> Image<TtyInfoEntry> {
+    Image::new("tty-info.img", magic::TTY_INFO)
+}
+
+/// `tty-data.img`: what is in their input queues.
+pub fn tty_data() -> Image<TtyDataEntry> {
+    Image::new("tty-data.img", magic::TTY_DATA)
+}
+
+/// `seccomp.img`: filters. One entry.
+pub fn seccomp() -> Image<SeccompEntry> {
+    Image::new("seccomp.img", magic::SECCOMP)
+}
+
+/// `cgroup.img`: control groups. One entry.
+pub fn cgroup() -> Image<CgroupEntry> {
+    Image::new("cgroup.img", magic::CGROUP)
+}
+
+/// `timens-ID.img`: clocks (CRIU always writes id 0). One entry.
+pub fn timens(id: u32) -> Image<TimensEntry> {
+    Image::new(format!("timens-{id}.img"), magic::TIMENS)
+}
+
+/// `utsns-ID.img`: host names. One entry.
+pub fn utsns(id: u32) -> Image<UtsnsEntry> {
+    Image::new(format!("utsns-{id}.img"), magic::UTSNS)
+}
+
+/// `ipcns-var-ID.img`: limits of an IPC namespace. One entry.
+pub fn ipcns_var(id: u32) -> Image<IpcVarEntry> {
+    Image::new(format!("ipcns-var-{id}.img"), magic::IPC_VAR)
+}
+
+/// `userns-ID.img`: mappings of ids. One entry.
+pub fn userns(id: u32) -> Image<UsernsEntry> {
+    Image::new(format!("userns-{id}.img"), magic::USERNS)
+}
+
+/// `pidns-ID.img`: an external pid namespace. One entry.
+pub fn pidns(id: u32) -> Image<PidnsEntry> {
+    Image::new(format!("pidns-{id}.img"), magic::PIDNS)
+}
+
+/// `mountpoints-ID.img`: mounts.
+pub fn mountpoints(id: u32) -> Image<MntEntry> {
+    Image::new(format!("mountpoints-{id}.img"), magic::MNTS)
+}
+
+/// `stats-dump`: what a dump cost. A service file: it lies in the work directory. One entry.
+pub fn stats_dump() -> Image<StatsEntry> {
+    Image::new("stats-dump", magic::STATS).with_head(Head::Service)
+}
+
+/// `stats-restore`: what a restore cost. A service file: it lies in the work directory. One entry.
+pub fn stats_restore() -> Image<StatsEntry> {
+    Image::new("stats-restore", magic::STATS).with_head(Head::Service)
+}
+
+/// Name of the link to the checkpoint that holds the pages marked as being in the parent.
+pub const PARENT_LINK: &str = "parent";
+
+/// Images of which a checkpoint has one.
+const SINGLE: &[&str] = &[
+    "apparmor",
+    "autofs",
+    "binfmt-misc",
+    "bpfmap-data",
+    "bpfmap-file",
+    "cgroup",
+    "cpuinfo",
+    "eventfd",
+    "eventpoll",
+    "eventpoll-tfd",
+    "ext-files",
+    "fanotify",
+    "fanotify-mark",
+    "fifo",
+    "fifo-data",
+    "filelocks",
+    "files",
+    "inetsk",
+    "inotify",
+    "inotify-wd",
+    "inventory",
+    "memfd",
+    "netlinksk",
+    "ns-files",
+    "packetsk",
+    "pidfd",
+    "pipes",
+    "pipes-data",
+    "pstree",
+    "reg-files",
+    "remap-fpath",
+    "seccomp",
+    "signalfd",
+    "sk-queues",
+    "timerfd",
+    "tty",
+    "tty-data",
+    "tty-info",
+    "tunfile",
+    "unixsk",
+];
+
+/// Images of which there may be many: the name goes on with `-` and a number, decimal or hexadecimal.
+const NUMBERED: &[&str] = &[
+    "autofs",
+    "binfmt-misc",
+    "core",
+    "creds",
+    "fdinfo",
+    "fs",
+    "ghost-file",
+    "ids",
+    "ifaddr",
+    "ip6tables",
+    "ipcns-msg",
+    "ipcns-sem",
+    "ipcns-shm",
+    "ipcns-var",
+    "iptables",
+    "itimers",
+    "mm",
+    "mountpoints",
+    "netdev",
+    "netns",
+    "netns-ct",
+    "netns-exp",
+    "nftables",
+    "pagemap",
+    "pagemap-shmem",
+    "pages",
+    "pages-shmem",
+    "pidns",
+    "posix-timers",
+    "rlimit",
+    "route",
+    "route6",
+    "rule",
+    "sigacts",
+    "signal-p",
+    "signal-s",
+    "tcp-stream",
+    "timens",
+    "tmpfs",
+    "tmpfs-dev",
+    "userns",
+    "utsns",
+    "vmas",
+];
+
+/// Whether a file of this name is one of the images of a checkpoint, ours or CRIU's of any version. A file that
+/// merely ends in `.img` is not: it may be somebody's disk.
+pub fn is_image(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".img") else { return false };
+    let stem = stem.strip_suffix(".tar.gz").unwrap_or(stem);
+    SINGLE.contains(&stem)
+        || stem.rsplit_once('-').is_some_and(|(kind, number)| {
+            NUMBERED.contains(&kind)
+                && !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+}
+
+/// Whether a file of this name is a service file, of no meaning to a restore.
+pub fn is_service(name: &str) -> bool {
+    name == "stats-dump" || name == "stats-restore"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_name_and_disks_are_not_images() {
+        let ours = [
+            inventory().name().to_owned(),
+            core(1).name().to_owned(),
+            pagemap_shmem(77).name().to_owned(),
+            ghost_file(0xdead).name().to_owned(),
+            tcp_stream(0xbeef).name().to_owned(),
+            pages(3),
+            sk_queues().name().to_owned(),
+            "tmpfs-5.tar.gz.img".to_owned(),
+        ];
+        for name in &ours {
+            assert!(is_image(name), "{name}");
+        }
+        for name in ["disk.img", "core.img", "pages-.img", "core-1", "fs-x1.img", "my-fs-1.img"] {
+            assert!(!is_image(name), "{name}");
+        }
+    }
+}

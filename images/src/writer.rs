@@ -1,0 +1,147 @@
+//! Writing a checkpoint directory that is complete or absent.
+//!
+//! Images are written into a temporary directory and appear under their final name only by
+//! [`ImageWriter::commit`]:
+//!
+//! - If the target does not exist, or is an empty directory, the temporary directory lies beside it
+//!   (`.NAME.stasis-tmp-…`) and is renamed to it.
+//! - Else (container runtimes put logs there first; it may be a mount point; somebody may hold it open) the
+//!   temporary directory lies inside it (`.stasis-tmp-…`); files are moved out one by one, `inventory.img` last.
+//!   A directory without that is no checkpoint.
+//!
+//! A writer that is dropped removes what it made. One that is killed cannot; it held a lock (`flock`) on its
+//! temporary directory, and the next writer for the same target removes those that nobody holds.
+
+mod sink;
+mod staging;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use prost::Message;
+
+use crate::error::Error;
+use crate::names::{self, Image};
+
+pub use sink::{ImageSink, encode};
+use staging::Staging;
+
+/// How a checkpoint is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// Replace a checkpoint that is there already (CRIU does; else that is refused).
+    pub overwrite: bool,
+    /// Keep the directory itself if it exists, even if empty: whoever holds it open sees the images arrive.
+    pub in_place: bool,
+    /// Have everything on the disk before the checkpoint appears.
+    pub sync: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { overwrite: false, in_place: false, sync: true }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// How many files.
+    pub files: usize,
+    /// How long they are together.
+    pub bytes: u64,
+}
+
+/// A checkpoint being written. Several threads may write different images at once.
+#[derive(Debug)]
+pub struct ImageWriter {
+    staging: Staging,
+    names: Mutex<BTreeSet<String>>,
+    next_pages: AtomicU32,
+    unfinished: AtomicU32,
+}
+
+impl ImageWriter {
+    /// Begins a checkpoint that will be in `directory`, whose parent must exist.
+    pub fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
+        Ok(Self {
+            staging: Staging::create(directory, options)?,
+            names: Mutex::default(),
+            next_pages: AtomicU32::new(1),
+            unfinished: AtomicU32::new(0),
+        })
+    }
+
+    /// Writes an image of one message.
+    pub fn write_one<M: Message>(&self, image: &Image<M>, entry: &M) -> Result<(), Error> {
+        let mut sink = self.image(image)?;
+        sink.put(entry)?;
+        sink.finish()
+    }
+
+    /// Writes an image of many messages; with none there is no file.
+    pub fn write_all<'e, M: Message + 'e>(
+        &self,
+        image: &Image<M>,
+        entries: impl IntoIterator<Item = &'e M>,
+    ) -> Result<(), Error> {
+        let mut entries = entries.into_iter().peekable();
+        if entries.peek().is_none() {
+            return Ok(());
+        }
+        let mut sink = self.image(image)?;
+        for entry in entries {
+            sink.put(entry)?;
+        }
+        sink.finish()
+    }
+
+    /// Begins an image, to be written message by message. It must be [finished](ImageSink::finish).
+    pub fn image<M: Message>(&self, image: &Image<M>) -> Result<ImageSink<'_, M>, Error> {
+        let file = self.raw(image.name())?;
+        ImageSink::begin(&self.unfinished, image, file)
+    }
+
+    /// Begins a pages file under the next free number (they count from 1). The file may be written at any offset,
+    /// by several threads at once; when the writer commits, its length must be what the page map says.
+    pub fn pages(&self) -> Result<(u32, File), Error> {
+        let id = self.next_pages.fetch_add(1, Ordering::Relaxed);
+        Ok((id, self.raw(&names::pages(id))?))
+    }
+
+    /// Begins a file that has no messages.
+    pub fn raw(&self, name: &str) -> Result<File, Error> {
+        let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        if !new {
+            return Err(Error::Misuse { name: name.into(), what: "it was written already" });
+        }
+        self.staging.create_file(name)
+    }
+
+    /// Links the checkpoint that holds the pages marked as being in the parent. A relative path counts from the
+    /// finished directory.
+    pub fn link_parent(&self, parent: &Path) -> Result<(), Error> {
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(names::PARENT_LINK.to_owned());
+        self.staging.link(names::PARENT_LINK, parent)
+    }
+
+    /// Makes the checkpoint appear.
+    pub fn commit(self) -> Result<Committed, Error> {
+        let names = self.names.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let inventory = names::inventory().name().to_owned();
+        if !names.contains(&inventory) {
+            return Err(Error::Misuse { name: inventory, what: "it was not written" });
+        }
+        if self.unfinished.load(Ordering::Acquire) > 0 {
+            let name = self.staging.target().display().to_string();
+            return Err(Error::Misuse { name, what: "an image in it was not finished" });
+        }
+        self.staging.commit(&names)
+    }
+}

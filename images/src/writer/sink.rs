@@ -1,0 +1,114 @@
+//! Writing one image.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use prost::Message;
+
+use crate::error::Error;
+use crate::magic;
+use crate::names::{Head, Image};
+use crate::reader::MAX_MESSAGE;
+
+/// An image being written, message by message.
+#[derive(Debug)]
+pub struct ImageSink<'w, M> {
+    name: String,
+    output: BufWriter<File>,
+    message_bytes: Vec<u8>,
+    /// Counts the images that were begun and not finished, so that a commit can refuse them.
+    unfinished: &'w AtomicU32,
+    message: PhantomData<fn(M)>,
+}
+
+impl<'w, M: Message> ImageSink<'w, M> {
+    pub(super) fn begin(
+        unfinished: &'w AtomicU32,
+        image: &Image<M>,
+        file: File,
+    ) -> Result<Self, Error> {
+        unfinished.fetch_add(1, Ordering::AcqRel);
+        let mut sink = Self {
+            name: image.name().to_owned(),
+            output: BufWriter::new(file),
+            message_bytes: Vec::new(),
+            unfinished,
+            message: PhantomData,
+        };
+        sink.payload(&head(image))?;
+        Ok(sink)
+    }
+
+    /// Writes a message.
+    pub fn put(&mut self, entry: &M) -> Result<(), Error> {
+        self.put_as(entry)
+    }
+
+    /// Writes a message of another type than the image's usual one: the runs of a page map, the chunks of a
+    /// ghost file.
+    pub fn put_as<N: Message>(&mut self, entry: &N) -> Result<(), Error> {
+        let size = entry.encoded_len() as u64;
+        if size > MAX_MESSAGE {
+            return Err(Error::MessageSize {
+                name: self.name.clone(),
+                offset: 0,
+                size,
+                limit: MAX_MESSAGE,
+            });
+        }
+        let mut bytes = std::mem::take(&mut self.message_bytes);
+        bytes.clear();
+        frame(entry, &mut bytes);
+        let written = self.payload(&bytes);
+        self.message_bytes = bytes;
+        written
+    }
+
+    /// Writes bytes that follow a message.
+    pub fn payload(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.output.write_all(bytes).map_err(Error::io("write", &self.name))
+    }
+
+    /// Copies what `input` gives, to its end, in the kernel where it can; returns how much that was.
+    pub fn payload_from(&mut self, input: &mut impl Read) -> Result<u64, Error> {
+        io::copy(input, &mut self.output).map_err(Error::io("write", &self.name))
+    }
+
+    /// Ends the image.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.output.flush().map_err(Error::io("write", &self.name))?;
+        self.unfinished.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+/// What an image begins with.
+fn head<M>(image: &Image<M>) -> Vec<u8> {
+    let common = match image.head() {
+        Head::Own => None,
+        Head::Common => Some(magic::COMMON),
+        Head::Service => Some(magic::SERVICE),
+    };
+    common.into_iter().chain([image.magic()]).flat_map(u32::to_le_bytes).collect()
+}
+
+/// A message with its length before it.
+fn frame<M: Message>(entry: &M, bytes: &mut Vec<u8>) {
+    let size = u32::try_from(entry.encoded_len()).unwrap_or(u32::MAX);
+    bytes.extend_from_slice(&size.to_le_bytes());
+    bytes.extend(entry.encode_to_vec());
+}
+
+/// A whole image in memory, for files that lie outside a checkpoint (`stats-dump` in a work directory).
+pub fn encode<'e, M: Message + 'e>(
+    image: &Image<M>,
+    entries: impl IntoIterator<Item = &'e M>,
+) -> Vec<u8> {
+    let mut bytes = head(image);
+    for entry in entries {
+        frame(entry, &mut bytes);
+    }
+    bytes
+}

@@ -1,0 +1,274 @@
+//! The temporary directory of a checkpoint, and how it becomes the final one.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{Committed, WriteOptions};
+use crate::error::Error;
+use crate::names;
+
+/// What the names of temporary directories contain.
+const MARK: &str = ".stasis-tmp-";
+
+/// A temporary directory. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Staging {
+    /// The final directory.
+    target: PathBuf,
+    /// The temporary one.
+    path: PathBuf,
+    /// The temporary one, open and locked.
+    lock: File,
+    /// It lies beside the target and will be renamed to it.
+    beside: bool,
+    /// It has its final name now.
+    renamed: bool,
+    options: WriteOptions,
+}
+
+impl Staging {
+    pub(super) fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
+        let target = resolve(directory)?;
+        let exists = target.exists();
+        if exists {
+            refuse_checkpoint(&target, options)?;
+        }
+        if !exists || (!options.in_place && is_empty(&target)?) {
+            match Self::make(&target, true, options) {
+                // The parent may be another file system, or closed to us.
+                Err(_) if exists => {}
+                made => return made,
+            }
+        }
+        Self::make(&target, false, options)
+    }
+
+    fn make(target: &Path, beside: bool, options: WriteOptions) -> Result<Self, Error> {
+        let (place, prefix) = match (beside, target.parent(), target.file_name()) {
+            (true, Some(parent), Some(name)) => {
+                (parent, format!(".{}{MARK}", name.to_string_lossy()))
+            }
+            _ => (target, MARK.to_owned()),
+        };
+        remove_stale(place, &prefix)?;
+        for attempt in 0..1000 {
+            let path = place.join(format!("{prefix}{}-{attempt}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(Error::path("create directory", &path)(error)),
+            }
+            // Between creation and lock another writer may have taken the directory for a stale one.
+            let Ok(lock) = File::open(&path) else { continue };
+            let same = |file: &File| {
+                let (ours, there) = (file.metadata().ok()?, fs::metadata(&path).ok()?);
+                Some(ours.ino() == there.ino())
+            };
+            if lock.try_lock().is_err() || same(&lock) != Some(true) {
+                continue;
+            }
+            let target = target.into();
+            return Ok(Self { target, path, lock, beside, renamed: false, options });
+        }
+        let source = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(Error::path("create a temporary directory in", place)(source))
+    }
+
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    pub(super) fn create_file(&self, name: &str) -> Result<File, Error> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.path.join(name))
+            .map_err(Error::io("create", name))
+    }
+
+    pub(super) fn link(&self, name: &str, to: &Path) -> Result<(), Error> {
+        std::os::unix::fs::symlink(to, self.path.join(name)).map_err(Error::io("link", name))
+    }
+
+    pub(super) fn commit(mut self, names: &BTreeSet<String>) -> Result<Committed, Error> {
+        let committed = self.settle(names)?;
+        self.renamed = self.beside && self.rename()?;
+        if !self.renamed {
+            self.move_all(names)?;
+        } else if self.options.sync {
+            sync_directory(self.target.parent().unwrap_or(Path::new("/")))?;
+        }
+        Ok(committed)
+    }
+
+    /// Counts the files and, if asked, has them on the disk.
+    fn settle(&self, names: &BTreeSet<String>) -> Result<Committed, Error> {
+        let mut committed = Committed { files: names.len(), bytes: 0 };
+        for name in names {
+            if name == names::PARENT_LINK {
+                continue;
+            }
+            let file = File::open(self.path.join(name)).map_err(Error::io("open", name))?;
+            committed.bytes += file.metadata().map_err(Error::io("stat", name))?.len();
+            if self.options.sync {
+                file.sync_all().map_err(Error::io("sync", name))?;
+            }
+        }
+        if self.options.sync {
+            self.lock.sync_all().map_err(Error::path("sync", &self.path))?;
+        }
+        Ok(committed)
+    }
+
+    /// Gives the directory its final name. `false`: something has come into the target, or it is a mount point.
+    fn rename(&self) -> Result<bool, Error> {
+        if let Ok(there) = fs::metadata(&self.target) {
+            let mode = fs::Permissions::from_mode(there.mode() & 0o7777);
+            fs::set_permissions(&self.path, mode).map_err(Error::path("chmod", &self.path))?;
+            std::os::unix::fs::chown(&self.path, Some(there.uid()), Some(there.gid()))
+                .map_err(Error::path("chown", &self.path))?;
+        }
+        match fs::rename(&self.path, &self.target) {
+            Ok(()) => {}
+            Err(error) if self.target.is_dir() => {
+                tracing::debug!(%error, "the directory cannot be renamed into place: moving files");
+                return Ok(false);
+            }
+            Err(error) => return Err(Error::path("rename into place", &self.target)(error)),
+        }
+        Ok(true)
+    }
+
+    /// Moves the files into the target, `inventory.img` last.
+    fn move_all(&self, names: &BTreeSet<String>) -> Result<(), Error> {
+        refuse_checkpoint(&self.target, self.options)?;
+        let inventory = names::inventory();
+        remove_if_there(&self.target.join(inventory.name()))?;
+        remove_old_images(&self.target, names)?;
+        let others = names.iter().filter(|name| *name != inventory.name());
+        for name in others.map(String::as_str).chain([inventory.name()]) {
+            if self.options.sync && name == inventory.name() {
+                sync_directory(&self.target)?;
+            }
+            let moved = fs::rename(self.path.join(name), self.target.join(name));
+            if let Err(error) = moved {
+                self.take_back(names);
+                return Err(Error::io("move", name)(error));
+            }
+        }
+        if self.options.sync {
+            sync_directory(&self.target)?;
+        }
+        Ok(())
+    }
+
+    fn take_back(&self, names: &BTreeSet<String>) {
+        for name in names {
+            // What was not moved is still in the temporary directory, and goes with it.
+            if !self.path.join(name).exists()
+                && let Err(error) = remove_if_there(&self.target.join(name))
+            {
+                tracing::warn!(%error, "a file of the failed checkpoint stays");
+            }
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Once renamed, the old name may be another writer's.
+        if !self.renamed
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "temporary directory not removed");
+        }
+    }
+}
+
+/// The target by its real path: a link to a directory stands for the directory.
+fn resolve(directory: &Path) -> Result<PathBuf, Error> {
+    let opening = |source| Error::OpenDirectory { path: directory.into(), source };
+    match directory.canonicalize() {
+        Ok(path) if path.is_dir() => return Ok(path),
+        Ok(_) => return Err(opening(io::ErrorKind::NotADirectory.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(opening(error)),
+    }
+    let name = directory.file_name().ok_or_else(|| opening(io::ErrorKind::NotFound.into()))?;
+    let parent = match directory.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    Ok(parent.canonicalize().map_err(opening)?.join(name))
+}
+
+fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
+    if !options.overwrite && target.join(names::inventory().name()).exists() {
+        return Err(Error::Exists { path: target.into() });
+    }
+    Ok(())
+}
+
+fn is_empty(directory: &Path) -> Result<bool, Error> {
+    let mut entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
+    Ok(entries.next().is_none())
+}
+
+fn sync_directory(directory: &Path) -> Result<(), Error> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(Error::path("sync", directory))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::path("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes images of an older checkpoint: a reader would take a leftover `remap-fpath.img` for one of the new.
+fn remove_old_images(target: &Path, new: &BTreeSet<String>) -> Result<(), Error> {
+    for entry in fs::read_dir(target).map_err(Error::path("list", target))? {
+        let entry = entry.map_err(Error::path("list", target))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let replaced = new.contains(name);
+        if replaced || names::is_image(name) {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes temporary directories whose writers are gone.
+fn remove_stale(place: &Path, prefix: &str) -> Result<(), Error> {
+    for entry in fs::read_dir(place).map_err(Error::path("list", place))? {
+        let entry = entry.map_err(Error::path("list", place))?;
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(directory) = File::open(&path) else { continue };
+        match directory.try_lock() {
+            Ok(()) => remove_tree(&path).map_err(Error::path("remove stale", &path))?,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                return Err(Error::path("lock", &path)(error));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! A checkpoint directory is complete or absent.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use stasis_images::messages::{
+    InventoryEntry, PagemapEntry, PagemapHead, PipeDataEntry, PstreeEntry, page_flags,
+};
+use stasis_images::{Error, ImageDir, ImageWriter, PAGE_SIZE, WriteOptions, names};
+
+fn inventory() -> InventoryEntry {
+    InventoryEntry { img_version: 2, fdinfo_per_id: Some(true), ..Default::default() }
+}
+
+fn process(pid: u32) -> PstreeEntry {
+    PstreeEntry { pid, pgid: pid, sid: pid, threads: vec![pid], ..Default::default() }
+}
+
+fn write(target: &Path, options: WriteOptions, pids: &[u32]) -> Result<(), Error> {
+    let writer = ImageWriter::create(target, options)?;
+    let processes: Vec<_> = pids.iter().copied().map(process).collect();
+    writer.write_all(&names::pstree(), &processes)?;
+    writer.write_one(&names::inventory(), &inventory())?;
+    writer.commit().map(|_| ())
+}
+
+fn pids(target: &Path) -> Vec<u32> {
+    let dir = ImageDir::open(target).unwrap();
+    dir.read_all(&names::pstree()).unwrap().iter().map(|process| process.pid).collect()
+}
+
+fn listing(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_new_directory_appears_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    writer.write_one(&names::pstree(), &process(7)).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    assert!(!target.exists());
+    let committed = writer.commit().unwrap();
+    assert_eq!(committed.files, 2);
+    assert_eq!(listing(place.path()), ["checkpoint"]);
+    assert_eq!(listing(&target), ["inventory.img", "pstree.img"]);
+    assert_eq!(pids(&target), [7]);
+}
+
+#[test]
+fn a_dropped_writer_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    writer.write_one(&names::pstree(), &process(7)).unwrap();
+    drop(writer);
+    assert!(listing(place.path()).is_empty());
+}
+
+#[test]
+fn without_an_inventory_or_with_an_open_image_nothing_is_committed() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    writer.write_one(&names::pstree(), &process(7)).unwrap();
+    assert!(matches!(writer.commit(), Err(Error::Misuse { .. })));
+
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    drop(writer.image(&names::pstree()).unwrap());
+    assert!(matches!(writer.commit(), Err(Error::Misuse { .. })));
+    assert!(listing(place.path()).is_empty());
+}
+
+#[test]
+fn an_image_is_written_once() {
+    let place = tempfile::tempdir().unwrap();
+    let writer =
+        ImageWriter::create(&place.path().join("checkpoint"), WriteOptions::default()).unwrap();
+    writer.write_one(&names::pstree(), &process(7)).unwrap();
+    assert!(writer.write_one(&names::pstree(), &process(8)).is_err());
+}
+
+#[test]
+fn logs_in_the_directory_stay() {
+    let target = tempfile::tempdir().unwrap();
+    fs::write(target.path().join("dump.log"), "hello").unwrap();
+    fs::write(target.path().join("disk.img"), "not ours").unwrap();
+    fs::write(target.path().join("remap-fpath.img"), "of a dump that was killed").unwrap();
+    write(target.path(), WriteOptions::default(), &[7]).unwrap();
+    assert_eq!(listing(target.path()), ["disk.img", "dump.log", "inventory.img", "pstree.img"]);
+    assert_eq!(pids(target.path()), [7]);
+}
+
+#[test]
+fn an_empty_directory_keeps_its_mode() {
+    use std::os::unix::fs::PermissionsExt;
+    let target = tempfile::tempdir().unwrap();
+    fs::set_permissions(target.path(), fs::Permissions::from_mode(0o751)).unwrap();
+    write(target.path(), WriteOptions::default(), &[7]).unwrap();
+    let mode = fs::metadata(target.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o751);
+    assert_eq!(pids(target.path()), [7]);
+}
+
+#[test]
+fn in_place_keeps_the_directory_itself() {
+    let target = tempfile::tempdir().unwrap();
+    let open = fs::File::open(target.path()).unwrap();
+    write(target.path(), WriteOptions { in_place: true, ..Default::default() }, &[7]).unwrap();
+    let dir = ImageDir::from_fd(open.into(), target.path()).unwrap();
+    assert_eq!(dir.files().unwrap().len(), 2);
+}
+
+#[test]
+fn a_checkpoint_is_replaced_only_when_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    write(&target, WriteOptions::default(), &[7]).unwrap();
+    assert!(matches!(write(&target, WriteOptions::default(), &[8]), Err(Error::Exists { .. })));
+    assert_eq!(pids(&target), [7]);
+    write(&target, WriteOptions { overwrite: true, ..Default::default() }, &[8, 9]).unwrap();
+    assert_eq!(pids(&target), [8, 9]);
+    assert_eq!(listing(place.path()), ["checkpoint"]);
+}
+
+#[test]
+fn something_that_comes_into_the_directory_meanwhile_stays() {
+    let target = tempfile::tempdir().unwrap();
+    let writer = ImageWriter::create(target.path(), WriteOptions::default()).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    fs::write(target.path().join("dump.log"), "hello").unwrap();
+    writer.commit().unwrap();
+    assert_eq!(listing(target.path()), ["dump.log", "inventory.img"]);
+}
+
+#[test]
+fn what_a_killed_writer_left_is_removed_and_what_a_living_one_makes_is_not() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let stale = place.path().join(".checkpoint.stasis-tmp-1-0");
+    fs::create_dir(&stale).unwrap();
+    fs::write(stale.join("core-1.img"), "half").unwrap();
+    let living = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    assert!(!stale.exists());
+    let other = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    assert_eq!(listing(place.path()).len(), 2);
+    drop((living, other));
+    assert!(listing(place.path()).is_empty());
+}
+
+#[test]
+fn a_link_to_a_directory_stands_for_it() {
+    let place = tempfile::tempdir().unwrap();
+    let (real, link) = (place.path().join("real"), place.path().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    write(&link, WriteOptions::default(), &[7]).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(pids(&real), [7]);
+}
+
+#[test]
+fn page_maps_say_where_pages_are() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    let (pages_id, pages) = writer.pages().unwrap();
+    std::thread::scope(|scope| {
+        for page in 0..3_u8 {
+            let pages = &pages;
+            scope.spawn(move || {
+                let bytes = [page; PAGE_SIZE as usize];
+                pages.write_all_at(&bytes, u64::from(page) * PAGE_SIZE).unwrap();
+            });
+        }
+    });
+    let mut map = writer.image(&names::pagemap(7)).unwrap();
+    map.put(&PagemapHead { pages_id }).unwrap();
+    map.put_as(&PagemapEntry::run(0x1000, 1, page_flags::PRESENT)).unwrap();
+    map.put_as(&PagemapEntry::run(0x4000, 5, page_flags::PARENT)).unwrap();
+    map.put_as(&PagemapEntry::run(0x9000, 2, page_flags::PRESENT)).unwrap();
+    map.finish().unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    writer.commit().unwrap();
+
+    let dir = ImageDir::open(&target).unwrap();
+    let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
+    assert_eq!(map.pages_id, pages_id);
+    assert_eq!(map.stored_pages(), 3);
+    let run = map.find(0xa000).unwrap();
+    assert_eq!((run.start, run.offset), (0x9000, Some(PAGE_SIZE)));
+    assert!(map.find(0x4000).unwrap().in_parent());
+    assert!(map.find(0x2000).is_none());
+    assert!(dir.page_map(&names::pagemap(8)).unwrap().is_none());
+
+    fs::OpenOptions::new()
+        .write(true)
+        .open(target.join("pages-1.img"))
+        .unwrap()
+        .set_len(2 * PAGE_SIZE)
+        .unwrap();
+    assert!(matches!(dir.page_map(&names::pagemap(7)), Err(Error::Truncated { .. })));
+}
+
+#[test]
+fn bytes_that_follow_a_message_are_read_back() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    let mut sink = writer.image(&names::pipes_data()).unwrap();
+    for (pipe_id, text) in [(1, "one"), (2, "three")] {
+        let bytes = u32::try_from(text.len()).unwrap();
+        sink.put(&PipeDataEntry { pipe_id, bytes, size: None }).unwrap();
+        sink.payload_from(&mut text.as_bytes()).unwrap();
+    }
+    sink.finish().unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    writer.commit().unwrap();
+
+    let dir = ImageDir::open(&target).unwrap();
+    let mut reader = dir.reader(&names::pipes_data()).unwrap().unwrap();
+    let mut found = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        found.push((entry.pipe_id, reader.bytes(u64::from(entry.bytes)).unwrap()));
+    }
+    assert_eq!(found, [(1, b"one".to_vec()), (2, b"three".to_vec())]);
+}
+
+#[test]
+fn lengths_are_believed_only_as_far_as_the_file_goes() {
+    let target = tempfile::tempdir().unwrap();
+    write(target.path(), WriteOptions::default(), &[7]).unwrap();
+    let path = target.path().join("pstree.img");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let dir = ImageDir::open(target.path()).unwrap();
+    assert!(matches!(dir.read_all(&names::pstree()), Err(Error::MessageSize { .. })));
+    bytes[8..12].copy_from_slice(&1000_u32.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(dir.read_all(&names::pstree()), Err(Error::Truncated { .. })));
+    fs::write(&path, &bytes[..6]).unwrap();
+    assert!(matches!(dir.read_all(&names::pstree()), Err(Error::Truncated { .. })));
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert!(matches!(dir.read_all(&names::pstree()), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_directory_without_an_inventory_is_no_checkpoint() {
+    let target = tempfile::tempdir().unwrap();
+    assert!(matches!(ImageDir::open(target.path()), Err(Error::NotACheckpoint { .. })));
+}

@@ -1,0 +1,236 @@
+//! fcntl(2), dup3(2), close_range(2) and kcmp(2) on descriptors: owners and signals of files, and
+//! a descriptor table built to order.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Who is signalled when input or output becomes possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: i32,
+    /// The thread, process or process group; 0 for nobody.
+    pub pid: i32,
+}
+
+#[repr(C)]
+struct FOwnerEx {
+    kind: libc::c_int,
+    pid: libc::pid_t,
+}
+
+const F_SETSIG: i32 = 10;
+const F_GETSIG: i32 = 11;
+const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
+const F_GETOWNER_UIDS: i32 = 17;
+
+const KCMP_EPOLL_TFD: i32 = 7;
+
+fn answer(value: libc::c_int) -> io::Result<i32> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// The owner of a file.
+///
+/// # Errors
+/// For `O_PATH` descriptors.
+pub fn owner(fd: impl AsFd) -> io::Result<Owner> {
+    let mut raw = FOwnerEx { kind: 0, pid: 0 };
+    // SAFETY: the kernel writes one `f_owner_ex`, which `raw` has the layout of.
+    answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETOWN_EX, &raw mut raw) })?;
+    Ok(Owner { kind: raw.kind, pid: raw.pid })
+}
+
+/// Makes a file signal somebody, with the caller's credentials of this moment.
+///
+/// # Errors
+/// When there is no such thread, process or group.
+pub fn set_owner(fd: impl AsFd, owner: Owner) -> io::Result<()> {
+    let raw = FOwnerEx { kind: owner.kind, pid: owner.pid };
+    // SAFETY: the kernel reads one `f_owner_ex`, which `raw` has the layout of.
+    answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETOWN_EX, &raw const raw) }).map(drop)
+}
+
+/// The real and effective user ids with which the owner was set.
+///
+/// # Errors
+/// When the kernel has no checkpoint support, or for `O_PATH` descriptors.
+pub fn owner_uids(fd: impl AsFd) -> io::Result<(u32, u32)> {
+    let mut uids = [0_u32; 2];
+    // SAFETY: the kernel writes two 32-bit ids, which `uids` has room for.
+    answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETOWNER_UIDS, uids.as_mut_ptr()) })?;
+    Ok((uids[0], uids[1]))
+}
+
+/// An `fcntl` command that takes and gives an integer.
+fn integer(fd: impl AsFd, command: i32, argument: i32) -> io::Result<i32> {
+    // SAFETY: the callers below pass commands whose argument is an integer, or nothing.
+    answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, argument) })
+}
+
+/// The signal that is sent instead of `SIGIO`, 0 for `SIGIO` itself.
+///
+/// # Errors
+/// For `O_PATH` descriptors.
+pub fn signal(fd: impl AsFd) -> io::Result<i32> {
+    integer(fd, F_GETSIG, 0)
+}
+
+/// Sets the signal that is sent instead of `SIGIO`.
+///
+/// # Errors
+/// For `O_PATH` descriptors, and when there is no such signal.
+pub fn set_signal(fd: impl AsFd, signal: i32) -> io::Result<()> {
+    integer(fd, F_SETSIG, signal).map(drop)
+}
+
+/// Sets the status flags (`O_APPEND`, `O_ASYNC`, `O_DIRECT`, `O_NOATIME`, `O_NONBLOCK`; the kernel
+/// passes over the others).
+///
+/// # Errors
+/// When the file does not take one of them.
+pub fn set_status_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
+    integer(fd, libc::F_SETFL, flags.cast_signed()).map(drop)
+}
+
+/// The capacity of a pipe.
+///
+/// # Errors
+/// When it is none.
+pub fn pipe_capacity(fd: impl AsFd) -> io::Result<u32> {
+    integer(fd, libc::F_GETPIPE_SZ, 0).map(i32::cast_unsigned)
+}
+
+/// Sets the capacity of a pipe; the kernel rounds it up.
+///
+/// # Errors
+/// When it is none, is too full, or the limits forbid it.
+pub fn set_pipe_capacity(fd: impl AsFd, bytes: u32) -> io::Result<()> {
+    let bytes = i32::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    integer(fd, libc::F_SETPIPE_SZ, bytes).map(drop)
+}
+
+/// The seals of a memfd.
+///
+/// # Errors
+/// When it is none.
+pub fn seals(fd: impl AsFd) -> io::Result<u32> {
+    integer(fd, libc::F_GET_SEALS, 0).map(i32::cast_unsigned)
+}
+
+/// Adds seals to a memfd.
+///
+/// # Errors
+/// When it is none, or may not be sealed further.
+pub fn add_seals(fd: impl AsFd, seals: u32) -> io::Result<()> {
+    integer(fd, libc::F_ADD_SEALS, seals.cast_signed()).map(drop)
+}
+
+/// A second descriptor for the same open file, at the lowest free number from `least` on,
+/// close-on-exec.
+///
+/// # Errors
+/// When no number is free.
+pub fn duplicate_from(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
+    let new = integer(fd, libc::F_DUPFD_CLOEXEC, least)?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Makes `number` of our table refer to the open file of `fd`, whatever it was before.
+///
+/// For a process that is about to become another: nothing in it may go on using what `number`
+/// was, and nothing closes it by ownership.
+///
+/// # Errors
+/// When `number` is beyond the limit of open files.
+pub fn place(fd: impl AsFd, number: RawFd, close_on_exec: bool) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    if fd == number {
+        let flags = if close_on_exec { libc::FD_CLOEXEC } else { 0 };
+        // SAFETY: takes three integers.
+        return answer(unsafe { libc::fcntl(fd, libc::F_SETFD, flags) }).map(drop);
+    }
+    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: takes three integers. What `number` was is given up by the caller (see above).
+    answer(unsafe { libc::dup3(fd, number, flags) }).map(drop)
+}
+
+/// Closes the descriptors from `first` to `last`, both included. The same care as with [`place`].
+///
+/// # Errors
+/// When `first` is above `last`.
+pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    let (first, last) = (first.cast_unsigned(), last.cast_unsigned());
+    // SAFETY: takes three integers. What is closed is given up by the caller (see above).
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Where an epoll entry is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpollSlot {
+    /// The epoll's descriptor, in the process that is asked.
+    pub epoll: i32,
+    /// The number under which the file was added.
+    pub added_as: i32,
+    /// Which of the entries with this number, from 0 (a number can have been closed and used
+    /// again while the file lives on).
+    pub nth: u32,
+}
+
+#[repr(C)]
+struct KcmpEpollSlot {
+    efd: u32,
+    tfd: u32,
+    toff: u32,
+}
+
+/// Whether descriptor `fd` of process `pid` is the file that the entry `slot` of an epoll of
+/// process `epoll_pid` watches.
+///
+/// # Errors
+/// When one of them is gone, or may not be looked into.
+pub fn is_epoll_target(pid: i32, fd: i32, epoll_pid: i32, slot: EpollSlot) -> io::Result<bool> {
+    let raw = KcmpEpollSlot {
+        efd: slot.epoll.cast_unsigned(),
+        tfd: slot.added_as.cast_unsigned(),
+        toff: slot.nth,
+    };
+    // SAFETY: the kernel reads one `kcmp_epoll_slot`, which `raw` has the layout of.
+    let order = unsafe {
+        libc::syscall(libc::SYS_kcmp, pid, epoll_pid, KCMP_EPOLL_TFD, fd, &raw const raw)
+    };
+    if order < 0 { Err(io::Error::last_os_error()) } else { Ok(order == 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+    #[test]
+    fn an_epoll_entry_leads_to_its_file() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        epoll.add(&read, EpollEvent::new(EpollFlags::EPOLLIN, 7)).unwrap();
+        let pid = std::process::id().cast_signed();
+        let slot = EpollSlot { epoll: epoll.0.as_raw_fd(), added_as: read.as_raw_fd(), nth: 0 };
+        assert!(is_epoll_target(pid, read.as_raw_fd(), pid, slot).unwrap());
+        assert!(!is_epoll_target(pid, write.as_raw_fd(), pid, slot).unwrap());
+    }
+
+    #[test]
+    fn owner_and_signal_of_a_pipe() {
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        assert_eq!(owner(&read).unwrap().pid, 0);
+        let me = Owner { kind: 1, pid: std::process::id().cast_signed() };
+        set_owner(&read, me).unwrap();
+        set_signal(&read, libc::SIGUSR1).unwrap();
+        assert_eq!(owner(&read).unwrap(), me);
+        assert_eq!(signal(&read).unwrap(), libc::SIGUSR1);
+    }
+}

@@ -1,0 +1,196 @@
+//! `/proc/PID/status`.
+
+use super::parse::{dec, hex, key_value, lines, oct, words};
+use super::{Malformed, ProcFile};
+
+/// A real, effective, saved and file-system id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Ids {
+    pub real: u32,
+    pub effective: u32,
+    pub saved: u32,
+    pub fs: u32,
+}
+
+/// What a checkpoint wants of `/proc/PID/status`. Signal and capability sets have signal 1 and
+/// capability 0 at bit 0. Zombies lack what belongs to an address space.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// File mode creation mask; `None` for a task whose file system state is gone (a zombie).
+    pub umask: Option<u32>,
+    /// The state's letter.
+    pub state: u8,
+    /// Thread group id.
+    pub tgid: i32,
+    /// Thread id.
+    pub pid: i32,
+    /// Parent's thread group id.
+    pub ppid: i32,
+    /// Who traces the task, 0 for nobody.
+    pub tracer: i32,
+    /// User ids.
+    pub uid: Ids,
+    /// Group ids.
+    pub gid: Ids,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// The thread group's id in each pid namespace, from the reader's inwards.
+    pub ns_tgid: Vec<i32>,
+    /// The thread's id in each pid namespace, from the reader's inwards.
+    pub ns_pid: Vec<i32>,
+    /// The process group's id in each pid namespace, from the reader's inwards.
+    pub ns_pgid: Vec<i32>,
+    /// The session's id in each pid namespace, from the reader's inwards.
+    pub ns_sid: Vec<i32>,
+    /// A thread of the kernel's (kernel 6.8 and later say so).
+    pub kernel_thread: Option<bool>,
+    /// `PR_SET_THP_DISABLE` is not in force.
+    pub thp_enabled: Option<bool>,
+    /// Number of threads.
+    pub threads: u32,
+    /// Pending for this thread.
+    pub pending: u64,
+    /// Pending for the process.
+    pub shared_pending: u64,
+    /// Blocked.
+    pub blocked: u64,
+    /// Ignored.
+    pub ignored: u64,
+    /// Caught.
+    pub caught: u64,
+    /// Inheritable capabilities.
+    pub cap_inheritable: u64,
+    /// Permitted capabilities.
+    pub cap_permitted: u64,
+    /// Effective capabilities.
+    pub cap_effective: u64,
+    /// Capability bounding set.
+    pub cap_bounding: u64,
+    /// Ambient capabilities (kernel 4.3 and later).
+    pub cap_ambient: u64,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// Seccomp mode: 0 none, 1 strict, 2 filter.
+    pub seccomp: u32,
+    /// Number of seccomp filters (kernel 5.9 and later).
+    pub seccomp_filters: Option<u32>,
+    /// Processor features that the thread has switched on, x86's shadow stack for one; as the
+    /// kernel lists them. `None` where the kernel has no such line.
+    pub x86_thread_features: Option<String>,
+    /// Those of the features that are locked.
+    pub x86_thread_features_locked: Option<String>,
+}
+
+fn ids(value: &[u8]) -> Option<Ids> {
+    let mut words = words(value).map(dec);
+    Some(Ids {
+        real: words.next()??,
+        effective: words.next()??,
+        saved: words.next()??,
+        fs: words.next()??,
+    })
+}
+
+fn numbers<T: std::str::FromStr>(value: &[u8]) -> Option<Vec<T>> {
+    words(value).map(dec).collect()
+}
+
+fn flag(value: &[u8]) -> Option<bool> {
+    dec::<u8>(value).map(|number| number != 0)
+}
+
+fn text(value: &[u8]) -> Option<String> {
+    Some(std::str::from_utf8(value).ok()?.to_owned())
+}
+
+impl Status {
+    /// Takes one line in; `None` for a value that cannot be understood.
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        match key {
+            b"Umask" => self.umask = Some(u32::try_from(oct(value)?).ok()?),
+            b"State" => self.state = *value.first()?,
+            b"Tgid" => self.tgid = dec(value)?,
+            b"Pid" => self.pid = dec(value)?,
+            b"PPid" => self.ppid = dec(value)?,
+            b"TracerPid" => self.tracer = dec(value)?,
+            b"Uid" => self.uid = ids(value)?,
+            b"Gid" => self.gid = ids(value)?,
+            b"Groups" => self.groups = numbers(value)?,
+            b"NStgid" => self.ns_tgid = numbers(value)?,
+            b"NSpid" => self.ns_pid = numbers(value)?,
+            b"NSpgid" => self.ns_pgid = numbers(value)?,
+            b"NSsid" => self.ns_sid = numbers(value)?,
+            b"Kthread" => self.kernel_thread = Some(flag(value)?),
+            b"THP_enabled" => self.thp_enabled = Some(flag(value)?),
+            b"Threads" => self.threads = dec(value)?,
+            b"SigPnd" => self.pending = hex(value)?,
+            b"ShdPnd" => self.shared_pending = hex(value)?,
+            b"SigBlk" => self.blocked = hex(value)?,
+            b"SigIgn" => self.ignored = hex(value)?,
+            b"SigCgt" => self.caught = hex(value)?,
+            b"CapInh" => self.cap_inheritable = hex(value)?,
+            b"CapPrm" => self.cap_permitted = hex(value)?,
+            b"CapEff" => self.cap_effective = hex(value)?,
+            b"CapBnd" => self.cap_bounding = hex(value)?,
+            b"CapAmb" => self.cap_ambient = hex(value)?,
+            b"NoNewPrivs" => self.no_new_privs = flag(value)?,
+            b"Seccomp" => self.seccomp = dec(value)?,
+            b"Seccomp_filters" => self.seccomp_filters = Some(dec(value)?),
+            b"x86_Thread_features" => self.x86_thread_features = Some(text(value)?),
+            b"x86_Thread_features_locked" => self.x86_thread_features_locked = Some(text(value)?),
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+impl ProcFile for Status {
+    const NAME: &'static str = "status";
+
+    fn parse(text: &[u8]) -> Result<Self, Malformed> {
+        let mut status = Self::default();
+        for line in lines(text) {
+            // The name's line escapes line ends, so no line of its own making comes in here.
+            let (key, value) = key_value(line).ok_or(Malformed("a line"))?;
+            status.take(key, value).ok_or(Malformed("a value"))?;
+        }
+        if status.pid == 0 || status.tgid == 0 {
+            return Err(Malformed("Pid or Tgid"));
+        }
+        Ok(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = b"Name:\tc\\nPid:\t7\nUmask:\t0027\nState:\tS (sleeping)\nTgid:\t12\nNgid:\t0\nPid:\t13\nPPid:\t1\nTracerPid:\t0\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t256\nGroups:\t10 20 \nNSpid:\t13\t2\nTHP_enabled:\t1\nThreads:\t2\nSigQ:\t0/96365\nSigPnd:\t0000000000000001\nShdPnd:\t0000000000000002\nSigBlk:\t8000000000000000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000180004a02\nCapInh:\t0000000000000000\nCapEff:\t000001fffeffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\nx86_Thread_features:\tshstk wrss \n";
+
+    #[test]
+    fn values_are_read() {
+        let status = Status::parse(TEXT).unwrap();
+        assert_eq!(status.umask, Some(0o27));
+        assert_eq!((status.tgid, status.pid, status.threads), (12, 13, 2));
+        assert_eq!(status.uid, Ids { real: 1, effective: 2, saved: 3, fs: 4 });
+        assert_eq!(status.groups, [10, 20]);
+        assert_eq!(status.ns_pid, [13, 2]);
+        assert_eq!((status.pending, status.shared_pending, status.blocked), (1, 2, 1 << 63));
+        assert_eq!(status.cap_effective, 0x1ff_feff_ffff);
+        assert_eq!(
+            (status.no_new_privs, status.seccomp, status.seccomp_filters),
+            (true, 2, Some(3))
+        );
+        assert_eq!(status.x86_thread_features.as_deref(), Some("shstk wrss"));
+        assert_eq!(status.thp_enabled, Some(true));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        assert!(Status::parse(b"Pid:\tx\nTgid:\t1\n").is_err());
+        assert!(Status::parse(b"Uid:\t1\t2\t3\n").is_err());
+        assert!(Status::parse(b"").is_err());
+        assert!(Status::parse(b"\xff\n").is_err());
+    }
+}

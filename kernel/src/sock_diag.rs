@@ -1,0 +1,137 @@
+//! sock_diag(7): what the kernel knows of Unix sockets and no socket call tells.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse, nlas::Nla};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+
+/// `UDIAG_SHOW_*` of sockets: name, peer, connections that wait, queue lengths.
+const SHOW: u32 = 0x01 | 0x04 | 0x08 | 0x10;
+
+/// A Unix socket of the network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Inode.
+    pub inode: u32,
+    /// `SOCK_STREAM`, `SOCK_DGRAM`, `SOCK_SEQPACKET`.
+    pub kind: u8,
+    /// `TCP_ESTABLISHED`, `TCP_CLOSE`, `TCP_LISTEN`.
+    pub state: u8,
+    /// Inode of the peer; `None` when there is none, or it waits to be accepted.
+    pub peer: Option<u32>,
+    /// Inodes of the sockets whose connections wait to be accepted, 0 for one that is closed.
+    pub waiting: Vec<u32>,
+    /// Bytes to read; of a listening socket the connections that wait.
+    pub receive_queue: u32,
+    /// Bytes sent and not yet read; of a listening socket how many connections may wait.
+    pub send_queue: u32,
+    /// Receive side closed (bit 0), send side closed (bit 1).
+    pub shutdown: u8,
+}
+
+/// Every Unix socket of the caller's network namespace that is known by an inode.
+///
+/// # Errors
+/// When the kernel has no support for it, or answers with what is not understood.
+pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&request(), 0)?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0_u8; 64 << 10];
+    loop {
+        let size = socket.recv(&mut &mut buffer[..], 0)?;
+        if take(&buffer[..size], &mut sockets)? {
+            return Ok(sockets);
+        }
+    }
+}
+
+fn request() -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = UnixRequest {
+        state_flags: StateFlags::from_bits_retain(u32::MAX),
+        inode: 0,
+        show_flags: ShowFlags::from_bits_retain(SHOW),
+        cookie: [0xff; 8],
+    };
+    let mut packet = NetlinkMessage::new(header, SockDiagMessage::UnixRequest(request).into());
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    bytes
+}
+
+/// Takes the messages of one datagram; returns whether the last one was among them.
+fn take(mut bytes: &[u8], sockets: &mut Vec<UnixSocket>) -> io::Result<bool> {
+    let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
+            .map_err(|error| malformed(error.to_string()))?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                sockets.push(convert(&response));
+            }
+            _ => {}
+        }
+        let length = (message.header.length as usize).next_multiple_of(4);
+        if length == 0 {
+            return Err(malformed("message of length 0".to_owned()));
+        }
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn convert(response: &UnixResponse) -> UnixSocket {
+    let mut socket = UnixSocket {
+        inode: response.header.inode,
+        kind: response.header.kind,
+        state: response.header.state,
+        ..UnixSocket::default()
+    };
+    for attribute in &response.nlas {
+        match attribute {
+            Nla::Peer(inode) => socket.peer = Some(*inode).filter(|inode| *inode != 0),
+            Nla::PendingConnections(inodes) => socket.waiting.clone_from(inodes),
+            Nla::ReceiveQueueLength(receive, send) => {
+                socket.receive_queue = *receive;
+                socket.send_queue = *send;
+            }
+            Nla::Shutdown(state) => socket.shutdown = *state,
+            _ => {}
+        }
+    }
+    socket
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn inode(fd: impl AsFd) -> u32 {
+        u32::try_from(nix::sys::stat::fstat(fd).unwrap().st_ino).unwrap()
+    }
+
+    #[test]
+    fn a_pair_with_bytes_between() {
+        let (a, b) = crate::sockets::create_pair(libc::SOCK_STREAM).unwrap();
+        nix::unistd::write(&a, b"hello").unwrap();
+        crate::sockets::shutdown(&a, libc::SHUT_WR).unwrap();
+        let sockets = unix_sockets().unwrap();
+        let find = |wanted| sockets.iter().find(|socket| socket.inode == wanted).unwrap();
+        let (left, right) = (find(inode(&a)), find(inode(&b)));
+        assert_eq!(left.peer, Some(right.inode));
+        assert_eq!(right.receive_queue, 5);
+        assert_eq!((left.shutdown, right.shutdown), (2, 1));
+    }
+}

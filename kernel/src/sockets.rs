@@ -1,0 +1,362 @@
+//! Sockets with any option and any address (socket(7), unix(7), ip(7)): what well-typed wrappers
+//! leave out and a checkpoint needs, as plain bytes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// `SIOCUNIXFILE`: a descriptor for the file a Unix socket is bound to.
+const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+
+/// An address as the kernel takes and gives it: family and all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Address(Vec<u8>);
+
+impl Address {
+    /// Longest address that the kernel takes.
+    const MAX: usize = size_of::<libc::sockaddr_storage>();
+
+    /// An address of `family`, followed by `data`.
+    ///
+    /// # Errors
+    /// When it is longer than an address can be.
+    pub fn new(family: u16, data: &[u8]) -> io::Result<Self> {
+        if data.len() + 2 > Self::MAX {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let mut bytes = family.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(data);
+        Ok(Self(bytes))
+    }
+
+    /// What follows the family.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        self.0.get(2..).unwrap_or_default()
+    }
+
+    /// The family.
+    #[must_use]
+    pub fn family(&self) -> u16 {
+        match self.0.first_chunk() {
+            Some(bytes) => u16::from_ne_bytes(*bytes),
+            None => 0,
+        }
+    }
+
+    fn pointer(&self) -> *const libc::sockaddr {
+        self.0.as_ptr().cast()
+    }
+
+    fn length(&self) -> libc::socklen_t {
+        // An address is never longer than `MAX`.
+        self.0.len() as libc::socklen_t
+    }
+}
+
+fn answer(value: libc::c_int) -> io::Result<i32> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+fn owned(value: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = answer(value)?;
+    // SAFETY: the system call has just returned this descriptor to us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A new socket, close-on-exec.
+///
+/// # Errors
+/// When there is no such family, type or protocol, or not for us.
+pub fn create(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes three integers.
+    owned(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })
+}
+
+/// Two Unix sockets that are connected to each other, close-on-exec.
+///
+/// # Errors
+/// When there is no such type.
+pub fn create_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the kernel writes two descriptors, which `fds` has room for.
+    answer(unsafe {
+        libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+    })?;
+    Ok((owned(fds[0])?, owned(fds[1])?))
+}
+
+/// Binds a socket.
+///
+/// # Errors
+/// As bind(2).
+pub fn bind(socket: impl AsFd, address: &Address) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: pointer and length are of one live vector.
+    answer(unsafe { libc::bind(fd, address.pointer(), address.length()) }).map(drop)
+}
+
+/// Connects a socket.
+///
+/// # Errors
+/// As connect(2).
+pub fn connect(socket: impl AsFd, address: &Address) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: pointer and length are of one live vector.
+    answer(unsafe { libc::connect(fd, address.pointer(), address.length()) }).map(drop)
+}
+
+/// Makes a socket listen.
+///
+/// # Errors
+/// As listen(2).
+pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    answer(unsafe { libc::listen(socket.as_fd().as_raw_fd(), backlog.cast_signed()) }).map(drop)
+}
+
+/// Accepts a connection; the new socket is close-on-exec.
+///
+/// # Errors
+/// As accept4(2).
+pub fn accept(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the peer's address is not asked for: both pointers may be null.
+    owned(unsafe {
+        libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
+    })
+}
+
+/// Shuts a socket down: `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
+///
+/// # Errors
+/// As shutdown(2).
+pub fn shutdown(socket: impl AsFd, how: i32) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    answer(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), how) }).map(drop)
+}
+
+type NameCall =
+    unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+fn name_by(call: NameCall, socket: impl AsFd) -> io::Result<Address> {
+    let mut bytes = vec![0; Address::MAX];
+    let mut length = Address::MAX as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which the vector has, and the length.
+    answer(unsafe {
+        call(socket.as_fd().as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut length)
+    })?;
+    bytes.truncate(length as usize);
+    Ok(Address(bytes))
+}
+
+/// The address a socket is bound to.
+///
+/// # Errors
+/// As getsockname(2).
+pub fn local_address(socket: impl AsFd) -> io::Result<Address> {
+    name_by(libc::getsockname, socket)
+}
+
+/// The address a socket is connected to.
+///
+/// # Errors
+/// As getpeername(2): `ENOTCONN` when there is none.
+pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
+    name_by(libc::getpeername, socket)
+}
+
+/// An option of at most `bytes.len()` bytes; returns how many it has.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn option_bytes(
+    socket: impl AsFd,
+    level: i32,
+    name: i32,
+    bytes: &mut [u8],
+) -> io::Result<usize> {
+    let filter = level == libc::SOL_SOCKET && name == libc::SO_ATTACH_FILTER;
+    if filter && !bytes.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut length = bytes.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which the slice has, and the length. (The
+    // length of a filter counts instructions of 8 bytes: above it is kept at 0, with which the
+    // kernel writes only the length.)
+    answer(unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(length as usize)
+}
+
+/// An option that is an integer.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn option(socket: impl AsFd, level: i32, name: i32) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    option_bytes(socket, level, name, &mut bytes)?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+/// Sets an option of any type.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_option_bytes(socket: impl AsFd, level: i32, name: i32, bytes: &[u8]) -> io::Result<()> {
+    // These hold a pointer.
+    if level == libc::SOL_SOCKET
+        && matches!(name, libc::SO_ATTACH_FILTER | libc::SO_ATTACH_REUSEPORT_CBPF)
+    {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: pointer and length are of one live slice.
+    answer(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            bytes.as_ptr().cast(),
+            bytes.len() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Sets an option that is an integer.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+/// How many instructions the socket's packet filter has, 0 for no filter.
+///
+/// # Errors
+/// When it is no socket.
+pub fn filter_length(socket: impl AsFd) -> io::Result<usize> {
+    option_bytes(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &mut [])
+}
+
+/// An `O_PATH` descriptor for the file that a Unix socket is bound to.
+///
+/// # Errors
+/// `ENOENT` when it is bound to none.
+pub fn unix_file(socket: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes no argument.
+    owned(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCUNIXFILE) })
+}
+
+/// What [`peek`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// Bytes written to the buffer.
+    pub bytes: usize,
+    /// The message was longer than the buffer.
+    pub truncated: bool,
+    /// Descriptors travel with the message. (They are not received.)
+    pub descriptors: bool,
+}
+
+/// Looks at what is queued in a socket, from its peek offset on, and leaves it there. `None` when
+/// nothing (more) is queued.
+///
+/// # Errors
+/// As recvmsg(2).
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Peeked>> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // Room for credentials, which come first, but not for a descriptor: the kernel then drops
+    // what does not fit and says so.
+    let mut control = [0_u64; 4];
+    // SAFETY: all zero is a valid `msghdr`: null pointers with lengths of 0.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to one part (the caller's buffer) and to `control`, with their
+    // true lengths; both live until the call returns.
+    let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+    if count < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+    }
+    let descriptors = close_received(&message) || message.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Some(Peeked {
+        bytes: count as usize,
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+        descriptors,
+    }))
+}
+
+/// Closes the descriptors that a message brought; returns whether there were any.
+fn close_received(message: &libc::msghdr) -> bool {
+    let mut found = false;
+    // SAFETY: the header is one that recvmsg has just filled in, its control buffer lives.
+    let mut head = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !head.is_null() {
+        // SAFETY: `CMSG_FIRSTHDR` and `CMSG_NXTHDR` give null or a header inside the buffer.
+        let part = unsafe { &*head };
+        if part.cmsg_level == libc::SOL_SOCKET && part.cmsg_type == libc::SCM_RIGHTS {
+            found = true;
+            // SAFETY: the kernel wrote as many descriptors behind the header as `cmsg_len`
+            // has room for, and they are ours.
+            unsafe {
+                let data = libc::CMSG_DATA(head).cast::<libc::c_int>();
+                let count = (part.cmsg_len as usize - libc::CMSG_LEN(0) as usize) / 4;
+                for index in 0..count {
+                    drop(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+        }
+        // SAFETY: as above.
+        head = unsafe { libc::CMSG_NXTHDR(message, head) };
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peeking_leaves_messages_where_they_are() {
+        let (a, b) = create_pair(libc::SOCK_SEQPACKET).unwrap();
+        nix::unistd::write(&a, b"one").unwrap();
+        nix::unistd::write(&a, b"three").unwrap();
+        set_option(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).unwrap();
+        let mut buffer = [0; 16];
+        let first = peek(&b, &mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..first.bytes], b"one");
+        let second = peek(&b, &mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..second.bytes], b"three");
+        assert_eq!(peek(&b, &mut buffer).unwrap(), None);
+        assert!(!first.descriptors && !first.truncated);
+    }
+
+    #[test]
+    fn descriptors_in_flight_are_seen_and_not_kept() {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        let (a, b) = create_pair(libc::SOCK_STREAM).unwrap();
+        let rights = [a.as_raw_fd()];
+        sendmsg::<()>(
+            a.as_raw_fd(),
+            &[io::IoSlice::new(b"x")],
+            &[ControlMessage::ScmRights(&rights)],
+            MsgFlags::empty(),
+            None,
+        )
+        .unwrap();
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(peek(&b, &mut [0; 8]).unwrap().unwrap().descriptors);
+        assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before);
+    }
+}
