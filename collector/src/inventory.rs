@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use serde::{Serialize, Serializer};
+
 /// Everything known of a set of processes at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Inventory {
     /// The processes by their pid, in no particular order of kinship.
     pub processes: BTreeMap<i32, Process>,
 }
 
 /// One process (thread group).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// Thread group id.
     pub pid: i32,
@@ -31,10 +33,29 @@ pub struct Process {
     pub files: Vec<OpenFile>,
     /// Ids of the namespaces that the process is in, by their name in `/proc/PID/ns`.
     pub namespaces: BTreeMap<&'static str, u64>,
+    /// A thread of the kernel's own: it has no memory and nothing to dump.
+    pub kernel_thread: bool,
+    /// Which tables the process shares with others of this inventory.
+    pub tables: Tables,
+}
+
+/// Whose tables a process uses: for each, the lowest pid of this inventory that has the same one,
+/// which is its own pid when it shares with none of a lower pid. 0 for a table that is gone (a
+/// zombie) or never was (a kernel thread).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tables {
+    /// Address space (`CLONE_VM`).
+    pub memory: i32,
+    /// Descriptors (`CLONE_FILES`).
+    pub files: i32,
+    /// Root, working directory and umask (`CLONE_FS`).
+    pub file_system: i32,
+    /// Signal handlers (`CLONE_SIGHAND`).
+    pub signal_handlers: i32,
 }
 
 /// The states that a checkpoint treats differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ProcessState {
     /// Running or sleeping.
     Alive,
@@ -48,7 +69,7 @@ pub enum ProcessState {
 }
 
 /// One thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Thread {
     /// Thread id.
     pub tid: i32,
@@ -56,7 +77,13 @@ pub struct Thread {
     /// thread for ever.
     pub start_time: u64,
     /// Name, at most 15 bytes.
+    #[serde(serialize_with = "lossy")]
     pub comm: OsString,
+    /// The state's letter as `/proc/PID/stat` has it: `R`, `S`, `D`, `T`, `t`, `Z`, …
+    pub state: char,
+    /// The thread has a descriptor table, or a root and working directory, that are not the
+    /// process's (`unshare`, or `clone` without `CLONE_FILES` or `CLONE_FS`).
+    pub own_tables: bool,
     /// Blocked signals, as a bit mask with signal 1 at bit 0.
     pub blocked: u64,
     /// Signals pending for this thread alone.
@@ -72,7 +99,7 @@ pub struct Thread {
 }
 
 /// Per-thread state that only the kernel's own structures, or the thread itself, know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct InTask {
     /// Alternate signal stack: lowest address.
     pub alt_stack_start: u64,
@@ -87,7 +114,7 @@ pub struct InTask {
 }
 
 /// One mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mapping {
     /// First address.
     pub start: u64,
@@ -102,19 +129,24 @@ pub struct Mapping {
     pub device: u64,
     /// Inode of the file, 0 when there is none.
     pub inode: u64,
+    /// Memory protection key, 0 for none.
+    pub protection_key: u32,
     /// The name as `/proc/PID/maps` has it: path, `[heap]`, `[vdso]`, …; empty for none.
+    #[serde(serialize_with = "lossy")]
     pub name: OsString,
 }
 
 /// One open file descriptor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OpenFile {
     /// Descriptor number.
     pub fd: i32,
     /// Close on exec.
     pub close_on_exec: bool,
-    /// Names the open file description: two descriptors, of any tasks of this inventory, with
-    /// equal values are one open file. Means nothing outside this inventory.
+    /// Names the open file description: two descriptors, of any processes of this inventory, with
+    /// equal values are one open file. It is made of the lowest pid that has it open and that
+    /// process's lowest descriptor for it, so that inventories of the same processes can be
+    /// compared; see [`OpenFile::description_of`].
     pub description: u64,
     /// File position.
     pub position: u64,
@@ -128,7 +160,20 @@ pub struct OpenFile {
     /// Inode.
     pub inode: u64,
     /// The link text of `/proc/PID/fd/N`: path, `pipe:[…]`, `socket:[…]`, `anon_inode:[…]`.
+    #[serde(serialize_with = "lossy")]
     pub target: OsString,
+}
+
+impl OpenFile {
+    /// The name of the description whose lowest holder is descriptor `fd` of process `pid`.
+    #[must_use]
+    pub const fn description_of(pid: i32, fd: i32) -> u64 {
+        ((pid.cast_unsigned() as u64) << 32) | fd.cast_unsigned() as u64
+    }
+}
+
+fn lossy<S: Serializer>(text: &OsString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text.to_string_lossy())
 }
 
 /// Flags of a mapping: the kernel's `VM_*` bits, one for each two-letter name that
@@ -225,7 +270,48 @@ vm_flags! {
     GUARD = 35, b"gu";
 }
 
+/// Position of the flag of each pair of letters, `aa` first; 255 for none.
+const BY_LETTERS: [u8; 26 * 26] = {
+    let mut table = [255; 26 * 26];
+    let mut next = 0;
+    while next < VmFlags::LETTERS.len() {
+        let (flag, letters) = VmFlags::LETTERS[next];
+        let index = (letters[0] - b'a') as usize * 26 + (letters[1] - b'a') as usize;
+        table[index] = flag.0.trailing_zeros() as u8;
+        next += 1;
+    }
+    table
+};
+
 impl VmFlags {
+    /// A flag that this program does not know.
+    pub const UNKNOWN: Self = Self(1 << 63);
+
+    /// The flag of two letters of `/proc/PID/smaps`.
+    #[must_use]
+    pub fn from_letters(letters: [u8; 2]) -> Self {
+        let [first, second] = letters.map(|letter| usize::from(letter.wrapping_sub(b'a')));
+        if first >= 26 || second >= 26 {
+            return Self::UNKNOWN;
+        }
+        match BY_LETTERS[first * 26 + second] {
+            255 => Self::UNKNOWN,
+            bit => Self(1 << bit),
+        }
+    }
+
+    /// The flags' letters, as `/proc/PID/smaps` prints them (`??` for unknown ones).
+    #[must_use]
+    pub fn letters(self) -> String {
+        let known = Self::LETTERS.iter().filter(|(flag, _)| self.contains(*flag));
+        let mut words: Vec<String> =
+            known.map(|(_, letters)| letters.iter().copied().map(char::from).collect()).collect();
+        if self.contains(Self::UNKNOWN) {
+            words.push("??".to_owned());
+        }
+        words.join(" ")
+    }
+
     /// Whether every flag of `other` is set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
@@ -238,5 +324,32 @@ impl std::ops::BitOr for VmFlags {
 
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for VmFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl Serialize for VmFlags {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.letters())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_letters_go_both_ways() {
+        for (flag, letters) in VmFlags::LETTERS {
+            assert_eq!(VmFlags::from_letters(*letters), *flag);
+        }
+        assert_eq!(VmFlags::from_letters(*b"zz"), VmFlags::UNKNOWN);
+        assert_eq!(VmFlags::from_letters(*b"!?"), VmFlags::UNKNOWN);
+        assert_eq!((VmFlags::READ | VmFlags::MAY_EXEC).letters(), "rd me");
     }
 }

@@ -12,6 +12,7 @@ pub mod arena;
 pub mod cgroup;
 pub mod descriptors;
 pub mod features;
+pub mod kcmp;
 pub mod memory;
 pub mod pagemap;
 pub mod pidfd;

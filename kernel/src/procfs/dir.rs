@@ -192,7 +192,9 @@ impl Dir {
         Error::Read { path: format!("{}/{name}", self.path), source }
     }
 
-    pub(super) fn malformed(&self, name: &str, source: Malformed) -> Error {
+    /// The error for text of the file `name` that cannot be understood.
+    #[must_use]
+    pub fn malformed(&self, name: &str, source: Malformed) -> Error {
         Error::Parse { path: format!("{}/{name}", self.path), source }
     }
 

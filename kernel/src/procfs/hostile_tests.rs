@@ -36,21 +36,30 @@ fn texts() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
+/// The answer is of no interest, that there is one is.
+fn used<T>(value: T) {
+    drop(value);
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in texts()) {
-        drop(Stat::parse(&text));
-        drop(Status::parse(&text));
-        drop(FdInfo::parse(&text));
-        drop(Limits::parse(&text));
-        drop(PosixTimers::parse(&text));
-        drop(Mounts::parse(&text));
-        drop(Cgroup::parse(&text));
-        drop(Auxv::parse(&text).map(|auxv| auxv.get(6)));
-        drop(OomScoreAdj::parse(&text));
-        drop(LoginUid::parse(&text));
-        maps(&text).for_each(|map| drop(map.map(|map| map.name().into_owned())));
-        smaps(&text).for_each(|smap| drop(smap.map(|smap| smap.flag_letters().count())));
+        used(Stat::parse(&text));
+        used(Status::parse(&text));
+        used(FdInfo::parse(&text));
+        used(Limits::parse(&text));
+        used(PosixTimers::parse(&text));
+        used(Mounts::parse(&text));
+        used(Cgroup::parse(&text));
+        used(Auxv::parse(&text).map(|auxv| auxv.get(6)));
+        used(OomScoreAdj::parse(&text));
+        used(LoginUid::parse(&text));
+        maps(&text).for_each(|map| {
+            used(map.map(|map| map.name().into_owned()));
+        });
+        smaps(&text).for_each(|smap| {
+            used(smap.map(|smap| smap.flag_letters().count()));
+        });
         prop_assert!(unescape_octal(&text).len() <= text.len());
     }
 }

@@ -19,6 +19,8 @@ pub struct Smap<'a> {
     pub anonymous_kib: u64,
     /// Swapped out.
     pub swap_kib: u64,
+    /// Memory protection key, 0 where the processor has none.
+    pub protection_key: u32,
 }
 
 impl Smap<'_> {
@@ -44,6 +46,9 @@ fn attribute<'a>(smap: &mut Smap<'a>, line: &'a [u8]) -> Result<(), Malformed> {
         b"Rss" => smap.rss_kib = kib(value, "Rss")?,
         b"Anonymous" => smap.anonymous_kib = kib(value, "Anonymous")?,
         b"Swap" => smap.swap_kib = kib(value, "Swap")?,
+        b"ProtectionKey" => {
+            smap.protection_key = dec(value).ok_or(Malformed("ProtectionKey"))?;
+        }
         b"VmFlags" => smap.flags = value,
         _ => {}
     }
@@ -63,6 +68,7 @@ pub fn smaps(text: &[u8]) -> impl Iterator<Item = Result<Smap<'_>, Malformed>> {
                 rss_kib: 0,
                 anonymous_kib: 0,
                 swap_kib: 0,
+                protection_key: 0,
             };
             while let Some(next) = lines.next_if(|next| is_attribute(next)) {
                 attribute(&mut smap, next)?;

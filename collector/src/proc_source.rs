@@ -1,0 +1,205 @@
+//! The inventory from /proc: works on every kernel, at thousands of system calls for what the eBPF
+//! source reads in three.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status, smaps};
+
+use crate::identity;
+use crate::{Error, Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Thread, VmFlags};
+
+/// Reads inventories from /proc. It keeps its buffers from one to the next.
+#[derive(Debug, Default)]
+pub struct ProcSource {
+    text: Vec<u8>,
+    numbers: Vec<i32>,
+}
+
+/// Takes an inventory of processes from /proc.
+///
+/// # Errors
+/// If something that is there cannot be read or understood.
+pub fn take(pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+    ProcSource::default().take(pids, parts)
+}
+
+/// `None` for something that has gone.
+fn present<T>(answer: Result<T, procfs::Error>) -> Result<Option<T>, procfs::Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl ProcSource {
+    /// Takes an inventory of processes.
+    ///
+    /// # Errors
+    /// If something that is there cannot be read or understood.
+    pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+        let mut inventory = Inventory::default();
+        for &pid in pids {
+            let process =
+                present(self.process(pid, parts)).map_err(|source| Error::Proc { pid, source })?;
+            if let Some(process) = process {
+                inventory.processes.insert(pid, process);
+            }
+        }
+        if parts.contains(Parts::FILES) {
+            identity::name_descriptions(&mut inventory)?;
+        }
+        if parts.contains(Parts::SHARING) {
+            identity::name_tables(&mut inventory)?;
+        }
+        Ok(inventory)
+    }
+
+    fn process(&mut self, pid: i32, parts: Parts) -> Result<Process, procfs::Error> {
+        let dir = Dir::open(pid)?;
+        let stat = Stat::read_with(&dir, &mut self.text)?;
+        let kernel_thread = stat.is_kernel_thread();
+        let state = state(&stat);
+        let alive = !kernel_thread && !matches!(state, ProcessState::Zombie { .. });
+        let mut process = Process {
+            pid,
+            ppid: stat.ppid,
+            pgid: stat.pgrp,
+            sid: stat.session,
+            state,
+            threads: std::collections::BTreeMap::new(),
+            mappings: Vec::new(),
+            files: Vec::new(),
+            namespaces: std::collections::BTreeMap::new(),
+            kernel_thread,
+            tables: crate::Tables::default(),
+        };
+        if parts.contains(Parts::THREADS) {
+            self.threads(&dir, &mut process)?;
+        }
+        // A leader that has exited before its threads has neither memory nor files to show, but
+        // its threads have.
+        let leader_gone = alive && stat.is_dead();
+        let source = if leader_gone { self.living_thread(&dir)? } else { None };
+        let source = source.as_ref().unwrap_or(&dir);
+        if alive && parts.contains(Parts::MAPPINGS) {
+            process.mappings = self.mappings(source)?;
+        }
+        if alive && parts.contains(Parts::FILES) {
+            process.files = self.files(source)?;
+        }
+        if parts.contains(Parts::SHARING) {
+            process.namespaces = Namespaces::read(source)?.0;
+        }
+        Ok(process)
+    }
+
+    fn living_thread(&mut self, dir: &Dir) -> Result<Option<Dir>, procfs::Error> {
+        dir.numbers("task", &mut self.numbers)?;
+        for &tid in &self.numbers {
+            if let Some(thread) = present(dir.thread(tid))?
+                && let Some(stat) = present(Stat::read_with(&thread, &mut self.text))?
+                && !stat.is_dead()
+            {
+                return Ok(Some(thread));
+            }
+        }
+        Ok(None)
+    }
+
+    fn threads(&mut self, dir: &Dir, process: &mut Process) -> Result<(), procfs::Error> {
+        dir.numbers("task", &mut self.numbers)?;
+        for index in 0..self.numbers.len() {
+            let tid = self.numbers[index];
+            let Some(thread) = present(dir.thread(tid))? else { continue };
+            let Some(stat) = present(Stat::read_with(&thread, &mut self.text))? else { continue };
+            let Some(status) = present(Status::read_with(&thread, &mut self.text))? else {
+                continue;
+            };
+            process.threads.insert(
+                tid,
+                Thread {
+                    tid,
+                    start_time: stat.start_time,
+                    comm: stat.comm,
+                    state: char::from(stat.state),
+                    own_tables: tid != process.pid
+                        && identity::tables_differ(tid, process.pid).unwrap_or(false),
+                    blocked: status.blocked,
+                    pending: status.pending,
+                    shared_pending: status.shared_pending,
+                    ignored: status.ignored,
+                    caught: status.caught,
+                    in_task: None,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn mappings(&mut self, dir: &Dir) -> Result<Vec<Mapping>, procfs::Error> {
+        match dir.read("smaps", &mut self.text) {
+            Ok(()) => {}
+            // The process has lost its memory since its state was read.
+            Err(error) if error.is_gone() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+        smaps(&self.text)
+            .map(|smap| smap.map(|smap| mapping(&smap)))
+            .collect::<Result<_, _>>()
+            .map_err(|source| dir.malformed("smaps", source))
+    }
+
+    fn files(&mut self, dir: &Dir) -> Result<Vec<OpenFile>, procfs::Error> {
+        dir.numbers("fd", &mut self.numbers)?;
+        let mut files = Vec::with_capacity(self.numbers.len());
+        for &fd in &self.numbers {
+            let link = format!("fd/{fd}");
+            let Some(info) = present(FdInfo::read_with(dir, fd, &mut self.text))? else { continue };
+            let Some(target) = present(dir.link(&link))? else { continue };
+            let Some(stat) = present(dir.stat_behind(&link))? else { continue };
+            files.push(OpenFile {
+                fd,
+                close_on_exec: info.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+                description: 0,
+                position: info.position,
+                flags: info.flags & !libc::O_CLOEXEC.cast_unsigned(),
+                mode: stat.mode,
+                device: stat.device,
+                inode: stat.inode,
+                target,
+            });
+        }
+        Ok(files)
+    }
+}
+
+/// A process is a zombie when its leader is dead and alone: with other threads it lives on.
+fn state(stat: &Stat) -> ProcessState {
+    match stat.state {
+        _ if stat.is_dead() && stat.num_threads <= 1 => {
+            ProcessState::Zombie { exit_status: stat.exit_code }
+        }
+        b'T' => ProcessState::Stopped,
+        _ => ProcessState::Alive,
+    }
+}
+
+fn mapping(smap: &procfs::Smap<'_>) -> Mapping {
+    let map = &smap.map;
+    let mut flags = VmFlags::default();
+    for letters in smap.flag_letters() {
+        flags |= VmFlags::from_letters(letters);
+    }
+    Mapping {
+        start: map.start,
+        end: map.end,
+        flags,
+        offset: map.offset,
+        device: map.device,
+        inode: map.inode,
+        protection_key: smap.protection_key,
+        name: OsString::from_vec(map.name().into_owned()),
+    }
+}
