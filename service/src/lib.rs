@@ -1,1 +1,30 @@
-//! The shell every service shares: a Unix socket, peer checks, health, metrics, traces.
+//! The shell that every service shares: a Unix socket whose callers are known by their
+//! credentials, health, metrics, logs and traces, orderly ends, and no more privileges than the
+//! work needs. And the other side of it: the client by which the gateway asks the services.
+//!
+//! A service is a library with a thin `main`:
+//! parse its settings, [`Service::prepare`] (which drops privileges while there is one thread),
+//! then [`Prepared::run`] with the router of its own paths.
+
+mod client;
+mod error;
+pub mod metrics;
+mod peers;
+mod privileges;
+mod problem;
+mod run;
+mod settings;
+mod socket;
+mod telemetry;
+mod worker;
+
+pub use caps::Capability;
+pub use client::{Client, ClientError};
+pub use error::{Error, chain};
+pub use peers::{Allowed, Connection, Peer};
+pub use privileges::Privileges;
+pub use problem::{Body, Problem};
+pub use run::{Prepared, Service, exit, serve_tcp};
+pub use settings::{LogFormat, LogSettings, Settings};
+pub use socket::Socket;
+pub use worker::{Worker, WorkerError, answer as worker_answer};

@@ -1,0 +1,148 @@
+//! Asking a service over its Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use api::{ErrorBody, ErrorDetail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::telemetry;
+
+/// A service, as seen by who asks it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    service: &'static str,
+    socket: PathBuf,
+    http: reqwest::Client,
+}
+
+/// Why a service did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The client cannot be made.
+    #[error("make a client for the {service}")]
+    Make {
+        /// The service.
+        service: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It does not answer.
+    #[error("ask the {service} at {}", socket.display())]
+    Down {
+        /// The service.
+        service: &'static str,
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It answers something that is not understood.
+    #[error("understand the {service}")]
+    Strange {
+        /// The service.
+        service: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It says no.
+    #[error("{}", detail.message)]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// Why, in its own words.
+        detail: ErrorDetail,
+    },
+}
+
+impl ClientError {
+    /// As the detail of an error body: the service's own words where it has said any.
+    #[must_use]
+    pub fn into_detail(self) -> ErrorDetail {
+        let remedy = match &self {
+            Self::Down { service, .. } => Some(format!("start stasis-{service}, or see its log")),
+            _ => None,
+        };
+        match self {
+            Self::Refused { detail, .. } => detail,
+            error => ErrorDetail { field: None, message: crate::chain(&error), remedy },
+        }
+    }
+}
+
+impl Client {
+    /// A client of the service that listens on a socket.
+    pub fn new(service: &'static str, socket: &Path) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|source| ClientError::Make { service, source })?;
+        Ok(Self { service, socket: socket.to_owned(), http })
+    }
+
+    /// Name of the service.
+    #[must_use]
+    pub const fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// Asks with a body. There is no time limit: dumps and restores take as long as they take,
+    /// and a service that dies closes the connection.
+    pub async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Asks without a body, for at most 10 seconds.
+    pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.json(self.request(Method::GET, path).timeout(Duration::from_secs(10))).await
+    }
+
+    /// Asks for text, for at most 5 seconds.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let request = self.request(Method::GET, path).timeout(Duration::from_secs(5));
+        let response = self.send(request).await?;
+        let service = self.service;
+        response.text().await.map_err(|source| ClientError::Strange { service, source })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        // The host is for the log of the other side; the connection goes to the socket.
+        let url = format!("http://{}{path}", self.service);
+        self.http.request(method, url).headers(telemetry::carry())
+    }
+
+    async fn json<A: DeserializeOwned>(&self, request: RequestBuilder) -> Result<A, ClientError> {
+        let service = self.service;
+        let response = self.send(request).await?;
+        response.json().await.map_err(|source| ClientError::Strange { service, source })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let service = self.service;
+        let response = request.send().await.map_err(|source| ClientError::Down {
+            service,
+            socket: self.socket.clone(),
+            // The URL is of our own making: it would only repeat the service's name.
+            source: source.without_url(),
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        match response.json::<ErrorBody>().await {
+            Ok(body) => Err(ClientError::Refused { status, detail: body.error }),
+            Err(source) => Err(ClientError::Strange { service, source }),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! From the command line to the end of a service.
+
+use std::error::Error as StdError;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use api::{Health, HealthState};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::metrics::Metrics;
+use crate::peers::{Allowed, Peer};
+use crate::telemetry::{self, Telemetry};
+use crate::{Error, LogSettings, Privileges, Problem, Settings, Socket, chain, privileges};
+
+/// Bodies are small: a directory and some switches.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// What a service is.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its name: of its socket, in its metrics and logs.
+    pub name: &'static str,
+    /// The privileges that it keeps.
+    pub privileges: Privileges,
+}
+
+impl Service {
+    /// Sets up logs and traces, drops privileges (of this thread: there must be no other), and
+    /// makes the registry. With `user`, becomes that user first.
+    pub fn prepare(self, log: LogSettings, user: Option<&str>) -> Result<Prepared, Error> {
+        if let Some(user) = user {
+            privileges::become_user(user)?;
+        }
+        self.privileges.drop_others()?;
+        let telemetry = Telemetry::start(self.name, log)?;
+        let metrics = Metrics::new(self.name)?;
+        Ok(Prepared { service: self, metrics, telemetry })
+    }
+}
+
+/// A service that is ready to run.
+#[derive(Debug)]
+pub struct Prepared {
+    service: Service,
+    metrics: Metrics,
+    // Last: what happens while the rest is dropped is still logged and traced.
+    telemetry: Telemetry,
+}
+
+impl Prepared {
+    /// The registry, for metrics of the service's own.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Answers on the service's Unix socket until it is told to end (`SIGTERM`, `SIGINT`).
+    /// `start` makes the router of the service's own paths, inside the runtime.
+    pub fn run<F>(self, settings: &Settings, start: F) -> Result<(), Error>
+    where
+        F: AsyncFnOnce() -> Result<Router, Box<dyn StdError + Send + Sync>>,
+    {
+        let allowed = Allowed::by(settings)?;
+        let path: PathBuf = settings.socket(self.service.name);
+        let (service, metrics) = (self.service, self.metrics.clone());
+        let result = block_on(async {
+            let own =
+                start().await.map_err(|source| Error::Start { service: service.name, source })?;
+            let socket = Socket::bind(&path)?;
+            let health = get(move || async move { Json(healthy(service.name)) });
+            let router = dress(own.route("/healthz", health), metrics.clone())
+                .layer(middleware::from_fn_with_state((allowed, metrics), admit));
+            tracing::info!("listen on {}", path.display());
+            axum::serve(socket, router.into_make_service_with_connect_info::<Peer>())
+                .with_graceful_shutdown(told_to_end()?)
+                .await
+                .map_err(Error::Serve)
+        });
+        tracing::info!("end");
+        drop(self.telemetry);
+        result
+    }
+
+    /// Answers on a TCP address until it is told to end. The router brings its own `/healthz`.
+    pub fn run_tcp<F>(self, address: SocketAddr, start: F) -> Result<(), Error>
+    where
+        F: AsyncFnOnce() -> Result<Router, Box<dyn StdError + Send + Sync>>,
+    {
+        let (service, metrics) = (self.service, self.metrics.clone());
+        let result = block_on(async {
+            let own =
+                start().await.map_err(|source| Error::Start { service: service.name, source })?;
+            let listener = tokio::net::TcpListener::bind(address)
+                .await
+                .map_err(|source| Error::ListenTcp { address, source })?;
+            let local = listener.local_addr().map_err(Error::Serve)?;
+            tracing::info!("listen on http://{local}");
+            serve_tcp(listener, own, metrics, told_to_end()?).await
+        });
+        tracing::info!("end");
+        drop(self.telemetry);
+        result
+    }
+}
+
+/// Answers on a TCP listener until `end`, with the common layers around the router.
+pub async fn serve_tcp(
+    listener: tokio::net::TcpListener,
+    own: Router,
+    metrics: Metrics,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    axum::serve(listener, dress_without_metrics_page(own, metrics))
+        .with_graceful_shutdown(end)
+        .await
+        .map_err(Error::Serve)
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Serve)?
+        .block_on(future)
+}
+
+/// The layers around a service's own paths, and the metrics page.
+fn dress(own: Router, metrics: Metrics) -> Router {
+    let page = Router::new().route("/metrics", get(Metrics::page)).with_state(metrics.clone());
+    dress_without_metrics_page(own.merge(page), metrics)
+}
+
+fn dress_without_metrics_page(own: Router, metrics: Metrics) -> Router {
+    own.fallback(Problem::no_such_path)
+        .method_not_allowed_fallback(Problem::no_such_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn(telemetry::trace))
+        .layer(middleware::from_fn_with_state(metrics, Metrics::count))
+}
+
+fn healthy(service: &str) -> Health {
+    Health {
+        service: service.to_owned(),
+        status: HealthState::Ok,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        notes: Vec::new(),
+    }
+}
+
+/// Lets requests of admitted peers through; others are told so and hung up on.
+async fn admit(
+    State((allowed, metrics)): State<(Allowed, Metrics)>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if allowed.admits(peer.uid, peer.gid) {
+        return next.run(request).await;
+    }
+    metrics.refused_peer();
+    tracing::warn!("refuse uid {} gid {} pid {:?}", peer.uid, peer.gid, peer.pid);
+    let mut response = Problem::new(
+        StatusCode::FORBIDDEN,
+        format!("uid {} with gid {} may not ask this service", peer.uid, peer.gid),
+    )
+    .remedy("name the user or group to the service with --allow-user or --allow-group")
+    .into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Completes when the process is told to end.
+fn told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Serve)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Serve)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The end of a service's `main`: says why it failed, once, on standard error.
+#[must_use]
+pub fn exit(name: &str, result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write;
+            let text = format!("stasis-{name}: {}\n", chain(&error));
+            // With nowhere to say it, the exit code still tells.
+            drop(std::io::stderr().write_all(text.as_bytes()));
+            ExitCode::FAILURE
+        }
+    }
+}

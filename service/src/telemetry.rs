@@ -1,0 +1,101 @@
+//! Logs and traces.
+//!
+//! Each request is a span, child of the one that the caller names in its `traceparent` header
+//! (W3C trace context); what the service asks of others carries the span on. Spans are exported
+//! by OTLP over plain HTTP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, and only passed on when it
+//! is not.
+
+use std::io;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::{Error, LogFormat, LogSettings};
+
+/// Logs and traces while it lives; dropping it sends what was not sent yet.
+#[derive(Debug)]
+pub(crate) struct Telemetry(SdkTracerProvider);
+
+impl Telemetry {
+    /// Sets up both, for the whole process. Must be called outside an async runtime: the
+    /// exporter has a thread and a client of its own.
+    pub(crate) fn start(service: &'static str, settings: LogSettings) -> Result<Self, Error> {
+        let filter = match std::env::var_os("STASIS_LOG") {
+            Some(_) => EnvFilter::try_from_env("STASIS_LOG").map_err(Error::Filter)?,
+            None => EnvFilter::new("info"),
+        };
+        let provider = provider(service)?;
+        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("stasis"));
+        let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+        let lines = match settings.log_format {
+            LogFormat::Text => lines.with_ansi(false).boxed(),
+            LogFormat::Json => lines.json().boxed(),
+        };
+        tracing_subscriber::registry()
+            .with(traces)
+            .with(lines.with_filter(filter))
+            .try_init()
+            .map_err(|error| Error::Telemetry(error.into()))?;
+        Ok(Self(provider))
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.shutdown() {
+            tracing::warn!("send the last spans: {error}");
+        }
+    }
+}
+
+fn provider(service: &'static str) -> Result<SdkTracerProvider, Error> {
+    let resource = Resource::builder().with_service_name(format!("stasis-{service}")).build();
+    let builder = SdkTracerProvider::builder().with_resource(resource);
+    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none() {
+        return Ok(builder.build());
+    }
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .build()
+        .map_err(|error| Error::Telemetry(error.into()))?;
+    Ok(builder.with_batch_exporter(exporter).build())
+}
+
+/// Answers a request within a span; a layer for a router.
+pub(crate) async fn trace(request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{} {}", request.method(), path.unwrap_or("unmatched")),
+        otel.kind = "server",
+        http.status = tracing::field::Empty,
+    );
+    let parent = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!("take over a trace context: {error}");
+    }
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.status", response.status().as_u16());
+    response
+}
+
+/// The headers that carry the present span to another service.
+pub(crate) fn carry() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let context = tracing::Span::current().context();
+    TraceContextPropagator::new().inject_context(&context, &mut HeaderInjector(&mut headers));
+    headers
+}
