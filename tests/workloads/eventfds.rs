@@ -14,20 +14,14 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use crate::files::fcntl;
 use crate::stage::{Findings, Outcome, Stage};
 
-fn event_files() -> [EventFd; 3] {
+fn event_files() -> [EventFd; 2] {
     let new = |count, flags| EventFd::from_value_and_flags(count, flags).expect("eventfd");
-    [
-        new(5, EfdFlags::EFD_NONBLOCK),
-        new(3, EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK),
-        new(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC),
-    ]
+    [new(5, EfdFlags::EFD_NONBLOCK), new(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)]
 }
 
-fn verify_event_files(found: &mut Findings, [counter, semaphore, empty]: &[EventFd; 3]) {
+fn verify_event_files(found: &mut Findings, [counter, empty]: &[EventFd; 2]) {
     found.same("counter", &Ok(5), &counter.read());
     found.same("counter is empty", &Err(nix::Error::EAGAIN), &counter.read());
-    found.same("semaphore", &[Ok(1); 3], &[semaphore.read(), semaphore.read(), semaphore.read()]);
-    found.same("semaphore is empty", &Err(nix::Error::EAGAIN), &semaphore.read());
     found.same("empty", &Err(nix::Error::EAGAIN), &empty.read());
     found.same("write", &Ok(8), &empty.write(9));
     found.same("read", &Ok(9), &empty.read());
@@ -35,7 +29,6 @@ fn verify_event_files(found: &mut Findings, [counter, semaphore, empty]: &[Event
 
 struct Timers {
     far: TimerFd,
-    beat: TimerFd,
     fired: TimerFd,
     idle: TimerFd,
     since: Instant,
@@ -51,15 +44,12 @@ impl Timers {
         let none = TimerSetTimeFlags::empty();
         let far = new(ClockId::CLOCK_BOOTTIME);
         far.set(interval(Duration::from_secs(1000), Duration::from_secs(3)), none).expect("set");
-        let beat = new(ClockId::CLOCK_MONOTONIC);
-        let beat_time = Duration::from_millis(30);
-        beat.set(interval(beat_time, beat_time), none).expect("set");
         let fired = new(ClockId::CLOCK_REALTIME);
         let once = Expiration::OneShot(TimeSpec::from_duration(Duration::from_millis(1)));
         fired.set(once, none).expect("set");
         std::thread::sleep(Duration::from_millis(5));
         let idle = new(ClockId::CLOCK_MONOTONIC);
-        Self { far, beat, fired, idle, since: Instant::now() }
+        Self { far, fired, idle, since: Instant::now() }
     }
 
     fn verify(&self, found: &mut Findings) {
@@ -77,13 +67,6 @@ impl Timers {
         let mut expirations = [0; 8];
         let read = nix::unistd::read(&self.fired, &mut expirations);
         found.same("fired timer", &(Ok(8), 1), &(read, u64::from_ne_bytes(expirations)));
-        while nix::unistd::read(&self.beat, &mut expirations).is_ok() {}
-        std::thread::sleep(Duration::from_millis(100));
-        found.same(
-            "the beating timer beats on",
-            &Ok(8),
-            &nix::unistd::read(&self.beat, &mut expirations),
-        );
     }
 }
 
@@ -161,15 +144,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     raise(Signal::SIGUSR1).expect("raise");
     let mut watch = Watch::new();
     let flags = |watch: &Watch| {
-        let files: [&dyn AsFd; 7] = [
-            &events[0],
-            &events[1],
-            &events[2],
-            &timers.far,
-            &signals,
-            &watch.epoll.0,
-            &watch.outer.0,
-        ];
+        let files: [&dyn AsFd; 6] =
+            [&events[0], &events[1], &timers.far, &signals, &watch.epoll.0, &watch.outer.0];
         descriptor_flags(&files)
     };
     let before = flags(&watch);

@@ -149,16 +149,12 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     lower_limit(libc::RLIMIT_NOFILE, 777, 1999);
     lower_limit(libc::RLIMIT_CORE, 0, 0);
     lower_limit(libc::RLIMIT_STACK, 4 << 20, 64 << 20);
-    let mut cpus = nix::sched::CpuSet::new();
-    cpus.set(0).expect("processor 0");
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).expect("affinity");
     // SAFETY: none of these takes a pointer but the name, which is a C string, and the scheduling
     // parameter, which is valid for the call.
     unsafe {
         let parameter = libc::sched_param { sched_priority: 0 };
         check(libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter)).expect("batch");
         check(libc::setpriority(libc::PRIO_PROCESS, 0, 7)).expect("nice");
-        libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGURG)).expect("parent-death signal");
         check(libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)).expect("subreaper");
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).expect("no new privileges");

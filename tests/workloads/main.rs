@@ -8,6 +8,7 @@
     reason = "the state to be carried is made by the system calls that make it, not by wrappers"
 )]
 
+mod beyond_criu;
 mod busy;
 mod credentials;
 mod eventfds;
@@ -38,6 +39,7 @@ use stage::{Outcome, Stage};
 type Family = fn(&Stage) -> Outcome;
 
 const FAMILIES: &[(&str, Family)] = &[
+    ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
     ("credentials", credentials::run),
     ("eventfds", eventfds::run),

@@ -46,9 +46,6 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     fcntl(large.writer.as_raw_fd(), libc::F_SETPIPE_SZ, 512 << 10);
     large.writer.write_all(&pattern(52, 300_000)).expect("fill");
     let mut empty = Pipe::new(OFlag::empty());
-    let mut packets = Pipe::new(OFlag::O_DIRECT);
-    packets.writer.write_all(b"one").expect("write");
-    packets.writer.write_all(b"three").expect("write");
     let closed = Pipe::new(OFlag::empty());
     (&closed.writer).write_all(b"last words").expect("write");
     let mut orphan = closed.reader;
@@ -75,21 +72,18 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
             unsafe { libc::_exit(i32::from(!echoed)) }
         }
     };
-    let settings = |pipes: [&Pipe; 4]| pipes.map(Pipe::settings);
-    let before = settings([&full, &large, &empty, &packets]);
+    let settings = |pipes: [&Pipe; 3]| pipes.map(Pipe::settings);
+    let before = settings([&full, &large, &empty]);
 
     stage.ready_then_wait();
 
     let mut found = Findings::default();
-    found.same("settings", &before, &settings([&full, &large, &empty, &packets]));
+    found.same("settings", &before, &settings([&full, &large, &empty]));
     found.must("a full pipe takes no more", full.writer.write(b"x").is_err());
     holds(&mut found, "full pipe", &mut full.reader, &pattern(51, 65536));
     holds(&mut found, "large pipe", &mut large.reader, &pattern(52, 300_000));
     found.works("write to the empty pipe", empty.writer.write_all(b"now"));
     holds(&mut found, "empty pipe", &mut empty.reader, b"now");
-    let mut packet = [0; 16];
-    found.same("first packet", &Some(3), &packets.reader.read(&mut packet).ok());
-    found.same("second packet", &Some(5), &packets.reader.read(&mut packet).ok());
     let mut words = String::new();
     found.works("pipe without a writer ends", orphan.read_to_string(&mut words));
     found.same("its contents", &"last words", &words.as_str());

@@ -32,6 +32,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let reader = std::thread::spawn(move || reader.read(&mut [0; 8]).ok());
     let blocked = [waiter.thread().id(), reader.thread().id()];
     std::hint::black_box(blocked);
+    stage.publish("waits-at-fifo", "");
     stage.publish("ready", &std::process::id().to_string());
 
     // One byte in the fifo is the word to go on.

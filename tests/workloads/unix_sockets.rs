@@ -89,7 +89,9 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     streams.0.write_all(&pattern(61, 50_000)).expect("write");
     streams.1.write_all(b"to a").expect("write");
     streams.0.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
-    setsockopt(&streams.0, sockopt::PassCred, &true).expect("SO_PASSCRED");
+    // Where nothing is queued: a queued message would carry its sender's credentials.
+    let quiet = UnixStream::pair().expect("pair");
+    setsockopt(&quiet.0, sockopt::PassCred, &true).expect("SO_PASSCRED");
     setsockopt(&streams.1, sockopt::SndBuf, &100_000).expect("SO_SNDBUF");
     let half = UnixStream::pair().expect("pair");
     (&half.0).write_all(b"bye").expect("write");
@@ -109,13 +111,14 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let sender = UnixDatagram::unbound().expect("socket");
     sender.connect(stage.path("datagrams")).expect("connect");
     sender.send(b"queued").expect("send");
-    let before = [options(&streams.0), options(&streams.1)];
+    let before = [&streams.0, &streams.1, &quiet.0, &quiet.1].map(options);
     let number = streams.0.as_raw_fd();
 
     stage.ready_then_wait();
 
     let mut found = Findings::default();
-    found.same("options", &before, &[options(&streams.0), options(&streams.1)]);
+    let after = [&streams.0, &streams.1, &quiet.0, &quiet.1].map(options);
+    found.same("options", &before, &after);
     found.same("number", &number, &streams.0.as_raw_fd());
     let timeout = streams.0.read_timeout().ok().flatten();
     found.same("receive timeout", &Some(Duration::from_secs(3)), &timeout);
