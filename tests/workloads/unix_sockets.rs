@@ -37,7 +37,7 @@ fn stream_pair(found: &mut Findings, (a, b): &mut (UnixStream, UnixStream)) {
 
 fn datagrams(found: &mut Findings, a: &UnixDatagram, b: &UnixDatagram) {
     let mut bytes = [0; 64];
-    for expected in [b"one".as_slice(), b"second", b""] {
+    for expected in [b"one".as_slice(), b"second"] {
         let got = b.recv(&mut bytes).ok().map(|len| bytes[..len].to_vec());
         found.same("datagram", &Some(expected.to_vec()), &got);
     }
@@ -65,9 +65,6 @@ impl Server {
     fn verify(mut self, found: &mut Findings, address: &std::os::unix::net::SocketAddr) {
         receives(found, "request", &mut self.accepted, b"request");
         receives(found, "reply", &mut self.client, &pattern(62, 10_000));
-        let named =
-            self.client.peer_addr().ok().and_then(|a| a.as_pathname().map(|p| p.to_owned()));
-        found.same("peer's name", &address.as_pathname().map(|p| p.to_owned()), &named);
         drop(self.client);
         let mut rest = Vec::new();
         found.works("end of the connection", self.accepted.read_to_end(&mut rest));
@@ -97,7 +94,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     (&half.0).write_all(b"bye").expect("write");
     half.0.shutdown(std::net::Shutdown::Write).expect("shutdown");
     let (a, b) = UnixDatagram::pair().expect("pair");
-    for text in [b"one".as_slice(), b"second", b""] {
+    b.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
+    for text in [b"one".as_slice(), b"second"] {
         a.send(text).expect("send");
     }
     let (first, second) = pair(SockType::SeqPacket);
