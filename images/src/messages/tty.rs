@@ -23,7 +23,7 @@ pub mod tty_type {
 }
 
 /// An open file description of a terminal.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -82,7 +82,7 @@ pub struct TtyDataEntry {
 }
 
 /// What pseudo-terminals have.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyPtyEntry {
     #[prost(uint32, required, tag = "1")]
     pub index: u32,
@@ -110,7 +110,7 @@ pub struct TermiosEntry {
 }
 
 /// Window size.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct WinsizeEntry {
     #[prost(uint32, required, tag = "1")]
     pub ws_row: u32,
