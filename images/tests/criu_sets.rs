@@ -211,6 +211,13 @@ fn a_terminal_is_read() {
     let size = terminal.winsize.unwrap();
     assert_eq!((size.ws_row, size.ws_col), (33, 77));
     assert_eq!(terminal.sid, checkpoint.root().pid);
+    let mut modes = terminal.termios.clone().unwrap();
+    let chars = modes.control_chars();
+    // Interrupt, quit, erase, kill, end of file, as a new terminal has them.
+    assert_eq!(chars[..5], [3, 28, 127, 21, 4]);
+    modes.set_control_chars(&chars);
+    assert_eq!(modes.control_chars(), chars);
+    assert_eq!(modes.c_cc.len(), 19);
 }
 
 /// Each damage must be refused with an error, and none may panic.

@@ -21,7 +21,7 @@ pub struct Files {
     pub entries: BTreeMap<u32, FileEntry>,
     /// Descriptor tables by the id that [`TaskKobjIdsEntry::files_id`](crate::messages::TaskKobjIdsEntry) gives.
     pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
-    /// Files whose names are gone, by file id.
+    /// Files whose names are gone, by file id. `remap_type` is there.
     pub remaps: BTreeMap<u32, RemapFilePathEntry>,
     /// Contents of files without a name, by the number that remaps give.
     pub ghosts: BTreeMap<u32, Ghost>,
@@ -43,13 +43,11 @@ impl Files {
         }
 
         let image = names::remap_fpath();
-        let remaps = dir.read_all(&image)?.into_iter().map(|remap| (remap.orig_id, remap));
+        let remaps = dir.read_all(&image)?.into_iter().map(|remap| (remap.orig_id, typed(remap)));
         files.remaps = unique(image.name(), "remap of file", remaps)?;
         for remap in files.remaps.values() {
             let id = remap.remap_id;
-            if remap.remap_type.unwrap_or(REMAP_GHOST) == REMAP_GHOST
-                && !files.ghosts.contains_key(&id)
-            {
+            if remap.remap_type == Some(REMAP_GHOST) && !files.ghosts.contains_key(&id) {
                 files.ghosts.insert(id, contents::ghost(dir, id)?);
             }
         }
@@ -114,7 +112,7 @@ impl Files {
     fn check_remap(&self, remap: &RemapFilePathEntry) -> Result<(), Error> {
         let image = names::remap_fpath();
         self.require(remap.orig_id, image.name(), "what has lost its name")?;
-        match remap.remap_type.unwrap_or(REMAP_GHOST) {
+        match remap.remap_type() {
             REMAP_LINKED => {
                 self.require(remap.remap_id, image.name(), "what stands in for it").map(|_| ())
             }
@@ -125,6 +123,16 @@ impl Files {
             }
         }
     }
+}
+
+/// A remap that says of which kind it is: in old images, the top bit of the number does.
+fn typed(mut remap: RemapFilePathEntry) -> RemapFilePathEntry {
+    if remap.remap_type.is_none() {
+        let ghost = remap.remap_id >> 31 == 1;
+        remap.remap_type = Some(if ghost { REMAP_GHOST } else { REMAP_LINKED });
+        remap.remap_id &= !(1 << 31);
+    }
+    remap
 }
 
 fn table(dir: &ImageDir, id: u32) -> Result<Vec<FdinfoEntry>, Error> {
