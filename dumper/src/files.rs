@@ -7,14 +7,36 @@
 //! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
 //! the working and the root directory. The ids are those of `files.img`.
 
+mod classify;
+mod encode;
+mod entries;
+mod epoll;
+mod events;
+mod inet_sockets;
+mod locks;
+mod memory;
+mod owners;
+mod paths;
+mod pipes;
+mod problem;
 mod refusal;
+mod socket_options;
+mod survey;
+mod terminals;
+mod unix_sockets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use collector::Inventory;
+use images::messages::{
+    FdinfoEntry, FileEntry, GhostFileEntry, PipeDataEntry, RemapFilePathEntry, SkPacketEntry,
+    TtyInfoEntry,
+};
 
+use memory::Memory;
 pub use refusal::{Place, Refusal};
+use survey::Survey;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -56,6 +78,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Plan {
     context: PlanContext,
+    memory: Memory,
 }
 
 impl Plan {
@@ -66,8 +89,9 @@ impl Plan {
     /// [`Error::Refused`] names everything that cannot be dumped. Something that vanishes
     /// meanwhile is no error: it is looked at again in [`Plan::capture`].
     pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
-        let _ = inventory;
-        Ok(Self { context: context.clone() })
+        let mut memory = Memory::default();
+        Survey::new(context, &mut memory, inventory, false)?.run(&BTreeMap::new())?;
+        Ok(Self { context: context.clone(), memory })
     }
 
     /// Reads what only a frozen target has: `frozen` is its inventory, taken now, and `tables`
@@ -80,20 +104,35 @@ impl Plan {
     ///
     /// As [`Plan::prepare`], for what has been opened or has changed since.
     pub fn capture(
-        self,
+        mut self,
         frozen: &Inventory,
         tables: &BTreeMap<i32, u32>,
     ) -> Result<Captured, Error> {
-        let _ = (frozen, tables, self.context);
-        Ok(Captured { places: BTreeMap::new() })
+        Survey::new(&self.context, &mut self.memory, frozen, true)?.run(tables)
     }
 }
 
-/// The open files of a frozen tree, in memory.
+/// A deleted file with its contents.
 #[derive(Debug)]
+struct Ghost {
+    id: u32,
+    entry: GhostFileEntry,
+    contents: Vec<u8>,
+}
+
+/// The open files of a frozen tree, in memory.
+#[derive(Debug, Default)]
 pub struct Captured {
     /// Ids of files that are not held by a descriptor, by process and place.
     places: BTreeMap<(i32, Place), u32>,
+    files: Vec<FileEntry>,
+    tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    remaps: Vec<RemapFilePathEntry>,
+    ghosts: Vec<Ghost>,
+    pipes: Vec<(PipeDataEntry, Vec<u8>)>,
+    fifos: Vec<(PipeDataEntry, Vec<u8>)>,
+    queues: Vec<(SkPacketEntry, Vec<u8>)>,
+    ttys: Vec<TtyInfoEntry>,
 }
 
 impl Captured {

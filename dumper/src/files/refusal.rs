@@ -30,6 +30,8 @@ pub enum Place {
     Cwd,
     /// Its root directory.
     Root,
+    /// A thread's own, by its tid.
+    Thread(i32),
 }
 
 impl fmt::Display for Place {
@@ -40,6 +42,7 @@ impl fmt::Display for Place {
             Self::Exe => write!(f, "program"),
             Self::Cwd => write!(f, "working directory"),
             Self::Root => write!(f, "root directory"),
+            Self::Thread(tid) => write!(f, "thread {tid}"),
         }
     }
 }

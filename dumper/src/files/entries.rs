@@ -1,0 +1,356 @@
+//! The entry of each kind of open file.
+
+use collector::{OpenFile, Process};
+use images::messages::{
+    EventpollFileEntry, FifoEntry, FileEntry, FownEntry, GhostFileEntry, PipeDataEntry, PipeEntry,
+    REMAP_GHOST, RegFileEntry, RemapFilePathEntry, SkPacketEntry, Timeval, TtyFileEntry, fd_type,
+};
+use kernel::procfs::{Detail, Dir, FdInfo};
+use nix::sys::stat::FileStat;
+
+use super::classify::Kind;
+use super::epoll::kernel_device;
+use super::memory::with_socket;
+use super::paths::{Found, is_terminal};
+use super::problem::{Doing, Problem};
+use super::survey::Survey;
+use super::terminals::Terminal;
+use super::{Ghost, epoll, events, inet_sockets, socket_options, terminals, unix_sockets};
+
+const O_DIRECT: u32 = libc::O_DIRECT.cast_unsigned();
+/// `O_TMPFILE` and the `O_DIRECTORY` that is part of it.
+const O_TMPFILE: u32 = libc::O_TMPFILE.cast_unsigned();
+
+fn is(stat: &FileStat, kind: u32) -> bool {
+    stat.st_mode & libc::S_IFMT == kind
+}
+
+/// Whether a restore shall find the file as large as it was. A file that is only ever appended
+/// to may have grown since.
+fn size_matters(flags: u32) -> bool {
+    let appended = libc::O_WRONLY | libc::O_APPEND;
+    flags.cast_signed() & (libc::O_ACCMODE | libc::O_APPEND) != appended
+}
+
+impl Survey<'_> {
+    /// The entry of something found by its path.
+    pub(super) fn regular(
+        &mut self,
+        found: &Found,
+        id: u32,
+        flags: u32,
+        pos: u64,
+        fown: FownEntry,
+    ) -> Result<RegFileEntry, Problem> {
+        let stat = found.stat()?;
+        if found.ghost {
+            self.ghost(found, id, &stat)?;
+        }
+        let regular = is(&stat, libc::S_IFREG);
+        Ok(RegFileEntry {
+            id,
+            // The file exists when it is opened again.
+            flags: if regular && flags & O_TMPFILE == O_TMPFILE {
+                flags & !O_TMPFILE
+            } else {
+                flags
+            },
+            pos,
+            fown,
+            name: found.name.clone(),
+            size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
+            mode: Some(stat.st_mode),
+            ..RegFileEntry::default()
+        })
+    }
+
+    /// Notes that the file `id` is a ghost, and reads it when it is met first.
+    fn ghost(&mut self, found: &Found, id: u32, stat: &FileStat) -> Result<(), Problem> {
+        let next = self.ghost_ids.len() as u32 + 1;
+        let name = (stat.st_dev, stat.st_ino);
+        let ghost_id = *self.ghost_ids.entry(name).or_insert(next);
+        self.out.remaps.push(RemapFilePathEntry {
+            orig_id: id,
+            remap_id: ghost_id,
+            remap_type: Some(REMAP_GHOST),
+        });
+        if ghost_id != next || !self.frozen {
+            return Ok(());
+        }
+        let time = |seconds: i64, nanoseconds: i64| Timeval {
+            tv_sec: seconds.cast_unsigned(),
+            tv_usec: (nanoseconds / 1000).cast_unsigned(),
+        };
+        let entry = GhostFileEntry {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode,
+            dev: Some(kernel_device(stat.st_dev)),
+            ino: Some(stat.st_ino),
+            rdev: is(stat, libc::S_IFCHR).then_some(stat.st_rdev as u32),
+            atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
+            mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
+            ..GhostFileEntry::default()
+        };
+        let contents = if is(stat, libc::S_IFREG) {
+            found.contents(self.context.ghost_limit)?
+        } else {
+            Vec::new()
+        };
+        if contents.len() as u64 > self.context.ghost_limit {
+            return Err(Problem::refused(
+                "it has been deleted and has grown beyond the limit for deleted files",
+                "raise the limit, or close it before the checkpoint",
+            ));
+        }
+        self.out.ghosts.push(Ghost { id: ghost_id, entry, contents });
+        Ok(())
+    }
+
+    pub(super) fn path_file(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let found = self.find(pid, file)?;
+        let fown = self.owner(pid, file)?;
+        let reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
+        Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry })
+    }
+
+    pub(super) fn device(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let found = self.find(pid, file)?;
+        let device = found.stat()?.st_rdev;
+        if is_terminal(device) {
+            return self.terminal(pid, file, &found, entry);
+        }
+        // null, zero, full, random, urandom: opened again they are what they were.
+        if matches!((libc::major(device), libc::minor(device)), (1, 3 | 5 | 7..=9)) {
+            return self.path_file(pid, file, entry);
+        }
+        Err(Problem::refused(
+            format!(
+                "character device {}:{} is not supported",
+                libc::major(device),
+                libc::minor(device)
+            ),
+            "close it before the checkpoint",
+        ))
+    }
+
+    fn terminal(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        found: &Found,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let stat = found.stat()?;
+        let terminal = Terminal::of(stat.st_rdev, self.context.shell_job)?;
+        let fown = self.owner(pid, file)?;
+        let regf_id = self.new_id();
+        let reg = self.regular(found, regf_id, file.flags, file.position, fown.clone())?;
+        self.out.files.push(FileEntry {
+            id: regf_id,
+            r#type: fd_type::REG,
+            reg: Some(reg),
+            ..FileEntry::default()
+        });
+        if self.out.ttys.iter().all(|info| info.id != terminal.id()) {
+            let fd = self.memory.borrow(pid, file.fd)?;
+            let fd = std::os::fd::AsFd::as_fd(&fd);
+            let info = terminals::info(terminal, fd, &stat, self.inventory)?;
+            self.out.ttys.push(info);
+        }
+        let tty = TtyFileEntry {
+            id: entry.id,
+            tty_info_id: terminal.id(),
+            flags: file.flags,
+            fown,
+            regf_id: Some(regf_id),
+        };
+        Ok(FileEntry { r#type: fd_type::TTY, tty: Some(tty), ..entry })
+    }
+
+    /// The contents of a pipe or fifo, unless they have been read through its other end.
+    fn contents(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+    ) -> Result<Option<(PipeDataEntry, Vec<u8>)>, Problem> {
+        let tap = self.memory.tap(pid, file)?;
+        if !self.frozen || !self.emptied.insert((file.device, file.inode)) {
+            return Ok(None);
+        }
+        let (capacity, contents) = tap.look(&mut self.scratch)?;
+        let entry = PipeDataEntry {
+            pipe_id: file.inode as u32,
+            bytes: contents.len() as u32,
+            size: Some(capacity),
+        };
+        Ok(Some((entry, contents)))
+    }
+
+    pub(super) fn pipe(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        if file.flags & O_DIRECT != 0 {
+            return Err(Problem::refused(
+                "pipes in packet mode (O_DIRECT) are not supported yet",
+                "open the pipe without O_DIRECT",
+            ));
+        }
+        let fown = self.owner(pid, file)?;
+        let contents = self.contents(pid, file)?;
+        self.out.pipes.extend(contents);
+        let pipe = PipeEntry { id: entry.id, pipe_id: file.inode as u32, flags: file.flags, fown };
+        Ok(FileEntry { r#type: fd_type::PIPE, pipe: Some(pipe), ..entry })
+    }
+
+    pub(super) fn fifo(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let regf_id = self.new_id();
+        let path = FileEntry { id: regf_id, ..FileEntry::default() };
+        let path = self.path_file(pid, file, path)?;
+        self.out.files.push(path);
+        let contents = self.contents(pid, file)?;
+        self.out.fifos.extend(contents);
+        let fifo = FifoEntry { id: entry.id, pipe_id: file.inode as u32, regf_id: Some(regf_id) };
+        Ok(FileEntry { r#type: fd_type::FIFO, fifo: Some(fifo), ..entry })
+    }
+
+    pub(super) fn socket(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let fown = self.owner(pid, file)?;
+        let (frozen, neighbours) = (self.frozen, &self.neighbours);
+        let family = with_socket(self.memory, pid, file, socket_options::family)?;
+        match family.0 {
+            libc::AF_UNIX => {
+                let (socket, queue) = with_socket(self.memory, pid, file, |socket| {
+                    let entry = unix_sockets::entry(socket, file.inode, neighbours, frozen)?;
+                    let queue = if frozen {
+                        unix_sockets::queue(socket, file.inode, neighbours)?
+                    } else {
+                        Vec::new()
+                    };
+                    Ok((entry, queue))
+                })?;
+                self.out.queues.extend(queue.into_iter().map(|message| {
+                    let length = message.len() as u32;
+                    (SkPacketEntry { id_for: entry.id, length, scm: Vec::new() }, message)
+                }));
+                let usk = images::messages::UnixSkEntry {
+                    id: entry.id,
+                    flags: file.flags,
+                    fown,
+                    ..socket
+                };
+                Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(usk), ..entry })
+            }
+            libc::AF_INET | libc::AF_INET6 => {
+                let socket = with_socket(self.memory, pid, file, |socket| {
+                    inet_sockets::entry(socket, family, file.inode, frozen)
+                })?;
+                let isk = images::messages::InetSkEntry {
+                    id: entry.id,
+                    flags: file.flags,
+                    fown,
+                    ..socket
+                };
+                Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(isk), ..entry })
+            }
+            other => Err(Problem::refused(
+                format!("{} sockets are not supported yet", family_name(other)),
+                "close it before the checkpoint",
+            )),
+        }
+    }
+
+    pub(super) fn event(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        kind: Kind,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let fown = self.owner(process.pid, file)?;
+        let dir = Dir::open(process.pid).doing("open the process of")?;
+        let info = FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
+        let (id, flags) = (entry.id, file.flags);
+        Ok(match kind {
+            Kind::Eventfd => FileEntry {
+                r#type: fd_type::EVENTFD,
+                efd: Some(events::eventfd(&info, id, flags, fown)?),
+                ..entry
+            },
+            Kind::Signalfd => FileEntry {
+                r#type: fd_type::SIGNALFD,
+                sgfd: Some(events::signalfd(&info, id, flags, fown)?),
+                ..entry
+            },
+            Kind::Timerfd => FileEntry {
+                r#type: fd_type::TIMERFD,
+                tfd: Some(events::timerfd(&info, id, flags, fown)?),
+                ..entry
+            },
+            _ => {
+                let watched = match &info.detail {
+                    Detail::Epoll(entries) => &entries[..],
+                    _ => &[],
+                };
+                // The numbers count in the frozen moment only: what is watched changes all
+                // the time.
+                let tfd = if self.frozen {
+                    epoll::entries(process.pid, file.fd, watched, &process.files)?
+                } else {
+                    Vec::new()
+                };
+                let epfd = EventpollFileEntry { id, flags, fown, tfd };
+                FileEntry { r#type: fd_type::EVENTPOLL, epfd: Some(epfd), ..entry }
+            }
+        })
+    }
+}
+
+fn family_name(family: i32) -> String {
+    match family {
+        libc::AF_NETLINK => "netlink".to_owned(),
+        libc::AF_PACKET => "packet".to_owned(),
+        libc::AF_VSOCK => "VM".to_owned(),
+        libc::AF_ALG => "kernel crypto".to_owned(),
+        libc::AF_BLUETOOTH => "Bluetooth".to_owned(),
+        libc::AF_XDP => "XDP".to_owned(),
+        other => format!("family {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs_do_not_matter() {
+        let flags = |flags: i32| size_matters(flags.cast_unsigned());
+        assert!(!flags(libc::O_WRONLY | libc::O_APPEND));
+        assert!(flags(libc::O_RDWR | libc::O_APPEND));
+        assert!(flags(libc::O_WRONLY));
+        assert!(flags(libc::O_RDONLY));
+    }
+}

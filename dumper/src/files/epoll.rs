@@ -1,0 +1,118 @@
+//! epoll: what each instance watches, by descriptors that its holder has.
+//!
+//! An entry is the kernel's reference to a file, remembered with the number that the file had
+//! when it was added. The number may have been closed since, or mean something else; the images
+//! know only numbers. So each entry is written with a number that, in the task that will set the
+//! entry up, is that file: the one it was added by, or another for the same file.
+
+use std::collections::HashMap;
+
+use collector::OpenFile;
+use images::messages::EventpollTfdEntry;
+use kernel::descriptors::{EpollSlot, is_epoll_target};
+use kernel::procfs::EpollEntry;
+
+use super::problem::{Doing, Problem};
+
+/// The entries of the epoll that process `pid` has as `epoll`, found among its open `files`.
+pub(super) fn entries(
+    pid: i32,
+    epoll: i32,
+    watched: &[EpollEntry],
+    files: &[OpenFile],
+) -> Result<Vec<EventpollTfdEntry>, Problem> {
+    let mut seen: HashMap<i32, u32> = HashMap::new();
+    watched
+        .iter()
+        .map(|entry| {
+            let count = seen.entry(entry.fd).or_default();
+            let slot = EpollSlot { epoll, added_as: entry.fd, nth: *count };
+            *count += 1;
+            let fd = holder(pid, slot, entry, files)?;
+            Ok(EventpollTfdEntry {
+                // CRIU writes 0 here, too.
+                id: 0,
+                tfd: fd.cast_unsigned(),
+                events: entry.events,
+                data: entry.data,
+                dev: Some(kernel_device(entry.device)),
+                inode: Some(entry.inode),
+                pos: Some(entry.position),
+            })
+        })
+        .collect()
+}
+
+/// A descriptor of the process that is the file of the entry.
+fn holder(
+    pid: i32,
+    slot: EpollSlot,
+    entry: &EpollEntry,
+    files: &[OpenFile],
+) -> Result<i32, Problem> {
+    for file in candidates(entry, files) {
+        if is_epoll_target(pid, file.fd, pid, slot).doing("compare watched files of")? {
+            return Ok(file.fd);
+        }
+    }
+    Err(Problem::refused(
+        format!(
+            "it watches a file that was added as descriptor {} and is open in another process only",
+            entry.fd
+        ),
+        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
+    ))
+}
+
+/// The files that can be the one of the entry: the number it was added by first, then all others
+/// with its inode.
+fn candidates<'a>(
+    entry: &'a EpollEntry,
+    files: &'a [OpenFile],
+) -> impl Iterator<Item = &'a OpenFile> {
+    let same = move |file: &&OpenFile| file.inode == entry.inode && file.device == entry.device;
+    let first = files.iter().filter(move |file| file.fd == entry.fd);
+    let others = files.iter().filter(move |file| file.fd != entry.fd).filter(same);
+    first.chain(others)
+}
+
+/// A device number as the kernel packs it, from the one that `stat` gives.
+pub(super) fn kernel_device(device: u64) -> u32 {
+    libc::major(device) << 20 | libc::minor(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(fd: i32, inode: u64) -> OpenFile {
+        OpenFile {
+            fd,
+            close_on_exec: false,
+            description: 0,
+            position: 0,
+            flags: 0,
+            mode: 0,
+            device: 9,
+            inode,
+            target: "socket:[1]".into(),
+        }
+    }
+
+    #[test]
+    fn the_number_it_was_added_by_is_asked_first() {
+        let files = [file(3, 7), file(4, 8), file(5, 7)];
+        let entry = EpollEntry { fd: 5, events: 1, data: 0, position: 0, inode: 7, device: 9 };
+        let order: Vec<i32> = candidates(&entry, &files).map(|file| file.fd).collect();
+        assert_eq!(order, [5, 3]);
+        let closed = EpollEntry { fd: 9, ..entry };
+        let order: Vec<i32> = candidates(&closed, &files).map(|file| file.fd).collect();
+        assert_eq!(order, [3, 5]);
+    }
+
+    #[test]
+    fn device_numbers() {
+        assert_eq!(kernel_device(libc::makedev(254, 3)), 254 << 20 | 3);
+        assert_eq!(kernel_device(0x10), 0x10);
+    }
+}

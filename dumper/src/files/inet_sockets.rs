@@ -1,0 +1,196 @@
+//! TCP and UDP sockets that wait for others: bound, listening, or (UDP) aimed at an address.
+
+use std::os::fd::BorrowedFd;
+
+use images::messages::{FownEntry, InetSkEntry, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN};
+use kernel::sockets::{Address, local_address, option, option_bytes, peer_address};
+use kernel::tty::bytes_waiting;
+use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP};
+
+use super::problem::{Doing, Problem};
+use super::socket_options;
+
+const SOL_UDP: i32 = 17;
+const UDP_CORK: i32 = 1;
+
+/// A port and an address in the words that the images have.
+#[derive(Debug, PartialEq, Eq)]
+struct Name {
+    port: u32,
+    words: Vec<u32>,
+    /// The network interface that a link-local address belongs to.
+    scope: u32,
+}
+
+/// `sockaddr_in` or `sockaddr_in6`, behind the family.
+fn name(address: &Address, v6: bool) -> Result<Name, Problem> {
+    let data = address.data();
+    let short = || Problem::Kernel {
+        operation: "understand the address of",
+        source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+    };
+    let word = |at: usize| -> Option<u32> {
+        Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?))
+    };
+    let port = data.get(..2).ok_or_else(short)?;
+    let port = u32::from(u16::from_be_bytes([port[0], port[1]]));
+    // IPv4: the address follows the port; IPv6: flow label, address, scope.
+    let places: &[usize] = if v6 { &[6, 10, 14, 18] } else { &[2] };
+    let words = places.iter().map(|&at| word(at)).collect::<Option<_>>().ok_or_else(short)?;
+    let scope = if v6 { word(22).ok_or_else(short)? } else { 0 };
+    Ok(Name { port, words, scope })
+}
+
+/// What `TCP_INFO` says of a socket's state, and of a listener: connections that wait, and how
+/// many may.
+fn tcp_state(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Problem> {
+    let mut info = [0; 32];
+    option_bytes(socket, SOL_TCP, libc::TCP_INFO, &mut info).doing("get TCP state of")?;
+    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    Ok((u32::from(info[0]), word(24), word(28)))
+}
+
+/// The entry of an internet socket; `frozen` says whether what changes by the moment counts.
+pub(super) fn entry(
+    socket: BorrowedFd<'_>,
+    (family, kind, protocol): (i32, i32, i32),
+    inode: u64,
+    frozen: bool,
+) -> Result<InetSkEntry, Problem> {
+    let v6 = family == libc::AF_INET6;
+    let (state, backlog) = match (kind, protocol) {
+        (SOCK_STREAM, IPPROTO_TCP) => tcp(socket, frozen)?,
+        (SOCK_DGRAM, IPPROTO_UDP) => udp(socket, frozen)?,
+        _ => {
+            return Err(Problem::refused(
+                format!(
+                    "internet sockets of type {kind} and protocol {protocol} are not supported"
+                ),
+                "close it before the checkpoint",
+            ));
+        }
+    };
+    let local = name(&local_address(socket).doing("get the address of")?, v6)?;
+    let peer = match peer_address(socket) {
+        Ok(address) => name(&address, v6)?,
+        Err(_) => Name { port: 0, words: vec![0; local.words.len()], scope: 0 },
+    };
+    let opts = socket_options::options(socket, false)?;
+    Ok(InetSkEntry {
+        id: 0,
+        ino: inode as u32,
+        family: family.cast_unsigned(),
+        r#type: kind.cast_unsigned(),
+        proto: protocol.cast_unsigned(),
+        state,
+        src_port: local.port,
+        dst_port: peer.port,
+        flags: 0,
+        backlog,
+        ifname: interface(&local, opts.so_bound_dev.as_deref())?,
+        src_addr: local.words,
+        dst_addr: peer.words,
+        fown: FownEntry::default(),
+        opts,
+        v6only: v6_only(socket, v6)?,
+        ip_opts: Some(socket_options::ip(socket, v6)?),
+        ns_id: None,
+        shutdown: None,
+        tcp_opts: if kind == SOCK_STREAM { Some(socket_options::tcp(socket)?) } else { None },
+    })
+}
+
+fn v6_only(socket: BorrowedFd<'_>, v6: bool) -> Result<Option<bool>, Problem> {
+    if !v6 {
+        return Ok(None);
+    }
+    let value = option(socket, SOL_IPV6, libc::IPV6_V6ONLY).doing("get socket option of")?;
+    Ok(Some(value != 0))
+}
+
+/// A link-local address needs its interface to be bound again; only a bound device names it.
+fn interface(local: &Name, device: Option<&str>) -> Result<Option<String>, Problem> {
+    if local.scope == 0 || local.port == 0 {
+        return Ok(None);
+    }
+    match device {
+        Some(device) => Ok(Some(device.to_owned())),
+        None => Err(Problem::refused(
+            "it is bound to a link-local address with no interface (SO_BINDTODEVICE)",
+            "bind it to an interface, or to another address",
+        )),
+    }
+}
+
+fn tcp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
+    match tcp_state(socket)? {
+        (SK_LISTEN, waiting, _) if waiting > 0 && frozen => Err(Problem::refused(
+            format!("{waiting} TCP connections wait to be accepted"),
+            "try again when they have been",
+        )),
+        (SK_LISTEN, _, backlog) => Ok((SK_LISTEN, backlog)),
+        (SK_CLOSE, _, _) => Ok((SK_CLOSE, 0)),
+        _ => Err(Problem::refused(
+            "established TCP connections are not supported yet",
+            "close the connection (end its client) and try again",
+        )),
+    }
+}
+
+fn udp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
+    if option(socket, SOL_UDP, UDP_CORK).doing("get socket option of")? != 0 {
+        return Err(Problem::refused("it is corked (UDP_CORK)", "uncork it before the checkpoint"));
+    }
+    if frozen && bytes_waiting(socket).doing("get queue of")? > 0 {
+        return Err(Problem::refused(
+            "UDP datagrams wait to be read, and would be lost",
+            "try again when they have been read",
+        ));
+    }
+    let connected = peer_address(socket).is_ok();
+    Ok((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd;
+
+    fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
+        let family = socket_options::family(socket.as_fd()).unwrap();
+        entry(socket.as_fd(), family, 9, true)
+    }
+
+    #[test]
+    fn a_listener() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let entry = of(&socket).unwrap();
+        assert_eq!(entry.state, SK_LISTEN);
+        assert_eq!(entry.src_port, u32::from(socket.local_addr().unwrap().port()));
+        assert_eq!(entry.src_addr, [u32::from_ne_bytes([127, 0, 0, 1])]);
+        assert_eq!(entry.opts.reuseaddr, Some(true));
+        assert!(entry.backlog > 0);
+        let _client = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        assert!(matches!(of(&socket), Err(Problem::Refused { .. })));
+    }
+
+    #[test]
+    fn udp_aimed_at_somebody() {
+        let socket = UdpSocket::bind("[::1]:0").unwrap();
+        assert_eq!(of(&socket).unwrap().state, SK_CLOSE);
+        socket.connect(socket.local_addr().unwrap()).unwrap();
+        let entry = of(&socket).unwrap();
+        assert_eq!((entry.state, entry.dst_port), (SK_ESTABLISHED, entry.src_port));
+        assert_eq!(entry.dst_addr.len(), 4);
+        socket.send(b"x").unwrap();
+        assert!(matches!(of(&socket), Err(Problem::Refused { .. })));
+    }
+
+    #[test]
+    fn a_connection_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(matches!(of(&client), Err(Problem::Refused { .. })));
+    }
+}

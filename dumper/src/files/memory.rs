@@ -1,0 +1,95 @@
+//! What is learned of the target while it runs and still holds when it is frozen.
+//!
+//! Holding a descriptor of the target's file keeps the file open for the time of the dump: only
+//! sockets and pipes are held, whose contents are read in the frozen moment.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsFd, OwnedFd};
+
+use collector::OpenFile;
+use images::messages::FownEntry;
+use kernel::pidfd::PidFd;
+
+use super::paths::{Key, Paths};
+use super::pipes::Tap;
+use super::problem::{Doing, Problem};
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) paths: Paths,
+    pidfds: HashMap<i32, PidFd>,
+    sockets: HashMap<u64, OwnedFd>,
+    taps: HashMap<(u64, u64), Tap>,
+    owners: HashMap<(i32, i32, Key), FownEntry>,
+}
+
+/// What names the file of a descriptor to us.
+pub(super) fn key(file: &OpenFile) -> Key {
+    Key { device: file.device, inode: file.inode, target: file.target.clone() }
+}
+
+impl Memory {
+    /// A descriptor of ours for the open file that `pid` has as `fd`.
+    pub(super) fn borrow(&mut self, pid: i32, fd: i32) -> Result<OwnedFd, Problem> {
+        let pidfd = match self.pidfds.entry(pid) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(PidFd::open(pid).doing("open the process of")?),
+        };
+        pidfd.get(fd).doing("get")
+    }
+
+    /// A descriptor of ours for the socket that `pid` has as `file`.
+    pub(super) fn socket(&mut self, pid: i32, file: &OpenFile) -> Result<&OwnedFd, Problem> {
+        if !self.sockets.contains_key(&file.inode) {
+            let socket = self.borrow(pid, file.fd)?;
+            let stat = nix::sys::stat::fstat(&socket).doing("stat")?;
+            // The target runs: the number may be another file's by now.
+            if stat.st_ino != file.inode {
+                return Err(Problem::Gone);
+            }
+            self.sockets.insert(file.inode, socket);
+        }
+        self.sockets.get(&file.inode).ok_or(Problem::Gone)
+    }
+
+    /// A way to look into the pipe or fifo that `pid` has as `file`.
+    pub(super) fn tap(&mut self, pid: i32, file: &OpenFile) -> Result<&Tap, Problem> {
+        match self.taps.entry((file.device, file.inode)) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(Tap::open(pid, file.fd)?)),
+        }
+    }
+
+    /// The owner of the open file that `pid` has as `file`, by `ask` when it is not known or may
+    /// have changed: a file whose owner matters is asynchronous, or had one before.
+    pub(super) fn owner(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        ask: impl Fn(&OwnedFd) -> Result<FownEntry, Problem>,
+    ) -> Result<FownEntry, Problem> {
+        let name = (pid, file.fd, key(file));
+        if let Some(owner) = self.owners.get(&name)
+            && *owner == FownEntry::default()
+            && file.flags & libc::O_ASYNC.cast_unsigned() == 0
+        {
+            return Ok(owner.clone());
+        }
+        let borrowed = self.borrow(pid, file.fd)?;
+        let owner = ask(&borrowed)?;
+        self.owners.insert(name, owner.clone());
+        Ok(owner)
+    }
+}
+
+/// Runs `work` with the socket of `file`.
+pub(super) fn with_socket<T>(
+    memory: &mut Memory,
+    pid: i32,
+    file: &OpenFile,
+    work: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    work(memory.socket(pid, file)?.as_fd())
+}

@@ -1,0 +1,46 @@
+//! Who is signalled when a file becomes ready (`F_SETOWN`, `F_SETSIG`).
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+use collector::Inventory;
+use images::messages::FownEntry;
+use kernel::descriptors;
+
+use super::problem::{Doing, Problem};
+
+/// The owner of an open file, checked to be one that a restore will find.
+pub(super) fn owner(fd: impl AsFd, known: &BTreeSet<i32>) -> Result<FownEntry, Problem> {
+    let signal = descriptors::signal(&fd).doing("get signal of")?;
+    let owner = descriptors::owner(&fd).doing("get owner of")?;
+    let mut entry = FownEntry { signum: signal.cast_unsigned(), ..nobody() };
+    if owner.pid == 0 {
+        return Ok(entry);
+    }
+    if !known.contains(&owner.pid) {
+        return Err(Problem::refused(
+            format!("its owner (F_SETOWN) is {}, which is not in the tree", owner.pid),
+            "set its owner to 0, or dump a tree that holds the owner",
+        ));
+    }
+    let (uid, euid) = descriptors::owner_uids(&fd).doing("get user ids of the owner of")?;
+    entry.uid = uid;
+    entry.euid = euid;
+    entry.pid_type = owner.kind.cast_unsigned();
+    entry.pid = owner.pid.cast_unsigned();
+    Ok(entry)
+}
+
+/// No owner and no signal.
+pub(super) fn nobody() -> FownEntry {
+    FownEntry { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 }
+}
+
+/// Every id of the tree that can own a file: threads, processes, process groups.
+pub(super) fn ids(inventory: &Inventory) -> BTreeSet<i32> {
+    inventory
+        .processes
+        .values()
+        .flat_map(|process| process.threads.keys().copied().chain([process.pid, process.pgid]))
+        .collect()
+}

@@ -1,0 +1,236 @@
+//! Files that are found again by their path, and files whose path is gone.
+//!
+//! What a path leads to is checked while the target runs and remembered by device, inode and link
+//! text. When the frozen inventory shows the same three, the answer still holds: unlinking a file
+//! or moving it changes the text. So a frozen target costs one `fstat` for each file, for its size.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::sys::stat::{FileStat, fstat, lstat};
+
+use super::PlanContext;
+use super::problem::{Doing, Problem};
+
+/// What names a file to us: device, inode and link text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) target: OsString,
+}
+
+/// What is known of a file.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// An `O_PATH` handle on the file itself.
+    handle: OwnedFd,
+    /// Its path, as the images have it: from the root, without ` (deleted)`.
+    pub(super) name: Vec<u8>,
+    /// It has no name any more.
+    pub(super) ghost: bool,
+}
+
+impl Found {
+    /// What the file is now.
+    pub(super) fn stat(&self) -> Result<FileStat, Problem> {
+        fstat(&self.handle).doing("stat")
+    }
+
+    /// The file's bytes. Those of a ghost only: others are found by their path.
+    pub(super) fn contents(&self, limit: u64) -> Result<Vec<u8>, Problem> {
+        let file = File::open(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
+            .doing("open deleted file")?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).doing("read deleted file")?;
+        Ok(bytes)
+    }
+}
+
+/// The files that have been looked at.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    found: HashMap<Key, Rc<Found>>,
+}
+
+impl Paths {
+    /// What is known of the file that `key` names; `open` gives an `O_PATH` handle on it when it
+    /// has not been looked at before.
+    pub(super) fn find(
+        &mut self,
+        key: &Key,
+        context: &PlanContext,
+        open: impl FnOnce() -> Result<OwnedFd, Problem>,
+    ) -> Result<Rc<Found>, Problem> {
+        if let Some(found) = self.found.get(key) {
+            return Ok(Rc::clone(found));
+        }
+        let found = Rc::new(look(&key.target, open()?, context)?);
+        self.found.insert(key.clone(), Rc::clone(&found));
+        Ok(found)
+    }
+}
+
+fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {
+    let stat = fstat(&handle).doing("stat")?;
+    // The kernel makes and names the files of devpts itself; the suffix there means nothing.
+    let terminal = is_terminal(stat.st_rdev) && stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    let ghost = stat.st_nlink == 0 && !terminal;
+    let path = match without_suffix(target) {
+        Some(path) if ghost || terminal => path,
+        _ => PathBuf::from(target),
+    };
+    if !path.is_absolute() {
+        return Err(Problem::refused(
+            "its path does not start at our root directory",
+            "run stasis in the mount namespace of the target",
+        ));
+    }
+    if ghost {
+        check_ghost(&stat, context)?;
+    } else if !terminal {
+        check_path(&path, &stat)?;
+    }
+    let name = name_in_images(&path, context)?;
+    Ok(Found { handle, name, ghost })
+}
+
+/// A deleted file is carried in the images when it is small enough and of a kind that we make.
+fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => {}
+        _ => {
+            return Err(Problem::refused(
+                "it has been deleted and is neither a regular file nor a directory",
+                "close it before the checkpoint",
+            ));
+        }
+    }
+    let allocated = stat.st_blocks.cast_unsigned().saturating_mul(512);
+    let apparent = stat.st_size.cast_unsigned();
+    let limit = context.ghost_limit;
+    if allocated > limit || (stat.st_mode & libc::S_IFMT == libc::S_IFREG && apparent > limit) {
+        return Err(Problem::refused(
+            format!("it has been deleted and is larger than {limit} bytes"),
+            "raise the limit for deleted files, or close it before the checkpoint",
+        ));
+    }
+    Ok(())
+}
+
+/// The path must lead to the very file.
+fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
+    let by_path = match lstat_or_stat(path, stat.st_mode) {
+        Ok(by_path) => by_path,
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {
+            return Err(Problem::refused(
+                "its name has been deleted while the file has other names",
+                "give the file its name back (ln), or close it before the checkpoint",
+            ));
+        }
+        Err(source) => {
+            return Err(Problem::Kernel { operation: "stat path", source: source.into() });
+        }
+    };
+    if (by_path.st_dev, by_path.st_ino) == (stat.st_dev, stat.st_ino) {
+        return Ok(());
+    }
+    Err(Problem::refused(
+        "its path leads to another file now",
+        "undo the mount or the rename that hides it, or close it before the checkpoint",
+    ))
+}
+
+fn lstat_or_stat(path: &Path, mode: u32) -> nix::Result<FileStat> {
+    if mode & libc::S_IFMT == libc::S_IFLNK { lstat(path) } else { nix::sys::stat::stat(path) }
+}
+
+/// The path as the images have it: below the root that was asked for.
+fn name_in_images(path: &Path, context: &PlanContext) -> Result<Vec<u8>, Problem> {
+    let Some(root) = &context.root else {
+        return Ok(path.as_os_str().as_bytes().to_vec());
+    };
+    let Ok(below) = path.strip_prefix(root) else {
+        return Err(Problem::refused(
+            format!("it is not below the root directory {}", root.display()),
+            "dump with the root directory of the target, or without one",
+        ));
+    };
+    Ok(Path::new("/").join(below).into_os_string().into_vec())
+}
+
+/// The path without the ` (deleted)` that the kernel appends; `None` when it does not end so.
+fn without_suffix(target: &OsStr) -> Option<PathBuf> {
+    let path = target.as_bytes().strip_suffix(b" (deleted)")?;
+    Some(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// Whether a device number is one of a terminal (`Documentation/admin-guide/devices.txt`).
+pub(super) fn is_terminal(device: u64) -> bool {
+    matches!((libc::major(device), libc::minor(device)), (4 | 136..=143, _) | (5, 0..=2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(root: Option<&str>) -> PlanContext {
+        PlanContext { shell_job: false, root: root.map(PathBuf::from), ghost_limit: 1 << 20 }
+    }
+
+    fn handle(path: &Path) -> OwnedFd {
+        use nix::fcntl::{OFlag, open};
+        open(path, OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file (deleted)");
+        std::fs::write(&path, b"x").unwrap();
+        let found = look(path.as_os_str(), handle(&path), &context(None)).unwrap();
+        assert!(!found.ghost);
+        assert_eq!(found.name, path.as_os_str().as_bytes());
+        let rooted = look(path.as_os_str(), handle(&path), &context(dir.path().to_str())).unwrap();
+        assert_eq!(rooted.name, b"/file (deleted)");
+    }
+
+    #[test]
+    fn a_deleted_file_is_a_ghost_with_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"gone").unwrap();
+        let handle = handle(&path);
+        std::fs::remove_file(&path).unwrap();
+        let target = format!("{} (deleted)", path.display());
+        let found = look(OsStr::new(&target), handle, &context(None)).unwrap();
+        assert!(found.ghost);
+        assert_eq!(found.name, path.as_os_str().as_bytes());
+        assert_eq!(found.contents(100).unwrap(), b"gone");
+    }
+
+    #[test]
+    fn a_lost_name_and_a_taken_one_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        std::fs::write(&path, b"x").unwrap();
+        std::fs::hard_link(&path, &other).unwrap();
+        let file = handle(&path);
+        std::fs::remove_file(&path).unwrap();
+        let refused = |target: &OsStr, handle| match look(target, handle, &context(None)) {
+            Err(Problem::Refused { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        };
+        let target = format!("{} (deleted)", path.display());
+        let again = handle(&other);
+        assert!(refused(OsStr::new(&target), file).contains("other names"));
+        std::fs::write(&path, b"y").unwrap();
+        assert!(refused(path.as_os_str(), again).contains("another file"));
+    }
+}

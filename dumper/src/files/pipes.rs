@@ -1,0 +1,101 @@
+//! Pipes and fifos: how much they hold, and what is in them.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use kernel::descriptors::{pipe_capacity, set_pipe_capacity};
+use kernel::tty::bytes_waiting;
+use nix::fcntl::{OFlag, SpliceFFlags, tee};
+
+use super::problem::{Doing, Problem};
+
+/// A way to look into one pipe or fifo.
+#[derive(Debug)]
+pub(super) struct Tap(File);
+
+impl Tap {
+    /// Opens the pipe that descriptor `fd` of `pid` is an end of, whichever end.
+    pub(super) fn open(pid: i32, fd: i32) -> Result<Self, Problem> {
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(format!("/proc/{pid}/fd/{fd}"))
+            .doing("open pipe")
+            .map(Self)
+    }
+
+    /// The capacity, and what is in it. The pipe keeps it all.
+    pub(super) fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
+        let capacity = pipe_capacity(&self.0).doing("get capacity of")?;
+        let waiting = bytes_waiting(&self.0).doing("get contents of")?;
+        if waiting == 0 {
+            return Ok((capacity, Vec::new()));
+        }
+        Ok((capacity, scratch.copy(&self.0, waiting as usize, capacity)?))
+    }
+}
+
+/// A pipe of our own, into which others are copied.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    ends: Option<(File, File)>,
+    capacity: u32,
+}
+
+impl Scratch {
+    fn copy(&mut self, from: impl AsFd, bytes: usize, capacity: u32) -> Result<Vec<u8>, Problem> {
+        let (read, write) = match &mut self.ends {
+            Some(ends) => ends,
+            none => {
+                let (read, write) =
+                    nix::unistd::pipe2(OFlag::O_CLOEXEC).doing("make a pipe for")?;
+                none.insert((read.into(), write.into()))
+            }
+        };
+        if self.capacity < capacity {
+            set_pipe_capacity(&*write, capacity).doing("make a pipe as large as")?;
+            self.capacity = capacity;
+        }
+        let copied =
+            tee(from, &*write, bytes, SpliceFFlags::SPLICE_F_NONBLOCK).doing("copy contents of")?;
+        let mut contents = vec![0; copied];
+        read.read_exact(&mut contents).doing("read copied contents of")?;
+        if copied < bytes {
+            return Err(Problem::Kernel {
+                operation: "copy contents of",
+                source: std::io::Error::other(format!("{copied} of {bytes} bytes were copied")),
+            });
+        }
+        Ok(contents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn contents_are_copied_and_stay() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&write, b"first ").unwrap();
+        nix::unistd::write(&write, b"second").unwrap();
+        let pid = std::process::id().cast_signed();
+        let mut scratch = Scratch::default();
+        for end in [read.as_raw_fd(), write.as_raw_fd()] {
+            let tap = Tap::open(pid, end).unwrap();
+            for _ in 0..2 {
+                let (capacity, contents) = tap.look(&mut scratch).unwrap();
+                assert_eq!((capacity, &contents[..]), (65536, &b"first second"[..]));
+            }
+        }
+        set_pipe_capacity(&write, 1 << 20).unwrap();
+        let filler = vec![7; 900_000];
+        nix::unistd::write(&write, &filler).unwrap();
+        let (capacity, contents) =
+            Tap::open(pid, read.as_raw_fd()).unwrap().look(&mut scratch).unwrap();
+        assert_eq!((capacity, contents.len()), (1 << 20, 900_012));
+    }
+}

@@ -1,0 +1,64 @@
+//! What can go wrong with one file.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// Why one file could not be looked at.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// It cannot be dumped.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What can be done about it.
+        remedy: String,
+    },
+    /// It was closed, or its process ended, meanwhile.
+    Gone,
+    /// A kernel interface failed.
+    Kernel {
+        /// What was done.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl Problem {
+    pub(super) fn refused(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// Gives kernel errors the name of what was done.
+pub(super) trait Doing<T> {
+    fn doing(self, operation: &'static str) -> Result<T, Problem>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, operation: &'static str) -> Result<T, Problem> {
+        self.map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH | libc::EBADF) => Problem::Gone,
+            _ => Problem::Kernel { operation, source },
+        })
+    }
+}
+
+impl<T> Doing<T> for Result<T, Errno> {
+    fn doing(self, operation: &'static str) -> Result<T, Problem> {
+        self.map_err(io::Error::from).doing(operation)
+    }
+}
+
+impl<T> Doing<T> for Result<T, kernel::procfs::Error> {
+    fn doing(self, operation: &'static str) -> Result<T, Problem> {
+        self.map_err(|error| {
+            if error.is_gone() {
+                Problem::Gone
+            } else {
+                Problem::Kernel { operation, source: io::Error::other(error) }
+            }
+        })
+    }
+}

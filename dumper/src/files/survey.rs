@@ -1,0 +1,360 @@
+//! One look at every file of a tree: what becomes of each, and in which entry.
+//!
+//! The same look is taken twice. While the target runs it finds what cannot be dumped and fills
+//! the [`Memory`]; when the target is frozen it finds most answers there, and reads what changes:
+//! contents, queues, counters.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+
+use collector::{Inventory, Mapping, OpenFile, Process, ProcessState};
+use images::messages::{FdinfoEntry, FileEntry, FownEntry, fd_type};
+use kernel::procfs::Dir;
+
+use super::classify::{Kind, kind};
+use super::memory::{Memory, key};
+use super::paths::Key;
+use super::pipes::Scratch;
+use super::problem::{Doing, Problem};
+use super::refusal::{Place, Refusal};
+use super::unix_sockets::Neighbours;
+use super::{Captured, Error, PlanContext, locks, owners};
+
+/// A look that is being taken.
+pub(super) struct Survey<'a> {
+    pub(super) context: &'a PlanContext,
+    pub(super) memory: &'a mut Memory,
+    pub(super) inventory: &'a Inventory,
+    /// The target does not run: what changes by the moment is read, and what is missing is an
+    /// error.
+    pub(super) frozen: bool,
+    pub(super) neighbours: Neighbours,
+    pub(super) scratch: Scratch,
+    /// Every id of the tree that can own a file.
+    pub(super) known: std::collections::BTreeSet<i32>,
+    /// Id and type of the entry of each open file description.
+    descriptions: HashMap<u64, (u32, u32)>,
+    /// Ids of files that no descriptor holds.
+    path_ids: HashMap<Key, u32>,
+    /// Ids of ghosts by device and inode.
+    pub(super) ghost_ids: HashMap<(u64, u64), u32>,
+    /// Pipes and fifos whose contents have been read.
+    pub(super) emptied: HashSet<(u64, u64)>,
+    next_id: u32,
+    refusals: Vec<Refusal>,
+    pub(super) out: Captured,
+}
+
+impl<'a> Survey<'a> {
+    pub(super) fn new(
+        context: &'a PlanContext,
+        memory: &'a mut Memory,
+        inventory: &'a Inventory,
+        frozen: bool,
+    ) -> Result<Self, Error> {
+        let held = inventory
+            .processes
+            .values()
+            .flat_map(|process| &process.files)
+            .filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK)
+            .map(|file| file.inode as u32)
+            .collect::<HashSet<_>>();
+        let sockets = if held.is_empty() {
+            Vec::new()
+        } else {
+            kernel::sock_diag::unix_sockets().map_err(|source| Error::Kernel {
+                operation: "list Unix sockets".to_owned(),
+                source,
+            })?
+        };
+        Ok(Self {
+            context,
+            memory,
+            inventory,
+            frozen,
+            neighbours: Neighbours::new(sockets, held),
+            scratch: Scratch::default(),
+            known: owners::ids(inventory),
+            descriptions: HashMap::new(),
+            path_ids: HashMap::new(),
+            ghost_ids: HashMap::new(),
+            emptied: HashSet::new(),
+            next_id: 1,
+            refusals: Vec::new(),
+            out: Captured::default(),
+        })
+    }
+
+    /// Takes the look; `tables` gives the id of each process's descriptor table.
+    pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<Captured, Error> {
+        let inventory = self.inventory;
+        let locked = self.locked()?;
+        for process in inventory.processes.values() {
+            if process.kernel_thread || matches!(process.state, ProcessState::Zombie { .. }) {
+                continue;
+            }
+            self.threads(process);
+            if process.tables.files == process.pid || process.tables.files == 0 {
+                let entries = self.table(process, &locked)?;
+                let id = tables.get(&process.pid).copied();
+                self.out.tables.insert(id.unwrap_or(process.pid.cast_unsigned()), entries);
+            }
+            self.places(process)?;
+        }
+        if self.refusals.is_empty() {
+            Ok(self.out)
+        } else {
+            Err(Error::Refused { refusals: self.refusals })
+        }
+    }
+
+    pub(super) fn new_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Threads with tables of their own have no place in the images.
+    fn threads(&mut self, process: &Process) {
+        for thread in process.threads.values().filter(|thread| thread.own_tables) {
+            self.refusals.push(Refusal {
+                pid: process.pid,
+                place: Place::Thread(thread.tid),
+                object: "descriptor table, root and working directory".to_owned(),
+                reason: "they are not shared with the other threads of the process".to_owned(),
+                remedy: "let threads share them (CLONE_FILES | CLONE_FS)".to_owned(),
+            });
+        }
+    }
+
+    /// The descriptors of a process.
+    fn table(
+        &mut self,
+        process: &Process,
+        locked: &HashSet<u64>,
+    ) -> Result<Vec<FdinfoEntry>, Error> {
+        let mut entries = Vec::with_capacity(process.files.len());
+        for file in &process.files {
+            let seen = self.descriptions.get(&file.description).copied();
+            let described = match seen {
+                Some(described) => Ok(described),
+                None => self.file(process, file, locked),
+            };
+            let place = Place::Descriptor(file.fd);
+            let described = self.settle(process.pid, place, &file.target, described)?;
+            let Some((id, r#type)) = described else { continue };
+            self.descriptions.insert(file.description, (id, r#type));
+            entries.push(FdinfoEntry {
+                id,
+                flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
+                r#type,
+                fd: file.fd.cast_unsigned(),
+                xattr_security_selinux: None,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Sorts out what went wrong with one file: it is refused, it has gone while the target runs,
+    /// or the look fails.
+    fn settle<T>(
+        &mut self,
+        pid: i32,
+        place: Place,
+        target: &std::ffi::OsStr,
+        result: Result<T, Problem>,
+    ) -> Result<Option<T>, Error> {
+        let object = || target.to_string_lossy().into_owned();
+        let failed = |operation: &str, source| {
+            let operation = format!("{operation} {place} ({}) of process {pid}", object());
+            Error::Kernel { operation, source }
+        };
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Problem::Refused { reason, remedy }) => {
+                self.refusals.push(Refusal { pid, place, object: object(), reason, remedy });
+                Ok(None)
+            }
+            Err(Problem::Gone) if !self.frozen => Ok(None),
+            Err(Problem::Gone) => {
+                Err(failed("find", std::io::Error::from_raw_os_error(libc::ENOENT)))
+            }
+            Err(Problem::Kernel { operation, source }) => Err(failed(operation, source)),
+        }
+    }
+
+    /// The entry of an open file description that has none yet: its id and type.
+    fn file(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        locked: &HashSet<u64>,
+    ) -> Result<(u32, u32), Problem> {
+        let pid = process.pid;
+        let kind = kind(file)?;
+        if locked.contains(&file.inode) {
+            no_locks(pid, file)?;
+        }
+        let id = self.new_id();
+        let entry = FileEntry { id, ..FileEntry::default() };
+        let entry = match kind {
+            Kind::Path => self.path_file(pid, file, entry)?,
+            Kind::Device => self.device(pid, file, entry)?,
+            Kind::Pipe => self.pipe(pid, file, entry)?,
+            Kind::Fifo => self.fifo(pid, file, entry)?,
+            Kind::Socket => self.socket(pid, file, entry)?,
+            Kind::Eventfd | Kind::Epoll | Kind::Timerfd | Kind::Signalfd => {
+                self.event(process, file, kind, entry)?
+            }
+        };
+        let r#type = entry.r#type;
+        self.out.files.push(entry);
+        Ok((id, r#type))
+    }
+
+    /// The owner of an open file.
+    pub(super) fn owner(&mut self, pid: i32, file: &OpenFile) -> Result<FownEntry, Problem> {
+        if file.flags & libc::O_PATH.cast_unsigned() != 0 {
+            return Ok(owners::nobody());
+        }
+        let known = &self.known;
+        self.memory.owner(pid, file, |fd| owners::owner(fd, known))
+    }
+
+    /// Inodes of the tree's open files that somebody holds a lock on.
+    fn locked(&self) -> Result<HashSet<u64>, Error> {
+        let wanted = self
+            .inventory
+            .processes
+            .values()
+            .flat_map(|process| &process.files)
+            .filter(|file| file.mode & libc::S_IFMT == libc::S_IFREG)
+            .map(|file| file.inode)
+            .collect();
+        let text = std::fs::read("/proc/locks")
+            .map_err(|source| Error::Kernel { operation: "read /proc/locks".to_owned(), source })?;
+        Ok(locks::locked(&text, &wanted))
+    }
+
+    /// What a process holds without a descriptor.
+    fn places(&mut self, process: &Process) -> Result<(), Error> {
+        let pid = process.pid;
+        let Some(dir) =
+            self.settle(pid, Place::Exe, "/proc".as_ref(), Dir::open(pid).doing("open"))?
+        else {
+            return Ok(());
+        };
+        for (place, link) in [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")] {
+            let id = self.link(&dir, link);
+            let target = dir.link(link).unwrap_or_default();
+            if let Some(id) = self.settle(pid, place, &target, id)? {
+                self.out.places.insert((pid, place), id);
+            }
+        }
+        for mapping in &process.mappings {
+            let id = match mapped_file(mapping) {
+                Ok(false) => continue,
+                Ok(true) => self.mapping(&dir, mapping),
+                Err(problem) => Err(problem),
+            };
+            let place = Place::Mapping(mapping.start);
+            if let Some(id) = self.settle(pid, place, &mapping.name, id)? {
+                self.out.places.insert((pid, place), id);
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, dir: &Dir, link: &str) -> Result<u32, Problem> {
+        let target = dir.link(link).doing("read link of")?;
+        let stat = dir.stat_behind(link).doing("stat")?;
+        let key = Key { device: stat.device, inode: stat.inode, target };
+        self.held_path(key, |_| dir.open_behind(link).doing("open"))
+    }
+
+    fn mapping(&mut self, dir: &Dir, mapping: &Mapping) -> Result<u32, Problem> {
+        let key =
+            Key { device: mapping.device, inode: mapping.inode, target: mapping.name.clone() };
+        let (start, end) = (mapping.start, mapping.end);
+        self.held_path(key, |_| {
+            dir.open_behind(&format!("map_files/{start:x}-{end:x}")).doing("open")
+        })
+    }
+
+    /// The id of a file that is held by something other than a descriptor.
+    fn held_path(
+        &mut self,
+        key: Key,
+        open: impl FnOnce(&Key) -> Result<std::os::fd::OwnedFd, Problem>,
+    ) -> Result<u32, Problem> {
+        if let Some(id) = self.path_ids.get(&key) {
+            return Ok(*id);
+        }
+        let found = self.memory.paths.find(&key, self.context, || open(&key))?;
+        let id = self.new_id();
+        let reg = self.regular(&found, id, 0, 0, owners::nobody())?;
+        self.out.files.push(FileEntry {
+            id,
+            r#type: fd_type::REG,
+            reg: Some(reg),
+            ..FileEntry::default()
+        });
+        self.path_ids.insert(key, id);
+        Ok(id)
+    }
+
+    /// The path of an open file, looked at.
+    pub(super) fn find(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+    ) -> Result<std::rc::Rc<super::paths::Found>, Problem> {
+        self.memory.paths.find(&key(file), self.context, || {
+            let dir = Dir::open(pid).doing("open the process of")?;
+            dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
+        })
+    }
+}
+
+/// A lock on the file's inode: is it held through this very descriptor?
+fn no_locks(pid: i32, file: &OpenFile) -> Result<(), Problem> {
+    let dir = Dir::open(pid).doing("open the process of")?;
+    let info = kernel::procfs::FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
+    if info.locks.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::refused(
+        "file locks and leases are not supported yet",
+        "release the lock before the checkpoint",
+    ))
+}
+
+/// Whether a mapping is of a file that is found by its path.
+fn mapped_file(mapping: &Mapping) -> Result<bool, Problem> {
+    let name = mapping.name.as_bytes();
+    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
+        return Err(Problem::refused(
+            "mappings of files without a path are not supported",
+            "unmap it before the checkpoint",
+        ));
+    }
+    if mapping.inode == 0 || !name.starts_with(b"/") || name.starts_with(b"/SYSV") {
+        return Ok(false);
+    }
+    match name {
+        b"/dev/zero (deleted)" => Ok(false),
+        b"/[aio] (deleted)" => Err(Problem::refused(
+            "contexts of asynchronous input and output are not supported yet",
+            "destroy the context (io_destroy) before the checkpoint",
+        )),
+        b"/anon_hugepage (deleted)" => Err(Problem::refused(
+            "mappings of huge TLB pages are not supported yet",
+            "use transparent huge pages (madvise)",
+        )),
+        _ if name.starts_with(b"/memfd:") => Err(Problem::refused(
+            "memfds are not supported yet",
+            "map a file in /dev/shm, or anonymous memory",
+        )),
+        _ => Ok(true),
+    }
+}

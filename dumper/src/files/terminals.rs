@@ -1,0 +1,159 @@
+//! Terminals of a shell's job: modes and size, and who is in the foreground.
+
+use std::os::fd::BorrowedFd;
+
+use collector::Inventory;
+use images::messages::{TermiosEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, tty_type};
+use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::tty::{self, Modes};
+use nix::sys::stat::FileStat;
+
+use super::problem::{Doing, Problem};
+
+/// `/dev/tty` counts as terminal number 1006 in the images.
+const CONTROLLING: u32 = 1006;
+/// Largest number of a pseudo-terminal that the images have a place for.
+const LARGEST: u32 = 1000;
+
+/// What a device number says of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terminal {
+    /// The slave side of a pseudo-terminal.
+    Slave(u32),
+    /// `/dev/tty`: whatever terminal controls the process.
+    Controlling,
+}
+
+impl Terminal {
+    /// The terminal with the device number `device`; refused when it is of another kind, or when
+    /// a job of a shell was not asked for.
+    pub(super) fn of(device: u64, shell_job: bool) -> Result<Self, Problem> {
+        let terminal = match (libc::major(device), libc::minor(device)) {
+            (major @ 136..=143, minor) => Self::Slave((major - 136) * 256 + minor),
+            (5, 0) => Self::Controlling,
+            (5, 2) => {
+                return Err(Problem::refused(
+                    "the master side of a pseudo-terminal is not supported yet",
+                    "dump the job inside the terminal (with --shell-job) instead of its master",
+                ));
+            }
+            _ => {
+                return Err(Problem::refused(
+                    "terminals other than pseudo-terminals are not supported yet",
+                    "start the program with its input and output elsewhere",
+                ));
+            }
+        };
+        if !shell_job {
+            return Err(Problem::refused(
+                "it is a terminal outside the tree",
+                "dump with --shell-job, and restore with it from the terminal it shall have",
+            ));
+        }
+        if matches!(terminal, Self::Slave(number) if number > LARGEST) {
+            return Err(Problem::refused(
+                format!("the images have no place for pseudo-terminals above {LARGEST}"),
+                "start the program in another terminal",
+            ));
+        }
+        Ok(terminal)
+    }
+
+    /// Its id in `tty-info.img`: twice its number, and one more for a master.
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Slave(number) => number << 1,
+            Self::Controlling => CONTROLLING << 1,
+        }
+    }
+}
+
+/// The session and the foreground group of the terminal `device`, from a process of the tree that
+/// it controls; zeros when it controls none.
+fn session(inventory: &Inventory, device: u64) -> Result<(u32, u32), Problem> {
+    for pid in inventory.processes.keys() {
+        let stat = Dir::open(*pid).and_then(|dir| Stat::read(&dir));
+        let stat = match stat {
+            Err(error) if error.is_gone() => continue,
+            other => other.doing("read stat of a holder of")?,
+        };
+        if u64::from(stat.tty_nr.cast_unsigned()) == device && device != 0 {
+            let group = u32::try_from(stat.tty_pgrp).unwrap_or(0);
+            return Ok((stat.session.cast_unsigned(), group));
+        }
+    }
+    Ok((0, 0))
+}
+
+/// The entry in `tty-info.img`.
+pub(super) fn info(
+    terminal: Terminal,
+    fd: BorrowedFd<'_>,
+    stat: &FileStat,
+    inventory: &Inventory,
+) -> Result<TtyInfoEntry, Problem> {
+    let (kind, pty) = match terminal {
+        Terminal::Slave(index) => (tty_type::PTY, Some(TtyPtyEntry { index })),
+        Terminal::Controlling => (tty_type::CTTY, None),
+    };
+    let (sid, pgrp) = session(inventory, stat.st_rdev)?;
+    let mut info = TtyInfoEntry {
+        id: terminal.id(),
+        r#type: kind,
+        locked: false,
+        exclusive: false,
+        packet_mode: false,
+        sid,
+        pgrp,
+        rdev: stat.st_rdev as u32,
+        termios: None,
+        termios_locked: None,
+        winsize: None,
+        pty,
+        dev: Some(stat.st_dev as u32),
+        uid: Some(stat.st_uid),
+        gid: Some(stat.st_gid),
+    };
+    // A terminal that has hung up answers nothing: its entry stays bare.
+    let Ok(modes) = tty::modes(fd) else { return Ok(info) };
+    info.exclusive = tty::is_exclusive(fd).doing("get exclusive mode of")?;
+    info.termios = Some(termios(&modes));
+    info.termios_locked = Some(termios(&tty::locked_modes(fd).doing("get locked modes of")?));
+    let size = tty::window_size(fd).doing("get window size of")?;
+    info.winsize = Some(WinsizeEntry {
+        ws_row: size.rows.into(),
+        ws_col: size.columns.into(),
+        ws_xpixel: size.x_pixels.into(),
+        ws_ypixel: size.y_pixels.into(),
+    });
+    Ok(info)
+}
+
+fn termios(modes: &Modes) -> TermiosEntry {
+    TermiosEntry {
+        c_iflag: modes.input,
+        c_oflag: modes.output,
+        c_cflag: modes.control,
+        c_lflag: modes.local,
+        c_line: modes.line.into(),
+        // The speeds are in `c_cflag`.
+        c_ispeed: 0,
+        c_ospeed: 0,
+        c_cc: modes.characters.iter().map(|&byte| byte.into()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_by_device() {
+        let of = |major, minor| Terminal::of(libc::makedev(major, minor), true);
+        assert_eq!(of(136, 3).unwrap().id(), 6);
+        assert_eq!(of(137, 1).unwrap(), Terminal::Slave(257));
+        assert_eq!(of(5, 0).unwrap(), Terminal::Controlling);
+        assert!(of(5, 2).is_err() && of(4, 1).is_err() && of(143, 200).is_err());
+        assert!(Terminal::of(libc::makedev(136, 0), false).is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! Unix sockets: names, peers, and what is queued.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use images::messages::{
+    FilePermsEntry, FownEntry, SHUTDOWN_BOTH, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
+    UnixSkEntry,
+};
+use kernel::sock_diag::UnixSocket;
+use kernel::sockets::{local_address, option, peek, set_option, unix_file};
+use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
+
+use super::problem::{Doing, Problem};
+use super::socket_options;
+
+/// Longest message that a queue is read with at first; longer ones are read again.
+const MESSAGE: usize = 256 << 10;
+
+/// All Unix sockets of the network namespace, and which of them the tree holds.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    sockets: HashMap<u32, UnixSocket>,
+    /// The listening socket that each connection waits at.
+    waits_at: HashMap<u32, u32>,
+    held: HashSet<u32>,
+}
+
+impl Neighbours {
+    pub(super) fn new(sockets: Vec<UnixSocket>, held: HashSet<u32>) -> Self {
+        let waits_at = sockets
+            .iter()
+            .flat_map(|socket| socket.waiting.iter().map(|client| (*client, socket.inode)))
+            .collect();
+        let sockets = sockets.into_iter().map(|socket| (socket.inode, socket)).collect();
+        Self { sockets, waits_at, held }
+    }
+
+    /// The inode of the socket that `socket` is to be connected to, 0 for none. `frozen` says
+    /// whether what changes by the moment counts.
+    fn peer(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
+        let stream = i32::from(socket.kind) != SOCK_DGRAM;
+        match socket.peer {
+            Some(peer) if self.held.contains(&peer) => self.reachable(socket, peer),
+            Some(_) => Err(Problem::refused(
+                "it is connected to a process outside the tree",
+                "close the connection, or dump a tree that holds both ends",
+            )),
+            None if stream && u32::from(socket.state) == SK_ESTABLISHED => {
+                self.waiting(socket, frozen)
+            }
+            None => {
+                self.accepts_only_ours(socket, frozen)?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// A socket that is connected one way only is connected again by its peer's name.
+    fn reachable(&self, socket: &UnixSocket, peer: u32) -> Result<u32, Problem> {
+        let back = self.sockets.get(&peer).and_then(|peer| peer.peer);
+        if i32::from(socket.kind) != SOCK_DGRAM && back != Some(socket.inode) {
+            return Err(Problem::refused(
+                "its peer is not connected to it",
+                "close the connection before the checkpoint",
+            ));
+        }
+        Ok(peer)
+    }
+
+    /// A connection that nobody has accepted yet, or whose other end has been closed.
+    fn waiting(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
+        let Some(listener) = self.waits_at.get(&socket.inode) else {
+            let closed = u32::from(socket.shutdown) == SHUTDOWN_BOTH;
+            return if closed || !frozen {
+                Ok(0)
+            } else {
+                Err(Problem::refused("its other end cannot be found", "try again"))
+            };
+        };
+        if !self.held.contains(listener) {
+            return Err(Problem::refused(
+                "it waits to be accepted by a process outside the tree",
+                "close the connection, or dump a tree that holds both ends",
+            ));
+        }
+        if frozen && socket.send_queue > 0 {
+            return Err(Problem::refused(
+                "it has sent data over a connection that is not accepted yet",
+                "try again when the connection has been accepted",
+            ));
+        }
+        Ok(*listener)
+    }
+
+    fn accepts_only_ours(&self, socket: &UnixSocket, frozen: bool) -> Result<(), Problem> {
+        let strange = socket.waiting.iter().any(|client| !self.held.contains(client));
+        if frozen && strange {
+            return Err(Problem::refused(
+                "a connection from outside the tree waits to be accepted",
+                "try again when it has been accepted and closed",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The entry of a Unix socket, without its id, flags and owner.
+pub(super) fn entry(
+    socket: BorrowedFd<'_>,
+    inode: u64,
+    neighbours: &Neighbours,
+    frozen: bool,
+) -> Result<UnixSkEntry, Problem> {
+    let inode = inode as u32;
+    let known = neighbours.sockets.get(&inode).ok_or(Problem::Gone)?;
+    let kind = i32::from(known.kind);
+    if !matches!(kind, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET) {
+        return Err(Problem::refused(
+            format!("Unix sockets of type {kind} are not supported"),
+            "close it before the checkpoint",
+        ));
+    }
+    let state = u32::from(known.state);
+    if !matches!(state, SK_ESTABLISHED | SK_CLOSE | SK_LISTEN) {
+        return Err(Problem::refused(
+            format!("its state {state} is not known"),
+            "close it before the checkpoint",
+        ));
+    }
+    let shutdown = u32::from(known.shutdown);
+    let mut entry = UnixSkEntry {
+        id: 0,
+        ino: inode,
+        r#type: kind.cast_unsigned(),
+        state,
+        flags: 0,
+        uflags: 0,
+        backlog: known.send_queue,
+        peer: neighbours.peer(known, frozen)?,
+        fown: FownEntry::default(),
+        opts: socket_options::options(socket, true)?,
+        name: local_address(socket).doing("get the name of")?.data().to_vec(),
+        shutdown: Some(shutdown).filter(|state| *state != SHUTDOWN_NONE),
+        file_perms: None,
+        name_dir: None,
+        deleted: None,
+        ns_id: None,
+        mnt_id: None,
+    };
+    if entry.name.first().is_some_and(|&byte| byte != 0) {
+        locate(socket, &mut entry)?;
+    }
+    Ok(entry)
+}
+
+/// What the file that a socket is bound to adds: permissions, directory, whether it is deleted.
+fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
+    let file = unix_file(socket).doing("get the file of")?;
+    let stat = nix::sys::stat::fstat(&file).doing("stat the file of")?;
+    entry.file_perms =
+        Some(FilePermsEntry { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid });
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = nix::fcntl::readlink(link.as_str()).doing("read the path of")?.into_vec();
+    let (path, deleted) = match path.strip_suffix(b" (deleted)") {
+        Some(path) if stat.st_nlink == 0 => (path, true),
+        _ => (&path[..], false),
+    };
+    entry.deleted = deleted.then_some(true);
+    let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
+    if !name.starts_with(b"/") {
+        entry.name_dir = Some(directory(path, name)?);
+    }
+    Ok(())
+}
+
+/// What stands before a relative name in the path that it led to.
+fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
+    let shown = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
+    let plain: std::path::PathBuf =
+        shown.components().filter(|part| *part != std::path::Component::CurDir).collect();
+    path.strip_suffix(plain.as_os_str().as_bytes())
+        .and_then(|rest| rest.strip_suffix(b"/"))
+        .map(|rest| if rest.is_empty() { b"/".to_vec() } else { rest.to_vec() })
+        .ok_or_else(|| {
+            Problem::refused(
+                format!("its relative name {} does not end its path", shown.display()),
+                "bind it to an absolute path",
+            )
+        })
+}
+
+/// What is queued in a socket: one element a message, of a stream all of it in one or more.
+pub(super) fn queue(
+    socket: BorrowedFd<'_>,
+    inode: u64,
+    neighbours: &Neighbours,
+) -> Result<Vec<Vec<u8>>, Problem> {
+    let known = neighbours.sockets.get(&(inode as u32)).ok_or(Problem::Gone)?;
+    let stream = i32::from(known.kind) == SOCK_STREAM;
+    let waiting = known.receive_queue as usize;
+    if u32::from(known.state) == SK_LISTEN || (stream && waiting == 0) {
+        return Ok(Vec::new());
+    }
+    if waiting == 0 {
+        // Only datagrams can be queued and be of no bytes.
+        let empty = i32::from(known.kind) == SOCK_DGRAM && look(socket, &mut [0])?.is_some();
+        return if empty { Err(empty_datagram()) } else { Ok(Vec::new()) };
+    }
+    let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
+    // One look without a peek offset is enough for nearly every queue, and changes nothing.
+    let Some(first) = look(socket, &mut buffer)? else { return Ok(Vec::new()) };
+    if first == waiting && (stream || i32::from(known.kind) == SOCK_SEQPACKET) {
+        buffer.truncate(first);
+        return Ok(vec![buffer]);
+    }
+    walk(socket, &mut buffer, waiting, i32::from(known.kind))
+}
+
+/// Reads a queue message by message. The peek offset is the target's own: it is put back.
+fn walk(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    waiting: usize,
+    kind: i32,
+) -> Result<Vec<Vec<u8>>, Problem> {
+    let before = option(socket, SOL_SOCKET, libc::SO_PEEK_OFF).doing("get peek offset of")?;
+    set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, 0).doing("set peek offset of")?;
+    let messages = messages(socket, buffer, waiting, kind);
+    set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, before).doing("restore peek offset of")?;
+    messages
+}
+
+fn messages(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    waiting: usize,
+    kind: i32,
+) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut messages = Vec::new();
+    let mut total = 0;
+    while let Some(count) = look(socket, buffer)? {
+        // End of file, for which a connected socket answers 0 for ever.
+        if count == 0 && kind != SOCK_DGRAM {
+            break;
+        }
+        messages.push(buffer[..count].to_vec());
+        total += count;
+        if kind != SOCK_DGRAM && total >= waiting {
+            break;
+        }
+        // Empty datagrams do not move the peek offset: they cannot be told apart.
+        if count == 0 {
+            return Err(empty_datagram());
+        }
+    }
+    Ok(messages)
+}
+
+fn empty_datagram() -> Problem {
+    Problem::refused("an empty datagram is queued in it", "try again when it has been received")
+}
+
+fn look(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<usize>, Problem> {
+    match peek(socket, buffer).doing("look into the queue of")? {
+        None => Ok(None),
+        Some(found) if found.descriptors => Err(Problem::refused(
+            "descriptors are queued in it (SCM_RIGHTS), which is not supported yet",
+            "try again when they have been received",
+        )),
+        Some(found) if found.truncated => Err(Problem::refused(
+            format!("a message of more than {} bytes is queued in it", buffer.len()),
+            "try again when it has been received",
+        )),
+        Some(found) => Ok(Some(found.bytes)),
+    }
+}
+
+#[cfg(test)]
+#[path = "unix_sockets_tests.rs"]
+mod tests;

@@ -1,0 +1,66 @@
+use super::*;
+use kernel::sockets::create_pair;
+use std::os::fd::{AsFd, OwnedFd};
+
+fn inode(fd: &OwnedFd) -> u64 {
+    nix::sys::stat::fstat(fd).unwrap().st_ino
+}
+
+fn neighbours(held: &[&OwnedFd]) -> Neighbours {
+    let held = held.iter().map(|fd| inode(fd) as u32).collect();
+    Neighbours::new(kernel::sock_diag::unix_sockets().unwrap(), held)
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+    match result {
+        Err(Problem::Refused { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_pair_knows_its_ends() {
+    let (a, b) = create_pair(SOCK_STREAM).unwrap();
+    let both = neighbours(&[&a, &b]);
+    let entry = entry(a.as_fd(), inode(&a), &both, true).unwrap();
+    assert_eq!((entry.peer, entry.state), (inode(&b) as u32, SK_ESTABLISHED));
+    let alone = neighbours(&[&a]);
+    assert!(refusal(super::entry(a.as_fd(), inode(&a), &alone, true)).contains("outside the tree"));
+}
+
+#[test]
+fn queues_of_each_kind() {
+    for (kind, expected) in [
+        (SOCK_STREAM, vec![b"onethree".to_vec()]),
+        (SOCK_DGRAM, vec![b"one".to_vec(), b"three".to_vec()]),
+        (SOCK_SEQPACKET, vec![b"one".to_vec(), b"three".to_vec()]),
+    ] {
+        let (a, b) = create_pair(kind).unwrap();
+        nix::unistd::write(&a, b"one").unwrap();
+        nix::unistd::write(&a, b"three").unwrap();
+        let both = neighbours(&[&a, &b]);
+        assert_eq!(queue(b.as_fd(), inode(&b), &both).unwrap(), expected);
+        assert_eq!(queue(a.as_fd(), inode(&a), &both).unwrap(), Vec::<Vec<u8>>::new());
+        let offset = option(b.as_fd(), SOL_SOCKET, libc::SO_PEEK_OFF).unwrap();
+        assert_eq!(offset, u32::MAX);
+    }
+}
+
+#[test]
+fn what_a_closed_peer_left_is_read() {
+    let (a, b) = create_pair(SOCK_STREAM).unwrap();
+    nix::unistd::write(&a, b"last words").unwrap();
+    drop(a);
+    let alone = neighbours(&[&b]);
+    let entry = entry(b.as_fd(), inode(&b), &alone, true).unwrap();
+    assert_eq!((entry.peer, entry.shutdown), (0, Some(SHUTDOWN_BOTH)));
+    assert_eq!(queue(b.as_fd(), inode(&b), &alone).unwrap(), [b"last words".to_vec()]);
+}
+
+#[test]
+fn directories_of_relative_names() {
+    assert_eq!(directory(b"/tmp/x/s", b"s").unwrap(), b"/tmp/x");
+    assert_eq!(directory(b"/tmp/x/s", b"./x/s").unwrap(), b"/tmp");
+    assert_eq!(directory(b"/s", b"s").unwrap(), b"/");
+    assert!(refusal(directory(b"/tmp/x/s", b"../y/s")).contains("relative name"));
+}
