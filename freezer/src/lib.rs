@@ -1,1 +1,25 @@
 //! Stops and resumes process trees; freezes are leases.
+//!
+//! A [`Freeze`] is a guard: while it lives the tree is stopped, and dropping it lets the tree
+//! run, on every path. There are three ways to stop one:
+//!
+//! - **cgroup v2** and **cgroup v1**, where the tree has a cgroup to itself. The kernel remembers
+//!   such a freeze, also when we die: whoever holds one across time must be able to find it again
+//!   ([`Journal`]).
+//! - **ptrace**, always possible where we may trace. It belongs to a thread (each freeze has one
+//!   of its own) and ends with it: when we die, however we die, the tree runs on.
+//!
+//! The service hands freezes out as leases over its socket, see [`service`](router).
+
+mod error;
+mod freeze;
+mod journal;
+mod leases;
+mod ptrace;
+mod routes;
+
+pub use error::Error;
+pub use freeze::{Freeze, Method, Target, freeze};
+pub use journal::Journal;
+pub use leases::{Ended, Leases};
+pub use routes::router;

@@ -11,15 +11,21 @@ mod parse;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use crate::procfs::{self, Dir, Mounts, ProcFile};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Why a cgroup could not be found, stopped or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What /proc says of a process cannot be had.
+    #[error(transparent)]
+    Proc(#[from] procfs::Error),
     /// A file could not be read.
     #[error("read {path}")]
     Read {
@@ -116,9 +122,32 @@ pub struct Hierarchies {
 }
 
 impl Hierarchies {
-    /// Looks through our own mounts.
+    /// Looks through our own mounts; of several mounts of one hierarchy the first counts, which
+    /// is the one that shows most.
+    ///
+    /// # Errors
+    /// If the mounts cannot be read.
     pub fn find() -> Result<Self, Error> {
-        Ok(parse::mounts(&read("/proc/self/mountinfo".as_ref())?))
+        let own = Dir::open(std::process::id().cast_signed())?;
+        Ok(Self::among(&Mounts::read(&own)?))
+    }
+
+    fn among(mounts: &Mounts) -> Self {
+        let mut found = Self::default();
+        for mount in &mounts.0 {
+            let here = || Mount { root: (&mount.root).into(), point: (&mount.mount_point).into() };
+            let mut options = mount.super_options.as_bytes().split(|byte| *byte == b',');
+            match mount.fs_type.as_bytes() {
+                b"cgroup2" => {
+                    found.unified.get_or_insert_with(here);
+                }
+                b"cgroup" if options.any(|option| option == b"freezer") => {
+                    found.freezer.get_or_insert_with(here);
+                }
+                _ => {}
+            }
+        }
+        found
     }
 
     /// Mount point of the unified hierarchy.
@@ -143,13 +172,17 @@ impl Hierarchies {
 
     /// The cgroup of a process; `None` when that is the root of the hierarchy, which cannot be
     /// frozen.
+    ///
+    /// # Errors
+    /// If the hierarchy is not mounted, or the process gone or outside its mounted part.
     pub fn of_process(&self, version: Version, pid: i32) -> Result<Option<Cgroup>, Error> {
         let mount = self.mount(version)?;
-        let file = PathBuf::from(format!("/proc/{pid}/cgroup"));
-        let text = read(&file)?;
-        let Some(path) = parse::membership(&text, version) else {
-            return Err(strange(file, &text));
+        let memberships = procfs::Cgroup::read(&Dir::open(pid)?)?;
+        let membership = match version {
+            Version::V1 => memberships.v1("freezer"),
+            Version::V2 => memberships.v2(),
         };
+        let path = Path::new(&membership.ok_or(Error::NotMounted(version))?.path);
         let below = path.strip_prefix(&mount.root).map_err(|_| Error::Outside {
             pid,
             version,
@@ -162,6 +195,9 @@ impl Hierarchies {
     }
 
     /// A cgroup by its path in the hierarchy, as `/proc/PID/cgroup` writes it.
+    ///
+    /// # Errors
+    /// If the hierarchy is not mounted, or the name is none of a cgroup below its root.
     pub fn named(&self, version: Version, name: &str) -> Result<Cgroup, Error> {
         let mount = self.mount(version)?;
         let below = Path::new(name)
@@ -200,6 +236,9 @@ impl Cgroup {
     }
 
     /// Every process in it and below it.
+    ///
+    /// # Errors
+    /// If the cgroup is gone or cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
         let mut waiting = vec![self.directory.clone()];
@@ -221,6 +260,9 @@ impl Cgroup {
 
     /// Whether somebody asked for this very cgroup to be frozen (whether or not all its tasks
     /// have stopped yet).
+    ///
+    /// # Errors
+    /// If the cgroup is gone or cannot be read.
     pub fn freeze_is_asked(&self) -> Result<bool, Error> {
         let file = self.directory.join(match self.version {
             Version::V1 => "freezer.self_freezing",
@@ -236,6 +278,9 @@ impl Cgroup {
 
     /// Asks for the freeze and waits until every task has stopped. When they do not by the
     /// deadline, the cgroup is thawed again.
+    ///
+    /// # Errors
+    /// If the cgroup cannot be written, or its tasks do not stop in time.
     pub fn freeze(&self, within: Duration) -> Result<(), Error> {
         self.ask(true)?;
         let frozen = self.wait_frozen(within);
@@ -246,6 +291,9 @@ impl Cgroup {
     }
 
     /// Lets the tasks run.
+    ///
+    /// # Errors
+    /// If the cgroup cannot be written.
     pub fn thaw(&self) -> Result<(), Error> {
         self.ask(false)
     }
@@ -333,4 +381,27 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 fn strange(path: PathBuf, text: &[u8]) -> Error {
     let beginning = &text[..text.len().min(80)];
     Error::Strange { path, text: String::from_utf8_lossy(beginning).into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_machine_has_both() {
+        let text = b"25 1 0:22 / /sys/fs/cgroup ro shared:8 - tmpfs tmpfs rw,mode=755\n\
+            26 25 0:23 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n\
+            27 25 0:24 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+            28 25 0:25 /box/a\\040b /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n";
+        let found = Hierarchies::among(&Mounts::parse(text).unwrap());
+        let mount =
+            |root: &str, point: &str| Some(Mount { root: root.into(), point: point.into() });
+        assert_eq!(found.unified, mount("/", "/sys/fs/cgroup/unified"));
+        assert_eq!(found.freezer, mount("/box/a b", "/sys/fs/cgroup/freezer"));
+        let name = |name| found.named(Version::V1, name).map(|cgroup| cgroup.directory);
+        assert_eq!(name("/box/a b/c").unwrap(), Path::new("/sys/fs/cgroup/freezer/c"));
+        for bad in ["/box/a b", "/other", "c", "/box/a b/../c", ""] {
+            assert!(matches!(name(bad), Err(Error::Name(_))), "{bad}");
+        }
+    }
 }

@@ -1,0 +1,113 @@
+//! Why a tree cannot be stopped.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kernel::{cgroup, procfs, ptrace};
+
+/// Why a tree cannot be stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The cgroup is in the way.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// What /proc says cannot be had.
+    #[error(transparent)]
+    Proc(#[from] procfs::Error),
+    /// A thread cannot be traced.
+    #[error("stop process tree {root}")]
+    Trace {
+        /// Root of the tree.
+        root: i32,
+        /// Why.
+        #[source]
+        source: ptrace::Error,
+    },
+    /// The thread that would hold the tree cannot be made.
+    #[error("make a thread to hold process tree {root}")]
+    Thread {
+        /// Root of the tree.
+        root: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that would hold the tree panicked.
+    #[error("stop process tree {0}: the thread that holds it is gone")]
+    Lost(i32),
+    /// Not all threads stopped in time.
+    #[error("stop process tree {root}: not all threads stopped within {} ms", waited.as_millis())]
+    Timeout {
+        /// Root of the tree.
+        root: i32,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// We would stop ourselves.
+    #[error("freeze {0}: this process is in it")]
+    Ourselves(PathBuf),
+    /// A cgroup holds more than the tree.
+    #[error("freeze the cgroup of process {pid}: process {other} is in it and not in the tree")]
+    Shared {
+        /// Root of the tree.
+        pid: i32,
+        /// A process that would be stopped with it.
+        other: i32,
+    },
+    /// The tree is not in one cgroup that can be frozen.
+    #[error("freeze the cgroup of process {0}: the tree is not in one of its own")]
+    NoCgroup(i32),
+    /// A cgroup cannot be stopped by ptrace.
+    #[error("freeze cgroup {0} by ptrace: ptrace stops process trees")]
+    CgroupByPtrace(String),
+    /// The record of freezes cannot be kept.
+    #[error("{operation} {path}")]
+    Journal {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What helps, where something does.
+    #[must_use]
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Shared { .. } | Self::NoCgroup(_) => {
+                Some("use the method ptrace, or move the tree into a cgroup of its own")
+            }
+            Self::CgroupByPtrace(_) => Some("use the method auto, or name a pid"),
+            Self::Ourselves(_) => Some("name a cgroup that does not hold the freezer"),
+            Self::Cgroup(cgroup::Error::NotMounted(_)) => {
+                Some("use another method, or mount the hierarchy")
+            }
+            Self::Cgroup(cgroup::Error::Name(_)) => {
+                Some("name it as /proc/PID/cgroup does, for example /box/one")
+            }
+            Self::Timeout { .. } | Self::Cgroup(cgroup::Error::Timeout { .. }) => {
+                Some("a task may be waiting for a device or file system: try again")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the process or cgroup simply is not there.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Proc(error) | Self::Cgroup(cgroup::Error::Proc(error)) => error.is_gone(),
+            Self::Trace { source, .. } => source.is_gone(),
+            Self::Cgroup(
+                cgroup::Error::Read { source, .. } | cgroup::Error::Write { source, .. },
+            ) => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Freezing real trees, as a library and as leases of the service. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test ends at the first thing that is not as it should be, and says what it skips"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kernel::cgroup::{Cgroup, Hierarchies, Version};
+use kernel::procfs::{self, Dir, ProcFile, Stat};
+use stasis_freezer::{Error, Method, Target, freeze};
+
+/// Ends its child.
+struct Tree(Child);
+
+impl Tree {
+    /// A shell with a child of its own, both waiting.
+    fn start() -> Self {
+        let tree = Self(Command::new("sh").args(["-c", "sleep 1000 & wait"]).spawn().unwrap());
+        eventually("the tree stands", || {
+            procfs::tree(tree.pid()).is_ok_and(|tree| tree.len() == 2)
+        });
+        tree
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+
+    fn states(&self) -> Vec<u8> {
+        let tree = procfs::tree(self.pid()).unwrap();
+        let state = |pid| Stat::read(&Dir::open(pid).unwrap()).unwrap().state;
+        tree.into_iter().map(state).collect()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for pid in procfs::tree(self.pid()).unwrap_or_default() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        self.0.wait().ok();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A cgroup for one test.
+struct Group(PathBuf);
+
+impl Group {
+    fn make(version: Version, name: &str) -> Option<Self> {
+        let mounts = Hierarchies::find().unwrap();
+        let root = match version {
+            Version::V1 => mounts.freezer(),
+            Version::V2 => mounts.unified(),
+        };
+        let Some(root) = root else {
+            eprintln!("SKIPPED: no {version} hierarchy is mounted here");
+            return None;
+        };
+        let path = root.join(format!("stasis-test-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Some(Self(path))
+    }
+
+    fn add(&self, tree: &Tree) {
+        for pid in procfs::tree(tree.pid()).unwrap() {
+            fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let gone = || fs::remove_dir(&self.0).is_ok() || !self.0.exists();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !gone() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn frozen(version: Version, group: &Path) -> bool {
+    let (file, word) = match version {
+        Version::V1 => ("freezer.state", "FROZEN"),
+        Version::V2 => ("cgroup.events", "frozen 1"),
+    };
+    fs::read_to_string(group.join(file)).unwrap().contains(word)
+}
+
+fn no_journal(_: &Cgroup) -> Result<(), Error> {
+    Ok(())
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn ptrace_stops_every_thread_and_lets_it_go() {
+    let tree = Tree::start();
+    let target = Target::Tree(tree.pid());
+    let held = freeze(&target, Method::Ptrace, SECOND, &mut no_journal).unwrap();
+    assert_eq!(held.method(), Method::Ptrace);
+    assert_eq!(held.processes().len(), 2);
+    assert_eq!(tree.states(), b"tt");
+    drop(held);
+    assert!(!tree.states().contains(&b't'));
+}
+
+#[test]
+fn a_tree_that_multiplies_is_caught_whole() {
+    let forks = "while :; do (for i in 1 2 3; do true & done; wait); done";
+    let tree = Tree(Command::new("sh").args(["-c", forks]).spawn().unwrap());
+    let target = Target::Tree(tree.pid());
+    for _ in 0..20 {
+        let held = freeze(&target, Method::Ptrace, SECOND * 5, &mut no_journal).unwrap();
+        let states = tree.states();
+        assert!(states.iter().all(|state| matches!(state, b't' | b'Z' | b'X')), "{states:?}");
+        drop(held);
+    }
+}
+
+#[test]
+fn each_cgroup_version_freezes_a_tree_of_its_own() {
+    for (version, method) in [(Version::V1, Method::CgroupV1), (Version::V2, Method::CgroupV2)] {
+        let tree = Tree::start();
+        let Some(group) = Group::make(version, "own") else { continue };
+        group.add(&tree);
+        let target = Target::Tree(tree.pid());
+        for asked in [method, Method::Auto] {
+            let held = freeze(&target, asked, SECOND, &mut no_journal).unwrap();
+            assert_eq!(held.method(), method);
+            assert_eq!(held.processes().len(), 2);
+            assert!(frozen(version, &group.0));
+            drop(held);
+            assert!(!frozen(version, &group.0));
+        }
+        drop(tree);
+    }
+}
+
+#[test]
+fn what_somebody_else_froze_stays_frozen() {
+    let tree = Tree::start();
+    let Some(group) = Group::make(Version::V2, "before") else { return };
+    group.add(&tree);
+    fs::write(group.0.join("cgroup.freeze"), "1").unwrap();
+    drop(freeze(&Target::Tree(tree.pid()), Method::CgroupV2, SECOND, &mut no_journal).unwrap());
+    assert!(frozen(Version::V2, &group.0));
+    fs::write(group.0.join("cgroup.freeze"), "0").unwrap();
+    drop(tree);
+}
+
+#[test]
+fn a_cgroup_shared_with_others_is_not_frozen() {
+    let (tree, other) = (Tree::start(), Tree::start());
+    let Some(group) = Group::make(Version::V2, "shared") else { return };
+    group.add(&tree);
+    group.add(&other);
+    let target = Target::Tree(tree.pid());
+    let error = freeze(&target, Method::CgroupV2, SECOND, &mut no_journal).unwrap_err();
+    assert!(matches!(error, Error::Shared { .. }), "{error}");
+    let held = freeze(&target, Method::Auto, SECOND, &mut no_journal).unwrap();
+    assert_eq!(held.method(), Method::Ptrace);
+    drop((held, tree, other));
+}
+
+/// The service, ended when dropped.
+struct Freezer {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Freezer {
+    fn start(directory: &Path) -> Self {
+        let socket = directory.join("freezer.sock");
+        let child = Command::new(env!("CARGO_BIN_EXE_stasis-freezer"))
+            .arg("--socket")
+            .arg(&socket)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let freezer = Self { child, socket };
+        eventually("the freezer answers", || freezer.client().get(URL).send().is_ok());
+        freezer
+    }
+
+    /// A client with a connection of its own.
+    fn client(&self) -> reqwest::blocking::Client {
+        let builder = reqwest::blocking::Client::builder().unix_socket(self.socket.as_path());
+        builder.build().unwrap()
+    }
+
+    fn lease(&self, client: &reqwest::blocking::Client, body: &str) -> (u16, serde_json::Value) {
+        let request = client.post(URL).header("content-type", "application/json");
+        let response = request.body(body.to_owned()).send().unwrap();
+        (response.status().as_u16(), response.json().unwrap())
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+const URL: &str = "http://freezer/v1/leases";
+
+#[test]
+fn a_lease_ends_when_given_back_when_over_and_when_its_holder_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let freezer = Freezer::start(directory.path());
+    let tree = Tree::start();
+    let client = freezer.client();
+    let body =
+        |ttl: u64| format!(r#"{{"pid": {}, "method": "ptrace", "ttl_ms": {ttl}}}"#, tree.pid());
+    let running = || !tree.states().contains(&b't');
+
+    let (status, lease) = freezer.lease(&client, &body(60_000));
+    assert_eq!(status, 201, "{lease}");
+    assert_eq!(tree.states(), b"tt");
+    let one = format!("{URL}/{}", lease["id"].as_str().unwrap());
+    assert_eq!(client.delete(&one).send().unwrap().status().as_u16(), 204);
+    assert!(running());
+    assert_eq!(client.delete(&one).send().unwrap().status().as_u16(), 404);
+
+    let (_, lease) = freezer.lease(&client, &body(300));
+    let one = format!("{URL}/{}/renew", lease["id"].as_str().unwrap());
+    let renewal = client.post(one).header("content-type", "application/json");
+    let renewed: serde_json::Value =
+        renewal.body(r#"{"ttl_ms": 600}"#).send().unwrap().json().unwrap();
+    assert!(renewed["expires_in_ms"].as_u64().unwrap() > 400, "{renewed}");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(tree.states(), b"tt", "the renewed lease still holds");
+    eventually("the lease is over", running);
+
+    let holder = freezer.client();
+    assert_eq!(freezer.lease(&holder, &body(60_000)).0, 201);
+    assert_eq!(tree.states(), b"tt");
+    drop(holder);
+    eventually("the holder is gone", running);
+}
+
+#[test]
+fn bad_requests_name_the_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let freezer = Freezer::start(directory.path());
+    let client = freezer.client();
+    for (body, status, field) in [
+        (r#"{"ttl_ms": 5}"#, 422, "pid"),
+        (r#"{"pid": 1, "cgroup": "/x", "ttl_ms": 5}"#, 422, "pid"),
+        (r#"{"pid": 0, "ttl_ms": 5}"#, 422, "pid"),
+        (r#"{"pid": 1, "ttl_ms": 0}"#, 422, "ttl_ms"),
+        (r#"{"pid": 1, "ttl_ms": 5, "x": 1}"#, 422, "x"),
+        (r#"{"pid": 1, "method": "magic", "ttl_ms": 5}"#, 422, "method"),
+    ] {
+        let (answered, answer) = freezer.lease(&client, body);
+        assert_eq!((answered, answer["error"]["field"].as_str()), (status, Some(field)), "{body}");
+        assert!(answer["error"]["remedy"].is_string(), "{answer}");
+    }
+    let (status, answer) = freezer.lease(&client, r#"{"pid": 2147483647, "ttl_ms": 5}"#);
+    assert_eq!(status, 404, "{answer}");
+    let (status, answer) = freezer.lease(&client, r#"{"cgroup": "/../x", "ttl_ms": 5}"#);
+    assert_eq!(status, 422, "{answer}");
+}
+
+#[test]
+fn a_killed_freezer_leaves_nothing_frozen() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = Tree::start();
+    let Some(group) = Group::make(Version::V2, "killed") else { return };
+    let body =
+        |method| format!(r#"{{"pid": {}, "method": "{method}", "ttl_ms": 60000}}"#, tree.pid());
+
+    let freezer = Freezer::start(directory.path());
+    let client = freezer.client();
+    assert_eq!(freezer.lease(&client, &body("ptrace")).0, 201);
+    drop(freezer);
+    assert!(!tree.states().contains(&b't'));
+
+    group.add(&tree);
+    let freezer = Freezer::start(directory.path());
+    let client = freezer.client();
+    assert_eq!(freezer.lease(&client, &body("cgroup_v2")).0, 201);
+    drop(freezer);
+    assert!(frozen(Version::V2, &group.0));
+    let _freezer = Freezer::start(directory.path());
+    assert!(!frozen(Version::V2, &group.0));
+    drop(tree);
+}
