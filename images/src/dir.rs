@@ -116,6 +116,13 @@ impl ImageDir {
         self.open_file(&name)?.ok_or(Error::Missing { name })
     }
 
+    /// A file of the directory, as it is.
+    pub fn raw(&self, name: &str) -> Result<File, Error> {
+        let (file, _) =
+            self.open_file(name)?.ok_or_else(|| Error::Missing { name: name.into() })?;
+        Ok(file)
+    }
+
     /// The checkpoint that holds the pages marked as being in the parent; `None` if there is none.
     pub fn parent(&self) -> Result<Option<Self>, Error> {
         let path = self.path.join(names::PARENT_LINK);

@@ -2,10 +2,12 @@
 //!
 //! - [`messages`]: what images say; [`names`]: which file says what; [`magic`]: how files begin.
 //! - [`ImageDir`] reads a checkpoint directory, [`ImageWriter`] writes one that is complete or absent.
+//! - [`Checkpoint`]: a whole directory, read and checked against itself.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
 //!
 //! Nothing here asks the kernel for more than files, so that all of it can be tested and fuzzed anywhere.
 
+pub mod checkpoint;
 mod dir;
 mod error;
 pub mod magic;
@@ -16,6 +18,7 @@ mod progress;
 mod reader;
 mod writer;
 
+pub use checkpoint::Checkpoint;
 pub use dir::{ImageDir, ImageFile};
 pub use error::Error;
 pub use names::Image;

@@ -1,1 +1,23 @@
-//! What the end-to-end tests share.
+//! What the end-to-end tests, the demo and the benchmarks share: programs to checkpoint, the
+//! engines that do it, and a clean machine around them.
+
+mod engine;
+mod machine;
+mod program;
+mod snapshot;
+
+pub use engine::{Dump, Engine, Outcome, built_program, criu_program, stasis_program};
+pub use machine::{Machine, children_of, wait_until};
+pub use program::{Program, Scratch, Workload};
+pub use snapshot::Snapshot;
+
+/// Panics with the reason when the machine lacks what a test needs: a test that cannot run fails,
+/// visibly, and is left out by name where the lack is known (see the Makefile).
+#[macro_export]
+macro_rules! require {
+    ($condition:expr, $($reason:tt)+) => {
+        if !$condition {
+            panic!("this test cannot run here: {}", format_args!($($reason)+));
+        }
+    };
+}

@@ -67,7 +67,7 @@ pub struct CgroupPropEntry {
 }
 
 /// Owner and mode.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct CgroupPerms {
     #[prost(uint32, required, tag = "1")]
     pub mode: u32,

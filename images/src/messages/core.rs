@@ -150,7 +150,7 @@ pub struct ThreadCoreEntry {
 }
 
 /// The alternate signal stack, as `sigaltstack` gives it.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct ThreadSasEntry {
     #[prost(uint64, required, tag = "1")]
     pub ss_sp: u64,
@@ -161,7 +161,7 @@ pub struct ThreadSasEntry {
 }
 
 /// The registered restartable-sequence area.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RseqEntry {
     #[prost(uint64, required, tag = "1")]
     pub rseq_abi_pointer: u64,
@@ -181,7 +181,7 @@ pub struct TaskRlimitsEntry {
 }
 
 /// A resource limit. `u64::MAX` is no limit.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RlimitEntry {
     #[prost(uint64, required, tag = "1")]
     pub cur: u64,

@@ -5,7 +5,7 @@ use prost::Message;
 use super::files::{FhEntry, FownEntry};
 
 /// An eventfd.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct EventfdFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -31,7 +31,7 @@ pub struct EventpollFileEntry {
 }
 
 /// A file an epoll instance watches.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct EventpollTfdEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -50,7 +50,7 @@ pub struct EventpollTfdEntry {
 }
 
 /// A signalfd.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct SignalfdEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -63,7 +63,7 @@ pub struct SignalfdEntry {
 }
 
 /// A timerfd: interval (`i`) and time left (`v`), which is relative.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TimerfdEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,

@@ -132,7 +132,7 @@ pub struct FileEntry {
 
 /// Who is signalled when input or output becomes possible (`F_SETOWN`, `F_SETSIG`). All zero
 /// for nobody.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FownEntry {
     #[prost(uint32, required, tag = "1")]
     pub uid: u32,
@@ -179,7 +179,7 @@ pub struct RegFileEntry {
 }
 
 /// A file that a plugin or the caller restores.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct ExtFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -188,7 +188,7 @@ pub struct ExtFileEntry {
 }
 
 /// A namespace opened through /proc.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct NsFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -201,7 +201,7 @@ pub struct NsFileEntry {
 }
 
 /// An open file description of a memfd.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct MemfdFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -289,7 +289,7 @@ pub struct TunfileEntry {
 }
 
 /// A pidfd.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PidfdEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -333,7 +333,7 @@ pub struct GhostFileEntry {
 }
 
 /// A piece of a sparse ghost file.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct GhostChunkEntry {
     #[prost(uint64, required, tag = "1")]
     pub len: u64,
@@ -342,7 +342,7 @@ pub struct GhostChunkEntry {
 }
 
 /// `remap-fpath.img`: how a file whose name is gone is found.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RemapFilePathEntry {
     #[prost(uint32, required, tag = "1")]
     pub orig_id: u32,
@@ -353,7 +353,7 @@ pub struct RemapFilePathEntry {
 }
 
 /// `filelocks.img`: a lock on a file.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FileLockEntry {
     #[prost(uint32, required, tag = "1")]
     pub flag: u32,

@@ -91,7 +91,7 @@ pub struct MmEntry {
 
 /// A mapping. `flags` and `prot` are those of `mmap`; `status` says what it is
 /// ([`vma_status`]).
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct VmaEntry {
     #[prost(uint64, required, tag = "1")]
     pub start: u64,
@@ -116,7 +116,7 @@ pub struct VmaEntry {
 }
 
 /// An asynchronous I/O context.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct AioRingEntry {
     #[prost(uint64, required, tag = "1")]
     pub id: u64,
@@ -127,7 +127,7 @@ pub struct AioRingEntry {
 }
 
 /// First entry of a page map: which `pages-ID.img` holds its pages.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PagemapHead {
     #[prost(uint32, required, tag = "1")]
     pub pages_id: u32,
@@ -136,7 +136,7 @@ pub struct PagemapHead {
 /// A run of pages. Runs are in ascending order and do not overlap; the pages of those that are
 /// [`page_flags::PRESENT`] lie one after another in the pages file, in the order of the runs.
 /// Old images have no `flags`: then a run is present unless `in_parent`.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PagemapEntry {
     #[prost(uint64, required, tag = "1")]
     pub vaddr: u64,

@@ -53,7 +53,7 @@ pub struct IpcVarEntry {
 }
 
 /// `timens-0.img`: the clocks when the dump was made, from which a restore computes offsets.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TimensEntry {
     #[prost(message, required, tag = "1")]
     pub monotonic: Timespec,
@@ -71,7 +71,7 @@ pub struct UsernsEntry {
 }
 
 /// A range of ids.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UidGidExtent {
     #[prost(uint32, required, tag = "1")]
     pub first: u32,

@@ -5,7 +5,7 @@ use prost::Message;
 use super::files::FownEntry;
 
 /// One end of a pipe. Ends with the same `pipe_id` are of one pipe; `flags` says which end.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PipeEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -19,7 +19,7 @@ pub struct PipeEntry {
 
 /// An open fifo: pipe identity plus the [`RegFileEntry`](super::RegFileEntry) with id `regf_id`
 /// (or its own id in old images) for its path.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FifoEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -30,7 +30,7 @@ pub struct FifoEntry {
 }
 
 /// `pipes-data.img` and `fifo-data.img`: what is in a pipe. `bytes` bytes follow the entry.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PipeDataEntry {
     #[prost(uint32, required, tag = "1")]
     pub pipe_id: u32,

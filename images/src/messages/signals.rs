@@ -4,7 +4,7 @@ use prost::Message;
 
 /// A signal's handler. [`TaskCoreEntry::sigactions`](super::TaskCoreEntry) lists them for
 /// signals 1 to 64 without SIGKILL and SIGSTOP, in order: 62 of them.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct SaEntry {
     #[prost(uint64, required, tag = "1")]
     pub sigaction: u64,

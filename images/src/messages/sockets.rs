@@ -161,7 +161,7 @@ pub struct SkOptsEntry {
 }
 
 /// Owner and mode of a socket's file.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FilePermsEntry {
     #[prost(uint32, required, tag = "1")]
     pub mode: u32,
@@ -200,7 +200,7 @@ pub struct IpOptsRawEntry {
 }
 
 /// Options of IPPROTO_TCP.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TcpOptsEntry {
     #[prost(bool, optional, tag = "1")]
     pub cork: Option<bool>,
@@ -216,7 +216,7 @@ pub struct TcpOptsEntry {
 
 /// `tcp-stream-INO.img` (the inode in hexadecimal): an established connection. `inq_len`
 /// received bytes and `outq_len` bytes to be sent follow.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TcpStreamEntry {
     #[prost(uint32, required, tag = "1")]
     pub inq_len: u32,
@@ -360,7 +360,7 @@ pub struct PacketMclist {
 }
 
 /// A ring of a packet socket.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PacketRing {
     #[prost(uint32, required, tag = "1")]
     pub block_size: u32,

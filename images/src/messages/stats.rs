@@ -3,7 +3,7 @@
 use prost::Message;
 
 /// The only entry of either file.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct StatsEntry {
     #[prost(message, optional, tag = "1")]
     pub dump: Option<DumpStatsEntry>,
@@ -12,7 +12,7 @@ pub struct StatsEntry {
 }
 
 /// Times are microseconds.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct DumpStatsEntry {
     #[prost(uint32, required, tag = "1")]
     pub freezing_time: u32,
@@ -45,7 +45,7 @@ pub struct DumpStatsEntry {
 }
 
 /// Times are microseconds.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RestoreStatsEntry {
     #[prost(uint64, required, tag = "1")]
     pub pages_compared: u64,

@@ -20,7 +20,7 @@ pub struct PstreeEntry {
 
 /// Which kernel objects a task uses: equal numbers are the same object. The numbers mean
 /// nothing outside the checkpoint.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TaskKobjIdsEntry {
     #[prost(uint32, required, tag = "1")]
     pub vm_id: u32,
@@ -50,7 +50,7 @@ pub struct TaskKobjIdsEntry {
 
 /// `fs-PID.img`: working directory, root and file mode mask. The ids are those of
 /// [`FileEntry`](super::FileEntry).
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FsEntry {
     #[prost(uint32, required, tag = "1")]
     pub cwd_id: u32,

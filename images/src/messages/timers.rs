@@ -16,7 +16,7 @@ pub struct TaskTimersEntry {
 }
 
 /// An interval timer: interval (`i`), then time left (`v`); all zero when it is off.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct ItimerEntry {
     #[prost(uint64, required, tag = "1")]
     pub isec: u64,
@@ -30,7 +30,7 @@ pub struct ItimerEntry {
 
 /// A POSIX timer: what it sends, its interval (`i`), and the time left (`v`), which is relative
 /// whatever the clock.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PosixTimerEntry {
     #[prost(uint32, required, tag = "1")]
     pub it_id: u32,
@@ -57,7 +57,7 @@ pub struct PosixTimerEntry {
 }
 
 /// Seconds and microseconds.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Timeval {
     #[prost(uint64, required, tag = "1")]
     pub tv_sec: u64,
@@ -66,7 +66,7 @@ pub struct Timeval {
 }
 
 /// Seconds and nanoseconds; negative values wrap around.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Timespec {
     #[prost(uint64, required, tag = "1")]
     pub tv_sec: u64,

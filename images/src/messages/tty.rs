@@ -23,7 +23,7 @@ pub mod tty_type {
 }
 
 /// An open file description of a terminal.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyFileEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -82,7 +82,7 @@ pub struct TtyDataEntry {
 }
 
 /// What pseudo-terminals have.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyPtyEntry {
     #[prost(uint32, required, tag = "1")]
     pub index: u32,
@@ -110,7 +110,7 @@ pub struct TermiosEntry {
 }
 
 /// Window size.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct WinsizeEntry {
     #[prost(uint32, required, tag = "1")]
     pub ws_row: u32,
@@ -120,4 +120,29 @@ pub struct WinsizeEntry {
     pub ws_xpixel: u32,
     #[prost(uint32, required, tag = "4")]
     pub ws_ypixel: u32,
+}
+
+/// Control characters that the kernel has (`NCCS` of its `struct termios`).
+pub const CONTROL_CHARS: usize = 19;
+
+impl TermiosEntry {
+    /// The control characters. CRIU copies the bytes of `c_cc` into a list of words as they lie in memory: they are
+    /// the first bytes of the words, and the rest is whatever was there.
+    pub fn control_chars(&self) -> [u8; CONTROL_CHARS] {
+        let mut chars = [0; CONTROL_CHARS];
+        let bytes = self.c_cc.iter().flat_map(|word| word.to_le_bytes());
+        chars.iter_mut().zip(bytes).for_each(|(char, byte)| *char = byte);
+        chars
+    }
+
+    /// Sets the control characters, in CRIU's way.
+    pub fn set_control_chars(&mut self, chars: &[u8; CONTROL_CHARS]) {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 4];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u32::from_le_bytes(word)
+        };
+        self.c_cc = chars.chunks(4).map(word).collect();
+        self.c_cc.resize(CONTROL_CHARS, 0);
+    }
 }

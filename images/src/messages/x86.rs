@@ -22,7 +22,7 @@ pub struct ThreadInfoX86 {
 
 /// General registers, as `PTRACE_GETREGS` gives them. A system call that was interrupted is
 /// already rewound or replaced here: the restorer does not look at it again.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UserX86RegsEntry {
     #[prost(uint64, required, tag = "1")]
     pub r15: u64,
@@ -137,7 +137,7 @@ pub struct UserX86XsaveEntry {
 }
 
 /// Shadow stack state.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UserX86CetEntry {
     #[prost(uint64, required, tag = "1")]
     pub cet: u64,
@@ -146,7 +146,7 @@ pub struct UserX86CetEntry {
 }
 
 /// A segment of the thread's TLS area in the GDT (32-bit tasks), as `get_thread_area` gives it.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UserDescT {
     #[prost(uint32, required, tag = "1")]
     pub entry_number: u32,

@@ -1,0 +1,69 @@
+# stasis: what a person types. `make` alone says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Tools that `make deps` installs by cargo land here.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+PROGRAMS := stasis stasis-collector stasis-freezer stasis-dumper stasis-restorer stasis-gateway
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+PACKAGES := -p stasis-cli -p stasis-collector -p stasis-freezer -p stasis-dumper -p stasis-restorer -p stasis-gateway
+
+# Checkpoints need root; who is not root runs the built programs by sudo, never the compiler.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+ifneq ($(SUDO),)
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(SUDO)
+endif
+
+# CRIU is a peer to test against, not a need: the tests that use it are left out, and said to be,
+# where there is none that works.
+CRIU ?= $(shell command -v criu)
+CRIU_WORKS := $(shell [ -n "$(CRIU)" ] && $(SUDO) $(CRIU) check >/dev/null 2>&1 && echo yes)
+export CRIU
+ifeq ($(CRIU_WORKS),yes)
+WITHOUT_CRIU :=
+else
+WITHOUT_CRIU := -E 'not test(/criu_peer/)'
+endif
+
+.PHONY: help
+help: ## this list
+	@echo "stasis: checkpoint and restore for running Linux programs"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: deps
+deps: ## install what is missing to build and test (packages by apt, bpf-linker by cargo)
+	@.ci/deps
+
+.PHONY: build
+build: deps ## release programs in target/release
+	cargo build --release --locked $(PACKAGES)
+
+.PHONY: demo
+demo: build ## a web server and Redis, checkpointed and restored before your eyes
+	cargo build --release --locked -p stasis-tests --bins
+	@$(SUDO) $(RELEASE)/stasis-demo $(DEMO_ARGS)
+
+.PHONY: test
+test: deps ## all tests: units, and real programs checkpointed and restored
+	cargo build --locked --workspace --bins
+	@[ -n "$(CRIU_WORKS)" ] || echo "note: no working criu on PATH or in \$$CRIU: tests against CRIU as a peer are left out (its images in tests/data are still read)"
+	cargo nextest run --locked --workspace $(WITHOUT_CRIU) $(NEXTEST_ARGS)
+
+.PHONY: bench
+bench: build ## frozen time, dump and restore times, beside CRIU where it is
+	cargo build --release --locked -p stasis-tests --bins
+	@$(SUDO) $(RELEASE)/stasis-bench $(BENCH_ARGS)
+
+.PHONY: install
+install: ## install the programs under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
+	@for p in $(PROGRAMS); do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	@echo "container engines look for 'criu': where none is installed, ln -s stasis $(PREFIX)/bin/criu"

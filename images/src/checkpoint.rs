@@ -1,0 +1,145 @@
+//! A whole checkpoint, read and checked.
+//!
+//! [`Checkpoint::load`] reads every image but the pages and the bytes in pipes and queues, and checks each against
+//! the others: whoever has one need not ask whether a descriptor's file, a process's parent or a mapping's file
+//! exists. What is wrong is said with the image and the object. Whether this machine can restore it all is
+//! another question, and not asked here.
+
+mod contents;
+mod files;
+mod memory;
+mod processes;
+
+use std::collections::BTreeMap;
+
+use crate::dir::ImageDir;
+use crate::error::Error;
+use crate::messages::{
+    CgroupEntry, FileLockEntry, MemfdInodeEntry, SeccompEntry, TimensEntry, TtyDataEntry,
+    TtyInfoEntry,
+};
+use crate::names;
+use crate::pagemap::PageMap;
+
+pub use contents::{Ghost, GhostPart, Payload, PipeContents, QueuedPacket};
+pub use files::Files;
+pub use processes::{Body, Process, State, Thread};
+
+/// A checkpoint in which everything that is referred to is there.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it was read from, and where its pages are.
+    pub dir: ImageDir,
+    /// The processes, parents before children. The first is the root of the tree.
+    pub processes: Vec<Process>,
+    /// Open files, descriptor tables, and what stands in for lost names.
+    pub files: Files,
+    /// Shared memory by its id (`shmid`): that of shared anonymous mappings, and of memfds.
+    pub shared_memory: BTreeMap<u64, PageMap>,
+    /// Memfds by `inode_id`. CRIU stores shared anonymous mappings as memfds as well.
+    pub memfds: BTreeMap<u64, MemfdInodeEntry>,
+    /// Terminals by id.
+    pub terminals: BTreeMap<u32, TtyInfoEntry>,
+    /// What is in terminals' input queues.
+    pub terminal_input: Vec<TtyDataEntry>,
+    /// What is in pipes.
+    pub pipes: Vec<PipeContents>,
+    /// What is in fifos.
+    pub fifos: Vec<PipeContents>,
+    /// What is in sockets' receive queues, oldest first for each socket.
+    pub packets: Vec<QueuedPacket>,
+    /// Locks on files.
+    pub locks: Vec<FileLockEntry>,
+    /// Filters of system calls; threads refer to them by index.
+    pub seccomp: SeccompEntry,
+    /// Control groups, where they were dumped.
+    pub cgroups: Option<CgroupEntry>,
+    /// The clocks when the dump was made.
+    pub clocks: Option<TimensEntry>,
+}
+
+impl Checkpoint {
+    /// Reads and checks the checkpoint in `dir`.
+    pub fn load(dir: ImageDir) -> Result<Self, Error> {
+        if !dir.inventory().fdinfo_per_id() {
+            return Err(Error::invalid(
+                names::inventory().name(),
+                "one descriptor table per process: images older than CRIU 1.0 are not supported",
+            ));
+        }
+        let processes = processes::load(&dir)?;
+        let memfds = memory::memfds(&dir)?;
+        let checkpoint = Self {
+            files: Files::load(&dir, &processes)?,
+            shared_memory: memory::shared(&dir, &processes, &memfds)?,
+            memfds,
+            terminals: terminals(&dir)?,
+            terminal_input: dir.read_all(&names::tty_data())?,
+            pipes: contents::pipes(&dir, &names::pipes_data())?,
+            fifos: contents::pipes(&dir, &names::fifo_data())?,
+            packets: contents::packets(&dir)?,
+            locks: dir.read_all(&names::file_locks())?,
+            seccomp: dir.read_one(&names::seccomp())?.unwrap_or_default(),
+            cgroups: dir.read_one(&names::cgroup())?,
+            clocks: dir.read_one(&names::timens(0))?,
+            processes,
+            dir,
+        };
+        checkpoint.check()?;
+        Ok(checkpoint)
+    }
+
+    /// The process at the root of the tree.
+    pub fn root(&self) -> &Process {
+        &self.processes[0]
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.files.check(self)?;
+        for process in &self.processes {
+            if let Some(body) = &process.body {
+                memory::check(self, process, body)?;
+            }
+            for thread in &process.threads {
+                self.check_filter(thread)?;
+            }
+        }
+        for packet in &self.packets {
+            self.files.require(packet.entry.id_for, names::sk_queues().name(), "a packet")?;
+        }
+        Ok(())
+    }
+
+    fn check_filter(&self, thread: &Thread) -> Result<(), Error> {
+        let Some(filter) = thread.core.thread_core.as_ref().and_then(|core| core.seccomp_filter)
+        else {
+            return Ok(());
+        };
+        if (filter as usize) < self.seccomp.seccomp_filters.len() {
+            return Ok(());
+        }
+        let what = format!("seccomp filter {filter} is not in {}", names::seccomp().name());
+        Err(Error::invalid(names::core(thread.tid).name(), what))
+    }
+}
+
+fn terminals(dir: &ImageDir) -> Result<BTreeMap<u32, TtyInfoEntry>, Error> {
+    let image = names::tty_info();
+    unique(image.name(), "terminal", dir.read_all(&image)?.into_iter().map(|tty| (tty.id, tty)))
+}
+
+/// A map of what has an id, refusing an id that is used twice.
+fn unique<K: Ord + std::fmt::Display, V>(
+    image: &str,
+    object: &str,
+    entries: impl IntoIterator<Item = (K, V)>,
+) -> Result<BTreeMap<K, V>, Error> {
+    let mut map = BTreeMap::new();
+    for (id, entry) in entries {
+        if map.contains_key(&id) {
+            return Err(Error::invalid(image, format!("{object} {id} is there twice")));
+        }
+        map.insert(id, entry);
+    }
+    Ok(map)
+}

@@ -1,0 +1,136 @@
+//! What is in pipes, socket queues and files without a name: where it is, not the bytes themselves.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use prost::Message;
+
+use super::unique;
+use crate::dir::ImageDir;
+use crate::error::Error;
+use crate::messages::{GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry};
+use crate::names::{self, Image};
+
+/// Where bytes are in an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Offset of the first in the file.
+    pub offset: u64,
+    /// How many there are.
+    pub size: u64,
+}
+
+impl Payload {
+    /// Reads the bytes from the image.
+    pub fn read<M>(&self, dir: &ImageDir, image: &Image<M>) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let mut file = self.open(dir, image)?;
+        file.read_to_end(&mut bytes).map_err(Error::io("read", image.name()))?;
+        Ok(bytes)
+    }
+
+    /// The bytes as something to copy from.
+    pub fn open<M>(&self, dir: &ImageDir, image: &Image<M>) -> Result<std::io::Take<File>, Error> {
+        let mut file = dir.raw(image.name())?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("seek in", image.name()))?;
+        Ok(file.take(self.size))
+    }
+}
+
+/// What is in a pipe or a fifo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipeContents {
+    /// Which pipe, and how large its buffer is.
+    pub entry: PipeDataEntry,
+    /// Its contents, in `pipes-data.img` or `fifo-data.img`.
+    pub payload: Payload,
+}
+
+/// A packet in the receive queue of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedPacket {
+    /// Which socket, and what travels with the packet.
+    pub entry: SkPacketEntry,
+    /// Its contents, in `sk-queues.img`.
+    pub payload: Payload,
+}
+
+/// A file without a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ghost {
+    /// Owner, mode, times.
+    pub entry: GhostFileEntry,
+    /// Its contents in `ghost-file-ID.img`; between the parts the file has holes.
+    pub parts: Vec<GhostPart>,
+}
+
+/// A piece of a file without a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GhostPart {
+    /// Where it is in the file.
+    pub at: u64,
+    /// Where it is in the image.
+    pub payload: Payload,
+}
+
+impl Ghost {
+    /// How long the file is.
+    pub fn size(&self) -> u64 {
+        let end = self.parts.iter().map(|part| part.at + part.payload.size).max().unwrap_or(0);
+        self.entry.size.unwrap_or(end).max(end)
+    }
+}
+
+pub(super) fn pipes(
+    dir: &ImageDir,
+    image: &Image<PipeDataEntry>,
+) -> Result<Vec<PipeContents>, Error> {
+    let found = with_payloads(dir, image, |entry| u64::from(entry.bytes))?;
+    let by_id =
+        found.into_iter().map(|(entry, payload)| (entry.pipe_id, PipeContents { entry, payload }));
+    Ok(unique(image.name(), "pipe", by_id)?.into_values().collect())
+}
+
+pub(super) fn packets(dir: &ImageDir) -> Result<Vec<QueuedPacket>, Error> {
+    let found = with_payloads(dir, &names::sk_queues(), |entry| u64::from(entry.length))?;
+    Ok(found.into_iter().map(|(entry, payload)| QueuedPacket { entry, payload }).collect())
+}
+
+/// Messages that are each followed by bytes.
+fn with_payloads<M: Message + Default>(
+    dir: &ImageDir,
+    image: &Image<M>,
+    size: impl Fn(&M) -> u64,
+) -> Result<Vec<(M, Payload)>, Error> {
+    let mut found = Vec::new();
+    let Some(mut reader) = dir.reader(image)? else { return Ok(found) };
+    while let Some(entry) = reader.next_entry()? {
+        let payload = Payload { offset: reader.offset(), size: size(&entry) };
+        reader.skip(payload.size)?;
+        found.push((entry, payload));
+    }
+    Ok(found)
+}
+
+pub(super) fn ghost(dir: &ImageDir, id: u32) -> Result<Ghost, Error> {
+    let image = names::ghost_file(id);
+    let missing = || Error::Missing { name: image.name().into() };
+    let mut reader = dir.reader(&image)?.ok_or_else(missing)?;
+    let entry = reader.next_entry()?.ok_or_else(missing)?;
+    let mut parts = Vec::new();
+    if entry.chunks() {
+        while let Some(chunk) = reader.next_as::<GhostChunkEntry>()? {
+            let payload = Payload { offset: reader.offset(), size: chunk.len };
+            if chunk.off.checked_add(chunk.len).is_none_or(|end| end > i64::MAX as u64) {
+                let what = format!("a piece of {} bytes at {} cannot be", chunk.len, chunk.off);
+                return Err(Error::invalid(image.name(), what));
+            }
+            reader.skip(chunk.len)?;
+            parts.push(GhostPart { at: chunk.off, payload });
+        }
+    } else if reader.left() > 0 {
+        let payload = Payload { offset: reader.offset(), size: reader.left() };
+        parts.push(GhostPart { at: 0, payload });
+    }
+    Ok(Ghost { entry, parts })
+}

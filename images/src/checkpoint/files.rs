@@ -1,0 +1,181 @@
+//! Open files, descriptor tables and lost names, checked against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::contents::{self, Ghost};
+use super::{Checkpoint, Process, unique};
+use crate::dir::ImageDir;
+use crate::error::Error;
+use crate::messages::{
+    FdinfoEntry, FileEntry, REMAP_GHOST, REMAP_LINKED, REMAP_PROCFS, RemapFilePathEntry, fd_type,
+};
+use crate::names;
+
+/// Highest descriptor there can be: the kernel's limit on open files is below it.
+const FD_MAX: u32 = 1 << 30;
+
+/// Open files and descriptor tables.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Open file descriptions, and everything else that has a file id, by id. The member that `type` names is there.
+    pub entries: BTreeMap<u32, FileEntry>,
+    /// Descriptor tables by the id that [`TaskKobjIdsEntry::files_id`](crate::messages::TaskKobjIdsEntry) gives.
+    pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    /// Files whose names are gone, by file id. `remap_type` is there.
+    pub remaps: BTreeMap<u32, RemapFilePathEntry>,
+    /// Contents of files without a name, by the number that remaps give.
+    pub ghosts: BTreeMap<u32, Ghost>,
+}
+
+impl Files {
+    pub(super) fn load(dir: &ImageDir, processes: &[Process]) -> Result<Self, Error> {
+        let image = names::files();
+        let entries = dir.read_all(&image)?.into_iter().map(|file| (file.id, file));
+        let mut files =
+            Self { entries: unique(image.name(), "file", entries)?, ..Default::default() };
+
+        let ids: BTreeSet<u32> = processes
+            .iter()
+            .filter_map(|process| Some(process.body.as_ref()?.ids.files_id))
+            .collect();
+        for id in ids {
+            files.tables.insert(id, table(dir, id)?);
+        }
+
+        let image = names::remap_fpath();
+        let remaps = dir.read_all(&image)?.into_iter().map(|remap| (remap.orig_id, typed(remap)));
+        files.remaps = unique(image.name(), "remap of file", remaps)?;
+        for remap in files.remaps.values() {
+            let id = remap.remap_id;
+            if remap.remap_type == Some(REMAP_GHOST) && !files.ghosts.contains_key(&id) {
+                files.ghosts.insert(id, contents::ghost(dir, id)?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// The file with number `id`, which `object` of the image `image` refers to.
+    pub(super) fn require(&self, id: u32, image: &str, object: &str) -> Result<&FileEntry, Error> {
+        self.entries.get(&id).ok_or_else(|| {
+            let files = names::files();
+            Error::invalid(
+                image,
+                format!("{object} is file {id}, which is not in {}", files.name()),
+            )
+        })
+    }
+
+    pub(super) fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        for file in self.entries.values() {
+            self.check_file(checkpoint, file)?;
+        }
+        for (id, table) in &self.tables {
+            let image = names::fdinfo(*id);
+            for info in table {
+                let object = format!("descriptor {}", info.fd);
+                let file = self.require(info.id, image.name(), &object)?;
+                if file.r#type != info.r#type {
+                    let what = format!("{object} is of another kind than file {}", info.id);
+                    return Err(Error::invalid(image.name(), what));
+                }
+            }
+        }
+        for remap in self.remaps.values() {
+            self.check_remap(remap)?;
+        }
+        Ok(())
+    }
+
+    fn check_file(&self, checkpoint: &Checkpoint, file: &FileEntry) -> Result<(), Error> {
+        let image = names::files();
+        let invalid =
+            |what: &str| Err(Error::invalid(image.name(), format!("file {}: {what}", file.id)));
+        if file.member_id() != Some(file.id) {
+            return invalid("what its kind needs is missing, or has another id");
+        }
+        if let Some(regf) = file.fifo.as_ref().and_then(|fifo| fifo.regf_id) {
+            self.require(regf, image.name(), "a fifo's path")?;
+        }
+        if let Some(tty) = &file.tty
+            && !checkpoint.terminals.contains_key(&tty.tty_info_id)
+        {
+            return invalid("its terminal is not in tty-info.img");
+        }
+        if let Some(memfd) = &file.memfd
+            && !checkpoint.memfds.contains_key(&u64::from(memfd.inode_id))
+        {
+            return invalid("its contents are not in memfd.img");
+        }
+        Ok(())
+    }
+
+    fn check_remap(&self, remap: &RemapFilePathEntry) -> Result<(), Error> {
+        let image = names::remap_fpath();
+        self.require(remap.orig_id, image.name(), "what has lost its name")?;
+        match remap.remap_type() {
+            REMAP_LINKED => {
+                self.require(remap.remap_id, image.name(), "what stands in for it").map(|_| ())
+            }
+            REMAP_GHOST | REMAP_PROCFS => Ok(()),
+            other => {
+                let what = format!("remap of file {}: kind {other} is not known", remap.orig_id);
+                Err(Error::invalid(image.name(), what))
+            }
+        }
+    }
+}
+
+/// A remap that says of which kind it is: in old images, the top bit of the number does.
+fn typed(mut remap: RemapFilePathEntry) -> RemapFilePathEntry {
+    if remap.remap_type.is_none() {
+        let ghost = remap.remap_id >> 31 == 1;
+        remap.remap_type = Some(if ghost { REMAP_GHOST } else { REMAP_LINKED });
+        remap.remap_id &= !(1 << 31);
+    }
+    remap
+}
+
+fn table(dir: &ImageDir, id: u32) -> Result<Vec<FdinfoEntry>, Error> {
+    let image = names::fdinfo(id);
+    let mut entries = dir.read_all(&image)?;
+    entries.sort_by_key(|info| info.fd);
+    if let Some(info) = entries.iter().find(|info| info.fd > FD_MAX) {
+        return Err(Error::invalid(image.name(), format!("descriptor {} cannot be", info.fd)));
+    }
+    if let Some(pair) = entries.windows(2).find(|pair| pair[0].fd == pair[1].fd) {
+        return Err(Error::invalid(
+            image.name(),
+            format!("descriptor {} is there twice", pair[0].fd),
+        ));
+    }
+    Ok(entries)
+}
+
+impl FileEntry {
+    /// The id in the member that `type` names; `None` if that is missing or the type is not known.
+    pub fn member_id(&self) -> Option<u32> {
+        match self.r#type {
+            fd_type::REG => self.reg.as_ref().map(|file| file.id),
+            fd_type::PIPE => self.pipe.as_ref().map(|file| file.id),
+            fd_type::FIFO => self.fifo.as_ref().map(|file| file.id),
+            fd_type::INETSK => self.isk.as_ref().map(|file| file.id),
+            fd_type::UNIXSK => self.usk.as_ref().map(|file| file.id),
+            fd_type::EVENTFD => self.efd.as_ref().map(|file| file.id),
+            fd_type::EVENTPOLL => self.epfd.as_ref().map(|file| file.id),
+            fd_type::INOTIFY => self.ify.as_ref().map(|file| file.id),
+            fd_type::SIGNALFD => self.sgfd.as_ref().map(|file| file.id),
+            fd_type::PACKETSK => self.psk.as_ref().map(|file| file.id),
+            fd_type::TTY => self.tty.as_ref().map(|file| file.id),
+            fd_type::FANOTIFY => self.ffy.as_ref().map(|file| file.id),
+            fd_type::NETLINKSK => self.nlsk.as_ref().map(|file| file.id),
+            fd_type::NS => self.nsf.as_ref().map(|file| file.id),
+            fd_type::TUNF => self.tunf.as_ref().map(|file| file.id),
+            fd_type::EXT => self.ext.as_ref().map(|file| file.id),
+            fd_type::TIMERFD => self.tfd.as_ref().map(|file| file.id),
+            fd_type::MEMFD => self.memfd.as_ref().map(|file| file.id),
+            fd_type::BPFMAP => self.bpf.as_ref().map(|file| file.id),
+            fd_type::PIDFD => self.pidfd.as_ref().map(|file| file.id),
+            _ => None,
+        }
+    }
+}

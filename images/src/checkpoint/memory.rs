@@ -1,0 +1,118 @@
+//! Address spaces and shared memory, checked against each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Body, Checkpoint, Process, unique};
+use crate::dir::ImageDir;
+use crate::error::Error;
+use crate::messages::{MemfdInodeEntry, VmaEntry, fd_type, vma_status};
+use crate::names;
+use crate::pagemap::{PAGE_SIZE, PageMap};
+
+pub(super) fn memfds(dir: &ImageDir) -> Result<BTreeMap<u64, MemfdInodeEntry>, Error> {
+    let image = names::memfd();
+    let entries = dir.read_all(&image)?;
+    unique(image.name(), "memfd", entries.into_iter().map(|memfd| (memfd.inode_id, memfd)))
+}
+
+/// Page maps of all shared memory that a mapping or a memfd refers to. Memory never written to has none.
+pub(super) fn shared(
+    dir: &ImageDir,
+    processes: &[Process],
+    memfds: &BTreeMap<u64, MemfdInodeEntry>,
+) -> Result<BTreeMap<u64, PageMap>, Error> {
+    let mapped = processes.iter().flat_map(|process| &process.body).flat_map(|body| &body.mm.vmas);
+    let ids: BTreeSet<u64> = mapped
+        .filter(|vma| vma.status & vma_status::ANON_SHARED != 0)
+        .map(|vma| vma.shmid)
+        .chain(memfds.values().map(|memfd| u64::from(memfd.shmid)))
+        .collect();
+    let mut maps = BTreeMap::new();
+    for id in ids {
+        let image = names::pagemap_shmem(id);
+        if let Some(map) = dir.page_map(&image)? {
+            check_parent(dir, image.name(), &map)?;
+            maps.insert(id, map);
+        }
+    }
+    Ok(maps)
+}
+
+pub(super) fn check(checkpoint: &Checkpoint, process: &Process, body: &Body) -> Result<(), Error> {
+    let image = names::mm(process.pid);
+    let name = image.name();
+    let files = &checkpoint.files;
+    files.require(body.mm.exe_file_id, name, "the program")?;
+    let fs = names::fs(process.pid);
+    files.require(body.fs.cwd_id, fs.name(), "the working directory")?;
+    files.require(body.fs.root_id, fs.name(), "the root")?;
+
+    let mut end = 0;
+    for vma in body.mm.vmas.iter().filter(|vma| !is_guard(vma)) {
+        if !range_is_sane(vma) || vma.start < end {
+            let what = format!("mapping {:#x}-{:#x} cannot be", vma.start, vma.end);
+            return Err(Error::invalid(name, what));
+        }
+        end = vma.end;
+        check_backing(checkpoint, name, vma)?;
+    }
+    if let Some(guard) = body.mm.vmas.iter().find(|vma| is_guard(vma) && !range_is_sane(vma)) {
+        let what = format!("guard {:#x}-{:#x} cannot be", guard.start, guard.end);
+        return Err(Error::invalid(name, what));
+    }
+    check_pages(checkpoint, process, body)
+}
+
+fn is_guard(vma: &VmaEntry) -> bool {
+    vma.status & vma_status::GUARD != 0
+}
+
+fn range_is_sane(vma: &VmaEntry) -> bool {
+    vma.start < vma.end && vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE)
+}
+
+/// A mapping of a file needs the file.
+fn check_backing(checkpoint: &Checkpoint, name: &str, vma: &VmaEntry) -> Result<(), Error> {
+    if vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) == 0 {
+        return Ok(());
+    }
+    let mapping = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
+    let id = u32::try_from(vma.shmid)
+        .map_err(|_| Error::invalid(name, format!("{mapping} is of file {}", vma.shmid)))?;
+    let file = checkpoint.files.require(id, name, &mapping)?;
+    let memfd = vma.status & vma_status::MEMFD != 0;
+    if memfd != (file.r#type == fd_type::MEMFD) {
+        let what = format!("{mapping} is of file {id}, which is of another kind");
+        return Err(Error::invalid(name, what));
+    }
+    Ok(())
+}
+
+/// Every stored page is in a mapping.
+fn check_pages(checkpoint: &Checkpoint, process: &Process, body: &Body) -> Result<(), Error> {
+    let image = names::pagemap(process.pid);
+    check_parent(&checkpoint.dir, image.name(), &body.pages)?;
+    let vmas: Vec<_> = body.mm.vmas.iter().filter(|vma| !is_guard(vma)).collect();
+    for run in &body.pages.runs {
+        let mut at = run.start;
+        while at < run.end() {
+            let next = vmas.partition_point(|vma| vma.end <= at);
+            match vmas.get(next) {
+                Some(vma) if vma.start <= at => at = vma.end,
+                _ => {
+                    let what = format!("the page at {at:#x} is in no mapping");
+                    return Err(Error::invalid(image.name(), what));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_parent(dir: &ImageDir, name: &str, map: &PageMap) -> Result<(), Error> {
+    if map.runs.iter().any(crate::PageRun::in_parent) && dir.parent()?.is_none() {
+        let what = format!("pages are in the parent, and there is no link {}", names::PARENT_LINK);
+        return Err(Error::invalid(name, what));
+    }
+    Ok(())
+}

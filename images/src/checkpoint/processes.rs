@@ -1,0 +1,197 @@
+//! The process tree, and for each process what is in its own images.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dir::ImageDir;
+use crate::error::Error;
+use crate::messages::{
+    CoreEntry, FsEntry, MARCH_X86_64, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
+    TaskCoreEntry, TaskKobjIdsEntry,
+};
+use crate::names;
+use crate::pagemap::PageMap;
+
+/// The largest number a process may have on any kernel.
+const PID_MAX: u32 = 1 << 22;
+
+/// Whether a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs, or sleeps.
+    Alive,
+    /// It was stopped by a signal.
+    Stopped,
+    /// It has ended and was not yet waited for.
+    Dead,
+}
+
+/// A process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's number; 0 for the root of the tree.
+    pub ppid: u32,
+    /// Its process group, which may be outside the tree.
+    pub pgid: u32,
+    /// Its session, which may be outside the tree.
+    pub sid: u32,
+    /// Its parent, as an index into the list of processes.
+    pub parent: Option<usize>,
+    /// Whether it runs.
+    pub state: State,
+    /// What belongs to the whole process.
+    pub task: TaskCoreEntry,
+    /// Its threads, the leader first. A dead process has none.
+    pub threads: Vec<Thread>,
+    /// All that a dead process has no more.
+    pub body: Option<Body>,
+}
+
+/// A thread. Its image has registers and a [`ThreadCoreEntry`](crate::messages::ThreadCoreEntry).
+#[derive(Clone, Debug)]
+pub struct Thread {
+    /// Its number.
+    pub tid: u32,
+    /// Its image. The leader's `tc` is moved to [`Process::task`].
+    pub core: CoreEntry,
+}
+
+/// What a process has as long as it lives.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Which kernel objects it shares with others.
+    pub ids: TaskKobjIdsEntry,
+    /// Its address space.
+    pub mm: MmEntry,
+    /// Its stored pages.
+    pub pages: PageMap,
+    /// Its working directory, root and umask.
+    pub fs: FsEntry,
+}
+
+pub(super) fn load(dir: &ImageDir) -> Result<Vec<Process>, Error> {
+    let image = names::pstree();
+    let mut tree = Tree::default();
+    for entry in dir.read_all(&image)? {
+        let process = tree.add(&entry).map_err(|what| Error::invalid(image.name(), what))?;
+        tree.processes.push(load_process(dir, process, &entry)?);
+        tree.threads(&entry).map_err(|what| Error::invalid(image.name(), what))?;
+    }
+    if tree.processes.is_empty() {
+        return Err(Error::Count { name: image.name().into(), found: "none" });
+    }
+    Ok(tree.processes)
+}
+
+/// The tree as far as it is read.
+#[derive(Default)]
+struct Tree {
+    processes: Vec<Process>,
+    by_pid: BTreeMap<u32, usize>,
+    tids: BTreeSet<u32>,
+}
+
+impl Tree {
+    /// A process that fits into the tree, its own images not yet read.
+    fn add(&mut self, entry: &PstreeEntry) -> Result<Process, String> {
+        let PstreeEntry { pid, ppid, pgid, sid, .. } = *entry;
+        if pid == 0 || pid > PID_MAX || pgid > PID_MAX || sid > PID_MAX {
+            return Err(format!("process {pid} (group {pgid}, session {sid}) cannot be"));
+        }
+        let parent = match (ppid, self.processes.is_empty()) {
+            (0, true) => None,
+            (0, false) => return Err(format!("process {pid} is a second root")),
+            (_, true) => return Err(format!("process {pid} comes first but has a parent, {ppid}")),
+            (_, false) => Some(*self.by_pid.get(&ppid).ok_or_else(|| {
+                format!("process {pid} comes before its parent {ppid}, or has none")
+            })?),
+        };
+        if self.by_pid.insert(pid, self.processes.len()).is_some() || !self.tids.insert(pid) {
+            return Err(format!("process {pid} is there twice"));
+        }
+        Ok(Process {
+            pid,
+            ppid,
+            pgid,
+            sid,
+            parent,
+            state: State::Dead,
+            task: TaskCoreEntry::default(),
+            threads: Vec::new(),
+            body: None,
+        })
+    }
+
+    /// Registers the threads of the process read last.
+    fn threads(&mut self, entry: &PstreeEntry) -> Result<(), String> {
+        // What CRIU writes as the threads of a dead process is not initialised.
+        if self.processes.last().is_none_or(|process| process.state == State::Dead) {
+            return Ok(());
+        }
+        for tid in entry.threads.iter().skip(1) {
+            if !self.tids.insert(*tid) {
+                return Err(format!("thread {tid} of process {} is there twice", entry.pid));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn load_process(
+    dir: &ImageDir,
+    mut process: Process,
+    entry: &PstreeEntry,
+) -> Result<Process, Error> {
+    let pid = process.pid;
+    let image = names::core(pid);
+    let mut core = dir.require(&image)?;
+    process.task = core
+        .tc
+        .take()
+        .ok_or_else(|| Error::invalid(image.name(), "the process's own part is missing"))?;
+    process.state = match process.task.task_state {
+        TASK_ALIVE => State::Alive,
+        TASK_STOPPED => State::Stopped,
+        TASK_DEAD => return Ok(process),
+        other => return Err(Error::invalid(image.name(), format!("state {other} is not known"))),
+    };
+    if entry.threads.first() != Some(&pid) {
+        let what = format!("the threads of process {pid} do not begin with its leader");
+        return Err(Error::invalid(names::pstree().name(), what));
+    }
+    process.body = Some(body(dir, pid, core.ids.take())?);
+    process.threads.push(thread(pid, core)?);
+    for &tid in &entry.threads[1..] {
+        if tid == 0 || tid > PID_MAX {
+            let what = format!("thread {tid} of process {pid} cannot be");
+            return Err(Error::invalid(names::pstree().name(), what));
+        }
+        process.threads.push(thread(tid, dir.require(&names::core(tid))?)?);
+    }
+    Ok(process)
+}
+
+fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
+    let missing = |what| Error::invalid(names::core(tid).name(), what);
+    if core.thread_core.is_none() {
+        return Err(missing("the thread's own part is missing"));
+    }
+    if core.mtype == MARCH_X86_64 && core.thread_info.is_none() {
+        return Err(missing("the registers are missing"));
+    }
+    Ok(Thread { tid, core })
+}
+
+fn body(dir: &ImageDir, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body, Error> {
+    let ids = match dir.read_one(&names::ids(pid))?.or(ids) {
+        Some(ids) => ids,
+        None => return Err(Error::Missing { name: names::ids(pid).name().into() }),
+    };
+    Ok(Body {
+        ids,
+        mm: dir.require(&names::mm(pid))?,
+        pages: dir.page_map(&names::pagemap(pid))?.unwrap_or_default(),
+        fs: dir.require(&names::fs(pid))?,
+    })
+}

@@ -1,0 +1,183 @@
+//! What checkpoints and restores: stasis, its `criu` face, or CRIU itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Who does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// `stasis dump`, `stasis restore`.
+    Stasis,
+    /// `stasis criu dump`, `stasis criu restore`.
+    CriuFace,
+    /// CRIU itself.
+    Criu,
+}
+
+/// How to dump.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dump {
+    /// The target runs on.
+    pub leave_running: bool,
+    /// The target is a job of a shell.
+    pub shell_job: bool,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    /// It ended with status 0.
+    pub success: bool,
+    /// Its exit status, if it ended by itself.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error, and the end of the log file if there is one.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn of(command: &mut Command) -> Self {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("run {command:?}: {error}"));
+        Self {
+            success: output.status.success(),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Fails the test unless it ended well.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn must_succeed(self, what: &str) -> Self {
+        assert!(self.success, "{what}: status {:?}\n{}{}", self.code, self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Engine {
+    /// The program with what every call of it needs.
+    #[must_use]
+    pub fn command(self, subcommand: &str) -> Command {
+        let mut command = match self {
+            Self::Stasis => Command::new(stasis_program()),
+            Self::CriuFace => {
+                let mut command = Command::new(stasis_program());
+                command.arg("criu");
+                command
+            }
+            Self::Criu => Command::new(criu_program()),
+        };
+        command.arg(subcommand);
+        command
+    }
+
+    /// The command that dumps `pid` to `images`.
+    #[must_use]
+    pub fn dump_command(self, pid: i32, images: &Path, how: Dump) -> Command {
+        let mut command = self.command("dump");
+        if self == Self::Stasis {
+            command.arg(pid.to_string());
+        } else {
+            // CRIU wants the directory to be there.
+            std::fs::create_dir_all(images).expect("make the images directory");
+            command.arg("-t").arg(pid.to_string()).args(["-v4", "-o", "dump.log"]);
+        }
+        command.arg("-D").arg(images);
+        if how.leave_running {
+            command.arg("--leave-running");
+        }
+        if how.shell_job {
+            command.arg("--shell-job");
+        }
+        command
+    }
+
+    /// The command that restores from `images` and leaves what it restored to itself.
+    #[must_use]
+    pub fn restore_command(self, images: &Path, how: Dump) -> Command {
+        let mut command = self.command("restore");
+        command.arg("-D").arg(images);
+        if self == Self::Stasis {
+            command.arg("--detach");
+        } else {
+            command.args(["-d", "-v4", "-o", "restore.log"]);
+        }
+        if how.shell_job {
+            command.arg("--shell-job");
+        }
+        command
+    }
+
+    /// Dumps.
+    #[must_use]
+    pub fn dump(self, pid: i32, images: &Path, how: Dump) -> Outcome {
+        self.run(&mut self.dump_command(pid, images, how), &images.join("dump.log"))
+    }
+
+    /// Restores.
+    #[must_use]
+    pub fn restore(self, images: &Path, how: Dump) -> Outcome {
+        self.run(&mut self.restore_command(images, how), &images.join("restore.log"))
+    }
+
+    fn run(self, command: &mut Command, log: &Path) -> Outcome {
+        let mut outcome = Outcome::of(command);
+        if !outcome.success && self != Self::Stasis {
+            let text = std::fs::read(log).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let errors = lines.iter().filter(|line| line.contains("Error"));
+            let last = lines.iter().rev().take(5).rev();
+            for line in errors.chain(last) {
+                outcome.stderr += line;
+                outcome.stderr += "\n";
+            }
+        }
+        outcome
+    }
+}
+
+/// `stasis` as built beside the test.
+#[must_use]
+pub fn stasis_program() -> PathBuf {
+    built_program("stasis")
+}
+
+/// A program of this workspace, from the same build as the one that asks.
+#[must_use]
+pub fn built_program(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("know the own program");
+    let path = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("{name} is not built: run `make test`, or `cargo build` first"));
+    path
+}
+
+/// CRIU: `$CRIU`, or the one on PATH.
+///
+/// # Panics
+/// When there is none. Tests that need it have `criu_peer` in their names and are left out then.
+#[must_use]
+pub fn criu_program() -> PathBuf {
+    if let Some(path) = std::env::var_os("CRIU").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|dir| dir.join("criu"));
+    found.find(|path| path.is_file()).expect("a working criu on PATH or in $CRIU")
+}

@@ -1,0 +1,104 @@
+//! The test as the parent of all it starts, so that pids are free when a restore needs them and
+//! nothing is left running.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// Makes the test process adopt orphans; ends every descendant when dropped.
+///
+/// Process 1 may reap late, and a pid stays taken until its zombie is reaped: here the test reaps.
+#[derive(Debug)]
+pub struct Machine(());
+
+impl Machine {
+    /// Call it first in a test, and keep the value to its end.
+    #[must_use]
+    pub fn prepare() -> Self {
+        crate::require!(nix::unistd::geteuid().is_root(), "checkpoints need root");
+        nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
+        Self(())
+    }
+
+    /// Waits until no child is left, alive or zombie: what a dump that ends its target leads to.
+    pub fn await_no_children(&self) {
+        let ended = wait_until(Duration::from_secs(10), || {
+            loop {
+                match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                    Err(Errno::ECHILD) => return true,
+                    Ok(WaitStatus::StillAlive) | Err(_) => return false,
+                    Ok(_) => {}
+                }
+            }
+        });
+        assert!(ended, "these should be gone: {:?}", descriptions(&self.descendants()));
+    }
+
+    /// Every process below this one.
+    #[must_use]
+    pub fn descendants(&self) -> Vec<i32> {
+        let mut found = children_of(nix::unistd::getpid().as_raw());
+        let mut next = 0;
+        while next < found.len() {
+            found.extend(children_of(found[next]));
+            next += 1;
+        }
+        found
+    }
+
+    /// Ends and reaps every process below this one.
+    pub fn end_all(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            for pid in self.descendants() {
+                // It may have ended by itself.
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+            {
+            }
+            if self.descendants().is_empty() || Instant::now() > deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.end_all();
+    }
+}
+
+/// Children of all threads of a process.
+#[must_use]
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn descriptions(pids: &[i32]) -> Vec<String> {
+    let stat = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    pids.iter().map(stat).map(|s| s.chars().take(60).collect()).collect()
+}
+
+/// Looks until the condition holds; whether it did in time.
+pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    true
+}

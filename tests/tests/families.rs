@@ -1,0 +1,107 @@
+//! Every family of state: natively, through a dump and a restore, with the target running on, and
+//! to and from CRIU.
+
+use stasis_tests::{Dump, Engine, Machine, Scratch, Workload};
+
+const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+const ENDING: Dump = Dump { leave_running: false, shell_job: false };
+
+/// The program's own check must hold when nothing was done to it.
+fn natively(family: &str) {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    if let Err(what) = workload.check() {
+        panic!("{family} fails natively: {what}");
+    }
+}
+
+/// Dumped by one engine and ended, restored by another: the program's own check must hold.
+fn carried(family: &str, by: Engine, to: Engine) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let workload = Workload::start(family, scratch.path("work"));
+    by.dump(workload.pid(), &images, ENDING).must_succeed("dump");
+    machine.await_no_children();
+    std::fs::write(workload.path("restored"), "").expect("say so");
+    to.restore(&images, ENDING).must_succeed("restore");
+    assert!(
+        workload.program().is_alive(),
+        "restored under another pid, or dead: {}",
+        workload.log()
+    );
+    if let Err(what) = workload.check() {
+        panic!("{family} is not what it was: {what}");
+    }
+}
+
+/// Dumped twice while it runs on: the program's own check must hold.
+fn running_on(family: &str) {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    for images in ["first", "second"] {
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(images), RUNNING_ON);
+        outcome.must_succeed("dump");
+    }
+    if let Err(what) = workload.check() {
+        panic!("{family} noticed the checkpoint: {what}");
+    }
+}
+
+macro_rules! families {
+    ($($family:ident)*) => { $(mod $family { own_tests!($family); })* };
+}
+
+macro_rules! families_that_criu_carries {
+    ($($family:ident)*) => { $(mod $family { own_tests!($family); peer_tests!($family); })* };
+}
+
+macro_rules! own_tests {
+    ($family:ident) => {
+        use super::*;
+
+        #[test]
+        fn natively() {
+            super::natively(stringify!($family));
+        }
+
+        #[test]
+        fn carried() {
+            super::carried(stringify!($family), Engine::Stasis, Engine::Stasis);
+        }
+
+        #[test]
+        fn running_on() {
+            super::running_on(stringify!($family));
+        }
+    };
+}
+
+macro_rules! peer_tests {
+    ($family:ident) => {
+        #[test]
+        fn restored_by_criu_peer() {
+            super::carried(stringify!($family), Engine::Stasis, Engine::Criu);
+        }
+
+        #[test]
+        fn dumped_by_criu_peer() {
+            super::carried(stringify!($family), Engine::Criu, Engine::Stasis);
+        }
+
+        /// CRIU by itself: where this fails the two above may.
+        #[test]
+        fn carried_by_criu_peer_alone() {
+            super::carried(stringify!($family), Engine::Criu, Engine::Criu);
+        }
+    };
+}
+
+families! { beyond_criu credentials }
+
+families_that_criu_carries! {
+    busy eventfds files ghosts identity inet jail mappings memory pipes pulse registers signals
+    still threads timers tree unix_sockets
+}

@@ -1,0 +1,94 @@
+//! Small programs that end-to-end tests checkpoint: `stasis-workload FAMILY DIR`.
+//!
+//! Each sets up one family of kernel state, writes `DIR/ready`, waits for `DIR/go`, then checks
+//! all of its state itself and writes `DIR/result`: `PASS`, or `FAIL` and what differs. It cannot
+//! tell whether it was checkpointed between: run natively it must pass as well.
+#![allow(
+    unsafe_code,
+    reason = "the state to be carried is made by the system calls that make it, not by wrappers"
+)]
+
+mod beyond_criu;
+mod busy;
+mod credentials;
+mod eventfds;
+mod files;
+mod ghosts;
+mod identity;
+mod inet;
+mod jail;
+mod mappings;
+mod memory;
+mod pipes;
+mod pulse;
+mod registers;
+mod signals;
+mod stage;
+mod still;
+mod terminal;
+mod threads;
+mod timers;
+mod tree;
+mod unix_sockets;
+mod unsupported;
+
+use std::process::ExitCode;
+
+use stage::{Outcome, Stage};
+
+type Family = fn(&Stage) -> Outcome;
+
+const FAMILIES: &[(&str, Family)] = &[
+    ("beyond_criu", beyond_criu::run),
+    ("busy", busy::run),
+    ("credentials", credentials::run),
+    ("eventfds", eventfds::run),
+    ("files", files::run),
+    ("ghosts", ghosts::run),
+    ("identity", identity::run),
+    ("inet", inet::run),
+    ("jail", jail::run),
+    ("mappings", mappings::run),
+    ("memory", memory::run),
+    ("memory-gib", memory::run_large),
+    ("pipes", pipes::run),
+    ("pulse", pulse::run),
+    ("registers", registers::run),
+    ("signals", signals::run),
+    ("still", still::run),
+    ("terminal", terminal::run),
+    ("threads", threads::run),
+    ("timers", timers::run),
+    ("tree", tree::run),
+    ("unix_sockets", unix_sockets::run),
+    ("unsupported-inotify", unsupported::inotify),
+    ("unsupported-io_uring", unsupported::io_uring),
+    ("unsupported-netlink", unsupported::netlink),
+    ("unsupported-packet", unsupported::packet),
+    ("unsupported-tcp", unsupported::tcp),
+    ("unsupported-userfaultfd", unsupported::userfaultfd),
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let (Some(name), Some(dir)) = (args.next(), args.next()) else {
+        return usage();
+    };
+    let Some((_, family)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
+        return usage();
+    };
+    let stage = Stage::new(dir.into());
+    let outcome = family(&stage);
+    stage.report(&outcome);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "this is what a person reads")]
+fn usage() -> ExitCode {
+    let names: Vec<_> = FAMILIES.iter().map(|(name, _)| *name).collect();
+    eprintln!("usage: stasis-workload FAMILY DIR\nfamilies: {}", names.join(" "));
+    ExitCode::from(2)
+}

@@ -1,0 +1,62 @@
+//! Programs that hold one thing each that cannot be checkpointed: a dump must refuse them by name
+//! before it stops them.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use crate::stage::{Findings, Outcome, Stage};
+
+fn holding(stage: &Stage, fd: libc::c_long, what: &str) -> Outcome {
+    let fd = RawFd::try_from(fd).expect("a descriptor");
+    assert!(fd >= 0, "{what}: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let held = unsafe { OwnedFd::from_raw_fd(fd) };
+    stage.ready_then_wait();
+    drop(held);
+    Ok(())
+}
+
+pub(crate) fn inotify(stage: &Stage) -> Outcome {
+    // SAFETY: takes an integer.
+    holding(stage, unsafe { libc::inotify_init1(0) }.into(), "inotify")
+}
+
+pub(crate) fn io_uring(stage: &Stage) -> Outcome {
+    let mut parameters = [0_u8; 120];
+    // SAFETY: the parameters are a zeroed struct io_uring_params of 120 bytes.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
+    holding(stage, fd, "io_uring")
+}
+
+pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
+    // SAFETY: takes an integer.
+    holding(stage, unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }, "userfaultfd")
+}
+
+pub(crate) fn netlink(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };
+    holding(stage, fd.into(), "netlink socket")
+}
+
+pub(crate) fn packet(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0) };
+    holding(stage, fd.into(), "packet socket")
+}
+
+/// An established TCP connection.
+pub(crate) fn tcp(stage: &Stage) -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let mut client = TcpStream::connect(address).expect("connect");
+    let (mut server, _) = listener.accept().expect("accept");
+    client.write_all(b"queued").expect("write");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let mut bytes = [0; 6];
+    found.works("read", server.read_exact(&mut bytes));
+    found.same("connection", b"queued", &bytes);
+    found.outcome()
+}
