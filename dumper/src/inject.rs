@@ -88,13 +88,6 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Whether it only says that the task is gone.
-    pub(crate) const fn is_gone(&self) -> bool {
-        matches!(self, Self::Ptrace(error) if error.is_gone())
-    }
-}
-
 /// Waits for the stop that `wanted` accepts. A `SIGSTOP` that someone sends meanwhile is not
 /// lost: the signal is noted in `postponed` and the task goes on.
 fn expect_stop(

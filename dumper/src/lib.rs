@@ -1,7 +1,29 @@
 //! Turns a frozen process tree into images.
+//!
+//! One pipeline ([`dump`]), five steps, each a module: *plan* (the target runs), *freeze*,
+//! *capture* (it stands still and is only read), *release*, *write*. Beside them stands one
+//! module a resource: [`files`], mappings, memory, registers, timers.
 
+mod capture;
+mod core_entry;
+mod dump;
+mod error;
 pub mod files;
+mod freeze;
+mod ids;
 mod inject;
+mod mappings;
+mod memory;
+mod obstacles;
 mod options;
+mod plan;
+mod registers;
+mod tasks;
+mod timers;
+mod write;
 
+pub use dump::dump;
+pub use error::{Error, Obstacle};
+pub use freeze::Error as FreezeError;
+pub use inject::Error as InjectError;
 pub use options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};

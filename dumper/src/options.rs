@@ -27,6 +27,10 @@ pub struct DumpOptions {
     pub shell_job: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
+    /// Replace a checkpoint that is in the directory already.
+    pub overwrite: bool,
+    /// Keep the directory itself even if it is empty: someone holds it open.
+    pub in_place: bool,
 }
 
 /// Where the frozen time went.

@@ -18,6 +18,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod procfs;
 pub mod ptrace;
+pub mod sched;
 pub mod sock_diag;
 pub mod sockets;
 pub mod timerfd;

@@ -65,6 +65,14 @@ pub fn components_in_use(area: &[u8]) -> u64 {
         .map_or(0b11, u64::from_le_bytes)
 }
 
+/// The mask of components that the kernel reports in `area`, in use or not (its XCR0).
+#[must_use]
+pub fn components_supported(area: &[u8]) -> u64 {
+    area.get(SOFTWARE_RESERVED..SOFTWARE_RESERVED + 8)
+        .and_then(|word| word.try_into().ok())
+        .map_or(0b11, u64::from_le_bytes)
+}
+
 /// Bytes that [`to_signal_frame`] needs for a register set of `area` bytes.
 #[must_use]
 pub const fn signal_frame_bytes(area: usize) -> usize {

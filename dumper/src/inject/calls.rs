@@ -24,6 +24,21 @@ pub(crate) struct ThreadState {
     pub(crate) parent_death_signal: i32,
 }
 
+impl From<collector::InTask> for ThreadState {
+    fn from(known: collector::InTask) -> Self {
+        Self {
+            alt_stack: AltStack {
+                start: known.alt_stack_start,
+                flags: known.alt_stack_flags,
+                pad: 0,
+                bytes: known.alt_stack_bytes,
+            },
+            clear_child_tid: known.clear_child_tid,
+            parent_death_signal: known.parent_death_signal,
+        }
+    }
+}
+
 /// A thread that is being asked.
 struct Asked {
     original: Original,

@@ -147,6 +147,10 @@ pub struct ThreadCoreEntry {
     pub rseq_entry: Option<RseqEntry>,
     #[prost(uint32, optional, tag = "16")]
     pub cg_set: Option<u32>,
+    /// Extension: processors that the thread may run on, one bit each, as `sched_getaffinity`
+    /// gives them. CRIU does not carry them, and passes over the field.
+    #[prost(bytes = "vec", optional, tag = "1001")]
+    pub cpu_affinity: Option<Vec<u8>>,
 }
 
 /// The alternate signal stack, as `sigaltstack` gives it.

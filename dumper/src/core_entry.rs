@@ -1,0 +1,185 @@
+//! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
+
+use images::messages::{
+    CoreEntry, CredsEntry, MARCH_X86_64, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED, SaEntry,
+    SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
+    TaskRlimitsEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
+};
+use kernel::procfs::{Limit, Status};
+use kernel::ptrace::RawSigInfo;
+use parasite::task::SigAction;
+
+use crate::inject::{Report, ThreadState};
+use crate::tasks::{TaskState, ThreadCapture};
+use crate::{registers, timers};
+
+/// The one control-group set that a dump without control groups has.
+pub(crate) const CGROUP_SET: u32 = 1;
+
+/// The image of a thread; `task` is its process if the thread leads it.
+pub(crate) fn thread(
+    capture: &ThreadCapture,
+    in_task: &ThreadState,
+    securebits: i32,
+    task: Option<(&TaskState, &Report)>,
+) -> CoreEntry {
+    CoreEntry {
+        mtype: MARCH_X86_64,
+        thread_info: Some(ThreadInfoX86 {
+            clear_tid_addr: in_task.clear_child_tid,
+            gpregs: registers::general(capture.registers()),
+            fpregs: registers::extended(&capture.original.extended),
+            tls: Vec::new(),
+        }),
+        tc: task.map(|(task, report)| task_core(task, report, capture)),
+        thread_core: Some(thread_core(capture, in_task, securebits)),
+        ..CoreEntry::default()
+    }
+}
+
+/// The image of a process that has ended and is not yet waited for.
+pub(crate) fn zombie(name: &[u8], exit_status: i32) -> CoreEntry {
+    CoreEntry {
+        mtype: MARCH_X86_64,
+        tc: Some(TaskCoreEntry {
+            task_state: TASK_DEAD,
+            exit_code: exit_status.cast_unsigned(),
+            comm: comm(name),
+            ..TaskCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    }
+}
+
+fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskCoreEntry {
+    let stopped = task.group_stop != 0;
+    TaskCoreEntry {
+        task_state: if stopped { TASK_STOPPED } else { TASK_ALIVE },
+        exit_code: 0,
+        personality: task.personality,
+        flags: task.stat.flags,
+        blk_sigset: leader.original.mask,
+        comm: comm(&leader.comm),
+        timers: Some(timers::encode(report, &task.timers)),
+        rlimits: Some(TaskRlimitsEntry { rlimits: task.limits.0.iter().map(limit).collect() }),
+        signals_s: Some(queue(&task.pending)),
+        loginuid: Some(task.login_uid),
+        oom_score_adj: Some(task.oom_score_adj),
+        sigactions: actions(&report.state.actions),
+        child_subreaper: Some(report.state.child_subreaper != 0),
+        stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
+        ..TaskCoreEntry::default()
+    }
+}
+
+fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) -> ThreadCoreEntry {
+    let (robust_list, robust_list_bytes) = capture.robust_list;
+    let rseq = &capture.rseq;
+    let death_signal = in_task.parent_death_signal;
+    ThreadCoreEntry {
+        futex_rla: robust_list,
+        futex_rla_len: robust_list_bytes as u32,
+        sched_nice: Some(capture.scheduling.nice),
+        sched_policy: Some(capture.scheduling.policy),
+        sched_prio: (capture.scheduling.priority != 0).then_some(capture.scheduling.priority),
+        blk_sigset: Some(capture.original.mask),
+        sas: Some(ThreadSasEntry {
+            ss_sp: in_task.alt_stack.start,
+            ss_size: in_task.alt_stack.bytes,
+            ss_flags: in_task.alt_stack.flags,
+        }),
+        pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
+        signals_p: Some(queue(&capture.pending)),
+        creds: Some(creds(&capture.status, securebits)),
+        seccomp_mode: Some(SECCOMP_MODE_DISABLED),
+        comm: Some(comm(&capture.comm)),
+        rseq_entry: (rseq.pointer != 0).then_some(RseqEntry {
+            rseq_abi_pointer: rseq.pointer,
+            rseq_abi_size: rseq.size,
+            signature: rseq.signature,
+            rseq_cs_pointer: None,
+        }),
+        cg_set: Some(CGROUP_SET),
+        cpu_affinity: Some(capture.affinity.clone()),
+        ..ThreadCoreEntry::default()
+    }
+}
+
+/// A name as a protobuf string has to be: CRIU stores it as one, and refuses other bytes.
+fn comm(bytes: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).into_owned().into_bytes()
+}
+
+fn limit(limit: &Limit) -> RlimitEntry {
+    RlimitEntry {
+        cur: limit.soft.unwrap_or(libc::RLIM_INFINITY),
+        max: limit.hard.unwrap_or(libc::RLIM_INFINITY),
+    }
+}
+
+fn queue(pending: &[RawSigInfo]) -> SignalQueueEntry {
+    SignalQueueEntry {
+        signals: pending.iter().map(|info| SiginfoEntry { siginfo: info.to_vec() }).collect(),
+    }
+}
+
+/// Actions of all signals but the two that have none.
+fn actions(actions: &[SigAction]) -> Vec<SaEntry> {
+    let fixed = [libc::SIGKILL, libc::SIGSTOP];
+    (1..)
+        .zip(actions)
+        .filter(|(signal, _)| !fixed.contains(signal))
+        .map(|(_, action)| SaEntry {
+            sigaction: action.handler,
+            flags: action.flags,
+            restorer: action.restorer,
+            mask: action.mask,
+            compat_sigaction: Some(false),
+            mask_extended: None,
+        })
+        .collect()
+}
+
+fn creds(status: &Status, securebits: i32) -> CredsEntry {
+    let words = |set: u64| vec![set as u32, (set >> 32) as u32];
+    CredsEntry {
+        uid: status.uid.real,
+        gid: status.gid.real,
+        euid: status.uid.effective,
+        egid: status.gid.effective,
+        suid: status.uid.saved,
+        sgid: status.gid.saved,
+        fsuid: status.uid.fs,
+        fsgid: status.gid.fs,
+        cap_inh: words(status.cap_inheritable),
+        cap_prm: words(status.cap_permitted),
+        cap_eff: words(status.cap_effective),
+        cap_bnd: words(status.cap_bounding),
+        secbits: securebits.cast_unsigned(),
+        groups: status.groups.clone(),
+        no_new_privs: status.no_new_privs.then_some(1),
+        cap_amb: words(status.cap_ambient),
+        ..CredsEntry::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_leave_out_kill_and_stop() {
+        let all: Vec<_> =
+            (1..=64).map(|signal| SigAction { handler: signal, ..SigAction::default() }).collect();
+        let entries = actions(&all);
+        assert_eq!(entries.len(), 62);
+        assert_eq!((entries[7].sigaction, entries[8].sigaction), (8, 10));
+        assert_eq!((entries[16].sigaction, entries[17].sigaction), (18, 20));
+    }
+
+    #[test]
+    fn a_name_is_text_even_if_it_is_not() {
+        assert_eq!(comm(b"caf\xc3\xa9"), b"caf\xc3\xa9");
+        assert_eq!(comm(b"\xff!"), "\u{fffd}!".as_bytes());
+    }
+}

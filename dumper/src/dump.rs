@@ -1,0 +1,91 @@
+//! The way of a dump: plan, freeze, capture, release, write.
+
+use std::time::Instant;
+
+use images::Progress;
+
+use crate::capture::{self, Captured};
+use crate::error::Error;
+use crate::freeze::{self, Frozen, Release};
+use crate::options::{AfterDump, DumpOptions, DumpReport};
+use crate::plan::Plan;
+use crate::write;
+
+/// Dumps the tree below [`DumpOptions::pid`] into images.
+///
+/// The images are complete or absent. Whatever goes wrong, a panic or a `SIGKILL` of this process
+/// included, the tree runs on as it was; it is ended, where that was asked for, only once the
+/// images are safe.
+///
+/// # Errors
+/// [`Error::Refused`] and [`Error::Files`] name, before anything is stopped, what cannot be
+/// carried. All others say what failed on the way.
+pub fn dump(
+    options: &DumpOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<DumpReport, Error> {
+    // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
+    // thread for each dump, every way out of it releases the target.
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("dump".to_owned())
+            .spawn_scoped(scope, || run(options, progress))
+            .map_err(|source| Error::Process {
+                operation: "start a thread for the dump",
+                pid: options.pid,
+                source,
+            })?
+            .join()
+            .unwrap_or(Err(Error::Panicked))
+    })
+}
+
+fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport, Error> {
+    let started = Instant::now();
+    progress.begin("plan", None);
+    let (mut plan, files) = Plan::make(options)?;
+    progress.begin("freeze", None);
+    let mut frozen = freeze::freeze(options.pid)
+        .map_err(|source| Error::Freeze { root: options.pid, source })?;
+    let captured = capture::capture(&mut plan, &mut frozen, options, files)?;
+    let since = frozen.since;
+    // A target that runs on is released at once; one that is to end or to stay stopped waits,
+    // still alive, until its images are safe.
+    let mut held = Some(frozen);
+    if options.after == AfterDump::Resume {
+        release(&mut held, Release::Resume);
+    }
+    let frozen = since.elapsed();
+    let Plan { store, writer, .. } = plan;
+    let committed = write::write(&captured, &store, writer, options.pid, frozen, progress)?;
+    match options.after {
+        AfterDump::Resume => {}
+        AfterDump::Stop => release(&mut held, Release::Stop),
+        AfterDump::Kill => release(&mut held, Release::Kill),
+    }
+    let frozen = if options.after == AfterDump::Resume { frozen } else { since.elapsed() };
+    Ok(DumpReport {
+        frozen,
+        account: captured.account,
+        total: started.elapsed(),
+        image_bytes: committed.bytes,
+        ..summary(&captured)
+    })
+}
+
+fn release(held: &mut Option<Frozen>, how: Release) {
+    if let Some(frozen) = held.take() {
+        frozen.release(how);
+    }
+}
+
+fn summary(captured: &Captured) -> DumpReport {
+    let written: u64 = captured.pages.iter().map(crate::memory::Pages::bytes).sum();
+    DumpReport {
+        processes: captured.inventory.processes.len(),
+        threads: captured.tasks.values().map(|task| task.threads.len()).sum(),
+        pages_scanned: captured.pages_scanned,
+        pages_written: written / images::PAGE_SIZE,
+        ..DumpReport::default()
+    }
+}

@@ -1,0 +1,104 @@
+//! Why a dump did not happen. The target runs on in every case.
+
+use std::fmt;
+use std::io;
+
+/// Why a dump did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The tree holds something that cannot be carried.
+    #[error("cannot dump process {root}:\n{}", list(obstacles))]
+    Refused {
+        /// Root of the tree.
+        root: i32,
+        /// Everything that stands in the way.
+        obstacles: Vec<Obstacle>,
+    },
+    /// Open files that cannot be carried, or could not be read.
+    #[error("look at the open files of the tree")]
+    Files(#[from] crate::files::Error),
+    /// The tree could not be stopped.
+    #[error("stop process {root} and its descendants")]
+    Freeze {
+        /// Root of the tree.
+        root: i32,
+        /// Why not.
+        #[source]
+        source: crate::freeze::Error,
+    },
+    /// Code could not be run in a stopped task.
+    #[error("ask process {pid} for its state")]
+    Inject {
+        /// The process.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: crate::inject::Error,
+    },
+    /// The inventory could not be taken.
+    #[error("take the inventory of process {pid}")]
+    Inventory {
+        /// The process.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: collector::Error,
+    },
+    /// A file of /proc could not be read.
+    #[error(transparent)]
+    Procfs(#[from] kernel::procfs::Error),
+    /// A traced task did not answer.
+    #[error(transparent)]
+    Ptrace(#[from] kernel::ptrace::Error),
+    /// A system call about a process failed.
+    #[error("{operation} of process {pid}")]
+    Process {
+        /// What was read.
+        operation: &'static str,
+        /// The process or thread.
+        pid: i32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The images could not be written.
+    #[error("write the images")]
+    Images(#[from] images::Error),
+    /// The pages could not be written.
+    #[error("write the pages of process {pid}")]
+    Pages {
+        /// The process.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A defect of ours; the target was let go.
+    #[error("the dump panicked; the target runs on (this is a defect, please report it)")]
+    Panicked,
+}
+
+/// One thing that stands in the way of a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The process that has it.
+    pub pid: i32,
+    /// What it is.
+    pub object: String,
+    /// Why it cannot be carried.
+    pub reason: &'static str,
+    /// What can be done about it.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, object, reason, remedy } = self;
+        write!(f, "process {pid}, {object}: {reason}; {remedy}")
+    }
+}
+
+fn list(obstacles: &[Obstacle]) -> String {
+    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,341 @@
+//! Stopping a tree, and the promise that it runs on.
+//!
+//! Every task is seized first, which does not stop it, with the kernel told to trace whatever it
+//! forks or clones: from then on no task can slip away. Then all are interrupted at once, and the
+//! frozen time begins.
+//!
+//! **The promise** has one mechanism: everything here belongs to the thread that called
+//! [`freeze`], and when that thread ends, by return, panic or `SIGKILL` of the whole process, the
+//! kernel detaches all of it and lets it run. [`crate::dump`] gives each dump a thread of its
+//! own for this reason. [`Frozen::release`] is the polite way to the same end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
+use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
+
+/// Why a tree could not be stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// ptrace refused.
+    #[error(transparent)]
+    Ptrace(#[from] ptrace::Error),
+    /// /proc could not be read.
+    #[error(transparent)]
+    Procfs(#[from] procfs::Error),
+    /// Another tracer has the task.
+    #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
+    Traced {
+        /// The thread.
+        tid: i32,
+        /// Its tracer.
+        tracer: i32,
+    },
+    /// A thread did not stop in time.
+    #[error(
+        "thread {tid} did not stop within {} ms: it waits uninterruptibly (state {state}), \
+         as in a vfork or on a file system that does not answer",
+        after.as_millis()
+    )]
+    DidNotStop {
+        /// The thread.
+        tid: i32,
+        /// Its state letter in `/proc/PID/stat`.
+        state: char,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The root ended before it could be stopped.
+    #[error("process {0} has ended")]
+    RootEnded(i32),
+}
+
+/// How long one attempt waits for every thread to stop.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Attempts: a vfork or an exec that is under way is soon over.
+const ATTEMPTS: u32 = 5;
+/// Polls without a pause; a stop usually takes a few microseconds.
+const EAGER_POLLS: u32 = 4000;
+
+const OPTIONS: Options =
+    Options::FORK.union(Options::VFORK).union(Options::CLONE).union(Options::SYSCALL_GOOD);
+
+/// One stopped thread.
+#[derive(Debug)]
+pub(crate) struct FrozenThread {
+    /// Always there, but for the moments in which code runs in the thread.
+    pub(crate) stopped: Option<Stopped>,
+    /// The signal of the group stop that it was in, 0 for none.
+    pub(crate) group_stop: i32,
+}
+
+/// A tree that stands still.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    /// Threads by process and tid.
+    pub(crate) processes: BTreeMap<i32, BTreeMap<i32, FrozenThread>>,
+    /// When the first thread was told to stop.
+    pub(crate) since: Instant,
+    /// Stop signals that came from others meanwhile, by process: sent again at the release.
+    pub(crate) postponed: Vec<(i32, i32)>,
+}
+
+/// What becomes of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// It runs on (what was stopped by job control stays so).
+    Resume,
+    /// It stays stopped, by `SIGSTOP`.
+    Stop,
+    /// It is killed.
+    Kill,
+}
+
+/// Stops every process of the tree below `root` and all their threads.
+pub(crate) fn freeze(root: i32) -> Result<Frozen, Error> {
+    let mut attempt = 1;
+    loop {
+        match Attempt::new(root).run() {
+            // Whatever was stopped runs on between the attempts, so that what it waits for can
+            // happen.
+            Err(Error::DidNotStop { .. }) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
+        }
+    }
+}
+
+struct Attempt {
+    root: i32,
+    running: BTreeMap<i32, Running>,
+    stopped: BTreeMap<i32, FrozenThread>,
+    /// Children of a vfork: they must run until their parent does.
+    hurrying: BTreeSet<i32>,
+    since: Instant,
+}
+
+impl Attempt {
+    fn new(root: i32) -> Self {
+        Self {
+            root,
+            running: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            hurrying: BTreeSet::new(),
+            since: Instant::now(),
+        }
+    }
+
+    fn run(mut self) -> Result<Frozen, Error> {
+        while self.seize_new()? {}
+        self.since = Instant::now();
+        for running in self.running.values() {
+            ignore_gone(running.interrupt())?;
+        }
+        if let Err(error) = self.wait_for_all() {
+            self.let_go();
+            return Err(error);
+        }
+        self.sort()
+    }
+
+    /// Seizes every task of the tree that is not yet seized; whether there were any.
+    fn seize_new(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        for pid in procfs::tree(self.root)? {
+            let Ok(dir) = Dir::open(pid) else { continue };
+            let Ok(threads) = dir.threads() else { continue };
+            for tid in threads {
+                any |= self.seize(&dir, tid)?;
+            }
+        }
+        Ok(any)
+    }
+
+    fn seize(&mut self, dir: &Dir, tid: i32) -> Result<bool, Error> {
+        if self.running.contains_key(&tid) {
+            return Ok(false);
+        }
+        let error = match Running::seize(tid, OPTIONS) {
+            Ok(running) => {
+                self.running.insert(tid, running);
+                return Ok(true);
+            }
+            Err(error) if error.is_gone() => return Ok(false),
+            Err(error) => error,
+        };
+        let Ok(status) = dir.thread(tid).and_then(|thread| Status::read(&thread)) else {
+            return Ok(false);
+        };
+        if matches!(status.state, b'Z' | b'X') {
+            return Ok(false);
+        }
+        if status.tracer == nix::unistd::gettid().as_raw() {
+            // Born of a task that was already seized.
+            self.running.insert(tid, Running::traced_from_birth(tid));
+            return Ok(true);
+        }
+        match status.tracer {
+            0 => Err(error.into()),
+            tracer => Err(Error::Traced { tid, tracer }),
+        }
+    }
+
+    fn wait_for_all(&mut self) -> Result<(), Error> {
+        let mut polls = 0;
+        while !self.running.is_empty() {
+            match ptrace::poll_any() {
+                Ok(Some(Event::Ended { tid, .. })) => self.forget(tid),
+                Ok(Some(Event::Stopped(stopped))) => self.arrived(stopped)?,
+                Ok(None) => {
+                    polls += 1;
+                    self.pause(polls)?;
+                }
+                Err(error) if error.is_gone() => return Err(Error::RootEnded(self.root)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// There is no descriptor to poll for a tracee's stop, and a blocking wait has no deadline:
+    /// so look again at once for as long as stops usually take, then with short naps.
+    fn pause(&self, polls: u32) -> Result<(), Error> {
+        if polls < EAGER_POLLS {
+            std::thread::yield_now();
+            return Ok(());
+        }
+        let after = self.since.elapsed();
+        if after < PATIENCE {
+            std::thread::sleep(Duration::from_micros(100));
+            return Ok(());
+        }
+        let tid = self.running.keys().next().copied().unwrap_or(self.root);
+        let state =
+            Dir::open(tid).and_then(|dir| Stat::read(&dir)).map_or('?', |stat| stat.state.into());
+        Err(Error::DidNotStop { tid, state, after })
+    }
+
+    fn arrived(&mut self, stopped: Stopped) -> Result<(), Error> {
+        let tid = stopped.tid();
+        let again = match stopped.stop() {
+            Stop::Interrupted if self.hurrying.contains(&tid) => stopped.resume(0),
+            Stop::Interrupted => return self.keep(stopped, 0),
+            Stop::Group(signal) => return self.keep(stopped, signal),
+            // The stop that was asked for is still to come; until then all goes its way.
+            Stop::Signal(signal) => stopped.resume(signal),
+            Stop::Syscall => stopped.resume(0),
+            Stop::Event(event) => {
+                self.born(stopped.event_message()? as i32, event == libc::PTRACE_EVENT_VFORK);
+                stopped.resume(0)
+            }
+        };
+        match again {
+            Ok(running) => {
+                self.running.insert(tid, running);
+                Ok(())
+            }
+            Err(error) if error.is_gone() => {
+                self.forget(tid);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn keep(&mut self, stopped: Stopped, group_stop: i32) -> Result<(), Error> {
+        let tid = stopped.tid();
+        self.running.remove(&tid);
+        self.stopped.insert(tid, FrozenThread { stopped: Some(stopped), group_stop });
+        // A parent that stops has its vfork behind it.
+        for child in std::mem::take(&mut self.hurrying) {
+            if let Some(running) = self.running.get(&child) {
+                ignore_gone(running.interrupt())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn born(&mut self, tid: i32, hurry: bool) {
+        if hurry {
+            self.hurrying.insert(tid);
+        }
+        if !self.stopped.contains_key(&tid) {
+            self.running.entry(tid).or_insert_with(|| Running::traced_from_birth(tid));
+        } else if hurry {
+            // Its stop at birth was seen before its parent told of it.
+            if let Some(FrozenThread { stopped: Some(stopped), .. }) = self.stopped.remove(&tid)
+                && let Ok(running) = stopped.resume(0)
+            {
+                self.running.insert(tid, running);
+            }
+        }
+    }
+
+    fn forget(&mut self, tid: i32) {
+        self.running.remove(&tid);
+        self.stopped.remove(&tid);
+    }
+
+    /// Detaches everything after a failed attempt. What does not stop cannot be detached here; it
+    /// is when this thread ends, and it runs until then.
+    fn let_go(&mut self) {
+        for (_, mut thread) in std::mem::take(&mut self.stopped) {
+            detach(&mut thread);
+        }
+    }
+
+    fn sort(self) -> Result<Frozen, Error> {
+        let mut processes: BTreeMap<i32, BTreeMap<i32, FrozenThread>> = BTreeMap::new();
+        for (tid, thread) in self.stopped {
+            let pid = Status::read(&Dir::open(tid)?)?.tgid;
+            processes.entry(pid).or_default().insert(tid, thread);
+        }
+        if !processes.contains_key(&self.root) {
+            return Err(Error::RootEnded(self.root));
+        }
+        Ok(Frozen { processes, since: self.since, postponed: Vec::new() })
+    }
+}
+
+impl Frozen {
+    /// Ends the frozen time in the way asked for.
+    pub(crate) fn release(mut self, how: Release) {
+        for (&pid, threads) in &mut self.processes {
+            match how {
+                Release::Resume => {}
+                Release::Stop => signal(pid, libc::SIGSTOP),
+                Release::Kill => signal(pid, libc::SIGKILL),
+            }
+            for thread in threads.values_mut() {
+                detach(thread);
+            }
+        }
+        if how == Release::Resume {
+            for (pid, postponed) in self.postponed {
+                signal(pid, postponed);
+            }
+        }
+    }
+}
+
+fn signal(pid: i32, signal: i32) {
+    // It can only fail because the process is gone, and then there is nobody to tell.
+    let _gone = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::try_from(signal).ok(),
+    );
+}
+
+fn detach(thread: &mut FrozenThread) {
+    if let Some(stopped) = thread.stopped.take() {
+        // It can only fail because the thread was killed meanwhile.
+        let _gone = stopped.detach(0);
+    }
+}
+
+fn ignore_gone<T>(result: ptrace::Result<T>) -> ptrace::Result<()> {
+    match result {
+        Err(error) if !error.is_gone() => Err(error),
+        _ => Ok(()),
+    }
+}

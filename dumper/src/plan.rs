@@ -1,0 +1,96 @@
+//! The first step of a dump: everything that can be learned, opened or refused while the target
+//! runs.
+
+use std::collections::BTreeMap;
+
+use collector::{Collector, Inventory, VmFlags};
+use images::{ImageWriter, WriteOptions};
+use kernel::pagemap::PageMap;
+
+use crate::error::Error;
+use crate::files;
+use crate::ids::is_zombie;
+use crate::inject::{CodeFinder, Codes};
+use crate::memory::Store;
+use crate::obstacles;
+use crate::options::{AfterDump, DumpOptions};
+
+/// What is known and ready when the target is stopped.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) collector: Collector,
+    pub(crate) finder: CodeFinder,
+    /// Code to lean on, by process.
+    pub(crate) codes: BTreeMap<i32, Codes>,
+    /// Page maps, open, by process.
+    pub(crate) page_maps: BTreeMap<i32, PageMap>,
+    pub(crate) store: Store,
+    pub(crate) writer: ImageWriter,
+}
+
+impl Plan {
+    /// Makes it, together with the plan for the open files, which the capture uses up.
+    pub(crate) fn make(options: &DumpOptions) -> Result<(Self, files::Plan), Error> {
+        let mut collector = Collector::open();
+        let inventory = inventory(&mut collector, options.pid)?;
+        obstacles::check(&inventory, options)?;
+        let context = files::PlanContext {
+            shell_job: options.shell_job,
+            root: options.root.clone(),
+            ghost_limit: files::PlanContext::GHOST_LIMIT,
+        };
+        let files = files::Plan::prepare(&inventory, &context)?;
+        let mut finder = CodeFinder::default();
+        let mut codes = BTreeMap::new();
+        let mut page_maps = BTreeMap::new();
+        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+            let pid = process.pid;
+            let found = finder.find(process).map_err(|source| Error::Inject { pid, source })?;
+            codes.insert(pid, found);
+            page_maps.insert(pid, open_page_map(pid)?);
+        }
+        let runs_on = options.after == AfterDump::Resume;
+        let store = Store::choose(runs_on, resident_bytes(&inventory));
+        let write = WriteOptions {
+            overwrite: options.overwrite,
+            in_place: options.in_place,
+            ..WriteOptions::default()
+        };
+        let writer = ImageWriter::create(&options.images_dir, write)?;
+        Ok((Self { collector, finder, codes, page_maps, store, writer }, files))
+    }
+}
+
+/// The whole tree below `root`.
+pub(crate) fn inventory(collector: &mut Collector, root: i32) -> Result<Inventory, Error> {
+    let failed = |source| Error::Inventory { pid: root, source };
+    let pids = collector::tree(root).map_err(failed)?;
+    collector.inventory(&pids).map_err(failed)
+}
+
+pub(crate) fn open_page_map(pid: i32) -> Result<PageMap, Error> {
+    PageMap::open(pid).map_err(|source| Error::Process {
+        operation: "open the page map",
+        pid,
+        source,
+    })
+}
+
+/// An estimate of the memory that a dump of the tree will hold.
+fn resident_bytes(inventory: &Inventory) -> u64 {
+    let resident = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        let mut fields = text.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0u64));
+        let (resident, file) = (fields.nth(1).unwrap_or(0), fields.next().unwrap_or(0));
+        resident.saturating_sub(file) * kernel::pagemap::PAGE_SIZE
+    };
+    let shared: u64 = inventory
+        .processes
+        .values()
+        .flat_map(|process| &process.mappings)
+        .filter(|mapping| mapping.flags.contains(VmFlags::MAY_SHARE))
+        .filter(|mapping| mapping.name == "/dev/zero (deleted)")
+        .map(|mapping| mapping.end - mapping.start)
+        .sum();
+    inventory.processes.keys().map(|&pid| resident(pid)).sum::<u64>() + shared
+}

@@ -1,0 +1,215 @@
+//! The last step: what was captured becomes images, while the target runs or is gone.
+
+use std::time::Duration;
+
+use images::messages::{
+    DumpStatsEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE, MmEntry, PluginsEntry,
+    PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec,
+};
+use images::{Committed, ImageWriter, Progress, names};
+
+use crate::capture::Captured;
+use crate::core_entry;
+use crate::error::Error;
+use crate::ids;
+use crate::mappings::{self, Kind};
+use crate::memory::Store;
+use crate::options::FrozenAccount;
+use crate::tasks::TaskState;
+
+/// Writes everything and makes the checkpoint appear.
+pub(crate) fn write(
+    captured: &Captured,
+    store: &Store,
+    writer: ImageWriter,
+    root: i32,
+    frozen: Duration,
+    progress: &mut dyn Progress,
+) -> Result<Committed, Error> {
+    let bytes = captured.pages.iter().map(crate::memory::Pages::bytes).sum();
+    progress.begin("write", Some(bytes));
+    store.write(&captured.pages, progress)?;
+    for (pages, &pid) in captured.pages.iter().zip(captured.tasks.keys()) {
+        pages.encode_map(&writer, &names::pagemap(number(pid)))?;
+    }
+    let segments = &captured.pages[captured.process_pages..];
+    for (pages, &segment) in segments.iter().zip(captured.segments.values()) {
+        pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
+    }
+    for (&pid, task) in &captured.tasks {
+        process(captured, &writer, pid, task)?;
+    }
+    zombies(captured, &writer)?;
+    captured.files.encode(&writer)?;
+    tree(captured, &writer, root)?;
+    writer.write_one(&names::seccomp(), &SeccompEntry::default())?;
+    writer.write_one(&names::timens(0), &clocks())?;
+    let stats = stats(captured, frozen, &captured.account);
+    writer.write_one(&names::stats_dump(), &stats)?;
+    writer.write_one(&names::inventory(), &inventory())?;
+    Ok(writer.commit()?)
+}
+
+/// Pids and tids are positive.
+const fn number(pid: i32) -> u32 {
+    pid.cast_unsigned()
+}
+
+fn process(
+    captured: &Captured,
+    writer: &ImageWriter,
+    pid: i32,
+    task: &TaskState,
+) -> Result<(), Error> {
+    let Some(report) = &task.report else { return Ok(()) };
+    for (index, thread) in task.threads.iter().enumerate() {
+        let Some(in_task) = &thread.in_task else { continue };
+        let process = (index == 0).then_some((task, report));
+        let entry = core_entry::thread(thread, in_task, report.state.securebits, process);
+        writer.write_one(&names::core(number(thread.tid)), &entry)?;
+    }
+    if let Some(ids) = captured.ids.get(&pid) {
+        writer.write_one(&names::ids(number(pid)), ids)?;
+    }
+    writer.write_one(&names::mm(number(pid)), &memory_map(captured, pid, task)?)?;
+    let files = &captured.files;
+    let missing =
+        |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };
+    let status = task.threads.first().map(|leader| &leader.status);
+    let entry = FsEntry {
+        cwd_id: files.cwd(pid).ok_or_else(|| missing("name the working directory"))?,
+        root_id: files.root(pid).ok_or_else(|| missing("name the root directory"))?,
+        umask: status.and_then(|status| status.umask),
+    };
+    Ok(writer.write_one(&names::fs(number(pid)), &entry)?)
+}
+
+fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
+    let (stat, report) = (&task.stat, task.report.as_ref());
+    let process = captured.inventory.processes.get(&pid);
+    let mut vmas = Vec::new();
+    for mapping in process.map_or(&[][..], |process| &process.mappings) {
+        let Ok(kind) = mappings::classify(mapping) else { continue };
+        let object = match kind {
+            Kind::File { .. } => captured.files.mapped(pid, mapping.start).map(u64::from),
+            Kind::SharedAnonymous => {
+                captured.segments.get(&(mapping.device, mapping.inode)).copied()
+            }
+            _ => Some(0),
+        };
+        let object = object.ok_or_else(|| Error::Process {
+            operation: "name the file behind a mapping",
+            pid,
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        vmas.push(mappings::encode(mapping, kind, object));
+    }
+    Ok(MmEntry {
+        mm_start_code: stat.start_code,
+        mm_end_code: stat.end_code,
+        mm_start_data: stat.start_data,
+        mm_end_data: stat.end_data,
+        mm_start_stack: stat.start_stack,
+        mm_start_brk: stat.start_brk,
+        mm_brk: report.map_or(stat.start_brk, |report| report.state.program_break),
+        mm_arg_start: stat.arg_start,
+        mm_arg_end: stat.arg_end,
+        mm_env_start: stat.env_start,
+        mm_env_end: stat.env_end,
+        exe_file_id: captured.files.exe(pid).unwrap_or(0),
+        mm_saved_auxv: task.auxv.0.clone(),
+        vmas,
+        dumpable: report.map(|report| report.state.dumpable),
+        thp_disabled: report.map(|report| report.state.thp_disable != 0),
+        ..MmEntry::default()
+    })
+}
+
+fn zombies(captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
+    for process in captured.inventory.processes.values() {
+        if let collector::ProcessState::Zombie { exit_status } = process.state {
+            let name =
+                process.threads.get(&process.pid).map(|thread| thread.comm.as_encoded_bytes());
+            let entry = core_entry::zombie(name.unwrap_or_default(), exit_status);
+            writer.write_one(&names::core(number(process.pid)), &entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// The process tree, parents before children.
+fn tree(captured: &Captured, writer: &ImageWriter, root: i32) -> Result<(), Error> {
+    let processes = &captured.inventory.processes;
+    let mut ordered = vec![root];
+    let mut at = 0;
+    while let Some(&parent) = ordered.get(at) {
+        let children = processes.values().filter(|process| process.ppid == parent);
+        ordered.extend(children.map(|child| child.pid).filter(|&pid| pid != root));
+        at += 1;
+    }
+    let entries: Vec<_> = ordered
+        .iter()
+        .filter_map(|pid| processes.get(pid))
+        .map(|process| PstreeEntry {
+            pid: number(process.pid),
+            ppid: if process.pid == root { 0 } else { number(process.ppid) },
+            pgid: number(process.pgid),
+            sid: number(process.sid),
+            threads: match captured.tasks.get(&process.pid) {
+                Some(task) => task.threads.iter().map(|thread| number(thread.tid)).collect(),
+                None => vec![number(process.pid)],
+            },
+        })
+        .collect();
+    Ok(writer.write_all(&names::pstree(), &entries)?)
+}
+
+fn inventory() -> InventoryEntry {
+    InventoryEntry {
+        img_version: IMG_VERSION_1_1,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(ids::own()),
+        ns_per_id: Some(true),
+        root_cg_set: Some(core_entry::CGROUP_SET),
+        lsmtype: Some(LSM_NONE),
+        plugins_entry: Some(PluginsEntry::default()),
+        network_lock_method: Some(0),
+        ..InventoryEntry::default()
+    }
+}
+
+/// The clocks at the dump, for a restore into a time namespace.
+fn clocks() -> TimensEntry {
+    use nix::time::{ClockId, clock_gettime};
+    let read = |clock| {
+        let now = clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+        Timespec { tv_sec: now.tv_sec().cast_unsigned(), tv_nsec: now.tv_nsec().cast_unsigned() }
+    };
+    TimensEntry {
+        monotonic: read(ClockId::CLOCK_MONOTONIC),
+        boottime: read(ClockId::CLOCK_BOOTTIME),
+    }
+}
+
+fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> StatsEntry {
+    let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    let written = |pages: &[crate::memory::Pages]| {
+        pages.iter().map(|pages| pages.bytes() / images::PAGE_SIZE).sum()
+    };
+    let (private, shared) = captured.pages.split_at(captured.process_pages);
+    StatsEntry {
+        dump: Some(DumpStatsEntry {
+            freezing_time: micros(account.stop),
+            frozen_time: micros(frozen),
+            memdump_time: micros(account.memory),
+            memwrite_time: 0,
+            pages_scanned: captured.pages_scanned,
+            pages_skipped_parent: 0,
+            pages_written: written(private),
+            pages_lazy: 0,
+            shpages_written: Some(written(shared)),
+            ..DumpStatsEntry::default()
+        }),
+        restore: None,
+    }
+}

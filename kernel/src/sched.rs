@@ -1,0 +1,87 @@
+//! How a thread is scheduled, and the robust-futex list that goes with it: state of another
+//! thread that a system call tells without its help.
+
+use std::io;
+
+/// Scheduling of a thread (sched_getattr(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduling {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+    /// Real-time priority, 1 to 99; 0 for the policies without one.
+    pub priority: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+}
+
+/// `struct sched_attr`, first version.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// How thread `tid` is scheduled.
+///
+/// # Errors
+/// When there is no such thread.
+pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
+    let mut attr = SchedAttr::default();
+    // SAFETY: the kernel fills at most the size that it is told, which is the struct's.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size_of::<SchedAttr>(), 0)
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let SchedAttr { policy, flags, nice, priority, .. } = attr;
+    Ok(Scheduling { policy, nice, priority, flags })
+}
+
+/// Processors that a thread may run on, one bit each, as many bytes as the kernel's mask has.
+///
+/// # Errors
+/// When there is no such thread.
+pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
+    // Enough for 8,192 processors, the most that Linux is built for.
+    let mut mask = vec![0u8; 1024];
+    // SAFETY: the kernel fills at most the length that it is told, which is the buffer's.
+    let bytes =
+        unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) };
+    let Ok(bytes) = usize::try_from(bytes) else { return Err(io::Error::last_os_error()) };
+    mask.truncate(bytes);
+    Ok(mask)
+}
+
+/// Address and length of a thread's robust-futex list (get_robust_list(2)); zeros for none.
+///
+/// # Errors
+/// When there is no such thread, or no right to trace it.
+pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
+    let (mut head, mut bytes) = (0u64, 0u64);
+    // SAFETY: both pointers are to words that outlive the call.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut bytes) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok((head, bytes)) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn of_this_thread() {
+        let tid = nix::unistd::gettid().as_raw();
+        assert!(super::scheduling(tid).unwrap().nice < 20);
+        assert!(super::affinity(tid).unwrap().iter().any(|&byte| byte != 0));
+        // The C library registers one for every thread.
+        assert_ne!(super::robust_list(tid).unwrap().0, 0);
+    }
+}
