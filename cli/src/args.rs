@@ -1,6 +1,7 @@
 //! The command line of `stasis`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +17,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Say what this kernel can do; the exit code is 0 when all that is required is there
     Check(CheckOptions),
+    /// Say what is in a checkpoint: processes, memory, files, sizes, times
+    Show(ShowOptions),
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
     #[command(disable_help_flag = true)]
     Criu {
@@ -27,6 +30,16 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowOptions {
+    /// Directory that holds the checkpoint
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

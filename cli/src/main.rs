@@ -12,6 +12,7 @@ mod args;
 mod check;
 mod criu;
 mod failure;
+mod show;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -41,6 +42,15 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     log_to_stderr();
     match args.command {
         Command::Check(options) => check::run(&options),
+        Command::Show(options) => {
+            let summary = show::summarize(&images::ImageDir::open(&options.directory)?)?;
+            if options.json {
+                println!("{}", serde_json::to_string_pretty(&summary)?);
+            } else {
+                print!("{summary}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Criu { .. } => unreachable!("the criu face has its own log"),
     }
 }

@@ -58,6 +58,14 @@ impl ImageDir {
         }
     }
 
+    /// The same directory once more.
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let cloned = self.fd.try_clone();
+        let fd =
+            cloned.map_err(|source| Error::OpenDirectory { path: self.path.clone(), source })?;
+        Ok(Self { fd, path: self.path.clone(), inventory: self.inventory.clone() })
+    }
+
     /// What the directory was opened as.
     pub fn path(&self) -> &Path {
         &self.path
