@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! region_start   the restorer's code                      read, execute
-//!                Arguments, then its tables               read, write
 //!                a stack for each thread                  read, write
+//!                Arguments, then its tables               read, write
 //!                room for the vDSO while the rest goes    (moved over)
 //! ```
 //!
@@ -19,28 +19,13 @@
 
 use core::marker::PhantomData;
 
+use crate::plain::Plain;
 use crate::task::{AltStack, SigAction, TimerValue};
-
-/// Values that are nothing but bytes: no padding, and any bytes make one.
-///
-/// # Safety
-/// Only for `#[repr(C)]` types of which that is true.
-#[allow(unsafe_code, reason = "an implementation promises what the compiler cannot check")]
-pub unsafe trait Plain: Copy {}
-
-/// The bytes of plain values.
-#[must_use]
-#[allow(unsafe_code, reason = "turns plain values into bytes")]
-pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: `Plain` promises that every byte is initialised; the slice borrows the values.
-    unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
 
 macro_rules! plain {
     ($($type:ty),* $(,)?) => { $(
         // SAFETY: integers, arrays of them and `#[repr(C)]` structs of such, laid out without
         // padding (asserted below for the structs).
-        #[allow(unsafe_code, reason = "promises what the compiler cannot check")]
         unsafe impl Plain for $type {}
     )* };
 }
@@ -165,7 +150,7 @@ pub struct Special {
     pub from: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// Where in the region it waits.
+    /// Where it waits, from the start of the region.
     pub parked: u64,
     /// Where it goes.
     pub to: u64,
@@ -285,7 +270,7 @@ pub struct Thread {
     pub tid: i32,
     /// Signal it gets when its parent dies.
     pub parent_death_signal: i32,
-    /// Top of its stack in the region, relative to [`Arguments`].
+    /// Where its stack ends, from the start of the region.
     pub stack: u64,
     /// Where the kernel writes 0 when it exits.
     pub clear_child_tid: u64,

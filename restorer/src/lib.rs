@@ -1,6 +1,33 @@
 //! Turns images into a running process tree.
+//!
+//! A restore goes through these stages, each a module:
+//!
+//! 1. [`load`]: all images are read and checked in themselves;
+//! 2. [`host`]: what this machine and process can give is compared with what they want;
+//! 3. [`plan`]: who makes whom, in which order, so that sessions and groups come out right (pure);
+//! 4. [`files`]: every open file description is opened once, by the coordinator;
+//! 5. [`prepare`]: what each process's restorer will be told is laid out (pure);
+//! 6. [`task`]: the processes are made; each settles what belongs to it and leaves for the
+//!    restorer (`parasite::restorer`), which makes the new address space and the threads;
+//! 7. [`finish`]: all threads are parked; they get their registers and are let go.
+//!
+//! The coordinator traces every task from its birth ([`tracer`]): it sees each failure, and
+//! whatever ends the coordinator ends what it has built.
 
+mod error;
+mod explain;
 pub mod files;
+mod finish;
+mod host;
+mod load;
 mod options;
+mod plan;
+mod prepare;
+mod registers;
+mod restore;
+mod task;
+mod tracer;
 
+pub use error::Error;
 pub use options::{AfterRestore, RestoreOptions, RestoreReport};
+pub use restore::restore;

@@ -158,12 +158,14 @@ pub fn stasis_program() -> PathBuf {
 #[must_use]
 pub fn built_program(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("know the own program");
-    this.ancestors()
+    let path = this
+        .ancestors()
         .skip(1)
         .take(2)
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("{name} is not built: run `make test`, or `cargo build` first"))
+        .unwrap_or_else(|| panic!("{name} is not built: run `make test`, or `cargo build` first"));
+    path
 }
 
 /// CRIU: `$CRIU`, or the one on PATH.

@@ -152,3 +152,23 @@ pub unsafe fn clone_thread(
     }
     answer(raw)
 }
+
+/// Goes to `entry` with `argument` in the first argument register, on the stack that ends at
+/// `stack`, and never comes back.
+///
+/// # Safety
+/// There is code at `entry` that expects this, and nothing of the caller is needed any more.
+pub unsafe fn leave(entry: usize, stack: usize, argument: usize) -> ! {
+    // SAFETY: the caller promises that the code can take over; nothing returns here.
+    unsafe {
+        asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "jmp {entry}",
+            stack = in(reg) stack,
+            entry = in(reg) entry,
+            in("rdi") argument,
+            options(noreturn),
+        )
+    }
+}

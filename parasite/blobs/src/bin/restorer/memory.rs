@@ -42,7 +42,8 @@ fn leave(context: &Context) {
         context.must(Step::Start, arguments.old_rseq, nr::RSEQ, area);
     }
     for special in context.entries(arguments.specials) {
-        relocate(context, Step::ParkVdso, special.from, special.parked, special.bytes);
+        let parked = arguments.region_start + special.parked;
+        relocate(context, Step::ParkVdso, special.from, parked, special.bytes);
     }
     let region_end = arguments.region_start + arguments.region_bytes;
     for (start, end) in [(0, arguments.region_start), (region_end, arguments.end_of_space)] {
@@ -150,7 +151,8 @@ fn finish(context: &Context) {
         }
     }
     for special in context.entries(arguments.specials) {
-        relocate(context, Step::MoveVdso, special.parked, special.to, special.bytes);
+        let parked = arguments.region_start + special.parked;
+        relocate(context, Step::MoveVdso, parked, special.to, special.bytes);
     }
 }
 

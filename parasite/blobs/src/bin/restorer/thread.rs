@@ -55,7 +55,7 @@ pub fn create_others(context: &Context) {
     let threads = context.arguments().threads;
     let first = context.first(threads);
     for (index, thread) in context.entries(threads).iter().enumerate().skip(1) {
-        let top = context.base() as u64 + thread.stack;
+        let top = context.arguments().region_start + thread.stack;
         let seat = (top - size_of::<Seat>() as u64) as *mut Seat;
         // SAFETY: the host gave every thread a stack of its own in the region, which nobody uses
         // before the thread is there.

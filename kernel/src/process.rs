@@ -1,0 +1,162 @@
+//! Processes with chosen numbers: clone3(2) with `set_tid`, and what a process does to itself
+//! between its birth and the moment it becomes another one.
+
+use std::io;
+
+use libc::{c_int, c_long};
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The forking process.
+    Parent,
+    /// The new one.
+    Child,
+}
+
+/// `struct clone_args`, as far as it is used here.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+}
+
+fn answer(value: c_long) -> io::Result<c_long> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Forks a process that has the number `pid`. As a `sibling` it is a child of the caller's
+/// parent, born into the caller's session and group all the same.
+///
+/// The C library is not told: neither its handlers for forks run, nor does it learn that thread
+/// and process numbers are new. The caller must be the only thread of its process, or the child
+/// may wait for ever for a lock that another thread held.
+///
+/// # Errors
+/// When the number is taken (`EEXIST`), or may not be chosen (`EPERM`).
+pub fn fork_as(pid: i32, sibling: bool) -> io::Result<Fork> {
+    let arguments = CloneArgs {
+        flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 },
+        // A sibling's is its parent's affair: it is that of the caller.
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
+        set_tid: (&raw const pid) as u64,
+        set_tid_size: 1,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM the child has a copy of everything and goes on from here as after
+    // fork(2); the arguments outlive the call.
+    let made = answer(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
+    })?;
+    Ok(if made == 0 { Fork::Child } else { Fork::Parent })
+}
+
+/// Ends the process at once: no handlers, no destructors, nothing flushed.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: ends the process; nothing runs afterwards.
+    unsafe { libc::_exit(status) }
+}
+
+/// Sends `signal` to the calling thread (by its true number, which a process made by [`fork_as`]
+/// cannot ask the C library for).
+///
+/// # Errors
+/// When there is no such signal.
+pub fn raise(signal: c_int) -> io::Result<()> {
+    // SAFETY: these take integers only.
+    answer(unsafe {
+        let pid = libc::syscall(libc::SYS_getpid);
+        let tid = libc::syscall(libc::SYS_gettid);
+        libc::syscall(libc::SYS_tgkill, pid, tid, signal)
+    })
+    .map(drop)
+}
+
+/// Sets the calling thread's mask of blocked signals, signal 1 at bit 0, those included that the
+/// C library keeps for itself.
+///
+/// # Errors
+/// Never, in practice.
+pub fn set_signal_mask(mask: u64) -> io::Result<()> {
+    // SAFETY: the set is eight bytes long and outlives the call.
+    answer(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Gives every signal its default action.
+pub fn reset_signal_actions() {
+    const LAST_SIGNAL: c_int = 64;
+    let default = [0u64; 4];
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: a kernel `struct sigaction` of zeros is SIG_DFL. SIGKILL and SIGSTOP refuse, as
+        // they are default for ever.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
+        }
+    }
+}
+
+/// Waits until a child has ended; with `leave` it stays to be waited for again.
+///
+/// # Errors
+/// When it is no child of the caller.
+pub fn wait_ended(pid: i32, leave: bool) -> io::Result<()> {
+    let options = libc::WEXITED | if leave { libc::WNOWAIT } else { 0 };
+    loop {
+        // SAFETY: the information is not asked for.
+        let waited = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PID,
+                pid,
+                std::ptr::null_mut::<u8>(),
+                options,
+                std::ptr::null_mut::<u8>(),
+            )
+        };
+        match answer(waited) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Whether a process or thread with this number exists.
+#[must_use]
+pub fn exists(id: i32) -> bool {
+    // SAFETY: signal 0 only asks.
+    let asked = unsafe { libc::kill(id, 0) };
+    asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When it is gone or we may not.
+pub fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    answer(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}

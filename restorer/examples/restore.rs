@@ -1,0 +1,31 @@
+//! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop]`.
+use stasis_restorer::{AfterRestore, RestoreOptions, restore};
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let options = RestoreOptions {
+        images_dir: arguments.get(1).cloned().unwrap_or_default().into(),
+        after: if has("--stop") { AfterRestore::Stop } else { AfterRestore::Resume },
+        shell_job: has("--shell-job"),
+        root: None,
+        sibling: false,
+    };
+    let mut error: Option<Box<dyn std::error::Error>> = None;
+    match restore(&options, &mut images::Quiet) {
+        Ok(report) => tell(&format!("{report:?}")),
+        Err(failure) => error = Some(Box::new(failure)),
+    }
+    let Some(error) = error else { return std::process::ExitCode::SUCCESS };
+    let mut cause: Option<&dyn std::error::Error> = Some(&*error);
+    while let Some(error) = cause {
+        tell(&error.to_string());
+        cause = error.source();
+    }
+    std::process::ExitCode::FAILURE
+}
+
+#[allow(clippy::print_stderr, reason = "an example speaks to a person")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,98 @@
+//! Why a restore failed.
+
+use std::io;
+
+use crate::files;
+
+/// Why a restore failed. Whatever had been built by then is gone again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The images cannot be read.
+    #[error("read the images")]
+    Images(#[from] images::Error),
+    /// The images say something that cannot be so.
+    #[error("{object}: {reason}")]
+    Image {
+        /// The image or what it describes.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The images hold something that this restore does not do, or not here.
+    #[error("{object}: {reason}; {remedy}")]
+    Refused {
+        /// What cannot be restored.
+        object: String,
+        /// Why not.
+        reason: String,
+        /// What can be done about it.
+        remedy: String,
+    },
+    /// The open files cannot be restored.
+    #[error("open the files")]
+    Files(#[from] files::Error),
+    /// The kernel refused something.
+    #[error("{operation}")]
+    Kernel {
+        /// What was done, to what.
+        operation: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// `/proc` could not be read.
+    #[error("look at this process")]
+    ProcFs(#[from] kernel::procfs::Error),
+    /// A task under construction could not be traced.
+    #[error("trace the new tasks")]
+    Trace(#[from] kernel::ptrace::Error),
+    /// A task under construction failed; it said why.
+    #[error("process {pid}: {message}")]
+    Task {
+        /// Its pid.
+        pid: i32,
+        /// What it was doing and what the kernel answered.
+        message: String,
+    },
+    /// A task under construction ended or crashed.
+    #[error("process {pid}: {what}")]
+    Lost {
+        /// Its pid, or its thread's.
+        pid: i32,
+        /// What became of it.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Names an operation that the kernel refused.
+    pub(crate) fn kernel(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Kernel { operation, source }
+    }
+
+    pub(crate) fn image(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Image { object: object.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn refused(
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Refused { object: object.into(), reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// An error with all its causes on one line, for a pipe or a log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,162 @@
+//! The last stage of a restore: every thread is parked in its new process, and the coordinator
+//! gives it its registers and lets it go.
+//!
+//! Process by process, children before parents:
+//!
+//! 1. where children have been stopped, the SIGCHLD that this caused in the parent is taken away
+//!    (unless the images say that one was pending);
+//! 2. the restorer's region goes, by a system call that the leader is made to make at its own
+//!    `syscall` instruction, the last one in the region that is used;
+//! 3. a process that was stopped is stopped, while all its signals are still blocked;
+//! 4. every thread gets its registers, extended state and signal mask.
+//!
+//! Then all are let go. Up to that moment any error ends everything; from then on a task that has
+//! gone is no error: it was killed like any other process.
+
+use std::collections::BTreeMap;
+
+use arch::regs::SYSCALL_INSTRUCTION_LEN;
+use arch::syscall::nr;
+use kernel::memory::write_all;
+use kernel::process::send_signal;
+use kernel::ptrace::{Stop, Stopped};
+
+use crate::error::Error;
+use crate::load::{Body, Process, State, World, signal_of};
+use crate::plan::Plan;
+use crate::prepare::Region;
+use crate::registers;
+use crate::task::Place;
+
+const SIGSET_BYTES: u64 = 8;
+
+/// The parked threads by their numbers.
+pub(crate) type Parked = BTreeMap<i32, Stopped>;
+
+/// Finishes every process and lets it go; with `stop` all stay stopped.
+pub(crate) fn finish(
+    world: &World,
+    plan: &Plan,
+    places: &[Option<Place>],
+    mut parked: Parked,
+    stop: bool,
+) -> Result<(), Error> {
+    for (index, process) in world.processes.iter().enumerate().rev() {
+        let (Some(body), Some(place)) = (&process.body, &places[index]) else { continue };
+        let children_stopped = if stop {
+            world.processes.iter().any(|child| child.ppid == process.pid)
+        } else {
+            !plan.tasks[index].stopped.is_empty()
+        };
+        let drain = children_stopped && !child_signal_pending(process);
+        let halt = stop || process.state == State::Stopped;
+        one(process, body, &place.region, &mut parked, drain, halt)?;
+    }
+    for task in parked.into_values() {
+        match task.detach(0) {
+            Err(error) if !error.is_gone() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn child_signal_pending(process: &Process) -> bool {
+    let queue = process.core.signals_s.iter().flat_map(|queue| &queue.signals);
+    queue.into_iter().any(|entry| signal_of(&entry.siginfo) == libc::SIGCHLD as u32)
+}
+
+fn one(
+    process: &Process,
+    body: &Body,
+    region: &Region,
+    parked: &mut Parked,
+    drain: bool,
+    halt: bool,
+) -> Result<(), Error> {
+    let mut leader = take(parked, process.pid)?;
+    let at = leader.registers()?.ip - SYSCALL_INSTRUCTION_LEN;
+    if drain {
+        leader = drain_child_signal(leader, region, at)?;
+    }
+    let unmap = [region.address, region.bytes as u64, 0, 0, 0, 0];
+    let (stopped, answer) = inject(leader, region, at, nr::MUNMAP, unmap)?;
+    leader = stopped;
+    if answer < 0 {
+        let operation = format!("unmap the restorer from process {}", process.pid);
+        return Err(Error::kernel(operation)(std::io::Error::from_raw_os_error(-answer as i32)));
+    }
+    if halt {
+        leader = stop(leader)?;
+    }
+    parked.insert(process.pid, leader);
+    let mut state = Vec::new();
+    for thread in &body.threads {
+        let task = parked.get(&thread.tid).ok_or_else(|| lost(thread.tid))?;
+        task.extended_state(&mut state)?;
+        task.set_extended_state(&registers::extended(thread, &state)?)?;
+        task.set_registers(&registers::general(thread)?)?;
+        task.set_signal_mask(thread.core.blk_sigset.unwrap_or(process.core.blk_sigset))?;
+    }
+    Ok(())
+}
+
+fn lost(pid: i32) -> Error {
+    Error::Lost { pid, what: "it did not come to its end of the restore".to_owned() }
+}
+
+fn take(parked: &mut Parked, tid: i32) -> Result<Stopped, Error> {
+    parked.remove(&tid).ok_or_else(|| lost(tid))
+}
+
+/// Makes a stopped task make a system call at the instruction `at`; returns its answer.
+fn inject(
+    task: Stopped,
+    region: &Region,
+    at: u64,
+    number: usize,
+    args: [u64; 6],
+) -> Result<(Stopped, i64), Error> {
+    let stack = region.address + region.stack as u64;
+    task.set_registers(&task.registers()?.calling(number, args, at, stack))?;
+    let task = task.resume_to_syscall()?.wait_stopped()?;
+    expect(&task, Stop::Syscall)?;
+    let task = task.resume_to_syscall()?.wait_stopped()?;
+    expect(&task, Stop::Syscall)?;
+    let answer = task.registers()?.return_value();
+    Ok((task, answer))
+}
+
+fn expect(task: &Stopped, stop: Stop) -> Result<(), Error> {
+    if task.stop() == stop {
+        return Ok(());
+    }
+    let what = format!("it stopped as {:?} instead of {stop:?}", task.stop());
+    Err(Error::Lost { pid: task.tid(), what })
+}
+
+/// Takes a pending SIGCHLD away.
+fn drain_child_signal(task: Stopped, region: &Region, at: u64) -> Result<Stopped, Error> {
+    // The set, and behind it a time-out of nothing, where the leader's stack was.
+    let place = region.address + region.stack as u64 - 64;
+    let mut bytes = [0u8; 24];
+    bytes[..8].copy_from_slice(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
+    write_all(task.tid(), place, &bytes)
+        .map_err(Error::kernel(format!("write to process {}", task.tid())))?;
+    let args = [place, 0, place + 8, SIGSET_BYTES, 0, 0];
+    // That there was none is as good.
+    let (task, _) = inject(task, region, at, nr::RT_SIGTIMEDWAIT, args)?;
+    Ok(task)
+}
+
+/// Stops a process as SIGSTOP does. All other signals are blocked, so that this is the one that
+/// its leader meets; it stops the other threads before they could run.
+fn stop(leader: Stopped) -> Result<Stopped, Error> {
+    let pid = leader.tid();
+    send_signal(pid, libc::SIGSTOP).map_err(Error::kernel(format!("stop process {pid}")))?;
+    let leader = leader.resume(0)?.wait_stopped()?;
+    expect(&leader, Stop::Signal(libc::SIGSTOP))?;
+    let leader = leader.resume(libc::SIGSTOP)?.wait_stopped()?;
+    expect(&leader, Stop::Group(libc::SIGSTOP))?;
+    Ok(leader)
+}

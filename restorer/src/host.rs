@@ -1,0 +1,198 @@
+//! What this machine and this process can give, and whether it is enough for the images.
+//!
+//! [`Host`] is probed once; the comparison makes no system call.
+
+use images::messages::vma_status;
+use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
+
+use crate::error::Error;
+use crate::load::{Body, Process, World, capability_set};
+
+/// A stretch of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+impl Range {
+    pub(crate) const fn bytes(self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// The kernel's own mappings in this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Vdso {
+    /// The code.
+    pub(crate) code: Option<Range>,
+    /// The data, in the one or several pieces that the kernel made.
+    pub(crate) data: Vec<Range>,
+    /// The bytes of the code.
+    pub(crate) image: Vec<u8>,
+}
+
+/// What this process has.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) sid: i32,
+    pub(crate) pgid: i32,
+    pub(crate) permitted: u64,
+    pub(crate) bounding: u64,
+    /// Capabilities that the kernel knows.
+    pub(crate) known: u64,
+    /// Hard limits by number of the resource.
+    pub(crate) hard_limits: Vec<u64>,
+    pub(crate) vdso: Vdso,
+    /// All of its mappings.
+    pub(crate) mappings: Vec<Range>,
+}
+
+const CAP_SYS_RESOURCE: u64 = 24;
+
+/// `RLIMIT_*` by number, as `ulimit` and `setrlimit` call them.
+const LIMIT_NAMES: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+impl Host {
+    /// Asks the kernel about this process.
+    pub(crate) fn probe() -> Result<Self, Error> {
+        let dir = Dir::open(std::process::id() as i32)?;
+        let status = Status::read(&dir)?;
+        let limits = Limits::read(&dir)?;
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+            .map_err(Error::kernel("read /proc/sys/kernel/cap_last_cap"))?;
+        let last: u32 = last.trim().parse().unwrap_or(63);
+        let own =
+            |pid: Result<nix::unistd::Pid, nix::Error>| pid.map_or(0, nix::unistd::Pid::as_raw);
+        let mut host = Self {
+            sid: own(nix::unistd::getsid(None)),
+            pgid: nix::unistd::getpgrp().as_raw(),
+            permitted: status.cap_permitted,
+            bounding: status.cap_bounding,
+            known: u64::MAX >> (63 - last.min(63)),
+            hard_limits: limits.0.iter().map(|limit| limit.hard.unwrap_or(u64::MAX)).collect(),
+            vdso: Vdso::default(),
+            mappings: Vec::new(),
+        };
+        host.map()?;
+        Ok(host)
+    }
+
+    /// Notes the mappings as they are now.
+    pub(crate) fn map(&mut self) -> Result<(), Error> {
+        let text =
+            std::fs::read("/proc/self/maps").map_err(Error::kernel("read /proc/self/maps"))?;
+        self.mappings.clear();
+        self.vdso = Vdso::default();
+        for map in maps(&text) {
+            let map =
+                map.map_err(|malformed| Error::image("/proc/self/maps", malformed.to_string()))?;
+            let range = Range { start: map.start, end: map.end };
+            match map.raw_name {
+                b"[vdso]" => self.vdso.code = Some(range),
+                b"[vvar]" | b"[vvar_vclock]" => self.vdso.data.push(range),
+                b"[vsyscall]" => continue,
+                _ => {}
+            }
+            self.mappings.push(range);
+        }
+        if let Some(code) = self.vdso.code {
+            self.vdso.image = vec![0; code.bytes() as usize];
+            kernel::memory::read_exact(std::process::id() as i32, code.start, &mut self.vdso.image)
+                .map_err(Error::kernel("read the vdso"))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses, by name, what cannot be had here.
+    pub(crate) fn check(&self, world: &World) -> Result<(), Error> {
+        for (process, body) in world.living() {
+            self.check_limits(process)?;
+            self.check_capabilities(body)?;
+        }
+        Ok(())
+    }
+
+    /// A hard limit can be lowered by anyone, raised only with CAP_SYS_RESOURCE.
+    fn check_limits(&self, process: &Process) -> Result<(), Error> {
+        if self.permitted & 1 << CAP_SYS_RESOURCE != 0 {
+            return Ok(());
+        }
+        let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
+        for (resource, limit) in limits.enumerate() {
+            let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
+            if limit.max > ours {
+                let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
+                return Err(Error::refused(
+                    format!("process {}", process.pid),
+                    format!("its hard limit of {name} ({}) is above ours ({ours})", limit.max),
+                    "raise ours (ulimit -H), or restore with CAP_SYS_RESOURCE",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_capabilities(&self, body: &Body) -> Result<(), Error> {
+        for thread in &body.threads {
+            let Some(creds) = &thread.core.creds else { continue };
+            let wanted = capability_set(&creds.cap_prm) | capability_set(&creds.cap_amb);
+            let missing = wanted & !self.permitted;
+            let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
+            if missing | unbounded != 0 {
+                return Err(Error::refused(
+                    format!("thread {}", thread.tid),
+                    format!("it had the capabilities {:#x}, which we do not", missing | unbounded),
+                    "restore with all capabilities that the tree had",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a process that was dumped under another vDSO: its threads may be inside, or hold
+    /// addresses of, functions that are elsewhere in ours.
+    pub(crate) fn check_vdso(
+        &self,
+        pid: i32,
+        body: &Body,
+        stored: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let sum = |bit: u32| -> u64 {
+            let of = body.mm.vmas.iter().filter(|vma| vma.status & bit != 0);
+            of.map(|vma| vma.end - vma.start).sum()
+        };
+        let code = sum(vma_status::VDSO);
+        let data = sum(vma_status::VVAR);
+        let our_data: u64 = self.vdso.data.iter().map(|range| range.bytes()).sum();
+        let same = code == 0
+            || code == self.vdso.image.len() as u64
+                && data == our_data
+                && stored.is_none_or(|stored| stored == self.vdso.image);
+        if same {
+            return Ok(());
+        }
+        Err(Error::refused(
+            format!("process {pid}"),
+            "it was dumped under a kernel with another vdso",
+            "restore it under that kernel: redirecting the functions of the vdso is not supported yet",
+        ))
+    }
+}

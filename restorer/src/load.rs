@@ -1,0 +1,189 @@
+//! Stage 1 of a restore: all images are read and checked in themselves, before anything is made.
+//!
+//! What is refused here, and by name, is what no host could help with: objects that stasis does
+//! not restore (yet). What depends on the host is refused by [`crate::host`].
+
+mod memory;
+mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+
+use images::messages::{
+    FsEntry, MmEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX86,
+};
+use images::{ImageDir, names};
+
+use memory::Store;
+pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
+pub(crate) use task::{capability_set, signal_of};
+
+use crate::error::Error;
+use crate::files::FileImages;
+
+/// Everything that the images say.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// Processes, parents before their children; the first is the root.
+    pub(crate) processes: Vec<Process>,
+    /// Shared anonymous memory.
+    pub(crate) segments: Vec<SharedSegment>,
+    /// Pages files that the processes and segments refer to by index.
+    pub(crate) stores: Vec<File>,
+    /// Open files.
+    pub(crate) files: FileImages,
+}
+
+/// A process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) ppid: i32,
+    pub(crate) pgid: i32,
+    pub(crate) sid: i32,
+    pub(crate) state: State,
+    /// What belongs to the whole process.
+    pub(crate) core: TaskCoreEntry,
+    /// What only a living process has.
+    pub(crate) body: Option<Body>,
+}
+
+/// How a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Alive,
+    /// Stopped by job control.
+    Stopped,
+    /// Ended and not waited for, with this wait status.
+    Dead {
+        status: i32,
+    },
+}
+
+/// What only a living process has.
+#[derive(Debug)]
+pub(crate) struct Body {
+    /// The leader first.
+    pub(crate) threads: Vec<Thread>,
+    pub(crate) mm: MmEntry,
+    /// What its private memory holds, in ascending order of addresses.
+    pub(crate) runs: Vec<Run>,
+    /// What its vDSO held.
+    pub(crate) vdso: Vec<Run>,
+    pub(crate) fs: FsEntry,
+    /// Id of its descriptor table.
+    pub(crate) files_id: u32,
+}
+
+/// A thread.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) tid: i32,
+    pub(crate) info: ThreadInfoX86,
+    pub(crate) core: ThreadCoreEntry,
+}
+
+impl World {
+    /// Reads and checks all images of `dir`.
+    pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
+        let tree = dir.read_all(&names::pstree())?;
+        check_tree(&tree)?;
+        let mut store = Store::default();
+        let mut processes = Vec::new();
+        for entry in &tree {
+            processes.push(task::load(dir, entry, &mut store)?);
+        }
+        check_sharing(dir, &processes)?;
+        let segments = memory::segments(dir, &processes, &mut store)?;
+        let files = file_images(dir, &processes)?;
+        Ok(Self { processes, segments, stores: store.into_files(), files })
+    }
+
+    /// Processes that are to live, with what they have.
+    pub(crate) fn living(&self) -> impl Iterator<Item = (&Process, &Body)> {
+        self.processes.iter().filter_map(|process| Some((process, process.body.as_ref()?)))
+    }
+
+    /// Number of threads that are to live.
+    pub(crate) fn threads(&self) -> usize {
+        self.living().map(|(_, body)| body.threads.len()).sum()
+    }
+
+    /// Pages that will be put back.
+    pub(crate) fn pages(&self) -> u64 {
+        let private = self.living().flat_map(|(_, body)| &body.runs);
+        let shared = self.segments.iter().flat_map(|segment| &segment.runs);
+        private.chain(shared).filter(|run| run.place.is_some()).map(|run| run.pages).sum()
+    }
+}
+
+fn file_images(dir: &ImageDir, processes: &[Process]) -> Result<FileImages, Error> {
+    let mut images = FileImages::default();
+    for file in dir.read_all(&names::files())? {
+        images.files.insert(file.id, file);
+    }
+    for body in processes.iter().filter_map(|process| process.body.as_ref()) {
+        images.tables.insert(body.files_id, dir.read_all(&names::fdinfo(body.files_id))?);
+    }
+    Ok(images)
+}
+
+/// The tree: pids that can be, no pid twice, parents first.
+fn check_tree(tree: &[PstreeEntry]) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    let bad = |reason: String| Err(Error::image("pstree.img", reason));
+    if tree.is_empty() {
+        return bad("it holds no process".into());
+    }
+    for (index, entry) in tree.iter().enumerate() {
+        let pid = entry.pid;
+        for id in entry.threads.iter().chain([&pid, &entry.pgid, &entry.sid]) {
+            if i32::try_from(*id).is_err() || *id == 0 {
+                return bad(format!("{id} is no pid"));
+            }
+        }
+        if index > 0 && !seen.contains(&entry.ppid) {
+            return bad(format!(
+                "the parent {} of process {pid} does not come before it",
+                entry.ppid
+            ));
+        }
+        if !entry.threads.is_empty() && !entry.threads.contains(&pid) {
+            return bad(format!("the leader of process {pid} is not among its threads"));
+        }
+        seen.insert(pid);
+        let own = if entry.threads.is_empty() { &[pid][..] } else { &entry.threads };
+        for tid in own {
+            if !ids.insert(*tid) {
+                return bad(format!("thread {tid} is there twice"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tasks that share more than threads do not are refused, as are namespaces of their own.
+fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
+    let mut owners: BTreeMap<(&str, u32), i32> = BTreeMap::new();
+    for process in processes.iter().filter(|process| process.body.is_some()) {
+        let ids = task::ids(dir, process.pid)?;
+        let shared = [
+            ("address space", ids.vm_id),
+            ("descriptor table", ids.files_id),
+            ("working directory", ids.fs_id),
+            ("signal handlers", ids.sighand_id),
+        ];
+        for (what, id) in shared {
+            if let Some(other) = owners.insert((what, id), process.pid) {
+                return Err(Error::refused(
+                    format!("process {}", process.pid),
+                    format!("it shares its {what} with process {other}"),
+                    "processes that share one (CLONE_VM, CLONE_FILES, CLONE_FS) are not supported yet",
+                ));
+            }
+        }
+        task::check_namespaces(dir, process.pid, &ids)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! Address spaces, page maps and shared memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use images::messages::{MmEntry, VmaEntry, vma_status};
+use images::{ImageDir, PAGE_SIZE, PageMap, names};
+
+use super::Process;
+use crate::error::Error;
+
+/// First address that a 64-bit task cannot have (with four levels of page tables).
+pub(crate) const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
+/// Longest chain of parent checkpoints.
+const MAX_PARENTS: usize = 1000;
+const MAP_HUGETLB: u32 = 0x4_0000;
+
+/// Pages that are put back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Address (or offset in a segment).
+    pub(crate) start: u64,
+    pub(crate) pages: u64,
+    /// Where they are: index of a pages file and offset in it. Zeros when nowhere.
+    pub(crate) place: Option<(usize, u64)>,
+}
+
+impl Run {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pages * PAGE_SIZE
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.bytes()
+    }
+}
+
+/// Shared anonymous memory.
+#[derive(Debug)]
+pub(crate) struct SharedSegment {
+    pub(crate) shmid: u64,
+    pub(crate) bytes: u64,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// The pages files in use, each opened once.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    files: Vec<File>,
+    /// By how many parents up the checkpoint is, and the number of the file.
+    known: BTreeMap<(usize, u32), usize>,
+}
+
+impl Store {
+    fn index(&mut self, dir: &ImageDir, level: usize, pages_id: u32) -> Result<usize, Error> {
+        if let Some(&index) = self.known.get(&(level, pages_id)) {
+            return Ok(index);
+        }
+        let (file, _) = dir.pages(pages_id)?;
+        self.files.push(file);
+        self.known.insert((level, pages_id), self.files.len() - 1);
+        Ok(self.files.len() - 1)
+    }
+
+    pub(super) fn into_files(self) -> Vec<File> {
+        self.files
+    }
+}
+
+/// Which page map, in whichever checkpoint of the chain.
+#[derive(Clone, Copy)]
+enum Owner {
+    Process(u32),
+    Segment(u64),
+}
+
+impl Owner {
+    fn map(self, dir: &ImageDir) -> Result<Option<PageMap>, Error> {
+        Ok(match self {
+            Self::Process(pid) => dir.page_map(&names::pagemap(pid))?,
+            Self::Segment(shmid) => dir.page_map(&names::pagemap_shmem(shmid))?,
+        })
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Process(pid) => names::pagemap(pid).name().to_owned(),
+            Self::Segment(shmid) => names::pagemap_shmem(shmid).name().to_owned(),
+        }
+    }
+}
+
+/// Reads a page map; pages that are in a parent checkpoint are looked up there.
+fn runs(dir: &ImageDir, owner: Owner, store: &mut Store) -> Result<Vec<Run>, Error> {
+    let mut found = Vec::new();
+    let Some(map) = owner.map(dir)? else { return Ok(found) };
+    let mut in_parent = Vec::new();
+    take(dir, 0, &map, store, &mut found, |run| in_parent.push((run.start, run.end())))?;
+    let mut parent = None::<ImageDir>;
+    for level in 1.. {
+        if in_parent.is_empty() {
+            break;
+        }
+        let above = match &parent {
+            None => dir.parent()?,
+            Some(dir) => dir.parent()?,
+        };
+        let above = above.filter(|_| level <= MAX_PARENTS).ok_or_else(|| {
+            Error::image(owner.name(), "pages are in a parent checkpoint that is not there")
+        })?;
+        in_parent = from_parent(&above, level, owner, &in_parent, store, &mut found)?;
+        parent = Some(above);
+    }
+    found.sort_by_key(|run| run.start);
+    Ok(found)
+}
+
+/// Takes the runs of a map that are in its own checkpoint and hands on those that are not.
+fn take(
+    dir: &ImageDir,
+    level: usize,
+    map: &PageMap,
+    store: &mut Store,
+    found: &mut Vec<Run>,
+    mut absent: impl FnMut(&images::PageRun),
+) -> Result<(), Error> {
+    for run in &map.runs {
+        if run.in_parent() {
+            absent(run);
+            continue;
+        }
+        let place = match run.offset {
+            None => None,
+            Some(offset) => Some((store.index(dir, level, map.pages_id)?, offset)),
+        };
+        found.push(Run { start: run.start, pages: run.pages, place });
+    }
+    Ok(())
+}
+
+/// Finds `wanted` ranges in a parent checkpoint; returns what is in the next one up.
+fn from_parent(
+    dir: &ImageDir,
+    level: usize,
+    owner: Owner,
+    wanted: &[(u64, u64)],
+    store: &mut Store,
+    found: &mut Vec<Run>,
+) -> Result<Vec<(u64, u64)>, Error> {
+    let map = owner.map(dir)?.unwrap_or_default();
+    let mut further = Vec::new();
+    for &(start, end) in wanted {
+        let mut at = start;
+        while at < end {
+            let Some(run) = map.find(at) else {
+                return Err(Error::image(
+                    owner.name(),
+                    format!("the page at {at:#x} is in no parent checkpoint"),
+                ));
+            };
+            let until = end.min(run.end());
+            if run.in_parent() {
+                further.push((at, until));
+            } else {
+                let place = match run.offset {
+                    None => None,
+                    Some(offset) => {
+                        Some((store.index(dir, level, map.pages_id)?, offset + (at - run.start)))
+                    }
+                };
+                found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, place });
+            }
+            at = until;
+        }
+    }
+    Ok(further)
+}
+
+/// Whether the mapping is one that a task makes (and not the kernel by itself).
+pub(crate) fn is_ordinary(vma: &VmaEntry) -> bool {
+    use vma_status::{GUARD, REGULAR, UPROBES, VDSO, VSYSCALL, VVAR};
+    vma.status & REGULAR != 0 && vma.status & (VSYSCALL | VDSO | VVAR | GUARD | UPROBES) == 0
+}
+
+/// Checks the mappings: in order, within bounds, of kinds that can be made.
+pub(super) fn check_mm(pid: u32, mm: &MmEntry) -> Result<(), Error> {
+    let object = |vma: &VmaEntry| format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end);
+    if !mm.aios.is_empty() {
+        return Err(Error::refused(
+            format!("process {pid}"),
+            "it has asynchronous I/O contexts",
+            "io_setup is not supported yet",
+        ));
+    }
+    let mut last = 0;
+    for vma in &mm.vmas {
+        if vma.status & vma_status::VSYSCALL != 0 {
+            continue;
+        }
+        let aligned = vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE);
+        let guard = vma.status & vma_status::GUARD != 0;
+        if !aligned || vma.start >= vma.end || vma.end > END_OF_SPACE || vma.start < last && !guard
+        {
+            return Err(Error::image(object(vma), "it cannot be there"));
+        }
+        if !guard {
+            last = vma.end;
+        }
+        if vma.end.checked_add(vma.pgoff).is_none() {
+            return Err(Error::image(object(vma), "its file offset cannot be"));
+        }
+        check_kind(vma).map_err(|(reason, remedy)| Error::refused(object(vma), reason, remedy))?;
+    }
+    Ok(())
+}
+
+fn check_kind(vma: &VmaEntry) -> Result<(), (&'static str, &'static str)> {
+    use vma_status::{
+        AIORING, ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED, SHSTK, SOCKET, SYSVIPC,
+        UPROBES,
+    };
+    let not_yet = "it is not supported yet";
+    for (bit, what) in [
+        (SYSVIPC, "it is System V shared memory"),
+        (SOCKET, "it is the ring of a packet socket"),
+        (AIORING, "it is the ring of an asynchronous I/O context"),
+        (SHSTK, "it is a shadow stack"),
+        (UPROBES, "it holds the kernel's probes"),
+    ] {
+        if vma.status & bit != 0 {
+            return Err((what, not_yet));
+        }
+    }
+    if vma.flags & MAP_HUGETLB != 0 {
+        return Err(("it is of huge pages (MAP_HUGETLB)", not_yet));
+    }
+    let kinds = vma.status & (ANON_PRIVATE | ANON_SHARED | FILE_PRIVATE | FILE_SHARED);
+    if is_ordinary(vma) && kinds.count_ones() != 1 {
+        return Err(("it is of no known kind", "dump with a version that this one knows"));
+    }
+    Ok(())
+}
+
+/// What the private memory of a process holds; beside it, what its vDSO held.
+pub(super) fn private_runs(
+    dir: &ImageDir,
+    pid: u32,
+    mm: &MmEntry,
+    store: &mut Store,
+) -> Result<(Vec<Run>, Vec<Run>), Error> {
+    use vma_status::{ANON_PRIVATE, FILE_PRIVATE};
+    let all = runs(dir, Owner::Process(pid), store)?;
+    let mut kept = Vec::with_capacity(all.len());
+    let mut vdso = Vec::new();
+    let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
+    for run in all {
+        let mut rest = run;
+        // A run may reach over several adjacent mappings.
+        while rest.pages > 0 {
+            while vmas.next_if(|vma| vma.end <= rest.start).is_some() {}
+            let vma = vmas.peek().filter(|vma| vma.start <= rest.start).ok_or_else(|| {
+                let name = names::pagemap(pid);
+                Error::image(name.name(), format!("no mapping at {:#x}", rest.start))
+            })?;
+            let pages = rest.pages.min((vma.end - rest.start) / PAGE_SIZE);
+            if is_ordinary(vma) {
+                if vma.status & (ANON_PRIVATE | FILE_PRIVATE) == 0 {
+                    let object = names::pagemap(pid);
+                    let reason = format!("pages of shared memory at {:#x}", rest.start);
+                    return Err(Error::image(object.name(), reason));
+                }
+                kept.push(Run { pages, ..rest });
+            } else if vma.status & vma_status::VDSO != 0 {
+                vdso.push(Run { pages, ..rest });
+            }
+            let bytes = pages * PAGE_SIZE;
+            rest.start += bytes;
+            rest.pages -= pages;
+            rest.place = rest.place.map(|(file, offset)| (file, offset + bytes));
+        }
+    }
+    Ok((kept, vdso))
+}
+
+/// The segments of shared anonymous memory that the processes map, as large as the farthest
+/// mapping or page of each.
+pub(super) fn segments(
+    dir: &ImageDir,
+    processes: &[Process],
+    store: &mut Store,
+) -> Result<Vec<SharedSegment>, Error> {
+    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+    let bodies = processes.iter().filter_map(|process| process.body.as_ref());
+    for vma in bodies.flat_map(|body| &body.mm.vmas) {
+        if is_ordinary(vma) && vma.status & vma_status::ANON_SHARED != 0 {
+            let size = sizes.entry(vma.shmid).or_default();
+            *size = (*size).max(vma.pgoff + (vma.end - vma.start));
+        }
+    }
+    let mut segments = Vec::new();
+    for (shmid, bytes) in sizes {
+        let runs = runs(dir, Owner::Segment(shmid), store)?;
+        let bytes = runs.iter().map(Run::end).fold(bytes, u64::max);
+        if bytes > END_OF_SPACE {
+            return Err(Error::image(Owner::Segment(shmid).name(), "pages beyond all memory"));
+        }
+        segments.push(SharedSegment { shmid, bytes, runs });
+    }
+    Ok(segments)
+}

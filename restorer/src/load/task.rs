@@ -1,0 +1,200 @@
+//! The images of one process: `core-TID.img`, `ids-PID.img`, `fs-PID.img`, `mm-PID.img`.
+
+use images::messages::{
+    CoreEntry, MARCH_X86_64, PstreeEntry, REGS_MODE_COMPAT, SECCOMP_MODE_DISABLED,
+    SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry, TaskKobjIdsEntry,
+    ThreadCoreEntry,
+};
+use images::{ImageDir, names};
+use parasite::restorer::SIGINFO_BYTES;
+
+use super::memory::{self, Store};
+use super::{Body, Process, State, Thread};
+use crate::error::Error;
+
+/// Signals with an action of their own: 1 to 64 without SIGKILL and SIGSTOP.
+const ACTIONS: usize = 62;
+const LAST_SIGNAL: u32 = 64;
+const SCHED_DEADLINE: u32 = 6;
+
+/// Reads one process.
+pub(super) fn load(
+    dir: &ImageDir,
+    entry: &PstreeEntry,
+    store: &mut Store,
+) -> Result<Process, Error> {
+    let pid = entry.pid;
+    let object = format!("process {pid}");
+    let leader = dir.require(&names::core(pid))?;
+    check_machine(&object, &leader)?;
+    let core = leader
+        .tc
+        .clone()
+        .ok_or_else(|| Error::image(names::core(pid).name(), "nothing about the process"))?;
+    let state = match core.task_state {
+        TASK_ALIVE => State::Alive,
+        TASK_STOPPED => State::Stopped,
+        TASK_DEAD => State::Dead { status: core.exit_code as i32 },
+        other => return Err(Error::image(object, format!("{other} is no state of a process"))),
+    };
+    let body = match state {
+        State::Dead { .. } => None,
+        State::Alive | State::Stopped => {
+            check_process(&object, &core)?;
+            Some(body(dir, entry, leader, store)?)
+        }
+    };
+    Ok(Process {
+        pid: pid as i32,
+        ppid: entry.ppid as i32,
+        pgid: entry.pgid as i32,
+        sid: entry.sid as i32,
+        state,
+        core,
+        body,
+    })
+}
+
+fn body(
+    dir: &ImageDir,
+    entry: &PstreeEntry,
+    leader: CoreEntry,
+    store: &mut Store,
+) -> Result<Body, Error> {
+    let pid = entry.pid;
+    let mut threads = vec![thread(pid, leader)?];
+    for &tid in entry.threads.iter().filter(|&&tid| tid != pid) {
+        let core = dir.require(&names::core(tid))?;
+        check_machine(&format!("thread {tid}"), &core)?;
+        threads.push(thread(tid, core)?);
+    }
+    let mm = dir.require(&names::mm(pid))?;
+    memory::check_mm(pid, &mm)?;
+    let (runs, vdso) = memory::private_runs(dir, pid, &mm, store)?;
+    let fs = dir.require(&names::fs(pid))?;
+    let files_id = ids(dir, pid as i32)?.files_id;
+    Ok(Body { threads, mm, runs, vdso, fs, files_id })
+}
+
+fn check_machine(object: &str, core: &CoreEntry) -> Result<(), Error> {
+    if core.mtype == MARCH_X86_64 {
+        return Ok(());
+    }
+    Err(Error::refused(
+        object,
+        "it was dumped on another kind of processor",
+        "restore it on a machine of that kind",
+    ))
+}
+
+fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
+    let object = format!("thread {tid}");
+    let missing = |what| Error::image(names::core(tid).name(), format!("no {what}"));
+    let info = core.thread_info.ok_or_else(|| missing("registers"))?;
+    let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
+    if info.gpregs.mode == Some(REGS_MODE_COMPAT) || info.tls.iter().any(|slot| slot.usable) {
+        return Err(Error::refused(
+            object,
+            "it runs 32-bit code",
+            "32-bit tasks are not supported yet",
+        ));
+    }
+    check_thread(&object, &own)?;
+    Ok(Thread { tid: tid as i32, info, core: own })
+}
+
+fn check_thread(object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
+    let refuse = |reason: &str, remedy: &str| Err(Error::refused(object, reason, remedy));
+    if core.seccomp_mode.is_some_and(|mode| mode != SECCOMP_MODE_DISABLED) {
+        return refuse("it has seccomp filters", "seccomp is not supported yet");
+    }
+    if core.sched_policy == Some(SCHED_DEADLINE) {
+        return refuse(
+            "it is scheduled by deadline",
+            "give it another policy before the dump (chrt)",
+        );
+    }
+    let creds = core.creds.as_ref().ok_or_else(|| Error::image(object, "it has no credentials"))?;
+    if creds.lsm_profile.is_some() || creds.lsm_sockcreate.is_some() {
+        return refuse("it is confined by a security module", "profiles are not supported yet");
+    }
+    check_signals(object, core.signals_p.as_ref())
+}
+
+fn check_process(object: &str, core: &TaskCoreEntry) -> Result<(), Error> {
+    if core.sigactions.len() != ACTIONS {
+        let found = core.sigactions.len();
+        return Err(Error::image(object, format!("{found} signal actions instead of {ACTIONS}")));
+    }
+    if core.sigactions.iter().any(|action| action.compat_sigaction == Some(true)) {
+        return Err(Error::refused(
+            object,
+            "it runs 32-bit code",
+            "32-bit tasks are not supported yet",
+        ));
+    }
+    check_signals(object, core.signals_s.as_ref())
+}
+
+fn check_signals(object: &str, queue: Option<&SignalQueueEntry>) -> Result<(), Error> {
+    for entry in queue.iter().flat_map(|queue| &queue.signals) {
+        let signal = signal_of(&entry.siginfo);
+        if entry.siginfo.len() > SIGINFO_BYTES || signal == 0 || signal > LAST_SIGNAL {
+            return Err(Error::image(object, format!("{signal} is no pending signal")));
+        }
+    }
+    Ok(())
+}
+
+/// The number in a `siginfo_t`, 0 when there is none.
+pub(crate) fn signal_of(siginfo: &[u8]) -> u32 {
+    siginfo.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// A capability set from its two words.
+pub(crate) fn capability_set(words: &[u32]) -> u64 {
+    words
+        .iter()
+        .take(2)
+        .enumerate()
+        .fold(0, |set, (index, word)| set | u64::from(*word) << (32 * index))
+}
+
+/// The kernel objects of a process.
+pub(super) fn ids(dir: &ImageDir, pid: i32) -> Result<TaskKobjIdsEntry, Error> {
+    match dir.read_one(&names::ids(pid as u32))? {
+        Some(ids) => Ok(ids),
+        None => dir
+            .require(&names::core(pid as u32))?
+            .ids
+            .ok_or_else(|| Error::image(format!("process {pid}"), "the images have no ids of it")),
+    }
+}
+
+/// Namespaces: those of the dumping process are those of the restoring one; others are not made
+/// yet. This is the place where a plan for each would begin.
+pub(super) fn check_namespaces(
+    dir: &ImageDir,
+    pid: i32,
+    ids: &TaskKobjIdsEntry,
+) -> Result<(), Error> {
+    let Some(root) = &dir.inventory().root_ids else { return Ok(()) };
+    let pairs = [
+        ("pid", ids.pid_ns_id, root.pid_ns_id),
+        ("net", ids.net_ns_id, root.net_ns_id),
+        ("ipc", ids.ipc_ns_id, root.ipc_ns_id),
+        ("uts", ids.uts_ns_id, root.uts_ns_id),
+        ("mnt", ids.mnt_ns_id, root.mnt_ns_id),
+        ("user", ids.user_ns_id, root.user_ns_id),
+        ("cgroup", ids.cgroup_ns_id, root.cgroup_ns_id),
+        ("time", ids.time_ns_id, root.time_ns_id),
+    ];
+    match pairs.iter().find(|(_, own, root)| own.is_some() && root.is_some() && own != root) {
+        None => Ok(()),
+        Some((name, ..)) => Err(Error::refused(
+            format!("process {pid}"),
+            format!("it was in a {name} namespace of its own"),
+            "namespaces are not supported yet: dump from inside the namespace, restore inside one",
+        )),
+    }
+}

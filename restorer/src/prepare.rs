@@ -1,0 +1,287 @@
+//! Stage 3b of a restore: what each process's restorer will be told, laid out ready to be copied
+//! into the process. Pure but for the descriptors that are named in it.
+//!
+//! All of it is made before the first task is, so that a child has nothing left to do but to copy
+//! it into place.
+
+mod mappings;
+mod table;
+mod threads;
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+
+use parasite::RESTORER;
+use parasite::plain::bytes_of;
+use parasite::restorer::{Arguments, Limit, MmMap, PosixTimer, Report, SIGINFO_BYTES};
+use parasite::task::{SigAction, Time, TimerValue};
+
+pub(crate) use mappings::{of_file, open_flags};
+pub(crate) use threads::name;
+
+use self::table::Tables;
+use crate::error::Error;
+use crate::host::{Host, Range};
+use crate::load::{Body, END_OF_SPACE, Process};
+
+const PAGE: usize = 4096;
+/// Stack of a thread while it runs the restorer, which has no deep frames.
+const STACK: usize = 4 * PAGE;
+const SIGKILL: u64 = 9;
+const SIGSTOP: u64 = 19;
+
+/// The descriptors that a process's new address space is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    /// Executable.
+    pub(crate) exe: RawFd,
+    /// Mapped files, by id and flags.
+    pub(crate) mapped: BTreeMap<(u32, u32), RawFd>,
+    /// Shared anonymous memory, by its id.
+    pub(crate) segments: BTreeMap<u64, RawFd>,
+    /// Pages files.
+    pub(crate) stores: Vec<RawFd>,
+    /// Descriptors from this one on are the restore's own.
+    pub(crate) base: RawFd,
+}
+
+/// A process's region, ready to be copied.
+#[derive(Debug)]
+pub(crate) struct Region {
+    /// Where it goes.
+    pub(crate) address: u64,
+    /// Its length.
+    pub(crate) bytes: usize,
+    /// Length of the code at its start.
+    pub(crate) code_bytes: usize,
+    /// Where the arguments go.
+    pub(crate) arguments_at: usize,
+    /// The arguments and their tables.
+    pub(crate) arguments: Vec<u8>,
+    /// Where the leader's stack ends.
+    pub(crate) stack: usize,
+    /// Where each thread's report is, in the order of the threads.
+    reports: Vec<u64>,
+}
+
+impl Region {
+    /// Address of the report of a thread.
+    pub(crate) fn report(&self, thread: usize) -> Option<u64> {
+        self.reports.get(thread).copied()
+    }
+}
+
+/// Lays out the region of a process.
+pub(crate) fn region(
+    host: &Host,
+    process: &Process,
+    body: &Body,
+    descriptors: &Descriptors,
+    park_signal: i32,
+) -> Result<Region, Error> {
+    let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
+    let mut tables = Tables::new(size_of::<Arguments>());
+    let mut arguments = Arguments {
+        end_of_space: END_OF_SPACE,
+        pid: process.pid,
+        close_from: descriptors.base,
+        park_signal,
+        dumpable: body.mm.dumpable.unwrap_or(-1),
+        personality: process.core.personality,
+        child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
+        thp_disable: body.mm.thp_disabled.unwrap_or(false).into(),
+        membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
+        mm: mm(body, descriptors.exe),
+        ..Arguments::default()
+    };
+    arguments.auxv = tables.put(&body.mm.mm_saved_auxv);
+    arguments.pending = tables.put(&pending(process.core.signals_s.as_ref()));
+    arguments.limits = tables.put(&limits(process));
+    arguments.actions = tables.put(&actions(process)?);
+    arguments.timers = tables.put(&timers(process)?);
+    arguments.interval_timers = interval_timers(process)?;
+    mappings::lay_out(process.pid, body, descriptors, &mut tables, &mut arguments)?;
+
+    // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
+    let threads = body.threads.len();
+    let stack_of = |thread: usize| (code_bytes + (thread + 1) * STACK) as u64;
+    arguments.threads = threads::lay_out(body, host, stack_of, &mut tables)?;
+    let arguments_at = stack_of(threads - 1) as usize;
+    let parked_at = (arguments_at + tables.len_with(&host.vdso)).next_multiple_of(PAGE) as u64;
+    let (specials, parked_bytes) = mappings::specials(host, body, parked_at);
+    arguments.specials = tables.put(&specials);
+
+    let bytes = (parked_at + parked_bytes) as usize;
+    let taken = body.mm.vmas.iter().map(|vma| Range { start: vma.start, end: vma.end });
+    let address =
+        place(taken.chain(host.mappings.iter().copied()), bytes as u64).ok_or_else(|| {
+            let object = format!("process {}", process.pid);
+            let reason = format!("its address space has no gap of {bytes} bytes");
+            Error::refused(object, reason, "the restore needs such a gap to work in")
+        })?;
+    arguments.region_start = address;
+    arguments.region_bytes = bytes as u64;
+    let base = address + arguments_at as u64;
+    let report = std::mem::offset_of!(parasite::restorer::Thread, report);
+    let size = size_of::<parasite::restorer::Thread>();
+    let reports = (0..threads)
+        .map(|thread| base + arguments.threads.offset + (thread * size + report) as u64)
+        .collect();
+    Ok(Region {
+        address,
+        bytes,
+        code_bytes,
+        stack: stack_of(0) as usize,
+        arguments_at,
+        arguments: tables.finish(bytes_of(&[arguments])),
+        reports,
+    })
+}
+
+const _: () = assert!(size_of::<Report>() == 16);
+
+/// A place for `bytes` in the middle of the largest gap between `taken` ranges: whatever the
+/// tasks map while they are being made, they map beside what they have.
+fn place(taken: impl Iterator<Item = Range>, bytes: u64) -> Option<u64> {
+    /// The kernel keeps the first pages free (`vm.mmap_min_addr`).
+    const LOWEST: u64 = 0x1_0000;
+    let mut taken: Vec<Range> = taken.filter(|range| range.start < END_OF_SPACE).collect();
+    taken.sort_by_key(|range| range.start);
+    taken.push(Range { start: END_OF_SPACE, end: END_OF_SPACE });
+    let mut free_from = LOWEST;
+    let mut largest = Range { start: 0, end: 0 };
+    for range in taken {
+        let gap = Range { start: free_from, end: range.start.max(free_from) };
+        if gap.bytes() > largest.bytes() {
+            largest = gap;
+        }
+        free_from = free_from.max(range.end);
+    }
+    let spare = largest.bytes().checked_sub(bytes)?;
+    Some((largest.start + spare / 2) & !(PAGE as u64 - 1)).filter(|&start| start >= largest.start)
+}
+
+fn mm(body: &Body, exe: RawFd) -> MmMap {
+    let mm = &body.mm;
+    MmMap {
+        start_code: mm.mm_start_code,
+        end_code: mm.mm_end_code,
+        start_data: mm.mm_start_data,
+        end_data: mm.mm_end_data,
+        start_brk: mm.mm_start_brk,
+        brk: mm.mm_brk,
+        start_stack: mm.mm_start_stack,
+        arg_start: mm.mm_arg_start,
+        arg_end: mm.mm_arg_end,
+        env_start: mm.mm_env_start,
+        env_end: mm.mm_env_end,
+        auxv: 0,
+        auxv_bytes: (mm.mm_saved_auxv.len() * size_of::<u64>()) as u32,
+        exe_fd: exe,
+    }
+}
+
+/// Pending signals, each as long as the kernel wants it.
+fn pending(queue: Option<&images::messages::SignalQueueEntry>) -> Vec<[u8; SIGINFO_BYTES]> {
+    let entries = queue.iter().flat_map(|queue| &queue.signals);
+    let whole = entries.map(|entry| {
+        let mut info = [0; SIGINFO_BYTES];
+        let bytes = entry.siginfo.len().min(SIGINFO_BYTES);
+        info[..bytes].copy_from_slice(&entry.siginfo[..bytes]);
+        info
+    });
+    whole.collect()
+}
+
+fn limits(process: &Process) -> Vec<Limit> {
+    let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits).enumerate();
+    limits
+        .map(|(resource, limit)| Limit {
+            resource: resource as u64,
+            soft: limit.cur,
+            hard: limit.max,
+        })
+        .collect()
+}
+
+fn actions(process: &Process) -> Result<Vec<parasite::restorer::Action>, Error> {
+    let signals = (1..=64).filter(|signal| ![SIGKILL, SIGSTOP].contains(signal));
+    let actions = signals.zip(&process.core.sigactions).map(|(signal, entry)| {
+        if entry.mask_extended.is_some_and(|mask| mask != 0) {
+            let object = format!("process {}, signal {signal}", process.pid);
+            return Err(Error::image(object, "it blocks signals that there are not"));
+        }
+        let action = SigAction {
+            handler: entry.sigaction,
+            flags: entry.flags,
+            restorer: entry.restorer,
+            mask: entry.mask,
+        };
+        Ok(parasite::restorer::Action { signal, action })
+    });
+    actions.collect()
+}
+
+fn time(seconds: u64, fraction: u64) -> Result<Time, Error> {
+    let bad = || Error::image("timer", format!("{seconds} seconds are no time"));
+    Ok(Time {
+        seconds: i64::try_from(seconds).map_err(|_| bad())?,
+        fraction: i64::try_from(fraction).map_err(|_| bad())?,
+    })
+}
+
+fn interval_timers(process: &Process) -> Result<[TimerValue; 3], Error> {
+    let Some(timers) = &process.core.timers else { return Ok(<[TimerValue; 3]>::default()) };
+    let value = |timer: &images::messages::ItimerEntry| {
+        Ok::<_, Error>(TimerValue {
+            interval: time(timer.isec, timer.iusec)?,
+            value: time(timer.vsec, timer.vusec)?,
+        })
+    };
+    Ok([value(&timers.real)?, value(&timers.virt)?, value(&timers.prof)?])
+}
+
+/// POSIX timers in ascending order of their ids: a kernel that counts ids up must meet them so.
+fn timers(process: &Process) -> Result<Vec<PosixTimer>, Error> {
+    let entries = process.core.timers.iter().flat_map(|timers| &timers.posix);
+    let mut timers = entries
+        .map(|timer| {
+            let value = TimerValue {
+                interval: time(timer.isec, timer.insec)?,
+                value: time(timer.vsec, timer.vnsec)?,
+            };
+            Ok(PosixTimer {
+                id: timer.it_id as i32,
+                clock: timer.clock_id as i32,
+                signal: timer.si_signo as i32,
+                notify: timer.it_sigev_notify as i32,
+                value: timer.sival_ptr,
+                thread: timer.notify_thread_id.unwrap_or(0),
+                pad: 0,
+                setting: value,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    timers.sort_by_key(|timer| timer.id);
+    Ok(timers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_goes_into_the_middle_of_the_largest_gap() {
+        let taken = [
+            Range { start: 0x40_0000, end: 0x50_0000 },
+            Range { start: 0x7000_0000_0000, end: 0x7fff_ffff_f000 },
+            Range { start: 0x45_0000, end: 0x46_0000 },
+        ];
+        let at = place(taken.into_iter(), 0x10_0000).unwrap();
+        assert!(at > 0x50_0000 && at + 0x10_0000 < 0x7000_0000_0000, "{at:#x}");
+        assert_eq!(at % 4096, 0);
+        assert_eq!(place([Range { start: 0, end: END_OF_SPACE }].into_iter(), 1), None);
+        let only = Range { start: 0x3000_0000_0000, end: 0x7fff_ffff_f000 };
+        assert!(place([only].into_iter(), 0x3000_0000_0000).is_none());
+    }
+}

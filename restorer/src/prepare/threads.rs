@@ -1,0 +1,99 @@
+//! What each thread's part of the restorer is told.
+
+use images::messages::CredsEntry;
+use parasite::plain::Plain;
+use parasite::restorer::{Credentials, Table, Thread};
+use parasite::task::AltStack;
+
+use super::pending;
+use super::table::Tables;
+use crate::error::Error;
+use crate::host::Host;
+use crate::load::{self, Body, capability_set};
+
+/// `SS_DISABLE`: no alternate stack.
+const SS_DISABLE: u32 = 2;
+/// `SS_ONSTACK`: the thread was on it. The kernel sees that for itself, from the stack pointer.
+const SS_ONSTACK: u32 = 1;
+
+/// Lays out the threads, the leader first. `stack_of` says where each one's stack ends.
+pub(super) fn lay_out(
+    body: &Body,
+    host: &Host,
+    stack_of: impl Fn(usize) -> u64,
+    tables: &mut Tables,
+) -> Result<Table<Thread>, Error> {
+    let mut threads = Vec::with_capacity(body.threads.len());
+    for (index, thread) in body.threads.iter().enumerate() {
+        threads.push(Thread { stack: stack_of(index), ..one(thread, host, tables)? });
+    }
+    Ok(tables.put(&threads))
+}
+
+fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread, Error> {
+    let core = &thread.core;
+    let rseq = core.rseq_entry.clone().unwrap_or_default();
+    let creds = core
+        .creds
+        .as_ref()
+        .ok_or_else(|| Error::image(format!("thread {}", thread.tid), "it has no credentials"))?;
+    Ok(Thread {
+        tid: thread.tid,
+        parent_death_signal: core.pdeath_sig.unwrap_or(0) as i32,
+        stack: 0,
+        clear_child_tid: thread.info.clear_tid_addr,
+        robust_list: core.futex_rla,
+        robust_bytes: core.futex_rla_len.into(),
+        rseq: rseq.rseq_abi_pointer,
+        rseq_bytes: rseq.rseq_abi_size,
+        rseq_signature: rseq.signature,
+        alt_stack: alt_stack(core.sas.as_ref()),
+        name: name(core.comm.as_deref().unwrap_or_default()),
+        policy: core.sched_policy.unwrap_or(0) as i32,
+        priority: core.sched_prio.unwrap_or(0) as i32,
+        nice: core.sched_nice.unwrap_or(0),
+        credentials: credentials(creds, host, tables),
+        pending: tables.put(&pending(core.signals_p.as_ref())),
+        ..Thread::default()
+    })
+}
+
+fn alt_stack(entry: Option<&images::messages::ThreadSasEntry>) -> AltStack {
+    match entry {
+        Some(sas) if sas.ss_flags & SS_DISABLE == 0 => AltStack {
+            start: sas.ss_sp,
+            flags: sas.ss_flags & !SS_ONSTACK,
+            pad: 0,
+            bytes: sas.ss_size,
+        },
+        _ => AltStack { flags: SS_DISABLE, ..AltStack::default() },
+    }
+}
+
+/// A name of at most fifteen bytes, with the zeros that end it.
+pub(crate) fn name(comm: &[u8]) -> [u8; 16] {
+    let mut name = [0; 16];
+    let bytes = comm.len().min(name.len() - 1);
+    name[..bytes].copy_from_slice(&comm[..bytes]);
+    name
+}
+
+fn credentials(creds: &CredsEntry, host: &Host, tables: &mut Tables) -> Credentials {
+    let groups: Vec<i32> = creds.groups.iter().map(|&group| group as i32).collect();
+    Credentials {
+        users: [creds.uid, creds.euid, creds.suid, creds.fsuid],
+        groups: [creds.gid, creds.egid, creds.sgid, creds.fsgid],
+        inheritable: capability_set(&creds.cap_inh) & host.known,
+        permitted: capability_set(&creds.cap_prm) & host.known,
+        effective: capability_set(&creds.cap_eff) & host.known,
+        bounding: capability_set(&creds.cap_bnd) & host.known,
+        ambient: capability_set(&creds.cap_amb) & host.known,
+        known: host.known,
+        securebits: creds.secbits,
+        no_new_privs: creds.no_new_privs.unwrap_or(0),
+        supplementary: tables.put(&groups),
+    }
+}
+
+const fn plain<T: Plain>() {}
+const _: () = plain::<Thread>();

@@ -1,0 +1,234 @@
+//! What a task does between its birth and the moment it leaves for the restorer.
+//!
+//! This code runs in the new processes, which are copies of the coordinator: what was loaded and
+//! prepared is there. The order:
+//!
+//! 1. sessions and children, as planned; then it parks: **everybody is there**;
+//! 2. process groups; then it parks again: **everybody is in their group**;
+//! 3. zombies and helpers end; their parents wait for that;
+//! 4. descriptors, then what has to be opened through `/proc`, then root and working directory;
+//! 5. the region is mapped and filled, and the task leaves.
+//!
+//! An error is written to the pipe that the coordinator reads when a task ends, as one message.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
+use std::mem::offset_of;
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kernel::process::{Fork, exit_now, fork_as, raise, set_signal_mask, wait_ended};
+use kernel::ptrace::RseqConfiguration;
+use nix::unistd::Pid;
+use parasite::RESTORER;
+use parasite::restorer::Arguments;
+
+use crate::error::{Error, chain};
+use crate::files::{InstallTask, OpenFiles};
+use crate::load::{Body, Process, State, World};
+use crate::plan::{Birth, Group, Plan};
+use crate::prepare::{Region, name};
+
+/// What all tasks inherit.
+#[derive(Debug)]
+pub(crate) struct Crew<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) plan: &'a Plan,
+    pub(crate) files: &'a OpenFiles,
+    /// By process.
+    pub(crate) places: &'a [Option<Place>],
+    /// Where a task says what went wrong.
+    pub(crate) complaints: &'a File,
+    pub(crate) park_signal: i32,
+}
+
+/// What was prepared for a living process.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) region: Region,
+    pub(crate) cwd: RawFd,
+    pub(crate) root: RawFd,
+}
+
+/// Longest complaint: what a pipe takes in one piece.
+const COMPLAINT: usize = 4000;
+
+impl Crew<'_> {
+    /// Every signal but the one to park by is blocked.
+    pub(crate) fn mask(&self) -> u64 {
+        !(1 << (self.park_signal - 1))
+    }
+
+    /// Runs task `index` in its new process.
+    pub(crate) fn run(&self, index: usize, rseq: &RseqConfiguration) -> ! {
+        // A panic must not unwind into the coordinator's code, of which this process is a copy.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.live(index, rseq)));
+        if let Ok(Err(error)) = ended {
+            let pid = self.plan.tasks[index].pid;
+            let mut message = format!("{pid} {}", chain(&error)).into_bytes();
+            message.truncate(COMPLAINT);
+            message.push(b'\n');
+            let mut pipe = self.complaints;
+            // Who cannot even complain just ends.
+            drop(pipe.write_all(&message));
+        }
+        exit_now(1)
+    }
+
+    fn live(&self, index: usize, rseq: &RseqConfiguration) -> Result<Infallible, Error> {
+        let task = &self.plan.tasks[index];
+        if task.group == Group::Found {
+            join(0)?;
+        }
+        for birth in &task.births {
+            self.bear(*birth, rseq)?;
+        }
+        self.park()?;
+        if let Group::Join(pgid) = task.group
+            && nix::unistd::getpgrp().as_raw() != pgid
+        {
+            join(pgid)?;
+        }
+        self.park()?;
+        let Some(number) = task.process else { exit_now(0) };
+        for &helper in &task.helpers {
+            wait_ended(helper, false)
+                .map_err(Error::kernel(format!("wait for helper {helper}")))?;
+        }
+        for &zombie in &task.zombies {
+            wait_ended(zombie, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+        }
+        let process = &self.world.processes[number];
+        match (process.state, &process.body, &self.places[number]) {
+            (State::Dead { status }, ..) => die(process, status),
+            (_, Some(body), Some(place)) => self.become_process(process, body, place, rseq),
+            _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
+        }
+    }
+
+    fn bear(&self, birth: Birth, rseq: &RseqConfiguration) -> Result<(), Error> {
+        let (child, sibling) = match birth {
+            Birth::Session => {
+                return nix::unistd::setsid()
+                    .map(drop)
+                    .map_err(|errno| Error::kernel("found a session")(errno.into()));
+            }
+            Birth::Child(child) => (child, false),
+            Birth::Sibling(child) => (child, true),
+        };
+        let pid = self.plan.tasks[child].pid;
+        match fork_as(pid, sibling).map_err(Error::kernel(format!("create process {pid}")))? {
+            Fork::Parent => Ok(()),
+            Fork::Child => self.run(child, rseq),
+        }
+    }
+
+    fn park(&self) -> Result<(), Error> {
+        raise(self.park_signal).map_err(Error::kernel("stop for the tracer"))
+    }
+
+    fn become_process(
+        &self,
+        process: &Process,
+        body: &Body,
+        place: &Place,
+        rseq: &RseqConfiguration,
+    ) -> Result<Infallible, Error> {
+        self.files.install(&InstallTask { files_id: body.files_id, pid: process.pid })?;
+        proc_values(process)?;
+        directories(place, body)?;
+        enter(&place.region, rseq)
+    }
+}
+
+fn join(pgid: i32) -> Result<(), Error> {
+    nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(pgid))
+        .map_err(|errno| Error::kernel(format!("join process group {pgid}"))(errno.into()))
+}
+
+/// Ends as the process once did.
+fn die(process: &Process, status: i32) -> ! {
+    let comm = name(&process.core.comm);
+    if let Ok(comm) = std::ffi::CStr::from_bytes_until_nul(&comm) {
+        // A zombie without its name is one all the same.
+        nix::sys::prctl::set_name(comm).unwrap_or_default();
+    }
+    if libc::WIFSIGNALED(status) {
+        // Not a second time the core of a program that has ended before. Lowering a limit and
+        // unblocking signals always work; should they not, the exit below ends the task.
+        let limit = nix::sys::resource::Resource::RLIMIT_CORE;
+        nix::sys::resource::setrlimit(limit, 0, 0).unwrap_or_default();
+        drop(set_signal_mask(0));
+        drop(raise(libc::WTERMSIG(status)));
+    }
+    exit_now(libc::WEXITSTATUS(status))
+}
+
+/// What can only be set through `/proc`, and only if it differs: setting it may take rights that
+/// leaving it alone does not.
+fn proc_values(process: &Process) -> Result<(), Error> {
+    let core = &process.core;
+    if let Some(adjustment) = core.oom_score_adj {
+        write_if_other("/proc/self/oom_score_adj", &adjustment.to_string())?;
+    }
+    if let Some(uid) = core.loginuid {
+        write_if_other("/proc/self/loginuid", &uid.to_string())?;
+    }
+    Ok(())
+}
+
+fn write_if_other(path: &str, wanted: &str) -> Result<(), Error> {
+    match std::fs::read_to_string(path) {
+        Ok(current) if current.trim_end() == wanted => Ok(()),
+        // A kernel without audit has no login uid: then nobody had one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        _ => {
+            std::fs::write(path, wanted).map_err(Error::kernel(format!("write {wanted} to {path}")))
+        }
+    }
+}
+
+/// Root first: it is opened already, as is the working directory, so that neither is looked for
+/// inside the other.
+fn directories(place: &Place, body: &Body) -> Result<(), Error> {
+    let change = |fd: RawFd, what: &str| {
+        std::env::set_current_dir(format!("/proc/self/fd/{fd}"))
+            .map_err(Error::kernel(format!("change to the {what} directory")))
+    };
+    let identity = |path: &str| {
+        std::fs::metadata(path)
+            .map(|metadata| (metadata.dev(), metadata.ino()))
+            .map_err(Error::kernel(format!("stat {path}")))
+    };
+    let other_root = identity("/")? != identity(&format!("/proc/self/fd/{}", place.root))?;
+    change(place.cwd, "working")?;
+    if other_root {
+        std::os::unix::fs::chroot(format!("/proc/self/fd/{}", place.root))
+            .map_err(Error::kernel("change the root directory"))?;
+    }
+    if let Some(mask) = body.fs.umask {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+    }
+    Ok(())
+}
+
+/// Leaves for the restorer.
+fn enter(region: &Region, rseq: &RseqConfiguration) -> Result<Infallible, Error> {
+    let failed = || Error::kernel(format!("lay out the restorer at {:#x}", region.address));
+    let mut memory = kernel::region::Region::map(region.address, region.bytes).map_err(failed())?;
+    memory.write(0, RESTORER.code).map_err(failed())?;
+    memory.write(region.arguments_at, &region.arguments).map_err(failed())?;
+    let at = |offset: usize| region.arguments_at + offset;
+    for (offset, bytes) in [
+        (offset_of!(Arguments, old_rseq), &rseq.pointer.to_ne_bytes()[..]),
+        (offset_of!(Arguments, old_rseq_bytes), &rseq.size.to_ne_bytes()),
+        (offset_of!(Arguments, old_rseq_signature), &rseq.signature.to_ne_bytes()),
+    ] {
+        memory.write(at(offset), bytes).map_err(failed())?;
+    }
+    memory
+        .leave(region.code_bytes, RESTORER.entry, region.stack, region.arguments_at)
+        .map_err(failed())
+}

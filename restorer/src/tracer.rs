@@ -1,0 +1,125 @@
+//! The coordinator's hold on the tasks under construction: it traces each from its birth.
+//!
+//! Tasks come to a halt together by *parking*: each sends itself the park signal, and the tracer,
+//! which keeps signals from being delivered, finds it stopped. A task that ends or crashes on the
+//! way is seen at once. When the coordinator dies, the kernel kills every task that it traces.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kernel::process::send_signal;
+use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any};
+
+use crate::error::Error;
+
+/// What the tracer asks for: every task made by a traced one is traced, and dies with the tracer.
+const OPTIONS: Options = Options::SYSCALL_GOOD
+    .union(Options::FORK)
+    .union(Options::VFORK)
+    .union(Options::CLONE)
+    .union(Options::KILL_WITH_TRACER);
+
+/// The tasks under construction.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    park_signal: i32,
+    /// Tasks that are there.
+    alive: BTreeSet<i32>,
+    /// Tasks that are to end: zombies and helpers.
+    dying: BTreeSet<i32>,
+}
+
+/// Why a task is lost.
+#[derive(Debug)]
+pub(crate) enum Loss {
+    /// It ended, with this wait status.
+    Ended { tid: i32, status: i32 },
+    /// A signal that it caused itself.
+    Crashed { task: Stopped, signal: i32 },
+    /// Something else went wrong with it.
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Loss {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Tracer {
+    /// For tasks that park by `park_signal`; those in `dying` may end.
+    pub(crate) fn new(park_signal: i32, dying: BTreeSet<i32>) -> Self {
+        Self { park_signal, alive: BTreeSet::new(), dying }
+    }
+
+    /// Starts with the root, which is left stopped.
+    pub(crate) fn seize_root(&mut self, pid: i32) -> Result<Stopped, Error> {
+        self.alive.insert(pid);
+        let root = Running::seize(pid, OPTIONS)?;
+        root.interrupt()?;
+        Ok(root.wait_stopped()?)
+    }
+
+    /// Waits until `count` tasks are parked.
+    pub(crate) fn gather(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
+        let mut parked = BTreeMap::new();
+        while parked.len() < count {
+            match wait_any()? {
+                Event::Ended { tid, status } => {
+                    self.alive.remove(&tid);
+                    if !self.dying.contains(&tid) {
+                        return Err(Loss::Ended { tid, status });
+                    }
+                }
+                Event::Stopped(task) => {
+                    self.alive.insert(task.tid());
+                    if let Some(task) = self.pass(task)? {
+                        parked.insert(task.tid(), task);
+                    }
+                }
+            }
+        }
+        Ok(parked)
+    }
+
+    /// Lets a task go on from a stop that is none of its parking; gives it back if it is.
+    fn pass(&self, task: Stopped) -> Result<Option<Stopped>, Loss> {
+        let signal = match task.stop() {
+            Stop::Signal(signal) if signal == self.park_signal => return Ok(Some(task)),
+            // It dies as it once did.
+            Stop::Signal(signal) if self.dying.contains(&task.tid()) => signal,
+            // Somebody else's wish, which waits until there is a process to fulfil it.
+            Stop::Signal(libc::SIGSTOP | libc::SIGCHLD | libc::SIGCONT) => 0,
+            Stop::Signal(signal) => return Err(Loss::Crashed { task, signal }),
+            Stop::Event(_) | Stop::Interrupted | Stop::Group(_) | Stop::Syscall => 0,
+        };
+        match task.resume(signal) {
+            Ok(_) => Ok(None),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends everything that was built and takes the dead away.
+    pub(crate) fn destroy(&mut self) {
+        for &tid in &self.alive {
+            // It may have gone already, which is what is wanted.
+            drop(send_signal(tid, libc::SIGKILL));
+        }
+        while !self.alive.is_empty() {
+            match wait_any() {
+                Ok(Event::Ended { tid, .. }) => {
+                    self.alive.remove(&tid);
+                }
+                Ok(Event::Stopped(task)) => {
+                    // One that was being born, or that stopped on its way out.
+                    self.alive.insert(task.tid());
+                    drop(send_signal(task.tid(), libc::SIGKILL));
+                    drop(task.resume(0));
+                }
+                Err(_) => break,
+            }
+        }
+        // What their parents can no longer take away has come to us.
+        while let Ok(Some(_)) = poll_any() {}
+    }
+}
