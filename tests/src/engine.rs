@@ -158,14 +158,12 @@ pub fn stasis_program() -> PathBuf {
 #[must_use]
 pub fn built_program(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("know the own program");
-    let path = this
-        .ancestors()
+    this.ancestors()
         .skip(1)
         .take(2)
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("{name} is not built: run `make test`, or `cargo build` first"));
-    path
+        .unwrap_or_else(|| panic!("{name} is not built: run `make test`, or `cargo build` first"))
 }
 
 /// CRIU: `$CRIU`, or the one on PATH.

@@ -1,0 +1,172 @@
+//! The five services, started from this build, and the gateway's REST API.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::engine::built_program;
+use crate::machine::wait_until;
+use crate::real::free_port;
+
+/// The services and their sockets; stopped when dropped.
+#[derive(Debug)]
+pub struct Services {
+    children: Vec<(&'static str, Child)>,
+    dir: PathBuf,
+    port: u16,
+    client: reqwest::blocking::Client,
+}
+
+/// An answer of the gateway.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The body, `null` when it is not JSON.
+    pub body: Value,
+    /// The body as it came.
+    pub text: String,
+}
+
+impl Services {
+    /// Starts all five, their sockets, logs and checkpoints under `dir`, and waits until the
+    /// gateway says that all are well.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    #[must_use]
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir.join("checkpoints")).expect("make the services' directory");
+        let port = free_port();
+        let client = reqwest::blocking::Client::builder();
+        let client = client.timeout(Duration::from_secs(90)).build().expect("an HTTP client");
+        let mut services = Self { children: Vec::new(), dir: dir.to_owned(), port, client };
+        for name in ["collector", "freezer", "dumper", "restorer", "gateway"] {
+            services.spawn(name);
+        }
+        let up = wait_until(Duration::from_secs(30), || {
+            services.try_call("GET", "/healthz", None).is_ok_and(|answer| answer.status == 200)
+        });
+        assert!(up, "the services do not come up:\n{}", services.logs());
+        services
+    }
+
+    fn spawn(&mut self, name: &'static str) {
+        let log = std::fs::File::create(self.dir.join(format!("{name}.log"))).expect("make a log");
+        let mut command = Command::new(built_program(&format!("stasis-{name}")));
+        command
+            .env("STASIS_RUN_DIR", &self.dir)
+            .env("STASIS_CHECKPOINTS", self.checkpoints())
+            .env("STASIS_LISTEN", format!("127.0.0.1:{}", self.port))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("dup"))
+            .stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
+        self.children.push((name, child));
+    }
+
+    /// Where the checkpoints are.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
+    }
+
+    /// The gateway's address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What the services logged.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let log = |(name, _): &(&str, Child)| {
+            let text = std::fs::read_to_string(self.dir.join(format!("{name}.log")));
+            format!("--- {name}\n{}", text.unwrap_or_default())
+        };
+        self.children.iter().map(log).collect()
+    }
+
+    /// Asks the gateway.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn call(&self, method: &str, path: &str, body: Option<&str>) -> Answer {
+        self.try_call(method, path, body).unwrap_or_else(|error| {
+            panic!("{method} {path}: {error}\n{}", self.logs());
+        })
+    }
+
+    fn try_call(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, String> {
+        let method = method.parse().map_err(|_| "no such method".to_owned())?;
+        let mut request = self.client.request(method, self.address() + path);
+        if let Some(body) = body {
+            request = request.header("Content-Type", "application/json").body(body.to_owned());
+        }
+        let answer = request.send().map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let text = answer.text().map_err(|error| error.to_string())?;
+        Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or_default(), text })
+    }
+
+    /// Asks for a job and waits for its end; the job when it is done.
+    ///
+    /// # Errors
+    /// The error of the job, or of the request for it.
+    pub fn job(&self, path: &str, body: &Value) -> Result<Value, Value> {
+        let answer = self.call("POST", path, Some(&body.to_string()));
+        if answer.status != 202 {
+            return Err(answer.body);
+        }
+        let id = answer.body["id"].as_str().expect("a job has an id").to_owned();
+        let job = self.call("GET", &format!("/v1/jobs/{id}?wait_ms=60000"), None).body;
+        if job["state"] == "done" { Ok(job) } else { Err(job) }
+    }
+
+    /// Takes a checkpoint.
+    ///
+    /// # Errors
+    /// The error of the job, or of the request for it.
+    pub fn checkpoint(&self, pid: i32, directory: &str, stay: bool) -> Result<Value, Value> {
+        let body = json!({"pid": pid, "directory": directory, "leave_running": stay});
+        self.job("/v1/checkpoints", &body)
+    }
+
+    /// Restores a checkpoint.
+    ///
+    /// # Errors
+    /// The error of the job, or of the request for it.
+    pub fn restore(&self, directory: &str) -> Result<Value, Value> {
+        self.job("/v1/restores", &json!({"directory": directory}))
+    }
+
+    /// The pid of a service.
+    ///
+    /// # Panics
+    /// When there is no such service.
+    #[must_use]
+    pub fn pid(&self, name: &str) -> i32 {
+        let service = self.children.iter().find(|(known, _)| *known == name).expect("a service");
+        i32::try_from(service.1.id()).expect("a pid")
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        for (_, child) in self.children.iter_mut().rev() {
+            let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+            // It may have ended by itself; then there is nothing to stop.
+            kill(pid, Signal::SIGTERM).ok();
+            let ended =
+                wait_until(Duration::from_secs(5), || !matches!(child.try_wait(), Ok(None)));
+            if !ended {
+                child.kill().and_then(|()| child.wait()).ok();
+            }
+        }
+    }
+}

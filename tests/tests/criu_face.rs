@@ -1,0 +1,89 @@
+//! The `criu` face: CRIU's options, defaults, exit codes, log and statistics files.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, stasis_program};
+
+const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+
+/// The binary under the name `criu`.
+fn criu(arguments: &[&str]) -> Outcome {
+    Outcome::of(Command::new(stasis_program()).arg0("criu").args(arguments))
+}
+
+#[test]
+fn its_version_is_one_that_callers_accept() {
+    let outcome = criu(&["--version"]).must_succeed("criu --version");
+    let version = outcome.stdout.lines().find_map(|line| line.strip_prefix("Version: "));
+    let (major, minor) = version.expect("a line of the version").split_once('.').expect("dots");
+    let minor = minor.split('.').next().expect("a number");
+    let number = (major.parse::<u32>().expect("major"), minor.parse::<u32>().expect("minor"));
+    assert!(number >= (4, 2), "{number:?}");
+    criu(&["check"]).must_succeed("criu check");
+}
+
+#[test]
+fn options_that_are_not_supported_are_refused_by_name() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let pid = workload.pid().to_string();
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let dir = images.to_str().expect("UTF-8");
+    for option in ["--tcp-established", "--lazy-pages", "--auto-dedup", "--no-such-option"] {
+        let outcome = criu(&["dump", "-t", &pid, "-D", dir, option]);
+        assert!(!outcome.success, "{option} was accepted");
+        let log = std::fs::read_to_string(images.join("dump.log")).unwrap_or_default();
+        let said = outcome.stderr + &outcome.stdout + &log;
+        assert!(said.contains(option.trim_start_matches('-')), "{option} is not named: {said}");
+    }
+    workload.check().expect("the program's own check");
+}
+
+#[test]
+fn log_statistics_and_pid_file_are_where_callers_look() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let images = scratch.path("images");
+    Engine::CriuFace.dump(workload.pid(), &images, RUNNING_ON).must_succeed("dump");
+    let there = |name: &str| std::fs::metadata(images.join(name)).map_or(0, |m| m.len()) > 0;
+    assert!(there("inventory.img") && there("stats-dump") && there("dump.log"));
+    workload.check().expect("the program's own check");
+    machine.end_all();
+
+    let workload = Workload::start("still", scratch.path("again"));
+    let images = scratch.path("images-again");
+    Engine::CriuFace.dump(workload.pid(), &images, Dump::default()).must_succeed("dump");
+    machine.await_no_children();
+    let mut restore = Engine::CriuFace.restore_command(&images, Dump::default());
+    Outcome::of(restore.args(["--pidfile", "restored.pid"])).must_succeed("restore");
+    let pid = std::fs::read_to_string(pid_file(&images)).expect("the pid file");
+    assert_eq!(pid.trim(), workload.pid().to_string());
+    let there = |name: &str| std::fs::metadata(images.join(name)).map_or(0, |m| m.len()) > 0;
+    assert!(there("stats-restore") && there("restore.log"));
+    workload.check().expect("the program's own check");
+}
+
+/// Relative names count from the work directory, which is the images' own here.
+fn pid_file(images: &Path) -> std::path::PathBuf {
+    images.join("restored.pid")
+}
+
+/// A log line with "Error" is what callers quote.
+#[test]
+fn a_failure_says_error_in_the_log() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("unsupported-inotify", scratch.path("work"));
+    let images = scratch.path("images");
+    let outcome = Engine::CriuFace.dump(workload.pid(), &images, Dump::default());
+    assert_eq!(outcome.code, Some(1));
+    let log = std::fs::read_to_string(images.join("dump.log")).expect("the log");
+    let error = log.lines().find(|line| line.contains("Error"));
+    assert!(error.is_some_and(|line| line.contains("inotify")), "{log}");
+    workload.check().expect("the program's own check");
+}

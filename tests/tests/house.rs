@@ -1,0 +1,148 @@
+//! House rules that are tests: what the tree promises of itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// Every file under version control, in a clone; every file but what is built, elsewhere.
+fn tracked() -> Vec<PathBuf> {
+    let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output();
+    match listed {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
+            .split_terminator('\0')
+            .map(PathBuf::from)
+            .filter(|path| root().join(path).is_file())
+            .collect(),
+        _ => {
+            let mut found = Vec::new();
+            walk(&root(), &mut found);
+            found.iter().map(|path| path.strip_prefix(root()).expect("inside").to_owned()).collect()
+        }
+    }
+}
+
+fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("list").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        if path.is_dir() { walk(&path, found) } else { found.push(path) }
+    }
+}
+
+fn with_extension(extension: &str) -> Vec<(PathBuf, String)> {
+    tracked()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .map(|path| {
+            let text = std::fs::read_to_string(root().join(&path)).expect("read");
+            (path, text)
+        })
+        .collect()
+}
+
+/// The targets of `[text](target)` in a Markdown text, code left out.
+fn links(text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        if in_code {
+            continue;
+        }
+        let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
+        let mut rest = prose.as_str();
+        while let Some((_, behind)) = rest.split_once("](") {
+            let Some((target, behind)) = behind.split_once(')') else { break };
+            found.push(target.to_owned());
+            rest = behind;
+        }
+    }
+    found
+}
+
+#[test]
+fn every_link_in_the_documents_resolves() {
+    let mut broken = Vec::new();
+    for (path, text) in with_extension("md") {
+        for link in links(&text) {
+            let file = link.split('#').next().unwrap_or_default();
+            let outside = link.contains("://") || link.starts_with("mailto:");
+            if file.is_empty() || outside {
+                continue;
+            }
+            let dir = path.parent().unwrap_or(Path::new(""));
+            if !root().join(dir).join(file).exists() {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn unsafe_code_is_in_its_rooms_only() {
+    // The workloads make by hand the state that is to be carried.
+    let rooms = ["arch", "kernel", "parasite", "ebpf", "tests/workloads"];
+    let allowed = |path: &Path| rooms.iter().any(|room| path.starts_with(room));
+    let opened: Vec<_> = with_extension("rs")
+        .into_iter()
+        .filter(|(path, text)| {
+            !allowed(path)
+                && path != Path::new("tests/tests/house.rs")
+                && text.contains("unsafe_code,")
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert!(opened.is_empty(), "unsafe code is opened in {opened:?}");
+}
+
+#[test]
+fn every_processor_supplies_the_same_files() {
+    let mut folders: Vec<(PathBuf, Vec<_>)> = Vec::new();
+    for entry in std::fs::read_dir(root().join("arch/src")).expect("list").flatten() {
+        if entry.path().is_dir() {
+            let files = std::fs::read_dir(entry.path()).expect("list").flatten();
+            let mut names: Vec<_> = files.map(|file| file.file_name()).collect();
+            names.sort();
+            folders.push((entry.path(), names));
+        }
+    }
+    for pair in folders.windows(2) {
+        assert_eq!(pair[0].1, pair[1].1, "{:?} and {:?}", pair[0].0, pair[1].0);
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    let long: Vec<_> = with_extension("rs")
+        .iter()
+        .map(|(path, text)| (path.clone(), text.lines().count()))
+        .filter(|(_, lines)| *lines > 650)
+        .collect();
+    assert!(long.is_empty(), "files of more than 650 lines (aim at 500): {long:?}");
+}
+
+#[test]
+fn the_tree_speaks_of_itself_only() {
+    // Written in halves, so that this file does not hold what it looks for.
+    let words = [["/work", "/"], ["/tmp/", "team"], ["/tmp/", "criu"], ["artif", "actory"]];
+    let words = words.map(|halves| halves.concat());
+    let mut found = Vec::new();
+    for path in tracked() {
+        let Ok(text) = std::fs::read_to_string(root().join(&path)) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            if let Some(word) = words.iter().find(|word| line.contains(word.as_str())) {
+                found.push(format!("{}:{}: {word}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}

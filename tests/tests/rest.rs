@@ -1,0 +1,126 @@
+//! The five services and the gateway's REST API, on real programs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stasis_tests::{Machine, Redis, Scratch, Services, WebServer, Workload, wait_until};
+
+#[test]
+fn real_programs_are_carried_through_the_gateway() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let web = WebServer::start(&scratch.path("web"));
+    let redis = Redis::start(&scratch.path("redis"));
+    redis.fill(2000);
+    let programs = [("web", web.program.pid()), ("redis", redis.program.pid())];
+    for (name, pid) in programs {
+        let job = services.checkpoint(pid, &format!("{name}/on"), true).expect("checkpoint");
+        assert!(job["dump"]["frozen_us"].as_u64().is_some_and(|us| us > 0), "{job}");
+        assert!(job["dump"]["image_bytes"].as_u64().is_some_and(|b| b > 100_000), "{job}");
+    }
+    redis.verify(2000).expect("the keys");
+    let counted = web.count();
+    for (name, pid) in programs {
+        services.checkpoint(pid, &format!("{name}/end"), false).expect("checkpoint");
+        let gone = || !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
+        assert!(wait_until(Duration::from_secs(5), gone), "{name} was to be ended");
+    }
+    // The test started them, so the test reaps them: a restore needs their pids.
+    for (_, pid) in programs {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::wait::waitpid(pid, None).expect("reap");
+    }
+    for (name, pid) in programs {
+        let job = services.restore(&format!("{name}/end")).expect("restore");
+        assert_eq!(job["restore"]["pid"], pid);
+    }
+    redis.verify(2000).expect("the keys after the restore");
+    assert!(web.count() >= counted);
+    let on = wait_until(Duration::from_secs(5), || web.count() > counted + 20);
+    assert!(on, "the web server does not count on");
+
+    let listed = services.call("GET", "/v1/checkpoints", None).body;
+    let names: Vec<_> = listed["checkpoints"].as_array().expect("a list").iter().collect();
+    for name in ["redis/end", "redis/on", "web/end", "web/on"] {
+        assert!(names.iter().any(|c| c["directory"] == name), "{name} is not in {listed}");
+    }
+    let metrics = services.call("GET", "/metrics", None);
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.text.contains("# TYPE"), "{}", metrics.text);
+}
+
+#[test]
+fn processes_are_listed_with_what_speaks_against_them() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let good = Workload::start("pipes", scratch.path("good"));
+    let bad = Workload::start("unsupported-inotify", scratch.path("bad"));
+    let listed = services.call("GET", "/v1/processes", None).body;
+    let listed = listed["processes"].as_array().expect("a list").clone();
+    let of = |pid: i32| listed.iter().find(|p| p["pid"] == pid).expect("the process is listed");
+    assert_eq!(of(good.pid())["dumpable"], true, "{}", of(good.pid()));
+    assert_eq!(of(bad.pid())["dumpable"], false);
+    assert!(of(bad.pid())["refusals"].to_string().contains("inotify"), "{}", of(bad.pid()));
+    // The job says the same, and what helps.
+    let error = services.checkpoint(bad.pid(), "bad", false).expect_err("cannot be dumped");
+    assert!(error.to_string().contains("inotify"), "{error}");
+    bad.check().expect("it runs on");
+}
+
+#[test]
+fn bad_input_is_answered_with_the_field_and_the_remedy() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let cases: &[(&str, Value, &str)] = &[
+        ("/v1/checkpoints", json!({}), "pid"),
+        ("/v1/checkpoints", json!({"pid": "4711"}), "pid"),
+        ("/v1/checkpoints", json!({"pid": -1}), "pid"),
+        ("/v1/checkpoints", json!({"pid": 0}), "pid"),
+        ("/v1/checkpoints", json!({"pid": 4711, "directory": "../etc"}), "directory"),
+        ("/v1/checkpoints", json!({"pid": 4711, "directory": "/etc"}), "directory"),
+        ("/v1/checkpoints", json!({"pid": 4711, "leave_runing": true}), "leave_runing"),
+        ("/v1/checkpoints", json!({"pid": 4711, "leave_running": 1}), "leave_running"),
+        ("/v1/restores", json!({}), "directory"),
+        ("/v1/restores", json!({"directory": ""}), "directory"),
+    ];
+    for (path, body, field) in cases {
+        let answer = services.call("POST", path, Some(&body.to_string()));
+        assert_eq!(answer.status, 422, "{path} {body}: {}", answer.text);
+        let error = &answer.body["error"];
+        assert_eq!(error["field"], *field, "{path} {body}: {error}");
+        assert!(error["remedy"].as_str().is_some_and(|r| r.len() > 5), "{path} {body}: {error}");
+    }
+    let not_json = services.call("POST", "/v1/checkpoints", Some("{"));
+    assert_eq!(not_json.status, 400, "{}", not_json.text);
+    assert!(not_json.body["error"]["message"].is_string(), "{}", not_json.text);
+    for (method, path, status) in [
+        ("GET", "/v1/jobs/none", 404),
+        ("GET", "/nothing", 404),
+        ("DELETE", "/v1/checkpoints", 405),
+    ] {
+        let answer = services.call(method, path, None);
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+        assert!(answer.body["error"]["message"].is_string(), "{method} {path}: {}", answer.text);
+    }
+    let missing = services.restore("never/made").expect_err("there is no such checkpoint");
+    assert!(missing.to_string().contains("never/made"), "{missing}");
+    let nobody = services.checkpoint(4_194_300, "nobody", false).expect_err("no such process");
+    assert!(nobody.to_string().contains("4194300"), "{nobody}");
+}
+
+#[test]
+fn the_gateway_holds_no_capabilities() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let status = format!("/proc/{}/status", services.pid("gateway"));
+    let status = std::fs::read_to_string(status).expect("read");
+    for set in ["CapPrm", "CapEff", "CapAmb"] {
+        let line = status.lines().find(|line| line.starts_with(set)).expect("the set");
+        let value = line.split_whitespace().nth(1).expect("a value");
+        assert_eq!(value, "0000000000000000", "{line}");
+    }
+}

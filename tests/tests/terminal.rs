@@ -1,0 +1,115 @@
+//! A job of a shell on a terminal, with `--shell-job`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::pty::openpty;
+use stasis_tests::{Dump, Engine, Machine, Scratch, built_program, wait_until};
+
+/// What the shell does: runs the program as its foreground job, then, when that was ended by the
+/// dump, the restore in the same place.
+const SHELL: &str = r#"
+set -m
+"$WORKLOAD" terminal "$DIR"
+touch "$DIR/ended"
+while [ ! -e "$DIR/restore" ]; do sleep 0.02; done
+eval "$RESTORE"
+touch "$DIR/over"
+"#;
+
+fn quoted(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| format!("'{}' ", word.to_string_lossy())).collect()
+}
+
+fn job(by: Engine, to: Engine) {
+    const JOB: Dump = Dump { leave_running: false, shell_job: true };
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let dir = scratch.path("work");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let images = scratch.path("images");
+    let terminal = openpty(None, None).expect("a pseudo terminal");
+    let mut restore = to.command("restore");
+    restore.arg("-D").arg(&images).arg("--shell-job");
+    if to == Engine::Criu {
+        restore.args(["-v4", "-o", "restore.log"]);
+    }
+    let slave = || Stdio::from(terminal.slave.try_clone().expect("dup"));
+    let mut shell = Command::new("setsid")
+        .args(["--ctty", "bash", "-c", SHELL])
+        .env("WORKLOAD", built_program("stasis-workload"))
+        .env("DIR", &dir)
+        .env("RESTORE", quoted(&restore))
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .expect("start the shell");
+    drop(terminal.slave);
+    // Somebody must read what is written to the terminal.
+    let mut master = File::from(terminal.master);
+    let screen = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // The end of a terminal is an error; what came before it counts.
+        master.read_to_end(&mut text).ok();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let file = |name: &str| dir.join(name);
+    let appears = |path: &Path| wait_until(Duration::from_secs(20), || path.exists());
+    assert!(appears(&file("ready")), "the job does not stand");
+    let pid = std::fs::read_to_string(file("ready")).expect("read").parse().expect("a pid");
+
+    let without = by.dump(pid, &scratch.path("refused"), Dump::default());
+    assert!(!without.success, "a job was dumped without --shell-job");
+    let remedy = by == Engine::Criu || without.stderr.contains("shell-job");
+    assert!(remedy, "no remedy: {}", without.stderr);
+
+    by.dump(pid, &images, JOB).must_succeed("dump");
+    assert!(appears(&file("ended")), "the shell does not see its job ended");
+    std::fs::write(file("restore"), "").expect("write");
+    let back = || {
+        std::fs::read_link(format!("/proc/{pid}/exe"))
+            .is_ok_and(|exe| exe == built_program("stasis-workload"))
+    };
+    if !wait_until(Duration::from_secs(20), || back() || file("over").exists()) || !back() {
+        shell.kill().and_then(|()| shell.wait()).expect("end the shell");
+        panic!("the job is not back: {}", screen.join().expect("join"));
+    }
+    std::fs::write(file("go"), "").expect("write");
+    assert!(appears(&file("result")), "no answer from the job");
+    assert!(appears(&file("over")), "the restore does not end with its job");
+    let result = std::fs::read_to_string(file("result")).expect("read");
+    shell.wait().expect("wait for the shell");
+    assert_eq!(result, "PASS\n");
+    let screen = screen.join().expect("join");
+    assert!(screen.contains("from the job"), "{screen}");
+}
+
+#[test]
+fn a_job_of_a_shell() {
+    job(Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn a_job_through_the_criu_face() {
+    job(Engine::CriuFace, Engine::CriuFace);
+}
+
+#[test]
+fn a_job_restored_by_criu_peer() {
+    job(Engine::Stasis, Engine::Criu);
+}
+
+#[test]
+fn a_job_dumped_by_criu_peer() {
+    job(Engine::Criu, Engine::Stasis);
+}
+
+#[test]
+fn a_job_carried_by_criu_peer_alone() {
+    job(Engine::Criu, Engine::Criu);
+}

@@ -1,0 +1,60 @@
+//! A checkpoint that lets its target run on leaves no trace in it: all of `/proc/PID` reads the
+//! same before and after.
+
+use stasis_tests::{Dump, Engine, Machine, Scratch, Snapshot, Workload};
+
+fn no_trace(family: &str, by: Engine) {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    // The first look itself may change a thing or two (page tables, name caches).
+    drop(Snapshot::of(workload.pid()));
+    let before = Snapshot::of(workload.pid());
+    let twice = before.differences(&Snapshot::of(workload.pid()));
+    assert!(twice.is_empty(), "changes by itself:\n{}", twice.join("\n"));
+    for images in ["first", "second"] {
+        let how = Dump { leave_running: true, ..Dump::default() };
+        by.dump(workload.pid(), &scratch.path(images), how).must_succeed("dump");
+        let found = before.differences(&Snapshot::of(workload.pid()));
+        assert!(found.is_empty(), "the {images} dump left traces:\n{}", found.join("\n"));
+    }
+    workload.check().expect("the program's own check");
+}
+
+#[test]
+fn a_dump_leaves_no_trace() {
+    no_trace("still", Engine::Stasis);
+}
+
+#[test]
+fn a_dump_by_the_criu_face_leaves_no_trace() {
+    no_trace("still", Engine::CriuFace);
+}
+
+/// The same for every process of a tree whose members sleep and look for work: everything but
+/// where they are in their sleep.
+#[test]
+fn a_dump_leaves_no_mapping_or_descriptor_in_a_tree() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("tree", scratch.path("work"));
+    let look = || -> Vec<String> {
+        let mut pids = machine.descendants();
+        pids.sort_unstable();
+        let text = |pid: &i32, name: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+        };
+        let files = |pid: &i32| {
+            let list = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+            let mut names: Vec<_> = list.flatten().map(|entry| entry.file_name()).collect();
+            names.sort();
+            format!("{names:?}")
+        };
+        pids.iter().map(|pid| format!("{pid}\n{}{}", text(pid, "maps"), files(pid))).collect()
+    };
+    let before = look();
+    let how = Dump { leave_running: true, ..Dump::default() };
+    Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how).must_succeed("dump");
+    assert_eq!(before, look());
+    workload.check().expect("the program's own check");
+}
