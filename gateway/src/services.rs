@@ -1,0 +1,104 @@
+//! The services that the gateway asks.
+
+use std::path::Path;
+
+use api::{
+    CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, Health, HealthState,
+    ProcessList, RestoreRequest, RestoreSummary, ServiceHealth,
+};
+use axum::http::StatusCode;
+use service::{Client, ClientError, Problem};
+
+/// A client for each service.
+#[derive(Clone, Debug)]
+pub struct Services {
+    collector: Client,
+    dumper: Client,
+    freezer: Client,
+    restorer: Client,
+}
+
+impl Services {
+    /// Clients of the sockets in a directory.
+    ///
+    /// # Errors
+    /// If a client cannot be made; whether the services answer shows later.
+    pub fn in_directory(run_dir: &Path) -> Result<Self, ClientError> {
+        let client = |name| Client::new(name, &run_dir.join(format!("{name}.sock")));
+        Ok(Self {
+            collector: client("collector")?,
+            dumper: client("dumper")?,
+            freezer: client("freezer")?,
+            restorer: client("restorer")?,
+        })
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> [&Client; 4] {
+        [&self.collector, &self.dumper, &self.freezer, &self.restorer]
+    }
+
+    pub(crate) async fn dump(&self, request: &DumpRequest) -> Result<DumpSummary, ClientError> {
+        self.dumper.post("/v1/dumps", request).await
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        request: &RestoreRequest,
+    ) -> Result<RestoreSummary, ClientError> {
+        self.restorer.post("/v1/restores", request).await
+    }
+
+    pub(crate) async fn checkpoints(&self) -> Result<CheckpointList, ClientError> {
+        self.dumper.get("/v1/checkpoints").await
+    }
+
+    /// One checkpoint; `None` when there is none of that name.
+    pub(crate) async fn checkpoint(
+        &self,
+        directory: &Directory,
+    ) -> Result<Option<CheckpointSummary>, ClientError> {
+        // The characters that a directory may have need no escape in a path.
+        match self.dumper.get(&format!("/v1/checkpoints/{directory}")).await {
+            Ok(summary) => Ok(Some(summary)),
+            Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn processes(&self) -> Result<ProcessList, ClientError> {
+        self.collector.get("/v1/processes").await
+    }
+}
+
+/// How well a service is.
+pub(crate) async fn health(client: &Client) -> ServiceHealth {
+    match client.get::<Health>("/healthz").await {
+        Ok(health) => ServiceHealth {
+            status: health.status,
+            version: Some(health.version),
+            message: (!health.notes.is_empty()).then(|| health.notes.join("; ")),
+        },
+        Err(error) => ServiceHealth {
+            status: HealthState::Down,
+            version: None,
+            message: Some(service::chain(&error)),
+        },
+    }
+}
+
+/// A service's failure as an answer of ours.
+pub(crate) fn problem(error: ClientError) -> Problem {
+    let status = match &error {
+        ClientError::Down { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Refused { status, .. } if status.is_client_error() => {
+            // Being refused for who we are is no fault of who asks us.
+            match *status {
+                StatusCode::FORBIDDEN => StatusCode::BAD_GATEWAY,
+                status => status,
+            }
+        }
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    Problem { status, detail: error.into_detail() }
+}

@@ -1,0 +1,305 @@
+//! The gateway over real sockets: HTTP on TCP before it, fakes that speak the services' JSON on
+//! Unix sockets behind it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use reqwest::Method;
+use serde_json::{Value, json};
+use service::metrics::Metrics;
+use stasis_gateway::{Gateway, GatewayMetrics, Jobs, Services, router};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
+
+struct Rest {
+    url: String,
+    http: reqwest::Client,
+    directory: tempfile::TempDir,
+    /// Lets the fake dumper finish a dump.
+    go: Arc<Notify>,
+}
+
+impl Rest {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let services = Services::in_directory(directory.path()).unwrap();
+        let common = Metrics::new("gateway").unwrap();
+        let metrics = GatewayMetrics::new(common.clone()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let own = router(Gateway { services, jobs: Jobs::default(), metrics });
+        tokio::spawn(service::serve_tcp(listener, own, common, std::future::pending()));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { url, http, directory, go: Arc::default() }
+    }
+
+    /// With all four services behind it.
+    async fn with_services() -> Self {
+        let rest = Self::start().await;
+        rest.fake("dumper", dumper(rest.go.clone()));
+        rest.fake("restorer", restorer());
+        rest.fake("freezer", Router::new());
+        let processes = get(|| async {
+            Json(json!({"processes": [{"pid": 7, "ppid": 1, "comm": "x", "command": "x -y",
+                "uid": 0, "threads": 1, "memory_bytes": 4096, "dumpable": true, "refusals": []}]}))
+        });
+        rest.fake("collector", Router::new().route("/v1/processes", processes));
+        rest
+    }
+
+    fn fake(&self, name: &'static str, own: Router) {
+        let listener = UnixListener::bind(self.directory.path().join(format!("{name}.sock")));
+        let health = json!({"service": name, "status": "ok", "version": "1.2.3"});
+        let metrics = format!(
+            "# HELP stasis_requests_total Requests answered.\n# TYPE stasis_requests_total \
+             counter\nstasis_requests_total{{service=\"{name}\"}} 1\n"
+        );
+        let app = own
+            .route("/healthz", get(async || Json(health)))
+            .route("/metrics", get(async || metrics));
+        let listener = listener.unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&str>) -> (u16, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_owned());
+        }
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.ask(Method::GET, path, None).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn finished(&self, job: &Value) -> Value {
+        let path = format!("/v1/jobs/{}?wait_ms=10000", job["id"].as_str().unwrap());
+        self.get(&path).await.1
+    }
+}
+
+fn summary(directory: &str) -> Value {
+    json!({"directory": directory, "created_ms": 1, "image_bytes": 5, "pid": 7, "comm": "x",
+        "processes": 1, "threads": 1})
+}
+
+/// Knows the checkpoint `there`; dumps when it is told to, and never process 1.
+fn dumper(go: Arc<Notify>) -> Router {
+    let dump = move |headers: HeaderMap, Json(request): Json<Value>| async move {
+        go.notified().await;
+        if request["pid"] == 1 {
+            let error = json!({"error": {"message": "dump process 1: it is init",
+                "remedy": "dump another"}});
+            return (StatusCode::UNPROCESSABLE_ENTITY, Json(error));
+        }
+        let parent = headers.get("traceparent").map(|parent| parent.to_str().unwrap());
+        let after = request["after"].as_str().unwrap();
+        // What was asked comes back in numbers that the summary has room for.
+        let done = json!({"frozen_us": 830, "total_us": parent.map_or(0, str::len), "processes": 1,
+            "threads": if after == "kill" { 9 } else { 8 }, "pages_scanned": 3, "pages_written": 2,
+            "image_bytes": 5, "account": {"stop_us": 1, "inventory_us": 2, "registers_us": 3,
+            "parasite_us": 4, "files_us": 5, "memory_us": 6, "cure_us": 7}});
+        (StatusCode::OK, Json(done))
+    };
+    let one = |Path(name): Path<String>| async move {
+        match name.as_str() {
+            "there" => (StatusCode::OK, Json(summary("there"))),
+            _ => (StatusCode::NOT_FOUND, Json(json!({"error": {"message": "none"}}))),
+        }
+    };
+    Router::new()
+        .route("/v1/dumps", post(dump))
+        .route("/v1/checkpoints", get(async || Json(json!({"checkpoints": [summary("there")]}))))
+        .route("/v1/checkpoints/{*directory}", get(one))
+}
+
+fn restorer() -> Router {
+    let restore = post(|Json(request): Json<Value>| async move {
+        assert_eq!(request["directory"], "there");
+        Json(json!({"pid": 7, "total_us": 9, "processes": 1, "threads": 1, "pages_restored": 2}))
+    });
+    Router::new().route("/v1/restores", restore)
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_a_job() {
+    let rest = Rest::with_services().await;
+    let pid = std::process::id();
+    let body = format!(r#"{{"pid": {pid}, "directory": "new", "leave_running": true}}"#);
+    let (status, job) = rest.post("/v1/checkpoints", &body).await;
+    assert_eq!(status, 202, "{job}");
+    assert_eq!((&job["state"], &job["kind"]), (&json!("running"), &json!("checkpoint")));
+    assert_eq!((&job["directory"], &job["pid"]), (&json!("new"), &json!(pid)));
+
+    let (status, busy) = rest.post("/v1/checkpoints", &body).await;
+    assert_eq!((status, &busy["error"]["field"]), (409, &json!("directory")), "{busy}");
+    let at = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+    assert_eq!(rest.get(&at).await.1["state"], "running");
+
+    rest.go.notify_one();
+    let done = rest.finished(&job).await;
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!((&done["dump"]["frozen_us"], &done["dump"]["threads"]), (&json!(830), &json!(8)));
+    assert!(done["finished_ms"].as_u64().unwrap() >= done["created_ms"].as_u64().unwrap());
+    assert_eq!(rest.get("/v1/jobs").await.1["jobs"][0]["id"], job["id"]);
+}
+
+#[tokio::test]
+async fn ended_is_the_default_and_names_are_made_up() {
+    let rest = Rest::with_services().await;
+    let body = format!(r#"{{"pid": {}}}"#, std::process::id());
+    let (status, job) = rest.post("/v1/checkpoints", &body).await;
+    assert_eq!(status, 202, "{job}");
+    let name = job["directory"].as_str().unwrap();
+    assert!(name.starts_with(&format!("{}-", std::process::id())), "{name}");
+    rest.go.notify_one();
+    assert_eq!(rest.finished(&job).await["dump"]["threads"], 9);
+}
+
+#[tokio::test]
+async fn a_restore_is_a_job_with_the_pid() {
+    let rest = Rest::with_services().await;
+    let (status, job) = rest.post("/v1/restores", r#"{"directory": "there"}"#).await;
+    assert_eq!(status, 202, "{job}");
+    let done = rest.finished(&job).await;
+    assert_eq!((&done["state"], &done["pid"]), (&json!("done"), &json!(7)), "{done}");
+    assert_eq!(done["restore"]["pages_restored"], 2);
+}
+
+#[tokio::test]
+async fn a_failed_job_says_what_the_service_said() {
+    let rest = Rest::with_services().await;
+    let (status, job) = rest.post("/v1/checkpoints", r#"{"pid": 1}"#).await;
+    assert_eq!(status, 202, "{job}");
+    rest.go.notify_one();
+    let failed = rest.finished(&job).await;
+    assert_eq!(failed["state"], "failed");
+    let error = json!({"message": "dump process 1: it is init", "remedy": "dump another"});
+    assert_eq!(failed["error"], error);
+}
+
+#[tokio::test]
+async fn bad_input_names_the_field_and_the_remedy() {
+    let rest = Rest::with_services().await;
+    let (checkpoints, restores) = ("/v1/checkpoints", "/v1/restores");
+    for (path, body, status, field) in [
+        (checkpoints, r#"{"pid": -1}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 0}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 2147483647}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": "7"}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 1.5}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": null}"#, 422, Some("pid")),
+        (checkpoints, r"{}", 422, Some("pid")),
+        (checkpoints, r#"{"pid": 1, "leave_runing": true}"#, 422, Some("leave_runing")),
+        (checkpoints, r#"{"pid": 1, "leave_running": "yes"}"#, 422, Some("leave_running")),
+        (checkpoints, r#"{"pid": 1, "directory": "/etc"}"#, 422, Some("directory")),
+        (checkpoints, r#"{"pid": 1, "directory": "a/../../b"}"#, 422, Some("directory")),
+        (checkpoints, r#"{"pid": 1, "directory": ""}"#, 422, Some("directory")),
+        (checkpoints, r#"{"pid": 1, "directory": "there"}"#, 409, Some("directory")),
+        (checkpoints, "[1]", 400, None),
+        (checkpoints, "{", 400, None),
+        (checkpoints, "", 400, None),
+        (restores, r"{}", 422, Some("directory")),
+        (restores, r#"{"directory": "nowhere"}"#, 404, Some("directory")),
+        (restores, r#"{"directory": 5}"#, 422, Some("directory")),
+        (restores, r#"{"directory": "there", "pid": 1}"#, 422, Some("pid")),
+    ] {
+        let (answered, answer) = rest.post(path, body).await;
+        assert_eq!(answered, status, "{path} {body}: {answer}");
+        assert_eq!(answer["error"]["field"].as_str(), field, "{path} {body}: {answer}");
+        assert!(answer["error"]["message"].is_string(), "{path} {body}: {answer}");
+        assert!(answer["error"]["remedy"].is_string(), "{path} {body}: {answer}");
+    }
+    let large = format!(r#"{{"pid": 1, "directory": "{}"}}"#, "x".repeat(70_000));
+    let (status, answer) = rest.post(checkpoints, &large).await;
+    assert_eq!(status, 413, "{answer}");
+}
+
+#[tokio::test]
+async fn wrong_paths_methods_types_and_queries_are_json_too() {
+    let rest = Rest::with_services().await;
+    for (method, path, status) in [
+        (Method::GET, "/", 404),
+        (Method::GET, "/v1/nothing", 404),
+        (Method::GET, "/v1/jobs/nobody", 404),
+        (Method::GET, "/v1/checkpoints/nowhere", 404),
+        (Method::GET, "/v1/checkpoints/.hidden", 422),
+        (Method::GET, "/v1/jobs/x?wait_ms=many", 422),
+        (Method::GET, "/v1/jobs/x?wait_ms=99999999", 422),
+        (Method::GET, "/v1/jobs/x?wait=1", 422),
+        (Method::DELETE, "/v1/checkpoints", 405),
+        (Method::GET, "/v1/restores", 405),
+        (Method::PUT, "/v1/jobs", 405),
+        (Method::POST, "/v1/checkpoints", 415),
+    ] {
+        let (answered, answer) = rest.ask(method.clone(), path, None).await;
+        assert_eq!(answered, status, "{method} {path}: {answer}");
+        assert!(answer["error"]["message"].is_string(), "{method} {path}: {answer}");
+        assert!(answer["error"]["remedy"].is_string(), "{method} {path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn lists_come_from_the_services() {
+    let rest = Rest::with_services().await;
+    assert_eq!(rest.get("/v1/processes").await.1["processes"][0]["comm"], "x");
+    assert_eq!(rest.get("/v1/checkpoints").await.1["checkpoints"][0]["directory"], "there");
+    assert_eq!(rest.get("/v1/checkpoints/there").await.1["image_bytes"], 5);
+}
+
+#[tokio::test]
+async fn a_service_that_is_down_is_said_to_be() {
+    let rest = Rest::start().await;
+    let (status, health) = rest.get("/healthz").await;
+    assert_eq!((status, &health["status"]), (503, &json!("degraded")));
+    assert_eq!(health["services"]["dumper"]["status"], "down");
+    let (status, answer) = rest.get("/v1/processes").await;
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("collector"), "{answer}");
+    assert!(answer["error"]["remedy"].is_string(), "{answer}");
+
+    let rest = Rest::with_services().await;
+    let (status, health) = rest.get("/healthz").await;
+    assert_eq!((status, &health["status"]), (200, &json!("ok")));
+    assert_eq!(health["services"]["freezer"]["version"], "1.2.3");
+}
+
+#[tokio::test]
+async fn metrics_of_all_are_on_one_page() {
+    let rest = Rest::with_services().await;
+    rest.get("/v1/jobs").await;
+    let page = rest.http.get(format!("{}/metrics", rest.url)).send().await.unwrap();
+    let text = page.text().await.unwrap();
+    assert_eq!(text.matches("# TYPE stasis_requests_total counter").count(), 1, "{text}");
+    assert!(text.contains("stasis_requests_total{service=\"dumper\"} 1"), "{text}");
+    assert!(text.contains("path=\"/v1/jobs\""), "{text}");
+    assert!(text.contains("stasis_service_up{service=\"freezer\"} 1"), "{text}");
+    assert!(text.contains("stasis_jobs_total{kind=\"restore\",outcome=\"failed\"} 0"), "{text}");
+}
+
+#[tokio::test]
+async fn a_dump_takes_as_long_as_it_takes() {
+    let rest = Rest::with_services().await;
+    let body = format!(r#"{{"pid": {}, "directory": "slow"}}"#, std::process::id());
+    let (_, job) = rest.post("/v1/checkpoints", &body).await;
+    let path = format!("/v1/jobs/{}?wait_ms=50", job["id"].as_str().unwrap());
+    let before = std::time::Instant::now();
+    assert_eq!(rest.get(&path).await.1["state"], "running");
+    assert!(before.elapsed() >= Duration::from_millis(50));
+    rest.go.notify_one();
+    assert_eq!(rest.finished(&job).await["state"], "done");
+}
