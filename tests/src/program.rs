@@ -19,7 +19,13 @@ impl Scratch {
     /// Makes the directory.
     #[must_use]
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("stasis-test.").tempdir();
+        Self::new_in(std::env::temp_dir())
+    }
+
+    /// Makes it in a directory of the caller's choice.
+    #[must_use]
+    pub fn new_in(parent: impl AsRef<Path>) -> Self {
+        let dir = tempfile::Builder::new().prefix("stasis-test.").tempdir_in(parent);
         Self(Some(dir.expect("make a directory")))
     }
 

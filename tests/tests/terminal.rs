@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use stasis_tests::{Dump, Engine, Machine, Scratch, built_program, wait_until};
 
@@ -33,6 +34,10 @@ fn job(by: Engine, to: Engine) {
     std::fs::create_dir(&dir).expect("mkdir");
     let images = scratch.path("images");
     let terminal = openpty(None, None).expect("a pseudo terminal");
+    for end in [&terminal.master, &terminal.slave] {
+        // The job must not inherit the ends that belong to the test.
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close on exec");
+    }
     let mut restore = to.command("restore");
     restore.arg("-D").arg(&images).arg("--shell-job");
     if to == Engine::Criu {
