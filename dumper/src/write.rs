@@ -117,12 +117,19 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: captured.files.exe(pid).unwrap_or(0),
-        mm_saved_auxv: task.auxv.0.clone(),
+        mm_saved_auxv: auxiliary_vector(&task.auxv.0),
         vmas,
         dumpable: report.map(|report| report.state.dumpable),
         thp_disabled: report.map(|report| report.state.thp_disable != 0),
         ..MmEntry::default()
     })
+}
+
+/// The auxiliary vector without the pair of zeros that ends it and the padding behind: the kernel
+/// ends it anew when it is set, and CRIU has room for 44 words, which the entries of Linux 6.18
+/// alone fill.
+fn auxiliary_vector(words: &[u64]) -> Vec<u64> {
+    words.chunks_exact(2).take_while(|pair| pair[0] != 0).flatten().copied().collect()
 }
 
 fn zombies(captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {

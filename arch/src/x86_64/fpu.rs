@@ -2,6 +2,9 @@
 //! `NT_X86_XSTATE` reports it: the standard, not compacted, XSAVE layout (Intel SDM vol. 1,
 //! 13.4), and what a signal frame wants around it.
 
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::ops::Range;
+
 /// Alignment in bytes of the area that XSAVE and XRSTOR take.
 pub const ALIGN: usize = 64;
 
@@ -19,32 +22,47 @@ const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
 /// Bytes of the second magic, which closes the area in a signal frame.
 const MAGIC2_BYTES: usize = 4;
 
-/// A component of the extended state: its bit in the mask, its place and length in the standard
-/// layout (CPUID leaf 13 on every processor that has it).
+/// A component of the extended state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Component {
     /// Bit number in the component mask (XCR0).
     pub bit: u32,
-    /// Offset in bytes from the start of the area.
-    pub offset: usize,
     /// Length in bytes.
     pub bytes: usize,
 }
 
 /// Upper halves of the sixteen 256-bit registers.
-pub const YMM: Component = Component { bit: 2, offset: 576, bytes: 256 };
+pub const YMM: Component = Component { bit: 2, bytes: 256 };
 /// Bound registers of MPX.
-pub const BNDREGS: Component = Component { bit: 3, offset: 960, bytes: 64 };
+pub const BNDREGS: Component = Component { bit: 3, bytes: 64 };
 /// Bound configuration of MPX.
-pub const BNDCSR: Component = Component { bit: 4, offset: 1024, bytes: 64 };
+pub const BNDCSR: Component = Component { bit: 4, bytes: 64 };
 /// The eight AVX-512 mask registers.
-pub const OPMASK: Component = Component { bit: 5, offset: 1088, bytes: 64 };
+pub const OPMASK: Component = Component { bit: 5, bytes: 64 };
 /// Upper halves of the first sixteen 512-bit registers.
-pub const ZMM_HI256: Component = Component { bit: 6, offset: 1152, bytes: 512 };
+pub const ZMM_HI256: Component = Component { bit: 6, bytes: 512 };
 /// The other sixteen 512-bit registers.
-pub const HI16_ZMM: Component = Component { bit: 7, offset: 1664, bytes: 1024 };
+pub const HI16_ZMM: Component = Component { bit: 7, bytes: 1024 };
 /// Protection-key rights.
-pub const PKRU: Component = Component { bit: 9, offset: 2688, bytes: 8 };
+pub const PKRU: Component = Component { bit: 9, bytes: 8 };
+
+impl Component {
+    /// Where this processor keeps the component in the standard layout, in bytes from the start
+    /// of the area; `None` where it has none. The places differ between makers (CPUID leaf 13).
+    #[must_use]
+    pub fn place(self) -> Option<Range<usize>> {
+        const LEAF: u32 = 13;
+        if __cpuid(0).eax < LEAF {
+            return None;
+        }
+        let supported = __cpuid_count(LEAF, 0).eax;
+        if supported & (1 << self.bit) == 0 {
+            return None;
+        }
+        let start = __cpuid_count(LEAF, self.bit).ebx as usize;
+        Some(start..start + self.bytes)
+    }
+}
 
 /// Every component that the image format has a field for, beyond the legacy region.
 pub const COMPONENTS: [Component; 7] = [YMM, BNDREGS, BNDCSR, OPMASK, ZMM_HI256, HI16_ZMM, PKRU];
@@ -61,14 +79,6 @@ pub fn foreign_components(area: &[u8]) -> u64 {
 #[must_use]
 pub fn components_in_use(area: &[u8]) -> u64 {
     area.get(LEGACY_BYTES..LEGACY_BYTES + 8)
-        .and_then(|word| word.try_into().ok())
-        .map_or(0b11, u64::from_le_bytes)
-}
-
-/// The mask of components that the kernel reports in `area`, in use or not (its XCR0).
-#[must_use]
-pub fn components_supported(area: &[u8]) -> u64 {
-    area.get(SOFTWARE_RESERVED..SOFTWARE_RESERVED + 8)
         .and_then(|word| word.try_into().ok())
         .map_or(0b11, u64::from_le_bytes)
 }
