@@ -103,7 +103,7 @@ fn components(area: &mut [u8], from: &UserX86XsaveEntry) {
 
 /// The bytes of a component; none where the processor has none.
 fn place(area: &mut [u8], component: Component) -> &mut [u8] {
-    area.get_mut(component.offset..component.offset + component.bytes).unwrap_or_default()
+    component.place().and_then(|place| area.get_mut(place)).unwrap_or_default()
 }
 
 fn words(to: &mut [u8], from: &[u32]) {
