@@ -4,18 +4,20 @@
 //! not restore (yet). What depends on the host is refused by [`crate::host`].
 
 mod memory;
+mod nameless;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use images::messages::{
-    FsEntry, MmEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX86,
+    FileEntry, FsEntry, MmEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX86,
 };
 use images::{ImageDir, names};
 
 use memory::Store;
 pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
+use nameless::Nameless;
 pub(crate) use task::{capability_set, signal_of};
 
 use crate::error::Error;
@@ -86,16 +88,22 @@ pub(crate) struct Thread {
 impl World {
     /// Reads and checks all images of `dir`.
     pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
-        let tree = dir.read_all(&names::pstree())?;
+        let mut tree = dir.read_all(&names::pstree())?;
+        for entry in &mut tree {
+            // CRIU notes a single thread 0 for a process that has ended.
+            entry.threads.retain(|&tid| tid != 0);
+        }
         check_tree(&tree)?;
+        let files = dir.read_all(&names::files())?;
+        let nameless = Nameless::load(dir, &files)?;
         let mut store = Store::default();
         let mut processes = Vec::new();
         for entry in &tree {
-            processes.push(task::load(dir, entry, &mut store)?);
+            processes.push(task::load(dir, entry, &nameless, &mut store)?);
         }
         check_sharing(dir, &processes)?;
         let segments = memory::segments(dir, &processes, &mut store)?;
-        let files = file_images(dir, &processes)?;
+        let files = file_images(dir, files, &processes)?;
         Ok(Self { processes, segments, stores: store.into_files(), files })
     }
 
@@ -117,11 +125,13 @@ impl World {
     }
 }
 
-fn file_images(dir: &ImageDir, processes: &[Process]) -> Result<FileImages, Error> {
+fn file_images(
+    dir: &ImageDir,
+    files: Vec<FileEntry>,
+    processes: &[Process],
+) -> Result<FileImages, Error> {
     let mut images = FileImages::default();
-    for file in dir.read_all(&names::files())? {
-        images.files.insert(file.id, file);
-    }
+    images.files.extend(files.into_iter().map(|file| (file.id, file)));
     for body in processes.iter().filter_map(|process| process.body.as_ref()) {
         images.tables.insert(body.files_id, dir.read_all(&names::fdinfo(body.files_id))?);
     }

@@ -238,7 +238,13 @@ fn interval_timers(process: &Process) -> Result<[TimerValue; 3], Error> {
             value: time(timer.vsec, timer.vusec)?,
         })
     };
-    Ok([value(&timers.real)?, value(&timers.virt)?, value(&timers.prof)?])
+    let mut real = value(&timers.real)?;
+    // A periodic timer without time left has rung, and goes on when its signal is taken: it is
+    // wound up to ring at once, for no other setting would keep the period.
+    if real.value == Time::default() && real.interval != Time::default() {
+        real.value.fraction = 1;
+    }
+    Ok([real, value(&timers.virt)?, value(&timers.prof)?])
 }
 
 /// POSIX timers in ascending order of their ids: a kernel that counts ids up must meet them so.

@@ -9,6 +9,7 @@ use images::{ImageDir, names};
 use parasite::restorer::SIGINFO_BYTES;
 
 use super::memory::{self, Store};
+use super::nameless::Nameless;
 use super::{Body, Process, State, Thread};
 use crate::error::Error;
 
@@ -21,6 +22,7 @@ const SCHED_DEADLINE: u32 = 6;
 pub(super) fn load(
     dir: &ImageDir,
     entry: &PstreeEntry,
+    nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Process, Error> {
     let pid = entry.pid;
@@ -41,7 +43,7 @@ pub(super) fn load(
         State::Dead { .. } => None,
         State::Alive | State::Stopped => {
             check_process(&object, &core)?;
-            Some(body(dir, entry, leader, store)?)
+            Some(body(dir, entry, leader, nameless, store)?)
         }
     };
     Ok(Process {
@@ -59,6 +61,7 @@ fn body(
     dir: &ImageDir,
     entry: &PstreeEntry,
     leader: CoreEntry,
+    nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Body, Error> {
     let pid = entry.pid;
@@ -68,7 +71,8 @@ fn body(
         check_machine(&format!("thread {tid}"), &core)?;
         threads.push(thread(tid, core)?);
     }
-    let mm = dir.require(&names::mm(pid))?;
+    let mut mm = dir.require(&names::mm(pid))?;
+    nameless.correct(pid, &mut mm)?;
     memory::check_mm(pid, &mm)?;
     let (runs, vdso) = memory::private_runs(dir, pid, &mm, store)?;
     let fs = dir.require(&names::fs(pid))?;

@@ -1,0 +1,58 @@
+//! Shared anonymous memory that was dumped as a memfd.
+//!
+//! The kernel keeps such memory in a nameless file that it calls `/dev/zero`. Where CRIU cannot
+//! tell the device of these files from that of memfds, it writes a memfd of that name. Here it
+//! becomes what it was.
+
+use std::collections::BTreeMap;
+
+use images::messages::{FileEntry, MmEntry, vma_status};
+use images::{ImageDir, names};
+
+use crate::error::Error;
+
+/// The kernel's name for shared anonymous memory.
+const NAME: &[u8] = b"/dev/zero";
+
+/// Ids of files that are shared anonymous memory, and which each is.
+#[derive(Debug, Default)]
+pub(super) struct Nameless {
+    segments: BTreeMap<u64, u64>,
+}
+
+impl Nameless {
+    /// Looks through the memfds.
+    pub(super) fn load(dir: &ImageDir, files: &[FileEntry]) -> Result<Self, Error> {
+        let mut segments = BTreeMap::new();
+        let inodes = dir.read_all(&names::memfd())?;
+        for memfd in files.iter().filter_map(|file| file.memfd.as_ref()) {
+            let inode = inodes.iter().find(|inode| inode.inode_id == u64::from(memfd.inode_id));
+            if let Some(inode) = inode.filter(|inode| inode.name == NAME) {
+                segments.insert(memfd.id.into(), inode.shmid.into());
+            }
+        }
+        Ok(Self { segments })
+    }
+
+    /// Makes mappings of such memory mappings of shared memory again; mappings of other memfds
+    /// are refused.
+    pub(super) fn correct(&self, pid: u32, mm: &mut MmEntry) -> Result<(), Error> {
+        use vma_status::{ANON_SHARED, FILE_PRIVATE, FILE_SHARED, MEMFD};
+        for vma in mm.vmas.iter_mut().filter(|vma| vma.status & MEMFD != 0) {
+            match self.segments.get(&vma.shmid) {
+                Some(&shmid) if vma.status & FILE_SHARED != 0 => {
+                    vma.shmid = shmid;
+                    vma.status = vma.status & !(MEMFD | FILE_SHARED | FILE_PRIVATE) | ANON_SHARED;
+                }
+                _ => {
+                    return Err(Error::refused(
+                        format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end),
+                        "it is of a memfd",
+                        "memfds are not supported yet",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
