@@ -32,7 +32,7 @@ pub(super) fn lay_out(
 
 fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread, Error> {
     let core = &thread.core;
-    let rseq = core.rseq_entry.clone().unwrap_or_default();
+    let rseq = core.rseq_entry.unwrap_or_default();
     let creds = core
         .creds
         .as_ref()
