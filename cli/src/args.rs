@@ -15,6 +15,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Checkpoint a process and all its descendants
+    Dump(DumpOptions),
+    /// Restore a checkpoint
+    Restore(RestoreOptions),
     /// Say what this kernel can do; the exit code is 0 when all that is required is there
     Check(CheckOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
@@ -26,6 +30,45 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DumpOptions {
+    /// Process at the root of the tree
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: i32,
+    /// Directory for the images; it is made, and must not hold a checkpoint yet
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Let the tree run on; without this and --leave-stopped it is ended once its images are safe
+    #[arg(long)]
+    pub(crate) leave_running: bool,
+    /// Leave the tree stopped, as by SIGSTOP
+    #[arg(long, conflicts_with = "leave_running")]
+    pub(crate) leave_stopped: bool,
+    /// Allow a tree whose session or terminal lies outside it
+    #[arg(long)]
+    pub(crate) shell_job: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestoreOptions {
+    /// Directory that holds the checkpoint
+    #[arg(short = 'D', long, value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Print the pid of the restored root and return; without this, wait for the root to end
+    /// and return its exit status
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// File for the pid of the restored root; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// Join the caller's session and terminal
+    #[arg(long)]
+    pub(crate) shell_job: bool,
+    /// Leave the tree stopped, as by SIGSTOP
+    #[arg(long)]
+    pub(crate) leave_stopped: bool,
 }
 
 #[derive(Debug, clap::Args)]

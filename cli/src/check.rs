@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::CheckOptions;
 use crate::failure::Failure;
+use crate::output;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -34,29 +35,32 @@ pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
             answer,
         });
         let report = Report { usable, features: lines.collect() };
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
-        print(&features);
+        output::print(&text(&features))?;
     }
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(features: &KernelFeatures) {
+fn text(features: &KernelFeatures) -> String {
+    let mut lines = Vec::new();
     for (need, title) in [
-        (Need::Required, "required"),
-        (Need::Useful, "useful"),
-        (Need::Informative, "good to know"),
+        (Need::Required, "required:"),
+        (Need::Useful, "useful:"),
+        (Need::Informative, "good to know:"),
     ] {
-        println!("{title}:");
+        lines.push(title.to_owned());
         for (feature, answer) in features.iter().filter(|(feature, _)| feature.need() == need) {
-            println!("  {:<8} {:<24} {}", answer.word(), feature.name(), feature.purpose());
+            let (word, name) = (answer.word(), feature.name());
+            lines.push(format!("  {word:<8} {name:<24} {}", feature.purpose()));
             if let Some(reason) = answer.reason() {
-                println!("  {:<8} {:<24} ({reason})", "", "");
+                lines.push(format!("{:36}({reason})", ""));
             }
         }
     }
-    match features.missing().count() {
-        0 => println!("This kernel has all that checkpoint and restore require."),
-        count => println!("{count} required features are missing or unknown: see above."),
-    }
+    lines.push(match features.missing().count() {
+        0 => "This kernel has all that checkpoint and restore require.\n".to_owned(),
+        count => format!("{count} required features are missing or unknown: see above.\n"),
+    });
+    lines.join("\n")
 }

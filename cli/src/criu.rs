@@ -2,13 +2,17 @@
 //! and the log are CRIU's; the work is done by the same engines as `stasis` uses.
 
 mod check;
+mod dump;
 mod log;
 mod options;
+mod restore;
 mod table;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use crate::failure::Failure;
 
 use options::{Asked, Command, Options};
 use tracing::error;
@@ -18,7 +22,28 @@ const VERSION: &str = "4.2";
 
 const USAGE: &str = "
 Usage:
+  criu dump -t PID [<options>]
+  criu restore [<options>]
   criu check [--feature FEAT]
+
+Options:
+  -t|--tree PID         root of the process tree to dump
+  -D|--images-dir DIR   directory for image files [default: .]
+  -W|--work-dir DIR     directory for the log, pidfile and stats [default: the images directory]
+  -o|--log-file FILE    log file, - for standard output [default: standard error]
+  -v[NUM]|-v[v...]      verbosity: 1 errors, 2 warnings (default), 3 information, 4 all
+  -R|--leave-running    leave tasks running after the dump
+  -s|--leave-stopped    leave tasks stopped after the dump or restore
+  -j|--shell-job        dump and restore jobs of a shell
+  -d|--restore-detached detach after the restore
+  -S|--restore-sibling  restore the root as a sibling (needs -d)
+     --pidfile FILE     write the pid of the restored root to FILE, which must not exist
+  -r|--root PATH        root file system
+     --feature FEAT     only check a particular feature
+  -h|--help             show this text
+  -V|--version          show version
+
+CRIU's other options are known, and refused by name.
 ";
 
 /// Runs as `criu` with these arguments.
@@ -44,6 +69,15 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Why statistics could not be put in their place.
+#[derive(Debug, thiserror::Error)]
+#[error("move statistics to {to}")]
+struct StatsError {
+    to: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
 /// The directories that a command works in.
 struct Place {
     images: PathBuf,
@@ -62,6 +96,18 @@ impl Place {
             .canonicalize()
             .map_err(|error| format!("Can't change directory to {}: {error}", work.display()))?;
         Ok(Self { images, work })
+    }
+
+    /// Statistics are written among the images; CRIU's callers look in the work directory.
+    fn take_stats(&self, name: &str) -> Result<(), StatsError> {
+        if self.images == self.work {
+            return Ok(());
+        }
+        let (from, to) = (self.images.join(name), self.work.join(name));
+        // A rename would not do between file systems.
+        std::fs::copy(&from, &to)
+            .and_then(|_| std::fs::remove_file(&from))
+            .map_err(|source| StatsError { to, source })
     }
 }
 
@@ -89,6 +135,8 @@ fn run(command: Command, options: &Options) -> bool {
         return false;
     }
     match command {
+        Command::Dump => dump::run(options, &place),
+        Command::Restore => restore::run(options, &place),
         Command::Check => check::run(options),
     }
 }
@@ -110,6 +158,13 @@ fn refuse(options: &Options) -> bool {
         return true;
     }
     !options.refused.is_empty()
+}
+
+/// Logs an error, each of its lines as one that begins with `Error`.
+fn log_error(failure: &Failure) {
+    for line in failure.to_string().lines() {
+        error!("{line}");
+    }
 }
 
 /// The first file that CRIU would read options from unasked.

@@ -11,7 +11,12 @@
 mod args;
 mod check;
 mod criu;
+mod dump;
 mod failure;
+mod output;
+mod pidfile;
+mod progress;
+mod restore;
 mod show;
 
 use std::ffi::OsStr;
@@ -41,14 +46,17 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     }
     log_to_stderr();
     match args.command {
+        Command::Dump(options) => dump::run(options),
+        Command::Restore(options) => restore::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Show(options) => {
             let summary = show::summarize(&images::ImageDir::open(&options.directory)?)?;
-            if options.json {
-                println!("{}", serde_json::to_string_pretty(&summary)?);
+            let text = if options.json {
+                serde_json::to_string_pretty(&summary)? + "\n"
             } else {
-                print!("{summary}");
-            }
+                summary.to_string()
+            };
+            output::print(&text)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Criu { .. } => unreachable!("the criu face has its own log"),

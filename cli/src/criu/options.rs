@@ -15,6 +15,8 @@ use super::table::{Kind, Known, find_long, find_short};
 /// What CRIU is asked to do, of what is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
+    Dump,
+    Restore,
     Check,
 }
 
@@ -195,6 +197,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
 fn command(words: &[String]) -> Result<Command, UsageError> {
     let name = words.first().ok_or(UsageError::NoCommand)?;
     let command = match name.as_str() {
+        "dump" => Command::Dump,
+        "restore" => Command::Restore,
         "check" => Command::Check,
         name if UNSUPPORTED_COMMANDS.contains(&name) => {
             return Err(UsageError::UnsupportedCommand(name.to_owned()));

@@ -1,0 +1,46 @@
+//! `criu dump`.
+
+use dumper::{AfterDump, DumpOptions};
+use images::{Quiet, names};
+use tracing::{error, info};
+
+use super::options::{FinalState, Options};
+use super::{Place, log_error};
+
+pub(super) fn run(options: &Options, place: &Place) -> bool {
+    let Some(pid) = options.tree else {
+        error!("pid not specified");
+        return false;
+    };
+    let asked = DumpOptions {
+        pid,
+        images_dir: place.images.clone(),
+        after: match options.final_state {
+            FinalState::Default => AfterDump::Kill,
+            FinalState::Running => AfterDump::Resume,
+            FinalState::Stopped => AfterDump::Stop,
+        },
+        shell_job: options.shell_job,
+        root: options.root.clone(),
+        // CRIU's callers dump into directories of their own making, and again into the same.
+        overwrite: true,
+        in_place: true,
+    };
+    let dumped = dumper::dump(&asked, &mut Quiet);
+    let placed = dumped.map_err(Into::into).and_then(|report| {
+        place.take_stats(names::stats_dump().name())?;
+        Ok(report)
+    });
+    match placed {
+        Ok(report) => {
+            info!("frozen for {} us: {:?}", report.frozen.as_micros(), report.account);
+            info!("Dumping finished successfully");
+            true
+        }
+        Err(failure) => {
+            log_error(&failure);
+            error!("Dumping FAILED.");
+            false
+        }
+    }
+}

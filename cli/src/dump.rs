@@ -1,0 +1,39 @@
+//! `stasis dump`.
+
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+
+use dumper::{AfterDump, DumpOptions};
+
+use crate::args;
+use crate::failure::Failure;
+use crate::progress::{Bar, bytes, count, time};
+
+pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
+    let after = match (options.leave_running, options.leave_stopped) {
+        (true, _) => AfterDump::Resume,
+        (_, true) => AfterDump::Stop,
+        _ => AfterDump::Kill,
+    };
+    let asked = DumpOptions {
+        pid: options.pid,
+        images_dir: options.directory,
+        after,
+        shell_job: options.shell_job,
+        root: None,
+        overwrite: false,
+        in_place: false,
+    };
+    let report = dumper::dump(&asked, &mut Bar::new())?;
+    if stdout().is_terminal() {
+        println!(
+            "{}, {}, {} in {}; frozen for {}",
+            count(report.processes, "process"),
+            count(report.threads, "thread"),
+            bytes(report.image_bytes),
+            time(report.total),
+            time(report.frozen),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

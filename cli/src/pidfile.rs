@@ -1,0 +1,73 @@
+//! The file that tells others which process was restored.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Why a pidfile could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} pidfile {path}")]
+pub(crate) struct PidfileError {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// A pidfile that is ours; it is taken away again unless it is written.
+#[derive(Debug)]
+pub(crate) struct Pidfile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Pidfile {
+    /// Makes the file, which must not exist: before the restore, so that one that would fail for
+    /// it is not begun.
+    pub(crate) fn reserve(path: &Path) -> Result<Self, PidfileError> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|source| PidfileError {
+            operation: "make",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { path: path.to_owned(), file: Some(file) })
+    }
+
+    /// Writes the pid, as CRIU does: digits and nothing else.
+    pub(crate) fn write(mut self, pid: i32) -> Result<(), PidfileError> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.write_all(pid.to_string().as_bytes()).map_err(|source| PidfileError {
+            operation: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        if self.file.is_some()
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!("remove pidfile {}: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pidfile_is_new_and_stays_only_when_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        drop(Pidfile::reserve(&path).unwrap());
+        assert!(!path.exists());
+        Pidfile::reserve(&path).unwrap().write(41).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "41");
+        assert!(Pidfile::reserve(&path).is_err());
+    }
+}

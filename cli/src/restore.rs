@@ -1,0 +1,116 @@
+//! `stasis restore`.
+
+use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgid, getpgrp};
+use restorer::{AfterRestore, RestoreOptions, RestoreReport};
+
+use crate::args;
+use crate::failure::Failure;
+use crate::pidfile::Pidfile;
+use crate::progress::{Bar, count, time};
+
+/// Why the restored tree could not be waited for.
+#[derive(Debug, thiserror::Error)]
+#[error("wait for process {pid}")]
+struct WaitError {
+    pid: i32,
+    #[source]
+    source: Errno,
+}
+
+pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
+    let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
+    let report = restore(options, options.directory.clone())?;
+    if let Some(pidfile) = pidfile {
+        pidfile.write(report.pid)?;
+    }
+    if options.detach {
+        println!("{}", report.pid);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if stdout().is_terminal() {
+        println!(
+            "{}, {} in {}; the root is process {}",
+            count(report.processes, "process"),
+            count(report.threads, "thread"),
+            time(report.total),
+            report.pid,
+        );
+    }
+    wait(report.pid)
+}
+
+fn restore(
+    options: &args::RestoreOptions,
+    images_dir: PathBuf,
+) -> Result<RestoreReport, restorer::Error> {
+    let asked = RestoreOptions {
+        images_dir,
+        after: if options.leave_stopped { AfterRestore::Stop } else { AfterRestore::Resume },
+        shell_job: options.shell_job,
+        root: None,
+        sibling: false,
+    };
+    restorer::restore(&asked, &mut Bar::new())
+}
+
+/// The signals by which people and their programs ask something of a command.
+const PASSED_ON: [Signal; 8] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
+
+/// Stands in for the restored root until it ends: what we are sent it is sent, and its exit
+/// status becomes ours (128 and the signal's number when a signal ended it, as shells have it).
+fn wait(root: i32) -> Result<ExitCode, Failure> {
+    let pid = Pid::from_raw(root);
+    let failed = |source| WaitError { pid: root, source };
+    let mut awaited: SigSet = PASSED_ON.into_iter().collect();
+    awaited.add(Signal::SIGCHLD);
+    awaited.thread_block().map_err(failed)?;
+    loop {
+        // Looked at before each wait: the root may have ended before its signal was blocked.
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(exit_code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(exit_code(128 + signal as i32)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(failed(errno).into()),
+        }
+        let signal = awaited.wait().map_err(failed)?;
+        // Whoever is in our process group has had the terminal's signal already.
+        if signal != Signal::SIGCHLD && getpgid(Some(pid)) != Ok(getpgrp()) {
+            match kill(pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(failed(errno).into()),
+            }
+        }
+    }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    // An exit status has eight bits.
+    ExitCode::from(code.to_le_bytes()[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_have_eight_bits() {
+        assert_eq!(exit_code(3), ExitCode::from(3));
+        assert_eq!(exit_code(128 + 9), ExitCode::from(137));
+    }
+}
