@@ -296,6 +296,8 @@ pub struct Thread {
     pub nice: i32,
     /// Padding.
     pub pad: u32,
+    /// Processors that it may run on, one bit each; empty to leave them as they are.
+    pub affinity: Table<u8>,
     /// Credentials.
     pub credentials: Credentials,
     /// Signals pending for this thread alone.
@@ -376,7 +378,7 @@ const _: () = {
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 104 + 16 + 16);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 16 + 104 + 16 + 16);
     assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 40);
 };
 

@@ -18,7 +18,7 @@ use images::{ImageDir, names};
 use memory::Store;
 pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
 use nameless::Nameless;
-pub(crate) use task::{capability_set, signal_of};
+pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
 use crate::files::FileImages;

@@ -22,7 +22,7 @@ pub(crate) use threads::name;
 use self::table::Tables;
 use crate::error::Error;
 use crate::host::{Host, Range};
-use crate::load::{Body, END_OF_SPACE, Process};
+use crate::load::{Body, END_OF_SPACE, Process, personality};
 
 const PAGE: usize = 4096;
 /// Stack of a thread while it runs the restorer, which has no deep frames.
@@ -87,7 +87,7 @@ pub(crate) fn region(
         close_from: descriptors.base,
         park_signal,
         dumpable: body.mm.dumpable.unwrap_or(-1),
-        personality: process.core.personality,
+        personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
         thp_disable: body.mm.thp_disabled.unwrap_or(false).into(),
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),

@@ -137,7 +137,26 @@ fn check_process(object: &str, core: &TaskCoreEntry) -> Result<(), Error> {
             "32-bit tasks are not supported yet",
         ));
     }
+    personality(core.personality).ok_or_else(|| {
+        Error::image(object, format!("{:#x} is no personality", core.personality))
+    })?;
     check_signals(object, core.signals_s.as_ref())
+}
+
+/// The personality that an image means. CRIU reads the kernel's hexadecimal digits as decimal
+/// ones: 0x40000 becomes 40,000. No true personality looks like the outcome of that, apart from
+/// the few that are the same either way.
+pub(crate) fn personality(stored: u32) -> Option<u32> {
+    /// The lowest byte says whose behaviour is wanted; these are the ones that Linux has.
+    const DOMAINS: std::ops::RangeInclusive<u32> = 0..=0x11;
+    /// Bits 17 to 27 switch single things on or off; the rest of Linux's "bug emulation" lies in
+    /// the second byte's upper half.
+    const SWITCHES: u32 = 0x0ffe_0000;
+    let valid = |value: u32| DOMAINS.contains(&(value & 0xff)) && value & !(SWITCHES | 0xff) == 0;
+    if valid(stored) {
+        return Some(stored);
+    }
+    u32::from_str_radix(&stored.to_string(), 16).ok().filter(|&value| valid(value))
 }
 
 fn check_signals(object: &str, queue: Option<&SignalQueueEntry>) -> Result<(), Error> {
@@ -200,5 +219,26 @@ pub(super) fn check_namespaces(
             format!("it was in a {name} namespace of its own"),
             "namespaces are not supported yet: dump from inside the namespace, restore inside one",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn personalities_are_taken_as_they_were_meant() {
+        assert_eq!(personality(0), Some(0));
+        assert_eq!(personality(0x4_0000), Some(0x4_0000));
+        assert_eq!(personality(40000), Some(0x4_0000));
+        assert_eq!(personality(8), Some(8));
+        assert_eq!(personality(440_008), Some(0x44_0008));
+        assert_eq!(personality(0xffff_ffff), None);
+    }
+
+    #[test]
+    fn capability_words_are_low_first() {
+        assert_eq!(capability_set(&[1, 2, 3]), 0x2_0000_0001);
+        assert_eq!(capability_set(&[]), 0);
     }
 }

@@ -52,6 +52,7 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         policy: core.sched_policy.unwrap_or(0) as i32,
         priority: core.sched_prio.unwrap_or(0) as i32,
         nice: core.sched_nice.unwrap_or(0),
+        affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, host, tables),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()

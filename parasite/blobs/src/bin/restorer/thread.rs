@@ -119,6 +119,11 @@ fn schedule(context: &Context, thread: &Thread) {
     let priority = thread.priority;
     let args = [0, thread.policy as usize, &raw const priority as usize, 0, 0, 0];
     context.must(Step::Schedule, object, nr::SCHED_SETSCHEDULER, args);
+    let processors = context.entries(thread.affinity);
+    if !processors.is_empty() {
+        let args = [0, processors.len(), processors.as_ptr() as usize, 0, 0, 0];
+        context.must(Step::Schedule, object, nr::SCHED_SETAFFINITY, args);
+    }
     // PRIO_PROCESS, of this thread.
     let args = [0, 0, thread.nice as isize as usize, 0, 0, 0];
     context.must(Step::Schedule, object, nr::SETPRIORITY, args);
