@@ -13,6 +13,9 @@ use crate::names;
 /// What the names of temporary directories contain.
 const MARK: &str = ".stasis-tmp-";
 
+/// Files that are being synchronised at once.
+const SYNC_THREADS: usize = 8;
+
 /// A temporary directory. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Staging {
@@ -108,18 +111,17 @@ impl Staging {
 
     /// Counts the files and, if asked, has them on the disk.
     fn settle(&self, names: &BTreeSet<String>) -> Result<Committed, Error> {
-        let mut committed = Committed { files: names.len(), bytes: 0 };
-        for name in names {
-            if name == names::PARENT_LINK {
-                continue;
-            }
+        let mut files = Vec::new();
+        for name in names.iter().map(String::as_str).filter(|name| *name != names::PARENT_LINK) {
             let file = File::open(self.path.join(name)).map_err(Error::io("open", name))?;
+            files.push((name, file));
+        }
+        let mut committed = Committed { files: files.len(), bytes: 0 };
+        for (name, file) in &files {
             committed.bytes += file.metadata().map_err(Error::io("stat", name))?.len();
-            if self.options.sync {
-                file.sync_all().map_err(Error::io("sync", name))?;
-            }
         }
         if self.options.sync {
+            sync_files(&files)?;
             self.lock.sync_all().map_err(Error::path("sync", &self.path))?;
         }
         Ok(committed)
@@ -217,6 +219,21 @@ fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> 
 fn is_empty(directory: &Path) -> Result<bool, Error> {
     let mut entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
     Ok(entries.next().is_none())
+}
+
+/// Has files on the disk. Each waits for the file system's journal: several at once wait for it together.
+fn sync_files(files: &[(&str, File)]) -> Result<(), Error> {
+    let sync = |(name, file): &(&str, File)| file.sync_all().map_err(Error::io("sync", name));
+    let share = files.len().div_ceil(SYNC_THREADS).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = files
+            .chunks(share)
+            .map(|files| scope.spawn(move || files.iter().try_for_each(sync)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
 }
 
 fn sync_directory(directory: &Path) -> Result<(), Error> {
