@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use collector::{Inventory, Mapping, Process};
 use images::messages::TaskKobjIdsEntry;
+use kernel::pagemap::PageRun;
 use kernel::procfs::Dir;
 use kernel::ptrace::Running;
 
@@ -23,7 +24,7 @@ use crate::mappings::{self, Kind};
 use crate::memory::{Origin, Pages, segment_runs};
 use crate::obstacles;
 use crate::options::{DumpOptions, FrozenAccount};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, PlannedMemory};
 use crate::tasks::{TaskState, ThreadCapture};
 
 /// All that the images need, in memory.
@@ -113,8 +114,7 @@ fn read_tasks(inventory: &Inventory, frozen: &Frozen) -> Result<BTreeMap<i32, Ta
             );
         };
         let mut task = TaskState::read(&dir, stopped, leader.group_stop)?;
-        let others = threads.iter().filter(|(tid, _)| **tid != pid);
-        for (_, thread) in std::iter::once((&pid, leader)).chain(others) {
+        for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
                 task.threads.push(ThreadCapture::read(&dir, stopped)?);
             }
@@ -305,25 +305,34 @@ fn find_memory(plan: &mut Plan, inventory: &Inventory) -> Result<Memory, Error> 
     let mut segments: BTreeMap<(u64, u64), (File, i32, u64)> = BTreeMap::new();
     for process in inventory.processes.values().filter(|process| !ids::is_zombie(process)) {
         let pid = process.pid;
-        let failed = |source| Error::Process { operation: "read the page map", pid, source };
-        let mut pages = Pages::new(&plan.writer, pid, Origin::Process(pid))?;
-        let mut map = match plan.page_maps.remove(&pid) {
-            Some(map) => map,
+        let PlannedMemory { mut map, mut pages } = match plan.memory.remove(&pid) {
+            Some(planned) => planned,
             // Born since the plan.
-            None => plan::open_page_map(pid)?,
+            None => PlannedMemory::open(&plan.writer, pid)?,
         };
+        let mut own = Vec::with_capacity(process.mappings.len());
+        let mut vdso = None;
         for mapping in &process.mappings {
-            let (start, end) = (mapping.start, mapping.end);
+            let span = PageRun::new(mapping.start, mapping.end);
             match mappings::classify(mapping) {
                 Ok(Kind::Anonymous | Kind::Heap | Kind::File { shared: false, .. }) => {
-                    memory.scanned += (end - start) / kernel::pagemap::PAGE_SIZE;
-                    map.private_pages(start, end, &mut pages.runs).map_err(failed)?;
+                    own.push(span);
                 }
                 // Its code is needed to tell whether a restored program can keep calling it.
-                Ok(Kind::Vdso) => pages.runs.push(kernel::pagemap::PageRun::new(start, end)),
+                Ok(Kind::Vdso) => vdso = Some(span),
                 Ok(Kind::SharedAnonymous) => segment(&mut segments, pid, mapping)?,
                 _ => {}
             }
+        }
+        memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
+        pages.runs = map.private_pages(&own).map_err(|source| Error::Process {
+            operation: "read the page map",
+            pid,
+            source,
+        })?;
+        if let Some(vdso) = vdso {
+            let at = pages.runs.partition_point(|run| run.start < vdso.start);
+            pages.runs.insert(at, vdso);
         }
         memory.pages.push(pages);
     }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::files;
 use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes};
-use crate::memory::Store;
+use crate::memory::{Origin, Pages, Store};
 use crate::obstacles;
 use crate::options::{AfterDump, DumpOptions};
 
@@ -22,8 +22,8 @@ pub(crate) struct Plan {
     pub(crate) finder: CodeFinder,
     /// Code to lean on, by process.
     pub(crate) codes: BTreeMap<i32, Codes>,
-    /// Page maps, open, by process.
-    pub(crate) page_maps: BTreeMap<i32, PageMap>,
+    /// By process.
+    pub(crate) memory: BTreeMap<i32, PlannedMemory>,
     pub(crate) store: Store,
     pub(crate) writer: ImageWriter,
 }
@@ -40,24 +40,24 @@ impl Plan {
             ghost_limit: files::PlanContext::GHOST_LIMIT,
         };
         let files = files::Plan::prepare(&inventory, &context)?;
-        let mut finder = CodeFinder::default();
-        let mut codes = BTreeMap::new();
-        let mut page_maps = BTreeMap::new();
-        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
-            let pid = process.pid;
-            let found = finder.find(process).map_err(|source| Error::Inject { pid, source })?;
-            codes.insert(pid, found);
-            page_maps.insert(pid, open_page_map(pid)?);
-        }
-        let runs_on = options.after == AfterDump::Resume;
-        let store = Store::choose(runs_on, resident_bytes(&inventory));
         let write = WriteOptions {
             overwrite: options.overwrite,
             in_place: options.in_place,
             ..WriteOptions::default()
         };
         let writer = ImageWriter::create(&options.images_dir, write)?;
-        Ok((Self { collector, finder, codes, page_maps, store, writer }, files))
+        let mut finder = CodeFinder::default();
+        let mut codes = BTreeMap::new();
+        let mut memory = BTreeMap::new();
+        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+            let pid = process.pid;
+            let found = finder.find(process).map_err(|source| Error::Inject { pid, source })?;
+            codes.insert(pid, found);
+            memory.insert(pid, PlannedMemory::open(&writer, pid)?);
+        }
+        let runs_on = options.after == AfterDump::Resume;
+        let store = Store::choose(runs_on, resident_bytes(&inventory));
+        Ok((Self { collector, finder, codes, memory, store, writer }, files))
     }
 }
 
@@ -68,12 +68,23 @@ pub(crate) fn inventory(collector: &mut Collector, root: i32) -> Result<Inventor
     collector.inventory(&pids).map_err(failed)
 }
 
-pub(crate) fn open_page_map(pid: i32) -> Result<PageMap, Error> {
-    PageMap::open(pid).map_err(|source| Error::Process {
-        operation: "open the page map",
-        pid,
-        source,
-    })
+/// What will be needed of the memory of one process.
+#[derive(Debug)]
+pub(crate) struct PlannedMemory {
+    pub(crate) map: PageMap,
+    /// Empty, with its file.
+    pub(crate) pages: Pages,
+}
+
+impl PlannedMemory {
+    pub(crate) fn open(writer: &ImageWriter, pid: i32) -> Result<Self, Error> {
+        let map = PageMap::open(pid).map_err(|source| Error::Process {
+            operation: "open the page map",
+            pid,
+            source,
+        })?;
+        Ok(Self { map, pages: Pages::new(writer, pid, Origin::Process(pid))? })
+    }
 }
 
 /// An estimate of the memory that a dump of the tree will hold.

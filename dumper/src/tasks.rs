@@ -50,18 +50,20 @@ pub(crate) struct ThreadCapture {
 }
 
 impl TaskState {
-    /// Reads all of a process but its threads. `leader` is its stopped leader.
-    pub(crate) fn read(dir: &Dir, leader: &Stopped, group_stop: i32) -> Result<Self, Error> {
+    /// Reads all of a process but its other threads. `stopped` is its stopped leader.
+    pub(crate) fn read(dir: &Dir, stopped: &Stopped, group_stop: i32) -> Result<Self, Error> {
+        let leader = ThreadCapture::read(dir, stopped)?;
         let mut buffer = Vec::with_capacity(4096);
-        let status = Status::read_with(dir, &mut buffer)?;
         let timers = PosixTimers::read_with(dir, &mut buffer)?;
         dir.read("personality", &mut buffer)?;
         let personality = std::str::from_utf8(&buffer)
             .ok()
             .and_then(|text| u32::from_str_radix(text.trim(), 16).ok())
             .unwrap_or(0);
-        let pending =
-            if status.shared_pending == 0 { Vec::new() } else { leader.pending_signals(true)? };
+        let pending = match leader.status.shared_pending {
+            0 => Vec::new(),
+            _ => stopped.pending_signals(true)?,
+        };
         Ok(Self {
             stat: Stat::read_with(dir, &mut buffer)?,
             limits: Limits::read_with(dir, &mut buffer)?,
@@ -74,7 +76,7 @@ impl TaskState {
             pending,
             group_stop,
             report: None,
-            threads: Vec::new(),
+            threads: vec![leader],
         })
     }
 }

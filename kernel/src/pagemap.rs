@@ -90,28 +90,30 @@ impl PageMap {
         Ok(Self { file, without_scan: false, runs: vec![PageRun::default(); RUNS] })
     }
 
-    /// Appends to `found` the runs between `start` and `end` whose pages belong to the process
+    /// The runs inside `spans` (ascending, without overlap) whose pages belong to the process
     /// alone and may hold anything: anonymous, in memory or swapped out, and not the zero page.
     ///
     /// In a private file mapping these are the pages that no longer are the file's.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn private_pages(
-        &mut self,
-        start: u64,
-        end: u64,
-        found: &mut Vec<PageRun>,
-    ) -> io::Result<()> {
+    pub fn private_pages(&mut self, spans: &[PageRun]) -> io::Result<Vec<PageRun>> {
+        let mut found = Vec::new();
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return Ok(found) };
         if !self.without_scan {
-            match self.scan(start, end, found) {
+            // One walk over everything: the kernel passes over holes faster than it takes calls.
+            match self.scan(first.start, last.end, &mut found) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
                     self.without_scan = true;
+                    found.clear();
                 }
-                done => return done,
+                done => return done.map(|()| clip(&found, spans)),
             }
         }
-        self.read_entries(start, end, found)
+        for span in spans {
+            self.read_entries(span.start, span.end, &mut found)?;
+        }
+        Ok(found)
     }
 
     fn scan(&mut self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
@@ -167,6 +169,19 @@ impl PageMap {
     }
 }
 
+/// The parts of `runs` that lie in `spans`; both ascend.
+fn clip(runs: &[PageRun], spans: &[PageRun]) -> Vec<PageRun> {
+    let mut clipped = Vec::with_capacity(runs.len());
+    let mut spans = spans.iter().peekable();
+    for run in runs {
+        while spans.next_if(|span| span.end <= run.start).is_some() {}
+        for span in spans.clone().take_while(|span| span.start < run.end) {
+            push(&mut clipped, run.start.max(span.start), run.end.min(span.end));
+        }
+    }
+    clipped
+}
+
 /// Appends a run, joined to the last one where they touch.
 fn push(found: &mut Vec<PageRun>, start: u64, end: u64) {
     match found.last_mut() {
@@ -179,6 +194,15 @@ fn push(found: &mut Vec<PageRun>, start: u64, end: u64) {
 mod tests {
     use super::*;
     use std::num::NonZeroUsize;
+
+    #[test]
+    fn runs_are_clipped_to_spans() {
+        let run = |start, end| PageRun::new(start * PAGE_SIZE, end * PAGE_SIZE);
+        let spans = [run(2, 4), run(6, 8), run(8, 9), run(20, 30)];
+        let runs = [run(0, 1), run(3, 7), run(8, 10), run(15, 40)];
+        assert_eq!(clip(&runs, &spans), [run(3, 4), run(6, 7), run(8, 9), run(20, 30)]);
+        assert_eq!(clip(&runs, &[]), []);
+    }
 
     #[test]
     fn both_ways_see_the_same_touched_pages() {
@@ -207,8 +231,7 @@ mod tests {
         let _ = unsafe { ((start + 20 * PAGE_SIZE) as *const u8).read_volatile() };
         let mut map = PageMap::open(std::process::id() as i32).unwrap();
         let end = start + bytes.get() as u64;
-        let mut scanned = Vec::new();
-        map.private_pages(start, end, &mut scanned).unwrap();
+        let scanned = map.private_pages(&[PageRun::new(start, end)]).unwrap();
         let expected =
             [(3, 5), (9, 10)].map(|(a, b)| (start + a * PAGE_SIZE, start + b * PAGE_SIZE));
         let seen: Vec<_> = scanned.iter().map(|run| (run.start, run.end)).collect();
