@@ -138,8 +138,9 @@ impl Dir {
     /// in the buffer was the last one.
     pub(super) fn read_single(&self, name: &str, buffer: &mut Vec<u8>) -> Result<(), Error> {
         let mut file = self.open_file(name)?;
-        let room = buffer.capacity().max(4096);
-        buffer.resize(room, 0);
+        // Not the buffer's whole capacity, which would be cleared for each file: a page holds
+        // nearly all of them.
+        buffer.resize(4096, 0);
         let mut filled = 0;
         loop {
             match file.read(&mut buffer[filled..]) {
