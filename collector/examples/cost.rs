@@ -10,7 +10,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root =
         std::env::args().nth(1).map_or(Ok(std::process::id().cast_signed()), |a| a.parse())?;
     let pids = collector::tree(root)?;
-    let mut collectors = vec![Collector::proc_only()];
+    let start = Instant::now();
+    let bpf = Collector::with_bpf(false)?;
+    println!("eBPF programs loaded in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let mut collectors = [Collector::proc_only(), bpf];
     for collector in &mut collectors {
         for _ in 0..3 {
             let start = Instant::now();

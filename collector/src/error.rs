@@ -15,6 +15,9 @@ pub enum Error {
         #[source]
         source: procfs::Error,
     },
+    /// The eBPF programs would not tell.
+    #[error("take an inventory by eBPF")]
+    Bpf(#[from] crate::bpf::BpfError),
     /// The tree of a process could not be followed.
     #[error("list the process tree of {root}")]
     Tree {

@@ -111,6 +111,14 @@ pub struct InTask {
     pub clear_child_tid: u64,
     /// Signal sent when the parent dies, 0 for none.
     pub parent_death_signal: i32,
+    /// Head of the list of robust futexes, 0 for none.
+    pub robust_list: u64,
+    /// Restartable sequences: address of the area, 0 for none.
+    pub rseq: u64,
+    /// Restartable sequences: bytes of the area, 0 for none.
+    pub rseq_bytes: u32,
+    /// Restartable sequences: signature.
+    pub rseq_signature: u32,
 }
 
 /// One mapping.

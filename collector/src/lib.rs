@@ -1,6 +1,7 @@
 //! Keeps a live inventory of process trees: by eBPF iterators where the kernel lets us, from
 //! /proc otherwise. One [`Inventory`] type, two sources.
 
+pub mod bpf;
 mod error;
 mod identity;
 mod inventory;
@@ -12,6 +13,9 @@ pub use inventory::{
     InTask, Inventory, Mapping, OpenFile, Process, ProcessState, Tables, Thread, VmFlags,
 };
 pub use parts::Parts;
+
+use bpf::{BpfSource, Loaded};
+use proc_source::ProcSource;
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
 /// included.
@@ -34,27 +38,62 @@ pub enum Source {
 
 /// Takes inventories, by the source that it was opened with.
 #[derive(Debug)]
-pub struct Collector {
-    proc_source: proc_source::ProcSource,
+pub struct Collector(Sources);
+
+#[derive(Debug)]
+enum Sources {
+    Bpf(Box<BpfSource>),
+    Proc(ProcSource),
 }
 
 impl Collector {
-    /// Takes the best source there is.
+    /// Takes the best source that is there at once: the eBPF programs that a collector service has
+    /// pinned, else /proc. (Loading programs anew takes longer than most inventories from /proc.)
     #[must_use]
     pub fn open() -> Self {
-        Self::proc_only()
+        match Loaded::pinned().and_then(BpfSource::new) {
+            Ok(source) => Self(Sources::Bpf(Box::new(source))),
+            Err(error) => {
+                tracing::debug!(%error, "no eBPF programs: reading /proc");
+                Self::proc_only()
+            }
+        }
+    }
+
+    /// Loads the eBPF programs; `pin` leaves them for other processes to use, until
+    /// [`Collector::unpin`] or the machine's end.
+    ///
+    /// # Errors
+    /// If this kernel has no place for them.
+    pub fn with_bpf(pin: bool) -> Result<Self, Error> {
+        let mut programs = Loaded::load()?;
+        if pin {
+            programs.pin()?;
+        }
+        Ok(Self(Sources::Bpf(Box::new(BpfSource::new(programs)?))))
+    }
+
+    /// Removes pinned programs. Processes that use them go on to do so.
+    ///
+    /// # Errors
+    /// If they are there and cannot be removed.
+    pub fn unpin() -> Result<(), Error> {
+        Ok(bpf::unpin()?)
     }
 
     /// Reads /proc, whatever else there is.
     #[must_use]
     pub fn proc_only() -> Self {
-        Self { proc_source: proc_source::ProcSource::default() }
+        Self(Sources::Proc(ProcSource::default()))
     }
 
     /// Where inventories come from.
     #[must_use]
     pub const fn source(&self) -> Source {
-        Source::Proc
+        match self.0 {
+            Sources::Bpf(_) => Source::Bpf,
+            Sources::Proc(_) => Source::Proc,
+        }
     }
 
     /// Takes an inventory in one bulk pass. Processes that are gone are absent.
@@ -62,6 +101,17 @@ impl Collector {
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn inventory(&mut self, pids: &[i32]) -> Result<Inventory, Error> {
-        self.proc_source.take(pids, Parts::all())
+        self.parts(pids, Parts::all())
+    }
+
+    /// Takes only some parts of an inventory.
+    ///
+    /// # Errors
+    /// If something that is there cannot be read or understood.
+    pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+        match &mut self.0 {
+            Sources::Bpf(source) => Ok(source.take(pids, parts)?),
+            Sources::Proc(source) => source.take(pids, parts),
+        }
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 pub mod arena;
+pub mod bpf;
 pub mod cgroup;
 pub mod descriptors;
 pub mod features;

@@ -1,2 +1,247 @@
-//! The records that the eBPF programs emit.
+//! The records that the eBPF programs emit, and the table of structure offsets that they need: what
+//! the two sides share.
+//!
+//! An iterator's output is a plain sequence of records. Each starts with a [`Header`] that gives its
+//! kind and its whole size, a path that follows it included, so that a reader can pass over kinds
+//! that it does not know.
 #![no_std]
+
+pub mod offsets;
+
+#[cfg(feature = "host")]
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// What every record starts with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct Header {
+    /// One of the `KIND_*`.
+    pub kind: u32,
+    /// Bytes of the record with all that belongs to it.
+    pub bytes: u32,
+}
+
+/// A [`TaskRecord`].
+pub const KIND_TASK: u32 = 1;
+/// A [`SignalActionsRecord`].
+pub const KIND_SIGNAL_ACTIONS: u32 = 2;
+/// A [`FileRecord`], with its name.
+pub const KIND_FILE: u32 = 3;
+/// A [`VmaRecord`], with its name.
+pub const KIND_VMA: u32 = 4;
+
+/// Number of namespaces that a [`TaskRecord`] names.
+pub const NAMESPACES: usize = 10;
+
+/// One thread. It is written in three pieces, as the program's stack has no room for the whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskRecord {
+    /// Who it is.
+    pub ids: TaskIds,
+    /// Its signals.
+    pub signals: TaskSignals,
+    /// What it refers to.
+    pub places: TaskPlaces,
+}
+
+/// Who a thread is. All ids are those of the initial pid namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskIds {
+    /// The header of the whole record.
+    pub header: Header,
+    /// Thread id.
+    pub tid: i32,
+    /// Thread group id.
+    pub tgid: i32,
+    /// Thread group id of the parent.
+    pub ppid: i32,
+    /// Process group id.
+    pub pgid: i32,
+    /// Session id.
+    pub sid: i32,
+    /// Threads in the group.
+    pub threads: i32,
+    /// `PF_*` flags.
+    pub flags: u32,
+    /// `__state`.
+    pub state: u32,
+    /// `exit_state`.
+    pub exit_state: u32,
+    /// The thread's own exit code.
+    pub exit_code: i32,
+    /// The group's exit code.
+    pub group_exit_code: i32,
+    /// `SIGNAL_*` flags of the group.
+    pub signal_flags: u32,
+    /// Start, in nanoseconds since boot.
+    pub start_boottime: u64,
+    /// Name.
+    pub comm: [u8; 16],
+}
+
+/// A thread's signals.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskSignals {
+    /// Blocked signals.
+    pub blocked: u64,
+    /// Signals pending for the thread.
+    pub pending: u64,
+    /// Signals pending for the group.
+    pub shared_pending: u64,
+    /// Alternate signal stack: lowest address.
+    pub alt_stack_start: u64,
+    /// Alternate signal stack: bytes.
+    pub alt_stack_bytes: u64,
+    /// Alternate signal stack: flags.
+    pub alt_stack_flags: u32,
+    /// Signal at the death of the parent.
+    pub parent_death_signal: i32,
+    /// Where 0 is written at exit.
+    pub clear_child_tid: u64,
+    /// Head of the list of robust futexes.
+    pub robust_list: u64,
+    /// Restartable sequences: address.
+    pub rseq: u64,
+    /// Restartable sequences: bytes, 0 for none.
+    pub rseq_bytes: u32,
+    /// Restartable sequences: signature.
+    pub rseq_signature: u32,
+}
+
+/// What a thread refers to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskPlaces {
+    /// Address of the address space, 0 for none: equal ones are the same.
+    pub memory: u64,
+    /// Address of the descriptor table.
+    pub files: u64,
+    /// Address of root, working directory and umask.
+    pub file_system: u64,
+    /// Address of the signal handlers.
+    pub signal_handlers: u64,
+    /// First address of the heap.
+    pub heap_start: u64,
+    /// Its end, the program break.
+    pub heap_end: u64,
+    /// An address in the initial stack.
+    pub stack_start: u64,
+    /// Namespaces, in the order of `/proc/PID/ns`; 0 for none.
+    pub namespaces: [u32; NAMESPACES],
+}
+
+/// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct SignalAction {
+    /// Handler: 0 default, 1 ignore.
+    pub handler: u64,
+    /// `SA_*` flags.
+    pub flags: u64,
+    /// Restorer.
+    pub restorer: u64,
+    /// Signals blocked meanwhile.
+    pub mask: u64,
+}
+
+/// Signals that there are.
+pub const SIGNALS: usize = 64;
+
+/// How many actions the program writes at a time: what its stack has room for.
+pub const ACTIONS_AT_ONCE: usize = 4;
+
+/// The actions of a thread group: this header, then [`SIGNALS`] times [`SignalAction`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct SignalActionsRecord {
+    /// The header.
+    pub header: Header,
+    /// The thread group.
+    pub tgid: i32,
+    /// Nothing.
+    pub reserved: u32,
+}
+
+/// Longest name that a record carries, with its zero byte: what the program's stack has room for.
+/// Longer ones are left to /proc.
+pub const NAME_BYTES: usize = 256;
+
+/// One descriptor, then `name_bytes` of name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct FileRecord {
+    /// The header.
+    pub header: Header,
+    /// Descriptor number.
+    pub fd: i32,
+    /// 1 for close on exec.
+    pub close_on_exec: u32,
+    /// Address of the open file description.
+    pub file: u64,
+    /// Position.
+    pub position: u64,
+    /// Address of the file's operations: tells kinds of files apart.
+    pub operations: u64,
+    /// Inode.
+    pub inode: u64,
+    /// `O_*` flags.
+    pub flags: u32,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Device, in the kernel's encoding.
+    pub device: u32,
+    /// Bytes of name that follow, with its zero byte; 0 for a name too long.
+    pub name_bytes: u32,
+}
+
+/// Where a mapping's name comes from.
+pub mod name {
+    /// There is none, or it follows from the addresses (heap and stack).
+    pub const NONE: u32 = 0;
+    /// The path of the mapped file.
+    pub const PATH: u32 = 1;
+    /// The name that its maker in the kernel gave it (`[vdso]`).
+    pub const SPECIAL: u32 = 2;
+    /// The name that the program gave to anonymous memory.
+    pub const ANONYMOUS: u32 = 3;
+    /// The name that the program gave to shared anonymous memory.
+    pub const ANONYMOUS_SHARED: u32 = 4;
+}
+
+/// One mapping, then `name_bytes` of name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct VmaRecord {
+    /// The header.
+    pub header: Header,
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// `VM_*` flags.
+    pub flags: u64,
+    /// Offset in the file, in pages.
+    pub page_offset: u64,
+    /// Inode, 0 for no file.
+    pub inode: u64,
+    /// Device, in the kernel's encoding.
+    pub device: u32,
+    /// 1 for a mapping of a file.
+    pub has_file: u32,
+    /// One of [`name`].
+    pub name_kind: u32,
+    /// Bytes of name that follow, with its zero byte; 0 for no name or one too long.
+    pub name_bytes: u32,
+}

@@ -1,0 +1,181 @@
+//! Brings the programs into the kernel, and keeps them there for others by pinning.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::Iter;
+use aya::{Btf, Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use kernel::bpf::object_get;
+use kernel::procfs::{Dir, Namespaces};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{BpfError, offsets};
+
+/// The programs' object, in the alignment that its parser wants.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/stasis-ebpf"));
+
+const BPF_FS: &str = "/sys/fs/bpf";
+
+/// Where programs are pinned: in a folder named by what they are, so that no version uses another
+/// one's.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/stasis";
+
+/// The three programs' names: in the object, as pins, and as the kernel names the iterators.
+const NAMES: [&str; 3] = ["task", "task_file", "task_vma"];
+
+/// The programs, in the kernel.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) task: OwnedFd,
+    pub(super) files: OwnedFd,
+    pub(super) vmas: OwnedFd,
+    /// Programs and maps, when this process loaded them.
+    ebpf: Option<Ebpf>,
+    messages: Option<Messages>,
+}
+
+/// The programs' own messages on their way to this process's log.
+struct Messages(EbpfLogger<tracing_log::LogTracer>);
+
+impl std::fmt::Debug for Messages {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Messages")
+    }
+}
+
+/// The initial namespaces' ids are fixed (include/uapi/linux/nsfs.h).
+const INITIAL: [(&str, u64); 2] = [("pid", 0xEFFF_FFFC), ("time", 0xEFFF_FFFA)];
+
+/// The programs give numbers of the initial pid namespace and times since the machine's boot. From
+/// inside other namespaces /proc gives others, and only those are of use.
+fn check_namespaces() -> Result<(), BpfError> {
+    let pid = std::process::id().cast_signed();
+    let own = Dir::open(pid)
+        .and_then(|dir| Namespaces::read(&dir))
+        .map_err(|source| BpfError::Proc { pid, source })?;
+    for (name, initial) in INITIAL {
+        if own.0.get(name).is_some_and(|id| *id != initial) {
+            return Err(BpfError::Namespace(name));
+        }
+    }
+    Ok(())
+}
+
+impl Loaded {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// If this kernel's structures are not as needed, or it refuses the programs.
+    pub fn load() -> Result<Self, BpfError> {
+        check_namespaces()?;
+        let offsets = offsets::resolve()?;
+        let btf = Btf::from_sys_fs().map_err(BpfError::Btf)?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("OFFSETS", &offsets, true)
+            .load(OBJECT)
+            .map_err(BpfError::Object)?;
+        let mut fds = Vec::with_capacity(NAMES.len());
+        for name in NAMES {
+            fds.push(load_program(&mut ebpf, name, &btf)?);
+        }
+        // Messages are a help, not a need: an object without them works.
+        let messages = EbpfLogger::init_with_logger(&mut ebpf, tracing_log::LogTracer::new())
+            .map_err(|error| tracing::warn!(%error, "the eBPF programs' messages are not read"))
+            .ok()
+            .map(Messages);
+        let (Some(vmas), Some(files), Some(task)) = (fds.pop(), fds.pop(), fds.pop()) else {
+            return Err(BpfError::Missing(NAMES[0]));
+        };
+        Ok(Self { task, files, vmas, ebpf: Some(ebpf), messages })
+    }
+
+    /// Opens the programs that another process has pinned.
+    ///
+    /// # Errors
+    /// If they are not there, or may not be used.
+    pub fn pinned() -> Result<Self, BpfError> {
+        check_namespaces()?;
+        let folder = folder();
+        let open = |name: &str| {
+            let path = folder.join(name);
+            object_get(&path).map_err(|source| BpfError::Pinned { path, source })
+        };
+        let [task, files, vmas] = NAMES;
+        Ok(Self {
+            task: open(task)?,
+            files: open(files)?,
+            vmas: open(vmas)?,
+            ebpf: None,
+            messages: None,
+        })
+    }
+
+    /// Pins the programs, for others to open, and removes what other versions have pinned.
+    ///
+    /// # Errors
+    /// If the BPF file system cannot be mounted or written to.
+    pub fn pin(&mut self) -> Result<(), BpfError> {
+        let Some(ebpf) = &mut self.ebpf else { return Ok(()) };
+        mount_bpf_fs()?;
+        let folder = folder();
+        let in_folder = |source| BpfError::PinFolder { path: folder.clone(), source };
+        if Path::new(PIN_ROOT).exists() {
+            fs::remove_dir_all(PIN_ROOT).map_err(in_folder)?;
+        }
+        fs::create_dir_all(&folder).map_err(in_folder)?;
+        for name in NAMES {
+            let program = ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
+            program.pin(folder.join(name)).map_err(|source| BpfError::Pin { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Passes on the messages that the programs have left.
+    pub(super) fn pass_messages(&mut self) {
+        if let Some(Messages(logger)) = &mut self.messages {
+            logger.flush();
+        }
+    }
+}
+
+/// Removes pinned programs, of every version.
+///
+/// # Errors
+/// If the folder is there and cannot be removed.
+pub(crate) fn unpin() -> Result<(), BpfError> {
+    match fs::remove_dir_all(PIN_ROOT) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BpfError::PinFolder { path: PIN_ROOT.into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<OwnedFd, BpfError> {
+    let refused = |source| BpfError::Program { name, source };
+    let program: &mut Iter =
+        ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(refused)?;
+    program.load(name, btf).map_err(refused)?;
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
+}
+
+fn folder() -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    OBJECT.hash(&mut hasher);
+    Path::new(PIN_ROOT).join(format!("{:016x}", hasher.finish()))
+}
+
+fn mount_bpf_fs() -> Result<(), BpfError> {
+    if statfs(BPF_FS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    let none: Option<&str> = None;
+    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), none)
+        .map_err(|source| BpfError::Mount { path: BPF_FS, source })
+}

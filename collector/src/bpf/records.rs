@@ -1,0 +1,263 @@
+//! Takes the iterators' output apart and says it in the inventory's words.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
+use zerocopy::FromBytes;
+
+use crate::{InTask, ProcessState, Thread, VmFlags};
+
+/// The records of an iterator's output, one by one: kind and bytes. A record that says it is longer
+/// than what is left, or shorter than its header, ends the sequence with `None`.
+pub(super) fn records(mut output: &[u8]) -> impl Iterator<Item = Option<(u32, &[u8])>> {
+    std::iter::from_fn(move || {
+        if output.is_empty() {
+            return None;
+        }
+        let record = Header::read_from_prefix(output).ok().and_then(|(header, _)| {
+            let bytes = usize::try_from(header.bytes).ok()?;
+            let record = output.get(..bytes).filter(|_| bytes >= size_of::<Header>())?;
+            Some((header.kind, record))
+        });
+        output = record.map_or(&[], |(_, record)| &output[record.len()..]);
+        Some(record)
+    })
+}
+
+/// A record with a name behind it.
+pub(super) fn with_name<T: FromBytes>(bytes: &[u8]) -> Option<(T, OsString)> {
+    let (record, name) = T::read_from_prefix(bytes).ok()?;
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    Some((record, OsString::from_vec(name.to_vec())))
+}
+
+/// The letter that /proc has for a state (`fs/proc/array.c`).
+pub(super) fn state_letter(task: &TaskRecord) -> char {
+    const REPORTED: u32 = 0x7f;
+    const UNINTERRUPTIBLE: u32 = 0x2;
+    const IDLE: u32 = 0x402;
+    const RT_LOCK_WAIT: u32 = 0x1000;
+    const FROZEN: u32 = 0x8000;
+    let (state, exit) = (task.ids.state, task.ids.exit_state);
+    if state == IDLE {
+        return 'I';
+    }
+    let sleeps = state & (RT_LOCK_WAIT | FROZEN) != 0;
+    let reported = if sleeps { UNINTERRUPTIBLE } else { (state | exit) & REPORTED };
+    let highest = (u32::BITS - reported.leading_zeros()) as usize;
+    "RSDTtXZP".chars().nth(highest).unwrap_or('?')
+}
+
+/// `PF_KTHREAD`.
+pub(super) const fn is_kernel_thread(task: &TaskRecord) -> bool {
+    task.ids.flags & 0x0020_0000 != 0
+}
+
+/// The state of a process, by the record of its leader.
+pub(super) fn process_state(leader: &TaskRecord) -> ProcessState {
+    const GROUP_EXIT: u32 = 0x4;
+    match state_letter(leader) {
+        'Z' | 'X' if leader.ids.threads <= 1 => ProcessState::Zombie {
+            exit_status: if leader.ids.signal_flags & GROUP_EXIT != 0 {
+                leader.ids.group_exit_code
+            } else {
+                leader.ids.exit_code
+            },
+        },
+        'T' => ProcessState::Stopped,
+        _ => ProcessState::Alive,
+    }
+}
+
+/// Nanoseconds in a clock tick as user space counts them, which is the same on every processor but
+/// Alpha.
+const NANOSECONDS_A_TICK: u64 = 1_000_000_000 / 100;
+
+pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAction]) -> Thread {
+    let name = task.ids.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    let signals = &task.signals;
+    let (ignored, caught) = dispositions(actions);
+    Thread {
+        tid: task.ids.tid,
+        start_time: task.ids.start_boottime / NANOSECONDS_A_TICK,
+        comm: OsString::from_vec(name.to_vec()),
+        state: state_letter(task),
+        own_tables: task.ids.tid != task.ids.tgid
+            && task.places.files != 0
+            && leader.places.files != 0
+            && (task.places.files != leader.places.files
+                || task.places.file_system != leader.places.file_system),
+        blocked: signals.blocked,
+        pending: signals.pending,
+        shared_pending: signals.shared_pending,
+        ignored,
+        caught,
+        in_task: Some(InTask {
+            alt_stack_start: signals.alt_stack_start,
+            alt_stack_bytes: signals.alt_stack_bytes,
+            alt_stack_flags: signals.alt_stack_flags,
+            clear_child_tid: signals.clear_child_tid,
+            parent_death_signal: signals.parent_death_signal,
+            robust_list: signals.robust_list,
+            rseq: signals.rseq,
+            rseq_bytes: signals.rseq_bytes,
+            rseq_signature: signals.rseq_signature,
+        }),
+    }
+}
+
+/// Which signals are ignored and which have a handler, signal 1 at bit 0.
+fn dispositions(actions: &[SignalAction]) -> (u64, u64) {
+    const DEFAULT: u64 = 0;
+    const IGNORE: u64 = 1;
+    let mask = |wanted: fn(u64) -> bool| {
+        actions
+            .iter()
+            .take(SIGNALS)
+            .enumerate()
+            .filter(|(_, action)| wanted(action.handler))
+            .fold(0, |mask, (signal, _)| mask | 1 << signal)
+    };
+    (mask(|handler| handler == IGNORE), mask(|handler| handler != IGNORE && handler != DEFAULT))
+}
+
+/// A device number in the kernel's encoding as `st_dev`.
+pub(super) fn device(kernel: u32) -> u64 {
+    libc::makedev(kernel >> 20, kernel & 0xf_ffff)
+}
+
+/// `O_CLOEXEC` is a matter of the descriptor, which the kernel shows in place of the file's own bit.
+pub(super) fn file_flags(record: &FileRecord) -> u32 {
+    record.flags & !libc::O_CLOEXEC.cast_unsigned()
+}
+
+/// The kernel's bit of each flag (include/linux/mm.h, x86-64). Those of the lower half have been
+/// the same for ten years; of the upper half some have moved, and have two places here that no
+/// kernel uses for anything else.
+const VM_BITS: [(u32, VmFlags); 37] = [
+    (0, VmFlags::READ),
+    (1, VmFlags::WRITE),
+    (2, VmFlags::EXEC),
+    (3, VmFlags::SHARED),
+    (4, VmFlags::MAY_READ),
+    (5, VmFlags::MAY_WRITE),
+    (6, VmFlags::MAY_EXEC),
+    (7, VmFlags::MAY_SHARE),
+    (8, VmFlags::GROWS_DOWN),
+    (9, VmFlags::UFFD_MISSING),
+    (10, VmFlags::PFN_MAP),
+    (12, VmFlags::UFFD_WRITE_PROTECT),
+    (13, VmFlags::LOCKED),
+    (14, VmFlags::IO),
+    (15, VmFlags::SEQUENTIAL_READ),
+    (16, VmFlags::RANDOM_READ),
+    (17, VmFlags::DONT_COPY),
+    (18, VmFlags::DONT_EXPAND),
+    (19, VmFlags::LOCK_ON_FAULT),
+    (20, VmFlags::ACCOUNT),
+    (21, VmFlags::NO_RESERVE),
+    (22, VmFlags::HUGE_TLB),
+    (23, VmFlags::SYNC),
+    (24, VmFlags::ARCH_1),
+    (25, VmFlags::WIPE_ON_FORK),
+    (26, VmFlags::DONT_DUMP),
+    (27, VmFlags::SOFT_DIRTY),
+    (28, VmFlags::MIXED_MAP),
+    (29, VmFlags::HUGE_PAGE),
+    (30, VmFlags::NO_HUGE_PAGE),
+    (31, VmFlags::MERGEABLE),
+    (37, VmFlags::SHADOW_STACK),
+    (38, VmFlags::UFFD_MINOR),
+    (40, VmFlags::DROPPABLE),
+    (41, VmFlags::UFFD_MINOR),
+    (42, VmFlags::SEALED),
+    (63, VmFlags::SEALED),
+];
+
+/// Memory protection keys are numbers of four bits among the flags.
+const KEY_SHIFT: u32 = 32;
+const KEY_MASK: u64 = 0xf << KEY_SHIFT;
+
+pub(super) fn protection_key(record: &VmaRecord) -> u32 {
+    ((record.flags & KEY_MASK) >> KEY_SHIFT) as u32
+}
+
+pub(super) fn vm_flags(record: &VmaRecord) -> VmFlags {
+    let mut left = record.flags & !KEY_MASK;
+    let mut flags = VmFlags::default();
+    for (bit, flag) in VM_BITS {
+        if left & 1 << bit != 0 {
+            flags |= flag;
+            left &= !(1 << bit);
+        }
+    }
+    if left != 0 {
+        flags |= VmFlags::UNKNOWN;
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(state: u32, exit_state: u32) -> TaskRecord {
+        let mut task = TaskRecord::default();
+        task.ids.state = state;
+        task.ids.exit_state = exit_state;
+        task.ids.threads = 1;
+        task
+    }
+
+    #[test]
+    fn states_have_the_letters_of_proc() {
+        let cases = [
+            (0, 0, 'R'),
+            (1, 0, 'S'),
+            (2, 0, 'D'),
+            (4, 0, 'T'),
+            (8, 0, 't'),
+            (0x104, 0, 'T'),
+            (0x402, 0, 'I'),
+            (0x8000, 0, 'D'),
+            (0x2001, 0, 'S'),
+            (0, 0x20, 'Z'),
+            (0x80, 0x20, 'Z'),
+        ];
+        for (state, exit_state, letter) in cases {
+            assert_eq!(state_letter(&task(state, exit_state)), letter, "{state:x} {exit_state:x}");
+        }
+    }
+
+    #[test]
+    fn a_leader_with_threads_is_no_zombie() {
+        let mut leader = task(0, 0x20);
+        leader.ids.exit_code = 256;
+        assert_eq!(process_state(&leader), ProcessState::Zombie { exit_status: 256 });
+        leader.ids.threads = 2;
+        assert_eq!(process_state(&leader), ProcessState::Alive);
+    }
+
+    #[test]
+    fn records_that_lie_about_their_length_end_the_sequence() {
+        let header = |kind: u32, bytes: u32| [kind.to_ne_bytes(), bytes.to_ne_bytes()].concat();
+        let good = header(7, 8);
+        let all: Vec<_> = records(&good).collect();
+        assert_eq!(all, [Some((7, &good[..]))]);
+        for bytes in [0, 7, 9, u32::MAX] {
+            let bad = header(7, bytes);
+            assert_eq!(records(&bad).collect::<Vec<_>>(), [None]);
+        }
+        assert_eq!(records(&[1]).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn flags_without_a_name_are_unknown() {
+        let flags = |flags| vm_flags(&VmaRecord { flags, ..VmaRecord::default() });
+        assert_eq!(flags(0x75).letters(), "rd ex mr mw me");
+        assert!(flags(1 << 11).contains(VmFlags::UNKNOWN));
+        let keyed = VmaRecord { flags: 3 << 32 | 1, ..VmaRecord::default() };
+        assert_eq!((protection_key(&keyed), vm_flags(&keyed)), (3, VmFlags::READ));
+    }
+}

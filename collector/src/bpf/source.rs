@@ -1,0 +1,372 @@
+//! Takes inventories by the iterators.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use ebpf_common::{
+    FileRecord, KIND_FILE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction,
+    SignalActionsRecord, TaskRecord, VmaRecord, name,
+};
+use kernel::bpf::{IterTarget, iter_create, iter_link};
+use kernel::procfs::{self, Dir, NAMESPACES};
+use zerocopy::FromBytes;
+
+use super::records::{
+    device, file_flags, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
+    with_name,
+};
+use super::{BpfError, Loaded};
+use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables};
+
+/// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
+#[derive(Debug)]
+pub struct BpfSource {
+    programs: Loaded,
+    links: HashMap<(What, IterTarget), OwnedFd>,
+    output: Vec<u8>,
+    /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
+    /// /proc shows and the iterator does not.
+    gate: Option<Mapping>,
+}
+
+/// More links than this are not kept: a machine's worth of processes has gone by.
+const LINKS_KEPT: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Threads,
+    Files,
+    Mappings,
+}
+
+impl What {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Files => "files",
+            Self::Mappings => "mappings",
+        }
+    }
+}
+
+/// A process, with what only this source needs to know of it.
+struct Found {
+    process: Process,
+    leader: TaskRecord,
+    /// A thread that has memory and descriptors to show, if any has.
+    speaker: Option<TaskRecord>,
+}
+
+impl BpfSource {
+    /// Takes inventories by these programs.
+    ///
+    /// # Errors
+    /// If the programs do not work, or do not tell of this process what /proc tells.
+    pub fn new(programs: Loaded) -> Result<Self, BpfError> {
+        let mut source = Self { programs, links: HashMap::new(), output: Vec::new(), gate: None };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// Compares this process's mappings, by both sources: the kernel's bits might have moved.
+    fn check(&mut self) -> Result<(), BpfError> {
+        let own = std::process::id().cast_signed();
+        let mut by_proc = crate::proc_source::take(&[own], Parts::MAPPINGS)
+            .ok()
+            .and_then(|mut inventory| inventory.processes.remove(&own))
+            .ok_or(BpfError::SelfCheck)?;
+        let last = by_proc.mappings.last();
+        self.gate = last.filter(|mapping| mapping.name == "[vsyscall]").cloned();
+        let by_bpf = self.take(&[own], Parts::MAPPINGS)?;
+        let by_bpf = by_bpf.processes.get(&own).ok_or(BpfError::SelfCheck)?;
+        // This very comparison allocates, so that sizes may differ: the flags of what starts at the
+        // same address may not.
+        let same = by_bpf.mappings.iter().filter_map(|mapping| {
+            let index = by_proc.mappings.iter().position(|other| other.start == mapping.start)?;
+            Some((mapping, by_proc.mappings.swap_remove(index)))
+        });
+        let mut compared = 0;
+        for (mapping, other) in same {
+            compared += 1;
+            if mapping.flags != other.flags || mapping.name != other.name {
+                return Err(BpfError::SelfCheck);
+            }
+        }
+        if compared < 3 { Err(BpfError::SelfCheck) } else { Ok(()) }
+    }
+
+    /// Takes an inventory of processes.
+    ///
+    /// # Errors
+    /// If an iterator cannot be made or read.
+    pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, BpfError> {
+        let mut found = BTreeMap::new();
+        for &pid in pids {
+            if let Some(mut process) = self.process(pid)? {
+                if let Some(speaker) = &process.speaker {
+                    if parts.contains(Parts::MAPPINGS) {
+                        process.process.mappings = self.mappings(pid, speaker)?;
+                    }
+                    if parts.contains(Parts::FILES) {
+                        process.process.files = self.files(pid, speaker.ids.tid)?;
+                    }
+                }
+                found.insert(pid, process);
+            }
+        }
+        self.programs.pass_messages();
+        if self.links.len() > LINKS_KEPT {
+            self.links.clear();
+        }
+        name_descriptions(&mut found);
+        if parts.contains(Parts::SHARING) {
+            name_tables(&mut found);
+        }
+        let processes = found.into_iter().map(|(pid, mut found)| {
+            if !parts.contains(Parts::THREADS) {
+                found.process.threads.clear();
+            }
+            if !parts.contains(Parts::SHARING) {
+                found.process.namespaces.clear();
+            }
+            (pid, found.process)
+        });
+        Ok(Inventory { processes: processes.collect() })
+    }
+
+    /// Runs an iterator to its end, into the buffer.
+    fn iterate(&mut self, what: What, target: IterTarget, pid: i32) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
+        let program = match what {
+            What::Threads => &self.programs.task,
+            What::Files => &self.programs.files,
+            What::Mappings => &self.programs.vmas,
+        };
+        let link = match self.links.entry((what, target)) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(iter_link(program.as_fd(), target).map_err(|e| failed(e.into()))?)
+            }
+        };
+        let mut iterator =
+            File::from(iter_create(link.as_fd()).map_err(|errno| failed(errno.into()))?);
+        // The kernel hands out at most its own buffer of 32 KiB at a time.
+        const ROOM: usize = 64 << 10;
+        // A process with a million mappings stays below this.
+        const LIMIT: usize = 256 << 20;
+        let mut filled = 0;
+        loop {
+            if filled > LIMIT {
+                return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+            }
+            if self.output.len() < filled + ROOM {
+                self.output.resize(filled + ROOM, 0);
+            }
+            match iterator.read(&mut self.output[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // The kernel's way to say that the task is busy: read on.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        self.output.truncate(filled);
+        Ok(())
+    }
+
+    fn process(&mut self, pid: i32) -> Result<Option<Found>, BpfError> {
+        self.iterate(What::Threads, IterTarget::Process(pid), pid)?;
+        let bad = || BpfError::Record { what: What::Threads.text(), pid };
+        let mut tasks: Vec<TaskRecord> = Vec::new();
+        let mut actions: Vec<SignalAction> = Vec::new();
+        for record in records(&self.output) {
+            match record.ok_or_else(bad)? {
+                (KIND_TASK, bytes) => {
+                    tasks.push(TaskRecord::read_from_prefix(bytes).map_err(|_| bad())?.0);
+                }
+                (KIND_SIGNAL_ACTIONS, bytes) => actions = signal_actions(bytes).ok_or_else(bad)?,
+                _ => {}
+            }
+        }
+        // A number of a thread that leads nothing finds no process, as in /proc's listing.
+        let Some(leader) = tasks.iter().find(|task| task.ids.tid == pid).copied() else {
+            return Ok(None);
+        };
+        let kernel_thread = is_kernel_thread(&leader);
+        let speaker = tasks.iter().find(|task| !kernel_thread && task.places.memory != 0).copied();
+        let threads = tasks.iter().map(|task| (task.ids.tid, thread(task, &leader, &actions)));
+        let process = Process {
+            pid,
+            ppid: leader.ids.ppid,
+            pgid: leader.ids.pgid,
+            sid: leader.ids.sid,
+            state: process_state(&leader),
+            threads: threads.collect(),
+            mappings: Vec::new(),
+            files: Vec::new(),
+            namespaces: NAMESPACES
+                .into_iter()
+                .zip(speaker.as_ref().unwrap_or(&leader).places.namespaces)
+                .filter(|(_, id)| *id != 0)
+                .map(|(name, id)| (name, u64::from(id)))
+                .collect(),
+            kernel_thread,
+            tables: Tables::default(),
+        };
+        Ok(Some(Found { process, leader, speaker }))
+    }
+
+    fn files(&mut self, pid: i32, tid: i32) -> Result<Vec<OpenFile>, BpfError> {
+        // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
+        // last buffer ended and never ends (seen on Linux 6.18).
+        self.iterate(What::Files, IterTarget::Process(pid), pid)?;
+        let bad = || BpfError::Record { what: What::Files.text(), pid };
+        let mut files = Vec::new();
+        for record in records(&self.output) {
+            let (KIND_FILE, bytes) = record.ok_or_else(bad)? else { continue };
+            let (record, mut target) = with_name::<FileRecord>(bytes).ok_or_else(bad)?;
+            // A thread with a table of its own follows.
+            if files.last().is_some_and(|last: &OpenFile| last.fd >= record.fd) {
+                break;
+            }
+            if record.name_bytes == 0 {
+                let Some(text) = proc_link(pid, tid, &format!("fd/{}", record.fd))? else {
+                    continue;
+                };
+                target = text;
+            }
+            files.push(OpenFile {
+                fd: record.fd,
+                close_on_exec: record.close_on_exec != 0,
+                // The address, until all processes are known.
+                description: record.file,
+                position: record.position,
+                flags: file_flags(&record),
+                mode: record.mode,
+                device: device(record.device),
+                inode: record.inode,
+                target,
+            });
+        }
+        Ok(files)
+    }
+
+    fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {
+        self.iterate(What::Mappings, IterTarget::Process(pid), pid)?;
+        let bad = || BpfError::Record { what: What::Mappings.text(), pid };
+        let mut mappings = Vec::new();
+        for record in records(&self.output) {
+            let (KIND_VMA, bytes) = record.ok_or_else(bad)? else { continue };
+            let (record, text) = with_name::<VmaRecord>(bytes).ok_or_else(bad)?;
+            // The same once more, for a thread with a descriptor table of its own.
+            if mappings.last().is_some_and(|last: &Mapping| last.start >= record.start) {
+                break;
+            }
+            let name = match record.name_kind {
+                name::PATH if record.name_bytes == 0 => {
+                    let range = format!("map_files/{:x}-{:x}", record.start, record.end);
+                    let Some(text) = proc_link(pid, speaker.ids.tid, &range)? else { continue };
+                    text
+                }
+                name::PATH | name::SPECIAL => text,
+                name::ANONYMOUS => bracketed("anon", &text),
+                name::ANONYMOUS_SHARED => bracketed("anon_shmem", &text),
+                _ => place_name(&record, speaker).into(),
+            };
+            mappings.push(Mapping {
+                start: record.start,
+                end: record.end,
+                flags: vm_flags(&record),
+                offset: if record.has_file == 0 { 0 } else { record.page_offset << 12 },
+                device: device(record.device),
+                inode: record.inode,
+                protection_key: protection_key(&record),
+                name,
+            });
+        }
+        mappings.extend(self.gate.clone());
+        Ok(mappings)
+    }
+}
+
+fn signal_actions(bytes: &[u8]) -> Option<Vec<SignalAction>> {
+    let (_, mut rest) = SignalActionsRecord::read_from_prefix(bytes).ok()?;
+    let mut actions = Vec::with_capacity(ebpf_common::SIGNALS);
+    while !rest.is_empty() {
+        let (action, behind) = SignalAction::read_from_prefix(rest).ok()?;
+        actions.push(action);
+        rest = behind;
+    }
+    Some(actions)
+}
+
+/// The text of a link that was too long for a record; `None` if what it names has gone.
+fn proc_link(pid: i32, tid: i32, name: &str) -> Result<Option<OsString>, BpfError> {
+    let text = Dir::open(pid)
+        .and_then(|dir| if tid == pid { Ok(dir) } else { dir.thread(tid) })
+        .and_then(|dir| dir.link(name));
+    present(text).map_err(|source| BpfError::Proc { pid, source })
+}
+
+fn present<T>(answer: Result<T, procfs::Error>) -> Result<Option<T>, procfs::Error> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bracketed(kind: &str, text: &OsString) -> OsString {
+    let mut name = OsString::from(format!("[{kind}:"));
+    name.push(text);
+    name.push("]");
+    name
+}
+
+/// The names that follow from where a mapping lies (`get_vma_name` in fs/proc/task_mmu.c).
+fn place_name(record: &VmaRecord, task: &TaskRecord) -> &'static str {
+    let places = &task.places;
+    if record.has_file != 0 {
+        ""
+    } else if record.start < places.heap_end && record.end > places.heap_start {
+        "[heap]"
+    } else if record.start <= places.stack_start && record.end >= places.stack_start {
+        "[stack]"
+    } else {
+        ""
+    }
+}
+
+/// Names descriptions by their lowest holders in place of their addresses. Processes and their
+/// descriptors come in rising order, so the first holder met is the lowest.
+fn name_descriptions(found: &mut BTreeMap<i32, Found>) {
+    let mut names = HashMap::new();
+    for (&pid, found) in found {
+        for file in &mut found.process.files {
+            let lowest = OpenFile::description_of(pid, file.fd);
+            file.description = *names.entry(file.description).or_insert(lowest);
+        }
+    }
+}
+
+fn name_tables(found: &mut BTreeMap<i32, Found>) {
+    let mut owners: [HashMap<u64, i32>; 4] = Default::default();
+    for (&pid, found) in found {
+        if found.process.kernel_thread || matches!(found.process.state, ProcessState::Zombie { .. })
+        {
+            continue;
+        }
+        let places = found.speaker.as_ref().unwrap_or(&found.leader).places;
+        let addresses = [places.memory, places.files, places.file_system, places.signal_handlers];
+        let mut owner = owners.iter_mut().zip(addresses).map(|(owners, address)| {
+            if address == 0 { 0 } else { *owners.entry(address).or_insert(pid) }
+        });
+        let mut next = || owner.next().unwrap_or(0);
+        found.process.tables =
+            Tables { memory: next(), files: next(), file_system: next(), signal_handlers: next() };
+    }
+}

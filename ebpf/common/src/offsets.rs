@@ -1,0 +1,110 @@
+//! Where the kernel keeps what the programs read. Rust has no relocations for BPF types, so the
+//! loader looks the offsets up in the kernel's own type information and hands them over as a
+//! constant array, which the verifier then knows the values of.
+
+/// An offset that this kernel does not have: the field is left 0.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($name:ident = $path:literal $($optional:ident)?;)*) => {
+        #[expect(non_camel_case_types, reason = "the variants become the constants' names")]
+        #[derive(Clone, Copy)]
+        enum Index { $($name),*, End }
+
+        $(#[doc = concat!("Index of `", $path, "`.")]
+        pub const $name: usize = Index::$name as usize;)*
+
+        /// How many there are.
+        pub const COUNT: usize = Index::End as usize;
+
+        /// For each index the field's path (structure, then members) and whether a kernel may lack it.
+        pub const FIELDS: [(&str, bool); COUNT] =
+            [$(($path, offsets!(@optional $($optional)?))),*];
+    };
+    (@optional optional) => { true };
+    (@optional) => { false };
+}
+
+offsets! {
+    TASK_STATE = "task_struct.__state";
+    TASK_FLAGS = "task_struct.flags";
+    TASK_MM = "task_struct.mm";
+    TASK_EXIT_STATE = "task_struct.exit_state";
+    TASK_EXIT_CODE = "task_struct.exit_code";
+    TASK_PDEATH_SIGNAL = "task_struct.pdeath_signal";
+    TASK_PID = "task_struct.pid";
+    TASK_TGID = "task_struct.tgid";
+    TASK_REAL_PARENT = "task_struct.real_parent";
+    TASK_THREAD_PID = "task_struct.thread_pid";
+    TASK_CLEAR_CHILD_TID = "task_struct.clear_child_tid";
+    TASK_START_BOOTTIME = "task_struct.start_boottime";
+    TASK_REAL_CRED = "task_struct.real_cred";
+    TASK_COMM = "task_struct.comm";
+    TASK_FS = "task_struct.fs";
+    TASK_FILES = "task_struct.files";
+    TASK_NSPROXY = "task_struct.nsproxy";
+    TASK_SIGNAL = "task_struct.signal";
+    TASK_SIGHAND = "task_struct.sighand";
+    TASK_BLOCKED = "task_struct.blocked";
+    TASK_PENDING = "task_struct.pending.signal";
+    TASK_SAS_SP = "task_struct.sas_ss_sp";
+    TASK_SAS_SIZE = "task_struct.sas_ss_size";
+    TASK_SAS_FLAGS = "task_struct.sas_ss_flags";
+    TASK_ROBUST_LIST = "task_struct.robust_list" optional;
+    TASK_RSEQ = "task_struct.rseq" optional;
+    TASK_RSEQ_LEN = "task_struct.rseq_len" optional;
+    TASK_RSEQ_SIG = "task_struct.rseq_sig" optional;
+    SIGNAL_NR_THREADS = "signal_struct.nr_threads";
+    SIGNAL_SHARED_PENDING = "signal_struct.shared_pending.signal";
+    SIGNAL_FLAGS = "signal_struct.flags";
+    SIGNAL_GROUP_EXIT_CODE = "signal_struct.group_exit_code";
+    SIGNAL_PIDS = "signal_struct.pids";
+    SIGHAND_ACTION = "sighand_struct.action";
+    MM_START_BRK = "mm_struct.start_brk";
+    MM_BRK = "mm_struct.brk";
+    MM_START_STACK = "mm_struct.start_stack";
+    PID_LEVEL = "pid.level";
+    PID_NUMBERS = "pid.numbers";
+    UPID_NR = "upid.nr";
+    UPID_NS = "upid.ns";
+    UPID_BYTES = "upid";
+    CRED_USER_NS = "cred.user_ns";
+    NSPROXY_CGROUP = "nsproxy.cgroup_ns" optional;
+    NSPROXY_IPC = "nsproxy.ipc_ns" optional;
+    NSPROXY_MNT = "nsproxy.mnt_ns";
+    NSPROXY_NET = "nsproxy.net_ns";
+    NSPROXY_PID_FOR_CHILDREN = "nsproxy.pid_ns_for_children";
+    NSPROXY_TIME = "nsproxy.time_ns" optional;
+    NSPROXY_TIME_FOR_CHILDREN = "nsproxy.time_ns_for_children" optional;
+    NSPROXY_UTS = "nsproxy.uts_ns";
+    CGROUP_NS_INUM = "cgroup_namespace.ns.inum" optional;
+    IPC_NS_INUM = "ipc_namespace.ns.inum" optional;
+    MNT_NS_INUM = "mnt_namespace.ns.inum";
+    NET_NS_INUM = "net.ns.inum";
+    PID_NS_INUM = "pid_namespace.ns.inum";
+    TIME_NS_INUM = "time_namespace.ns.inum" optional;
+    USER_NS_INUM = "user_namespace.ns.inum";
+    UTS_NS_INUM = "uts_namespace.ns.inum";
+    FILES_FDT = "files_struct.fdt";
+    FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
+    FILE_INODE = "file.f_inode";
+    FILE_FLAGS = "file.f_flags";
+    FILE_POS = "file.f_pos";
+    FILE_OP = "file.f_op";
+    FILE_PATH = "file.f_path";
+    INODE_MODE = "inode.i_mode";
+    INODE_INO = "inode.i_ino";
+    INODE_SB = "inode.i_sb";
+    SUPER_BLOCK_DEV = "super_block.s_dev";
+    VMA_START = "vm_area_struct.vm_start";
+    VMA_END = "vm_area_struct.vm_end";
+    VMA_FLAGS = "vm_area_struct.vm_flags";
+    VMA_PGOFF = "vm_area_struct.vm_pgoff";
+    VMA_FILE = "vm_area_struct.vm_file";
+    VMA_OPS = "vm_area_struct.vm_ops";
+    VMA_PRIVATE_DATA = "vm_area_struct.vm_private_data";
+    VMA_ANON_NAME = "vm_area_struct.anon_name" optional;
+    ANON_NAME_TEXT = "anon_vma_name.name" optional;
+    VM_OPS_NAME = "vm_operations_struct.name";
+    SPECIAL_MAPPING_NAME = "vm_special_mapping.name";
+}

@@ -1,0 +1,67 @@
+//! Reading the kernel's memory, by offsets from its type information.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use stasis_ebpf_common::offsets::{ABSENT, COUNT};
+
+/// Filled in by the loader. In constant memory, so that the verifier knows the values.
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; COUNT] = [ABSENT; COUNT];
+
+/// The offset of a field, or [`ABSENT`].
+#[inline(always)]
+pub(crate) fn offset(index: usize) -> u32 {
+    // SAFETY: every index is one of the shared constants, below COUNT. Volatile, because the value
+    // is not the one that the compiler sees here.
+    unsafe { core::ptr::read_volatile(OFFSETS.as_ptr().add(index)) }
+}
+
+/// Reads a value at an address; 0 for what cannot be read.
+#[inline(always)]
+pub(crate) fn at<T: Default>(address: u64) -> T {
+    let mut value = T::default();
+    fill_from(&mut value, address);
+    value
+}
+
+/// Reads a field of the structure at `base`; 0 for no structure or a field that this kernel lacks.
+#[inline(always)]
+pub(crate) fn field<T: Default>(base: u64, index: usize) -> T {
+    let mut value = T::default();
+    fill(&mut value, base, index);
+    value
+}
+
+/// Reads a field into its place; what cannot be read stays, or becomes, 0.
+#[inline(always)]
+pub(crate) fn fill<T>(value: &mut T, base: u64, index: usize) {
+    let offset = offset(index);
+    if base != 0 && offset != ABSENT {
+        fill_from(value, base + u64::from(offset));
+    }
+}
+
+/// Reads the value at an address into its place; one that cannot be read becomes 0.
+#[inline(always)]
+pub(crate) fn fill_from<T>(value: &mut T, address: u64) {
+    // SAFETY: the helper checks the address and writes just the size of the place, for which every
+    // bit pattern is valid: the fields of the records are numbers and arrays of numbers.
+    unsafe {
+        bpf_probe_read_kernel(
+            core::ptr::from_mut(value).cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        )
+    };
+}
+
+/// The context, for messages.
+pub(crate) struct Context(pub(crate) *mut c_void);
+
+impl EbpfContext for Context {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+}

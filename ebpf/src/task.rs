@@ -1,0 +1,168 @@
+//! `iter/task`: threads.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::seq_file;
+use stasis_ebpf_common::offsets as o;
+use stasis_ebpf_common::{
+    ACTIONS_AT_ONCE, Header, KIND_SIGNAL_ACTIONS, KIND_TASK, NAMESPACES, SIGNALS, SignalAction,
+    SignalActionsRecord, TaskIds, TaskPlaces, TaskRecord, TaskSignals,
+};
+
+use crate::read::{at, field, fill, offset};
+use crate::{Meta, emit};
+
+#[repr(C)]
+struct TaskContext {
+    meta: *mut Meta,
+    task: *mut c_void,
+}
+
+// Places in `signal_struct.pids` (`enum pid_type`).
+const PIDTYPE_PGID: u64 = 2;
+const PIDTYPE_SID: u64 = 3;
+
+#[unsafe(link_section = "iter/task")]
+#[unsafe(no_mangle)]
+extern "C" fn task(context: *mut TaskContext) -> i32 {
+    // SAFETY: the kernel passes a context of this shape.
+    let (meta, task) = unsafe { ((*context).meta, (*context).task as u64) };
+    if task == 0 {
+        return 0;
+    }
+    // SAFETY: as above.
+    let seq = unsafe { (*meta).seq };
+    let (tid, tgid) = ids(seq, task);
+    signals(seq, task);
+    places(seq, task);
+    if tid == tgid {
+        actions(seq, tgid, field(task, o::TASK_SIGHAND));
+    }
+    0
+}
+
+// Each piece is a function of its own, with a stack frame of its own.
+
+#[inline(never)]
+fn ids(seq: *mut seq_file, task: u64) -> (i32, i32) {
+    let signal: u64 = field(task, o::TASK_SIGNAL);
+    let parent: u64 = field(task, o::TASK_REAL_PARENT);
+    let mut ids = TaskIds {
+        header: Header { kind: KIND_TASK, bytes: size_of::<TaskRecord>() as u32 },
+        pgid: number(signal, PIDTYPE_PGID),
+        sid: number(signal, PIDTYPE_SID),
+        ..TaskIds::default()
+    };
+    fill(&mut ids.tid, task, o::TASK_PID);
+    fill(&mut ids.tgid, task, o::TASK_TGID);
+    fill(&mut ids.ppid, parent, o::TASK_TGID);
+    fill(&mut ids.threads, signal, o::SIGNAL_NR_THREADS);
+    fill(&mut ids.flags, task, o::TASK_FLAGS);
+    fill(&mut ids.state, task, o::TASK_STATE);
+    fill(&mut ids.exit_state, task, o::TASK_EXIT_STATE);
+    fill(&mut ids.exit_code, task, o::TASK_EXIT_CODE);
+    fill(&mut ids.group_exit_code, signal, o::SIGNAL_GROUP_EXIT_CODE);
+    fill(&mut ids.signal_flags, signal, o::SIGNAL_FLAGS);
+    fill(&mut ids.start_boottime, task, o::TASK_START_BOOTTIME);
+    fill(&mut ids.comm, task, o::TASK_COMM);
+    emit(seq, &ids);
+    (ids.tid, ids.tgid)
+}
+
+#[inline(never)]
+fn signals(seq: *mut seq_file, task: u64) {
+    let signal: u64 = field(task, o::TASK_SIGNAL);
+    let mut signals = TaskSignals::default();
+    fill(&mut signals.blocked, task, o::TASK_BLOCKED);
+    fill(&mut signals.pending, task, o::TASK_PENDING);
+    fill(&mut signals.shared_pending, signal, o::SIGNAL_SHARED_PENDING);
+    fill(&mut signals.alt_stack_start, task, o::TASK_SAS_SP);
+    fill(&mut signals.alt_stack_bytes, task, o::TASK_SAS_SIZE);
+    fill(&mut signals.alt_stack_flags, task, o::TASK_SAS_FLAGS);
+    fill(&mut signals.parent_death_signal, task, o::TASK_PDEATH_SIGNAL);
+    fill(&mut signals.clear_child_tid, task, o::TASK_CLEAR_CHILD_TID);
+    fill(&mut signals.robust_list, task, o::TASK_ROBUST_LIST);
+    fill(&mut signals.rseq, task, o::TASK_RSEQ);
+    fill(&mut signals.rseq_bytes, task, o::TASK_RSEQ_LEN);
+    fill(&mut signals.rseq_signature, task, o::TASK_RSEQ_SIG);
+    emit(seq, &signals);
+}
+
+#[inline(never)]
+fn places(seq: *mut seq_file, task: u64) {
+    let memory: u64 = field(task, o::TASK_MM);
+    let mut places = TaskPlaces { memory, ..TaskPlaces::default() };
+    fill(&mut places.files, task, o::TASK_FILES);
+    fill(&mut places.file_system, task, o::TASK_FS);
+    fill(&mut places.signal_handlers, task, o::TASK_SIGHAND);
+    fill(&mut places.heap_start, memory, o::MM_START_BRK);
+    fill(&mut places.heap_end, memory, o::MM_BRK);
+    fill(&mut places.stack_start, memory, o::MM_START_STACK);
+    namespaces(&mut places.namespaces, task);
+    emit(seq, &places);
+}
+
+/// The number of a process group or session in the initial pid namespace.
+#[inline(always)]
+fn number(signal: u64, kind: u64) -> i32 {
+    if signal == 0 {
+        return 0;
+    }
+    let pid: u64 = at(signal + u64::from(offset(o::SIGNAL_PIDS)) + kind * 8);
+    if pid == 0 {
+        return 0;
+    }
+    at(pid + u64::from(offset(o::PID_NUMBERS)) + u64::from(offset(o::UPID_NR)))
+}
+
+/// In the order of `/proc/PID/ns`: that of the alphabet.
+#[inline(always)]
+fn namespaces(ids: &mut [u32; NAMESPACES], task: u64) {
+    let proxy: u64 = field(task, o::TASK_NSPROXY);
+    let cred: u64 = field(task, o::TASK_REAL_CRED);
+    let [cgroup, ipc, mnt, net, pid, pid_for_children, time, time_for_children, user, uts] = ids;
+    fill(cgroup, field(proxy, o::NSPROXY_CGROUP), o::CGROUP_NS_INUM);
+    fill(ipc, field(proxy, o::NSPROXY_IPC), o::IPC_NS_INUM);
+    fill(mnt, field(proxy, o::NSPROXY_MNT), o::MNT_NS_INUM);
+    fill(net, field(proxy, o::NSPROXY_NET), o::NET_NS_INUM);
+    fill(pid, pid_namespace(task), o::PID_NS_INUM);
+    fill(pid_for_children, field(proxy, o::NSPROXY_PID_FOR_CHILDREN), o::PID_NS_INUM);
+    fill(time, field(proxy, o::NSPROXY_TIME), o::TIME_NS_INUM);
+    fill(time_for_children, field(proxy, o::NSPROXY_TIME_FOR_CHILDREN), o::TIME_NS_INUM);
+    fill(user, field(cred, o::CRED_USER_NS), o::USER_NS_INUM);
+    fill(uts, field(proxy, o::NSPROXY_UTS), o::UTS_NS_INUM);
+}
+
+/// The innermost pid namespace in which the task has a number.
+#[inline(always)]
+fn pid_namespace(task: u64) -> u64 {
+    let pid: u64 = field(task, o::TASK_THREAD_PID);
+    if pid == 0 {
+        return 0;
+    }
+    let level: u32 = field(pid, o::PID_LEVEL);
+    let entry = u64::from(level) * u64::from(offset(o::UPID_BYTES));
+    at(pid + u64::from(offset(o::PID_NUMBERS)) + entry + u64::from(offset(o::UPID_NS)))
+}
+
+#[inline(never)]
+fn actions(seq: *mut seq_file, tgid: i32, handlers: u64) {
+    if handlers == 0 {
+        return;
+    }
+    let bytes = size_of::<SignalActionsRecord>() + SIGNALS * size_of::<SignalAction>();
+    emit(
+        seq,
+        &SignalActionsRecord {
+            header: Header { kind: KIND_SIGNAL_ACTIONS, bytes: bytes as u32 },
+            tgid,
+            reserved: 0,
+        },
+    );
+    let first = handlers + u64::from(offset(o::SIGHAND_ACTION));
+    let step = (ACTIONS_AT_ONCE * size_of::<SignalAction>()) as u64;
+    for chunk in 0..(SIGNALS / ACTIONS_AT_ONCE) as u64 {
+        let some: [SignalAction; ACTIONS_AT_ONCE] = at(first + chunk * step);
+        emit(seq, &some);
+    }
+}

@@ -1,0 +1,114 @@
+//! The `bpf` system call, as far as aya does not reach: iterators over one process, and pinned
+//! objects.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+// include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_ITER_CREATE: libc::c_int = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// Which tasks an iterator visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IterTarget {
+    /// One thread.
+    Thread(i32),
+    /// All threads of a process.
+    Process(i32),
+}
+
+/// `union bpf_iter_link_info`, of which this is the largest member.
+#[repr(C, align(8))]
+struct IterLinkInfo {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Links a loaded iterator program to the tasks that it is to visit. The link may outlive them: it
+/// then visits nothing.
+///
+/// # Errors
+/// `EPERM` without the right to use BPF, `EINVAL` from kernels before 6.1, which cannot filter.
+pub fn iter_link(program: BorrowedFd<'_>, target: IterTarget) -> Result<OwnedFd, Errno> {
+    let (tid, pid) = match target {
+        IterTarget::Thread(tid) => (tid.cast_unsigned(), 0),
+        IterTarget::Process(pid) => (0, pid.cast_unsigned()),
+    };
+    let info = IterLinkInfo { tid, pid, pid_fd: 0, padding: 0 };
+    let attributes = LinkCreate {
+        prog_fd: number(program),
+        target_fd: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        iter_info: std::ptr::from_ref(&info) as u64,
+        iter_info_len: size_of::<IterLinkInfo>() as u32,
+        padding: 0,
+    };
+    bpf(BPF_LINK_CREATE, &attributes)
+}
+
+/// Starts an iteration: reading the descriptor to its end visits every object once.
+///
+/// # Errors
+/// If there is no memory or descriptor left.
+pub fn iter_create(link: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    bpf(BPF_ITER_CREATE, &IterCreate { link_fd: number(link), flags: 0 })
+}
+
+/// Opens an object that was pinned in a BPF file system.
+///
+/// # Errors
+/// If nothing is pinned there, or may not be used.
+pub fn object_get(path: &Path) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let attributes = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    bpf(BPF_OBJ_GET, &attributes)
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// Calls `bpf` with a command that returns a descriptor.
+fn bpf<T>(command: libc::c_int, attributes: &T) -> Result<OwnedFd, Errno> {
+    // SAFETY: each command above is passed the attributes that the kernel defines for it, which it
+    // only reads; the addresses inside are those of locals of the callers, still alive here.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    };
+    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
