@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::env::args().nth(1).map_or(Ok(std::process::id().cast_signed()), |a| a.parse())?;
     let pids = collector::tree(root)?;
     let start = Instant::now();
-    let bpf = Collector::with_bpf(false)?;
+    let bpf = Collector::with_bpf()?;
     println!("eBPF programs loaded in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let mut collectors = [Collector::proc_only(), bpf];
     for collector in &mut collectors {

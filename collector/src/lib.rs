@@ -8,13 +8,15 @@ mod inventory;
 mod parts;
 pub mod proc_source;
 
+use std::path::Path;
+
 pub use error::Error;
 pub use inventory::{
     InTask, Inventory, Mapping, OpenFile, Process, ProcessState, Tables, Thread, VmFlags,
 };
 pub use parts::Parts;
 
-use bpf::{BpfSource, Loaded};
+use bpf::{BpfSource, Loaded, PIN_ROOT};
 use proc_source::ProcSource;
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
@@ -51,7 +53,13 @@ impl Collector {
     /// pinned, else /proc. (Loading programs anew takes longer than most inventories from /proc.)
     #[must_use]
     pub fn open() -> Self {
-        match Loaded::pinned().and_then(BpfSource::new) {
+        Self::open_from(Path::new(PIN_ROOT))
+    }
+
+    /// Like [`Collector::open`], with programs that were pinned below another folder.
+    #[must_use]
+    pub fn open_from(root: &Path) -> Self {
+        match Loaded::pinned(root).and_then(BpfSource::new) {
             Ok(source) => Self(Sources::Bpf(Box::new(source))),
             Err(error) => {
                 tracing::debug!(%error, "no eBPF programs: reading /proc");
@@ -60,25 +68,33 @@ impl Collector {
         }
     }
 
-    /// Loads the eBPF programs; `pin` leaves them for other processes to use, until
-    /// [`Collector::unpin`] or the machine's end.
+    /// Loads the eBPF programs.
     ///
     /// # Errors
     /// If this kernel has no place for them.
-    pub fn with_bpf(pin: bool) -> Result<Self, Error> {
-        let mut programs = Loaded::load()?;
-        if pin {
-            programs.pin()?;
+    pub fn with_bpf() -> Result<Self, Error> {
+        Ok(Self(Sources::Bpf(Box::new(BpfSource::new(Loaded::load()?)?))))
+    }
+
+    /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file
+    /// system) for other processes to use, until [`Collector::unpin`] or the machine's end. One that
+    /// reads /proc has none to leave.
+    ///
+    /// # Errors
+    /// If the BPF file system cannot be mounted or written to.
+    pub fn pin(&mut self, root: &Path) -> Result<(), Error> {
+        match &mut self.0 {
+            Sources::Bpf(source) => Ok(source.pin(root)?),
+            Sources::Proc(_) => Ok(()),
         }
-        Ok(Self(Sources::Bpf(Box::new(BpfSource::new(programs)?))))
     }
 
     /// Removes pinned programs. Processes that use them go on to do so.
     ///
     /// # Errors
     /// If they are there and cannot be removed.
-    pub fn unpin() -> Result<(), Error> {
-        Ok(bpf::unpin()?)
+    pub fn unpin(root: &Path) -> Result<(), Error> {
+        Ok(bpf::unpin(root)?)
     }
 
     /// Reads /proc, whatever else there is.

@@ -20,8 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// Where programs are pinned: in a folder named by what they are, so that no version uses another
-/// one's.
+/// Where programs are pinned unless another folder is named: there in a folder named by what they
+/// are, so that no version uses another one's.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/stasis";
 
 /// The three programs' names: in the object, as pins, and as the kernel names the iterators.
@@ -98,9 +98,9 @@ impl Loaded {
     ///
     /// # Errors
     /// If they are not there, or may not be used.
-    pub fn pinned() -> Result<Self, BpfError> {
+    pub fn pinned(root: &Path) -> Result<Self, BpfError> {
         check_namespaces()?;
-        let folder = folder();
+        let folder = folder(root);
         let open = |name: &str| {
             let path = folder.join(name);
             object_get(&path).map_err(|source| BpfError::Pinned { path, source })
@@ -115,18 +115,18 @@ impl Loaded {
         })
     }
 
-    /// Pins the programs, for others to open, and removes what other versions have pinned.
+    /// Pins the programs below `root`, which must be in the BPF file system, for others to open, and
+    /// removes what other versions have pinned there. Programs that came from pins stay where they
+    /// are.
     ///
     /// # Errors
     /// If the BPF file system cannot be mounted or written to.
-    pub fn pin(&mut self) -> Result<(), BpfError> {
+    pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(()) };
         mount_bpf_fs()?;
-        let folder = folder();
+        unpin(root)?;
+        let folder = folder(root);
         let in_folder = |source| BpfError::PinFolder { path: folder.clone(), source };
-        if Path::new(PIN_ROOT).exists() {
-            fs::remove_dir_all(PIN_ROOT).map_err(in_folder)?;
-        }
         fs::create_dir_all(&folder).map_err(in_folder)?;
         for name in NAMES {
             let program = ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
@@ -147,10 +147,10 @@ impl Loaded {
 ///
 /// # Errors
 /// If the folder is there and cannot be removed.
-pub(crate) fn unpin() -> Result<(), BpfError> {
-    match fs::remove_dir_all(PIN_ROOT) {
+pub(crate) fn unpin(root: &Path) -> Result<(), BpfError> {
+    match fs::remove_dir_all(root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BpfError::PinFolder { path: PIN_ROOT.into(), source: error })
+            Err(BpfError::PinFolder { path: root.into(), source: error })
         }
         _ => Ok(()),
     }
@@ -165,10 +165,10 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<OwnedF
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
 }
 
-fn folder() -> PathBuf {
+fn folder(root: &Path) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     OBJECT.hash(&mut hasher);
-    Path::new(PIN_ROOT).join(format!("{:016x}", hasher.finish()))
+    root.join(format!("{:016x}", hasher.finish()))
 }
 
 fn mount_bpf_fs() -> Result<(), BpfError> {

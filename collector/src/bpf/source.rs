@@ -1,10 +1,12 @@
 //! Takes inventories by the iterators.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use ebpf_common::{
     FileRecord, KIND_FILE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction,
@@ -69,6 +71,14 @@ impl BpfSource {
         let mut source = Self { programs, links: HashMap::new(), output: Vec::new(), gate: None };
         source.check()?;
         Ok(source)
+    }
+
+    /// Leaves the programs below `root` for other processes to open.
+    ///
+    /// # Errors
+    /// If the BPF file system cannot be mounted or written to.
+    pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
+        self.programs.pin(root)
     }
 
     /// Compares this process's mappings, by both sources: the kernel's bits might have moved.
@@ -246,7 +256,7 @@ impl BpfSource {
                 description: record.file,
                 position: record.position,
                 flags: file_flags(&record),
-                mode: record.mode,
+                mode: mode(&record, &target),
                 device: device(record.device),
                 inode: record.inode,
                 target,
@@ -290,6 +300,16 @@ impl BpfSource {
         }
         mappings.extend(self.gate.clone());
         Ok(mappings)
+    }
+}
+
+/// Type and permissions as `stat` gives them: without type for what has no place in any tree
+/// (`anon_inode_getattr` in the kernel).
+fn mode(record: &FileRecord, target: &OsStr) -> u32 {
+    if target.as_bytes().starts_with(b"anon_inode:") {
+        record.mode & !libc::S_IFMT
+    } else {
+        record.mode
     }
 }
 

@@ -1,0 +1,184 @@
+//! Holds the two sources of inventories against each other. Needs root, and a kernel that lets it
+//! load BPF programs.
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use stasis_collector::{Collector, InTask, Inventory, ProcessState, Source, VmFlags, tree};
+
+/// The busy process, ended with its children when this goes.
+struct Busy {
+    child: Child,
+    alt_stack: (u64, u64),
+    _folder: tempfile::TempDir,
+}
+
+impl Busy {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new("python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/busy.py"))
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("python3 is needed to be the busy process");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["ready", start, bytes] = words[..] else { panic!("busy.py said {line:?}") };
+        let start = u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap();
+        Self { child, alt_stack: (start, bytes.parse().unwrap()), _folder: folder }
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // Its session-leading child is in the same folder of /proc, not in its group.
+        for pid in tree(self.pid()).unwrap_or_default().into_iter().rev() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        self.child.wait().ok();
+    }
+}
+
+/// What only one source tells is left out.
+fn comparable(mut inventory: Inventory) -> Inventory {
+    for process in inventory.processes.values_mut() {
+        for thread in process.threads.values_mut() {
+            thread.in_task = None;
+        }
+    }
+    inventory
+}
+
+/// Says where two inventories differ, rather than printing both.
+fn assert_same(proc: &Inventory, bpf: &Inventory) {
+    let pids = |inventory: &Inventory| inventory.processes.keys().copied().collect::<Vec<_>>();
+    assert_eq!(pids(proc), pids(bpf));
+    for (one, other) in proc.processes.values().zip(bpf.processes.values()) {
+        for (one, other) in one.threads.values().zip(other.threads.values()) {
+            assert_eq!(one, other);
+        }
+        for (one, other) in one.mappings.iter().zip(&other.mappings) {
+            assert_eq!(one, other, "{} and {}", one.flags.letters(), other.flags.letters());
+        }
+        for (one, other) in one.files.iter().zip(&other.files) {
+            assert_eq!(one, other);
+        }
+        assert_eq!(one, other);
+    }
+}
+
+#[test]
+fn both_sources_tell_the_same() {
+    let busy = Busy::start();
+    let pids = tree(busy.pid()).unwrap();
+    assert_eq!(pids.len(), 5);
+    let mut proc = Collector::proc_only();
+    let mut bpf = Collector::with_bpf().unwrap();
+    assert_eq!((proc.source(), bpf.source()), (Source::Proc, Source::Bpf));
+
+    let by_proc = proc.inventory(&pids).unwrap();
+    let by_bpf = bpf.inventory(&pids).unwrap();
+    assert_same(&by_proc, &comparable(by_bpf.clone()));
+    // The second pass uses the links of the first.
+    assert_eq!(by_bpf, bpf.inventory(&pids).unwrap());
+
+    covers_what_it_should(&busy, &by_proc);
+    let leader = &by_bpf.processes[&busy.pid()].threads[&busy.pid()];
+    let InTask { alt_stack_start, alt_stack_bytes, parent_death_signal, .. } =
+        leader.in_task.unwrap();
+    assert_eq!((alt_stack_start, alt_stack_bytes), busy.alt_stack);
+    assert_eq!(parent_death_signal, 1);
+}
+
+/// Agreement about nothing would be worth nothing.
+fn covers_what_it_should(busy: &Busy, inventory: &Inventory) {
+    let process = &inventory.processes[&busy.pid()];
+    assert_eq!(process.threads.len(), 41);
+    assert_eq!(process.threads.values().filter(|thread| thread.own_tables).count(), 1);
+    assert!(process.mappings.len() > 1000 && process.files.len() > 600);
+    let mut flags = VmFlags::default();
+    process.mappings.iter().for_each(|mapping| flags |= mapping.flags);
+    let wanted = "rd wr ex sh mr mw me ms gd lo sr rr dc ac nr wf dd hg nh mg";
+    for letters in wanted.split(' ') {
+        let flag = VmFlags::from_letters(letters.as_bytes().try_into().unwrap());
+        assert!(flags.contains(flag), "no mapping has {letters}");
+    }
+    assert!(!flags.contains(VmFlags::UNKNOWN));
+    for name in ["[heap]", "[stack]", "[vdso]", "/SYSV00000000 (deleted)"] {
+        assert!(process.mappings.iter().any(|mapping| mapping.name == name), "no {name}");
+    }
+    let states: Vec<_> = inventory.processes.values().map(|process| process.state).collect();
+    assert!(states.contains(&ProcessState::Stopped));
+    assert!(states.contains(&ProcessState::Zombie { exit_status: 7 << 8 }));
+    assert!(states.contains(&ProcessState::Zombie { exit_status: 9 }));
+    let child = inventory.processes.values().find(|child| child.sid == child.pid).unwrap();
+    let shared = child.files.iter().filter(|file| file.description >> 32 == busy.pid() as u64);
+    assert!(shared.count() > 600, "the child has its parent's files open");
+}
+
+#[test]
+fn pinned_programs_serve_others_until_they_are_removed() {
+    let own = std::process::id().cast_signed();
+    let root = PathBuf::from(format!("/sys/fs/bpf/stasis-test-{own}"));
+    let mut loader = Collector::with_bpf().unwrap();
+    loader.pin(&root).unwrap();
+    let mut other = Collector::open_from(&root);
+    assert_eq!(other.source(), Source::Bpf);
+    drop(loader);
+    assert!(other.inventory(&[own]).unwrap().processes.contains_key(&own));
+    Collector::unpin(&root).unwrap();
+    assert_eq!(Collector::open_from(&root).source(), Source::Proc);
+}
+
+#[test]
+fn processes_that_are_not_there_are_absent() {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let gone = child.id().cast_signed();
+    for mut collector in [Collector::proc_only(), Collector::with_bpf().unwrap()] {
+        assert_eq!(collector.inventory(&[gone]).unwrap(), Inventory::default());
+    }
+}
+
+/// A place that log lines are written to.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_programs_own_messages_arrive() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let busy = Busy::start();
+    tracing::subscriber::with_default(subscriber, || {
+        Collector::with_bpf().unwrap().inventory(&[busy.pid()]).unwrap();
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let message = format!("of task {} is too long for its record: left to /proc", busy.pid());
+    assert!(text.contains(&message), "{text}");
+    assert!(text.contains("path of descriptor") && text.contains("name of the mapping"), "{text}");
+}
