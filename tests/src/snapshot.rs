@@ -20,7 +20,6 @@ const OF_PROCESS: &[&str] = &[
     "loginuid",
     "maps",
     "mountinfo",
-    "numa_maps",
     "oom_score_adj",
     "personality",
     "smaps",
@@ -37,18 +36,34 @@ const OF_THREAD: &[&str] = &["comm", "status", "syscall", "stat", "wchan", "chil
 /// Links of a process.
 const LINKS: &[&str] = &["cwd", "exe", "root"];
 
-/// Lines of `status` and `smaps` that count what the kernel does behind a process's back.
+/// Lines of `status` and `smaps` that count what the kernel does behind a process's back: switches,
+/// and which pages happen to be in memory or are shared with others just now.
 const VOLATILE: &[&str] = &[
     "voluntary_ctxt_switches",
     "nonvoluntary_ctxt_switches",
     "VmHWM",
-    "Referenced",
+    "VmRSS",
+    "VmPTE",
+    "RssAnon",
+    "RssFile",
+    "RssShmem",
+    "Rss",
     "Pss",
     "Pss_Dirty",
     "Pss_Anon",
     "Pss_File",
     "Pss_Shmem",
-    "x86_Thread_features",
+    "Shared_Clean",
+    "Shared_Dirty",
+    "Private_Clean",
+    "Private_Dirty",
+    "Referenced",
+    "Anonymous",
+    "LazyFree",
+    "KSM",
+    "AnonHugePages",
+    "ShmemPmdMapped",
+    "FilePmdMapped",
 ];
 
 impl Snapshot {
@@ -134,7 +149,7 @@ fn text(path: &str) -> String {
 fn stat(path: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let Some((head, tail)) = text.rsplit_once(')') else { return text };
-    let counted = [10, 11, 12, 13, 14, 15, 16, 17, 39, 42, 43, 44];
+    let counted = [10, 11, 12, 13, 14, 15, 16, 17, 24, 39, 42, 43, 44];
     let fields = tail.split_whitespace().enumerate();
     let kept = fields.filter(|(index, _)| !counted.contains(&(index + 3)));
     format!("{head}) {}", kept.map(|(_, field)| field).collect::<Vec<_>>().join(" "))
