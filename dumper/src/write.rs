@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use images::messages::{
     DumpStatsEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE, MmEntry, PluginsEntry,
-    PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec,
+    PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry, vma_status,
 };
 use images::{Committed, ImageWriter, Progress, names};
 
@@ -84,12 +84,24 @@ fn process(
     Ok(writer.write_one(&names::fs(number(pid)), &entry)?)
 }
 
+fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
+    vma.status & vma_status::VVAR != 0 && vma.end == end
+}
+
 fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
     let (stat, report) = (&task.stat, task.report.as_ref());
     let process = captured.inventory.processes.get(&pid);
     let mut vmas = Vec::new();
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
         let Ok(kind) = mappings::classify(mapping) else { continue };
+        if kind == Kind::Vvar
+            && let Some(last) = vmas.last_mut().filter(|last| is_vvar_up_to(last, mapping.start))
+        {
+            // Newer kernels cut the vDSO's data in two; in CRIU's images it is one, and CRIU
+            // redirects every call into the vDSO when its size differs.
+            last.end = mapping.end;
+            continue;
+        }
         let object = match kind {
             Kind::File { .. } => captured.files.mapped(pid, mapping.start).map(u64::from),
             Kind::SharedAnonymous => {
