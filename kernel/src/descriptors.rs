@@ -170,6 +170,17 @@ pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes an epoll watch what the caller has as descriptor `number`.
+///
+/// # Errors
+/// As epoll_ctl(2): `EBADF` when `number` is not open, `EEXIST` when it is watched already.
+pub fn watch(epoll: impl AsFd, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    let epoll = epoll.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads one `epoll_event`; the descriptors are integers to it.
+    answer(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, number, &raw mut event) }).map(drop)
+}
+
 /// Where an epoll entry is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpollSlot {

@@ -23,6 +23,7 @@ pub mod ptrace;
 pub mod region;
 pub mod sched;
 pub mod shared_memory;
+pub mod signalfd;
 pub mod sock_diag;
 pub mod sockets;
 pub mod timerfd;

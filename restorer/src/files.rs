@@ -4,11 +4,29 @@
 //! (at and above [`OpenFiles::base`]). Its children inherit them; each puts its own into place
 //! ([`OpenFiles::install`]) and, when its mappings are made, closes everything from the base on.
 
+mod events;
+mod ghosts;
+mod images;
+mod inet_sockets;
+mod install;
+mod keep;
+mod open;
+mod pipes;
+mod regular;
+mod socket_options;
+mod terminals;
+mod unix_plan;
+mod unix_sockets;
+
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use images::messages::{FdinfoEntry, FileEntry};
+use ::images::messages::{FdinfoEntry, FileEntry, TtyInfoEntry};
+
+pub use self::images::FileImages;
+use self::keep::Keep;
+use self::regular::Opener;
 
 /// What the rest of the restore tells the files part.
 #[derive(Clone, Debug)]
@@ -49,18 +67,27 @@ pub enum Error {
         /// What can be done about it.
         remedy: String,
     },
+    /// An image cannot be read.
+    #[error(transparent)]
+    Images(#[from] ::images::Error),
 }
 
-/// All that the images say of files, read into memory and checked in itself.
-///
-/// Loading makes no system call but reads of the images; what cannot be restored is refused here,
-/// before anything is made.
-#[derive(Debug, Default)]
-pub struct FileImages {
-    /// Entries of `files.img` by id.
-    pub files: BTreeMap<u32, FileEntry>,
-    /// Entries of `fdinfo-ID.img` by the id of the descriptor table.
-    pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+impl Error {
+    fn image(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Image { object: object.into(), reason: reason.into() }
+    }
+
+    fn refused(
+        object: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Refused { object: object.into(), reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+fn kernel(operation: String, errno: nix::errno::Errno) -> Error {
+    Error::Kernel { operation, source: errno.into() }
 }
 
 /// The task that [`OpenFiles::install`] is called in.
@@ -76,19 +103,28 @@ pub struct InstallTask {
 #[derive(Debug)]
 pub struct OpenFiles {
     base: RawFd,
+    files: BTreeMap<u32, FileEntry>,
+    tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    terminals: BTreeMap<u32, TtyInfoEntry>,
+    /// Open file descriptions by id.
+    opened: BTreeMap<u32, OwnedFd>,
+    /// Files that no descriptor holds, by id and flags.
+    held: BTreeMap<(u32, u32), OwnedFd>,
+    opener: Opener,
 }
 
 impl OpenFiles {
     /// Opens every open file description of the images once, at descriptors from
     /// [`OpenFiles::base`] on, with position, flags, contents and connections.
     ///
+    /// The caller has one thread. Its limit of open files is raised as far as it goes.
+    ///
     /// # Errors
     ///
     /// Names the file and what is wrong with it. What was opened is closed again; sockets bound
     /// to paths are unlinked.
     pub fn open(images: FileImages, context: &OpenContext) -> Result<Self, Error> {
-        let _ = (images, context);
-        Ok(Self { base: 3 })
+        open::open(images, context)
     }
 
     /// First descriptor number that no task of the images wants. The caller's own descriptors
@@ -100,14 +136,13 @@ impl OpenFiles {
     }
 
     /// A descriptor (at or above the base, close-on-exec) for what `id` names: the program, the
-    /// working or the root directory. `O_PATH` will do for each of them.
+    /// working or the root directory.
     ///
     /// # Errors
     ///
     /// When there is no such file in the images, or it cannot be opened as it was.
     pub fn path(&mut self, id: u32) -> Result<RawFd, Error> {
-        let _ = id;
-        Ok(self.base)
+        self.mapped(id, libc::O_RDONLY.cast_unsigned())
     }
 
     /// A descriptor (at or above the base, close-on-exec) to map the file `id` from, opened with
@@ -118,20 +153,32 @@ impl OpenFiles {
     ///
     /// As [`OpenFiles::path`].
     pub fn mapped(&mut self, id: u32, flags: u32) -> Result<RawFd, Error> {
-        let _ = (id, flags);
-        Ok(self.base)
+        if let Some(fd) = self.held.get(&(id, flags)) {
+            return Ok(fd.as_raw_fd());
+        }
+        let Some(entry) = self.files.get(&id).and_then(|file| file.reg.as_ref()) else {
+            return Err(Error::image(format!("file {id}"), "it is not there, or has no path"));
+        };
+        let opened = self.opener.open_as(entry, flags)?;
+        let failed = |source| Error::Kernel { operation: format!("keep file {id}"), source };
+        let keep = Keep(self.base);
+        let fd = keep.keep(opened).map_err(failed)?;
+        self.opener.keep(keep).map_err(failed)?;
+        let number = fd.as_raw_fd();
+        self.held.insert((id, flags), fd);
+        Ok(number)
     }
 
     /// In a child: closes everything below the base and puts the descriptors of the task's table
     /// into place; then does what belongs to this task: epoll entries and file owners
-    /// whose first holder it is, the controlling terminal. Call it after `setsid` and
-    /// `setpgid`, when all pids of the tree exist, and before credentials are given away.
+    /// whose first holder it is, the foreground of its terminal. Call it after `setsid` and
+    /// `setpgid`, when all pids of the tree exist, and before credentials are given away, with
+    /// `SIGTTOU` blocked.
     ///
     /// # Errors
     ///
     /// Names the descriptor and what was done to it.
     pub fn install(&self, task: &InstallTask) -> Result<(), Error> {
-        let _ = task;
-        Ok(())
+        self.install_in(task)
     }
 }

@@ -130,12 +130,8 @@ fn file_images(
     files: Vec<FileEntry>,
     processes: &[Process],
 ) -> Result<FileImages, Error> {
-    let mut images = FileImages::default();
-    images.files.extend(files.into_iter().map(|file| (file.id, file)));
-    for body in processes.iter().filter_map(|process| process.body.as_ref()) {
-        images.tables.insert(body.files_id, dir.read_all(&names::fdinfo(body.files_id))?);
-    }
-    Ok(images)
+    let bodies = processes.iter().filter_map(|process| process.body.as_ref());
+    Ok(FileImages::load(dir, files, bodies.map(|body| body.files_id))?)
 }
 
 /// The tree: pids that can be, no pid twice, parents first.

@@ -1,0 +1,199 @@
+//! TCP and UDP sockets that wait for others: bound, listening, or (UDP) aimed at an address.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use images::messages::{InetSkEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry};
+use kernel::descriptors::set_status_flags;
+use kernel::sockets::{self, Address, set_option};
+use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
+
+use super::Error;
+use super::socket_options;
+
+/// An address from the words of the images.
+fn address(words: &[u32], port: u32) -> Option<SocketAddr> {
+    let port = u16::try_from(port).ok()?;
+    let ip: IpAddr = match *words {
+        [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
+        [a, b, c, d] => {
+            let mut bytes = [0; 16];
+            for (place, word) in bytes.chunks_exact_mut(4).zip([a, b, c, d]) {
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+            Ipv6Addr::from(bytes).into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The address as the kernel takes it: `sockaddr_in` or `sockaddr_in6`.
+fn raw(address: SocketAddr, scope: u32) -> std::io::Result<Address> {
+    let mut data = address.port().to_be_bytes().to_vec();
+    let family = match address.ip() {
+        IpAddr::V4(ip) => {
+            data.extend_from_slice(&ip.octets());
+            data.extend_from_slice(&[0; 8]);
+            AF_INET
+        }
+        IpAddr::V6(ip) => {
+            data.extend_from_slice(&[0; 4]);
+            data.extend_from_slice(&ip.octets());
+            data.extend_from_slice(&scope.to_ne_bytes());
+            AF_INET6
+        }
+    };
+    Address::new(family as u16, &data)
+}
+
+/// Refuses what is not restored.
+fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
+    let (kind, protocol) = (entry.r#type.cast_signed(), entry.proto.cast_signed());
+    let known = matches!((kind, protocol), (SOCK_STREAM, IPPROTO_TCP) | (SOCK_DGRAM, IPPROTO_UDP));
+    if !known || !matches!(entry.family.cast_signed(), AF_INET | AF_INET6) {
+        return Err(Error::refused(
+            what,
+            "internet sockets other than TCP and UDP are not supported",
+            "close it before the dump",
+        ));
+    }
+    if kind == SOCK_STREAM && !matches!(entry.state, SK_LISTEN | SK_CLOSE) {
+        return Err(Error::refused(
+            what,
+            "established TCP connections are not supported yet",
+            "close it before the dump",
+        ));
+    }
+    Ok(())
+}
+
+/// Makes the socket of an entry.
+pub(super) fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
+    let kind = if entry.proto.cast_signed() == IPPROTO_TCP { "TCP" } else { "UDP" };
+    let here = address(&entry.src_addr, entry.src_port);
+    let there = address(&entry.dst_addr, entry.dst_port);
+    let (Some(here), Some(there)) = (here, there) else {
+        return Err(Error::image(format!("socket {}", entry.id), "its address is none"));
+    };
+    let what = format!("{kind} socket {} ({here})", entry.id);
+    check(entry, &what)?;
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |source| Error::Kernel { operation, source }
+    };
+    let v6 = entry.family.cast_signed() == AF_INET6;
+    let socket = sockets::create(
+        entry.family.cast_signed(),
+        entry.r#type.cast_signed(),
+        entry.proto.cast_signed(),
+    )
+    .map_err(failed("make"))?;
+    let scope = match &entry.ifname {
+        Some(name) => nix::net::if_::if_nametoindex(name.as_str())
+            .map_err(|errno| super::kernel(format!("find interface {name} of {what}"), errno))?,
+        None => 0,
+    };
+    prepare(&socket, entry, v6, &what)?;
+    if entry.src_port != 0 {
+        let address = raw(here, scope).map_err(failed("name"))?;
+        sockets::bind(&socket, &address).map_err(failed("bind"))?;
+    }
+    if entry.state == SK_LISTEN {
+        sockets::listen(&socket, entry.backlog).map_err(failed("listen on"))?;
+    }
+    if entry.dst_port != 0 {
+        let address = raw(there, scope).map_err(failed("name the peer of"))?;
+        sockets::connect(&socket, &address).map_err(failed("connect"))?;
+    }
+    set_status_flags(&socket, entry.flags & !libc::O_ASYNC.cast_unsigned())
+        .map_err(failed("set flags of"))?;
+    if let Some(shutdown) = entry.shutdown.filter(|it| *it != 0) {
+        // `SHUT_RD` is 0, and so on: one less than in the images.
+        match sockets::shutdown(&socket, shutdown.cast_signed() - 1) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOTCONN) => {
+                return Err(failed("shut down")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(socket)
+}
+
+/// What counts when the socket is bound.
+fn prepare(socket: &OwnedFd, entry: &InetSkEntry, v6: bool, what: &str) -> Result<(), Error> {
+    let set = |level, option, value: bool| {
+        set_option(socket, level, option, value.into())
+            .map_err(|source| Error::Kernel { operation: format!("prepare {what}"), source })
+    };
+    if v6 {
+        set(libc::SOL_IPV6, libc::IPV6_V6ONLY, entry.v6only())?;
+    }
+    // A listener's port may still be held by connections that linger (TIME_WAIT).
+    let tcp = entry.proto.cast_signed() == IPPROTO_TCP;
+    set(SOL_SOCKET, libc::SO_REUSEADDR, tcp || entry.opts.reuseaddr())?;
+    socket_options::before_bind(socket, &entry.opts, what)?;
+    if let Some(options) = &entry.ip_opts {
+        socket_options::ip(socket, options, v6, what)?;
+    }
+    Ok(())
+}
+
+/// The other options, once every socket is bound: two of them may share an address only because
+/// `SO_REUSEADDR` was set when they were.
+pub(super) fn finish(socket: &OwnedFd, entry: &InetSkEntry) -> Result<(), Error> {
+    let what = format!("socket {}", entry.id);
+    let options: &SkOptsEntry = &entry.opts;
+    socket_options::all(socket, options, &what)?;
+    match &entry.tcp_opts {
+        Some(options) if entry.proto.cast_signed() == IPPROTO_TCP => {
+            socket_options::tcp(socket, options, &what)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn entry(kind: i32, protocol: i32, state: u32, port: u16) -> InetSkEntry {
+        InetSkEntry {
+            family: AF_INET.cast_unsigned(),
+            r#type: kind.cast_unsigned(),
+            proto: protocol.cast_unsigned(),
+            state,
+            src_port: port.into(),
+            src_addr: vec![u32::from_ne_bytes([127, 0, 0, 1])],
+            dst_addr: vec![0],
+            backlog: 3,
+            opts: SkOptsEntry { so_sndbuf: 20000, so_rcvbuf: 30000, ..SkOptsEntry::default() },
+            ..InetSkEntry::default()
+        }
+    }
+
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn a_listener_listens() {
+        let port = free_port();
+        let entry = entry(SOCK_STREAM, IPPROTO_TCP, SK_LISTEN, port);
+        let socket = open(&entry).unwrap();
+        finish(&socket, &entry).unwrap();
+        assert_eq!(sockets::option(&socket, SOL_SOCKET, libc::SO_SNDBUF).unwrap(), 20000);
+        assert_eq!(sockets::option(&socket, SOL_SOCKET, libc::SO_REUSEADDR).unwrap(), 0);
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(open(&entry).unwrap_err().to_string().contains(&format!("127.0.0.1:{port}")));
+    }
+
+    #[test]
+    fn connections_and_strange_sockets_are_refused() {
+        assert!(open(&entry(SOCK_STREAM, IPPROTO_TCP, 1, 80)).is_err());
+        assert!(open(&entry(libc::SOCK_RAW, 1, SK_CLOSE, 0)).is_err());
+        let bad = InetSkEntry { src_addr: vec![1, 2], ..entry(SOCK_DGRAM, IPPROTO_UDP, 7, 0) };
+        assert!(open(&bad).is_err());
+    }
+}

@@ -1,0 +1,221 @@
+//! Opens everything, once, in the coordinator.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+
+use images::messages::{FileEntry, InetSkEntry, PipeEntry, RegFileEntry, fd_type};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::images::FileImages;
+use super::keep::Keep;
+use super::regular::Opener;
+use super::terminals::Terminal;
+use super::{Error, OpenContext, OpenFiles, events, inet_sockets, kernel, pipes, unix_sockets};
+
+/// Numbers left to the rest of the restore: its pipes, images, shared memory.
+const SPARE: usize = 64;
+
+/// The first number that no table of the images has, nor an epoll.
+fn base(images: &FileImages) -> Result<RawFd, Error> {
+    let numbers = images.tables.values().flatten().map(|entry| entry.fd);
+    let highest = numbers.max().map_or(0, |highest| highest.saturating_add(1));
+    // Beyond the standard streams, so that messages still go where they should.
+    let base = RawFd::try_from(highest.max(3))
+        .map_err(|_| Error::image("descriptor table", "a descriptor is too large"))?;
+    Ok(base)
+}
+
+/// Raises the limit of open files as far as it goes, and checks that it is enough.
+fn make_room(base: RawFd, files: usize) -> Result<(), Error> {
+    let failed = |errno| kernel("get the limit of open files".to_owned(), errno);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    let needed = u64::from(base.unsigned_abs()) + (files + SPARE) as u64;
+    if needed > hard {
+        return Err(Error::refused(
+            format!("{files} open files, numbered up to {}", base - 1),
+            format!("{needed} descriptors are needed to restore them, and {hard} are allowed"),
+            "raise the hard limit of open files (ulimit -Hn)",
+        ));
+    }
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+            .map_err(|errno| kernel("raise the limit of open files".to_owned(), errno))?;
+    }
+    Ok(())
+}
+
+/// What has been opened so far.
+struct Opening<'a> {
+    files: &'a BTreeMap<u32, FileEntry>,
+    keep: Keep,
+    opened: BTreeMap<u32, OwnedFd>,
+}
+
+impl Opening<'_> {
+    fn add(&mut self, id: u32, fd: OwnedFd) -> Result<(), Error> {
+        let failed =
+            |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
+        self.opened.insert(id, self.keep.keep(fd).map_err(failed)?);
+        Ok(())
+    }
+}
+
+fn missing(file: &FileEntry) -> Error {
+    Error::image(format!("file {}", file.id), "what its kind needs is missing")
+}
+
+/// The path of a fifo: the entry it names, or in old images the one with its own id.
+fn path_of<'a>(
+    files: &'a BTreeMap<u32, FileEntry>,
+    regf_id: Option<u32>,
+    file: &FileEntry,
+) -> Result<&'a RegFileEntry, Error> {
+    let id = regf_id.unwrap_or(file.id);
+    files.get(&id).and_then(|file| file.reg.as_ref()).ok_or_else(|| missing(file))
+}
+
+pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
+    let base = base(&images)?;
+    let wanted = images.wanted();
+    make_room(base, wanted.len())?;
+    let FileImages { files, tables, pipes, fifos, queues, remaps, ghosts, terminals } = images;
+    let mut opener = Opener::new(context.root.clone(), ghosts, remaps);
+    let mut opening = Opening { files: &files, keep: Keep(base), opened: BTreeMap::new() };
+    let of_kind = |kind: u32| -> Vec<&FileEntry> {
+        wanted.iter().filter_map(|id| files.get(id)).filter(|file| file.r#type == kind).collect()
+    };
+
+    opening.regular(&of_kind(fd_type::REG), &mut opener)?;
+    opening.pipes(&of_kind(fd_type::PIPE), &pipes)?;
+    opening.fifos(&of_kind(fd_type::FIFO), &fifos, &mut opener)?;
+    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener)?;
+    opening.inet(&of_kind(fd_type::INETSK))?;
+    for kind in [fd_type::EVENTFD, fd_type::TIMERFD, fd_type::SIGNALFD, fd_type::EVENTPOLL] {
+        opening.events(&of_kind(kind))?;
+    }
+    let ttys = of_kind(fd_type::TTY);
+    if !ttys.is_empty() {
+        opening.terminals(&ttys, &terminals, context.shell_job)?;
+    }
+    let keep = opening.keep;
+    let opened = opening.opened;
+    opener
+        .keep(keep)
+        .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
+    Ok(OpenFiles { base, opened, held: BTreeMap::new(), opener, files, tables, terminals })
+}
+
+impl Opening<'_> {
+    fn regular(&mut self, files: &[&FileEntry], opener: &mut Opener) -> Result<(), Error> {
+        for file in files {
+            let entry = file.reg.as_ref().ok_or_else(|| missing(file))?;
+            self.add(file.id, opener.open(entry)?)?;
+        }
+        Ok(())
+    }
+
+    fn pipes(&mut self, files: &[&FileEntry], contents: &pipes::Contents) -> Result<(), Error> {
+        let mut by_pipe: BTreeMap<u32, Vec<&PipeEntry>> = BTreeMap::new();
+        for file in files {
+            let entry = file.pipe.as_ref().ok_or_else(|| missing(file))?;
+            by_pipe.entry(entry.pipe_id).or_default().push(entry);
+        }
+        for entries in by_pipe.values() {
+            let ends = pipes::open(entries, contents)?;
+            for (entry, fd) in entries.iter().zip(ends) {
+                self.add(entry.id, fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fifos(
+        &mut self,
+        files: &[&FileEntry],
+        contents: &pipes::Contents,
+        opener: &mut Opener,
+    ) -> Result<(), Error> {
+        let all = self.files;
+        let mut by_pipe: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for file in files {
+            let entry = file.fifo.as_ref().ok_or_else(|| missing(file))?;
+            by_pipe
+                .entry(entry.pipe_id)
+                .or_default()
+                .push((entry, path_of(all, entry.regf_id, file)?));
+        }
+        for entries in by_pipe.values() {
+            let ends = pipes::open_fifo(entries, contents, opener)?;
+            for ((entry, _), fd) in entries.iter().zip(ends) {
+                self.add(entry.id, fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unix(
+        &mut self,
+        files: &[&FileEntry],
+        queues: &unix_sockets::Queues,
+        opener: &Opener,
+    ) -> Result<(), Error> {
+        let entries = files
+            .iter()
+            .map(|file| file.usk.as_ref().ok_or_else(|| missing(file)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let sockets = unix_sockets::open(&entries, queues, opener)?;
+        for (entry, fd) in entries.iter().zip(sockets) {
+            self.add(entry.id, fd)?;
+        }
+        Ok(())
+    }
+
+    fn inet(&mut self, files: &[&FileEntry]) -> Result<(), Error> {
+        let mut sockets: Vec<(&InetSkEntry, OwnedFd)> = Vec::new();
+        for file in files {
+            let entry = file.isk.as_ref().ok_or_else(|| missing(file))?;
+            sockets.push((entry, inet_sockets::open(entry)?));
+        }
+        for (entry, socket) in sockets {
+            inet_sockets::finish(&socket, entry)?;
+            self.add(entry.id, socket)?;
+        }
+        Ok(())
+    }
+
+    fn events(&mut self, files: &[&FileEntry]) -> Result<(), Error> {
+        for file in files {
+            let fd = match file.r#type {
+                fd_type::EVENTFD => file.efd.as_ref().map(events::eventfd),
+                fd_type::TIMERFD => file.tfd.as_ref().map(events::timerfd),
+                fd_type::SIGNALFD => file.sgfd.as_ref().map(events::signalfd),
+                _ => file.epfd.as_ref().map(events::epoll),
+            };
+            self.add(file.id, fd.ok_or_else(|| missing(file))??)?;
+        }
+        Ok(())
+    }
+
+    fn terminals(
+        &mut self,
+        files: &[&FileEntry],
+        infos: &BTreeMap<u32, images::messages::TtyInfoEntry>,
+        shell_job: bool,
+    ) -> Result<(), Error> {
+        if !shell_job {
+            return Err(Error::refused(
+                "terminal of the job",
+                "it was outside the tree",
+                "restore with --shell-job, from the terminal it shall have",
+            ));
+        }
+        let terminal = Terminal::of_caller()?;
+        for file in files {
+            let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
+            let info = infos.get(&entry.tty_info_id).ok_or_else(|| missing(file))?;
+            self.add(file.id, terminal.open(entry, info)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Pipes and fifos: made once, filled, and opened once for each open file.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use images::messages::{FifoEntry, PipeEntry, RegFileEntry};
+use kernel::descriptors::{set_pipe_capacity, set_status_flags};
+use nix::fcntl::OFlag;
+
+use super::regular::{Opener, reopen, shown};
+use super::{Error, kernel};
+
+/// Capacity and contents of pipes, by `pipe_id`.
+pub(super) type Contents = BTreeMap<u32, (Option<u32>, Vec<u8>)>;
+
+const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
+const O_RDONLY: u32 = libc::O_RDONLY.cast_unsigned();
+const O_WRONLY: u32 = libc::O_WRONLY.cast_unsigned();
+const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
+const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
+
+/// Capacity and bytes, put in by the end that writes.
+fn fill(
+    write: &OwnedFd,
+    contents: Option<&(Option<u32>, Vec<u8>)>,
+    what: &str,
+) -> Result<(), Error> {
+    let Some((capacity, bytes)) = contents else { return Ok(()) };
+    if let Some(capacity) = capacity {
+        set_pipe_capacity(write, *capacity).map_err(|source| Error::Kernel {
+            operation: format!("set capacity of {what} to {capacity}"),
+            source,
+        })?;
+    }
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let count = nix::unistd::write(write, rest)
+            .map_err(|errno| kernel(format!("fill {what}"), errno))?;
+        rest = &rest[count..];
+    }
+    Ok(())
+}
+
+/// The open files of one pipe, in the order of `entries`.
+pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Error> {
+    let Some(first) = entries.first() else { return Ok(Vec::new()) };
+    let what = format!("pipe {}", first.pipe_id);
+    // Not blocking, so that a pipe that cannot hold what it held is an error and no hang.
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .map_err(|errno| kernel(format!("make {what}"), errno))?;
+    fill(&write, contents.get(&first.pipe_id), &what)?;
+    let (mut read, mut write) = (Some(read), Some(write));
+    let spare = read.as_ref().or(write.as_ref()).map(|fd| fd.try_clone()).transpose();
+    let spare =
+        spare.map_err(|source| Error::Kernel { operation: format!("copy {what}"), source })?;
+    entries
+        .iter()
+        .map(|entry| {
+            let own = match entry.flags & O_ACCMODE {
+                O_RDONLY => read.take(),
+                O_WRONLY => write.take(),
+                _ => None,
+            };
+            let fd = match (own, &spare) {
+                (Some(fd), _) => fd,
+                (None, Some(spare)) => reopen(spare, entry.flags)
+                    .map_err(|errno| kernel(format!("open {what} again"), errno))?,
+                (None, None) => return Err(Error::image(&what, "it has no end")),
+            };
+            set_status_flags(&fd, entry.flags & !O_ASYNC).map_err(|source| Error::Kernel {
+                operation: format!("set flags of {what}"),
+                source,
+            })?;
+            Ok(fd)
+        })
+        .collect()
+}
+
+/// The open files of one fifo, in the order of `entries`.
+pub(super) fn open_fifo(
+    entries: &[(&FifoEntry, &RegFileEntry)],
+    contents: &Contents,
+    opener: &mut Opener,
+) -> Result<Vec<OwnedFd>, Error> {
+    let Some((fifo, path)) = entries.first() else { return Ok(Vec::new()) };
+    // Whoever opens one end waits for the other, unless somebody has both.
+    let both = opener.open_as(path, O_RDWR | libc::O_NONBLOCK.cast_unsigned())?;
+    fill(&both, contents.get(&fifo.pipe_id), &shown(path))?;
+    entries.iter().map(|(_, path)| opener.open_as(path, path.flags)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn ends_and_contents() {
+        let entry = |id, flags: i32| PipeEntry {
+            id,
+            pipe_id: 7,
+            flags: flags.cast_unsigned(),
+            ..PipeEntry::default()
+        };
+        let entries = [
+            entry(1, libc::O_WRONLY),
+            entry(2, libc::O_RDONLY),
+            entry(3, libc::O_RDONLY | libc::O_NONBLOCK),
+        ];
+        let contents = Contents::from([(7, (Some(4096), b"waiting".to_vec()))]);
+        let fds = open(&entries.each_ref(), &contents).unwrap();
+        assert_eq!(kernel::descriptors::pipe_capacity(&fds[0]).unwrap(), 4096);
+        let mut fds = fds.into_iter();
+        let (write, read, again) = (fds.next().unwrap(), fds.next().unwrap(), fds.next().unwrap());
+        let mut three = [0; 3];
+        std::fs::File::from(again).read_exact(&mut three).unwrap();
+        assert_eq!(&three, b"wai");
+        drop(write);
+        let mut rest = Vec::new();
+        std::fs::File::from(read).read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"ting");
+    }
+}

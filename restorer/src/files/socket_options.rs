@@ -1,0 +1,151 @@
+//! The options of sockets, put back.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use images::messages::{IpOptsEntry, SkOptsEntry, TcpOptsEntry};
+use kernel::sockets::{set_option, set_option_bytes};
+use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
+
+use super::Error;
+
+const SO_BUF_LOCK: i32 = 72;
+
+/// Sets options of one socket, and says which one failed.
+struct Setter<'a> {
+    socket: &'a OwnedFd,
+    what: &'a str,
+}
+
+impl Setter<'_> {
+    fn failed(&self, name: &str) -> impl FnOnce(io::Error) -> Error {
+        let operation = format!("set {name} of {}", self.what);
+        move |source| Error::Kernel { operation, source }
+    }
+
+    fn set(&self, level: i32, option: i32, name: &str, value: Option<u32>) -> Result<(), Error> {
+        match value {
+            Some(value) => set_option(self.socket, level, option, value).map_err(self.failed(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// A switch that is off in a new socket.
+    fn on(&self, level: i32, option: i32, name: &str, value: Option<bool>) -> Result<(), Error> {
+        self.set(level, option, name, value.filter(|on| *on).map(u32::from))
+    }
+
+    /// A buffer size: the kernel doubles what it is given.
+    fn buffer(&self, force: i32, plain: i32, name: &str, size: u32) -> Result<(), Error> {
+        let half = size / 2;
+        set_option(self.socket, SOL_SOCKET, force, half)
+            .or_else(|_| set_option(self.socket, SOL_SOCKET, plain, half))
+            .map_err(self.failed(name))
+    }
+
+    fn time(&self, option: i32, name: &str, seconds: u64, micros: u64) -> Result<(), Error> {
+        if (seconds, micros) == (0, 0) {
+            return Ok(());
+        }
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&seconds.to_ne_bytes());
+        bytes[8..].copy_from_slice(&micros.to_ne_bytes());
+        set_option_bytes(self.socket, SOL_SOCKET, option, &bytes).map_err(self.failed(name))
+    }
+}
+
+/// Room for what is queued: more than any queue was.
+pub(super) fn make_room(socket: &OwnedFd, bytes: usize, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    let size = u32::try_from(bytes).unwrap_or(u32::MAX / 4).saturating_mul(4).max(1 << 20);
+    setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", size.min(1 << 30))
+}
+
+/// What counts when a socket is bound.
+pub(super) fn before_bind(
+    socket: &OwnedFd,
+    options: &SkOptsEntry,
+    what: &str,
+) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    setter.on(SOL_SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT", options.so_reuseport)?;
+    match options.so_bound_dev.as_deref() {
+        Some(device) if !device.is_empty() => {
+            set_option_bytes(socket, SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
+                .map_err(setter.failed("SO_BINDTODEVICE"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The options that sockets of every family have.
+pub(super) fn all(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    if !options.so_filter.is_empty() {
+        return Err(Error::refused(
+            what,
+            "it has a packet filter, which is not supported yet",
+            "detach the filter before the dump",
+        ));
+    }
+    setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.so_sndbuf)?;
+    setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.so_rcvbuf)?;
+    let base = |option, name, value| setter.set(SOL_SOCKET, option, name, value);
+    let on = |option, name, value| setter.on(SOL_SOCKET, option, name, value);
+    base(SO_BUF_LOCK, "SO_BUF_LOCK", options.so_buf_lock)?;
+    base(libc::SO_PRIORITY, "SO_PRIORITY", options.so_priority.filter(|it| *it != 0))?;
+    base(libc::SO_RCVLOWAT, "SO_RCVLOWAT", options.so_rcvlowat.filter(|it| *it != 1))?;
+    base(libc::SO_MARK, "SO_MARK", options.so_mark.filter(|it| *it != 0))?;
+    on(libc::SO_PASSCRED, "SO_PASSCRED", options.so_passcred)?;
+    on(libc::SO_PASSSEC, "SO_PASSSEC", options.so_passsec)?;
+    on(libc::SO_DONTROUTE, "SO_DONTROUTE", options.so_dontroute)?;
+    on(libc::SO_NO_CHECK, "SO_NO_CHECK", options.so_no_check)?;
+    on(libc::SO_BROADCAST, "SO_BROADCAST", options.so_broadcast)?;
+    on(libc::SO_KEEPALIVE, "SO_KEEPALIVE", options.so_keepalive)?;
+    base(libc::SO_OOBINLINE, "SO_OOBINLINE", options.so_oobinline.filter(|it| *it != 0))?;
+    // It was set to bind the socket, or never.
+    let reuse = u32::from(options.reuseaddr.unwrap_or(false));
+    base(libc::SO_REUSEADDR, "SO_REUSEADDR", Some(reuse))?;
+    if let Some(seconds) = options.so_linger {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&1_u32.to_ne_bytes());
+        bytes[4..].copy_from_slice(&seconds.to_ne_bytes());
+        set_option_bytes(socket, SOL_SOCKET, libc::SO_LINGER, &bytes)
+            .map_err(setter.failed("SO_LINGER"))?;
+    }
+    setter.set(SOL_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", options.tcp_keepcnt)?;
+    setter.set(SOL_TCP, libc::TCP_KEEPIDLE, "TCP_KEEPIDLE", options.tcp_keepidle)?;
+    setter.set(SOL_TCP, libc::TCP_KEEPINTVL, "TCP_KEEPINTVL", options.tcp_keepintvl)?;
+    let (seconds, micros) = (options.so_snd_tmo_sec, options.so_snd_tmo_usec);
+    setter.time(libc::SO_SNDTIMEO, "SO_SNDTIMEO", seconds, micros)?;
+    let (seconds, micros) = (options.so_rcv_tmo_sec, options.so_rcv_tmo_usec);
+    setter.time(libc::SO_RCVTIMEO, "SO_RCVTIMEO", seconds, micros)
+}
+
+/// The options of IP.
+pub(super) fn ip(
+    socket: &OwnedFd,
+    options: &IpOptsEntry,
+    v6: bool,
+    what: &str,
+) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    if v6 {
+        setter.on(SOL_IPV6, libc::IPV6_FREEBIND, "IPV6_FREEBIND", options.freebind)?;
+        return setter.on(SOL_IPV6, libc::IPV6_RECVPKTINFO, "IPV6_RECVPKTINFO", options.pktinfo);
+    }
+    setter.on(SOL_IP, libc::IP_FREEBIND, "IP_FREEBIND", options.freebind)?;
+    setter.on(SOL_IP, libc::IP_PKTINFO, "IP_PKTINFO", options.pktinfo)?;
+    setter.set(SOL_IP, libc::IP_TOS, "IP_TOS", options.tos)?;
+    setter.set(SOL_IP, libc::IP_TTL, "IP_TTL", options.ttl)
+}
+
+/// The options of TCP.
+pub(super) fn tcp(socket: &OwnedFd, options: &TcpOptsEntry, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    setter.on(SOL_TCP, libc::TCP_CORK, "TCP_CORK", options.cork)?;
+    setter.on(SOL_TCP, libc::TCP_NODELAY, "TCP_NODELAY", options.nodelay)?;
+    setter.set(SOL_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT", options.keepcnt)?;
+    setter.set(SOL_TCP, libc::TCP_KEEPIDLE, "TCP_KEEPIDLE", options.keepidle)?;
+    setter.set(SOL_TCP, libc::TCP_KEEPINTVL, "TCP_KEEPINTVL", options.keepintvl)
+}

@@ -1,0 +1,88 @@
+//! Terminals of a shell's job: the caller's terminal takes the place of the one there was.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use images::messages::{TermiosEntry, TtyFileEntry, TtyInfoEntry, tty_type};
+use kernel::tty::{self, Modes};
+
+use super::regular::reopen;
+use super::{Error, kernel};
+
+/// The caller's terminal.
+#[derive(Debug)]
+pub(super) struct Terminal(OwnedFd);
+
+impl Terminal {
+    /// Finds the caller's terminal: what it reads from or writes to, or what controls it.
+    pub(super) fn of_caller() -> Result<Self, Error> {
+        for path in ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/dev/tty"] {
+            let opened = File::options().read(true).write(true).custom_flags_no_tty().open(path);
+            if let Ok(file) = opened
+                && tty::modes(&file).is_ok()
+            {
+                return Ok(Self(file.into()));
+            }
+        }
+        Err(Error::refused(
+            "terminal of the job",
+            "there is no terminal to take its place",
+            "restore from a shell in a terminal",
+        ))
+    }
+
+    /// Opens the terminal for an entry, and gives it the modes that its terminal had.
+    pub(super) fn open(&self, entry: &TtyFileEntry, info: &TtyInfoEntry) -> Result<OwnedFd, Error> {
+        let what = format!("terminal of file {}", entry.id);
+        if !matches!(info.r#type, tty_type::PTY | tty_type::CTTY) || info.id & 1 == 1 {
+            return Err(Error::refused(
+                what,
+                "only the terminals of a shell's jobs are supported yet",
+                "dump the job inside the terminal",
+            ));
+        }
+        let fd =
+            reopen(&self.0, entry.flags).map_err(|errno| kernel(format!("open {what}"), errno))?;
+        // The window has the size it has; the modes are the program's.
+        if let Some(termios) = &info.termios {
+            let failed =
+                |source| Error::Kernel { operation: format!("set modes of {what}"), source };
+            let modes = modes(termios, &what)?;
+            if tty::modes(&fd).map_err(failed)? != modes {
+                tty::set_modes(&fd, &modes).map_err(|source| Error::Kernel {
+                    operation: format!("set modes of {what}"),
+                    source,
+                })?;
+            }
+        }
+        Ok(fd)
+    }
+}
+
+/// Opens without making the terminal ours.
+trait NoTty {
+    fn custom_flags_no_tty(&mut self) -> &mut Self;
+}
+
+impl NoTty for std::fs::OpenOptions {
+    fn custom_flags_no_tty(&mut self) -> &mut Self {
+        use std::os::unix::fs::OpenOptionsExt;
+        self.custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+    }
+}
+
+fn modes(entry: &TermiosEntry, what: &str) -> Result<Modes, Error> {
+    let malformed = || Error::image(what, "its modes are none");
+    let mut modes = Modes {
+        input: entry.c_iflag,
+        output: entry.c_oflag,
+        control: entry.c_cflag,
+        local: entry.c_lflag,
+        line: u8::try_from(entry.c_line).map_err(|_| malformed())?,
+        ..Modes::default()
+    };
+    for (place, character) in modes.characters.iter_mut().zip(&entry.c_cc) {
+        *place = u8::try_from(*character).map_err(|_| malformed())?;
+    }
+    Ok(modes)
+}

@@ -1,0 +1,275 @@
+//! In which way each Unix socket comes to be: decided from the entries alone.
+//!
+//! Two connected sockets are a pair. When the name of one of them is also that of another socket
+//! (an accepted connection has its listener's name) it cannot be bound to it: it must be accepted
+//! from a listener of that name, the true one or, where that has been closed, a temporary one.
+
+use std::collections::BTreeMap;
+
+use images::messages::{SHUTDOWN_BOTH, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, UnixSkEntry};
+
+use super::Error;
+
+/// How sockets are made; numbers are places in the list of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Made alone: bound, listening, or neither.
+    Single(usize),
+    /// Made as a pair. Without a second one the other end has been closed.
+    Pair(usize, Option<usize>),
+    /// Accepted from a listener with its name. Without a client the other end has been closed.
+    Accepted {
+        server: usize,
+        client: Option<usize>,
+        /// The listener, when it is there.
+        listener: Option<usize>,
+    },
+    /// Connected to a listener, and not accepted yet.
+    Waiting { client: usize, listener: usize },
+    /// A datagram socket aimed at another that is not aimed at it.
+    Aimed { from: usize, to: usize },
+}
+
+impl Step {
+    /// When it is taken: whoever is bound and listens comes first, whoever waits comes last.
+    fn order(self) -> u8 {
+        match self {
+            Self::Single(_) => 0,
+            Self::Pair(..) => 1,
+            Self::Accepted { .. } => 2,
+            Self::Waiting { .. } => 3,
+            Self::Aimed { .. } => 4,
+        }
+    }
+}
+
+/// A name, with the directory that a relative one counts from.
+type Name<'a> = (&'a [u8], &'a [u8]);
+
+pub(super) fn name(entry: &UnixSkEntry) -> Name<'_> {
+    (entry.name_dir.as_deref().unwrap_or_default(), &entry.name)
+}
+
+/// The steps, in the order in which they are taken.
+pub(super) fn plan(entries: &[&UnixSkEntry]) -> Result<Vec<Step>, Error> {
+    let planner = Planner::new(entries)?;
+    let mut steps = Vec::new();
+    let mut done = vec![false; entries.len()];
+    for index in 0..entries.len() {
+        if !done[index] {
+            planner.step(index, &mut done, &mut steps)?;
+        }
+    }
+    steps.sort_by_key(|step| step.order());
+    Ok(steps)
+}
+
+struct Planner<'a> {
+    entries: &'a [&'a UnixSkEntry],
+    by_inode: BTreeMap<u32, usize>,
+    by_name: BTreeMap<Name<'a>, Vec<usize>>,
+}
+
+fn wrong(entry: &UnixSkEntry, reason: &str) -> Error {
+    Error::image(format!("Unix socket {}", entry.id), reason)
+}
+
+impl<'a> Planner<'a> {
+    fn new(entries: &'a [&'a UnixSkEntry]) -> Result<Self, Error> {
+        let mut by_inode = BTreeMap::new();
+        let mut by_name: BTreeMap<Name<'_>, Vec<usize>> = BTreeMap::new();
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.uflags != 0 {
+                return Err(Error::refused(
+                    format!("Unix socket {}", entry.id),
+                    "it was connected to a process outside the tree",
+                    "dump a tree that holds both ends",
+                ));
+            }
+            let kind = entry.r#type.cast_signed();
+            if !matches!(kind, libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET) {
+                return Err(wrong(entry, "its type is not known"));
+            }
+            if by_inode.insert(entry.ino, index).is_some() {
+                return Err(wrong(entry, "another has the same inode"));
+            }
+            if !entry.name.is_empty() {
+                by_name.entry(name(entry)).or_default().push(index);
+            }
+        }
+        Ok(Self { entries, by_inode, by_name })
+    }
+
+    fn shared(&self, index: usize) -> bool {
+        self.by_name.get(&name(self.entries[index])).is_some_and(|holders| holders.len() > 1)
+    }
+
+    fn listener(&self, index: usize) -> Option<usize> {
+        let holders = self.by_name.get(&name(self.entries[index]))?;
+        holders.iter().copied().find(|&holder| self.entries[holder].state == SK_LISTEN)
+    }
+
+    fn peer(&self, index: usize) -> Result<Option<usize>, Error> {
+        let entry = self.entries[index];
+        match (entry.peer, self.by_inode.get(&entry.peer)) {
+            (0, _) => Ok(None),
+            (_, Some(&peer)) if peer != index => Ok(Some(peer)),
+            _ => Err(wrong(entry, "its peer is not in the images")),
+        }
+    }
+
+    fn step(&self, index: usize, done: &mut [bool], steps: &mut Vec<Step>) -> Result<(), Error> {
+        done[index] = true;
+        let entry = self.entries[index];
+        let datagrams = entry.r#type.cast_signed() == libc::SOCK_DGRAM;
+        let peer = self.peer(index)?;
+        let mutual = peer.filter(|&peer| self.entries[peer].peer == entry.ino && !done[peer]);
+        match (entry.state, peer) {
+            (SK_LISTEN, _) => steps.push(Step::Single(index)),
+            _ if datagrams => {
+                if let Some(other) = mutual {
+                    done[other] = true;
+                    steps.push(Step::Pair(index, Some(other)));
+                } else {
+                    steps.push(Step::Single(index));
+                    steps.extend(peer.map(|to| Step::Aimed { from: index, to }));
+                }
+            }
+            (SK_CLOSE, _) => steps.push(Step::Single(index)),
+            (SK_ESTABLISHED, None) => {
+                if entry.shutdown.unwrap_or_default() != SHUTDOWN_BOTH {
+                    return Err(wrong(entry, "it is connected, but not to any other"));
+                }
+                steps.push(self.half(index));
+            }
+            (SK_ESTABLISHED, Some(peer)) => {
+                let step = self.connected(index, peer, mutual)?;
+                if let Some(other) = mutual {
+                    done[other] = true;
+                }
+                steps.push(step);
+            }
+            _ => return Err(wrong(entry, "its state is not known")),
+        }
+        Ok(())
+    }
+
+    fn half(&self, index: usize) -> Step {
+        if self.shared(index) {
+            Step::Accepted { server: index, client: None, listener: self.listener(index) }
+        } else {
+            Step::Pair(index, None)
+        }
+    }
+
+    fn connected(&self, index: usize, peer: usize, mutual: Option<usize>) -> Result<Step, Error> {
+        let entry = self.entries[index];
+        if self.entries[peer].state == SK_LISTEN {
+            return Ok(Step::Waiting { client: index, listener: peer });
+        }
+        if mutual.is_none() {
+            return Err(wrong(entry, "its peer is connected to another"));
+        }
+        let accepted = |server, client| Step::Accepted {
+            server,
+            client: Some(client),
+            listener: self.listener(server),
+        };
+        match (self.shared(index), self.shared(peer)) {
+            (false, false) => Ok(Step::Pair(index, mutual)),
+            (true, false) => Ok(accepted(index, peer)),
+            (false, true) => Ok(accepted(peer, index)),
+            (true, true) => Err(wrong(entry, "both ends have names that others have, too")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {
+        UnixSkEntry {
+            id: ino + 100,
+            ino,
+            r#type: libc::SOCK_STREAM.cast_unsigned(),
+            state,
+            peer,
+            name: name.to_vec(),
+            ..UnixSkEntry::default()
+        }
+    }
+
+    fn steps(sockets: &[UnixSkEntry]) -> Result<Vec<Step>, Error> {
+        plan(&sockets.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn accepted_connections_come_after_their_listener() {
+        let sockets = [
+            socket(1, SK_ESTABLISHED, 2, b""),
+            socket(2, SK_ESTABLISHED, 1, b"/s\0"),
+            socket(3, SK_ESTABLISHED, 4, b""),
+            socket(4, SK_LISTEN, 0, b"/s\0"),
+            socket(5, SK_ESTABLISHED, 6, b"own\0"),
+            socket(6, SK_ESTABLISHED, 5, b""),
+        ];
+        let expected = [
+            Step::Single(3),
+            Step::Pair(4, Some(5)),
+            Step::Accepted { server: 1, client: Some(0), listener: Some(3) },
+            Step::Waiting { client: 2, listener: 3 },
+        ];
+        assert_eq!(steps(&sockets).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_listener_that_is_gone_and_a_peer_that_is() {
+        let closed =
+            UnixSkEntry { shutdown: Some(SHUTDOWN_BOTH), ..socket(3, SK_ESTABLISHED, 0, b"\0x") };
+        let sockets = [
+            socket(1, SK_ESTABLISHED, 2, b"\0x"),
+            socket(2, SK_ESTABLISHED, 1, b""),
+            closed.clone(),
+        ];
+        let expected = [
+            Step::Accepted { server: 0, client: Some(1), listener: None },
+            Step::Accepted { server: 2, client: None, listener: None },
+        ];
+        assert_eq!(steps(&sockets).unwrap(), expected);
+        assert_eq!(steps(&[closed]).unwrap(), [Step::Pair(0, None)]);
+    }
+
+    #[test]
+    fn datagrams() {
+        let kind = libc::SOCK_DGRAM.cast_unsigned();
+        let of = |entry: UnixSkEntry| UnixSkEntry { r#type: kind, ..entry };
+        let sockets = [
+            of(socket(1, SK_CLOSE, 0, b"/log\0")),
+            of(socket(2, SK_ESTABLISHED, 1, b"")),
+            of(socket(3, SK_ESTABLISHED, 4, b"")),
+            of(socket(4, SK_ESTABLISHED, 3, b"")),
+        ];
+        let expected = [
+            Step::Single(0),
+            Step::Single(1),
+            Step::Pair(2, Some(3)),
+            Step::Aimed { from: 1, to: 0 },
+        ];
+        assert_eq!(steps(&sockets).unwrap(), expected);
+    }
+
+    #[test]
+    fn hostile_entries() {
+        for sockets in [
+            vec![socket(1, SK_ESTABLISHED, 1, b"")],
+            vec![socket(1, SK_ESTABLISHED, 9, b"")],
+            vec![socket(1, SK_CLOSE, 0, b""), socket(1, SK_CLOSE, 0, b"")],
+            vec![socket(1, SK_ESTABLISHED, 0, b"")],
+            vec![socket(1, 77, 0, b"")],
+            vec![socket(1, SK_ESTABLISHED, 2, b""), socket(2, SK_ESTABLISHED, 3, b"")],
+        ] {
+            assert!(steps(&sockets).is_err(), "{sockets:?}");
+        }
+    }
+}

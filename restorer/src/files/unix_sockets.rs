@@ -1,0 +1,401 @@
+//! Unix sockets: made, named, connected and filled in the order that [`super::unix_plan`] says.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use images::messages::{SK_LISTEN, UnixSkEntry};
+use kernel::descriptors::set_status_flags;
+use kernel::sockets::{self, Address};
+use nix::sys::socket::{MsgFlags, send};
+
+use super::regular::Opener;
+use super::socket_options;
+use super::unix_plan::{Step, name, plan};
+use super::{Error, kernel};
+
+const O_NONBLOCK: u32 = libc::O_NONBLOCK.cast_unsigned();
+const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
+
+/// What is queued in sockets, by file id.
+pub(super) type Queues = BTreeMap<u32, Vec<Vec<u8>>>;
+
+/// Makes all Unix sockets; what is returned is in the order of `entries`.
+pub(super) fn open(
+    entries: &[&UnixSkEntry],
+    queues: &Queues,
+    opener: &Opener,
+) -> Result<Vec<OwnedFd>, Error> {
+    let steps = plan(entries)?;
+    let mut names = Names::new(opener);
+    let mut maker = Maker {
+        entries,
+        made: entries.iter().map(|_| None).collect(),
+        others: BTreeMap::new(),
+        stands: BTreeMap::new(),
+        names: &mut names,
+    };
+    for step in &steps {
+        maker.take(*step)?;
+    }
+    maker.fill(&steps, queues)?;
+    let sockets = maker.finish(&steps)?;
+    names.settle()?;
+    Ok(sockets)
+}
+
+fn what(entry: &UnixSkEntry) -> String {
+    let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
+    match name.first() {
+        None => format!("Unix socket {}", entry.id),
+        Some(0) => {
+            format!("Unix socket {} (@{})", entry.id, String::from_utf8_lossy(&name[1..]))
+        }
+        Some(_) => format!("Unix socket {} ({})", entry.id, String::from_utf8_lossy(name)),
+    }
+}
+
+fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(io::Error) -> Error {
+    let operation = format!("{doing} {}", what(entry));
+    move |source| Error::Kernel { operation, source }
+}
+
+struct Maker<'a, 'b> {
+    entries: &'a [&'a UnixSkEntry],
+    made: Vec<Option<OwnedFd>>,
+    /// The other ends of sockets whose peers have been closed.
+    others: BTreeMap<usize, OwnedFd>,
+    /// Listeners that stand in for closed ones, by name.
+    stands: BTreeMap<(Vec<u8>, Vec<u8>), OwnedFd>,
+    names: &'a mut Names<'b>,
+}
+
+impl Maker<'_, '_> {
+    fn take(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Single(index) => {
+                let socket = self.new_socket(index)?;
+                self.name(index, &socket)?;
+                let entry = self.entries[index];
+                if entry.state == SK_LISTEN {
+                    sockets::listen(&socket, entry.backlog).map_err(failed("listen on", entry))?;
+                }
+                self.made[index] = Some(socket);
+            }
+            Step::Pair(first, second) => {
+                let entry = self.entries[first];
+                let (a, b) = sockets::create_pair(entry.r#type.cast_signed())
+                    .map_err(failed("make", entry))?;
+                self.name(first, &a)?;
+                self.made[first] = Some(a);
+                match second {
+                    Some(second) => {
+                        self.name(second, &b)?;
+                        self.made[second] = Some(b);
+                    }
+                    None => drop(self.others.insert(first, b)),
+                }
+            }
+            Step::Accepted { server, client, listener } => self.accept(server, client, listener)?,
+            Step::Waiting { client, listener } => {
+                let socket = self.new_socket(client)?;
+                self.name(client, &socket)?;
+                self.names.connect(&socket, self.entries[listener])?;
+                self.made[client] = Some(socket);
+            }
+            // When it is filled: from then on only its peer could send to it.
+            Step::Aimed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn new_socket(&self, index: usize) -> Result<OwnedFd, Error> {
+        let entry = self.entries[index];
+        let socket = sockets::create(libc::AF_UNIX, entry.r#type.cast_signed(), 0)
+            .map_err(failed("make", entry))?;
+        // Nothing here may wait: it is an error then. Its own flags come later.
+        set_status_flags(&socket, O_NONBLOCK).map_err(failed("make", entry))?;
+        Ok(socket)
+    }
+
+    fn name(&mut self, index: usize, socket: &OwnedFd) -> Result<(), Error> {
+        let entry = self.entries[index];
+        if entry.name.is_empty() { Ok(()) } else { self.names.bind(socket, entry) }
+    }
+
+    fn accept(
+        &mut self,
+        server: usize,
+        client: Option<usize>,
+        listener: Option<usize>,
+    ) -> Result<(), Error> {
+        let entry = self.entries[server];
+        let key = (name(entry).0.to_vec(), name(entry).1.to_vec());
+        if listener.is_none() && !self.stands.contains_key(&key) {
+            let stand = self.new_socket(server)?;
+            self.names.bind(&stand, entry)?;
+            sockets::listen(&stand, 1).map_err(failed("listen in place of", entry))?;
+            self.stands.insert(key.clone(), stand);
+        }
+        let socket = self.new_socket(client.unwrap_or(server))?;
+        if let Some(client) = client {
+            self.name(client, &socket)?;
+        }
+        self.names.connect(&socket, entry)?;
+        let from = match listener {
+            Some(listener) => self.made[listener].as_ref(),
+            None => self.stands.get(&key),
+        };
+        let missing = || Error::image(what(entry), "its listener was not made");
+        let accepted =
+            sockets::accept(from.ok_or_else(missing)?).map_err(failed("accept", entry))?;
+        self.made[server] = Some(accepted);
+        match client {
+            Some(client) => self.made[client] = Some(socket),
+            None => drop(self.others.insert(server, socket)),
+        }
+        Ok(())
+    }
+
+    /// Puts back what was queued, each message from the socket that can have sent it.
+    fn fill(&mut self, steps: &[Step], queues: &Queues) -> Result<(), Error> {
+        let mut peers: BTreeMap<usize, usize> = BTreeMap::new();
+        for step in steps {
+            match *step {
+                Step::Pair(a, Some(b)) | Step::Accepted { server: a, client: Some(b), .. } => {
+                    peers.insert(a, b);
+                    peers.insert(b, a);
+                }
+                _ => {}
+            }
+        }
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(messages) = queues.get(&entry.id).filter(|it| !it.is_empty()) else {
+                continue;
+            };
+            let passing;
+            let peer = peers.get(&index).and_then(|&peer| self.made[peer].as_ref());
+            let sender = match peer.or_else(|| self.others.get(&index)) {
+                Some(sender) => sender,
+                None => {
+                    passing = self.new_socket(index)?;
+                    self.names.connect(&passing, entry)?;
+                    &passing
+                }
+            };
+            deliver(sender, messages, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Aims, shuts down, options and flags.
+    fn finish(mut self, steps: &[Step]) -> Result<Vec<OwnedFd>, Error> {
+        for step in steps {
+            if let Step::Aimed { from, to } = *step
+                && let Some(socket) = &self.made[from]
+            {
+                self.names.connect(socket, self.entries[to])?;
+            }
+        }
+        // What the other end of a closed connection leaves behind is a shutdown of both ways.
+        self.others.clear();
+        let made = std::mem::take(&mut self.made);
+        made.into_iter()
+            .zip(self.entries)
+            .map(|(socket, entry)| {
+                let socket = socket.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
+                if let Some(shutdown) = entry.shutdown.filter(|it| (1..=3).contains(it)) {
+                    // `SHUT_RD` is 0, and so on: one less than in the images.
+                    match sockets::shutdown(&socket, shutdown.cast_signed() - 1) {
+                        Err(error) if error.raw_os_error() != Some(libc::ENOTCONN) => {
+                            return Err(failed("shut down", entry)(error));
+                        }
+                        _ => {}
+                    }
+                }
+                socket_options::all(&socket, &entry.opts, &what(entry))?;
+                set_status_flags(&socket, entry.flags & !O_ASYNC)
+                    .map_err(failed("set flags of", entry))?;
+                Ok(socket)
+            })
+            .collect()
+    }
+}
+
+fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Result<(), Error> {
+    let to = what(entry);
+    socket_options::make_room(sender, messages.iter().map(Vec::len).sum(), &to)?;
+    let stream = entry.r#type.cast_signed() == libc::SOCK_STREAM;
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    for message in messages {
+        let mut rest = &message[..];
+        loop {
+            let count = send(sender.as_raw_fd(), rest, flags)
+                .map_err(|errno| kernel(format!("fill the queue of {to}"), errno))?;
+            rest = &rest[count..];
+            if rest.is_empty() || !stream {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names in file systems: made, and taken away again where they had been.
+struct Names<'a> {
+    opener: &'a Opener,
+    /// Paths that were unlinked when the sockets were dumped.
+    deleted: Vec<PathBuf>,
+    /// What was in the way of those: where it belongs, where it is.
+    aside: Vec<(PathBuf, PathBuf)>,
+    /// Everything that was bound, to be taken away if not all goes well.
+    bound: Vec<PathBuf>,
+}
+
+impl<'a> Names<'a> {
+    fn new(opener: &'a Opener) -> Self {
+        Self { opener, deleted: Vec::new(), aside: Vec::new(), bound: Vec::new() }
+    }
+
+    /// The address of a socket, the directory it counts from, and the path it leads to.
+    fn place(&self, entry: &UnixSkEntry) -> Result<(Address, Option<(PathBuf, PathBuf)>), Error> {
+        let plain = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
+        let in_files = entry.name.first().is_some_and(|&byte| byte != 0);
+        let data = if in_files { plain } else { &entry.name };
+        let address = Address::new(libc::AF_UNIX as u16, data).map_err(failed("name", entry))?;
+        if !in_files {
+            return Ok((address, None));
+        }
+        if plain.contains(&0) {
+            return Err(Error::image(what(entry), "its name is no path"));
+        }
+        let path = Path::new(std::ffi::OsStr::from_bytes(plain));
+        let rooted = self.opener.locate(b"/") != Path::new("/");
+        if path.is_absolute() && rooted {
+            return Err(Error::refused(
+                what(entry),
+                "an absolute name cannot be given to a socket below another root directory",
+                "restore without a root directory",
+            ));
+        }
+        let directory = match &entry.name_dir {
+            Some(directory) if path.is_relative() => self.opener.locate(directory),
+            _ => PathBuf::from("/"),
+        };
+        let full = directory.join(path);
+        Ok((address, Some((directory, full))))
+    }
+
+    fn bind(&mut self, socket: &OwnedFd, entry: &UnixSkEntry) -> Result<(), Error> {
+        let (address, place) = self.place(entry)?;
+        let Some((directory, path)) = place else {
+            return sockets::bind(socket, &address).map_err(failed("bind", entry));
+        };
+        self.make_way(&path, entry)?;
+        within(&directory, || sockets::bind(socket, &address)).map_err(failed("bind", entry))?;
+        self.bound.push(path.clone());
+        if entry.deleted == Some(true) {
+            self.deleted.push(path.clone());
+        }
+        let Some(perms) = &entry.file_perms else { return Ok(()) };
+        std::os::unix::fs::lchown(&path, Some(perms.uid), Some(perms.gid))
+            .map_err(failed("set owner of the file of", entry))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(perms.mode & 0o7777);
+        std::fs::set_permissions(&path, mode).map_err(failed("set mode of the file of", entry))
+    }
+
+    /// A stale socket goes; what is in the way of a name that was deleted steps aside; anything
+    /// else stays.
+    fn make_way(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<(), Error> {
+        use std::os::unix::fs::FileTypeExt;
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("look for the file of", entry)(error)),
+        };
+        if entry.deleted == Some(true) {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".stasis-{}", std::process::id()));
+            let aside = PathBuf::from(name);
+            if aside.symlink_metadata().is_ok() {
+                return Err(Error::refused(
+                    aside.display().to_string(),
+                    "it is in the way of the restore",
+                    "remove it",
+                ));
+            }
+            std::fs::rename(path, &aside).map_err(failed("move aside the file of", entry))?;
+            self.aside.push((path.to_owned(), aside));
+            return Ok(());
+        }
+        if metadata.file_type().is_socket() {
+            return std::fs::remove_file(path).map_err(failed("remove the old file of", entry));
+        }
+        Err(Error::refused(
+            path.display().to_string(),
+            "it is in the way of a socket of this name, and is none itself",
+            "move it away",
+        ))
+    }
+
+    fn connect(&self, socket: &OwnedFd, to: &UnixSkEntry) -> Result<(), Error> {
+        if to.name.is_empty() {
+            return Err(Error::image(what(to), "it has no name to connect to"));
+        }
+        let (address, place) = self.place(to)?;
+        match place {
+            None => sockets::connect(socket, &address),
+            Some((directory, _)) => within(&directory, || sockets::connect(socket, &address)),
+        }
+        .map_err(failed("connect to", to))
+    }
+
+    /// Takes away the names that had been deleted, and puts back what was in their way.
+    fn settle(mut self) -> Result<(), Error> {
+        self.bound.clear();
+        self.withdraw().map_err(|source| Error::Kernel {
+            operation: "put back what was in the way of deleted sockets".to_owned(),
+            source,
+        })
+    }
+
+    fn withdraw(&mut self) -> io::Result<()> {
+        for path in self.deleted.drain(..) {
+            std::fs::remove_file(path)?;
+        }
+        for (path, aside) in self.aside.drain(..) {
+            std::fs::rename(aside, path)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Names<'_> {
+    fn drop(&mut self) {
+        // Only when the restore has failed is there anything left; its error is the one to tell.
+        for path in self.bound.drain(..) {
+            std::fs::remove_file(&path).unwrap_or_default();
+            self.deleted.retain(|deleted| *deleted != path);
+        }
+        self.withdraw().unwrap_or_default();
+    }
+}
+
+/// Does something in another working directory. The caller has one thread.
+fn within<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let here = nix::fcntl::open(
+        ".",
+        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    std::env::set_current_dir(directory)?;
+    let done = work();
+    nix::unistd::fchdir(&here)?;
+    done
+}
+
+#[cfg(test)]
+#[path = "unix_sockets_tests.rs"]
+mod tests;

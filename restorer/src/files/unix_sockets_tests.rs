@@ -1,0 +1,110 @@
+use super::*;
+use images::messages::{SK_CLOSE, SK_ESTABLISHED, SkOptsEntry};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
+fn opener() -> Opener {
+    Opener::new(None, BTreeMap::new(), BTreeMap::new())
+}
+
+fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {
+    UnixSkEntry {
+        id: ino + 100,
+        ino,
+        r#type: libc::SOCK_STREAM.cast_unsigned(),
+        state,
+        peer,
+        backlog: 5,
+        name: name.to_vec(),
+        flags: 2,
+        opts: SkOptsEntry { so_sndbuf: 212_992, so_rcvbuf: 212_992, ..SkOptsEntry::default() },
+        ..UnixSkEntry::default()
+    }
+}
+
+fn make(entries: &[UnixSkEntry], queues: &Queues) -> Result<Vec<OwnedFd>, Error> {
+    open(&entries.iter().collect::<Vec<_>>(), queues, &opener())
+}
+
+#[test]
+fn an_accepted_connection_has_its_listeners_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Some(dir.path().as_os_str().as_bytes().to_vec());
+    let named = |entry: UnixSkEntry| UnixSkEntry { name_dir: directory.clone(), ..entry };
+    std::fs::write(dir.path().join("other"), "x").unwrap();
+    let entries = [
+        socket(1, SK_ESTABLISHED, 2, b""),
+        named(socket(2, SK_ESTABLISHED, 1, b"s\0")),
+        named(socket(3, SK_LISTEN, 0, b"s\0")),
+        socket(4, SK_CLOSE, 0, b""),
+        socket(5, SK_ESTABLISHED, 3, b""),
+    ];
+    let queues = Queues::from([(102, vec![b"to the server".to_vec()])]);
+    let made = make(&entries, &queues).unwrap();
+    assert_eq!(sockets::local_address(&made[1]).unwrap().data(), b"s\0");
+    let server = UnixStream::from(made[1].try_clone().unwrap());
+    let mut bytes = [0; 13];
+    (&server).read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"to the server");
+    sockets::accept(&made[2]).unwrap();
+    UnixStream::connect(dir.path().join("s")).unwrap();
+    assert_eq!(sockets::option(&made[0], libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap(), 212_992);
+}
+
+#[test]
+fn half_closed_connections_keep_their_last_words() {
+    let half = UnixSkEntry { shutdown: Some(2), ..socket(1, SK_ESTABLISHED, 2, b"") };
+    let other = UnixSkEntry { shutdown: Some(1), ..socket(2, SK_ESTABLISHED, 1, b"") };
+    let gone = UnixSkEntry { shutdown: Some(3), ..socket(3, SK_ESTABLISHED, 0, b"") };
+    let queues = Queues::from([(102, vec![b"bye".to_vec()]), (103, vec![b"last".to_vec()])]);
+    let mut made = make(&[half, other, gone], &queues).unwrap().into_iter();
+    let _half = made.next().unwrap();
+    for expected in ["bye", "last"] {
+        let mut text = String::new();
+        UnixStream::from(made.next().unwrap()).read_to_string(&mut text).unwrap();
+        assert_eq!(text, expected);
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    std::fs::write(&path, "precious").unwrap();
+    let mut name = path.as_os_str().as_bytes().to_vec();
+    name.push(0);
+    let entry = socket(1, SK_LISTEN, 0, &name);
+    assert!(make(std::slice::from_ref(&entry), &Queues::new()).is_err());
+    let deleted = UnixSkEntry { deleted: Some(true), ..entry.clone() };
+    let made = make(&[deleted], &Queues::new()).unwrap();
+    assert_eq!(sockets::local_address(&made[0]).unwrap().data(), name);
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    std::fs::remove_file(&path).unwrap();
+    drop(make(std::slice::from_ref(&entry), &Queues::new()).unwrap());
+    make(&[entry], &Queues::new()).unwrap();
+}
+
+#[test]
+fn datagrams_to_a_name_and_between_two() {
+    let kind = libc::SOCK_DGRAM.cast_unsigned();
+    let of = |entry: UnixSkEntry| UnixSkEntry { r#type: kind, ..entry };
+    let name = format!("\0stasis-test-{}", std::process::id());
+    let entries = [
+        of(socket(1, SK_CLOSE, 0, name.as_bytes())),
+        of(socket(2, SK_ESTABLISHED, 1, b"")),
+        of(socket(3, SK_ESTABLISHED, 4, b"")),
+        of(socket(4, SK_ESTABLISHED, 3, b"")),
+    ];
+    let queues =
+        Queues::from([(101, vec![b"one".to_vec(), b"three".to_vec()]), (104, vec![b"x".to_vec()])]);
+    let made = make(&entries, &queues).unwrap();
+    let receive = |index: usize| {
+        let mut bytes = [0; 16];
+        let count = nix::unistd::read(&made[index], &mut bytes).unwrap();
+        bytes[..count].to_vec()
+    };
+    assert_eq!((receive(0), receive(0), receive(3)), (b"one".into(), b"three".into(), b"x".into()));
+    nix::unistd::write(&made[1], b"log").unwrap();
+    assert_eq!(receive(0), b"log");
+}
