@@ -22,4 +22,4 @@ pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobRequest};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use processes::{ProcessList, ProcessSummary, Refusal};
-pub use restores::{AfterRestore, RestoreRequest, RestoreSummary};
+pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};

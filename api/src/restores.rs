@@ -43,3 +43,27 @@ pub struct RestoreSummary {
     /// Pages put back.
     pub pages_restored: u64,
 }
+
+/// One tree that the restorer restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredTree {
+    /// Directory it was restored from.
+    pub directory: Directory,
+    /// Pid of its root.
+    pub pid: i32,
+    /// Whether the root runs.
+    pub running: bool,
+    /// The root's exit code, when it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended the root, when one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+}
+
+/// `GET /v1/restores` of the restorer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredList {
+    /// The trees restored since the restorer started, newest first, at most 1,000.
+    pub restores: Vec<RestoredTree>,
+}

@@ -1,1 +1,53 @@
-fn main() {}
+//! `stasis-dumper`: dumps process trees for others.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use service::{
+    Capability, CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings,
+};
+
+/// Dumps process trees for others, under one checkpoint root
+#[derive(Debug, Parser)]
+#[command(name = "stasis-dumper", version)]
+struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    checkpoints: CheckpointSettings,
+}
+
+/// What a dump of anybody's processes takes.
+const PRIVILEGES: Privileges = Privileges::Only(&[
+    // Tracing, and all of /proc/PID that takes the right to trace.
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_CHECKPOINT_RESTORE,
+    // Seccomp filters, page frame numbers, namespaces; BPF and map_files on older kernels.
+    Capability::CAP_SYS_ADMIN,
+    // The inventory by eBPF.
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    // Sockets' state and queues.
+    Capability::CAP_NET_ADMIN,
+    // Files of any owner, read for ghosts and compared with their names.
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+    // Ending or stopping the tree afterwards.
+    Capability::CAP_KILL,
+    // Descriptors beyond our own limit.
+    Capability::CAP_SYS_RESOURCE,
+]);
+
+fn main() -> ExitCode {
+    service::exit("dumper", run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let service = Service { name: "dumper", privileges: PRIVILEGES };
+    let prepared = service.prepare(args.settings.log, None)?;
+    let metrics = prepared.metrics().clone();
+    prepared.run(&args.settings, async || {
+        let root = CheckpointRoot::open(&args.checkpoints)?;
+        Ok(stasis_dumper::router(root, &metrics)?)
+    })
+}

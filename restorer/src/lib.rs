@@ -23,11 +23,15 @@ mod load;
 mod options;
 mod plan;
 mod prepare;
+mod reaper;
 mod registers;
 mod restore;
+mod serve;
 mod task;
 mod tracer;
 
 pub use error::Error;
 pub use options::{AfterRestore, RestoreOptions, RestoreReport};
+pub use reaper::Reaper;
 pub use restore::restore;
+pub use serve::{Work, router, work};

@@ -1,1 +1,58 @@
-fn main() {}
+//! `stasis-restorer`: restores process trees for others.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use service::{CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings};
+use stasis_restorer::{Reaper, router};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Restores process trees for others, from under one checkpoint root
+#[derive(Debug, Parser)]
+#[command(name = "stasis-restorer", version)]
+struct Args {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    checkpoints: CheckpointSettings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do one restore: the request on standard input, the answer on standard output
+    #[command(hide = true)]
+    Worker,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command {
+        Some(Command::Worker) => match stasis_restorer::work() {
+            Ok(()) => ExitCode::SUCCESS,
+            // The service sees that there is no answer, and says so.
+            Err(_) => ExitCode::FAILURE,
+        },
+        None => service::exit("restorer", run(&args)),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    // A restored tree gets the capabilities it had, whichever they were, so none can go.
+    let service = Service { name: "restorer", privileges: Privileges::All };
+    let prepared = service.prepare(args.settings.log, None)?;
+    let metrics = prepared.metrics().clone();
+    prepared.run(&args.settings, async || {
+        let root = CheckpointRoot::open(&args.checkpoints)?;
+        let reaper = Reaper::start(&metrics)?;
+        let mut children = signal(SignalKind::child())?;
+        let reaping = reaper.clone();
+        tokio::spawn(async move {
+            while children.recv().await.is_some() {
+                reaping.reap();
+            }
+        });
+        router(root, reaper, &metrics)
+    })
+}

@@ -6,6 +6,7 @@
 //! parse its settings, [`Service::prepare`] (which drops privileges while there is one thread),
 //! then [`Prepared::run`] with the router of its own paths.
 
+mod checkpoints;
 mod client;
 mod error;
 pub mod metrics;
@@ -19,6 +20,7 @@ mod telemetry;
 mod worker;
 
 pub use caps::Capability;
+pub use checkpoints::{CheckpointRoot, CheckpointSettings, holds_checkpoint};
 pub use client::{Client, ClientError};
 pub use error::{Error, chain};
 pub use peers::{Allowed, Connection, Peer};

@@ -1,0 +1,304 @@
+//! The dumper's paths: dumps and checkpoints, for who asks over its socket.
+
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use api::{After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use images::{ImageDir, Quiet, names};
+use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+use service::metrics::{Metrics, seconds_buckets};
+use service::{Body, CheckpointRoot, Problem, chain, holds_checkpoint};
+
+use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
+
+#[derive(Clone, Debug)]
+struct Dumper {
+    root: CheckpointRoot,
+    metrics: DumpMetrics,
+}
+
+#[derive(Clone, Debug)]
+struct DumpMetrics {
+    dumps: IntCounterVec,
+    running: IntGauge,
+    frozen: Histogram,
+    frozen_parts: CounterVec,
+    total: Histogram,
+    bytes: IntCounter,
+    pages: IntCounter,
+}
+
+impl DumpMetrics {
+    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        let seconds = |name: &str, help: &str| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(seconds_buckets()))
+        };
+        let made = Self {
+            dumps: metrics.add(IntCounterVec::new(
+                Opts::new("stasis_dumps_total", "Dumps finished, by outcome."),
+                &["outcome"],
+            )?)?,
+            running: metrics
+                .add(IntGauge::new("stasis_dumps_running", "Dumps that are being made.")?)?,
+            frozen: metrics.add(seconds(
+                "stasis_dump_frozen_seconds",
+                "Time that dumped trees were stopped.",
+            )?)?,
+            frozen_parts: metrics.add(CounterVec::new(
+                Opts::new(
+                    "stasis_dump_frozen_part_seconds_total",
+                    "Where the time that dumped trees were stopped went.",
+                ),
+                &["part"],
+            )?)?,
+            total: metrics.add(seconds("stasis_dump_seconds", "Time that whole dumps took.")?)?,
+            bytes: metrics.add(IntCounter::new(
+                "stasis_dump_image_bytes_total",
+                "Bytes of images written.",
+            )?)?,
+            pages: metrics
+                .add(IntCounter::new("stasis_dump_pages_written_total", "Pages written.")?)?,
+        };
+        // A counter that is not there yet cannot be told from one that was lost.
+        for outcome in ["done", "failed"] {
+            made.dumps.with_label_values(&[outcome]).reset();
+        }
+        Ok(made)
+    }
+
+    fn finished(&self, result: &Result<DumpReport, Error>) {
+        self.running.dec();
+        let outcome = if result.is_ok() { "done" } else { "failed" };
+        self.dumps.with_label_values(&[outcome]).inc();
+        let Ok(report) = result else { return };
+        self.frozen.observe(report.frozen.as_secs_f64());
+        self.total.observe(report.total.as_secs_f64());
+        self.bytes.inc_by(report.image_bytes);
+        self.pages.inc_by(report.pages_written);
+        let account = &report.account;
+        for (part, time) in [
+            ("stop", account.stop),
+            ("inventory", account.inventory),
+            ("registers", account.registers),
+            ("parasite", account.parasite),
+            ("files", account.files),
+            ("memory", account.memory),
+            ("cure", account.cure),
+        ] {
+            self.frozen_parts.with_label_values(&[part]).inc_by(time.as_secs_f64());
+        }
+    }
+}
+
+/// The router of the dumper's own paths, with its metrics registered.
+///
+/// # Errors
+/// If the metrics are registered already.
+pub fn router(root: CheckpointRoot, metrics: &Metrics) -> Result<Router, prometheus::Error> {
+    let dumper = Dumper { root, metrics: DumpMetrics::new(metrics)? };
+    Ok(Router::new()
+        .route("/v1/dumps", post(make))
+        .route("/v1/checkpoints", get(list))
+        .route("/v1/checkpoints/{*directory}", get(one))
+        .with_state(dumper))
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn summary(report: &DumpReport) -> DumpSummary {
+    let account = &report.account;
+    DumpSummary {
+        frozen_us: micros(report.frozen),
+        account: api::FrozenAccount {
+            stop_us: micros(account.stop),
+            inventory_us: micros(account.inventory),
+            registers_us: micros(account.registers),
+            parasite_us: micros(account.parasite),
+            files_us: micros(account.files),
+            memory_us: micros(account.memory),
+            cure_us: micros(account.cure),
+        },
+        total_us: micros(report.total),
+        processes: report.processes as u64,
+        threads: report.threads as u64,
+        pages_scanned: report.pages_scanned,
+        pages_written: report.pages_written,
+        image_bytes: report.image_bytes,
+    }
+}
+
+fn problem(error: &Error) -> Problem {
+    let unprocessable = |remedies: Vec<&str>| {
+        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
+        // Each remedy once, in the order of what it is for.
+        let mut said: Vec<&str> = Vec::new();
+        for remedy in remedies {
+            if !said.contains(&remedy) {
+                said.push(remedy);
+            }
+        }
+        if !said.is_empty() {
+            problem = problem.remedy(said.join("; "));
+        }
+        problem
+    };
+    match error {
+        Error::Refused { obstacles, .. } => {
+            unprocessable(obstacles.iter().map(|obstacle| obstacle.remedy).collect())
+        }
+        Error::Files(files::Error::Refused { refusals }) => {
+            unprocessable(refusals.iter().map(|refusal| refusal.remedy.as_str()).collect())
+        }
+        Error::Procfs(error) if error.is_gone() => {
+            unprocessable(vec!["send the pid of a running process"])
+        }
+        _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)),
+    }
+}
+
+/// What went wrong with a checkpoint's directory.
+fn directory_problem(directory: &Directory, error: &std::io::Error) -> Problem {
+    let status = match error.kind() {
+        std::io::ErrorKind::NotADirectory => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(status, format!("use directory {directory}: {error}")).of("directory")
+}
+
+async fn make(
+    State(dumper): State<Dumper>,
+    Body(request): Body<DumpRequest>,
+) -> Result<Json<DumpSummary>, Problem> {
+    if request.pid < 1 {
+        return Err(Problem::field("pid", format!("pid is {}", request.pid))
+            .remedy("send the pid of a running process"));
+    }
+    let images_dir = dumper
+        .root
+        .prepare(&request.directory)
+        .map_err(|error| directory_problem(&request.directory, &error))?;
+    if holds_checkpoint(&images_dir) {
+        let message = format!("directory {} holds a checkpoint already", request.directory);
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy("name another directory"));
+    }
+    let options = DumpOptions {
+        pid: request.pid,
+        images_dir,
+        after: match request.after {
+            After::Resume => AfterDump::Resume,
+            After::Stop => AfterDump::Stop,
+            After::Kill => AfterDump::Kill,
+        },
+        shell_job: request.shell_job,
+        root: None,
+        overwrite: false,
+        in_place: false,
+    };
+    let (pid, metrics) = (request.pid, dumper.metrics.clone());
+    metrics.running.inc();
+    let start = Instant::now();
+    // The dump is finished and counted even when who asked hangs up: it cannot be half made.
+    let work = tokio::task::spawn_blocking(move || {
+        let result = dump(&options, &mut Quiet);
+        metrics.finished(&result);
+        result
+    });
+    match work.await {
+        Ok(Ok(report)) => {
+            tracing::info!(
+                "dumped process {pid} to {} in {:?}, frozen for {:?}",
+                request.directory,
+                start.elapsed(),
+                report.frozen
+            );
+            Ok(Json(summary(&report)))
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("dump process {pid}: {}", chain(&error));
+            Err(problem(&error))
+        }
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// What the images of a checkpoint say of it in short.
+fn summarize(root: &CheckpointRoot, directory: Directory) -> Result<CheckpointSummary, Problem> {
+    let path = root.path(&directory).map_err(|error| directory_problem(&directory, &error))?;
+    let created = std::fs::metadata(path.join("inventory.img"))
+        .and_then(|inventory| inventory.modified())
+        .map_err(|_| {
+            Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
+                .remedy("GET /v1/checkpoints lists those there are")
+        })?;
+    let since = created.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut summary = CheckpointSummary {
+        directory,
+        created_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        image_bytes: 0,
+        pid: 0,
+        comm: String::new(),
+        processes: 0,
+        threads: 0,
+        frozen_us: None,
+        damage: None,
+    };
+    if let Err(error) = ImageDir::open(&path).and_then(|images| fill(&mut summary, &images)) {
+        summary.damage = Some(chain(&error));
+    }
+    Ok(summary)
+}
+
+fn fill(summary: &mut CheckpointSummary, images: &ImageDir) -> Result<(), images::Error> {
+    summary.image_bytes = images.files()?.iter().map(|file| file.size).sum();
+    let tree = images.read_all(&names::pstree())?;
+    summary.processes = tree.len() as u64;
+    summary.threads = tree.iter().map(|process| process.threads.len() as u64).sum();
+    if let Some(root) = tree.first() {
+        summary.pid = root.pid.cast_signed();
+        let core = images.require(&names::core(root.pid))?;
+        let comm = core.tc.map(|task| task.comm).unwrap_or_default();
+        summary.comm = String::from_utf8_lossy(&comm).into_owned();
+    }
+    let stats = images.read_one(&names::stats_dump())?;
+    summary.frozen_us = stats.and_then(|stats| stats.dump).map(|dump| dump.frozen_time.into());
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<Json<T>, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map(Json),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+async fn list(State(dumper): State<Dumper>) -> Result<Json<CheckpointList>, Problem> {
+    blocking(move || {
+        let directories = dumper.root.list().map_err(|error| {
+            let message = format!("list the checkpoints: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })?;
+        // One that goes away while the list is made is not in it.
+        let summaries = directories.into_iter().map(|name| summarize(&dumper.root, name));
+        Ok(CheckpointList { checkpoints: summaries.flatten().collect() })
+    })
+    .await
+}
+
+async fn one(
+    State(dumper): State<Dumper>,
+    Path(name): Path<String>,
+) -> Result<Json<CheckpointSummary>, Problem> {
+    let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
+    })?;
+    blocking(move || summarize(&dumper.root, directory)).await
+}

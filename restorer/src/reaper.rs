@@ -1,0 +1,159 @@
+//! Whose children restored trees are: the restorer service is their reaper.
+//!
+//! A worker makes the tree and ends; the root is made as the worker's sibling, so it is the
+//! service's child from birth, and whatever else loses its parent comes to the service too
+//! (`PR_SET_CHILD_SUBREAPER`). Every child that ends, worker or restored, is waited for here and
+//! nowhere else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::process::{ChildStdin, ChildStdout, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::{Directory, RestoredTree};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use prometheus::{IntCounter, IntGauge};
+use service::metrics::Metrics;
+
+/// Trees remembered beyond their ends.
+const KEPT: usize = 1000;
+
+/// Reaps the service's children.
+#[derive(Clone, Debug)]
+pub struct Reaper {
+    state: Arc<Mutex<State>>,
+    running: IntGauge,
+    reaped: IntCounter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Newest first.
+    trees: VecDeque<RestoredTree>,
+    /// How children ended that nobody has claimed yet: a tree may end before its worker has told
+    /// of it.
+    unclaimed: BTreeMap<i32, WaitStatus>,
+    workers: Vec<i32>,
+}
+
+impl Reaper {
+    /// Makes this process the reaper of its descendants.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the metrics are registered already.
+    pub fn start(metrics: &Metrics) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        prctl::set_child_subreaper(true)?;
+        Ok(Self {
+            state: Arc::default(),
+            running: metrics.add(IntGauge::new(
+                "stasis_restored_running",
+                "Restored trees whose root runs.",
+            )?)?,
+            reaped: metrics.add(IntCounter::new(
+                "stasis_reaped_total",
+                "Restored processes that ended and were waited for.",
+            )?)?,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in between leaves at worst an end unclaimed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a worker that this reaper will wait for.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<(ChildStdin, ChildStdout)> {
+        // Under the lock: the worker must be known as one before its end can be seen.
+        let mut state = self.lock();
+        let mut child = command.spawn()?;
+        state.workers.push(child.id().cast_signed());
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok((input, output)),
+            _ => Err(io::Error::other("the worker has no pipes")),
+        }
+    }
+
+    /// Notes a tree that stands.
+    pub fn adopt(&self, directory: Directory, pid: i32) {
+        let mut state = self.lock();
+        let mut tree =
+            RestoredTree { directory, pid, running: true, exit_code: None, signal: None };
+        match state.unclaimed.remove(&pid) {
+            Some(status) => end(&mut tree, status),
+            None => self.running.inc(),
+        }
+        state.trees.push_front(tree);
+        if state.trees.len() > KEPT
+            && let Some(oldest) = state.trees.iter().rposition(|tree| !tree.running)
+        {
+            state.trees.remove(oldest);
+        }
+    }
+
+    /// The trees restored, newest first.
+    #[must_use]
+    pub fn trees(&self) -> Vec<RestoredTree> {
+        self.lock().trees.iter().cloned().collect()
+    }
+
+    /// Waits for every child that has ended; to be called at each `SIGCHLD`.
+    pub fn reap(&self) {
+        let mut state = self.lock();
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(status) => {
+                    if let Some(pid) = status.pid() {
+                        self.ended(&mut state, pid.as_raw(), status);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    tracing::error!("wait for children: {errno}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn ended(&self, state: &mut State, pid: i32, status: WaitStatus) {
+        if let Some(worker) = state.workers.iter().position(|worker| *worker == pid) {
+            state.workers.swap_remove(worker);
+            if !matches!(status, WaitStatus::Exited(_, 0)) {
+                tracing::warn!("worker {pid} ended: {status:?}");
+            }
+            return;
+        }
+        self.reaped.inc();
+        let tree = state.trees.iter_mut().find(|tree| tree.pid == pid && tree.running);
+        match tree {
+            Some(tree) => {
+                tracing::info!("restored process {pid} ({}) ended: {status:?}", tree.directory);
+                end(tree, status);
+                self.running.dec();
+            }
+            None if state.workers.is_empty() => {}
+            // With a worker about, it may be the root of the tree that it has made.
+            None => {
+                state.unclaimed.insert(pid, status);
+            }
+        }
+        if state.workers.is_empty() {
+            state.unclaimed.clear();
+        }
+    }
+}
+
+fn end(tree: &mut RestoredTree, status: WaitStatus) {
+    tree.running = false;
+    match status {
+        WaitStatus::Exited(_, code) => tree.exit_code = Some(code),
+        WaitStatus::Signaled(_, signal, _) => tree.signal = Some(signal as i32),
+        _ => {}
+    }
+}

@@ -1,0 +1,182 @@
+//! The restorer's paths: restores, for who asks over its socket. Each restore is a fresh worker
+//! process: a restore must be alone in its process, and a service is not.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use api::{ErrorDetail, RestoreRequest, RestoreSummary, RestoredList};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use images::Quiet;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+use serde::{Deserialize, Serialize};
+use service::metrics::{Metrics, seconds_buckets};
+use service::{
+    Body, CheckpointRoot, Problem, Worker, WorkerError, chain, holds_checkpoint, worker_answer,
+};
+
+use crate::reaper::Reaper;
+use crate::{AfterRestore, Error, RestoreOptions, restore};
+
+/// What a worker is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Work {
+    images_dir: PathBuf,
+    after: api::AfterRestore,
+    shell_job: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Restorer {
+    root: CheckpointRoot,
+    reaper: Reaper,
+    worker: Worker,
+    metrics: RestoreMetrics,
+}
+
+#[derive(Clone, Debug)]
+struct RestoreMetrics {
+    restores: IntCounterVec,
+    running: IntGauge,
+    seconds: Histogram,
+    pages: IntCounter,
+}
+
+impl RestoreMetrics {
+    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        let made = Self {
+            restores: metrics.add(IntCounterVec::new(
+                Opts::new("stasis_restores_total", "Restores finished, by outcome."),
+                &["outcome"],
+            )?)?,
+            running: metrics
+                .add(IntGauge::new("stasis_restores_running", "Restores that are at work.")?)?,
+            seconds: metrics.add(Histogram::with_opts(
+                HistogramOpts::new("stasis_restore_seconds", "Time that whole restores took.")
+                    .buckets(seconds_buckets()),
+            )?)?,
+            pages: metrics
+                .add(IntCounter::new("stasis_restore_pages_total", "Pages put back.")?)?,
+        };
+        for outcome in ["done", "failed"] {
+            made.restores.with_label_values(&[outcome]).reset();
+        }
+        Ok(made)
+    }
+
+    fn finished(&self, result: &Result<RestoreSummary, WorkerError>) {
+        self.running.dec();
+        let outcome = if result.is_ok() { "done" } else { "failed" };
+        self.restores.with_label_values(&[outcome]).inc();
+        if let Ok(summary) = result {
+            self.seconds.observe(Duration::from_micros(summary.total_us).as_secs_f64());
+            self.pages.inc_by(summary.pages_restored);
+        }
+    }
+}
+
+/// The router of the restorer's own paths, with its metrics registered.
+///
+/// # Errors
+/// If the metrics are registered already, or our own binary cannot be found for workers.
+pub fn router(
+    root: CheckpointRoot,
+    reaper: Reaper,
+    metrics: &Metrics,
+) -> Result<Router, Box<dyn std::error::Error + Send + Sync>> {
+    let worker = Worker::of_this_program()?;
+    let metrics = RestoreMetrics::new(metrics)?;
+    let restorer = Restorer { root, reaper, worker, metrics };
+    Ok(Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer))
+}
+
+async fn list(State(restorer): State<Restorer>) -> Json<RestoredList> {
+    Json(RestoredList { restores: restorer.reaper.trees() })
+}
+
+async fn make(
+    State(restorer): State<Restorer>,
+    Body(request): Body<RestoreRequest>,
+) -> Result<Json<RestoreSummary>, Problem> {
+    let directory = request.directory;
+    let images_dir = restorer.root.path(&directory).map_err(|error| {
+        Problem::field("directory", format!("use directory {directory}: {error}"))
+    })?;
+    if !holds_checkpoint(&images_dir) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
+            .of("directory")
+            .remedy("the dumper's GET /v1/checkpoints lists those there are"));
+    }
+    let work = Work { images_dir, after: request.after, shell_job: request.shell_job };
+    let start = Instant::now();
+    restorer.metrics.running.inc();
+    let name = directory.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let spawn = |command: &mut std::process::Command| restorer.reaper.spawn(command);
+        let result = restorer.worker.ask::<_, RestoreSummary>(&work, spawn);
+        if let Ok(summary) = &result {
+            restorer.reaper.adopt(name, summary.pid);
+        }
+        restorer.metrics.finished(&result);
+        result
+    });
+    match task.await {
+        Ok(Ok(summary)) => {
+            let took = start.elapsed();
+            tracing::info!("restored {directory} as process {} in {took:?}", summary.pid);
+            Ok(Json(summary))
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("restore {directory}: {}", chain(&error));
+            Err(problem(error))
+        }
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn problem(error: WorkerError) -> Problem {
+    match error {
+        WorkerError::Failed(detail) => Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail },
+        error => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
+    }
+}
+
+/// The life of a worker: one restore, asked for on standard input.
+///
+/// # Errors
+/// If the request cannot be read or the answer not written; that a restore failed is an answer.
+pub fn work() -> Result<(), WorkerError> {
+    worker_answer(|work: Work| {
+        let options = RestoreOptions {
+            images_dir: work.images_dir,
+            after: match work.after {
+                api::AfterRestore::Resume => AfterRestore::Resume,
+                api::AfterRestore::Stop => AfterRestore::Stop,
+            },
+            shell_job: work.shell_job,
+            root: None,
+            // The service's child, not ours: we are about to end, which a root with a
+            // parent-death signal would feel.
+            sibling: true,
+        };
+        let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
+        Ok(RestoreSummary {
+            pid: report.pid,
+            total_us: u64::try_from(report.total.as_micros()).unwrap_or(u64::MAX),
+            processes: report.processes as u64,
+            threads: report.threads as u64,
+            pages_restored: report.pages_restored,
+        })
+    })
+}
+
+fn detail(error: &Error) -> ErrorDetail {
+    let remedy = match error {
+        Error::Refused { remedy, .. } => Some(remedy.clone()),
+        _ => None,
+    };
+    ErrorDetail { field: None, message: chain(error), remedy }
+}

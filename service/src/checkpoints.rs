@@ -1,0 +1,155 @@
+//! The checkpoint root: the one directory under which services write and read checkpoints for
+//! others. Images hold the memory of processes, so nobody but its owner may look into it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use api::Directory;
+
+/// Deepest nesting of directories that is searched for checkpoints.
+const DEEPEST: usize = 8;
+/// Most directories that are looked into.
+const MOST: usize = 10_000;
+
+/// What a service with a checkpoint root can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckpointSettings {
+    /// Directory that all checkpoints are under
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/stasis/checkpoints",
+        env = "STASIS_CHECKPOINTS"
+    )]
+    pub checkpoints: PathBuf,
+}
+
+/// The checkpoint root, there and ours.
+#[derive(Clone, Debug)]
+pub struct CheckpointRoot(PathBuf);
+
+impl CheckpointRoot {
+    /// Makes the root when it is not there yet, for its owner alone.
+    ///
+    /// # Errors
+    /// If it cannot be made or is no directory.
+    pub fn open(settings: &CheckpointSettings) -> io::Result<Self> {
+        let path = &settings.checkpoints;
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        path.canonicalize().map(Self)
+    }
+
+    /// Where a checkpoint is or would be. The way there must be made of directories: a symbolic
+    /// link could lead out of the root.
+    ///
+    /// # Errors
+    /// If something on the way is no directory.
+    pub fn path(&self, directory: &Directory) -> io::Result<PathBuf> {
+        let mut path = self.0.clone();
+        for part in directory.as_str().split('/') {
+            path.push(part);
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(path)
+    }
+
+    /// As [`path`](Self::path), and makes the directories that it lies in.
+    ///
+    /// # Errors
+    /// If something on the way is no directory, or cannot be made.
+    pub fn prepare(&self, directory: &Directory) -> io::Result<PathBuf> {
+        let path = self.path(directory)?;
+        if let Some(parent) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        }
+        Ok(path)
+    }
+
+    /// The directories that hold a checkpoint, in order.
+    ///
+    /// # Errors
+    /// If the root cannot be read; what cannot be read below it is left out.
+    pub fn list(&self) -> io::Result<Vec<Directory>> {
+        fs::read_dir(&self.0)?;
+        let mut found = Vec::new();
+        let mut waiting = vec![(self.0.clone(), String::new(), 0)];
+        let mut seen = 0;
+        while let Some((path, name, depth)) = waiting.pop() {
+            seen += 1;
+            if holds_checkpoint(&path) {
+                found.extend(name.parse());
+                continue;
+            }
+            if depth == DEEPEST || seen == MOST {
+                continue;
+            }
+            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+                let below = entry.file_name().into_string().ok().map(|part| join(&name, &part));
+                // Hidden ones are being written.
+                let Some(below) = below.filter(|below| below.parse::<Directory>().is_ok()) else {
+                    continue;
+                };
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    waiting.push((entry.path(), below, depth + 1));
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn join(name: &str, part: &str) -> String {
+    if name.is_empty() { part.to_owned() } else { format!("{name}/{part}") }
+}
+
+/// Whether a directory holds a checkpoint: its last image to be written is there.
+#[must_use]
+pub fn holds_checkpoint(path: &Path) -> bool {
+    path.join("inventory.img").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(path: &Path) -> CheckpointRoot {
+        CheckpointRoot::open(&CheckpointSettings { checkpoints: path.join("root") }).unwrap()
+    }
+
+    #[test]
+    fn checkpoints_are_found_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root(directory.path());
+        for name in ["b", "a/one", "a/two", "empty"] {
+            let path = root.prepare(&name.parse().unwrap()).unwrap();
+            fs::create_dir_all(&path).unwrap();
+            if name != "empty" {
+                fs::write(path.join("inventory.img"), b"").unwrap();
+            }
+        }
+        let hidden = root.0.join(".b.stasis-tmp-1");
+        fs::create_dir(&hidden).unwrap();
+        fs::write(hidden.join("inventory.img"), b"").unwrap();
+        let found: Vec<_> = root.list().unwrap().into_iter().map(String::from).collect();
+        assert_eq!(found, ["a/one", "a/two", "b"]);
+    }
+
+    #[test]
+    fn links_do_not_lead_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root(directory.path());
+        std::os::unix::fs::symlink("/etc", root.0.join("link")).unwrap();
+        let error = root.path(&"link/x".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        assert!(root.prepare(&"link".parse().unwrap()).is_err());
+        assert_eq!(root.path(&"x/y".parse().unwrap()).unwrap(), root.0.join("x/y"));
+    }
+}
