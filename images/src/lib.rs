@@ -7,6 +7,8 @@
 //!
 //! Nothing here asks the kernel for more than files, so that all of it can be tested and fuzzed anywhere.
 
+#![warn(missing_docs)]
+
 pub mod checkpoint;
 mod dir;
 mod error;

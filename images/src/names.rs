@@ -1,7 +1,7 @@
 //! The files of a checkpoint: what each is called, which number it begins with and which message it holds.
 //!
 //! An [`Image`] carries the type of its message, so that `dir.read_one(&names::core(41))` is a
-//! [`CoreEntry`](crate::messages::CoreEntry) and nothing else.
+//! [`CoreEntry`] and nothing else.
 
 use std::marker::PhantomData;
 

@@ -43,28 +43,40 @@ pub const SECCOMP_MODE_FILTER: u32 = 2;
 /// A thread. `tc` is in the leader's image only; `ids` too (also in `ids-PID.img`).
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct CoreEntry {
+    /// Processor (`MARCH_*`).
     #[prost(uint32, required, tag = "1")]
     pub mtype: u32,
+    /// Registers on x86_64.
     #[prost(message, optional, tag = "2")]
     pub thread_info: Option<ThreadInfoX86>,
+    /// Registers on 32-bit Arm, undecoded.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub ti_arm: Option<Vec<u8>>,
+    /// Registers on 64-bit Arm, undecoded.
     #[prost(bytes = "vec", optional, tag = "8")]
     pub ti_aarch64: Option<Vec<u8>>,
+    /// Registers on PowerPC, undecoded.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub ti_ppc64: Option<Vec<u8>>,
+    /// Registers on S/390, undecoded.
     #[prost(bytes = "vec", optional, tag = "10")]
     pub ti_s390: Option<Vec<u8>>,
+    /// Registers on MIPS, undecoded.
     #[prost(bytes = "vec", optional, tag = "11")]
     pub ti_mips: Option<Vec<u8>>,
+    /// Registers on LoongArch, undecoded.
     #[prost(bytes = "vec", optional, tag = "12")]
     pub ti_loongarch64: Option<Vec<u8>>,
+    /// Registers on RISC-V, undecoded.
     #[prost(bytes = "vec", optional, tag = "13")]
     pub ti_riscv64: Option<Vec<u8>>,
+    /// What belongs to the process; in the leader's image.
     #[prost(message, optional, tag = "3")]
     pub tc: Option<TaskCoreEntry>,
+    /// Kernel objects of the process (older images; now in `ids-PID.img`).
     #[prost(message, optional, tag = "4")]
     pub ids: Option<TaskKobjIdsEntry>,
+    /// What belongs to the thread; absent for a zombie.
     #[prost(message, optional, tag = "5")]
     pub thread_core: Option<ThreadCoreEntry>,
 }
@@ -72,42 +84,61 @@ pub struct CoreEntry {
 /// What belongs to the whole process.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TaskCoreEntry {
+    /// Whether it runs (`TASK_*`).
     #[prost(uint32, required, tag = "1")]
     pub task_state: u32,
+    /// A zombie's wait status; 0 for others.
     #[prost(uint32, required, tag = "2")]
     pub exit_code: u32,
+    /// `personality()`.
     #[prost(uint32, required, tag = "3")]
     pub personality: u32,
+    /// The kernel's `PF_*` flags, for information.
     #[prost(uint32, required, tag = "4")]
     pub flags: u32,
+    /// The leader's blocked signals, signal 1 in bit 0.
     #[prost(uint64, required, tag = "5")]
     pub blk_sigset: u64,
+    /// Name, up to 15 bytes.
     #[prost(bytes = "vec", required, tag = "6")]
     pub comm: Vec<u8>,
+    /// Interval and POSIX timers.
     #[prost(message, optional, tag = "7")]
     pub timers: Option<TaskTimersEntry>,
+    /// Resource limits.
     #[prost(message, optional, tag = "8")]
     pub rlimits: Option<TaskRlimitsEntry>,
+    /// Control groups (now a thread's).
     #[prost(uint32, optional, tag = "9")]
     pub cg_set: Option<u32>,
+    /// Signals pending for the process.
     #[prost(message, optional, tag = "10")]
     pub signals_s: Option<SignalQueueEntry>,
+    /// Now a thread's.
     #[prost(uint32, optional, tag = "11")]
     pub old_seccomp_mode: Option<u32>,
+    /// Now a thread's.
     #[prost(uint32, optional, tag = "12")]
     pub old_seccomp_filter: Option<u32>,
+    /// Audit's login user; `u32::MAX` for none.
     #[prost(uint32, optional, tag = "13")]
     pub loginuid: Option<u32>,
+    /// /proc/PID/oom_score_adj.
     #[prost(int32, optional, tag = "14")]
     pub oom_score_adj: Option<i32>,
+    /// Handlers of signals 1 to 64 without 9 and 19.
     #[prost(message, repeated, tag = "15")]
     pub sigactions: Vec<SaEntry>,
+    /// `PR_GET_CHILD_SUBREAPER`.
     #[prost(bool, optional, tag = "18")]
     pub child_subreaper: Option<bool>,
+    /// Blocked signals from 65 (MIPS).
     #[prost(uint64, optional, tag = "20")]
     pub blk_sigset_extended: Option<u64>,
+    /// The signal that stopped it.
     #[prost(uint32, optional, tag = "21")]
     pub stop_signo: Option<u32>,
+    /// `MEMBARRIER_CMD_GET_REGISTRATIONS`.
     #[prost(uint32, optional, tag = "22")]
     pub membarrier_registration_mask: Option<u32>,
 }
@@ -115,36 +146,52 @@ pub struct TaskCoreEntry {
 /// What belongs to one thread, registers aside.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ThreadCoreEntry {
+    /// Address of the robust futex list's head.
     #[prost(uint64, required, tag = "1")]
     pub futex_rla: u64,
+    /// Size of that head.
     #[prost(uint32, required, tag = "2")]
     pub futex_rla_len: u32,
+    /// Nice value.
     #[prost(sint32, optional, tag = "3")]
     pub sched_nice: Option<i32>,
+    /// `SCHED_*`.
     #[prost(uint32, optional, tag = "4")]
     pub sched_policy: Option<u32>,
+    /// Real-time priority.
     #[prost(uint32, optional, tag = "5")]
     pub sched_prio: Option<u32>,
+    /// Blocked signals, signal 1 in bit 0.
     #[prost(uint64, optional, tag = "6")]
     pub blk_sigset: Option<u64>,
+    /// Alternate signal stack.
     #[prost(message, optional, tag = "7")]
     pub sas: Option<ThreadSasEntry>,
+    /// Signal on the parent's death.
     #[prost(uint32, optional, tag = "8")]
     pub pdeath_sig: Option<u32>,
+    /// Signals pending for the thread.
     #[prost(message, optional, tag = "9")]
     pub signals_p: Option<SignalQueueEntry>,
+    /// Credentials. CRIU does without in no thread.
     #[prost(message, optional, tag = "10")]
     pub creds: Option<CredsEntry>,
+    /// `SECCOMP_MODE_*`.
     #[prost(uint32, optional, tag = "11")]
     pub seccomp_mode: Option<u32>,
+    /// The last filter's number in `seccomp.img`.
     #[prost(uint32, optional, tag = "12")]
     pub seccomp_filter: Option<u32>,
+    /// Name, up to 15 bytes.
     #[prost(bytes = "vec", optional, tag = "13")]
     pub comm: Option<Vec<u8>>,
+    /// Blocked signals from 65 (MIPS).
     #[prost(uint64, optional, tag = "14")]
     pub blk_sigset_extended: Option<u64>,
+    /// Restartable sequences.
     #[prost(message, optional, tag = "15")]
     pub rseq_entry: Option<RseqEntry>,
+    /// Control groups, a [`CgSetEntry`](super::CgSetEntry).
     #[prost(uint32, optional, tag = "16")]
     pub cg_set: Option<u32>,
     /// Extension: processors that the thread may run on, one bit each, as `sched_getaffinity`
@@ -156,10 +203,13 @@ pub struct ThreadCoreEntry {
 /// The alternate signal stack, as `sigaltstack` gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct ThreadSasEntry {
+    /// Its lowest address.
     #[prost(uint64, required, tag = "1")]
     pub ss_sp: u64,
+    /// Its size.
     #[prost(uint64, required, tag = "2")]
     pub ss_size: u64,
+    /// `SS_*`: 2 when there is none.
     #[prost(uint32, required, tag = "3")]
     pub ss_flags: u32,
 }
@@ -167,12 +217,16 @@ pub struct ThreadSasEntry {
 /// The registered restartable-sequence area.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RseqEntry {
+    /// Its address.
     #[prost(uint64, required, tag = "1")]
     pub rseq_abi_pointer: u64,
+    /// Its size.
     #[prost(uint32, required, tag = "2")]
     pub rseq_abi_size: u32,
+    /// The word before abort handlers.
     #[prost(uint32, required, tag = "3")]
     pub signature: u32,
+    /// The critical section that was interrupted and is to be put back.
     #[prost(uint64, optional, tag = "4")]
     pub rseq_cs_pointer: Option<u64>,
 }
@@ -180,6 +234,7 @@ pub struct RseqEntry {
 /// Resource limits; the index in the list is the number of the resource (`RLIMIT_*`).
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TaskRlimitsEntry {
+    /// Limits, by number.
     #[prost(message, repeated, tag = "1")]
     pub rlimits: Vec<RlimitEntry>,
 }
@@ -187,8 +242,10 @@ pub struct TaskRlimitsEntry {
 /// A resource limit. `u64::MAX` is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct RlimitEntry {
+    /// Soft limit.
     #[prost(uint64, required, tag = "1")]
     pub cur: u64,
+    /// Hard limit.
     #[prost(uint64, required, tag = "2")]
     pub max: u64,
 }

@@ -7,9 +7,9 @@ use super::events::{
     EventfdFileEntry, EventpollFileEntry, FanotifyFileEntry, InotifyFileEntry, SignalfdEntry,
     TimerfdEntry,
 };
+use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
 use super::pipes::{FifoEntry, PipeEntry};
-use super::sockets::{InetSkEntry, NetlinkSkEntry, PacketSockEntry, UnixSkEntry};
-use super::timers::Timeval;
+use super::sockets::{InetSkEntry, UnixSkEntry};
 use super::tty::TtyFileEntry;
 
 /// What kind of file a [`FileEntry`] or a [`FdinfoEntry`] is of (`type`).
@@ -58,24 +58,22 @@ pub mod fd_type {
     pub const PIDFD: u32 = 20;
 }
 
-/// [`RemapFilePathEntry::remap_type`]: a name that stands in for the lost one.
-pub const REMAP_LINKED: u32 = 0;
-/// [`RemapFilePathEntry::remap_type`]: contents in `ghost-file-ID.img`.
-pub const REMAP_GHOST: u32 = 1;
-/// [`RemapFilePathEntry::remap_type`]: a /proc file of a process that has ended.
-pub const REMAP_PROCFS: u32 = 2;
-
 /// A descriptor of a descriptor table.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct FdinfoEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// `FD_CLOEXEC` or 0.
     #[prost(uint32, required, tag = "2")]
     pub flags: u32,
+    /// Kind of file ([`fd_type`]).
     #[prost(uint32, required, tag = "3")]
     pub r#type: u32,
+    /// The descriptor.
     #[prost(uint32, required, tag = "4")]
     pub fd: u32,
+    /// SELinux label of the descriptor.
     #[prost(string, optional, tag = "5")]
     pub xattr_security_selinux: Option<String>,
 }
@@ -84,48 +82,70 @@ pub struct FdinfoEntry {
 /// ([`fd_type`]) names.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct FileEntry {
+    /// Kind of file ([`fd_type`]).
     #[prost(uint32, required, tag = "1")]
     pub r#type: u32,
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "2")]
     pub id: u32,
+    /// Of kind `REG`.
     #[prost(message, optional, tag = "3")]
     pub reg: Option<RegFileEntry>,
+    /// Of kind `INETSK`.
     #[prost(message, optional, tag = "4")]
     pub isk: Option<InetSkEntry>,
+    /// Of kind `NS`.
     #[prost(message, optional, tag = "5")]
     pub nsf: Option<NsFileEntry>,
+    /// Of kind `PACKETSK`.
     #[prost(message, optional, tag = "6")]
     pub psk: Option<PacketSockEntry>,
+    /// Of kind `NETLINKSK`.
     #[prost(message, optional, tag = "7")]
     pub nlsk: Option<NetlinkSkEntry>,
+    /// Of kind `EVENTFD`.
     #[prost(message, optional, tag = "8")]
     pub efd: Option<EventfdFileEntry>,
+    /// Of kind `EVENTPOLL`.
     #[prost(message, optional, tag = "9")]
     pub epfd: Option<EventpollFileEntry>,
+    /// Of kind `SIGNALFD`.
     #[prost(message, optional, tag = "10")]
     pub sgfd: Option<SignalfdEntry>,
+    /// Of kind `TUNF`.
     #[prost(message, optional, tag = "11")]
     pub tunf: Option<TunfileEntry>,
+    /// Of kind `TIMERFD`.
     #[prost(message, optional, tag = "12")]
     pub tfd: Option<TimerfdEntry>,
+    /// Of kind `INOTIFY`.
     #[prost(message, optional, tag = "13")]
     pub ify: Option<InotifyFileEntry>,
+    /// Of kind `FANOTIFY`.
     #[prost(message, optional, tag = "14")]
     pub ffy: Option<FanotifyFileEntry>,
+    /// Of kind `EXT`.
     #[prost(message, optional, tag = "15")]
     pub ext: Option<ExtFileEntry>,
+    /// Of kind `UNIXSK`.
     #[prost(message, optional, tag = "16")]
     pub usk: Option<UnixSkEntry>,
+    /// Of kind `FIFO`.
     #[prost(message, optional, tag = "17")]
     pub fifo: Option<FifoEntry>,
+    /// Of kind `PIPE`.
     #[prost(message, optional, tag = "18")]
     pub pipe: Option<PipeEntry>,
+    /// Of kind `TTY`.
     #[prost(message, optional, tag = "19")]
     pub tty: Option<TtyFileEntry>,
+    /// Of kind `MEMFD`.
     #[prost(message, optional, tag = "20")]
     pub memfd: Option<MemfdFileEntry>,
+    /// Of kind `BPFMAP`.
     #[prost(message, optional, tag = "21")]
     pub bpf: Option<BpfmapFileEntry>,
+    /// Of kind `PIDFD`.
     #[prost(message, optional, tag = "22")]
     pub pidfd: Option<PidfdEntry>,
 }
@@ -134,14 +154,19 @@ pub struct FileEntry {
 /// for nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FownEntry {
+    /// Real user id of who asked for it.
     #[prost(uint32, required, tag = "1")]
     pub uid: u32,
+    /// Effective user id of who asked for it.
     #[prost(uint32, required, tag = "2")]
     pub euid: u32,
+    /// Signal, 0 for `SIGIO`.
     #[prost(uint32, required, tag = "3")]
     pub signum: u32,
+    /// 0 thread, 1 process, 2 process group (the kernel's `PIDTYPE_*`).
     #[prost(uint32, required, tag = "4")]
     pub pid_type: u32,
+    /// Number of that.
     #[prost(uint32, required, tag = "5")]
     pub pid: u32,
 }
@@ -150,30 +175,43 @@ pub struct FownEntry {
 /// executables, working and root directories.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct RegFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "2")]
     pub flags: u32,
+    /// File position.
     #[prost(uint64, required, tag = "3")]
     pub pos: u64,
+    /// Who is signalled.
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
+    /// Absolute path below the root of the mount namespace.
     #[prost(bytes = "vec", required, tag = "6")]
     pub name: Vec<u8>,
+    /// Mount, or -1 where there is one mount namespace.
     #[prost(sint32, optional, tag = "7", default = "-1")]
     pub mnt_id: Option<i32>,
+    /// Its size; if given, it must be the same at the restore.
     #[prost(uint64, optional, tag = "8")]
     pub size: Option<u64>,
+    /// It is to be provided from outside.
     #[prost(bool, optional, tag = "9")]
     pub ext: Option<bool>,
+    /// Type and permissions, as `st_mode`.
     #[prost(uint32, optional, tag = "10")]
     pub mode: Option<u32>,
+    /// The program's build id, in words; if given, it must be the same at the restore.
     #[prost(uint32, repeated, packed = "false", tag = "11")]
     pub build_id: Vec<u32>,
+    /// CRC32C of the file.
     #[prost(uint32, optional, tag = "12")]
     pub checksum: Option<u32>,
+    /// Which bytes the checksum is of.
     #[prost(uint32, optional, tag = "13")]
     pub checksum_config: Option<u32>,
+    /// Parameter of that.
     #[prost(uint32, optional, tag = "14")]
     pub checksum_parameter: Option<u32>,
 }
@@ -181,8 +219,10 @@ pub struct RegFileEntry {
 /// A file that a plugin or the caller restores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct ExtFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Who is signalled.
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
 }
@@ -190,12 +230,16 @@ pub struct ExtFileEntry {
 /// A namespace opened through /proc.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct NsFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Number of the namespace.
     #[prost(uint32, required, tag = "2")]
     pub ns_id: u32,
+    /// Its kind (`CLONE_NEW*`).
     #[prost(uint32, required, tag = "3")]
     pub ns_cflag: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "4")]
     pub flags: u32,
 }
@@ -203,14 +247,19 @@ pub struct NsFileEntry {
 /// An open file description of a memfd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct MemfdFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "2")]
     pub flags: u32,
+    /// File position.
     #[prost(uint64, required, tag = "3")]
     pub pos: u64,
+    /// Who is signalled.
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
+    /// Its contents, a [`MemfdInodeEntry`].
     #[prost(uint32, required, tag = "5")]
     pub inode_id: u32,
 }
@@ -218,22 +267,31 @@ pub struct MemfdFileEntry {
 /// `memfd.img`: a memfd's contents; the bytes are in the shared memory `shmid`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct MemfdInodeEntry {
+    /// Name without `memfd:`; `/dev/zero` for shared anonymous memory.
     #[prost(bytes = "vec", required, tag = "1")]
     pub name: Vec<u8>,
+    /// User id.
     #[prost(uint32, required, tag = "2")]
     pub uid: u32,
+    /// Group id.
     #[prost(uint32, required, tag = "3")]
     pub gid: u32,
+    /// Size in bytes.
     #[prost(uint64, required, tag = "4")]
     pub size: u64,
+    /// Its pages: `pagemap-shmem-ID.img`.
     #[prost(uint32, required, tag = "5")]
     pub shmid: u32,
+    /// `F_SEAL_*`.
     #[prost(uint32, required, tag = "6")]
     pub seals: u32,
+    /// Number that files refer to.
     #[prost(uint64, required, tag = "7")]
     pub inode_id: u64,
+    /// Size of huge pages, as `MFD_HUGE_*`.
     #[prost(uint32, optional, tag = "8")]
     pub hugetlb_flag: Option<u32>,
+    /// Type and permissions, as `st_mode`.
     #[prost(uint32, optional, tag = "9")]
     pub mode: Option<u32>,
 }
@@ -241,36 +299,52 @@ pub struct MemfdInodeEntry {
 /// A BPF map.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct BpfmapFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "2")]
     pub flags: u32,
+    /// File position.
     #[prost(uint64, required, tag = "3")]
     pub pos: u64,
+    /// Who is signalled.
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
+    /// Type of the map.
     #[prost(uint32, required, tag = "5")]
     pub map_type: u32,
+    /// Bytes of a key.
     #[prost(uint32, required, tag = "6")]
     pub key_size: u32,
+    /// Bytes of a value.
     #[prost(uint32, required, tag = "7")]
     pub value_size: u32,
+    /// Number of the map.
     #[prost(uint32, required, tag = "8")]
     pub map_id: u32,
+    /// Most entries.
     #[prost(uint32, required, tag = "9")]
     pub max_entries: u32,
+    /// `BPF_F_*`.
     #[prost(uint32, required, tag = "10")]
     pub map_flags: u32,
+    /// Bytes locked.
     #[prost(uint64, required, tag = "11")]
     pub memlock: u64,
+    /// User space cannot write it.
     #[prost(bool, required, tag = "12", default = "false")]
     pub frozen: bool,
+    /// Name.
     #[prost(bytes = "vec", required, tag = "13")]
     pub map_name: Vec<u8>,
+    /// Network device.
     #[prost(uint32, required, tag = "14", default = "0")]
     pub ifindex: u32,
+    /// Mount, or -1 where there is one mount namespace.
     #[prost(sint32, optional, tag = "15", default = "-1")]
     pub mnt_id: Option<i32>,
+    /// More flags.
     #[prost(uint64, optional, tag = "16")]
     pub map_extra: Option<u64>,
 }
@@ -278,12 +352,16 @@ pub struct BpfmapFileEntry {
 /// A tun device's control file.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TunfileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Name of the device.
     #[prost(string, optional, tag = "2")]
     pub netdev: Option<String>,
+    /// The queue is detached.
     #[prost(bool, optional, tag = "3")]
     pub detached: Option<bool>,
+    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "4")]
     pub ns_id: Option<u32>,
 }
@@ -291,80 +369,42 @@ pub struct TunfileEntry {
 /// A pidfd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PidfdEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Inode on the pidfd file system.
     #[prost(uint32, required, tag = "2")]
     pub ino: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "3")]
     pub flags: u32,
+    /// Process in the namespace; -1 if it has ended.
     #[prost(int32, required, tag = "4")]
     pub nspid: i32,
+    /// Who is signalled.
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
-}
-
-/// `ghost-file-ID.img` (the id in hexadecimal): a file without a name. Its contents follow the
-/// entry: the rest of the image, or with `chunks` a sequence of [`GhostChunkEntry`], each
-/// followed by its bytes.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct GhostFileEntry {
-    #[prost(uint32, required, tag = "1")]
-    pub uid: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub gid: u32,
-    #[prost(uint32, required, tag = "3")]
-    pub mode: u32,
-    #[prost(uint32, optional, tag = "4")]
-    pub dev: Option<u32>,
-    #[prost(uint64, optional, tag = "5")]
-    pub ino: Option<u64>,
-    #[prost(uint32, optional, tag = "6")]
-    pub rdev: Option<u32>,
-    #[prost(message, optional, tag = "7")]
-    pub atim: Option<Timeval>,
-    #[prost(message, optional, tag = "8")]
-    pub mtim: Option<Timeval>,
-    #[prost(bool, optional, tag = "9")]
-    pub chunks: Option<bool>,
-    #[prost(uint64, optional, tag = "10")]
-    pub size: Option<u64>,
-    #[prost(bytes = "vec", optional, tag = "11")]
-    pub symlnk_target: Option<Vec<u8>>,
-}
-
-/// A piece of a sparse ghost file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct GhostChunkEntry {
-    #[prost(uint64, required, tag = "1")]
-    pub len: u64,
-    #[prost(uint64, required, tag = "2")]
-    pub off: u64,
-}
-
-/// `remap-fpath.img`: how a file whose name is gone is found.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct RemapFilePathEntry {
-    #[prost(uint32, required, tag = "1")]
-    pub orig_id: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub remap_id: u32,
-    #[prost(uint32, optional, tag = "3")]
-    pub remap_type: Option<u32>,
 }
 
 /// `filelocks.img`: a lock on a file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FileLockEntry {
+    /// Kind: `FL_POSIX` 1, `FL_FLOCK` 2, `FL_OFDLCK` 1024, `FL_LEASE` 32.
     #[prost(uint32, required, tag = "1")]
     pub flag: u32,
+    /// `F_RDLCK` 0, `F_WRLCK` 1, `F_UNLCK` 2; `LOCK_*` bits for flock.
     #[prost(uint32, required, tag = "2")]
     pub r#type: u32,
+    /// Process that holds it.
     #[prost(int32, required, tag = "3")]
     pub pid: i32,
+    /// Descriptor that it was taken through.
     #[prost(int32, required, tag = "4")]
     pub fd: i32,
+    /// First byte.
     #[prost(int64, required, tag = "5")]
     pub start: i64,
+    /// How many bytes; 0 to the end.
     #[prost(int64, required, tag = "6")]
     pub len: i64,
 }
@@ -372,14 +412,19 @@ pub struct FileLockEntry {
 /// A file handle, as `name_to_handle_at` gives it.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct FhEntry {
+    /// Bytes of the handle.
     #[prost(uint32, required, tag = "1")]
     pub bytes: u32,
+    /// Type of the handle.
     #[prost(uint32, required, tag = "2")]
     pub r#type: u32,
+    /// The handle, in double words.
     #[prost(uint64, repeated, packed = "false", tag = "3")]
     pub handle: Vec<u64>,
+    /// A path of the file.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub path: Option<Vec<u8>>,
+    /// Mount it is on.
     #[prost(uint32, optional, tag = "5")]
     pub mnt_id: Option<u32>,
 }

@@ -53,38 +53,55 @@ pub mod page_flags {
 /// `mm-PID.img`: an address space.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct MmEntry {
+    /// Start of the program's code.
     #[prost(uint64, required, tag = "1")]
     pub mm_start_code: u64,
+    /// End of it.
     #[prost(uint64, required, tag = "2")]
     pub mm_end_code: u64,
+    /// Start of its data.
     #[prost(uint64, required, tag = "3")]
     pub mm_start_data: u64,
+    /// End of it.
     #[prost(uint64, required, tag = "4")]
     pub mm_end_data: u64,
+    /// Where the stack began.
     #[prost(uint64, required, tag = "5")]
     pub mm_start_stack: u64,
+    /// Start of the heap.
     #[prost(uint64, required, tag = "6")]
     pub mm_start_brk: u64,
+    /// End of the heap.
     #[prost(uint64, required, tag = "7")]
     pub mm_brk: u64,
+    /// Start of the arguments.
     #[prost(uint64, required, tag = "8")]
     pub mm_arg_start: u64,
+    /// End of them.
     #[prost(uint64, required, tag = "9")]
     pub mm_arg_end: u64,
+    /// Start of the environment.
     #[prost(uint64, required, tag = "10")]
     pub mm_env_start: u64,
+    /// End of it.
     #[prost(uint64, required, tag = "11")]
     pub mm_env_end: u64,
+    /// File id of the program.
     #[prost(uint32, required, tag = "12")]
     pub exe_file_id: u32,
+    /// Auxiliary vector, without the terminating pair.
     #[prost(uint64, repeated, packed = "false", tag = "13")]
     pub mm_saved_auxv: Vec<u64>,
+    /// Mappings in ascending order.
     #[prost(message, repeated, tag = "14")]
     pub vmas: Vec<VmaEntry>,
+    /// `PR_GET_DUMPABLE`.
     #[prost(int32, optional, tag = "15")]
     pub dumpable: Option<i32>,
+    /// Asynchronous I/O contexts.
     #[prost(message, repeated, tag = "16")]
     pub aios: Vec<AioRingEntry>,
+    /// `PR_GET_THP_DISABLE`.
     #[prost(bool, optional, tag = "17")]
     pub thp_disabled: Option<bool>,
 }
@@ -93,24 +110,34 @@ pub struct MmEntry {
 /// ([`vma_status`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct VmaEntry {
+    /// First address.
     #[prost(uint64, required, tag = "1")]
     pub start: u64,
+    /// Address after the last.
     #[prost(uint64, required, tag = "2")]
     pub end: u64,
+    /// Offset in the file, in bytes.
     #[prost(uint64, required, tag = "3")]
     pub pgoff: u64,
+    /// File id, or for shared anonymous memory the number in `pagemap-shmem-ID.img`.
     #[prost(uint64, required, tag = "4")]
     pub shmid: u64,
+    /// `PROT_*`.
     #[prost(uint32, required, tag = "5")]
     pub prot: u32,
+    /// `MAP_*`.
     #[prost(uint32, required, tag = "6")]
     pub flags: u32,
+    /// What it is ([`vma_status`]).
     #[prost(uint32, required, tag = "7")]
     pub status: u32,
+    /// Not used: -1.
     #[prost(sint64, required, tag = "8")]
     pub fd: i64,
+    /// Advice given: bit *n* for `madvise` advice *n*.
     #[prost(uint64, optional, tag = "9")]
     pub madv: Option<u64>,
+    /// How the mapped file was opened.
     #[prost(uint32, optional, tag = "10")]
     pub fdflags: Option<u32>,
 }
@@ -118,10 +145,13 @@ pub struct VmaEntry {
 /// An asynchronous I/O context.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct AioRingEntry {
+    /// Address of the ring.
     #[prost(uint64, required, tag = "1")]
     pub id: u64,
+    /// Requests it was made for.
     #[prost(uint32, required, tag = "2")]
     pub nr_req: u32,
+    /// Its length in bytes.
     #[prost(uint32, required, tag = "3")]
     pub ring_len: u32,
 }
@@ -129,6 +159,7 @@ pub struct AioRingEntry {
 /// First entry of a page map: which `pages-ID.img` holds its pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PagemapHead {
+    /// Number of the pages file.
     #[prost(uint32, required, tag = "1")]
     pub pages_id: u32,
 }
@@ -138,14 +169,19 @@ pub struct PagemapHead {
 /// Old images have no `flags`: then a run is present unless `in_parent`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PagemapEntry {
+    /// Address of the first page.
     #[prost(uint64, required, tag = "1")]
     pub vaddr: u64,
+    /// Pages, for CRIU before 4.1.
     #[prost(uint32, required, tag = "2")]
     pub compat_nr_pages: u32,
+    /// The pages are in the parent (older images).
     #[prost(bool, optional, tag = "3")]
     pub in_parent: Option<bool>,
+    /// Where the pages are ([`page_flags`]).
     #[prost(uint32, optional, tag = "4")]
     pub flags: Option<u32>,
+    /// Pages.
     #[prost(uint64, optional, tag = "5")]
     pub nr_pages: Option<u64>,
 }

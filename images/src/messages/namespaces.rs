@@ -7,8 +7,10 @@ use super::timers::Timespec;
 /// `utsns-ID.img`: host and domain name.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UtsnsEntry {
+    /// Host name.
     #[prost(bytes = "vec", required, tag = "1")]
     pub nodename: Vec<u8>,
+    /// Domain name.
     #[prost(bytes = "vec", required, tag = "2")]
     pub domainname: Vec<u8>,
 }
@@ -16,38 +18,55 @@ pub struct UtsnsEntry {
 /// `ipcns-var-ID.img`: limits of an IPC namespace.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct IpcVarEntry {
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, repeated, packed = "false", tag = "1")]
     pub sem_ctls: Vec<u32>,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "2")]
     pub msg_ctlmax: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "3")]
     pub msg_ctlmnb: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "4")]
     pub msg_ctlmni: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "5")]
     pub auto_msgmni: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint64, required, tag = "6")]
     pub shm_ctlmax: u64,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint64, required, tag = "7")]
     pub shm_ctlall: u64,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "8")]
     pub shm_ctlmni: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "9")]
     pub shm_rmid_forced: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "10")]
     pub mq_queues_max: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "11")]
     pub mq_msg_max: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, required, tag = "12")]
     pub mq_msgsize_max: u32,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, optional, tag = "13")]
     pub mq_msg_default: Option<u32>,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, optional, tag = "14")]
     pub mq_msgsize_default: Option<u32>,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, optional, tag = "15")]
     pub msg_next_id: Option<u32>,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, optional, tag = "16")]
     pub sem_next_id: Option<u32>,
+    /// The limit of that name under /proc/sys (`kernel`, `fs/mqueue`).
     #[prost(uint32, optional, tag = "17")]
     pub shm_next_id: Option<u32>,
 }
@@ -55,8 +74,10 @@ pub struct IpcVarEntry {
 /// `timens-0.img`: the clocks when the dump was made, from which a restore computes offsets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TimensEntry {
+    /// `CLOCK_MONOTONIC`.
     #[prost(message, required, tag = "1")]
     pub monotonic: Timespec,
+    /// `CLOCK_BOOTTIME`.
     #[prost(message, required, tag = "2")]
     pub boottime: Timespec,
 }
@@ -64,8 +85,10 @@ pub struct TimensEntry {
 /// `userns-ID.img`: how user and group ids map.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UsernsEntry {
+    /// User ids.
     #[prost(message, repeated, tag = "1")]
     pub uid_map: Vec<UidGidExtent>,
+    /// Group ids.
     #[prost(message, repeated, tag = "2")]
     pub gid_map: Vec<UidGidExtent>,
 }
@@ -73,10 +96,13 @@ pub struct UsernsEntry {
 /// A range of ids.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UidGidExtent {
+    /// First id inside.
     #[prost(uint32, required, tag = "1")]
     pub first: u32,
+    /// First id outside.
     #[prost(uint32, required, tag = "2")]
     pub lower_first: u32,
+    /// How many.
     #[prost(uint32, required, tag = "3")]
     pub count: u32,
 }
@@ -84,6 +110,7 @@ pub struct UidGidExtent {
 /// `pidns-ID.img`: an external pid namespace.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct PidnsEntry {
+    /// Key by which a restore is told what stands for it.
     #[prost(string, optional, tag = "1")]
     pub ext_key: Option<String>,
 }
@@ -91,40 +118,58 @@ pub struct PidnsEntry {
 /// `mountpoints-ID.img`: a mount.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct MntEntry {
+    /// Kind of file system, in CRIU's numbering.
     #[prost(uint32, required, tag = "1")]
     pub fstype: u32,
+    /// Its number.
     #[prost(uint32, required, tag = "2")]
     pub mnt_id: u32,
+    /// Device of its root.
     #[prost(uint32, required, tag = "3")]
     pub root_dev: u32,
+    /// Mount that it is on.
     #[prost(uint32, required, tag = "4")]
     pub parent_mnt_id: u32,
+    /// `MS_*` of the mount.
     #[prost(uint32, required, tag = "5")]
     pub flags: u32,
+    /// What of the file system is mounted.
     #[prost(bytes = "vec", required, tag = "6")]
     pub root: Vec<u8>,
+    /// Where, from the root of the namespace.
     #[prost(bytes = "vec", required, tag = "7")]
     pub mountpoint: Vec<u8>,
+    /// From what.
     #[prost(bytes = "vec", required, tag = "8")]
     pub source: Vec<u8>,
+    /// Options of the file system.
     #[prost(bytes = "vec", required, tag = "9")]
     pub options: Vec<u8>,
+    /// Peer group.
     #[prost(uint32, optional, tag = "10")]
     pub shared_id: Option<u32>,
+    /// Peer group it receives from.
     #[prost(uint32, optional, tag = "11")]
     pub master_id: Option<u32>,
+    /// A plugin restores it.
     #[prost(bool, optional, tag = "12")]
     pub with_plugin: Option<bool>,
+    /// It comes from outside.
     #[prost(bool, optional, tag = "13")]
     pub ext_mount: Option<bool>,
+    /// Name of a file system that is not in the numbering.
     #[prost(string, optional, tag = "14")]
     pub fsname: Option<String>,
+    /// Its sharing is within the namespaces dumped.
     #[prost(bool, optional, tag = "15")]
     pub internal_sharing: Option<bool>,
+    /// Its mount point is gone.
     #[prost(bool, optional, tag = "16")]
     pub deleted: Option<bool>,
+    /// `MS_*` of the file system.
     #[prost(uint32, optional, tag = "17")]
     pub sb_flags: Option<u32>,
+    /// Key by which a restore is told what stands for it.
     #[prost(string, optional, tag = "18")]
     pub ext_key: Option<String>,
 }

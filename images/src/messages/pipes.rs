@@ -7,12 +7,16 @@ use super::files::FownEntry;
 /// One end of a pipe. Ends with the same `pipe_id` are of one pipe; `flags` says which end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PipeEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Inode of the pipe.
     #[prost(uint32, required, tag = "2")]
     pub pipe_id: u32,
+    /// Flags, as `F_GETFL` gives them: they say which end it is.
     #[prost(uint32, required, tag = "3")]
     pub flags: u32,
+    /// Who is signalled.
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
 }
@@ -21,10 +25,13 @@ pub struct PipeEntry {
 /// (or its own id in old images) for its path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FifoEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Inode of the fifo.
     #[prost(uint32, required, tag = "2")]
     pub pipe_id: u32,
+    /// File id of its path.
     #[prost(uint32, optional, tag = "3")]
     pub regf_id: Option<u32>,
 }
@@ -32,10 +39,13 @@ pub struct FifoEntry {
 /// `pipes-data.img` and `fifo-data.img`: what is in a pipe. `bytes` bytes follow the entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct PipeDataEntry {
+    /// Which pipe.
     #[prost(uint32, required, tag = "1")]
     pub pipe_id: u32,
+    /// Bytes that follow.
     #[prost(uint32, required, tag = "2")]
     pub bytes: u32,
+    /// Size of its buffer (`F_GETPIPE_SZ`).
     #[prost(uint32, optional, tag = "3")]
     pub size: Option<u32>,
 }

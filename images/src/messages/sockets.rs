@@ -23,38 +23,55 @@ pub const SHUTDOWN_BOTH: u32 = 3;
 /// A Unix socket.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct UnixSkEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Inode, which is how other entries refer to it.
     #[prost(uint32, required, tag = "2")]
     pub ino: u32,
+    /// `SOCK_*`.
     #[prost(uint32, required, tag = "3")]
     pub r#type: u32,
+    /// `SK_*`.
     #[prost(uint32, required, tag = "4")]
     pub state: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "5")]
     pub flags: u32,
+    /// How CRIU treats it: 1 its peer is outside, 8 it is inherited.
     #[prost(uint32, required, tag = "6")]
     pub uflags: u32,
+    /// Length of the queue of a listening socket.
     #[prost(uint32, required, tag = "7")]
     pub backlog: u32,
+    /// `ino` of the other side; 0 if not connected.
     #[prost(uint32, required, tag = "8")]
     pub peer: u32,
+    /// Who is signalled.
     #[prost(message, required, tag = "9")]
     pub fown: FownEntry,
+    /// Options every socket has.
     #[prost(message, required, tag = "10")]
     pub opts: SkOptsEntry,
+    /// As in `sun_path`: a path with its final NUL, or an abstract name that begins with NUL.
     #[prost(bytes = "vec", required, tag = "11")]
     pub name: Vec<u8>,
+    /// `SHUTDOWN_*`; absent: none.
     #[prost(uint32, optional, tag = "12")]
     pub shutdown: Option<u32>,
+    /// Owner and mode of its file.
     #[prost(message, optional, tag = "13")]
     pub file_perms: Option<FilePermsEntry>,
+    /// Directory that a relative name is relative to.
     #[prost(bytes = "vec", optional, tag = "14")]
     pub name_dir: Option<Vec<u8>>,
+    /// Its file is gone.
     #[prost(bool, optional, tag = "15")]
     pub deleted: Option<bool>,
+    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "16")]
     pub ns_id: Option<u32>,
+    /// Mount, or -1 where there is one mount namespace.
     #[prost(sint32, optional, tag = "17", default = "-1")]
     pub mnt_id: Option<i32>,
 }
@@ -63,44 +80,64 @@ pub struct UnixSkEntry {
 /// IPv4, four for IPv6; ports are in host order.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct InetSkEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Inode, which is how other entries refer to it.
     #[prost(uint32, required, tag = "2")]
     pub ino: u32,
+    /// `AF_INET` 2 or `AF_INET6` 10.
     #[prost(uint32, required, tag = "3")]
     pub family: u32,
+    /// `SOCK_*`.
     #[prost(uint32, required, tag = "4")]
     pub r#type: u32,
+    /// `IPPROTO_*`.
     #[prost(uint32, required, tag = "5")]
     pub proto: u32,
+    /// `SK_*`.
     #[prost(uint32, required, tag = "6")]
     pub state: u32,
+    /// Own port.
     #[prost(uint32, required, tag = "7")]
     pub src_port: u32,
+    /// Other side's port.
     #[prost(uint32, required, tag = "8")]
     pub dst_port: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "9")]
     pub flags: u32,
+    /// Length of the queue of a listening socket.
     #[prost(uint32, required, tag = "10")]
     pub backlog: u32,
+    /// Own address.
     #[prost(uint32, repeated, packed = "false", tag = "11")]
     pub src_addr: Vec<u32>,
+    /// Other side's address.
     #[prost(uint32, repeated, packed = "false", tag = "12")]
     pub dst_addr: Vec<u32>,
+    /// Who is signalled.
     #[prost(message, required, tag = "13")]
     pub fown: FownEntry,
+    /// Options every socket has.
     #[prost(message, required, tag = "14")]
     pub opts: SkOptsEntry,
+    /// `IPV6_V6ONLY`.
     #[prost(bool, optional, tag = "15")]
     pub v6only: Option<bool>,
+    /// Options of IP.
     #[prost(message, optional, tag = "16")]
     pub ip_opts: Option<IpOptsEntry>,
+    /// Device of a link-local address.
     #[prost(string, optional, tag = "17")]
     pub ifname: Option<String>,
+    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "18")]
     pub ns_id: Option<u32>,
+    /// `SHUTDOWN_*`; absent: none.
     #[prost(uint32, optional, tag = "19")]
     pub shutdown: Option<u32>,
+    /// Options of TCP.
     #[prost(message, optional, tag = "20")]
     pub tcp_opts: Option<TcpOptsEntry>,
 }
@@ -108,54 +145,79 @@ pub struct InetSkEntry {
 /// Options that every kind of socket has.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct SkOptsEntry {
+    /// `SO_SNDBUF`, as `getsockopt` gives it (twice what was set).
     #[prost(uint32, required, tag = "1")]
     pub so_sndbuf: u32,
+    /// `SO_RCVBUF`, likewise.
     #[prost(uint32, required, tag = "2")]
     pub so_rcvbuf: u32,
+    /// `SO_SNDTIMEO`, seconds.
     #[prost(uint64, required, tag = "3")]
     pub so_snd_tmo_sec: u64,
+    /// `SO_SNDTIMEO`, microseconds.
     #[prost(uint64, required, tag = "4")]
     pub so_snd_tmo_usec: u64,
+    /// `SO_RCVTIMEO`, seconds.
     #[prost(uint64, required, tag = "5")]
     pub so_rcv_tmo_sec: u64,
+    /// `SO_RCVTIMEO`, microseconds.
     #[prost(uint64, required, tag = "6")]
     pub so_rcv_tmo_usec: u64,
+    /// `SO_REUSEADDR`.
     #[prost(bool, optional, tag = "7")]
     pub reuseaddr: Option<bool>,
+    /// `SO_PRIORITY`.
     #[prost(uint32, optional, tag = "8")]
     pub so_priority: Option<u32>,
+    /// `SO_RCVLOWAT`.
     #[prost(uint32, optional, tag = "9")]
     pub so_rcvlowat: Option<u32>,
+    /// `SO_MARK`.
     #[prost(uint32, optional, tag = "10")]
     pub so_mark: Option<u32>,
+    /// `SO_PASSCRED`.
     #[prost(bool, optional, tag = "11")]
     pub so_passcred: Option<bool>,
+    /// `SO_PASSSEC`.
     #[prost(bool, optional, tag = "12")]
     pub so_passsec: Option<bool>,
+    /// `SO_DONTROUTE`.
     #[prost(bool, optional, tag = "13")]
     pub so_dontroute: Option<bool>,
+    /// `SO_NO_CHECK`.
     #[prost(bool, optional, tag = "14")]
     pub so_no_check: Option<bool>,
+    /// `SO_BINDTODEVICE`.
     #[prost(string, optional, tag = "15")]
     pub so_bound_dev: Option<String>,
+    /// `SO_ATTACH_FILTER`: an instruction each.
     #[prost(fixed64, repeated, packed = "false", tag = "16")]
     pub so_filter: Vec<u64>,
+    /// `SO_REUSEPORT`.
     #[prost(bool, optional, tag = "17")]
     pub so_reuseport: Option<bool>,
+    /// `SO_BROADCAST`.
     #[prost(bool, optional, tag = "18")]
     pub so_broadcast: Option<bool>,
+    /// `SO_KEEPALIVE`.
     #[prost(bool, optional, tag = "19")]
     pub so_keepalive: Option<bool>,
+    /// Older images: now in [`TcpOptsEntry`].
     #[prost(uint32, optional, tag = "20")]
     pub tcp_keepcnt: Option<u32>,
+    /// Older images: now in [`TcpOptsEntry`].
     #[prost(uint32, optional, tag = "21")]
     pub tcp_keepidle: Option<u32>,
+    /// Older images: now in [`TcpOptsEntry`].
     #[prost(uint32, optional, tag = "22")]
     pub tcp_keepintvl: Option<u32>,
+    /// `SO_OOBINLINE`.
     #[prost(uint32, optional, tag = "23")]
     pub so_oobinline: Option<u32>,
+    /// `SO_LINGER`, seconds.
     #[prost(uint32, optional, tag = "24")]
     pub so_linger: Option<u32>,
+    /// `SO_BUF_LOCK`: sizes that were set by hand.
     #[prost(uint32, optional, tag = "25")]
     pub so_buf_lock: Option<u32>,
 }
@@ -163,10 +225,13 @@ pub struct SkOptsEntry {
 /// Owner and mode of a socket's file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FilePermsEntry {
+    /// Type and permissions, as `st_mode`.
     #[prost(uint32, required, tag = "1")]
     pub mode: u32,
+    /// User id.
     #[prost(uint32, required, tag = "2")]
     pub uid: u32,
+    /// Group id.
     #[prost(uint32, required, tag = "3")]
     pub gid: u32,
 }
@@ -174,14 +239,19 @@ pub struct FilePermsEntry {
 /// Options of IPPROTO_IP or IPPROTO_IPV6.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct IpOptsEntry {
+    /// `IP_FREEBIND`.
     #[prost(bool, optional, tag = "1")]
     pub freebind: Option<bool>,
+    /// Options of raw sockets.
     #[prost(message, optional, tag = "4")]
     pub raw: Option<IpOptsRawEntry>,
+    /// `IP_PKTINFO`.
     #[prost(bool, optional, tag = "5")]
     pub pktinfo: Option<bool>,
+    /// `IP_TOS`.
     #[prost(uint32, optional, tag = "6")]
     pub tos: Option<u32>,
+    /// `IP_TTL`.
     #[prost(uint32, optional, tag = "7")]
     pub ttl: Option<u32>,
 }
@@ -189,12 +259,16 @@ pub struct IpOptsEntry {
 /// Options of raw sockets.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct IpOptsRawEntry {
+    /// `IP_HDRINCL`.
     #[prost(bool, optional, tag = "1")]
     pub hdrincl: Option<bool>,
+    /// `IP_NODEFRAG`.
     #[prost(bool, optional, tag = "2")]
     pub nodefrag: Option<bool>,
+    /// `IPV6_CHECKSUM`.
     #[prost(bool, optional, tag = "3")]
     pub checksum: Option<bool>,
+    /// `ICMP_FILTER` or `ICMPV6_FILTER`.
     #[prost(uint32, repeated, packed = "false", tag = "4")]
     pub icmpv_filter: Vec<u32>,
 }
@@ -202,14 +276,19 @@ pub struct IpOptsRawEntry {
 /// Options of IPPROTO_TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TcpOptsEntry {
+    /// `TCP_CORK`.
     #[prost(bool, optional, tag = "1")]
     pub cork: Option<bool>,
+    /// `TCP_NODELAY`.
     #[prost(bool, optional, tag = "2")]
     pub nodelay: Option<bool>,
+    /// `TCP_KEEPCNT`.
     #[prost(uint32, optional, tag = "3")]
     pub keepcnt: Option<u32>,
+    /// `TCP_KEEPIDLE`.
     #[prost(uint32, optional, tag = "4")]
     pub keepidle: Option<u32>,
+    /// `TCP_KEEPINTVL`.
     #[prost(uint32, optional, tag = "5")]
     pub keepintvl: Option<u32>,
 }
@@ -218,38 +297,55 @@ pub struct TcpOptsEntry {
 /// received bytes and `outq_len` bytes to be sent follow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TcpStreamEntry {
+    /// Bytes received and not read.
     #[prost(uint32, required, tag = "1")]
     pub inq_len: u32,
+    /// Sequence number after them.
     #[prost(uint32, required, tag = "2")]
     pub inq_seq: u32,
+    /// Bytes sent and not acknowledged, or not sent.
     #[prost(uint32, required, tag = "3")]
     pub outq_len: u32,
+    /// Sequence number after them.
     #[prost(uint32, required, tag = "4")]
     pub outq_seq: u32,
+    /// `TCPI_OPT_*`.
     #[prost(uint32, required, tag = "5")]
     pub opt_mask: u32,
+    /// Window scale of the other side.
     #[prost(uint32, required, tag = "6")]
     pub snd_wscale: u32,
+    /// Largest segment.
     #[prost(uint32, required, tag = "7")]
     pub mss_clamp: u32,
+    /// Own window scale.
     #[prost(uint32, optional, tag = "8")]
     pub rcv_wscale: Option<u32>,
+    /// Clock of timestamps.
     #[prost(uint32, optional, tag = "9")]
     pub timestamp: Option<u32>,
+    /// `TCP_CORK`.
     #[prost(bool, optional, tag = "10")]
     pub cork: Option<bool>,
+    /// `TCP_NODELAY`.
     #[prost(bool, optional, tag = "11")]
     pub nodelay: Option<bool>,
+    /// Bytes not sent, of `outq_len`.
     #[prost(uint32, optional, tag = "12")]
     pub unsq_len: Option<u32>,
+    /// Window state (`TCP_REPAIR_WINDOW`).
     #[prost(uint32, optional, tag = "13")]
     pub snd_wl1: Option<u32>,
+    /// Window state.
     #[prost(uint32, optional, tag = "14")]
     pub snd_wnd: Option<u32>,
+    /// Window state.
     #[prost(uint32, optional, tag = "15")]
     pub max_window: Option<u32>,
+    /// Window state.
     #[prost(uint32, optional, tag = "16")]
     pub rcv_wnd: Option<u32>,
+    /// Window state.
     #[prost(uint32, optional, tag = "17")]
     pub rcv_wup: Option<u32>,
 }
@@ -257,10 +353,13 @@ pub struct TcpStreamEntry {
 /// `sk-queues.img`: a packet in a socket's receive queue. `length` bytes follow.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct SkPacketEntry {
+    /// File id of the socket whose queue it is in.
     #[prost(uint32, required, tag = "1")]
     pub id_for: u32,
+    /// Bytes that follow.
     #[prost(uint32, required, tag = "2")]
     pub length: u32,
+    /// What travels with it.
     #[prost(message, repeated, tag = "4")]
     pub scm: Vec<ScmEntry>,
 }
@@ -268,112 +367,10 @@ pub struct SkPacketEntry {
 /// A control message that travels with a packet.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ScmEntry {
+    /// `SCM_*`.
     #[prost(uint32, required, tag = "1")]
     pub r#type: u32,
+    /// File ids.
     #[prost(uint32, repeated, packed = "false", tag = "2")]
     pub rights: Vec<u32>,
-}
-
-/// A netlink socket.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct NetlinkSkEntry {
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub ino: u32,
-    #[prost(uint32, required, tag = "3")]
-    pub protocol: u32,
-    #[prost(uint32, required, tag = "4")]
-    pub state: u32,
-    #[prost(uint32, required, tag = "6")]
-    pub flags: u32,
-    #[prost(uint32, required, tag = "7")]
-    pub portid: u32,
-    #[prost(uint32, repeated, packed = "false", tag = "8")]
-    pub groups: Vec<u32>,
-    #[prost(uint32, required, tag = "9")]
-    pub dst_portid: u32,
-    #[prost(uint32, required, tag = "10")]
-    pub dst_group: u32,
-    #[prost(message, required, tag = "11")]
-    pub fown: FownEntry,
-    #[prost(message, required, tag = "12")]
-    pub opts: SkOptsEntry,
-    #[prost(uint32, optional, tag = "13")]
-    pub ns_id: Option<u32>,
-}
-
-/// A packet socket.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct PacketSockEntry {
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub r#type: u32,
-    #[prost(uint32, required, tag = "3")]
-    pub protocol: u32,
-    #[prost(uint32, required, tag = "4")]
-    pub flags: u32,
-    #[prost(uint32, required, tag = "5")]
-    pub ifindex: u32,
-    #[prost(message, required, tag = "6")]
-    pub fown: FownEntry,
-    #[prost(message, required, tag = "7")]
-    pub opts: SkOptsEntry,
-    #[prost(uint32, required, tag = "8")]
-    pub version: u32,
-    #[prost(uint32, required, tag = "9")]
-    pub reserve: u32,
-    #[prost(bool, required, tag = "10")]
-    pub aux_data: bool,
-    #[prost(bool, required, tag = "11")]
-    pub orig_dev: bool,
-    #[prost(bool, required, tag = "12")]
-    pub vnet_hdr: bool,
-    #[prost(bool, required, tag = "13")]
-    pub loss: bool,
-    #[prost(uint32, required, tag = "14")]
-    pub timestamp: u32,
-    #[prost(uint32, required, tag = "15")]
-    pub copy_thresh: u32,
-    #[prost(message, repeated, tag = "16")]
-    pub mclist: Vec<PacketMclist>,
-    #[prost(uint32, optional, tag = "17", default = "0xffffffff")]
-    pub fanout: Option<u32>,
-    #[prost(message, optional, tag = "18")]
-    pub rx_ring: Option<PacketRing>,
-    #[prost(message, optional, tag = "19")]
-    pub tx_ring: Option<PacketRing>,
-    #[prost(uint32, optional, tag = "20")]
-    pub ns_id: Option<u32>,
-}
-
-/// A multicast membership of a packet socket.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct PacketMclist {
-    #[prost(uint32, required, tag = "1")]
-    pub index: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub r#type: u32,
-    #[prost(bytes = "vec", required, tag = "3")]
-    pub addr: Vec<u8>,
-}
-
-/// A ring of a packet socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct PacketRing {
-    #[prost(uint32, required, tag = "1")]
-    pub block_size: u32,
-    #[prost(uint32, required, tag = "2")]
-    pub block_nr: u32,
-    #[prost(uint32, required, tag = "3")]
-    pub frame_size: u32,
-    #[prost(uint32, required, tag = "4")]
-    pub frame_nr: u32,
-    #[prost(uint32, required, tag = "5")]
-    pub retire_tmo: u32,
-    #[prost(uint32, required, tag = "6")]
-    pub sizeof_priv: u32,
-    #[prost(uint32, required, tag = "7")]
-    pub features: u32,
 }

@@ -25,14 +25,19 @@ pub mod tty_type {
 /// An open file description of a terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyFileEntry {
+    /// Number of the file in the checkpoint.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// The terminal, a [`TtyInfoEntry`].
     #[prost(uint32, required, tag = "2")]
     pub tty_info_id: u32,
+    /// Flags, as `F_GETFL` gives them.
     #[prost(uint32, required, tag = "3")]
     pub flags: u32,
+    /// Who is signalled.
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
+    /// File id of its path.
     #[prost(uint32, optional, tag = "6")]
     pub regf_id: Option<u32>,
 }
@@ -40,34 +45,49 @@ pub struct TtyFileEntry {
 /// A terminal.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TtyInfoEntry {
+    /// Number of the terminal, its own space.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
+    /// Kind of terminal ([`tty_type`]).
     #[prost(uint32, required, tag = "2")]
     pub r#type: u32,
+    /// `TIOCSPTLCK`.
     #[prost(bool, required, tag = "3")]
     pub locked: bool,
+    /// `TIOCEXCL`.
     #[prost(bool, required, tag = "4")]
     pub exclusive: bool,
+    /// `TIOCPKT`.
     #[prost(bool, required, tag = "5")]
     pub packet_mode: bool,
+    /// Session it controls; 0 for none.
     #[prost(uint32, required, tag = "6")]
     pub sid: u32,
+    /// Foreground process group.
     #[prost(uint32, required, tag = "7")]
     pub pgrp: u32,
+    /// Which device it is (`st_rdev`).
     #[prost(uint32, required, tag = "8")]
     pub rdev: u32,
+    /// Modes; absent for one that hung up.
     #[prost(message, optional, tag = "9")]
     pub termios: Option<TermiosEntry>,
+    /// Modes that cannot be changed.
     #[prost(message, optional, tag = "10")]
     pub termios_locked: Option<TermiosEntry>,
+    /// Window size.
     #[prost(message, optional, tag = "11")]
     pub winsize: Option<WinsizeEntry>,
+    /// For pseudo-terminals.
     #[prost(message, optional, tag = "12")]
     pub pty: Option<TtyPtyEntry>,
+    /// Device its node is on.
     #[prost(uint32, optional, tag = "13")]
     pub dev: Option<u32>,
+    /// Owner of its node.
     #[prost(uint32, optional, tag = "14")]
     pub uid: Option<u32>,
+    /// Group of its node.
     #[prost(uint32, optional, tag = "15")]
     pub gid: Option<u32>,
 }
@@ -75,8 +95,10 @@ pub struct TtyInfoEntry {
 /// What is in a terminal's input queue.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TtyDataEntry {
+    /// Which terminal.
     #[prost(uint32, required, tag = "1")]
     pub tty_id: u32,
+    /// The bytes.
     #[prost(bytes = "vec", required, tag = "2")]
     pub data: Vec<u8>,
 }
@@ -84,6 +106,7 @@ pub struct TtyDataEntry {
 /// What pseudo-terminals have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct TtyPtyEntry {
+    /// Number under /dev/pts.
     #[prost(uint32, required, tag = "1")]
     pub index: u32,
 }
@@ -91,20 +114,28 @@ pub struct TtyPtyEntry {
 /// Terminal modes.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TermiosEntry {
+    /// Input modes.
     #[prost(uint32, required, tag = "1")]
     pub c_iflag: u32,
+    /// Output modes.
     #[prost(uint32, required, tag = "2")]
     pub c_oflag: u32,
+    /// Control modes.
     #[prost(uint32, required, tag = "3")]
     pub c_cflag: u32,
+    /// Local modes.
     #[prost(uint32, required, tag = "4")]
     pub c_lflag: u32,
+    /// Line discipline.
     #[prost(uint32, required, tag = "5")]
     pub c_line: u32,
+    /// Input speed.
     #[prost(uint32, required, tag = "6")]
     pub c_ispeed: u32,
+    /// Output speed.
     #[prost(uint32, required, tag = "7")]
     pub c_ospeed: u32,
+    /// Control characters: see [`TermiosEntry::control_chars`].
     #[prost(uint32, repeated, packed = "false", tag = "8")]
     pub c_cc: Vec<u32>,
 }
@@ -112,12 +143,16 @@ pub struct TermiosEntry {
 /// Window size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct WinsizeEntry {
+    /// Rows.
     #[prost(uint32, required, tag = "1")]
     pub ws_row: u32,
+    /// Columns.
     #[prost(uint32, required, tag = "2")]
     pub ws_col: u32,
+    /// Width in pixels.
     #[prost(uint32, required, tag = "3")]
     pub ws_xpixel: u32,
+    /// Height in pixels.
     #[prost(uint32, required, tag = "4")]
     pub ws_ypixel: u32,
 }

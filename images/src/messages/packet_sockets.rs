@@ -1,0 +1,152 @@
+//! Netlink and packet sockets.
+
+use prost::Message;
+
+use super::files::FownEntry;
+use super::sockets::SkOptsEntry;
+
+/// A netlink socket.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct NetlinkSkEntry {
+    /// Number of the file in the checkpoint.
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    /// Inode, which is how other entries refer to it.
+    #[prost(uint32, required, tag = "2")]
+    pub ino: u32,
+    /// `NETLINK_*`.
+    #[prost(uint32, required, tag = "3")]
+    pub protocol: u32,
+    /// `SK_*`.
+    #[prost(uint32, required, tag = "4")]
+    pub state: u32,
+    /// Flags, as `F_GETFL` gives them.
+    #[prost(uint32, required, tag = "6")]
+    pub flags: u32,
+    /// Own port.
+    #[prost(uint32, required, tag = "7")]
+    pub portid: u32,
+    /// Groups joined, as a bit map.
+    #[prost(uint32, repeated, packed = "false", tag = "8")]
+    pub groups: Vec<u32>,
+    /// Other side's port.
+    #[prost(uint32, required, tag = "9")]
+    pub dst_portid: u32,
+    /// Other side's group.
+    #[prost(uint32, required, tag = "10")]
+    pub dst_group: u32,
+    /// Who is signalled.
+    #[prost(message, required, tag = "11")]
+    pub fown: FownEntry,
+    /// Options every socket has.
+    #[prost(message, required, tag = "12")]
+    pub opts: SkOptsEntry,
+    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
+    #[prost(uint32, optional, tag = "13")]
+    pub ns_id: Option<u32>,
+}
+
+/// A packet socket.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PacketSockEntry {
+    /// Number of the file in the checkpoint.
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    /// `SOCK_*`.
+    #[prost(uint32, required, tag = "2")]
+    pub r#type: u32,
+    /// Protocol.
+    #[prost(uint32, required, tag = "3")]
+    pub protocol: u32,
+    /// Flags, as `F_GETFL` gives them.
+    #[prost(uint32, required, tag = "4")]
+    pub flags: u32,
+    /// Device.
+    #[prost(uint32, required, tag = "5")]
+    pub ifindex: u32,
+    /// Who is signalled.
+    #[prost(message, required, tag = "6")]
+    pub fown: FownEntry,
+    /// Options every socket has.
+    #[prost(message, required, tag = "7")]
+    pub opts: SkOptsEntry,
+    /// `PACKET_VERSION`.
+    #[prost(uint32, required, tag = "8")]
+    pub version: u32,
+    /// `PACKET_RESERVE`.
+    #[prost(uint32, required, tag = "9")]
+    pub reserve: u32,
+    /// `PACKET_AUXDATA`.
+    #[prost(bool, required, tag = "10")]
+    pub aux_data: bool,
+    /// `PACKET_ORIGDEV`.
+    #[prost(bool, required, tag = "11")]
+    pub orig_dev: bool,
+    /// `PACKET_VNET_HDR`.
+    #[prost(bool, required, tag = "12")]
+    pub vnet_hdr: bool,
+    /// `PACKET_LOSS`.
+    #[prost(bool, required, tag = "13")]
+    pub loss: bool,
+    /// `PACKET_TIMESTAMP`.
+    #[prost(uint32, required, tag = "14")]
+    pub timestamp: u32,
+    /// `PACKET_COPY_THRESH`.
+    #[prost(uint32, required, tag = "15")]
+    pub copy_thresh: u32,
+    /// Memberships.
+    #[prost(message, repeated, tag = "16")]
+    pub mclist: Vec<PacketMclist>,
+    /// `PACKET_FANOUT`.
+    #[prost(uint32, optional, tag = "17", default = "0xffffffff")]
+    pub fanout: Option<u32>,
+    /// Ring for receiving.
+    #[prost(message, optional, tag = "18")]
+    pub rx_ring: Option<PacketRing>,
+    /// Ring for sending.
+    #[prost(message, optional, tag = "19")]
+    pub tx_ring: Option<PacketRing>,
+    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
+    #[prost(uint32, optional, tag = "20")]
+    pub ns_id: Option<u32>,
+}
+
+/// A multicast membership of a packet socket.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PacketMclist {
+    /// Device.
+    #[prost(uint32, required, tag = "1")]
+    pub index: u32,
+    /// Type.
+    #[prost(uint32, required, tag = "2")]
+    pub r#type: u32,
+    /// Address.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub addr: Vec<u8>,
+}
+
+/// A ring of a packet socket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct PacketRing {
+    /// Bytes of a block.
+    #[prost(uint32, required, tag = "1")]
+    pub block_size: u32,
+    /// Blocks.
+    #[prost(uint32, required, tag = "2")]
+    pub block_nr: u32,
+    /// Bytes of a frame.
+    #[prost(uint32, required, tag = "3")]
+    pub frame_size: u32,
+    /// Frames.
+    #[prost(uint32, required, tag = "4")]
+    pub frame_nr: u32,
+    /// Milliseconds until a block is handed over.
+    #[prost(uint32, required, tag = "5")]
+    pub retire_tmo: u32,
+    /// Bytes of private data.
+    #[prost(uint32, required, tag = "6")]
+    pub sizeof_priv: u32,
+    /// Features asked for.
+    #[prost(uint32, required, tag = "7")]
+    pub features: u32,
+}
