@@ -36,11 +36,12 @@ const OF_THREAD: &[&str] = &["comm", "status", "syscall", "stat", "wchan", "chil
 /// Links of a process.
 const LINKS: &[&str] = &["cwd", "exe", "root"];
 
-/// Lines of `status` and `smaps` that count what the kernel does behind a process's back: switches,
-/// and which pages happen to be in memory or are shared with others just now.
+/// Lines of `status` and `smaps` that count what goes on behind a process's back: switches, signals
+/// queued by the same user, which pages happen to be in memory or are shared with others just now.
 const VOLATILE: &[&str] = &[
     "voluntary_ctxt_switches",
     "nonvoluntary_ctxt_switches",
+    "SigQ",
     "VmHWM",
     "VmRSS",
     "VmPTE",
