@@ -104,7 +104,9 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
         ));
     }
     check_thread(&object, &own)?;
-    Ok(Thread { tid: tid as i32, info, core: own })
+    let thread = Thread { tid: tid as i32, info, core: own };
+    crate::registers::general(&thread)?;
+    Ok(thread)
 }
 
 fn check_thread(object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
