@@ -16,36 +16,49 @@ struct Candidate {
     fd: i32,
 }
 
-/// Sorts by a comparison that may fail: the first failure is kept, and the order is then of no use.
-fn sort<T>(
-    items: &mut [T],
-    compare: impl Fn(&T, &T) -> Result<Ordering, Error>,
-) -> Result<(), Error> {
-    let mut failure = None;
-    items.sort_by(|first, second| {
-        if failure.is_some() {
-            return Ordering::Equal;
-        }
-        compare(first, second).unwrap_or_else(|error| {
-            failure = Some(error);
-            Ordering::Equal
-        })
-    });
-    failure.map_or(Ok(()), Err)
-}
-
-/// What is gone is no failure: the two are then taken for different, in the order of their numbers.
-fn or_gone(
+/// What the kernel answers; `None` for something that has gone.
+fn answer(
     answer: Result<Ordering, Errno>,
     what: &'static str,
-    first: (i32, i32),
-    second: (i32, i32),
-) -> Result<Ordering, Error> {
+    (first, second): (i32, i32),
+) -> Result<Option<Ordering>, Error> {
     match answer {
-        Ok(order) => Ok(order),
-        Err(Errno::ESRCH | Errno::EBADF) => Ok(first.cmp(&second)),
-        Err(source) => Err(Error::Compare { what, first: first.0, second: second.0, source }),
+        Ok(order) => Ok(Some(order)),
+        Err(Errno::ESRCH | Errno::EBADF) => Ok(None),
+        Err(source) => Err(Error::Compare { what, first, second, source }),
     }
+}
+
+/// For each item the first one that it equals, which may be itself: found by searching among those
+/// first ones, kept in order. (Not by the library's sort, which panics when an order is not one: here
+/// anything may go or change while it is being compared.) What has gone equals only itself.
+fn firsts<T: Copy>(
+    items: &[T],
+    compare: impl Fn(T, T) -> Result<Option<Ordering>, Error>,
+) -> Result<Vec<T>, Error> {
+    let mut known: Vec<T> = Vec::new();
+    let mut firsts = Vec::with_capacity(items.len());
+    'items: for &item in items {
+        let (mut low, mut high) = (0, known.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match compare(known[middle], item)? {
+                Some(Ordering::Less) => low = middle + 1,
+                Some(Ordering::Greater) => high = middle,
+                Some(Ordering::Equal) => {
+                    firsts.push(known[middle]);
+                    continue 'items;
+                }
+                None => {
+                    firsts.push(item);
+                    continue 'items;
+                }
+            }
+        }
+        known.insert(low, item);
+        firsts.push(item);
+    }
+    Ok(firsts)
 }
 
 /// Names the open file descriptions of all processes.
@@ -63,19 +76,13 @@ pub(crate) fn name_descriptions(inventory: &mut Inventory) -> Result<(), Error> 
         })
         .collect();
     candidates.sort_unstable_by_key(|candidate| (candidate.alike, candidate.pid, candidate.fd));
-    let compare = |first: &Candidate, second: &Candidate| {
-        let (first, second) = ((first.pid, first.fd), (second.pid, second.fd));
-        or_gone(kcmp::files(first, second), "descriptors", first, second)
+    let compare = |first: Candidate, second: Candidate| {
+        let order = kcmp::files((first.pid, first.fd), (second.pid, second.fd));
+        answer(order, "descriptors", (first.pid, second.pid))
     };
-    for alike in candidates.chunk_by_mut(|first, second| first.alike == second.alike) {
-        // Stable: among equals the lowest pid and descriptor stay first.
-        sort(alike, compare)?;
-        let mut lowest = alike[0];
-        for index in 0..alike.len() {
-            let this = alike[index];
-            if index > 0 && compare(&alike[index - 1], &this)? != Ordering::Equal {
-                lowest = this;
-            }
+    for alike in candidates.chunk_by(|first, second| first.alike == second.alike) {
+        // They come by rising pid and descriptor: the first of its kind is the lowest.
+        for (this, lowest) in alike.iter().zip(firsts(alike, compare)?) {
             if let Some(file) = file_mut(inventory, this.pid, this.fd) {
                 file.description = OpenFile::description_of(lowest.pid, lowest.fd);
             }
@@ -120,26 +127,31 @@ pub(crate) fn name_tables(inventory: &mut Inventory) -> Result<(), Error> {
 
 /// Each process with the lowest one that has the same table, by rising pid.
 fn owners(pids: &[i32], resource: Resource) -> Result<Vec<(i32, i32)>, Error> {
-    let compare = |first: &i32, second: &i32| {
-        let answer = kcmp::resources(*first, *second, resource);
-        or_gone(answer, "tables", (*first, 0), (*second, 0))
-    };
-    let mut sorted = pids.to_vec();
-    sort(&mut sorted, compare)?;
-    let mut owners = Vec::with_capacity(sorted.len());
-    let mut lowest = 0;
-    for (index, &pid) in sorted.iter().enumerate() {
-        if index == 0 || compare(&sorted[index - 1], &pid)? != Ordering::Equal {
-            lowest = pid;
-        }
-        owners.push((pid, lowest));
-    }
-    owners.sort_unstable();
-    Ok(owners)
+    let lowest = firsts(pids, |first, second| {
+        answer(kcmp::resources(first, second, resource), "tables", (first, second))
+    })?;
+    Ok(pids.iter().copied().zip(lowest).collect())
 }
 
 /// Whether a thread has a descriptor table or file system state that are not its leader's.
 pub(crate) fn tables_differ(tid: i32, leader: i32) -> Result<bool, Errno> {
     Ok(kcmp::resources(tid, leader, Resource::Files)? != Ordering::Equal
         || kcmp::resources(tid, leader, Resource::FileSystem)? != Ordering::Equal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_are_found_also_without_an_order() {
+        let by_value = |first: (i32, i32), second: (i32, i32)| Ok(Some(first.0.cmp(&second.0)));
+        let items = [(5, 0), (3, 1), (5, 2), (9, 3), (3, 4), (5, 5)];
+        let found = firsts(&items, by_value).unwrap();
+        assert_eq!(found, [(5, 0), (3, 1), (5, 0), (9, 3), (3, 1), (5, 0)]);
+        let disorder = |first: i32, second: i32| Ok(Some((first * 7 % 5).cmp(&(second % 3))));
+        assert_eq!(firsts(&[1, 2, 3, 4, 5, 6, 7, 8, 9], disorder).unwrap().len(), 9);
+        let gone = |_, _| Ok(None);
+        assert_eq!(firsts(&[1, 1], gone).unwrap(), [1, 1]);
+    }
 }

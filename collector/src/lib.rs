@@ -5,8 +5,11 @@ pub mod bpf;
 mod error;
 mod identity;
 mod inventory;
+mod live;
+pub mod obstacles;
 mod parts;
 pub mod proc_source;
+pub mod ps;
 
 use std::path::Path;
 
@@ -14,6 +17,8 @@ pub use error::Error;
 pub use inventory::{
     InTask, Inventory, Mapping, OpenFile, Process, ProcessState, Tables, Thread, VmFlags,
 };
+pub use live::Live;
+pub use obstacles::{Obstacle, Surroundings, obstacles};
 pub use parts::Parts;
 
 use bpf::{BpfSource, Loaded, PIN_ROOT};

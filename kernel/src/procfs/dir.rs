@@ -44,6 +44,12 @@ impl Error {
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Read { source: Errno::ENOENT | Errno::ESRCH, .. })
     }
+
+    /// Whether the caller may not look.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source: Errno::EACCES | Errno::EPERM, .. })
+    }
 }
 
 /// A kernel file that is read whole and parsed into one value.
@@ -115,6 +121,19 @@ impl Dir {
         let path = format!("{}/{name}", self.path);
         let fd = open_dir(self.fd.as_fd(), &name, &path)?;
         Ok(Self { fd, path })
+    }
+
+    /// Whether the caller may look into the process's memory and descriptors, as the kernel decides
+    /// for whoever wants to trace it.
+    ///
+    /// # Errors
+    /// If the process has gone.
+    pub fn may_inspect(&self) -> Result<bool, Error> {
+        match self.open_file("smaps") {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_denied() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the folder is, for messages.

@@ -1,0 +1,180 @@
+//! What the collector's service holds: a source of inventories that several requests share, and
+//! what it counts.
+//!
+//! Here is the place for tracked trees and their generations: what a request gets is asked of
+//! [`Live`], which today takes every inventory anew.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use api::ProcessList;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::bpf::PIN_ROOT;
+use crate::{Collector, Error, Inventory, Source, ps, tree};
+
+/// A source of inventories for many.
+#[derive(Debug)]
+pub struct Live {
+    collector: Mutex<Collector>,
+    metrics: Metrics,
+    reason: Option<String>,
+}
+
+#[derive(Debug)]
+struct Metrics {
+    inventories: IntCounterVec,
+    failures: IntCounter,
+    seconds: Histogram,
+    processes: IntCounter,
+}
+
+impl Live {
+    /// Loads the eBPF programs and leaves them for others to use, or else reads /proc; and registers
+    /// its metrics.
+    ///
+    /// # Errors
+    /// If the metrics are registered already.
+    pub fn start(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Self::start_at(registry, Path::new(PIN_ROOT))
+    }
+
+    /// Like [`Live::start`], leaving the programs below another folder.
+    ///
+    /// # Errors
+    /// As [`Live::start`].
+    pub fn start_at(registry: &Registry, root: &Path) -> Result<Self, prometheus::Error> {
+        let loaded = Collector::with_bpf().and_then(|mut collector| {
+            collector.pin(root)?;
+            Ok(collector)
+        });
+        let (collector, reason) = match loaded {
+            Ok(collector) => (collector, None),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(%reason, "no eBPF: inventories come from /proc, slower");
+                (Collector::proc_only(), Some(reason))
+            }
+        };
+        let metrics = Metrics::register(registry, collector.source())?;
+        Ok(Self { collector: Mutex::new(collector), metrics, reason })
+    }
+
+    /// Where inventories come from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.collector().source()
+    }
+
+    /// Why they do not come from eBPF, if they do not.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// The inventory of the tree below a process. It can be serialised as it is.
+    ///
+    /// # Errors
+    /// If there is no such process, or what is there cannot be read.
+    pub fn inventory(&self, root: i32) -> Result<Inventory, Error> {
+        self.counted(|collector| collector.inventory(&tree(root)?))
+    }
+
+    /// Every process of the machine, with what speaks against dumping it.
+    ///
+    /// # Errors
+    /// If what is there cannot be read.
+    pub fn processes(&self) -> Result<ProcessList, Error> {
+        let mut count = 0;
+        let list = self.timed(|collector| {
+            let list = ps::list(collector)?;
+            count = list.processes.len();
+            Ok(list)
+        });
+        self.metrics.processes.inc_by(count as u64);
+        list
+    }
+
+    fn counted(
+        &self,
+        take: impl FnOnce(&mut Collector) -> Result<Inventory, Error>,
+    ) -> Result<Inventory, Error> {
+        let inventory = self.timed(take)?;
+        self.metrics.processes.inc_by(inventory.processes.len() as u64);
+        Ok(inventory)
+    }
+
+    fn timed<T>(&self, take: impl FnOnce(&mut Collector) -> Result<T, Error>) -> Result<T, Error> {
+        let mut collector = self.collector();
+        let timer = self.metrics.seconds.start_timer();
+        let answer = take(&mut collector);
+        timer.observe_duration();
+        match &answer {
+            Ok(_) => {
+                self.metrics.inventories.with_label_values(&[name(collector.source())]).inc();
+            }
+            Err(_) => self.metrics.failures.inc(),
+        }
+        answer
+    }
+
+    /// A request that panicked leaves nothing half-done in a collector but a buffer.
+    fn collector(&self) -> MutexGuard<'_, Collector> {
+        self.collector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Metrics {
+    fn register(registry: &Registry, source: Source) -> Result<Self, prometheus::Error> {
+        let bpf = IntGauge::new(
+            "stasis_collector_bpf",
+            "1 if inventories come from eBPF, 0 if they come from /proc.",
+        )?;
+        let metrics = Self {
+            inventories: IntCounterVec::new(
+                Opts::new("stasis_inventories_total", "Inventories taken."),
+                &["source"],
+            )?,
+            failures: IntCounter::new(
+                "stasis_inventory_failures_total",
+                "Inventories that could not be taken.",
+            )?,
+            seconds: Histogram::with_opts(
+                HistogramOpts::new("stasis_inventory_seconds", "Time an inventory took.")
+                    .buckets(vec![0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+            )?,
+            processes: IntCounter::new(
+                "stasis_inventory_processes_total",
+                "Processes in the inventories taken.",
+            )?,
+        };
+        registry.register(Box::new(bpf.clone()))?;
+        registry.register(Box::new(metrics.inventories.clone()))?;
+        registry.register(Box::new(metrics.failures.clone()))?;
+        registry.register(Box::new(metrics.seconds.clone()))?;
+        registry.register(Box::new(metrics.processes.clone()))?;
+        bpf.set(i64::from(source == Source::Bpf));
+        metrics.inventories.with_label_values(&[name(source)]).reset();
+        Ok(metrics)
+    }
+}
+
+const fn name(source: Source) -> &'static str {
+    match source {
+        Source::Bpf => "bpf",
+        Source::Proc => "proc",
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        // The verifier's whole log is one of the causes: its first line says enough.
+        text.push_str(cause.to_string().lines().next().unwrap_or_default());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,154 @@
+use super::*;
+use crate::{Tables, Thread};
+
+fn process() -> Process {
+    Process {
+        pid: 40,
+        ppid: 1,
+        pgid: 40,
+        sid: 40,
+        state: ProcessState::Alive,
+        threads: BTreeMap::new(),
+        mappings: Vec::new(),
+        files: Vec::new(),
+        namespaces: BTreeMap::from([("net", 7)]),
+        kernel_thread: false,
+        tables: Tables { memory: 40, files: 40, file_system: 40, signal_handlers: 40 },
+    }
+}
+
+fn around() -> Surroundings {
+    Surroundings { namespaces: BTreeMap::from([("net", 7)]), sockets: Sockets::default() }
+}
+
+fn mapping(name: &str, flags: VmFlags) -> Mapping {
+    Mapping {
+        start: 0x1000,
+        end: 0x2000,
+        flags,
+        offset: 0,
+        device: 0,
+        inode: 0,
+        protection_key: 0,
+        name: name.into(),
+    }
+}
+
+fn file(target: &str, mode: u32) -> OpenFile {
+    OpenFile {
+        fd: 5,
+        close_on_exec: false,
+        description: 0,
+        position: 0,
+        flags: 0,
+        mode,
+        device: 0,
+        inode: 77,
+        target: target.into(),
+    }
+}
+
+/// The objects that are named for a process after a change.
+fn objects(change: impl FnOnce(&mut Process)) -> Vec<String> {
+    let mut process = process();
+    change(&mut process);
+    obstacles(&process, None, &around()).into_iter().map(|found| found.object).collect()
+}
+
+#[test]
+fn a_plain_process_has_none() {
+    let found = objects(|process| {
+        process.mappings = vec![mapping("[heap]", VmFlags::READ), mapping("[vvar]", VmFlags::IO)];
+        process.files = vec![
+            file("/tmp/x", libc::S_IFREG),
+            file("pipe:[3]", libc::S_IFIFO),
+            file("socket:[77]", libc::S_IFSOCK),
+            file("anon_inode:[eventpoll]", 0),
+            file("/dev/null", libc::S_IFCHR),
+        ];
+    });
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn what_concerns_the_whole_process() {
+    assert_eq!(objects(|process| process.kernel_thread = true), ["the process"]);
+    let zombie = ProcessState::Zombie { exit_status: 0 };
+    assert_eq!(objects(|process| process.state = zombie), ["the process"]);
+    assert_eq!(objects(|process| process.tables.files = 39), ["descriptor table"]);
+    assert_eq!(
+        objects(|process| {
+            process.namespaces.insert("net", 8);
+        }),
+        ["net namespace"]
+    );
+    let thread = Thread {
+        tid: 40,
+        start_time: 0,
+        comm: "x".into(),
+        state: 'Z',
+        own_tables: false,
+        blocked: 0,
+        pending: 0,
+        shared_pending: 0,
+        ignored: 0,
+        caught: 0,
+        in_task: None,
+    };
+    assert_eq!(
+        objects(|process| {
+            process.threads.insert(40, thread);
+        }),
+        ["thread 40"]
+    );
+}
+
+#[test]
+fn what_the_status_tells() {
+    let status = Status {
+        tracer: 9,
+        seccomp: 2,
+        x86_thread_features: Some("shstk".to_owned()),
+        ..Status::default()
+    };
+    let found = obstacles(&process(), Some(&status), &around());
+    let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
+    assert_eq!(objects, ["the process", "seccomp", "shadow stack"]);
+}
+
+#[test]
+fn mappings_and_files_are_named() {
+    let found = objects(|process| {
+        process.mappings = vec![
+            mapping("/SYSV00000000 (deleted)", VmFlags::READ),
+            mapping("", VmFlags::READ | VmFlags::HUGE_TLB),
+            mapping("", VmFlags::UNKNOWN),
+        ];
+        process.files = vec![
+            file("anon_inode:[io_uring]", 0),
+            file("anon_inode:whatever", 0),
+            file("mnt:[4026531841]", libc::S_IFREG),
+            file("/dev/sda", libc::S_IFBLK),
+        ];
+    });
+    assert_eq!(found[0], "mapping 0x1000-0x2000 /SYSV00000000 (deleted)");
+    assert_eq!(found[1], "mapping 0x1000-0x2000");
+    assert_eq!(found[3], "descriptor 5 (anon_inode:[io_uring])");
+    assert_eq!(found.len(), 7);
+}
+
+#[test]
+fn sockets_by_their_kind() {
+    for (kind, refused) in [
+        (None, false),
+        (Some(SocketKind::Unix), false),
+        (Some(SocketKind::Udp), false),
+        (Some(SocketKind::Tcp(10)), false),
+        (Some(SocketKind::Tcp(1)), true),
+        (Some(SocketKind::Netlink), true),
+        (Some(SocketKind::Packet), true),
+        (Some(SocketKind::Raw), true),
+    ] {
+        assert_eq!(socket(kind).is_some(), refused, "{kind:?}");
+    }
+}

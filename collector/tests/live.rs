@@ -1,0 +1,27 @@
+//! What the collector's service is made of. Needs root, and a kernel that lets it load BPF programs.
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
+use std::path::Path;
+
+use prometheus::Registry;
+use stasis_collector::{Collector, Live, Source};
+
+#[test]
+fn inventories_are_counted_and_serialised() {
+    let registry = Registry::new();
+    let own = std::process::id().cast_signed();
+    let root = format!("/sys/fs/bpf/stasis-test-live-{own}");
+    let live = Live::start_at(&registry, Path::new(&root)).unwrap();
+    assert_eq!((live.source(), live.reason()), (Source::Bpf, None));
+    let inventory = serde_json::to_value(live.inventory(own).unwrap()).unwrap();
+    let process = &inventory["processes"][own.to_string()];
+    assert_eq!(process["pid"], own);
+    assert!(process["mappings"][0]["flags"].as_str().unwrap().starts_with("rd"));
+    assert!(live.inventory(i32::MAX).is_err());
+    assert!(live.processes().unwrap().processes.iter().any(|row| row.pid == own));
+    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    assert!(text.contains("stasis_inventories_total{source=\"bpf\"} 2"), "{text}");
+    assert!(text.contains("stasis_inventory_failures_total 1"), "{text}");
+    assert!(text.contains("stasis_collector_bpf 1"), "{text}");
+    Collector::unpin(Path::new(&root)).unwrap();
+}

@@ -1,0 +1,131 @@
+//! `/proc/PID/net`: which kind of socket an inode is.
+
+use std::collections::HashMap;
+
+use super::parse::{dec, hex, lines, words};
+use super::{Dir, Error, Malformed};
+
+/// A kind of socket, by the table that it is listed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// TCP, with its state (`TCP_*`: 1 connected, 7 closed, 10 listening, …).
+    Tcp(u8),
+    /// UDP.
+    Udp,
+    /// UDP-Lite.
+    UdpLite,
+    /// Raw IP.
+    Raw,
+    /// The unprivileged ping socket.
+    Icmp,
+    /// Unix.
+    Unix,
+    /// Netlink.
+    Netlink,
+    /// Packet.
+    Packet,
+}
+
+/// The files, what they list, and in which columns the inode and the state are.
+const TABLES: [(&str, SocketKind, usize, Option<usize>); 13] = [
+    ("net/tcp", SocketKind::Tcp(0), 9, Some(3)),
+    ("net/tcp6", SocketKind::Tcp(0), 9, Some(3)),
+    ("net/udp", SocketKind::Udp, 9, None),
+    ("net/udp6", SocketKind::Udp, 9, None),
+    ("net/udplite", SocketKind::UdpLite, 9, None),
+    ("net/udplite6", SocketKind::UdpLite, 9, None),
+    ("net/raw", SocketKind::Raw, 9, None),
+    ("net/raw6", SocketKind::Raw, 9, None),
+    ("net/icmp", SocketKind::Icmp, 9, None),
+    ("net/icmp6", SocketKind::Icmp, 9, None),
+    ("net/unix", SocketKind::Unix, 6, None),
+    ("net/netlink", SocketKind::Netlink, 9, None),
+    ("net/packet", SocketKind::Packet, 8, None),
+];
+
+/// The sockets of a network namespace by their inodes. Sockets of families without such a table
+/// (Bluetooth, vsock, …), and TCP sockets neither bound nor connected, are not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sockets(HashMap<u64, SocketKind>);
+
+impl Sockets {
+    /// Reads the tables of the network namespace that a task is in.
+    ///
+    /// # Errors
+    /// If one that is there cannot be read or understood.
+    pub fn read(dir: &Dir) -> Result<Self, Error> {
+        let mut sockets = Self::default();
+        let mut text = Vec::new();
+        for (name, kind, inode, state) in TABLES {
+            match dir.read(name, &mut text) {
+                Ok(()) => sockets
+                    .take(&text, kind, inode, state)
+                    .map_err(|source| dir.malformed(name, source))?,
+                // The kernel was built without that kind.
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// The kind of the socket with this inode.
+    #[must_use]
+    pub fn get(&self, inode: u64) -> Option<SocketKind> {
+        self.0.get(&inode).copied()
+    }
+
+    fn take(
+        &mut self,
+        text: &[u8],
+        kind: SocketKind,
+        inode: usize,
+        state: Option<usize>,
+    ) -> Result<(), Malformed> {
+        for line in lines(text).skip(1) {
+            let number = words(line).nth(inode).and_then(dec).ok_or(Malformed("inode"))?;
+            let kind = match state {
+                Some(column) => SocketKind::Tcp(
+                    words(line)
+                        .nth(column)
+                        .and_then(hex)
+                        .and_then(|state| u8::try_from(state).ok())
+                        .ok_or(Malformed("state"))?,
+                ),
+                None => kind,
+            };
+            // Connections that no process has accepted yet, or that have ended, have inode 0.
+            if number != 0 {
+                self.0.insert(number, kind);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_read() {
+        let mut sockets = Sockets::default();
+        let text = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   0: 0100007F:9E0F 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 54022 1 0 100 0 0 10 0\n";
+        sockets.take(text, SocketKind::Tcp(0), 9, Some(3)).unwrap();
+        let text = b"Num       RefCount Protocol Flags    Type St Inode Path\n000: 00000003 00000000 00000000 0001 03 193830\n000: 00000003 00000000 00000000 0001 03 193831 /a b\n";
+        sockets.take(text, SocketKind::Unix, 6, None).unwrap();
+        assert_eq!(sockets.get(54022), Some(SocketKind::Tcp(10)));
+        assert_eq!(sockets.get(193_831), Some(SocketKind::Unix));
+        assert_eq!(sockets.get(1), None);
+        assert!(sockets.take(b"\nx\n\ny", SocketKind::Udp, 9, None).is_err());
+    }
+
+    #[test]
+    fn an_own_listener_is_listed() {
+        use std::os::fd::AsFd;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = nix::sys::stat::fstat(listener.as_fd()).unwrap().st_ino;
+        let own = Dir::open(std::process::id().cast_signed()).unwrap();
+        assert_eq!(Sockets::read(&own).unwrap().get(inode), Some(SocketKind::Tcp(10)));
+    }
+}
