@@ -41,7 +41,7 @@ impl Service {
         self.privileges.drop_others()?;
         let telemetry = Telemetry::start(self.name, log)?;
         let metrics = Metrics::new(self.name)?;
-        Ok(Prepared { service: self, metrics, telemetry })
+        Ok(Prepared { service: self, metrics, notes: Vec::new(), telemetry })
     }
 }
 
@@ -50,6 +50,7 @@ impl Service {
 pub struct Prepared {
     service: Service,
     metrics: Metrics,
+    notes: Vec<String>,
     // Last: what happens while the rest is dropped is still logged and traced.
     telemetry: Telemetry,
 }
@@ -59,6 +60,13 @@ impl Prepared {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Has something said aloud: in the log, and in every answer to `/healthz`.
+    pub fn note(&mut self, note: impl Into<String>) {
+        let note = note.into();
+        tracing::warn!("{note}");
+        self.notes.push(note);
     }
 
     /// Answers on the service's Unix socket until it is told to end (`SIGTERM`, `SIGINT`).
@@ -74,7 +82,8 @@ impl Prepared {
             let own =
                 start().await.map_err(|source| Error::Start { service: service.name, source })?;
             let socket = Socket::bind(&path)?;
-            let health = get(move || async move { Json(healthy(service.name)) });
+            let health = healthy(service.name, self.notes);
+            let health = get(move || async move { Json(health) });
             let router = dress(own.route("/healthz", health), metrics.clone())
                 .layer(middleware::from_fn_with_state((allowed, metrics), admit));
             tracing::info!("listen on {}", path.display());
@@ -145,12 +154,12 @@ fn dress_without_metrics_page(own: Router, metrics: Metrics) -> Router {
         .layer(middleware::from_fn_with_state(metrics, Metrics::count))
 }
 
-fn healthy(service: &str) -> Health {
+fn healthy(service: &str, notes: Vec<String>) -> Health {
     Health {
         service: service.to_owned(),
         status: HealthState::Ok,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        notes: Vec::new(),
+        notes,
     }
 }
 
