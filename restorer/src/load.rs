@@ -13,7 +13,7 @@ use std::fs::File;
 use images::messages::{
     FileEntry, FsEntry, MmEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX86,
 };
-use images::{ImageDir, names};
+use images::{Checkpoint, ImageDir, names};
 
 use memory::Store;
 pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
@@ -89,9 +89,13 @@ impl World {
     /// Reads and checks all images of `dir`.
     pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
         let mut tree = dir.read_all(&names::pstree())?;
-        for entry in &mut tree {
-            // CRIU notes a single thread 0 for a process that has ended.
-            entry.threads.retain(|&tid| tid != 0);
+        // Whatever is referred to is there, and nothing is there twice.
+        let checkpoint = Checkpoint::load(dir.try_clone()?)?;
+        for (entry, process) in tree.iter_mut().zip(&checkpoint.processes) {
+            // CRIU does not initialise the thread numbers of a process that has ended.
+            if process.state == images::checkpoint::State::Dead {
+                entry.threads.clear();
+            }
         }
         check_tree(&tree)?;
         let files = dir.read_all(&names::files())?;
