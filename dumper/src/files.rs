@@ -117,7 +117,8 @@ impl Plan {
 struct Ghost {
     id: u32,
     entry: GhostFileEntry,
-    contents: Vec<u8>,
+    /// What is in it, by offset; between the pieces are holes.
+    pieces: Vec<(u64, Vec<u8>)>,
 }
 
 /// The open files of a frozen tree, in memory.

@@ -1,5 +1,6 @@
 //! The images of open files.
 
+use images::messages::GhostChunkEntry;
 use images::{Error, Image, ImageWriter, names};
 use prost::Message;
 
@@ -42,7 +43,12 @@ impl Captured {
         for ghost in &self.ghosts {
             let mut sink = writer.image(&names::ghost_file(ghost.id))?;
             sink.put(&ghost.entry)?;
-            sink.payload(&ghost.contents)?;
+            for (off, bytes) in &ghost.pieces {
+                if ghost.entry.chunks() {
+                    sink.put_as(&GhostChunkEntry { len: bytes.len() as u64, off: *off })?;
+                }
+                sink.payload(bytes)?;
+            }
             sink.finish()?;
         }
         with_bytes(writer, &names::pipes_data(), &self.pipes)?;

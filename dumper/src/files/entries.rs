@@ -92,18 +92,20 @@ impl Survey<'_> {
             mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
             ..GhostFileEntry::default()
         };
-        let contents = if is(stat, libc::S_IFREG) {
-            found.contents(self.context.ghost_limit)?
-        } else {
-            Vec::new()
-        };
-        if contents.len() as u64 > self.context.ghost_limit {
-            return Err(Problem::refused(
-                "it has been deleted and has grown beyond the limit for deleted files",
-                "raise the limit, or close it before the checkpoint",
-            ));
+        if !is(stat, libc::S_IFREG) {
+            self.out.ghosts.push(Ghost { id: ghost_id, entry, pieces: Vec::new() });
+            return Ok(());
         }
-        self.out.ghosts.push(Ghost { id: ghost_id, entry, contents });
+        let size = stat.st_size.cast_unsigned();
+        let pieces = found.pieces(size, self.context.ghost_limit)?;
+        let whole = matches!(&pieces[..], [(0, bytes)] if bytes.len() as u64 == size);
+        // A file with holes is written in pieces, so that it has them again.
+        let entry = if whole || size == 0 {
+            entry
+        } else {
+            GhostFileEntry { chunks: Some(true), size: Some(size), ..entry }
+        };
+        self.out.ghosts.push(Ghost { id: ghost_id, entry, pieces });
         Ok(())
     }
 
@@ -155,7 +157,7 @@ impl Survey<'_> {
         let terminal = Terminal::of(stat.st_rdev, self.context.shell_job)?;
         let fown = self.owner(pid, file)?;
         let regf_id = self.new_id();
-        let reg = self.regular(found, regf_id, file.flags, file.position, fown.clone())?;
+        let reg = self.regular(found, regf_id, file.flags, file.position, fown)?;
         self.out.files.push(FileEntry {
             id: regf_id,
             r#type: fd_type::REG,
@@ -292,7 +294,12 @@ impl Survey<'_> {
     ) -> Result<FileEntry, Problem> {
         let fown = self.owner(process.pid, file)?;
         let dir = Dir::open(process.pid).doing("open the process of")?;
-        let info = FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
+        let mut info = FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
+        if self.frozen && events::stands_still(&info) {
+            let timer = self.memory.borrow(process.pid, file.fd)?;
+            kernel::timerfd::catch_up(&timer).doing("count expirations of")?;
+            info = FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
+        }
         let (id, flags) = (entry.id, file.flags);
         Ok(match kind {
             Kind::Eventfd => FileEntry {

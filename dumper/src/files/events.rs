@@ -18,6 +18,15 @@ fn unexpected(kind: &str) -> Problem {
     }
 }
 
+/// Whether this is a periodic timer that has run out and that nobody has read: the kernel has not
+/// counted how often.
+pub(super) fn stands_still(info: &FdInfo) -> bool {
+    matches!(
+        info.detail,
+        Detail::Timerfd(timer) if timer.ticks > 0 && timer.value == (0, 0) && timer.interval != (0, 0)
+    )
+}
+
 /// The entry of an eventfd.
 pub(super) fn eventfd(
     info: &FdInfo,

@@ -75,11 +75,11 @@ impl Memory {
             && *owner == FownEntry::default()
             && file.flags & libc::O_ASYNC.cast_unsigned() == 0
         {
-            return Ok(owner.clone());
+            return Ok(*owner);
         }
         let borrowed = self.borrow(pid, file.fd)?;
         let owner = ask(&borrowed)?;
-        self.owners.insert(name, owner.clone());
+        self.owners.insert(name, owner);
         Ok(owner)
     }
 }

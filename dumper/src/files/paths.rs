@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::sys::stat::{FileStat, fstat, lstat};
+use nix::unistd::Whence;
 
 use super::PlanContext;
 use super::problem::{Doing, Problem};
@@ -43,14 +44,40 @@ impl Found {
         fstat(&self.handle).doing("stat")
     }
 
-    /// The file's bytes. Those of a ghost only: others are found by their path.
-    pub(super) fn contents(&self, limit: u64) -> Result<Vec<u8>, Problem> {
+    /// The file's bytes by offset, without its holes. Those of a ghost only: others are found by
+    /// their path.
+    pub(super) fn pieces(&self, size: u64, limit: u64) -> Result<Vec<(u64, Vec<u8>)>, Problem> {
         let file = File::open(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
             .doing("open deleted file")?;
-        let mut bytes = Vec::new();
-        file.take(limit + 1).read_to_end(&mut bytes).doing("read deleted file")?;
-        Ok(bytes)
+        let (mut pieces, mut at, mut total) = (Vec::new(), 0, 0);
+        while let Some((start, end)) = data_from(&file, at, size)? {
+            total += end - start;
+            if total > limit {
+                return Err(Problem::refused(
+                    "it has been deleted and has grown beyond the limit for deleted files",
+                    "raise the limit, or close it before the checkpoint",
+                ));
+            }
+            let mut bytes = vec![0; (end - start) as usize];
+            file.read_exact_at(&mut bytes, start).doing("read deleted file")?;
+            pieces.push((start, bytes));
+            at = end;
+        }
+        Ok(pieces)
     }
+}
+
+/// The first stretch of bytes that are no hole, from `at` on.
+fn data_from(file: &File, at: u64, size: u64) -> Result<Option<(u64, u64)>, Problem> {
+    let seek = |from: u64, whence| nix::unistd::lseek(file, from.cast_signed(), whence);
+    let start = match seek(at, Whence::SeekData) {
+        Ok(start) => start.cast_unsigned(),
+        // No more data.
+        Err(nix::errno::Errno::ENXIO) => return Ok(None),
+        Err(source) => return Err(source).doing("seek in deleted file"),
+    };
+    let end = seek(start, Whence::SeekHole).doing("seek in deleted file")?.cast_unsigned();
+    Ok((start < size).then_some((start, end.min(size))))
 }
 
 /// The files that have been looked at.
@@ -113,9 +140,8 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
         }
     }
     let allocated = stat.st_blocks.cast_unsigned().saturating_mul(512);
-    let apparent = stat.st_size.cast_unsigned();
     let limit = context.ghost_limit;
-    if allocated > limit || (stat.st_mode & libc::S_IFMT == libc::S_IFREG && apparent > limit) {
+    if allocated > limit {
         return Err(Problem::refused(
             format!("it has been deleted and is larger than {limit} bytes"),
             "raise the limit for deleted files, or close it before the checkpoint",
@@ -212,7 +238,18 @@ mod tests {
         let found = look(OsStr::new(&target), handle, &context(None)).unwrap();
         assert!(found.ghost);
         assert_eq!(found.name, path.as_os_str().as_bytes());
-        assert_eq!(found.contents(100).unwrap(), b"gone");
+        assert_eq!(found.pieces(4, 100).unwrap(), [(0, b"gone".to_vec())]);
+        assert!(found.pieces(4, 3).is_err());
+    }
+
+    #[test]
+    fn holes_are_left_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"far", 1 << 30).unwrap();
+        file.set_len(2 << 30).unwrap();
+        let (start, end) = data_from(&file, 0, 2 << 30).unwrap().unwrap();
+        assert!(start > 0 && start <= 1 << 30 && end > 1 << 30 && end < 2 << 30);
+        assert_eq!(data_from(&file, end, 2 << 30).unwrap(), None);
     }
 
     #[test]

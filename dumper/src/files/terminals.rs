@@ -139,13 +139,33 @@ fn termios(modes: &Modes) -> TermiosEntry {
         // The speeds are in `c_cflag`.
         c_ispeed: 0,
         c_ospeed: 0,
-        c_cc: modes.characters.iter().map(|&byte| byte.into()).collect(),
+        c_cc: characters(modes),
     }
+}
+
+/// The control characters as CRIU has them: as many words as there are characters, with the
+/// characters one behind the other in the first few.
+fn characters(modes: &Modes) -> Vec<u32> {
+    let mut words = vec![0; tty::CONTROL_CHARACTERS];
+    for (word, bytes) in words.iter_mut().zip(modes.characters.chunks(4)) {
+        let mut four = [0; 4];
+        four[..bytes.len()].copy_from_slice(bytes);
+        *word = u32::from_ne_bytes(four);
+    }
+    words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_lie_close() {
+        let mut modes = Modes::default();
+        modes.characters[..5].copy_from_slice(&[3, 28, 127, 21, 4]);
+        let words = characters(&modes);
+        assert_eq!((words.len(), words[0], words[1]), (19, 0x157f_1c03, 4));
+    }
 
     #[test]
     fn terminals_by_device() {

@@ -81,8 +81,28 @@ fn modes(entry: &TermiosEntry, what: &str) -> Result<Modes, Error> {
         line: u8::try_from(entry.c_line).map_err(|_| malformed())?,
         ..Modes::default()
     };
-    for (place, character) in modes.characters.iter_mut().zip(&entry.c_cc) {
-        *place = u8::try_from(*character).map_err(|_| malformed())?;
+    // Four in each word; what follows the last of them means nothing.
+    let characters = entry.c_cc.iter().flat_map(|word| word.to_ne_bytes());
+    for (place, character) in modes.characters.iter_mut().zip(characters) {
+        *place = character;
     }
     Ok(modes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_as_criu_writes_them() {
+        let entry = TermiosEntry {
+            c_lflag: 35379,
+            c_cc: vec![360_651_779, 65540, 1_708_817, 370_609_938, 0, 7, 9, u32::MAX],
+            ..TermiosEntry::default()
+        };
+        let modes = modes(&entry, "x").unwrap();
+        assert_eq!(modes.characters[..5], [3, 28, 127, 21, 4]);
+        assert_eq!((modes.local, modes.characters[18]), (35379, 0));
+        assert!(super::modes(&TermiosEntry { c_line: 256, ..entry }, "x").is_err());
+    }
 }
