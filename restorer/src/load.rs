@@ -159,9 +159,6 @@ fn check_tree(tree: &[PstreeEntry]) -> Result<(), Error> {
                 entry.ppid
             ));
         }
-        if !entry.threads.is_empty() && !entry.threads.contains(&pid) {
-            return bad(format!("the leader of process {pid} is not among its threads"));
-        }
         seen.insert(pid);
         let own = if entry.threads.is_empty() { &[pid][..] } else { &entry.threads };
         for tid in own {

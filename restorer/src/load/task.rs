@@ -65,6 +65,10 @@ fn body(
     store: &mut Store,
 ) -> Result<Body, Error> {
     let pid = entry.pid;
+    if entry.threads.is_empty() {
+        let reason = format!("the leader of process {pid} is not among its threads");
+        return Err(Error::image("pstree.img", reason));
+    }
     let mut threads = vec![thread(pid, leader)?];
     for &tid in entry.threads.iter().filter(|&&tid| tid != pid) {
         let core = dir.require(&names::core(tid))?;
