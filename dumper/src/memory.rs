@@ -70,14 +70,10 @@ impl Pages {
     ) -> Result<(), Error> {
         let mut sink = writer.image(image)?;
         sink.put(&PagemapHead { pages_id: self.id })?;
-        // The second half of this flag is for those who restore lazily: private pages may come
-        // late, pages of a segment may not.
-        let flags = match self.origin {
-            Origin::Process(_) => page_flags::PRESENT | page_flags::LAZY,
-            Origin::Segment(_) => page_flags::PRESENT,
-        };
+        // Not marked as lazy: CRIU would then leave out pages of private file mappings, too, which
+        // its lazy restore never brings in.
         for run in &self.runs {
-            sink.put_as(&PagemapEntry::run(run.start, run.pages(), flags))?;
+            sink.put_as(&PagemapEntry::run(run.start, run.pages(), page_flags::PRESENT))?;
         }
         Ok(sink.finish()?)
     }
