@@ -51,7 +51,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There is no place where a signal frame can lie.
-    #[error("no room for a signal frame on the stack of thread {tid}")]
+    #[error(
+        "no room for a signal frame on the stack of thread {tid}: it has used its stack to the last \
+         page that is mapped, and only the thread itself can make it grow"
+    )]
     NoRoom {
         /// The thread.
         tid: i32,
@@ -112,6 +115,9 @@ fn expect_stop(
                 postponed.push(libc::SIGSTOP);
                 running = resume(stopped)?;
             }
+            // Every task is interrupted to freeze it. One that was in a group stop already stopped
+            // for that, and its interruption is still to come: it comes when it is let go.
+            Stop::Interrupted | Stop::Group(_) => running = resume(stopped)?,
             stop => return Err(Error::Unexpected { tid, during, stop }),
         }
     }

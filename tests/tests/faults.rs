@@ -175,7 +175,12 @@ fn images_cut_short_or_missing_are_refused_and_leave_no_process() {
                 }
             }
             let restored = restore_damaged(&machine, &damaged, &format!("{name} {what}"));
-            assert!(!restored || length == 0, "{name} {what}: was restored");
+            // No file and no entry are the same in this format, so what is there only now and then
+            // is not missed.
+            let missed =
+                ["inventory", "pstree", "core-", "mm-", "pagemap-", "files", "fdinfo-", "ids-"];
+            let sometimes = what == "missing" && !missed.iter().any(|n| name.starts_with(n));
+            assert!(!restored || sometimes, "{name} {what}: was restored");
             std::fs::remove_dir_all(&damaged).expect("remove");
         }
     }

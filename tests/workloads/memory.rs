@@ -161,9 +161,9 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let heap: Vec<Vec<u8>> = (0..200).map(|n| pattern(100 + n, 1 + 97 * n as usize)).collect();
     // SAFETY: the allocator copes with a break that others moved (it looks before it grows).
     unsafe { libc::sbrk(64 << 10) };
-    let stack: [u8; 256 << 10] = {
-        let mut bytes = [0; 256 << 10];
-        bytes.copy_from_slice(&pattern(5, 256 << 10));
+    let stack: [u8; 8 << 10] = {
+        let mut bytes = [0; 8 << 10];
+        bytes.copy_from_slice(&pattern(5, 8 << 10));
         bytes
     };
     let stack = std::hint::black_box(stack);
@@ -178,7 +178,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     for (n, block) in heap.iter().enumerate() {
         found.must("heap", *block == pattern(100 + n as u64, 1 + 97 * n));
     }
-    found.must("stack", stack[..] == pattern(5, 256 << 10));
+    found.must("stack", stack[..] == pattern(5, 8 << 10));
     let more: Vec<u8> = vec![1; 100 << 10];
     found.same("heap grows on", &(100 << 10), &more.iter().map(|b| usize::from(*b)).sum());
     found.outcome()

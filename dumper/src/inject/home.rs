@@ -110,7 +110,12 @@ impl Home {
         fpu::to_signal_frame(&original.extended, &mut laid[(extended - scratch) as usize..]);
         let mut covered = vec![0; laid.len()];
         let failed = |operation| move |source| Error::Memory { operation, tid, source };
-        kernel::memory::read_exact(pid, scratch, &mut covered).map_err(failed("read the stack"))?;
+        kernel::memory::read_exact(pid, scratch, &mut covered).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EFAULT) => Error::NoRoom { tid },
+                _ => failed("read the stack")(source),
+            }
+        })?;
         kernel::memory::write_all(pid, scratch, &laid).map_err(failed("write the stack"))?;
         Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch })
     }
