@@ -1,37 +1,63 @@
-//! Prints what an inventory of a process costs from each source: `cargo run --release --example
-//! cost -- PID`.
+//! Prints what an inventory of a process tree costs from each source, part by part:
+//! `cargo run --release -p stasis-collector --example cost -- PID`.
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use stasis_collector::{self as collector, Collector};
+use stasis_collector::{Collector, Inventory, Parts, Process, tree};
+
+const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root =
-        std::env::args().nth(1).map_or(Ok(std::process::id().cast_signed()), |a| a.parse())?;
-    let pids = collector::tree(root)?;
-    let start = Instant::now();
-    let bpf = Collector::with_bpf()?;
-    println!("eBPF programs loaded in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
-    let mut collectors = [Collector::proc_only(), bpf];
-    for collector in &mut collectors {
-        for _ in 0..3 {
-            let start = Instant::now();
-            let inventory = collector.inventory(&pids)?;
-            let took = start.elapsed();
-            let count = |of: fn(&collector::Process) -> usize| -> usize {
-                inventory.processes.values().map(of).sum()
-            };
-            println!(
-                "{:?}: {} processes, {} threads, {} mappings, {} files in {:.3} ms",
-                collector.source(),
-                inventory.processes.len(),
-                count(|process| process.threads.len()),
-                count(|process| process.mappings.len()),
-                count(|process| process.files.len()),
-                took.as_secs_f64() * 1e3,
-            );
+    let root = match std::env::args().nth(1) {
+        Some(pid) => pid.parse()?,
+        None => std::process::id().cast_signed(),
+    };
+    let pids = tree(root)?;
+    let (bpf, took) = timed(Collector::with_bpf)?;
+    print_row("loading the eBPF programs", took);
+    for mut collector in [Collector::proc_only(), bpf] {
+        let source = collector.source();
+        let (_, took) = timed(|| collector.tree(root))?;
+        print_row(&format!("{source:?}: the tree"), took);
+        for (name, parts) in [
+            ("threads", Parts::THREADS),
+            ("mappings", Parts::MAPPINGS),
+            ("files", Parts::FILES),
+            ("namespaces and sharing", Parts::SHARING),
+            ("all", Parts::all()),
+        ] {
+            let mut best = Duration::MAX;
+            let mut inventory = Inventory::default();
+            for _ in 0..ROUNDS {
+                let took;
+                (inventory, took) = timed(|| collector.parts(&pids, parts))?;
+                best = best.min(took);
+            }
+            print_row(&format!("{source:?}: {name} ({})", counts(&inventory)), best);
         }
     }
     Ok(())
+}
+
+fn timed<T, E>(run: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
+    let start = Instant::now();
+    let value = run()?;
+    Ok((value, start.elapsed()))
+}
+
+fn print_row(what: &str, took: Duration) {
+    println!("{:9.3} ms  {what}", took.as_secs_f64() * 1e3);
+}
+
+fn counts(inventory: &Inventory) -> String {
+    let sum =
+        |count: fn(&Process) -> usize| -> usize { inventory.processes.values().map(count).sum() };
+    format!(
+        "{} processes, {} threads, {} mappings, {} files",
+        inventory.processes.len(),
+        sum(|process| process.threads.len()),
+        sum(|process| process.mappings.len()),
+        sum(|process| process.files.len()),
+    )
 }

@@ -64,7 +64,7 @@ impl Collector {
     /// Like [`Collector::open`], with programs that were pinned below another folder.
     #[must_use]
     pub fn open_from(root: &Path) -> Self {
-        match Loaded::pinned(root).and_then(BpfSource::new) {
+        match Loaded::pinned(root).map(BpfSource::new) {
             Ok(source) => Self(Sources::Bpf(Box::new(source))),
             Err(error) => {
                 tracing::debug!(%error, "no eBPF programs: reading /proc");
@@ -78,7 +78,9 @@ impl Collector {
     /// # Errors
     /// If this kernel has no place for them.
     pub fn with_bpf() -> Result<Self, Error> {
-        Ok(Self(Sources::Bpf(Box::new(BpfSource::new(Loaded::load()?)?))))
+        let mut source = BpfSource::new(Loaded::load()?);
+        source.check()?;
+        Ok(Self(Sources::Bpf(Box::new(source))))
     }
 
     /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file
@@ -117,6 +119,22 @@ impl Collector {
         }
     }
 
+    /// Every process of the tree below and with `root`, parents before their children, zombies
+    /// included: by whichever way is quicker.
+    ///
+    /// # Errors
+    /// If `root` has gone, or the processes cannot be listed.
+    pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, Error> {
+        match &mut self.0 {
+            Sources::Bpf(source) if tasks_on_machine() < FEW_TASKS => {
+                let pids = source.tree(root)?;
+                // Let /proc say how there is none.
+                if pids.is_empty() { tree(root) } else { Ok(pids) }
+            }
+            _ => tree(root),
+        }
+    }
+
     /// Takes an inventory in one bulk pass. Processes that are gone are absent.
     ///
     /// # Errors
@@ -135,4 +153,16 @@ impl Collector {
             Sources::Proc(source) => source.take(pids, parts),
         }
     }
+}
+
+/// Up to here looking at every task of the machine by eBPF (2 µs each) is quicker than asking every
+/// thread of a tree for its children (10 µs each), unless the tree is tiny, when neither matters.
+const FEW_TASKS: u32 = 2000;
+
+/// The tasks that exist, as the fourth field of `/proc/loadavg` counts them.
+fn tasks_on_machine() -> u32 {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split(['/', ' ']).nth(4)?.parse().ok())
+        .unwrap_or(u32::MAX)
 }

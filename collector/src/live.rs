@@ -11,7 +11,7 @@ use api::ProcessList;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::bpf::PIN_ROOT;
-use crate::{Collector, Error, Inventory, Source, ps, tree};
+use crate::{Collector, Error, Inventory, Source, ps};
 
 /// A source of inventories for many.
 #[derive(Debug)]
@@ -77,7 +77,10 @@ impl Live {
     /// # Errors
     /// If there is no such process, or what is there cannot be read.
     pub fn inventory(&self, root: i32) -> Result<Inventory, Error> {
-        self.counted(|collector| collector.inventory(&tree(root)?))
+        self.counted(|collector| {
+            let pids = collector.tree(root)?;
+            collector.inventory(&pids)
+        })
     }
 
     /// Every process of the machine, with what speaks against dumping it.

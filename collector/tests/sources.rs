@@ -89,6 +89,13 @@ fn both_sources_tell_the_same() {
     let mut bpf = Collector::with_bpf().unwrap();
     assert_eq!((proc.source(), bpf.source()), (Source::Proc, Source::Bpf));
 
+    let sorted = |mut pids: Vec<i32>| {
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(sorted(bpf.tree(busy.pid()).unwrap()), sorted(pids.clone()));
+    assert!(bpf.tree(i32::MAX).is_err());
+
     let by_proc = proc.inventory(&pids).unwrap();
     let by_bpf = bpf.inventory(&pids).unwrap();
     assert_same(&by_proc, &comparable(by_bpf.clone()));

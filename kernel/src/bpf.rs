@@ -21,6 +21,8 @@ pub enum IterTarget {
     Thread(i32),
     /// All threads of a process.
     Process(i32),
+    /// All threads of the machine.
+    All,
 }
 
 /// `union bpf_iter_link_info`, of which this is the largest member.
@@ -65,6 +67,7 @@ pub fn iter_link(program: BorrowedFd<'_>, target: IterTarget) -> Result<OwnedFd,
     let (tid, pid) = match target {
         IterTarget::Thread(tid) => (tid.cast_unsigned(), 0),
         IterTarget::Process(pid) => (0, pid.cast_unsigned()),
+        IterTarget::All => (0, 0),
     };
     let info = IterLinkInfo { tid, pid, pid_fd: 0, padding: 0 };
     let attributes = LinkCreate {

@@ -1,6 +1,6 @@
 //! Takes inventories by the iterators.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
@@ -21,7 +21,7 @@ use super::records::{
     with_name,
 };
 use super::{BpfError, Loaded};
-use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables};
+use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables, VmFlags};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
 #[derive(Debug)]
@@ -54,6 +54,17 @@ impl What {
     }
 }
 
+/// The threads of one process as the iterator gave them.
+#[derive(Default)]
+struct Tasks {
+    threads: Vec<TaskRecord>,
+    actions: Vec<SignalAction>,
+}
+
+/// From this many processes on, all threads of the machine are read in one go: the kernel looks at a
+/// thread faster than we make an iterator for a process.
+const ONE_BY_ONE: usize = 8;
+
 /// A process, with what only this source needs to know of it.
 struct Found {
     process: Process,
@@ -63,14 +74,11 @@ struct Found {
 }
 
 impl BpfSource {
-    /// Takes inventories by these programs.
-    ///
-    /// # Errors
-    /// If the programs do not work, or do not tell of this process what /proc tells.
-    pub fn new(programs: Loaded) -> Result<Self, BpfError> {
-        let mut source = Self { programs, links: HashMap::new(), output: Vec::new(), gate: None };
-        source.check()?;
-        Ok(source)
+    /// Takes inventories by programs that have been checked against this kernel (by
+    /// [`BpfSource::check`], of whoever pinned them).
+    #[must_use]
+    pub fn new(programs: Loaded) -> Self {
+        Self { programs, links: HashMap::new(), output: Vec::new(), gate: own_gate() }
     }
 
     /// Leaves the programs below `root` for other processes to open.
@@ -82,14 +90,15 @@ impl BpfSource {
     }
 
     /// Compares this process's mappings, by both sources: the kernel's bits might have moved.
-    fn check(&mut self) -> Result<(), BpfError> {
+    ///
+    /// # Errors
+    /// If the programs do not work, or do not tell what /proc tells.
+    pub fn check(&mut self) -> Result<(), BpfError> {
         let own = std::process::id().cast_signed();
         let mut by_proc = crate::proc_source::take(&[own], Parts::MAPPINGS)
             .ok()
             .and_then(|mut inventory| inventory.processes.remove(&own))
             .ok_or(BpfError::SelfCheck)?;
-        let last = by_proc.mappings.last();
-        self.gate = last.filter(|mapping| mapping.name == "[vsyscall]").cloned();
         let by_bpf = self.take(&[own], Parts::MAPPINGS)?;
         let by_bpf = by_bpf.processes.get(&own).ok_or(BpfError::SelfCheck)?;
         // This very comparison allocates, so that sizes may differ: the flags of what starts at the
@@ -114,8 +123,8 @@ impl BpfSource {
     /// If an iterator cannot be made or read.
     pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, BpfError> {
         let mut found = BTreeMap::new();
-        for &pid in pids {
-            if let Some(mut process) = self.process(pid)? {
+        for (pid, tasks) in self.tasks(pids)? {
+            if let Some(mut process) = process(pid, &tasks) {
                 if let Some(speaker) = &process.speaker {
                     if parts.contains(Parts::MAPPINGS) {
                         process.process.mappings = self.mappings(pid, speaker)?;
@@ -188,46 +197,69 @@ impl BpfSource {
         Ok(())
     }
 
-    fn process(&mut self, pid: i32) -> Result<Option<Found>, BpfError> {
-        self.iterate(What::Threads, IterTarget::Process(pid), pid)?;
+    /// The threads of these processes, of those that are there.
+    fn tasks(&mut self, pids: &[i32]) -> Result<BTreeMap<i32, Tasks>, BpfError> {
+        let mut all = BTreeMap::new();
+        if pids.len() >= ONE_BY_ONE {
+            let wanted: HashSet<i32> = pids.iter().copied().collect();
+            self.read_tasks(IterTarget::All, 0, &mut all)?;
+            all.retain(|pid, _| wanted.contains(pid));
+        } else {
+            for &pid in pids {
+                self.read_tasks(IterTarget::Process(pid), pid, &mut all)?;
+            }
+            // A thread's number finds its process.
+            all.retain(|pid, _| pids.contains(pid));
+        }
+        Ok(all)
+    }
+
+    fn read_tasks(
+        &mut self,
+        target: IterTarget,
+        pid: i32,
+        all: &mut BTreeMap<i32, Tasks>,
+    ) -> Result<(), BpfError> {
+        self.iterate(What::Threads, target, pid)?;
         let bad = || BpfError::Record { what: What::Threads.text(), pid };
-        let mut tasks: Vec<TaskRecord> = Vec::new();
-        let mut actions: Vec<SignalAction> = Vec::new();
         for record in records(&self.output) {
             match record.ok_or_else(bad)? {
                 (KIND_TASK, bytes) => {
-                    tasks.push(TaskRecord::read_from_prefix(bytes).map_err(|_| bad())?.0);
+                    let (task, _) = TaskRecord::read_from_prefix(bytes).map_err(|_| bad())?;
+                    all.entry(task.ids.tgid).or_default().threads.push(task);
                 }
-                (KIND_SIGNAL_ACTIONS, bytes) => actions = signal_actions(bytes).ok_or_else(bad)?,
+                (KIND_SIGNAL_ACTIONS, bytes) => {
+                    let (tgid, actions) = signal_actions(bytes).ok_or_else(bad)?;
+                    all.entry(tgid).or_default().actions = actions;
+                }
                 _ => {}
             }
         }
-        // A number of a thread that leads nothing finds no process, as in /proc's listing.
-        let Some(leader) = tasks.iter().find(|task| task.ids.tid == pid).copied() else {
-            return Ok(None);
-        };
-        let kernel_thread = is_kernel_thread(&leader);
-        let speaker = tasks.iter().find(|task| !kernel_thread && task.places.memory != 0).copied();
-        let threads = tasks.iter().map(|task| (task.ids.tid, thread(task, &leader, &actions)));
-        let process = Process {
-            pid,
-            ppid: leader.ids.ppid,
-            pgid: leader.ids.pgid,
-            sid: leader.ids.sid,
-            state: process_state(&leader),
-            threads: threads.collect(),
-            mappings: Vec::new(),
-            files: Vec::new(),
-            namespaces: NAMESPACES
-                .into_iter()
-                .zip(speaker.as_ref().unwrap_or(&leader).places.namespaces)
-                .filter(|(_, id)| *id != 0)
-                .map(|(name, id)| (name, u64::from(id)))
-                .collect(),
-            kernel_thread,
-            tables: Tables::default(),
-        };
-        Ok(Some(Found { process, leader, speaker }))
+        Ok(())
+    }
+
+    /// Every process of the tree below and with `root`, parents before their children; empty if
+    /// there is no such process.
+    ///
+    /// # Errors
+    /// If an iterator cannot be made or read.
+    pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, BpfError> {
+        let mut all = BTreeMap::new();
+        self.read_tasks(IterTarget::All, 0, &mut all)?;
+        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+        for (&pid, tasks) in &all {
+            if let Some(leader) = leader(pid, tasks) {
+                children.entry(leader.ids.ppid).or_default().push(pid);
+            }
+        }
+        let mut tree: Vec<i32> = all.contains_key(&root).then_some(root).into_iter().collect();
+        let mut next = 0;
+        while let Some(parent) = tree.get(next) {
+            next += 1;
+            // Taken out: no process is listed twice, whatever the kernel said.
+            tree.extend(children.remove(parent).unwrap_or_default());
+        }
+        Ok(tree)
     }
 
     fn files(&mut self, pid: i32, tid: i32) -> Result<Vec<OpenFile>, BpfError> {
@@ -313,15 +345,73 @@ fn mode(record: &FileRecord, target: &OsStr) -> u32 {
     }
 }
 
-fn signal_actions(bytes: &[u8]) -> Option<Vec<SignalAction>> {
-    let (_, mut rest) = SignalActionsRecord::read_from_prefix(bytes).ok()?;
+fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
+    tasks.threads.iter().find(|task| task.ids.tid == pid)
+}
+
+fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
+    let leader = *leader(pid, tasks)?;
+    let kernel_thread = is_kernel_thread(&leader);
+    let all = tasks.threads.iter();
+    let speaker = all.clone().find(|task| !kernel_thread && task.places.memory != 0).copied();
+    let threads = all.map(|task| (task.ids.tid, thread(task, &leader, &tasks.actions)));
+    let process = Process {
+        pid,
+        ppid: leader.ids.ppid,
+        pgid: leader.ids.pgid,
+        sid: leader.ids.sid,
+        state: process_state(&leader),
+        threads: threads.collect(),
+        mappings: Vec::new(),
+        files: Vec::new(),
+        namespaces: NAMESPACES
+            .into_iter()
+            .zip(speaker.as_ref().unwrap_or(&leader).places.namespaces)
+            .filter(|(_, id)| *id != 0)
+            .map(|(name, id)| (name, u64::from(id)))
+            .collect(),
+        kernel_thread,
+        tables: Tables::default(),
+    };
+    Some(Found { process, leader, speaker })
+}
+
+/// The last of this process's own mappings, if it is the one that no process makes. Its flags are
+/// the permissions that it shows and nothing more.
+fn own_gate() -> Option<Mapping> {
+    let mut text = Vec::new();
+    Dir::open(std::process::id().cast_signed()).ok()?.read("maps", &mut text).ok()?;
+    let map = procfs::maps(&text).last()?.ok()?;
+    if map.raw_name != b"[vsyscall]" {
+        return None;
+    }
+    let mut flags = VmFlags::default();
+    for (letter, flag) in [(b'r', VmFlags::READ), (b'w', VmFlags::WRITE), (b'x', VmFlags::EXEC)] {
+        if map.permissions.contains(&letter) {
+            flags |= flag;
+        }
+    }
+    Some(Mapping {
+        start: map.start,
+        end: map.end,
+        flags,
+        offset: map.offset,
+        device: map.device,
+        inode: map.inode,
+        protection_key: 0,
+        name: "[vsyscall]".into(),
+    })
+}
+
+fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {
+    let (header, mut rest) = SignalActionsRecord::read_from_prefix(bytes).ok()?;
     let mut actions = Vec::with_capacity(ebpf_common::SIGNALS);
     while !rest.is_empty() {
         let (action, behind) = SignalAction::read_from_prefix(rest).ok()?;
         actions.push(action);
         rest = behind;
     }
-    Some(actions)
+    Some((header.tgid, actions))
 }
 
 /// The text of a link that was too long for a record; `None` if what it names has gone.
