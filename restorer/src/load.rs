@@ -7,13 +7,13 @@ mod memory;
 mod nameless;
 mod task;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use images::messages::{
-    FileEntry, FsEntry, MmEntry, PstreeEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX86,
+    FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
 };
-use images::{Checkpoint, ImageDir, names};
+use images::{Checkpoint, ImageDir};
 
 use memory::Store;
 pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
@@ -73,8 +73,8 @@ pub(crate) struct Body {
     /// What its vDSO held.
     pub(crate) vdso: Vec<Run>,
     pub(crate) fs: FsEntry,
-    /// Id of its descriptor table.
-    pub(crate) files_id: u32,
+    /// Which kernel objects it shares with others.
+    pub(crate) ids: TaskKobjIdsEntry,
 }
 
 /// A thread.
@@ -88,26 +88,20 @@ pub(crate) struct Thread {
 impl World {
     /// Reads and checks all images of `dir`.
     pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
-        let mut tree = dir.read_all(&names::pstree())?;
         // Whatever is referred to is there, and nothing is there twice.
         let checkpoint = Checkpoint::load(dir.try_clone()?)?;
-        for (entry, process) in tree.iter_mut().zip(&checkpoint.processes) {
-            // CRIU does not initialise the thread numbers of a process that has ended.
-            if process.state == images::checkpoint::State::Dead {
-                entry.threads.clear();
-            }
-        }
-        check_tree(&tree)?;
-        let files = dir.read_all(&names::files())?;
-        let nameless = Nameless::load(dir, &files)?;
+        let nameless = Nameless::of(&checkpoint);
         let mut store = Store::default();
         let mut processes = Vec::new();
-        for entry in &tree {
-            processes.push(task::load(dir, entry, &nameless, &mut store)?);
+        for process in checkpoint.processes {
+            processes.push(task::load(dir, process, &nameless, &mut store)?);
         }
         check_sharing(dir, &processes)?;
-        let segments = memory::segments(dir, &processes, &mut store)?;
-        let files = file_images(dir, files, &processes)?;
+        let segments = memory::segments(dir, &processes, checkpoint.shared_memory, &mut store)?;
+        let tables =
+            processes.iter().filter_map(|process| Some(process.body.as_ref()?.ids.files_id));
+        let files = checkpoint.files.entries.into_values().collect();
+        let files = FileImages::load(dir, files, tables)?;
         Ok(Self { processes, segments, stores: store.into_files(), files })
     }
 
@@ -129,52 +123,11 @@ impl World {
     }
 }
 
-fn file_images(
-    dir: &ImageDir,
-    files: Vec<FileEntry>,
-    processes: &[Process],
-) -> Result<FileImages, Error> {
-    let bodies = processes.iter().filter_map(|process| process.body.as_ref());
-    Ok(FileImages::load(dir, files, bodies.map(|body| body.files_id))?)
-}
-
-/// The tree: pids that can be, no pid twice, parents first.
-fn check_tree(tree: &[PstreeEntry]) -> Result<(), Error> {
-    let mut seen = BTreeSet::new();
-    let mut ids = BTreeSet::new();
-    let bad = |reason: String| Err(Error::image("pstree.img", reason));
-    if tree.is_empty() {
-        return bad("it holds no process".into());
-    }
-    for (index, entry) in tree.iter().enumerate() {
-        let pid = entry.pid;
-        for id in entry.threads.iter().chain([&pid, &entry.pgid, &entry.sid]) {
-            if i32::try_from(*id).is_err() || *id == 0 {
-                return bad(format!("{id} is no pid"));
-            }
-        }
-        if index > 0 && !seen.contains(&entry.ppid) {
-            return bad(format!(
-                "the parent {} of process {pid} does not come before it",
-                entry.ppid
-            ));
-        }
-        seen.insert(pid);
-        let own = if entry.threads.is_empty() { &[pid][..] } else { &entry.threads };
-        for tid in own {
-            if !ids.insert(*tid) {
-                return bad(format!("thread {tid} is there twice"));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Tasks that share more than threads do not are refused, as are namespaces of their own.
 fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
     let mut owners: BTreeMap<(&str, u32), i32> = BTreeMap::new();
-    for process in processes.iter().filter(|process| process.body.is_some()) {
-        let ids = task::ids(dir, process.pid)?;
+    for (process, body) in processes.iter().filter_map(|p| Some((p, p.body.as_ref()?))) {
+        let ids = &body.ids;
         let shared = [
             ("address space", ids.vm_id),
             ("descriptor table", ids.files_id),
@@ -190,7 +143,7 @@ fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
                 ));
             }
         }
-        task::check_namespaces(dir, process.pid, &ids)?;
+        task::check_namespaces(dir, process.pid, ids)?;
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Crew<'_> {
         place: &Place,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
-        self.files.install(&InstallTask { files_id: body.files_id, pid: process.pid })?;
+        self.files.install(&InstallTask { files_id: body.ids.files_id, pid: process.pid })?;
         proc_values(process)?;
         directories(place, body)?;
         enter(&place.region, rseq)

@@ -91,11 +91,10 @@ impl Owner {
 }
 
 /// Reads a page map; pages that are in a parent checkpoint are looked up there.
-fn runs(dir: &ImageDir, owner: Owner, store: &mut Store) -> Result<Vec<Run>, Error> {
+fn runs(dir: &ImageDir, owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Error> {
     let mut found = Vec::new();
-    let Some(map) = owner.map(dir)? else { return Ok(found) };
     let mut in_parent = Vec::new();
-    take(dir, 0, &map, store, &mut found, |run| in_parent.push((run.start, run.end())))?;
+    take(dir, 0, map, store, &mut found, |run| in_parent.push((run.start, run.end())))?;
     let mut parent = None::<ImageDir>;
     for level in 1.. {
         if in_parent.is_empty() {
@@ -246,10 +245,11 @@ pub(super) fn private_runs(
     dir: &ImageDir,
     pid: u32,
     mm: &MmEntry,
+    pages: &PageMap,
     store: &mut Store,
 ) -> Result<(Vec<Run>, Vec<Run>), Error> {
     use vma_status::{ANON_PRIVATE, FILE_PRIVATE};
-    let all = runs(dir, Owner::Process(pid), store)?;
+    let all = runs(dir, Owner::Process(pid), pages, store)?;
     let mut kept = Vec::with_capacity(all.len());
     let mut vdso = Vec::new();
     let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
@@ -287,6 +287,7 @@ pub(super) fn private_runs(
 pub(super) fn segments(
     dir: &ImageDir,
     processes: &[Process],
+    mut maps: BTreeMap<u64, PageMap>,
     store: &mut Store,
 ) -> Result<Vec<SharedSegment>, Error> {
     let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
@@ -299,7 +300,8 @@ pub(super) fn segments(
     }
     let mut segments = Vec::new();
     for (shmid, bytes) in sizes {
-        let runs = runs(dir, Owner::Segment(shmid), store)?;
+        let map = maps.remove(&shmid).unwrap_or_default();
+        let runs = runs(dir, Owner::Segment(shmid), &map, store)?;
         let bytes = runs.iter().map(Run::end).fold(bytes, u64::max);
         if bytes > END_OF_SPACE {
             return Err(Error::image(Owner::Segment(shmid).name(), "pages beyond all memory"));

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use images::messages::{FileEntry, MmEntry, vma_status};
-use images::{ImageDir, names};
+use images::Checkpoint;
+use images::messages::{MmEntry, vma_status};
 
 use crate::error::Error;
 
@@ -22,16 +22,16 @@ pub(super) struct Nameless {
 
 impl Nameless {
     /// Looks through the memfds.
-    pub(super) fn load(dir: &ImageDir, files: &[FileEntry]) -> Result<Self, Error> {
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
         let mut segments = BTreeMap::new();
-        let inodes = dir.read_all(&names::memfd())?;
-        for memfd in files.iter().filter_map(|file| file.memfd.as_ref()) {
-            let inode = inodes.iter().find(|inode| inode.inode_id == u64::from(memfd.inode_id));
+        let memfds = checkpoint.files.entries.values().filter_map(|file| file.memfd.as_ref());
+        for memfd in memfds {
+            let inode = checkpoint.memfds.get(&memfd.inode_id.into());
             if let Some(inode) = inode.filter(|inode| inode.name == NAME) {
                 segments.insert(memfd.id.into(), inode.shmid.into());
             }
         }
-        Ok(Self { segments })
+        Self { segments }
     }
 
     /// Makes mappings of such memory mappings of shared memory again; mappings of other memfds

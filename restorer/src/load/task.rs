@@ -1,11 +1,10 @@
 //! The images of one process: `core-TID.img`, `ids-PID.img`, `fs-PID.img`, `mm-PID.img`.
 
 use images::messages::{
-    CoreEntry, MARCH_X86_64, PstreeEntry, REGS_MODE_COMPAT, SECCOMP_MODE_DISABLED,
-    SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry, TaskKobjIdsEntry,
-    ThreadCoreEntry,
+    CoreEntry, MARCH_X86_64, REGS_MODE_COMPAT, SECCOMP_MODE_DISABLED, SignalQueueEntry,
+    TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
 };
-use images::{ImageDir, names};
+use images::{ImageDir, checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
 
 use super::memory::{self, Store};
@@ -18,70 +17,64 @@ const ACTIONS: usize = 62;
 const LAST_SIGNAL: u32 = 64;
 const SCHED_DEADLINE: u32 = 6;
 
-/// Reads one process.
+/// Takes up one process.
 pub(super) fn load(
     dir: &ImageDir,
-    entry: &PstreeEntry,
+    process: checkpoint::Process,
     nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Process, Error> {
-    let pid = entry.pid;
+    let pid = process.pid;
     let object = format!("process {pid}");
-    let leader = dir.require(&names::core(pid))?;
-    check_machine(&object, &leader)?;
-    let core = leader
-        .tc
-        .clone()
-        .ok_or_else(|| Error::image(names::core(pid).name(), "nothing about the process"))?;
-    let state = match core.task_state {
-        TASK_ALIVE => State::Alive,
-        TASK_STOPPED => State::Stopped,
-        TASK_DEAD => State::Dead { status: core.exit_code as i32 },
-        other => return Err(Error::image(object, format!("{other} is no state of a process"))),
+    let core = process.task;
+    let state = match process.state {
+        checkpoint::State::Alive => State::Alive,
+        checkpoint::State::Stopped => State::Stopped,
+        checkpoint::State::Dead => State::Dead { status: core.exit_code as i32 },
     };
-    let body = match state {
-        State::Dead { .. } => None,
-        State::Alive | State::Stopped => {
+    if process.pgid == 0 || process.sid == 0 {
+        return Err(Error::refused(
+            object,
+            "its process group or session is outside its pid namespace",
+            "namespaces are not supported yet",
+        ));
+    }
+    let body = match process.body {
+        None => None,
+        Some(body) => {
             check_process(&object, &core)?;
-            Some(body(dir, entry, leader, nameless, store)?)
+            Some(load_body(dir, pid, process.threads, body, nameless, store)?)
         }
     };
     Ok(Process {
         pid: pid as i32,
-        ppid: entry.ppid as i32,
-        pgid: entry.pgid as i32,
-        sid: entry.sid as i32,
+        ppid: process.ppid as i32,
+        pgid: process.pgid as i32,
+        sid: process.sid as i32,
         state,
         core,
         body,
     })
 }
 
-fn body(
+fn load_body(
     dir: &ImageDir,
-    entry: &PstreeEntry,
-    leader: CoreEntry,
+    pid: u32,
+    threads: Vec<checkpoint::Thread>,
+    body: checkpoint::Body,
     nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Body, Error> {
-    let pid = entry.pid;
-    if entry.threads.is_empty() {
-        let reason = format!("the leader of process {pid} is not among its threads");
-        return Err(Error::image("pstree.img", reason));
-    }
-    let mut threads = vec![thread(pid, leader)?];
-    for &tid in entry.threads.iter().filter(|&&tid| tid != pid) {
-        let core = dir.require(&names::core(tid))?;
-        check_machine(&format!("thread {tid}"), &core)?;
-        threads.push(thread(tid, core)?);
-    }
-    let mut mm = dir.require(&names::mm(pid))?;
+    let threads = threads.into_iter().map(|entry| {
+        check_machine(&format!("thread {}", entry.tid), &entry.core)?;
+        thread(entry.tid, entry.core)
+    });
+    let threads = threads.collect::<Result<Vec<_>, Error>>()?;
+    let mut mm = body.mm;
     nameless.correct(pid, &mut mm)?;
     memory::check_mm(pid, &mm)?;
-    let (runs, vdso) = memory::private_runs(dir, pid, &mm, store)?;
-    let fs = dir.require(&names::fs(pid))?;
-    let files_id = ids(dir, pid as i32)?.files_id;
-    Ok(Body { threads, mm, runs, vdso, fs, files_id })
+    let (runs, vdso) = memory::private_runs(dir, pid, &mm, &body.pages, store)?;
+    Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })
 }
 
 fn check_machine(object: &str, core: &CoreEntry) -> Result<(), Error> {
@@ -187,17 +180,6 @@ pub(crate) fn capability_set(words: &[u32]) -> u64 {
         .take(2)
         .enumerate()
         .fold(0, |set, (index, word)| set | u64::from(*word) << (32 * index))
-}
-
-/// The kernel objects of a process.
-pub(super) fn ids(dir: &ImageDir, pid: i32) -> Result<TaskKobjIdsEntry, Error> {
-    match dir.read_one(&names::ids(pid as u32))? {
-        Some(ids) => Ok(ids),
-        None => dir
-            .require(&names::core(pid as u32))?
-            .ids
-            .ok_or_else(|| Error::image(format!("process {pid}"), "the images have no ids of it")),
-    }
 }
 
 /// Namespaces: those of the dumping process are those of the restoring one; others are not made
