@@ -92,7 +92,9 @@ pub enum Error {
 }
 
 /// Waits for the stop that `wanted` accepts. A `SIGSTOP` that someone sends meanwhile is not
-/// lost: the signal is noted in `postponed` and the task goes on.
+/// lost: the signal is noted in `postponed` and the task goes on. So it does when it only says
+/// once more that it is stopped: a process under job control does that for each of the two
+/// reasons it has, and it keeps its own through all that is done to it here.
 fn expect_stop(
     running: Running,
     during: &'static str,

@@ -60,17 +60,18 @@ pub fn write_all(pid: i32, address: u64, from: &[u8]) -> io::Result<()> {
 }
 
 /// The memory of a process as a file (`/proc/PID/mem`). For a tracer it reads what the process
-/// itself may not (mappings without read permission), which the vectored calls cannot.
+/// itself may not (mappings without read permission), and a stack that is too short for an
+/// access grows as it would under the process's own hand: the vectored calls do neither.
 #[derive(Debug)]
 pub struct MemoryFile(File);
 
 impl MemoryFile {
-    /// Opens the memory of a process to be read.
+    /// Opens the memory of a process to be read and written.
     ///
     /// # Errors
     /// When there is no such process, or no right to trace it.
     pub fn open(pid: i32) -> io::Result<Self> {
-        File::open(format!("/proc/{pid}/mem")).map(Self)
+        File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(Self)
     }
 
     /// Fills `to` from `address`.
@@ -79,5 +80,13 @@ impl MemoryFile {
     /// When any of it cannot be read.
     pub fn read_exact(&self, address: u64, to: &mut [u8]) -> io::Result<()> {
         self.0.read_exact_at(to, address)
+    }
+
+    /// Writes `from` to `address`, even where the process itself may only read.
+    ///
+    /// # Errors
+    /// When any of it cannot be written.
+    pub fn write_all(&self, address: u64, from: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(from, address)
     }
 }

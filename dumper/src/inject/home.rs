@@ -2,6 +2,7 @@
 
 use arch::regs::{GeneralRegs, NO_SYSCALL, RED_ZONE};
 use arch::{fpu, sigframe};
+use kernel::memory::MemoryFile;
 use kernel::ptrace::Stopped;
 
 use super::{Codes, Error};
@@ -144,6 +145,21 @@ impl Home {
             stack,
         )
     }
+}
+
+/// Writes the frames; returns what stood in their place.
+fn cover(pid: i32, tid: i32, at: u64, laid: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut covered = vec![0; laid.len()];
+    let failed = |operation| move |source| Error::Memory { operation, tid, source };
+    if kernel::memory::read_exact(pid, at, &mut covered).is_ok() {
+        kernel::memory::write_all(pid, at, laid).map_err(failed("write the stack"))?;
+        return Ok(covered);
+    }
+    // A stack that ends just below the stack pointer: it has to grow, as it would for a signal.
+    let memory = MemoryFile::open(pid).map_err(failed("open the memory"))?;
+    memory.read_exact(at, &mut covered).map_err(failed("make room on the stack"))?;
+    memory.write_all(at, laid).map_err(failed("write the stack"))?;
+    Ok(covered)
 }
 
 fn on_stack(address: u64, start: u64, bytes: u64) -> bool {
