@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Dump(DumpOptions),
     /// Restore a checkpoint
     Restore(RestoreOptions),
+    /// Say what runs, what of it can be dumped, and what speaks against it
+    Ps(PsOptions),
     /// Say what this kernel can do; the exit code is 0 when all that is required is there
     Check(CheckOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
@@ -69,6 +71,16 @@ pub(crate) struct RestoreOptions {
     /// Leave the tree stopped, as by SIGSTOP
     #[arg(long)]
     pub(crate) leave_stopped: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PsOptions {
+    /// Print JSON, with every process
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show threads of the kernel's and zombies too
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -16,6 +16,7 @@ mod failure;
 mod output;
 mod pidfile;
 mod progress;
+mod ps;
 mod restore;
 mod show;
 
@@ -48,6 +49,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Dump(options) => dump::run(options),
         Command::Restore(options) => restore::run(&options),
+        Command::Ps(options) => ps::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Show(options) => {
             let summary = show::summarize(&images::ImageDir::open(&options.directory)?)?;

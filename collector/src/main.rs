@@ -1,15 +1,19 @@
 //! `stasis-collector`: loads the eBPF programs for itself and for others, and says what runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use axum::Router;
+use api::ProcessList;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
 use clap::Parser;
-use prometheus::{IntGaugeVec, Opts};
-use service::metrics::Metrics;
-use service::{Capability, Error, Privileges, Service, Settings, chain};
+use prometheus::Registry;
+use service::{Capability, Error, Privileges, Problem, Service, Settings, chain};
 use stasis_collector::bpf::PIN_ROOT;
-use stasis_collector::{Collector, Source};
+use stasis_collector::{Collector, Inventory, Live};
 
 /// Says what runs and what of it can be dumped; keeps the eBPF programs that dumps use
 #[derive(Debug, Parser)]
@@ -39,46 +43,59 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    // Before privileges are dropped; what failed is said once there is a log.
-    let (collector, failure) = load(&args.bpf_dir);
+    // Before privileges are dropped, and before there is a log: what failed is noted after.
+    let registry = Registry::new();
+    let live = Arc::new(Live::start_at(&registry, &args.bpf_dir)?);
     let service = Service { name: "collector", privileges: PRIVILEGES };
-    let mut prepared = service.prepare(args.settings.log, None)?;
-    if let Some(failure) = failure {
-        prepared.note(failure);
+    let mut prepared = service.prepare_with(registry, args.settings.log, None)?;
+    if let Some(reason) = live.reason() {
+        prepared.note(format!("inventories come from /proc, slower: {reason}"));
     }
-    let metrics = prepared.metrics().clone();
-    let result = prepared.run(&args.settings, async || Ok(router(&collector, &metrics)?));
+    let result = prepared.run(&args.settings, async || Ok(router(live)));
     if let Err(error) = Collector::unpin(&args.bpf_dir) {
         tracing::warn!("{}", chain(&error));
     }
     result
 }
 
-/// The programs, loaded and left for others; reading /proc where the kernel has no place for
-/// them, and why.
-fn load(bpf_dir: &Path) -> (Collector, Option<String>) {
-    let loaded = Collector::with_bpf();
-    match loaded {
-        Err(error) => {
-            (Collector::proc_only(), Some(format!("inventories from /proc: {}", chain(&error))))
-        }
-        Ok(mut collector) => match collector.pin(bpf_dir) {
-            Ok(()) => (collector, None),
-            Err(error) => {
-                let note = format!("eBPF programs for this service alone: {}", chain(&error));
-                (collector, Some(note))
-            }
-        },
-    }
+fn router(live: Arc<Live>) -> Router {
+    Router::new()
+        .route("/v1/processes", get(processes))
+        .route("/v1/inventories/{pid}", get(inventory))
+        .with_state(live)
 }
 
-fn router(collector: &Collector, metrics: &Metrics) -> Result<Router, prometheus::Error> {
-    let source = metrics.add(IntGaugeVec::new(
-        Opts::new("stasis_inventory_source", "1 for where inventories come from: bpf or proc."),
-        &["source"],
-    )?)?;
-    let bpf = collector.source() == Source::Bpf;
-    source.with_label_values(&["bpf"]).set(bpf.into());
-    source.with_label_values(&["proc"]).set((!bpf).into());
-    Ok(Router::new())
+async fn processes(State(live): State<Arc<Live>>) -> Result<Json<ProcessList>, Problem> {
+    blocking("list the processes", move || live.processes()).await
+}
+
+async fn inventory(
+    State(live): State<Arc<Live>>,
+    Path(pid): Path<String>,
+) -> Result<Json<Inventory>, Problem> {
+    let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| {
+        Problem::field("pid", format!("{pid} is no process id"))
+            .remedy("name the pid of a running process")
+    })?;
+    if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("no process {pid}"))
+            .of("pid")
+            .remedy("GET /v1/processes lists those there are"));
+    }
+    blocking("take the inventory", move || live.inventory(pid)).await
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, stasis_collector::Error> + Send + 'static,
+) -> Result<Json<T>, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(answer)) => Ok(Json(answer)),
+        Ok(Err(error)) => {
+            let message = format!("{what}: {}", chain(&error));
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }

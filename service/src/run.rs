@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::Metrics;
@@ -35,12 +36,23 @@ impl Service {
     /// Sets up logs and traces, drops privileges (of this thread: there must be no other), and
     /// makes the registry. With `user`, becomes that user first.
     pub fn prepare(self, log: LogSettings, user: Option<&str>) -> Result<Prepared, Error> {
+        self.prepare_with(Registry::new(), log, user)
+    }
+
+    /// As [`prepare`](Self::prepare), with metrics that were registered before: by what had to be
+    /// done while all privileges were there.
+    pub fn prepare_with(
+        self,
+        registry: Registry,
+        log: LogSettings,
+        user: Option<&str>,
+    ) -> Result<Prepared, Error> {
         if let Some(user) = user {
             privileges::become_user(user)?;
         }
         self.privileges.drop_others()?;
         let telemetry = Telemetry::start(self.name, log)?;
-        let metrics = Metrics::new(self.name)?;
+        let metrics = Metrics::join(self.name, registry)?;
         Ok(Prepared { service: self, metrics, notes: Vec::new(), telemetry })
     }
 }

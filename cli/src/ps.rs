@@ -1,0 +1,122 @@
+//! `stasis ps`: what runs, what of it can be dumped, and what speaks against it.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use api::{ProcessList, ProcessSummary};
+use collector::{Collector, ps};
+
+use crate::args::PsOptions;
+use crate::failure::Failure;
+use crate::output;
+use crate::progress::bytes;
+
+pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
+    let list = ps::list(&mut Collector::open())?;
+    let text = if options.json {
+        serde_json::to_string_pretty(&list)? + "\n"
+    } else {
+        text(&list, options.all)
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How many things that speak against a process are shown.
+const SHOWN: usize = 3;
+
+/// Threads of the kernel's have no command line and no memory; nor have zombies.
+fn has_program(process: &ProcessSummary) -> bool {
+    !process.command.is_empty() || process.memory_bytes > 0
+}
+
+fn text(list: &ProcessList, all: bool) -> String {
+    let mut text =
+        format!("{:>8} {:>7} {:>11}  {:<4}  COMMAND\n", "PID", "THREADS", "MEMORY", "DUMP");
+    for process in list.processes.iter().filter(|process| all || has_program(process)) {
+        let dump = if process.dumpable { "yes" } else { "no" };
+        let memory = bytes(process.memory_bytes);
+        // Writing to a string cannot fail.
+        let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").unwrap_or_default();
+        line(format_args!(
+            "{:>8} {:>7} {memory:>11}  {dump:<4}  {}",
+            process.pid,
+            process.threads,
+            printable(process)
+        ));
+        for refusal in process.refusals.iter().take(SHOWN) {
+            let remedy = refusal.remedy.as_deref().map(|text| format!("; {text}"));
+            let (object, reason) = (plain(&refusal.object), plain(&refusal.reason));
+            line(format_args!("{:>31}{object}: {reason}{}", "", remedy.unwrap_or_default()));
+        }
+        if let Some(more) = process.refusals.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            line(format_args!("{:>31}and {more} more, which --json lists", ""));
+        }
+    }
+    text
+}
+
+/// The command line, or the name in brackets as ps(1) has it, in at most 60 characters.
+fn printable(process: &ProcessSummary) -> String {
+    let command = match process.command.is_empty() {
+        true => format!("[{}]", process.comm),
+        false => process.command.clone(),
+    };
+    let command = plain(&command);
+    match command.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &command[..end]),
+        None => command,
+    }
+}
+
+/// Text of others, which must not drive the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Refusal;
+
+    use super::*;
+
+    fn process(pid: i32, command: &str) -> ProcessSummary {
+        ProcessSummary {
+            pid,
+            ppid: 1,
+            comm: "name".into(),
+            command: command.into(),
+            uid: 0,
+            threads: 2,
+            memory_bytes: if command.is_empty() { 0 } else { 4 << 20 },
+            dumpable: true,
+            refusals: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn refusals_stand_below_their_process() {
+        let mut refused = process(7, "redis-server\x1b[2J *:6379");
+        refused.dumpable = false;
+        refused.refusals.push(Refusal {
+            object: "descriptor 5".into(),
+            reason: "it is an io_uring".into(),
+            remedy: Some("close it".into()),
+        });
+        let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
+        let shown = text(&list, false);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[0], "     PID THREADS      MEMORY  DUMP  COMMAND");
+        assert_eq!(lines[1], "       7       2    4.00 MiB  no    redis-server [2J *:6379");
+        assert_eq!(lines[2].trim(), "descriptor 5: it is an io_uring; close it");
+        assert_eq!(lines[3], "       9       2    4.00 MiB  yes   x y");
+        assert_eq!(lines.len(), 4);
+        assert!(text(&list, true).contains("[name]"));
+    }
+
+    #[test]
+    fn long_commands_are_cut_between_characters() {
+        let cut = printable(&process(7, &"ä".repeat(100)));
+        assert_eq!(cut.chars().count(), 61);
+    }
+}
