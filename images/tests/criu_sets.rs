@@ -220,6 +220,32 @@ fn a_terminal_is_read() {
     assert_eq!(modes.c_cc.len(), 19);
 }
 
+/// Images of version 1 begin with the number of their kind.
+#[test]
+fn images_without_the_common_number_are_read() {
+    let old = Damage::new("busy");
+    for file in fs::read_dir(old.0.path()).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        if name == "inventory.img" {
+            let image = names::inventory();
+            let mut entry = plain_entry(&image, &bytes);
+            entry.img_version = 1;
+            fs::write(&path, encode(&image, [&entry])).unwrap();
+        } else if !name.starts_with("pages-") {
+            fs::write(&path, &bytes[4..]).unwrap();
+        }
+    }
+    let checkpoint = Checkpoint::load(ImageDir::open(old.0.path()).unwrap()).unwrap();
+    assert_eq!(checkpoint.root().threads.len(), 2);
+    assert_eq!(checkpoint.packets.len(), 2);
+}
+
+fn plain_entry<M: Message + Default>(image: &Image<M>, bytes: &[u8]) -> M {
+    ImageReader::new(image, bytes, bytes.len() as u64, true).unwrap().only().unwrap()
+}
+
 /// Each damage must be refused with an error, and none may panic.
 #[test]
 fn a_damaged_checkpoint_is_refused() {

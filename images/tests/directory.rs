@@ -260,3 +260,29 @@ fn a_directory_without_an_inventory_is_no_checkpoint() {
     let target = tempfile::tempdir().unwrap();
     assert!(matches!(ImageDir::open(target.path()), Err(Error::NotACheckpoint { .. })));
 }
+
+#[test]
+fn any_name_that_a_directory_can_have_will_do() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = tempfile::tempdir().unwrap();
+    let long = "é".repeat(127);
+    let odd = std::ffi::OsStr::from_bytes(b"not \xff UTF-8");
+    for name in [std::ffi::OsStr::new(&long), odd] {
+        let target = place.path().join(name);
+        write(&target, WriteOptions::default(), &[7]).unwrap();
+        assert_eq!(pids(&target), [7]);
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
+}
+
+/// A process in a test of its own (nextest) may change its directory.
+#[test]
+fn the_directory_one_is_in_stays() {
+    let target = tempfile::tempdir().unwrap();
+    let before = std::env::current_dir().unwrap();
+    std::env::set_current_dir(target.path()).unwrap();
+    write(Path::new("."), WriteOptions::default(), &[7]).unwrap();
+    let found = Path::new("inventory.img").exists();
+    std::env::set_current_dir(before).unwrap();
+    assert!(found);
+}

@@ -39,7 +39,8 @@ impl Staging {
         if exists {
             refuse_checkpoint(&target, options)?;
         }
-        if !exists || (!options.in_place && is_empty(&target)?) {
+        let keep = options.in_place || is_current(&target);
+        if !exists || (!keep && is_empty(&target)?) {
             match Self::make(&target, true, options) {
                 // The parent may be another file system, or closed to us.
                 Err(_) if exists => {}
@@ -52,7 +53,9 @@ impl Staging {
     fn make(target: &Path, beside: bool, options: WriteOptions) -> Result<Self, Error> {
         let (place, prefix) = match (beside, target.parent(), target.file_name()) {
             (true, Some(parent), Some(name)) => {
-                (parent, format!(".{}{MARK}", name.to_string_lossy()))
+                // Short enough for any file system, also when the name itself is as long as it may be.
+                let name: String = name.to_string_lossy().chars().take(50).collect();
+                (parent, format!(".{name}{MARK}"))
             }
             _ => (target, MARK.to_owned()),
         };
@@ -70,7 +73,10 @@ impl Staging {
                 let (ours, there) = (file.metadata().ok()?, fs::metadata(&path).ok()?);
                 Some(ours.ino() == there.ino())
             };
-            if lock.try_lock().is_err() || same(&lock) != Some(true) {
+            // A file system without locks has no stale directories that could be told from others: none are
+            // removed there.
+            let taken = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+            if taken || same(&lock) != Some(true) {
                 continue;
             }
             let target = target.into();
@@ -216,6 +222,14 @@ fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> 
     Ok(())
 }
 
+/// Whether this process is in the directory (as in `dump -D .`): whoever called it likely is too, and would be left
+/// in a removed one.
+fn is_current(directory: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let here = identity(Path::new("."));
+    here.is_some() && here == identity(directory)
+}
+
 fn is_empty(directory: &Path) -> Result<bool, Error> {
     let mut entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
     Ok(entries.next().is_none())
@@ -283,7 +297,7 @@ fn remove_stale(place: &Path, prefix: &str) -> Result<(), Error> {
             Ok(()) => remove_tree(&path).map_err(Error::path("remove stale", &path))?,
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
-                return Err(Error::path("lock", &path)(error));
+                tracing::debug!(%error, path = %path.display(), "cannot tell whether it is stale");
             }
         }
     }
