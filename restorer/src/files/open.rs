@@ -89,7 +89,6 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     opening.regular(&of_kind(fd_type::REG), &mut opener)?;
     opening.pipes(&of_kind(fd_type::PIPE), &pipes)?;
     opening.fifos(&of_kind(fd_type::FIFO), &fifos, &mut opener)?;
-    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener)?;
     opening.inet(&of_kind(fd_type::INETSK))?;
     for kind in [fd_type::EVENTFD, fd_type::TIMERFD, fd_type::SIGNALFD, fd_type::EVENTPOLL] {
         opening.events(&of_kind(kind))?;
@@ -98,6 +97,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     if !ttys.is_empty() {
         opening.terminals(&ttys, &terminals, context.shell_job)?;
     }
+    // Last, because they leave names in file systems, which no error must leave behind.
+    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener)?;
     let keep = opening.keep;
     let opened = opening.opened;
     opener
@@ -219,3 +220,7 @@ impl Opening<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

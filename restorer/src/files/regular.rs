@@ -37,7 +37,12 @@ pub(super) struct Opener {
     made: BTreeMap<u32, OwnedFd>,
 }
 
-fn flags(flags: u32) -> OFlag {
+fn flags(mut flags: u32) -> OFlag {
+    // What was made without a name is there when it is opened again: it is no directory.
+    let nameless = libc::O_TMPFILE.cast_unsigned();
+    if flags & nameless == nameless {
+        flags &= !nameless;
+    }
     OFlag::from_bits_retain(flags.cast_signed() & AGAIN) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY
 }
 

@@ -1,0 +1,120 @@
+//! Opens what CRIU 4.2 wrote of real programs, below a directory in which their files are made.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use images::messages::EventfdFileEntry;
+use images::{ImageDir, names};
+use kernel::procfs::{Detail, Dir, FdInfo};
+use nix::sys::stat::Mode;
+
+use super::*;
+
+fn images_of(name: &str) -> FileImages {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
+    let files = dir.read_all(&names::files()).unwrap();
+    let tables: Vec<u32> = dir
+        .files()
+        .unwrap()
+        .iter()
+        .filter_map(|file| file.name.strip_prefix("fdinfo-")?.strip_suffix(".img")?.parse().ok())
+        .collect();
+    FileImages::load(&dir, files, tables).unwrap()
+}
+
+/// Makes what the images find by a path, as they say that it was.
+fn furnish(root: &Path, images: &FileImages) {
+    std::os::unix::fs::symlink("/dev", root.join("dev")).unwrap();
+    for entry in images.files.values().filter_map(|file| file.reg.as_ref()) {
+        let name = Path::new(std::ffi::OsStr::from_bytes(&entry.name));
+        let path = root.join(name.strip_prefix("/").unwrap());
+        let mode = entry.mode.unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match mode & libc::S_IFMT {
+            _ if images.remaps.contains_key(&entry.id) => continue,
+            libc::S_IFDIR => fs::create_dir_all(&path).unwrap(),
+            libc::S_IFIFO => nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap(),
+            libc::S_IFREG => {
+                File::create(&path).unwrap().set_len(entry.size.unwrap_or(0)).unwrap();
+            }
+            _ => continue,
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)).unwrap();
+    }
+}
+
+fn open_all(name: &str) -> (tempfile::TempDir, PathBuf, OpenFiles) {
+    let images = images_of(name);
+    let dir = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(dir.path()).unwrap();
+    furnish(&root, &images);
+    let context = OpenContext { shell_job: false, root: Some(root.clone()) };
+    let opened = open(images, &context).unwrap();
+    (dir, root, opened)
+}
+
+fn by<'a>(files: &'a OpenFiles, what: impl Fn(&FileEntry) -> bool) -> &'a OwnedFd {
+    let file = files.files.values().find(|file| what(file)).unwrap();
+    files.opened.get(&file.id).unwrap()
+}
+
+fn info(fd: impl AsFd) -> FdInfo {
+    let dir = Dir::open(std::process::id().cast_signed()).unwrap();
+    FdInfo::read(&dir, fd.as_fd().as_raw_fd()).unwrap()
+}
+
+#[test]
+fn a_program_with_one_of_everything() {
+    let (_dir, _root, files) = open_all("busy");
+    for (id, fd) in &files.opened {
+        assert!(fd.as_raw_fd() >= files.base, "file {id} is in the way of the task");
+    }
+    let mut bytes = [0; 11];
+    let pipe = by(&files, |file| file.pipe.as_ref().is_some_and(|pipe| pipe.flags & 3 == 0));
+    assert_eq!(nix::unistd::read(pipe, &mut bytes).unwrap(), 11);
+    assert_eq!(&bytes, b"in the pipe");
+    let fifo = by(&files, |file| file.fifo.is_some());
+    assert_eq!(nix::unistd::read(fifo, &mut bytes).unwrap(), 11);
+    assert_eq!(&bytes, b"in the fifo");
+    let is = |counter| move |efd: &EventfdFileEntry| efd.counter == counter;
+    let eventfd = by(&files, |file| file.efd.as_ref().is_some_and(is(5)));
+    assert!(matches!(info(eventfd).detail, Detail::Eventfd { count: 5, .. }));
+    let timer = by(&files, |file| file.tfd.is_some());
+    assert!(matches!(info(timer).detail, Detail::Timerfd(timer) if timer.interval == (3600, 1)));
+    let file = by(&files, |file| {
+        file.reg.as_ref().is_some_and(|reg| reg.name.ends_with(b"/file") && reg.pos == 10)
+    });
+    assert_eq!(info(file).position, 10);
+}
+
+#[test]
+fn ghosts() {
+    let (_dir, root, files) = open_all("ghosts");
+    let remapped: Vec<u32> = images_of("ghosts").remaps.into_keys().collect();
+    assert!(!remapped.is_empty());
+    for id in remapped.iter().filter_map(|id| files.opened.get(id)) {
+        let link = fs::read_link(format!("/proc/self/fd/{}", id.as_raw_fd())).unwrap();
+        assert!(link.starts_with(&root), "{}", link.display());
+        assert!(link.as_os_str().as_bytes().ends_with(b" (deleted)"), "{}", link.display());
+    }
+}
+
+#[test]
+fn a_tree_that_shares() {
+    let (_dir, _root, files) = open_all("family");
+    assert!(files.tables.len() > 1);
+    for entry in files.tables.values().flatten() {
+        assert!(files.opened.contains_key(&entry.id));
+    }
+}
+
+#[test]
+fn a_terminal_is_refused_unless_asked_for() {
+    let context = OpenContext { shell_job: false, root: None };
+    let error = open(images_of("terminal"), &context).unwrap_err().to_string();
+    assert!(error.contains("--shell-job"), "{error}");
+}
