@@ -18,8 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     print_row("loading the eBPF programs", took);
     for mut collector in [Collector::proc_only(), bpf] {
         let source = collector.source();
-        let (_, took) = timed(|| collector.tree(root))?;
-        print_row(&format!("{source:?}: the tree"), took);
         for (name, parts) in [
             ("threads", Parts::THREADS),
             ("mappings", Parts::MAPPINGS),
@@ -36,6 +34,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             print_row(&format!("{source:?}: {name} ({})", counts(&inventory)), best);
         }
+        let mut best = Duration::MAX;
+        for _ in 0..ROUNDS {
+            best = best.min(timed(|| collector.tree(root))?.1);
+        }
+        print_row(&format!("{source:?}: the tree"), best);
     }
     Ok(())
 }

@@ -45,7 +45,11 @@ pub enum Source {
 
 /// Takes inventories, by the source that it was opened with.
 #[derive(Debug)]
-pub struct Collector(Sources);
+pub struct Collector {
+    sources: Sources,
+    /// Threads in the last inventory: what to expect of the next.
+    threads: usize,
+}
 
 #[derive(Debug)]
 enum Sources {
@@ -65,12 +69,16 @@ impl Collector {
     #[must_use]
     pub fn open_from(root: &Path) -> Self {
         match Loaded::pinned(root).map(BpfSource::new) {
-            Ok(source) => Self(Sources::Bpf(Box::new(source))),
+            Ok(source) => Self::of(Sources::Bpf(Box::new(source))),
             Err(error) => {
                 tracing::debug!(%error, "no eBPF programs: reading /proc");
                 Self::proc_only()
             }
         }
+    }
+
+    const fn of(sources: Sources) -> Self {
+        Self { sources, threads: 0 }
     }
 
     /// Loads the eBPF programs.
@@ -80,7 +88,7 @@ impl Collector {
     pub fn with_bpf() -> Result<Self, Error> {
         let mut source = BpfSource::new(Loaded::load()?);
         source.check()?;
-        Ok(Self(Sources::Bpf(Box::new(source))))
+        Ok(Self::of(Sources::Bpf(Box::new(source))))
     }
 
     /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file
@@ -90,7 +98,7 @@ impl Collector {
     /// # Errors
     /// If the BPF file system cannot be mounted or written to.
     pub fn pin(&mut self, root: &Path) -> Result<(), Error> {
-        match &mut self.0 {
+        match &mut self.sources {
             Sources::Bpf(source) => Ok(source.pin(root)?),
             Sources::Proc(_) => Ok(()),
         }
@@ -107,26 +115,26 @@ impl Collector {
     /// Reads /proc, whatever else there is.
     #[must_use]
     pub fn proc_only() -> Self {
-        Self(Sources::Proc(ProcSource::default()))
+        Self::of(Sources::Proc(ProcSource::default()))
     }
 
     /// Where inventories come from.
     #[must_use]
     pub const fn source(&self) -> Source {
-        match self.0 {
+        match self.sources {
             Sources::Bpf(_) => Source::Bpf,
             Sources::Proc(_) => Source::Proc,
         }
     }
 
     /// Every process of the tree below and with `root`, parents before their children, zombies
-    /// included: by whichever way is quicker.
+    /// included: by whichever way is quicker, judged by the last inventory.
     ///
     /// # Errors
     /// If `root` has gone, or the processes cannot be listed.
     pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, Error> {
-        match &mut self.0 {
-            Sources::Bpf(source) if tasks_on_machine() < FEW_TASKS => {
+        match &mut self.sources {
+            Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
                 let pids = source.tree(root)?;
                 // Let /proc say how there is none.
                 if pids.is_empty() { tree(root) } else { Ok(pids) }
@@ -148,21 +156,11 @@ impl Collector {
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
-        match &mut self.0 {
-            Sources::Bpf(source) => Ok(source.take(pids, parts)?),
-            Sources::Proc(source) => source.take(pids, parts),
-        }
+        let inventory = match &mut self.sources {
+            Sources::Bpf(source) => source.take(pids, parts)?,
+            Sources::Proc(source) => source.take(pids, parts)?,
+        };
+        self.threads = inventory.processes.values().map(|process| process.threads.len()).sum();
+        Ok(inventory)
     }
-}
-
-/// Up to here looking at every task of the machine by eBPF (2 µs each) is quicker than asking every
-/// thread of a tree for its children (10 µs each), unless the tree is tiny, when neither matters.
-const FEW_TASKS: u32 = 2000;
-
-/// The tasks that exist, as the fourth field of `/proc/loadavg` counts them.
-fn tasks_on_machine() -> u32 {
-    std::fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| text.split(['/', ' ']).nth(4)?.parse().ok())
-        .unwrap_or(u32::MAX)
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use stasis_collector::{Collector, InTask, Inventory, ProcessState, Source, VmFlags, tree};
+use stasis_collector::bpf::{BpfSource, Loaded};
+use stasis_collector::{Collector, InTask, Inventory, Parts, ProcessState, Source, VmFlags, tree};
 
 /// The busy process, ended with its children when this goes.
 struct Busy {
@@ -89,18 +90,23 @@ fn both_sources_tell_the_same() {
     let mut bpf = Collector::with_bpf().unwrap();
     assert_eq!((proc.source(), bpf.source()), (Source::Proc, Source::Bpf));
 
-    let sorted = |mut pids: Vec<i32>| {
-        pids.sort_unstable();
-        pids
-    };
-    assert_eq!(sorted(bpf.tree(busy.pid()).unwrap()), sorted(pids.clone()));
-    assert!(bpf.tree(i32::MAX).is_err());
-
     let by_proc = proc.inventory(&pids).unwrap();
     let by_bpf = bpf.inventory(&pids).unwrap();
     assert_same(&by_proc, &comparable(by_bpf.clone()));
     // The second pass uses the links of the first.
     assert_eq!(by_bpf, bpf.inventory(&pids).unwrap());
+
+    let mut again = BpfSource::new(Loaded::load().unwrap());
+    let sorted = |mut pids: Vec<i32>| {
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(sorted(again.tree(busy.pid()).unwrap()), sorted(pids));
+    assert!(again.tree(i32::MAX).unwrap().is_empty());
+    let everything = again.take(&kernel::procfs::processes().unwrap(), Parts::THREADS).unwrap();
+    let threads = |inventory: &Inventory| inventory.processes[&busy.pid()].threads.clone();
+    assert_eq!(threads(&everything), threads(&by_bpf));
+    assert!(bpf.tree(i32::MAX).is_err());
 
     covers_what_it_should(&busy, &by_proc);
     let leader = &by_bpf.processes[&busy.pid()].threads[&busy.pid()];

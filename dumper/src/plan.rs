@@ -64,7 +64,7 @@ impl Plan {
 /// The whole tree below `root`.
 pub(crate) fn inventory(collector: &mut Collector, root: i32) -> Result<Inventory, Error> {
     let failed = |source| Error::Inventory { pid: root, source };
-    let pids = collector::tree(root).map_err(failed)?;
+    let pids = collector.tree(root).map_err(failed)?;
     collector.inventory(&pids).map_err(failed)
 }
 

@@ -8,6 +8,7 @@ mod source;
 pub(crate) use load::unpin;
 pub use load::{Loaded, PIN_ROOT};
 pub use source::BpfSource;
+pub(crate) use source::quicker_at_once;
 
 /// What can go wrong with the eBPF programs.
 #[derive(Debug, thiserror::Error)]
