@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use collector::{Collector, Inventory, VmFlags};
 use images::{ImageWriter, WriteOptions};
 use kernel::pagemap::PageMap;
+use kernel::procfs::{Dir, ProcFile, Stat};
 
 use crate::error::Error;
 use crate::files;
@@ -51,9 +52,19 @@ impl Plan {
         let mut memory = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             let pid = process.pid;
-            let found = finder.find(process).map_err(|source| Error::Inject { pid, source })?;
-            codes.insert(pid, found);
-            memory.insert(pid, PlannedMemory::open(&writer, pid)?);
+            let ready = finder
+                .find(process)
+                .map_err(|source| Error::Inject { pid, source })
+                .and_then(|found| Ok((found, PlannedMemory::open(&writer, pid)?)));
+            match ready {
+                Ok((found, planned)) => {
+                    codes.insert(pid, found);
+                    memory.insert(pid, planned);
+                }
+                // It ended while it was being looked at, which descendants may.
+                Err(_) if pid != options.pid && has_ended(pid) => {}
+                Err(error) => return Err(error),
+            }
         }
         let runs_on = options.after == AfterDump::Resume;
         let store = Store::choose(runs_on, resident_bytes(&inventory));
@@ -66,6 +77,11 @@ pub(crate) fn inventory(collector: &mut Collector, root: i32) -> Result<Inventor
     let failed = |source| Error::Inventory { pid: root, source };
     let pids = collector.tree(root).map_err(failed)?;
     collector.inventory(&pids).map_err(failed)
+}
+
+/// Whether a process is gone, or a zombie.
+fn has_ended(pid: i32) -> bool {
+    Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
 }
 
 /// What will be needed of the memory of one process.
