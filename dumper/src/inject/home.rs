@@ -109,15 +109,7 @@ impl Home {
             put(&mut laid, first - scratch, &encode(&regs));
         }
         fpu::to_signal_frame(&original.extended, &mut laid[(extended - scratch) as usize..]);
-        let mut covered = vec![0; laid.len()];
-        let failed = |operation| move |source| Error::Memory { operation, tid, source };
-        kernel::memory::read_exact(pid, scratch, &mut covered).map_err(|source| {
-            match source.raw_os_error() {
-                Some(libc::EFAULT) => Error::NoRoom { tid },
-                _ => failed("read the stack")(source),
-            }
-        })?;
-        kernel::memory::write_all(pid, scratch, &laid).map_err(failed("write the stack"))?;
+        let covered = cover(pid, tid, scratch, &laid)?;
         Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch })
     }
 
@@ -157,7 +149,7 @@ fn cover(pid: i32, tid: i32, at: u64, laid: &[u8]) -> Result<Vec<u8>, Error> {
     }
     // A stack that ends just below the stack pointer: it has to grow, as it would for a signal.
     let memory = MemoryFile::open(pid).map_err(failed("open the memory"))?;
-    memory.read_exact(at, &mut covered).map_err(failed("make room on the stack"))?;
+    memory.read_exact(at, &mut covered).map_err(|_| Error::NoRoom { tid })?;
     memory.write_all(at, laid).map_err(failed("write the stack"))?;
     Ok(covered)
 }
