@@ -19,6 +19,8 @@ const MAP_NORESERVE: u32 = 0x4000;
 const O_RDONLY: u32 = 0;
 const O_RDWR: u32 = 2;
 
+const MADV_RANDOM: u64 = 1;
+const MADV_SEQUENTIAL: u64 = 2;
 const MADV_DONTFORK: u64 = 10;
 const MADV_MERGEABLE: u64 = 12;
 const MADV_HUGEPAGE: u64 = 14;
@@ -27,8 +29,16 @@ const MADV_DONTDUMP: u64 = 16;
 const MADV_WIPEONFORK: u64 = 18;
 const MADV_GUARD_INSTALL: u64 = 102;
 /// What a mapping remembers of the advice it was given.
-const LASTING: [u64; 6] =
-    [MADV_DONTFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_WIPEONFORK];
+const LASTING: [u64; 8] = [
+    MADV_RANDOM,
+    MADV_SEQUENTIAL,
+    MADV_DONTFORK,
+    MADV_MERGEABLE,
+    MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE,
+    MADV_DONTDUMP,
+    MADV_WIPEONFORK,
+];
 
 /// Segments that the kernel takes in one call, and bytes that it reads in one.
 const MAX_SEGMENTS: usize = 1024;
