@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpgrp, getpid, getppid, getsid, setpgid, setsid};
 
 use crate::memory::Region;
@@ -137,14 +137,20 @@ impl Family {
             }
         });
         kill(killed, Signal::SIGKILL).expect("kill");
+        for pid in [exited_with, killed] {
+            // Dead, but not reaped.
+            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("wait");
+        }
         let session = child(stage, "session", || session(stage, shared));
         let stopped = child(stage, "stopped", || member(stage, shared, 4));
         shared.await_standing(5);
         kill(stopped, Signal::SIGSTOP).expect("stop");
         // Its stop is reported now, so that it is not news after the checkpoint.
         waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("wait for the stop");
-        let group_mate = child(stage, "group-mate", || member(stage, shared, 5));
-        setpgid(group_mate, plain).ok();
+        let group_mate = child(stage, "group-mate", || {
+            setpgid(this, plain).expect("join the group");
+            member(stage, shared, 5)
+        });
         shared.await_standing(6);
         Self { plain, group_mate, session, exited: exited_with, killed, stopped }
     }

@@ -191,7 +191,10 @@ fn body(dir: &ImageDir, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body,
     Ok(Body {
         ids,
         mm: dir.require(&names::mm(pid))?,
-        pages: dir.page_map(&names::pagemap(pid))?.unwrap_or_default(),
+        // A process has one even when it has no pages.
+        pages: dir
+            .page_map(&names::pagemap(pid))?
+            .ok_or_else(|| Error::Missing { name: names::pagemap(pid).name().into() })?,
         fs: dir.require(&names::fs(pid))?,
     })
 }
