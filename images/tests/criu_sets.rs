@@ -298,7 +298,7 @@ impl Damage {
     }
 }
 
-/// Every image cut short at every length, and with every bit of its first 200 bytes flipped, is refused or read,
+/// Images cut short at many lengths, and with many bits of their first 200 bytes flipped, are refused or read,
 /// and never a panic.
 #[test]
 fn cut_and_flipped_images_do_no_harm() {
@@ -315,11 +315,11 @@ fn cut_and_flipped_images_do_no_harm() {
             fs::write(&target, damaged).unwrap();
             drop(ImageDir::open(copy.0.path()).and_then(Checkpoint::load));
         };
-        for length in (0..bytes.len().min(200)).step_by(3) {
+        for length in (0..bytes.len().min(200)).step_by(7) {
             try_with(&bytes[..length]);
         }
         let mut flipped = bytes.clone();
-        for bit in (0..bytes.len().min(200) * 8).step_by(5) {
+        for bit in (0..bytes.len().min(200) * 8).step_by(23) {
             flipped[bit / 8] ^= 1 << (bit % 8);
             try_with(&flipped);
             flipped[bit / 8] ^= 1 << (bit % 8);
