@@ -57,7 +57,7 @@ fn open_all(name: &str) -> (tempfile::TempDir, PathBuf, OpenFiles) {
     (dir, root, opened)
 }
 
-fn by<'a>(files: &'a OpenFiles, what: impl Fn(&FileEntry) -> bool) -> &'a OwnedFd {
+fn by(files: &OpenFiles, what: impl Fn(&FileEntry) -> bool) -> &OwnedFd {
     let file = files.files.values().find(|file| what(file)).unwrap();
     files.opened.get(&file.id).unwrap()
 }
