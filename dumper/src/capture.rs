@@ -60,7 +60,7 @@ pub(crate) fn capture(
     plan: &mut Plan,
     frozen: &mut Frozen,
     options: &DumpOptions,
-    files_plan: files::Plan,
+    files_plan: &mut files::Plan,
 ) -> Result<Captured, Error> {
     let mut account = FrozenAccount { stop: frozen.since.elapsed(), ..FrozenAccount::default() };
     let mut laps = Laps(Instant::now());

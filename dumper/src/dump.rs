@@ -43,11 +43,11 @@ pub fn dump(
 fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport, Error> {
     let started = Instant::now();
     progress.begin("plan", None);
-    let (mut plan, files) = Plan::make(options)?;
+    let (mut plan, mut files) = Plan::make(options)?;
     progress.begin("freeze", None);
     let mut frozen = freeze::freeze(options.pid)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
-    let captured = capture::capture(&mut plan, &mut frozen, options, files)?;
+    let captured = capture::capture(&mut plan, &mut frozen, options, &mut files)?;
     let since = frozen.since;
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
     // still alive, until its images are safe.
@@ -56,6 +56,8 @@ fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport,
         release(&mut held, Release::Resume);
     }
     let frozen = since.elapsed();
+    // What it holds of the target's files must not outlive their use by the target.
+    drop(files);
     let Plan { store, writer, .. } = plan;
     let committed = write::write(&captured, &store, writer, options.pid, frozen, progress)?;
     match options.after {

@@ -98,13 +98,15 @@ impl Plan {
     /// gives the id of each process's descriptor table (`TaskKobjIdsEntry.files_id`; processes
     /// that share a table have equal ids).
     ///
-    /// Only reads: the target is as it was whether this succeeds or not.
+    /// Only reads: the target is as it was whether this succeeds or not. Drop the plan when the
+    /// target runs again, and soon: it holds sockets and pipes of the target, and letting go of
+    /// them takes time that is not to be taken from a frozen one.
     ///
     /// # Errors
     ///
     /// As [`Plan::prepare`], for what has been opened or has changed since.
     pub fn capture(
-        mut self,
+        &mut self,
         frozen: &Inventory,
         tables: &BTreeMap<i32, u32>,
     ) -> Result<Captured, Error> {

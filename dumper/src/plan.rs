@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Makes it, together with the plan for the open files, which the capture uses up.
+    /// Makes it, together with the plan for the open files, which is dropped when the target runs again.
     pub(crate) fn make(options: &DumpOptions) -> Result<(Self, files::Plan), Error> {
         let mut collector = Collector::open();
         let inventory = inventory(&mut collector, options.pid)?;

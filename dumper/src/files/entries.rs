@@ -5,7 +5,7 @@ use images::messages::{
     EventpollFileEntry, FifoEntry, FileEntry, FownEntry, GhostFileEntry, PipeDataEntry, PipeEntry,
     REMAP_GHOST, RegFileEntry, RemapFilePathEntry, SkPacketEntry, Timeval, TtyFileEntry, fd_type,
 };
-use kernel::procfs::{Detail, Dir, FdInfo};
+use kernel::procfs::{Detail, FdInfo};
 use nix::sys::stat::FileStat;
 
 use super::classify::Kind;
@@ -293,7 +293,7 @@ impl Survey<'_> {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let fown = self.owner(process.pid, file)?;
-        let dir = Dir::open(process.pid).doing("open the process of")?;
+        let dir = self.dir(process.pid)?;
         let mut info = FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
         if self.frozen && events::stands_still(&info) {
             let timer = self.memory.borrow(process.pid, file.fd)?;

@@ -5,11 +5,13 @@
 //! contents, queues, counters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use collector::{Inventory, Mapping, OpenFile, Process, ProcessState};
 use images::messages::{FdinfoEntry, FileEntry, FownEntry, fd_type};
-use kernel::procfs::Dir;
+use kernel::procfs::{Dir, FdInfo};
 
 use super::classify::{Kind, kind};
 use super::memory::{Memory, key};
@@ -42,6 +44,9 @@ pub(super) struct Survey<'a> {
     pub(super) emptied: HashSet<(u64, u64)>,
     next_id: u32,
     refusals: Vec<Refusal>,
+    dirs: HashMap<i32, Rc<Dir>>,
+    /// Room for the text of `/proc`.
+    pub(super) text: Vec<u8>,
     pub(super) out: Captured,
 }
 
@@ -81,6 +86,8 @@ impl<'a> Survey<'a> {
             emptied: HashSet::new(),
             next_id: 1,
             refusals: Vec::new(),
+            dirs: HashMap::new(),
+            text: Vec::new(),
             out: Captured::default(),
         })
     }
@@ -88,14 +95,14 @@ impl<'a> Survey<'a> {
     /// Takes the look; `tables` gives the id of each process's descriptor table.
     pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<Captured, Error> {
         let inventory = self.inventory;
-        let locked = self.locked()?;
+        let suspects = self.suspects()?;
         for process in inventory.processes.values() {
             if process.kernel_thread || matches!(process.state, ProcessState::Zombie { .. }) {
                 continue;
             }
             self.threads(process);
             if process.tables.files == process.pid || process.tables.files == 0 {
-                let entries = self.table(process, &locked)?;
+                let entries = self.table(process, &suspects)?;
                 let id = tables.get(&process.pid).copied();
                 self.out.tables.insert(id.unwrap_or(process.pid.cast_unsigned()), entries);
             }
@@ -128,18 +135,17 @@ impl<'a> Survey<'a> {
     }
 
     /// The descriptors of a process.
-    fn table(
-        &mut self,
-        process: &Process,
-        locked: &HashSet<u64>,
-    ) -> Result<Vec<FdinfoEntry>, Error> {
+    fn table(&mut self, process: &Process, suspects: &Suspects) -> Result<Vec<FdinfoEntry>, Error> {
         let mut entries = Vec::with_capacity(process.files.len());
         for file in &process.files {
             let seen = self.descriptions.get(&file.description).copied();
-            let described = match seen {
+            // Locks belong to a process or an open file: every descriptor is asked.
+            let free =
+                if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
+            let described = free.and_then(|()| match seen {
                 Some(described) => Ok(described),
-                None => self.file(process, file, locked),
-            };
+                None => self.file(process, file),
+            });
             let place = Place::Descriptor(file.fd);
             let described = self.settle(process.pid, place, &file.target, described)?;
             let Some((id, r#type)) = described else { continue };
@@ -184,17 +190,9 @@ impl<'a> Survey<'a> {
     }
 
     /// The entry of an open file description that has none yet: its id and type.
-    fn file(
-        &mut self,
-        process: &Process,
-        file: &OpenFile,
-        locked: &HashSet<u64>,
-    ) -> Result<(u32, u32), Problem> {
+    fn file(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
         let pid = process.pid;
         let kind = kind(file)?;
-        if locked.contains(&file.inode) {
-            no_locks(pid, file)?;
-        }
         let id = self.new_id();
         let entry = FileEntry { id, ..FileEntry::default() };
         let entry = match kind {
@@ -221,32 +219,61 @@ impl<'a> Survey<'a> {
         self.memory.owner(pid, file, |fd| owners::owner(fd, known))
     }
 
-    /// Inodes of the tree's open files that somebody holds a lock on.
-    fn locked(&self) -> Result<HashSet<u64>, Error> {
-        let wanted = self
-            .inventory
-            .processes
-            .values()
-            .flat_map(|process| &process.files)
-            .filter(|file| file.mode & libc::S_IFMT == libc::S_IFREG)
-            .map(|file| file.inode)
-            .collect();
+    /// The open files that may have locks on them.
+    ///
+    /// `/proc/locks` tells of all at once, but makes the kernel wait for every processor (10 ms):
+    /// a few hundred descriptors are asked one by one in less.
+    fn suspects(&self) -> Result<Suspects, Error> {
+        let lockable = || {
+            let files = self.inventory.processes.values().flat_map(|process| &process.files);
+            files.filter(|file| is_lockable(file))
+        };
+        if lockable().count() <= FEW {
+            return Ok(Suspects::All);
+        }
+        let wanted = lockable().map(|file| file.inode).collect();
         let text = std::fs::read("/proc/locks")
             .map_err(|source| Error::Kernel { operation: "read /proc/locks".to_owned(), source })?;
-        Ok(locks::locked(&text, &wanted))
+        Ok(Suspects::Inodes(locks::locked(&text, &wanted)))
+    }
+
+    /// Refuses a file through which locks are held.
+    fn no_locks(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
+        let dir = self.dir(pid)?;
+        let mut text = std::mem::take(&mut self.text);
+        let info = FdInfo::read_with(&dir, file.fd, &mut text).doing("read fdinfo of");
+        self.text = text;
+        if info?.locks.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::refused(
+            "file locks and leases are not supported yet",
+            "release the lock before the checkpoint",
+        ))
+    }
+
+    /// `/proc/PID`, opened once.
+    pub(super) fn dir(&mut self, pid: i32) -> Result<Rc<Dir>, Problem> {
+        if let Some(dir) = self.dirs.get(&pid) {
+            return Ok(Rc::clone(dir));
+        }
+        let dir = Rc::new(Dir::open(pid).doing("open the process of")?);
+        self.dirs.insert(pid, Rc::clone(&dir));
+        Ok(dir)
     }
 
     /// What a process holds without a descriptor.
     fn places(&mut self, process: &Process) -> Result<(), Error> {
         let pid = process.pid;
-        let Some(dir) =
-            self.settle(pid, Place::Exe, "/proc".as_ref(), Dir::open(pid).doing("open"))?
-        else {
+        let dir = self.dir(pid);
+        let Some(dir) = self.settle(pid, Place::Exe, "/proc".as_ref(), dir)? else {
             return Ok(());
         };
         for (place, link) in [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")] {
-            let id = self.link(&dir, link);
-            let target = dir.link(link).unwrap_or_default();
+            let (target, id) = match dir.link(link).doing("read link of") {
+                Ok(target) => (target.clone(), self.link(&dir, link, target)),
+                Err(problem) => (link.into(), Err(problem)),
+            };
             if let Some(id) = self.settle(pid, place, &target, id)? {
                 self.out.places.insert((pid, place), id);
             }
@@ -265,8 +292,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    fn link(&mut self, dir: &Dir, link: &str) -> Result<u32, Problem> {
-        let target = dir.link(link).doing("read link of")?;
+    fn link(&mut self, dir: &Dir, link: &str, target: OsString) -> Result<u32, Problem> {
         let stat = dir.stat_behind(link).doing("stat")?;
         let key = Key { device: stat.device, inode: stat.inode, target };
         self.held_path(key, |_| dir.open_behind(link).doing("open"))
@@ -308,7 +334,7 @@ impl<'a> Survey<'a> {
         &mut self,
         pid: i32,
         file: &OpenFile,
-    ) -> Result<std::rc::Rc<super::paths::Found>, Problem> {
+    ) -> Result<Rc<super::paths::Found>, Problem> {
         self.memory.paths.find(&key(file), self.context, || {
             let dir = Dir::open(pid).doing("open the process of")?;
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
@@ -316,17 +342,31 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// A lock on the file's inode: is it held through this very descriptor?
-fn no_locks(pid: i32, file: &OpenFile) -> Result<(), Problem> {
-    let dir = Dir::open(pid).doing("open the process of")?;
-    let info = kernel::procfs::FdInfo::read(&dir, file.fd).doing("read fdinfo of")?;
-    if info.locks.is_empty() {
-        return Ok(());
+/// Up to how many descriptors are asked for locks one by one.
+const FEW: usize = 1000;
+
+/// The open files that may have locks on them.
+enum Suspects {
+    /// Any of them.
+    All,
+    /// Those with these inodes, on whatever file system.
+    Inodes(HashSet<u64>),
+}
+
+impl Suspects {
+    fn contains(&self, file: &OpenFile) -> bool {
+        is_lockable(file)
+            && match self {
+                Self::All => true,
+                Self::Inodes(inodes) => inodes.contains(&file.inode),
+            }
     }
-    Err(Problem::refused(
-        "file locks and leases are not supported yet",
-        "release the lock before the checkpoint",
-    ))
+}
+
+fn is_lockable(file: &OpenFile) -> bool {
+    let kind = file.mode & libc::S_IFMT;
+    let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
+    matches!(kind, libc::S_IFREG | libc::S_IFDIR) && !handle
 }
 
 /// Whether a mapping is of a file that is found by its path.
