@@ -300,3 +300,25 @@ fn a_killed_freezer_leaves_nothing_frozen() {
     assert!(!frozen(Version::V2, &group.0));
     drop(tree);
 }
+
+#[test]
+fn who_may_not_ask_is_told_so() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let freezer = Freezer::start(directory.path());
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--include", "--unix-socket"]).arg(&freezer.socket).arg(URL);
+    let Ok(answer) = curl.uid(NOBODY).gid(NOBODY).output() else {
+        eprintln!("SKIPPED: there is no curl here");
+        return;
+    };
+    let answer = String::from_utf8(answer.stdout).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(answer.contains("uid 65534 with gid 65534 may not ask this service"), "{answer}");
+    let metrics = freezer.client().get("http://freezer/metrics").send().unwrap().text().unwrap();
+    assert!(metrics.contains("stasis_peers_refused_total{service=\"freezer\"} 1"), "{metrics}");
+}

@@ -19,6 +19,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -38,7 +39,11 @@ impl Telemetry {
             None => EnvFilter::new("info"),
         };
         let provider = provider(service)?;
-        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("stasis"));
+        // The spans of ours; what the HTTP crates say of themselves at lower levels is no part
+        // of a trace.
+        let traces = tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("stasis"))
+            .with_filter(LevelFilter::INFO);
         let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
         let lines = match settings.log_format {
             LogFormat::Text => lines.with_ansi(false).boxed(),
