@@ -177,8 +177,7 @@ fn images_cut_short_or_missing_are_refused_and_leave_no_process() {
             let restored = restore_damaged(&machine, &damaged, &format!("{name} {what}"));
             // No file and no entry are the same in this format, so what is there only now and then
             // is not missed.
-            let missed =
-                ["inventory", "pstree", "core-", "mm-", "pagemap-", "files", "fdinfo-", "ids-"];
+            let missed = ["inventory", "pstree", "core-", "mm-", "pagemap-", "files", "ids-"];
             let there =
                 missed.iter().any(|n| name.starts_with(n)) && !name.starts_with("pagemap-shmem");
             let sometimes = what == "missing" && !there;
