@@ -84,7 +84,7 @@ impl ProcSource {
         let source = if leader_gone { self.living_thread(&dir)? } else { None };
         let source = source.as_ref().unwrap_or(&dir);
         if alive && parts.contains(Parts::MAPPINGS) {
-            process.mappings = self.mappings(source)?;
+            process.mappings = mappings(source, &mut self.text)?;
         }
         if alive && parts.contains(Parts::FILES) {
             process.files = self.files(source)?;
@@ -138,19 +138,6 @@ impl ProcSource {
         Ok(())
     }
 
-    fn mappings(&mut self, dir: &Dir) -> Result<Vec<Mapping>, procfs::Error> {
-        match dir.read("smaps", &mut self.text) {
-            Ok(()) => {}
-            // The process has lost its memory since its state was read.
-            Err(error) if error.is_gone() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        }
-        smaps(&self.text)
-            .map(|smap| smap.map(|smap| mapping(&smap)))
-            .collect::<Result<_, _>>()
-            .map_err(|source| dir.malformed("smaps", source))
-    }
-
     fn files(&mut self, dir: &Dir) -> Result<Vec<OpenFile>, procfs::Error> {
         dir.numbers("fd", &mut self.numbers)?;
         let mut files = Vec::with_capacity(self.numbers.len());
@@ -173,6 +160,19 @@ impl ProcSource {
         }
         Ok(files)
     }
+}
+
+/// The mappings of a process, or none if it has lost its memory.
+pub(crate) fn mappings(dir: &Dir, text: &mut Vec<u8>) -> Result<Vec<Mapping>, procfs::Error> {
+    match dir.read("smaps", text) {
+        Ok(()) => {}
+        Err(error) if error.is_gone() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    smaps(text)
+        .map(|smap| smap.map(|smap| mapping(&smap)))
+        .collect::<Result<_, _>>()
+        .map_err(|source| dir.malformed("smaps", source))
 }
 
 /// A process is a zombie when its leader is dead and alone: with other threads it lives on.

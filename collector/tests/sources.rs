@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use stasis_collector::bpf::{BpfSource, Loaded};
 use stasis_collector::{Collector, InTask, Inventory, Parts, ProcessState, Source, VmFlags, tree};
 
@@ -21,9 +22,14 @@ struct Busy {
 impl Busy {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder.path().to_owned(), folder)
+    }
+
+    /// With its files in `place`; `folder` is removed at the end.
+    fn start_in(place: PathBuf, folder: tempfile::TempDir) -> Self {
         let mut child = Command::new("python3")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/busy.py"))
-            .arg(folder.path())
+            .arg(place)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -140,6 +146,41 @@ fn covers_what_it_should(busy: &Busy, inventory: &Inventory) {
     let child = inventory.processes.values().find(|child| child.sid == child.pid).unwrap();
     let shared = child.files.iter().filter(|file| file.description >> 32 == busy.pid() as u64);
     assert!(shared.count() > 600, "the child has its parent's files open");
+}
+
+/// A stacked file system shows its own numbers to `stat` and in maps, and maps files of others.
+#[test]
+fn both_sources_tell_the_same_of_an_overlay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // Upper and working folder must be on a file system that can be an overlay's: tmpfs.
+    let none: Option<&str> = None;
+    mount(Some("stasis-test"), folder.path(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    for name in ["lower", "upper", "work", "merged"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    let shown = |name| path(name).display().to_string();
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        shown("lower"),
+        shown("upper"),
+        shown("work")
+    );
+    let merged = path("merged");
+    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(&*layers)).unwrap();
+    let root = folder.path().to_owned();
+    let busy = Busy::start_in(merged.clone(), folder);
+    let pids = tree(busy.pid()).unwrap();
+    let by_proc = Collector::proc_only().inventory(&pids);
+    let by_bpf = Collector::with_bpf().and_then(|mut bpf| bpf.inventory(&pids));
+    let process = by_proc.as_ref().unwrap().processes[&busy.pid()].clone();
+    umount2(&merged, MntFlags::MNT_DETACH).unwrap();
+    umount2(&root, MntFlags::MNT_DETACH).unwrap();
+    drop(busy);
+    assert_same(&by_proc.unwrap(), &comparable(by_bpf.unwrap()));
+    let plain = merged.join("plain");
+    assert!(process.files.iter().any(|file| file.target == plain));
+    assert!(process.mappings.iter().any(|mapping| mapping.name == plain));
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub(crate) fn path(file: *mut c_void, name: &mut Name) -> u32 {
 fn describe(task: u64, fd: u32, file: u64, name_bytes: u32) -> FileRecord {
     let inode: u64 = field(file, o::FILE_INODE);
     let mode: u16 = field(inode, o::INODE_MODE);
+    let super_block: u64 = field(inode, o::INODE_SB);
     FileRecord {
         header: Header { kind: KIND_FILE, bytes: size_of::<FileRecord>() as u32 + name_bytes },
         fd: fd as i32,
@@ -74,8 +75,9 @@ fn describe(task: u64, fd: u32, file: u64, name_bytes: u32) -> FileRecord {
         inode: field(inode, o::INODE_INO),
         flags: field(file, o::FILE_FLAGS),
         mode: u32::from(mode),
-        device: field(field(inode, o::INODE_SB), o::SUPER_BLOCK_DEV),
+        device: field(super_block, o::SUPER_BLOCK_DEV),
         name_bytes,
+        magic: field(super_block, o::SUPER_BLOCK_MAGIC),
     }
 }
 

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use aya_log_ebpf::warn;
 use stasis_ebpf_common::offsets as o;
-use stasis_ebpf_common::{Header, KIND_VMA, NAME_BYTES, VmaRecord, name as kind};
+use stasis_ebpf_common::{Header, KIND_VMA, NAME_BYTES, VmaRecord, backing, name as kind};
 
 use crate::file::path;
 use crate::read::{Context, field, offset};
@@ -17,6 +17,9 @@ struct VmaContext {
     task: *mut c_void,
     vma: *mut c_void,
 }
+
+/// The file stands in for one of a stacked file system (include/linux/fs.h, Linux 6.5 and later).
+const FMODE_BACKING: u32 = 1 << 25;
 
 #[unsafe(link_section = "iter/task_vma")]
 #[unsafe(no_mangle)]
@@ -77,7 +80,7 @@ fn describe(vma: u64) -> VmaRecord {
         page_offset: field(vma, o::VMA_PGOFF),
         inode: 0,
         device: 0,
-        has_file: 0,
+        backing: backing::NONE,
         name_kind: kind::NONE,
         name_bytes: 0,
     }
@@ -86,7 +89,8 @@ fn describe(vma: u64) -> VmaRecord {
 #[inline(always)]
 fn mapped_file(record: &mut VmaRecord, file: u64) {
     let inode: u64 = field(file, o::FILE_INODE);
-    record.has_file = 1;
+    let mode: u32 = field(file, o::FILE_MODE);
+    record.backing = if mode & FMODE_BACKING == 0 { backing::FILE } else { backing::STACKED };
     record.inode = field(inode, o::INODE_INO);
     record.device = field(field(inode, o::INODE_SB), o::SUPER_BLOCK_DEV);
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use ebpf_common::{
     FileRecord, KIND_FILE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction,
-    SignalActionsRecord, TaskRecord, VmaRecord, name,
+    SignalActionsRecord, TaskRecord, VmaRecord, backing, name,
 };
 use kernel::bpf::{IterTarget, iter_create, iter_link};
 use kernel::procfs::{self, Dir, NAMESPACES};
@@ -20,7 +20,7 @@ use super::records::{
     device, file_flags, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
     with_name,
 };
-use super::{BpfError, Loaded};
+use super::{BpfError, Loaded, fallback};
 use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables, VmFlags};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
@@ -282,10 +282,15 @@ impl BpfSource {
                 break;
             }
             if record.name_bytes == 0 {
-                let Some(text) = proc_link(pid, tid, &format!("fd/{}", record.fd))? else {
+                let Some(text) = fallback::link(pid, tid, &format!("fd/{}", record.fd))? else {
                     continue;
                 };
                 target = text;
+            }
+            let (mut device, mut inode) = (device(record.device), record.inode);
+            if fallback::OWN_NUMBERS.contains(&record.magic) {
+                let Some(stat) = fallback::stat(pid, tid, record.fd)? else { continue };
+                (device, inode) = (stat.device, stat.inode);
             }
             files.push(OpenFile {
                 fd: record.fd,
@@ -295,8 +300,8 @@ impl BpfSource {
                 position: record.position,
                 flags: file_flags(&record),
                 mode: mode(&record, &target),
-                device: device(record.device),
-                inode: record.inode,
+                device,
+                inode,
                 target,
             });
         }
@@ -314,10 +319,16 @@ impl BpfSource {
             if mappings.last().is_some_and(|last: &Mapping| last.start >= record.start) {
                 break;
             }
+            if record.backing == backing::STACKED {
+                // What the program mapped is known to /proc alone.
+                return fallback::mappings(pid, speaker.ids.tid);
+            }
             let name = match record.name_kind {
                 name::PATH if record.name_bytes == 0 => {
                     let range = format!("map_files/{:x}-{:x}", record.start, record.end);
-                    let Some(text) = proc_link(pid, speaker.ids.tid, &range)? else { continue };
+                    let Some(text) = fallback::link(pid, speaker.ids.tid, &range)? else {
+                        continue;
+                    };
                     text
                 }
                 name::PATH | name::SPECIAL => text,
@@ -329,7 +340,7 @@ impl BpfSource {
                 start: record.start,
                 end: record.end,
                 flags: vm_flags(&record),
-                offset: if record.has_file == 0 { 0 } else { record.page_offset << 12 },
+                offset: if record.backing == backing::NONE { 0 } else { record.page_offset << 12 },
                 device: device(record.device),
                 inode: record.inode,
                 protection_key: protection_key(&record),
@@ -420,22 +431,6 @@ fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {
     Some((header.tgid, actions))
 }
 
-/// The text of a link that was too long for a record; `None` if what it names has gone.
-fn proc_link(pid: i32, tid: i32, name: &str) -> Result<Option<OsString>, BpfError> {
-    let text = Dir::open(pid)
-        .and_then(|dir| if tid == pid { Ok(dir) } else { dir.thread(tid) })
-        .and_then(|dir| dir.link(name));
-    present(text).map_err(|source| BpfError::Proc { pid, source })
-}
-
-fn present<T>(answer: Result<T, procfs::Error>) -> Result<Option<T>, procfs::Error> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn bracketed(kind: &str, text: &OsString) -> OsString {
     let mut name = OsString::from(format!("[{kind}:"));
     name.push(text);
@@ -446,7 +441,7 @@ fn bracketed(kind: &str, text: &OsString) -> OsString {
 /// The names that follow from where a mapping lies (`get_vma_name` in fs/proc/task_mmu.c).
 fn place_name(record: &VmaRecord, task: &TaskRecord) -> &'static str {
     let places = &task.places;
-    if record.has_file != 0 {
+    if record.backing != backing::NONE {
         ""
     } else if record.start < places.heap_end && record.end > places.heap_start {
         "[heap]"

@@ -203,6 +203,19 @@ pub struct FileRecord {
     pub device: u32,
     /// Bytes of name that follow, with its zero byte; 0 for a name too long.
     pub name_bytes: u32,
+    /// Which file system it is on (`*_SUPER_MAGIC`).
+    pub magic: u64,
+}
+
+/// What a mapping is of.
+pub mod backing {
+    /// No file.
+    pub const NONE: u32 = 0;
+    /// The file that the program mapped.
+    pub const FILE: u32 = 1;
+    /// Another file, in place of the one that the program mapped: a stacked file system's (overlayfs).
+    /// Device, inode and name are of the other one.
+    pub const STACKED: u32 = 2;
 }
 
 /// Where a mapping's name comes from.
@@ -238,8 +251,8 @@ pub struct VmaRecord {
     pub inode: u64,
     /// Device, in the kernel's encoding.
     pub device: u32,
-    /// 1 for a mapping of a file.
-    pub has_file: u32,
+    /// One of [`backing`].
+    pub backing: u32,
     /// One of [`name`].
     pub name_kind: u32,
     /// Bytes of name that follow, with its zero byte; 0 for no name or one too long.

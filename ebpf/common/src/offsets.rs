@@ -88,6 +88,7 @@ offsets! {
     FILES_FDT = "files_struct.fdt";
     FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
     FILE_INODE = "file.f_inode";
+    FILE_MODE = "file.f_mode";
     FILE_FLAGS = "file.f_flags";
     FILE_POS = "file.f_pos";
     FILE_OP = "file.f_op";
@@ -96,6 +97,7 @@ offsets! {
     INODE_INO = "inode.i_ino";
     INODE_SB = "inode.i_sb";
     SUPER_BLOCK_DEV = "super_block.s_dev";
+    SUPER_BLOCK_MAGIC = "super_block.s_magic";
     VMA_START = "vm_area_struct.vm_start";
     VMA_END = "vm_area_struct.vm_end";
     VMA_FLAGS = "vm_area_struct.vm_flags";
