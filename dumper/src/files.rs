@@ -84,11 +84,15 @@ pub struct Plan {
 impl Plan {
     /// Looks at every file that the processes of `inventory` hold, while they run.
     ///
+    /// It keeps a descriptor for nearly each of them, and so raises the caller's limit of open
+    /// files as far as it goes.
+    ///
     /// # Errors
     ///
     /// [`Error::Refused`] names everything that cannot be dumped. Something that vanishes
     /// meanwhile is no error: it is looked at again in [`Plan::capture`].
     pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
+        raise_limit()?;
         let mut memory = Memory::default();
         Survey::new(context, &mut memory, inventory, false)?.run(&BTreeMap::new())?;
         Ok(Self { context: context.clone(), memory })
@@ -111,6 +115,20 @@ impl Plan {
         tables: &BTreeMap<i32, u32>,
     ) -> Result<Captured, Error> {
         Survey::new(&self.context, &mut self.memory, frozen, true)?.run(tables)
+    }
+}
+
+fn raise_limit() -> Result<(), Error> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let failed = |errno: nix::errno::Errno| Error::Kernel {
+        operation: "raise the limit of open files".to_owned(),
+        source: errno.into(),
+    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)
+    } else {
+        Ok(())
     }
 }
 

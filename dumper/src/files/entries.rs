@@ -180,12 +180,15 @@ impl Survey<'_> {
         Ok(FileEntry { r#type: fd_type::TTY, tty: Some(tty), ..entry })
     }
 
-    /// The contents of a pipe or fifo, unless they have been read through its other end.
+    /// The contents of a pipe or fifo, by the first end that reads.
     fn contents(
         &mut self,
         pid: i32,
         file: &OpenFile,
     ) -> Result<Option<(PipeDataEntry, Vec<u8>)>, Problem> {
+        if file.flags.cast_signed() & libc::O_ACCMODE == libc::O_WRONLY {
+            return Ok(None);
+        }
         let tap = self.memory.tap(pid, file)?;
         if !self.frozen || !self.emptied.insert((file.device, file.inode)) {
             return Ok(None);

@@ -54,12 +54,17 @@ impl Memory {
         self.sockets.get(&file.inode).ok_or(Problem::Gone)
     }
 
-    /// A way to look into the pipe or fifo that `pid` has as `file`.
+    /// A way to look into the pipe or fifo that `pid` has as `file`, which reads.
     pub(super) fn tap(&mut self, pid: i32, file: &OpenFile) -> Result<&Tap, Problem> {
-        match self.taps.entry((file.device, file.inode)) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => Ok(entry.insert(Tap::open(pid, file.fd)?)),
+        let name = (file.device, file.inode);
+        if !self.taps.contains_key(&name) {
+            let end = self.borrow(pid, file.fd)?;
+            if nix::sys::stat::fstat(&end).doing("stat")?.st_ino != file.inode {
+                return Err(Problem::Gone);
+            }
+            self.taps.insert(name, Tap(end));
         }
+        self.taps.get(&name).ok_or(Problem::Gone)
     }
 
     /// The owner of the open file that `pid` has as `file`, by `ask` when it is not known or may

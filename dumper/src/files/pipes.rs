@@ -1,9 +1,8 @@
 //! Pipes and fifos: how much they hold, and what is in them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd};
 
 use kernel::descriptors::{pipe_capacity, set_pipe_capacity};
 use kernel::tty::bytes_waiting;
@@ -11,21 +10,14 @@ use nix::fcntl::{OFlag, SpliceFFlags, tee};
 
 use super::problem::{Doing, Problem};
 
-/// A way to look into one pipe or fifo.
+/// A way to look into one pipe or fifo: an end of the target's own that reads.
+///
+/// A new one would count as another reader, which writers can notice. An end that only writes
+/// will not do, and need not: with no reader in the tree, what is in the pipe is not the tree's.
 #[derive(Debug)]
-pub(super) struct Tap(File);
+pub(super) struct Tap(pub(super) OwnedFd);
 
 impl Tap {
-    /// Opens the pipe that descriptor `fd` of `pid` is an end of, whichever end.
-    pub(super) fn open(pid: i32, fd: i32) -> Result<Self, Problem> {
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(format!("/proc/{pid}/fd/{fd}"))
-            .doing("open pipe")
-            .map(Self)
-    }
-
     /// The capacity, and what is in it. The pipe keeps it all.
     pub(super) fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
         let capacity = pipe_capacity(&self.0).doing("get capacity of")?;
@@ -75,27 +67,22 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn contents_are_copied_and_stay() {
         let (read, write) = nix::unistd::pipe().unwrap();
         nix::unistd::write(&write, b"first ").unwrap();
         nix::unistd::write(&write, b"second").unwrap();
-        let pid = std::process::id().cast_signed();
         let mut scratch = Scratch::default();
-        for end in [read.as_raw_fd(), write.as_raw_fd()] {
-            let tap = Tap::open(pid, end).unwrap();
-            for _ in 0..2 {
-                let (capacity, contents) = tap.look(&mut scratch).unwrap();
-                assert_eq!((capacity, &contents[..]), (65536, &b"first second"[..]));
-            }
+        let tap = Tap(read);
+        for _ in 0..2 {
+            let (capacity, contents) = tap.look(&mut scratch).unwrap();
+            assert_eq!((capacity, &contents[..]), (65536, &b"first second"[..]));
         }
         set_pipe_capacity(&write, 1 << 20).unwrap();
         let filler = vec![7; 900_000];
         nix::unistd::write(&write, &filler).unwrap();
-        let (capacity, contents) =
-            Tap::open(pid, read.as_raw_fd()).unwrap().look(&mut scratch).unwrap();
+        let (capacity, contents) = tap.look(&mut scratch).unwrap();
         assert_eq!((capacity, contents.len()), (1 << 20, 900_012));
     }
 }
