@@ -81,6 +81,14 @@ pub enum Error {
         /// The longest that is accepted.
         limit: u64,
     },
+    /// An image has more messages than are held in memory.
+    #[error("read image {name}: more than {limit} messages")]
+    TooMany {
+        /// The image.
+        name: String,
+        /// How many are accepted.
+        limit: u64,
+    },
     /// A message cannot be decoded.
     #[error("decode message {index} of image {name}")]
     Decode {

@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use stasis_images::messages::{
-    InventoryEntry, PagemapEntry, PagemapHead, PipeDataEntry, PstreeEntry, page_flags,
+    FileEntry, InventoryEntry, PagemapEntry, PagemapHead, PipeDataEntry, PstreeEntry, page_flags,
 };
-use stasis_images::{Error, ImageDir, ImageWriter, PAGE_SIZE, WriteOptions, names};
+use stasis_images::{Error, ImageDir, ImageWriter, PAGE_SIZE, WriteOptions, encode, names};
 
 fn inventory() -> InventoryEntry {
     InventoryEntry { img_version: 2, fdinfo_per_id: Some(true), ..Default::default() }
@@ -273,6 +273,28 @@ fn any_name_that_a_directory_can_have_will_do() {
         assert_eq!(pids(&target), [7]);
     }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
+}
+
+/// A sparse file of zeros is messages of no bytes: as many as the file is long, and it costs nothing to make.
+#[test]
+fn a_sparse_image_does_not_take_all_memory() {
+    let target = tempfile::tempdir().unwrap();
+    write(target.path(), WriteOptions::default(), &[7]).unwrap();
+    let path = target.path().join("files.img");
+    let image = names::files();
+    fs::write(&path, encode::<FileEntry>(&image, [])).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+    let dir = ImageDir::open(target.path()).unwrap();
+    let mut reader = dir.reader(&image).unwrap().unwrap();
+    let mut count = 0_u64;
+    let ended = loop {
+        match reader.next_entry() {
+            Ok(entry) => assert!(entry.is_some()),
+            Err(error) => break error,
+        }
+        count += 1;
+    };
+    assert!(matches!(ended, Error::TooMany { .. }), "{ended} after {count}");
 }
 
 /// A process in a test of its own (nextest) may change its directory.

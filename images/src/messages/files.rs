@@ -98,11 +98,11 @@ pub struct FileEntry {
     #[prost(message, optional, tag = "5")]
     pub nsf: Option<NsFileEntry>,
     /// Of kind `PACKETSK`.
-    #[prost(message, optional, tag = "6")]
-    pub psk: Option<PacketSockEntry>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub psk: Option<Box<PacketSockEntry>>,
     /// Of kind `NETLINKSK`.
-    #[prost(message, optional, tag = "7")]
-    pub nlsk: Option<NetlinkSkEntry>,
+    #[prost(message, optional, boxed, tag = "7")]
+    pub nlsk: Option<Box<NetlinkSkEntry>>,
     /// Of kind `EVENTFD`.
     #[prost(message, optional, tag = "8")]
     pub efd: Option<EventfdFileEntry>,
@@ -143,8 +143,8 @@ pub struct FileEntry {
     #[prost(message, optional, tag = "20")]
     pub memfd: Option<MemfdFileEntry>,
     /// Of kind `BPFMAP`.
-    #[prost(message, optional, tag = "21")]
-    pub bpf: Option<BpfmapFileEntry>,
+    #[prost(message, optional, boxed, tag = "21")]
+    pub bpf: Option<Box<BpfmapFileEntry>>,
     /// Of kind `PIDFD`.
     #[prost(message, optional, tag = "22")]
     pub pidfd: Option<PidfdEntry>,
