@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{
     After, AfterRestore, CheckpointList, CheckpointRequest, CheckpointSummary, Directory,
     DumpRequest, GatewayHealth, HealthState, Job, JobKind, JobList, ProcessList, RestoreJobRequest,
-    RestoreRequest,
+    RestoreRequest, RestoredList,
 };
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -39,7 +39,7 @@ pub fn router(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
         .route("/v1/checkpoints/{*directory}", get(one_checkpoint))
-        .route("/v1/restores", post(restore))
+        .route("/v1/restores", post(restore).get(restores))
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/processes", get(processes))
@@ -161,6 +161,10 @@ async fn restore(
 fn no_checkpoint(directory: &Directory) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
         .remedy("GET /v1/checkpoints lists those there are")
+}
+
+async fn restores(State(gateway): State<Gateway>) -> Result<Json<RestoredList>, Problem> {
+    gateway.services.restores().await.map(Json).map_err(problem)
 }
 
 async fn checkpoints(State(gateway): State<Gateway>) -> Result<Json<CheckpointList>, Problem> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use api::{
     CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, Health, HealthState,
-    ProcessList, RestoreRequest, RestoreSummary, ServiceHealth,
+    ProcessList, RestoreRequest, RestoreSummary, RestoredList, ServiceHealth,
 };
 use axum::http::StatusCode;
 use service::{Client, ClientError, Problem};
@@ -64,6 +64,10 @@ impl Services {
             Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    pub(crate) async fn restores(&self) -> Result<RestoredList, ClientError> {
+        self.restorer.get("/v1/restores").await
     }
 
     pub(crate) async fn processes(&self) -> Result<ProcessList, ClientError> {

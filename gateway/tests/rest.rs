@@ -132,7 +132,10 @@ fn restorer() -> Router {
         assert_eq!(request["directory"], "there");
         Json(json!({"pid": 7, "total_us": 9, "processes": 1, "threads": 1, "pages_restored": 2}))
     });
-    Router::new().route("/v1/restores", restore)
+    let list = get(async || {
+        Json(json!({"restores": [{"directory": "there", "pid": 7, "running": true}]}))
+    });
+    Router::new().route("/v1/restores", restore.merge(list))
 }
 
 #[tokio::test]
@@ -242,7 +245,7 @@ async fn wrong_paths_methods_types_and_queries_are_json_too() {
         (Method::GET, "/v1/jobs/x?wait_ms=99999999", 422),
         (Method::GET, "/v1/jobs/x?wait=1", 422),
         (Method::DELETE, "/v1/checkpoints", 405),
-        (Method::GET, "/v1/restores", 405),
+        (Method::PUT, "/v1/restores", 405),
         (Method::PUT, "/v1/jobs", 405),
         (Method::POST, "/v1/checkpoints", 415),
     ] {
@@ -258,6 +261,7 @@ async fn lists_come_from_the_services() {
     let rest = Rest::with_services().await;
     assert_eq!(rest.get("/v1/processes").await.1["processes"][0]["comm"], "x");
     assert_eq!(rest.get("/v1/checkpoints").await.1["checkpoints"][0]["directory"], "there");
+    assert_eq!(rest.get("/v1/restores").await.1["restores"][0]["pid"], 7);
     assert_eq!(rest.get("/v1/checkpoints/there").await.1["image_bytes"], 5);
 }
 

@@ -56,6 +56,9 @@ pub enum Error {
     /// Privileges cannot be dropped.
     #[error("drop capabilities")]
     Capabilities(#[source] caps::errors::CapsError),
+    /// Set-user-id programs cannot be shut out.
+    #[error("shut out set-user-id programs (PR_SET_NO_NEW_PRIVS)")]
+    NoNewPrivileges(#[source] nix::Error),
     /// Another user cannot be become.
     #[error("become user {name}")]
     User {

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use caps::errors::CapsError;
 use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Uid, User};
 
@@ -20,24 +21,39 @@ pub enum Privileges {
 }
 
 impl Privileges {
-    /// Drops what is not kept.
-    pub(crate) fn drop_others(self) -> Result<(), Error> {
-        let Self::Only(kept) = self else { return Ok(()) };
-        nix::sys::prctl::set_no_new_privs()
-            .map_err(|errno| Error::Capabilities(errno.to_string().as_str().into()))?;
-        let kept: HashSet<_> = kept.iter().copied().collect();
-        keep(&kept).map_err(Error::Capabilities)
+    /// Becomes another user, when one is named, and drops what is not kept.
+    pub(crate) fn drop_others(self, user: Option<&str>) -> Result<(), Error> {
+        let kept = match self {
+            Self::All => None,
+            Self::Only(kept) => Some(kept.iter().copied().collect::<HashSet<_>>()),
+        };
+        // In this order: the bounding set can only be cut down with a capability that goes with
+        // root, and becoming another user takes some too.
+        if let Some(kept) = &kept {
+            bound(kept).map_err(Error::Capabilities)?;
+        }
+        if let Some(user) = user {
+            become_user(user)?;
+        }
+        let Some(kept) = &kept else { return Ok(()) };
+        nix::sys::prctl::set_no_new_privs().map_err(Error::NoNewPrivileges)?;
+        keep(kept).map_err(Error::Capabilities)
     }
 }
 
-fn keep(kept: &HashSet<Capability>) -> Result<(), caps::errors::CapsError> {
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    // The bounding set can only be cut down with this one, so that goes first and it goes last.
-    if permitted.contains(&Capability::CAP_SETPCAP) {
-        for capability in caps::read(None, CapSet::Bounding)?.difference(kept) {
-            caps::drop(None, CapSet::Bounding, *capability)?;
-        }
+/// What no child of ours can ever have again.
+fn bound(kept: &HashSet<Capability>) -> Result<(), CapsError> {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        return Ok(());
     }
+    for capability in caps::read(None, CapSet::Bounding)?.difference(kept) {
+        caps::drop(None, CapSet::Bounding, *capability)?;
+    }
+    Ok(())
+}
+
+fn keep(kept: &HashSet<Capability>) -> Result<(), CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
     let left: HashSet<_> = permitted.intersection(kept).copied().collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::set(None, CapSet::Effective, &left)?;
@@ -46,7 +62,7 @@ fn keep(kept: &HashSet<Capability>) -> Result<(), caps::errors::CapsError> {
 }
 
 /// Becomes another user, with that user's primary group and no other.
-pub(crate) fn become_user(name: &str) -> Result<(), Error> {
+fn become_user(name: &str) -> Result<(), Error> {
     let failed = |source| Error::User { name: name.to_owned(), source };
     let user = User::from_name(name)
         .map_err(failed)?

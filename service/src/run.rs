@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::metrics::Metrics;
 use crate::peers::{Allowed, Peer};
 use crate::telemetry::{self, Telemetry};
-use crate::{Error, LogSettings, Privileges, Problem, Settings, Socket, chain, privileges};
+use crate::{Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
 
 /// Bodies are small: a directory and some switches.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -47,10 +47,7 @@ impl Service {
         log: LogSettings,
         user: Option<&str>,
     ) -> Result<Prepared, Error> {
-        if let Some(user) = user {
-            privileges::become_user(user)?;
-        }
-        self.privileges.drop_others()?;
+        self.privileges.drop_others(user)?;
         let telemetry = Telemetry::start(self.name, log)?;
         let metrics = Metrics::join(self.name, registry)?;
         Ok(Prepared { service: self, metrics, notes: Vec::new(), telemetry })

@@ -89,6 +89,14 @@ impl Worker {
 pub fn answer<Q: DeserializeOwned, A: Serialize>(
     work: impl FnOnce(Q) -> Result<A, ErrorDetail>,
 ) -> Result<(), WorkerError> {
+    // A worker may have to stay alone in its process, so its log has no thread: what deserves a
+    // warning goes to the service's standard error.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STASIS_LOG");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_ansi(false)
+        .with_writer(io::stderr)
+        .init();
     let mut request = Vec::new();
     io::stdin().read_to_end(&mut request).map_err(WorkerError::Talk)?;
     let answer = match serde_json::from_slice(&request).map_err(WorkerError::Request) {
