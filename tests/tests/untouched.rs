@@ -1,17 +1,30 @@
 //! A checkpoint that lets its target run on leaves no trace in it: all of `/proc/PID` reads the
 //! same before and after.
 
-use stasis_tests::{Dump, Engine, Machine, Scratch, Snapshot, Workload};
+use std::time::Duration;
+
+use stasis_tests::{Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
+
+/// A snapshot once the program has come to rest: its threads may still be starting, and the first
+/// look itself may change a thing or two (name caches).
+fn settled(pid: i32) -> Snapshot {
+    let mut before = Snapshot::of(pid);
+    let rests = wait_until(Duration::from_secs(10), || {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = Snapshot::of(pid);
+        let same = before.differences(&now).is_empty();
+        before = now;
+        same
+    });
+    assert!(rests, "the program does not come to rest");
+    before
+}
 
 fn no_trace(family: &str, by: Engine) {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();
     let workload = Workload::start(family, scratch.path("work"));
-    // The first look itself may change a thing or two (page tables, name caches).
-    drop(Snapshot::of(workload.pid()));
-    let before = Snapshot::of(workload.pid());
-    let twice = before.differences(&Snapshot::of(workload.pid()));
-    assert!(twice.is_empty(), "changes by itself:\n{}", twice.join("\n"));
+    let before = settled(workload.pid());
     for images in ["first", "second"] {
         let how = Dump { leave_running: true, ..Dump::default() };
         by.dump(workload.pid(), &scratch.path(images), how).must_succeed("dump");
