@@ -19,7 +19,6 @@ const OF_PROCESS: &[&str] = &[
     "limits",
     "loginuid",
     "maps",
-    "mountinfo",
     "oom_score_adj",
     "personality",
     "smaps",
