@@ -7,6 +7,7 @@ use images::messages::{
 };
 use kernel::procfs::{Limit, Status};
 use kernel::ptrace::RawSigInfo;
+use kernel::sched::Scheduling;
 use parasite::task::SigAction;
 
 use crate::inject::{Report, ThreadState};
@@ -80,7 +81,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         futex_rla: robust_list,
         futex_rla_len: robust_list_bytes as u32,
         sched_nice: Some(capture.scheduling.nice),
-        sched_policy: Some(capture.scheduling.policy),
+        sched_policy: Some(policy(&capture.scheduling)),
         sched_prio: (capture.scheduling.priority != 0).then_some(capture.scheduling.priority),
         blk_sigset: Some(capture.original.mask),
         sas: Some(ThreadSasEntry {
@@ -103,6 +104,14 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         cpu_affinity: Some(capture.affinity.clone()),
         ..ThreadCoreEntry::default()
     }
+}
+
+/// The policy as `sched_getscheduler` gives it, with the flag that children do not inherit it.
+const fn policy(scheduling: &Scheduling) -> u32 {
+    const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+    const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+    let reset = scheduling.flags & SCHED_FLAG_RESET_ON_FORK != 0;
+    scheduling.policy | if reset { SCHED_RESET_ON_FORK } else { 0 }
 }
 
 /// A name as a protobuf string has to be: CRIU stores it as one, and refuses other bytes.
