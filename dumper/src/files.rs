@@ -15,6 +15,7 @@ mod events;
 mod inet_sockets;
 mod locks;
 mod memory;
+mod other_options;
 mod owners;
 mod paths;
 mod pipes;

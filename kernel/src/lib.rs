@@ -25,6 +25,7 @@ pub mod sched;
 pub mod shared_memory;
 pub mod signalfd;
 pub mod sock_diag;
+pub mod socket_names;
 pub mod sockets;
 pub mod timerfd;
 pub mod tty;

@@ -246,9 +246,18 @@ impl Survey<'_> {
         let fown = self.owner(pid, file)?;
         let (frozen, neighbours) = (self.frozen, &self.neighbours);
         let family = with_socket(self.memory, pid, file, socket_options::family)?;
+        let others = if matches!(family.0, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6) {
+            let mut usual = std::mem::take(&mut self.memory.usual);
+            let others =
+                with_socket(self.memory, pid, file, |socket| usual.differences(socket, family));
+            self.memory.usual = usual;
+            others?
+        } else {
+            Vec::new()
+        };
         match family.0 {
             libc::AF_UNIX => {
-                let (socket, queue) = with_socket(self.memory, pid, file, |socket| {
+                let (mut socket, queue) = with_socket(self.memory, pid, file, |socket| {
                     let entry = unix_sockets::entry(socket, file.inode, neighbours, frozen)?;
                     let queue = if frozen {
                         unix_sockets::queue(socket, file.inode, neighbours)?
@@ -261,6 +270,7 @@ impl Survey<'_> {
                     let length = message.len() as u32;
                     (SkPacketEntry { id_for: entry.id, length, scm: Vec::new() }, message)
                 }));
+                socket.opts.others = others;
                 let usk = images::messages::UnixSkEntry {
                     id: entry.id,
                     flags: file.flags,
@@ -270,9 +280,10 @@ impl Survey<'_> {
                 Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(usk), ..entry })
             }
             libc::AF_INET | libc::AF_INET6 => {
-                let socket = with_socket(self.memory, pid, file, |socket| {
+                let mut socket = with_socket(self.memory, pid, file, |socket| {
                     inet_sockets::entry(socket, family, file.inode, frozen)
                 })?;
+                socket.opts.others = others;
                 let isk = images::messages::InetSkEntry {
                     id: entry.id,
                     flags: file.flags,

@@ -11,6 +11,7 @@ use collector::OpenFile;
 use images::messages::FownEntry;
 use kernel::pidfd::PidFd;
 
+use super::other_options::Usual;
 use super::paths::{Key, Paths};
 use super::pipes::Tap;
 use super::problem::{Doing, Problem};
@@ -22,6 +23,7 @@ pub(super) struct Memory {
     pidfds: HashMap<i32, PidFd>,
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
+    pub(super) usual: Usual,
     owners: HashMap<(i32, i32, Key), FownEntry>,
 }
 

@@ -83,6 +83,7 @@ pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry,
         so_linger: linger(socket)?,
         // Kernels before 5.15 do not tell; their buffers are then taken as set by the program.
         so_buf_lock: option(socket, SOL_SOCKET, SO_BUF_LOCK).ok(),
+        others: Vec::new(),
     })
 }
 

@@ -220,6 +220,23 @@ pub struct SkOptsEntry {
     /// `SO_BUF_LOCK`: sizes that were set by hand.
     #[prost(uint32, optional, tag = "25")]
     pub so_buf_lock: Option<u32>,
+    /// Options that CRIU has no place for, where they differ from a new socket's. An extension.
+    #[prost(message, repeated, tag = "1000")]
+    pub others: Vec<SkOptEntry>,
+}
+
+/// An option of a socket, as `getsockopt` gives it and `setsockopt` takes it.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct SkOptEntry {
+    /// `SOL_*`.
+    #[prost(uint32, required, tag = "1")]
+    pub level: u32,
+    /// The option's number at this level.
+    #[prost(uint32, required, tag = "2")]
+    pub name: u32,
+    /// Its value.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub value: Vec<u8>,
 }
 
 /// Owner and mode of a socket's file.

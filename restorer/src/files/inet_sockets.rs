@@ -133,6 +133,7 @@ fn prepare(socket: &OwnedFd, entry: &InetSkEntry, v6: bool, what: &str) -> Resul
     let tcp = entry.proto.cast_signed() == IPPROTO_TCP;
     set(SOL_SOCKET, libc::SO_REUSEADDR, tcp || entry.opts.reuseaddr())?;
     socket_options::before_bind(socket, &entry.opts, what)?;
+    socket_options::others(socket, &entry.opts, what)?;
     if let Some(options) = &entry.ip_opts {
         socket_options::ip(socket, options, v6, what)?;
     }

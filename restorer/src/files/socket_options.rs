@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use images::messages::{IpOptsEntry, SkOptsEntry, TcpOptsEntry};
+use kernel::socket_names;
 use kernel::sockets::{set_option, set_option_bytes};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 
@@ -120,6 +121,22 @@ pub(super) fn all(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result
     setter.time(libc::SO_SNDTIMEO, "SO_SNDTIMEO", seconds, micros)?;
     let (seconds, micros) = (options.so_rcv_tmo_sec, options.so_rcv_tmo_usec);
     setter.time(libc::SO_RCVTIMEO, "SO_RCVTIMEO", seconds, micros)
+}
+
+/// The options that CRIU has no place for. Some count when a socket is bound, and none minds
+/// being set before.
+pub(super) fn others(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    for option in &options.others {
+        let (level, number) = (option.level.cast_signed(), option.name.cast_signed());
+        let Some(known) = socket_names::find(level, number) else {
+            let reason = format!("option {number} of level {level} is not known");
+            return Err(Error::image(what, reason));
+        };
+        set_option_bytes(socket, level, number, &option.value)
+            .map_err(setter.failed(known.name))?;
+    }
+    Ok(())
 }
 
 /// The options of IP.

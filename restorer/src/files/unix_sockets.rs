@@ -216,6 +216,7 @@ impl Maker<'_, '_> {
                     }
                 }
                 socket_options::all(&socket, &entry.opts, &what(entry))?;
+                socket_options::others(&socket, &entry.opts, &what(entry))?;
                 set_status_flags(&socket, entry.flags & !O_ASYNC)
                     .map_err(failed("set flags of", entry))?;
                 Ok(socket)

@@ -1,0 +1,97 @@
+//! Socket options that CRIU's images have no place for: carried where they differ from those of a
+//! new socket of the same kind.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use images::messages::SkOptEntry;
+use kernel::socket_names::{self, SocketOption};
+use kernel::sockets::{create, option_bytes};
+
+use super::problem::{Doing, Problem};
+
+/// Longest value among them: `TCP_CONGESTION`.
+const LONGEST: usize = 16;
+
+/// Family, type and protocol.
+type Kind = (i32, i32, i32);
+
+/// The value of an option; `None` when sockets of this kind, or this kernel, do not have it.
+type Value = Option<Vec<u8>>;
+
+/// The values that new sockets have, by kind of socket.
+#[derive(Debug, Default)]
+pub(super) struct Usual(HashMap<Kind, Vec<(SocketOption, Value)>>);
+
+fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
+    let mut bytes = vec![0; LONGEST];
+    let length = option_bytes(socket, option.level, option.number, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// The values of a new socket.
+fn of_new(kind: Kind) -> Result<Vec<(SocketOption, Value)>, Problem> {
+    let new = create(kind.0, kind.1, kind.2).doing("make a socket to compare with")?;
+    let options = socket_names::of(kind.0, kind.2).into_iter().flatten();
+    Ok(options.map(|option| (*option, value(new.as_fd(), *option))).collect())
+}
+
+impl Usual {
+    /// What of a socket is not as in a new one.
+    pub(super) fn differences(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        kind: Kind,
+    ) -> Result<Vec<SkOptEntry>, Problem> {
+        let usual = match self.0.entry(kind) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(of_new(kind)?),
+        };
+        Ok(usual
+            .iter()
+            .filter_map(|(option, usual)| {
+                let value = value(socket, *option)?;
+                (Some(&value) != usual.as_ref()).then(|| SkOptEntry {
+                    level: option.level.cast_unsigned(),
+                    name: option.number.cast_unsigned(),
+                    value,
+                })
+            })
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel::sockets::set_option;
+
+    #[test]
+    fn only_what_was_set() {
+        let kind = (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        let socket = create(kind.0, kind.1, kind.2).unwrap();
+        let mut usual = Usual::default();
+        assert_eq!(usual.differences(socket.as_fd(), kind).unwrap(), []);
+        set_option(&socket, libc::SOL_TCP, libc::TCP_DEFER_ACCEPT, 5).unwrap();
+        let found = usual.differences(socket.as_fd(), kind).unwrap();
+        assert_eq!((found.len(), found[0].name), (1, libc::TCP_DEFER_ACCEPT.cast_unsigned()));
+    }
+
+    #[test]
+    fn listening_and_connecting_change_nothing() {
+        use std::net::{TcpListener, UdpSocket};
+        let mut usual = Usual::default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let kind = (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        assert_eq!(usual.differences(listener.as_fd(), kind).unwrap(), []);
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let kind = (libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        assert_eq!(usual.differences(listener.as_fd(), kind).unwrap(), []);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(socket.local_addr().unwrap()).unwrap();
+        let kind = (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP);
+        assert_eq!(usual.differences(socket.as_fd(), kind).unwrap(), []);
+    }
+}

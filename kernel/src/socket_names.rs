@@ -1,0 +1,82 @@
+//! The socket options that a program sets once and expects to keep, of every kind that can be
+//! read and set again: what a checkpoint compares with a new socket's.
+
+/// An option: level, number, and what to call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOption {
+    /// `SOL_*`.
+    pub level: i32,
+    /// The number at that level.
+    pub number: i32,
+    /// Its name in C.
+    pub name: &'static str,
+}
+
+macro_rules! options {
+    ($level:ident: $($number:literal $name:literal,)*) => {
+        &[$(SocketOption { level: libc::$level, number: $number, name: $name },)*]
+    };
+}
+
+/// Of sockets of every family.
+pub const GENERAL: &[SocketOption] = options! { SOL_SOCKET:
+    29 "SO_TIMESTAMP", 35 "SO_TIMESTAMPNS", 37 "SO_TIMESTAMPING", 40 "SO_RXQ_OVFL",
+    42 "SO_PEEK_OFF", 45 "SO_SELECT_ERR_QUEUE", 46 "SO_BUSY_POLL", 47 "SO_MAX_PACING_RATE",
+    60 "SO_ZEROCOPY", 75 "SO_RCVMARK", 76 "SO_PASSPIDFD",
+};
+
+/// Of TCP sockets.
+pub const TCP: &[SocketOption] = options! { SOL_TCP:
+    7 "TCP_SYNCNT", 8 "TCP_LINGER2", 9 "TCP_DEFER_ACCEPT", 13 "TCP_CONGESTION",
+    16 "TCP_THIN_LINEAR_TIMEOUTS", 18 "TCP_USER_TIMEOUT", 23 "TCP_FASTOPEN",
+    25 "TCP_NOTSENT_LOWAT", 27 "TCP_SAVE_SYN", 36 "TCP_INQ",
+};
+
+/// Of UDP sockets.
+pub const UDP: &[SocketOption] = options! { SOL_UDP:
+    101 "UDP_NO_CHECK6_TX", 102 "UDP_NO_CHECK6_RX", 103 "UDP_SEGMENT", 104 "UDP_GRO",
+};
+
+/// Of IPv4 sockets, and of IPv6 sockets that take IPv4, too.
+pub const IP: &[SocketOption] = options! { SOL_IP:
+    6 "IP_RECVOPTS", 7 "IP_RETOPTS", 10 "IP_MTU_DISCOVER", 11 "IP_RECVERR", 12 "IP_RECVTTL",
+    13 "IP_RECVTOS", 19 "IP_TRANSPARENT", 20 "IP_RECVORIGDSTADDR", 21 "IP_MINTTL",
+    24 "IP_BIND_ADDRESS_NO_PORT", 33 "IP_MULTICAST_TTL", 34 "IP_MULTICAST_LOOP",
+    49 "IP_MULTICAST_ALL", 51 "IP_LOCAL_PORT_RANGE",
+};
+
+/// Of IPv6 sockets.
+pub const IPV6: &[SocketOption] = options! { SOL_IPV6:
+    16 "IPV6_UNICAST_HOPS", 18 "IPV6_MULTICAST_HOPS", 19 "IPV6_MULTICAST_LOOP",
+    23 "IPV6_MTU_DISCOVER", 25 "IPV6_RECVERR", 29 "IPV6_MULTICAST_ALL",
+    51 "IPV6_RECVHOPLIMIT", 62 "IPV6_DONTFRAG", 66 "IPV6_RECVTCLASS", 67 "IPV6_TCLASS",
+    70 "IPV6_AUTOFLOWLABEL", 73 "IPV6_MINHOPCOUNT", 74 "IPV6_RECVORIGDSTADDR",
+    75 "IPV6_TRANSPARENT",
+};
+
+/// The lists that a socket of this family, type and protocol is held against.
+#[must_use]
+pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
+    let mut lists = vec![GENERAL];
+    match protocol {
+        libc::IPPROTO_TCP => lists.push(TCP),
+        libc::IPPROTO_UDP => lists.push(UDP),
+        _ => {}
+    }
+    match family {
+        libc::AF_INET => lists.push(IP),
+        libc::AF_INET6 => lists.extend([IP, IPV6]),
+        _ => {}
+    }
+    lists
+}
+
+/// The option with this level and number.
+#[must_use]
+pub fn find(level: i32, number: i32) -> Option<SocketOption> {
+    [GENERAL, TCP, UDP, IP, IPV6]
+        .into_iter()
+        .flatten()
+        .copied()
+        .find(|option| (option.level, option.number) == (level, number))
+}
