@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use stasis_collector::bpf::{BpfSource, Loaded};
@@ -40,7 +41,25 @@ impl Busy {
         let words: Vec<&str> = line.split_whitespace().collect();
         let ["ready", start, bytes] = words[..] else { panic!("busy.py said {line:?}") };
         let start = u64::from_str_radix(start.trim_start_matches("0x"), 16).unwrap();
-        Self { child, alt_stack: (start, bytes.parse().unwrap()), _folder: folder }
+        let busy = Self { child, alt_stack: (start, bytes.parse().unwrap()), _folder: folder };
+        busy.wait_until_quiet();
+        busy
+    }
+
+    /// Its first thread still runs for a moment when it has said that it is ready.
+    fn wait_until_quiet(&self) {
+        let mut proc = Collector::proc_only();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let inventory = proc.parts(&tree(self.pid()).unwrap(), Parts::THREADS).unwrap();
+            let mut threads =
+                inventory.processes.values().flat_map(|process| process.threads.values());
+            if threads.all(|thread| thread.state != 'R') {
+                return;
+            }
+            assert!(Instant::now() < deadline, "busy.py does not come to rest");
+            std::thread::yield_now();
+        }
     }
 
     fn pid(&self) -> i32 {
