@@ -59,7 +59,7 @@ pub fn obstacles(
     }
     of_process(process, status, around, &mut add);
     for mapping in &process.mappings {
-        if let Some((reason, remedy)) = of_mapping(mapping) {
+        if let Some((reason, remedy)) = of_mapping(mapping).or_else(|| of_mapped_file(mapping)) {
             let name = mapping.name.to_string_lossy();
             let object = format!("mapping {:#x}-{:#x} {name}", mapping.start, mapping.end);
             add(object.trim_end().to_owned(), reason.to_owned(), remedy);
@@ -130,7 +130,7 @@ const DEVICE: Refusal = ("memory of a device", "close the device before the dump
 const USERFAULTFD: Refusal =
     ("the process serves its own page faults by userfaultfd", "unregister it before the dump");
 
-const REFUSED_FLAGS: [(VmFlags, Refusal); 13] = [
+const REFUSED_FLAGS: [(VmFlags, Refusal); 12] = [
     (
         VmFlags::HUGE_TLB,
         ("memory of hugetlbfs", "use transparent huge pages instead of MAP_HUGETLB"),
@@ -140,7 +140,6 @@ const REFUSED_FLAGS: [(VmFlags, Refusal); 13] = [
     (VmFlags::MIXED_MAP, DEVICE),
     (VmFlags::UFFD_MISSING, USERFAULTFD),
     (VmFlags::UFFD_MINOR, USERFAULTFD),
-    (VmFlags::UFFD_WRITE_PROTECT, USERFAULTFD),
     (
         VmFlags::SHADOW_STACK,
         ("a shadow stack", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
@@ -158,7 +157,8 @@ const REFUSED_FLAGS: [(VmFlags, Refusal); 13] = [
     (VmFlags::UNKNOWN, ("has a flag that this program does not know", "unmap it before the dump")),
 ];
 
-/// Why a mapping cannot be carried, if it cannot.
+/// Why a mapping cannot be carried, if it cannot. (Whether a file can that is mapped is a question of
+/// its own; here only those without any path are refused.)
 #[must_use]
 pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     let name = mapping.name.as_bytes();
@@ -188,10 +188,13 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
         return Some(("of a file without a path", "unmap it before the dump"));
     }
-    if name.starts_with(b"/memfd:") {
-        return Some(("of a memfd", "map a file in /dev/shm, or anonymous memory"));
-    }
     None
+}
+
+/// Why the file that is mapped cannot be carried, if it cannot.
+fn of_mapped_file(mapping: &Mapping) -> Option<Refusal> {
+    let memfd = mapping.name.as_bytes().starts_with(b"/memfd:");
+    memfd.then_some(("of a memfd", "map a file in /dev/shm, or anonymous memory"))
 }
 
 const CLOSE: &str = "close it before the dump";

@@ -1,5 +1,6 @@
 //! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
 
+use collector::obstacles::{Refusal, of_mapping};
 use collector::{Mapping, VmFlags};
 use images::messages::{VmaEntry, vma_status};
 
@@ -28,45 +29,6 @@ pub(crate) enum Kind {
     Vsyscall,
 }
 
-/// A flag or a name that says a mapping cannot be carried: reason, remedy.
-type Refusal = (&'static str, &'static str);
-
-const REFUSED_FLAGS: [(VmFlags, Refusal); 9] = [
-    (
-        VmFlags::HUGE_TLB,
-        ("memory of hugetlbfs", "use transparent huge pages instead of MAP_HUGETLB"),
-    ),
-    (VmFlags::PFN_MAP, ("memory of a device", "close the device before the dump")),
-    (VmFlags::IO, ("memory of a device", "close the device before the dump")),
-    (VmFlags::MIXED_MAP, ("memory of a device", "close the device before the dump")),
-    (
-        VmFlags::UFFD_MISSING,
-        ("the process serves its own page faults by userfaultfd", "unregister it before the dump"),
-    ),
-    (
-        VmFlags::UFFD_MINOR,
-        ("the process serves its own page faults by userfaultfd", "unregister it before the dump"),
-    ),
-    (
-        VmFlags::SHADOW_STACK,
-        ("a shadow stack", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
-    ),
-    (VmFlags::SEALED, ("sealed by mseal", "start the program without sealing its mappings")),
-    (
-        VmFlags::LOCK_ON_FAULT,
-        ("locked by MLOCK_ONFAULT", "lock it with mlock, or unlock it before the dump"),
-    ),
-];
-
-/// More refusals, which do not fit the table above only because they came later to the kernel.
-const REFUSED_NEW_FLAGS: [(VmFlags, Refusal); 2] = [
-    (VmFlags::DROPPABLE, ("made by MAP_DROPPABLE", "unmap it before the dump")),
-    (
-        VmFlags::GUARD,
-        ("holds guard regions (MADV_GUARD_INSTALL)", "remove them by MADV_GUARD_REMOVE"),
-    ),
-];
-
 /// What a mapping is, or why it cannot be carried.
 pub(crate) fn classify(mapping: &Mapping) -> Result<Kind, Refusal> {
     let name = mapping.name.as_encoded_bytes();
@@ -75,28 +37,14 @@ pub(crate) fn classify(mapping: &Mapping) -> Result<Kind, Refusal> {
         b"[vdso]" => return Ok(Kind::Vdso),
         b"[vvar]" | b"[vvar_vclock]" => return Ok(Kind::Vvar),
         b"[vsyscall]" => return Ok(Kind::Vsyscall),
-        b"[uprobes]" => return Err(("holds the kernel's uprobes", "detach the tracer first")),
         _ => {}
     }
-    let has = |flags| mapping.flags.contains(flags);
-    if let Some((_, refusal)) =
-        REFUSED_FLAGS.iter().chain(&REFUSED_NEW_FLAGS).find(|(flag, _)| has(*flag))
-    {
-        return Err(*refusal);
+    if let Some(refusal) = of_mapping(mapping) {
+        return Err(refusal);
     }
-    if mapping.protection_key != 0 {
-        return Err(("has a protection key", "free its protection key before the dump"));
-    }
-    let shared = has(VmFlags::MAY_SHARE);
+    let shared = mapping.flags.contains(VmFlags::MAY_SHARE);
     match name {
         b"[heap]" => Ok(Kind::Heap),
-        _ if name.starts_with(b"/[aio]") => {
-            Err(("the ring of an asynchronous I/O context", "io_destroy it before the dump"))
-        }
-        _ if name.starts_with(b"/SYSV") => Err((
-            "System V shared memory",
-            "use POSIX shared memory or a shared anonymous mapping instead",
-        )),
         b"/dev/zero (deleted)" if shared => Ok(Kind::SharedAnonymous),
         _ if mapping.inode == 0 => Ok(Kind::Anonymous),
         _ => Ok(Kind::File { shared, memfd: name.starts_with(b"/memfd:") }),
