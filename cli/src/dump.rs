@@ -1,6 +1,7 @@
 //! `stasis dump`.
 
 use std::io::{IsTerminal, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use dumper::{AfterDump, DumpOptions};
@@ -24,6 +25,10 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         overwrite: false,
         in_place: false,
     };
+    if !Path::new(&format!("/proc/{}", options.pid)).exists() {
+        let error = format!("dump process {}: no such process", options.pid);
+        return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
+    }
     let report = dumper::dump(&asked, &mut Bar::new())?;
     if stdout().is_terminal() {
         println!(

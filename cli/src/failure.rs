@@ -10,6 +10,13 @@ pub(crate) struct Failure {
     remedy: Option<String>,
 }
 
+impl Failure {
+    /// With something that the user can do about it.
+    pub(crate) fn with_remedy(error: impl Into<Box<dyn Error>>, remedy: impl Into<String>) -> Self {
+        Self { error: error.into(), remedy: Some(remedy.into()) }
+    }
+}
+
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { error: error.into(), remedy: None }
@@ -43,8 +50,8 @@ mod tests {
     fn the_chain_is_said_once_and_the_remedy_last() {
         let error = Outer(std::io::Error::other("disk full"));
         assert_eq!(Failure::from(error).to_string(), "dump process 7: disk full");
-        let error = Box::new(Outer(std::io::Error::other("disk full")));
-        let failure = Failure { error, remedy: Some("make room".into()) };
+        let error = Outer(std::io::Error::other("disk full"));
+        let failure = Failure::with_remedy(error, "make room");
         assert_eq!(failure.to_string(), "dump process 7: disk full\nremedy: make room");
     }
 }

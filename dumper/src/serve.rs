@@ -174,8 +174,9 @@ async fn make(
     State(dumper): State<Dumper>,
     Body(request): Body<DumpRequest>,
 ) -> Result<Json<DumpSummary>, Problem> {
-    if request.pid < 1 {
-        return Err(Problem::field("pid", format!("pid is {}", request.pid))
+    let pid = request.pid;
+    if pid < 1 || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        return Err(Problem::field("pid", format!("no process {pid}"))
             .remedy("send the pid of a running process"));
     }
     let images_dir = dumper
@@ -189,7 +190,7 @@ async fn make(
             .remedy("name another directory"));
     }
     let options = DumpOptions {
-        pid: request.pid,
+        pid,
         images_dir,
         after: match request.after {
             After::Resume => AfterDump::Resume,
@@ -201,7 +202,7 @@ async fn make(
         overwrite: false,
         in_place: false,
     };
-    let (pid, metrics) = (request.pid, dumper.metrics.clone());
+    let metrics = dumper.metrics.clone();
     metrics.running.inc();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
