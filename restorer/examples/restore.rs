@@ -1,4 +1,4 @@
-//! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop]`.
+//! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
 use stasis_restorer::{AfterRestore, RestoreOptions, restore};
 
 fn main() -> std::process::ExitCode {
@@ -9,7 +9,7 @@ fn main() -> std::process::ExitCode {
         after: if has("--stop") { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: has("--shell-job"),
         root: None,
-        sibling: false,
+        sibling: has("--sibling"),
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
     match restore(&options, &mut images::Quiet) {

@@ -14,6 +14,9 @@ const MAP_POPULATE: usize = 0x8000;
 const PR_SET_MM: usize = 35;
 const PR_SET_MM_MAP: usize = 14;
 const RSEQ_FLAG_UNREGISTER: usize = 1;
+const MADV_POPULATE_WRITE: usize = 23;
+/// Shorter stretches are left to the read itself.
+const WORTH_POPULATING: u64 = 64 * 1024;
 /// No page is to be found where the image says there is one: the pages file is too short.
 const ENODATA: i32 = 61;
 
@@ -93,7 +96,19 @@ fn fill(context: &Context) {
         if read.fd < 0 {
             zero(context, segments);
         } else {
+            populate(context, segments);
             read_all(context, read.fd as usize, read.offset, segments);
+        }
+    }
+}
+
+/// Asks for the pages of long stretches at once, which is cheaper than one by one as they are read
+/// into. Kernels before 5.14 do not know the advice, and it is no more than that.
+fn populate(context: &Context, segments: &[Segment]) {
+    for segment in segments.iter().filter(|segment| segment.bytes >= WORTH_POPULATING) {
+        let args = [segment.start as usize, segment.bytes as usize, MADV_POPULATE_WRITE, 0, 0, 0];
+        if context.may(nr::MADVISE, args).is_err() {
+            return;
         }
     }
 }
