@@ -366,8 +366,18 @@ pub struct Arguments {
     pub membarrier: u32,
     /// Threads that have given their credentials away (a futex).
     pub settled: u32,
+    /// The next of the [`Arguments::reads`] that nobody has taken up yet.
+    pub next_read: u32,
+    /// Number of a thread that helps to read pages and ends; 0 for none.
+    pub helper: i32,
+    /// Not 0 while the helper is there (a futex).
+    pub helping: u32,
+    /// Error number of what the helper could not read.
+    pub helper_error: u32,
     /// Padding.
     pub pad: u32,
+    /// Where the helper's stack ends, from the start of the region.
+    pub helper_stack: u64,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -379,7 +389,7 @@ const _: () = {
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 40);
+    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 64);
 };
 
 macro_rules! steps {

@@ -78,6 +78,7 @@ pub(crate) fn region(
     body: &Body,
     descriptors: &Descriptors,
     park_signal: i32,
+    helper: i32,
 ) -> Result<Region, Error> {
     let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
     let mut tables = Tables::new(size_of::<Arguments>());
@@ -86,6 +87,7 @@ pub(crate) fn region(
         pid: process.pid,
         close_from: descriptors.base,
         park_signal,
+        helper,
         dumpable: body.mm.dumpable.unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
@@ -106,7 +108,9 @@ pub(crate) fn region(
     let threads = body.threads.len();
     let stack_of = |thread: usize| (code_bytes + (thread + 1) * STACK) as u64;
     arguments.threads = threads::lay_out(body, host, stack_of, &mut tables)?;
-    let arguments_at = stack_of(threads - 1) as usize;
+    // The helper's stack is behind those of the threads.
+    arguments.helper_stack = stack_of(threads);
+    let arguments_at = stack_of(threads) as usize;
     let parked_at = (arguments_at + tables.len_with(&host.vdso)).next_multiple_of(PAGE) as u64;
     let (specials, parked_bytes) = mappings::specials(host, body, parked_at);
     arguments.specials = tables.put(&specials);

@@ -55,7 +55,8 @@ pub fn restore(
     let shared = shared(&world, base, &mut kept, progress)?;
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
-    let places = places(&world, &host, &mut files, &shared, base, park_signal)?;
+    let helpers = helpers(&world, &plan);
+    let places = places(&world, &host, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(world.pages() * images::PAGE_SIZE));
     let crew = Crew {
@@ -66,7 +67,9 @@ pub fn restore(
         complaints: &complaints,
         park_signal,
     };
-    let mut tracer = Tracer::new(park_signal, dying(&world, &plan));
+    let mut dying = dying(&world, &plan);
+    dying.extend(helpers.values());
+    let mut tracer = Tracer::new(park_signal, dying);
     let subreaper = Subreaper::begin()?;
     let built = build(&crew, &mut tracer, options.sibling, base).and_then(|parked| {
         let stop = options.after == AfterRestore::Stop;
@@ -151,6 +154,27 @@ fn dying(world: &World, plan: &Plan) -> BTreeSet<i32> {
     ends.map(|task| task.pid).collect()
 }
 
+/// Numbers for threads that help processes with much memory to read it: free now, wanted by
+/// nobody in the tree, and far from where the kernel gives out numbers next.
+fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
+    /// Bytes that are worth a thread.
+    const MUCH: u64 = 32 << 20;
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return BTreeMap::new();
+    }
+    let mut wanted: BTreeSet<i32> = plan.tasks.iter().map(|task| task.pid).collect();
+    wanted.extend(world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid));
+    let highest = std::fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1 << 15);
+    let mut free = (1..highest).rev().filter(|id| !wanted.contains(id) && !exists(*id));
+    let large = world
+        .living()
+        .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);
+    large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()
+}
+
 /// Descriptors of the restore's own, from the base on, which close when it is over.
 #[derive(Debug, Default)]
 struct Kept(Vec<OwnedFd>);
@@ -213,9 +237,10 @@ fn places(
     host: &Host,
     files: &mut OpenFiles,
     shared: &Shared,
-    base: RawFd,
+    helpers: &BTreeMap<i32, i32>,
     park_signal: i32,
 ) -> Result<Vec<Option<Place>>, Error> {
+    let base = files.base();
     let mut places = Vec::new();
     for process in &world.processes {
         let Some(body) = &process.body else {
@@ -229,8 +254,9 @@ fn places(
             stores: shared.stores.clone(),
             base,
         };
+        let helper = helpers.get(&process.pid).copied().unwrap_or(0);
         places.push(Some(Place {
-            region: prepare::region(host, process, body, &descriptors, park_signal)?,
+            region: prepare::region(host, process, body, &descriptors, park_signal, helper)?,
             cwd: files.path(body.fs.cwd_id)?,
             root: files.path(body.fs.root_id)?,
         }));
@@ -287,7 +313,7 @@ fn build(crew: &Crew<'_>, tracer: &mut Tracer, sibling: bool, base: RawFd) -> Re
             task.resume(0)?;
         }
     }
-    tracer.gather(crew.world.threads())
+    tracer.gather_all(crew.world.threads())
 }
 
 /// Forks the root, which waits to be told to go on; returns it stopped.

@@ -61,8 +61,22 @@ impl Tracer {
 
     /// Waits until `count` tasks are parked.
     pub(crate) fn gather(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
+        self.gather_until(|_, parked| parked == count)
+    }
+
+    /// Waits until `count` tasks are parked and all that were to end have ended.
+    pub(crate) fn gather_all(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
+        self.gather_until(|tracer, parked| {
+            parked == count && tracer.alive.is_disjoint(&tracer.dying)
+        })
+    }
+
+    fn gather_until(
+        &mut self,
+        done: impl Fn(&Self, usize) -> bool,
+    ) -> Result<BTreeMap<i32, Stopped>, Loss> {
         let mut parked = BTreeMap::new();
-        while parked.len() < count {
+        while !done(self, parked.len()) {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);

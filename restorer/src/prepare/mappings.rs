@@ -40,9 +40,11 @@ const LASTING: [u64; 8] = [
     MADV_WIPEONFORK,
 ];
 
-/// Segments that the kernel takes in one call, and bytes that it reads in one.
+/// Segments that the kernel takes in one call.
 const MAX_SEGMENTS: usize = 1024;
-const MAX_READ: u64 = 1 << 30;
+/// Bytes of one read: what two threads share out between them, and what is still in the
+/// processor's cache when it is read into after it was cleared.
+const MAX_READ: u64 = 2 << 20;
 
 /// With which flags a mapping's file is to be opened.
 pub(crate) fn open_flags(vma: &VmaEntry) -> u32 {

@@ -2,10 +2,10 @@
 //! call that must succeed.
 
 use core::arch::asm;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch::syscall::{nr, syscall};
-use parasite::restorer::{Arguments, Step, Table, Thread};
+use parasite::restorer::{Arguments, Read, Segment, Step, Table, Thread};
 
 /// What a new thread finds at the top of its stack.
 #[repr(C)]
@@ -75,14 +75,33 @@ impl Context {
         unsafe { core::slice::from_raw_parts(self.first(table), table.count as usize) }
     }
 
-    /// The entries of a table that only the leader uses, to be changed.
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the only user of the table is the leader's memory stage"
-    )]
-    pub fn entries_mut<T>(&self, table: Table<T>) -> &mut [T] {
-        // SAFETY: as `entries`; the caller is the only user of this table.
-        unsafe { core::slice::from_raw_parts_mut(self.first(table), table.count as usize) }
+    /// Takes up the next read; none when all are taken.
+    pub fn next_read(&self) -> Option<&Read> {
+        // SAFETY: a field of the arguments that is touched in no other way.
+        let next = unsafe { AtomicU32::from_ptr(&raw mut (*self.arguments).next_read) };
+        let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+        self.entries(self.arguments().reads).get(index)
+    }
+
+    /// The segments of a read, to be changed by the one who has taken it up.
+    #[allow(clippy::mut_from_ref, reason = "each read is taken up by one thread only")]
+    pub fn segments(&self, read: &Read) -> &mut [Segment] {
+        let first = self.first(self.arguments().segments).wrapping_add(read.first as usize);
+        // SAFETY: the host laid out the segments that each read names, no two reads the same;
+        // `next_read` gives each read to one thread.
+        unsafe { core::slice::from_raw_parts_mut(first, read.segments as usize) }
+    }
+
+    /// Not 0 while the helper is there.
+    pub fn helping(&self) -> &AtomicU32 {
+        // SAFETY: as for `settled`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.arguments).helping) }
+    }
+
+    /// What the helper could not read.
+    pub fn helper_error(&self) -> &AtomicU32 {
+        // SAFETY: as for `settled`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.arguments).helper_error) }
     }
 
     /// Address of a table's first entry.

@@ -5,7 +5,7 @@
 //!
 //! 1. **memory**: leave the old address space (the vDSO is carried over), make the mappings of
 //!    the new one, read their pages, then protect, advise and lock them; set the kernel's notes
-//!    of where heap, stack, arguments and executable are ([`memory`]).
+//!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]).
 //! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
 //!    to a thread) and limits, which could have stood in the way before ([`process`]).
 //! 3. **thread**, in every thread: what it has registered with the kernel, name, scheduling,
@@ -21,6 +21,7 @@
 
 mod context;
 mod memory;
+mod pages;
 mod process;
 mod thread;
 

@@ -3,9 +3,10 @@
 use core::mem::size_of;
 
 use arch::syscall::nr;
-use parasite::restorer::{MmMap, Segment, Step};
+use parasite::restorer::{MmMap, Step};
 
 use crate::context::Context;
+use crate::pages;
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
@@ -14,17 +15,12 @@ const MAP_POPULATE: usize = 0x8000;
 const PR_SET_MM: usize = 35;
 const PR_SET_MM_MAP: usize = 14;
 const RSEQ_FLAG_UNREGISTER: usize = 1;
-const MADV_POPULATE_WRITE: usize = 23;
-/// Shorter stretches are left to the read itself.
-const WORTH_POPULATING: u64 = 64 * 1024;
-/// No page is to be found where the image says there is one: the pages file is too short.
-const ENODATA: i32 = 61;
 
 /// Leaves the old address space and makes the new one.
 pub fn restore(context: &Context) {
     leave(context);
     map(context);
-    fill(context);
+    pages::fill(context);
     finish(context);
     notes(context);
 }
@@ -81,67 +77,6 @@ fn map(context: &Context) {
                 mapping.offset as usize,
             ],
         );
-    }
-}
-
-/// Pages, in batches as large as the kernel takes.
-fn fill(context: &Context) {
-    let arguments = context.arguments();
-    let segments = context.entries_mut(arguments.segments);
-    for read in context.entries(arguments.reads) {
-        let (first, count) = (read.first as usize, read.segments as usize);
-        let Some(segments) = segments.get_mut(first..first.wrapping_add(count)) else {
-            context.fail(Step::Fill, read.offset, ENODATA)
-        };
-        if read.fd < 0 {
-            zero(context, segments);
-        } else {
-            populate(context, segments);
-            read_all(context, read.fd as usize, read.offset, segments);
-        }
-    }
-}
-
-/// Asks for the pages of long stretches at once, which is cheaper than one by one as they are read
-/// into. Kernels before 5.14 do not know the advice, and it is no more than that.
-fn populate(context: &Context, segments: &[Segment]) {
-    for segment in segments.iter().filter(|segment| segment.bytes >= WORTH_POPULATING) {
-        let args = [segment.start as usize, segment.bytes as usize, MADV_POPULATE_WRITE, 0, 0, 0];
-        if context.may(nr::MADVISE, args).is_err() {
-            return;
-        }
-    }
-}
-
-fn zero(context: &Context, segments: &[Segment]) {
-    for segment in segments {
-        context.at(Step::Fill, segment.start);
-        // SAFETY: the segment is part of a mapping just made writable for this, which nobody
-        // else has seen.
-        unsafe { stasis_blobs::clear(segment.start as *mut u8, segment.bytes as usize) };
-    }
-}
-
-/// Reads until every segment is full; a read may stop short anywhere.
-fn read_all(context: &Context, fd: usize, mut offset: u64, mut segments: &mut [Segment]) {
-    while !segments.is_empty() {
-        let args = [fd, segments.as_ptr() as usize, segments.len(), offset as usize, 0, 0];
-        let mut read = context.must(Step::Fill, offset, nr::PREADV, args) as u64;
-        if read == 0 {
-            context.fail(Step::Fill, offset, ENODATA)
-        }
-        offset += read;
-        let mut full = 0;
-        for segment in &mut *segments {
-            if read < segment.bytes {
-                segment.start += read;
-                segment.bytes -= read;
-                break;
-            }
-            read -= segment.bytes;
-            full += 1;
-        }
-        segments = segments.get_mut(full..).unwrap_or_default();
     }
 }
 

@@ -15,6 +15,9 @@ const CLONE_FILES: u64 = 0x400;
 const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
 const CLONE_SYSVSEM: u64 = 0x4_0000;
+/// What the threads of a process have in common.
+pub const SHARED_BY_THREADS: u64 =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 
 const PR_SET_PDEATHSIG: usize = 1;
 const PR_SET_NAME: usize = 15;
@@ -37,17 +40,17 @@ const SIGKILL: usize = 9;
 /// `struct clone_args`.
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
+pub struct CloneArgs {
+    pub flags: u64,
+    pub pidfd: u64,
+    pub child_tid: u64,
+    pub parent_tid: u64,
+    pub exit_signal: u64,
+    pub stack: u64,
+    pub stack_size: u64,
+    pub tls: u64,
+    pub set_tid: u64,
+    pub set_tid_size: u64,
 }
 
 /// Makes the other threads, each with its own number.
@@ -64,7 +67,7 @@ pub fn create_others(context: &Context) {
         };
         // The kernel wants start and length; the start does not matter here.
         let arguments = CloneArgs {
-            flags: CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
+            flags: SHARED_BY_THREADS,
             stack: seat as u64 - 16,
             stack_size: 16,
             set_tid: &raw const thread.tid as u64,
