@@ -14,6 +14,8 @@
 //! The coordinator traces every task from its birth ([`tracer`]): it sees each failure, and
 //! whatever ends the coordinator ends what it has built.
 
+#[cfg(test)]
+mod criu_tests;
 mod error;
 mod explain;
 pub mod files;

@@ -1,0 +1,113 @@
+//! Images that CRIU 4.2 wrote (`tests/data/criu-4.2`), through every stage that makes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use images::ImageDir;
+
+use crate::host::{Host, Range, Vdso};
+use crate::load::{State, World};
+use crate::plan::{Birth, Caller, Plan};
+use crate::prepare::{self, Descriptors};
+use crate::registers;
+
+const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
+
+fn world(set: &str) -> World {
+    let path: PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
+    World::load(&ImageDir::open(&path).unwrap()).unwrap()
+}
+
+fn plan(world: &World) -> Plan {
+    Plan::new(world, Caller { sid: 1, pgid: 1, shell_job: true }).unwrap()
+}
+
+/// A host that has everything.
+fn host() -> Host {
+    Host {
+        sid: 1,
+        pgid: 1,
+        permitted: u64::MAX,
+        bounding: u64::MAX,
+        known: u64::MAX >> 23,
+        hard_limits: vec![u64::MAX; 16],
+        vdso: Vdso {
+            code: Some(Range { start: 0x7000_0000_6000, end: 0x7000_0000_8000 }),
+            data: vec![Range { start: 0x7000_0000_0000, end: 0x7000_0000_6000 }],
+            image: vec![0; 0x2000],
+        },
+        mappings: vec![Range { start: 0x7000_0000_0000, end: 0x7000_0000_8000 }],
+    }
+}
+
+#[test]
+fn every_set_is_loaded_and_planned() {
+    for set in SETS {
+        let world = world(set);
+        let plan = plan(&world);
+        assert!(plan.tasks.len() >= world.processes.len(), "{set}");
+        // Each but the root is born once.
+        let births = plan.tasks.iter().flat_map(|task| &task.births);
+        let born = births.filter(|birth| **birth != Birth::Session).count();
+        assert_eq!(born, plan.tasks.len() - 1, "{set}");
+        host().check(&world).unwrap();
+        assert!(world.pages() > 0, "{set}");
+    }
+}
+
+#[test]
+fn every_process_gets_a_region_of_its_own() {
+    for set in SETS {
+        let world = world(set);
+        for (process, body) in world.living() {
+            let mut descriptors = Descriptors {
+                exe: 900,
+                stores: (910..).take(world.stores.len()).collect(),
+                segments: world.segments.iter().map(|segment| (segment.shmid, 930)).collect(),
+                mapped: BTreeMap::new(),
+                base: 900,
+            };
+            for vma in body.mm.vmas.iter().filter(|vma| prepare::of_file(vma)) {
+                let id = u32::try_from(vma.shmid).unwrap();
+                descriptors.mapped.insert((id, prepare::open_flags(vma)), 940);
+            }
+            let region =
+                prepare::region(&host(), process, body, &descriptors, libc::SIGTRAP, 0).unwrap();
+            let end = region.address + region.bytes as u64;
+            let free = |start: u64, stop: u64| stop <= region.address || start >= end;
+            assert!(body.mm.vmas.iter().all(|vma| free(vma.start, vma.end)), "{set}");
+            assert!(region.arguments_at + region.arguments.len() <= region.bytes, "{set}");
+            assert!(region.report(body.threads.len() - 1).is_some());
+        }
+    }
+}
+
+#[test]
+fn registers_of_every_thread_can_be_given() {
+    /// As large as a processor with protection keys has it, with all components.
+    const STATE: usize = 2696;
+    let mut current = vec![0; STATE];
+    current[464..472].copy_from_slice(&0x2e7u64.to_le_bytes());
+    for set in SETS {
+        let world = world(set);
+        for thread in world.living().flat_map(|(_, body)| &body.threads) {
+            registers::general(thread).unwrap();
+            let area = registers::extended(thread, &current).unwrap();
+            assert_eq!(area.len(), STATE);
+            let control = u16::from_le_bytes([area[0], area[1]]);
+            assert_eq!(u32::from(control), thread.info.fpregs.cwd, "{set}");
+        }
+    }
+}
+
+#[test]
+fn the_family_has_its_dead_and_its_stopped() {
+    let world = world("family");
+    assert!(world.processes.len() > 1);
+    let plan = plan(&world);
+    let dead = world.processes.iter().filter(|p| matches!(p.state, State::Dead { .. })).count();
+    let noted: usize = plan.tasks.iter().map(|task| task.zombies.len()).sum();
+    assert_eq!(dead, noted);
+    assert!(world.processes.iter().filter(|p| p.body.is_none()).count() == dead);
+}
