@@ -22,7 +22,7 @@ use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
 
 use crate::error::Error;
-use crate::load::{Body, Process, State, World, signal_of};
+use crate::load::{Body, Process, State, Thread, World, signal_of};
 use crate::plan::Plan;
 use crate::prepare::Region;
 use crate::registers;
@@ -97,8 +97,22 @@ fn one(
         task.set_extended_state(&registers::extended(thread, &state)?)?;
         task.set_registers(&registers::general(thread)?)?;
         task.set_signal_mask(thread.core.blk_sigset.unwrap_or(process.core.blk_sigset))?;
+        critical_section(thread)?;
     }
     Ok(())
+}
+
+/// A thread that was inside a restartable sequence which may not be left: the kernel's pointer to
+/// it was cleared when the thread ran elsewhere.
+fn critical_section(thread: &Thread) -> Result<(), Error> {
+    /// Where `struct rseq` has it.
+    const RSEQ_CS: u64 = 8;
+    let Some(rseq) = thread.core.rseq_entry else { return Ok(()) };
+    let Some(pointer) = rseq.rseq_cs_pointer.filter(|&pointer| pointer != 0) else {
+        return Ok(());
+    };
+    write_all(thread.tid, rseq.rseq_abi_pointer.wrapping_add(RSEQ_CS), &pointer.to_ne_bytes())
+        .map_err(Error::kernel(format!("write to thread {}", thread.tid)))
 }
 
 fn lost(pid: i32) -> Error {

@@ -18,7 +18,7 @@ use crate::explain::explain;
 use crate::files::{OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::host::Host;
-use crate::load::{Body, State, World, signal_of};
+use crate::load::{Body, Run, State, World, signal_of};
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::plan::{Caller, Plan};
 use crate::prepare::{self, Descriptors};
@@ -91,10 +91,18 @@ pub fn restore(
     })
 }
 
+/// No kernel's vDSO comes near this.
+const LARGEST_VDSO: u64 = 1 << 20;
+
 /// Compares the vDSO that was dumped with ours.
 fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
     for (process, body) in world.living() {
-        let mut stored = vec![0; body.vdso.iter().map(|run| run.bytes() as usize).sum()];
+        let bytes = body.vdso.iter().map(Run::bytes).fold(0, u64::saturating_add);
+        if bytes > LARGEST_VDSO {
+            let object = format!("process {}", process.pid);
+            return Err(Error::image(object, format!("a vdso of {bytes} bytes")));
+        }
+        let mut stored = vec![0; bytes as usize];
         let mut at = 0;
         for run in &body.vdso {
             let Some((store, offset)) = run.place else { continue };

@@ -269,7 +269,10 @@ pub(super) fn private_runs(
                     let reason = format!("pages of shared memory at {:#x}", rest.start);
                     return Err(Error::image(object.name(), reason));
                 }
-                kept.push(Run { pages, ..rest });
+                // New anonymous memory is zeros without anybody's help.
+                if rest.place.is_some() || vma.status & ANON_PRIVATE == 0 {
+                    kept.push(Run { pages, ..rest });
+                }
             } else if vma.status & vma_status::VDSO != 0 {
                 vdso.push(Run { pages, ..rest });
             }
