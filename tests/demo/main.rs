@@ -37,10 +37,8 @@ fn show(scratch: &Scratch, stay: bool) -> Result<(), String> {
     let redis = Redis::start(&scratch.path("redis"));
     redis.fill(KEYS);
     say(&format!("Redis, pid {}, with {KEYS} keys", redis.program.pid()));
-    let pulse = Workload::start("pulse", scratch.path("pulse"));
-    say(&format!("a small native program, pid {}: it beats every 50 µs", pulse.pid()));
 
-    running_on(&services, &web, &redis, &pulse)?;
+    running_on(&services, &web, &redis, scratch)?;
     ended_and_back(&services, &web, &redis)?;
 
     step("What there is now");
@@ -66,7 +64,7 @@ fn running_on(
     services: &Services,
     web: &WebServer,
     redis: &Redis,
-    pulse: &Workload,
+    scratch: &Scratch,
 ) -> Result<(), String> {
     step("Checkpoints while they run on");
     let quiet = gap_of(web, || std::thread::sleep(Duration::from_millis(100)))?;
@@ -80,8 +78,9 @@ fn running_on(
     told("Redis", &job);
     redis.verify(KEYS)?;
     say("  it has all its keys");
+    let pulse = Workload::start("pulse", scratch.path("pulse"));
     let job = checkpoint(services, pulse.pid(), "pulse/on", true);
-    told("native program", &job);
+    told("a small native program that beats every 50 µs", &job);
     pulse.check()?;
     let gap = std::fs::read_to_string(pulse.path("gap")).map_err(|error| error.to_string())?;
     let gap = gap.parse::<u64>().map_err(|error| error.to_string())?;

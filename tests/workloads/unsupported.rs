@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use crate::stage::{Findings, Outcome, Stage};
+use crate::stage::{Findings, Outcome, Stage, check};
 
 fn holding(stage: &Stage, fd: libc::c_long, what: &str) -> Outcome {
     let fd = RawFd::try_from(fd).expect("a descriptor");
@@ -37,6 +37,14 @@ pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
 pub(crate) fn netlink(stage: &Stage) -> Outcome {
     // SAFETY: takes integers.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };
+    // Bound, as every one in use is: before that the kernel lists it nowhere.
+    // SAFETY: a zeroed sockaddr_nl is valid, and of the size that is given.
+    unsafe {
+        let mut address: libc::sockaddr_nl = std::mem::zeroed();
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        let bytes = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        check(libc::bind(fd, (&raw const address).cast(), bytes)).expect("bind");
+    }
     holding(stage, fd.into(), "netlink socket")
 }
 
