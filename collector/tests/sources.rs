@@ -245,7 +245,10 @@ impl Write for Lines {
 fn the_programs_own_messages_arrive() {
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
     let busy = Busy::start();
     tracing::subscriber::with_default(subscriber, || {
         Collector::with_bpf().unwrap().inventory(&[busy.pid()]).unwrap();

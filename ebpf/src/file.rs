@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_d_path;
-use aya_log_ebpf::warn;
+use aya_log_ebpf::debug;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
@@ -33,7 +33,7 @@ extern "C" fn task_file(context: *mut FileContext) -> i32 {
     let name_bytes = path(file, &mut name);
     if name_bytes == 0 {
         let tid: i32 = field(task, o::TASK_PID);
-        warn!(
+        debug!(
             &Context(context.cast()),
             "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
         );

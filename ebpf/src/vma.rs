@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_log_ebpf::warn;
+use aya_log_ebpf::debug;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{Header, KIND_VMA, NAME_BYTES, VmaRecord, backing, name as kind};
 
@@ -56,7 +56,7 @@ extern "C" fn task_vma(context: *mut VmaContext) -> i32 {
     }
     if record.name_kind != kind::NONE && record.name_bytes == 0 {
         let tid: i32 = field(task, o::TASK_PID);
-        warn!(
+        debug!(
             &Context(context.cast()),
             "name of the mapping at {:x} of task {} is too long for its record: left to /proc",
             record.start,
