@@ -69,7 +69,7 @@ pub fn restore(
     };
     let mut dying = dying(&world, &plan);
     dying.extend(helpers.values());
-    let mut tracer = Tracer::new(park_signal, dying);
+    let mut tracer = Tracer::new(park_signal, dying, numbers(&world, &plan).collect());
     let subreaper = Subreaper::begin()?;
     let built = build(&crew, &mut tracer, options.sibling, base).and_then(|parked| {
         let stop = options.after == AfterRestore::Stop;
@@ -117,11 +117,15 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
     Ok(())
 }
 
+/// The numbers that are to be given out: those of tasks and of threads.
+fn numbers<'a>(world: &'a World, plan: &'a Plan) -> impl Iterator<Item = i32> + 'a {
+    let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
+    plan.tasks.iter().map(|task| task.pid).chain(threads)
+}
+
 /// Every number that is to be given out must be free.
 fn check_numbers(world: &World, plan: &Plan) -> Result<(), Error> {
-    let tasks = plan.tasks.iter().map(|task| task.pid);
-    let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
-    match tasks.chain(threads).find(|&id| exists(id)) {
+    match numbers(world, plan).find(|&id| exists(id)) {
         None => Ok(()),
         Some(id) => Err(Error::refused(
             format!("process {id}"),
@@ -170,8 +174,7 @@ fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return BTreeMap::new();
     }
-    let mut wanted: BTreeSet<i32> = plan.tasks.iter().map(|task| task.pid).collect();
-    wanted.extend(world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid));
+    let wanted: BTreeSet<i32> = numbers(world, plan).collect();
     let highest = std::fs::read_to_string("/proc/sys/kernel/pid_max")
         .ok()
         .and_then(|text| text.trim().parse().ok())

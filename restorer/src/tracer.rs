@@ -26,6 +26,8 @@ pub(crate) struct Tracer {
     alive: BTreeSet<i32>,
     /// Tasks that are to end: zombies and helpers.
     dying: BTreeSet<i32>,
+    /// Numbers of all tasks that are to be: others may end as they like.
+    ours: BTreeSet<i32>,
 }
 
 /// Why a task is lost.
@@ -46,9 +48,9 @@ impl<E: Into<Error>> From<E> for Loss {
 }
 
 impl Tracer {
-    /// For tasks that park by `park_signal`; those in `dying` may end.
-    pub(crate) fn new(park_signal: i32, dying: BTreeSet<i32>) -> Self {
-        Self { park_signal, alive: BTreeSet::new(), dying }
+    /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
+    pub(crate) fn new(park_signal: i32, dying: BTreeSet<i32>, ours: BTreeSet<i32>) -> Self {
+        Self { park_signal, alive: BTreeSet::new(), dying, ours }
     }
 
     /// Starts with the root, which is left stopped.
@@ -80,7 +82,7 @@ impl Tracer {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);
-                    if !self.dying.contains(&tid) {
+                    if self.ours.contains(&tid) && !self.dying.contains(&tid) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
