@@ -23,7 +23,8 @@ struct SchedAttr {
     size: u32,
     policy: u32,
     flags: u64,
-    nice: i32,
+    /// Only of threads that are not real-time ones.
+    _nice: i32,
     priority: u32,
     runtime: u64,
     deadline: u64,
@@ -43,7 +44,15 @@ pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
-    let SchedAttr { policy, flags, nice, priority, .. } = attr;
+    // Of a real-time thread sched_getattr tells no nice value, though it keeps one for the day when
+    // it is none any more. The system call answers 1 to 40, so that no answer is an error.
+    // SAFETY: takes two integers.
+    let answer = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let nice = 20 - answer as i32;
+    let SchedAttr { policy, flags, priority, .. } = attr;
     Ok(Scheduling { policy, nice, priority, flags })
 }
 
