@@ -69,9 +69,25 @@ pub fn obstacles(
         if let Some((reason, remedy)) = of_file(file, &around.sockets) {
             let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
             add(object, reason.to_owned(), remedy);
+        } else if let Some(protocol) = of_unlisted_socket(process.pid, file, &around.sockets) {
+            let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
+            let protocol = protocol.to_lowercase();
+            add(object, format!("{protocol} sockets cannot be carried yet"), CLOSE);
         }
     }
     found
+}
+
+/// The protocol of a socket that no table lists, because it is not bound or of a family without
+/// one, if it is none that a dump carries.
+fn of_unlisted_socket(pid: i32, file: &OpenFile, sockets: &Sockets) -> Option<String> {
+    let socket = file.mode & libc::S_IFMT == libc::S_IFSOCK;
+    if !socket || sockets.get(file.inode).is_some() {
+        return None;
+    }
+    let protocol = kernel::sockets::protocol_name(pid, file.fd)?;
+    let carried = ["TCP", "TCPv6", "UDP", "UDPv6"].contains(&protocol.as_str());
+    (!carried && !protocol.starts_with("UNIX")).then_some(protocol)
 }
 
 fn of_process(

@@ -254,6 +254,26 @@ pub fn unix_file(socket: impl AsFd) -> io::Result<OwnedFd> {
     owned(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCUNIXFILE) })
 }
 
+/// The name of the protocol of the socket that process `pid` has as `fd` (`TCP`, `UNIX-STREAM`,
+/// `NETLINK`, …), without touching it; `None` when it is no socket, or has gone.
+#[must_use]
+pub fn protocol_name(pid: i32, fd: i32) -> Option<String> {
+    let path = std::ffi::CString::new(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    let mut name = [0_u8; 64];
+    // SAFETY: two strings that end in 0, and a buffer with its length.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            c"system.sockprotoname".as_ptr(),
+            name.as_mut_ptr().cast(),
+            name.len(),
+        )
+    };
+    let name = name.get(..usize::try_from(length).ok()?)?;
+    let name = name.split(|&byte| byte == 0).next()?;
+    std::str::from_utf8(name).ok().map(str::to_owned)
+}
+
 /// What [`peek`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peeked {
@@ -326,6 +346,19 @@ fn close_received(message: &libc::msghdr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn protocols_have_names() {
+        let pid = std::process::id().cast_signed();
+        for (family, kind, name) in [
+            (libc::AF_NETLINK, libc::SOCK_RAW, "NETLINK"),
+            (libc::AF_INET6, libc::SOCK_STREAM, "TCPv6"),
+        ] {
+            let socket = create(family, kind, 0).unwrap();
+            assert_eq!(protocol_name(pid, socket.as_raw_fd()).as_deref(), Some(name));
+        }
+        assert_eq!(protocol_name(pid, 9999), None);
+    }
 
     #[test]
     fn peeking_leaves_messages_where_they_are() {
