@@ -123,8 +123,16 @@ fn numbers<'a>(world: &'a World, plan: &'a Plan) -> impl Iterator<Item = i32> + 
     plan.tasks.iter().map(|task| task.pid).chain(threads)
 }
 
-/// Every number that is to be given out must be free.
+/// Every number that is to be given out must be one that this machine has, and free.
 fn check_numbers(world: &World, plan: &Plan) -> Result<(), Error> {
+    let limit = pid_max();
+    if let Some(id) = numbers(world, plan).find(|&id| id >= limit) {
+        return Err(Error::refused(
+            format!("process {id}"),
+            format!("process numbers end at {limit} here"),
+            "raise /proc/sys/kernel/pid_max",
+        ));
+    }
     match numbers(world, plan).find(|&id| exists(id)) {
         None => Ok(()),
         Some(id) => Err(Error::refused(
@@ -133,6 +141,16 @@ fn check_numbers(world: &World, plan: &Plan) -> Result<(), Error> {
             "end the process that has it, or restore in another pid namespace",
         )),
     }
+}
+
+/// The number at which process numbers end.
+fn pid_max() -> i32 {
+    /// What the kernel starts with.
+    const DEFAULT: i32 = 1 << 15;
+    std::fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT)
 }
 
 /// A signal that is pending nowhere, so that parking cannot be mistaken for it.
@@ -175,11 +193,7 @@ fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
         return BTreeMap::new();
     }
     let wanted: BTreeSet<i32> = numbers(world, plan).collect();
-    let highest = std::fs::read_to_string("/proc/sys/kernel/pid_max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(1 << 15);
-    let mut free = (1..highest).rev().filter(|id| !wanted.contains(id) && !exists(*id));
+    let mut free = (1..pid_max()).rev().filter(|id| !wanted.contains(id) && !exists(*id));
     let large = world
         .living()
         .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);

@@ -61,20 +61,21 @@ impl Tracer {
         Ok(root.wait_stopped()?)
     }
 
-    /// Waits until `count` tasks are parked.
+    /// Waits until `count` tasks are parked. It is too early for any of them to end.
     pub(crate) fn gather(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
-        self.gather_until(|_, parked| parked == count)
+        self.gather_until(false, |_, parked| parked == count)
     }
 
     /// Waits until `count` tasks are parked and all that were to end have ended.
     pub(crate) fn gather_all(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
-        self.gather_until(|tracer, parked| {
+        self.gather_until(true, |tracer, parked| {
             parked == count && tracer.alive.is_disjoint(&tracer.dying)
         })
     }
 
     fn gather_until(
         &mut self,
+        may_end: bool,
         done: impl Fn(&Self, usize) -> bool,
     ) -> Result<BTreeMap<i32, Stopped>, Loss> {
         let mut parked = BTreeMap::new();
@@ -82,7 +83,7 @@ impl Tracer {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);
-                    if self.ours.contains(&tid) && !self.dying.contains(&tid) {
+                    if self.ours.contains(&tid) && !(may_end && self.dying.contains(&tid)) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
