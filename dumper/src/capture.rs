@@ -65,7 +65,7 @@ pub(crate) fn capture(
     let mut account = FrozenAccount { stop: frozen.since.elapsed(), ..FrozenAccount::default() };
     let mut laps = Laps(Instant::now());
     let inventory = plan::inventory(&mut plan.collector, options.pid)?;
-    obstacles::check(&inventory, options)?;
+    obstacles::check(&inventory, options, &plan.namespaces)?;
     account.inventory = laps.lap();
 
     let mut tasks = read_tasks(&inventory, frozen)?;

@@ -108,6 +108,8 @@ pub(crate) fn freeze(root: i32) -> Result<Frozen, Error> {
 struct Attempt {
     root: i32,
     running: BTreeMap<i32, Running>,
+    /// Processes of the threads that were found in /proc.
+    process_of: BTreeMap<i32, i32>,
     stopped: BTreeMap<i32, FrozenThread>,
     /// Children of a vfork: they must run until their parent does.
     hurrying: BTreeSet<i32>,
@@ -119,6 +121,7 @@ impl Attempt {
         Self {
             root,
             running: BTreeMap::new(),
+            process_of: BTreeMap::new(),
             stopped: BTreeMap::new(),
             hurrying: BTreeSet::new(),
             since: Instant::now(),
@@ -146,6 +149,7 @@ impl Attempt {
             let Ok(threads) = dir.threads() else { continue };
             for tid in threads {
                 any |= self.seize(&dir, tid)?;
+                self.process_of.insert(tid, pid);
             }
         }
         Ok(any)
@@ -274,6 +278,7 @@ impl Attempt {
     fn forget(&mut self, tid: i32) {
         self.running.remove(&tid);
         self.stopped.remove(&tid);
+        self.process_of.remove(&tid);
     }
 
     /// Detaches everything after a failed attempt. What does not stop cannot be detached here; it
@@ -287,7 +292,11 @@ impl Attempt {
     fn sort(self) -> Result<Frozen, Error> {
         let mut processes: BTreeMap<i32, BTreeMap<i32, FrozenThread>> = BTreeMap::new();
         for (tid, thread) in self.stopped {
-            let pid = Status::read(&Dir::open(tid)?)?.tgid;
+            let pid = match self.process_of.get(&tid) {
+                Some(&pid) => pid,
+                // Born while the others were being stopped.
+                None => Status::read(&Dir::open(tid)?)?.tgid,
+            };
             processes.entry(pid).or_default().insert(tid, thread);
         }
         if !processes.contains_key(&self.root) {

@@ -12,8 +12,13 @@ use crate::mappings;
 use crate::options::DumpOptions;
 
 /// Looks at all of `inventory`; names everything that stands in the way.
-pub(crate) fn check(inventory: &Inventory, options: &DumpOptions) -> Result<(), Error> {
-    let own = Namespaces::read(&Dir::open(std::process::id() as i32)?)?.0;
+///
+/// `own` are the dumper's namespaces ([`own_namespaces`]).
+pub(crate) fn check(
+    inventory: &Inventory,
+    options: &DumpOptions,
+    own: &Namespaces,
+) -> Result<(), Error> {
     let mut obstacles = Vec::new();
     if inventory.processes.contains_key(&(std::process::id() as i32)) {
         obstacles.push(Obstacle {
@@ -26,13 +31,18 @@ pub(crate) fn check(inventory: &Inventory, options: &DumpOptions) -> Result<(), 
     for process in inventory.processes.values() {
         session(process, inventory, options, &mut obstacles);
         if !is_zombie(process) {
-            of_process(process, &own, &mut obstacles);
+            of_process(process, &own.0, &mut obstacles);
         }
     }
     match obstacles.is_empty() {
         true => Ok(()),
         false => Err(Error::Refused { root: options.pid, obstacles }),
     }
+}
+
+/// The namespaces that the dumper is in.
+pub(crate) fn own_namespaces() -> Result<Namespaces, Error> {
+    Ok(Namespaces::read(&Dir::open(std::process::id() as i32)?)?)
 }
 
 fn of_process(process: &Process, own: &BTreeMap<&'static str, u64>, found: &mut Vec<Obstacle>) {

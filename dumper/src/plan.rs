@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use collector::{Collector, Inventory, VmFlags};
 use images::{ImageWriter, WriteOptions};
 use kernel::pagemap::PageMap;
-use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
 
 use crate::error::Error;
 use crate::files;
@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     /// By process.
     pub(crate) memory: BTreeMap<i32, PlannedMemory>,
     pub(crate) store: Store,
+    /// The dumper's own.
+    pub(crate) namespaces: Namespaces,
     pub(crate) writer: ImageWriter,
 }
 
@@ -34,7 +36,8 @@ impl Plan {
     pub(crate) fn make(options: &DumpOptions) -> Result<(Self, files::Plan), Error> {
         let mut collector = Collector::open();
         let inventory = inventory(&mut collector, options.pid)?;
-        obstacles::check(&inventory, options)?;
+        let namespaces = obstacles::own_namespaces()?;
+        obstacles::check(&inventory, options, &namespaces)?;
         let context = files::PlanContext {
             shell_job: options.shell_job,
             root: options.root.clone(),
@@ -68,7 +71,7 @@ impl Plan {
         }
         let runs_on = options.after == AfterDump::Resume;
         let store = Store::choose(runs_on, resident_bytes(&inventory));
-        Ok((Self { collector, finder, codes, memory, store, writer }, files))
+        Ok((Self { collector, finder, codes, memory, store, namespaces, writer }, files))
     }
 }
 
