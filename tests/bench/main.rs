@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use stasis_tests::{Engine, Machine, Outcome, Scratch, Services, Workload};
+use stasis_tests::{Engine, Machine, Outcome, Scratch, Workload};
 
 /// Runs of everything: an odd number, so that the median is one of them.
 const RUNS: usize = 7;
@@ -161,8 +161,6 @@ fn table(engines: &[(Engine, Measured)], noise: f64) -> Value {
 fn main() -> ExitCode {
     let machine = Machine::prepare();
     let scratch = Scratch::new_in("/dev/shm");
-    // As in production: where the collector runs, a dump finds its eBPF programs ready.
-    let _services = Services::start(&scratch.path("services"));
     let mut engines = vec![(Engine::Stasis, Measured::default())];
     if criu_works() {
         engines.push((Engine::Criu, Measured::default()));
