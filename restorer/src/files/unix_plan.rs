@@ -111,9 +111,11 @@ impl<'a> Planner<'a> {
 
     fn peer(&self, index: usize) -> Result<Option<usize>, Error> {
         let entry = self.entries[index];
+        // A datagram socket may be connected to its own name.
+        let to_itself = entry.r#type.cast_signed() == libc::SOCK_DGRAM;
         match (entry.peer, self.by_inode.get(&entry.peer)) {
             (0, _) => Ok(None),
-            (_, Some(&peer)) if peer != index => Ok(Some(peer)),
+            (_, Some(&peer)) if peer != index || to_itself => Ok(Some(peer)),
             _ => Err(wrong(entry, "its peer is not in the images")),
         }
     }
