@@ -42,9 +42,6 @@ const VOLATILE: &[&str] = &[
     "nonvoluntary_ctxt_switches",
     "SigQ",
     "VmHWM",
-    // The parasite's two pages count for the peak of a task that is at it: a mark that nothing
-    // can set back.
-    "VmPeak",
     "VmRSS",
     "VmPTE",
     "RssAnon",
