@@ -35,9 +35,7 @@ fn maps(shared: &Shared) -> Outcome {
         let region = Region::map(64 << 10, rw, libc::MAP_PRIVATE, None);
         region.bytes().copy_from_slice(&pattern(seed, 64 << 10));
         found.must("mapped memory", region.bytes() == pattern(seed, 64 << 10));
-        // SAFETY: the region is ours and nothing refers to it any more.
-        let done = unsafe { libc::munmap(region.addr() as *mut libc::c_void, 64 << 10) };
-        found.same("munmap", &0, &done);
+        found.works("munmap", region.unmap());
     }
     found.outcome()
 }

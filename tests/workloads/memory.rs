@@ -45,6 +45,11 @@ impl Region {
         // SAFETY: the advice used here does not take contents away.
         check(unsafe { libc::madvise(self.addr.cast(), self.len, advice) }).map(drop)
     }
+
+    pub(crate) fn unmap(self) -> std::io::Result<()> {
+        // SAFETY: the region is ours; it is taken, so no reference to its bytes is alive.
+        check(unsafe { libc::munmap(self.addr.cast(), self.len) }).map(drop)
+    }
 }
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
