@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 
 use serde::{Serialize, Serializer};
 
@@ -37,6 +38,46 @@ pub struct Process {
     pub kernel_thread: bool,
     /// Which tables the process shares with others of this inventory.
     pub tables: Tables,
+    /// What /proc does not tell; `None` from the /proc reader, which leaves it to the parasite.
+    pub in_process: Option<Box<InProcess>>,
+}
+
+/// Per-process state that only the kernel's own structures, or the process itself, know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InProcess {
+    /// End of the heap.
+    pub program_break: u64,
+    /// As `PR_GET_DUMPABLE` gives it.
+    pub dumpable: i32,
+    /// Transparent huge pages are restricted (`PR_SET_THP_DISABLE`), in a way that the process
+    /// itself has to be asked for.
+    pub thp_restricted: bool,
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub child_subreaper: bool,
+    /// A POSIX timer exists or an interval timer is set: the process itself has to be asked for
+    /// their settings.
+    pub timers: bool,
+    /// What each signal does, signal 1 first.
+    pub actions: Vec<Action>,
+    /// Equal marks of a process, taken at two times, mean that between them nothing has changed of
+    /// its limits, oom_score_adj, personality, loginuid, places in memory (but for the break),
+    /// auxiliary vector and program.
+    pub mark: Option<NonZeroU64>,
+    /// Equal marks mean that the mappings have not changed.
+    pub mappings_mark: Option<NonZeroU64>,
+}
+
+/// What a signal does, as `struct sigaction` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Action {
+    /// Handler: 0 default, 1 ignore.
+    pub handler: u64,
+    /// `SA_*` flags.
+    pub flags: u64,
+    /// Restorer.
+    pub restorer: u64,
+    /// Signals blocked meanwhile.
+    pub mask: u64,
 }
 
 /// Whose tables a process uses: for each, the lowest pid of this inventory that has the same one,
@@ -119,6 +160,13 @@ pub struct InTask {
     pub rseq_bytes: u32,
     /// Restartable sequences: signature.
     pub rseq_signature: u32,
+    /// `SECBIT_*`.
+    pub securebits: u32,
+    /// Nanoseconds by which a sleep may be late.
+    pub timer_slack: u64,
+    /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of
+    /// its credentials, seccomp mode, shadow stack, umask, scheduling and processors.
+    pub mark: Option<NonZeroU64>,
 }
 
 /// One mapping.

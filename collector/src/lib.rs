@@ -15,7 +15,8 @@ use std::path::Path;
 
 pub use error::Error;
 pub use inventory::{
-    InTask, Inventory, Mapping, OpenFile, Process, ProcessState, Tables, Thread, VmFlags,
+    Action, InProcess, InTask, Inventory, Mapping, OpenFile, Process, ProcessState, Tables, Thread,
+    VmFlags,
 };
 pub use live::Live;
 pub use obstacles::{Obstacle, Surroundings, obstacles};
@@ -151,13 +152,33 @@ impl Collector {
         self.parts(pids, Parts::all())
     }
 
+    /// Takes an inventory of the tree below and with `root`. `earlier` is one of before, or an empty
+    /// one: what the kernel's own marks show to be unchanged since is taken from there.
+    ///
+    /// # Errors
+    /// If something that is there cannot be read or understood.
+    pub fn take_tree(&mut self, root: i32, mut earlier: Inventory) -> Result<Inventory, Error> {
+        let inventory = match &mut self.sources {
+            Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
+                source.take_tree(root, Parts::all(), &mut earlier)?
+            }
+            Sources::Bpf(source) => source.take(&tree(root)?, Parts::all(), &mut earlier)?,
+            Sources::Proc(source) => source.take(&tree(root)?, Parts::all())?,
+        };
+        if inventory.processes.is_empty() {
+            // Let /proc say how there is none.
+            tree(root)?;
+        }
+        Ok(inventory)
+    }
+
     /// Takes only some parts of an inventory.
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
         let inventory = match &mut self.sources {
-            Sources::Bpf(source) => source.take(pids, parts)?,
+            Sources::Bpf(source) => source.take(pids, parts, &mut Inventory::default())?,
             Sources::Proc(source) => source.take(pids, parts)?,
         };
         self.threads = inventory.processes.values().map(|process| process.threads.len()).sum();

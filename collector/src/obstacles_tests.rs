@@ -14,6 +14,7 @@ fn process() -> Process {
         namespaces: BTreeMap::from([("net", 7)]),
         kernel_thread: false,
         tables: Tables { memory: 40, files: 40, file_system: 40, signal_handlers: 40 },
+        in_process: None,
     }
 }
 

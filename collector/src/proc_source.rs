@@ -74,6 +74,7 @@ impl ProcSource {
             namespaces: std::collections::BTreeMap::new(),
             kernel_thread,
             tables: crate::Tables::default(),
+            in_process: None,
         };
         if parts.contains(Parts::THREADS) {
             self.threads(&dir, &mut process)?;

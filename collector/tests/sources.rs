@@ -81,6 +81,7 @@ impl Drop for Busy {
 /// What only one source tells is left out.
 fn comparable(mut inventory: Inventory) -> Inventory {
     for process in inventory.processes.values_mut() {
+        process.in_process = None;
         for thread in process.threads.values_mut() {
             thread.in_task = None;
         }
@@ -128,7 +129,9 @@ fn both_sources_tell_the_same() {
     };
     assert_eq!(sorted(again.tree(busy.pid()).unwrap()), sorted(pids));
     assert!(again.tree(i32::MAX).unwrap().is_empty());
-    let everything = again.take(&kernel::procfs::processes().unwrap(), Parts::THREADS).unwrap();
+    let everything = again
+        .take(&kernel::procfs::processes().unwrap(), Parts::THREADS, &mut Inventory::default())
+        .unwrap();
     let threads = |inventory: &Inventory| inventory.processes[&busy.pid()].threads.clone();
     assert_eq!(threads(&everything), threads(&by_bpf));
     assert!(bpf.tree(i32::MAX).is_err());

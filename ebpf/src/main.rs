@@ -8,6 +8,7 @@
 #![no_main]
 
 mod file;
+mod mark;
 mod read;
 mod task;
 mod vma;

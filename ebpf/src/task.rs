@@ -3,12 +3,13 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
-use stasis_ebpf_common::offsets as o;
+use stasis_ebpf_common::offsets::{self as o, ABSENT};
 use stasis_ebpf_common::{
     ACTIONS_AT_ONCE, Header, KIND_SIGNAL_ACTIONS, KIND_TASK, NAMESPACES, SIGNALS, SignalAction,
-    SignalActionsRecord, TaskIds, TaskPlaces, TaskRecord, TaskSignals,
+    SignalActionsRecord, TaskIds, TaskMarks, TaskPlaces, TaskRecord, TaskSignals,
 };
 
+use crate::mark::Mark;
 use crate::read::{at, field, fill, offset};
 use crate::{Meta, emit};
 
@@ -35,6 +36,7 @@ extern "C" fn task(context: *mut TaskContext) -> i32 {
     let (tid, tgid) = ids(seq, task);
     signals(seq, task);
     places(seq, task);
+    marks(seq, task, tid == tgid);
     if tid == tgid {
         actions(seq, tgid, field(task, o::TASK_SIGHAND));
     }
@@ -143,6 +145,113 @@ fn pid_namespace(task: u64) -> u64 {
     let level: u32 = field(pid, o::PID_LEVEL);
     let entry = u64::from(level) * u64::from(offset(o::UPID_BYTES));
     at(pid + u64::from(offset(o::PID_NUMBERS)) + entry + u64::from(offset(o::UPID_NS)))
+}
+
+#[inline(never)]
+fn marks(seq: *mut seq_file, task: u64, leads: bool) {
+    let mut marks = TaskMarks { thread: thread_mark(task), ..TaskMarks::default() };
+    fill(&mut marks.timer_slack, task, o::TASK_TIMER_SLACK);
+    fill(&mut marks.securebits, field(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS);
+    let memory: u64 = field(task, o::TASK_MM);
+    if leads && memory != 0 {
+        let signal: u64 = field(task, o::TASK_SIGNAL);
+        marks.process = process_mark(task, signal, memory);
+        fill(&mut marks.memory_flags, memory, o::MM_FLAGS);
+        marks.child_subreaper = bit(signal, o::SIGNAL_SUBREAPER);
+        marks.timers = u32::from(has_timers(signal));
+        if offset(o::MM_SEQUENCE) != ABSENT {
+            marks.memory_sequence = field(memory, o::MM_SEQUENCE);
+            // Odd while someone holds the lock for writing (include/linux/mmap_lock.h).
+            marks.memory_sequence_known = (marks.memory_sequence & 1) ^ 1;
+        }
+    }
+    emit(seq, &marks);
+}
+
+/// Covers what the dump reads of a thread in `/proc/PID/task/TID/status` (ids, groups,
+/// capabilities, no_new_privs, seccomp, umask, shadow stack), and by `sched_getattr` and
+/// `sched_getaffinity`.
+#[inline(never)]
+fn thread_mark(task: u64) -> u64 {
+    let mut mark = Mark::new();
+    let cred: u64 = field(task, o::TASK_REAL_CRED);
+    mark.add_field::<4>(cred, o::CRED_UID);
+    mark.add(u64::from(field::<u32>(cred, o::CRED_SECUREBITS)));
+    mark.add_field::<5>(cred, o::CRED_CAPABILITIES);
+    let groups: u64 = field(cred, o::CRED_GROUPS);
+    let count: u32 = field(groups, o::GROUPS_COUNT);
+    mark.add(u64::from(count));
+    if count > GROUPS {
+        return 0;
+    }
+    for pair in 0..u64::from(GROUPS) / 2 {
+        if pair * 2 < u64::from(count) {
+            let last = pair * 2 + 1 == u64::from(count);
+            let ids: u64 = at(groups + u64::from(offset(o::GROUPS_IDS)) + pair * 8);
+            mark.add(if last { ids & u64::from(u32::MAX) } else { ids });
+        }
+    }
+    mark.add(u64::from(field::<u32>(task, o::TASK_STATIC_PRIO)));
+    mark.add(u64::from(field::<u32>(task, o::TASK_RT_PRIORITY)));
+    mark.add(u64::from(field::<u32>(task, o::TASK_POLICY)));
+    mark.add_field::<1>(task, o::TASK_UCLAMP);
+    mark.add_field::<1>(task, o::TASK_SLICE);
+    mark.add_field::<3>(task, o::TASK_DEADLINE);
+    let cpus = task + u64::from(offset(o::TASK_CPUS_MASK));
+    for word in 0..PROCESSOR_WORDS {
+        if word * 8 < u64::from(offset(o::CPUMASK_BYTES)) {
+            mark.add(at(cpus + word * 8));
+        }
+    }
+    mark.add(u64::from(field::<u32>(task, o::TASK_SECCOMP_MODE)));
+    mark.add(field(task, o::TASK_ATOMIC_FLAGS));
+    mark.add(field(task, o::TASK_SHADOW_STACK));
+    mark.add(u64::from(field::<u32>(field(task, o::TASK_FS), o::FS_UMASK)));
+    mark.finish()
+}
+
+/// Credentials with more groups than this have no mark.
+const GROUPS: u32 = 32;
+
+/// Words of processor masks that are covered: 1,024 processors.
+const PROCESSOR_WORDS: u64 = 16;
+
+/// Covers what the dump reads of a process as a whole: its limits, oom_score_adj, personality and
+/// loginuid (the leader's), the places of code, data, stack, arguments and environment, the
+/// auxiliary vector, and which program it runs.
+#[inline(never)]
+fn process_mark(leader: u64, signal: u64, memory: u64) -> u64 {
+    let mut mark = Mark::new();
+    mark.add(memory);
+    mark.add(u64::from(field::<u32>(leader, o::TASK_PERSONALITY)));
+    mark.add(u64::from(field::<u32>(leader, o::TASK_LOGIN_UID)));
+    mark.add_chunks::<4>(signal + u64::from(offset(o::SIGNAL_LIMITS)));
+    mark.add(u64::from(field::<u16>(signal, o::SIGNAL_OOM_SCORE_ADJ)));
+    mark.add(field(memory, o::MM_EXE_FILE));
+    // From start_code to start_brk; the break itself, which moves, has a place in the record.
+    mark.add_field::<5>(memory, o::MM_START_CODE);
+    // From start_stack to env_end, and the auxiliary vector right behind them.
+    mark.add_chunks::<7>(memory + u64::from(offset(o::MM_START_STACK)));
+    mark.finish()
+}
+
+/// Whether a POSIX timer exists, or an interval timer is set.
+#[inline(always)]
+fn has_timers(signal: u64) -> bool {
+    let posix: u64 = field(signal, o::SIGNAL_POSIX_TIMERS);
+    let real: u8 = field(signal, o::SIGNAL_REAL_TIMER_STATE);
+    let period: u64 = field(signal, o::SIGNAL_REAL_TIMER_PERIOD);
+    let processor: [u64; 4] = field(signal, o::SIGNAL_CPU_TIMERS);
+    posix | u64::from(real) | period | processor[0] | processor[1] | processor[2] | processor[3]
+        != 0
+}
+
+/// A field of one bit.
+#[inline(always)]
+fn bit(base: u64, index: usize) -> u32 {
+    let bits = offset(index);
+    let byte: u8 = at(base + u64::from(bits / 8));
+    u32::from(byte >> (bits % 8)) & 1
 }
 
 #[inline(never)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use btf::btf::{Btf, StructMember, Type};
-use ebpf_common::offsets::{ABSENT, COUNT, FIELDS};
+use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, Want};
 
 use super::BpfError;
 
@@ -24,7 +24,7 @@ pub(super) fn resolve() -> Result<[u32; COUNT], BpfError> {
         }
     }
     let mut offsets = [ABSENT; COUNT];
-    for (slot, (path, optional)) in offsets.iter_mut().zip(FIELDS) {
+    for (slot, (path, want)) in offsets.iter_mut().zip(FIELDS) {
         let mut names = path.split('.');
         let structure = names.next().and_then(|name| structures.get(name));
         let found = structure.and_then(|structure| {
@@ -38,11 +38,15 @@ pub(super) fn resolve() -> Result<[u32; COUNT], BpfError> {
                 depth += 1;
             }
             // A path that is a structure alone asks for its size.
-            Some(if depth == 0 { structure.bits / 8 } else { bits / 8 })
+            Some(match (depth, want) {
+                (0, _) => structure.bits / 8,
+                (_, Want::Bit) => bits,
+                _ => bits / 8,
+            })
         });
         match found {
             Some(offset) => *slot = offset,
-            None if optional => {}
+            None if want == Want::Optional => {}
             None => return Err(BpfError::Field(path)),
         }
     }

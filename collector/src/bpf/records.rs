@@ -1,12 +1,13 @@
 //! Takes the iterators' output apart and says it in the inventory's words.
 
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStringExt;
 
 use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
 use zerocopy::FromBytes;
 
-use crate::{InTask, ProcessState, Thread, VmFlags};
+use crate::{Action, InProcess, InTask, ProcessState, Thread, VmFlags};
 
 /// The records of an iterator's output, one by one: kind and bytes. A record that says it is longer
 /// than what is left, or shorter than its header, ends the sequence with `None`.
@@ -103,8 +104,46 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
             rseq: signals.rseq,
             rseq_bytes: signals.rseq_bytes,
             rseq_signature: signals.rseq_signature,
+            securebits: task.marks.securebits,
+            timer_slack: task.marks.timer_slack,
+            mark: NonZeroU64::new(task.marks.thread),
         }),
     }
+}
+
+/// What the leader's record says of the whole process; `None` of one without memory, and where the
+/// record of its signals' actions is missing.
+pub(super) fn in_process(leader: &TaskRecord, actions: &[SignalAction]) -> Option<InProcess> {
+    /// The lowest bits of `mm_struct.flags` (include/linux/mm_types.h).
+    const DUMPABLE: u32 = 0b11;
+    /// Of all kernels: two bits since Linux 6.18, the upper one before.
+    const THP_RESTRICTED: u32 = 0b11 << 23;
+    if leader.places.memory == 0 || actions.len() != SIGNALS {
+        return None;
+    }
+    let marks = &leader.marks;
+    let sequence = (marks.memory_sequence_known != 0).then(|| {
+        // Two address spaces may be at the same point of their lives.
+        leader.places.memory.rotate_left(32) ^ u64::from(marks.memory_sequence)
+    });
+    Some(InProcess {
+        program_break: leader.places.heap_end,
+        dumpable: (marks.memory_flags & DUMPABLE) as i32,
+        thp_restricted: marks.memory_flags & THP_RESTRICTED != 0,
+        child_subreaper: marks.child_subreaper != 0,
+        timers: marks.timers != 0,
+        actions: actions
+            .iter()
+            .map(|action| Action {
+                handler: action.handler,
+                flags: action.flags,
+                restorer: action.restorer,
+                mask: action.mask,
+            })
+            .collect(),
+        mark: NonZeroU64::new(marks.process),
+        mappings_mark: sequence.and_then(NonZeroU64::new),
+    })
 }
 
 /// Which signals are ignored and which have a handler, signal 1 at bit 0.

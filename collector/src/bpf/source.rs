@@ -17,8 +17,8 @@ use kernel::procfs::{self, Dir, NAMESPACES};
 use zerocopy::FromBytes;
 
 use super::records::{
-    device, file_flags, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
-    with_name,
+    self, device, file_flags, is_kernel_thread, process_state, protection_key, records, thread,
+    vm_flags, with_name,
 };
 use super::{BpfError, Loaded, fallback};
 use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables, VmFlags};
@@ -105,7 +105,7 @@ impl BpfSource {
             .ok()
             .and_then(|mut inventory| inventory.processes.remove(&own))
             .ok_or(BpfError::SelfCheck)?;
-        let by_bpf = self.take(&[own], Parts::MAPPINGS)?;
+        let by_bpf = self.take(&[own], Parts::MAPPINGS, &mut Inventory::default())?;
         let by_bpf = by_bpf.processes.get(&own).ok_or(BpfError::SelfCheck)?;
         // This very comparison allocates, so that sizes may differ: the flags of what starts at the
         // same address may not.
@@ -123,17 +123,55 @@ impl BpfSource {
         if compared < 3 { Err(BpfError::SelfCheck) } else { Ok(()) }
     }
 
-    /// Takes an inventory of processes.
+    /// Takes an inventory of processes. `earlier` is one of before (or an empty one): mappings that
+    /// have not changed since are taken out of it and not read again.
     ///
     /// # Errors
     /// If an iterator cannot be made or read.
-    pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, BpfError> {
+    pub fn take(
+        &mut self,
+        pids: &[i32],
+        parts: Parts,
+        earlier: &mut Inventory,
+    ) -> Result<Inventory, BpfError> {
+        let tasks = self.tasks(pids)?;
+        self.complete(tasks, parts, earlier)
+    }
+
+    /// Takes an inventory of the tree below and with `root`, by one look at the whole machine's
+    /// threads; an empty one if there is no such process. Else as [`BpfSource::take`].
+    ///
+    /// # Errors
+    /// If an iterator cannot be made or read.
+    pub fn take_tree(
+        &mut self,
+        root: i32,
+        parts: Parts,
+        earlier: &mut Inventory,
+    ) -> Result<Inventory, BpfError> {
+        let mut all = BTreeMap::new();
+        self.read_tasks(IterTarget::All, 0, &mut all)?;
+        let tree: HashSet<i32> = tree(&all, root).into_iter().collect();
+        all.retain(|pid, _| tree.contains(pid));
+        self.complete(all, parts, earlier)
+    }
+
+    /// Adds to the threads of processes what else belongs to them.
+    fn complete(
+        &mut self,
+        tasks: BTreeMap<i32, Tasks>,
+        parts: Parts,
+        earlier: &mut Inventory,
+    ) -> Result<Inventory, BpfError> {
         let mut found = BTreeMap::new();
-        for (pid, tasks) in self.tasks(pids)? {
+        for (pid, tasks) in tasks {
             if let Some(mut process) = process(pid, &tasks) {
                 if let Some(speaker) = &process.speaker {
                     if parts.contains(Parts::MAPPINGS) {
-                        process.process.mappings = self.mappings(pid, speaker)?;
+                        process.process.mappings = match unchanged(&process.process, earlier) {
+                            Some(mappings) => mappings,
+                            None => self.mappings(pid, speaker)?,
+                        };
                     }
                     if parts.contains(Parts::FILES) {
                         process.process.files = self.files(pid, speaker.ids.tid)?;
@@ -252,20 +290,7 @@ impl BpfSource {
     pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, BpfError> {
         let mut all = BTreeMap::new();
         self.read_tasks(IterTarget::All, 0, &mut all)?;
-        let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        for (&pid, tasks) in &all {
-            if let Some(leader) = leader(pid, tasks) {
-                children.entry(leader.ids.ppid).or_default().push(pid);
-            }
-        }
-        let mut tree: Vec<i32> = all.contains_key(&root).then_some(root).into_iter().collect();
-        let mut next = 0;
-        while let Some(parent) = tree.get(next) {
-            next += 1;
-            // Taken out: no process is listed twice, whatever the kernel said.
-            tree.extend(children.remove(parent).unwrap_or_default());
-        }
-        Ok(tree)
+        Ok(tree(&all, root))
     }
 
     fn files(&mut self, pid: i32, tid: i32) -> Result<Vec<OpenFile>, BpfError> {
@@ -362,6 +387,32 @@ fn mode(record: &FileRecord, target: &OsStr) -> u32 {
     }
 }
 
+/// The processes below and with `root`, parents before their children.
+fn tree(all: &BTreeMap<i32, Tasks>, root: i32) -> Vec<i32> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for (&pid, tasks) in all {
+        if let Some(leader) = leader(pid, tasks) {
+            children.entry(leader.ids.ppid).or_default().push(pid);
+        }
+    }
+    let mut tree: Vec<i32> = all.contains_key(&root).then_some(root).into_iter().collect();
+    let mut next = 0;
+    while let Some(parent) = tree.get(next) {
+        next += 1;
+        // Taken out: no process is listed twice, whatever the kernel said.
+        tree.extend(children.remove(parent).unwrap_or_default());
+    }
+    tree
+}
+
+/// The mappings of `process` from an earlier inventory, if they are the same still.
+fn unchanged(process: &Process, earlier: &mut Inventory) -> Option<Vec<Mapping>> {
+    let mark = |process: &Process| process.in_process.as_ref()?.mappings_mark;
+    let earlier = earlier.processes.get_mut(&process.pid)?;
+    let same = mark(process)? == mark(earlier)?;
+    same.then(|| std::mem::take(&mut earlier.mappings))
+}
+
 fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
     tasks.threads.iter().find(|task| task.ids.tid == pid)
 }
@@ -389,6 +440,7 @@ fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
             .collect(),
         kernel_thread,
         tables: Tables::default(),
+        in_process: records::in_process(&leader, &tasks.actions).map(Box::new),
     };
     Some(Found { process, leader, speaker })
 }

@@ -34,7 +34,7 @@ pub const KIND_VMA: u32 = 4;
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
 
-/// One thread. It is written in three pieces, as the program's stack has no room for the whole.
+/// One thread. It is written in pieces, as the program's stack has no room for the whole.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
@@ -45,6 +45,8 @@ pub struct TaskRecord {
     pub signals: TaskSignals,
     /// What it refers to.
     pub places: TaskPlaces,
+    /// Fingerprints of what it would be slow to write out.
+    pub marks: TaskMarks,
 }
 
 /// Who a thread is. All ids are those of the initial pid namespace.
@@ -136,6 +138,33 @@ pub struct TaskPlaces {
     pub stack_start: u64,
     /// Namespaces, in the order of `/proc/PID/ns`; 0 for none.
     pub namespaces: [u32; NAMESPACES],
+}
+
+/// Fingerprints: equal ones of the same thread, read at different times, mean that nothing of what
+/// they cover has changed between; 0 means that the program could not tell. What each covers is listed beside
+/// the code that computes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskMarks {
+    /// Of the thread: credentials, scheduling, seccomp, umask.
+    pub thread: u64,
+    /// Of its process, in the leader's record only: limits, places in memory, auxiliary vector.
+    pub process: u64,
+    /// The kernel's own count of changes to the address space's mappings.
+    pub memory_sequence: u32,
+    /// 1 if the kernel has that count, and nobody was changing mappings.
+    pub memory_sequence_known: u32,
+    /// Nanoseconds by which a sleep may be late.
+    pub timer_slack: u64,
+    /// `SECBIT_*`.
+    pub securebits: u32,
+    /// The low word of the address space's `MMF_*` flags.
+    pub memory_flags: u32,
+    /// 1 if orphans below become its children.
+    pub child_subreaper: u32,
+    /// 1 if a POSIX or interval timer of the process exists or is set.
+    pub timers: u32,
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

@@ -6,7 +6,7 @@
 pub const ABSENT: u32 = u32::MAX;
 
 macro_rules! offsets {
-    ($($name:ident = $path:literal $($optional:ident)?;)*) => {
+    ($($name:ident = $path:literal $($kind:ident)?;)*) => {
         #[expect(non_camel_case_types, reason = "the variants become the constants' names")]
         #[derive(Clone, Copy)]
         enum Index { $($name),*, End }
@@ -17,12 +17,24 @@ macro_rules! offsets {
         /// How many there are.
         pub const COUNT: usize = Index::End as usize;
 
-        /// For each index the field's path (structure, then members) and whether a kernel may lack it.
-        pub const FIELDS: [(&str, bool); COUNT] =
-            [$(($path, offsets!(@optional $($optional)?))),*];
+        /// For each index the field's path (structure, then members) and what is wanted of it.
+        pub const FIELDS: [(&str, Want); COUNT] =
+            [$(($path, offsets!(@want $($kind)?))),*];
     };
-    (@optional optional) => { true };
-    (@optional) => { false };
+    (@want optional) => { Want::Optional };
+    (@want bit) => { Want::Bit };
+    (@want) => { Want::Byte };
+}
+
+/// What the table holds for a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Its offset in bytes; no kernel lacks it.
+    Byte,
+    /// Its offset in bytes, or [`ABSENT`].
+    Optional,
+    /// Its offset in bits, of a field of one bit; no kernel lacks it.
+    Bit,
 }
 
 offsets! {
@@ -54,6 +66,38 @@ offsets! {
     TASK_RSEQ = "task_struct.rseq" optional;
     TASK_RSEQ_LEN = "task_struct.rseq_len" optional;
     TASK_RSEQ_SIG = "task_struct.rseq_sig" optional;
+    TASK_STATIC_PRIO = "task_struct.static_prio";
+    TASK_RT_PRIORITY = "task_struct.rt_priority";
+    TASK_POLICY = "task_struct.policy";
+    TASK_CPUS_MASK = "task_struct.cpus_mask";
+    TASK_UCLAMP = "task_struct.uclamp_req" optional;
+    TASK_SLICE = "task_struct.se.slice" optional;
+    TASK_DEADLINE = "task_struct.dl.dl_runtime";
+    TASK_PERSONALITY = "task_struct.personality";
+    TASK_SECCOMP_MODE = "task_struct.seccomp.mode" optional;
+    TASK_ATOMIC_FLAGS = "task_struct.atomic_flags";
+    TASK_LOGIN_UID = "task_struct.loginuid" optional;
+    TASK_TIMER_SLACK = "task_struct.timer_slack_ns";
+    TASK_SHADOW_STACK = "task_struct.thread.features" optional;
+    CRED_UID = "cred.uid";
+    CRED_SECUREBITS = "cred.securebits";
+    CRED_CAPABILITIES = "cred.cap_inheritable";
+    CRED_GROUPS = "cred.group_info";
+    GROUPS_COUNT = "group_info.ngroups";
+    GROUPS_IDS = "group_info.gid";
+    FS_UMASK = "fs_struct.umask";
+    CPUMASK_BYTES = "cpumask";
+    SIGNAL_SUBREAPER = "signal_struct.is_child_subreaper" bit;
+    SIGNAL_POSIX_TIMERS = "signal_struct.posix_timers";
+    SIGNAL_REAL_TIMER_STATE = "signal_struct.real_timer.state";
+    SIGNAL_REAL_TIMER_PERIOD = "signal_struct.it_real_incr";
+    SIGNAL_CPU_TIMERS = "signal_struct.it";
+    SIGNAL_LIMITS = "signal_struct.rlim";
+    SIGNAL_OOM_SCORE_ADJ = "signal_struct.oom_score_adj";
+    MM_START_CODE = "mm_struct.start_code";
+    MM_FLAGS = "mm_struct.flags";
+    MM_EXE_FILE = "mm_struct.exe_file";
+    MM_SEQUENCE = "mm_struct.mm_lock_seq" optional;
     SIGNAL_NR_THREADS = "signal_struct.nr_threads";
     SIGNAL_SHARED_PENDING = "signal_struct.shared_pending.signal";
     SIGNAL_FLAGS = "signal_struct.flags";
