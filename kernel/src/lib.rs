@@ -29,3 +29,4 @@ pub mod socket_names;
 pub mod sockets;
 pub mod timerfd;
 pub mod tty;
+pub mod userfaultfd;

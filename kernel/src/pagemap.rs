@@ -41,17 +41,28 @@ impl PageRun {
     }
 }
 
+const PAGE_IS_WPALLOWED: u64 = 1;
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 
+// Bits of an entry of `/proc/PID/pagemap`.
+const ENTRY_PRESENT: u64 = 1 << 63;
+const ENTRY_SWAPPED: u64 = 1 << 62;
+/// Of a file, or shared.
+const ENTRY_FILE: u64 = 1 << 61;
+
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 
+/// Write-protect what matches, in the same step in which it is reported.
+const PM_SCAN_WP_MATCHING: u64 = 1;
+
 /// `struct pm_scan_arg`.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct ScanArguments {
     size: u64,
     flags: u64,
@@ -117,18 +128,96 @@ impl PageMap {
     }
 
     fn scan(&mut self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
-        let mut arguments = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
-            start,
-            end,
-            vec: self.runs.as_mut_ptr() as u64,
-            vec_len: self.runs.len() as u64,
+        let arguments = ScanArguments {
             category_inverted: PAGE_IS_FILE | PAGE_IS_PFNZERO,
             category_mask: PAGE_IS_FILE | PAGE_IS_PFNZERO,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             ..ScanArguments::default()
         };
-        while arguments.start < end {
+        self.walk(PageRun::new(start, end), arguments, found).map(drop)
+    }
+
+    /// The runs inside `span` that hold anything. Only for spans of anonymous memory: there no
+    /// page can be a file's, and not to ask for that makes it several times as fast.
+    ///
+    /// # Errors
+    /// When the process is gone, or the kernel has no scan (`ENOTTY`).
+    pub fn anonymous_pages(&mut self, span: PageRun, found: &mut Vec<PageRun>) -> io::Result<()> {
+        let arguments = ScanArguments {
+            category_inverted: PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_PFNZERO,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            ..ScanArguments::default()
+        };
+        self.walk(span, arguments, found).map(drop)
+    }
+
+    /// The pages of tracked anonymous memory in `span` that hold anything and were written since
+    /// they were last protected (or since they came to be); they are protected in the same step.
+    /// Stops after `limit` pages; returns where it stopped.
+    ///
+    /// # Errors
+    /// When the process is gone, or the kernel has no scan.
+    pub fn protect_written(
+        &mut self,
+        span: PageRun,
+        limit: u64,
+        found: &mut Vec<PageRun>,
+    ) -> io::Result<u64> {
+        let arguments = ScanArguments {
+            flags: PM_SCAN_WP_MATCHING,
+            max_pages: limit,
+            category_inverted: PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            ..ScanArguments::default()
+        };
+        self.walk(span, arguments, found)
+    }
+
+    /// The pages of tracked anonymous memory in `span` that are not write-protected, whether they
+    /// hold anything or not. Holes as large as a page table may be left out. This is a walk for
+    /// which the kernel has a short cut: a tenth of the time of the others.
+    ///
+    /// # Errors
+    /// When the process is gone, or the kernel has no scan.
+    pub fn unprotected(&mut self, span: PageRun, found: &mut Vec<PageRun>) -> io::Result<()> {
+        let arguments = ScanArguments {
+            category_mask: PAGE_IS_WRITTEN,
+            return_mask: PAGE_IS_WRITTEN,
+            ..ScanArguments::default()
+        };
+        self.walk(span, arguments, found).map(drop)
+    }
+
+    /// Whether there is anything at an address, in memory or swapped out.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn holds_page(&self, address: u64) -> io::Result<bool> {
+        let mut entry = [0; 8];
+        self.file.read_exact_at(&mut entry, address / PAGE_SIZE * 8)?;
+        Ok(u64::from_ne_bytes(entry) & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0)
+    }
+
+    /// Walks a span, adding to `found`; returns where it ended.
+    fn walk(
+        &mut self,
+        span: PageRun,
+        what: ScanArguments,
+        found: &mut Vec<PageRun>,
+    ) -> io::Result<u64> {
+        let mut arguments = ScanArguments {
+            size: size_of::<ScanArguments>() as u64,
+            start: span.start,
+            end: span.end,
+            vec: self.runs.as_mut_ptr() as u64,
+            vec_len: self.runs.len() as u64,
+            ..what
+        };
+        let mut left = what.max_pages;
+        while arguments.start < span.end {
+            arguments.max_pages = left;
             // SAFETY: the argument struct is the kernel's, and `vec` points to `vec_len` regions
             // that this value owns.
             let seen =
@@ -136,21 +225,22 @@ impl PageMap {
             let Ok(seen) = usize::try_from(seen) else { return Err(io::Error::last_os_error()) };
             for run in &self.runs[..seen.min(RUNS)] {
                 push(found, run.start, run.end);
+                left = left.saturating_sub(run.pages());
             }
             if arguments.walk_end <= arguments.start {
                 break;
             }
             arguments.start = arguments.walk_end;
+            if what.max_pages > 0 && left == 0 {
+                break;
+            }
         }
-        Ok(())
+        Ok(arguments.start)
     }
 
     /// The way of kernels without the scan: eight bytes a page, from which the zero page cannot
     /// be told, so that it counts as content.
     fn read_entries(&self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
-        const PRESENT: u64 = 1 << 63;
-        const SWAPPED: u64 = 1 << 62;
-        const FILE_OR_SHARED: u64 = 1 << 61;
         let mut entries = vec![0u8; 64 * 1024];
         let mut at = start;
         while at < end {
@@ -159,7 +249,7 @@ impl PageMap {
             self.file.read_exact_at(bytes, at / PAGE_SIZE * 8)?;
             for entry in bytes.chunks_exact(8) {
                 let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
-                if entry & (PRESENT | SWAPPED) != 0 && entry & FILE_OR_SHARED == 0 {
+                if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
                     push(found, at, at + PAGE_SIZE);
                 }
                 at += PAGE_SIZE;
@@ -170,7 +260,8 @@ impl PageMap {
 }
 
 /// The parts of `runs` that lie in `spans`; both ascend.
-fn clip(runs: &[PageRun], spans: &[PageRun]) -> Vec<PageRun> {
+#[must_use]
+pub fn clip(runs: &[PageRun], spans: &[PageRun]) -> Vec<PageRun> {
     let mut clipped = Vec::with_capacity(runs.len());
     let mut spans = spans.iter().peekable();
     for run in runs {
@@ -183,7 +274,7 @@ fn clip(runs: &[PageRun], spans: &[PageRun]) -> Vec<PageRun> {
 }
 
 /// Appends a run, joined to the last one where they touch.
-fn push(found: &mut Vec<PageRun>, start: u64, end: u64) {
+pub fn push(found: &mut Vec<PageRun>, start: u64, end: u64) {
     match found.last_mut() {
         Some(last) if last.end == start => last.end = end,
         _ => found.push(PageRun::new(start, end)),
