@@ -59,12 +59,6 @@ test: deps ## all tests: units, and real programs checkpointed and restored
 .PHONY: bench
 bench: build ## frozen time, dump and restore times, beside CRIU where it is
 	cargo build --release --locked -p stasis-tests --bins
-	@# As in production: where the collector runs, a dump finds its eBPF programs ready.
-	@dir=$$(mktemp -d); \
-	$(SUDO) env STASIS_RUN_DIR=$$dir $(RELEASE)/stasis-collector >$$dir/log 2>&1 & pid=$$!; \
-	trap '$(SUDO) kill $$pid; wait $$pid || true; rm -rf '$$dir EXIT; \
-	for _ in {1..50}; do [ -S $$dir/collector.sock ] && break; sleep 0.2; done; \
-	[ -S $$dir/collector.sock ] || { cat $$dir/log; exit 1; }; \
 	$(SUDO) $(RELEASE)/stasis-bench $(BENCH_ARGS)
 
 .PHONY: install

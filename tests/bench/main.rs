@@ -1,42 +1,75 @@
-//! `make bench`: how long a small program is frozen, as it sees it itself; how long its dump and
-//! its restore take; and the same for 1 GiB of memory. Beside CRIU where there is one.
+//! `make bench`: how long programs of many shapes are frozen by a dump that lets them run on, as
+//! they see it themselves (the largest gap between beats of their own 50 µs pulse), how long the
+//! dump takes, and how long the restore. Beside CRIU where there is one (`$CRIU`, or on PATH).
 //!
 //! Images are on `/dev/shm`. Each number is the median of the runs; stasis and CRIU take turns in
 //! one session, so that both meet the same machine.
 #![allow(clippy::print_stdout, reason = "a table is what it is for")]
 
-use std::path::Path;
+mod measure;
+mod plot;
+mod report;
+mod shapes;
+
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-use stasis_tests::{Engine, Machine, Outcome, Scratch, Workload};
+use clap::Parser;
+use stasis_tests::{Engine, Machine, Scratch, Services};
 
-/// Runs of everything: an odd number, so that the median is one of them.
-const RUNS: usize = 7;
+use measure::{Bench, Means};
+use report::{Line, Report, Runs};
+use shapes::{ROWS, Row, Shape};
 
-/// What is measured, by the name it has in the table and in the JSON.
-const ROWS: &[(&str, &str, Option<f64>)] = &[
-    ("small_frozen", "small process: frozen, as it saw it (ms)", Some(1.5)),
-    ("small_dump", "small process: dump, wall (ms)", Some(15.0)),
-    ("small_restore", "small process: restore, wall (ms)", Some(15.0)),
-    ("gib_dump", "1 GiB of memory: dump, wall (ms)", None),
-    ("gib_restore", "1 GiB of memory: restore, wall (ms)", None),
-];
+/// Measure frozen time, dump and restore, beside CRIU
+#[derive(Debug, Parser)]
+struct Args {
+    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway
+    #[arg(long, value_name = "ROW", value_delimiter = ',', value_parser = row_names())]
+    only: Vec<String>,
+    /// Runs of each row; the median is told
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Runs of CRIU on memory that is dirtied, where each takes seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    slow_runs: u16,
+    /// Write the numbers of all runs to this file
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    json: PathBuf,
+    /// Measure at many sizes too, and plot frozen time against size to this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Shapes in the plot
+    #[arg(long, value_name = "SHAPE", value_delimiter = ',', value_enum)]
+    plot_only: Vec<Shape>,
+    /// Runs at each size of the plot
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    plot_runs: u16,
+    /// Few runs and small sizes in the plot: to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// No restores
+    #[arg(long)]
+    no_restore: bool,
+    /// Without CRIU, also where there is one
+    #[arg(long)]
+    no_criu: bool,
+}
 
-/// The runs of one engine, by row.
-#[derive(Default)]
-struct Measured(std::collections::BTreeMap<&'static str, Vec<f64>>);
+/// The row that compares a dump by the services with one by the command.
+const GATEWAY: &str = "gateway";
 
-impl Measured {
-    fn add(&mut self, row: &'static str, time: Duration) {
-        self.0.entry(row).or_default().push(time.as_secs_f64() * 1000.0);
+fn row_names() -> Vec<&'static str> {
+    ROWS.iter().map(|row| row.name).chain([GATEWAY]).collect()
+}
+
+impl Args {
+    fn wants(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == row)
     }
 
-    fn median(&self, row: &str) -> Option<f64> {
-        let mut runs = self.0.get(row)?.clone();
-        runs.sort_by(f64::total_cmp);
-        runs.get(runs.len() / 2).copied()
+    fn runs(&self) -> u16 {
+        if self.quick { self.runs.min(3) } else { self.runs }
     }
 }
 
@@ -47,154 +80,121 @@ fn criu_works() -> bool {
     ended.is_ok_and(|status| status.success())
 }
 
-/// Runs a command; how long it took.
-fn timed(command: &mut Command) -> Duration {
-    let start = Instant::now();
-    let outcome = Outcome::of(command);
-    let time = start.elapsed();
-    outcome.must_succeed("a measured command");
-    time
+/// Everything that is measured with.
+struct Session<'a> {
+    args: &'a Args,
+    bench: Bench,
+    services: &'a Services,
+    criu: bool,
 }
 
-/// The plainest dump that the engine has.
-fn dump(engine: Engine, pid: i32, images: &Path, leave_running: bool) -> Duration {
-    let mut command = engine.command("dump");
-    if engine == Engine::Stasis {
-        command.arg(pid.to_string());
-    } else {
-        std::fs::create_dir_all(images).expect("make the images directory");
-        command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
+impl Session<'_> {
+    fn engines(&self) -> impl Iterator<Item = Engine> {
+        [Engine::Stasis].into_iter().chain(self.criu.then_some(Engine::Criu))
     }
-    command.arg("-D").arg(images);
-    if leave_running {
-        command.arg("--leave-running");
+
+    fn row(&self, row: &Row, report: &mut Report) {
+        let mut runs = Runs::default();
+        println!("{}", row.title);
+        for run in 0..self.args.runs() {
+            for engine in self.engines() {
+                let slow = row.shape == Shape::Memory && engine == Engine::Criu;
+                if slow && run >= self.args.slow_runs {
+                    continue;
+                }
+                let restored = row.restored && !self.args.no_restore;
+                let means = Means::Engine(engine);
+                match self.bench.once(means, row.shape, row.size, restored) {
+                    Ok(times) => runs.add(engine, times),
+                    Err(what) => report.failed(what),
+                }
+            }
+        }
+        report.lines.extend(runs.lines(row, self.criu));
     }
-    timed(&mut command)
-}
 
-fn restore(engine: Engine, images: &Path) -> Duration {
-    let mut command = engine.command("restore");
-    command.arg("-D").arg(images);
-    let detached: &[&str] =
-        if engine == Engine::Stasis { &["--detach"] } else { &["-d", "-o", "restore.log"] };
-    timed(command.args(detached))
-}
-
-/// What the pulse of a small process saw while `work` was done to it.
-fn gap(scratch: &Scratch, name: &str, work: impl FnOnce(i32)) -> Duration {
-    let workload = Workload::start("pulse", scratch.path(name));
-    work(workload.pid());
-    workload.check().expect("the pulse's own check");
-    let text = std::fs::read_to_string(workload.path("gap")).expect("read the gap");
-    Duration::from_nanos(text.parse().expect("a number"))
-}
-
-fn frozen(engine: Engine, scratch: &Scratch, run: usize) -> Duration {
-    let images = scratch.path(&format!("frozen-images-{run}"));
-    let name = format!("frozen-{engine:?}-{run}");
-    let gap = gap(scratch, &name, |pid| {
-        dump(engine, pid, &images, true);
-    });
-    std::fs::remove_dir_all(&images).expect("remove the images");
-    gap
-}
-
-/// A dump that ends the family's program, and its restore.
-fn there_and_back(
-    engine: Engine,
-    machine: &Machine,
-    scratch: &Scratch,
-    family: &str,
-) -> (Duration, Duration) {
-    let work = scratch.path("work");
-    let images = scratch.path("images");
-    let workload = Workload::start(family, work.clone());
-    let dumped = dump(engine, workload.pid(), &images, false);
-    machine.await_no_children();
-    let restored = restore(engine, &images);
-    workload.check().expect("the program's own check");
-    machine.end_all();
-    for dir in [work, images] {
-        std::fs::remove_dir_all(dir).expect("remove");
+    /// The small process, by the command and by the gateway in turns.
+    fn gateway(&self, report: &mut Report) {
+        println!("the small process through the gateway");
+        let (mut direct, mut served) = (Vec::new(), Vec::new());
+        for _ in 0..self.args.runs() {
+            for means in [Means::Engine(Engine::Stasis), Means::Services(self.services)] {
+                match (self.bench.once(means, Shape::Small, 1, false), means) {
+                    (Ok(times), Means::Services(_)) => served.push(times.frozen),
+                    (Ok(times), Means::Engine(_)) => direct.push(times.frozen),
+                    (Err(what), _) => report.failed(what),
+                }
+            }
+        }
+        report.lines.push(Line::gateway(&direct, &served));
     }
-    (dumped, restored)
+
+    fn plotted(&self, report: &mut Report) {
+        for shape in Shape::PLOTTED {
+            if !self.args.plot_only.is_empty() && !self.args.plot_only.contains(&shape) {
+                continue;
+            }
+            println!("{shape:?} at {:?}", shape.sizes(self.args.quick));
+            for size in shape.sizes(self.args.quick) {
+                for engine in self.engines() {
+                    let mut frozen = Vec::new();
+                    for _ in 0..self.args.plot_runs {
+                        match self.bench.once(Means::Engine(engine), shape, *size, false) {
+                            Ok(times) => frozen.push(times.frozen),
+                            Err(what) => report.failed(what),
+                        }
+                    }
+                    report.points.extend(report::Point::of(shape, *size, engine, frozen));
+                }
+            }
+        }
+    }
 }
 
-fn table(engines: &[(Engine, Measured)], noise: f64) -> Value {
-    println!("\n{:<42} {:>9} {:>9} {:>8} {:>8}", "", "stasis", "CRIU", "ratio", "goal");
-    let mut rows = Vec::new();
-    for (row, title, goal) in ROWS {
-        let median = |engine| {
-            engines
-                .iter()
-                .find(|(e, _)| *e == engine)
-                .and_then(|(_, measured)| measured.median(row))
-        };
-        let (ours, theirs) = (median(Engine::Stasis), median(Engine::Criu));
-        let ratio = ours.zip(theirs).map(|(ours, theirs)| theirs / ours);
-        let number = |value: Option<f64>, digits: usize| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
-        };
-        println!(
-            "{title:<42} {:>9} {:>9} {:>8} {:>8}",
-            number(ours, 2),
-            number(theirs, 2),
-            number(ratio, 1),
-            number(*goal, 1),
-        );
-        let runs = |engine| {
-            engines.iter().find(|(e, _)| *e == engine).and_then(|(_, m)| m.0.get(row)).cloned()
-        };
-        rows.push(json!({
-            "name": row, "title": title, "goal_ms": goal, "stasis_ms": ours, "criu_ms": theirs,
-            "criu_over_stasis": ratio, "stasis_runs_ms": runs(Engine::Stasis),
-            "criu_runs_ms": runs(Engine::Criu),
-        }));
+fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine) -> Report {
+    let criu = !args.no_criu && criu_works();
+    if !criu {
+        println!("without CRIU: its column stays empty");
     }
-    println!("\nratio: CRIU's time over ours. Median of {RUNS} runs each, in turns.");
-    println!(
-        "A pulse that nothing is done to sees a gap of {noise:.2} ms here: that much is noise."
-    );
-    json!({"runs": RUNS, "pulse_noise_ms": noise, "rows": rows})
+    let session = Session { args, bench: Bench { machine, scratch }, services, criu };
+    let mut report = Report::new(args.runs());
+    for _ in 0..args.runs() {
+        match session.bench.idle() {
+            Ok(gap) => report.idle.push(gap),
+            Err(what) => report.failed(what),
+        }
+    }
+    for row in ROWS.iter().filter(|row| args.wants(row.name)) {
+        session.row(row, &mut report);
+    }
+    if args.wants(GATEWAY) {
+        session.gateway(&mut report);
+    }
+    if args.plot.is_some() {
+        session.plotted(&mut report);
+    }
+    report
 }
 
 fn main() -> ExitCode {
+    let args = Args::parse();
     let machine = Machine::prepare();
     let scratch = Scratch::new_in("/dev/shm");
-    let mut engines = vec![(Engine::Stasis, Measured::default())];
-    if criu_works() {
-        engines.push((Engine::Criu, Measured::default()));
-    } else {
-        println!("no working criu on PATH or in $CRIU: its column stays empty");
-    }
-    let mut idle = Measured::default();
-    for run in 0..RUNS {
-        println!("run {} of {RUNS}", run + 1);
-        idle.add(
-            "noise",
-            gap(&scratch, &format!("idle-{run}"), |_| {
-                std::thread::sleep(Duration::from_millis(50));
-            }),
-        );
-        for (engine, measured) in &mut engines {
-            measured.add("small_frozen", frozen(*engine, &scratch, run));
-            let (dumped, restored) = there_and_back(*engine, &machine, &scratch, "pulse");
-            measured.add("small_dump", dumped);
-            measured.add("small_restore", restored);
-            let (dumped, restored) = there_and_back(*engine, &machine, &scratch, "memory-gib");
-            measured.add("gib_dump", dumped);
-            measured.add("gib_restore", restored);
+    // As in production: where the collector runs, a dump finds its eBPF programs ready.
+    let services = Services::start(&scratch.path("services"));
+    let report = measured(&args, &services, scratch, machine);
+    drop(services);
+    report.print();
+    let written = report.write(&args.json).and_then(|()| match &args.plot {
+        Some(file) => plot::write(&report.points, file),
+        None => Ok(()),
+    });
+    match written {
+        Ok(()) if report.failures.is_empty() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(what) => {
+            println!("{what}");
+            ExitCode::FAILURE
         }
     }
-    let result = table(&engines, idle.median("noise").unwrap_or_default());
-    let file = std::env::args().nth(1).unwrap_or_else(|| "target/bench.json".to_owned());
-    let text = serde_json::to_string_pretty(&result).expect("plain data");
-    match std::fs::write(&file, text + "\n") {
-        Ok(()) => println!("written: {file}"),
-        Err(error) => {
-            println!("write {file}: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
 }

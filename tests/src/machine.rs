@@ -2,6 +2,7 @@
 //! nothing is left running.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -41,13 +42,23 @@ impl Machine {
     /// Every process below this one.
     #[must_use]
     pub fn descendants(&self) -> Vec<i32> {
-        let mut found = children_of(nix::unistd::getpid().as_raw());
-        let mut next = 0;
-        while next < found.len() {
-            found.extend(children_of(found[next]));
-            next += 1;
+        descendants_of(nix::unistd::getpid().as_raw())
+    }
+
+    /// Ends and reaps a process and all below it.
+    pub fn end_tree(&self, root: i32) {
+        let tree: Vec<i32> = std::iter::once(root).chain(descendants_of(root)).collect();
+        for pid in &tree {
+            // It may have ended by itself.
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
         }
-        found
+        let gone = wait_until(Duration::from_secs(30), || {
+            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+            {
+            }
+            tree.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        });
+        assert!(gone, "these should be gone: {:?}", descriptions(&tree));
     }
 
     /// Ends and reaps every process below this one.
@@ -84,6 +95,16 @@ pub fn children_of(pid: i32) -> Vec<i32> {
         .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
         .flat_map(|text| text.split_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+fn descendants_of(pid: i32) -> Vec<i32> {
+    let mut found = children_of(pid);
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children_of(found[next]));
+        next += 1;
+    }
+    found
 }
 
 fn descriptions(pids: &[i32]) -> Vec<String> {

@@ -167,6 +167,37 @@ impl Workload {
         text
     }
 
+    /// What its pulse saw since it was last asked, or since it stood: the largest gap between two
+    /// of its beats. For families that wait with a pulse.
+    ///
+    /// # Errors
+    /// That it did not answer.
+    pub fn gap(&self) -> Result<Duration, String> {
+        let gap = self.path("gap");
+        let written = fs::write(self.path("measure"), "");
+        written.map_err(|error| format!("write measure: {error}"))?;
+        if !wait_until(Duration::from_secs(10), || gap.exists()) {
+            return Err(format!("the pulse does not answer: {}", self.log()));
+        }
+        let nanos = fs::read_to_string(&gap).ok().and_then(|text| text.parse().ok());
+        fs::remove_file(&gap).map_err(|error| format!("remove gap: {error}"))?;
+        nanos.map(Duration::from_nanos).ok_or_else(|| "the pulse's gap is no number".to_owned())
+    }
+
+    /// Takes back that it was asked to check its state, for a copy of it made before.
+    ///
+    /// # Errors
+    /// The reason that a file could not be removed.
+    pub fn forget_check(&self) -> std::io::Result<()> {
+        for name in ["go", "result"] {
+            match fs::remove_file(self.path(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Asks it to check its state.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ const F_GETSIG: i32 = 11;
 
 /// Everything a descriptor answers for.
 #[derive(Debug, PartialEq, Eq)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     fd: RawFd,
     target: std::path::PathBuf,
     inode: u64,
@@ -32,7 +32,7 @@ pub(crate) fn fcntl(fd: RawFd, command: i32, argument: i32) -> i32 {
 }
 
 impl Descriptor {
-    fn of(fd: RawFd) -> Self {
+    pub(crate) fn of(fd: RawFd) -> Self {
         let target = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
         Self {
             fd,
@@ -154,6 +154,6 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-fn count_open() -> usize {
+pub(crate) fn count_open() -> usize {
     fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }

@@ -11,12 +11,14 @@
 mod beyond_criu;
 mod busy;
 mod credentials;
+mod dirty;
 mod eventfds;
 mod files;
 mod ghosts;
 mod identity;
 mod inet;
 mod jail;
+mod many;
 mod mappings;
 mod memory;
 mod pipes;
@@ -42,15 +44,19 @@ const FAMILIES: &[(&str, Family)] = &[
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
     ("credentials", credentials::run),
+    ("dirty", dirty::run),
     ("eventfds", eventfds::run),
     ("files", files::run),
     ("ghosts", ghosts::run),
     ("identity", identity::run),
     ("inet", inet::run),
     ("jail", jail::run),
+    ("many_files", many::files::run),
+    ("many_mappings", many::mappings::run),
+    ("many_processes", many::processes::run),
+    ("many_threads", many::threads::run),
     ("mappings", mappings::run),
     ("memory", memory::run),
-    ("memory-gib", memory::run_large),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),

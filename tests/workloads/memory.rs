@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use crate::stage::{Findings, Outcome, Stage, check, checksum, pattern};
+use crate::stage::{Findings, Outcome, Stage, check, pattern};
 
 const PAGE: usize = 4096;
 
@@ -186,23 +186,5 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.must("stack", stack[..] == pattern(5, 8 << 10));
     let more: Vec<u8> = vec![1; 100 << 10];
     found.same("heap grows on", &(100 << 10), &more.iter().map(|b| usize::from(*b)).sum());
-    found.outcome()
-}
-
-/// 1 GiB (or `STASIS_WORKLOAD_MIB`) of random memory, for benchmarks.
-pub(crate) fn run_large(stage: &Stage) -> Outcome {
-    let mib = std::env::var("STASIS_WORKLOAD_MIB").ok().and_then(|v| v.parse().ok());
-    let region = Region::map(mib.unwrap_or(1024_usize) << 20, RW, libc::MAP_PRIVATE, None);
-    let block = pattern(1, 1 << 20);
-    for (index, chunk) in region.bytes().chunks_mut(1 << 20).enumerate() {
-        chunk.copy_from_slice(&block);
-        for page in chunk.chunks_mut(PAGE) {
-            page[..8].copy_from_slice(&(index as u64).to_le_bytes());
-        }
-    }
-    let sum = checksum(region.bytes());
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    found.same("checksum", &sum, &checksum(region.bytes()));
     found.outcome()
 }

@@ -43,15 +43,25 @@ impl Stage {
 
     /// Says that the state stands, and waits to be told to check it.
     pub(crate) fn ready_then_wait(&self) {
+        self.ready_then_wait_and(|| {});
+    }
+
+    /// The same, and does something each time it looks.
+    pub(crate) fn ready_then_wait_and(&self, meanwhile: impl FnMut()) {
         self.publish("ready", &std::process::id().to_string());
-        self.wait();
+        self.wait_and(meanwhile);
     }
 
     /// Waits to be told to check. It looks again and again, because an inotify descriptor or a
     /// blocking fifo would be one more thing to carry.
     pub(crate) fn wait(&self) {
+        self.wait_and(|| {});
+    }
+
+    fn wait_and(&self, mut meanwhile: impl FnMut()) {
         let go = self.path("go");
         while !go.exists() {
+            meanwhile();
             std::thread::sleep(Duration::from_millis(10));
         }
     }

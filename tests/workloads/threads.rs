@@ -12,7 +12,7 @@ const THREADS: usize = 24;
 
 /// What the kernel and the C library know of the calling thread.
 #[derive(Debug, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     tid: i32,
     name: CString,
     blocked: Vec<i32>,
@@ -22,7 +22,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of_this_thread() -> Self {
+    pub(crate) fn of_this_thread() -> Self {
         Self {
             tid: nix::unistd::gettid().as_raw(),
             name: name(),

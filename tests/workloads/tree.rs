@@ -12,7 +12,7 @@ use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage};
 
 /// Forks; the child does `work` and ends with 0 if it came out well, else it says why in a file.
-fn child(stage: &Stage, name: &str, work: impl FnOnce() -> Outcome) -> Pid {
+pub(crate) fn child(stage: &Stage, name: &str, work: impl FnOnce() -> Outcome) -> Pid {
     // SAFETY: the program has one thread, so the child may use everything.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Parent { child } => child,
@@ -29,7 +29,7 @@ fn child(stage: &Stage, name: &str, work: impl FnOnce() -> Outcome) -> Pid {
 
 /// Relations of the calling process.
 #[derive(Debug, PartialEq, Eq)]
-struct Kin {
+pub(crate) struct Kin {
     pid: Pid,
     parent: Pid,
     group: Pid,
@@ -37,7 +37,7 @@ struct Kin {
 }
 
 impl Kin {
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { pid: getpid(), parent: getppid(), group: getpgrp(), session: getsid(None).ok() }
     }
 }

@@ -1,0 +1,154 @@
+//! One target, started, dumped while it runs on, ended, restored, and asked whether it is whole.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use stasis_tests::{Engine, Machine, Outcome, Scratch, Services, Workload};
+
+use crate::shapes::Shape;
+
+/// Who makes the checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Means<'a> {
+    /// A command.
+    Engine(Engine),
+    /// The gateway, and behind it the services.
+    Services(&'a Services),
+}
+
+/// What a target went through, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// The largest gap between two of its beats.
+    pub(crate) frozen: f64,
+    /// Wall time of the dump.
+    pub(crate) dump: f64,
+    /// Wall time of the restore.
+    pub(crate) restore: Option<f64>,
+}
+
+/// What stays the same between measurements.
+pub(crate) struct Bench {
+    pub(crate) machine: Machine,
+    pub(crate) scratch: Scratch,
+}
+
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Runs a command; how long it took, or what it said.
+fn timed(command: &mut Command) -> Result<Duration, String> {
+    let start = Instant::now();
+    let outcome = Outcome::of(command);
+    let time = start.elapsed();
+    if outcome.success {
+        return Ok(time);
+    }
+    Err(format!("{command:?}: {:?}\n{}{}", outcome.code, outcome.stdout, outcome.stderr))
+}
+
+/// The plainest dump that the engine has, the target running on.
+fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<Duration, String> {
+    match means {
+        Means::Services(services) => {
+            let start = Instant::now();
+            let done = services.checkpoint(pid, "bench", true);
+            let time = start.elapsed();
+            done.map_err(|job| format!("POST /v1/checkpoints: {job}"))?;
+            fs::rename(services.checkpoints().join("bench"), images)
+                .map_err(|error| format!("move the checkpoint: {error}"))?;
+            Ok(time)
+        }
+        Means::Engine(engine) => {
+            let mut command = engine.command("dump");
+            if engine == Engine::Stasis {
+                command.arg(pid.to_string());
+            } else {
+                fs::create_dir_all(images).map_err(|error| format!("make {images:?}: {error}"))?;
+                command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
+            }
+            timed(command.arg("-D").arg(images).arg("--leave-running"))
+        }
+    }
+}
+
+fn restore(engine: Engine, images: &Path) -> Result<Duration, String> {
+    let mut command = engine.command("restore");
+    command.arg("-D").arg(images);
+    let detached: &[&str] =
+        if engine == Engine::Stasis { &["--detach"] } else { &["-d", "-o", "restore.log"] };
+    timed(command.args(detached))
+}
+
+impl Bench {
+    fn start(&self, shape: Shape, size: usize) -> Workload {
+        let environment = shape.environment(size);
+        let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        Workload::start_with(shape.family(), self.scratch.path("work"), &environment)
+    }
+
+    fn clear(&self, workload: &Workload) {
+        self.machine.end_tree(workload.pid());
+        for name in ["work", "images"] {
+            // What is not there need not be removed; what stays is met when it is made again.
+            fs::remove_dir_all(self.scratch.path(name)).ok();
+        }
+    }
+
+    /// What a target sees that nothing is done to, in milliseconds.
+    pub(crate) fn idle(&self) -> Result<f64, String> {
+        let workload = self.start(Shape::Small, 1);
+        std::thread::sleep(Duration::from_millis(50));
+        let gap = workload.gap().map(millis);
+        self.clear(&workload);
+        gap
+    }
+
+    /// Takes a target through a dump and, if asked to, a restore.
+    pub(crate) fn once(
+        &self,
+        means: Means<'_>,
+        shape: Shape,
+        size: usize,
+        restored: bool,
+    ) -> Result<Times, String> {
+        let workload = self.start(shape, size);
+        let times = self.times(means, &workload, restored);
+        self.clear(&workload);
+        times.map_err(|what| format!("{means} on {shape:?} of {size}: {what}"))
+    }
+
+    fn times(
+        &self,
+        means: Means<'_>,
+        workload: &Workload,
+        restored: bool,
+    ) -> Result<Times, String> {
+        // What its start has left to be done is not to be done while it is measured.
+        std::thread::sleep(Duration::from_millis(100));
+        workload.gap()?;
+        let images = self.scratch.path("images");
+        let dumped = dump(means, workload.pid(), &images)?;
+        let frozen = workload.gap()?;
+        let mut times = Times { frozen: millis(frozen), dump: millis(dumped), restore: None };
+        if let (true, Means::Engine(engine)) = (restored, means) {
+            self.machine.end_tree(workload.pid());
+            times.restore = Some(millis(restore(engine, &images)?));
+        }
+        workload.check()?;
+        Ok(times)
+    }
+}
+
+impl std::fmt::Display for Means<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Means::Services(_) => "gateway",
+            Means::Engine(Engine::Criu) => "CRIU",
+            Means::Engine(_) => "stasis",
+        })
+    }
+}

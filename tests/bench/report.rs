@@ -1,0 +1,205 @@
+//! What came out: the table, and all of it as JSON.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use stasis_tests::Engine;
+
+use crate::measure::Times;
+use crate::shapes::{Row, Shape};
+
+/// The middle one of the runs.
+pub(crate) fn median(runs: &[f64]) -> Option<f64> {
+    let mut runs = runs.to_vec();
+    runs.sort_by(f64::total_cmp);
+    runs.get(runs.len() / 2).copied()
+}
+
+/// The runs of one row.
+#[derive(Default)]
+pub(crate) struct Runs(Vec<(Engine, Times)>);
+
+/// One line of the table: one time of one row.
+pub(crate) struct Line {
+    row: String,
+    title: String,
+    what: &'static str,
+    /// The most it may be, in milliseconds; nothing where it may be no more than CRIU's.
+    goal: Option<f64>,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Runs {
+    pub(crate) fn add(&mut self, engine: Engine, times: Times) {
+        self.0.push((engine, times));
+    }
+
+    fn of(&self, engine: Engine, time: impl Fn(&Times) -> Option<f64>) -> Vec<f64> {
+        self.0.iter().filter(|(e, _)| *e == engine).filter_map(|(_, times)| time(times)).collect()
+    }
+
+    pub(crate) fn lines(&self, row: &Row, criu: bool) -> Vec<Line> {
+        let line = |what, goal, time: &dyn Fn(&Times) -> Option<f64>| Line {
+            row: row.name.to_owned(),
+            title: row.title.to_owned(),
+            what,
+            goal,
+            ours: self.of(Engine::Stasis, time),
+            theirs: if criu { self.of(Engine::Criu, time) } else { Vec::new() },
+        };
+        let mut lines = vec![
+            line("frozen", Some(row.frozen_goal), &|times| Some(times.frozen)),
+            line("dump", None, &|times| Some(times.dump)),
+        ];
+        let restore = line("restore", row.restore_goal, &|times| times.restore);
+        lines.extend((!restore.ours.is_empty()).then_some(restore));
+        lines
+    }
+}
+
+impl Line {
+    /// What a dump by the services adds to one by the command; in its table the latter stands where
+    /// CRIU does elsewhere.
+    pub(crate) fn gateway(direct: &[f64], served: &[f64]) -> Self {
+        Self {
+            row: "gateway".to_owned(),
+            title: "small through the gateway, beside the command".to_owned(),
+            what: "frozen",
+            goal: median(direct).map(|direct| direct + 0.5),
+            ours: served.to_vec(),
+            theirs: direct.to_vec(),
+        }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        median(&self.ours).zip(median(&self.theirs)).map(|(ours, theirs)| theirs / ours)
+    }
+
+    /// Whether the goal is met, if that can be told.
+    fn met(&self) -> Option<bool> {
+        let ours = median(&self.ours)?;
+        self.goal.or_else(|| median(&self.theirs)).map(|goal| ours <= goal)
+    }
+
+    fn print(&self) {
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        let goal = self.goal.map_or_else(|| "CRIU's".to_owned(), |goal| format!("{goal:.1}"));
+        println!(
+            "{:<46} {:<8} {:>9} {:>9} {:>8} {:>8} {}",
+            self.title,
+            self.what,
+            number(median(&self.ours), 2),
+            number(median(&self.theirs), 2),
+            number(self.ratio(), 1),
+            goal,
+            match self.met() {
+                Some(true) => "",
+                Some(false) => "missed",
+                None => "?",
+            },
+        );
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "row": self.row, "title": self.title, "what": self.what, "goal_ms": self.goal,
+            "stasis_ms": median(&self.ours), "criu_ms": median(&self.theirs),
+            "criu_over_stasis": self.ratio(), "met": self.met(),
+            "stasis_runs_ms": self.ours, "criu_runs_ms": self.theirs,
+        })
+    }
+}
+
+/// A point of the plot: frozen time at a size, in milliseconds.
+pub(crate) struct Point {
+    pub(crate) shape: Shape,
+    pub(crate) size: usize,
+    pub(crate) engine: Engine,
+    pub(crate) frozen: f64,
+    runs: Vec<f64>,
+}
+
+impl Point {
+    /// Nothing when no run succeeded.
+    pub(crate) fn of(shape: Shape, size: usize, engine: Engine, runs: Vec<f64>) -> Option<Self> {
+        Some(Self { shape, size, engine, frozen: median(&runs)?, runs })
+    }
+
+    fn json(&self) -> Value {
+        let (axis, factor) = self.shape.axis();
+        json!({
+            "shape": format!("{:?}", self.shape).to_lowercase(),
+            "count": self.size as f64 * factor, "of": axis,
+            "engine": if self.engine == Engine::Criu { "criu" } else { "stasis" },
+            "frozen_ms": self.frozen, "runs_ms": self.runs,
+        })
+    }
+}
+
+/// All of it.
+pub(crate) struct Report {
+    runs: u16,
+    /// Gaps of a pulse that nothing was done to.
+    pub(crate) idle: Vec<f64>,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) points: Vec<Point>,
+    /// What went wrong; the numbers are those of the runs that did not.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn new(runs: u16) -> Self {
+        Self { runs, idle: Vec::new(), lines: Vec::new(), points: Vec::new(), failures: Vec::new() }
+    }
+
+    /// Notes, and says at once, that a run failed.
+    pub(crate) fn failed(&mut self, what: String) {
+        println!("FAILED: {what}");
+        self.failures.push(what);
+    }
+
+    pub(crate) fn print(&self) {
+        println!(
+            "\n{:<46} {:<8} {:>9} {:>9} {:>8} {:>8}",
+            "milliseconds", "", "stasis", "CRIU", "ratio", "goal"
+        );
+        for line in &self.lines {
+            line.print();
+        }
+        println!(
+            "\nfrozen: as the target saw it; dump: wall time, the target running on; restore: wall \
+             time.\nratio: CRIU's time over ours. Medians of {} runs each, in turns.",
+            self.runs
+        );
+        if let Some(idle) = median(&self.idle) {
+            println!(
+                "A pulse that nothing is done to sees a gap of {idle:.2} ms here: that is noise."
+            );
+        }
+        if !self.failures.is_empty() {
+            println!("{} runs failed: see above", self.failures.len());
+        }
+    }
+
+    /// Writes all as JSON.
+    ///
+    /// # Errors
+    /// That the file cannot be written.
+    pub(crate) fn write(&self, file: &Path) -> Result<(), String> {
+        let value = json!({
+            "runs": self.runs,
+            "idle_gap_ms": median(&self.idle),
+            "rows": self.lines.iter().map(Line::json).collect::<Vec<_>>(),
+            "plot": self.points.iter().map(Point::json).collect::<Vec<_>>(),
+            "failures": self.failures,
+        });
+        let text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
+        std::fs::write(file, text + "\n")
+            .map_err(|error| format!("write {}: {error}", file.display()))?;
+        println!("written: {}", file.display());
+        Ok(())
+    }
+}
