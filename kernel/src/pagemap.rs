@@ -223,17 +223,23 @@ impl PageMap {
             let seen =
                 unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
             let Ok(seen) = usize::try_from(seen) else { return Err(io::Error::last_os_error()) };
+            let mut seen_to = arguments.start;
             for run in &self.runs[..seen.min(RUNS)] {
                 push(found, run.start, run.end);
                 left = left.saturating_sub(run.pages());
+                seen_to = run.end;
             }
-            if arguments.walk_end <= arguments.start {
-                break;
-            }
-            arguments.start = arguments.walk_end;
             if what.max_pages > 0 && left == 0 {
+                arguments.start = arguments.walk_end.max(seen_to);
                 break;
             }
+            // The kernel reports in batches of 512, and leaves `walk_end` where the last full one
+            // ended when it comes to the end of the span behind it (6.7 to 6.18 at least).
+            let next = if seen < RUNS { span.end } else { arguments.walk_end.max(seen_to) };
+            if next <= arguments.start {
+                break;
+            }
+            arguments.start = next;
         }
         Ok(arguments.start)
     }
@@ -293,6 +299,40 @@ mod tests {
         let runs = [run(0, 1), run(3, 7), run(8, 10), run(15, 40)];
         assert_eq!(clip(&runs, &spans), [run(3, 4), run(6, 7), run(8, 9), run(20, 30)]);
         assert_eq!(clip(&runs, &[]), []);
+    }
+
+    /// More runs than the kernel or this reader take at once, in numbers around the limits of both.
+    #[test]
+    fn many_runs_are_seen_once_each() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        for count in [511, 512, 513, 4095, 4096, 4097, 5000, 8192] {
+            let bytes = NonZeroUsize::new(2 * count * PAGE_SIZE as usize).unwrap();
+            let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: a new anonymous mapping; nothing else uses it.
+            let region = unsafe { mmap_anonymous(None, bytes, rights, MapFlags::MAP_PRIVATE) };
+            let region = region.unwrap();
+            let start = region.as_ptr() as u64;
+            // SAFETY: the range is ours.
+            unsafe { libc::madvise(region.as_ptr(), bytes.get(), libc::MADV_NOHUGEPAGE) };
+            let expected: Vec<_> = (0..count as u64)
+                .map(|index| start + 2 * index * PAGE_SIZE)
+                .map(|page| PageRun::new(page, page + PAGE_SIZE))
+                .collect();
+            for run in &expected {
+                // SAFETY: inside the mapping.
+                unsafe { (run.start as *mut u8).write_volatile(1) };
+            }
+            let mut map = PageMap::open(std::process::id() as i32).unwrap();
+            let span = PageRun::new(start, start + bytes.get() as u64);
+            let found = map.private_pages(&[span]).unwrap();
+            assert_eq!(found, expected, "{count} runs");
+            let mut found = Vec::new();
+            map.anonymous_pages(span, &mut found).unwrap();
+            let ends = |runs: &[PageRun]| runs.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>();
+            assert_eq!(ends(&found), ends(&expected), "{count} runs");
+            // SAFETY: the mapping is ours and not used any more.
+            unsafe { munmap(region, bytes.get()) }.unwrap();
+        }
     }
 
     #[test]
