@@ -142,24 +142,41 @@ impl ImageDir {
         }
     }
 
-    /// The files of the checkpoint, by name.
+    /// Device and inode of the directory.
+    pub(crate) fn identity(&self) -> Result<(u64, u64), Error> {
+        let stat = nix::sys::stat::fstat(&self.fd)
+            .map_err(|errno| Error::path("stat", &self.path)(errno.into()))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// The files of the checkpoint, by name; those with pages that were copied early too.
     pub fn files(&self) -> Result<Vec<ImageFile>, Error> {
-        let listing = |errno: Errno| Error::path("list", &self.path)(errno.into());
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut dir = Dir::openat(&self.fd, ".", flags, Mode::empty()).map_err(listing)?;
         let mut files = Vec::new();
+        self.list(".", "", &mut files)?;
+        match self.list(names::PRE_COPY, "pre-copy/", &mut files) {
+            Err(Error::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            listed => listed?,
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(files)
+    }
+
+    fn list(&self, at: &str, prefix: &str, files: &mut Vec<ImageFile>) -> Result<(), Error> {
+        let listing = |errno: Errno| Error::path("list", self.path.join(at))(errno.into());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut dir = Dir::openat(&self.fd, at, flags, Mode::empty()).map_err(listing)?;
         for entry in dir.iter() {
             let entry = entry.map_err(listing)?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if !names::is_image(name) && !names::is_service(name) {
                 continue;
             }
-            if let Some((_, size)) = self.open_file(name)? {
-                files.push(ImageFile { name: name.to_owned(), size });
+            let name = format!("{prefix}{name}");
+            if let Some((_, size)) = self.open_file(&name)? {
+                files.push(ImageFile { name, size });
             }
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(files)
+        Ok(())
     }
 
     /// Opens a file of the directory. Only a regular file will do: no link that leads elsewhere, no fifo to hang on.

@@ -12,6 +12,7 @@
 pub mod checkpoint;
 mod dir;
 mod error;
+mod lineage;
 pub mod magic;
 pub mod messages;
 pub mod names;
@@ -23,8 +24,9 @@ mod writer;
 pub use checkpoint::Checkpoint;
 pub use dir::{ImageDir, ImageFile};
 pub use error::Error;
+pub use lineage::Lineage;
 pub use names::Image;
 pub use pagemap::{PAGE_SIZE, PageMap, PageRun};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
-pub use writer::{Committed, ImageSink, ImageWriter, WriteOptions, encode};
+pub use writer::{Committed, Folder, ImageSink, ImageWriter, WriteOptions, encode};

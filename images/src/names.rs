@@ -218,6 +218,10 @@ pub fn stats_restore() -> Image<StatsEntry> {
 /// Name of the link to the checkpoint that holds the pages marked as being in the parent.
 pub const PARENT_LINK: &str = "parent";
 
+/// Name of the directory inside a checkpoint to which [`PARENT_LINK`] leads when pages were copied while the
+/// processes still ran: a parent checkpoint of its own, with page maps and pages.
+pub const PRE_COPY: &str = "pre-copy";
+
 /// Images of which a checkpoint has one.
 const SINGLE: &[&str] = &[
     "apparmor",

@@ -12,6 +12,7 @@
 //! A writer that is dropped removes what it made. One that is killed cannot; it held a lock (`flock`) on its
 //! temporary directory, and the next writer for the same target removes those that nobody holds.
 
+mod folder;
 mod sink;
 mod staging;
 
@@ -26,6 +27,7 @@ use prost::Message;
 use crate::error::Error;
 use crate::names::{self, Image};
 
+pub use folder::Folder;
 pub use sink::{ImageSink, encode};
 use staging::Staging;
 
@@ -61,6 +63,8 @@ pub struct ImageWriter {
     staging: Staging,
     names: Mutex<BTreeSet<String>>,
     next_pages: AtomicU32,
+    /// The same for pages that were copied while the processes ran.
+    next_early_pages: AtomicU32,
     unfinished: AtomicU32,
 }
 
@@ -71,15 +75,26 @@ impl ImageWriter {
             staging: Staging::create(directory, options)?,
             names: Mutex::default(),
             next_pages: AtomicU32::new(1),
+            next_early_pages: AtomicU32::new(1),
             unfinished: AtomicU32::new(0),
         })
     }
 
+    /// The checkpoint itself, as a place for page maps and pages.
+    pub fn here(&self) -> Folder<'_> {
+        Folder::new(self, None)
+    }
+
+    /// The directory inside it for pages that are copied while the processes still run ([`names::PRE_COPY`]).
+    /// [`ImageWriter::link_parent`] has to lead there.
+    pub fn pre_copy(&self) -> Result<Folder<'_>, Error> {
+        self.staging.create_directory(names::PRE_COPY)?;
+        Ok(Folder::new(self, Some(names::PRE_COPY)))
+    }
+
     /// Writes an image of one message.
     pub fn write_one<M: Message>(&self, image: &Image<M>, entry: &M) -> Result<(), Error> {
-        let mut sink = self.image(image)?;
-        sink.put(entry)?;
-        sink.finish()
+        self.here().write_one(image, entry)
     }
 
     /// Writes an image of many messages; with none there is no file.
@@ -101,34 +116,38 @@ impl ImageWriter {
 
     /// Begins an image, to be written message by message. It must be [finished](ImageSink::finish).
     pub fn image<M: Message>(&self, image: &Image<M>) -> Result<ImageSink<'_, M>, Error> {
-        let file = self.raw(image.name())?;
-        ImageSink::begin(&self.unfinished, image, file)
+        self.here().image(image)
     }
 
     /// Begins a pages file under the next free number (they count from 1). The file may be written at any offset,
     /// by several threads at once; when the writer commits, its length must be what the page map says.
     pub fn pages(&self) -> Result<(u32, File), Error> {
-        let id = self.next_pages.fetch_add(1, Ordering::Relaxed);
-        Ok((id, self.raw(&names::pages(id))?))
+        self.here().pages()
     }
 
     /// Begins a file that has no messages.
     pub fn raw(&self, name: &str) -> Result<File, Error> {
-        let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        if !new {
-            return Err(Error::Misuse { name: name.into(), what: "it was written already" });
-        }
+        self.claim(name)?;
         self.staging.create_file(name)
     }
 
     /// Links the checkpoint that holds the pages marked as being in the parent. A relative path counts from the
     /// finished directory.
     pub fn link_parent(&self, parent: &Path) -> Result<(), Error> {
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(names::PARENT_LINK.to_owned());
-        self.staging.link(names::PARENT_LINK, parent)
+        self.here().link_parent(parent)
+    }
+
+    /// Where the finished checkpoint will be, by its real path.
+    pub fn target(&self) -> &Path {
+        self.staging.target()
+    }
+
+    fn claim(&self, name: &str) -> Result<(), Error> {
+        let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        match new {
+            true => Ok(()),
+            false => Err(Error::Misuse { name: name.into(), what: "it was written already" }),
+        }
     }
 
     /// Makes the checkpoint appear.

@@ -91,13 +91,13 @@ impl World {
         // Whatever is referred to is there, and nothing is there twice.
         let checkpoint = Checkpoint::load(dir.try_clone()?)?;
         let nameless = Nameless::of(&checkpoint);
-        let mut store = Store::default();
+        let mut store = Store::of(dir)?;
         let mut processes = Vec::new();
         for process in checkpoint.processes {
-            processes.push(task::load(dir, process, &nameless, &mut store)?);
+            processes.push(task::load(process, &nameless, &mut store)?);
         }
         check_sharing(dir, &processes)?;
-        let segments = memory::segments(dir, &processes, checkpoint.shared_memory, &mut store)?;
+        let segments = memory::segments(&processes, checkpoint.shared_memory, &mut store)?;
         let tables =
             processes.iter().filter_map(|process| Some(process.body.as_ref()?.ids.files_id));
         let files = checkpoint.files.entries.into_values().collect();

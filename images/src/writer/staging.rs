@@ -100,6 +100,16 @@ impl Staging {
             .map_err(Error::io("create", name))
     }
 
+    /// Makes a directory inside, if it is not there yet.
+    pub(super) fn create_directory(&self, name: &str) -> Result<(), Error> {
+        match fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::path("create directory", self.path.join(name))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn link(&self, name: &str, to: &Path) -> Result<(), Error> {
         std::os::unix::fs::symlink(to, self.path.join(name)).map_err(Error::io("link", name))
     }
@@ -118,7 +128,7 @@ impl Staging {
     /// Counts the files and, if asked, has them on the disk.
     fn settle(&self, names: &BTreeSet<String>) -> Result<Committed, Error> {
         let mut files = Vec::new();
-        for name in names.iter().map(String::as_str).filter(|name| *name != names::PARENT_LINK) {
+        for name in names.iter().map(String::as_str).filter(|name| !is_parent_link(name)) {
             let file = File::open(self.path.join(name)).map_err(Error::io("open", name))?;
             files.push((name, file));
         }
@@ -128,6 +138,9 @@ impl Staging {
         }
         if self.options.sync {
             sync_files(&files)?;
+            if has_pre_copy(names) {
+                sync_directory(&self.path.join(names::PRE_COPY))?;
+            }
             self.lock.sync_all().map_err(Error::path("sync", &self.path))?;
         }
         Ok(committed)
@@ -158,8 +171,10 @@ impl Staging {
         let inventory = names::inventory();
         remove_if_there(&self.target.join(inventory.name()))?;
         remove_old_images(&self.target, names)?;
-        let others = names.iter().filter(|name| *name != inventory.name());
-        for name in others.map(String::as_str).chain([inventory.name()]) {
+        let pre_copy = has_pre_copy(names).then_some(names::PRE_COPY);
+        let others = names.iter().filter(|name| *name != inventory.name() && !name.contains('/'));
+        let others = others.map(String::as_str).chain(pre_copy);
+        for name in others.chain([inventory.name()]) {
             if self.options.sync && name == inventory.name() {
                 sync_directory(&self.target)?;
             }
@@ -178,11 +193,16 @@ impl Staging {
     fn take_back(&self, names: &BTreeSet<String>) {
         for name in names {
             // What was not moved is still in the temporary directory, and goes with it.
-            if !self.path.join(name).exists()
-                && let Err(error) = remove_if_there(&self.target.join(name))
-            {
+            let moved = fs::symlink_metadata(self.path.join(name)).is_err();
+            if moved && let Err(error) = remove_if_there(&self.target.join(name)) {
                 tracing::warn!(%error, "a file of the failed checkpoint stays");
             }
+        }
+        if has_pre_copy(names)
+            && !self.path.join(names::PRE_COPY).exists()
+            && let Err(error) = remove_tree(&self.target.join(names::PRE_COPY))
+        {
+            tracing::warn!(%error, "a directory of the failed checkpoint stays");
         }
     }
 }
@@ -213,6 +233,16 @@ fn resolve(directory: &Path) -> Result<PathBuf, Error> {
         _ => Path::new("."),
     };
     Ok(parent.canonicalize().map_err(opening)?.join(name))
+}
+
+fn is_parent_link(name: &str) -> bool {
+    name == names::PARENT_LINK
+        || name.rsplit_once('/').is_some_and(|(_, name)| name == names::PARENT_LINK)
+}
+
+/// Whether any of these files is in the directory for pages that were copied early.
+fn has_pre_copy(names: &BTreeSet<String>) -> bool {
+    names.iter().any(|name| name.split_once('/').is_some_and(|(first, _)| first == names::PRE_COPY))
 }
 
 fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
@@ -276,6 +306,11 @@ fn remove_old_images(target: &Path, new: &BTreeSet<String>) -> Result<(), Error>
         let entry = entry.map_err(Error::path("list", target))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
+        if name == names::PRE_COPY && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let path = entry.path();
+            remove_tree(&path).map_err(Error::path("remove", path))?;
+            continue;
+        }
         let replaced = new.contains(name);
         if replaced || names::is_image(name) {
             remove_if_there(&entry.path())?;

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use images::messages::{MmEntry, VmaEntry, vma_status};
-use images::{ImageDir, PAGE_SIZE, PageMap, names};
+use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
 
 use super::Process;
 use crate::error::Error;
 
 /// First address that a 64-bit task cannot have (with four levels of page tables).
 pub(crate) const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
-/// Longest chain of parent checkpoints.
-const MAX_PARENTS: usize = 1000;
 const MAP_HUGETLB: u32 = 0x4_0000;
 
 /// Pages that are put back together.
@@ -43,20 +41,25 @@ pub(crate) struct SharedSegment {
     pub(crate) runs: Vec<Run>,
 }
 
-/// The pages files in use, each opened once.
-#[derive(Debug, Default)]
+/// The checkpoint with its parents, and the pages files in use, each opened once.
+#[derive(Debug)]
 pub(crate) struct Store {
+    lineage: Lineage,
     files: Vec<File>,
     /// By how many parents up the checkpoint is, and the number of the file.
     known: BTreeMap<(usize, u32), usize>,
 }
 
 impl Store {
-    fn index(&mut self, dir: &ImageDir, level: usize, pages_id: u32) -> Result<usize, Error> {
+    pub(super) fn of(dir: &ImageDir) -> Result<Self, Error> {
+        Ok(Self { lineage: Lineage::of(dir)?, files: Vec::new(), known: BTreeMap::new() })
+    }
+
+    fn index(&mut self, level: usize, pages_id: u32) -> Result<usize, Error> {
         if let Some(&index) = self.known.get(&(level, pages_id)) {
             return Ok(index);
         }
-        let (file, _) = dir.pages(pages_id)?;
+        let (file, _) = self.lineage.level(level)?.pages(pages_id)?;
         self.files.push(file);
         self.known.insert((level, pages_id), self.files.len() - 1);
         Ok(self.files.len() - 1)
@@ -91,71 +94,48 @@ impl Owner {
 }
 
 /// Reads a page map; pages that are in a parent checkpoint are looked up there.
-fn runs(dir: &ImageDir, owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Error> {
-    let mut found = Vec::new();
+fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Error> {
+    let mut found = Vec::with_capacity(map.runs.len());
     let mut in_parent = Vec::new();
-    take(dir, 0, map, store, &mut found, |run| in_parent.push((run.start, run.end())))?;
-    let mut parent = None::<ImageDir>;
+    for run in &map.runs {
+        if run.in_parent() {
+            in_parent.push((run.start, run.end()));
+            continue;
+        }
+        let place = match run.offset {
+            None => None,
+            Some(offset) => Some((store.index(0, map.pages_id)?, offset)),
+        };
+        found.push(Run { start: run.start, pages: run.pages, place });
+    }
     for level in 1.. {
         if in_parent.is_empty() {
             break;
         }
-        let above = match &parent {
-            None => dir.parent()?,
-            Some(dir) => dir.parent()?,
-        };
-        let above = above.filter(|_| level <= MAX_PARENTS).ok_or_else(|| {
-            Error::image(owner.name(), "pages are in a parent checkpoint that is not there")
-        })?;
+        let above = owner.map(store.lineage.level(level)?)?.unwrap_or_default();
         in_parent = from_parent(&above, level, owner, &in_parent, store, &mut found)?;
-        parent = Some(above);
     }
     found.sort_by_key(|run| run.start);
     Ok(found)
 }
 
-/// Takes the runs of a map that are in its own checkpoint and hands on those that are not.
-fn take(
-    dir: &ImageDir,
-    level: usize,
-    map: &PageMap,
-    store: &mut Store,
-    found: &mut Vec<Run>,
-    mut absent: impl FnMut(&images::PageRun),
-) -> Result<(), Error> {
-    for run in &map.runs {
-        if run.in_parent() {
-            absent(run);
-            continue;
-        }
-        let place = match run.offset {
-            None => None,
-            Some(offset) => Some((store.index(dir, level, map.pages_id)?, offset)),
-        };
-        found.push(Run { start: run.start, pages: run.pages, place });
-    }
-    Ok(())
-}
-
 /// Finds `wanted` ranges in a parent checkpoint; returns what is in the next one up.
 fn from_parent(
-    dir: &ImageDir,
+    map: &PageMap,
     level: usize,
     owner: Owner,
     wanted: &[(u64, u64)],
     store: &mut Store,
     found: &mut Vec<Run>,
 ) -> Result<Vec<(u64, u64)>, Error> {
-    let map = owner.map(dir)?.unwrap_or_default();
     let mut further = Vec::new();
     for &(start, end) in wanted {
         let mut at = start;
         while at < end {
             let Some(run) = map.find(at) else {
-                return Err(Error::image(
-                    owner.name(),
-                    format!("the page at {at:#x} is in no parent checkpoint"),
-                ));
+                let path = store.lineage.level(level)?.path().display();
+                let what = format!("the page at {at:#x} should be in {path}, and is not");
+                return Err(Error::image(owner.name(), what));
             };
             let until = end.min(run.end());
             if run.in_parent() {
@@ -164,7 +144,7 @@ fn from_parent(
                 let place = match run.offset {
                     None => None,
                     Some(offset) => {
-                        Some((store.index(dir, level, map.pages_id)?, offset + (at - run.start)))
+                        Some((store.index(level, map.pages_id)?, offset + (at - run.start)))
                     }
                 };
                 found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, place });
@@ -242,14 +222,13 @@ fn check_kind(vma: &VmaEntry) -> Result<(), (&'static str, &'static str)> {
 
 /// What the private memory of a process holds; beside it, what its vDSO held.
 pub(super) fn private_runs(
-    dir: &ImageDir,
     pid: u32,
     mm: &MmEntry,
     pages: &PageMap,
     store: &mut Store,
 ) -> Result<(Vec<Run>, Vec<Run>), Error> {
     use vma_status::{ANON_PRIVATE, FILE_PRIVATE};
-    let all = runs(dir, Owner::Process(pid), pages, store)?;
+    let all = runs(Owner::Process(pid), pages, store)?;
     let mut kept = Vec::with_capacity(all.len());
     let mut vdso = Vec::new();
     let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
@@ -288,7 +267,6 @@ pub(super) fn private_runs(
 /// The segments of shared anonymous memory that the processes map, as large as the farthest
 /// mapping or page of each.
 pub(super) fn segments(
-    dir: &ImageDir,
     processes: &[Process],
     mut maps: BTreeMap<u64, PageMap>,
     store: &mut Store,
@@ -304,7 +282,7 @@ pub(super) fn segments(
     let mut segments = Vec::new();
     for (shmid, bytes) in sizes {
         let map = maps.remove(&shmid).unwrap_or_default();
-        let runs = runs(dir, Owner::Segment(shmid), &map, store)?;
+        let runs = runs(Owner::Segment(shmid), &map, store)?;
         let bytes = runs.iter().map(Run::end).fold(bytes, u64::max);
         if bytes > END_OF_SPACE {
             return Err(Error::image(Owner::Segment(shmid).name(), "pages beyond all memory"));
@@ -312,4 +290,86 @@ pub(super) fn segments(
         segments.push(SharedSegment { shmid, bytes, runs });
     }
     Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
+    use images::{ImageWriter, WriteOptions};
+
+    use super::*;
+
+    const STORED: u32 = page_flags::PRESENT;
+    const PARENT: u32 = page_flags::PARENT;
+
+    /// A checkpoint with a page map of process 7, runs given by page numbers.
+    fn write(place: &Path, name: &str, parent: Option<&str>, runs: &[(u64, u64, u32)]) {
+        let writer = ImageWriter::create(&place.join(name), WriteOptions::default()).unwrap();
+        let (pages_id, pages) = writer.pages().unwrap();
+        let mut map = writer.image(&names::pagemap(7)).unwrap();
+        map.put(&PagemapHead { pages_id }).unwrap();
+        let mut stored = 0;
+        for &(page, count, flags) in runs {
+            map.put_as(&PagemapEntry::run(page * PAGE_SIZE, count, flags)).unwrap();
+            stored += if flags == STORED { count } else { 0 };
+        }
+        map.finish().unwrap();
+        pages.set_len(stored * PAGE_SIZE).unwrap();
+        if let Some(parent) = parent {
+            writer.link_parent(Path::new(parent)).unwrap();
+        }
+        let inventory = InventoryEntry { img_version: 2, ..InventoryEntry::default() };
+        writer.write_one(&names::inventory(), &inventory).unwrap();
+        writer.commit().unwrap();
+    }
+
+    /// Page, number of pages, file and page in it.
+    type Resolved = (u64, u64, Option<(usize, u64)>);
+
+    fn resolve(place: &Path, name: &str) -> Result<Vec<Resolved>, Error> {
+        let dir = ImageDir::open(&place.join(name)).unwrap();
+        let mut store = Store::of(&dir).unwrap();
+        let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
+        let runs = runs(Owner::Process(7), &map, &mut store)?;
+        let pages = |bytes: u64| bytes / PAGE_SIZE;
+        Ok(runs
+            .iter()
+            .map(|run| {
+                let place = run.place.map(|(file, offset)| (file, pages(offset)));
+                (pages(run.start), run.pages, place)
+            })
+            .collect())
+    }
+
+    #[test]
+    fn pages_are_found_through_several_parents() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path();
+        write(place, "a", None, &[(10, 4, STORED), (14, 1, 0), (20, 10, STORED)]);
+        write(place, "b", Some("../a"), &[(10, 4, PARENT), (14, 2, STORED), (20, 10, PARENT)]);
+        write(place, "c", Some("../b"), &[(11, 4, PARENT), (22, 1, STORED), (23, 2, PARENT)]);
+        assert_eq!(
+            resolve(place, "c").unwrap(),
+            [
+                (11, 3, Some((2, 1))),
+                (14, 1, Some((1, 0))),
+                (22, 1, Some((0, 0))),
+                (23, 2, Some((2, 7))),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_page_that_no_parent_has_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path();
+        write(place, "a", None, &[(10, 4, STORED)]);
+        write(place, "b", Some("../a"), &[(12, 3, PARENT)]);
+        let error = resolve(place, "b").unwrap_err().to_string();
+        assert!(error.contains("0xe000") && error.contains("b/parent"), "{error}");
+        write(place, "c", Some("../gone"), &[(12, 3, PARENT)]);
+        assert!(resolve(place, "c").is_err());
+    }
 }

@@ -19,7 +19,6 @@ const SCHED_DEADLINE: u32 = 6;
 
 /// Takes up one process.
 pub(super) fn load(
-    dir: &ImageDir,
     process: checkpoint::Process,
     nameless: &Nameless,
     store: &mut Store,
@@ -43,7 +42,7 @@ pub(super) fn load(
         None => None,
         Some(body) => {
             check_process(&object, &core)?;
-            Some(load_body(dir, pid, process.threads, body, nameless, store)?)
+            Some(load_body(pid, process.threads, body, nameless, store)?)
         }
     };
     Ok(Process {
@@ -58,7 +57,6 @@ pub(super) fn load(
 }
 
 fn load_body(
-    dir: &ImageDir,
     pid: u32,
     threads: Vec<checkpoint::Thread>,
     body: checkpoint::Body,
@@ -73,7 +71,7 @@ fn load_body(
     let mut mm = body.mm;
     nameless.correct(pid, &mut mm)?;
     memory::check_mm(pid, &mm)?;
-    let (runs, vdso) = memory::private_runs(dir, pid, &mm, &body.pages, store)?;
+    let (runs, vdso) = memory::private_runs(pid, &mm, &body.pages, store)?;
     Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })
 }
 

@@ -1,0 +1,63 @@
+//! A checkpoint's directory, or the one inside it for pages that were copied early: what both hold
+//! in the same form.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use prost::Message;
+
+use super::{ImageSink, ImageWriter};
+use crate::error::Error;
+use crate::names::{self, Image};
+
+/// A directory of a checkpoint that is being written.
+#[derive(Clone, Copy, Debug)]
+pub struct Folder<'w> {
+    writer: &'w ImageWriter,
+    /// The directory inside; `None` for the checkpoint itself.
+    inside: Option<&'static str>,
+}
+
+impl<'w> Folder<'w> {
+    pub(super) fn new(writer: &'w ImageWriter, inside: Option<&'static str>) -> Self {
+        Self { writer, inside }
+    }
+
+    fn path(&self, name: &str) -> String {
+        match self.inside {
+            None => name.to_owned(),
+            Some(directory) => format!("{directory}/{name}"),
+        }
+    }
+
+    /// Begins an image, to be written message by message. It must be [finished](ImageSink::finish).
+    pub fn image<M: Message>(&self, image: &Image<M>) -> Result<ImageSink<'w, M>, Error> {
+        let file = self.writer.raw(&self.path(image.name()))?;
+        ImageSink::begin(&self.writer.unfinished, image, file)
+    }
+
+    /// Writes an image of one message.
+    pub fn write_one<M: Message>(&self, image: &Image<M>, entry: &M) -> Result<(), Error> {
+        let mut sink = self.image(image)?;
+        sink.put(entry)?;
+        sink.finish()
+    }
+
+    /// Begins a pages file under the next free number of this directory.
+    pub fn pages(&self) -> Result<(u32, File), Error> {
+        let next = match self.inside {
+            None => &self.writer.next_pages,
+            Some(_) => &self.writer.next_early_pages,
+        };
+        let id = next.fetch_add(1, Ordering::Relaxed);
+        Ok((id, self.writer.raw(&self.path(&names::pages(id)))?))
+    }
+
+    /// Links the parent of this directory. A relative path counts from the directory, once it is finished.
+    pub fn link_parent(&self, parent: &Path) -> Result<(), Error> {
+        let name = self.path(names::PARENT_LINK);
+        self.writer.claim(&name)?;
+        self.writer.staging.link(&name, parent)
+    }
+}

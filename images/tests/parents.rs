@@ -1,0 +1,130 @@
+//! Checkpoints that leave pages to others.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::fs;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+
+use stasis_images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
+use stasis_images::{
+    Error, Folder, ImageDir, ImageWriter, Lineage, PAGE_SIZE, WriteOptions, names,
+};
+
+fn inventory() -> InventoryEntry {
+    InventoryEntry { img_version: 2, ..InventoryEntry::default() }
+}
+
+/// A pages file of one page, its page map with another page in the parent, and an inventory.
+fn fill(folder: Folder<'_>, byte: u8, parent: Option<&str>) -> Result<(), Error> {
+    let (pages_id, pages) = folder.pages()?;
+    pages.write_all_at(&[byte; PAGE_SIZE as usize], 0).unwrap();
+    let mut map = folder.image(&names::pagemap(7))?;
+    map.put(&PagemapHead { pages_id })?;
+    map.put_as(&PagemapEntry::run(0x1000, 1, page_flags::PRESENT))?;
+    if let Some(parent) = parent {
+        map.put_as(&PagemapEntry::run(0x2000, 1, page_flags::PARENT))?;
+        folder.link_parent(Path::new(parent))?;
+    }
+    map.finish()?;
+    folder.write_one(&names::inventory(), &inventory())
+}
+
+fn write(target: &Path, options: WriteOptions, bytes: [u8; 2]) -> Result<(), Error> {
+    let writer = ImageWriter::create(target, options)?;
+    fill(writer.pre_copy()?, bytes[0], None)?;
+    fill(writer.here(), bytes[1], Some(names::PRE_COPY))?;
+    let committed = writer.commit()?;
+    assert_eq!(committed.files, 6);
+    Ok(())
+}
+
+fn first_byte(dir: &ImageDir) -> u8 {
+    let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
+    let (file, _) = dir.pages(map.pages_id).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 0).unwrap();
+    byte[0]
+}
+
+#[test]
+fn pages_that_were_copied_early_come_along() {
+    let place = tempfile::tempdir().unwrap();
+    for in_place in [false, true] {
+        let target = place.path().join(format!("checkpoint-{in_place}"));
+        if in_place {
+            fs::create_dir(&target).unwrap();
+            fs::write(target.join("dump.log"), "x").unwrap();
+        }
+        let options = WriteOptions { in_place, ..WriteOptions::default() };
+        write(&target, options, [1, 2]).unwrap();
+        // And a second time, over the first.
+        write(&target, WriteOptions { overwrite: true, ..options }, [3, 4]).unwrap();
+        let dir = ImageDir::open(&target).unwrap();
+        assert_eq!(first_byte(&dir), 4);
+        assert_eq!(first_byte(&dir.parent().unwrap().unwrap()), 3);
+        let files: Vec<_> = dir.files().unwrap().into_iter().map(|file| file.name).collect();
+        assert!(files.contains(&"pre-copy/pages-1.img".to_owned()), "{files:?}");
+        assert_eq!(files.len(), 6);
+    }
+}
+
+#[test]
+fn a_failed_commit_takes_early_pages_back() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("dump.log"), "x").unwrap();
+    let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
+    fill(writer.pre_copy().unwrap(), 1, None).unwrap();
+    fill(writer.here(), 2, Some(names::PRE_COPY)).unwrap();
+    // A directory of that name cannot be replaced by a file.
+    fs::create_dir(target.join("pages-1.img")).unwrap();
+    writer.commit().unwrap_err();
+    let mut left: Vec<_> =
+        fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["dump.log", "pages-1.img"]);
+}
+
+/// A directory with an inventory and a parent.
+fn link(place: &Path, name: &str, parent: Option<&str>) {
+    let writer = ImageWriter::create(&place.join(name), WriteOptions::default()).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    if let Some(parent) = parent {
+        writer.link_parent(Path::new(parent)).unwrap();
+    }
+    writer.commit().unwrap();
+}
+
+#[test]
+fn a_lineage_ends_where_the_links_end() {
+    let place = tempfile::tempdir().unwrap();
+    link(place.path(), "a", None);
+    link(place.path(), "b", Some("../a"));
+    link(place.path(), "c", Some("../b"));
+    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("c")).unwrap()).unwrap();
+    assert!(lineage.level(2).unwrap().path().ends_with("c/parent/parent"));
+    assert!(lineage.level(3).unwrap_err().to_string().contains("no link leads"));
+    assert!(lineage.level(1).is_ok());
+}
+
+#[test]
+fn a_lineage_does_not_run_in_circles() {
+    let place = tempfile::tempdir().unwrap();
+    link(place.path(), "a", Some("../c"));
+    link(place.path(), "b", Some("../a"));
+    link(place.path(), "c", Some("../b"));
+    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("c")).unwrap()).unwrap();
+    assert!(lineage.level(1000).unwrap_err().to_string().contains("its own parent"));
+}
+
+#[test]
+fn a_parent_that_is_gone_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    link(place.path(), "a", None);
+    symlink("../gone", place.path().join("a/parent")).unwrap();
+    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("a")).unwrap()).unwrap();
+    let error = lineage.level(1).unwrap_err().to_string();
+    assert!(error.contains("no link leads") && error.contains("/a)"), "{error}");
+}
