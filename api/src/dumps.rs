@@ -29,6 +29,12 @@ pub struct DumpRequest {
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,
+    /// How long the tree may stand still, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_freeze_ms: Option<u64>,
+    /// How long the whole dump may take, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// Where the frozen time went, in microseconds.

@@ -51,6 +51,19 @@ pub(crate) struct DumpOptions {
     /// Allow a tree whose session or terminal lies outside it
     #[arg(long)]
     pub(crate) shell_job: bool,
+    /// How long the tree may stand still (20ms, 1s); when that is over it runs on, and there is no
+    /// checkpoint
+    #[arg(long, value_name = "TIME")]
+    pub(crate) max_freeze: Option<humantime::Duration>,
+    /// How long the whole dump may take (30s, 5min)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<humantime::Duration>,
+    /// Also ask the tasks themselves for what the kernel's structures tell, and compare
+    #[arg(long, env = "STASIS_CROSS_CHECK", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) cross_check: bool,
+    /// Folder of the BPF file system in which a collector has left its programs
+    #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
+    pub(crate) bpf_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

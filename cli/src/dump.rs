@@ -17,13 +17,13 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         _ => AfterDump::Kill,
     };
     let asked = DumpOptions {
-        pid: options.pid,
-        images_dir: options.directory,
         after,
         shell_job: options.shell_job,
-        root: None,
-        overwrite: false,
-        in_place: false,
+        max_freeze: options.max_freeze.map(Into::into),
+        timeout: options.timeout.map(Into::into),
+        cross_check: options.cross_check,
+        programs: options.bpf_dir,
+        ..DumpOptions::new(options.pid, options.directory)
     };
     if !Path::new(&format!("/proc/{}", options.pid)).exists() {
         let error = format!("dump process {}: no such process", options.pid);
@@ -32,12 +32,13 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     let report = dumper::dump(&asked, &mut Bar::new())?;
     if stdout().is_terminal() {
         println!(
-            "{}, {}, {} in {}; frozen for {}",
+            "{}, {}, {} in {}; frozen for {} ({})",
             count(report.processes, "process"),
             count(report.threads, "thread"),
             bytes(report.image_bytes),
             time(report.total),
             time(report.frozen),
+            report.account,
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -1,29 +1,31 @@
 //! The frozen part: what the images will say is read into memory, and nothing is written but the
 //! pages of a target that is to end anyway.
 //!
-//! The order: the inventory again, in bulk; registers and what else ptrace and /proc tell; the
-//! parasites of all processes, side by side, with the open files read while they run; then, with
-//! every task its own self again, the memory.
+//! The order: the inventory again, in bulk; registers; then, where something has to be asked of the
+//! tasks themselves, their parasites, side by side, with the open files read while they run; then,
+//! with every task its own self again, the memory. What the plan has read is not read again if a
+//! mark says that it still holds.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use collector::{Inventory, Mapping, Process};
+use collector::{Inventory, Mapping};
 use images::messages::TaskKobjIdsEntry;
 use kernel::pagemap::PageRun;
 use kernel::procfs::Dir;
-use kernel::ptrace::Running;
 
+use crate::clock::Clock;
 use crate::error::Error;
+use crate::facts::Facts;
 use crate::files;
 use crate::freeze::Frozen;
 use crate::ids;
-use crate::inject::{Infection, Request, ThreadState, ask_threads};
+use crate::infect;
 use crate::mappings::{self, Kind};
 use crate::memory::{Origin, Pages, segment_runs};
 use crate::obstacles;
-use crate::options::{DumpOptions, FrozenAccount};
+use crate::options::DumpOptions;
 use crate::plan::{self, Plan, PlannedMemory};
 use crate::tasks::{TaskState, ThreadCapture};
 
@@ -42,7 +44,6 @@ pub(crate) struct Captured {
     /// Shared anonymous segments (device, inode) and the number that the images give them.
     pub(crate) segments: BTreeMap<(u64, u64), u64>,
     pub(crate) pages_scanned: u64,
-    pub(crate) account: FrozenAccount,
 }
 
 /// Takes the time since the last lap.
@@ -61,31 +62,37 @@ pub(crate) fn capture(
     frozen: &mut Frozen,
     options: &DumpOptions,
     files_plan: &mut files::Plan,
+    clock: &mut Clock,
 ) -> Result<Captured, Error> {
-    let mut account = FrozenAccount { stop: frozen.since.elapsed(), ..FrozenAccount::default() };
+    clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
-    let inventory = plan::inventory(&mut plan.collector, options.pid)?;
-    obstacles::check(&inventory, options, &plan.namespaces)?;
-    account.inventory = laps.lap();
+    let earlier = std::mem::take(&mut plan.inventory);
+    let inventory = plan::inventory(&mut plan.collector, options.pid, earlier)?;
+    obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
+    clock.account.inventory = laps.lap();
+    clock.check("read the inventory")?;
 
-    let mut tasks = read_tasks(&inventory, frozen)?;
-    account.registers = laps.lap();
+    let mut tasks = read_tasks(&inventory, frozen, &mut plan.facts, clock)?;
+    clock.account.registers = laps.lap();
 
-    let infections = infect(plan, &inventory, &tasks, frozen)?;
+    let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
     let ids = ids::number(&inventory);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
-    account.parasite = laps.lap();
+    clock.account.parasite = laps.lap();
     let files = files_plan.capture(&inventory, &tables)?;
-    account.files = laps.lap();
-    let infections = collect_reports(infections, &mut tasks, frozen)?;
-    account.parasite += laps.lap();
-    cure(infections, frozen)?;
-    ask_other_threads(plan, &inventory, &mut tasks, frozen)?;
-    account.cure = laps.lap();
+    clock.account.files = laps.lap();
+    clock.check("read the open files")?;
+    let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
+    clock.account.parasite += laps.lap();
+    infect::cure(infected, frozen)?;
+    infect::ask_other_threads(plan, &inventory, &mut tasks, frozen)?;
+    clock.account.cure = laps.lap();
+    clock.check("ask the tasks")?;
 
     let mut memory = find_memory(plan, &inventory)?;
     plan.store.copy(&mut memory.pages)?;
-    account.memory = laps.lap();
+    clock.account.memory = laps.lap();
+    clock.check("copy the memory")?;
     Ok(Captured {
         inventory,
         tasks,
@@ -95,17 +102,23 @@ pub(crate) fn capture(
         process_pages: memory.process_pages,
         segments: memory.segments,
         pages_scanned: memory.scanned,
-        account,
     })
 }
 
-fn read_tasks(inventory: &Inventory, frozen: &Frozen) -> Result<BTreeMap<i32, TaskState>, Error> {
+fn read_tasks(
+    inventory: &Inventory,
+    frozen: &Frozen,
+    facts: &mut Facts,
+    clock: &Clock,
+) -> Result<BTreeMap<i32, TaskState>, Error> {
     let mut tasks = BTreeMap::new();
     for (&pid, threads) in &frozen.processes {
         // A process that became a zombie is carried as one, from the inventory.
-        if inventory.processes.get(&pid).is_none_or(ids::is_zombie) {
+        let Some(process) =
+            inventory.processes.get(&pid).filter(|process| !ids::is_zombie(process))
+        else {
             continue;
-        }
+        };
         let dir = Dir::open(pid)?;
         let leader = threads.get(&pid).and_then(|leader| Some((leader.stopped.as_ref()?, leader)));
         let Some((stopped, leader)) = leader else {
@@ -113,182 +126,16 @@ fn read_tasks(inventory: &Inventory, frozen: &Frozen) -> Result<BTreeMap<i32, Ta
                 kernel::ptrace::Error::Gone { operation: "stop the leader of", tid: pid }.into()
             );
         };
-        let mut task = TaskState::read(&dir, stopped, leader.group_stop)?;
+        let mut task = TaskState::read(&dir, process, stopped, leader.group_stop, facts)?;
         for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
-                task.threads.push(ThreadCapture::read(&dir, stopped)?);
+                task.threads.push(ThreadCapture::read(&dir, process, stopped, facts)?);
             }
         }
+        clock.check("read the registers")?;
         tasks.insert(pid, task);
     }
     Ok(tasks)
-}
-
-fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
-    move |source| Error::Inject { pid, source }
-}
-
-type Infected = Vec<(i32, Infection, Running)>;
-
-/// Brings the parasite into every process and sets it going.
-fn infect(
-    plan: &mut Plan,
-    inventory: &Inventory,
-    tasks: &BTreeMap<i32, TaskState>,
-    frozen: &mut Frozen,
-) -> Result<Infected, Error> {
-    let mut infected: Infected = Vec::with_capacity(tasks.len());
-    for (&pid, task) in tasks {
-        let (Some(process), Some(thread)) = (inventory.processes.get(&pid), task.threads.first())
-        else {
-            continue;
-        };
-        let request = request(plan, process, task)?;
-        let leader = frozen
-            .processes
-            .get_mut(&pid)
-            .and_then(|threads| threads.get_mut(&pid)?.stopped.take());
-        let Some(leader) = leader else { continue };
-        let (infection, running) = Infection::begin(leader, request, thread.original.clone())
-            .map_err(inject_error(pid))?;
-        infected.push((pid, infection, running));
-    }
-    let infected = step(infected, Infection::map)?;
-    step(infected, Infection::run)
-}
-
-fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Request, Error> {
-    let pid = process.pid;
-    // An exec between plan and freeze leaves other code in the process.
-    let codes = match plan.codes.get(&pid) {
-        Some(codes) if codes.still_there(pid) => *codes,
-        _ => plan.finder.find(process).map_err(inject_error(pid))?,
-    };
-    plan.codes.insert(pid, codes);
-    let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
-    let bytes = Request::region_bytes(timers.len());
-    let region = mappings::free_range(&process.mappings, bytes)
-        .ok_or_else(|| inject_error(pid)(crate::inject::Error::NoRoom { tid: pid }))?;
-    let leader = process.threads.get(&pid);
-    Ok(Request {
-        pid,
-        codes,
-        alt_stack: leader.and_then(known_alt_stack),
-        region,
-        bell: leader.map_or(0, bell),
-        timers,
-    })
-}
-
-fn known_alt_stack(thread: &collector::Thread) -> Option<(u64, u64)> {
-    thread.in_task.map(|in_task| (in_task.alt_stack_start, in_task.alt_stack_bytes))
-}
-
-/// A signal that is nothing to this process: ignored by default or by choice, and not pending (a
-/// second one of a pending signal would be lost). 0 when there is none.
-fn bell(leader: &collector::Thread) -> i32 {
-    let taken = leader.caught | leader.pending | leader.shared_pending;
-    [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD]
-        .into_iter()
-        .find(|signal| taken & (1 << (signal - 1)) == 0)
-        .unwrap_or(0)
-}
-
-/// Takes one step of every infection: each goes on while the others are seen to.
-fn step(
-    infected: Infected,
-    step: impl Fn(&mut Infection, Running) -> Result<Running, crate::inject::Error>,
-) -> Result<Infected, Error> {
-    let mut stepped = Vec::with_capacity(infected.len());
-    for (pid, mut infection, running) in infected {
-        let running = step(&mut infection, running).map_err(inject_error(pid))?;
-        stepped.push((pid, infection, running));
-    }
-    Ok(stepped)
-}
-
-/// Takes the reports, and sends the parasites away.
-fn collect_reports(
-    infected: Infected,
-    tasks: &mut BTreeMap<i32, TaskState>,
-    frozen: &mut Frozen,
-) -> Result<Infected, Error> {
-    let mut leaving = Vec::with_capacity(infected.len());
-    for (pid, mut infection, running) in infected {
-        let (stopped, report) = infection.report(running).map_err(inject_error(pid))?;
-        let running = infection.leave(stopped).map_err(inject_error(pid))?;
-        if let Some(task) = tasks.get_mut(&pid) {
-            if let Some(leader) = task.threads.first_mut() {
-                leader.in_task = Some(ThreadState {
-                    alt_stack: report.state.alt_stack,
-                    clear_child_tid: report.state.clear_child_tid,
-                    parent_death_signal: report.state.parent_death_signal,
-                });
-            }
-            task.report = Some(report);
-        }
-        frozen.postponed.extend(infection.postponed.drain(..).map(|signal| (pid, signal)));
-        leaving.push((pid, infection, running));
-    }
-    Ok(leaving)
-}
-
-fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error> {
-    for (pid, mut infection, running) in step(infected, Infection::left)? {
-        let stopped = infection.cured(running).map_err(inject_error(pid))?;
-        frozen.postponed.extend(infection.postponed.drain(..).map(|signal| (pid, signal)));
-        if let Some(leader) =
-            frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&pid))
-        {
-            leader.stopped = Some(stopped);
-        }
-    }
-    Ok(())
-}
-
-/// Per-thread state of the threads that the parasite did not run in: from the inventory, or from
-/// the threads themselves.
-fn ask_other_threads(
-    plan: &Plan,
-    inventory: &Inventory,
-    tasks: &mut BTreeMap<i32, TaskState>,
-    frozen: &mut Frozen,
-) -> Result<(), Error> {
-    let mut asked = Vec::new();
-    let mut whom = Vec::new();
-    for (&pid, task) in tasks.iter_mut() {
-        let Some(&codes) = plan.codes.get(&pid) else { continue };
-        let known = inventory.processes.get(&pid).map(|process| &process.threads);
-        for (index, thread) in task.threads.iter_mut().enumerate().skip(1) {
-            let tid = thread.tid;
-            if let Some(in_task) = known.and_then(|threads| threads.get(&tid)?.in_task) {
-                thread.in_task = Some(in_task.into());
-                continue;
-            }
-            let stopped = frozen
-                .processes
-                .get_mut(&pid)
-                .and_then(|threads| threads.get_mut(&tid)?.stopped.take());
-            if let Some(stopped) = stopped {
-                asked.push((stopped, pid, thread.original.clone(), codes));
-                whom.push((pid, index));
-            }
-        }
-    }
-    let answers = ask_threads(asked, &mut frozen.postponed)
-        .map_err(|source| Error::Inject { pid: whom.first().map_or(0, |(pid, _)| *pid), source })?;
-    for ((pid, index), (stopped, answer)) in whom.into_iter().zip(answers) {
-        let tid = stopped.tid();
-        if let Some(thread) = tasks.get_mut(&pid).and_then(|task| task.threads.get_mut(index)) {
-            thread.in_task = Some(answer);
-        }
-        if let Some(thread) =
-            frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&tid))
-        {
-            thread.stopped = Some(stopped);
-        }
-    }
-    Ok(())
 }
 
 struct Memory {

@@ -57,15 +57,15 @@ fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskC
     TaskCoreEntry {
         task_state: if stopped { TASK_STOPPED } else { TASK_ALIVE },
         exit_code: 0,
-        personality: task.personality,
-        flags: task.stat.flags,
+        personality: task.facts.personality,
+        flags: task.facts.stat.flags,
         blk_sigset: leader.original.mask,
         comm: comm(&leader.comm),
         timers: Some(timers::encode(report, &task.timers)),
-        rlimits: Some(TaskRlimitsEntry { rlimits: task.limits.0.iter().map(limit).collect() }),
+        rlimits: Some(TaskRlimitsEntry { rlimits: task.facts.limits.0.iter().map(limit).collect() }),
         signals_s: Some(queue(&task.pending)),
-        loginuid: Some(task.login_uid),
-        oom_score_adj: Some(task.oom_score_adj),
+        loginuid: Some(task.facts.login_uid),
+        oom_score_adj: Some(task.facts.oom_score_adj),
         sigactions: actions(&report.state.actions),
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
@@ -80,9 +80,9 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
     ThreadCoreEntry {
         futex_rla: robust_list,
         futex_rla_len: robust_list_bytes as u32,
-        sched_nice: Some(capture.scheduling.nice),
-        sched_policy: Some(policy(&capture.scheduling)),
-        sched_prio: (capture.scheduling.priority != 0).then_some(capture.scheduling.priority),
+        sched_nice: Some(capture.facts.scheduling.nice),
+        sched_policy: Some(policy(&capture.facts.scheduling)),
+        sched_prio: (capture.facts.scheduling.priority != 0).then_some(capture.facts.scheduling.priority),
         blk_sigset: Some(capture.original.mask),
         sas: Some(ThreadSasEntry {
             ss_sp: in_task.alt_stack.start,
@@ -91,7 +91,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         }),
         pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
         signals_p: Some(queue(&capture.pending)),
-        creds: Some(creds(&capture.status, securebits)),
+        creds: Some(creds(&capture.facts.status, securebits)),
         seccomp_mode: Some(SECCOMP_MODE_DISABLED),
         comm: Some(comm(&capture.comm)),
         rseq_entry: (rseq.pointer != 0).then_some(RseqEntry {
@@ -101,7 +101,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             rseq_cs_pointer: None,
         }),
         cg_set: Some(CGROUP_SET),
-        cpu_affinity: Some(capture.affinity.clone()),
+        cpu_affinity: Some(capture.facts.affinity.clone()),
         ..ThreadCoreEntry::default()
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use images::Progress;
 
 use crate::capture::{self, Captured};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::freeze::{self, Frozen, Release};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
@@ -43,11 +44,13 @@ pub fn dump(
 fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport, Error> {
     let started = Instant::now();
     progress.begin("plan", None);
-    let (mut plan, mut files) = Plan::make(options)?;
+    let mut clock = Clock::start(options);
+    let (mut plan, mut files) = Plan::make(options, &clock)?;
     progress.begin("freeze", None);
-    let mut frozen = freeze::freeze(options.pid)
+    let mut frozen = freeze::freeze(options.pid, options.stop_within)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
-    let captured = capture::capture(&mut plan, &mut frozen, options, &mut files)?;
+    clock.freeze(frozen.since, options.max_freeze);
+    let captured = capture::capture(&mut plan, &mut frozen, options, &mut files, &mut clock)?;
     let since = frozen.since;
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
     // still alive, until its images are safe.
@@ -56,10 +59,11 @@ fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport,
         release(&mut held, Release::Resume);
     }
     let frozen = since.elapsed();
+    clock.released();
     // What it holds of the target's files must not outlive their use by the target.
     drop(files);
     let Plan { store, writer, .. } = plan;
-    let committed = write::write(&captured, &store, writer, options.pid, frozen, progress)?;
+    let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),
@@ -68,7 +72,7 @@ fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport,
     let frozen = if options.after == AfterDump::Resume { frozen } else { since.elapsed() };
     Ok(DumpReport {
         frozen,
-        account: captured.account,
+        account: clock.account,
         total: started.elapsed(),
         image_bytes: committed.bytes,
         ..summary(&captured)

@@ -74,6 +74,37 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The tree stood still for longer than it may.
+    #[error(
+        "{step}: the target has stood still for the {} ms that it may ({account}); it runs on",
+        limit.as_secs_f64() * 1e3
+    )]
+    FrozenTooLong {
+        /// What was being done, or had just been.
+        step: &'static str,
+        /// How long it may.
+        limit: std::time::Duration,
+        /// Where the time went.
+        account: Box<crate::options::FrozenAccount>,
+    },
+    /// The whole dump took too long.
+    #[error("{step}: the dump is not done in the {} s that it may take", limit.as_secs_f64())]
+    TimedOut {
+        /// What was being done, or had just been.
+        step: &'static str,
+        /// How long it may.
+        limit: std::time::Duration,
+    },
+    /// A task says something else of itself than the kernel's structures.
+    #[error(
+        "ask process {pid} for its {field}: the answer is not what the kernel's structures say          (this is a defect, please report it)"
+    )]
+    CrossCheck {
+        /// The process.
+        pid: i32,
+        /// What differs.
+        field: &'static str,
+    },
     /// A defect of ours; the target was let go.
     #[error("the dump panicked; the target runs on (this is a defect, please report it)")]
     Panicked,

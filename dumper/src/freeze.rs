@@ -53,8 +53,6 @@ pub enum Error {
 
 /// How long one attempt waits for every thread to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Attempts: a vfork or an exec that is under way is soon over.
-const ATTEMPTS: u32 = 5;
 /// Polls without a pause; a stop usually takes a few microseconds.
 const EAGER_POLLS: u32 = 4000;
 
@@ -92,14 +90,15 @@ pub(crate) enum Release {
     Kill,
 }
 
-/// Stops every process of the tree below `root` and all their threads.
-pub(crate) fn freeze(root: i32) -> Result<Frozen, Error> {
-    let mut attempt = 1;
+/// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
+/// in a vfork or an exec that is under way, is tried again until `within` is over.
+pub(crate) fn freeze(root: i32, within: Duration) -> Result<Frozen, Error> {
+    let started = Instant::now();
     loop {
         match Attempt::new(root).run() {
             // Whatever was stopped runs on between the attempts, so that what it waits for can
             // happen.
-            Err(Error::DidNotStop { .. }) if attempt < ATTEMPTS => attempt += 1,
+            Err(Error::DidNotStop { .. }) if started.elapsed() < within => {}
             done => return done,
         }
     }

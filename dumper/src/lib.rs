@@ -5,12 +5,15 @@
 //! module a resource: [`files`], mappings, memory, registers, timers.
 
 mod capture;
+mod clock;
 mod core_entry;
 mod dump;
 mod error;
+mod facts;
 pub mod files;
 mod freeze;
 mod ids;
+mod infect;
 mod inject;
 mod mappings;
 mod memory;

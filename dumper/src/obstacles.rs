@@ -3,23 +3,26 @@
 use std::collections::BTreeMap;
 
 use collector::{Inventory, Process};
-use kernel::procfs::{Dir, Namespaces, ProcFile, Status};
+use kernel::procfs::{Dir, Namespaces, Status};
 
 use crate::error::{Error, Obstacle};
+use crate::facts::Facts;
 use crate::ids::is_zombie;
 use crate::inject::Original;
 use crate::mappings;
 use crate::options::DumpOptions;
 
-/// Looks at all of `inventory`; names everything that stands in the way.
+/// Looks at all of `inventory` and `facts`; names everything that stands in the way. (Facts that are
+/// read later are looked at when they are.)
 ///
 /// `own` are the dumper's namespaces ([`own_namespaces`]).
 pub(crate) fn check(
     inventory: &Inventory,
+    facts: &Facts,
     options: &DumpOptions,
     own: &Namespaces,
 ) -> Result<(), Error> {
-    let mut obstacles = Vec::new();
+    let mut obstacles = facts.obstacles();
     if inventory.processes.contains_key(&(std::process::id() as i32)) {
         obstacles.push(Obstacle {
             pid: std::process::id() as i32,
@@ -34,9 +37,14 @@ pub(crate) fn check(
             of_process(process, &own.0, &mut obstacles);
         }
     }
+    refuse(options.pid, obstacles)
+}
+
+/// Fails if there are any.
+pub(crate) fn refuse(root: i32, obstacles: Vec<Obstacle>) -> Result<(), Error> {
     match obstacles.is_empty() {
         true => Ok(()),
-        false => Err(Error::Refused { root: options.pid, obstacles }),
+        false => Err(Error::Refused { root, obstacles }),
     }
 }
 
@@ -85,13 +93,13 @@ fn of_process(process: &Process, own: &BTreeMap<&'static str, u64>, found: &mut 
             add(format!("mapping {:#x}-{:#x} {name}", mapping.start, mapping.end), reason, remedy);
         }
     }
-    if is_32_bit(pid) {
-        let remedy = "run the 64-bit build of the program";
-        add("program".to_owned(), "it is a 32-bit program", remedy);
-    }
-    if let Ok(status) = Dir::open(pid).and_then(|dir| Status::read(&dir)) {
-        of_status(&status, &mut add);
-    }
+}
+
+/// A program that is not of this processor's own kind.
+pub(crate) fn of_program(pid: i32) -> Option<Obstacle> {
+    let (object, reason) = ("program".to_owned(), "it is a 32-bit program");
+    let remedy = "run the 64-bit build of the program";
+    is_32_bit(pid).then_some(Obstacle { pid, object, reason, remedy })
 }
 
 /// By the class byte of the program's ELF header.
@@ -120,15 +128,21 @@ pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), E
     Ok(())
 }
 
-fn of_status(status: &Status, add: &mut impl FnMut(String, &'static str, &'static str)) {
+/// What a thread's status shows that cannot be carried.
+pub(crate) fn of_status(tid: i32, status: &Status) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let mut add = |object: &str, reason, remedy| {
+        found.push(Obstacle { pid: tid, object: object.to_owned(), reason, remedy });
+    };
     if status.seccomp != 0 {
         let remedy = "start it without a seccomp filter";
-        add("seccomp".to_owned(), "its system calls are filtered", remedy);
+        add("seccomp", "its system calls are filtered", remedy);
     }
     if status.x86_thread_features.as_deref().is_some_and(|features| features.contains("shstk")) {
         let remedy = "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off";
-        add("shadow stack".to_owned(), "signal frames cannot be made for it", remedy);
+        add("shadow stack", "signal frames cannot be made for it", remedy);
     }
+    found
 }
 
 /// Sessions and process groups have to lie inside the tree, or else the caller says that the

@@ -8,10 +8,12 @@ use images::{ImageWriter, WriteOptions};
 use kernel::pagemap::PageMap;
 use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
 
+use crate::clock::Clock;
 use crate::error::Error;
+use crate::facts::Facts;
 use crate::files;
 use crate::ids::is_zombie;
-use crate::inject::{CodeFinder, Codes};
+use crate::inject::{CodeFinder, Codes, Report};
 use crate::memory::{Origin, Pages, Store};
 use crate::obstacles;
 use crate::options::{AfterDump, DumpOptions};
@@ -20,8 +22,11 @@ use crate::options::{AfterDump, DumpOptions};
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) collector: Collector,
+    /// Taken before all else that is planned.
+    pub(crate) inventory: Inventory,
+    pub(crate) facts: Facts,
     pub(crate) finder: CodeFinder,
-    /// Code to lean on, by process.
+    /// Code to lean on, by process, of those that have to be asked.
     pub(crate) codes: BTreeMap<i32, Codes>,
     /// By process.
     pub(crate) memory: BTreeMap<i32, PlannedMemory>,
@@ -33,11 +38,19 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Makes it, together with the plan for the open files, which is dropped when the target runs again.
-    pub(crate) fn make(options: &DumpOptions) -> Result<(Self, files::Plan), Error> {
-        let mut collector = Collector::open();
-        let inventory = inventory(&mut collector, options.pid)?;
+    pub(crate) fn make(
+        options: &DumpOptions,
+        clock: &Clock,
+    ) -> Result<(Self, files::Plan), Error> {
+        let mut collector = match &options.programs {
+            Some(folder) => Collector::open_from(folder),
+            None => Collector::open(),
+        };
+        let inventory = inventory(&mut collector, options.pid, Inventory::default())?;
         let namespaces = obstacles::own_namespaces()?;
-        obstacles::check(&inventory, options, &namespaces)?;
+        let facts = Facts::read(&inventory);
+        obstacles::check(&inventory, &facts, options, &namespaces)?;
+        clock.check("plan")?;
         let context = files::PlanContext {
             shell_job: options.shell_job,
             root: options.root.clone(),
@@ -55,13 +68,16 @@ impl Plan {
         let mut memory = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             let pid = process.pid;
-            let ready = finder
-                .find(process)
+            let found = match options.cross_check || Report::known(process).is_none() {
+                true => finder.find(process).map(Some),
+                false => Ok(None),
+            };
+            let ready = found
                 .map_err(|source| Error::Inject { pid, source })
                 .and_then(|found| Ok((found, PlannedMemory::open(&writer, pid)?)));
             match ready {
                 Ok((found, planned)) => {
-                    codes.insert(pid, found);
+                    codes.extend(found.map(|found| (pid, found)));
                     memory.insert(pid, planned);
                 }
                 // It ended while it was being looked at, which descendants may.
@@ -71,15 +87,19 @@ impl Plan {
         }
         let runs_on = options.after == AfterDump::Resume;
         let store = Store::choose(runs_on, resident_bytes(&inventory));
-        Ok((Self { collector, finder, codes, memory, store, namespaces, writer }, files))
+        let plan =
+            Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
+        Ok((plan, files))
     }
 }
 
-/// The whole tree below `root`.
-pub(crate) fn inventory(collector: &mut Collector, root: i32) -> Result<Inventory, Error> {
-    let failed = |source| Error::Inventory { pid: root, source };
-    let pids = collector.tree(root).map_err(failed)?;
-    collector.inventory(&pids).map_err(failed)
+/// The whole tree below `root`; what has not changed since `earlier` is taken from there.
+pub(crate) fn inventory(
+    collector: &mut Collector,
+    root: i32,
+    earlier: Inventory,
+) -> Result<Inventory, Error> {
+    collector.take_tree(root, earlier).map_err(|source| Error::Inventory { pid: root, source })
 }
 
 /// Whether a process is gone, or a zombie.

@@ -79,15 +79,7 @@ impl DumpMetrics {
         self.bytes.inc_by(report.image_bytes);
         self.pages.inc_by(report.pages_written);
         let account = &report.account;
-        for (part, time) in [
-            ("stop", account.stop),
-            ("inventory", account.inventory),
-            ("registers", account.registers),
-            ("parasite", account.parasite),
-            ("files", account.files),
-            ("memory", account.memory),
-            ("cure", account.cure),
-        ] {
+        for (part, time) in account.steps() {
             self.frozen_parts.with_label_values(&[part]).inc_by(time.as_secs_f64());
         }
     }
@@ -190,17 +182,15 @@ async fn make(
             .remedy("name another directory"));
     }
     let options = DumpOptions {
-        pid,
-        images_dir,
         after: match request.after {
             After::Resume => AfterDump::Resume,
             After::Stop => AfterDump::Stop,
             After::Kill => AfterDump::Kill,
         },
         shell_job: request.shell_job,
-        root: None,
-        overwrite: false,
-        in_place: false,
+        max_freeze: request.max_freeze_ms.map(Duration::from_millis),
+        timeout: request.timeout_ms.map(Duration::from_millis),
+        ..DumpOptions::new(pid, images_dir)
     };
     let metrics = dumper.metrics.clone();
     metrics.running.inc();

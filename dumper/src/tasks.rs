@@ -1,32 +1,26 @@
 //! What the kernel tells, from outside, of a process and its threads while they stand still.
 
 use arch::regs::GeneralRegs;
-use kernel::procfs::{
-    Auxv, Dir, Limits, LoginUid, OomScoreAdj, PosixTimers, ProcFile, Stat, Status,
-};
+use collector::{Process, Thread};
+use kernel::procfs::{Dir, PosixTimers, ProcFile};
 use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
-use kernel::sched::Scheduling;
 
 use crate::error::Error;
+use crate::facts::{Facts, ProcessFacts, ThreadFacts};
 use crate::inject::{Original, Report, ThreadState};
 use crate::obstacles;
 
 /// A process that stands still.
 #[derive(Debug)]
 pub(crate) struct TaskState {
-    pub(crate) stat: Stat,
-    pub(crate) limits: Limits,
+    pub(crate) facts: ProcessFacts,
     pub(crate) timers: PosixTimers,
-    pub(crate) auxv: Auxv,
-    pub(crate) oom_score_adj: i32,
-    /// `u32::MAX` for none.
-    pub(crate) login_uid: u32,
-    pub(crate) personality: u32,
     /// Signals pending for the process, oldest first.
     pub(crate) pending: Vec<RawSigInfo>,
     /// The signal by which it was stopped before we came, 0 for none.
     pub(crate) group_stop: i32,
-    /// What the parasite said; there once it has run.
+    /// What it says of itself: known from the kernel's structures, or there once the parasite has
+    /// run.
     pub(crate) report: Option<Report>,
     /// The leader first, then by rising tid.
     pub(crate) threads: Vec<ThreadCapture>,
@@ -37,45 +31,42 @@ pub(crate) struct TaskState {
 pub(crate) struct ThreadCapture {
     pub(crate) tid: i32,
     pub(crate) original: Original,
-    pub(crate) status: Status,
+    pub(crate) facts: ThreadFacts,
     pub(crate) comm: Vec<u8>,
     pub(crate) rseq: RseqConfiguration,
+    /// Head and bytes.
     pub(crate) robust_list: (u64, u64),
-    pub(crate) scheduling: Scheduling,
-    pub(crate) affinity: Vec<u8>,
     /// Signals pending for the thread alone, oldest first.
     pub(crate) pending: Vec<RawSigInfo>,
     /// What only the thread knows; there once it, or the kernel's own structures, were asked.
     pub(crate) in_task: Option<ThreadState>,
 }
 
+/// Bytes of `struct robust_list_head`, the one size that the kernel accepts.
+const ROBUST_LIST_BYTES: u64 = 24;
+
 impl TaskState {
     /// Reads all of a process but its other threads. `stopped` is its stopped leader.
-    pub(crate) fn read(dir: &Dir, stopped: &Stopped, group_stop: i32) -> Result<Self, Error> {
-        let leader = ThreadCapture::read(dir, stopped)?;
-        let mut buffer = Vec::with_capacity(4096);
-        let timers = PosixTimers::read_with(dir, &mut buffer)?;
-        dir.read("personality", &mut buffer)?;
-        let personality = std::str::from_utf8(&buffer)
-            .ok()
-            .and_then(|text| u32::from_str_radix(text.trim(), 16).ok())
-            .unwrap_or(0);
-        let pending = match leader.status.shared_pending {
-            0 => Vec::new(),
-            _ => stopped.pending_signals(true)?,
+    pub(crate) fn read(
+        dir: &Dir,
+        process: &Process,
+        stopped: &Stopped,
+        group_stop: i32,
+        facts: &mut Facts,
+    ) -> Result<Self, Error> {
+        let leader = ThreadCapture::read(dir, process, stopped, facts)?;
+        let timers = match &process.in_process {
+            Some(known) if !known.timers => PosixTimers(Vec::new()),
+            _ => PosixTimers::read(dir)?,
         };
+        let shared_pending =
+            process.threads.get(&process.pid).map_or(0, |leader| leader.shared_pending);
         Ok(Self {
-            stat: Stat::read_with(dir, &mut buffer)?,
-            limits: Limits::read_with(dir, &mut buffer)?,
+            facts: facts.of_process(dir, process)?,
             timers,
-            auxv: Auxv::read_with(dir, &mut buffer)?,
-            oom_score_adj: OomScoreAdj::read_with(dir, &mut buffer)?.0,
-            // A kernel without auditing has no such file, and then there is no such id.
-            login_uid: LoginUid::read_with(dir, &mut buffer).map_or(u32::MAX, |uid| uid.0),
-            personality,
-            pending,
+            pending: pending(stopped, shared_pending, true)?,
             group_stop,
-            report: None,
+            report: Report::known(process),
             threads: vec![leader],
         })
     }
@@ -83,36 +74,54 @@ impl TaskState {
 
 impl ThreadCapture {
     /// Reads all of a thread that ptrace and the kernel tell.
-    pub(crate) fn read(dir: &Dir, stopped: &Stopped) -> Result<Self, Error> {
-        let tid = stopped.tid();
-        let thread = dir.thread(tid)?;
-        let status = Status::read(&thread)?;
-        let original =
-            Original::of(stopped).map_err(|source| Error::Inject { pid: status.tgid, source })?;
-        obstacles::of_thread(status.tgid, tid, &original)?;
-        let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
-        let mut comm = Vec::with_capacity(32);
-        thread.read("comm", &mut comm)?;
-        comm.pop_if(|last| *last == b'\n');
+    pub(crate) fn read(
+        dir: &Dir,
+        process: &Process,
+        stopped: &Stopped,
+        facts: &mut Facts,
+    ) -> Result<Self, Error> {
+        let (pid, tid) = (process.pid, stopped.tid());
+        let known: &Thread = process.threads.get(&tid).ok_or_else(|| Error::Process {
+            operation: "find a thread in the inventory",
+            pid: tid,
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        let original = Original::of(stopped).map_err(|source| Error::Inject { pid, source })?;
+        obstacles::of_thread(pid, tid, &original)?;
+        let (rseq, robust_list) = match &known.in_task {
+            Some(known) => (
+                RseqConfiguration {
+                    pointer: known.rseq,
+                    size: known.rseq_bytes,
+                    signature: known.rseq_signature,
+                    ..RseqConfiguration::default()
+                },
+                (known.robust_list, ROBUST_LIST_BYTES),
+            ),
+            None => {
+                let failed = |source| {
+                    Error::Process { operation: "read the robust list", pid: tid, source }
+                };
+                (stopped.rseq()?, kernel::sched::robust_list(tid).map_err(failed)?)
+            }
+        };
         Ok(Self {
             tid,
             original,
-            comm,
-            rseq: stopped.rseq()?,
-            robust_list: kernel::sched::robust_list(tid).map_err(failed("read the robust list"))?,
-            scheduling: kernel::sched::scheduling(tid).map_err(failed("read the scheduling"))?,
-            affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
-            pending: if status.pending == 0 {
-                Vec::new()
-            } else {
-                stopped.pending_signals(false)?
-            },
-            status,
-            in_task: None,
+            facts: facts.of_thread(dir, process, tid)?,
+            comm: known.comm.as_encoded_bytes().to_vec(),
+            rseq,
+            robust_list,
+            pending: pending(stopped, known.pending, false)?,
+            in_task: known.in_task.map(ThreadState::from),
         })
     }
 
     pub(crate) const fn registers(&self) -> &GeneralRegs {
         &self.original.registers
     }
+}
+
+fn pending(stopped: &Stopped, set: u64, shared: bool) -> Result<Vec<RawSigInfo>, Error> {
+    Ok(if set == 0 { Vec::new() } else { stopped.pending_signals(shared)? })
 }

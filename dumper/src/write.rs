@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use images::messages::{
-    DumpStatsEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE, MmEntry, PluginsEntry,
+    DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE, MmEntry, PluginsEntry,
     PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry, vma_status,
 };
 use images::{Committed, ImageWriter, Progress, names};
 
 use crate::capture::Captured;
+use crate::clock::Clock;
 use crate::core_entry;
 use crate::error::Error;
 use crate::ids;
@@ -24,11 +25,13 @@ pub(crate) fn write(
     writer: ImageWriter,
     root: i32,
     frozen: Duration,
+    clock: &Clock,
     progress: &mut dyn Progress,
 ) -> Result<Committed, Error> {
     let bytes = captured.pages.iter().map(crate::memory::Pages::bytes).sum();
     progress.begin("write", Some(bytes));
     store.write(&captured.pages, progress)?;
+    clock.check("write the pages")?;
     for (pages, &pid) in captured.pages.iter().zip(captured.tasks.keys()) {
         pages.encode_map(&writer, &names::pagemap(number(pid)))?;
     }
@@ -44,9 +47,10 @@ pub(crate) fn write(
     tree(captured, &writer, root)?;
     writer.write_one(&names::seccomp(), &SeccompEntry::default())?;
     writer.write_one(&names::timens(0), &clocks())?;
-    let stats = stats(captured, frozen, &captured.account);
+    let stats = stats(captured, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
     writer.write_one(&names::inventory(), &inventory())?;
+    clock.check("write the images")?;
     Ok(writer.commit()?)
 }
 
@@ -75,7 +79,7 @@ fn process(
     let files = &captured.files;
     let missing =
         |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };
-    let status = task.threads.first().map(|leader| &leader.status);
+    let status = task.threads.first().map(|leader| &leader.facts.status);
     let entry = FsEntry {
         cwd_id: files.cwd(pid).ok_or_else(|| missing("name the working directory"))?,
         root_id: files.root(pid).ok_or_else(|| missing("name the root directory"))?,
@@ -89,7 +93,7 @@ fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
 }
 
 fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
-    let (stat, report) = (&task.stat, task.report.as_ref());
+    let (stat, report) = (&task.facts.stat, task.report.as_ref());
     let process = captured.inventory.processes.get(&pid);
     let mut vmas = Vec::new();
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
@@ -129,7 +133,7 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: captured.files.exe(pid).unwrap_or(0),
-        mm_saved_auxv: auxiliary_vector(&task.auxv.0),
+        mm_saved_auxv: auxiliary_vector(&task.facts.auxv.0),
         vmas,
         dumpable: report.map(|report| report.state.dumpable),
         thp_disabled: report.map(|report| report.state.thp_disable != 0),
@@ -227,6 +231,15 @@ fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> Stat
             pages_written: written(private),
             pages_lazy: 0,
             shpages_written: Some(written(shared)),
+            frozen_account: Some(FrozenAccountEntry {
+                stop: micros(account.stop),
+                inventory: micros(account.inventory),
+                registers: micros(account.registers),
+                parasite: micros(account.parasite),
+                files: micros(account.files),
+                cure: micros(account.cure),
+                memory: micros(account.memory),
+            }),
             ..DumpStatsEntry::default()
         }),
         restore: None,

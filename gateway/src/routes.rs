@@ -118,6 +118,8 @@ async fn checkpoint(
         directory: directory.clone(),
         after: if request.leave_running { After::Resume } else { After::Kill },
         shell_job: request.shell_job,
+        max_freeze_ms: request.max_freeze_ms,
+        timeout_ms: request.timeout_ms,
     };
     let services = gateway.services.clone();
     start(&gateway, JobKind::Checkpoint, Some(request.pid), &directory, async move {

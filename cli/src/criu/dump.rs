@@ -1,5 +1,7 @@
 //! `criu dump`.
 
+use std::time::Duration;
+
 use dumper::{AfterDump, DumpOptions};
 use images::{Quiet, names};
 use tracing::{error, info};
@@ -7,14 +9,15 @@ use tracing::{error, info};
 use super::options::{FinalState, Options};
 use super::{Place, log_error};
 
+/// CRIU's default of `--timeout`.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
 pub(super) fn run(options: &Options, place: &Place) -> bool {
     let Some(pid) = options.tree else {
         error!("pid not specified");
         return false;
     };
     let asked = DumpOptions {
-        pid,
-        images_dir: place.images.clone(),
         after: match options.final_state {
             FinalState::Default => AfterDump::Kill,
             FinalState::Running => AfterDump::Resume,
@@ -25,6 +28,8 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
         // CRIU's callers dump into directories of their own making, and again into the same.
         overwrite: true,
         in_place: true,
+        stop_within: options.timeout.unwrap_or(STOP_WITHIN),
+        ..DumpOptions::new(pid, place.images.clone())
     };
     let dumped = dumper::dump(&asked, &mut Quiet);
     let placed = dumped.map_err(Into::into).and_then(|report| {
@@ -33,7 +38,7 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
     });
     match placed {
         Ok(report) => {
-            info!("frozen for {} us: {:?}", report.frozen.as_micros(), report.account);
+            info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
             info!("Dumping finished successfully");
             true
         }

@@ -7,6 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) root: Option<PathBuf>,
     pub(crate) features: Vec<String>,
     pub(crate) no_default_config: bool,
+    /// How long to try to stop every task; `None` for the default.
+    pub(crate) timeout: Option<Duration>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
     pub(crate) refused: Vec<String>,
 }
@@ -120,6 +123,13 @@ impl Options {
             "restore-detached" | "daemon" => self.detach = on,
             "restore-sibling" => self.sibling = on,
             "pidfile" => self.pidfile = Some(value().into()),
+            "timeout" => {
+                // CRIU takes 0 for its default.
+                let seconds = whole(written, &value())?;
+                if seconds > 0 {
+                    self.timeout = Some(Duration::from_secs(seconds));
+                }
+            }
             "root" => self.root = Some(value().into()),
             "feature" => self.features.push(value().to_string_lossy().into_owned()),
             "no-default-config" => self.no_default_config = true,
@@ -129,6 +139,13 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn whole(option: &str, value: &OsStr) -> Result<u64, UsageError> {
+    value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| UsageError::Value {
+        option: option.to_owned(),
+        value: value.to_string_lossy().into_owned(),
+    })
 }
 
 fn positive(option: &str, value: &OsStr) -> Result<i32, UsageError> {

@@ -122,6 +122,21 @@ pub(crate) struct Times {
     pub(crate) memory_write_us: u32,
     pub(crate) pages_scanned: u64,
     pub(crate) pages_written: u64,
+    /// Where the frozen time went, of checkpoints that stasis made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frozen_account: Option<FrozenAccount>,
+}
+
+/// Where the frozen time went, step by step. Times are microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct FrozenAccount {
+    pub(crate) stop_us: u32,
+    pub(crate) inventory_us: u32,
+    pub(crate) registers_us: u32,
+    pub(crate) parasite_us: u32,
+    pub(crate) files_us: u32,
+    pub(crate) cure_us: u32,
+    pub(crate) memory_us: u32,
 }
 
 impl Summary {
@@ -278,6 +293,15 @@ impl From<DumpStatsEntry> for Times {
             memory_write_us: stats.memwrite_time,
             pages_scanned: stats.pages_scanned,
             pages_written: stats.pages_written,
+            frozen_account: stats.frozen_account.map(|account| FrozenAccount {
+                stop_us: account.stop,
+                inventory_us: account.inventory,
+                registers_us: account.registers,
+                parasite_us: account.parasite,
+                files_us: account.files,
+                cure_us: account.cure,
+                memory_us: account.memory,
+            }),
         }
     }
 }

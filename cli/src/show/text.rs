@@ -149,6 +149,20 @@ impl Times {
             milliseconds(self.freezing_us),
             milliseconds(self.memory_dump_us),
         )?;
+        if let Some(account) = &self.frozen_account {
+            writeln!(
+                f,
+                "  of that: stop {}, inventory {}, registers {}, parasite {}, files {}, cure {}, \
+                 memory {}",
+                milliseconds(account.stop_us),
+                milliseconds(account.inventory_us),
+                milliseconds(account.registers_us),
+                milliseconds(account.parasite_us),
+                milliseconds(account.files_us),
+                milliseconds(account.cure_us),
+                milliseconds(account.memory_us),
+            )?;
+        }
         writeln!(
             f,
             "  writing memory {}; {} looked at, {} written",

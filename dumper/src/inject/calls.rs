@@ -8,6 +8,7 @@ use kernel::ptrace::{Running, Stop, Stopped};
 use super::home::SCRATCH;
 use super::{Codes, Error, Home, Original, expect_stop};
 
+const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TID_ADDRESS: u64 = 40;
 
@@ -26,10 +27,12 @@ pub(crate) struct ThreadState {
 
 impl From<collector::InTask> for ThreadState {
     fn from(known: collector::InTask) -> Self {
+        // As sigaltstack(2) says that there is none.
+        let disabled = if known.alt_stack_bytes == 0 { SS_DISABLE } else { 0 };
         Self {
             alt_stack: AltStack {
                 start: known.alt_stack_start,
-                flags: known.alt_stack_flags,
+                flags: known.alt_stack_flags | disabled,
                 pad: 0,
                 bytes: known.alt_stack_bytes,
             },

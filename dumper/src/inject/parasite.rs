@@ -7,13 +7,14 @@ use std::io;
 
 use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
-use ::parasite::task::{Parasite, SIGNALS, TimerState};
+use ::parasite::task::{Parasite, SIGNALS, SigAction, TimerState};
 use arch::regs::GeneralRegs;
 use arch::syscall::nr;
+use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::Detour;
-use super::{Codes, Error, Home, Original, expect_stop};
+use super::{Codes, Error, Home, Original, ThreadState, expect_stop};
 
 /// Bytes of stack that the parasite gets; it uses a few hundred.
 const STACK_BYTES: usize = 4096;
@@ -55,6 +56,71 @@ pub(crate) struct Report {
     pub(crate) state: Box<Parasite>,
     /// The POSIX timers, in the order in which they were asked for.
     pub(crate) timers: Vec<TimerState>,
+}
+
+impl Report {
+    /// What the parasite would report, where the kernel's structures tell all of it.
+    pub(crate) fn known(process: &Process) -> Option<Self> {
+        let known = process.in_process.as_deref()?;
+        let leader = process.threads.get(&process.pid)?.in_task?;
+        // The structures say that there are timers, not what is left of them; and of restrictions
+        // to huge pages there are kinds.
+        if known.timers || known.thp_restricted {
+            return None;
+        }
+        let thread = ThreadState::from(leader);
+        let mut state = Box::new(Parasite {
+            alt_stack: thread.alt_stack,
+            clear_child_tid: thread.clear_child_tid,
+            parent_death_signal: thread.parent_death_signal,
+            program_break: known.program_break,
+            dumpable: known.dumpable,
+            child_subreaper: i32::from(known.child_subreaper),
+            securebits: leader.securebits.cast_signed(),
+            timer_slack: leader.timer_slack as u32,
+            ..Parasite::EMPTY
+        });
+        if known.actions.len() != SIGNALS {
+            return None;
+        }
+        for (to, from) in state.actions.iter_mut().zip(&known.actions) {
+            *to = SigAction {
+                handler: from.handler,
+                flags: from.flags,
+                restorer: from.restorer,
+                mask: from.mask,
+            };
+        }
+        Some(Self { state, timers: Vec::new() })
+    }
+
+    /// What the leader said of itself as a thread.
+    pub(crate) fn leader(&self) -> ThreadState {
+        ThreadState {
+            alt_stack: self.state.alt_stack,
+            clear_child_tid: self.state.clear_child_tid,
+            parent_death_signal: self.state.parent_death_signal,
+        }
+    }
+
+    /// The first field in which two reports differ.
+    pub(crate) fn differs(&self, other: &Self) -> Option<&'static str> {
+        let (one, other) = (&self.state, &other.state);
+        let fields = [
+            ("signal actions", one.actions == other.actions),
+            ("interval timers", one.interval_timers == other.interval_timers),
+            ("alternate signal stack", one.alt_stack == other.alt_stack),
+            ("clear_child_tid", one.clear_child_tid == other.clear_child_tid),
+            ("program break", one.program_break == other.program_break),
+            ("parent death signal", one.parent_death_signal == other.parent_death_signal),
+            ("dumpable flag", one.dumpable == other.dumpable),
+            ("child subreaper flag", one.child_subreaper == other.child_subreaper),
+            ("huge page restriction", one.thp_disable == other.thp_disable),
+            ("securebits", one.securebits == other.securebits),
+            ("timer slack", one.timer_slack == other.timer_slack),
+        ];
+        fields.into_iter().find_map(|(name, same)| (!same).then_some(name))
+    }
 }
 
 /// A process with a parasite in it, or on the way.

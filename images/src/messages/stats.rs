@@ -13,6 +13,32 @@ pub struct StatsEntry {
     pub restore: Option<RestoreStatsEntry>,
 }
 
+/// Where the frozen time went. Times are microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct FrozenAccountEntry {
+    /// Stopping every task.
+    #[prost(uint32, required, tag = "1")]
+    pub stop: u32,
+    /// Reading the inventory again.
+    #[prost(uint32, required, tag = "2")]
+    pub inventory: u32,
+    /// Registers and signal state by ptrace.
+    #[prost(uint32, required, tag = "3")]
+    pub registers: u32,
+    /// What only the tasks know.
+    #[prost(uint32, required, tag = "4")]
+    pub parasite: u32,
+    /// Open files.
+    #[prost(uint32, required, tag = "5")]
+    pub files: u32,
+    /// Removing the parasite.
+    #[prost(uint32, required, tag = "6")]
+    pub cure: u32,
+    /// Memory.
+    #[prost(uint32, required, tag = "7")]
+    pub memory: u32,
+}
+
 /// Times are microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct DumpStatsEntry {
@@ -58,6 +84,9 @@ pub struct DumpStatsEntry {
     /// Pages of shared memory written.
     #[prost(uint64, optional, tag = "14")]
     pub shpages_written: Option<u64>,
+    /// Where the frozen time went. Ours: CRIU has no such field.
+    #[prost(message, optional, tag = "1000")]
+    pub frozen_account: Option<FrozenAccountEntry>,
 }
 
 /// Times are microseconds.

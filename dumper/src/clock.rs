@@ -1,0 +1,81 @@
+//! How long a dump and its frozen part may take.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::options::{DumpOptions, FrozenAccount};
+
+/// The limits that hold, asked between the steps and within every step whose length depends on the
+/// target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    whole: Option<Limit>,
+    frozen: Option<Limit>,
+    /// Where the frozen time has gone until now.
+    pub(crate) account: FrozenAccount,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    since: Instant,
+    limit: Duration,
+}
+
+impl Limit {
+    fn is_over(&self) -> bool {
+        self.since.elapsed() > self.limit
+    }
+}
+
+impl Clock {
+    /// Starts with the dump.
+    pub(crate) fn start(options: &DumpOptions) -> Self {
+        let whole = options.timeout.map(|limit| Limit { since: Instant::now(), limit });
+        Self { whole, frozen: None, account: FrozenAccount::default() }
+    }
+
+    /// The target has stood still since `since`, for at most `limit`.
+    pub(crate) const fn freeze(&mut self, since: Instant, limit: Option<Duration>) {
+        self.frozen = match limit {
+            Some(limit) => Some(Limit { since, limit }),
+            None => None,
+        };
+    }
+
+    /// It runs on, or is to be ended: how long it stands still no longer matters.
+    pub(crate) const fn released(&mut self) {
+        self.frozen = None;
+    }
+
+    /// Fails when a limit is over. `step` is what is being done.
+    pub(crate) fn check(&self, step: &'static str) -> Result<(), Error> {
+        if let Some(Limit { limit, .. }) = self.frozen.filter(Limit::is_over) {
+            return Err(Error::FrozenTooLong { step, limit, account: Box::new(self.account) });
+        }
+        match self.whole.filter(Limit::is_over) {
+            Some(Limit { limit, .. }) => Err(Error::TimedOut { step, limit }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_end_what_takes_longer() {
+        let mut clock =
+            Clock { whole: None, frozen: None, account: FrozenAccount::default() };
+        assert!(clock.check("nothing").is_ok());
+        clock.account.memory = Duration::from_millis(3);
+        clock.freeze(Instant::now(), Some(Duration::ZERO));
+        std::thread::sleep(Duration::from_millis(1));
+        let error = clock.check("read the registers").unwrap_err().to_string();
+        assert!(error.contains("read the registers") && error.contains("memory 3.0 ms"), "{error}");
+        clock.released();
+        assert!(clock.check("write").is_ok());
+        clock.whole = Some(Limit { since: Instant::now(), limit: Duration::from_secs(60) });
+        assert!(clock.check("write").is_ok());
+    }
+}

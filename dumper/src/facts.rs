@@ -1,0 +1,160 @@
+//! What is slow to read of tasks and seldom changes: it is read while they run, and when they
+//! stand still a mark of the kernel's own says whether it still holds ([`collector::InTask::mark`],
+//! [`collector::InProcess::mark`]). Where there is no mark, or another one, it is read again.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use collector::{Inventory, Process};
+use kernel::procfs::{Auxv, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat, Status};
+use kernel::sched::Scheduling;
+
+use crate::error::{Error, Obstacle};
+use crate::ids::is_zombie;
+use crate::obstacles;
+
+/// Of a thread: what [`collector::InTask::mark`] covers.
+#[derive(Debug)]
+pub(crate) struct ThreadFacts {
+    /// Of its fields only those are of use that the mark covers: credentials, umask, seccomp.
+    pub(crate) status: Status,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) affinity: Vec<u8>,
+}
+
+/// Of a process: what [`collector::InProcess::mark`] covers.
+#[derive(Debug)]
+pub(crate) struct ProcessFacts {
+    /// Of its fields only the places in memory are of use, and the flags.
+    pub(crate) stat: Stat,
+    pub(crate) limits: Limits,
+    pub(crate) auxv: Auxv,
+    pub(crate) oom_score_adj: i32,
+    /// `u32::MAX` for none.
+    pub(crate) login_uid: u32,
+    pub(crate) personality: u32,
+}
+
+impl ThreadFacts {
+    fn read(dir: &Dir, tid: i32) -> Result<Self, Error> {
+        let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
+        Ok(Self {
+            status: Status::read(&dir.thread(tid)?)?,
+            scheduling: kernel::sched::scheduling(tid).map_err(failed("read the scheduling"))?,
+            affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
+        })
+    }
+}
+
+impl ProcessFacts {
+    fn read(dir: &Dir) -> Result<Self, Error> {
+        let mut buffer = Vec::with_capacity(4096);
+        dir.read("personality", &mut buffer)?;
+        let personality = std::str::from_utf8(&buffer)
+            .ok()
+            .and_then(|text| u32::from_str_radix(text.trim(), 16).ok())
+            .unwrap_or(0);
+        Ok(Self {
+            stat: Stat::read_with(dir, &mut buffer)?,
+            limits: Limits::read_with(dir, &mut buffer)?,
+            auxv: Auxv::read_with(dir, &mut buffer)?,
+            oom_score_adj: OomScoreAdj::read_with(dir, &mut buffer)?.0,
+            // A kernel without auditing has no such file, and then there is no such id.
+            login_uid: LoginUid::read_with(dir, &mut buffer).map_or(u32::MAX, |uid| uid.0),
+            personality,
+        })
+    }
+}
+
+/// A fact with the mark of a moment before it was read.
+type Marked<T> = (Option<NonZeroU64>, T);
+
+/// The facts of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    processes: BTreeMap<i32, Marked<ProcessFacts>>,
+    threads: BTreeMap<i32, Marked<ThreadFacts>>,
+}
+
+impl Facts {
+    /// Reads all of a running tree, of what does not end meanwhile. `inventory` is of before.
+    pub(crate) fn read(inventory: &Inventory) -> Self {
+        let mut facts = Self::default();
+        let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
+        for process in inventory.processes.values().filter(alive) {
+            let Ok(dir) = Dir::open(process.pid) else { continue };
+            if let Ok(read) = ProcessFacts::read(&dir) {
+                facts.processes.insert(process.pid, (process_mark(process), read));
+            }
+            for &tid in process.threads.keys() {
+                if let Ok(read) = ThreadFacts::read(&dir, tid) {
+                    facts.threads.insert(tid, (thread_mark(process, tid), read));
+                }
+            }
+        }
+        facts
+    }
+
+    /// What of it stands in the way of a dump.
+    pub(crate) fn obstacles(&self) -> Vec<Obstacle> {
+        let threads = self.threads.iter();
+        let of_threads =
+            threads.flat_map(|(&tid, (_, facts))| obstacles::of_status(tid, &facts.status));
+        self.processes.keys().filter_map(|&pid| obstacles::of_program(pid)).chain(of_threads).collect()
+    }
+
+    /// Those of a process that stands still; `process` is of the inventory that was taken since.
+    pub(crate) fn of_process(&mut self, dir: &Dir, process: &Process) -> Result<ProcessFacts, Error> {
+        match self.processes.remove(&process.pid) {
+            Some((mark, facts)) if holds(mark, process_mark(process)) => Ok(facts),
+            _ => {
+                let found = obstacles::of_program(process.pid);
+                obstacles::refuse(process.pid, found.into_iter().collect())?;
+                ProcessFacts::read(dir)
+            }
+        }
+    }
+
+    /// Those of one of its threads.
+    pub(crate) fn of_thread(
+        &mut self,
+        dir: &Dir,
+        process: &Process,
+        tid: i32,
+    ) -> Result<ThreadFacts, Error> {
+        match self.threads.remove(&tid) {
+            Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => Ok(facts),
+            _ => {
+                let facts = ThreadFacts::read(dir, tid)?;
+                obstacles::refuse(process.pid, obstacles::of_status(tid, &facts.status))?;
+                Ok(facts)
+            }
+        }
+    }
+}
+
+fn holds(then: Option<NonZeroU64>, now: Option<NonZeroU64>) -> bool {
+    then.is_some() && then == now
+}
+
+fn process_mark(process: &Process) -> Option<NonZeroU64> {
+    process.in_process.as_ref()?.mark
+}
+
+fn thread_mark(process: &Process, tid: i32) -> Option<NonZeroU64> {
+    process.threads.get(&tid)?.in_task?.mark
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_mark_is_no_promise() {
+        let mark = NonZeroU64::new;
+        assert!(holds(mark(3), mark(3)));
+        assert!(!holds(mark(3), mark(4)));
+        assert!(!holds(None, None));
+        assert!(!holds(mark(3), None));
+    }
+}

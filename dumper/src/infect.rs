@@ -1,0 +1,190 @@
+//! Asking the tasks themselves, for what the kernel's structures do not tell: the parasite in the
+//! leader of every process that needs it, all at once, and system calls in other threads.
+
+use std::collections::BTreeMap;
+
+use collector::{Inventory, Process};
+use kernel::ptrace::Running;
+
+use crate::error::Error;
+use crate::freeze::Frozen;
+use crate::inject::{Codes, Infection, Request, ask_threads};
+use crate::mappings;
+use crate::plan::Plan;
+use crate::tasks::TaskState;
+
+fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
+    move |source| Error::Inject { pid, source }
+}
+
+pub(crate) type Infected = Vec<(i32, Infection, Running)>;
+
+/// Brings the parasite into every process and sets it going.
+pub(crate) fn begin(
+    plan: &mut Plan,
+    inventory: &Inventory,
+    tasks: &BTreeMap<i32, TaskState>,
+    frozen: &mut Frozen,
+    cross_check: bool,
+) -> Result<Infected, Error> {
+    let mut infected: Infected = Vec::new();
+    let asked = tasks.iter().filter(|(_, task)| cross_check || task.report.is_none());
+    for (&pid, task) in asked {
+        let (Some(process), Some(thread)) = (inventory.processes.get(&pid), task.threads.first())
+        else {
+            continue;
+        };
+        let request = request(plan, process, task)?;
+        let leader = frozen
+            .processes
+            .get_mut(&pid)
+            .and_then(|threads| threads.get_mut(&pid)?.stopped.take());
+        let Some(leader) = leader else { continue };
+        let (infection, running) = Infection::begin(leader, request, thread.original.clone())
+            .map_err(inject_error(pid))?;
+        infected.push((pid, infection, running));
+    }
+    let infected = step(infected, Infection::map)?;
+    step(infected, Infection::run)
+}
+
+fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Request, Error> {
+    let pid = process.pid;
+    let codes = codes(plan, process)?;
+    let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
+    let bytes = Request::region_bytes(timers.len());
+    let region = mappings::free_range(&process.mappings, bytes)
+        .ok_or_else(|| inject_error(pid)(crate::inject::Error::NoRoom { tid: pid }))?;
+    let leader = process.threads.get(&pid);
+    Ok(Request {
+        pid,
+        codes,
+        alt_stack: leader.and_then(known_alt_stack),
+        region,
+        bell: leader.map_or(0, bell),
+        timers,
+    })
+}
+
+/// Where the process's own code has what is needed: found in the plan, where it was foreseen that it
+/// would be.
+fn codes(plan: &mut Plan, process: &Process) -> Result<Codes, Error> {
+    let pid = process.pid;
+    // An exec between plan and freeze leaves other code in the process.
+    let codes = match plan.codes.get(&pid) {
+        Some(codes) if codes.still_there(pid) => *codes,
+        _ => plan.finder.find(process).map_err(inject_error(pid))?,
+    };
+    plan.codes.insert(pid, codes);
+    Ok(codes)
+}
+
+fn known_alt_stack(thread: &collector::Thread) -> Option<(u64, u64)> {
+    thread.in_task.map(|in_task| (in_task.alt_stack_start, in_task.alt_stack_bytes))
+}
+
+/// A signal that is nothing to this process: ignored by default or by choice, and not pending (a
+/// second one of a pending signal would be lost). 0 when there is none.
+fn bell(leader: &collector::Thread) -> i32 {
+    let taken = leader.caught | leader.pending | leader.shared_pending;
+    [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD]
+        .into_iter()
+        .find(|signal| taken & (1 << (signal - 1)) == 0)
+        .unwrap_or(0)
+}
+
+/// Takes one step of every infection: each goes on while the others are seen to.
+fn step(
+    infected: Infected,
+    step: impl Fn(&mut Infection, Running) -> Result<Running, crate::inject::Error>,
+) -> Result<Infected, Error> {
+    let mut stepped = Vec::with_capacity(infected.len());
+    for (pid, mut infection, running) in infected {
+        let running = step(&mut infection, running).map_err(inject_error(pid))?;
+        stepped.push((pid, infection, running));
+    }
+    Ok(stepped)
+}
+
+/// Takes the reports, and sends the parasites away.
+pub(crate) fn collect_reports(
+    infected: Infected,
+    tasks: &mut BTreeMap<i32, TaskState>,
+    frozen: &mut Frozen,
+) -> Result<Infected, Error> {
+    let mut leaving = Vec::with_capacity(infected.len());
+    for (pid, mut infection, running) in infected {
+        let (stopped, report) = infection.report(running).map_err(inject_error(pid))?;
+        let running = infection.leave(stopped).map_err(inject_error(pid))?;
+        if let Some(task) = tasks.get_mut(&pid) {
+            if let Some(known) = &task.report
+                && let Some(field) = known.differs(&report)
+            {
+                return Err(Error::CrossCheck { pid, field });
+            }
+            if let Some(leader) = task.threads.first_mut() {
+                leader.in_task = Some(report.leader());
+            }
+            task.report = Some(report);
+        }
+        frozen.postponed.extend(infection.postponed.drain(..).map(|signal| (pid, signal)));
+        leaving.push((pid, infection, running));
+    }
+    Ok(leaving)
+}
+
+pub(crate) fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error> {
+    for (pid, mut infection, running) in step(infected, Infection::left)? {
+        let stopped = infection.cured(running).map_err(inject_error(pid))?;
+        frozen.postponed.extend(infection.postponed.drain(..).map(|signal| (pid, signal)));
+        if let Some(leader) =
+            frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&pid))
+        {
+            leader.stopped = Some(stopped);
+        }
+    }
+    Ok(())
+}
+
+/// Per-thread state of the threads that the parasite did not run in: from the inventory, or from
+/// the threads themselves.
+pub(crate) fn ask_other_threads(
+    plan: &mut Plan,
+    inventory: &Inventory,
+    tasks: &mut BTreeMap<i32, TaskState>,
+    frozen: &mut Frozen,
+) -> Result<(), Error> {
+    let mut asked = Vec::new();
+    let mut whom = Vec::new();
+    for (&pid, task) in tasks.iter() {
+        for (index, thread) in task.threads.iter().enumerate().skip(1) {
+            if thread.in_task.is_some() {
+                continue;
+            }
+            let Some(process) = inventory.processes.get(&pid) else { continue };
+            let codes = codes(plan, process)?;
+            let stopped = frozen
+                .processes
+                .get_mut(&pid)
+                .and_then(|threads| threads.get_mut(&thread.tid)?.stopped.take());
+            if let Some(stopped) = stopped {
+                asked.push((stopped, pid, thread.original.clone(), codes));
+                whom.push((pid, index));
+            }
+        }
+    }
+    let answers = ask_threads(asked, &mut frozen.postponed)
+        .map_err(|source| Error::Inject { pid: whom.first().map_or(0, |(pid, _)| *pid), source })?;
+    for ((pid, index), (stopped, answer)) in whom.into_iter().zip(answers) {
+        let tid = stopped.tid();
+        if let Some(thread) = tasks.get_mut(&pid).and_then(|task| task.threads.get_mut(index)) {
+            thread.in_task = Some(answer);
+        }
+        if let Some(thread) =
+            frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&tid))
+        {
+            thread.stopped = Some(stopped);
+        }
+    }
+    Ok(())
+}
