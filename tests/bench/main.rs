@@ -18,7 +18,7 @@ use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services};
 
 use measure::{Bench, Means};
-use report::{Line, Report, Runs};
+use report::{Accounts, Line, Report, Runs};
 use shapes::{ROWS, Row, Shape};
 
 /// Measure frozen time, dump and restore, beside CRIU
@@ -48,6 +48,10 @@ struct Args {
     /// Few runs and small sizes in the plot: to see that it works
     #[arg(long)]
     quick: bool,
+    /// Tell where the frozen time of each row went, as the dump itself accounts for it (by the
+    /// services), and measure nothing else
+    #[arg(long)]
+    account: bool,
     /// No restores
     #[arg(long)]
     no_restore: bool,
@@ -113,6 +117,20 @@ impl Session<'_> {
         report.lines.extend(runs.lines(row, self.criu));
     }
 
+    /// Where the dump itself says that the time went.
+    fn account(&self, row: &Row, report: &mut Report) {
+        let mut accounts = Accounts::default();
+        for _ in 0..self.args.runs() {
+            let means = Means::Services(self.services);
+            match self.bench.once(means, row.shape, row.size, false) {
+                Ok(times) => accounts.add(&times),
+                Err(what) => report.failed(what),
+            }
+        }
+        accounts.print(row);
+        report.accounts.push(accounts.json(row));
+    }
+
     /// The small process, by the command and by the gateway in turns.
     fn gateway(&self, report: &mut Report) {
         println!("the small process through the gateway");
@@ -165,9 +183,13 @@ fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine
         }
     }
     for row in ROWS.iter().filter(|row| args.wants(row.name)) {
-        session.row(row, &mut report);
+        if args.account {
+            session.account(row, &mut report);
+        } else {
+            session.row(row, &mut report);
+        }
     }
-    if args.wants(GATEWAY) {
+    if args.wants(GATEWAY) && !args.account {
         session.gateway(&mut report);
     }
     if args.plot.is_some() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use stasis_tests::{Engine, Machine, Outcome, Scratch, Services, Workload};
 
 use crate::shapes::Shape;
@@ -19,7 +20,7 @@ pub(crate) enum Means<'a> {
 }
 
 /// What a target went through, in milliseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Times {
     /// The largest gap between two of its beats.
     pub(crate) frozen: f64,
@@ -27,6 +28,8 @@ pub(crate) struct Times {
     pub(crate) dump: f64,
     /// Wall time of the restore.
     pub(crate) restore: Option<f64>,
+    /// What the dump says of itself, when it was made by the services.
+    pub(crate) summary: Value,
 }
 
 /// What stays the same between measurements.
@@ -51,16 +54,16 @@ fn timed(command: &mut Command) -> Result<Duration, String> {
 }
 
 /// The plainest dump that the engine has, the target running on.
-fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<Duration, String> {
+fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<(Duration, Value), String> {
     match means {
         Means::Services(services) => {
             let start = Instant::now();
             let done = services.checkpoint(pid, "bench", true);
             let time = start.elapsed();
-            done.map_err(|job| format!("POST /v1/checkpoints: {job}"))?;
+            let mut job = done.map_err(|job| format!("POST /v1/checkpoints: {job}"))?;
             fs::rename(services.checkpoints().join("bench"), images)
                 .map_err(|error| format!("move the checkpoint: {error}"))?;
-            Ok(time)
+            Ok((time, job["dump"].take()))
         }
         Means::Engine(engine) => {
             let mut command = engine.command("dump");
@@ -70,7 +73,8 @@ fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<Duration, String> {
                 fs::create_dir_all(images).map_err(|error| format!("make {images:?}: {error}"))?;
                 command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
             }
-            timed(command.arg("-D").arg(images).arg("--leave-running"))
+            let time = timed(command.arg("-D").arg(images).arg("--leave-running"))?;
+            Ok((time, Value::Null))
         }
     }
 }
@@ -131,9 +135,9 @@ impl Bench {
         std::thread::sleep(Duration::from_millis(100));
         workload.gap()?;
         let images = self.scratch.path("images");
-        let dumped = dump(means, workload.pid(), &images)?;
-        let frozen = workload.gap()?;
-        let mut times = Times { frozen: millis(frozen), dump: millis(dumped), restore: None };
+        let (dumped, summary) = dump(means, workload.pid(), &images)?;
+        let (frozen, dump) = (millis(workload.gap()?), millis(dumped));
+        let mut times = Times { frozen, dump, restore: None, summary };
         if let (true, Means::Engine(engine)) = (restored, means) {
             self.machine.end_tree(workload.pid());
             times.restore = Some(millis(restore(engine, &images)?));

@@ -1,5 +1,6 @@
 //! What came out: the table, and all of it as JSON.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -113,6 +114,33 @@ impl Line {
     }
 }
 
+/// What dumps of one row say of where their frozen time went, in microseconds.
+#[derive(Default)]
+pub(crate) struct Accounts(BTreeMap<String, Vec<f64>>);
+
+impl Accounts {
+    pub(crate) fn add(&mut self, times: &Times) {
+        let mut add = |name: &str, micros| self.0.entry(name.to_owned()).or_default().push(micros);
+        add("seen", times.frozen * 1000.0);
+        for (name, value) in times.summary["account"].as_object().into_iter().flatten() {
+            add(name.trim_end_matches("_us"), value.as_f64().unwrap_or_default());
+        }
+        add("total", times.summary["frozen_us"].as_f64().unwrap_or_default());
+    }
+
+    pub(crate) fn print(&self, row: &Row) {
+        let parts = self
+            .0
+            .iter()
+            .map(|(name, runs)| format!("{name} {:.2}", median(runs).unwrap_or_default() / 1000.0));
+        println!("{}: {} (ms)", row.title, parts.collect::<Vec<_>>().join(", "));
+    }
+
+    pub(crate) fn json(&self, row: &Row) -> Value {
+        json!({"row": row.name, "runs_us": self.0})
+    }
+}
+
 /// A point of the plot: frozen time at a size, in milliseconds.
 pub(crate) struct Point {
     pub(crate) shape: Shape,
@@ -146,13 +174,21 @@ pub(crate) struct Report {
     pub(crate) idle: Vec<f64>,
     pub(crate) lines: Vec<Line>,
     pub(crate) points: Vec<Point>,
+    pub(crate) accounts: Vec<Value>,
     /// What went wrong; the numbers are those of the runs that did not.
     pub(crate) failures: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(runs: u16) -> Self {
-        Self { runs, idle: Vec::new(), lines: Vec::new(), points: Vec::new(), failures: Vec::new() }
+        Self {
+            runs,
+            idle: Vec::new(),
+            lines: Vec::new(),
+            points: Vec::new(),
+            accounts: Vec::new(),
+            failures: Vec::new(),
+        }
     }
 
     /// Notes, and says at once, that a run failed.
@@ -162,6 +198,9 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        if self.lines.is_empty() {
+            return;
+        }
         println!(
             "\n{:<46} {:<8} {:>9} {:>9} {:>8} {:>8}",
             "milliseconds", "", "stasis", "CRIU", "ratio", "goal"
@@ -194,6 +233,7 @@ impl Report {
             "idle_gap_ms": median(&self.idle),
             "rows": self.lines.iter().map(Line::json).collect::<Vec<_>>(),
             "plot": self.points.iter().map(Point::json).collect::<Vec<_>>(),
+            "accounts": self.accounts,
             "failures": self.failures,
         });
         let text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
