@@ -218,6 +218,25 @@ pub struct OpenFile {
     /// The link text of `/proc/PID/fd/N`: path, `pipe:[…]`, `socket:[…]`, `anon_inode:[…]`.
     #[serde(serialize_with = "lossy")]
     pub target: OsString,
+    /// What tells later whether it has changed; `None` from the /proc reader, and for what has to be
+    /// looked at each time: files with an owner to signal, with locks or with no name, terminals,
+    /// event files, pipes that hold somebody else's pages.
+    #[serde(skip)]
+    pub mark: Option<FileMark>,
+}
+
+/// A fingerprint of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMark {
+    /// Equal ones of the same file, taken at two times, mean that between them nothing has changed of
+    /// a pipe or fifo and its contents; of a socket, its options, its state and its peer; of a file
+    /// with a name, its owner and its rights. (Not of that file's contents, and not of what this
+    /// inventory says itself.)
+    pub print: NonZeroU64,
+    /// Of a regular file its bytes, of a pipe or fifo how many pages it may hold, of a socket how
+    /// many messages wait to be read (at a listening one: connections, to be accepted). `None` if
+    /// that takes another look.
+    pub size: Option<u64>,
 }
 
 impl OpenFile {

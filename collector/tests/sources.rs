@@ -85,6 +85,9 @@ fn comparable(mut inventory: Inventory) -> Inventory {
         for thread in process.threads.values_mut() {
             thread.in_task = None;
         }
+        for file in &mut process.files {
+            file.mark = None;
+        }
     }
     inventory
 }

@@ -1,14 +1,18 @@
 //! `iter/task_file`: open files.
 
+mod marks;
+
 use core::ffi::c_void;
 
+use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
 use aya_log_ebpf::debug;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
-use crate::read::{Context, at, field, offset};
+use crate::read::{Context, at, field, load, offset};
 use crate::{Meta, Name, emit, fitting};
+use marks::{PIPE_FS, SOCKET_FS, seen};
 
 #[repr(C)]
 struct FileContext {
@@ -29,19 +33,46 @@ extern "C" fn task_file(context: *mut FileContext) -> i32 {
     }
     // SAFETY: as above.
     let seq = unsafe { (*meta).seq };
-    let mut name = Name::new();
-    let name_bytes = path(file, &mut name);
-    if name_bytes == 0 {
+    let inode: u64 = load(file as u64, o::FILE_INODE);
+    let mode: u16 = load(inode, o::INODE_MODE);
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
+    let mut record = FileRecord { mode: u32::from(mode), magic, ..FileRecord::default() };
+    look(file as u64, inode, &mut record);
+    describe(task, fd, file as u64, inode, &mut record);
+    // The kernel makes up the names of pipes and sockets when it is asked, out of their numbers:
+    // so can the reader, at less cost.
+    if magic == PIPE_FS || magic == SOCKET_FS {
+        emit(seq, &record);
+    } else if !emit_with_path(seq, file, &mut record) {
         let tid: i32 = field(task, o::TASK_PID);
         debug!(
             &Context(context.cast()),
             "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
         );
     }
-    let record = describe(task, fd, file as u64, name_bytes);
-    emit(seq, &record);
-    name.emit(seq, name_bytes);
     0
+}
+
+// Each piece is a function of its own, with a stack frame of its own.
+
+#[inline(never)]
+fn look(file: u64, inode: u64, record: &mut FileRecord) {
+    let seen = seen(file, inode, record.mode as u16, record.magic);
+    record.mark = seen.mark;
+    record.size = seen.size;
+}
+
+/// Emits the record with the file's path, or without a path that is too long for it: then it
+/// returns false.
+#[inline(never)]
+fn emit_with_path(seq: *mut seq_file, file: *mut c_void, record: &mut FileRecord) -> bool {
+    let mut name = Name::new();
+    let name_bytes = path(file, &mut name);
+    record.name_bytes = name_bytes;
+    record.header.bytes += name_bytes;
+    emit(seq, record);
+    name.emit(seq, name_bytes);
+    name_bytes != 0
 }
 
 /// The path of a file as a reader of /proc sees it: its length with the zero byte, 0 if it does not
@@ -60,32 +91,23 @@ pub(crate) fn path(file: *mut c_void, name: &mut Name) -> u32 {
     fitting(length)
 }
 
-#[inline(always)]
-fn describe(task: u64, fd: u32, file: u64, name_bytes: u32) -> FileRecord {
-    let inode: u64 = field(file, o::FILE_INODE);
-    let mode: u16 = field(inode, o::INODE_MODE);
-    let super_block: u64 = field(inode, o::INODE_SB);
-    FileRecord {
-        header: Header { kind: KIND_FILE, bytes: size_of::<FileRecord>() as u32 + name_bytes },
-        fd: fd as i32,
-        close_on_exec: close_on_exec(task, fd),
-        file,
-        position: field(file, o::FILE_POS),
-        operations: field(file, o::FILE_OP),
-        inode: field(inode, o::INODE_INO),
-        flags: field(file, o::FILE_FLAGS),
-        mode: u32::from(mode),
-        device: field(super_block, o::SUPER_BLOCK_DEV),
-        name_bytes,
-        magic: field(super_block, o::SUPER_BLOCK_MAGIC),
-    }
+#[inline(never)]
+fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) {
+    record.header = Header { kind: KIND_FILE, bytes: size_of::<FileRecord>() as u32 };
+    record.fd = fd as i32;
+    record.close_on_exec = close_on_exec(task, fd);
+    record.file = file;
+    record.position = load(file, o::FILE_POS);
+    record.inode = load(inode, o::INODE_INO);
+    record.flags = load(file, o::FILE_FLAGS);
+    record.device = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_DEV);
 }
 
 /// 1 if the descriptor's bit is set in the table's bitmap.
 #[inline(always)]
 fn close_on_exec(task: u64, fd: u32) -> u32 {
-    let table: u64 = field(field(task, o::TASK_FILES), o::FILES_FDT);
-    let bits: u64 = field(table, o::FDTABLE_CLOSE_ON_EXEC);
+    let table: u64 = load(load(task, o::TASK_FILES), o::FILES_FDT);
+    let bits: u64 = load(table, o::FDTABLE_CLOSE_ON_EXEC);
     if bits == 0 {
         return 0;
     }

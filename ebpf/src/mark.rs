@@ -25,6 +25,13 @@ impl Mark {
         self.0 = (self.0.rotate_left(29) ^ word).wrapping_mul(FACTOR);
     }
 
+    #[inline(always)]
+    pub(crate) fn add_all(&mut self, words: &[u64]) {
+        for word in words {
+            self.add(*word);
+        }
+    }
+
     /// Adds `COUNT` chunks of 8 words from an address; the same as zeros where it cannot be read.
     #[inline(always)]
     pub(crate) fn add_chunks<const COUNT: usize>(&mut self, address: u64) {

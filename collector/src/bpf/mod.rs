@@ -1,6 +1,7 @@
 //! The inventory from eBPF iterators: a few reads where /proc takes thousands of system calls.
 
 mod fallback;
+mod files;
 mod load;
 mod offsets;
 mod records;

@@ -1,26 +1,25 @@
 //! Takes inventories by the iterators.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ebpf_common::{
-    FileRecord, KIND_FILE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction,
-    SignalActionsRecord, TaskRecord, VmaRecord, backing, name,
+    KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction, SignalActionsRecord, TaskRecord,
+    VmaRecord, backing, name,
 };
 use kernel::bpf::{IterTarget, iter_create, iter_link};
 use kernel::procfs::{self, Dir, NAMESPACES};
 use zerocopy::FromBytes;
 
 use super::records::{
-    self, device, file_flags, is_kernel_thread, process_state, protection_key, records, thread,
-    vm_flags, with_name,
+    self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
+    with_name,
 };
-use super::{BpfError, Loaded, fallback};
+use super::{BpfError, Loaded, fallback, files};
 use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables, VmFlags};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
@@ -38,14 +37,14 @@ pub struct BpfSource {
 const LINKS_KEPT: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
+pub(super) enum What {
     Threads,
     Files,
     Mappings,
 }
 
 impl What {
-    const fn text(self) -> &'static str {
+    pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Threads => "threads",
             Self::Files => "files",
@@ -297,40 +296,7 @@ impl BpfSource {
         // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
         // last buffer ended and never ends (seen on Linux 6.18).
         self.iterate(What::Files, IterTarget::Process(pid), pid)?;
-        let bad = || BpfError::Record { what: What::Files.text(), pid };
-        let mut files = Vec::new();
-        for record in records(&self.output) {
-            let (KIND_FILE, bytes) = record.ok_or_else(bad)? else { continue };
-            let (record, mut target) = with_name::<FileRecord>(bytes).ok_or_else(bad)?;
-            // A thread with a table of its own follows.
-            if files.last().is_some_and(|last: &OpenFile| last.fd >= record.fd) {
-                break;
-            }
-            if record.name_bytes == 0 {
-                let Some(text) = fallback::link(pid, tid, &format!("fd/{}", record.fd))? else {
-                    continue;
-                };
-                target = text;
-            }
-            let (mut device, mut inode) = (device(record.device), record.inode);
-            if fallback::OWN_NUMBERS.contains(&record.magic) {
-                let Some(stat) = fallback::stat(pid, tid, record.fd)? else { continue };
-                (device, inode) = (stat.device, stat.inode);
-            }
-            files.push(OpenFile {
-                fd: record.fd,
-                close_on_exec: record.close_on_exec != 0,
-                // The address, until all processes are known.
-                description: record.file,
-                position: record.position,
-                flags: file_flags(&record),
-                mode: mode(&record, &target),
-                device,
-                inode,
-                target,
-            });
-        }
-        Ok(files)
+        files::decode(&self.output, pid, tid)
     }
 
     fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {
@@ -374,16 +340,6 @@ impl BpfSource {
         }
         mappings.extend(self.gate.clone());
         Ok(mappings)
-    }
-}
-
-/// Type and permissions as `stat` gives them: without type for what has no place in any tree
-/// (`anon_inode_getattr` in the kernel).
-fn mode(record: &FileRecord, target: &OsStr) -> u32 {
-    if target.as_bytes().starts_with(b"anon_inode:") {
-        record.mode & !libc::S_IFMT
-    } else {
-        record.mode
     }
 }
 

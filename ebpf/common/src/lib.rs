@@ -220,8 +220,13 @@ pub struct FileRecord {
     pub file: u64,
     /// Position.
     pub position: u64,
-    /// Address of the file's operations: tells kinds of files apart.
-    pub operations: u64,
+    /// A fingerprint: equal ones of the same file, read at different times, mean that nothing has
+    /// changed between but what the record says itself (and the contents of a file with a name); 0
+    /// for one that has to be looked at each time.
+    pub mark: u64,
+    /// Of a regular file its bytes, of a pipe how many pages it may hold, of a socket how many
+    /// messages wait in it; meaningless without a mark.
+    pub size: u64,
     /// Inode.
     pub inode: u64,
     /// `O_*` flags.
@@ -230,7 +235,8 @@ pub struct FileRecord {
     pub mode: u32,
     /// Device, in the kernel's encoding.
     pub device: u32,
-    /// Bytes of name that follow, with its zero byte; 0 for a name too long.
+    /// Bytes of name that follow, with its zero byte; 0 for a name too long, and for pipes and
+    /// sockets, whose names are made of their inodes.
     pub name_bytes: u32,
     /// Which file system it is on (`*_SUPER_MAGIC`).
     pub magic: u64,
