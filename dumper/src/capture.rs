@@ -7,12 +7,10 @@
 //! mark says that it still holds.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::time::{Duration, Instant};
 
-use collector::{Inventory, Mapping};
+use collector::Inventory;
 use images::messages::TaskKobjIdsEntry;
-use kernel::pagemap::PageRun;
 use kernel::procfs::Dir;
 
 use crate::clock::Clock;
@@ -22,11 +20,10 @@ use crate::files;
 use crate::freeze::Frozen;
 use crate::ids;
 use crate::infect;
-use crate::mappings::{self, Kind};
-use crate::memory::{Origin, Pages, segment_runs};
+use crate::memory::{self, Early, Pages};
 use crate::obstacles;
 use crate::options::DumpOptions;
-use crate::plan::{self, Plan, PlannedMemory};
+use crate::plan::{self, Plan};
 use crate::tasks::{TaskState, ThreadCapture};
 
 /// All that the images need, in memory.
@@ -62,12 +59,14 @@ pub(crate) fn capture(
     frozen: &mut Frozen,
     options: &DumpOptions,
     files_plan: &mut files::Plan,
+    early: &mut Early,
     clock: &mut Clock,
 ) -> Result<Captured, Error> {
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
     let earlier = std::mem::take(&mut plan.inventory);
-    let inventory = plan::inventory(&mut plan.collector, options.pid, earlier)?;
+    let mut inventory = plan::inventory(&mut plan.collector, options.pid, earlier)?;
+    let marked = early.take_marks(&mut inventory);
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
     clock.check("read the inventory")?;
@@ -89,7 +88,7 @@ pub(crate) fn capture(
     clock.account.cure = laps.lap();
     clock.check("ask the tasks")?;
 
-    let mut memory = find_memory(plan, &inventory)?;
+    let mut memory = memory::find(&mut plan.memory, early, &marked, &plan.writer, &inventory)?;
     plan.store.copy(&mut memory.pages)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
@@ -136,84 +135,4 @@ fn read_tasks(
         tasks.insert(pid, task);
     }
     Ok(tasks)
-}
-
-struct Memory {
-    pages: Vec<Pages>,
-    process_pages: usize,
-    segments: BTreeMap<(u64, u64), u64>,
-    scanned: u64,
-}
-
-/// Finds the pages that have content.
-fn find_memory(plan: &mut Plan, inventory: &Inventory) -> Result<Memory, Error> {
-    let mut memory =
-        Memory { pages: Vec::new(), process_pages: 0, segments: BTreeMap::new(), scanned: 0 };
-    let mut segments: BTreeMap<(u64, u64), (File, i32, u64)> = BTreeMap::new();
-    for process in inventory.processes.values().filter(|process| !ids::is_zombie(process)) {
-        let pid = process.pid;
-        let PlannedMemory { mut map, mut pages } = match plan.memory.remove(&pid) {
-            Some(planned) => planned,
-            // Born since the plan.
-            None => PlannedMemory::open(&plan.writer, pid)?,
-        };
-        let mut own = Vec::with_capacity(process.mappings.len());
-        let mut vdso = None;
-        for mapping in &process.mappings {
-            let span = PageRun::new(mapping.start, mapping.end);
-            match mappings::classify(mapping) {
-                Ok(Kind::Anonymous | Kind::Heap | Kind::File { shared: false, .. }) => {
-                    own.push(span);
-                }
-                // Its code is needed to tell whether a restored program can keep calling it.
-                Ok(Kind::Vdso) => vdso = Some(span),
-                Ok(Kind::SharedAnonymous) => segment(&mut segments, pid, mapping)?,
-                _ => {}
-            }
-        }
-        memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
-        pages.runs = map.private_pages(&own).map_err(|source| Error::Process {
-            operation: "read the page map",
-            pid,
-            source,
-        })?;
-        if let Some(vdso) = vdso {
-            let at = pages.runs.partition_point(|run| run.start < vdso.start);
-            pages.runs.insert(at, vdso);
-        }
-        memory.pages.push(pages);
-    }
-    memory.process_pages = memory.pages.len();
-    for (key, (file, pid, bytes)) in segments {
-        let failed = |source| Error::Process { operation: "read shared memory", pid, source };
-        let runs = segment_runs(&file, bytes).map_err(failed)?;
-        memory.scanned += bytes / kernel::pagemap::PAGE_SIZE;
-        let mut pages = Pages::new(&plan.writer, pid, Origin::Segment(file))?;
-        pages.runs = runs;
-        memory.pages.push(pages);
-        memory.segments.insert(key, key.1);
-    }
-    Ok(memory)
-}
-
-/// Notes a mapping of a shared segment; the first opens its file.
-fn segment(
-    segments: &mut BTreeMap<(u64, u64), (File, i32, u64)>,
-    pid: i32,
-    mapping: &Mapping,
-) -> Result<(), Error> {
-    let reach = mapping.offset + (mapping.end - mapping.start);
-    let key = (mapping.device, mapping.inode);
-    if let Some((_, _, bytes)) = segments.get_mut(&key) {
-        *bytes = (*bytes).max(reach);
-        return Ok(());
-    }
-    let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-    let file = File::open(path).map_err(|source| Error::Process {
-        operation: "open the shared memory",
-        pid,
-        source,
-    })?;
-    segments.insert(key, (file, pid, reach));
-    Ok(())
 }

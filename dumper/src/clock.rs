@@ -65,8 +65,7 @@ mod tests {
 
     #[test]
     fn limits_end_what_takes_longer() {
-        let mut clock =
-            Clock { whole: None, frozen: None, account: FrozenAccount::default() };
+        let mut clock = Clock { whole: None, frozen: None, account: FrozenAccount::default() };
         assert!(clock.check("nothing").is_ok());
         clock.account.memory = Duration::from_millis(3);
         clock.freeze(Instant::now(), Some(Duration::ZERO));

@@ -62,7 +62,9 @@ fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskC
         blk_sigset: leader.original.mask,
         comm: comm(&leader.comm),
         timers: Some(timers::encode(report, &task.timers)),
-        rlimits: Some(TaskRlimitsEntry { rlimits: task.facts.limits.0.iter().map(limit).collect() }),
+        rlimits: Some(TaskRlimitsEntry {
+            rlimits: task.facts.limits.0.iter().map(limit).collect(),
+        }),
         signals_s: Some(queue(&task.pending)),
         loginuid: Some(task.facts.login_uid),
         oom_score_adj: Some(task.facts.oom_score_adj),
@@ -82,7 +84,8 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         futex_rla_len: robust_list_bytes as u32,
         sched_nice: Some(capture.facts.scheduling.nice),
         sched_policy: Some(policy(&capture.facts.scheduling)),
-        sched_prio: (capture.facts.scheduling.priority != 0).then_some(capture.facts.scheduling.priority),
+        sched_prio: (capture.facts.scheduling.priority != 0)
+            .then_some(capture.facts.scheduling.priority),
         blk_sigset: Some(capture.original.mask),
         sas: Some(ThreadSasEntry {
             ss_sp: in_task.alt_stack.start,

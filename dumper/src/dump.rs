@@ -8,6 +8,7 @@ use crate::capture::{self, Captured};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::freeze::{self, Frozen, Release};
+use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::Plan;
 use crate::write;
@@ -27,10 +28,11 @@ pub fn dump(
 ) -> Result<DumpReport, Error> {
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
-    std::thread::scope(|scope| {
+    let mut early = Early::default();
+    let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
-            .spawn_scoped(scope, || run(options, progress))
+            .spawn_scoped(scope, || run(options, &mut early, progress))
             .map_err(|source| Error::Process {
                 operation: "start a thread for the dump",
                 pid: options.pid,
@@ -38,19 +40,27 @@ pub fn dump(
             })?
             .join()
             .unwrap_or(Err(Error::Panicked))
-    })
+    });
+    // Only now, as this takes a while, and in the thread the target may still stand still.
+    early.end();
+    dumped
 }
 
-fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport, Error> {
+fn run(
+    options: &DumpOptions,
+    early: &mut Early,
+    progress: &mut dyn Progress,
+) -> Result<DumpReport, Error> {
     let started = Instant::now();
     progress.begin("plan", None);
     let mut clock = Clock::start(options);
-    let (mut plan, mut files) = Plan::make(options, &clock)?;
+    let (mut plan, mut files) = Plan::make(options, &clock, early)?;
     progress.begin("freeze", None);
     let mut frozen = freeze::freeze(options.pid, options.stop_within)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
-    let captured = capture::capture(&mut plan, &mut frozen, options, &mut files, &mut clock)?;
+    let mut captured =
+        capture::capture(&mut plan, &mut frozen, options, &mut files, early, &mut clock)?;
     let since = frozen.since;
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
     // still alive, until its images are safe.
@@ -62,8 +72,10 @@ fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport,
     clock.released();
     // What it holds of the target's files must not outlive their use by the target.
     drop(files);
+    captured.pages.iter_mut().for_each(Pages::settle);
     let Plan { store, writer, .. } = plan;
-    let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
+    let committed =
+        write::write(&captured, &store, early, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),
@@ -75,7 +87,7 @@ fn run(options: &DumpOptions, progress: &mut dyn Progress) -> Result<DumpReport,
         account: clock.account,
         total: started.elapsed(),
         image_bytes: committed.bytes,
-        ..summary(&captured)
+        ..summary(&captured, early)
     })
 }
 
@@ -85,8 +97,8 @@ fn release(held: &mut Option<Frozen>, how: Release) {
     }
 }
 
-fn summary(captured: &Captured) -> DumpReport {
-    let written: u64 = captured.pages.iter().map(crate::memory::Pages::bytes).sum();
+fn summary(captured: &Captured, early: &Early) -> DumpReport {
+    let written = captured.pages.iter().map(Pages::bytes).sum::<u64>() + early.bytes();
     DumpReport {
         processes: captured.inventory.processes.len(),
         threads: captured.tasks.values().map(|task| task.threads.len()).sum(),

@@ -100,11 +100,19 @@ impl Facts {
         let threads = self.threads.iter();
         let of_threads =
             threads.flat_map(|(&tid, (_, facts))| obstacles::of_status(tid, &facts.status));
-        self.processes.keys().filter_map(|&pid| obstacles::of_program(pid)).chain(of_threads).collect()
+        self.processes
+            .keys()
+            .filter_map(|&pid| obstacles::of_program(pid))
+            .chain(of_threads)
+            .collect()
     }
 
     /// Those of a process that stands still; `process` is of the inventory that was taken since.
-    pub(crate) fn of_process(&mut self, dir: &Dir, process: &Process) -> Result<ProcessFacts, Error> {
+    pub(crate) fn of_process(
+        &mut self,
+        dir: &Dir,
+        process: &Process,
+    ) -> Result<ProcessFacts, Error> {
         match self.processes.remove(&process.pid) {
             Some((mark, facts)) if holds(mark, process_mark(process)) => Ok(facts),
             _ => {

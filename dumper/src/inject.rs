@@ -23,11 +23,13 @@
 
 mod calls;
 mod codes;
+mod donate;
 mod home;
 mod parasite;
 
 pub(crate) use calls::{ThreadState, ask_threads};
 pub(crate) use codes::{CodeFinder, Codes};
+pub(crate) use donate::userfaultfd_of;
 pub(crate) use home::{Home, Original};
 pub(crate) use parasite::{Infection, Report, Request};
 

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use collector::{Collector, Inventory, VmFlags};
+use collector::{Collector, Inventory};
 use images::{ImageWriter, WriteOptions};
-use kernel::pagemap::PageMap;
 use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
 
 use crate::clock::Clock;
@@ -14,7 +13,7 @@ use crate::facts::Facts;
 use crate::files;
 use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes, Report};
-use crate::memory::{Origin, Pages, Store};
+use crate::memory::{self, Early, PlannedMemory, Store};
 use crate::obstacles;
 use crate::options::{AfterDump, DumpOptions};
 
@@ -38,9 +37,11 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Makes it, together with the plan for the open files, which is dropped when the target runs again.
+    /// Last of all, memory is copied into `early` while the target runs.
     pub(crate) fn make(
         options: &DumpOptions,
         clock: &Clock,
+        early: &mut Early,
     ) -> Result<(Self, files::Plan), Error> {
         let mut collector = match &options.programs {
             Some(folder) => Collector::open_from(folder),
@@ -86,7 +87,14 @@ impl Plan {
             }
         }
         let runs_on = options.after == AfterDump::Resume;
-        let store = Store::choose(runs_on, resident_bytes(&inventory));
+        early.copy(&inventory, &mut finder, &codes, &writer, clock)?;
+        // The marks of mappings that are tracked now are others than before.
+        let inventory = match early.is_empty() {
+            true => inventory,
+            false => self::inventory(&mut collector, options.pid, inventory)?,
+        };
+        let expected = early.expected(memory::resident_bytes(&inventory));
+        let store = Store::choose(runs_on, expected);
         let plan =
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
         Ok((plan, files))
@@ -105,42 +113,4 @@ pub(crate) fn inventory(
 /// Whether a process is gone, or a zombie.
 fn has_ended(pid: i32) -> bool {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
-}
-
-/// What will be needed of the memory of one process.
-#[derive(Debug)]
-pub(crate) struct PlannedMemory {
-    pub(crate) map: PageMap,
-    /// Empty, with its file.
-    pub(crate) pages: Pages,
-}
-
-impl PlannedMemory {
-    pub(crate) fn open(writer: &ImageWriter, pid: i32) -> Result<Self, Error> {
-        let map = PageMap::open(pid).map_err(|source| Error::Process {
-            operation: "open the page map",
-            pid,
-            source,
-        })?;
-        Ok(Self { map, pages: Pages::new(writer, pid, Origin::Process(pid))? })
-    }
-}
-
-/// An estimate of the memory that a dump of the tree will hold.
-fn resident_bytes(inventory: &Inventory) -> u64 {
-    let resident = |pid: i32| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        let mut fields = text.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0u64));
-        let (resident, file) = (fields.nth(1).unwrap_or(0), fields.next().unwrap_or(0));
-        resident.saturating_sub(file) * kernel::pagemap::PAGE_SIZE
-    };
-    let shared: u64 = inventory
-        .processes
-        .values()
-        .flat_map(|process| &process.mappings)
-        .filter(|mapping| mapping.flags.contains(VmFlags::MAY_SHARE))
-        .filter(|mapping| mapping.name == "/dev/zero (deleted)")
-        .map(|mapping| mapping.end - mapping.start)
-        .sum();
-    inventory.processes.keys().map(|&pid| resident(pid)).sum::<u64>() + shared
 }

@@ -99,9 +99,8 @@ impl ThreadCapture {
                 (known.robust_list, ROBUST_LIST_BYTES),
             ),
             None => {
-                let failed = |source| {
-                    Error::Process { operation: "read the robust list", pid: tid, source }
-                };
+                let failed =
+                    |source| Error::Process { operation: "read the robust list", pid: tid, source };
                 (stopped.rseq()?, kernel::sched::robust_list(tid).map_err(failed)?)
             }
         };

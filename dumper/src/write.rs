@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use images::messages::{
-    DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE, MmEntry, PluginsEntry,
-    PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry, vma_status,
+    DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
+    MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry,
+    vma_status,
 };
 use images::{Committed, ImageWriter, Progress, names};
 
@@ -14,7 +15,7 @@ use crate::core_entry;
 use crate::error::Error;
 use crate::ids;
 use crate::mappings::{self, Kind};
-use crate::memory::Store;
+use crate::memory::{Early, Pages, Store};
 use crate::options::FrozenAccount;
 use crate::tasks::TaskState;
 
@@ -22,13 +23,14 @@ use crate::tasks::TaskState;
 pub(crate) fn write(
     captured: &Captured,
     store: &Store,
+    early: &Early,
     writer: ImageWriter,
     root: i32,
     frozen: Duration,
     clock: &Clock,
     progress: &mut dyn Progress,
 ) -> Result<Committed, Error> {
-    let bytes = captured.pages.iter().map(crate::memory::Pages::bytes).sum();
+    let bytes = captured.pages.iter().map(Pages::bytes).sum();
     progress.begin("write", Some(bytes));
     store.write(&captured.pages, progress)?;
     clock.check("write the pages")?;
@@ -39,6 +41,7 @@ pub(crate) fn write(
     for (pages, &segment) in segments.iter().zip(captured.segments.values()) {
         pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
     }
+    early.encode(&writer, &inventory())?;
     for (&pid, task) in &captured.tasks {
         process(captured, &writer, pid, task)?;
     }
@@ -216,9 +219,8 @@ fn clocks() -> TimensEntry {
 
 fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> StatsEntry {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-    let written = |pages: &[crate::memory::Pages]| {
-        pages.iter().map(|pages| pages.bytes() / images::PAGE_SIZE).sum()
-    };
+    let written =
+        |pages: &[Pages]| pages.iter().map(|pages| pages.bytes() / images::PAGE_SIZE).sum();
     let (private, shared) = captured.pages.split_at(captured.process_pages);
     StatsEntry {
         dump: Some(DumpStatsEntry {
@@ -227,7 +229,7 @@ fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> Stat
             memdump_time: micros(account.memory),
             memwrite_time: 0,
             pages_scanned: captured.pages_scanned,
-            pages_skipped_parent: 0,
+            pages_skipped_parent: captured.pages.iter().map(Pages::in_parent).sum(),
             pages_written: written(private),
             pages_lazy: 0,
             shpages_written: Some(written(shared)),

@@ -153,19 +153,20 @@ impl PageMap {
     }
 
     /// The pages of tracked anonymous memory in `span` that hold anything and were written since
-    /// they were last protected (or since they came to be); they are protected in the same step.
-    /// Stops after `limit` pages; returns where it stopped.
+    /// they were last protected (or since they came to be). With `protect` they are protected in
+    /// the same step. Stops after `limit` pages (0 for no limit); returns where it stopped.
     ///
     /// # Errors
     /// When the process is gone, or the kernel has no scan.
-    pub fn protect_written(
+    pub fn written(
         &mut self,
         span: PageRun,
+        protect: bool,
         limit: u64,
         found: &mut Vec<PageRun>,
     ) -> io::Result<u64> {
         let arguments = ScanArguments {
-            flags: PM_SCAN_WP_MATCHING,
+            flags: if protect { PM_SCAN_WP_MATCHING } else { 0 },
             max_pages: limit,
             category_inverted: PAGE_IS_PFNZERO,
             category_mask: PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN | PAGE_IS_PFNZERO,

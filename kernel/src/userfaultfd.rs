@@ -221,11 +221,11 @@ mod tests {
         assert!(tracker.is_alive());
 
         let mut found = Vec::new();
-        let stopped = map.protect_written(span, 10, &mut found).unwrap();
+        let stopped = map.written(span, true, 10, &mut found).unwrap();
         assert_eq!(region.numbers(&found), [(0, 10)]);
         assert_eq!(stopped, span.start + 10 * PAGE_SIZE);
         let rest = PageRun::new(stopped, span.end);
-        assert_eq!(map.protect_written(rest, 0, &mut found).unwrap(), span.end);
+        assert_eq!(map.written(rest, true, 0, &mut found).unwrap(), span.end);
         assert_eq!(region.numbers(&found), [(0, PAGES)]);
 
         found.clear();
@@ -238,7 +238,7 @@ mod tests {
         assert!(map.holds_page(span.start).unwrap());
         assert!(!map.holds_page(span.start + 20 * PAGE_SIZE).unwrap());
         found.clear();
-        assert_eq!(map.protect_written(span, 0, &mut found).unwrap(), span.end);
+        assert_eq!(map.written(span, true, 0, &mut found).unwrap(), span.end);
         assert_eq!(region.numbers(&found), [(5, 6)]);
 
         found.clear();
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(region.numbers(&found), [(0, 20), (22, PAGES)]);
         tracker.unregister(span.start, span.bytes()).unwrap();
         found.clear();
-        map.protect_written(span, 0, &mut found).unwrap();
+        map.written(span, true, 0, &mut found).unwrap();
         assert_eq!(found, [], "what is not tracked is not protected");
     }
 }

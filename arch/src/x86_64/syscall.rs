@@ -69,6 +69,7 @@ pub mod nr {
     pub const PRLIMIT64: usize = 302;
     pub const SCHED_SETATTR: usize = 314;
     pub const SECCOMP: usize = 317;
+    pub const USERFAULTFD: usize = 323;
     pub const MEMBARRIER: usize = 324;
     pub const PREADV2: usize = 327;
     pub const RSEQ: usize = 334;

@@ -1,0 +1,88 @@
+//! Shared anonymous memory, of which a dump has one copy however many processes map it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+
+use collector::Mapping;
+use kernel::pagemap::PageRun;
+
+use crate::error::Error;
+
+/// The segments that processes map, by device and inode.
+#[derive(Debug, Default)]
+pub(super) struct Segments(pub(super) BTreeMap<(u64, u64), Segment>);
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) file: File,
+    /// A process that maps it.
+    pub(super) pid: i32,
+    /// As far as any mapping reaches.
+    pub(super) bytes: u64,
+}
+
+impl Segments {
+    /// Notes a mapping; the first of a segment opens its file.
+    pub(super) fn note(&mut self, pid: i32, mapping: &Mapping) -> Result<(), Error> {
+        let reach = mapping.offset + (mapping.end - mapping.start);
+        let key = (mapping.device, mapping.inode);
+        if let Some(segment) = self.0.get_mut(&key) {
+            segment.bytes = segment.bytes.max(reach);
+            return Ok(());
+        }
+        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let file = File::open(path).map_err(|source| Error::Process {
+            operation: "open the shared memory",
+            pid,
+            source,
+        })?;
+        self.0.insert(key, Segment { file, pid, bytes: reach });
+        Ok(())
+    }
+}
+
+/// The parts of a shared segment's file that have content, found by its holes.
+pub(super) fn segment_runs(file: &File, bytes: u64) -> io::Result<Vec<PageRun>> {
+    use nix::unistd::{Whence, lseek};
+    let mut runs = Vec::new();
+    let mut at = 0i64;
+    let end = i64::try_from(bytes).unwrap_or(i64::MAX);
+    while at < end {
+        let start = match lseek(file, at, Whence::SeekData) {
+            Ok(start) => start,
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        if start >= end {
+            break;
+        }
+        let stop = lseek(file, start, Whence::SeekHole)?.min(end);
+        runs.push(PageRun::new(start.cast_unsigned(), stop.cast_unsigned()));
+        at = stop;
+    }
+    Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn holes_of_a_segment_are_not_content() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("segment"))
+            .unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(&[1], 5 * 4096).unwrap();
+        let runs = segment_runs(&file, 1 << 20).unwrap();
+        assert_eq!(runs, [PageRun::new(5 * 4096, 6 * 4096)]);
+    }
+}

@@ -1,0 +1,342 @@
+//! One process whose writes are tracked while it runs.
+//!
+//! Its larger anonymous mappings are registered with a userfaultfd that writes are noted by. A page
+//! that is found written is protected and then copied, in this order: what is written during the
+//! copying, or later, is found the next time. So of every page that is protected a copy is there,
+//! and what is not protected when the process stands still is copied then.
+//!
+//! What needs no care of its own for this reason: pages of mappings that are newer than the
+//! registration, that were moved by `mremap`, that a forked child has, or another program after
+//! an exec are not protected (the kernel takes their registration away). Memory that was given
+//! back, and what has grown, has no protected pages.
+//!
+//! Private mappings of files are left out: there a page that was given back looks, by the mark
+//! that the kernel leaves in its place, as one that is swapped out and unchanged.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+use collector::{Mapping, Process, VmFlags};
+use images::Folder;
+use images::messages::{PagemapEntry, PagemapHead, page_flags};
+use images::names;
+use kernel::arena::Arena;
+use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
+use kernel::userfaultfd::WriteTracker;
+
+use super::copy::{cut, in_a_row, into_memory, share};
+use super::pages::Round;
+use super::runs::{bytes, coalesce, subtract, union};
+use crate::error::Error;
+use crate::inject::{Codes, userfaultfd_of};
+use crate::mappings::{self, Kind};
+
+/// Pages that are protected, or unprotected, in one call: the kernel holds a lock of the process
+/// meanwhile, for some 140 ns a page.
+const SLICE: u64 = 4096;
+/// Bytes that are looked at in one call, for the same reason.
+const WINDOW: u64 = 128 << 20;
+/// Pages that are protected before they are copied.
+const BATCH: u64 = 16 * SLICE;
+/// Runs of unprotected pages that are looked at one by one; more are looked at together.
+const FEW: usize = 4096;
+/// Bytes that a page table covers: a hole as large is not reported by the quick scan.
+const TABLE: u64 = 2 << 20;
+
+/// A tracked process.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pid: i32,
+    tracker: WriteTracker,
+    map: PageMap,
+    /// What was registered.
+    spans: Vec<PageRun>,
+    /// Pages that an earlier checkpoint holds.
+    inherited: Vec<PageRun>,
+    /// Pages that were copied first, into a pages file of their own.
+    first: Option<First>,
+    rounds: Vec<Round>,
+    /// All pages of which there is a copy.
+    covered: Vec<PageRun>,
+    /// Pages that could not be copied.
+    doubtful: Vec<PageRun>,
+}
+
+#[derive(Debug)]
+struct First {
+    id: u32,
+    file: File,
+    runs: Vec<PageRun>,
+    bytes: u64,
+}
+
+/// Pages of a process that stands still.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// Those that have to be copied.
+    pub(crate) changed: Vec<PageRun>,
+    /// Those of which a copy is there.
+    pub(crate) kept: Vec<PageRun>,
+}
+
+/// Whether a mapping is one that can be tracked.
+pub(super) fn trackable(mapping: &Mapping) -> bool {
+    matches!(mappings::classify(mapping), Ok(Kind::Anonymous | Kind::Heap))
+        && mapping.flags.contains(VmFlags::MAY_WRITE)
+}
+
+impl Tracked {
+    /// Starts to track the mappings of `process` that hold at least `least` bytes each.
+    pub(super) fn begin(process: &Process, codes: &Codes, least: u64) -> Result<Self, Error> {
+        let pid = process.pid;
+        let failed = |operation| move |source| Error::Process { operation, pid, source };
+        let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
+        let mut spans: Vec<PageRun> = Vec::new();
+        let mut content = Vec::new();
+        for mapping in process.mappings.iter().filter(|mapping| trackable(mapping)) {
+            content.clear();
+            let span = PageRun::new(mapping.start, mapping.end);
+            map.anonymous_pages(span, &mut content).map_err(failed("read the page map"))?;
+            if bytes(&content) >= least {
+                spans.push(span);
+            }
+        }
+        let fd = userfaultfd_of(process, codes).map_err(|source| Error::Inject { pid, source })?;
+        let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
+        // What cannot be registered, because it has gone, is copied frozen.
+        spans.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
+        Ok(Self::with(pid, tracker, map, spans))
+    }
+
+    fn with(pid: i32, tracker: WriteTracker, map: PageMap, spans: Vec<PageRun>) -> Self {
+        Self {
+            pid,
+            tracker,
+            map,
+            spans,
+            inherited: Vec::new(),
+            first: None,
+            rounds: Vec::new(),
+            covered: Vec::new(),
+            doubtful: Vec::new(),
+        }
+    }
+
+    fn failed(&self, operation: &'static str) -> impl Fn(io::Error) -> Error + use<> {
+        let pid = self.pid;
+        move |source| Error::Process { operation, pid, source }
+    }
+
+    /// Protects and copies everything that is not protected, into a pages file of `folder`.
+    /// Returns how many bytes that was.
+    pub(super) fn first_round(&mut self, folder: &Folder<'_>) -> Result<u64, Error> {
+        let (id, file) = folder.pages()?;
+        let mut first = First { id, file, runs: Vec::new(), bytes: 0 };
+        let lost = Mutex::default();
+        for span in self.spans.clone() {
+            let mut at = span.start;
+            while at < span.end {
+                let mut batch = Vec::new();
+                while at < span.end && bytes(&batch) < BATCH * PAGE_SIZE {
+                    at = self.protect_slice(PageRun::new(at, span.end), &mut batch)?;
+                }
+                self.copy_to_file(&batch, &mut first, &lost)?;
+            }
+        }
+        self.covered = union(&self.inherited, &first.runs);
+        let copied = first.bytes;
+        self.first = Some(first);
+        self.doubt(lost);
+        Ok(copied)
+    }
+
+    /// Protects written pages from the start of `span`; returns how far it came.
+    fn protect_slice(&mut self, span: PageRun, found: &mut Vec<PageRun>) -> Result<u64, Error> {
+        let window = PageRun::new(span.start, span.end.min(span.start + WINDOW));
+        self.map.written(window, true, SLICE, found).map_err(self.failed("protect the memory"))
+    }
+
+    fn copy_to_file(
+        &self,
+        batch: &[PageRun],
+        first: &mut First,
+        lost: &Mutex<Vec<PageRun>>,
+    ) -> Result<(), Error> {
+        let pid = self.pid;
+        share(cut(in_a_row(batch, first.bytes)), bytes(batch), |piece, buffer| {
+            buffer.resize(piece.bytes, 0);
+            piece.read_running(pid, buffer, lost);
+            first
+                .file
+                .write_all_at(buffer, piece.offset)
+                .map_err(|source| Error::Pages { pid, source })
+        })?;
+        first.bytes += bytes(batch);
+        first.runs.extend_from_slice(batch);
+        Ok(())
+    }
+
+    /// Protects and copies what was written since the last round, into memory, of which at most
+    /// `budget` bytes are taken. Returns how many bytes that was.
+    pub(super) fn next_round(&mut self, budget: u64) -> Result<u64, Error> {
+        let mut written = Vec::new();
+        for span in self.spans.clone() {
+            self.written(span, true, &mut written)?;
+        }
+        let total = bytes(&written);
+        let memory = match total {
+            0 => return Ok(0),
+            _ if total > budget => None,
+            _ => Arena::new(total as usize).ok(),
+        };
+        let Some(mut memory) = memory else {
+            // They are protected by now, so that nothing but this note says that they changed.
+            self.doubtful = union(&self.doubtful, &written);
+            return Ok(total);
+        };
+        let lost = Mutex::default();
+        let work = into_memory(cut(in_a_row(&written, 0)), &mut memory);
+        let pid = self.pid;
+        share(work, total, |(piece, to), _| {
+            piece.read_running(pid, to, &lost);
+            Ok(())
+        })?;
+        self.covered = union(&self.covered, &written);
+        self.rounds.push(Round { runs: written, bytes: memory });
+        self.doubt(lost);
+        Ok(total)
+    }
+
+    fn doubt(&mut self, lost: Mutex<Vec<PageRun>>) {
+        let mut lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        lost.sort_by_key(|run| run.start);
+        self.doubtful = union(&self.doubtful, &lost);
+    }
+
+    /// The pages in `span` that were written and hold anything.
+    fn written(
+        &mut self,
+        span: PageRun,
+        protect: bool,
+        found: &mut Vec<PageRun>,
+    ) -> Result<(), Error> {
+        let failed = self.failed("read what was written");
+        let mut unprotected = Vec::new();
+        self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
+        // Some of them hold nothing at all.
+        let mut near = coalesce(&unprotected, 32 * PAGE_SIZE);
+        if near.len() > FEW {
+            near = vec![span];
+        }
+        for part in near {
+            let mut at = part.start;
+            while at < part.end {
+                let window = PageRun::new(at, part.end.min(at + WINDOW));
+                at = self.map.written(window, protect, 0, found).map_err(&failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts the pages in `spans`, which are the tracked mappings of the process as it stands
+    /// still. With `protect` those that have to be copied are protected again.
+    pub(super) fn sort(&mut self, spans: &[PageRun], protect: bool) -> Result<Sorted, Error> {
+        let failed = self.failed("read what was written");
+        let mut sorted = Sorted::default();
+        let mut unprotected = Vec::new();
+        for &span in spans {
+            self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
+        }
+        let mut near = coalesce(&unprotected, 32 * PAGE_SIZE);
+        if near.len() > FEW {
+            near = spans.to_vec();
+        }
+        for part in clip(&near, spans) {
+            self.map.written(part, protect, 0, &mut sorted.changed).map_err(&failed)?;
+        }
+        let mut doubtful = Vec::new();
+        for part in clip(&self.doubtful, spans) {
+            self.map.anonymous_pages(part, &mut doubtful).map_err(&failed)?;
+        }
+        sorted.changed = union(&sorted.changed, &doubtful);
+        let kept = subtract(&clip(&self.covered, spans), &unprotected);
+        let kept = self.without_holes(&kept).map_err(&failed)?;
+        sorted.kept = subtract(&kept, &sorted.changed);
+        Ok(sorted)
+    }
+
+    /// Leaves out what is no longer there. Where there is a page table, the scan has told of every
+    /// page that is not; so one page of each tells whether there is a table.
+    fn without_holes(&self, kept: &[PageRun]) -> io::Result<Vec<PageRun>> {
+        let mut there = Vec::with_capacity(kept.len());
+        let mut last = (u64::MAX, false);
+        for run in kept {
+            let mut at = run.start;
+            while at < run.end {
+                let table = at / TABLE;
+                if last.0 != table {
+                    last = (table, self.map.holds_page(at)?);
+                }
+                let end = run.end.min((table + 1) * TABLE);
+                if last.1 {
+                    kernel::pagemap::push(&mut there, at, end);
+                }
+                at = end;
+            }
+        }
+        Ok(there)
+    }
+
+    /// The copies in memory; they are to be written with what is copied while the process stands
+    /// still.
+    pub(super) fn take_rounds(&mut self) -> Vec<Round> {
+        std::mem::take(&mut self.rounds)
+    }
+
+    /// Writes the page map of what was copied first, if anything was.
+    pub(super) fn encode_first(&self, folder: &Folder<'_>) -> Result<(), Error> {
+        let Some(first) = &self.first else { return Ok(()) };
+        let mut sink = folder.image(&names::pagemap(self.pid.cast_unsigned()))?;
+        sink.put(&PagemapHead { pages_id: first.id })?;
+        let stored = first.runs.iter().map(|run| (run, page_flags::PRESENT));
+        let inherited = subtract(&self.inherited, &first.runs);
+        let inherited = inherited.iter().map(|run| (run, page_flags::PARENT));
+        let mut all: Vec<_> = stored.chain(inherited).collect();
+        all.sort_by_key(|(run, _)| run.start);
+        for (run, flags) in all {
+            sink.put_as(&PagemapEntry::run(run.start, run.pages(), flags))?;
+        }
+        Ok(sink.finish()?)
+    }
+
+    /// Bytes that are in the pages file of the first round.
+    pub(super) fn first_bytes(&self) -> u64 {
+        self.first.as_ref().map_or(0, |first| first.bytes)
+    }
+
+    /// Bytes of which there is a copy.
+    pub(super) fn covered_bytes(&self) -> u64 {
+        bytes(&self.covered)
+    }
+
+    /// Stops to track. `spans` are the mappings that are tracked by now, as far as is known. The
+    /// kernel would do it by itself, in one step for which the whole process waits; this does it
+    /// in small ones.
+    pub(super) fn end(self) {
+        for span in &self.spans {
+            let mut at = span.start;
+            while at < span.end {
+                let end = span.end.min(at + SLICE * PAGE_SIZE);
+                if self.tracker.unregister(at, end - at).is_err() {
+                    // Not as it was any more: what is left ends with the descriptor.
+                    break;
+                }
+                at = end;
+                // Whoever waits for the lock goes first.
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        }
+    }
+}
