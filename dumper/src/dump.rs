@@ -74,8 +74,8 @@ fn run(
     drop(files);
     captured.pages.iter_mut().for_each(Pages::settle);
     let Plan { store, writer, .. } = plan;
-    let committed =
-        write::write(&captured, &store, early, writer, options.pid, frozen, &clock, progress)?;
+    early.encode(&writer, &write::inventory())?;
+    let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),

@@ -15,7 +15,7 @@ use crate::core_entry;
 use crate::error::Error;
 use crate::ids;
 use crate::mappings::{self, Kind};
-use crate::memory::{Early, Pages, Store};
+use crate::memory::{Pages, Store};
 use crate::options::FrozenAccount;
 use crate::tasks::TaskState;
 
@@ -23,7 +23,6 @@ use crate::tasks::TaskState;
 pub(crate) fn write(
     captured: &Captured,
     store: &Store,
-    early: &Early,
     writer: ImageWriter,
     root: i32,
     frozen: Duration,
@@ -41,7 +40,6 @@ pub(crate) fn write(
     for (pages, &segment) in segments.iter().zip(captured.segments.values()) {
         pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
     }
-    early.encode(&writer, &inventory())?;
     for (&pid, task) in &captured.tasks {
         process(captured, &writer, pid, task)?;
     }
@@ -190,7 +188,8 @@ fn tree(captured: &Captured, writer: &ImageWriter, root: i32) -> Result<(), Erro
     Ok(writer.write_all(&names::pstree(), &entries)?)
 }
 
-fn inventory() -> InventoryEntry {
+/// What every directory of images begins with.
+pub(crate) fn inventory() -> InventoryEntry {
     InventoryEntry {
         img_version: IMG_VERSION_1_1,
         fdinfo_per_id: Some(true),

@@ -102,7 +102,7 @@ macro_rules! peer_tests {
 families! { beyond_criu credentials }
 
 families_that_criu_carries! {
-    busy dirty eventfds files ghosts identity inet jail many_files many_mappings many_processes
+    busy churn dirty eventfds files ghosts identity inet jail many_files many_mappings many_processes
     many_threads mappings memory pipes pulse registers signals still threads timers tree
     unix_sockets
 }

@@ -10,6 +10,7 @@
 
 mod beyond_criu;
 mod busy;
+mod churn;
 mod credentials;
 mod dirty;
 mod eventfds;
@@ -43,6 +44,7 @@ type Family = fn(&Stage) -> Outcome;
 const FAMILIES: &[(&str, Family)] = &[
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
+    ("churn", churn::run),
     ("credentials", credentials::run),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
