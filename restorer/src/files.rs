@@ -103,8 +103,10 @@ pub struct InstallTask {
 #[derive(Debug)]
 pub struct OpenFiles {
     base: RawFd,
-    files: BTreeMap<u32, FileEntry>,
+    files: BTreeMap<u32, Box<FileEntry>>,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    /// The table in which what is to be done once for a file is done, by the file's id.
+    holders: BTreeMap<u32, u32>,
     terminals: BTreeMap<u32, TtyInfoEntry>,
     /// Open file descriptions by id.
     opened: BTreeMap<u32, OwnedFd>,

@@ -98,10 +98,7 @@ impl World {
         }
         check_sharing(dir, &processes)?;
         let segments = memory::segments(&processes, checkpoint.shared_memory, &mut store)?;
-        let tables =
-            processes.iter().filter_map(|process| Some(process.body.as_ref()?.ids.files_id));
-        let files = checkpoint.files.entries.into_values().collect();
-        let files = FileImages::load(dir, files, tables)?;
+        let files = FileImages::load(dir, checkpoint.files)?;
         Ok(Self { processes, segments, stores: store.into_files(), files })
     }
 

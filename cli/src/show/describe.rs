@@ -27,7 +27,7 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 pub(super) fn open_files(checkpoint: &Checkpoint) -> impl Iterator<Item = &FileEntry> {
     let files = &checkpoint.files;
     let open: BTreeSet<u32> = files.tables.values().flatten().map(|info| info.id).collect();
-    open.into_iter().filter_map(|id| files.entries.get(&id))
+    open.into_iter().filter_map(|id| files.entries.get(&id).map(Box::as_ref))
 }
 
 /// The kind of a file in a word or two.

@@ -255,7 +255,7 @@ fn descriptors(checkpoint: &Checkpoint, body: &Body) -> Vec<FileSummary> {
 }
 
 fn descriptor(checkpoint: &Checkpoint, info: &FdinfoEntry) -> FileSummary {
-    let file = checkpoint.files.entries.get(&info.id);
+    let file = checkpoint.files.entries.get(&info.id).map(Box::as_ref);
     FileSummary {
         fd: info.fd,
         file: info.id,

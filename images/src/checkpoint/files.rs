@@ -18,7 +18,8 @@ const FD_MAX: u32 = 1 << 30;
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// Open file descriptions, and everything else that has a file id, by id. The member that `type` names is there.
-    pub entries: BTreeMap<u32, FileEntry>,
+    /// An entry has room for every kind of file, which makes it too large to be moved about: hence the boxes.
+    pub entries: BTreeMap<u32, Box<FileEntry>>,
     /// Descriptor tables by the id that [`TaskKobjIdsEntry::files_id`](crate::messages::TaskKobjIdsEntry) gives.
     pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// Files whose names are gone, by file id. `remap_type` is there.
@@ -29,10 +30,7 @@ pub struct Files {
 
 impl Files {
     pub(super) fn load(dir: &ImageDir, processes: &[Process]) -> Result<Self, Error> {
-        let image = names::files();
-        let entries = dir.read_all(&image)?.into_iter().map(|file| (file.id, file));
-        let mut files =
-            Self { entries: unique(image.name(), "file", entries)?, ..Default::default() };
+        let mut files = Self { entries: entries(dir)?, ..Default::default() };
 
         let ids: BTreeSet<u32> = processes
             .iter()
@@ -56,7 +54,7 @@ impl Files {
 
     /// The file with number `id`, which `object` of the image `image` refers to.
     pub(super) fn require(&self, id: u32, image: &str, object: &str) -> Result<&FileEntry, Error> {
-        self.entries.get(&id).ok_or_else(|| {
+        self.entries.get(&id).map(Box::as_ref).ok_or_else(|| {
             let files = names::files();
             Error::invalid(
                 image,
@@ -72,12 +70,14 @@ impl Files {
         for (id, table) in &self.tables {
             let image = names::fdinfo(*id);
             for info in table {
-                let object = format!("descriptor {}", info.fd);
-                let file = self.require(info.id, image.name(), &object)?;
-                if file.r#type != info.r#type {
-                    let what = format!("{object} is of another kind than file {}", info.id);
-                    return Err(Error::invalid(image.name(), what));
+                let right = |file: &FileEntry| file.r#type == info.r#type;
+                if self.entries.get(&info.id).is_some_and(|file| right(file)) {
+                    continue;
                 }
+                let object = format!("descriptor {}", info.fd);
+                self.require(info.id, image.name(), &object)?;
+                let what = format!("{object} is of another kind than file {}", info.id);
+                return Err(Error::invalid(image.name(), what));
             }
         }
         for remap in self.remaps.values() {
@@ -123,6 +123,17 @@ impl Files {
             }
         }
     }
+}
+
+fn entries(dir: &ImageDir) -> Result<BTreeMap<u32, Box<FileEntry>>, Error> {
+    let image = names::files();
+    let mut entries = Vec::new();
+    if let Some(mut reader) = dir.reader(&image)? {
+        while let Some(file) = reader.next_entry()? {
+            entries.push((file.id, Box::new(file)));
+        }
+    }
+    unique(image.name(), "file", entries)
 }
 
 /// A remap that says of which kind it is: in old images, the top bit of the number does.

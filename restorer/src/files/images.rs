@@ -23,7 +23,7 @@ const LONGEST: u32 = 64 << 20;
 #[derive(Debug, Default)]
 pub struct FileImages {
     /// Entries of `files.img` by id.
-    pub files: BTreeMap<u32, FileEntry>,
+    pub files: BTreeMap<u32, Box<FileEntry>>,
     /// Entries of `fdinfo-ID.img` by the id of the descriptor table.
     pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// What is in pipes, by `pipe_id`: capacity and bytes.
@@ -39,22 +39,14 @@ pub struct FileImages {
 }
 
 impl FileImages {
-    /// Reads what a tree needs whose descriptor tables have the ids `tables`
-    /// (`TaskKobjIdsEntry.files_id`); `files` is what `files.img` holds.
+    /// Reads what a tree needs beside the open files and descriptor tables, `found`, which a
+    /// checkpoint has.
     ///
     /// # Errors
     ///
     /// When an image is missing or wrong in itself, or holds what this restore does not do.
-    pub fn load(
-        dir: &ImageDir,
-        files: Vec<FileEntry>,
-        tables: impl IntoIterator<Item = u32>,
-    ) -> Result<Self, Error> {
-        let files = files.into_iter().map(|file| (file.id, file)).collect();
-        let mut images = Self { files, ..Self::default() };
-        for id in tables {
-            images.tables.insert(id, dir.read_all(&names::fdinfo(id))?);
-        }
+    pub fn load(dir: &ImageDir, found: ::images::checkpoint::Files) -> Result<Self, Error> {
+        let mut images = Self { files: found.entries, tables: found.tables, ..Self::default() };
         if !dir.read_all(&names::file_locks())?.is_empty() {
             return Err(Error::refused(
                 names::file_locks().name(),
@@ -65,8 +57,8 @@ impl FileImages {
         images.pipes = pipes(dir, &names::pipes_data())?;
         images.fifos = pipes(dir, &names::fifo_data())?;
         images.queues = queues(dir)?;
-        for remap in dir.read_all(&names::remap_fpath())? {
-            images.remap(dir, &remap)?;
+        for remap in found.remaps.values() {
+            images.remap(dir, remap)?;
         }
         for info in dir.read_all(&names::tty_info())? {
             images.terminals.insert(info.id, info);
@@ -76,18 +68,14 @@ impl FileImages {
     }
 
     fn remap(&mut self, dir: &ImageDir, remap: &RemapFilePathEntry) -> Result<(), Error> {
-        // In old images the top bit of the number says that it is a ghost's.
-        let (ghost, id) = match remap.remap_type {
-            Some(kind) => (kind == REMAP_GHOST, remap.remap_id),
-            None => (remap.remap_id >> 31 == 1, remap.remap_id & !(1 << 31)),
-        };
-        if !ghost {
+        if remap.remap_type != Some(REMAP_GHOST) {
             return Err(Error::refused(
                 format!("file {}", remap.orig_id),
                 "its name was gone, and the images refer to another one (link remap)",
                 "give the file its name back before the dump",
             ));
         }
+        let id = remap.remap_id;
         self.remaps.insert(remap.orig_id, id);
         if let Entry::Vacant(entry) = self.ghosts.entry(id) {
             entry.insert(GhostImage::read(dir, id)?);

@@ -145,7 +145,10 @@ fn prepare(socket: &OwnedFd, entry: &InetSkEntry, v6: bool, what: &str) -> Resul
 pub(super) fn finish(socket: &OwnedFd, entry: &InetSkEntry) -> Result<(), Error> {
     let what = format!("socket {}", entry.id);
     let options: &SkOptsEntry = &entry.opts;
-    socket_options::all(socket, options, &what)?;
+    // It may have been set only to bind the socket.
+    set_option(socket, SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())
+        .map_err(|source| Error::Kernel { operation: format!("finish {what}"), source })?;
+    socket_options::all(socket, options, None, &what)?;
     match &entry.tcp_opts {
         Some(options) if entry.proto.cast_signed() == IPPROTO_TCP => {
             socket_options::tcp(socket, options, &what)

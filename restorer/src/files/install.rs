@@ -32,7 +32,7 @@ impl OpenFiles {
         }
         let mut seen = std::collections::BTreeSet::new();
         for entry in table {
-            if seen.insert(entry.id) && self.first_holder(entry.id) == Some(task.files_id) {
+            if seen.insert(entry.id) && self.holders.get(&entry.id) == Some(&task.files_id) {
                 self.own(entry, task)?;
             }
         }
@@ -42,22 +42,6 @@ impl OpenFiles {
     fn opened(&self, id: u32) -> Result<BorrowedFd<'_>, Error> {
         let missing = || Error::image(format!("file {id}"), "it was not opened");
         self.opened.get(&id).map(AsFd::as_fd).ok_or_else(missing)
-    }
-
-    /// The table in which what is to be done once for a file is done: the first that has it, and
-    /// for an epoll the first that also has every number it watches.
-    fn first_holder(&self, id: u32) -> Option<u32> {
-        let watched = match self.files.get(&id).and_then(|file| file.epfd.as_ref()) {
-            Some(epoll) => epoll.tfd.iter().map(|entry| entry.tfd).collect(),
-            None => Vec::new(),
-        };
-        let mut holders =
-            self.tables.iter().filter(|(_, table)| table.iter().any(|entry| entry.id == id));
-        let first = holders.clone().next().map(|(table, _)| *table);
-        holders
-            .find(|(_, table)| watched.iter().all(|fd| table.iter().any(|entry| entry.fd == *fd)))
-            .map(|(table, _)| *table)
-            .or(first)
     }
 
     /// What is done once for a file: its owner, and the entries of an epoll.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use images::messages::{FileEntry, InetSkEntry, PipeEntry, RegFileEntry, fd_type};
+use images::messages::{FdinfoEntry, FileEntry, InetSkEntry, PipeEntry, RegFileEntry, fd_type};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::images::FileImages;
@@ -47,7 +47,7 @@ fn make_room(base: RawFd, files: usize) -> Result<(), Error> {
 
 /// What has been opened so far.
 struct Opening<'a> {
-    files: &'a BTreeMap<u32, FileEntry>,
+    files: &'a BTreeMap<u32, Box<FileEntry>>,
     keep: Keep,
     opened: BTreeMap<u32, OwnedFd>,
 }
@@ -67,7 +67,7 @@ fn missing(file: &FileEntry) -> Error {
 
 /// The path of a fifo: the entry it names, or in old images the one with its own id.
 fn path_of<'a>(
-    files: &'a BTreeMap<u32, FileEntry>,
+    files: &'a BTreeMap<u32, Box<FileEntry>>,
     regf_id: Option<u32>,
     file: &FileEntry,
 ) -> Result<&'a RegFileEntry, Error> {
@@ -83,7 +83,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let mut opener = Opener::new(context.root.clone(), ghosts, remaps);
     let mut opening = Opening { files: &files, keep: Keep(base), opened: BTreeMap::new() };
     let of_kind = |kind: u32| -> Vec<&FileEntry> {
-        wanted.iter().filter_map(|id| files.get(id)).filter(|file| file.r#type == kind).collect()
+        let wanted = wanted.iter().filter_map(|id| files.get(id));
+        wanted.map(Box::as_ref).filter(|file| file.r#type == kind).collect()
     };
 
     opening.regular(&of_kind(fd_type::REG), &mut opener)?;
@@ -104,7 +105,33 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     opener
         .keep(keep)
         .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
-    Ok(OpenFiles { base, opened, held: BTreeMap::new(), opener, files, tables, terminals })
+    let holders = holders(&files, &tables);
+    let held = BTreeMap::new();
+    Ok(OpenFiles { base, opened, held, opener, files, tables, holders, terminals })
+}
+
+/// The table of each file in which what is to be done once for it is done: the first that has it,
+/// and for an epoll the first that also has every number it watches.
+fn holders(
+    files: &BTreeMap<u32, Box<FileEntry>>,
+    tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
+) -> BTreeMap<u32, u32> {
+    let mut holders = BTreeMap::new();
+    for (table, entries) in tables.iter().rev() {
+        holders.extend(entries.iter().map(|entry| (entry.id, *table)));
+    }
+    let epolls = files.values().filter_map(|file| Some((file.id, file.epfd.as_ref()?)));
+    for (id, epoll) in epolls {
+        let all_watched = |table: &[FdinfoEntry]| {
+            epoll.tfd.iter().all(|watched| table.iter().any(|entry| entry.fd == watched.tfd))
+        };
+        let mut of_epoll =
+            tables.iter().filter(|(_, table)| table.iter().any(|entry| entry.id == id));
+        if let Some((table, _)) = of_epoll.find(|(_, table)| all_watched(table)) {
+            holders.insert(id, *table);
+        }
+    }
+    holders
 }
 
 impl Opening<'_> {

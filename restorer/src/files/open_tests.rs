@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use images::messages::EventfdFileEntry;
-use images::{ImageDir, names};
+use images::{Checkpoint, ImageDir};
 use kernel::procfs::{Detail, Dir, FdInfo};
 use nix::sys::stat::Mode;
 
@@ -16,14 +16,8 @@ use super::*;
 fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
-    let files = dir.read_all(&names::files()).unwrap();
-    let tables: Vec<u32> = dir
-        .files()
-        .unwrap()
-        .iter()
-        .filter_map(|file| file.name.strip_prefix("fdinfo-")?.strip_suffix(".img")?.parse().ok())
-        .collect();
-    FileImages::load(&dir, files, tables).unwrap()
+    let checkpoint = Checkpoint::load(dir.try_clone().unwrap()).unwrap();
+    FileImages::load(&dir, checkpoint.files).unwrap()
 }
 
 /// Makes what the images find by a path, as they say that it was.

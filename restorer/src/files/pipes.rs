@@ -49,10 +49,13 @@ pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<Ow
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|errno| kernel(format!("make {what}"), errno))?;
     fill(&write, contents.get(&first.pipe_id), &what)?;
-    let (mut read, mut write) = (Some(read), Some(write));
-    let spare = read.as_ref().or(write.as_ref()).map(|fd| fd.try_clone()).transpose();
+    // Only what is opened again needs an end that stays for that.
+    let ends = |mode| entries.iter().filter(|entry| entry.flags & O_ACCMODE == mode).count();
+    let enough = ends(O_RDONLY) <= 1 && ends(O_WRONLY) <= 1 && ends(O_RDWR) == 0;
+    let spare = (!enough).then(|| read.try_clone()).transpose();
     let spare =
         spare.map_err(|source| Error::Kernel { operation: format!("copy {what}"), source })?;
+    let (mut read, mut write) = (Some(read), Some(write));
     entries
         .iter()
         .map(|entry| {

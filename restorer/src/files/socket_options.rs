@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use images::messages::{IpOptsEntry, SkOptsEntry, TcpOptsEntry};
 use kernel::socket_names;
-use kernel::sockets::{set_option, set_option_bytes};
+use kernel::sockets::{option, set_option, set_option_bytes};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 
 use super::Error;
@@ -79,8 +79,35 @@ pub(super) fn before_bind(
     }
 }
 
-/// The options that sockets of every family have.
-pub(super) fn all(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result<(), Error> {
+/// The sizes of a socket's buffers when nobody has set them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Buffers {
+    send: u32,
+    receive: u32,
+}
+
+impl Buffers {
+    /// Those of a new socket.
+    pub(super) fn of(socket: &OwnedFd) -> io::Result<Self> {
+        let size = |name| option(socket, SOL_SOCKET, name);
+        Ok(Self { send: size(libc::SO_SNDBUF)?, receive: size(libc::SO_RCVBUF)? })
+    }
+
+    /// Those of the images, where they say that nobody had set them.
+    fn wanted(options: &SkOptsEntry) -> Option<Self> {
+        let free = options.so_buf_lock == Some(0);
+        free.then_some(Self { send: options.so_sndbuf, receive: options.so_rcvbuf })
+    }
+}
+
+/// The options that sockets of every family have. `untouched` says how large the socket's buffers
+/// are when nothing was done to them yet.
+pub(super) fn all(
+    socket: &OwnedFd,
+    options: &SkOptsEntry,
+    untouched: Option<Buffers>,
+    what: &str,
+) -> Result<(), Error> {
     let setter = Setter { socket, what };
     if !options.so_filter.is_empty() {
         return Err(Error::refused(
@@ -89,11 +116,13 @@ pub(super) fn all(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result
             "detach the filter before the dump",
         ));
     }
-    setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.so_sndbuf)?;
-    setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.so_rcvbuf)?;
+    if untouched.is_none() || Buffers::wanted(options) != untouched {
+        setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.so_sndbuf)?;
+        setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.so_rcvbuf)?;
+        setter.set(SOL_SOCKET, SO_BUF_LOCK, "SO_BUF_LOCK", options.so_buf_lock)?;
+    }
     let base = |option, name, value| setter.set(SOL_SOCKET, option, name, value);
     let on = |option, name, value| setter.on(SOL_SOCKET, option, name, value);
-    base(SO_BUF_LOCK, "SO_BUF_LOCK", options.so_buf_lock)?;
     base(libc::SO_PRIORITY, "SO_PRIORITY", options.so_priority.filter(|it| *it != 0))?;
     base(libc::SO_RCVLOWAT, "SO_RCVLOWAT", options.so_rcvlowat.filter(|it| *it != 1))?;
     base(libc::SO_MARK, "SO_MARK", options.so_mark.filter(|it| *it != 0))?;
@@ -104,9 +133,7 @@ pub(super) fn all(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result
     on(libc::SO_BROADCAST, "SO_BROADCAST", options.so_broadcast)?;
     on(libc::SO_KEEPALIVE, "SO_KEEPALIVE", options.so_keepalive)?;
     base(libc::SO_OOBINLINE, "SO_OOBINLINE", options.so_oobinline.filter(|it| *it != 0))?;
-    // It was set to bind the socket, or never.
-    let reuse = u32::from(options.reuseaddr.unwrap_or(false));
-    base(libc::SO_REUSEADDR, "SO_REUSEADDR", Some(reuse))?;
+    on(libc::SO_REUSEADDR, "SO_REUSEADDR", options.reuseaddr)?;
     if let Some(seconds) = options.so_linger {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&1_u32.to_ne_bytes());

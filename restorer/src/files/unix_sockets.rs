@@ -12,7 +12,7 @@ use kernel::sockets::{self, Address};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::regular::Opener;
-use super::socket_options;
+use super::socket_options::{self, Buffers};
 use super::unix_plan::{Step, name, plan};
 use super::{Error, kernel};
 
@@ -30,9 +30,14 @@ pub(super) fn open(
 ) -> Result<Vec<OwnedFd>, Error> {
     let steps = plan(entries)?;
     let mut names = Names::new(opener);
+    let Some(first) = entries.first() else { return Ok(Vec::new()) };
+    let fresh = sockets::create(libc::AF_UNIX, libc::SOCK_STREAM, 0)
+        .and_then(|socket| Buffers::of(&socket))
+        .map_err(failed("ask for the buffers of a socket like", first))?;
     let mut maker = Maker {
         entries,
         made: entries.iter().map(|_| None).collect(),
+        buffers: vec![Some(fresh); entries.len()],
         others: BTreeMap::new(),
         stands: BTreeMap::new(),
         names: &mut names,
@@ -65,6 +70,8 @@ fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(io::Error) -> Error {
 struct Maker<'a, 'b> {
     entries: &'a [&'a UnixSkEntry],
     made: Vec<Option<OwnedFd>>,
+    /// The buffers that each has from its birth; nothing where they have been changed.
+    buffers: Vec<Option<Buffers>>,
     /// The other ends of sockets whose peers have been closed.
     others: BTreeMap<usize, OwnedFd>,
     /// Listeners that stand in for closed ones, by name.
@@ -176,7 +183,10 @@ impl Maker<'_, '_> {
                 continue;
             };
             let passing;
-            let peer = peers.get(&index).and_then(|&peer| self.made[peer].as_ref());
+            let peer = peers.get(&index).and_then(|&peer| {
+                self.buffers[peer] = None;
+                self.made[peer].as_ref()
+            });
             let sender = match peer.or_else(|| self.others.get(&index)) {
                 Some(sender) => sender,
                 None => {
@@ -204,7 +214,8 @@ impl Maker<'_, '_> {
         let made = std::mem::take(&mut self.made);
         made.into_iter()
             .zip(self.entries)
-            .map(|(socket, entry)| {
+            .zip(self.buffers)
+            .map(|((socket, entry), buffers)| {
                 let socket = socket.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
                 if let Some(shutdown) = entry.shutdown.filter(|it| (1..=3).contains(it)) {
                     // `SHUT_RD` is 0, and so on: one less than in the images.
@@ -215,7 +226,7 @@ impl Maker<'_, '_> {
                         _ => {}
                     }
                 }
-                socket_options::all(&socket, &entry.opts, &what(entry))?;
+                socket_options::all(&socket, &entry.opts, buffers, &what(entry))?;
                 socket_options::others(&socket, &entry.opts, &what(entry))?;
                 set_status_flags(&socket, entry.flags & !O_ASYNC)
                     .map_err(failed("set flags of", entry))?;
