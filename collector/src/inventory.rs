@@ -218,8 +218,8 @@ pub struct OpenFile {
     /// The link text of `/proc/PID/fd/N`: path, `pipe:[…]`, `socket:[…]`, `anon_inode:[…]`.
     #[serde(serialize_with = "lossy")]
     pub target: OsString,
-    /// What tells later whether it has changed; `None` from the /proc reader, and for what has to be
-    /// looked at each time: files with an owner to signal, with locks or with no name, terminals,
+    /// What tells later whether it has changed; `None` from the /proc reader, of sockets that are not
+    /// watched ([`Collector::watch`](crate::Collector::watch)), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.
     #[serde(skip)]
     pub mark: Option<FileMark>,
@@ -244,6 +244,12 @@ impl OpenFile {
     #[must_use]
     pub const fn description_of(pid: i32, fd: i32) -> u64 {
         ((pid.cast_unsigned() as u64) << 32) | fd.cast_unsigned() as u64
+    }
+
+    /// The process and the descriptor that the description is named by.
+    #[must_use]
+    pub const fn lowest_holder(&self) -> (i32, i32) {
+        (((self.description >> 32) as u32).cast_signed(), (self.description as u32).cast_signed())
     }
 }
 

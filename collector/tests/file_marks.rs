@@ -19,7 +19,9 @@ struct Eye(Collector);
 
 impl Eye {
     fn open() -> Self {
-        Self(Collector::with_bpf().unwrap())
+        let mut collector = Collector::with_bpf().unwrap();
+        collector.watch();
+        Self(collector)
     }
 
     fn mark(&mut self, file: &impl AsFd) -> Option<FileMark> {
@@ -72,6 +74,10 @@ fn pipes() {
                 write(b"4321");
             }),
             ("read, and leave it empty", &|| read(4)),
+            ("capacity, and back", &|| {
+                fcntl(&writer, FcntlArg::F_SETPIPE_SZ(8192)).unwrap();
+                fcntl(&writer, FcntlArg::F_SETPIPE_SZ(65536)).unwrap();
+            }),
             ("capacity", &|| {
                 fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
             }),
@@ -93,6 +99,15 @@ fn pipes() {
 }
 
 #[test]
+fn sockets_that_are_not_watched_have_none() {
+    let mut eye = Eye(Collector::with_bpf().unwrap());
+    let (a, _b) = UnixStream::pair().unwrap();
+    assert_eq!(eye.mark(&a), None);
+    eye.0.watch();
+    eye.still(&a);
+}
+
+#[test]
 fn sockets() {
     let mut eye = Eye::open();
     let (a, b) = UnixStream::pair().unwrap();
@@ -104,6 +119,10 @@ fn sockets() {
         &b,
         &[
             ("option", &|| setsockopt(&b, sockopt::PassCred, &true).unwrap()),
+            ("option set and set back", &|| {
+                setsockopt(&b, sockopt::PassCred, &false).unwrap();
+                setsockopt(&b, sockopt::PassCred, &true).unwrap();
+            }),
             ("time-out", &|| b.set_read_timeout(second).unwrap()),
             ("message", &|| (&a).write_all(b"to b").unwrap()),
             ("another message", &|| (&a).write_all(b"to b").unwrap()),

@@ -1,8 +1,8 @@
 //! Open files of every kind: what to capture of them and how to write it.
 //!
 //! Three steps, one for each phase of a dump: [`Plan::prepare`] while the target runs (classify,
-//! resolve paths, refuse), [`Plan::capture`] while it is frozen (only what can change: positions,
-//! pipe contents, socket queues, counters), [`Captured::encode`] when it runs again.
+//! resolve paths, refuse, read), [`Plan::capture`] while it is frozen (what has changed since, and
+//! what may have: socket queues, counters), [`Captured::encode`] when it runs again.
 //!
 //! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
 //! the working and the root directory. The ids are those of `files.img`.
@@ -13,6 +13,7 @@ mod entries;
 mod epoll;
 mod events;
 mod inet_sockets;
+mod kept;
 mod locks;
 mod memory;
 mod other_options;
@@ -35,6 +36,7 @@ use images::messages::{
     TtyInfoEntry,
 };
 
+use kept::{Keeping, Kept};
 use memory::Memory;
 pub use refusal::{Place, Refusal};
 use survey::Survey;
@@ -80,10 +82,12 @@ pub enum Error {
 pub struct Plan {
     context: PlanContext,
     memory: Memory,
+    kept: Kept,
 }
 
 impl Plan {
-    /// Looks at every file that the processes of `inventory` hold, while they run.
+    /// Looks at every file that the processes of `inventory` hold, while they run. The files' marks
+    /// in `inventory` were taken before: that is what tells later which have changed since.
     ///
     /// It keeps a descriptor for nearly each of them, and so raises the caller's limit of open
     /// files as far as it goes.
@@ -95,11 +99,14 @@ impl Plan {
     pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
         raise_limit()?;
         let mut memory = Memory::default();
-        Survey::new(context, &mut memory, inventory, false)?.run(&BTreeMap::new())?;
-        Ok(Self { context: context.clone(), memory })
+        let (captured, mut kept) =
+            Survey::new(context, &mut memory, inventory, Kept::default(), false)
+                .run(&BTreeMap::new())?;
+        kept.files = captured.files;
+        Ok(Self { context: context.clone(), memory, kept })
     }
 
-    /// Reads what only a frozen target has: `frozen` is its inventory, taken now, and `tables`
+    /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
     /// gives the id of each process's descriptor table (`TaskKobjIdsEntry.files_id`; processes
     /// that share a table have equal ids).
     ///
@@ -115,7 +122,10 @@ impl Plan {
         frozen: &Inventory,
         tables: &BTreeMap<i32, u32>,
     ) -> Result<Captured, Error> {
-        Survey::new(&self.context, &mut self.memory, frozen, true)?.run(tables)
+        let kept = std::mem::take(&mut self.kept);
+        let (captured, kept) =
+            Survey::new(&self.context, &mut self.memory, frozen, kept, true).run(tables)?;
+        Ok(Captured { kept: kept.files, ..captured })
     }
 }
 
@@ -148,6 +158,9 @@ pub struct Captured {
     /// Ids of files that are not held by a descriptor, by process and place.
     places: BTreeMap<(i32, Place), u32>,
     files: Vec<FileEntry>,
+    /// Entries of before, of which those in `keeping` are written.
+    kept: Vec<FileEntry>,
+    keeping: Vec<Keeping>,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     remaps: Vec<RemapFilePathEntry>,
     ghosts: Vec<Ghost>,

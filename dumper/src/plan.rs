@@ -47,6 +47,7 @@ impl Plan {
             Some(folder) => Collector::open_from(folder),
             None => Collector::open(),
         };
+        collector.watch();
         let inventory = inventory(&mut collector, options.pid, Inventory::default())?;
         let namespaces = obstacles::own_namespaces()?;
         let facts = Facts::read(&inventory);

@@ -1,5 +1,6 @@
 //! Iterator programs: the kernel calls one for each thread, open file or mapping of the process
-//! that a link was made for, and what they write is what a read of the iterator returns.
+//! that a link was made for, and what they write is what a read of the iterator returns. And one
+//! program that the kernel calls at the end of system calls, while somebody wants it to.
 //!
 //! They only read, by `bpf_probe_read_kernel`, which answers a bad address with an error; a field
 //! that could not be read is 0. They keep everything on their stack of 512 bytes, so that any
@@ -11,6 +12,7 @@ mod file;
 mod mark;
 mod read;
 mod task;
+mod touch;
 mod vma;
 
 use core::ffi::c_char;

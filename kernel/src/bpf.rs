@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 // include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;
@@ -56,6 +57,24 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    prog_fd: u32,
+    padding: u32,
+    cookie: u64,
+}
+
+/// Has the kernel call a loaded `tp_btf` program at its tracepoint, for as long as what is returned
+/// is open.
+///
+/// # Errors
+/// `EPERM` without the right to use BPF.
+pub fn raw_tracepoint(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let attributes = RawTracepoint { name: 0, prog_fd: number(program), padding: 0, cookie: 0 };
+    bpf(BPF_RAW_TRACEPOINT_OPEN, &attributes)
 }
 
 /// Links a loaded iterator program to the tasks that it is to visit. The link may outlive them: it

@@ -31,8 +31,14 @@ const EXACT_SIZES: [u64; 10] = [
 ];
 
 /// The files in the output of an iterator that visited process `pid`; `tid` is a thread of it that
-/// has the descriptors. Descriptions have their addresses, until all processes are known.
-pub(super) fn decode(output: &[u8], pid: i32, tid: i32) -> Result<Vec<OpenFile>, BpfError> {
+/// has the descriptors. `watched` says that changes of settings are stamped: a socket's mark is worth
+/// nothing without. Descriptions have their addresses, until all processes are known.
+pub(super) fn decode(
+    output: &[u8],
+    pid: i32,
+    tid: i32,
+    watched: bool,
+) -> Result<Vec<OpenFile>, BpfError> {
     let bad = || BpfError::Record { what: What::Files.text(), pid };
     let mut files: Vec<OpenFile> = Vec::with_capacity(output.len() / size_of::<FileRecord>());
     for record in records(output) {
@@ -68,7 +74,7 @@ pub(super) fn decode(output: &[u8], pid: i32, tid: i32) -> Result<Vec<OpenFile>,
             device,
             inode,
             target,
-            mark: mark(&record),
+            mark: mark(&record).filter(|_| watched || record.magic != SOCKET_FS),
         });
     }
     Ok(files)

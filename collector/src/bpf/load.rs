@@ -5,10 +5,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::programs::Iter;
+use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use kernel::bpf::object_get;
+use ebpf_common::offsets::ABSENT;
+use kernel::bpf::{object_get, raw_tracepoint};
 use kernel::procfs::{Dir, Namespaces};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -24,8 +25,11 @@ const BPF_FS: &str = "/sys/fs/bpf";
 /// are, so that no version uses another one's.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/stasis";
 
-/// The three programs' names: in the object, as pins, and as the kernel names the iterators.
+/// The iterator programs' names: in the object, as pins, and as the kernel names the iterators.
 const NAMES: [&str; 3] = ["task", "task_file", "task_vma"];
+
+/// The same of the program that is called at the end of system calls.
+const WATCH: &str = "sys_exit";
 
 /// The programs, in the kernel.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Loaded {
     pub(super) task: OwnedFd,
     pub(super) files: OwnedFd,
     pub(super) vmas: OwnedFd,
+    /// Stamps what settings are changed of; not there on every processor.
+    watch: Option<OwnedFd>,
     /// Programs and maps, when this process loaded them.
     ebpf: Option<Ebpf>,
     messages: Option<Messages>,
@@ -83,6 +89,13 @@ impl Loaded {
         for name in NAMES {
             fds.push(load_program(&mut ebpf, name, &btf)?);
         }
+        let watch = if offsets[ebpf_common::offsets::REGISTERS_CALL] == ABSENT {
+            None
+        } else {
+            load_watch(&mut ebpf, &btf)
+                .inspect_err(|error| tracing::warn!(%error, "sockets have no marks"))
+                .ok()
+        };
         // Messages are a help, not a need: an object without them works.
         let messages = EbpfLogger::init_with_logger(&mut ebpf, tracing_log::LogTracer::new())
             .map_err(|error| tracing::warn!(%error, "the eBPF programs' messages are not read"))
@@ -91,7 +104,7 @@ impl Loaded {
         let (Some(vmas), Some(files), Some(task)) = (fds.pop(), fds.pop(), fds.pop()) else {
             return Err(BpfError::Missing(NAMES[0]));
         };
-        Ok(Self { task, files, vmas, ebpf: Some(ebpf), messages })
+        Ok(Self { task, files, vmas, watch, ebpf: Some(ebpf), messages })
     }
 
     /// Opens the programs that another process has pinned.
@@ -110,6 +123,7 @@ impl Loaded {
             task: open(task)?,
             files: open(files)?,
             vmas: open(vmas)?,
+            watch: open(WATCH).ok(),
             ebpf: None,
             messages: None,
         })
@@ -132,7 +146,21 @@ impl Loaded {
             let program = ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
             program.pin(folder.join(name)).map_err(|source| BpfError::Pin { name, source })?;
         }
+        if self.watch.is_some()
+            && let Some(program) = ebpf.program_mut(WATCH)
+        {
+            let in_place = folder.join(WATCH);
+            program.pin(in_place).map_err(|source| BpfError::Pin { name: WATCH, source })?;
+        }
         Ok(())
+    }
+
+    /// Has changes of settings stamped, for as long as what it returns is kept. `None` where that
+    /// is not to be had.
+    pub(super) fn watch(&self) -> Option<OwnedFd> {
+        raw_tracepoint(self.watch.as_ref()?.as_fd())
+            .inspect_err(|error| tracing::debug!(%error, "sockets have no marks"))
+            .ok()
     }
 
     /// Passes on the messages that the programs have left.
@@ -161,6 +189,15 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<OwnedF
     let program: &mut Iter =
         ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(refused)?;
     program.load(name, btf).map_err(refused)?;
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
+}
+
+fn load_watch(ebpf: &mut Ebpf, btf: &Btf) -> Result<OwnedFd, BpfError> {
+    let refused = |source| BpfError::Program { name: WATCH, source };
+    let program: &mut BtfTracePoint =
+        ebpf.program_mut(WATCH).ok_or(BpfError::Missing(WATCH))?.try_into().map_err(refused)?;
+    program.load(WATCH, btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
 }

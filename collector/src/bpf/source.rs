@@ -31,6 +31,8 @@ pub struct BpfSource {
     /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
     /// /proc shows and the iterator does not.
     gate: Option<Mapping>,
+    /// Held while changes of settings are stamped.
+    watch: Option<OwnedFd>,
 }
 
 /// More links than this are not kept: a machine's worth of processes has gone by.
@@ -83,7 +85,7 @@ impl BpfSource {
     /// [`BpfSource::check`], of whoever pinned them).
     #[must_use]
     pub fn new(programs: Loaded) -> Self {
-        Self { programs, links: HashMap::new(), output: Vec::new(), gate: own_gate() }
+        Self { programs, links: HashMap::new(), output: Vec::new(), gate: own_gate(), watch: None }
     }
 
     /// Leaves the programs below `root` for other processes to open.
@@ -92,6 +94,11 @@ impl BpfSource {
     /// If the BPF file system cannot be mounted or written to.
     pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
         self.programs.pin(root)
+    }
+
+    /// From now on sockets have marks, where that is to be had.
+    pub fn watch(&mut self) {
+        self.watch = self.programs.watch();
     }
 
     /// Compares this process's mappings, by both sources: the kernel's bits might have moved.
@@ -296,7 +303,7 @@ impl BpfSource {
         // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
         // last buffer ended and never ends (seen on Linux 6.18).
         self.iterate(What::Files, IterTarget::Process(pid), pid)?;
-        files::decode(&self.output, pid, tid)
+        files::decode(&self.output, pid, tid, self.watch.is_some())
     }
 
     fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {

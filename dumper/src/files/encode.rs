@@ -30,7 +30,18 @@ impl Captured {
     ///
     /// When an image cannot be written.
     pub fn encode(&self, writer: &ImageWriter) -> Result<(), Error> {
-        writer.write_all(&names::files(), &self.files)?;
+        let mut sink = writer.image(&names::files())?;
+        for keeping in &self.keeping {
+            for entry in self.kept.get(keeping.entries.clone()).unwrap_or_default() {
+                let mut entry = entry.clone();
+                keeping.update(&mut entry);
+                sink.put(&entry)?;
+            }
+        }
+        for entry in &self.files {
+            sink.put(entry)?;
+        }
+        sink.finish()?;
         for (id, entries) in &self.tables {
             // CRIU looks for the image of every table, also of one without a descriptor.
             let mut sink = writer.image(&names::fdinfo(*id))?;

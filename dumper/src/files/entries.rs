@@ -181,7 +181,7 @@ impl Survey<'_> {
     }
 
     /// The contents of a pipe or fifo, by the first end that reads.
-    fn contents(
+    pub(super) fn contents(
         &mut self,
         pid: i32,
         file: &OpenFile,
@@ -189,8 +189,15 @@ impl Survey<'_> {
         if file.flags.cast_signed() & libc::O_ACCMODE == libc::O_WRONLY {
             return Ok(None);
         }
+        let wanted = self.frozen || self.to_keep;
+        if wanted && !self.emptied.insert((file.device, file.inode)) {
+            return Ok(None);
+        }
+        if let Some(contents) = self.kept.take_contents(file) {
+            return Ok(Some(contents));
+        }
         let tap = self.memory.tap(pid, file)?;
-        if !self.frozen || !self.emptied.insert((file.device, file.inode)) {
+        if !wanted {
             return Ok(None);
         }
         let (capacity, contents) = tap.look(&mut self.scratch)?;
@@ -244,7 +251,7 @@ impl Survey<'_> {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let fown = self.owner(pid, file)?;
-        let (frozen, neighbours) = (self.frozen, &self.neighbours);
+        let (frozen, strict) = (self.frozen, self.frozen || self.to_keep);
         let family = with_socket(self.memory, pid, file, socket_options::family)?;
         let others = if matches!(family.0, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6) {
             let mut usual = std::mem::take(&mut self.memory.usual);
@@ -257,10 +264,12 @@ impl Survey<'_> {
         };
         match family.0 {
             libc::AF_UNIX => {
+                self.neighbours.load()?;
+                let neighbours = &self.neighbours;
                 let (mut socket, queue) = with_socket(self.memory, pid, file, |socket| {
-                    let entry = unix_sockets::entry(socket, file.inode, neighbours, frozen)?;
+                    let entry = unix_sockets::entry(socket, file.inode, neighbours, strict)?;
                     let queue = if frozen {
-                        unix_sockets::queue(socket, file.inode, neighbours)?
+                        unix_sockets::queue(socket, entry.r#type.cast_signed(), entry.state)?
                     } else {
                         Vec::new()
                     };
@@ -281,7 +290,7 @@ impl Survey<'_> {
             }
             libc::AF_INET | libc::AF_INET6 => {
                 let mut socket = with_socket(self.memory, pid, file, |socket| {
-                    inet_sockets::entry(socket, family, file.inode, frozen)
+                    inet_sockets::entry(socket, family, file.inode, strict)
                 })?;
                 socket.opts.others = others;
                 let isk = images::messages::InetSkEntry {

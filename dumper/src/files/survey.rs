@@ -14,6 +14,7 @@ use images::messages::{FdinfoEntry, FileEntry, FownEntry, fd_type};
 use kernel::procfs::{Dir, FdInfo};
 
 use super::classify::{Kind, kind};
+use super::kept::Kept;
 use super::memory::{Memory, key};
 use super::paths::Key;
 use super::pipes::Scratch;
@@ -30,19 +31,23 @@ pub(super) struct Survey<'a> {
     /// The target does not run: what changes by the moment is read, and what is missing is an
     /// error.
     pub(super) frozen: bool,
+    /// What is being looked at may turn out to hold until the target is frozen: it is read as then.
+    pub(super) to_keep: bool,
+    pub(super) kept: Kept,
     pub(super) neighbours: Neighbours,
     pub(super) scratch: Scratch,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<i32>,
-    /// Id and type of the entry of each open file description.
-    descriptions: HashMap<u64, (u32, u32)>,
+    /// The table of each process whose descriptors have been looked at.
+    tables: HashMap<i32, u32>,
+    /// Descriptions whose lowest holders were not to be had.
+    strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
     path_ids: HashMap<Key, u32>,
     /// Ids of ghosts by device and inode.
     pub(super) ghost_ids: HashMap<(u64, u64), u32>,
     /// Pipes and fifos whose contents have been read.
     pub(super) emptied: HashSet<(u64, u64)>,
-    next_id: u32,
     refusals: Vec<Refusal>,
     dirs: HashMap<i32, Rc<Dir>>,
     /// Room for the text of `/proc`.
@@ -55,8 +60,9 @@ impl<'a> Survey<'a> {
         context: &'a PlanContext,
         memory: &'a mut Memory,
         inventory: &'a Inventory,
+        kept: Kept,
         frozen: bool,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let held = inventory
             .processes
             .values()
@@ -64,36 +70,30 @@ impl<'a> Survey<'a> {
             .filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK)
             .map(|file| file.inode as u32)
             .collect::<HashSet<_>>();
-        let sockets = if held.is_empty() {
-            Vec::new()
-        } else {
-            kernel::sock_diag::unix_sockets().map_err(|source| Error::Kernel {
-                operation: "list Unix sockets".to_owned(),
-                source,
-            })?
-        };
-        Ok(Self {
+        Self {
             context,
             memory,
             inventory,
             frozen,
-            neighbours: Neighbours::new(sockets, held),
+            to_keep: false,
+            kept,
+            neighbours: Neighbours::new(held),
             scratch: Scratch::default(),
             known: owners::ids(inventory),
-            descriptions: HashMap::new(),
+            tables: HashMap::new(),
+            strays: HashMap::new(),
             path_ids: HashMap::new(),
             ghost_ids: HashMap::new(),
             emptied: HashSet::new(),
-            next_id: 1,
             refusals: Vec::new(),
             dirs: HashMap::new(),
             text: Vec::new(),
             out: Captured::default(),
-        })
+        }
     }
 
     /// Takes the look; `tables` gives the id of each process's descriptor table.
-    pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<Captured, Error> {
+    pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<(Captured, Kept), Error> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
         for process in inventory.processes.values() {
@@ -104,21 +104,22 @@ impl<'a> Survey<'a> {
             if process.tables.files == process.pid || process.tables.files == 0 {
                 let entries = self.table(process, &suspects)?;
                 let id = tables.get(&process.pid).copied();
-                self.out.tables.insert(id.unwrap_or(process.pid.cast_unsigned()), entries);
+                let id = id.unwrap_or(process.pid.cast_unsigned());
+                self.out.tables.insert(id, entries);
+                self.tables.insert(process.pid, id);
             }
             self.places(process)?;
         }
         if self.refusals.is_empty() {
-            Ok(self.out)
+            Ok((self.out, self.kept))
         } else {
             Err(Error::Refused { refusals: self.refusals })
         }
     }
 
     pub(super) fn new_id(&mut self) -> u32 {
-        let id = self.next_id;
-        self.next_id += 1;
-        id
+        self.kept.last_id += 1;
+        self.kept.last_id
     }
 
     /// Threads with tables of their own have no place in the images.
@@ -138,18 +139,21 @@ impl<'a> Survey<'a> {
     fn table(&mut self, process: &Process, suspects: &Suspects) -> Result<Vec<FdinfoEntry>, Error> {
         let mut entries = Vec::with_capacity(process.files.len());
         for file in &process.files {
-            let seen = self.descriptions.get(&file.description).copied();
             // Locks belong to a process or an open file: every descriptor is asked.
             let free =
                 if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
-            let described = free.and_then(|()| match seen {
-                Some(described) => Ok(described),
-                None => self.file(process, file),
+            let described = free.and_then(|()| {
+                if file.description == OpenFile::description_of(process.pid, file.fd) {
+                    self.description(process, file)
+                } else if let Some(described) = self.described(process.pid, file, &entries) {
+                    Ok(described)
+                } else {
+                    self.stray(process, file)
+                }
             });
             let place = Place::Descriptor(file.fd);
             let described = self.settle(process.pid, place, &file.target, described)?;
             let Some((id, r#type)) = described else { continue };
-            self.descriptions.insert(file.description, (id, r#type));
             entries.push(FdinfoEntry {
                 id,
                 flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
@@ -159,6 +163,51 @@ impl<'a> Survey<'a> {
             });
         }
         Ok(entries)
+    }
+
+    /// Id and type of the entry of a description whose lowest holder has been met: in a process
+    /// before, or in this one, of which `entries` have been written.
+    fn described(&self, pid: i32, file: &OpenFile, entries: &[FdinfoEntry]) -> Option<(u32, u32)> {
+        let (holder, fd) = file.lowest_holder();
+        let entries = if holder == pid {
+            entries
+        } else {
+            self.out.tables.get(self.tables.get(&holder)?)?.as_slice()
+        };
+        let index = entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd).ok()?;
+        let entry = entries.get(index)?;
+        Some((entry.id, entry.r#type))
+    }
+
+    /// The entry of a description whose lowest holder has not been met.
+    fn stray(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+        if let Some(described) = self.strays.get(&file.description) {
+            return Ok(*described);
+        }
+        let described = self.file(process, file)?;
+        self.strays.insert(file.description, described);
+        Ok(described)
+    }
+
+    /// The entry of a description that is met first: its id and type.
+    fn description(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+        if self.frozen {
+            if let Some(kept) = self.kept(process.pid, file)? {
+                return Ok(kept);
+            }
+        } else if file.mark.is_some() {
+            let before = self.out.extent();
+            self.to_keep = true;
+            let described = self.file(process, file);
+            self.to_keep = false;
+            if let Ok((id, _)) = described {
+                self.keep(process.pid, file, id, before);
+                return described;
+            }
+            // What cannot be carried now may be over when the target is frozen.
+            self.forget(before);
+        }
+        self.file(process, file)
     }
 
     /// Sorts out what went wrong with one file: it is refused, it has gone while the target runs,
@@ -210,9 +259,9 @@ impl<'a> Survey<'a> {
         Ok((id, r#type))
     }
 
-    /// The owner of an open file.
+    /// The owner of an open file: one with a mark has none.
     pub(super) fn owner(&mut self, pid: i32, file: &OpenFile) -> Result<FownEntry, Problem> {
-        if file.flags & libc::O_PATH.cast_unsigned() != 0 {
+        if file.mark.is_some() || file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Ok(owners::nobody());
         }
         let known = &self.known;
@@ -335,11 +384,24 @@ impl<'a> Survey<'a> {
         pid: i32,
         file: &OpenFile,
     ) -> Result<Rc<super::paths::Found>, Problem> {
-        self.memory.paths.find(&key(file), self.context, || {
+        let found = self.memory.paths.find(&key(file), self.context, || {
             let dir = Dir::open(pid).doing("open the process of")?;
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
-        })
+        });
+        match found {
+            // Renamed while it was being looked at: what it was called is no matter.
+            Err(Problem::Refused { .. }) if !self.frozen && is_renamed(pid, file) => {
+                Err(Problem::Gone)
+            }
+            found => found,
+        }
     }
+}
+
+/// Whether a descriptor is of another file, or the file has another name, than the inventory says.
+fn is_renamed(pid: i32, file: &OpenFile) -> bool {
+    let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{}", file.fd)));
+    link.map_or(true, |link| link != file.target)
 }
 
 /// Up to how many descriptors are asked for locks one by one.
@@ -363,10 +425,11 @@ impl Suspects {
     }
 }
 
+/// Whether there may be locks on a file: one with a mark has none.
 fn is_lockable(file: &OpenFile) -> bool {
     let kind = file.mode & libc::S_IFMT;
     let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-    matches!(kind, libc::S_IFREG | libc::S_IFDIR) && !handle
+    matches!(kind, libc::S_IFREG | libc::S_IFDIR) && !handle && file.mark.is_none()
 }
 
 /// Whether a mapping is of a file that is found by its path.

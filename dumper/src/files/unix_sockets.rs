@@ -10,6 +10,7 @@ use images::messages::{
 };
 use kernel::sock_diag::UnixSocket;
 use kernel::sockets::{local_address, option, peek, set_option, unix_file};
+use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 
 use super::problem::{Doing, Problem};
@@ -18,23 +19,59 @@ use super::socket_options;
 /// Longest message that a queue is read with at first; longer ones are read again.
 const MESSAGE: usize = 256 << 10;
 
-/// All Unix sockets of the network namespace, and which of them the tree holds.
+/// The Unix sockets of the network namespace, and which of them the tree holds.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
+    held: HashSet<u32>,
+    /// Known once they have been asked for: that takes a while.
+    known: Option<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
     sockets: HashMap<u32, UnixSocket>,
     /// The listening socket that each connection waits at.
     waits_at: HashMap<u32, u32>,
-    held: HashSet<u32>,
 }
 
-impl Neighbours {
-    pub(super) fn new(sockets: Vec<UnixSocket>, held: HashSet<u32>) -> Self {
+impl Known {
+    fn of(sockets: Vec<UnixSocket>) -> Self {
         let waits_at = sockets
             .iter()
             .flat_map(|socket| socket.waiting.iter().map(|client| (*client, socket.inode)))
             .collect();
         let sockets = sockets.into_iter().map(|socket| (socket.inode, socket)).collect();
-        Self { sockets, waits_at, held }
+        Self { sockets, waits_at }
+    }
+}
+
+impl Neighbours {
+    /// Those of a tree that holds the sockets with these inodes.
+    pub(super) fn new(held: HashSet<u32>) -> Self {
+        Self { held, known: None }
+    }
+
+    /// Whether the tree holds the socket with this inode.
+    pub(super) fn holds(&self, inode: u32) -> bool {
+        self.held.contains(&inode)
+    }
+
+    /// Asks for all of them, if that has not been done.
+    pub(super) fn load(&mut self) -> Result<(), Problem> {
+        if self.known.is_none() {
+            let sockets =
+                kernel::sock_diag::unix_sockets().doing("list the Unix sockets beside")?;
+            self.known = Some(Known::of(sockets));
+        }
+        Ok(())
+    }
+
+    fn socket(&self, inode: u32) -> Option<&UnixSocket> {
+        self.known.as_ref()?.sockets.get(&inode)
+    }
+
+    fn waits_at(&self, inode: u32) -> Option<&u32> {
+        self.known.as_ref()?.waits_at.get(&inode)
     }
 
     /// The inode of the socket that `socket` is to be connected to, 0 for none. `frozen` says
@@ -59,7 +96,7 @@ impl Neighbours {
 
     /// A socket that is connected one way only is connected again by its peer's name.
     fn reachable(&self, socket: &UnixSocket, peer: u32) -> Result<u32, Problem> {
-        let back = self.sockets.get(&peer).and_then(|peer| peer.peer);
+        let back = self.socket(peer).and_then(|peer| peer.peer);
         if i32::from(socket.kind) != SOCK_DGRAM && back != Some(socket.inode) {
             return Err(Problem::refused(
                 "its peer is not connected to it",
@@ -71,7 +108,7 @@ impl Neighbours {
 
     /// A connection that nobody has accepted yet, or whose other end has been closed.
     fn waiting(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
-        let Some(listener) = self.waits_at.get(&socket.inode) else {
+        let Some(listener) = self.waits_at(socket.inode) else {
             let closed = u32::from(socket.shutdown) == SHUTDOWN_BOTH;
             return if closed || !frozen {
                 Ok(0)
@@ -114,7 +151,7 @@ pub(super) fn entry(
     frozen: bool,
 ) -> Result<UnixSkEntry, Problem> {
     let inode = inode as u32;
-    let known = neighbours.sockets.get(&inode).ok_or(Problem::Gone)?;
+    let known = neighbours.socket(inode).ok_or(Problem::Gone)?;
     let kind = i32::from(known.kind);
     if !matches!(kind, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET) {
         return Err(Problem::refused(
@@ -149,14 +186,19 @@ pub(super) fn entry(
         ns_id: None,
         mnt_id: None,
     };
-    if entry.name.first().is_some_and(|&byte| byte != 0) {
+    if is_path(&entry.name) {
         locate(socket, &mut entry)?;
     }
     Ok(entry)
 }
 
+/// Whether a socket's name is a path (and neither none nor an abstract one).
+pub(super) fn is_path(name: &[u8]) -> bool {
+    name.first().is_some_and(|&byte| byte != 0)
+}
+
 /// What the file that a socket is bound to adds: permissions, directory, whether it is deleted.
-fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
+pub(super) fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
     let file = unix_file(socket).doing("get the file of")?;
     let stat = nix::sys::stat::fstat(&file).doing("stat the file of")?;
     entry.file_perms =
@@ -191,31 +233,34 @@ fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
         })
 }
 
-/// What is queued in a socket: one element a message, of a stream all of it in one or more.
+/// What is queued in a socket of a kind (`SOCK_*`) and a state: one element a message, of a stream
+/// all of it in one or more.
 pub(super) fn queue(
     socket: BorrowedFd<'_>,
-    inode: u64,
-    neighbours: &Neighbours,
+    kind: i32,
+    state: u32,
 ) -> Result<Vec<Vec<u8>>, Problem> {
-    let known = neighbours.sockets.get(&(inode as u32)).ok_or(Problem::Gone)?;
-    let stream = i32::from(known.kind) == SOCK_STREAM;
-    let waiting = known.receive_queue as usize;
-    if u32::from(known.state) == SK_LISTEN || (stream && waiting == 0) {
+    if state == SK_LISTEN {
+        return Ok(Vec::new());
+    }
+    let stream = kind == SOCK_STREAM;
+    let waiting = bytes_waiting(socket).doing("get queue of")? as usize;
+    if stream && waiting == 0 {
         return Ok(Vec::new());
     }
     if waiting == 0 {
         // Only datagrams can be queued and be of no bytes.
-        let empty = i32::from(known.kind) == SOCK_DGRAM && look(socket, &mut [0])?.is_some();
+        let empty = kind == SOCK_DGRAM && look(socket, &mut [0])?.is_some();
         return if empty { Err(empty_datagram()) } else { Ok(Vec::new()) };
     }
     let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
     // One look without a peek offset is enough for nearly every queue, and changes nothing.
     let Some(first) = look(socket, &mut buffer)? else { return Ok(Vec::new()) };
-    if first == waiting && (stream || i32::from(known.kind) == SOCK_SEQPACKET) {
+    if first == waiting && (stream || kind == SOCK_SEQPACKET) {
         buffer.truncate(first);
         return Ok(vec![buffer]);
     }
-    walk(socket, &mut buffer, waiting, i32::from(known.kind))
+    walk(socket, &mut buffer, waiting, kind)
 }
 
 /// Reads a queue message by message. The peek offset is the target's own: it is put back.

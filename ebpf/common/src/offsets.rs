@@ -131,6 +131,11 @@ offsets! {
     UTS_NS_INUM = "uts_namespace.ns.inum";
     FILES_FDT = "files_struct.fdt";
     FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
+    FDTABLE_MAX_FDS = "fdtable.max_fds";
+    FDTABLE_FD = "fdtable.fd";
+    REGISTERS_CALL = "pt_regs.orig_ax" optional;
+    REGISTERS_FIRST = "pt_regs.di" optional;
+    REGISTERS_SECOND = "pt_regs.si" optional;
     FILE_INODE = "file.f_inode";
     FILE_MODE = "file.f_mode";
     FILE_FLAGS = "file.f_flags";
