@@ -1,5 +1,6 @@
 //! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
 
+use arch::fpu::Layout;
 use images::messages::{
     CoreEntry, CredsEntry, MARCH_X86_64, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED, SaEntry,
     SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
@@ -17,19 +18,21 @@ use crate::{registers, timers};
 /// The one control-group set that a dump without control groups has.
 pub(crate) const CGROUP_SET: u32 = 1;
 
-/// The image of a thread; `task` is its process if the thread leads it.
+/// The image of a thread; `task` is its process if the thread leads it, `layout` that of the
+/// processor.
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
     task: Option<(&TaskState, &Report)>,
+    layout: &Layout,
 ) -> CoreEntry {
     CoreEntry {
         mtype: MARCH_X86_64,
         thread_info: Some(ThreadInfoX86 {
             clear_tid_addr: in_task.clear_child_tid,
             gpregs: registers::general(capture.registers()),
-            fpregs: registers::extended(&capture.original.extended),
+            fpregs: registers::extended(&capture.original.extended, layout),
             tls: Vec::new(),
         }),
         tc: task.map(|(task, report)| task_core(task, report, capture)),

@@ -1,6 +1,6 @@
 //! Registers of a thread, as `core-TID.img` has them.
 
-use arch::fpu::{self, Component};
+use arch::fpu::{self, Component, Layout};
 use arch::regs::GeneralRegs;
 use images::messages::{REGS_MODE_NATIVE, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry};
 
@@ -42,7 +42,7 @@ pub(crate) fn general(registers: &GeneralRegs) -> UserX86RegsEntry {
 
 /// Extended state: the FXSAVE fields one by one, and each component that the processor has.
 /// `area` is what ptrace reports, at least [`fpu::LEGACY_BYTES`] and a header.
-pub(crate) fn extended(area: &[u8]) -> UserX86FpregsEntry {
+pub(crate) fn extended(area: &[u8], layout: &Layout) -> UserX86FpregsEntry {
     let short = |at: usize| u32::from(u16::from_le_bytes([area[at], area[at + 1]]));
     UserX86FpregsEntry {
         cwd: short(0),
@@ -56,15 +56,15 @@ pub(crate) fn extended(area: &[u8]) -> UserX86FpregsEntry {
         st_space: words(&area[32..160]),
         xmm_space: words(&area[160..416]),
         padding: Vec::new(),
-        xsave: Some(components(area)),
+        xsave: Some(components(area, layout)),
     }
 }
 
 /// Each component that the processor has, whole, whether it is in use or not; an empty list for
 /// one that it has not.
-fn components(area: &[u8]) -> UserX86XsaveEntry {
+fn components(area: &[u8], layout: &Layout) -> UserX86XsaveEntry {
     let component = |component: Component| {
-        component.place().and_then(|place| area.get(place)).unwrap_or_default()
+        layout.place(component).and_then(|place| area.get(place)).unwrap_or_default()
     };
     UserX86XsaveEntry {
         xstate_bv: fpu::components_in_use(area),
@@ -97,14 +97,15 @@ mod tests {
     #[test]
     fn components_are_whole_or_absent() {
         let area: Vec<u8> = (0..8192u32).map(|at| at as u8).collect();
-        let entry = extended(&area);
+        let layout = Layout::of_this_processor();
+        let entry = extended(&area, &layout);
         assert_eq!((entry.st_space.len(), entry.xmm_space.len()), (32, 64));
         let xsave = entry.xsave.unwrap();
-        let place = fpu::YMM.place();
-        assert_eq!(xsave.ymmh_space.len(), place.map_or(0, |_| 64));
-        assert_eq!(xsave.hi16_zmm.len(), fpu::HI16_ZMM.place().map_or(0, |_| 128));
-        assert_eq!(xsave.pkru.len(), fpu::PKRU.place().map_or(0, |_| 2));
-        if fpu::YMM.place().is_some() {
+        let has = |component| layout.place(component).is_some();
+        assert_eq!(xsave.ymmh_space.len(), if has(fpu::YMM) { 64 } else { 0 });
+        assert_eq!(xsave.hi16_zmm.len(), if has(fpu::HI16_ZMM) { 128 } else { 0 });
+        assert_eq!(xsave.pkru.len(), if has(fpu::PKRU) { 2 } else { 0 });
+        if has(fpu::YMM) {
             // The one component whose place is the same on all processors.
             assert_eq!(xsave.ymmh_space[0], u32::from_le_bytes([64, 65, 66, 67]));
         }

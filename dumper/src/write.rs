@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arch::fpu::Layout;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
     MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry,
@@ -40,8 +41,9 @@ pub(crate) fn write(
     for (pages, &segment) in segments.iter().zip(captured.segments.values()) {
         pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
     }
+    let layout = Layout::of_this_processor();
     for (&pid, task) in &captured.tasks {
-        process(captured, &writer, pid, task)?;
+        process(captured, &writer, pid, task, &layout)?;
     }
     zombies(captured, &writer)?;
     captured.files.encode(&writer)?;
@@ -65,12 +67,13 @@ fn process(
     writer: &ImageWriter,
     pid: i32,
     task: &TaskState,
+    layout: &Layout,
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
     for (index, thread) in task.threads.iter().enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
         let process = (index == 0).then_some((task, report));
-        let entry = core_entry::thread(thread, in_task, report.state.securebits, process);
+        let entry = core_entry::thread(thread, in_task, report.state.securebits, process, layout);
         writer.write_one(&names::core(number(thread.tid)), &entry)?;
     }
     if let Some(ids) = captured.ids.get(&pid) {

@@ -88,12 +88,13 @@ fn registers_of_every_thread_can_be_given() {
     /// As large as a processor with protection keys has it, with all components.
     const STATE: usize = 2696;
     let mut current = vec![0; STATE];
+    let layout = arch::fpu::Layout::of_this_processor();
     current[464..472].copy_from_slice(&0x2e7u64.to_le_bytes());
     for set in SETS {
         let world = world(set);
         for thread in world.living().flat_map(|(_, body)| &body.threads) {
             registers::general(thread).unwrap();
-            let area = registers::extended(thread, &current).unwrap();
+            let area = registers::extended(thread, &current, &layout).unwrap();
             assert_eq!(area.len(), STATE);
             let control = u16::from_le_bytes([area[0], area[1]]);
             assert_eq!(u32::from(control), thread.info.fpregs.cwd, "{set}");

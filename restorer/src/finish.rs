@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use arch::fpu::Layout;
 use arch::regs::SYSCALL_INSTRUCTION_LEN;
 use arch::syscall::nr;
 use kernel::memory::write_all;
@@ -41,6 +42,7 @@ pub(crate) fn finish(
     mut parked: Parked,
     stop: bool,
 ) -> Result<(), Error> {
+    let layout = Layout::of_this_processor();
     for (index, process) in world.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &places[index]) else { continue };
         let children_stopped = if stop {
@@ -50,7 +52,8 @@ pub(crate) fn finish(
         };
         let drain = children_stopped && !child_signal_pending(process);
         let halt = stop || process.state == State::Stopped;
-        one(process, body, &place.region, &mut parked, drain, halt)?;
+        leader(process, &place.region, &mut parked, drain, halt)?;
+        threads(process, body, &parked, &layout)?;
     }
     for task in parked.into_values() {
         match task.detach(0) {
@@ -66,9 +69,9 @@ fn child_signal_pending(process: &Process) -> bool {
     queue.into_iter().any(|entry| signal_of(&entry.siginfo) == libc::SIGCHLD as u32)
 }
 
-fn one(
+/// What is done to a process by its leader.
+fn leader(
     process: &Process,
-    body: &Body,
     region: &Region,
     parked: &mut Parked,
     drain: bool,
@@ -90,11 +93,16 @@ fn one(
         leader = stop(leader)?;
     }
     parked.insert(process.pid, leader);
+    Ok(())
+}
+
+/// Registers and signal masks.
+fn threads(process: &Process, body: &Body, parked: &Parked, layout: &Layout) -> Result<(), Error> {
     let mut state = Vec::new();
     for thread in &body.threads {
         let task = parked.get(&thread.tid).ok_or_else(|| lost(thread.tid))?;
         task.extended_state(&mut state)?;
-        task.set_extended_state(&registers::extended(thread, &state)?)?;
+        task.set_extended_state(&registers::extended(thread, &state, layout)?)?;
         task.set_registers(&registers::general(thread)?)?;
         task.set_signal_mask(thread.core.blk_sigset.unwrap_or(process.core.blk_sigset))?;
         critical_section(thread)?;

@@ -1,6 +1,6 @@
 //! Registers, from the image's form to the one that ptrace takes.
 
-use arch::fpu::{self, Component};
+use arch::fpu::{self, Component, Layout};
 use arch::regs::{GeneralRegs, NO_SYSCALL};
 use images::messages::{UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry};
 
@@ -51,8 +51,8 @@ pub(crate) fn general(thread: &Thread) -> Result<GeneralRegs, Error> {
 }
 
 /// The extended state in the form of `current`, the state that the thread has at this moment,
-/// whose length and components are those of this processor.
-pub(crate) fn extended(thread: &Thread, current: &[u8]) -> Result<Vec<u8>, Error> {
+/// whose length and components are those of this processor, as is `layout`.
+pub(crate) fn extended(thread: &Thread, current: &[u8], layout: &Layout) -> Result<Vec<u8>, Error> {
     let from: &UserX86FpregsEntry = &thread.info.fpregs;
     let mut area = vec![0; current.len()];
     let Some((legacy, _)) = area.split_at_mut_checked(fpu::LEGACY_BYTES) else {
@@ -86,24 +86,24 @@ pub(crate) fn extended(thread: &Thread, current: &[u8]) -> Result<Vec<u8>, Error
         header.copy_from_slice(&in_use.to_le_bytes());
     }
     if let Some(xsave) = &from.xsave {
-        components(&mut area, xsave);
+        components(&mut area, xsave, layout);
     }
     Ok(area)
 }
 
-fn components(area: &mut [u8], from: &UserX86XsaveEntry) {
-    words(place(area, fpu::YMM), &from.ymmh_space);
-    long_words(place(area, fpu::BNDREGS), &from.bndreg_state);
-    long_words(place(area, fpu::BNDCSR), &from.bndcsr_state);
-    long_words(place(area, fpu::OPMASK), &from.opmask_reg);
-    long_words(place(area, fpu::ZMM_HI256), &from.zmm_upper);
-    long_words(place(area, fpu::HI16_ZMM), &from.hi16_zmm);
-    words(place(area, fpu::PKRU), &from.pkru);
+fn components(area: &mut [u8], from: &UserX86XsaveEntry, layout: &Layout) {
+    words(place(area, fpu::YMM, layout), &from.ymmh_space);
+    long_words(place(area, fpu::BNDREGS, layout), &from.bndreg_state);
+    long_words(place(area, fpu::BNDCSR, layout), &from.bndcsr_state);
+    long_words(place(area, fpu::OPMASK, layout), &from.opmask_reg);
+    long_words(place(area, fpu::ZMM_HI256, layout), &from.zmm_upper);
+    long_words(place(area, fpu::HI16_ZMM, layout), &from.hi16_zmm);
+    words(place(area, fpu::PKRU, layout), &from.pkru);
 }
 
 /// The bytes of a component; none where the processor has none.
-fn place(area: &mut [u8], component: Component) -> &mut [u8] {
-    component.place().and_then(|place| area.get_mut(place)).unwrap_or_default()
+fn place<'a>(area: &'a mut [u8], component: Component, layout: &Layout) -> &'a mut [u8] {
+    layout.place(component).and_then(|place| area.get_mut(place)).unwrap_or_default()
 }
 
 fn words(to: &mut [u8], from: &[u32]) {
