@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use images::Progress;
+use kernel::sched::Urgent;
 
 use crate::capture::{self, Captured};
 use crate::clock::Clock;
@@ -56,6 +57,8 @@ fn run(
     let mut clock = Clock::start(options);
     let (mut plan, mut files) = Plan::make(options, &clock, early)?;
     progress.begin("freeze", None);
+    // The target stands still for as long as this thread is kept waiting.
+    let urgent = Urgent::begin();
     let mut frozen = freeze::freeze(options.pid, options.stop_within)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
@@ -70,6 +73,7 @@ fn run(
     }
     let frozen = since.elapsed();
     clock.released();
+    drop(urgent);
     // What it holds of the target's files must not outlive their use by the target.
     drop(files);
     captured.pages.iter_mut().for_each(Pages::settle);

@@ -36,6 +36,8 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_KILL,
     // Descriptors beyond our own limit.
     Capability::CAP_SYS_RESOURCE,
+    // To stand in front of others while a target stands still.
+    Capability::CAP_SYS_NICE,
 ]);
 
 fn main() -> ExitCode {

@@ -31,6 +31,38 @@ struct SchedAttr {
     period: u64,
 }
 
+/// A thread's wish to be run before others, for as long as this lives.
+#[derive(Debug)]
+pub struct Urgent {
+    /// What it was before.
+    nice: i32,
+    tid: u32,
+}
+
+impl Urgent {
+    /// Gives the calling thread, and those that it starts, the highest priority that is no
+    /// real-time one (a real-time thread that polls would keep away whom it waits for). `None`
+    /// where that is not allowed (`CAP_SYS_NICE`).
+    #[must_use]
+    pub fn begin() -> Option<Self> {
+        let tid = nix::unistd::gettid().as_raw();
+        let nice = scheduling(tid).ok()?.nice;
+        let urgent = Self { nice, tid: tid.cast_unsigned() };
+        urgent.set(-20).then_some(urgent)
+    }
+
+    fn set(&self, nice: i32) -> bool {
+        // SAFETY: takes integers only.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid, nice) == 0 }
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        self.set(self.nice);
+    }
+}
+
 /// How thread `tid` is scheduled.
 ///
 /// # Errors
