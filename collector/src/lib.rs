@@ -166,18 +166,19 @@ impl Collector {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn take_tree(&mut self, root: i32, mut earlier: Inventory) -> Result<Inventory, Error> {
+    pub fn take_tree(&mut self, root: i32, earlier: &mut Inventory) -> Result<Inventory, Error> {
         let inventory = match &mut self.sources {
             Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
-                source.take_tree(root, Parts::all(), &mut earlier)?
+                source.take_tree(root, Parts::all(), earlier)?
             }
-            Sources::Bpf(source) => source.take(&tree(root)?, Parts::all(), &mut earlier)?,
+            Sources::Bpf(source) => source.take(&tree(root)?, Parts::all(), earlier)?,
             Sources::Proc(source) => source.take(&tree(root)?, Parts::all())?,
         };
         if inventory.processes.is_empty() {
             // Let /proc say how there is none.
             tree(root)?;
         }
+        self.threads = inventory.processes.values().map(|process| process.threads.len()).sum();
         Ok(inventory)
     }
 

@@ -84,8 +84,8 @@ fn marks_of_mappings_change_with_them() {
     }
     let first = mark(&mut collector);
     assert_eq!(first, mark(&mut collector));
-    let earlier = collector.take_tree(pid, Inventory::default()).unwrap();
-    let again = collector.take_tree(pid, earlier.clone()).unwrap();
+    let earlier = collector.take_tree(pid, &mut Inventory::default()).unwrap();
+    let again = collector.take_tree(pid, &mut earlier.clone()).unwrap();
     assert_eq!(earlier, again);
     child.kill().unwrap();
     child.wait().unwrap();

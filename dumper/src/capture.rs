@@ -64,8 +64,8 @@ pub(crate) fn capture(
 ) -> Result<Captured, Error> {
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
-    let earlier = std::mem::take(&mut plan.inventory);
-    let mut inventory = plan::inventory(&mut plan.collector, options.pid, earlier)?;
+    let mut inventory =
+        plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
     let marked = early.take_marks(&mut inventory);
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
@@ -111,6 +111,7 @@ fn read_tasks(
     clock: &Clock,
 ) -> Result<BTreeMap<i32, TaskState>, Error> {
     let mut tasks = BTreeMap::new();
+    let mut buffer = Vec::new();
     for (&pid, threads) in &frozen.processes {
         // A process that became a zombie is carried as one, from the inventory.
         let Some(process) =
@@ -125,10 +126,10 @@ fn read_tasks(
                 kernel::ptrace::Error::Gone { operation: "stop the leader of", tid: pid }.into()
             );
         };
-        let mut task = TaskState::read(&dir, process, stopped, leader.group_stop, facts)?;
+        let mut task = TaskState::read(&dir, process, stopped, leader.group_stop, facts, &mut buffer)?;
         for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
-                task.threads.push(ThreadCapture::read(&dir, process, stopped, facts)?);
+                task.threads.push(ThreadCapture::read(&dir, process, stopped, facts, &mut buffer)?);
             }
         }
         clock.check("read the registers")?;

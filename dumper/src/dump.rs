@@ -59,6 +59,10 @@ fn run(
     progress.begin("freeze", None);
     // The target stands still for as long as this thread is kept waiting.
     let urgent = Urgent::begin();
+    // It naps while the target's tasks come to a stop, and not for longer than it means to.
+    if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
+        tracing::debug!(%error, "naps last longer than they should");
+    }
     let mut frozen = freeze::freeze(options.pid, options.stop_within)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);

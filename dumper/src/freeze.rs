@@ -53,8 +53,10 @@ pub enum Error {
 
 /// How long one attempt waits for every thread to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Polls without a pause; a stop usually takes a few microseconds.
-const EAGER_POLLS: u32 = 4000;
+/// How long the stop of one task usually takes, and more.
+const EAGER: Duration = Duration::from_micros(100);
+/// A pause between looks. (The kernel adds the thread's timer slack to it.)
+const NAP: Duration = Duration::from_micros(20);
 
 const OPTIONS: Options =
     Options::FORK.union(Options::VFORK).union(Options::CLONE).union(Options::SYSCALL_GOOD);
@@ -183,33 +185,43 @@ impl Attempt {
         }
     }
 
+    /// Waits for each by its number, which the kernel finds at once; to wait for any it would go
+    /// through all of them every time.
     fn wait_for_all(&mut self) -> Result<(), Error> {
-        let mut polls = 0;
         while !self.running.is_empty() {
-            match ptrace::poll_any() {
-                Ok(Some(Event::Ended { tid, .. })) => self.forget(tid),
-                Ok(Some(Event::Stopped(stopped))) => self.arrived(stopped)?,
-                Ok(None) => {
-                    polls += 1;
-                    self.pause(polls)?;
+            let mut any = false;
+            for tid in self.running.keys().copied().collect::<Vec<_>>() {
+                let Some(running) = self.running.remove(&tid) else { continue };
+                match running.poll() {
+                    Ok(Err(running)) => {
+                        self.running.insert(tid, running);
+                        continue;
+                    }
+                    Ok(Ok(Event::Stopped(stopped))) => self.arrived(stopped)?,
+                    Ok(Ok(Event::Ended { .. })) => self.forget(tid),
+                    Err(error) if error.is_gone() => self.forget(tid),
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) if error.is_gone() => return Err(Error::RootEnded(self.root)),
-                Err(error) => return Err(error.into()),
+                any = true;
+            }
+            if !any {
+                self.pause()?;
             }
         }
         Ok(())
     }
 
     /// There is no descriptor to poll for a tracee's stop, and a blocking wait has no deadline:
-    /// so look again at once for as long as stops usually take, then with short naps.
-    fn pause(&self, polls: u32) -> Result<(), Error> {
-        if polls < EAGER_POLLS {
+    /// so look again at once for as long as the stop of one task usually takes, then with short
+    /// naps, which leave the processor to those that are to stop.
+    fn pause(&self) -> Result<(), Error> {
+        let after = self.since.elapsed();
+        if after < EAGER {
             std::thread::yield_now();
             return Ok(());
         }
-        let after = self.since.elapsed();
         if after < PATIENCE {
-            std::thread::sleep(Duration::from_micros(100));
+            std::thread::sleep(NAP);
             return Ok(());
         }
         let tid = self.running.keys().next().copied().unwrap_or(self.root);

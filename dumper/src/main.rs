@@ -40,6 +40,11 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_SYS_NICE,
 ]);
 
+/// The C library's own allocator asks the kernel for every few pages that a thread other than the
+/// first allocates, while a target stands still.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     service::exit("dumper", run(&Args::parse()))
 }

@@ -48,7 +48,7 @@ impl Plan {
             None => Collector::open(),
         };
         collector.watch();
-        let inventory = inventory(&mut collector, options.pid, Inventory::default())?;
+        let inventory = inventory(&mut collector, options.pid, &mut Inventory::default())?;
         let namespaces = obstacles::own_namespaces()?;
         let facts = Facts::read(&inventory);
         obstacles::check(&inventory, &facts, options, &namespaces)?;
@@ -106,7 +106,7 @@ impl Plan {
 pub(crate) fn inventory(
     collector: &mut Collector,
     root: i32,
-    earlier: Inventory,
+    earlier: &mut Inventory,
 ) -> Result<Inventory, Error> {
     collector.take_tree(root, earlier).map_err(|source| Error::Inventory { pid: root, source })
 }

@@ -53,8 +53,9 @@ impl TaskState {
         stopped: &Stopped,
         group_stop: i32,
         facts: &mut Facts,
+        buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let leader = ThreadCapture::read(dir, process, stopped, facts)?;
+        let leader = ThreadCapture::read(dir, process, stopped, facts, buffer)?;
         let timers = match &process.in_process {
             Some(known) if !known.timers => PosixTimers(Vec::new()),
             _ => PosixTimers::read(dir)?,
@@ -79,6 +80,7 @@ impl ThreadCapture {
         process: &Process,
         stopped: &Stopped,
         facts: &mut Facts,
+        buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
         let (pid, tid) = (process.pid, stopped.tid());
         let known: &Thread = process.threads.get(&tid).ok_or_else(|| Error::Process {
@@ -86,7 +88,7 @@ impl ThreadCapture {
             pid: tid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let original = Original::of(stopped).map_err(|source| Error::Inject { pid, source })?;
+        let original = Original::of(stopped, buffer).map_err(|source| Error::Inject { pid, source })?;
         obstacles::of_thread(pid, tid, &original)?;
         let (rseq, robust_list) = match &known.in_task {
             Some(known) => (

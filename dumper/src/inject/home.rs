@@ -19,10 +19,11 @@ pub(crate) struct Original {
 }
 
 impl Original {
-    /// Reads it off a stopped thread.
-    pub(crate) fn of(stopped: &Stopped) -> Result<Self, Error> {
-        let mut extended = Vec::new();
-        stopped.extended_state(&mut extended)?;
+    /// Reads it off a stopped thread. `buffer` is room to read into, kept from one to the next: the
+    /// kernel wants more of it than it then uses.
+    pub(crate) fn of(stopped: &Stopped, buffer: &mut Vec<u8>) -> Result<Self, Error> {
+        stopped.extended_state(buffer)?;
+        let extended = buffer.clone();
         Ok(Self { registers: stopped.registers()?, extended, mask: stopped.signal_mask()? })
     }
 
