@@ -64,8 +64,7 @@ pub(crate) fn capture(
 ) -> Result<Captured, Error> {
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
-    let mut inventory =
-        plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
+    let mut inventory = plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
     let marked = early.take_marks(&mut inventory);
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
@@ -126,7 +125,8 @@ fn read_tasks(
                 kernel::ptrace::Error::Gone { operation: "stop the leader of", tid: pid }.into()
             );
         };
-        let mut task = TaskState::read(&dir, process, stopped, leader.group_stop, facts, &mut buffer)?;
+        let mut task =
+            TaskState::read(&dir, process, stopped, leader.group_stop, facts, &mut buffer)?;
         for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
                 task.threads.push(ThreadCapture::read(&dir, process, stopped, facts, &mut buffer)?);

@@ -89,10 +89,18 @@ impl Plan {
         }
         let runs_on = options.after == AfterDump::Resume;
         early.copy(&inventory, &mut finder, &codes, &writer, clock)?;
-        // The marks of mappings that are tracked now are others than before.
-        let inventory = match early.is_empty() {
-            true => inventory,
-            false => self::inventory(&mut collector, options.pid, inventory)?,
+        // Copying takes a while, in which the target changes: what was learned before would have to
+        // be learned again while it stands still.
+        let (inventory, facts, files) = if early.is_empty() {
+            (inventory, facts, files)
+        } else {
+            let mut earlier = inventory;
+            drop(files);
+            let inventory = self::inventory(&mut collector, options.pid, &mut earlier)?;
+            let files = files::Plan::prepare(&inventory, &context)?;
+            let facts = Facts::read(&inventory);
+            clock.check("plan again")?;
+            (inventory, facts, files)
         };
         let expected = early.expected(memory::resident_bytes(&inventory));
         let store = Store::choose(runs_on, expected);

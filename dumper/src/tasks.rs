@@ -88,7 +88,8 @@ impl ThreadCapture {
             pid: tid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let original = Original::of(stopped, buffer).map_err(|source| Error::Inject { pid, source })?;
+        let original =
+            Original::of(stopped, buffer).map_err(|source| Error::Inject { pid, source })?;
         obstacles::of_thread(pid, tid, &original)?;
         let (rseq, robust_list) = match &known.in_task {
             Some(known) => (

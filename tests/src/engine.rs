@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::services::Collector;
+
 /// Who does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -16,11 +18,23 @@ pub enum Engine {
 
 /// How to dump.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Dump {
+pub struct Dump<'a> {
     /// The target runs on.
     pub leave_running: bool,
     /// The target is a job of a shell.
     pub shell_job: bool,
+    /// The collector whose eBPF programs are used; without one, /proc is read.
+    pub collector: Option<&'a Collector>,
+    /// The tasks are asked also for what the programs tell.
+    pub cross_check: bool,
+}
+
+impl Dump<'_> {
+    /// The target is ended.
+    pub const ENDING: Self =
+        Self { leave_running: false, shell_job: false, collector: None, cross_check: false };
+    /// The target runs on.
+    pub const RUNNING_ON: Self = Self { leave_running: true, ..Self::ENDING };
 }
 
 /// How a command ended and what it said.
@@ -84,7 +98,7 @@ impl Engine {
 
     /// The command that dumps `pid` to `images`.
     #[must_use]
-    pub fn dump_command(self, pid: i32, images: &Path, how: Dump) -> Command {
+    pub fn dump_command(self, pid: i32, images: &Path, how: Dump<'_>) -> Command {
         let mut command = self.command("dump");
         if self == Self::Stasis {
             command.arg(pid.to_string());
@@ -100,12 +114,18 @@ impl Engine {
         if how.shell_job {
             command.arg("--shell-job");
         }
+        // Not what a collector of another test has left.
+        command
+            .env("STASIS_BPF_DIR", how.collector.map_or(Path::new("/none"), Collector::programs));
+        if how.cross_check {
+            command.env("STASIS_CROSS_CHECK", "yes");
+        }
         command
     }
 
     /// The command that restores from `images` and leaves what it restored to itself.
     #[must_use]
-    pub fn restore_command(self, images: &Path, how: Dump) -> Command {
+    pub fn restore_command(self, images: &Path, how: Dump<'_>) -> Command {
         let mut command = self.command("restore");
         command.arg("-D").arg(images);
         if self == Self::Stasis {
@@ -121,13 +141,13 @@ impl Engine {
 
     /// Dumps.
     #[must_use]
-    pub fn dump(self, pid: i32, images: &Path, how: Dump) -> Outcome {
+    pub fn dump(self, pid: i32, images: &Path, how: Dump<'_>) -> Outcome {
         self.run(&mut self.dump_command(pid, images, how), &images.join("dump.log"))
     }
 
     /// Restores.
     #[must_use]
-    pub fn restore(self, images: &Path, how: Dump) -> Outcome {
+    pub fn restore(self, images: &Path, how: Dump<'_>) -> Outcome {
         self.run(&mut self.restore_command(images, how), &images.join("restore.log"))
     }
 

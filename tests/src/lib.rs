@@ -12,7 +12,7 @@ pub use engine::{Dump, Engine, Outcome, built_program, criu_program, stasis_prog
 pub use machine::{Machine, children_of, wait_until};
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};
-pub use services::{Answer, Services};
+pub use services::{Answer, Collector, Services};
 pub use snapshot::Snapshot;
 
 /// Panics with the reason when the machine lacks what a test needs: a test that cannot run fails,

@@ -21,6 +21,55 @@ pub struct Services {
     client: reqwest::blocking::Client,
 }
 
+/// A collector of a test's own, whose eBPF programs dumps can use; stopped when dropped.
+#[derive(Debug)]
+pub struct Collector {
+    child: Child,
+    programs: PathBuf,
+}
+
+impl Collector {
+    /// Starts it, its socket and log under `dir`, and waits until its programs are there.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("make the collector's directory");
+        let log = dir.join("collector.log");
+        let output = std::fs::File::create(&log).expect("make a log");
+        let programs = PathBuf::from(format!("/sys/fs/bpf/stasis-test-{}", std::process::id()));
+        let child = Command::new(built_program("stasis-collector"))
+            .env("STASIS_RUN_DIR", dir)
+            .arg("--bpf-dir")
+            .arg(&programs)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("dup"))
+            .stderr(output)
+            .spawn()
+            .expect("start the collector");
+        let collector = Self { child, programs };
+        let socket = dir.join("collector.sock");
+        let up =
+            wait_until(Duration::from_secs(30), || socket.exists() && collector.programs.exists());
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(up, "the collector does not come up with its programs:\n{}", said());
+        collector
+    }
+
+    /// Folder of the BPF file system with its programs.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
 /// An answer of the gateway.
 #[derive(Debug)]
 pub struct Answer {
@@ -159,14 +208,17 @@ impl Services {
 impl Drop for Services {
     fn drop(&mut self) {
         for (_, child) in self.children.iter_mut().rev() {
-            let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-            // It may have ended by itself; then there is nothing to stop.
-            kill(pid, Signal::SIGTERM).ok();
-            let ended =
-                wait_until(Duration::from_secs(5), || !matches!(child.try_wait(), Ok(None)));
-            if !ended {
-                child.kill().and_then(|()| child.wait()).ok();
-            }
+            stop(child);
         }
+    }
+}
+
+fn stop(child: &mut Child) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    // It may have ended by itself; then there is nothing to stop.
+    kill(pid, Signal::SIGTERM).ok();
+    let ended = wait_until(Duration::from_secs(5), || !matches!(child.try_wait(), Ok(None)));
+    if !ended {
+        child.kill().and_then(|()| child.wait()).ok();
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, stasis_program};
 
-const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 
 fn stasis(arguments: &[&str]) -> Outcome {
     Outcome::of(Command::new(stasis_program()).args(arguments))

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, stasis_program};
 
-const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 
 /// The binary under the name `criu`.
 fn criu(arguments: &[&str]) -> Outcome {

@@ -1,10 +1,10 @@
 //! Every family of state: natively, through a dump and a restore, with the target running on, and
 //! to and from CRIU.
 
-use stasis_tests::{Dump, Engine, Machine, Scratch, Workload};
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
 
-const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
-const ENDING: Dump = Dump { leave_running: false, shell_job: false };
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
+const ENDING: Dump<'_> = Dump::ENDING;
 
 /// The program's own check must hold when nothing was done to it.
 fn natively(family: &str) {
@@ -18,11 +18,20 @@ fn natively(family: &str) {
 
 /// Dumped by one engine and ended, restored by another: the program's own check must hold.
 fn carried(family: &str, by: Engine, to: Engine) {
+    carried_with(family, by, to, false);
+}
+
+/// As [`carried`]; with `programs`, the inventory is taken by eBPF, and every answer of it is compared
+/// with the tasks' own.
+fn carried_with(family: &str, by: Engine, to: Engine, programs: bool) {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let images = scratch.path("images");
     let workload = Workload::start(family, scratch.path("work"));
-    by.dump(workload.pid(), &images, ENDING).must_succeed("dump");
+    let collector = programs.then(|| Collector::start(&scratch.path("collector")));
+    let how = Dump { collector: collector.as_ref(), cross_check: programs, ..ENDING };
+    by.dump(workload.pid(), &images, how).must_succeed("dump");
+    drop(collector);
     machine.await_no_children();
     std::fs::write(workload.path("restored"), "").expect("say so");
     to.restore(&images, ENDING).must_succeed("restore");
@@ -37,12 +46,12 @@ fn carried(family: &str, by: Engine, to: Engine) {
 }
 
 /// Dumped twice while it runs on: the program's own check must hold.
-fn running_on(family: &str) {
+fn running_on(family: &str, how: Dump<'_>) {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();
     let workload = Workload::start(family, scratch.path("work"));
     for images in ["first", "second"] {
-        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(images), RUNNING_ON);
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(images), how);
         outcome.must_succeed("dump");
     }
     if let Err(what) = workload.check() {
@@ -74,7 +83,20 @@ macro_rules! own_tests {
 
         #[test]
         fn running_on() {
-            super::running_on(stringify!($family));
+            super::running_on(stringify!($family), RUNNING_ON);
+        }
+
+        #[test]
+        fn carried_by_programs() {
+            super::carried_with(stringify!($family), Engine::Stasis, Engine::Stasis, true);
+        }
+
+        /// With the inventory by eBPF, and nothing asked that it tells.
+        #[test]
+        fn running_on_by_programs() {
+            let scratch = Scratch::new();
+            let collector = Some(&Collector::start(&scratch.path("collector")));
+            super::running_on(stringify!($family), Dump { collector, ..RUNNING_ON });
         }
     };
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
 
-const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 
 /// How often the dumper is killed.
 const KILLS: u32 = 200;

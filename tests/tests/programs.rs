@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stasis_tests::{Dump, Engine, Machine, Redis, Scratch, WebServer, wait_until};
 
-const RUNNING_ON: Dump = Dump { leave_running: true, shell_job: false };
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 const KEYS: usize = 2000;
 
 fn counts_on(server: &WebServer, from: u64) {

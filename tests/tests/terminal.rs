@@ -27,7 +27,7 @@ fn quoted(command: &Command) -> String {
 }
 
 fn job(by: Engine, to: Engine) {
-    const JOB: Dump = Dump { leave_running: false, shell_job: true };
+    const JOB: Dump<'_> = Dump { shell_job: true, ..Dump::ENDING };
     let _machine = Machine::prepare();
     let scratch = Scratch::new();
     let dir = scratch.path("work");

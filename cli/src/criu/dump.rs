@@ -29,6 +29,7 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
         overwrite: true,
         in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
+        programs: std::env::var_os("STASIS_BPF_DIR").map(Into::into),
         ..DumpOptions::new(pid, place.images.clone())
     };
     let dumped = dumper::dump(&asked, &mut Quiet);

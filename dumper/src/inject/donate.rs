@@ -46,7 +46,7 @@ fn donate(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
     let running = Running::seize(pid, Options::SYSCALL_GOOD)?;
     running.interrupt()?;
     let stopped = stop(running)?;
-    let original = Original::of(&stopped)?;
+    let original = Original::of(&stopped, &mut Vec::new())?;
     let stack = place_for_frames(process, &original)?;
     let home = Home::lay(&stopped, pid, &original, stack, codes, None)?;
     let call = |number: usize, argument: u64| {
