@@ -57,6 +57,9 @@ pub struct InProcess {
     /// A POSIX timer exists or an interval timer is set: the process itself has to be asked for
     /// their settings.
     pub timers: bool,
+    /// Its program and directories; `None` where they take another look: names too long for a record,
+    /// file systems that tell `stat` other numbers than the kernel itself uses.
+    pub places: Option<Places>,
     /// What each signal does, signal 1 first.
     pub actions: Vec<Action>,
     /// Equal marks of a process, taken at two times, mean that between them nothing has changed of
@@ -65,6 +68,29 @@ pub struct InProcess {
     pub mark: Option<NonZeroU64>,
     /// Equal marks mean that the mappings have not changed.
     pub mappings_mark: Option<NonZeroU64>,
+}
+
+/// Where a process is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Places {
+    /// The program that it runs (`/proc/PID/exe`).
+    pub program: NamedFile,
+    /// Its working directory (`/proc/PID/cwd`).
+    pub working_directory: NamedFile,
+    /// Its root directory (`/proc/PID/root`).
+    pub root_directory: NamedFile,
+}
+
+/// A file by its numbers and its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NamedFile {
+    /// Device of the file as `st_dev` has it.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// The text of the link in `/proc/PID`.
+    #[serde(serialize_with = "lossy")]
+    pub target: OsString,
 }
 
 /// What a signal does, as `struct sigaction` has it.

@@ -15,8 +15,8 @@ use std::path::Path;
 
 pub use error::Error;
 pub use inventory::{
-    Action, FileMark, InProcess, InTask, Inventory, Mapping, OpenFile, Process, ProcessState,
-    Tables, Thread, VmFlags,
+    Action, FileMark, InProcess, InTask, Inventory, Mapping, NamedFile, OpenFile, Places, Process,
+    ProcessState, Tables, Thread, VmFlags,
 };
 pub use live::Live;
 pub use obstacles::{Obstacle, Surroundings, obstacles};

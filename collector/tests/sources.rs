@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -140,6 +141,18 @@ fn both_sources_tell_the_same() {
     assert!(bpf.tree(i32::MAX).is_err());
 
     covers_what_it_should(&busy, &by_proc);
+    let inside = by_bpf.processes[&busy.pid()].in_process.as_ref().unwrap();
+    let places = inside.places.as_ref().unwrap();
+    for (link, place) in [
+        ("exe", &places.program),
+        ("cwd", &places.working_directory),
+        ("root", &places.root_directory),
+    ] {
+        let link = format!("/proc/{}/{link}", busy.pid());
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new(&place.target));
+        let stat = std::fs::metadata(&link).unwrap();
+        assert_eq!((stat.dev(), stat.ino()), (place.device, place.inode));
+    }
     let leader = &by_bpf.processes[&busy.pid()].threads[&busy.pid()];
     let InTask { alt_stack_start, alt_stack_bytes, parent_death_signal, .. } =
         leader.in_task.unwrap();

@@ -20,6 +20,7 @@ mod other_options;
 mod owners;
 mod paths;
 mod pipes;
+mod places;
 mod problem;
 mod refusal;
 mod socket_options;
@@ -27,7 +28,7 @@ mod survey;
 mod terminals;
 mod unix_sockets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use collector::Inventory;
@@ -157,6 +158,8 @@ struct Ghost {
 pub struct Captured {
     /// Ids of files that are not held by a descriptor, by process and place.
     places: BTreeMap<(i32, Place), u32>,
+    /// The same by the file itself, of mapped ones too.
+    paths: HashMap<paths::Key, u32>,
     files: Vec<FileEntry>,
     /// Entries of before, of which those in `keeping` are written.
     kept: Vec<FileEntry>,
@@ -187,13 +190,5 @@ impl Captured {
     #[must_use]
     pub fn root(&self, pid: i32) -> Option<u32> {
         self.places.get(&(pid, Place::Root)).copied()
-    }
-
-    /// Id of the file behind the mapping of `pid` that starts at `start` (`VmaEntry.shmid` of a
-    /// file mapping); `None` for a mapping with no file that has a path: anonymous and shared
-    /// anonymous memory (`/dev/zero (deleted)`), System V segments, the vDSO.
-    #[must_use]
-    pub fn mapped(&self, pid: i32, start: u64) -> Option<u32> {
-        self.places.get(&(pid, Place::Mapping(start))).copied()
     }
 }

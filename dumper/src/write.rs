@@ -111,7 +111,7 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             continue;
         }
         let object = match kind {
-            Kind::File { .. } => captured.files.mapped(pid, mapping.start).map(u64::from),
+            Kind::File { .. } => captured.files.mapped(mapping).map(u64::from),
             Kind::SharedAnonymous => {
                 captured.segments.get(&(mapping.device, mapping.inode)).copied()
             }

@@ -10,6 +10,7 @@
 
 mod file;
 mod mark;
+mod places;
 mod read;
 mod task;
 mod touch;

@@ -10,6 +10,7 @@ use stasis_ebpf_common::{
 };
 
 use crate::mark::Mark;
+use crate::places::emit_places;
 use crate::read::{at, field, fill, offset};
 use crate::{Meta, emit};
 
@@ -39,6 +40,7 @@ extern "C" fn task(context: *mut TaskContext) -> i32 {
     marks(seq, task, tid == tgid);
     if tid == tgid {
         actions(seq, tgid, field(task, o::TASK_SIGHAND));
+        emit_places(seq, task, tgid);
     }
     0
 }

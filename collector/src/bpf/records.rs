@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
 use zerocopy::FromBytes;
 
-use crate::{Action, InProcess, InTask, ProcessState, Thread, VmFlags};
+use crate::{Action, InProcess, InTask, NamedFile, Places, ProcessState, Thread, VmFlags};
 
 /// The records of an iterator's output, one by one: kind and bytes. A record that says it is longer
 /// than what is left, or shorter than its header, ends the sequence with `None`.
@@ -113,7 +113,11 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
 
 /// What the leader's record says of the whole process; `None` of one without memory, and where the
 /// record of its signals' actions is missing.
-pub(super) fn in_process(leader: &TaskRecord, actions: &[SignalAction]) -> Option<InProcess> {
+pub(super) fn in_process(
+    leader: &TaskRecord,
+    actions: &[SignalAction],
+    places: &[Option<NamedFile>; 3],
+) -> Option<InProcess> {
     /// The lowest bits of `mm_struct.flags` (include/linux/mm_types.h).
     const DUMPABLE: u32 = 0b11;
     /// Of all kernels: two bits since Linux 6.18, the upper one before.
@@ -132,6 +136,14 @@ pub(super) fn in_process(leader: &TaskRecord, actions: &[SignalAction]) -> Optio
         thp_restricted: marks.memory_flags & THP_RESTRICTED != 0,
         child_subreaper: marks.child_subreaper != 0,
         timers: marks.timers != 0,
+        places: match places {
+            [Some(program), Some(working_directory), Some(root_directory)] => Some(Places {
+                program: program.clone(),
+                working_directory: working_directory.clone(),
+                root_directory: root_directory.clone(),
+            }),
+            _ => None,
+        },
         actions: actions
             .iter()
             .map(|action| Action {

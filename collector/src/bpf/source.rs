@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use ebpf_common::{
-    KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, SignalAction, SignalActionsRecord, TaskRecord,
-    VmaRecord, backing, name,
+    KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, PlaceRecord, SignalAction,
+    SignalActionsRecord, TaskRecord, VmaRecord, backing, name,
 };
 use kernel::bpf::{IterTarget, iter_create, iter_link};
 use kernel::procfs::{self, Dir, NAMESPACES};
@@ -20,7 +20,9 @@ use super::records::{
     with_name,
 };
 use super::{BpfError, Loaded, fallback, files};
-use crate::{Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Tables, VmFlags};
+use crate::{
+    Inventory, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
+};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
 #[derive(Debug)]
@@ -60,6 +62,9 @@ impl What {
 struct Tasks {
     threads: Vec<TaskRecord>,
     actions: Vec<SignalAction>,
+    /// Program, working and root directory, in the order of [`place`]; `None` where /proc has to be
+    /// asked.
+    places: [Option<NamedFile>; 3],
 }
 
 /// Whether to look at all threads of the machine in one go (3 to 4 µs each, measured) rather than
@@ -282,6 +287,13 @@ impl BpfSource {
                     let (tgid, actions) = signal_actions(bytes).ok_or_else(bad)?;
                     all.entry(tgid).or_default().actions = actions;
                 }
+                (KIND_PLACE, bytes) => {
+                    let (place, target) = with_name::<PlaceRecord>(bytes).ok_or_else(bad)?;
+                    let places = &mut all.entry(place.tgid).or_default().places;
+                    if let Some(slot) = places.get_mut(place.place as usize) {
+                        *slot = named_file(&place, target);
+                    }
+                }
                 _ => {}
             }
         }
@@ -403,7 +415,7 @@ fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
             .collect(),
         kernel_thread,
         tables: Tables::default(),
-        in_process: records::in_process(&leader, &tasks.actions).map(Box::new),
+        in_process: records::in_process(&leader, &tasks.actions, &tasks.places).map(Box::new),
     };
     Some(Found { process, leader, speaker })
 }
@@ -433,6 +445,11 @@ fn own_gate() -> Option<Mapping> {
         protection_key: 0,
         name: "[vsyscall]".into(),
     })
+}
+
+fn named_file(place: &PlaceRecord, target: OsString) -> Option<NamedFile> {
+    let known = place.name_bytes != 0 && !fallback::OWN_NUMBERS.contains(&place.magic);
+    known.then(|| NamedFile { device: device(place.device), inode: place.inode, target })
 }
 
 fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {

@@ -36,6 +36,8 @@ pub(super) struct Kept {
     found: BTreeMap<i32, Vec<Found>>,
     /// Contents of pipes and fifos, by device and inode, with the marks that they had before.
     contents: HashMap<(u64, u64), (NonZeroU64, Vec<u8>)>,
+    /// The mappings of each process by which files are mapped first, with the mark of its mappings.
+    pub(super) mapped: HashMap<i32, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.
     at: (i32, Vec<Found>, usize),
     /// The last number that was given to an entry.

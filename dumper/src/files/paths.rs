@@ -87,6 +87,12 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// Whether a file is known, and has the name of `key` still.
+    pub(super) fn is_called(&self, key: &Key) -> Result<bool, Problem> {
+        let Some(found) = self.found.get(key) else { return Ok(false) };
+        Ok(path_of(&found.handle)? == key.target)
+    }
+
     /// What is known of the file that `key` names; `open` gives an `O_PATH` handle on it when it
     /// has not been looked at before.
     pub(super) fn find(
@@ -98,10 +104,26 @@ impl Paths {
         if let Some(found) = self.found.get(key) {
             return Ok(Rc::clone(found));
         }
-        let found = Rc::new(look(&key.target, open()?, context)?);
+        let handle = open()?;
+        // Whoever is asked for it may run, and have another file there by now.
+        if path_of(&handle)? != key.target {
+            return Err(Problem::Gone);
+        }
+        let found = Rc::new(look(&key.target, handle, context)?);
         self.found.insert(key.clone(), Rc::clone(&found));
         Ok(found)
     }
+}
+
+fn path_of(handle: &OwnedFd) -> Result<OsString, Problem> {
+    let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    nix::fcntl::readlink(link.as_str()).doing("read the path of")
+}
+
+/// The handle, if it is one on the file with these numbers.
+pub(super) fn check_numbers(handle: OwnedFd, device: u64, inode: u64) -> Result<OwnedFd, Problem> {
+    let stat = fstat(&handle).doing("stat")?;
+    if (stat.st_dev, stat.st_ino) == (device, inode) { Ok(handle) } else { Err(Problem::Gone) }
 }
 
 fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {

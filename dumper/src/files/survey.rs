@@ -5,18 +5,16 @@
 //! contents, queues, counters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-use collector::{Inventory, Mapping, OpenFile, Process, ProcessState};
-use images::messages::{FdinfoEntry, FileEntry, FownEntry, fd_type};
+use collector::{Inventory, OpenFile, Process, ProcessState};
+use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::procfs::{Dir, FdInfo};
 
 use super::classify::{Kind, kind};
 use super::kept::Kept;
 use super::memory::{Memory, key};
-use super::paths::Key;
+use super::paths::{Key, check_numbers};
 use super::pipes::Scratch;
 use super::problem::{Doing, Problem};
 use super::refusal::{Place, Refusal};
@@ -43,7 +41,7 @@ pub(super) struct Survey<'a> {
     /// Descriptions whose lowest holders were not to be had.
     strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
-    path_ids: HashMap<Key, u32>,
+    pub(super) path_ids: HashMap<Key, u32>,
     /// Ids of ghosts by device and inode.
     pub(super) ghost_ids: HashMap<(u64, u64), u32>,
     /// Pipes and fifos whose contents have been read.
@@ -110,6 +108,7 @@ impl<'a> Survey<'a> {
             }
             self.places(process)?;
         }
+        self.out.paths = std::mem::take(&mut self.path_ids);
         if self.refusals.is_empty() {
             Ok((self.out, self.kept))
         } else {
@@ -212,7 +211,7 @@ impl<'a> Survey<'a> {
 
     /// Sorts out what went wrong with one file: it is refused, it has gone while the target runs,
     /// or the look fails.
-    fn settle<T>(
+    pub(super) fn settle<T>(
         &mut self,
         pid: i32,
         place: Place,
@@ -311,73 +310,6 @@ impl<'a> Survey<'a> {
         Ok(dir)
     }
 
-    /// What a process holds without a descriptor.
-    fn places(&mut self, process: &Process) -> Result<(), Error> {
-        let pid = process.pid;
-        let dir = self.dir(pid);
-        let Some(dir) = self.settle(pid, Place::Exe, "/proc".as_ref(), dir)? else {
-            return Ok(());
-        };
-        for (place, link) in [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")] {
-            let (target, id) = match dir.link(link).doing("read link of") {
-                Ok(target) => (target.clone(), self.link(&dir, link, target)),
-                Err(problem) => (link.into(), Err(problem)),
-            };
-            if let Some(id) = self.settle(pid, place, &target, id)? {
-                self.out.places.insert((pid, place), id);
-            }
-        }
-        for mapping in &process.mappings {
-            let id = match mapped_file(mapping) {
-                Ok(false) => continue,
-                Ok(true) => self.mapping(&dir, mapping),
-                Err(problem) => Err(problem),
-            };
-            let place = Place::Mapping(mapping.start);
-            if let Some(id) = self.settle(pid, place, &mapping.name, id)? {
-                self.out.places.insert((pid, place), id);
-            }
-        }
-        Ok(())
-    }
-
-    fn link(&mut self, dir: &Dir, link: &str, target: OsString) -> Result<u32, Problem> {
-        let stat = dir.stat_behind(link).doing("stat")?;
-        let key = Key { device: stat.device, inode: stat.inode, target };
-        self.held_path(key, |_| dir.open_behind(link).doing("open"))
-    }
-
-    fn mapping(&mut self, dir: &Dir, mapping: &Mapping) -> Result<u32, Problem> {
-        let key =
-            Key { device: mapping.device, inode: mapping.inode, target: mapping.name.clone() };
-        let (start, end) = (mapping.start, mapping.end);
-        self.held_path(key, |_| {
-            dir.open_behind(&format!("map_files/{start:x}-{end:x}")).doing("open")
-        })
-    }
-
-    /// The id of a file that is held by something other than a descriptor.
-    fn held_path(
-        &mut self,
-        key: Key,
-        open: impl FnOnce(&Key) -> Result<std::os::fd::OwnedFd, Problem>,
-    ) -> Result<u32, Problem> {
-        if let Some(id) = self.path_ids.get(&key) {
-            return Ok(*id);
-        }
-        let found = self.memory.paths.find(&key, self.context, || open(&key))?;
-        let id = self.new_id();
-        let reg = self.regular(&found, id, 0, 0, owners::nobody())?;
-        self.out.files.push(FileEntry {
-            id,
-            r#type: fd_type::REG,
-            reg: Some(reg),
-            ..FileEntry::default()
-        });
-        self.path_ids.insert(key, id);
-        Ok(id)
-    }
-
     /// The path of an open file, looked at.
     pub(super) fn find(
         &mut self,
@@ -386,7 +318,8 @@ impl<'a> Survey<'a> {
     ) -> Result<Rc<super::paths::Found>, Problem> {
         let found = self.memory.paths.find(&key(file), self.context, || {
             let dir = Dir::open(pid).doing("open the process of")?;
-            dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
+            let handle = dir.open_behind(&format!("fd/{}", file.fd)).doing("open")?;
+            check_numbers(handle, file.device, file.inode)
         });
         match found {
             // Renamed while it was being looked at: what it was called is no matter.
@@ -430,34 +363,4 @@ fn is_lockable(file: &OpenFile) -> bool {
     let kind = file.mode & libc::S_IFMT;
     let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
     matches!(kind, libc::S_IFREG | libc::S_IFDIR) && !handle && file.mark.is_none()
-}
-
-/// Whether a mapping is of a file that is found by its path.
-fn mapped_file(mapping: &Mapping) -> Result<bool, Problem> {
-    let name = mapping.name.as_bytes();
-    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
-        return Err(Problem::refused(
-            "mappings of files without a path are not supported",
-            "unmap it before the checkpoint",
-        ));
-    }
-    if mapping.inode == 0 || !name.starts_with(b"/") || name.starts_with(b"/SYSV") {
-        return Ok(false);
-    }
-    match name {
-        b"/dev/zero (deleted)" => Ok(false),
-        b"/[aio] (deleted)" => Err(Problem::refused(
-            "contexts of asynchronous input and output are not supported yet",
-            "destroy the context (io_destroy) before the checkpoint",
-        )),
-        b"/anon_hugepage (deleted)" => Err(Problem::refused(
-            "mappings of huge TLB pages are not supported yet",
-            "use transparent huge pages (madvise)",
-        )),
-        _ if name.starts_with(b"/memfd:") => Err(Problem::refused(
-            "memfds are not supported yet",
-            "map a file in /dev/shm, or anonymous memory",
-        )),
-        _ => Ok(true),
-    }
 }

@@ -30,6 +30,8 @@ pub const KIND_SIGNAL_ACTIONS: u32 = 2;
 pub const KIND_FILE: u32 = 3;
 /// A [`VmaRecord`], with its name.
 pub const KIND_VMA: u32 = 4;
+/// A [`PlaceRecord`], with its name.
+pub const KIND_PLACE: u32 = 5;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -240,6 +242,37 @@ pub struct FileRecord {
     pub name_bytes: u32,
     /// Which file system it is on (`*_SUPER_MAGIC`).
     pub magic: u64,
+}
+
+/// What a [`PlaceRecord`] is of.
+pub mod place {
+    /// The program that the process runs.
+    pub const PROGRAM: u32 = 0;
+    /// Its working directory.
+    pub const WORKING_DIRECTORY: u32 = 1;
+    /// Its root directory.
+    pub const ROOT_DIRECTORY: u32 = 2;
+}
+
+/// Where a process is, then `name_bytes` of name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct PlaceRecord {
+    /// The header.
+    pub header: Header,
+    /// The process.
+    pub tgid: i32,
+    /// One of [`place`].
+    pub place: u32,
+    /// Inode.
+    pub inode: u64,
+    /// Which file system it is on (`*_SUPER_MAGIC`).
+    pub magic: u64,
+    /// Device, in the kernel's encoding.
+    pub device: u32,
+    /// Bytes of name that follow, with its zero byte; 0 for a name too long.
+    pub name_bytes: u32,
 }
 
 /// What a mapping is of.

@@ -136,6 +136,10 @@ offsets! {
     REGISTERS_CALL = "pt_regs.orig_ax" optional;
     REGISTERS_FIRST = "pt_regs.di" optional;
     REGISTERS_SECOND = "pt_regs.si" optional;
+    FS_PWD = "fs_struct.pwd";
+    FS_ROOT = "fs_struct.root";
+    PATH_DENTRY = "path.dentry";
+    DENTRY_INODE = "dentry.d_inode";
     FILE_INODE = "file.f_inode";
     FILE_MODE = "file.f_mode";
     FILE_FLAGS = "file.f_flags";

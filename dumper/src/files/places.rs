@@ -1,0 +1,192 @@
+//! What a process holds without a descriptor: its program, its directories, the files that it maps.
+//!
+//! A frozen target is asked for as little of it as there may be news of. Mappings that are those of
+//! the plan are mappings of the same files; whether such a file is still called what it was is seen
+//! by the handle that the plan has on it, once for each file, however many map it.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use collector::{Mapping, NamedFile, Process};
+use images::messages::{FileEntry, fd_type};
+use kernel::procfs::Dir;
+
+use super::owners;
+use super::paths::{Key, check_numbers};
+use super::problem::{Doing, Problem};
+use super::refusal::Place;
+use super::survey::Survey;
+use super::{Captured, Error};
+
+/// The places that a process has one of, with the links that show them.
+const LINKS: [(Place, &str); 3] = [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")];
+
+pub(super) fn key_of(mapping: &Mapping) -> Key {
+    Key { device: mapping.device, inode: mapping.inode, target: mapping.name.clone() }
+}
+
+impl Captured {
+    /// Id of the file behind a mapping (`VmaEntry.shmid` of a file mapping); `None` for a mapping
+    /// with no file that has a path: anonymous and shared anonymous memory (`/dev/zero (deleted)`),
+    /// System V segments, the vDSO.
+    #[must_use]
+    pub fn mapped(&self, mapping: &Mapping) -> Option<u32> {
+        match mapped_file(mapping) {
+            Ok(true) => self.paths.get(&key_of(mapping)).copied(),
+            _ => None,
+        }
+    }
+}
+
+impl Survey<'_> {
+    /// What a process holds without a descriptor.
+    pub(super) fn places(&mut self, process: &Process) -> Result<(), Error> {
+        let pid = process.pid;
+        let known = process.in_process.as_ref().and_then(|inside| inside.places.as_ref());
+        let known =
+            known.map(|known| [&known.program, &known.working_directory, &known.root_directory]);
+        for (nth, (place, link)) in LINKS.into_iter().enumerate() {
+            let named = match known {
+                Some(known) => Ok(known[nth].clone()),
+                None => self.ask(pid, link),
+            };
+            let target = named.as_ref().map_or_else(|_| link.into(), |named| named.target.clone());
+            let id = named.and_then(|named| self.place(pid, link, named));
+            if let Some(id) = self.settle(pid, place, &target, id)? {
+                self.out.places.insert((pid, place), id);
+            }
+        }
+        self.mappings(process)
+    }
+
+    fn ask(&mut self, pid: i32, link: &str) -> Result<NamedFile, Problem> {
+        let dir = self.dir(pid)?;
+        let target = dir.link(link).doing("read link of")?;
+        let stat = dir.stat_behind(link).doing("stat")?;
+        Ok(NamedFile { device: stat.device, inode: stat.inode, target })
+    }
+
+    fn place(&mut self, pid: i32, link: &str, named: NamedFile) -> Result<u32, Problem> {
+        let NamedFile { device, inode, target } = named;
+        let open = || check_numbers(open_behind(pid, link)?, device, inode);
+        self.held_path(Key { device, inode, target }, open)
+    }
+
+    /// The files that a process maps.
+    fn mappings(&mut self, process: &Process) -> Result<(), Error> {
+        let mark = process.in_process.as_ref().and_then(|inside| inside.mappings_mark);
+        if self.frozen
+            && let Some(mark) = mark
+            && let Some((_, firsts)) =
+                self.kept.mapped.remove(&process.pid).filter(|(before, _)| *before == mark)
+        {
+            for mapping in firsts.into_iter().filter_map(|nth| process.mappings.get(nth)) {
+                let id = self.mapping_of_before(process.pid, mapping);
+                self.settle(process.pid, Place::Mapping(mapping.start), &mapping.name, id)?;
+            }
+            return Ok(());
+        }
+        let mut firsts = Vec::new();
+        let mut last: Option<&Mapping> = None;
+        for (nth, mapping) in process.mappings.iter().enumerate() {
+            if last.is_some_and(|last| is_same_file(last, mapping)) {
+                continue;
+            }
+            let id = match mapped_file(mapping) {
+                Ok(false) => continue,
+                Ok(true) => self.mapping(process.pid, mapping),
+                Err(problem) => Err(problem),
+            };
+            last = Some(mapping);
+            firsts.push(nth);
+            self.settle(process.pid, Place::Mapping(mapping.start), &mapping.name, id)?;
+        }
+        if let (Some(mark), false) = (mark, self.frozen) {
+            self.kept.mapped.insert(process.pid, (mark, firsts));
+        }
+        Ok(())
+    }
+
+    fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
+        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        // The numbers of a mapping are not those of `stat` on every file system.
+        self.held_path(key_of(mapping), || open_behind(pid, &link))
+    }
+
+    /// The id of the file behind a mapping that has not been read again: it may have another name by
+    /// now.
+    fn mapping_of_before(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
+        let key = key_of(mapping);
+        if let Some(id) = self.path_ids.get(&key) {
+            return Ok(*id);
+        }
+        if self.memory.paths.is_called(&key)? {
+            return self.mapping(pid, mapping);
+        }
+        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let target = self.dir(pid)?.link(&link).doing("read link of")?;
+        let id = self.held_path(Key { target, ..key.clone() }, || open_behind(pid, &link))?;
+        self.path_ids.insert(key, id);
+        Ok(id)
+    }
+
+    /// The id of a file that is held by something other than a descriptor.
+    fn held_path(
+        &mut self,
+        key: Key,
+        open: impl FnOnce() -> Result<OwnedFd, Problem>,
+    ) -> Result<u32, Problem> {
+        if let Some(id) = self.path_ids.get(&key) {
+            return Ok(*id);
+        }
+        let found = self.memory.paths.find(&key, self.context, open)?;
+        let id = self.new_id();
+        let reg = self.regular(&found, id, 0, 0, owners::nobody())?;
+        self.out.files.push(FileEntry {
+            id,
+            r#type: fd_type::REG,
+            reg: Some(reg),
+            ..FileEntry::default()
+        });
+        self.path_ids.insert(key, id);
+        Ok(id)
+    }
+}
+
+fn open_behind(pid: i32, link: &str) -> Result<OwnedFd, Problem> {
+    Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open")
+}
+
+fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
+    one.inode == other.inode && one.device == other.device && one.name == other.name
+}
+
+/// Whether a mapping is of a file that is found by its path.
+fn mapped_file(mapping: &Mapping) -> Result<bool, Problem> {
+    let name = mapping.name.as_bytes();
+    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
+        return Err(Problem::refused(
+            "mappings of files without a path are not supported",
+            "unmap it before the checkpoint",
+        ));
+    }
+    if mapping.inode == 0 || !name.starts_with(b"/") || name.starts_with(b"/SYSV") {
+        return Ok(false);
+    }
+    match name {
+        b"/dev/zero (deleted)" => Ok(false),
+        b"/[aio] (deleted)" => Err(Problem::refused(
+            "contexts of asynchronous input and output are not supported yet",
+            "destroy the context (io_destroy) before the checkpoint",
+        )),
+        b"/anon_hugepage (deleted)" => Err(Problem::refused(
+            "mappings of huge TLB pages are not supported yet",
+            "use transparent huge pages (madvise)",
+        )),
+        _ if name.starts_with(b"/memfd:") => Err(Problem::refused(
+            "memfds are not supported yet",
+            "map a file in /dev/shm, or anonymous memory",
+        )),
+        _ => Ok(true),
+    }
+}
