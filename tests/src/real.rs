@@ -125,9 +125,12 @@ impl Redis {
                 request += &format!("${}\r\n{word}\r\n", word.len());
             }
         }
+        // With the connection closed by Redis first it has none left when this returns: a dump
+        // would be refused for it.
+        request += "*1\r\n$4\r\nQUIT\r\n";
         (&stream).write_all(request.as_bytes()).map_err(text)?;
         let mut lines = BufReader::new(&stream).lines().map(|line| line.map_err(text));
-        let mut next = || lines.next().unwrap_or_else(|| Err("Redis hung up".to_owned()));
+        let mut next = || lines.by_ref().next().unwrap_or_else(|| Err("Redis hung up".to_owned()));
         let mut answers = Vec::new();
         for _ in commands {
             let line = next()?;
@@ -137,6 +140,7 @@ impl Redis {
                 _ => line.get(1..).unwrap_or_default().to_owned(),
             });
         }
+        lines.for_each(drop);
         Ok(answers)
     }
 
