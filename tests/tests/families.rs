@@ -3,9 +3,6 @@
 
 use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
 
-const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
-const ENDING: Dump<'_> = Dump::ENDING;
-
 /// The program's own check must hold when nothing was done to it.
 fn natively(family: &str) {
     let _machine = Machine::prepare();
@@ -29,12 +26,12 @@ fn carried_with(family: &str, by: Engine, to: Engine, programs: bool) {
     let images = scratch.path("images");
     let workload = Workload::start(family, scratch.path("work"));
     let collector = programs.then(|| Collector::start(&scratch.path("collector")));
-    let how = Dump { collector: collector.as_ref(), cross_check: programs, ..ENDING };
+    let how = Dump { collector: collector.as_ref(), cross_check: programs, ..Dump::ENDING };
     by.dump(workload.pid(), &images, how).must_succeed("dump");
     drop(collector);
     machine.await_no_children();
     std::fs::write(workload.path("restored"), "").expect("say so");
-    to.restore(&images, ENDING).must_succeed("restore");
+    to.restore(&images, Dump::ENDING).must_succeed("restore");
     assert!(
         workload.program().is_alive(),
         "restored under another pid, or dead: {}",
@@ -46,9 +43,11 @@ fn carried_with(family: &str, by: Engine, to: Engine, programs: bool) {
 }
 
 /// Dumped twice while it runs on: the program's own check must hold.
-fn running_on(family: &str, how: Dump<'_>) {
+fn running_on(family: &str, programs: bool) {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();
+    let collector = programs.then(|| Collector::start(&scratch.path("collector")));
+    let how = Dump { collector: collector.as_ref(), ..Dump::RUNNING_ON };
     let workload = Workload::start(family, scratch.path("work"));
     for images in ["first", "second"] {
         let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(images), how);
@@ -83,7 +82,7 @@ macro_rules! own_tests {
 
         #[test]
         fn running_on() {
-            super::running_on(stringify!($family), RUNNING_ON);
+            super::running_on(stringify!($family), false);
         }
 
         #[test]
@@ -94,9 +93,7 @@ macro_rules! own_tests {
         /// With the inventory by eBPF, and nothing asked that it tells.
         #[test]
         fn running_on_by_programs() {
-            let scratch = Scratch::new();
-            let collector = Some(&Collector::start(&scratch.path("collector")));
-            super::running_on(stringify!($family), Dump { collector, ..RUNNING_ON });
+            super::running_on(stringify!($family), true);
         }
     };
 }
