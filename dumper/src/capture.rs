@@ -88,7 +88,7 @@ pub(crate) fn capture(
     clock.check("ask the tasks")?;
 
     let mut memory = memory::find(&mut plan.memory, early, &marked, &plan.writer, &inventory)?;
-    plan.store.copy(&mut memory.pages)?;
+    plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(Captured {

@@ -104,6 +104,7 @@ impl Plan {
         };
         let expected = early.expected(memory::resident_bytes(&inventory));
         let store = Store::choose(runs_on, expected);
+        early.copy_again(clock)?;
         let plan =
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
         Ok((plan, files))

@@ -16,7 +16,7 @@ use crate::error::Error;
 pub(super) const PIECE: usize = 1 << 20;
 
 /// Below this many bytes starting a second thread costs more than it saves.
-const WORTH_A_THREAD: u64 = 16 << 20;
+const WORTH_A_THREAD: u64 = 4 << 20;
 
 /// Where the pages of a set of runs come from.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ pub(super) fn failed(pid: i32) -> impl Fn(io::Error) -> Error {
     move |source| Error::Process { operation: "copy the memory", pid, source }
 }
 
-/// Has each of `work` done, by as many threads as pay for `bytes`.
+/// Has each of `work` done, by as many threads as pay for copying `bytes`.
 pub(super) fn share<W: Send>(
     work: Vec<W>,
     bytes: u64,
@@ -143,8 +143,22 @@ pub(super) fn share<W: Send>(
 ) -> Result<(), Error> {
     let threads = match bytes {
         0..WORTH_A_THREAD => 1,
-        _ => std::thread::available_parallelism().map_or(1, usize::from).min(8),
+        _ => processors(),
     };
+    share_among(threads, work, run)
+}
+
+/// Processors that there is use for.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(8)
+}
+
+/// Has each of `work` done, by so many threads.
+pub(super) fn share_among<W: Send>(
+    threads: usize,
+    work: Vec<W>,
+    run: impl Fn(W, &mut Vec<u8>) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
     let work = Mutex::new(work.into_iter());
     let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || {

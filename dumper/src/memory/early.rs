@@ -25,7 +25,9 @@ const WORTH_REGISTERING: u64 = 256 << 10;
 /// Bytes that are little enough to be copied while the target stands still.
 const LITTLE: u64 = 512 << 10;
 /// Rounds after the first.
-const ROUNDS: u32 = 12;
+const ROUNDS: u32 = 16;
+/// Rounds after which not much less was left than before.
+const PATIENCE: u32 = 2;
 
 /// What was copied while the target ran, and the tracking of what it writes.
 #[derive(Debug, Default)]
@@ -64,31 +66,37 @@ impl Early {
                 }
             }
         }
-        if !self.tracked.is_empty() {
-            self.rounds(writer, clock)?;
+        if self.tracked.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn rounds(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
         let folder = writer.pre_copy()?;
-        self.last_round = 0;
         for tracked in self.tracked.values_mut() {
             self.last_round += tracked.first_round(&folder)?;
             clock.check("copy memory that is in use")?;
         }
+        Ok(())
+    }
+
+    /// Copies what was written meanwhile, again and again. The last thing before the target is
+    /// stopped.
+    pub(crate) fn copy_again(&mut self, clock: &Clock) -> Result<(), Error> {
+        if self.tracked.is_empty() {
+            return Ok(());
+        }
         let budget = available_memory() / 4;
         let mut taken = 0;
-        for _ in 0..ROUNDS {
+        let mut in_vain = 0;
+        for round in 1..=ROUNDS {
             let mut copied = 0;
             for tracked in self.tracked.values_mut() {
                 copied += tracked.next_round(budget.saturating_sub(taken + copied))?;
             }
             clock.check("copy memory that is in use")?;
+            tracing::debug!(round, bytes = copied, "memory was copied again");
             taken += copied;
-            let stops_shrinking = copied > self.last_round / 4 * 3;
+            in_vain += u32::from(copied > self.last_round / 4 * 3);
             self.last_round = copied;
-            if copied <= LITTLE || stops_shrinking || taken > budget {
+            if copied <= LITTLE || in_vain > PATIENCE || taken > budget {
                 break;
             }
         }
@@ -106,7 +114,8 @@ impl Early {
         let covered: u64 = self.tracked.values().map(Tracked::covered_bytes).sum();
         match self.tracked.is_empty() {
             true => resident,
-            false => resident.saturating_sub(covered) + 4 * self.last_round + (4 << 20),
+            // As much as is written in the worst of cases, between the last look and the freeze.
+            false => resident.saturating_sub(covered) + resident / 64 + (32 << 20),
         }
     }
 

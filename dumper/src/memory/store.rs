@@ -7,7 +7,11 @@ use kernel::arena::Arena;
 
 use super::copy::{cut, failed, in_a_row, into_memory, share};
 use super::pages::Pages;
+use crate::clock::Clock;
 use crate::error::Error;
+
+/// What is said to have taken the time when it runs out.
+const STEP: &str = "copy the memory";
 
 /// Where frozen pages are copied to.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Store {
 
     /// Copies the pages of all `sets`. The only part of the memory work that the target waits
     /// for.
-    pub(crate) fn copy(&mut self, sets: &mut [Pages]) -> Result<(), Error> {
+    pub(crate) fn copy(&mut self, sets: &mut [Pages], clock: &Clock) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
         if let Self::Arena(arena) = self
             && total > arena.len() as u64
@@ -48,7 +52,7 @@ impl Store {
         match self {
             Self::Files => {
                 sets.iter_mut().for_each(Pages::settle);
-                copy_to_files(sets, total)
+                copy_to_files(sets, total, clock)
             }
             Self::Arena(arena) => {
                 let mut start = 0;
@@ -56,7 +60,7 @@ impl Store {
                     set.in_arena = Some(start);
                     start += set.frozen_bytes() as usize;
                 }
-                copy_to_arena(arena, sets, total)
+                copy_to_arena(arena, sets, total, clock)
             }
         }
     }
@@ -74,7 +78,7 @@ impl Store {
     }
 }
 
-fn copy_to_arena(arena: &mut [u8], sets: &[Pages], total: u64) -> Result<(), Error> {
+fn copy_to_arena(arena: &mut [u8], sets: &[Pages], total: u64, clock: &Clock) -> Result<(), Error> {
     let mut rest = arena;
     let mut work = Vec::new();
     for set in sets {
@@ -83,15 +87,19 @@ fn copy_to_arena(arena: &mut [u8], sets: &[Pages], total: u64) -> Result<(), Err
         work.extend(pieces.into_iter().map(|(piece, to)| (set, piece, to)));
         rest = later;
     }
-    share(work, total, |(set, piece, to), _| piece.read(&set.origin, to).map_err(failed(set.pid)))
+    share(work, total, |(set, piece, to), _| {
+        clock.check(STEP)?;
+        piece.read(&set.origin, to).map_err(failed(set.pid))
+    })
 }
 
-fn copy_to_files(sets: &[Pages], total: u64) -> Result<(), Error> {
+fn copy_to_files(sets: &[Pages], total: u64, clock: &Clock) -> Result<(), Error> {
     let work: Vec<_> = sets
         .iter()
         .flat_map(|set| cut(set.frozen_places()).into_iter().map(move |piece| (set, piece)))
         .collect();
     share(work, total, |(set, piece), buffer| {
+        clock.check(STEP)?;
         buffer.resize(piece.bytes, 0);
         piece.read(&set.origin, buffer).map_err(failed(set.pid))?;
         set.file

@@ -7,7 +7,7 @@ use collector::{Inventory, Process, VmFlags};
 use images::ImageWriter;
 use kernel::pagemap::{PageMap, PageRun};
 
-use super::copy::Origin;
+use super::copy::{Origin, processors, share_among};
 use super::early::{Early, Marked, private_bytes};
 use super::pages::Pages;
 use super::runs::{subtract, union};
@@ -15,6 +15,9 @@ use super::shared::{Segment, Segments, segment_runs};
 use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::mappings::{self, Kind};
+
+/// Processes of which the page maps are worth a thread.
+const WORTH_A_THREAD: usize = 8;
 
 /// What will be needed of the memory of one process.
 #[derive(Debug)]
@@ -61,18 +64,25 @@ pub(crate) fn find(
 ) -> Result<Memory, Error> {
     let mut memory = Memory::default();
     let mut segments = Segments::default();
+    let mut work = Vec::new();
     for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
         let pid = process.pid;
-        let planned = match planned.remove(&pid) {
+        let mut planned = match planned.remove(&pid) {
             Some(planned) => planned,
             // Born since the plan.
             None => PlannedMemory::open(writer, pid)?,
         };
         let tracked = marked.get(&pid).map_or(&[][..], |spans| spans);
-        let (pages, scanned) = of_process(process, planned, early, tracked, &mut segments)?;
-        memory.scanned += scanned;
-        memory.pages.push(pages);
+        early.sort(&mut planned.pages, tracked)?;
+        let Spans { own, vdso } = spans(process, &mut segments)?;
+        memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
+        work.push((planned, subtract(&own, tracked), tracked, vdso));
     }
+    let threads = processors().min(work.len().div_ceil(WORTH_A_THREAD));
+    share_among(threads, work.iter_mut().collect(), |(planned, others, tracked, vdso), _| {
+        planned.read(others, tracked, *vdso)
+    })?;
+    memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
     memory.process_pages = memory.pages.len();
     for (key, Segment { file, pid, bytes }) in segments.0 {
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
@@ -86,43 +96,55 @@ pub(crate) fn find(
     Ok(memory)
 }
 
-fn of_process(
-    process: &Process,
-    planned: PlannedMemory,
-    early: &mut Early,
-    tracked: &[PageRun],
-    segments: &mut Segments,
-) -> Result<(Pages, u64), Error> {
-    let PlannedMemory { mut map, mut pages } = planned;
-    let pid = process.pid;
-    let mut own = Vec::with_capacity(process.mappings.len());
-    let mut vdso = None;
+/// Mappings of a process that are its own.
+struct Spans {
+    own: Vec<PageRun>,
+    /// Its code is needed to tell whether a restored program can keep calling it.
+    vdso: Option<PageRun>,
+}
+
+fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
+    let mut spans = Spans { own: Vec::with_capacity(process.mappings.len()), vdso: None };
     for mapping in &process.mappings {
         let span = PageRun::new(mapping.start, mapping.end);
         match mappings::classify(mapping) {
-            Ok(Kind::Anonymous | Kind::Heap | Kind::File { shared: false, .. }) => own.push(span),
-            // Its code is needed to tell whether a restored program can keep calling it.
-            Ok(Kind::Vdso) => vdso = Some(span),
-            Ok(Kind::SharedAnonymous) => segments.note(pid, mapping)?,
+            Ok(Kind::Anonymous | Kind::Heap | Kind::File { shared: false, .. }) => {
+                spans.own.push(span);
+            }
+            Ok(Kind::Vdso) => spans.vdso = Some(span),
+            Ok(Kind::SharedAnonymous) => segments.note(process.pid, mapping)?,
             _ => {}
         }
     }
-    let scanned = own.iter().map(PageRun::pages).sum();
-    let failed = |source| Error::Process { operation: "read the page map", pid, source };
-    early.sort(&mut pages, tracked)?;
-    let others = subtract(&own, tracked);
-    let mut found = private_pages(&mut map, &others, tracked).map_err(failed)?;
-    if found.is_empty() && !others.is_empty() {
-        // No process is without its stack: it has executed another program since the map was
-        // opened, which is still that of the old one.
-        map = open(pid)?;
-        found = private_pages(&mut map, &others, tracked).map_err(failed)?;
+    Ok(spans)
+}
+
+impl PlannedMemory {
+    /// Finds the pages in `others` that hold anything, and adds them to those that are known.
+    fn read(
+        &mut self,
+        others: &[PageRun],
+        tracked: &[PageRun],
+        vdso: Option<PageRun>,
+    ) -> Result<(), Error> {
+        let pid = self.pages.pid;
+        let failed = |source| Error::Process { operation: "read the page map", pid, source };
+        let mut found = private_pages(&mut self.map, others, tracked).map_err(failed)?;
+        if found.is_empty() && !others.is_empty() {
+            // No process is without its stack: it has executed another program since the map was
+            // opened, which is still that of the old one.
+            self.map = open(pid)?;
+            found = private_pages(&mut self.map, others, tracked).map_err(failed)?;
+        }
+        if let Some(vdso) = vdso {
+            found = union(&found, &[vdso]);
+        }
+        self.pages.runs = match self.pages.runs.is_empty() {
+            true => found,
+            false => union(&self.pages.runs, &found),
+        };
+        Ok(())
     }
-    pages.runs = union(&pages.runs, &found);
-    if let Some(vdso) = vdso {
-        pages.runs = union(&pages.runs, &[vdso]);
-    }
-    Ok((pages, scanned))
 }
 
 /// The pages in `spans` that hold anything. A walk goes over all that lies between the first and
