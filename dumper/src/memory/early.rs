@@ -20,7 +20,7 @@ use crate::inject::{CodeFinder, Codes};
 
 /// Bytes of private memory from which on tracking pays.
 const WORTH_TRACKING: u64 = 16 << 20;
-/// Bytes in a mapping from which on it is tracked.
+/// Bytes in mappings that lie side by side from which on they are tracked.
 const WORTH_REGISTERING: u64 = 256 << 10;
 /// Bytes that are little enough to be copied while the target stands still.
 const LITTLE: u64 = 512 << 10;
@@ -57,9 +57,7 @@ impl Early {
                 continue;
             }
             match begin(process, finder, codes) {
-                Ok(tracked) => {
-                    self.tracked.insert(process.pid, tracked);
-                }
+                Ok(tracked) => self.tracked.extend(tracked.map(|tracked| (process.pid, tracked))),
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::info!(pid = process.pid, error, "memory is copied frozen");
@@ -186,7 +184,7 @@ fn begin(
     process: &Process,
     finder: &mut CodeFinder,
     codes: &BTreeMap<i32, Codes>,
-) -> Result<Tracked, Error> {
+) -> Result<Option<Tracked>, Error> {
     let pid = process.pid;
     let codes = match codes.get(&pid) {
         Some(codes) => *codes,

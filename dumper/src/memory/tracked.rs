@@ -38,6 +38,8 @@ use crate::mappings::{self, Kind};
 const SLICE: u64 = 4096;
 /// Bytes that are looked at in one call, for the same reason.
 const WINDOW: u64 = 128 << 20;
+/// Mappings that are registered in one call, for the same reason.
+const MAPPINGS: usize = 64;
 /// Pages that are protected before they are copied.
 const BATCH: u64 = 16 * SLICE;
 /// Runs of unprotected pages that are looked at one by one; more are looked at together.
@@ -51,7 +53,9 @@ pub(crate) struct Tracked {
     pid: i32,
     tracker: WriteTracker,
     map: PageMap,
-    /// What was registered.
+    /// What was registered, in parts of few mappings.
+    parts: Vec<PageRun>,
+    /// The same, as large as possible.
     spans: Vec<PageRun>,
     /// Pages that an earlier checkpoint holds.
     inherited: Vec<PageRun>,
@@ -87,32 +91,53 @@ pub(super) fn trackable(mapping: &Mapping) -> bool {
         && mapping.flags.contains(VmFlags::MAY_WRITE)
 }
 
+/// Groups of mappings that can be tracked and lie side by side.
+fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
+    mappings
+        .chunk_by(|a, b| a.end == b.start && trackable(a) && trackable(b))
+        .filter(|group| trackable(&group[0]))
+}
+
 impl Tracked {
-    /// Starts to track the mappings of `process` that hold at least `least` bytes each.
-    pub(super) fn begin(process: &Process, codes: &Codes, least: u64) -> Result<Self, Error> {
+    /// Starts to track the mappings of `process`, where those that lie side by side hold at least
+    /// `least` bytes together. `None` if none do.
+    pub(super) fn begin(
+        process: &Process,
+        codes: &Codes,
+        least: u64,
+    ) -> Result<Option<Self>, Error> {
         let pid = process.pid;
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
-        let mut spans: Vec<PageRun> = Vec::new();
+        let mut worth = Vec::new();
         let mut content = Vec::new();
-        for mapping in process.mappings.iter().filter(|mapping| trackable(mapping)) {
+        for group in neighbours(&process.mappings) {
             content.clear();
-            let span = PageRun::new(mapping.start, mapping.end);
+            let span = PageRun::new(group[0].start, group[group.len() - 1].end);
             map.anonymous_pages(span, &mut content).map_err(failed("read the page map"))?;
             if bytes(&content) >= least {
-                spans.push(span);
+                worth.extend(
+                    group
+                        .chunks(MAPPINGS)
+                        .map(|part| PageRun::new(part[0].start, part[part.len() - 1].end)),
+                );
             }
+        }
+        if worth.is_empty() {
+            return Ok(None);
         }
         let fd = userfaultfd_of(process, codes).map_err(|source| Error::Inject { pid, source })?;
         let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone, is copied frozen.
-        spans.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
-        Ok(Self::with(pid, tracker, map, spans))
+        worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
+        Ok(Some(Self::with(pid, tracker, map, worth)))
     }
 
-    fn with(pid: i32, tracker: WriteTracker, map: PageMap, spans: Vec<PageRun>) -> Self {
+    fn with(pid: i32, tracker: WriteTracker, map: PageMap, parts: Vec<PageRun>) -> Self {
+        let spans = coalesce(&parts, 0);
         Self {
             pid,
+            parts,
             tracker,
             map,
             spans,
@@ -321,11 +346,10 @@ impl Tracked {
         bytes(&self.covered)
     }
 
-    /// Stops to track. `spans` are the mappings that are tracked by now, as far as is known. The
-    /// kernel would do it by itself, in one step for which the whole process waits; this does it
+    /// Stops to track. The kernel would do it by itself, in one step for which the whole process waits; this does it
     /// in small ones.
     pub(super) fn end(self) {
-        for span in &self.spans {
+        for span in &self.parts {
             let mut at = span.start;
             while at < span.end {
                 let end = span.end.min(at + SLICE * PAGE_SIZE);
