@@ -5,7 +5,7 @@ use std::io;
 
 use collector::{Inventory, Process, VmFlags};
 use images::ImageWriter;
-use kernel::pagemap::{PageMap, PageRun};
+use kernel::pagemap::{PageMap, PageRun, push};
 
 use super::copy::{Origin, processors, share_among};
 use super::early::{Early, Marked, private_bytes};
@@ -15,6 +15,9 @@ use super::shared::{Segment, Segments, segment_runs};
 use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::mappings::{self, Kind};
+
+/// Bytes of memory of no file, side by side, that are worth a walk of their own.
+const LARGE: u64 = 1 << 20;
 
 /// Processes of which the page maps are worth a thread.
 const WORTH_A_THREAD: usize = 8;
@@ -74,13 +77,14 @@ pub(crate) fn find(
         };
         let tracked = marked.get(&pid).map_or(&[][..], |spans| spans);
         early.sort(&mut planned.pages, tracked)?;
-        let Spans { own, vdso } = spans(process, &mut segments)?;
+        let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
-        work.push((planned, subtract(&own, tracked), tracked, vdso));
+        let known = union(tracked, &anonymous);
+        work.push((planned, subtract(&own, &known), subtract(&anonymous, tracked), vdso));
     }
     let threads = processors().min(work.len().div_ceil(WORTH_A_THREAD));
-    share_among(threads, work.iter_mut().collect(), |(planned, others, tracked, vdso), _| {
-        planned.read(others, tracked, *vdso)
+    share_among(threads, work.iter_mut().collect(), |(planned, others, anonymous, vdso), _| {
+        planned.read(others, anonymous, *vdso)
     })?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
     memory.process_pages = memory.pages.len();
@@ -99,42 +103,49 @@ pub(crate) fn find(
 /// Mappings of a process that are its own.
 struct Spans {
     own: Vec<PageRun>,
+    /// Those of them that are large and of no file, which are quicker to look through.
+    anonymous: Vec<PageRun>,
     /// Its code is needed to tell whether a restored program can keep calling it.
     vdso: Option<PageRun>,
 }
 
 fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
-    let mut spans = Spans { own: Vec::with_capacity(process.mappings.len()), vdso: None };
+    let own = Vec::with_capacity(process.mappings.len());
+    let mut spans = Spans { own, anonymous: Vec::new(), vdso: None };
     for mapping in &process.mappings {
         let span = PageRun::new(mapping.start, mapping.end);
         match mappings::classify(mapping) {
-            Ok(Kind::Anonymous | Kind::Heap | Kind::File { shared: false, .. }) => {
+            Ok(Kind::Anonymous | Kind::Heap) => {
                 spans.own.push(span);
+                push(&mut spans.anonymous, span.start, span.end);
             }
+            Ok(Kind::File { shared: false, .. }) => spans.own.push(span),
             Ok(Kind::Vdso) => spans.vdso = Some(span),
             Ok(Kind::SharedAnonymous) => segments.note(process.pid, mapping)?,
             _ => {}
         }
     }
+    spans.anonymous.retain(|span| span.bytes() >= LARGE);
     Ok(spans)
 }
 
 impl PlannedMemory {
-    /// Finds the pages in `others` that hold anything, and adds them to those that are known.
+    /// Finds the pages in `others` and in `anonymous` memory that hold anything, and adds them to
+    /// those that are known.
     fn read(
         &mut self,
         others: &[PageRun],
-        tracked: &[PageRun],
+        anonymous: &[PageRun],
         vdso: Option<PageRun>,
     ) -> Result<(), Error> {
         let pid = self.pages.pid;
         let failed = |source| Error::Process { operation: "read the page map", pid, source };
-        let mut found = private_pages(&mut self.map, others, tracked).map_err(failed)?;
+        let mut found = pages_of(&mut self.map, others, anonymous).map_err(failed)?;
         if found.is_empty() && !others.is_empty() {
             // No process is without its stack: it has executed another program since the map was
             // opened, which is still that of the old one.
             self.map = open(pid)?;
-            found = private_pages(&mut self.map, others, tracked).map_err(failed)?;
+            found = pages_of(&mut self.map, others, anonymous).map_err(failed)?;
         }
         if let Some(vdso) = vdso {
             found = union(&found, &[vdso]);
@@ -147,19 +158,24 @@ impl PlannedMemory {
     }
 }
 
-/// The pages in `spans` that hold anything. A walk goes over all that lies between the first and
-/// the last span, so what is `tracked`, and large, is gone around.
-fn private_pages(
+/// The pages in `spans`, and in `anonymous` memory, that hold anything.
+fn pages_of(
     map: &mut PageMap,
     spans: &[PageRun],
-    tracked: &[PageRun],
+    anonymous: &[PageRun],
 ) -> io::Result<Vec<PageRun>> {
     let mut found = Vec::new();
     let mut rest = spans;
-    for around in tracked {
-        let (before, behind) =
-            rest.split_at(rest.partition_point(|span| span.start < around.start));
+    for large in anonymous {
+        // A walk goes over all that lies between the first and the last span.
+        let (before, behind) = rest.split_at(rest.partition_point(|span| span.start < large.start));
         found.extend(map.private_pages(before)?);
+        match map.anonymous_pages(*large, &mut found) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                found.extend(map.private_pages(&[*large])?);
+            }
+            done => done?,
+        }
         rest = behind;
     }
     found.extend(map.private_pages(rest)?);

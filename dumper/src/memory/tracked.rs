@@ -40,6 +40,9 @@ const SLICE: u64 = 4096;
 const WINDOW: u64 = 128 << 20;
 /// Mappings that are registered in one call, for the same reason.
 const MAPPINGS: usize = 64;
+/// Bytes that a mapping has to hold on the average: many small ones take longer to look through
+/// twice than to copy.
+const WORTH_A_MAPPING: u64 = 32 << 10;
 /// Pages that are protected before they are copied.
 const BATCH: u64 = 16 * SLICE;
 /// Runs of unprotected pages that are looked at one by one; more are looked at together.
@@ -115,7 +118,7 @@ impl Tracked {
             content.clear();
             let span = PageRun::new(group[0].start, group[group.len() - 1].end);
             map.anonymous_pages(span, &mut content).map_err(failed("read the page map"))?;
-            if bytes(&content) >= least {
+            if bytes(&content) >= least.max(group.len() as u64 * WORTH_A_MAPPING) {
                 worth.extend(
                     group
                         .chunks(MAPPINGS)
