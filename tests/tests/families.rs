@@ -3,6 +3,9 @@
 
 use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
 
+/// How often a program that changes all the while is carried.
+const ROUNDS: usize = 15;
+
 /// The program's own check must hold when nothing was done to it.
 fn natively(family: &str) {
     let _machine = Machine::prepare();
@@ -118,10 +121,31 @@ macro_rules! peer_tests {
     };
 }
 
-families! { beyond_criu credentials }
+families! { beyond_criu changing_files credentials }
 
 families_that_criu_carries! {
     busy churn dirty eventfds files ghosts identity inet jail many_files many_mappings many_processes
     many_threads mappings memory pipes pulse registers signals still threads timers tree
     unix_sockets
+}
+
+/// What is learned of a program that does nothing but change its files is old news when it is
+/// frozen: dumped and restored again and again, with the inventory by eBPF, it must not notice.
+#[test]
+fn changing_files_again_and_again_by_programs() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("changing_files", scratch.path("work"));
+    let collector = Collector::start(&scratch.path("collector"));
+    for round in 0..ROUNDS {
+        let images = scratch.path(&format!("images-{round}"));
+        let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+        Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+        machine.end_tree(workload.pid());
+        Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+        assert!(workload.program().is_alive(), "round {round}: {}", workload.log());
+    }
+    if let Err(what) = workload.check() {
+        panic!("it is not what it was: {what}");
+    }
 }

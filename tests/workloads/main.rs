@@ -10,6 +10,7 @@
 
 mod beyond_criu;
 mod busy;
+mod changing_files;
 mod churn;
 mod credentials;
 mod dirty;
@@ -44,6 +45,7 @@ type Family = fn(&Stage) -> Outcome;
 const FAMILIES: &[(&str, Family)] = &[
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
+    ("changing_files", changing_files::run),
     ("churn", churn::run),
     ("credentials", credentials::run),
     ("dirty", dirty::run),

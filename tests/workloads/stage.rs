@@ -104,6 +104,11 @@ impl Findings {
         }
     }
 
+    /// Whether something differs.
+    pub(crate) fn any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     pub(crate) fn outcome(self) -> Outcome {
         if self.0.is_empty() { Ok(()) } else { Err(self.0.join("\n")) }
     }
