@@ -61,6 +61,11 @@ bench: build ## frozen time, dump and restore times, beside CRIU where it is
 	cargo build --release --locked -p stasis-tests --bins
 	$(SUDO) $(RELEASE)/stasis-bench $(BENCH_ARGS)
 
+.PHONY: faults
+faults: build ## dumpers, collectors and freezers killed at 1,000 random instants each (FAULTS_ARGS=--help)
+	cargo build --release --locked -p stasis-tests --bins
+	$(SUDO) $(RELEASE)/stasis-faults $(or $(FAULTS_ARGS),--kills 167)
+
 .PHONY: install
 install: ## install the programs under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
 	@for p in $(PROGRAMS); do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done

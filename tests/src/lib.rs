@@ -2,6 +2,7 @@
 //! engines that do it, and a clean machine around them.
 
 mod engine;
+pub mod faults;
 mod machine;
 mod program;
 mod real;

@@ -47,7 +47,7 @@ impl Machine {
 
     /// Ends and reaps a process and all below it.
     pub fn end_tree(&self, root: i32) {
-        let tree: Vec<i32> = std::iter::once(root).chain(descendants_of(root)).collect();
+        let tree = tree_of(root);
         for pid in &tree {
             // It may have ended by itself.
             kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
@@ -95,6 +95,11 @@ pub fn children_of(pid: i32) -> Vec<i32> {
         .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
         .flat_map(|text| text.split_whitespace().filter_map(|c| c.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+/// A process and all below it.
+pub(crate) fn tree_of(root: i32) -> Vec<i32> {
+    std::iter::once(root).chain(descendants_of(root)).collect()
 }
 
 fn descendants_of(pid: i32) -> Vec<i32> {

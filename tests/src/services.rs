@@ -194,6 +194,36 @@ impl Services {
         self.job("/v1/restores", &json!({"directory": directory}))
     }
 
+    /// Where a service listens.
+    #[must_use]
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.sock"))
+    }
+
+    /// Kills a service by SIGKILL. It is a zombie until [`Services::start_again`].
+    ///
+    /// # Panics
+    /// When there is no such service.
+    pub fn kill(&self, name: &str) {
+        kill(Pid::from_raw(self.pid(name)), Signal::SIGKILL).expect("kill a service");
+    }
+
+    /// Starts a service that was killed, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_again(&mut self, name: &'static str) {
+        let index = self.children.iter().position(|(known, _)| *known == name);
+        let (_, mut dead) = self.children.remove(index.expect("a service"));
+        dead.wait().expect("wait for what was killed");
+        self.spawn(name);
+        let socket = self.socket(name);
+        let up = wait_until(Duration::from_secs(30), || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        assert!(up, "{name} does not come up again:\n{}", self.logs());
+    }
+
     /// The pid of a service.
     ///
     /// # Panics

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
+use stasis_tests::faults::{Random, Rig, SHAPES, Victim};
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Services, Workload};
 
 const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 
@@ -82,6 +83,24 @@ fn the_dumper_killed_at_random_instants() {
     Engine::Stasis.dump(workload.pid(), &scratch.path("after"), RUNNING_ON).must_succeed("dump");
     workload.check().expect("the program's own check");
     drop(machine);
+}
+
+/// The same over the shapes that are measured, and with the services in the dumper's place; what
+/// `make faults` does at length.
+#[test]
+fn everything_killed_at_random_instants_over_every_shape() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut services = Services::start(&scratch.path("services"));
+    let mut random = Random::new(0x5eed);
+    for shape in SHAPES {
+        let mut rig = Rig::start(&machine, &scratch, &mut services, shape, false, random.another());
+        for victim in Victim::ALL {
+            // A collector takes its time to come back.
+            rig.kill(victim, if victim == Victim::Collector { 2 } else { 12 });
+        }
+        rig.end();
+    }
 }
 
 /// A file system of a size, gone at the end.
