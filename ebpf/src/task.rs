@@ -11,7 +11,7 @@ use stasis_ebpf_common::{
 
 use crate::mark::Mark;
 use crate::places::emit_places;
-use crate::read::{at, field, fill, offset};
+use crate::read::{at, field, fill, load, offset};
 use crate::{Meta, emit};
 
 #[repr(C)]
@@ -49,25 +49,24 @@ extern "C" fn task(context: *mut TaskContext) -> i32 {
 
 #[inline(never)]
 fn ids(seq: *mut seq_file, task: u64) -> (i32, i32) {
-    let signal: u64 = field(task, o::TASK_SIGNAL);
-    let parent: u64 = field(task, o::TASK_REAL_PARENT);
+    let signal: u64 = load(task, o::TASK_SIGNAL);
     let mut ids = TaskIds {
         header: Header { kind: KIND_TASK, bytes: size_of::<TaskRecord>() as u32 },
+        tid: load(task, o::TASK_PID),
+        tgid: load(task, o::TASK_TGID),
+        ppid: load(load(task, o::TASK_REAL_PARENT), o::TASK_TGID),
         pgid: number(signal, PIDTYPE_PGID),
         sid: number(signal, PIDTYPE_SID),
-        ..TaskIds::default()
+        threads: load(signal, o::SIGNAL_NR_THREADS),
+        flags: load(task, o::TASK_FLAGS),
+        state: load(task, o::TASK_STATE),
+        exit_state: load(task, o::TASK_EXIT_STATE),
+        exit_code: load(task, o::TASK_EXIT_CODE),
+        group_exit_code: load(signal, o::SIGNAL_GROUP_EXIT_CODE),
+        signal_flags: load(signal, o::SIGNAL_FLAGS),
+        start_boottime: load(task, o::TASK_START_BOOTTIME),
+        comm: [0; 16],
     };
-    fill(&mut ids.tid, task, o::TASK_PID);
-    fill(&mut ids.tgid, task, o::TASK_TGID);
-    fill(&mut ids.ppid, parent, o::TASK_TGID);
-    fill(&mut ids.threads, signal, o::SIGNAL_NR_THREADS);
-    fill(&mut ids.flags, task, o::TASK_FLAGS);
-    fill(&mut ids.state, task, o::TASK_STATE);
-    fill(&mut ids.exit_state, task, o::TASK_EXIT_STATE);
-    fill(&mut ids.exit_code, task, o::TASK_EXIT_CODE);
-    fill(&mut ids.group_exit_code, signal, o::SIGNAL_GROUP_EXIT_CODE);
-    fill(&mut ids.signal_flags, signal, o::SIGNAL_FLAGS);
-    fill(&mut ids.start_boottime, task, o::TASK_START_BOOTTIME);
     fill(&mut ids.comm, task, o::TASK_COMM);
     emit(seq, &ids);
     (ids.tid, ids.tgid)
@@ -75,33 +74,36 @@ fn ids(seq: *mut seq_file, task: u64) -> (i32, i32) {
 
 #[inline(never)]
 fn signals(seq: *mut seq_file, task: u64) {
-    let signal: u64 = field(task, o::TASK_SIGNAL);
-    let mut signals = TaskSignals::default();
-    fill(&mut signals.blocked, task, o::TASK_BLOCKED);
-    fill(&mut signals.pending, task, o::TASK_PENDING);
-    fill(&mut signals.shared_pending, signal, o::SIGNAL_SHARED_PENDING);
-    fill(&mut signals.alt_stack_start, task, o::TASK_SAS_SP);
-    fill(&mut signals.alt_stack_bytes, task, o::TASK_SAS_SIZE);
-    fill(&mut signals.alt_stack_flags, task, o::TASK_SAS_FLAGS);
-    fill(&mut signals.parent_death_signal, task, o::TASK_PDEATH_SIGNAL);
+    let mut signals = TaskSignals {
+        blocked: load(task, o::TASK_BLOCKED),
+        pending: load(task, o::TASK_PENDING),
+        shared_pending: load(load(task, o::TASK_SIGNAL), o::SIGNAL_SHARED_PENDING),
+        alt_stack_start: load(task, o::TASK_SAS_SP),
+        alt_stack_bytes: load(task, o::TASK_SAS_SIZE),
+        alt_stack_flags: load(task, o::TASK_SAS_FLAGS),
+        parent_death_signal: load(task, o::TASK_PDEATH_SIGNAL),
+        rseq_bytes: load(task, o::TASK_RSEQ_LEN),
+        rseq_signature: load(task, o::TASK_RSEQ_SIG),
+        ..TaskSignals::default()
+    };
     fill(&mut signals.clear_child_tid, task, o::TASK_CLEAR_CHILD_TID);
     fill(&mut signals.robust_list, task, o::TASK_ROBUST_LIST);
     fill(&mut signals.rseq, task, o::TASK_RSEQ);
-    fill(&mut signals.rseq_bytes, task, o::TASK_RSEQ_LEN);
-    fill(&mut signals.rseq_signature, task, o::TASK_RSEQ_SIG);
     emit(seq, &signals);
 }
 
 #[inline(never)]
 fn places(seq: *mut seq_file, task: u64) {
-    let memory: u64 = field(task, o::TASK_MM);
-    let mut places = TaskPlaces { memory, ..TaskPlaces::default() };
+    let mut places = TaskPlaces::default();
+    // As numbers, to be compared with others.
+    fill(&mut places.memory, task, o::TASK_MM);
     fill(&mut places.files, task, o::TASK_FILES);
     fill(&mut places.file_system, task, o::TASK_FS);
     fill(&mut places.signal_handlers, task, o::TASK_SIGHAND);
-    fill(&mut places.heap_start, memory, o::MM_START_BRK);
-    fill(&mut places.heap_end, memory, o::MM_BRK);
-    fill(&mut places.stack_start, memory, o::MM_START_STACK);
+    let memory: u64 = load(task, o::TASK_MM);
+    places.heap_start = load(memory, o::MM_START_BRK);
+    places.heap_end = load(memory, o::MM_BRK);
+    places.stack_start = load(memory, o::MM_START_STACK);
     namespaces(&mut places.namespaces, task);
     emit(seq, &places);
 }
@@ -122,19 +124,19 @@ fn number(signal: u64, kind: u64) -> i32 {
 /// In the order of `/proc/PID/ns`: that of the alphabet.
 #[inline(always)]
 fn namespaces(ids: &mut [u32; NAMESPACES], task: u64) {
-    let proxy: u64 = field(task, o::TASK_NSPROXY);
-    let cred: u64 = field(task, o::TASK_REAL_CRED);
-    let [cgroup, ipc, mnt, net, pid, pid_for_children, time, time_for_children, user, uts] = ids;
-    fill(cgroup, field(proxy, o::NSPROXY_CGROUP), o::CGROUP_NS_INUM);
-    fill(ipc, field(proxy, o::NSPROXY_IPC), o::IPC_NS_INUM);
-    fill(mnt, field(proxy, o::NSPROXY_MNT), o::MNT_NS_INUM);
-    fill(net, field(proxy, o::NSPROXY_NET), o::NET_NS_INUM);
-    fill(pid, pid_namespace(task), o::PID_NS_INUM);
-    fill(pid_for_children, field(proxy, o::NSPROXY_PID_FOR_CHILDREN), o::PID_NS_INUM);
-    fill(time, field(proxy, o::NSPROXY_TIME), o::TIME_NS_INUM);
-    fill(time_for_children, field(proxy, o::NSPROXY_TIME_FOR_CHILDREN), o::TIME_NS_INUM);
-    fill(user, field(cred, o::CRED_USER_NS), o::USER_NS_INUM);
-    fill(uts, field(proxy, o::NSPROXY_UTS), o::UTS_NS_INUM);
+    let proxy: u64 = load(task, o::TASK_NSPROXY);
+    *ids = [
+        load(load(proxy, o::NSPROXY_CGROUP), o::CGROUP_NS_INUM),
+        load(load(proxy, o::NSPROXY_IPC), o::IPC_NS_INUM),
+        load(load(proxy, o::NSPROXY_MNT), o::MNT_NS_INUM),
+        load(load(proxy, o::NSPROXY_NET), o::NET_NS_INUM),
+        field(pid_namespace(task), o::PID_NS_INUM),
+        load(load(proxy, o::NSPROXY_PID_FOR_CHILDREN), o::PID_NS_INUM),
+        load(load(proxy, o::NSPROXY_TIME), o::TIME_NS_INUM),
+        load(load(proxy, o::NSPROXY_TIME_FOR_CHILDREN), o::TIME_NS_INUM),
+        load(load(load(task, o::TASK_REAL_CRED), o::CRED_USER_NS), o::USER_NS_INUM),
+        load(load(proxy, o::NSPROXY_UTS), o::UTS_NS_INUM),
+    ];
 }
 
 /// The innermost pid namespace in which the task has a number.
@@ -151,9 +153,12 @@ fn pid_namespace(task: u64) -> u64 {
 
 #[inline(never)]
 fn marks(seq: *mut seq_file, task: u64, leads: bool) {
-    let mut marks = TaskMarks { thread: thread_mark(task), ..TaskMarks::default() };
-    fill(&mut marks.timer_slack, task, o::TASK_TIMER_SLACK);
-    fill(&mut marks.securebits, field(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS);
+    let mut marks = TaskMarks {
+        thread: thread_mark(task),
+        timer_slack: load(task, o::TASK_TIMER_SLACK),
+        securebits: load(load(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS),
+        ..TaskMarks::default()
+    };
     let memory: u64 = field(task, o::TASK_MM);
     if leads && memory != 0 {
         let signal: u64 = field(task, o::TASK_SIGNAL);
@@ -178,7 +183,7 @@ fn thread_mark(task: u64) -> u64 {
     let mut mark = Mark::new();
     let cred: u64 = field(task, o::TASK_REAL_CRED);
     mark.add_field::<4>(cred, o::CRED_UID);
-    mark.add(u64::from(field::<u32>(cred, o::CRED_SECUREBITS)));
+    mark.add(u64::from(load::<u32>(load(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS)));
     mark.add_field::<5>(cred, o::CRED_CAPABILITIES);
     let groups: u64 = field(cred, o::CRED_GROUPS);
     let count: u32 = field(groups, o::GROUPS_COUNT);
@@ -193,30 +198,38 @@ fn thread_mark(task: u64) -> u64 {
             mark.add(if last { ids & u64::from(u32::MAX) } else { ids });
         }
     }
-    mark.add(u64::from(field::<u32>(task, o::TASK_STATIC_PRIO)));
-    mark.add(u64::from(field::<u32>(task, o::TASK_RT_PRIORITY)));
-    mark.add(u64::from(field::<u32>(task, o::TASK_POLICY)));
+    mark.add(u64::from(load::<u32>(task, o::TASK_STATIC_PRIO)));
+    mark.add(u64::from(load::<u32>(task, o::TASK_RT_PRIORITY)));
+    mark.add(u64::from(load::<u32>(task, o::TASK_POLICY)));
     mark.add_field::<1>(task, o::TASK_UCLAMP);
     mark.add_field::<1>(task, o::TASK_SLICE);
     mark.add_field::<3>(task, o::TASK_DEADLINE);
     let cpus = task + u64::from(offset(o::TASK_CPUS_MASK));
-    for word in 0..PROCESSOR_WORDS {
-        if word * 8 < u64::from(offset(o::CPUMASK_BYTES)) {
-            mark.add(at(cpus + word * 8));
+    let bytes = u64::from(offset(o::CPUMASK_BYTES));
+    for chunk in 0..PROCESSORS / 256 {
+        if chunk * 32 + 32 <= bytes {
+            mark.add_words::<4>(cpus + chunk * 32);
+            continue;
+        }
+        // The end of a shorter mask; what stands behind it changes all the time.
+        for word in chunk * 4..chunk * 4 + 3 {
+            if word * 8 < bytes {
+                mark.add(at(cpus + word * 8));
+            }
         }
     }
-    mark.add(u64::from(field::<u32>(task, o::TASK_SECCOMP_MODE)));
-    mark.add(field(task, o::TASK_ATOMIC_FLAGS));
+    mark.add(u64::from(load::<u32>(task, o::TASK_SECCOMP_MODE)));
+    mark.add(load(task, o::TASK_ATOMIC_FLAGS));
     mark.add(field(task, o::TASK_SHADOW_STACK));
-    mark.add(u64::from(field::<u32>(field(task, o::TASK_FS), o::FS_UMASK)));
+    mark.add(u64::from(load::<u32>(load(task, o::TASK_FS), o::FS_UMASK)));
     mark.finish()
 }
 
 /// Credentials with more groups than this have no mark.
 const GROUPS: u32 = 32;
 
-/// Words of processor masks that are covered: 1,024 processors.
-const PROCESSOR_WORDS: u64 = 16;
+/// Processors that the mask of those that the thread may run on is covered for.
+const PROCESSORS: u64 = 1024;
 
 /// Covers what the dump reads of a process as a whole: its limits, oom_score_adj, personality and
 /// loginuid (the leader's), the places of code, data, stack, arguments and environment, the
