@@ -58,7 +58,7 @@ impl Plan {
             root: options.root.clone(),
             ghost_limit: files::PlanContext::GHOST_LIMIT,
         };
-        let files = files::Plan::prepare(&inventory, &context)?;
+        let (inventory, files) = look_at_files(&mut collector, options.pid, inventory, &context)?;
         let write = WriteOptions {
             overwrite: options.overwrite,
             in_place: options.in_place,
@@ -97,7 +97,8 @@ impl Plan {
             let mut earlier = inventory;
             drop(files);
             let inventory = self::inventory(&mut collector, options.pid, &mut earlier)?;
-            let files = files::Plan::prepare(&inventory, &context)?;
+            let (inventory, files) =
+                look_at_files(&mut collector, options.pid, inventory, &context)?;
             let facts = Facts::read(&inventory);
             clock.check("plan again")?;
             (inventory, facts, files)
@@ -109,6 +110,27 @@ impl Plan {
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
         Ok((plan, files))
     }
+}
+
+/// How often a refusal is doubted.
+const DOUBTS: u32 = 2;
+
+/// Looks at the open files. A program that changes them meanwhile may show what never was: a socket
+/// without its peer, a file without its name. So a refusal counts when it is given again.
+fn look_at_files(
+    collector: &mut Collector,
+    root: i32,
+    mut now: Inventory,
+    context: &files::PlanContext,
+) -> Result<(Inventory, files::Plan), Error> {
+    for _ in 0..DOUBTS {
+        match files::Plan::prepare(&now, context) {
+            Err(files::Error::Refused { .. }) => now = inventory(collector, root, &mut now)?,
+            files => return Ok((now, files?)),
+        }
+    }
+    let files = files::Plan::prepare(&now, context)?;
+    Ok((now, files))
 }
 
 /// The whole tree below `root`; what has not changed since `earlier` is taken from there.
