@@ -17,6 +17,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Checkpoint a process and all its descendants
     Dump(DumpOptions),
+    /// End the tracking of changes that `dump --track` or `criu pre-dump` let go on
+    Untrack(UntrackOptions),
     /// Restore a checkpoint
     Restore(RestoreOptions),
     /// Say what runs, what of it can be dumped, and what speaks against it
@@ -25,6 +27,14 @@ pub(crate) enum Command {
     Check(CheckOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
     Show(ShowOptions),
+    /// What holds the tracking of changes between two dumps
+    #[command(hide = true)]
+    KeepTracks {
+        /// The file to say it in
+        file: PathBuf,
+        /// What is held
+        holding: String,
+    },
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
     #[command(disable_help_flag = true)]
     Criu {
@@ -51,6 +61,16 @@ pub(crate) struct DumpOptions {
     /// Allow a tree whose session or terminal lies outside it
     #[arg(long)]
     pub(crate) shell_job: bool,
+    /// Go on tracking what changes, for a dump with this one as its --parent
+    #[arg(long)]
+    pub(crate) track: bool,
+    /// Checkpoint to leave all pages to that have not changed since it was made with --track; it has
+    /// to be kept for as long as this one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) parent: Option<PathBuf>,
+    /// Directory of what is known at run time
+    #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
     /// How long the tree may stand still (20ms, 1s); when that is over it runs on, and there is no
     /// checkpoint
     #[arg(long, value_name = "TIME")]
@@ -64,6 +84,16 @@ pub(crate) struct DumpOptions {
     /// Folder of the BPF file system in which a collector has left its programs
     #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
     pub(crate) bpf_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UntrackOptions {
+    /// Process at the root of the tree
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: i32,
+    /// Directory of what is known at run time
+    #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

@@ -23,6 +23,7 @@ const VERSION: &str = "4.2";
 const USAGE: &str = "
 Usage:
   criu dump -t PID [<options>]
+  criu pre-dump -t PID [<options>]
   criu restore [<options>]
   criu check [--feature FEAT]
 
@@ -34,6 +35,9 @@ Options:
   -v[NUM]|-v[v...]      verbosity: 1 errors, 2 warnings (default), 3 information, 4 all
   -R|--leave-running    leave tasks running after the dump
   -s|--leave-stopped    leave tasks stopped after the dump or restore
+     --track-mem        go on tracking memory changes after the dump
+     --prev-images-dir DIR
+                        images of an earlier dump or pre-dump, relative to the images directory
   -j|--shell-job        dump and restore jobs of a shell
   -d|--restore-detached detach after the restore
   -S|--restore-sibling  restore the root as a sibling (needs -d)
@@ -136,6 +140,7 @@ fn run(command: Command, options: &Options) -> bool {
     }
     match command {
         Command::Dump => dump::run(options, &place),
+        Command::PreDump => dump::pre_dump(options, &place),
         Command::Restore => restore::run(options, &place),
         Command::Check => check::run(options),
     }

@@ -1,7 +1,7 @@
 //! `stasis dump`.
 
 use std::io::{IsTerminal, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use dumper::{AfterDump, DumpOptions};
@@ -23,8 +23,15 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,
         programs: options.bpf_dir,
+        track: options.track,
+        parent: options.parent,
+        tracks: options.run_dir.join("tracks"),
         ..DumpOptions::new(options.pid, options.directory)
     };
+    if options.track && after == AfterDump::Kill {
+        let error = "dump with --track: the tree ends with the dump, and nothing is left to track";
+        return Err(Failure::with_remedy(error, "add --leave-running, or leave --track out"));
+    }
     if !Path::new(&format!("/proc/{}", options.pid)).exists() {
         let error = format!("dump process {}: no such process", options.pid);
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
@@ -42,4 +49,17 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `stasis untrack`.
+pub(crate) fn untrack(options: &args::UntrackOptions) -> Result<ExitCode, Failure> {
+    let asked = DumpOptions {
+        tracks: options.run_dir.join("tracks"),
+        ..DumpOptions::new(options.pid, PathBuf::new())
+    };
+    if dumper::untrack(&asked)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let error = format!("untrack process {}: its changes are not being tracked", options.pid);
+    Err(Failure::with_remedy(error, "nothing has to be done"))
 }

@@ -53,6 +53,11 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     log_to_stderr();
     match args.command {
         Command::Dump(options) => dump::run(options),
+        Command::Untrack(options) => dump::untrack(&options),
+        Command::KeepTracks { file, holding } => {
+            dumper::keep(&file, &holding)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Restore(options) => restore::run(&options),
         Command::Ps(options) => ps::run(&options),
         Command::Check(options) => check::run(&options),

@@ -29,6 +29,8 @@ use crate::tasks::{TaskState, ThreadCapture};
 /// All that the images need, in memory.
 #[derive(Debug)]
 pub(crate) struct Captured {
+    /// What this dump is known by to later ones.
+    pub(crate) id: String,
     pub(crate) inventory: Inventory,
     pub(crate) tasks: BTreeMap<i32, TaskState>,
     pub(crate) ids: BTreeMap<i32, TaskKobjIdsEntry>,
@@ -92,6 +94,7 @@ pub(crate) fn capture(
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(Captured {
+        id: early.id.clone(),
         inventory,
         tasks,
         ids,

@@ -29,7 +29,7 @@ pub fn dump(
 ) -> Result<DumpReport, Error> {
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
-    let mut early = Early::default();
+    let mut early = Early::new(false);
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
@@ -43,7 +43,10 @@ pub fn dump(
             .unwrap_or(Err(Error::Panicked))
     });
     // Only now, as this takes a while, and in the thread the target may still stand still.
-    early.end();
+    match options.track && options.after != AfterDump::Kill && dumped.is_ok() {
+        true => early.keep(options),
+        false => early.end(),
+    }
     dumped
 }
 
@@ -82,7 +85,7 @@ fn run(
     drop(files);
     captured.pages.iter_mut().for_each(Pages::settle);
     let Plan { store, writer, .. } = plan;
-    early.encode(&writer, &write::inventory())?;
+    early.encode(&writer, &write::inventory(&captured.id))?;
     let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
         AfterDump::Resume => {}

@@ -8,14 +8,17 @@
 
 mod copy;
 mod early;
+mod keeper;
 mod pages;
+mod parent;
 mod runs;
 mod shared;
 mod store;
 mod survey;
 mod tracked;
 
-pub(crate) use early::Early;
+pub(crate) use early::{Early, untrack};
+pub use keeper::{TRACKS, keep};
 pub(crate) use pages::Pages;
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, resident_bytes};

@@ -46,12 +46,22 @@ pub struct DumpOptions {
     /// Folder of the BPF file system in which a collector has left its programs; `None` for the
     /// usual one.
     pub programs: Option<PathBuf>,
+    /// Go on tracking what the tree writes when it runs on, for a later dump that has this one as
+    /// its parent.
+    pub track: bool,
+    /// Checkpoint that holds the pages that have not changed since. If nothing has tracked the
+    /// changes since then, all pages are dumped.
+    pub parent: Option<PathBuf>,
+    /// Directory in which keepers of tracking say what they hold.
+    pub tracks: PathBuf,
+    /// The `stasis` that a keeper is made of.
+    pub keeper: PathBuf,
 }
 
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
-    pub const fn new(pid: i32, images_dir: PathBuf) -> Self {
+    pub fn new(pid: i32, images_dir: PathBuf) -> Self {
         Self {
             pid,
             images_dir,
@@ -65,6 +75,10 @@ impl DumpOptions {
             timeout: None,
             cross_check: false,
             programs: None,
+            track: false,
+            parent: None,
+            tracks: crate::memory::TRACKS.into(),
+            keeper: "/proc/self/exe".into(),
         }
     }
 }

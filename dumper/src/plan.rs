@@ -88,7 +88,7 @@ impl Plan {
             }
         }
         let runs_on = options.after == AfterDump::Resume;
-        early.copy(&inventory, &mut finder, &codes, &writer, clock)?;
+        early.copy(options, &inventory, &mut finder, &codes, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
         let (inventory, facts, files) = if early.is_empty() {

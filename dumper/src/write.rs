@@ -52,7 +52,7 @@ pub(crate) fn write(
     writer.write_one(&names::timens(0), &clocks())?;
     let stats = stats(captured, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
-    writer.write_one(&names::inventory(), &inventory())?;
+    writer.write_one(&names::inventory(), &inventory(&captured.id))?;
     clock.check("write the images")?;
     Ok(writer.commit()?)
 }
@@ -192,7 +192,8 @@ fn tree(captured: &Captured, writer: &ImageWriter, root: i32) -> Result<(), Erro
 }
 
 /// What every directory of images begins with.
-pub(crate) fn inventory() -> InventoryEntry {
+/// `id` is what this dump is known by to later ones.
+pub(crate) fn inventory(id: &str) -> InventoryEntry {
     InventoryEntry {
         img_version: IMG_VERSION_1_1,
         fdinfo_per_id: Some(true),
@@ -202,8 +203,17 @@ pub(crate) fn inventory() -> InventoryEntry {
         lsmtype: Some(LSM_NONE),
         plugins_entry: Some(PluginsEntry::default()),
         network_lock_method: Some(0),
+        dump_uptime: uptime_micros(),
+        dump_criu_run_id: Some(id.to_owned()),
         ..InventoryEntry::default()
     }
+}
+
+/// By this CRIU tells whether a process is younger than the parent checkpoint that has its number.
+fn uptime_micros() -> Option<u64> {
+    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
+    let now = nix::time::clock_gettime(clock).ok()?;
+    Some(now.tv_sec().cast_unsigned() * 1_000_000 + now.tv_nsec().cast_unsigned() / 1000)
 }
 
 /// The clocks at the dump, for a restore into a time namespace.

@@ -2,7 +2,7 @@
 //! and its open files without its help.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A descriptor that names one process for ever.
 #[derive(Debug)]
@@ -61,5 +61,12 @@ impl PidFd {
             )
         };
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// To be polled: readable when the process has ended.
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }

@@ -1,5 +1,6 @@
 //! `criu dump`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dumper::{AfterDump, DumpOptions};
@@ -12,12 +13,13 @@ use super::{Place, log_error};
 /// CRIU's default of `--timeout`.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-pub(super) fn run(options: &Options, place: &Place) -> bool {
+fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
     let Some(pid) = options.tree else {
         error!("pid not specified");
-        return false;
+        return None;
     };
-    let asked = DumpOptions {
+    let run_dir = std::env::var_os("STASIS_RUN_DIR").unwrap_or_else(|| "/run/stasis".into());
+    Some(DumpOptions {
         after: match options.final_state {
             FinalState::Default => AfterDump::Kill,
             FinalState::Running => AfterDump::Resume,
@@ -30,8 +32,15 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
         in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: std::env::var_os("STASIS_BPF_DIR").map(Into::into),
+        track: options.track_mem,
+        parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
+        tracks: Path::new(&run_dir).join("tracks"),
         ..DumpOptions::new(pid, place.images.clone())
-    };
+    })
+}
+
+pub(super) fn run(options: &Options, place: &Place) -> bool {
+    let Some(asked) = asked(options, place) else { return false };
     let dumped = dumper::dump(&asked, &mut Quiet);
     let placed = dumped.map_err(Into::into).and_then(|report| {
         place.take_stats(names::stats_dump().name())?;
@@ -46,6 +55,29 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
         Err(failure) => {
             log_error(&failure);
             error!("Dumping FAILED.");
+            false
+        }
+    }
+}
+
+pub(super) fn pre_dump(options: &Options, place: &Place) -> bool {
+    let Some(asked) = asked(options, place) else { return false };
+    if options.final_state == FinalState::Default {
+        info!("Enforcing tasks run after pre-dump.");
+    }
+    let dumped = dumper::pre_dump(&asked, &mut Quiet);
+    let placed = dumped.map_err(Into::into).and_then(|report| {
+        place.take_stats(names::stats_dump().name())?;
+        Ok(report)
+    });
+    match placed {
+        Ok(report) => {
+            info!("Pre-dumping finished successfully: {} pages", report.pages_written);
+            true
+        }
+        Err(failure) => {
+            log_error(&failure);
+            error!("Pre-dumping FAILED.");
             false
         }
     }

@@ -17,6 +17,7 @@ use super::table::{Kind, Known, find_long, find_short};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Dump,
+    PreDump,
     Restore,
     Check,
 }
@@ -45,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) sibling: bool,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) root: Option<PathBuf>,
+    pub(crate) track_mem: bool,
+    pub(crate) previous: Option<PathBuf>,
     pub(crate) features: Vec<String>,
     pub(crate) no_default_config: bool,
     /// How long to try to stop every task; `None` for the default.
@@ -85,17 +88,8 @@ pub(crate) enum UsageError {
 }
 
 /// Commands that CRIU has and this version of stasis has not.
-const UNSUPPORTED_COMMANDS: &[&str] = &[
-    "pre-dump",
-    "lazy-pages",
-    "page-server",
-    "service",
-    "swrk",
-    "dedup",
-    "cpuinfo",
-    "exec",
-    "show",
-];
+const UNSUPPORTED_COMMANDS: &[&str] =
+    &["lazy-pages", "page-server", "service", "swrk", "dedup", "cpuinfo", "exec", "show"];
 
 impl Options {
     /// How much is logged: CRIU's default is errors, messages and warnings.
@@ -131,6 +125,8 @@ impl Options {
                 }
             }
             "root" => self.root = Some(value().into()),
+            "track-mem" => self.track_mem = on,
+            "prev-images-dir" => self.previous = Some(value().into()),
             "feature" => self.features.push(value().to_string_lossy().into_owned()),
             "no-default-config" => self.no_default_config = true,
             // What an option of CRIU's that we lack is negated to is what we do.
@@ -215,6 +211,7 @@ fn command(words: &[String]) -> Result<Command, UsageError> {
     let name = words.first().ok_or(UsageError::NoCommand)?;
     let command = match name.as_str() {
         "dump" => Command::Dump,
+        "pre-dump" => Command::PreDump,
         "restore" => Command::Restore,
         "check" => Command::Check,
         name if UNSUPPORTED_COMMANDS.contains(&name) => {
@@ -275,8 +272,8 @@ mod tests {
         let read = options("check --tcp-established --no-tcp-close -l --external mnt[/a]:b");
         assert_eq!(read.refused, ["--tcp-established", "-l", "--external"]);
         assert_eq!(
-            error("pre-dump -t 7"),
-            "command pre-dump is not supported by this version of stasis"
+            error("lazy-pages -t 7"),
+            "command lazy-pages is not supported by this version of stasis"
         );
     }
 

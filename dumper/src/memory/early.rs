@@ -5,23 +5,30 @@
 //! left or it does not become less. What the target then waits for is the rest.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use collector::{Inventory, Process, VmFlags};
 use images::messages::InventoryEntry;
-use images::{ImageWriter, names};
+use images::{Folder, ImageWriter, names};
 use kernel::pagemap::PageRun;
 
+use super::keeper::{self, Taken};
 use super::pages::Pages;
+use super::parent::Parent;
 use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
 use crate::clock::Clock;
 use crate::error::{Error, Obstacle};
+use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes};
+use crate::options::DumpOptions;
 
 /// Bytes of private memory from which on tracking pays.
 const WORTH_TRACKING: u64 = 16 << 20;
 /// Bytes in mappings that lie side by side from which on they are tracked.
 const WORTH_REGISTERING: u64 = 256 << 10;
+/// The same, where tracking is to go on after the dump.
+const LEAST: u64 = 64 << 10;
 /// Bytes that are little enough to be copied while the target stands still.
 const LITTLE: u64 = 512 << 10;
 /// Rounds after the first.
@@ -30,48 +37,158 @@ const ROUNDS: u32 = 16;
 const PATIENCE: u32 = 2;
 
 /// What was copied while the target ran, and the tracking of what it writes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Early {
+    /// What the dump will be known by to later ones.
+    pub(crate) id: String,
     tracked: BTreeMap<i32, Tracked>,
     /// Bytes that the last round copied.
     last_round: u64,
+    /// Where the first round went.
+    first: First,
+    /// Link to the checkpoint that the tracking is relative to, from the finished directory.
+    parent: Option<PathBuf>,
+    /// What is copied frozen is protected again, for the next dump.
+    protect: bool,
+}
+
+/// Where what is copied first goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum First {
+    /// Nothing is copied first.
+    #[default]
+    Nowhere,
+    /// Into a parent checkpoint inside the one that is made.
+    Inside,
+    /// It is all that there is: a pre-dump.
+    Here,
+}
+
+impl First {
+    fn folder(self, writer: &ImageWriter) -> Result<Option<Folder<'_>>, Error> {
+        Ok(match self {
+            Self::Nowhere => None,
+            Self::Inside => Some(writer.pre_copy()?),
+            Self::Here => Some(writer.here()),
+        })
+    }
 }
 
 impl Early {
+    /// Nothing yet. In a pre-dump everything goes into the checkpoint itself.
+    pub(crate) fn new(pre_dump: bool) -> Self {
+        Self {
+            id: unique_id(),
+            tracked: BTreeMap::new(),
+            last_round: 0,
+            first: if pre_dump { First::Here } else { First::Nowhere },
+            parent: None,
+            protect: false,
+        }
+    }
+
     /// Starts to track what is worth it, and copies it.
     pub(crate) fn copy(
         &mut self,
+        options: &DumpOptions,
         inventory: &Inventory,
         finder: &mut CodeFinder,
         codes: &BTreeMap<i32, Codes>,
         writer: &ImageWriter,
         clock: &Clock,
     ) -> Result<(), Error> {
-        refuse_foreign(inventory)?;
-        if let Some(path) = direct_io(inventory) {
-            tracing::info!(path, "a file is open for direct I/O: memory is copied frozen");
+        let lasting = options.track || self.first == First::Here;
+        self.protect = lasting;
+        let direct = direct_io(inventory);
+        if let Some(path) = &direct {
+            tracing::warn!(path, "a file is open for direct I/O: all memory is copied frozen");
+        }
+        self.take_over(options, inventory, writer, direct.is_none())?;
+        if direct.is_some() {
             return Ok(());
         }
-        for process in inventory.processes.values() {
-            if private_bytes(process.pid) < WORTH_TRACKING {
-                continue;
-            }
-            match begin(process, finder, codes) {
-                Ok(tracked) => self.tracked.extend(tracked.map(|tracked| (process.pid, tracked))),
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::info!(pid = process.pid, error, "memory is copied frozen");
+        let (worth, least) = match lasting || self.parent.is_some() {
+            true => (0, LEAST),
+            false => (WORTH_TRACKING, WORTH_REGISTERING),
+        };
+        let mut fresh = false;
+        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+            if let Some(tracked) = self.tracked.get_mut(&process.pid) {
+                tracked.extend(process, least)?;
+            } else if private_bytes(process.pid) >= worth {
+                match begin(process, finder, codes, least) {
+                    Ok(Some(tracked)) => {
+                        self.tracked.insert(process.pid, tracked);
+                        fresh = true;
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::info!(pid = process.pid, error, "memory is copied frozen");
+                    }
                 }
             }
         }
-        if self.tracked.is_empty() {
-            return Ok(());
+        self.first_round(fresh, writer, clock)
+    }
+
+    /// Copies what is not protected yet, if that is worth a parent checkpoint.
+    fn first_round(
+        &mut self,
+        fresh: bool,
+        writer: &ImageWriter,
+        clock: &Clock,
+    ) -> Result<(), Error> {
+        if self.first == First::Nowhere {
+            let mut written = 0;
+            for tracked in self.tracked.values_mut().filter(|_| !fresh) {
+                written += tracked.written_bytes()?;
+            }
+            if fresh || written >= WORTH_TRACKING {
+                self.first = First::Inside;
+            }
         }
-        let folder = writer.pre_copy()?;
+        let Some(folder) = self.first.folder(writer)? else { return Ok(()) };
         for tracked in self.tracked.values_mut() {
             self.last_round += tracked.first_round(&folder)?;
             clock.check("copy memory that is in use")?;
         }
+        Ok(())
+    }
+
+    /// Takes over the tracking that an earlier dump began. It is of use if it is relative to
+    /// the parent that was asked for, and `wanted` at all; otherwise it ends here.
+    fn take_over(
+        &mut self,
+        options: &DumpOptions,
+        inventory: &Inventory,
+        writer: &ImageWriter,
+        wanted: bool,
+    ) -> Result<(), Error> {
+        let parent = options.parent.as_deref().map(|path| Parent::open(path, writer.target()));
+        let parent = parent.transpose()?;
+        let taken = keeper::take(&options.tracks, options.pid);
+        refuse_foreign(inventory, taken.as_ref())?;
+        let base = taken.as_ref().map(|taken| taken.base.as_str());
+        let relative = parent.filter(|parent| wanted && base.is_some() && parent.id() == base);
+        for (pid, fd) in taken.map(|taken| taken.fds).unwrap_or_default() {
+            let Some(process) = inventory.processes.get(&pid) else { continue };
+            let inherited = match &relative {
+                Some(parent) => parent.pages(pid)?,
+                None => Vec::new(),
+            };
+            let Some(tracked) = Tracked::resume(process, fd, &inherited)? else { continue };
+            match relative {
+                Some(_) => {
+                    self.tracked.insert(pid, tracked);
+                }
+                None => tracked.end(),
+            }
+        }
+        if options.parent.is_some() && relative.is_none() {
+            tracing::warn!("changes were not tracked since the parent checkpoint: all is dumped");
+        }
+        self.parent = relative.map(|parent| parent.link);
         Ok(())
     }
 
@@ -140,7 +257,7 @@ impl Early {
     /// Sorts the tracked pages of a process that stands still; `spans` are its marked mappings.
     pub(crate) fn sort(&mut self, pages: &mut Pages, spans: &[PageRun]) -> Result<(), Error> {
         let Some(tracked) = self.tracked.get_mut(&pages.pid) else { return Ok(()) };
-        let Sorted { changed, kept } = tracked.sort(spans, false)?;
+        let Sorted { changed, kept } = tracked.sort(spans, self.protect)?;
         pages.runs = changed;
         pages.kept = kept;
         pages.rounds = tracked.take_rounds();
@@ -154,26 +271,68 @@ impl Early {
         }
     }
 
-    /// Writes the page maps of what was copied first, and links it to the checkpoint.
+    /// Lets tracking go on for the next dump, with what is protected now being in this checkpoint.
+    pub(crate) fn keep(&mut self, options: &DumpOptions) {
+        let tracked = std::mem::take(&mut self.tracked).into_iter();
+        let fds = tracked.map(|(pid, tracked)| (pid, tracked.into_fd())).collect();
+        let (program, tracks) = (&options.keeper, &options.tracks);
+        if let Err(error) = keeper::start(program, tracks, options.pid, &self.id, &fds) {
+            tracing::warn!(%error, "changes cannot be tracked from here on");
+        }
+    }
+
+    /// Writes the page maps of what was copied first, and links the parents.
     pub(crate) fn encode(
         &self,
         writer: &ImageWriter,
         inventory: &InventoryEntry,
     ) -> Result<(), Error> {
-        if self.tracked.is_empty() {
-            return Ok(());
+        if let Some(folder) = self.first.folder(writer)? {
+            for tracked in self.tracked.values() {
+                tracked.encode_first(&folder)?;
+            }
         }
-        let folder = writer.pre_copy()?;
-        for tracked in self.tracked.values() {
-            tracked.encode_first(&folder)?;
+        match (self.first, &self.parent) {
+            (First::Inside, parent) => {
+                let folder = writer.pre_copy()?;
+                folder.write_one(&names::inventory(), inventory)?;
+                if let Some(parent) = parent {
+                    folder.link_parent(&Path::new("..").join(parent))?;
+                }
+                writer.link_parent(names::PRE_COPY.as_ref())?;
+            }
+            (_, Some(parent)) => writer.link_parent(parent)?,
+            (_, None) => {}
         }
-        folder.write_one(&names::inventory(), inventory)?;
-        Ok(writer.link_parent(names::PRE_COPY.as_ref())?)
+        Ok(())
     }
 
     /// Bytes that were copied first.
     pub(crate) fn bytes(&self) -> u64 {
         self.tracked.values().map(Tracked::first_bytes).sum()
+    }
+}
+
+/// Ends the tracking of the tree below `root` that an earlier dump let go on; whether there was
+/// any.
+pub(crate) fn untrack(tracks: &Path, root: i32, inventory: &Inventory) -> Result<bool, Error> {
+    let Some(taken) = keeper::take(tracks, root) else { return Ok(false) };
+    for (pid, fd) in taken.fds {
+        if let Some(process) = inventory.processes.get(&pid)
+            && let Some(tracked) = Tracked::resume(process, fd, &[])?
+        {
+            tracked.end();
+        }
+    }
+    Ok(true)
+}
+
+/// A name that no other dump has.
+fn unique_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    match id.trim() {
+        "" => format!("{}-{:?}", std::process::id(), std::time::SystemTime::now()),
+        id => id.to_owned(),
     }
 }
 
@@ -184,13 +343,14 @@ fn begin(
     process: &Process,
     finder: &mut CodeFinder,
     codes: &BTreeMap<i32, Codes>,
+    least: u64,
 ) -> Result<Option<Tracked>, Error> {
     let pid = process.pid;
     let codes = match codes.get(&pid) {
         Some(codes) => *codes,
         None => finder.find(process).map_err(|source| Error::Inject { pid, source })?,
     };
-    Tracked::begin(process, &codes, WORTH_REGISTERING)
+    Tracked::begin(process, &codes, least)
 }
 
 /// Bytes of memory that a process has for itself, about.
@@ -203,9 +363,10 @@ pub(super) fn private_bytes(pid: i32) -> u64 {
 
 /// Refuses memory that is write-protected by a userfaultfd of somebody else's: its pages could
 /// not be told from ours.
-fn refuse_foreign(inventory: &Inventory) -> Result<(), Error> {
+fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Error> {
     let mut obstacles = Vec::new();
-    for process in inventory.processes.values() {
+    let is_ours = |pid: &i32| ours.is_some_and(|taken| taken.fds.contains_key(pid));
+    for process in inventory.processes.values().filter(|process| !is_ours(&process.pid)) {
         let protected = |flags: VmFlags| flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         for mapping in process.mappings.iter().filter(|mapping| protected(mapping.flags)) {
             obstacles.push(Obstacle {

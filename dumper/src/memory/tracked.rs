@@ -15,6 +15,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
@@ -101,6 +102,35 @@ fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
         .filter(|group| trackable(&group[0]))
 }
 
+/// What of `mappings` is worth tracking: where those that lie side by side hold at least `least`
+/// bytes together. In parts of few mappings.
+fn worth_tracking(
+    map: &mut PageMap,
+    pid: i32,
+    mappings: &[Mapping],
+    least: u64,
+) -> Result<Vec<PageRun>, Error> {
+    let mut worth = Vec::new();
+    let mut content = Vec::new();
+    for group in neighbours(mappings) {
+        content.clear();
+        let span = PageRun::new(group[0].start, group[group.len() - 1].end);
+        map.anonymous_pages(span, &mut content).map_err(|source| Error::Process {
+            operation: "read the page map",
+            pid,
+            source,
+        })?;
+        if bytes(&content) >= least.max(group.len() as u64 * WORTH_A_MAPPING) {
+            worth.extend(
+                group
+                    .chunks(MAPPINGS)
+                    .map(|part| PageRun::new(part[0].start, part[part.len() - 1].end)),
+            );
+        }
+    }
+    Ok(worth)
+}
+
 impl Tracked {
     /// Starts to track the mappings of `process`, where those that lie side by side hold at least
     /// `least` bytes together. `None` if none do.
@@ -112,20 +142,7 @@ impl Tracked {
         let pid = process.pid;
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
-        let mut worth = Vec::new();
-        let mut content = Vec::new();
-        for group in neighbours(&process.mappings) {
-            content.clear();
-            let span = PageRun::new(group[0].start, group[group.len() - 1].end);
-            map.anonymous_pages(span, &mut content).map_err(failed("read the page map"))?;
-            if bytes(&content) >= least.max(group.len() as u64 * WORTH_A_MAPPING) {
-                worth.extend(
-                    group
-                        .chunks(MAPPINGS)
-                        .map(|part| PageRun::new(part[0].start, part[part.len() - 1].end)),
-                );
-            }
-        }
+        let mut worth = worth_tracking(&mut map, pid, &process.mappings, least)?;
         if worth.is_empty() {
             return Ok(None);
         }
@@ -134,6 +151,56 @@ impl Tracked {
         // What cannot be registered, because it has gone, is copied frozen.
         worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
         Ok(Some(Self::with(pid, tracker, map, worth)))
+    }
+
+    /// Goes on with the tracking that another dump began. `inherited` are the pages that its
+    /// checkpoint holds. `None` if the process has executed another program since.
+    pub(super) fn resume(
+        process: &Process,
+        fd: OwnedFd,
+        inherited: &[PageRun],
+    ) -> Result<Option<Self>, Error> {
+        let pid = process.pid;
+        let tracker = WriteTracker::resume(fd);
+        if !tracker.is_alive() {
+            return Ok(None);
+        }
+        let map = PageMap::open(pid).map_err(|source| Error::Process {
+            operation: "open the page map",
+            pid,
+            source,
+        })?;
+        let marked = |mapping: &&Mapping| {
+            trackable(mapping) && mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT)
+        };
+        let parts = process.mappings.iter().filter(marked);
+        let parts = parts.map(|mapping| PageRun::new(mapping.start, mapping.end)).collect();
+        let mut tracked = Self::with(pid, tracker, map, parts);
+        tracked.inherited = clip(inherited, &tracked.spans);
+        tracked.covered = tracked.inherited.clone();
+        Ok(Some(tracked))
+    }
+
+    /// Tracks mappings that are newer than the tracking as well, by the rules of
+    /// [`Tracked::begin`].
+    pub(super) fn extend(&mut self, process: &Process, least: u64) -> Result<(), Error> {
+        let new = |mapping: &&Mapping| !mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT);
+        let new: Vec<Mapping> = process.mappings.iter().filter(new).cloned().collect();
+        let mut worth = worth_tracking(&mut self.map, self.pid, &new, least)?;
+        worth.retain(|span| self.tracker.register(span.start, span.bytes()).is_ok());
+        self.parts.append(&mut worth);
+        self.parts.sort_by_key(|part| part.start);
+        self.spans = coalesce(&self.parts, 0);
+        Ok(())
+    }
+
+    /// Bytes that were written since they were last protected.
+    pub(super) fn written_bytes(&mut self) -> Result<u64, Error> {
+        let mut written = Vec::new();
+        for span in self.spans.clone() {
+            self.written(span, false, &mut written)?;
+        }
+        Ok(bytes(&written))
     }
 
     fn with(pid: i32, tracker: WriteTracker, map: PageMap, parts: Vec<PageRun>) -> Self {
@@ -315,6 +382,11 @@ impl Tracked {
             }
         }
         Ok(there)
+    }
+
+    /// Gives the tracking away, to be gone on with.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.tracker.into_fd()
     }
 
     /// The copies in memory; they are to be written with what is copied while the process stands

@@ -1,0 +1,207 @@
+//! Tracking that goes on between two dumps.
+//!
+//! A userfaultfd ends with its last descriptor. So a dump that lets tracking go on starts a
+//! *keeper*: a process that holds the descriptors, says in a file which they are and to which
+//! checkpoint what they tell is relative, and ends when the processes have ended. The next dump
+//! takes the descriptors over by pidfd_getfd(2), for which the kernel asks for the same right as to
+//! trace the keeper, and ends it. From then on they are that dump's alone: if it fails, tracking
+//! is over, and the next one takes all pages. So there is never tracking that is relative to
+//! a checkpoint that does not exist.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kernel::pidfd::PidFd;
+use kernel::procfs::{Dir, ProcFile, Stat};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+/// Where keepers say what they hold.
+pub const TRACKS: &str = "/run/stasis/tracks";
+
+/// How long a keeper may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a keeper is told, and says to who looks for it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+struct Holding {
+    /// The keeper, once it is there.
+    keeper: Process,
+    /// The checkpoint to which the tracking is relative ([`images::messages::InventoryEntry`]'s
+    /// `dump_criu_run_id`).
+    base: String,
+    /// The tracked processes, and the keeper's descriptors.
+    held: Vec<(Process, i32)>,
+}
+
+/// A process that cannot be taken for a later one of the same number.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+struct Process {
+    pid: i32,
+    /// Clock ticks after the machine started.
+    start_time: u64,
+}
+
+impl Process {
+    fn of(pid: i32) -> Option<Self> {
+        let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok()?;
+        (!stat.is_dead()).then_some(Self { pid, start_time: stat.start_time })
+    }
+
+    fn is_there(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// What was taken over from a keeper.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) base: String,
+    pub(super) fds: BTreeMap<i32, OwnedFd>,
+}
+
+fn file_of(tracks: &Path, root: i32) -> PathBuf {
+    tracks.join(format!("{root}.json"))
+}
+
+/// Takes the tracking of the tree below `root` over from its keeper, if it has one.
+pub(super) fn take(tracks: &Path, root: i32) -> Option<Taken> {
+    let file = file_of(tracks, root);
+    let holding: Holding = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+    // A keeper that is gone has left nothing; neither has one of another process of this number.
+    let keeper = PidFd::open(holding.keeper.pid).ok().filter(|_| holding.keeper.is_there());
+    let fds = keeper.as_ref().map(|keeper| {
+        let living = holding.held.iter().filter(|(process, _)| process.is_there());
+        living.filter_map(|&(process, fd)| Some((process.pid, keeper.get(fd).ok()?))).collect()
+    });
+    if let Some(keeper) = &keeper {
+        end(keeper);
+    }
+    if let Err(error) = fs::remove_file(&file) {
+        tracing::debug!(%error, "the keeper's file");
+    }
+    let fds: BTreeMap<i32, OwnedFd> = fds?;
+    (!fds.is_empty()).then_some(Taken { base: holding.base, fds })
+}
+
+/// Ends a keeper, and waits until it has.
+fn end(keeper: &PidFd) {
+    // It can only fail because the keeper is gone.
+    let _gone = keeper.signal(libc::SIGKILL);
+    let mut ended = [PollFd::new(keeper.as_fd(), PollFlags::POLLIN)];
+    if let Err(error) = poll(&mut ended, PollTimeout::from(1000u16)) {
+        tracing::debug!(%error, "wait for the keeper's end");
+    }
+}
+
+/// Starts a keeper for the tree below `root`. `program` is what to run: a `stasis`.
+pub(super) fn start(
+    program: &Path,
+    tracks: &Path,
+    root: i32,
+    base: &str,
+    fds: &BTreeMap<i32, OwnedFd>,
+) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(tracks)?;
+    let mut held = Vec::new();
+    for (&pid, fd) in fds {
+        // The keeper is to inherit it.
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        held.extend(Process::of(pid).map(|process| (process, fd.as_raw_fd())));
+    }
+    let holding = Holding { keeper: Process::default(), base: base.to_owned(), held };
+    let file = file_of(tracks, root);
+    let mut keeper = Command::new(program)
+        .arg0("stasis")
+        .arg("keep-tracks")
+        .arg(&file)
+        .arg(serde_json::to_string(&holding)?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .current_dir("/")
+        .spawn()?;
+    let since = Instant::now();
+    while !file.exists() {
+        if keeper.try_wait()?.is_some() || since.elapsed() > PATIENCE {
+            keeper.kill()?;
+            return Err(io::Error::other("the keeper did not start"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// The whole life of a keeper: says in `file` what it holds, and waits for the end of those that are
+/// tracked.
+///
+/// # Errors
+/// When the file cannot be written, or `holding` is not what [`start`] makes of it.
+pub fn keep(file: &Path, holding: &str) -> io::Result<()> {
+    let mut holding: Holding = serde_json::from_str(holding)?;
+    // Its own session: what happens to the terminal of whoever dumped is nothing to it.
+    let _session = nix::unistd::setsid();
+    holding.keeper = Process::of(nix::unistd::getpid().as_raw()).unwrap_or_default();
+    let unfinished = file.with_extension("new");
+    fs::write(&unfinished, serde_json::to_vec(&holding)?)?;
+    fs::rename(&unfinished, file)?;
+    for (process, _) in holding.held.iter().filter(|(process, _)| process.is_there()) {
+        let Ok(pidfd) = PidFd::open(process.pid) else { continue };
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut ended, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
+    }
+    fs::remove_file(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_holds_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(take(place.path(), 7).is_none());
+        let own = Process::of(nix::unistd::getpid().as_raw()).unwrap();
+        assert!(own.is_there());
+        let other = Process { start_time: own.start_time + 1, ..own };
+        assert!(!other.is_there());
+        let holding = Holding { keeper: other, base: "b".to_owned(), held: vec![(own, 0)] };
+        let file = file_of(place.path(), 7);
+        fs::write(&file, serde_json::to_vec(&holding).unwrap()).unwrap();
+        assert!(take(place.path(), 7).is_none(), "another process of the keeper's number");
+        assert!(!file.exists());
+        fs::write(&file, b"{").unwrap();
+        assert!(take(place.path(), 7).is_none());
+    }
+
+    #[test]
+    fn descriptors_outlive_who_started_the_keeper() {
+        let place = tempfile::tempdir().unwrap();
+        let mut tracked = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = tracked.id() as i32;
+        let file = file_of(place.path(), pid);
+        let held = fs::File::open("/proc/self/stat").unwrap();
+        fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let mut keeper = Command::new("sleep").arg("100").spawn().unwrap();
+        let holding = Holding {
+            keeper: Process::of(keeper.id() as i32).unwrap(),
+            base: "b".to_owned(),
+            held: vec![(Process::of(pid).unwrap(), held.as_raw_fd())],
+        };
+        fs::write(&file, serde_json::to_vec(&holding).unwrap()).unwrap();
+        let taken = take(place.path(), pid).unwrap();
+        assert_eq!((taken.base.as_str(), taken.fds.len()), ("b", 1));
+        assert!(!keeper.wait().unwrap().success(), "the keeper was ended");
+        tracked.kill().unwrap();
+        tracked.wait().unwrap();
+    }
+}

@@ -1,0 +1,65 @@
+//! The checkpoint that an incremental one leaves pages to.
+
+use std::path::{Component, Path, PathBuf};
+
+use images::{ImageDir, names};
+use kernel::pagemap::{PageRun, push};
+
+use crate::error::Error;
+
+/// A parent checkpoint.
+#[derive(Debug)]
+pub(super) struct Parent {
+    dir: ImageDir,
+    /// The way there from the directory of the new one.
+    pub(super) link: PathBuf,
+}
+
+impl Parent {
+    /// Opens the parent of a checkpoint that will be in `target`.
+    pub(super) fn open(path: &Path, target: &Path) -> Result<Self, Error> {
+        let dir = ImageDir::open(path)?;
+        // It is open, so there is a real path to it.
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Ok(Self { dir, link: way(target, &real) })
+    }
+
+    /// By what its dump is known.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.dir.inventory().dump_criu_run_id.as_deref()
+    }
+
+    /// The pages of a process that it, or one of its own parents, holds.
+    pub(super) fn pages(&self, pid: i32) -> Result<Vec<PageRun>, Error> {
+        let map = self.dir.page_map(&names::pagemap(pid.cast_unsigned()))?.unwrap_or_default();
+        let mut pages = Vec::new();
+        for run in map.runs.iter().filter(|run| run.present() || run.in_parent()) {
+            push(&mut pages, run.start, run.end());
+        }
+        Ok(pages)
+    }
+}
+
+/// The relative way from one directory to another, both by their real paths: it holds when they
+/// are moved together.
+fn way(from: &Path, to: &Path) -> PathBuf {
+    let (from, to): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
+    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let up = std::iter::repeat_n(Component::ParentDir, from.len() - common);
+    let way: PathBuf = up.chain(to[common..].iter().copied()).collect();
+    if way.as_os_str().is_empty() { ".".into() } else { way }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_is_as_short_as_can_be() {
+        let way = |from: &str, to: &str| way(from.as_ref(), to.as_ref());
+        assert_eq!(way("/a/two", "/a/one"), Path::new("../one"));
+        assert_eq!(way("/a/b", "/c"), Path::new("../../c"));
+        assert_eq!(way("/a", "/a/b"), Path::new("b"));
+        assert_eq!(way("/a", "/a"), Path::new("."));
+    }
+}

@@ -1,0 +1,92 @@
+//! A pre-dump: memory alone, copied while the tree runs and never stands still, as the parent of a
+//! dump that follows. And the end of the tracking that both leave behind.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use collector::{Collector, Inventory};
+use images::messages::{DumpStatsEntry, StatsEntry};
+use images::{ImageWriter, Progress, WriteOptions, names};
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::inject::CodeFinder;
+use crate::memory::{self, Early};
+use crate::obstacles;
+use crate::options::{DumpOptions, DumpReport};
+use crate::plan::inventory;
+use crate::write;
+
+fn collector(options: &DumpOptions) -> Collector {
+    match &options.programs {
+        Some(folder) => Collector::open_from(folder),
+        None => Collector::open(),
+    }
+}
+
+/// Copies the larger part of the memory of the tree below [`DumpOptions::pid`], and lets its
+/// changes be tracked from there on. The tree runs on, whatever [`DumpOptions::after`] says.
+///
+/// # Errors
+/// As [`crate::dump`].
+pub fn pre_dump(
+    options: &DumpOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<DumpReport, Error> {
+    let mut early = Early::new(true);
+    let done = copy(options, &mut early, progress);
+    match done.is_ok() {
+        true => early.keep(options),
+        false => early.end(),
+    }
+    done
+}
+
+fn copy(
+    options: &DumpOptions,
+    early: &mut Early,
+    progress: &mut dyn Progress,
+) -> Result<DumpReport, Error> {
+    let started = Instant::now();
+    let clock = Clock::start(options);
+    progress.begin("plan", None);
+    let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
+    let namespaces = obstacles::own_namespaces()?;
+    let facts = Facts::read(&inventory);
+    obstacles::check(&inventory, &facts, options, &namespaces)?;
+    let write = WriteOptions {
+        overwrite: options.overwrite,
+        in_place: options.in_place,
+        ..WriteOptions::default()
+    };
+    let writer = ImageWriter::create(&options.images_dir, write)?;
+    progress.begin("copy", None);
+    let mut finder = CodeFinder::default();
+    early.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;
+    early.encode(&writer, &write::inventory(&early.id))?;
+    let pages_written = early.bytes() / images::PAGE_SIZE;
+    let dump = DumpStatsEntry { pages_written, ..DumpStatsEntry::default() };
+    let stats = StatsEntry { dump: Some(dump), restore: None };
+    writer.write_one(&names::stats_dump(), &stats)?;
+    writer.write_one(&names::inventory(), &write::inventory(&early.id))?;
+    let committed = writer.commit()?;
+    Ok(DumpReport {
+        total: started.elapsed(),
+        processes: inventory.processes.len(),
+        threads: inventory.processes.values().map(|process| process.threads.len()).sum(),
+        pages_written,
+        image_bytes: committed.bytes,
+        ..DumpReport::default()
+    })
+}
+
+/// Ends the tracking that a dump or pre-dump of [`DumpOptions::pid`] let go on. Whether there was
+/// any.
+///
+/// # Errors
+/// When there is no such process.
+pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
+    let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
+    memory::untrack(&options.tracks, options.pid, &inventory)
+}

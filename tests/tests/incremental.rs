@@ -1,0 +1,202 @@
+//! Checkpoints that leave unchanged pages to others: chains of them, by our own options and by
+//! CRIU's, and what happens when the chain is broken.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
+
+const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
+const ENDING: Dump<'_> = Dump::ENDING;
+const MIB: u64 = 1 << 20;
+
+struct Chain {
+    machine: Machine,
+    scratch: Scratch,
+    workload: Workload,
+}
+
+impl Chain {
+    /// A program whose every page says what it must hold, some of which change all the while.
+    fn start(family: &str) -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let settings = [("STASIS_WORKLOAD_MIB", "40"), ("STASIS_WORKLOAD_RATE", "4")];
+        let workload = Workload::start_with(family, scratch.path("work"), &settings);
+        Self { machine, scratch, workload }
+    }
+
+    fn images(&self, name: &str) -> PathBuf {
+        self.scratch.path(name)
+    }
+
+    fn ours(&self, command: &mut Command) -> Outcome {
+        Outcome::of(command.env("STASIS_RUN_DIR", self.scratch.path("run")))
+    }
+
+    /// A dump by `stasis dump` with more arguments.
+    fn dump(&self, name: &str, how: Dump<'_>, more: &[&str]) -> Outcome {
+        let pid = self.workload.pid();
+        let mut command = Engine::Stasis.dump_command(pid, &self.images(name), how);
+        let mut parent = None;
+        for word in more {
+            match parent.take() {
+                Some(()) => command.arg(self.images(word)),
+                None => command.arg(word),
+            };
+            parent = (*word == "--parent").then_some(());
+        }
+        self.ours(&mut command)
+    }
+
+    /// Restored and asked.
+    fn must_be_right(&self, name: &str, by: Engine) {
+        self.machine.await_no_children();
+        for left in ["go", "result"] {
+            drop(std::fs::remove_file(self.workload.path(left)));
+        }
+        std::fs::write(self.workload.path("restored"), "").expect("say so");
+        by.restore(&self.images(name), ENDING).must_succeed("restore");
+        if let Err(what) = self.workload.check() {
+            panic!("{name} is not what it was: {what}");
+        }
+    }
+
+    fn is_tracked(&self) -> bool {
+        let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", self.workload.pid()));
+        smaps.unwrap_or_default().lines().any(|line| {
+            line.starts_with("VmFlags:") && line.split_whitespace().any(|flag| flag == "uw")
+        })
+    }
+}
+
+/// Bytes of pages that a checkpoint holds itself, those that were copied early included.
+fn stored(images: &Path) -> u64 {
+    [images.to_owned(), images.join("pre-copy")]
+        .iter()
+        .flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"))
+        .map(|entry| entry.metadata().expect("stat").len())
+        .sum()
+}
+
+fn three_in_a_row(by: Engine) {
+    let chain = Chain::start("dirty");
+    chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("the first");
+    assert!(chain.is_tracked());
+    chain.dump("second", RUNNING_ON, &["--track", "--parent", "first"]).must_succeed("the second");
+    assert!(chain.is_tracked());
+    chain.dump("third", ENDING, &["--parent", "second"]).must_succeed("the third");
+    let sizes = ["first", "second", "third"].map(|name| stored(&chain.images(name)));
+    assert!(sizes[0] >= 40 * MIB, "{sizes:?}");
+    assert!(sizes[1] < 30 * MIB && sizes[2] < 30 * MIB, "nothing was left out: {sizes:?}");
+    for name in ["third", "second", "first"] {
+        chain.must_be_right(name, by);
+    }
+}
+
+#[test]
+fn three_in_a_row_are_each_right() {
+    three_in_a_row(Engine::Stasis);
+}
+
+#[test]
+fn three_in_a_row_restored_by_criu_peer() {
+    three_in_a_row(Engine::Criu);
+}
+
+/// Memory that comes, goes and moves between the dumps.
+#[test]
+fn a_chain_of_what_changes_in_every_way() {
+    let chain = Chain::start("churn");
+    chain.dump("0", RUNNING_ON, &["--track"]).must_succeed("the first");
+    for n in 1..4 {
+        let parent = (n - 1).to_string();
+        let how = ["--track", "--parent", &parent];
+        chain.dump(&n.to_string(), RUNNING_ON, &how).must_succeed("the next");
+    }
+    chain.dump("4", ENDING, &["--parent", "3"]).must_succeed("the last");
+    for name in ["4", "2"] {
+        chain.must_be_right(name, Engine::Stasis);
+    }
+}
+
+fn by_criu_options(to: Engine) {
+    let chain = Chain::start("dirty");
+    let command = |what: &str, name: &str, more: &[&str]| {
+        let images = chain.images(name);
+        std::fs::create_dir_all(&images).expect("make the directory");
+        let mut command = Engine::CriuFace.command(what);
+        command.arg("-t").arg(chain.workload.pid().to_string()).arg("-D").arg(&images);
+        chain.ours(command.args(["-o", "dump.log", "-v4"]).args(more)).must_succeed(what);
+    };
+    command("pre-dump", "1", &["--track-mem"]);
+    command("pre-dump", "2", &["--track-mem", "--prev-images-dir", "../1"]);
+    command("dump", "3", &["--track-mem", "--prev-images-dir", "../2"]);
+    let sizes = ["1", "2", "3"].map(|name| stored(&chain.images(name)));
+    assert!(sizes[1] < 30 * MIB && sizes[2] < 30 * MIB, "nothing was left out: {sizes:?}");
+    chain.must_be_right("3", to);
+}
+
+#[test]
+fn pre_dumps_and_a_dump_by_the_criu_face() {
+    by_criu_options(Engine::CriuFace);
+}
+
+#[test]
+fn pre_dumps_and_a_dump_restored_by_criu_peer() {
+    by_criu_options(Engine::Criu);
+}
+
+#[test]
+fn a_parent_that_tracking_is_not_relative_to_is_left_alone() {
+    let chain = Chain::start("dirty");
+    chain.dump("plain", RUNNING_ON, &[]).must_succeed("one without tracking");
+    assert!(!chain.is_tracked());
+    chain.dump("tracked", RUNNING_ON, &["--track"]).must_succeed("one with it");
+    chain.dump("new", RUNNING_ON, &["--track", "--parent", "plain"]).must_succeed("another");
+    assert!(stored(&chain.images("new")) >= 40 * MIB, "pages are missing");
+    // Without --track it ends.
+    chain.dump("last", RUNNING_ON, &[]).must_succeed("the last of those");
+    assert!(!chain.is_tracked());
+    chain.dump("end", ENDING, &["--parent", "new"]).must_succeed("one whose tracking was lost");
+    assert!(stored(&chain.images("end")) >= 40 * MIB, "pages are missing");
+    chain.must_be_right("end", Engine::Stasis);
+}
+
+#[test]
+fn a_dump_that_fails_does_not_lose_changes() {
+    let chain = Chain::start("dirty");
+    chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("the first");
+    let failed =
+        chain.dump("none", RUNNING_ON, &["--track", "--max-freeze", "1us", "--parent", "first"]);
+    assert!(!failed.success && !chain.images("none").exists(), "{}", failed.stderr);
+    chain.dump("second", ENDING, &["--parent", "first"]).must_succeed("the second");
+    chain.must_be_right("second", Engine::Stasis);
+}
+
+#[test]
+fn tracking_can_be_ended_and_ends_with_its_keeper() {
+    let chain = Chain::start("dirty");
+    let untrack = || {
+        let mut command = Engine::Stasis.command("untrack");
+        chain.ours(command.arg(chain.workload.pid().to_string()))
+    };
+    assert!(!untrack().success);
+    chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("the first");
+    assert!(chain.is_tracked());
+    untrack().must_succeed("untrack");
+    assert!(!chain.is_tracked());
+    chain.dump("second", RUNNING_ON, &["--track"]).must_succeed("the second");
+    let file = chain.scratch.path("run").join(format!("tracks/{}.json", chain.workload.pid()));
+    let text = std::fs::read_to_string(&file).expect("what the keeper says");
+    let keeper: i32 = text
+        .split_once("\"pid\":")
+        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+        .expect("the keeper");
+    let status = Command::new("kill").arg("-9").arg(keeper.to_string()).status();
+    assert!(status.expect("kill").success());
+    assert!(stasis_tests::wait_until(std::time::Duration::from_secs(5), || !chain.is_tracked()));
+    chain.dump("third", ENDING, &["--parent", "second"]).must_succeed("the third");
+    chain.must_be_right("third", Engine::Stasis);
+}
