@@ -54,6 +54,9 @@ pub struct FrozenAccount {
     pub memory_us: u64,
     /// Removing the parasite and giving the registers back.
     pub cure_us: u64,
+    /// From there until it ran on, or was ended: then the writing of its images is part of it.
+    #[serde(default)]
+    pub release_us: u64,
 }
 
 /// What a dump says of itself.

@@ -1,6 +1,6 @@
 //! The way of a dump: plan, freeze, capture, release, write.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use images::Progress;
 use kernel::sched::Urgent;
@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
-use crate::options::{AfterDump, DumpOptions, DumpReport};
+use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::Plan;
 use crate::write;
 
@@ -66,12 +66,14 @@ fn run(
     if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
         tracing::debug!(%error, "naps last longer than they should");
     }
+    let before = (SystemTime::now(), Instant::now());
     let mut frozen = freeze::freeze(options.pid, options.stop_within)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
     let mut captured =
         capture::capture(&mut plan, &mut frozen, options, &mut files, early, &mut clock)?;
     let since = frozen.since;
+    let frozen_at = before.0 + since.duration_since(before.1);
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
     // still alive, until its images are safe.
     let mut held = Some(frozen);
@@ -80,6 +82,9 @@ fn run(
     }
     let frozen = since.elapsed();
     clock.released();
+    if options.after == AfterDump::Resume {
+        clock.account.release = clock.account.rest_of(frozen);
+    }
     drop(urgent);
     // What it holds of the target's files must not outlive their use by the target.
     drop(files);
@@ -93,12 +98,13 @@ fn run(
         AfterDump::Kill => release(&mut held, Release::Kill),
     }
     let frozen = if options.after == AfterDump::Resume { frozen } else { since.elapsed() };
+    clock.account.release += clock.account.rest_of(frozen);
     Ok(DumpReport {
         frozen,
         account: clock.account,
         total: started.elapsed(),
         image_bytes: committed.bytes,
-        ..summary(&captured, early)
+        ..summary(&captured, early, frozen_at)
     })
 }
 
@@ -108,13 +114,17 @@ fn release(held: &mut Option<Frozen>, how: Release) {
     }
 }
 
-fn summary(captured: &Captured, early: &Early) -> DumpReport {
+fn summary(captured: &Captured, early: &Early, frozen_at: SystemTime) -> DumpReport {
     let written = captured.pages.iter().map(Pages::bytes).sum::<u64>() + early.bytes();
     DumpReport {
         processes: captured.inventory.processes.len(),
         threads: captured.tasks.values().map(|task| task.threads.len()).sum(),
         pages_scanned: captured.pages_scanned,
         pages_written: written / images::PAGE_SIZE,
-        ..DumpReport::default()
+        frozen_at,
+        frozen: Duration::ZERO,
+        account: FrozenAccount::default(),
+        total: Duration::ZERO,
+        image_bytes: 0,
     }
 }

@@ -52,9 +52,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     let service = Service { name: "dumper", privileges: PRIVILEGES };
     let prepared = service.prepare(args.settings.log, None)?;
-    let metrics = prepared.metrics().clone();
+    let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
-        Ok(stasis_dumper::router(root, &metrics)?)
+        Ok(stasis_dumper::router(root, &metrics, traces)?)
     })
 }

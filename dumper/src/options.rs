@@ -1,7 +1,7 @@
 //! What a dump is asked for, and what it says of itself.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +100,19 @@ pub struct FrozenAccount {
     pub memory: Duration,
     /// Removing the parasite and giving the registers back.
     pub cure: Duration,
+    /// From there until it ran on, or was ended: then the writing of its images is part of it.
+    pub release: Duration,
 }
 
 impl FrozenAccount {
+    /// What no step accounts for.
+    pub(crate) fn rest_of(&self, frozen: Duration) -> Duration {
+        frozen.saturating_sub(self.steps().iter().map(|(_, took)| *took).sum())
+    }
+
     /// The steps by the names of the fields, in the order in which they are taken.
     #[must_use]
-    pub const fn steps(&self) -> [(&'static str, Duration); 7] {
+    pub const fn steps(&self) -> [(&'static str, Duration); 8] {
         [
             ("stop", self.stop),
             ("inventory", self.inventory),
@@ -114,6 +121,7 @@ impl FrozenAccount {
             ("files", self.files),
             ("cure", self.cure),
             ("memory", self.memory),
+            ("release", self.release),
         ]
     }
 }
@@ -131,10 +139,12 @@ impl std::fmt::Display for FrozenAccount {
 }
 
 /// What a dump says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DumpReport {
     /// From the first stopped task to the last resumed one.
     pub frozen: Duration,
+    /// When it began.
+    pub frozen_at: SystemTime,
     /// Where that time went.
     pub account: FrozenAccount,
     /// The whole dump.

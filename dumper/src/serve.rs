@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use images::{ImageDir, Quiet, names};
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
-use service::{Body, CheckpointRoot, Problem, chain, holds_checkpoint};
+use service::{Body, CheckpointRoot, Problem, Traces, chain, holds_checkpoint};
 
 use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
 
@@ -18,6 +18,7 @@ use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
 struct Dumper {
     root: CheckpointRoot,
     metrics: DumpMetrics,
+    traces: Traces,
 }
 
 #[derive(Clone, Debug)]
@@ -89,8 +90,12 @@ impl DumpMetrics {
 ///
 /// # Errors
 /// If the metrics are registered already.
-pub fn router(root: CheckpointRoot, metrics: &Metrics) -> Result<Router, prometheus::Error> {
-    let dumper = Dumper { root, metrics: DumpMetrics::new(metrics)? };
+pub fn router(
+    root: CheckpointRoot,
+    metrics: &Metrics,
+    traces: Traces,
+) -> Result<Router, prometheus::Error> {
+    let dumper = Dumper { root, metrics: DumpMetrics::new(metrics)?, traces };
     Ok(Router::new()
         .route("/v1/dumps", post(make))
         .route("/v1/checkpoints", get(list))
@@ -114,6 +119,7 @@ fn summary(report: &DumpReport) -> DumpSummary {
             files_us: micros(account.files),
             memory_us: micros(account.memory),
             cure_us: micros(account.cure),
+            release_us: micros(account.release),
         },
         total_us: micros(report.total),
         processes: report.processes as u64,
@@ -209,6 +215,8 @@ async fn make(
                 start.elapsed(),
                 report.frozen
             );
+            let steps = report.account.steps();
+            dumper.traces.measured("frozen", report.frozen_at, report.frozen, &steps);
             Ok(Json(summary(&report)))
         }
         Ok(Err(error)) => {

@@ -253,6 +253,7 @@ fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> Stat
                 files: micros(account.files),
                 cure: micros(account.cure),
                 memory: micros(account.memory),
+                release: micros(account.release),
             }),
             ..DumpStatsEntry::default()
         }),

@@ -29,4 +29,5 @@ pub use problem::{Body, Problem};
 pub use run::{Prepared, Service, exit, serve_tcp};
 pub use settings::{LogFormat, LogSettings, Settings};
 pub use socket::Socket;
+pub use telemetry::Traces;
 pub use worker::{Worker, WorkerError, answer as worker_answer};

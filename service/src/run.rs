@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::Metrics;
 use crate::peers::{Allowed, Peer};
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, Telemetry, Traces};
 use crate::{Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
 
 /// Bodies are small: a directory and some switches.
@@ -69,6 +69,12 @@ impl Prepared {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// For spans of what was measured.
+    #[must_use]
+    pub fn traces(&self) -> Traces {
+        Traces::of(&self.telemetry)
     }
 
     /// Has something said aloud: in the log, and in every answer to `/healthz`.

@@ -6,17 +6,19 @@
 //! is not.
 
 use std::io;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
+use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{Span, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::LevelFilter;
@@ -79,6 +81,41 @@ fn provider(service: &'static str) -> Result<SdkTracerProvider, Error> {
     Ok(builder.with_batch_exporter(exporter).build())
 }
 
+/// Makes spans of what has been measured already: where no span may be begun and ended, because
+/// nothing that can wait is done there.
+#[derive(Clone, Debug)]
+pub struct Traces(SdkTracer);
+
+impl Traces {
+    pub(crate) fn of(telemetry: &Telemetry) -> Self {
+        Self(telemetry.0.tracer("stasis"))
+    }
+
+    /// A span `name` below the present one, begun at `started`, and below it `steps`, one behind the
+    /// other; those that took no time are left out. `whole` is how long all of it took, which may
+    /// be more than the steps.
+    pub fn measured(
+        &self,
+        name: &'static str,
+        started: SystemTime,
+        whole: Duration,
+        steps: &[(&'static str, Duration)],
+    ) {
+        let parent = tracing::Span::current().context();
+        let span = |name, at, parent: &Context| {
+            self.0.span_builder(name).with_start_time(at).start_with_context(&self.0, parent)
+        };
+        let within = parent.with_span(span(name, started, &parent));
+        let mut at = started;
+        for &(step, took) in steps.iter().filter(|(_, took)| !took.is_zero()) {
+            let mut step = span(step, at, &within);
+            at += took;
+            step.end_with_timestamp(at);
+        }
+        within.span().end_with_timestamp(started + whole);
+    }
+}
+
 /// Answers a request within a span; a layer for a router.
 pub(crate) async fn trace(request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -103,4 +140,32 @@ pub(crate) fn carry() -> HeaderMap {
     let context = tracing::Span::current().context();
     TraceContextPropagator::new().inject_context(&context, &mut HeaderInjector(&mut headers));
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::InMemorySpanExporter;
+
+    use super::*;
+
+    #[test]
+    fn measured_steps_stand_one_behind_the_other() {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let traces = Traces(provider.tracer("test"));
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let milliseconds = Duration::from_millis;
+        let steps =
+            [("stop", milliseconds(1)), ("cure", Duration::ZERO), ("memory", milliseconds(4))];
+        traces.measured("frozen", start, milliseconds(6), &steps);
+
+        let spans = exporter.get_finished_spans().unwrap();
+        let times: Vec<_> =
+            spans.iter().map(|span| (&*span.name, span.start_time, span.end_time)).collect();
+        let at = |after| start + milliseconds(after);
+        let wanted = [("stop", start, at(1)), ("memory", at(1), at(5)), ("frozen", start, at(6))];
+        assert_eq!(times, wanted);
+        let whole = spans[2].span_context.span_id();
+        assert!(spans[..2].iter().all(|span| span.parent_span_id == whole));
+    }
 }

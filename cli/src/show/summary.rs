@@ -137,6 +137,7 @@ pub(crate) struct FrozenAccount {
     pub(crate) files_us: u32,
     pub(crate) cure_us: u32,
     pub(crate) memory_us: u32,
+    pub(crate) release_us: u32,
 }
 
 impl Summary {
@@ -301,6 +302,7 @@ impl From<DumpStatsEntry> for Times {
                 files_us: account.files,
                 cure_us: account.cure,
                 memory_us: account.memory,
+                release_us: account.release,
             }),
         }
     }

@@ -153,7 +153,7 @@ impl Times {
             writeln!(
                 f,
                 "  of that: stop {}, inventory {}, registers {}, parasite {}, files {}, cure {}, \
-                 memory {}",
+                 memory {}, release {}",
                 milliseconds(account.stop_us),
                 milliseconds(account.inventory_us),
                 milliseconds(account.registers_us),
@@ -161,6 +161,7 @@ impl Times {
                 milliseconds(account.files_us),
                 milliseconds(account.cure_us),
                 milliseconds(account.memory_us),
+                milliseconds(account.release_us),
             )?;
         }
         writeln!(

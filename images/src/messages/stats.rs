@@ -37,6 +37,9 @@ pub struct FrozenAccountEntry {
     /// Memory.
     #[prost(uint32, required, tag = "7")]
     pub memory: u32,
+    /// From there until it ran on; 0 when it was ended.
+    #[prost(uint32, required, tag = "8")]
+    pub release: u32,
 }
 
 /// Times are microseconds.
