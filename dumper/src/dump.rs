@@ -1,6 +1,6 @@
 //! The way of a dump: plan, freeze, capture, release, write.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use images::Progress;
 use kernel::sched::Urgent;
@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
-use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
+use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::Plan;
 use crate::write;
 
@@ -121,10 +121,7 @@ fn summary(captured: &Captured, early: &Early, frozen_at: SystemTime) -> DumpRep
         threads: captured.tasks.values().map(|task| task.threads.len()).sum(),
         pages_scanned: captured.pages_scanned,
         pages_written: written / images::PAGE_SIZE,
-        frozen_at,
-        frozen: Duration::ZERO,
-        account: FrozenAccount::default(),
-        total: Duration::ZERO,
-        image_bytes: 0,
+        frozen_at: Some(frozen_at),
+        ..DumpReport::default()
     }
 }

@@ -139,12 +139,12 @@ impl std::fmt::Display for FrozenAccount {
 }
 
 /// What a dump says of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DumpReport {
     /// From the first stopped task to the last resumed one.
     pub frozen: Duration,
-    /// When it began.
-    pub frozen_at: SystemTime,
+    /// When it began; `None` if nothing was stopped.
+    pub frozen_at: Option<SystemTime>,
     /// Where that time went.
     pub account: FrozenAccount,
     /// The whole dump.

@@ -216,7 +216,9 @@ async fn make(
                 report.frozen
             );
             let steps = report.account.steps();
-            dumper.traces.measured("frozen", report.frozen_at, report.frozen, &steps);
+            if let Some(at) = report.frozen_at {
+                dumper.traces.measured("frozen", at, report.frozen, &steps);
+            }
             Ok(Json(summary(&report)))
         }
         Ok(Err(error)) => {
