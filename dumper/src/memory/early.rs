@@ -1,8 +1,8 @@
 //! Copying memory while the target runs.
 //!
 //! The first round copies everything that is worth it into a parent checkpoint inside the one that
-//! is being made; further rounds copy what was written meanwhile into memory, until little is
-//! left or it does not become less. What the target then waits for is the rest.
+//! is being made; further rounds copy over what was written meanwhile, until little is left or it
+//! does not become less. What the target then waits for is the rest.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -204,11 +204,12 @@ impl Early {
         for round in 1..=ROUNDS {
             let mut copied = 0;
             for tracked in self.tracked.values_mut() {
-                copied += tracked.next_round(budget.saturating_sub(taken + copied))?;
+                let (all, in_memory) = tracked.next_round(budget.saturating_sub(taken))?;
+                copied += all;
+                taken += in_memory;
             }
             clock.check("copy memory that is in use")?;
             tracing::debug!(round, bytes = copied, "memory was copied again");
-            taken += copied;
             in_vain += u32::from(copied > self.last_round / 4 * 3);
             self.last_round = copied;
             if copied <= LITTLE || in_vain > PATIENCE || taken > budget {
@@ -230,7 +231,7 @@ impl Early {
         match self.tracked.is_empty() {
             true => resident,
             // As much as is written in the worst of cases, between the last look and the freeze.
-            false => resident.saturating_sub(covered) + resident / 64 + (32 << 20),
+            false => resident.saturating_sub(covered) + resident / 128 + (16 << 20),
         }
     }
 

@@ -80,6 +80,41 @@ struct First {
     bytes: u64,
 }
 
+impl First {
+    /// Copies some of its pages over.
+    fn copy_again(
+        &self,
+        pid: i32,
+        runs: &[PageRun],
+        lost: &Mutex<Vec<PageRun>>,
+    ) -> Result<(), Error> {
+        let places: Vec<(PageRun, u64)> = in_a_row(&self.runs, 0).collect();
+        share(cut(in_a_row(runs, 0)), bytes(runs), |piece, buffer| {
+            buffer.resize(piece.bytes, 0);
+            piece.read_running(pid, buffer, lost);
+            let mut rest = &buffer[..];
+            for &(start, bytes) in &piece.ranges {
+                let (mut here, later) = rest.split_at(bytes);
+                rest = later;
+                let mut at = start;
+                let mut index = places.partition_point(|(run, _)| run.end <= at);
+                // A range may lie in several runs that touch.
+                while let Some((run, offset)) = places.get(index).filter(|_| !here.is_empty()) {
+                    let count = here.len().min((run.end - at) as usize);
+                    let (part, left) = here.split_at(count);
+                    self.file
+                        .write_all_at(part, offset + (at - run.start))
+                        .map_err(|source| Error::Pages { pid, source })?;
+                    at += count as u64;
+                    here = left;
+                    index += 1;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Pages of a process that stands still.
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
@@ -273,35 +308,54 @@ impl Tracked {
         Ok(())
     }
 
-    /// Protects and copies what was written since the last round, into memory, of which at most
-    /// `budget` bytes are taken. Returns how many bytes that was.
-    pub(super) fn next_round(&mut self, budget: u64) -> Result<u64, Error> {
+    /// Protects and copies what was written since the last round. Pages that were copied first are
+    /// copied over; others go into memory, of which at most `budget` bytes are taken. Returns
+    /// how many bytes were copied, and how many of them are in memory.
+    pub(super) fn next_round(&mut self, budget: u64) -> Result<(u64, u64), Error> {
         let mut written = Vec::new();
         for span in self.spans.clone() {
             self.written(span, true, &mut written)?;
         }
-        let total = bytes(&written);
+        let again = match &self.first {
+            Some(first) => clip(&written, &first.runs),
+            None => Vec::new(),
+        };
+        let new = subtract(&written, &again);
+        let lost = Mutex::default();
+        if let Some(first) = &self.first {
+            first.copy_again(self.pid, &again, &lost)?;
+        }
+        self.copy_to_memory(new.clone(), budget, &lost)?;
+        self.doubt(lost);
+        Ok((bytes(&written), bytes(&new)))
+    }
+
+    fn copy_to_memory(
+        &mut self,
+        runs: Vec<PageRun>,
+        budget: u64,
+        lost: &Mutex<Vec<PageRun>>,
+    ) -> Result<(), Error> {
+        let total = bytes(&runs);
         let memory = match total {
-            0 => return Ok(0),
+            0 => return Ok(()),
             _ if total > budget => None,
             _ => Arena::new(total as usize).ok(),
         };
         let Some(mut memory) = memory else {
             // They are protected by now, so that nothing but this note says that they changed.
-            self.doubtful = union(&self.doubtful, &written);
-            return Ok(total);
+            self.doubtful = union(&self.doubtful, &runs);
+            return Ok(());
         };
-        let lost = Mutex::default();
-        let work = into_memory(cut(in_a_row(&written, 0)), &mut memory);
+        let work = into_memory(cut(in_a_row(&runs, 0)), &mut memory);
         let pid = self.pid;
         share(work, total, |(piece, to), _| {
-            piece.read_running(pid, to, &lost);
+            piece.read_running(pid, to, lost);
             Ok(())
         })?;
-        self.covered = union(&self.covered, &written);
-        self.rounds.push(Round { runs: written, bytes: memory });
-        self.doubt(lost);
-        Ok(total)
+        self.covered = union(&self.covered, &runs);
+        self.rounds.push(Round { runs, bytes: memory });
+        Ok(())
     }
 
     fn doubt(&mut self, lost: Mutex<Vec<PageRun>>) {
