@@ -63,6 +63,7 @@ fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Reque
         region,
         bell: leader.map_or(0, bell),
         timers,
+        donate: false,
     })
 }
 

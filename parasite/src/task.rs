@@ -94,6 +94,11 @@ pub struct Parasite {
     pub bell: i32,
     /// In: number of [`TimerState`]s that follow.
     pub timer_count: u32,
+    /// In: 1 to make a userfaultfd and close it again, instead of all reporting: a host that stops
+    /// the task in between can take it over, and without one nothing stays.
+    pub donate: u32,
+    /// In: the flags that the userfaultfd is made with.
+    pub donated_flags: u32,
     /// Out: 0, or the error number of the first system call that failed.
     pub error: i32,
     /// Out: which: the system call's number.
@@ -133,6 +138,8 @@ impl Parasite {
         tid: 0,
         bell: 0,
         timer_count: 0,
+        donate: 0,
+        donated_flags: 0,
         error: 0,
         failed_call: 0,
         actions: [SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 }; SIGNALS],

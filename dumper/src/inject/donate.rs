@@ -1,11 +1,9 @@
 //! A running process makes a userfaultfd and hands it over: all that has to happen inside it so
 //! that its writes can be tracked from outside.
 //!
-//! Only its leader is stopped, for two system calls: the one that makes the descriptor, and the one
-//! that closes it there once it was taken over. Abandoned before the first, or after the second
-//! was set up, the leader makes that call and runs on. Between them lie the few microseconds that
-//! it takes to set up the second: whoever is killed there leaves the process one descriptor more,
-//! of a userfaultfd that was never used and is closed by an exec.
+//! Only its leader is stopped, and has the parasite for a moment, which makes the descriptor, closes
+//! it again and leaves. While it is there it is taken over. Abandoned at any instant, the parasite
+//! does the same alone: the process keeps nothing.
 //!
 //! Everything happens in a thread of its own, so that on any error, by its end, the kernel lets
 //! go of the leader.
@@ -13,12 +11,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use arch::syscall::nr;
 use collector::Process;
 use kernel::pidfd::PidFd;
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped};
 
-use super::{Codes, Error, Home, Original, expect_stop};
+use super::{Codes, Error, Infection, Original, Request};
+use crate::mappings;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -48,61 +46,29 @@ fn donate(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
     let stopped = stop(running)?;
     let original = Original::of(&stopped, &mut Vec::new())?;
     let stack = place_for_frames(process, &original)?;
-    let home = Home::lay(&stopped, pid, &original, stack, codes, None)?;
-    let call = |number: usize, argument: u64| {
-        home.call(&original, codes, number, [argument, 0, 0, 0, 0, 0], home.frame)
+    let bytes = Request::region_bytes(0);
+    let region =
+        mappings::free_range(&process.mappings, bytes).ok_or(Error::NoRoom { tid: pid })?;
+    let request = Request {
+        pid,
+        codes: *codes,
+        alt_stack: stack,
+        region,
+        bell: 0,
+        timers: Vec::new(),
+        donate: true,
     };
-    let mut postponed = Vec::new();
-
-    let create = kernel::userfaultfd::CREATE_FLAGS;
-    // Registers before the mask: at the frame the thread gets its mask back, before it does not.
-    stopped.set_registers(&call(nr::USERFAULTFD, create))?;
-    stopped.set_signal_mask(u64::MAX)?;
-    let stopped = through(stopped, &mut postponed)?;
-    let answer = stopped.registers()?.return_value();
-    let (stopped, taken) = match i32::try_from(answer) {
-        Ok(fd) if fd >= 0 => {
-            stopped.set_registers(&call(nr::CLOSE, fd.cast_unsigned().into()))?;
-            let taken = pidfd.get(fd).map_err(failed("take over a descriptor"));
-            (through(stopped, &mut postponed)?, taken)
-        }
-        _ => {
-            let source = std::io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(0));
-            (stopped, Err(Error::Call { call: nr::USERFAULTFD as i32, tid: pid, source }))
-        }
-    };
-    // Back into the signal path, from where an interrupted call is restarted.
-    stopped.interrupt_again()?;
-    let stopped = expect_stop(
-        stopped.resume(0)?,
-        "on its way home",
-        &mut postponed,
-        |stop| matches!(stop, Stop::Interrupted | Stop::Group(_)),
-        |stopped| stopped.resume(0),
-    )?;
-    original.give_back(&stopped)?;
-    home.uncover()?;
-    stopped.detach(0)?;
-    for signal in postponed {
+    let (mut infection, running) = Infection::begin(stopped, request, original)?;
+    let running = infection.map(running)?;
+    let running = infection.run(running)?;
+    let (leaving, taken) = infection.donation(running, |fd| pidfd.get(fd))?;
+    let running = infection.leave(leaving)?;
+    let running = infection.left(running)?;
+    infection.cured(running)?.detach(0)?;
+    for signal in infection.postponed {
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
     taken
-}
-
-/// From before a system call to its exit.
-fn through(stopped: Stopped, postponed: &mut Vec<i32>) -> Result<Stopped, Error> {
-    let entry = next_call_stop(stopped, "before it makes a system call", postponed)?;
-    next_call_stop(entry, "when it had made a system call", postponed)
-}
-
-fn next_call_stop(
-    stopped: Stopped,
-    during: &'static str,
-    postponed: &mut Vec<i32>,
-) -> Result<Stopped, Error> {
-    let running = stopped.resume_to_syscall()?;
-    let wanted = |stop| stop == Stop::Syscall;
-    expect_stop(running, during, postponed, wanted, Stopped::resume_to_syscall)
 }
 
 /// Waits for the stop that was asked for. Signals go their way meanwhile.

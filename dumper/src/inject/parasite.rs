@@ -4,6 +4,7 @@
 //! next one begins by waiting for it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
@@ -34,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) bell: i32,
     /// Ids of the POSIX timers.
     pub(crate) timers: Vec<i32>,
+    /// Whether it is to donate a userfaultfd instead of reporting.
+    pub(crate) donate: bool,
 }
 
 impl Request {
@@ -207,7 +210,7 @@ impl Infection {
 
     /// The bytes at the start of the region: code, arguments, timers.
     fn image(&self) -> Vec<u8> {
-        let Request { pid, codes, region, bell, timers, .. } = &self.request;
+        let Request { pid, codes, region, bell, timers, donate, .. } = &self.request;
         let state = Parasite {
             region_start: *region,
             region_bytes: Request::region_bytes(timers.len()),
@@ -217,6 +220,8 @@ impl Infection {
             tid: *pid,
             bell: *bell,
             timer_count: timers.len() as u32,
+            donate: (*donate).into(),
+            donated_flags: kernel::userfaultfd::CREATE_FLAGS as u32,
             ..Parasite::EMPTY
         };
         let mut image = PARASITE.code.to_vec();
@@ -233,7 +238,7 @@ impl Infection {
     pub(crate) fn report(&mut self, running: Running) -> Result<(Stopped, Report), Error> {
         let bell = self.request.bell;
         let stopped = if bell == 0 {
-            self.walk_to_leaving(running)?
+            self.walk_to_leaving(running, |_| ())?
         } else {
             expect_stop(
                 running,
@@ -243,7 +248,11 @@ impl Infection {
                 |stopped| stopped.resume(0),
             )?
         };
-        let tid = stopped.tid();
+        let report = self.read_report(stopped.tid())?;
+        Ok((stopped, report))
+    }
+
+    fn read_report(&self, tid: i32) -> Result<Report, Error> {
         let mut state = Box::new(Parasite::EMPTY);
         let mut timers = vec![TimerState::default(); self.request.timers.len()];
         let at = self.request.region + state_offset() as u64;
@@ -263,17 +272,52 @@ impl Infection {
                 source: io::Error::from_raw_os_error(state.error),
             });
         }
-        Ok((stopped, Report { state, timers }))
+        Ok(Report { state, timers })
+    }
+
+    /// Without a bell: takes over the descriptor that the parasite makes, while it has it.
+    pub(crate) fn donation(
+        &mut self,
+        running: Running,
+        take: impl Fn(i32) -> io::Result<OwnedFd>,
+    ) -> Result<(Stopped, Result<OwnedFd, Error>), Error> {
+        let tid = self.request.pid;
+        let mut taken = None;
+        let stopped = self.walk_to_leaving(running, |registers| {
+            // At the call's entry there is an error where the answer will be.
+            let answer = i32::try_from(registers.return_value());
+            if registers.orig_ax == nr::USERFAULTFD as u64
+                && let Ok(fd @ 0..) = answer
+            {
+                taken.get_or_insert_with(|| take(fd));
+            }
+        })?;
+        let taken = match taken {
+            Some(taken) => taken.map_err(|source| Error::Memory {
+                operation: "take over a descriptor of",
+                tid,
+                source,
+            }),
+            // Its report says why there was none.
+            None => self.read_report(tid).and(Err(Error::NoRoom { tid })),
+        };
+        Ok((stopped, taken))
     }
 
     /// Without a bell: from system call to system call, up to the one that leaves.
-    fn walk_to_leaving(&mut self, running: Running) -> Result<Stopped, Error> {
+    /// `seen` is shown the registers at each stop.
+    fn walk_to_leaving(
+        &mut self,
+        running: Running,
+        mut seen: impl FnMut(&GeneralRegs),
+    ) -> Result<Stopped, Error> {
         // Entry and exit of every call that the parasite makes, and then some.
         let limit = 4 * (SIGNALS + 32 + 2 * self.request.timers.len());
         let mut running = running;
         for _ in 0..limit {
             let stopped = self.syscall_stop(running, "while the parasite ran")?;
             let registers = stopped.registers()?;
+            seen(&registers);
             if registers.orig_ax == nr::MUNMAP as u64 && registers.di == self.request.region {
                 return Ok(stopped);
             }

@@ -1,6 +1,6 @@
 //! The parasite: asks a frozen task what only the task can know, and goes away.
 //!
-//! It only reads. It runs on its own stack in its own region, with every signal but the bell
+//! It only reads (or makes a descriptor for its host to take, and closes it). It runs on its own stack in its own region, with every signal but the bell
 //! blocked, and depends on nobody: traced or not, it reports, rings and leaves. See
 //! [`parasite::task`] for the layout and the contract.
 #![no_std]
@@ -90,6 +90,14 @@ unsafe extern "C" fn report(state: *mut Parasite) {
     // SAFETY: `state` is valid for the whole run, and only this thread and (while it is stopped)
     // the host touch it.
     unsafe {
+        if (*state).donate != 0 {
+            let flags = (*state).donated_flags as usize;
+            let fd = report.ask(nr::USERFAULTFD, [flags, 0, 0, 0, 0, 0]);
+            if (*state).error == 0 {
+                report.ask(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
+            }
+            return;
+        }
         for signal in 1..=SIGNALS {
             let slot = addr_of_mut!((*state).actions).cast::<[u64; 4]>().add(signal - 1);
             report.ask(nr::RT_SIGACTION, [signal, 0, slot as usize, SIGSET_BYTES, 0, 0]);
