@@ -42,7 +42,8 @@ impl Survey<'_> {
         pos: u64,
         fown: FownEntry,
     ) -> Result<RegFileEntry, Problem> {
-        let stat = found.stat()?;
+        // What it is when it is frozen is asked then.
+        let stat = if self.frozen { found.stat()? } else { found.stat_of_then };
         if found.ghost {
             self.ghost(found, id, &stat)?;
         }

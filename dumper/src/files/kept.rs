@@ -286,3 +286,7 @@ impl Survey<'_> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+#[path = "kept_tests.rs"]
+mod tests;

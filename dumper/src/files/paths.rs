@@ -27,11 +27,23 @@ pub(super) struct Key {
     pub(super) target: OsString,
 }
 
+/// How to tell that a handle leads to the file that was meant, as whoever is asked for it may run, and
+/// have another file there by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// By device and inode: those are known as `stat` gives them.
+    Numbers,
+    /// By its name: a mapping's numbers are not those of `stat` on every file system.
+    Name,
+}
+
 /// What is known of a file.
 #[derive(Debug)]
 pub(super) struct Found {
     /// An `O_PATH` handle on the file itself.
     handle: OwnedFd,
+    /// What the file was when it was looked at.
+    pub(super) stat_of_then: FileStat,
     /// Its path, as the images have it: from the root, without ` (deleted)`.
     pub(super) name: Vec<u8>,
     /// It has no name any more.
@@ -98,6 +110,7 @@ impl Paths {
     pub(super) fn find(
         &mut self,
         key: &Key,
+        check: Check,
         context: &PlanContext,
         open: impl FnOnce() -> Result<OwnedFd, Problem>,
     ) -> Result<Rc<Found>, Problem> {
@@ -105,11 +118,15 @@ impl Paths {
             return Ok(Rc::clone(found));
         }
         let handle = open()?;
-        // Whoever is asked for it may run, and have another file there by now.
-        if path_of(&handle)? != key.target {
+        let stat = fstat(&handle).doing("stat")?;
+        let is_it = match check {
+            Check::Numbers => (stat.st_dev, stat.st_ino) == (key.device, key.inode),
+            Check::Name => path_of(&handle)? == key.target,
+        };
+        if !is_it {
             return Err(Problem::Gone);
         }
-        let found = Rc::new(look(&key.target, handle, context)?);
+        let found = Rc::new(look(&key.target, handle, stat, context)?);
         self.found.insert(key.clone(), Rc::clone(&found));
         Ok(found)
     }
@@ -120,14 +137,12 @@ fn path_of(handle: &OwnedFd) -> Result<OsString, Problem> {
     nix::fcntl::readlink(link.as_str()).doing("read the path of")
 }
 
-/// The handle, if it is one on the file with these numbers.
-pub(super) fn check_numbers(handle: OwnedFd, device: u64, inode: u64) -> Result<OwnedFd, Problem> {
-    let stat = fstat(&handle).doing("stat")?;
-    if (stat.st_dev, stat.st_ino) == (device, inode) { Ok(handle) } else { Err(Problem::Gone) }
-}
-
-fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {
-    let stat = fstat(&handle).doing("stat")?;
+fn look(
+    target: &OsStr,
+    handle: OwnedFd,
+    stat: FileStat,
+    context: &PlanContext,
+) -> Result<Found, Problem> {
     // The kernel makes and names the files of devpts itself; the suffix there means nothing.
     let terminal = is_terminal(stat.st_rdev) && stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
     let ghost = stat.st_nlink == 0 && !terminal;
@@ -147,7 +162,7 @@ fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found,
         check_path(&path, &stat)?;
     }
     let name = name_in_images(&path, context)?;
-    Ok(Found { handle, name, ghost })
+    Ok(Found { handle, stat_of_then: stat, name, ghost })
 }
 
 /// A deleted file is carried in the images when it is small enough and of a kind that we make.
@@ -230,6 +245,11 @@ mod tests {
 
     fn context(root: Option<&str>) -> PlanContext {
         PlanContext { shell_job: false, root: root.map(PathBuf::from), ghost_limit: 1 << 20 }
+    }
+
+    fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {
+        let stat = fstat(&handle).unwrap();
+        super::look(target, handle, stat, context)
     }
 
     fn handle(path: &Path) -> OwnedFd {

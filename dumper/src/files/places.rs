@@ -4,7 +4,6 @@
 //! the plan are mappings of the same files; whether such a file is still called what it was is seen
 //! by the handle that the plan has on it, once for each file, however many map it.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, NamedFile, Process};
@@ -12,7 +11,7 @@ use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 
 use super::owners;
-use super::paths::{Key, check_numbers};
+use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
 use super::refusal::Place;
 use super::survey::Survey;
@@ -68,8 +67,7 @@ impl Survey<'_> {
 
     fn place(&mut self, pid: i32, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
-        let open = || check_numbers(open_behind(pid, link)?, device, inode);
-        self.held_path(Key { device, inode, target }, open)
+        self.held_path(Key { device, inode, target }, Check::Numbers, pid, link)
     }
 
     /// The files that a process maps.
@@ -109,8 +107,7 @@ impl Survey<'_> {
 
     fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        // The numbers of a mapping are not those of `stat` on every file system.
-        self.held_path(key_of(mapping), || open_behind(pid, &link))
+        self.held_path(key_of(mapping), Check::Name, pid, &link)
     }
 
     /// The id of the file behind a mapping that has not been read again: it may have another name by
@@ -125,21 +122,19 @@ impl Survey<'_> {
         }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         let target = self.dir(pid)?.link(&link).doing("read link of")?;
-        let id = self.held_path(Key { target, ..key.clone() }, || open_behind(pid, &link))?;
+        let id = self.held_path(Key { target, ..key.clone() }, Check::Name, pid, &link)?;
         self.path_ids.insert(key, id);
         Ok(id)
     }
 
-    /// The id of a file that is held by something other than a descriptor.
-    fn held_path(
-        &mut self,
-        key: Key,
-        open: impl FnOnce() -> Result<OwnedFd, Problem>,
-    ) -> Result<u32, Problem> {
+    /// The id of a file that is held by something other than a descriptor; `link` in `/proc/PID`
+    /// leads to it.
+    fn held_path(&mut self, key: Key, check: Check, pid: i32, link: &str) -> Result<u32, Problem> {
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }
-        let found = self.memory.paths.find(&key, self.context, open)?;
+        let open = || Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open");
+        let found = self.memory.paths.find(&key, check, self.context, open)?;
         let id = self.new_id();
         let reg = self.regular(&found, id, 0, 0, owners::nobody())?;
         self.out.files.push(FileEntry {
@@ -151,10 +146,6 @@ impl Survey<'_> {
         self.path_ids.insert(key, id);
         Ok(id)
     }
-}
-
-fn open_behind(pid: i32, link: &str) -> Result<OwnedFd, Problem> {
-    Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open")
 }
 
 fn is_same_file(one: &Mapping, other: &Mapping) -> bool {

@@ -14,7 +14,7 @@ use kernel::procfs::{Dir, FdInfo};
 use super::classify::{Kind, kind};
 use super::kept::Kept;
 use super::memory::{Memory, key};
-use super::paths::{Key, check_numbers};
+use super::paths::{Check, Key};
 use super::pipes::Scratch;
 use super::problem::{Doing, Problem};
 use super::refusal::{Place, Refusal};
@@ -316,10 +316,9 @@ impl<'a> Survey<'a> {
         pid: i32,
         file: &OpenFile,
     ) -> Result<Rc<super::paths::Found>, Problem> {
-        let found = self.memory.paths.find(&key(file), self.context, || {
-            let dir = Dir::open(pid).doing("open the process of")?;
-            let handle = dir.open_behind(&format!("fd/{}", file.fd)).doing("open")?;
-            check_numbers(handle, file.device, file.inode)
+        let dir = self.dir(pid)?;
+        let found = self.memory.paths.find(&key(file), Check::Numbers, self.context, || {
+            dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
         });
         match found {
             // Renamed while it was being looked at: what it was called is no matter.
