@@ -27,7 +27,7 @@ fn marks_of_a_thread_change_with_what_they_cover() {
     let mut collector = Collector::with_bpf().unwrap();
     let mut last = thread_mark(&mut collector);
     assert_eq!(last, thread_mark(&mut collector));
-    let changes: [(&str, fn()); 5] = [
+    let changes: [(&str, fn()); 6] = [
         ("umask", || {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o011));
         }),
@@ -40,6 +40,11 @@ fn marks_of_a_thread_change_with_what_they_cover() {
             let mut set = nix::sched::CpuSet::new();
             set.set(0).unwrap();
             nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+        }),
+        ("reset on fork", || {
+            let tid = nix::unistd::gettid().to_string();
+            let chrt = ["--reset-on-fork", "--other", "--pid", "0", &tid];
+            assert!(std::process::Command::new("chrt").args(chrt).status().unwrap().success());
         }),
         ("no new privileges", || nix::sys::prctl::set_no_new_privs().unwrap()),
         ("user", || {

@@ -166,13 +166,29 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
         fill(&mut marks.memory_flags, memory, o::MM_FLAGS);
         marks.child_subreaper = bit(signal, o::SIGNAL_SUBREAPER);
         marks.timers = u32::from(has_timers(signal));
-        if offset(o::MM_SEQUENCE) != ABSENT {
-            marks.memory_sequence = field(memory, o::MM_SEQUENCE);
-            // Odd while someone holds the lock for writing (include/linux/mmap_lock.h).
-            marks.memory_sequence_known = (marks.memory_sequence & 1) ^ 1;
-        }
+        marks.mappings = mappings_mark(task, memory);
     }
     emit(seq, &marks);
+}
+
+/// Covers all mappings: `mm_lock_seq` counts every holder of the lock that whoever changes one
+/// must hold. Another address space may come to lie at the same place by an exec, so that these
+/// are counted in. Since Linux 6.13 the number is odd while the lock is held
+/// (include/linux/mmap_lock.h); on kernels before, half of the marks are missing for that.
+#[inline(always)]
+fn mappings_mark(task: u64, memory: u64) -> u64 {
+    if offset(o::MM_SEQUENCE) == ABSENT {
+        return 0;
+    }
+    let sequence: u32 = field(memory, o::MM_SEQUENCE);
+    if sequence % 2 == 1 {
+        return 0;
+    }
+    let mut mark = Mark::new();
+    mark.add(memory);
+    mark.add(load(task, o::TASK_EXECS));
+    mark.add(u64::from(sequence));
+    mark.finish()
 }
 
 /// Covers what the dump reads of a thread in `/proc/PID/task/TID/status` (ids, groups,
@@ -201,6 +217,7 @@ fn thread_mark(task: u64) -> u64 {
     mark.add(u64::from(load::<u32>(task, o::TASK_STATIC_PRIO)));
     mark.add(u64::from(load::<u32>(task, o::TASK_RT_PRIORITY)));
     mark.add(u64::from(load::<u32>(task, o::TASK_POLICY)));
+    mark.add(u64::from(bit(task, o::TASK_RESET_ON_FORK)));
     mark.add_field::<1>(task, o::TASK_UCLAMP);
     mark.add_field::<1>(task, o::TASK_SLICE);
     mark.add_field::<3>(task, o::TASK_DEADLINE);
@@ -238,6 +255,7 @@ const PROCESSORS: u64 = 1024;
 fn process_mark(leader: u64, signal: u64, memory: u64) -> u64 {
     let mut mark = Mark::new();
     mark.add(memory);
+    mark.add(load(leader, o::TASK_EXECS));
     mark.add(u64::from(field::<u32>(leader, o::TASK_PERSONALITY)));
     mark.add(u64::from(field::<u32>(leader, o::TASK_LOGIN_UID)));
     mark.add_chunks::<4>(signal + u64::from(offset(o::SIGNAL_LIMITS)));

@@ -126,10 +126,6 @@ pub(super) fn in_process(
         return None;
     }
     let marks = &leader.marks;
-    let sequence = (marks.memory_sequence_known != 0).then(|| {
-        // Two address spaces may be at the same point of their lives.
-        leader.places.memory.rotate_left(32) ^ u64::from(marks.memory_sequence)
-    });
     Some(InProcess {
         program_break: leader.places.heap_end,
         dumpable: (marks.memory_flags & DUMPABLE) as i32,
@@ -154,7 +150,7 @@ pub(super) fn in_process(
             })
             .collect(),
         mark: NonZeroU64::new(marks.process),
-        mappings_mark: sequence.and_then(NonZeroU64::new),
+        mappings_mark: NonZeroU64::new(marks.mappings),
     })
 }
 

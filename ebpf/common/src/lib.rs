@@ -153,10 +153,9 @@ pub struct TaskMarks {
     pub thread: u64,
     /// Of its process, in the leader's record only: limits, places in memory, auxiliary vector.
     pub process: u64,
-    /// The kernel's own count of changes to the address space's mappings.
-    pub memory_sequence: u32,
-    /// 1 if the kernel has that count, and nobody was changing mappings.
-    pub memory_sequence_known: u32,
+    /// Of its address space's mappings, in the leader's record only: of the kernel's own count of
+    /// changes. 0 while somebody is changing them, too.
+    pub mappings: u64,
     /// Nanoseconds by which a sleep may be late.
     pub timer_slack: u64,
     /// `SECBIT_*`.

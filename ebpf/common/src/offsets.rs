@@ -73,6 +73,8 @@ offsets! {
     TASK_UCLAMP = "task_struct.uclamp_req" optional;
     TASK_SLICE = "task_struct.se.slice" optional;
     TASK_DEADLINE = "task_struct.dl.dl_runtime";
+    TASK_RESET_ON_FORK = "task_struct.sched_reset_on_fork" bit;
+    TASK_EXECS = "task_struct.self_exec_id";
     TASK_PERSONALITY = "task_struct.personality";
     TASK_SECCOMP_MODE = "task_struct.seccomp.mode" optional;
     TASK_ATOMIC_FLAGS = "task_struct.atomic_flags";
