@@ -11,6 +11,7 @@ const FEATURES: &[(&str, Feature)] = &[
     ("clone3_set_tid", Feature::Clone3SetTid),
     ("get_rseq_conf", Feature::PtraceRseq),
     ("kcmp_epoll", Feature::Kcmp),
+    ("mem_dirty_track", Feature::UffdWpAsync),
     ("pagemap_scan", Feature::PagemapScan),
     ("pidfd_store", Feature::PidfdGetfd),
     ("sk_unix_file", Feature::UnixDiag),
