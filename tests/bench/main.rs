@@ -18,7 +18,7 @@ use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services};
 
 use measure::{Bench, Means};
-use report::{Accounts, Line, Report, Runs};
+use report::{Accounts, GATEWAY, Line, Report, Runs};
 use shapes::{ROWS, Row, Shape};
 
 /// Measure frozen time, dump and restore, beside CRIU
@@ -52,6 +52,9 @@ struct Args {
     /// services), and measure nothing else
     #[arg(long)]
     account: bool,
+    /// Print the table as Markdown as well
+    #[arg(long)]
+    markdown: bool,
     /// No restores
     #[arg(long)]
     no_restore: bool,
@@ -59,9 +62,6 @@ struct Args {
     #[arg(long)]
     no_criu: bool,
 }
-
-/// The row that compares a dump by the services with one by the command.
-const GATEWAY: &str = "gateway";
 
 fn row_names() -> Vec<&'static str> {
     ROWS.iter().map(|row| row.name).chain([GATEWAY]).collect()
@@ -207,6 +207,9 @@ fn main() -> ExitCode {
     let report = measured(&args, &services, scratch, machine);
     drop(services);
     report.print();
+    if args.markdown {
+        report.print_markdown();
+    }
     let written = report.write(&args.json).and_then(|()| match &args.plot {
         Some(file) => plot::write(&report.points, file),
         None => Ok(()),

@@ -20,6 +20,9 @@ pub(crate) fn median(runs: &[f64]) -> Option<f64> {
 #[derive(Default)]
 pub(crate) struct Runs(Vec<(Engine, Times)>);
 
+/// The row that compares a dump by the services with one by the command.
+pub(crate) const GATEWAY: &str = "gateway";
+
 /// One line of the table: one time of one row.
 pub(crate) struct Line {
     row: String,
@@ -64,7 +67,7 @@ impl Line {
     /// CRIU does elsewhere.
     pub(crate) fn gateway(direct: &[f64], served: &[f64]) -> Self {
         Self {
-            row: "gateway".to_owned(),
+            row: GATEWAY.to_owned(),
             title: "small through the gateway, beside the command".to_owned(),
             what: "frozen",
             goal: median(direct).map(|direct| direct + 0.5),
@@ -220,6 +223,48 @@ impl Report {
         }
         if !self.failures.is_empty() {
             println!("{} runs failed: see above", self.failures.len());
+        }
+    }
+
+    /// The table as Markdown, a line for each target.
+    pub(crate) fn print_markdown(&self) {
+        println!("\n| target | frozen | CRIU | goal | dump | CRIU | restore | CRIU |");
+        println!("|---|---|---|---|---|---|---|---|");
+        let mut rows: Vec<&str> = self.lines.iter().map(|line| line.row.as_str()).collect();
+        rows.dedup();
+        for row in rows.into_iter().filter(|row| *row != GATEWAY) {
+            let of = |what| self.lines.iter().find(|line| line.row == row && line.what == what);
+            let Some(frozen) = of("frozen") else { continue };
+            let time = |runs: &[f64]| match median(runs) {
+                None => String::new(),
+                Some(ms) if ms < 10.0 => format!("{ms:.2}"),
+                Some(ms) if ms < 100.0 => format!("{ms:.1}"),
+                Some(ms) => format!("{ms:.0}"),
+            };
+            let both = |what| {
+                let line: Option<&Line> = of(what);
+                line.map_or_else(
+                    || " | ".to_owned(),
+                    |line| format!("{} | {}", time(&line.ours), time(&line.theirs)),
+                )
+            };
+            println!(
+                "| {} | **{}** | {} | {} | {} | {} |",
+                frozen.title,
+                time(&frozen.ours),
+                time(&frozen.theirs),
+                frozen.goal.map(|goal| time(&[goal])).unwrap_or_default(),
+                both("dump"),
+                both("restore"),
+            );
+        }
+        if let Some(line) = self.lines.iter().find(|line| line.row == GATEWAY)
+            && let (Some(served), Some(direct)) = (median(&line.ours), median(&line.theirs))
+        {
+            println!(
+                "\nThe small process, frozen through the gateway and the services for {served:.2} \
+                 ms, by the command for {direct:.2} ms."
+            );
         }
     }
 
