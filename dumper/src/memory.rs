@@ -21,4 +21,4 @@ pub(crate) use early::{Early, untrack};
 pub use keeper::{TRACKS, keep};
 pub(crate) use pages::Pages;
 pub(crate) use store::Store;
-pub(crate) use survey::{PlannedMemory, find, resident_bytes};
+pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};

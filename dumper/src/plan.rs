@@ -103,6 +103,7 @@ impl Plan {
             clock.check("plan again")?;
             (inventory, facts, files)
         };
+        memory::learn(&mut memory, &inventory);
         let expected = early.expected(memory::resident_bytes(&inventory));
         let store = Store::choose(runs_on, expected);
         early.copy_again(clock)?;

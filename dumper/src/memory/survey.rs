@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU64;
 
-use collector::{Inventory, Process, VmFlags};
+use collector::{Inventory, Mapping, Process, VmFlags};
 use images::ImageWriter;
-use kernel::pagemap::{PageMap, PageRun, push};
+use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copy::{Origin, processors, share_among};
 use super::early::{Early, Marked, private_bytes};
 use super::pages::Pages;
-use super::runs::{subtract, union};
+use super::runs::{bytes, subtract, union};
 use super::shared::{Segment, Segments, segment_runs};
 use crate::error::Error;
 use crate::ids::is_zombie;
@@ -18,6 +19,10 @@ use crate::mappings::{self, Kind};
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
+
+/// Mappings, and bytes of memory of no file, of a process that are worth two threads.
+const MANY: usize = 4000;
+const MUCH: u64 = 512 << 20;
 
 /// Processes of which the page maps are worth a thread.
 const WORTH_A_THREAD: usize = 8;
@@ -28,11 +33,14 @@ pub(crate) struct PlannedMemory {
     map: PageMap,
     /// Empty, with its file.
     pages: Pages,
+    /// Mappings that hold nothing of its own for as long as this mark of theirs holds.
+    quiet: Option<(NonZeroU64, Vec<PageRun>)>,
 }
 
 impl PlannedMemory {
     pub(crate) fn open(writer: &ImageWriter, pid: i32) -> Result<Self, Error> {
-        Ok(Self { map: open(pid)?, pages: Pages::new(writer, pid, Origin::Process(pid))? })
+        let pages = Pages::new(writer, pid, Origin::Process(pid))?;
+        Ok(Self { map: open(pid)?, pages, quiet: None })
     }
 }
 
@@ -42,6 +50,17 @@ fn open(pid: i32) -> Result<PageMap, Error> {
         pid,
         source,
     })
+}
+
+/// Learns what can be learned of the memory of a tree that runs; `inventory` is the last one that
+/// is taken of it.
+pub(crate) fn learn(planned: &mut BTreeMap<i32, PlannedMemory>, inventory: &Inventory) {
+    for (pid, planned) in planned {
+        let Some(process) = inventory.processes.get(pid) else { continue };
+        if let Err(error) = planned.learn(process) {
+            tracing::debug!(pid, %error, "read the page map of a running process");
+        }
+    }
 }
 
 /// The pages of a tree.
@@ -80,18 +99,23 @@ pub(crate) fn find(
         let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
         let known = union(tracked, &anonymous);
-        work.push((planned, subtract(&own, &known), subtract(&anonymous, tracked), vdso));
+        let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, tracked));
+        work.push((planned, process, others, anonymous, vdso));
     }
     let threads = processors().min(work.len().div_ceil(WORTH_A_THREAD));
-    share_among(threads, work.iter_mut().collect(), |(planned, others, anonymous, vdso), _| {
-        planned.read(others, anonymous, *vdso)
-    })?;
+    share_among(
+        threads,
+        work.iter_mut().collect(),
+        |(planned, process, others, anonymous, vdso), _| {
+            planned.read(process, others, anonymous, *vdso)
+        },
+    )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
     memory.process_pages = memory.pages.len();
     for (key, Segment { file, pid, bytes }) in segments.0 {
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
         let runs = segment_runs(&file, bytes).map_err(failed)?;
-        memory.scanned += bytes / kernel::pagemap::PAGE_SIZE;
+        memory.scanned += bytes / PAGE_SIZE;
         let mut pages = Pages::new(writer, pid, Origin::Segment(file))?;
         pages.runs = runs;
         memory.pages.push(pages);
@@ -130,55 +154,121 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
 }
 
 impl PlannedMemory {
+    /// Finds the mappings that hold nothing of the process's own, and cannot come to while they are
+    /// as they are: those of files that may not be written to.
+    fn learn(&mut self, process: &Process) -> io::Result<()> {
+        let Some(mark) = mark(process) else { return Ok(()) };
+        let of_file = |mapping: &&Mapping| {
+            matches!(mappings::classify(mapping), Ok(Kind::File { shared: false, .. }))
+                && !mapping.flags.contains(VmFlags::WRITE)
+        };
+        let closed = process.mappings.iter().filter(of_file);
+        let closed: Vec<_> =
+            closed.map(|mapping| PageRun::new(mapping.start, mapping.end)).collect();
+        let own = self.map.private_pages(&closed)?;
+        let first_in = |span: &PageRun| own.get(own.partition_point(|run| run.end <= span.start));
+        let empty = closed
+            .into_iter()
+            .filter(|span| first_in(span).is_none_or(|run| run.start >= span.end));
+        self.quiet = Some((mark, empty.collect()));
+        Ok(())
+    }
+
     /// Finds the pages in `others` and in `anonymous` memory that hold anything, and adds them to
     /// those that are known.
     fn read(
         &mut self,
+        process: &Process,
         others: &[PageRun],
         anonymous: &[PageRun],
         vdso: Option<PageRun>,
     ) -> Result<(), Error> {
         let pid = self.pages.pid;
         let failed = |source| Error::Process { operation: "read the page map", pid, source };
-        let mut found = pages_of(&mut self.map, others, anonymous).map_err(failed)?;
+        let quiet = self.quiet.take().filter(|(then, _)| mark(process) == Some(*then));
+        let quiet = quiet.map(|(_, spans)| spans).unwrap_or_default();
+        let others = subtract(others, &quiet);
+        let around = union(&quiet, anonymous);
+        let mut found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
         if found.is_empty() && !others.is_empty() {
             // No process is without its stack: it has executed another program since the map was
             // opened, which is still that of the old one.
             self.map = open(pid)?;
-            found = pages_of(&mut self.map, others, anonymous).map_err(failed)?;
+            found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
         }
-        if let Some(vdso) = vdso {
-            found = union(&found, &[vdso]);
+        let many = process.mappings.len() > MANY || bytes(anonymous) > MUCH;
+        let own = anonymous_pages(pid, &mut self.map, anonymous, many).map_err(failed)?;
+        for more in [own, std::mem::take(&mut self.pages.runs), vdso.into_iter().collect()] {
+            if !more.is_empty() {
+                found = union(&found, &more);
+            }
         }
-        self.pages.runs = match self.pages.runs.is_empty() {
-            true => found,
-            false => union(&self.pages.runs, &found),
-        };
+        self.pages.runs = found;
         Ok(())
     }
 }
 
-/// The pages in `spans`, and in `anonymous` memory, that hold anything.
-fn pages_of(
-    map: &mut PageMap,
-    spans: &[PageRun],
-    anonymous: &[PageRun],
-) -> io::Result<Vec<PageRun>> {
+/// What changes with every change of the process's mappings.
+fn mark(process: &Process) -> Option<NonZeroU64> {
+    process.in_process.as_ref()?.mappings_mark
+}
+
+/// The pages in `spans` that hold anything. A walk goes over all that lies between the first and
+/// the last span, so what is large, or need not be looked at, is gone around.
+fn pages_of(map: &mut PageMap, spans: &[PageRun], around: &[PageRun]) -> io::Result<Vec<PageRun>> {
     let mut found = Vec::new();
     let mut rest = spans;
-    for large in anonymous {
-        // A walk goes over all that lies between the first and the last span.
+    for large in around {
         let (before, behind) = rest.split_at(rest.partition_point(|span| span.start < large.start));
         found.extend(map.private_pages(before)?);
-        match map.anonymous_pages(*large, &mut found) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-                found.extend(map.private_pages(&[*large])?);
-            }
-            done => done?,
-        }
         rest = behind;
     }
     found.extend(map.private_pages(rest)?);
+    Ok(found)
+}
+
+/// The pages in spans of anonymous memory that hold anything. Two threads look for them where there
+/// are `many` mappings, or much memory.
+fn anonymous_pages(
+    pid: i32,
+    map: &mut PageMap,
+    spans: &[PageRun],
+    many: bool,
+) -> io::Result<Vec<PageRun>> {
+    let half = bytes(spans) / 2 / PAGE_SIZE * PAGE_SIZE;
+    if !many || half == 0 || processors() < 2 {
+        return look_through(map, spans);
+    }
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut before = 0;
+    for span in spans {
+        let middle = span.start + (half - before).min(span.bytes());
+        push(&mut first, span.start, middle);
+        push(&mut second, middle, span.end);
+        before += middle - span.start;
+    }
+    for halves in [&mut first, &mut second] {
+        halves.retain(|span| span.bytes() > 0);
+    }
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| look_through(&mut PageMap::open(pid)?, &second));
+        let mut found = look_through(map, &first)?;
+        let panicked = |_| Err(io::Error::other("a thread panicked"));
+        found.extend(other.join().unwrap_or_else(panicked)?);
+        Ok(found)
+    })
+}
+
+fn look_through(map: &mut PageMap, spans: &[PageRun]) -> io::Result<Vec<PageRun>> {
+    let mut found = Vec::new();
+    for span in spans {
+        match map.anonymous_pages(*span, &mut found) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                found.extend(map.private_pages(&[*span])?);
+            }
+            done => done?,
+        }
+    }
     Ok(found)
 }
 
