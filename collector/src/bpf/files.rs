@@ -5,8 +5,9 @@ use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use ebpf_common::{FileRecord, KIND_FILE};
+use zerocopy::FromBytes;
 
-use super::records::{device, file_flags, records, with_name};
+use super::records::{device, file_flags, records};
 use super::source::What;
 use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
@@ -30,54 +31,100 @@ const EXACT_SIZES: [u64; 10] = [
     0x1cd1,
 ];
 
-/// The files in the output of an iterator that visited process `pid`; `tid` is a thread of it that
-/// has the descriptors. `watched` says that changes of settings are stamped: a socket's mark is worth
-/// nothing without. Descriptions have their addresses, until all processes are known.
-pub(super) fn decode(
-    output: &[u8],
-    pid: i32,
-    tid: i32,
-    watched: bool,
-) -> Result<Vec<OpenFile>, BpfError> {
-    let bad = || BpfError::Record { what: What::Files.text(), pid };
-    let mut files: Vec<OpenFile> = Vec::with_capacity(output.len() / size_of::<FileRecord>());
-    for record in records(output) {
-        let (KIND_FILE, bytes) = record.ok_or_else(bad)? else { continue };
-        let (record, target) = with_name::<FileRecord>(bytes).ok_or_else(bad)?;
-        // A thread with a table of its own follows.
-        if files.last().is_some_and(|last| last.fd >= record.fd) {
-            break;
-        }
-        let target = match record.magic {
-            PIPE_FS => numbered("pipe:[", record.inode),
-            SOCKET_FS => numbered("socket:[", record.inode),
-            _ if record.name_bytes == 0 => {
-                let Some(text) = fallback::link(pid, tid, &format!("fd/{}", record.fd))? else {
-                    continue;
-                };
-                text
+/// What the records of a process are decoded with.
+pub(super) struct Decoding {
+    pub(super) pid: i32,
+    /// A thread of the process that has the descriptors.
+    pub(super) tid: i32,
+    /// Changes of settings are stamped: a socket's mark is worth nothing without.
+    pub(super) watched: bool,
+}
+
+impl Decoding {
+    /// The files in the output of an iterator. Descriptions have their addresses, until all
+    /// processes are known.
+    ///
+    /// What it returns is made of `earlier`, the files of before, as far as the descriptors are the
+    /// same: a frozen target does not wait for memory, nor for its first touch.
+    pub(super) fn decode(
+        &self,
+        output: &[u8],
+        mut files: Vec<OpenFile>,
+    ) -> Result<Vec<OpenFile>, BpfError> {
+        let bad = || BpfError::Record { what: What::Files.text(), pid: self.pid };
+        // How many there are by now, and the first ones of before that are not among them.
+        let mut count = 0;
+        let mut rest = Vec::new().into_iter().peekable();
+        for record in records(output) {
+            let (KIND_FILE, bytes) = record.ok_or_else(bad)? else { continue };
+            let (record, name) = FileRecord::read_from_prefix(bytes).map_err(|_| bad())?;
+            // A thread with a table of its own follows.
+            if count > 0 && files[count - 1].fd >= record.fd {
+                break;
             }
-            _ => target,
+            if files.get(count).is_some_and(|file| file.fd != record.fd) {
+                rest = files.split_off(count).into_iter().peekable();
+            }
+            while rest.next_if(|file: &OpenFile| file.fd < record.fd).is_some() {}
+            let before = match files.get_mut(count) {
+                Some(file) => Some(std::mem::take(&mut file.target)),
+                None => rest.next_if(|file| file.fd == record.fd).map(|file| file.target),
+            };
+            let Some(file) = self.file(&record, name, before)? else {
+                rest = files.split_off(count).into_iter().peekable();
+                continue;
+            };
+            match files.get_mut(count) {
+                Some(place) => *place = file,
+                None => files.push(file),
+            }
+            count += 1;
+        }
+        files.truncate(count);
+        Ok(files)
+    }
+
+    /// One file; `None` if it has gone. `before` is a name that it may still have.
+    fn file(
+        &self,
+        record: &FileRecord,
+        name: &[u8],
+        before: Option<OsString>,
+    ) -> Result<Option<OpenFile>, BpfError> {
+        let mut digits = [0; 32];
+        let name = match record.magic {
+            PIPE_FS => numbered(&mut digits, b"pipe:[", record.inode),
+            SOCKET_FS => numbered(&mut digits, b"socket:[", record.inode),
+            _ => name.strip_suffix(&[0]).unwrap_or(name),
+        };
+        let target = if name.is_empty() {
+            let link = format!("fd/{}", record.fd);
+            let Some(text) = fallback::link(self.pid, self.tid, &link)? else { return Ok(None) };
+            text
+        } else {
+            before
+                .filter(|before| before.as_bytes() == name)
+                .unwrap_or_else(|| OsString::from_vec(name.to_vec()))
         };
         let (mut device, mut inode) = (device(record.device), record.inode);
         if fallback::OWN_NUMBERS.contains(&record.magic) {
-            let Some(stat) = fallback::stat(pid, tid, record.fd)? else { continue };
+            let stat = fallback::stat(self.pid, self.tid, record.fd)?;
+            let Some(stat) = stat else { return Ok(None) };
             (device, inode) = (stat.device, stat.inode);
         }
-        files.push(OpenFile {
+        Ok(Some(OpenFile {
             fd: record.fd,
             close_on_exec: record.close_on_exec != 0,
             description: record.file,
             position: record.position,
-            flags: file_flags(&record),
-            mode: mode(&record, &target),
+            flags: file_flags(record),
+            mode: mode(record, &target),
             device,
             inode,
             target,
-            mark: mark(&record).filter(|_| watched || record.magic != SOCKET_FS),
-        });
+            mark: mark(record).filter(|_| self.watched || record.magic != SOCKET_FS),
+        }))
     }
-    Ok(files)
 }
 
 fn mark(record: &FileRecord) -> Option<FileMark> {
@@ -87,23 +134,21 @@ fn mark(record: &FileRecord) -> Option<FileMark> {
     Some(FileMark { print: NonZeroU64::new(record.mark)?, size: exact.then_some(record.size) })
 }
 
-/// The name that the kernel makes of a number: `pipe:[7]`.
-fn numbered(start: &str, mut number: u64) -> OsString {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
+/// The name that the kernel makes of a number: `pipe:[7]`. `start` is 8 bytes at most.
+fn numbered<'a>(place: &'a mut [u8; 32], start: &[u8], mut number: u64) -> &'a [u8] {
+    let mut first = place.len() - 1;
+    place[first] = b']';
     loop {
         first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
+        place[first] = b'0' + (number % 10) as u8;
         number /= 10;
         if number == 0 {
             break;
         }
     }
-    let mut name = Vec::with_capacity(start.len() + digits.len() - first + 1);
-    name.extend_from_slice(start.as_bytes());
-    name.extend_from_slice(&digits[first..]);
-    name.push(b']');
-    OsString::from_vec(name)
+    let begin = first - start.len();
+    place[begin..first].copy_from_slice(start);
+    &place[begin..]
 }
 
 /// Type and permissions as `stat` gives them: without type for what has no place in any tree
@@ -116,14 +161,86 @@ fn mode(record: &FileRecord, target: &OsStr) -> u32 {
     }
 }
 
+/// A hash of addresses: they are no adversary's, and there are many.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AddressHash(u64);
+
+impl std::hash::Hasher for AddressHash {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // What distinguishes addresses is in the middle; a table takes the lowest bits and the
+        // highest.
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::IntoBytes;
+
+    const DECODING: Decoding = Decoding { pid: 1, tid: 1, watched: true };
+
+    fn record(fd: i32, name: &str, output: &mut Vec<u8>) {
+        let mut record = FileRecord { fd, inode: 7, position: 9, ..FileRecord::default() };
+        let (start, rest) = name.split_once(":[").unwrap_or((name, ""));
+        let named = rest.is_empty();
+        record.magic = if start == "pipe" { PIPE_FS } else { 0 };
+        let bytes = if named { [name.as_bytes(), &[0]].concat() } else { Vec::new() };
+        record.header.kind = KIND_FILE;
+        record.header.bytes = (size_of::<FileRecord>() + bytes.len()) as u32;
+        record.name_bytes = bytes.len() as u32;
+        output.extend(record.as_bytes());
+        output.extend(bytes);
+    }
+
+    fn decoded(names: &[(i32, &str)], earlier: Vec<OpenFile>) -> Vec<OpenFile> {
+        let mut output = Vec::new();
+        names.iter().for_each(|(fd, name)| record(*fd, name, &mut output));
+        DECODING.decode(&output, earlier).unwrap()
+    }
+
+    /// Whatever was there before, it comes out as if nothing had been.
+    #[test]
+    fn files_of_before_make_no_difference() {
+        let lists: [&[(i32, &str)]; 7] = [
+            &[],
+            &[(0, "/a"), (3, "pipe:[7]"), (5, "/b")],
+            &[(0, "/a"), (5, "/b")],
+            &[(3, "/a"), (5, "/c"), (6, "/d")],
+            &[(0, "/a"), (1, "/x"), (3, "/pipe"), (5, "/b"), (9, "/e")],
+            &[(5, "/b")],
+            &[(0, "pipe:[7]"), (3, "pipe:[7]")],
+        ];
+        for after in lists {
+            let expected = decoded(after, Vec::new());
+            let names: Vec<_> =
+                after.iter().map(|(fd, name)| (*fd, OsString::from(name))).collect();
+            let found: Vec<_> =
+                expected.iter().map(|file| (file.fd, file.target.clone())).collect();
+            assert_eq!(found, names);
+            for before in lists {
+                assert_eq!(decoded(after, decoded(before, Vec::new())), expected);
+            }
+        }
+    }
 
     #[test]
     fn names_of_numbers() {
-        assert_eq!(numbered("pipe:[", 0), "pipe:[0]");
-        assert_eq!(numbered("socket:[", 10_709), "socket:[10709]");
-        assert_eq!(numbered("", u64::MAX), format!("{}]", u64::MAX).as_str());
+        let mut place = [0; 32];
+        assert_eq!(numbered(&mut place, b"pipe:[", 0), b"pipe:[0]");
+        assert_eq!(numbered(&mut place, b"socket:[", 10_709), b"socket:[10709]");
+        let longest = format!("socket:[{}]", u64::MAX);
+        assert_eq!(numbered(&mut place, b"socket:[", u64::MAX), longest.as_bytes());
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
+use std::hash::BuildHasherDefault;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -15,6 +16,7 @@ use kernel::bpf::{IterTarget, iter_create, iter_link};
 use kernel::procfs::{self, Dir, NAMESPACES};
 use zerocopy::FromBytes;
 
+use super::files::AddressHash;
 use super::records::{
     self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
     with_name,
@@ -30,6 +32,8 @@ pub struct BpfSource {
     programs: Loaded,
     links: HashMap<(What, IterTarget), OwnedFd>,
     output: Vec<u8>,
+    /// Names of descriptions by their addresses; kept for its memory.
+    descriptions: HashMap<u64, u64, BuildHasherDefault<AddressHash>>,
     /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
     /// /proc shows and the iterator does not.
     gate: Option<Mapping>,
@@ -90,7 +94,14 @@ impl BpfSource {
     /// [`BpfSource::check`], of whoever pinned them).
     #[must_use]
     pub fn new(programs: Loaded) -> Self {
-        Self { programs, links: HashMap::new(), output: Vec::new(), gate: own_gate(), watch: None }
+        Self {
+            programs,
+            links: HashMap::new(),
+            output: Vec::new(),
+            descriptions: HashMap::default(),
+            gate: own_gate(),
+            watch: None,
+        }
     }
 
     /// Leaves the programs below `root` for other processes to open.
@@ -135,7 +146,7 @@ impl BpfSource {
     }
 
     /// Takes an inventory of processes. `earlier` is one of before (or an empty one): mappings that
-    /// have not changed since are taken out of it and not read again.
+    /// have not changed since are taken out of it and not read again; so are files, for their memory.
     ///
     /// # Errors
     /// If an iterator cannot be made or read.
@@ -185,7 +196,10 @@ impl BpfSource {
                         };
                     }
                     if parts.contains(Parts::FILES) {
-                        process.process.files = self.files(pid, speaker.ids.tid)?;
+                        let before = earlier.processes.get_mut(&pid);
+                        let before = before.map(|earlier| std::mem::take(&mut earlier.files));
+                        process.process.files =
+                            self.files(pid, speaker.ids.tid, before.unwrap_or_default())?;
                     }
                 }
                 found.insert(pid, process);
@@ -195,7 +209,7 @@ impl BpfSource {
         if self.links.len() > LINKS_KEPT {
             self.links.clear();
         }
-        name_descriptions(&mut found);
+        self.name_descriptions(&mut found);
         if parts.contains(Parts::SHARING) {
             name_tables(&mut found);
         }
@@ -209,6 +223,18 @@ impl BpfSource {
             (pid, found.process)
         });
         Ok(Inventory { processes: processes.collect() })
+    }
+
+    /// Names descriptions by their lowest holders in place of their addresses. Processes and their
+    /// descriptors come in rising order, so the first holder met is the lowest.
+    fn name_descriptions(&mut self, found: &mut BTreeMap<i32, Found>) {
+        self.descriptions.clear();
+        for (&pid, found) in found {
+            for file in &mut found.process.files {
+                let lowest = OpenFile::description_of(pid, file.fd);
+                file.description = *self.descriptions.entry(file.description).or_insert(lowest);
+            }
+        }
     }
 
     /// Runs an iterator to its end, into the buffer.
@@ -311,11 +337,17 @@ impl BpfSource {
         Ok(tree(&all, root))
     }
 
-    fn files(&mut self, pid: i32, tid: i32) -> Result<Vec<OpenFile>, BpfError> {
+    fn files(
+        &mut self,
+        pid: i32,
+        tid: i32,
+        earlier: Vec<OpenFile>,
+    ) -> Result<Vec<OpenFile>, BpfError> {
         // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
         // last buffer ended and never ends (seen on Linux 6.18).
         self.iterate(What::Files, IterTarget::Process(pid), pid)?;
-        files::decode(&self.output, pid, tid, self.watch.is_some())
+        let decoding = files::Decoding { pid, tid, watched: self.watch.is_some() };
+        decoding.decode(&self.output, earlier)
     }
 
     fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {
@@ -481,18 +513,6 @@ fn place_name(record: &VmaRecord, task: &TaskRecord) -> &'static str {
         "[stack]"
     } else {
         ""
-    }
-}
-
-/// Names descriptions by their lowest holders in place of their addresses. Processes and their
-/// descriptors come in rising order, so the first holder met is the lowest.
-fn name_descriptions(found: &mut BTreeMap<i32, Found>) {
-    let mut names = HashMap::new();
-    for (&pid, found) in found {
-        for file in &mut found.process.files {
-            let lowest = OpenFile::description_of(pid, file.fd);
-            file.description = *names.entry(file.description).or_insert(lowest);
-        }
     }
 }
 

@@ -9,12 +9,12 @@
 pub mod offsets;
 
 #[cfg(feature = "host")]
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What every record starts with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+#[cfg_attr(feature = "host", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct Header {
     /// One of the `KIND_*`.
     pub kind: u32,
@@ -209,7 +209,7 @@ pub const NAME_BYTES: usize = 256;
 /// One descriptor, then `name_bytes` of name.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+#[cfg_attr(feature = "host", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct FileRecord {
     /// The header.
     pub header: Header,
