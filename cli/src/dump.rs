@@ -47,6 +47,12 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
             time(report.frozen),
             report.account,
         );
+        if report.source == Some(collector::Source::Proc) {
+            println!(
+                "the inventory came from /proc; where stasis-collector runs it comes from eBPF, and \
+                 the tree stands still for a shorter time"
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command};
 use crate::failure::Failure;
@@ -75,9 +76,11 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Log lines for who asks for them by `STASIS_LOG`; what a user must know is said otherwise.
+/// Warnings, and whatever else `STASIS_LOG` asks for.
 fn log_to_stderr() {
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("STASIS_LOG") {
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    match EnvFilter::try_from_env("STASIS_LOG") {
+        Ok(filter) => log.with_env_filter(filter).init(),
+        Err(_) => log.without_time().with_target(false).with_env_filter("warn").init(),
     }
 }

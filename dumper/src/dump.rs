@@ -89,7 +89,7 @@ fn run(
     // What it holds of the target's files must not outlive their use by the target.
     drop(files);
     captured.pages.iter_mut().for_each(Pages::settle);
-    let Plan { store, writer, .. } = plan;
+    let Plan { store, writer, collector, .. } = plan;
     early.encode(&writer, &write::inventory(&captured.id))?;
     let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
@@ -104,6 +104,7 @@ fn run(
         account: clock.account,
         total: started.elapsed(),
         image_bytes: committed.bytes,
+        source: Some(collector.source()),
         ..summary(&captured, early, frozen_at)
     })
 }

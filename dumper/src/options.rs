@@ -143,6 +143,9 @@ impl std::fmt::Display for FrozenAccount {
 pub struct DumpReport {
     /// From the first stopped task to the last resumed one.
     pub frozen: Duration,
+    /// Where the inventory came from: from /proc the tree stands still for longer. `None` if none
+    /// was needed.
+    pub source: Option<collector::Source>,
     /// When it began; `None` if nothing was stopped.
     pub frozen_at: Option<SystemTime>,
     /// Where that time went.

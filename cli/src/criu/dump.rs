@@ -49,6 +49,7 @@ pub(super) fn run(options: &Options, place: &Place) -> bool {
     match placed {
         Ok(report) => {
             info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
+            info!("inventory from {:?}", report.source);
             info!("Dumping finished successfully");
             true
         }
