@@ -37,6 +37,9 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
     let report = dumper::dump(&asked, &mut Bar::new())?;
+    for warning in &report.warnings {
+        eprintln!("stasis: {warning}");
+    }
     if stdout().is_terminal() {
         println!(
             "{}, {}, {} in {}; frozen for {} ({})",

@@ -47,7 +47,7 @@ pub fn dump(
         true => early.keep(options),
         false => early.end(),
     }
-    dumped
+    dumped.map(|report| DumpReport { warnings: early.warnings, ..report })
 }
 
 fn run(

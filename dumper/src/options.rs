@@ -162,4 +162,6 @@ pub struct DumpReport {
     pub pages_written: u64,
     /// Bytes of all images.
     pub image_bytes: u64,
+    /// What is not as it was asked for, though the checkpoint is whole.
+    pub warnings: Vec<String>,
 }

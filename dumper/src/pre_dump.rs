@@ -40,7 +40,7 @@ pub fn pre_dump(
         true => early.keep(options),
         false => early.end(),
     }
-    done
+    done.map(|report| DumpReport { warnings: early.warnings, ..report })
 }
 
 fn copy(

@@ -154,7 +154,9 @@ fn a_parent_that_tracking_is_not_relative_to_is_left_alone() {
     chain.dump("plain", RUNNING_ON, &[]).must_succeed("one without tracking");
     assert!(!chain.is_tracked());
     chain.dump("tracked", RUNNING_ON, &["--track"]).must_succeed("one with it");
-    chain.dump("new", RUNNING_ON, &["--track", "--parent", "plain"]).must_succeed("another");
+    let how = ["--track", "--parent", "plain"];
+    let said = chain.dump("new", RUNNING_ON, &how).must_succeed("another").stderr;
+    assert!(said.contains("all pages are dumped"), "{said}");
     assert!(stored(&chain.images("new")) >= 40 * MIB, "pages are missing");
     // Without --track it ends.
     chain.dump("last", RUNNING_ON, &[]).must_succeed("the last of those");

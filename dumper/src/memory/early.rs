@@ -50,6 +50,8 @@ pub(crate) struct Early {
     parent: Option<PathBuf>,
     /// What is copied frozen is protected again, for the next dump.
     protect: bool,
+    /// What whoever asked for the dump should know.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Where what is copied first goes.
@@ -84,6 +86,7 @@ impl Early {
             first: if pre_dump { First::Here } else { First::Nowhere },
             parent: None,
             protect: false,
+            warnings: Vec::new(),
         }
     }
 
@@ -101,7 +104,12 @@ impl Early {
         self.protect = lasting;
         let direct = direct_io(inventory);
         if let Some(path) = &direct {
-            tracing::warn!(path, "a file is open for direct I/O: all memory is copied frozen");
+            tracing::info!(path, "a file is open for direct I/O: all memory is copied frozen");
+            if lasting {
+                self.warn(&format!(
+                    "changes cannot be tracked while {path} is open for direct I/O"
+                ));
+            }
         }
         self.take_over(options, inventory, writer, direct.is_none())?;
         if direct.is_some() {
@@ -123,8 +131,14 @@ impl Early {
                     }
                     Ok(None) => {}
                     Err(error) => {
+                        let pid = process.pid;
+                        if lasting {
+                            self.warn(&format!(
+                                "changes of process {pid} cannot be tracked: {error}"
+                            ));
+                        }
                         let error: &dyn std::error::Error = &error;
-                        tracing::info!(pid = process.pid, error, "memory is copied frozen");
+                        tracing::info!(pid, error, "memory is copied frozen");
                     }
                 }
             }
@@ -150,8 +164,7 @@ impl Early {
         }
         let Some(folder) = self.first.folder(writer)? else { return Ok(()) };
         for tracked in self.tracked.values_mut() {
-            self.last_round += tracked.first_round(&folder)?;
-            clock.check("copy memory that is in use")?;
+            self.last_round += tracked.first_round(&folder, clock)?;
         }
         Ok(())
     }
@@ -186,7 +199,7 @@ impl Early {
             }
         }
         if options.parent.is_some() && relative.is_none() {
-            tracing::warn!("changes were not tracked since the parent checkpoint: all is dumped");
+            self.warn("changes were not tracked since the parent checkpoint: all pages are dumped");
         }
         self.parent = relative.map(|parent| parent.link);
         Ok(())
@@ -275,11 +288,19 @@ impl Early {
     /// Lets tracking go on for the next dump, with what is protected now being in this checkpoint.
     pub(crate) fn keep(&mut self, options: &DumpOptions) {
         let tracked = std::mem::take(&mut self.tracked).into_iter();
-        let fds = tracked.map(|(pid, tracked)| (pid, tracked.into_fd())).collect();
+        let fds: BTreeMap<_, _> = tracked.map(|(pid, tracked)| (pid, tracked.into_fd())).collect();
+        if fds.is_empty() {
+            return;
+        }
         let (program, tracks) = (&options.keeper, &options.tracks);
         if let Err(error) = keeper::start(program, tracks, options.pid, &self.id, &fds) {
-            tracing::warn!(%error, "changes cannot be tracked from here on");
+            self.warn(&format!("changes cannot be tracked from here on: {error}"));
         }
+    }
+
+    fn warn(&mut self, what: &str) {
+        tracing::warn!("{what}");
+        self.warnings.push(what.to_owned());
     }
 
     /// Writes the page maps of what was copied first, and links the parents.

@@ -110,6 +110,10 @@ pub(super) fn start(
     base: &str,
     fds: &BTreeMap<i32, OwnedFd>,
 ) -> io::Result<()> {
+    if let Some(run_dir) = tracks.parent() {
+        fs::create_dir_all(run_dir)?;
+    }
+    // Who may write here says what a dump believes.
     DirBuilder::new().recursive(true).mode(0o700).create(tracks)?;
     let mut held = Vec::new();
     for (&pid, fd) in fds {

@@ -30,6 +30,7 @@ use kernel::userfaultfd::WriteTracker;
 use super::copy::{cut, in_a_row, into_memory, share};
 use super::pages::Round;
 use super::runs::{bytes, coalesce, subtract, union};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Codes, userfaultfd_of};
 use crate::mappings::{self, Kind};
@@ -261,7 +262,7 @@ impl Tracked {
 
     /// Protects and copies everything that is not protected, into a pages file of `folder`.
     /// Returns how many bytes that was.
-    pub(super) fn first_round(&mut self, folder: &Folder<'_>) -> Result<u64, Error> {
+    pub(super) fn first_round(&mut self, folder: &Folder<'_>, clock: &Clock) -> Result<u64, Error> {
         let (id, file) = folder.pages()?;
         let mut first = First { id, file, runs: Vec::new(), bytes: 0 };
         let lost = Mutex::default();
@@ -273,6 +274,7 @@ impl Tracked {
                     at = self.protect_slice(PageRun::new(at, span.end), &mut batch)?;
                 }
                 self.copy_to_file(&batch, &mut first, &lost)?;
+                clock.check("copy memory that is in use")?;
             }
         }
         self.covered = union(&self.inherited, &first.runs);
