@@ -12,6 +12,7 @@ mod jobs;
 mod leases;
 mod processes;
 mod restores;
+mod tracks;
 
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{
@@ -23,3 +24,4 @@ pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobReq
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use processes::{ProcessList, ProcessSummary, Refusal};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
+pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};

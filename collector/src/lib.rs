@@ -10,7 +10,9 @@ pub mod obstacles;
 mod parts;
 pub mod proc_source;
 pub mod ps;
+mod tracks;
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 pub use error::Error;
@@ -21,6 +23,7 @@ pub use inventory::{
 pub use live::Live;
 pub use obstacles::{Obstacle, Surroundings, obstacles};
 pub use parts::Parts;
+pub use tracks::{Track, TrackError, Tracks};
 
 use bpf::{BpfSource, Loaded, PIN_ROOT};
 use proc_source::ProcSource;
@@ -90,6 +93,25 @@ impl Collector {
         let mut source = BpfSource::new(Loaded::load()?);
         source.check()?;
         Ok(Self::of(Sources::Bpf(Box::new(source))))
+    }
+
+    /// Like [`Collector::with_bpf`], with room for so many tracked processes.
+    ///
+    /// # Errors
+    /// As [`Collector::with_bpf`].
+    pub fn with_bpf_for(tracked: NonZeroU32) -> Result<Self, Error> {
+        let mut source = BpfSource::new(Loaded::load_for(Some(tracked))?);
+        source.check()?;
+        Ok(Self::of(Sources::Bpf(Box::new(source))))
+    }
+
+    /// What keeps tracks, by the programs that this has loaded, pinned already if they are to be;
+    /// `None` where they were not loaded, and when asked again.
+    pub fn tracks(&mut self) -> Option<Tracks> {
+        match &mut self.sources {
+            Sources::Bpf(source) => source.tracing().map(Tracks::new),
+            Sources::Proc(_) => None,
+        }
     }
 
     /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file

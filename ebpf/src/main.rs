@@ -7,6 +7,8 @@
 //! number of readers may run them at once. Licence: the helpers used need a GPL-compatible one.
 #![no_std]
 #![no_main]
+// Inline assembly for this target: the one way to its atomic additions.
+#![feature(asm_experimental_arch)]
 
 mod file;
 mod mark;
@@ -14,6 +16,7 @@ mod places;
 mod read;
 mod task;
 mod touch;
+mod track;
 mod vma;
 
 use core::ffi::c_char;

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 // include/uapi/linux/bpf.h
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -52,6 +53,7 @@ struct IterCreate {
     flags: u32,
 }
 
+/// Of `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -119,18 +121,33 @@ pub fn object_get(path: &Path) -> Result<OwnedFd, Errno> {
     bpf(BPF_OBJ_GET, &attributes)
 }
 
+/// Pins an object under a name in a BPF file system, where it stays when its descriptors are closed.
+///
+/// # Errors
+/// If the name is taken, or may not be given.
+pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let attributes =
+        ObjGet { pathname: path.as_ptr() as u64, bpf_fd: number(object), file_flags: 0 };
+    command(BPF_OBJ_PIN, &attributes).map(drop)
+}
+
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
 /// Calls `bpf` with a command that returns a descriptor.
 fn bpf<T>(command: libc::c_int, attributes: &T) -> Result<OwnedFd, Errno> {
-    // SAFETY: each command above is passed the attributes that the kernel defines for it, which it
-    // only reads; the addresses inside are those of locals of the callers, still alive here.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    };
-    let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EOVERFLOW)?;
+    let fd = self::command(command, attributes)?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EOVERFLOW)?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn command<T>(command: libc::c_int, attributes: &T) -> Result<libc::c_long, Errno> {
+    // SAFETY: each command above is passed the attributes that the kernel defines for it, which it
+    // only reads; the addresses inside are those of locals of the callers, still alive here.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use kernel::procfs::{Dir, Namespaces};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::tracks::{self, Counts, Followed, Tracers};
 use super::{BpfError, offsets};
 
 /// The programs' object, in the alignment that its parser wants.
@@ -39,6 +41,8 @@ pub struct Loaded {
     pub(super) vmas: OwnedFd,
     /// Stamps what settings are changed of; not there on every processor.
     watch: Option<OwnedFd>,
+    /// Counts changes of tracked processes, until it is taken out; not there on every processor.
+    tracing: Option<(Tracers, Counts)>,
     /// Programs and maps, when this process loaded them.
     ebpf: Option<Ebpf>,
     messages: Option<Messages>,
@@ -77,14 +81,23 @@ impl Loaded {
     /// # Errors
     /// If this kernel's structures are not as needed, or it refuses the programs.
     pub fn load() -> Result<Self, BpfError> {
+        Self::load_for(None)
+    }
+
+    /// Like [`Loaded::load`], with room for so many tracked processes.
+    ///
+    /// # Errors
+    /// As [`Loaded::load`].
+    pub fn load_for(tracked: Option<NonZeroU32>) -> Result<Self, BpfError> {
         check_namespaces()?;
         let offsets = offsets::resolve()?;
         let btf = Btf::from_sys_fs().map_err(BpfError::Btf)?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .override_global("OFFSETS", &offsets, true)
-            .load(OBJECT)
-            .map_err(BpfError::Object)?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).override_global("OFFSETS", &offsets, true);
+        if let Some(tracked) = tracked {
+            loader.map_max_entries("TRACKED", tracked.get());
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(BpfError::Object)?;
         let mut fds = Vec::with_capacity(NAMES.len());
         for name in NAMES {
             fds.push(load_program(&mut ebpf, name, &btf)?);
@@ -92,9 +105,15 @@ impl Loaded {
         let watch = if offsets[ebpf_common::offsets::REGISTERS_CALL] == ABSENT {
             None
         } else {
-            load_watch(&mut ebpf, &btf)
+            load_tracepoint(&mut ebpf, WATCH, WATCH, &btf)
                 .inspect_err(|error| tracing::warn!(%error, "sockets have no marks"))
                 .ok()
+        };
+        let tracing = match offsets[ebpf_common::offsets::REGISTERS_CALL] {
+            ABSENT => None,
+            _ => tracks::load(&mut ebpf, &btf)
+                .inspect_err(|error| tracing::warn!(%error, "processes cannot be tracked"))
+                .ok(),
         };
         // Messages are a help, not a need: an object without them works.
         let messages = EbpfLogger::init_with_logger(&mut ebpf, tracing_log::LogTracer::new())
@@ -104,7 +123,7 @@ impl Loaded {
         let (Some(vmas), Some(files), Some(task)) = (fds.pop(), fds.pop(), fds.pop()) else {
             return Err(BpfError::Missing(NAMES[0]));
         };
-        Ok(Self { task, files, vmas, watch, ebpf: Some(ebpf), messages })
+        Ok(Self { task, files, vmas, watch, tracing, ebpf: Some(ebpf), messages })
     }
 
     /// Opens the programs that another process has pinned.
@@ -124,6 +143,7 @@ impl Loaded {
             files: open(files)?,
             vmas: open(vmas)?,
             watch: open(WATCH).ok(),
+            tracing: None,
             ebpf: None,
             messages: None,
         })
@@ -152,7 +172,16 @@ impl Loaded {
             let in_place = folder.join(WATCH);
             program.pin(in_place).map_err(|source| BpfError::Pin { name: WATCH, source })?;
         }
+        if let Some((tracers, _)) = &mut self.tracing {
+            tracks::pin_maps(ebpf, &folder)?;
+            tracers.pin_in(&folder);
+        }
         Ok(())
+    }
+
+    /// Takes out what counts changes of tracked processes; `None` if it was not loaded here.
+    pub(crate) fn tracing(&mut self) -> Option<(Tracers, Counts)> {
+        self.tracing.take()
     }
 
     /// Has changes of settings stamped, for as long as what it returns is kept. `None` where that
@@ -193,13 +222,25 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<OwnedF
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
 }
 
-fn load_watch(ebpf: &mut Ebpf, btf: &Btf) -> Result<OwnedFd, BpfError> {
-    let refused = |source| BpfError::Program { name: WATCH, source };
+/// Loads a program of a tracepoint.
+pub(super) fn load_tracepoint(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    tracepoint: &str,
+    btf: &Btf,
+) -> Result<OwnedFd, BpfError> {
+    let refused = |source| BpfError::Program { name, source };
     let program: &mut BtfTracePoint =
-        ebpf.program_mut(WATCH).ok_or(BpfError::Missing(WATCH))?.try_into().map_err(refused)?;
-    program.load(WATCH, btf).map_err(refused)?;
+        ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(refused)?;
+    program.load(tracepoint, btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
+}
+
+/// What is counted at present of processes that another process tracks by the programs that it has
+/// pinned below `root`; `None` when nothing is.
+pub(super) fn followed(root: &Path) -> Option<Followed> {
+    Followed::open(&folder(root))
 }
 
 fn folder(root: &Path) -> PathBuf {

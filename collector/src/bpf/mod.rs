@@ -6,10 +6,12 @@ mod load;
 mod offsets;
 mod records;
 mod source;
+mod tracks;
 
 pub(crate) use load::unpin;
 pub use load::{Loaded, PIN_ROOT};
 pub use source::BpfSource;
+pub(crate) use tracks::{Counts, Followed, NotEntered, Tracers};
 pub(crate) use source::quicker_at_once;
 
 /// What can go wrong with the eBPF programs.
@@ -74,6 +76,24 @@ pub enum BpfError {
         /// The kernel's answer.
         #[source]
         source: aya::pin::PinError,
+    },
+    /// A map could not be used.
+    #[error("use the map {name} of tracked processes")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: aya::maps::MapError,
+    },
+    /// A program could not be put to its tracepoint.
+    #[error("attach eBPF program {name}")]
+    Attach {
+        /// The program.
+        name: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: nix::Error,
     },
     /// A pinned program could not be opened.
     #[error("open the pinned eBPF program {path}")]

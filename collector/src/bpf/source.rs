@@ -21,7 +21,7 @@ use super::records::{
     self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
     with_name,
 };
-use super::{BpfError, Loaded, fallback, files};
+use super::{BpfError, Counts, Loaded, Tracers, fallback, files};
 use crate::{
     Inventory, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
 };
@@ -110,6 +110,12 @@ impl BpfSource {
     /// If the BPF file system cannot be mounted or written to.
     pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
         self.programs.pin(root)
+    }
+
+    /// Takes out what counts changes of tracked processes; `None` if it was not loaded here, or
+    /// has been taken out before.
+    pub(crate) fn tracing(&mut self) -> Option<(Tracers, Counts)> {
+        self.programs.tracing()
     }
 
     /// From now on sockets have marks, where that is to be had.

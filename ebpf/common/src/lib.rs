@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod offsets;
+pub mod track;
 
 #[cfg(feature = "host")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -138,6 +138,9 @@ offsets! {
     REGISTERS_CALL = "pt_regs.orig_ax" optional;
     REGISTERS_FIRST = "pt_regs.di" optional;
     REGISTERS_SECOND = "pt_regs.si" optional;
+    REGISTERS_THIRD = "pt_regs.dx" optional;
+    TASK_STATUS = "task_struct.thread_info.status" optional;
+    SIGNAL_LIVE = "signal_struct.live.counter";
     FS_PWD = "fs_struct.pwd";
     FS_ROOT = "fs_struct.root";
     PATH_DENTRY = "path.dentry";
