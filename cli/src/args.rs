@@ -17,7 +17,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Checkpoint a process and all its descendants
     Dump(DumpOptions),
-    /// End the tracking of changes that `dump --track` or `criu pre-dump` let go on
+    /// End the tracking of memory that `dump --track` or `criu pre-dump` let go on, or a track of
+    /// `stasis track`
     Untrack(UntrackOptions),
     /// Restore a checkpoint
     Restore(RestoreOptions),
@@ -35,6 +36,11 @@ pub(crate) enum Command {
         /// What is held
         holding: String,
     },
+    /// Have the collector's service count what processes change, so that dumps need not look at all
+    /// of it again while they are frozen; prints the track's id
+    Track(TrackOptions),
+    /// List what is tracked
+    Tracks(TracksOptions),
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
     #[command(disable_help_flag = true)]
     Criu {
@@ -88,10 +94,13 @@ pub(crate) struct DumpOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UntrackOptions {
-    /// Process at the root of the tree
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) pid: i32,
-    /// Directory of what is known at run time
+    /// Process at the root of the tree whose memory is tracked
+    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "id")]
+    pub(crate) pid: Option<i32>,
+    /// The track to end, by the id that `stasis track` printed
+    #[arg(long, conflicts_with = "pid")]
+    pub(crate) id: Option<u64>,
+    /// Directory of what is known at run time, and of the services' sockets
     #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
     pub(crate) run_dir: PathBuf,
 }
@@ -141,4 +150,40 @@ pub(crate) struct ShowOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where the collector's service listens.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CollectorSocket {
+    /// Directory of the services' sockets
+    #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrackOptions {
+    /// Process to track, with those that it makes from now on
+    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "cgroup")]
+    pub(crate) pid: Option<i32>,
+    /// Track the whole tree below it too
+    #[arg(long, requires = "pid")]
+    pub(crate) tree: bool,
+    /// Track what is in a cgroup and below it, named as /proc/PID/cgroup does
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    pub(crate) cgroup: Option<String>,
+    /// Count system calls too, which spares dumps the look at open files that have not changed, and
+    /// makes every system call of the machine a little slower while the track lasts
+    #[arg(long)]
+    pub(crate) files: bool,
+    #[command(flatten)]
+    pub(crate) socket: CollectorSocket,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TracksOptions {
+    /// Print JSON, with every process and its generations
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: CollectorSocket,
 }

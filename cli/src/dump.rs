@@ -60,15 +60,13 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `stasis untrack`.
-pub(crate) fn untrack(options: &args::UntrackOptions) -> Result<ExitCode, Failure> {
-    let asked = DumpOptions {
-        tracks: options.run_dir.join("tracks"),
-        ..DumpOptions::new(options.pid, PathBuf::new())
-    };
+/// `stasis untrack PID`.
+pub(crate) fn untrack(pid: i32, run_dir: &Path) -> Result<ExitCode, Failure> {
+    let asked =
+        DumpOptions { tracks: run_dir.join("tracks"), ..DumpOptions::new(pid, PathBuf::new()) };
     if dumper::untrack(&asked)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let error = format!("untrack process {}: its changes are not being tracked", options.pid);
+    let error = format!("untrack process {pid}: its changes are not being tracked");
     Err(Failure::with_remedy(error, "nothing has to be done"))
 }

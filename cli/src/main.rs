@@ -19,6 +19,7 @@ mod progress;
 mod ps;
 mod restore;
 mod show;
+mod track;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, UntrackOptions};
 use crate::failure::Failure;
 
 /// The C library's own allocator asks the kernel for every few pages that a thread other than the
@@ -54,7 +55,12 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     log_to_stderr();
     match args.command {
         Command::Dump(options) => dump::run(options),
-        Command::Untrack(options) => dump::untrack(&options),
+        Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
+            dump::untrack(pid, &run_dir)
+        }
+        Command::Untrack(UntrackOptions { id, run_dir, .. }) => {
+            track::end(&run_dir, id.unwrap_or_default())
+        }
         Command::KeepTracks { file, holding } => {
             dumper::keep(&file, &holding)?;
             Ok(ExitCode::SUCCESS)
@@ -62,6 +68,8 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Restore(options) => restore::run(&options),
         Command::Ps(options) => ps::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Track(options) => track::track(&options),
+        Command::Tracks(options) => track::tracks(&options),
         Command::Show(options) => {
             let summary = show::summarize(&images::ImageDir::open(&options.directory)?)?;
             let text = if options.json {

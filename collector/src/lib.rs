@@ -20,7 +20,7 @@ pub use inventory::{
     Action, FileMark, InProcess, InTask, Inventory, Mapping, NamedFile, OpenFile, Places, Process,
     ProcessState, Tables, Thread, VmFlags,
 };
-pub use live::Live;
+pub use live::{Live, ROOM};
 pub use obstacles::{Obstacle, Surroundings, obstacles};
 pub use parts::Parts;
 pub use tracks::{Track, TrackError, Tracks};
@@ -202,6 +202,17 @@ impl Collector {
         }
         self.threads = inventory.processes.values().map(|process| process.threads.len()).sum();
         Ok(inventory)
+    }
+
+    /// Takes an inventory of processes as [`Collector::take_tree`] does of a tree.
+    ///
+    /// # Errors
+    /// If something that is there cannot be read or understood.
+    pub fn again(&mut self, pids: &[i32], earlier: &mut Inventory) -> Result<Inventory, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(source.take(pids, Parts::all(), earlier)?),
+            Sources::Proc(source) => source.take(pids, Parts::all()),
+        }
     }
 
     /// Takes only some parts of an inventory.

@@ -1,9 +1,9 @@
 //! What the collector's service holds: a source of inventories that several requests share, and
 //! what it counts.
-//!
-//! Here is the place for tracked trees and their generations: what a request gets is asked of
-//! [`Live`], which today takes every inventory anew.
 
+mod tracks;
+
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,14 +12,20 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use crate::bpf::PIN_ROOT;
 use crate::{Collector, Error, Inventory, Source, ps};
+use tracks::LiveTracks;
 
 /// A source of inventories for many.
 #[derive(Debug)]
 pub struct Live {
     collector: Mutex<Collector>,
+    tracks: LiveTracks,
     metrics: Metrics,
     reason: Option<String>,
 }
+
+/// How many processes may be tracked unless another number is given: each takes some 150 bytes of
+/// the kernel's memory, from the start.
+pub const ROOM: NonZeroU32 = NonZeroU32::new(1 << 14).unwrap();
 
 #[derive(Debug)]
 struct Metrics {
@@ -36,19 +42,24 @@ impl Live {
     /// # Errors
     /// If the metrics are registered already.
     pub fn start(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Self::start_at(registry, Path::new(PIN_ROOT))
+        Self::start_at(registry, Path::new(PIN_ROOT), ROOM)
     }
 
-    /// Like [`Live::start`], leaving the programs below another folder.
+    /// Like [`Live::start`], leaving the programs below another folder, with room for so many tracked
+    /// processes.
     ///
     /// # Errors
     /// As [`Live::start`].
-    pub fn start_at(registry: &Registry, root: &Path) -> Result<Self, prometheus::Error> {
-        let loaded = Collector::with_bpf().and_then(|mut collector| {
+    pub fn start_at(
+        registry: &Registry,
+        root: &Path,
+        tracked: NonZeroU32,
+    ) -> Result<Self, prometheus::Error> {
+        let loaded = Collector::with_bpf_for(tracked).and_then(|mut collector| {
             collector.pin(root)?;
             Ok(collector)
         });
-        let (collector, reason) = match loaded {
+        let (mut collector, reason) = match loaded {
             Ok(collector) => (collector, None),
             Err(error) => {
                 let reason = chain(&error);
@@ -57,7 +68,8 @@ impl Live {
             }
         };
         let metrics = Metrics::register(registry, collector.source())?;
-        Ok(Self { collector: Mutex::new(collector), metrics, reason })
+        let tracks = LiveTracks::start(registry, &mut collector)?;
+        Ok(Self { collector: Mutex::new(collector), tracks, metrics, reason })
     }
 
     /// Where inventories come from.

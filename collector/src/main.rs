@@ -1,8 +1,12 @@
 //! `stasis-collector`: loads the eBPF programs for itself and for others, and says what runs.
 
+mod track_routes;
+
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::ProcessList;
 use axum::extract::{Path, State};
@@ -13,7 +17,7 @@ use clap::Parser;
 use prometheus::Registry;
 use service::{Capability, Error, Privileges, Problem, Service, Settings, chain};
 use stasis_collector::bpf::PIN_ROOT;
-use stasis_collector::{Collector, Inventory, Live};
+use stasis_collector::{Collector, Inventory, Live, ROOM, TrackError};
 
 /// Says what runs and what of it can be dumped; keeps the eBPF programs that dumps use
 #[derive(Debug, Parser)]
@@ -24,7 +28,13 @@ struct Args {
     /// Folder of the BPF file system in which the programs are left for other processes
     #[arg(long, value_name = "DIR", default_value = PIN_ROOT, env = "STASIS_BPF_DIR")]
     bpf_dir: PathBuf,
+    /// How many processes may be tracked at a time
+    #[arg(long, value_name = "COUNT", default_value_t = ROOM, env = "STASIS_TRACKED_PROCESSES")]
+    tracked_processes: NonZeroU32,
 }
+
+/// How often it is looked whether tracks have ended.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// What an inventory of anybody's processes takes. Loading and pinning the programs takes more,
 /// and is done before the rest is dropped.
@@ -45,13 +55,16 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     // Before privileges are dropped, and before there is a log: what failed is noted after.
     let registry = Registry::new();
-    let live = Arc::new(Live::start_at(&registry, &args.bpf_dir)?);
+    let live = Arc::new(Live::start_at(&registry, &args.bpf_dir, args.tracked_processes)?);
     let service = Service { name: "collector", privileges: PRIVILEGES };
     let mut prepared = service.prepare_with(registry, args.settings.log, None)?;
     if let Some(reason) = live.reason() {
         prepared.note(format!("inventories come from /proc, slower: {reason}"));
     }
-    let result = prepared.run(&args.settings, async || Ok(router(live)));
+    let result = prepared.run(&args.settings, async || {
+        tokio::spawn(sweep(live.clone()));
+        Ok(router(live))
+    });
     if let Err(error) = Collector::unpin(&args.bpf_dir) {
         tracing::warn!("{}", chain(&error));
     }
@@ -62,7 +75,23 @@ fn router(live: Arc<Live>) -> Router {
     Router::new()
         .route("/v1/processes", get(processes))
         .route("/v1/inventories/{pid}", get(inventory))
+        .merge(track_routes::router())
         .with_state(live)
+}
+
+/// Ends tracks whose last process has ended: their programs are called for nothing.
+async fn sweep(live: Arc<Live>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    loop {
+        clock.tick().await;
+        let live = live.clone();
+        match tokio::task::spawn_blocking(move || live.all_tracks()).await {
+            Ok(Err(TrackError::Unsupported)) => return,
+            Ok(Err(error)) => tracing::warn!("{}", chain(&error)),
+            Ok(Ok(_)) => {}
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
 }
 
 async fn processes(State(live): State<Arc<Live>>) -> Result<Json<ProcessList>, Problem> {

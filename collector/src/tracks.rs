@@ -111,9 +111,9 @@ impl Tracks {
     ///
     /// # Errors
     /// If there is nothing to track, or something is tracked already, or there is no room.
-    pub fn begin(&mut self, target: TrackTarget, calls: bool) -> Result<u64, TrackError> {
+    pub fn begin(&mut self, target: &TrackTarget, calls: bool) -> Result<u64, TrackError> {
         self.sweep()?;
-        let found = list(&target)?;
+        let found = list(target)?;
         let id = self.next;
         self.next += 1;
         if let Err(error) = self.tracers.attach(calls) {
@@ -122,9 +122,10 @@ impl Tracks {
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(created.as_millis()).unwrap_or(u64::MAX);
-        self.kept.insert(id, Kept { target: target.clone(), calls, created_ms });
+        let kept = Kept { target: target.clone(), calls, created_ms };
+        self.kept.insert(id, kept);
         let entered = match self.counts.begin(id) {
-            Ok(()) => self.enter_all(id, &target, found),
+            Ok(()) => self.enter_all(id, target, found),
             Err(NotEntered::Failed(error)) => Err(error.into()),
             Err(_) => Err(TrackError::Full),
         };
@@ -293,11 +294,10 @@ fn list(target: &TrackTarget) -> Result<Vec<i32>, TrackError> {
     let of_proc = |source| TrackError::Process { what: name(target), source };
     let pids = match target {
         TrackTarget::Pid(pid) => vec![process_of(*pid).map_err(of_proc)?],
-        TrackTarget::Tree(root) => {
-            process_of(*root).and_then(procfs::tree).map_err(of_proc)?
+        TrackTarget::Tree(root) => process_of(*root).and_then(procfs::tree).map_err(of_proc)?,
+        TrackTarget::Cgroup(name) => {
+            of_cgroup(name).map_err(|source| TrackError::Cgroup { name: name.clone(), source })?
         }
-        TrackTarget::Cgroup(name) => of_cgroup(name)
-            .map_err(|source| TrackError::Cgroup { name: name.clone(), source })?,
     };
     if pids.is_empty() { Err(TrackError::Nobody { what: name(target) }) } else { Ok(pids) }
 }

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use prometheus::Registry;
-use stasis_collector::{Collector, Live, Source};
+use stasis_collector::{Collector, Live, ROOM, Source};
 
 #[test]
 fn inventories_are_counted_and_serialised() {
     let registry = Registry::new();
     let own = std::process::id().cast_signed();
     let root = format!("/sys/fs/bpf/stasis-test-live-{own}");
-    let live = Live::start_at(&registry, Path::new(&root)).unwrap();
+    let live = Live::start_at(&registry, Path::new(&root), ROOM).unwrap();
     assert_eq!((live.source(), live.reason()), (Source::Bpf, None));
     let inventory = serde_json::to_value(live.inventory(own).unwrap()).unwrap();
     let process = &inventory["processes"][own.to_string()];

@@ -74,7 +74,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn generations_move_with_their_calls_and_stand_still_without() {
     let mut program = Program::start();
     let mut tracks = tracks();
-    let id = tracks.begin(TrackTarget::Pid(program.pid()), true).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid()), true).unwrap();
     let pid = program.pid();
     let first = process(&mut tracks, id, pid);
     std::thread::sleep(Duration::from_millis(200));
@@ -138,7 +138,7 @@ fn generations_move_with_their_calls_and_stand_still_without() {
 fn without_calls_only_the_scheduler_tells() {
     let mut program = Program::start();
     let mut tracks = tracks();
-    let id = tracks.begin(TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
     let before = process(&mut tracks, id, program.pid());
     program.does("os.setpriority(os.PRIO_PROCESS, 0, 1)");
     assert_eq!(process(&mut tracks, id, program.pid()), before);
@@ -155,7 +155,7 @@ fn forks_are_followed_through_a_storm_and_the_track_ends_with_the_last_process()
     );
     // In the midst of it.
     std::thread::sleep(Duration::from_millis(20));
-    let id = tracks.begin(TrackTarget::Tree(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Tree(program.pid()), false).unwrap();
     let mut answer = String::new();
     BufReader::new(program.0.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
     until("the storm is over", || {
@@ -179,7 +179,7 @@ fn what_has_no_room_is_counted_as_lost() {
     let mut program = Program::start();
     let room = NonZeroU32::new(4).unwrap();
     let mut tracks = Collector::with_bpf_for(room).unwrap().tracks().unwrap();
-    let id = tracks.begin(TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
     program.does("p = [subprocess.Popen(['/bin/sleep', '60']) for _ in range(60)]");
     let track = tracks.get(id).unwrap().unwrap();
     assert!(track.lost >= 30, "{track:?}");
@@ -189,7 +189,7 @@ fn what_has_no_room_is_counted_as_lost() {
     assert_eq!(lost, track.lost, "and it stays so");
     // The maps have room again.
     assert!(tracks.end(id).unwrap());
-    let id = tracks.begin(TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
     assert_eq!(tracks.get(id).unwrap().unwrap().lost, 0);
 }
 
@@ -197,12 +197,12 @@ fn what_has_no_room_is_counted_as_lost() {
 fn what_cannot_be_tracked_is_refused() {
     let program = Program::start();
     let mut tracks = tracks();
-    let gone = tracks.begin(TrackTarget::Pid(i32::MAX), false).unwrap_err();
+    let gone = tracks.begin(&TrackTarget::Pid(i32::MAX), false).unwrap_err();
     assert!(matches!(gone, TrackError::Process { .. }), "{gone:?}");
-    let gone = tracks.begin(TrackTarget::Cgroup("/no/such".to_owned()), false).unwrap_err();
+    let gone = tracks.begin(&TrackTarget::Cgroup("/no/such".to_owned()), false).unwrap_err();
     assert!(matches!(gone, TrackError::Cgroup { .. }), "{gone:?}");
-    let id = tracks.begin(TrackTarget::Tree(program.pid()), false).unwrap();
-    let twice = tracks.begin(TrackTarget::Pid(program.pid()), false).unwrap_err();
+    let id = tracks.begin(&TrackTarget::Tree(program.pid()), false).unwrap();
+    let twice = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap_err();
     assert!(matches!(twice, TrackError::Taken { track, .. } if track == id), "{twice:?}");
     assert_eq!(tracks.all().unwrap().len(), 1);
     assert!(!tracks.end(id + 7).unwrap());

@@ -5,6 +5,7 @@ mod jobs;
 mod metrics;
 mod routes;
 mod services;
+mod tracks;
 
 pub use jobs::Jobs;
 pub use metrics::GatewayMetrics;

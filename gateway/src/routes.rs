@@ -43,6 +43,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/processes", get(processes))
+        .merge(crate::tracks::router())
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .with_state(gateway)

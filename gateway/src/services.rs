@@ -38,6 +38,11 @@ impl Services {
         [&self.collector, &self.dumper, &self.freezer, &self.restorer]
     }
 
+    /// The collector, for what is only passed on.
+    pub(crate) const fn collector(&self) -> &Client {
+        &self.collector
+    }
+
     pub(crate) async fn dump(&self, request: &DumpRequest) -> Result<DumpSummary, ClientError> {
         self.dumper.post("/v1/dumps", request).await
     }

@@ -108,6 +108,12 @@ impl Client {
         self.json(self.request(Method::GET, path).timeout(Duration::from_secs(10))).await
     }
 
+    /// Asks for something to be deleted, for at most 10 seconds.
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, path).timeout(Duration::from_secs(10));
+        self.send(request).await.map(drop)
+    }
+
     /// Asks for text, for at most 5 seconds.
     pub async fn text(&self, path: &str) -> Result<String, ClientError> {
         let request = self.request(Method::GET, path).timeout(Duration::from_secs(5));

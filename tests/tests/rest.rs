@@ -70,6 +70,45 @@ fn processes_are_listed_with_what_speaks_against_them() {
 }
 
 #[test]
+fn trees_are_tracked_until_they_end() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let tree = Workload::start("tree", scratch.path("tree"));
+    let body = format!(r#"{{"tree": {}, "files": true}}"#, tree.pid());
+    let track = services.call("POST", "/v1/tracks", Some(&body));
+    assert_eq!(track.status, 201, "{}", track.text);
+    let path = format!("/v1/tracks/{}", track.body["id"]);
+    assert_eq!((&track.body["stale"], &track.body["lost"]), (&json!(false), &json!(0)));
+    let processes = track.body["processes"].as_array().expect("a list").len();
+    assert!(processes > 1, "{}", track.text);
+    assert_eq!(services.call("POST", "/v1/tracks", Some(&body)).status, 409);
+    let inventory = services.call("GET", &format!("{path}/inventory"), None).body;
+    assert_eq!(inventory["processes"][tree.pid().to_string()]["pid"], tree.pid());
+    assert_eq!(services.call("GET", &path, None).body["files"], true);
+    let metrics = services.call("GET", "/metrics", None).text;
+    assert!(metrics.contains("stasis_tracks 1"), "{metrics}");
+    for (body, field) in [
+        ("{}", "pid"),
+        (r#"{"pid": 1, "tree": 1}"#, "pid"),
+        (r#"{"tree": -1}"#, "tree"),
+        (r#"{"cgroup": "/no/such/one"}"#, "cgroup"),
+    ] {
+        let answer = services.call("POST", "/v1/tracks", Some(body));
+        let error = &answer.body["error"];
+        assert_eq!((answer.status, error["field"].as_str()), (422, Some(field)), "{error}");
+        assert!(error["remedy"].is_string(), "{error}");
+    }
+    assert_eq!(services.call("DELETE", &path, None).status, 204);
+    assert_eq!(services.call("DELETE", &path, None).status, 404);
+    assert_eq!(services.call("POST", "/v1/tracks", Some(&body)).status, 201);
+    tree.check().expect("nothing happened to it");
+    drop(tree);
+    let ended = || services.call("GET", "/v1/tracks", None).body == json!({"tracks": []});
+    assert!(wait_until(Duration::from_secs(10), ended), "the track ends with its tree");
+}
+
+#[test]
 fn bad_input_is_answered_with_the_field_and_the_remedy() {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();

@@ -11,8 +11,8 @@ mod tracks;
 pub(crate) use load::unpin;
 pub use load::{Loaded, PIN_ROOT};
 pub use source::BpfSource;
-pub(crate) use tracks::{Counts, Followed, NotEntered, Tracers};
 pub(crate) use source::quicker_at_once;
+pub(crate) use tracks::{Counts, NotEntered, Tracers};
 
 /// What can go wrong with the eBPF programs.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,140 @@
+//! The tracks of the collector's service.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use api::TrackTarget;
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use super::Live;
+use crate::{Collector, Error, Inventory, Track, TrackError, Tracks};
+
+/// What the service keeps of tracks.
+#[derive(Debug)]
+pub(super) struct LiveTracks {
+    state: Mutex<State>,
+    processes: IntGauge,
+    tracks: IntGauge,
+    lost: IntCounter,
+}
+
+#[derive(Debug)]
+struct State {
+    tracks: Option<Tracks>,
+    /// The last inventory of each track that was asked for one.
+    inventories: BTreeMap<u64, Inventory>,
+    /// Of each track, the losses that are in the metric.
+    counted: BTreeMap<u64, u64>,
+}
+
+impl LiveTracks {
+    pub(super) fn start(
+        registry: &Registry,
+        collector: &mut Collector,
+    ) -> Result<Self, prometheus::Error> {
+        let state = State {
+            tracks: collector.tracks(),
+            inventories: BTreeMap::new(),
+            counted: BTreeMap::new(),
+        };
+        let live = Self {
+            state: Mutex::new(state),
+            processes: IntGauge::new("stasis_tracked_processes", "Processes tracked now.")?,
+            tracks: IntGauge::new("stasis_tracks", "Tracks that there are now.")?,
+            lost: IntCounter::new(
+                "stasis_track_lost_total",
+                "Processes of tracks that there was no room for.",
+            )?,
+        };
+        registry.register(Box::new(live.processes.clone()))?;
+        registry.register(Box::new(live.tracks.clone()))?;
+        registry.register(Box::new(live.lost.clone()))?;
+        Ok(live)
+    }
+
+    /// Maps and numbers: one that panicked leaves them as they are.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Tracks) -> Result<T, TrackError>,
+    ) -> Result<T, TrackError> {
+        let mut state = self.state();
+        let answer = work(state.tracks.as_mut().ok_or(TrackError::Unsupported)?);
+        self.count(&mut state)?;
+        answer
+    }
+
+    fn count(&self, state: &mut State) -> Result<(), TrackError> {
+        let all = state.tracks.as_mut().map_or_else(|| Ok(Vec::new()), Tracks::all)?;
+        let processes = all.iter().map(|track| track.processes.len()).sum::<usize>();
+        self.processes.set(i64::try_from(processes).unwrap_or(i64::MAX));
+        self.tracks.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+        let exists = |id: &u64| all.iter().any(|track| track.id == *id);
+        state.counted.retain(|id, _| exists(id));
+        state.inventories.retain(|id, _| exists(id));
+        for track in &all {
+            let counted = state.counted.entry(track.id).or_default();
+            self.lost.inc_by(track.lost.saturating_sub(*counted));
+            *counted = track.lost;
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    /// Begins a track; `calls` has system calls counted too.
+    ///
+    /// # Errors
+    /// As [`Tracks::begin`], and if the programs for it are not there.
+    pub fn begin_track(&self, target: &TrackTarget, calls: bool) -> Result<Track, TrackError> {
+        let what = format!("{target:?}");
+        let track = self.tracks.with(|tracks| {
+            let id = tracks.begin(target, calls)?;
+            tracks.get(id)
+        })?;
+        track.ok_or(TrackError::Nobody { what })
+    }
+
+    /// Ends a track; false if there is none of that id.
+    ///
+    /// # Errors
+    /// As [`Tracks::end`].
+    pub fn end_track(&self, id: u64) -> Result<bool, TrackError> {
+        self.tracks.with(|tracks| tracks.end(id))
+    }
+
+    /// The tracks that there are. Those whose last process has ended go by this.
+    ///
+    /// # Errors
+    /// As [`Tracks::all`].
+    pub fn all_tracks(&self) -> Result<Vec<Track>, TrackError> {
+        self.tracks.with(Tracks::all)
+    }
+
+    /// One track.
+    ///
+    /// # Errors
+    /// As [`Tracks::get`].
+    pub fn track(&self, id: u64) -> Result<Option<Track>, TrackError> {
+        self.tracks.with(|tracks| tracks.get(id))
+    }
+
+    /// The inventory of a track's processes: what is known not to have changed since it was last
+    /// asked for is not read again. `None` if there is no such track.
+    ///
+    /// # Errors
+    /// If the maps cannot be read, or what is there cannot.
+    pub fn track_inventory(&self, id: u64) -> Result<Result<Option<Inventory>, Error>, TrackError> {
+        let Some(track) = self.track(id)? else { return Ok(Ok(None)) };
+        let pids: Vec<i32> = track.processes.keys().copied().collect();
+        let mut earlier = self.tracks.state().inventories.remove(&id).unwrap_or_default();
+        let taken = self.counted(|collector| collector.again(&pids, &mut earlier));
+        Ok(taken.map(|inventory| {
+            self.tracks.state().inventories.insert(id, inventory.clone());
+            Some(inventory)
+        }))
+    }
+}

@@ -1,0 +1,64 @@
+//! `/v1/tracks`: passed on to the collector.
+
+use api::{Track, TrackList, TrackRequest};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Json, Router, routing::get};
+use service::{Body, Problem};
+
+use crate::routes::Gateway;
+use crate::services::problem;
+
+/// The paths.
+pub(crate) fn router() -> Router<Gateway> {
+    Router::new()
+        .route("/v1/tracks", get(tracks).post(begin))
+        .route("/v1/tracks/{id}", get(track).delete(end))
+        .route("/v1/tracks/{id}/inventory", get(inventory))
+}
+
+/// A number that can stand in a path.
+fn number(id: &str) -> Result<u64, Problem> {
+    id.parse().map_err(|_| {
+        Problem::new(StatusCode::NOT_FOUND, format!("no track {id}"))
+            .of("id")
+            .remedy("GET /v1/tracks lists those there are")
+    })
+}
+
+async fn begin(
+    State(gateway): State<Gateway>,
+    Body(request): Body<TrackRequest>,
+) -> Result<(StatusCode, Json<Track>), Problem> {
+    let track = gateway.services.collector().post("/v1/tracks", &request).await;
+    track.map(|track| (StatusCode::CREATED, Json(track))).map_err(problem)
+}
+
+async fn tracks(State(gateway): State<Gateway>) -> Result<Json<TrackList>, Problem> {
+    gateway.services.collector().get("/v1/tracks").await.map(Json).map_err(problem)
+}
+
+async fn track(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+) -> Result<Json<Track>, Problem> {
+    let path = format!("/v1/tracks/{}", number(&id)?);
+    gateway.services.collector().get(&path).await.map(Json).map_err(problem)
+}
+
+async fn inventory(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let path = format!("/v1/tracks/{}/inventory", number(&id)?);
+    gateway.services.collector().get(&path).await.map(Json).map_err(problem)
+}
+
+async fn end(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let path = format!("/v1/tracks/{}", number(&id)?);
+    gateway.services.collector().delete(&path).await.map_err(problem)?;
+    Ok(StatusCode::NO_CONTENT)
+}
