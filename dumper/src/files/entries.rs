@@ -265,7 +265,11 @@ impl Survey<'_> {
         };
         match family.0 {
             libc::AF_UNIX => {
-                self.neighbours.load()?;
+                if frozen {
+                    self.neighbours.load_one(file.inode as u32)?;
+                } else {
+                    self.neighbours.load()?;
+                }
                 let neighbours = &self.neighbours;
                 let (mut socket, queue) = with_socket(self.memory, pid, file, |socket| {
                     let entry = unix_sockets::entry(socket, file.inode, neighbours, strict)?;

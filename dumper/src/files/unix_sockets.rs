@@ -8,7 +8,7 @@ use images::messages::{
     FilePermsEntry, FownEntry, SHUTDOWN_BOTH, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
     UnixSkEntry,
 };
-use kernel::sock_diag::UnixSocket;
+use kernel::sock_diag::{UnixLookup, UnixSocket};
 use kernel::sockets::{local_address, option, peek, set_option, unix_file};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
@@ -25,7 +25,13 @@ pub(super) struct Neighbours {
     held: HashSet<u32>,
     /// Known once they have been asked for: that takes a while.
     known: Option<Known>,
+    /// Those that were asked for one by one.
+    single: HashMap<u32, UnixSocket>,
+    lookup: Option<UnixLookup>,
 }
+
+/// How many are asked for one by one before all are: the kernel looks through all of them for each.
+const SINGLE: usize = 64;
 
 #[derive(Debug, Default)]
 struct Known {
@@ -48,7 +54,7 @@ impl Known {
 impl Neighbours {
     /// Those of a tree that holds the sockets with these inodes.
     pub(super) fn new(held: HashSet<u32>) -> Self {
-        Self { held, known: None }
+        Self { held, ..Self::default() }
     }
 
     /// Whether the tree holds the socket with this inode.
@@ -66,8 +72,42 @@ impl Neighbours {
         Ok(())
     }
 
+    /// Asks for what is to be known of one socket: itself and its peer, as long as few are asked
+    /// for, and as it is not one that waits at another.
+    pub(super) fn load_one(&mut self, inode: u32) -> Result<(), Problem> {
+        if self.known.is_some() || self.single.len() >= SINGLE {
+            return self.load();
+        }
+        let Some(socket) = self.look_up(inode)? else { return Ok(()) };
+        let (peer, state, kind) = (socket.peer, socket.state, socket.kind);
+        self.single.insert(inode, socket);
+        match peer {
+            Some(peer) => {
+                let peer = self.look_up(peer)?;
+                self.single.extend(peer.map(|peer| (peer.inode, peer)));
+                Ok(())
+            }
+            None if i32::from(kind) != SOCK_DGRAM && u32::from(state) == SK_ESTABLISHED => {
+                self.load()
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn look_up(&mut self, inode: u32) -> Result<Option<UnixSocket>, Problem> {
+        let doing = "look up the Unix socket of";
+        let lookup = match &mut self.lookup {
+            Some(lookup) => lookup,
+            none => none.insert(UnixLookup::new().doing(doing)?),
+        };
+        lookup.find(inode).doing(doing)
+    }
+
     fn socket(&self, inode: u32) -> Option<&UnixSocket> {
-        self.known.as_ref()?.sockets.get(&inode)
+        match &self.known {
+            Some(known) => known.sockets.get(&inode),
+            None => self.single.get(&inode),
+        }
     }
 
     fn waits_at(&self, inode: u32) -> Option<&u32> {

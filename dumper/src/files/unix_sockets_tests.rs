@@ -67,3 +67,20 @@ fn directories_of_relative_names() {
     assert_eq!(directory(b"/s", b"s").unwrap(), b"/");
     assert!(refusal(directory(b"/tmp/x/s", b"../y/s")).contains("relative name"));
 }
+
+#[test]
+fn one_that_is_asked_for_alone_is_as_among_all() {
+    let (a, b) = create_pair(SOCK_STREAM).unwrap();
+    nix::unistd::write(&a, b"some").unwrap();
+    let all = neighbours(&[&a, &b]);
+    let mut alone = Neighbours::new([inode(&a) as u32, inode(&b) as u32].into());
+    alone.load_one(inode(&a) as u32).unwrap();
+    assert!(alone.known.is_none());
+    let by_all = entry(a.as_fd(), inode(&a), &all, true).unwrap();
+    assert_eq!(entry(a.as_fd(), inode(&a), &alone, true).unwrap(), by_all);
+    // Nothing but the list of all tells whether it waits at another.
+    drop(b);
+    let mut alone = Neighbours::new([inode(&a) as u32].into());
+    alone.load_one(inode(&a) as u32).unwrap();
+    assert!(alone.known.is_some());
+}
