@@ -82,6 +82,9 @@ impl Plan {
                     codes.extend(found.map(|found| (pid, found)));
                     memory.insert(pid, planned);
                 }
+                // It executes a program that has no library yet: it is looked at again.
+                Err(Error::Inject { source: crate::inject::Error::NoCodes { .. }, .. })
+                    if pid != options.pid => {}
                 // It ended while it was being looked at, which descendants may.
                 Err(_) if pid != options.pid && has_ended(pid) => {}
                 Err(error) => return Err(error),
@@ -126,8 +129,8 @@ fn look_at_files(
 ) -> Result<(Inventory, files::Plan), Error> {
     for _ in 0..DOUBTS {
         match files::Plan::prepare(&now, context) {
-            Err(files::Error::Refused { .. }) => now = inventory(collector, root, &mut now)?,
-            files => return Ok((now, files?)),
+            Ok(files) => return Ok((now, files)),
+            Err(_) => now = inventory(collector, root, &mut now)?,
         }
     }
     let files = files::Plan::prepare(&now, context)?;

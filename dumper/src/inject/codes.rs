@@ -58,10 +58,18 @@ impl CodeFinder {
     fn in_mapping(&mut self, pid: i32, mapping: &Mapping) -> Found {
         let bytes = mapping.end - mapping.start;
         let key = (mapping.device, mapping.inode, mapping.offset, bytes);
-        *self.known.entry(key).or_insert_with(|| Found {
-            trampoline: search(pid, mapping, &TRAMPOLINE_CODE),
-            syscall_return: search(pid, mapping, &SYSCALL_RETURN_CODE),
-        })
+        if let Some(found) = self.known.get(&key) {
+            return *found;
+        }
+        let searched = search(pid, mapping, &TRAMPOLINE_CODE).and_then(|trampoline| {
+            let syscall_return = search(pid, mapping, &SYSCALL_RETURN_CODE)?;
+            Ok(Found { trampoline, syscall_return })
+        });
+        match searched {
+            Ok(found) => *self.known.entry(key).or_insert(found),
+            // It says nothing of the file: the process may be ending.
+            Err(_) => Found::default(),
+        }
     }
 }
 
@@ -72,24 +80,27 @@ fn is_file_code(mapping: &Mapping) -> bool {
         && !mapping.flags.contains(VmFlags::WRITE)
 }
 
-/// Offset of the first occurrence of `code` in a mapping. A part that cannot be read has none.
-fn search(pid: i32, mapping: &Mapping, code: &[u8]) -> Option<u64> {
+/// Offset of the first occurrence of `code` in a mapping.
+fn search(pid: i32, mapping: &Mapping, code: &[u8]) -> std::io::Result<Option<u64>> {
     let finder = Finder::new(code);
     let mut chunk = vec![0; CHUNK];
     let mut at = mapping.start;
     while at < mapping.end {
         let want = (mapping.end - at).min(CHUNK as u64) as usize;
-        let read = kernel::memory::read_ranges(pid, &[(at, want)], &mut chunk[..want]).ok()?;
+        let read = kernel::memory::read_ranges(pid, &[(at, want)], &mut chunk[..want])?;
         if let Some(offset) = finder.find(&chunk[..read]) {
-            return Some(at - mapping.start + offset as u64);
+            return Ok(Some(at - mapping.start + offset as u64));
         }
-        if read < want || want < CHUNK {
-            return None;
+        if read < want {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if want < CHUNK {
+            return Ok(None);
         }
         // The next chunk overlaps, so that an occurrence across the edge is seen.
         at += (read - code.len()) as u64;
     }
-    None
+    Ok(None)
 }
 
 impl Codes {
