@@ -1,5 +1,6 @@
 //! `stasis-dumper`: dumps process trees for others.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,6 +16,9 @@ struct Args {
     settings: Settings,
     #[command(flatten)]
     checkpoints: CheckpointSettings,
+    /// Folder of the BPF file system in which the collector has left its programs
+    #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
+    bpf_dir: Option<PathBuf>,
 }
 
 /// What a dump of anybody's processes takes.
@@ -55,6 +59,6 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
-        Ok(stasis_dumper::router(root, &metrics, traces)?)
+        Ok(stasis_dumper::router(root, args.bpf_dir.clone(), &metrics, traces)?)
     })
 }

@@ -1,5 +1,6 @@
 //! The dumper's paths: dumps and checkpoints, for who asks over its socket.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use api::{After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary};
@@ -17,6 +18,8 @@ use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
 #[derive(Clone, Debug)]
 struct Dumper {
     root: CheckpointRoot,
+    /// [`DumpOptions::programs`].
+    programs: Option<PathBuf>,
     metrics: DumpMetrics,
     traces: Traces,
 }
@@ -86,16 +89,18 @@ impl DumpMetrics {
     }
 }
 
-/// The router of the dumper's own paths, with its metrics registered.
+/// The router of the dumper's own paths, with its metrics registered. `programs` is
+/// [`DumpOptions::programs`].
 ///
 /// # Errors
 /// If the metrics are registered already.
 pub fn router(
     root: CheckpointRoot,
+    programs: Option<PathBuf>,
     metrics: &Metrics,
     traces: Traces,
 ) -> Result<Router, prometheus::Error> {
-    let dumper = Dumper { root, metrics: DumpMetrics::new(metrics)?, traces };
+    let dumper = Dumper { root, programs, metrics: DumpMetrics::new(metrics)?, traces };
     Ok(Router::new()
         .route("/v1/dumps", post(make))
         .route("/v1/checkpoints", get(list))
@@ -196,6 +201,7 @@ async fn make(
         shell_job: request.shell_job,
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
+        programs: dumper.programs.clone(),
         ..DumpOptions::new(pid, images_dir)
     };
     let metrics = dumper.metrics.clone();

@@ -87,8 +87,7 @@ fn criu_works() -> bool {
 /// Everything that is measured with.
 struct Session<'a> {
     args: &'a Args,
-    bench: Bench,
-    services: &'a Services,
+    bench: Bench<'a>,
     criu: bool,
 }
 
@@ -121,7 +120,7 @@ impl Session<'_> {
     fn account(&self, row: &Row, report: &mut Report) {
         let mut accounts = Accounts::default();
         for _ in 0..self.args.runs() {
-            let means = Means::Services(self.services);
+            let means = Means::Services(self.bench.services);
             match self.bench.once(means, row.shape, row.size, false) {
                 Ok(times) => accounts.add(&times),
                 Err(what) => report.failed(what),
@@ -136,7 +135,7 @@ impl Session<'_> {
         println!("the small process through the gateway");
         let (mut direct, mut served) = (Vec::new(), Vec::new());
         for _ in 0..self.args.runs() {
-            for means in [Means::Engine(Engine::Stasis), Means::Services(self.services)] {
+            for means in [Means::Engine(Engine::Stasis), Means::Services(self.bench.services)] {
                 match (self.bench.once(means, Shape::Small, 1, false), means) {
                     (Ok(times), Means::Services(_)) => served.push(times.frozen),
                     (Ok(times), Means::Engine(_)) => direct.push(times.frozen),
@@ -174,7 +173,7 @@ fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine
     if !criu {
         println!("without CRIU: its column stays empty");
     }
-    let session = Session { args, bench: Bench { machine, scratch }, services, criu };
+    let session = Session { args, bench: Bench { machine, scratch, services }, criu };
     let mut report = Report::new(args.runs());
     for _ in 0..args.runs() {
         match session.bench.idle() {

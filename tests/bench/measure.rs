@@ -33,9 +33,11 @@ pub(crate) struct Times {
 }
 
 /// What stays the same between measurements.
-pub(crate) struct Bench {
+pub(crate) struct Bench<'a> {
     pub(crate) machine: Machine,
     pub(crate) scratch: Scratch,
+    /// In any case they run, as in production: a dump by the command uses their eBPF programs.
+    pub(crate) services: &'a Services,
 }
 
 pub(crate) fn millis(time: Duration) -> f64 {
@@ -54,7 +56,12 @@ fn timed(command: &mut Command) -> Result<Duration, String> {
 }
 
 /// The plainest dump that the engine has, the target running on.
-fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<(Duration, Value), String> {
+fn dump(
+    means: Means<'_>,
+    pid: i32,
+    images: &Path,
+    programs: &Path,
+) -> Result<(Duration, Value), String> {
     match means {
         Means::Services(services) => {
             let start = Instant::now();
@@ -68,7 +75,7 @@ fn dump(means: Means<'_>, pid: i32, images: &Path) -> Result<(Duration, Value), 
         Means::Engine(engine) => {
             let mut command = engine.command("dump");
             if engine == Engine::Stasis {
-                command.arg(pid.to_string());
+                command.arg(pid.to_string()).env("STASIS_BPF_DIR", programs);
             } else {
                 fs::create_dir_all(images).map_err(|error| format!("make {images:?}: {error}"))?;
                 command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
@@ -87,7 +94,7 @@ fn restore(engine: Engine, images: &Path) -> Result<Duration, String> {
     timed(command.args(detached))
 }
 
-impl Bench {
+impl Bench<'_> {
     fn start(&self, shape: Shape, size: usize) -> Workload {
         let environment = shape.environment(size);
         let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
@@ -135,7 +142,7 @@ impl Bench {
         std::thread::sleep(Duration::from_millis(100));
         workload.gap()?;
         let images = self.scratch.path("images");
-        let (dumped, summary) = dump(means, workload.pid(), &images)?;
+        let (dumped, summary) = dump(means, workload.pid(), &images, &self.services.programs())?;
         let (frozen, dump) = (millis(workload.gap()?), millis(dumped));
         let mut times = Times { frozen, dump, restore: None, summary };
         if let (true, Means::Engine(engine)) = (restored, means) {

@@ -297,7 +297,7 @@ impl<'a> Rig<'a> {
     fn command(&self) -> Command {
         let how = Dump::RUNNING_ON;
         let mut command = Engine::Stasis.dump_command(self.workload.pid(), &self.images(), how);
-        command.env_remove("STASIS_BPF_DIR");
+        command.env("STASIS_BPF_DIR", self.services.programs());
         command
     }
 

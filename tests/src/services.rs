@@ -110,12 +110,20 @@ impl Services {
         command
             .env("STASIS_RUN_DIR", &self.dir)
             .env("STASIS_CHECKPOINTS", self.checkpoints())
+            .env("STASIS_BPF_DIR", self.programs())
             .env("STASIS_LISTEN", format!("127.0.0.1:{}", self.port))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
         self.children.push((name, child));
+    }
+
+    /// Folder of the BPF file system with the collector's programs: its own, so that no other
+    /// collector takes them away.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        PathBuf::from(format!("/sys/fs/bpf/stasis-services-{}", std::process::id()))
     }
 
     /// Where the checkpoints are.
@@ -240,6 +248,8 @@ impl Drop for Services {
         for (_, child) in self.children.iter_mut().rev() {
             stop(child);
         }
+        // A collector that was killed left its programs, and the one after it used them.
+        std::fs::remove_dir_all(self.programs()).ok();
     }
 }
 
