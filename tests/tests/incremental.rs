@@ -202,3 +202,40 @@ fn tracking_can_be_ended_and_ends_with_its_keeper() {
     chain.dump("third", ENDING, &["--parent", "second"]).must_succeed("the third");
     chain.must_be_right("third", Engine::Stasis);
 }
+
+/// The dumper killed at instants between its start and its end: what it left, be it tracking that
+/// goes on, tracking that ended, or a checkpoint without either, the next one makes the best of.
+#[test]
+fn the_dumper_killed_between_the_links_of_a_chain() {
+    let chain = Chain::start("dirty");
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", chain.workload.pid())).expect("list").count();
+    let before = descriptors();
+    let mut last: Option<String> = None;
+    let mut seed = 0x5eed_u64;
+    for n in 0..30 {
+        let name = format!("n{n}");
+        let images = chain.images(&name);
+        let mut command = Engine::Stasis.dump_command(chain.workload.pid(), &images, RUNNING_ON);
+        command.arg("--track").env("STASIS_RUN_DIR", chain.scratch.path("run"));
+        if let Some(last) = &last {
+            command.arg("--parent").arg(chain.images(last));
+        }
+        let output = std::fs::File::create(chain.scratch.path("output")).expect("make a file");
+        let mut dumper = command.stderr(output).spawn().expect("start the dump");
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(std::time::Duration::from_millis((seed >> 33) % 400));
+        drop(dumper.kill());
+        dumper.wait().expect("wait");
+        if images.join("inventory.img").exists() {
+            last = Some(name);
+        }
+        assert!(
+            stasis_tests::wait_until(std::time::Duration::from_secs(5), || descriptors() == before),
+            "it has a descriptor more"
+        );
+    }
+    let parent: Vec<&str> = last.iter().flat_map(|last| ["--parent", last.as_str()]).collect();
+    chain.dump("end", ENDING, &parent).must_succeed("the last");
+    chain.must_be_right("end", Engine::Stasis);
+}
