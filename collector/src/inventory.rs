@@ -6,11 +6,16 @@ use std::num::NonZeroU64;
 
 use serde::{Serialize, Serializer};
 
+use crate::bpf::Basis;
+
 /// Everything known of a set of processes at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Inventory {
     /// The processes by their pid, in no particular order of kinship.
     pub processes: BTreeMap<i32, Process>,
+    /// What spares the next inventory a look at what has not changed.
+    #[serde(skip)]
+    pub(crate) basis: Basis,
 }
 
 /// One process (thread group).

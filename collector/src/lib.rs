@@ -73,7 +73,10 @@ impl Collector {
     #[must_use]
     pub fn open_from(root: &Path) -> Self {
         match Loaded::pinned(root).map(BpfSource::new) {
-            Ok(source) => Self::of(Sources::Bpf(Box::new(source))),
+            Ok(mut source) => {
+                source.follow(root);
+                Self::of(Sources::Bpf(Box::new(source)))
+            }
             Err(error) => {
                 tracing::debug!(%error, "no eBPF programs: reading /proc");
                 Self::proc_only()
@@ -147,6 +150,31 @@ impl Collector {
     pub fn watch(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {
             source.watch();
+        }
+    }
+
+    /// From now on makes use of tracks that there are now, of a collector service that has pinned its
+    /// programs below `root`.
+    pub(crate) fn follow(&mut self, root: &Path) {
+        if let Sources::Bpf(source) = &mut self.sources {
+            source.follow(root);
+        }
+    }
+
+    /// Makes no more use of tracks.
+    pub(crate) fn unfollow(&mut self) {
+        if let Sources::Bpf(source) = &mut self.sources {
+            source.unfollow();
+        }
+    }
+
+    /// Of how many processes the last inventory has not read the open files, because they are tracked
+    /// and nothing can have changed.
+    #[must_use]
+    pub fn spared(&self) -> usize {
+        match &self.sources {
+            Sources::Bpf(source) => source.spared,
+            Sources::Proc(_) => 0,
         }
     }
 

@@ -8,7 +8,137 @@ use std::time::{Duration, Instant};
 
 use api::TrackTarget;
 use ebpf_common::track::TrackedProcess;
-use stasis_collector::{Collector, TrackError, Tracks};
+use stasis_collector::{Collector, Inventory, TrackError, Tracks};
+
+/// Python that holds pipes, sockets and files that nobody else has, stands still, and does what a file
+/// says when it is sent a signal.
+struct Quiet {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Quiet {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "import os, signal, socket, sys\n\
+                      os.closerange(3, 1000)\n\
+                      os.chdir(sys.argv[1])\n\
+                      pipes = [os.pipe() for _ in range(20)]\n\
+                      pairs = [socket.socketpair() for _ in range(20)]\n\
+                      files = [open(f'file-{n}', 'w') for n in range(20)]\n\
+                      def do(*_):\n\
+                      \x20with open('what') as what: exec(what.read(), globals())\n\
+                      \x20os.rename('what', 'did')\n\
+                      signal.signal(signal.SIGUSR1, do)\n\
+                      open('up', 'w').close()\n\
+                      while True: signal.pause()\n";
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", script]).arg(dir.path());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = child.spawn().unwrap();
+        until("it is up", || dir.path().join("up").exists());
+        std::thread::sleep(Duration::from_millis(50));
+        Self { child, dir }
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    fn does(&self, line: &str) {
+        let done = self.dir.path().join("did");
+        std::fs::remove_file(&done).ok();
+        std::fs::write(self.dir.path().join("what"), line).unwrap();
+        let pid = nix::unistd::Pid::from_raw(self.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGUSR1).unwrap();
+        until(line, || done.exists());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn files_that_cannot_have_changed_are_not_read_again() {
+    let quiet = Quiet::start();
+    let root = format!("/sys/fs/bpf/stasis-test-tracks-{}", std::process::id());
+    let root = std::path::Path::new(&root);
+    let mut loader = Collector::with_bpf().unwrap();
+    loader.pin(root).unwrap();
+    loader.watch();
+    let mut tracks = loader.tracks().unwrap();
+    let id = tracks.begin(&TrackTarget::Tree(quiet.pid()), true).unwrap();
+    let mut follower = Collector::open_from(root);
+    follower.watch();
+    let mut take = |earlier: &mut Inventory, times: usize| {
+        let tree = stasis_collector::tree(quiet.pid()).unwrap();
+        let mut inventory = follower.again(&tree, earlier).unwrap();
+        for _ in 1..times {
+            inventory = follower.again(&tree, &mut inventory).unwrap();
+        }
+        let spared = follower.spared();
+        let fresh = loader.again(&tree, &mut Inventory::default()).unwrap();
+        for (pid, process) in &fresh.processes {
+            assert_eq!(inventory.processes[pid].files, process.files);
+        }
+        (inventory, spared)
+    };
+    // The rest of the machine opens and renames files all the time: some pair of inventories meets a
+    // moment in which it does not.
+    let mut now = Inventory::default();
+    until("two inventories with nothing between", || {
+        let (next, spared) = take(&mut now, 2);
+        now = next;
+        spared == 1
+    });
+    for line in [
+        "os.write(pipes[3][1], b'x')",
+        "os.read(pipes[3][0], 1)",
+        "pairs[2][0].send(b'hello')",
+        "pairs[2][0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 9000)",
+        "os.dup(pipes[0][0])",
+        "files[1].write('x' * 100); files[1].flush()",
+        "files[2].close()",
+        "os.set_inheritable(pipes[0][0], True)",
+        "os.rename('file-4', 'other')",
+        "os.unlink('file-5')",
+        "child = os.fork() or signal.pause()",
+        "os.kill(child, 9); os.waitpid(child, 0)",
+    ] {
+        quiet.does(line);
+        let (next, spared) = take(&mut now, 1);
+        assert_eq!(spared, 0, "{line}");
+        now = next;
+    }
+    // Others change what it holds.
+    let dir = quiet.dir.path();
+    let changes: [(&str, &dyn Fn()); 3] = [
+        ("renamed", &|| std::fs::rename(dir.join("file-6"), dir.join("moved")).unwrap()),
+        ("removed", &|| std::fs::remove_file(dir.join("file-7")).unwrap()),
+        ("written", &|| std::fs::write(dir.join("file-8"), "much").unwrap()),
+    ];
+    for (what, change) in changes {
+        change();
+        let (next, spared) = take(&mut now, 1);
+        assert_eq!(spared, 0, "{what}");
+        now = next;
+    }
+    // What somebody else holds is read each time.
+    let other = std::fs::File::open(format!("/proc/{}/fd/3", quiet.pid())).unwrap();
+    for _ in 0..3 {
+        let (next, spared) = take(&mut now, 1);
+        assert_eq!(spared, 0, "held by another");
+        now = next;
+    }
+    drop(other);
+    tracks.end(id).unwrap();
+    Collector::unpin(root).unwrap();
+}
 
 /// Python that does what it is told, line by line.
 struct Program(Child);

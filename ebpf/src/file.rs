@@ -1,5 +1,6 @@
 //! `iter/task_file`: open files.
 
+mod holders;
 mod marks;
 
 use core::ffi::c_void;
@@ -50,6 +51,7 @@ extern "C" fn task_file(context: *mut FileContext) -> i32 {
             "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
         );
     }
+    holders::tell(seq, load(task, o::TASK_TGID), file as u64, magic);
     0
 }
 

@@ -34,10 +34,10 @@ static TRACKED: HashMap<i32, TrackedProcess> = HashMap::with_max_entries(1 << 14
 #[unsafe(export_name = "TRACKS")]
 static TRACKS: HashMap<u64, Track> = HashMap::with_max_entries(1 << 10, 0);
 
-/// How often processes that are not tracked have changed named files.
+/// How often anybody has changed, or has got to change, files by their names.
 #[unsafe(link_section = "maps")]
-#[unsafe(export_name = "OUTSIDE")]
-static OUTSIDE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[unsafe(export_name = "NAMED")]
+static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// A constant of the object, not of the code: an array that the code can index.
 static CHANGES: [u8; CALLS] = TABLE;
@@ -47,6 +47,7 @@ static CHANGES: [u8; CALLS] = TABLE;
 const TS_COMPAT: u32 = 2;
 
 const O_ACCMODE: u64 = 3;
+const O_CREAT: u64 = 0o100;
 const O_TRUNC: u64 = 0o1000;
 
 #[unsafe(link_section = "tp_btf/sys_exit")]
@@ -67,22 +68,27 @@ extern "C" fn track_call(context: *mut u64) -> i32 {
     if changes == 0 {
         return 0;
     }
+    if is_by_name(registers, changes)
+        && let Some(count) = NAMED.get_ptr_mut(0)
+    {
+        add(count);
+    }
     let pid: i32 = load(task, o::TASK_TGID);
-    match TRACKED.get_ptr_mut(pid) {
-        Some(process) => count(process, changes),
-        None if is_outside(registers, changes) => {
-            if let Some(count) = OUTSIDE.get_ptr_mut(0) {
-                add(count);
-            }
-        }
-        None => {}
+    if let Some(process) = TRACKED.get_ptr_mut(pid) {
+        count(process, changes);
     }
     0
 }
 
+/// Whether a process is tracked.
+#[inline(always)]
+pub(crate) fn is_tracked(pid: i32) -> bool {
+    TRACKED.get_ptr(pid).is_some()
+}
+
 /// Whether a call may change what others see of named files.
 #[inline(always)]
-fn is_outside(registers: u64, changes: u8) -> bool {
+fn is_by_name(registers: u64, changes: u8) -> bool {
     let flags: u64 = if changes & OPEN_SECOND != 0 {
         load(registers, o::REGISTERS_SECOND)
     } else if changes & OPEN_THIRD != 0 {
@@ -90,7 +96,7 @@ fn is_outside(registers: u64, changes: u8) -> bool {
     } else {
         return changes & NAMES != 0;
     };
-    flags & (O_ACCMODE | O_TRUNC) != 0
+    flags & (O_ACCMODE | O_CREAT | O_TRUNC) != 0
 }
 
 #[inline(always)]
@@ -135,6 +141,8 @@ extern "C" fn track_fork(context: *mut [*mut c_void; 2]) -> i32 {
             add(&raw mut (*process).threads);
             return 0;
         }
+        // The child holds its files, and may change them.
+        add(&raw mut (*process).files);
         (*process).track
     };
     // SAFETY: the helper takes nothing.

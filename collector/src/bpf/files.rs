@@ -13,8 +13,8 @@ use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
 
 // include/uapi/linux/magic.h
-const PIPE_FS: u64 = 0x5049_5045;
-const SOCKET_FS: u64 = 0x534F_434B;
+pub(super) const PIPE_FS: u64 = 0x5049_5045;
+pub(super) const SOCKET_FS: u64 = 0x534F_434B;
 
 /// File systems whose files are as large as the kernel's inode says, with nobody else to ask: ext4,
 /// xfs, tmpfs, ramfs, f2fs, btrfs, bcachefs, proc, sysfs, devpts.

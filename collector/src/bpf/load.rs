@@ -15,7 +15,7 @@ use kernel::procfs::{Dir, Namespaces};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::tracks::{self, Counts, Tracers};
+use super::tracks::{self, Counts, Followed, Tracers};
 use super::{BpfError, offsets};
 
 /// The programs' object, in the alignment that its parser wants.
@@ -235,6 +235,12 @@ pub(super) fn load_tracepoint(
     program.load(tracepoint, btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
+}
+
+/// What is counted at present of processes that another process tracks by the programs that it has
+/// pinned below `root`; `None` when nothing is.
+pub(super) fn followed(root: &Path) -> Option<Followed> {
+    Followed::open(&folder(root))
 }
 
 fn folder(root: &Path) -> PathBuf {

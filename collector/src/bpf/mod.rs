@@ -2,12 +2,14 @@
 
 mod fallback;
 mod files;
+mod followed;
 mod load;
 mod offsets;
 mod records;
 mod source;
 mod tracks;
 
+pub(crate) use followed::Basis;
 pub(crate) use load::unpin;
 pub use load::{Loaded, PIN_ROOT};
 pub use source::BpfSource;

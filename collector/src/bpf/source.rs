@@ -17,11 +17,13 @@ use kernel::procfs::{self, Dir, NAMESPACES};
 use zerocopy::FromBytes;
 
 use super::files::AddressHash;
+use super::followed::{Counted, Held};
 use super::records::{
     self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
     with_name,
 };
-use super::{BpfError, Counts, Loaded, Tracers, fallback, files};
+use super::tracks::Followed;
+use super::{BpfError, Counts, Loaded, Tracers, fallback, files, load};
 use crate::{
     Inventory, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
 };
@@ -39,6 +41,10 @@ pub struct BpfSource {
     gate: Option<Mapping>,
     /// Held while changes of settings are stamped.
     watch: Option<OwnedFd>,
+    /// What another process counts of those that it tracks, if it does.
+    followed: Option<Followed>,
+    /// Processes of the last inventory whose files were not read.
+    pub(crate) spared: usize,
 }
 
 /// More links than this are not kept: a machine's worth of processes has gone by.
@@ -101,6 +107,8 @@ impl BpfSource {
             descriptions: HashMap::default(),
             gate: own_gate(),
             watch: None,
+            followed: None,
+            spared: 0,
         }
     }
 
@@ -116,6 +124,20 @@ impl BpfSource {
     /// has been taken out before.
     pub(crate) fn tracing(&mut self) -> Option<(Tracers, Counts)> {
         self.programs.tracing()
+    }
+
+    /// From now on makes use of what another process counts by the programs that it has pinned below
+    /// `root`, if it counts anything now; the programs are called until this goes, or until
+    /// [`BpfSource::unfollow`].
+    pub(crate) fn follow(&mut self, root: &Path) {
+        if self.followed.is_none() {
+            self.followed = load::followed(root);
+        }
+    }
+
+    /// Makes no more use of what is counted.
+    pub(crate) fn unfollow(&mut self) {
+        self.followed = None;
     }
 
     /// From now on sockets have marks, where that is to be had.
@@ -191,6 +213,16 @@ impl BpfSource {
         parts: Parts,
         earlier: &mut Inventory,
     ) -> Result<Inventory, BpfError> {
+        // Before anything else: what changes from here on is counted behind this.
+        let counted = match &self.followed {
+            Some(followed) if parts.contains(Parts::FILES) => {
+                Counted::read(&followed.counts, tasks.keys().copied())?
+            }
+            _ => Counted::default(),
+        };
+        let spared = counted.unchanged(&earlier.basis);
+        self.spared = 0;
+        let mut held = Held::default();
         let mut found = BTreeMap::new();
         for (pid, tasks) in tasks {
             if let Some(mut process) = process(pid, &tasks) {
@@ -204,8 +236,16 @@ impl BpfSource {
                     if parts.contains(Parts::FILES) {
                         let before = earlier.processes.get_mut(&pid);
                         let before = before.map(|earlier| std::mem::take(&mut earlier.files));
-                        process.process.files =
-                            self.files(pid, speaker.ids.tid, before.unwrap_or_default())?;
+                        let before = before.unwrap_or_default();
+                        if spared.contains(&pid) {
+                            process.process.files = before;
+                            self.spared += 1;
+                        } else {
+                            process.process.files = self.files(pid, speaker.ids.tid, before)?;
+                            if self.followed.is_some() {
+                                held.add(&process.process, speaker.places.files, &self.output);
+                            }
+                        }
                     }
                 }
                 found.insert(pid, process);
@@ -228,7 +268,9 @@ impl BpfSource {
             }
             (pid, found.process)
         });
-        Ok(Inventory { processes: processes.collect() })
+        let processes = processes.collect();
+        let basis = counted.basis(&held, &spared, &earlier.basis);
+        Ok(Inventory { processes, basis })
     }
 
     /// Names descriptions by their lowest holders in place of their addresses. Processes and their

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Btf, Ebpf};
 use ebpf_common::track::{TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess};
-use kernel::bpf::{object_pin, raw_tracepoint};
+use kernel::bpf::{object_get, object_pin, raw_tracepoint};
 
 use super::BpfError;
 use super::load::load_tracepoint;
@@ -21,7 +21,7 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("track_exit", "sched_process_exit"),
 ];
 
-const MAPS: [&str; 3] = ["TRACKED", "TRACKS", "OUTSIDE"];
+const MAPS: [&str; 3] = ["TRACKED", "TRACKS", "NAMED"];
 
 /// Says that an entry must not be there yet (include/uapi/linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;
@@ -30,6 +30,7 @@ const BPF_NOEXIST: u64 = 1;
 pub(crate) struct Counts {
     tracked: HashMap<MapData, i32, [u64; TRACKED_WORDS]>,
     tracks: HashMap<MapData, u64, [u64; TRACK_WORDS]>,
+    named: PerCpuArray<MapData, u64>,
 }
 
 impl std::fmt::Debug for Counts {
@@ -53,11 +54,12 @@ impl Counts {
     fn open(
         mut map: impl FnMut(&'static str) -> Result<MapData, BpfError>,
     ) -> Result<Self, BpfError> {
-        let [tracked, tracks, _] = MAPS;
+        let [tracked, tracks, named] = MAPS;
         let failed = |name| move |source| BpfError::Map { name, source };
         Ok(Self {
             tracked: Map::HashMap(map(tracked)?).try_into().map_err(failed(tracked))?,
             tracks: Map::HashMap(map(tracks)?).try_into().map_err(failed(tracks))?,
+            named: Map::PerCpuArray(map(named)?).try_into().map_err(failed(named))?,
         })
     }
 
@@ -70,6 +72,13 @@ impl Counts {
     pub(crate) fn track(&self, id: u64) -> Result<Option<Track>, BpfError> {
         let words = found(self.tracks.get(&id, 0), MAPS[1])?;
         Ok(words.map(|[tree, lost]| Track { tree, lost }))
+    }
+
+    /// How often anybody has changed, or has got to change, files by their names.
+    pub(crate) fn names(&self) -> Result<u64, BpfError> {
+        let failed = |source| BpfError::Map { name: MAPS[2], source };
+        let values = self.named.get(&0, 0).map_err(failed)?;
+        Ok(values.iter().fold(0, |sum, count| sum.wrapping_add(*count)))
     }
 
     /// All tracked processes. One that comes or goes meanwhile may be there or not.
@@ -247,5 +256,30 @@ fn remove(pin: &Path) {
             tracing::warn!(%error, "remove the pin {}", pin.display());
         }
         _ => {}
+    }
+}
+
+/// What another process counts, as this one may use it. The programs are called for as long as this
+/// is kept, whatever becomes of the other.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) counts: Counts,
+    _links: Vec<OwnedFd>,
+}
+
+impl Followed {
+    /// Opens what is pinned in a folder; `None` when nothing is counted at present.
+    pub(super) fn open(folder: &Path) -> Option<Self> {
+        // Links first: what the maps say counts only while the programs are called.
+        let links = PROGRAMS.iter().map(|(name, _)| object_get(&folder.join(link_name(name))).ok());
+        let links: Vec<OwnedFd> = links.collect::<Option<_>>()?;
+        let open = |name: &'static str| {
+            let failed = |source| BpfError::Map { name, source };
+            MapData::from_pin(folder.join(name)).map_err(failed)
+        };
+        let counts = Counts::open(open)
+            .inspect_err(|error| tracing::debug!(%error, "no use is made of tracks"))
+            .ok()?;
+        Some(Self { counts, _links: links })
     }
 }

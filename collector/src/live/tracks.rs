@@ -1,6 +1,7 @@
 //! The tracks of the collector's service.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::TrackTarget;
@@ -13,6 +14,7 @@ use crate::{Collector, Error, Inventory, Track, TrackError, Tracks};
 #[derive(Debug)]
 pub(super) struct LiveTracks {
     state: Mutex<State>,
+    root: PathBuf,
     processes: IntGauge,
     tracks: IntGauge,
     lost: IntCounter,
@@ -31,6 +33,7 @@ impl LiveTracks {
     pub(super) fn start(
         registry: &Registry,
         collector: &mut Collector,
+        root: &Path,
     ) -> Result<Self, prometheus::Error> {
         let state = State {
             tracks: collector.tracks(),
@@ -39,6 +42,7 @@ impl LiveTracks {
         };
         let live = Self {
             state: Mutex::new(state),
+            root: root.into(),
             processes: IntGauge::new("stasis_tracked_processes", "Processes tracked now.")?,
             tracks: IntGauge::new("stasis_tracks", "Tracks that there are now.")?,
             lost: IntCounter::new(
@@ -91,6 +95,8 @@ impl Live {
     /// As [`Tracks::begin`], and if the programs for it are not there.
     pub fn begin_track(&self, target: &TrackTarget, calls: bool) -> Result<Track, TrackError> {
         let what = format!("{target:?}");
+        // The same the other way round.
+        self.settle_tracks();
         let track = self.tracks.with(|tracks| {
             let id = tracks.begin(target, calls)?;
             tracks.get(id)
@@ -103,7 +109,9 @@ impl Live {
     /// # Errors
     /// As [`Tracks::end`].
     pub fn end_track(&self, id: u64) -> Result<bool, TrackError> {
-        self.tracks.with(|tracks| tracks.end(id))
+        let ended = self.tracks.with(|tracks| tracks.end(id));
+        self.settle_tracks();
+        ended
     }
 
     /// The tracks that there are. Those whose last process has ended go by this.
@@ -111,7 +119,20 @@ impl Live {
     /// # Errors
     /// As [`Tracks::all`].
     pub fn all_tracks(&self) -> Result<Vec<Track>, TrackError> {
-        self.tracks.with(Tracks::all)
+        let all = self.tracks.with(Tracks::all);
+        self.settle_tracks();
+        all
+    }
+
+    /// When no system calls are counted any more, nothing is kept that would have them counted; and
+    /// inventories from before are no basis for those after, as nobody knows what was between.
+    fn settle_tracks(&self) {
+        let mut state = self.tracks.state();
+        if state.tracks.as_ref().is_some_and(|tracks| !tracks.counts_calls()) {
+            state.inventories.clear();
+            drop(state);
+            self.collector().unfollow();
+        }
     }
 
     /// One track.
@@ -131,7 +152,10 @@ impl Live {
         let Some(track) = self.track(id)? else { return Ok(Ok(None)) };
         let pids: Vec<i32> = track.processes.keys().copied().collect();
         let mut earlier = self.tracks.state().inventories.remove(&id).unwrap_or_default();
-        let taken = self.counted(|collector| collector.again(&pids, &mut earlier));
+        let taken = self.counted(|collector| {
+            collector.follow(&self.tracks.root);
+            collector.again(&pids, &mut earlier)
+        });
         Ok(taken.map(|inventory| {
             self.tracks.state().inventories.insert(id, inventory.clone());
             Some(inventory)

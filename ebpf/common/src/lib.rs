@@ -33,6 +33,8 @@ pub const KIND_FILE: u32 = 3;
 pub const KIND_VMA: u32 = 4;
 /// A [`PlaceRecord`], with its name.
 pub const KIND_PLACE: u32 = 5;
+/// A [`HoldersRecord`].
+pub const KIND_HOLDERS: u32 = 6;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -242,6 +244,25 @@ pub struct FileRecord {
     pub name_bytes: u32,
     /// Which file system it is on (`*_SUPER_MAGIC`).
     pub magic: u64,
+}
+
+/// Who else can change an open file; follows the [`FileRecord`] of each file of a tracked process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct HoldersRecord {
+    /// The header.
+    pub header: Header,
+    /// References to the open file description, without that of the reader; 0 if this kernel does
+    /// not tell.
+    pub references: u64,
+    /// Of a Unix socket, the address of the description at its other end.
+    pub peer: u64,
+    /// Of a file with a name how many have it open for writing (negative: nobody may), of a pipe how
+    /// many descriptions there are of it.
+    pub writers: i32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
 /// What a [`PlaceRecord`] is of.

@@ -141,6 +141,10 @@ offsets! {
     REGISTERS_THIRD = "pt_regs.dx" optional;
     TASK_STATUS = "task_struct.thread_info.status" optional;
     SIGNAL_LIVE = "signal_struct.live.counter";
+    FILE_REFERENCES = "file.f_ref.refcnt.counter" optional;
+    INODE_WRITERS = "inode.i_writecount.counter";
+    PIPE_FILES = "pipe_inode_info.files";
+    SOCKET_FILE = "socket.file";
     FS_PWD = "fs_struct.pwd";
     FS_ROOT = "fs_struct.root";
     PATH_DENTRY = "path.dentry";

@@ -15,7 +15,8 @@ pub struct TrackedProcess {
     pub entered: u64,
     /// Threads made and ended.
     pub threads: u64,
-    /// Ends of system calls that may change descriptors, what they refer to, or directories.
+    /// Ends of system calls that may change descriptors, what they refer to, or directories; and forks,
+    /// after which a child holds the same files.
     pub files: u64,
     /// Programs executed, and calls that are not known here. Changes of mappings the kernel counts
     /// itself.
@@ -66,7 +67,7 @@ pub const MEMORY: u8 = 2;
 pub const CREDENTIALS: u8 = 4;
 /// [`TrackedProcess::asynchronous`].
 pub const ASYNCHRONOUS: u8 = 8;
-/// Changes what others see of named files: counted for processes that are not tracked, too.
+/// Changes what others see of named files: counted for the whole machine.
 pub const NAMES: u8 = 16;
 /// The same, if a file is opened for writing; the second argument has the flags.
 pub const OPEN_SECOND: u8 = 32;
@@ -96,6 +97,7 @@ const fn table() -> [u8; CALLS] {
     set(&mut table, &[(2, 2)], FILES | OPEN_SECOND); // open
     set(&mut table, &[(257, 257)], FILES | OPEN_THIRD); // openat
     set(&mut table, &[(444, 446)], FILES | CREDENTIALS); // landlock_*
+    set(&mut table, &[(206, 210), (333, 333)], FILES | ASYNCHRONOUS); // io_*
     // Execution, ptrace and unshare change much, but nothing goes on behind them.
     let much = FILES | MEMORY | CREDENTIALS;
     set(&mut table, &[(59, 59), (101, 101), (272, 272), (308, 308), (322, 322)], much);
@@ -143,7 +145,9 @@ const NOTHING: Ranges = &[
     (136, 140), // ustat, statfs, fstatfs, sysfs, getpriority
     (143, 143), // sched_getparam
     (145, 152), // sched_getscheduler … munlockall
+    (159, 159), // adjtimex
     (162, 162), // sync
+    (164, 164), // settimeofday
     (186, 187), // gettid, readahead
     (191, 196), // getxattr …, listxattr …
     (200, 202), // tkill, time, futex
@@ -182,7 +186,8 @@ const OF_FILES: Ranges = &[
     (16, 20),   // ioctl, pread64, pwrite64, readv, writev
     (22, 22),   // pipe
     (32, 33),   // dup, dup2
-    (40, 50),   // sendfile, socket … listen
+    (40, 48),   // sendfile, socket … shutdown
+    (50, 50),   // listen
     (53, 55),   // socketpair, setsockopt, getsockopt (which takes an error off the socket)
     (72, 73),   // fcntl, flock
     (77, 78),   // ftruncate, getdents
@@ -195,19 +200,20 @@ const OF_FILES: Ranges = &[
     (253, 255), // inotify_*
     (275, 278), // splice, tee, sync_file_range, vmsplice
     (281, 296), // epoll_pwait … pwritev
-    (299, 301), // recvmmsg, fanotify_*
+    (298, 301), // perf_event_open, recvmmsg, fanotify_*
     (307, 307), // sendmmsg
     (319, 319), // memfd_create
+    (321, 321), // bpf
     (323, 323), // userfaultfd
     (326, 328), // copy_file_range, preadv2, pwritev2
     (434, 434), // pidfd_open
     (436, 436), // close_range
-    (438, 438), // pidfd_getfd
     (441, 441), // epoll_pwait2
     (447, 447), // memfd_secret
 ];
 
 const OF_NAMES: Ranges = &[
+    (49, 49),   // bind (which makes a name)
     (76, 76),   // truncate
     (82, 88),   // rename, mkdir, rmdir, creat, link, unlink, symlink
     (90, 94),   // chmod, fchmod, chown, fchown, lchown
@@ -224,7 +230,7 @@ const OF_NAMES: Ranges = &[
     (304, 304), // open_by_handle_at
     (316, 316), // renameat2
     (428, 433), // open_tree … fspick
-    (437, 437), // openat2
+    (437, 438), // openat2, pidfd_getfd (which gets at others' files)
     (442, 442), // mount_setattr
     (452, 452), // fchmodat2
 ];
