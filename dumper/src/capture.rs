@@ -68,6 +68,7 @@ pub(crate) fn capture(
     let mut laps = Laps(Instant::now());
     let mut inventory = plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
     let marked = early.take_marks(&mut inventory);
+    frozen.agree_with(&inventory).map_err(|source| Error::Freeze { root: options.pid, source })?;
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
     clock.check("read the inventory")?;

@@ -8,6 +8,7 @@ use kernel::sched::Urgent;
 use crate::capture::{self, Captured};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::files;
 use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
@@ -30,10 +31,11 @@ pub fn dump(
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
     let mut early = Early::new(false);
+    let mut kept = Kept::default();
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
-            .spawn_scoped(scope, || run(options, &mut early, progress))
+            .spawn_scoped(scope, || run(options, &mut early, &mut kept, progress))
             .map_err(|source| Error::Process {
                 operation: "start a thread for the dump",
                 pid: options.pid,
@@ -43,6 +45,7 @@ pub fn dump(
             .unwrap_or(Err(Error::Panicked))
     });
     // Only now, as this takes a while, and in the thread the target may still stand still.
+    drop(kept);
     match options.track && options.after != AfterDump::Kill && dumped.is_ok() {
         true => early.keep(options),
         false => early.end(),
@@ -50,15 +53,24 @@ pub fn dump(
     dumped.map(|report| DumpReport { warnings: early.warnings, ..report })
 }
 
+/// What is large or slow to let go of: after an error it outlives the thread that holds the target.
+#[derive(Default)]
+struct Kept {
+    plan: Option<Plan>,
+    files: Option<files::Plan>,
+}
+
 fn run(
     options: &DumpOptions,
     early: &mut Early,
+    kept: &mut Kept,
     progress: &mut dyn Progress,
 ) -> Result<DumpReport, Error> {
     let started = Instant::now();
     progress.begin("plan", None);
     let mut clock = Clock::start(options);
-    let (mut plan, mut files) = Plan::make(options, &clock, early)?;
+    let (plan, files) = Plan::make(options, &clock, early)?;
+    let (plan, files) = (kept.plan.insert(plan), kept.files.insert(files));
     progress.begin("freeze", None);
     // The target stands still for as long as this thread is kept waiting.
     let urgent = Urgent::begin();
@@ -67,11 +79,10 @@ fn run(
         tracing::debug!(%error, "naps last longer than they should");
     }
     let before = (SystemTime::now(), Instant::now());
-    let mut frozen = freeze::freeze(options.pid, options.stop_within)
+    let mut frozen = freeze::freeze(options.pid, options.stop_within, options.max_freeze)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
-    let mut captured =
-        capture::capture(&mut plan, &mut frozen, options, &mut files, early, &mut clock)?;
+    let mut captured = capture::capture(plan, &mut frozen, options, files, early, &mut clock)?;
     let since = frozen.since;
     let frozen_at = before.0 + since.duration_since(before.1);
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
@@ -87,9 +98,14 @@ fn run(
     }
     drop(urgent);
     // What it holds of the target's files must not outlive their use by the target.
-    drop(files);
+    kept.files = None;
     captured.pages.iter_mut().for_each(Pages::settle);
-    let Plan { store, writer, collector, .. } = plan;
+    let Some(Plan { store, writer, collector, .. }) = kept.plan.take() else {
+        return Err(Error::Panicked);
+    };
+    let source = collector.source();
+    // Its programs look at every system call of the machine until then.
+    drop(collector);
     early.encode(&writer, &write::inventory(&captured.id))?;
     let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
     match options.after {
@@ -104,7 +120,7 @@ fn run(
         account: clock.account,
         total: started.elapsed(),
         image_bytes: committed.bytes,
-        source: Some(collector.source()),
+        source: Some(source),
         ..summary(&captured, early, frozen_at)
     })
 }

@@ -12,8 +12,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use collector::Inventory;
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
+
+use crate::ids::is_zombie;
 
 /// Why a tree could not be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,16 @@ pub enum Error {
         state: char,
         /// How long it was given.
         after: Duration,
+    },
+    /// A task of the tree was not seen while the tree was being stopped.
+    #[error(
+        "thread {tid} of process {pid} was born while the tree was being stopped, and runs: try again"
+    )]
+    Slipped {
+        /// Its process.
+        pid: i32,
+        /// The task.
+        tid: i32,
     },
     /// The root ended before it could be stopped.
     #[error("process {0} has ended")]
@@ -93,11 +106,17 @@ pub(crate) enum Release {
 }
 
 /// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
-/// in a vfork or an exec that is under way, is tried again until `within` is over.
-pub(crate) fn freeze(root: i32, within: Duration) -> Result<Frozen, Error> {
+/// in a vfork or an exec that is under way, is tried again until `within` is over; no try holds the
+/// others for longer than `limit`.
+pub(crate) fn freeze(
+    root: i32,
+    within: Duration,
+    limit: Option<Duration>,
+) -> Result<Frozen, Error> {
     let started = Instant::now();
+    let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
     loop {
-        match Attempt::new(root).run() {
+        match Attempt::new(root, patience).run() {
             // Whatever was stopped runs on between the attempts, so that what it waits for can
             // happen.
             Err(Error::DidNotStop { .. }) if started.elapsed() < within => {}
@@ -115,12 +134,14 @@ struct Attempt {
     /// Children of a vfork: they must run until their parent does.
     hurrying: BTreeSet<i32>,
     since: Instant,
+    patience: Duration,
 }
 
 impl Attempt {
-    fn new(root: i32) -> Self {
+    fn new(root: i32, patience: Duration) -> Self {
         Self {
             root,
+            patience,
             running: BTreeMap::new(),
             process_of: BTreeMap::new(),
             stopped: BTreeMap::new(),
@@ -220,7 +241,7 @@ impl Attempt {
             std::thread::yield_now();
             return Ok(());
         }
-        if after < PATIENCE {
+        if after < self.patience {
             std::thread::sleep(NAP);
             return Ok(());
         }
@@ -318,6 +339,31 @@ impl Attempt {
 }
 
 impl Frozen {
+    /// Whether what stands still is what an inventory taken since then says that there is. Processes
+    /// whose parents ended, and which are the children of others now, run on.
+    pub(crate) fn agree_with(&mut self, inventory: &Inventory) -> Result<(), Error> {
+        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+            let pid = process.pid;
+            let stopped = self.processes.get(&pid);
+            let alive =
+                process.threads.values().filter(|thread| !matches!(thread.state, 'Z' | 'X'));
+            for thread in alive {
+                let tid = thread.tid;
+                if !stopped.is_some_and(|threads| threads.contains_key(&tid)) {
+                    return Err(Error::Slipped { pid, tid });
+                }
+            }
+        }
+        self.processes.retain(|pid, threads| {
+            let ours = inventory.processes.contains_key(pid);
+            if !ours {
+                threads.values_mut().for_each(detach);
+            }
+            ours
+        });
+        Ok(())
+    }
+
     /// Ends the frozen time in the way asked for.
     pub(crate) fn release(mut self, how: Release) {
         for (&pid, threads) in &mut self.processes {
@@ -330,10 +376,19 @@ impl Frozen {
                 detach(thread);
             }
         }
-        if how == Release::Resume {
-            for (pid, postponed) in self.postponed {
-                signal(pid, postponed);
-            }
+        if how != Release::Resume {
+            self.postponed.clear();
+        }
+    }
+}
+
+/// After an error: what is as it was runs on at once. (A task in which code runs is let go when this
+/// thread ends.)
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.processes.values_mut().flat_map(BTreeMap::values_mut).for_each(detach);
+        for (pid, postponed) in std::mem::take(&mut self.postponed) {
+            signal(pid, postponed);
         }
     }
 }

@@ -103,6 +103,7 @@ impl Plan {
             let (inventory, files) =
                 look_at_files(&mut collector, options.pid, inventory, &context)?;
             let facts = Facts::read(&inventory);
+            obstacles::check(&inventory, &facts, options, &namespaces)?;
             clock.check("plan again")?;
             (inventory, facts, files)
         };

@@ -92,7 +92,8 @@ impl ThreadCapture {
             Original::of(stopped, buffer).map_err(|source| Error::Inject { pid, source })?;
         obstacles::of_thread(pid, tid, &original)?;
         let (rseq, robust_list) = match &known.in_task {
-            Some(known) => (
+            // A kernel that keeps these elsewhere shows an area of no length.
+            Some(known) if known.rseq == 0 || known.rseq_bytes != 0 => (
                 RseqConfiguration {
                     pointer: known.rseq,
                     size: known.rseq_bytes,
@@ -101,7 +102,7 @@ impl ThreadCapture {
                 },
                 (known.robust_list, ROBUST_LIST_BYTES),
             ),
-            None => {
+            _ => {
                 let failed =
                     |source| Error::Process { operation: "read the robust list", pid: tid, source };
                 (stopped.rseq()?, kernel::sched::robust_list(tid).map_err(failed)?)

@@ -34,8 +34,8 @@ pub(crate) fn write(
     progress.begin("write", Some(bytes));
     store.write(&captured.pages, progress)?;
     clock.check("write the pages")?;
-    for (pages, &pid) in captured.pages.iter().zip(captured.tasks.keys()) {
-        pages.encode_map(&writer, &names::pagemap(number(pid)))?;
+    for pages in &captured.pages[..captured.process_pages] {
+        pages.encode_map(&writer, &names::pagemap(number(pages.pid)))?;
     }
     let segments = &captured.pages[captured.process_pages..];
     for (pages, &segment) in segments.iter().zip(captured.segments.values()) {

@@ -187,6 +187,11 @@ fn mappings_mark(task: u64, memory: u64) -> u64 {
     let mut mark = Mark::new();
     mark.add(memory);
     mark.add(load(task, o::TASK_EXECS));
+    mark.add(load(task, o::TASK_START_BOOTTIME));
+    // The names of heap and stack follow from these, which PR_SET_MM changes under another lock.
+    mark.add(field(memory, o::MM_START_BRK));
+    mark.add(field(memory, o::MM_BRK));
+    mark.add(field(memory, o::MM_START_STACK));
     mark.add(u64::from(sequence));
     mark.finish()
 }
@@ -223,6 +228,9 @@ fn thread_mark(task: u64) -> u64 {
     mark.add_field::<3>(task, o::TASK_DEADLINE);
     let cpus = task + u64::from(offset(o::TASK_CPUS_MASK));
     let bytes = u64::from(offset(o::CPUMASK_BYTES));
+    if bytes > PROCESSORS / 8 {
+        return 0;
+    }
     for chunk in 0..PROCESSORS / 256 {
         if chunk * 32 + 32 <= bytes {
             mark.add_words::<4>(cpus + chunk * 32);
@@ -245,7 +253,7 @@ fn thread_mark(task: u64) -> u64 {
 /// Credentials with more groups than this have no mark.
 const GROUPS: u32 = 32;
 
-/// Processors that the mask of those that the thread may run on is covered for.
+/// Threads of kernels for more processors than this have no mark.
 const PROCESSORS: u64 = 1024;
 
 /// Covers what the dump reads of a process as a whole: its limits, oom_score_adj, personality and

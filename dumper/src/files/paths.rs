@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
@@ -95,7 +95,7 @@ fn data_from(file: &File, at: u64, size: u64) -> Result<Option<(u64, u64)>, Prob
 /// The files that have been looked at.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    found: HashMap<Key, Rc<Found>>,
+    found: HashMap<Key, Arc<Found>>,
 }
 
 impl Paths {
@@ -113,9 +113,9 @@ impl Paths {
         check: Check,
         context: &PlanContext,
         open: impl FnOnce() -> Result<OwnedFd, Problem>,
-    ) -> Result<Rc<Found>, Problem> {
+    ) -> Result<Arc<Found>, Problem> {
         if let Some(found) = self.found.get(key) {
-            return Ok(Rc::clone(found));
+            return Ok(Arc::clone(found));
         }
         let handle = open()?;
         let stat = fstat(&handle).doing("stat")?;
@@ -126,8 +126,8 @@ impl Paths {
         if !is_it {
             return Err(Problem::Gone);
         }
-        let found = Rc::new(look(&key.target, handle, stat, context)?);
-        self.found.insert(key.clone(), Rc::clone(&found));
+        let found = Arc::new(look(&key.target, handle, stat, context)?);
+        self.found.insert(key.clone(), Arc::clone(&found));
         Ok(found)
     }
 }

@@ -5,7 +5,7 @@
 //! contents, queues, counters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use collector::{Inventory, OpenFile, Process, ProcessState};
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
@@ -47,7 +47,7 @@ pub(super) struct Survey<'a> {
     /// Pipes and fifos whose contents have been read.
     pub(super) emptied: HashSet<(u64, u64)>,
     refusals: Vec<Refusal>,
-    dirs: HashMap<i32, Rc<Dir>>,
+    dirs: HashMap<i32, Arc<Dir>>,
     /// Room for the text of `/proc`.
     pub(super) text: Vec<u8>,
     pub(super) out: Captured,
@@ -301,12 +301,12 @@ impl<'a> Survey<'a> {
     }
 
     /// `/proc/PID`, opened once.
-    pub(super) fn dir(&mut self, pid: i32) -> Result<Rc<Dir>, Problem> {
+    pub(super) fn dir(&mut self, pid: i32) -> Result<Arc<Dir>, Problem> {
         if let Some(dir) = self.dirs.get(&pid) {
-            return Ok(Rc::clone(dir));
+            return Ok(Arc::clone(dir));
         }
-        let dir = Rc::new(Dir::open(pid).doing("open the process of")?);
-        self.dirs.insert(pid, Rc::clone(&dir));
+        let dir = Arc::new(Dir::open(pid).doing("open the process of")?);
+        self.dirs.insert(pid, Arc::clone(&dir));
         Ok(dir)
     }
 
@@ -315,7 +315,7 @@ impl<'a> Survey<'a> {
         &mut self,
         pid: i32,
         file: &OpenFile,
-    ) -> Result<Rc<super::paths::Found>, Problem> {
+    ) -> Result<Arc<super::paths::Found>, Problem> {
         let dir = self.dir(pid)?;
         let found = self.memory.paths.find(&key(file), Check::Numbers, self.context, || {
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
