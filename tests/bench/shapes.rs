@@ -135,7 +135,7 @@ impl Shape {
     pub(crate) fn sizes(self, quick: bool) -> &'static [usize] {
         match (self, quick) {
             (Self::Small, _) => &[],
-            (Self::Files, false) => &[50, 200, 1000, 3000, 6000],
+            (Self::Files, false) => &[50, 200, 1000, 2500, 5000],
             (Self::Files, true) => &[50, 500],
             (Self::Mappings, false) => &[200, 1000, 5000, 20_000, 60_000],
             (Self::Mappings, true) => &[200, 2000],
