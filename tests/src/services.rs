@@ -26,6 +26,7 @@ pub struct Services {
 pub struct Collector {
     child: Child,
     programs: PathBuf,
+    dir: PathBuf,
 }
 
 impl Collector {
@@ -48,13 +49,24 @@ impl Collector {
             .stderr(output)
             .spawn()
             .expect("start the collector");
-        let collector = Self { child, programs };
+        let collector = Self { child, programs, dir: dir.to_owned() };
         let socket = dir.join("collector.sock");
         let up =
             wait_until(Duration::from_secs(30), || socket.exists() && collector.programs.exists());
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
         assert!(up, "the collector does not come up with its programs:\n{}", said());
         collector
+    }
+
+    /// Has a tree tracked, its system calls too.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub fn track(&self, pid: i32) {
+        let mut command = Command::new(built_program("stasis"));
+        command.args(["track", "--tree", "--files", &pid.to_string(), "--run-dir"]).arg(&self.dir);
+        let output = command.output().expect("start stasis");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Folder of the BPF file system with its programs.

@@ -129,6 +129,58 @@ families_that_criu_carries! {
     unix_sockets
 }
 
+/// Tracked: what is not read again must be as it was. Dumped while it runs on, then carried.
+fn tracked(family: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    let collector = Collector::start(&scratch.path("collector"));
+    collector.track(workload.pid());
+    for (images, how) in
+        [("first", Dump::RUNNING_ON), ("second", Dump::RUNNING_ON), ("last", Dump::ENDING)]
+    {
+        let how = Dump { collector: Some(&collector), ..how };
+        Engine::Stasis.dump(workload.pid(), &scratch.path(images), how).must_succeed("dump");
+    }
+    drop(collector);
+    machine.await_no_children();
+    std::fs::write(workload.path("restored"), "").expect("say so");
+    Engine::Stasis.restore(&scratch.path("last"), Dump::ENDING).must_succeed("restore");
+    if let Err(what) = workload.check() {
+        panic!("{family} is not what it was: {what}");
+    }
+}
+
+#[test]
+fn files_tracked() {
+    tracked("files");
+}
+
+#[test]
+fn pipes_tracked() {
+    tracked("pipes");
+}
+
+#[test]
+fn unix_sockets_tracked() {
+    tracked("unix_sockets");
+}
+
+#[test]
+fn tree_tracked() {
+    tracked("tree");
+}
+
+#[test]
+fn many_files_tracked() {
+    tracked("many_files");
+}
+
+#[test]
+fn changing_files_tracked() {
+    tracked("changing_files");
+}
+
 /// What is learned of a program that does nothing but change its files is old news when it is
 /// frozen: dumped and restored again and again, with the inventory by eBPF, it must not notice.
 #[test]
