@@ -221,6 +221,8 @@ impl BpfSource {
             _ => Counted::default(),
         };
         let spared = counted.unchanged(&earlier.basis);
+        // Who shares what is found out in a first look: a later one may be at a frozen target.
+        let is_first = earlier.processes.is_empty() && self.followed.is_some();
         self.spared = 0;
         let mut held = Held::default();
         let mut found = BTreeMap::new();
@@ -242,7 +244,7 @@ impl BpfSource {
                             self.spared += 1;
                         } else {
                             process.process.files = self.files(pid, speaker.ids.tid, before)?;
-                            if self.followed.is_some() {
+                            if is_first {
                                 held.add(&process.process, speaker.places.files, &self.output);
                             }
                         }

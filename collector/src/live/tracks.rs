@@ -152,12 +152,19 @@ impl Live {
         let Some(track) = self.track(id)? else { return Ok(Ok(None)) };
         let pids: Vec<i32> = track.processes.keys().copied().collect();
         let mut earlier = self.tracks.state().inventories.remove(&id).unwrap_or_default();
+        let mut spared = true;
+        let is_first = earlier.processes.is_empty();
         let taken = self.counted(|collector| {
             collector.follow(&self.tracks.root);
-            collector.again(&pids, &mut earlier)
+            let inventory = collector.again(&pids, &mut earlier);
+            spared = collector.spared() == pids.len();
+            inventory
         });
         Ok(taken.map(|inventory| {
-            self.tracks.state().inventories.insert(id, inventory.clone());
+            // After a change the next look is a first one again.
+            if is_first || spared {
+                self.tracks.state().inventories.insert(id, inventory.clone());
+            }
             Some(inventory)
         }))
     }
