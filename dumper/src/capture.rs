@@ -67,8 +67,11 @@ pub(crate) fn capture(
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
     let mut inventory = plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
-    let marked = early.take_marks(&mut inventory);
-    frozen.agree_with(&inventory).map_err(|source| Error::Freeze { root: options.pid, source })?;
+    let stopped = |source| Error::Freeze { root: options.pid, source };
+    while frozen.stop_rest(&inventory).map_err(stopped)? {
+        inventory = plan::inventory(&mut plan.collector, options.pid, &mut inventory)?;
+    }
+    let marked = early.take_marks(&mut inventory)?;
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
     clock.check("read the inventory")?;

@@ -49,9 +49,9 @@ pub enum Error {
         /// How long it was given.
         after: Duration,
     },
-    /// A task of the tree was not seen while the tree was being stopped.
+    /// Tasks of the tree were missed again and again.
     #[error(
-        "thread {tid} of process {pid} was born while the tree was being stopped, and runs: try again"
+        "thread {tid} of process {pid} was missed while the tree was being stopped, as others before"
     )]
     Slipped {
         /// Its process.
@@ -83,11 +83,19 @@ pub(crate) struct FrozenThread {
     pub(crate) group_stop: i32,
 }
 
+/// Stopped threads by process and tid.
+type Processes = BTreeMap<i32, BTreeMap<i32, FrozenThread>>;
+
+/// How often tasks may be missed.
+const MISSED: u32 = 10;
+
 /// A tree that stands still.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     /// Threads by process and tid.
-    pub(crate) processes: BTreeMap<i32, BTreeMap<i32, FrozenThread>>,
+    pub(crate) processes: Processes,
+    /// How often tasks were missed.
+    missed: u32,
     /// When the first thread was told to stop.
     pub(crate) since: Instant,
     /// Stop signals that came from others meanwhile, by process: sent again at the release.
@@ -152,7 +160,17 @@ impl Attempt {
 
     fn run(mut self) -> Result<Frozen, Error> {
         while self.seize_new()? {}
-        self.since = Instant::now();
+        let (root, since) = (self.root, Instant::now());
+        self.since = since;
+        let processes = self.stop()?.sort()?;
+        if !processes.contains_key(&root) {
+            return Err(Error::RootEnded(root));
+        }
+        Ok(Frozen { processes, since, postponed: Vec::new(), missed: 0 })
+    }
+
+    /// Stops all that is seized, or lets go of it.
+    fn stop(mut self) -> Result<Self, Error> {
         for running in self.running.values() {
             ignore_gone(running.interrupt())?;
         }
@@ -160,7 +178,7 @@ impl Attempt {
             self.let_go();
             return Err(error);
         }
-        self.sort()
+        Ok(self)
     }
 
     /// Seizes every task of the tree that is not yet seized; whether there were any.
@@ -321,8 +339,9 @@ impl Attempt {
         }
     }
 
-    fn sort(self) -> Result<Frozen, Error> {
-        let mut processes: BTreeMap<i32, BTreeMap<i32, FrozenThread>> = BTreeMap::new();
+    /// The stopped threads by their processes.
+    fn sort(self) -> Result<Processes, Error> {
+        let mut processes = Processes::new();
         for (tid, thread) in self.stopped {
             let pid = match self.process_of.get(&tid) {
                 Some(&pid) => pid,
@@ -331,37 +350,50 @@ impl Attempt {
             };
             processes.entry(pid).or_default().insert(tid, thread);
         }
-        if !processes.contains_key(&self.root) {
-            return Err(Error::RootEnded(self.root));
-        }
-        Ok(Frozen { processes, since: self.since, postponed: Vec::new() })
+        Ok(processes)
     }
 }
 
 impl Frozen {
-    /// Whether what stands still is what an inventory taken since then says that there is. Processes
-    /// whose parents ended, and which are the children of others now, run on.
-    pub(crate) fn agree_with(&mut self, inventory: &Inventory) -> Result<(), Error> {
-        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
-            let pid = process.pid;
-            let stopped = self.processes.get(&pid);
-            let alive =
-                process.threads.values().filter(|thread| !matches!(thread.state, 'Z' | 'X'));
-            for thread in alive {
-                let tid = thread.tid;
-                if !stopped.is_some_and(|threads| threads.contains_key(&tid)) {
-                    return Err(Error::Slipped { pid, tid });
+    /// Stops what runs on by an inventory taken since then; whether there was any, so that another
+    /// inventory is needed. (While children end, the kernel's list of children may leave some out.)
+    /// Processes whose parents have ended, and which are the children of others now, run on.
+    pub(crate) fn stop_rest(&mut self, inventory: &Inventory) -> Result<bool, Error> {
+        let missing: Vec<(i32, i32)> = inventory
+            .processes
+            .values()
+            .filter(|process| !is_zombie(process))
+            .flat_map(|process| process.threads.values().map(|thread| (process.pid, thread)))
+            .filter(|(_, thread)| !matches!(thread.state, 'Z' | 'X'))
+            .map(|(pid, thread)| (pid, thread.tid))
+            .filter(|(pid, tid)| {
+                !self.processes.get(pid).is_some_and(|threads| threads.contains_key(tid))
+            })
+            .collect();
+        let Some(&(pid, tid)) = missing.first() else {
+            self.processes.retain(|pid, threads| {
+                let ours = inventory.processes.contains_key(pid);
+                if !ours {
+                    threads.values_mut().for_each(detach);
                 }
-            }
+                ours
+            });
+            return Ok(false);
+        };
+        self.missed += 1;
+        if self.missed > MISSED {
+            return Err(Error::Slipped { pid, tid });
         }
-        self.processes.retain(|pid, threads| {
-            let ours = inventory.processes.contains_key(pid);
-            if !ours {
-                threads.values_mut().for_each(detach);
-            }
-            ours
-        });
-        Ok(())
+        let mut attempt = Attempt::new(pid, PATIENCE);
+        for (pid, tid) in missing {
+            let Ok(dir) = Dir::open(pid) else { continue };
+            attempt.seize(&dir, tid)?;
+            attempt.process_of.insert(tid, pid);
+        }
+        for (pid, mut threads) in attempt.stop()?.sort()? {
+            self.processes.entry(pid).or_default().append(&mut threads);
+        }
+        Ok(true)
     }
 
     /// Ends the frozen time in the way asked for.

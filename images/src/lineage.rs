@@ -2,6 +2,8 @@
 //! leave them to its own.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::dir::ImageDir;
 use crate::error::Error;
@@ -9,6 +11,9 @@ use crate::names;
 
 /// Longest chain of parents.
 const MAX_PARENTS: usize = 1000;
+
+/// Levels that a checkpoint may have which is to become a parent: its child adds two at most.
+const LEVELS_OF_A_PARENT: usize = 900;
 
 /// A checkpoint and its parents, each opened once, when it is first asked for.
 #[derive(Debug)]
@@ -49,5 +54,31 @@ impl Lineage {
             self.dirs.push(parent);
         }
         Ok(&self.dirs[level])
+    }
+
+    /// Whether a new checkpoint, in the directory `child`, may leave pages to this one: all parents have to be
+    /// there, `child` must not be among them, and a restore has to be able to follow the chain.
+    pub fn check_for_child(&mut self, child: &Path) -> Result<(), Error> {
+        let child = std::fs::metadata(child).ok().map(|found| (found.dev(), found.ino()));
+        for level in 0..LEVELS_OF_A_PARENT {
+            let dir = self.level(level)?;
+            let what = |what: &str| {
+                Error::invalid(names::PARENT_LINK, format!("{what} (in {})", dir.path().display()))
+            };
+            if child == Some(dir.identity()?) {
+                return Err(what("the new checkpoint would replace this one, which it depends on"));
+            }
+            if dir.parent()?.is_none() {
+                let link = dir.path().join(names::PARENT_LINK);
+                return match link.symlink_metadata() {
+                    Ok(_) => Err(what("the link leads to no directory")),
+                    Err(_) => Ok(()),
+                };
+            }
+        }
+        Err(Error::invalid(
+            names::PARENT_LINK,
+            "900 checkpoints are each the parent of another: make one without a parent",
+        ))
     }
 }

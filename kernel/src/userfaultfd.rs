@@ -20,6 +20,7 @@ const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
 
 /// `_IOWR(0xAA, 0x3f, struct uffdio_api)`.
@@ -103,19 +104,29 @@ impl WriteTracker {
         done(answer)
     }
 
+    /// Takes the protection off a range: its pages count as written from then on.
+    ///
+    /// # Errors
+    /// `ENOENT` when some of it is not registered here, `ESRCH` when the process is gone.
+    pub fn unprotect(&self, start: u64, bytes: u64) -> io::Result<()> {
+        let mut argument = [start, bytes, 0];
+        // SAFETY: the argument is as large as the request's struct (range and mode), which the
+        // kernel reads only; the addresses are of another address space and checked by the kernel.
+        let answer =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_WRITEPROTECT, argument.as_mut_ptr()) };
+        done(answer)
+    }
+
     /// Whether the address space that it belongs to is still there: a process that has ended or
     /// executed another program has left it.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         // To unprotect the last page that a process could have fails, since it never has it; but
         // first the kernel looks for the address space.
-        const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
-        let mut argument = [0x7fff_ffff_e000u64, 0x1000, 0];
-        // SAFETY: the argument is as large as the request's struct (range and mode), which the
-        // kernel reads only.
-        let answer =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_WRITEPROTECT, argument.as_mut_ptr()) };
-        answer == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+        match self.unprotect(0x7fff_ffff_e000, 0x1000) {
+            Ok(()) => true,
+            Err(error) => error.raw_os_error() != Some(libc::ESRCH),
+        }
     }
 
     /// The descriptor, to be handed to another process.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use kernel::memory::{IOV_MAX, MemoryFile, read_ranges};
+use kernel::memory::{IOV_MAX, MemoryFile};
 use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
@@ -92,35 +92,34 @@ impl Piece {
     /// Reads it from a process that runs. Pages that have gone meanwhile read as zeros, and are
     /// noted in `lost`.
     pub(super) fn read_running(&self, pid: i32, to: &mut [u8], lost: &Mutex<Vec<PageRun>>) {
-        if let Ok(read) = read_ranges(pid, &self.ranges, to)
-            && read == to.len()
-        {
-            return;
-        }
+        let memory = MemoryFile::open(pid);
+        let read = |address, to: &mut [u8]| {
+            memory.as_ref().is_ok_and(|m| m.read_exact(address, to).is_ok())
+        };
         let mut rest = to;
         for &(start, bytes) in &self.ranges {
             let (here, later) = rest.split_at_mut(bytes);
+            rest = later;
+            if read(start, here) {
+                continue;
+            }
             let pages = here.chunks_mut(PAGE_SIZE as usize);
             for (page, address) in pages.zip((start..).step_by(PAGE_SIZE as usize)) {
-                if read_process(pid, &[(address, page.len())], page).is_err() {
+                if !read(address, page) {
                     page.fill(0);
                     let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
                     lost.push(PageRun::new(address, address + page.len() as u64));
                 }
             }
-            rest = later;
         }
     }
 }
 
-/// Reads ranges of a process. The quick way stops at pages that the process itself may not read
-/// (`PROT_NONE` mappings can have content); those come through `/proc/PID/mem`.
+/// Reads ranges of a process by `/proc/PID/mem`. `process_vm_readv` would pin the pages, and for that
+/// the kernel gives the process copies of its own of all that it shares with its kin since a
+/// fork: a dump of a family would multiply its memory. It would also stop at what the process
+/// itself may not read.
 fn read_process(pid: i32, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
-    if let Ok(read) = read_ranges(pid, ranges, to)
-        && read == to.len()
-    {
-        return Ok(());
-    }
     let memory = MemoryFile::open(pid)?;
     let mut rest = to;
     for &(address, bytes) in ranges {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use collector::{Inventory, Process, VmFlags};
+use collector::{Inventory, Mapping, Process, VmFlags};
 use images::messages::InventoryEntry;
 use images::{Folder, ImageWriter, names};
 use kernel::pagemap::PageRun;
@@ -249,23 +249,31 @@ impl Early {
     }
 
     /// Takes our own marks off the mappings of an inventory. What they were on, by process.
-    pub(crate) fn take_marks(&self, inventory: &mut Inventory) -> Marked {
+    ///
+    /// A mapping has one userfaultfd: where it reaches into what we registered it is ours, though it
+    /// may have grown beyond. Any other one is somebody else's, and refused.
+    pub(crate) fn take_marks(&self, inventory: &mut Inventory) -> Result<Marked, Error> {
         let mut marked = Marked::new();
         for (pid, process) in &mut inventory.processes {
-            if !self.tracked.contains_key(pid) {
-                continue;
-            }
+            let Some(tracked) = self.tracked.get(pid) else { continue };
             let spans = marked.entry(*pid).or_default();
-            for mapping in &mut process.mappings {
-                if mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT) {
-                    mapping.flags.0 &= !VmFlags::UFFD_WRITE_PROTECT.0;
-                    if trackable(mapping) {
-                        kernel::pagemap::push(spans, mapping.start, mapping.end);
+            let protected =
+                |mapping: &&mut Mapping| mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT);
+            for mapping in process.mappings.iter_mut().filter(protected) {
+                let ours = tracked.own_part(mapping);
+                if ours.is_empty() {
+                    continue;
+                }
+                mapping.flags.0 &= !VmFlags::UFFD_WRITE_PROTECT.0;
+                if trackable(mapping) {
+                    for part in ours {
+                        kernel::pagemap::push(spans, part.start, part.end);
                     }
                 }
             }
         }
-        marked
+        refuse_foreign(inventory, None)?;
+        Ok(marked)
     }
 
     /// Sorts the tracked pages of a process that stands still; `spans` are its marked mappings.
@@ -317,7 +325,11 @@ impl Early {
         match (self.first, &self.parent) {
             (First::Inside, parent) => {
                 let folder = writer.pre_copy()?;
-                folder.write_one(&names::inventory(), inventory)?;
+                // Known by another name: it lacks what was written later, so that nothing must
+                // be relative to it.
+                let inventory =
+                    InventoryEntry { dump_criu_run_id: Some(unique_id()), ..inventory.clone() };
+                folder.write_one(&names::inventory(), &inventory)?;
                 if let Some(parent) = parent {
                     folder.link_parent(&Path::new("..").join(parent))?;
                 }

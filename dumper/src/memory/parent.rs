@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use images::{ImageDir, names};
+use images::{ImageDir, Lineage, names};
 use kernel::pagemap::{PageRun, push};
 
 use crate::error::Error;
@@ -21,6 +21,7 @@ impl Parent {
         let dir = ImageDir::open(path)?;
         // It is open, so there is a real path to it.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Lineage::of(&dir)?.check_for_child(target)?;
         Ok(Self { dir, link: way(target, &real) })
     }
 

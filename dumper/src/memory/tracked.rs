@@ -184,9 +184,9 @@ impl Tracked {
         }
         let fd = userfaultfd_of(process, codes).map_err(|source| Error::Inject { pid, source })?;
         let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
-        // What cannot be registered, because it has gone, is copied frozen.
+        // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
         worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
-        Ok(Some(Self::with(pid, tracker, map, worth)))
+        Ok((!worth.is_empty()).then(|| Self::with(pid, tracker, map, worth)))
     }
 
     /// Goes on with the tracking that another dump began. `inherited` are the pages that its
@@ -210,7 +210,11 @@ impl Tracked {
             trackable(mapping) && mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT)
         };
         let parts = process.mappings.iter().filter(marked);
-        let parts = parts.map(|mapping| PageRun::new(mapping.start, mapping.end)).collect();
+        let parts = parts.map(|mapping| PageRun::new(mapping.start, mapping.end));
+        // To register once more what this userfaultfd has changes nothing; what another one has
+        // cannot be.
+        let parts =
+            parts.filter(|part| tracker.register(part.start, part.bytes()).is_ok()).collect();
         let mut tracked = Self::with(pid, tracker, map, parts);
         tracked.inherited = clip(inherited, &tracked.spans);
         tracked.covered = tracked.inherited.clone();
@@ -228,6 +232,11 @@ impl Tracked {
         self.parts.sort_by_key(|part| part.start);
         self.spans = coalesce(&self.parts, 0);
         Ok(())
+    }
+
+    /// What of a mapping was registered here.
+    pub(super) fn own_part(&self, mapping: &Mapping) -> Vec<PageRun> {
+        clip(&[PageRun::new(mapping.start, mapping.end)], &self.spans)
     }
 
     /// Bytes that were written since they were last protected.
@@ -345,8 +354,7 @@ impl Tracked {
             _ => Arena::new(total as usize).ok(),
         };
         let Some(mut memory) = memory else {
-            // They are protected by now, so that nothing but this note says that they changed.
-            self.doubtful = union(&self.doubtful, &runs);
+            self.give_up(&runs);
             return Ok(());
         };
         let work = into_memory(cut(in_a_row(&runs, 0)), &mut memory);
@@ -363,7 +371,16 @@ impl Tracked {
     fn doubt(&mut self, lost: Mutex<Vec<PageRun>>) {
         let mut lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         lost.sort_by_key(|run| run.start);
-        self.doubtful = union(&self.doubtful, &lost);
+        self.give_up(&lost);
+    }
+
+    /// Has the kernel say of pages, to this dump and to those that come after it, that they were
+    /// written: there is no copy of them. Those that it will not say it of are noted.
+    fn give_up(&mut self, runs: &[PageRun]) {
+        let kept =
+            runs.iter().filter(|run| self.tracker.unprotect(run.start, run.bytes()).is_err());
+        let kept: Vec<PageRun> = kept.copied().collect();
+        self.doubtful = union(&self.doubtful, &kept);
     }
 
     /// The pages in `span` that were written and hold anything.
@@ -420,7 +437,7 @@ impl Tracked {
 
     /// Leaves out what is no longer there. Where there is a page table, the scan has told of every
     /// page that is not; so one page of each tells whether there is a table.
-    fn without_holes(&self, kept: &[PageRun]) -> io::Result<Vec<PageRun>> {
+    fn without_holes(&mut self, kept: &[PageRun]) -> io::Result<Vec<PageRun>> {
         let mut there = Vec::with_capacity(kept.len());
         let mut last = (u64::MAX, false);
         for run in kept {
@@ -433,6 +450,9 @@ impl Tracked {
                 let end = run.end.min((table + 1) * TABLE);
                 if last.1 {
                     kernel::pagemap::push(&mut there, at, end);
+                } else {
+                    // Unless it is this one page that the kernel has taken back meanwhile.
+                    self.map.anonymous_pages(PageRun::new(at, end), &mut there)?;
                 }
                 at = end;
             }
@@ -477,20 +497,27 @@ impl Tracked {
         bytes(&self.covered)
     }
 
-    /// Stops to track. The kernel would do it by itself, in one step for which the whole process waits; this does it
-    /// in small ones.
+    /// Stops to track. The kernel would do it by itself, in one step for which the whole process
+    /// waits. This takes the protection off in small steps, and then the registration, which is quick
+    /// when nothing is protected. (The registration cannot be taken off in steps: a mapping would be
+    /// two for a while, and the process may be about to move it as one.)
     pub(super) fn end(self) {
         for span in &self.parts {
             let mut at = span.start;
             while at < span.end {
                 let end = span.end.min(at + SLICE * PAGE_SIZE);
-                if self.tracker.unregister(at, end - at).is_err() {
-                    // Not as it was any more: what is left ends with the descriptor.
-                    break;
+                // Where nothing is mapped any more, or something else, there is nothing to do.
+                if self.tracker.unprotect(at, end - at).is_err() && !self.tracker.is_alive() {
+                    return;
                 }
                 at = end;
                 // Whoever waits for the lock goes first.
                 std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        }
+        for span in &self.parts {
+            if let Err(error) = self.tracker.unregister(span.start, span.bytes()) {
+                tracing::debug!(pid = self.pid, %error, "left to the descriptor's end");
             }
         }
     }
