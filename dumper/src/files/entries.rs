@@ -44,6 +44,13 @@ impl Survey<'_> {
     ) -> Result<RegFileEntry, Problem> {
         // What it is when it is frozen is asked then.
         let stat = if self.frozen { found.stat()? } else { found.stat_of_then };
+        let now;
+        let found = if self.frozen && found.is_outdated(&stat) {
+            now = found.anew(self.context)?;
+            &now
+        } else {
+            found
+        };
         if found.ghost {
             self.ghost(found, id, &stat)?;
         }

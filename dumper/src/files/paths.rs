@@ -2,7 +2,9 @@
 //!
 //! What a path leads to is checked while the target runs and remembered by device, inode and link
 //! text. When the frozen inventory shows the same three, the answer still holds: unlinking a file
-//! or moving it changes the text. So a frozen target costs one `fstat` for each file, for its size.
+//! or moving it changes the text. Giving a name to a file that has none does not, so that the number
+//! of names is compared too: a frozen target costs one `fstat` for each file, for that and its size.
+//! (What is mounted over a path meanwhile is not seen.)
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -54,6 +56,18 @@ impl Found {
     /// What the file is now.
     pub(super) fn stat(&self) -> Result<FileStat, Problem> {
         fstat(&self.handle).doing("stat")
+    }
+
+    /// Whether it was a ghost and has a name by now, or the other way round.
+    pub(super) const fn is_outdated(&self, now: &FileStat) -> bool {
+        self.ghost != is_ghost(now)
+    }
+
+    /// The same file, looked at again: its link text does not tell that a deleted file was given
+    /// a name.
+    pub(super) fn anew(&self, context: &PlanContext) -> Result<Self, Problem> {
+        let handle = self.handle.try_clone().doing("look again at")?;
+        look(&path_of(&handle)?, handle, self.stat()?, context)
     }
 
     /// The file's bytes by offset, without its holes. Those of a ghost only: others are found by
@@ -143,9 +157,7 @@ fn look(
     stat: FileStat,
     context: &PlanContext,
 ) -> Result<Found, Problem> {
-    // The kernel makes and names the files of devpts itself; the suffix there means nothing.
-    let terminal = is_terminal(stat.st_rdev) && stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
-    let ghost = stat.st_nlink == 0 && !terminal;
+    let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
     let path = match without_suffix(target) {
         Some(path) if ghost || terminal => path,
         _ => PathBuf::from(target),
@@ -234,8 +246,18 @@ fn without_suffix(target: &OsStr) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
 
+/// The kernel makes and names the files of devpts itself: there a lost name means nothing.
+const fn is_open_terminal(stat: &FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && is_terminal(stat.st_rdev)
+}
+
+/// Whether a file has no name any more.
+const fn is_ghost(stat: &FileStat) -> bool {
+    stat.st_nlink == 0 && !is_open_terminal(stat)
+}
+
 /// Whether a device number is one of a terminal (`Documentation/admin-guide/devices.txt`).
-pub(super) fn is_terminal(device: u64) -> bool {
+pub(super) const fn is_terminal(device: u64) -> bool {
     matches!((libc::major(device), libc::minor(device)), (4 | 136..=143, _) | (5, 0..=2))
 }
 
@@ -282,6 +304,25 @@ mod tests {
         assert_eq!(found.name, path.as_os_str().as_bytes());
         assert_eq!(found.pieces(4, 100).unwrap(), [(0, b"gone".to_vec())]);
         assert!(found.pieces(4, 3).is_err());
+    }
+
+    #[test]
+    fn a_ghost_that_is_given_a_name_is_none() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).custom_flags(libc::O_TMPFILE).open(dir.path()).unwrap();
+        let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let target = std::fs::read_link(&link).unwrap();
+        let found = look(target.as_os_str(), handle(&link), &context(None)).unwrap();
+        assert!(found.ghost && !found.is_outdated(&found.stat().unwrap()));
+        let (here, follow) = (nix::fcntl::AT_FDCWD, nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW);
+        nix::unistd::linkat(here, &link, here, &dir.path().join("out"), follow).unwrap();
+        assert!(found.is_outdated(&found.stat().unwrap()));
+        match found.anew(&context(None)) {
+            Err(Problem::Refused { reason, .. }) => assert!(reason.contains("other names")),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
