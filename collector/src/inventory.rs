@@ -249,6 +249,10 @@ pub struct OpenFile {
     /// The link text of `/proc/PID/fd/N`: path, `pipe:[…]`, `socket:[…]`, `anon_inode:[…]`.
     #[serde(serialize_with = "lossy")]
     pub target: OsString,
+    /// Whether somebody may have been named to be signalled when it is ready (`F_SETOWN`,
+    /// `F_SETSIG`); `None` from the /proc reader, which is not told.
+    #[serde(skip)]
+    pub owned: Option<bool>,
     /// What tells later whether it has changed; `None` from the /proc reader, of sockets that are not
     /// watched ([`Collector::watch`](crate::Collector::watch)), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.
@@ -264,9 +268,9 @@ pub struct FileMark {
     /// with a name, its owner and its rights. (Not of that file's contents, and not of what this
     /// inventory says itself.)
     pub print: NonZeroU64,
-    /// Of a regular file its bytes, of a pipe or fifo how many pages it may hold, of a socket how
-    /// many messages wait to be read (at a listening one: connections, to be accepted). `None` if
-    /// that takes another look.
+    /// Of a regular file its bytes, of a pipe or fifo how many pages it may hold, of a Unix socket how
+    /// many messages wait to be read (at a listening one: connections, to be accepted); of another
+    /// socket 0, as it has no mark while anything waits. `None` if that takes another look.
     pub size: Option<u64>,
 }
 

@@ -46,6 +46,7 @@ fn file(target: &str, mode: u32) -> OpenFile {
         device: 0,
         inode: 77,
         target: target.into(),
+        owned: None,
         mark: None,
     }
 }

@@ -157,6 +157,7 @@ impl ProcSource {
                 device: stat.device,
                 inode: stat.inode,
                 target,
+                owned: None,
                 mark: None,
             });
         }

@@ -13,7 +13,7 @@ use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
 use crate::read::{Context, at, field, load, offset};
 use crate::{Meta, Name, emit, fitting};
-use marks::{PIPE_FS, SOCKET_FS, seen};
+use marks::{PIPE_FS, SOCKET_FS, is_owned, seen};
 
 #[repr(C)]
 struct FileContext {
@@ -59,7 +59,9 @@ extern "C" fn task_file(context: *mut FileContext) -> i32 {
 
 #[inline(never)]
 fn look(file: u64, inode: u64, record: &mut FileRecord) {
-    let seen = seen(file, inode, record.mode as u16, record.magic);
+    let owned = is_owned(file);
+    record.owned = u16::from(owned);
+    let seen = seen(file, inode, record.mode as u16, record.magic, owned);
     record.mark = seen.mark;
     record.size = seen.size;
 }
@@ -97,7 +99,7 @@ pub(crate) fn path(file: *mut c_void, name: &mut Name) -> u32 {
 fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) {
     record.header = Header { kind: KIND_FILE, bytes: size_of::<FileRecord>() as u32 };
     record.fd = fd as i32;
-    record.close_on_exec = close_on_exec(task, fd);
+    record.close_on_exec = close_on_exec(task, fd) as u16;
     record.file = file;
     record.position = load(file, o::FILE_POS);
     record.inode = load(inode, o::INODE_INO);

@@ -122,6 +122,7 @@ impl Decoding {
             device,
             inode,
             target,
+            owned: Some(record.owned != 0),
             mark: mark(record).filter(|_| self.watched || record.magic != SOCKET_FS),
         }))
     }

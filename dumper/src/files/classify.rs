@@ -113,6 +113,7 @@ mod tests {
             device: 1,
             inode: 1,
             target: target.into(),
+            owned: None,
             mark: None,
         }
     }

@@ -96,6 +96,7 @@ mod tests {
             device: 9,
             inode,
             target: "socket:[1]".into(),
+            owned: None,
             mark: None,
         }
     }

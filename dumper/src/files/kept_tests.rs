@@ -18,6 +18,7 @@ fn file(fd: i32, print: u64) -> OpenFile {
         device: 9,
         inode: 100 + u64::try_from(fd).unwrap(),
         target: "/a".into(),
+        owned: Some(false),
         mark: mark(print, Some(3)),
     }
 }

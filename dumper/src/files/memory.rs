@@ -8,7 +8,6 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 
 use collector::OpenFile;
-use images::messages::FownEntry;
 use kernel::pidfd::PidFd;
 
 use super::other_options::Usual;
@@ -24,7 +23,6 @@ pub(super) struct Memory {
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
     pub(super) usual: Usual,
-    owners: HashMap<(i32, i32, Key), FownEntry>,
 }
 
 /// What names the file of a descriptor to us.
@@ -67,27 +65,6 @@ impl Memory {
             self.taps.insert(name, Tap(end));
         }
         self.taps.get(&name).ok_or(Problem::Gone)
-    }
-
-    /// The owner of the open file that `pid` has as `file`, by `ask` when it is not known or may
-    /// have changed: a file whose owner matters is asynchronous, or had one before.
-    pub(super) fn owner(
-        &mut self,
-        pid: i32,
-        file: &OpenFile,
-        ask: impl Fn(&OwnedFd) -> Result<FownEntry, Problem>,
-    ) -> Result<FownEntry, Problem> {
-        let name = (pid, file.fd, key(file));
-        if let Some(owner) = self.owners.get(&name)
-            && *owner == FownEntry::default()
-            && file.flags & libc::O_ASYNC.cast_unsigned() == 0
-        {
-            return Ok(*owner);
-        }
-        let borrowed = self.borrow(pid, file.fd)?;
-        let owner = ask(&borrowed)?;
-        self.owners.insert(name, owner);
-        Ok(owner)
     }
 }
 

@@ -258,13 +258,12 @@ impl<'a> Survey<'a> {
         Ok((id, r#type))
     }
 
-    /// The owner of an open file: one with a mark has none.
+    /// The owner of an open file, asked for where there may be one.
     pub(super) fn owner(&mut self, pid: i32, file: &OpenFile) -> Result<FownEntry, Problem> {
-        if file.mark.is_some() || file.flags & libc::O_PATH.cast_unsigned() != 0 {
+        if file.owned == Some(false) || file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Ok(owners::nobody());
         }
-        let known = &self.known;
-        self.memory.owner(pid, file, |fd| owners::owner(fd, known))
+        owners::owner(&self.memory.borrow(pid, file.fd)?, &self.known)
     }
 
     /// The open files that may have locks on them.

@@ -219,7 +219,9 @@ pub struct FileRecord {
     /// Descriptor number.
     pub fd: i32,
     /// 1 for close on exec.
-    pub close_on_exec: u32,
+    pub close_on_exec: u16,
+    /// 1 if somebody is to be signalled when it is ready, or was once (`F_SETOWN`, `F_SETSIG`).
+    pub owned: u16,
     /// Address of the open file description.
     pub file: u64,
     /// Position.
@@ -228,8 +230,8 @@ pub struct FileRecord {
     /// changed between but what the record says itself (and the contents of a file with a name); 0
     /// for one that has to be looked at each time.
     pub mark: u64,
-    /// Of a regular file its bytes, of a pipe how many pages it may hold, of a socket how many
-    /// messages wait in it; meaningless without a mark.
+    /// Of a regular file its bytes, of a pipe how many pages it may hold, of a Unix socket how many
+    /// messages or connections wait in it, of another 0; meaningless without a mark.
     pub size: u64,
     /// Inode.
     pub inode: u64,

@@ -37,8 +37,8 @@ const UNKNOWN: Seen = Seen { mark: 0, size: 0 };
 /// The mark of an open file, 0 for one that has to be looked at each time: what has an owner to
 /// signal, locks, no name, or more to it than is known here.
 #[inline(always)]
-pub(crate) fn seen(file: u64, inode: u64, mode: u16, magic: u64) -> Seen {
-    if magic == ANON_INODE_FS || is_owned(file) {
+pub(crate) fn seen(file: u64, inode: u64, mode: u16, magic: u64, owned: bool) -> Seen {
+    if magic == ANON_INODE_FS || owned {
         return UNKNOWN;
     }
     match mode & S_IFMT {
@@ -58,7 +58,7 @@ pub(crate) fn seen(file: u64, inode: u64, mode: u16, magic: u64) -> Seen {
 /// Whether somebody is to be signalled when the file is ready (`F_SETOWN`, `F_SETSIG`). Since Linux
 /// 6.12 a file has the structure for it only then.
 #[inline(always)]
-fn is_owned(file: u64) -> bool {
+pub(crate) fn is_owned(file: u64) -> bool {
     if offset(o::OWNER_FILE) != ABSENT {
         let owner: u64 = load(file, o::FILE_OWNER);
         return owner != 0;
