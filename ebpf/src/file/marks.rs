@@ -180,6 +180,10 @@ const NOT_ITS_OWN: [(usize, u32); 5] = [
 
 /// A socket: all that its protocol keeps of it, options, state, queues and peer, and whether the
 /// peer has been accepted.
+///
+/// What waits in it is there by address and number only, and the kernel gives a new message the
+/// memory of the last one that was read. Messages of Unix sockets are read again whenever any
+/// wait. Others have no mark while anything waits: equal ones say that nothing did either time.
 #[inline(always)]
 fn socket(socket: u64, stamp: u64) -> Seen {
     let mut mark = Mark::new();
@@ -209,7 +213,19 @@ fn socket(socket: u64, stamp: u64) -> Seen {
         }
     }
     let waiting: u32 = field(sock, o::SOCK_RECEIVE_QUEUE_LENGTH);
+    if family != AF_UNIX && (waiting != 0 || has_received(sock)) {
+        return UNKNOWN;
+    }
     Seen { mark: mark.finish(), size: u64::from(waiting) }
+}
+
+/// Whether anything waits in a socket, in whichever queue its protocol keeps it: messages are
+/// accounted for until they are read, and connections counted until they are accepted.
+#[inline(always)]
+fn has_received(sock: u64) -> bool {
+    let bytes: i32 = field(sock, o::SOCK_RECEIVED_BYTES);
+    let connections: u32 = field(sock, o::SOCK_CONNECTIONS);
+    bytes != 0 || connections != 0
 }
 
 // Functions of their own, with a stack frame of their own.
