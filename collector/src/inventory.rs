@@ -253,7 +253,7 @@ pub struct OpenFile {
     /// `F_SETSIG`); `None` from the /proc reader, which is not told.
     #[serde(skip)]
     pub owned: Option<bool>,
-    /// What tells later whether it has changed; `None` from the /proc reader, of sockets that are not
+    /// What tells later whether it has changed; `None` from the /proc reader, of sockets and pipes that are not
     /// watched ([`Collector::watch`](crate::Collector::watch)), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.
     #[serde(skip)]

@@ -144,8 +144,8 @@ impl Collector {
         Self::of(Sources::Proc(ProcSource::default()))
     }
 
-    /// From now on, until this goes, marks of sockets tell also of options that are set and set back
-    /// between two inventories; before, sockets have no marks. It makes every system call on the
+    /// From now on, until this goes, marks of sockets and pipes tell also of options that are set and
+    /// set back between two inventories; before, sockets, pipes and fifos have no marks. It makes every system call on the
     /// machine a little slower, so it is for the time of a dump.
     pub fn watch(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {

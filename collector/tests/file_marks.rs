@@ -99,12 +99,14 @@ fn pipes() {
 }
 
 #[test]
-fn sockets_that_are_not_watched_have_none() {
+fn sockets_and_pipes_that_are_not_watched_have_none() {
     let mut eye = Eye(Collector::with_bpf().unwrap());
     let (a, _b) = UnixStream::pair().unwrap();
-    assert_eq!(eye.mark(&a), None);
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    assert_eq!((eye.mark(&a), eye.mark(&reader)), (None, None));
     eye.0.watch();
     eye.still(&a);
+    eye.still(&reader);
 }
 
 #[test]

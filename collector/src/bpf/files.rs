@@ -36,7 +36,7 @@ pub(super) struct Decoding {
     pub(super) pid: i32,
     /// A thread of the process that has the descriptors.
     pub(super) tid: i32,
-    /// Changes of settings are stamped: a socket's mark is worth nothing without.
+    /// Changes of settings are counted: a socket's or a pipe's mark is worth nothing without.
     pub(super) watched: bool,
 }
 
@@ -123,15 +123,23 @@ impl Decoding {
             inode,
             target,
             owned: Some(record.owned != 0),
-            mark: mark(record).filter(|_| self.watched || record.magic != SOCKET_FS),
+            mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         }))
     }
 }
 
+/// Whether a file has settings that can be changed and changed back.
+const fn has_settings(record: &FileRecord) -> bool {
+    matches!(record.magic, PIPE_FS | SOCKET_FS) || is_fifo(record)
+}
+
+const fn is_fifo(record: &FileRecord) -> bool {
+    record.mode & libc::S_IFMT == libc::S_IFIFO
+}
+
 fn mark(record: &FileRecord) -> Option<FileMark> {
     let nameless = matches!(record.magic, PIPE_FS | SOCKET_FS);
-    let is_fifo = record.mode & libc::S_IFMT == libc::S_IFIFO;
-    let exact = nameless || is_fifo || EXACT_SIZES.contains(&record.magic);
+    let exact = nameless || is_fifo(record) || EXACT_SIZES.contains(&record.magic);
     Some(FileMark { print: NonZeroU64::new(record.mark)?, size: exact.then_some(record.size) })
 }
 
