@@ -44,7 +44,7 @@ static CHANGES: [u8; CALLS] = TABLE;
 
 /// Set in a thread's status while it makes a call of the 32-bit kind, with numbers of its own
 /// (arch/x86/include/asm/thread_info.h).
-const TS_COMPAT: u32 = 2;
+pub(crate) const TS_COMPAT: u32 = 2;
 
 const O_ACCMODE: u64 = 3;
 const O_CREAT: u64 = 0o100;
@@ -121,7 +121,7 @@ fn count(process: *mut TrackedProcess, changes: u8) {
 
 /// Threads of one process count on several processors at once.
 #[inline(always)]
-fn add(count: *mut u64) {
+pub(crate) fn add(count: *mut u64) {
     // Not by `AtomicU64`: the compiler offers no such additions for this target, which has them.
     // SAFETY: a number in a map's value, aligned as all of them are, and only ever added to.
     unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) count, in(reg) 1_u64) };

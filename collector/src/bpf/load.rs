@@ -39,7 +39,7 @@ pub struct Loaded {
     pub(super) task: OwnedFd,
     pub(super) files: OwnedFd,
     pub(super) vmas: OwnedFd,
-    /// Stamps what settings are changed of; not there on every processor.
+    /// Counts changes of settings; not there on every processor.
     watch: Option<OwnedFd>,
     /// Counts changes of tracked processes, until it is taken out; not there on every processor.
     tracing: Option<(Tracers, Counts)>,
@@ -106,7 +106,7 @@ impl Loaded {
             None
         } else {
             load_tracepoint(&mut ebpf, WATCH, WATCH, &btf)
-                .inspect_err(|error| tracing::warn!(%error, "sockets have no marks"))
+                .inspect_err(|error| tracing::warn!(%error, "sockets and pipes have no marks"))
                 .ok()
         };
         let tracing = match offsets[ebpf_common::offsets::REGISTERS_CALL] {
@@ -184,11 +184,11 @@ impl Loaded {
         self.tracing.take()
     }
 
-    /// Has changes of settings stamped, for as long as what it returns is kept. `None` where that
+    /// Has changes of settings counted, for as long as what it returns is kept. `None` where that
     /// is not to be had.
     pub(super) fn watch(&self) -> Option<OwnedFd> {
         raw_tracepoint(self.watch.as_ref()?.as_fd())
-            .inspect_err(|error| tracing::debug!(%error, "sockets have no marks"))
+            .inspect_err(|error| tracing::debug!(%error, "sockets and pipes have no marks"))
             .ok()
     }
 

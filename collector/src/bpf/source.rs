@@ -39,7 +39,7 @@ pub struct BpfSource {
     /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
     /// /proc shows and the iterator does not.
     gate: Option<Mapping>,
-    /// Held while changes of settings are stamped.
+    /// Held while changes of settings are counted.
     watch: Option<OwnedFd>,
     /// What another process counts of those that it tracks, if it does.
     followed: Option<Followed>,

@@ -11,7 +11,7 @@ use stasis_ebpf_common::offsets::ABSENT;
 
 use crate::mark::Mark;
 use crate::read::{at, field, fill_from, load, offset};
-use crate::touch::stamp;
+use crate::touch::changes;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
@@ -42,10 +42,10 @@ pub(crate) fn seen(file: u64, inode: u64, mode: u16, magic: u64, owned: bool) ->
         return UNKNOWN;
     }
     match mode & S_IFMT {
-        S_IFSOCK if magic == SOCKET_FS => socket(load(file, o::FILE_PRIVATE), stamp(file)),
-        S_IFIFO if magic == PIPE_FS => pipe(inode, stamp(file), Mark::new()),
+        S_IFSOCK if magic == SOCKET_FS => socket(load(file, o::FILE_PRIVATE), changes(file)),
+        S_IFIFO if magic == PIPE_FS => pipe(inode, changes(file), Mark::new()),
         S_IFIFO => match place(inode, mode) {
-            Some(mark) => pipe(inode, stamp(file), mark),
+            Some(mark) => pipe(inode, changes(file), mark),
             None => UNKNOWN,
         },
         _ => match place(inode, mode) {
@@ -125,18 +125,18 @@ const BUFFER_WORDS: usize = 4;
 ///
 /// Bytes that have been written stay as they are: each buffer is filled from its start and read
 /// from there, and the counts of buffers only ever grow, but for a change of capacity, which starts
-/// them anew, leaves a stamp, and the time of the last write.
+/// them anew and is counted, and the time of the last write.
 #[inline(always)]
-fn pipe(inode: u64, stamp: u64, mut mark: Mark) -> Seen {
+fn pipe(inode: u64, changes: u64, mut mark: Mark) -> Seen {
     let pipe: u64 = load(inode, o::INODE_PIPE);
-    if pipe == 0 || offset(o::PIPE_HEAD) == ABSENT {
+    if pipe == 0 || offset(o::PIPE_HEAD) == ABSENT || offset(o::INODE_MTIME) == ABSENT {
         return UNKNOWN;
     }
     let head: u32 = load(pipe, o::PIPE_HEAD);
     let tail: u32 = load(pipe, o::PIPE_TAIL);
     let capacity: u32 = load(pipe, o::PIPE_MAX_USAGE);
     let slots: u32 = load(pipe, o::PIPE_RING_SIZE);
-    mark.add(stamp);
+    mark.add(changes);
     mark.add(u64::from(head) << 32 | u64::from(tail));
     mark.add(u64::from(capacity) << 32 | u64::from(slots));
     mark.add(load(inode, o::INODE_MTIME));
@@ -185,9 +185,9 @@ const NOT_ITS_OWN: [(usize, u32); 5] = [
 /// memory of the last one that was read. Messages of Unix sockets are read again whenever any
 /// wait. Others have no mark while anything waits: equal ones say that nothing did either time.
 #[inline(always)]
-fn socket(socket: u64, stamp: u64) -> Seen {
+fn socket(socket: u64, changes: u64) -> Seen {
     let mut mark = Mark::new();
-    mark.add(stamp);
+    mark.add(changes);
     mark.add_field::<1>(socket, o::SOCKET_STATE);
     let sock: u64 = field(socket, o::SOCKET_SOCK);
     let (protocol, family) = add_first_chunk(&mut mark, sock);
