@@ -45,6 +45,8 @@ pub(crate) struct Captured {
     pub(crate) pages_scanned: u64,
 }
 
+const READ_FILES: &str = "read the open files";
+
 /// Takes the time since the last lap.
 struct Laps(Instant);
 
@@ -83,9 +85,10 @@ pub(crate) fn capture(
     let ids = ids::number(&inventory);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
-    let files = files_plan.capture(&inventory, &tables)?;
+    let files = files_plan.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
     clock.account.files = laps.lap();
-    clock.check("read the open files")?;
+    clock.check(READ_FILES)?;
+    let files = files?;
     let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
     clock.account.parasite += laps.lap();
     infect::cure(infected, frozen)?;

@@ -67,6 +67,9 @@ pub enum Error {
         /// Each with its task, place, object, reason and remedy.
         refusals: Vec<Refusal>,
     },
+    /// What was to end it did, before all was read.
+    #[error("read the open files in the time that was given")]
+    TooLate,
     /// A kernel interface failed.
     #[error("{operation}")]
     Kernel {
@@ -101,7 +104,7 @@ impl Plan {
         raise_limit()?;
         let mut memory = Memory::default();
         let (captured, mut kept) =
-            Survey::new(context, &mut memory, inventory, Kept::default(), false)
+            Survey::new(context, &mut memory, inventory, Kept::default(), None)
                 .run(&BTreeMap::new())?;
         kept.files = captured.files;
         Ok(Self { context: context.clone(), memory, kept })
@@ -117,15 +120,18 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// As [`Plan::prepare`], for what has been opened or has changed since.
+    /// As [`Plan::prepare`], for what has been opened or has changed since; [`Error::TooLate`] once
+    /// `is_late`, which is asked between any two longer steps.
     pub fn capture(
         &mut self,
         frozen: &Inventory,
         tables: &BTreeMap<i32, u32>,
+        is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
         let kept = std::mem::take(&mut self.kept);
         let (captured, kept) =
-            Survey::new(&self.context, &mut self.memory, frozen, kept, true).run(tables)?;
+            Survey::new(&self.context, &mut self.memory, frozen, kept, Some(is_late))
+                .run(tables)?;
         Ok(Captured { kept: kept.files, ..captured })
     }
 }

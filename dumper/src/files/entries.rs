@@ -105,7 +105,7 @@ impl Survey<'_> {
             return Ok(());
         }
         let size = stat.st_size.cast_unsigned();
-        let pieces = found.pieces(size, self.context.ghost_limit)?;
+        let pieces = found.pieces(size, self.context.ghost_limit, self.is_late)?;
         let whole = matches!(&pieces[..], [(0, bytes)] if bytes.len() as u64 == size);
         // A file with holes is written in pieces, so that it has them again.
         let entry = if whole || size == 0 {

@@ -52,6 +52,9 @@ pub(super) struct Found {
     pub(super) ghost: bool,
 }
 
+/// Bytes of a ghost that are read between two looks at the clock.
+const AT_ONCE: usize = 1 << 20;
+
 impl Found {
     /// What the file is now.
     pub(super) fn stat(&self) -> Result<FileStat, Problem> {
@@ -71,8 +74,13 @@ impl Found {
     }
 
     /// The file's bytes by offset, without its holes. Those of a ghost only: others are found by
-    /// their path.
-    pub(super) fn pieces(&self, size: u64, limit: u64) -> Result<Vec<(u64, Vec<u8>)>, Problem> {
+    /// their path. Fails once `is_late`, which is asked for every so many bytes.
+    pub(super) fn pieces(
+        &self,
+        size: u64,
+        limit: u64,
+        is_late: &dyn Fn() -> bool,
+    ) -> Result<Vec<(u64, Vec<u8>)>, Problem> {
         let file = File::open(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
             .doing("open deleted file")?;
         let (mut pieces, mut at, mut total) = (Vec::new(), 0, 0);
@@ -85,7 +93,12 @@ impl Found {
                 ));
             }
             let mut bytes = vec![0; (end - start) as usize];
-            file.read_exact_at(&mut bytes, start).doing("read deleted file")?;
+            for (offset, part) in (start..).step_by(AT_ONCE).zip(bytes.chunks_mut(AT_ONCE)) {
+                if is_late() {
+                    return Err(Problem::TooLate);
+                }
+                file.read_exact_at(part, offset).doing("read deleted file")?;
+            }
             pieces.push((start, bytes));
             at = end;
         }
@@ -302,8 +315,10 @@ mod tests {
         let found = look(OsStr::new(&target), handle, &context(None)).unwrap();
         assert!(found.ghost);
         assert_eq!(found.name, path.as_os_str().as_bytes());
-        assert_eq!(found.pieces(4, 100).unwrap(), [(0, b"gone".to_vec())]);
-        assert!(found.pieces(4, 3).is_err());
+        let pieces = |limit, is_late: bool| found.pieces(4, limit, &|| is_late);
+        assert_eq!(pieces(100, false).unwrap(), [(0, b"gone".to_vec())]);
+        assert!(pieces(3, false).is_err());
+        assert!(matches!(pieces(100, true), Err(Problem::TooLate)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::owners;
 use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
 use super::refusal::Place;
-use super::survey::Survey;
+use super::survey::{AT_ONCE, Survey};
 use super::{Captured, Error};
 
 /// The places that a process has one of, with the links that show them.
@@ -87,6 +87,9 @@ impl Survey<'_> {
         let mut firsts = Vec::new();
         let mut last: Option<&Mapping> = None;
         for (nth, mapping) in process.mappings.iter().enumerate() {
+            if nth % AT_ONCE == AT_ONCE - 1 {
+                self.in_time()?;
+            }
             if last.is_some_and(|last| is_same_file(last, mapping)) {
                 continue;
             }

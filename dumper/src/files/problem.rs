@@ -16,6 +16,8 @@ pub(super) enum Problem {
     },
     /// It was closed, or its process ended, meanwhile.
     Gone,
+    /// There is no time left to read it.
+    TooLate,
     /// A kernel interface failed.
     Kernel {
         /// What was done.

@@ -29,6 +29,8 @@ pub(super) struct Survey<'a> {
     /// The target does not run: what changes by the moment is read, and what is missing is an
     /// error.
     pub(super) frozen: bool,
+    /// Whether there is no time left.
+    pub(super) is_late: &'a dyn Fn() -> bool,
     /// What is being looked at may turn out to hold until the target is frozen: it is read as then.
     pub(super) to_keep: bool,
     pub(super) kept: Kept,
@@ -53,13 +55,17 @@ pub(super) struct Survey<'a> {
     pub(super) out: Captured,
 }
 
+/// How many files are looked at, or spared a look, between two looks at the clock.
+pub(super) const AT_ONCE: usize = 64;
+
 impl<'a> Survey<'a> {
+    /// A look at a frozen target is given time, and `is_late` when there is none left.
     pub(super) fn new(
         context: &'a PlanContext,
         memory: &'a mut Memory,
         inventory: &'a Inventory,
         kept: Kept,
-        frozen: bool,
+        is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {
         let held = inventory
             .processes
@@ -72,7 +78,8 @@ impl<'a> Survey<'a> {
             context,
             memory,
             inventory,
-            frozen,
+            frozen: is_late.is_some(),
+            is_late: is_late.unwrap_or(&|| false),
             to_keep: false,
             kept,
             neighbours: Neighbours::new(held),
@@ -106,6 +113,7 @@ impl<'a> Survey<'a> {
                 self.out.tables.insert(id, entries);
                 self.tables.insert(process.pid, id);
             }
+            self.in_time()?;
             self.places(process)?;
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
@@ -114,6 +122,11 @@ impl<'a> Survey<'a> {
         } else {
             Err(Error::Refused { refusals: self.refusals })
         }
+    }
+
+    /// Fails when there is no time left.
+    pub(super) fn in_time(&self) -> Result<(), Error> {
+        if (self.is_late)() { Err(Error::TooLate) } else { Ok(()) }
     }
 
     pub(super) fn new_id(&mut self) -> u32 {
@@ -137,7 +150,10 @@ impl<'a> Survey<'a> {
     /// The descriptors of a process.
     fn table(&mut self, process: &Process, suspects: &Suspects) -> Result<Vec<FdinfoEntry>, Error> {
         let mut entries = Vec::with_capacity(process.files.len());
-        for file in &process.files {
+        for (nth, file) in process.files.iter().enumerate() {
+            if nth % AT_ONCE == 0 {
+                self.in_time()?;
+            }
             // Locks belong to a process or an open file: every descriptor is asked.
             let free =
                 if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
@@ -233,6 +249,7 @@ impl<'a> Survey<'a> {
             Err(Problem::Gone) => {
                 Err(failed("find", std::io::Error::from_raw_os_error(libc::ENOENT)))
             }
+            Err(Problem::TooLate) => Err(Error::TooLate),
             Err(Problem::Kernel { operation, source }) => Err(failed(operation, source)),
         }
     }
