@@ -66,11 +66,8 @@ fn copy(
     early.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;
     early.encode(&writer, &write::inventory(&early.id))?;
     let pages_written = early.bytes() / images::PAGE_SIZE;
-    let dump = DumpStatsEntry {
-        pages_written,
-        shpages_written: Some(0),
-        ..DumpStatsEntry::default()
-    };
+    let dump =
+        DumpStatsEntry { pages_written, shpages_written: Some(0), ..DumpStatsEntry::default() };
     let stats = StatsEntry { dump: Some(dump), restore: None };
     writer.write_one(&names::stats_dump(), &stats)?;
     writer.write_one(&names::inventory(), &write::inventory(&early.id))?;
