@@ -66,7 +66,10 @@ pub fn obstacles(
         }
     }
     for file in &process.files {
-        if let Some((reason, remedy)) = of_file(file, &around.sockets) {
+        if process_behind(file.target.as_bytes()) == Some(process.pid) {
+            let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
+            add(object, OF_ITSELF.to_owned(), CLOSE);
+        } else if let Some((reason, remedy)) = of_file(file, &around.sockets) {
             let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
             add(object, reason.to_owned(), remedy);
         } else if let Some(protocol) = of_unlisted_socket(process.pid, file, &around.sockets) {
@@ -237,6 +240,17 @@ pub fn of_file(file: &OpenFile, sockets: &Sockets) -> Option<Refusal> {
         _ if target.contains(&b'[') => Some(("a namespace kept open by a descriptor", CLOSE)),
         _ => Some(("it is of a kind that is not known", CLOSE)),
     }
+}
+
+/// Why a file of `/proc/PID` cannot be carried if the process is in the checkpoint itself.
+pub const OF_ITSELF: &str = "a file of /proc about a process of the tree cannot be carried: it is \
+                             opened before the process is there again";
+
+/// The process that a file of `/proc/PID` is about.
+#[must_use]
+pub fn process_behind(path: &[u8]) -> Option<i32> {
+    let number = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/').next()?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 fn anonymous(name: &[u8]) -> Option<&'static str> {

@@ -155,3 +155,17 @@ fn sockets_by_their_kind() {
         assert_eq!(socket(kind).is_some(), refused, "{kind:?}");
     }
 }
+
+#[test]
+fn files_of_proc_are_about_a_process_or_not() {
+    let cases: [(&[u8], _); 5] = [
+        (b"/proc/17/stat", Some(17)),
+        (b"/proc/17", Some(17)),
+        (b"/proc/meminfo", None),
+        (b"/proc/17x/stat", None),
+        (b"/processes/17", None),
+    ];
+    for (path, process) in cases {
+        assert_eq!(process_behind(path), process, "{}", String::from_utf8_lossy(path));
+    }
+}

@@ -50,6 +50,11 @@ fn userfaultfd() {
 }
 
 #[test]
+fn files_of_proc_about_the_program_itself() {
+    refused("unsupported-proc_self", &["/proc", "descriptor"]);
+}
+
+#[test]
 fn netlink_sockets() {
     refused("unsupported-netlink", &["netlink"]);
 }

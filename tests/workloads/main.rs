@@ -75,6 +75,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-io_uring", unsupported::io_uring),
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
+    ("unsupported-proc_self", unsupported::proc_self),
     ("unsupported-tcp", unsupported::tcp),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
 ];

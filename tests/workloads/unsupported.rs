@@ -34,6 +34,14 @@ pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
     holding(stage, unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }, "userfaultfd")
 }
 
+/// A file of `/proc` about the program itself.
+pub(crate) fn proc_self(stage: &Stage) -> Outcome {
+    let held = std::fs::File::open("/proc/self/stat").expect("open");
+    stage.ready_then_wait();
+    drop(held);
+    Ok(())
+}
+
 pub(crate) fn netlink(stage: &Stage) -> Outcome {
     // SAFETY: takes integers.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };

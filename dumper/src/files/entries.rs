@@ -1,5 +1,6 @@
 //! The entry of each kind of open file.
 
+use collector::obstacles::{OF_ITSELF, process_behind};
 use collector::{OpenFile, Process};
 use images::messages::{
     EventpollFileEntry, FifoEntry, FileEntry, FownEntry, GhostFileEntry, PipeDataEntry, PipeEntry,
@@ -42,6 +43,9 @@ impl Survey<'_> {
         pos: u64,
         fown: FownEntry,
     ) -> Result<RegFileEntry, Problem> {
+        if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
+            return Err(Problem::refused(OF_ITSELF, "close it before the checkpoint"));
+        }
         // What it is when it is frozen is asked then.
         let stat = if self.frozen { found.stat()? } else { found.stat_of_then };
         let now;
