@@ -74,6 +74,7 @@ pub(crate) fn capture(
         inventory = plan::inventory(&mut plan.collector, options.pid, &mut inventory)?;
     }
     let marked = early.take_marks(&mut inventory)?;
+    early.doubt(&inventory);
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
     clock.check("read the inventory")?;

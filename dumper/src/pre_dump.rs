@@ -11,6 +11,7 @@ use images::{ImageWriter, Progress, WriteOptions, names};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
+use crate::files;
 use crate::inject::CodeFinder;
 use crate::memory::{self, Early};
 use crate::obstacles;
@@ -55,6 +56,14 @@ fn copy(
     let namespaces = obstacles::own_namespaces()?;
     let facts = Facts::read(&inventory);
     obstacles::check(&inventory, &facts, options, &namespaces)?;
+    // What a dump would refuse is refused now, and some of it, as an io_uring, would write into
+    // memory unseen.
+    let context = files::PlanContext {
+        shell_job: options.shell_job,
+        root: options.root.clone(),
+        ghost_limit: files::PlanContext::GHOST_LIMIT,
+    };
+    drop(files::Plan::prepare(&inventory, &context)?);
     let write = WriteOptions {
         overwrite: options.overwrite,
         in_place: options.in_place,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use collector::Process;
 use kernel::pidfd::PidFd;
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped};
+use kernel::sched::Urgent;
 
 use super::{Codes, Error, Infection, Original, Request};
 use crate::mappings;
@@ -42,6 +43,8 @@ fn donate(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
     let running = Running::seize(pid, Options::SYSCALL_GOOD)?;
+    // The leader stands still for as long as this thread is kept waiting.
+    let _urgent = Urgent::begin();
     running.interrupt()?;
     let stopped = stop(running)?;
     let original = Original::of(&stopped, &mut Vec::new())?;

@@ -276,6 +276,21 @@ impl Early {
         Ok(marked)
     }
 
+    /// Looks once more for direct I/O, into a tree that stands still: a device may have written behind
+    /// the protection's back since, so that no copy counts if there is any.
+    pub(crate) fn doubt(&mut self, inventory: &Inventory) {
+        if self.tracked.is_empty() {
+            return;
+        }
+        if let Some(path) = direct_io(inventory) {
+            // Said later: nothing is logged while the target stands still.
+            self.warnings.push(format!(
+                "{path} was opened for direct I/O during the dump: all memory was copied frozen"
+            ));
+            self.tracked.values_mut().for_each(Tracked::forget);
+        }
+    }
+
     /// Sorts the tracked pages of a process that stands still; `spans` are its marked mappings.
     pub(crate) fn sort(&mut self, pages: &mut Pages, spans: &[PageRun]) -> Result<(), Error> {
         let Some(tracked) = self.tracked.get_mut(&pages.pid) else { return Ok(()) };

@@ -435,6 +435,14 @@ impl Tracked {
         Ok(sorted)
     }
 
+    /// Takes no copy for good any more: all is to be copied when the process stands still.
+    pub(super) fn forget(&mut self) {
+        self.covered.clear();
+        self.inherited.clear();
+        self.rounds.clear();
+        self.doubtful.clone_from(&self.spans);
+    }
+
     /// Leaves out what is no longer there. Where there is a page table, the scan has told of every
     /// page that is not; so one page of each tells whether there is a table.
     fn without_holes(&mut self, kept: &[PageRun]) -> io::Result<Vec<PageRun>> {
