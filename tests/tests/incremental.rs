@@ -239,3 +239,19 @@ fn the_dumper_killed_between_the_links_of_a_chain() {
     chain.dump("end", ENDING, &parent).must_succeed("the last");
     chain.must_be_right("end", Engine::Stasis);
 }
+
+/// Whoever waits for the end of a pipe that the dump was started with does not wait for as long as
+/// tracking goes on.
+#[test]
+fn the_keeper_holds_nothing_of_its_callers() {
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+    use std::io::Read;
+    let chain = Chain::start("dirty");
+    let (mut reader, writer) = std::io::pipe().expect("pipe");
+    fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).expect("let it be inherited");
+    chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("dump");
+    assert!(chain.is_tracked(), "there is a keeper");
+    drop(writer);
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("do not wait");
+    assert_eq!(reader.read(&mut [0]).expect("nobody holds the other end"), 0);
+}

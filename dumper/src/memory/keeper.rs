@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kernel::descriptors::close_range;
 use kernel::pidfd::PidFd;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -131,7 +132,6 @@ pub(super) fn start(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .process_group(0)
         .current_dir("/")
         .spawn()?;
     let since = Instant::now();
@@ -153,7 +153,10 @@ pub(super) fn start(
 pub fn keep(file: &Path, holding: &str) -> io::Result<()> {
     let mut holding: Holding = serde_json::from_str(holding)?;
     // Its own session: what happens to the terminal of whoever dumped is nothing to it.
-    let _session = nix::unistd::setsid();
+    nix::unistd::setsid()?;
+    // Nor are the descriptors that it was started with: who waits for the end of such a pipe, or for a
+    // lock, would wait as long as this runs.
+    close_others(&holding)?;
     holding.keeper = Process::of(nix::unistd::getpid().as_raw()).unwrap_or_default();
     let unfinished = file.with_extension("new");
     fs::write(&unfinished, serde_json::to_vec(&holding)?)?;
@@ -165,6 +168,23 @@ pub fn keep(file: &Path, holding: &str) -> io::Result<()> {
     }
     fs::remove_file(file)
 }
+
+/// Closes all descriptors but the standard ones, which lead nowhere, and those that are held.
+fn close_others(holding: &Holding) -> io::Result<()> {
+    let mut kept: Vec<i32> = holding.held.iter().map(|&(_, fd)| fd).collect();
+    kept.sort_unstable();
+    let mut first = FIRST_OF_OTHERS;
+    for fd in kept.into_iter().filter(|fd| *fd >= FIRST_OF_OTHERS) {
+        if first < fd {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, i32::MAX)
+}
+
+/// Behind standard input, output and error.
+const FIRST_OF_OTHERS: i32 = 3;
 
 #[cfg(test)]
 mod tests {
