@@ -65,6 +65,9 @@ pub enum Error {
     /// The images could not be written.
     #[error("write the images")]
     Images(#[from] images::Error),
+    /// The checkpoint that pages are to be left to could not be opened or understood.
+    #[error("use the parent checkpoint")]
+    Parent(#[source] images::Error),
     /// The pages could not be written.
     #[error("write the pages of process {pid}")]
     Pages {

@@ -18,10 +18,12 @@ pub(super) struct Parent {
 impl Parent {
     /// Opens the parent of a checkpoint that will be in `target`.
     pub(super) fn open(path: &Path, target: &Path) -> Result<Self, Error> {
-        let dir = ImageDir::open(path)?;
+        let dir = ImageDir::open(path).map_err(Error::Parent)?;
         // It is open, so there is a real path to it.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Lineage::of(&dir)?.check_for_child(target)?;
+        Lineage::of(&dir)
+            .and_then(|mut lineage| lineage.check_for_child(target))
+            .map_err(Error::Parent)?;
         Ok(Self { dir, link: way(target, &real) })
     }
 
@@ -32,7 +34,8 @@ impl Parent {
 
     /// The pages of a process that it, or one of its own parents, holds.
     pub(super) fn pages(&self, pid: i32) -> Result<Vec<PageRun>, Error> {
-        let map = self.dir.page_map(&names::pagemap(pid.cast_unsigned()))?.unwrap_or_default();
+        let map = self.dir.page_map(&names::pagemap(pid.cast_unsigned()));
+        let map = map.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();
         for run in map.runs.iter().filter(|run| run.present() || run.in_parent()) {
             push(&mut pages, run.start, run.end());
