@@ -118,24 +118,16 @@ impl Collector {
     }
 
     /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file
-    /// system) for other processes to use, until [`Collector::unpin`] or the machine's end. One that
-    /// reads /proc has none to leave.
+    /// system) for other processes to use, until this goes. One that reads /proc has none to leave.
     ///
     /// # Errors
-    /// If the BPF file system cannot be mounted or written to.
+    /// If another process has its programs there, or the BPF file system cannot be mounted or written
+    /// to.
     pub fn pin(&mut self, root: &Path) -> Result<(), Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(source.pin(root)?),
             Sources::Proc(_) => Ok(()),
         }
-    }
-
-    /// Removes pinned programs. Processes that use them go on to do so.
-    ///
-    /// # Errors
-    /// If they are there and cannot be removed.
-    pub fn unpin(root: &Path) -> Result<(), Error> {
-        Ok(bpf::unpin(root)?)
     }
 
     /// Reads /proc, whatever else there is.

@@ -55,15 +55,15 @@ impl Live {
         root: &Path,
         tracked: NonZeroU32,
     ) -> Result<Self, prometheus::Error> {
-        let loaded = Collector::with_bpf_for(tracked).and_then(|mut collector| {
-            collector.pin(root)?;
-            Ok(collector)
-        });
-        let (mut collector, reason) = match loaded {
-            Ok(collector) => (collector, None),
+        let (mut collector, reason) = match Collector::with_bpf_for(tracked) {
+            Ok(mut collector) => {
+                let failed = collector.pin(root).err();
+                let reason =
+                    failed.map(|error| format!("dumps read /proc, slower: {}", chain(&error)));
+                (collector, reason)
+            }
             Err(error) => {
-                let reason = chain(&error);
-                tracing::warn!(%reason, "no eBPF: inventories come from /proc, slower");
+                let reason = format!("inventories come from /proc, slower: {}", chain(&error));
                 (Collector::proc_only(), Some(reason))
             }
         };
@@ -78,7 +78,7 @@ impl Live {
         self.collector().source()
     }
 
-    /// Why they do not come from eBPF, if they do not.
+    /// What is slower than it need be, and why.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()

@@ -17,7 +17,7 @@ use clap::Parser;
 use prometheus::Registry;
 use service::{Capability, Error, Privileges, Problem, Service, Settings, chain};
 use stasis_collector::bpf::PIN_ROOT;
-use stasis_collector::{Collector, Inventory, Live, ROOM, TrackError};
+use stasis_collector::{Inventory, Live, ROOM, TrackError};
 
 /// Says what runs and what of it can be dumped; keeps the eBPF programs that dumps use
 #[derive(Debug, Parser)]
@@ -59,16 +59,12 @@ fn run(args: &Args) -> Result<(), Error> {
     let service = Service { name: "collector", privileges: PRIVILEGES };
     let mut prepared = service.prepare_with(registry, args.settings.log, None)?;
     if let Some(reason) = live.reason() {
-        prepared.note(format!("inventories come from /proc, slower: {reason}"));
+        prepared.note(reason);
     }
-    let result = prepared.run(&args.settings, async || {
+    prepared.run(&args.settings, async || {
         tokio::spawn(sweep(live.clone()));
         Ok(router(live))
-    });
-    if let Err(error) = Collector::unpin(&args.bpf_dir) {
-        tracing::warn!("{}", chain(&error));
-    }
-    result
+    })
 }
 
 fn router(live: Arc<Live>) -> Router {

@@ -230,10 +230,22 @@ fn pinned_programs_serve_others_until_they_are_removed() {
     loader.pin(&root).unwrap();
     let mut other = Collector::open_from(&root);
     assert_eq!(other.source(), Source::Bpf);
+    // One that comes second leaves alone what is not its own, whatever becomes of it.
+    let mut second = Collector::with_bpf().unwrap();
+    let refused = std::error::Error::source(&second.pin(&root).unwrap_err()).unwrap().to_string();
+    assert!(refused.contains("another collector"), "{refused}");
+    drop(second);
+    assert_eq!(Collector::open_from(&root).source(), Source::Bpf);
+    // What is there of one that was killed goes.
     drop(loader);
     assert!(other.inventory(&[own]).unwrap().processes.contains_key(&own));
-    Collector::unpin(&root).unwrap();
     assert_eq!(Collector::open_from(&root).source(), Source::Proc);
+    std::fs::create_dir_all(root.join("old")).unwrap();
+    let mut loader = Collector::with_bpf().unwrap();
+    loader.pin(&root).unwrap();
+    assert!(!root.join("old").exists());
+    drop(loader);
+    assert!(!root.exists());
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn files_that_cannot_have_changed_are_not_read_again() {
     }
     drop(other);
     tracks.end(id).unwrap();
-    Collector::unpin(root).unwrap();
+    drop(loader);
 }
 
 /// Python that does what it is told, line by line.

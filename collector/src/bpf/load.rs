@@ -1,9 +1,10 @@
 //! Brings the programs into the kernel, and keeps them there for others by pinning.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{BtfTracePoint, Iter};
@@ -12,6 +13,7 @@ use aya_log::EbpfLogger;
 use ebpf_common::offsets::ABSENT;
 use kernel::bpf::{object_get, raw_tracepoint};
 use kernel::procfs::{Dir, Namespaces};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -46,6 +48,8 @@ pub struct Loaded {
     /// Programs and maps, when this process loaded them.
     ebpf: Option<Ebpf>,
     messages: Option<Messages>,
+    /// Where they are pinned, if this process pinned them.
+    pins: Option<Pins>,
 }
 
 /// The programs' own messages on their way to this process's log.
@@ -123,7 +127,7 @@ impl Loaded {
         let (Some(vmas), Some(files), Some(task)) = (fds.pop(), fds.pop(), fds.pop()) else {
             return Err(BpfError::Missing(NAMES[0]));
         };
-        Ok(Self { task, files, vmas, watch, tracing, ebpf: Some(ebpf), messages })
+        Ok(Self { task, files, vmas, watch, tracing, ebpf: Some(ebpf), messages, pins: None })
     }
 
     /// Opens the programs that another process has pinned.
@@ -146,19 +150,22 @@ impl Loaded {
             tracing: None,
             ebpf: None,
             messages: None,
+            pins: None,
         })
     }
 
-    /// Pins the programs below `root`, which must be in the BPF file system, for others to open, and
-    /// removes what other versions have pinned there. Programs that came from pins stay where they
-    /// are.
+    /// Pins the programs below `root`, which must be in the BPF file system, for others to open until
+    /// this goes, and removes what is there of a process that was killed. Programs that came from
+    /// pins stay where they are.
     ///
     /// # Errors
-    /// If the BPF file system cannot be mounted or written to.
+    /// [`BpfError::PinsTaken`] if another process has its programs there. If the BPF file system
+    /// cannot be mounted or written to.
     pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
         let Some(ebpf) = &mut self.ebpf else { return Ok(()) };
         mount_bpf_fs()?;
-        unpin(root)?;
+        self.pins = None;
+        self.pins = Some(Pins::take(root)?);
         let folder = folder(root);
         let in_folder = |source| BpfError::PinFolder { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(in_folder)?;
@@ -200,16 +207,46 @@ impl Loaded {
     }
 }
 
-/// Removes pinned programs, of every version.
-///
-/// # Errors
-/// If the folder is there and cannot be removed.
-pub(crate) fn unpin(root: &Path) -> Result<(), BpfError> {
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BpfError::PinFolder { path: root.into(), source: error })
+/// A folder for pins, and the right to it: a lock that ends with the process that holds it.
+#[derive(Debug)]
+struct Pins {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Takes the folder, and empties it of what other processes have left there.
+    fn take(root: &Path) -> Result<Self, BpfError> {
+        let failed = |source| BpfError::PinFolder { path: root.into(), source };
+        loop {
+            fs::create_dir_all(root).map_err(failed)?;
+            let folder = File::open(root).map_err(failed)?;
+            let lock = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, nix::Error::EWOULDBLOCK)) => {
+                    return Err(BpfError::PinsTaken(root.into()));
+                }
+                Err((_, source)) => return Err(failed(source.into())),
+            };
+            // Whoever had it before may have removed it this moment, on its way out.
+            let inode = |found: fs::Metadata| (found.dev(), found.ino());
+            let locked = lock.metadata().map(inode).map_err(failed)?;
+            if fs::metadata(root).map(inode).is_ok_and(|there| there == locked) {
+                for entry in fs::read_dir(root).map_err(failed)? {
+                    fs::remove_dir_all(entry.map_err(failed)?.path()).map_err(failed)?;
+                }
+                return Ok(Self { root: root.into(), _lock: lock });
+            }
         }
-        _ => Ok(()),
+    }
+}
+
+impl Drop for Pins {
+    /// Processes that use the programs go on to do so.
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.root) {
+            tracing::warn!(%error, "remove the pinned programs in {}", self.root.display());
+        }
     }
 }
 

@@ -10,7 +10,6 @@ mod source;
 mod tracks;
 
 pub(crate) use followed::Basis;
-pub(crate) use load::unpin;
 pub use load::{Loaded, PIN_ROOT};
 pub use source::BpfSource;
 pub(crate) use source::quicker_at_once;
@@ -70,6 +69,11 @@ pub enum BpfError {
         #[source]
         source: std::io::Error,
     },
+    /// Another process has its programs in the folder for pins.
+    #[error(
+        "pin the programs in {0}: another collector has its own there; give one of the two another folder (--bpf-dir)"
+    )]
+    PinsTaken(std::path::PathBuf),
     /// A program could not be pinned.
     #[error("pin eBPF program {name}")]
     Pin {
