@@ -84,7 +84,8 @@ pub(crate) struct DumpOptions {
     /// How long the whole dump may take (30s, 5min)
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<humantime::Duration>,
-    /// Also ask the tasks themselves for what the kernel's structures tell, and compare
+    /// Ask the tasks themselves, too, for what the kernel's structures tell, read again what has not
+    /// changed, and fail if that differs
     #[arg(long, env = "STASIS_CROSS_CHECK", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) cross_check: bool,
     /// Folder of the BPF file system in which a collector has left its programs

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use collector::Inventory;
+use collector::{Inventory, OpenFile};
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 
@@ -68,10 +68,14 @@ pub(crate) fn capture(
 ) -> Result<Captured, Error> {
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
-    let mut inventory = plan::inventory(&mut plan.collector, options.pid, &mut plan.inventory)?;
+    let collector = &mut plan.collector;
+    let mut inventory = plan::inventory(collector, options.pid, &mut plan.inventory)?;
     let stopped = |source| Error::Freeze { root: options.pid, source };
     while frozen.stop_rest(&inventory).map_err(stopped)? {
-        inventory = plan::inventory(&mut plan.collector, options.pid, &mut inventory)?;
+        inventory = plan::inventory(collector, options.pid, &mut inventory)?;
+    }
+    if options.cross_check {
+        compare(&inventory, &plan::inventory(collector, options.pid, &mut Inventory::default())?)?;
     }
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
@@ -112,6 +116,26 @@ pub(crate) fn capture(
         segments: memory.segments,
         pages_scanned: memory.scanned,
     })
+}
+
+/// What was taken over from an earlier inventory against one that was read whole.
+fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
+    for (&pid, process) in &taken.processes {
+        let Some(other) = whole.processes.get(&pid) else { continue };
+        let mut same_files = process.files.iter().zip(&other.files).map(|(one, two)| {
+            // Who is outside of the tree goes on to move the marks.
+            OpenFile { mark: two.mark, ..one.clone() } == *two
+        });
+        let field = if process.mappings != other.mappings {
+            "mappings"
+        } else if process.files.len() != other.files.len() || !same_files.all(|same| same) {
+            "open files"
+        } else {
+            continue;
+        };
+        return Err(Error::CrossCheck { pid, field });
+    }
+    Ok(())
 }
 
 fn read_tasks(

@@ -100,10 +100,11 @@ pub enum Error {
     },
     /// A task says something else of itself than the kernel's structures.
     #[error(
-        "ask process {pid} for its {field}: the answer is not what the kernel's structures say          (this is a defect, please report it)"
+        "read the {field} of task {pid} in two ways: they do not tell the same \
+         (this is a defect, please report it)"
     )]
     CrossCheck {
-        /// The process.
+        /// The process or thread.
         pid: i32,
         /// What differs.
         field: &'static str,

@@ -44,6 +44,37 @@ impl ThreadFacts {
             affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
         })
     }
+
+    /// What another reading tells otherwise, of what the mark covers.
+    fn differs(&self, other: &Self) -> Option<&'static str> {
+        let (one, two) = (&self.status, &other.status);
+        let capabilities = |status: &Status| {
+            (
+                status.cap_inheritable,
+                status.cap_permitted,
+                status.cap_effective,
+                status.cap_bounding,
+                status.cap_ambient,
+            )
+        };
+        let seccomp = |status: &Status| (status.seccomp, status.seccomp_filters);
+        first_difference([
+            ("user ids", one.uid == two.uid),
+            ("group ids", one.gid == two.gid && one.groups == two.groups),
+            ("capabilities", capabilities(one) == capabilities(two)),
+            ("no_new_privs", one.no_new_privs == two.no_new_privs),
+            ("seccomp mode", seccomp(one) == seccomp(two)),
+            ("umask", one.umask == two.umask),
+            ("shadow stack", one.x86_thread_features == two.x86_thread_features),
+            ("scheduling", self.scheduling == other.scheduling),
+            ("affinity", self.affinity == other.affinity),
+        ])
+    }
+}
+
+/// The name of the first thing that is not the same.
+fn first_difference<const N: usize>(same: [(&'static str, bool); N]) -> Option<&'static str> {
+    same.into_iter().find(|(_, same)| !same).map(|(name, _)| name)
 }
 
 impl ProcessFacts {
@@ -64,6 +95,23 @@ impl ProcessFacts {
             personality,
         })
     }
+
+    /// What another reading tells otherwise, of what the mark covers.
+    fn differs(&self, other: &Self) -> Option<&'static str> {
+        let places = |stat: &Stat| {
+            let code = [stat.start_code, stat.end_code, stat.start_stack];
+            let data = [stat.start_data, stat.end_data, stat.start_brk];
+            (code, data, [stat.arg_start, stat.arg_end, stat.env_start, stat.env_end])
+        };
+        first_difference([
+            ("places in memory", places(&self.stat) == places(&other.stat)),
+            ("limits", self.limits == other.limits),
+            ("auxiliary vector", self.auxv == other.auxv),
+            ("oom_score_adj", self.oom_score_adj == other.oom_score_adj),
+            ("login uid", self.login_uid == other.login_uid),
+            ("personality", self.personality == other.personality),
+        ])
+    }
 }
 
 /// A fact with the mark of a moment before it was read.
@@ -74,12 +122,14 @@ type Marked<T> = (Option<NonZeroU64>, T);
 pub(crate) struct Facts {
     processes: BTreeMap<i32, Marked<ProcessFacts>>,
     threads: BTreeMap<i32, Marked<ThreadFacts>>,
+    /// What a mark says to hold is read again all the same, and compared.
+    cross_check: bool,
 }
 
 impl Facts {
     /// Reads all of a running tree, of what does not end meanwhile. `inventory` is of before.
-    pub(crate) fn read(inventory: &Inventory) -> Self {
-        let mut facts = Self::default();
+    pub(crate) fn read(inventory: &Inventory, cross_check: bool) -> Self {
+        let mut facts = Self { cross_check, ..Self::default() };
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
         for process in inventory.processes.values().filter(alive) {
             let Ok(dir) = Dir::open(process.pid) else { continue };
@@ -114,7 +164,12 @@ impl Facts {
         process: &Process,
     ) -> Result<ProcessFacts, Error> {
         match self.processes.remove(&process.pid) {
-            Some((mark, facts)) if holds(mark, process_mark(process)) => Ok(facts),
+            Some((mark, facts)) if holds(mark, process_mark(process)) => {
+                if self.cross_check {
+                    compared(process.pid, facts.differs(&ProcessFacts::read(dir)?))?;
+                }
+                Ok(facts)
+            }
             _ => {
                 let found = obstacles::of_program(process.pid);
                 obstacles::refuse(process.pid, found.into_iter().collect())?;
@@ -131,7 +186,12 @@ impl Facts {
         tid: i32,
     ) -> Result<ThreadFacts, Error> {
         match self.threads.remove(&tid) {
-            Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => Ok(facts),
+            Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => {
+                if self.cross_check {
+                    compared(tid, facts.differs(&ThreadFacts::read(dir, tid)?))?;
+                }
+                Ok(facts)
+            }
             _ => {
                 let facts = ThreadFacts::read(dir, tid)?;
                 obstacles::refuse(process.pid, obstacles::of_status(tid, &facts.status))?;
@@ -139,6 +199,10 @@ impl Facts {
             }
         }
     }
+}
+
+fn compared(pid: i32, differs: Option<&'static str>) -> Result<(), Error> {
+    differs.map_or(Ok(()), |field| Err(Error::CrossCheck { pid, field }))
 }
 
 fn holds(then: Option<NonZeroU64>, now: Option<NonZeroU64>) -> bool {

@@ -40,8 +40,8 @@ pub struct DumpOptions {
     pub max_freeze: Option<Duration>,
     /// How long the whole dump may take.
     pub timeout: Option<Duration>,
-    /// Ask the tasks themselves also for what the kernel's structures tell, and fail if the
-    /// answers differ. Frozen times are longer.
+    /// Ask the tasks themselves also for what the kernel's structures tell, read again what by its
+    /// mark has not changed, and fail if the answers differ. Frozen times are longer.
     pub cross_check: bool,
     /// Folder of the BPF file system in which a collector has left its programs; `None` for the
     /// usual one.

@@ -50,7 +50,7 @@ impl Plan {
         collector.watch();
         let inventory = inventory(&mut collector, options.pid, &mut Inventory::default())?;
         let namespaces = obstacles::own_namespaces()?;
-        let facts = Facts::read(&inventory);
+        let facts = Facts::read(&inventory, options.cross_check);
         obstacles::check(&inventory, &facts, options, &namespaces)?;
         clock.check("plan")?;
         let context = files::PlanContext {
@@ -102,7 +102,7 @@ impl Plan {
             let inventory = self::inventory(&mut collector, options.pid, &mut earlier)?;
             let (inventory, files) =
                 look_at_files(&mut collector, options.pid, inventory, &context)?;
-            let facts = Facts::read(&inventory);
+            let facts = Facts::read(&inventory, options.cross_check);
             obstacles::check(&inventory, &facts, options, &namespaces)?;
             clock.check("plan again")?;
             (inventory, facts, files)

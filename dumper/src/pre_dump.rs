@@ -54,7 +54,7 @@ fn copy(
     progress.begin("plan", None);
     let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
     let namespaces = obstacles::own_namespaces()?;
-    let facts = Facts::read(&inventory);
+    let facts = Facts::read(&inventory, false);
     obstacles::check(&inventory, &facts, options, &namespaces)?;
     // What a dump would refuse is refused now, and some of it, as an io_uring, would write into
     // memory unseen.
