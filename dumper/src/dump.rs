@@ -6,6 +6,7 @@ use images::Progress;
 use kernel::sched::Urgent;
 
 use crate::capture::{self, Captured};
+use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
@@ -28,6 +29,7 @@ pub fn dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
+    let _claims = Claims::of_tree(options.pid)?;
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
     let mut early = Early::new(false);

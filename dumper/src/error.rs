@@ -15,6 +15,9 @@ pub enum Error {
         /// Everything that stands in the way.
         obstacles: Vec<Obstacle>,
     },
+    /// Another dump is at it.
+    #[error("dump process {0}: another dump of it is under way; try again when that has ended")]
+    Claimed(i32),
     /// Open files that cannot be carried, or could not be read.
     #[error("look at the open files of the tree")]
     Files(#[from] crate::files::Error),

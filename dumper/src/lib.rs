@@ -5,6 +5,7 @@
 //! module a resource: [`files`], mappings, memory, registers, timers.
 
 mod capture;
+mod claims;
 mod clock;
 mod core_entry;
 mod dump;

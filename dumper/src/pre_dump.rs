@@ -8,6 +8,7 @@ use collector::{Collector, Inventory};
 use images::messages::{DumpStatsEntry, StatsEntry};
 use images::{ImageWriter, Progress, WriteOptions, names};
 
+use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
@@ -35,6 +36,7 @@ pub fn pre_dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
+    let _claims = Claims::of_tree(options.pid)?;
     let mut early = Early::new(true);
     let done = copy(options, &mut early, progress);
     match done.is_ok() {
@@ -95,8 +97,9 @@ fn copy(
 /// any.
 ///
 /// # Errors
-/// When there is no such process.
+/// When there is no such process, or a dump of it is under way.
 pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
+    let _claims = Claims::of_tree(options.pid)?;
     let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
     memory::untrack(&options.tracks, options.pid, &inventory)
 }

@@ -255,3 +255,37 @@ fn the_keeper_holds_nothing_of_its_callers() {
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("do not wait");
     assert_eq!(reader.read(&mut [0]).expect("nobody holds the other end"), 0);
 }
+
+/// The one that comes second is refused, and neither the first nor the program notices.
+#[test]
+fn two_dumps_at_once() {
+    let chain = Chain::start("dirty");
+    let pid = chain.workload.pid();
+    let mut made = Vec::new();
+    for round in 0..5 {
+        let names = ["one", "two"].map(|name| format!("{name}-{round}"));
+        let begun = names.clone().map(|name| {
+            let mut command = Engine::Stasis.dump_command(pid, &chain.images(&name), RUNNING_ON);
+            let run = chain.scratch.path("run");
+            std::thread::spawn(move || Outcome::of(command.env("STASIS_RUN_DIR", run)))
+        });
+        let outcomes = begun.map(|dump| dump.join().expect("a dump"));
+        for (name, outcome) in names.into_iter().zip(outcomes) {
+            assert_eq!(chain.images(&name).exists(), outcome.success, "complete or absent");
+            match outcome.success {
+                true => made.push(name),
+                false => assert!(
+                    outcome.stderr.contains("another dump of it is under way"),
+                    "{}",
+                    outcome.stderr
+                ),
+            }
+        }
+    }
+    assert!(made.len() >= 5, "one of two must succeed: {made:?}");
+    let last = made.last().expect("a checkpoint").clone();
+    chain.dump("end", ENDING, &[]).must_succeed("a dump");
+    for name in ["end", &last] {
+        chain.must_be_right(name, Engine::Stasis);
+    }
+}
