@@ -9,6 +9,7 @@
 mod copy;
 mod early;
 mod keeper;
+mod origin;
 mod pages;
 mod parent;
 mod runs;

@@ -109,7 +109,7 @@ impl Plan {
         };
         memory::learn(&mut memory, &inventory);
         let expected = early.expected(memory::resident_bytes(&inventory));
-        let store = Store::choose(runs_on, expected);
+        let store = Store::choose(runs_on, expected, early.threads);
         early.copy_again(clock)?;
         let plan =
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };

@@ -74,6 +74,14 @@ impl MemoryFile {
         File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(Self)
     }
 
+    /// Opens the memory of a process to be read only.
+    ///
+    /// # Errors
+    /// When there is no such process, or no right to trace it.
+    pub fn open_to_read(pid: i32) -> io::Result<Self> {
+        File::open(format!("/proc/{pid}/mem")).map(Self)
+    }
+
     /// Fills `to` from `address`.
     ///
     /// # Errors

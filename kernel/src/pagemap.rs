@@ -53,6 +53,8 @@ const ENTRY_PRESENT: u64 = 1 << 63;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 /// Of a file, or shared.
 const ENTRY_FILE: u64 = 1 << 61;
+/// Mapped once: by this process alone.
+const ENTRY_ALONE: u64 = 1 << 56;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
@@ -99,6 +101,15 @@ impl PageMap {
     pub fn open(pid: i32) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
         Ok(Self { file, without_scan: false, runs: vec![PageRun::default(); RUNS] })
+    }
+
+    /// The same, for another thread to read at the same time.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let runs = vec![PageRun::default(); RUNS];
+        Ok(Self { file: self.file.try_clone()?, without_scan: self.without_scan, runs })
     }
 
     /// The runs inside `spans` (ascending, without overlap) whose pages belong to the process
@@ -199,6 +210,33 @@ impl PageMap {
         let mut entry = [0; 8];
         self.file.read_exact_at(&mut entry, address / PAGE_SIZE * 8)?;
         Ok(u64::from_ne_bytes(entry) & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0)
+    }
+
+    /// Whether all pages of anonymous memory in `span` that hold anything are in memory, and mapped
+    /// by this process alone: it shares none of them with its kin since a fork.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn is_alone(&self, span: PageRun) -> io::Result<bool> {
+        const ENTRY: usize = 8;
+        let mut entries = [0; 512 * ENTRY];
+        let mut at = span.start / PAGE_SIZE;
+        let end = span.end / PAGE_SIZE;
+        while at < end {
+            let count = ((end - at) as usize).min(entries.len() / ENTRY);
+            let bytes = &mut entries[..count * ENTRY];
+            self.file.read_exact_at(bytes, at * ENTRY as u64)?;
+            let (entries, _) = bytes.as_chunks::<ENTRY>();
+            let alone = |entry: &[u8; ENTRY]| match u64::from_ne_bytes(*entry) {
+                entry if entry & ENTRY_SWAPPED != 0 => false,
+                entry => entry & ENTRY_PRESENT == 0 || entry & ENTRY_ALONE != 0,
+            };
+            if !entries.iter().all(alone) {
+                return Ok(false);
+            }
+            at += count as u64;
+        }
+        Ok(true)
     }
 
     /// Walks a span, adding to `found`; returns where it ended.

@@ -1,12 +1,10 @@
 //! Copying pages: out of a process or a shared segment, by as many threads as pay.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use kernel::memory::{IOV_MAX, MemoryFile};
-use kernel::pagemap::{PAGE_SIZE, PageRun};
+use kernel::memory::IOV_MAX;
+use kernel::pagemap::PageRun;
 
 use crate::error::Error;
 
@@ -17,15 +15,6 @@ pub(super) const PIECE: usize = 1 << 20;
 
 /// Below this many bytes starting a second thread costs more than it saves.
 const WORTH_A_THREAD: u64 = 4 << 20;
-
-/// Where the pages of a set of runs come from.
-#[derive(Debug)]
-pub(crate) enum Origin {
-    /// Addresses of a process.
-    Process(i32),
-    /// Offsets in the file behind shared memory.
-    Segment(File),
-}
 
 /// A part of the pages that one thread copies at a time.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,103 +61,44 @@ pub(super) fn in_a_row(runs: &[PageRun], first: u64) -> impl Iterator<Item = (Pa
     })
 }
 
-impl Piece {
-    /// Reads it from memory that stands still.
-    pub(super) fn read(&self, origin: &Origin, to: &mut [u8]) -> io::Result<()> {
-        match origin {
-            Origin::Process(pid) => read_process(*pid, &self.ranges, to),
-            Origin::Segment(file) => {
-                let mut rest = to;
-                for &(offset, bytes) in &self.ranges {
-                    let (here, later) = rest.split_at_mut(bytes);
-                    file.read_exact_at(here, offset)?;
-                    rest = later;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads it from a process that runs. Pages that have gone meanwhile read as zeros, and are
-    /// noted in `lost`.
-    pub(super) fn read_running(&self, pid: i32, to: &mut [u8], lost: &Mutex<Vec<PageRun>>) {
-        let memory = MemoryFile::open(pid);
-        let read = |address, to: &mut [u8]| {
-            memory.as_ref().is_ok_and(|m| m.read_exact(address, to).is_ok())
-        };
-        let mut rest = to;
-        for &(start, bytes) in &self.ranges {
-            let (here, later) = rest.split_at_mut(bytes);
-            rest = later;
-            if read(start, here) {
-                continue;
-            }
-            let pages = here.chunks_mut(PAGE_SIZE as usize);
-            for (page, address) in pages.zip((start..).step_by(PAGE_SIZE as usize)) {
-                if !read(address, page) {
-                    page.fill(0);
-                    let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
-                    lost.push(PageRun::new(address, address + page.len() as u64));
-                }
-            }
-        }
-    }
-}
-
-/// Reads ranges of a process by `/proc/PID/mem`. `process_vm_readv` would pin the pages, and for that
-/// the kernel gives the process copies of its own of all that it shares with its kin since a
-/// fork: a dump of a family would multiply its memory. It would also stop at what the process
-/// itself may not read.
-fn read_process(pid: i32, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
-    let memory = MemoryFile::open(pid)?;
-    let mut rest = to;
-    for &(address, bytes) in ranges {
-        let (here, later) = rest.split_at_mut(bytes);
-        memory.read_exact(address, here)?;
-        rest = later;
-    }
-    Ok(())
-}
-
 pub(super) fn failed(pid: i32) -> impl Fn(io::Error) -> Error {
     move |source| Error::Process { operation: "copy the memory", pid, source }
 }
 
-/// Has each of `work` done, by as many threads as pay for copying `bytes`.
-pub(super) fn share<W: Send>(
-    work: Vec<W>,
-    bytes: u64,
-    run: impl Fn(W, &mut Vec<u8>) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    let threads = match bytes {
-        0..WORTH_A_THREAD => 1,
-        _ => processors(),
-    };
-    share_among(threads, work, run)
-}
-
-/// Processors that there is use for.
+/// How many threads there is use for at most. To be asked while the target runs: the answer is in
+/// files of the control group.
 pub(super) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 
-/// Has each of `work` done, by so many threads.
-pub(super) fn share_among<W: Send>(
+/// Threads, of at most so many, that pay for copying `bytes`.
+pub(super) fn that_pay(threads: usize, bytes: u64) -> usize {
+    match bytes {
+        0..WORTH_A_THREAD => 1,
+        _ => threads,
+    }
+}
+
+/// Has each of `work` done, by so many threads. Each has something of its own made by `begin`.
+pub(super) fn share<W: Send, S>(
     threads: usize,
     work: Vec<W>,
-    run: impl Fn(W, &mut Vec<u8>) -> Result<(), Error> + Sync,
+    begin: impl Fn() -> Result<S, Error> + Sync,
+    run: impl Fn(W, &mut S) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
+    let threads = threads.min(work.len());
     let work = Mutex::new(work.into_iter());
     let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || {
-        let mut buffer = Vec::new();
+        let mut own = begin()?;
         while let Some(piece) = next() {
-            run(piece, &mut buffer)?;
+            run(piece, &mut own)?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, worker).ok();
+        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
         let mut done = worker();
         for other in others {
             done = done.and(other.join().unwrap_or(Err(Error::Panicked)));
@@ -191,6 +121,8 @@ pub(super) fn into_memory(pieces: Vec<Piece>, memory: &mut [u8]) -> Vec<(Piece, 
 
 #[cfg(test)]
 mod tests {
+    use kernel::pagemap::PAGE_SIZE;
+
     use super::*;
 
     #[test]
@@ -218,20 +150,5 @@ mod tests {
         let places: Vec<_> =
             pieces.iter().map(|piece| (piece.offset, piece.ranges.len())).collect();
         assert_eq!(places, [(0, 2), (7 * PAGE_SIZE, 1)]);
-    }
-
-    #[test]
-    fn pages_that_are_gone_are_noted() {
-        let own = [7u8; 3 * PAGE_SIZE as usize];
-        let at = (own.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
-        // Nothing is mapped at the lowest addresses.
-        let ranges = vec![(at, PAGE_SIZE as usize), (0x1000, PAGE_SIZE as usize)];
-        let piece = Piece { ranges, bytes: 2 * PAGE_SIZE as usize, offset: 0 };
-        let lost = Mutex::default();
-        let mut to = vec![1; piece.bytes];
-        piece.read_running(std::process::id() as i32, &mut to, &lost);
-        let (first, second) = to.split_at(PAGE_SIZE as usize);
-        assert!(first.iter().all(|&byte| byte == 7) && second.iter().all(|&byte| byte == 0));
-        assert_eq!(lost.into_inner().unwrap(), [PageRun::new(0x1000, 0x2000)]);
     }
 }

@@ -12,6 +12,7 @@ use images::messages::InventoryEntry;
 use images::{Folder, ImageWriter, names};
 use kernel::pagemap::PageRun;
 
+use super::copy::processors;
 use super::keeper::{self, Taken};
 use super::pages::Pages;
 use super::parent::Parent;
@@ -50,6 +51,8 @@ pub(crate) struct Early {
     parent: Option<PathBuf>,
     /// What is copied frozen is protected again, for the next dump.
     protect: bool,
+    /// How many threads there is use for at most.
+    pub(crate) threads: usize,
     /// What whoever asked for the dump should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -86,6 +89,7 @@ impl Early {
             first: if pre_dump { First::Here } else { First::Nowhere },
             parent: None,
             protect: false,
+            threads: processors(),
             warnings: Vec::new(),
         }
     }

@@ -9,7 +9,8 @@ use images::{Image, ImageWriter, Progress};
 use kernel::arena::Arena;
 use kernel::pagemap::{PageRun, clip};
 
-use super::copy::{Origin, PIECE};
+use super::copy::PIECE;
+use super::origin::Origin;
 use super::runs::{self, subtract};
 use crate::error::Error;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use images::Progress;
 use kernel::arena::Arena;
 
-use super::copy::{cut, failed, in_a_row, into_memory, share};
+use super::copy::{cut, failed, in_a_row, into_memory, share, that_pay};
 use super::pages::Pages;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -13,9 +13,15 @@ use crate::error::Error;
 /// What is said to have taken the time when it runs out.
 const STEP: &str = "copy the memory";
 
-/// Where frozen pages are copied to.
+/// Where frozen pages are copied to, and by how many threads.
 #[derive(Debug)]
-pub(crate) enum Store {
+pub(crate) struct Store {
+    place: Place,
+    threads: usize,
+}
+
+#[derive(Debug)]
+enum Place {
     /// Memory that is there already.
     Arena(Arena),
     /// The pages files.
@@ -23,44 +29,40 @@ pub(crate) enum Store {
 }
 
 impl Store {
-    /// Chooses for a target of which about `expected` bytes will have to be copied.
+    /// Chooses for a target of which about `expected` bytes will have to be copied, by at most so
+    /// many threads.
     ///
     /// A target that runs on must not wait for a file system; but a copy of a target that fills
     /// half of the memory there is would put the machine at risk, so that one waits.
-    pub(crate) fn choose(runs_on: bool, expected: u64) -> Self {
+    pub(crate) fn choose(runs_on: bool, expected: u64, threads: usize) -> Self {
         // A target keeps allocating between the plan and the freeze.
         let wanted = expected + expected / 8 + (1 << 20);
-        if !runs_on || wanted > available_memory() / 2 {
-            return Self::Files;
-        }
-        match usize::try_from(wanted).map(Arena::new) {
-            Ok(Ok(arena)) => Self::Arena(arena),
-            _ => Self::Files,
-        }
+        let arena = match runs_on && wanted <= available_memory() / 2 {
+            true => usize::try_from(wanted).ok().and_then(|wanted| Arena::new(wanted).ok()),
+            false => None,
+        };
+        Self { place: arena.map_or(Place::Files, Place::Arena), threads }
     }
 
     /// Copies the pages of all `sets`. The only part of the memory work that the target waits
     /// for.
     pub(crate) fn copy(&mut self, sets: &mut [Pages], clock: &Clock) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
-        if let Self::Arena(arena) = self
-            && total > arena.len() as u64
-        {
-            // It grew by more than was foreseen: slower, and right.
-            *self = Self::Files;
-        }
-        match self {
-            Self::Files => {
-                sets.iter_mut().for_each(Pages::settle);
-                copy_to_files(sets, total, clock)
-            }
-            Self::Arena(arena) => {
+        let threads = that_pay(self.threads, total);
+        match &mut self.place {
+            Place::Arena(arena) if total <= arena.len() as u64 => {
                 let mut start = 0;
                 for set in sets.iter_mut() {
                     set.in_arena = Some(start);
                     start += set.frozen_bytes() as usize;
                 }
-                copy_to_arena(arena, sets, total, clock)
+                copy_to_arena(arena, sets, threads, clock)
+            }
+            // It may have grown by more than was foreseen: slower, and right.
+            place => {
+                *place = Place::Files;
+                sets.iter_mut().for_each(Pages::settle);
+                copy_to_files(sets, threads, clock)
             }
         }
     }
@@ -68,8 +70,8 @@ impl Store {
     /// Writes what is in memory.
     pub(crate) fn write(&self, sets: &[Pages], progress: &mut dyn Progress) -> Result<(), Error> {
         for set in sets {
-            let frozen = match (self, set.in_arena) {
-                (Self::Arena(arena), Some(start)) => Some(&arena[start..]),
+            let frozen = match (&self.place, set.in_arena) {
+                (Place::Arena(arena), Some(start)) => Some(&arena[start..]),
                 _ => None,
             };
             set.write(frozen, progress)?;
@@ -78,7 +80,12 @@ impl Store {
     }
 }
 
-fn copy_to_arena(arena: &mut [u8], sets: &[Pages], total: u64, clock: &Clock) -> Result<(), Error> {
+fn copy_to_arena(
+    arena: &mut [u8],
+    sets: &[Pages],
+    threads: usize,
+    clock: &Clock,
+) -> Result<(), Error> {
     let mut rest = arena;
     let mut work = Vec::new();
     for set in sets {
@@ -87,25 +94,35 @@ fn copy_to_arena(arena: &mut [u8], sets: &[Pages], total: u64, clock: &Clock) ->
         work.extend(pieces.into_iter().map(|(piece, to)| (set, piece, to)));
         rest = later;
     }
-    share(work, total, |(set, piece, to), _| {
-        clock.check(STEP)?;
-        piece.read(&set.origin, to).map_err(failed(set.pid))
-    })
+    share(
+        threads,
+        work,
+        || Ok(()),
+        |(set, piece, to), ()| {
+            clock.check(STEP)?;
+            set.origin.read(&piece.ranges, to).map_err(failed(set.pid))
+        },
+    )
 }
 
-fn copy_to_files(sets: &[Pages], total: u64, clock: &Clock) -> Result<(), Error> {
+fn copy_to_files(sets: &[Pages], threads: usize, clock: &Clock) -> Result<(), Error> {
     let work: Vec<_> = sets
         .iter()
         .flat_map(|set| cut(set.frozen_places()).into_iter().map(move |piece| (set, piece)))
         .collect();
-    share(work, total, |(set, piece), buffer| {
-        clock.check(STEP)?;
-        buffer.resize(piece.bytes, 0);
-        piece.read(&set.origin, buffer).map_err(failed(set.pid))?;
-        set.file
-            .write_all_at(buffer, piece.offset)
-            .map_err(|source| Error::Pages { pid: set.pid, source })
-    })
+    share(
+        threads,
+        work,
+        || Ok(Vec::new()),
+        |(set, piece), buffer| {
+            clock.check(STEP)?;
+            buffer.resize(piece.bytes, 0);
+            set.origin.read(&piece.ranges, buffer).map_err(failed(set.pid))?;
+            set.file
+                .write_all_at(buffer, piece.offset)
+                .map_err(|source| Error::Pages { pid: set.pid, source })
+        },
+    )
 }
 
 /// Bytes of memory that can be had without swapping; 0 when the kernel does not say.

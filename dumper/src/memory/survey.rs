@@ -8,8 +8,9 @@ use collector::{Inventory, Mapping, Process, VmFlags};
 use images::ImageWriter;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
-use super::copy::{Origin, processors, share_among};
+use super::copy::share;
 use super::early::{Early, Marked, private_bytes};
+use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
 use super::runs::{bytes, subtract, union};
 use super::shared::{Segment, Segments, segment_runs};
@@ -20,12 +21,22 @@ use crate::mappings::{self, Kind};
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
 
-/// Mappings, and bytes of memory of no file, of a process that are worth two threads.
-const MANY: usize = 4000;
+/// Mappings, and bytes of memory of no file, that are looked through in one go.
+const FEW: usize = 512;
+const LITTLE: u64 = 64 << 20;
+/// Of the largest memory there are so many parts; more of it is not in use than that which is.
+const PARTS: u64 = 256;
+
+/// Mappings, and bytes of memory of no file, of a process that are worth another thread.
+const MANY: usize = 1000;
 const MUCH: u64 = 512 << 20;
 
 /// Processes of which the page maps are worth a thread.
 const WORTH_A_THREAD: usize = 8;
+
+/// Bytes of private memory up to which it is found out whether a process shares any: to copy less than
+/// that by the slower way takes less than to find out.
+const WORTH_ASKING: u64 = 256 << 20;
 
 /// What will be needed of the memory of one process.
 #[derive(Debug)]
@@ -33,14 +44,24 @@ pub(crate) struct PlannedMemory {
     map: PageMap,
     /// Empty, with its file.
     pages: Pages,
-    /// Mappings that hold nothing of its own for as long as this mark of theirs holds.
-    quiet: Option<(NonZeroU64, Vec<PageRun>)>,
+    known: Option<Known>,
+}
+
+/// What holds for as long as the mark of the mappings does.
+#[derive(Debug)]
+struct Known {
+    mark: NonZeroU64,
+    /// Mappings that hold nothing of the process's own.
+    empty: Vec<PageRun>,
+    /// The process shares no page of its own with another. (A fork counts as a change of the
+    /// mappings.)
+    alone: bool,
 }
 
 impl PlannedMemory {
     pub(crate) fn open(writer: &ImageWriter, pid: i32) -> Result<Self, Error> {
-        let pages = Pages::new(writer, pid, Origin::Process(pid))?;
-        Ok(Self { map: open(pid)?, pages, quiet: None })
+        let pages = Pages::new(writer, pid, Origin::Process(Source::of(pid)))?;
+        Ok(Self { map: open(pid)?, pages, known: None })
     }
 }
 
@@ -57,10 +78,22 @@ fn open(pid: i32) -> Result<PageMap, Error> {
 pub(crate) fn learn(planned: &mut BTreeMap<i32, PlannedMemory>, inventory: &Inventory) {
     for (pid, planned) in planned {
         let Some(process) = inventory.processes.get(pid) else { continue };
-        if let Err(error) = planned.learn(process) {
+        if let Err(error) = planned.learn(process, has_kin(process, inventory)) {
             tracing::debug!(pid, %error, "read the page map of a running process");
         }
     }
+}
+
+/// Whether a process has a parent or a child in the tree that runs the same program: likely they share
+/// memory.
+fn has_kin(process: &Process, inventory: &Inventory) -> bool {
+    let program = |process: &Process| {
+        let places = process.in_process.as_ref()?.places.as_ref()?;
+        Some((places.program.device, places.program.inode))
+    };
+    let own = program(process);
+    let related = |other: &&Process| other.ppid == process.pid || other.pid == process.ppid;
+    inventory.processes.values().filter(related).any(|other| program(other) == own)
 }
 
 /// The pages of a tree.
@@ -102,12 +135,14 @@ pub(crate) fn find(
         let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, tracked));
         work.push((planned, process, others, anonymous, vdso));
     }
-    let threads = processors().min(work.len().div_ceil(WORTH_A_THREAD));
-    share_among(
-        threads,
+    let at_once = early.threads.min(work.len().div_ceil(WORTH_A_THREAD));
+    let each = early.threads / at_once.max(1);
+    share(
+        at_once,
         work.iter_mut().collect(),
-        |(planned, process, others, anonymous, vdso), _| {
-            planned.read(process, others, anonymous, *vdso)
+        || Ok(()),
+        |(planned, process, others, anonymous, vdso), ()| {
+            planned.read(process, others, anonymous, *vdso, each)
         },
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
@@ -155,8 +190,9 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
 
 impl PlannedMemory {
     /// Finds the mappings that hold nothing of the process's own, and cannot come to while they are
-    /// as they are: those of files that may not be written to.
-    fn learn(&mut self, process: &Process) -> io::Result<()> {
+    /// as they are: those of files that may not be written to. And whether it shares what it
+    /// has.
+    fn learn(&mut self, process: &Process, has_kin: bool) -> io::Result<()> {
         let Some(mark) = mark(process) else { return Ok(()) };
         let of_file = |mapping: &&Mapping| {
             matches!(mappings::classify(mapping), Ok(Kind::File { shared: false, .. }))
@@ -170,40 +206,70 @@ impl PlannedMemory {
         let empty = closed
             .into_iter()
             .filter(|span| first_in(span).is_none_or(|run| run.start >= span.end));
-        self.quiet = Some((mark, empty.collect()));
+        let merged = |mapping: &Mapping| mapping.flags.contains(VmFlags::MERGEABLE);
+        let pid = process.pid;
+        let alone = !has_kin
+            && !process.mappings.iter().any(merged)
+            && private_bytes(pid) <= WORTH_ASKING
+            && shares_nothing(pid);
+        self.known = Some(Known { mark, empty: empty.collect(), alone });
+        if !alone && let Origin::Process(memory) = &self.pages.origin {
+            memory.file()?;
+        }
         Ok(())
     }
 
-    /// Finds the pages in `others` and in `anonymous` memory that hold anything, and adds them to
-    /// those that are known.
+    /// Finds the pages in `others` and in `anonymous` memory that hold anything, by as many
+    /// threads as pay, and adds them to those that are known.
     fn read(
         &mut self,
         process: &Process,
         others: &[PageRun],
         anonymous: &[PageRun],
         vdso: Option<PageRun>,
+        threads: usize,
     ) -> Result<(), Error> {
         let pid = self.pages.pid;
         let failed = |source| Error::Process { operation: "read the page map", pid, source };
-        let quiet = self.quiet.take().filter(|(then, _)| mark(process) == Some(*then));
-        let quiet = quiet.map(|(_, spans)| spans).unwrap_or_default();
-        let others = subtract(others, &quiet);
-        let around = union(&quiet, anonymous);
+        let holds = |known: &Known| mark(process) == Some(known.mark);
+        let (empty, alone) = match self.known.take() {
+            Some(known) if holds(&known) => (known.empty, known.alone),
+            // It may have executed another program since they were opened.
+            Some(_) => {
+                self.open_again()?;
+                (Vec::new(), false)
+            }
+            None => (Vec::new(), false),
+        };
+        let others = subtract(others, &empty);
+        let around = union(&empty, anonymous);
         let mut found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
         if found.is_empty() && !others.is_empty() {
-            // No process is without its stack: it has executed another program since the map was
-            // opened, which is still that of the old one.
-            self.map = open(pid)?;
+            // No process is without its stack: so it has.
+            self.open_again()?;
             found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
         }
-        let many = process.mappings.len() > MANY || bytes(anonymous) > MUCH;
-        let own = anonymous_pages(pid, &mut self.map, anonymous, many).map_err(failed)?;
+        let threads = match process.mappings.len() > MANY || bytes(anonymous) > MUCH {
+            true => threads,
+            false => 1,
+        };
+        let own = anonymous_pages(pid, &self.map, parts(process, anonymous), threads)?;
         for more in [own, std::mem::take(&mut self.pages.runs), vdso.into_iter().collect()] {
             if !more.is_empty() {
                 found = union(&found, &more);
             }
         }
         self.pages.runs = found;
+        if let Origin::Process(memory) = &mut self.pages.origin {
+            memory.alone = alone;
+        }
+        Ok(())
+    }
+
+    fn open_again(&mut self) -> Result<(), Error> {
+        let pid = self.pages.pid;
+        self.map = open(pid)?;
+        self.pages.origin = Origin::Process(Source::of(pid));
         Ok(())
     }
 }
@@ -227,49 +293,64 @@ fn pages_of(map: &mut PageMap, spans: &[PageRun], around: &[PageRun]) -> io::Res
     Ok(found)
 }
 
-/// The pages in spans of anonymous memory that hold anything. Two threads look for them where there
-/// are `many` mappings, or much memory.
-fn anonymous_pages(
-    pid: i32,
-    map: &mut PageMap,
-    spans: &[PageRun],
-    many: bool,
-) -> io::Result<Vec<PageRun>> {
-    let half = bytes(spans) / 2 / PAGE_SIZE * PAGE_SIZE;
-    if !many || half == 0 || processors() < 2 {
-        return look_through(map, spans);
-    }
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    let mut before = 0;
+/// Cuts spans of anonymous memory into parts that take about as long to look through as one
+/// another. What counts is how many mappings there are, and how much memory.
+fn parts(process: &Process, spans: &[PageRun]) -> Vec<PageRun> {
+    let largest = LITTLE.max(bytes(spans) / PARTS / PAGE_SIZE * PAGE_SIZE);
+    let mut parts = Vec::new();
+    let mut mappings = &process.mappings[..];
     for span in spans {
-        let middle = span.start + (half - before).min(span.bytes());
-        push(&mut first, span.start, middle);
-        push(&mut second, middle, span.end);
-        before += middle - span.start;
-    }
-    for halves in [&mut first, &mut second] {
-        halves.retain(|span| span.bytes() > 0);
-    }
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| look_through(&mut PageMap::open(pid)?, &second));
-        let mut found = look_through(map, &first)?;
-        let panicked = |_| Err(io::Error::other("a thread panicked"));
-        found.extend(other.join().unwrap_or_else(panicked)?);
-        Ok(found)
-    })
-}
-
-fn look_through(map: &mut PageMap, spans: &[PageRun]) -> io::Result<Vec<PageRun>> {
-    let mut found = Vec::new();
-    for span in spans {
-        match map.anonymous_pages(*span, &mut found) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-                found.extend(map.private_pages(&[*span])?);
+        let mut part = PageRun::new(span.start, span.start);
+        let mut count = 0;
+        mappings = &mappings[mappings.partition_point(|mapping| mapping.end <= span.start)..];
+        for mapping in mappings.iter().take_while(|mapping| mapping.start < span.end) {
+            let end = mapping.end.min(span.end);
+            while part.end < end {
+                part.end = end.min(part.start + largest);
+                count += 1;
+                if count == FEW || part.bytes() == largest {
+                    parts.push(part);
+                    part = PageRun::new(part.end, part.end);
+                    count = 0;
+                }
             }
-            done => done?,
+        }
+        if part.bytes() > 0 {
+            parts.push(part);
         }
     }
-    Ok(found)
+    parts
+}
+
+/// The pages in parts of anonymous memory that hold anything, found by so many threads.
+fn anonymous_pages(
+    pid: i32,
+    map: &PageMap,
+    parts: Vec<PageRun>,
+    threads: usize,
+) -> Result<Vec<PageRun>, Error> {
+    let failed = |source| Error::Process { operation: "read the page map", pid, source };
+    let mut found = vec![Vec::new(); parts.len()];
+    let work = parts.into_iter().zip(&mut found).collect();
+    let begin = || map.try_clone().map_err(failed);
+    share(threads, work, begin, |(part, found), map| {
+        look_through(map, part, found).map_err(failed)
+    })?;
+    let mut all: Vec<PageRun> = Vec::new();
+    for run in found.into_iter().flatten() {
+        push(&mut all, run.start, run.end);
+    }
+    Ok(all)
+}
+
+fn look_through(map: &mut PageMap, span: PageRun, found: &mut Vec<PageRun>) -> io::Result<()> {
+    match map.anonymous_pages(span, found) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            found.extend(map.private_pages(&[span])?);
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 /// An estimate of the memory that a dump of the tree will hold.

@@ -27,7 +27,8 @@ use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 use kernel::userfaultfd::WriteTracker;
 
-use super::copy::{cut, in_a_row, into_memory, share};
+use super::copy::{cut, in_a_row, into_memory, share, that_pay};
+use super::origin::Memory;
 use super::pages::Round;
 use super::runs::{bytes, coalesce, subtract, union};
 use crate::clock::Clock;
@@ -90,29 +91,35 @@ impl First {
         lost: &Mutex<Vec<PageRun>>,
     ) -> Result<(), Error> {
         let places: Vec<(PageRun, u64)> = in_a_row(&self.runs, 0).collect();
-        share(cut(in_a_row(runs, 0)), bytes(runs), |piece, buffer| {
-            buffer.resize(piece.bytes, 0);
-            piece.read_running(pid, buffer, lost);
-            let mut rest = &buffer[..];
-            for &(start, bytes) in &piece.ranges {
-                let (mut here, later) = rest.split_at(bytes);
-                rest = later;
-                let mut at = start;
-                let mut index = places.partition_point(|(run, _)| run.end <= at);
-                // A range may lie in several runs that touch.
-                while let Some((run, offset)) = places.get(index).filter(|_| !here.is_empty()) {
-                    let count = here.len().min((run.end - at) as usize);
-                    let (part, left) = here.split_at(count);
-                    self.file
-                        .write_all_at(part, offset + (at - run.start))
-                        .map_err(|source| Error::Pages { pid, source })?;
-                    at += count as u64;
-                    here = left;
-                    index += 1;
+        let threads = that_pay(2, bytes(runs));
+        share(
+            threads,
+            cut(in_a_row(runs, 0)),
+            || Ok(Vec::new()),
+            |piece, buffer| {
+                buffer.resize(piece.bytes, 0);
+                Memory::of(pid).read_running(&piece.ranges, buffer, lost);
+                let mut rest = &buffer[..];
+                for &(start, bytes) in &piece.ranges {
+                    let (mut here, later) = rest.split_at(bytes);
+                    rest = later;
+                    let mut at = start;
+                    let mut index = places.partition_point(|(run, _)| run.end <= at);
+                    // A range may lie in several runs that touch.
+                    while let Some((run, offset)) = places.get(index).filter(|_| !here.is_empty()) {
+                        let count = here.len().min((run.end - at) as usize);
+                        let (part, left) = here.split_at(count);
+                        self.file
+                            .write_all_at(part, offset + (at - run.start))
+                            .map_err(|source| Error::Pages { pid, source })?;
+                        at += count as u64;
+                        here = left;
+                        index += 1;
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 }
 
@@ -306,14 +313,20 @@ impl Tracked {
         lost: &Mutex<Vec<PageRun>>,
     ) -> Result<(), Error> {
         let pid = self.pid;
-        share(cut(in_a_row(batch, first.bytes)), bytes(batch), |piece, buffer| {
-            buffer.resize(piece.bytes, 0);
-            piece.read_running(pid, buffer, lost);
-            first
-                .file
-                .write_all_at(buffer, piece.offset)
-                .map_err(|source| Error::Pages { pid, source })
-        })?;
+        let threads = that_pay(2, bytes(batch));
+        share(
+            threads,
+            cut(in_a_row(batch, first.bytes)),
+            || Ok(Vec::new()),
+            |piece, buffer| {
+                buffer.resize(piece.bytes, 0);
+                Memory::of(pid).read_running(&piece.ranges, buffer, lost);
+                first
+                    .file
+                    .write_all_at(buffer, piece.offset)
+                    .map_err(|source| Error::Pages { pid, source })
+            },
+        )?;
         first.bytes += bytes(batch);
         first.runs.extend_from_slice(batch);
         Ok(())
@@ -359,10 +372,15 @@ impl Tracked {
         };
         let work = into_memory(cut(in_a_row(&runs, 0)), &mut memory);
         let pid = self.pid;
-        share(work, total, |(piece, to), _| {
-            piece.read_running(pid, to, lost);
-            Ok(())
-        })?;
+        share(
+            that_pay(2, total),
+            work,
+            || Ok(()),
+            |(piece, to), ()| {
+                Memory::of(pid).read_running(&piece.ranges, to, lost);
+                Ok(())
+            },
+        )?;
         self.covered = union(&self.covered, &runs);
         self.rounds.push(Round { runs, bytes: memory });
         Ok(())
