@@ -15,6 +15,9 @@ pub enum Error {
         #[source]
         source: procfs::Error,
     },
+    /// It took longer than it may.
+    #[error("take an inventory in the time there is")]
+    OutOfTime,
     /// The eBPF programs would not tell.
     #[error("take an inventory by eBPF")]
     Bpf(#[from] crate::bpf::BpfError),

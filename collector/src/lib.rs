@@ -2,6 +2,7 @@
 //! /proc otherwise. One [`Inventory`] type, two sources.
 
 pub mod bpf;
+mod deadline;
 mod error;
 mod identity;
 mod inventory;
@@ -14,7 +15,9 @@ mod tracks;
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Instant;
 
+use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
     Action, FileMark, InProcess, InTask, Inventory, Mapping, NamedFile, OpenFile, Places, Process,
@@ -170,6 +173,25 @@ impl Collector {
         }
     }
 
+    /// From now on inventories fail with [`Error::OutOfTime`] when they are not done by `until`;
+    /// `None` for no limit.
+    pub fn limit(&mut self, until: Option<Instant>) {
+        *match &mut self.sources {
+            Sources::Bpf(source) => &mut source.until,
+            Sources::Proc(source) => &mut source.until,
+        } = Deadline(until);
+    }
+
+    /// What was read, unless it was to be read by then.
+    fn in_time<T>(&self, taken: Result<T, Error>) -> Result<T, Error> {
+        let until = match &self.sources {
+            Sources::Bpf(source) => source.until,
+            Sources::Proc(source) => source.until,
+        };
+        // What is over may be a part, or not to be understood.
+        if until.is_over() { Err(Error::OutOfTime) } else { taken }
+    }
+
     /// Where inventories come from.
     #[must_use]
     pub const fn source(&self) -> Source {
@@ -209,13 +231,14 @@ impl Collector {
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn take_tree(&mut self, root: i32, earlier: &mut Inventory) -> Result<Inventory, Error> {
-        let inventory = match &mut self.sources {
+        let taken = match &mut self.sources {
             Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
-                source.take_tree(root, Parts::all(), earlier)?
+                source.take_tree(root, Parts::all(), earlier).map_err(Error::from)
             }
-            Sources::Bpf(source) => source.take(&tree(root)?, Parts::all(), earlier)?,
-            Sources::Proc(source) => source.take(&tree(root)?, Parts::all())?,
+            Sources::Bpf(source) => Ok(source.take(&tree(root)?, Parts::all(), earlier)?),
+            Sources::Proc(source) => source.take(&tree(root)?, Parts::all()),
         };
+        let inventory = self.in_time(taken)?;
         if inventory.processes.is_empty() {
             // Let /proc say how there is none.
             tree(root)?;
@@ -229,10 +252,11 @@ impl Collector {
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn again(&mut self, pids: &[i32], earlier: &mut Inventory) -> Result<Inventory, Error> {
-        match &mut self.sources {
-            Sources::Bpf(source) => Ok(source.take(pids, Parts::all(), earlier)?),
+        let taken = match &mut self.sources {
+            Sources::Bpf(source) => source.take(pids, Parts::all(), earlier).map_err(Error::from),
             Sources::Proc(source) => source.take(pids, Parts::all()),
-        }
+        };
+        self.in_time(taken)
     }
 
     /// Takes only some parts of an inventory.
@@ -240,10 +264,13 @@ impl Collector {
     /// # Errors
     /// If something that is there cannot be read or understood.
     pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
-        let inventory = match &mut self.sources {
-            Sources::Bpf(source) => source.take(pids, parts, &mut Inventory::default())?,
-            Sources::Proc(source) => source.take(pids, parts)?,
+        let taken = match &mut self.sources {
+            Sources::Bpf(source) => {
+                source.take(pids, parts, &mut Inventory::default()).map_err(Error::from)
+            }
+            Sources::Proc(source) => source.take(pids, parts),
         };
+        let inventory = self.in_time(taken)?;
         self.threads = inventory.processes.values().map(|process| process.threads.len()).sum();
         Ok(inventory)
     }

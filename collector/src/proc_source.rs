@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status, smaps};
 
+use crate::deadline::Deadline;
 use crate::identity;
 use crate::{Error, Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Thread, VmFlags};
 
@@ -14,6 +15,8 @@ use crate::{Error, Inventory, Mapping, OpenFile, Parts, Process, ProcessState, T
 pub struct ProcSource {
     text: Vec<u8>,
     numbers: Vec<i32>,
+    /// When to stop, with what has been read until then.
+    pub(crate) until: Deadline,
 }
 
 /// Takes an inventory of processes from /proc.
@@ -41,6 +44,9 @@ impl ProcSource {
     pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
         let mut inventory = Inventory::default();
         for &pid in pids {
+            if self.until.is_over() {
+                return Ok(inventory);
+            }
             let process =
                 present(self.process(pid, parts)).map_err(|source| Error::Proc { pid, source })?;
             if let Some(process) = process {
@@ -112,6 +118,9 @@ impl ProcSource {
     fn threads(&mut self, dir: &Dir, process: &mut Process) -> Result<(), procfs::Error> {
         dir.numbers("task", &mut self.numbers)?;
         for index in 0..self.numbers.len() {
+            if self.until.is_over() {
+                break;
+            }
             let tid = self.numbers[index];
             let Some(thread) = present(dir.thread(tid))? else { continue };
             let Some(stat) = present(Stat::read_with(&thread, &mut self.text))? else { continue };
@@ -143,6 +152,9 @@ impl ProcSource {
         dir.numbers("fd", &mut self.numbers)?;
         let mut files = Vec::with_capacity(self.numbers.len());
         for &fd in &self.numbers {
+            if self.until.is_over() {
+                break;
+            }
             let link = format!("fd/{fd}");
             let Some(info) = present(FdInfo::read_with(dir, fd, &mut self.text))? else { continue };
             let Some(target) = present(dir.link(&link))? else { continue };

@@ -45,12 +45,17 @@ pub(crate) struct Captured {
     pub(crate) pages_scanned: u64,
 }
 
+const TAKE_INVENTORY: &str = "take the inventory";
 const READ_FILES: &str = "read the open files";
 
 /// Takes the time since the last lap.
 struct Laps(Instant);
 
 impl Laps {
+    fn so_far(&self) -> Duration {
+        self.0.elapsed()
+    }
+
     fn lap(&mut self) -> Duration {
         let now = Instant::now();
         now.duration_since(std::mem::replace(&mut self.0, now))
@@ -69,19 +74,26 @@ pub(crate) fn capture(
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
     let collector = &mut plan.collector;
-    let mut inventory = plan::inventory(collector, options.pid, &mut plan.inventory)?;
+    collector.limit(clock.frozen_until());
+    let mut take = |earlier: &mut Inventory| {
+        let taken = plan::inventory(collector, options.pid, earlier);
+        clock.account.inventory = laps.so_far();
+        clock.check(TAKE_INVENTORY)?;
+        taken
+    };
+    let mut inventory = take(&mut plan.inventory)?;
     let stopped = |source| Error::Freeze { root: options.pid, source };
     while frozen.stop_rest(&inventory).map_err(stopped)? {
-        inventory = plan::inventory(collector, options.pid, &mut inventory)?;
+        inventory = take(&mut inventory)?;
     }
     if options.cross_check {
-        compare(&inventory, &plan::inventory(collector, options.pid, &mut Inventory::default())?)?;
+        compare(&inventory, &take(&mut Inventory::default())?)?;
     }
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
     obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
     clock.account.inventory = laps.lap();
-    clock.check("read the inventory")?;
+    clock.check(TAKE_INVENTORY)?;
 
     let mut tasks = read_tasks(&inventory, frozen, &mut plan.facts, clock)?;
     clock.account.registers = laps.lap();

@@ -47,6 +47,11 @@ impl Clock {
         self.frozen = None;
     }
 
+    /// When the target has stood still for as long as it may.
+    pub(crate) fn frozen_until(&self) -> Option<Instant> {
+        self.frozen.and_then(|Limit { since, limit }| since.checked_add(limit))
+    }
+
     /// Fails when a limit is over. `step` is what is being done.
     pub(crate) fn check(&self, step: &'static str) -> Result<(), Error> {
         if let Some(Limit { limit, .. }) = self.frozen.filter(Limit::is_over) {

@@ -24,6 +24,7 @@ use super::records::{
 };
 use super::tracks::Followed;
 use super::{BpfError, Counts, Loaded, Tracers, fallback, files, load};
+use crate::deadline::Deadline;
 use crate::{
     Inventory, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
 };
@@ -43,6 +44,8 @@ pub struct BpfSource {
     watch: Option<OwnedFd>,
     /// What another process counts of those that it tracks, if it does.
     followed: Option<Followed>,
+    /// When to stop, with what has been read until then.
+    pub(crate) until: Deadline,
     /// Processes of the last inventory whose files were not read.
     pub(crate) spared: usize,
 }
@@ -113,6 +116,7 @@ impl BpfSource {
             gate: own_gate(),
             watch: None,
             followed: None,
+            until: Deadline::default(),
             spared: 0,
         }
     }
@@ -313,7 +317,7 @@ impl BpfSource {
         // A process with a million mappings stays below this.
         const LIMIT: usize = 256 << 20;
         let mut filled = 0;
-        loop {
+        while !self.until.is_over() {
             if filled > LIMIT {
                 return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
             }
