@@ -62,6 +62,8 @@ pub struct InProcess {
     /// A POSIX timer exists or an interval timer is set: the process itself has to be asked for
     /// their settings.
     pub timers: bool,
+    /// The registrations for `membarrier`, as `MEMBARRIER_CMD_GET_REGISTRATIONS` gives them.
+    pub membarrier: u32,
     /// Its program and directories; `None` where they take another look: names too long for a record,
     /// file systems that tell `stat` other numbers than the kernel itself uses.
     pub places: Option<Places>,

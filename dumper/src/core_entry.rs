@@ -74,6 +74,7 @@ fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskC
         sigactions: actions(&report.state.actions),
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
+        membarrier_registration_mask: Some(report.state.membarrier).filter(|mask| *mask != 0),
         ..TaskCoreEntry::default()
     }
 }

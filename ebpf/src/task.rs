@@ -164,6 +164,7 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
         let signal: u64 = field(task, o::TASK_SIGNAL);
         marks.process = process_mark(task, signal, memory);
         fill(&mut marks.memory_flags, memory, o::MM_FLAGS);
+        fill(&mut marks.membarrier, memory, o::MM_MEMBARRIER);
         marks.child_subreaper = bit(signal, o::SIGNAL_SUBREAPER);
         marks.timers = u32::from(has_timers(signal));
         marks.mappings = mappings_mark(task, memory);

@@ -125,6 +125,10 @@ pub struct Parasite {
     pub securebits: i32,
     /// Out: `PR_GET_TIMERSLACK`, nanoseconds (its low half, which holds all but absurd values).
     pub timer_slack: u32,
+    /// Out: `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3; 0 where the kernel does not tell).
+    pub membarrier: u32,
+    /// Padding.
+    pub pad: u32,
 }
 
 impl Parasite {
@@ -156,6 +160,8 @@ impl Parasite {
         thp_disable: 0,
         securebits: 0,
         timer_slack: 0,
+        membarrier: 0,
+        pad: 0,
     };
 }
 

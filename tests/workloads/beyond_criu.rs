@@ -9,7 +9,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::Pid;
 
-use crate::identity::flags;
+use crate::identity::{flags, register_for_membarrier};
 use crate::stage::{Findings, Outcome, Stage};
 
 /// An interval timer that is never read: it has run out whenever one looks.
@@ -33,6 +33,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     sched_setaffinity(this, &one).expect("pin to one processor");
     // SAFETY: takes an integer.
     unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    register_for_membarrier();
     let flags_before = flags();
     let semaphore = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK;
     let semaphore = EventFd::from_value_and_flags(3, semaphore).expect("eventfd");

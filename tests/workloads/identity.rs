@@ -60,6 +60,24 @@ fn by_value(option: i32) -> i32 {
     unsafe { libc::prctl(option, 0, 0, 0, 0) }
 }
 
+/// include/uapi/linux/membarrier.h
+const MEMBARRIER_CMD_GET_REGISTRATIONS: i32 = 1 << 9;
+
+fn membarrier(command: i32) -> i64 {
+    // SAFETY: takes integers only.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+}
+
+/// Two of the kinds that a program has to register for.
+pub(crate) fn register_for_membarrier() {
+    for kind in [
+        libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED,
+        libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ,
+    ] {
+        assert_eq!(membarrier(kind), 0, "register for membarrier");
+    }
+}
+
 pub(crate) fn flags() -> BTreeMap<&'static str, i64> {
     // SAFETY: none of these calls takes a pointer.
     let (nice, policy, personality) = unsafe {
@@ -80,6 +98,7 @@ pub(crate) fn flags() -> BTreeMap<&'static str, i64> {
         ("securebits", by_value(libc::PR_GET_SECUREBITS).into()),
         ("THP disabled", by_value(libc::PR_GET_THP_DISABLE).into()),
         ("timer slack", by_value(libc::PR_GET_TIMERSLACK).into()),
+        ("membarrier registrations", membarrier(MEMBARRIER_CMD_GET_REGISTRATIONS)),
     ])
 }
 
@@ -162,6 +181,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         check(libc::prctl(libc::PR_SET_NAME, c"odd ) name\n".as_ptr())).expect("name");
     }
     fs::write("/proc/self/oom_score_adj", "123").expect("oom_score_adj");
+    register_for_membarrier();
     let before = (status(), flags(), limits(), Place::now());
 
     stage.ready_then_wait();

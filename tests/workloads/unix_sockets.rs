@@ -78,6 +78,23 @@ impl Server {
     }
 }
 
+/// Receivers that had the same name in turn, in a directory that has gone, each with a sender.
+fn namesakes(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
+    let directory = stage.path("passing");
+    std::fs::create_dir(&directory).expect("mkdir");
+    let name = directory.join("name");
+    let made = [(); 2].map(|()| {
+        let receiver = UnixDatagram::bind(&name).expect("bind");
+        receiver.set_nonblocking(true).expect("do not wait");
+        let sender = UnixDatagram::unbound().expect("socket");
+        sender.connect(&name).expect("connect");
+        std::fs::remove_file(&name).expect("unlink");
+        (receiver, sender)
+    });
+    std::fs::remove_dir(&directory).expect("rmdir");
+    made
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
@@ -109,6 +126,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let sender = UnixDatagram::unbound().expect("socket");
     sender.connect(stage.path("datagrams")).expect("connect");
     sender.send(b"queued").expect("send");
+    // What was sent by one that has gone since.
+    let (orphan, gone) = UnixDatagram::pair().expect("pair");
+    gone.send(b"last words").expect("send");
+    drop(gone);
+    let namesakes = namesakes(stage);
     let before = [&streams.0, &streams.1, &quiet.0, &quiet.1].map(options);
     let number = streams.0.as_raw_fd();
 
@@ -136,5 +158,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("queued datagram", &Some(6), &bound.recv(&mut record).ok());
     found.works("send to the name", sender.send(b"more"));
     found.same("next datagram", &Some(4), &bound.recv(&mut record).ok());
+    found.same("from one that has gone", &Some(10), &orphan.recv(&mut record).ok());
+    found.must("nobody is there to send to", orphan.send(b"back").is_err());
+    for (receiver, sender) in &namesakes {
+        found.works("send to a name that has gone", sender.send(b"still"));
+        found.same("receive by it", &Some(5), &receiver.recv(&mut record).ok());
+    }
     found.outcome()
 }

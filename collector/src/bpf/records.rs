@@ -111,6 +111,16 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
     }
 }
 
+/// The commands that registered an address space for `membarrier`, by its `MEMBARRIER_STATE_*` flags
+/// (include/linux/sched/mm.h): for each kind one that says it is registered, beside one that
+/// says it is ready.
+fn membarrier(state: u32) -> u32 {
+    /// Flags and `MEMBARRIER_CMD_REGISTER_*` (include/uapi/linux/membarrier.h).
+    const KINDS: [(u32, u32); 4] =
+        [(0b11 << 2, 1 << 2), (0b11, 1 << 4), (0b11 << 4, 1 << 6), (0b11 << 6, 1 << 8)];
+    KINDS.into_iter().filter(|(flags, _)| state & flags != 0).map(|(_, command)| command).sum()
+}
+
 /// What the leader's record says of the whole process; `None` of one without memory, and where the
 /// record of its signals' actions is missing.
 pub(super) fn in_process(
@@ -132,6 +142,7 @@ pub(super) fn in_process(
         thp_restricted: marks.memory_flags & THP_RESTRICTED != 0,
         child_subreaper: marks.child_subreaper != 0,
         timers: marks.timers != 0,
+        membarrier: membarrier(marks.membarrier),
         places: match places {
             [Some(program), Some(working_directory), Some(root_directory)] => Some(Places {
                 program: program.clone(),

@@ -81,6 +81,7 @@ impl Report {
             child_subreaper: i32::from(known.child_subreaper),
             securebits: leader.securebits.cast_signed(),
             timer_slack: leader.timer_slack as u32,
+            membarrier: known.membarrier,
             ..Parasite::EMPTY
         });
         if known.actions.len() != SIGNALS {
@@ -120,6 +121,7 @@ impl Report {
             ("child subreaper flag", one.child_subreaper == other.child_subreaper),
             ("huge page restriction", one.thp_disable == other.thp_disable),
             ("securebits", one.securebits == other.securebits),
+            ("membarrier registrations", one.membarrier == other.membarrier),
             ("timer slack", one.timer_slack == other.timer_slack),
         ];
         fields.into_iter().find_map(|(name, same)| (!same).then_some(name))

@@ -169,6 +169,10 @@ pub struct TaskMarks {
     pub child_subreaper: u32,
     /// 1 if a POSIX or interval timer of the process exists or is set.
     pub timers: u32,
+    /// The address space's `MEMBARRIER_STATE_*` flags.
+    pub membarrier: u32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

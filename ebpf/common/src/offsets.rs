@@ -99,6 +99,7 @@ offsets! {
     MM_START_CODE = "mm_struct.start_code";
     MM_FLAGS = "mm_struct.flags";
     MM_EXE_FILE = "mm_struct.exe_file";
+    MM_MEMBARRIER = "mm_struct.membarrier_state" optional;
     MM_SEQUENCE = "mm_struct.mm_lock_seq" optional;
     SIGNAL_NR_THREADS = "signal_struct.nr_threads";
     SIGNAL_SHARED_PENDING = "signal_struct.shared_pending.signal";

@@ -132,6 +132,9 @@ impl<'a> Planner<'a> {
                 if let Some(other) = mutual {
                     done[other] = true;
                     steps.push(Step::Pair(index, Some(other)));
+                } else if entry.state == SK_ESTABLISHED && peer.is_none() && entry.name.is_empty() {
+                    // Nobody else can have sent what it holds, and nobody can send to it any more.
+                    steps.push(Step::Pair(index, None));
                 } else {
                     steps.push(Step::Single(index));
                     steps.extend(peer.map(|to| Step::Aimed { from: index, to }));

@@ -256,19 +256,26 @@ fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Resul
 }
 
 /// Names in file systems: made, and taken away again where they had been.
+///
+/// A name that had been unlinked may be another file's by now, or several sockets' in turn. So it
+/// is there only while a socket is bound to it; from then until all is connected the socket's file
+/// has a name of ours.
 struct Names<'a> {
     opener: &'a Opener,
-    /// Paths that were unlinked when the sockets were dumped.
-    deleted: Vec<PathBuf>,
-    /// What was in the way of those: where it belongs, where it is.
-    aside: Vec<(PathBuf, PathBuf)>,
+    /// Where the files of sockets are whose names had been unlinked, by id and by name: the
+    /// directory, and the name in it.
+    renamed: BTreeMap<u32, (PathBuf, String)>,
+    renamed_names: BTreeMap<(Vec<u8>, Vec<u8>), (PathBuf, String)>,
+    /// Directories that were made for names that were deleted with them, each before what is in it.
+    directories: Vec<PathBuf>,
     /// Everything that was bound, to be taken away if not all goes well.
     bound: Vec<PathBuf>,
 }
 
 impl<'a> Names<'a> {
     fn new(opener: &'a Opener) -> Self {
-        Self { opener, deleted: Vec::new(), aside: Vec::new(), bound: Vec::new() }
+        let (renamed, renamed_names, directories, bound) = Default::default();
+        Self { opener, renamed, renamed_names, directories, bound }
     }
 
     /// The address of a socket, the directory it counts from, and the path it leads to.
@@ -305,12 +312,19 @@ impl<'a> Names<'a> {
         let Some((directory, path)) = place else {
             return sockets::bind(socket, &address).map_err(failed("bind", entry));
         };
-        self.make_way(&path, entry)?;
-        within(&directory, || sockets::bind(socket, &address)).map_err(failed("bind", entry))?;
-        self.bound.push(path.clone());
-        if entry.deleted == Some(true) {
-            self.deleted.push(path.clone());
+        let aside = self.make_way(&path, entry)?;
+        let bound = within(&directory, || sockets::bind(socket, &address));
+        let renamed = match (&bound, entry.deleted) {
+            (Ok(()), Some(true)) => self.rename(&path, entry),
+            _ => Ok(path.clone()),
+        };
+        if let Some(aside) = aside {
+            std::fs::rename(aside, &path)
+                .map_err(failed("put back what was in the way of", entry))?;
         }
+        bound.map_err(failed("bind", entry))?;
+        let path = renamed.map_err(failed("rename the file of", entry))?;
+        self.bound.push(path.clone());
         let Some(perms) = &entry.file_perms else { return Ok(()) };
         std::os::unix::fs::lchown(&path, Some(perms.uid), Some(perms.gid))
             .map_err(failed("set owner of the file of", entry))?;
@@ -318,13 +332,32 @@ impl<'a> Names<'a> {
         std::fs::set_permissions(&path, mode).map_err(failed("set mode of the file of", entry))
     }
 
-    /// A stale socket goes; what is in the way of a name that was deleted steps aside; anything
-    /// else stays.
-    fn make_way(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<(), Error> {
+    /// Gives the file of a socket whose name had been unlinked a name of ours.
+    fn rename(&mut self, path: &Path, entry: &UnixSkEntry) -> io::Result<PathBuf> {
+        let ours = format!(".stasis-{}-{}", std::process::id(), entry.id);
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let to = directory.join(&ours);
+        std::fs::rename(path, &to)?;
+        let place = (directory.to_owned(), ours);
+        let (from, name) = name(entry);
+        let key = (from.to_vec(), name.to_vec());
+        self.renamed_names.entry(key).or_insert_with(|| place.clone());
+        self.renamed.insert(entry.id, place);
+        Ok(to)
+    }
+
+    /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
+    /// returned); anything else stays.
+    fn make_way(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Option<PathBuf>, Error> {
         use std::os::unix::fs::FileTypeExt;
         let metadata = match path.symlink_metadata() {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let (Some(true), Some(parent)) = (entry.deleted, path.parent()) {
+                    self.make_directory(parent, entry)?;
+                }
+                return Ok(None);
+            }
             Err(error) => return Err(failed("look for the file of", entry)(error)),
         };
         if entry.deleted == Some(true) {
@@ -339,11 +372,11 @@ impl<'a> Names<'a> {
                 ));
             }
             std::fs::rename(path, &aside).map_err(failed("move aside the file of", entry))?;
-            self.aside.push((path.to_owned(), aside));
-            return Ok(());
+            return Ok(Some(aside));
         }
         if metadata.file_type().is_socket() {
-            return std::fs::remove_file(path).map_err(failed("remove the old file of", entry));
+            std::fs::remove_file(path).map_err(failed("remove the old file of", entry))?;
+            return Ok(None);
         }
         Err(Error::refused(
             path.display().to_string(),
@@ -352,9 +385,29 @@ impl<'a> Names<'a> {
         ))
     }
 
+    /// Makes a directory that is not there, for as long as it takes to bind a socket in it.
+    fn make_directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<(), Error> {
+        let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            std::fs::create_dir(directory).map_err(failed("make the directory of", entry))?;
+            self.directories.push(directory.to_owned());
+        }
+        Ok(())
+    }
+
     fn connect(&self, socket: &OwnedFd, to: &UnixSkEntry) -> Result<(), Error> {
         if to.name.is_empty() {
             return Err(Error::image(what(to), "it has no name to connect to"));
+        }
+        let (from, plain) = name(to);
+        let renamed = self.renamed.get(&to.id);
+        if let Some((directory, ours)) =
+            renamed.or_else(|| self.renamed_names.get(&(from.to_vec(), plain.to_vec())))
+        {
+            let address = Address::new(libc::AF_UNIX as u16, ours.as_bytes());
+            let address = address.map_err(failed("name", to))?;
+            return within(directory, || sockets::connect(socket, &address))
+                .map_err(failed("connect to", to));
         }
         let (address, place) = self.place(to)?;
         match place {
@@ -364,21 +417,21 @@ impl<'a> Names<'a> {
         .map_err(failed("connect to", to))
     }
 
-    /// Takes away the names that had been deleted, and puts back what was in their way.
+    /// Takes away the names that had been deleted.
     fn settle(mut self) -> Result<(), Error> {
         self.bound.clear();
         self.withdraw().map_err(|source| Error::Kernel {
-            operation: "put back what was in the way of deleted sockets".to_owned(),
+            operation: "take away the files of sockets whose names had been removed".to_owned(),
             source,
         })
     }
 
     fn withdraw(&mut self) -> io::Result<()> {
-        for path in self.deleted.drain(..) {
-            std::fs::remove_file(path)?;
+        while let Some((_, (directory, ours))) = self.renamed.pop_first() {
+            std::fs::remove_file(directory.join(ours))?;
         }
-        for (path, aside) in self.aside.drain(..) {
-            std::fs::rename(aside, path)?;
+        for directory in self.directories.drain(..).rev() {
+            std::fs::remove_dir(directory)?;
         }
         Ok(())
     }
@@ -387,9 +440,9 @@ impl<'a> Names<'a> {
 impl Drop for Names<'_> {
     fn drop(&mut self) {
         // Only when the restore has failed is there anything left; its error is the one to tell.
+        self.renamed.clear();
         for path in self.bound.drain(..) {
             std::fs::remove_file(&path).unwrap_or_default();
-            self.deleted.retain(|deleted| *deleted != path);
         }
         self.withdraw().unwrap_or_default();
     }

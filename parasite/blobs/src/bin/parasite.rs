@@ -21,6 +21,8 @@ const PR_GET_PDEATHSIG: usize = 2;
 const PR_GET_DUMPABLE: usize = 3;
 const PR_GET_SECUREBITS: usize = 27;
 const PR_GET_TIMERSLACK: usize = 30;
+/// `MEMBARRIER_CMD_GET_REGISTRATIONS`.
+const GET_REGISTRATIONS: usize = 1 << 9;
 const PR_GET_CHILD_SUBREAPER: usize = 37;
 const PR_GET_TID_ADDRESS: usize = 40;
 const PR_GET_THP_DISABLE: usize = 42;
@@ -122,6 +124,9 @@ unsafe extern "C" fn report(state: *mut Parasite) {
         (*state).dumpable = report.prctl(PR_GET_DUMPABLE, 0) as i32;
         (*state).thp_disable = report.prctl(PR_GET_THP_DISABLE, 0) as i32;
         (*state).securebits = report.prctl(PR_GET_SECUREBITS, 0) as i32;
+        // An older kernel refuses.
+        let registrations = syscall(nr::MEMBARRIER, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
+        (*state).membarrier = registrations.unwrap_or(0) as u32;
         (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
         if (*state).bell != 0 {
             let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
