@@ -8,6 +8,7 @@
 
 mod copy;
 mod early;
+mod first;
 mod keeper;
 mod origin;
 mod pages;

@@ -108,8 +108,10 @@ impl Plan {
             (inventory, facts, files)
         };
         memory::learn(&mut memory, &inventory);
+        early.copy_again(clock)?;
         let expected = early.expected(memory::resident_bytes(&inventory));
         let store = Store::choose(runs_on, expected, early.threads);
+        // To choose has taken a while, too.
         early.copy_again(clock)?;
         let plan =
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };

@@ -153,9 +153,13 @@ impl ImageDir {
     pub fn files(&self) -> Result<Vec<ImageFile>, Error> {
         let mut files = Vec::new();
         self.list(".", "", &mut files)?;
-        match self.list(names::PRE_COPY, "pre-copy/", &mut files) {
-            Err(Error::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            listed => listed?,
+        for early in names::PRE_COPIES {
+            match self.list(early, &format!("{early}/"), &mut files) {
+                Err(Error::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    break;
+                }
+                listed => listed?,
+            }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)

@@ -12,7 +12,8 @@ use crate::names;
 /// Longest chain of parents.
 const MAX_PARENTS: usize = 1000;
 
-/// Levels that a checkpoint may have which is to become a parent: its child adds two at most.
+/// Levels that a checkpoint may have which is to become a parent: its child adds itself and
+/// [`names::PRE_COPIES`] at most.
 const LEVELS_OF_A_PARENT: usize = 900;
 
 /// A checkpoint and its parents, each opened once, when it is first asked for.

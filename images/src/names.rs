@@ -220,7 +220,16 @@ pub const PARENT_LINK: &str = "parent";
 
 /// Name of the directory inside a checkpoint to which [`PARENT_LINK`] leads when pages were copied while the
 /// processes still ran: a parent checkpoint of its own, with page maps and pages.
-pub const PRE_COPY: &str = "pre-copy";
+pub const PRE_COPY: &str = PRE_COPIES[0];
+
+/// The same, and those inside it to which its own [`PARENT_LINK`] leads, and so on: several threads that copy the
+/// memory of one process each write into a directory of their own.
+pub const PRE_COPIES: [&str; 4] = [
+    "pre-copy",
+    "pre-copy/pre-copy",
+    "pre-copy/pre-copy/pre-copy",
+    "pre-copy/pre-copy/pre-copy/pre-copy",
+];
 
 /// Images of which a checkpoint has one.
 const SINGLE: &[&str] = &[

@@ -85,11 +85,16 @@ impl ImageWriter {
         Folder::new(self, None)
     }
 
-    /// The directory inside it for pages that are copied while the processes still run ([`names::PRE_COPY`]).
-    /// [`ImageWriter::link_parent`] has to lead there.
-    pub fn pre_copy(&self) -> Result<Folder<'_>, Error> {
-        self.staging.create_directory(names::PRE_COPY)?;
-        Ok(Folder::new(self, Some(names::PRE_COPY)))
+    /// The directories inside it for pages that are copied while the processes still run, so many of
+    /// [`names::PRE_COPIES`]. [`ImageWriter::link_parent`] has to lead to the first, and [`Folder::link_parent`]
+    /// from each to the next.
+    pub fn pre_copies(&self, count: usize) -> Result<Vec<Folder<'_>>, Error> {
+        let names = names::PRE_COPIES.iter().take(count);
+        let folder = |name: &&'static str| {
+            self.staging.create_directory(name)?;
+            Ok(Folder::new(self, Some(name)))
+        };
+        names.map(folder).collect()
     }
 
     /// Writes an image of one message.

@@ -30,12 +30,14 @@ fn fill(folder: Folder<'_>, byte: u8, parent: Option<&str>) -> Result<(), Error>
     folder.write_one(&names::inventory(), &inventory())
 }
 
-fn write(target: &Path, options: WriteOptions, bytes: [u8; 2]) -> Result<(), Error> {
+fn write(target: &Path, options: WriteOptions, bytes: [u8; 3]) -> Result<(), Error> {
     let writer = ImageWriter::create(target, options)?;
-    fill(writer.pre_copy()?, bytes[0], None)?;
-    fill(writer.here(), bytes[1], Some(names::PRE_COPY))?;
+    let early = writer.pre_copies(2)?;
+    fill(early[1], bytes[0], None)?;
+    fill(early[0], bytes[1], Some(names::PRE_COPY))?;
+    fill(writer.here(), bytes[2], Some(names::PRE_COPY))?;
     let committed = writer.commit()?;
-    assert_eq!(committed.files, 6);
+    assert_eq!(committed.files, 9);
     Ok(())
 }
 
@@ -57,15 +59,18 @@ fn pages_that_were_copied_early_come_along() {
             fs::write(target.join("dump.log"), "x").unwrap();
         }
         let options = WriteOptions { in_place, ..WriteOptions::default() };
-        write(&target, options, [1, 2]).unwrap();
+        write(&target, options, [1, 2, 3]).unwrap();
         // And a second time, over the first.
-        write(&target, WriteOptions { overwrite: true, ..options }, [3, 4]).unwrap();
+        write(&target, WriteOptions { overwrite: true, ..options }, [4, 5, 6]).unwrap();
         let dir = ImageDir::open(&target).unwrap();
-        assert_eq!(first_byte(&dir), 4);
-        assert_eq!(first_byte(&dir.parent().unwrap().unwrap()), 3);
+        let parent = dir.parent().unwrap().unwrap();
+        let bytes = [&dir, &parent, &parent.parent().unwrap().unwrap()].map(first_byte);
+        assert_eq!(bytes, [6, 5, 4]);
         let files: Vec<_> = dir.files().unwrap().into_iter().map(|file| file.name).collect();
-        assert!(files.contains(&"pre-copy/pages-1.img".to_owned()), "{files:?}");
-        assert_eq!(files.len(), 6);
+        for name in ["pre-copy/pages-2.img", "pre-copy/pre-copy/pages-1.img"] {
+            assert!(files.iter().any(|file| file == name), "{files:?}");
+        }
+        assert_eq!(files.len(), 9);
     }
 }
 
@@ -76,7 +81,7 @@ fn a_failed_commit_takes_early_pages_back() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("dump.log"), "x").unwrap();
     let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
-    fill(writer.pre_copy().unwrap(), 1, None).unwrap();
+    fill(writer.pre_copies(1).unwrap()[0], 1, None).unwrap();
     fill(writer.here(), 2, Some(names::PRE_COPY)).unwrap();
     // A directory of that name cannot be replaced by a file.
     fs::create_dir(target.join("pages-1.img")).unwrap();

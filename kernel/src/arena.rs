@@ -17,13 +17,16 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Maps and fills `bytes` (rounded up to whole pages), in huge pages where the kernel has
-    /// them.
+    /// Maps and fills `bytes` (rounded up to whole pages); if there are many, in huge pages where
+    /// the kernel has them.
     ///
     /// # Errors
     /// When there is not that much memory.
     pub fn new(bytes: usize) -> io::Result<Self> {
         const PAGE: usize = 4096;
+        // Of a few, small ones are quicker to come by: those were in use a moment ago, while a huge
+        // one the kernel may have to put together, or to ask its host for.
+        const WORTH_HUGE_PAGES: usize = 64 << 20;
         let bytes = bytes.max(1).next_multiple_of(PAGE);
         // SAFETY: a new anonymous mapping at a place that the kernel chooses.
         let start = unsafe {
@@ -44,7 +47,9 @@ impl Arena {
         // SAFETY: advice on our own mapping. Huge pages are a wish; that every page is there is
         // what the value promises, and is checked.
         let populated = unsafe {
-            libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+            if bytes >= WORTH_HUGE_PAGES {
+                libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
+            }
             libc::madvise(start, bytes, libc::MADV_POPULATE_WRITE)
         };
         // Kernels before 5.14 do not know the advice; there the pages come as they are touched.

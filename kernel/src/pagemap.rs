@@ -103,13 +103,16 @@ impl PageMap {
         Ok(Self { file, without_scan: false, runs: vec![PageRun::default(); RUNS] })
     }
 
-    /// The same, for another thread to read at the same time.
+    /// The same, so many times, for other threads to read at the same time.
     ///
     /// # Errors
     /// When there is no descriptor left.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let runs = vec![PageRun::default(); RUNS];
-        Ok(Self { file: self.file.try_clone()?, without_scan: self.without_scan, runs })
+    pub fn clones(&self, count: usize) -> io::Result<Vec<Self>> {
+        let clone = |_| {
+            let runs = vec![PageRun::default(); RUNS];
+            Ok(Self { file: self.file.try_clone()?, without_scan: self.without_scan, runs })
+        };
+        (0..count).map(clone).collect()
     }
 
     /// The runs inside `spans` (ascending, without overlap) whose pages belong to the process

@@ -19,9 +19,13 @@ struct Chain {
 impl Chain {
     /// A program whose every page says what it must hold, some of which change all the while.
     fn start(family: &str) -> Self {
+        Self::start_with(family, "40")
+    }
+
+    fn start_with(family: &str, mib: &str) -> Self {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
-        let settings = [("STASIS_WORKLOAD_MIB", "40"), ("STASIS_WORKLOAD_RATE", "4")];
+        let settings = [("STASIS_WORKLOAD_MIB", mib), ("STASIS_WORKLOAD_RATE", "4")];
         let workload = Workload::start_with(family, scratch.path("work"), &settings);
         Self { machine, scratch, workload }
     }
@@ -72,8 +76,8 @@ impl Chain {
 
 /// Bytes of pages that a checkpoint holds itself, those that were copied early included.
 fn stored(images: &Path) -> u64 {
-    [images.to_owned(), images.join("pre-copy")]
-        .iter()
+    let inside = |dir: &PathBuf| Some(dir.join("pre-copy")).filter(|early| early.exists());
+    std::iter::successors(Some(images.to_owned()), inside)
         .flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten())
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"))
         .map(|entry| entry.metadata().expect("stat").len())
@@ -103,6 +107,50 @@ fn three_in_a_row_are_each_right() {
 #[test]
 fn three_in_a_row_restored_by_criu_peer() {
     three_in_a_row(Engine::Criu);
+}
+
+/// Large memory is copied by several threads, each into a checkpoint of its own.
+fn several_files(by: Engine) {
+    let chain = Chain::start_with("dirty", "100");
+    chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("the first");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if processors > 1 {
+        assert!(stored(&chain.images("first/pre-copy/pre-copy")) > 0, "one thread copied it all");
+    }
+    assert!(stored(&chain.images("first")) >= 100 * MIB);
+    chain.dump("second", ENDING, &["--parent", "first"]).must_succeed("the second");
+    assert!(stored(&chain.images("second")) < 60 * MIB, "nothing was left out");
+    for name in ["second", "first"] {
+        chain.must_be_right(name, by);
+    }
+}
+
+#[test]
+fn large_memory_in_several_files() {
+    several_files(Engine::Stasis);
+}
+
+#[test]
+fn large_memory_in_several_files_restored_by_criu_peer() {
+    several_files(Engine::Criu);
+}
+
+#[test]
+fn a_pre_dump_of_large_memory() {
+    let chain = Chain::start_with("dirty", "100");
+    let images = |name: &str| {
+        let images = chain.images(name);
+        std::fs::create_dir_all(&images).expect("make the directory");
+        images
+    };
+    for (what, name, previous) in [("pre-dump", "1", None), ("dump", "2", Some("../1"))] {
+        let mut command = Engine::CriuFace.command(what);
+        command.arg("-t").arg(chain.workload.pid().to_string()).arg("-D").arg(images(name));
+        let previous = previous.iter().flat_map(|previous| ["--prev-images-dir", previous]);
+        chain.ours(command.arg("--track-mem").args(previous)).must_succeed(what);
+    }
+    assert!(stored(&chain.images("2")) < 60 * MIB, "nothing was left out");
+    chain.must_be_right("2", Engine::Stasis);
 }
 
 /// Memory that comes, goes and moves between the dumps.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
 
 /// A snapshot once the program has come to rest: its threads may still be starting, and the first
 /// look itself may change a thing or two (name caches).
@@ -70,4 +70,38 @@ fn a_dump_leaves_no_mapping_or_descriptor_in_a_tree() {
     Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how).must_succeed("dump");
     assert_eq!(before, look());
     workload.check().expect("the program's own check");
+}
+
+/// Memory that a family has shared since it forked is still shared after a dump, whether it was copied
+/// while the family ran or while it stood still.
+#[test]
+fn a_dump_does_not_multiply_the_memory_of_a_family() {
+    const KIB: u64 = 1024;
+    for (mib, programs) in [(6, false), (6, true), (80, true)] {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let collector = programs.then(|| Collector::start(&scratch.path("collector")));
+        let settings = [("STASIS_WORKLOAD_MIB", &*mib.to_string()), ("STASIS_WORKLOAD_COUNT", "3")];
+        let workload = Workload::start_with("many_processes", scratch.path("work"), &settings);
+        let anonymous = || -> u64 {
+            let sums = machine.descendants().into_iter().filter_map(|pid| {
+                let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+                program.ends_with("stasis-workload").then_some(())?;
+                let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+                let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+                line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+            });
+            sums.sum()
+        };
+        let before = anonymous();
+        assert!(before >= mib * KIB && before < (mib + 6) * KIB, "{before} KiB is not shared");
+        for images in ["first", "second"] {
+            let how = Dump { collector: collector.as_ref(), ..Dump::RUNNING_ON };
+            let images = scratch.path(images);
+            Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+        }
+        let after = anonymous();
+        assert!(after < before + KIB, "{mib} MiB: {before} KiB have become {after}");
+        workload.check().expect("the program's own check");
+    }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 /// Bytes of the pieces that the copying is cut into: large enough that system calls cost nothing
 /// beside the copying, small enough that a piece stays in a processor's cache between reading and
 /// writing.
-pub(super) const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 256 << 10;
 
 /// Below this many bytes starting a second thread costs more than it saves.
 const WORTH_A_THREAD: u64 = 4 << 20;
@@ -79,27 +79,28 @@ pub(super) fn that_pay(threads: usize, bytes: u64) -> usize {
     }
 }
 
-/// Has each of `work` done, by so many threads. Each has something of its own made by `begin`.
-pub(super) fn share<W: Send, S>(
-    threads: usize,
+/// Has each of `work` done, by as many threads as there are `states`, one of which each has to itself.
+pub(super) fn share<W: Send, S: Send>(
+    states: Vec<S>,
     work: Vec<W>,
-    begin: impl Fn() -> Result<S, Error> + Sync,
     run: impl Fn(W, &mut S) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
-    let threads = threads.min(work.len());
+    let threads = states.len().min(work.len());
     let work = Mutex::new(work.into_iter());
     let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || {
-        let mut own = begin()?;
+    let worker = &|mut own: S| {
         while let Some(piece) = next() {
             run(piece, &mut own)?;
         }
         Ok(())
     };
+    let mut states = states.into_iter().take(threads);
+    let Some(first) = states.next() else { return Ok(()) };
     std::thread::scope(|scope| {
-        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, worker).ok();
-        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
-        let mut done = worker();
+        // With fewer of them it takes longer.
+        let spawn = |own| std::thread::Builder::new().spawn_scoped(scope, || worker(own)).ok();
+        let others: Vec<_> = states.filter_map(spawn).collect();
+        let mut done = worker(first);
         for other in others {
             done = done.and(other.join().unwrap_or(Err(Error::Panicked)));
         }

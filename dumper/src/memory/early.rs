@@ -5,7 +5,7 @@
 //! does not become less. What the target then waits for is the rest.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use collector::{Inventory, Mapping, Process, VmFlags};
 use images::messages::InventoryEntry;
@@ -32,6 +32,10 @@ const WORTH_REGISTERING: u64 = 256 << 10;
 const LEAST: u64 = 64 << 10;
 /// Bytes that are little enough to be copied while the target stands still.
 const LITTLE: u64 = 512 << 10;
+/// Bytes that are written before the target stands still, beside those of the last round.
+const SPARE: u64 = 8 << 20;
+/// Bytes of private memory that are worth several threads with a file of its own each.
+const WORTH_A_FILE: u64 = 64 << 20;
 /// Rounds after the first.
 const ROUNDS: u32 = 16;
 /// Rounds after which not much less was left than before.
@@ -45,8 +49,9 @@ pub(crate) struct Early {
     tracked: BTreeMap<i32, Tracked>,
     /// Bytes that the last round copied.
     last_round: u64,
-    /// Where the first round went.
+    /// Where the first round went, and into how many files of each process.
     first: First,
+    files: usize,
     /// Link to the checkpoint that the tracking is relative to, from the finished directory.
     parent: Option<PathBuf>,
     /// What is copied frozen is protected again, for the next dump.
@@ -69,16 +74,6 @@ enum First {
     Here,
 }
 
-impl First {
-    fn folder(self, writer: &ImageWriter) -> Result<Option<Folder<'_>>, Error> {
-        Ok(match self {
-            Self::Nowhere => None,
-            Self::Inside => Some(writer.pre_copy()?),
-            Self::Here => Some(writer.here()),
-        })
-    }
-}
-
 impl Early {
     /// Nothing yet. In a pre-dump everything goes into the checkpoint itself.
     pub(crate) fn new(pre_dump: bool) -> Self {
@@ -87,6 +82,7 @@ impl Early {
             tracked: BTreeMap::new(),
             last_round: 0,
             first: if pre_dump { First::Here } else { First::Nowhere },
+            files: 1,
             parent: None,
             protect: false,
             threads: processors(),
@@ -128,7 +124,7 @@ impl Early {
             if let Some(tracked) = self.tracked.get_mut(&process.pid) {
                 tracked.extend(process, least)?;
             } else if private_bytes(process.pid) >= worth {
-                match begin(process, finder, codes, least) {
+                match begin(process, finder, codes, (least, worth), self.threads) {
                     Ok(Some(tracked)) => {
                         self.tracked.insert(process.pid, tracked);
                         fresh = true;
@@ -166,11 +162,29 @@ impl Early {
                 self.first = First::Inside;
             }
         }
-        let Some(folder) = self.first.folder(writer)? else { return Ok(()) };
-        for tracked in self.tracked.values_mut() {
-            self.last_round += tracked.first_round(&folder, clock)?;
+        let bytes: u64 = self.tracked.keys().map(|&pid| private_bytes(pid)).sum();
+        self.files = match bytes {
+            0..WORTH_A_FILE => 1,
+            _ => self.threads.min(names::PRE_COPIES.len()),
+        };
+        let folders = self.folders(writer)?;
+        for tracked in self.tracked.values_mut().filter(|_| !folders.is_empty()) {
+            self.last_round += tracked.first_round(&folders, clock)?;
         }
         Ok(())
+    }
+
+    /// Where what is copied first goes; the parent of each is the next.
+    fn folders<'w>(&self, writer: &'w ImageWriter) -> Result<Vec<Folder<'w>>, Error> {
+        Ok(match self.first {
+            First::Nowhere => Vec::new(),
+            First::Inside => writer.pre_copies(self.files)?,
+            First::Here => {
+                let mut folders = vec![writer.here()];
+                folders.extend(writer.pre_copies(self.files - 1)?);
+                folders
+            }
+        })
     }
 
     /// Takes over the tracking that an earlier dump began. It is of use if it is relative to
@@ -194,7 +208,9 @@ impl Early {
                 Some(parent) => parent.pages(pid)?,
                 None => Vec::new(),
             };
-            let Some(tracked) = Tracked::resume(process, fd, &inherited)? else { continue };
+            let Some(tracked) = Tracked::resume(process, fd, &inherited, self.threads)? else {
+                continue;
+            };
             match relative {
                 Some(_) => {
                     self.tracked.insert(pid, tracked);
@@ -248,7 +264,7 @@ impl Early {
         match self.tracked.is_empty() {
             true => resident,
             // As much as is written in the worst of cases, between the last look and the freeze.
-            false => resident.saturating_sub(covered) + resident / 128 + (16 << 20),
+            false => resident.saturating_sub(covered) + 2 * self.last_round + SPARE,
         }
     }
 
@@ -336,26 +352,31 @@ impl Early {
         writer: &ImageWriter,
         inventory: &InventoryEntry,
     ) -> Result<(), Error> {
-        if let Some(folder) = self.first.folder(writer)? {
-            for tracked in self.tracked.values() {
-                tracked.encode_first(&folder)?;
-            }
+        let folders = self.folders(writer)?;
+        for tracked in self.tracked.values() {
+            tracked.encode_first(&folders)?;
         }
-        match (self.first, &self.parent) {
-            (First::Inside, parent) => {
-                let folder = writer.pre_copy()?;
-                // Known by another name: it lacks what was written later, so that nothing must
-                // be relative to it.
+        // From the checkpoint itself, and then from each of those inside, to the next.
+        let inside = match self.first {
+            First::Nowhere => 0,
+            First::Inside => self.files,
+            First::Here => self.files - 1,
+        };
+        let places = folders[folders.len() - inside..].iter();
+        for (depth, place) in std::iter::once(&writer.here()).chain(places).enumerate() {
+            if depth > 0 {
+                // Known by another name: it lacks what was written later, so that nothing must be
+                // relative to it.
                 let inventory =
                     InventoryEntry { dump_criu_run_id: Some(unique_id()), ..inventory.clone() };
-                folder.write_one(&names::inventory(), &inventory)?;
-                if let Some(parent) = parent {
-                    folder.link_parent(&Path::new("..").join(parent))?;
-                }
-                writer.link_parent(names::PRE_COPY.as_ref())?;
+                place.write_one(&names::inventory(), &inventory)?;
             }
-            (_, Some(parent)) => writer.link_parent(parent)?,
-            (_, None) => {}
+            if depth < inside {
+                place.link_parent(names::PRE_COPY.as_ref())?;
+            } else if let Some(parent) = &self.parent {
+                let up: PathBuf = std::iter::repeat_n(Component::ParentDir, depth).collect();
+                place.link_parent(&up.join(parent))?;
+            }
         }
         Ok(())
     }
@@ -372,7 +393,7 @@ pub(crate) fn untrack(tracks: &Path, root: i32, inventory: &Inventory) -> Result
     let Some(taken) = keeper::take(tracks, root) else { return Ok(false) };
     for (pid, fd) in taken.fds {
         if let Some(process) = inventory.processes.get(&pid)
-            && let Some(tracked) = Tracked::resume(process, fd, &[])?
+            && let Some(tracked) = Tracked::resume(process, fd, &[], 1)?
         {
             tracked.end();
         }
@@ -396,14 +417,15 @@ fn begin(
     process: &Process,
     finder: &mut CodeFinder,
     codes: &BTreeMap<i32, Codes>,
-    least: u64,
+    worth: (u64, u64),
+    threads: usize,
 ) -> Result<Option<Tracked>, Error> {
     let pid = process.pid;
     let codes = match codes.get(&pid) {
         Some(codes) => *codes,
         None => finder.find(process).map_err(|source| Error::Inject { pid, source })?,
     };
-    Tracked::begin(process, &codes, least)
+    Tracked::begin(process, &codes, worth, threads)
 }
 
 /// Bytes of memory that a process has for itself, about.

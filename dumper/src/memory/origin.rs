@@ -38,7 +38,7 @@ impl Origin {
     /// still.
     pub(super) fn read(&self, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::Process(memory) => memory.read(ranges, to),
+            Self::Process(memory) => memory.read(memory.alone, ranges, to),
             Self::Segment(file) => each(ranges, to, |offset, to| file.read_exact_at(to, offset)),
         }
     }
@@ -61,15 +61,16 @@ impl Memory {
         }
     }
 
-    /// Reads ranges of a process that runs. Pages that have gone meanwhile read as zeros, and are noted
-    /// in `lost`.
+    /// Reads ranges of a process that runs, which shares none of them if it is `alone` there. Pages
+    /// that have gone meanwhile read as zeros, and are noted in `lost`.
     pub(super) fn read_running(
         &self,
+        alone: bool,
         ranges: &[(u64, usize)],
         to: &mut [u8],
         lost: &Mutex<Vec<PageRun>>,
     ) {
-        if self.read(ranges, to).is_ok() {
+        if self.read(alone, ranges, to).is_ok() {
             return;
         }
         let file = self.file().ok();
@@ -90,8 +91,8 @@ impl Memory {
         each(ranges, to, page_by_page).ok();
     }
 
-    fn read(&self, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
-        let read = match self.alone {
+    fn read(&self, alone: bool, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
+        let read = match alone {
             true => memory::read_ranges(self.pid, ranges, to).unwrap_or(0),
             false => 0,
         };
@@ -166,10 +167,10 @@ mod tests {
         // Nothing is mapped at the lowest addresses.
         let ranges = [(at, PAGE), (0x1000, PAGE)];
         for alone in [false, true] {
-            let memory = Memory { alone, ..Memory::of(std::process::id() as i32) };
+            let memory = Memory::of(std::process::id() as i32);
             let lost = Mutex::default();
             let mut to = vec![1; 2 * PAGE];
-            memory.read_running(&ranges, &mut to, &lost);
+            memory.read_running(alone, &ranges, &mut to, &lost);
             let (first, second) = to.split_at(PAGE);
             assert!(first.iter().all(|&byte| byte == 7) && second.iter().all(|&byte| byte == 0));
             assert_eq!(lost.into_inner().unwrap(), [PageRun::new(0x1000, 0x2000)]);
@@ -184,13 +185,13 @@ mod tests {
         let ranges = [(start + PAGE as u64, PAGE), (start + 5, 100), (start, 5)];
         let expected = [&own[PAGE..2 * PAGE], &own[5..105], &own[..5]].concat();
         for alone in [false, true] {
-            let memory = Memory { alone, ..Memory::of(std::process::id() as i32) };
+            let memory = Memory::of(std::process::id() as i32);
             let mut to = vec![0; expected.len()];
-            memory.read(&ranges, &mut to).unwrap();
+            memory.read(alone, &ranges, &mut to).unwrap();
             assert_eq!(to, expected);
             // Nothing is mapped at the lowest addresses.
             let mut to = vec![0; 2 * PAGE];
-            assert!(memory.read(&[(start, PAGE), (0x1000, PAGE)], &mut to).is_err());
+            assert!(memory.read(alone, &[(start, PAGE), (0x1000, PAGE)], &mut to).is_err());
         }
     }
 }

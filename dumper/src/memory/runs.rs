@@ -53,6 +53,15 @@ pub(crate) fn coalesce(runs: &[PageRun], bytes: u64) -> Vec<PageRun> {
     joined
 }
 
+/// Sets of which each lies behind the one before, as one.
+pub(crate) fn joined(sets: Vec<Vec<PageRun>>) -> Vec<PageRun> {
+    let mut all: Vec<PageRun> = Vec::with_capacity(sets.iter().map(Vec::len).sum());
+    for run in sets.into_iter().flatten() {
+        push(&mut all, run.start, run.end);
+    }
+    all
+}
+
 /// Number of bytes in all of them.
 pub(crate) fn bytes(runs: &[PageRun]) -> u64 {
     runs.iter().map(PageRun::bytes).sum()

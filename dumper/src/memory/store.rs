@@ -94,15 +94,10 @@ fn copy_to_arena(
         work.extend(pieces.into_iter().map(|(piece, to)| (set, piece, to)));
         rest = later;
     }
-    share(
-        threads,
-        work,
-        || Ok(()),
-        |(set, piece, to), ()| {
-            clock.check(STEP)?;
-            set.origin.read(&piece.ranges, to).map_err(failed(set.pid))
-        },
-    )
+    share(vec![(); threads], work, |(set, piece, to), ()| {
+        clock.check(STEP)?;
+        set.origin.read(&piece.ranges, to).map_err(failed(set.pid))
+    })
 }
 
 fn copy_to_files(sets: &[Pages], threads: usize, clock: &Clock) -> Result<(), Error> {
@@ -110,19 +105,14 @@ fn copy_to_files(sets: &[Pages], threads: usize, clock: &Clock) -> Result<(), Er
         .iter()
         .flat_map(|set| cut(set.frozen_places()).into_iter().map(move |piece| (set, piece)))
         .collect();
-    share(
-        threads,
-        work,
-        || Ok(Vec::new()),
-        |(set, piece), buffer| {
-            clock.check(STEP)?;
-            buffer.resize(piece.bytes, 0);
-            set.origin.read(&piece.ranges, buffer).map_err(failed(set.pid))?;
-            set.file
-                .write_all_at(buffer, piece.offset)
-                .map_err(|source| Error::Pages { pid: set.pid, source })
-        },
-    )
+    share(vec![Vec::new(); threads], work, |(set, piece), buffer| {
+        clock.check(STEP)?;
+        buffer.resize(piece.bytes, 0);
+        set.origin.read(&piece.ranges, buffer).map_err(failed(set.pid))?;
+        set.file
+            .write_all_at(buffer, piece.offset)
+            .map_err(|source| Error::Pages { pid: set.pid, source })
+    })
 }
 
 /// Bytes of memory that can be had without swapping; 0 when the kernel does not say.

@@ -12,7 +12,7 @@ use super::copy::share;
 use super::early::{Early, Marked, private_bytes};
 use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
-use super::runs::{bytes, subtract, union};
+use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segment, Segments, segment_runs};
 use crate::error::Error;
 use crate::ids::is_zombie;
@@ -20,6 +20,8 @@ use crate::mappings::{self, Kind};
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
+/// Bytes that are quicker to walk over than to begin another walk.
+const NEAR: u64 = 128 << 10;
 
 /// Mappings, and bytes of memory of no file, that are looked through in one go.
 const FEW: usize = 512;
@@ -138,9 +140,8 @@ pub(crate) fn find(
     let at_once = early.threads.min(work.len().div_ceil(WORTH_A_THREAD));
     let each = early.threads / at_once.max(1);
     share(
-        at_once,
+        vec![(); at_once],
         work.iter_mut().collect(),
-        || Ok(()),
         |(planned, process, others, anonymous, vdso), ()| {
             planned.read(process, others, anonymous, *vdso, each)
         },
@@ -201,7 +202,7 @@ impl PlannedMemory {
         let closed = process.mappings.iter().filter(of_file);
         let closed: Vec<_> =
             closed.map(|mapping| PageRun::new(mapping.start, mapping.end)).collect();
-        let own = self.map.private_pages(&closed)?;
+        let own = pages_of(&mut self.map, &closed)?;
         let first_in = |span: &PageRun| own.get(own.partition_point(|run| run.end <= span.start));
         let empty = closed
             .into_iter()
@@ -242,18 +243,17 @@ impl PlannedMemory {
             None => (Vec::new(), false),
         };
         let others = subtract(others, &empty);
-        let around = union(&empty, anonymous);
-        let mut found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
+        let mut found = pages_of(&mut self.map, &others).map_err(failed)?;
         if found.is_empty() && !others.is_empty() {
             // No process is without its stack: so it has.
             self.open_again()?;
-            found = pages_of(&mut self.map, &others, &around).map_err(failed)?;
+            found = pages_of(&mut self.map, &others).map_err(failed)?;
         }
         let threads = match process.mappings.len() > MANY || bytes(anonymous) > MUCH {
             true => threads,
             false => 1,
         };
-        let own = anonymous_pages(pid, &self.map, parts(process, anonymous), threads)?;
+        let own = anonymous_pages(pid, &mut self.map, parts(process, anonymous), threads)?;
         for more in [own, std::mem::take(&mut self.pages.runs), vdso.into_iter().collect()] {
             if !more.is_empty() {
                 found = union(&found, &more);
@@ -280,16 +280,12 @@ fn mark(process: &Process) -> Option<NonZeroU64> {
 }
 
 /// The pages in `spans` that hold anything. A walk goes over all that lies between the first and
-/// the last span, so what is large, or need not be looked at, is gone around.
-fn pages_of(map: &mut PageMap, spans: &[PageRun], around: &[PageRun]) -> io::Result<Vec<PageRun>> {
+/// the last span, so what is far apart is walked through apart.
+fn pages_of(map: &mut PageMap, spans: &[PageRun]) -> io::Result<Vec<PageRun>> {
     let mut found = Vec::new();
-    let mut rest = spans;
-    for large in around {
-        let (before, behind) = rest.split_at(rest.partition_point(|span| span.start < large.start));
-        found.extend(map.private_pages(before)?);
-        rest = behind;
+    for near in spans.chunk_by(|a, b| b.start - a.end <= NEAR) {
+        found.extend(map.private_pages(near)?);
     }
-    found.extend(map.private_pages(rest)?);
     Ok(found)
 }
 
@@ -325,22 +321,17 @@ fn parts(process: &Process, spans: &[PageRun]) -> Vec<PageRun> {
 /// The pages in parts of anonymous memory that hold anything, found by so many threads.
 fn anonymous_pages(
     pid: i32,
-    map: &PageMap,
+    map: &mut PageMap,
     parts: Vec<PageRun>,
     threads: usize,
 ) -> Result<Vec<PageRun>, Error> {
     let failed = |source| Error::Process { operation: "read the page map", pid, source };
+    let mut others = map.clones(threads - 1).map_err(failed)?;
+    let maps = std::iter::once(map).chain(&mut others).collect();
     let mut found = vec![Vec::new(); parts.len()];
     let work = parts.into_iter().zip(&mut found).collect();
-    let begin = || map.try_clone().map_err(failed);
-    share(threads, work, begin, |(part, found), map| {
-        look_through(map, part, found).map_err(failed)
-    })?;
-    let mut all: Vec<PageRun> = Vec::new();
-    for run in found.into_iter().flatten() {
-        push(&mut all, run.start, run.end);
-    }
-    Ok(all)
+    share(maps, work, |(part, found), map| look_through(map, part, found).map_err(failed))?;
+    Ok(joined(found))
 }
 
 fn look_through(map: &mut PageMap, span: PageRun, found: &mut Vec<PageRun>) -> io::Result<()> {

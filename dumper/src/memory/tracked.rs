@@ -13,41 +13,31 @@
 //! Private mappings of files are left out: there a page that was given back looks, by the mark
 //! that the kernel leaves in its place, as one that is swapped out and unchanged.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use collector::{Mapping, Process, VmFlags};
 use images::Folder;
-use images::messages::{PagemapEntry, PagemapHead, page_flags};
-use images::names;
 use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 use kernel::userfaultfd::WriteTracker;
 
 use super::copy::{cut, in_a_row, into_memory, share, that_pay};
+use super::first::{First, SLICE, Target, windows};
 use super::origin::Memory;
 use super::pages::Round;
-use super::runs::{bytes, coalesce, subtract, union};
+use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Codes, userfaultfd_of};
 use crate::mappings::{self, Kind};
 
-/// Pages that are protected, or unprotected, in one call: the kernel holds a lock of the process
-/// meanwhile, for some 140 ns a page.
-const SLICE: u64 = 4096;
-/// Bytes that are looked at in one call, for the same reason.
-const WINDOW: u64 = 128 << 20;
-/// Mappings that are registered in one call, for the same reason.
+/// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
 const MAPPINGS: usize = 64;
 /// Bytes that a mapping has to hold on the average: many small ones take longer to look through
 /// twice than to copy.
 const WORTH_A_MAPPING: u64 = 32 << 10;
-/// Pages that are protected before they are copied.
-const BATCH: u64 = 16 * SLICE;
 /// Runs of unprotected pages that are looked at one by one; more are looked at together.
 const FEW: usize = 4096;
 /// Bytes that a page table covers: a hole as large is not reported by the quick scan.
@@ -59,6 +49,9 @@ pub(crate) struct Tracked {
     pid: i32,
     tracker: WriteTracker,
     map: PageMap,
+    memory: Memory,
+    /// How many threads there is use for at most.
+    threads: usize,
     /// What was registered, in parts of few mappings.
     parts: Vec<PageRun>,
     /// The same, as large as possible.
@@ -72,55 +65,6 @@ pub(crate) struct Tracked {
     covered: Vec<PageRun>,
     /// Pages that could not be copied.
     doubtful: Vec<PageRun>,
-}
-
-#[derive(Debug)]
-struct First {
-    id: u32,
-    file: File,
-    runs: Vec<PageRun>,
-    bytes: u64,
-}
-
-impl First {
-    /// Copies some of its pages over.
-    fn copy_again(
-        &self,
-        pid: i32,
-        runs: &[PageRun],
-        lost: &Mutex<Vec<PageRun>>,
-    ) -> Result<(), Error> {
-        let places: Vec<(PageRun, u64)> = in_a_row(&self.runs, 0).collect();
-        let threads = that_pay(2, bytes(runs));
-        share(
-            threads,
-            cut(in_a_row(runs, 0)),
-            || Ok(Vec::new()),
-            |piece, buffer| {
-                buffer.resize(piece.bytes, 0);
-                Memory::of(pid).read_running(&piece.ranges, buffer, lost);
-                let mut rest = &buffer[..];
-                for &(start, bytes) in &piece.ranges {
-                    let (mut here, later) = rest.split_at(bytes);
-                    rest = later;
-                    let mut at = start;
-                    let mut index = places.partition_point(|(run, _)| run.end <= at);
-                    // A range may lie in several runs that touch.
-                    while let Some((run, offset)) = places.get(index).filter(|_| !here.is_empty()) {
-                        let count = here.len().min((run.end - at) as usize);
-                        let (part, left) = here.split_at(count);
-                        self.file
-                            .write_all_at(part, offset + (at - run.start))
-                            .map_err(|source| Error::Pages { pid, source })?;
-                        at += count as u64;
-                        here = left;
-                        index += 1;
-                    }
-                }
-                Ok(())
-            },
-        )
-    }
 }
 
 /// Pages of a process that stands still.
@@ -146,46 +90,66 @@ fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
 }
 
 /// What of `mappings` is worth tracking: where those that lie side by side hold at least `least`
-/// bytes together. In parts of few mappings.
+/// bytes together, if all of that is `worth` it. In parts of few mappings.
 fn worth_tracking(
     map: &mut PageMap,
     pid: i32,
     mappings: &[Mapping],
-    least: u64,
+    (least, worth): (u64, u64),
 ) -> Result<Vec<PageRun>, Error> {
-    let mut worth = Vec::new();
-    let mut content = Vec::new();
+    let mut parts = Vec::new();
+    let mut total = 0;
     for group in neighbours(mappings) {
-        content.clear();
         let span = PageRun::new(group[0].start, group[group.len() - 1].end);
-        map.anonymous_pages(span, &mut content).map_err(|source| Error::Process {
+        let least = least.max(group.len() as u64 * WORTH_A_MAPPING);
+        let enough = least.max(worth.saturating_sub(total));
+        let held = held(map, span, enough).map_err(|source| Error::Process {
             operation: "read the page map",
             pid,
             source,
         })?;
-        if bytes(&content) >= least.max(group.len() as u64 * WORTH_A_MAPPING) {
-            worth.extend(
+        if held >= least {
+            total += held;
+            parts.extend(
                 group
                     .chunks(MAPPINGS)
                     .map(|part| PageRun::new(part[0].start, part[part.len() - 1].end)),
             );
         }
     }
-    Ok(worth)
+    if total < worth {
+        parts.clear();
+    }
+    Ok(parts)
+}
+
+/// Bytes in a span, not counting further than `enough`.
+fn held(map: &mut PageMap, span: PageRun, enough: u64) -> io::Result<u64> {
+    let mut held = 0;
+    for window in windows(&[span]) {
+        let mut content = Vec::new();
+        map.anonymous_pages(window, &mut content)?;
+        held += bytes(&content);
+        if held >= enough {
+            break;
+        }
+    }
+    Ok(held)
 }
 
 impl Tracked {
     /// Starts to track the mappings of `process`, where those that lie side by side hold at least
-    /// `least` bytes together. `None` if none do.
+    /// so many bytes together, if all of them hold so many. `None` if they do not.
     pub(super) fn begin(
         process: &Process,
         codes: &Codes,
-        least: u64,
+        worth: (u64, u64),
+        threads: usize,
     ) -> Result<Option<Self>, Error> {
         let pid = process.pid;
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
-        let mut worth = worth_tracking(&mut map, pid, &process.mappings, least)?;
+        let mut worth = worth_tracking(&mut map, pid, &process.mappings, worth)?;
         if worth.is_empty() {
             return Ok(None);
         }
@@ -193,7 +157,7 @@ impl Tracked {
         let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
         worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
-        Ok((!worth.is_empty()).then(|| Self::with(pid, tracker, map, worth)))
+        Ok((!worth.is_empty()).then(|| Self::with(pid, tracker, map, worth, threads)))
     }
 
     /// Goes on with the tracking that another dump began. `inherited` are the pages that its
@@ -202,6 +166,7 @@ impl Tracked {
         process: &Process,
         fd: OwnedFd,
         inherited: &[PageRun],
+        threads: usize,
     ) -> Result<Option<Self>, Error> {
         let pid = process.pid;
         let tracker = WriteTracker::resume(fd);
@@ -222,7 +187,7 @@ impl Tracked {
         // cannot be.
         let parts =
             parts.filter(|part| tracker.register(part.start, part.bytes()).is_ok()).collect();
-        let mut tracked = Self::with(pid, tracker, map, parts);
+        let mut tracked = Self::with(pid, tracker, map, parts, threads);
         tracked.inherited = clip(inherited, &tracked.spans);
         tracked.covered = tracked.inherited.clone();
         Ok(Some(tracked))
@@ -233,7 +198,7 @@ impl Tracked {
     pub(super) fn extend(&mut self, process: &Process, least: u64) -> Result<(), Error> {
         let new = |mapping: &&Mapping| !mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         let new: Vec<Mapping> = process.mappings.iter().filter(new).cloned().collect();
-        let mut worth = worth_tracking(&mut self.map, self.pid, &new, least)?;
+        let mut worth = worth_tracking(&mut self.map, self.pid, &new, (least, 0))?;
         worth.retain(|span| self.tracker.register(span.start, span.bytes()).is_ok());
         self.parts.append(&mut worth);
         self.parts.sort_by_key(|part| part.start);
@@ -248,17 +213,22 @@ impl Tracked {
 
     /// Bytes that were written since they were last protected.
     pub(super) fn written_bytes(&mut self) -> Result<u64, Error> {
-        let mut written = Vec::new();
-        for span in self.spans.clone() {
-            self.written(span, false, &mut written)?;
-        }
+        let (written, _) = self.written(&self.spans.clone(), false)?;
         Ok(bytes(&written))
     }
 
-    fn with(pid: i32, tracker: WriteTracker, map: PageMap, parts: Vec<PageRun>) -> Self {
+    fn with(
+        pid: i32,
+        tracker: WriteTracker,
+        map: PageMap,
+        parts: Vec<PageRun>,
+        threads: usize,
+    ) -> Self {
         let spans = coalesce(&parts, 0);
         Self {
             pid,
+            memory: Memory::of(pid),
+            threads,
             parts,
             tracker,
             map,
@@ -276,82 +246,42 @@ impl Tracked {
         move |source| Error::Process { operation, pid, source }
     }
 
-    /// Protects and copies everything that is not protected, into a pages file of `folder`.
-    /// Returns how many bytes that was.
-    pub(super) fn first_round(&mut self, folder: &Folder<'_>, clock: &Clock) -> Result<u64, Error> {
-        let (id, file) = folder.pages()?;
-        let mut first = First { id, file, runs: Vec::new(), bytes: 0 };
+    fn target<'t>(&'t self, lost: &'t Mutex<Vec<PageRun>>) -> Target<'t> {
+        let Self { pid, map, memory, threads, .. } = self;
+        Target { pid: *pid, map, memory, lost, threads: *threads }
+    }
+
+    /// Protects and copies everything that is not protected, into pages files of these folders. Returns
+    /// how many bytes that was.
+    pub(super) fn first_round(
+        &mut self,
+        folders: &[Folder<'_>],
+        clock: &Clock,
+    ) -> Result<u64, Error> {
         let lost = Mutex::default();
-        for span in self.spans.clone() {
-            let mut at = span.start;
-            while at < span.end {
-                let mut batch = Vec::new();
-                while at < span.end && bytes(&batch) < BATCH * PAGE_SIZE {
-                    at = self.protect_slice(PageRun::new(at, span.end), &mut batch)?;
-                }
-                self.copy_to_file(&batch, &mut first, &lost)?;
-                clock.check("copy memory that is in use")?;
-            }
-        }
-        self.covered = union(&self.inherited, &first.runs);
-        let copied = first.bytes;
+        let target = Target { threads: folders.len(), ..self.target(&lost) };
+        let first = First::copy(folders, &target, &self.spans, clock)?;
+        self.covered = union(&self.inherited, &first.runs());
+        let copied = first.bytes();
         self.first = Some(first);
         self.doubt(lost);
         Ok(copied)
-    }
-
-    /// Protects written pages from the start of `span`; returns how far it came.
-    fn protect_slice(&mut self, span: PageRun, found: &mut Vec<PageRun>) -> Result<u64, Error> {
-        let window = PageRun::new(span.start, span.end.min(span.start + WINDOW));
-        self.map.written(window, true, SLICE, found).map_err(self.failed("protect the memory"))
-    }
-
-    fn copy_to_file(
-        &self,
-        batch: &[PageRun],
-        first: &mut First,
-        lost: &Mutex<Vec<PageRun>>,
-    ) -> Result<(), Error> {
-        let pid = self.pid;
-        let threads = that_pay(2, bytes(batch));
-        share(
-            threads,
-            cut(in_a_row(batch, first.bytes)),
-            || Ok(Vec::new()),
-            |piece, buffer| {
-                buffer.resize(piece.bytes, 0);
-                Memory::of(pid).read_running(&piece.ranges, buffer, lost);
-                first
-                    .file
-                    .write_all_at(buffer, piece.offset)
-                    .map_err(|source| Error::Pages { pid, source })
-            },
-        )?;
-        first.bytes += bytes(batch);
-        first.runs.extend_from_slice(batch);
-        Ok(())
     }
 
     /// Protects and copies what was written since the last round. Pages that were copied first are
     /// copied over; others go into memory, of which at most `budget` bytes are taken. Returns
     /// how many bytes were copied, and how many of them are in memory.
     pub(super) fn next_round(&mut self, budget: u64) -> Result<(u64, u64), Error> {
-        let mut written = Vec::new();
-        for span in self.spans.clone() {
-            self.written(span, true, &mut written)?;
-        }
-        let again = match &self.first {
-            Some(first) => clip(&written, &first.runs),
-            None => Vec::new(),
-        };
-        let new = subtract(&written, &again);
+        let (written, _) = self.written(&self.spans.clone(), true)?;
         let lost = Mutex::default();
-        if let Some(first) = &self.first {
-            first.copy_again(self.pid, &again, &lost)?;
-        }
-        self.copy_to_memory(new.clone(), budget, &lost)?;
+        let new = match &self.first {
+            Some(first) => first.copy_again(&self.target(&lost), &written)?,
+            None => written.clone(),
+        };
+        let in_memory = bytes(&new);
+        self.copy_to_memory(new, budget, &lost)?;
         self.doubt(lost);
-        Ok((bytes(&written), bytes(&new)))
+        Ok((bytes(&written), in_memory))
     }
 
     fn copy_to_memory(
@@ -371,16 +301,10 @@ impl Tracked {
             return Ok(());
         };
         let work = into_memory(cut(in_a_row(&runs, 0)), &mut memory);
-        let pid = self.pid;
-        share(
-            that_pay(2, total),
-            work,
-            || Ok(()),
-            |(piece, to), ()| {
-                Memory::of(pid).read_running(&piece.ranges, to, lost);
-                Ok(())
-            },
-        )?;
+        share(self.target(lost).readers(total)?, work, |(piece, to), reader| {
+            reader.read(&piece, to);
+            Ok(())
+        })?;
         self.covered = union(&self.covered, &runs);
         self.rounds.push(Round { runs, bytes: memory });
         Ok(())
@@ -401,56 +325,47 @@ impl Tracked {
         self.doubtful = union(&self.doubtful, &kept);
     }
 
-    /// The pages in `span` that were written and hold anything.
+    /// The pages in `spans` that were written and hold anything; with `protect` they are protected
+    /// again. And all pages that are not protected.
     fn written(
         &mut self,
-        span: PageRun,
+        spans: &[PageRun],
         protect: bool,
-        found: &mut Vec<PageRun>,
-    ) -> Result<(), Error> {
+    ) -> Result<(Vec<PageRun>, Vec<PageRun>), Error> {
         let failed = self.failed("read what was written");
         let mut unprotected = Vec::new();
-        self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
+        for &span in spans {
+            self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
+        }
         // Some of them hold nothing at all.
-        let mut near = coalesce(&unprotected, 32 * PAGE_SIZE);
-        if near.len() > FEW {
-            near = vec![span];
-        }
-        for part in near {
-            let mut at = part.start;
-            while at < part.end {
-                let window = PageRun::new(at, part.end.min(at + WINDOW));
-                at = self.map.written(window, protect, 0, found).map_err(&failed)?;
-            }
-        }
-        Ok(())
+        let near = clip(&coalesce(&unprotected, 32 * PAGE_SIZE), spans);
+        let (parts, threads) = match near.len() > FEW {
+            true => (windows(spans), self.threads),
+            false => (windows(&near), 1),
+        };
+        let mut others = self.map.clones(threads - 1).map_err(&failed)?;
+        let maps = std::iter::once(&mut self.map).chain(&mut others).collect();
+        let mut found = vec![Vec::new(); parts.len()];
+        let work = parts.into_iter().zip(&mut found).collect();
+        share(maps, work, |(part, found), map| {
+            map.written(part, protect, 0, found).map_err(&failed).map(drop)
+        })?;
+        Ok((joined(found), unprotected))
     }
 
     /// Sorts the pages in `spans`, which are the tracked mappings of the process as it stands
     /// still. With `protect` those that have to be copied are protected again.
     pub(super) fn sort(&mut self, spans: &[PageRun], protect: bool) -> Result<Sorted, Error> {
         let failed = self.failed("read what was written");
-        let mut sorted = Sorted::default();
-        let mut unprotected = Vec::new();
-        for &span in spans {
-            self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
-        }
-        let mut near = coalesce(&unprotected, 32 * PAGE_SIZE);
-        if near.len() > FEW {
-            near = spans.to_vec();
-        }
-        for part in clip(&near, spans) {
-            self.map.written(part, protect, 0, &mut sorted.changed).map_err(&failed)?;
-        }
+        let (changed, unprotected) = self.written(spans, protect)?;
         let mut doubtful = Vec::new();
         for part in clip(&self.doubtful, spans) {
             self.map.anonymous_pages(part, &mut doubtful).map_err(&failed)?;
         }
-        sorted.changed = union(&sorted.changed, &doubtful);
+        let changed = union(&changed, &doubtful);
         let kept = subtract(&clip(&self.covered, spans), &unprotected);
         let kept = self.without_holes(&kept).map_err(&failed)?;
-        sorted.kept = subtract(&kept, &sorted.changed);
-        Ok(sorted)
+        Ok(Sorted { kept: subtract(&kept, &changed), changed })
     }
 
     /// Takes no copy for good any more: all is to be copied when the process stands still.
@@ -497,25 +412,17 @@ impl Tracked {
         std::mem::take(&mut self.rounds)
     }
 
-    /// Writes the page map of what was copied first, if anything was.
-    pub(super) fn encode_first(&self, folder: &Folder<'_>) -> Result<(), Error> {
-        let Some(first) = &self.first else { return Ok(()) };
-        let mut sink = folder.image(&names::pagemap(self.pid.cast_unsigned()))?;
-        sink.put(&PagemapHead { pages_id: first.id })?;
-        let stored = first.runs.iter().map(|run| (run, page_flags::PRESENT));
-        let inherited = subtract(&self.inherited, &first.runs);
-        let inherited = inherited.iter().map(|run| (run, page_flags::PARENT));
-        let mut all: Vec<_> = stored.chain(inherited).collect();
-        all.sort_by_key(|(run, _)| run.start);
-        for (run, flags) in all {
-            sink.put_as(&PagemapEntry::run(run.start, run.pages(), flags))?;
+    /// Writes the page maps of what was copied first, if anything was.
+    pub(super) fn encode_first(&self, folders: &[Folder<'_>]) -> Result<(), Error> {
+        match &self.first {
+            Some(first) => first.encode(folders, self.pid, &self.inherited),
+            None => Ok(()),
         }
-        Ok(sink.finish()?)
     }
 
-    /// Bytes that are in the pages file of the first round.
+    /// Bytes that are in the pages files of the first round.
     pub(super) fn first_bytes(&self) -> u64 {
-        self.first.as_ref().map_or(0, |first| first.bytes)
+        self.first.as_ref().map_or(0, First::bytes)
     }
 
     /// Bytes of which there is a copy.
@@ -528,23 +435,31 @@ impl Tracked {
     /// when nothing is protected. (The registration cannot be taken off in steps: a mapping would be
     /// two for a while, and the process may be about to move it as one.)
     pub(super) fn end(self) {
-        for span in &self.parts {
-            let mut at = span.start;
-            while at < span.end {
-                let end = span.end.min(at + SLICE * PAGE_SIZE);
-                // Where nothing is mapped any more, or something else, there is nothing to do.
-                if self.tracker.unprotect(at, end - at).is_err() && !self.tracker.is_alive() {
-                    return;
-                }
-                at = end;
-                // Whoever waits for the lock goes first.
-                std::thread::sleep(std::time::Duration::from_micros(20));
-            }
-        }
+        let lent: Vec<()> = vec![(); that_pay(self.threads, bytes(&self.parts))];
+        // It does not fail.
+        share(lent, windows(&self.parts), |window, ()| {
+            self.unprotect(window);
+            Ok(())
+        })
+        .ok();
         for span in &self.parts {
             if let Err(error) = self.tracker.unregister(span.start, span.bytes()) {
                 tracing::debug!(pid = self.pid, %error, "left to the descriptor's end");
             }
+        }
+    }
+
+    fn unprotect(&self, window: PageRun) {
+        let mut at = window.start;
+        while at < window.end {
+            let end = window.end.min(at + SLICE * PAGE_SIZE);
+            // Where nothing is mapped any more, or something else, there is nothing to do.
+            if self.tracker.unprotect(at, end - at).is_err() && !self.tracker.is_alive() {
+                return;
+            }
+            at = end;
+            // Whoever waits for the lock goes first.
+            std::thread::sleep(std::time::Duration::from_micros(20));
         }
     }
 }

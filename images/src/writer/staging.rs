@@ -138,8 +138,8 @@ impl Staging {
         }
         if self.options.sync {
             sync_files(&files)?;
-            if has_pre_copy(names) {
-                sync_directory(&self.path.join(names::PRE_COPY))?;
+            for directory in names::PRE_COPIES.iter().filter(|name| is_in_use(name, names)) {
+                sync_directory(&self.path.join(directory))?;
             }
             self.lock.sync_all().map_err(Error::path("sync", &self.path))?;
         }
@@ -171,7 +171,7 @@ impl Staging {
         let inventory = names::inventory();
         remove_if_there(&self.target.join(inventory.name()))?;
         remove_old_images(&self.target, names)?;
-        let pre_copy = has_pre_copy(names).then_some(names::PRE_COPY);
+        let pre_copy = is_in_use(names::PRE_COPY, names).then_some(names::PRE_COPY);
         let others = names.iter().filter(|name| *name != inventory.name() && !name.contains('/'));
         let others = others.map(String::as_str).chain(pre_copy);
         for name in others.chain([inventory.name()]) {
@@ -198,7 +198,7 @@ impl Staging {
                 tracing::warn!(%error, "a file of the failed checkpoint stays");
             }
         }
-        if has_pre_copy(names)
+        if is_in_use(names::PRE_COPY, names)
             && !self.path.join(names::PRE_COPY).exists()
             && let Err(error) = remove_tree(&self.target.join(names::PRE_COPY))
         {
@@ -240,9 +240,9 @@ fn is_parent_link(name: &str) -> bool {
         || name.rsplit_once('/').is_some_and(|(_, name)| name == names::PARENT_LINK)
 }
 
-/// Whether any of these files is in the directory for pages that were copied early.
-fn has_pre_copy(names: &BTreeSet<String>) -> bool {
-    names.iter().any(|name| name.split_once('/').is_some_and(|(first, _)| first == names::PRE_COPY))
+/// Whether any of these files is in such a directory, one of those for pages that were copied early.
+fn is_in_use(directory: &str, names: &BTreeSet<String>) -> bool {
+    names.iter().any(|name| name.rsplit_once('/').is_some_and(|(there, _)| there == directory))
 }
 
 fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
