@@ -1,11 +1,16 @@
-//! sock_diag(7): what the kernel knows of Unix sockets and no socket call tells.
+//! sock_diag(7): what the kernel knows of sockets and no socket call tells.
 
+use std::collections::HashMap;
 use std::io;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::inet::nlas::Nla as InetAttribute;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, SocketId, StateFlags as InetStates,
+};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse, nlas::Nla};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
@@ -38,14 +43,52 @@ pub struct UnixSocket {
 /// # Errors
 /// When the kernel has no support for it, or answers with what is not understood.
 pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
-    let socket = connect()?;
-    socket.send(&request(NLM_F_REQUEST | NLM_F_DUMP, 0), 0)?;
     let mut sockets = Vec::new();
+    dump(&request(NLM_F_REQUEST | NLM_F_DUMP, 0), |message| sockets.extend(unix(&message)))?;
+    Ok(sockets)
+}
+
+/// Which of the UDP sockets of the caller's network namespace have been shut down, by inode:
+/// receive side (bit 0), send side (bit 1). Of sockets without a port the kernel does not tell.
+///
+/// # Errors
+/// When the kernel has no support for it, or answers with what is not understood.
+pub fn udp_shutdowns() -> io::Result<HashMap<u32, u8>> {
+    let mut found = HashMap::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = InetRequest {
+            family: family as u8,
+            protocol: libc::IPPROTO_UDP as u8,
+            extensions: ExtensionFlags::empty(),
+            states: InetStates::from_bits_retain(u32::MAX),
+            socket_id: match family {
+                libc::AF_INET => SocketId::new_v4(),
+                _ => SocketId::new_v6(),
+            },
+        };
+        let request = SockDiagMessage::InetRequest(request);
+        dump(&packet(NLM_F_REQUEST | NLM_F_DUMP, request), |message| {
+            let SockDiagMessage::InetResponse(response) = message else { return };
+            let shutdown = response.nlas.iter().find_map(|attribute| match attribute {
+                InetAttribute::Shutdown(state) => Some(*state),
+                _ => None,
+            });
+            found.extend(shutdown.map(|state| (response.header.inode, state)));
+        })?;
+    }
+    found.retain(|_, state| *state != 0);
+    Ok(found)
+}
+
+/// Asks for many, and hands over each.
+fn dump(request: &[u8], mut take: impl FnMut(SockDiagMessage)) -> io::Result<()> {
+    let socket = connect()?;
+    socket.send(request, 0)?;
     let mut buffer = vec![0_u8; 64 << 10];
     loop {
         let size = socket.recv(&mut &mut buffer[..], 0)?;
-        if take(&buffer[..size], &mut sockets)? {
-            return Ok(sockets);
+        if each(&buffer[..size], &mut take)? {
+            return Ok(());
         }
     }
 }
@@ -73,7 +116,7 @@ impl UnixLookup {
         let mut buffer = vec![0_u8; 64 << 10];
         let size = self.0.recv(&mut &mut buffer[..], 0)?;
         let mut sockets = Vec::new();
-        match take(&buffer[..size], &mut sockets) {
+        match each(&buffer[..size], |message| sockets.extend(unix(&message))) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
             Ok(_) => Ok(sockets.pop().filter(|socket| socket.inode == inode)),
@@ -89,23 +132,27 @@ fn connect() -> io::Result<Socket> {
 }
 
 fn request(flags: u16, inode: u32) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
     let request = UnixRequest {
         state_flags: StateFlags::from_bits_retain(u32::MAX),
         inode,
         show_flags: ShowFlags::from_bits_retain(SHOW),
         cookie: [0xff; 8],
     };
-    let mut packet = NetlinkMessage::new(header, SockDiagMessage::UnixRequest(request).into());
+    packet(flags, SockDiagMessage::UnixRequest(request))
+}
+
+fn packet(flags: u16, request: SockDiagMessage) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut packet = NetlinkMessage::new(header, request.into());
     packet.finalize();
     let mut bytes = vec![0; packet.buffer_len()];
     packet.serialize(&mut bytes);
     bytes
 }
 
-/// Takes the messages of one datagram; returns whether the last one was among them.
-fn take(mut bytes: &[u8], sockets: &mut Vec<UnixSocket>) -> io::Result<bool> {
+/// Hands over the messages of one datagram; returns whether the last one was among them.
+fn each(mut bytes: &[u8], mut take: impl FnMut(SockDiagMessage)) -> io::Result<bool> {
     let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     while !bytes.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)
@@ -113,9 +160,7 @@ fn take(mut bytes: &[u8], sockets: &mut Vec<UnixSocket>) -> io::Result<bool> {
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                sockets.push(convert(&response));
-            }
+            NetlinkPayload::InnerMessage(message) => take(message),
             _ => {}
         }
         let length = (message.header.length as usize).next_multiple_of(4);
@@ -125,6 +170,13 @@ fn take(mut bytes: &[u8], sockets: &mut Vec<UnixSocket>) -> io::Result<bool> {
         bytes = bytes.get(length..).unwrap_or_default();
     }
     Ok(false)
+}
+
+fn unix(message: &SockDiagMessage) -> Option<UnixSocket> {
+    match message {
+        SockDiagMessage::UnixResponse(response) => Some(convert(response)),
+        _ => None,
+    }
 }
 
 fn convert(response: &UnixResponse) -> UnixSocket {
@@ -156,6 +208,19 @@ mod tests {
 
     fn inode(fd: impl AsFd) -> u32 {
         u32::try_from(nix::sys::stat::fstat(fd).unwrap().st_ino).unwrap()
+    }
+
+    #[test]
+    fn udp_sockets_that_are_shut_down() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let sockets = [(); 2].map(|()| std::net::UdpSocket::bind(address).unwrap());
+            for socket in &sockets {
+                socket.connect(socket.local_addr().unwrap()).unwrap();
+            }
+            crate::sockets::shutdown(&sockets[0], libc::SHUT_WR).unwrap();
+            let states = udp_shutdowns().unwrap();
+            assert_eq!(sockets.each_ref().map(|s| states.get(&inode(s))), [Some(&2), None]);
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, sockopt};
 
 use crate::stage::{Findings, Outcome, Stage};
 
@@ -42,6 +42,9 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let udp_address = udp.local_addr().expect("address");
     connected.connect(udp_address).expect("connect");
     setsockopt(&connected, sockopt::RcvBuf, &100_000).expect("SO_RCVBUF");
+    let listens_only = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    listens_only.connect(udp_address).expect("connect");
+    nix::sys::socket::shutdown(listens_only.as_raw_fd(), Shutdown::Write).expect("shutdown");
     let tcp = [&listener, &any].map(|l| (l.local_addr().expect("address"), options(l)));
     let six_address = six.as_ref().and_then(|l| l.local_addr().ok());
     let udp_before = [
@@ -64,6 +67,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         found.same("UDP options", &before, &options(socket));
     }
     found.same("UDP peer", &Some(udp_address), &connected.peer_addr().ok());
+    found.must("a socket that is shut down sends nothing", listens_only.send(b"x").is_err());
     found.works("send", connected.send(b"ping"));
     let mut bytes = [0; 16];
     let from = udp.recv_from(&mut bytes).ok();

@@ -305,8 +305,11 @@ impl Survey<'_> {
                 Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(usk), ..entry })
             }
             libc::AF_INET | libc::AF_INET6 => {
+                let neighbours = &mut self.neighbours;
                 let mut socket = with_socket(self.memory, pid, file, |socket| {
-                    inet_sockets::entry(socket, family, file.inode, strict)
+                    inet_sockets::entry(socket, family, file.inode, strict, || {
+                        neighbours.udp_shutdown(file.inode as u32)
+                    })
                 })?;
                 socket.opts.others = others;
                 let isk = images::messages::InetSkEntry {

@@ -2,7 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use images::messages::{FownEntry, InetSkEntry, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN};
+use images::messages::{
+    FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
+};
 use kernel::sockets::{Address, local_address, option, option_bytes, peer_address};
 use kernel::tty::bytes_waiting;
 use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP};
@@ -50,17 +52,20 @@ fn tcp_state(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Problem> {
     Ok((u32::from(info[0]), word(24), word(28)))
 }
 
-/// The entry of an internet socket; `frozen` says whether what changes by the moment counts.
+/// The entry of an internet socket; `frozen` says whether what changes by the moment counts, and
+/// `shut_down` how far a UDP socket has been shut down.
 pub(super) fn entry(
     socket: BorrowedFd<'_>,
     (family, kind, protocol): (i32, i32, i32),
     inode: u64,
     frozen: bool,
+    shut_down: impl FnOnce() -> Result<u32, Problem>,
 ) -> Result<InetSkEntry, Problem> {
     let v6 = family == libc::AF_INET6;
-    let (state, backlog) = match (kind, protocol) {
-        (SOCK_STREAM, IPPROTO_TCP) => tcp(socket, frozen)?,
-        (SOCK_DGRAM, IPPROTO_UDP) => udp(socket, frozen)?,
+    let ((state, backlog), shutdown) = match (kind, protocol) {
+        // One that is neither connected nor listens has nothing to shut down.
+        (SOCK_STREAM, IPPROTO_TCP) => (tcp(socket, frozen)?, SHUTDOWN_NONE),
+        (SOCK_DGRAM, IPPROTO_UDP) => (udp(socket, frozen)?, shut_down()?),
         _ => {
             return Err(Problem::refused(
                 format!(
@@ -95,7 +100,7 @@ pub(super) fn entry(
         v6only: v6_only(socket, v6)?,
         ip_opts: Some(socket_options::ip(socket, v6)?),
         ns_id: None,
-        shutdown: None,
+        shutdown: Some(shutdown).filter(|state| *state != SHUTDOWN_NONE),
         tcp_opts: if kind == SOCK_STREAM { Some(socket_options::tcp(socket)?) } else { None },
     })
 }
@@ -159,7 +164,7 @@ mod tests {
 
     fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
         let family = socket_options::family(socket.as_fd()).unwrap();
-        entry(socket.as_fd(), family, 9, true)
+        entry(socket.as_fd(), family, 9, true, || Ok(SHUTDOWN_NONE))
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Neighbours {
     /// Those that were asked for one by one.
     single: HashMap<u32, UnixSocket>,
     lookup: Option<UnixLookup>,
+    /// UDP sockets that have been shut down, and how far.
+    shut_down: Option<HashMap<u32, u8>>,
 }
 
 /// How many are asked for one by one before all are: the kernel looks through all of them for each.
@@ -92,6 +94,18 @@ impl Neighbours {
             }
             None => Ok(()),
         }
+    }
+
+    /// How far a UDP socket has been shut down, in the images' numbers.
+    pub(super) fn udp_shutdown(&mut self, inode: u32) -> Result<u32, Problem> {
+        let shut_down = match &mut self.shut_down {
+            Some(shut_down) => shut_down,
+            none => {
+                let listed = kernel::sock_diag::udp_shutdowns();
+                none.insert(listed.doing("list the UDP sockets beside")?)
+            }
+        };
+        Ok(shut_down.get(&inode).copied().unwrap_or(0).into())
     }
 
     fn look_up(&mut self, inode: u32) -> Result<Option<UnixSocket>, Problem> {
