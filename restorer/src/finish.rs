@@ -51,7 +51,10 @@ pub(crate) fn finish(
             !plan.tasks[index].stopped.is_empty()
         };
         let drain = children_stopped && !child_signal_pending(process);
-        let halt = stop || process.state == State::Stopped;
+        let halt = match process.state {
+            State::Stopped => Some(stop_signal(world, process)),
+            _ => stop.then_some(libc::SIGSTOP),
+        };
         leader(process, &place.region, &mut parked, drain, halt)?;
         threads(process, body, &parked, &layout)?;
     }
@@ -65,8 +68,36 @@ pub(crate) fn finish(
 }
 
 fn child_signal_pending(process: &Process) -> bool {
-    let queue = process.core.signals_s.iter().flat_map(|queue| &queue.signals);
-    queue.into_iter().any(|entry| signal_of(&entry.siginfo) == libc::SIGCHLD as u32)
+    is_pending(process, libc::SIGCHLD)
+}
+
+fn is_pending(process: &Process, signal: i32) -> bool {
+    let leader = process.body.as_ref().and_then(|body| body.threads.first());
+    let own = leader.and_then(|leader| leader.core.signals_p.as_ref());
+    let queue = process.core.signals_s.iter().chain(own).flat_map(|queue| &queue.signals);
+    queue.into_iter().any(|entry| signal_of(&entry.siginfo) == signal.cast_unsigned())
+}
+
+/// The signal that a process is stopped by: what waits for it is told. That of before, where it
+/// stops the process for certain; else SIGSTOP, which always does. A terminal's signals do not if
+/// they are handled, nor in an orphaned process group (`is_current_pgrp_orphaned` in the kernel):
+/// one in which nobody has a parent in another group of the same session.
+fn stop_signal(world: &World, process: &Process) -> i32 {
+    // In the images actions are without those of SIGKILL and SIGSTOP.
+    let action = |signal: i32| process.core.sigactions.get(usize::try_from(signal).ok()? - 3);
+    let parent = world.processes.iter().find(|parent| parent.pid == process.ppid);
+    let watched =
+        parent.is_some_and(|parent| parent.sid == process.sid && parent.pgid != process.pgid);
+    match process.core.stop_signo.map(u32::cast_signed) {
+        Some(signal @ (libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU))
+            if watched
+                && action(signal).is_some_and(|action| action.sigaction == 0)
+                && !is_pending(process, signal) =>
+        {
+            signal
+        }
+        _ => libc::SIGSTOP,
+    }
 }
 
 /// What is done to a process by its leader.
@@ -75,7 +106,7 @@ fn leader(
     region: &Region,
     parked: &mut Parked,
     drain: bool,
-    halt: bool,
+    halt: Option<i32>,
 ) -> Result<(), Error> {
     let mut leader = take(parked, process.pid)?;
     let at = leader.registers()?.ip - SYSCALL_INSTRUCTION_LEN;
@@ -89,8 +120,8 @@ fn leader(
         let operation = format!("unmap the restorer from process {}", process.pid);
         return Err(Error::kernel(operation)(std::io::Error::from_raw_os_error(-answer as i32)));
     }
-    if halt {
-        leader = stop(leader)?;
+    if let Some(signal) = halt {
+        leader = stop(leader, signal)?;
     }
     parked.insert(process.pid, leader);
     Ok(())
@@ -171,14 +202,15 @@ fn drain_child_signal(task: Stopped, region: &Region, at: u64) -> Result<Stopped
     Ok(task)
 }
 
-/// Stops a process as SIGSTOP does. All other signals are blocked, so that this is the one that
-/// its leader meets; it stops the other threads before they could run.
-fn stop(leader: Stopped) -> Result<Stopped, Error> {
+/// Stops a process by a signal. All others are blocked, so that this is the one that its leader
+/// meets; it stops the other threads before they could run.
+fn stop(leader: Stopped, signal: i32) -> Result<Stopped, Error> {
     let pid = leader.tid();
-    send_signal(pid, libc::SIGSTOP).map_err(Error::kernel(format!("stop process {pid}")))?;
+    leader.set_signal_mask(!(1 << (signal - 1)))?;
+    send_signal(pid, signal).map_err(Error::kernel(format!("stop process {pid}")))?;
     let leader = leader.resume(0)?.wait_stopped()?;
-    expect(&leader, Stop::Signal(libc::SIGSTOP))?;
-    let leader = leader.resume(libc::SIGSTOP)?.wait_stopped()?;
-    expect(&leader, Stop::Group(libc::SIGSTOP))?;
+    expect(&leader, Stop::Signal(signal))?;
+    let leader = leader.resume(signal)?.wait_stopped()?;
+    expect(&leader, Stop::Group(signal))?;
     Ok(leader)
 }

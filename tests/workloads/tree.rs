@@ -107,6 +107,10 @@ fn session(stage: &Stage, shared: &Shared) -> Outcome {
     found.outcome()
 }
 
+/// Whether it is stopped, without taking note.
+const SUSPENDED: WaitPidFlag =
+    WaitPidFlag::WSTOPPED.union(WaitPidFlag::WNOWAIT).union(WaitPidFlag::WNOHANG);
+
 struct Family {
     plain: Pid,
     group_mate: Pid,
@@ -114,6 +118,8 @@ struct Family {
     exited: Pid,
     killed: Pid,
     stopped: Pid,
+    /// Stopped as by a key of a terminal, and not waited for.
+    suspended: Pid,
 }
 
 impl Family {
@@ -147,12 +153,19 @@ impl Family {
         kill(stopped, Signal::SIGSTOP).expect("stop");
         // Its stop is reported now, so that it is not news after the checkpoint.
         waitpid(stopped, Some(WaitPidFlag::WUNTRACED)).expect("wait for the stop");
+        let suspended = child(stage, "suspended", || {
+            setpgid(this, this).expect("setpgid");
+            member(stage, shared, 6)
+        });
+        shared.await_standing(6);
+        kill(suspended, Signal::SIGTSTP).expect("suspend");
+        waitid(Id::Pid(suspended), SUSPENDED.difference(WaitPidFlag::WNOHANG)).expect("wait");
         let group_mate = child(stage, "group-mate", || {
             setpgid(this, plain).expect("join the group");
             member(stage, shared, 5)
         });
-        shared.await_standing(6);
-        Self { plain, group_mate, session, exited: exited_with, killed, stopped }
+        shared.await_standing(7);
+        Self { plain, group_mate, session, exited: exited_with, killed, stopped, suspended }
     }
 
     fn verify(&self, found: &mut Findings, shared: &Shared) {
@@ -165,15 +178,20 @@ impl Family {
         {
             found.same(what, &Ok(WaitStatus::Exited(pid, 0)), &ends(pid));
         }
+        let by_signal = WaitStatus::Stopped(self.suspended, Signal::SIGTSTP);
+        found.same("suspended", &Ok(by_signal), &waitid(Id::Pid(self.suspended), SUSPENDED));
+        found.works("continue it", kill(self.suspended, Signal::SIGCONT));
+        let ended = ends(self.suspended);
+        found.same("suspended", &Ok(WaitStatus::Exited(self.suspended, 0)), &ended);
         let state = std::fs::read_to_string(format!("/proc/{}/stat", self.stopped));
         let state = state.unwrap_or_default();
         found.must("the stopped child is stopped", state.contains(") T "));
         found.works("continue it", kill(self.stopped, Signal::SIGCONT));
         found.same("stopped", &Ok(WaitStatus::Exited(self.stopped, 0)), &ends(self.stopped));
         let counted = shared.counter(1).load(Ordering::SeqCst);
-        found.same("counted in shared memory", &0b11_1111, &counted);
+        found.same("counted in shared memory", &0b111_1111, &counted);
         let position = (&shared.file).stream_position().ok();
-        found.same("shared file position", &Some(6), &position);
+        found.same("shared file position", &Some(7), &position);
     }
 }
 
