@@ -18,6 +18,22 @@ pub struct Inventory {
     pub(crate) basis: Basis,
 }
 
+impl Inventory {
+    /// From here on inventories that are made from this one, or from those that were, tell what of open
+    /// files is different from this one.
+    pub fn refer_to_this(&mut self) {
+        self.basis.differing = Some(self.processes.keys().map(|pid| (*pid, Vec::new())).collect());
+    }
+
+    /// The descriptors of a process, by rising number, behind which there is anything different from the
+    /// inventory that was referred to ([`Inventory::refer_to_this`]). `None` if that is not known, or if
+    /// there are others than there were.
+    #[must_use]
+    pub fn different_files(&self, pid: i32) -> Option<&[i32]> {
+        self.basis.differing.as_ref()?.get(&pid).map(Vec::as_slice)
+    }
+}
+
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Process {

@@ -50,6 +50,18 @@ pub enum Source {
     Proc,
 }
 
+/// What an inventory is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Look {
+    /// For what it says.
+    #[default]
+    Now,
+    /// Another will be taken of the same processes, which shall not read what has not changed: so it is
+    /// also found out who can change what they have open. Before that, what the caller itself has got at of
+    /// the target's files must not change them: it does not count as somebody who can.
+    Ahead,
+}
+
 /// Takes inventories, by the source that it was opened with.
 #[derive(Debug)]
 pub struct Collector {
@@ -76,10 +88,7 @@ impl Collector {
     #[must_use]
     pub fn open_from(root: &Path) -> Self {
         match Loaded::pinned(root).map(BpfSource::new) {
-            Ok(mut source) => {
-                source.follow(root);
-                Self::of(Sources::Bpf(Box::new(source)))
-            }
+            Ok(source) => Self::of(Sources::Bpf(Box::new(source))),
             Err(error) => {
                 tracing::debug!(%error, "no eBPF programs: reading /proc");
                 Self::proc_only()
@@ -139,8 +148,10 @@ impl Collector {
         Self::of(Sources::Proc(ProcSource::default()))
     }
 
-    /// From now on, until this goes, marks of sockets and pipes tell also of options that are set and
-    /// set back between two inventories; before, sockets, pipes and fifos have no marks. It makes every system call on the
+    /// From now on, until this goes, what changes open files is counted, where that is to be had. Marks of
+    /// sockets and pipes tell also of options that are set and set back between two inventories;
+    /// before, sockets, pipes and fifos have no marks. And files that cannot have changed since an inventory
+    /// that looked ahead ([`Look::Ahead`]) are not read again. It makes every system call on the
     /// machine a little slower, so it is for the time of a dump.
     pub fn watch(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {
@@ -148,11 +159,10 @@ impl Collector {
         }
     }
 
-    /// From now on makes use of tracks that there are now, of a collector service that has pinned its
-    /// programs below `root`.
-    pub(crate) fn follow(&mut self, root: &Path) {
+    /// From now on makes use of what is counted for tracks that there are now.
+    pub(crate) fn follow(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {
-            source.follow(root);
+            source.follow();
         }
     }
 
@@ -163,8 +173,8 @@ impl Collector {
         }
     }
 
-    /// Of how many processes the last inventory has not read the open files, because they are tracked
-    /// and nothing can have changed.
+    /// Of how many processes the last inventory has not read the open files, because nothing can have
+    /// changed.
     #[must_use]
     pub fn spared(&self) -> usize {
         match &self.sources {
@@ -230,12 +240,17 @@ impl Collector {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn take_tree(&mut self, root: i32, earlier: &mut Inventory) -> Result<Inventory, Error> {
+    pub fn take_tree(
+        &mut self,
+        root: i32,
+        earlier: &mut Inventory,
+        look: Look,
+    ) -> Result<Inventory, Error> {
         let taken = match &mut self.sources {
             Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
-                source.take_tree(root, Parts::all(), earlier).map_err(Error::from)
+                source.take_tree(root, Parts::all(), earlier, look).map_err(Error::from)
             }
-            Sources::Bpf(source) => Ok(source.take(&tree(root)?, Parts::all(), earlier)?),
+            Sources::Bpf(source) => Ok(source.take(&tree(root)?, Parts::all(), earlier, look)?),
             Sources::Proc(source) => source.take(&tree(root)?, Parts::all()),
         };
         let inventory = self.in_time(taken)?;
@@ -251,9 +266,16 @@ impl Collector {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn again(&mut self, pids: &[i32], earlier: &mut Inventory) -> Result<Inventory, Error> {
+    pub fn again(
+        &mut self,
+        pids: &[i32],
+        earlier: &mut Inventory,
+        look: Look,
+    ) -> Result<Inventory, Error> {
         let taken = match &mut self.sources {
-            Sources::Bpf(source) => source.take(pids, Parts::all(), earlier).map_err(Error::from),
+            Sources::Bpf(source) => {
+                source.take(pids, Parts::all(), earlier, look).map_err(Error::from)
+            }
             Sources::Proc(source) => source.take(pids, Parts::all()),
         };
         self.in_time(taken)
@@ -266,7 +288,7 @@ impl Collector {
     pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
         let taken = match &mut self.sources {
             Sources::Bpf(source) => {
-                source.take(pids, parts, &mut Inventory::default()).map_err(Error::from)
+                source.take(pids, parts, &mut Inventory::default(), Look::Now).map_err(Error::from)
             }
             Sources::Proc(source) => source.take(pids, parts),
         };

@@ -68,7 +68,7 @@ impl Live {
             }
         };
         let metrics = Metrics::register(registry, collector.source())?;
-        let tracks = LiveTracks::start(registry, &mut collector, root)?;
+        let tracks = LiveTracks::start(registry, &mut collector)?;
         Ok(Self { collector: Mutex::new(collector), tracks, metrics, reason })
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::TrackTarget;
-use ebpf_common::track::TrackedProcess;
+use ebpf_common::track::{TrackedProcess, dumper_of};
 use kernel::cgroup::{self, Hierarchies, Version};
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use nix::time::{ClockId, clock_gettime};
@@ -177,6 +177,9 @@ impl Tracks {
         match self.counts.enter(pid, process) {
             Ok(()) => {}
             Err(NotEntered::Already(track)) if track == id => return Ok(false),
+            Err(NotEntered::Already(track)) if dumper_of(track).is_some() => {
+                self.counts.take_over(pid, process)?;
+            }
             Err(NotEntered::Already(track)) => return Err(TrackError::Taken { pid, track }),
             Err(NotEntered::Full) => return Err(TrackError::Full),
             Err(NotEntered::Failed(error)) => return Err(error.into()),
@@ -227,11 +230,13 @@ impl Tracks {
         self.kept.values().any(|kept| kept.calls)
     }
 
-    /// Ends the tracks whose last process has ended.
+    /// Ends the tracks whose last process has ended, and forgets what dumpers have left that were
+    /// killed.
     ///
     /// # Errors
     /// If the maps cannot be read.
     pub fn sweep(&mut self) -> Result<(), TrackError> {
+        self.counts.sweep_dumps(None);
         if self.kept.is_empty() {
             return Ok(());
         }
@@ -333,7 +338,7 @@ fn is_alive(pid: i32) -> bool {
 }
 
 /// As the programs tell the time.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
         time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
     })

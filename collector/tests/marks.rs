@@ -6,7 +6,7 @@
 use std::num::NonZeroU64;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use stasis_collector::{Collector, InProcess, InTask, Inventory};
+use stasis_collector::{Collector, InProcess, InTask, Inventory, Look};
 
 /// This very process, as the kernel's structures have it.
 fn own(collector: &mut Collector) -> (InProcess, InTask) {
@@ -89,8 +89,8 @@ fn marks_of_mappings_change_with_them() {
     }
     let first = mark(&mut collector);
     assert_eq!(first, mark(&mut collector));
-    let earlier = collector.take_tree(pid, &mut Inventory::default()).unwrap();
-    let again = collector.take_tree(pid, &mut earlier.clone()).unwrap();
+    let earlier = collector.take_tree(pid, &mut Inventory::default(), Look::Now).unwrap();
+    let again = collector.take_tree(pid, &mut earlier.clone(), Look::Now).unwrap();
     assert_eq!(earlier, again);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -135,7 +135,12 @@ fn both_sources_tell_the_same() {
     assert_eq!(sorted(again.tree(busy.pid()).unwrap()), sorted(pids));
     assert!(again.tree(i32::MAX).unwrap().is_empty());
     let everything = again
-        .take(&kernel::procfs::processes().unwrap(), Parts::THREADS, &mut Inventory::default())
+        .take(
+            &kernel::procfs::processes().unwrap(),
+            Parts::THREADS,
+            &mut Inventory::default(),
+            stasis_collector::Look::Now,
+        )
         .unwrap();
     let threads = |inventory: &Inventory| inventory.processes[&busy.pid()].threads.clone();
     assert_eq!(threads(&everything), threads(&by_bpf));

@@ -1,67 +1,17 @@
 //! Tracked processes. Needs root, and a kernel that lets it load BPF programs.
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU32;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::TrackTarget;
+use common::{Quiet, until};
 use ebpf_common::track::TrackedProcess;
-use stasis_collector::{Collector, Inventory, TrackError, Tracks};
-
-/// Python that holds pipes, sockets and files that nobody else has, stands still, and does what a file
-/// says when it is sent a signal.
-struct Quiet {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Quiet {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let script = "import os, signal, socket, sys\n\
-                      os.closerange(3, 1000)\n\
-                      os.chdir(sys.argv[1])\n\
-                      pipes = [os.pipe() for _ in range(20)]\n\
-                      pairs = [socket.socketpair() for _ in range(20)]\n\
-                      files = [open(f'file-{n}', 'w') for n in range(20)]\n\
-                      def do(*_):\n\
-                      \x20with open('what') as what: exec(what.read(), globals())\n\
-                      \x20os.rename('what', 'did')\n\
-                      signal.signal(signal.SIGUSR1, do)\n\
-                      open('up', 'w').close()\n\
-                      while True: signal.pause()\n";
-        let mut command = Command::new("/usr/bin/python3");
-        command.args(["-c", script]).arg(dir.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = child.spawn().unwrap();
-        until("it is up", || dir.path().join("up").exists());
-        std::thread::sleep(Duration::from_millis(50));
-        Self { child, dir }
-    }
-
-    fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
-    }
-
-    fn does(&self, line: &str) {
-        let done = self.dir.path().join("did");
-        std::fs::remove_file(&done).ok();
-        std::fs::write(self.dir.path().join("what"), line).unwrap();
-        let pid = nix::unistd::Pid::from_raw(self.pid());
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGUSR1).unwrap();
-        until(line, || done.exists());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
+use stasis_collector::{Collector, Inventory, Look, OpenFile, TrackError, Tracks};
 
 #[test]
 fn files_that_cannot_have_changed_are_not_read_again() {
@@ -77,14 +27,18 @@ fn files_that_cannot_have_changed_are_not_read_again() {
     follower.watch();
     let mut take = |earlier: &mut Inventory, times: usize| {
         let tree = stasis_collector::tree(quiet.pid()).unwrap();
-        let mut inventory = follower.again(&tree, earlier).unwrap();
+        let mut inventory = follower.again(&tree, earlier, Look::Ahead).unwrap();
         for _ in 1..times {
-            inventory = follower.again(&tree, &mut inventory).unwrap();
+            inventory = follower.again(&tree, &mut inventory, Look::Now).unwrap();
         }
         let spared = follower.spared();
-        let fresh = loader.again(&tree, &mut Inventory::default()).unwrap();
+        let fresh = loader.again(&tree, &mut Inventory::default(), Look::Now).unwrap();
         for (pid, process) in &fresh.processes {
-            assert_eq!(inventory.processes[pid].files, process.files);
+            // Others go on to move the marks.
+            let without = |files: &[OpenFile]| -> Vec<OpenFile> {
+                files.iter().map(|file| OpenFile { mark: None, ..file.clone() }).collect()
+            };
+            assert!(without(&inventory.processes[pid].files) == without(&process.files));
         }
         (inventory, spared)
     };
@@ -165,7 +119,7 @@ impl Program {
     }
 
     fn does(&mut self, line: &str) {
-        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        self.starts(line);
         let mut answer = String::new();
         BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
         assert_eq!(answer, "did\n", "{line}");
@@ -175,7 +129,8 @@ impl Program {
 
     /// Has it do something a little later, and returns at once.
     fn starts(&mut self, line: &str) {
-        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        // At once, so that it is read at once.
+        self.0.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 }
 
@@ -192,14 +147,6 @@ fn tracks() -> Tracks {
 
 fn process(tracks: &mut Tracks, id: u64, pid: i32) -> TrackedProcess {
     tracks.get(id).unwrap().unwrap().processes[&pid]
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use collector::{Inventory, OpenFile};
+use collector::{Inventory, Look, OpenFile};
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 
@@ -76,7 +76,7 @@ pub(crate) fn capture(
     let collector = &mut plan.collector;
     collector.limit(clock.frozen_until());
     let mut take = |earlier: &mut Inventory| {
-        let taken = plan::inventory(collector, options.pid, earlier);
+        let taken = plan::inventory(collector, options.pid, earlier, Look::Now);
         clock.account.inventory = laps.so_far();
         clock.check(TAKE_INVENTORY)?;
         taken

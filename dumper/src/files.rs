@@ -24,6 +24,7 @@ mod places;
 mod problem;
 mod refusal;
 mod socket_options;
+mod standing;
 mod survey;
 mod terminals;
 mod unix_sockets;
@@ -40,6 +41,7 @@ use images::messages::{
 use kept::{Keeping, Kept};
 use memory::Memory;
 pub use refusal::{Place, Refusal};
+use standing::{Contents, Standing};
 use survey::Survey;
 
 /// What the rest of the dump tells the files part.
@@ -132,7 +134,7 @@ impl Plan {
         let (captured, kept) =
             Survey::new(&self.context, &mut self.memory, frozen, kept, Some(is_late))
                 .run(tables)?;
-        Ok(Captured { kept: kept.files, ..captured })
+        Ok(Captured { kept: kept.files, contents: kept.contents, ..captured })
     }
 }
 
@@ -167,9 +169,12 @@ pub struct Captured {
     /// The same by the file itself, of mapped ones too.
     paths: HashMap<paths::Key, u32>,
     files: Vec<FileEntry>,
-    /// Entries of before, of which those in `keeping` are written.
+    /// Entries of before, of which those in `keeping` and `standing` are written.
     kept: Vec<FileEntry>,
     keeping: Vec<Keeping>,
+    standing: Vec<Standing>,
+    /// What was read of pipes and fifos before: of those in `standing` it is written.
+    contents: Contents,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     remaps: Vec<RemapFilePathEntry>,
     ghosts: Vec<Ghost>,

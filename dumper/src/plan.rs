@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use collector::{Collector, Inventory};
+use collector::{Collector, Inventory, Look};
 use images::{ImageWriter, WriteOptions};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
 
@@ -48,7 +48,8 @@ impl Plan {
             None => Collector::open(),
         };
         collector.watch();
-        let inventory = inventory(&mut collector, options.pid, &mut Inventory::default())?;
+        let inventory =
+            inventory(&mut collector, options.pid, &mut Inventory::default(), Look::Ahead)?;
         let namespaces = obstacles::own_namespaces()?;
         let facts = Facts::read(&inventory, options.cross_check);
         obstacles::check(&inventory, &facts, options, &namespaces)?;
@@ -99,7 +100,8 @@ impl Plan {
         } else {
             let mut earlier = inventory;
             drop(files);
-            let inventory = self::inventory(&mut collector, options.pid, &mut earlier)?;
+            let inventory =
+                self::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
             let (inventory, files) =
                 look_at_files(&mut collector, options.pid, inventory, &context)?;
             let facts = Facts::read(&inventory, options.cross_check);
@@ -113,6 +115,10 @@ impl Plan {
         let store = Store::choose(runs_on, expected, early.threads);
         // To choose has taken a while, too.
         early.copy_again(clock)?;
+        // What has changed meanwhile is old news by now: it need not be read again in the frozen
+        // moment, which finds the rest where the processor has it at hand.
+        let mut earlier = inventory;
+        let inventory = self::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
         let plan =
             Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
         Ok((plan, files))
@@ -132,11 +138,15 @@ fn look_at_files(
 ) -> Result<(Inventory, files::Plan), Error> {
     for _ in 0..DOUBTS {
         match files::Plan::prepare(&now, context) {
-            Ok(files) => return Ok((now, files)),
-            Err(_) => now = inventory(collector, root, &mut now)?,
+            Ok(files) => {
+                now.refer_to_this();
+                return Ok((now, files));
+            }
+            Err(_) => now = inventory(collector, root, &mut now, Look::Ahead)?,
         }
     }
     let files = files::Plan::prepare(&now, context)?;
+    now.refer_to_this();
     Ok((now, files))
 }
 
@@ -145,8 +155,11 @@ pub(crate) fn inventory(
     collector: &mut Collector,
     root: i32,
     earlier: &mut Inventory,
+    look: Look,
 ) -> Result<Inventory, Error> {
-    collector.take_tree(root, earlier).map_err(|source| Error::Inventory { pid: root, source })
+    collector
+        .take_tree(root, earlier, look)
+        .map_err(|source| Error::Inventory { pid: root, source })
 }
 
 /// Whether a process is gone, or a zombie.

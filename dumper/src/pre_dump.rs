@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use collector::{Collector, Inventory};
+use collector::{Collector, Inventory, Look};
 use images::messages::{DumpStatsEntry, StatsEntry};
 use images::{ImageWriter, Progress, WriteOptions, names};
 
@@ -54,7 +54,8 @@ fn copy(
     let started = Instant::now();
     let clock = Clock::start(options);
     progress.begin("plan", None);
-    let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
+    let inventory =
+        inventory(&mut collector(options), options.pid, &mut Inventory::default(), Look::Now)?;
     let namespaces = obstacles::own_namespaces()?;
     let facts = Facts::read(&inventory, false);
     obstacles::check(&inventory, &facts, options, &namespaces)?;
@@ -100,6 +101,7 @@ fn copy(
 /// When there is no such process, or a dump of it is under way.
 pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
     let _claims = Claims::of_tree(options.pid)?;
-    let inventory = inventory(&mut collector(options), options.pid, &mut Inventory::default())?;
+    let inventory =
+        inventory(&mut collector(options), options.pid, &mut Inventory::default(), Look::Now)?;
     memory::untrack(&options.tracks, options.pid, &inventory)
 }

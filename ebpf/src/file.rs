@@ -1,5 +1,6 @@
-//! `iter/task_file`: open files.
+//! `iter/task_file`: open files, in two programs: one shows all, the other what its reader asks for.
 
+mod asked;
 mod holders;
 mod marks;
 
@@ -8,10 +9,11 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
 use aya_log_ebpf::debug;
+use stasis_ebpf_common::asked::{FILES, HOLDERS};
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
-use crate::read::{Context, at, field, load, offset};
+use crate::read::{Context, at, load, offset};
 use crate::{Meta, Name, emit, fitting};
 use marks::{PIPE_FS, SOCKET_FS, is_owned, seen};
 
@@ -27,11 +29,41 @@ struct FileContext {
 #[unsafe(no_mangle)]
 extern "C" fn task_file(context: *mut FileContext) -> i32 {
     // SAFETY: the kernel passes a context of this shape.
+    let (task, file) = unsafe { ((*context).task as u64, (*context).file) };
+    if task != 0 && !file.is_null() {
+        show(context, task, file);
+    }
+    0
+}
+
+#[unsafe(link_section = "iter/task_file")]
+#[unsafe(no_mangle)]
+extern "C" fn task_file_some(context: *mut FileContext) -> i32 {
+    // SAFETY: the kernel passes a context of this shape.
     let (meta, task, fd, file) =
         unsafe { ((*context).meta, (*context).task as u64, (*context).fd, (*context).file) };
     if task == 0 || file.is_null() {
         return 0;
     }
+    let asked = asked::asked();
+    if !asked::is_wanted(&asked, fd) {
+        return 0;
+    }
+    if asked.what & FILES != 0 {
+        show(context, task, file);
+    }
+    if asked.what & HOLDERS != 0 {
+        // SAFETY: as above.
+        let seq = unsafe { (*meta).seq };
+        holders::tell(seq, task, fd, file as u64);
+    }
+    0
+}
+
+#[inline(always)]
+fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
+    // SAFETY: the context that the kernel passed.
+    let (meta, fd) = unsafe { ((*context).meta, (*context).fd) };
     // SAFETY: as above.
     let seq = unsafe { (*meta).seq };
     let inode: u64 = load(file as u64, o::FILE_INODE);
@@ -45,14 +77,16 @@ extern "C" fn task_file(context: *mut FileContext) -> i32 {
     if magic == PIPE_FS || magic == SOCKET_FS {
         emit(seq, &record);
     } else if !emit_with_path(seq, file, &mut record) {
-        let tid: i32 = field(task, o::TASK_PID);
-        debug!(
-            &Context(context.cast()),
-            "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
-        );
+        say_too_long(context.cast(), load(task, o::TASK_PID), fd);
     }
-    holders::tell(seq, load(task, o::TASK_TGID), file as u64, magic);
-    0
+}
+
+#[inline(never)]
+fn say_too_long(context: *mut c_void, tid: i32, fd: u32) {
+    debug!(
+        &Context(context),
+        "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
+    );
 }
 
 // Each piece is a function of its own, with a stack frame of its own.

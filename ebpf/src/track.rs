@@ -1,26 +1,17 @@
-//! `tp_btf/sched_process_*` and `tp_btf/sys_exit`: what tracked processes do that changes them.
+//! `tp_btf/sched_process_*`: which processes are tracked, and what is counted of each.
 //!
 //! The processes are in a map, with a count for each kind of thing that can change. A process that
 //! a tracked one makes is put there here, in the kernel, before it first runs; no reader has to
-//! keep up.
-//!
-//! System calls are counted as they end. A call changes things before that, so a reader may find a
-//! change that is not counted yet, while the task runs; it then reads counts *before* the things
-//! themselves, and finds another count the next time. A task that stands still for a tracer has
-//! ended its last call: the tracepoint is passed before any signal, stop or return to user space is
-//! looked at (`syscall_exit_work` before `exit_to_user_mode_loop`). The stops inside a call are those
-//! at a fork or clone, which change nothing of the caller's but what the fork tracepoint, passed
-//! already, has counted; and the one at an exec, which is likewise counted before it.
+//! keep up. What they change by system calls is counted at the end of each (`calls`).
 
 use core::arch::asm;
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_ns};
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::maps::HashMap;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::track::{
-    ALL, ASYNCHRONOUS, CALLS, CREDENTIALS, FILES, MEMORY, NAMES, OPEN_SECOND, OPEN_THIRD, TABLE,
-    Track, TrackedProcess,
+    ASYNCHRONOUS, CREDENTIALS, FILES, MEMORY, Track, TrackedProcess, dumper_of,
 };
 
 use crate::read::load;
@@ -34,69 +25,22 @@ static TRACKED: HashMap<i32, TrackedProcess> = HashMap::with_max_entries(1 << 14
 #[unsafe(export_name = "TRACKS")]
 static TRACKS: HashMap<u64, Track> = HashMap::with_max_entries(1 << 10, 0);
 
-/// How often anybody has changed, or has got to change, files by their names.
-#[unsafe(link_section = "maps")]
-#[unsafe(export_name = "NAMED")]
-static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
-/// A constant of the object, not of the code: an array that the code can index.
-static CHANGES: [u8; CALLS] = TABLE;
-
-/// Set in a thread's status while it makes a call of the 32-bit kind, with numbers of its own
-/// (arch/x86/include/asm/thread_info.h).
-pub(crate) const TS_COMPAT: u32 = 2;
-
-const O_ACCMODE: u64 = 3;
-const O_CREAT: u64 = 0o100;
-const O_TRUNC: u64 = 0o1000;
-
-#[unsafe(link_section = "tp_btf/sys_exit")]
-#[unsafe(no_mangle)]
-extern "C" fn track_call(context: *mut u64) -> i32 {
-    // SAFETY: the kernel passes the tracepoint's arguments, of which the first is the registers.
-    let registers = unsafe { *context };
-    // SAFETY: the helper takes nothing and gives the task that runs.
-    let task = unsafe { bpf_get_current_task_btf() } as u64;
-    let call: u64 = load(registers, o::REGISTERS_CALL);
-    let status: u32 = load(task, o::TASK_STATUS);
-    let changes = if call >= CALLS as u64 || status & TS_COMPAT != 0 {
-        ALL
-    } else {
-        // SAFETY: the index is below the table's length; volatile, so that it stays a table.
-        unsafe { core::ptr::read_volatile(CHANGES.as_ptr().add(call as usize)) }
-    };
-    if changes == 0 {
-        return 0;
-    }
-    if is_by_name(registers, changes)
-        && let Some(count) = NAMED.get_ptr_mut(0)
-    {
-        add(count);
-    }
-    let pid: i32 = load(task, o::TASK_TGID);
+/// Counts what a call of a process has changed, if the process is tracked.
+#[inline(always)]
+pub(crate) fn count_call(pid: i32, changes: u8) {
     if let Some(process) = TRACKED.get_ptr_mut(pid) {
         count(process, changes);
     }
-    0
 }
 
-/// Whether a process is tracked.
+/// Whether a process has entered itself, for a dump: it gets at files of others only to look. `start`
+/// is when it began; one that began after the entry was made is another.
 #[inline(always)]
-pub(crate) fn is_tracked(pid: i32) -> bool {
-    TRACKED.get_ptr(pid).is_some()
-}
-
-/// Whether a call may change what others see of named files.
-#[inline(always)]
-fn is_by_name(registers: u64, changes: u8) -> bool {
-    let flags: u64 = if changes & OPEN_SECOND != 0 {
-        load(registers, o::REGISTERS_SECOND)
-    } else if changes & OPEN_THIRD != 0 {
-        load(registers, o::REGISTERS_THIRD)
-    } else {
-        return changes & NAMES != 0;
-    };
-    flags & (O_ACCMODE | O_CREAT | O_TRUNC) != 0
+pub(crate) fn is_dumper(pid: i32, start: u64) -> bool {
+    let Some(process) = TRACKED.get_ptr(pid) else { return false };
+    // SAFETY: as in `count`; the numbers are written before the entry is in the map.
+    let (track, entered) = unsafe { ((*process).track, (*process).entered) };
+    dumper_of(track) == Some(pid) && entered >= start
 }
 
 #[inline(always)]

@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
@@ -67,6 +69,60 @@ struct RawTracepoint {
     prog_fd: u32,
     padding: u32,
     cookie: u64,
+}
+
+/// The numbers in an array map (made with `BPF_F_MMAPABLE`), in this process's memory: they are read as
+/// they are now, without a system call.
+#[derive(Debug)]
+pub struct Numbers {
+    start: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: memory that is only read, atomically, and stays mapped for as long as the value is there.
+unsafe impl Send for Numbers {}
+// SAFETY: as above.
+unsafe impl Sync for Numbers {}
+
+impl Numbers {
+    /// Maps the first `count` values, of 8 bytes each.
+    ///
+    /// # Errors
+    /// `EINVAL` if the map has not so many, `ENOTSUPP` if it cannot be mapped.
+    pub fn map(map: BorrowedFd<'_>, count: usize) -> Result<Self, Errno> {
+        let bytes = count.checked_mul(8).filter(|bytes| *bytes > 0).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping, for reading, at a place that the kernel chooses.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let start = NonNull::new(start.cast()).ok_or(Errno::EINVAL)?;
+        Ok(Self { start, count })
+    }
+
+    /// One of them; `None` behind the last.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        // SAFETY: inside the mapping, which is there until the value is dropped, and aligned.
+        (index < self.count)
+            .then(|| unsafe { self.start.add(index).as_ref() }.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Numbers {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `map` made; nobody refers to it any more. It cannot fail.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * 8) };
+    }
 }
 
 /// Has the kernel call a loaded `tp_btf` program at its tracepoint, for as long as what is returned

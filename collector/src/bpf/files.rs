@@ -1,6 +1,6 @@
 //! The open files of a process, out of the iterator's records.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -40,9 +40,29 @@ pub(super) struct Decoding {
     pub(super) watched: bool,
 }
 
+/// The files of a process.
+pub(super) struct Decoded {
+    /// Descriptions have their addresses, until all processes are known.
+    pub(super) files: Vec<OpenFile>,
+    /// Those of them that have been read.
+    pub(super) read: Vec<ReadFile>,
+    /// The descriptors are those of before.
+    pub(super) same_descriptors: bool,
+}
+
+/// A file that has been read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadFile {
+    /// Which of the process's.
+    pub(super) index: usize,
+    /// What its description was called before.
+    pub(super) before: u64,
+    /// All else is as before.
+    pub(super) same: bool,
+}
+
 impl Decoding {
-    /// The files in the output of an iterator. Descriptions have their addresses, until all
-    /// processes are known.
+    /// The files in the output of an iterator.
     ///
     /// What it returns is made of `earlier`, the files of before, as far as the descriptors are the
     /// same: a frozen target does not wait for memory, nor for its first touch.
@@ -50,14 +70,13 @@ impl Decoding {
         &self,
         output: &[u8],
         mut files: Vec<OpenFile>,
-    ) -> Result<Vec<OpenFile>, BpfError> {
-        let bad = || BpfError::Record { what: What::Files.text(), pid: self.pid };
+    ) -> Result<Decoded, BpfError> {
         // How many there are by now, and the first ones of before that are not among them.
         let mut count = 0;
         let mut rest = Vec::new().into_iter().peekable();
-        for record in records(output) {
-            let (KIND_FILE, bytes) = record.ok_or_else(bad)? else { continue };
-            let (record, name) = FileRecord::read_from_prefix(bytes).map_err(|_| bad())?;
+        let (mut read, mut same_descriptors) = (Vec::with_capacity(files.len()), true);
+        for record in self.records(output) {
+            let (record, name) = record?;
             // A thread with a table of its own follows.
             if count > 0 && files[count - 1].fd >= record.fd {
                 break;
@@ -65,46 +84,105 @@ impl Decoding {
             if files.get(count).is_some_and(|file| file.fd != record.fd) {
                 rest = files.split_off(count).into_iter().peekable();
             }
-            while rest.next_if(|file: &OpenFile| file.fd < record.fd).is_some() {}
+            while rest.next_if(|file: &OpenFile| file.fd < record.fd).is_some() {
+                same_descriptors = false;
+            }
+            let mut behind = None;
             let before = match files.get_mut(count) {
-                Some(file) => Some(std::mem::take(&mut file.target)),
-                None => rest.next_if(|file| file.fd == record.fd).map(|file| file.target),
+                Some(file) => Some(file),
+                None => {
+                    behind = rest.next_if(|file| file.fd == record.fd);
+                    behind.as_mut()
+                }
             };
-            let Some(file) = self.file(&record, name, before)? else {
+            same_descriptors &= before.is_some();
+            let Some((file, same)) = self.file(count, &record, name, before)? else {
                 rest = files.split_off(count).into_iter().peekable();
+                same_descriptors = false;
                 continue;
             };
+            drop(behind);
+            read.push(same);
             match files.get_mut(count) {
                 Some(place) => *place = file,
                 None => files.push(file),
             }
             count += 1;
         }
+        same_descriptors &= rest.next().is_none() && files.len() == count;
         files.truncate(count);
-        Ok(files)
+        Ok(Decoded { files, read, same_descriptors })
     }
 
-    /// One file; `None` if it has gone. `before` is a name that it may still have.
+    /// The files of before, with those of descriptors that have been asked for as they are in the
+    /// output of an iterator. If it has not just those, the files of before.
+    pub(super) fn decode_some(
+        &self,
+        output: &[u8],
+        mut files: Vec<OpenFile>,
+        wanted: &[i32],
+    ) -> Result<Result<Decoded, Vec<OpenFile>>, BpfError> {
+        let mut read: Vec<ReadFile> = Vec::with_capacity(wanted.len());
+        let mut missing = wanted.iter().peekable();
+        for record in self.records(output) {
+            let (record, name) = record?;
+            if read.last().is_some_and(|last| files[last.index].fd >= record.fd) {
+                break;
+            }
+            let index = files.binary_search_by_key(&record.fd, |file| file.fd);
+            let (Some(_), Ok(index)) = (missing.next_if_eq(&&record.fd), index) else {
+                return Ok(Err(files));
+            };
+            let before = files.get_mut(index);
+            let Some((file, same)) = self.file(index, &record, name, before)? else {
+                return Ok(Err(files));
+            };
+            files[index] = file;
+            read.push(same);
+        }
+        if missing.peek().is_some() {
+            return Ok(Err(files));
+        }
+        Ok(Ok(Decoded { files, read, same_descriptors: true }))
+    }
+
+    fn records<'a>(
+        &self,
+        output: &'a [u8],
+    ) -> impl Iterator<Item = Result<(FileRecord, &'a [u8]), BpfError>> {
+        let pid = self.pid;
+        let bad = move || BpfError::Record { what: What::Files.text(), pid };
+        records(output).filter_map(move |record| match record {
+            None => Some(Err(bad())),
+            Some((KIND_FILE, bytes)) => {
+                Some(FileRecord::read_from_prefix(bytes).map_err(|_| bad()))
+            }
+            Some(_) => None,
+        })
+    }
+
+    /// One file; `None` if it has gone. `before` is what it was.
     fn file(
         &self,
+        index: usize,
         record: &FileRecord,
         name: &[u8],
-        before: Option<OsString>,
-    ) -> Result<Option<OpenFile>, BpfError> {
+        before: Option<&mut OpenFile>,
+    ) -> Result<Option<(OpenFile, ReadFile)>, BpfError> {
         let mut digits = [0; 32];
         let name = match record.magic {
             PIPE_FS => numbered(&mut digits, b"pipe:[", record.inode),
             SOCKET_FS => numbered(&mut digits, b"socket:[", record.inode),
             _ => name.strip_suffix(&[0]).unwrap_or(name),
         };
-        let target = if name.is_empty() {
+        let by_link;
+        let name = if name.is_empty() {
             let link = format!("fd/{}", record.fd);
             let Some(text) = fallback::link(self.pid, self.tid, &link)? else { return Ok(None) };
-            text
+            by_link = text;
+            by_link.as_bytes()
         } else {
-            before
-                .filter(|before| before.as_bytes() == name)
-                .unwrap_or_else(|| OsString::from_vec(name.to_vec()))
+            name
         };
         let (mut device, mut inode) = (device(record.device), record.inode);
         if fallback::OWN_NUMBERS.contains(&record.magic) {
@@ -112,20 +190,41 @@ impl Decoding {
             let Some(stat) = stat else { return Ok(None) };
             (device, inode) = (stat.device, stat.inode);
         }
-        Ok(Some(OpenFile {
+        let mut file = OpenFile {
             fd: record.fd,
             close_on_exec: record.close_on_exec != 0,
             description: record.file,
             position: record.position,
             flags: file_flags(record),
-            mode: mode(record, &target),
+            mode: mode(record, name),
             device,
             inode,
-            target,
+            target: OsString::new(),
             owned: Some(record.owned != 0),
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
-        }))
+        };
+        let mut read = ReadFile { index, before: 0, same: false };
+        match before {
+            Some(before) if before.target.as_bytes() == name => {
+                read = ReadFile { index, before: before.description, same: is_like(&file, before) };
+                file.target = std::mem::take(&mut before.target);
+            }
+            _ => file.target = OsString::from_vec(name.to_vec()),
+        }
+        Ok(Some((file, read)))
     }
+}
+
+/// Whether nothing is different but, perhaps, the target and what the description is called.
+fn is_like(one: &OpenFile, other: &OpenFile) -> bool {
+    one.fd == other.fd
+        && one.close_on_exec == other.close_on_exec
+        && one.position == other.position
+        && one.flags == other.flags
+        && one.mode == other.mode
+        && (one.device, one.inode) == (other.device, other.inode)
+        && one.owned == other.owned
+        && one.mark == other.mark
 }
 
 /// Whether a file has settings that can be changed and changed back.
@@ -162,12 +261,8 @@ fn numbered<'a>(place: &'a mut [u8; 32], start: &[u8], mut number: u64) -> &'a [
 
 /// Type and permissions as `stat` gives them: without type for what has no place in any tree
 /// (`anon_inode_getattr` in the kernel).
-fn mode(record: &FileRecord, target: &OsStr) -> u32 {
-    if target.as_bytes().starts_with(b"anon_inode:") {
-        record.mode & !libc::S_IFMT
-    } else {
-        record.mode
-    }
+fn mode(record: &FileRecord, target: &[u8]) -> u32 {
+    if target.starts_with(b"anon_inode:") { record.mode & !libc::S_IFMT } else { record.mode }
 }
 
 /// A hash of addresses: they are no adversary's, and there are many.
@@ -216,7 +311,7 @@ mod tests {
     fn decoded(names: &[(i32, &str)], earlier: Vec<OpenFile>) -> Vec<OpenFile> {
         let mut output = Vec::new();
         names.iter().for_each(|(fd, name)| record(*fd, name, &mut output));
-        DECODING.decode(&output, earlier).unwrap()
+        DECODING.decode(&output, earlier).unwrap().files
     }
 
     /// Whatever was there before, it comes out as if nothing had been.

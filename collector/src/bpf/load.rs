@@ -11,13 +11,13 @@ use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use ebpf_common::offsets::ABSENT;
-use kernel::bpf::{object_get, raw_tracepoint};
+use kernel::bpf::object_get;
 use kernel::procfs::{Dir, Namespaces};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::tracks::{self, Counts, Followed, Tracers};
+use super::tracks::{Counting, Counts, Tracers, Watch};
 use super::{BpfError, offsets};
 
 /// The programs' object, in the alignment that its parser wants.
@@ -29,22 +29,27 @@ const BPF_FS: &str = "/sys/fs/bpf";
 /// are, so that no version uses another one's.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/stasis";
 
-/// The iterator programs' names: in the object, as pins, and as the kernel names the iterators.
-const NAMES: [&str; 3] = ["task", "task_file", "task_vma"];
-
-/// The same of the program that is called at the end of system calls.
-const WATCH: &str = "sys_exit";
+/// The iterator programs' names, in the object and as pins, with those that the kernel has for what
+/// they iterate over.
+const NAMES: [(&str, &str); 4] = [
+    ("task", "task"),
+    ("task_file", "task_file"),
+    ("task_file_some", "task_file"),
+    ("task_vma", "task_vma"),
+];
 
 /// The programs, in the kernel.
 #[derive(Debug)]
 pub struct Loaded {
     pub(super) task: OwnedFd,
     pub(super) files: OwnedFd,
+    /// Shows what is asked for.
+    pub(super) some_files: OwnedFd,
     pub(super) vmas: OwnedFd,
-    /// Counts changes of settings; not there on every processor.
-    watch: Option<OwnedFd>,
-    /// Counts changes of tracked processes, until it is taken out; not there on every processor.
-    tracing: Option<(Tracers, Counts)>,
+    /// Counts changes; not there on every processor.
+    counting: Option<Counting>,
+    /// Whether tracks are kept by this already.
+    is_tracing: bool,
     /// Programs and maps, when this process loaded them.
     ebpf: Option<Ebpf>,
     messages: Option<Messages>,
@@ -103,20 +108,13 @@ impl Loaded {
         }
         let mut ebpf = loader.load(OBJECT).map_err(BpfError::Object)?;
         let mut fds = Vec::with_capacity(NAMES.len());
-        for name in NAMES {
-            fds.push(load_program(&mut ebpf, name, &btf)?);
+        for (name, of) in NAMES {
+            fds.push(load_program(&mut ebpf, name, of, &btf)?);
         }
-        let watch = if offsets[ebpf_common::offsets::REGISTERS_CALL] == ABSENT {
-            None
-        } else {
-            load_tracepoint(&mut ebpf, WATCH, WATCH, &btf)
-                .inspect_err(|error| tracing::warn!(%error, "sockets and pipes have no marks"))
-                .ok()
-        };
-        let tracing = match offsets[ebpf_common::offsets::REGISTERS_CALL] {
+        let counting = match offsets[ebpf_common::offsets::REGISTERS_CALL] {
             ABSENT => None,
-            _ => tracks::load(&mut ebpf, &btf)
-                .inspect_err(|error| tracing::warn!(%error, "processes cannot be tracked"))
+            _ => Counting::load(&mut ebpf, &btf)
+                .inspect_err(|error| tracing::warn!(%error, "nothing is counted: no tracks, no marks of sockets and pipes"))
                 .ok(),
         };
         // Messages are a help, not a need: an object without them works.
@@ -124,10 +122,12 @@ impl Loaded {
             .map_err(|error| tracing::warn!(%error, "the eBPF programs' messages are not read"))
             .ok()
             .map(Messages);
-        let (Some(vmas), Some(files), Some(task)) = (fds.pop(), fds.pop(), fds.pop()) else {
-            return Err(BpfError::Missing(NAMES[0]));
+        let Ok([task, files, some_files, vmas]) = <[OwnedFd; 4]>::try_from(fds) else {
+            return Err(BpfError::Missing(NAMES[0].0));
         };
-        Ok(Self { task, files, vmas, watch, tracing, ebpf: Some(ebpf), messages, pins: None })
+        let ebpf = Some(ebpf);
+        let is_tracing = false;
+        Ok(Self { task, files, some_files, vmas, counting, is_tracing, ebpf, messages, pins: None })
     }
 
     /// Opens the programs that another process has pinned.
@@ -141,13 +141,16 @@ impl Loaded {
             let path = folder.join(name);
             object_get(&path).map_err(|source| BpfError::Pinned { path, source })
         };
-        let [task, files, vmas] = NAMES;
+        let [task, files, some_files, vmas] = NAMES.map(|(name, _)| name);
         Ok(Self {
             task: open(task)?,
             files: open(files)?,
+            some_files: open(some_files)?,
             vmas: open(vmas)?,
-            watch: open(WATCH).ok(),
-            tracing: None,
+            counting: Counting::pinned(&folder)
+                .inspect_err(|error| tracing::debug!(%error, "nothing is counted"))
+                .ok(),
+            is_tracing: true,
             ebpf: None,
             messages: None,
             pins: None,
@@ -169,34 +172,35 @@ impl Loaded {
         let folder = folder(root);
         let in_folder = |source| BpfError::PinFolder { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(in_folder)?;
-        for name in NAMES {
+        for (name, _) in NAMES {
             let program = ebpf.program_mut(name).ok_or(BpfError::Missing(name))?;
             program.pin(folder.join(name)).map_err(|source| BpfError::Pin { name, source })?;
         }
-        if self.watch.is_some()
-            && let Some(program) = ebpf.program_mut(WATCH)
-        {
-            let in_place = folder.join(WATCH);
-            program.pin(in_place).map_err(|source| BpfError::Pin { name: WATCH, source })?;
-        }
-        if let Some((tracers, _)) = &mut self.tracing {
-            tracks::pin_maps(ebpf, &folder)?;
-            tracers.pin_in(&folder);
+        if let Some(counting) = &mut self.counting {
+            counting.pin(&folder)?;
         }
         Ok(())
     }
 
-    /// Takes out what counts changes of tracked processes; `None` if it was not loaded here.
+    /// What tracks are kept by; `None` if the programs were not loaded here, and when asked again.
     pub(crate) fn tracing(&mut self) -> Option<(Tracers, Counts)> {
-        self.tracing.take()
+        if std::mem::replace(&mut self.is_tracing, true) {
+            return None;
+        }
+        let tracers = self.counting.as_ref()?.tracers();
+        tracers.inspect_err(|error| tracing::warn!(%error, "processes cannot be tracked")).ok()
     }
 
-    /// Has changes of settings counted, for as long as what it returns is kept. `None` where that
-    /// is not to be had.
-    pub(super) fn watch(&self) -> Option<OwnedFd> {
-        raw_tracepoint(self.watch.as_ref()?.as_fd())
-            .inspect_err(|error| tracing::debug!(%error, "sockets and pipes have no marks"))
-            .ok()
+    /// Has changes counted, for as long as what it returns is kept. `None` where that is not to be
+    /// had.
+    pub(super) fn watch(&self) -> Option<Watch> {
+        let watch = self.counting.as_ref()?.watch();
+        watch.inspect_err(|error| tracing::debug!(%error, "nothing is counted")).ok()
+    }
+
+    /// Makes use of what is counted for tracks; `None` when nothing is.
+    pub(super) fn follow(&self) -> Option<Watch> {
+        self.counting.as_ref()?.follow()
     }
 
     /// Passes on the messages that the programs have left.
@@ -250,11 +254,16 @@ impl Drop for Pins {
     }
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<OwnedFd, BpfError> {
+fn load_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    of: &str,
+    btf: &Btf,
+) -> Result<OwnedFd, BpfError> {
     let refused = |source| BpfError::Program { name, source };
     let program: &mut Iter =
         ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(refused)?;
-    program.load(name, btf).map_err(refused)?;
+    program.load(of, btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
 }
@@ -272,12 +281,6 @@ pub(super) fn load_tracepoint(
     program.load(tracepoint, btf).map_err(refused)?;
     let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
     fd.map_err(|source| refused(aya::programs::ProgramError::IOError(source)))
-}
-
-/// What is counted at present of processes that another process tracks by the programs that it has
-/// pinned below `root`; `None` when nothing is.
-pub(super) fn followed(root: &Path) -> Option<Followed> {
-    Followed::open(&folder(root))
 }
 
 fn folder(root: &Path) -> PathBuf {

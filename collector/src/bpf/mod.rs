@@ -2,15 +2,16 @@
 
 mod fallback;
 mod files;
-mod followed;
+mod files_pass;
 mod load;
 mod offsets;
 mod records;
+mod settled;
 mod source;
 mod tracks;
 
-pub(crate) use followed::Basis;
 pub use load::{Loaded, PIN_ROOT};
+pub(crate) use settled::Basis;
 pub use source::BpfSource;
 pub(crate) use source::quicker_at_once;
 pub(crate) use tracks::{Counts, NotEntered, Tracers};

@@ -16,17 +16,17 @@ use kernel::bpf::{IterTarget, iter_create, iter_link};
 use kernel::procfs::{self, Dir, NAMESPACES};
 use zerocopy::FromBytes;
 
-use super::files::AddressHash;
-use super::followed::{Counted, Held};
+use super::files::{AddressHash, ReadFile};
+use super::files_pass::FilesPass;
 use super::records::{
     self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
     with_name,
 };
-use super::tracks::Followed;
-use super::{BpfError, Counts, Loaded, Tracers, fallback, files, load};
+use super::tracks::Watch;
+use super::{BpfError, Counts, Loaded, Tracers, fallback};
 use crate::deadline::Deadline;
 use crate::{
-    Inventory, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
+    Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
 };
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
@@ -34,16 +34,14 @@ use crate::{
 pub struct BpfSource {
     programs: Loaded,
     links: HashMap<(What, IterTarget), OwnedFd>,
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
     /// Names of descriptions by their addresses; kept for its memory.
     descriptions: HashMap<u64, u64, BuildHasherDefault<AddressHash>>,
     /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
     /// /proc shows and the iterator does not.
     gate: Option<Mapping>,
-    /// Held while changes of settings are counted.
-    watch: Option<OwnedFd>,
-    /// What another process counts of those that it tracks, if it does.
-    followed: Option<Followed>,
+    /// What is counted, while it is.
+    pub(super) watch: Option<Watch>,
     /// When to stop, with what has been read until then.
     pub(crate) until: Deadline,
     /// Processes of the last inventory whose files were not read.
@@ -57,6 +55,8 @@ const LINKS_KEPT: usize = 4096;
 pub(super) enum What {
     Threads,
     Files,
+    /// What has been asked for.
+    SomeFiles,
     Mappings,
 }
 
@@ -64,7 +64,7 @@ impl What {
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Threads => "threads",
-            Self::Files => "files",
+            Self::Files | Self::SomeFiles => "files",
             Self::Mappings => "mappings",
         }
     }
@@ -96,11 +96,26 @@ pub(crate) fn quicker_at_once(count: usize) -> bool {
 }
 
 /// A process, with what only this source needs to know of it.
-struct Found {
-    process: Process,
+pub(super) struct Found {
+    pub(super) process: Process,
     leader: TaskRecord,
     /// A thread that has memory and descriptors to show, if any has.
     speaker: Option<TaskRecord>,
+    /// How many threads have those descriptors.
+    pub(super) users: usize,
+    /// Which files have been read.
+    pub(super) read: Vec<ReadFile>,
+    /// The descriptors are those of before.
+    pub(super) same_descriptors: bool,
+    /// Descriptors of files that are not what they were.
+    pub(super) differing: Vec<i32>,
+}
+
+impl Found {
+    /// A thread that has memory and descriptors to show.
+    pub(super) fn speaker(&self) -> Option<i32> {
+        self.speaker.as_ref().map(|speaker| speaker.ids.tid)
+    }
 }
 
 impl BpfSource {
@@ -115,7 +130,6 @@ impl BpfSource {
             descriptions: HashMap::default(),
             gate: own_gate(),
             watch: None,
-            followed: None,
             until: Deadline::default(),
             spared: 0,
         }
@@ -135,23 +149,34 @@ impl BpfSource {
         self.programs.tracing()
     }
 
-    /// From now on makes use of what another process counts by the programs that it has pinned below
-    /// `root`, if it counts anything now; the programs are called until this goes, or until
-    /// [`BpfSource::unfollow`].
-    pub(crate) fn follow(&mut self, root: &Path) {
-        if self.followed.is_none() {
-            self.followed = load::followed(root);
+    /// From now on makes use of what is counted for tracks, if anything is; the programs are called
+    /// until this goes, or until [`BpfSource::unfollow`].
+    pub(crate) fn follow(&mut self) {
+        if self.watch.is_none() {
+            self.watch = self.programs.follow();
         }
     }
 
     /// Makes no more use of what is counted.
     pub(crate) fn unfollow(&mut self) {
-        self.followed = None;
+        self.watch = None;
     }
 
-    /// From now on sockets have marks, where that is to be had.
+    /// From now on changes are counted, where that is to be had: sockets and pipes have marks, and
+    /// files that cannot have changed are not read again.
     pub fn watch(&mut self) {
         self.watch = self.programs.watch();
+        match self.own_files() {
+            Ok(own) => {
+                if let Some(watch) = &mut self.watch {
+                    watch.own = own.into_iter().collect();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "nothing is counted");
+                self.watch = None;
+            }
+        }
     }
 
     /// Compares this process's mappings, by both sources: the kernel's bits might have moved.
@@ -164,7 +189,8 @@ impl BpfSource {
             .ok()
             .and_then(|mut inventory| inventory.processes.remove(&own))
             .ok_or(BpfError::SelfCheck)?;
-        let by_bpf = self.take(&[own], Parts::MAPPINGS, &mut Inventory::default())?;
+        let by_bpf =
+            self.take(&[own], Parts::MAPPINGS, &mut Inventory::default(), Look::default())?;
         let by_bpf = by_bpf.processes.get(&own).ok_or(BpfError::SelfCheck)?;
         // This very comparison allocates, so that sizes may differ: the flags of what starts at the
         // same address may not.
@@ -182,8 +208,8 @@ impl BpfSource {
         if compared < 3 { Err(BpfError::SelfCheck) } else { Ok(()) }
     }
 
-    /// Takes an inventory of processes. `earlier` is one of before (or an empty one): mappings that
-    /// have not changed since are taken out of it and not read again; so are files, for their memory.
+    /// Takes an inventory of processes. `earlier` is one of before (or an empty one): mappings and files
+    /// that have not changed since are taken out of it and not read again.
     ///
     /// # Errors
     /// If an iterator cannot be made or read.
@@ -192,9 +218,10 @@ impl BpfSource {
         pids: &[i32],
         parts: Parts,
         earlier: &mut Inventory,
+        look: Look,
     ) -> Result<Inventory, BpfError> {
         let tasks = self.tasks(pids)?;
-        self.complete(tasks, parts, earlier)
+        self.complete(tasks, parts, earlier, look)
     }
 
     /// Takes an inventory of the tree below and with `root`, by one look at the whole machine's
@@ -207,12 +234,13 @@ impl BpfSource {
         root: i32,
         parts: Parts,
         earlier: &mut Inventory,
+        look: Look,
     ) -> Result<Inventory, BpfError> {
         let mut all = BTreeMap::new();
         self.read_tasks(IterTarget::All, 0, &mut all)?;
         let tree: HashSet<i32> = tree(&all, root).into_iter().collect();
         all.retain(|pid, _| tree.contains(pid));
-        self.complete(all, parts, earlier)
+        self.complete(all, parts, earlier, look)
     }
 
     /// Adds to the threads of processes what else belongs to them.
@@ -221,19 +249,10 @@ impl BpfSource {
         tasks: BTreeMap<i32, Tasks>,
         parts: Parts,
         earlier: &mut Inventory,
+        look: Look,
     ) -> Result<Inventory, BpfError> {
         // Before anything else: what changes from here on is counted behind this.
-        let counted = match &self.followed {
-            Some(followed) if parts.contains(Parts::FILES) => {
-                Counted::read(&followed.counts, tasks.keys().copied())?
-            }
-            _ => Counted::default(),
-        };
-        let spared = counted.unchanged(&earlier.basis);
-        // Who shares what is found out in a first look: a later one may be at a frozen target.
-        let is_first = earlier.processes.is_empty() && self.followed.is_some();
-        self.spared = 0;
-        let mut held = Held::default();
+        let mut files = FilesPass::begin(self, tasks.keys().copied(), parts, earlier, look)?;
         let mut found = BTreeMap::new();
         for (pid, tasks) in tasks {
             if let Some(mut process) = process(pid, &tasks) {
@@ -248,15 +267,7 @@ impl BpfSource {
                         let before = earlier.processes.get_mut(&pid);
                         let before = before.map(|earlier| std::mem::take(&mut earlier.files));
                         let before = before.unwrap_or_default();
-                        if spared.contains(&pid) {
-                            process.process.files = before;
-                            self.spared += 1;
-                        } else {
-                            process.process.files = self.files(pid, speaker.ids.tid, before)?;
-                            if is_first {
-                                held.add(&process.process, speaker.places.files, &self.output);
-                            }
-                        }
+                        files.read(self, &mut process, before)?;
                     }
                 }
                 found.insert(pid, process);
@@ -270,6 +281,8 @@ impl BpfSource {
         if parts.contains(Parts::SHARING) {
             name_tables(&mut found);
         }
+        self.spared = files.spared();
+        let basis = files.basis(&found, &earlier.basis);
         let processes = found.into_iter().map(|(pid, mut found)| {
             if !parts.contains(Parts::THREADS) {
                 found.process.threads.clear();
@@ -279,29 +292,41 @@ impl BpfSource {
             }
             (pid, found.process)
         });
-        let processes = processes.collect();
-        let basis = counted.basis(&held, &spared, &earlier.basis);
-        Ok(Inventory { processes, basis })
+        Ok(Inventory { processes: processes.collect(), basis })
     }
 
     /// Names descriptions by their lowest holders in place of their addresses. Processes and their
     /// descriptors come in rising order, so the first holder met is the lowest.
+    ///
+    /// Those that have not been read have their names: nobody else holds them than did before, or all
+    /// that do have been read.
     fn name_descriptions(&mut self, found: &mut BTreeMap<i32, Found>) {
         self.descriptions.clear();
         for (&pid, found) in found {
-            for file in &mut found.process.files {
+            let files = &mut found.process.files;
+            for &ReadFile { index, before, same } in &found.read {
+                let Some(file) = files.get_mut(index) else { continue };
                 let lowest = OpenFile::description_of(pid, file.fd);
                 file.description = *self.descriptions.entry(file.description).or_insert(lowest);
+                if !same || before != file.description {
+                    found.differing.push(file.fd);
+                }
             }
         }
     }
 
     /// Runs an iterator to its end, into the buffer.
-    fn iterate(&mut self, what: What, target: IterTarget, pid: i32) -> Result<(), BpfError> {
+    pub(super) fn iterate(
+        &mut self,
+        what: What,
+        target: IterTarget,
+        pid: i32,
+    ) -> Result<(), BpfError> {
         let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
         let program = match what {
             What::Threads => &self.programs.task,
             What::Files => &self.programs.files,
+            What::SomeFiles => &self.programs.some_files,
             What::Mappings => &self.programs.vmas,
         };
         let link = match self.links.entry((what, target)) {
@@ -394,19 +419,6 @@ impl BpfSource {
         let mut all = BTreeMap::new();
         self.read_tasks(IterTarget::All, 0, &mut all)?;
         Ok(tree(&all, root))
-    }
-
-    fn files(
-        &mut self,
-        pid: i32,
-        tid: i32,
-        earlier: Vec<OpenFile>,
-    ) -> Result<Vec<OpenFile>, BpfError> {
-        // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
-        // last buffer ended and never ends (seen on Linux 6.18).
-        self.iterate(What::Files, IterTarget::Process(pid), pid)?;
-        let decoding = files::Decoding { pid, tid, watched: self.watch.is_some() };
-        decoding.decode(&self.output, earlier)
     }
 
     fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {
@@ -508,7 +520,19 @@ fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
         tables: Tables::default(),
         in_process: records::in_process(&leader, &tasks.actions, &tasks.places).map(Box::new),
     };
-    Some(Found { process, leader, speaker })
+    let users = speaker.map_or(0, |speaker| {
+        let table = speaker.places.files;
+        tasks.threads.iter().filter(|task| task.places.files == table).count()
+    });
+    Some(Found {
+        process,
+        leader,
+        speaker,
+        users,
+        read: Vec::new(),
+        same_descriptors: true,
+        differing: Vec::new(),
+    })
 }
 
 /// The last of this process's own mappings, if it is the one that no process makes. Its flags are

@@ -1,27 +1,31 @@
-//! The programs and maps that count what tracked processes change.
+//! The programs and maps that count what is changed: by tracked processes, of open files, by names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Btf, Ebpf};
-use ebpf_common::track::{TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess};
-use kernel::bpf::{object_get, object_pin, raw_tracepoint};
+use ebpf_common::asked::{ASKED_WORDS, Asked};
+use ebpf_common::track::{
+    TOUCHED, TOUCHED_UNKNOWN, TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess, dump_track,
+    dumper_of,
+};
+use kernel::bpf::{Numbers, object_get, object_pin, raw_tracepoint};
 
 use super::BpfError;
 use super::load::load_tracepoint;
 
 /// The programs, with their tracepoints; the first counts system calls.
 const PROGRAMS: [(&str, &str); 4] = [
-    ("track_call", "sys_exit"),
+    ("sys_exit", "sys_exit"),
     ("track_fork", "sched_process_fork"),
     ("track_exec", "sched_process_exec"),
     ("track_exit", "sched_process_exit"),
 ];
 
-const MAPS: [&str; 3] = ["TRACKED", "TRACKS", "NAMED"];
+const MAPS: [&str; 5] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED"];
 
 /// Says that an entry must not be there yet (include/uapi/linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;
@@ -31,6 +35,8 @@ pub(crate) struct Counts {
     tracked: HashMap<MapData, i32, [u64; TRACKED_WORDS]>,
     tracks: HashMap<MapData, u64, [u64; TRACK_WORDS]>,
     named: PerCpuArray<MapData, u64>,
+    asked: HashMap<MapData, u32, [u64; ASKED_WORDS]>,
+    touched: Numbers,
 }
 
 impl std::fmt::Debug for Counts {
@@ -51,16 +57,48 @@ pub(crate) enum NotEntered {
 }
 
 impl Counts {
-    fn open(
-        mut map: impl FnMut(&'static str) -> Result<MapData, BpfError>,
-    ) -> Result<Self, BpfError> {
-        let [tracked, tracks, named] = MAPS;
+    fn open(maps: &[OwnedFd]) -> Result<Self, BpfError> {
+        let [tracked, tracks, named, asked, touched] = maps else {
+            return Err(BpfError::Missing(MAPS[0]));
+        };
         let failed = |name| move |source| BpfError::Map { name, source };
+        let map = |fd: &OwnedFd, name| {
+            let fd = fd.try_clone().map_err(MapError::IoError);
+            fd.and_then(MapData::from_fd).map_err(failed(name))
+        };
+        let hash = |fd, name| Ok::<_, BpfError>(Map::HashMap(map(fd, name)?));
+        let [tracked_name, tracks_name, named_name, asked_name, touched_name] = MAPS;
+        let mapped = Numbers::map(touched.as_fd(), TOUCHED);
         Ok(Self {
-            tracked: Map::HashMap(map(tracked)?).try_into().map_err(failed(tracked))?,
-            tracks: Map::HashMap(map(tracks)?).try_into().map_err(failed(tracks))?,
-            named: Map::PerCpuArray(map(named)?).try_into().map_err(failed(named))?,
+            tracked: hash(tracked, tracked_name)?.try_into().map_err(failed(tracked_name))?,
+            tracks: hash(tracks, tracks_name)?.try_into().map_err(failed(tracks_name))?,
+            named: Map::PerCpuArray(map(named, named_name)?)
+                .try_into()
+                .map_err(failed(named_name))?,
+            asked: Map::LruHashMap(map(asked, asked_name)?)
+                .try_into()
+                .map_err(failed(asked_name))?,
+            touched: mapped
+                .map_err(|errno| failed(touched_name)(MapError::IoError(errno.into())))?,
         })
+    }
+
+    /// Says what this thread wants of the next iteration over some files.
+    pub(super) fn ask(&mut self, asked: Asked) -> Result<(), BpfError> {
+        let thread = nix::unistd::gettid().as_raw().cast_unsigned();
+        let failed = |source| BpfError::Map { name: MAPS[3], source };
+        self.asked.insert(thread, <[u64; ASKED_WORDS]>::from(asked), 0).map_err(failed)
+    }
+
+    /// How often a file has been touched that is counted at this place, or one that nobody knows.
+    pub(super) fn touched(&self, place: usize) -> u64 {
+        let read = |place| self.touched.get(place).unwrap_or(0);
+        read(place).wrapping_add(read(TOUCHED_UNKNOWN))
+    }
+
+    /// The same of all places.
+    pub(super) fn all_touched(&self) -> Vec<u64> {
+        (0..TOUCHED_UNKNOWN).map(|place| self.touched(place)).collect()
     }
 
     /// What is kept of a process, if it is tracked.
@@ -74,7 +112,7 @@ impl Counts {
         Ok(words.map(|[tree, lost]| Track { tree, lost }))
     }
 
-    /// How often anybody has changed, or has got to change, files by their names.
+    /// How often anybody has changed files by their names.
     pub(crate) fn names(&self) -> Result<u64, BpfError> {
         let failed = |source| BpfError::Map { name: MAPS[2], source };
         let values = self.named.get(&0, 0).map_err(failed)?;
@@ -116,6 +154,27 @@ impl Counts {
         }
     }
 
+    /// Enters a process that a dump has entered, if it is the same one still.
+    pub(crate) fn take_over(&mut self, pid: i32, process: TrackedProcess) -> Result<(), BpfError> {
+        let words: [u64; TRACKED_WORDS] = process.into();
+        self.tracked.insert(pid, words, 0).map_err(|source| BpfError::Map { name: MAPS[0], source })
+    }
+
+    /// Forgets the processes of a dump's track, and what dumps that have been killed have left.
+    pub(crate) fn sweep_dumps(&mut self, own: Option<u64>) {
+        let Ok(all) = self.all() else { return };
+        let mut alive: BTreeMap<i32, bool> = BTreeMap::new();
+        for (pid, process) in all {
+            let Some(dumper) = dumper_of(process.track) else { continue };
+            let mut lives = || Path::new(&format!("/proc/{dumper}")).exists();
+            let is_over =
+                Some(process.track) == own || !*alive.entry(dumper).or_insert_with(&mut lives);
+            if is_over {
+                self.forget(pid);
+            }
+        }
+    }
+
     /// Forgets a process; one that is not there is none the less forgotten.
     pub(crate) fn forget(&mut self, pid: i32) {
         if let Err(error) = self.tracked.remove(&pid) {
@@ -152,7 +211,146 @@ fn found<T>(value: Result<T, MapError>, name: &'static str) -> Result<Option<T>,
     }
 }
 
-/// The programs, in the kernel, and where others find them.
+/// The programs and maps in the kernel, and where others find them.
+#[derive(Debug)]
+pub(super) struct Counting {
+    programs: Vec<OwnedFd>,
+    maps: Vec<OwnedFd>,
+    folder: Option<PathBuf>,
+}
+
+impl Counting {
+    /// Loads the programs of an object.
+    pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, BpfError> {
+        let mut programs = Vec::with_capacity(PROGRAMS.len());
+        for (name, tracepoint) in PROGRAMS {
+            programs.push(load_tracepoint(ebpf, name, tracepoint, btf)?);
+        }
+        let maps = MAPS.iter().map(|name| own_map(ebpf, name)).collect::<Result<_, _>>()?;
+        Ok(Self { programs, maps, folder: None })
+    }
+
+    /// Opens what another process has pinned in a folder.
+    pub(super) fn pinned(folder: &Path) -> Result<Self, BpfError> {
+        let open = |name: &str| {
+            let path = folder.join(name);
+            object_get(&path).map_err(|source| BpfError::Pinned { path, source })
+        };
+        Ok(Self {
+            programs: PROGRAMS.iter().map(|(name, _)| open(name)).collect::<Result<_, _>>()?,
+            maps: MAPS.iter().map(|name| open(name)).collect::<Result<_, _>>()?,
+            folder: Some(folder.into()),
+        })
+    }
+
+    /// Pins all in a folder, where the links of tracks will be, too.
+    pub(super) fn pin(&mut self, folder: &Path) -> Result<(), BpfError> {
+        let names = PROGRAMS.iter().map(|(name, _)| *name).chain(MAPS);
+        for (name, object) in names.zip(self.programs.iter().chain(&self.maps)) {
+            object_pin(object.as_fd(), &folder.join(name))
+                .map_err(|source| BpfError::Attach { name, source })?;
+        }
+        self.folder = Some(folder.into());
+        Ok(())
+    }
+
+    /// What tracks are kept by.
+    pub(super) fn tracers(&self) -> Result<(Tracers, Counts), BpfError> {
+        let clone = |program: &OwnedFd| program.try_clone();
+        let programs = self.programs.iter().map(clone).collect::<Result<_, _>>();
+        let programs = programs
+            .map_err(|source| BpfError::Map { name: MAPS[0], source: MapError::IoError(source) })?;
+        let tracers =
+            Tracers { programs, links: Vec::new(), calls: None, folder: self.folder.clone() };
+        Ok((tracers, Counts::open(&self.maps)?))
+    }
+
+    /// Has all counted, by the links of tracks where there are any, and processes entered that
+    /// inventories are taken of.
+    pub(super) fn watch(&self) -> Result<Watch, BpfError> {
+        // By what others have attached already, the counting costs nobody anything more.
+        let links = PROGRAMS.iter().zip(&self.programs).map(|((name, _), program)| {
+            self.joined(name).map_or_else(|| attach(program.as_fd(), name), Ok)
+        });
+        let links = links.collect::<Result<_, _>>()?;
+        let counts = Counts::open(&self.maps)?;
+        let (pid, number) = (std::process::id().cast_signed(), crate::tracks::now() / 1000);
+        let track = Some(dump_track(pid, number as u32));
+        let mut watch = Watch { counts, track, own: HashSet::new(), _links: links };
+        watch.enter(std::iter::once(pid));
+        Ok(watch)
+    }
+
+    /// Makes use of what tracks have counted; `None` if none has system calls counted.
+    pub(super) fn follow(&self) -> Option<Watch> {
+        let links = PROGRAMS.iter().map(|(name, _)| self.joined(name));
+        let links = links.collect::<Option<_>>()?;
+        let counts = Counts::open(&self.maps)
+            .inspect_err(|error| tracing::debug!(%error, "no use is made of tracks"))
+            .ok()?;
+        Some(Watch { counts, track: None, own: HashSet::new(), _links: links })
+    }
+
+    fn joined(&self, name: &str) -> Option<OwnedFd> {
+        object_get(&self.folder.as_ref()?.join(link_name(name))).ok()
+    }
+}
+
+/// Another handle of a map of a loaded object.
+fn own_map(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
+    let Some(
+        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::Array(data),
+    ) = ebpf.map(name)
+    else {
+        return Err(BpfError::Missing(name));
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|source| BpfError::Map { name, source: MapError::IoError(source) })
+}
+
+fn attach(program: BorrowedFd<'_>, name: &'static str) -> Result<OwnedFd, BpfError> {
+    raw_tracepoint(program).map_err(|source| BpfError::Attach { name, source })
+}
+
+/// The counts, and the programs that keep them, for as long as this is kept, whatever becomes of
+/// others that use them.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(super) counts: Counts,
+    /// With this, processes are entered in the map, and taken out at the end.
+    track: Option<u64>,
+    /// Descriptions that this process had open before it got at any of a target's.
+    pub(super) own: HashSet<u64>,
+    _links: Vec<OwnedFd>,
+}
+
+impl Watch {
+    /// Has the changes of processes counted, from here on.
+    pub(super) fn enter(&mut self, pids: impl Iterator<Item = i32>) {
+        let Some(track) = self.track else { return };
+        for pid in pids {
+            let entered = crate::tracks::now();
+            let process = TrackedProcess { track, entered, ..TrackedProcess::default() };
+            match self.counts.enter(pid, process) {
+                Ok(()) | Err(NotEntered::Already(_)) => {}
+                Err(error) => {
+                    tracing::debug!(?error, "files are read anew of processes without room");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.track.is_some() {
+            self.counts.sweep_dumps(self.track);
+        }
+    }
+}
+
+/// The programs as tracks have them called, and where others find that.
 #[derive(Debug)]
 pub(crate) struct Tracers {
     programs: Vec<OwnedFd>,
@@ -161,46 +359,11 @@ pub(crate) struct Tracers {
     folder: Option<PathBuf>,
 }
 
-/// Loads the tracking programs of an object.
-pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(Tracers, Counts), BpfError> {
-    let mut programs = Vec::with_capacity(PROGRAMS.len());
-    for (name, tracepoint) in PROGRAMS {
-        programs.push(load_tracepoint(ebpf, name, tracepoint, btf)?);
-    }
-    let counts = Counts::open(|name| own_map(ebpf, name))?;
-    Ok((Tracers { programs, links: Vec::new(), calls: None, folder: None }, counts))
-}
-
-/// Another handle of a map of a loaded object.
-fn own_map(ebpf: &Ebpf, name: &'static str) -> Result<MapData, BpfError> {
-    let (Some(Map::HashMap(data)) | Some(Map::PerCpuArray(data))) = ebpf.map(name) else {
-        return Err(BpfError::Missing(name));
-    };
-    let fd = data.fd().as_fd().try_clone_to_owned();
-    fd.map_err(MapError::IoError)
-        .and_then(MapData::from_fd)
-        .map_err(|source| BpfError::Map { name, source })
-}
-
-/// Pins the maps in a folder.
-pub(super) fn pin_maps(ebpf: &Ebpf, folder: &Path) -> Result<(), BpfError> {
-    for name in MAPS {
-        let map = ebpf.map(name).ok_or(BpfError::Missing(name))?;
-        map.pin(folder.join(name)).map_err(|source| BpfError::Pin { name, source })?;
-    }
-    Ok(())
-}
-
 fn link_name(program: &str) -> String {
     format!("{program}_link")
 }
 
 impl Tracers {
-    /// From now on links are pinned in this folder, which is there.
-    pub(super) fn pin_in(&mut self, folder: &Path) {
-        self.folder = Some(folder.into());
-    }
-
     /// Has the programs called; those that count system calls only if asked to.
     pub(crate) fn attach(&mut self, calls: bool) -> Result<(), BpfError> {
         if self.links.is_empty() {
@@ -219,7 +382,7 @@ impl Tracers {
 
     fn link(&self, program: &OwnedFd, name: &'static str) -> Result<OwnedFd, BpfError> {
         let failed = |source| BpfError::Attach { name, source };
-        let link = raw_tracepoint(program.as_fd()).map_err(failed)?;
+        let link = attach(program.as_fd(), name)?;
         if let Some(folder) = &self.folder {
             let pin = folder.join(link_name(name));
             remove(&pin);
@@ -256,30 +419,5 @@ fn remove(pin: &Path) {
             tracing::warn!(%error, "remove the pin {}", pin.display());
         }
         _ => {}
-    }
-}
-
-/// What another process counts, as this one may use it. The programs are called for as long as this
-/// is kept, whatever becomes of the other.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    pub(crate) counts: Counts,
-    _links: Vec<OwnedFd>,
-}
-
-impl Followed {
-    /// Opens what is pinned in a folder; `None` when nothing is counted at present.
-    pub(super) fn open(folder: &Path) -> Option<Self> {
-        // Links first: what the maps say counts only while the programs are called.
-        let links = PROGRAMS.iter().map(|(name, _)| object_get(&folder.join(link_name(name))).ok());
-        let links: Vec<OwnedFd> = links.collect::<Option<_>>()?;
-        let open = |name: &'static str| {
-            let failed = |source| BpfError::Map { name, source };
-            MapData::from_pin(folder.join(name)).map_err(failed)
-        };
-        let counts = Counts::open(open)
-            .inspect_err(|error| tracing::debug!(%error, "no use is made of tracks"))
-            .ok()?;
-        Some(Self { counts, _links: links })
     }
 }

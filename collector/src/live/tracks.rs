@@ -1,20 +1,18 @@
 //! The tracks of the collector's service.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::TrackTarget;
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::Live;
-use crate::{Collector, Error, Inventory, Track, TrackError, Tracks};
+use crate::{Collector, Error, Inventory, Look, Track, TrackError, Tracks};
 
 /// What the service keeps of tracks.
 #[derive(Debug)]
 pub(super) struct LiveTracks {
     state: Mutex<State>,
-    root: PathBuf,
     processes: IntGauge,
     tracks: IntGauge,
     lost: IntCounter,
@@ -33,7 +31,6 @@ impl LiveTracks {
     pub(super) fn start(
         registry: &Registry,
         collector: &mut Collector,
-        root: &Path,
     ) -> Result<Self, prometheus::Error> {
         let state = State {
             tracks: collector.tracks(),
@@ -42,7 +39,6 @@ impl LiveTracks {
         };
         let live = Self {
             state: Mutex::new(state),
-            root: root.into(),
             processes: IntGauge::new("stasis_tracked_processes", "Processes tracked now.")?,
             tracks: IntGauge::new("stasis_tracks", "Tracks that there are now.")?,
             lost: IntCounter::new(
@@ -155,8 +151,10 @@ impl Live {
         let mut spared = true;
         let is_first = earlier.processes.is_empty();
         let taken = self.counted(|collector| {
-            collector.follow(&self.tracks.root);
-            let inventory = collector.again(&pids, &mut earlier);
+            collector.follow();
+            // Who shares what is found out in a first look.
+            let look = if is_first { Look::Ahead } else { Look::Now };
+            let inventory = collector.again(&pids, &mut earlier, look);
             spared = collector.spared() == pids.len();
             inventory
         });

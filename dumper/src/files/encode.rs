@@ -1,18 +1,19 @@
 //! The images of open files.
 
-use images::messages::GhostChunkEntry;
+use images::messages::{GhostChunkEntry, fd_type};
 use images::{Error, Image, ImageWriter, names};
 use prost::Message;
 
 use super::Captured;
 
 /// Writes an image whose messages are followed by bytes; with none there is no file.
-fn with_bytes<M: Message>(
+fn with_bytes<'a, M: Message + 'a>(
     writer: &ImageWriter,
     image: &Image<M>,
-    entries: &[(M, Vec<u8>)],
+    entries: impl Iterator<Item = (&'a M, &'a [u8])>,
 ) -> Result<(), Error> {
-    if entries.is_empty() {
+    let mut entries = entries.peekable();
+    if entries.peek().is_none() {
         return Ok(());
     }
     let mut sink = writer.image(image)?;
@@ -23,6 +24,10 @@ fn with_bytes<M: Message>(
     sink.finish()
 }
 
+fn borrowed<M>(entries: &[(M, Vec<u8>)]) -> impl Iterator<Item = (&M, &[u8])> {
+    entries.iter().map(|(entry, bytes)| (entry, &bytes[..]))
+}
+
 impl Captured {
     /// Writes the images of open files: `files.img`, `fdinfo-N.img`, and what belongs to them.
     ///
@@ -31,13 +36,7 @@ impl Captured {
     /// When an image cannot be written.
     pub fn encode(&self, writer: &ImageWriter) -> Result<(), Error> {
         let mut sink = writer.image(&names::files())?;
-        for keeping in &self.keeping {
-            for entry in self.kept.get(keeping.entries.clone()).unwrap_or_default() {
-                let mut entry = entry.clone();
-                keeping.update(&mut entry);
-                sink.put(&entry)?;
-            }
-        }
+        self.standing_entries(|entry| sink.put(entry))?;
         for entry in &self.files {
             sink.put(entry)?;
         }
@@ -62,9 +61,11 @@ impl Captured {
             }
             sink.finish()?;
         }
-        with_bytes(writer, &names::pipes_data(), &self.pipes)?;
-        with_bytes(writer, &names::fifo_data(), &self.fifos)?;
-        with_bytes(writer, &names::sk_queues(), &self.queues)?;
+        let pipes = self.standing_contents(fd_type::PIPE);
+        let fifos = self.standing_contents(fd_type::FIFO);
+        with_bytes(writer, &names::pipes_data(), borrowed(&self.pipes).chain(pipes))?;
+        with_bytes(writer, &names::fifo_data(), borrowed(&self.fifos).chain(fifos))?;
+        with_bytes(writer, &names::sk_queues(), borrowed(&self.queues))?;
         writer.write_all(&names::tty_info(), &self.ttys)
     }
 }

@@ -205,7 +205,9 @@ impl Survey<'_> {
         if wanted && !self.emptied.insert((file.device, file.inode)) {
             return Ok(None);
         }
-        if let Some(contents) = self.kept.take_contents(file) {
+        if self.frozen
+            && let Some(contents) = self.kept.take_contents(file)
+        {
             return Ok(Some(contents));
         }
         let tap = self.memory.tap(pid, file)?;

@@ -16,11 +16,11 @@ use std::ops::Range;
 
 use collector::{FileMark, OpenFile};
 use images::messages::{FileEntry, PipeDataEntry, SK_LISTEN, SkPacketEntry, fd_type};
-use kernel::pagemap::PAGE_SIZE;
 
 use super::Captured;
 use super::memory::with_socket;
 use super::problem::Problem;
+use super::standing::{Contents, Tables};
 use super::survey::Survey;
 use super::unix_sockets;
 
@@ -34,8 +34,9 @@ pub(super) struct Kept {
     pub(super) files: Vec<FileEntry>,
     /// By the lowest process that holds them, and there by rising descriptor.
     found: BTreeMap<i32, Vec<Found>>,
-    /// Contents of pipes and fifos, by device and inode, with the marks that they had before.
-    contents: HashMap<(u64, u64), (NonZeroU64, Vec<u8>)>,
+    /// The descriptors of each process.
+    pub(super) tables: Tables,
+    pub(super) contents: Contents,
     /// The mappings of each process by which files are mapped first, with the mark of its mappings.
     pub(super) mapped: HashMap<i32, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.
@@ -46,17 +47,16 @@ pub(super) struct Kept {
 
 /// One open file description.
 #[derive(Debug)]
-struct Found {
+pub(super) struct Found {
     fd: i32,
-    flags: u32,
     device: u64,
     inode: u64,
     target: OsString,
-    print: NonZeroU64,
+    mark: FileMark,
     id: u32,
     r#type: u32,
-    /// Its entries: itself and what it refers to.
-    entries: Range<usize>,
+    /// Its entries, itself and what it refers to, with what the inventory said of it.
+    keeping: Keeping,
     unix: Option<Unix>,
 }
 
@@ -71,11 +71,38 @@ struct Unix {
 
 impl Found {
     fn is(&self, file: &OpenFile, mark: FileMark) -> bool {
-        self.print == mark.print
+        self.mark.print == mark.print
             && self.inode == file.inode
             && self.device == file.device
-            && (self.flags ^ file.flags) & !STATUS == 0
+            && (self.keeping.flags ^ file.flags) & !STATUS == 0
             && self.target == file.target
+    }
+
+    pub(super) const fn fd(&self) -> i32 {
+        self.fd
+    }
+
+    /// Device and inode.
+    pub(super) const fn file(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    pub(super) const fn is_of(&self, r#type: u32) -> bool {
+        self.r#type == r#type
+    }
+
+    /// Of a Unix socket: whether it is bound to a path.
+    pub(super) fn is_bound(&self) -> bool {
+        self.unix.is_none_or(|unix| unix.bound)
+    }
+
+    /// What the mark said of its size.
+    pub(super) const fn size(&self) -> Option<u64> {
+        self.mark.size
+    }
+
+    pub(super) const fn keeping(&self) -> &Keeping {
+        &self.keeping
     }
 }
 
@@ -91,6 +118,20 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
+    fn new(file: &OpenFile, entries: Range<usize>, r#type: u32, size: Option<u64>) -> Self {
+        Self {
+            entries,
+            flags: file.flags,
+            mode: file.mode,
+            position: file.position,
+            size: if r#type == fd_type::REG { size } else { None },
+        }
+    }
+
+    pub(super) const fn flags(&self) -> u32 {
+        self.flags
+    }
+
     /// Brings an entry up to date.
     pub(super) fn update(&self, entry: &mut FileEntry) {
         let flags = self.flags;
@@ -144,21 +185,29 @@ impl Kept {
         found.get(*next).filter(|found| found.fd == file.fd && found.is(file, mark))
     }
 
-    /// The contents of a pipe or fifo, if they are as they were; they are given once.
+    /// The contents of a pipe or fifo, if they are as they were; they are asked for once, and given at
+    /// most then.
     pub(super) fn take_contents(&mut self, file: &OpenFile) -> Option<(PipeDataEntry, Vec<u8>)> {
-        let mark = file.mark?;
-        let pages = mark.size?;
-        let (print, _) = self.contents.get(&(file.device, file.inode))?;
-        if *print != mark.print {
-            return None;
-        }
-        let (_, bytes) = self.contents.remove(&(file.device, file.inode))?;
-        let entry = PipeDataEntry {
-            pipe_id: file.inode as u32,
-            bytes: bytes.len() as u32,
-            size: u32::try_from(pages * PAGE_SIZE).ok(),
-        };
-        Some((entry, bytes))
+        let (print, entry, bytes) = self.contents.remove(&(file.device, file.inode))?;
+        (file.mark?.print == print).then_some((entry, bytes))
+    }
+
+    /// The file of process `pid` that was found last.
+    pub(super) fn last_found(&self, pid: i32) -> Option<&Found> {
+        self.found.get(&pid)?.last()
+    }
+
+    /// Descriptors of Unix sockets of a process that have another end.
+    pub(super) fn paired(&self, pid: i32) -> impl Iterator<Item = i32> {
+        let found = self.found.get(&pid).map(Vec::as_slice).unwrap_or_default();
+        let paired = |found: &&Found| found.unix.is_some_and(|unix| unix.peer != 0);
+        found.iter().filter(paired).map(|found| found.fd)
+    }
+
+    /// All that was found of process `pid`, when there is no more to be compared.
+    pub(super) fn rest_of(&mut self, pid: i32) -> Vec<Found> {
+        let (at, found, _) = &mut self.at;
+        if *at == pid { std::mem::take(found) } else { self.found.remove(&pid).unwrap_or_default() }
     }
 }
 
@@ -169,8 +218,8 @@ impl Survey<'_> {
         let Some(mark) = file.mark else { return };
         let contents =
             self.out.pipes.drain(before.pipes..).chain(self.out.fifos.drain(before.fifos..));
-        for (_, bytes) in contents {
-            self.kept.contents.insert((file.device, file.inode), (mark.print, bytes));
+        for (entry, bytes) in contents {
+            self.kept.contents.insert((file.device, file.inode), (mark.print, entry, bytes));
         }
         // Those have numbers of their own that are given in the frozen moment.
         if before.others != after.others {
@@ -186,16 +235,16 @@ impl Survey<'_> {
             peer: socket.peer,
             bound: unix_sockets::is_path(&socket.name),
         });
+        let r#type = own.r#type;
         self.kept.found.entry(pid).or_default().push(Found {
             fd: file.fd,
-            flags: file.flags,
             device: file.device,
             inode: file.inode,
             target: file.target.clone(),
-            print: mark.print,
+            mark,
             id,
-            r#type: own.r#type,
-            entries,
+            r#type,
+            keeping: Keeping::new(file, entries, r#type, mark.size),
             unix,
         });
     }
@@ -217,7 +266,7 @@ impl Survey<'_> {
         let Some(mark) = file.mark else { return Ok(None) };
         let Some(found) = self.kept.find(pid, file, mark) else { return Ok(None) };
         let (id, r#type, entries, unix) =
-            (found.id, found.r#type, found.entries.clone(), found.unix);
+            (found.id, found.r#type, found.keeping.entries.clone(), found.unix);
         let size = if r#type == fd_type::REG && mark.size.is_none() {
             Some(self.find(pid, file)?.stat()?.st_size.cast_unsigned())
         } else {
@@ -240,13 +289,7 @@ impl Survey<'_> {
             }
             _ => {}
         }
-        self.out.keeping.push(Keeping {
-            entries,
-            flags: file.flags,
-            mode: file.mode,
-            position: file.position,
-            size: if r#type == fd_type::REG { size } else { None },
-        });
+        self.out.keeping.push(Keeping::new(file, entries, r#type, size));
         Ok(Some((id, r#type)))
     }
 

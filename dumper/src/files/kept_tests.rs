@@ -26,14 +26,13 @@ fn file(fd: i32, print: u64) -> OpenFile {
 fn found(file: &OpenFile) -> Found {
     Found {
         fd: file.fd,
-        flags: file.flags,
         device: file.device,
         inode: file.inode,
         target: file.target.clone(),
-        print: file.mark.unwrap().print,
+        mark: file.mark.unwrap(),
         id: file.fd.cast_unsigned(),
         r#type: fd_type::REG,
-        entries: 0..1,
+        keeping: Keeping::new(file, 0..1, fd_type::REG, None),
         unix: None,
     }
 }
@@ -85,15 +84,20 @@ fn contents_are_given_once_and_only_as_they_were() {
     let pipe = OpenFile { mark: mark(7, Some(16)), ..file(3, 7) };
     let with = || {
         let mut kept = Kept::default();
-        kept.contents.insert((pipe.device, pipe.inode), (PRINT, b"bytes".to_vec()));
+        let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: Some(65536) };
+        kept.contents.insert((pipe.device, pipe.inode), (PRINT, entry, b"bytes".to_vec()));
         kept
     };
     let (entry, bytes) = with().take_contents(&pipe).unwrap();
     assert_eq!((entry.bytes, entry.size, &bytes[..]), (5, Some(65536), &b"bytes"[..]));
+    let taken = |file: &OpenFile| with().take_contents(file);
+    assert!(taken(&OpenFile { mark: mark(8, Some(16)), ..pipe.clone() }).is_none());
+    assert!(taken(&OpenFile { mark: None, ..pipe.clone() }).is_none());
+    assert!(taken(&OpenFile { inode: 9, ..pipe.clone() }).is_none());
     let mut kept = with();
-    assert!(kept.take_contents(&OpenFile { mark: mark(8, Some(16)), ..pipe.clone() }).is_none());
     assert!(kept.take_contents(&OpenFile { mark: None, ..pipe.clone() }).is_none());
-    assert!(kept.take_contents(&OpenFile { inode: 9, ..pipe.clone() }).is_none());
+    assert!(kept.take_contents(&pipe).is_none(), "what is no more so is not given later");
+    let mut kept = with();
     assert!(kept.take_contents(&pipe).is_some() && kept.take_contents(&pipe).is_none());
 }
 

@@ -101,13 +101,20 @@ impl<'a> Survey<'a> {
     pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<(Captured, Kept), Error> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
-        for process in inventory.processes.values() {
-            if process.kernel_thread || matches!(process.state, ProcessState::Zombie { .. }) {
-                continue;
-            }
+        let alive = || inventory.processes.values().filter(|process| is_alive(process));
+        let tables_of = alive().filter(|process| has_table(process)).map(|process| process.pid);
+        let all_are_same = self.frozen && self.are_all_same(tables_of);
+        for process in alive() {
             self.threads(process);
-            if process.tables.files == process.pid || process.tables.files == 0 {
-                let entries = self.table(process, &suspects)?;
+            if has_table(process) {
+                let standing = match self.frozen {
+                    true => self.standing(process, &suspects, all_are_same)?,
+                    false => None,
+                };
+                let entries = match standing {
+                    Some(entries) => entries,
+                    None => self.table(process, &suspects)?,
+                };
                 let id = tables.get(&process.pid).copied();
                 let id = id.unwrap_or(process.pid.cast_unsigned());
                 self.out.tables.insert(id, entries);
@@ -154,30 +161,44 @@ impl<'a> Survey<'a> {
             if nth % AT_ONCE == 0 {
                 self.in_time()?;
             }
-            // Locks belong to a process or an open file: every descriptor is asked.
-            let free =
-                if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
-            let described = free.and_then(|()| {
-                if file.description == OpenFile::description_of(process.pid, file.fd) {
-                    self.description(process, file)
-                } else if let Some(described) = self.described(process.pid, file, &entries) {
-                    Ok(described)
-                } else {
-                    self.stray(process, file)
-                }
-            });
-            let place = Place::Descriptor(file.fd);
-            let described = self.settle(process.pid, place, &file.target, described)?;
-            let Some((id, r#type)) = described else { continue };
-            entries.push(FdinfoEntry {
-                id,
-                flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
-                r#type,
-                fd: file.fd.cast_unsigned(),
-                xattr_security_selinux: None,
-            });
+            let entry = self.entry(process, file, suspects, &entries)?;
+            if !self.frozen {
+                self.note(process.pid, file.fd, entry.as_ref());
+            }
+            entries.extend(entry);
         }
         Ok(entries)
+    }
+
+    /// The entry of a descriptor, with that of what is behind it; `entries` are those of the process's
+    /// lower descriptors. `None` of one that is refused, or has gone while the target runs.
+    pub(super) fn entry(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        suspects: &Suspects,
+        entries: &[FdinfoEntry],
+    ) -> Result<Option<FdinfoEntry>, Error> {
+        // Locks belong to a process or an open file: every descriptor is asked.
+        let free = if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
+        let described = free.and_then(|()| {
+            if file.description == OpenFile::description_of(process.pid, file.fd) {
+                self.description(process, file)
+            } else if let Some(described) = self.described(process.pid, file, entries) {
+                Ok(described)
+            } else {
+                self.stray(process, file)
+            }
+        });
+        let place = Place::Descriptor(file.fd);
+        let described = self.settle(process.pid, place, &file.target, described)?;
+        Ok(described.map(|(id, r#type)| FdinfoEntry {
+            id,
+            flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
+            r#type,
+            fd: file.fd.cast_unsigned(),
+            xattr_security_selinux: None,
+        }))
     }
 
     /// Id and type of the entry of a description whose lowest holder has been met: in a process
@@ -346,6 +367,15 @@ impl<'a> Survey<'a> {
     }
 }
 
+fn is_alive(process: &Process) -> bool {
+    !process.kernel_thread && !matches!(process.state, ProcessState::Zombie { .. })
+}
+
+/// Whether a process is the one by which its descriptors are written.
+const fn has_table(process: &Process) -> bool {
+    process.tables.files == process.pid || process.tables.files == 0
+}
+
 /// Whether a descriptor is of another file, or the file has another name, than the inventory says.
 fn is_renamed(pid: i32, file: &OpenFile) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{}", file.fd)));
@@ -356,7 +386,7 @@ fn is_renamed(pid: i32, file: &OpenFile) -> bool {
 const FEW: usize = 1000;
 
 /// The open files that may have locks on them.
-enum Suspects {
+pub(super) enum Suspects {
     /// Any of them.
     All,
     /// Those with these inodes, on whatever file system.

@@ -6,6 +6,7 @@
 //! that it does not know.
 #![no_std]
 
+pub mod asked;
 pub mod offsets;
 pub mod track;
 
@@ -252,13 +253,19 @@ pub struct FileRecord {
     pub magic: u64,
 }
 
-/// Who else can change an open file; follows the [`FileRecord`] of each file of a tracked process.
+/// Who else can change an open file; where both are asked for, it follows its [`FileRecord`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+#[cfg_attr(feature = "host", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 pub struct HoldersRecord {
     /// The header.
     pub header: Header,
+    /// Descriptor number.
+    pub fd: i32,
+    /// Where touches of the file are counted ([`track::touched_place`]).
+    pub place: u32,
+    /// Address of the open file description.
+    pub file: u64,
     /// References to the open file description, without that of the reader; 0 if this kernel does
     /// not tell.
     pub references: u64,
@@ -267,8 +274,9 @@ pub struct HoldersRecord {
     /// Of a file with a name how many have it open for writing (negative: nobody may), of a pipe how
     /// many descriptions there are of it.
     pub writers: i32,
-    /// Nothing.
-    pub reserved: u32,
+    /// How many tasks use the process's table of descriptors; 0 if nobody can tell who else changes
+    /// it.
+    pub sharers: u32,
 }
 
 /// What a [`PlaceRecord`] is of.

@@ -49,6 +49,7 @@ offsets! {
     TASK_REAL_PARENT = "task_struct.real_parent";
     TASK_THREAD_PID = "task_struct.thread_pid";
     TASK_CLEAR_CHILD_TID = "task_struct.clear_child_tid";
+    TASK_START_TIME = "task_struct.start_time";
     TASK_START_BOOTTIME = "task_struct.start_boottime";
     TASK_REAL_CRED = "task_struct.real_cred";
     TASK_COMM = "task_struct.comm";
@@ -133,6 +134,7 @@ offsets! {
     USER_NS_INUM = "user_namespace.ns.inum";
     UTS_NS_INUM = "uts_namespace.ns.inum";
     FILES_FDT = "files_struct.fdt";
+    FILES_COUNT = "files_struct.count.counter" optional;
     FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
     FDTABLE_MAX_FDS = "fdtable.max_fds";
     FDTABLE_FD = "fdtable.fd";
@@ -140,6 +142,7 @@ offsets! {
     REGISTERS_FIRST = "pt_regs.di" optional;
     REGISTERS_SECOND = "pt_regs.si" optional;
     REGISTERS_THIRD = "pt_regs.dx" optional;
+    TASK_IO_URING = "task_struct.io_uring" optional;
     TASK_STATUS = "task_struct.thread_info.status" optional;
     SIGNAL_LIVE = "signal_struct.live.counter";
     FILE_REFERENCES = "file.f_ref.refcnt.counter" optional;

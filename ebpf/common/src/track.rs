@@ -28,6 +28,23 @@ pub struct TrackedProcess {
     pub asynchronous: u64,
 }
 
+/// Set in the ids of tracks that dumps make for themselves; the rest is the dumper's pid and a number of
+/// its own. Dumpers enter themselves, too.
+const OF_DUMP: u64 = 1 << 63;
+const PID_SHIFT: u32 = 32;
+
+/// The id of the track of a dump.
+#[must_use]
+pub const fn dump_track(dumper: i32, number: u32) -> u64 {
+    OF_DUMP | (dumper as u64 & 0x7fff_ffff) << PID_SHIFT | number as u64
+}
+
+/// Whose track it is, if it is one of a dump.
+#[must_use]
+pub const fn dumper_of(track: u64) -> Option<i32> {
+    if track & OF_DUMP == 0 { None } else { Some(((track & !OF_DUMP) >> PID_SHIFT) as i32) }
+}
+
 /// The words of a [`TrackedProcess`].
 pub const TRACKED_WORDS: usize = size_of::<TrackedProcess>() / 8;
 
@@ -67,14 +84,18 @@ pub const MEMORY: u8 = 2;
 pub const CREDENTIALS: u8 = 4;
 /// [`TrackedProcess::asynchronous`].
 pub const ASYNCHRONOUS: u8 = 8;
-/// Changes what others see of named files: counted for the whole machine.
+/// Changes files that it finds by their names: counted for the whole machine.
 pub const NAMES: u8 = 16;
-/// The same, if a file is opened for writing; the second argument has the flags.
-pub const OPEN_SECOND: u8 = 32;
-/// The same; the third argument has the flags.
-pub const OPEN_THIRD: u8 = 64;
+/// Returns a descriptor of a file that others may have open: counted for the file, if it can be
+/// changed by that descriptor.
+pub const OPENS: u8 = 32;
+/// Changes what a mark may not show, or what others have open, by the descriptor that is its first
+/// argument: counted for the file.
+pub const TOUCHES: u8 = 64;
+/// Has changed nothing when it says that it was interrupted, or would have had to wait.
+pub const INTERRUPTIBLE: u8 = 128;
 /// All that a call can change of which nothing is known.
-pub const ALL: u8 = FILES | MEMORY | CREDENTIALS | ASYNCHRONOUS | NAMES;
+pub const ALL: u8 = FILES | MEMORY | CREDENTIALS | ASYNCHRONOUS | NAMES | OPENS;
 
 /// How many system calls the table has; a call behind them is one that is not known.
 pub const CALLS: usize = 512;
@@ -84,18 +105,20 @@ pub const CALLS: usize = 512;
 ///
 /// What the kernel itself counts or the inventory reads anew each time is left out: mappings
 /// (`mm_lock_seq`), signal masks and pending signals, timers, registers. So are changes that a
-/// call makes only in memory. A call is listed as changing something if any of its uses does.
+/// call makes only in memory, and what epoll instances have ready: they are read anew each time. A call
+/// is listed as changing something if any of its uses does.
 pub const TABLE: [u8; CALLS] = table();
 
 const fn table() -> [u8; CALLS] {
     let mut table = [ALL; CALLS];
     set(&mut table, NOTHING, 0);
     set(&mut table, OF_FILES, FILES);
+    set(&mut table, INTERRUPTED, FILES | INTERRUPTIBLE);
     set(&mut table, OF_NAMES, FILES | NAMES);
+    set(&mut table, OF_OPENING, FILES | OPENS);
+    set(&mut table, OF_SETTINGS, FILES | TOUCHES);
     set(&mut table, OF_CREDENTIALS, CREDENTIALS);
     set(&mut table, &[(95, 95)], FILES | CREDENTIALS); // umask
-    set(&mut table, &[(2, 2)], FILES | OPEN_SECOND); // open
-    set(&mut table, &[(257, 257)], FILES | OPEN_THIRD); // openat
     set(&mut table, &[(444, 446)], FILES | CREDENTIALS); // landlock_*
     set(&mut table, &[(206, 210), (333, 333)], FILES | ASYNCHRONOUS); // io_*
     // Execution, ptrace and unshare change much, but nothing goes on behind them.
@@ -155,6 +178,7 @@ const NOTHING: Ranges = &[
     (211, 211), // get_thread_area
     (218, 220), // set_tid_address, restart_syscall, semtimedop
     (222, 231), // timer_*, clock_*, exit_group
+    (232, 232), // epoll_wait
     (234, 234), // tgkill
     (247, 247), // waitid
     (252, 252), // ioprio_get
@@ -162,6 +186,7 @@ const NOTHING: Ranges = &[
     (267, 267), // readlinkat
     (269, 271), // faccessat, pselect6, ppoll
     (273, 274), // set_robust_list, get_robust_list
+    (281, 281), // epoll_pwait
     (303, 303), // name_to_handle_at
     (305, 306), // clock_adjtime, syncfs
     (309, 312), // getcpu, process_vm_readv, process_vm_writev, kcmp
@@ -172,7 +197,7 @@ const NOTHING: Ranges = &[
     (334, 334), // rseq
     (424, 424), // pidfd_send_signal
     (435, 435), // clone3
-    (439, 440), // faccessat2, process_madvise
+    (439, 441), // faccessat2, process_madvise, epoll_pwait2
     (448, 449), // process_mrelease, futex_waitv
     (451, 451), // cachestat
     (453, 458), // map_shadow_stack, futex_*, statmount, listmount
@@ -180,26 +205,36 @@ const NOTHING: Ranges = &[
 ];
 
 const OF_FILES: Ranges = &[
-    (0, 1),     // read, write
     (3, 3),     // close
     (8, 8),     // lseek
-    (16, 20),   // ioctl, pread64, pwrite64, readv, writev
+    (16, 18),   // ioctl, pread64, pwrite64
     (22, 22),   // pipe
     (32, 33),   // dup, dup2
-    (40, 48),   // sendfile, socket … shutdown
-    (50, 50),   // listen
-    (53, 55),   // socketpair, setsockopt, getsockopt (which takes an error off the socket)
+    (40, 41),   // sendfile, socket
+    (48, 49),   // shutdown, bind
+    (53, 53),   // socketpair
+    (55, 55),   // getsockopt (which takes an error off the socket)
     (72, 73),   // fcntl, flock
     (77, 78),   // ftruncate, getdents
     (80, 81),   // chdir, fchdir
+    (83, 83),   // mkdir
+    (86, 86),   // link
+    (88, 88),   // symlink
+    (132, 133), // utime, mknod
     (161, 161), // chroot
     (213, 213), // epoll_create
     (217, 217), // getdents64
     (221, 221), // fadvise64
-    (232, 233), // epoll_wait, epoll_ctl
+    (233, 233), // epoll_ctl
+    (235, 235), // utimes
     (253, 255), // inotify_*
+    (258, 259), // mkdirat, mknodat
+    (261, 261), // futimesat
+    (265, 266), // linkat, symlinkat
     (275, 278), // splice, tee, sync_file_range, vmsplice
-    (281, 296), // epoll_pwait … pwritev
+    (280, 280), // utimensat
+    (282, 287), // signalfd, timerfd_*, eventfd, fallocate
+    (289, 296), // signalfd4, eventfd2, epoll_create1, dup3, pipe2, inotify_init1, preadv, pwritev
     (298, 301), // perf_event_open, recvmmsg, fanotify_*
     (307, 307), // sendmmsg
     (319, 319), // memfd_create
@@ -208,31 +243,54 @@ const OF_FILES: Ranges = &[
     (326, 328), // copy_file_range, preadv2, pwritev2
     (434, 434), // pidfd_open
     (436, 436), // close_range
-    (441, 441), // epoll_pwait2
     (447, 447), // memfd_secret
 ];
 
+/// They transfer something or nothing: one that was interrupted, or did not wait, has transferred
+/// nothing.
+const INTERRUPTED: Ranges = &[
+    (0, 1),     // read, write
+    (19, 20),   // readv, writev
+    (43, 47),   // accept, sendto, recvfrom, sendmsg, recvmsg
+    (288, 288), // accept4
+];
+
+/// Those that make a name where there was none change nothing that is open: they are not here.
 const OF_NAMES: Ranges = &[
-    (49, 49),   // bind (which makes a name)
     (76, 76),   // truncate
-    (82, 88),   // rename, mkdir, rmdir, creat, link, unlink, symlink
-    (90, 94),   // chmod, fchmod, chown, fchown, lchown
-    (132, 133), // utime, mknod
+    (82, 82),   // rename
+    (84, 84),   // rmdir
+    (87, 87),   // unlink
+    (90, 90),   // chmod
+    (92, 92),   // chown
+    (94, 94),   // lchown
     (155, 155), // pivot_root
     (165, 166), // mount, umount2
-    (188, 190), // setxattr …
+    (188, 190), // setxattr … (access lists are permissions)
     (197, 199), // removexattr …
-    (235, 235), // utimes
-    (258, 261), // mkdirat, mknodat, fchownat, futimesat
-    (263, 266), // unlinkat, renameat, linkat, symlinkat
+    (260, 260), // fchownat
+    (263, 264), // unlinkat, renameat
     (268, 268), // fchmodat
-    (280, 280), // utimensat
-    (304, 304), // open_by_handle_at
     (316, 316), // renameat2
     (428, 433), // open_tree … fspick
-    (437, 438), // openat2, pidfd_getfd (which gets at others' files)
     (442, 442), // mount_setattr
     (452, 452), // fchmodat2
+];
+
+const OF_OPENING: Ranges = &[
+    (2, 2),     // open
+    (85, 85),   // creat
+    (257, 257), // openat
+    (304, 304), // open_by_handle_at
+    (437, 438), // openat2, pidfd_getfd
+];
+
+const OF_SETTINGS: Ranges = &[
+    (42, 42), // connect
+    (50, 50), // listen
+    (54, 54), // setsockopt
+    (91, 91), // fchmod
+    (93, 93), // fchown
 ];
 
 const OF_CREDENTIALS: Ranges = &[
@@ -256,3 +314,17 @@ const OF_CREDENTIALS: Ranges = &[
     (314, 314), // sched_setattr
     (317, 317), // seccomp
 ];
+
+const TOUCHED_BITS: u32 = 16;
+
+/// How many counts of touched files there are, in the map `CHANGED`: 64-bit numbers.
+pub const TOUCHED: usize = (1 << TOUCHED_BITS) + 1;
+
+/// The last of them is of files that are not known, and concerns all.
+pub const TOUCHED_UNKNOWN: usize = 1 << TOUCHED_BITS;
+
+/// The count of a file, by its inode's address.
+#[must_use]
+pub const fn touched_place(inode: u64) -> usize {
+    (inode.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TOUCHED_BITS)) as usize
+}

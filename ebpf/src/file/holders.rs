@@ -4,28 +4,26 @@
 use aya_ebpf::bindings::seq_file;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
+use stasis_ebpf_common::track::touched_place;
 use stasis_ebpf_common::{Header, HoldersRecord, KIND_HOLDERS};
 
 use super::marks::{PIPE_FS, SOCKET_FS};
 use crate::emit;
-use crate::read::{field, load, offset};
-use crate::track::is_tracked;
+use crate::read::{field, fill, load, offset};
 
 const AF_UNIX: u16 = 1;
 
-/// Writes out who else can change a file of process `tgid`, if that is tracked.
+/// Writes out who else can change a file that `task` has open.
 #[inline(never)]
-pub(super) fn tell(seq: *mut seq_file, tgid: i32, file: u64, magic: u64) {
-    if !is_tracked(tgid) {
-        return;
-    }
+pub(super) fn tell(seq: *mut seq_file, task: u64, fd: u32, file: u64) {
     let header = Header { kind: KIND_HOLDERS, bytes: size_of::<HoldersRecord>() as u32 };
-    let mut record = HoldersRecord { header, ..HoldersRecord::default() };
+    let mut record = HoldersRecord { header, fd: fd as i32, file, ..HoldersRecord::default() };
     if offset(o::FILE_REFERENCES) != ABSENT {
         // One less than there are; the iterator itself has one.
         record.references = load(file, o::FILE_REFERENCES);
     }
     let inode: u64 = load(file, o::FILE_INODE);
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
     if magic == PIPE_FS {
         record.writers = load(load(inode, o::INODE_PIPE), o::PIPE_FILES);
     } else if magic == SOCKET_FS {
@@ -33,7 +31,24 @@ pub(super) fn tell(seq: *mut seq_file, tgid: i32, file: u64, magic: u64) {
     } else {
         record.writers = load(inode, o::INODE_WRITERS);
     }
+    // By number, as an address that the verifier knows is none.
+    let mut address = 0u64;
+    fill(&mut address, file, o::FILE_INODE);
+    record.place = touched_place(address) as u32;
+    record.sharers = sharers(task);
     emit(seq, &record);
+}
+
+/// How many tasks use the table of descriptors; 0 if this kernel does not tell, or if the task has
+/// had the kernel work for it without calls.
+#[inline(always)]
+fn sharers(task: u64) -> u32 {
+    let ring: u64 = load(task, o::TASK_IO_URING);
+    if ring != 0 {
+        return 0;
+    }
+    let sharers: i32 = load(load(task, o::TASK_FILES), o::FILES_COUNT);
+    sharers as u32
 }
 
 /// The open file at the other end of a Unix socket.

@@ -1,0 +1,222 @@
+//! The open files' part of an inventory: which of them are read, and what is known then.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ebpf_common::asked::{Asked, FILES, HOLDERS};
+use kernel::bpf::IterTarget;
+
+use super::BpfError;
+use super::files::{Decoded, Decoding};
+use super::settled::{Basis, Counted, Held, Needs, Reading};
+use super::source::{BpfSource, Found, What};
+use crate::{Inventory, Look, OpenFile, Parts};
+
+/// The pass over the files of some processes.
+#[derive(Default)]
+pub(super) struct FilesPass {
+    /// There are counts to go by.
+    is_counted: bool,
+    /// Who shares what with whom is found out, for the next inventory.
+    looks_ahead: bool,
+    counted: Counted,
+    needs: Needs,
+    /// Of each place the touches, before.
+    touched: Vec<u64>,
+    /// How many descriptors this process has of each open file, for having got at them; `None` until
+    /// somebody needs to know.
+    own: Option<HashMap<u64, u64>>,
+    /// Processes of whose settled files none has to be read.
+    settled: HashSet<i32>,
+    held: BTreeMap<i32, Held>,
+    /// Processes whose files have not been read.
+    spared: HashSet<i32>,
+}
+
+impl FilesPass {
+    /// Comes before anything else is read: what changes from here on is counted behind this.
+    pub(super) fn begin(
+        source: &mut BpfSource,
+        pids: impl Iterator<Item = i32> + Clone,
+        parts: Parts,
+        earlier: &Inventory,
+        look: Look,
+    ) -> Result<Self, BpfError> {
+        if !parts.contains(Parts::FILES) || source.watch.is_none() {
+            return Ok(Self::default());
+        }
+        let looks_ahead = look == Look::Ahead;
+        let Some(watch) = &mut source.watch else { return Ok(Self::default()) };
+        if looks_ahead {
+            watch.enter(pids.clone());
+        }
+        let counted = Counted::read(&watch.counts, pids)?;
+        let touched = if looks_ahead { watch.counts.all_touched() } else { Vec::new() };
+        let needs = earlier.basis.needs(&counted, &|place| watch.counts.touched(place));
+        Ok(Self {
+            is_counted: true,
+            looks_ahead,
+            counted,
+            touched,
+            // Before a first look there was nothing to get at.
+            own: earlier.processes.is_empty().then(HashMap::new),
+            settled: earlier.basis.without_news(&needs),
+            needs,
+            ..Self::default()
+        })
+    }
+
+    /// How many processes' files have not been read.
+    pub(super) fn spared(&self) -> usize {
+        self.spared.len()
+    }
+
+    /// The files of a process, made of `before`, its files of before.
+    pub(super) fn read(
+        &mut self,
+        source: &mut BpfSource,
+        found: &mut Found,
+        before: Vec<OpenFile>,
+    ) -> Result<(), BpfError> {
+        let pid = found.process.pid;
+        let Some(tid) = found.speaker() else { return Ok(()) };
+        let decoding = Decoding { pid, tid, watched: source.watch.is_some() };
+        let before = match self.needs.get(&pid) {
+            Some(wanted) if wanted.is_empty() => {
+                self.spared.insert(pid);
+                found.process.files = before;
+                return Ok(());
+            }
+            Some(wanted) if !self.looks_ahead || self.settled.contains(&pid) => {
+                source.read_some_files(pid, wanted)?;
+                match decoding.decode_some(&source.output, before, wanted)? {
+                    Ok(decoded) => {
+                        found.take_files(decoded);
+                        return Ok(());
+                    }
+                    Err(before) => before,
+                }
+            }
+            _ => before,
+        };
+        self.needs.remove(&pid);
+        self.settled.remove(&pid);
+        if self.looks_ahead && self.own.is_none() {
+            self.own = Some(source.files_got_at()?);
+        }
+        source.read_files(pid, self.looks_ahead)?;
+        found.take_files(decoding.decode(&source.output, before)?);
+        if let (true, Some(own)) = (self.looks_ahead, &self.own) {
+            let reading = Reading {
+                process: &found.process,
+                users: found.users,
+                counted: &self.counted,
+                touched: &|place| self.touched.get(place).copied().unwrap_or(0),
+                own,
+            };
+            self.held.extend(Held::new(&reading, &source.output).map(|held| (pid, held)));
+        }
+        Ok(())
+    }
+
+    /// What to keep for the next inventory.
+    pub(super) fn basis(self, found: &BTreeMap<i32, Found>, earlier: &Basis) -> Basis {
+        let mut basis = match (self.is_counted, self.looks_ahead) {
+            (false, _) => Basis::default(),
+            (true, false) => earlier.go_on(&self.needs),
+            (true, true) => earlier.establish(found.keys().copied(), self.held, &self.settled),
+        };
+        let differing = earlier.differing.as_ref().map(|before| {
+            let differing = found.iter().filter(|(_, found)| found.same_descriptors);
+            let differing = differing.filter_map(|(pid, found)| {
+                let mut differing = before.get(pid)?.clone();
+                differing.extend(&found.differing);
+                differing.sort_unstable();
+                differing.dedup();
+                Some((*pid, differing))
+            });
+            differing.collect()
+        });
+        basis.differing = differing;
+        basis
+    }
+}
+
+impl BpfSource {
+    /// Reads all files of a process into the buffer, and if asked for also who holds them.
+    fn read_files(&mut self, pid: i32, and_holders: bool) -> Result<(), BpfError> {
+        let what = match &mut self.watch {
+            Some(watch) if and_holders => {
+                watch.counts.ask(Asked { what: FILES | HOLDERS, ..Asked::default() })?;
+                What::SomeFiles
+            }
+            _ => What::Files,
+        };
+        // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
+        // last buffer ended and never ends (seen on Linux 6.18).
+        self.iterate(what, IterTarget::Process(pid), pid)
+    }
+
+    /// Reads the files behind some descriptors of a process into the buffer.
+    fn read_some_files(&mut self, pid: i32, wanted: &[i32]) -> Result<(), BpfError> {
+        let Some(watch) = &mut self.watch else { return self.read_files(pid, false) };
+        let bits = bits(wanted);
+        watch.counts.ask(Asked {
+            what: FILES,
+            words: bits.len() as u32,
+            bits: bits.as_ptr() as u64,
+        })?;
+        // They are read from there while the iterator is.
+        let read = self.iterate(What::SomeFiles, IterTarget::Process(pid), pid);
+        drop(bits);
+        read
+    }
+
+    /// How many descriptors this process has of each open file that it had not before it watched.
+    fn files_got_at(&mut self) -> Result<HashMap<u64, u64>, BpfError> {
+        let all = self.own_files()?;
+        let before = self.watch.as_ref().map(|watch| &watch.own);
+        let is_new = |file: &u64| before.is_none_or(|before| !before.contains(file));
+        let mut got_at = HashMap::new();
+        all.into_iter().filter(is_new).for_each(|file| *got_at.entry(file).or_default() += 1);
+        Ok(got_at)
+    }
+
+    /// The addresses of what this process has open.
+    pub(super) fn own_files(&mut self) -> Result<Vec<u64>, BpfError> {
+        let Some(watch) = &mut self.watch else { return Ok(Vec::new()) };
+        watch.counts.ask(Asked { what: HOLDERS, ..Asked::default() })?;
+        let own = std::process::id().cast_signed();
+        self.iterate(What::SomeFiles, IterTarget::Process(own), own)?;
+        Ok(super::settled::descriptions(&self.output))
+    }
+}
+
+impl Found {
+    fn take_files(&mut self, decoded: Decoded) {
+        self.process.files = decoded.files;
+        self.read = decoded.read;
+        self.same_descriptors = decoded.same_descriptors;
+    }
+}
+
+/// A bit for each descriptor.
+fn bits(descriptors: &[i32]) -> Vec<u64> {
+    let last = descriptors.iter().copied().max().unwrap_or(0).max(0) as usize;
+    let mut bits = vec![0; last / 64 + 1];
+    for &fd in descriptors.iter().filter(|fd| **fd >= 0) {
+        bits[fd as usize / 64] |= 1 << (fd % 64);
+    }
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_of_descriptors() {
+        assert_eq!(bits(&[]), [0]);
+        assert_eq!(bits(&[0, 3, 63]), [1 << 63 | 0b1001]);
+        assert_eq!(bits(&[64, 130]), [0, 1, 4]);
+    }
+}

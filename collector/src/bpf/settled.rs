@@ -1,0 +1,405 @@
+//! When open files need not be read again.
+//!
+//! A file that is open is as it was, if no call has ended since that could have changed it. Calls are
+//! counted by the process that made them, for processes that are tracked. So a file is *settled* if
+//! only calls of tracked processes change it, which are then known by what they hold:
+//!
+//! - it is of a kind that only calls change (it has a mark);
+//! - all that hold it are tracked, and do nothing but by calls: as many references to the open file
+//!   are held as those have descriptors. Nobody else holds it, no message carries it, no mapping needs
+//!   it, and no thread was using it that moment;
+//! - of a pipe, the same holds for all that is open of it, and of a file with a name for all that is
+//!   open for writing; of a Unix socket, for its peer;
+//! - nobody but the threads of a process has its table of descriptors.
+//!
+//! Others can get at a settled file in two ways, and both are counted as well. By a descriptor: they
+//! open it for writing (a pipe: at all, by `/proc/PID/fd`), or take one from a holder
+//! (`pidfd_getfd`), or have it open for reading and change its permissions (`fchmod`): each is counted
+//! for its inode. And by a name: it is renamed, removed, cut off, hidden, its permissions changed. Of
+//! those only their number is known, for the whole machine: if it has moved, all settled files with
+//! names are read again.
+//!
+//! A file is read again, too, if one of its holders has made any call that changes files of whatever
+//! kind. Which those are is found out by joining into a *cluster* what has to do with each other: all
+//! that is open of one pipe or of one file that is written, and both ends of a socket. A process that has made no such call has the
+//! descriptors that it had. One that has set up asynchronous input and output (`io_setup`,
+//! `io_uring_setup`) is always read, like one that shares its descriptors with another process.
+//!
+//! Counts are read before the files are, and the programs count when a call ends: a change that was
+//! not seen is counted later than that. A process that stands still has ended its last call. A call
+//! of somebody else that has not ended yet is as if made after the dump, as is what no call of this
+//! machine does, such as another host's changes of a file system that both have mounted, and what
+//! others do by asynchronous calls.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use ebpf_common::track::TrackedProcess;
+use ebpf_common::{FileRecord, HoldersRecord, KIND_FILE, KIND_HOLDERS};
+use zerocopy::FromBytes;
+
+use super::BpfError;
+use super::records::records;
+use super::tracks::Counts;
+use crate::{Mapping, Process};
+
+/// What goes with an inventory, and is no part of what it says: what spares the next one a look, and
+/// what has changed since one that is referred to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Basis {
+    processes: BTreeMap<i32, Arc<Held>>,
+    settled: BTreeMap<i32, Arc<Settled>>,
+    /// The processes that hold files of each cluster.
+    clusters: Arc<Vec<BTreeSet<i32>>>,
+    /// Of each process whose descriptors are those of the inventory that was referred to, those that
+    /// may mean something else than there.
+    pub(crate) differing: Option<BTreeMap<i32, Vec<i32>>>,
+}
+
+impl PartialEq for Basis {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Basis {}
+
+/// What is counted, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    processes: BTreeMap<i32, TrackedProcess>,
+    names: u64,
+}
+
+impl Counted {
+    /// Reads what is counted of these processes.
+    pub(super) fn read(counts: &Counts, pids: impl Iterator<Item = i32>) -> Result<Self, BpfError> {
+        let mut counted = Self { processes: BTreeMap::new(), names: counts.names()? };
+        for pid in pids {
+            if let Some(process) = counts.process(pid)? {
+                counted.processes.insert(pid, process);
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// Which descriptors have to be read again of each process, by rising number: the others are as they
+/// were. Of a process that is not there, all.
+pub(super) type Needs = BTreeMap<i32, Vec<i32>>;
+
+/// The open files of a process, with all that tells who else can change them.
+#[derive(Debug)]
+pub(super) struct Held {
+    counts: TrackedProcess,
+    names: u64,
+    files: Vec<HeldFile>,
+    /// Calls of others change them, or something that is no call.
+    is_open: bool,
+}
+
+/// An open file and who else can change it.
+#[derive(Debug)]
+struct HeldFile {
+    file: FileRecord,
+    holders: HoldersRecord,
+    /// How often it had been touched.
+    touched: u64,
+}
+
+/// A process whose descriptors only it changes.
+#[derive(Debug)]
+struct Settled {
+    counts: TrackedProcess,
+    names: u64,
+    files: Vec<SettledFile>,
+    /// Those that are none.
+    others: Vec<i32>,
+}
+
+#[derive(Debug)]
+struct SettledFile {
+    fd: i32,
+    cluster: usize,
+    place: u32,
+    touched: u64,
+    has_name: bool,
+}
+
+/// What an iterator has written out of a process, and what it was read with.
+pub(super) struct Reading<'a> {
+    pub(super) process: &'a Process,
+    /// How many of its threads use its table of descriptors.
+    pub(super) users: usize,
+    pub(super) counted: &'a Counted,
+    /// The counts of touches, before.
+    pub(super) touched: &'a dyn Fn(usize) -> u64,
+    /// How many descriptors the reader itself has of each open file, for having got at them.
+    pub(super) own: &'a HashMap<u64, u64>,
+}
+
+impl Held {
+    /// `None` of a process that is not tracked.
+    pub(super) fn new(reading: &Reading<'_>, output: &[u8]) -> Option<Self> {
+        let Reading { process, users, counted, touched, own } = reading;
+        let counts = *counted.processes.get(&process.pid)?;
+        let mut files: Vec<HeldFile> = Vec::new();
+        let mut sharers = Some(*users as u32);
+        for (kind, bytes) in records(output).flatten() {
+            if kind == KIND_HOLDERS
+                && let (Ok((holders, _)), Some(last)) =
+                    (HoldersRecord::read_from_prefix(bytes), files.last_mut())
+            {
+                sharers = sharers.filter(|users| *users == holders.sharers);
+                let own = own.get(&holders.file).copied().unwrap_or(0);
+                let references = holders.references.saturating_sub(own);
+                last.touched = touched(holders.place as usize);
+                last.holders = HoldersRecord { references, ..holders };
+            }
+            let Ok((file, _)) = FileRecord::read_from_prefix(bytes) else { continue };
+            if kind != KIND_FILE {
+                continue;
+            }
+            // As in the decoding: a thread with a table of its own follows.
+            if files.last().is_some_and(|last| last.file.fd >= file.fd) {
+                break;
+            }
+            files.push(HeldFile { file, holders: HoldersRecord::default(), touched: 0 });
+        }
+        let is_open = counts.asynchronous != 0
+            || sharers.is_none()
+            || process.mappings.iter().any(is_asynchronous);
+        Some(Self { counts, names: counted.names, files, is_open })
+    }
+}
+
+/// The open files that a process has, by the address of each, out of an iterator's records of who holds
+/// what.
+pub(super) fn descriptions(output: &[u8]) -> Vec<u64> {
+    let mut last = -1;
+    let mut files = Vec::new();
+    for (kind, bytes) in records(output).flatten() {
+        if kind == KIND_HOLDERS
+            && let Ok((holders, _)) = HoldersRecord::read_from_prefix(bytes)
+        {
+            if holders.fd <= last {
+                break;
+            }
+            last = holders.fd;
+            files.push(holders.file);
+        }
+    }
+    files
+}
+
+impl Basis {
+    /// What has to be read of these processes' files; of those that are not named, all.
+    pub(super) fn needs(&self, now: &Counted, touched: &dyn Fn(usize) -> u64) -> Needs {
+        let has_changed = |pid: &i32| {
+            let of = |counts: &TrackedProcess| {
+                (counts.track, counts.entered, counts.files, counts.asynchronous)
+            };
+            now.processes.get(pid).map(of)
+                != self.settled.get(pid).map(|settled| of(&settled.counts))
+        };
+        let changed: HashSet<i32> = self.processes.keys().copied().filter(has_changed).collect();
+        let clusters: Vec<bool> = self
+            .clusters
+            .iter()
+            .map(|holders| !changed.is_empty() && holders.iter().any(|pid| changed.contains(pid)))
+            .collect();
+        let mut needs = Needs::new();
+        for (&pid, settled) in &self.settled {
+            if changed.contains(&pid) {
+                continue;
+            }
+            let renamed = settled.names != now.names;
+            let wanted = settled.files.iter().filter(|file| {
+                clusters.get(file.cluster).copied().unwrap_or(true)
+                    || file.has_name && renamed
+                    || touched(file.place as usize) != file.touched
+            });
+            let mut wanted: Vec<i32> =
+                wanted.map(|file| file.fd).chain(settled.others.iter().copied()).collect();
+            wanted.sort_unstable();
+            needs.insert(pid, wanted);
+        }
+        needs
+    }
+
+    /// The processes of whose settled files none has to be read.
+    pub(super) fn without_news(&self, needs: &Needs) -> HashSet<i32> {
+        let others = |pid: &i32| self.settled.get(pid).map(|settled| settled.others.len());
+        // The others are among what has to be read.
+        let needs = needs.iter().filter(|(pid, wanted)| others(pid) == Some(wanted.len()));
+        needs.map(|(pid, _)| *pid).collect()
+    }
+
+    /// The basis of the next inventory, after one that has read all of the processes whose files it
+    /// knows nothing of. `held` is what was read; of `unchanged` processes what was known before
+    /// still holds.
+    pub(super) fn establish(
+        &self,
+        pids: impl Iterator<Item = i32>,
+        mut held: BTreeMap<i32, Held>,
+        unchanged: &HashSet<i32>,
+    ) -> Self {
+        let mut processes = BTreeMap::new();
+        for pid in pids {
+            let now = held.remove(&pid).map(Arc::new);
+            let before = || self.processes.get(&pid).filter(|_| unchanged.contains(&pid)).cloned();
+            if let Some(held) = now.or_else(before) {
+                processes.insert(pid, held);
+            }
+        }
+        let (settled, clusters) = settle(&processes);
+        Self { processes, settled, clusters: Arc::new(clusters), differing: None }
+    }
+
+    /// The basis of the next inventory, after one that has found out nothing new.
+    pub(super) fn go_on(&self, needs: &Needs) -> Self {
+        let settled = self.settled.iter().filter(|(pid, _)| needs.contains_key(pid));
+        Self {
+            processes: self.processes.clone(),
+            settled: settled.map(|(pid, settled)| (*pid, Arc::clone(settled))).collect(),
+            clusters: Arc::clone(&self.clusters),
+            differing: None,
+        }
+    }
+}
+
+/// What belongs together: an open file, by its address, or a file, by device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Node {
+    Open(u64),
+    Inode(u32, u64),
+}
+
+/// Clusters in the making.
+#[derive(Default)]
+struct Clusters {
+    numbers: HashMap<Node, usize>,
+    above: Vec<usize>,
+}
+
+impl Clusters {
+    fn number(&mut self, node: Node) -> usize {
+        let next = self.above.len();
+        let number = *self.numbers.entry(node).or_insert(next);
+        if number == next {
+            self.above.push(next);
+        }
+        number
+    }
+
+    fn root(&mut self, mut number: usize) -> usize {
+        while self.above[number] != number {
+            self.above[number] = self.above[self.above[number]];
+            number = self.above[number];
+        }
+        number
+    }
+
+    fn join(&mut self, one: Node, other: Node) {
+        let (one, other) = (self.number(one), self.number(other));
+        let (one, other) = (self.root(one), self.root(other));
+        self.above[one.max(other)] = one.min(other);
+    }
+}
+
+/// Sorts out which files are settled, and the clusters with their holders.
+fn settle(
+    processes: &BTreeMap<i32, Arc<Held>>,
+) -> (BTreeMap<i32, Arc<Settled>>, Vec<BTreeSet<i32>>) {
+    let mut descriptors: HashMap<u64, u64> = HashMap::new();
+    let mut clusters = Clusters::default();
+    let closed = || processes.iter().filter(|(_, held)| !held.is_open);
+    let all = || closed().flat_map(|(_, held)| &held.files);
+    // Of files that nobody writes nothing is changed by way of another descriptor.
+    let is_changed = |file: &FileRecord| is_pipe(file) || is_regular(file) && is_writer(file);
+    let written = all().map(|held| &held.file).filter(|file| is_changed(file));
+    let written: HashSet<_> = written.map(|file| (file.device, file.inode)).collect();
+    for HeldFile { file, holders, .. } in all() {
+        *descriptors.entry(file.file).or_default() += 1;
+        clusters.number(Node::Open(file.file));
+        if written.contains(&(file.device, file.inode)) {
+            clusters.join(Node::Open(file.file), Node::Inode(file.device, file.inode));
+        }
+        if holders.peer != 0 {
+            clusters.join(Node::Open(file.file), Node::Open(holders.peer));
+        }
+    }
+    let is_sole = |held: &HeldFile| {
+        held.file.mark != 0 && descriptors.get(&held.file.file) == Some(&held.holders.references)
+    };
+    let mut peers: HashMap<u64, u64> = HashMap::new();
+    let mut writers: HashMap<(u32, u64), HashSet<u64>> = HashMap::new();
+    for HeldFile { file, holders, .. } in all().filter(|held| is_sole(held)) {
+        peers.insert(file.file, holders.peer);
+        if is_pipe(file) || is_writer(file) {
+            writers.entry((file.device, file.inode)).or_default().insert(file.file);
+        }
+    }
+    let is_settled = |held: &HeldFile| {
+        let HeldFile { file, holders, .. } = held;
+        let writers = writers.get(&(file.device, file.inode)).map_or(0, HashSet::len) as i64;
+        is_sole(held)
+            && match file.magic {
+                super::files::SOCKET_FS => peers.get(&holders.peer) == Some(&file.file),
+                super::files::PIPE_FS => i64::from(holders.writers) == writers,
+                // Negative for a program that runs, which nobody may write.
+                _ => i64::from(holders.writers) <= writers && !is_fifo(file),
+            }
+    };
+    let mut holders: HashMap<usize, BTreeSet<i32>> = HashMap::new();
+    let mut settled = BTreeMap::new();
+    for (&pid, held) in closed() {
+        let (mut files, mut others) = (Vec::new(), Vec::new());
+        for held in &held.files {
+            let number = clusters.number(Node::Open(held.file.file));
+            let cluster = clusters.root(number);
+            holders.entry(cluster).or_default().insert(pid);
+            if is_settled(held) {
+                files.push(SettledFile {
+                    fd: held.file.fd,
+                    cluster,
+                    place: held.holders.place,
+                    touched: held.touched,
+                    has_name: !matches!(
+                        held.file.magic,
+                        super::files::SOCKET_FS | super::files::PIPE_FS
+                    ),
+                });
+            } else {
+                others.push(held.file.fd);
+            }
+        }
+        let (counts, names) = (held.counts, held.names);
+        settled.insert(pid, Arc::new(Settled { counts, names, files, others }));
+    }
+    let holders =
+        (0..clusters.above.len()).map(|cluster| holders.remove(&cluster).unwrap_or_default());
+    (settled, holders.collect())
+}
+
+fn is_asynchronous(mapping: &Mapping) -> bool {
+    let name = mapping.name.as_bytes();
+    name.starts_with(b"/[aio]") || name.starts_with(b"anon_inode:[io_uring]")
+}
+
+const fn is_pipe(file: &FileRecord) -> bool {
+    file.magic == super::files::PIPE_FS
+}
+
+const fn is_regular(file: &FileRecord) -> bool {
+    file.mode & libc::S_IFMT == libc::S_IFREG
+}
+
+const fn is_fifo(file: &FileRecord) -> bool {
+    file.mode & libc::S_IFMT == libc::S_IFIFO
+}
+
+const fn is_writer(file: &FileRecord) -> bool {
+    file.flags & libc::O_ACCMODE.cast_unsigned() != libc::O_RDONLY.cast_unsigned()
+}

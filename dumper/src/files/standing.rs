@@ -1,0 +1,157 @@
+//! Descriptor tables of which it is known, when the target is frozen, that next to nothing in them has
+//! changed: what was found before is written without a look at each descriptor.
+//!
+//! The inventory says of a process which descriptors are different from what they were when the files
+//! were looked at ([`Inventory::different_files`](collector::Inventory::different_files)), if its
+//! descriptors are still the same ones. A look is taken at those, and at what an inventory does not
+//! tell all of: messages in Unix sockets, where the file is that a socket is bound to, sizes on other
+//! hosts, event files, what has no mark. The others stand as they were found.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU64;
+
+use collector::Process;
+use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry, fd_type};
+
+use super::kept::Found;
+use super::survey::{AT_ONCE, Survey, Suspects};
+use super::{Captured, Error};
+
+/// The descriptors of a process as they were found.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    pub(super) entries: Vec<FdinfoEntry>,
+    /// Those at which a look is taken in any case, by rising number.
+    pub(super) looks: Vec<i32>,
+}
+
+/// What was found of the files of a process, of which all is written but for some descriptors.
+#[derive(Debug)]
+pub(super) struct Standing {
+    found: Vec<Found>,
+    /// By rising number.
+    but: Vec<i32>,
+}
+
+/// Contents of pipes and fifos, by device and inode, with the marks that they had before.
+pub(super) type Contents = HashMap<(u64, u64), (NonZeroU64, PipeDataEntry, Vec<u8>)>;
+
+impl Standing {
+    fn files(&self) -> impl Iterator<Item = &Found> {
+        self.found.iter().filter(|found| self.but.binary_search(&found.fd()).is_err())
+    }
+}
+
+impl Captured {
+    /// Calls `put` with the entries that stand as they were found.
+    pub(super) fn standing_entries<E>(
+        &self,
+        mut put: impl FnMut(&FileEntry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let standing = self.standing.iter().flat_map(Standing::files).map(Found::keeping);
+        for keeping in self.keeping.iter().chain(standing) {
+            for entry in self.kept.get(keeping.entries.clone()).unwrap_or_default() {
+                let mut entry = entry.clone();
+                keeping.update(&mut entry);
+                put(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The contents of pipes, or of fifos, that stand as they were found.
+    pub(super) fn standing_contents(&self, r#type: u32) -> Vec<(&PipeDataEntry, &[u8])> {
+        let mut written = HashSet::new();
+        let readers = self.standing.iter().flat_map(Standing::files);
+        readers
+            .filter(|found| found.reads(r#type) && written.insert(found.file()))
+            .filter_map(|found| self.contents.get(&found.file()))
+            .map(|(_, entry, bytes)| (entry, &bytes[..]))
+            .collect()
+    }
+}
+
+impl Survey<'_> {
+    /// Notes what becomes of a descriptor, while the target runs.
+    pub(super) fn note(&mut self, pid: i32, fd: i32, entry: Option<&FdinfoEntry>) {
+        let is_steady = self.kept.last_found(pid).is_some_and(|found| found.fd() == fd)
+            && self.kept.last_found(pid).is_some_and(Found::is_steady);
+        let before = self.kept.tables.entry(pid).or_default();
+        before.entries.extend(entry.cloned());
+        if !is_steady || entry.is_none() {
+            before.looks.push(fd);
+        }
+    }
+
+    /// Whether every process has the descriptors that it had, and none has gone: whoever was at the
+    /// other end of a socket is still there.
+    pub(super) fn are_all_same(&self, alive: impl Iterator<Item = i32>) -> bool {
+        let mut before = self.kept.tables.keys().copied();
+        let mut alive = alive;
+        let is_same = |pid| self.inventory.different_files(pid).is_some();
+        before.by_ref().all(|pid| alive.next() == Some(pid) && is_same(pid))
+            && alive.next().is_none()
+    }
+
+    /// The descriptors of a process that are those of before; `None` if they are not.
+    pub(super) fn standing(
+        &mut self,
+        process: &Process,
+        suspects: &Suspects,
+        all_are_same: bool,
+    ) -> Result<Option<Vec<FdinfoEntry>>, Error> {
+        let pid = process.pid;
+        let Some(different) = self.inventory.different_files(pid) else { return Ok(None) };
+        let Some(before) = self.kept.tables.remove(&pid) else { return Ok(None) };
+        let Before { mut entries, mut looks } = before;
+        looks.extend(different);
+        if !all_are_same {
+            looks.extend(self.kept.paired(pid));
+        }
+        looks.sort_unstable();
+        looks.dedup();
+        for (nth, fd) in looks.iter().enumerate() {
+            if nth % AT_ONCE == 0 {
+                self.in_time()?;
+            }
+            let place = process.files.binary_search_by_key(fd, |file| file.fd);
+            let file = place.ok().and_then(|index| process.files.get(index));
+            let entry = match file {
+                Some(file) => self.entry(process, file, suspects, &entries)?,
+                None => None,
+            };
+            let place = entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd);
+            match (place, entry) {
+                (Ok(index), Some(entry)) => entries[index] = entry,
+                (Ok(index), None) => drop(entries.remove(index)),
+                (Err(index), Some(entry)) => entries.insert(index, entry),
+                (Err(_), None) => {}
+            }
+        }
+        let found = self.kept.rest_of(pid);
+        self.out.standing.push(Standing { found, but: looks });
+        Ok(Some(entries))
+    }
+}
+
+/// The tables as they were found, by process.
+pub(super) type Tables = BTreeMap<i32, Before>;
+
+impl Found {
+    /// Whether this is an end that reads, of a file of this type.
+    fn reads(&self, r#type: u32) -> bool {
+        self.is_of(r#type)
+            && self.keeping().flags().cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
+    }
+
+    /// Whether an inventory tells all that there is to tell of it.
+    fn is_steady(&self) -> bool {
+        if self.is_of(fd_type::UNIXSK) {
+            !self.is_bound() && self.size() == Some(0)
+        } else if self.is_of(fd_type::REG) {
+            self.size().is_some()
+        } else {
+            true
+        }
+    }
+}
