@@ -163,9 +163,9 @@ impl Early {
             }
         }
         let bytes: u64 = self.tracked.keys().map(|&pid| private_bytes(pid)).sum();
-        self.files = match bytes {
-            0..WORTH_A_FILE => 1,
-            _ => self.threads.min(names::PRE_COPIES.len()),
+        self.files = match (self.first, bytes) {
+            (First::Inside, WORTH_A_FILE..) => self.threads.min(names::PRE_COPIES.len()),
+            _ => 1,
         };
         let folders = self.folders(writer)?;
         for tracked in self.tracked.values_mut().filter(|_| !folders.is_empty()) {
@@ -179,11 +179,7 @@ impl Early {
         Ok(match self.first {
             First::Nowhere => Vec::new(),
             First::Inside => writer.pre_copies(self.files)?,
-            First::Here => {
-                let mut folders = vec![writer.here()];
-                folders.extend(writer.pre_copies(self.files - 1)?);
-                folders
-            }
+            First::Here => vec![writer.here()],
         })
     }
 
@@ -357,12 +353,11 @@ impl Early {
             tracked.encode_first(&folders)?;
         }
         // From the checkpoint itself, and then from each of those inside, to the next.
-        let inside = match self.first {
-            First::Nowhere => 0,
-            First::Inside => self.files,
-            First::Here => self.files - 1,
+        let places = match self.first {
+            First::Inside => &folders[..],
+            First::Nowhere | First::Here => &[],
         };
-        let places = folders[folders.len() - inside..].iter();
+        let inside = places.len();
         for (depth, place) in std::iter::once(&writer.here()).chain(places).enumerate() {
             if depth > 0 {
                 // Known by another name: it lacks what was written later, so that nothing must be
