@@ -77,7 +77,7 @@ fn a_dump_leaves_no_mapping_or_descriptor_in_a_tree() {
 #[test]
 fn a_dump_does_not_multiply_the_memory_of_a_family() {
     const KIB: u64 = 1024;
-    for (mib, programs) in [(6, false), (6, true), (80, true)] {
+    for (mib, programs) in [(3, false), (3, true), (80, true)] {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
         let collector = programs.then(|| Collector::start(&scratch.path("collector")));

@@ -24,8 +24,9 @@ use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes};
 use crate::options::DumpOptions;
 
-/// Bytes of private memory from which on tracking pays.
-const WORTH_TRACKING: u64 = 16 << 20;
+/// Bytes of private memory from which on tracking pays: to copy less takes no longer than the moment
+/// for which the process's leader is stopped to have it tracked.
+const WORTH_TRACKING: u64 = 4 << 20;
 /// Bytes in mappings that lie side by side from which on they are tracked.
 const WORTH_REGISTERING: u64 = 256 << 10;
 /// The same, where tracking is to go on after the dump.
