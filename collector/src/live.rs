@@ -58,8 +58,8 @@ impl Live {
         let (mut collector, reason) = match Collector::with_bpf_for(tracked) {
             Ok(mut collector) => {
                 let failed = collector.pin(root).err();
-                let reason =
-                    failed.map(|error| format!("dumps read /proc, slower: {}", chain(&error)));
+                let reason = failed
+                    .map(|error| format!("no programs are left for dumps: {}", chain(&error)));
                 (collector, reason)
             }
             Err(error) => {

@@ -245,10 +245,13 @@ fn pinned_programs_serve_others_until_they_are_removed() {
     drop(loader);
     assert!(other.inventory(&[own]).unwrap().processes.contains_key(&own));
     assert_eq!(Collector::open_from(&root).source(), Source::Proc);
-    std::fs::create_dir_all(root.join("old")).unwrap();
+    let (old, foreign) = (root.join("0123456789abcdef"), root.join("another"));
+    std::fs::create_dir_all(&old).unwrap();
+    std::fs::create_dir_all(&foreign).unwrap();
     let mut loader = Collector::with_bpf().unwrap();
     loader.pin(&root).unwrap();
-    assert!(!root.join("old").exists());
+    assert!(!old.exists() && foreign.exists());
+    std::fs::remove_dir(foreign).unwrap();
     drop(loader);
     assert!(!root.exists());
 }

@@ -135,8 +135,8 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
     for (&pid, process) in &taken.processes {
         let Some(other) = whole.processes.get(&pid) else { continue };
         let mut same_files = process.files.iter().zip(&other.files).map(|(one, two)| {
-            // Who is outside of the tree goes on to move the marks.
-            OpenFile { mark: two.mark, ..one.clone() } == *two
+            // Who is outside of the tree goes on to move marks, and positions that it shares.
+            OpenFile { mark: two.mark, position: two.position, ..one.clone() } == *two
         });
         let field = if process.mappings != other.mappings {
             "mappings"

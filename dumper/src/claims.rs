@@ -4,15 +4,17 @@
 //! whoever dumps a tree first claims its processes, by a lock (flock(2)) on each one's
 //! `/proc/PID/pagemap`: a file that only who may trace the process can open, of which all that look
 //! at one /proc see the same, and that goes with the process. The lock goes with its holder,
-//! however that ends. A process that is born later has a parent that is claimed.
+//! however that ends. (The process itself can open that file, too: whoever holds the lock is named.)
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 
-/// The right to dump the processes of a tree, until it goes.
+/// The right to dump the processes of a tree, until it goes. It takes a descriptor for each.
 #[derive(Debug)]
 pub(crate) struct Claims {
     _locks: Vec<Flock<File>>,
@@ -24,20 +26,43 @@ impl Claims {
     /// # Errors
     /// [`Error::Claimed`] if another dump has one of them.
     pub(crate) fn of_tree(root: i32) -> Result<Self, Error> {
+        crate::files::raise_limit()?;
         let tree = collector::tree(root);
         let tree = tree.map_err(|source| Error::Inventory { pid: root, source })?;
         let mut locks = Vec::with_capacity(tree.len());
         for pid in tree {
-            // What cannot be opened is refused, or found gone, by all that comes after this.
-            let Ok(file) = File::open(format!("/proc/{pid}/pagemap")) else { continue };
+            let failed = |source| Error::Process { operation: "claim", pid, source };
+            let file = match File::open(format!("/proc/{pid}/pagemap")) {
+                Ok(file) => file,
+                // It is found gone, or refused, by all that comes after this.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                Err(error) => return Err(failed(error)),
+            };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => locks.push(lock),
-                Err((_, nix::Error::EWOULDBLOCK)) => return Err(Error::Claimed(pid)),
-                Err((_, error)) => tracing::debug!(pid, %error, "claim a process"),
+                Err((file, nix::Error::EWOULDBLOCK)) => {
+                    return Err(Error::Claimed { pid, by: holder(&file) });
+                }
+                Err((_, error)) => return Err(failed(error.into())),
             }
         }
         Ok(Self { _locks: locks })
     }
+}
+
+/// Who holds a lock on a file, by `/proc/locks`; 0 if that does not tell.
+fn holder(file: &File) -> i32 {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let Ok(inode) = file.metadata().map(|found| found.ino().to_string()) else { return 0 };
+    // "1: FLOCK  ADVISORY  WRITE 4711 00:16:12345 0 EOF"
+    let of_file = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.nth(1) == Some("FLOCK")
+            && words.nth(3).and_then(|place| place.rsplit(':').next()) == Some(&inode)
+    };
+    let line = locks.lines().find(of_file);
+    line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -48,7 +73,8 @@ mod tests {
     fn a_claim_holds_until_it_goes() {
         let own = std::process::id().cast_signed();
         let claims = Claims::of_tree(own).unwrap();
-        assert!(matches!(Claims::of_tree(own), Err(Error::Claimed(pid)) if pid == own));
+        let refused = Claims::of_tree(own).unwrap_err();
+        assert!(matches!(refused, Error::Claimed { pid, by } if pid == own && by == own));
         drop(claims);
         assert!(Claims::of_tree(own).is_ok());
     }

@@ -16,8 +16,16 @@ pub enum Error {
         obstacles: Vec<Obstacle>,
     },
     /// Another dump is at it.
-    #[error("dump process {0}: another dump of it is under way; try again when that has ended")]
-    Claimed(i32),
+    #[error(
+        "dump process {pid}: process {by} is dumping it (it holds a lock on /proc/{pid}/pagemap); \
+         try again when that has ended"
+    )]
+    Claimed {
+        /// The process.
+        pid: i32,
+        /// Who has it, 0 if that is not known.
+        by: i32,
+    },
     /// Open files that cannot be carried, or could not be read.
     #[error("look at the open files of the tree")]
     Files(#[from] crate::files::Error),

@@ -95,15 +95,13 @@ impl Plan {
     /// Looks at every file that the processes of `inventory` hold, while they run. The files' marks
     /// in `inventory` were taken before: that is what tells later which have changed since.
     ///
-    /// It keeps a descriptor for nearly each of them, and so raises the caller's limit of open
-    /// files as far as it goes.
+    /// It keeps a descriptor for nearly each of them, which the caller's limit must allow.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] names everything that cannot be dumped. Something that vanishes
     /// meanwhile is no error: it is looked at again in [`Plan::capture`].
     pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
-        raise_limit()?;
         let mut memory = Memory::default();
         let (captured, mut kept) =
             Survey::new(context, &mut memory, inventory, Kept::default(), None)
@@ -138,7 +136,8 @@ impl Plan {
     }
 }
 
-fn raise_limit() -> Result<(), Error> {
+/// Raises this process's limit of open files as far as it goes.
+pub(crate) fn raise_limit() -> Result<(), Error> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let failed = |errno: nix::errno::Errno| Error::Kernel {
         operation: "raise the limit of open files".to_owned(),

@@ -160,7 +160,7 @@ fn problem(error: &Error) -> Problem {
         Error::Procfs(error) if error.is_gone() => {
             unprocessable(vec!["send the pid of a running process"])
         }
-        Error::Claimed(_) => Problem::new(StatusCode::CONFLICT, chain(error)).of("pid"),
+        Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error)).of("pid"),
         _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)),
     }
 }

@@ -49,10 +49,11 @@ pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
 }
 
 /// Which of the UDP sockets of the caller's network namespace have been shut down, by inode:
-/// receive side (bit 0), send side (bit 1). Of sockets without a port the kernel does not tell.
+/// receive side (bit 0), send side (bit 1). Of sockets without a port the kernel does not tell, nor
+/// of any where it was built without `INET_UDP_DIAG`.
 ///
 /// # Errors
-/// When the kernel has no support for it, or answers with what is not understood.
+/// When the kernel answers with what is not understood.
 pub fn udp_shutdowns() -> io::Result<HashMap<u32, u8>> {
     let mut found = HashMap::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -67,14 +68,18 @@ pub fn udp_shutdowns() -> io::Result<HashMap<u32, u8>> {
             },
         };
         let request = SockDiagMessage::InetRequest(request);
-        dump(&packet(NLM_F_REQUEST | NLM_F_DUMP, request), |message| {
+        let listed = dump(&packet(NLM_F_REQUEST | NLM_F_DUMP, request), |message| {
             let SockDiagMessage::InetResponse(response) = message else { return };
             let shutdown = response.nlas.iter().find_map(|attribute| match attribute {
                 InetAttribute::Shutdown(state) => Some(*state),
                 _ => None,
             });
             found.extend(shutdown.map(|state| (response.header.inode, state)));
-        })?;
+        });
+        match listed {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            listed => listed?,
+        }
     }
     found.retain(|_, state| *state != 0);
     Ok(found)

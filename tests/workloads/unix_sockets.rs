@@ -95,6 +95,24 @@ fn namesakes(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
     made
 }
 
+/// A receiver whose name has been unlinked, and another that has the name now, each with a sender
+/// and something to read.
+fn successors(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
+    let name = stage.path("successor");
+    let made = [0, 1].map(|nth| {
+        if nth == 1 {
+            std::fs::remove_file(&name).expect("unlink");
+        }
+        let receiver = UnixDatagram::bind(&name).expect("bind");
+        receiver.set_nonblocking(true).expect("do not wait");
+        let sender = UnixDatagram::unbound().expect("socket");
+        sender.connect(&name).expect("connect");
+        sender.send(&[b"first", b"other"][nth][..]).expect("send");
+        (receiver, sender)
+    });
+    made
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
@@ -131,6 +149,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     gone.send(b"last words").expect("send");
     drop(gone);
     let namesakes = namesakes(stage);
+    let successors = successors(stage);
     let before = [&streams.0, &streams.1, &quiet.0, &quiet.1].map(options);
     let number = streams.0.as_raw_fd();
 
@@ -160,7 +179,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("next datagram", &Some(4), &bound.recv(&mut record).ok());
     found.same("from one that has gone", &Some(10), &orphan.recv(&mut record).ok());
     found.must("nobody is there to send to", orphan.send(b"back").is_err());
-    for (receiver, sender) in &namesakes {
+    for ((receiver, _), expected) in successors.iter().zip([b"first", b"other"]) {
+        let count = receiver.recv(&mut record).ok();
+        found.same("queued for its own name", &Some(&expected[..]), &count.map(|n| &record[..n]));
+    }
+    for (receiver, sender) in namesakes.iter().chain(&successors) {
         found.works("send to a name that has gone", sender.send(b"still"));
         found.same("receive by it", &Some(5), &receiver.recv(&mut record).ok());
     }

@@ -1,10 +1,11 @@
 //! Brings the programs into the kernel, and keeps them there for others by pinning.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aya::programs::{BtfTracePoint, Iter};
@@ -223,8 +224,14 @@ impl Pins {
     fn take(root: &Path) -> Result<Self, BpfError> {
         let failed = |source| BpfError::PinFolder { path: root.into(), source };
         loop {
-            fs::create_dir_all(root).map_err(failed)?;
+            // Nobody else may open it: whoever can could hold the lock.
+            DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
             let folder = File::open(root).map_err(failed)?;
+            let found = folder.metadata().map_err(failed)?;
+            if found.uid() != nix::unistd::geteuid().as_raw() {
+                return Err(BpfError::PinsForeign { path: root.into(), owner: found.uid() });
+            }
+            folder.set_permissions(Permissions::from_mode(0o700)).map_err(failed)?;
             let lock = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((_, nix::Error::EWOULDBLOCK)) => {
@@ -233,22 +240,35 @@ impl Pins {
                 Err((_, source)) => return Err(failed(source.into())),
             };
             // Whoever had it before may have removed it this moment, on its way out.
-            let inode = |found: fs::Metadata| (found.dev(), found.ino());
-            let locked = lock.metadata().map(inode).map_err(failed)?;
-            if fs::metadata(root).map(inode).is_ok_and(|there| there == locked) {
-                for entry in fs::read_dir(root).map_err(failed)? {
-                    fs::remove_dir_all(entry.map_err(failed)?.path()).map_err(failed)?;
+            match fs::symlink_metadata(root) {
+                Ok(there) if (there.dev(), there.ino()) == (found.dev(), found.ino()) => {
+                    let pins = Self { root: root.into(), _lock: lock };
+                    pins.remove_all().map_err(failed)?;
+                    return Ok(pins);
                 }
-                return Ok(Self { root: root.into(), _lock: lock });
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
             }
         }
+    }
+
+    /// Removes what is pinned there, of every version; what does not look like it is somebody else's.
+    fn remove_all(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.len() == 16 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for Pins {
     /// Processes that use the programs go on to do so.
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
+        if let Err(error) = self.remove_all().and_then(|()| fs::remove_dir(&self.root)) {
             tracing::warn!(%error, "remove the pinned programs in {}", self.root.display());
         }
     }
@@ -293,7 +313,6 @@ fn mount_bpf_fs() -> Result<(), BpfError> {
     if statfs(BPF_FS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC) {
         return Ok(());
     }
-    let none: Option<&str> = None;
-    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), none)
+    mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .map_err(|source| BpfError::Mount { path: BPF_FS, source })
 }

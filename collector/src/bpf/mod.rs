@@ -75,6 +75,14 @@ pub enum BpfError {
         "pin the programs in {0}: another collector has its own there; give one of the two another folder (--bpf-dir)"
     )]
     PinsTaken(std::path::PathBuf),
+    /// Somebody else made the folder for pins.
+    #[error("pin the programs in {path}: it belongs to user {owner}; remove it")]
+    PinsForeign {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// A program could not be pinned.
     #[error("pin eBPF program {name}")]
     Pin {

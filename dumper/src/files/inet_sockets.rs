@@ -63,7 +63,7 @@ pub(super) fn entry(
 ) -> Result<InetSkEntry, Problem> {
     let v6 = family == libc::AF_INET6;
     let ((state, backlog), shutdown) = match (kind, protocol) {
-        // One that is neither connected nor listens has nothing to shut down.
+        // Of one that is neither connected nor listens it is not known.
         (SOCK_STREAM, IPPROTO_TCP) => (tcp(socket, frozen)?, SHUTDOWN_NONE),
         (SOCK_DGRAM, IPPROTO_UDP) => (udp(socket, frozen)?, shut_down()?),
         _ => {

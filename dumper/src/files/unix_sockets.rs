@@ -266,7 +266,14 @@ pub(super) fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<
     entry.deleted = deleted.then_some(true);
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
     if !name.starts_with(b"/") {
-        entry.name_dir = Some(directory(path, name)?);
+        // A file may have been renamed before its last name was removed: a restore does so.
+        let last = std::path::Path::new(std::ffi::OsStr::from_bytes(name)).file_name();
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+        let path = match last.filter(|_| deleted) {
+            Some(last) => path.with_file_name(last),
+            None => path.to_owned(),
+        };
+        entry.name_dir = Some(directory(path.as_os_str().as_bytes(), name)?);
     }
     Ok(())
 }

@@ -43,11 +43,21 @@ impl Step {
     }
 }
 
-/// A name, with the directory that a relative one counts from.
-type Name<'a> = (&'a [u8], &'a [u8]);
+/// A name, with the directory that a relative one counts from, and whether it has been unlinked:
+/// one that is there again is another socket's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name<'a> {
+    pub(super) directory: &'a [u8],
+    pub(super) name: &'a [u8],
+    pub(super) deleted: bool,
+}
 
 pub(super) fn name(entry: &UnixSkEntry) -> Name<'_> {
-    (entry.name_dir.as_deref().unwrap_or_default(), &entry.name)
+    Name {
+        directory: entry.name_dir.as_deref().unwrap_or_default(),
+        name: &entry.name,
+        deleted: entry.deleted == Some(true),
+    }
 }
 
 /// The steps, in the order in which they are taken.

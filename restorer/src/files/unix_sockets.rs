@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use images::messages::{SK_LISTEN, UnixSkEntry};
 use kernel::descriptors::set_status_flags;
 use kernel::sockets::{self, Address};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use super::regular::Opener;
 use super::socket_options::{self, Buffers};
-use super::unix_plan::{Step, name, plan};
+use super::unix_plan::{Name, Step, name, plan};
 use super::{Error, kernel};
 
 const O_NONBLOCK: u32 = libc::O_NONBLOCK.cast_unsigned();
@@ -75,7 +77,7 @@ struct Maker<'a, 'b> {
     /// The other ends of sockets whose peers have been closed.
     others: BTreeMap<usize, OwnedFd>,
     /// Listeners that stand in for closed ones, by name.
-    stands: BTreeMap<(Vec<u8>, Vec<u8>), OwnedFd>,
+    stands: BTreeMap<Name<'a>, OwnedFd>,
     names: &'a mut Names<'b>,
 }
 
@@ -139,12 +141,12 @@ impl Maker<'_, '_> {
         listener: Option<usize>,
     ) -> Result<(), Error> {
         let entry = self.entries[server];
-        let key = (name(entry).0.to_vec(), name(entry).1.to_vec());
+        let key = name(entry);
         if listener.is_none() && !self.stands.contains_key(&key) {
             let stand = self.new_socket(server)?;
             self.names.bind(&stand, entry)?;
             sockets::listen(&stand, 1).map_err(failed("listen in place of", entry))?;
-            self.stands.insert(key.clone(), stand);
+            self.stands.insert(key, stand);
         }
         let socket = self.new_socket(client.unwrap_or(server))?;
         if let Some(client) = client {
@@ -262,10 +264,11 @@ fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Resul
 /// has a name of ours.
 struct Names<'a> {
     opener: &'a Opener,
-    /// Where the files of sockets are whose names had been unlinked, by id and by name: the
-    /// directory, and the name in it.
+    /// Where the files of sockets are whose names had been unlinked, by id: the directory, and the
+    /// name in it.
     renamed: BTreeMap<u32, (PathBuf, String)>,
-    renamed_names: BTreeMap<(Vec<u8>, Vec<u8>), (PathBuf, String)>,
+    /// The first of them that had a name, by the directory that it counts from and itself.
+    first: BTreeMap<(Vec<u8>, Vec<u8>), u32>,
     /// Directories that were made for names that were deleted with them, each before what is in it.
     directories: Vec<PathBuf>,
     /// Everything that was bound, to be taken away if not all goes well.
@@ -274,8 +277,8 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(opener: &'a Opener) -> Self {
-        let (renamed, renamed_names, directories, bound) = Default::default();
-        Self { opener, renamed, renamed_names, directories, bound }
+        let (renamed, first, directories, bound) = Default::default();
+        Self { opener, renamed, first, directories, bound }
     }
 
     /// The address of a socket, the directory it counts from, and the path it leads to.
@@ -316,7 +319,11 @@ impl<'a> Names<'a> {
         let bound = within(&directory, || sockets::bind(socket, &address));
         let renamed = match (&bound, entry.deleted) {
             (Ok(()), Some(true)) => self.rename(&path, entry),
-            _ => Ok(path.clone()),
+            (Ok(()), _) => {
+                self.bound.push(path.clone());
+                Ok(path.clone())
+            }
+            (Err(_), _) => Ok(path.clone()),
         };
         if let Some(aside) = aside {
             std::fs::rename(aside, &path)
@@ -324,12 +331,13 @@ impl<'a> Names<'a> {
         }
         bound.map_err(failed("bind", entry))?;
         let path = renamed.map_err(failed("rename the file of", entry))?;
-        self.bound.push(path.clone());
         let Some(perms) = &entry.file_perms else { return Ok(()) };
         std::os::unix::fs::lchown(&path, Some(perms.uid), Some(perms.gid))
             .map_err(failed("set owner of the file of", entry))?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(perms.mode & 0o7777);
-        std::fs::set_permissions(&path, mode).map_err(failed("set mode of the file of", entry))
+        // Whoever owns the directory may have put a link there meanwhile.
+        let mode = Mode::from_bits_truncate(perms.mode & 0o7777);
+        fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::NoFollowSymlink)
+            .map_err(|errno| failed("set mode of the file of", entry)(errno.into()))
     }
 
     /// Gives the file of a socket whose name had been unlinked a name of ours.
@@ -337,13 +345,27 @@ impl<'a> Names<'a> {
         let ours = format!(".stasis-{}-{}", std::process::id(), entry.id);
         let directory = path.parent().unwrap_or(Path::new("/"));
         let to = directory.join(&ours);
-        std::fs::rename(path, &to)?;
-        let place = (directory.to_owned(), ours);
-        let (from, name) = name(entry);
-        let key = (from.to_vec(), name.to_vec());
-        self.renamed_names.entry(key).or_insert_with(|| place.clone());
-        self.renamed.insert(entry.id, place);
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(AT_FDCWD, path, AT_FDCWD, &to, flags) {
+            Ok(()) => self.bound.push(to.clone()),
+            Err(errno) => {
+                self.bound.push(path.to_owned());
+                return Err(errno.into());
+            }
+        }
+        let Name { directory: from, name, .. } = name(entry);
+        self.first.entry((from.to_vec(), name.to_vec())).or_insert(entry.id);
+        self.renamed.insert(entry.id, (directory.to_owned(), ours));
         Ok(to)
+    }
+
+    /// Where the file of a socket is whose name had been unlinked; of one that has not been bound, as
+    /// it was accepted, that of its listener.
+    fn renamed(&self, entry: &UnixSkEntry) -> Option<&(PathBuf, String)> {
+        let Name { directory, name, deleted } = name(entry);
+        let first = || self.first.get(&(directory.to_vec(), name.to_vec()));
+        let own = self.renamed.get(&entry.id);
+        own.or_else(|| self.renamed.get(deleted.then(first)??))
     }
 
     /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
@@ -399,11 +421,7 @@ impl<'a> Names<'a> {
         if to.name.is_empty() {
             return Err(Error::image(what(to), "it has no name to connect to"));
         }
-        let (from, plain) = name(to);
-        let renamed = self.renamed.get(&to.id);
-        if let Some((directory, ours)) =
-            renamed.or_else(|| self.renamed_names.get(&(from.to_vec(), plain.to_vec())))
-        {
+        if let Some((directory, ours)) = self.renamed(to) {
             let address = Address::new(libc::AF_UNIX as u16, ours.as_bytes());
             let address = address.map_err(failed("name", to))?;
             return within(directory, || sockets::connect(socket, &address))
@@ -453,7 +471,7 @@ fn within<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Resu
     let here = nix::fcntl::open(
         ".",
         nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
+        Mode::empty(),
     )?;
     std::env::set_current_dir(directory)?;
     let done = work();
