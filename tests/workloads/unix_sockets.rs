@@ -99,7 +99,7 @@ fn namesakes(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
 /// and something to read.
 fn successors(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
     let name = stage.path("successor");
-    let made = [0, 1].map(|nth| {
+    [0, 1].map(|nth| {
         if nth == 1 {
             std::fs::remove_file(&name).expect("unlink");
         }
@@ -109,8 +109,7 @@ fn successors(stage: &Stage) -> [(UnixDatagram, UnixDatagram); 2] {
         sender.connect(&name).expect("connect");
         sender.send(&[b"first", b"other"][nth][..]).expect("send");
         (receiver, sender)
-    });
-    made
+    })
 }
 
 pub(crate) fn run(stage: &Stage) -> Outcome {
