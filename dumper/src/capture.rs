@@ -113,7 +113,8 @@ pub(crate) fn capture(
     clock.account.cure = laps.lap();
     clock.check("ask the tasks")?;
 
-    let mut memory = memory::find(&mut plan.memory, early, &marked, &plan.writer, &inventory)?;
+    let (planned, writer) = (&mut plan.memory, &plan.writer);
+    let mut memory = memory::find(planned, early, &marked, writer, &inventory, clock)?;
     plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;

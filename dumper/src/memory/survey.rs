@@ -14,6 +14,7 @@ use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
 use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segment, Segments, segment_runs};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::mappings::{self, Kind};
@@ -118,7 +119,9 @@ pub(crate) fn find(
     marked: &Marked,
     writer: &ImageWriter,
     inventory: &Inventory,
+    clock: &Clock,
 ) -> Result<Memory, Error> {
+    const STEP: &str = "find the pages";
     let mut memory = Memory::default();
     let mut segments = Segments::default();
     let mut work = Vec::new();
@@ -130,6 +133,7 @@ pub(crate) fn find(
             None => PlannedMemory::open(writer, pid)?,
         };
         let tracked = marked.get(&pid).map_or(&[][..], |spans| spans);
+        clock.check(STEP)?;
         early.sort(&mut planned.pages, tracked)?;
         let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
@@ -143,12 +147,14 @@ pub(crate) fn find(
         vec![(); at_once],
         work.iter_mut().collect(),
         |(planned, process, others, anonymous, vdso), ()| {
+            clock.check(STEP)?;
             planned.read(process, others, anonymous, *vdso, each)
         },
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
     memory.process_pages = memory.pages.len();
     for (key, Segment { file, pid, bytes }) in segments.0 {
+        clock.check(STEP)?;
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
         let runs = segment_runs(&file, bytes).map_err(failed)?;
         memory.scanned += bytes / PAGE_SIZE;
