@@ -11,6 +11,10 @@ use super::settled::{Basis, Counted, Held, Needs, Reading};
 use super::source::{BpfSource, Found, What};
 use crate::{Inventory, Look, OpenFile, Parts};
 
+/// Up to how many files are read one by one, and none behind them looked at: a program's first
+/// descriptors are often all that is of interest.
+const FEW: usize = 32;
+
 /// The pass over the files of some processes.
 #[derive(Default)]
 pub(super) struct FilesPass {
@@ -86,7 +90,7 @@ impl FilesPass {
                 found.process.files = before;
                 return Ok(());
             }
-            Some(wanted) if !self.looks_ahead || self.settled.contains(&pid) => {
+            Some(wanted) if self.pays(pid, before.len()) => {
                 source.read_some_files(pid, wanted)?;
                 match decoding.decode_some(&source.output, before, wanted)? {
                     Ok(decoded) => {
@@ -116,6 +120,11 @@ impl FilesPass {
             self.held.extend(Held::new(&reading, &source.output).map(|held| (pid, held)));
         }
         Ok(())
+    }
+
+    /// Whether to read only some of a process's files: of few, all are read sooner.
+    fn pays(&self, pid: i32, count: usize) -> bool {
+        if self.looks_ahead { self.settled.contains(&pid) } else { count > FEW }
     }
 
     /// What to keep for the next inventory.
@@ -166,7 +175,9 @@ impl BpfSource {
             bits: bits.as_ptr() as u64,
         })?;
         // They are read from there while the iterator is.
-        let read = self.iterate(What::SomeFiles, IterTarget::Process(pid), pid);
+        let objects = Some(wanted.len()).filter(|count| *count <= FEW);
+        let target = IterTarget::Process(pid);
+        let read = self.iterate_over(What::SomeFiles, target, pid, objects);
         drop(bits);
         read
     }

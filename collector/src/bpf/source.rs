@@ -322,6 +322,18 @@ impl BpfSource {
         target: IterTarget,
         pid: i32,
     ) -> Result<(), BpfError> {
+        self.iterate_over(what, target, pid, None)
+    }
+
+    /// Runs an iterator into the buffer, to its end or over so many objects that it writes out, if that
+    /// is a number: the last of them may come soon.
+    pub(super) fn iterate_over(
+        &mut self,
+        what: What,
+        target: IterTarget,
+        pid: i32,
+        mut objects: Option<usize>,
+    ) -> Result<(), BpfError> {
         let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
         let program = match what {
             What::Threads => &self.programs.task,
@@ -342,16 +354,26 @@ impl BpfSource {
         // A process with a million mappings stays below this.
         const LIMIT: usize = 256 << 20;
         let mut filled = 0;
-        while !self.until.is_over() {
+        // The kernel goes on until it has as much as is asked for. With one byte asked for it has one
+        // object, and hands out the rest of that the next time.
+        let mut is_rest = false;
+        while !self.until.is_over() && objects != Some(0) {
             if filled > LIMIT {
                 return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
             }
             if self.output.len() < filled + ROOM {
                 self.output.resize(filled + ROOM, 0);
             }
-            match iterator.read(&mut self.output[filled..]) {
+            let room = if objects.is_some() && !is_rest { 1 } else { ROOM };
+            match iterator.read(&mut self.output[filled..filled + room]) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
+                Ok(count) => {
+                    filled += count;
+                    if let Some(objects) = &mut objects {
+                        *objects -= usize::from(is_rest);
+                        is_rest = !is_rest;
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // The kernel's way to say that the task is busy: read on.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -9,7 +9,7 @@
 //! So the frozen moment costs a comparison for each file that is as it was, and a look at each that
 //! is not. Without marks (no eBPF) each is looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -22,7 +22,7 @@ use super::memory::with_socket;
 use super::problem::Problem;
 use super::standing::{Contents, Tables};
 use super::survey::Survey;
-use super::unix_sockets;
+use super::unix_sockets::{self, Neighbours};
 
 /// Flags that a file may gain and lose without being another one.
 const STATUS: u32 = libc::O_NONBLOCK.cast_unsigned();
@@ -37,6 +37,8 @@ pub(super) struct Kept {
     /// The descriptors of each process.
     pub(super) tables: Tables,
     pub(super) contents: Contents,
+    /// The sockets that the tree holds, by inode.
+    pub(super) sockets: HashSet<u32>,
     /// The mappings of each process by which files are mapped first, with the mark of its mappings.
     pub(super) mapped: HashMap<i32, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.
@@ -197,11 +199,15 @@ impl Kept {
         self.found.get(&pid)?.last()
     }
 
-    /// Descriptors of Unix sockets of a process that have another end.
-    pub(super) fn paired(&self, pid: i32) -> impl Iterator<Item = i32> {
+    /// Descriptors of Unix sockets of a process whose other ends the tree does not hold.
+    pub(super) fn without_peer(
+        &self,
+        pid: i32,
+        neighbours: &Neighbours,
+    ) -> impl Iterator<Item = i32> {
         let found = self.found.get(&pid).map(Vec::as_slice).unwrap_or_default();
-        let paired = |found: &&Found| found.unix.is_some_and(|unix| unix.peer != 0);
-        found.iter().filter(paired).map(|found| found.fd)
+        let is_alone = |unix: Unix| unix.peer != 0 && !neighbours.holds(unix.peer);
+        found.iter().filter(move |found| found.unix.is_some_and(is_alone)).map(|found| found.fd)
     }
 
     /// All that was found of process `pid`, when there is no more to be compared.

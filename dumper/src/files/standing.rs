@@ -10,11 +10,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 
-use collector::Process;
+use collector::{Inventory, Process};
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry, fd_type};
 
-use super::kept::Found;
-use super::survey::{AT_ONCE, Survey, Suspects};
+use super::kept::{Found, Kept};
+use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
 use super::{Captured, Error};
 
 /// The descriptors of a process as they were found.
@@ -23,6 +23,15 @@ pub(super) struct Before {
     pub(super) entries: Vec<FdinfoEntry>,
     /// Those at which a look is taken in any case, by rising number.
     pub(super) looks: Vec<i32>,
+}
+
+impl Before {
+    /// Whether a socket was behind a descriptor, or nobody knows what.
+    fn has_socket(&self, fd: i32) -> bool {
+        let index = self.entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd);
+        let entry = index.ok().and_then(|index| self.entries.get(index));
+        entry.is_none_or(|entry| matches!(entry.r#type, fd_type::UNIXSK | fd_type::INETSK))
+    }
 }
 
 /// What was found of the files of a process, of which all is written but for some descriptors.
@@ -71,11 +80,30 @@ impl Captured {
     }
 }
 
+/// Whether the tree holds the sockets that it held: every process has the descriptors that it had, none
+/// has gone, and no socket is among what is different.
+pub(super) fn are_sockets_the_same(kept: &Kept, inventory: &Inventory) -> bool {
+    let alive = inventory.processes.values();
+    let alive = alive.filter(|process| is_alive(process) && has_table(process));
+    let is_socket = |process: &Process, fd: i32| {
+        let index = process.files.binary_search_by_key(&fd, |file| file.fd);
+        let file = index.ok().and_then(|index| process.files.get(index));
+        let is_now = file.is_none_or(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
+        is_now || kept.tables.get(&process.pid).is_none_or(|before| before.has_socket(fd))
+    };
+    let is_same = |process: &&Process| {
+        let different = inventory.different_files(process.pid);
+        different.is_some_and(|different| different.iter().all(|fd| !is_socket(process, *fd)))
+    };
+    kept.tables.keys().copied().eq(alive.clone().map(|process| process.pid))
+        && alive.into_iter().all(|process| is_same(&process))
+}
+
 impl Survey<'_> {
     /// Notes what becomes of a descriptor, while the target runs.
     pub(super) fn note(&mut self, pid: i32, fd: i32, entry: Option<&FdinfoEntry>) {
-        let is_steady = self.kept.last_found(pid).is_some_and(|found| found.fd() == fd)
-            && self.kept.last_found(pid).is_some_and(Found::is_steady);
+        let found = self.kept.last_found(pid).filter(|found| found.fd() == fd);
+        let is_steady = found.is_some_and(Found::is_steady);
         let before = self.kept.tables.entry(pid).or_default();
         before.entries.extend(entry.cloned());
         if !is_steady || entry.is_none() {
@@ -83,30 +111,20 @@ impl Survey<'_> {
         }
     }
 
-    /// Whether every process has the descriptors that it had, and none has gone: whoever was at the
-    /// other end of a socket is still there.
-    pub(super) fn are_all_same(&self, alive: impl Iterator<Item = i32>) -> bool {
-        let mut before = self.kept.tables.keys().copied();
-        let mut alive = alive;
-        let is_same = |pid| self.inventory.different_files(pid).is_some();
-        before.by_ref().all(|pid| alive.next() == Some(pid) && is_same(pid))
-            && alive.next().is_none()
-    }
-
     /// The descriptors of a process that are those of before; `None` if they are not.
     pub(super) fn standing(
         &mut self,
         process: &Process,
         suspects: &Suspects,
-        all_are_same: bool,
     ) -> Result<Option<Vec<FdinfoEntry>>, Error> {
         let pid = process.pid;
         let Some(different) = self.inventory.different_files(pid) else { return Ok(None) };
         let Some(before) = self.kept.tables.remove(&pid) else { return Ok(None) };
         let Before { mut entries, mut looks } = before;
         looks.extend(different);
-        if !all_are_same {
-            looks.extend(self.kept.paired(pid));
+        if !self.same_sockets {
+            // Whoever was at the other end of a socket may have gone.
+            looks.extend(self.kept.without_peer(pid, &self.neighbours));
         }
         looks.sort_unstable();
         looks.dedup();

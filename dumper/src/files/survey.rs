@@ -19,7 +19,7 @@ use super::pipes::Scratch;
 use super::problem::{Doing, Problem};
 use super::refusal::{Place, Refusal};
 use super::unix_sockets::Neighbours;
-use super::{Captured, Error, PlanContext, locks, owners};
+use super::{Captured, Error, PlanContext, locks, owners, standing};
 
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
@@ -29,6 +29,8 @@ pub(super) struct Survey<'a> {
     /// The target does not run: what changes by the moment is read, and what is missing is an
     /// error.
     pub(super) frozen: bool,
+    /// The tree holds the sockets that it held when it was looked at before.
+    pub(super) same_sockets: bool,
     /// Whether there is no time left.
     pub(super) is_late: &'a dyn Fn() -> bool,
     /// What is being looked at may turn out to hold until the target is frozen: it is read as then.
@@ -67,18 +69,21 @@ impl<'a> Survey<'a> {
         kept: Kept,
         is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {
-        let held = inventory
-            .processes
-            .values()
-            .flat_map(|process| &process.files)
-            .filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK)
-            .map(|file| file.inode as u32)
-            .collect::<HashSet<_>>();
+        let mut kept = kept;
+        let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
+        let held = if same_sockets {
+            std::mem::take(&mut kept.sockets)
+        } else {
+            let files = inventory.processes.values().flat_map(|process| &process.files);
+            let sockets = files.filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
+            sockets.map(|file| file.inode as u32).collect()
+        };
         Self {
             context,
             memory,
             inventory,
             frozen: is_late.is_some(),
+            same_sockets,
             is_late: is_late.unwrap_or(&|| false),
             to_keep: false,
             kept,
@@ -102,13 +107,11 @@ impl<'a> Survey<'a> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
-        let tables_of = alive().filter(|process| has_table(process)).map(|process| process.pid);
-        let all_are_same = self.frozen && self.are_all_same(tables_of);
         for process in alive() {
             self.threads(process);
             if has_table(process) {
                 let standing = match self.frozen {
-                    true => self.standing(process, &suspects, all_are_same)?,
+                    true => self.standing(process, &suspects)?,
                     false => None,
                 };
                 let entries = match standing {
@@ -124,6 +127,7 @@ impl<'a> Survey<'a> {
             self.places(process)?;
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
+        self.kept.sockets = self.neighbours.into_held();
         if self.refusals.is_empty() {
             Ok((self.out, self.kept))
         } else {
@@ -367,12 +371,12 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn is_alive(process: &Process) -> bool {
+pub(super) fn is_alive(process: &Process) -> bool {
     !process.kernel_thread && !matches!(process.state, ProcessState::Zombie { .. })
 }
 
 /// Whether a process is the one by which its descriptors are written.
-const fn has_table(process: &Process) -> bool {
+pub(super) const fn has_table(process: &Process) -> bool {
     process.tables.files == process.pid || process.tables.files == 0
 }
 

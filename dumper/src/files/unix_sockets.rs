@@ -59,6 +59,11 @@ impl Neighbours {
         Self { held, ..Self::default() }
     }
 
+    /// The sockets that the tree holds.
+    pub(super) fn into_held(self) -> HashSet<u32> {
+        self.held
+    }
+
     /// Whether the tree holds the socket with this inode.
     pub(super) fn holds(&self, inode: u32) -> bool {
         self.held.contains(&inode)
