@@ -57,6 +57,10 @@ pub struct FrozenAccount {
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     #[serde(default)]
     pub release_us: u64,
+    /// Not of the frozen time: for how long one thread of a process stood still before, to hand over
+    /// what its memory is tracked by; the longest of them.
+    #[serde(default)]
+    pub handover_us: u64,
 }
 
 /// What a dump says of itself.

@@ -72,6 +72,7 @@ fn run(
     progress.begin("plan", None);
     let mut clock = Clock::start(options);
     let (plan, files) = Plan::make(options, &clock, early)?;
+    clock.account.handover = early.handover();
     let (plan, files) = (kept.plan.insert(plan), kept.files.insert(files));
     progress.begin("freeze", None);
     // The target stands still for as long as this thread is kept waiting.

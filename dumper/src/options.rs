@@ -102,6 +102,9 @@ pub struct FrozenAccount {
     pub cure: Duration,
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     pub release: Duration,
+    /// Not of the frozen time, and none of the steps: for how long one thread of a process stood
+    /// still before, to hand over what its memory is tracked by; the longest of them.
+    pub handover: Duration,
 }
 
 impl FrozenAccount {
@@ -129,7 +132,8 @@ impl FrozenAccount {
 /// "stop 0.3 ms, inventory 1.2 ms, …", of the steps that took time.
 impl std::fmt::Display for FrozenAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let steps = self.steps();
+        let mut steps = self.steps().to_vec();
+        steps.push(("handover", self.handover));
         for (index, (step, time)) in steps.iter().filter(|(_, time)| !time.is_zero()).enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             write!(f, "{comma}{step} {:.1} ms", time.as_secs_f64() * 1e3)?;

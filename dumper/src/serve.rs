@@ -125,6 +125,7 @@ fn summary(report: &DumpReport) -> DumpSummary {
             memory_us: micros(account.memory),
             cure_us: micros(account.cure),
             release_us: micros(account.release),
+            handover_us: micros(account.handover),
         },
         total_us: micros(report.total),
         processes: report.processes as u64,

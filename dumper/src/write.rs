@@ -254,6 +254,7 @@ fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> Stat
                 cure: micros(account.cure),
                 memory: micros(account.memory),
                 release: micros(account.release),
+                handover: Some(micros(account.handover)).filter(|time| *time > 0),
             }),
             ..DumpStatsEntry::default()
         }),

@@ -138,6 +138,8 @@ pub(crate) struct FrozenAccount {
     pub(crate) cure_us: u32,
     pub(crate) memory_us: u32,
     pub(crate) release_us: u32,
+    /// Of one thread, before that time.
+    pub(crate) handover_us: u32,
 }
 
 impl Summary {
@@ -303,6 +305,7 @@ impl From<DumpStatsEntry> for Times {
                 cure_us: account.cure,
                 memory_us: account.memory,
                 release_us: account.release,
+                handover_us: account.handover.unwrap_or(0),
             }),
         }
     }

@@ -163,6 +163,10 @@ impl Times {
                 milliseconds(account.memory_us),
                 milliseconds(account.release_us),
             )?;
+            if account.handover_us > 0 {
+                let time = milliseconds(account.handover_us);
+                writeln!(f, "  before that: {time} of one thread, for its memory to be tracked")?;
+            }
         }
         writeln!(
             f,

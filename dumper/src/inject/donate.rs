@@ -25,8 +25,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const EAGER_POLLS: u32 = 4000;
 
 /// Has the leader of a process make a userfaultfd, which is ours alone then. The process runs
-/// on, whatever becomes of this.
-pub(crate) fn userfaultfd_of(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
+/// on, whatever becomes of this. Returns also for how long the leader stood still.
+pub(crate) fn userfaultfd_of(
+    process: &Process,
+    codes: &Codes,
+) -> Result<(OwnedFd, Duration), Error> {
     let pid = process.pid;
     std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -38,13 +41,14 @@ pub(crate) fn userfaultfd_of(process: &Process, codes: &Codes) -> Result<OwnedFd
     })
 }
 
-fn donate(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
+fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error> {
     let pid = process.pid;
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
     let running = Running::seize(pid, Options::SYSCALL_GOOD)?;
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
+    let since = Instant::now();
     running.interrupt()?;
     let stopped = stop(running)?;
     let original = Original::of(&stopped, &mut Vec::new())?;
@@ -68,10 +72,11 @@ fn donate(process: &Process, codes: &Codes) -> Result<OwnedFd, Error> {
     let running = infection.leave(leaving)?;
     let running = infection.left(running)?;
     infection.cured(running)?.detach(0)?;
+    let stood_still = since.elapsed();
     for signal in infection.postponed {
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
-    taken
+    taken.map(|fd| (fd, stood_still))
 }
 
 /// Waits for the stop that was asked for. Signals go their way meanwhile.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
 use images::messages::InventoryEntry;
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Obstacle};
 use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes};
-use crate::options::DumpOptions;
+use crate::options::{DumpOptions, FrozenAccount};
 
 /// Bytes of private memory from which on tracking pays: to copy less takes no longer than the moment
 /// for which the process's leader is stopped to have it tracked.
@@ -127,6 +128,7 @@ impl Early {
             } else if private_bytes(process.pid) >= worth {
                 match begin(process, finder, codes, (least, worth), self.threads) {
                     Ok(Some(tracked)) => {
+                        check(tracked.handover, options.max_freeze)?;
                         self.tracked.insert(process.pid, tracked);
                         fresh = true;
                     }
@@ -247,6 +249,12 @@ impl Early {
             }
         }
         Ok(())
+    }
+
+    /// For how long one thread of a process stood still so that its memory can be tracked; the
+    /// longest of them.
+    pub(crate) fn handover(&self) -> Duration {
+        self.tracked.values().map(|tracked| tracked.handover).max().unwrap_or_default()
     }
 
     /// Whether nothing is tracked.
@@ -408,6 +416,18 @@ fn unique_id() -> String {
 
 /// Mappings that bear our marks, by process.
 pub(crate) type Marked = BTreeMap<i32, Vec<PageRun>>;
+
+/// Fails if a thread stood still for longer than the tree may.
+fn check(handover: Duration, limit: Option<Duration>) -> Result<(), Error> {
+    match limit.filter(|limit| handover > *limit) {
+        Some(limit) => Err(Error::FrozenTooLong {
+            step: "hand over what memory is tracked by",
+            limit,
+            account: Box::new(FrozenAccount { handover, ..FrozenAccount::default() }),
+        }),
+        None => Ok(()),
+    }
+}
 
 fn begin(
     process: &Process,

@@ -16,6 +16,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use collector::{Mapping, Process, VmFlags};
 use images::Folder;
@@ -65,6 +66,8 @@ pub(crate) struct Tracked {
     covered: Vec<PageRun>,
     /// Pages that could not be copied.
     doubtful: Vec<PageRun>,
+    /// For how long its leader stood still to hand over the userfaultfd.
+    pub(super) handover: Duration,
 }
 
 /// Pages of a process that stands still.
@@ -153,11 +156,13 @@ impl Tracked {
         if worth.is_empty() {
             return Ok(None);
         }
-        let fd = userfaultfd_of(process, codes).map_err(|source| Error::Inject { pid, source })?;
+        let handed = userfaultfd_of(process, codes);
+        let (fd, handover) = handed.map_err(|source| Error::Inject { pid, source })?;
         let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
         worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
-        Ok((!worth.is_empty()).then(|| Self::with(pid, tracker, map, worth, threads)))
+        Ok((!worth.is_empty())
+            .then(|| Self { handover, ..Self::with(pid, tracker, map, worth, threads) }))
     }
 
     /// Goes on with the tracking that another dump began. `inherited` are the pages that its
@@ -238,6 +243,7 @@ impl Tracked {
             rounds: Vec::new(),
             covered: Vec::new(),
             doubtful: Vec::new(),
+            handover: Duration::ZERO,
         }
     }
 
@@ -459,7 +465,7 @@ impl Tracked {
             }
             at = end;
             // Whoever waits for the lock goes first.
-            std::thread::sleep(std::time::Duration::from_micros(20));
+            std::thread::sleep(Duration::from_micros(20));
         }
     }
 }

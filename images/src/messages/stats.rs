@@ -40,6 +40,10 @@ pub struct FrozenAccountEntry {
     /// From there until it ran on; 0 when it was ended.
     #[prost(uint32, required, tag = "8")]
     pub release: u32,
+    /// Not of the frozen time: for how long one thread of a process stood still before, to hand over
+    /// what its memory is tracked by; the longest of them.
+    #[prost(uint32, optional, tag = "9")]
+    pub handover: Option<u32>,
 }
 
 /// Times are microseconds.
