@@ -12,6 +12,8 @@ use std::process::Command;
 use api::TrackTarget;
 use common::{Quiet, until};
 use kernel::pidfd::PidFd;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use stasis_collector::{Collector, Inventory, Look, OpenFile};
 
 struct Watched {
@@ -112,6 +114,14 @@ fn whoever_changes_what_it_has_open_is_noticed() {
         file.write_all(b"more").unwrap();
     });
     assert!(different.contains(&two) && !different.contains(&one), "{different:?}");
+    watched.quiet.does("files[7].write('x' * 100); files[7].flush()");
+    let seven = watched.fd_of("file-7");
+    let different = watched.after(|quiet| {
+        // Without being open for writing.
+        let flags = OFlag::O_RDONLY | OFlag::O_TRUNC;
+        open(&path(quiet, "file-7"), flags, Mode::empty()).unwrap();
+    });
+    assert!(different.contains(&seven));
     let handle = File::open(path(&watched.quiet, "file-3")).unwrap();
     let different =
         watched.after(|_| handle.set_permissions(Permissions::from_mode(0o600)).unwrap());

@@ -44,10 +44,13 @@ const TS_COMPAT: u32 = 2;
 
 /// Set in the numbers of calls with 32-bit pointers and 64-bit registers.
 const X32: u32 = 0x4000_0000;
+const OPEN: u32 = 2;
 const CONNECT: u32 = 42;
 const LISTEN: u32 = 50;
 const SETSOCKOPT: u32 = 54;
 const FCNTL: u32 = 72;
+const OPENAT: u32 = 257;
+const OPEN_BY_HANDLE_AT: u32 = 304;
 const PIDFD_GETFD: u32 = 438;
 const X32_SETSOCKOPT: u32 = 541;
 const F_SETPIPE_SZ: u32 = 1031;
@@ -95,7 +98,8 @@ extern "C" fn sys_exit(context: *mut [u64; 2]) -> i32 {
     if changes & OPENS != 0 && result >= 0 {
         let is_shared = call & !X32 == PIDFD_GETFD;
         if !is_shared || !is_dumper(load(task, o::TASK_TGID), load(task, o::TASK_START_TIME)) {
-            touch_opened(result as u32, is_shared, changes != ALL);
+            let has_changed = is_shared || changes == ALL || cuts_off(registers, call);
+            touch_opened(result as u32, has_changed, changes != ALL);
         }
     }
     if changes & TOUCHES != 0 || call == FCNTL {
@@ -130,6 +134,19 @@ fn is_undone(result: i64, changes: u8) -> bool {
         || changes & INTERRUPTIBLE != 0 && matches!(result, EINTR | EAGAIN)
         || changes & (NAMES | OPENS) != 0
             && matches!(result, ENOENT | EPERM | EACCES | EEXIST | ENOTDIR)
+}
+
+/// Whether a call that opens a file may have cut it off, for which it need not be open for writing.
+#[inline(always)]
+fn cuts_off(registers: u64, call: u32) -> bool {
+    const O_TRUNC: u32 = 0o1000;
+    let flags = match call {
+        OPEN => integer(registers, o::REGISTERS_SECOND),
+        OPENAT | OPEN_BY_HANDLE_AT => integer(registers, o::REGISTERS_THIRD),
+        // It has its flags where the program can change them.
+        _ => O_TRUNC,
+    };
+    flags & O_TRUNC != 0
 }
 
 /// A call of the usual kind.

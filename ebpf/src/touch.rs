@@ -49,11 +49,11 @@ pub(crate) fn touch(fd: u32) {
     }
 }
 
-/// Counts a file that has just been opened, if it can be changed by this descriptor: if it is open
-/// for writing, or is a pipe; or is another's (`is_shared`), with its position. Of a call that is not
-/// known the result need not be a descriptor (`is_certain`).
+/// Counts a file that has just been opened, if that has changed it or can change it by this descriptor:
+/// if it is open for writing, or is a pipe. Of a call that is not known the result need not be a
+/// descriptor (`is_certain`).
 #[inline(never)]
-pub(crate) fn touch_opened(fd: u32, is_shared: bool, is_certain: bool) {
+pub(crate) fn touch_opened(fd: u32, has_changed: bool, is_certain: bool) {
     const FMODE_WRITE: u32 = 2;
     const S_IFMT: u16 = 0o170_000;
     const S_IFIFO: u16 = 0o010_000;
@@ -68,7 +68,7 @@ pub(crate) fn touch_opened(fd: u32, is_shared: bool, is_certain: bool) {
     }
     let open: u32 = field(file, o::FILE_MODE);
     let kind: u16 = field(inode, o::INODE_MODE);
-    if is_shared || open & FMODE_WRITE != 0 || kind & S_IFMT == S_IFIFO {
+    if has_changed || open & FMODE_WRITE != 0 || kind & S_IFMT == S_IFIFO {
         count(touched_place(inode));
     }
 }

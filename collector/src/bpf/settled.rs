@@ -13,7 +13,7 @@
 //! - nobody but the threads of a process has its table of descriptors.
 //!
 //! Others can get at a settled file in two ways, and both are counted as well. By a descriptor: they
-//! open it for writing (a pipe: at all, by `/proc/PID/fd`), or take one from a holder
+//! open it for writing, or to cut it off (a pipe: at all, by `/proc/PID/fd`), or take one from a holder
 //! (`pidfd_getfd`), or have it open for reading and change its permissions (`fchmod`): each is counted
 //! for its inode. And by a name: it is renamed, removed, cut off, hidden, its permissions changed. Of
 //! those only their number is known, for the whole machine: if it has moved, all settled files with
