@@ -139,6 +139,14 @@ fn whoever_changes_what_it_has_open_is_noticed() {
     let different =
         watched.after(|quiet| fs::rename(path(quiet, "file-5"), path(quiet, "elsewhere")).unwrap());
     assert!(different.contains(&five));
+    // And the folder that it is in, with all.
+    let dir = watched.quiet.dir.path().to_owned();
+    let different = watched.after(|_| fs::rename(&dir, dir.with_extension("moved")).unwrap());
+    assert!([one, two, three, four, five, six].iter().all(|fd| different.contains(fd)));
+    let different = watched.after(|_| fs::rename(dir.with_extension("moved"), &dir).unwrap());
+    assert!(different.contains(&one));
+    let different = watched.after(|quiet| fs::remove_file(path(quiet, "file-8")).unwrap());
+    assert_eq!(different.len(), 1, "{different:?}");
     let different = watched.after(|quiet| {
         fs::rename(path(quiet, "elsewhere"), path(quiet, "file-6")).unwrap();
     });

@@ -30,10 +30,11 @@ use crate::read::load;
 use crate::touch::{touch, touch_opened, touch_unknown};
 use crate::track::{add, count_call, is_dumper};
 
-/// How often anybody has changed files by their names.
+/// How often anybody has changed files by their names; and how often, in a way that moves what is
+/// mounted.
 #[unsafe(link_section = "maps")]
 #[unsafe(export_name = "NAMED")]
-static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// A constant of the object, not of the code: an array that the code can index.
 static CHANGES: [u8; CALLS] = TABLE;
@@ -49,6 +50,8 @@ const CONNECT: u32 = 42;
 const LISTEN: u32 = 50;
 const SETSOCKOPT: u32 = 54;
 const FCNTL: u32 = 72;
+/// Of the calls that change something by its name, those that move what is mounted.
+const MOUNTS: [u32; 10] = [155, 165, 166, 428, 429, 430, 431, 432, 433, 442];
 const OPENAT: u32 = 257;
 const OPEN_BY_HANDLE_AT: u32 = 304;
 const PIDFD_GETFD: u32 = 438;
@@ -88,13 +91,13 @@ extern "C" fn sys_exit(context: *mut [u64; 2]) -> i32 {
         return 0;
     }
     let is_undone = is_undone(result, changes);
-    if changes & NAMES != 0
-        && !is_undone
-        && let Some(count) = NAMED.get_ptr_mut(0)
-    {
-        add(count);
-    }
     let call = call as u32;
+    if changes & NAMES != 0 && !is_undone {
+        count_named(0);
+        if changes == ALL || MOUNTS.contains(&call) {
+            count_named(1);
+        }
+    }
     if changes & OPENS != 0 && result >= 0 {
         let is_shared = call & !X32 == PIDFD_GETFD;
         if !is_shared || !is_dumper(load(task, o::TASK_TGID), load(task, o::TASK_START_TIME)) {
@@ -112,6 +115,13 @@ extern "C" fn sys_exit(context: *mut [u64; 2]) -> i32 {
         count_call(load(task, o::TASK_TGID), changes);
     }
     0
+}
+
+#[inline(always)]
+fn count_named(which: u32) {
+    if let Some(count) = NAMED.get_ptr_mut(which) {
+        add(count);
+    }
 }
 
 /// Whether a call says that it has not done anything: it was interrupted and is to be made again, it

@@ -3,13 +3,14 @@
 mod asked;
 mod holders;
 mod marks;
+mod print;
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
 use aya_log_ebpf::debug;
-use stasis_ebpf_common::asked::{FILES, HOLDERS};
+use stasis_ebpf_common::asked::{ALWAYS, FILES, HOLDERS, NEVER};
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
@@ -46,8 +47,12 @@ extern "C" fn task_file_some(context: *mut FileContext) -> i32 {
         return 0;
     }
     let asked = asked::asked();
-    if !asked::is_wanted(&asked, fd) {
-        return 0;
+    match asked::wanted(&asked, fd) {
+        NEVER => return 0,
+        ALWAYS => {}
+        // As the reader knows it.
+        print if print == print::print(file as u64) => return 0,
+        _ => {}
     }
     if asked.what & FILES != 0 {
         show(context, task, file);

@@ -8,6 +8,7 @@ use ebpf_common::{FileRecord, KIND_FILE};
 use zerocopy::FromBytes;
 
 use super::records::{device, file_flags, records};
+use super::settled::Wanted;
 use super::source::What;
 use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
@@ -120,19 +121,19 @@ impl Decoding {
         &self,
         output: &[u8],
         mut files: Vec<OpenFile>,
-        wanted: &[i32],
+        wanted: &Wanted,
     ) -> Result<Result<Decoded, Vec<OpenFile>>, BpfError> {
-        let mut read: Vec<ReadFile> = Vec::with_capacity(wanted.len());
-        let mut missing = wanted.iter().peekable();
+        let mut read: Vec<ReadFile> = Vec::with_capacity(wanted.always.len());
+        let mut missing = wanted.always.iter().peekable();
         for record in self.records(output) {
             let (record, name) = record?;
             if read.last().is_some_and(|last| files[last.index].fd >= record.fd) {
                 break;
             }
             let index = files.binary_search_by_key(&record.fd, |file| file.fd);
-            let (Some(_), Ok(index)) = (missing.next_if_eq(&&record.fd), index) else {
-                return Ok(Err(files));
-            };
+            let is_wanted = missing.next_if_eq(&&record.fd).is_some()
+                || wanted.unless.binary_search_by_key(&record.fd, |(fd, _)| *fd).is_ok();
+            let (true, Ok(index)) = (is_wanted, index) else { return Ok(Err(files)) };
             let before = files.get_mut(index);
             let Some((file, same)) = self.file(index, &record, name, before)? else {
                 return Ok(Err(files));

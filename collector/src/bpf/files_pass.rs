@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ebpf_common::asked::{Asked, FILES, HOLDERS};
+use ebpf_common::asked::{ALWAYS, Asked, FILES, HOLDERS, NEVER};
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
 use super::files::{Decoded, Decoding};
-use super::settled::{Basis, Counted, Held, Needs, Reading};
+use super::settled::{Basis, Counted, Held, Needs, Reading, Wanted};
 use super::source::{BpfSource, Found, What};
 use crate::{Inventory, Look, OpenFile, Parts};
 
@@ -85,7 +85,7 @@ impl FilesPass {
         let Some(tid) = found.speaker() else { return Ok(()) };
         let decoding = Decoding { pid, tid, watched: source.watch.is_some() };
         let before = match self.needs.get(&pid) {
-            Some(wanted) if wanted.is_empty() => {
+            Some(wanted) if wanted.is_none() => {
                 self.spared.insert(pid);
                 found.process.files = before;
                 return Ok(());
@@ -166,19 +166,20 @@ impl BpfSource {
     }
 
     /// Reads the files behind some descriptors of a process into the buffer.
-    fn read_some_files(&mut self, pid: i32, wanted: &[i32]) -> Result<(), BpfError> {
+    fn read_some_files(&mut self, pid: i32, wanted: &Wanted) -> Result<(), BpfError> {
         let Some(watch) = &mut self.watch else { return self.read_files(pid, false) };
-        let bits = bits(wanted);
+        let words = words(wanted);
         watch.counts.ask(Asked {
             what: FILES,
-            words: bits.len() as u32,
-            bits: bits.as_ptr() as u64,
+            count: words.len() as u32,
+            wanted: words.as_ptr() as u64,
         })?;
         // They are read from there while the iterator is.
-        let objects = Some(wanted.len()).filter(|count| *count <= FEW);
+        let count = Some(wanted.always.len()).filter(|_| wanted.unless.is_empty());
+        let objects = count.filter(|count| *count <= FEW);
         let target = IterTarget::Process(pid);
         let read = self.iterate_over(What::SomeFiles, target, pid, objects);
-        drop(bits);
+        drop(words);
         read
     }
 
@@ -210,14 +211,16 @@ impl Found {
     }
 }
 
-/// A bit for each descriptor.
-fn bits(descriptors: &[i32]) -> Vec<u64> {
-    let last = descriptors.iter().copied().max().unwrap_or(0).max(0) as usize;
-    let mut bits = vec![0; last / 64 + 1];
-    for &fd in descriptors.iter().filter(|fd| **fd >= 0) {
-        bits[fd as usize / 64] |= 1 << (fd % 64);
+/// A word for each descriptor up to the last one wanted, that says whether it is.
+fn words(wanted: &Wanted) -> Vec<u64> {
+    let unless = wanted.unless.iter().copied();
+    let all = wanted.always.iter().map(|fd| (*fd, ALWAYS)).chain(unless);
+    let all = all.filter_map(|(fd, word)| Some((usize::try_from(fd).ok()?, word)));
+    let mut words = vec![NEVER; all.clone().map(|(fd, _)| fd + 1).max().unwrap_or(1)];
+    for (fd, word) in all {
+        words[fd] = word;
     }
-    bits
+    words
 }
 
 #[cfg(test)]
@@ -225,9 +228,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_of_descriptors() {
-        assert_eq!(bits(&[]), [0]);
-        assert_eq!(bits(&[0, 3, 63]), [1 << 63 | 0b1001]);
-        assert_eq!(bits(&[64, 130]), [0, 1, 4]);
+    fn words_of_descriptors() {
+        assert_eq!(words(&Wanted::default()), [NEVER]);
+        let wanted = Wanted { always: vec![0, 3], unless: vec![(1, 77), (5, 99)] };
+        assert_eq!(words(&wanted), [ALWAYS, 77, NEVER, ALWAYS, NEVER, 99]);
     }
 }

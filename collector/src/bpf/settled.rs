@@ -15,9 +15,10 @@
 //! Others can get at a settled file in two ways, and both are counted as well. By a descriptor: they
 //! open it for writing, or to cut it off (a pipe: at all, by `/proc/PID/fd`), or take one from a holder
 //! (`pidfd_getfd`), or have it open for reading and change its permissions (`fchmod`): each is counted
-//! for its inode. And by a name: it is renamed, removed, cut off, hidden, its permissions changed. Of
-//! those only their number is known, for the whole machine: if it has moved, all settled files with
-//! names are read again.
+//! for its inode. And by a name: it is renamed, removed, cut off, its permissions changed. Of those only
+//! their number is known, for the whole machine: if it has moved, the kernel is asked of all settled
+//! files with names whether it was them, by a print of their names, rights and sizes. Those that have
+//! another are read again; all of them, if anything has been mounted or unmounted.
 //!
 //! A file is read again, too, if one of its holders has made any call that changes files of whatever
 //! kind. Which those are is found out by joining into a *cluster* what has to do with each other: all
@@ -29,7 +30,7 @@
 //! not seen is counted later than that. A process that stands still has ended its last call. A call
 //! of somebody else that has not ended yet is as if made after the dump, as is what no call of this
 //! machine does, such as another host's changes of a file system that both have mounted, and what
-//! others do by asynchronous calls.
+//! others do by asynchronous calls or by descriptors that the kernel opened for them (fanotify).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
@@ -69,7 +70,7 @@ impl Eq for Basis {}
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
     processes: BTreeMap<i32, TrackedProcess>,
-    names: u64,
+    names: [u64; 2],
 }
 
 impl Counted {
@@ -85,15 +86,31 @@ impl Counted {
     }
 }
 
-/// Which descriptors have to be read again of each process, by rising number: the others are as they
-/// were. Of a process that is not there, all.
-pub(super) type Needs = BTreeMap<i32, Vec<i32>>;
+/// What has to be read again of each process: all else is as it was. Of a process that is not there,
+/// all.
+pub(super) type Needs = BTreeMap<i32, Wanted>;
+
+/// Descriptors whose files are to be read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// By rising number.
+    pub(super) always: Vec<i32>,
+    /// Those of files that something may have been changed of by their names, with their prints: if that
+    /// is what they still are, nothing has.
+    pub(super) unless: Vec<(i32, u64)>,
+}
+
+impl Wanted {
+    pub(super) fn is_none(&self) -> bool {
+        self.always.is_empty() && self.unless.is_empty()
+    }
+}
 
 /// The open files of a process, with all that tells who else can change them.
 #[derive(Debug)]
 pub(super) struct Held {
     counts: TrackedProcess,
-    names: u64,
+    names: [u64; 2],
     files: Vec<HeldFile>,
     /// Calls of others change them, or something that is no call.
     is_open: bool,
@@ -112,7 +129,7 @@ struct HeldFile {
 #[derive(Debug)]
 struct Settled {
     counts: TrackedProcess,
-    names: u64,
+    names: [u64; 2],
     files: Vec<SettledFile>,
     /// Those that are none.
     others: Vec<i32>,
@@ -125,6 +142,8 @@ struct SettledFile {
     place: u32,
     touched: u64,
     has_name: bool,
+    /// 0 for none.
+    print: u64,
 }
 
 /// What an iterator has written out of a process, and what it was read with.
@@ -215,14 +234,19 @@ impl Basis {
                 continue;
             }
             let renamed = settled.names != now.names;
-            let wanted = settled.files.iter().filter(|file| {
-                clusters.get(file.cluster).copied().unwrap_or(true)
-                    || file.has_name && renamed
+            let mounted = settled.names[1] != now.names[1];
+            let mut wanted = Wanted { always: settled.others.clone(), unless: Vec::new() };
+            for file in &settled.files {
+                if clusters.get(file.cluster).copied().unwrap_or(true)
                     || touched(file.place as usize) != file.touched
-            });
-            let mut wanted: Vec<i32> =
-                wanted.map(|file| file.fd).chain(settled.others.iter().copied()).collect();
-            wanted.sort_unstable();
+                    || file.has_name && (mounted || renamed && file.print == 0)
+                {
+                    wanted.always.push(file.fd);
+                } else if file.has_name && renamed {
+                    wanted.unless.push((file.fd, file.print));
+                }
+            }
+            wanted.always.sort_unstable();
             needs.insert(pid, wanted);
         }
         needs
@@ -232,7 +256,9 @@ impl Basis {
     pub(super) fn without_news(&self, needs: &Needs) -> HashSet<i32> {
         let others = |pid: &i32| self.settled.get(pid).map(|settled| settled.others.len());
         // The others are among what has to be read.
-        let needs = needs.iter().filter(|(pid, wanted)| others(pid) == Some(wanted.len()));
+        let needs = needs.iter().filter(|(pid, wanted)| {
+            wanted.unless.is_empty() && others(pid) == Some(wanted.always.len())
+        });
         needs.map(|(pid, _)| *pid).collect()
     }
 
@@ -366,6 +392,7 @@ fn settle(
                     cluster,
                     place: held.holders.place,
                     touched: held.touched,
+                    print: held.holders.print,
                     has_name: !matches!(
                         held.file.magic,
                         super::files::SOCKET_FS | super::files::PIPE_FS

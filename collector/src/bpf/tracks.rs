@@ -112,11 +112,14 @@ impl Counts {
         Ok(words.map(|[tree, lost]| Track { tree, lost }))
     }
 
-    /// How often anybody has changed files by their names.
-    pub(crate) fn names(&self) -> Result<u64, BpfError> {
+    /// How often anybody has changed files by their names; and how often, what is mounted.
+    pub(crate) fn names(&self) -> Result<[u64; 2], BpfError> {
         let failed = |source| BpfError::Map { name: MAPS[2], source };
-        let values = self.named.get(&0, 0).map_err(failed)?;
-        Ok(values.iter().fold(0, |sum, count| sum.wrapping_add(*count)))
+        let read = |which| {
+            let values = self.named.get(&which, 0).map_err(failed)?;
+            Ok(values.iter().fold(0, |sum: u64, count| sum.wrapping_add(*count)))
+        };
+        Ok([read(0)?, read(1)?])
     }
 
     /// All tracked processes. One that comes or goes meanwhile may be there or not.

@@ -277,6 +277,9 @@ pub struct HoldersRecord {
     /// How many tasks use the process's table of descriptors; 0 if nobody can tell who else changes
     /// it.
     pub sharers: u32,
+    /// Of a file with a name a fingerprint: equal ones mean that nothing has been changed by its name
+    /// between, if nothing has been mounted anywhere. 0 for none.
+    pub print: u64,
 }
 
 /// What a [`PlaceRecord`] is of.

@@ -153,6 +153,9 @@ offsets! {
     FS_ROOT = "fs_struct.root";
     PATH_DENTRY = "path.dentry";
     DENTRY_INODE = "dentry.d_inode";
+    DENTRY_PARENT = "dentry.d_parent";
+    DENTRY_SEQUENCE = "dentry.d_seq.seqcount.sequence" optional;
+    FILE_DENTRY = "file.f_path.dentry";
     FILE_INODE = "file.f_inode";
     FILE_MODE = "file.f_mode";
     FILE_FLAGS = "file.f_flags";

@@ -8,6 +8,7 @@ use stasis_ebpf_common::track::touched_place;
 use stasis_ebpf_common::{Header, HoldersRecord, KIND_HOLDERS};
 
 use super::marks::{PIPE_FS, SOCKET_FS};
+use super::print::print;
 use crate::emit;
 use crate::read::{field, fill, load, offset};
 
@@ -30,6 +31,7 @@ pub(super) fn tell(seq: *mut seq_file, task: u64, fd: u32, file: u64) {
         record.peer = peer(load(file, o::FILE_PRIVATE));
     } else {
         record.writers = load(inode, o::INODE_WRITERS);
+        record.print = print(file);
     }
     // By number, as an address that the verifier knows is none.
     let mut address = 0u64;
