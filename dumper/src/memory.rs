@@ -10,6 +10,7 @@ mod copy;
 mod early;
 mod first;
 mod keeper;
+mod look;
 mod origin;
 mod pages;
 mod parent;

@@ -14,7 +14,7 @@ use images::names;
 use kernel::pagemap::{PageMap, PageRun, clip};
 
 use super::copy::{Piece, cut, in_a_row, share, that_pay};
-use super::origin::Memory;
+use super::origin::{Memory, is_alone};
 use super::runs::{bytes, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -26,10 +26,6 @@ pub(super) const SLICE: u64 = 4096;
 /// Bytes that one thread takes at a time. Of the largest memory there are so many windows.
 const WINDOW: u64 = 16 << 20;
 const WINDOWS: u64 = 4096;
-
-/// Of a piece that has so many times as many pages around it, it is not looked up whether any is
-/// shared.
-const SPARSE: u64 = 8;
 
 /// A process whose memory is read while it runs.
 #[derive(Debug)]
@@ -70,11 +66,7 @@ impl Reader<'_> {
     /// what is its own: whether it is, is looked up at once before, so that the process may at most
     /// fork between.
     pub(super) fn read(&self, piece: &Piece, to: &mut [u8]) {
-        let first = piece.ranges.first().map_or(0, |range| range.0);
-        let last = piece.ranges.last().map_or(0, |range| range.0 + range.1 as u64);
-        let around = PageRun::new(first, last);
-        let dense = around.bytes() <= SPARSE * piece.bytes as u64;
-        let alone = dense && self.map.is_alone(around).unwrap_or(false);
+        let alone = is_alone(&self.map, &piece.ranges);
         self.memory.read_running(alone, &piece.ranges, to, self.lost);
     }
 }

@@ -12,7 +12,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kernel::memory::{self, MemoryFile};
-use kernel::pagemap::{PAGE_SIZE, PageRun};
+use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun};
+
+/// Of pages that have so many times as many around them it is not looked up whether they are shared.
+const SPARSE: u64 = 16;
 
 /// Where the pages of a set of runs come from.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Memory {
     pid: i32,
     /// It shares none of its pages.
     pub(super) alone: bool,
+    /// Where that is not known, it can be looked up.
+    pub(super) map: Option<PageMap>,
     /// Opened when it is needed.
     file: OnceLock<MemoryFile>,
 }
@@ -38,7 +43,10 @@ impl Origin {
     /// still.
     pub(super) fn read(&self, ranges: &[(u64, usize)], to: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::Process(memory) => memory.read(memory.alone, ranges, to),
+            Self::Process(memory) => {
+                let look_up = || memory.map.as_ref().is_some_and(|map| is_alone(map, ranges));
+                memory.read(memory.alone || look_up(), ranges, to)
+            }
             Self::Segment(file) => each(ranges, to, |offset, to| file.read_exact_at(to, offset)),
         }
     }
@@ -47,7 +55,7 @@ impl Origin {
 impl Memory {
     /// The memory of a process of which it is not known yet whether it shares any.
     pub(super) fn of(pid: i32) -> Self {
-        Self { pid, alone: false, file: OnceLock::new() }
+        Self { pid, alone: false, map: None, file: OnceLock::new() }
     }
 
     /// `/proc/PID/mem`, open.
@@ -123,6 +131,15 @@ fn each(
         rest = later;
     }
     Ok(())
+}
+
+/// Whether a process shares none of the pages in some ranges, by rising address, with another. Where they
+/// lie far apart it takes less to read them in the slower way than to find out.
+pub(super) fn is_alone(map: &PageMap, ranges: &[(u64, usize)]) -> bool {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return false };
+    let around = PageRun::new(first.0, last.0 + last.1 as u64);
+    let bytes: usize = ranges.iter().map(|range| range.1).sum();
+    around.bytes() <= SPARSE * bytes as u64 && map.is_alone(around).unwrap_or(false)
 }
 
 /// Whether a process shares no page of its own memory with another, as a copy of it since a fork or

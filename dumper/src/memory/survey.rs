@@ -151,7 +151,7 @@ pub(crate) fn find(
             planned.read(process, others, anonymous, *vdso, each)
         },
     )?;
-    memory.pages = work.into_iter().map(|(planned, ..)| planned.pages).collect();
+    memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
     memory.process_pages = memory.pages.len();
     for (key, Segment { file, pid, bytes }) in segments.0 {
         clock.check(STEP)?;
@@ -270,6 +270,13 @@ impl PlannedMemory {
             memory.alone = alone;
         }
         Ok(())
+    }
+
+    fn into_pages(mut self) -> Pages {
+        if let Origin::Process(memory) = &mut self.pages.origin {
+            memory.map = Some(self.map);
+        }
+        self.pages
     }
 
     fn open_again(&mut self) -> Result<(), Error> {

@@ -26,6 +26,7 @@ use kernel::userfaultfd::WriteTracker;
 
 use super::copy::{cut, in_a_row, into_memory, share, that_pay};
 use super::first::{First, SLICE, Target, windows};
+use super::look::{Look, look, parts, without_holes};
 use super::origin::Memory;
 use super::pages::Round;
 use super::runs::{bytes, coalesce, joined, subtract, union};
@@ -39,11 +40,8 @@ const MAPPINGS: usize = 64;
 /// Bytes that a mapping has to hold on the average: many small ones take longer to look through
 /// twice than to copy.
 const WORTH_A_MAPPING: u64 = 32 << 10;
-/// Runs of unprotected pages that are looked at one by one; more are looked at together.
-const FEW: usize = 4096;
-/// Bytes that a page table covers: a hole as large is not reported by the quick scan.
-const TABLE: u64 = 2 << 20;
-
+/// Bytes that are worth several threads to look at.
+const MUCH: u64 = 512 << 20;
 /// A tracked process.
 #[derive(Debug)]
 pub(crate) struct Tracked {
@@ -218,7 +216,7 @@ impl Tracked {
 
     /// Bytes that were written since they were last protected.
     pub(super) fn written_bytes(&mut self) -> Result<u64, Error> {
-        let (written, _) = self.written(&self.spans.clone(), false)?;
+        let written = self.written(&self.spans.clone(), false)?;
         Ok(bytes(&written))
     }
 
@@ -278,7 +276,7 @@ impl Tracked {
     /// copied over; others go into memory, of which at most `budget` bytes are taken. Returns
     /// how many bytes were copied, and how many of them are in memory.
     pub(super) fn next_round(&mut self, budget: u64) -> Result<(u64, u64), Error> {
-        let (written, _) = self.written(&self.spans.clone(), true)?;
+        let written = self.written(&self.spans.clone(), true)?;
         let lost = Mutex::default();
         let new = match &self.first {
             Some(first) => first.copy_again(&self.target(&lost), &written)?,
@@ -332,46 +330,54 @@ impl Tracked {
     }
 
     /// The pages in `spans` that were written and hold anything; with `protect` they are protected
-    /// again. And all pages that are not protected.
-    fn written(
-        &mut self,
-        spans: &[PageRun],
-        protect: bool,
-    ) -> Result<(Vec<PageRun>, Vec<PageRun>), Error> {
-        let failed = self.failed("read what was written");
-        let mut unprotected = Vec::new();
-        for &span in spans {
-            self.map.unprotected(span, &mut unprotected).map_err(&failed)?;
-        }
-        // Some of them hold nothing at all.
-        let near = clip(&coalesce(&unprotected, 32 * PAGE_SIZE), spans);
-        let (parts, threads) = match near.len() > FEW {
-            true => (windows(spans), self.threads),
-            false => (windows(&near), 1),
-        };
-        let mut others = self.map.clones(threads - 1).map_err(&failed)?;
-        let maps = std::iter::once(&mut self.map).chain(&mut others).collect();
-        let mut found = vec![Vec::new(); parts.len()];
-        let work = parts.into_iter().zip(&mut found).collect();
-        share(maps, work, |(part, found), map| {
-            map.written(part, protect, 0, found).map_err(&failed).map(drop)
-        })?;
-        Ok((joined(found), unprotected))
+    /// again.
+    fn written(&mut self, spans: &[PageRun], protect: bool) -> Result<Vec<PageRun>, Error> {
+        let look = |map: &mut PageMap, part: &[PageRun]| Ok(look(map, part, protect)?.written);
+        self.each_part(spans, look).map(joined)
     }
 
     /// Sorts the pages in `spans`, which are the tracked mappings of the process as it stands
     /// still. With `protect` those that have to be copied are protected again.
     pub(super) fn sort(&mut self, spans: &[PageRun], protect: bool) -> Result<Sorted, Error> {
-        let failed = self.failed("read what was written");
-        let (changed, unprotected) = self.written(spans, protect)?;
+        let covered = std::mem::take(&mut self.covered);
+        let sorted = self.each_part(spans, |map, part| {
+            let Look { written, unprotected } = look(map, part, protect)?;
+            let kept = subtract(&clip(&covered, part), &unprotected);
+            Ok((without_holes(map, &kept)?, written))
+        });
+        self.covered = covered;
+        let (kept, changed): (Vec<_>, Vec<_>) = sorted?.into_iter().unzip();
         let mut doubtful = Vec::new();
         for part in clip(&self.doubtful, spans) {
-            self.map.anonymous_pages(part, &mut doubtful).map_err(&failed)?;
+            let pages = self.map.anonymous_pages(part, &mut doubtful);
+            pages.map_err(self.failed("read what was written"))?;
         }
-        let changed = union(&changed, &doubtful);
-        let kept = subtract(&clip(&self.covered, spans), &unprotected);
-        let kept = self.without_holes(&kept).map_err(&failed)?;
-        Ok(Sorted { kept: subtract(&kept, &changed), changed })
+        let changed = union(&joined(changed), &doubtful);
+        Ok(Sorted { kept: subtract(&joined(kept), &changed), changed })
+    }
+
+    /// What `look` finds in each of the parts of `spans`, which several threads take in turns if there
+    /// is much in them.
+    fn each_part<T: Send>(
+        &mut self,
+        spans: &[PageRun],
+        look: impl Fn(&mut PageMap, &[PageRun]) -> io::Result<T> + Sync,
+    ) -> Result<Vec<T>, Error> {
+        let failed = self.failed("read what was written");
+        let threads = match bytes(spans) {
+            0..MUCH => 1,
+            _ => self.threads,
+        };
+        let mut others = self.map.clones(threads - 1).map_err(&failed)?;
+        let maps = std::iter::once(&mut self.map).chain(&mut others).collect();
+        let parts = if threads > 1 { parts(spans, 4 * threads) } else { vec![spans.to_vec()] };
+        let mut found: Vec<Option<T>> = parts.iter().map(|_| None).collect();
+        let work = parts.iter().zip(&mut found).collect();
+        share(maps, work, |(part, found), map| {
+            *found = Some(look(map, part).map_err(&failed)?);
+            Ok(())
+        })?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Takes no copy for good any more: all is to be copied when the process stands still.
@@ -380,31 +386,6 @@ impl Tracked {
         self.inherited.clear();
         self.rounds.clear();
         self.doubtful.clone_from(&self.spans);
-    }
-
-    /// Leaves out what is no longer there. Where there is a page table, the scan has told of every
-    /// page that is not; so one page of each tells whether there is a table.
-    fn without_holes(&mut self, kept: &[PageRun]) -> io::Result<Vec<PageRun>> {
-        let mut there = Vec::with_capacity(kept.len());
-        let mut last = (u64::MAX, false);
-        for run in kept {
-            let mut at = run.start;
-            while at < run.end {
-                let table = at / TABLE;
-                if last.0 != table {
-                    last = (table, self.map.holds_page(at)?);
-                }
-                let end = run.end.min((table + 1) * TABLE);
-                if last.1 {
-                    kernel::pagemap::push(&mut there, at, end);
-                } else {
-                    // Unless it is this one page that the kernel has taken back meanwhile.
-                    self.map.anonymous_pages(PageRun::new(at, end), &mut there)?;
-                }
-                at = end;
-            }
-        }
-        Ok(there)
     }
 
     /// Gives the tracking away, to be gone on with.
