@@ -4,6 +4,7 @@ mod fallback;
 mod files;
 mod files_pass;
 mod load;
+mod mappings;
 mod offsets;
 mod records;
 mod settled;

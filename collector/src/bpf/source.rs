@@ -9,25 +9,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use ebpf_common::{
-    KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, KIND_VMA, PlaceRecord, SignalAction,
-    SignalActionsRecord, TaskRecord, VmaRecord, backing, name,
+    KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, PlaceRecord, SignalAction, SignalActionsRecord,
+    TaskRecord,
 };
 use kernel::bpf::{IterTarget, iter_create, iter_link};
-use kernel::procfs::{self, Dir, NAMESPACES};
+use kernel::procfs::NAMESPACES;
 use zerocopy::FromBytes;
 
 use super::files::{AddressHash, ReadFile};
 use super::files_pass::FilesPass;
-use super::records::{
-    self, device, is_kernel_thread, process_state, protection_key, records, thread, vm_flags,
-    with_name,
-};
+use super::mappings::{own_gate, unchanged};
+use super::records::{self, device, is_kernel_thread, process_state, records, thread, with_name};
 use super::tracks::Watch;
 use super::{BpfError, Counts, Loaded, Tracers, fallback};
 use crate::deadline::Deadline;
-use crate::{
-    Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables, VmFlags,
-};
+use crate::{Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
 #[derive(Debug)]
@@ -39,7 +35,7 @@ pub struct BpfSource {
     descriptions: HashMap<u64, u64, BuildHasherDefault<AddressHash>>,
     /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
     /// /proc shows and the iterator does not.
-    gate: Option<Mapping>,
+    pub(super) gate: Option<Mapping>,
     /// What is counted, while it is.
     pub(super) watch: Option<Watch>,
     /// When to stop, with what has been read until then.
@@ -442,49 +438,6 @@ impl BpfSource {
         self.read_tasks(IterTarget::All, 0, &mut all)?;
         Ok(tree(&all, root))
     }
-
-    fn mappings(&mut self, pid: i32, speaker: &TaskRecord) -> Result<Vec<Mapping>, BpfError> {
-        self.iterate(What::Mappings, IterTarget::Process(pid), pid)?;
-        let bad = || BpfError::Record { what: What::Mappings.text(), pid };
-        let mut mappings = Vec::new();
-        for record in records(&self.output) {
-            let (KIND_VMA, bytes) = record.ok_or_else(bad)? else { continue };
-            let (record, text) = with_name::<VmaRecord>(bytes).ok_or_else(bad)?;
-            // The same once more, for a thread with a descriptor table of its own.
-            if mappings.last().is_some_and(|last: &Mapping| last.start >= record.start) {
-                break;
-            }
-            if record.backing == backing::STACKED {
-                // What the program mapped is known to /proc alone.
-                return fallback::mappings(pid, speaker.ids.tid);
-            }
-            let name = match record.name_kind {
-                name::PATH if record.name_bytes == 0 => {
-                    let range = format!("map_files/{:x}-{:x}", record.start, record.end);
-                    let Some(text) = fallback::link(pid, speaker.ids.tid, &range)? else {
-                        continue;
-                    };
-                    text
-                }
-                name::PATH | name::SPECIAL => text,
-                name::ANONYMOUS => bracketed("anon", &text),
-                name::ANONYMOUS_SHARED => bracketed("anon_shmem", &text),
-                _ => place_name(&record, speaker).into(),
-            };
-            mappings.push(Mapping {
-                start: record.start,
-                end: record.end,
-                flags: vm_flags(&record),
-                offset: if record.backing == backing::NONE { 0 } else { record.page_offset << 12 },
-                device: device(record.device),
-                inode: record.inode,
-                protection_key: protection_key(&record),
-                name,
-            });
-        }
-        mappings.extend(self.gate.clone());
-        Ok(mappings)
-    }
 }
 
 /// The processes below and with `root`, parents before their children.
@@ -503,14 +456,6 @@ fn tree(all: &BTreeMap<i32, Tasks>, root: i32) -> Vec<i32> {
         tree.extend(children.remove(parent).unwrap_or_default());
     }
     tree
-}
-
-/// The mappings of `process` from an earlier inventory, if they are the same still.
-fn unchanged(process: &Process, earlier: &mut Inventory) -> Option<Vec<Mapping>> {
-    let mark = |process: &Process| process.in_process.as_ref()?.mappings_mark;
-    let earlier = earlier.processes.get_mut(&process.pid)?;
-    let same = mark(process)? == mark(earlier)?;
-    same.then(|| std::mem::take(&mut earlier.mappings))
 }
 
 fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
@@ -557,33 +502,6 @@ fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
     })
 }
 
-/// The last of this process's own mappings, if it is the one that no process makes. Its flags are
-/// the permissions that it shows and nothing more.
-fn own_gate() -> Option<Mapping> {
-    let mut text = Vec::new();
-    Dir::open(std::process::id().cast_signed()).ok()?.read("maps", &mut text).ok()?;
-    let map = procfs::maps(&text).last()?.ok()?;
-    if map.raw_name != b"[vsyscall]" {
-        return None;
-    }
-    let mut flags = VmFlags::default();
-    for (letter, flag) in [(b'r', VmFlags::READ), (b'w', VmFlags::WRITE), (b'x', VmFlags::EXEC)] {
-        if map.permissions.contains(&letter) {
-            flags |= flag;
-        }
-    }
-    Some(Mapping {
-        start: map.start,
-        end: map.end,
-        flags,
-        offset: map.offset,
-        device: map.device,
-        inode: map.inode,
-        protection_key: 0,
-        name: "[vsyscall]".into(),
-    })
-}
-
 fn named_file(place: &PlaceRecord, target: OsString) -> Option<NamedFile> {
     let known = place.name_bytes != 0 && !fallback::OWN_NUMBERS.contains(&place.magic);
     known.then(|| NamedFile { device: device(place.device), inode: place.inode, target })
@@ -598,27 +516,6 @@ fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {
         rest = behind;
     }
     Some((header.tgid, actions))
-}
-
-fn bracketed(kind: &str, text: &OsString) -> OsString {
-    let mut name = OsString::from(format!("[{kind}:"));
-    name.push(text);
-    name.push("]");
-    name
-}
-
-/// The names that follow from where a mapping lies (`get_vma_name` in fs/proc/task_mmu.c).
-fn place_name(record: &VmaRecord, task: &TaskRecord) -> &'static str {
-    let places = &task.places;
-    if record.backing != backing::NONE {
-        ""
-    } else if record.start < places.heap_end && record.end > places.heap_start {
-        "[heap]"
-    } else if record.start <= places.stack_start && record.end >= places.stack_start {
-        "[stack]"
-    } else {
-        ""
-    }
 }
 
 fn name_tables(found: &mut BTreeMap<i32, Found>) {

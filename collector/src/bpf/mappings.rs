@@ -1,0 +1,117 @@
+//! The mappings of a process, out of the iterator's records.
+
+use std::ffi::OsString;
+
+use ebpf_common::{KIND_VMA, TaskRecord, VmaRecord, backing, name};
+use kernel::bpf::IterTarget;
+use kernel::procfs::{self, Dir};
+
+use super::records::{device, protection_key, records, vm_flags, with_name};
+use super::source::{BpfSource, What};
+use super::{BpfError, fallback};
+use crate::{Inventory, Mapping, Process, VmFlags};
+
+impl BpfSource {
+    pub(super) fn mappings(
+        &mut self,
+        pid: i32,
+        speaker: &TaskRecord,
+    ) -> Result<Vec<Mapping>, BpfError> {
+        self.iterate(What::Mappings, IterTarget::Process(pid), pid)?;
+        let bad = || BpfError::Record { what: What::Mappings.text(), pid };
+        let mut mappings = Vec::new();
+        for record in records(&self.output) {
+            let (KIND_VMA, bytes) = record.ok_or_else(bad)? else { continue };
+            let (record, text) = with_name::<VmaRecord>(bytes).ok_or_else(bad)?;
+            // The same once more, for a thread with a descriptor table of its own.
+            if mappings.last().is_some_and(|last: &Mapping| last.start >= record.start) {
+                break;
+            }
+            if record.backing == backing::STACKED {
+                // What the program mapped is known to /proc alone.
+                return fallback::mappings(pid, speaker.ids.tid);
+            }
+            let name = match record.name_kind {
+                name::PATH if record.name_bytes == 0 => {
+                    let range = format!("map_files/{:x}-{:x}", record.start, record.end);
+                    let Some(text) = fallback::link(pid, speaker.ids.tid, &range)? else {
+                        continue;
+                    };
+                    text
+                }
+                name::PATH | name::SPECIAL => text,
+                name::ANONYMOUS => bracketed("anon", &text),
+                name::ANONYMOUS_SHARED => bracketed("anon_shmem", &text),
+                _ => place_name(&record, speaker).into(),
+            };
+            mappings.push(Mapping {
+                start: record.start,
+                end: record.end,
+                flags: vm_flags(&record),
+                offset: if record.backing == backing::NONE { 0 } else { record.page_offset << 12 },
+                device: device(record.device),
+                inode: record.inode,
+                protection_key: protection_key(&record),
+                name,
+            });
+        }
+        mappings.extend(self.gate.clone());
+        Ok(mappings)
+    }
+}
+
+/// The mappings of `process` from an earlier inventory, if they are the same still.
+pub(super) fn unchanged(process: &Process, earlier: &mut Inventory) -> Option<Vec<Mapping>> {
+    let mark = |process: &Process| process.in_process.as_ref()?.mappings_mark;
+    let earlier = earlier.processes.get_mut(&process.pid)?;
+    let same = mark(process)? == mark(earlier)?;
+    same.then(|| std::mem::take(&mut earlier.mappings))
+}
+
+/// The last of this process's own mappings, if it is the one that no process makes. Its flags are
+/// the permissions that it shows and nothing more.
+pub(super) fn own_gate() -> Option<Mapping> {
+    let mut text = Vec::new();
+    Dir::open(std::process::id().cast_signed()).ok()?.read("maps", &mut text).ok()?;
+    let map = procfs::maps(&text).last()?.ok()?;
+    if map.raw_name != b"[vsyscall]" {
+        return None;
+    }
+    let mut flags = VmFlags::default();
+    for (letter, flag) in [(b'r', VmFlags::READ), (b'w', VmFlags::WRITE), (b'x', VmFlags::EXEC)] {
+        if map.permissions.contains(&letter) {
+            flags |= flag;
+        }
+    }
+    Some(Mapping {
+        start: map.start,
+        end: map.end,
+        flags,
+        offset: map.offset,
+        device: map.device,
+        inode: map.inode,
+        protection_key: 0,
+        name: "[vsyscall]".into(),
+    })
+}
+
+fn bracketed(kind: &str, text: &OsString) -> OsString {
+    let mut name = OsString::from(format!("[{kind}:"));
+    name.push(text);
+    name.push("]");
+    name
+}
+
+/// The names that follow from where a mapping lies (`get_vma_name` in fs/proc/task_mmu.c).
+fn place_name(record: &VmaRecord, task: &TaskRecord) -> &'static str {
+    let places = &task.places;
+    if record.backing != backing::NONE {
+        ""
+    } else if record.start < places.heap_end && record.end > places.heap_start {
+        "[heap]"
+    } else if record.start <= places.stack_start && record.end >= places.stack_start {
+        "[stack]"
+    } else {
+        ""
+    }
+}
