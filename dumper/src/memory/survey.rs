@@ -10,6 +10,7 @@ use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copy::share;
 use super::early::{Early, Marked, private_bytes};
+use super::first::windows;
 use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
 use super::runs::{bytes, joined, subtract, union};
@@ -208,7 +209,14 @@ impl PlannedMemory {
         let closed = process.mappings.iter().filter(of_file);
         let closed: Vec<_> =
             closed.map(|mapping| PageRun::new(mapping.start, mapping.end)).collect();
-        let own = pages_of(&mut self.map, &closed)?;
+        // The kernel holds a lock of the process during each walk, and the process runs.
+        let mut own = Vec::new();
+        for few in windows(&closed).chunk_by(|a, b| a.start / LITTLE == b.start / LITTLE) {
+            for few in few.chunks(FEW) {
+                own.push(pages_of(&mut self.map, few)?);
+            }
+        }
+        let own = joined(own);
         let first_in = |span: &PageRun| own.get(own.partition_point(|run| run.end <= span.start));
         let empty = closed
             .into_iter()
