@@ -106,9 +106,9 @@ extern "C" fn sys_exit(context: *mut [u64; 2]) -> i32 {
         }
     }
     if changes & TOUCHES != 0 || call == FCNTL {
-        touch_settings(registers, call);
+        touch_settings(registers, call, result);
     } else if changes == ALL {
-        touch_otherwise(registers, call, is_compat);
+        touch_otherwise(registers, call, is_compat, result);
     }
     const OF_PROCESS: u8 = FILES | MEMORY | CREDENTIALS | ASYNCHRONOUS;
     if changes & OF_PROCESS != 0 && !is_undone {
@@ -140,7 +140,7 @@ fn is_undone(result: i64, changes: u8) -> bool {
     if result >= 0 || changes == ALL {
         return false;
     }
-    RESTARTED.contains(&result)
+    changes & (INTERRUPTIBLE | NAMES | OPENS) != 0 && RESTARTED.contains(&result)
         || changes & INTERRUPTIBLE != 0 && matches!(result, EINTR | EAGAIN)
         || changes & (NAMES | OPENS) != 0
             && matches!(result, ENOENT | EPERM | EACCES | EEXIST | ENOTDIR)
@@ -161,15 +161,15 @@ fn cuts_off(registers: u64, call: u32) -> bool {
 
 /// A call of the usual kind.
 #[inline(always)]
-fn touch_settings(registers: u64, call: u32) {
+fn touch_settings(registers: u64, call: u32, result: i64) {
     if call != FCNTL || integer(registers, o::REGISTERS_SECOND) == F_SETPIPE_SZ {
-        touch(integer(registers, o::REGISTERS_FIRST));
+        touch(integer(registers, o::REGISTERS_FIRST), result >= 0);
     }
 }
 
 /// A call that is not in the table.
 #[inline(never)]
-fn touch_otherwise(registers: u64, call: u32, is_compat: bool) {
+fn touch_otherwise(registers: u64, call: u32, is_compat: bool, result: i64) {
     match call & !X32 {
         COMPAT_FCNTL | COMPAT_SOCKETCALL | COMPAT_FCNTL64 | COMPAT_CONNECT | COMPAT_LISTEN
         | COMPAT_SETSOCKOPT
@@ -178,7 +178,7 @@ fn touch_otherwise(registers: u64, call: u32, is_compat: bool) {
             touch_unknown();
         }
         CONNECT | LISTEN | SETSOCKOPT | X32_SETSOCKOPT | FCNTL if !is_compat => {
-            touch(integer(registers, o::REGISTERS_FIRST));
+            touch(integer(registers, o::REGISTERS_FIRST), result >= 0);
         }
         _ => {}
     }

@@ -75,7 +75,7 @@ fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
     let mode: u16 = load(inode, o::INODE_MODE);
     let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
     let mut record = FileRecord { mode: u32::from(mode), magic, ..FileRecord::default() };
-    look(file as u64, inode, &mut record);
+    record.owned = look(file as u64, inode, &mut record);
     describe(task, fd, file as u64, inode, &mut record);
     // The kernel makes up the names of pipes and sockets when it is asked, out of their numbers:
     // so can the reader, at less cost.
@@ -96,13 +96,15 @@ fn say_too_long(context: *mut c_void, tid: i32, fd: u32) {
 
 // Each piece is a function of its own, with a stack frame of its own.
 
+/// Returns whether somebody is to be signalled. (Of a function that returns nothing the compiler may
+/// leave an address where the verifier looks for a result.)
 #[inline(never)]
-fn look(file: u64, inode: u64, record: &mut FileRecord) {
+fn look(file: u64, inode: u64, record: &mut FileRecord) -> u16 {
     let owned = is_owned(file);
-    record.owned = u16::from(owned);
     let seen = seen(file, inode, record.mode as u16, record.magic, owned);
     record.mark = seen.mark;
     record.size = seen.size;
+    u16::from(owned)
 }
 
 /// Emits the record with the file's path, or without a path that is too long for it: then it

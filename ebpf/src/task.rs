@@ -157,6 +157,7 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
         thread: thread_mark(task),
         timer_slack: load(task, o::TASK_TIMER_SLACK),
         securebits: load(load(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS),
+        asynchronous: u32::from(has_rings(task)),
         ..TaskMarks::default()
     };
     let memory: u64 = field(task, o::TASK_MM);
@@ -170,6 +171,12 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
         marks.mappings = mappings_mark(task, memory);
     }
     emit(seq, &marks);
+}
+
+#[inline(always)]
+fn has_rings(task: u64) -> bool {
+    let rings: u64 = field(task, o::TASK_IO_URING);
+    rings != 0
 }
 
 /// Covers all mappings: `mm_lock_seq` counts every holder of the lock that whoever changes one

@@ -40,12 +40,15 @@ fn behind(fd: u32) -> u64 {
     at(files + u64::from(fd) * 8)
 }
 
-/// Counts a change of the file behind a descriptor.
+/// Counts a change of the file behind a descriptor; of nobody knows which, if another thread has closed
+/// it and the call has `succeeded`.
 #[inline(never)]
-pub(crate) fn touch(fd: u32) {
+pub(crate) fn touch(fd: u32, succeeded: bool) {
     let inode: u64 = field(behind(fd), o::FILE_INODE);
     if inode != 0 {
         count(touched_place(inode));
+    } else if succeeded {
+        touch_unknown();
     }
 }
 

@@ -32,6 +32,19 @@ const EXACT_SIZES: [u64; 10] = [
     0x1cd1,
 ];
 
+/// File systems where names come and go by calls alone: ext4, xfs, tmpfs, ramfs, f2fs, btrfs, bcachefs,
+/// overlayfs.
+pub(super) const STORED: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x0102_1994,
+    0x8584_58f6,
+    0xf2f5_2010,
+    0x9123_683e,
+    0xca45_1a4e,
+    0x794c_7630,
+];
+
 /// What the records of a process are decoded with.
 pub(super) struct Decoding {
     pub(super) pid: i32,
@@ -49,6 +62,24 @@ pub(super) struct Decoded {
     pub(super) read: Vec<ReadFile>,
     /// The descriptors are those of before.
     pub(super) same_descriptors: bool,
+}
+
+impl Decoded {
+    /// Leaves alone the descriptions of files that need not have been read: others that hold them
+    /// have not been, and go on to call them as before.
+    pub(super) fn keep_names(&mut self, wanted: &Wanted) {
+        let files = &mut self.files;
+        self.read.retain(|read| {
+            let Some(file) = files.get_mut(read.index) else { return false };
+            let is_wanted = wanted.always.binary_search(&file.fd).is_ok()
+                || wanted.unless.binary_search_by_key(&file.fd, |(fd, _)| *fd).is_ok();
+            if !is_wanted && read.before != 0 {
+                file.description = read.before;
+                return false;
+            }
+            true
+        });
+    }
 }
 
 /// A file that has been read.

@@ -102,13 +102,17 @@ impl FilesPass {
             }
             _ => before,
         };
-        self.needs.remove(&pid);
+        let wanted = self.needs.remove(&pid);
         self.settled.remove(&pid);
         if self.looks_ahead && self.own.is_none() {
             self.own = Some(source.files_got_at()?);
         }
         source.read_files(pid, self.looks_ahead)?;
-        found.take_files(decoding.decode(&source.output, before)?);
+        let mut decoded = decoding.decode(&source.output, before)?;
+        if let Some(wanted) = wanted {
+            decoded.keep_names(&wanted);
+        }
+        found.take_files(decoded);
         if let (true, Some(own)) = (self.looks_ahead, &self.own) {
             let reading = Reading {
                 process: &found.process,

@@ -217,7 +217,9 @@ impl Basis {
     pub(super) fn needs(&self, now: &Counted, touched: &dyn Fn(usize) -> u64) -> Needs {
         let has_changed = |pid: &i32| {
             let of = |counts: &TrackedProcess| {
-                (counts.track, counts.entered, counts.files, counts.asynchronous)
+                // Threads, as one that ends makes room for somebody else in a count of those that
+                // use the table of descriptors.
+                (counts.track, counts.entered, counts.files, counts.asynchronous, counts.threads)
             };
             now.processes.get(pid).map(of)
                 != self.settled.get(pid).map(|settled| of(&settled.counts))
@@ -295,11 +297,12 @@ impl Basis {
     }
 }
 
-/// What belongs together: an open file, by its address, or a file, by device and inode.
+/// What belongs together: an open file, or a file, each by its address. (The numbers of inodes are not
+/// enough: subvolumes of one device share them.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Node {
     Open(u64),
-    Inode(u32, u64),
+    Inode(u64),
 }
 
 /// Clusters in the making.
@@ -344,13 +347,13 @@ fn settle(
     let all = || closed().flat_map(|(_, held)| &held.files);
     // Of files that nobody writes nothing is changed by way of another descriptor.
     let is_changed = |file: &FileRecord| is_pipe(file) || is_regular(file) && is_writer(file);
-    let written = all().map(|held| &held.file).filter(|file| is_changed(file));
-    let written: HashSet<_> = written.map(|file| (file.device, file.inode)).collect();
+    let written = all().filter(|held| is_changed(&held.file));
+    let written: HashSet<u64> = written.map(|held| held.holders.inode).collect();
     for HeldFile { file, holders, .. } in all() {
         *descriptors.entry(file.file).or_default() += 1;
         clusters.number(Node::Open(file.file));
-        if written.contains(&(file.device, file.inode)) {
-            clusters.join(Node::Open(file.file), Node::Inode(file.device, file.inode));
+        if written.contains(&holders.inode) {
+            clusters.join(Node::Open(file.file), Node::Inode(holders.inode));
         }
         if holders.peer != 0 {
             clusters.join(Node::Open(file.file), Node::Open(holders.peer));
@@ -360,24 +363,32 @@ fn settle(
         held.file.mark != 0 && descriptors.get(&held.file.file) == Some(&held.holders.references)
     };
     let mut peers: HashMap<u64, u64> = HashMap::new();
-    let mut writers: HashMap<(u32, u64), HashSet<u64>> = HashMap::new();
+    let mut writers: HashMap<u64, HashSet<u64>> = HashMap::new();
     for HeldFile { file, holders, .. } in all().filter(|held| is_sole(held)) {
         peers.insert(file.file, holders.peer);
         if is_pipe(file) || is_writer(file) {
-            writers.entry((file.device, file.inode)).or_default().insert(file.file);
+            writers.entry(holders.inode).or_default().insert(file.file);
         }
     }
-    let is_settled = |held: &HeldFile| {
+    let seems_settled = |held: &HeldFile| {
         let HeldFile { file, holders, .. } = held;
-        let writers = writers.get(&(file.device, file.inode)).map_or(0, HashSet::len) as i64;
+        let writers = writers.get(&holders.inode).map_or(0, HashSet::len) as i64;
         is_sole(held)
             && match file.magic {
                 super::files::SOCKET_FS => peers.get(&holders.peer) == Some(&file.file),
                 super::files::PIPE_FS => i64::from(holders.writers) == writers,
                 // Negative for a program that runs, which nobody may write.
-                _ => i64::from(holders.writers) <= writers && !is_fifo(file),
+                magic => {
+                    i64::from(holders.writers) <= writers
+                        && !is_fifo(file)
+                        && super::files::STORED.contains(&magic)
+                }
             }
     };
+    // Each holder's descriptor was looked at at its own time.
+    let unsettled = all().filter(|held| !seems_settled(held));
+    let unsettled: HashSet<u64> = unsettled.map(|held| held.file.file).collect();
+    let is_settled = |held: &HeldFile| !unsettled.contains(&held.file.file);
     let mut holders: HashMap<usize, BTreeSet<i32>> = HashMap::new();
     let mut settled = BTreeMap::new();
     for (&pid, held) in closed() {
@@ -428,5 +439,6 @@ const fn is_fifo(file: &FileRecord) -> bool {
 }
 
 const fn is_writer(file: &FileRecord) -> bool {
-    file.flags & libc::O_ACCMODE.cast_unsigned() != libc::O_RDONLY.cast_unsigned()
+    // The fourth mode is for ioctl alone.
+    matches!(file.flags.cast_signed() & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR)
 }

@@ -489,7 +489,11 @@ fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
     };
     let users = speaker.map_or(0, |speaker| {
         let table = speaker.places.files;
-        tasks.threads.iter().filter(|task| task.places.files == table).count()
+        // The kernel's own threads change it for one that has rings: nobody can say how many do.
+        match tasks.threads.iter().any(|task| task.marks.asynchronous != 0) {
+            true => usize::MAX,
+            false => tasks.threads.iter().filter(|task| task.places.files == table).count(),
+        }
     });
     Some(Found {
         process,

@@ -172,8 +172,8 @@ pub struct TaskMarks {
     pub timers: u32,
     /// The address space's `MEMBARRIER_STATE_*` flags.
     pub membarrier: u32,
-    /// Nothing.
-    pub reserved: u32,
+    /// 1 if the thread has had the kernel work for it without calls (io_uring).
+    pub asynchronous: u32,
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.
@@ -266,6 +266,8 @@ pub struct HoldersRecord {
     pub place: u32,
     /// Address of the open file description.
     pub file: u64,
+    /// Address of its inode.
+    pub inode: u64,
     /// References to the open file description, without that of the reader; 0 if this kernel does
     /// not tell.
     pub references: u64,

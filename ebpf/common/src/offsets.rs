@@ -182,6 +182,7 @@ offsets! {
     LOCKS_POSIX = "file_lock_context.flc_posix";
     LOCKS_LEASE = "file_lock_context.flc_lease";
     PIPE_HEAD = "pipe_inode_info.head" optional;
+    PIPE_WATCH_QUEUE = "pipe_inode_info.watch_queue" optional;
     PIPE_TAIL = "pipe_inode_info.tail" optional;
     PIPE_MAX_USAGE = "pipe_inode_info.max_usage" optional;
     PIPE_RING_SIZE = "pipe_inode_info.ring_size" optional;

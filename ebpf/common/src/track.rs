@@ -119,7 +119,8 @@ const fn table() -> [u8; CALLS] {
     set(&mut table, OF_SETTINGS, FILES | TOUCHES);
     set(&mut table, OF_CREDENTIALS, CREDENTIALS);
     set(&mut table, &[(95, 95)], FILES | CREDENTIALS); // umask
-    set(&mut table, &[(444, 446)], FILES | CREDENTIALS); // landlock_*
+    // seccomp, which may give a descriptor; landlock_*
+    set(&mut table, &[(317, 317), (444, 446)], FILES | CREDENTIALS);
     set(&mut table, &[(206, 210), (333, 333)], FILES | ASYNCHRONOUS); // io_*
     // Execution, ptrace and unshare change much, but nothing goes on behind them.
     let much = FILES | MEMORY | CREDENTIALS;
@@ -205,12 +206,15 @@ const NOTHING: Ranges = &[
 ];
 
 const OF_FILES: Ranges = &[
-    (3, 3),     // close
-    (8, 8),     // lseek
-    (16, 18),   // ioctl, pread64, pwrite64
-    (22, 22),   // pipe
-    (32, 33),   // dup, dup2
-    (40, 41),   // sendfile, socket
+    (3, 3),   // close
+    (8, 8),   // lseek
+    (16, 18), // ioctl, pread64, pwrite64
+    (22, 22), // pipe
+    (32, 33), // dup, dup2
+    (40, 41), // sendfile, socket
+    // Before they find no room they may have given the socket a name.
+    (44, 44),   // sendto
+    (46, 46),   // sendmsg
     (48, 49),   // shutdown, bind
     (53, 53),   // socketpair
     (55, 55),   // getsockopt (which takes an error off the socket)
@@ -251,7 +255,9 @@ const OF_FILES: Ranges = &[
 const INTERRUPTED: Ranges = &[
     (0, 1),     // read, write
     (19, 20),   // readv, writev
-    (43, 47),   // accept, sendto, recvfrom, sendmsg, recvmsg
+    (43, 43),   // accept
+    (45, 45),   // recvfrom
+    (47, 47),   // recvmsg
     (288, 288), // accept4
 ];
 
@@ -312,7 +318,6 @@ const OF_CREDENTIALS: Ranges = &[
     (251, 251), // ioprio_set
     (302, 302), // prlimit64
     (314, 314), // sched_setattr
-    (317, 317), // seccomp
 ];
 
 const TOUCHED_BITS: u32 = 16;

@@ -37,18 +37,14 @@ pub(super) fn tell(seq: *mut seq_file, task: u64, fd: u32, file: u64) {
     let mut address = 0u64;
     fill(&mut address, file, o::FILE_INODE);
     record.place = touched_place(address) as u32;
+    record.inode = address;
     record.sharers = sharers(task);
     emit(seq, &record);
 }
 
-/// How many tasks use the table of descriptors; 0 if this kernel does not tell, or if the task has
-/// had the kernel work for it without calls.
+/// How many tasks use the table of descriptors; 0 if this kernel does not tell.
 #[inline(always)]
 fn sharers(task: u64) -> u32 {
-    let ring: u64 = load(task, o::TASK_IO_URING);
-    if ring != 0 {
-        return 0;
-    }
     let sharers: i32 = load(load(task, o::TASK_FILES), o::FILES_COUNT);
     sharers as u32
 }

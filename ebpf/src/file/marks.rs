@@ -75,10 +75,8 @@ pub(crate) fn is_owned(file: u64) -> bool {
 fn place(inode: u64, mode: u16) -> Option<Mark> {
     let names: u32 = load(inode, o::INODE_NLINK);
     let device: u32 = load(inode, o::INODE_RDEV);
-    // Of devices those that have no state: null, zero, full, random, urandom.
-    const MEMORY: u32 = 1;
     let is_device = mode & S_IFMT == S_IFCHR || mode & S_IFMT == S_IFBLK;
-    if names == 0 || is_device && device >> 20 != MEMORY || has_locks(inode) {
+    if names == 0 || is_device && !is_stateless(device) || has_locks(inode) {
         return None;
     }
     let (user, group): (u32, u32) = (load(inode, o::INODE_UID), load(inode, o::INODE_GID));
@@ -87,6 +85,15 @@ fn place(inode: u64, mode: u16) -> Option<Mark> {
     mark.add(u64::from(user) << 32 | u64::from(group));
     mark.add(u64::from(device));
     Some(mark)
+}
+
+/// Whether a device is one of those that have no state: null, zero, full, random, urandom.
+#[inline(always)]
+const fn is_stateless(device: u32) -> bool {
+    const MEMORY: u32 = 1;
+    const MINORS: u32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9;
+    let minor = device & 0xf_ffff;
+    device >> 20 == MEMORY && minor < 10 && MINORS >> minor & 1 != 0
 }
 
 /// Whether somebody holds a lock or a lease on the file.
@@ -130,6 +137,11 @@ const BUFFER_WORDS: usize = 4;
 fn pipe(inode: u64, changes: u64, mut mark: Mark) -> Seen {
     let pipe: u64 = load(inode, o::INODE_PIPE);
     if pipe == 0 || offset(o::PIPE_HEAD) == ABSENT || offset(o::INODE_MTIME) == ABSENT {
+        return UNKNOWN;
+    }
+    // The kernel itself writes into one that it notifies by.
+    let notifies: u64 = field(pipe, o::PIPE_WATCH_QUEUE);
+    if notifies != 0 {
         return UNKNOWN;
     }
     let head: u32 = load(pipe, o::PIPE_HEAD);
