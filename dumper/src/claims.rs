@@ -51,18 +51,18 @@ impl Claims {
     }
 }
 
-/// Who holds a lock on a file, by `/proc/locks`; 0 if that does not tell.
-fn holder(file: &File) -> i32 {
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let Ok(inode) = file.metadata().map(|found| found.ino().to_string()) else { return 0 };
+/// Who holds a lock on a file, by `/proc/locks`, if that tells.
+fn holder(file: &File) -> Option<i32> {
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let inode = file.metadata().ok()?.ino().to_string();
     // "1: FLOCK  ADVISORY  WRITE 4711 00:16:12345 0 EOF"
     let of_file = |line: &&str| {
         let mut words = line.split_whitespace();
         words.nth(1) == Some("FLOCK")
             && words.nth(3).and_then(|place| place.rsplit(':').next()) == Some(&inode)
     };
-    let line = locks.lines().find(of_file);
-    line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok()).unwrap_or(0)
+    // Of another pid namespace it is 0.
+    locks.lines().find(of_file)?.split_whitespace().nth(4)?.parse().ok().filter(|pid| *pid > 0)
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
         let own = std::process::id().cast_signed();
         let claims = Claims::of_tree(own).unwrap();
         let refused = Claims::of_tree(own).unwrap_err();
-        assert!(matches!(refused, Error::Claimed { pid, by } if pid == own && by == own));
+        assert!(matches!(refused, Error::Claimed { pid, by } if pid == own && by == Some(own)));
         drop(claims);
         assert!(Claims::of_tree(own).is_ok());
     }

@@ -17,14 +17,15 @@ pub enum Error {
     },
     /// Another dump is at it.
     #[error(
-        "dump process {pid}: process {by} is dumping it (it holds a lock on /proc/{pid}/pagemap); \
-         try again when that has ended"
+        "dump process {pid}: {} is dumping it (it holds a lock on /proc/{pid}/pagemap); \
+         try again when that has ended",
+        by.map_or_else(|| "another process".to_owned(), |by| format!("process {by}"))
     )]
     Claimed {
         /// The process.
         pid: i32,
-        /// Who has it, 0 if that is not known.
-        by: i32,
+        /// Who has it, if that is known.
+        by: Option<i32>,
     },
     /// Open files that cannot be carried, or could not be read.
     #[error("look at the open files of the tree")]
