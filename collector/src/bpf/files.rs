@@ -17,33 +17,23 @@ use crate::{FileMark, OpenFile};
 pub(super) const PIPE_FS: u64 = 0x5049_5045;
 pub(super) const SOCKET_FS: u64 = 0x534F_434B;
 
-/// File systems whose files are as large as the kernel's inode says, with nobody else to ask: ext4,
-/// xfs, tmpfs, ramfs, f2fs, btrfs, bcachefs, proc, sysfs, devpts.
-const EXACT_SIZES: [u64; 10] = [
-    0xef53,
-    0x5846_5342,
-    0x0102_1994,
-    0x8584_58f6,
-    0xf2f5_2010,
-    0x9123_683e,
-    0xca45_1a4e,
-    0x9fa0,
-    0x6265_6572,
-    0x1cd1,
-];
+/// File systems of this machine's own, where only calls change anything: ext4, xfs, tmpfs, ramfs, f2fs,
+/// btrfs, bcachefs.
+const OWN: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x0102_1994, 0x8584_58f6, 0xf2f5_2010, 0x9123_683e, 0xca45_1a4e];
+/// proc, sysfs, devpts.
+const OF_THE_KERNEL: [u64; 3] = [0x9fa0, 0x6265_6572, 0x1cd1];
+const OVERLAY_FS: u64 = 0x794c_7630;
 
-/// File systems where names come and go by calls alone: ext4, xfs, tmpfs, ramfs, f2fs, btrfs, bcachefs,
-/// overlayfs.
-pub(super) const STORED: [u64; 8] = [
-    0xef53,
-    0x5846_5342,
-    0x0102_1994,
-    0x8584_58f6,
-    0xf2f5_2010,
-    0x9123_683e,
-    0xca45_1a4e,
-    0x794c_7630,
-];
+/// Whether files are as large as the kernel's inode says, with nobody else to ask.
+fn has_exact_sizes(magic: u64) -> bool {
+    OWN.contains(&magic) || OF_THE_KERNEL.contains(&magic)
+}
+
+/// Whether names come and go by calls alone.
+pub(super) fn has_names_by_calls(magic: u64) -> bool {
+    OWN.contains(&magic) || magic == OVERLAY_FS
+}
 
 /// What the records of a process are decoded with.
 pub(super) struct Decoding {
@@ -65,20 +55,14 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-    /// Leaves alone the descriptions of files that need not have been read: others that hold them
-    /// have not been, and go on to call them as before.
+    /// Has files that need not have been read in any case go on to be called as before: others that
+    /// hold them may not have been read.
     pub(super) fn keep_names(&mut self, wanted: &Wanted) {
-        let files = &mut self.files;
-        self.read.retain(|read| {
-            let Some(file) = files.get_mut(read.index) else { return false };
-            let is_wanted = wanted.always.binary_search(&file.fd).is_ok()
-                || wanted.unless.binary_search_by_key(&file.fd, |(fd, _)| *fd).is_ok();
-            if !is_wanted && read.before != 0 {
-                file.description = read.before;
-                return false;
-            }
-            true
-        });
+        for read in &mut self.read {
+            let fd = self.files.get(read.index).map(|file| file.fd);
+            let is_wanted = fd.is_some_and(|fd| wanted.always.binary_search(&fd).is_ok());
+            read.keeps_name = !is_wanted && read.before != 0;
+        }
     }
 }
 
@@ -89,6 +73,8 @@ pub(super) struct ReadFile {
     pub(super) index: usize,
     /// What its description was called before.
     pub(super) before: u64,
+    /// That is what it is called still, whatever else holds it.
+    pub(super) keeps_name: bool,
     /// All else is as before.
     pub(super) same: bool,
 }
@@ -175,7 +161,9 @@ impl Decoding {
         if missing.peek().is_some() {
             return Ok(Err(files));
         }
-        Ok(Ok(Decoded { files, read, same_descriptors: true }))
+        let mut decoded = Decoded { files, read, same_descriptors: true };
+        decoded.keep_names(wanted);
+        Ok(Ok(decoded))
     }
 
     fn records<'a>(
@@ -235,10 +223,11 @@ impl Decoding {
             owned: Some(record.owned != 0),
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         };
-        let mut read = ReadFile { index, before: 0, same: false };
+        let mut read = ReadFile { index, before: 0, keeps_name: false, same: false };
         match before {
             Some(before) if before.target.as_bytes() == name => {
-                read = ReadFile { index, before: before.description, same: is_like(&file, before) };
+                read.before = before.description;
+                read.same = is_like(&file, before);
                 file.target = std::mem::take(&mut before.target);
             }
             _ => file.target = OsString::from_vec(name.to_vec()),
@@ -270,7 +259,7 @@ const fn is_fifo(record: &FileRecord) -> bool {
 
 fn mark(record: &FileRecord) -> Option<FileMark> {
     let nameless = matches!(record.magic, PIPE_FS | SOCKET_FS);
-    let exact = nameless || is_fifo(record) || EXACT_SIZES.contains(&record.magic);
+    let exact = nameless || is_fifo(record) || has_exact_sizes(record.magic);
     Some(FileMark { print: NonZeroU64::new(record.mark)?, size: exact.then_some(record.size) })
 }
 
@@ -344,6 +333,26 @@ mod tests {
         let mut output = Vec::new();
         names.iter().for_each(|(fd, name)| record(*fd, name, &mut output));
         DECODING.decode(&output, earlier).unwrap().files
+    }
+
+    /// What one of several holders is read of for another reason is still the others'.
+    #[test]
+    fn names_are_kept_of_what_need_not_be_read() {
+        let names = [(0, "/a"), (3, "/b"), (5, "/c")];
+        let mut output = Vec::new();
+        names.iter().for_each(|(fd, name)| record(*fd, name, &mut output));
+        let mut before = decoded(&names, Vec::new());
+        before.iter_mut().for_each(|file| file.description = 70 + file.fd as u64);
+        let wanted = Wanted { always: vec![3], unless: vec![(5, 9)] };
+        let mut whole = DECODING.decode(&output, before).unwrap();
+        whole.keep_names(&wanted);
+        let kept: Vec<_> = whole.read.iter().map(|read| (read.before, read.keeps_name)).collect();
+        assert_eq!(kept, [(70, true), (73, false), (75, true)]);
+        let mut some = Vec::new();
+        names[1..].iter().for_each(|(fd, name)| record(*fd, name, &mut some));
+        let some = DECODING.decode_some(&some, whole.files, &wanted).unwrap().unwrap();
+        assert_eq!(some.read.iter().map(|read| read.index).collect::<Vec<_>>(), [1, 2]);
+        assert!(!some.read[0].keeps_name);
     }
 
     /// Whatever was there before, it comes out as if nothing had been.

@@ -230,17 +230,19 @@ impl Basis {
             .iter()
             .map(|holders| !changed.is_empty() && holders.iter().any(|pid| changed.contains(pid)))
             .collect();
+        let settled = || self.settled.iter().filter(|(pid, _)| !changed.contains(pid));
+        // Looked up once for each place, so that all who hold a file are told the same.
+        let is_touched = |file: &&SettledFile| touched(file.place as usize) != file.touched;
+        let files = settled().flat_map(|(_, settled)| &settled.files);
+        let touched: HashSet<u32> = files.filter(is_touched).map(|file| file.place).collect();
         let mut needs = Needs::new();
-        for (&pid, settled) in &self.settled {
-            if changed.contains(&pid) {
-                continue;
-            }
+        for (&pid, settled) in settled() {
             let renamed = settled.names != now.names;
             let mounted = settled.names[1] != now.names[1];
             let mut wanted = Wanted { always: settled.others.clone(), unless: Vec::new() };
             for file in &settled.files {
                 if clusters.get(file.cluster).copied().unwrap_or(true)
-                    || touched(file.place as usize) != file.touched
+                    || touched.contains(&file.place)
                     || file.has_name && (mounted || renamed && file.print == 0)
                 {
                     wanted.always.push(file.fd);
@@ -381,7 +383,7 @@ fn settle(
                 magic => {
                     i64::from(holders.writers) <= writers
                         && !is_fifo(file)
-                        && super::files::STORED.contains(&magic)
+                        && super::files::has_names_by_calls(magic)
                 }
             }
     };

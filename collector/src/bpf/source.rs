@@ -300,10 +300,14 @@ impl BpfSource {
         self.descriptions.clear();
         for (&pid, found) in found {
             let files = &mut found.process.files;
-            for &ReadFile { index, before, same } in &found.read {
+            for &ReadFile { index, before, keeps_name, same } in &found.read {
                 let Some(file) = files.get_mut(index) else { continue };
-                let lowest = OpenFile::description_of(pid, file.fd);
-                file.description = *self.descriptions.entry(file.description).or_insert(lowest);
+                file.description = if keeps_name {
+                    before
+                } else {
+                    let lowest = OpenFile::description_of(pid, file.fd);
+                    *self.descriptions.entry(file.description).or_insert(lowest)
+                };
                 if !same || before != file.description {
                     found.differing.push(file.fd);
                 }
