@@ -294,8 +294,8 @@ impl BpfSource {
     /// Names descriptions by their lowest holders in place of their addresses. Processes and their
     /// descriptors come in rising order, so the first holder met is the lowest.
     ///
-    /// Those that have not been read have their names: nobody else holds them than did before, or all
-    /// that do have been read.
+    /// Those that have not been read, or only for what they may be called in the file system, have their
+    /// names: nobody else holds them than did before.
     fn name_descriptions(&mut self, found: &mut BTreeMap<i32, Found>) {
         self.descriptions.clear();
         for (&pid, found) in found {
