@@ -3,10 +3,13 @@
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TARGET: &str = "bpfel-unknown-none";
+/// Goes up when what is pinned beside the object's own programs and maps changes its meaning.
+const PINS: u32 = 1;
 const REMEDY: &str = "run `make deps`, which installs it";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,8 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let target_dir = target_dir(&out);
     let object = build(&sources, &target_dir)?;
-    fs::copy(&object, out.join("stasis-ebpf"))
+    let bytes = fs::read(&object).map_err(|error| format!("read {}: {error}", object.display()))?;
+    fs::write(out.join("stasis-ebpf"), &bytes)
         .map_err(|error| format!("copy {}: {error}", object.display()))?;
+    let mut hasher = DefaultHasher::new();
+    (PINS, &bytes).hash(&mut hasher);
+    println!("cargo::rustc-env=STASIS_EBPF_VERSION={:016x}", hasher.finish());
     Ok(())
 }
 
@@ -47,8 +54,8 @@ fn build(sources: &Path, target_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
     command
         .current_dir(sources)
         .env("PATH", path)
-        // --btf: the kernel wants type information for iterator programs.
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\x1f-Clink-arg=--btf")
+        // The kernel needs no type information of programs that only read.
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=0")
         .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(target_dir);
     let status = command.status().map_err(|error| format!("start {command:?}: {error}"))?;

@@ -88,7 +88,8 @@ pub(crate) struct DumpOptions {
     /// changed, and fail if that differs
     #[arg(long, env = "STASIS_CROSS_CHECK", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) cross_check: bool,
-    /// Folder of the BPF file system in which a collector has left its programs
+    /// Folder of the BPF file system in which eBPF programs are found, or left for other commands; `none`
+    /// to do without them
     #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
     pub(crate) bpf_dir: Option<PathBuf>,
 }

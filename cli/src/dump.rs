@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use collector::Home;
 use dumper::{AfterDump, DumpOptions};
 
 use crate::args;
@@ -22,7 +23,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,
-        programs: options.bpf_dir,
+        programs: Home::at(options.bpf_dir),
         track: options.track,
         parent: options.parent,
         tracks: options.run_dir.join("tracks"),
@@ -52,8 +53,8 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         );
         if report.source == Some(collector::Source::Proc) {
             println!(
-                "the inventory came from /proc; where stasis-collector runs it comes from eBPF, and \
-                 the tree stands still for a shorter time"
+                "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and \
+                 the tree stands still for a shorter time (`stasis check` says what is missing)"
             );
         }
     }

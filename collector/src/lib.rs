@@ -14,7 +14,6 @@ pub mod ps;
 mod tracks;
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Instant;
 
 use deadline::Deadline;
@@ -28,7 +27,8 @@ pub use obstacles::{Obstacle, Surroundings, obstacles};
 pub use parts::Parts;
 pub use tracks::{Track, TrackError, Tracks};
 
-use bpf::{BpfSource, Loaded, PIN_ROOT};
+pub use bpf::Home;
+use bpf::{BpfError, BpfSource, Loaded};
 use proc_source::ProcSource;
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
@@ -77,20 +77,30 @@ enum Sources {
 }
 
 impl Collector {
-    /// Takes the best source that is there at once: the eBPF programs that a collector service has
-    /// pinned, else /proc. (Loading programs anew takes longer than most inventories from /proc.)
+    /// Takes the best source that there is: the eBPF programs that are pinned, else new ones, which are
+    /// left there for the next command; and where that is not to be had, /proc.
     #[must_use]
     pub fn open() -> Self {
-        Self::open_from(Path::new(PIN_ROOT))
+        Self::open_at(&Home::default())
     }
 
-    /// Like [`Collector::open`], with programs that were pinned below another folder.
+    /// Like [`Collector::open`], with programs and what they take in other places.
     #[must_use]
-    pub fn open_from(root: &Path) -> Self {
-        match Loaded::pinned(root).map(BpfSource::new) {
+    pub fn open_at(home: &Home) -> Self {
+        if home.is_none() {
+            return Self::proc_only();
+        }
+        match bpf::open(home) {
             Ok(source) => Self::of(Sources::Bpf(Box::new(source))),
             Err(error) => {
-                tracing::debug!(%error, "no eBPF programs: reading /proc");
+                let why = bpf::chain(&error);
+                match error {
+                    // As it is to be.
+                    BpfError::NoRight(_) | BpfError::Namespace(_) => {
+                        tracing::info!("inventories come from /proc, slower: {why}");
+                    }
+                    _ => tracing::warn!("inventories come from /proc, slower: {why}"),
+                }
                 Self::proc_only()
             }
         }
@@ -100,7 +110,18 @@ impl Collector {
         Self { sources, threads: 0 }
     }
 
-    /// Loads the eBPF programs.
+    /// Takes the programs as a collector's service does, with room for so many tracked processes: they are
+    /// left for others to find, with the tracks that are kept by them. The error says why not, if they
+    /// are this process's own.
+    ///
+    /// # Errors
+    /// If this kernel has no place for them.
+    pub fn serve(home: &Home, tracked: NonZeroU32) -> Result<(Self, Option<BpfError>), Error> {
+        let (source, reason) = bpf::serve(home, tracked)?;
+        Ok((Self::of(Sources::Bpf(Box::new(source))), reason))
+    }
+
+    /// Loads the eBPF programs, for this process alone.
     ///
     /// # Errors
     /// If this kernel has no place for them.
@@ -120,25 +141,12 @@ impl Collector {
         Ok(Self::of(Sources::Bpf(Box::new(source))))
     }
 
-    /// What keeps tracks, by the programs that this has loaded, pinned already if they are to be;
-    /// `None` where they were not loaded, and when asked again.
+    /// What keeps tracks, by the programs that this has loaded or serves; `None` where another process
+    /// keeps tracks by them, and when asked again.
     pub fn tracks(&mut self) -> Option<Tracks> {
         match &mut self.sources {
             Sources::Bpf(source) => source.tracing().map(Tracks::new),
             Sources::Proc(_) => None,
-        }
-    }
-
-    /// Leaves loaded eBPF programs below `root` ([`PIN_ROOT`] as a rule, in any case in the BPF file
-    /// system) for other processes to use, until this goes. One that reads /proc has none to leave.
-    ///
-    /// # Errors
-    /// If another process has its programs there, or the BPF file system cannot be mounted or written
-    /// to.
-    pub fn pin(&mut self, root: &Path) -> Result<(), Error> {
-        match &mut self.sources {
-            Sources::Bpf(source) => Ok(source.pin(root)?),
-            Sources::Proc(_) => Ok(()),
         }
     }
 

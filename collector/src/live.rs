@@ -4,14 +4,13 @@
 mod tracks;
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::ProcessList;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::bpf::PIN_ROOT;
-use crate::{Collector, Error, Inventory, Source, ps};
+use crate::bpf::chain;
+use crate::{Collector, Error, Home, Inventory, Source, ps};
 use tracks::LiveTracks;
 
 /// A source of inventories for many.
@@ -42,22 +41,21 @@ impl Live {
     /// # Errors
     /// If the metrics are registered already.
     pub fn start(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Self::start_at(registry, Path::new(PIN_ROOT), ROOM)
+        Self::start_at(registry, &Home::default(), ROOM)
     }
 
-    /// Like [`Live::start`], leaving the programs below another folder, with room for so many tracked
+    /// Like [`Live::start`], with the programs in another place, with room for so many tracked
     /// processes.
     ///
     /// # Errors
     /// As [`Live::start`].
     pub fn start_at(
         registry: &Registry,
-        root: &Path,
+        home: &Home,
         tracked: NonZeroU32,
     ) -> Result<Self, prometheus::Error> {
-        let (mut collector, reason) = match Collector::with_bpf_for(tracked) {
-            Ok(mut collector) => {
-                let failed = collector.pin(root).err();
+        let (mut collector, reason) = match Collector::serve(home, tracked) {
+            Ok((collector, failed)) => {
                 let reason = failed
                     .map(|error| format!("no programs are left for dumps: {}", chain(&error)));
                 (collector, reason)
@@ -179,17 +177,4 @@ const fn name(source: Source) -> &'static str {
         Source::Bpf => "bpf",
         Source::Proc => "proc",
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        // The verifier's whole log is one of the causes: its first line says enough.
-        text.push_str(cause.to_string().lines().next().unwrap_or_default());
-        next = cause.source();
-    }
-    text
 }

@@ -17,7 +17,7 @@ use clap::Parser;
 use prometheus::Registry;
 use service::{Capability, Error, Privileges, Problem, Service, Settings, chain};
 use stasis_collector::bpf::PIN_ROOT;
-use stasis_collector::{Inventory, Live, ROOM, TrackError};
+use stasis_collector::{Home, Inventory, Live, ROOM, TrackError};
 
 /// Says what runs and what of it can be dumped; keeps the eBPF programs that dumps use
 #[derive(Debug, Parser)]
@@ -25,7 +25,7 @@ use stasis_collector::{Inventory, Live, ROOM, TrackError};
 struct Args {
     #[command(flatten)]
     settings: Settings,
-    /// Folder of the BPF file system in which the programs are left for other processes
+    /// Folder of the BPF file system in which the programs are found, or left for other processes
     #[arg(long, value_name = "DIR", default_value = PIN_ROOT, env = "STASIS_BPF_DIR")]
     bpf_dir: PathBuf,
     /// How many processes may be tracked at a time
@@ -55,7 +55,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     // Before privileges are dropped, and before there is a log: what failed is noted after.
     let registry = Registry::new();
-    let live = Arc::new(Live::start_at(&registry, &args.bpf_dir, args.tracked_processes)?);
+    let home = Home::at(Some(args.bpf_dir.clone()));
+    let live = Arc::new(Live::start_at(&registry, &home, args.tracked_processes)?);
     let service = Service { name: "collector", privileges: PRIVILEGES };
     let mut prepared = service.prepare_with(registry, args.settings.log, None)?;
     if let Some(reason) = live.reason() {

@@ -1,17 +1,17 @@
 //! What the collector's service is made of. Needs root, and a kernel that lets it load BPF programs.
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
-use std::path::Path;
-
 use prometheus::Registry;
-use stasis_collector::{Live, ROOM, Source};
+use stasis_collector::{Home, Live, ROOM, Source};
 
 #[test]
 fn inventories_are_counted_and_serialised() {
     let registry = Registry::new();
     let own = std::process::id().cast_signed();
-    let root = format!("/sys/fs/bpf/stasis-test-live-{own}");
-    let live = Live::start_at(&registry, Path::new(&root), ROOM).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let pins = format!("/sys/fs/bpf/stasis-test-live-{own}").into();
+    let home = Home { pins, cache: cache.path().join("cache") };
+    let live = Live::start_at(&registry, &home, ROOM).unwrap();
     assert_eq!((live.source(), live.reason()), (Source::Bpf, None));
     let inventory = serde_json::to_value(live.inventory(own).unwrap()).unwrap();
     let process = &inventory["processes"][own.to_string()];
@@ -24,5 +24,5 @@ fn inventories_are_counted_and_serialised() {
     assert!(text.contains("stasis_inventory_failures_total 1"), "{text}");
     assert!(text.contains("stasis_collector_bpf 1"), "{text}");
     drop(live);
-    assert!(!Path::new(&root).exists());
+    home.clear().unwrap();
 }

@@ -228,35 +228,6 @@ fn both_sources_tell_the_same_of_an_overlay() {
 }
 
 #[test]
-fn pinned_programs_serve_others_until_they_are_removed() {
-    let own = std::process::id().cast_signed();
-    let root = PathBuf::from(format!("/sys/fs/bpf/stasis-test-{own}"));
-    let mut loader = Collector::with_bpf().unwrap();
-    loader.pin(&root).unwrap();
-    let mut other = Collector::open_from(&root);
-    assert_eq!(other.source(), Source::Bpf);
-    // One that comes second leaves alone what is not its own, whatever becomes of it.
-    let mut second = Collector::with_bpf().unwrap();
-    let refused = std::error::Error::source(&second.pin(&root).unwrap_err()).unwrap().to_string();
-    assert!(refused.contains("another collector"), "{refused}");
-    drop(second);
-    assert_eq!(Collector::open_from(&root).source(), Source::Bpf);
-    // What is there of one that was killed goes.
-    drop(loader);
-    assert!(other.inventory(&[own]).unwrap().processes.contains_key(&own));
-    assert_eq!(Collector::open_from(&root).source(), Source::Proc);
-    let (old, foreign) = (root.join("0123456789abcdef"), root.join("another"));
-    std::fs::create_dir_all(&old).unwrap();
-    std::fs::create_dir_all(&foreign).unwrap();
-    let mut loader = Collector::with_bpf().unwrap();
-    loader.pin(&root).unwrap();
-    assert!(!old.exists() && foreign.exists());
-    std::fs::remove_dir(foreign).unwrap();
-    drop(loader);
-    assert!(!root.exists());
-}
-
-#[test]
 fn processes_that_are_not_there_are_absent() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
@@ -282,11 +253,12 @@ impl Write for Lines {
 }
 
 #[test]
-fn the_programs_own_messages_arrive() {
+fn what_a_record_has_no_room_for_is_noted() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
     let busy = Busy::start();
@@ -294,7 +266,7 @@ fn the_programs_own_messages_arrive() {
         Collector::with_bpf().unwrap().inventory(&[busy.pid()]).unwrap();
     });
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let message = format!("of task {} is too long for its record: left to /proc", busy.pid());
-    assert!(text.contains(&message), "{text}");
-    assert!(text.contains("path of descriptor") && text.contains("name of the mapping"), "{text}");
+    let asked = format!("is too long for its record: /proc is asked pid={}", busy.pid());
+    assert!(text.contains(&asked), "{text}");
+    assert!(text.contains("path of descriptor") && text.contains("name of mapping"), "{text}");
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod common;
+#[path = "common/home.rs"]
+mod home;
 
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU32;
@@ -11,19 +13,18 @@ use std::time::Duration;
 use api::TrackTarget;
 use common::{Quiet, until};
 use ebpf_common::track::TrackedProcess;
-use stasis_collector::{Collector, Inventory, Look, OpenFile, TrackError, Tracks};
+use home::TestHome;
+use stasis_collector::{Collector, Inventory, Look, OpenFile, ROOM, TrackError, Tracks};
 
 #[test]
 fn files_that_cannot_have_changed_are_not_read_again() {
     let quiet = Quiet::start();
-    let root = format!("/sys/fs/bpf/stasis-test-tracks-{}", std::process::id());
-    let root = std::path::Path::new(&root);
-    let mut loader = Collector::with_bpf().unwrap();
-    loader.pin(root).unwrap();
+    let home = TestHome::new("tracks");
+    let (mut loader, _) = Collector::serve(&home, ROOM).unwrap();
     loader.watch();
     let mut tracks = loader.tracks().unwrap();
     let id = tracks.begin(&TrackTarget::Tree(quiet.pid()), true).unwrap();
-    let mut follower = Collector::open_from(root);
+    let mut follower = Collector::open_at(&home);
     follower.watch();
     let mut take = |earlier: &mut Inventory, times: usize| {
         let tree = stasis_collector::tree(quiet.pid()).unwrap();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use collector::Home;
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings,
 };
@@ -16,7 +17,8 @@ struct Args {
     settings: Settings,
     #[command(flatten)]
     checkpoints: CheckpointSettings,
-    /// Folder of the BPF file system in which the collector has left its programs
+    /// Folder of the BPF file system in which eBPF programs are found, or left for other dumps; `none`
+    /// to do without them
     #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
 }
@@ -59,6 +61,6 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
-        Ok(stasis_dumper::router(root, args.bpf_dir.clone(), &metrics, traces)?)
+        Ok(stasis_dumper::router(root, Home::at(args.bpf_dir.clone()), &metrics, traces)?)
     })
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use collector::Home;
+
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterDump {
@@ -43,9 +45,8 @@ pub struct DumpOptions {
     /// Ask the tasks themselves also for what the kernel's structures tell, read again what by its
     /// mark has not changed, and fail if the answers differ. Frozen times are longer.
     pub cross_check: bool,
-    /// Folder of the BPF file system in which a collector has left its programs; `None` for the
-    /// usual one.
-    pub programs: Option<PathBuf>,
+    /// Where eBPF programs are found, or left for other dumps.
+    pub programs: Home,
     /// Go on tracking what the tree writes when it runs on, for a later dump that has this one as
     /// its parent.
     pub track: bool,
@@ -74,7 +75,7 @@ impl DumpOptions {
             max_freeze: None,
             timeout: None,
             cross_check: false,
-            programs: None,
+            programs: Home::default(),
             track: false,
             parent: None,
             tracks: crate::memory::TRACKS.into(),

@@ -43,10 +43,7 @@ impl Plan {
         clock: &Clock,
         early: &mut Early,
     ) -> Result<(Self, files::Plan), Error> {
-        let mut collector = match &options.programs {
-            Some(folder) => Collector::open_from(folder),
-            None => Collector::open(),
-        };
+        let mut collector = Collector::open_at(&options.programs);
         collector.watch();
         let inventory =
             inventory(&mut collector, options.pid, &mut Inventory::default(), Look::Ahead)?;

@@ -20,13 +20,6 @@ use crate::options::{DumpOptions, DumpReport};
 use crate::plan::inventory;
 use crate::write;
 
-fn collector(options: &DumpOptions) -> Collector {
-    match &options.programs {
-        Some(folder) => Collector::open_from(folder),
-        None => Collector::open(),
-    }
-}
-
 /// Copies the larger part of the memory of the tree below [`DumpOptions::pid`], and lets its
 /// changes be tracked from there on. The tree runs on, whatever [`DumpOptions::after`] says.
 ///
@@ -54,8 +47,12 @@ fn copy(
     let started = Instant::now();
     let clock = Clock::start(options);
     progress.begin("plan", None);
-    let inventory =
-        inventory(&mut collector(options), options.pid, &mut Inventory::default(), Look::Now)?;
+    let inventory = inventory(
+        &mut Collector::open_at(&options.programs),
+        options.pid,
+        &mut Inventory::default(),
+        Look::Now,
+    )?;
     let namespaces = obstacles::own_namespaces()?;
     let facts = Facts::read(&inventory, false);
     obstacles::check(&inventory, &facts, options, &namespaces)?;
@@ -101,7 +98,11 @@ fn copy(
 /// When there is no such process, or a dump of it is under way.
 pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
     let _claims = Claims::of_tree(options.pid)?;
-    let inventory =
-        inventory(&mut collector(options), options.pid, &mut Inventory::default(), Look::Now)?;
+    let inventory = inventory(
+        &mut Collector::open_at(&options.programs),
+        options.pid,
+        &mut Inventory::default(),
+        Look::Now,
+    )?;
     memory::untrack(&options.tracks, options.pid, &inventory)
 }

@@ -1,6 +1,5 @@
 //! The dumper's paths: dumps and checkpoints, for who asks over its socket.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use api::{After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary};
@@ -8,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use collector::Home;
 use images::{ImageDir, Quiet, names};
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
@@ -19,7 +19,7 @@ use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
 struct Dumper {
     root: CheckpointRoot,
     /// [`DumpOptions::programs`].
-    programs: Option<PathBuf>,
+    programs: Home,
     metrics: DumpMetrics,
     traces: Traces,
 }
@@ -96,7 +96,7 @@ impl DumpMetrics {
 /// If the metrics are registered already.
 pub fn router(
     root: CheckpointRoot,
-    programs: Option<PathBuf>,
+    programs: Home,
     metrics: &Metrics,
     traces: Traces,
 ) -> Result<Router, prometheus::Error> {

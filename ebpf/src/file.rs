@@ -9,12 +9,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
-use aya_log_ebpf::debug;
 use stasis_ebpf_common::asked::{ALWAYS, FILES, HOLDERS, NEVER};
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
-use crate::read::{Context, at, load, offset};
+use crate::read::{at, load, offset};
 use crate::{Meta, Name, emit, fitting};
 use marks::{PIPE_FS, SOCKET_FS, is_owned, seen};
 
@@ -81,17 +80,9 @@ fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
     // so can the reader, at less cost.
     if magic == PIPE_FS || magic == SOCKET_FS {
         emit(seq, &record);
-    } else if !emit_with_path(seq, file, &mut record) {
-        say_too_long(context.cast(), load(task, o::TASK_PID), fd);
+    } else {
+        emit_with_path(seq, file, &mut record);
     }
-}
-
-#[inline(never)]
-fn say_too_long(context: *mut c_void, tid: i32, fd: u32) {
-    debug!(
-        &Context(context),
-        "path of descriptor {} of task {} is too long for its record: left to /proc", fd, tid
-    );
 }
 
 // Each piece is a function of its own, with a stack frame of its own.

@@ -2,7 +2,6 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use stasis_ebpf_common::offsets::{ABSENT, COUNT};
 
@@ -72,13 +71,4 @@ pub(crate) fn fill_from<T>(value: &mut T, address: u64) {
             address as *const c_void,
         )
     };
-}
-
-/// The context, for messages.
-pub(crate) struct Context(pub(crate) *mut c_void);
-
-impl EbpfContext for Context {
-    fn as_ptr(&self) -> *mut c_void {
-        self.0
-    }
 }

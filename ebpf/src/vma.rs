@@ -3,12 +3,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_log_ebpf::debug;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{Header, KIND_VMA, NAME_BYTES, VmaRecord, backing, name as kind};
 
 use crate::file::path;
-use crate::read::{Context, field, offset};
+use crate::read::{field, offset};
 use crate::{Meta, Name, emit, fitting};
 
 #[repr(C)]
@@ -53,15 +52,6 @@ extern "C" fn task_vma(context: *mut VmaContext) -> i32 {
     if anonymous != 0 && record.name_kind == kind::NONE {
         record.name_kind = if file.is_null() { kind::ANONYMOUS } else { kind::ANONYMOUS_SHARED };
         record.name_bytes = text(anonymous + u64::from(offset(o::ANON_NAME_TEXT)), &mut name);
-    }
-    if record.name_kind != kind::NONE && record.name_bytes == 0 {
-        let tid: i32 = field(task, o::TASK_PID);
-        debug!(
-            &Context(context.cast()),
-            "name of the mapping at {:x} of task {} is too long for its record: left to /proc",
-            record.start,
-            tid
-        );
     }
     let name_bytes = record.name_bytes;
     record.header.bytes = size_of::<VmaRecord>() as u32 + name_bytes;

@@ -1,5 +1,6 @@
-//! The `bpf` system call, as far as aya does not reach: iterators over one process, and pinned
-//! objects.
+//! The `bpf` system call: programs and maps, iterators over one process, pinned objects.
+
+mod load;
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -9,6 +10,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+
+pub use load::{Called, MapSpec, ProgramSpec, map_constant, map_create, program_load};
 
 // include/uapi/linux/bpf.h
 const BPF_OBJ_PIN: libc::c_int = 6;
@@ -201,8 +204,9 @@ fn bpf<T>(command: libc::c_int, attributes: &T) -> Result<OwnedFd, Errno> {
 }
 
 fn command<T>(command: libc::c_int, attributes: &T) -> Result<libc::c_long, Errno> {
-    // SAFETY: each command above is passed the attributes that the kernel defines for it, which it
-    // only reads; the addresses inside are those of locals of the callers, still alive here.
+    // SAFETY: each command is passed the attributes that the kernel defines for it, which it only reads;
+    // the addresses inside are those of what the callers hold, still alive here. Of these the kernel
+    // writes to the log of `program_load` alone, as far as that says that there is room.
     Errno::result(unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
     })

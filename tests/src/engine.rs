@@ -115,8 +115,7 @@ impl Engine {
             command.arg("--shell-job");
         }
         // Not what a collector of another test has left.
-        command
-            .env("STASIS_BPF_DIR", how.collector.map_or(Path::new("/none"), Collector::programs));
+        command.env("STASIS_BPF_DIR", how.collector.map_or(Path::new("none"), Collector::programs));
         if how.cross_check {
             command.env("STASIS_CROSS_CHECK", "yes");
         }

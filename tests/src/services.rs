@@ -79,6 +79,7 @@ impl Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         stop(&mut self.child);
+        std::fs::remove_dir_all(&self.programs).ok();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use collector::Home;
 use dumper::{AfterDump, DumpOptions};
 use images::{Quiet, names};
 use tracing::{error, info};
@@ -31,7 +32,7 @@ fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
         overwrite: true,
         in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
-        programs: std::env::var_os("STASIS_BPF_DIR").map(Into::into),
+        programs: Home::at(std::env::var_os("STASIS_BPF_DIR").map(Into::into)),
         track: options.track_mem,
         parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
         tracks: Path::new(&run_dir).join("tracks"),

@@ -198,6 +198,11 @@ impl Decoding {
         let by_link;
         let name = if name.is_empty() {
             let link = format!("fd/{}", record.fd);
+            tracing::debug!(
+                pid = self.pid,
+                "the path of descriptor {} is too long for its record: /proc is asked",
+                record.fd
+            );
             let Some(text) = fallback::link(self.pid, self.tid, &link)? else { return Ok(None) };
             by_link = text;
             by_link.as_bytes()

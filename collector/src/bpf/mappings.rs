@@ -34,6 +34,11 @@ impl BpfSource {
             let name = match record.name_kind {
                 name::PATH if record.name_bytes == 0 => {
                     let range = format!("map_files/{:x}-{:x}", record.start, record.end);
+                    tracing::debug!(
+                        pid,
+                        "the name of mapping {:x} is too long for its record: /proc is asked",
+                        record.start
+                    );
                     let Some(text) = fallback::link(pid, speaker.ids.tid, &range)? else {
                         continue;
                     };

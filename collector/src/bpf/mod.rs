@@ -1,17 +1,26 @@
 //! The inventory from eBPF iterators: a few reads where /proc takes thousands of system calls.
 
+mod btf;
+mod cache;
 mod fallback;
 mod files;
 mod files_pass;
 mod load;
 mod mappings;
+mod object;
 mod offsets;
+mod pins;
+mod programs;
+mod ready;
 mod records;
 mod settled;
 mod source;
 mod tracks;
 
-pub use load::{Loaded, PIN_ROOT};
+pub use load::Loaded;
+pub use pins::PIN_ROOT;
+pub use ready::{Home, Stored, StoredItem};
+pub(crate) use ready::{chain, open, serve};
 pub(crate) use settled::Basis;
 pub use source::BpfSource;
 pub(crate) use source::quicker_at_once;
@@ -30,17 +39,28 @@ pub enum BpfError {
         path: &'static str,
         /// What is wrong with it.
         #[source]
-        source: btf::Error,
+        source: std::io::Error,
     },
     /// The kernel's structures are not as the programs need them.
     #[error("find {0} in the kernel's type information")]
     Field(&'static str),
-    /// aya could not read the kernel's type information.
-    #[error("read the kernel's type information for loading")]
-    Btf(#[source] aya::BtfError),
-    /// The object could not be loaded.
-    #[error("load the eBPF object")]
-    Object(#[source] aya::EbpfError),
+    /// The object is not as it should be.
+    #[error("link the eBPF object")]
+    Object(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This process may not.
+    #[error(
+        "load eBPF programs, for which it takes root, or the capabilities CAP_BPF and CAP_PERFMON"
+    )]
+    NoRight(#[source] nix::Error),
+    /// A map could not be made.
+    #[error("make the map {name} of the eBPF programs")]
+    MakeMap {
+        /// The map.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: nix::Error,
+    },
     /// A program is not in the object.
     #[error("find program {0} in the eBPF object")]
     Missing(&'static str),
@@ -51,7 +71,7 @@ pub enum BpfError {
         name: &'static str,
         /// Its answer.
         #[source]
-        source: aya::programs::ProgramError,
+        source: nix::Error,
     },
     /// The BPF file system could not be mounted.
     #[error("mount the BPF file system at {path}")]
@@ -62,8 +82,8 @@ pub enum BpfError {
         #[source]
         source: nix::Error,
     },
-    /// The folder for pins could not be made, or an old one not be emptied.
-    #[error("make the folder {path} for pinned programs")]
+    /// The folder for pins could not be opened or made, or something in it not be changed.
+    #[error("use the folder {path} for pinned programs")]
     PinFolder {
         /// The folder.
         path: std::path::PathBuf,
@@ -76,22 +96,44 @@ pub enum BpfError {
         "pin the programs in {0}: another collector has its own there; give one of the two another folder (--bpf-dir)"
     )]
     PinsTaken(std::path::PathBuf),
-    /// Somebody else made the folder for pins.
-    #[error("pin the programs in {path}: it belongs to user {owner}; remove it")]
+    /// Others may change what is in the folder for pins.
+    #[error(
+        "use the programs in {path}: not only this user may change them (it belongs to user {owner}); remove it"
+    )]
     PinsForeign {
         /// The folder.
         path: std::path::PathBuf,
         /// Its owner.
         owner: u32,
     },
-    /// A program could not be pinned.
-    #[error("pin eBPF program {name}")]
+    /// Nothing can be pinned there.
+    #[error("pin the programs in {0}: that is in no BPF file system")]
+    NoBpfFs(std::path::PathBuf),
+    /// Somebody has been changing the folder for too long.
+    #[error("pin the programs in {0}: another command is busy there")]
+    PinsBusy(std::path::PathBuf),
+    /// A collector's service keeps tracks by the pinned programs.
+    #[error(
+        "remove the programs in {0}: the collector's service keeps tracks by them; stop it first"
+    )]
+    PinsKept(std::path::PathBuf),
+    /// What was looked up for later commands could not be removed.
+    #[error("remove what is kept in {path}")]
+    Cache {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program or map could not be pinned.
+    #[error("pin {name} of the eBPF programs")]
     Pin {
-        /// The program.
+        /// The program or map.
         name: &'static str,
         /// The kernel's answer.
         #[source]
-        source: aya::pin::PinError,
+        source: nix::Error,
     },
     /// A map could not be used.
     #[error("use the map {name} of tracked processes")]

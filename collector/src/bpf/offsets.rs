@@ -1,78 +1,81 @@
-//! Looks up in the kernel's type information where the structures keep what the programs read.
+//! Looks up in the kernel's type information where the structures keep what the programs read, and
+//! what calls the programs.
 
-use std::collections::HashMap;
+use std::path::Path;
 
-use btf::btf::{Btf, StructMember, Type};
-use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, Want};
+use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, REGISTERS_CALL, Want};
 
 use super::BpfError;
+use super::btf::{Btf, Named};
+use super::programs::PROGRAMS;
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+/// The kernel's type information.
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// The offsets, in the order of the table that the programs share.
-pub(super) fn resolve() -> Result<[u32; COUNT], BpfError> {
-    let btf = Btf::from_file(VMLINUX)
-        .map_err(|source| BpfError::TypeInformation { path: VMLINUX, source })?;
-    let wanted: Vec<&str> = FIELDS.iter().filter_map(|(path, _)| path.split('.').next()).collect();
-    let mut structures = HashMap::new();
-    for ty in btf.get_types() {
-        // Qualified types and pointers are listed too, flattened, by the name of their base.
-        if let (Type::Struct(_), Some(name), 0) = (&ty.base_type, &ty.name, ty.num_refs)
-            && let Some(name) = wanted.iter().find(|wanted| *wanted == name)
-        {
-            structures.entry(*name).or_insert(ty);
-        }
-    }
-    let mut offsets = [ABSENT; COUNT];
-    for (slot, (path, want)) in offsets.iter_mut().zip(FIELDS) {
-        let mut names = path.split('.');
-        let structure = names.next().and_then(|name| structures.get(name));
-        let found = structure.and_then(|structure| {
-            let mut ty = &structure.base_type;
-            let mut bits = 0;
-            let mut depth = 0;
-            for name in names {
-                let (offset, id) = member(&btf, ty, name, 0)?;
-                ty = &btf.get_type_by_id(id).ok()?.base_type;
-                bits += offset;
-                depth += 1;
-            }
-            // A path that is a structure alone asks for its size.
-            Some(match (depth, want) {
-                (0, _) => structure.bits / 8,
-                (_, Want::Bit) => bits,
-                _ => bits / 8,
-            })
-        });
-        match found {
-            Some(offset) => *slot = offset,
-            None if want == Want::Optional => {}
-            None => return Err(BpfError::Field(path)),
-        }
-    }
-    Ok(offsets)
+/// What has to be known of a kernel before the programs can be loaded into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// In the order of the table that the programs share.
+    pub(super) offsets: [u32; COUNT],
+    /// The numbers of what calls the programs, in their order; 0 for what is not there.
+    pub(super) targets: [u32; PROGRAMS.len()],
 }
 
-/// Deeper than any structure of the kernel nests its nameless members.
-const DEPTH: u32 = 8;
+/// How many numbers a layout is.
+pub(super) const WORDS: usize = COUNT + PROGRAMS.len();
 
-/// Offset in bits and type of a member, looked for in nameless members too.
-fn member(btf: &Btf, ty: &Type, name: &str, depth: u32) -> Option<(u32, u32)> {
-    let members: &[StructMember] = match ty {
-        Type::Struct(structure) | Type::Union(structure) => &structure.members,
-        _ => return None,
-    };
-    for member_of in members {
-        match member_of.name.as_deref() {
-            Some(own) if own == name => return Some((member_of.offset, member_of.type_id)),
-            None | Some("") if depth < DEPTH => {
-                let inner = &btf.get_type_by_id(member_of.type_id).ok()?.base_type;
-                if let Some((offset, id)) = member(btf, inner, name, depth + 1) {
-                    return Some((member_of.offset + offset, id));
+impl Layout {
+    /// Looks everything up, in one pass.
+    pub(super) fn resolve(path: &'static str) -> Result<Self, BpfError> {
+        let failed = |source| BpfError::TypeInformation { path, source };
+        let bytes = std::fs::read(Path::new(path)).map_err(failed)?;
+        let structures = FIELDS.iter().filter_map(|(path, _)| path.split('.').next());
+        let structures = structures.map(|name| (Named::Structure, name));
+        let wanted: Vec<_> =
+            structures.chain(PROGRAMS.iter().map(|program| program.target)).collect();
+        let btf = Btf::parse(&bytes, &wanted).map_err(|source| {
+            failed(std::io::Error::new(std::io::ErrorKind::InvalidData, source))
+        })?;
+        let mut offsets = [ABSENT; COUNT];
+        for (slot, (path, want)) in offsets.iter_mut().zip(FIELDS) {
+            let found = match path.split_once('.') {
+                // A path that is a structure alone asks for its size.
+                None => btf.bytes(path),
+                Some((structure, members)) => {
+                    btf.offset(structure, members).map(|bits| match want {
+                        Want::Bit => bits,
+                        Want::Byte | Want::Optional => bits / 8,
+                    })
                 }
+            };
+            match found {
+                Some(offset) => *slot = offset,
+                None if want == Want::Optional => {}
+                None => return Err(BpfError::Field(path)),
             }
-            _ => {}
         }
+        let targets =
+            PROGRAMS.map(|program| btf.number(program.target.0, program.target.1).unwrap_or(0));
+        Ok(Self { offsets, targets })
     }
-    None
+
+    /// Whether the programs know this processor's system calls, so that they can be counted.
+    pub(super) const fn has_calls(&self) -> bool {
+        self.offsets[REGISTERS_CALL] != ABSENT
+    }
+
+    /// As numbers, to be kept.
+    pub(super) fn words(&self) -> impl Iterator<Item = u32> {
+        self.offsets.iter().chain(&self.targets).copied()
+    }
+
+    /// From such numbers.
+    pub(super) fn from_words(words: [u32; WORDS]) -> Self {
+        let mut layout = Self { offsets: [ABSENT; COUNT], targets: [0; PROGRAMS.len()] };
+        let slots = layout.offsets.iter_mut().chain(&mut layout.targets);
+        for (slot, word) in slots.zip(words) {
+            *slot = word;
+        }
+        layout
+    }
 }

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::hash::BuildHasherDefault;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use ebpf_common::{
     KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, PlaceRecord, SignalAction, SignalActionsRecord,
@@ -47,6 +46,7 @@ pub struct BpfSource {
 /// More links than this are not kept: a machine's worth of processes has gone by.
 const LINKS_KEPT: usize = 4096;
 
+/// What an iterator is over: in the order of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {
     Threads,
@@ -131,12 +131,9 @@ impl BpfSource {
         }
     }
 
-    /// Leaves the programs below `root` for other processes to open.
-    ///
-    /// # Errors
-    /// If the BPF file system cannot be mounted or written to.
-    pub fn pin(&mut self, root: &Path) -> Result<(), BpfError> {
-        self.programs.pin(root)
+    /// The programs.
+    pub(super) const fn programs(&mut self) -> &mut Loaded {
+        &mut self.programs
     }
 
     /// Takes out what counts changes of tracked processes; `None` if it was not loaded here, or
@@ -269,7 +266,6 @@ impl BpfSource {
                 found.insert(pid, process);
             }
         }
-        self.programs.pass_messages();
         if self.links.len() > LINKS_KEPT {
             self.links.clear();
         }
@@ -335,16 +331,11 @@ impl BpfSource {
         mut objects: Option<usize>,
     ) -> Result<(), BpfError> {
         let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
-        let program = match what {
-            What::Threads => &self.programs.task,
-            What::Files => &self.programs.files,
-            What::SomeFiles => &self.programs.some_files,
-            What::Mappings => &self.programs.vmas,
-        };
+        let program = self.programs.iterator(what as usize);
         let link = match self.links.entry((what, target)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(iter_link(program.as_fd(), target).map_err(|e| failed(e.into()))?)
+                entry.insert(iter_link(program, target).map_err(|e| failed(e.into()))?)
             }
         };
         let mut iterator =

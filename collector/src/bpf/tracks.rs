@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::{Btf, Ebpf};
 use ebpf_common::asked::{ASKED_WORDS, Asked};
 use ebpf_common::track::{
     TOUCHED, TOUCHED_UNKNOWN, TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess, dump_track,
@@ -15,17 +15,12 @@ use ebpf_common::track::{
 use kernel::bpf::{Numbers, object_get, object_pin, raw_tracepoint};
 
 use super::BpfError;
-use super::load::load_tracepoint;
+use super::object::CountingObjects;
+use super::pins::{Lock, inside};
+use super::programs::{ITERATORS, MAPS, PROGRAMS, TRACKED};
 
-/// The programs, with their tracepoints; the first counts system calls.
-const PROGRAMS: [(&str, &str); 4] = [
-    ("sys_exit", "sys_exit"),
-    ("track_fork", "sched_process_fork"),
-    ("track_exec", "sched_process_exec"),
-    ("track_exit", "sched_process_exit"),
-];
-
-const MAPS: [&str; 5] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED"];
+/// Counts system calls: the first of the programs that count.
+const CALLS: &str = PROGRAMS[ITERATORS].name;
 
 /// Says that an entry must not be there yet (include/uapi/linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;
@@ -178,6 +173,20 @@ impl Counts {
         }
     }
 
+    /// Forgets all tracks but those of dumps.
+    fn forget_tracks(&mut self) -> Result<(), BpfError> {
+        for (pid, process) in self.all()? {
+            if dumper_of(process.track).is_none() {
+                self.forget(pid);
+            }
+        }
+        let ids: Result<Vec<u64>, MapError> = self.tracks.keys().collect();
+        for id in ids.map_err(|source| BpfError::Map { name: MAPS[1], source })? {
+            self.end(id);
+        }
+        Ok(())
+    }
+
     /// Forgets a process; one that is not there is none the less forgotten.
     pub(crate) fn forget(&mut self, pid: i32) {
         if let Err(error) = self.tracked.remove(&pid) {
@@ -214,69 +223,34 @@ fn found<T>(value: Result<T, MapError>, name: &'static str) -> Result<Option<T>,
     }
 }
 
-/// The programs and maps in the kernel, and where others find them.
-#[derive(Debug)]
-pub(super) struct Counting {
-    programs: Vec<OwnedFd>,
-    maps: Vec<OwnedFd>,
-    folder: Option<PathBuf>,
+/// The programs and maps in the kernel, and the folder where others find them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counting<'a> {
+    pub(super) objects: &'a CountingObjects,
+    pub(super) folder: Option<&'a Arc<OwnedFd>>,
 }
 
-impl Counting {
-    /// Loads the programs of an object.
-    pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, BpfError> {
-        let mut programs = Vec::with_capacity(PROGRAMS.len());
-        for (name, tracepoint) in PROGRAMS {
-            programs.push(load_tracepoint(ebpf, name, tracepoint, btf)?);
-        }
-        let maps = MAPS.iter().map(|name| own_map(ebpf, name)).collect::<Result<_, _>>()?;
-        Ok(Self { programs, maps, folder: None })
-    }
-
-    /// Opens what another process has pinned in a folder.
-    pub(super) fn pinned(folder: &Path) -> Result<Self, BpfError> {
-        let open = |name: &str| {
-            let path = folder.join(name);
-            object_get(&path).map_err(|source| BpfError::Pinned { path, source })
-        };
-        Ok(Self {
-            programs: PROGRAMS.iter().map(|(name, _)| open(name)).collect::<Result<_, _>>()?,
-            maps: MAPS.iter().map(|name| open(name)).collect::<Result<_, _>>()?,
-            folder: Some(folder.into()),
-        })
-    }
-
-    /// Pins all in a folder, where the links of tracks will be, too.
-    pub(super) fn pin(&mut self, folder: &Path) -> Result<(), BpfError> {
-        let names = PROGRAMS.iter().map(|(name, _)| *name).chain(MAPS);
-        for (name, object) in names.zip(self.programs.iter().chain(&self.maps)) {
-            object_pin(object.as_fd(), &folder.join(name))
-                .map_err(|source| BpfError::Attach { name, source })?;
-        }
-        self.folder = Some(folder.into());
-        Ok(())
-    }
-
+impl Counting<'_> {
     /// What tracks are kept by.
-    pub(super) fn tracers(&self) -> Result<(Tracers, Counts), BpfError> {
+    pub(super) fn tracers(&self, keeper: Option<Lock>) -> Result<(Tracers, Counts), BpfError> {
         let clone = |program: &OwnedFd| program.try_clone();
-        let programs = self.programs.iter().map(clone).collect::<Result<_, _>>();
+        let programs = self.objects.programs.iter().map(clone).collect::<Result<_, _>>();
         let programs = programs
             .map_err(|source| BpfError::Map { name: MAPS[0], source: MapError::IoError(source) })?;
-        let tracers =
-            Tracers { programs, links: Vec::new(), calls: None, folder: self.folder.clone() };
-        Ok((tracers, Counts::open(&self.maps)?))
+        let folder = self.folder.cloned();
+        let tracers = Tracers { programs, links: Vec::new(), calls: None, folder, _keeper: keeper };
+        Ok((tracers, self.counts()?))
     }
 
     /// Has all counted, by the links of tracks where there are any, and processes entered that
     /// inventories are taken of.
     pub(super) fn watch(&self) -> Result<Watch, BpfError> {
         // By what others have attached already, the counting costs nobody anything more.
-        let links = PROGRAMS.iter().zip(&self.programs).map(|((name, _), program)| {
+        let links = names().zip(&self.objects.programs).map(|(name, program)| {
             self.joined(name).map_or_else(|| attach(program.as_fd(), name), Ok)
         });
         let links = links.collect::<Result<_, _>>()?;
-        let counts = Counts::open(&self.maps)?;
+        let counts = self.counts()?;
         let (pid, number) = (std::process::id().cast_signed(), crate::tracks::now() / 1000);
         let track = Some(dump_track(pid, number as u32));
         let mut watch = Watch { counts, track, own: HashSet::new(), _links: links };
@@ -286,29 +260,53 @@ impl Counting {
 
     /// Makes use of what tracks have counted; `None` if none has system calls counted.
     pub(super) fn follow(&self) -> Option<Watch> {
-        let links = PROGRAMS.iter().map(|(name, _)| self.joined(name));
+        let links = names().map(|name| self.joined(name));
         let links = links.collect::<Option<_>>()?;
-        let counts = Counts::open(&self.maps)
+        let counts = self
+            .counts()
             .inspect_err(|error| tracing::debug!(%error, "no use is made of tracks"))
             .ok()?;
         Some(Watch { counts, track: None, own: HashSet::new(), _links: links })
     }
 
     fn joined(&self, name: &str) -> Option<OwnedFd> {
-        object_get(&self.folder.as_ref()?.join(link_name(name))).ok()
+        object_get(&inside(self.folder?, &link_name(name))).ok()
+    }
+
+    /// The counts.
+    pub(super) fn counts(&self) -> Result<Counts, BpfError> {
+        Counts::open(&self.objects.maps)
+    }
+
+    /// How many processes can be tracked.
+    pub(super) fn room(&self) -> Result<u32, BpfError> {
+        let failed = |source| BpfError::Map { name: TRACKED, source };
+        let [map, ..] = self.objects.maps.as_slice() else {
+            return Err(BpfError::Missing(TRACKED));
+        };
+        let map = map.try_clone().map_err(|error| failed(MapError::IoError(error)))?;
+        let info = MapData::from_fd(map).and_then(|map| map.info()).map_err(failed)?;
+        Ok(info.max_entries())
+    }
+
+    /// Whether anything of tracks is attached.
+    pub(super) fn is_attached(&self) -> bool {
+        let is_there = |name| self.folder.is_some_and(|at| inside(at, &link_name(name)).exists());
+        names().any(is_there)
+    }
+
+    /// Takes away what somebody has left who kept tracks and was killed.
+    pub(super) fn sweep(&self) -> Result<(), BpfError> {
+        for name in names() {
+            unpin(self.folder, name);
+        }
+        self.counts()?.forget_tracks()
     }
 }
 
-/// Another handle of a map of a loaded object.
-fn own_map(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
-    let Some(
-        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::Array(data),
-    ) = ebpf.map(name)
-    else {
-        return Err(BpfError::Missing(name));
-    };
-    let fd = data.fd().as_fd().try_clone_to_owned();
-    fd.map_err(|source| BpfError::Map { name, source: MapError::IoError(source) })
+/// The names of the programs that count.
+fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS[ITERATORS..].iter().map(|program| program.name)
 }
 
 fn attach(program: BorrowedFd<'_>, name: &'static str) -> Result<OwnedFd, BpfError> {
@@ -359,7 +357,9 @@ pub(crate) struct Tracers {
     programs: Vec<OwnedFd>,
     links: Vec<OwnedFd>,
     calls: Option<OwnedFd>,
-    folder: Option<PathBuf>,
+    folder: Option<Arc<OwnedFd>>,
+    /// The right to what is pinned in the folder.
+    _keeper: Option<Lock>,
 }
 
 fn link_name(program: &str) -> String {
@@ -371,25 +371,27 @@ impl Tracers {
     pub(crate) fn attach(&mut self, calls: bool) -> Result<(), BpfError> {
         if self.links.is_empty() {
             let mut links = Vec::with_capacity(PROGRAMS.len());
-            for (program, (name, _)) in self.programs.iter().zip(PROGRAMS).skip(1) {
+            for (program, name) in self.programs.iter().zip(names()).skip(1) {
                 links.push(self.link(program, name)?);
             }
             self.links = links;
         }
         if calls && self.calls.is_none() {
-            let program = self.programs.first().ok_or(BpfError::Missing(PROGRAMS[0].0))?;
-            self.calls = Some(self.link(program, PROGRAMS[0].0)?);
+            let program = self.programs.first().ok_or(BpfError::Missing(CALLS))?;
+            self.calls = Some(self.link(program, CALLS)?);
         }
         Ok(())
     }
 
     fn link(&self, program: &OwnedFd, name: &'static str) -> Result<OwnedFd, BpfError> {
-        let failed = |source| BpfError::Attach { name, source };
         let link = attach(program.as_fd(), name)?;
         if let Some(folder) = &self.folder {
-            let pin = folder.join(link_name(name));
-            remove(&pin);
-            object_pin(link.as_fd(), &pin).map_err(failed)?;
+            unpin(Some(folder), name);
+            let pinned = object_pin(link.as_fd(), &inside(folder, &link_name(name)));
+            // The folder may have been removed; the tracks are as good without.
+            if let Err(error) = pinned {
+                tracing::warn!(%error, name, "dumps make no use of tracks: the link cannot be pinned");
+            }
         }
         Ok(link)
     }
@@ -397,8 +399,8 @@ impl Tracers {
     /// Has no program called but by who else has opened the links.
     pub(crate) fn detach(&mut self) {
         self.links.clear();
-        for (name, _) in &PROGRAMS[1..] {
-            self.unpin(name);
+        for name in names().skip(1) {
+            unpin(self.folder.as_ref(), name);
         }
         self.detach_calls();
     }
@@ -406,20 +408,22 @@ impl Tracers {
     /// Has system calls counted no more.
     pub(crate) fn detach_calls(&mut self) {
         self.calls = None;
-        self.unpin(PROGRAMS[0].0);
-    }
-
-    fn unpin(&self, program: &str) {
-        if let Some(folder) = &self.folder {
-            remove(&folder.join(link_name(program)));
-        }
+        unpin(self.folder.as_ref(), CALLS);
     }
 }
 
-fn remove(pin: &Path) {
-    match fs::remove_file(pin) {
+impl Drop for Tracers {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Removes the pin of a link.
+fn unpin(folder: Option<&Arc<OwnedFd>>, program: &str) {
+    let Some(folder) = folder else { return };
+    match fs::remove_file(inside(folder, &link_name(program))) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "remove the pin {}", pin.display());
+            tracing::warn!(%error, "remove the pin of the link of {program}");
         }
         _ => {}
     }

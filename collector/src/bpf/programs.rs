@@ -1,0 +1,44 @@
+//! The programs and maps by name: in the object, as pins, and what the kernel calls each by.
+
+use kernel::bpf::Called;
+
+use super::btf::Named;
+
+/// A program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    /// In the object, and as a pin.
+    pub(super) name: &'static str,
+    pub(super) called: Called,
+    /// What the kernel calls it by, in its type information.
+    pub(super) target: (Named, &'static str),
+}
+
+const fn iterator(name: &'static str, target: &'static str) -> Program {
+    Program { name, called: Called::Iterator, target: (Named::Function, target) }
+}
+
+const fn tracepoint(name: &'static str, target: &'static str) -> Program {
+    Program { name, called: Called::Tracepoint, target: (Named::Alias, target) }
+}
+
+/// How many iterators there are, as many as `What` has names.
+pub(super) const ITERATORS: usize = 4;
+
+/// The iterators, then those that count; of these the first counts system calls.
+pub(super) const PROGRAMS: [Program; 8] = [
+    iterator("task", "bpf_iter_task"),
+    iterator("task_file", "bpf_iter_task_file"),
+    iterator("task_file_some", "bpf_iter_task_file"),
+    iterator("task_vma", "bpf_iter_task_vma"),
+    tracepoint("sys_exit", "btf_trace_sys_exit"),
+    tracepoint("track_fork", "btf_trace_sched_process_fork"),
+    tracepoint("track_exec", "btf_trace_sched_process_exec"),
+    tracepoint("track_exit", "btf_trace_sched_process_exit"),
+];
+
+/// The maps that the reader of the programs uses, too.
+pub(super) const MAPS: [&str; 5] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED"];
+
+/// The one whose size is the number of processes that can be tracked.
+pub(super) const TRACKED: &str = MAPS[0];
