@@ -213,6 +213,9 @@ pub struct InTask {
     pub securebits: u32,
     /// Nanoseconds by which a sleep may be late.
     pub timer_slack: u64,
+    /// Bytes of extended state (vector registers and the like) that the kernel puts into the
+    /// thread's signal frames; `None` where it does not tell.
+    pub extended_bytes: Option<usize>,
     /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of
     /// its credentials, seccomp mode, shadow stack, umask, scheduling and processors.
     pub mark: Option<NonZeroU64>,

@@ -105,7 +105,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             rseq_abi_pointer: rseq.pointer,
             rseq_abi_size: rseq.size,
             signature: rseq.signature,
-            rseq_cs_pointer: None,
+            rseq_cs_pointer: capture.original.section.map(|(_, descriptor)| descriptor),
         }),
         cg_set: Some(CGROUP_SET),
         cpu_affinity: Some(capture.facts.affinity.clone()),

@@ -8,7 +8,7 @@ use kernel::ptrace::Running;
 
 use crate::error::Error;
 use crate::freeze::Frozen;
-use crate::inject::{Codes, Infection, Request, ask_threads};
+use crate::inject::{Asking, Codes, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::tasks::TaskState;
@@ -40,8 +40,10 @@ pub(crate) fn begin(
             .get_mut(&pid)
             .and_then(|threads| threads.get_mut(&pid)?.stopped.take());
         let Some(leader) = leader else { continue };
-        let (infection, running) = Infection::begin(leader, request, thread.original.clone())
-            .map_err(inject_error(pid))?;
+        let room = Room::of(&plan.layout, process, pid, 0);
+        let (infection, running) =
+            Infection::begin(leader, request, thread.original.clone(), &room)
+                .map_err(inject_error(pid))?;
         infected.push((pid, infection, running));
     }
     let infected = step(infected, Infection::map)?;
@@ -56,15 +58,7 @@ fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Reque
     let region = mappings::free_range(&process.mappings, bytes)
         .ok_or_else(|| inject_error(pid)(crate::inject::Error::NoRoom { tid: pid }))?;
     let leader = process.threads.get(&pid);
-    Ok(Request {
-        pid,
-        codes,
-        alt_stack: leader.and_then(known_alt_stack),
-        region,
-        bell: leader.map_or(0, bell),
-        timers,
-        donate: false,
-    })
+    Ok(Request { pid, codes, region, bell: leader.map_or(0, bell), timers, donate: false })
 }
 
 /// Where the process's own code has what is needed: found in the plan, where it was foreseen that it
@@ -78,10 +72,6 @@ fn codes(plan: &mut Plan, process: &Process) -> Result<Codes, Error> {
     };
     plan.codes.insert(pid, codes);
     Ok(codes)
-}
-
-fn known_alt_stack(thread: &collector::Thread) -> Option<(u64, u64)> {
-    thread.in_task.map(|in_task| (in_task.alt_stack_start, in_task.alt_stack_bytes))
 }
 
 /// A signal that is nothing to this process: ignored by default or by choice, and not pending (a
@@ -164,17 +154,23 @@ pub(crate) fn ask_other_threads(
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
             let codes = codes(plan, process)?;
+            let room = (process, index as u64);
             let stopped = frozen
                 .processes
                 .get_mut(&pid)
                 .and_then(|threads| threads.get_mut(&thread.tid)?.stopped.take());
             if let Some(stopped) = stopped {
-                asked.push((stopped, pid, thread.original.clone(), codes));
+                asked.push((stopped, pid, thread.original.clone(), codes, room));
                 whom.push((pid, index));
             }
         }
     }
-    let answers = ask_threads(asked, &mut frozen.postponed)
+    let layout = &plan.layout;
+    let asked = asked.into_iter().map(|(stopped, pid, original, codes, (process, slot))| {
+        let room = Room::of(layout, process, stopped.tid(), slot);
+        Asking { stopped, pid, original, codes, room }
+    });
+    let answers = ask_threads(asked.collect(), &mut frozen.postponed)
         .map_err(|source| Error::Inject { pid: whom.first().map_or(0, |(pid, _)| *pid), source })?;
     for ((pid, index), (stopped, answer)) in whom.into_iter().zip(answers) {
         let tid = stopped.tid();

@@ -16,22 +16,23 @@
 //! Errors need no undoing for the same reason: whoever gets one lets go of the task (the thread
 //! that traces it ends), and the task finds home.
 //!
-//! The frames need memory that the task does not use. The kernel answers the same question for
-//! every signal, and so it is answered here as the kernel does: on the alternate signal stack
-//! where there is one, otherwise below the red zone of the current stack. What stood there is
-//! saved and put back.
+//! The frames need memory that the task does not use ([`place`]): on the alternate signal stack
+//! where there is one with room, below the red zone of the current stack, or at the far end of the
+//! initial stack. What stood there is saved and put back.
 
 mod calls;
 mod codes;
 mod donate;
 mod home;
 mod parasite;
+mod place;
 
-pub(crate) use calls::{ThreadState, ask_threads};
+pub(crate) use calls::{Asking, ThreadState, ask_threads};
 pub(crate) use codes::{CodeFinder, Codes};
 pub(crate) use donate::userfaultfd_of;
 pub(crate) use home::{Home, Original};
 pub(crate) use parasite::{Infection, Report, Request};
+pub(crate) use place::Room;
 
 use kernel::ptrace::{Event, Running, Stop, Stopped};
 
@@ -54,8 +55,8 @@ pub enum Error {
     },
     /// There is no place where a signal frame can lie.
     #[error(
-        "no room for a signal frame on the stack of thread {tid}: it has used its stack to the last \
-         page that is mapped, and only the thread itself can make it grow"
+        "no room for a signal frame in thread {tid}: neither its alternate signal stack nor its \
+         stack has any left, and the initial stack of its process is not there, or at its limit"
     )]
     NoRoom {
         /// The thread.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look};
 use images::{ImageWriter, WriteOptions};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     /// The dumper's own.
     pub(crate) namespaces: Namespaces,
     pub(crate) writer: ImageWriter,
+    /// Where this processor keeps extended state.
+    pub(crate) layout: Layout,
 }
 
 impl Plan {
@@ -116,8 +119,19 @@ impl Plan {
         // moment, which finds the rest where the processor has it at hand.
         let mut earlier = inventory;
         let inventory = self::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
-        let plan =
-            Self { collector, inventory, facts, finder, codes, memory, store, namespaces, writer };
+        let layout = Layout::of_this_processor();
+        let plan = Self {
+            collector,
+            inventory,
+            facts,
+            finder,
+            codes,
+            memory,
+            store,
+            namespaces,
+            writer,
+            layout,
+        };
         Ok((plan, files))
     }
 }

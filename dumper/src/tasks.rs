@@ -88,9 +88,6 @@ impl ThreadCapture {
             pid: tid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let original =
-            Original::of(stopped, buffer).map_err(|source| Error::Inject { pid, source })?;
-        obstacles::of_thread(pid, tid, &original)?;
         let (rseq, robust_list) = match &known.in_task {
             // A kernel that keeps these elsewhere shows an area of no length.
             Some(known) if known.rseq == 0 || known.rseq_bytes != 0 => (
@@ -108,6 +105,9 @@ impl ThreadCapture {
                 (stopped.rseq()?, kernel::sched::robust_list(tid).map_err(failed)?)
             }
         };
+        let original =
+            Original::of(stopped, &rseq, buffer).map_err(|source| Error::Inject { pid, source })?;
+        obstacles::of_thread(pid, tid, &original)?;
         Ok(Self {
             tid,
             original,

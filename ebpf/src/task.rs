@@ -6,7 +6,7 @@ use aya_ebpf::bindings::seq_file;
 use stasis_ebpf_common::offsets::{self as o, ABSENT};
 use stasis_ebpf_common::{
     ACTIONS_AT_ONCE, Header, KIND_SIGNAL_ACTIONS, KIND_TASK, NAMESPACES, SIGNALS, SignalAction,
-    SignalActionsRecord, TaskIds, TaskMarks, TaskPlaces, TaskRecord, TaskSignals,
+    SignalActionsRecord, TaskIds, TaskMarks, TaskPlaces, TaskProcessor, TaskRecord, TaskSignals,
 };
 
 use crate::mark::Mark;
@@ -38,6 +38,7 @@ extern "C" fn task(context: *mut TaskContext) -> i32 {
     signals(seq, task);
     places(seq, task);
     marks(seq, task, tid == tgid);
+    processor(seq, task);
     if tid == tgid {
         actions(seq, tgid, field(task, o::TASK_SIGHAND));
         emit_places(seq, task, tgid);
@@ -171,6 +172,33 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
         marks.mappings = mappings_mark(task, memory);
     }
     emit(seq, &marks);
+}
+
+#[inline(never)]
+fn processor(seq: *mut seq_file, task: u64) {
+    let fpu = extended_state(task);
+    let memory: u64 = field(task, o::TASK_MM);
+    let ports: u64 = field(task, o::TASK_IO_BITMAP);
+    let descriptors: u64 = field(memory, o::MM_LOCAL_DESCRIPTORS);
+    let state: u64 = field(fpu, o::FPU_STATE);
+    let record = TaskProcessor {
+        permitted: field(fpu, o::FPU_PERMITTED),
+        flags: field(task, o::TASK_INFO_FLAGS),
+        extended_bytes: field(state, o::FPSTATE_USER_SIZE),
+        ports: u32::from(ports != 0),
+        port_level: field::<u64>(task, o::TASK_IO_LEVEL) as u32,
+        local_descriptors: u32::from(descriptors != 0),
+    };
+    emit(seq, &record);
+}
+
+/// Where the kernel keeps a task's extended state: in the task's structure, since Linux 6.16 right
+/// behind it.
+#[inline(always)]
+fn extended_state(task: u64) -> u64 {
+    let inside = offset(o::TASK_FPU);
+    let place = if inside == ABSENT { o::TASK_BYTES } else { o::TASK_FPU };
+    task + u64::from(offset(place))
 }
 
 #[inline(always)]

@@ -21,6 +21,7 @@ pub mod process;
 pub mod procfs;
 pub mod ptrace;
 pub mod region;
+pub mod rseq;
 pub mod sched;
 pub mod shared_memory;
 pub mod signalfd;

@@ -334,12 +334,19 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn extended_state(&self, buffer: &mut Vec<u8>) -> Result<()> {
-        // Larger than any state without AMX tiles, which take 8 KiB more.
-        buffer.resize(16 * 1024, 0);
-        let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        self.regset("read extended state of", false, NT_X86_XSTATE, &mut iov)?;
-        buffer.truncate(iov.iov_len);
-        Ok(())
+        // With AMX tiles it is 11,008 bytes long. Of a longer one the kernel gives the beginning.
+        let mut room = 16 * 1024;
+        loop {
+            buffer.resize(room, 0);
+            let mut iov =
+                libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+            self.regset("read extended state of", false, NT_X86_XSTATE, &mut iov)?;
+            if iov.iov_len < room {
+                buffer.truncate(iov.iov_len);
+                return Ok(());
+            }
+            room *= 2;
+        }
     }
 
     /// Sets the extended state, in the form that [`Stopped::extended_state`] gives.

@@ -16,11 +16,12 @@
 use std::collections::BTreeMap;
 
 use arch::fpu::Layout;
-use arch::regs::SYSCALL_INSTRUCTION_LEN;
+use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
 use arch::syscall::nr;
 use kernel::memory::write_all;
 use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
+use kernel::rseq::{Interrupted, at_section, set_section};
 
 use crate::error::Error;
 use crate::load::{Body, Process, State, Thread, World, signal_of};
@@ -134,24 +135,29 @@ fn threads(process: &Process, body: &Body, parked: &Parked, layout: &Layout) -> 
         let task = parked.get(&thread.tid).ok_or_else(|| lost(thread.tid))?;
         task.extended_state(&mut state)?;
         task.set_extended_state(&registers::extended(thread, &state, layout)?)?;
-        task.set_registers(&registers::general(thread)?)?;
+        let mut general = registers::general(thread)?;
+        critical_section(thread, &mut general)?;
+        task.set_registers(&general)?;
         task.set_signal_mask(thread.core.blk_sigset.unwrap_or(process.core.blk_sigset))?;
-        critical_section(thread)?;
     }
     Ok(())
 }
 
-/// A thread that was inside a restartable sequence which may not be left: the kernel's pointer to
-/// it was cleared when the thread ran elsewhere.
-fn critical_section(thread: &Thread) -> Result<(), Error> {
-    /// Where `struct rseq` has it.
-    const RSEQ_CS: u64 = 8;
+/// Finds out for a thread that was inside a restartable sequence when CRIU dumped it what the kernel
+/// does with it: the kernel itself may not look when it sets the thread going from here, and
+/// has cleared its pointer to the sequence when the thread ran elsewhere.
+fn critical_section(thread: &Thread, registers: &mut GeneralRegs) -> Result<(), Error> {
     let Some(rseq) = thread.core.rseq_entry else { return Ok(()) };
-    let Some(pointer) = rseq.rseq_cs_pointer.filter(|&pointer| pointer != 0) else {
-        return Ok(());
-    };
-    write_all(thread.tid, rseq.rseq_abi_pointer.wrapping_add(RSEQ_CS), &pointer.to_ne_bytes())
-        .map_err(Error::kernel(format!("write to thread {}", thread.tid)))
+    let pointer = rseq.rseq_cs_pointer.unwrap_or(0);
+    match at_section(thread.tid, pointer, 0, rseq.signature, registers.ip) {
+        Interrupted::Outside => {}
+        Interrupted::Aborted(handler) => registers.ip = handler,
+        Interrupted::Unresolved(pointer) => {
+            set_section(thread.tid, rseq.rseq_abi_pointer, pointer)
+                .map_err(Error::kernel(format!("write to thread {}", thread.tid)))?;
+        }
+    }
+    Ok(())
 }
 
 fn lost(pid: i32) -> Error {

@@ -12,6 +12,7 @@ mod beyond_criu;
 mod busy;
 mod changing_files;
 mod churn;
+mod cramped;
 mod credentials;
 mod dirty;
 mod eventfds;
@@ -26,6 +27,7 @@ mod memory;
 mod pipes;
 mod pulse;
 mod registers;
+mod restartable;
 mod signals;
 mod stage;
 mod still;
@@ -47,6 +49,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("busy", busy::run),
     ("changing_files", changing_files::run),
     ("churn", churn::run),
+    ("cramped", cramped::run),
     ("credentials", credentials::run),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
@@ -64,6 +67,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),
+    ("restartable", restartable::run),
     ("signals", signals::run),
     ("still", still::run),
     ("terminal", terminal::run),

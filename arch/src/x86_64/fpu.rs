@@ -46,13 +46,29 @@ pub const HI16_ZMM: Component = Component { bit: 7, bytes: 1024 };
 /// Protection-key rights.
 pub const PKRU: Component = Component { bit: 9, bytes: 8 };
 
-/// Where this processor keeps the components in the standard layout, in bytes from the start of the
-/// area. The places differ between makers (CPUID leaf 13). To be made once: in a virtual machine
-/// each question to the processor takes microseconds.
+/// Configuration of AMX tiles.
+pub const XTILECFG: Component = Component { bit: 17, bytes: 64 };
+/// The eight AMX tiles: the one component that a task has to ask for (`ARCH_REQ_XCOMP_PERM`), and
+/// that the kernel makes room for in a thread when it first uses it.
+pub const XTILEDATA: Component = Component { bit: 18, bytes: 8192 };
+
+/// Every component that the image format has a field for, beyond the legacy region.
+pub const COMPONENTS: [Component; 9] =
+    [YMM, BNDREGS, BNDCSR, OPMASK, ZMM_HI256, HI16_ZMM, PKRU, XTILECFG, XTILEDATA];
+
+/// Components that a task must ask for before it can use them, as a mask.
+pub const ON_REQUEST: u64 = 1 << XTILEDATA.bit;
+
+/// Number of bits of the component mask that stand for components (the last marks formats).
+const BITS: usize = 63;
+
+/// Where a processor keeps the components in the standard layout. The places differ between makers
+/// (CPUID leaf 13). To be made once: in a virtual machine each question to the processor takes
+/// microseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// By the component's place in [`COMPONENTS`]; `None` where the processor has none.
-    starts: [Option<usize>; COMPONENTS.len()],
+    /// By bit: start, from the start of the area, and bytes; no bytes where there is none.
+    places: [(usize, usize); BITS],
 }
 
 impl Layout {
@@ -60,27 +76,55 @@ impl Layout {
     #[must_use]
     pub fn of_this_processor() -> Self {
         const LEAF: u32 = 13;
-        let supported = if __cpuid(0).eax < LEAF { 0 } else { __cpuid_count(LEAF, 0).eax };
-        let start = |component: Component| {
-            let there = supported & (1 << component.bit) != 0;
-            there.then(|| __cpuid_count(LEAF, component.bit).ebx as usize)
+        let there = if __cpuid(0).eax < LEAF {
+            0
+        } else {
+            let supported = __cpuid_count(LEAF, 0);
+            u64::from(supported.eax) | u64::from(supported.edx) << 32
         };
-        Self { starts: COMPONENTS.map(start) }
+        let components = (2..BITS as u32).filter(|bit| there & 1 << bit != 0);
+        Self::of(components.map(|bit| {
+            let place = __cpuid_count(LEAF, bit);
+            (bit, place.ebx as usize, place.eax as usize)
+        }))
+    }
+
+    /// A layout with these components (bit number, start, bytes) beyond x87 and SSE.
+    #[must_use]
+    pub fn of(components: impl IntoIterator<Item = (u32, usize, usize)>) -> Self {
+        let mut places = [(0, 0); BITS];
+        for (bit, start, bytes) in components {
+            if let Some(place) = places.get_mut(bit as usize) {
+                *place = (start, bytes);
+            }
+        }
+        Self { places }
     }
 
     /// Where a component is; `None` where the processor has none.
     #[must_use]
     pub fn place(&self, component: Component) -> Option<Range<usize>> {
-        let index = COMPONENTS.iter().position(|known| *known == component)?;
-        self.starts[index].map(|start| start..start + component.bytes)
+        let (start, bytes) = self.places[component.bit as usize];
+        (bytes >= component.bytes).then(|| start..start + component.bytes)
+    }
+
+    /// Bytes of an area that has room for the components of `mask`.
+    #[must_use]
+    pub fn bytes(&self, mask: u64) -> usize {
+        let ends = (0..BITS).filter(|bit| mask & 1 << bit != 0);
+        let ends = ends.map(|bit| self.places[bit].0 + self.places[bit].1);
+        ends.fold(LEGACY_BYTES + HEADER_BYTES, usize::max)
+    }
+
+    /// All components that the processor has, as a mask.
+    #[must_use]
+    pub fn components(&self) -> u64 {
+        let there = (2..BITS).filter(|&bit| self.places[bit].1 != 0);
+        there.fold(0b11, |mask, bit| mask | 1 << bit)
     }
 }
 
-/// Every component that the image format has a field for, beyond the legacy region.
-pub const COMPONENTS: [Component; 7] = [YMM, BNDREGS, BNDCSR, OPMASK, ZMM_HI256, HI16_ZMM, PKRU];
-
-/// Components beyond those (AMX tiles and the like) that are in use in `area`, as a mask;
-/// zero when the image format can carry all of it.
+/// Components that are in use in `area` and that the image format has no field for, as a mask.
 #[must_use]
 pub fn foreign_components(area: &[u8]) -> u64 {
     let known = COMPONENTS.iter().fold(0b11, |mask, component| mask | 1 << component.bit);
@@ -90,60 +134,104 @@ pub fn foreign_components(area: &[u8]) -> u64 {
 /// The mask of components in use (`XSTATE_BV`); x87 and SSE alone where there is no XSAVE header.
 #[must_use]
 pub fn components_in_use(area: &[u8]) -> u64 {
-    area.get(LEGACY_BYTES..LEGACY_BYTES + 8)
-        .and_then(|word| word.try_into().ok())
-        .map_or(0b11, u64::from_le_bytes)
+    word(area, LEGACY_BYTES).unwrap_or(0b11)
 }
 
-/// Bytes that [`to_signal_frame`] needs for a register set of `area` bytes.
+/// The mask of components that the kernel which reported `area` knows.
 #[must_use]
-pub const fn signal_frame_bytes(area: usize) -> usize {
-    area + MAGIC2_BYTES
+pub fn components_known(area: &[u8]) -> u64 {
+    word(area, SOFTWARE_RESERVED).unwrap_or(0b11)
+}
+
+fn word(area: &[u8], at: usize) -> Option<u64> {
+    area.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes)
+}
+
+/// The names of components, for people.
+pub fn names(mask: u64) -> impl Iterator<Item = &'static str> {
+    const NAMES: [(u64, &str); 8] = [
+        (1 << YMM.bit, "AVX"),
+        (1 << BNDREGS.bit | 1 << BNDCSR.bit, "MPX"),
+        (1 << OPMASK.bit | 1 << ZMM_HI256.bit | 1 << HI16_ZMM.bit, "AVX-512"),
+        (1 << 8, "processor trace"),
+        (1 << PKRU.bit, "protection keys"),
+        (1 << 11 | 1 << 12, "shadow stacks"),
+        (1 << XTILECFG.bit | 1 << XTILEDATA.bit, "AMX tiles"),
+        (1 << 19, "APX"),
+    ];
+    let unnamed = NAMES.iter().fold(mask & !0b11, |rest, (bits, _)| rest & !bits);
+    let named = NAMES.into_iter().filter(move |(bits, _)| mask & bits != 0).map(|(_, name)| name);
+    named.chain((unnamed != 0).then_some("a component without a name here"))
+}
+
+/// How much of a register set goes into a signal frame, and where the kernel looks for the magic
+/// that closes it.
+///
+/// Ptrace reports all that the processor could hold, for every thread. A thread's signal frames hold
+/// less of it until it first uses what has to be asked for (`fpstate->user_size` in the kernel),
+/// and the kernel takes a frame for one without extended state if the magic is not just behind that
+/// (`check_xstate_in_sigframe`). Kernels before 6.8 look where the frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes that the frame says it has.
+    stated: usize,
+    /// Bytes to the last magic: what there must be room for.
+    reserved: usize,
+}
+
+impl Extent {
+    /// For the register set `area`. `user_size` is what the kernel has noted for the thread,
+    /// if that is known. If not, both lengths that it can have are provided for.
+    #[must_use]
+    pub fn of(area: &[u8], layout: &Layout, user_size: Option<usize>) -> Self {
+        let (whole, used) = (area.len(), components_in_use(area));
+        let fits = |bytes: usize| bytes <= whole && layout.bytes(used) <= bytes;
+        if let Some(bytes) = user_size.filter(|&bytes| fits(bytes)) {
+            return Self { stated: bytes, reserved: bytes };
+        }
+        let unasked = layout.bytes(components_known(area) & layout.components() & !ON_REQUEST);
+        let on_request = components_known(area) & ON_REQUEST != 0;
+        let stated = if on_request && fits(unasked) { unasked } else { whole };
+        Self { stated, reserved: whole }
+    }
+
+    /// Bytes that [`to_signal_frame`] needs.
+    #[must_use]
+    pub const fn frame_bytes(self) -> usize {
+        self.reserved + MAGIC2_BYTES
+    }
 }
 
 /// Turns a register set as ptrace reports it into what a signal frame points to: the software
-/// bytes filled in and the closing magic appended. `out` is [`signal_frame_bytes`] long.
+/// bytes filled in and the closing magic put where the kernel looks for it. `out` is
+/// [`Extent::frame_bytes`] long.
 ///
 /// # Panics
 /// When `out` has another length, or `area` has no XSAVE header.
-pub fn to_signal_frame(area: &[u8], out: &mut [u8]) {
+pub fn to_signal_frame(area: &[u8], extent: Extent, layout: &Layout, out: &mut [u8]) {
     assert!(area.len() >= LEGACY_BYTES + HEADER_BYTES, "extended state without an XSAVE header");
-    let (body, magic2) = out.split_at_mut(area.len());
-    body.copy_from_slice(area);
-    magic2.copy_from_slice(&FP_XSTATE_MAGIC2.to_le_bytes());
+    assert!(out.len() == extent.frame_bytes(), "a frame of another length");
+    let Extent { stated, reserved } = extent;
+    out.fill(0);
+    out[..stated].copy_from_slice(&area[..stated]);
+    for end in [stated, reserved] {
+        out[end..end + MAGIC2_BYTES].copy_from_slice(&FP_XSTATE_MAGIC2.to_le_bytes());
+    }
+    let known = components_known(area);
+    let fitting = (2..BITS as u32).map(|bit| 1 << bit).filter(|bit| {
+        // A component of which this program knows no place is one that is not in the frame.
+        known & layout.components() & bit != 0 && layout.bytes(*bit) <= stated
+    });
+    let fitting = fitting.fold(known & 0b11, |mask, bit| mask | bit);
     // struct _fpx_sw_bytes: magic1, extended_size, xfeatures, xstate_size, 7 words of padding.
-    let mut reported = [0; 8];
-    reported.copy_from_slice(&area[SOFTWARE_RESERVED..SOFTWARE_RESERVED + 8]);
-    let reserved = &mut body[SOFTWARE_RESERVED..LEGACY_BYTES];
-    reserved.fill(0);
-    reserved[0..4].copy_from_slice(&FP_XSTATE_MAGIC1.to_le_bytes());
-    reserved[4..8].copy_from_slice(&(signal_frame_bytes(area.len()) as u32).to_le_bytes());
-    reserved[8..16].copy_from_slice(&reported);
-    reserved[16..20].copy_from_slice(&(area.len() as u32).to_le_bytes());
+    let software = &mut out[SOFTWARE_RESERVED..LEGACY_BYTES];
+    software.fill(0);
+    software[0..4].copy_from_slice(&FP_XSTATE_MAGIC1.to_le_bytes());
+    software[4..8].copy_from_slice(&((stated + MAGIC2_BYTES) as u32).to_le_bytes());
+    software[8..16].copy_from_slice(&fitting.to_le_bytes());
+    software[16..20].copy_from_slice(&(stated as u32).to_le_bytes());
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_frame_describes_its_area() {
-        let mut area = [0xaa; 2696];
-        area[SOFTWARE_RESERVED..SOFTWARE_RESERVED + 8].copy_from_slice(&0x2e7u64.to_le_bytes());
-        let mut out = [0; signal_frame_bytes(2696)];
-        to_signal_frame(&area, &mut out);
-        assert_eq!(&out[464..468], &FP_XSTATE_MAGIC1.to_le_bytes());
-        assert_eq!(&out[468..472], &2700u32.to_le_bytes());
-        assert_eq!(&out[472..480], &0x2e7u64.to_le_bytes());
-        assert_eq!(&out[480..484], &2696u32.to_le_bytes());
-        assert_eq!(&out[2696..], &FP_XSTATE_MAGIC2.to_le_bytes());
-        assert_eq!(&out[512..2696], &area[512..]);
-    }
-
-    #[test]
-    fn tiles_are_foreign() {
-        let mut area = [0; 640];
-        area[LEGACY_BYTES..LEGACY_BYTES + 8].copy_from_slice(&(0b111u64 | 1 << 18).to_le_bytes());
-        assert_eq!(foreign_components(&area), 1 << 18);
-    }
-}
+#[path = "fpu_tests.rs"]
+mod tests;

@@ -70,10 +70,16 @@ impl GeneralRegs {
         self.cs == USER_CS_64
     }
 
+    /// Whether the task was stopped inside a system call.
+    #[must_use]
+    pub const fn in_syscall(&self) -> bool {
+        (self.orig_ax as i64) >= 0
+    }
+
     /// Whether the task was stopped inside a system call that the kernel would restart.
     #[must_use]
     pub const fn interrupted_syscall(&self) -> bool {
-        (self.orig_ax as i64) >= 0
+        self.in_syscall()
             && matches!(
                 self.ax as i64,
                 ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK

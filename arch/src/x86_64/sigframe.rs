@@ -10,13 +10,12 @@
 use super::fpu;
 use super::regs::GeneralRegs;
 
-/// Bytes of a frame without the extended state it points to: return address, `struct ucontext`
-/// and `siginfo_t`.
-pub const FRAME_BYTES: usize = 8 + UCONTEXT_BYTES + SIGINFO_BYTES;
+/// Bytes of a frame without the extended state it points to: return address and `struct ucontext`.
+/// The `siginfo_t` behind them is the handler's: `rt_sigreturn` does not read it.
+pub const FRAME_BYTES: usize = 8 + UCONTEXT_BYTES;
 
 const UCONTEXT_BYTES: usize = 8 + 8 + 24 + SIGCONTEXT_BYTES + 8;
 const SIGCONTEXT_BYTES: usize = 256;
-const SIGINFO_BYTES: usize = 128;
 
 /// `UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS`.
 const UC_FLAGS: u64 = 0x1 | 0x2 | 0x4;

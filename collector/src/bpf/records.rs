@@ -106,6 +106,8 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
             rseq_signature: signals.rseq_signature,
             securebits: task.marks.securebits,
             timer_slack: task.marks.timer_slack,
+            extended_bytes: Some(task.processor.extended_bytes as usize)
+                .filter(|bytes| *bytes != 0),
             mark: NonZeroU64::new(task.marks.thread),
         }),
     }

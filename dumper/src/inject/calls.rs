@@ -6,7 +6,7 @@ use arch::syscall::nr;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::SCRATCH;
-use super::{Codes, Error, Home, Original, expect_stop};
+use super::{Codes, Error, Home, Original, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
@@ -100,19 +100,30 @@ impl Asked {
     }
 }
 
-/// Asks many threads at once. Each is given as its process, its own state, and the code that its
-/// process has; the answers come in the same order, with the threads stopped and as they were.
-///
-/// Where the thread's alternate stack is what is being asked for, the frames have to lie on its
-/// current stack.
+/// A thread that is to be asked.
+#[derive(Debug)]
+pub(crate) struct Asking<'a> {
+    pub(crate) stopped: Stopped,
+    /// Its process.
+    pub(crate) pid: i32,
+    /// Its own state.
+    pub(crate) original: Original,
+    /// The code that its process has.
+    pub(crate) codes: Codes,
+    /// Where its frames may lie. Its alternate stack is not known: that is being asked for.
+    pub(crate) room: Room<'a>,
+}
+
+/// Asks many threads at once. The answers come in the same order, with the threads stopped and as
+/// they were.
 pub(crate) fn ask_threads(
-    threads: Vec<(Stopped, i32, Original, Codes)>,
+    threads: Vec<Asking<'_>>,
     postponed: &mut Vec<(i32, i32)>,
 ) -> Result<Vec<(Stopped, ThreadState)>, Error> {
     let mut asked = Vec::with_capacity(threads.len());
     let mut stopped_threads = Vec::with_capacity(threads.len());
-    for (stopped, pid, original, codes) in threads {
-        let home = Home::lay(&stopped, pid, &original, None, &codes, None)?;
+    for Asking { stopped, pid, original, codes, room } in threads {
+        let home = Home::lay(&stopped, pid, &original, &room, &codes, None)?;
         asked.push(Asked { original, home, pid, codes });
         stopped_threads.push(stopped);
     }

@@ -11,12 +11,13 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use arch::fpu::Layout;
 use collector::Process;
 use kernel::pidfd::PidFd;
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped};
 use kernel::sched::Urgent;
 
-use super::{Codes, Error, Infection, Original, Request};
+use super::{Codes, Error, Infection, Original, Request, Room};
 use crate::mappings;
 
 /// How long the leader may take to stop.
@@ -45,27 +46,21 @@ fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error
     let pid = process.pid;
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
+    let layout = Layout::of_this_processor();
     let running = Running::seize(pid, Options::SYSCALL_GOOD)?;
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
     let since = Instant::now();
     running.interrupt()?;
     let stopped = stop(running)?;
-    let original = Original::of(&stopped, &mut Vec::new())?;
-    let stack = place_for_frames(process, &original)?;
+    let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
+    // Only the leader stands still.
+    let room = Room { others_run: true, ..Room::of(&layout, process, pid, 0) };
     let bytes = Request::region_bytes(0);
     let region =
         mappings::free_range(&process.mappings, bytes).ok_or(Error::NoRoom { tid: pid })?;
-    let request = Request {
-        pid,
-        codes: *codes,
-        alt_stack: stack,
-        region,
-        bell: 0,
-        timers: Vec::new(),
-        donate: true,
-    };
-    let (mut infection, running) = Infection::begin(stopped, request, original)?;
+    let request = Request { pid, codes: *codes, region, bell: 0, timers: Vec::new(), donate: true };
+    let (mut infection, running) = Infection::begin(stopped, request, original, &room)?;
     let running = infection.map(running)?;
     let running = infection.run(running)?;
     let (leaving, taken) = infection.donation(running, |fd| pidfd.get(fd))?;
@@ -111,23 +106,5 @@ fn stop(mut running: Running) -> Result<Stopped, Error> {
             Stop::Signal(signal) => stopped.resume(signal)?,
             stop => return Err(Error::Unexpected { tid, during: "when interrupted", stop }),
         };
-    }
-}
-
-/// The alternate signal stack, if there is one, or `None` for the current stack. Other threads run
-/// meanwhile: what is below the stack pointer must be nobody else's, which is not so on the small
-/// stacks that some languages keep among their other memory, so that what is not known to be a
-/// stack will not do.
-fn place_for_frames(process: &Process, original: &Original) -> Result<Option<(u64, u64)>, Error> {
-    let sp = original.registers.sp;
-    let on_main_stack = process
-        .mappings
-        .iter()
-        .any(|mapping| mapping.name == "[stack]" && mapping.start <= sp && sp < mapping.end);
-    let known = process.threads.get(&process.pid).and_then(|leader| leader.in_task);
-    match known.map(|known| (known.alt_stack_start, known.alt_stack_bytes)) {
-        Some((start, bytes)) if bytes > 0 => Ok(Some((start, bytes))),
-        _ if on_main_stack => Ok(None),
-        _ => Err(Error::NoRoom { tid: process.pid }),
     }
 }

@@ -1,17 +1,24 @@
 //! The way home: signal frames in the task's memory that give it back what it was.
 
-use arch::regs::{GeneralRegs, NO_SYSCALL, RED_ZONE};
+use arch::fpu::Extent;
+use arch::regs::{GeneralRegs, NO_SYSCALL};
 use arch::{fpu, sigframe};
-use kernel::memory::MemoryFile;
-use kernel::ptrace::Stopped;
+use kernel::memory::{MemoryFile, read_exact, write_all};
+use kernel::ptrace::{RseqConfiguration, Stopped};
+use kernel::rseq::{Interrupted, interrupted, set_section};
 
-use super::{Codes, Error};
+use super::place::{Place, places};
+use super::{Codes, Error, Room};
 
 /// Everything of a thread that injected code changes, as it was.
 #[derive(Clone, Debug)]
 pub(crate) struct Original {
-    /// General registers, as the stop showed them.
+    /// General registers, as the stop showed them; of a thread in a restartable sequence those with
+    /// which the kernel will have it abort.
     pub(crate) registers: GeneralRegs,
+    /// Area and descriptor of a restartable sequence that is not to be aborted, or not by us. The
+    /// kernel forgets it when the thread runs elsewhere.
+    pub(crate) section: Option<(u64, u64)>,
     /// Extended state.
     pub(crate) extended: Vec<u8>,
     /// Signal mask.
@@ -21,10 +28,26 @@ pub(crate) struct Original {
 impl Original {
     /// Reads it off a stopped thread. `buffer` is room to read into, kept from one to the next: the
     /// kernel wants more of it than it then uses.
-    pub(crate) fn of(stopped: &Stopped, buffer: &mut Vec<u8>) -> Result<Self, Error> {
+    pub(crate) fn of(
+        stopped: &Stopped,
+        rseq: &RseqConfiguration,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Self, Error> {
         stopped.extended_state(buffer)?;
         let extended = buffer.clone();
-        Ok(Self { registers: stopped.registers()?, extended, mask: stopped.signal_mask()? })
+        let mut registers = stopped.registers()?;
+        let mut section = None;
+        // No system call may be made in a sequence. So this costs nothing for threads that wait.
+        if rseq.pointer != 0 && !registers.in_syscall() {
+            let (tid, area) = (stopped.tid(), rseq.pointer);
+            match interrupted(tid, area, rseq.signature, registers.ip) {
+                Ok(Interrupted::Aborted(handler)) => registers.ip = handler,
+                Ok(Interrupted::Unresolved(descriptor)) => section = Some((area, descriptor)),
+                // An area that is gone: the kernel ends the process for that, if it looks.
+                Ok(Interrupted::Outside) | Err(_) => {}
+            }
+        }
+        Ok(Self { registers, section, extended, mask: stopped.signal_mask()? })
     }
 
     /// Gives it back. The thread must be in a stop of the kernel's signal path (interrupted, or
@@ -35,7 +58,14 @@ impl Original {
         // The mask comes last: with the true registers and the wrong mask the thread would run on
         // deaf, while in the other order it is at a frame that restores both.
         stopped.set_registers(&self.registers)?;
-        Ok(stopped.set_signal_mask(self.mask)?)
+        stopped.set_signal_mask(self.mask)?;
+        let Some((area, descriptor)) = self.section else { return Ok(()) };
+        let tid = stopped.tid();
+        set_section(tid, area, descriptor).map_err(|source| Error::Memory {
+            operation: "restore the rseq area",
+            tid,
+            source,
+        })
     }
 }
 
@@ -66,58 +96,73 @@ pub(crate) struct Detour {
     pub(crate) args: [u64; 6],
 }
 
+/// Where each part of a home lies, from the lowest address up: scratch, the frame of the detour,
+/// the frame of the true registers, the extended state.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    scratch: u64,
+    first: u64,
+    frame: u64,
+    extended: u64,
+    end: u64,
+}
+
+impl Parts {
+    /// Below `top`; `None` if that is too low.
+    fn below(top: u64, extended_bytes: usize, detour: bool) -> Option<Self> {
+        let below = |address: u64, bytes: usize, align: usize| {
+            address.checked_sub(bytes as u64).map(|start| start & !(align as u64 - 1))
+        };
+        let extended = below(top, extended_bytes, fpu::ALIGN)?;
+        let frame = below(extended, sigframe::FRAME_BYTES, 16)?;
+        let first = if detour { below(frame, sigframe::FRAME_BYTES, 16)? } else { frame };
+        let scratch = below(first, SCRATCH as usize, 16)?;
+        Some(Self { scratch, first, frame, extended, end: extended + extended_bytes as u64 })
+    }
+
+    /// Bytes that there must be room for, wherever the top is.
+    const fn most_bytes(extended_bytes: usize, detour: bool) -> u64 {
+        let frames = if detour { 2 } else { 1 };
+        let frames = frames * sigframe::FRAME_BYTES.next_multiple_of(16);
+        (extended_bytes + fpu::ALIGN + frames + 16) as u64 + SCRATCH
+    }
+}
+
 impl Home {
-    /// Writes the frames. `alt_stack` is the thread's alternate signal stack (start, bytes).
+    /// Writes the frames where `room` has a place for them.
     ///
     /// Nothing but memory that the thread does not use has changed when this fails.
     pub(crate) fn lay(
         stopped: &Stopped,
         pid: i32,
         original: &Original,
-        alt_stack: Option<(u64, u64)>,
+        room: &Room<'_>,
         codes: &Codes,
         detour: Option<Detour>,
     ) -> Result<Self, Error> {
         let tid = stopped.tid();
-        let top = top(original.registers.sp, alt_stack);
-        let extended_bytes = fpu::signal_frame_bytes(original.extended.len()) as u64;
-        let below = |address: u64, bytes: u64, align: u64| {
-            address
-                .checked_sub(bytes)
-                .map(|start| start & !(align - 1))
-                .ok_or(Error::NoRoom { tid })
-        };
-        let extended = below(top, extended_bytes, fpu::ALIGN as u64)?;
-        let frame = below(extended, sigframe::FRAME_BYTES as u64, 16)?;
-        let first = match detour {
-            Some(_) => below(frame, sigframe::FRAME_BYTES as u64, 16)?,
-            None => frame,
-        };
-        let scratch = below(first, SCRATCH, 16)?;
-        if let Some((start, bytes)) = alt_stack
-            && on_stack(top - 1, start, bytes)
-            && scratch < start
-        {
-            return Err(Error::NoRoom { tid });
+        let extent = Extent::of(&original.extended, room.layout, room.extended_bytes);
+        let bytes = Parts::most_bytes(extent.frame_bytes(), detour.is_some());
+        for place in places(original.registers.sp, bytes, room) {
+            let Some(parts) = Parts::below(place.top, extent.frame_bytes(), detour.is_some())
+            else {
+                continue;
+            };
+            let laid = lay_out(parts, extent, original, room, codes, detour);
+            if let Some(covered) = cover(pid, parts.scratch, &laid, place) {
+                let Parts { scratch, first, frame, .. } = parts;
+                return Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch });
+            }
         }
-        let mut laid = vec![0; (extended + extended_bytes - scratch) as usize];
-        let resumed = original.registers.resumed();
-        let encode =
-            |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, codes.trampoline);
-        put(&mut laid, frame - scratch, &encode(&resumed));
-        if let Some(Detour { call, args }) = detour {
-            let regs = resumed.calling(call, args, codes.syscall_return, frame);
-            put(&mut laid, first - scratch, &encode(&regs));
-        }
-        fpu::to_signal_frame(&original.extended, &mut laid[(extended - scratch) as usize..]);
-        let covered = cover(pid, tid, scratch, &laid)?;
-        Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch })
+        Err(Error::NoRoom { tid })
     }
 
     /// Puts back what the frames covered, once nothing leads to them any more.
     pub(crate) fn uncover(&self) -> Result<(), Error> {
-        kernel::memory::write_all(self.pid, self.start, &self.covered).map_err(|source| {
-            Error::Memory { operation: "restore the stack", tid: self.tid, source }
+        write_all(self.pid, self.start, &self.covered).map_err(|source| Error::Memory {
+            operation: "restore the stack",
+            tid: self.tid,
+            source,
         })
     }
 
@@ -140,32 +185,61 @@ impl Home {
     }
 }
 
-/// Writes the frames; returns what stood in their place.
-fn cover(pid: i32, tid: i32, at: u64, laid: &[u8]) -> Result<Vec<u8>, Error> {
+/// The bytes of a home.
+fn lay_out(
+    parts: Parts,
+    extent: Extent,
+    original: &Original,
+    room: &Room<'_>,
+    codes: &Codes,
+    detour: Option<Detour>,
+) -> Vec<u8> {
+    let Parts { scratch, first, frame, extended, end } = parts;
+    let mut laid = vec![0; (end - scratch) as usize];
+    let resumed = original.registers.resumed();
+    let encode =
+        |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, codes.trampoline);
+    put(&mut laid, frame - scratch, &encode(&resumed));
+    if let Some(Detour { call, args }) = detour {
+        let regs = resumed.calling(call, args, codes.syscall_return, frame);
+        put(&mut laid, first - scratch, &encode(&regs));
+    }
+    let state = &mut laid[(extended - scratch) as usize..];
+    fpu::to_signal_frame(&original.extended, extent, room.layout, state);
+    laid
+}
+
+/// Writes the frames; returns what stood in their place, or `None` if they cannot lie there.
+fn cover(pid: i32, at: u64, laid: &[u8], place: Place) -> Option<Vec<u8>> {
+    if place.zeros != 0 {
+        let mut unused = vec![0xff; place.zeros as usize];
+        read_exact(pid, place.floor, &mut unused).ok()?;
+        if unused.iter().any(|&byte| byte != 0) {
+            return None;
+        }
+    }
     let mut covered = vec![0; laid.len()];
-    let failed = |operation| move |source| Error::Memory { operation, tid, source };
-    if kernel::memory::read_exact(pid, at, &mut covered).is_ok() {
-        kernel::memory::write_all(pid, at, laid).map_err(failed("write the stack"))?;
-        return Ok(covered);
+    if read_exact(pid, at, &mut covered).is_ok() {
+        if write_all(pid, at, laid).is_ok() {
+            return Some(covered);
+        }
+        // A part may have been written. What could not be was not changed.
+        let written = (0..laid.len()).take_while(|&index| {
+            let mut byte = [0];
+            read_exact(pid, at + index as u64, &mut byte).is_ok() && byte[0] == laid[index]
+        });
+        let written = written.count();
+        let _nothing_else_to_try = write_all(pid, at, &covered[..written]);
+        return None;
+    }
+    if !place.grows {
+        return None;
     }
     // A stack that ends just below the stack pointer: it has to grow, as it would for a signal.
-    let memory = MemoryFile::open(pid).map_err(failed("open the memory"))?;
-    memory.read_exact(at, &mut covered).map_err(|_| Error::NoRoom { tid })?;
-    memory.write_all(at, laid).map_err(failed("write the stack"))?;
-    Ok(covered)
-}
-
-fn on_stack(address: u64, start: u64, bytes: u64) -> bool {
-    address.wrapping_sub(start) < bytes
-}
-
-/// Address below which frames may lie: as the kernel would choose for a signal handler that asks
-/// for the alternate stack.
-fn top(sp: u64, alt_stack: Option<(u64, u64)>) -> u64 {
-    match alt_stack {
-        Some((start, bytes)) if bytes > 0 && !on_stack(sp, start, bytes) => start + bytes,
-        _ => sp.saturating_sub(RED_ZONE),
-    }
+    let memory = MemoryFile::open(pid).ok()?;
+    memory.read_exact(at, &mut covered).ok()?;
+    memory.write_all(at, laid).ok()?;
+    Some(covered)
 }
 
 fn put(laid: &mut [u8], offset: u64, bytes: &[u8]) {
@@ -177,11 +251,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_lie_where_the_kernel_would_put_a_signal() {
-        assert_eq!(top(0x7000, None), 0x7000 - RED_ZONE);
-        assert_eq!(top(0x7000, Some((0x1000, 0x800))), 0x1800);
-        // Already on the alternate stack: below what is in use of it.
-        assert_eq!(top(0x1400, Some((0x1000, 0x800))), 0x1400 - RED_ZONE);
-        assert_eq!(top(0x7000, Some((0x1000, 0))), 0x7000 - RED_ZONE);
+    fn parts_lie_in_the_room_reckoned_for_them() {
+        for extended in [516, 836, 2700, 11_012] {
+            for (detour, top) in [true, false]
+                .into_iter()
+                .flat_map(|detour| (0..200).map(move |offset| (detour, 0x7000_0000 + offset)))
+            {
+                let parts = Parts::below(top, extended, detour).unwrap();
+                assert!(parts.scratch >= top - Parts::most_bytes(extended, detour));
+                assert!(parts.end <= top && parts.extended.is_multiple_of(64));
+                assert!(parts.frame + sigframe::FRAME_BYTES as u64 <= parts.extended);
+                assert!(parts.scratch + SCRATCH <= parts.first && parts.first <= parts.frame);
+                assert_eq!(parts.first != parts.frame, detour);
+            }
+            assert!(Parts::below(100, extended, true).is_none());
+        }
+    }
+
+    #[test]
+    fn a_home_fits_on_the_smallest_stack_that_the_kernel_recommends() {
+        // AT_MINSIGSTKSZ of processors with AVX-512, and with AMX.
+        for (extended, smallest) in [(2700, 3632), (11_012, 11_952)] {
+            assert!(Parts::most_bytes(extended, true) <= smallest);
+        }
     }
 }

@@ -15,7 +15,7 @@ use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::Detour;
-use super::{Codes, Error, Home, Original, ThreadState, expect_stop};
+use super::{Codes, Error, Home, Original, Room, ThreadState, expect_stop};
 
 /// Bytes of stack that the parasite gets; it uses a few hundred.
 const STACK_BYTES: usize = 4096;
@@ -27,8 +27,6 @@ pub(crate) struct Request {
     pub(crate) pid: i32,
     /// Where the task's own code has what is needed.
     pub(crate) codes: Codes,
-    /// Alternate signal stack of the leader: start, bytes.
-    pub(crate) alt_stack: Option<(u64, u64)>,
     /// An address range of [`Request::region_bytes`] where the process has no mapping.
     pub(crate) region: u64,
     /// Signal to ring with, which the process ignores, 0 for none.
@@ -144,17 +142,11 @@ impl Infection {
         leader: Stopped,
         request: Request,
         original: Original,
+        room: &Room<'_>,
     ) -> Result<(Self, Running), Error> {
         let bytes = Request::region_bytes(request.timers.len());
         let unmap = Detour { call: nr::MUNMAP, args: [request.region, bytes, 0, 0, 0, 0] };
-        let home = Home::lay(
-            &leader,
-            request.pid,
-            &original,
-            request.alt_stack,
-            &request.codes,
-            Some(unmap),
-        )?;
+        let home = Home::lay(&leader, request.pid, &original, room, &request.codes, Some(unmap))?;
         let protection = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
         let args = [request.region, bytes, protection, flags, u64::MAX, 0];

@@ -53,6 +53,8 @@ pub struct TaskRecord {
     pub places: TaskPlaces,
     /// Fingerprints of what it would be slow to write out.
     pub marks: TaskMarks,
+    /// What the processor keeps of it.
+    pub processor: TaskProcessor,
 }
 
 /// Who a thread is. All ids are those of the initial pid namespace.
@@ -174,6 +176,25 @@ pub struct TaskMarks {
     pub membarrier: u32,
     /// 1 if the thread has had the kernel work for it without calls (io_uring).
     pub asynchronous: u32,
+}
+
+/// What the processor keeps of a thread; 0 for what this kernel or this processor lacks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskProcessor {
+    /// Components of the extended state that the process may use. Counts in the leader's record.
+    pub permitted: u64,
+    /// `thread_info.flags`, whose bits have other meanings from kernel to kernel.
+    pub flags: u64,
+    /// Bytes of extended state in the thread's signal frames.
+    pub extended_bytes: u32,
+    /// 1 if the thread may use ports that it asked for (`ioperm`).
+    pub ports: u32,
+    /// The level of `iopl`.
+    pub port_level: u32,
+    /// 1 if the process has made descriptors of its own (`modify_ldt`).
+    pub local_descriptors: u32,
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

@@ -82,6 +82,15 @@ offsets! {
     TASK_LOGIN_UID = "task_struct.loginuid" optional;
     TASK_TIMER_SLACK = "task_struct.timer_slack_ns";
     TASK_SHADOW_STACK = "task_struct.thread.features" optional;
+    TASK_BYTES = "task_struct";
+    TASK_FPU = "task_struct.thread.fpu" optional;
+    FPU_STATE = "fpu.fpstate" optional;
+    FPU_PERMITTED = "fpu.perm.__state_perm" optional;
+    FPSTATE_USER_SIZE = "fpstate.user_size" optional;
+    TASK_INFO_FLAGS = "task_struct.thread_info.flags" optional;
+    TASK_IO_BITMAP = "task_struct.thread.io_bitmap" optional;
+    TASK_IO_LEVEL = "task_struct.thread.iopl_emul" optional;
+    MM_LOCAL_DESCRIPTORS = "mm_struct.context.ldt" optional;
     CRED_UID = "cred.uid";
     CRED_SECUREBITS = "cred.securebits";
     CRED_CAPABILITIES = "cred.cap_inheritable";
