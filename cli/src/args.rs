@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use collector::Home;
 
 /// Checkpoint running process trees and restore them.
 #[derive(Debug, Parser)]
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     Ps(PsOptions),
     /// Say what this kernel can do; the exit code is 0 when all that is required is there
     Check(CheckOptions),
+    /// Show, load or remove the eBPF programs that commands leave in the kernel for the next; they are
+    /// attached to nothing, and cost nothing but the memory they are in
+    Programs(ProgramsOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
     Show(ShowOptions),
     /// What holds the tracking of changes between two dumps
@@ -88,10 +92,41 @@ pub(crate) struct DumpOptions {
     /// changed, and fail if that differs
     #[arg(long, env = "STASIS_CROSS_CHECK", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) cross_check: bool,
+    #[command(flatten)]
+    pub(crate) programs: ProgramPlaces,
+}
+
+/// Where eBPF programs are, and what it takes to load them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProgramPlaces {
     /// Folder of the BPF file system in which eBPF programs are found, or left for other commands; `none`
     /// to do without them
     #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
-    pub(crate) bpf_dir: Option<PathBuf>,
+    bpf_dir: Option<PathBuf>,
+    /// Folder for what is looked up in the kernel's type information
+    #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR", hide = true)]
+    cache_dir: Option<PathBuf>,
+}
+
+impl ProgramPlaces {
+    pub(crate) fn home(&self) -> Home {
+        Home::at(self.bpf_dir.clone(), self.cache_dir.clone())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProgramsOptions {
+    /// Load them now, if they are not there, so that the next command need not
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Remove them, of all versions of stasis, with all that is kept to load them sooner
+    #[arg(long, conflicts_with = "load")]
+    pub(crate) remove: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) places: ProgramPlaces,
 }
 
 #[derive(Debug, clap::Args)]
@@ -135,6 +170,8 @@ pub(crate) struct PsOptions {
     /// Show threads of the kernel's and zombies too
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) programs: ProgramPlaces,
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,6 +179,8 @@ pub(crate) struct CheckOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) programs: ProgramPlaces,
 }
 
 #[derive(Debug, clap::Args)]

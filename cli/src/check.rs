@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use collector::bpf::Stored;
 use kernel::features::{Answer, KernelFeatures, Need};
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use crate::output;
 struct Report<'a> {
     usable: bool,
     features: Vec<Line<'a>>,
+    programs: Stored,
 }
 
 #[derive(Serialize)]
@@ -26,6 +28,7 @@ struct Line<'a> {
 
 pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
     let features = KernelFeatures::probe();
+    let programs = options.programs.home().stored();
     let usable = features.missing().next().is_none();
     if options.json {
         let lines = features.iter().map(|(feature, answer)| Line {
@@ -34,10 +37,10 @@ pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
             purpose: feature.purpose(),
             answer,
         });
-        let report = Report { usable, features: lines.collect() };
+        let report = Report { usable, features: lines.collect(), programs };
         output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
-        output::print(&text(&features))?;
+        output::print(&(text(&features) + &crate::programs::text(&programs)))?;
     }
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use collector::Home;
 use dumper::{AfterDump, DumpOptions};
 
 use crate::args;
@@ -23,7 +22,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,
-        programs: Home::at(options.bpf_dir),
+        programs: options.programs.home(),
         track: options.track,
         parent: options.parent,
         tracks: options.run_dir.join("tracks"),

@@ -15,6 +15,7 @@ mod dump;
 mod failure;
 mod output;
 mod pidfile;
+mod programs;
 mod progress;
 mod ps;
 mod restore;
@@ -67,6 +68,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Restore(options) => restore::run(&options),
         Command::Ps(options) => ps::run(&options),
+        Command::Programs(options) => programs::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Track(options) => track::track(&options),
         Command::Tracks(options) => track::tracks(&options),

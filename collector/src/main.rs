@@ -28,6 +28,9 @@ struct Args {
     /// Folder of the BPF file system in which the programs are found, or left for other processes
     #[arg(long, value_name = "DIR", default_value = PIN_ROOT, env = "STASIS_BPF_DIR")]
     bpf_dir: PathBuf,
+    /// Folder for what is looked up in the kernel's type information
+    #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
     /// How many processes may be tracked at a time
     #[arg(long, value_name = "COUNT", default_value_t = ROOM, env = "STASIS_TRACKED_PROCESSES")]
     tracked_processes: NonZeroU32,
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     // Before privileges are dropped, and before there is a log: what failed is noted after.
     let registry = Registry::new();
-    let home = Home::at(Some(args.bpf_dir.clone()));
+    let home = Home::at(Some(args.bpf_dir.clone()), args.cache_dir.clone());
     let live = Arc::new(Live::start_at(&registry, &home, args.tracked_processes)?);
     let service = Service { name: "collector", privileges: PRIVILEGES };
     let mut prepared = service.prepare_with(registry, args.settings.log, None)?;

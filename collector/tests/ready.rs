@@ -72,6 +72,8 @@ fn the_first_command_leaves_them_and_later_ones_find_them() {
     assert_tells_the_truth(&mut counting, &quiet);
     assert_eq!(identity(&home), made, "they are those of the first");
     assert!(home.stored().cached[0].used && !home.stored().kept);
+    home.prepare().unwrap();
+    assert_eq!(identity(&home), made);
     // After a start of the machine there is the file alone.
     fs::remove_dir_all(&home.pins).unwrap();
     let modified = || fs::metadata(cached(&home)).unwrap().modified().unwrap();
@@ -290,5 +292,7 @@ fn without_a_place_for_pins_a_command_has_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home { pins: dir.path().join("pins"), cache: dir.path().join("cache") };
     assert_tells_the_truth(&mut Collector::open_at(&home), &quiet);
+    assert!(!home.pins.exists());
+    assert!(matches!(home.prepare(), Err(BpfError::NoBpfFs(_))));
     assert_eq!(home.clear().unwrap(), (0, 1));
 }

@@ -21,6 +21,9 @@ struct Args {
     /// to do without them
     #[arg(long, value_name = "DIR", env = "STASIS_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
+    /// Folder for what is looked up in the kernel's type information
+    #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
 }
 
 /// What a dump of anybody's processes takes.
@@ -61,6 +64,11 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
-        Ok(stasis_dumper::router(root, Home::at(args.bpf_dir.clone()), &metrics, traces)?)
+        Ok(stasis_dumper::router(
+            root,
+            Home::at(args.bpf_dir.clone(), args.cache_dir.clone()),
+            &metrics,
+            traces,
+        )?)
     })
 }

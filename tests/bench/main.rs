@@ -18,13 +18,13 @@ use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services};
 
 use measure::{Bench, Means};
-use report::{Accounts, GATEWAY, Line, Report, Runs};
+use report::{Accounts, BARE, GATEWAY, Line, Report, Runs, START};
 use shapes::{ROWS, Row, Shape};
 
 /// Measure frozen time, dump and restore, beside CRIU
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway
+    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway, bare, start
     #[arg(long, value_name = "ROW", value_delimiter = ',', value_parser = row_names())]
     only: Vec<String>,
     /// Runs of each row; the median is told
@@ -64,7 +64,7 @@ struct Args {
 }
 
 fn row_names() -> Vec<&'static str> {
-    ROWS.iter().map(|row| row.name).chain([GATEWAY]).collect()
+    ROWS.iter().map(|row| row.name).chain([GATEWAY, BARE, START]).collect()
 }
 
 impl Args {
@@ -139,11 +139,44 @@ impl Session<'_> {
                 match (self.bench.once(means, Shape::Small, 1, false), means) {
                     (Ok(times), Means::Services(_)) => served.push(times.frozen),
                     (Ok(times), Means::Engine(_)) => direct.push(times.frozen),
+                    (Ok(_), Means::Bare) => {}
                     (Err(what), _) => report.failed(what),
                 }
             }
         }
         report.lines.push(Line::gateway(&direct, &served));
+    }
+
+    /// All but large memory, by the command where no service runs and by one beside the services, in
+    /// turns; and what the former takes for its own start.
+    fn bare(&self, report: &mut Report) {
+        for row in ROWS.iter().filter(|row| self.args.wants(BARE) && row.shape != Shape::Memory) {
+            println!("{}, without services", row.title);
+            let (mut bare, mut served) = (Vec::new(), Vec::new());
+            for _ in 0..self.args.runs() {
+                for (means, times) in
+                    [(Means::Bare, &mut bare), (Means::Engine(Engine::Stasis), &mut served)]
+                {
+                    match self.bench.once(means, row.shape, row.size, false) {
+                        Ok(taken) => times.push(taken.frozen),
+                        Err(what) => report.failed(what),
+                    }
+                }
+            }
+            report.lines.push(Line::bare(row, bare, served));
+        }
+        if self.args.wants(START) {
+            println!("the own start of the command");
+            let runs = (0..self.args.runs()).map(|_| self.bench.own_start());
+            let runs: Result<Vec<_>, _> = runs.collect();
+            match runs {
+                Ok(runs) => report.lines.extend(Line::starts(&runs)),
+                Err(what) => report.failed(what),
+            }
+        }
+        if let Err(what) = self.bench.forget_programs() {
+            report.failed(what);
+        }
     }
 
     fn plotted(&self, report: &mut Report) {
@@ -190,6 +223,9 @@ fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine
     }
     if args.wants(GATEWAY) && !args.account {
         session.gateway(&mut report);
+    }
+    if !args.account && (args.wants(BARE) || args.wants(START)) {
+        session.bare(&mut report);
     }
     if args.plot.is_some() {
         session.plotted(&mut report);

@@ -1,7 +1,7 @@
 //! One target, started, dumped while it runs on, ended, restored, and asked whether it is whole.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use crate::shapes::Shape;
 pub(crate) enum Means<'a> {
     /// A command.
     Engine(Engine),
+    /// The command where no service runs.
+    Bare,
     /// The gateway, and behind it the services.
     Services(&'a Services),
 }
@@ -60,7 +62,7 @@ fn dump(
     means: Means<'_>,
     pid: i32,
     images: &Path,
-    programs: &Path,
+    places: &Places<'_>,
 ) -> Result<(Duration, Value), String> {
     match means {
         Means::Services(services) => {
@@ -72,10 +74,15 @@ fn dump(
                 .map_err(|error| format!("move the checkpoint: {error}"))?;
             Ok((time, job["dump"].take()))
         }
+        Means::Bare => {
+            let mut command = places.bare("dump");
+            command.arg(pid.to_string()).arg("-D").arg(images).arg("--leave-running");
+            Ok((timed(&mut command)?, Value::Null))
+        }
         Means::Engine(engine) => {
             let mut command = engine.command("dump");
             if engine == Engine::Stasis {
-                command.arg(pid.to_string()).env("STASIS_BPF_DIR", programs);
+                command.arg(pid.to_string()).env("STASIS_BPF_DIR", &places.served);
             } else {
                 fs::create_dir_all(images).map_err(|error| format!("make {images:?}: {error}"))?;
                 command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
@@ -94,7 +101,47 @@ fn restore(engine: Engine, images: &Path) -> Result<Duration, String> {
     timed(command.args(detached))
 }
 
+/// Where commands find eBPF programs.
+struct Places<'a> {
+    scratch: &'a Scratch,
+    /// Those that the collector's service keeps.
+    served: PathBuf,
+}
+
+impl Places<'_> {
+    /// A command that finds what bare commands have left, and no service.
+    fn bare(&self, subcommand: &str) -> Command {
+        let mut command = Engine::Stasis.command(subcommand);
+        command
+            .env("STASIS_BPF_DIR", format!("{}-bare", self.served.display()))
+            .env("STASIS_CACHE_DIR", self.scratch.path("cache"));
+        command
+    }
+}
+
 impl Bench<'_> {
+    fn places(&self) -> Places<'_> {
+        Places { scratch: &self.scratch, served: self.services.programs() }
+    }
+
+    /// What a command takes to have the eBPF programs, in milliseconds: the first on a machine, the
+    /// first after its start, a later one.
+    pub(crate) fn own_start(&self) -> Result<[f64; 3], String> {
+        let load = || timed(self.places().bare("programs").arg("--load")).map(millis);
+        timed(self.places().bare("programs").arg("--remove"))?;
+        let first = load()?;
+        let later = load()?;
+        // As the BPF file system is then.
+        fs::remove_dir_all(format!("{}-bare", self.services.programs().display()))
+            .map_err(|error| format!("remove the pins: {error}"))?;
+        Ok([first, load()?, later])
+    }
+
+    /// Removes what bare commands have left.
+    pub(crate) fn forget_programs(&self) -> Result<(), String> {
+        timed(self.places().bare("programs").arg("--remove")).map(drop)
+    }
+
     fn start(&self, shape: Shape, size: usize) -> Workload {
         let environment = shape.environment(size);
         let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
@@ -142,7 +189,7 @@ impl Bench<'_> {
         std::thread::sleep(Duration::from_millis(100));
         workload.gap()?;
         let images = self.scratch.path("images");
-        let (dumped, summary) = dump(means, workload.pid(), &images, &self.services.programs())?;
+        let (dumped, summary) = dump(means, workload.pid(), &images, &self.places())?;
         let (frozen, dump) = (millis(workload.gap()?), millis(dumped));
         let mut times = Times { frozen, dump, restore: None, summary };
         if let (true, Means::Engine(engine)) = (restored, means) {
@@ -158,6 +205,7 @@ impl std::fmt::Display for Means<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Means::Services(_) => "gateway",
+            Means::Bare => "stasis without services",
             Means::Engine(Engine::Criu) => "CRIU",
             Means::Engine(_) => "stasis",
         })

@@ -23,6 +23,19 @@ pub(crate) struct Runs(Vec<(Engine, Times)>);
 /// The row that compares a dump by the services with one by the command.
 pub(crate) const GATEWAY: &str = "gateway";
 
+/// The rows that compare a command without services with one beside them.
+pub(crate) const BARE: &str = "bare";
+
+/// The rows of what a command takes to have the eBPF programs.
+pub(crate) const START: &str = "start";
+
+/// Of a command's own start: what is measured, and the most that it may be.
+const STARTS: [(&str, f64); 3] = [
+    ("own start, the first on a machine", 120.0),
+    ("own start, the first after the machine's", 120.0),
+    ("own start, later ones", 5.0),
+];
+
 /// One line of the table: one time of one row.
 pub(crate) struct Line {
     row: String,
@@ -74,6 +87,31 @@ impl Line {
             ours: served.to_vec(),
             theirs: direct.to_vec(),
         }
+    }
+
+    /// A target as the bare command freezes it; where CRIU's time stands elsewhere, that of a command
+    /// beside the services.
+    pub(crate) fn bare(row: &Row, bare: Vec<f64>, served: Vec<f64>) -> Self {
+        Self {
+            row: BARE.to_owned(),
+            title: format!("{}, no services", row.title),
+            what: "frozen",
+            goal: Some(row.frozen_goal),
+            ours: bare,
+            theirs: served,
+        }
+    }
+
+    /// What a command takes to have the eBPF programs.
+    pub(crate) fn starts(runs: &[[f64; 3]]) -> impl Iterator<Item = Self> {
+        STARTS.into_iter().enumerate().map(|(index, (title, goal))| Self {
+            row: START.to_owned(),
+            title: title.to_owned(),
+            what: "wall",
+            goal: Some(goal),
+            ours: runs.iter().map(|times| times[index]).collect(),
+            theirs: Vec::new(),
+        })
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -232,7 +270,7 @@ impl Report {
         println!("|---|---|---|---|---|---|---|---|");
         let mut rows: Vec<&str> = self.lines.iter().map(|line| line.row.as_str()).collect();
         rows.dedup();
-        for row in rows.into_iter().filter(|row| *row != GATEWAY) {
+        for row in rows.into_iter().filter(|row| ![GATEWAY, BARE, START].contains(row)) {
             let of = |what| self.lines.iter().find(|line| line.row == row && line.what == what);
             let Some(frozen) = of("frozen") else { continue };
             let time = |runs: &[f64]| match median(runs) {
@@ -258,12 +296,29 @@ impl Report {
                 both("restore"),
             );
         }
+        self.print_bare();
         if let Some(line) = self.lines.iter().find(|line| line.row == GATEWAY)
             && let (Some(served), Some(direct)) = (median(&line.ours), median(&line.theirs))
         {
             println!(
                 "\nThe small process, frozen through the gateway and the services for {served:.2} \
                  ms, by the command for {direct:.2} ms."
+            );
+        }
+    }
+
+    fn print_bare(&self) {
+        println!("\n| without services | ms | with them | goal |");
+        println!("|---|---|---|---|");
+        for line in self.lines.iter().filter(|line| [BARE, START].contains(&line.row.as_str())) {
+            let time =
+                |runs: &[f64]| median(runs).map_or_else(String::new, |ms| format!("{ms:.2}"));
+            println!(
+                "| {} | **{}** | {} | {} |",
+                line.title,
+                time(&line.ours),
+                time(&line.theirs),
+                line.goal.unwrap_or_default(),
             );
         }
     }

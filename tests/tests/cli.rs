@@ -1,5 +1,6 @@
 //! The command line: what people and scripts see.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
@@ -48,6 +49,120 @@ fn show_tells_of_processes_memory_files_and_sizes() {
     let shown: Value = serde_json::from_str(&json).expect("JSON");
     assert!(shown.is_object(), "{shown}");
     workload.check().expect("the program's own check");
+}
+
+/// The command, with programs and what it takes in places of a test's own.
+struct Bare {
+    pins: PathBuf,
+    cache: PathBuf,
+}
+
+impl Bare {
+    fn new(scratch: &Scratch, name: &str) -> Self {
+        let pins = format!("/sys/fs/bpf/stasis-test-{name}-{}", std::process::id()).into();
+        Self { pins, cache: scratch.path("cache") }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(stasis_program());
+        command.args(arguments);
+        command.env("STASIS_BPF_DIR", &self.pins).env("STASIS_CACHE_DIR", &self.cache);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(&mut self.command(arguments)).must_succeed("stasis")
+    }
+
+    fn kept(&self) -> Value {
+        serde_json::from_str(&self.run(&["programs", "--json"]).stdout).expect("JSON")
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.pins).ok();
+    }
+}
+
+#[test]
+fn programs_are_loaded_shown_and_removed() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let bare = Bare::new(&scratch, "verb");
+    assert!(bare.run(&["programs"]).stdout.contains("nothing"));
+    let shown = bare.run(&["programs", "--load"]).stdout;
+    assert!(shown.contains(bare.pins.to_str().expect("UTF-8")), "{shown}");
+    assert!(shown.contains("of this version") && shown.contains("of this kernel"), "{shown}");
+    let check = Outcome::of(&mut bare.command(&["check"]));
+    assert!(check.stdout.ends_with(&shown), "{}", check.stdout);
+    let check = Outcome::of(&mut bare.command(&["check", "--json"]));
+    let check: Value = serde_json::from_str(&check.stdout).expect("JSON");
+    assert_eq!(check["programs"], bare.kept());
+    let removed = bare.run(&["programs", "--remove"]).stdout;
+    assert_eq!(removed, "removed 1 set of programs and 1 file of offsets\n");
+    assert!(bare.run(&["programs"]).stdout.contains("nothing"));
+    assert!(!bare.pins.exists());
+    let none = Outcome::of(&mut bare.command(&["programs", "--load", "--bpf-dir", "none"]));
+    assert!(!none.success && none.stderr.contains("remedy"), "{}", none.stderr);
+}
+
+#[test]
+fn bare_dumps_at_once_share_the_programs_of_the_first() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let bare = Bare::new(&scratch, "bare");
+    let workloads = ["pipes", "tree", "threads"]
+        .map(|name| (name, Workload::start(name, scratch.path(&format!("work-{name}")))));
+    for round in 0..2 {
+        std::thread::scope(|scope| {
+            for (name, workload) in &workloads {
+                let (bare, scratch) = (&bare, &scratch);
+                scope.spawn(move || {
+                    let images = scratch.path(&format!("images-{name}-{round}"));
+                    let pid = workload.pid().to_string();
+                    let images = images.to_str().expect("UTF-8");
+                    let arguments =
+                        ["dump", &pid, "-D", images, "--leave-running", "--cross-check"];
+                    let dump = bare.run(&arguments);
+                    assert!(!dump.stderr.contains("/proc"), "{}", dump.stderr);
+                });
+            }
+        });
+        let kept = bare.kept();
+        assert_eq!(kept["pinned"].as_array().map(Vec::len), Some(1), "{kept}");
+        assert_eq!(kept["pinned"][0]["used"], true, "{kept}");
+    }
+    for (name, workload) in &workloads {
+        workload.check().unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn without_the_right_to_load_programs_it_is_said_why_proc_is_read() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let bare = Bare::new(&scratch, "user");
+    let workload = Workload::start("pipes", scratch.path("work"));
+    // Root, but for what it takes.
+    let without = |arguments: &[&str]| {
+        let command = bare.command(arguments);
+        let mut without = Command::new("setpriv");
+        without.args(["--bounding-set", "-bpf,-perfmon,-sys_admin"]);
+        without.arg(command.get_program()).args(command.get_args());
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        Outcome::of(without.envs(set).env("STASIS_LOG", "info"))
+    };
+    let images = scratch.path("images");
+    let (pid, images) = (workload.pid().to_string(), images.to_str().expect("UTF-8"));
+    let dump = without(&["dump", &pid, "-D", images, "--leave-running"]).must_succeed("dump");
+    assert!(dump.stderr.contains("inventories come from /proc, slower"), "{}", dump.stderr);
+    assert!(dump.stderr.contains("CAP_BPF"), "{}", dump.stderr);
+    workload.check().expect("the program's own check");
+    let load = without(&["programs", "--load"]);
+    assert!(!load.success && load.stderr.contains("CAP_BPF"), "{}", load.stderr);
+    assert!(without(&["programs"]).must_succeed("programs").stdout.contains("nothing"));
+    assert!(!bare.pins.exists() && !bare.cache.exists());
 }
 
 #[test]

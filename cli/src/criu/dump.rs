@@ -19,6 +19,7 @@ fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
         error!("pid not specified");
         return None;
     };
+    let folder = |name| std::env::var_os(name).map(Into::into);
     let run_dir = std::env::var_os("STASIS_RUN_DIR").unwrap_or_else(|| "/run/stasis".into());
     Some(DumpOptions {
         after: match options.final_state {
@@ -32,7 +33,7 @@ fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
         overwrite: true,
         in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
-        programs: Home::at(std::env::var_os("STASIS_BPF_DIR").map(Into::into)),
+        programs: Home::at(folder("STASIS_BPF_DIR"), folder("STASIS_CACHE_DIR")),
         track: options.track_mem,
         parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
         tracks: Path::new(&run_dir).join("tracks"),

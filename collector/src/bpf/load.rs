@@ -90,6 +90,10 @@ impl Loaded {
         self.keeps = Keeps::Here(Some(lock));
     }
 
+    pub(super) const fn is_pinned(&self) -> bool {
+        self.folder.is_some()
+    }
+
     pub(super) const fn objects(&self) -> &Objects {
         &self.objects
     }

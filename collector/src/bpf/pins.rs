@@ -85,6 +85,11 @@ impl Pins {
     pub(super) fn make(path: &Path) -> Result<Self, BpfError> {
         mount_bpf_fs(path)?;
         let failed = |source| BpfError::PinFolder { path: path.into(), source };
+        let is_bpf =
+            |parent| statfs(parent).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+        if !path.parent().is_some_and(is_bpf) {
+            return Err(BpfError::NoBpfFs(path.into()));
+        }
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed(error)),
             _ => Self::open(path),

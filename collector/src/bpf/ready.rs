@@ -34,10 +34,11 @@ impl Home {
     /// In place of a folder: all comes from /proc.
     pub const NONE: &'static str = "none";
 
-    /// With another folder of the BPF file system, if one is named.
+    /// With other folders, where some are named.
     #[must_use]
-    pub fn at(pins: Option<PathBuf>) -> Self {
-        pins.map_or_else(Self::default, |pins| Self { pins, ..Self::default() })
+    pub fn at(pins: Option<PathBuf>, cache: Option<PathBuf>) -> Self {
+        let usual = Self::default();
+        Self { pins: pins.unwrap_or(usual.pins), cache: cache.unwrap_or(usual.cache) }
     }
 
     /// Whether to do without eBPF.
@@ -216,6 +217,20 @@ pub struct StoredItem {
 }
 
 impl Home {
+    /// Has the programs ready for the commands after this.
+    ///
+    /// # Errors
+    /// If they cannot be loaded or found, or cannot be left for others.
+    pub fn prepare(&self) -> Result<(), BpfError> {
+        let mut source = open(self)?;
+        if source.programs().is_pinned() {
+            return Ok(());
+        }
+        // Said again by whatever it failed by.
+        let place = Place::take(self)?;
+        place.pins.put(&place.lock, source.programs().objects()).map(drop)
+    }
+
     /// What is kept; nothing of what this user may not see.
     #[must_use]
     pub fn stored(&self) -> Stored {
