@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Obstacle;
+
 /// The body of every 4xx and 5xx answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -20,6 +22,25 @@ pub struct ErrorDetail {
     /// What to do about it; absent when nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// Everything that stands in the way of a dump or a restore, each with its remedy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Obstacle>,
+}
+
+impl ErrorDetail {
+    /// Everything that stands in the way, with each remedy once as what helps.
+    #[must_use]
+    pub fn refused(mut self, obstacles: &[Obstacle]) -> Self {
+        let mut said: Vec<&str> = Vec::new();
+        for remedy in obstacles.iter().map(|obstacle| obstacle.remedy.as_str()) {
+            if !said.contains(&remedy) {
+                said.push(remedy);
+            }
+        }
+        self.remedy = Some(said.join("; ")).filter(|said| !said.is_empty());
+        self.refusals = obstacles.to_vec();
+        self
+    }
 }
 
 impl From<ErrorDetail> for ErrorBody {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Obstacle;
+
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSummary {
@@ -22,19 +24,7 @@ pub struct ProcessSummary {
     /// Whether nothing known speaks against a dump of this process.
     pub dumpable: bool,
     /// What speaks against it.
-    pub refusals: Vec<Refusal>,
-}
-
-/// One thing that speaks against dumping a process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// The object: `descriptor 5`, `the process`.
-    pub object: String,
-    /// The reason.
-    pub reason: String,
-    /// What to do about it; absent when nothing helps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
+    pub refusals: Vec<Obstacle>,
 }
 
 /// `GET /v1/processes`.

@@ -71,6 +71,9 @@ pub(crate) struct DumpOptions {
     /// Allow a tree whose session or terminal lies outside it
     #[arg(long)]
     pub(crate) shell_job: bool,
+    /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = crate::size::parse)]
+    pub(crate) ghost_limit: u64,
     /// Go on tracking what changes, for a dump with this one as its --parent
     #[arg(long)]
     pub(crate) track: bool,

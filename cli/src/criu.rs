@@ -43,6 +43,7 @@ Options:
   -S|--restore-sibling  restore the root as a sibling (needs -d)
      --pidfile FILE     write the pid of the restored root to FILE, which must not exist
   -r|--root PATH        root file system
+     --ghost-limit SIZE largest deleted file that is carried [default: 64M]
      --feature FEAT     only check a particular feature
   -h|--help             show this text
   -V|--version          show version

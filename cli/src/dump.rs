@@ -19,6 +19,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     let asked = DumpOptions {
         after,
         shell_job: options.shell_job,
+        ghost_limit: options.ghost_limit,
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,

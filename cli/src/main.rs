@@ -20,6 +20,7 @@ mod progress;
 mod ps;
 mod restore;
 mod show;
+mod size;
 mod track;
 
 use std::ffi::OsStr;

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use api::{ProcessList, ProcessSummary};
-use collector::{Collector, ps};
+use api::{ProcessList, ProcessSummary, said};
+use dumper::ps;
 
 use crate::args::PsOptions;
 use crate::failure::Failure;
@@ -12,7 +12,7 @@ use crate::output;
 use crate::progress::bytes;
 
 pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
-    let list = ps::list(&mut Collector::open_at(&options.programs.home()))?;
+    let list = ps::list(&options.programs.home())?;
     let text = if options.json {
         serde_json::to_string_pretty(&list)? + "\n"
     } else {
@@ -44,12 +44,12 @@ fn text(list: &ProcessList, all: bool) -> String {
             process.threads,
             printable(process)
         ));
-        for refusal in process.refusals.iter().take(SHOWN) {
-            let remedy = refusal.remedy.as_deref().map(|text| format!("; {text}"));
-            let (object, reason) = (plain(&refusal.object), plain(&refusal.reason));
-            line(format_args!("{:>31}{object}: {reason}{}", "", remedy.unwrap_or_default()));
+        let reasons = said(&process.refusals);
+        for reason in reasons.lines().take(SHOWN) {
+            line(format_args!("{:>31}{reason}", ""));
         }
-        if let Some(more) = process.refusals.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        let more = reasons.lines().count().saturating_sub(SHOWN);
+        if more > 0 {
             line(format_args!("{:>31}and {more} more, which --json lists", ""));
         }
     }
@@ -76,7 +76,7 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::Refusal;
+    use api::Obstacle;
 
     use super::*;
 
@@ -98,17 +98,13 @@ mod tests {
     fn refusals_stand_below_their_process() {
         let mut refused = process(7, "redis-server\x1b[2J *:6379");
         refused.dumpable = false;
-        refused.refusals.push(Refusal {
-            object: "descriptor 5".into(),
-            reason: "it is an io_uring".into(),
-            remedy: Some("close it".into()),
-        });
+        refused.refusals.push(Obstacle::of(7, "descriptor 5", "it is an io_uring", "close it"));
         let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
         let shown = text(&list, false);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0], "     PID THREADS      MEMORY  DUMP  COMMAND");
         assert_eq!(lines[1], "       7       2    4.00 MiB  no    redis-server [2J *:6379");
-        assert_eq!(lines[2].trim(), "descriptor 5: it is an io_uring; close it");
+        assert_eq!(lines[2].trim(), "process 7, descriptor 5: it is an io_uring; close it");
         assert_eq!(lines[3], "       9       2    4.00 MiB  yes   x y");
         assert_eq!(lines.len(), 4);
         assert!(text(&list, true).contains("[name]"));

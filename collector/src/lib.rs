@@ -10,7 +10,6 @@ mod live;
 pub mod obstacles;
 mod parts;
 pub mod proc_source;
-pub mod ps;
 mod tracks;
 
 use std::num::NonZeroU32;
@@ -23,7 +22,7 @@ pub use inventory::{
     ProcessState, Tables, Thread, VmFlags,
 };
 pub use live::{Live, ROOM};
-pub use obstacles::{Obstacle, Surroundings, obstacles};
+pub use obstacles::{Obstacle, Surroundings};
 pub use parts::Parts;
 pub use tracks::{Track, TrackError, Tracks};
 

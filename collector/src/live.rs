@@ -6,11 +6,10 @@ mod tracks;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use api::ProcessList;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::bpf::chain;
-use crate::{Collector, Error, Home, Inventory, Source, ps};
+use crate::{Collector, Error, Home, Inventory, Source};
 use tracks::LiveTracks;
 
 /// A source of inventories for many.
@@ -91,21 +90,6 @@ impl Live {
             let pids = collector.tree(root)?;
             collector.inventory(&pids)
         })
-    }
-
-    /// Every process of the machine, with what speaks against dumping it.
-    ///
-    /// # Errors
-    /// If what is there cannot be read.
-    pub fn processes(&self) -> Result<ProcessList, Error> {
-        let mut count = 0;
-        let list = self.timed(|collector| {
-            let list = ps::list(collector)?;
-            count = list.processes.len();
-            Ok(list)
-        });
-        self.metrics.processes.inc_by(count as u64);
-        list
     }
 
     fn counted(

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::ProcessList;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -73,7 +72,6 @@ fn run(args: &Args) -> Result<(), Error> {
 
 fn router(live: Arc<Live>) -> Router {
     Router::new()
-        .route("/v1/processes", get(processes))
         .route("/v1/inventories/{pid}", get(inventory))
         .merge(track_routes::router())
         .with_state(live)
@@ -94,10 +92,6 @@ async fn sweep(live: Arc<Live>) {
     }
 }
 
-async fn processes(State(live): State<Arc<Live>>) -> Result<Json<ProcessList>, Problem> {
-    blocking("list the processes", move || live.processes()).await
-}
-
 async fn inventory(
     State(live): State<Arc<Live>>,
     Path(pid): Path<String>,
@@ -109,7 +103,7 @@ async fn inventory(
     if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("no process {pid}"))
             .of("pid")
-            .remedy("GET /v1/processes lists those there are"));
+            .remedy("stasis ps lists those there are"));
     }
     blocking("take the inventory", move || live.inventory(pid)).await
 }

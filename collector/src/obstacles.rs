@@ -1,108 +1,116 @@
-//! What speaks against dumping a process, as far as an inventory and a little more tell. Pure: all
-//! that is known is passed in.
+//! What stands in the way of a dump, as far as an inventory and a little more tell. Pure: all that is
+//! known is passed in. A dump refuses by these rules, and whoever lists processes says by them what
+//! can be dumped.
 //!
-//! A dump looks closer, at each open file and with the process stopped, and may find more; it does
-//! not find less.
+//! What an open file only tells when it is looked at (its name, its peer, its locks) is the dump's
+//! own to find.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 
-use kernel::procfs::{SocketKind, Sockets, Status};
+pub use api::Obstacle;
+use kernel::procfs::Status;
 
 use crate::{Mapping, OpenFile, Process, ProcessState, VmFlags};
 
-/// One thing that speaks against a dump.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Obstacle {
-    /// The process.
-    pub task: i32,
-    /// The object: `descriptor 5 (socket:[77])`, `mapping 0x1000-0x2000`.
-    pub object: String,
-    /// Why it cannot be dumped.
-    pub reason: String,
-    /// What to do about it.
-    pub remedy: &'static str,
-}
-
-/// What else one has to know to judge a process.
+/// What else one has to know to judge a tree.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// The namespaces that the dump would run in.
+    /// The process that asks, which cannot stop itself.
+    pub own: i32,
+    /// Its namespaces.
     pub namespaces: BTreeMap<&'static str, u64>,
-    /// The sockets of their network namespace.
-    pub sockets: Sockets,
+    /// The root may belong to a session (and a terminal) outside the tree.
+    pub shell_job: bool,
 }
 
 /// A reason and a remedy.
 pub type Refusal = (&'static str, &'static str);
 
-/// Everything that speaks against dumping this process by itself.
+/// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
-pub fn obstacles(
-    process: &Process,
-    status: Option<&Status>,
-    around: &Surroundings,
-) -> Vec<Obstacle> {
+pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Obstacle> {
     let mut found = Vec::new();
-    let mut add = |object: String, reason: String, remedy: &'static str| {
-        found.push(Obstacle { task: process.pid, object, reason, remedy });
-    };
-    if process.kernel_thread {
-        let reason = "it is part of the kernel".to_owned();
-        add("the process".to_owned(), reason, "choose another process");
-        return found;
+    let members: BTreeSet<i32> = tree.iter().map(|process| process.pid).collect();
+    if members.contains(&around.own) {
+        let (reason, remedy) = (
+            "a process cannot stop itself and go on",
+            "run stasis outside the tree that it is to dump (in another terminal, or by setsid)",
+        );
+        found.push(Obstacle::of(around.own, "stasis itself", reason, remedy));
     }
-    if let ProcessState::Zombie { .. } = process.state {
-        let reason = "it has ended and waits for its parent".to_owned();
-        add("the process".to_owned(), reason, "dump the tree of its parent");
-        return found;
-    }
-    of_process(process, status, around, &mut add);
-    for mapping in &process.mappings {
-        if let Some((reason, remedy)) = of_mapping(mapping).or_else(|| of_mapped_file(mapping)) {
-            let name = mapping.name.to_string_lossy();
-            let object = format!("mapping {:#x}-{:#x} {name}", mapping.start, mapping.end);
-            add(object.trim_end().to_owned(), reason.to_owned(), remedy);
-        }
-    }
-    for file in &process.files {
-        if process_behind(file.target.as_bytes()) == Some(process.pid) {
-            let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
-            add(object, OF_ITSELF.to_owned(), CLOSE);
-        } else if let Some((reason, remedy)) = of_file(file, &around.sockets) {
-            let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
-            add(object, reason.to_owned(), remedy);
-        } else if let Some(protocol) = of_unlisted_socket(process.pid, file, &around.sockets) {
-            let object = format!("descriptor {} ({})", file.fd, file.target.to_string_lossy());
-            let protocol = protocol.to_lowercase();
-            add(object, format!("{protocol} sockets cannot be carried yet"), CLOSE);
+    let sid = tree.iter().find(|process| process.pid == root).map(|process| process.sid);
+    for process in tree {
+        session(process, (root, sid), &members, around.shell_job, &mut found);
+        if !is_zombie(process) {
+            of_process(process, tree, around, &mut found);
+        } else if process.pid == root {
+            let reason = "it has ended and waits for its parent to collect it";
+            let remedy = format!("dump the tree of its parent, process {}", process.ppid);
+            found.push(Obstacle::of(root, "the process", reason, remedy));
         }
     }
     found
 }
 
-/// The protocol of a socket that no table lists, because it is not bound or of a family without
-/// one, if it is none that a dump carries.
-fn of_unlisted_socket(pid: i32, file: &OpenFile, sockets: &Sockets) -> Option<String> {
-    let socket = file.mode & libc::S_IFMT == libc::S_IFSOCK;
-    if !socket || sockets.get(file.inode).is_some() {
-        return None;
+/// Sessions and process groups have to lie inside the tree, or else the caller says that the
+/// tree is a terminal's job.
+fn session(
+    process: &Process,
+    (root, root_sid): (i32, Option<i32>),
+    members: &BTreeSet<i32>,
+    shell_job: bool,
+    found: &mut Vec<Obstacle>,
+) {
+    let (pid, sid) = (process.pid, process.sid);
+    let mut add = |reason: &str, remedy: String| {
+        found.push(Obstacle::of(pid, format!("session {sid}"), reason, remedy));
+    };
+    if pid == root && sid != pid && !shell_job && !process.kernel_thread {
+        let remedy = format!(
+            "give --shell-job, to have it join the session of whoever restores it, start it with \
+             setsid, or dump the tree of process {sid}"
+        );
+        add("its leader is outside the tree", remedy);
+    } else if pid != root && !members.contains(&sid) && root_sid != Some(sid) {
+        add(
+            "its leader has ended or is outside the tree",
+            "keep the session's leader alive, or start the process with setsid".to_owned(),
+        );
     }
-    let protocol = kernel::sockets::protocol_name(pid, file.fd)?;
-    let carried = ["TCP", "TCPv6", "UDP", "UDPv6"].contains(&protocol.as_str());
-    (!carried && !protocol.starts_with("UNIX")).then_some(protocol)
+}
+
+/// A child of vfork uses the memory of its parent, which waits in the kernel until the child executes
+/// a program or ends: that passes.
+fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
+    let memory = process.tables.memory;
+    let sharers = tree.iter().filter(|other| other.tables.memory == memory);
+    sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
 }
 
 fn of_process(
     process: &Process,
-    status: Option<&Status>,
+    tree: &[&Process],
     around: &Surroundings,
-    add: &mut impl FnMut(String, String, &'static str),
+    found: &mut Vec<Obstacle>,
 ) {
+    let pid = process.pid;
+    let mut add = |object: String, reason: String, remedy: &str| {
+        found.push(Obstacle::of(pid, object, reason, remedy));
+    };
+    if process.kernel_thread {
+        let reason = "it is part of the kernel".to_owned();
+        add("the process".to_owned(), reason, "choose another process");
+        return;
+    }
     for (name, id) in &process.namespaces {
         if around.namespaces.get(name) != Some(id) {
-            let reason = "it is another one than that of this program".to_owned();
-            add(format!("{name} namespace"), reason, "namespaces cannot be carried yet");
+            let reason = "it is another one than that of stasis".to_owned();
+            add(
+                format!("{name} namespace"),
+                reason,
+                "namespaces cannot be carried yet: start it outside of containers and unshare(1)",
+            );
         }
     }
     let tables = &process.tables;
@@ -112,7 +120,7 @@ fn of_process(
         ("working directory", tables.file_system),
         ("signal handlers", tables.signal_handlers),
     ] {
-        if owner != 0 && owner != process.pid {
+        if owner != 0 && owner != pid && !is_in_vfork(process, tree) {
             let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
             add(name.to_owned(), format!("it is shared with process {owner}"), remedy);
         }
@@ -120,29 +128,59 @@ fn of_process(
     for thread in process.threads.values() {
         if thread.own_tables {
             let reason = "it does not share its files or working directory with its process";
-            let remedy = "threads that unshared them cannot be carried";
+            let remedy = "let threads share them (CLONE_FILES | CLONE_FS)";
             add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
-        if thread.tid == process.pid && thread.state == 'Z' {
-            let reason = "the process's first thread has ended before the others".to_owned();
+        if thread.tid == pid && thread.state == 'Z' {
+            let reason = "the process's first thread has ended before the others";
             let remedy = "keep the first thread until the others have ended";
-            add(format!("thread {}", thread.tid), reason, remedy);
+            add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
     }
-    let Some(status) = status else { return };
-    if status.tracer != 0 {
-        let reason = format!("process {} traces it", status.tracer);
-        add("the process".to_owned(), reason, "detach the tracer");
+    for mapping in &process.mappings {
+        if let Some((reason, remedy)) = of_mapping(mapping) {
+            add(object_of(mapping), reason.to_owned(), remedy);
+        }
     }
+}
+
+/// What to call a mapping.
+#[must_use]
+pub fn object_of(mapping: &Mapping) -> String {
+    let name = mapping.name.to_string_lossy();
+    let object = format!("mapping {:#x}-{:#x} {name}", mapping.start, mapping.end);
+    object.trim_end().to_owned()
+}
+
+const fn is_zombie(process: &Process) -> bool {
+    matches!(process.state, ProcessState::Zombie { .. })
+}
+
+/// What a thread's status shows that cannot be carried.
+#[must_use]
+pub fn of_status(task: i32, status: &Status) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let mut add = |object: &str, reason: &str, remedy: &str| {
+        found.push(Obstacle::of(task, object, reason, remedy));
+    };
     if status.seccomp != 0 {
-        let reason = "its system calls are filtered".to_owned();
-        add("seccomp".to_owned(), reason, "start it without a seccomp filter");
+        let remedy = "start it without a seccomp filter";
+        add("seccomp", "its system calls are filtered", remedy);
     }
     if status.x86_thread_features.as_deref().is_some_and(|features| features.contains("shstk")) {
-        let reason = "signal frames cannot be made for it".to_owned();
         let remedy = "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off";
-        add("shadow stack".to_owned(), reason, remedy);
+        add("shadow stack", "signal frames cannot be made for it", remedy);
     }
+    found
+}
+
+/// A tracer other than `own`, a thread: a task can only have one.
+#[must_use]
+pub fn of_tracer(task: i32, status: &Status, own: i32) -> Option<Obstacle> {
+    let tracer = status.tracer;
+    let remedy = format!("detach the debugger, process {tracer}, or end it: kill {tracer}");
+    let reason = format!("process {tracer} traces it");
+    (tracer != 0 && tracer != own).then(|| Obstacle::of(task, "the process", reason, remedy))
 }
 
 const DEVICE: Refusal = ("memory of a device", "close the device before the dump");
@@ -210,35 +248,39 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     None
 }
 
-/// Why the file that is mapped cannot be carried, if it cannot.
-fn of_mapped_file(mapping: &Mapping) -> Option<Refusal> {
+/// Why the file that is mapped cannot be carried, if it is known to be of such a kind.
+#[must_use]
+pub fn of_mapped_file(mapping: &Mapping) -> Option<Refusal> {
     let memfd = mapping.name.as_bytes().starts_with(b"/memfd:");
     memfd.then_some(("of a memfd", "map a file in /dev/shm, or anonymous memory"))
 }
 
 const CLOSE: &str = "close it before the dump";
 
-/// Why an open file is known to be of a kind that cannot be carried, if it is.
+/// Why an open file is of a kind that cannot be carried, if it is.
 #[must_use]
-pub fn of_file(file: &OpenFile, sockets: &Sockets) -> Option<Refusal> {
+pub fn of_file(file: &OpenFile) -> Option<(String, &'static str)> {
     let target = file.target.as_bytes();
+    let close = |reason: &str| Some((reason.to_owned(), CLOSE));
     if let Some(name) = target.strip_prefix(b"anon_inode:") {
-        return anonymous(name).map(|reason| (reason, CLOSE));
+        return anonymous(name).map(|what| (format!("{what} cannot be carried yet"), CLOSE));
     }
     if target.starts_with(b"/memfd:") {
-        return Some(("memfds cannot be carried yet", "close it, or use a file in /dev/shm"));
+        let reason = "memfds cannot be carried yet".to_owned();
+        return Some((reason, "close it, or use a file in /dev/shm"));
     }
     if file.flags & libc::O_PATH.cast_unsigned() != 0 && target.starts_with(b"/") {
         return None;
     }
     match file.mode & libc::S_IFMT {
-        libc::S_IFSOCK => socket(sockets.get(file.inode)),
-        libc::S_IFBLK => Some(("it is a block device", CLOSE)),
-        libc::S_IFIFO | libc::S_IFCHR => None,
+        libc::S_IFBLK => close("it is a block device"),
+        libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,
-        _ if target.starts_with(b"pidfd:") => Some(("a pidfd", CLOSE)),
-        _ if target.contains(&b'[') => Some(("a namespace kept open by a descriptor", CLOSE)),
-        _ => Some(("it is of a kind that is not known", CLOSE)),
+        _ if target.starts_with(b"pidfd:") => close("a pidfd cannot be carried yet"),
+        _ if target.contains(&b'[') && !target.starts_with(b"/") => {
+            close("a namespace kept open by a descriptor cannot be carried yet")
+        }
+        _ => close("it is of a kind that is not known"),
     }
 }
 
@@ -253,42 +295,23 @@ pub fn process_behind(path: &[u8]) -> Option<i32> {
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
-fn anonymous(name: &[u8]) -> Option<&'static str> {
-    match name {
-        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" => None,
-        b"inotify" => Some("inotify instances cannot be carried yet"),
-        b"[fanotify]" => Some("fanotify groups cannot be carried yet"),
-        b"[io_uring]" => Some("an io_uring"),
-        b"[perf_event]" => Some("a performance counter"),
-        b"[userfaultfd]" => Some("a userfaultfd"),
-        b"[pidfd]" => Some("a pidfd"),
-        b"bpf-map" => Some("a BPF map"),
-        b"bpf-prog" => Some("a BPF program"),
-        b"bpf_link" | b"bpf-link" => Some("a BPF link"),
-        b"seccomp notify" => Some("a seccomp listener"),
-        _ => Some("an anonymous file of a kind that cannot be carried"),
-    }
-}
-
-/// `TCP_LISTEN` and `TCP_CLOSE` (include/net/tcp_states.h).
-const TCP_AT_REST: [u8; 2] = [10, 7];
-
-fn socket(kind: Option<SocketKind>) -> Option<Refusal> {
-    match kind {
-        Some(SocketKind::Unix | SocketKind::Udp) => None,
-        Some(SocketKind::Tcp(state)) if TCP_AT_REST.contains(&state) => None,
-        Some(SocketKind::Tcp(_)) => {
-            Some(("a connected TCP socket, which cannot be carried yet", "close the connection"))
-        }
-        Some(SocketKind::Netlink) => Some(("netlink sockets cannot be carried yet", CLOSE)),
-        Some(SocketKind::Packet) => Some(("packet sockets cannot be carried yet", CLOSE)),
-        Some(SocketKind::Raw | SocketKind::Icmp | SocketKind::UdpLite) => {
-            Some(("raw, ping and UDP-Lite sockets cannot be carried yet", CLOSE))
-        }
-        // Of another family, or a TCP socket not yet bound, or just closed by the other side: only
-        // a dump, which asks the socket itself, can tell.
-        None => None,
-    }
+/// What to call an anonymous file that is not carried.
+fn anonymous(name: &[u8]) -> Option<String> {
+    let text = match name {
+        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" => return None,
+        b"inotify" => "an inotify instance",
+        b"[fanotify]" => "a fanotify group",
+        b"[io_uring]" => "an io_uring",
+        b"[perf_event]" => "a performance counter",
+        b"[userfaultfd]" => "a userfaultfd",
+        b"[pidfd]" => "a pidfd",
+        b"bpf-map" => "a BPF map",
+        b"bpf-prog" => "a BPF program",
+        b"bpf_link" | b"bpf-link" => "a BPF link",
+        b"seccomp notify" => "a seccomp listener",
+        other => return Some(format!("an anonymous file {}", String::from_utf8_lossy(other))),
+    };
+    Some(text.to_owned())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ fn process() -> Process {
 }
 
 fn around() -> Surroundings {
-    Surroundings { namespaces: BTreeMap::from([("net", 7)]), sockets: Sockets::default() }
+    Surroundings { own: 1, namespaces: BTreeMap::from([("net", 7)]), shell_job: false }
 }
 
 fn mapping(name: &str, flags: VmFlags) -> Mapping {
@@ -55,7 +55,10 @@ fn file(target: &str, mode: u32) -> OpenFile {
 fn objects(change: impl FnOnce(&mut Process)) -> Vec<String> {
     let mut process = process();
     change(&mut process);
-    obstacles(&process, None, &around()).into_iter().map(|found| found.object).collect()
+    let mut found: Vec<_> =
+        of_tree(40, &[&process], &around()).into_iter().map(|found| found.object).collect();
+    found.extend(process.files.iter().filter_map(of_file).map(|(reason, _)| reason));
+    found
 }
 
 #[test]
@@ -85,11 +88,21 @@ fn what_concerns_the_whole_process() {
         }),
         ["net namespace"]
     );
-    let thread = Thread {
+    assert_eq!(
+        objects(|process| {
+            process.threads.insert(40, thread('Z'));
+        }),
+        ["thread 40"]
+    );
+    assert_eq!(objects(|process| process.sid = 39), ["session 39"]);
+}
+
+fn thread(state: char) -> Thread {
+    Thread {
         tid: 40,
         start_time: 0,
         comm: "x".into(),
-        state: 'Z',
+        state,
         own_tables: false,
         blocked: 0,
         pending: 0,
@@ -97,13 +110,39 @@ fn what_concerns_the_whole_process() {
         ignored: 0,
         caught: 0,
         in_task: None,
-    };
-    assert_eq!(
-        objects(|process| {
-            process.threads.insert(40, thread);
-        }),
-        ["thread 40"]
-    );
+    }
+}
+
+#[test]
+fn a_vfork_passes_and_other_sharing_of_memory_does_not() {
+    for (state, refused) in [('S', true), ('D', false)] {
+        let mut parent = process();
+        parent.threads.insert(40, thread(state));
+        let mut child = process();
+        (child.pid, child.ppid) = (41, 40);
+        child.tables = Tables { files: 41, file_system: 41, signal_handlers: 41, ..child.tables };
+        let found = of_tree(40, &[&parent, &child], &around());
+        let objects: Vec<_> = found.iter().map(|found| (found.task, &*found.object)).collect();
+        let expected: &[_] = if refused { &[(41, "memory")] } else { &[] };
+        assert_eq!(objects, expected, "{state}");
+    }
+}
+
+#[test]
+fn sessions_lie_inside_the_tree() {
+    let mut job = process();
+    job.sid = 39;
+    let mut child = process();
+    (child.pid, child.ppid, child.sid) = (41, 40, 39);
+    child.tables = Tables { memory: 41, files: 41, file_system: 41, signal_handlers: 41 };
+    let shell_job = Surroundings { shell_job: true, ..around() };
+    assert_eq!(of_tree(40, &[&job, &child], &around()).len(), 1);
+    assert!(of_tree(40, &[&job, &child], &shell_job).is_empty());
+    child.sid = 17;
+    assert_eq!(of_tree(40, &[&job, &child], &shell_job).len(), 1);
+    let inside = Surroundings { own: 41, ..shell_job };
+    child.sid = 41;
+    assert_eq!(of_tree(40, &[&job, &child], &inside)[0].object, "stasis itself");
 }
 
 #[test]
@@ -114,9 +153,10 @@ fn what_the_status_tells() {
         x86_thread_features: Some("shstk".to_owned()),
         ..Status::default()
     };
-    let found = obstacles(&process(), Some(&status), &around());
+    let found = of_status(40, &status);
     let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
-    assert_eq!(objects, ["the process", "seccomp", "shadow stack"]);
+    assert_eq!(objects, ["seccomp", "shadow stack"]);
+    assert!(of_tracer(40, &status, 1).is_some() && of_tracer(40, &status, 9).is_none());
 }
 
 #[test]
@@ -136,24 +176,9 @@ fn mappings_and_files_are_named() {
     });
     assert_eq!(found[0], "mapping 0x1000-0x2000 /SYSV00000000 (deleted)");
     assert_eq!(found[1], "mapping 0x1000-0x2000");
-    assert_eq!(found[3], "descriptor 5 (anon_inode:[io_uring])");
+    assert_eq!(found[3], "an io_uring cannot be carried yet");
+    assert_eq!(found[4], "an anonymous file whatever cannot be carried yet");
     assert_eq!(found.len(), 7);
-}
-
-#[test]
-fn sockets_by_their_kind() {
-    for (kind, refused) in [
-        (None, false),
-        (Some(SocketKind::Unix), false),
-        (Some(SocketKind::Udp), false),
-        (Some(SocketKind::Tcp(10)), false),
-        (Some(SocketKind::Tcp(1)), true),
-        (Some(SocketKind::Netlink), true),
-        (Some(SocketKind::Packet), true),
-        (Some(SocketKind::Raw), true),
-    ] {
-        assert_eq!(socket(kind).is_some(), refused, "{kind:?}");
-    }
 }
 
 #[test]

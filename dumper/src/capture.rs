@@ -20,10 +20,11 @@ use crate::files;
 use crate::freeze::Frozen;
 use crate::ids;
 use crate::infect;
+use crate::look;
 use crate::memory::{self, Early, Pages};
 use crate::obstacles;
 use crate::options::DumpOptions;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::tasks::{TaskState, ThreadCapture};
 
 /// All that the images need, in memory.
@@ -76,7 +77,7 @@ pub(crate) fn capture(
     let collector = &mut plan.collector;
     collector.limit(clock.frozen_until());
     let mut take = |earlier: &mut Inventory| {
-        let taken = plan::inventory(collector, options.pid, earlier, Look::Now);
+        let taken = look::inventory(collector, options.pid, earlier, Look::Now);
         clock.account.inventory = laps.so_far();
         clock.check(TAKE_INVENTORY)?;
         taken
@@ -91,7 +92,9 @@ pub(crate) fn capture(
     }
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
-    obstacles::check(&inventory, &Facts::default(), options, &plan.namespaces)?;
+    let root = options.pid;
+    let found = obstacles::find(root, &inventory, &Facts::default(), &plan.around);
+    obstacles::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
 
@@ -105,7 +108,7 @@ pub(crate) fn capture(
     let files = files_plan.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;
-    let files = files?;
+    let files = files.map_err(|error| Error::of_files(root, error))?;
     let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
     clock.account.parasite += laps.lap();
     infect::cure(infected, frozen)?;

@@ -28,9 +28,9 @@ impl Limit {
 }
 
 impl Clock {
-    /// Starts with the dump.
-    pub(crate) fn start(options: &DumpOptions) -> Self {
-        let whole = options.timeout.map(|limit| Limit { since: Instant::now(), limit });
+    /// Starts with the dump, at `since`.
+    pub(crate) fn start(options: &DumpOptions, since: Instant) -> Self {
+        let whole = options.timeout.map(|limit| Limit { since, limit });
         Self { whole, frozen: None, account: FrozenAccount::default() }
     }
 

@@ -1,6 +1,6 @@
 //! The way of a dump: plan, freeze, capture, release, write.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use images::Progress;
 use kernel::sched::Urgent;
@@ -13,7 +13,7 @@ use crate::files;
 use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
-use crate::plan::Plan;
+use crate::plan::{Plan, has_ended};
 use crate::write;
 
 /// Dumps the tree below [`DumpOptions::pid`] into images.
@@ -23,12 +23,71 @@ use crate::write;
 /// images are safe.
 ///
 /// # Errors
-/// [`Error::Refused`] and [`Error::Files`] name, before anything is stopped, what cannot be
-/// carried. All others say what failed on the way.
+/// [`Error::Refused`] names what cannot be carried, before anything is stopped. What only stands in the
+/// way for a moment is waited for: [`Error::Tried`] tells that it did not pass. All others say what
+/// failed on the way.
 pub fn dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
+    let started = Instant::now();
+    let mut tries = 1;
+    loop {
+        let source = match attempt(options, started, progress) {
+            Ok(report) => return Ok(report),
+            Err(Failed::Passing(error)) => error,
+            Err(Failed::Final(error)) => return Err(error),
+        };
+        let within = started.elapsed();
+        if has_ended(options.pid) {
+            return Err(source);
+        }
+        if tries == TRIES || within > TRYING {
+            return Err(Error::Tried { tries, within, source: Box::new(source) });
+        }
+        tracing::info!(tries, error = %source, "the dump is tried again");
+        std::thread::sleep(PAUSE * tries * tries);
+        tries += 1;
+    }
+}
+
+/// How often a dump is tried that fails for what may pass.
+const TRIES: u32 = 8;
+/// After how long it is not tried again.
+const TRYING: Duration = Duration::from_secs(10);
+/// The first pause between tries; the others are longer.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Why one try failed.
+enum Failed {
+    /// It would fail again.
+    Final(Error),
+    /// It may have been for the moment: a task ended, or something was in passing, when the tree was
+    /// stopped.
+    Passing(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        if error.is_gone() { Self::Passing(error) } else { Self::Final(error) }
+    }
+}
+
+impl Failed {
+    /// Of a tree that stands still: what stands in the way was not there before.
+    fn when_frozen(error: Error) -> Self {
+        match error {
+            Error::Refused { .. } => Self::Passing(error),
+            error => error.into(),
+        }
+    }
+}
+
+fn attempt(
+    options: &DumpOptions,
+    started: Instant,
+    progress: &mut (dyn Progress + Send),
+) -> Result<DumpReport, Failed> {
     let _claims = Claims::of_tree(options.pid)?;
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
@@ -37,14 +96,14 @@ pub fn dump(
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
-            .spawn_scoped(scope, || run(options, &mut early, &mut kept, progress))
+            .spawn_scoped(scope, || run(options, started, &mut early, &mut kept, progress))
             .map_err(|source| Error::Process {
                 operation: "start a thread for the dump",
                 pid: options.pid,
                 source,
             })?
             .join()
-            .unwrap_or(Err(Error::Panicked))
+            .unwrap_or(Err(Failed::Final(Error::Panicked)))
     });
     // Only now, as this takes a while, and in the thread the target may still stand still.
     drop(kept);
@@ -64,13 +123,13 @@ struct Kept {
 
 fn run(
     options: &DumpOptions,
+    started: Instant,
     early: &mut Early,
     kept: &mut Kept,
     progress: &mut dyn Progress,
-) -> Result<DumpReport, Error> {
-    let started = Instant::now();
+) -> Result<DumpReport, Failed> {
     progress.begin("plan", None);
-    let mut clock = Clock::start(options);
+    let mut clock = Clock::start(options, started);
     let (plan, files) = Plan::make(options, &clock, early)?;
     clock.account.handover = early.handover();
     let (plan, files) = (kept.plan.insert(plan), kept.files.insert(files));
@@ -85,7 +144,8 @@ fn run(
     let mut frozen = freeze::freeze(options.pid, options.stop_within, options.max_freeze)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
-    let mut captured = capture::capture(plan, &mut frozen, options, files, early, &mut clock)?;
+    let mut captured = capture::capture(plan, &mut frozen, options, files, early, &mut clock)
+        .map_err(Failed::when_frozen)?;
     let since = frozen.since;
     let frozen_at = before.0 + since.duration_since(before.1);
     // A target that runs on is released at once; one that is to end or to stay stopped waits,
@@ -104,7 +164,7 @@ fn run(
     kept.files = None;
     captured.pages.iter_mut().for_each(Pages::settle);
     let Some(Plan { store, writer, collector, .. }) = kept.plan.take() else {
-        return Err(Error::Panicked);
+        return Err(Failed::Final(Error::Panicked));
     };
     let source = collector.source();
     // Its programs look at every system call of the machine until then.

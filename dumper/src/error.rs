@@ -1,14 +1,15 @@
 //! Why a dump did not happen. The target runs on in every case.
 
-use std::fmt;
 use std::io;
+
+use api::Obstacle;
 
 /// Why a dump did not happen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The tree holds something that cannot be carried.
-    #[error("cannot dump process {root}:\n{}", list(obstacles))]
+    #[error("cannot dump process {root}:\n{}", api::said(obstacles))]
     Refused {
         /// Root of the tree.
         root: i32,
@@ -27,7 +28,7 @@ pub enum Error {
         /// Who has it, if that is known.
         by: Option<i32>,
     },
-    /// Open files that cannot be carried, or could not be read.
+    /// Open files could not be read.
     #[error("look at the open files of the tree")]
     Files(#[from] crate::files::Error),
     /// The tree could not be stopped.
@@ -121,31 +122,67 @@ pub enum Error {
         /// What differs.
         field: &'static str,
     },
+    /// It was tried again and again.
+    #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]
+    Tried {
+        /// How often.
+        tries: u32,
+        /// From the first to the last.
+        within: std::time::Duration,
+        /// What the last try said.
+        source: Box<Error>,
+    },
     /// A defect of ours; the target was let go.
     #[error("the dump panicked; the target runs on (this is a defect, please report it)")]
     Panicked,
 }
 
-/// One thing that stands in the way of a dump.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacle {
-    /// The process that has it.
-    pub pid: i32,
-    /// What it is.
-    pub object: String,
-    /// Why it cannot be carried.
-    pub reason: &'static str,
-    /// What can be done about it.
-    pub remedy: &'static str,
-}
+impl Error {
+    /// What went wrong with the open files of the tree below `root`.
+    pub(crate) fn of_files(root: i32, error: crate::files::Error) -> Self {
+        match error {
+            crate::files::Error::Refused(obstacles) => Self::Refused { root, obstacles },
+            error => Self::Files(error),
+        }
+    }
 
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, object, reason, remedy } = self;
-        write!(f, "process {pid}, {object}: {reason}; {remedy}")
+    /// Whether something that was to be read of a process was no longer there.
+    pub(crate) fn is_gone(&self) -> bool {
+        let of_the_target = matches!(
+            self,
+            Self::Inventory { .. }
+                | Self::Procfs(_)
+                | Self::Ptrace(_)
+                | Self::Process { .. }
+                | Self::Freeze { .. }
+                | Self::Inject { .. }
+                | Self::Files(_)
+        );
+        let gone = matches!(self, Self::Ptrace(error) if error.is_gone());
+        gone || of_the_target && leads_to_nothing(self)
     }
 }
 
-fn list(obstacles: &[Obstacle]) -> String {
-    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+/// Whether any of the causes is that there is no such process, file or descriptor.
+fn leads_to_nothing(error: &(dyn std::error::Error + 'static)) -> bool {
+    use nix::errno::Errno;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_io = error.downcast_ref::<io::Error>();
+        let gone = |number| matches!(number, libc::ENOENT | libc::ESRCH | libc::ECHILD);
+        let of_task = error.downcast_ref::<kernel::ptrace::Error>();
+        let of_freeze = match error.downcast_ref::<crate::freeze::Error>() {
+            Some(crate::freeze::Error::Ptrace(error)) => Some(error),
+            _ => None,
+        };
+        if of_task.or(of_freeze).is_some_and(kernel::ptrace::Error::is_gone)
+            || of_io.and_then(io::Error::raw_os_error).is_some_and(gone)
+            || of_io.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+            || error.downcast_ref::<Errno>().is_some_and(|errno| gone(*errno as i32))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use api::Obstacle;
+use collector::obstacles::{of_status, of_tracer};
 use collector::{Inventory, Process};
 use kernel::procfs::{Auxv, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat, Status};
 use kernel::sched::Scheduling;
 
-use crate::error::{Error, Obstacle};
+use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::obstacles;
 
@@ -148,8 +150,12 @@ impl Facts {
     /// What of it stands in the way of a dump.
     pub(crate) fn obstacles(&self) -> Vec<Obstacle> {
         let threads = self.threads.iter();
-        let of_threads =
-            threads.flat_map(|(&tid, (_, facts))| obstacles::of_status(tid, &facts.status));
+        let own = nix::unistd::gettid().as_raw();
+        let of_threads = threads.flat_map(|(&tid, (_, facts))| {
+            let mut found = of_status(tid, &facts.status);
+            found.extend(of_tracer(tid, &facts.status, own));
+            found
+        });
         self.processes
             .keys()
             .filter_map(|&pid| obstacles::of_program(pid))
@@ -194,7 +200,7 @@ impl Facts {
             }
             _ => {
                 let facts = ThreadFacts::read(dir, tid)?;
-                obstacles::refuse(process.pid, obstacles::of_status(tid, &facts.status))?;
+                obstacles::refuse(process.pid, of_status(tid, &facts.status))?;
                 Ok(facts)
             }
         }

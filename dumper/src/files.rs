@@ -20,9 +20,9 @@ mod other_options;
 mod owners;
 mod paths;
 mod pipes;
+mod place;
 mod places;
 mod problem;
-mod refusal;
 mod socket_options;
 mod standing;
 mod survey;
@@ -32,6 +32,7 @@ mod unix_sockets;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use api::Obstacle;
 use collector::Inventory;
 use images::messages::{
     FdinfoEntry, FileEntry, GhostFileEntry, PipeDataEntry, RemapFilePathEntry, SkPacketEntry,
@@ -40,7 +41,7 @@ use images::messages::{
 
 use kept::{Keeping, Kept};
 use memory::Memory;
-pub use refusal::{Place, Refusal};
+pub use place::Place;
 use standing::{Contents, Standing};
 use survey::Survey;
 
@@ -64,11 +65,8 @@ impl PlanContext {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Things are open that cannot be dumped: all of them, not only the first.
-    #[error("{}", refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Refused {
-        /// Each with its task, place, object, reason and remedy.
-        refusals: Vec<Refusal>,
-    },
+    #[error("{}", api::said(.0))]
+    Refused(Vec<Obstacle>),
     /// What was to end it did, before all was read.
     #[error("read the open files in the time that was given")]
     TooLate,
@@ -97,17 +95,22 @@ impl Plan {
     ///
     /// It keeps a descriptor for nearly each of them, which the caller's limit must allow.
     ///
+    /// Also returns everything that cannot be dumped now. Something that vanishes meanwhile is neither
+    /// that nor an error: it is looked at again in [`Plan::capture`].
+    ///
     /// # Errors
     ///
-    /// [`Error::Refused`] names everything that cannot be dumped. Something that vanishes
-    /// meanwhile is no error: it is looked at again in [`Plan::capture`].
-    pub fn prepare(inventory: &Inventory, context: &PlanContext) -> Result<Self, Error> {
+    /// If the kernel does not answer.
+    pub fn prepare(
+        inventory: &Inventory,
+        context: &PlanContext,
+    ) -> Result<(Self, Vec<Obstacle>), Error> {
         let mut memory = Memory::default();
-        let (captured, mut kept) =
+        let (captured, mut kept, refusals) =
             Survey::new(context, &mut memory, inventory, Kept::default(), None)
                 .run(&BTreeMap::new())?;
         kept.files = captured.files;
-        Ok(Self { context: context.clone(), memory, kept })
+        Ok((Self { context: context.clone(), memory, kept }, refusals))
     }
 
     /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
@@ -120,8 +123,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// As [`Plan::prepare`], for what has been opened or has changed since; [`Error::TooLate`] once
-    /// `is_late`, which is asked between any two longer steps.
+    /// [`Error::Refused`] for what has been opened or has changed since and cannot be dumped;
+    /// [`Error::TooLate`] once `is_late`, which is asked between any two longer steps.
     pub fn capture(
         &mut self,
         frozen: &Inventory,
@@ -129,9 +132,12 @@ impl Plan {
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
         let kept = std::mem::take(&mut self.kept);
-        let (captured, kept) =
+        let (captured, kept, refusals) =
             Survey::new(&self.context, &mut self.memory, frozen, kept, Some(is_late))
                 .run(tables)?;
+        if !refusals.is_empty() {
+            return Err(Error::Refused(refusals));
+        }
         Ok(Captured { kept: kept.files, contents: kept.contents, ..captured })
     }
 }

@@ -9,14 +9,15 @@
 //! kernel detaches all of it and lets it run. [`crate::dump`] gives each dump a thread of its
 //! own for this reason. [`Frozen::release`] is the polite way to the same end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use collector::Inventory;
-use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
+use kernel::procfs::{self, Dir, ProcFile, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
 use crate::ids::is_zombie;
+use crate::late::{vfork_children, why_late};
 
 /// Why a tree could not be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -36,18 +37,16 @@ pub enum Error {
         tracer: i32,
     },
     /// A thread did not stop in time.
-    #[error(
-        "thread {tid} did not stop within {} ms: it waits uninterruptibly (state {state}), \
-         as in a vfork or on a file system that does not answer",
-        after.as_millis()
-    )]
+    #[error("thread {tid} did not stop within {} ms (tried {tries} times): {why}", after.as_millis())]
     DidNotStop {
         /// The thread.
         tid: i32,
-        /// Its state letter in `/proc/PID/stat`.
-        state: char,
-        /// How long it was given.
+        /// What it seems to be at.
+        why: String,
+        /// How long it was given, with pauses.
         after: Duration,
+        /// How often.
+        tries: u32,
     },
     /// Tasks of the tree were missed again and again.
     #[error(
@@ -64,8 +63,14 @@ pub enum Error {
     RootEnded(i32),
 }
 
-/// How long one attempt waits for every thread to stop.
+/// How long the last attempts wait for every thread to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the first does.
+const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// The longest time for which the tree runs on between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A pause between two looks at why threads do not stop.
+const HURRY: Duration = Duration::from_millis(1);
 /// How long the stop of one task usually takes, and more.
 const EAGER: Duration = Duration::from_micros(100);
 /// A pause between looks. (The kernel adds the thread's timer slack to it.)
@@ -114,22 +119,52 @@ pub(crate) enum Release {
 }
 
 /// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
-/// in a vfork or an exec that is under way, is tried again until `within` is over; no try holds the
-/// others for longer than `limit`.
+/// in an exec that is under way, is tried again until `within` is over, with growing patience; no try
+/// holds the others for longer than `limit`. Between the tries all run on, so that what it waits for
+/// can happen.
 pub(crate) fn freeze(
     root: i32,
     within: Duration,
     limit: Option<Duration>,
 ) -> Result<Frozen, Error> {
     let started = Instant::now();
-    let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
+    let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
+    let mut patience = FIRST_PATIENCE.min(most);
+    let mut tries = 1;
     loop {
         match Attempt::new(root, patience).run() {
-            // Whatever was stopped runs on between the attempts, so that what it waits for can
-            // happen.
-            Err(Error::DidNotStop { .. }) if started.elapsed() < within => {}
-            done => return done,
+            Err((Error::DidNotStop { tid, why, .. }, late)) => {
+                let after = started.elapsed();
+                if after >= within {
+                    return Err(Error::DidNotStop { tid, why, after, tries });
+                }
+                let pause = PAUSE.min(Duration::from_millis(1) * tries * tries);
+                let_run(late, Instant::now() + pause);
+            }
+            Err((error, _)) => return Err(error),
+            Ok(frozen) => return Ok(frozen),
         }
+        tries += 1;
+        patience = (2 * patience).min(most);
+    }
+}
+
+/// Lets tasks run on, as they stop after all, that were told to and did not in time; until `until`.
+fn let_run(mut late: Vec<Running>, until: Instant) {
+    while Instant::now() < until {
+        let waiting = std::mem::take(&mut late).into_iter();
+        late.extend(waiting.filter_map(|running| match running.poll() {
+            Ok(Err(running)) => Some(running),
+            Ok(Ok(Event::Stopped(stopped))) => {
+                let signal = match stopped.stop() {
+                    Stop::Signal(signal) => signal,
+                    _ => 0,
+                };
+                ignore_gone(stopped.detach(signal)).ok().and(None)
+            }
+            Ok(Ok(Event::Ended { .. })) | Err(_) => None,
+        }));
+        std::thread::sleep(HURRY);
     }
 }
 
@@ -139,8 +174,11 @@ struct Attempt {
     /// Processes of the threads that were found in /proc.
     process_of: BTreeMap<i32, i32>,
     stopped: BTreeMap<i32, FrozenThread>,
-    /// Children of a vfork: they must run until their parent does.
-    hurrying: BTreeSet<i32>,
+    /// Children of vforks, with the threads that wait in the kernel for them to execute a program or to
+    /// end: they must run until those stop.
+    hurrying: BTreeMap<i32, i32>,
+    /// When it was last looked for such children.
+    hurried: Instant,
     since: Instant,
     patience: Duration,
 }
@@ -153,32 +191,36 @@ impl Attempt {
             running: BTreeMap::new(),
             process_of: BTreeMap::new(),
             stopped: BTreeMap::new(),
-            hurrying: BTreeSet::new(),
+            hurrying: BTreeMap::new(),
+            hurried: Instant::now(),
             since: Instant::now(),
         }
     }
 
-    fn run(mut self) -> Result<Frozen, Error> {
-        while self.seize_new()? {}
+    /// Also returns what has been told to stop and has not, if that is what went wrong.
+    fn run(mut self) -> Result<Frozen, (Error, Vec<Running>)> {
+        let others = |error| (error, Vec::new());
+        while self.seize_new().map_err(others)? {}
         let (root, since) = (self.root, Instant::now());
         self.since = since;
-        let processes = self.stop()?.sort()?;
+        self.hurried = since;
+        let processes = self.stop()?.sort().map_err(others)?;
         if !processes.contains_key(&root) {
-            return Err(Error::RootEnded(root));
+            return Err(others(Error::RootEnded(root)));
         }
         Ok(Frozen { processes, since, postponed: Vec::new(), missed: 0 })
     }
 
     /// Stops all that is seized, or lets go of it.
-    fn stop(mut self) -> Result<Self, Error> {
-        for running in self.running.values() {
-            ignore_gone(running.interrupt())?;
+    fn stop(mut self) -> Result<Self, (Error, Vec<Running>)> {
+        let told = self.running.values().try_for_each(|task| ignore_gone(task.interrupt()));
+        match told.map_err(Error::from).and_then(|()| self.wait_for_all()) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.let_go();
+                Err((error, self.running.into_values().collect()))
+            }
         }
-        if let Err(error) = self.wait_for_all() {
-            self.let_go();
-            return Err(error);
-        }
-        Ok(self)
     }
 
     /// Seizes every task of the tree that is not yet seized; whether there were any.
@@ -237,8 +279,8 @@ impl Attempt {
                         continue;
                     }
                     Ok(Ok(Event::Stopped(stopped))) => self.arrived(stopped)?,
-                    Ok(Ok(Event::Ended { .. })) => self.forget(tid),
-                    Err(error) if error.is_gone() => self.forget(tid),
+                    Ok(Ok(Event::Ended { .. })) => self.forget(tid)?,
+                    Err(error) if error.is_gone() => self.forget(tid)?,
                     Err(error) => return Err(error.into()),
                 }
                 any = true;
@@ -253,33 +295,60 @@ impl Attempt {
     /// There is no descriptor to poll for a tracee's stop, and a blocking wait has no deadline:
     /// so look again at once for as long as the stop of one task usually takes, then with short
     /// naps, which leave the processor to those that are to stop.
-    fn pause(&self) -> Result<(), Error> {
+    fn pause(&mut self) -> Result<(), Error> {
         let after = self.since.elapsed();
         if after < EAGER {
             std::thread::yield_now();
             return Ok(());
         }
         if after < self.patience {
+            if self.hurrying.is_empty() || self.hurried.elapsed() > HURRY {
+                self.hurry()?;
+                self.hurried = Instant::now();
+            }
             std::thread::sleep(NAP);
             return Ok(());
         }
-        let tid = self.running.keys().next().copied().unwrap_or(self.root);
-        let state =
-            Dir::open(tid).and_then(|dir| Stat::read(&dir)).map_or('?', |stat| stat.state.into());
-        Err(Error::DidNotStop { tid, state, after })
+        let late: Vec<i32> = self.running.keys().copied().collect();
+        let (tid, why) = why_late(&late, self.root, &self.hurrying);
+        Err(Error::DidNotStop { tid, why, after, tries: 1 })
+    }
+
+    /// Sets those going again that others wait for in a vfork which began before they were seized.
+    fn hurry(&mut self) -> Result<(), Error> {
+        let running = self.running.keys().copied();
+        let late: Vec<i32> = running.filter(|tid| !self.hurrying.contains_key(tid)).collect();
+        for tid in late {
+            for child in vfork_children(tid) {
+                if self.hurrying.insert(child, tid).is_none() {
+                    self.set_going(child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Resumes a task that has stopped before it was known that another one waits for it.
+    fn set_going(&mut self, tid: i32) {
+        if let Some(FrozenThread { stopped: Some(stopped), .. }) = self.stopped.remove(&tid)
+            && let Ok(running) = stopped.resume(0)
+        {
+            self.running.insert(tid, running);
+        }
     }
 
     fn arrived(&mut self, stopped: Stopped) -> Result<(), Error> {
         let tid = stopped.tid();
         let again = match stopped.stop() {
-            Stop::Interrupted if self.hurrying.contains(&tid) => stopped.resume(0),
+            Stop::Interrupted if self.hurrying.contains_key(&tid) => stopped.resume(0),
             Stop::Interrupted => return self.keep(stopped, 0),
             Stop::Group(signal) => return self.keep(stopped, signal),
             // The stop that was asked for is still to come; until then all goes its way.
             Stop::Signal(signal) => stopped.resume(signal),
             Stop::Syscall => stopped.resume(0),
             Stop::Event(event) => {
-                self.born(stopped.event_message()? as i32, event == libc::PTRACE_EVENT_VFORK);
+                let vfork = event == libc::PTRACE_EVENT_VFORK;
+                self.born(stopped.event_message()? as i32, vfork.then_some(tid));
                 stopped.resume(0)
             }
         };
@@ -288,10 +357,7 @@ impl Attempt {
                 self.running.insert(tid, running);
                 Ok(())
             }
-            Err(error) if error.is_gone() => {
-                self.forget(tid);
-                Ok(())
-            }
+            Err(error) if error.is_gone() => self.forget(tid),
             Err(error) => Err(error.into()),
         }
     }
@@ -300,8 +366,15 @@ impl Attempt {
         let tid = stopped.tid();
         self.running.remove(&tid);
         self.stopped.insert(tid, FrozenThread { stopped: Some(stopped), group_stop });
-        // A parent that stops has its vfork behind it.
-        for child in std::mem::take(&mut self.hurrying) {
+        self.has_been_waited_for(tid)
+    }
+
+    /// A parent that stops, or ends, has its vfork behind it: the child need not run any more.
+    fn has_been_waited_for(&mut self, parent: i32) -> Result<(), Error> {
+        let children: Vec<i32> =
+            self.hurrying.iter().filter(|(_, by)| **by == parent).map(|(tid, _)| *tid).collect();
+        for child in children {
+            self.hurrying.remove(&child);
             if let Some(running) = self.running.get(&child) {
                 ignore_gone(running.interrupt())?;
             }
@@ -309,26 +382,24 @@ impl Attempt {
         Ok(())
     }
 
-    fn born(&mut self, tid: i32, hurry: bool) {
-        if hurry {
-            self.hurrying.insert(tid);
+    /// `waits` is the thread that waits for it, if one does.
+    fn born(&mut self, tid: i32, waits: Option<i32>) {
+        if let Some(parent) = waits {
+            self.hurrying.insert(tid, parent);
+            // Its stop at birth may have been seen before its parent told of it.
+            self.set_going(tid);
         }
         if !self.stopped.contains_key(&tid) {
             self.running.entry(tid).or_insert_with(|| Running::traced_from_birth(tid));
-        } else if hurry {
-            // Its stop at birth was seen before its parent told of it.
-            if let Some(FrozenThread { stopped: Some(stopped), .. }) = self.stopped.remove(&tid)
-                && let Ok(running) = stopped.resume(0)
-            {
-                self.running.insert(tid, running);
-            }
         }
     }
 
-    fn forget(&mut self, tid: i32) {
+    fn forget(&mut self, tid: i32) -> Result<(), Error> {
         self.running.remove(&tid);
         self.stopped.remove(&tid);
         self.process_of.remove(&tid);
+        self.hurrying.remove(&tid);
+        self.has_been_waited_for(tid)
     }
 
     /// Detaches everything after a failed attempt. What does not stop cannot be detached here; it
@@ -390,7 +461,7 @@ impl Frozen {
             attempt.seize(&dir, tid)?;
             attempt.process_of.insert(tid, pid);
         }
-        for (pid, mut threads) in attempt.stop()?.sort()? {
+        for (pid, mut threads) in attempt.stop().map_err(|(error, _)| error)?.sort()? {
             self.processes.entry(pid).or_default().append(&mut threads);
         }
         Ok(true)

@@ -29,6 +29,8 @@ pub struct DumpOptions {
     pub shell_job: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
+    /// The largest deleted file, in allocated bytes, whose contents go into the images.
+    pub ghost_limit: u64,
     /// Replace a checkpoint that is in the directory already.
     pub overwrite: bool,
     /// Keep the directory itself even if it is empty: someone holds it open.
@@ -69,6 +71,7 @@ impl DumpOptions {
             after: AfterDump::Kill,
             shell_job: false,
             root: None,
+            ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             overwrite: false,
             in_place: false,
             stop_within: Duration::from_secs(1),

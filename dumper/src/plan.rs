@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use arch::fpu::Layout;
+use collector::obstacles::Surroundings;
 use collector::{Collector, Inventory, Look};
 use images::{ImageWriter, WriteOptions};
-use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
+use kernel::procfs::{Dir, ProcFile, Stat};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -14,8 +15,8 @@ use crate::facts::Facts;
 use crate::files;
 use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes, Report};
+use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
-use crate::obstacles;
 use crate::options::{AfterDump, DumpOptions};
 
 /// What is known and ready when the target is stopped.
@@ -31,8 +32,8 @@ pub(crate) struct Plan {
     /// By process.
     pub(crate) memory: BTreeMap<i32, PlannedMemory>,
     pub(crate) store: Store,
-    /// The dumper's own.
-    pub(crate) namespaces: Namespaces,
+    /// The dumper and its namespaces.
+    pub(crate) around: Surroundings,
     pub(crate) writer: ImageWriter,
     /// Where this processor keeps extended state.
     pub(crate) layout: Layout,
@@ -48,18 +49,9 @@ impl Plan {
     ) -> Result<(Self, files::Plan), Error> {
         let mut collector = Collector::open_at(&options.programs);
         collector.watch();
-        let inventory =
-            inventory(&mut collector, options.pid, &mut Inventory::default(), Look::Ahead)?;
-        let namespaces = obstacles::own_namespaces()?;
-        let facts = Facts::read(&inventory, options.cross_check);
-        obstacles::check(&inventory, &facts, options, &namespaces)?;
-        clock.check("plan")?;
-        let context = files::PlanContext {
-            shell_job: options.shell_job,
-            root: options.root.clone(),
-            ghost_limit: files::PlanContext::GHOST_LIMIT,
-        };
-        let (inventory, files) = look_at_files(&mut collector, options.pid, inventory, &context)?;
+        let looker = Looker::new(options)?;
+        let Seen { inventory, facts, files } =
+            looker.look(&mut collector, Inventory::default(), clock)?;
         let write = WriteOptions {
             overwrite: options.overwrite,
             in_place: options.in_place,
@@ -83,11 +75,10 @@ impl Plan {
                     codes.extend(found.map(|found| (pid, found)));
                     memory.insert(pid, planned);
                 }
-                // It executes a program that has no library yet: it is looked at again.
-                Err(Error::Inject { source: crate::inject::Error::NoCodes { .. }, .. })
-                    if pid != options.pid => {}
-                // It ended while it was being looked at, which descendants may.
-                Err(_) if pid != options.pid && has_ended(pid) => {}
+                // It executes a program that has no library yet, or ends, as descendants may: it is
+                // looked at when it stands still.
+                Err(Error::Inject { .. }) if pid != options.pid => {}
+                Err(error) if pid != options.pid && (error.is_gone() || has_ended(pid)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -98,15 +89,8 @@ impl Plan {
         let (inventory, facts, files) = if early.is_empty() {
             (inventory, facts, files)
         } else {
-            let mut earlier = inventory;
             drop(files);
-            let inventory =
-                self::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
-            let (inventory, files) =
-                look_at_files(&mut collector, options.pid, inventory, &context)?;
-            let facts = Facts::read(&inventory, options.cross_check);
-            obstacles::check(&inventory, &facts, options, &namespaces)?;
-            clock.check("plan again")?;
+            let Seen { inventory, facts, files } = looker.look(&mut collector, inventory, clock)?;
             (inventory, facts, files)
         };
         memory::learn(&mut memory, &inventory);
@@ -118,7 +102,8 @@ impl Plan {
         // What has changed meanwhile is old news by now: it need not be read again in the frozen
         // moment, which finds the rest where the processor has it at hand.
         let mut earlier = inventory;
-        let inventory = self::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
+        let inventory = look::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
+        let around = looker.around;
         let layout = Layout::of_this_processor();
         let plan = Self {
             collector,
@@ -128,7 +113,7 @@ impl Plan {
             codes,
             memory,
             store,
-            namespaces,
+            around,
             writer,
             layout,
         };
@@ -136,44 +121,7 @@ impl Plan {
     }
 }
 
-/// How often a refusal is doubted.
-const DOUBTS: u32 = 2;
-
-/// Looks at the open files. A program that changes them meanwhile may show what never was: a socket
-/// without its peer, a file without its name. So a refusal counts when it is given again.
-fn look_at_files(
-    collector: &mut Collector,
-    root: i32,
-    mut now: Inventory,
-    context: &files::PlanContext,
-) -> Result<(Inventory, files::Plan), Error> {
-    for _ in 0..DOUBTS {
-        match files::Plan::prepare(&now, context) {
-            Ok(files) => {
-                now.refer_to_this();
-                return Ok((now, files));
-            }
-            Err(_) => now = inventory(collector, root, &mut now, Look::Ahead)?,
-        }
-    }
-    let files = files::Plan::prepare(&now, context)?;
-    now.refer_to_this();
-    Ok((now, files))
-}
-
-/// The whole tree below `root`; what has not changed since `earlier` is taken from there.
-pub(crate) fn inventory(
-    collector: &mut Collector,
-    root: i32,
-    earlier: &mut Inventory,
-    look: Look,
-) -> Result<Inventory, Error> {
-    collector
-        .take_tree(root, earlier, look)
-        .map_err(|source| Error::Inventory { pid: root, source })
-}
-
 /// Whether a process is gone, or a zombie.
-fn has_ended(pid: i32) -> bool {
+pub(crate) fn has_ended(pid: i32) -> bool {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
 }

@@ -11,13 +11,10 @@ use images::{ImageWriter, Progress, WriteOptions, names};
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::facts::Facts;
-use crate::files;
 use crate::inject::CodeFinder;
+use crate::look::{Looker, Seen, inventory};
 use crate::memory::{self, Early};
-use crate::obstacles;
 use crate::options::{DumpOptions, DumpReport};
-use crate::plan::inventory;
 use crate::write;
 
 /// Copies the larger part of the memory of the tree below [`DumpOptions::pid`], and lets its
@@ -45,25 +42,13 @@ fn copy(
     progress: &mut dyn Progress,
 ) -> Result<DumpReport, Error> {
     let started = Instant::now();
-    let clock = Clock::start(options);
+    let clock = Clock::start(options, started);
     progress.begin("plan", None);
-    let inventory = inventory(
-        &mut Collector::open_at(&options.programs),
-        options.pid,
-        &mut Inventory::default(),
-        Look::Now,
-    )?;
-    let namespaces = obstacles::own_namespaces()?;
-    let facts = Facts::read(&inventory, false);
-    obstacles::check(&inventory, &facts, options, &namespaces)?;
     // What a dump would refuse is refused now, and some of it, as an io_uring, would write into
     // memory unseen.
-    let context = files::PlanContext {
-        shell_job: options.shell_job,
-        root: options.root.clone(),
-        ghost_limit: files::PlanContext::GHOST_LIMIT,
-    };
-    drop(files::Plan::prepare(&inventory, &context)?);
+    let look = Looker::new(options)?;
+    let Seen { inventory, .. } =
+        look.look(&mut Collector::open_at(&options.programs), Inventory::default(), &clock)?;
     let write = WriteOptions {
         overwrite: options.overwrite,
         in_place: options.in_place,

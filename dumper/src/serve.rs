@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use api::{After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary};
+use api::{
+    After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, ProcessList,
+};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -13,7 +15,7 @@ use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec
 use service::metrics::{Metrics, seconds_buckets};
 use service::{Body, CheckpointRoot, Problem, Traces, chain, holds_checkpoint};
 
-use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, files};
+use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, ps};
 
 #[derive(Clone, Debug)]
 struct Dumper {
@@ -104,6 +106,7 @@ pub fn router(
     Ok(Router::new()
         .route("/v1/dumps", post(make))
         .route("/v1/checkpoints", get(list))
+        .route("/v1/processes", get(processes))
         .route("/v1/checkpoints/{*directory}", get(one))
         .with_state(dumper))
 }
@@ -137,29 +140,15 @@ fn summary(report: &DumpReport) -> DumpSummary {
 }
 
 fn problem(error: &Error) -> Problem {
-    let unprocessable = |remedies: Vec<&str>| {
-        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
-        // Each remedy once, in the order of what it is for.
-        let mut said: Vec<&str> = Vec::new();
-        for remedy in remedies {
-            if !said.contains(&remedy) {
-                said.push(remedy);
-            }
-        }
-        if !said.is_empty() {
-            problem = problem.remedy(said.join("; "));
-        }
-        problem
+    let unprocessable = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
+    let reason = match error {
+        Error::Tried { source, .. } => source,
+        error => error,
     };
-    match error {
-        Error::Refused { obstacles, .. } => {
-            unprocessable(obstacles.iter().map(|obstacle| obstacle.remedy).collect())
-        }
-        Error::Files(files::Error::Refused { refusals }) => {
-            unprocessable(refusals.iter().map(|refusal| refusal.remedy.as_str()).collect())
-        }
+    match reason {
+        Error::Refused { obstacles, .. } => unprocessable().refused(obstacles),
         Error::Procfs(error) if error.is_gone() => {
-            unprocessable(vec!["send the pid of a running process"])
+            unprocessable().remedy("send the pid of a running process")
         }
         Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error)).of("pid"),
         _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)),
@@ -287,6 +276,16 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result.map(Json),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+async fn processes(State(dumper): State<Dumper>) -> Result<Json<ProcessList>, Problem> {
+    blocking(move || {
+        ps::list(&dumper.programs).map_err(|error| {
+            let message = format!("list the processes: {}", chain(&error));
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })
+    })
+    .await
 }
 
 async fn list(State(dumper): State<Dumper>) -> Result<Json<CheckpointList>, Problem> {

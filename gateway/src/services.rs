@@ -76,7 +76,7 @@ impl Services {
     }
 
     pub(crate) async fn processes(&self) -> Result<ProcessList, ClientError> {
-        self.collector.get("/v1/processes").await
+        self.dumper.get("/v1/processes").await
     }
 }
 

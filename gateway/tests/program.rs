@@ -59,7 +59,7 @@ async fn a_trace_goes_on_in_the_services() {
         hear.lock().unwrap().push(parent.to_owned());
         Json(json!({"processes": []}))
     });
-    let listener = UnixListener::bind(directory.path().join("collector.sock")).unwrap();
+    let listener = UnixListener::bind(directory.path().join("dumper.sock")).unwrap();
     let app = Router::new().route("/v1/processes", processes);
     tokio::spawn(async move { axum::serve(listener, app).await });
 

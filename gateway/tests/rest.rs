@@ -44,14 +44,14 @@ impl Rest {
     /// With all four services behind it.
     async fn with_services() -> Self {
         let rest = Self::start().await;
-        rest.fake("dumper", dumper(rest.go.clone()));
         rest.fake("restorer", restorer());
         rest.fake("freezer", Router::new());
+        rest.fake("collector", Router::new());
         let processes = get(|| async {
             Json(json!({"processes": [{"pid": 7, "ppid": 1, "comm": "x", "command": "x -y",
                 "uid": 0, "threads": 1, "memory_bytes": 4096, "dumpable": true, "refusals": []}]}))
         });
-        rest.fake("collector", Router::new().route("/v1/processes", processes));
+        rest.fake("dumper", dumper(rest.go.clone()).route("/v1/processes", processes));
         rest
     }
 
@@ -273,7 +273,7 @@ async fn a_service_that_is_down_is_said_to_be() {
     assert_eq!(health["services"]["dumper"]["status"], "down");
     let (status, answer) = rest.get("/v1/processes").await;
     assert_eq!(status, 503, "{answer}");
-    assert!(answer["error"]["message"].as_str().unwrap().contains("collector"), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("dumper"), "{answer}");
     assert!(answer["error"]["remedy"].is_string(), "{answer}");
 
     let rest = Rest::with_services().await;

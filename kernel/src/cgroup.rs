@@ -194,6 +194,19 @@ impl Hierarchies {
         Ok(Some(Cgroup { version, directory: mount.point.join(below) }))
     }
 
+    /// The cgroup whose freezing keeps a process from running: its own, or one above; `None` if none
+    /// is frozen.
+    ///
+    /// # Errors
+    /// If the hierarchy is not mounted, or the process gone or outside its mounted part.
+    pub fn frozen(&self, version: Version, pid: i32) -> Result<Option<Cgroup>, Error> {
+        let Some(own) = self.of_process(version, pid)? else { return Ok(None) };
+        let top = &self.mount(version)?.point;
+        let above = own.directory.ancestors().take_while(|directory| *directory != top);
+        let mut above = above.map(|directory| Cgroup::at(version, directory.to_owned()));
+        Ok(above.find(|cgroup| cgroup.freeze_is_asked().unwrap_or(false)))
+    }
+
     /// A cgroup by its path in the hierarchy, as `/proc/PID/cgroup` writes it.
     ///
     /// # Errors
@@ -298,14 +311,25 @@ impl Cgroup {
         self.ask(false)
     }
 
-    fn ask(&self, freeze: bool) -> Result<(), Error> {
+    /// What a person types to let the tasks run.
+    #[must_use]
+    pub fn thaw_command(&self) -> String {
+        let (path, value) = self.switch(false);
+        format!("echo {value} > {}", path.display())
+    }
+
+    fn switch(&self, freeze: bool) -> (PathBuf, &'static str) {
         let (file, value) = match (self.version, freeze) {
             (Version::V1, true) => ("freezer.state", "FROZEN"),
             (Version::V1, false) => ("freezer.state", "THAWED"),
             (Version::V2, true) => ("cgroup.freeze", "1"),
             (Version::V2, false) => ("cgroup.freeze", "0"),
         };
-        let path = self.directory.join(file);
+        (self.directory.join(file), value)
+    }
+
+    fn ask(&self, freeze: bool) -> Result<(), Error> {
+        let (path, value) = self.switch(freeze);
         fs::write(&path, value).map_err(|source| Error::Write { path, value, source })
     }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use api::Obstacle;
+
 use crate::files;
 
 /// Why a restore failed. Whatever had been built by then is gone again.
@@ -20,18 +22,11 @@ pub enum Error {
         reason: String,
     },
     /// The images hold something that this restore does not do, or not here.
-    #[error("{object}: {reason}; {remedy}")]
-    Refused {
-        /// What cannot be restored.
-        object: String,
-        /// Why not.
-        reason: String,
-        /// What can be done about it.
-        remedy: String,
-    },
+    #[error("{}", api::said(.0))]
+    Refused(Vec<Obstacle>),
     /// The open files cannot be restored.
     #[error("open the files")]
-    Files(#[from] files::Error),
+    Files(#[source] files::Error),
     /// The kernel refused something.
     #[error("{operation}")]
     Kernel {
@@ -65,6 +60,15 @@ pub enum Error {
     },
 }
 
+impl From<files::Error> for Error {
+    fn from(error: files::Error) -> Self {
+        match error {
+            files::Error::Refused(obstacles) => Self::Refused(obstacles),
+            error => Self::Files(error),
+        }
+    }
+}
+
 impl Error {
     /// Names an operation that the kernel refused.
     pub(crate) fn kernel(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
@@ -81,7 +85,7 @@ impl Error {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Refused { object: object.into(), reason: reason.into(), remedy: remedy.into() }
+        Self::Refused(vec![Obstacle::of(0, object, reason, remedy)])
     }
 }
 

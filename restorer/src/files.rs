@@ -23,6 +23,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use ::images::messages::{FdinfoEntry, FileEntry, TtyInfoEntry};
+use api::Obstacle;
 
 pub use self::images::FileImages;
 use self::keep::Keep;
@@ -58,15 +59,8 @@ pub enum Error {
         reason: String,
     },
     /// The images hold something that this restore does not do.
-    #[error("{object}: {reason}; {remedy}")]
-    Refused {
-        /// The file.
-        object: String,
-        /// Why it cannot be restored.
-        reason: String,
-        /// What can be done about it.
-        remedy: String,
-    },
+    #[error("{}", api::said(.0))]
+    Refused(Vec<Obstacle>),
     /// An image cannot be read.
     #[error(transparent)]
     Images(#[from] ::images::Error),
@@ -82,7 +76,7 @@ impl Error {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Refused { object: object.into(), reason: reason.into(), remedy: remedy.into() }
+        Self::Refused(vec![Obstacle::of(0, object, reason, remedy)])
     }
 }
 

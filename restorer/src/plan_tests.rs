@@ -86,7 +86,7 @@ fn dead_leaders_are_stood_in_for() {
 #[test]
 fn a_terminal_job_takes_the_callers_session() {
     let job = || vec![member(100, None, 100, 50), member(101, Some(0), 100, 50)];
-    assert!(matches!(build(job(), CALLER), Err(Error::Refused { .. })));
+    assert!(matches!(build(job(), CALLER), Err(Error::Refused(_))));
     let plan = build(job(), JOB).unwrap();
     assert_eq!(task(&plan, 100).births, [Birth::Child(1)]);
     assert_eq!(task(&plan, 100).group, Group::Found);

@@ -174,9 +174,9 @@ pub fn work() -> Result<(), WorkerError> {
 }
 
 fn detail(error: &Error) -> ErrorDetail {
-    let remedy = match error {
-        Error::Refused { remedy, .. } => Some(remedy.clone()),
-        _ => None,
-    };
-    ErrorDetail { field: None, message: chain(error), remedy }
+    let detail = ErrorDetail { message: chain(error), ..ErrorDetail::default() };
+    match error {
+        Error::Refused(obstacles) => detail.refused(obstacles),
+        _ => detail,
+    }
 }

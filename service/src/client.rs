@@ -70,7 +70,9 @@ impl ClientError {
         };
         match self {
             Self::Refused { detail, .. } => detail,
-            error => ErrorDetail { field: None, message: crate::chain(&error), remedy },
+            error => {
+                ErrorDetail { message: crate::chain(&error), remedy, ..ErrorDetail::default() }
+            }
         }
     }
 }

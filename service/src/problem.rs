@@ -1,7 +1,7 @@
 //! Answers that are not successes, and the reader of request bodies that makes the most common
 //! of them.
 
-use api::{ErrorBody, ErrorDetail};
+use api::{ErrorBody, ErrorDetail, Obstacle};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -42,6 +42,13 @@ impl Problem {
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.detail.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Everything that stands in the way, with each remedy once as what helps.
+    #[must_use]
+    pub fn refused(mut self, obstacles: &[Obstacle]) -> Self {
+        self.detail = self.detail.refused(obstacles);
         self
     }
 

@@ -29,6 +29,7 @@ mod pulse;
 mod registers;
 mod restartable;
 mod signals;
+mod spawning;
 mod stage;
 mod still;
 mod terminal;
@@ -69,6 +70,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("registers", registers::run),
     ("restartable", restartable::run),
     ("signals", signals::run),
+    ("spawning", spawning::run),
     ("still", still::run),
     ("terminal", terminal::run),
     ("threads", threads::run),

@@ -46,6 +46,8 @@ pub(crate) struct Options {
     pub(crate) sibling: bool,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) root: Option<PathBuf>,
+    /// The largest deleted file that goes into the images; `None` for the default.
+    pub(crate) ghost_limit: Option<u64>,
     pub(crate) track_mem: bool,
     pub(crate) previous: Option<PathBuf>,
     pub(crate) features: Vec<String>,
@@ -124,6 +126,7 @@ impl Options {
                     self.timeout = Some(Duration::from_secs(seconds));
                 }
             }
+            "ghost-limit" => self.ghost_limit = Some(size(written, &value())?),
             "root" => self.root = Some(value().into()),
             "track-mem" => self.track_mem = on,
             "prev-images-dir" => self.previous = Some(value().into()),
@@ -142,6 +145,12 @@ fn whole(option: &str, value: &OsStr) -> Result<u64, UsageError> {
         option: option.to_owned(),
         value: value.to_string_lossy().into_owned(),
     })
+}
+
+fn size(option: &str, value: &OsStr) -> Result<u64, UsageError> {
+    let text = value.to_string_lossy();
+    crate::size::parse(&text)
+        .map_err(|_| UsageError::Value { option: option.to_owned(), value: text.into_owned() })
 }
 
 fn positive(option: &str, value: &OsStr) -> Result<i32, UsageError> {

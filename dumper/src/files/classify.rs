@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use collector::OpenFile;
+use collector::obstacles::of_file;
 
 use super::problem::Problem;
 
@@ -25,77 +26,29 @@ pub(super) enum Kind {
     Signalfd,
 }
 
-const ANON: &[u8] = b"anon_inode:";
-const O_PATH: u32 = libc::O_PATH.cast_unsigned();
-
 /// The kind of an open file; what has none that is dumped is refused.
 pub(super) fn kind(file: &OpenFile) -> Result<Kind, Problem> {
+    if let Some((reason, remedy)) = of_file(file) {
+        return Err(Problem::refused(reason, remedy));
+    }
     let target = file.target.as_bytes();
-    if let Some(name) = target.strip_prefix(ANON) {
-        return anonymous(name);
+    match target {
+        b"anon_inode:[eventfd]" => return Ok(Kind::Eventfd),
+        b"anon_inode:[eventpoll]" => return Ok(Kind::Epoll),
+        b"anon_inode:[timerfd]" => return Ok(Kind::Timerfd),
+        b"anon_inode:[signalfd]" => return Ok(Kind::Signalfd),
+        _ if file.flags & libc::O_PATH.cast_unsigned() != 0 && target.starts_with(b"/") => {
+            return Ok(Kind::Path);
+        }
+        _ => {}
     }
-    if target.starts_with(b"/memfd:") {
-        return Err(Problem::refused(
-            "memfds are not supported yet",
-            "close it, or use a file in /dev/shm",
-        ));
-    }
-    if file.flags & O_PATH != 0 && target.starts_with(b"/") {
-        return Ok(Kind::Path);
-    }
-    match file.mode & libc::S_IFMT {
-        libc::S_IFSOCK => Ok(Kind::Socket),
-        libc::S_IFIFO if target.starts_with(b"pipe:[") => Ok(Kind::Pipe),
-        libc::S_IFIFO => Ok(Kind::Fifo),
-        libc::S_IFCHR => Ok(Kind::Device),
-        libc::S_IFBLK => Err(Problem::refused("it is a block device", "close it")),
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => Ok(Kind::Path),
-        _ => Err(nameless(target)),
-    }
-}
-
-fn anonymous(name: &[u8]) -> Result<Kind, Problem> {
-    match name {
-        b"[eventfd]" => Ok(Kind::Eventfd),
-        b"[eventpoll]" => Ok(Kind::Epoll),
-        b"[timerfd]" => Ok(Kind::Timerfd),
-        b"[signalfd]" => Ok(Kind::Signalfd),
-        _ => Err(Problem::refused(
-            format!("{} is not supported yet", known(name)),
-            "close it before the checkpoint",
-        )),
-    }
-}
-
-/// What to call an anonymous inode.
-fn known(name: &[u8]) -> String {
-    let text = match name {
-        b"inotify" => "an inotify instance",
-        b"[fanotify]" => "a fanotify group",
-        b"[io_uring]" => "an io_uring",
-        b"[perf_event]" => "a performance counter",
-        b"[userfaultfd]" => "a userfaultfd",
-        b"[pidfd]" => "a pidfd",
-        b"bpf-map" => "a BPF map",
-        b"bpf-prog" => "a BPF program",
-        b"bpf_link" | b"bpf-link" => "a BPF link",
-        b"seccomp notify" => "a seccomp listener",
-        other => return format!("an anonymous file {}", String::from_utf8_lossy(other)),
-    };
-    text.to_owned()
-}
-
-fn nameless(target: &[u8]) -> Problem {
-    if target.starts_with(b"pidfd:[") {
-        return Problem::refused("a pidfd is not supported yet", "close it before the checkpoint");
-    }
-    if target.contains(&b'[') && !target.starts_with(b"/") {
-        return Problem::refused(
-            "a namespace kept open by a descriptor is not supported yet",
-            "close it before the checkpoint",
-        );
-    }
-    Problem::refused("it is of a kind that is not known", "close it before the checkpoint")
+    Ok(match file.mode & libc::S_IFMT {
+        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFIFO if target.starts_with(b"pipe:[") => Kind::Pipe,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFCHR => Kind::Device,
+        _ => Kind::Path,
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +76,7 @@ mod tests {
         for (target, mode, flags, expected) in [
             ("/etc/passwd", libc::S_IFREG, 0, Kind::Path),
             ("/tmp (deleted)", libc::S_IFDIR, 0, Kind::Path),
-            ("/dev/null", libc::S_IFCHR, O_PATH, Kind::Path),
+            ("/dev/null", libc::S_IFCHR, libc::O_PATH.cast_unsigned(), Kind::Path),
             ("/dev/null", libc::S_IFCHR, 0, Kind::Device),
             ("pipe:[1]", libc::S_IFIFO, 0, Kind::Pipe),
             ("/tmp/pipe:[1]", libc::S_IFIFO, 0, Kind::Fifo),

@@ -88,8 +88,11 @@ impl Found {
             total += end - start;
             if total > limit {
                 return Err(Problem::refused(
-                    "it has been deleted and has grown beyond the limit for deleted files",
-                    "raise the limit, or close it before the checkpoint",
+                    format!(
+                        "it has been deleted, and has grown beyond {limit} bytes, which is the limit for \
+                         what goes into the images"
+                    ),
+                    raise(total),
                 ));
             }
             let mut bytes = vec![0; (end - start) as usize];
@@ -205,11 +208,20 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
     let limit = context.ghost_limit;
     if allocated > limit {
         return Err(Problem::refused(
-            format!("it has been deleted and is larger than {limit} bytes"),
-            "raise the limit for deleted files, or close it before the checkpoint",
+            format!(
+                "it has been deleted and holds {allocated} bytes: more than {limit}, which is the limit \
+                 for what goes into the images"
+            ),
+            raise(allocated),
         ));
     }
     Ok(())
+}
+
+/// What helps with a deleted file of so many bytes.
+fn raise(bytes: u64) -> String {
+    let mebibytes = bytes.div_ceil(1 << 20) + 1;
+    format!("give --ghost-limit {mebibytes}M, or have the program close it before the dump")
 }
 
 /// The path must lead to the very file.

@@ -6,14 +6,15 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use collector::obstacles::{of_mapped_file, of_mapping};
 use collector::{Mapping, NamedFile, Process};
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 
 use super::owners;
 use super::paths::{Check, Key};
+use super::place::Place;
 use super::problem::{Doing, Problem};
-use super::refusal::Place;
 use super::survey::{AT_ONCE, Survey};
 use super::{Captured, Error};
 
@@ -155,32 +156,16 @@ fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
     one.inode == other.inode && one.device == other.device && one.name == other.name
 }
 
-/// Whether a mapping is of a file that is found by its path.
+/// Whether a mapping is of a file that is found by its path. (What the rules for mappings refuse is
+/// none.)
 fn mapped_file(mapping: &Mapping) -> Result<bool, Problem> {
     let name = mapping.name.as_bytes();
-    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
-        return Err(Problem::refused(
-            "mappings of files without a path are not supported",
-            "unmap it before the checkpoint",
-        ));
-    }
-    if mapping.inode == 0 || !name.starts_with(b"/") || name.starts_with(b"/SYSV") {
+    let has_path = mapping.inode != 0 && name.starts_with(b"/") && name != b"/dev/zero (deleted)";
+    if !has_path || of_mapping(mapping).is_some() {
         return Ok(false);
     }
-    match name {
-        b"/dev/zero (deleted)" => Ok(false),
-        b"/[aio] (deleted)" => Err(Problem::refused(
-            "contexts of asynchronous input and output are not supported yet",
-            "destroy the context (io_destroy) before the checkpoint",
-        )),
-        b"/anon_hugepage (deleted)" => Err(Problem::refused(
-            "mappings of huge TLB pages are not supported yet",
-            "use transparent huge pages (madvise)",
-        )),
-        _ if name.starts_with(b"/memfd:") => Err(Problem::refused(
-            "memfds are not supported yet",
-            "map a file in /dev/shm, or anonymous memory",
-        )),
-        _ => Ok(true),
+    match of_mapped_file(mapping) {
+        Some((reason, remedy)) => Err(Problem::refused(reason, remedy)),
+        None => Ok(true),
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use api::Obstacle;
 use collector::{Inventory, OpenFile, Process, ProcessState};
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::procfs::{Dir, FdInfo};
@@ -16,8 +17,8 @@ use super::kept::Kept;
 use super::memory::{Memory, key};
 use super::paths::{Check, Key};
 use super::pipes::Scratch;
+use super::place::Place;
 use super::problem::{Doing, Problem};
-use super::refusal::{Place, Refusal};
 use super::unix_sockets::Neighbours;
 use super::{Captured, Error, PlanContext, locks, owners, standing};
 
@@ -50,7 +51,7 @@ pub(super) struct Survey<'a> {
     pub(super) ghost_ids: HashMap<(u64, u64), u32>,
     /// Pipes and fifos whose contents have been read.
     pub(super) emptied: HashSet<(u64, u64)>,
-    refusals: Vec<Refusal>,
+    refusals: Vec<Obstacle>,
     dirs: HashMap<i32, Arc<Dir>>,
     /// Room for the text of `/proc`.
     pub(super) text: Vec<u8>,
@@ -102,13 +103,16 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Takes the look; `tables` gives the id of each process's descriptor table.
-    pub(super) fn run(mut self, tables: &BTreeMap<i32, u32>) -> Result<(Captured, Kept), Error> {
+    /// Takes the look; `tables` gives the id of each process's descriptor table. Also returns what
+    /// cannot be dumped.
+    pub(super) fn run(
+        mut self,
+        tables: &BTreeMap<i32, u32>,
+    ) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
         for process in alive() {
-            self.threads(process);
             if has_table(process) {
                 let standing = match self.frozen {
                     true => self.standing(process, &suspects)?,
@@ -128,11 +132,7 @@ impl<'a> Survey<'a> {
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
         self.kept.sockets = self.neighbours.into_held();
-        if self.refusals.is_empty() {
-            Ok((self.out, self.kept))
-        } else {
-            Err(Error::Refused { refusals: self.refusals })
-        }
+        Ok((self.out, self.kept, self.refusals))
     }
 
     /// Fails when there is no time left.
@@ -143,19 +143,6 @@ impl<'a> Survey<'a> {
     pub(super) fn new_id(&mut self) -> u32 {
         self.kept.last_id += 1;
         self.kept.last_id
-    }
-
-    /// Threads with tables of their own have no place in the images.
-    fn threads(&mut self, process: &Process) {
-        for thread in process.threads.values().filter(|thread| thread.own_tables) {
-            self.refusals.push(Refusal {
-                pid: process.pid,
-                place: Place::Thread(thread.tid),
-                object: "descriptor table, root and working directory".to_owned(),
-                reason: "they are not shared with the other threads of the process".to_owned(),
-                remedy: "let threads share them (CLONE_FILES | CLONE_FS)".to_owned(),
-            });
-        }
     }
 
     /// The descriptors of a process.
@@ -267,10 +254,13 @@ impl<'a> Survey<'a> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(Problem::Refused { reason, remedy }) => {
-                self.refusals.push(Refusal { pid, place, object: object(), reason, remedy });
+                let object = format!("{place} ({})", object());
+                self.refusals.push(Obstacle::of(pid, object, reason, remedy));
                 Ok(None)
             }
             Err(Problem::Gone) if !self.frozen => Ok(None),
+            // It has ended, or is about to: the frozen look will tell.
+            Err(Problem::Kernel { .. }) if !self.frozen && is_ending(pid) => Ok(None),
             Err(Problem::Gone) => {
                 Err(failed("find", std::io::Error::from_raw_os_error(libc::ENOENT)))
             }
@@ -373,6 +363,11 @@ impl<'a> Survey<'a> {
 
 pub(super) fn is_alive(process: &Process) -> bool {
     !process.kernel_thread && !matches!(process.state, ProcessState::Zombie { .. })
+}
+
+/// Whether a process has ended, or has let go of its files to end.
+fn is_ending(pid: i32) -> bool {
+    Dir::open(pid).and_then(|dir| dir.descriptors()).map_or(true, |fds| fds.is_empty())
 }
 
 /// Whether a process is the one by which its descriptors are written.

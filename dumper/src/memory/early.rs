@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use api::Obstacle;
+use collector::obstacles::object_of;
 use collector::{Inventory, Mapping, Process, VmFlags};
 use images::messages::InventoryEntry;
 use images::{Folder, ImageWriter, names};
@@ -20,7 +22,7 @@ use super::parent::Parent;
 use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
 use crate::clock::Clock;
-use crate::error::{Error, Obstacle};
+use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::inject::{CodeFinder, Codes};
 use crate::options::{DumpOptions, FrozenAccount};
@@ -460,12 +462,9 @@ fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Err
     for process in inventory.processes.values().filter(|process| !is_ours(&process.pid)) {
         let protected = |flags: VmFlags| flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         for mapping in process.mappings.iter().filter(|mapping| protected(mapping.flags)) {
-            obstacles.push(Obstacle {
-                pid: process.pid,
-                object: format!("mapping {:#x}-{:#x}", mapping.start, mapping.end),
-                reason: "its pages are write-protected by a userfaultfd",
-                remedy: "unregister it before the dump",
-            });
+            let reason = "its pages are write-protected by a userfaultfd";
+            let remedy = "unregister it before the dump";
+            obstacles.push(Obstacle::of(process.pid, object_of(mapping), reason, remedy));
         }
     }
     match inventory.processes.keys().next() {

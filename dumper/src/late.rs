@@ -1,0 +1,54 @@
+//! Why a thread does not stop.
+
+use std::collections::BTreeMap;
+
+use kernel::cgroup::{Cgroup, Hierarchies, Version};
+use kernel::kcmp::{self, Resource};
+use kernel::procfs::{self, Dir, ProcFile, Stat};
+
+/// The children for which a thread waits in a vfork: while it does it cannot stop, and they use its
+/// memory.
+pub(crate) fn vfork_children(tid: i32) -> Vec<i32> {
+    if state(tid) != Some('D') {
+        return Vec::new();
+    }
+    let children = Dir::open(tid).and_then(|dir| procfs::children(&dir)).unwrap_or_default();
+    let shares =
+        |child: &i32| kcmp::resources(*child, tid, Resource::Memory).is_ok_and(|o| o.is_eq());
+    children.into_iter().filter(shares).collect()
+}
+
+/// The cgroup that keeps a task from running, and so from stopping. (A task of a frozen cgroup of the
+/// second version does stop.)
+fn frozen_cgroup(tid: i32) -> Option<Cgroup> {
+    Hierarchies::find().and_then(|all| all.frozen(Version::V1, tid)).ok().flatten()
+}
+
+fn state(tid: i32) -> Option<char> {
+    Dir::open(tid).and_then(|dir| Stat::read(&dir)).ok().map(|stat| stat.state.into())
+}
+
+/// The first of the threads that have not stopped, and what it is at. `hurrying` are children of
+/// vforks, with the threads that wait for them.
+pub(crate) fn why_late(late: &[i32], root: i32, hurrying: &BTreeMap<i32, i32>) -> (i32, String) {
+    let waits = |tid: &&i32| !hurrying.contains_key(tid);
+    let tid = late.iter().find(waits).or(late.first()).copied().unwrap_or(root);
+    let state = state(tid).unwrap_or('?');
+    let why = if let Some(cgroup) = frozen_cgroup(tid) {
+        let (directory, thaw) = (cgroup.directory().display(), cgroup.thaw_command());
+        format!(
+            "its cgroup {directory} is frozen, by whoever paused it; thaw it, or have them do so: {thaw}"
+        )
+    } else if let Some((child, _)) = hurrying.iter().find(|(_, parent)| **parent == tid) {
+        format!(
+            "it waits in a vfork for its child, process {child}, to execute a program or to end; \
+             try again when that is over"
+        )
+    } else {
+        format!(
+            "it waits uninterruptibly (state {state}), as on a file system or a device that does not \
+             answer; /proc/{tid}/stack says at what"
+        )
+    };
+    (tid, why)
+}

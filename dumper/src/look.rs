@@ -1,0 +1,128 @@
+//! A look at a tree that runs: what it is made of, and all that stands in the way of a dump, in one
+//! pass.
+//!
+//! A program that forks, opens and closes meanwhile may show what never was: memory shared with a child
+//! that is about to execute a program, a socket without its peer, a file without its name. So what
+//! stands in the way counts when it is there in every one of a few looks. What passes is left to the
+//! frozen look, which sees all at one moment.
+
+use std::time::Duration;
+
+use api::Obstacle;
+use collector::obstacles::Surroundings;
+use collector::{Collector, Inventory, Look};
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::files;
+use crate::obstacles;
+use crate::options::DumpOptions;
+use crate::plan::has_ended;
+
+/// Pauses between looks.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+
+/// What a look has seen.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) inventory: Inventory,
+    pub(crate) facts: Facts,
+    pub(crate) files: files::Plan,
+}
+
+/// What looks.
+#[derive(Debug)]
+pub(crate) struct Looker<'a> {
+    pub(crate) options: &'a DumpOptions,
+    pub(crate) around: Surroundings,
+    context: files::PlanContext,
+}
+
+impl<'a> Looker<'a> {
+    pub(crate) fn new(options: &'a DumpOptions) -> Result<Self, Error> {
+        Ok(Self {
+            options,
+            around: obstacles::surroundings(options)?,
+            context: files::PlanContext {
+                shell_job: options.shell_job,
+                root: options.root.clone(),
+                ghost_limit: options.ghost_limit,
+            },
+        })
+    }
+
+    /// Looks as often as it takes to tell what stays from what passes. What has not changed since
+    /// `earlier` is taken from there.
+    pub(crate) fn look(
+        &self,
+        collector: &mut Collector,
+        mut earlier: Inventory,
+        clock: &Clock,
+    ) -> Result<Seen, Error> {
+        let mut standing: Option<Vec<Obstacle>> = None;
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let (next, error) = match self.once(collector, &mut earlier) {
+                Ok((seen, found)) => {
+                    clock.check("plan")?;
+                    let lasting: Vec<Obstacle> = match &standing {
+                        None => found,
+                        Some(before) => found.into_iter().filter(|o| before.contains(o)).collect(),
+                    };
+                    if lasting.is_empty() {
+                        return Ok(seen);
+                    }
+                    standing = Some(lasting.clone());
+                    (seen.inventory, Error::Refused { root: self.options.pid, obstacles: lasting })
+                }
+                Err(error) if error.is_gone() && !has_ended(self.options.pid) => {
+                    (Inventory::default(), error)
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(pause) = pauses.next() else { return Err(error) };
+            std::thread::sleep(pause);
+            earlier = next;
+        }
+    }
+
+    fn once(
+        &self,
+        collector: &mut Collector,
+        earlier: &mut Inventory,
+    ) -> Result<(Seen, Vec<Obstacle>), Error> {
+        let root = self.options.pid;
+        let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
+        let facts = Facts::read(&inventory, self.options.cross_check);
+        let mut found = obstacles::find(root, &inventory, &facts, &self.around);
+        // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
+        let namespaces = &self.around.namespaces;
+        let foreign = |pid: &i32| {
+            let process = &inventory.processes[pid];
+            process.kernel_thread
+                || process.namespaces.iter().any(|(name, id)| namespaces.get(name) != Some(id))
+        };
+        let none = Inventory::default();
+        let looked_at = match inventory.processes.keys().any(foreign) {
+            true => &none,
+            false => &inventory,
+        };
+        let (files, refused) = files::Plan::prepare(looked_at, &self.context)?;
+        found.extend(refused);
+        inventory.refer_to_this();
+        Ok((Seen { inventory, facts, files }, found))
+    }
+}
+
+/// The whole tree below `root`; what has not changed since `earlier` is taken from there.
+pub(crate) fn inventory(
+    collector: &mut Collector,
+    root: i32,
+    earlier: &mut Inventory,
+    look: Look,
+) -> Result<Inventory, Error> {
+    collector
+        .take_tree(root, earlier, look)
+        .map_err(|source| Error::Inventory { pid: root, source })
+}

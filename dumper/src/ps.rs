@@ -1,0 +1,186 @@
+//! Every process of the machine: can it be dumped, and if not, why. What is said here is what a dump
+//! would say: it is looked for by the same code.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use api::{Obstacle, ProcessList, ProcessSummary};
+use collector::obstacles::{of_status, of_tracer, of_tree};
+use collector::{Collector, Home, Inventory, Parts, Process, ProcessState, proc_source};
+use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::look::Looker;
+use crate::options::DumpOptions;
+
+/// Every process of the machine but this one, with what speaks against a dump of the tree below it.
+/// `programs` is as [`DumpOptions::programs`].
+///
+/// # Errors
+/// If the processes cannot be listed, or an inventory of them not be taken.
+pub fn list(programs: &Home) -> Result<ProcessList, Error> {
+    let mut collector = Collector::open_at(programs);
+    let own = std::process::id().cast_signed();
+    let pids = procfs::processes()?;
+    let (open, closed): (Vec<i32>, Vec<i32>) = pids.into_iter().partition(|&pid| may_inspect(pid));
+    let failed = |source| Error::Inventory { pid: own, source };
+    let mut inventory = collector.inventory(&open).map_err(failed)?;
+    // Of what may not be looked into there is still a name to list.
+    let named = proc_source::take(&closed, Parts::empty()).map_err(failed)?;
+    inventory.processes.extend(named.processes);
+    let mut rows = BTreeMap::new();
+    for process in inventory.processes.values() {
+        if let Some(mut row) = Row::read(process)? {
+            if closed.contains(&process.pid) {
+                let reason = "this program may not look into it";
+                let remedy = "run stasis as root (sudo), outside of any container";
+                row.found = vec![Obstacle::of(process.pid, "the process", reason, remedy)];
+            }
+            rows.insert(process.pid, row);
+        }
+    }
+    let children = children(&inventory);
+    let mut processes = Vec::with_capacity(rows.len());
+    for (&pid, row) in rows.iter().filter(|(pid, _)| **pid != own) {
+        let refusals = refusals(pid, &inventory, &children, &rows, &mut collector)?;
+        let dumpable = refusals.is_empty();
+        processes.push(ProcessSummary { dumpable, refusals, ..row.summary.clone() });
+    }
+    Ok(ProcessList { processes })
+}
+
+/// What has gone may be looked for: the inventory will not have it.
+fn may_inspect(pid: i32) -> bool {
+    Dir::open(pid).and_then(|dir| dir.may_inspect()).unwrap_or(true)
+}
+
+/// What stands in the way of a dump of the tree below a process. Only where nothing is known to is
+/// looked closer, as a dump does before it stops anything: that takes a while.
+fn refusals(
+    root: i32,
+    inventory: &Inventory,
+    children: &BTreeMap<i32, Vec<i32>>,
+    rows: &BTreeMap<i32, Row>,
+    collector: &mut Collector,
+) -> Result<Vec<Obstacle>, Error> {
+    let options = DumpOptions::new(root, PathBuf::new());
+    let looker = Looker::new(&options)?;
+    let tree: Vec<&Process> =
+        tree(root, children).into_iter().filter_map(|pid| inventory.processes.get(&pid)).collect();
+    let mut found = of_tree(root, &tree, &looker.around);
+    for process in tree.iter().filter(|process| !is_zombie(process)) {
+        let of_process = rows.get(&process.pid).map(|row| row.found.clone());
+        found.extend(of_process.unwrap_or_default());
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let clock = Clock::start(&options, Instant::now());
+    match looker.look(collector, Inventory::default(), &clock) {
+        Ok(_) => Ok(Vec::new()),
+        Err(Error::Refused { obstacles, .. }) => Ok(obstacles),
+        Err(error) if error.is_gone() => {
+            let remedy = "choose a process that is there";
+            Ok(vec![Obstacle::of(root, "the process", "it has ended", remedy)])
+        }
+        Err(error) => Err(error),
+    }
+}
+
+const fn is_zombie(process: &Process) -> bool {
+    matches!(process.state, ProcessState::Zombie { .. })
+}
+
+fn children(inventory: &Inventory) -> BTreeMap<i32, Vec<i32>> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for process in inventory.processes.values() {
+        children.entry(process.ppid).or_default().push(process.pid);
+    }
+    children
+}
+
+/// The processes below and with `root`.
+fn tree(root: i32, children: &BTreeMap<i32, Vec<i32>>) -> Vec<i32> {
+    let mut all = vec![root];
+    let mut next = 0;
+    while let Some(parent) = all.get(next) {
+        next += 1;
+        all.extend(children.get(parent).into_iter().flatten().filter(|pid| **pid != root));
+    }
+    all
+}
+
+struct Row {
+    summary: ProcessSummary,
+    found: Vec<Obstacle>,
+}
+
+impl Row {
+    /// `None` for a process that has gone.
+    fn read(process: &Process) -> Result<Option<Self>, Error> {
+        match Self::of(process) {
+            Ok(row) => Ok(Some(row)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn of(process: &Process) -> Result<Self, procfs::Error> {
+        let dir = Dir::open(process.pid)?;
+        let stat = Stat::read(&dir)?;
+        let status = Status::read(&dir)?;
+        let mut command = Vec::new();
+        dir.read("cmdline", &mut command)?;
+        // Arguments end with zero bytes.
+        let arguments = command.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+        let summary = ProcessSummary {
+            pid: process.pid,
+            ppid: process.ppid,
+            comm: stat.comm.to_string_lossy().into_owned(),
+            command: arguments.collect::<Vec<_>>().join(" ").trim_end().to_owned(),
+            uid: status.uid.effective,
+            threads: process.threads.len() as u64,
+            memory_bytes: u64::try_from(stat.rss).unwrap_or(0) * kernel::pagemap::PAGE_SIZE,
+            dumpable: false,
+            refusals: Vec::new(),
+        };
+        let mut found = of_status(process.pid, &status);
+        found.extend(of_tracer(process.pid, &status, 0));
+        Ok(Self { summary, found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn a_plain_process_can_be_dumped_and_one_with_an_inotify_cannot() {
+        let sleep = |command: &[&str]| {
+            let mut all = std::process::Command::new("setsid");
+            let quiet = std::process::Stdio::null;
+            all.args(command).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
+        };
+        let mut plain = sleep(&["sleep", "60"]);
+        let pid = plain.id().cast_signed();
+        let executed = || std::fs::read(format!("/proc/{pid}/comm")).unwrap() == b"sleep\n";
+        while !executed() {
+            std::thread::yield_now();
+        }
+        let list = list(&Home::default()).unwrap();
+        let of = |pid| list.processes.iter().find(|row| row.pid == pid);
+        plain.kill().unwrap();
+        plain.wait().unwrap();
+        let sleep = of(pid).unwrap();
+        assert!(sleep.dumpable, "{sleep:?}");
+        assert_eq!((&*sleep.comm, &*sleep.command, sleep.threads), ("sleep", "sleep 60", 1));
+        assert!(sleep.memory_bytes > 0);
+        let own = std::process::id().cast_signed();
+        assert!(of(own).is_none(), "the program that lists does not list itself");
+        let parent = of(nix::unistd::getppid().as_raw()).unwrap();
+        assert!(parent.refusals.iter().any(|refusal| refusal.object == "stasis itself"));
+    }
+}
