@@ -1,7 +1,8 @@
 //! The command line: what people and scripts see.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, stasis_program};
@@ -136,6 +137,51 @@ fn bare_dumps_at_once_share_the_programs_of_the_first() {
     for (name, workload) in &workloads {
         workload.check().unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+}
+
+#[test]
+fn a_command_killed_while_it_loads_programs_leaves_all_or_nothing() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let bare = Bare::new(&scratch, "killed");
+    // As far as it comes in so long a time.
+    for millis in (0..400).step_by(20) {
+        let mut load = bare.command(&["programs", "--load"]);
+        let mut child = load.stdout(Stdio::null()).spawn().expect("start stasis");
+        std::thread::sleep(Duration::from_millis(millis));
+        child.kill().expect("kill it");
+        child.wait().expect("wait for it");
+        let sets = bare.kept()["pinned"].as_array().map_or(0, Vec::len);
+        if sets > 0 {
+            // Whole: the next one has nothing to do.
+            let made = |bare: &Bare| std::fs::read_dir(&bare.pins).expect("the pins").count();
+            let before = made(&bare);
+            bare.run(&["programs", "--load"]);
+            assert_eq!(made(&bare), before);
+            bare.run(&["programs", "--remove"]);
+        }
+    }
+    bare.run(&["programs", "--load"]);
+    let names = std::fs::read_dir(&bare.pins).expect("the pins");
+    let names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(names.len(), 1, "nothing of those that were killed: {names:?}");
+}
+
+#[test]
+fn the_bpf_file_system_is_mounted_once_where_nobody_has() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let script = "while umount /sys/fs/bpf 2>/dev/null; do :; done\n\
+                  \"$0\" programs --load & \"$0\" programs --load & \"$0\" programs --load & wait\n\
+                  \"$0\" programs --json\n\
+                  grep -c ' /sys/fs/bpf bpf ' /proc/self/mounts >&2";
+    let mut unshared = Command::new("unshare");
+    unshared.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(stasis_program());
+    unshared.env("STASIS_CACHE_DIR", scratch.path("cache"));
+    let outcome = Outcome::of(&mut unshared).must_succeed("three at once");
+    assert_eq!(outcome.stderr.trim(), "1", "{outcome:?}");
+    assert_eq!(outcome.stdout.matches("of this version").count(), 3, "{outcome:?}");
+    assert!(outcome.stdout.contains("\"used\": true"), "{outcome:?}");
 }
 
 #[test]
