@@ -23,7 +23,7 @@ pub use error::{ErrorBody, ErrorDetail};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobRequest};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
-pub use obstacles::{Obstacle, said};
+pub use obstacles::{Obstacle, said, word};
 pub use processes::{ProcessList, ProcessSummary};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};

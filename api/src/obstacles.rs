@@ -57,6 +57,16 @@ pub fn said(obstacles: &[Obstacle]) -> String {
     groups.iter().map(|group| line(group)).collect::<Vec<_>>().join("\n")
 }
 
+/// Text as one word of a shell's command line.
+#[must_use]
+pub fn word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_./-+:,@%=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// Text of others, which must not drive a terminal or pretend to be a line of ours.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -85,6 +95,15 @@ fn line(group: &[&Obstacle]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_a_command() {
+        for (text, shown) in
+            [("/a/b-1", "/a/b-1"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")]
+        {
+            assert_eq!(word(text), shown);
+        }
+    }
 
     #[test]
     fn what_has_one_reason_is_one_line() {

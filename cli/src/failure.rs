@@ -19,8 +19,27 @@ impl Failure {
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { error: error.into(), remedy: None }
+        let error = error.into();
+        let remedy = (!nix::unistd::geteuid().is_root() && is_denied(&*error))
+            .then(|| "run it as root (sudo)".to_owned());
+        Self { error, remedy }
     }
+}
+
+/// Whether any of the causes is that the kernel does not let us.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_io = error.downcast_ref::<std::io::Error>();
+        let denied = std::io::ErrorKind::PermissionDenied;
+        if of_io.is_some_and(|error| error.kind() == denied)
+            || matches!(error.downcast_ref(), Some(nix::Error::EPERM | nix::Error::EACCES))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 impl fmt::Display for Failure {
@@ -45,6 +64,13 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("dump process 7")]
     struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn what_is_denied_is_seen_below_other_causes() {
+        let outer = |errno| Outer(std::io::Error::from_raw_os_error(errno));
+        assert!(is_denied(&outer(libc::EPERM)) && is_denied(&outer(libc::EACCES)));
+        assert!(!is_denied(&outer(libc::ENOENT)));
+    }
 
     #[test]
     fn the_chain_is_said_once_and_the_remedy_last() {

@@ -9,7 +9,7 @@ use api::Obstacle;
 #[non_exhaustive]
 pub enum Error {
     /// The tree holds something that cannot be carried.
-    #[error("cannot dump process {root}:\n{}", api::said(obstacles))]
+    #[error("cannot dump process {root}: {}", api::said(obstacles))]
     Refused {
         /// Root of the tree.
         root: i32,

@@ -37,7 +37,7 @@ pub(crate) fn why_late(late: &[i32], root: i32, hurrying: &BTreeMap<i32, i32>) -
     let why = if let Some(cgroup) = frozen_cgroup(tid) {
         let (directory, thaw) = (cgroup.directory().display(), cgroup.thaw_command());
         format!(
-            "its cgroup {directory} is frozen, by whoever paused it; thaw it, or have them do so: {thaw}"
+            "its cgroup {directory} is frozen; thaw it, or have whoever paused it do so: {thaw}"
         )
     } else if let Some((child, _)) = hurrying.iter().find(|(_, parent)| **parent == tid) {
         format!(

@@ -96,6 +96,7 @@ impl<'a> Looker<'a> {
         let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
         let facts = Facts::read(&inventory, self.options.cross_check);
         let mut found = obstacles::find(root, &inventory, &facts, &self.around);
+        found.extend(obstacles::of_cgroups(&inventory));
         // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;
         let foreign = |pid: &i32| {

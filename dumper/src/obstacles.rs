@@ -4,6 +4,7 @@
 use api::Obstacle;
 use collector::obstacles::{Surroundings, of_tree};
 use collector::{Inventory, Process};
+use kernel::cgroup::{Hierarchies, Version};
 use kernel::procfs::{Dir, Namespaces};
 
 use crate::error::Error;
@@ -23,6 +24,24 @@ pub(crate) fn find(
     let mut obstacles = of_tree(root, &tree, around);
     obstacles.extend(facts.obstacles());
     obstacles
+}
+
+/// Control groups of the first version that are frozen: their tasks do not stop for a tracer either.
+/// (Those of the second version do.)
+pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Obstacle> {
+    let Ok(hierarchies) = Hierarchies::find() else { return Vec::new() };
+    if hierarchies.freezer().is_none() {
+        return Vec::new();
+    }
+    let frozen = |&pid: &i32| {
+        let cgroup = hierarchies.frozen(Version::V1, pid).ok().flatten()?;
+        let object = format!("cgroup {}", cgroup.directory().display());
+        let reason = "it is frozen, and a frozen task cannot be stopped and read";
+        let thaw = cgroup.thaw_command();
+        let remedy = format!("thaw it, or have whoever paused it do so: {thaw}");
+        Some(Obstacle::of(pid, object, reason, remedy))
+    };
+    inventory.processes.keys().filter_map(frozen).collect()
 }
 
 /// Fails if there are any.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arch::fpu::Layout;
 use collector::obstacles::Surroundings;
-use collector::{Collector, Inventory, Look};
+use collector::{Collector, Inventory, Look, Process};
 use images::{ImageWriter, WriteOptions};
 use kernel::procfs::{Dir, ProcFile, Stat};
 
@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::ids::is_zombie;
+use crate::ids::{borrows_memory, is_zombie};
 use crate::inject::{CodeFinder, Codes, Report};
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
@@ -61,7 +61,8 @@ impl Plan {
         let mut finder = CodeFinder::default();
         let mut codes = BTreeMap::new();
         let mut memory = BTreeMap::new();
-        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, &inventory);
+        for process in inventory.processes.values().filter(own) {
             let pid = process.pid;
             let found = match options.cross_check || Report::known(process).is_none() {
                 true => finder.find(process).map(Some),

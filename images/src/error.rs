@@ -81,6 +81,14 @@ pub enum Error {
         /// The longest that is accepted.
         limit: u64,
     },
+    /// An image of many messages has one without contents, as a hole in a file would be.
+    #[error("read image {name}: an empty message at offset {offset}; the image is damaged")]
+    EmptyMessage {
+        /// The image.
+        name: String,
+        /// Where.
+        offset: u64,
+    },
     /// An image has more messages than are held in memory.
     #[error("read image {name}: more than {limit} messages")]
     TooMany {

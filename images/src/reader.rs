@@ -16,7 +16,7 @@ use crate::names::{Head, Image};
 pub const MAX_MESSAGE: u64 = 64 << 20;
 
 /// Memory that the messages of one image may take, their contents not counted: near a million files, sixty
-/// million runs of pages. Without this, a sparse file, which costs its maker nothing, would be messages without end.
+/// million runs of pages.
 const MAX_MEMORY: u64 = 2 << 30;
 
 /// An image being read.
@@ -82,6 +82,11 @@ impl<R: Read, M: Message + Default> ImageReader<R, M> {
                 size,
                 limit: MAX_MESSAGE,
             });
+        }
+        if size == 0 && self.index > 0 {
+            // Only what comes once may have nothing to say. A sparse file, which costs its maker nothing,
+            // would be such messages without end.
+            return Err(Error::EmptyMessage { name: self.name.clone(), offset: self.offset });
         }
         let bytes = self.bytes(size)?;
         let message = N::decode(bytes.as_slice()).map_err(|source| Error::Decode {

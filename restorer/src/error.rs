@@ -70,6 +70,18 @@ impl From<files::Error> for Error {
 }
 
 impl Error {
+    /// All that was refused, as one error; or the first error of another kind.
+    pub(crate) fn all(results: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let mut refused = Vec::new();
+        for result in results {
+            match result {
+                Err(Self::Refused(obstacles)) => refused.extend(obstacles),
+                done => done?,
+            }
+        }
+        if refused.is_empty() { Ok(()) } else { Err(Self::Refused(refused)) }
+    }
+
     /// Names an operation that the kernel refused.
     pub(crate) fn kernel(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();

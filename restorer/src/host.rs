@@ -2,6 +2,7 @@
 //!
 //! [`Host`] is probed once; the comparison makes no system call.
 
+use api::Obstacle;
 use images::messages::vma_status;
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 
@@ -121,50 +122,51 @@ impl Host {
         Ok(())
     }
 
-    /// Refuses, by name, what cannot be had here.
+    /// Refuses, by name, all that cannot be had here.
     pub(crate) fn check(&self, world: &World) -> Result<(), Error> {
+        let mut found = Vec::new();
         for (process, body) in world.living() {
-            self.check_limits(process)?;
-            self.check_capabilities(body)?;
+            self.check_limits(process, &mut found);
+            self.check_capabilities(body, &mut found);
         }
-        Ok(())
+        if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
 
     /// A hard limit can be lowered by anyone, raised only with CAP_SYS_RESOURCE.
-    fn check_limits(&self, process: &Process) -> Result<(), Error> {
+    fn check_limits(&self, process: &Process, found: &mut Vec<Obstacle>) {
         if self.permitted & 1 << CAP_SYS_RESOURCE != 0 {
-            return Ok(());
+            return;
         }
         let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
         for (resource, limit) in limits.enumerate() {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
             if limit.max > ours {
                 let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
-                return Err(Error::refused(
-                    format!("process {}", process.pid),
-                    format!("its hard limit of {name} ({}) is above ours ({ours})", limit.max),
-                    "raise ours (ulimit -H), or restore with CAP_SYS_RESOURCE",
+                found.push(Obstacle::of(
+                    process.pid,
+                    format!("hard limit of {name}"),
+                    format!("it is {}, and ours is {ours}", limit.max),
+                    "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
                 ));
             }
         }
-        Ok(())
     }
 
-    fn check_capabilities(&self, body: &Body) -> Result<(), Error> {
+    fn check_capabilities(&self, body: &Body, found: &mut Vec<Obstacle>) {
         for thread in &body.threads {
             let Some(creds) = &thread.core.creds else { continue };
             let wanted = capability_set(&creds.cap_prm) | capability_set(&creds.cap_amb);
             let missing = wanted & !self.permitted;
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
-                return Err(Error::refused(
-                    format!("thread {}", thread.tid),
-                    format!("it had the capabilities {:#x}, which we do not", missing | unbounded),
-                    "restore with all capabilities that the tree had",
+                found.push(Obstacle::of(
+                    thread.tid,
+                    "capabilities",
+                    format!("it had those of {:#x}, which we have not", missing | unbounded),
+                    "restore as root, with all capabilities that the tree had",
                 ));
             }
         }
-        Ok(())
     }
 
     /// Refuses a process that was dumped under another vDSO: its threads may be inside, or hold

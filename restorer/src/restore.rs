@@ -15,7 +15,7 @@ use kernel::shared_memory::SharedMemory;
 
 use crate::error::Error;
 use crate::explain::explain;
-use crate::files::{OpenContext, OpenFiles};
+use crate::files::{OpenContext, OpenFiles, changed};
 use crate::finish::{self, Parked};
 use crate::host::Host;
 use crate::load::{Body, Run, State, World, signal_of};
@@ -39,7 +39,8 @@ pub fn restore(
     let dir = ImageDir::open(&options.images_dir)?;
     let mut world = World::load(&dir)?;
     let mut host = Host::probe()?;
-    host.check(&world)?;
+    let unchanged = changed::check(&world.files, options.root.as_deref());
+    Error::all([host.check(&world), unchanged.map_err(Error::from)])?;
     check_vdso(&host, &world)?;
     let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
     let plan = Plan::new(&world, caller)?;

@@ -79,6 +79,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unix_sockets", unix_sockets::run),
     ("unsupported-inotify", unsupported::inotify),
     ("unsupported-io_uring", unsupported::io_uring),
+    ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
     ("unsupported-proc_self", unsupported::proc_self),

@@ -34,6 +34,21 @@ pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
     holding(stage, unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }, "userfaultfd")
 }
 
+/// A file that has lost the name by which it was opened, and has another.
+pub(crate) fn lost_name(stage: &Stage) -> Outcome {
+    let (name, other) = (stage.path("a name"), stage.path("other"));
+    let mut file =
+        std::fs::File::options().read(true).write(true).create_new(true).open(&name).expect("make");
+    file.write_all(b"one").expect("write");
+    std::fs::hard_link(&name, &other).expect("link");
+    std::fs::remove_file(&name).expect("unlink");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.works("write", file.write_all(b" two"));
+    found.same("contents", &"one two".to_owned(), &std::fs::read_to_string(&other).expect("read"));
+    found.outcome()
+}
+
 /// A file of `/proc` about the program itself.
 pub(crate) fn proc_self(stage: &Stage) -> Outcome {
     let held = std::fs::File::open("/proc/self/stat").expect("open");

@@ -136,8 +136,9 @@ fn tcp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
         (SK_LISTEN, _, backlog) => Ok((SK_LISTEN, backlog)),
         (SK_CLOSE, _, _) => Ok((SK_CLOSE, 0)),
         _ => Err(Problem::refused(
-            "established TCP connections are not supported yet",
-            "close the connection (end its client) and try again",
+            "established TCP connections cannot be carried yet",
+            "close the connection at one of its ends (`ss -tnp` lists both with their processes), then \
+             dump again",
         )),
     }
 }

@@ -176,6 +176,8 @@ fn look(
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
     let path = match without_suffix(target) {
         Some(path) if ghost || terminal => path,
+        // It lost this name and was given it again, or the like, which the kernel does not tell.
+        Some(path) if leads_to(&path, &stat) && !leads_to(Path::new(target), &stat) => path,
         _ => PathBuf::from(target),
     };
     if !path.is_absolute() {
@@ -229,10 +231,8 @@ fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
     let by_path = match lstat_or_stat(path, stat.st_mode) {
         Ok(by_path) => by_path,
         Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {
-            return Err(Problem::refused(
-                "its name has been deleted while the file has other names",
-                "give the file its name back (ln), or close it before the checkpoint",
-            ));
+            let lost = without_suffix(path.as_os_str()).unwrap_or_else(|| path.to_owned());
+            return Err(Problem::Lost { path: lost });
         }
         Err(source) => {
             return Err(Problem::Kernel { operation: "stat path", source: source.into() });
@@ -245,6 +245,11 @@ fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
         "its path leads to another file now",
         "undo the mount or the rename that hides it, or close it before the checkpoint",
     ))
+}
+
+fn leads_to(path: &Path, stat: &FileStat) -> bool {
+    lstat_or_stat(path, stat.st_mode)
+        .is_ok_and(|found| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino))
 }
 
 fn lstat_or_stat(path: &Path, mode: u32) -> nix::Result<FileStat> {
@@ -347,7 +352,7 @@ mod tests {
         nix::unistd::linkat(here, &link, here, &dir.path().join("out"), follow).unwrap();
         assert!(found.is_outdated(&found.stat().unwrap()));
         match found.anew(&context(None)) {
-            Err(Problem::Refused { reason, .. }) => assert!(reason.contains("other names")),
+            Err(Problem::Lost { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -370,14 +375,18 @@ mod tests {
         std::fs::hard_link(&path, &other).unwrap();
         let file = handle(&path);
         std::fs::remove_file(&path).unwrap();
-        let refused = |target: &OsStr, handle| match look(target, handle, &context(None)) {
-            Err(Problem::Refused { reason, .. }) => reason,
-            other => panic!("{other:?}"),
-        };
         let target = format!("{} (deleted)", path.display());
         let again = handle(&other);
-        assert!(refused(OsStr::new(&target), file).contains("other names"));
+        let lost = look(OsStr::new(&target), file.try_clone().unwrap(), &context(None));
+        assert!(matches!(lost, Err(Problem::Lost { path: lost }) if lost == path));
+        std::fs::hard_link(&other, &path).unwrap();
+        let found = look(OsStr::new(&target), file, &context(None)).unwrap();
+        assert_eq!(found.name, path.as_os_str().as_bytes());
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"y").unwrap();
-        assert!(refused(path.as_os_str(), again).contains("another file"));
+        match look(path.as_os_str(), again, &context(None)) {
+            Err(Problem::Refused { reason, .. }) => assert!(reason.contains("another file")),
+            other => panic!("{other:?}"),
+        }
     }
 }

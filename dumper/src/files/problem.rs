@@ -1,6 +1,7 @@
 //! What can go wrong with one file.
 
 use std::io;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -13,6 +14,11 @@ pub(super) enum Problem {
         reason: String,
         /// What can be done about it.
         remedy: String,
+    },
+    /// Its name has been deleted, while the file has other names.
+    Lost {
+        /// The name that it had.
+        path: PathBuf,
     },
     /// It was closed, or its process ended, meanwhile.
     Gone,

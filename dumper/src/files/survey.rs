@@ -258,6 +258,14 @@ impl<'a> Survey<'a> {
                 self.refusals.push(Obstacle::of(pid, object, reason, remedy));
                 Ok(None)
             }
+            Err(Problem::Lost { path }) => {
+                let object = format!("{place} ({})", object());
+                let reason =
+                    "its name has been deleted, while the file has other names (hard links)";
+                let remedy = name_again(pid, place, &path);
+                self.refusals.push(Obstacle::of(pid, object, reason, remedy));
+                Ok(None)
+            }
             Err(Problem::Gone) if !self.frozen => Ok(None),
             // It has ended, or is about to: the frozen look will tell.
             Err(Problem::Kernel { .. }) if !self.frozen && is_ending(pid) => Ok(None),
@@ -353,7 +361,9 @@ impl<'a> Survey<'a> {
         });
         match found {
             // Renamed while it was being looked at: what it was called is no matter.
-            Err(Problem::Refused { .. }) if !self.frozen && is_renamed(pid, file) => {
+            Err(Problem::Refused { .. } | Problem::Lost { .. })
+                if !self.frozen && is_renamed(pid, file) =>
+            {
                 Err(Problem::Gone)
             }
             found => found,
@@ -363,6 +373,26 @@ impl<'a> Survey<'a> {
 
 pub(super) fn is_alive(process: &Process) -> bool {
     !process.kernel_thread && !matches!(process.state, ProcessState::Zombie { .. })
+}
+
+/// How a file that is held in `place` gets back the name that it had.
+fn name_again(pid: i32, place: Place, path: &std::path::Path) -> String {
+    let word = |path: &std::path::Path| api::word(&path.to_string_lossy());
+    let link = match place {
+        Place::Descriptor(fd) => format!("fd/{fd}"),
+        // The shell finds the other end of the mapping.
+        Place::Mapping(start) => format!("map_files/{start:x}-*"),
+        Place::Exe => "exe".to_owned(),
+        Place::Cwd => "cwd".to_owned(),
+        Place::Root => "root".to_owned(),
+        Place::Thread(tid) => format!("task/{tid}/exe"),
+    };
+    let directory = match path.parent().filter(|parent| !parent.exists()) {
+        Some(parent) => format!("mkdir -p {} && ", word(parent)),
+        None => String::new(),
+    };
+    let path = word(path);
+    format!("give it that name again: {directory}ln -L /proc/{pid}/{link} {path}")
 }
 
 /// Whether a process has ended, or has let go of its files to end.

@@ -23,7 +23,7 @@ use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::ids::is_zombie;
+use crate::ids::{borrows_memory, is_zombie};
 use crate::inject::{CodeFinder, Codes};
 use crate::options::{DumpOptions, FrozenAccount};
 
@@ -124,9 +124,10 @@ impl Early {
             false => (WORTH_TRACKING, WORTH_REGISTERING),
         };
         let mut fresh = false;
-        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
-            if let Some(tracked) = self.tracked.get_mut(&process.pid) {
-                tracked.extend(process, least)?;
+        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, inventory);
+        for process in inventory.processes.values().filter(own) {
+            if self.tracked.contains_key(&process.pid) {
+                self.of_one(process.pid, |tracked| tracked.extend(process, least))?;
             } else if private_bytes(process.pid) >= worth {
                 match begin(process, finder, codes, (least, worth), self.threads) {
                     Ok(Some(tracked)) => {
@@ -135,6 +136,8 @@ impl Early {
                         fresh = true;
                     }
                     Ok(None) => {}
+                    // It has ended: there is nothing to be tracked.
+                    Err(error) if error.is_gone() => {}
                     Err(error) => {
                         let pid = process.pid;
                         if lasting {
@@ -160,8 +163,11 @@ impl Early {
     ) -> Result<(), Error> {
         if self.first == First::Nowhere {
             let mut written = 0;
-            for tracked in self.tracked.values_mut().filter(|_| !fresh) {
-                written += tracked.written_bytes()?;
+            if !fresh {
+                self.of_each(|tracked| {
+                    written += tracked.written_bytes()?;
+                    Ok(())
+                })?;
             }
             if fresh || written >= WORTH_TRACKING {
                 self.first = First::Inside;
@@ -173,10 +179,41 @@ impl Early {
             _ => 1,
         };
         let folders = self.folders(writer)?;
-        for tracked in self.tracked.values_mut().filter(|_| !folders.is_empty()) {
-            self.last_round += tracked.first_round(&folders, clock)?;
+        if folders.is_empty() {
+            return Ok(());
         }
+        let mut copied = 0;
+        self.of_each(|tracked| {
+            copied += tracked.first_round(&folders, clock)?;
+            Ok(())
+        })?;
+        self.last_round += copied;
         Ok(())
+    }
+
+    /// Does something with each of the tracked processes. What has ended meanwhile is tracked no more.
+    fn of_each(
+        &mut self,
+        mut what: impl FnMut(&mut Tracked) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let pids: Vec<i32> = self.tracked.keys().copied().collect();
+        pids.into_iter().try_for_each(|pid| self.of_one(pid, &mut what))
+    }
+
+    fn of_one(
+        &mut self,
+        pid: i32,
+        what: impl FnOnce(&mut Tracked) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(tracked) = self.tracked.get_mut(&pid) else { return Ok(()) };
+        match what(tracked) {
+            Err(error) if error.is_gone() => {
+                tracing::info!(pid, "it has ended, or executed another program");
+                self.tracked.remove(&pid);
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Where what is copied first goes; the parent of each is the next.
@@ -209,8 +246,11 @@ impl Early {
                 Some(parent) => parent.pages(pid)?,
                 None => Vec::new(),
             };
-            let Some(tracked) = Tracked::resume(process, fd, &inherited, self.threads)? else {
-                continue;
+            let tracked = match Tracked::resume(process, fd, &inherited, self.threads) {
+                Ok(Some(tracked)) => tracked,
+                Ok(None) => continue,
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error),
             };
             match relative {
                 Some(_) => {
@@ -237,11 +277,12 @@ impl Early {
         let mut in_vain = 0;
         for round in 1..=ROUNDS {
             let mut copied = 0;
-            for tracked in self.tracked.values_mut() {
+            self.of_each(|tracked| {
                 let (all, in_memory) = tracked.next_round(budget.saturating_sub(taken))?;
                 copied += all;
                 taken += in_memory;
-            }
+                Ok(())
+            })?;
             clock.check("copy memory that is in use")?;
             tracing::debug!(round, bytes = copied, "memory was copied again");
             in_vain += u32::from(copied > self.last_round / 4 * 3);
@@ -398,10 +439,12 @@ impl Early {
 pub(crate) fn untrack(tracks: &Path, root: i32, inventory: &Inventory) -> Result<bool, Error> {
     let Some(taken) = keeper::take(tracks, root) else { return Ok(false) };
     for (pid, fd) in taken.fds {
-        if let Some(process) = inventory.processes.get(&pid)
-            && let Some(tracked) = Tracked::resume(process, fd, &[], 1)?
-        {
-            tracked.end();
+        if let Some(process) = inventory.processes.get(&pid) {
+            match Tracked::resume(process, fd, &[], 1) {
+                Ok(tracked) => tracked.into_iter().for_each(Tracked::end),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(true)
