@@ -25,5 +25,7 @@ pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobReq
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use obstacles::{Obstacle, said, word};
 pub use processes::{ProcessList, ProcessSummary};
-pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
+pub use restores::{
+    AfterRestore, CgroupsMode, RestoreRequest, RestoreSummary, RestoredList, RestoredTree,
+};
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};

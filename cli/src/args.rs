@@ -163,6 +163,13 @@ pub(crate) struct RestoreOptions {
     /// Leave the tree stopped, as by SIGSTOP
     #[arg(long)]
     pub(crate) leave_stopped: bool,
+    /// Control groups: soft makes those that are gone and puts the tree back; full also sets all as they
+    /// were; strict makes all; none and props make none; ignore leaves the tree in those of the caller
+    #[arg(long, value_name = "MODE", default_value = "soft")]
+    pub(crate) cgroups: restorer::Cgroups,
+    /// Another control group in the place of the highest one that the tree was in
+    #[arg(long, value_name = "[CONTROLLER:]/PATH")]
+    pub(crate) cgroup_root: Vec<restorer::CgroupRoot>,
 }
 
 #[derive(Debug, clap::Args)]

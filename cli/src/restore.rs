@@ -56,6 +56,8 @@ fn restore(
         shell_job: options.shell_job,
         root: None,
         sibling: false,
+        cgroups: options.cgroups,
+        cgroup_roots: options.cgroup_root.clone(),
     };
     restorer::restore(&asked, &mut Bar::new())
 }

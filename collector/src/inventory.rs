@@ -217,7 +217,7 @@ pub struct InTask {
     /// thread's signal frames; `None` where it does not tell.
     pub extended_bytes: Option<usize>,
     /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of
-    /// its credentials, seccomp mode, shadow stack, umask, scheduling and processors.
+    /// its credentials, seccomp mode, shadow stack, umask, scheduling, processors and control groups.
     pub mark: Option<NonZeroU64>,
 }
 

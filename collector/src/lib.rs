@@ -9,7 +9,9 @@ mod inventory;
 mod live;
 pub mod obstacles;
 mod parts;
+mod proc_holds;
 pub mod proc_source;
+pub mod sharing;
 mod tracks;
 
 use std::num::NonZeroU32;
@@ -286,6 +288,17 @@ impl Collector {
             Sources::Proc(source) => source.take(pids, Parts::all()),
         };
         self.in_time(taken)
+    }
+
+    /// Who outside of the processes of an inventory holds what they hold and what has no name: pipes,
+    /// sockets, event files, deleted files, anonymous shared memory. All that the tree itself holds may be
+    /// told by counts of references; else every process of the machine is looked at.
+    ///
+    /// # Errors
+    /// If something that is there cannot be read or understood.
+    pub fn sharing(&mut self, inventory: &Inventory) -> Result<sharing::Sharing, Error> {
+        let found = sharing::look(&mut self.sources, inventory);
+        self.in_time(found)
     }
 
     /// Takes only some parts of an inventory.

@@ -25,6 +25,7 @@ use crate::memory::{self, Early, Pages};
 use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::plan::Plan;
+use crate::sharing;
 use crate::tasks::{TaskState, ThreadCapture};
 
 /// All that the images need, in memory.
@@ -93,7 +94,8 @@ pub(crate) fn capture(
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
     let root = options.pid;
-    let found = obstacles::find(root, &inventory, &Facts::default(), &plan.around);
+    let mut found = obstacles::find(root, &inventory, &Facts::default(), &plan.around);
+    found.extend(sharing::look_again(&plan.sharing, &mut plan.collector, root, &inventory)?);
     obstacles::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;

@@ -15,17 +15,15 @@ use crate::inject::{Report, ThreadState};
 use crate::tasks::{TaskState, ThreadCapture};
 use crate::{registers, timers};
 
-/// The one control-group set that a dump without control groups has.
-pub(crate) const CGROUP_SET: u32 = 1;
-
 /// The image of a thread; `task` is its process if the thread leads it, `layout` that of the
-/// processor.
+/// processor, `groups` the number of its control groups.
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
     task: Option<(&TaskState, &Report)>,
     layout: &Layout,
+    groups: u32,
 ) -> CoreEntry {
     CoreEntry {
         mtype: MARCH_X86_64,
@@ -36,7 +34,10 @@ pub(crate) fn thread(
             tls: Vec::new(),
         }),
         tc: task.map(|(task, report)| task_core(task, report, capture)),
-        thread_core: Some(thread_core(capture, in_task, securebits)),
+        thread_core: Some(ThreadCoreEntry {
+            cg_set: Some(groups),
+            ..thread_core(capture, in_task, securebits)
+        }),
         ..CoreEntry::default()
     }
 }
@@ -107,7 +108,6 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             signature: rseq.signature,
             rseq_cs_pointer: capture.original.section.map(|(_, descriptor)| descriptor),
         }),
-        cg_set: Some(CGROUP_SET),
         cpu_affinity: Some(capture.facts.affinity.clone()),
         ..ThreadCoreEntry::default()
     }

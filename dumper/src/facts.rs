@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use api::Obstacle;
 use collector::obstacles::{of_status, of_tracer};
 use collector::{Inventory, Process};
-use kernel::procfs::{Auxv, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat, Status};
+use kernel::procfs::{Auxv, Cgroup, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat, Status};
 use kernel::sched::Scheduling;
 
 use crate::error::Error;
@@ -22,6 +22,8 @@ pub(crate) struct ThreadFacts {
     pub(crate) status: Status,
     pub(crate) scheduling: Scheduling,
     pub(crate) affinity: Vec<u8>,
+    /// Its control groups.
+    pub(crate) groups: Cgroup,
 }
 
 /// Of a process: what [`collector::InProcess::mark`] covers.
@@ -44,6 +46,7 @@ impl ThreadFacts {
             status: Status::read(&dir.thread(tid)?)?,
             scheduling: kernel::sched::scheduling(tid).map_err(failed("read the scheduling"))?,
             affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
+            groups: Cgroup::read(&dir.thread(tid)?)?,
         })
     }
 
@@ -70,6 +73,7 @@ impl ThreadFacts {
             ("shadow stack", one.x86_thread_features == two.x86_thread_features),
             ("scheduling", self.scheduling == other.scheduling),
             ("affinity", self.affinity == other.affinity),
+            ("control groups", self.groups == other.groups),
         ])
     }
 }

@@ -16,6 +16,7 @@ mod inet_sockets;
 mod kept;
 mod locks;
 mod memory;
+mod multicast;
 mod other_options;
 mod owners;
 mod paths;
@@ -54,6 +55,9 @@ pub struct PlanContext {
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
+    /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
+    /// joins them again.
+    pub joined: BTreeMap<u64, u64>,
 }
 
 impl PlanContext {

@@ -5,6 +5,7 @@
 //! module a resource: [`files`], mappings, memory, registers, timers.
 
 mod capture;
+mod cgroups;
 mod claims;
 mod clock;
 mod core_entry;
@@ -27,6 +28,7 @@ mod pre_dump;
 pub mod ps;
 mod registers;
 mod serve;
+mod sharing;
 mod tasks;
 mod timers;
 mod write;

@@ -6,6 +6,7 @@
 //! stands in the way counts when it is there in every one of a few looks. What passes is left to the
 //! frozen look, which sees all at one moment.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::Obstacle;
@@ -19,6 +20,7 @@ use crate::files;
 use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::plan::has_ended;
+use crate::sharing;
 
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
@@ -29,6 +31,7 @@ pub(crate) struct Seen {
     pub(crate) inventory: Inventory,
     pub(crate) facts: Facts,
     pub(crate) files: files::Plan,
+    pub(crate) sharing: sharing::Known,
 }
 
 /// What looks.
@@ -48,6 +51,7 @@ impl<'a> Looker<'a> {
                 shell_job: options.shell_job,
                 root: options.root.clone(),
                 ghost_limit: options.ghost_limit,
+                joined: BTreeMap::new(),
             },
         })
     }
@@ -109,10 +113,19 @@ impl<'a> Looker<'a> {
             true => &none,
             false => &inventory,
         };
-        let (files, refused) = files::Plan::prepare(looked_at, &self.context)?;
-        found.extend(refused);
+        let (sharing, mut shared) = sharing::look(collector, root, looked_at)?;
+        let joined = sharing.joined.clone();
+        let context = files::PlanContext { joined, ..self.context.clone() };
+        let (files, refused) = files::Plan::prepare(looked_at, &context)?;
+        // Who is at the other end is told better by who holds both.
+        let is_told = |other: &Obstacle| {
+            shared.iter().any(|it| (it.task, &it.object) == (other.task, &other.object))
+        };
+        let others: Vec<_> = refused.into_iter().filter(|other| !is_told(other)).collect();
+        shared.extend(others);
+        found.extend(shared);
         inventory.refer_to_this();
-        Ok((Seen { inventory, facts, files }, found))
+        Ok((Seen { inventory, facts, files, sharing }, found))
     }
 }
 

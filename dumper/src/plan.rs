@@ -18,6 +18,7 @@ use crate::inject::{CodeFinder, Codes, Report};
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
 use crate::options::{AfterDump, DumpOptions};
+use crate::sharing;
 
 /// What is known and ready when the target is stopped.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Plan {
     /// Taken before all else that is planned.
     pub(crate) inventory: Inventory,
     pub(crate) facts: Facts,
+    /// What is known of who else holds what the tree does.
+    pub(crate) sharing: sharing::Known,
     pub(crate) finder: CodeFinder,
     /// Code to lean on, by process, of those that have to be asked.
     pub(crate) codes: BTreeMap<i32, Codes>,
@@ -50,7 +53,7 @@ impl Plan {
         let mut collector = Collector::open_at(&options.programs);
         collector.watch();
         let looker = Looker::new(options)?;
-        let Seen { inventory, facts, files } =
+        let Seen { inventory, facts, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let write = WriteOptions {
             overwrite: options.overwrite,
@@ -87,12 +90,13 @@ impl Plan {
         early.copy(options, &inventory, &mut finder, &codes, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let (inventory, facts, files) = if early.is_empty() {
-            (inventory, facts, files)
+        let (inventory, facts, files, sharing) = if early.is_empty() {
+            (inventory, facts, files, sharing)
         } else {
             drop(files);
-            let Seen { inventory, facts, files } = looker.look(&mut collector, inventory, clock)?;
-            (inventory, facts, files)
+            let Seen { inventory, facts, files, sharing } =
+                looker.look(&mut collector, inventory, clock)?;
+            (inventory, facts, files, sharing)
         };
         memory::learn(&mut memory, &inventory);
         early.copy_again(clock)?;
@@ -110,6 +114,7 @@ impl Plan {
             collector,
             inventory,
             facts,
+            sharing,
             finder,
             codes,
             memory,

@@ -11,6 +11,7 @@ use images::messages::{
 use images::{Committed, ImageWriter, Progress, names};
 
 use crate::capture::Captured;
+use crate::cgroups::{self, Sets};
 use crate::clock::Clock;
 use crate::core_entry;
 use crate::error::Error;
@@ -42,8 +43,13 @@ pub(crate) fn write(
         pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
     }
     let layout = Layout::of_this_processor();
+    let threads = captured.tasks.values().flat_map(|task| &task.threads);
+    let sets = Sets::of(threads.map(|thread| &thread.facts.groups))?;
+    if let Some(groups) = sets.encode()? {
+        writer.write_one(&names::cgroup(), &groups)?;
+    }
     for (&pid, task) in &captured.tasks {
-        process(captured, &writer, pid, task, &layout)?;
+        process(captured, &writer, pid, task, &layout, &sets)?;
     }
     zombies(captured, &writer)?;
     captured.files.encode(&writer)?;
@@ -68,12 +74,15 @@ fn process(
     pid: i32,
     task: &TaskState,
     layout: &Layout,
+    sets: &Sets,
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
     for (index, thread) in task.threads.iter().enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
         let process = (index == 0).then_some((task, report));
-        let entry = core_entry::thread(thread, in_task, report.state.securebits, process, layout);
+        let groups = sets.number(&thread.facts.groups);
+        let bits = report.state.securebits;
+        let entry = core_entry::thread(thread, in_task, bits, process, layout, groups);
         writer.write_one(&names::core(number(thread.tid)), &entry)?;
     }
     if let Some(ids) = captured.ids.get(&pid) {
@@ -199,7 +208,7 @@ pub(crate) fn inventory(id: &str) -> InventoryEntry {
         fdinfo_per_id: Some(true),
         root_ids: Some(ids::own()),
         ns_per_id: Some(true),
-        root_cg_set: Some(core_entry::CGROUP_SET),
+        root_cg_set: Some(cgroups::OWN_SET),
         lsmtype: Some(LSM_NONE),
         plugins_entry: Some(PluginsEntry::default()),
         network_lock_method: Some(0),

@@ -15,14 +15,15 @@ use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
 
 use crate::read::{at, load, offset};
 use crate::{Meta, Name, emit, fitting};
-use marks::{PIPE_FS, SOCKET_FS, is_owned, seen};
+pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
+use marks::{is_owned, seen};
 
 #[repr(C)]
-struct FileContext {
-    meta: *mut Meta,
-    task: *mut c_void,
-    fd: u32,
-    file: *mut c_void,
+pub(crate) struct FileContext {
+    pub(crate) meta: *mut Meta,
+    pub(crate) task: *mut c_void,
+    pub(crate) fd: u32,
+    pub(crate) file: *mut c_void,
 }
 
 #[unsafe(link_section = "iter/task_file")]

@@ -12,6 +12,7 @@
 
 mod calls;
 mod file;
+mod held;
 mod mark;
 mod places;
 mod read;

@@ -232,7 +232,7 @@ fn mappings_mark(task: u64, memory: u64) -> u64 {
     mark.finish()
 }
 
-/// Covers what the dump reads of a thread in `/proc/PID/task/TID/status` (ids, groups,
+/// Covers what the dump reads of a thread in `/proc/PID/task/TID/cgroup`, in `status` (ids, groups,
 /// capabilities, no_new_privs, seccomp, umask, shadow stack), and by `sched_getattr` and
 /// `sched_getaffinity`.
 #[inline(never)]
@@ -242,6 +242,8 @@ fn thread_mark(task: u64) -> u64 {
     mark.add_field::<4>(cred, o::CRED_UID);
     mark.add(u64::from(load::<u32>(load(task, o::TASK_REAL_CRED), o::CRED_SECUREBITS)));
     mark.add_field::<5>(cred, o::CRED_CAPABILITIES);
+    // A set of control groups stays what it is: a task that is moved gets another one.
+    mark.add(field(task, o::TASK_CGROUPS));
     let groups: u64 = field(cred, o::CRED_GROUPS);
     let count: u32 = field(groups, o::GROUPS_COUNT);
     mark.add(u64::from(count));

@@ -11,10 +11,10 @@ use crate::read::{field, offset};
 use crate::{Meta, Name, emit, fitting};
 
 #[repr(C)]
-struct VmaContext {
-    meta: *mut Meta,
-    task: *mut c_void,
-    vma: *mut c_void,
+pub(crate) struct VmaContext {
+    pub(crate) meta: *mut Meta,
+    pub(crate) task: *mut c_void,
+    pub(crate) vma: *mut c_void,
 }
 
 /// The file stands in for one of a stacked file system (include/linux/fs.h, Linux 6.5 and later).

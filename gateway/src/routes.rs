@@ -151,6 +151,7 @@ async fn restore(
         directory: directory.clone(),
         after: AfterRestore::Resume,
         shell_job: request.shell_job,
+        cgroups: None,
     };
     let services = gateway.services.clone();
     start(&gateway, JobKind::Restore, None, &directory, async move {

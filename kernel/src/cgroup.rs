@@ -7,6 +7,7 @@
 //! read again after waits that double from 20 µs.
 
 mod parse;
+mod places;
 
 use std::fs::{self, File};
 use std::io;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::procfs::{self, Dir, Mounts, ProcFile};
+
+pub use places::Places;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 

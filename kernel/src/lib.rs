@@ -9,12 +9,14 @@
 )]
 
 pub mod arena;
+pub mod boot;
 pub mod bpf;
 pub mod cgroup;
 pub mod descriptors;
 pub mod features;
 pub mod kcmp;
 pub mod memory;
+pub mod multicast;
 pub mod pagemap;
 pub mod pidfd;
 pub mod process;

@@ -1,5 +1,5 @@
 //! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
-use stasis_restorer::{AfterRestore, RestoreOptions, restore};
+use stasis_restorer::{AfterRestore, Cgroups, RestoreOptions, restore};
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -10,6 +10,8 @@ fn main() -> std::process::ExitCode {
         shell_job: has("--shell-job"),
         root: None,
         sibling: has("--sibling"),
+        cgroups: Cgroups::default(),
+        cgroup_roots: Vec::new(),
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
     match restore(&options, &mut images::Quiet) {

@@ -14,6 +14,7 @@
 //! The coordinator traces every task from its birth ([`tracer`]): it sees each failure, and
 //! whatever ends the coordinator ends what it has built.
 
+mod cgroups;
 #[cfg(test)]
 mod criu_tests;
 mod error;
@@ -33,7 +34,7 @@ mod task;
 mod tracer;
 
 pub use error::Error;
-pub use options::{AfterRestore, RestoreOptions, RestoreReport};
+pub use options::{AfterRestore, CgroupRoot, Cgroups, RestoreOptions, RestoreReport};
 pub use reaper::Reaper;
 pub use restore::restore;
 pub use serve::{Work, router, work};

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use images::messages::{
-    FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
+    CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
 };
 use images::{Checkpoint, ImageDir};
 
@@ -34,6 +34,10 @@ pub(crate) struct World {
     pub(crate) stores: Vec<File>,
     /// Open files.
     pub(crate) files: FileImages,
+    /// Control groups, if they were dumped.
+    pub(crate) cgroups: Option<CgroupEntry>,
+    /// The set of control groups that the dumper was in.
+    pub(crate) own_set: u32,
 }
 
 /// A process.
@@ -92,6 +96,8 @@ impl World {
         let checkpoint = Checkpoint::load(dir.try_clone()?)?;
         let nameless = Nameless::of(&checkpoint);
         let mut store = Store::of(dir)?;
+        let cgroups = checkpoint.cgroups;
+        let own_set = checkpoint.dir.inventory().root_cg_set.unwrap_or(0);
         let mut processes = Vec::new();
         for process in checkpoint.processes {
             processes.push(task::load(process, &nameless, &mut store)?);
@@ -99,7 +105,7 @@ impl World {
         check_sharing(dir, &processes)?;
         let segments = memory::segments(&processes, checkpoint.shared_memory, &mut store)?;
         let files = FileImages::load(dir, checkpoint.files)?;
-        Ok(Self { processes, segments, stores: store.into_files(), files })
+        Ok(Self { processes, segments, stores: store.into_files(), files, cgroups, own_set })
     }
 
     /// Processes that are to live, with what they have.

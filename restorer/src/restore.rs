@@ -13,6 +13,7 @@ use kernel::process::{Fork, exists, fork_as, reset_signal_actions, set_signal_ma
 use kernel::ptrace::{RseqConfiguration, Stopped};
 use kernel::shared_memory::SharedMemory;
 
+use crate::cgroups;
 use crate::error::Error;
 use crate::explain::explain;
 use crate::files::{OpenContext, OpenFiles, changed};
@@ -46,6 +47,7 @@ pub fn restore(
     let plan = Plan::new(&world, caller)?;
     check_numbers(&world, &plan)?;
     let park_signal = park_signal(&world)?;
+    let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 
     progress.begin("open files", None);
     let context = OpenContext { shell_job: options.shell_job, root: options.root.clone() };
@@ -63,6 +65,7 @@ pub fn restore(
     let crew = Crew {
         world: &world,
         plan: &plan,
+        groups: &groups,
         files: &files,
         places: &places,
         complaints: &complaints,
@@ -339,7 +342,9 @@ fn build(crew: &Crew<'_>, tracer: &mut Tracer, sibling: bool, base: RawFd) -> Re
             task.resume(0)?;
         }
     }
-    tracer.gather_all(crew.world.threads())
+    let parked = tracer.gather_all(crew.world.threads())?;
+    crew.groups.move_threads()?;
+    Ok(parked)
 }
 
 /// Forks the root, which waits to be told to go on; returns it stopped.

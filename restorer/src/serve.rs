@@ -18,7 +18,21 @@ use service::{
 };
 
 use crate::reaper::Reaper;
-use crate::{AfterRestore, Error, RestoreOptions, restore};
+use crate::{AfterRestore, Cgroups, Error, RestoreOptions, restore};
+
+impl From<api::CgroupsMode> for Cgroups {
+    fn from(mode: api::CgroupsMode) -> Self {
+        use api::CgroupsMode as Mode;
+        match mode {
+            Mode::Ignore => Self::Ignore,
+            Mode::None => Self::None,
+            Mode::Props => Self::Props,
+            Mode::Soft => Self::Soft,
+            Mode::Full => Self::Full,
+            Mode::Strict => Self::Strict,
+        }
+    }
+}
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +41,8 @@ pub struct Work {
     images_dir: PathBuf,
     after: api::AfterRestore,
     shell_job: bool,
+    #[serde(default)]
+    cgroups: Option<api::CgroupsMode>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +126,12 @@ async fn make(
             .of("directory")
             .remedy("the dumper's GET /v1/checkpoints lists those there are"));
     }
-    let work = Work { images_dir, after: request.after, shell_job: request.shell_job };
+    let work = Work {
+        images_dir,
+        after: request.after,
+        shell_job: request.shell_job,
+        cgroups: request.cgroups,
+    };
     let start = Instant::now();
     restorer.metrics.running.inc();
     let name = directory.clone();
@@ -161,6 +182,8 @@ pub fn work() -> Result<(), WorkerError> {
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.
             sibling: true,
+            cgroups: work.cgroups.map_or_else(Cgroups::default, Cgroups::from),
+            cgroup_roots: Vec::new(),
         };
         let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
         Ok(RestoreSummary {

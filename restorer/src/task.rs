@@ -3,7 +3,7 @@
 //! This code runs in the new processes, which are copies of the coordinator: what was loaded and
 //! prepared is there. The order:
 //!
-//! 1. sessions and children, as planned; then it parks: **everybody is there**;
+//! 1. control groups; sessions and children, as planned; then it parks: **everybody is there**;
 //! 2. process groups; then it parks again: **everybody is in their group**;
 //! 3. zombies and helpers end; their parents wait for that;
 //! 4. descriptors, then what has to be opened through `/proc`, then root and working directory;
@@ -25,6 +25,7 @@ use nix::unistd::Pid;
 use parasite::RESTORER;
 use parasite::restorer::Arguments;
 
+use crate::cgroups;
 use crate::error::{Error, chain};
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Process, State, World};
@@ -36,6 +37,7 @@ use crate::prepare::{Region, name};
 pub(crate) struct Crew<'a> {
     pub(crate) world: &'a World,
     pub(crate) plan: &'a Plan,
+    pub(crate) groups: &'a cgroups::Plan,
     pub(crate) files: &'a OpenFiles,
     /// By process.
     pub(crate) places: &'a [Option<Place>],
@@ -79,6 +81,9 @@ impl Crew<'_> {
 
     fn live(&self, index: usize, rseq: &RseqConfiguration) -> Result<Infallible, Error> {
         let task = &self.plan.tasks[index];
+        if let Some(process) = task.process {
+            self.groups.enter(process)?;
+        }
         if task.group == Group::Found {
             join(0)?;
         }

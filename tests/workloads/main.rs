@@ -24,10 +24,12 @@ mod jail;
 mod many;
 mod mappings;
 mod memory;
+mod multicast;
 mod pipes;
 mod pulse;
 mod registers;
 mod restartable;
+mod shared;
 mod signals;
 mod spawning;
 mod stage;
@@ -65,10 +67,21 @@ const FAMILIES: &[(&str, Family)] = &[
     ("many_threads", many::threads::run),
     ("mappings", mappings::run),
     ("memory", memory::run),
+    ("multicast", multicast::run),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),
     ("restartable", restartable::run),
+    ("shared-deleted", shared::deleted),
+    ("shared-epoll", shared::epoll),
+    ("shared-eventfd", shared::eventfd),
+    ("shared-fifo", shared::fifo),
+    ("shared-job_server", shared::job_server),
+    ("shared-log", shared::log),
+    ("shared-memory", shared::memory),
+    ("shared-pipe", shared::pipe),
+    ("shared-socket", shared::socket),
+    ("shared-timerfd", shared::timerfd),
     ("signals", signals::run),
     ("spawning", spawning::run),
     ("still", still::run),
@@ -77,12 +90,15 @@ const FAMILIES: &[(&str, Family)] = &[
     ("timers", timers::run),
     ("tree", tree::run),
     ("unix_sockets", unix_sockets::run),
+    ("unsupported-dnotify", unsupported::dnotify),
     ("unsupported-inotify", unsupported::inotify),
     ("unsupported-io_uring", unsupported::io_uring),
     ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
     ("unsupported-proc_self", unsupported::proc_self),
+    ("unsupported-multicast_interface", unsupported::multicast_interface),
+    ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
 ];

@@ -77,6 +77,60 @@ pub(crate) fn packet(stage: &Stage) -> Outcome {
     holding(stage, fd.into(), "packet socket")
 }
 
+/// A directory whose changes are told by a signal.
+pub(crate) fn dnotify(stage: &Stage) -> Outcome {
+    // include/uapi/linux/fcntl.h
+    const F_SETSIG: i32 = 10;
+    const DN_CREATE: i32 = 4;
+    const DN_MULTISHOT: i32 = i32::MIN;
+    let directory = std::fs::File::open(stage.dir()).expect("open");
+    // SAFETY: takes integers; the signal is ignored by default.
+    unsafe {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+        check(libc::fcntl(fd, F_SETSIG, libc::SIGWINCH)).expect("F_SETSIG");
+        check(libc::fcntl(fd, libc::F_NOTIFY, DN_CREATE | DN_MULTISHOT)).expect("F_NOTIFY");
+    }
+    stage.ready_then_wait();
+    drop(directory);
+    Ok(())
+}
+
+/// A socket that sends multicast by an interface that it knows by number alone.
+pub(crate) fn multicast_interface(stage: &Stage) -> Outcome {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let any = libc::in_addr { s_addr: 0 };
+    let request = libc::ip_mreqn { imr_multiaddr: any, imr_address: any, imr_ifindex: 1 };
+    set(&socket, libc::SOL_IP, libc::IP_MULTICAST_IF, &request);
+    stage.ready_then_wait();
+    drop(socket);
+    Ok(())
+}
+
+/// A listener whose connections are signed.
+pub(crate) fn signed_tcp(stage: &Stage) -> Outcome {
+    const KEY_BYTES: usize = 2;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    // `struct tcp_md5sig`: an address, flags, prefix and length of the key, interface, the key.
+    let mut request = [0_u8; 128 + 8 + 80];
+    request[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    request[4..8].copy_from_slice(&[127, 0, 0, 1]);
+    request[130] = KEY_BYTES as u8;
+    request[136..138].copy_from_slice(b"ab");
+    set(&listener, libc::SOL_TCP, libc::TCP_MD5SIG, &request);
+    stage.ready_then_wait();
+    drop(listener);
+    Ok(())
+}
+
+fn set<T>(socket: &impl std::os::fd::AsRawFd, level: i32, option: i32, value: &T) {
+    let bytes = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads the value, whose size is given.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), bytes)
+    };
+    check(done).expect("setsockopt");
+}
+
 /// An established TCP connection.
 pub(crate) fn tcp(stage: &Stage) -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

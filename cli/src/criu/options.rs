@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::{Arg, Parser};
+use restorer::{CgroupRoot, Cgroups};
 
 use super::table::{Kind, Known, find_long, find_short};
 
@@ -51,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) track_mem: bool,
     pub(crate) previous: Option<PathBuf>,
     pub(crate) features: Vec<String>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) cgroup_roots: Vec<CgroupRoot>,
     pub(crate) no_default_config: bool,
     /// How long to try to stop every task; `None` for the default.
     pub(crate) timeout: Option<Duration>,
@@ -131,6 +134,12 @@ impl Options {
             "track-mem" => self.track_mem = on,
             "prev-images-dir" => self.previous = Some(value().into()),
             "feature" => self.features.push(value().to_string_lossy().into_owned()),
+            // Without a mode, and by default, CRIU makes what is gone and leaves what is there.
+            "manage-cgroups" => {
+                let mode = Some(value()).filter(|mode| !mode.is_empty());
+                self.cgroups = mode.map_or(Ok(Cgroups::Soft), |mode| parsed(written, &mode))?;
+            }
+            "cgroup-root" => self.cgroup_roots.push(parsed(written, &value())?),
             "no-default-config" => self.no_default_config = true,
             // What an option of CRIU's that we lack is negated to is what we do.
             _ if !on => {}
@@ -151,6 +160,13 @@ fn size(option: &str, value: &OsStr) -> Result<u64, UsageError> {
     let text = value.to_string_lossy();
     crate::size::parse(&text)
         .map_err(|_| UsageError::Value { option: option.to_owned(), value: text.into_owned() })
+}
+
+fn parsed<T: std::str::FromStr>(option: &str, value: &OsStr) -> Result<T, UsageError> {
+    value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| UsageError::Value {
+        option: option.to_owned(),
+        value: value.to_string_lossy().into_owned(),
+    })
 }
 
 fn positive(option: &str, value: &OsStr) -> Result<i32, UsageError> {
@@ -266,6 +282,26 @@ mod tests {
         assert_eq!(read.log_file, Some("x.log".into()));
         assert_eq!(read.pidfile, Some("p".into()));
         assert!(read.refused.is_empty());
+    }
+
+    #[test]
+    fn control_groups_have_the_modes_of_criu() {
+        for (line, mode) in [
+            ("restore", Cgroups::Soft),
+            ("restore --manage-cgroups", Cgroups::Soft),
+            ("restore --manage-cgroups=ignore", Cgroups::Ignore),
+            ("restore --manage-cgroups=strict", Cgroups::Strict),
+        ] {
+            assert_eq!(options(line).cgroups, mode, "{line}");
+        }
+        assert!(error("restore --manage-cgroups=some").contains("some"));
+        let read = options("restore --cgroup-root cpu:/a/b/ --cgroup-root /n");
+        let roots: Vec<_> = read
+            .cgroup_roots
+            .iter()
+            .map(|root| (root.controller.as_deref(), root.path.to_str()))
+            .collect();
+        assert_eq!(roots, [(Some("cpu"), Some("/a/b")), (None, Some("/n"))]);
     }
 
     #[test]

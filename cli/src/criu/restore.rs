@@ -45,6 +45,8 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
         shell_job: options.shell_job,
         root: options.root.clone(),
         sibling: options.sibling,
+        cgroups: options.cgroups,
+        cgroup_roots: options.cgroup_roots.clone(),
     };
     let report = restorer::restore(&asked, &mut Quiet)?;
     if let Some(pidfile) = pidfile {

@@ -14,6 +14,7 @@ use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
 
 // include/uapi/linux/magic.h
+pub(super) const ANON_INODE_FS: u64 = 0x0904_1934;
 pub(super) const PIPE_FS: u64 = 0x5049_5045;
 pub(super) const SOCKET_FS: u64 = 0x534F_434B;
 

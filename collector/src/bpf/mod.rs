@@ -5,6 +5,7 @@ mod cache;
 mod fallback;
 mod files;
 mod files_pass;
+mod held;
 mod load;
 mod mappings;
 mod object;

@@ -23,14 +23,16 @@ const fn tracepoint(name: &'static str, target: &'static str) -> Program {
 }
 
 /// How many iterators there are, as many as `What` has names.
-pub(super) const ITERATORS: usize = 4;
+pub(super) const ITERATORS: usize = 6;
 
 /// The iterators, then those that count; of these the first counts system calls.
-pub(super) const PROGRAMS: [Program; 8] = [
+pub(super) const PROGRAMS: [Program; 10] = [
     iterator("task", "bpf_iter_task"),
     iterator("task_file", "bpf_iter_task_file"),
     iterator("task_file_some", "bpf_iter_task_file"),
     iterator("task_vma", "bpf_iter_task_vma"),
+    iterator("task_file_held", "bpf_iter_task_file"),
+    iterator("task_vma_held", "bpf_iter_task_vma"),
     tracepoint("sys_exit", "btf_trace_sys_exit"),
     tracepoint("track_fork", "btf_trace_sched_process_fork"),
     tracepoint("track_exec", "btf_trace_sched_process_exec"),

@@ -54,14 +54,18 @@ pub(super) enum What {
     /// What has been asked for.
     SomeFiles,
     Mappings,
+    /// Descriptors of what has no name.
+    HeldFiles,
+    /// Mappings of what has no name.
+    HeldMappings,
 }
 
 impl What {
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Threads => "threads",
-            Self::Files | Self::SomeFiles => "files",
-            Self::Mappings => "mappings",
+            Self::Files | Self::SomeFiles | Self::HeldFiles => "files",
+            Self::Mappings | Self::HeldMappings => "mappings",
         }
     }
 }

@@ -129,6 +129,13 @@ impl Survey<'_> {
     ) -> Result<FileEntry, Problem> {
         let found = self.find(pid, file)?;
         let fown = self.owner(pid, file)?;
+        // Nothing else gives a directory somebody to signal.
+        if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
+            return Err(Problem::refused(
+                "changes in the directory are watched through it (F_NOTIFY), which is not supported",
+                "close it before the checkpoint, or open it anew for other uses",
+            ));
+        }
         let reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
         Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry })
     }
@@ -238,7 +245,13 @@ impl Survey<'_> {
         let fown = self.owner(pid, file)?;
         let contents = self.contents(pid, file)?;
         self.out.pipes.extend(contents);
-        let pipe = PipeEntry { id: entry.id, pipe_id: file.inode as u32, flags: file.flags, fown };
+        let pipe = PipeEntry {
+            id: entry.id,
+            pipe_id: file.inode as u32,
+            flags: file.flags,
+            fown,
+            boot: self.context.joined.get(&file.inode).copied(),
+        };
         Ok(FileEntry { r#type: fd_type::PIPE, pipe: Some(pipe), ..entry })
     }
 
@@ -313,6 +326,8 @@ impl Survey<'_> {
                         neighbours.udp_shutdown(file.inode as u32)
                     })
                 })?;
+                let groups = &mut self.neighbours.groups;
+                socket.groups = with_socket(self.memory, pid, file, |socket| groups.of(socket))?;
                 socket.opts.others = others;
                 let isk = images::messages::InetSkEntry {
                     id: entry.id,

@@ -102,6 +102,7 @@ pub(super) fn entry(
         ns_id: None,
         shutdown: Some(shutdown).filter(|state| *state != SHUTDOWN_NONE),
         tcp_opts: if kind == SOCK_STREAM { Some(socket_options::tcp(socket)?) } else { None },
+        groups: Vec::new(),
     })
 }
 

@@ -11,8 +11,8 @@ use kernel::sockets::{create, option_bytes};
 
 use super::problem::{Doing, Problem};
 
-/// Longest value among them: `TCP_CONGESTION`.
-const LONGEST: usize = 16;
+/// Longest value among them: headers of IPv6 (`IPV6_HOPOPTS`).
+const LONGEST: usize = 2048;
 
 /// Family, type and protocol.
 type Kind = (i32, i32, i32);

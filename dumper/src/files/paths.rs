@@ -296,7 +296,9 @@ mod tests {
     use super::*;
 
     fn context(root: Option<&str>) -> PlanContext {
-        PlanContext { shell_job: false, root: root.map(PathBuf::from), ghost_limit: 1 << 20 }
+        let root = root.map(PathBuf::from);
+        let joined = std::collections::BTreeMap::new();
+        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined }
     }
 
     fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {

@@ -46,7 +46,12 @@ fn linger(socket: BorrowedFd<'_>) -> Result<Option<u32>, Problem> {
 
 /// The options that sockets of every family have.
 pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry, Problem> {
-    if filter_length(socket).doing("get filter of")? != 0 {
+    let has_filter = match filter_length(socket) {
+        // Of an eBPF program the kernel tells only that it is there.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => true,
+        length => length.doing("get filter of")? != 0,
+    };
+    if has_filter {
         return Err(Problem::refused(
             "it has a packet filter, which is not supported yet",
             "detach the filter (SO_DETACH_FILTER) before the checkpoint",

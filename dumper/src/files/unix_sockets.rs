@@ -30,6 +30,8 @@ pub(super) struct Neighbours {
     lookup: Option<UnixLookup>,
     /// UDP sockets that have been shut down, and how far.
     shut_down: Option<HashMap<u32, u8>>,
+    /// Multicast groups of the network namespace.
+    pub(super) groups: super::multicast::Groups,
 }
 
 /// How many are asked for one by one before all are: the kernel looks through all of them for each.

@@ -36,6 +36,8 @@ pub const KIND_VMA: u32 = 4;
 pub const KIND_PLACE: u32 = 5;
 /// A [`HoldersRecord`].
 pub const KIND_HOLDERS: u32 = 6;
+/// A [`HeldRecord`].
+pub const KIND_HELD: u32 = 7;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -303,6 +305,61 @@ pub struct HoldersRecord {
     /// Of a file with a name a fingerprint: equal ones mean that nothing has been changed by its name
     /// between, if nothing has been mounted anywhere. 0 for none.
     pub print: u64,
+}
+
+/// A descriptor or a mapping of something without a name, with all that tells how many hold it: a pipe
+/// or fifo, a socket, an anonymous inode, a deleted file, anonymous shared memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+pub struct HeldRecord {
+    /// The header.
+    pub header: Header,
+    /// The process.
+    pub tgid: i32,
+    /// Descriptor number, -1 for a mapping.
+    pub fd: i32,
+    /// First address of the mapping, 0 for a descriptor.
+    pub start: u64,
+    /// Address of the open file description.
+    pub file: u64,
+    /// References to it, without that of the iterator over descriptors; 0 if this kernel does not tell.
+    pub references: u64,
+    /// Address of its inode.
+    pub inode: u64,
+    /// Which file system it is on (`*_SUPER_MAGIC`).
+    pub magic: u64,
+    /// Of a pipe or fifo how many descriptions there are of it, of a deleted file how many are open for
+    /// writing.
+    pub count: i32,
+    /// How many mappings may write the file's pages for others to see.
+    pub writable_mappings: i32,
+    /// References to the name that a deleted file was opened by: one for each description.
+    pub name_references: i32,
+    /// References to the inode: one for each name that is in use.
+    pub inode_references: i32,
+    /// Of an eventfd the references to what it counts with; of others without meaning.
+    pub context_references: i32,
+    /// Type and permissions.
+    pub mode: u32,
+    /// `O_*` flags.
+    pub flags: u32,
+    /// Of a socket, what it does not tell itself: of [`peculiar`].
+    pub peculiar: u32,
+}
+
+/// What only the kernel's structures tell of a socket.
+pub mod peculiar {
+    /// A program chooses who of several at one address is meant.
+    pub const REUSEPORT_PROGRAM: u32 = 1;
+    /// IPsec policies of its own.
+    pub const IPSEC_POLICY: u32 = 2;
+    /// An interface for multicast, given by its number alone.
+    pub const MULTICAST_INTERFACE: u32 = 4;
+    /// It is a member of IPv6 anycast groups.
+    pub const ANYCAST: u32 = 8;
+    /// Keys by which TCP is signed.
+    pub const SIGNED_TCP: u32 = 16;
 }
 
 /// What a [`PlaceRecord`] is of.

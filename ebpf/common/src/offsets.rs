@@ -55,6 +55,7 @@ offsets! {
     TASK_COMM = "task_struct.comm";
     TASK_FS = "task_struct.fs";
     TASK_FILES = "task_struct.files";
+    TASK_CGROUPS = "task_struct.cgroups";
     TASK_NSPROXY = "task_struct.nsproxy";
     TASK_SIGNAL = "task_struct.signal";
     TASK_SIGHAND = "task_struct.sighand";
@@ -156,6 +157,11 @@ offsets! {
     SIGNAL_LIVE = "signal_struct.live.counter";
     FILE_REFERENCES = "file.f_ref.refcnt.counter" optional;
     INODE_WRITERS = "inode.i_writecount.counter";
+    INODE_REFERENCES = "inode.i_count.counter";
+    INODE_MAPPING = "inode.i_mapping";
+    MAPPING_WRITABLE = "address_space.i_mmap_writable.counter";
+    DENTRY_REFERENCES = "dentry.d_lockref.count";
+    EVENTFD_REFERENCES = "eventfd_ctx.kref.refcount.refs.counter" optional;
     PIPE_FILES = "pipe_inode_info.files";
     SOCKET_FILE = "socket.file";
     FS_PWD = "fs_struct.pwd";
@@ -208,6 +214,16 @@ offsets! {
     SOCK_RECEIVED_BYTES = "sock.sk_backlog.rmem_alloc.counter";
     SOCK_CONNECTIONS = "sock.sk_ack_backlog";
     SOCK_SOCKET = "sock.sk_socket";
+    SOCK_PROTOCOL_NUMBER = "sock.sk_protocol";
+    SOCK_REUSEPORT = "sock.sk_reuseport_cb";
+    REUSEPORT_PROGRAM = "sock_reuseport.prog";
+    SOCK_POLICY = "sock.sk_policy" optional;
+    INET_MULTICAST_INDEX = "inet_sock.mc_index";
+    INET_MULTICAST_ADDRESS = "inet_sock.mc_addr";
+    INET_IPV6 = "inet_sock.pinet6" optional;
+    IPV6_ANYCAST = "ipv6_pinfo.ipv6_ac_list" optional;
+    TCP_MD5 = "tcp_sock.md5sig_info" optional;
+    TCP_AO = "tcp_sock.ao_info" optional;
     PROTOCOL_BYTES = "proto.obj_size";
     UNIX_PEER = "unix_sock.peer" optional;
     SUPER_BLOCK_DEV = "super_block.s_dev";

@@ -20,7 +20,7 @@ const S_IFBLK: u16 = 0o060_000;
 const S_IFSOCK: u16 = 0o140_000;
 
 // include/uapi/linux/magic.h
-const ANON_INODE_FS: u64 = 0x0904_1934;
+pub(crate) const ANON_INODE_FS: u64 = 0x0904_1934;
 pub(crate) const PIPE_FS: u64 = 0x5049_5045;
 pub(crate) const SOCKET_FS: u64 = 0x534F_434B;
 

@@ -19,6 +19,10 @@ pub struct PipeEntry {
     /// Who is signalled.
     #[prost(message, required, tag = "4")]
     pub fown: FownEntry,
+    /// The pipe is held by others as well, who keep it as it is: it is joined again if it is there still.
+    /// The machine's boot in which it was (the first half of its boot id). Not CRIU's.
+    #[prost(fixed64, optional, tag = "1000")]
+    pub boot: Option<u64>,
 }
 
 /// An open fifo: pipe identity plus the [`RegFileEntry`](super::RegFileEntry) with id `regf_id`

@@ -140,6 +140,26 @@ pub struct InetSkEntry {
     /// Options of TCP.
     #[prost(message, optional, tag = "20")]
     pub tcp_opts: Option<TcpOptsEntry>,
+    /// Multicast groups that it is a member of. An extension.
+    #[prost(message, repeated, tag = "1000")]
+    pub groups: Vec<MulticastEntry>,
+}
+
+/// A multicast group that a socket is a member of. An extension.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct MulticastEntry {
+    /// Name of the interface.
+    #[prost(string, required, tag = "1")]
+    pub interface: String,
+    /// Address of the group.
+    #[prost(string, required, tag = "2")]
+    pub group: String,
+    /// It listens to `sources` only, not to all but those.
+    #[prost(bool, required, tag = "3")]
+    pub only: bool,
+    /// Addresses of sources.
+    #[prost(string, repeated, tag = "4")]
+    pub sources: Vec<String>,
 }
 
 /// Options that every kind of socket has.

@@ -21,6 +21,14 @@ pub struct CgroupMembership {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup(pub Vec<CgroupMembership>);
 
+impl CgroupMembership {
+    /// The hierarchy's name as the file has it: its controllers, or `name=…`; empty for version 2.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.controllers.join(",")
+    }
+}
+
 impl Cgroup {
     /// The version 2 cgroup.
     #[must_use]

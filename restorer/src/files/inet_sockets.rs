@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use images::messages::{InetSkEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry};
+use images::messages::{InetSkEntry, MulticastEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry};
 use kernel::descriptors::set_status_flags;
+use kernel::multicast::{self, Group, Sources};
 use kernel::sockets::{self, Address, set_option};
 use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 
@@ -149,12 +150,33 @@ pub(super) fn finish(socket: &OwnedFd, entry: &InetSkEntry) -> Result<(), Error>
     set_option(socket, SOL_SOCKET, libc::SO_REUSEADDR, entry.opts.reuseaddr().into())
         .map_err(|source| Error::Kernel { operation: format!("finish {what}"), source })?;
     socket_options::all(socket, options, None, &what)?;
+    for group in &entry.groups {
+        join(socket, group, &what)?;
+    }
     match &entry.tcp_opts {
         Some(options) if entry.proto.cast_signed() == IPPROTO_TCP => {
             socket_options::tcp(socket, options, &what)
         }
         _ => Ok(()),
     }
+}
+
+/// Makes the socket a member of a multicast group again.
+fn join(socket: &OwnedFd, entry: &MulticastEntry, what: &str) -> Result<(), Error> {
+    let read = |text: &str| {
+        let address: Option<IpAddr> = text.parse().ok();
+        address.ok_or_else(|| Error::image(what, "a multicast group has an address that is none"))
+    };
+    let MulticastEntry { interface, group, .. } = entry;
+    let address = read(group)?;
+    let list = entry.sources.iter().map(|source| read(source)).collect::<Result<_, _>>()?;
+    let interface = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|errno| {
+        super::kernel(format!("find interface {interface} of group {group} of {what}"), errno)
+    })?;
+    let sources = Sources { only: entry.only, list };
+    multicast::join(socket, Group { interface, address }, &sources).map_err(|source| {
+        Error::Kernel { operation: format!("join multicast group {group} with {what}"), source }
+    })
 }
 
 #[cfg(test)]

@@ -41,10 +41,54 @@ fn fill(
     Ok(())
 }
 
+/// The open files of a pipe that others have kept as it was, if it is there still.
+fn join(entries: &[&PipeEntry]) -> Result<Option<Vec<OwnedFd>>, Error> {
+    let Some(first) = entries.first().filter(|first| first.boot.is_some()) else { return Ok(None) };
+    if first.boot != kernel::boot::boot() {
+        return Ok(None);
+    }
+    let Some(path) = held_elsewhere(&format!("pipe:[{}]", first.pipe_id)) else {
+        tracing::warn!(
+            pipe = first.pipe_id,
+            "nobody holds a pipe any more that was shared: it is made anew"
+        );
+        return Ok(None);
+    };
+    let what = format!("pipe {} again ({path})", first.pipe_id);
+    let open = |entry: &&PipeEntry| {
+        let mode = (entry.flags & O_ACCMODE).cast_signed();
+        let flags = OFlag::from_bits_truncate(mode) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(&*path, flags, nix::sys::stat::Mode::empty())
+            .map_err(|errno| kernel(format!("open {what}"), errno))?;
+        set_status_flags(&fd, entry.flags & !O_ASYNC).map_err(|source| Error::Kernel {
+            operation: format!("set flags of {what}"),
+            source,
+        })?;
+        Ok(fd)
+    };
+    entries.iter().map(open).collect::<Result<_, Error>>().map(Some)
+}
+
+/// A way to get at what some process has open, by the text of its link.
+fn held_elsewhere(target: &str) -> Option<String> {
+    for pid in kernel::procfs::processes().ok()? {
+        let Ok(dir) = kernel::procfs::Dir::open(pid) else { continue };
+        let fds = dir.descriptors().unwrap_or_default();
+        let same = |fd: &&i32| dir.link(&format!("fd/{fd}")).is_ok_and(|link| link == target);
+        if let Some(fd) = fds.iter().find(same) {
+            return Some(format!("/proc/{pid}/fd/{fd}"));
+        }
+    }
+    None
+}
+
 /// The open files of one pipe, in the order of `entries`.
 pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Error> {
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let what = format!("pipe {}", first.pipe_id);
+    if let Some(joined) = join(entries)? {
+        return Ok(joined);
+    }
     // Not blocking, so that a pipe that cannot hold what it held is an error and no hang.
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|errno| kernel(format!("make {what}"), errno))?;

@@ -1,0 +1,87 @@
+//! Who holds what has no name, by the iterators.
+
+use ebpf_common::{HeldRecord, KIND_HELD};
+use kernel::bpf::IterTarget;
+use zerocopy::FromBytes;
+
+use super::BpfError;
+use super::files::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
+use super::records::records;
+use super::source::{BpfSource, What};
+use crate::sharing::{Class, Ends, Held, Hold, References};
+
+impl BpfSource {
+    /// All that these processes, or all of the machine, hold and that has no name.
+    pub(crate) fn held(&mut self, pids: Option<&[i32]>) -> Result<Vec<Held>, BpfError> {
+        let mut held = Vec::new();
+        for what in [What::HeldFiles, What::HeldMappings] {
+            match pids {
+                None => self.add_held(what, IterTarget::All, 0, &mut held)?,
+                Some(pids) => {
+                    for &pid in pids {
+                        self.add_held(what, IterTarget::Process(pid), pid, &mut held)?;
+                    }
+                }
+            }
+        }
+        // A thread with tables of its own is shown beside its process.
+        held.sort_unstable_by_key(|held| (held.pid, held.hold));
+        held.dedup_by_key(|held| (held.pid, held.hold, held.description));
+        Ok(held)
+    }
+
+    fn add_held(
+        &mut self,
+        what: What,
+        target: IterTarget,
+        pid: i32,
+        held: &mut Vec<Held>,
+    ) -> Result<(), BpfError> {
+        match self.iterate(what, target, pid) {
+            // It has ended.
+            Err(BpfError::Iterate { source, .. })
+                if source.raw_os_error() == Some(libc::ESRCH) && pid != 0 =>
+            {
+                return Ok(());
+            }
+            done => done?,
+        }
+        let bad = || BpfError::Record { what: what.text(), pid };
+        for record in records(&self.output) {
+            let (KIND_HELD, bytes) = record.ok_or_else(bad)? else { continue };
+            let (record, _) = HeldRecord::read_from_prefix(bytes).map_err(|_| bad())?;
+            held.push(decode(&record));
+        }
+        Ok(())
+    }
+}
+
+fn decode(record: &HeldRecord) -> Held {
+    let count = |count: i32| u64::try_from(count).unwrap_or(0);
+    let class = match record.magic {
+        PIPE_FS => Class::Pipe,
+        SOCKET_FS => Class::Socket,
+        ANON_INODE_FS => Class::Anonymous,
+        _ if record.mode & libc::S_IFMT == libc::S_IFIFO => Class::Pipe,
+        _ => Class::File { is_written: record.count > 0 || record.writable_mappings > 0 },
+    };
+    Held {
+        pid: record.tgid,
+        hold: match record.fd {
+            -1 => Hold::Mapping(record.start),
+            fd => Hold::Descriptor(fd),
+        },
+        class,
+        ends: Ends::of(record.flags),
+        description: record.file,
+        inode: (0, record.inode),
+        peculiar: record.peculiar,
+        references: (record.references != 0).then(|| References {
+            description: record.references,
+            descriptions: count(record.count),
+            by_name: count(record.name_references),
+            names: count(record.inode_references),
+            context: count(record.context_references),
+        }),
+    }
+}

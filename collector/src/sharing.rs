@@ -1,0 +1,444 @@
+//! Who else holds what a tree holds: things that a checkpoint cannot take out of the hands of others.
+//!
+//! What has a name is found again by it, and may be open elsewhere as often as one likes. What has none is
+//! made anew by a restore, and is cut in two if somebody outside of the tree holds it as well: a pipe, an
+//! event file, a socket, anonymous shared memory, the contents of a deleted file that is written. Such a
+//! thing is recognised by the object itself (open file description, inode), whatever it is reached by.
+//!
+//! The kernel counts the references to each. If those of the tree are all there are, nobody else has to be
+//! looked at; if not, all processes of the machine are, for who has the others. References that no process
+//! accounts for are a call's that is being made, or those of the kernel: a message on its way, a device. Of
+//! a tree that stands still they are not a call's.
+//!
+//! The order of holders among themselves is that of the passes; only which they are matters.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use ebpf_common::peculiar;
+
+use crate::{Error, Inventory, Process, Sources};
+
+/// Where a process holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// By a descriptor.
+    Descriptor(i32),
+    /// By a mapping, named by its first address.
+    Mapping(u64),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptor(fd) => write!(f, "descriptor {fd}"),
+            Self::Mapping(start) => write!(f, "mapping at {start:#x}"),
+        }
+    }
+}
+
+/// What is held that has no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A pipe, or a fifo: what is in it is nowhere else.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// An eventfd.
+    Eventfd,
+    /// An epoll instance.
+    Epoll,
+    /// A timerfd.
+    Timerfd,
+    /// A deleted file that somebody may write.
+    DeletedFile,
+    /// Anonymous memory.
+    SharedMemory,
+}
+
+/// Something that the tree does not hold alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// A process of the tree that holds it, the lowest.
+    pub pid: i32,
+    /// Where it holds it.
+    pub hold: Hold,
+    /// The link text or the name of the mapping.
+    pub target: std::ffi::OsString,
+    /// What it is.
+    pub kind: Kind,
+    /// The processes outside, each with one place in which it holds it. If there is none, the kernel
+    /// itself holds it.
+    pub outside: BTreeMap<i32, Hold>,
+    /// A pipe of which others hold both ends: it goes on as it is when the tree has gone, nobody reads an
+    /// end of it and what is in it stays there. So it can be joined again.
+    pub outlives: bool,
+}
+
+/// What a tree does not hold alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// What processes outside hold as well.
+    pub shared: Vec<Shared>,
+    /// What has more references than there are holders among the processes. If the tree stands still, the
+    /// kernel itself holds it, or a message on its way does; if it runs, it may as well be a call that is
+    /// being made.
+    pub unaccounted: Vec<Shared>,
+    /// Sockets with something that they do not tell themselves; known only from eBPF.
+    pub peculiar: Vec<Peculiar>,
+}
+
+/// A socket with something that it does not tell itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peculiar {
+    /// A process that has it.
+    pub pid: i32,
+    /// Where.
+    pub hold: Hold,
+    /// The link text.
+    pub target: std::ffi::OsString,
+    /// What it has.
+    pub what: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// What sockets have that they do not tell themselves, with what to do about it.
+const PECULIARITIES: [(u32, &str, &str); 5] = [
+    (
+        peculiar::REUSEPORT_PROGRAM,
+        "a program chooses among the sockets at its address (SO_ATTACH_REUSEPORT_CBPF or _EBPF)",
+        "detach it (SO_DETACH_REUSEPORT_BPF) before the checkpoint",
+    ),
+    (
+        peculiar::IPSEC_POLICY,
+        "it has IPsec policies of its own (IP_XFRM_POLICY)",
+        "close it before the checkpoint",
+    ),
+    (
+        peculiar::MULTICAST_INTERFACE,
+        "it sends multicast by an interface that was given by number alone (IP_MULTICAST_IF)",
+        "give the interface's address as well",
+    ),
+    (
+        peculiar::ANYCAST,
+        "it is a member of an anycast group (IPV6_JOIN_ANYCAST)",
+        "leave the group (IPV6_LEAVE_ANYCAST) before the checkpoint",
+    ),
+    (
+        peculiar::SIGNED_TCP,
+        "it has keys by which connections are signed (TCP_MD5SIG, TCP_AO)",
+        "remove the keys before the checkpoint",
+    ),
+];
+
+fn peculiarities(inventory: &Inventory, holders: &[Held]) -> Vec<Peculiar> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for held in holders.iter().filter(|held| held.peculiar != 0) {
+        let Some(process) = inventory.processes.get(&held.pid) else { continue };
+        if !seen.insert(held.description) {
+            continue;
+        }
+        for (_, what, remedy) in PECULIARITIES.iter().filter(|(bit, ..)| held.peculiar & bit != 0) {
+            let (pid, hold, target) = (held.pid, held.hold, target(process, held.hold));
+            found.push(Peculiar { pid, hold, target, what, remedy });
+        }
+    }
+    found
+}
+
+/// Counts of references; those that are not known are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    /// To the open file description.
+    pub(crate) description: u64,
+    /// Of a pipe or fifo, the descriptions that there are.
+    pub(crate) descriptions: u64,
+    /// Of a file, the descriptions that were opened by this name.
+    pub(crate) by_name: u64,
+    /// Of a file, the names that are in use.
+    pub(crate) names: u64,
+    /// Of an eventfd, those to what it counts with.
+    pub(crate) context: u64,
+}
+
+/// The class of what is held, as far as that shows from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Pipe,
+    Socket,
+    /// Of whichever kind.
+    Anonymous,
+    /// A file without a name, that can be written by one of those who hold it, or not.
+    File {
+        is_written: bool,
+    },
+}
+
+/// What a descriptor can be used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+}
+
+impl Ends {
+    /// By `O_*` flags.
+    pub(crate) const fn of(flags: u32) -> Self {
+        let mode = flags.cast_signed() & libc::O_ACCMODE;
+        Self {
+            reads: matches!(mode, libc::O_RDONLY | libc::O_RDWR),
+            writes: matches!(mode, libc::O_WRONLY | libc::O_RDWR),
+        }
+    }
+}
+
+/// That a process holds something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) pid: i32,
+    pub(crate) hold: Hold,
+    pub(crate) class: Class,
+    /// Of a pipe.
+    pub(crate) ends: Ends,
+    /// Names the open file description.
+    pub(crate) description: u64,
+    /// Names the inode.
+    pub(crate) inode: (u64, u64),
+    pub(crate) references: Option<References>,
+    /// What a socket does not tell itself.
+    pub(crate) peculiar: u32,
+}
+
+/// What was found out from holders.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Judged {
+    shared: Vec<Shared>,
+    /// More references than holders have been seen of something.
+    has_unknown: bool,
+    /// What has more references than there are holders of it.
+    unaccounted: Vec<Shared>,
+}
+
+/// Names what may not be cut in two: a description, or all that is open of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Description(u64),
+    Inode((u64, u64)),
+}
+
+/// Judges what `holders` say of the things that the processes of `inventory` hold; `own` is the process
+/// that looks, which is not somebody outside.
+fn judge(inventory: &Inventory, holders: &[Held], own: i32) -> Judged {
+    let is_inside = |held: &&Held| inventory.processes.contains_key(&held.pid);
+    let mut wanted: HashMap<Key, (Kind, &Held)> = HashMap::new();
+    for held in holders.iter().filter(is_inside) {
+        let Some(kind) = inventory.processes.get(&held.pid).and_then(|process| kind(process, held))
+        else {
+            continue;
+        };
+        let lowest = wanted.entry(key(held)).or_insert((kind, held));
+        if (held.pid, held.hold) < (lowest.1.pid, lowest.1.hold) {
+            lowest.1 = held;
+        }
+    }
+    let mut by_key: HashMap<Key, Vec<&Held>> = HashMap::new();
+    for held in holders {
+        if wanted.contains_key(&key(held)) {
+            by_key.entry(key(held)).or_default().push(held);
+        }
+    }
+    let mut things: Vec<(Key, (Kind, &Held))> = wanted.into_iter().collect();
+    things.sort_unstable_by_key(|(_, (_, held))| (held.pid, held.hold));
+    let mut judged = Judged::default();
+    for (key, (kind, lowest)) in things {
+        let all = by_key.get(&key).map_or(&[][..], Vec::as_slice);
+        let is_outside = |held: &&&Held| !is_inside(held) && held.pid != own;
+        let outside = all.iter().filter(is_outside).map(|held| (held.pid, held.hold));
+        let target = target(&inventory.processes[&lowest.pid], lowest.hold);
+        let is_pipe = target.as_bytes().starts_with(b"pipe:[");
+        let has = |is: fn(Ends) -> bool| all.iter().filter(is_outside).any(|held| is(held.ends));
+        let shared = Shared {
+            pid: lowest.pid,
+            hold: lowest.hold,
+            target,
+            kind,
+            outside: outside.collect(),
+            outlives: is_pipe && has(|ends| ends.reads) && has(|ends| ends.writes),
+        };
+        let (is_unknown, is_unaccounted) = unaccounted(kind, all);
+        judged.has_unknown |= is_unknown;
+        if !shared.outside.is_empty() {
+            judged.shared.push(shared);
+        } else if is_unaccounted {
+            judged.unaccounted.push(shared);
+        }
+    }
+    judged
+}
+
+const fn key(held: &Held) -> Key {
+    match held.class {
+        Class::Pipe | Class::File { .. } => Key::Inode(held.inode),
+        Class::Socket | Class::Anonymous => Key::Description(held.description),
+    }
+}
+
+/// Whether there are references that none of these holders accounts for; and whether there are if what
+/// only hints at others (names) is left out.
+fn unaccounted(kind: Kind, holders: &[&Held]) -> (bool, bool) {
+    let mut descriptions: HashMap<u64, u64> = HashMap::new();
+    for held in holders {
+        *descriptions.entry(held.description).or_default() += 1;
+    }
+    let of_others = |held: &&&Held| {
+        let Some(references) = held.references else { return (true, false) };
+        let own = descriptions.get(&held.description).copied().unwrap_or(0);
+        let all = descriptions.len() as u64;
+        let by_reference = references.description > own
+            || kind == Kind::Pipe && references.descriptions > all
+            || kind == Kind::Eventfd && references.context > 1;
+        let by_name = matches!(kind, Kind::DeletedFile | Kind::SharedMemory)
+            && (references.by_name > all || references.names > 1);
+        (by_reference || by_name, by_reference)
+    };
+    let told = holders.iter().map(|held| of_others(&held));
+    told.fold((false, false), |sum, (any, sure)| (sum.0 || any, sum.1 || sure))
+}
+
+/// What a process of the tree holds, if it is something that must not be cut in two.
+fn kind(process: &Process, held: &Held) -> Option<Kind> {
+    match held.class {
+        Class::Pipe => Some(Kind::Pipe),
+        Class::Socket => Some(Kind::Socket),
+        Class::Anonymous => match target(process, held.hold).as_bytes() {
+            b"anon_inode:[eventfd]" => Some(Kind::Eventfd),
+            b"anon_inode:[eventpoll]" => Some(Kind::Epoll),
+            b"anon_inode:[timerfd]" => Some(Kind::Timerfd),
+            // A signalfd gives each reader his own signals; others are refused for what they are.
+            _ => None,
+        },
+        Class::File { is_written: false } => None,
+        Class::File { is_written: true } => {
+            let target = target(process, held.hold);
+            let name = target.as_bytes();
+            match held.hold {
+                // These are refused for what they are.
+                _ if name.starts_with(b"/memfd:") || name.starts_with(b"/SYSV") => None,
+                Hold::Mapping(_) if is_anonymous(name) => Some(Kind::SharedMemory),
+                _ => Some(Kind::DeletedFile),
+            }
+        }
+    }
+}
+
+/// Whether a mapping of this name is of memory that no file has ever been opened for.
+pub(crate) fn is_anonymous(name: &[u8]) -> bool {
+    name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
+}
+
+fn target(process: &Process, hold: Hold) -> std::ffi::OsString {
+    let found = match hold {
+        Hold::Descriptor(fd) => {
+            let index = process.files.binary_search_by_key(&fd, |file| file.fd);
+            index.ok().and_then(|index| process.files.get(index)).map(|file| &file.target)
+        }
+        Hold::Mapping(start) => {
+            let index = process.mappings.binary_search_by_key(&start, |mapping| mapping.start);
+            index.ok().and_then(|index| process.mappings.get(index)).map(|mapping| &mapping.name)
+        }
+    };
+    found.cloned().unwrap_or_default()
+}
+
+/// Whether any process of an inventory holds anything that this is about.
+fn has_candidates(inventory: &Inventory) -> bool {
+    inventory.processes.values().any(|process| {
+        process.files.iter().any(is_candidate) || process.mappings.iter().any(is_mapped_candidate)
+    })
+}
+
+/// Whether what is open may be of a kind that must not be cut in two.
+#[must_use]
+pub fn is_candidate(file: &crate::OpenFile) -> bool {
+    let kind = file.mode & libc::S_IFMT;
+    let target = file.target.as_bytes();
+    matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
+        || matches!(
+            target,
+            b"anon_inode:[eventfd]" | b"anon_inode:[eventpoll]" | b"anon_inode:[timerfd]"
+        )
+        || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
+}
+
+fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {
+    let name = mapping.name.as_bytes();
+    mapping.inode != 0
+        && mapping.flags.contains(crate::VmFlags::MAY_SHARE)
+        && (name.ends_with(b" (deleted)") || is_anonymous(name))
+}
+
+/// Finds out who else holds what the processes of `inventory` do.
+pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Sharing, Error> {
+    if !has_candidates(inventory) {
+        return Ok(Sharing::default());
+    }
+    let own = std::process::id().cast_signed();
+    let mut peculiar = Vec::new();
+    let mut judged = match sources {
+        Sources::Bpf(source) => {
+            let near: Vec<i32> = inventory.processes.keys().copied().chain([own]).collect();
+            let held = source.held(Some(&near))?;
+            peculiar = peculiarities(inventory, &held);
+            let judged = judge(inventory, &held, own);
+            match judged.has_unknown {
+                true => judge(inventory, &source.held(None)?, own),
+                false => judged,
+            }
+        }
+        Sources::Proc(_) => {
+            let held = crate::proc_holds::held(inventory);
+            judge(inventory, &held.map_err(|source| Error::Proc { pid: 0, source })?, own)
+        }
+    };
+    drop_descendants(&mut judged.shared, inventory);
+    Ok(Sharing { shared: judged.shared, unaccounted: judged.unaccounted, peculiar })
+}
+
+/// Of these holders outside of a tree those that do not descend from it: what has been started since the
+/// inventory was taken belongs to the tree.
+fn drop_descendants(shared: &mut Vec<Shared>, inventory: &Inventory) {
+    let pids: BTreeSet<i32> =
+        shared.iter().flat_map(|shared| shared.outside.keys().copied()).collect();
+    let strangers: HashSet<i32> =
+        pids.into_iter().filter(|pid| is_stranger(*pid, inventory)).collect();
+    for shared in shared.iter_mut() {
+        shared.outside.retain(|pid, _| strangers.contains(pid));
+    }
+    shared.retain(|shared| !shared.outside.is_empty());
+}
+
+/// Whether a process is there and has none of the inventory above it.
+fn is_stranger(pid: i32, inventory: &Inventory) -> bool {
+    use kernel::procfs::{Dir, ProcFile, Stat};
+    let mut above = pid;
+    while above > 0 {
+        if inventory.processes.contains_key(&above) {
+            return false;
+        }
+        match Dir::open(above).and_then(|dir| Stat::read(&dir)) {
+            Ok(stat) if above == pid && stat.is_dead() => return false,
+            Ok(stat) if stat.ppid != above => above = stat.ppid,
+            Ok(_) => break,
+            // Its parent may have ended in between; it itself has gone, and holds nothing.
+            Err(_) => return above != pid,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+#[path = "sharing_tests.rs"]
+mod tests;

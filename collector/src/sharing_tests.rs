@@ -1,0 +1,114 @@
+use super::*;
+use crate::{OpenFile, Process, ProcessState, Tables};
+
+fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
+    OpenFile {
+        fd,
+        close_on_exec: false,
+        description: 0,
+        position: 0,
+        flags: 0,
+        mode,
+        device: 1,
+        inode: 1,
+        target: target.into(),
+        owned: None,
+        mark: None,
+    }
+}
+
+fn tree(files: Vec<OpenFile>) -> Inventory {
+    let process = Process {
+        pid: 10,
+        ppid: 1,
+        pgid: 10,
+        sid: 10,
+        state: ProcessState::Alive,
+        threads: BTreeMap::new(),
+        mappings: Vec::new(),
+        files,
+        namespaces: BTreeMap::new(),
+        kernel_thread: false,
+        tables: Tables::default(),
+        in_process: None,
+    };
+    Inventory { processes: BTreeMap::from([(10, process)]), ..Inventory::default() }
+}
+
+fn held(pid: i32, fd: i32, class: Class, description: u64, references: References) -> Held {
+    let hold = Hold::Descriptor(fd);
+    let ends = Ends::of(libc::O_RDONLY.cast_unsigned());
+    let references = Some(references);
+    Held { pid, hold, class, ends, description, inode: (0, 7), references, peculiar: 0 }
+}
+
+const ALONE: References =
+    References { description: 1, descriptions: 2, by_name: 1, names: 1, context: 1 };
+
+const OWN: i32 = 99;
+
+#[test]
+fn a_pipe_of_the_tree_alone_is_nobody_elses() {
+    let tree = tree(vec![file(3, libc::S_IFIFO, "pipe:[7]"), file(4, libc::S_IFIFO, "pipe:[7]")]);
+    let both = [held(10, 3, Class::Pipe, 1, ALONE), held(10, 4, Class::Pipe, 2, ALONE)];
+    assert_eq!(judge(&tree, &both, OWN), Judged::default());
+    // The other end may be closed.
+    let alone = References { descriptions: 1, ..ALONE };
+    let one = [held(10, 3, Class::Pipe, 1, alone)];
+    assert_eq!(judge(&tree, &one, OWN), Judged::default());
+}
+
+#[test]
+fn the_other_end_of_a_pipe_is_found_by_the_pipe() {
+    let tree = tree(vec![file(3, libc::S_IFIFO, "pipe:[7]")]);
+    let one = held(10, 3, Class::Pipe, 1, ALONE);
+    let judged = judge(&tree, &[one], OWN);
+    assert!(judged.has_unknown && judged.shared.is_empty() && judged.unaccounted.len() == 1);
+    let judged = judge(&tree, &[one, held(20, 0, Class::Pipe, 2, ALONE)], OWN);
+    assert!(!judged.has_unknown);
+    let [shared] = &judged.shared[..] else { panic!("{judged:?}") };
+    assert_eq!((shared.pid, shared.hold, shared.kind), (10, Hold::Descriptor(3), Kind::Pipe));
+    assert_eq!(shared.outside, BTreeMap::from([(20, Hold::Descriptor(0))]));
+    // It is joined again if it lives on without the tree.
+    assert!(!shared.outlives);
+    let writer = Held {
+        ends: Ends::of(libc::O_WRONLY.cast_unsigned()),
+        ..held(20, 1, Class::Pipe, 3, ALONE)
+    };
+    let judged = judge(&tree, &[one, held(20, 0, Class::Pipe, 2, ALONE), writer], OWN);
+    assert!(judged.shared[0].outlives);
+    // Whoever looks has got at it to look.
+    let judged = judge(&tree, &[one, held(OWN, 5, Class::Pipe, 2, ALONE)], OWN);
+    assert_eq!(judged, Judged::default());
+}
+
+#[test]
+fn an_event_file_is_told_by_its_description() {
+    let tree = tree(vec![file(3, 0, "anon_inode:[eventfd]"), file(4, 0, "anon_inode:[signalfd]")]);
+    let two = References { description: 2, ..ALONE };
+    let mine = [
+        held(10, 3, Class::Anonymous, 1, two),
+        held(10, 4, Class::Anonymous, 2, two),
+        held(20, 4, Class::Anonymous, 2, two),
+    ];
+    let judged = judge(&tree, &mine, OWN);
+    assert!(judged.has_unknown && judged.shared.is_empty());
+    let other = held(30, 8, Class::Anonymous, 1, two);
+    let judged = judge(&tree, &[mine[0], mine[1], mine[2], other], OWN);
+    assert_eq!(judged.shared.len(), 1);
+    assert_eq!(judged.shared[0].outside, BTreeMap::from([(30, Hold::Descriptor(8))]));
+    // The kernel can hold what it counts with.
+    let by_kernel = held(10, 3, Class::Anonymous, 1, References { context: 2, ..ALONE });
+    let judged = judge(&tree, &[by_kernel], OWN);
+    assert_eq!((judged.shared.len(), judged.unaccounted.len()), (0, 1));
+}
+
+#[test]
+fn a_deleted_file_that_nobody_writes_may_be_held_by_all() {
+    let tree = tree(vec![file(3, libc::S_IFREG, "/lib/old (deleted)")]);
+    for is_written in [false, true] {
+        let class = Class::File { is_written };
+        let holders = [held(10, 3, class, 1, ALONE), held(20, 3, class, 2, ALONE)];
+        assert_eq!(judge(&tree, &holders, OWN).shared.len(), usize::from(is_written));
+    }
+}

@@ -1,0 +1,215 @@
+//! What the tree holds together with processes outside of it: refused, as a restore would cut it in two.
+//!
+//! An open file *description* of something that has a name (a log, `/dev/null`, a terminal) may be shared with
+//! others, and is carried: it is opened again by its name, and only the file position is no longer
+//! shared. So is a pipe of which others hold both ends (that of a job server, or one by which a parent
+//! learns that all have ended): it goes on without the tree, and is joined again.
+
+use std::collections::{BTreeMap, HashSet};
+
+use api::Obstacle;
+use collector::sharing::{Hold, Kind, Shared, is_candidate};
+use collector::{Collector, Inventory, Process};
+use kernel::procfs::{Dir, ProcFile, Stat};
+
+use crate::error::Error;
+use crate::files::Place;
+
+/// What was found out while the tree ran.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Something had more references than there were holders of it, or a holder outside.
+    is_in_doubt: bool,
+    /// What was looked at: process, descriptor, device and inode.
+    seen: HashSet<(i32, i32, u64, u64)>,
+    pids: Vec<i32>,
+    /// Pipes (by inode) that others keep as they are, with the machine's boot.
+    pub(crate) joined: BTreeMap<u64, u64>,
+}
+
+/// Looks at what a running tree holds; an empty list if all of it is its own.
+pub(crate) fn look(
+    collector: &mut Collector,
+    root: i32,
+    inventory: &Inventory,
+) -> Result<(Known, Vec<Obstacle>), Error> {
+    let failed = |source| Error::Inventory { pid: root, source };
+    let found = collector.sharing(inventory).map_err(failed)?;
+    let mut known = Known {
+        is_in_doubt: !found.unaccounted.is_empty(),
+        seen: all_candidates(inventory).collect(),
+        pids: inventory.processes.keys().copied().collect(),
+        joined: joined(&found.shared),
+    };
+    let refused = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let mut refusals: Vec<_> = refused.map(|shared| obstacle(root, shared)).collect();
+    // What is not there in another look may be there in the frozen one.
+    known.is_in_doubt |= !refusals.is_empty();
+    refusals.extend(found.peculiar.iter().map(|peculiar| {
+        let object = object(peculiar.hold, &peculiar.target);
+        Obstacle::of(peculiar.pid, object, peculiar.what, peculiar.remedy)
+    }));
+    Ok((known, refusals))
+}
+
+/// Looks again, at a tree that stands still, if something may have come to be shared since, or was not to
+/// be told.
+pub(crate) fn look_again(
+    known: &Known,
+    collector: &mut Collector,
+    root: i32,
+    frozen: &Inventory,
+) -> Result<Vec<Obstacle>, Error> {
+    if !known.is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
+        return Ok(Vec::new());
+    }
+    let failed = |source| Error::Inventory { pid: root, source };
+    let mut found = collector.sharing(frozen).map_err(failed)?;
+    // Others may look into it just now, as whoever reads /proc/PID/fdinfo does.
+    for _ in 0..LOOKS {
+        if found.unaccounted.is_empty() {
+            break;
+        }
+        found = collector.sharing(frozen).map_err(failed)?;
+    }
+    let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let refusals = shared.chain(&found.unaccounted);
+    Ok(refusals.map(|shared| obstacle(root, shared)).collect())
+}
+
+/// The pipes that others keep as they are.
+fn joined(shared: &[Shared]) -> BTreeMap<u64, u64> {
+    let Some(boot) = kernel::boot::boot() else { return BTreeMap::new() };
+    let outlive = shared.iter().filter(|shared| shared.outlives);
+    outlive.filter_map(|shared| Some((pipe(shared)?, boot))).collect()
+}
+
+/// Whether this is a pipe that is still kept as it is, and known to be.
+fn is_in(joined: &BTreeMap<u64, u64>, shared: &Shared) -> bool {
+    shared.outlives && pipe(shared).is_some_and(|inode| joined.contains_key(&inode))
+}
+
+/// The inode of a pipe.
+fn pipe(shared: &Shared) -> Option<u64> {
+    shared.target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// How often references that nobody accounts for are doubted.
+const LOOKS: usize = 3;
+
+/// Whether a process lives that belonged to the tree before.
+fn has_left(known: &Known, frozen: &Inventory) -> bool {
+    let gone = known.pids.iter().filter(|pid| !frozen.processes.contains_key(pid));
+    gone.into_iter().any(|pid| Dir::open(*pid).is_ok())
+}
+
+/// Whether the tree has opened anything meanwhile that could be somebody else's as well.
+fn has_new(known: &Known, frozen: &Inventory) -> bool {
+    frozen.processes.values().any(|process| match frozen.different_files(process.pid) {
+        Some(different) => different.iter().any(|fd| {
+            let index = process.files.binary_search_by_key(fd, |file| file.fd);
+            let file = index.ok().and_then(|index| process.files.get(index));
+            file.and_then(|file| candidate(process.pid, file))
+                .is_some_and(|file| !known.seen.contains(&file))
+        }),
+        None => candidates(process).any(|file| !known.seen.contains(&file)),
+    })
+}
+
+fn all_candidates(inventory: &Inventory) -> impl Iterator<Item = (i32, i32, u64, u64)> {
+    inventory.processes.values().flat_map(candidates)
+}
+
+fn candidates(process: &Process) -> impl Iterator<Item = (i32, i32, u64, u64)> {
+    process.files.iter().filter_map(|file| candidate(process.pid, file))
+}
+
+fn candidate(pid: i32, file: &collector::OpenFile) -> Option<(i32, i32, u64, u64)> {
+    is_candidate(file).then_some((pid, file.fd, file.device, file.inode))
+}
+
+fn obstacle(root: i32, shared: &Shared) -> Obstacle {
+    let first = shared.outside.iter().next();
+    let loss = match shared.kind {
+        Kind::Pipe => "what is sent through it would not arrive",
+        Kind::Socket => "it would be another socket",
+        Kind::Eventfd | Kind::Epoll | Kind::Timerfd => "events would not arrive",
+        Kind::DeletedFile => "neither would see what the other writes",
+        Kind::SharedMemory => "neither would see what the other writes into it",
+    };
+    let (reason, remedy) = match first {
+        Some((&pid, hold)) => {
+            // Not how many, which changes all the time.
+            let (others, hold_it) = match shared.outside.len() {
+                1 => ("", "holds"),
+                _ => (" and others", "hold"),
+            };
+            let reason = format!(
+                "process {pid} ({}, {hold}){others} outside the tree {hold_it} it as well: after a \
+                 restore {loss}",
+                command(pid)
+            );
+            (reason, remedy(root, pid, *hold))
+        }
+        None => (
+            format!(
+                "the kernel, or a message that nobody has received, holds it as well: after a restore {loss}"
+            ),
+            "have the message received, or whatever was given the descriptor (a device, an \
+             asynchronous call) let go of it"
+                .to_owned(),
+        ),
+    };
+    Obstacle::of(shared.pid, object(shared.hold, &shared.target), reason, remedy)
+}
+
+fn object(hold: Hold, target: &std::ffi::OsStr) -> String {
+    format!("{} ({})", place(hold), target.to_string_lossy())
+}
+
+const fn place(hold: Hold) -> Place {
+    match hold {
+        Hold::Descriptor(fd) => Place::Descriptor(fd),
+        Hold::Mapping(start) => Place::Mapping(start),
+    }
+}
+
+/// What to do about a holder outside: the tree that holds both is dumped, if there is one that does not
+/// hold whoever dumps it.
+fn remedy(root: i32, outside: i32, hold: Hold) -> String {
+    let above = ancestors(root);
+    let common = ancestors(outside).into_iter().find(|pid| above.contains(pid));
+    let end = match hold {
+        Hold::Descriptor(_) => {
+            format!("have process {outside} close it, or end it (kill {outside})")
+        }
+        Hold::Mapping(_) => format!("have process {outside} unmap it, or end it (kill {outside})"),
+    };
+    match common
+        .filter(|pid| *pid > 1 && !ancestors(std::process::id().cast_signed()).contains(pid))
+    {
+        Some(common) => format!(
+            "dump process {common} ({}), whose tree holds both (stasis dump {common}), or {end}",
+            command(common)
+        ),
+        None => end,
+    }
+}
+
+/// A process and those above it.
+fn ancestors(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    while let Some(&last) = all.last()
+        && let Ok(stat) = Dir::open(last).and_then(|dir| Stat::read(&dir))
+        && stat.ppid > 0
+        && !all.contains(&stat.ppid)
+    {
+        all.push(stat.ppid);
+    }
+    all
+}
+
+fn command(pid: i32) -> String {
+    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
+    stat.map_or_else(|_| "it has ended".to_owned(), |stat| stat.comm.to_string_lossy().into_owned())
+}

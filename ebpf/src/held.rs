@@ -1,0 +1,158 @@
+//! `iter/task_file` and `iter/task_vma`: who holds what has no name, for readers who look for it in all
+//! processes. What has a name, which is nearly all, is passed over at once.
+
+use core::ffi::c_void;
+
+use stasis_ebpf_common::offsets as o;
+use stasis_ebpf_common::offsets::ABSENT;
+use stasis_ebpf_common::{Header, HeldRecord, KIND_HELD, peculiar};
+
+use crate::emit;
+use crate::file::{ANON_INODE_FS, FileContext, PIPE_FS, SOCKET_FS};
+use crate::read::{field, fill, load, offset};
+use crate::vma::VmaContext;
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFIFO: u16 = 0o010_000;
+const S_IFREG: u16 = 0o100_000;
+
+#[unsafe(link_section = "iter/task_file")]
+#[unsafe(no_mangle)]
+extern "C" fn task_file_held(context: *mut FileContext) -> i32 {
+    // SAFETY: the kernel passes a context of this shape.
+    let (meta, task, fd, file) =
+        unsafe { ((*context).meta, (*context).task as u64, (*context).fd, (*context).file as u64) };
+    if task == 0 || file == 0 {
+        return 0;
+    }
+    let inode: u64 = load(file, o::FILE_INODE);
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
+    let mode: u16 = load(inode, o::INODE_MODE);
+    let names: u32 = load(inode, o::INODE_NLINK);
+    let is_nameless = magic == PIPE_FS
+        || magic == SOCKET_FS
+        || magic == ANON_INODE_FS
+        || mode & S_IFMT == S_IFIFO
+        || mode & S_IFMT == S_IFREG && names == 0;
+    if !is_nameless {
+        return 0;
+    }
+    let mut record = describe(file, magic, mode);
+    record.file = file;
+    record.tgid = load(task, o::TASK_TGID);
+    record.fd = fd as i32;
+    // SAFETY: as above.
+    emit(unsafe { (*meta).seq }, &record);
+    0
+}
+
+#[unsafe(link_section = "iter/task_vma")]
+#[unsafe(no_mangle)]
+extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
+    // SAFETY: the kernel passes a context of this shape.
+    let (meta, task, vma) = unsafe { ((*context).meta, (*context).task as u64, (*context).vma) };
+    if task == 0 || vma.is_null() {
+        return 0;
+    }
+    let file: u64 = load(vma as u64, o::VMA_FILE);
+    if file == 0 {
+        return 0;
+    }
+    let inode: u64 = load(file, o::FILE_INODE);
+    let mode: u16 = load(inode, o::INODE_MODE);
+    let names: u32 = load(inode, o::INODE_NLINK);
+    if mode & S_IFMT != S_IFREG || names != 0 {
+        return 0;
+    }
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
+    let mut record = describe(file, magic, mode);
+    record.tgid = load(task, o::TASK_TGID);
+    record.fd = -1;
+    record.start = field(vma as u64, o::VMA_START);
+    // As a number, to be compared with others.
+    fill(&mut record.file, vma as u64, o::VMA_FILE);
+    if offset(o::FILE_REFERENCES) != ABSENT {
+        // One less than there are, as the kernel keeps it; no iterator has this one.
+        record.references += 1;
+    }
+    // SAFETY: as above.
+    emit(unsafe { (*meta).seq }, &record);
+    0
+}
+
+/// What a socket does not tell itself.
+#[inline(never)]
+fn peculiarities(file: u64) -> u32 {
+    const AF_INET: u16 = 2;
+    const AF_INET6: u16 = 10;
+    const TCP: u16 = 6;
+    let socket: u64 = field(file, o::FILE_PRIVATE);
+    let sock: u64 = field(socket, o::SOCKET_SOCK);
+    let family: u16 = field(sock, o::SOCK_FAMILY);
+    if family != AF_INET && family != AF_INET6 {
+        return 0;
+    }
+    let mut found = 0;
+    let group: u64 = field(sock, o::SOCK_REUSEPORT);
+    let program: u64 = field(group, o::REUSEPORT_PROGRAM);
+    if program != 0 {
+        found |= peculiar::REUSEPORT_PROGRAM;
+    }
+    let policies: [u64; 2] = field(sock, o::SOCK_POLICY);
+    if policies[0] | policies[1] != 0 {
+        found |= peculiar::IPSEC_POLICY;
+    }
+    let index: i32 = field(sock, o::INET_MULTICAST_INDEX);
+    let address: u32 = field(sock, o::INET_MULTICAST_ADDRESS);
+    if index != 0 && address == 0 {
+        found |= peculiar::MULTICAST_INTERFACE;
+    }
+    if family == AF_INET6 {
+        let of_ipv6: u64 = field(sock, o::INET_IPV6);
+        let anycast: u64 = field(of_ipv6, o::IPV6_ANYCAST);
+        if anycast != 0 {
+            found |= peculiar::ANYCAST;
+        }
+    }
+    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
+    if protocol == TCP {
+        let md5: u64 = field(sock, o::TCP_MD5);
+        let ao: u64 = field(sock, o::TCP_AO);
+        if md5 | ao != 0 {
+            found |= peculiar::SIGNED_TCP;
+        }
+    }
+    found
+}
+
+/// All but who holds it.
+#[inline(always)]
+fn describe(file: u64, magic: u64, mode: u16) -> HeldRecord {
+    let inode: u64 = load(file, o::FILE_INODE);
+    let mut record = HeldRecord {
+        header: Header { kind: KIND_HELD, bytes: size_of::<HeldRecord>() as u32 },
+        magic,
+        mode: u32::from(mode),
+        flags: load(file, o::FILE_FLAGS),
+        inode_references: load(inode, o::INODE_REFERENCES),
+        ..HeldRecord::default()
+    };
+    if offset(o::FILE_REFERENCES) != ABSENT {
+        record.references = load(file, o::FILE_REFERENCES);
+    }
+    fill(&mut record.inode, file, o::FILE_INODE);
+    if magic == SOCKET_FS {
+        record.peculiar = peculiarities(file);
+    } else if mode & S_IFMT == S_IFIFO {
+        record.count = load(load(inode, o::INODE_PIPE), o::PIPE_FILES);
+    } else if magic == ANON_INODE_FS {
+        let context: u64 = field(file, o::FILE_PRIVATE);
+        record.context_references = field(context, o::EVENTFD_REFERENCES);
+    } else if mode & S_IFMT == S_IFREG {
+        record.count = load(inode, o::INODE_WRITERS);
+        record.writable_mappings = load(load(inode, o::INODE_MAPPING), o::MAPPING_WRITABLE);
+        let dentry: u64 = load(file, o::FILE_DENTRY);
+        record.name_references = field(dentry, o::DENTRY_REFERENCES);
+    }
+    record
+}

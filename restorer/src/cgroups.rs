@@ -1,0 +1,516 @@
+//! Control groups: those of the images are made again where they are gone, and tasks go back into theirs.
+//!
+//! The groups are made before any task is. A task goes into its own ones first of all, so that what it
+//! uses from then on is accounted for there and its children begin where it is; a thread that is elsewhere
+//! than its process is moved when it stands. Only what is different from where a task begins is changed:
+//! a hierarchy that is not mounted here matters only then. The set that the dumper was in means wherever the
+//! restore is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
+use kernel::cgroup::Places;
+use kernel::procfs::{Cgroup, Dir, ProcFile};
+
+use crate::error::Error;
+use crate::load::{Process, State, World};
+use crate::options::{CgroupRoot, Cgroups};
+
+const REMEDY: &str = "restore with --cgroups ignore to leave the tree in the control groups of whoever \
+                      restores it";
+
+/// Where a task is in each hierarchy, by the hierarchy's name.
+type Set = BTreeMap<String, Vec<u8>>;
+
+/// A group to go into: its directory.
+pub(crate) type Moves = Vec<PathBuf>;
+
+/// Who goes where.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// By index of the process.
+    processes: HashMap<usize, Moves>,
+    /// Threads that are elsewhere than their process, by their number.
+    threads: BTreeMap<i32, Moves>,
+}
+
+fn refused(object: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::refused(object, reason, REMEDY)
+}
+
+impl Plan {
+    /// Makes the groups that are gone, and finds out who has to be moved.
+    pub(crate) fn make(
+        world: &mut World,
+        mode: Cgroups,
+        roots: &[CgroupRoot],
+    ) -> Result<Self, Error> {
+        let Some(mut entry) = world.cgroups.take() else { return Ok(Self::default()) };
+        if mode == Cgroups::Ignore {
+            return Ok(Self::default());
+        }
+        if !roots.is_empty() {
+            rewrite(&mut entry, roots);
+        }
+        let places = Places::find().map_err(|source| {
+            Error::kernel("find the control groups")(std::io::Error::other(source))
+        })?;
+        let start = start()?;
+        let sets = sets(&entry)?;
+        let plan = Self::of(world, &sets, &start, &places)?;
+        if plan.processes.is_empty() && plan.threads.is_empty() {
+            return Ok(plan);
+        }
+        make_groups(&entry, mode, &places)?;
+        for group in plan.processes.values().chain(plan.threads.values()).flatten() {
+            check_group(group)?;
+        }
+        Ok(plan)
+    }
+
+    fn of(
+        world: &World,
+        sets: &BTreeMap<u32, Set>,
+        start: &Set,
+        places: &Places,
+    ) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        let mut found: HashMap<i32, Set> = HashMap::new();
+        for (index, process) in world.processes.iter().enumerate() {
+            let begins = found.get(&process.ppid).filter(|_| index > 0).unwrap_or(start);
+            let (number, is_dead) = (number(process), matches!(process.state, State::Dead { .. }));
+            // One that has ended does not say where it was.
+            let wanted = match number.filter(|_| !is_dead) {
+                Some(number) if number != world.own_set => set(sets, number, process.pid)?.clone(),
+                Some(_) => start.clone(),
+                None => begins.clone(),
+            };
+            let moves = moves(begins, &wanted, places, process.pid)?;
+            if !moves.is_empty() {
+                plan.processes.insert(index, moves);
+            }
+            let threads = process.body.iter().flat_map(|body| &body.threads);
+            for thread in threads.filter(|thread| thread.tid != process.pid) {
+                let other = thread.core.cg_set.filter(|set| *set != 0 && Some(*set) != number);
+                let Some(other) = other else { continue };
+                let other = match other == world.own_set {
+                    true => start,
+                    false => set(sets, other, thread.tid)?,
+                };
+                let moves = self::moves(&wanted, other, places, thread.tid)?;
+                if !moves.is_empty() {
+                    plan.threads.insert(thread.tid, moves);
+                }
+            }
+            found.insert(process.pid, wanted);
+        }
+        Ok(plan)
+    }
+
+    /// Goes into the groups of process `index`, which calls this.
+    pub(crate) fn enter(&self, index: usize) -> Result<(), Error> {
+        for group in self.processes.get(&index).into_iter().flatten() {
+            write(&group.join("cgroup.procs"), b"0")?;
+        }
+        Ok(())
+    }
+
+    /// Moves the threads that are elsewhere than their processes.
+    pub(crate) fn move_threads(&self) -> Result<(), Error> {
+        for (tid, groups) in &self.threads {
+            for group in groups {
+                let threads = group.join("tasks");
+                let threads = if threads.exists() { threads } else { group.join("cgroup.threads") };
+                write(&threads, tid.to_string().as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number of a process's set; old images have it elsewhere.
+fn number(process: &Process) -> Option<u32> {
+    let leader = process.body.as_ref().and_then(|body| body.threads.first());
+    let set = leader.and_then(|leader| leader.core.cg_set).or(process.core.cg_set);
+    set.filter(|set| *set != 0)
+}
+
+fn set(sets: &BTreeMap<u32, Set>, number: u32, id: i32) -> Result<&Set, Error> {
+    let missing = || {
+        Error::image(
+            format!("process {id}"),
+            format!("it is in control groups {number}, which are not there"),
+        )
+    };
+    sets.get(&number).ok_or_else(missing)
+}
+
+/// Where this process is.
+fn start() -> Result<Set, Error> {
+    let failed = |source: kernel::procfs::Error| {
+        Error::kernel("read the control groups of this process")(std::io::Error::other(source))
+    };
+    let own = Dir::open(std::process::id().cast_signed()).map_err(failed)?;
+    let own = Cgroup::read(&own).map_err(failed)?;
+    Ok(own.0.iter().map(|group| (group.name(), group.path.as_bytes().to_vec())).collect())
+}
+
+fn sets(entry: &CgroupEntry) -> Result<BTreeMap<u32, Set>, Error> {
+    let mut sets = BTreeMap::new();
+    for set in &entry.sets {
+        if set.ctls.iter().any(|member| !member.path.starts_with(b"/")) {
+            let object = format!("control groups {}", set.id);
+            return Err(Error::image(object, "a group has no absolute path"));
+        }
+        let members = set.ctls.iter().map(|member| (member.name.clone(), member.path.clone()));
+        sets.insert(set.id, members.collect());
+    }
+    Ok(sets)
+}
+
+/// The groups to go into for who is in `from`.
+fn moves(from: &Set, to: &Set, places: &Places, id: i32) -> Result<Moves, Error> {
+    let other = to.iter().filter(|(name, group)| from.get(*name) != Some(*group));
+    let directory = |(name, group): (&String, &Vec<u8>)| {
+        places.directory(name, group).ok_or_else(|| {
+            refused(
+                format!(
+                    "control group {}:{} of process {id}",
+                    name,
+                    String::from_utf8_lossy(group)
+                ),
+                "its hierarchy is not mounted here, or not that part of it",
+            )
+        })
+    };
+    other.map(directory).collect()
+}
+
+/// Makes the groups of the images that are not there.
+fn make_groups(entry: &CgroupEntry, mode: Cgroups, places: &Places) -> Result<(), Error> {
+    for hierarchy in &entry.controllers {
+        let name = hierarchy.cnames.join(",");
+        for group in &hierarchy.dirs {
+            // The root of a hierarchy is nobody's to make or to set.
+            if group.dir_name.is_empty() && group.children.is_empty() {
+                continue;
+            }
+            let path = [b"/", &*group.dir_name].concat();
+            // Nobody who is moved needs it.
+            let Some(directory) = places.directory(&name, &path) else { continue };
+            make_group(group, &directory, mode, group.dir_name.is_empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// Deeper groups than the kernel makes.
+fn make_group(
+    group: &CgroupDirEntry,
+    directory: &Path,
+    mode: Cgroups,
+    is_root: bool,
+) -> Result<(), Error> {
+    let object = || format!("control group {}", directory.display());
+    let exists = directory.is_dir();
+    if !is_root {
+        match (exists, mode) {
+            (false, Cgroups::None | Cgroups::Props) => {
+                return Err(refused(object(), "it is not there, and is not to be made"));
+            }
+            (true, Cgroups::Strict) => {
+                return Err(Error::refused(object(), "it is there already", "remove it (rmdir)"));
+            }
+            (false, _) => {
+                make_directory(directory).map_err(Error::kernel(format!(
+                    "make control group {}",
+                    directory.display()
+                )))?;
+                set_permissions(directory, group.dir_perms.as_ref())?;
+            }
+            (true, _) => {}
+        }
+        if !exists || matches!(mode, Cgroups::Props | Cgroups::Full) {
+            for property in &group.properties {
+                set_property(directory, property)?;
+            }
+        }
+    }
+    for child in &group.children {
+        let name = Path::new(OsStr::from_bytes(&child.dir_name));
+        if !is_plain(name) {
+            return Err(Error::image(object(), "a group below it has a name that is none"));
+        }
+        make_group(child, &directory.join(name), mode, false)?;
+    }
+    Ok(())
+}
+
+/// Makes a group with those above it.
+fn make_directory(directory: &Path) -> std::io::Result<()> {
+    match directory.parent() {
+        Some(above) if !above.is_dir() => make_directory(above)?,
+        _ => {}
+    }
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    // In the first version nothing can enter a new set of processors or of memory: it has none.
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let file = directory.join(name);
+        if fs::read(&file).is_ok_and(|text| text.trim_ascii().is_empty())
+            && directory.join("tasks").exists()
+            && let Some(above) = directory.parent()
+        {
+            fs::write(&file, fs::read(above.join(name))?)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_plain(path: &Path) -> bool {
+    use std::path::Component;
+    let mut parts = path.components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn set_permissions(path: &Path, wanted: Option<&CgroupPerms>) -> Result<(), Error> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let failed = || Error::kernel(format!("give {} to its owner", path.display()));
+    let found = fs::symlink_metadata(path).map_err(failed())?;
+    use std::os::unix::fs::MetadataExt;
+    if (found.uid(), found.gid()) != (wanted.uid, wanted.gid) {
+        std::os::unix::fs::lchown(path, Some(wanted.uid), Some(wanted.gid)).map_err(failed())?;
+    }
+    let mode = wanted.mode & 0o7777;
+    if found.mode() & 0o7777 != mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed())?;
+    }
+    Ok(())
+}
+
+/// What is no setting, or is set by another file.
+const NOT_SET: &[&str] = &[
+    "cgroup.procs",
+    "tasks",
+    // A tree that comes back runs.
+    "freezer.state",
+    "cgroup.freeze",
+    // The kernel has taken these back.
+    "memory.use_hierarchy",
+    "memory.move_charge_at_immigrate",
+    "memory.kmem.limit_in_bytes",
+    "memory.kmem.tcp.limit_in_bytes",
+];
+
+fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Error> {
+    let name = property.name.as_str();
+    if name.contains('/') || name.is_empty() || name.starts_with("..") {
+        let object = format!("control group {}", directory.display());
+        return Err(Error::image(object, "a setting has a name that is none"));
+    }
+    let path = directory.join(name);
+    let value = property.value.trim_ascii();
+    match name {
+        _ if NOT_SET.contains(&name) => return Ok(()),
+        "cgroup.type" if value != b"threaded" => return Ok(()),
+        "devices.list" => return set_devices(directory, value),
+        "cgroup.subtree_control" => {
+            for controller in value.split(u8::is_ascii_whitespace).filter(|name| !name.is_empty()) {
+                write_setting(&path, &[b"+", controller].concat())?;
+            }
+        }
+        // A line each, and of interfaces that may not be here.
+        "net_prio.ifpriomap" => {
+            for line in value.split(|byte| *byte == b'\n') {
+                if let Err(error) = fs::write(&path, line) {
+                    tracing::warn!(%error, "set {}", path.display());
+                }
+            }
+        }
+        "io.max" | "io.latency" | "misc.max" | "rdma.max" => {
+            for line in value.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                write_setting(&path, line)?;
+            }
+        }
+        _ => {
+            // What is so already need not be a value that can be set.
+            if fs::read(&path).is_ok_and(|found| found.trim_ascii() == value) {
+                return set_permissions(&path, property.perms.as_ref());
+            }
+            write_setting(&path, value)?;
+        }
+    }
+    set_permissions(&path, property.perms.as_ref())
+}
+
+/// Devices are allowed by a list that is read from one file and written to two.
+fn set_devices(directory: &Path, value: &[u8]) -> Result<(), Error> {
+    if value == b"a *:* rwm" {
+        return Ok(());
+    }
+    write_setting(&directory.join("devices.deny"), b"a")?;
+    for line in value.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        write_setting(&directory.join("devices.allow"), line)?;
+    }
+    Ok(())
+}
+
+fn write_setting(path: &Path, value: &[u8]) -> Result<(), Error> {
+    match fs::write(path, value) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(refused(
+            format!("setting {}", path.display()),
+            "this machine's control groups do not have it",
+        )),
+        Err(error) => Err(Error::kernel(format!(
+            "write {} to {} ({REMEDY})",
+            String::from_utf8_lossy(value),
+            path.display()
+        ))(error)),
+    }
+}
+
+fn write(path: &Path, value: &[u8]) -> Result<(), Error> {
+    let doing = format!("go into the control group of {} ({REMEDY})", path.display());
+    fs::write(path, value).map_err(Error::kernel(doing))
+}
+
+/// A group that is frozen would stop what goes into it.
+fn check_group(group: &Path) -> Result<(), Error> {
+    let object = || format!("control group {}", group.display());
+    let says = |path: &Path, text: &str| {
+        fs::read_to_string(path).is_ok_and(|found| found.trim_ascii() == text)
+    };
+    if !group.is_dir() {
+        return Err(refused(object(), "it is not there"));
+    }
+    let v1 = group.join("freezer.state");
+    if v1.exists() && !says(&v1, "THAWED") {
+        let remedy = format!("let it run: echo THAWED > {}", v1.display());
+        return Err(Error::refused(object(), "it is frozen", remedy));
+    }
+    if let Some(frozen) =
+        group.ancestors().map(|above| above.join("cgroup.freeze")).find(|file| says(file, "1"))
+    {
+        let remedy = format!("let it run: echo 0 > {}", frozen.display());
+        return Err(Error::refused(object(), "it is frozen", remedy));
+    }
+    Ok(())
+}
+
+/// Puts the groups of the images below other ones: of each hierarchy the highest described group that
+/// a member is in (or is below) becomes the new root.
+fn rewrite(entry: &mut CgroupEntry, roots: &[CgroupRoot]) {
+    for hierarchy in &mut entry.controllers {
+        let of_it = |root: &&CgroupRoot| match &root.controller {
+            Some(name) => {
+                hierarchy.cnames.iter().any(|known| known.split(',').any(|known| known == name))
+            }
+            None => true,
+        };
+        // One for this hierarchy counts more than one for all.
+        let mut matching: Vec<&CgroupRoot> = roots.iter().filter(of_it).collect();
+        matching.sort_by_key(|root| root.controller.is_none());
+        let Some(root) = matching.first() else { continue };
+        let new = root.path.as_os_str().as_bytes();
+        let name = hierarchy.cnames.join(",");
+        for group in &mut hierarchy.dirs {
+            let old = [b"/", &*group.dir_name].concat();
+            for member in entry.sets.iter_mut().flat_map(|set| &mut set.ctls) {
+                if member.name != name {
+                    continue;
+                }
+                let rest = match member.path.strip_prefix(&*old) {
+                    Some(rest)
+                        if rest.is_empty()
+                            || rest.starts_with(b"/")
+                            || group.dir_name.is_empty() =>
+                    {
+                        rest
+                    }
+                    _ => continue,
+                };
+                let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+                let between: &[u8] = if rest.is_empty() || new == b"/" { b"" } else { b"/" };
+                member.path = [new, between, rest].concat();
+            }
+            group.dir_name = new.strip_prefix(b"/").unwrap_or(new).to_vec();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use images::messages::{CgControllerEntry, CgMemberEntry, CgSetEntry};
+
+    fn entry(group: &str) -> CgroupEntry {
+        let ctls =
+            vec![CgMemberEntry { name: "cpu".to_owned(), path: group.into(), cgns_prefix: None }];
+        let dir_name = group.trim_start_matches('/').into();
+        CgroupEntry {
+            sets: vec![CgSetEntry { id: 2, ctls }],
+            controllers: vec![CgControllerEntry {
+                cnames: vec!["cpu".to_owned()],
+                dirs: vec![CgroupDirEntry { dir_name, ..CgroupDirEntry::default() }],
+                is_threaded: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn another_root_takes_the_place_of_the_highest_group() {
+        for (old, new, expected) in [("/a/b", "/n", "/n"), ("/", "/n", "/n"), ("/a", "/", "/")] {
+            let mut entry = entry(old);
+            let root = CgroupRoot { controller: Some("cpu".to_owned()), path: new.into() };
+            rewrite(&mut entry, &[root]);
+            assert_eq!(entry.sets[0].ctls[0].path, expected.as_bytes(), "{old} to {new}");
+            assert_eq!(entry.controllers[0].dirs[0].dir_name, &expected.as_bytes()[1..]);
+        }
+        let mut other = entry("/a");
+        let root = CgroupRoot { controller: Some("pids".to_owned()), path: "/n".into() };
+        rewrite(&mut other, &[root]);
+        assert_eq!(other.sets[0].ctls[0].path, b"/a");
+    }
+
+    #[test]
+    fn only_what_differs_is_moved() {
+        let set = |group: &str| {
+            Set::from([("cpu".to_owned(), group.into()), ("gone".to_owned(), b"/".to_vec())])
+        };
+        let none = Places::default();
+        assert_eq!(moves(&set("/a"), &set("/a"), &none, 7).unwrap(), Moves::new());
+        let error = moves(&set("/a"), &set("/b"), &none, 7).unwrap_err();
+        assert!(error.to_string().contains("cpu:/b"), "{error}");
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_none() {
+        assert!(is_plain(Path::new("a/b")));
+        for bad in ["", "/", "..", "a/../b", "/a"] {
+            assert!(!is_plain(Path::new(bad)), "{bad}");
+        }
+        assert!(
+            sets(&CgroupEntry {
+                sets: vec![CgSetEntry {
+                    id: 1,
+                    ctls: vec![CgMemberEntry {
+                        name: String::new(),
+                        path: b"a".to_vec(),
+                        cgns_prefix: None
+                    }]
+                }],
+                controllers: Vec::new()
+            })
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! Control groups: a tree goes back into its own, which are made again if they are gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
+
+/// A group that is gone at the end of the test.
+struct Group(PathBuf);
+
+impl Group {
+    /// In the hierarchy that is mounted at `mount`.
+    fn new(mount: &Path, name: &str) -> Self {
+        let group = Self(mount.join(format!("stasis-test-{}-{name}", std::process::id())));
+        group.make();
+        group
+    }
+
+    fn make(&self) {
+        fs::create_dir(&self.0).expect("make a control group");
+    }
+
+    fn take_in(&self, id: i32, file: &str) {
+        fs::write(self.0.join(file), id.to_string()).expect("move into the control group");
+    }
+
+    /// Its path as `/proc/PID/cgroup` has it.
+    fn path(&self) -> String {
+        format!("/{}", self.0.file_name().expect("a name").to_string_lossy())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Its tasks have been ended, and may take a moment.
+        stasis_tests::wait_until(std::time::Duration::from_secs(10), || {
+            fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+        });
+    }
+}
+
+/// Where hierarchies are mounted: `cgroup2`, and that of the first version with a controller.
+fn mount_of(kind: &str, option: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    mounts.lines().find_map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let has = option.is_empty() || words[3].split(',').any(|word| word == option);
+        (words[2] == kind && has).then(|| words[1].into())
+    })
+}
+
+fn groups_of(id: i32) -> String {
+    fs::read_to_string(format!("/proc/{id}/cgroup")).expect("control groups")
+}
+
+/// What a test does to a hierarchy: its mount, and a setting with two values (the other is not the default).
+struct Hierarchy {
+    mount: PathBuf,
+    setting: &'static str,
+    value: &'static str,
+}
+
+/// Those of this machine, at least one.
+fn hierarchies() -> Vec<Hierarchy> {
+    let v1 = mount_of("cgroup", "cpu").map(|mount| Hierarchy {
+        mount,
+        setting: "cpu.cfs_quota_us",
+        value: "20000",
+    });
+    let v2 = mount_of("cgroup2", "").map(|mount| Hierarchy {
+        mount,
+        setting: "cgroup.max.descendants",
+        value: "7",
+    });
+    let found: Vec<_> = v1.into_iter().chain(v2).collect();
+    assert!(!found.is_empty(), "no hierarchy of control groups is mounted");
+    found
+}
+
+fn goes_back(by: Engine, to: Engine, how: Dump<'_>) {
+    for Hierarchy { mount, setting, value } in hierarchies() {
+        for remove in [false, true] {
+            let machine = Machine::prepare();
+            let scratch = Scratch::new();
+            let images = scratch.path("images");
+            let group = Group::new(&mount, "one");
+            fs::write(group.0.join(setting), value).expect("set it");
+            let workload = Workload::start("still", scratch.path("work"));
+            group.take_in(workload.pid(), "cgroup.procs");
+            let before = groups_of(workload.pid());
+            assert!(before.contains(&group.path()), "{before}");
+            by.dump(workload.pid(), &images, how).must_succeed("dump");
+            if how.collector.is_none() {
+                machine.await_no_children();
+            } else {
+                machine.end_tree(workload.pid());
+            }
+            if remove {
+                fs::remove_dir(&group.0).expect("remove the control group");
+            } else {
+                // One that is there is left as it is.
+                fs::write(group.0.join(setting), "max")
+                    .or_else(|_| fs::write(group.0.join(setting), "-1"))
+                    .expect("set it otherwise");
+            }
+            to.restore(&images, Dump::ENDING).must_succeed("restore");
+            assert_eq!(before, groups_of(workload.pid()));
+            let set = fs::read_to_string(group.0.join(setting)).expect("read it");
+            assert_eq!(set.trim() == value, remove, "{setting} is {set}");
+            workload.check().expect("the program's own check");
+            machine.end_all();
+        }
+    }
+}
+
+#[test]
+fn a_tree_goes_back() {
+    goes_back(Engine::Stasis, Engine::Stasis, Dump::ENDING);
+}
+
+#[test]
+fn a_tree_goes_back_by_the_programs() {
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let how = Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING };
+    goes_back(Engine::Stasis, Engine::Stasis, how);
+}
+
+#[test]
+fn criu_peer_takes_it_back() {
+    goes_back(Engine::Stasis, Engine::Criu, Dump::ENDING);
+}
+
+#[test]
+fn criu_peer_hands_it_over() {
+    goes_back(Engine::Criu, Engine::CriuFace, Dump::ENDING);
+}
+
+/// Dumps a workload in a group of its own and restores it with arguments.
+fn with_arguments(
+    arguments: &[&str],
+    prepare: impl Fn(&Group),
+    check: impl Fn(stasis_tests::Outcome, &Group, i32, &str),
+) {
+    for Hierarchy { mount, .. } in hierarchies() {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let images = scratch.path("images");
+        let group = Group::new(&mount, "two");
+        let workload = Workload::start("still", scratch.path("work"));
+        let outside = groups_of(workload.pid());
+        group.take_in(workload.pid(), "cgroup.procs");
+        Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+        machine.await_no_children();
+        prepare(&group);
+        let mut command = Engine::Stasis.restore_command(&images, Dump::ENDING);
+        let outcome = stasis_tests::Outcome::of(command.args(arguments));
+        check(outcome, &group, workload.pid(), &outside);
+        machine.end_all();
+    }
+}
+
+#[test]
+fn it_may_stay_where_the_restore_is() {
+    let remove = |group: &Group| fs::remove_dir(&group.0).expect("remove");
+    with_arguments(&["--cgroups", "ignore"], remove, |outcome, group, pid, outside| {
+        outcome.must_succeed("restore");
+        assert_eq!(groups_of(pid), outside);
+        assert!(!group.0.exists(), "a group was made that is to be ignored");
+    });
+}
+
+#[test]
+fn one_that_is_gone_or_there_may_be_an_error() {
+    let remove = |group: &Group| fs::remove_dir(&group.0).expect("remove");
+    with_arguments(&["--cgroups", "none"], remove, |outcome, group, _, _| {
+        assert!(!outcome.success);
+        let name = group.0.to_string_lossy();
+        assert!(outcome.stderr.contains(&*name), "{}", outcome.stderr);
+        assert!(!group.0.exists());
+    });
+    with_arguments(
+        &["--cgroups", "strict"],
+        |_| {},
+        |outcome, group, _, _| {
+            assert!(!outcome.success);
+            let name = group.0.to_string_lossy();
+            assert!(outcome.stderr.contains(&*name), "{}", outcome.stderr);
+        },
+    );
+}
+
+#[test]
+fn another_root_takes_its_place() {
+    let name = format!("/stasis-test-{}-other", std::process::id());
+    with_arguments(
+        &["--cgroup-root", &name],
+        |_| {},
+        |outcome, group, pid, _| {
+            outcome.must_succeed("restore");
+            assert!(groups_of(pid).contains(&name), "{}", groups_of(pid));
+            // Removed when its task has ended.
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .expect("end it");
+            let other = Group(group.0.with_file_name(&name[1..]));
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).ok();
+            drop(other);
+        },
+    );
+}
+
+/// What goes into a frozen group would stop there, and the restore with it.
+#[test]
+fn a_frozen_group_is_refused() {
+    let Some(mount) = mount_of("cgroup2", "") else { panic!("no cgroup2 is mounted") };
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let group = Group::new(&mount, "frozen");
+    let workload = Workload::start("still", scratch.path("work"));
+    group.take_in(workload.pid(), "cgroup.procs");
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    fs::write(group.0.join("cgroup.freeze"), "1").expect("freeze");
+    let outcome = Engine::Stasis.restore(&images, Dump::ENDING);
+    assert!(!outcome.success);
+    let remedy = format!("echo 0 > {}", group.0.join("cgroup.freeze").display());
+    assert!(outcome.stderr.contains(&remedy), "{}", outcome.stderr);
+    machine.await_no_children();
+    fs::write(group.0.join("cgroup.freeze"), "0").expect("thaw");
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    workload.check().expect("the program's own check");
+}
+
+/// A thread that is elsewhere than its process, which the first version allows.
+#[test]
+fn threads_go_back_each_into_its_own() {
+    let Some(mount) = mount_of("cgroup", "cpu") else { return threads_of_v2() };
+    threads(&mount, "tasks", |_| {});
+}
+
+fn threads_of_v2() {
+    let mount = mount_of("cgroup2", "").expect("control groups");
+    threads(&mount, "cgroup.threads", |group| {
+        fs::write(group.0.join("cgroup.type"), "threaded").expect("make it threaded");
+    });
+}
+
+fn threads(mount: &Path, file: &str, prepare: impl Fn(&Group)) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let group = Group::new(mount, "thread");
+    prepare(&group);
+    let workload = Workload::start("threads", scratch.path("work"));
+    let mut tids: Vec<i32> = fs::read_dir(format!("/proc/{}/task", workload.pid()))
+        .expect("threads")
+        .flatten()
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect();
+    tids.sort_unstable();
+    let last = *tids.last().expect("a thread");
+    assert_ne!(last, workload.pid());
+    group.take_in(last, file);
+    let of = |tid: i32| {
+        let path = format!("/proc/{}/task/{tid}/cgroup", workload.pid());
+        fs::read_to_string(path).expect("control groups")
+    };
+    let before: Vec<String> = tids.iter().map(|tid| of(*tid)).collect();
+    assert_ne!(before[0], before[before.len() - 1]);
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert_eq!(before, tids.iter().map(|tid| of(*tid)).collect::<Vec<_>>());
+    workload.check().expect("the program's own check");
+}

@@ -1,0 +1,160 @@
+//! What a tree holds together with a process outside of it: it is refused by name if a restore would cut
+//! it in two, whichever source the inventory comes from, and carried if the tree holds both.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
+
+fn child_of(workload: &Workload) -> i32 {
+    fs::read_to_string(workload.path("child")).expect("child").parse().expect("a pid")
+}
+
+/// Waits until a process has gone, and reaps it if it is the test's.
+fn await_end(pid: i32) {
+    let gone = || {
+        waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
+        !Path::new(&format!("/proc/{pid}")).exists()
+    };
+    assert!(wait_until(Duration::from_secs(30), gone), "process {pid} is still there");
+}
+
+/// The child alone is refused, with who else holds the thing; both together are carried.
+fn only_together(thing: &str, words: &[&str], how: Dump<'_>, scratch: &Scratch) {
+    let family = format!("shared-{thing}");
+    let workload = Workload::start(&family, scratch.path("work"));
+    let child = child_of(&workload);
+    let images = scratch.path("images");
+    let before = Snapshot::of(workload.pid());
+    let outcome = Engine::Stasis.dump(child, &images, how);
+    assert!(!outcome.success, "{family}: one of two was dumped");
+    let holder = format!("process {} (", workload.pid());
+    let remedy = format!("stasis dump {}", workload.pid());
+    for word in [&*holder, &*remedy, "outside the tree"].iter().chain(words) {
+        assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    assert!(!images.exists(), "a refused dump leaves no directory");
+    let told = before.differences(&Snapshot::of(workload.pid()));
+    let ignored = ["syscall", "wchan", "stat:", "status: - State", "status: + State"];
+    let told: Vec<_> =
+        told.iter().filter(|line| !ignored.iter().any(|i| line.contains(i))).collect();
+    assert!(told.is_empty(), "{told:#?}");
+    // The remedy works.
+    Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump both");
+    await_end(workload.pid());
+    await_end(child);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore both");
+    workload.check().expect("the program's own check");
+}
+
+/// The child alone is carried, and what it shares with its parent does its work afterwards.
+fn apart(thing: &str, how: Dump<'_>, scratch: &Scratch) {
+    let workload = Workload::start(&format!("shared-{thing}"), scratch.path("work"));
+    let child = child_of(&workload);
+    let images = scratch.path("images");
+    Engine::Stasis.dump(child, &images, how).must_succeed("dump the child");
+    await_end(child);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore the child");
+    workload.check().expect("the program's own check");
+}
+
+/// By both sources.
+fn by_both(test: impl Fn(Dump<'_>, &Scratch)) {
+    for programs in [false, true] {
+        let _machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let collector = programs.then(|| Collector::start(&scratch.path("collector")));
+        let how = Dump { collector: collector.as_ref(), cross_check: programs, ..Dump::ENDING };
+        test(how, &scratch);
+    }
+}
+
+macro_rules! only_together {
+    ($($thing:ident: $($word:literal)*;)*) => { $(
+        #[test]
+        fn $thing() {
+            by_both(|how, scratch| {
+                only_together(stringify!($thing), &[$($word),*], how, scratch);
+            });
+        }
+    )* };
+}
+
+only_together! {
+    pipe: "pipe:[" "descriptor";
+    fifo: "/fifo" "descriptor";
+    socket: "socket:[";
+    eventfd: "anon_inode:[eventfd]";
+    timerfd: "anon_inode:[timerfd]";
+    epoll: "anon_inode:[eventpoll]";
+    memory: "/dev/zero (deleted)" "mapping";
+    deleted: "/gone (deleted)";
+}
+
+#[test]
+fn natively() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    for thing in [
+        "deleted",
+        "epoll",
+        "eventfd",
+        "fifo",
+        "job_server",
+        "log",
+        "memory",
+        "pipe",
+        "socket",
+        "timerfd",
+    ] {
+        let workload = Workload::start(&format!("shared-{thing}"), scratch.path(thing));
+        if let Err(what) = workload.check() {
+            panic!("{thing} fails natively: {what}");
+        }
+    }
+}
+
+/// A log that others write to as well is opened again by its name.
+#[test]
+fn a_log() {
+    by_both(|how, scratch| apart("log", how, scratch));
+}
+
+/// A pipe that lives on without the tree is joined again.
+#[test]
+fn a_pipe_that_lives_on() {
+    by_both(|how, scratch| apart("job_server", how, scratch));
+}
+
+/// What is refused is named.
+fn refused(family: &str, words: &[&str], how: Dump<'_>, scratch: &Scratch) {
+    let workload = Workload::start(family, scratch.path(family));
+    let images = scratch.path("images");
+    let outcome = Engine::Stasis.dump(workload.pid(), &images, how);
+    assert!(!outcome.success, "{family} was dumped");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    assert!(!images.exists(), "a refused dump leaves no directory");
+    workload.check().expect("the program's own check");
+}
+
+#[test]
+fn directories_that_are_watched() {
+    let words = ["F_NOTIFY", "descriptor"];
+    by_both(|how, scratch| refused("unsupported-dnotify", &words, how, scratch));
+}
+
+/// Only the programs see it.
+#[test]
+fn sockets_with_what_they_do_not_tell() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    refused("unsupported-multicast_interface", &["IP_MULTICAST_IF"], how, &scratch);
+    refused("unsupported-signed_tcp", &["TCP_MD5SIG"], how, &scratch);
+}
