@@ -4,7 +4,7 @@
 use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
 
 /// Dumps one after the other: where in its loops the program is then is up to chance.
-const DUMPS: usize = 25;
+const DUMPS: usize = 10;
 
 fn at_any_moment(programs: bool) {
     let machine = Machine::prepare();
