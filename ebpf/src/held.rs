@@ -102,9 +102,11 @@ fn peculiarities(file: u64) -> u32 {
     if policies[0] | policies[1] != 0 {
         found |= peculiar::IPSEC_POLICY;
     }
+    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
     let index: i32 = field(sock, o::INET_MULTICAST_INDEX);
     let address: u32 = field(sock, o::INET_MULTICAST_ADDRESS);
-    if index != 0 && address == 0 {
+    // In a TCP connection that was accepted the kernel notes there by which interface it came.
+    if protocol != TCP && index != 0 && address == 0 {
         found |= peculiar::MULTICAST_INTERFACE;
     }
     if family == AF_INET6 {
@@ -114,7 +116,6 @@ fn peculiarities(file: u64) -> u32 {
             found |= peculiar::ANYCAST;
         }
     }
-    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
     if protocol == TCP {
         let md5: u64 = field(sock, o::TCP_MD5);
         let ao: u64 = field(sock, o::TCP_AO);
