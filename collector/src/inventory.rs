@@ -64,7 +64,7 @@ pub struct Process {
 }
 
 /// Per-process state that only the kernel's own structures, or the process itself, know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InProcess {
     /// End of the heap.
     pub program_break: u64,
@@ -83,6 +83,10 @@ pub struct InProcess {
     /// Its program and directories; `None` where they take another look: names too long for a record,
     /// file systems that tell `stat` other numbers than the kernel itself uses.
     pub places: Option<Places>,
+    /// Components of the processor's extended state that it may use.
+    pub permitted_components: u64,
+    /// It has segments of its own (`modify_ldt`).
+    pub local_descriptors: bool,
     /// What each signal does, signal 1 first.
     pub actions: Vec<Action>,
     /// Equal marks of a process, taken at two times, mean that between them nothing has changed of
@@ -189,7 +193,7 @@ pub struct Thread {
 }
 
 /// Per-thread state that only the kernel's own structures, or the thread itself, know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InTask {
     /// Alternate signal stack: lowest address.
     pub alt_stack_start: u64,
@@ -216,6 +220,11 @@ pub struct InTask {
     /// Bytes of extended state (vector registers and the like) that the kernel puts into the
     /// thread's signal frames; `None` where it does not tell.
     pub extended_bytes: Option<usize>,
+    /// The kernel's flags of the thread, whose bits have other meanings from kernel to kernel
+    /// (`thread_info.flags`).
+    pub kernel_flags: u64,
+    /// It may use I/O ports.
+    pub ports: bool,
     /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of
     /// its credentials, seccomp mode, shadow stack, umask, scheduling, processors and control groups.
     pub mark: Option<NonZeroU64>,

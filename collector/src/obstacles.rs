@@ -125,7 +125,17 @@ fn of_process(
             add(name.to_owned(), format!("it is shared with process {owner}"), remedy);
         }
     }
+    if process.in_process.as_ref().is_some_and(|known| known.local_descriptors) {
+        let reason = "it has segments of its own (modify_ldt), which cannot be carried";
+        let remedy = "run a build of the program for 64 bits, which does without";
+        add("local descriptor table".to_owned(), reason.to_owned(), remedy);
+    }
     for thread in process.threads.values() {
+        if thread.in_task.is_some_and(|known| known.ports) {
+            let reason = "it may use I/O ports (ioperm, iopl), which cannot be carried";
+            let remedy = "have it give them back before the dump (iopl(0), ioperm(0, 65536, 0))";
+            add(format!("I/O ports of thread {}", thread.tid), reason.to_owned(), remedy);
+        }
         if thread.own_tables {
             let reason = "it does not share its files or working directory with its process";
             let remedy = "let threads share them (CLONE_FILES | CLONE_FS)";

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Tables, Thread};
+use crate::{InProcess, InTask, Tables, Thread};
 
 fn process() -> Process {
     Process {
@@ -95,6 +95,18 @@ fn what_concerns_the_whole_process() {
         ["thread 40"]
     );
     assert_eq!(objects(|process| process.sid = 39), ["session 39"]);
+}
+
+#[test]
+fn what_the_processor_was_set_up_for() {
+    let segments = InProcess { local_descriptors: true, ..InProcess::default() };
+    let found = objects(|process| process.in_process = Some(Box::new(segments)));
+    assert_eq!(found, ["local descriptor table"]);
+    let ports = InTask { ports: true, ..InTask::default() };
+    let found = objects(|process| {
+        process.threads.insert(40, Thread { in_task: Some(ports), ..thread('S') });
+    });
+    assert_eq!(found, ["I/O ports of thread 40"]);
 }
 
 fn thread(state: char) -> Thread {

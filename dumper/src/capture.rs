@@ -20,6 +20,7 @@ use crate::files;
 use crate::freeze::Frozen;
 use crate::ids;
 use crate::infect;
+use crate::inject::Bits;
 use crate::look;
 use crate::memory::{self, Early, Pages};
 use crate::obstacles;
@@ -100,7 +101,7 @@ pub(crate) fn capture(
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
 
-    let mut tasks = read_tasks(&inventory, frozen, &mut plan.facts, clock)?;
+    let mut tasks = read_tasks(&inventory, frozen, &mut plan.facts, plan.bits.as_ref(), clock)?;
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
@@ -160,6 +161,7 @@ fn read_tasks(
     inventory: &Inventory,
     frozen: &Frozen,
     facts: &mut Facts,
+    bits: Option<&Bits>,
     clock: &Clock,
 ) -> Result<BTreeMap<i32, TaskState>, Error> {
     let mut tasks = BTreeMap::new();
@@ -179,10 +181,16 @@ fn read_tasks(
             );
         };
         let mut task =
-            TaskState::read(&dir, process, stopped, leader.group_stop, facts, &mut buffer)?;
+            TaskState::read(&dir, process, stopped, leader.group_stop, (facts, bits), &mut buffer)?;
         for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
-                task.threads.push(ThreadCapture::read(&dir, process, stopped, facts, &mut buffer)?);
+                task.threads.push(ThreadCapture::read(
+                    &dir,
+                    process,
+                    stopped,
+                    (facts, bits),
+                    &mut buffer,
+                )?);
             }
         }
         clock.check("read the registers")?;

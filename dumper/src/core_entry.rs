@@ -1,6 +1,6 @@
 //! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
 
-use arch::fpu::Layout;
+use arch::fpu::{self, Layout};
 use images::messages::{
     CoreEntry, CredsEntry, MARCH_X86_64, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED, SaEntry,
     SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
@@ -32,6 +32,11 @@ pub(crate) fn thread(
             gpregs: registers::general(capture.registers()),
             fpregs: registers::extended(&capture.original.extended, layout),
             tls: Vec::new(),
+            permitted_components: task
+                .map(|(_, report)| report.state.permitted & fpu::ON_REQUEST)
+                .filter(|mask| *mask != 0),
+            cpuid_faults: Some(in_task.cpuid_faults).filter(|faults| *faults),
+            tsc_faults: Some(in_task.tsc_faults).filter(|faults| *faults),
         }),
         tc: task.map(|(task, report)| task_core(task, report, capture)),
         thread_core: Some(ThreadCoreEntry {

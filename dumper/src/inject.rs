@@ -20,6 +20,7 @@
 //! where there is one with room, below the red zone of the current stack, or at the far end of the
 //! initial stack. What stood there is saved and put back.
 
+mod bits;
 mod calls;
 mod codes;
 mod donate;
@@ -27,6 +28,7 @@ mod home;
 mod parasite;
 mod place;
 
+pub(crate) use bits::Bits;
 pub(crate) use calls::{Asking, ThreadState, ask_threads};
 pub(crate) use codes::{CodeFinder, Codes};
 pub(crate) use donate::userfaultfd_of;

@@ -85,9 +85,14 @@ pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), E
     if !original.registers.is_native() {
         return refuse("it runs 32-bit code", "run the 64-bit build of the program");
     }
-    if arch::fpu::foreign_components(&original.extended) != 0 {
-        let reason = "it uses processor state that the images cannot hold (AMX tiles)";
-        return refuse(reason, "have the program release its tiles before the dump");
+    let foreign = arch::fpu::foreign_components(&original.extended);
+    if foreign != 0 {
+        let names: Vec<_> = arch::fpu::names(foreign).collect();
+        let object = format!("thread {tid}, registers of {}", names.join(" and "));
+        let reason = "the images have no place for them";
+        let remedy = "run the program with a library that does not use them";
+        let obstacles = vec![Obstacle::of(pid, object, reason, remedy)];
+        return Err(Error::Refused { root: pid, obstacles });
     }
     Ok(())
 }

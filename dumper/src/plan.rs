@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
 use crate::ids::{borrows_memory, is_zombie};
-use crate::inject::{CodeFinder, Codes, Report};
+use crate::inject::{Bits, CodeFinder, Codes, Report};
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
 use crate::options::{AfterDump, DumpOptions};
@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) writer: ImageWriter,
     /// Where this processor keeps extended state.
     pub(crate) layout: Layout,
+    /// What bits of threads' flags stand for here; `None` where they have to be asked.
+    pub(crate) bits: Option<Bits>,
 }
 
 impl Plan {
@@ -51,6 +53,7 @@ impl Plan {
         early: &mut Early,
     ) -> Result<(Self, files::Plan), Error> {
         let mut collector = Collector::open_at(&options.programs);
+        let bits = Bits::find(&mut collector);
         collector.watch();
         let looker = Looker::new(options)?;
         let Seen { inventory, facts, files, sharing } =
@@ -67,7 +70,8 @@ impl Plan {
         let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, &inventory);
         for process in inventory.processes.values().filter(own) {
             let pid = process.pid;
-            let found = match options.cross_check || Report::known(process).is_none() {
+            let found = match options.cross_check || Report::known(process, bits.as_ref()).is_none()
+            {
                 true => finder.find(process).map(Some),
                 false => Ok(None),
             };
@@ -122,6 +126,7 @@ impl Plan {
             around,
             writer,
             layout,
+            bits,
         };
         Ok((plan, files))
     }

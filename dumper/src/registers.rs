@@ -2,7 +2,9 @@
 
 use arch::fpu::{self, Component, Layout};
 use arch::regs::GeneralRegs;
-use images::messages::{REGS_MODE_NATIVE, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry};
+use images::messages::{
+    REGS_MODE_NATIVE, UserX86FpregsEntry, UserX86RegsEntry, UserX86TilesEntry, UserX86XsaveEntry,
+};
 
 /// General registers. They are stored wound back (see [`GeneralRegs::resumed`]): whoever
 /// restores them has only to set them.
@@ -66,8 +68,12 @@ fn components(area: &[u8], layout: &Layout) -> UserX86XsaveEntry {
     let component = |component: Component| {
         layout.place(component).and_then(|place| area.get(place)).unwrap_or_default()
     };
+    let in_use = fpu::components_in_use(area);
+    let used = |of: Component| (in_use & 1 << of.bit != 0).then(|| component(of).to_vec());
+    let tiles = UserX86TilesEntry { config: used(fpu::XTILECFG), data: used(fpu::XTILEDATA) };
     UserX86XsaveEntry {
-        xstate_bv: fpu::components_in_use(area),
+        xstate_bv: in_use & !fpu::TILES,
+        tiles: Some(tiles).filter(|tiles| tiles.config.is_some() || tiles.data.is_some()),
         ymmh_space: words(component(fpu::YMM)),
         bndreg_state: quads(component(fpu::BNDREGS)),
         bndcsr_state: quads(component(fpu::BNDCSR)),
@@ -94,20 +100,37 @@ fn quads(bytes: &[u8]) -> Vec<u64> {
 mod tests {
     use super::*;
 
+    /// An area whose bytes tell where they are, with these components in use.
+    fn area(bytes: usize, in_use: u64) -> Vec<u8> {
+        let mut area: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+        area[fpu::LEGACY_BYTES..fpu::LEGACY_BYTES + 8].copy_from_slice(&in_use.to_le_bytes());
+        area
+    }
+
     #[test]
     fn components_are_whole_or_absent() {
-        let area: Vec<u8> = (0..8192u32).map(|at| at as u8).collect();
-        let layout = Layout::of_this_processor();
-        let entry = extended(&area, &layout);
+        let avx512 = [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)];
+        let layout = Layout::of(avx512);
+        let entry = extended(&area(8192, 0xe7), &layout);
         assert_eq!((entry.st_space.len(), entry.xmm_space.len()), (32, 64));
         let xsave = entry.xsave.unwrap();
-        let has = |component| layout.place(component).is_some();
-        assert_eq!(xsave.ymmh_space.len(), if has(fpu::YMM) { 64 } else { 0 });
-        assert_eq!(xsave.hi16_zmm.len(), if has(fpu::HI16_ZMM) { 128 } else { 0 });
-        assert_eq!(xsave.pkru.len(), if has(fpu::PKRU) { 2 } else { 0 });
-        if has(fpu::YMM) {
-            // The one component whose place is the same on all processors.
-            assert_eq!(xsave.ymmh_space[0], u32::from_le_bytes([64, 65, 66, 67]));
-        }
+        assert_eq!((xsave.ymmh_space.len(), xsave.hi16_zmm.len()), (64, 128));
+        assert_eq!((xsave.bndreg_state.len(), xsave.pkru.len()), (0, 0));
+        assert_eq!(xsave.ymmh_space[0], u32::from_le_bytes([64, 65, 66, 67]));
+        assert_eq!((xsave.xstate_bv, xsave.tiles), (0xe7, None));
+    }
+
+    #[test]
+    fn tiles_are_written_if_they_are_in_use() {
+        let layout = Layout::of([(2, 576, 256), (17, 2752, 64), (18, 2816, 8192)]);
+        let tiles = |in_use| extended(&area(11_008, in_use), &layout).xsave.unwrap();
+        assert_eq!(tiles(0b111).tiles, None);
+        let both = tiles(0b111 | fpu::TILES);
+        assert_eq!(both.xstate_bv, 0b111);
+        let both = both.tiles.unwrap();
+        assert_eq!(both.config.unwrap()[0], 2752_u32 as u8);
+        assert_eq!(both.data.unwrap().len(), 8192);
+        let configured = tiles(0b111 | 1 << fpu::XTILECFG.bit).tiles.unwrap();
+        assert_eq!((configured.config.map(|bytes| bytes.len()), configured.data), (Some(64), None));
     }
 }

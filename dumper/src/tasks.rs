@@ -7,7 +7,7 @@ use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
 
 use crate::error::Error;
 use crate::facts::{Facts, ProcessFacts, ThreadFacts};
-use crate::inject::{Original, Report, ThreadState};
+use crate::inject::{Bits, Original, Report, ThreadState};
 use crate::obstacles;
 
 /// A process that stands still.
@@ -52,10 +52,10 @@ impl TaskState {
         process: &Process,
         stopped: &Stopped,
         group_stop: i32,
-        facts: &mut Facts,
+        (facts, bits): (&mut Facts, Option<&Bits>),
         buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let leader = ThreadCapture::read(dir, process, stopped, facts, buffer)?;
+        let leader = ThreadCapture::read(dir, process, stopped, (facts, bits), buffer)?;
         let timers = match &process.in_process {
             Some(known) if !known.timers => PosixTimers(Vec::new()),
             _ => PosixTimers::read(dir)?,
@@ -67,7 +67,7 @@ impl TaskState {
             timers,
             pending: pending(stopped, shared_pending, true)?,
             group_stop,
-            report: Report::known(process),
+            report: Report::known(process, bits),
             threads: vec![leader],
         })
     }
@@ -79,7 +79,7 @@ impl ThreadCapture {
         dir: &Dir,
         process: &Process,
         stopped: &Stopped,
-        facts: &mut Facts,
+        (facts, bits): (&mut Facts, Option<&Bits>),
         buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
         let (pid, tid) = (process.pid, stopped.tid());
@@ -116,7 +116,7 @@ impl ThreadCapture {
             rseq,
             robust_list,
             pending: pending(stopped, known.pending, false)?,
-            in_task: known.in_task.map(ThreadState::from),
+            in_task: known.in_task.zip(bits).map(|(known, bits)| ThreadState::known(&known, bits)),
         })
     }
 

@@ -160,3 +160,33 @@ pub fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
     // SAFETY: takes two integers.
     answer(unsafe { libc::kill(pid, signal) }.into()).map(drop)
 }
+
+/// An instruction that can be made a fault for the calling thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultingInstructions {
+    /// CPUID (`ARCH_SET_CPUID`).
+    Cpuid,
+    /// Those that read the time-stamp counter (`PR_SET_TSC`).
+    TimeStampCounter,
+}
+
+/// Makes an instruction a fault for the calling thread, or lets it be used again.
+///
+/// # Errors
+/// When the kernel or the processor cannot do that.
+pub fn set_faulting(instruction: FaultingInstructions, faults: bool) -> io::Result<()> {
+    const ARCH_SET_CPUID: c_int = 0x1012;
+    // SAFETY: both take integers. A thread that then runs into the fault is ended by a signal.
+    let answered = unsafe {
+        match instruction {
+            FaultingInstructions::Cpuid => {
+                libc::syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, libc::c_ulong::from(!faults))
+            }
+            FaultingInstructions::TimeStampCounter => {
+                let wanted = if faults { libc::PR_TSC_SIGSEGV } else { libc::PR_TSC_ENABLE };
+                libc::prctl(libc::PR_SET_TSC, wanted).into()
+            }
+        }
+    };
+    answer(answered).map(drop)
+}

@@ -262,6 +262,14 @@ pub struct Report {
     pub object: u64,
 }
 
+/// In [`Thread::processor`]: the instruction CPUID is a fault.
+pub const CPUID_FAULTS: u32 = 1;
+/// In [`Thread::processor`]: reading the time-stamp counter is a fault.
+pub const TSC_FAULTS: u32 = 2;
+/// In [`Thread::processor`]: it has AMX tiles in use. The kernel makes room for them when a thread
+/// first uses some, and lets a tracer set them only then.
+pub const USES_TILES: u32 = 4;
+
 /// A thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -294,8 +302,8 @@ pub struct Thread {
     pub priority: i32,
     /// Nice value.
     pub nice: i32,
-    /// Padding.
-    pub pad: u32,
+    /// What the processor is told of it: [`CPUID_FAULTS`], [`TSC_FAULTS`], [`USES_TILES`].
+    pub processor: u32,
     /// Processors that it may run on, one bit each; empty to leave them as they are.
     pub affinity: Table<u8>,
     /// Credentials.
@@ -378,6 +386,8 @@ pub struct Arguments {
     pub pad: u32,
     /// Where the helper's stack ends, from the start of the region.
     pub helper_stack: u64,
+    /// Components of the processor's extended state to ask for, as a mask.
+    pub components: u64,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -389,7 +399,7 @@ const _: () = {
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 64);
+    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 72);
 };
 
 macro_rules! steps {
@@ -467,4 +477,8 @@ steps! {
     Membarrier = 24, "register for memory barriers";
     /// The thread waits for its tracer.
     Park = 25, "park thread";
+    /// Permission to use a component of the processor's extended state.
+    Component = 26, "ask for the use of extended state component";
+    /// An instruction becomes a fault.
+    Fault = 27, "forbid an instruction by call";
 }

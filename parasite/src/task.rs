@@ -127,6 +127,13 @@ pub struct Parasite {
     pub timer_slack: u32,
     /// Out: `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3; 0 where the kernel does not tell).
     pub membarrier: u32,
+    /// Out: whether the instruction CPUID is a fault for this thread.
+    pub cpuid_faults: u32,
+    /// Out: components of the extended state that the process may use (Linux 5.16; 0 where the
+    /// kernel does not tell).
+    pub permitted: u64,
+    /// Out: `PR_GET_TSC` of this thread; 0 where the processor has no counter.
+    pub tsc: u32,
     /// Padding.
     pub pad: u32,
 }
@@ -161,6 +168,9 @@ impl Parasite {
         securebits: 0,
         timer_slack: 0,
         membarrier: 0,
+        cpuid_faults: 0,
+        permitted: 0,
+        tsc: 0,
         pad: 0,
     };
 }

@@ -30,6 +30,7 @@ fn host() -> Host {
         pgid: 1,
         permitted: u64::MAX,
         bounding: u64::MAX,
+        components: arch::fpu::Layout::of_this_processor().components(),
         known: u64::MAX >> 23,
         hard_limits: vec![u64::MAX; 16],
         vdso: Vdso {

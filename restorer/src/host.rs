@@ -3,11 +3,13 @@
 //! [`Host`] is probed once; the comparison makes no system call.
 
 use api::Obstacle;
+use arch::fpu::Layout;
 use images::messages::vma_status;
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 
 use crate::error::Error;
 use crate::load::{Body, Process, World, capability_set};
+use crate::registers;
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub(crate) struct Host {
     pub(crate) bounding: u64,
     /// Capabilities that the kernel knows.
     pub(crate) known: u64,
+    /// Components of the processor's extended state.
+    pub(crate) components: u64,
     /// Hard limits by number of the resource.
     pub(crate) hard_limits: Vec<u64>,
     pub(crate) vdso: Vdso,
@@ -88,6 +92,7 @@ impl Host {
             permitted: status.cap_permitted,
             bounding: status.cap_bounding,
             known: u64::MAX >> (63 - last.min(63)),
+            components: Layout::of_this_processor().components(),
             hard_limits: limits.0.iter().map(|limit| limit.hard.unwrap_or(u64::MAX)).collect(),
             vdso: Vdso::default(),
             mappings: Vec::new(),
@@ -128,6 +133,7 @@ impl Host {
         for (process, body) in world.living() {
             self.check_limits(process, &mut found);
             self.check_capabilities(body, &mut found);
+            self.check_processor(process, body, &mut found);
         }
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
@@ -149,6 +155,24 @@ impl Host {
                     "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
                 ));
             }
+        }
+    }
+
+    fn check_processor(&self, process: &Process, body: &Body, found: &mut Vec<Obstacle>) {
+        let remedy = "restore it on a processor with the features of the one it was dumped on";
+        let names = |mask| arch::fpu::names(mask).collect::<Vec<_>>().join(" and ");
+        for thread in &body.threads {
+            let missing = registers::missing(thread, self.components);
+            if missing != 0 {
+                let names = names(missing);
+                let reason = format!("it uses {names}, which this processor or its kernel lacks");
+                found.push(Obstacle::of(thread.tid, "processor state", reason, remedy));
+            }
+        }
+        let missing = registers::permitted(body) & !self.components;
+        if missing != 0 {
+            let reason = format!("it may use {}, which this processor lacks", names(missing));
+            found.push(Obstacle::of(process.pid, "processor state", reason, remedy));
         }
     }
 

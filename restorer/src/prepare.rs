@@ -23,6 +23,7 @@ use self::table::Tables;
 use crate::error::Error;
 use crate::host::{Host, Range};
 use crate::load::{Body, END_OF_SPACE, Process, personality};
+use crate::registers;
 
 const PAGE: usize = 4096;
 /// Stack of a thread while it runs the restorer, which has no deep frames.
@@ -93,6 +94,7 @@ pub(crate) fn region(
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
         thp_disable: body.mm.thp_disabled.unwrap_or(false).into(),
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
+        components: registers::permitted(body),
         mm: mm(body, descriptors.exe),
         ..Arguments::default()
     };

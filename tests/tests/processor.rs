@@ -89,3 +89,17 @@ fn threads_without_room_on_their_stacks_are_asked() {
 fn threads_without_room_on_their_stacks_are_asked_by_programs() {
     cramped(true);
 }
+
+/// Seen in the kernel's structures alone.
+#[test]
+fn segments_of_its_own_are_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start("unsupported-segments", scratch.path("work"));
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
+    assert!(!outcome.success, "it was dumped");
+    assert!(outcome.stderr.contains("modify_ldt"), "{}", outcome.stderr);
+    workload.check().expect("the program's own check");
+}

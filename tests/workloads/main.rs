@@ -16,6 +16,7 @@ mod cramped;
 mod credentials;
 mod dirty;
 mod eventfds;
+mod faulting;
 mod files;
 mod ghosts;
 mod identity;
@@ -56,6 +57,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("credentials", credentials::run),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
+    ("faulting", faulting::run),
     ("files", files::run),
     ("ghosts", ghosts::run),
     ("identity", identity::run),
@@ -96,6 +98,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
+    ("unsupported-segments", unsupported::segments),
     ("unsupported-proc_self", unsupported::proc_self),
     ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),

@@ -131,6 +131,17 @@ fn set<T>(socket: &impl std::os::fd::AsRawFd, level: i32, option: i32, value: &T
     check(done).expect("setsockopt");
 }
 
+/// A segment of its own.
+pub(crate) fn segments(stage: &Stage) -> Outcome {
+    // struct user_desc: entry 0, base 0, limit of one page, a 32-bit data segment.
+    let descriptor = [0_u32, 0, 0xfff, 1];
+    // SAFETY: the descriptor is alive for the call, which no code depends on.
+    let set = unsafe { libc::syscall(libc::SYS_modify_ldt, 0x11, descriptor.as_ptr(), 16_usize) };
+    assert!(set == 0, "modify_ldt: {}", std::io::Error::last_os_error());
+    stage.ready_then_wait();
+    Ok(())
+}
+
 /// An established TCP connection.
 pub(crate) fn tcp(stage: &Stage) -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -2,6 +2,7 @@
 //! `NT_X86_XSTATE` reports it: the standard, not compacted, XSAVE layout (Intel SDM vol. 1,
 //! 13.4), and what a signal frame wants around it.
 
+use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::ops::Range;
 
@@ -56,6 +57,9 @@ pub const XTILEDATA: Component = Component { bit: 18, bytes: 8192 };
 pub const COMPONENTS: [Component; 9] =
     [YMM, BNDREGS, BNDCSR, OPMASK, ZMM_HI256, HI16_ZMM, PKRU, XTILECFG, XTILEDATA];
 
+/// What there is of AMX, as a mask.
+pub const TILES: u64 = 1 << XTILECFG.bit | 1 << XTILEDATA.bit;
+
 /// Components that a task must ask for before it can use them, as a mask.
 pub const ON_REQUEST: u64 = 1 << XTILEDATA.bit;
 
@@ -76,13 +80,8 @@ impl Layout {
     #[must_use]
     pub fn of_this_processor() -> Self {
         const LEAF: u32 = 13;
-        let there = if __cpuid(0).eax < LEAF {
-            0
-        } else {
-            let supported = __cpuid_count(LEAF, 0);
-            u64::from(supported.eax) | u64::from(supported.edx) << 32
-        };
-        let components = (2..BITS as u32).filter(|bit| there & 1 << bit != 0);
+        let enabled = enabled_components();
+        let components = (2..BITS as u32).filter(|bit| enabled & 1 << bit != 0);
         Self::of(components.map(|bit| {
             let place = __cpuid_count(LEAF, bit);
             (bit, place.ebx as usize, place.eax as usize)
@@ -121,6 +120,45 @@ impl Layout {
     pub fn components(&self) -> u64 {
         let there = (2..BITS).filter(|&bit| self.places[bit].1 != 0);
         there.fold(0b11, |mask, bit| mask | 1 << bit)
+    }
+}
+
+/// What the kernel has enabled of the extended state (XCR0).
+fn enabled_components() -> u64 {
+    /// CPUID leaf 1, ECX: the kernel uses XSAVE, and the instruction XGETBV may be used.
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid(1).ecx & OSXSAVE == 0 {
+        return 0b11;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: the processor has the instruction, which only reads.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Uses AMX tiles for the first time, and leaves them in their initial state.
+///
+/// # Safety
+/// The processor has them, and the process has the permission to use them.
+pub unsafe fn touch_tiles() {
+    /// One tile of one row of 64 bytes (palette 1).
+    #[repr(C, align(64))]
+    struct Config([u8; 64]);
+    let mut config = Config([0; 64]);
+    config.0[0] = 1;
+    config.0[16] = 64;
+    config.0[48] = 1;
+    // SAFETY: the caller's promise. To load the configuration is no use of tiles yet.
+    unsafe {
+        asm!(
+            "ldtilecfg [{}]",
+            "tilezero tmm0",
+            "tilerelease",
+            in(reg) &raw const config,
+            options(nostack),
+        );
     }
 }
 

@@ -108,6 +108,8 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
             timer_slack: task.marks.timer_slack,
             extended_bytes: Some(task.processor.extended_bytes as usize)
                 .filter(|bytes| *bytes != 0),
+            kernel_flags: task.processor.flags,
+            ports: task.processor.ports != 0 || task.processor.port_level != 0,
             mark: NonZeroU64::new(task.marks.thread),
         }),
     }
@@ -153,6 +155,8 @@ pub(super) fn in_process(
             }),
             _ => None,
         },
+        permitted_components: leader.processor.permitted,
+        local_descriptors: leader.processor.local_descriptors != 0,
         actions: actions
             .iter()
             .map(|action| Action {

@@ -6,16 +6,24 @@ use arch::syscall::nr;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::SCRATCH;
-use super::{Codes, Error, Home, Original, Room, expect_stop};
+use super::parasite::PR_TSC_SIGSEGV;
+use super::{Bits, Codes, Error, Home, Original, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_TSC: u64 = 25;
 const PR_GET_TID_ADDRESS: u64 = 40;
+const ARCH_GET_CPUID: u64 = 0x1011;
+
+/// How many questions there are, and which are answered by the call's own value.
+const QUESTIONS: usize = 5;
+const BY_VALUE: usize = 4;
 
 /// Where the answers go, in bytes from the scratch area.
 const AT_ALT_STACK: u64 = 0;
 const AT_CLEAR_CHILD_TID: u64 = size_of::<AltStack>() as u64;
 const AT_PARENT_DEATH_SIGNAL: u64 = AT_CLEAR_CHILD_TID + 8;
+const AT_TSC: u64 = AT_PARENT_DEATH_SIGNAL + 4;
 
 /// What a thread said of itself.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +31,15 @@ pub(crate) struct ThreadState {
     pub(crate) alt_stack: AltStack,
     pub(crate) clear_child_tid: u64,
     pub(crate) parent_death_signal: i32,
+    /// The instruction CPUID is a fault.
+    pub(crate) cpuid_faults: bool,
+    /// Reading the time-stamp counter is one.
+    pub(crate) tsc_faults: bool,
 }
 
-impl From<collector::InTask> for ThreadState {
-    fn from(known: collector::InTask) -> Self {
+impl ThreadState {
+    /// As the kernel's structures tell it.
+    pub(crate) fn known(known: &collector::InTask, bits: &Bits) -> Self {
         // As sigaltstack(2) says that there is none.
         let disabled = if known.alt_stack_bytes == 0 { SS_DISABLE } else { 0 };
         Self {
@@ -38,6 +51,8 @@ impl From<collector::InTask> for ThreadState {
             },
             clear_child_tid: known.clear_child_tid,
             parent_death_signal: known.parent_death_signal,
+            cpuid_faults: known.kernel_flags & bits.cpuid_faults != 0,
+            tsc_faults: known.kernel_flags & bits.tsc_faults != 0,
         }
     }
 }
@@ -48,16 +63,19 @@ struct Asked {
     home: Home,
     pid: i32,
     codes: Codes,
+    cpuid_faults: bool,
 }
 
 impl Asked {
     /// The questions: each a system call whose answer lands in the scratch area.
-    fn questions(&self) -> [(usize, [u64; 6]); 3] {
+    fn questions(&self) -> [(usize, [u64; 6]); QUESTIONS] {
         let at = |offset| self.home.scratch + offset;
         [
             (nr::SIGALTSTACK, [0, at(AT_ALT_STACK), 0, 0, 0, 0]),
             (nr::PRCTL, [PR_GET_TID_ADDRESS, at(AT_CLEAR_CHILD_TID), 0, 0, 0, 0]),
             (nr::PRCTL, [PR_GET_PDEATHSIG, at(AT_PARENT_DEATH_SIGNAL), 0, 0, 0, 0]),
+            (nr::PRCTL, [PR_GET_TSC, at(AT_TSC), 0, 0, 0, 0]),
+            (nr::ARCH_PRCTL, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]),
         ]
     }
 
@@ -69,8 +87,13 @@ impl Asked {
         Ok(stopped.resume_to_syscall()?)
     }
 
-    fn answered(&self, stopped: &Stopped, question: usize) -> Result<(), Error> {
+    fn answered(&mut self, stopped: &Stopped, question: usize) -> Result<(), Error> {
         let answer = stopped.registers()?.return_value();
+        if question == BY_VALUE {
+            // An error: there is no such thing.
+            self.cpuid_faults = answer == 0;
+            return Ok(());
+        }
         if answer < 0 {
             return Err(Error::Call {
                 call: self.questions()[question].0 as i32,
@@ -96,6 +119,8 @@ impl Asked {
             alt_stack: alt_stack[0],
             clear_child_tid: word(AT_CLEAR_CHILD_TID),
             parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
+            cpuid_faults: self.cpuid_faults,
+            tsc_faults: word(AT_TSC) as u32 == PR_TSC_SIGSEGV,
         })
     }
 }
@@ -124,11 +149,11 @@ pub(crate) fn ask_threads(
     let mut stopped_threads = Vec::with_capacity(threads.len());
     for Asking { stopped, pid, original, codes, room } in threads {
         let home = Home::lay(&stopped, pid, &original, &room, &codes, None)?;
-        asked.push(Asked { original, home, pid, codes });
+        asked.push(Asked { original, home, pid, codes, cpuid_faults: false });
         stopped_threads.push(stopped);
     }
-    for question in 0..3 {
-        stopped_threads = wave(&asked, stopped_threads, postponed, question)?;
+    for question in 0..QUESTIONS {
+        stopped_threads = wave(&mut asked, stopped_threads, postponed, question)?;
     }
     let mut answers = Vec::with_capacity(asked.len());
     for (asked, stopped) in asked.iter().zip(&stopped_threads) {
@@ -154,7 +179,7 @@ pub(crate) fn ask_threads(
 
 /// One question to every thread: all to the call's entry, then all to its exit.
 fn wave(
-    asked: &[Asked],
+    asked: &mut [Asked],
     stopped: Vec<Stopped>,
     postponed: &mut Vec<(i32, i32)>,
     question: usize,
@@ -169,7 +194,7 @@ fn wave(
         inside.push(entry.resume_to_syscall()?);
     }
     let mut done = Vec::with_capacity(inside.len());
-    for (asked, running) in asked.iter().zip(inside) {
+    for (asked, running) in asked.iter_mut().zip(inside) {
         let exit = wait(asked, running, postponed, |stop| stop == Stop::Syscall)?;
         asked.answered(&exit, question)?;
         done.push(exit);

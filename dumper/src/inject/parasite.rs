@@ -9,13 +9,17 @@ use std::os::fd::OwnedFd;
 use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
 use ::parasite::task::{Parasite, SIGNALS, SigAction, TimerState};
+use arch::fpu;
 use arch::regs::GeneralRegs;
 use arch::syscall::nr;
 use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::Detour;
-use super::{Codes, Error, Home, Original, Room, ThreadState, expect_stop};
+use super::{Bits, Codes, Error, Home, Original, Room, ThreadState, expect_stop};
+
+/// `PR_GET_TSC`: reading the time-stamp counter is a fault.
+pub(super) const PR_TSC_SIGSEGV: u32 = 2;
 
 /// Bytes of stack that the parasite gets; it uses a few hundred.
 const STACK_BYTES: usize = 4096;
@@ -61,7 +65,8 @@ pub(crate) struct Report {
 
 impl Report {
     /// What the parasite would report, where the kernel's structures tell all of it.
-    pub(crate) fn known(process: &Process) -> Option<Self> {
+    pub(crate) fn known(process: &Process, bits: Option<&Bits>) -> Option<Self> {
+        let bits = bits?;
         let known = process.in_process.as_deref()?;
         let leader = process.threads.get(&process.pid)?.in_task?;
         // The structures say that there are timers, not what is left of them; and of restrictions
@@ -69,7 +74,7 @@ impl Report {
         if known.timers || known.thp_restricted {
             return None;
         }
-        let thread = ThreadState::from(leader);
+        let thread = ThreadState::known(&leader, bits);
         let mut state = Box::new(Parasite {
             alt_stack: thread.alt_stack,
             clear_child_tid: thread.clear_child_tid,
@@ -80,6 +85,9 @@ impl Report {
             securebits: leader.securebits.cast_signed(),
             timer_slack: leader.timer_slack as u32,
             membarrier: known.membarrier,
+            permitted: known.permitted_components,
+            cpuid_faults: thread.cpuid_faults.into(),
+            tsc: if thread.tsc_faults { PR_TSC_SIGSEGV } else { 0 },
             ..Parasite::EMPTY
         });
         if known.actions.len() != SIGNALS {
@@ -102,12 +110,15 @@ impl Report {
             alt_stack: self.state.alt_stack,
             clear_child_tid: self.state.clear_child_tid,
             parent_death_signal: self.state.parent_death_signal,
+            cpuid_faults: self.state.cpuid_faults != 0,
+            tsc_faults: self.state.tsc == PR_TSC_SIGSEGV,
         }
     }
 
     /// The first field in which two reports differ.
     pub(crate) fn differs(&self, other: &Self) -> Option<&'static str> {
         let (one, other) = (&self.state, &other.state);
+        let no_tsc = |state: &Parasite| state.tsc == PR_TSC_SIGSEGV;
         let fields = [
             ("signal actions", one.actions == other.actions),
             ("interval timers", one.interval_timers == other.interval_timers),
@@ -121,6 +132,12 @@ impl Report {
             ("securebits", one.securebits == other.securebits),
             ("membarrier registrations", one.membarrier == other.membarrier),
             ("timer slack", one.timer_slack == other.timer_slack),
+            ("CPUID faulting", one.cpuid_faults == other.cpuid_faults),
+            ("use of the time-stamp counter", no_tsc(one) == no_tsc(other)),
+            (
+                "permitted extended state",
+                one.permitted & fpu::ON_REQUEST == other.permitted & fpu::ON_REQUEST,
+            ),
         ];
         fields.into_iter().find_map(|(name, same)| (!same).then_some(name))
     }

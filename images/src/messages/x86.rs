@@ -22,6 +22,16 @@ pub struct ThreadInfoX86 {
     /// Segments 12 to 14 of the GDT.
     #[prost(message, repeated, tag = "4")]
     pub tls: Vec<UserDescT>,
+    /// Ours: in a leader's, the components of the extended state that the process has asked to use
+    /// (`ARCH_REQ_XCOMP_PERM`), as a mask.
+    #[prost(uint64, optional, tag = "1000")]
+    pub permitted_components: Option<u64>,
+    /// Ours: the instruction CPUID is a fault (`ARCH_SET_CPUID`).
+    #[prost(bool, optional, tag = "1001")]
+    pub cpuid_faults: Option<bool>,
+    /// Ours: reading the time-stamp counter is a fault (`PR_SET_TSC`).
+    #[prost(bool, optional, tag = "1002")]
+    pub tsc_faults: Option<bool>,
 }
 
 /// General registers, as `PTRACE_GETREGS` gives them. A system call that was interrupted is
@@ -187,6 +197,20 @@ pub struct UserX86XsaveEntry {
     /// Shadow stack state.
     #[prost(message, optional, tag = "9")]
     pub cet: Option<UserX86CetEntry>,
+    /// Ours: AMX tiles, if they are in use. Their bits are not set in `xstate_bv`.
+    #[prost(message, optional, tag = "1000")]
+    pub tiles: Option<UserX86TilesEntry>,
+}
+
+/// AMX tiles. What is left out is in its initial state.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct UserX86TilesEntry {
+    /// 64 bytes: their configuration.
+    #[prost(bytes = "vec", optional, tag = "1")]
+    pub config: Option<Vec<u8>>,
+    /// 8,192 bytes: their contents.
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub data: Option<Vec<u8>>,
 }
 
 /// Shadow stack state.

@@ -1,8 +1,8 @@
 //! What each thread's part of the restorer is told.
 
-use images::messages::CredsEntry;
+use images::messages::{CredsEntry, ThreadInfoX86};
 use parasite::plain::Plain;
-use parasite::restorer::{Credentials, Table, Thread};
+use parasite::restorer::{CPUID_FAULTS, Credentials, TSC_FAULTS, Table, Thread, USES_TILES};
 use parasite::task::AltStack;
 
 use super::pending;
@@ -10,6 +10,7 @@ use super::table::Tables;
 use crate::error::Error;
 use crate::host::Host;
 use crate::load::{self, Body, capability_set};
+use crate::registers;
 
 /// `SS_DISABLE`: no alternate stack.
 const SS_DISABLE: u32 = 2;
@@ -52,11 +53,20 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         policy: core.sched_policy.unwrap_or(0) as i32,
         priority: core.sched_prio.unwrap_or(0) as i32,
         nice: core.sched_nice.unwrap_or(0),
+        processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, host, tables),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
     })
+}
+
+fn processor(thread: &load::Thread) -> u32 {
+    let bit = |there: bool, bit| if there { bit } else { 0 };
+    let ThreadInfoX86 { cpuid_faults, tsc_faults, .. } = thread.info;
+    bit(cpuid_faults == Some(true), CPUID_FAULTS)
+        | bit(tsc_faults == Some(true), TSC_FAULTS)
+        | bit(registers::uses_tiles(thread), USES_TILES)
 }
 
 fn alt_stack(entry: Option<&images::messages::ThreadSasEntry>) -> AltStack {

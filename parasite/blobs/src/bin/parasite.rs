@@ -20,7 +20,10 @@ const ITIMERS: usize = 3;
 const PR_GET_PDEATHSIG: usize = 2;
 const PR_GET_DUMPABLE: usize = 3;
 const PR_GET_SECUREBITS: usize = 27;
+const PR_GET_TSC: usize = 25;
 const PR_GET_TIMERSLACK: usize = 30;
+const ARCH_GET_CPUID: usize = 0x1011;
+const ARCH_GET_XCOMP_PERM: usize = 0x1022;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS`.
 const GET_REGISTRATIONS: usize = 1 << 9;
 const PR_GET_CHILD_SUBREAPER: usize = 37;
@@ -128,6 +131,13 @@ unsafe extern "C" fn report(state: *mut Parasite) {
         let registrations = syscall(nr::MEMBARRIER, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
         (*state).membarrier = registrations.unwrap_or(0) as u32;
         (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
+        // Older kernels and other processors refuse these.
+        let cpuid = syscall(nr::ARCH_PRCTL, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]);
+        (*state).cpuid_faults = u32::from(cpuid == Ok(0));
+        let permitted = addr_of!((*state).permitted) as usize;
+        let _refused = syscall(nr::ARCH_PRCTL, [ARCH_GET_XCOMP_PERM, permitted, 0, 0, 0, 0]);
+        let tsc = addr_of!((*state).tsc) as usize;
+        let _refused = syscall(nr::PRCTL, [PR_GET_TSC, tsc, 0, 0, 0, 0]);
         if (*state).bell != 0 {
             let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
             report.ask(nr::TGKILL, [pid, tid, (*state).bell as usize, 0, 0, 0]);

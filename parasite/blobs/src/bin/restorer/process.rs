@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use arch::syscall::nr;
 use parasite::restorer::{PosixTimer, Step};
-use parasite::task::SigAction;
+use parasite::task::{AltStack, SigAction};
 
 use crate::context::Context;
 
@@ -20,6 +20,9 @@ const PR_SET_CHILD_SUBREAPER: usize = 36;
 const PR_SET_THP_DISABLE: usize = 41;
 const PR_TIMER_CREATE_RESTORE_IDS: usize = 77;
 
+const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+const SS_DISABLE: u32 = 2;
+
 const FUTEX_WAIT: usize = 0;
 
 /// What later threads inherit, and what needs no thread.
@@ -29,6 +32,17 @@ pub fn before_threads(context: &Context) {
         let new = &raw const action.action as usize;
         let args = [action.signal as usize, new, 0, SIGSET_BYTES, 0, 0];
         context.must(Step::Action, action.signal, nr::RT_SIGACTION, args);
+    }
+    for component in 0..u64::BITS as usize {
+        if arguments.components & 1 << component != 0 {
+            // The kernel wants room for the larger signal frames on every alternate stack there is:
+            // this thread's is still that of its maker.
+            let none = AltStack { flags: SS_DISABLE, ..AltStack::default() };
+            let (step, object) = (Step::Component, component as u64);
+            context.must(step, object, nr::SIGALTSTACK, [&raw const none as usize, 0, 0, 0, 0, 0]);
+            let args = [ARCH_REQ_XCOMP_PERM, component, 0, 0, 0, 0];
+            context.must(step, object, nr::ARCH_PRCTL, args);
+        }
     }
     let personality = arguments.personality;
     let args = [personality as usize, 0, 0, 0, 0, 0];

@@ -4,7 +4,7 @@ use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
 use arch::syscall::{clone_thread, nr};
-use parasite::restorer::{Credentials, Step, Thread};
+use parasite::restorer::{CPUID_FAULTS, Credentials, Step, TSC_FAULTS, Thread, USES_TILES};
 
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
@@ -21,6 +21,10 @@ pub const SHARED_BY_THREADS: u64 =
 
 const PR_SET_PDEATHSIG: usize = 1;
 const PR_SET_NAME: usize = 15;
+const PR_SET_TSC: usize = 26;
+const PR_TSC_SIGSEGV: usize = 2;
+const ARCH_SET_CPUID: usize = 0x1012;
+const TILE_COMPONENT: u64 = arch::fpu::XTILEDATA.bit as u64;
 const PR_CAPBSET_READ: usize = 23;
 const PR_CAPBSET_DROP: usize = 24;
 const PR_GET_SECUREBITS: usize = 27;
@@ -115,6 +119,18 @@ pub fn register(context: &Context) {
         [PR_SET_NAME, thread.name.as_ptr() as usize, 0, 0, 0, 0],
     );
     schedule(context, thread);
+    if thread.processor & USES_TILES != 0 {
+        context.at(Step::Component, TILE_COMPONENT);
+        // SAFETY: the process has been given the permission, on a processor that has tiles.
+        unsafe { arch::fpu::touch_tiles() };
+    }
+    if thread.processor & CPUID_FAULTS != 0 {
+        let args = [ARCH_SET_CPUID, 0, 0, 0, 0, 0];
+        context.must(Step::Fault, ARCH_SET_CPUID as u64, nr::ARCH_PRCTL, args);
+    }
+    if thread.processor & TSC_FAULTS != 0 {
+        context.prctl(Step::Fault, PR_SET_TSC, PR_TSC_SIGSEGV);
+    }
 }
 
 fn schedule(context: &Context, thread: &Thread) {

@@ -1,0 +1,123 @@
+//! Extended state from one processor to another.
+
+use images::messages::{ThreadCoreEntry, ThreadInfoX86, UserX86TilesEntry};
+
+use super::*;
+
+const AVX512: u64 = 0b111 << 5;
+const KEYS: u64 = 1 << 9;
+
+/// A processor with AMX, one with AVX-512 and keys, one with AVX alone.
+fn amx() -> Layout {
+    let keys = [(9, 2688, 8), (17, 2752, 64), (18, 2816, 8192)];
+    Layout::of(
+        [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)].into_iter().chain(keys),
+    )
+}
+
+fn avx512() -> Layout {
+    Layout::of([(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024), (9, 2688, 8)])
+}
+
+fn avx() -> Layout {
+    Layout::of([(2, 576, 256)])
+}
+
+/// What ptrace reports of a new thread there.
+fn current(layout: &Layout) -> Vec<u8> {
+    let mut area = vec![0; layout.bytes(layout.components())];
+    area[464..472].copy_from_slice(&layout.components().to_le_bytes());
+    if let Some(place) = layout.place(fpu::PKRU) {
+        area[fpu::LEGACY_BYTES..fpu::LEGACY_BYTES + 8].copy_from_slice(&KEYS.to_le_bytes());
+        area[place][..4].copy_from_slice(&0x5555_5554_u32.to_le_bytes());
+    }
+    area
+}
+
+/// A thread as a processor with AVX-512, keys and (if there are `tiles`) AMX has dumped it.
+fn thread(xstate_bv: u64, tiles: Option<UserX86TilesEntry>) -> Thread {
+    let xsave = UserX86XsaveEntry {
+        xstate_bv,
+        ymmh_space: vec![7; 64],
+        opmask_reg: vec![8; 8],
+        zmm_upper: vec![9; 64],
+        hi16_zmm: vec![10; 128],
+        pkru: vec![0x5555_5554, 0],
+        tiles,
+        ..UserX86XsaveEntry::default()
+    };
+    let fpregs = UserX86FpregsEntry { xsave: Some(xsave), ..UserX86FpregsEntry::default() };
+    let info = ThreadInfoX86 { fpregs, ..ThreadInfoX86::default() };
+    Thread { tid: 41, info, core: ThreadCoreEntry::default() }
+}
+
+fn tiles() -> UserX86TilesEntry {
+    UserX86TilesEntry { config: Some(vec![1; 64]), data: Some(vec![2; 8192]) }
+}
+
+fn refusal(thread: &Thread, layout: &Layout) -> String {
+    check(thread, layout.components()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_in_its_initial_state_is_not_missed() {
+    for layout in [amx(), avx512(), avx()] {
+        let area = extended(&thread(0b111 | KEYS, None), &current(&layout), &layout).unwrap();
+        assert_eq!(area.len(), layout.bytes(layout.components()));
+        let here = layout.components() & (0b111 | KEYS);
+        assert_eq!(fpu::components_in_use(&area), here);
+        assert_eq!(area[576..580], 7_u32.to_le_bytes());
+    }
+    // Noted as in use, and zero: CRIU's images are so.
+    let mut idle = thread(0b111 | AVX512, None);
+    let xsave = idle.info.fpregs.xsave.as_mut().unwrap();
+    xsave.opmask_reg = vec![0; 8];
+    xsave.zmm_upper = vec![0; 64];
+    xsave.hi16_zmm = vec![0; 128];
+    check(&idle, avx().components()).unwrap();
+}
+
+#[test]
+fn what_is_in_use_and_missing_is_named() {
+    assert!(refusal(&thread(0b111 | AVX512, None), &avx()).contains("AVX-512"));
+    assert!(refusal(&thread(0b111, Some(tiles())), &avx512()).contains("AMX tiles"));
+    assert!(refusal(&thread(0b111, None), &Layout::of([])).contains("AVX"));
+    let mut with_keys = thread(0b111 | KEYS, None);
+    with_keys.info.fpregs.xsave.as_mut().unwrap().pkru = vec![0x5555_5550, 0];
+    assert!(refusal(&with_keys, &avx()).contains("protection keys"));
+    let unknown = thread(0b111 | 1 << 40, None);
+    assert!(refusal(&unknown, &amx()).contains("without a name"));
+    assert!(extended(&unknown, &current(&amx()), &amx()).is_err());
+}
+
+#[test]
+fn tiles_come_back() {
+    let layout = amx();
+    let thread = thread(0b111, Some(tiles()));
+    assert!(uses_tiles(&thread));
+    let area = extended(&thread, &current(&layout), &layout).unwrap();
+    assert_eq!(fpu::components_in_use(&area) & fpu::TILES, fpu::TILES);
+    assert!(area[2752..2816].iter().all(|&byte| byte == 1));
+    assert!(area[2816..].iter().all(|&byte| byte == 2));
+}
+
+#[test]
+fn a_thread_from_a_processor_without_keys_has_those_of_a_new_task() {
+    let mut thread = thread(0b111, None);
+    thread.info.fpregs.xsave.as_mut().unwrap().pkru = Vec::new();
+    let layout = avx512();
+    let area = extended(&thread, &current(&layout), &layout).unwrap();
+    assert_eq!(fpu::components_in_use(&area), 0b111 | KEYS);
+    assert_eq!(area[2688..2692], 0x5555_5554_u32.to_le_bytes());
+}
+
+#[test]
+fn lists_of_any_length_do_no_harm() {
+    let mut thread = thread(u64::MAX >> 1 & amx().components(), Some(tiles()));
+    let xsave = thread.info.fpregs.xsave.as_mut().unwrap();
+    xsave.hi16_zmm = vec![1; 100_000];
+    xsave.opmask_reg = Vec::new();
+    xsave.tiles = Some(UserX86TilesEntry { config: Some(vec![1]), data: Some(vec![2; 1 << 20]) });
+    let area = extended(&thread, &current(&amx()), &amx()).unwrap();
+    assert_eq!(area.len(), 11_008);
+}
