@@ -170,6 +170,36 @@ pub(crate) struct RestoreOptions {
     /// Another control group in the place of the highest one that the tree was in
     #[arg(long, value_name = "[CONTROLLER:]/PATH")]
     pub(crate) cgroup_root: Vec<restorer::CgroupRoot>,
+    /// Give the tree whatever has the names of its files now, through links and with your own rights:
+    /// for a checkpoint from another machine, whose directories nobody else can write to. Without
+    /// this a file has to be the one that was dumped, or one that the processes may open themselves
+    #[arg(long)]
+    pub(crate) trust_paths: bool,
+    /// What of programs and mapped files has to be as it was: their contents, by build ids,
+    /// times of change and checksums, or only their sizes
+    #[arg(long, value_name = "METHOD", default_value = "buildid")]
+    pub(crate) file_validation: FileValidation,
+}
+
+/// How programs and mapped files are compared with what they were: CRIU's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FileValidation {
+    /// Their contents.
+    #[value(name = "buildid")]
+    BuildId,
+    /// Their sizes.
+    #[value(name = "filesize")]
+    FileSize,
+}
+
+impl FileValidation {
+    /// What a restore is asked for by it.
+    pub(crate) const fn asked(self) -> restorer::Validation {
+        match self {
+            Self::BuildId => restorer::Validation::Contents,
+            Self::FileSize => restorer::Validation::Size,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

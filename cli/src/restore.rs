@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid, getpgrp};
-use restorer::{AfterRestore, RestoreOptions, RestoreReport};
+use restorer::{AfterRestore, RestoreOptions, RestoreReport, Trust};
 
 use crate::args;
 use crate::failure::Failure;
@@ -58,6 +58,8 @@ fn restore(
         sibling: false,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
+        trust: if options.trust_paths { Trust::Paths } else { Trust::Files },
+        validation: options.file_validation.asked(),
     };
     restorer::restore(&asked, &mut Bar::new())
 }

@@ -8,10 +8,12 @@
 //! the working and the root directory. The ids are those of `files.img`.
 
 mod classify;
+mod content;
 mod encode;
 mod entries;
 mod epoll;
 mod events;
+mod identity;
 mod inet_sockets;
 mod kept;
 mod locks;
@@ -58,6 +60,8 @@ pub struct PlanContext {
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
     /// joins them again.
     pub joined: BTreeMap<u64, u64>,
+    /// Whether it is noted what is in programs and mapped files, beside their sizes.
+    pub contents: bool,
 }
 
 impl PlanContext {

@@ -50,6 +50,7 @@ impl<'a> Looker<'a> {
             context: files::PlanContext {
                 shell_job: options.shell_job,
                 root: options.root.clone(),
+                contents: options.contents,
                 ghost_limit: options.ghost_limit,
                 joined: BTreeMap::new(),
             },

@@ -49,6 +49,9 @@ pub struct DumpOptions {
     pub cross_check: bool,
     /// Where eBPF programs are found, or left for other dumps.
     pub programs: Home,
+    /// Note what is in programs and mapped files (build ids, checksums), so that a restore recognises
+    /// other versions of them; otherwise only their sizes.
+    pub contents: bool,
     /// Go on tracking what the tree writes when it runs on, for a later dump that has this one as
     /// its parent.
     pub track: bool,
@@ -79,6 +82,7 @@ impl DumpOptions {
             timeout: None,
             cross_check: false,
             programs: Home::default(),
+            contents: true,
             track: false,
             parent: None,
             tracks: crate::memory::TRACKS.into(),

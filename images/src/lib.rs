@@ -3,12 +3,14 @@
 //! - [`messages`]: what images say; [`names`]: which file says what; [`magic`]: how files begin.
 //! - [`ImageDir`] reads a checkpoint directory, [`ImageWriter`] writes one that is complete or absent.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
+//! - [`build_id`]: what tells a program or library from all others.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
 //!
 //! Nothing here asks the kernel for more than files, so that all of it can be tested and fuzzed anywhere.
 
 #![warn(missing_docs)]
 
+pub mod build_id;
 pub mod checkpoint;
 mod dir;
 mod error;

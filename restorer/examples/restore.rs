@@ -1,5 +1,5 @@
 //! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
-use stasis_restorer::{AfterRestore, Cgroups, RestoreOptions, restore};
+use stasis_restorer::{AfterRestore, Cgroups, RestoreOptions, Trust, Validation, restore};
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -12,6 +12,8 @@ fn main() -> std::process::ExitCode {
         sibling: has("--sibling"),
         cgroups: Cgroups::default(),
         cgroup_roots: Vec::new(),
+        trust: Trust::Files,
+        validation: Validation::Contents,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
     match restore(&options, &mut images::Quiet) {

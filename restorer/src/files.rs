@@ -4,9 +4,12 @@
 //! (at and above [`OpenFiles::base`]). Its children inherit them; each puts its own into place
 //! ([`OpenFiles::install`]) and, when its mappings are made, closes everything from the base on.
 
+mod approve;
 pub(crate) mod changed;
+mod content;
 mod events;
 mod ghosts;
+mod holders;
 mod images;
 mod inet_sockets;
 mod install;
@@ -16,6 +19,7 @@ mod pipes;
 mod regular;
 mod socket_options;
 mod terminals;
+mod unix_names;
 mod unix_plan;
 mod unix_sockets;
 
@@ -23,20 +27,30 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use ::images::messages::{FdinfoEntry, FileEntry, TtyInfoEntry};
+use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry, TtyInfoEntry};
 use api::Obstacle;
 
+use self::approve::Purpose;
+pub use self::approve::Trust;
+pub use self::content::{Needs, Validation};
+pub use self::holders::Holders;
 pub use self::images::FileImages;
 use self::keep::Keep;
 use self::regular::Opener;
 
 /// What the rest of the restore tells the files part.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenContext {
     /// The root joins the caller's session and terminal.
     pub shell_job: bool,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.
     pub root: Option<PathBuf>,
+    /// Who holds which file. A file that nobody holds is opened by our own rights.
+    pub holders: Holders,
+    /// What is believed of the paths.
+    pub trust: Trust,
+    /// What of the files is compared.
+    pub validation: Validation,
 }
 
 /// Why the files of the images were not opened.
@@ -94,6 +108,15 @@ pub struct InstallTask {
     pub pid: i32,
 }
 
+/// What a file that no descriptor holds is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    Program,
+    Directory,
+    Root,
+    Mapped(u32, Needs),
+}
+
 /// The open files of the images, in the descriptor table of the coordinator.
 #[derive(Debug)]
 pub struct OpenFiles {
@@ -105,8 +128,8 @@ pub struct OpenFiles {
     terminals: BTreeMap<u32, TtyInfoEntry>,
     /// Open file descriptions by id.
     opened: BTreeMap<u32, OwnedFd>,
-    /// Files that no descriptor holds, by id and flags.
-    held: BTreeMap<(u32, u32), OwnedFd>,
+    /// Files that no descriptor holds, by id and what for.
+    held: BTreeMap<(u32, Held), OwnedFd>,
     opener: Opener,
 }
 
@@ -132,14 +155,38 @@ impl OpenFiles {
         self.base
     }
 
-    /// A descriptor (at or above the base, close-on-exec) for what `id` names: the program, the
-    /// working or the root directory.
+    /// A descriptor (at or above the base, close-on-exec) for the program `id`.
     ///
     /// # Errors
     ///
-    /// When there is no such file in the images, or it cannot be opened as it was.
-    pub fn path(&mut self, id: u32) -> Result<RawFd, Error> {
-        self.mapped(id, libc::O_RDONLY.cast_unsigned())
+    /// When there is no such file in the images, it is not what it was, or the tasks may not have it.
+    pub fn program(&mut self, id: u32) -> Result<RawFd, Error> {
+        let flags = libc::O_RDONLY.cast_unsigned();
+        self.hold(id, Held::Program, |opener, entry| {
+            opener.open_contents(entry, Purpose::Run, flags, Needs::Contents)
+        })
+    }
+
+    /// A handle (at or above the base, close-on-exec) on the working directory `id`.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenFiles::program`].
+    pub fn working_directory(&mut self, id: u32) -> Result<RawFd, Error> {
+        self.hold(id, Held::Directory, |opener, entry| {
+            opener.approve(entry, Purpose::Enter).map(|approved| approved.handle)
+        })
+    }
+
+    /// A handle (at or above the base, close-on-exec) on the root directory `id`.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenFiles::program`].
+    pub fn root_directory(&mut self, id: u32) -> Result<RawFd, Error> {
+        self.hold(id, Held::Root, |opener, entry| {
+            opener.approve(entry, Purpose::Root).map(|approved| approved.handle)
+        })
     }
 
     /// A descriptor (at or above the base, close-on-exec) to map the file `id` from, opened with
@@ -148,21 +195,32 @@ impl OpenFiles {
     ///
     /// # Errors
     ///
-    /// As [`OpenFiles::path`].
-    pub fn mapped(&mut self, id: u32, flags: u32) -> Result<RawFd, Error> {
-        if let Some(fd) = self.held.get(&(id, flags)) {
+    /// As [`OpenFiles::program`].
+    pub fn mapped(&mut self, id: u32, flags: u32, needs: Needs) -> Result<RawFd, Error> {
+        self.hold(id, Held::Mapped(flags, needs), |opener, entry| {
+            opener.open_contents(entry, Purpose::Map(flags), flags, needs)
+        })
+    }
+
+    fn hold(
+        &mut self,
+        id: u32,
+        held: Held,
+        open: impl FnOnce(&mut Opener, &RegFileEntry) -> Result<OwnedFd, Error>,
+    ) -> Result<RawFd, Error> {
+        if let Some(fd) = self.held.get(&(id, held)) {
             return Ok(fd.as_raw_fd());
         }
         let Some(entry) = self.files.get(&id).and_then(|file| file.reg.as_ref()) else {
             return Err(Error::image(format!("file {id}"), "it is not there, or has no path"));
         };
-        let opened = self.opener.open_as(entry, flags)?;
+        let opened = open(&mut self.opener, entry)?;
         let failed = |source| Error::Kernel { operation: format!("keep file {id}"), source };
         let keep = Keep(self.base);
         let fd = keep.keep(opened).map_err(failed)?;
         self.opener.keep(keep).map_err(failed)?;
         let number = fd.as_raw_fd();
-        self.held.insert((id, flags), fd);
+        self.held.insert((id, held), fd);
         Ok(number)
     }
 

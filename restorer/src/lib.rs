@@ -29,11 +29,13 @@ mod prepare;
 mod reaper;
 mod registers;
 mod restore;
+mod rights;
 mod serve;
 mod task;
 mod tracer;
 
 pub use error::Error;
+pub use files::{Trust, Validation};
 pub use options::{AfterRestore, CgroupRoot, Cgroups, RestoreOptions, RestoreReport};
 pub use reaper::Reaper;
 pub use restore::restore;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::files::{Trust, Validation};
+
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterRestore {
@@ -91,6 +93,10 @@ pub struct RestoreOptions {
     pub cgroups: Cgroups,
     /// Other places for them.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// What is believed of the paths in the images.
+    pub trust: Trust,
+    /// What of the files is compared with what the images say.
+    pub validation: Validation,
 }
 
 /// What a restore says of itself.

@@ -16,7 +16,7 @@ use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, Limit, MmMap, PosixTimer, Report, SIGINFO_BYTES};
 use parasite::task::{SigAction, Time, TimerValue};
 
-pub(crate) use mappings::{of_file, open_flags};
+pub(crate) use mappings::{needs, of_file, open_flags};
 pub(crate) use threads::name;
 
 use self::table::Tables;

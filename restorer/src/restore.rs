@@ -16,13 +16,14 @@ use kernel::shared_memory::SharedMemory;
 use crate::cgroups;
 use crate::error::Error;
 use crate::explain::explain;
-use crate::files::{OpenContext, OpenFiles, changed};
+use crate::files::{Needs, OpenContext, OpenFiles, changed};
 use crate::finish::{self, Parked};
 use crate::host::Host;
 use crate::load::{Body, Run, State, World, signal_of};
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::plan::{Caller, Plan};
 use crate::prepare::{self, Descriptors};
+use crate::rights;
 use crate::task::{Crew, Place};
 use crate::tracer::{Loss, Tracer};
 
@@ -50,7 +51,13 @@ pub fn restore(
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 
     progress.begin("open files", None);
-    let context = OpenContext { shell_job: options.shell_job, root: options.root.clone() };
+    let context = OpenContext {
+        shell_job: options.shell_job,
+        root: options.root.clone(),
+        holders: rights::holders(&world),
+        trust: options.trust,
+        validation: options.validation,
+    };
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
     let base = files.base();
     progress.begin("shared memory", None);
@@ -277,7 +284,7 @@ fn places(
             continue;
         };
         let descriptors = Descriptors {
-            exe: files.path(body.mm.exe_file_id)?,
+            exe: files.program(body.mm.exe_file_id)?,
             mapped: mapped(body, files)?,
             segments: shared.segments.clone(),
             stores: shared.stores.clone(),
@@ -286,23 +293,23 @@ fn places(
         let helper = helpers.get(&process.pid).copied().unwrap_or(0);
         places.push(Some(Place {
             region: prepare::region(host, process, body, &descriptors, park_signal, helper)?,
-            cwd: files.path(body.fs.cwd_id)?,
-            root: files.path(body.fs.root_id)?,
+            cwd: files.working_directory(body.fs.cwd_id)?,
+            root: files.root_directory(body.fs.root_id)?,
         }));
     }
     Ok(places)
 }
 
 fn mapped(body: &Body, files: &mut OpenFiles) -> Result<BTreeMap<(u32, u32), RawFd>, Error> {
-    let mut mapped = BTreeMap::new();
+    let mut wanted: BTreeMap<(u32, u32), Needs> = BTreeMap::new();
     for vma in body.mm.vmas.iter().filter(|vma| prepare::of_file(vma)) {
         let Ok(id) = u32::try_from(vma.shmid) else { continue };
-        let flags = prepare::open_flags(vma);
-        if let std::collections::btree_map::Entry::Vacant(entry) = mapped.entry((id, flags)) {
-            entry.insert(files.mapped(id, flags)?);
-        }
+        let (flags, needs) = (prepare::open_flags(vma), prepare::needs(vma));
+        let most = wanted.entry((id, flags)).or_insert(needs);
+        *most = needs.max(*most);
     }
-    Ok(mapped)
+    let open = |((id, flags), needs)| Ok(((id, flags), files.mapped(id, flags, needs)?));
+    wanted.into_iter().map(open).collect()
 }
 
 /// While the tree is built, its orphans are ours: should it have to be destroyed, the dead can be

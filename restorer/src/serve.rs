@@ -18,7 +18,7 @@ use service::{
 };
 
 use crate::reaper::Reaper;
-use crate::{AfterRestore, Cgroups, Error, RestoreOptions, restore};
+use crate::{AfterRestore, Cgroups, Error, RestoreOptions, Trust, Validation, restore};
 
 impl From<api::CgroupsMode> for Cgroups {
     fn from(mode: api::CgroupsMode) -> Self {
@@ -184,6 +184,9 @@ pub fn work() -> Result<(), WorkerError> {
             sibling: true,
             cgroups: work.cgroups.map_or_else(Cgroups::default, Cgroups::from),
             cgroup_roots: Vec::new(),
+            // Whoever may ask a service for a restore may not tell it what to believe.
+            trust: Trust::Files,
+            validation: Validation::Contents,
         };
         let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
         Ok(RestoreSummary {

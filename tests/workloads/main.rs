@@ -19,6 +19,7 @@ mod eventfds;
 mod faulting;
 mod files;
 mod ghosts;
+mod held;
 mod identity;
 mod inet;
 mod jail;
@@ -60,6 +61,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("faulting", faulting::run),
     ("files", files::run),
     ("ghosts", ghosts::run),
+    ("held", held::run),
     ("identity", identity::run),
     ("inet", inet::run),
     ("jail", jail::run),

@@ -35,6 +35,7 @@ fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
         in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: Home::at(folder("STASIS_BPF_DIR"), folder("STASIS_CACHE_DIR")),
+        contents: !options.sizes_only,
         track: options.track_mem,
         parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
         tracks: Path::new(&run_dir).join("tracks"),

@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) ghost_limit: Option<u64>,
     pub(crate) track_mem: bool,
     pub(crate) previous: Option<PathBuf>,
+    /// Of programs and mapped files only the sizes are noted, or compared.
+    pub(crate) sizes_only: bool,
     pub(crate) features: Vec<String>,
     pub(crate) cgroups: Cgroups,
     pub(crate) cgroup_roots: Vec<CgroupRoot>,
@@ -140,6 +142,16 @@ impl Options {
                 self.cgroups = mode.map_or(Ok(Cgroups::Soft), |mode| parsed(written, &mode))?;
             }
             "cgroup-root" => self.cgroup_roots.push(parsed(written, &value())?),
+            "file-validation" => {
+                self.sizes_only = match value().to_str() {
+                    Some("filesize") => true,
+                    Some("buildid") => false,
+                    _ => {
+                        let value = value().to_string_lossy().into_owned();
+                        return Err(UsageError::Value { option: written.to_owned(), value });
+                    }
+                }
+            }
             "no-default-config" => self.no_default_config = true,
             // What an option of CRIU's that we lack is negated to is what we do.
             _ if !on => {}

@@ -6,7 +6,7 @@ use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Quiet, names};
 use nix::errno::Errno;
 use nix::sys::wait::wait;
-use restorer::{AfterRestore, RestoreOptions, RestoreReport};
+use restorer::{AfterRestore, RestoreOptions, RestoreReport, Trust, Validation};
 use tracing::{error, info, warn};
 
 use crate::failure::Failure;
@@ -47,6 +47,8 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
         sibling: options.sibling,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
+        trust: Trust::Files,
+        validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
     };
     let report = restorer::restore(&asked, &mut Quiet)?;
     if let Some(pidfile) = pidfile {

@@ -43,6 +43,18 @@ impl Survey<'_> {
         pos: u64,
         fown: FownEntry,
     ) -> Result<RegFileEntry, Problem> {
+        Ok(self.regular_now(found, id, flags, pos, fown)?.0)
+    }
+
+    /// The entry of something found by its path, and what it was when that was made.
+    pub(super) fn regular_now(
+        &mut self,
+        found: &Found,
+        id: u32,
+        flags: u32,
+        pos: u64,
+        fown: FownEntry,
+    ) -> Result<(RegFileEntry, FileStat), Problem> {
         if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
             return Err(Problem::refused(OF_ITSELF, "close it before the checkpoint"));
         }
@@ -59,7 +71,7 @@ impl Survey<'_> {
             self.ghost(found, id, &stat)?;
         }
         let regular = is(&stat, libc::S_IFREG);
-        Ok(RegFileEntry {
+        let entry = RegFileEntry {
             id,
             // The file exists when it is opened again.
             flags: if regular && flags & O_TMPFILE == O_TMPFILE {
@@ -72,8 +84,10 @@ impl Survey<'_> {
             name: found.name.clone(),
             size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
             mode: Some(stat.st_mode),
+            identity: found.identity.filter(|_| !found.ghost),
             ..RegFileEntry::default()
-        })
+        };
+        Ok((entry, stat))
     }
 
     /// Notes that the file `id` is a ghost, and reads it when it is met first.

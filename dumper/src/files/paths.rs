@@ -13,12 +13,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use images::messages::FileIdentity;
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
 
 use super::PlanContext;
+use super::content::Content;
+use super::identity::FileSystems;
 use super::problem::{Doing, Problem};
 
 /// What names a file to us: device, inode and link text.
@@ -50,6 +53,10 @@ pub(super) struct Found {
     pub(super) name: Vec<u8>,
     /// It has no name any more.
     pub(super) ghost: bool,
+    /// Which file it is.
+    pub(super) identity: Option<FileIdentity>,
+    /// What is in it, once that has been read.
+    content: OnceLock<Content>,
 }
 
 /// Bytes of a ghost that are read between two looks at the clock.
@@ -70,7 +77,22 @@ impl Found {
     /// a name.
     pub(super) fn anew(&self, context: &PlanContext) -> Result<Self, Problem> {
         let handle = self.handle.try_clone().doing("look again at")?;
-        look(&path_of(&handle)?, handle, self.stat()?, context)
+        let again = look(&path_of(&handle)?, handle, self.stat()?, context)?;
+        Ok(Self { identity: self.identity, ..again })
+    }
+
+    /// What is in it. It is read now, if that has not been done or it has been written to since; of a
+    /// frozen target's file as little as possible.
+    pub(super) fn content(&self, now: &FileStat, frozen: bool) -> Result<Content, Problem> {
+        let read = || Content::read(&self.handle, now, frozen).doing("read");
+        match self.content.get() {
+            Some(known) if known.is_of(now) => Ok(known.clone()),
+            Some(_) => read(),
+            None => {
+                let content = read()?;
+                Ok(self.content.get_or_init(|| content).clone())
+            }
+        }
     }
 
     /// The file's bytes by offset, without its holes. Those of a ghost only: others are found by
@@ -126,6 +148,7 @@ fn data_from(file: &File, at: u64, size: u64) -> Result<Option<(u64, u64)>, Prob
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     found: HashMap<Key, Arc<Found>>,
+    file_systems: FileSystems,
 }
 
 impl Paths {
@@ -156,7 +179,8 @@ impl Paths {
         if !is_it {
             return Err(Problem::Gone);
         }
-        let found = Arc::new(look(&key.target, handle, stat, context)?);
+        let identity = self.file_systems.identity(&handle, &stat);
+        let found = Arc::new(Found { identity, ..look(&key.target, handle, stat, context)? });
         self.found.insert(key.clone(), Arc::clone(&found));
         Ok(found)
     }
@@ -192,7 +216,8 @@ fn look(
         check_path(&path, &stat)?;
     }
     let name = name_in_images(&path, context)?;
-    Ok(Found { handle, stat_of_then: stat, name, ghost })
+    let (identity, content) = (None, OnceLock::new());
+    Ok(Found { handle, stat_of_then: stat, name, ghost, identity, content })
 }
 
 /// A deleted file is carried in the images when it is small enough and of a kind that we make.
@@ -298,7 +323,7 @@ mod tests {
     fn context(root: Option<&str>) -> PlanContext {
         let root = root.map(PathBuf::from);
         let joined = std::collections::BTreeMap::new();
-        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined }
+        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined, contents: true }
     }
 
     fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {

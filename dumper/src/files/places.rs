@@ -7,7 +7,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use collector::obstacles::{of_mapped_file, of_mapping};
-use collector::{Mapping, NamedFile, Process};
+use collector::{Mapping, NamedFile, Process, VmFlags};
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 
@@ -68,7 +68,9 @@ impl Survey<'_> {
 
     fn place(&mut self, pid: i32, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
-        self.held_path(Key { device, inode, target }, Check::Numbers, pid, link)
+        let key = Key { device, inode, target };
+        let holds = if link == "exe" { Holds::Contents } else { Holds::File };
+        self.held_path(key, Check::Numbers, pid, link, holds)
     }
 
     /// The files that a process maps.
@@ -111,7 +113,7 @@ impl Survey<'_> {
 
     fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        self.held_path(key_of(mapping), Check::Name, pid, &link)
+        self.held_path(key_of(mapping), Check::Name, pid, &link, holds(mapping))
     }
 
     /// The id of the file behind a mapping that has not been read again: it may have another name by
@@ -126,21 +128,35 @@ impl Survey<'_> {
         }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         let target = self.dir(pid)?.link(&link).doing("read link of")?;
-        let id = self.held_path(Key { target, ..key.clone() }, Check::Name, pid, &link)?;
+        let renamed = Key { target, ..key.clone() };
+        let id = self.held_path(renamed, Check::Name, pid, &link, holds(mapping))?;
         self.path_ids.insert(key, id);
         Ok(id)
     }
 
     /// The id of a file that is held by something other than a descriptor; `link` in `/proc/PID`
     /// leads to it.
-    fn held_path(&mut self, key: Key, check: Check, pid: i32, link: &str) -> Result<u32, Problem> {
+    fn held_path(
+        &mut self,
+        key: Key,
+        check: Check,
+        pid: i32,
+        link: &str,
+        holds: Holds,
+    ) -> Result<u32, Problem> {
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }
         let open = || Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open");
         let found = self.memory.paths.find(&key, check, self.context, open)?;
         let id = self.new_id();
-        let reg = self.regular(&found, id, 0, 0, owners::nobody())?;
+        let (mut reg, now) = self.regular_now(&found, id, 0, 0, owners::nobody())?;
+        let regular = now.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if holds == Holds::Contents && self.context.contents && regular && now.st_nlink != 0 {
+            let content = found.content(&now, self.frozen)?;
+            reg.build_id = content.build_id;
+            reg.content = Some(content.entry);
+        }
         self.out.files.push(FileEntry {
             id,
             r#type: fd_type::REG,
@@ -150,6 +166,20 @@ impl Survey<'_> {
         self.path_ids.insert(key, id);
         Ok(id)
     }
+}
+
+/// What of a file a process relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// That it is this file.
+    File,
+    /// Its contents too: what is read from it later has to fit what has been.
+    Contents,
+}
+
+fn holds(mapping: &Mapping) -> Holds {
+    let written = mapping.flags.contains(VmFlags::MAY_SHARE | VmFlags::MAY_WRITE);
+    if written { Holds::File } else { Holds::Contents }
 }
 
 fn is_same_file(one: &Mapping, other: &Mapping) -> bool {

@@ -5,14 +5,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use images::messages::{
-    FilePermsEntry, FownEntry, SHUTDOWN_BOTH, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
-    UnixSkEntry,
+    FileIdentity, FilePermsEntry, FownEntry, SHUTDOWN_BOTH, SHUTDOWN_NONE, SK_CLOSE,
+    SK_ESTABLISHED, SK_LISTEN, UnixSkEntry,
 };
 use kernel::sock_diag::{UnixLookup, UnixSocket};
 use kernel::sockets::{local_address, option, peek, set_option, unix_file};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
+use nix::fcntl::OFlag;
 
+use super::identity::FileSystems;
 use super::problem::{Doing, Problem};
 use super::socket_options;
 
@@ -246,6 +248,9 @@ pub(super) fn entry(
         deleted: None,
         ns_id: None,
         mnt_id: None,
+        file: None,
+        directory: None,
+        path: None,
     };
     if is_path(&entry.name) {
         locate(socket, &mut entry)?;
@@ -271,6 +276,14 @@ pub(super) fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<
         _ => (&path[..], false),
     };
     entry.deleted = deleted.then_some(true);
+    let is_same =
+        entry.file.is_some_and(|was| (was.device, was.inode) == (stat.st_dev, stat.st_ino));
+    if !is_same || entry.path.as_deref() != Some(path) {
+        let mut file_systems = FileSystems::default();
+        entry.file = file_systems.identity(&file, &stat).filter(|_| !deleted);
+        entry.directory = directory_of(path, &mut file_systems);
+        entry.path = Some(path.to_vec());
+    }
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
     if !name.starts_with(b"/") {
         // A file may have been renamed before its last name was removed: a restore does so.
@@ -283,6 +296,14 @@ pub(super) fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<
         entry.name_dir = Some(directory(path.as_os_str().as_bytes(), name)?);
     }
     Ok(())
+}
+
+/// Which directory a file is in; `None` if that is not there any more.
+fn directory_of(path: &[u8], file_systems: &mut FileSystems) -> Option<FileIdentity> {
+    let parent = std::path::Path::new(std::ffi::OsStr::from_bytes(path)).parent()?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let handle = nix::fcntl::open(parent, flags, nix::sys::stat::Mode::empty()).ok()?;
+    file_systems.identity(&handle, &nix::sys::stat::fstat(&handle).ok()?)
 }
 
 /// What stands before a relative name in the path that it led to.

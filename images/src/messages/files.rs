@@ -214,6 +214,44 @@ pub struct RegFileEntry {
     /// Parameter of that.
     #[prost(uint32, optional, tag = "14")]
     pub checksum_parameter: Option<u32>,
+    /// Extension: which file it was.
+    #[prost(message, optional, tag = "1000")]
+    pub identity: Option<FileIdentity>,
+    /// Extension: what was in it, of a program or a mapped file.
+    #[prost(message, optional, tag = "1001")]
+    pub content: Option<FileContent>,
+}
+
+/// Extension: which file it was that a path led to, on the machine that it was dumped on. No two files
+/// have the same device, inode and birth.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct FileIdentity {
+    /// Device, as `st_dev`.
+    #[prost(uint64, required, tag = "1")]
+    pub device: u64,
+    /// Inode.
+    #[prost(uint64, required, tag = "2")]
+    pub inode: u64,
+    /// When it was born, in nanoseconds since 1970.
+    #[prost(sint64, required, tag = "3")]
+    pub birth: i64,
+    /// Owner.
+    #[prost(uint32, required, tag = "4")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "5")]
+    pub gid: u32,
+}
+
+/// Extension: how to tell whether there is still in a file what was in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct FileContent {
+    /// Last change of its contents, in nanoseconds since 1970.
+    #[prost(sint64, required, tag = "1")]
+    pub modified: i64,
+    /// CRC-32 (IEEE) of all of it; of a file without a build id that is not too large.
+    #[prost(fixed32, optional, tag = "2")]
+    pub checksum: Option<u32>,
 }
 
 /// A file that a plugin or the caller restores.

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::FownEntry;
+use super::files::{FileIdentity, FownEntry};
 
 /// `state` of a connected socket (the kernel's `TCP_ESTABLISHED`).
 pub const SK_ESTABLISHED: u32 = 1;
@@ -74,6 +74,15 @@ pub struct UnixSkEntry {
     /// Mount, or -1 where there is one mount namespace.
     #[prost(sint32, optional, tag = "17", default = "-1")]
     pub mnt_id: Option<i32>,
+    /// Extension: which file it is bound to.
+    #[prost(message, optional, tag = "1000")]
+    pub file: Option<FileIdentity>,
+    /// Extension: which directory that file is in.
+    #[prost(message, optional, tag = "1001")]
+    pub directory: Option<FileIdentity>,
+    /// Extension: the file's path as the kernel has it, without the links that there may be in `name`.
+    #[prost(bytes = "vec", optional, tag = "1002")]
+    pub path: Option<Vec<u8>>,
 }
 
 /// An internet socket. Addresses are words in network byte order as they lie in memory: one for

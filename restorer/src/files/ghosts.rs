@@ -2,21 +2,27 @@
 //!
 //! A ghost is made where its name was, so that `/proc/PID/fd` and `/proc/PID/maps` show what they
 //! showed. Where that name is somebody else's now, or its directory is gone, another one in the
-//! nearest directory does: nothing that is there is touched.
+//! nearest directory does: nothing that is there is touched, and no link on the way is followed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
 use images::messages::{GhostChunkEntry, GhostFileEntry};
 use images::{ImageDir, ImageReader, names};
-use nix::fcntl::{AT_FDCWD, OFlag};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, utimensat};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Error;
+use super::approve::Approver;
+use super::regular::through;
 
 /// Largest ghost that is restored.
 const LARGEST: u64 = 1 << 40;
@@ -49,43 +55,45 @@ impl GhostImage {
 
     /// Makes the file, at `path` or near it, and takes its name away again. What is returned is
     /// a handle (`O_PATH`), to be opened through `/proc/self/fd`.
-    pub(super) fn make(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = self.create_near(path)?;
-        let made = self.fill(&path);
-        let removed = if self.kind() == libc::S_IFDIR {
-            std::fs::remove_dir(&path)
-        } else {
-            std::fs::remove_file(&path)
+    ///
+    /// Whoever owns the directory can exchange names in it at any time, so what has a name is empty and
+    /// root's own; all that it is to be it becomes by a descriptor, when the name has gone.
+    pub(super) fn make(&self, approver: &Approver, path: &[u8]) -> io::Result<OwnedFd> {
+        let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput)?;
+        let (directory, _) = approver.nearest_directory(path)?;
+        let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
+        let made = match self.kind() {
+            libc::S_IFREG => regular(&directory, name)?,
+            libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => self.special(&directory, name)?,
+            kind => {
+                let what = format!("a deleted file of kind {kind:o} is not supported");
+                return Err(io::Error::other(what));
+            }
         };
-        let made = made?;
-        removed?;
+        if self.kind() != libc::S_IFDIR && fstat(&made)?.st_nlink != 0 {
+            return Err(io::Error::other("its name was changed by somebody else meanwhile"));
+        }
+        self.fill(&made)?;
         Ok(made)
     }
 
-    /// Owner, mode, contents and times of the file that has just been made.
-    fn fill(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let handle = nix::fcntl::open(path, flags, Mode::empty())?;
+    /// Contents, owner, mode and times of the file that has just been made.
+    fn fill(&self, handle: &OwnedFd) -> io::Result<()> {
+        let path = through(handle);
         if self.kind() == libc::S_IFREG {
-            let file = OpenOptions::new().write(true).open(through(&handle))?;
-            self.write(&file)?;
+            self.write(&OpenOptions::new().write(true).open(&path)?)?;
         }
-        std::os::unix::fs::chown(path, Some(self.entry.uid), Some(self.entry.gid))?;
+        std::os::unix::fs::chown(&path, Some(self.entry.uid), Some(self.entry.gid))?;
         let mode = Mode::from_bits_truncate(self.entry.mode);
-        nix::sys::stat::fchmodat(
-            AT_FDCWD,
-            path,
-            mode,
-            nix::sys::stat::FchmodatFlags::FollowSymlink,
-        )?;
+        fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::FollowSymlink)?;
         if let (Some(atim), Some(mtim)) = (&self.entry.atim, &self.entry.mtim) {
             let time = |time: &images::messages::Timeval| {
                 TimeSpec::new(time.tv_sec.cast_signed(), time.tv_usec.cast_signed() * 1000)
             };
-            let follow = UtimensatFlags::NoFollowSymlink;
-            utimensat(AT_FDCWD, path, &time(atim), &time(mtim), follow)?;
+            let follow = UtimensatFlags::FollowSymlink;
+            utimensat(AT_FDCWD, &path, &time(atim), &time(mtim), follow)?;
         }
-        Ok(handle)
+        Ok(())
     }
 
     fn write(&self, mut file: &File) -> io::Result<()> {
@@ -103,52 +111,81 @@ impl GhostImage {
         Ok(())
     }
 
-    /// Makes an empty file of the ghost's kind under a name that is free.
-    fn create_near(&self, path: &Path) -> io::Result<PathBuf> {
-        let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-        let mut parent = path.parent().unwrap_or_else(|| "/".as_ref());
-        while !parent.is_dir() {
-            parent = parent.parent().ok_or(ErrorKind::NotFound)?;
-        }
-        let first = parent.join(name);
-        for attempt in 0..1000 {
-            let candidate = if attempt == 0 {
-                first.clone()
-            } else {
-                let mut other = name.to_owned();
-                other.push(format!(".stasis-{}-{attempt}", std::process::id()));
-                parent.join(other)
-            };
-            match self.create(&candidate) {
-                Ok(()) => return Ok(candidate),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ErrorKind::AlreadyExists.into())
+    /// A directory, fifo or device without a name. The call that makes one gives no descriptor, so it is
+    /// made in a directory that nobody else can enter, and comes to its own name from there.
+    fn special(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+        let closed = Mode::S_IRWXU;
+        let inner = free_name(".stasis".as_ref(), |inner| mkdirat(directory, inner, closed))?;
+        let made = self.special_in(directory, &inner, name);
+        let removed = unlinkat(directory, &*inner, UnlinkatFlags::RemoveDir);
+        let made = made?;
+        removed?;
+        Ok(made)
     }
 
-    fn create(&self, path: &Path) -> io::Result<()> {
-        match self.kind() {
-            libc::S_IFDIR => std::fs::create_dir(path),
-            libc::S_IFREG => {
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
-            }
-            kind @ (libc::S_IFIFO | libc::S_IFCHR) => {
-                let device = self.entry.rdev.unwrap_or(0).into();
-                let kind = SFlag::from_bits_truncate(kind);
-                Ok(nix::sys::stat::mknod(path, kind, Mode::from_bits_truncate(0o600), device)?)
-            }
-            kind => {
-                Err(io::Error::other(format!("a deleted file of kind {kind:o} is not supported")))
-            }
+    fn special_in(&self, directory: &OwnedFd, inner: &OsStr, name: &OsStr) -> io::Result<OwnedFd> {
+        let inner = openat(directory, inner, HANDLE | OFlag::O_DIRECTORY, Mode::empty())?;
+        let stat = fstat(&inner)?;
+        if stat.st_uid != nix::unistd::geteuid().as_raw() || stat.st_mode & 0o777 != 0o700 {
+            return Err(ErrorKind::PermissionDenied.into());
         }
+        let (only, remove) = (
+            Mode::S_IRUSR | Mode::S_IWUSR,
+            match self.kind() {
+                libc::S_IFDIR => UnlinkatFlags::RemoveDir,
+                _ => UnlinkatFlags::NoRemoveDir,
+            },
+        );
+        if self.kind() == libc::S_IFDIR {
+            mkdirat(&inner, name, only)?;
+        } else {
+            let kind = SFlag::from_bits_truncate(self.kind());
+            mknodat(&inner, name, kind, only, self.entry.rdev.unwrap_or(0).into())?;
+        }
+        let made = openat(&inner, name, HANDLE, Mode::empty())?;
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        let moved = free_name(name, |free| renameat2(&inner, name, directory, free, flags));
+        match moved {
+            Ok(moved) => unlinkat(directory, &*moved, remove)?,
+            Err(_) => unlinkat(&inner, name, remove)?,
+        }
+        Ok(made)
     }
 }
 
-/// Where a descriptor of ours is opened again.
-pub(super) fn through(fd: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// An empty regular file without a name.
+fn regular(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = None;
+    let name = free_name(name, |free| {
+        let only = Mode::S_IRUSR | Mode::S_IWUSR;
+        file = Some(openat(directory, free, flags | OFlag::O_WRONLY, only)?);
+        Ok(())
+    })?;
+    unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir)?;
+    let file = file.ok_or(ErrorKind::NotFound)?;
+    Ok(nix::fcntl::open(&through(&file), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Tries a name, and others like it while there is something that has it.
+fn free_name(
+    name: &OsStr,
+    mut make: impl FnMut(&OsStr) -> nix::Result<()>,
+) -> io::Result<OsString> {
+    for attempt in 0..1000 {
+        let mut free = name.to_owned();
+        if attempt > 0 {
+            free.push(format!(".stasis-{}-{attempt}", std::process::id()));
+        }
+        match make(&free) {
+            Ok(()) => return Ok(free),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
 }
 
 fn chunks<R: io::Read>(
@@ -168,11 +205,32 @@ fn chunks<R: io::Read>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::approve::Trust;
+    use crate::files::holders::Holders;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::MetadataExt;
 
     fn ghost(mode: u32, bytes: &[u8]) -> GhostImage {
         let entry = GhostFileEntry { mode, ..GhostFileEntry::default() };
         GhostImage { entry, pieces: vec![(0, bytes.to_vec())] }
+    }
+
+    fn make(ghost: &GhostImage, path: &std::path::Path) -> OwnedFd {
+        let approver = Approver::new(None, Holders::default(), Trust::Files).unwrap();
+        ghost.make(&approver, path.as_os_str().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
+        for kind in [libc::S_IFREG, libc::S_IFDIR, libc::S_IFIFO] {
+            let handle = make(&ghost(kind | 0o600, b""), &dir.path().join("link/gone"));
+            let path = std::fs::read_link(through(&handle)).unwrap();
+            assert!(path.starts_with(dir.path()), "{}", path.display());
+            assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]
@@ -183,7 +241,7 @@ mod tests {
             if taken {
                 std::fs::write(&path, "somebody else's").unwrap();
             }
-            let handle = ghost(libc::S_IFREG | 0o640, b"boo").make(&path).unwrap();
+            let handle = make(&ghost(libc::S_IFREG | 0o640, b"boo"), &path);
             assert_eq!(std::fs::read(through(&handle)).unwrap(), b"boo");
             let metadata = std::fs::metadata(through(&handle)).unwrap();
             assert_eq!((metadata.nlink(), metadata.mode() & 0o7777), (0, 0o640));
@@ -197,9 +255,9 @@ mod tests {
     fn directories_and_lost_parents() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/gone");
-        let handle = ghost(libc::S_IFDIR | 0o755, b"").make(&path).unwrap();
+        let handle = make(&ghost(libc::S_IFDIR | 0o755, b""), &path);
         assert!(std::fs::metadata(through(&handle)).unwrap().is_dir());
-        let handle = ghost(libc::S_IFIFO | 0o600, b"").make(&path).unwrap();
+        let handle = make(&ghost(libc::S_IFIFO | 0o600, b""), &path);
         assert_eq!(
             std::fs::metadata(through(&handle)).unwrap().mode() & libc::S_IFMT,
             libc::S_IFIFO

@@ -7,6 +7,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use images::messages::{FdinfoEntry, FileEntry, InetSkEntry, PipeEntry, RegFileEntry, fd_type};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::approve::Approver;
 use super::images::FileImages;
 use super::keep::Keep;
 use super::regular::Opener;
@@ -80,7 +81,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let wanted = images.wanted();
     make_room(base, wanted.len())?;
     let FileImages { files, tables, pipes, fifos, queues, remaps, ghosts, terminals } = images;
-    let mut opener = Opener::new(context.root.clone(), ghosts, remaps);
+    let mut opener = Opener::new(context, ghosts, remaps)?;
     let mut opening = Opening { files: &files, keep: Keep(base), opened: BTreeMap::new() };
     let of_kind = |kind: u32| -> Vec<&FileEntry> {
         let wanted = wanted.iter().filter_map(|id| files.get(id));
@@ -99,7 +100,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         opening.terminals(&ttys, &terminals, context.shell_job)?;
     }
     // Last, because they leave names in file systems, which no error must leave behind.
-    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener)?;
+    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener.approver)?;
     let keep = opening.keep;
     let opened = opening.opened;
     opener
@@ -186,13 +187,13 @@ impl Opening<'_> {
         &mut self,
         files: &[&FileEntry],
         queues: &unix_sockets::Queues,
-        opener: &Opener,
+        approver: &Approver,
     ) -> Result<(), Error> {
         let entries = files
             .iter()
             .map(|file| file.usk.as_ref().ok_or_else(|| missing(file)))
             .collect::<Result<Vec<_>, _>>()?;
-        let sockets = unix_sockets::open(&entries, queues, opener)?;
+        let sockets = unix_sockets::open(&entries, queues, approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             self.add(entry.id, fd)?;
         }

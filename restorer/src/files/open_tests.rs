@@ -22,7 +22,6 @@ fn images_of(name: &str) -> FileImages {
 
 /// Makes what the images find by a path, as they say that it was.
 fn furnish(root: &Path, images: &FileImages) {
-    std::os::unix::fs::symlink("/dev", root.join("dev")).unwrap();
     for entry in images.files.values().filter_map(|file| file.reg.as_ref()) {
         let name = Path::new(std::ffi::OsStr::from_bytes(&entry.name));
         let path = root.join(name.strip_prefix("/").unwrap());
@@ -35,6 +34,14 @@ fn furnish(root: &Path, images: &FileImages) {
             libc::S_IFREG => {
                 File::create(&path).unwrap().set_len(entry.size.unwrap_or(0)).unwrap();
             }
+            // The null device.
+            libc::S_IFCHR => {
+                let (kind, device) = (nix::sys::stat::SFlag::S_IFCHR, libc::makedev(1, 3));
+                match nix::sys::stat::mknod(&path, kind, Mode::S_IRWXU, device) {
+                    Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+                    Err(errno) => panic!("make a device (needs root): {errno}"),
+                }
+            }
             _ => continue,
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)).unwrap();
@@ -46,7 +53,7 @@ fn open_all(name: &str) -> (tempfile::TempDir, PathBuf, OpenFiles) {
     let dir = tempfile::tempdir().unwrap();
     let root = fs::canonicalize(dir.path()).unwrap();
     furnish(&root, &images);
-    let context = OpenContext { shell_job: false, root: Some(root.clone()) };
+    let context = OpenContext { root: Some(root.clone()), ..OpenContext::default() };
     let opened = open(images, &context).unwrap();
     (dir, root, opened)
 }
@@ -108,7 +115,6 @@ fn a_tree_that_shares() {
 
 #[test]
 fn a_terminal_is_refused_unless_asked_for() {
-    let context = OpenContext { shell_job: false, root: None };
-    let error = open(images_of("terminal"), &context).unwrap_err().to_string();
+    let error = open(images_of("terminal"), &OpenContext::default()).unwrap_err().to_string();
     assert!(error.contains("--shell-job"), "{error}");
 }

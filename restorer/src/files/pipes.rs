@@ -7,6 +7,7 @@ use images::messages::{FifoEntry, PipeEntry, RegFileEntry};
 use kernel::descriptors::{set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
+use super::approve::Purpose;
 use super::regular::{Opener, reopen, shown};
 use super::{Error, kernel};
 
@@ -130,10 +131,16 @@ pub(super) fn open_fifo(
     opener: &mut Opener,
 ) -> Result<Vec<OwnedFd>, Error> {
     let Some((fifo, path)) = entries.first() else { return Ok(Vec::new()) };
-    // Whoever opens one end waits for the other, unless somebody has both.
-    let both = opener.open_as(path, O_RDWR | libc::O_NONBLOCK.cast_unsigned())?;
+    let approved =
+        entries.iter().map(|(_, path)| opener.approve(path, Purpose::Access(path.flags)));
+    let approved = approved.collect::<Result<Vec<_>, _>>()?;
+    let Some(file) = approved.first() else { return Ok(Vec::new()) };
+    // Whoever opens one end waits for the other, unless somebody has both. They are ours, not a task's.
+    let failed = |errno| kernel(format!("open {}", shown(path)), errno);
+    let both = reopen(&file.handle, O_RDWR | libc::O_NONBLOCK.cast_unsigned()).map_err(failed)?;
     fill(&both, contents.get(&fifo.pipe_id), &shown(path))?;
-    entries.iter().map(|(_, path)| opener.open_as(path, path.flags)).collect()
+    let each = entries.iter().zip(&approved);
+    each.map(|((_, path), file)| opener.open_again(path, file, path.flags)).collect()
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use images::messages::RegFileEntry;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{Whence, lseek};
 
-use super::ghosts::{GhostImage, through};
-use super::{Error, kernel};
+use super::approve::{Approved, Approver, Purpose};
+use super::content::{self, Needs, Validation};
+use super::ghosts::GhostImage;
+use super::{Error, OpenContext, kernel};
 
 /// Flags that a file is opened with again. Those that make, empty or insist on a new file are not
 /// among them, nor `O_ASYNC`, which comes with the owner.
@@ -30,7 +31,10 @@ const AGAIN: i32 = libc::O_ACCMODE
 /// Opens files by the paths of the images.
 #[derive(Debug)]
 pub(super) struct Opener {
-    root: Option<PathBuf>,
+    pub(super) approver: Approver,
+    validation: Validation,
+    /// What has been found of the contents of files, by id.
+    checked: BTreeMap<u32, Needs>,
     images: BTreeMap<u32, GhostImage>,
     remaps: BTreeMap<u32, u32>,
     /// Handles on the ghosts that have been made.
@@ -51,27 +55,28 @@ pub(super) fn shown(entry: &RegFileEntry) -> String {
     String::from_utf8_lossy(&entry.name).into_owned()
 }
 
+/// Where a descriptor of ours is opened again.
+pub(super) fn through(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
 impl Opener {
     pub(super) fn new(
-        root: Option<PathBuf>,
+        context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
         remaps: BTreeMap<u32, u32>,
-    ) -> Self {
-        Self { root, images, remaps, made: BTreeMap::new() }
-    }
-
-    /// The path in the file systems that we see.
-    pub(super) fn locate(&self, name: &[u8]) -> PathBuf {
-        let path = Path::new(std::ffi::OsStr::from_bytes(name));
-        match &self.root {
-            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_path_buf(),
-        }
+    ) -> Result<Self, Error> {
+        let approver =
+            Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
+        let (checked, made) = Default::default();
+        let validation = context.validation;
+        Ok(Self { approver, validation, checked, images, remaps, made })
     }
 
     /// Opens the file of an entry with its own flags and position.
     pub(super) fn open(&mut self, entry: &RegFileEntry) -> Result<OwnedFd, Error> {
-        let fd = self.open_as(entry, entry.flags)?;
+        let approved = self.approve(entry, Purpose::Access(entry.flags))?;
+        let fd = self.open_again(entry, &approved, entry.flags)?;
         let handle = entry.flags & libc::O_PATH.cast_unsigned() != 0;
         if !handle && entry.pos != 0 && entry.pos != u64::MAX {
             lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
@@ -80,29 +85,70 @@ impl Opener {
         Ok(fd)
     }
 
-    /// Opens the file of an entry with other flags, and checks that it is what it was.
-    pub(super) fn open_as(&mut self, entry: &RegFileEntry, with: u32) -> Result<OwnedFd, Error> {
-        let path = match self.remaps.get(&entry.id) {
-            Some(&ghost) => through(self.ghost(ghost, entry)?),
-            None => self.locate(&entry.name),
+    /// The file of an entry: one that the tasks may have, and that is what it was.
+    pub(super) fn approve(
+        &mut self,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+    ) -> Result<Approved, Error> {
+        let approved = match self.remaps.get(&entry.id) {
+            Some(&ghost) => {
+                let made = self.ghost(ghost, entry)?.try_clone();
+                let failed = |source| {
+                    let operation = format!("copy a handle on {}", shown(entry));
+                    Error::Kernel { operation, source }
+                };
+                Approved::own(made.map_err(failed)?, entry)?
+            }
+            None => self.approver.approve(entry, purpose)?,
         };
+        check(entry, &approved.stat)?;
+        Ok(approved)
+    }
+
+    /// Opens what has been approved.
+    pub(super) fn open_again(
+        &self,
+        entry: &RegFileEntry,
+        approved: &Approved,
+        with: u32,
+    ) -> Result<OwnedFd, Error> {
         let mut with = flags(with);
         if self.remaps.contains_key(&entry.id) {
-            // The way to a ghost is a link.
+            // A ghost has no name to be opened by.
             with.remove(OFlag::O_NOFOLLOW);
         }
-        let fd = nix::fcntl::open(&path, with, Mode::empty())
-            .map_err(|errno| kernel(format!("open {}", shown(entry)), errno))?;
-        let stat = fstat(&fd).map_err(|errno| kernel(format!("stat {}", shown(entry)), errno))?;
-        check(entry, &stat)?;
-        Ok(fd)
+        approved
+            .open(&self.approver, with)
+            .map_err(|source| Error::Kernel { operation: format!("open {}", shown(entry)), source })
+    }
+
+    /// A descriptor for a program, or to map a file from.
+    pub(super) fn open_contents(
+        &mut self,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+        with: u32,
+        needs: Needs,
+    ) -> Result<OwnedFd, Error> {
+        let approved = self.approve(entry, purpose)?;
+        let known = self.checked.get(&entry.id);
+        let ghost = self.remaps.contains_key(&entry.id);
+        if self.validation == Validation::Contents
+            && !ghost
+            && known.is_none_or(|&known| known < needs)
+        {
+            content::check(entry, &approved, needs)?;
+            self.checked.insert(entry.id, needs);
+        }
+        self.open_again(entry, &approved, with)
     }
 
     fn ghost(&mut self, id: u32, entry: &RegFileEntry) -> Result<&OwnedFd, Error> {
         if !self.made.contains_key(&id) {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
-            let made = image.make(&self.locate(&entry.name)).map_err(|source| Error::Kernel {
+            let made = image.make(&self.approver, &entry.name).map_err(|source| Error::Kernel {
                 operation: format!("make deleted file {}", shown(entry)),
                 source,
             })?;
@@ -129,7 +175,11 @@ fn check(entry: &RegFileEntry, stat: &FileStat) -> Result<(), Error> {
         return Err(Error::refused(
             shown(entry),
             format!("it has {now} bytes, and had {size} when it was dumped"),
-            "put back the file as it was at the time of the dump",
+            if size < now {
+                format!("cut off what has been added: truncate -s {size} {}", shown(entry))
+            } else {
+                "put back the file as it was at the time of the dump".to_owned()
+            },
         ));
     }
     if let Some(mode) = entry.mode
@@ -138,7 +188,11 @@ fn check(entry: &RegFileEntry, stat: &FileStat) -> Result<(), Error> {
         return Err(Error::refused(
             shown(entry),
             format!("its mode is {:o}, and was {mode:o} when it was dumped", stat.st_mode),
-            "put back the mode (chmod) that it had at the time of the dump",
+            if mode & libc::S_IFMT == stat.st_mode & libc::S_IFMT {
+                format!("give it the mode that it had: chmod {:o} {}", mode & 0o7777, shown(entry))
+            } else {
+                "put back the file as it was at the time of the dump".to_owned()
+            },
         ));
     }
     Ok(())
@@ -148,16 +202,17 @@ fn check(entry: &RegFileEntry, stat: &FileStat) -> Result<(), Error> {
 pub(super) fn reopen(fd: &OwnedFd, with: u32) -> nix::Result<OwnedFd> {
     let mut with = flags(with);
     with.remove(OFlag::O_NOFOLLOW);
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    nix::fcntl::open(path.as_str(), with, Mode::empty())
+    nix::fcntl::open(&through(fd), with, Mode::empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
-    fn opener() -> Opener {
-        Opener::new(None, BTreeMap::new(), BTreeMap::new())
+    fn opener(root: Option<PathBuf>) -> Opener {
+        let context = OpenContext { root, ..OpenContext::default() };
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new()).unwrap()
     }
 
     #[test]
@@ -170,20 +225,29 @@ mod tests {
             pos: 3,
             ..RegFileEntry::default()
         };
-        assert!(opener().open(&entry).is_err());
+        assert!(opener(None).open(&entry).is_err());
         assert!(!path.exists());
         std::fs::write(&path, "content").unwrap();
-        let fd = opener().open(&entry).unwrap();
+        let fd = opener(None).open(&entry).unwrap();
         assert_eq!(lseek(&fd, 0, Whence::SeekCur).unwrap(), 3);
         assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let rooted = RegFileEntry { name: b"/file".to_vec(), ..entry.clone() };
+        opener(Some(dir.path().to_owned())).open(&rooted).unwrap();
         entry.size = Some(8);
-        assert!(opener().open(&entry).unwrap_err().to_string().contains("it has 7 bytes"));
+        assert!(opener(None).open(&entry).unwrap_err().to_string().contains("it has 7 bytes"));
     }
 
     #[test]
-    fn paths_below_a_root() {
-        let opener = Opener::new(Some("/r".into()), BTreeMap::new(), BTreeMap::new());
-        assert_eq!(opener.locate(b"/a/b"), Path::new("/r/a/b"));
-        assert_eq!(opener.locate(b"/"), Path::new("/r/"));
+    fn a_flag_that_forbids_links_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let flags = (libc::O_RDONLY | libc::O_NOFOLLOW).cast_unsigned();
+        let name = path.as_os_str().as_bytes().to_vec();
+        let entry = RegFileEntry { name, flags, ..RegFileEntry::default() };
+        let fd = opener(None).open(&entry).unwrap();
+        let now = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+        let both = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        assert_eq!(now & both, libc::O_NOFOLLOW);
     }
 }

@@ -3,18 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
 use images::messages::{SK_LISTEN, UnixSkEntry};
 use kernel::descriptors::set_status_flags;
-use kernel::sockets::{self, Address};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::regular::Opener;
+use super::approve::Approver;
 use super::socket_options::{self, Buffers};
+use super::unix_names::{Names, connect};
 use super::unix_plan::{Name, Step, name, plan};
 use super::{Error, kernel};
 
@@ -28,10 +25,10 @@ pub(super) type Queues = BTreeMap<u32, Vec<Vec<u8>>>;
 pub(super) fn open(
     entries: &[&UnixSkEntry],
     queues: &Queues,
-    opener: &Opener,
+    approver: &Approver,
 ) -> Result<Vec<OwnedFd>, Error> {
     let steps = plan(entries)?;
-    let mut names = Names::new(opener);
+    let mut names = Names::new(approver);
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let fresh = sockets::create(libc::AF_UNIX, libc::SOCK_STREAM, 0)
         .and_then(|socket| Buffers::of(&socket))
@@ -49,11 +46,11 @@ pub(super) fn open(
     }
     maker.fill(&steps, queues)?;
     let sockets = maker.finish(&steps)?;
-    names.settle()?;
+    names.settle();
     Ok(sockets)
 }
 
-fn what(entry: &UnixSkEntry) -> String {
+pub(super) fn what(entry: &UnixSkEntry) -> String {
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
     match name.first() {
         None => format!("Unix socket {}", entry.id),
@@ -64,7 +61,7 @@ fn what(entry: &UnixSkEntry) -> String {
     }
 }
 
-fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(io::Error) -> Error {
     let operation = format!("{doing} {}", what(entry));
     move |source| Error::Kernel { operation, source }
 }
@@ -111,7 +108,8 @@ impl Maker<'_, '_> {
             Step::Waiting { client, listener } => {
                 let socket = self.new_socket(client)?;
                 self.name(client, &socket)?;
-                self.names.connect(&socket, self.entries[listener])?;
+                let to = self.made[listener].as_ref();
+                connect(&socket, to, self.entries[listener])?;
                 self.made[client] = Some(socket);
             }
             // When it is filled: from then on only its peer could send to it.
@@ -152,11 +150,11 @@ impl Maker<'_, '_> {
         if let Some(client) = client {
             self.name(client, &socket)?;
         }
-        self.names.connect(&socket, entry)?;
         let from = match listener {
             Some(listener) => self.made[listener].as_ref(),
             None => self.stands.get(&key),
         };
+        connect(&socket, from, entry)?;
         let missing = || Error::image(what(entry), "its listener was not made");
         let accepted =
             sockets::accept(from.ok_or_else(missing)?).map_err(failed("accept", entry))?;
@@ -193,7 +191,7 @@ impl Maker<'_, '_> {
                 Some(sender) => sender,
                 None => {
                     passing = self.new_socket(index)?;
-                    self.names.connect(&passing, entry)?;
+                    connect(&passing, self.made[index].as_ref(), entry)?;
                     &passing
                 }
             };
@@ -208,7 +206,7 @@ impl Maker<'_, '_> {
             if let Step::Aimed { from, to } = *step
                 && let Some(socket) = &self.made[from]
             {
-                self.names.connect(socket, self.entries[to])?;
+                connect(socket, self.made[to].as_ref(), self.entries[to])?;
             }
         }
         // What the other end of a closed connection leaves behind is a shutdown of both ways.
@@ -255,228 +253,6 @@ fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Resul
         }
     }
     Ok(())
-}
-
-/// Names in file systems: made, and taken away again where they had been.
-///
-/// A name that had been unlinked may be another file's by now, or several sockets' in turn. So it
-/// is there only while a socket is bound to it; from then until all is connected the socket's file
-/// has a name of ours.
-struct Names<'a> {
-    opener: &'a Opener,
-    /// Where the files of sockets are whose names had been unlinked, by id: the directory, and the
-    /// name in it.
-    renamed: BTreeMap<u32, (PathBuf, String)>,
-    /// The first of them that had a name, by the directory that it counts from and itself.
-    first: BTreeMap<(Vec<u8>, Vec<u8>), u32>,
-    /// Directories that were made for names that were deleted with them, each before what is in it.
-    directories: Vec<PathBuf>,
-    /// Everything that was bound, to be taken away if not all goes well.
-    bound: Vec<PathBuf>,
-}
-
-impl<'a> Names<'a> {
-    fn new(opener: &'a Opener) -> Self {
-        let (renamed, first, directories, bound) = Default::default();
-        Self { opener, renamed, first, directories, bound }
-    }
-
-    /// The address of a socket, the directory it counts from, and the path it leads to.
-    fn place(&self, entry: &UnixSkEntry) -> Result<(Address, Option<(PathBuf, PathBuf)>), Error> {
-        let plain = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
-        let in_files = entry.name.first().is_some_and(|&byte| byte != 0);
-        let data = if in_files { plain } else { &entry.name };
-        let address = Address::new(libc::AF_UNIX as u16, data).map_err(failed("name", entry))?;
-        if !in_files {
-            return Ok((address, None));
-        }
-        if plain.contains(&0) {
-            return Err(Error::image(what(entry), "its name is no path"));
-        }
-        let path = Path::new(std::ffi::OsStr::from_bytes(plain));
-        let rooted = self.opener.locate(b"/") != Path::new("/");
-        if path.is_absolute() && rooted {
-            return Err(Error::refused(
-                what(entry),
-                "an absolute name cannot be given to a socket below another root directory",
-                "restore without a root directory",
-            ));
-        }
-        let directory = match &entry.name_dir {
-            Some(directory) if path.is_relative() => self.opener.locate(directory),
-            _ => PathBuf::from("/"),
-        };
-        let full = directory.join(path);
-        Ok((address, Some((directory, full))))
-    }
-
-    fn bind(&mut self, socket: &OwnedFd, entry: &UnixSkEntry) -> Result<(), Error> {
-        let (address, place) = self.place(entry)?;
-        let Some((directory, path)) = place else {
-            return sockets::bind(socket, &address).map_err(failed("bind", entry));
-        };
-        let aside = self.make_way(&path, entry)?;
-        let bound = within(&directory, || sockets::bind(socket, &address));
-        let renamed = match (&bound, entry.deleted) {
-            (Ok(()), Some(true)) => self.rename(&path, entry),
-            (Ok(()), _) => {
-                self.bound.push(path.clone());
-                Ok(path.clone())
-            }
-            (Err(_), _) => Ok(path.clone()),
-        };
-        if let Some(aside) = aside {
-            std::fs::rename(aside, &path)
-                .map_err(failed("put back what was in the way of", entry))?;
-        }
-        bound.map_err(failed("bind", entry))?;
-        let path = renamed.map_err(failed("rename the file of", entry))?;
-        let Some(perms) = &entry.file_perms else { return Ok(()) };
-        std::os::unix::fs::lchown(&path, Some(perms.uid), Some(perms.gid))
-            .map_err(failed("set owner of the file of", entry))?;
-        // Whoever owns the directory may have put a link there meanwhile.
-        let mode = Mode::from_bits_truncate(perms.mode & 0o7777);
-        fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::NoFollowSymlink)
-            .map_err(|errno| failed("set mode of the file of", entry)(errno.into()))
-    }
-
-    /// Gives the file of a socket whose name had been unlinked a name of ours.
-    fn rename(&mut self, path: &Path, entry: &UnixSkEntry) -> io::Result<PathBuf> {
-        let ours = format!(".stasis-{}-{}", std::process::id(), entry.id);
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        let to = directory.join(&ours);
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        match renameat2(AT_FDCWD, path, AT_FDCWD, &to, flags) {
-            Ok(()) => self.bound.push(to.clone()),
-            Err(errno) => {
-                self.bound.push(path.to_owned());
-                return Err(errno.into());
-            }
-        }
-        let Name { directory: from, name, .. } = name(entry);
-        self.first.entry((from.to_vec(), name.to_vec())).or_insert(entry.id);
-        self.renamed.insert(entry.id, (directory.to_owned(), ours));
-        Ok(to)
-    }
-
-    /// Where the file of a socket is whose name had been unlinked; of one that has not been bound, as
-    /// it was accepted, that of its listener.
-    fn renamed(&self, entry: &UnixSkEntry) -> Option<&(PathBuf, String)> {
-        let Name { directory, name, deleted } = name(entry);
-        let first = || self.first.get(&(directory.to_vec(), name.to_vec()));
-        let own = self.renamed.get(&entry.id);
-        own.or_else(|| self.renamed.get(deleted.then(first)??))
-    }
-
-    /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
-    /// returned); anything else stays.
-    fn make_way(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Option<PathBuf>, Error> {
-        use std::os::unix::fs::FileTypeExt;
-        let metadata = match path.symlink_metadata() {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if let (Some(true), Some(parent)) = (entry.deleted, path.parent()) {
-                    self.make_directory(parent, entry)?;
-                }
-                return Ok(None);
-            }
-            Err(error) => return Err(failed("look for the file of", entry)(error)),
-        };
-        if entry.deleted == Some(true) {
-            let mut name = path.as_os_str().to_owned();
-            name.push(format!(".stasis-{}", std::process::id()));
-            let aside = PathBuf::from(name);
-            if aside.symlink_metadata().is_ok() {
-                return Err(Error::refused(
-                    aside.display().to_string(),
-                    "it is in the way of the restore",
-                    "remove it",
-                ));
-            }
-            std::fs::rename(path, &aside).map_err(failed("move aside the file of", entry))?;
-            return Ok(Some(aside));
-        }
-        if metadata.file_type().is_socket() {
-            std::fs::remove_file(path).map_err(failed("remove the old file of", entry))?;
-            return Ok(None);
-        }
-        Err(Error::refused(
-            path.display().to_string(),
-            "it is in the way of a socket of this name, and is none itself",
-            "move it away",
-        ))
-    }
-
-    /// Makes a directory that is not there, for as long as it takes to bind a socket in it.
-    fn make_directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<(), Error> {
-        let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
-        for directory in missing.into_iter().rev() {
-            std::fs::create_dir(directory).map_err(failed("make the directory of", entry))?;
-            self.directories.push(directory.to_owned());
-        }
-        Ok(())
-    }
-
-    fn connect(&self, socket: &OwnedFd, to: &UnixSkEntry) -> Result<(), Error> {
-        if to.name.is_empty() {
-            return Err(Error::image(what(to), "it has no name to connect to"));
-        }
-        if let Some((directory, ours)) = self.renamed(to) {
-            let address = Address::new(libc::AF_UNIX as u16, ours.as_bytes());
-            let address = address.map_err(failed("name", to))?;
-            return within(directory, || sockets::connect(socket, &address))
-                .map_err(failed("connect to", to));
-        }
-        let (address, place) = self.place(to)?;
-        match place {
-            None => sockets::connect(socket, &address),
-            Some((directory, _)) => within(&directory, || sockets::connect(socket, &address)),
-        }
-        .map_err(failed("connect to", to))
-    }
-
-    /// Takes away the names that had been deleted.
-    fn settle(mut self) -> Result<(), Error> {
-        self.bound.clear();
-        self.withdraw().map_err(|source| Error::Kernel {
-            operation: "take away the files of sockets whose names had been removed".to_owned(),
-            source,
-        })
-    }
-
-    fn withdraw(&mut self) -> io::Result<()> {
-        while let Some((_, (directory, ours))) = self.renamed.pop_first() {
-            std::fs::remove_file(directory.join(ours))?;
-        }
-        for directory in self.directories.drain(..).rev() {
-            std::fs::remove_dir(directory)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Names<'_> {
-    fn drop(&mut self) {
-        // Only when the restore has failed is there anything left; its error is the one to tell.
-        self.renamed.clear();
-        for path in self.bound.drain(..) {
-            std::fs::remove_file(&path).unwrap_or_default();
-        }
-        self.withdraw().unwrap_or_default();
-    }
-}
-
-/// Does something in another working directory. The caller has one thread.
-fn within<T>(directory: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let here = nix::fcntl::open(
-        ".",
-        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
-    std::env::set_current_dir(directory)?;
-    let done = work();
-    nix::unistd::fchdir(&here)?;
-    done
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 use super::*;
+use crate::files::approve::Trust;
+use crate::files::holders::Holders;
 use images::messages::{SK_CLOSE, SK_ESTABLISHED, SkOptsEntry};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
-fn opener() -> Opener {
-    Opener::new(None, BTreeMap::new(), BTreeMap::new())
+fn approver() -> Approver {
+    Approver::new(None, Holders::default(), Trust::Files).unwrap()
 }
 
 fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {
@@ -23,7 +26,7 @@ fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {
 }
 
 fn make(entries: &[UnixSkEntry], queues: &Queues) -> Result<Vec<OwnedFd>, Error> {
-    open(&entries.iter().collect::<Vec<_>>(), queues, &opener())
+    open(&entries.iter().collect::<Vec<_>>(), queues, &approver())
 }
 
 #[test]

@@ -7,6 +7,7 @@ use parasite::restorer::{Advice, Arguments, Mapping, Read, Segment, Special};
 use super::table::Tables;
 use super::{Descriptors, Host};
 use crate::error::Error;
+use crate::files::Needs;
 use crate::load::{Body, Run, is_ordinary};
 
 const PROT_WRITE: u32 = 2;
@@ -55,6 +56,17 @@ pub(crate) fn open_flags(vma: &VmaEntry) -> u32 {
 /// Whether the mapping is one of a file.
 pub(crate) fn of_file(vma: &VmaEntry) -> bool {
     is_ordinary(vma) && vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0
+}
+
+/// What a mapping needs of its file: of a private one the images hold only the pages that differ from
+/// it; what is mapped shared is the file itself.
+pub(crate) fn needs(vma: &VmaEntry) -> Needs {
+    let writes = open_flags(vma).cast_signed() & libc::O_ACCMODE != libc::O_RDONLY;
+    match vma.status & vma_status::FILE_SHARED != 0 {
+        true if writes => Needs::File,
+        true => Needs::Identity,
+        false => Needs::Contents,
+    }
 }
 
 /// Lays out all of it.

@@ -1,0 +1,171 @@
+//! openat2(2), statx(2) and name lookups that follow no symbolic link.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
+
+/// A handle: it opens nothing, and needs no right to what it leads to.
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// Whether links are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// None is: a path that has one in it is not found (`ELOOP`). At its end one is what is found.
+    Refused,
+    /// They are, inside the root.
+    Followed,
+}
+
+/// An `O_PATH` handle on what `path` leads to from the directory `root`, which it does not leave. The
+/// beginning of an absolute path is `root`.
+///
+/// # Errors
+/// `ELOOP` for a path with a link in it, `EXDEV` for one that leads out.
+pub fn find(root: impl AsFd, path: &Path, links: Links) -> io::Result<OwnedFd> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let (flags, resolve) = match links {
+        Links::Refused => (
+            HANDLE,
+            ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS
+                | ResolveFlag::RESOLVE_BENEATH,
+        ),
+        Links::Followed => (HANDLE.difference(OFlag::O_NOFOLLOW), ResolveFlag::RESOLVE_IN_ROOT),
+    };
+    match openat2(&root, below, OpenHow::new().flags(flags).resolve(resolve)) {
+        // Linux before 5.6, or a filter of system calls that does not know this one: opening a handle
+        // is forbidden by nothing else with this error.
+        Err(Errno::ENOSYS | Errno::EPERM) if links == Links::Refused => walk(root, below),
+        found => Ok(found?),
+    }
+}
+
+/// The same without openat2: one step at a time.
+fn walk(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let mut at = root.as_fd().try_clone_to_owned()?;
+    let mut steps = path.components().peekable();
+    while let Some(step) = steps.next() {
+        let name: &OsStr = match step {
+            Component::Normal(name) => name,
+            Component::CurDir => ".".as_ref(),
+            _ => return Err(Errno::EXDEV.into()),
+        };
+        at = openat(&at, name, HANDLE, Mode::empty())?;
+        if steps.peek().is_some() && is_link(&at)? {
+            return Err(Errno::ELOOP.into());
+        }
+    }
+    Ok(at)
+}
+
+fn is_link(fd: &OwnedFd) -> io::Result<bool> {
+    let stat = nix::sys::stat::fstat(fd)?;
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
+}
+
+/// When a file was born, in seconds and nanoseconds; `None` where its file system does not say.
+///
+/// # Errors
+/// When the kernel has no statx (before Linux 4.11), or the file system fails.
+pub fn birth(fd: impl AsFd) -> io::Result<Option<(i64, u32)>> {
+    // SAFETY: all zeros is a statx.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let (fd, flags) = (fd.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH);
+    // SAFETY: an empty name that ends in 0, and room for one statx.
+    let answer = unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, &raw mut found) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let known = found.stx_mask & libc::STATX_BTIME != 0;
+    Ok(known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
+}
+
+/// Whether the calling thread's own rights (those that count for files) let it do `mode` (`R_OK`,
+/// `W_OK`, `X_OK`) with what a handle leads to.
+///
+/// # Errors
+/// `EACCES`, `EROFS` when they do not.
+pub fn may(fd: impl AsFd, mode: i32) -> io::Result<()> {
+    let link = std::ffi::CString::new(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    // faccessat without flags asks for the real ids, and the C library makes up AT_EACCESS from ids
+    // and modes where the kernel is older than 5.8.
+    // SAFETY: a string that ends in 0; the rest are integers.
+    let answer = unsafe { libc::faccessat(libc::AT_FDCWD, link.as_ptr(), mode, libc::AT_EACCESS) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether a path, as bytes, is one that can be looked up.
+#[must_use]
+pub fn of_bytes(bytes: &[u8]) -> Option<&Path> {
+    (!bytes.is_empty() && !bytes.contains(&0)).then(|| Path::new(OsStr::from_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    /// What a lookup finds: the inode, or the error.
+    type Found = Result<u64, Option<i32>>;
+
+    fn inode(found: io::Result<OwnedFd>) -> Found {
+        let found = found.map_err(|error| error.raw_os_error())?;
+        Ok(File::from(found).metadata().unwrap().ino())
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        std::fs::write(at("real/file"), "x").unwrap();
+        symlink("real", at("link")).unwrap();
+        symlink("/etc/passwd", at("real/last")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let file = at("real/file").metadata().unwrap().ino();
+        let last = at("real/last").symlink_metadata().unwrap().ino();
+        let cases: [(&str, Found); 7] = [
+            ("/real/file", Ok(file)),
+            ("real/file", Ok(file)),
+            ("/link/file", Err(Some(libc::ELOOP))),
+            ("/real/last", Ok(last)),
+            ("/real/../..", Err(Some(libc::EXDEV))),
+            ("/real/none", Err(Some(libc::ENOENT))),
+            ("/", Ok(root.metadata().unwrap().ino())),
+        ];
+        for (path, expected) in cases {
+            let path = Path::new(path);
+            assert_eq!(inode(find(&root, path, Links::Refused)), expected, "{}", path.display());
+            let below = path.strip_prefix("/").unwrap_or(path);
+            assert_eq!(inode(walk(&root, below)), expected, "{} walked", path.display());
+        }
+        assert_eq!(inode(find(&root, Path::new("/link/file"), Links::Followed)), Ok(file));
+        // What is absolute counts from the root that was given.
+        let found = inode(find(&root, Path::new("/real/last"), Links::Followed));
+        assert_eq!(found, Err(Some(libc::ENOENT)));
+    }
+
+    #[test]
+    fn births_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let born = |name: &str| birth(File::create(dir.path().join(name)).unwrap()).unwrap();
+        let (file, again) = (born("one"), born("one"));
+        assert_eq!(file, again);
+        std::fs::remove_file(dir.path().join("one")).unwrap();
+        let born_anew = || {
+            let born = born("two");
+            std::fs::remove_file(dir.path().join("two")).unwrap();
+            born
+        };
+        // The clock of file systems goes in steps of some milliseconds.
+        assert!(file.is_none() || (0..1_000_000).any(|_| born_anew() != file));
+    }
+}

@@ -1,0 +1,387 @@
+//! Which file a path of the images leads to, and whether the tasks may have it.
+//!
+//! A restore opens files with more rights than the tasks have, so it must not take whatever has the name
+//! by now: that may be a link, or another's file, put there by whoever owns the directory. What is
+//! given to the tasks is
+//!
+//! 1. found without following any link: the paths are the kernel's, which have none;
+//! 2. the very file that was dumped, by device, inode and birth, or else one that those who hold it may
+//!    open themselves, with their own ids, groups and capabilities;
+//! 3. looked at by a handle (`O_PATH`) and opened through it, so that it cannot be exchanged between.
+//!
+//! Images of CRIU's do not say which file it was: there it is the tasks' rights that count. A daemon
+//! that opened its log as root and then gave up root gets it back if it is the same file. Whoever knows
+//! that the paths are right all the same (on another machine no file is the same) says so:
+//! [`Trust::Paths`].
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use images::messages::{FileIdentity, RegFileEntry};
+use kernel::credentials::Credentials;
+use kernel::paths::{self, Links};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::holders::{Holder, Holders};
+use super::regular::{shown, through};
+use super::{Error, kernel};
+
+/// What is believed of the paths in the images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing: a file is the one that was dumped, or one that the tasks may open.
+    #[default]
+    Files,
+    /// That they lead, through links or not, to what the tasks shall have.
+    Paths,
+}
+
+/// What a file is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be read and written, as the access mode of these flags has it.
+    Access(u32),
+    /// To be mapped from a descriptor with these flags.
+    Map(u32),
+    /// To be a program.
+    Run,
+    /// To be a working directory.
+    Enter,
+    /// To be a root directory.
+    Root,
+}
+
+impl Purpose {
+    /// What the tasks need to be allowed, as for access(2).
+    fn needs(self) -> i32 {
+        match self {
+            Self::Access(flags) if flags & libc::O_PATH.cast_unsigned() != 0 => libc::F_OK,
+            Self::Access(flags) | Self::Map(flags) => match flags.cast_signed() & libc::O_ACCMODE {
+                libc::O_RDONLY => libc::R_OK,
+                libc::O_WRONLY => libc::W_OK,
+                _ => libc::R_OK | libc::W_OK,
+            },
+            Self::Run | Self::Enter | Self::Root => libc::X_OK,
+        }
+    }
+}
+
+/// A file that the tasks may have.
+#[derive(Debug)]
+pub(super) struct Approved {
+    pub(super) handle: OwnedFd,
+    pub(super) stat: FileStat,
+    /// It is the file that was dumped.
+    pub(super) same: bool,
+    /// With whose rights it is to be opened; `None` for our own.
+    pub(super) rights: Option<Credentials>,
+    /// Where it was found.
+    path: PathBuf,
+}
+
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
+const CAP_FOWNER: u64 = 1 << 3;
+const CAP_SYS_CHROOT: u64 = 1 << 18;
+
+/// Whether credentials open all files that ours do.
+fn opens_all(credentials: &Credentials) -> bool {
+    let all = CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH | CAP_FOWNER;
+    credentials.users[3] == 0 && credentials.effective & all == all
+}
+
+/// Which remedy there always is.
+const TRUST: &str =
+    "to give the tasks whatever has the name, restore with `stasis restore --trust-paths`";
+
+/// Finds and judges files below a root directory.
+#[derive(Debug)]
+pub(super) struct Approver {
+    root: OwnedFd,
+    /// The root directory is our own.
+    whole: bool,
+    holders: Holders,
+    trust: Trust,
+}
+
+impl Approver {
+    pub(super) fn new(root: Option<&Path>, holders: Holders, trust: Trust) -> Result<Self, Error> {
+        let path = root.unwrap_or_else(|| "/".as_ref());
+        // Whoever gives a root directory knows by which links.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
+            kernel(format!("open the root directory {}", path.display()), errno)
+        })?;
+        let whole = path == Path::new("/");
+        Ok(Self { root, whole, holders, trust })
+    }
+
+    /// Whether paths count from our own root directory.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The file of an entry, if the tasks may have it for this purpose.
+    pub(super) fn approve(
+        &self,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+    ) -> Result<Approved, Error> {
+        let (path, what) = (path_of(&entry.name, &shown(entry))?, shown(entry));
+        let is_link = entry.mode.is_some_and(|mode| mode & libc::S_IFMT == libc::S_IFLNK);
+        let links = if is_link { Links::Refused } else { self.links() };
+        let handle = paths::find(&self.root, path, links)
+            .map_err(|source| self.lost(path, &what, source))?;
+        let stat = stat_of(&handle, &what)?;
+        if !is_link && stat.st_mode & libc::S_IFMT == libc::S_IFLNK {
+            return Err(link_in(path, &what));
+        }
+        let same = is_same(entry.identity.as_ref(), &stat, &handle);
+        let path = path.to_owned();
+        let mut approved = Approved { handle, stat, same, rights: None, path };
+        let is_our_root = purpose == Purpose::Root && approved.path == Path::new("/");
+        if same || is_our_root || self.trust == Trust::Paths {
+            return Ok(approved);
+        }
+        for holder in self.holders.of(entry.id) {
+            approved.rights = self.check_rights(holder, entry, purpose, &approved)?;
+        }
+        Ok(approved)
+    }
+
+    fn links(&self) -> Links {
+        match self.trust {
+            Trust::Files => Links::Refused,
+            Trust::Paths => Links::Followed,
+        }
+    }
+
+    fn lost(&self, path: &Path, what: &str, source: io::Error) -> Error {
+        match source.raw_os_error() {
+            Some(libc::ELOOP) if self.trust == Trust::Files => link_in(path, what),
+            _ => Error::Kernel { operation: format!("open {what}"), source },
+        }
+    }
+
+    /// A directory.
+    pub(super) fn directory(&self, path: &Path, what: &str) -> Result<OwnedFd, Error> {
+        let lost = |source| self.lost(path, what, source);
+        let found = paths::find(&self.root, path, self.links()).map_err(lost)?;
+        let stat = stat_of(&found, what)?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => Ok(found),
+            libc::S_IFLNK => Err(link_in(path, what)),
+            _ => Err(lost(Errno::ENOTDIR.into())),
+        }
+    }
+
+    /// The directory of a path, or the nearest one above that is there.
+    pub(super) fn nearest_directory(&self, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+        for directory in path.ancestors().skip(1) {
+            if let Ok(found) = self.directory(directory, "") {
+                return Ok((found, directory.to_owned()));
+            }
+        }
+        Err(Errno::ENOENT.into())
+    }
+
+    /// The credentials by which a holder may have a file; `None` for such as open what ours open.
+    fn check_rights(
+        &self,
+        holder: &Holder,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+        approved: &Approved,
+    ) -> Result<Option<Credentials>, Error> {
+        let may_change_root = purpose != Purpose::Root || holder.can(CAP_SYS_CHROOT);
+        if may_change_root && holder.credentials.iter().any(opens_all) {
+            return Ok(None);
+        }
+        // Who may run a program has it mapped, readable or not.
+        let runs = self.holders.is_program(entry.id)
+            && matches!(purpose, Purpose::Map(_))
+            && purpose.needs() == libc::R_OK;
+        let needs = if runs { libc::X_OK } else { purpose.needs() };
+        for credentials in holder.credentials.iter().filter(|_| may_change_root) {
+            let tried = credentials.during(|| {
+                // Found anew: the directories on the way ask for rights too.
+                let found = paths::find(&self.root, &approved.path, Links::Refused)?;
+                let stat = fstat(&found)?;
+                if (stat.st_dev, stat.st_ino) != (approved.stat.st_dev, approved.stat.st_ino) {
+                    return Err(Errno::ESTALE.into());
+                }
+                paths::may(&found, needs)
+            });
+            let tried = tried.map_err(|source| Error::Kernel {
+                operation: format!("take on the credentials of process {}", holder.pid),
+                source,
+            })?;
+            if tried.is_ok() {
+                return Ok((needs != libc::X_OK).then(|| credentials.clone()));
+            }
+        }
+        Err(refused(holder, entry, purpose, &approved.stat))
+    }
+
+    /// Removes a name in a directory, if it is that of the file that the images mean, or those who hold
+    /// the file `id` may remove it themselves.
+    pub(super) fn remove(
+        &self,
+        directory: &OwnedFd,
+        name: &OsStr,
+        was: Option<&FileIdentity>,
+        id: u32,
+    ) -> io::Result<()> {
+        let ours = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let handle = openat(directory, name, flags, Mode::empty())?;
+        if self.trust == Trust::Paths || is_same(was, &fstat(&handle)?, &handle) {
+            return Ok(ours()?);
+        }
+        let mut removed = if self.holders.of(id).next().is_none() { ours() } else { Ok(()) };
+        for own in self.holders.of(id).flat_map(|holder| &holder.credentials) {
+            removed = if opens_all(own) { ours() } else { own.during(ours)? };
+            if removed.is_ok() {
+                break;
+            }
+        }
+        Ok(removed?)
+    }
+
+    /// Whether all that hold a file may make and remove names in a directory, as they did.
+    pub(super) fn check_directory(
+        &self,
+        directory: &OwnedFd,
+        was: Option<&FileIdentity>,
+        file: u32,
+        what: &str,
+    ) -> Result<(), Error> {
+        let stat = stat_of(directory, what)?;
+        if self.trust == Trust::Paths || is_same(was, &stat, directory) {
+            return Ok(());
+        }
+        for holder in self.holders.of(file) {
+            let may = |own: &Credentials| {
+                let tried = || paths::may(directory, libc::W_OK | libc::X_OK).is_ok();
+                opens_all(own) || own.during(tried).unwrap_or(false)
+            };
+            if !holder.credentials.iter().any(may) {
+                return Err(Error::refused(
+                    what,
+                    format!(
+                        "its directory is another one than when it was dumped, and process {} may not make \
+                         files in it",
+                        holder.pid
+                    ),
+                    format!("put the directory back, or {TRUST}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Approved {
+    /// A file that has been made for the tasks.
+    pub(super) fn own(handle: OwnedFd, entry: &RegFileEntry) -> Result<Self, Error> {
+        let stat = stat_of(&handle, &shown(entry))?;
+        Ok(Self { handle, stat, same: true, rights: None, path: PathBuf::new() })
+    }
+
+    /// Opens the file with these flags.
+    pub(super) fn open(&self, root: &Approver, flags: OFlag) -> io::Result<OwnedFd> {
+        let open = || self.open_here(root, flags);
+        match &self.rights {
+            None => open(),
+            Some(rights) => rights.during(open)?,
+        }
+    }
+
+    fn open_here(&self, root: &Approver, flags: OFlag) -> io::Result<OwnedFd> {
+        if !flags.contains(OFlag::O_NOFOLLOW) || root.trust == Trust::Paths {
+            let flags = flags.difference(OFlag::O_NOFOLLOW);
+            return Ok(nix::fcntl::open(&through(&self.handle), flags, Mode::empty())?);
+        }
+        // The way through a handle is a link, and the flag is to be seen afterwards: by the name, then,
+        // and what has been opened must be what was looked at.
+        let below = self.path.strip_prefix("/").unwrap_or(&self.path);
+        let waiting = flags | OFlag::O_NONBLOCK;
+        let opened = openat(&root.root, below, waiting, Mode::empty())?;
+        let stat = fstat(&opened)?;
+        if (stat.st_dev, stat.st_ino) != (self.stat.st_dev, self.stat.st_ino) {
+            return Err(Errno::ESTALE.into());
+        }
+        if !flags.intersects(OFlag::O_NONBLOCK | OFlag::O_PATH) {
+            ::kernel::descriptors::set_status_flags(&opened, flags.bits().cast_unsigned())?;
+        }
+        Ok(opened)
+    }
+}
+
+fn path_of<'a>(name: &'a [u8], what: &str) -> Result<&'a Path, Error> {
+    paths::of_bytes(name).ok_or_else(|| Error::image(what, "its name is no path"))
+}
+
+fn stat_of(handle: &OwnedFd, what: &str) -> Result<FileStat, Error> {
+    fstat(handle).map_err(|errno| kernel(format!("stat {what}"), errno))
+}
+
+/// Whether a file is the one that the images mean.
+pub(super) fn is_same(was: Option<&FileIdentity>, stat: &FileStat, handle: &OwnedFd) -> bool {
+    let Some(was) = was else { return false };
+    // Where nobody knows when it was born, nobody knows whether it is the same.
+    let birth = || paths::birth(handle).ok().flatten().map(nanoseconds);
+    (was.device, was.inode) == (stat.st_dev, stat.st_ino) && birth() == Some(was.birth)
+}
+
+/// A time in nanoseconds, as the images have it.
+pub(super) fn nanoseconds((seconds, nanoseconds): (i64, u32)) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.into())
+}
+
+fn link_in(path: &Path, what: &str) -> Error {
+    // Which link it is, is for the message only.
+    let mut parts: Vec<_> = path.ancestors().collect();
+    parts.reverse();
+    let link = parts.into_iter().find(|part| part.is_symlink()).unwrap_or(path);
+    Error::refused(
+        what,
+        format!(
+            "there is a symbolic link, {}, that was not there when it was dumped",
+            link.display()
+        ),
+        format!("take the link away, or, {TRUST}"),
+    )
+}
+
+fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, stat: &FileStat) -> Error {
+    let which = match entry.identity {
+        Some(was) if was.uid != stat.st_uid => format!(
+            "it is another file than the one that was dumped (it is user {}'s, and was user {}'s)",
+            stat.st_uid, was.uid
+        ),
+        Some(_) => "it is another file than the one that was dumped".to_owned(),
+        None => "the images do not say which file it was".to_owned(),
+    };
+    let doing = match purpose {
+        Purpose::Access(_) | Purpose::Map(_) => "open it so",
+        Purpose::Run => "run it",
+        Purpose::Enter => "enter it",
+        Purpose::Root => "make it its root directory",
+    };
+    let users: Vec<_> = holder.credentials.iter().map(|own| own.users[3].to_string()).collect();
+    Error::refused(
+        shown(entry),
+        format!("{which}, and process {} (user {}) may not {doing}", holder.pid, users.join(", ")),
+        format!("put the file back, or give the process the right to it; or, {TRUST}"),
+    )
+}
+
+#[cfg(test)]
+#[path = "approve_tests.rs"]
+mod tests;

@@ -1,0 +1,119 @@
+//! Whether there is still in a program, or in a mapped file, what was in it.
+//!
+//! Of a private mapping the images have only the pages that differ from the file: the rest is the file's.
+//! With another version of a library, of the same size even, a process would go on in code that it never
+//! saw. So the file must be the one that was dumped, not written to since; or have the build id that it
+//! had; or the same checksum. What is mapped shared is the file itself, and as the file it may have been
+//! written to since.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use images::build_id;
+use images::messages::RegFileEntry;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, Mode};
+
+use super::Error;
+use super::approve::{Approved, nanoseconds};
+use super::regular::{shown, through};
+
+/// What of files is compared with what the images say, beside the size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Validation {
+    /// Of programs and mapped files, that their contents are the same.
+    #[default]
+    Contents,
+    /// Nothing.
+    Size,
+}
+
+/// How much of a mapped file has to be as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing more than of an open file: what is written to it goes there, whoever writes.
+    File,
+    /// It may have been written to, but has to be that file.
+    Identity,
+    /// All of its contents.
+    Contents,
+}
+
+const COMPARE_SIZES: &str = "`stasis restore --file-validation filesize` compares nothing but sizes, and \
+                             the process may crash";
+
+/// Refuses a file that has not in it what it had.
+pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Result<(), Error> {
+    let unchanged = |content: &images::messages::FileContent| {
+        needs == Needs::Identity || content.modified == modified(&file.stat)
+    };
+    if needs == Needs::File || file.same && entry.content.as_ref().is_some_and(unchanged) {
+        return Ok(());
+    }
+    let checksum = entry.content.and_then(|content| content.checksum);
+    let failed = |source| {
+        let operation = format!("read {}", shown(entry));
+        Error::Kernel { operation, source }
+    };
+    let reason = if !entry.build_id.is_empty() {
+        let now = build_id_of(&file.handle).map_err(failed)?;
+        match now {
+            Some(now) if now == entry.build_id => return Ok(()),
+            Some(now) => format!(
+                "it has the build id {}, and had {} when it was dumped",
+                hex(&now),
+                hex(&entry.build_id)
+            ),
+            None => format!("it had the build id {} when it was dumped", hex(&entry.build_id)),
+        }
+    } else if let Some(was) = checksum {
+        if checksum_of(&file.handle).map_err(failed)? == was {
+            return Ok(());
+        }
+        "there is something else in it than when it was dumped".to_owned()
+    } else if entry.content.is_some() {
+        let what =
+            if file.same { "it has been written to since" } else { "it is another file than when" };
+        format!("{what} it was dumped, and the images have no checksum of it")
+    } else {
+        // Images of CRIU's, or of a dump that was to compare sizes: that has been done.
+        return Ok(());
+    };
+    Err(Error::refused(
+        shown(entry),
+        format!("{reason}, and a process has it in its memory"),
+        format!("put back the version that was dumped, or take the risk: {COMPARE_SIZES}"),
+    ))
+}
+
+fn modified(stat: &FileStat) -> i64 {
+    nanoseconds((stat.st_mtime, stat.st_mtime_nsec as u32))
+}
+
+fn open(handle: &OwnedFd) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    Ok(nix::fcntl::open(&through(handle), flags, Mode::empty())?.into())
+}
+
+fn build_id_of(handle: &OwnedFd) -> io::Result<Option<Vec<u32>>> {
+    let file = open(handle)?;
+    build_id::find(|buffer, at| file.read_exact_at(buffer, at))
+}
+
+fn checksum_of(handle: &OwnedFd) -> io::Result<u32> {
+    let mut file = open(handle)?;
+    let mut sum = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(sum.finalize()),
+            bytes => sum.update(&buffer[..bytes]),
+        }
+    }
+}
+
+fn hex(words: &[u32]) -> String {
+    words.iter().flat_map(|word| word.to_ne_bytes()).map(|byte| format!("{byte:02x}")).collect()
+}

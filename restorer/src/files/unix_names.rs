@@ -1,0 +1,278 @@
+//! Names of Unix sockets in file systems.
+//!
+//! A socket is bound by the name that the program gave it, for that is what it is asked for later. That
+//! name may lead through links, and anybody who owns a directory on the way may have changed it since.
+//! So the directory is found first, without following links, and must be the one of the dump or one in
+//! which the tasks may make files; and the file that the kernel made must be in it.
+//!
+//! A name that had been removed may be another file's by now, or several sockets' in turn. So it is there
+//! only while a socket is bound to it. Sockets are connected by a handle on the file, not by its name.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use images::messages::UnixSkEntry;
+use kernel::paths::of_bytes;
+use kernel::sockets::{self, Address, unix_file};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::Error;
+use super::approve::Approver;
+use super::unix_sockets::{failed, what};
+
+/// Where the file of a socket goes.
+struct Place {
+    /// The directory that a relative name counts from.
+    start: Option<Rc<OwnedFd>>,
+    /// The directory of the file, and its name in there.
+    directory: Rc<OwnedFd>,
+    name: OsString,
+}
+
+/// The files of sockets.
+pub(super) struct Names<'a> {
+    approver: &'a Approver,
+    found: BTreeMap<PathBuf, Rc<OwnedFd>>,
+    /// Directories that were made for names that were deleted with them, each before what is in it.
+    directories: Vec<(Rc<OwnedFd>, OsString)>,
+    /// Everything that was bound, to be taken away if not all goes well.
+    bound: Vec<(Rc<OwnedFd>, OsString, FileStat)>,
+}
+
+/// Whether the name of a socket is a path.
+fn is_path(entry: &UnixSkEntry) -> bool {
+    entry.name.first().is_some_and(|&byte| byte != 0)
+}
+
+/// The name as connect(2) and bind(2) want it.
+fn address(entry: &UnixSkEntry) -> Result<Address, Error> {
+    let plain = entry.name.strip_suffix(&[0]).filter(|_| is_path(entry)).unwrap_or(&entry.name);
+    Address::new(libc::AF_UNIX as u16, plain).map_err(failed("name", entry))
+}
+
+/// Connects to a socket of ours with the name of an entry.
+pub(super) fn connect(
+    socket: &OwnedFd,
+    to: Option<&OwnedFd>,
+    entry: &UnixSkEntry,
+) -> Result<(), Error> {
+    if entry.name.is_empty() {
+        return Err(Error::image(what(entry), "it has no name to connect to"));
+    }
+    let connected = if is_path(entry) {
+        let to = to.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
+        let file = unix_file(to).map_err(failed("find the file of", entry))?;
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let address = Address::new(libc::AF_UNIX as u16, link.as_bytes());
+        address.and_then(|address| sockets::connect(socket, &address))
+    } else {
+        sockets::connect(socket, &address(entry)?)
+    };
+    connected.map_err(failed("connect to", entry))
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn new(approver: &'a Approver) -> Self {
+        let (found, directories, bound) = Default::default();
+        Self { approver, found, directories, bound }
+    }
+
+    /// Binds a socket to the name of its entry.
+    pub(super) fn bind(&mut self, socket: &OwnedFd, entry: &UnixSkEntry) -> Result<(), Error> {
+        let address = address(entry)?;
+        if !is_path(entry) {
+            return sockets::bind(socket, &address).map_err(failed("bind", entry));
+        }
+        let place = self.place(entry)?;
+        let aside = self.make_way(&place, entry)?;
+        let bound = within(place.start.as_deref(), || sockets::bind(socket, &address))
+            .map_err(failed("bind", entry))
+            .and_then(|()| self.settle_file(socket, &place, entry));
+        if let Some(aside) = aside {
+            let (directory, flags) = (&*place.directory, RenameFlags::RENAME_NOREPLACE);
+            renameat2(directory, &*aside, directory, &*place.name, flags)
+                .map_err(|errno| failed("put back what was in the way of", entry)(errno.into()))?;
+        }
+        bound
+    }
+
+    /// What becomes of the file that a socket has just been bound to.
+    fn settle_file(
+        &mut self,
+        socket: &OwnedFd,
+        place: &Place,
+        entry: &UnixSkEntry,
+    ) -> Result<(), Error> {
+        let file = unix_file(socket).map_err(failed("find the file of", entry))?;
+        let stat = fstat(&file).map_err(|errno| failed("stat the file of", entry)(errno.into()))?;
+        if !is_there(&place.directory, &place.name, &stat) {
+            withdraw_strayed(&file, &stat);
+            return Err(Error::refused(
+                what(entry),
+                "its name led into another directory, by a link, while it was bound",
+                "put the directory back, and restore again",
+            ));
+        }
+        if entry.deleted == Some(true) {
+            unlinkat(&*place.directory, &*place.name, UnlinkatFlags::NoRemoveDir)
+                .map_err(|errno| failed("remove the name of", entry)(errno.into()))?;
+        } else {
+            self.bound.push((Rc::clone(&place.directory), place.name.clone(), stat));
+        }
+        let Some(perms) = &entry.file_perms else { return Ok(()) };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::os::unix::fs::chown(&path, Some(perms.uid), Some(perms.gid))
+            .map_err(failed("set owner of the file of", entry))?;
+        let mode = Mode::from_bits_truncate(perms.mode & 0o7777);
+        fchmodat(AT_FDCWD, &*path, mode, FchmodatFlags::FollowSymlink)
+            .map_err(|errno| failed("set mode of the file of", entry)(errno.into()))
+    }
+
+    fn place(&mut self, entry: &UnixSkEntry) -> Result<Place, Error> {
+        let plain = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
+        let no_path = || Error::image(what(entry), "its name is no path");
+        let given = of_bytes(plain).ok_or_else(no_path)?;
+        if given.is_absolute() && !self.approver.is_whole() {
+            return Err(Error::refused(
+                what(entry),
+                "an absolute name cannot be given to a socket below another root directory",
+                "restore without a root directory",
+            ));
+        }
+        let name = given.file_name().ok_or_else(no_path)?.to_owned();
+        let start = match &entry.name_dir {
+            Some(directory) if given.is_relative() => of_bytes(directory).ok_or_else(no_path)?,
+            _ => Path::new("/"),
+        };
+        // The kernel's path has no links; it is of no use if the file was renamed after it was bound.
+        let real = entry.path.as_deref().and_then(of_bytes);
+        let real = real.filter(|path| path.file_name() == Some(&name)).and_then(Path::parent);
+        let parent = real.map_or_else(|| plain_parent(&start.join(given)), Path::to_owned);
+        let directory = match self.directory(&parent, entry) {
+            Ok(directory) => {
+                let was = entry.directory.as_ref();
+                self.approver.check_directory(&directory, was, entry.id, &what(entry))?;
+                directory
+            }
+            Err(Error::Kernel { source, .. })
+                if entry.deleted == Some(true) && source.kind() == io::ErrorKind::NotFound =>
+            {
+                self.make_directory(&parent).map_err(failed("make the directory of", entry))?
+            }
+            Err(error) => return Err(error),
+        };
+        let start = given.is_relative().then(|| self.directory(start, entry)).transpose()?;
+        Ok(Place { start, directory, name })
+    }
+
+    fn directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Rc<OwnedFd>, Error> {
+        if let Some(found) = self.found.get(path) {
+            return Ok(Rc::clone(found));
+        }
+        let found = Rc::new(self.approver.directory(path, &what(entry))?);
+        self.found.insert(path.to_owned(), Rc::clone(&found));
+        Ok(found)
+    }
+
+    /// Makes a directory that is not there, for as long as it takes to bind a socket in it.
+    fn make_directory(&mut self, path: &Path) -> io::Result<Rc<OwnedFd>> {
+        // A path that ends in a name, so that the directory itself is looked for too.
+        let (nearest, above) = self.approver.nearest_directory(&path.join("name"))?;
+        let mut at = Rc::new(nearest);
+        let missing = path.strip_prefix(&above).map_err(io::Error::other)?;
+        for name in missing.iter() {
+            mkdirat(&*at, name, Mode::from_bits_truncate(0o755))?;
+            self.directories.push((Rc::clone(&at), name.to_owned()));
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            at = Rc::new(openat(&*at, name, flags, Mode::empty())?);
+        }
+        Ok(at)
+    }
+
+    /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
+    /// returned); anything else stays.
+    fn make_way(&self, place: &Place, entry: &UnixSkEntry) -> Result<Option<OsString>, Error> {
+        let Place { directory, name, .. } = place;
+        let stat = match fstatat(&**directory, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failed("look for the file of", entry)(errno.into())),
+        };
+        let in_the_way = |reason: String| Error::refused(what(entry), reason, "move it away");
+        if entry.deleted == Some(true) {
+            let mut aside = name.clone();
+            aside.push(format!(".stasis-{}", std::process::id()));
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            renameat2(&**directory, &**name, &**directory, &*aside, flags)
+                .map_err(|errno| failed("move aside the file of", entry)(errno.into()))?;
+            return Ok(Some(aside));
+        }
+        if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+            return Err(in_the_way("what has its name is no socket".to_owned()));
+        }
+        self.approver.remove(directory, name, entry.file.as_ref(), entry.id).map_err(|source| {
+            let reason = "another socket has its name, and the tasks may not remove it";
+            in_the_way(format!("{reason} ({source})"))
+        })?;
+        Ok(None)
+    }
+
+    /// All are connected: what has a name keeps it.
+    pub(super) fn settle(mut self) {
+        self.bound.clear();
+    }
+}
+
+impl Drop for Names<'_> {
+    fn drop(&mut self) {
+        // Only when the restore has failed is there anything left; its error is the one to tell.
+        for (directory, name, stat) in self.bound.drain(..) {
+            if is_there(&directory, &name, &stat) {
+                unlinkat(&*directory, &*name, UnlinkatFlags::NoRemoveDir).unwrap_or_default();
+            }
+        }
+        for (directory, name) in self.directories.drain(..).rev() {
+            unlinkat(&*directory, &*name, UnlinkatFlags::RemoveDir).unwrap_or_default();
+        }
+    }
+}
+
+/// The directory of a path, without the `.` that there may be in what a program calls its socket.
+fn plain_parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("/")).components().collect()
+}
+
+/// Whether a name is that of a file.
+fn is_there(directory: &OwnedFd, name: &OsStr, file: &FileStat) -> bool {
+    let there = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    there.is_ok_and(|there| (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino))
+}
+
+/// Takes away a file that was made where it does not belong, wherever that is.
+fn withdraw_strayed(file: &OwnedFd, stat: &FileStat) {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let Ok(path) = nix::fcntl::readlink(link.as_str()) else { return };
+    let there = nix::sys::stat::lstat(path.as_os_str());
+    if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)) {
+        // An empty socket that nobody listens to does no harm if it stays.
+        std::fs::remove_file(path).unwrap_or_default();
+    }
+}
+
+/// Does something in another working directory. The caller has one thread.
+fn within<T>(directory: Option<&OwnedFd>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(directory) = directory else { return work() };
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let here = nix::fcntl::open(".", flags, Mode::empty())?;
+    nix::unistd::fchdir(directory)?;
+    let done = work();
+    nix::unistd::fchdir(&here)?;
+    done
+}

@@ -1,0 +1,44 @@
+//! Who holds which file of the images, with which rights. Pure.
+
+use images::messages::CredsEntry;
+use kernel::credentials::Credentials;
+
+use crate::files::Holders;
+use crate::load::{Body, Thread, World, capability_set};
+use crate::prepare;
+
+/// Everybody's files, by the images.
+pub(crate) fn holders(world: &World) -> Holders {
+    let mut holders = Holders::default();
+    for (process, body) in world.living() {
+        let credentials = body.threads.iter().filter_map(of_thread);
+        holders.add(process.pid, credentials, body.mm.exe_file_id, files(world, body));
+    }
+    holders
+}
+
+fn of_thread(thread: &Thread) -> Option<Credentials> {
+    thread.core.creds.as_ref().map(credentials)
+}
+
+fn credentials(creds: &CredsEntry) -> Credentials {
+    Credentials {
+        users: [creds.uid, creds.euid, creds.suid, creds.fsuid],
+        groups: [creds.gid, creds.egid, creds.sgid, creds.fsgid],
+        supplementary: creds.groups.clone(),
+        effective: capability_set(&creds.cap_eff),
+    }
+}
+
+/// The files of a process: its descriptors', with what these refer to, its mappings' and directories.
+fn files<'a>(world: &'a World, body: &'a Body) -> impl Iterator<Item = u32> + 'a {
+    let descriptors = world.files.tables.get(&body.ids.files_id).into_iter().flatten();
+    let opened = descriptors.flat_map(|descriptor| {
+        let file = world.files.files.get(&descriptor.id);
+        let fifo = file.and_then(|file| file.fifo.as_ref()?.regf_id);
+        [Some(descriptor.id), fifo]
+    });
+    let mapped = body.mm.vmas.iter().filter(|vma| prepare::of_file(vma));
+    let mapped = mapped.filter_map(|vma| u32::try_from(vma.shmid).ok());
+    opened.flatten().chain(mapped).chain([body.fs.cwd_id, body.fs.root_id])
+}
