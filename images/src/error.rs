@@ -130,6 +130,28 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory lies inside a checkpoint.
+    #[error(
+        "{} lies inside the checkpoint {}, which would hide it: choose a directory outside",
+        path.display(), checkpoint.display()
+    )]
+    Inside {
+        /// The directory.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// A checkpoint lies inside the directory.
+    #[error(
+        "{} has the checkpoint {} inside, which it would hide: choose another directory",
+        path.display(), checkpoint.display()
+    )]
+    Above {
+        /// The directory.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
     /// The writer was misused: a mistake in the dumper, not in its input.
     #[error("write image {name}: {what}")]
     Misuse {

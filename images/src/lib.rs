@@ -31,4 +31,6 @@ pub use names::Image;
 pub use pagemap::{PAGE_SIZE, PageMap, PageRun};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
-pub use writer::{Committed, Folder, ImageSink, ImageWriter, WriteOptions, encode};
+pub use writer::{
+    Committed, Folder, ImageSink, ImageWriter, Unfinished, WriteOptions, clear, encode, unfinished,
+};

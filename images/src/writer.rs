@@ -10,9 +10,14 @@
 //!   A directory without that is no checkpoint.
 //!
 //! A writer that is dropped removes what it made. One that is killed cannot; it held a lock (`flock`) on its
-//! temporary directory, and the next writer for the same target removes those that nobody holds.
+//! temporary directory, and the next writer into the same place removes those that nobody holds
+//! ([`clear`]); until then [`unfinished`] shows them.
+//!
+//! A checkpoint is not made inside another one, nor above one.
 
 mod folder;
+mod leftovers;
+mod nesting;
 mod sink;
 mod staging;
 
@@ -28,6 +33,7 @@ use crate::error::Error;
 use crate::names::{self, Image};
 
 pub use folder::Folder;
+pub use leftovers::{Unfinished, clear, unfinished};
 pub use sink::{ImageSink, encode};
 use staging::Staging;
 

@@ -339,3 +339,57 @@ fn the_directory_one_is_in_stays() {
     std::env::set_current_dir(before).unwrap();
     assert!(found);
 }
+
+#[test]
+fn what_killed_writers_left_is_shown_and_cleared_whatever_its_target() {
+    let place = tempfile::tempdir().unwrap();
+    let [left, written, trap] =
+        [".other.stasis-tmp-1-0", ".live.stasis-tmp-2-0", ".link.stasis-tmp-3-0"]
+            .map(|name| place.path().join(name));
+    for directory in [&left, &written] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("pages-1.img"), vec![1; 50_000]).unwrap();
+    }
+    std::os::unix::fs::symlink("/etc", &trap).unwrap();
+    let lock = fs::File::open(&written).unwrap();
+    lock.lock().unwrap();
+    let shown = stasis_images::unfinished(place.path()).unwrap();
+    let told: Vec<_> = shown.iter().map(|one| (&one.path, one.being_written)).collect();
+    assert_eq!(told, [(&written, true), (&left, false)]);
+    assert!(shown[1].bytes >= 50_000, "{shown:?}");
+
+    write(&place.path().join("new"), WriteOptions::default(), &[7]).unwrap();
+    assert!(!left.exists() && written.exists() && trap.exists());
+    // Inside a directory that is not empty, too.
+    let target = place.path().join("with-log");
+    let inside = target.join(".stasis-tmp-4-0");
+    fs::create_dir_all(&inside).unwrap();
+    fs::write(target.join("dump.log"), "hello").unwrap();
+    write(&target, WriteOptions::default(), &[7]).unwrap();
+    assert_eq!(listing(&target), ["dump.log", "inventory.img", "pstree.img"]);
+}
+
+#[test]
+fn a_checkpoint_is_not_made_inside_or_above_another() {
+    let place = tempfile::tempdir().unwrap();
+    let below = place.path().join("k/one");
+    fs::create_dir(place.path().join("k")).unwrap();
+    write(&below, WriteOptions::default(), &[7]).unwrap();
+    let refused = |target: &Path| write(target, WriteOptions::default(), &[8]).unwrap_err();
+    assert!(matches!(refused(&place.path().join("k")), Error::Above { .. }));
+    assert!(matches!(refused(place.path()), Error::Above { .. }));
+    fs::create_dir(below.join("x")).unwrap();
+    assert!(matches!(refused(&below.join("x/y")), Error::Inside { .. }));
+    assert!(matches!(refused(&below.join("z")), Error::Inside { .. }));
+    assert_eq!(pids(&below), [7]);
+    // Who overwrites lays out his directories himself.
+    let options = WriteOptions { overwrite: true, ..Default::default() };
+    write(&place.path().join("k"), options, &[9]).unwrap();
+    // It is also found when it has come meanwhile.
+    let place = tempfile::tempdir().unwrap();
+    let writer = ImageWriter::create(&place.path().join("k"), WriteOptions::default()).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    fs::create_dir(place.path().join("k")).unwrap();
+    write(&place.path().join("k/one"), WriteOptions::default(), &[7]).unwrap();
+    assert!(matches!(writer.commit(), Err(Error::Above { .. })));
+}

@@ -6,12 +6,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::leftovers::{self, MARK};
+use super::nesting::refuse_nested;
 use super::{Committed, WriteOptions};
 use crate::error::Error;
 use crate::names;
-
-/// What the names of temporary directories contain.
-const MARK: &str = ".stasis-tmp-";
 
 /// Files that are being synchronised at once.
 const SYNC_THREADS: usize = 8;
@@ -36,9 +35,9 @@ impl Staging {
     pub(super) fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
         let target = resolve(directory)?;
         let exists = target.exists();
-        if exists {
-            refuse_checkpoint(&target, options)?;
-        }
+        refuse_checkpoint(&target, options)?;
+        clear(target.parent());
+        clear(exists.then_some(target.as_path()));
         let keep = options.in_place || is_current(&target);
         if !exists || (!keep && is_empty(&target)?) {
             match Self::make(&target, true, options) {
@@ -59,7 +58,6 @@ impl Staging {
             }
             _ => (target, MARK.to_owned()),
         };
-        remove_stale(place, &prefix)?;
         for attempt in 0..1000 {
             let path = place.join(format!("{prefix}{}-{attempt}", std::process::id()));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -148,6 +146,7 @@ impl Staging {
 
     /// Gives the directory its final name. `false`: something has come into the target, or it is a mount point.
     fn rename(&self) -> Result<bool, Error> {
+        refuse_checkpoint(&self.target, self.options)?;
         if let Ok(there) = fs::metadata(&self.target) {
             let mode = fs::Permissions::from_mode(there.mode() & 0o7777);
             fs::set_permissions(&self.path, mode).map_err(Error::path("chmod", &self.path))?;
@@ -246,10 +245,14 @@ fn is_in_use(directory: &str, names: &BTreeSet<String>) -> bool {
 }
 
 fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
-    if !options.overwrite && target.join(names::inventory().name()).exists() {
+    // Who overwrites, as CRIU does, lays out the directories himself.
+    if options.overwrite {
+        return Ok(());
+    }
+    if target.join(names::inventory().name()).exists() {
         return Err(Error::Exists { path: target.into() });
     }
-    Ok(())
+    refuse_nested(target)
 }
 
 /// Whether this process is in the directory (as in `dump -D .`): whoever called it likely is too, and would be left
@@ -319,22 +322,15 @@ fn remove_old_images(target: &Path, new: &BTreeSet<String>) -> Result<(), Error>
     Ok(())
 }
 
-/// Removes temporary directories whose writers are gone.
-fn remove_stale(place: &Path, prefix: &str) -> Result<(), Error> {
-    for entry in fs::read_dir(place).map_err(Error::path("list", place))? {
-        let entry = entry.map_err(Error::path("list", place))?;
-        if !entry.file_name().to_string_lossy().starts_with(prefix) {
-            continue;
-        }
-        let path = entry.path();
-        let Ok(directory) = File::open(&path) else { continue };
-        match directory.try_lock() {
-            Ok(()) => remove_tree(&path).map_err(Error::path("remove stale", &path))?,
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => {
-                tracing::debug!(%error, path = %path.display(), "cannot tell whether it is stale");
+/// Removes what killed writers left where this one will write: those that live hold a lock on theirs.
+fn clear(place: Option<&Path>) {
+    let Some(place) = place else { return };
+    match leftovers::clear(place) {
+        Ok(cleared) => {
+            for gone in cleared {
+                tracing::info!(bytes = gone.bytes, path = %gone.path.display(), "removed what a killed dump left");
             }
         }
+        Err(error) => tracing::debug!(%error, path = %place.display(), "cannot look for leftovers"),
     }
-    Ok(())
 }
