@@ -55,6 +55,15 @@ impl Directory {
         &self.0
     }
 
+    /// Whether one of the two is, or contains, the other.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let below = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        below(&self.0, &other.0) || below(&other.0, &self.0)
+    }
+
     /// The directory under a root.
     #[must_use]
     pub fn under(&self, root: &Path) -> PathBuf {
@@ -115,6 +124,16 @@ mod tests {
         for text in ["web", "web/2026-11-23_1", "a.b-c_d", "A/b/C"] {
             assert_eq!(text.parse::<Directory>().unwrap().as_str(), text);
         }
+    }
+
+    #[test]
+    fn directories_overlap_by_whole_names() {
+        let directory = |text: &str| text.parse::<Directory>().unwrap();
+        assert!(directory("a").overlaps(&directory("a")));
+        assert!(directory("a/b").overlaps(&directory("a")));
+        assert!(directory("a").overlaps(&directory("a/b/c")));
+        assert!(!directory("a").overlaps(&directory("ab")));
+        assert!(!directory("a/b").overlaps(&directory("a/c")));
     }
 
     #[test]

@@ -114,4 +114,19 @@ pub struct CheckpointSummary {
 pub struct CheckpointList {
     /// The checkpoints by directory.
     pub checkpoints: Vec<CheckpointSummary>,
+    /// What is being written, or was left by a dumper that was killed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<UnfinishedCheckpoint>,
+}
+
+/// A temporary directory under the checkpoint root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedCheckpoint {
+    /// Its path under the checkpoint root.
+    pub path: String,
+    /// How much of the disk it takes.
+    pub bytes: u64,
+    /// Whether its writer is at work. Otherwise that was killed, and the next start of the dumper
+    /// clears it.
+    pub being_written: bool,
 }

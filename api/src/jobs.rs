@@ -13,9 +13,10 @@ pub struct CheckpointRequest {
     /// Directory of the images under the checkpoint root; one is made up when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
-    /// Whether the tree runs on afterwards; otherwise it is ended.
-    #[serde(default)]
-    pub leave_running: bool,
+    /// Whether the tree runs on afterwards; otherwise it is ended. It has to be said, and is refused
+    /// by the gateway when absent: no default ends anybody's program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_running: Option<bool>,
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,
@@ -70,6 +71,8 @@ pub struct Job {
     pub kind: JobKind,
     /// How far it is.
     pub state: JobState,
+    /// Who asked for it.
+    pub asked_by: String,
     /// Root of the tree: of a restore, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -14,10 +14,12 @@ mod obstacles;
 mod processes;
 mod restores;
 mod tracks;
+mod users;
 
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{
     After, CheckpointList, CheckpointSummary, DumpRequest, DumpSummary, FrozenAccount,
+    UnfinishedCheckpoint,
 };
 pub use error::{ErrorBody, ErrorDetail};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
@@ -29,3 +31,4 @@ pub use restores::{
     AfterRestore, CgroupsMode, RestoreRequest, RestoreSummary, RestoredList, RestoredTree,
 };
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};
+pub use users::{User, UserError};

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::CheckOptions;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, rights};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -27,6 +27,13 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
+    if let Some(lacking) = rights::lacking() {
+        eprintln!(
+            "stasis: check: this takes root, or at least {lacking}, to tell what the kernel can do from \
+             what this user may; run as root: {}",
+            rights::with_sudo()
+        );
+    }
     let features = KernelFeatures::probe();
     let programs = options.programs.home().stored();
     let usable = features.missing().next().is_none();

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::failure::Failure;
+use crate::rights;
 
 use options::{Asked, Command, Options};
 use tracing::error;
@@ -117,6 +118,19 @@ impl Place {
 }
 
 fn run(command: Command, options: &Options) -> bool {
+    let name = match command {
+        Command::Dump => "dump",
+        Command::PreDump => "pre-dump",
+        Command::Restore => "restore",
+        Command::Check => "check",
+    };
+    // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
+    if let Err(failure) = rights::require(name) {
+        for line in failure.to_string().lines() {
+            eprintln!("Error (criu): {line}");
+        }
+        return false;
+    }
     let started = Place::of(options).and_then(|place| {
         // Absolute names stay as they are, and `-` is no name.
         let file = options.log_file.as_ref().map(|name| match name == "-" {

@@ -19,6 +19,7 @@ mod programs;
 mod progress;
 mod ps;
 mod restore;
+mod rights;
 mod show;
 mod size;
 mod track;
@@ -56,8 +57,12 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     }
     log_to_stderr();
     match args.command {
-        Command::Dump(options) => dump::run(options),
+        Command::Dump(options) => {
+            rights::require("dump")?;
+            dump::run(options)
+        }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
+            rights::require("untrack")?;
             dump::untrack(pid, &run_dir)
         }
         Command::Untrack(UntrackOptions { id, run_dir, .. }) => {
@@ -67,22 +72,22 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
             dumper::keep(&file, &holding)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Restore(options) => restore::run(&options),
-        Command::Ps(options) => ps::run(&options),
-        Command::Programs(options) => programs::run(&options),
+        Command::Restore(options) => {
+            rights::require("restore")?;
+            restore::run(&options)
+        }
+        Command::Ps(options) => {
+            rights::require("ps")?;
+            ps::run(&options)
+        }
+        Command::Programs(options) => {
+            rights::require("programs")?;
+            programs::run(&options)
+        }
         Command::Check(options) => check::run(&options),
         Command::Track(options) => track::track(&options),
         Command::Tracks(options) => track::tracks(&options),
-        Command::Show(options) => {
-            let summary = show::summarize(&images::ImageDir::open(&options.directory)?)?;
-            let text = if options.json {
-                serde_json::to_string_pretty(&summary)? + "\n"
-            } else {
-                summary.to_string()
-            };
-            output::print(&text)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Show(options) => show::run(&options),
         Command::Criu { .. } => unreachable!("the criu face has its own log"),
     }
 }

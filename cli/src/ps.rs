@@ -12,7 +12,7 @@ use crate::output;
 use crate::progress::bytes;
 
 pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
-    let list = ps::list(&options.programs.home())?;
+    let list = ps::list(&options.programs.home(), None)?;
     let text = if options.json {
         serde_json::to_string_pretty(&list)? + "\n"
     } else {

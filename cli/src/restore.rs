@@ -60,6 +60,7 @@ fn restore(
         cgroup_roots: options.cgroup_root.clone(),
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },
         validation: options.file_validation.asked(),
+        on_behalf_of: None,
     };
     restorer::restore(&asked, &mut Bar::new())
 }

@@ -7,9 +7,70 @@ mod describe;
 mod summary;
 mod text;
 
-use images::{Checkpoint, ImageDir};
+use std::error::Error;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use images::{Checkpoint, ImageDir, Unfinished};
+
+use crate::args::ShowOptions;
+use crate::failure::Failure;
+use crate::progress::bytes;
+use crate::{output, rights};
 
 pub(crate) use summary::Summary;
+
+/// `stasis show`.
+pub(crate) fn run(options: &ShowOptions) -> Result<ExitCode, Failure> {
+    let shown = ImageDir::open(&options.directory).and_then(|dir| summarize(&dir));
+    for left in unfinished(&options.directory) {
+        let (path, size) = (left.path.display(), bytes(left.bytes));
+        match left.being_written {
+            true => eprintln!("stasis: {path} ({size}): a dump is writing it"),
+            false => eprintln!(
+                "stasis: {path} ({size}) was left by a dump that was killed; the next dump to \
+                 this directory clears it, or: rm -r {path}"
+            ),
+        }
+    }
+    let summary = shown.map_err(explain)?;
+    let text = match options.json {
+        true => serde_json::to_string_pretty(&summary)? + "\n",
+        false => summary.to_string(),
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is being written to a directory, or was left by who began to.
+fn unfinished(directory: &Path) -> Vec<Unfinished> {
+    let mut found = images::unfinished(directory).unwrap_or_default();
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let parent = directory.parent().filter(|parent| *parent != Path::new(""));
+    let beside = images::unfinished(parent.unwrap_or(Path::new("."))).unwrap_or_default();
+    let of_this = |left: &Unfinished| {
+        let own = left.path.file_name().unwrap_or_default().to_string_lossy();
+        !name.is_empty() && own.starts_with(&format!(".{name}.stasis-tmp-"))
+    };
+    found.extend(beside.into_iter().filter(of_this));
+    found
+}
+
+/// Images are closed to all but who made them.
+fn explain(error: images::Error) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    let mut denied = false;
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        denied |= kind == Some(io::ErrorKind::PermissionDenied);
+        cause = error.source();
+    }
+    match denied && !nix::unistd::geteuid().is_root() {
+        true => Failure::with_remedy(error, format!("run as root: {}", rights::with_sudo())),
+        false => error.into(),
+    }
+}
 
 /// Reads and checks the checkpoint in `dir`, and says what is in it.
 pub(crate) fn summarize(dir: &ImageDir) -> Result<Summary, images::Error> {
@@ -21,7 +82,7 @@ mod tests {
     use super::*;
 
     fn set(name: &str) -> Summary {
-        let sets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2");
+        let sets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2");
         summarize(&ImageDir::open(&sets.join(name)).unwrap()).unwrap()
     }
 

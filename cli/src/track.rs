@@ -55,7 +55,7 @@ fn failure(error: ClientError, socket: &Path) -> Failure {
         ClientError::Down { .. } => {
             let folder = socket.parent().unwrap_or(socket).display();
             let remedy = format!(
-                "start stasis-collector, which keeps what is tracked for as long as it runs \
+                "start stasis-collector as root, which keeps what is tracked for as long as it runs \
                  (`stasis-collector --run-dir {folder}`), or name its directory with --run-dir"
             );
             Failure::with_remedy(error, remedy)

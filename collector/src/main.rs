@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use clap::Parser;
 use prometheus::Registry;
-use service::{Capability, Error, Privileges, Problem, Service, Settings, chain};
+use service::{Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, chain};
 use stasis_collector::bpf::PIN_ROOT;
 use stasis_collector::{Home, Inventory, Live, ROOM, TrackError};
 
@@ -48,6 +48,9 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_DAC_READ_SEARCH,
     // Sockets of other network namespaces, and their queues.
     Capability::CAP_NET_ADMIN,
+    // Taking on a user's ids for file accesses, to ask the kernel what he may trace.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
 ]);
 
 fn main() -> ExitCode {
@@ -94,8 +97,14 @@ async fn sweep(live: Arc<Live>) {
 
 async fn inventory(
     State(live): State<Arc<Live>>,
+    OnBehalfOf(user): OnBehalfOf,
     Path(pid): Path<String>,
 ) -> Result<Json<Inventory>, Problem> {
+    if user.is_some() {
+        // The gateway does not pass it on.
+        let message = "inventories are not given on behalf of a user";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message).remedy("ask as root"));
+    }
     let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| {
         Problem::field("pid", format!("{pid} is no process id"))
             .remedy("name the pid of a running process")

@@ -1,12 +1,14 @@
-//! `/v1/tracks`.
+//! `/v1/tracks`. On behalf of a user a track is begun, shown and ended if he may trace all of its
+//! processes.
 
 use std::sync::Arc;
 
-use api::{TrackList, TrackRequest, TrackTarget};
+use api::{TrackList, TrackRequest, TrackTarget, User};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
-use service::{Body, Problem, chain};
+use kernel::rights::{self, Right};
+use service::{Body, OnBehalfOf, Problem, chain};
 use stasis_collector::{Inventory, Live, Track, TrackError};
 
 /// The paths.
@@ -19,6 +21,7 @@ pub(crate) fn router() -> Router<Arc<Live>> {
 
 async fn begin(
     State(live): State<Arc<Live>>,
+    asker: OnBehalfOf,
     Body(request): Body<TrackRequest>,
 ) -> Result<(StatusCode, Json<api::Track>), Problem> {
     let target = target(&request)?;
@@ -27,9 +30,65 @@ async fn begin(
         TrackTarget::Tree(_) => "tree",
         TrackTarget::Cgroup(_) => "cgroup",
     };
+    may_begin(asker.0, &target, request.files).await.inspect_err(|problem| {
+        tracing::warn!("{asker}: track {target:?}: {}", problem.detail.message);
+    })?;
+    let live_too = live.clone();
     let begun = blocking(move || live.begin_track(&target, request.files)).await?;
     let track = begun.map_err(|error| problem(&error, Some(field)))?;
+    // A program that gives rights may have been executed meanwhile.
+    if !is_his(asker.0, &track).await? {
+        let id = track.id;
+        let ended = blocking(move || live_too.end_track(id)).await?;
+        ended.map_err(|error| problem(&error, None))?;
+        return Err(not_his(field));
+    }
+    tracing::info!("{asker}: began track {} of {:?}", track.id, track.target);
     Ok((StatusCode::CREATED, Json(told(track))))
+}
+
+/// Whether a user may have this tracked at all, and processes that are his.
+async fn may_begin(user: Option<User>, target: &TrackTarget, files: bool) -> Result<(), Problem> {
+    if user.is_none() {
+        return Ok(());
+    }
+    if files {
+        let message = "counting system calls makes every call of the machine slower: it is not \
+                       done on behalf of a user";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .of("files")
+            .remedy("leave it out, or ask as root"));
+    }
+    let (field, pids) = match target {
+        TrackTarget::Pid(pid) => ("pid", vec![*pid]),
+        // One that has gone is not his, either.
+        TrackTarget::Tree(root) => ("tree", stasis_collector::tree(*root).unwrap_or_default()),
+        TrackTarget::Cgroup(_) => return Err(not_his("cgroup")),
+    };
+    if pids.is_empty() || !may_trace(user, pids).await? { Err(not_his(field)) } else { Ok(()) }
+}
+
+fn not_his(field: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "a user may only have processes tracked that he may trace")
+        .of(field)
+        .remedy("name a process of your own, none of whose tree has other rights, or ask as root")
+}
+
+async fn is_his(user: Option<User>, track: &Track) -> Result<bool, Problem> {
+    may_trace(user, track.processes.keys().copied().collect()).await
+}
+
+/// Whether who asks may trace all of these.
+async fn may_trace(user: Option<User>, pids: Vec<i32>) -> Result<bool, Problem> {
+    let Some(User { uid, gid }) = user else { return Ok(true) };
+    let asked = blocking(move || {
+        let held = rights::held(rights::User { uid, gid }, Right::Attach, &pids);
+        held.map(|held| pids.iter().all(|pid| held.contains(pid)))
+    });
+    asked.await?.map_err(|error| {
+        let message = format!("ask what uid {uid} may trace: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })
 }
 
 fn target(request: &TrackRequest) -> Result<TrackTarget, Problem> {
@@ -57,45 +116,78 @@ fn target(request: &TrackRequest) -> Result<TrackTarget, Problem> {
     Ok(target)
 }
 
-async fn tracks(State(live): State<Arc<Live>>) -> Result<Json<TrackList>, Problem> {
+async fn tracks(
+    State(live): State<Arc<Live>>,
+    OnBehalfOf(user): OnBehalfOf,
+) -> Result<Json<TrackList>, Problem> {
     let all = blocking(move || live.all_tracks()).await?;
     let all = match all {
         // None can be made, so there are none.
         Err(TrackError::Unsupported) => Vec::new(),
         all => all.map_err(|error| problem(&error, None))?,
     };
-    Ok(Json(TrackList { tracks: all.into_iter().map(told).collect() }))
+    let mut tracks = Vec::new();
+    for track in all {
+        if is_his(user, &track).await? {
+            tracks.push(told(track));
+        }
+    }
+    Ok(Json(TrackList { tracks }))
+}
+
+/// The track of an id; to a user there are none but his.
+async fn find(live: &Arc<Live>, user: Option<User>, id: &str) -> Result<Track, Problem> {
+    let (live, number) = (live.clone(), number(id)?);
+    let found = blocking(move || live.track(number)).await?;
+    match found.map_err(|error| problem(&error, None))? {
+        Some(track) if is_his(user, &track).await? => Ok(track),
+        _ => Err(no_track(id)),
+    }
 }
 
 async fn track(
     State(live): State<Arc<Live>>,
+    OnBehalfOf(user): OnBehalfOf,
     Path(id): Path<String>,
 ) -> Result<Json<api::Track>, Problem> {
-    let number = number(&id)?;
-    let found = blocking(move || live.track(number)).await?;
-    let found = found.map_err(|error| problem(&error, None))?;
-    found.map(|track| Json(told(track))).ok_or_else(|| no_track(&id))
+    find(&live, user, &id).await.map(|track| Json(told(track)))
 }
 
 async fn inventory(
     State(live): State<Arc<Live>>,
+    OnBehalfOf(user): OnBehalfOf,
     Path(id): Path<String>,
 ) -> Result<Json<Inventory>, Problem> {
-    let number = number(&id)?;
+    let number = find(&live, user, &id).await?.id;
     let taken = blocking(move || live.track_inventory(number)).await?;
     let taken = taken.map_err(|error| problem(&error, None))?;
     let found = taken.map_err(|error| {
         let message = format!("take the inventory of track {id}: {}", chain(&error));
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     })?;
-    found.map(Json).ok_or_else(|| no_track(&id))
+    let inventory = found.ok_or_else(|| no_track(&id))?;
+    // It tells of those that were there when it was taken.
+    match may_trace(user, inventory.processes.keys().copied().collect()).await? {
+        true => Ok(Json(inventory)),
+        false => Err(no_track(&id)),
+    }
 }
 
-async fn end(State(live): State<Arc<Live>>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    let number = number(&id)?;
+async fn end(
+    State(live): State<Arc<Live>>,
+    asker: OnBehalfOf,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let number = match asker.0 {
+        Some(_) => find(&live, asker.0, &id).await?.id,
+        None => number(&id)?,
+    };
     let ended = blocking(move || live.end_track(number)).await?;
     match ended.map_err(|error| problem(&error, None))? {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => {
+            tracing::info!("{asker}: ended track {id}");
+            Ok(StatusCode::NO_CONTENT)
+        }
         false => Err(no_track(&id)),
     }
 }

@@ -14,6 +14,7 @@ use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::{Plan, has_ended};
+use crate::rights;
 use crate::write;
 
 /// Dumps the tree below [`DumpOptions::pid`] into images.
@@ -30,14 +31,20 @@ pub fn dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
+    rights::check_tree(options)?;
     let started = Instant::now();
     let mut tries = 1;
     loop {
         let source = match attempt(options, started, progress) {
             Ok(report) => return Ok(report),
             Err(Failed::Passing(error)) => error,
-            Err(Failed::Final(error)) => return Err(error),
+            // What went wrong may tell of a process that a user may not look at.
+            Err(Failed::Final(error)) => {
+                return Err(rights::check_tree(options).err().unwrap_or(error));
+            }
         };
+        // A program with other rights may have come, which is not tried again, nor told of.
+        rights::check_tree(options)?;
         let within = started.elapsed();
         if has_ended(options.pid) {
             return Err(source);
@@ -144,6 +151,7 @@ fn run(
     let mut frozen = freeze::freeze(options.pid, options.stop_within, options.max_freeze)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
+    rights::check_frozen(options, &frozen)?;
     let mut captured = capture::capture(plan, &mut frozen, options, files, early, &mut clock)
         .map_err(Failed::when_frozen)?;
     let since = frozen.since;

@@ -28,6 +28,16 @@ pub enum Error {
         /// Who has it, if that is known.
         by: Option<i32>,
     },
+    /// Who asks may not trace a task of the tree.
+    #[error("dump process {root}: uid {uid} may not trace process {pid} of its tree")]
+    NotAllowed {
+        /// The process.
+        pid: i32,
+        /// Root of the tree.
+        root: i32,
+        /// The user.
+        uid: u32,
+    },
     /// Open files could not be read.
     #[error("look at the open files of the tree")]
     Files(#[from] crate::files::Error),

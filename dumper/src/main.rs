@@ -43,6 +43,9 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_DAC_READ_SEARCH,
     // Ending or stopping the tree afterwards.
     Capability::CAP_KILL,
+    // Taking on a user's ids for file accesses, to ask the kernel what he may trace.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
     // Descriptors beyond our own limit.
     Capability::CAP_SYS_RESOURCE,
     // To stand in front of others while a target stands still.
@@ -64,6 +67,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
+        stasis_dumper::clear_leftovers(&root)?;
         Ok(stasis_dumper::router(
             root,
             Home::at(args.bpf_dir.clone(), args.cache_dir.clone()),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use collector::Home;
+use kernel::rights::User;
 
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,9 @@ pub struct DumpOptions {
     pub tracks: PathBuf,
     /// The `stasis` that a keeper is made of.
     pub keeper: PathBuf,
+    /// Who asks, if that is somebody who may not do everything: he must be allowed to trace every
+    /// task of the tree, before it is stopped and again when it stands still.
+    pub on_behalf_of: Option<User>,
 }
 
 impl DumpOptions {
@@ -87,6 +91,7 @@ impl DumpOptions {
             parent: None,
             tracks: crate::memory::TRACKS.into(),
             keeper: "/proc/self/exe".into(),
+            on_behalf_of: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every process of the machine: can it be dumped, and if not, why. What is said here is what a dump
 //! would say: it is looked for by the same code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -9,22 +9,26 @@ use api::{Obstacle, ProcessList, ProcessSummary};
 use collector::obstacles::{of_status, of_tracer, of_tree};
 use collector::{Collector, Home, Inventory, Parts, Process, ProcessState, proc_source};
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
+use kernel::rights::{Right, User, held};
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::look::Looker;
 use crate::options::DumpOptions;
 
-/// Every process of the machine but this one, with what speaks against a dump of the tree below it.
+/// Every process of the machine but this one, with what speaks against a dump of the tree below it; for
+/// a user, those that he may look into. Of others in such a tree nothing is told but their names.
 /// `programs` is as [`DumpOptions::programs`].
 ///
 /// # Errors
 /// If the processes cannot be listed, or an inventory of them not be taken.
-pub fn list(programs: &Home) -> Result<ProcessList, Error> {
+pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
     let mut collector = Collector::open_at(programs);
     let own = std::process::id().cast_signed();
     let pids = procfs::processes()?;
-    let (open, closed): (Vec<i32>, Vec<i32>) = pids.into_iter().partition(|&pid| may_inspect(pid));
+    let visible = visible(user, &pids)?;
+    let is_open = |pid| visible.contains(&pid) && may_inspect(pid);
+    let (open, closed): (Vec<i32>, Vec<i32>) = pids.into_iter().partition(|&pid| is_open(pid));
     let failed = |source| Error::Inventory { pid: own, source };
     let mut inventory = collector.inventory(&open).map_err(failed)?;
     // Of what may not be looked into there is still a name to list.
@@ -34,8 +38,13 @@ pub fn list(programs: &Home) -> Result<ProcessList, Error> {
     for process in inventory.processes.values() {
         if let Some(mut row) = Row::read(process)? {
             if closed.contains(&process.pid) {
-                let reason = "this program may not look into it";
-                let remedy = "run stasis as root (sudo), outside of any container";
+                let (reason, remedy) = match user {
+                    None => (
+                        "this program may not look into it",
+                        "run stasis as root (sudo), outside of any container",
+                    ),
+                    Some(_) => ("it has other rights than who asks", "ask as root"),
+                };
                 row.found = vec![Obstacle::of(process.pid, "the process", reason, remedy)];
             }
             rows.insert(process.pid, row);
@@ -43,12 +52,27 @@ pub fn list(programs: &Home) -> Result<ProcessList, Error> {
     }
     let children = children(&inventory);
     let mut processes = Vec::with_capacity(rows.len());
-    for (&pid, row) in rows.iter().filter(|(pid, _)| **pid != own) {
+    let shown = |pid: &i32| *pid != own && (user.is_none() || open.contains(pid));
+    for (&pid, row) in rows.iter().filter(|(pid, _)| shown(pid)) {
         let refusals = refusals(pid, &inventory, &children, &rows, &mut collector)?;
         let dumpable = refusals.is_empty();
         processes.push(ProcessSummary { dumpable, refusals, ..row.summary.clone() });
     }
+    // A program with other rights may have been executed meanwhile: what was found is not his to see.
+    let still = self::visible(user, &open)?;
+    let his = |pid: &i32| !open.contains(pid) || still.contains(pid);
+    processes.retain(|row| user.is_none() || tree(row.pid, &children).iter().all(his));
     Ok(ProcessList { processes })
+}
+
+/// Those that a user may look into; all of them if none asks.
+fn visible(user: Option<User>, pids: &[i32]) -> Result<BTreeSet<i32>, Error> {
+    let Some(user) = user else { return Ok(pids.iter().copied().collect()) };
+    held(user, Right::Read, pids).map_err(|source| Error::Process {
+        operation: "ask who may look into the processes",
+        pid: std::process::id().cast_signed(),
+        source,
+    })
 }
 
 /// What has gone may be looked for: the inventory will not have it.
@@ -170,7 +194,7 @@ mod tests {
         while !executed() {
             std::thread::yield_now();
         }
-        let list = list(&Home::default()).unwrap();
+        let list = list(&Home::default(), None).unwrap();
         let of = |pid| list.processes.iter().find(|row| row.pid == pid);
         plain.kill().unwrap();
         plain.wait().unwrap();

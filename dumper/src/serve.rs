@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use api::{
     After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, ProcessList,
+    UnfinishedCheckpoint, User,
 };
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -11,9 +12,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use collector::Home;
 use images::{ImageDir, Quiet, names};
+use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
-use service::{Body, CheckpointRoot, Problem, Traces, chain, holds_checkpoint};
+use service::{Body, CheckpointRoot, OnBehalfOf, Problem, Traces, chain, holds_checkpoint};
 
 use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, ps};
 
@@ -151,6 +153,18 @@ fn problem(error: &Error) -> Problem {
             unprocessable().remedy("send the pid of a running process")
         }
         Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error)).of("pid"),
+        Error::NotAllowed { .. } => {
+            Problem::new(StatusCode::FORBIDDEN, chain(error)).of("pid").remedy(
+                "name a process of your own, none of whose tree has other rights, or ask as root",
+            )
+        }
+        Error::Images(
+            images::Error::Exists { .. }
+            | images::Error::Inside { .. }
+            | images::Error::Above { .. },
+        ) => Problem::new(StatusCode::CONFLICT, chain(error))
+            .of("directory")
+            .remedy("name another directory"),
         _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)),
     }
 }
@@ -164,26 +178,37 @@ fn directory_problem(directory: &Directory, error: &std::io::Error) -> Problem {
     Problem::new(status, format!("use directory {directory}: {error}")).of("directory")
 }
 
-async fn make(
-    State(dumper): State<Dumper>,
-    Body(request): Body<DumpRequest>,
-) -> Result<Json<DumpSummary>, Problem> {
+/// What is dumped where, for whom; or why that cannot be.
+fn options(
+    dumper: &Dumper,
+    request: &DumpRequest,
+    user: Option<User>,
+) -> Result<DumpOptions, Problem> {
     let pid = request.pid;
     if pid < 1 || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
         return Err(Problem::field("pid", format!("no process {pid}"))
             .remedy("send the pid of a running process"));
     }
+    let directory = &request.directory;
+    if user.is_none() && CheckpointRoot::is_of_users(directory) {
+        let message = format!("directory {directory}: checkpoints of users lie there");
+        return Err(Problem::field("directory", message).remedy("name another directory"));
+    }
+    if user.is_some() && request.shell_job {
+        return Err(no_shell_job());
+    }
     let images_dir = dumper
         .root
-        .prepare(&request.directory)
-        .map_err(|error| directory_problem(&request.directory, &error))?;
+        .of(user)
+        .prepare(directory)
+        .map_err(|error| directory_problem(directory, &error))?;
     if holds_checkpoint(&images_dir) {
-        let message = format!("directory {} holds a checkpoint already", request.directory);
+        let message = format!("directory {directory} holds a checkpoint already");
         return Err(Problem::new(StatusCode::CONFLICT, message)
             .of("directory")
             .remedy("name another directory"));
     }
-    let options = DumpOptions {
+    Ok(DumpOptions {
         after: match request.after {
             After::Resume => AfterDump::Resume,
             After::Stop => AfterDump::Stop,
@@ -193,8 +218,35 @@ async fn make(
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),
+        on_behalf_of: user.map(|User { uid, gid }| rights::User { uid, gid }),
         ..DumpOptions::new(pid, images_dir)
-    };
+    })
+}
+
+fn whole_name(user: Option<User>, directory: &Directory) -> Result<Directory, Problem> {
+    CheckpointRoot::whole_name(user, directory).map_err(|error| {
+        Problem::field("directory", error.to_string()).remedy("name a shorter one")
+    })
+}
+
+/// A shell job comes back on the terminal of whoever restores it: the restorer's, which is no user's.
+fn no_shell_job() -> Problem {
+    let message = "a shell's job cannot be dumped on behalf of a user: it could not be restored";
+    Problem::new(StatusCode::FORBIDDEN, message)
+        .of("shell_job")
+        .remedy("start the program with setsid, or ask as root")
+}
+
+async fn make(
+    State(dumper): State<Dumper>,
+    asker: OnBehalfOf,
+    Body(request): Body<DumpRequest>,
+) -> Result<Json<DumpSummary>, Problem> {
+    let pid = request.pid;
+    let directory = whole_name(asker.0, &request.directory)?;
+    let options = options(&dumper, &request, asker.0).inspect_err(|problem| {
+        tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
+    })?;
     let metrics = dumper.metrics.clone();
     metrics.running.inc();
     let start = Instant::now();
@@ -207,8 +259,7 @@ async fn make(
     match work.await {
         Ok(Ok(report)) => {
             tracing::info!(
-                "dumped process {pid} to {} in {:?}, frozen for {:?}",
-                request.directory,
+                "{asker}: dumped process {pid} to {directory} in {:?}, frozen for {:?}",
                 start.elapsed(),
                 report.frozen
             );
@@ -219,7 +270,7 @@ async fn make(
             Ok(Json(summary(&report)))
         }
         Ok(Err(error)) => {
-            tracing::warn!("dump process {pid}: {}", chain(&error));
+            tracing::warn!("{asker}: dump process {pid}: {}", chain(&error));
             Err(problem(&error))
         }
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -278,9 +329,13 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-async fn processes(State(dumper): State<Dumper>) -> Result<Json<ProcessList>, Problem> {
+async fn processes(
+    State(dumper): State<Dumper>,
+    OnBehalfOf(user): OnBehalfOf,
+) -> Result<Json<ProcessList>, Problem> {
+    let user = user.map(|User { uid, gid }| rights::User { uid, gid });
     blocking(move || {
-        ps::list(&dumper.programs).map_err(|error| {
+        ps::list(&dumper.programs, user).map_err(|error| {
             let message = format!("list the processes: {}", chain(&error));
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         })
@@ -288,25 +343,64 @@ async fn processes(State(dumper): State<Dumper>) -> Result<Json<ProcessList>, Pr
     .await
 }
 
-async fn list(State(dumper): State<Dumper>) -> Result<Json<CheckpointList>, Problem> {
+async fn list(
+    State(dumper): State<Dumper>,
+    OnBehalfOf(user): OnBehalfOf,
+) -> Result<Json<CheckpointList>, Problem> {
     blocking(move || {
-        let directories = dumper.root.list().map_err(|error| {
+        let root = dumper.root.of(user);
+        let failed = |error| {
             let message = format!("list the checkpoints: {error}");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-        })?;
+        };
+        let directories = root.list().map_err(failed)?.into_iter().filter(|name| !is_ours(name));
         // One that goes away while the list is made is not in it.
-        let summaries = directories.into_iter().map(|name| summarize(&dumper.root, name));
-        Ok(CheckpointList { checkpoints: summaries.flatten().collect() })
+        let checkpoints = directories.flat_map(|name| summarize(&root, name)).collect();
+        let unfinished = unfinished(&root).map_err(failed)?;
+        Ok(CheckpointList { checkpoints, unfinished })
     })
     .await
 }
 
+/// A part of another checkpoint: pages that were copied early lie in a checkpoint of their own.
+fn is_ours(directory: &Directory) -> bool {
+    directory.as_str().split('/').next_back() == Some(names::PRE_COPY)
+}
+
+fn unfinished(root: &CheckpointRoot) -> std::io::Result<Vec<UnfinishedCheckpoint>> {
+    let mut found = Vec::new();
+    root.walk(&mut |path, name| {
+        for there in images::unfinished(path).unwrap_or_default() {
+            let own = there.path.file_name().unwrap_or_default().to_string_lossy();
+            let path = if name.is_empty() { own.into_owned() } else { format!("{name}/{own}") };
+            let (bytes, being_written) = (there.bytes, there.being_written);
+            found.push(UnfinishedCheckpoint { path, bytes, being_written });
+        }
+    })?;
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// Removes what dumpers that were killed left under the root.
+///
+/// # Errors
+/// If the root cannot be read.
+pub fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
+    root.walk(&mut |path, _| {
+        for gone in images::clear(path).unwrap_or_default() {
+            let (path, bytes) = (gone.path.display(), gone.bytes);
+            tracing::info!("removed {path}, {bytes} bytes, which a dump that was killed had left");
+        }
+    })
+}
+
 async fn one(
     State(dumper): State<Dumper>,
+    OnBehalfOf(user): OnBehalfOf,
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
     let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
     })?;
-    blocking(move || summarize(&dumper.root, directory)).await
+    blocking(move || summarize(&dumper.root.of(user), directory)).await
 }

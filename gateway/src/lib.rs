@@ -1,13 +1,21 @@
 //! The HTTP and JSON face. It holds no privileges: it checks what it is asked, makes a job of it
-//! and passes it on to the services over their Unix sockets. `docs/api.md` is its contract.
+//! and passes it on to the services over their Unix sockets, with on whose behalf. `docs/api.md` is its
+//! contract, `docs/security.md` says who may do what.
 
+mod callers;
+mod doors;
+mod hosts;
 mod jobs;
 mod metrics;
 mod routes;
 mod services;
+mod tokens;
 mod tracks;
 
+pub use doors::{BeyondLoopback, DoorSettings, check_listen, doors};
+pub use hosts::Hosts;
 pub use jobs::Jobs;
 pub use metrics::GatewayMetrics;
 pub use routes::{Gateway, router};
 pub use services::Services;
+pub use tokens::{TokenError, TokenSettings, Tokens};

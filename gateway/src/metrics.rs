@@ -14,6 +14,7 @@ pub struct GatewayMetrics {
     jobs: IntCounterVec,
     running: IntGaugeVec,
     up: IntGaugeVec,
+    refused: IntCounterVec,
 }
 
 const fn kind_name(kind: JobKind) -> &'static str {
@@ -42,8 +43,15 @@ impl GatewayMetrics {
                 Opts::new("stasis_service_up", "Whether a service answered the last scrape."),
                 &["service"],
             )?)?,
+            refused: common.add(IntCounterVec::new(
+                Opts::new("stasis_gateway_refused_total", "Requests refused for who sent them."),
+                &["reason"],
+            )?)?,
             common,
         };
+        for reason in ["host", "origin", "token", "user", "right"] {
+            metrics.refused.with_label_values(&[reason]).reset();
+        }
         // A counter that is not there yet cannot be told from one that was lost.
         for kind in [JobKind::Checkpoint, JobKind::Restore] {
             metrics.running.with_label_values(&[kind_name(kind)]).set(0);
@@ -52,6 +60,12 @@ impl GatewayMetrics {
             }
         }
         Ok(metrics)
+    }
+
+    /// `reason`: `host` or `origin`, which are not ours; `token`, wrong or none; `user`, to whom the
+    /// socket is closed; `right`, which who asked has not.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn begun(&self, kind: JobKind) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use api::{
     After, AfterRestore, CheckpointList, CheckpointRequest, CheckpointSummary, Directory,
-    DumpRequest, GatewayHealth, HealthState, Job, JobKind, JobList, ProcessList, RestoreJobRequest,
-    RestoreRequest, RestoredList,
+    DumpRequest, ErrorDetail, GatewayHealth, HealthState, Job, JobKind, JobList, ProcessList,
+    RestoreJobRequest, RestoreRequest, RestoredList,
 };
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -14,10 +14,11 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use service::{Body, Problem};
+use service::{Body, ClientError, Problem};
 use tracing::Instrument;
 
-use crate::jobs::Outcome;
+use crate::callers::{Asker, Scraper};
+use crate::jobs::{NoJob, Outcome};
 use crate::services::{health, problem};
 use crate::{GatewayMetrics, Jobs, Services};
 
@@ -34,7 +35,7 @@ pub struct Gateway {
     pub metrics: GatewayMetrics,
 }
 
-/// The gateway's router.
+/// The gateway's router; the [doors](crate::doors) before it say who asks.
 pub fn router(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
@@ -51,28 +52,50 @@ pub fn router(gateway: Gateway) -> Router {
 
 type Accepted = (StatusCode, [(HeaderName, String); 1], Json<Job>);
 
+/// What is to be done.
+struct Task {
+    asker: Asker,
+    kind: JobKind,
+    pid: Option<i32>,
+    directory: Directory,
+}
+
 /// Notes a job and sets it to work.
 fn start(
     gateway: &Gateway,
-    kind: JobKind,
-    pid: Option<i32>,
-    directory: &Directory,
+    task: Task,
     work: impl Future<Output = Outcome> + Send + 'static,
 ) -> Result<Accepted, Problem> {
-    let job = gateway.jobs.begin(kind, pid, directory.clone()).map_err(|other| {
-        let message = format!("job {other} is at work on directory {directory}");
-        Problem::new(StatusCode::CONFLICT, message)
-            .of("directory")
-            .remedy("wait until it is finished, or name another directory")
+    let Task { asker, kind, pid, directory } = task;
+    let job = gateway.jobs.begin(kind, pid, directory.clone(), asker);
+    let job = job.map_err(|none| match none {
+        NoJob::Busy(other) => {
+            let message = format!("job {other} is at work on directory {directory}");
+            Problem::new(StatusCode::CONFLICT, message)
+                .of("directory")
+                .remedy("wait until it is finished, or name another directory")
+        }
+        NoJob::TooMany => {
+            let message = format!("{asker} has as many jobs at work as one user may have");
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
+                .remedy("wait until one is finished: GET /v1/jobs/ID?wait_ms=60000")
+        }
     })?;
+    let what = match (kind, pid) {
+        (JobKind::Checkpoint, Some(pid)) => format!("checkpoint of process {pid} to {directory}"),
+        _ => format!("restore of {directory}"),
+    };
+    tracing::info!("{asker}: job {}, {what}", job.id);
     gateway.metrics.begun(kind);
     let (gateway, id) = (gateway.clone(), job.id.clone());
     // A task of its own: the job goes on when who asked for it hangs up.
     let task = async move {
         let outcome = work.await;
         match &outcome {
-            Outcome::Failed(error) => tracing::warn!("job {id} failed: {}", error.message),
-            Outcome::Dumped(_) | Outcome::Restored(_) => tracing::info!("job {id} is done"),
+            Outcome::Failed(error) => {
+                tracing::warn!("{asker}: job {id}, {what}, failed: {}", error.message);
+            }
+            _ => tracing::info!("{asker}: job {id}, {what}, is done"),
         }
         gateway.metrics.finished(kind, !matches!(outcome, Outcome::Failed(_)));
         gateway.jobs.finish(&id, outcome);
@@ -99,12 +122,25 @@ fn check_pid(pid: i32) -> Result<(), Problem> {
 
 async fn checkpoint(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Body(request): Body<CheckpointRequest>,
 ) -> Result<Accepted, Problem> {
+    let after = match request.leave_running {
+        Some(true) => After::Resume,
+        Some(false) => After::Kill,
+        None => {
+            let message = "nothing says what becomes of the tree";
+            return Err(Problem::field("leave_running", message).remedy(
+                "send true, and it runs on, or false, and it is ended once its images are safe",
+            ));
+        }
+    };
     check_pid(request.pid)?;
+    let services = gateway.services.on_behalf_of(asker.user);
     let directory = match request.directory {
         Some(directory) => {
-            if gateway.services.checkpoint(&directory).await.map_err(problem)?.is_some() {
+            let found = services.checkpoint(&directory).await;
+            if found.map_err(|error| problem(error, asker))?.is_some() {
                 let message = format!("directory {directory} holds a checkpoint already");
                 return Err(Problem::new(StatusCode::CONFLICT, message)
                     .of("directory")
@@ -117,18 +153,27 @@ async fn checkpoint(
     let asked = DumpRequest {
         pid: request.pid,
         directory: directory.clone(),
-        after: if request.leave_running { After::Resume } else { After::Kill },
+        after,
         shell_job: request.shell_job,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
     };
-    let services = gateway.services.clone();
-    start(&gateway, JobKind::Checkpoint, Some(request.pid), &directory, async move {
+    let task = Task { asker, kind: JobKind::Checkpoint, pid: Some(request.pid), directory };
+    let failures = gateway.metrics.clone();
+    start(&gateway, task, async move {
         match services.dump(&asked).await {
             Ok(summary) => Outcome::Dumped(summary),
-            Err(error) => Outcome::Failed(error.into_detail()),
+            Err(error) => Outcome::Failed(failed(error, &failures)),
         }
     })
+}
+
+/// Why a job failed; counted if it was for who asked.
+fn failed(error: ClientError, metrics: &GatewayMetrics) -> ErrorDetail {
+    if matches!(error, ClientError::Refused { status: StatusCode::FORBIDDEN, .. }) {
+        metrics.refused("right");
+    }
+    error.into_detail()
 }
 
 /// A directory name for who named none.
@@ -141,10 +186,13 @@ fn made_up(pid: i32) -> Result<Directory, Problem> {
 
 async fn restore(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Body(request): Body<RestoreJobRequest>,
 ) -> Result<Accepted, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
     let directory = request.directory;
-    if gateway.services.checkpoint(&directory).await.map_err(problem)?.is_none() {
+    let found = services.checkpoint(&directory).await;
+    if found.map_err(|error| problem(error, asker))?.is_none() {
         return Err(no_checkpoint(&directory).of("directory"));
     }
     let asked = RestoreRequest {
@@ -153,11 +201,12 @@ async fn restore(
         shell_job: request.shell_job,
         cgroups: None,
     };
-    let services = gateway.services.clone();
-    start(&gateway, JobKind::Restore, None, &directory, async move {
+    let task = Task { asker, kind: JobKind::Restore, pid: None, directory };
+    let failures = gateway.metrics.clone();
+    start(&gateway, task, async move {
         match services.restore(&asked).await {
             Ok(summary) => Outcome::Restored(summary),
-            Err(error) => Outcome::Failed(error.into_detail()),
+            Err(error) => Outcome::Failed(failed(error, &failures)),
         }
     })
 }
@@ -167,27 +216,37 @@ fn no_checkpoint(directory: &Directory) -> Problem {
         .remedy("GET /v1/checkpoints lists those there are")
 }
 
-async fn restores(State(gateway): State<Gateway>) -> Result<Json<RestoredList>, Problem> {
-    gateway.services.restores().await.map(Json).map_err(problem)
+async fn restores(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+) -> Result<Json<RestoredList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.restores().await.map(Json).map_err(|error| problem(error, asker))
 }
 
-async fn checkpoints(State(gateway): State<Gateway>) -> Result<Json<CheckpointList>, Problem> {
-    gateway.services.checkpoints().await.map(Json).map_err(problem)
+async fn checkpoints(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+) -> Result<Json<CheckpointList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.checkpoints().await.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn one_checkpoint(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
     let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
     })?;
-    let found = gateway.services.checkpoint(&directory).await.map_err(problem)?;
+    let services = gateway.services.on_behalf_of(asker.user);
+    let found = services.checkpoint(&directory).await.map_err(|error| problem(error, asker))?;
     found.map(Json).ok_or_else(|| no_checkpoint(&directory))
 }
 
-async fn jobs(State(gateway): State<Gateway>) -> Json<JobList> {
-    Json(JobList { jobs: gateway.jobs.list() })
+async fn jobs(State(gateway): State<Gateway>, asker: Asker) -> Json<JobList> {
+    Json(JobList { jobs: gateway.jobs.list(asker) })
 }
 
 /// The query of a job's path.
@@ -200,6 +259,7 @@ struct Wait {
 
 async fn job(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Path(id): Path<String>,
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Job>, Problem> {
@@ -211,15 +271,19 @@ async fn job(
     if wait_ms > LONGEST_WAIT_MS {
         return Err(wrong(format!("wait_ms is {wait_ms}")));
     }
-    let found = gateway.jobs.wait(&id, Duration::from_millis(wait_ms)).await;
+    let found = gateway.jobs.wait(&id, asker, Duration::from_millis(wait_ms)).await;
     found.map(Json).ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, format!("no job {id}"))
             .remedy("GET /v1/jobs lists those there are")
     })
 }
 
-async fn processes(State(gateway): State<Gateway>) -> Result<Json<ProcessList>, Problem> {
-    gateway.services.processes().await.map(Json).map_err(problem)
+async fn processes(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+) -> Result<Json<ProcessList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.processes().await.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHealth>) {
@@ -243,6 +307,6 @@ async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHea
     (code, Json(GatewayHealth { status, version, services }))
 }
 
-async fn metrics(State(gateway): State<Gateway>) -> Result<Response, Problem> {
+async fn metrics(State(gateway): State<Gateway>, _: Scraper) -> Result<Response, Problem> {
     gateway.metrics.page(gateway.services.all()).await
 }

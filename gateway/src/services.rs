@@ -4,10 +4,12 @@ use std::path::Path;
 
 use api::{
     CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, Health, HealthState,
-    ProcessList, RestoreRequest, RestoreSummary, RestoredList, ServiceHealth,
+    ProcessList, RestoreRequest, RestoreSummary, RestoredList, ServiceHealth, User,
 };
 use axum::http::StatusCode;
 use service::{Client, ClientError, Problem};
+
+use crate::callers::Asker;
 
 /// A client for each service.
 #[derive(Clone, Debug)]
@@ -31,6 +33,17 @@ impl Services {
             freezer: client("freezer")?,
             restorer: client("restorer")?,
         })
+    }
+
+    /// The same, asked on behalf of a user; `None`: of somebody who may do everything.
+    #[must_use]
+    pub(crate) fn on_behalf_of(&self, user: Option<User>) -> Self {
+        Self {
+            collector: self.collector.on_behalf_of(user),
+            dumper: self.dumper.on_behalf_of(user),
+            freezer: self.freezer.on_behalf_of(user),
+            restorer: self.restorer.on_behalf_of(user),
+        }
     }
 
     /// All of them.
@@ -97,13 +110,13 @@ pub(crate) async fn health(client: &Client) -> ServiceHealth {
 }
 
 /// A service's failure as an answer of ours.
-pub(crate) fn problem(error: ClientError) -> Problem {
+pub(crate) fn problem(error: ClientError, asker: Asker) -> Problem {
     let status = match &error {
         ClientError::Down { .. } => StatusCode::SERVICE_UNAVAILABLE,
         ClientError::Refused { status, .. } if status.is_client_error() => {
-            // Being refused for who we are is no fault of who asks us.
+            // Being refused for who we are is no fault of who may do everything.
             match *status {
-                StatusCode::FORBIDDEN => StatusCode::BAD_GATEWAY,
+                StatusCode::FORBIDDEN if asker.user.is_none() => StatusCode::BAD_GATEWAY,
                 status => status,
             }
         }

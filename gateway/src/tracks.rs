@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use service::{Body, Problem};
 
+use crate::callers::Asker;
 use crate::routes::Gateway;
 use crate::services::problem;
 
@@ -28,37 +29,50 @@ fn number(id: &str) -> Result<u64, Problem> {
 
 async fn begin(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Body(request): Body<TrackRequest>,
 ) -> Result<(StatusCode, Json<Track>), Problem> {
-    let track = gateway.services.collector().post("/v1/tracks", &request).await;
-    track.map(|track| (StatusCode::CREATED, Json(track))).map_err(problem)
+    let services = gateway.services.on_behalf_of(asker.user);
+    let track = services.collector().post::<Track>("/v1/tracks", &request).await;
+    let track = track.map_err(|error| problem(error, asker))?;
+    tracing::info!("{asker}: track {} of {:?}", track.id, track.target);
+    Ok((StatusCode::CREATED, Json(track)))
 }
 
-async fn tracks(State(gateway): State<Gateway>) -> Result<Json<TrackList>, Problem> {
-    gateway.services.collector().get("/v1/tracks").await.map(Json).map_err(problem)
+async fn tracks(State(gateway): State<Gateway>, asker: Asker) -> Result<Json<TrackList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    let tracks = services.collector().get("/v1/tracks").await;
+    tracks.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn track(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<Track>, Problem> {
     let path = format!("/v1/tracks/{}", number(&id)?);
-    gateway.services.collector().get(&path).await.map(Json).map_err(problem)
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn inventory(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Problem> {
     let path = format!("/v1/tracks/{}/inventory", number(&id)?);
-    gateway.services.collector().get(&path).await.map(Json).map_err(problem)
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn end(
     State(gateway): State<Gateway>,
+    asker: Asker,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let path = format!("/v1/tracks/{}", number(&id)?);
-    gateway.services.collector().delete(&path).await.map_err(problem)?;
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.collector().delete(&path).await.map_err(|error| problem(error, asker))?;
+    tracing::info!("{asker}: end of track {id}");
     Ok(StatusCode::NO_CONTENT)
 }

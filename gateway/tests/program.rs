@@ -21,6 +21,7 @@ use tokio::net::UnixListener;
 struct Gateway {
     child: Child,
     url: String,
+    token: String,
 }
 
 impl Gateway {
@@ -29,15 +30,19 @@ impl Gateway {
         let child = Command::new(env!("CARGO_BIN_EXE_stasis-gateway"))
             .args(["--listen", &format!("127.0.0.1:{port}"), "--run-dir"])
             .arg(run_dir)
+            .env("STASIS_TOKEN_FILE", run_dir.join("gateway.token"))
+            .env("STASIS_METRICS_TOKEN_FILE", run_dir.join("metrics.token"))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let gateway = Self { child, url: format!("http://127.0.0.1:{port}") };
+        let mut gateway =
+            Self { child, url: format!("http://127.0.0.1:{port}"), token: String::new() };
         let deadline = Instant::now() + Duration::from_secs(20);
         while reqwest::get(format!("{}/v1/jobs", gateway.url)).await.is_err() {
             assert!(Instant::now() < deadline, "the gateway does not answer");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        gateway.token = std::fs::read_to_string(run_dir.join("gateway.token")).unwrap();
         gateway
     }
 }
@@ -68,6 +73,7 @@ async fn a_trace_goes_on_in_the_services() {
     let client = reqwest::Client::new();
     for headers in [true, false] {
         let mut request = client.get(format!("{}/v1/processes", gateway.url));
+        request = request.bearer_auth(gateway.token.trim());
         if headers {
             request = request.header("traceparent", format!("00-{trace}-{span}-01"));
         }
@@ -93,4 +99,19 @@ async fn it_ends_when_told_to() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_listener_beyond_loopback_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    for address in ["0.0.0.0:0", "[::]:0", "10.0.0.1:7437"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stasis-gateway"));
+        command.args(["--listen", address, "--run-dir"]).arg(directory.path());
+        command.env("STASIS_TOKEN_FILE", directory.path().join("gateway.token"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{address}");
+        assert!(said.contains("TLS") && said.contains("127.0.0.1"), "{address}: {said}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was made");
+    }
 }

@@ -15,13 +15,19 @@ use axum::{Json, Router};
 use reqwest::Method;
 use serde_json::{Value, json};
 use service::metrics::Metrics;
-use stasis_gateway::{Gateway, GatewayMetrics, Jobs, Services, router};
+use stasis_gateway::{
+    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, TokenSettings, Tokens, doors,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 
 struct Rest {
     url: String,
     http: reqwest::Client,
+    /// The same on the Unix socket.
+    socket: reqwest::Client,
+    token: String,
+    metrics_token: String,
     directory: tempfile::TempDir,
     /// Lets the fake dumper finish a dump.
     go: Arc<Notify>,
@@ -35,10 +41,26 @@ impl Rest {
         let metrics = GatewayMetrics::new(common.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let own = router(Gateway { services, jobs: Jobs::default(), metrics });
-        tokio::spawn(service::serve_tcp(listener, own, common, std::future::pending()));
+        let files = TokenSettings {
+            token_file: directory.path().join("gateway.token"),
+            metrics_token_file: directory.path().join("metrics.token"),
+        };
+        let settings = DoorSettings {
+            tokens: Tokens::open(&files).unwrap(),
+            hosts: Hosts::with(&["proxy.example".to_owned()]),
+            users: true,
+        };
+        let doors = doors(Gateway { services, jobs: Jobs::default(), metrics }, settings, common);
+        tokio::spawn(async move { axum::serve(listener, doors.tcp).await });
+        let path = directory.path().join("gateway.sock");
+        let bound = service::Socket::bind(&path).unwrap();
+        let unix = doors.unix.into_make_service_with_connect_info::<service::Peer>();
+        tokio::spawn(async move { axum::serve(bound, unix).await });
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { url, http, directory, go: Arc::default() }
+        let socket = reqwest::Client::builder().no_proxy().unix_socket(path).build().unwrap();
+        let read = |path| std::fs::read_to_string(path).unwrap().trim().to_owned();
+        let (token, metrics_token) = (read(&files.token_file), read(&files.metrics_token_file));
+        Self { url, http, socket, token, metrics_token, directory, go: Arc::default() }
     }
 
     /// With all four services behind it.
@@ -71,6 +93,7 @@ impl Rest {
 
     async fn ask(&self, method: Method, path: &str, body: Option<&str>) -> (u16, Value) {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
+        request = request.bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_owned());
         }
@@ -162,9 +185,9 @@ async fn a_checkpoint_is_a_job() {
 }
 
 #[tokio::test]
-async fn ended_is_the_default_and_names_are_made_up() {
+async fn names_are_made_up_and_ended_is_what_was_said() {
     let rest = Rest::with_services().await;
-    let body = format!(r#"{{"pid": {}}}"#, std::process::id());
+    let body = format!(r#"{{"pid": {}, "leave_running": false}}"#, std::process::id());
     let (status, job) = rest.post("/v1/checkpoints", &body).await;
     assert_eq!(status, 202, "{job}");
     let name = job["directory"].as_str().unwrap();
@@ -186,7 +209,7 @@ async fn a_restore_is_a_job_with_the_pid() {
 #[tokio::test]
 async fn a_failed_job_says_what_the_service_said() {
     let rest = Rest::with_services().await;
-    let (status, job) = rest.post("/v1/checkpoints", r#"{"pid": 1}"#).await;
+    let (status, job) = rest.post("/v1/checkpoints", r#"{"pid": 1, "leave_running": true}"#).await;
     assert_eq!(status, 202, "{job}");
     rest.go.notify_one();
     let failed = rest.finished(&job).await;
@@ -200,19 +223,41 @@ async fn bad_input_names_the_field_and_the_remedy() {
     let rest = Rest::with_services().await;
     let (checkpoints, restores) = ("/v1/checkpoints", "/v1/restores");
     for (path, body, status, field) in [
-        (checkpoints, r#"{"pid": -1}"#, 422, Some("pid")),
-        (checkpoints, r#"{"pid": 0}"#, 422, Some("pid")),
-        (checkpoints, r#"{"pid": 2147483647}"#, 422, Some("pid")),
-        (checkpoints, r#"{"pid": "7"}"#, 422, Some("pid")),
-        (checkpoints, r#"{"pid": 1.5}"#, 422, Some("pid")),
-        (checkpoints, r#"{"pid": null}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": -1, "leave_running": true}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 0, "leave_running": true}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 2147483647, "leave_running": true}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": "7", "leave_running": true}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": 1.5, "leave_running": true}"#, 422, Some("pid")),
+        (checkpoints, r#"{"pid": null, "leave_running": true}"#, 422, Some("pid")),
         (checkpoints, r"{}", 422, Some("pid")),
+        (checkpoints, r#"{"pid": 7}"#, 422, Some("leave_running")),
+        (checkpoints, r#"{"pid": 7, "leave_running": null}"#, 422, Some("leave_running")),
         (checkpoints, r#"{"pid": 1, "leave_runing": true}"#, 422, Some("leave_runing")),
         (checkpoints, r#"{"pid": 1, "leave_running": "yes"}"#, 422, Some("leave_running")),
-        (checkpoints, r#"{"pid": 1, "directory": "/etc"}"#, 422, Some("directory")),
-        (checkpoints, r#"{"pid": 1, "directory": "a/../../b"}"#, 422, Some("directory")),
-        (checkpoints, r#"{"pid": 1, "directory": ""}"#, 422, Some("directory")),
-        (checkpoints, r#"{"pid": 1, "directory": "there"}"#, 409, Some("directory")),
+        (
+            checkpoints,
+            r#"{"pid": 1, "directory": "/etc", "leave_running": true}"#,
+            422,
+            Some("directory"),
+        ),
+        (
+            checkpoints,
+            r#"{"pid": 1, "directory": "a/../../b", "leave_running": true}"#,
+            422,
+            Some("directory"),
+        ),
+        (
+            checkpoints,
+            r#"{"pid": 1, "directory": "", "leave_running": true}"#,
+            422,
+            Some("directory"),
+        ),
+        (
+            checkpoints,
+            r#"{"pid": 1, "directory": "there", "leave_running": true}"#,
+            409,
+            Some("directory"),
+        ),
         (checkpoints, "[1]", 400, None),
         (checkpoints, "{", 400, None),
         (checkpoints, "", 400, None),
@@ -227,7 +272,8 @@ async fn bad_input_names_the_field_and_the_remedy() {
         assert!(answer["error"]["message"].is_string(), "{path} {body}: {answer}");
         assert!(answer["error"]["remedy"].is_string(), "{path} {body}: {answer}");
     }
-    let large = format!(r#"{{"pid": 1, "directory": "{}"}}"#, "x".repeat(70_000));
+    let large =
+        format!(r#"{{"pid": 1, "leave_running": true, "directory": "{}"}}"#, "x".repeat(70_000));
     let (status, answer) = rest.post(checkpoints, &large).await;
     assert_eq!(status, 413, "{answer}");
 }
@@ -286,7 +332,8 @@ async fn a_service_that_is_down_is_said_to_be() {
 async fn metrics_of_all_are_on_one_page() {
     let rest = Rest::with_services().await;
     rest.get("/v1/jobs").await;
-    let page = rest.http.get(format!("{}/metrics", rest.url)).send().await.unwrap();
+    let page = rest.http.get(format!("{}/metrics", rest.url)).bearer_auth(&rest.metrics_token);
+    let page = page.send().await.unwrap();
     let text = page.text().await.unwrap();
     assert_eq!(text.matches("# TYPE stasis_requests_total counter").count(), 1, "{text}");
     assert!(text.contains("stasis_requests_total{service=\"dumper\"} 1"), "{text}");
@@ -298,7 +345,8 @@ async fn metrics_of_all_are_on_one_page() {
 #[tokio::test]
 async fn a_dump_takes_as_long_as_it_takes() {
     let rest = Rest::with_services().await;
-    let body = format!(r#"{{"pid": {}, "directory": "slow"}}"#, std::process::id());
+    let body =
+        format!(r#"{{"pid": {}, "directory": "slow", "leave_running": true}}"#, std::process::id());
     let (_, job) = rest.post("/v1/checkpoints", &body).await;
     let path = format!("/v1/jobs/{}?wait_ms=50", job["id"].as_str().unwrap());
     let before = std::time::Instant::now();
@@ -306,4 +354,103 @@ async fn a_dump_takes_as_long_as_it_takes() {
     assert!(before.elapsed() >= Duration::from_millis(50));
     rest.go.notify_one();
     assert_eq!(rest.finished(&job).await["state"], "done");
+}
+
+/// The fake collector, dumper and restorer refuse a user whatever is root's.
+fn refusing(seen: Arc<std::sync::Mutex<Vec<Option<String>>>>) -> Router {
+    let answer = move |headers: HeaderMap| async move {
+        let user = headers.get(api::User::HEADER).map(|user| user.to_str().unwrap().to_owned());
+        seen.lock().unwrap().push(user);
+        let error = json!({"error": {"message": "not yours", "remedy": "ask as root"}});
+        (StatusCode::FORBIDDEN, Json(error))
+    };
+    Router::new().fallback(answer)
+}
+
+#[tokio::test]
+async fn a_token_is_demanded_over_tcp() {
+    let rest = Rest::with_services().await;
+    let everything = [
+        (Method::GET, "/v1/processes"),
+        (Method::GET, "/v1/checkpoints"),
+        (Method::GET, "/v1/checkpoints/there"),
+        (Method::POST, "/v1/checkpoints"),
+        (Method::GET, "/v1/restores"),
+        (Method::POST, "/v1/restores"),
+        (Method::GET, "/v1/jobs"),
+        (Method::GET, "/v1/jobs/x"),
+        (Method::GET, "/v1/tracks"),
+        (Method::POST, "/v1/tracks"),
+        (Method::DELETE, "/v1/tracks/1"),
+        (Method::GET, "/metrics"),
+        (Method::GET, "/v1/nothing"),
+    ];
+    let wrong = "0".repeat(64);
+    for (method, path) in everything {
+        let url = format!("{}{path}", rest.url);
+        let plain = rest.http.request(method.clone(), &url);
+        let shown = plain.try_clone().unwrap().bearer_auth(&wrong);
+        for request in [plain, shown] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 401, "{method} {path}");
+            assert!(answer.headers().contains_key("www-authenticate"), "{method} {path}");
+            let answer: Value = answer.json().await.unwrap();
+            assert!(answer["error"]["remedy"].is_string(), "{method} {path}: {answer}");
+        }
+        if path != "/metrics" && path != "/v1/nothing" {
+            let metrics = rest.http.request(method.clone(), &url).bearer_auth(&rest.metrics_token);
+            assert_eq!(metrics.send().await.unwrap().status(), 403, "{method} {path}");
+        }
+    }
+    let health = rest.http.get(format!("{}/healthz", rest.url)).send().await.unwrap();
+    assert_eq!(health.status(), 200, "open to all");
+    let page = rest.http.get(format!("{}/metrics", rest.url)).bearer_auth(&rest.token);
+    let text = page.send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("stasis_gateway_refused_total{reason=\"token\"} 26"), "{text}");
+    assert!(text.contains("stasis_gateway_refused_total{reason=\"right\"} 11"), "{text}");
+}
+
+#[tokio::test]
+async fn other_names_and_other_sites_are_refused() {
+    let rest = Rest::with_services().await;
+    let ask = async |host: &str, origin: Option<&str>| {
+        let mut request = rest.http.get(format!("{}/v1/jobs", rest.url)).bearer_auth(&rest.token);
+        request = request.header("host", host);
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("localhost:1", None).await, 200);
+    assert_eq!(ask("proxy.example", None).await, 200);
+    assert_eq!(ask("proxy.example", Some("https://proxy.example")).await, 200);
+    assert_eq!(ask("rebound.example", None).await, 421);
+    assert_eq!(ask("proxy.example", Some("https://evil.example")).await, 403);
+    assert_eq!(ask("localhost:1", Some("null")).await, 403);
+    let health = rest.http.get(format!("{}/healthz", rest.url)).header("host", "rebound.example");
+    assert_eq!(health.send().await.unwrap().status(), 421);
+}
+
+#[tokio::test]
+async fn root_needs_no_token_on_the_socket() {
+    let rest = Rest::with_services().await;
+    let ask = async |path: &str| rest.socket.get(format!("http://x{path}")).send().await.unwrap();
+    for path in ["/v1/processes", "/v1/jobs", "/metrics", "/healthz", "/v1/checkpoints/there"] {
+        assert_eq!(ask(path).await.status(), 200, "{path}");
+    }
+    assert_eq!(ask("/v1/nothing").await.status(), 404);
+}
+
+#[tokio::test]
+async fn services_are_told_of_nobody_for_who_may_do_everything() {
+    let rest = Rest::start().await;
+    let seen = Arc::default();
+    for name in ["collector", "dumper", "restorer"] {
+        rest.fake(name, refusing(Arc::clone(&seen)));
+    }
+    // A caller cannot say on whose behalf he asks.
+    let request = rest.http.get(format!("{}/v1/processes", rest.url)).bearer_auth(&rest.token);
+    let answer = request.header(api::User::HEADER, "0:0").send().await.unwrap();
+    assert_eq!(answer.status(), 502, "refused for who we are, which is no fault of who asks");
+    assert_eq!(*seen.lock().unwrap(), [None]);
 }

@@ -125,7 +125,7 @@ mod tests {
 
     fn of(bytes: &[u8]) -> Option<Vec<u32>> {
         find(|buffer, at| {
-            let end = at.checked_add(buffer.len() as u64).unwrap_or(u64::MAX);
+            let end = at.saturating_add(buffer.len() as u64);
             let part = usize::try_from(at).ok().and_then(|at| bytes.get(at..end as usize));
             buffer.copy_from_slice(part.ok_or(ErrorKind::UnexpectedEof)?);
             Ok(())

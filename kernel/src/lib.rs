@@ -25,6 +25,7 @@ pub mod process;
 pub mod procfs;
 pub mod ptrace;
 pub mod region;
+pub mod rights;
 pub mod rseq;
 pub mod sched;
 pub mod shared_memory;

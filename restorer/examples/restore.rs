@@ -14,6 +14,7 @@ fn main() -> std::process::ExitCode {
         cgroup_roots: Vec::new(),
         trust: Trust::Files,
         validation: Validation::Contents,
+        on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
     match restore(&options, &mut images::Quiet) {

@@ -23,6 +23,7 @@ pub mod files;
 mod finish;
 mod host;
 mod load;
+mod on_behalf;
 mod options;
 mod plan;
 mod prepare;

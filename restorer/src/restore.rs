@@ -23,6 +23,7 @@ use crate::load::{Body, Run, State, World, signal_of};
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::plan::{Caller, Plan};
 use crate::prepare::{self, Descriptors};
+use crate::on_behalf;
 use crate::rights;
 use crate::task::{Crew, Place};
 use crate::tracer::{Loss, Tracer};
@@ -40,6 +41,7 @@ pub fn restore(
     progress.begin("load", None);
     let dir = ImageDir::open(&options.images_dir)?;
     let mut world = World::load(&dir)?;
+    on_behalf::check(&world, options)?;
     let mut host = Host::probe()?;
     let unchanged = changed::check(&world.files, options.root.as_deref());
     Error::all([host.check(&world), unchanged.map_err(Error::from)])?;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use api::{ErrorDetail, RestoreRequest, RestoreSummary, RestoredList};
+use api::{Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
@@ -14,7 +14,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use serde::{Deserialize, Serialize};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{
-    Body, CheckpointRoot, Problem, Worker, WorkerError, chain, holds_checkpoint, worker_answer,
+    Body, CheckpointRoot, OnBehalfOf, Problem, Worker, WorkerError, chain, holds_checkpoint,
+    worker_answer,
 };
 
 use crate::reaper::Reaper;
@@ -43,6 +44,7 @@ pub struct Work {
     shell_job: bool,
     #[serde(default)]
     cgroups: Option<api::CgroupsMode>,
+    on_behalf_of: Option<User>,
 }
 
 #[derive(Clone, Debug)]
@@ -109,18 +111,36 @@ pub fn router(
     Ok(Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer))
 }
 
-async fn list(State(restorer): State<Restorer>) -> Json<RestoredList> {
-    Json(RestoredList { restores: restorer.reaper.trees() })
+async fn list(
+    State(restorer): State<Restorer>,
+    OnBehalfOf(user): OnBehalfOf,
+) -> Json<RestoredList> {
+    let own = |mut tree: api::RestoredTree| {
+        tree.directory = CheckpointRoot::own_name(user, &tree.directory)?;
+        Some(tree)
+    };
+    Json(RestoredList { restores: restorer.reaper.trees().into_iter().filter_map(own).collect() })
 }
 
-async fn make(
-    State(restorer): State<Restorer>,
-    Body(request): Body<RestoreRequest>,
-) -> Result<Json<RestoreSummary>, Problem> {
+/// What a worker is to restore, and the whole name of it; or why that cannot be.
+fn work_for(
+    root: &CheckpointRoot,
+    request: RestoreRequest,
+    user: Option<User>,
+) -> Result<(Work, Directory), Problem> {
     let directory = request.directory;
-    let images_dir = restorer.root.path(&directory).map_err(|error| {
-        Problem::field("directory", format!("use directory {directory}: {error}"))
-    })?;
+    if user.is_some() && request.shell_job {
+        let message = "a shell's job cannot be restored on behalf of a user: it would join the \
+                       session and the terminal of the restorer";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .of("shell_job")
+            .remedy("leave it out, or ask as root"));
+    }
+    let wrong =
+        |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
+    let whole =
+        CheckpointRoot::whole_name(user, &directory).map_err(|error| wrong(error.to_string()))?;
+    let images_dir = root.of(user).path(&directory).map_err(|error| wrong(error.to_string()))?;
     if !holds_checkpoint(&images_dir) {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
             .of("directory")
@@ -131,7 +151,20 @@ async fn make(
         after: request.after,
         shell_job: request.shell_job,
         cgroups: request.cgroups,
+        on_behalf_of: user,
     };
+    Ok((work, whole))
+}
+
+async fn make(
+    State(restorer): State<Restorer>,
+    asker: OnBehalfOf,
+    Body(request): Body<RestoreRequest>,
+) -> Result<Json<RestoreSummary>, Problem> {
+    let name = request.directory.clone();
+    let (work, directory) = work_for(&restorer.root, request, asker.0).inspect_err(|problem| {
+        tracing::warn!("{asker}: restore {name}: {}", problem.detail.message);
+    })?;
     let start = Instant::now();
     restorer.metrics.running.inc();
     let name = directory.clone();
@@ -146,12 +179,12 @@ async fn make(
     });
     match task.await {
         Ok(Ok(summary)) => {
-            let took = start.elapsed();
-            tracing::info!("restored {directory} as process {} in {took:?}", summary.pid);
+            let (took, pid) = (start.elapsed(), summary.pid);
+            tracing::info!("{asker}: restored {directory} as process {pid} in {took:?}");
             Ok(Json(summary))
         }
         Ok(Err(error)) => {
-            tracing::warn!("restore {directory}: {}", chain(&error));
+            tracing::warn!("{asker}: restore {directory}: {}", chain(&error));
             Err(problem(error))
         }
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -187,6 +220,7 @@ pub fn work() -> Result<(), WorkerError> {
             // Whoever may ask a service for a restore may not tell it what to believe.
             trust: Trust::Files,
             validation: Validation::Contents,
+            on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
         Ok(RestoreSummary {

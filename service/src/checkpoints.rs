@@ -1,13 +1,19 @@
 //! The checkpoint root: the one directory under which services write and read checkpoints for
 //! others. Images hold the memory of processes, so nobody but its owner may look into it.
+//!
+//! What is made on behalf of a user who may not do everything lies below `users/UID`, and such a
+//! user has nothing but that: what is there was made by dumps of processes of his. So where a
+//! checkpoint lies says whose it is, and nobody but the services' own user can say otherwise.
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use api::Directory;
+use api::{Directory, User};
 
+/// Where the checkpoints of users lie below the root.
+const USERS: &str = "users";
 /// Deepest nesting of directories that is searched for checkpoints.
 const DEEPEST: usize = 8;
 /// Most directories that are looked into.
@@ -39,6 +45,42 @@ impl CheckpointRoot {
         let path = &settings.checkpoints;
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         path.canonicalize().map(Self)
+    }
+
+    /// The part of it that is a user's; all of it for who may do everything.
+    #[must_use]
+    pub fn of(&self, user: Option<User>) -> Self {
+        match user {
+            Some(user) => Self(self.0.join(USERS).join(user.uid.to_string())),
+            None => self.clone(),
+        }
+    }
+
+    /// Whether a name, taken from the whole root, is among those of users.
+    #[must_use]
+    pub fn is_of_users(directory: &Directory) -> bool {
+        directory.as_str().split('/').next() == Some(USERS)
+    }
+
+    /// The name that a directory of a user's has from the whole root.
+    ///
+    /// # Errors
+    /// If that is too long.
+    pub fn whole_name(
+        user: Option<User>,
+        directory: &Directory,
+    ) -> Result<Directory, api::DirectoryError> {
+        match user {
+            Some(user) => format!("{USERS}/{}/{directory}", user.uid).parse(),
+            None => Ok(directory.clone()),
+        }
+    }
+
+    /// A user's own name for a directory that is named from the whole root; `None` if it is not his.
+    #[must_use]
+    pub fn own_name(user: Option<User>, whole: &Directory) -> Option<Directory> {
+        let Some(user) = user else { return Some(whole.clone()) };
+        whole.as_str().strip_prefix(&format!("{USERS}/{}/", user.uid))?.parse().ok()
     }
 
     /// Where a checkpoint is or would be. The way there must be made of directories: a symbolic
@@ -77,16 +119,34 @@ impl CheckpointRoot {
     /// # Errors
     /// If the root cannot be read; what cannot be read below it is left out.
     pub fn list(&self) -> io::Result<Vec<Directory>> {
-        fs::read_dir(&self.0)?;
         let mut found = Vec::new();
+        self.walk(&mut |path, name| {
+            if holds_checkpoint(path) {
+                found.extend(name.parse());
+            }
+        })?;
+        found.sort();
+        Ok(found)
+    }
+
+    /// Shows the root and every directory below it, hidden ones left out, with its name below the
+    /// root; of the root itself that is empty. One that is inside a checkpoint is shown, too: it may
+    /// have been made by others.
+    ///
+    /// # Errors
+    /// If the root cannot be read; what cannot be read below it is left out.
+    pub fn walk(&self, show: &mut dyn FnMut(&Path, &str)) -> io::Result<()> {
+        match fs::read_dir(&self.0) {
+            Ok(_) => {}
+            // A user's part is made by his first dump.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
         let mut waiting = vec![(self.0.clone(), String::new(), 0)];
         let mut seen = 0;
         while let Some((path, name, depth)) = waiting.pop() {
             seen += 1;
-            if holds_checkpoint(&path) {
-                found.extend(name.parse());
-                continue;
-            }
+            show(&path, &name);
             if depth == DEEPEST || seen == MOST {
                 continue;
             }
@@ -101,8 +161,7 @@ impl CheckpointRoot {
                 }
             }
         }
-        found.sort();
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -128,7 +187,7 @@ mod tests {
     fn checkpoints_are_found_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let root = root(directory.path());
-        for name in ["b", "a/one", "a/two", "empty"] {
+        for name in ["b", "b/inside", "a/one", "a/two", "empty"] {
             let path = root.prepare(&name.parse().unwrap()).unwrap();
             fs::create_dir_all(&path).unwrap();
             if name != "empty" {
@@ -139,7 +198,27 @@ mod tests {
         fs::create_dir(&hidden).unwrap();
         fs::write(hidden.join("inventory.img"), b"").unwrap();
         let found: Vec<_> = root.list().unwrap().into_iter().map(String::from).collect();
-        assert_eq!(found, ["a/one", "a/two", "b"]);
+        assert_eq!(found, ["a/one", "a/two", "b", "b/inside"]);
+    }
+
+    #[test]
+    fn a_user_has_a_part_of_his_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root(directory.path());
+        let user = Some(User { uid: 1000, gid: 50 });
+        assert_eq!(root.of(user).list().unwrap(), []);
+        let name: Directory = "mine/one".parse().unwrap();
+        let path = root.of(user).prepare(&name).unwrap();
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("inventory.img"), b"").unwrap();
+        assert_eq!(root.of(user).list().unwrap(), [name.clone()]);
+        assert_eq!(root.of(Some(User { uid: 1001, gid: 50 })).list().unwrap(), []);
+        let whole = CheckpointRoot::whole_name(user, &name).unwrap();
+        assert_eq!(root.list().unwrap(), [whole.clone()]);
+        assert!(CheckpointRoot::is_of_users(&whole));
+        assert_eq!(CheckpointRoot::own_name(user, &whole), Some(name.clone()));
+        assert_eq!(CheckpointRoot::own_name(Some(User { uid: 100, gid: 0 }), &whole), None);
+        assert!(!CheckpointRoot::is_of_users(&name));
     }
 
     #[test]

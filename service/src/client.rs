@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{ErrorBody, ErrorDetail};
+use api::{ErrorBody, ErrorDetail, User};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +16,7 @@ pub struct Client {
     service: &'static str,
     socket: PathBuf,
     http: reqwest::Client,
+    on_behalf_of: Option<User>,
 }
 
 /// Why a service did not do what it was asked.
@@ -86,7 +87,13 @@ impl Client {
             .connect_timeout(Duration::from_secs(5))
             .build()
             .map_err(|source| ClientError::Make { service, source })?;
-        Ok(Self { service, socket: socket.to_owned(), http })
+        Ok(Self { service, socket: socket.to_owned(), http, on_behalf_of: None })
+    }
+
+    /// The same, asking on behalf of a user; `None`: of somebody who may do everything.
+    #[must_use]
+    pub fn on_behalf_of(&self, user: Option<User>) -> Self {
+        Self { on_behalf_of: user, ..self.clone() }
     }
 
     /// Name of the service.
@@ -127,7 +134,11 @@ impl Client {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         // The host is for the log of the other side; the connection goes to the socket.
         let url = format!("http://{}{path}", self.service);
-        self.http.request(method, url).headers(telemetry::carry())
+        let request = self.http.request(method, url).headers(telemetry::carry());
+        match self.on_behalf_of {
+            Some(user) => request.header(User::HEADER, user.to_string()),
+            None => request,
+        }
     }
 
     async fn json<A: DeserializeOwned>(&self, request: RequestBuilder) -> Result<A, ClientError> {

@@ -1,6 +1,7 @@
 //! From the command line to the end of a service.
 
 use std::error::Error as StdError;
+use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::metrics::Metrics;
 use crate::peers::{Allowed, Peer};
 use crate::telemetry::{self, Telemetry, Traces};
-use crate::{Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
+use crate::{BoundSocket, Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
 
 /// Bodies are small: a directory and some switches.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -99,7 +100,7 @@ impl Prepared {
             let socket = Socket::bind(&path)?;
             let health = healthy(service.name, self.notes);
             let health = get(move || async move { Json(health) });
-            let router = dress(own.route("/healthz", health), metrics.clone())
+            let router = dress_with_metrics_page(own.route("/healthz", health), metrics.clone())
                 .layer(middleware::from_fn_with_state((allowed, metrics), admit));
             tracing::info!("listen on {}", path.display());
             axum::serve(socket, router.into_make_service_with_connect_info::<Peer>())
@@ -112,21 +113,31 @@ impl Prepared {
         result
     }
 
-    /// Answers on a TCP address until it is told to end. The router brings its own `/healthz`.
-    pub fn run_tcp<F>(self, address: SocketAddr, start: F) -> Result<(), Error>
+    /// Answers on a TCP address and on a Unix socket until it is told to end. `start` makes a
+    /// router for each, which brings its own `/healthz` and who may ask what; [`dress`] is around
+    /// what they have in common.
+    pub fn run_doors<F>(
+        self,
+        address: SocketAddr,
+        socket: BoundSocket,
+        start: F,
+    ) -> Result<(), Error>
     where
-        F: AsyncFnOnce() -> Result<Router, Box<dyn StdError + Send + Sync>>,
+        F: AsyncFnOnce() -> Result<Doors, Box<dyn StdError + Send + Sync>>,
     {
-        let (service, metrics) = (self.service, self.metrics.clone());
+        let service = self.service;
         let result = block_on(async {
-            let own =
+            let doors =
                 start().await.map_err(|source| Error::Start { service: service.name, source })?;
-            let listener = tokio::net::TcpListener::bind(address)
-                .await
-                .map_err(|source| Error::ListenTcp { address, source })?;
-            let local = listener.local_addr().map_err(Error::Serve)?;
-            tracing::info!("listen on http://{local}");
-            serve_tcp(listener, own, metrics, told_to_end()?).await
+            let failed = |source| Error::ListenTcp { address, source };
+            let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+            let local = tcp.local_addr().map_err(Error::Serve)?;
+            tracing::info!("listen on http://{local} and on {}", socket.path().display());
+            let unix = doors.unix.into_make_service_with_connect_info::<Peer>();
+            let unix = axum::serve(socket.listen()?, unix).with_graceful_shutdown(told_to_end()?);
+            let tcp = axum::serve(tcp, doors.tcp).with_graceful_shutdown(told_to_end()?);
+            let both = async { tokio::try_join!(tcp.into_future(), unix.into_future()) };
+            both.await.map(drop).map_err(Error::Serve)
         });
         tracing::info!("end");
         drop(self.telemetry);
@@ -134,17 +145,13 @@ impl Prepared {
     }
 }
 
-/// Answers on a TCP listener until `end`, with the common layers around the router.
-pub async fn serve_tcp(
-    listener: tokio::net::TcpListener,
-    own: Router,
-    metrics: Metrics,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
-    axum::serve(listener, dress_without_metrics_page(own, metrics))
-        .with_graceful_shutdown(end)
-        .await
-        .map_err(Error::Serve)
+/// What is answered at a TCP address and at a Unix socket.
+#[derive(Debug)]
+pub struct Doors {
+    /// Of who comes over TCP nothing is known.
+    pub tcp: Router,
+    /// Who comes by the Unix socket is a [`Peer`], in its `ConnectInfo`.
+    pub unix: Router,
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -156,12 +163,14 @@ fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Erro
 }
 
 /// The layers around a service's own paths, and the metrics page.
-fn dress(own: Router, metrics: Metrics) -> Router {
+fn dress_with_metrics_page(own: Router, metrics: Metrics) -> Router {
     let page = Router::new().route("/metrics", get(Metrics::page)).with_state(metrics.clone());
-    dress_without_metrics_page(own.merge(page), metrics)
+    dress(own.merge(page), metrics)
 }
 
-fn dress_without_metrics_page(own: Router, metrics: Metrics) -> Router {
+/// The layers around a service's own paths: answers for those that there are not, limits, traces,
+/// metrics.
+pub fn dress(own: Router, metrics: Metrics) -> Router {
     own.fallback(Problem::no_such_path)
         .method_not_allowed_fallback(Problem::no_such_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))

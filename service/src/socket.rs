@@ -13,15 +13,27 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::Error;
 use crate::peers::{Connection, Peer};
 
+/// A Unix socket that is bound, which may take privileges that are dropped before it is served.
+/// Dropping it takes its name away.
+#[derive(Debug)]
+pub struct BoundSocket {
+    listener: std::os::unix::net::UnixListener,
+    name: Name,
+}
+
 /// A listening Unix socket; dropping it takes its name away.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
-    path: PathBuf,
+    _name: Name,
 }
 
-impl Socket {
-    /// Listens on a path. What a dead instance left there is taken away; where a living one
+/// The name of a socket, taken away when dropped.
+#[derive(Debug)]
+struct Name(PathBuf);
+
+impl BoundSocket {
+    /// Binds a socket to a path. What a dead instance left there is taken away; where a living one
     /// answers, this fails. Anybody may connect: who may ask is decided by credentials, which
     /// permissions of a path cannot express.
     pub fn bind(path: &Path) -> Result<Self, Error> {
@@ -37,17 +49,40 @@ impl Socket {
             }
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(listen)?;
+        let listener = std::os::unix::net::UnixListener::bind(path).map_err(listen)?;
+        let name = Name(path.to_owned());
         let all = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(path, all).map_err(listen)?;
-        Ok(Self { listener, path: path.to_owned() })
+        listener.set_nonblocking(true).map_err(listen)?;
+        Ok(Self { listener, name })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.name.0
+    }
+
+    /// Listens, within a runtime.
+    pub fn listen(self) -> Result<Socket, Error> {
+        let listener = UnixListener::from_std(self.listener)
+            .map_err(|source| Error::Listen { path: self.name.0.clone(), source })?;
+        Ok(Socket { listener, _name: self.name })
     }
 }
 
-impl Drop for Socket {
+impl Socket {
+    /// Binds a socket and listens, as [`BoundSocket::bind`].
+    pub fn bind(path: &Path) -> Result<Self, Error> {
+        BoundSocket::bind(path)?.listen()
+    }
+}
+
+impl Drop for Name {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!("remove {}: {error}", self.path.display());
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            // Who has become another user may have no right to it; the next start takes it away.
+            tracing::warn!("remove {}: {error}", self.0.display());
         }
     }
 }

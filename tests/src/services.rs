@@ -19,6 +19,8 @@ pub struct Services {
     dir: PathBuf,
     port: u16,
     client: reqwest::blocking::Client,
+    /// What services that are started from now on find in their environment.
+    settings: Vec<(&'static str, String)>,
 }
 
 /// A collector of a test's own, whose eBPF programs dumps can use; stopped when dropped.
@@ -106,7 +108,8 @@ impl Services {
         let port = free_port();
         let client = reqwest::blocking::Client::builder();
         let client = client.timeout(Duration::from_secs(90)).build().expect("an HTTP client");
-        let mut services = Self { children: Vec::new(), dir: dir.to_owned(), port, client };
+        let mut services =
+            Self { children: Vec::new(), dir: dir.to_owned(), port, client, settings: Vec::new() };
         for name in ["collector", "freezer", "dumper", "restorer", "gateway"] {
             services.spawn(name);
         }
@@ -125,6 +128,9 @@ impl Services {
             .env("STASIS_CHECKPOINTS", self.checkpoints())
             .env("STASIS_BPF_DIR", self.programs())
             .env("STASIS_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("STASIS_TOKEN_FILE", self.token_file())
+            .env("STASIS_METRICS_TOKEN_FILE", self.dir.join("metrics.token"))
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
@@ -143,6 +149,12 @@ impl Services {
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
+    }
+
+    /// The file of the gateway's token.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.join("gateway.token")
     }
 
     /// The gateway's address.
@@ -175,6 +187,10 @@ impl Services {
     fn try_call(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, String> {
         let method = method.parse().map_err(|_| "no such method".to_owned())?;
         let mut request = self.client.request(method, self.address() + path);
+        // There is none before the gateway has made it.
+        if let Ok(token) = std::fs::read_to_string(self.token_file()) {
+            request = request.bearer_auth(token.trim());
+        }
         if let Some(body) = body {
             request = request.header("Content-Type", "application/json").body(body.to_owned());
         }
@@ -213,6 +229,11 @@ impl Services {
     /// The error of the job, or of the request for it.
     pub fn restore(&self, directory: &str) -> Result<Value, Value> {
         self.job("/v1/restores", &json!({"directory": directory}))
+    }
+
+    /// Sets a variable of the environment for services that are started from now on.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.push((name, value.to_owned()));
     }
 
     /// Where a service listens.

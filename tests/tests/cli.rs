@@ -223,3 +223,70 @@ fn bad_use_ends_with_a_status_of_its_own() {
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.stderr.contains("/nonexistent/checkpoint"), "{}", outcome.stderr);
 }
+
+#[test]
+fn who_is_not_root_is_told_so_at_once() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    const USER: u32 = 54_321;
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    // Where the user can reach it.
+    let program = scratch.path("stasis");
+    std::fs::copy(stasis_program(), &program).expect("copy");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&program, open.clone()).expect("chmod");
+    std::fs::set_permissions(program.parent().expect("a directory"), open).expect("chmod");
+    let images = scratch.path("closed");
+    std::fs::create_dir(&images).expect("make");
+    std::fs::set_permissions(&images, std::fs::Permissions::from_mode(0o700)).expect("chmod");
+    let (images, own) = (images.to_str().expect("UTF-8"), std::process::id().to_string());
+    for arguments in [
+        &["dump", &own, "-D", "/tmp/stasis never"][..],
+        &["restore", "-D", "/nonexistent"],
+        &["ps"],
+        &["programs"],
+        &["untrack", &own],
+        &["check"],
+        &["show", images],
+        &["criu", "dump", "-t", &own, "-D", "/nonexistent"],
+        &["criu", "pre-dump", "-t", &own, "-D", "/nonexistent"],
+        &["criu", "restore", "-D", "/nonexistent"],
+        &["criu", "check"],
+    ] {
+        let mut command = Command::new(&program);
+        command.args(arguments).uid(USER).gid(USER).current_dir("/");
+        let outcome = Outcome::of(&mut command);
+        assert_eq!(outcome.code, Some(1), "{arguments:?}: {}", outcome.stderr);
+        let said = outcome.stderr.replace('\n', " ");
+        let quoted = arguments.join(" ").replace("/tmp/stasis never", "'/tmp/stasis never'");
+        let remedy = format!("run as root: sudo {} {quoted}", program.display());
+        assert!(said.contains(&remedy), "{arguments:?}: {said}");
+        let first = outcome.stderr.lines().next().unwrap_or_default();
+        let root = first.contains("this takes root, or at least CAP_SYS_PTRACE and")
+            || first.contains("Permission denied");
+        assert!(root, "{arguments:?}: {said}");
+    }
+    assert!(!std::path::Path::new("/tmp/stasis never").exists());
+}
+
+#[test]
+fn what_a_killed_dump_left_is_shown_and_cleared_by_the_next() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let (images, left) = (scratch.path("images"), scratch.path(".images.stasis-tmp-1-0"));
+    std::fs::create_dir(&left).expect("make");
+    std::fs::write(left.join("pages-1.img"), vec![1; 100_000]).expect("write");
+    let shown = stasis(&["show", images.to_str().expect("UTF-8")]);
+    assert_eq!(shown.code, Some(1));
+    assert!(shown.stderr.contains("was left by a dump that was killed"), "{}", shown.stderr);
+    Engine::Stasis.dump(workload.pid(), &images, RUNNING_ON).must_succeed("dump");
+    assert!(!left.exists());
+    // A checkpoint hides no other.
+    let outcome = Engine::Stasis.dump(workload.pid(), &images.join("below"), RUNNING_ON);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("lies inside the checkpoint"), "{}", outcome.stderr);
+    workload.check().expect("it runs on");
+}

@@ -45,6 +45,7 @@ fn real_programs_are_carried_through_the_gateway() {
     for name in ["redis/end", "redis/on", "web/end", "web/on"] {
         assert!(names.iter().any(|c| c["directory"] == name), "{name} is not in {listed}");
     }
+    assert_eq!(listed["unfinished"], Value::Null, "nothing is left over: {listed}");
     let metrics = services.call("GET", "/metrics", None);
     assert_eq!(metrics.status, 200);
     assert!(metrics.text.contains("# TYPE"), "{}", metrics.text);
@@ -116,8 +117,9 @@ fn bad_input_is_answered_with_the_field_and_the_remedy() {
     let cases: &[(&str, Value, &str)] = &[
         ("/v1/checkpoints", json!({}), "pid"),
         ("/v1/checkpoints", json!({"pid": "4711"}), "pid"),
-        ("/v1/checkpoints", json!({"pid": -1}), "pid"),
-        ("/v1/checkpoints", json!({"pid": 0}), "pid"),
+        ("/v1/checkpoints", json!({"pid": -1, "leave_running": true}), "pid"),
+        ("/v1/checkpoints", json!({"pid": 0, "leave_running": true}), "pid"),
+        ("/v1/checkpoints", json!({"pid": 4711}), "leave_running"),
         ("/v1/checkpoints", json!({"pid": 4711, "directory": "../etc"}), "directory"),
         ("/v1/checkpoints", json!({"pid": 4711, "directory": "/etc"}), "directory"),
         ("/v1/checkpoints", json!({"pid": 4711, "leave_runing": true}), "leave_runing"),
@@ -162,4 +164,53 @@ fn the_gateway_holds_no_capabilities() {
         let value = line.split_whitespace().nth(1).expect("a value");
         assert_eq!(value, "0000000000000000", "{line}");
     }
+}
+
+#[test]
+fn a_checkpoint_hides_no_other() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let workload = Workload::start("pipes", scratch.path("work"));
+    services.checkpoint(workload.pid(), "k/one", true).expect("a checkpoint");
+    services.checkpoint(workload.pid(), "l", true).expect("a checkpoint");
+    for (name, other) in [("k", "k/one"), ("l/one", "l"), ("k/one/x/y", "k/one")] {
+        let error = services.checkpoint(workload.pid(), name, false).expect_err(name);
+        assert!(error["error"]["message"].to_string().contains(other), "{name}: {error}");
+        assert!(error["error"]["remedy"].is_string(), "{name}: {error}");
+    }
+    let listed = services.call("GET", "/v1/checkpoints", None).body;
+    let names = listed["checkpoints"].as_array().expect("a list").iter();
+    assert_eq!(names.map(|one| &one["directory"]).collect::<Vec<_>>(), ["k/one", "l"]);
+    workload.check().expect("it runs on");
+}
+
+#[test]
+fn what_killed_dumpers_left_is_shown_and_cleared_at_the_next_start() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut services = Services::start(&scratch.path("services"));
+    let root = services.checkpoints();
+    let [left, below, written] = [".a.stasis-tmp-7-0", "b/.c.stasis-tmp-8-0", ".d.stasis-tmp-9-0"]
+        .map(|name| root.join(name));
+    for directory in [&left, &below, &written] {
+        std::fs::create_dir_all(directory).expect("make");
+        std::fs::write(directory.join("pages-1.img"), vec![1; 100_000]).expect("write");
+    }
+    let lock = std::fs::File::open(&written).expect("open");
+    lock.lock().expect("lock, as its writer does");
+    let listed = services.call("GET", "/v1/checkpoints", None).body;
+    let shown = listed["unfinished"].as_array().expect("a list");
+    let told: Vec<_> = shown.iter().map(|one| (&one["path"], &one["being_written"])).collect();
+    let wanted =
+        [(".a.stasis-tmp-7-0", false), (".d.stasis-tmp-9-0", true), ("b/.c.stasis-tmp-8-0", false)];
+    assert_eq!(
+        told,
+        wanted.map(|(path, live)| (json!(path), json!(live))).each_ref().map(|(a, b)| (a, b))
+    );
+    assert!(shown.iter().all(|one| one["bytes"].as_u64().is_some_and(|bytes| bytes >= 100_000)));
+    services.kill("dumper");
+    services.start_again("dumper");
+    assert!(!left.exists() && !below.exists(), "cleared");
+    assert!(written.exists(), "its writer lives");
 }

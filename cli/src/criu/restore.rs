@@ -49,6 +49,7 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
+        on_behalf_of: None,
     };
     let report = restorer::restore(&asked, &mut Quiet)?;
     if let Some(pidfile) = pidfile {
