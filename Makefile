@@ -35,7 +35,7 @@ endif
 help: ## this list
 	@echo "stasis: checkpoint and restore for running Linux programs"
 	@echo
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 .PHONY: deps
 deps: ## install what is missing to build and test (packages by apt, bpf-linker by cargo)
@@ -55,6 +55,10 @@ test: deps ## all tests: units, and real programs checkpointed and restored
 	cargo build --locked --workspace --bins
 	@[ -n "$(CRIU_WORKS)" ] || echo "note: no working criu on PATH or in \$$CRIU: tests against CRIU as a peer are left out (its images in tests/data are still read)"
 	cargo nextest run --locked --workspace $(WITHOUT_CRIU) $(NEXTEST_ARGS)
+
+.PHONY: docs-state
+docs-state: deps ## docs/state.md from docs/state.tsv
+	UPDATE_DOCS=1 cargo nextest run --locked -p stasis-tests the_page_is_made_from_the_table
 
 .PHONY: bench
 bench: build ## frozen time, dump and restore times, beside CRIU where it is

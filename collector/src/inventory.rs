@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use serde::{Serialize, Serializer};
 
 use crate::bpf::Basis;
+use crate::settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 
 /// Everything known of a set of processes at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -95,6 +96,8 @@ pub struct InProcess {
     pub mark: Option<NonZeroU64>,
     /// Equal marks mean that the mappings have not changed.
     pub mappings_mark: Option<NonZeroU64>,
+    /// What it has set that few processes set.
+    pub settings: ProcessSettings,
 }
 
 /// Where a process is.
@@ -215,8 +218,6 @@ pub struct InTask {
     pub rseq_signature: u32,
     /// `SECBIT_*`.
     pub securebits: u32,
-    /// Nanoseconds by which a sleep may be late.
-    pub timer_slack: u64,
     /// Bytes of extended state (vector registers and the like) that the kernel puts into the
     /// thread's signal frames; `None` where it does not tell.
     pub extended_bytes: Option<usize>,
@@ -228,6 +229,8 @@ pub struct InTask {
     /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of
     /// its credentials, seccomp mode, shadow stack, umask, scheduling, processors and control groups.
     pub mark: Option<NonZeroU64>,
+    /// What it has set that few threads set.
+    pub settings: ThreadSettings,
 }
 
 /// One mapping.
@@ -248,6 +251,8 @@ pub struct Mapping {
     pub inode: u64,
     /// Memory protection key, 0 for none.
     pub protection_key: u32,
+    /// Its NUMA policy, if it has one of its own; the /proc reader is not told.
+    pub policy: Option<MemoryPolicy>,
     /// The name as `/proc/PID/maps` has it: path, `[heap]`, `[vdso]`, …; empty for none.
     #[serde(serialize_with = "lossy")]
     pub name: OsString,

@@ -11,6 +11,7 @@ pub mod obstacles;
 mod parts;
 mod proc_holds;
 pub mod proc_source;
+pub mod settings;
 pub mod sharing;
 mod tracks;
 

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 pub use api::Obstacle;
 use kernel::procfs::Status;
 
+use crate::settings;
 use crate::{Mapping, OpenFile, Process, ProcessState, VmFlags};
 
 /// What else one has to know to judge a tree.
@@ -48,6 +49,11 @@ pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Obsta
             let reason = "it has ended and waits for its parent to collect it";
             let remedy = format!("dump the tree of its parent, process {}", process.ppid);
             found.push(Obstacle::of(root, "the process", reason, remedy));
+        }
+        if process.pid != root
+            && let Some((object, (reason, remedy))) = settings::of_child(process)
+        {
+            found.push(Obstacle::of(process.pid, object, reason, remedy));
         }
     }
     found
@@ -146,6 +152,12 @@ fn of_process(
             let remedy = "keep the first thread until the others have ended";
             add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
+        for (object, (reason, remedy)) in settings::of_thread(thread) {
+            add(object, reason.to_owned(), remedy);
+        }
+    }
+    if let Some((object, (reason, remedy))) = settings::of_process(process) {
+        add(object, reason.to_owned(), remedy);
     }
     for mapping in &process.mappings {
         if let Some((reason, remedy)) = of_mapping(mapping) {
@@ -197,7 +209,7 @@ const DEVICE: Refusal = ("memory of a device", "close the device before the dump
 const USERFAULTFD: Refusal =
     ("the process serves its own page faults by userfaultfd", "unregister it before the dump");
 
-const REFUSED_FLAGS: [(VmFlags, Refusal); 12] = [
+const REFUSED_FLAGS: [(VmFlags, Refusal); 11] = [
     (
         VmFlags::HUGE_TLB,
         ("memory of hugetlbfs", "use transparent huge pages instead of MAP_HUGETLB"),
@@ -212,16 +224,25 @@ const REFUSED_FLAGS: [(VmFlags, Refusal); 12] = [
         ("a shadow stack", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
     ),
     (VmFlags::SEALED, ("sealed by mseal", "start the program without sealing its mappings")),
-    (
-        VmFlags::LOCK_ON_FAULT,
-        ("locked by MLOCK_ONFAULT", "lock it with mlock, or unlock it before the dump"),
-    ),
     (VmFlags::DROPPABLE, ("made by MAP_DROPPABLE", "unmap it before the dump")),
     (
         VmFlags::GUARD,
         ("holds guard regions (MADV_GUARD_INSTALL)", "remove them by MADV_GUARD_REMOVE"),
     ),
     (VmFlags::UNKNOWN, ("has a flag that this program does not know", "unmap it before the dump")),
+];
+
+/// Mappings by what their names begin with.
+const REFUSED_NAMES: [(&[u8], Refusal); 3] = [
+    (
+        b"/secretmem",
+        ("memory that nobody but the process may read (memfd_secret)", "unmap it before the dump"),
+    ),
+    (b"anon_inode:[io_uring]", ("the rings of an io_uring", "close the io_uring before the dump")),
+    (
+        b"anon_inode:[perf_event]",
+        ("the ring of a performance counter", "close the counter before the dump"),
+    ),
 ];
 
 /// Why a mapping cannot be carried, if it cannot. (Whether a file can that is mapped is a question of
@@ -236,9 +257,16 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         b"/anon_hugepage (deleted)" => return Some(REFUSED_FLAGS[0].1),
         _ => {}
     }
+    // Before the flags, which say no more than that somebody else put the pages there.
+    if let Some((_, refusal)) = REFUSED_NAMES.iter().find(|(start, _)| name.starts_with(start)) {
+        return Some(*refusal);
+    }
     if let Some((_, refusal)) = REFUSED_FLAGS.iter().find(|(flag, _)| mapping.flags.contains(*flag))
     {
         return Some(*refusal);
+    }
+    if mapping.policy.is_some_and(|policy| policy.wide) {
+        return Some(settings::WIDE_POLICY);
     }
     if mapping.protection_key != 0 {
         return Some(("has a protection key", "free its protection key before the dump"));

@@ -31,6 +31,7 @@ fn mapping(name: &str, flags: VmFlags) -> Mapping {
         device: 0,
         inode: 0,
         protection_key: 0,
+        policy: None,
         name: name.into(),
     }
 }

@@ -215,6 +215,7 @@ fn mapping(smap: &procfs::Smap<'_>) -> Mapping {
         device: map.device,
         inode: map.inode,
         protection_key: smap.protection_key,
+        policy: None,
         name: OsString::from_vec(map.name().into_owned()),
     }
 }

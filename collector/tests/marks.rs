@@ -110,7 +110,7 @@ fn what_the_kernel_knows_is_what_the_process_would_say() {
     assert_eq!(process.dumpable == 1, nix::sys::prctl::get_dumpable().unwrap());
     assert!(!process.child_subreaper && !process.timers && !process.thp_restricted);
     assert_eq!(
-        thread.timer_slack,
+        thread.settings.timer_slack,
         u64::try_from(nix::sys::prctl::get_timerslack().unwrap()).unwrap()
     );
     assert_eq!(process.actions.len(), 64);
@@ -121,7 +121,7 @@ fn what_the_kernel_knows_is_what_the_process_would_say() {
     nix::unistd::alarm::set(1000);
     let (process, thread) = own(&mut collector);
     assert!(process.child_subreaper && process.timers && process.thp_restricted);
-    assert_eq!(thread.timer_slack, 70_000);
+    assert_eq!(thread.settings.timer_slack, 70_000);
     nix::unistd::alarm::cancel();
     assert!(!own(&mut collector).0.timers);
 }

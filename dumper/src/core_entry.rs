@@ -1,10 +1,12 @@
 //! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
 
 use arch::fpu::{self, Layout};
+use collector::settings::in_empty_session;
 use images::messages::{
-    CoreEntry, CredsEntry, MARCH_X86_64, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED, SaEntry,
-    SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
-    TaskRlimitsEntry, ThreadCoreEntry, ThreadInfoX86, ThreadSasEntry,
+    CoreEntry, CredsEntry, MARCH_X86_64, MemoryPolicyEntry, RlimitEntry, RseqEntry,
+    SECCOMP_MODE_DISABLED, SaEntry, SchedulingEntry, SiginfoEntry, SignalQueueEntry, TASK_ALIVE,
+    TASK_DEAD, TASK_STOPPED, TaskCoreEntry, TaskRlimitsEntry, ThreadCoreEntry, ThreadInfoX86,
+    ThreadSasEntry,
 };
 use kernel::procfs::{Limit, Status};
 use kernel::ptrace::RawSigInfo;
@@ -81,6 +83,9 @@ fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskC
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
         membarrier_registration_mask: Some(report.state.membarrier).filter(|mask| *mask != 0),
+        core_dump_filter: Some(task.settings.core_dump_filter),
+        autogroup_nice: Some(task.settings.autogroup_nice),
+        empty_session_keyring: in_empty_session(&leader.settings).then_some(true),
         ..TaskCoreEntry::default()
     }
 }
@@ -89,6 +94,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
     let (robust_list, robust_list_bytes) = capture.robust_list;
     let rseq = &capture.rseq;
     let death_signal = in_task.parent_death_signal;
+    let settings = &capture.settings;
     ThreadCoreEntry {
         futex_rla: robust_list,
         futex_rla_len: robust_list_bytes as u32,
@@ -114,16 +120,67 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             rseq_cs_pointer: capture.original.section.map(|(_, descriptor)| descriptor),
         }),
         cpu_affinity: Some(capture.facts.affinity.clone()),
+        io_priority: Some(settings.io_priority),
+        timer_slack: Some(settings.timer_slack),
+        default_timer_slack: settings.default_timer_slack,
+        memory_policy: settings
+            .memory_policy
+            .map(|policy| MemoryPolicyEntry { mode: policy.mode, nodes: policy.nodes }),
+        memory_failure: Some(settings.memory_failure),
+        speculation: Some(settings.speculation).filter(|flags| *flags != 0),
+        scheduling: scheduling(&capture.facts.scheduling, default_slice()),
         ..ThreadCoreEntry::default()
     }
 }
 
-/// The policy as `sched_getscheduler` gives it, with the flag that children do not inherit it.
+/// What the fields that CRIU has do not hold, if there is anything of it. `default_slice` is that of
+/// a thread that asked for none.
+fn scheduling(scheduling: &Scheduling, default_slice: u64) -> Option<SchedulingEntry> {
+    // With SCHED_RESET_ON_FORK, which has its place.
+    const USUAL: SchedulingEntry = SchedulingEntry {
+        policy: 0,
+        flags: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
+        utilization_min: 0,
+        utilization_max: 0,
+    };
+    /// No wish: also what a kernel without them says, and the wish of real-time threads.
+    const NO_WISH: [(u32, u32); 3] = [(0, 0), (0, 1024), (1024, 1024)];
+    let Scheduling { policy, flags, deadline, period, .. } = *scheduling;
+    let of_default = policy != SCHED_DEADLINE && scheduling.runtime == default_slice;
+    let runtime = if of_default { 0 } else { scheduling.runtime };
+    let wishes = scheduling.utilization;
+    let (utilization_min, utilization_max) =
+        if NO_WISH.contains(&wishes) { (0, 0) } else { wishes };
+    let beyond = SchedulingEntry {
+        policy: 0,
+        flags: flags & !SCHED_FLAG_RESET_ON_FORK,
+        runtime,
+        deadline,
+        period,
+        utilization_min,
+        utilization_max,
+    };
+    (beyond != USUAL).then_some(SchedulingEntry { policy, flags, ..beyond })
+}
+
+/// The slice of a thread that asked for none: that of this one, which does not.
+fn default_slice() -> u64 {
+    kernel::sched::scheduling(0).map_or(0, |own| own.runtime)
+}
+
+const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+const SCHED_DEADLINE: u32 = 6;
+
+/// The policy as `sched_getscheduler` gives it, with the flag that children do not inherit it. CRIU
+/// cannot set that of deadline threads: it has them for ordinary ones.
 const fn policy(scheduling: &Scheduling) -> u32 {
-    const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
     const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
     let reset = scheduling.flags & SCHED_FLAG_RESET_ON_FORK != 0;
-    scheduling.policy | if reset { SCHED_RESET_ON_FORK } else { 0 }
+    let policy = if scheduling.policy == SCHED_DEADLINE { 0 } else { scheduling.policy };
+    policy | if reset { SCHED_RESET_ON_FORK } else { 0 }
 }
 
 /// A name as a protobuf string has to be: CRIU stores it as one, and refuses other bytes.
@@ -196,6 +253,20 @@ mod tests {
         assert_eq!(entries.len(), 62);
         assert_eq!((entries[7].sigaction, entries[8].sigaction), (8, 10));
         assert_eq!((entries[16].sigaction, entries[17].sigaction), (18, 20));
+    }
+
+    #[test]
+    fn only_what_is_unusual_of_scheduling_has_an_entry() {
+        let usual = Scheduling { runtime: 7, utilization: (0, 1024), ..Scheduling::default() };
+        assert_eq!(scheduling(&usual, 7), None);
+        assert_eq!(scheduling(&Scheduling { flags: 1, ..usual }, 7), None);
+        let slice = scheduling(&Scheduling { runtime: 9, ..usual }, 7).unwrap();
+        assert_eq!((slice.policy, slice.runtime), (0, 9));
+        let deadline =
+            Scheduling { policy: 6, flags: 1, runtime: 7, deadline: 8, period: 9, ..usual };
+        let entry = scheduling(&deadline, 7).unwrap();
+        assert_eq!((entry.policy, entry.flags, entry.runtime, entry.period), (6, 1, 7, 9));
+        assert_eq!(policy(&deadline), 0x4000_0000);
     }
 
     #[test]

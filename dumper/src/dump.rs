@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use collector::settings::UNSEEN_WITHOUT_BPF;
 use images::Progress;
 use kernel::sched::Urgent;
 
@@ -118,7 +119,13 @@ fn attempt(
         true => early.keep(options),
         false => early.end(),
     }
-    dumped.map(|report| DumpReport { warnings: early.warnings, ..report })
+    dumped.map(|report| {
+        let blind = report.source == Some(collector::Source::Proc);
+        let unseen = blind.then(|| {
+            format!("without eBPF it was not seen whether there are {UNSEEN_WITHOUT_BPF}")
+        });
+        DumpReport { warnings: early.warnings.into_iter().chain(unseen).collect(), ..report }
+    })
 }
 
 /// What is large or slow to let go of: after an error it outlives the thread that holds the target.

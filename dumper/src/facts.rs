@@ -7,13 +7,38 @@ use std::num::NonZeroU64;
 
 use api::Obstacle;
 use collector::obstacles::{of_status, of_tracer};
-use collector::{Inventory, Process};
-use kernel::procfs::{Auxv, Cgroup, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat, Status};
+use collector::settings::{ProcessSettings, ThreadSettings, memory_failure};
+use collector::{InTask, Inventory, Process};
+use kernel::procfs::{
+    Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
+    Status, TimerSlack,
+};
 use kernel::sched::Scheduling;
 
 use crate::error::Error;
 use crate::ids::is_zombie;
 use crate::obstacles;
+
+/// Whether settings are read that an inventory by eBPF tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Yes,
+    No,
+}
+
+impl Wanted {
+    const fn unless(known: bool) -> Self {
+        if known { Self::No } else { Self::Yes }
+    }
+
+    fn of_process(process: &Process) -> Self {
+        Self::unless(process.in_process.is_some())
+    }
+
+    fn of_thread(process: &Process, tid: i32) -> Self {
+        Self::unless(process.threads.get(&tid).is_some_and(|thread| thread.in_task.is_some()))
+    }
+}
 
 /// Of a thread: what [`collector::InTask::mark`] covers.
 #[derive(Debug)]
@@ -24,6 +49,8 @@ pub(crate) struct ThreadFacts {
     pub(crate) affinity: Vec<u8>,
     /// Its control groups.
     pub(crate) groups: Cgroup,
+    /// As far as the kernel tells them to others; read where no inventory has them.
+    pub(crate) settings: Option<ThreadSettings>,
 }
 
 /// Of a process: what [`collector::InProcess::mark`] covers.
@@ -37,16 +64,31 @@ pub(crate) struct ProcessFacts {
     /// `u32::MAX` for none.
     pub(crate) login_uid: u32,
     pub(crate) personality: u32,
+    /// As far as the kernel tells them to others; read where no inventory has them.
+    pub(crate) settings: Option<ProcessSettings>,
 }
 
 impl ThreadFacts {
-    fn read(dir: &Dir, tid: i32) -> Result<Self, Error> {
+    fn read(dir: &Dir, tid: i32, settings: Wanted) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
+        let dir = dir.thread(tid)?;
+        let settings = match settings {
+            Wanted::No => None,
+            Wanted::Yes => Some(ThreadSettings {
+                io_priority: kernel::sched::io_priority(tid)
+                    .map_err(failed("read the I/O priority"))?,
+                memory_failure: memory_failure(Stat::read(&dir)?.flags),
+                // The folder of a thread inside its process's has no such file.
+                timer_slack: TimerSlack::read(&Dir::open(tid)?)?.0,
+                ..ThreadSettings::default()
+            }),
+        };
         Ok(Self {
-            status: Status::read(&dir.thread(tid)?)?,
+            status: Status::read(&dir)?,
+            settings,
             scheduling: kernel::sched::scheduling(tid).map_err(failed("read the scheduling"))?,
             affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
-            groups: Cgroup::read(&dir.thread(tid)?)?,
+            groups: Cgroup::read(&dir)?,
         })
     }
 
@@ -76,6 +118,16 @@ impl ThreadFacts {
             ("control groups", self.groups == other.groups),
         ])
     }
+
+    /// What the inventory tells otherwise of its settings.
+    fn differs_from(&self, known: &ThreadSettings) -> Option<&'static str> {
+        let own = self.settings.as_ref()?;
+        first_difference([
+            ("I/O priority", own.io_priority == known.io_priority),
+            ("memory failure policy", own.memory_failure == known.memory_failure),
+            ("timer slack", own.timer_slack == known.timer_slack),
+        ])
+    }
 }
 
 /// The name of the first thing that is not the same.
@@ -84,14 +136,25 @@ fn first_difference<const N: usize>(same: [(&'static str, bool); N]) -> Option<&
 }
 
 impl ProcessFacts {
-    fn read(dir: &Dir) -> Result<Self, Error> {
+    fn read(dir: &Dir, settings: Wanted) -> Result<Self, Error> {
         let mut buffer = Vec::with_capacity(4096);
         dir.read("personality", &mut buffer)?;
         let personality = std::str::from_utf8(&buffer)
             .ok()
             .and_then(|text| u32::from_str_radix(text.trim(), 16).ok())
             .unwrap_or(0);
+        let settings = match settings {
+            Wanted::No => None,
+            Wanted::Yes => Some(ProcessSettings {
+                core_dump_filter: CoreDumpFilter::read_with(dir, &mut buffer)?.0,
+                // Only where sessions have scheduling groups.
+                autogroup_nice: Autogroup::read_with(dir, &mut buffer)
+                    .map_or(0, |group| group.nice),
+                ..ProcessSettings::default()
+            }),
+        };
         Ok(Self {
+            settings,
             stat: Stat::read_with(dir, &mut buffer)?,
             limits: Limits::read_with(dir, &mut buffer)?,
             auxv: Auxv::read_with(dir, &mut buffer)?,
@@ -118,6 +181,15 @@ impl ProcessFacts {
             ("personality", self.personality == other.personality),
         ])
     }
+
+    /// What the inventory tells otherwise of its settings.
+    fn differs_from(&self, known: &ProcessSettings) -> Option<&'static str> {
+        let own = self.settings.as_ref()?;
+        first_difference([
+            ("core dump filter", own.core_dump_filter == known.core_dump_filter),
+            ("nice value of the session", own.autogroup_nice == known.autogroup_nice),
+        ])
+    }
 }
 
 /// A fact with the mark of a moment before it was read.
@@ -139,11 +211,11 @@ impl Facts {
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
         for process in inventory.processes.values().filter(alive) {
             let Ok(dir) = Dir::open(process.pid) else { continue };
-            if let Ok(read) = ProcessFacts::read(&dir) {
+            if let Ok(read) = ProcessFacts::read(&dir, Wanted::of_process(process)) {
                 facts.processes.insert(process.pid, (process_mark(process), read));
             }
             for &tid in process.threads.keys() {
-                if let Ok(read) = ThreadFacts::read(&dir, tid) {
+                if let Ok(read) = ThreadFacts::read(&dir, tid, Wanted::of_thread(process, tid)) {
                     facts.threads.insert(tid, (thread_mark(process, tid), read));
                 }
             }
@@ -176,14 +248,17 @@ impl Facts {
         match self.processes.remove(&process.pid) {
             Some((mark, facts)) if holds(mark, process_mark(process)) => {
                 if self.cross_check {
-                    compared(process.pid, facts.differs(&ProcessFacts::read(dir)?))?;
+                    let again = ProcessFacts::read(dir, Wanted::Yes)?;
+                    compared(process.pid, facts.differs(&again))?;
+                    let known = process.in_process.as_ref().map(|known| known.settings);
+                    compared(process.pid, known.and_then(|known| again.differs_from(&known)))?;
                 }
                 Ok(facts)
             }
             _ => {
                 let found = obstacles::of_program(process.pid);
                 obstacles::refuse(process.pid, found.into_iter().collect())?;
-                ProcessFacts::read(dir)
+                ProcessFacts::read(dir, Wanted::of_process(process))
             }
         }
     }
@@ -198,12 +273,16 @@ impl Facts {
         match self.threads.remove(&tid) {
             Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => {
                 if self.cross_check {
-                    compared(tid, facts.differs(&ThreadFacts::read(dir, tid)?))?;
+                    let again = ThreadFacts::read(dir, tid, Wanted::Yes)?;
+                    compared(tid, facts.differs(&again))?;
+                    let known = process.threads.get(&tid).and_then(|thread| thread.in_task);
+                    let differs = |known: InTask| again.differs_from(&known.settings);
+                    compared(tid, known.and_then(differs))?;
                 }
                 Ok(facts)
             }
             _ => {
-                let facts = ThreadFacts::read(dir, tid)?;
+                let facts = ThreadFacts::read(dir, tid, Wanted::of_thread(process, tid))?;
                 obstacles::refuse(process.pid, of_status(tid, &facts.status))?;
                 Ok(facts)
             }

@@ -17,6 +17,12 @@ fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
     move |source| Error::Inject { pid, source }
 }
 
+/// Whether no memory of the process can be both written and executed (`PR_SET_MDWE`), as a parasite
+/// is. One that would have to be asked is refused in the plan.
+pub(crate) fn denies_parasites(process: &Process) -> bool {
+    process.in_process.as_ref().is_some_and(|known| known.settings.deny_write_execute != 0)
+}
+
 pub(crate) type Infected = Vec<(i32, Infection, Running)>;
 
 /// Brings the parasite into every process and sets it going.
@@ -28,7 +34,10 @@ pub(crate) fn begin(
     cross_check: bool,
 ) -> Result<Infected, Error> {
     let mut infected: Infected = Vec::new();
-    let asked = tasks.iter().filter(|(_, task)| cross_check || task.report.is_none());
+    let asked = tasks.iter().filter(|(pid, task)| {
+        let denies = || inventory.processes.get(pid).is_some_and(denies_parasites);
+        task.report.is_none() || cross_check && !denies()
+    });
     for (&pid, task) in asked {
         let (Some(process), Some(thread)) = (inventory.processes.get(&pid), task.threads.first())
         else {

@@ -72,12 +72,14 @@ pub(crate) fn encode(mapping: &Mapping, kind: Kind, object: u64) -> VmaEntry {
         | choose(VmFlags::WRITE, libc::PROT_WRITE)
         | choose(VmFlags::EXEC, libc::PROT_EXEC);
     let of_file = matches!(kind, Kind::File { .. });
+    // MAP_LOCKED would bring in all of its pages.
+    let on_fault = has(VmFlags::LOCK_ON_FAULT);
     let shared = matches!(kind, Kind::File { shared: true, .. } | Kind::SharedAnonymous);
     let map = |flag: i32| flag.cast_unsigned();
     let flags = (if shared { map(libc::MAP_SHARED) } else { map(libc::MAP_PRIVATE) })
         | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
         | choose(VmFlags::GROWS_DOWN, libc::MAP_GROWSDOWN)
-        | choose(VmFlags::LOCKED, libc::MAP_LOCKED)
+        | if on_fault { 0 } else { choose(VmFlags::LOCKED, libc::MAP_LOCKED) }
         | choose(VmFlags::NO_RESERVE, libc::MAP_NORESERVE);
     let advice = ADVICE
         .iter()
@@ -96,6 +98,7 @@ pub(crate) fn encode(mapping: &Mapping, kind: Kind, object: u64) -> VmaEntry {
         fd: -1,
         madv: (advice != 0).then_some(advice),
         fdflags: of_file.then_some(file_flags.cast_unsigned()),
+        lock_on_fault: on_fault.then_some(true),
     }
 }
 
@@ -156,6 +159,7 @@ mod tests {
             device: u64::from(inode != 0),
             inode,
             protection_key: 0,
+            policy: None,
             name: name.into(),
         }
     }

@@ -1,6 +1,7 @@
 //! What the kernel tells, from outside, of a process and its threads while they stand still.
 
 use arch::regs::GeneralRegs;
+use collector::settings::{ProcessSettings, ThreadSettings};
 use collector::{Process, Thread};
 use kernel::procfs::{Dir, PosixTimers, ProcFile};
 use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
@@ -14,6 +15,7 @@ use crate::obstacles;
 #[derive(Debug)]
 pub(crate) struct TaskState {
     pub(crate) facts: ProcessFacts,
+    pub(crate) settings: ProcessSettings,
     pub(crate) timers: PosixTimers,
     /// Signals pending for the process, oldest first.
     pub(crate) pending: Vec<RawSigInfo>,
@@ -32,6 +34,7 @@ pub(crate) struct ThreadCapture {
     pub(crate) tid: i32,
     pub(crate) original: Original,
     pub(crate) facts: ThreadFacts,
+    pub(crate) settings: ThreadSettings,
     pub(crate) comm: Vec<u8>,
     pub(crate) rseq: RseqConfiguration,
     /// Head and bytes.
@@ -62,8 +65,11 @@ impl TaskState {
         };
         let shared_pending =
             process.threads.get(&process.pid).map_or(0, |leader| leader.shared_pending);
+        let facts = facts.of_process(dir, process)?;
+        let known = process.in_process.as_ref().map(|known| known.settings);
         Ok(Self {
-            facts: facts.of_process(dir, process)?,
+            settings: known.or(facts.settings).unwrap_or_default(),
+            facts,
             timers,
             pending: pending(stopped, shared_pending, true)?,
             group_stop,
@@ -108,10 +114,13 @@ impl ThreadCapture {
         let original =
             Original::of(stopped, &rseq, buffer).map_err(|source| Error::Inject { pid, source })?;
         obstacles::of_thread(pid, tid, &original)?;
+        let facts = facts.of_thread(dir, process, tid)?;
+        let settings = known.in_task.map(|known| known.settings);
         Ok(Self {
             tid,
             original,
-            facts: facts.of_thread(dir, process, tid)?,
+            settings: settings.or(facts.settings).unwrap_or_default(),
+            facts,
             comm: known.comm.as_encoded_bytes().to_vec(),
             rseq,
             robust_list,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use arch::fpu::Layout;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
-    MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry, Timespec, VmaEntry,
-    vma_status,
+    MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
+    Timespec, VmaEntry, vma_status,
 };
 use images::{Committed, ImageWriter, Progress, names};
 
@@ -108,7 +108,7 @@ fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
 fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
     let (stat, report) = (&task.facts.stat, task.report.as_ref());
     let process = captured.inventory.processes.get(&pid);
-    let mut vmas = Vec::new();
+    let (mut vmas, mut policies) = (Vec::new(), Vec::new());
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
         let Ok(kind) = mappings::classify(mapping) else { continue };
         if kind == Kind::Vvar
@@ -132,6 +132,12 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             source: std::io::ErrorKind::NotFound.into(),
         })?;
         vmas.push(mappings::encode(mapping, kind, object));
+        policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
+            start: mapping.start,
+            end: mapping.end,
+            mode: policy.mode,
+            nodes: policy.nodes,
+        }));
     }
     Ok(MmEntry {
         mm_start_code: stat.start_code,
@@ -150,6 +156,13 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
         vmas,
         dumpable: report.map(|report| report.state.dumpable),
         thp_disabled: report.map(|report| report.state.thp_disable != 0),
+        thp_disable_flags: report
+            .map(|report| report.state.thp_disable.cast_unsigned() & !1)
+            .filter(|flags| *flags != 0),
+        future_locks: Some(task.settings.future_locks).filter(|locks| *locks != 0),
+        deny_write_execute: Some(task.settings.deny_write_execute).filter(|deny| *deny != 0),
+        merge_memory: task.settings.merge_memory.then_some(true),
+        policies,
         ..MmEntry::default()
     })
 }

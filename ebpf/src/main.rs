@@ -16,6 +16,7 @@ mod held;
 mod mark;
 mod places;
 mod read;
+mod settings;
 mod task;
 mod touch;
 mod track;

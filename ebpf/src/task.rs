@@ -12,7 +12,7 @@ use stasis_ebpf_common::{
 use crate::mark::Mark;
 use crate::places::emit_places;
 use crate::read::{at, field, fill, load, offset};
-use crate::{Meta, emit};
+use crate::{Meta, emit, settings};
 
 #[repr(C)]
 struct TaskContext {
@@ -39,6 +39,7 @@ extern "C" fn task(context: *mut TaskContext) -> i32 {
     places(seq, task);
     marks(seq, task, tid == tgid);
     processor(seq, task);
+    settings::emit_settings(seq, task, tid == tgid);
     if tid == tgid {
         actions(seq, tgid, field(task, o::TASK_SIGHAND));
         emit_places(seq, task, tgid);

@@ -2,12 +2,16 @@
 
 use core::ffi::c_void;
 
+use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use stasis_ebpf_common::offsets as o;
-use stasis_ebpf_common::{Header, KIND_VMA, NAME_BYTES, VmaRecord, backing, name as kind};
+use stasis_ebpf_common::{
+    Header, KIND_POLICY, KIND_VMA, NAME_BYTES, PolicyRecord, VmaRecord, backing, name as kind,
+};
 
 use crate::file::path;
 use crate::read::{field, offset};
+use crate::settings::memory_policy;
 use crate::{Meta, Name, emit, fitting};
 
 #[repr(C)]
@@ -57,7 +61,24 @@ extern "C" fn task_vma(context: *mut VmaContext) -> i32 {
     record.header.bytes = size_of::<VmaRecord>() as u32 + name_bytes;
     emit(seq, &record);
     name.emit(seq, name_bytes);
+    policy(seq, vma as u64);
     0
+}
+
+/// Few mappings have one, so that it has a record of its own.
+#[inline(never)]
+fn policy(seq: *mut seq_file, vma: u64) {
+    let policy: u64 = field(vma, o::VMA_POLICY);
+    if policy == 0 {
+        return;
+    }
+    let mut record = PolicyRecord {
+        header: Header { kind: KIND_POLICY, bytes: size_of::<PolicyRecord>() as u32 },
+        start: field(vma, o::VMA_START),
+        ..PolicyRecord::default()
+    };
+    memory_policy(&mut record.policy, policy);
+    emit(seq, &record);
 }
 
 #[inline(always)]

@@ -25,6 +25,7 @@ fn vma() -> impl Strategy<Value = VmaEntry> {
             fd,
             madv,
             fdflags,
+            ..VmaEntry::default()
         })
 }
 

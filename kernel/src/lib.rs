@@ -16,6 +16,8 @@ pub mod credentials;
 pub mod descriptors;
 pub mod features;
 pub mod kcmp;
+pub mod keyrings;
+pub mod landlock;
 pub mod memory;
 pub mod multicast;
 pub mod pagemap;

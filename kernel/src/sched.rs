@@ -14,9 +14,19 @@ pub struct Scheduling {
     pub priority: u32,
     /// `SCHED_FLAG_*`.
     pub flags: u64,
+    /// Nanoseconds: of a deadline thread what it may run in each period, of an ordinary one its slice
+    /// (0 before Linux 6.12).
+    pub runtime: u64,
+    /// Nanoseconds by which a deadline thread has to have run.
+    pub deadline: u64,
+    /// Nanoseconds of a deadline thread's period.
+    pub period: u64,
+    /// The least and the most that the processor is to be clocked for it, in 1/1024; zeros where the
+    /// kernel has no such wishes.
+    pub utilization: (u32, u32),
 }
 
-/// `struct sched_attr`, first version.
+/// `struct sched_attr`, second version.
 #[repr(C)]
 #[derive(Default)]
 struct SchedAttr {
@@ -29,6 +39,8 @@ struct SchedAttr {
     runtime: u64,
     deadline: u64,
     period: u64,
+    utilization_min: u32,
+    utilization_max: u32,
 }
 
 /// A thread's wish to be run before others, for as long as this lives.
@@ -84,8 +96,9 @@ pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
         return Err(io::Error::last_os_error());
     }
     let nice = 20 - answer as i32;
-    let SchedAttr { policy, flags, priority, .. } = attr;
-    Ok(Scheduling { policy, nice, priority, flags })
+    let SchedAttr { policy, flags, priority, runtime, deadline, period, .. } = attr;
+    let utilization = (attr.utilization_min, attr.utilization_max);
+    Ok(Scheduling { policy, nice, priority, flags, runtime, deadline, period, utilization })
 }
 
 /// Processors that a thread may run on, one bit each, as many bytes as the kernel's mask has.
@@ -101,6 +114,17 @@ pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
     let Ok(bytes) = usize::try_from(bytes) else { return Err(io::Error::last_os_error()) };
     mask.truncate(bytes);
     Ok(mask)
+}
+
+/// A thread's I/O priority (ioprio_get(2)), 0 for none of its own.
+///
+/// # Errors
+/// When there is no such thread.
+pub fn io_priority(tid: i32) -> io::Result<u32> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: takes two integers.
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    u32::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
 /// Address and length of a thread's robust-futex list (get_robust_list(2)); zeros for none.

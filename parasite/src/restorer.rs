@@ -43,7 +43,7 @@ plain!(
     Action,
     PosixTimer
 );
-plain!(Limit, Thread, Arguments);
+plain!(Limit, Thread, Arguments, MemoryPolicy);
 
 /// Bytes of the kernel's `siginfo_t`.
 pub const SIGINFO_BYTES: usize = 128;
@@ -99,10 +99,29 @@ pub struct Mapping {
     pub fill_protection: u32,
     /// `PROT_*` in the end.
     pub protection: u32,
-    /// Whether it is locked into memory.
+    /// Whether it is locked into memory: a `LOCK_*`.
     pub locked: u32,
     /// Padding.
     pub pad: u32,
+}
+
+/// [`Mapping::locked`]: all of it.
+pub const LOCK_NOW: u32 = 1;
+/// [`Mapping::locked`]: pages as they are touched.
+pub const LOCK_ON_FAULT: u32 = 2;
+
+/// The NUMA policy of a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPolicy {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// `MPOL_*` with its flags.
+    pub mode: u64,
+    /// Nodes 0 to 63, one bit each.
+    pub nodes: u64,
 }
 
 /// `struct iovec`: a stretch of memory that one [`Read`] fills.
@@ -250,6 +269,46 @@ pub struct Credentials {
     pub supplementary: Table<i32>,
 }
 
+/// The kernel's `struct sched_attr`, second version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the kernel's of that name")]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
+}
+
+/// What a thread has set for itself, beside its scheduling.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Nanoseconds by which a sleep may be late, 0 to leave it.
+    pub timer_slack: u64,
+    /// The same for what it makes, 0 to leave it.
+    pub default_timer_slack: u64,
+    /// Nodes of its NUMA policy.
+    pub nodes: u64,
+    /// Its NUMA policy: `MPOL_*` with its flags.
+    pub memory_policy: u32,
+    /// I/O priority, or [`UNSET`].
+    pub io_priority: u32,
+    /// `PR_MCE_KILL_*`, or [`UNSET`].
+    pub memory_failure: u32,
+    /// The kernel's `PFA_*` flags of `PR_SET_SPECULATION_CTRL`.
+    pub speculation: u32,
+}
+
+/// A setting that is left as it is.
+pub const UNSET: u32 = u32::MAX;
+
 /// How far a thread came.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -296,14 +355,14 @@ pub struct Thread {
     pub alt_stack: AltStack,
     /// Name.
     pub name: [u8; 16],
-    /// Scheduling policy.
-    pub policy: i32,
-    /// Scheduling priority (real-time policies).
-    pub priority: i32,
-    /// Nice value.
-    pub nice: i32,
+    /// Scheduling.
+    pub scheduling: SchedAttr,
+    /// What else it has set.
+    pub settings: Settings,
     /// What the processor is told of it: [`CPUID_FAULTS`], [`TSC_FAULTS`], [`USES_TILES`].
     pub processor: u32,
+    /// Padding.
+    pub pad: u32,
     /// Processors that it may run on, one bit each; empty to leave them as they are.
     pub affinity: Table<u8>,
     /// Credentials.
@@ -340,6 +399,8 @@ pub struct Arguments {
     pub segments: Table<Segment>,
     /// What it was advised.
     pub advice: Table<Advice>,
+    /// The NUMA policies of its mappings.
+    pub policies: Table<MemoryPolicy>,
     /// The other fields of the address space.
     pub mm: MmMap,
     /// Auxiliary vector.
@@ -368,7 +429,7 @@ pub struct Arguments {
     pub personality: u32,
     /// Whether orphans below it become its children.
     pub child_subreaper: u32,
-    /// Whether transparent huge pages are off.
+    /// Whether transparent huge pages are off, as `PR_GET_THP_DISABLE` gives it.
     pub thp_disable: u32,
     /// The `MEMBARRIER_CMD_REGISTER_*` it made.
     pub membarrier: u32,
@@ -382,8 +443,12 @@ pub struct Arguments {
     pub helping: u32,
     /// Error number of what the helper could not read.
     pub helper_error: u32,
-    /// Padding.
-    pub pad: u32,
+    /// `MCL_*` of mappings to come.
+    pub future_locks: u32,
+    /// `PR_SET_MDWE`.
+    pub deny_write_execute: u32,
+    /// Whether its memory is merged (`PR_SET_MEMORY_MERGE`).
+    pub merge_memory: u32,
     /// Where the helper's stack ends, from the start of the region.
     pub helper_stack: u64,
     /// Components of the processor's extended state to ask for, as a mask.
@@ -398,8 +463,9 @@ const _: () = {
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 16 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 5 * 16 + 104 + 32 + 96 + 4 * 16 + 72);
+    assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 40);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 40 + 8 + 16 + 104 + 16 + 16);
+    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 4 * 16 + 80);
 };
 
 macro_rules! steps {
@@ -481,4 +547,10 @@ steps! {
     Component = 26, "ask for the use of extended state component";
     /// An instruction becomes a fault.
     Fault = 27, "forbid an instruction by call";
+    /// A NUMA policy of a mapping.
+    Policy = 28, "set the NUMA policy of the memory at";
+    /// I/O priority and the like.
+    Setting = 29, "set what the thread has set for itself: value";
+    /// What is in force for mappings to come.
+    Future = 30, "set how memory to come is locked: MCL flags";
 }

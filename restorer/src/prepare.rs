@@ -92,7 +92,11 @@ pub(crate) fn region(
         dumpable: body.mm.dumpable.unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
-        thp_disable: body.mm.thp_disabled.unwrap_or(false).into(),
+        thp_disable: u32::from(body.mm.thp_disabled.unwrap_or(false))
+            | body.mm.thp_disable_flags.unwrap_or(0),
+        future_locks: body.mm.future_locks.unwrap_or(0),
+        deny_write_execute: body.mm.deny_write_execute.unwrap_or(0),
+        merge_memory: body.mm.merge_memory.unwrap_or(false).into(),
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
         components: registers::permitted(body),
         mm: mm(body, descriptors.exe),

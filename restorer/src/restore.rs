@@ -19,7 +19,7 @@ use crate::explain::explain;
 use crate::files::{Needs, OpenContext, OpenFiles, changed};
 use crate::finish::{self, Parked};
 use crate::host::Host;
-use crate::load::{Body, Run, State, World, signal_of};
+use crate::load::{Body, Process, Run, State, World, signal_of};
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::plan::{Caller, Plan};
 use crate::prepare::{self, Descriptors};
@@ -62,6 +62,7 @@ pub fn restore(
     };
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
     let base = files.base();
+    session_keyring(&world)?;
     progress.begin("shared memory", None);
     let mut kept = Kept::default();
     let shared = shared(&world, base, &mut kept, progress)?;
@@ -102,6 +103,19 @@ pub fn restore(
         threads: world.threads(),
         pages_restored: world.pages(),
     })
+}
+
+/// Tasks come back in the session keyring that this process has. They get an empty one instead where
+/// one of them had that, and where this process's would lend them keys.
+fn session_keyring(world: &World) -> Result<(), Error> {
+    let empty = |process: &Process| process.core.empty_session_keyring == Some(true);
+    // In a thread of its own, as looking makes the user's keyring that of whoever looks.
+    let lends =
+        || !std::thread::spawn(kernel::keyrings::session_is_the_users).join().unwrap_or(true);
+    if world.processes.iter().any(empty) || lends() {
+        kernel::keyrings::join_new_session().map_err(Error::kernel("make a session keyring"))?;
+    }
+    Ok(())
 }
 
 /// No kernel's vDSO comes near this.
@@ -368,6 +382,7 @@ fn root(
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| failed()(errno.into()))?;
     let read = File::from(duplicate_from(&read, base).map_err(failed())?);
     let pid = crew.plan.tasks[0].pid;
+    crew.pass_slack(0)?;
     match fork_as(pid, sibling).map_err(Error::kernel(format!("create process {pid}")))? {
         Fork::Parent => Ok((tracer.seize_root(pid)?, File::from(write))),
         Fork::Child => {

@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kernel::process::{Fork, exit_now, fork_as, raise, set_signal_mask, wait_ended};
+use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
 use nix::unistd::Pid;
 use parasite::RESTORER;
@@ -124,9 +125,21 @@ impl Crew<'_> {
             Birth::Sibling(child) => (child, true),
         };
         let pid = self.plan.tasks[child].pid;
+        self.pass_slack(child)?;
         match fork_as(pid, sibling).map_err(Error::kernel(format!("create process {pid}")))? {
             Fork::Parent => Ok(()),
             Fork::Child => self.run(child, rseq),
+        }
+    }
+
+    /// A process begins with the timer slack of the one that makes it, and goes back to that.
+    pub(crate) fn pass_slack(&self, child: usize) -> Result<(), Error> {
+        let process = self.plan.tasks[child].process.map(|number| &self.world.processes[number]);
+        let leader = process.and_then(|process| process.body.as_ref()?.threads.first());
+        match leader.and_then(|leader| leader.core.default_timer_slack) {
+            Some(slack) => nix::sys::prctl::set_timerslack(slack)
+                .map_err(|errno| Error::kernel("pass on the timer slack")(errno.into())),
+            None => Ok(()),
         }
     }
 
@@ -181,7 +194,30 @@ fn proc_values(process: &Process) -> Result<(), Error> {
     if let Some(uid) = core.loginuid {
         write_if_other("/proc/self/loginuid", &uid.to_string())?;
     }
-    Ok(())
+    if let Some(filter) = core.core_dump_filter {
+        let path = "/proc/self/coredump_filter";
+        std::fs::write(path, format!("{filter:#x}"))
+            .map_err(Error::kernel(format!("write {filter:#x} to {path}")))?;
+    }
+    // The leader of a session has begun a new scheduling group with it; that of a session outside
+    // the tree is not ours.
+    match core.autogroup_nice {
+        Some(nice) if process.sid == process.pid => autogroup(nice),
+        _ => Ok(()),
+    }
+}
+
+/// Gives the session's scheduling group its nice value.
+fn autogroup(nice: i32) -> Result<(), Error> {
+    let path = "/proc/self/autogroup";
+    let Ok(text) = std::fs::read(path) else {
+        // Sessions have no groups here: then the value would have no effect.
+        return Ok(());
+    };
+    if Autogroup::parse(&text).is_ok_and(|group| group.nice == nice) {
+        return Ok(());
+    }
+    std::fs::write(path, nice.to_string()).map_err(Error::kernel(format!("write {nice} to {path}")))
 }
 
 fn write_if_other(path: &str, wanted: &str) -> Result<(), Error> {

@@ -8,6 +8,7 @@ mod program;
 mod real;
 mod services;
 mod snapshot;
+pub mod state;
 
 pub use engine::{Dump, Engine, Outcome, built_program, criu_program, stasis_program};
 pub use machine::{Machine, children_of, wait_until};

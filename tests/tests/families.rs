@@ -121,12 +121,58 @@ macro_rules! peer_tests {
     };
 }
 
-families! { beyond_criu changing_files credentials faulting multicast }
+families! { beyond_criu changing_files credentials faulting multicast settings settings_deadline }
 
 families_that_criu_carries! {
     busy churn dirty eventfds files ghosts identity inet jail many_files many_mappings many_processes
     many_threads mappings memory pipes pulse registers signals still threads timers tree
     unix_sockets
+}
+
+#[test]
+fn settings_unseen_natively() {
+    natively("settings_unseen");
+}
+
+/// What nobody sees without eBPF.
+#[test]
+fn settings_unseen_carried_by_programs() {
+    carried_with("settings_unseen", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn settings_unseen_running_on_by_programs() {
+    running_on("settings_unseen", true);
+}
+
+/// CRIU loses what it has no place for, and restores the rest.
+fn restored_by_criu(family: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start(family, scratch.path("work"));
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+    drop(collector);
+    machine.await_no_children();
+    Engine::Criu.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert!(workload.program().is_alive(), "{family}: {}", workload.log());
+}
+
+#[test]
+fn settings_restored_by_criu_peer() {
+    restored_by_criu("settings");
+}
+
+#[test]
+fn settings_deadline_restored_by_criu_peer() {
+    restored_by_criu("settings_deadline");
+}
+
+#[test]
+fn settings_unseen_restored_by_criu_peer() {
+    restored_by_criu("settings_unseen");
 }
 
 /// Tracked: what is not read again must be as it was. Dumped while it runs on, then carried.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Scratch, Snapshot, Workload, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Snapshot, Workload, wait_until,
 };
 
 /// The message must name the process and each of the words; the target must not have noticed.
@@ -207,6 +207,100 @@ fn grown_files() {
     }
     Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
     assert!(program.is_alive());
+}
+
+/// What is seen in the kernel's structures alone: the message must have each of the words, and a dump
+/// without eBPF must say that it could not see it.
+fn refused_by_programs(family: &str, words: &[&str]) {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start(family, scratch.path("work"));
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(workload.pid(), &images, how);
+    assert!(!outcome.success, "{family} was dumped");
+    for word in words.iter().copied().chain([workload.pid().to_string().as_str()]) {
+        let said = outcome.stderr.to_lowercase();
+        assert!(said.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    assert!(!images.exists(), "a refused dump leaves no directory");
+    workload.check().expect("the program's own check");
+}
+
+#[test]
+fn landlock_domains() {
+    refused_by_programs("unsupported-landlock", &["landlock domain of thread", "sandbox"]);
+}
+
+#[test]
+fn keys_of_a_session() {
+    refused_by_programs("unsupported-keyring", &["session keyring", "keyctl"]);
+}
+
+#[test]
+fn keys_of_a_thread() {
+    refused_by_programs("unsupported-thread_keyring", &["thread keyring"]);
+}
+
+#[test]
+fn semaphores_to_be_given_back() {
+    refused_by_programs("unsupported-semaphores", &["semaphores", "sem_undo"]);
+}
+
+#[test]
+fn dispatched_system_calls() {
+    refused_by_programs("unsupported-system_calls", &["pr_set_syscall_user_dispatch"]);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "what is left out is said")]
+fn protection_keys() {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").expect("cpuinfo");
+    if !processor.contains(" ospke") {
+        eprintln!("left out: this processor has no memory protection keys");
+        return;
+    }
+    refused_by_programs("unsupported-protection_key", &["protection keys", "pkey_free"]);
+}
+
+#[test]
+fn what_cannot_be_seen_without_programs_is_said() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("still", scratch.path("work"));
+    let said = |collector: Option<&Collector>, images: &str| {
+        let how = Dump { collector, ..Dump::RUNNING_ON };
+        let done = Engine::Stasis.dump(workload.pid(), &scratch.path(images), how);
+        done.must_succeed("dump").stderr.contains("landlock")
+    };
+    assert!(said(None, "blind"));
+    let collector = Collector::start(&scratch.path("collector"));
+    assert!(!said(Some(&collector), "seeing"));
+}
+
+#[test]
+fn secret_memory() {
+    refused_as("unsupported-secret_memory", &["memfd_secret"]);
+}
+
+#[test]
+fn message_queues() {
+    refused_as("unsupported-message_queue", &["message queue", "mq_close"]);
+}
+
+/// As [`refused`], of what `stasis ps` does not look at.
+fn refused_as(family: &str, words: &[&str]) {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), Dump::default());
+    assert!(!outcome.success, "{family} was dumped");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("give the file its name back"), "{}", outcome.stderr);
+    workload.check().expect("the program's own check");
 }
 
 #[test]

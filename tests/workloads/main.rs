@@ -31,6 +31,7 @@ mod pipes;
 mod pulse;
 mod registers;
 mod restartable;
+mod settings;
 mod shared;
 mod signals;
 mod spawning;
@@ -86,6 +87,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-pipe", shared::pipe),
     ("shared-socket", shared::socket),
     ("shared-timerfd", shared::timerfd),
+    ("settings", settings::run),
+    ("settings_deadline", settings::deadline),
+    ("settings_unseen", settings::unseen),
     ("signals", signals::run),
     ("spawning", spawning::run),
     ("still", still::run),
@@ -98,6 +102,14 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-inotify", unsupported::inotify),
     ("unsupported-io_uring", unsupported::io_uring),
     ("unsupported-lost_name", unsupported::lost_name),
+    ("unsupported-keyring", unsupported::keyring),
+    ("unsupported-landlock", unsupported::landlock),
+    ("unsupported-message_queue", unsupported::message_queue),
+    ("unsupported-protection_key", unsupported::protection_key),
+    ("unsupported-secret_memory", unsupported::secret_memory),
+    ("unsupported-semaphores", unsupported::semaphores),
+    ("unsupported-system_calls", unsupported::system_calls),
+    ("unsupported-thread_keyring", unsupported::thread_keyring),
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
     ("unsupported-segments", unsupported::segments),

@@ -156,3 +156,113 @@ pub(crate) fn tcp(stage: &Stage) -> Outcome {
     found.same("connection", b"queued", &bytes);
     found.outcome()
 }
+
+/// A landlock domain, in a second thread only.
+pub(crate) fn landlock(stage: &Stage) -> Outcome {
+    const MAKE_BLOCK: u64 = 1 << 11;
+    let (ready, restricted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let handled = [MAKE_BLOCK];
+        // SAFETY: the attribute is one word long; the others take integers only.
+        unsafe {
+            let call = libc::SYS_landlock_create_ruleset;
+            let rules = libc::syscall(call, handled.as_ptr(), size_of_val(&handled), 0);
+            assert!(rules >= 0, "landlock: {}", std::io::Error::last_os_error());
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).expect("no new privileges");
+            assert_eq!(libc::syscall(libc::SYS_landlock_restrict_self, rules, 0), 0);
+            libc::close(rules as i32);
+        }
+        ready.send(()).expect("say so");
+        loop {
+            std::thread::park();
+        }
+    });
+    restricted.recv().expect("the thread restricts itself");
+    stage.ready_then_wait();
+    Ok(())
+}
+
+fn add_key(keyring: i32) {
+    let (kind, name, secret) = (c"user", c"stasis-test", b"secret");
+    // SAFETY: the strings and the secret outlive the call.
+    let key = unsafe {
+        let (kind, name) = (kind.as_ptr(), name.as_ptr());
+        libc::syscall(libc::SYS_add_key, kind, name, secret.as_ptr(), secret.len(), keyring)
+    };
+    assert!(key > 0, "add_key: {}", std::io::Error::last_os_error());
+}
+
+/// A key in a session keyring of its own.
+pub(crate) fn keyring(stage: &Stage) -> Outcome {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    const SESSION_KEYRING: i32 = -3;
+    // SAFETY: the name outlives the call.
+    let made =
+        unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, c"stasis-test".as_ptr()) };
+    assert!(made > 0, "keyctl: {}", std::io::Error::last_os_error());
+    add_key(SESSION_KEYRING);
+    stage.ready_then_wait();
+    Ok(())
+}
+
+pub(crate) fn thread_keyring(stage: &Stage) -> Outcome {
+    const THREAD_KEYRING: i32 = -1;
+    add_key(THREAD_KEYRING);
+    stage.ready_then_wait();
+    Ok(())
+}
+
+pub(crate) fn secret_memory(stage: &Stage) -> Outcome {
+    // SAFETY: takes an integer.
+    holding(stage, unsafe { libc::syscall(libc::SYS_memfd_secret, 0) }, "memfd_secret")
+}
+
+pub(crate) fn message_queue(stage: &Stage) -> Outcome {
+    let name = std::ffi::CString::new(format!("/stasis-{}", std::process::id())).expect("a name");
+    let flags = libc::O_RDWR | libc::O_CREAT;
+    // SAFETY: the name is a C string; no attributes are given.
+    let queue = unsafe {
+        libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null_mut::<libc::mq_attr>())
+    };
+    let outcome = holding(stage, queue.into(), "message queue");
+    // SAFETY: as above.
+    check(unsafe { libc::mq_unlink(name.as_ptr()) }).expect("remove the queue");
+    outcome
+}
+
+/// A semaphore that is to be given back at the end.
+pub(crate) fn semaphores(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers; the operation outlives the call.
+    let set = unsafe {
+        let set = check(libc::semget(libc::IPC_PRIVATE, 1, 0o600)).expect("semget");
+        let mut up = libc::sembuf { sem_num: 0, sem_op: 1, sem_flg: libc::SEM_UNDO as i16 };
+        check(libc::semop(set, &raw mut up, 1)).expect("semop");
+        set
+    };
+    stage.ready_then_wait();
+    // SAFETY: takes integers.
+    check(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }).expect("remove the semaphore");
+    Ok(())
+}
+
+/// Nothing is dispatched, for the selector says so each time.
+pub(crate) fn system_calls(stage: &Stage) -> Outcome {
+    const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+    static ALLOW: u8 = 0;
+    // SAFETY: the selector lives as long as the program.
+    check(unsafe {
+        libc::prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, 0usize, 0usize, &raw const ALLOW)
+    })
+    .expect("dispatch system calls");
+    stage.ready_then_wait();
+    Ok(())
+}
+
+/// A memory protection key that no mapping has.
+pub(crate) fn protection_key(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers.
+    let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, 0) };
+    assert!(key > 0, "pkey_alloc: {}", std::io::Error::last_os_error());
+    stage.ready_then_wait();
+    Ok(())
+}

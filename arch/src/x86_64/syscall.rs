@@ -68,6 +68,11 @@ pub mod nr {
     pub const RT_TGSIGQUEUEINFO: usize = 297;
     pub const PRLIMIT64: usize = 302;
     pub const SCHED_SETATTR: usize = 314;
+    pub const MLOCKALL: usize = 151;
+    pub const MBIND: usize = 237;
+    pub const SET_MEMPOLICY: usize = 238;
+    pub const IOPRIO_SET: usize = 251;
+    pub const MLOCK2: usize = 325;
     pub const SECCOMP: usize = 317;
     pub const USERFAULTFD: usize = 323;
     pub const MEMBARRIER: usize = 324;

@@ -207,6 +207,10 @@ impl<'a> Btf<'a> {
 }
 
 #[cfg(test)]
+#[path = "state_tests.rs"]
+mod state_tests;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

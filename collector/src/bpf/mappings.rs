@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 
-use ebpf_common::{KIND_VMA, TaskRecord, VmaRecord, backing, name};
+use ebpf_common::{KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, name};
 use kernel::bpf::IterTarget;
 use kernel::procfs::{self, Dir};
+use zerocopy::FromBytes;
 
 use super::records::{device, protection_key, records, vm_flags, with_name};
 use super::source::{BpfSource, What};
 use super::{BpfError, fallback};
+use crate::settings::MemoryPolicy;
 use crate::{Inventory, Mapping, Process, VmFlags};
 
 impl BpfSource {
@@ -19,12 +21,23 @@ impl BpfSource {
     ) -> Result<Vec<Mapping>, BpfError> {
         self.iterate(What::Mappings, IterTarget::Process(pid), pid)?;
         let bad = || BpfError::Record { what: What::Mappings.text(), pid };
-        let mut mappings = Vec::new();
+        let mut mappings: Vec<Mapping> = Vec::new();
         for record in records(&self.output) {
-            let (KIND_VMA, bytes) = record.ok_or_else(bad)? else { continue };
+            let bytes = match record.ok_or_else(bad)? {
+                (KIND_VMA, bytes) => bytes,
+                (KIND_POLICY, bytes) => {
+                    let (record, _) = PolicyRecord::read_from_prefix(bytes).map_err(|_| bad())?;
+                    let owner = mappings.last_mut().filter(|last| last.start == record.start);
+                    if let Some(mapping) = owner {
+                        mapping.policy = MemoryPolicy::of(&record.policy);
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
             let (record, text) = with_name::<VmaRecord>(bytes).ok_or_else(bad)?;
             // The same once more, for a thread with a descriptor table of its own.
-            if mappings.last().is_some_and(|last: &Mapping| last.start >= record.start) {
+            if mappings.last().is_some_and(|last| last.start >= record.start) {
                 break;
             }
             if record.backing == backing::STACKED {
@@ -57,6 +70,7 @@ impl BpfSource {
                 device: device(record.device),
                 inode: record.inode,
                 protection_key: protection_key(&record),
+                policy: None,
                 name,
             });
         }
@@ -96,6 +110,7 @@ pub(super) fn own_gate() -> Option<Mapping> {
         device: map.device,
         inode: map.inode,
         protection_key: 0,
+        policy: None,
         name: "[vsyscall]".into(),
     })
 }

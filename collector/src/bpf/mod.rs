@@ -6,6 +6,7 @@ mod fallback;
 mod files;
 mod files_pass;
 mod held;
+mod landlock;
 mod load;
 mod mappings;
 mod object;
@@ -136,6 +137,9 @@ pub enum BpfError {
         #[source]
         source: nix::Error,
     },
+    /// A thread of our own could not be given a landlock domain.
+    #[error("try out what a landlock domain looks like")]
+    Landlock(#[source] std::io::Error),
     /// A map could not be used.
     #[error("use the map {name} of tracked processes")]
     Map {

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
 use zerocopy::FromBytes;
 
+use super::landlock::Landlock;
+use crate::settings::{self, MemoryPolicy, ProcessSettings, ThreadSettings};
 use crate::{Action, InProcess, InTask, NamedFile, Places, ProcessState, Thread, VmFlags};
 
 /// The records of an iterator's output, one by one: kind and bytes. A record that says it is longer
@@ -75,7 +77,12 @@ pub(super) fn process_state(leader: &TaskRecord) -> ProcessState {
 /// Alpha.
 const NANOSECONDS_A_TICK: u64 = 1_000_000_000 / 100;
 
-pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAction]) -> Thread {
+pub(super) fn thread(
+    task: &TaskRecord,
+    leader: &TaskRecord,
+    actions: &[SignalAction],
+    landlock: Landlock,
+) -> Thread {
     let name = task.ids.comm.split(|&byte| byte == 0).next().unwrap_or_default();
     let signals = &task.signals;
     let (ignored, caught) = dispositions(actions);
@@ -105,13 +112,56 @@ pub(super) fn thread(task: &TaskRecord, leader: &TaskRecord, actions: &[SignalAc
             rseq_bytes: signals.rseq_bytes,
             rseq_signature: signals.rseq_signature,
             securebits: task.marks.securebits,
-            timer_slack: task.marks.timer_slack,
             extended_bytes: Some(task.processor.extended_bytes as usize)
                 .filter(|bytes| *bytes != 0),
             kernel_flags: task.processor.flags,
             ports: task.processor.ports != 0 || task.processor.port_level != 0,
             mark: NonZeroU64::new(task.marks.thread),
+            settings: thread_settings(task, landlock),
         }),
+    }
+}
+
+fn thread_settings(task: &TaskRecord, landlock: Landlock) -> ThreadSettings {
+    let set = &task.settings;
+    let domain = landlock.domain(&set.security);
+    ThreadSettings {
+        timer_slack: task.marks.timer_slack,
+        default_timer_slack: Some(set.default_timer_slack),
+        io_priority: set.io_priority,
+        memory_policy: MemoryPolicy::of(&set.policy),
+        memory_failure: settings::memory_failure(task.ids.flags),
+        speculation: set.atomic_flags & settings::SPECULATION,
+        exit_signal: set.exit_signal,
+        unusual: set.unusual | if domain { settings::LANDLOCK } else { 0 },
+    }
+}
+
+fn process_settings(leader: &TaskRecord) -> ProcessSettings {
+    let flags = leader.marks.memory_flags;
+    let set = |bit: u32| flags & 1 << bit != 0;
+    // include/linux/mm_types.h. Linux 6.4 to 6.6 had merging in the place of the second of these.
+    const DENY: u32 = 28;
+    const DENY_BUT_NOT_CHILDREN: u32 = 29;
+    const MERGE: u32 = 30;
+    const FILTER: u32 = 0x1ff << FILTER_SHIFT;
+    const FILTER_SHIFT: u32 = 2;
+    // include/linux/mm.h
+    const LOCKED: u64 = 1 << 13;
+    const LOCK_ON_FAULT: u64 = 1 << 19;
+    let defaults = leader.settings.default_memory_flags;
+    let lock = |flag: u64, value: u32| if defaults & flag != 0 { value } else { 0 };
+    ProcessSettings {
+        core_dump_filter: (flags & FILTER) >> FILTER_SHIFT,
+        autogroup_nice: leader.settings.autogroup_nice,
+        future_locks: lock(LOCKED, settings::MCL_FUTURE)
+            | lock(LOCK_ON_FAULT, settings::MCL_ONFAULT),
+        deny_write_execute: match (set(DENY), set(DENY_BUT_NOT_CHILDREN)) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 3,
+        },
+        merge_memory: set(MERGE) || set(DENY_BUT_NOT_CHILDREN) && !set(DENY),
     }
 }
 
@@ -168,6 +218,7 @@ pub(super) fn in_process(
             .collect(),
         mark: NonZeroU64::new(marks.process),
         mappings_mark: NonZeroU64::new(marks.mappings),
+        settings: process_settings(leader),
     })
 }
 
@@ -199,7 +250,7 @@ pub(super) fn file_flags(record: &FileRecord) -> u32 {
 /// The kernel's bit of each flag (include/linux/mm.h, x86-64). Those of the lower half have been
 /// the same for ten years; of the upper half some have moved, and have two places here that no
 /// kernel uses for anything else.
-const VM_BITS: [(u32, VmFlags); 37] = [
+const VM_BITS: [(u32, VmFlags); 38] = [
     (0, VmFlags::READ),
     (1, VmFlags::WRITE),
     (2, VmFlags::EXEC),
@@ -211,6 +262,7 @@ const VM_BITS: [(u32, VmFlags); 37] = [
     (8, VmFlags::GROWS_DOWN),
     (9, VmFlags::UFFD_MISSING),
     (10, VmFlags::PFN_MAP),
+    (11, VmFlags::GUARD),
     (12, VmFlags::UFFD_WRITE_PROTECT),
     (13, VmFlags::LOCKED),
     (14, VmFlags::IO),
@@ -320,7 +372,7 @@ mod tests {
     fn flags_without_a_name_are_unknown() {
         let flags = |flags| vm_flags(&VmaRecord { flags, ..VmaRecord::default() });
         assert_eq!(flags(0x75).letters(), "rd ex mr mw me");
-        assert!(flags(1 << 11).contains(VmFlags::UNKNOWN));
+        assert!(flags(1 << 39).contains(VmFlags::UNKNOWN));
         let keyed = VmaRecord { flags: 3 << 32 | 1, ..VmaRecord::default() };
         assert_eq!((protection_key(&keyed), vm_flags(&keyed)), (3, VmFlags::READ));
     }

@@ -17,6 +17,7 @@ use zerocopy::FromBytes;
 
 use super::files::{AddressHash, ReadFile};
 use super::files_pass::FilesPass;
+use super::landlock::{self, Landlock};
 use super::mappings::{own_gate, unchanged};
 use super::records::{self, device, is_kernel_thread, process_state, records, thread, with_name};
 use super::tracks::Watch;
@@ -41,6 +42,8 @@ pub struct BpfSource {
     pub(crate) until: Deadline,
     /// Processes of the last inventory whose files were not read.
     pub(crate) spared: usize,
+    /// How landlock domains are told, once that was found out.
+    landlock: Option<Landlock>,
 }
 
 /// More links than this are not kept: a machine's worth of processes has gone by.
@@ -132,7 +135,24 @@ impl BpfSource {
             watch: None,
             until: Deadline::default(),
             spared: 0,
+            landlock: None,
         }
+    }
+
+    /// How landlock domains are told.
+    pub(crate) fn landlock(&mut self) -> Landlock {
+        if let Some(known) = self.landlock {
+            return known;
+        }
+        let found = landlock::find(|tid| {
+            let pid = std::process::id().cast_signed();
+            let mut own = BTreeMap::new();
+            self.read_tasks(IterTarget::Process(pid), pid, &mut own)?;
+            let threads = own.get(&pid).map_or(&[][..], |tasks| &tasks.threads);
+            let thread = threads.iter().find(|task| task.ids.tid == tid);
+            thread.map(|task| task.settings.security).ok_or(BpfError::SelfCheck)
+        });
+        *self.landlock.insert(found)
     }
 
     /// The programs.
@@ -248,11 +268,12 @@ impl BpfSource {
         earlier: &mut Inventory,
         look: Look,
     ) -> Result<Inventory, BpfError> {
+        let landlock = self.landlock();
         // Before anything else: what changes from here on is counted behind this.
         let mut files = FilesPass::begin(self, tasks.keys().copied(), parts, earlier, look)?;
         let mut found = BTreeMap::new();
         for (pid, tasks) in tasks {
-            if let Some(mut process) = process(pid, &tasks) {
+            if let Some(mut process) = process(pid, &tasks, landlock) {
                 if let Some(speaker) = &process.speaker {
                     if parts.contains(Parts::MAPPINGS) {
                         process.process.mappings = match unchanged(&process.process, earlier) {
@@ -461,12 +482,12 @@ fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
     tasks.threads.iter().find(|task| task.ids.tid == pid)
 }
 
-fn process(pid: i32, tasks: &Tasks) -> Option<Found> {
+fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<Found> {
     let leader = *leader(pid, tasks)?;
     let kernel_thread = is_kernel_thread(&leader);
     let all = tasks.threads.iter();
     let speaker = all.clone().find(|task| !kernel_thread && task.places.memory != 0).copied();
-    let threads = all.map(|task| (task.ids.tid, thread(task, &leader, &tasks.actions)));
+    let threads = all.map(|task| (task.ids.tid, thread(task, &leader, &tasks.actions, landlock)));
     let process = Process {
         pid,
         ppid: leader.ids.ppid,

@@ -210,14 +210,43 @@ fn look(
             "run stasis in the mount namespace of the target",
         ));
     }
-    if ghost {
-        check_ghost(&stat, context)?;
-    } else if !terminal {
-        check_path(&path, &stat)?;
+    let checked = match (ghost, terminal) {
+        (true, _) => check_ghost(&stat, context),
+        (false, true) => Ok(()),
+        (false, false) => check_path(&path, &stat),
+    };
+    if ghost || checked.is_err() {
+        of_file_system(&handle)?;
     }
+    checked?;
     let name = name_in_images(&path, context)?;
     let (identity, content) = (None, OnceLock::new());
     Ok(Found { handle, stat_of_then: stat, name, ghost, identity, content })
+}
+
+/// Files of the kernel's own that look like deleted ones, as their names are in no directory that
+/// anybody sees.
+fn of_file_system(handle: &OwnedFd) -> Result<(), Problem> {
+    // include/uapi/linux/magic.h; the second is in ipc/mqueue.c
+    const SECRETMEM: i64 = 0x5345_434d;
+    const MQUEUE: i64 = 0x1980_0202;
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    let found = nix::sys::statfs::fstatfs(handle).doing("find the file system of")?;
+    let (reason, remedy) = match found.filesystem_type().0 {
+        SECRETMEM => (
+            "memory that nobody but the process may read (memfd_secret)",
+            "close and unmap it before the dump",
+        ),
+        MQUEUE => (
+            "POSIX message queues cannot be carried yet",
+            "have it close the queue (mq_close) before the dump",
+        ),
+        HUGETLBFS => {
+            ("memory of hugetlbfs cannot be carried", "close and unmap it before the dump")
+        }
+        _ => return Ok(()),
+    };
+    Err(Problem::refused(reason, remedy))
 }
 
 /// A deleted file is carried in the images when it is small enough and of a kind that we make.

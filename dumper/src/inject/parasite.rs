@@ -83,7 +83,7 @@ impl Report {
             dumpable: known.dumpable,
             child_subreaper: i32::from(known.child_subreaper),
             securebits: leader.securebits.cast_signed(),
-            timer_slack: leader.timer_slack as u32,
+            timer_slack: leader.settings.timer_slack as u32,
             membarrier: known.membarrier,
             permitted: known.permitted_components,
             cpuid_faults: thread.cpuid_faults.into(),

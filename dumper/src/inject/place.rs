@@ -137,6 +137,7 @@ mod tests {
             device: 0,
             inode: 0,
             protection_key: 0,
+            policy: None,
             name: name.into(),
         }
     }

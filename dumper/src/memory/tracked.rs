@@ -32,6 +32,7 @@ use super::pages::Round;
 use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::infect::denies_parasites;
 use crate::inject::{Codes, userfaultfd_of};
 use crate::mappings::{self, Kind};
 
@@ -151,7 +152,8 @@ impl Tracked {
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
         let mut worth = worth_tracking(&mut map, pid, &process.mappings, worth)?;
-        if worth.is_empty() {
+        // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
+        if worth.is_empty() || denies_parasites(process) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, codes);

@@ -38,6 +38,8 @@ pub const KIND_PLACE: u32 = 5;
 pub const KIND_HOLDERS: u32 = 6;
 /// A [`HeldRecord`].
 pub const KIND_HELD: u32 = 7;
+/// A [`PolicyRecord`], behind the [`VmaRecord`] that it is about.
+pub const KIND_POLICY: u32 = 8;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -57,6 +59,8 @@ pub struct TaskRecord {
     pub marks: TaskMarks,
     /// What the processor keeps of it.
     pub processor: TaskProcessor,
+    /// What it has set that few tasks set.
+    pub settings: TaskSettings,
 }
 
 /// Who a thread is. All ids are those of the initial pid namespace.
@@ -197,6 +201,92 @@ pub struct TaskProcessor {
     pub port_level: u32,
     /// 1 if the process has made descriptors of its own (`modify_ldt`).
     pub local_descriptors: u32,
+}
+
+/// Words of a task's security modules that a record carries: the first ones of `cred.security`.
+pub const SECURITY_WORDS: usize = 4;
+
+/// What a thread has set that few tasks set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct TaskSettings {
+    /// What security modules keep of it.
+    pub security: [u64; SECURITY_WORDS],
+    /// What a new thread of it starts with as [`TaskMarks::timer_slack`].
+    pub default_timer_slack: u64,
+    /// The `PFA_*` flags.
+    pub atomic_flags: u64,
+    /// The `VM_*` flags of mappings to come, in the leader's record only.
+    pub default_memory_flags: u64,
+    /// Its NUMA policy.
+    pub policy: MemoryPolicy,
+    /// Bits of [`unusual`].
+    pub unusual: u32,
+    /// `IOPRIO_PRIO_VALUE`.
+    pub io_priority: u32,
+    /// The signal that its parent gets at its end.
+    pub exit_signal: i32,
+    /// Nice value of the session's scheduling group, in the leader's record only.
+    pub autogroup_nice: i32,
+}
+
+/// A NUMA policy, of a task or of a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct MemoryPolicy {
+    /// Nodes 0 to 63, one bit each, as the program gave them.
+    pub nodes: u64,
+    /// `MPOL_*`, 0 for none.
+    pub mode: u16,
+    /// `MPOL_F_*`.
+    pub flags: u16,
+    /// 1 if it names nodes that have no bit here, or a home node.
+    pub wide: u32,
+}
+
+/// The NUMA policy of a mapping.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct PolicyRecord {
+    /// The header.
+    pub header: Header,
+    /// The mapping's first address.
+    pub start: u64,
+    /// The policy.
+    pub policy: MemoryPolicy,
+}
+
+/// What a task may have that a checkpoint cannot carry.
+pub mod unusual {
+    /// Its session keyring is neither its user's nor empty.
+    pub const SESSION_KEYRING: u32 = 1 << 0;
+    /// A process keyring.
+    pub const PROCESS_KEYRING: u32 = 1 << 1;
+    /// A thread keyring.
+    pub const THREAD_KEYRING: u32 = 1 << 2;
+    /// It serves a request for a key.
+    pub const REQUEST_KEY: u32 = 1 << 3;
+    /// Its system calls are handed back to itself (`PR_SET_SYSCALL_USER_DISPATCH`).
+    pub const SYSCALL_DISPATCH: u32 = 1 << 4;
+    /// `PR_SET_IO_FLUSHER`.
+    pub const IO_FLUSHER: u32 = 1 << 5;
+    /// A core-scheduling cookie.
+    pub const CORE_COOKIE: u32 = 1 << 6;
+    /// System V semaphore operations that its end undoes (`SEM_UNDO`).
+    pub const SEM_UNDO: u32 = 1 << 7;
+    /// It traces others.
+    pub const TRACER: u32 = 1 << 8;
+    /// Its I/O context belongs to others, too (`CLONE_IO`).
+    pub const SHARED_IO: u32 = 1 << 9;
+    /// An io_uring.
+    pub const RINGS: u32 = 1 << 10;
+    /// Protection keys that it has allocated.
+    pub const PROTECTION_KEYS: u32 = 1 << 11;
+    /// An empty session keyring of its own. (This one is carried.)
+    pub const EMPTY_SESSION: u32 = 1 << 12;
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

@@ -141,6 +141,15 @@ pub struct TaskCoreEntry {
     /// `MEMBARRIER_CMD_GET_REGISTRATIONS`.
     #[prost(uint32, optional, tag = "22")]
     pub membarrier_registration_mask: Option<u32>,
+    /// Extension: /proc/PID/coredump_filter.
+    #[prost(uint32, optional, tag = "1010")]
+    pub core_dump_filter: Option<u32>,
+    /// Extension: nice value of the session's scheduling group (/proc/PID/autogroup).
+    #[prost(sint32, optional, tag = "1011")]
+    pub autogroup_nice: Option<i32>,
+    /// Extension: it is in a session keyring of its own, which is empty.
+    #[prost(bool, optional, tag = "1012")]
+    pub empty_session_keyring: Option<bool>,
 }
 
 /// What belongs to one thread, registers aside.
@@ -198,6 +207,64 @@ pub struct ThreadCoreEntry {
     /// gives them. CRIU does not carry them, and passes over the field.
     #[prost(bytes = "vec", optional, tag = "1001")]
     pub cpu_affinity: Option<Vec<u8>>,
+    /// Extension: I/O priority as `ioprio_get` gives it.
+    #[prost(uint32, optional, tag = "1010")]
+    pub io_priority: Option<u32>,
+    /// Extension: nanoseconds by which a sleep may be late.
+    #[prost(uint64, optional, tag = "1011")]
+    pub timer_slack: Option<u64>,
+    /// Extension: the same for tasks that it makes.
+    #[prost(uint64, optional, tag = "1012")]
+    pub default_timer_slack: Option<u64>,
+    /// Extension: NUMA policy; absent for the default one.
+    #[prost(message, optional, tag = "1013")]
+    pub memory_policy: Option<MemoryPolicyEntry>,
+    /// Extension: what is to happen when its memory fails (`PR_MCE_KILL_*`).
+    #[prost(uint32, optional, tag = "1014")]
+    pub memory_failure: Option<u32>,
+    /// Extension: the kernel's `PFA_*` flags of `PR_SET_SPECULATION_CTRL`.
+    #[prost(uint64, optional, tag = "1015")]
+    pub speculation: Option<u64>,
+    /// Extension: scheduling beyond policy, priority and nice value.
+    #[prost(message, optional, tag = "1016")]
+    pub scheduling: Option<SchedulingEntry>,
+}
+
+/// Extension: a NUMA policy, as `set_mempolicy` takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct MemoryPolicyEntry {
+    /// `MPOL_*` with its flags.
+    #[prost(uint32, required, tag = "1")]
+    pub mode: u32,
+    /// Nodes 0 to 63, one bit each.
+    #[prost(uint64, required, tag = "2")]
+    pub nodes: u64,
+}
+
+/// Extension: `struct sched_attr`, as far as there is no other field for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct SchedulingEntry {
+    /// `SCHED_*`; that of [`ThreadCoreEntry`] is 0 for what CRIU cannot set.
+    #[prost(uint32, required, tag = "1")]
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    #[prost(uint64, required, tag = "2")]
+    pub flags: u64,
+    /// Nanoseconds in a period, or of a slice.
+    #[prost(uint64, required, tag = "3")]
+    pub runtime: u64,
+    /// Nanoseconds.
+    #[prost(uint64, required, tag = "4")]
+    pub deadline: u64,
+    /// Nanoseconds.
+    #[prost(uint64, required, tag = "5")]
+    pub period: u64,
+    /// Least clock, in 1/1024.
+    #[prost(uint32, required, tag = "6")]
+    pub utilization_min: u32,
+    /// Highest clock, in 1/1024.
+    #[prost(uint32, required, tag = "7")]
+    pub utilization_max: u32,
 }
 
 /// The alternate signal stack, as `sigaltstack` gives it.

@@ -104,6 +104,38 @@ pub struct MmEntry {
     /// `PR_GET_THP_DISABLE`.
     #[prost(bool, optional, tag = "17")]
     pub thp_disabled: Option<bool>,
+    /// Extension: what is mapped from now on is locked (`MCL_FUTURE`, `MCL_ONFAULT`).
+    #[prost(uint32, optional, tag = "1010")]
+    pub future_locks: Option<u32>,
+    /// Extension: `PR_GET_MDWE`.
+    #[prost(uint32, optional, tag = "1011")]
+    pub deny_write_execute: Option<u32>,
+    /// Extension: `PR_GET_MEMORY_MERGE`.
+    #[prost(bool, optional, tag = "1012")]
+    pub merge_memory: Option<bool>,
+    /// Extension: what `PR_GET_THP_DISABLE` gives beside 1.
+    #[prost(uint32, optional, tag = "1013")]
+    pub thp_disable_flags: Option<u32>,
+    /// Extension: NUMA policies of mappings, in ascending order.
+    #[prost(message, repeated, tag = "1014")]
+    pub policies: Vec<MappingPolicyEntry>,
+}
+
+/// Extension: the NUMA policy of a mapping, as `mbind` takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct MappingPolicyEntry {
+    /// First address.
+    #[prost(uint64, required, tag = "1")]
+    pub start: u64,
+    /// Address after the last.
+    #[prost(uint64, required, tag = "2")]
+    pub end: u64,
+    /// `MPOL_*` with its flags.
+    #[prost(uint32, required, tag = "3")]
+    pub mode: u32,
+    /// Nodes 0 to 63, one bit each.
+    #[prost(uint64, required, tag = "4")]
+    pub nodes: u64,
 }
 
 /// A mapping. `flags` and `prot` are those of `mmap`; `status` says what it is
@@ -140,6 +172,9 @@ pub struct VmaEntry {
     /// How the mapped file was opened.
     #[prost(uint32, optional, tag = "10")]
     pub fdflags: Option<u32>,
+    /// Extension: its pages are locked as they are touched (`MLOCK_ONFAULT`).
+    #[prost(bool, optional, tag = "1010")]
+    pub lock_on_fault: Option<bool>,
 }
 
 /// An asynchronous I/O context.

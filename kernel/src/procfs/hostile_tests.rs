@@ -54,6 +54,9 @@ proptest! {
         used(Auxv::parse(&text).map(|auxv| auxv.get(6)));
         used(OomScoreAdj::parse(&text));
         used(LoginUid::parse(&text));
+        used(CoreDumpFilter::parse(&text));
+        used(TimerSlack::parse(&text));
+        used(Autogroup::parse(&text));
         maps(&text).for_each(|map| {
             used(map.map(|map| map.name().into_owned()));
         });

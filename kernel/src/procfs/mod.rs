@@ -42,7 +42,7 @@ pub use smaps::{Smap, smaps};
 pub use stat::Stat;
 pub use status::{Ids, Status};
 pub use timers::{Notify, NotifyTarget, PosixTimer, PosixTimers};
-pub use values::{LoginUid, OomScoreAdj};
+pub use values::{Autogroup, CoreDumpFilter, LoginUid, OomScoreAdj, TimerSlack};
 
 #[cfg(test)]
 mod hostile_tests;

@@ -2,7 +2,9 @@
 
 use images::PAGE_SIZE;
 use images::messages::{VmaEntry, vma_status};
-use parasite::restorer::{Advice, Arguments, Mapping, Read, Segment, Special};
+use parasite::restorer::{
+    Advice, Arguments, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Read, Segment, Special,
+};
 
 use super::table::Tables;
 use super::{Descriptors, Host};
@@ -96,6 +98,13 @@ pub(super) fn lay_out(
     let (reads, segments) = reads(&body.runs, descriptors);
     arguments.mappings = tables.put(&mappings);
     arguments.advice = tables.put(&advice);
+    let policies = body.mm.policies.iter().map(|policy| MemoryPolicy {
+        start: policy.start,
+        bytes: policy.end.saturating_sub(policy.start),
+        mode: policy.mode.into(),
+        nodes: policy.nodes,
+    });
+    arguments.policies = tables.put(&policies.collect::<Vec<_>>());
     arguments.reads = tables.put(&reads);
     arguments.segments = tables.put(&segments);
     Ok(())
@@ -131,7 +140,16 @@ fn mapping(
         flags: flags | kept,
         fill_protection: if filled { vma.prot | PROT_WRITE } else { vma.prot },
         protection: vma.prot,
-        locked: u32::from(vma.flags & MAP_LOCKED != 0),
+        locked: match (vma.lock_on_fault, vma.flags & MAP_LOCKED != 0) {
+            (Some(true), _) => LOCK_ON_FAULT,
+            (_, locked) => {
+                if locked {
+                    LOCK_NOW
+                } else {
+                    0
+                }
+            }
+        },
         pad: 0,
     })
 }

@@ -1,8 +1,10 @@
 //! What each thread's part of the restorer is told.
 
-use images::messages::{CredsEntry, ThreadInfoX86};
+use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry, ThreadInfoX86};
 use parasite::plain::Plain;
-use parasite::restorer::{CPUID_FAULTS, Credentials, TSC_FAULTS, Table, Thread, USES_TILES};
+use parasite::restorer::{
+    CPUID_FAULTS, Credentials, SchedAttr, Settings, TSC_FAULTS, Table, Thread, UNSET, USES_TILES,
+};
 use parasite::task::AltStack;
 
 use super::pending;
@@ -50,9 +52,8 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         rseq_signature: rseq.signature,
         alt_stack: alt_stack(core.sas.as_ref()),
         name: name(core.comm.as_deref().unwrap_or_default()),
-        policy: core.sched_policy.unwrap_or(0) as i32,
-        priority: core.sched_prio.unwrap_or(0) as i32,
-        nice: core.sched_nice.unwrap_or(0),
+        scheduling: scheduling(core),
+        settings: settings(core),
         processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, host, tables),
@@ -67,6 +68,44 @@ fn processor(thread: &load::Thread) -> u32 {
     bit(cpuid_faults == Some(true), CPUID_FAULTS)
         | bit(tsc_faults == Some(true), TSC_FAULTS)
         | bit(registers::uses_tiles(thread), USES_TILES)
+}
+
+fn scheduling(core: &ThreadCoreEntry) -> SchedAttr {
+    const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+    const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+    const SCHED_FLAG_UTIL_CLAMP: u64 = 0x60;
+    let stored = core.sched_policy.unwrap_or(0);
+    let reset = if stored & SCHED_RESET_ON_FORK != 0 { SCHED_FLAG_RESET_ON_FORK } else { 0 };
+    let beyond = core.scheduling.unwrap_or(SchedulingEntry {
+        policy: stored & !SCHED_RESET_ON_FORK,
+        ..SchedulingEntry::default()
+    });
+    let wishes = (beyond.utilization_min, beyond.utilization_max);
+    SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy: beyond.policy,
+        flags: beyond.flags | reset | if wishes == (0, 0) { 0 } else { SCHED_FLAG_UTIL_CLAMP },
+        nice: core.sched_nice.unwrap_or(0),
+        priority: core.sched_prio.unwrap_or(0),
+        runtime: beyond.runtime,
+        deadline: beyond.deadline,
+        period: beyond.period,
+        util_min: wishes.0,
+        util_max: wishes.1,
+    }
+}
+
+fn settings(core: &ThreadCoreEntry) -> Settings {
+    let policy = core.memory_policy.unwrap_or_default();
+    Settings {
+        timer_slack: core.timer_slack.unwrap_or(0),
+        default_timer_slack: core.default_timer_slack.unwrap_or(0),
+        nodes: policy.nodes,
+        memory_policy: policy.mode,
+        io_priority: core.io_priority.unwrap_or(UNSET),
+        memory_failure: core.memory_failure.unwrap_or(UNSET),
+        speculation: core.speculation.unwrap_or(0) as u32,
+    }
 }
 
 fn alt_stack(entry: Option<&images::messages::ThreadSasEntry>) -> AltStack {

@@ -3,10 +3,11 @@
 use core::mem::size_of;
 
 use arch::syscall::nr;
-use parasite::restorer::{MmMap, Step};
+use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
 
 use crate::context::Context;
-use crate::pages;
+use crate::thread::NODES;
+use crate::{pages, thread};
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
@@ -15,14 +16,19 @@ const MAP_POPULATE: usize = 0x8000;
 const PR_SET_MM: usize = 35;
 const PR_SET_MM_MAP: usize = 14;
 const RSEQ_FLAG_UNREGISTER: usize = 1;
+const MLOCK_ONFAULT: usize = 1;
+const PR_SET_MDWE: usize = 65;
+const PR_SET_MEMORY_MERGE: usize = 67;
 
 /// Leaves the old address space and makes the new one.
 pub fn restore(context: &Context) {
     leave(context);
     map(context);
+    place(context);
     pages::fill(context);
     finish(context);
     notes(context);
+    attributes(context);
 }
 
 /// Everything but the region goes. The kernel keeps no address of what goes: the area that the C
@@ -80,6 +86,35 @@ fn map(context: &Context) {
     }
 }
 
+/// Says on which nodes memory is to be, before there is any.
+fn place(context: &Context) {
+    let arguments = context.arguments();
+    for policy in context.entries(arguments.policies) {
+        let nodes = &raw const policy.nodes as usize;
+        let args =
+            [policy.start as usize, policy.bytes as usize, policy.mode as usize, nodes, NODES, 0];
+        context.must(Step::Policy, policy.start, nr::MBIND, args);
+    }
+    // Pages go where the thread wants them that brings them in.
+    thread::memory_policy(context);
+}
+
+/// What is in force for all of the address space from now on.
+fn attributes(context: &Context) {
+    let arguments = context.arguments();
+    if arguments.merge_memory != 0 {
+        context.prctl(Step::Attribute, PR_SET_MEMORY_MERGE, 1);
+    }
+    if arguments.future_locks != 0 {
+        let flags = arguments.future_locks as usize;
+        context.must(Step::Future, flags as u64, nr::MLOCKALL, [flags, 0, 0, 0, 0, 0]);
+    }
+    // Last: what was written before could not be made executable any more.
+    if arguments.deny_write_execute != 0 {
+        context.prctl(Step::Attribute, PR_SET_MDWE, arguments.deny_write_execute as usize);
+    }
+}
+
 /// Protection, advice, locks, and the vDSO in its place.
 fn finish(context: &Context) {
     let arguments = context.arguments();
@@ -95,9 +130,17 @@ fn finish(context: &Context) {
         context.must(Step::Advise, advice.start, nr::MADVISE, args);
     }
     for mapping in context.entries(arguments.mappings) {
-        if mapping.locked != 0 {
-            let args = [mapping.start as usize, mapping.bytes as usize, 0, 0, 0, 0];
-            context.must(Step::Lock, mapping.start, nr::MLOCK, args);
+        let (start, bytes) = (mapping.start as usize, mapping.bytes as usize);
+        match mapping.locked {
+            LOCK_NOW => {
+                let args = [start, bytes, 0, 0, 0, 0];
+                context.must(Step::Lock, mapping.start, nr::MLOCK, args);
+            }
+            LOCK_ON_FAULT => {
+                let args = [start, bytes, MLOCK_ONFAULT, 0, 0, 0];
+                context.must(Step::Lock, mapping.start, nr::MLOCK2, args);
+            }
+            _ => {}
         }
     }
     for special in context.entries(arguments.specials) {

@@ -48,7 +48,9 @@ pub fn before_threads(context: &Context) {
     let args = [personality as usize, 0, 0, 0, 0, 0];
     context.must(Step::Personality, personality.into(), nr::PERSONALITY, args);
     context.prctl(Step::Attribute, PR_SET_CHILD_SUBREAPER, (arguments.child_subreaper != 0).into());
-    context.prctl(Step::Attribute, PR_SET_THP_DISABLE, (arguments.thp_disable != 0).into());
+    let (disable, flags) = (arguments.thp_disable & 1, arguments.thp_disable & !1);
+    let args = [PR_SET_THP_DISABLE, disable as usize, flags as usize, 0, 0, 0];
+    context.must(Step::Attribute, PR_SET_THP_DISABLE as u64, nr::PRCTL, args);
     for bit in 0..u32::BITS {
         let command = arguments.membarrier & 1 << bit;
         if command != 0 {

@@ -4,7 +4,7 @@ use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
 use arch::syscall::{clone_thread, nr};
-use parasite::restorer::{CPUID_FAULTS, Credentials, Step, TSC_FAULTS, Thread, USES_TILES};
+use parasite::restorer::{CPUID_FAULTS, Credentials, Step, TSC_FAULTS, Thread, UNSET, USES_TILES};
 
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
@@ -25,6 +25,24 @@ const PR_SET_TSC: usize = 26;
 const PR_TSC_SIGSEGV: usize = 2;
 const ARCH_SET_CPUID: usize = 0x1012;
 const TILE_COMPONENT: u64 = arch::fpu::XTILEDATA.bit as u64;
+const PR_SET_TIMERSLACK: usize = 29;
+const PR_MCE_KILL: usize = 33;
+const PR_MCE_KILL_SET: usize = 1;
+const PR_SET_SPECULATION_CTRL: usize = 53;
+const IOPRIO_WHO_PROCESS: usize = 1;
+/// `PFA_*`, which misfeature it is about, and how it is switched; what cannot be undone last.
+const SPECULATION: [(u32, usize, usize); 5] = [
+    (1 << 3, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE),
+    (1 << 7, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE_NOEXEC),
+    (1 << 4, PR_SPEC_STORE_BYPASS, PR_SPEC_FORCE_DISABLE),
+    (1 << 5, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_DISABLE),
+    (1 << 6, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_FORCE_DISABLE),
+];
+const PR_SPEC_STORE_BYPASS: usize = 0;
+const PR_SPEC_INDIRECT_BRANCH: usize = 1;
+const PR_SPEC_DISABLE: usize = 1 << 2;
+const PR_SPEC_FORCE_DISABLE: usize = 1 << 3;
+const PR_SPEC_DISABLE_NOEXEC: usize = 1 << 4;
 const PR_CAPBSET_READ: usize = 23;
 const PR_CAPBSET_DROP: usize = 24;
 const PR_GET_SECUREBITS: usize = 27;
@@ -78,6 +96,8 @@ pub fn create_others(context: &Context) {
             set_tid_size: 1,
             ..CloneArgs::default()
         };
+        // A thread begins with the slack of the one that makes it, and goes back to that.
+        slack(context, thread.settings.default_timer_slack);
         context.at(Step::Clone, thread.tid as u64);
         let place = &raw const arguments as usize;
         // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
@@ -118,6 +138,7 @@ pub fn register(context: &Context) {
         nr::PRCTL,
         [PR_SET_NAME, thread.name.as_ptr() as usize, 0, 0, 0, 0],
     );
+    settings(context);
     schedule(context, thread);
     if thread.processor & USES_TILES != 0 {
         context.at(Step::Component, TILE_COMPONENT);
@@ -131,21 +152,79 @@ pub fn register(context: &Context) {
     if thread.processor & TSC_FAULTS != 0 {
         context.prctl(Step::Fault, PR_SET_TSC, PR_TSC_SIGSEGV);
     }
+    // The leader's has been in force since before its memory was brought in; others have it from
+    // there until now.
+    memory_policy(context);
 }
 
+/// Processors first: a deadline thread may not be kept from any.
 fn schedule(context: &Context, thread: &Thread) {
     let object = thread.tid as u64;
-    let priority = thread.priority;
-    let args = [0, thread.policy as usize, &raw const priority as usize, 0, 0, 0];
-    context.must(Step::Schedule, object, nr::SCHED_SETSCHEDULER, args);
     let processors = context.entries(thread.affinity);
     if !processors.is_empty() {
         let args = [0, processors.len(), processors.as_ptr() as usize, 0, 0, 0];
         context.must(Step::Schedule, object, nr::SCHED_SETAFFINITY, args);
     }
-    // PRIO_PROCESS, of this thread.
-    let args = [0, 0, thread.nice as isize as usize, 0, 0, 0];
+    let attributes = &raw const thread.scheduling as usize;
+    context.must(Step::Schedule, object, nr::SCHED_SETATTR, [0, attributes, 0, 0, 0, 0]);
+    // Of real-time threads, too, which have a nice value for later. PRIO_PROCESS, of this thread.
+    let args = [0, 0, thread.scheduling.nice as isize as usize, 0, 0, 0];
     context.must(Step::Schedule, object, nr::SETPRIORITY, args);
+}
+
+/// Bits of a set of nodes, and one more, as the kernel wants it counted.
+pub const NODES: usize = 65;
+
+/// On which nodes the thread wants its memory.
+pub fn memory_policy(context: &Context) {
+    let settings = &context.thread().settings;
+    let nodes = &raw const settings.nodes as usize;
+    let mode = settings.memory_policy as usize;
+    or_usual(context, mode, nr::SET_MEMPOLICY, [mode, nodes, NODES, 0, 0, 0]);
+}
+
+/// Makes a call that a kernel may lack, which then has nothing but the usual value 0.
+fn or_usual(context: &Context, value: usize, number: usize, args: [usize; 6]) {
+    if let Err(error) = context.may(number, args)
+        && value != 0
+    {
+        context.fail(Step::Setting, value as u64, error)
+    }
+}
+
+/// What the thread has set for itself that few set. Before its scheduling: real-time threads are not
+/// late, so that the kernel does not take their slack.
+fn settings(context: &Context) {
+    let thread = context.thread();
+    let settings = &thread.settings;
+    slack(context, settings.timer_slack);
+    let io = settings.io_priority;
+    if io != UNSET {
+        let args = [IOPRIO_WHO_PROCESS, 0, io as usize, 0, 0, 0];
+        or_usual(context, io as usize, nr::IOPRIO_SET, args);
+    }
+    let failure = settings.memory_failure;
+    if failure != UNSET {
+        let args = [PR_MCE_KILL, PR_MCE_KILL_SET, failure as usize, 0, 0, 0];
+        context.must(Step::Setting, failure.into(), nr::PRCTL, args);
+    }
+    for (flag, which, control) in SPECULATION {
+        if settings.speculation & flag != 0 {
+            // Where the processor needs no such thing, or the administrator decides, it is refused,
+            // and has no effect.
+            let args = [PR_SET_SPECULATION_CTRL, which, control, 0, 0, 0];
+            if context.may(nr::PRCTL, args).is_err() {
+                continue;
+            }
+        }
+    }
+}
+
+fn slack(context: &Context, nanoseconds: u64) {
+    if nanoseconds != 0 {
+        let args = [PR_SET_TIMERSLACK, nanoseconds as usize, 0, 0, 0, 0];
+        context.must(Step::Setting, nanoseconds, nr::PRCTL, args);
+    }
 }
 
 /// Users, groups and capabilities, from the most privileged state to the wanted one:

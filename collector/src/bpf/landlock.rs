@@ -1,0 +1,99 @@
+//! Landlock domains. The kernel shows them nowhere: a task's is in what its security modules keep of
+//! it, at a place that depends on which modules there are. The place is found by trial: a thread of
+//! our own gets a domain and ends, and the word that becomes a pointer is the one.
+
+use std::sync::mpsc;
+use std::thread;
+
+use ebpf_common::SECURITY_WORDS;
+
+use super::BpfError;
+
+/// How a landlock domain is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Landlock {
+    /// This kernel has none.
+    Absent,
+    /// By this word.
+    Word(usize),
+    /// It is not known by what.
+    Unknown,
+}
+
+impl Landlock {
+    /// Whether a thread with these words has a domain, as far as can be told.
+    pub(super) fn domain(self, words: &[u64; SECURITY_WORDS]) -> bool {
+        matches!(self, Self::Word(word) if words.get(word).is_some_and(|domain| *domain != 0))
+    }
+}
+
+/// Finds out how domains are told; `words` reads what the security modules keep of a thread.
+pub(super) fn find(words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>) -> Landlock {
+    match try_out(words) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "landlock domains are not seen");
+            Landlock::Unknown
+        }
+    }
+}
+
+fn try_out(
+    mut words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>,
+) -> Result<Landlock, BpfError> {
+    let (say_tid, tid) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let (say_done, done) = mpsc::channel();
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("landlock".to_owned())
+            .spawn_scoped(scope, move || {
+                let own = nix::unistd::gettid().as_raw();
+                // An error of any of these means that nobody waits for this any more.
+                if say_tid.send(own).is_ok() && wait.recv().is_ok() {
+                    let restricted = kernel::landlock::restrict_this_thread();
+                    if say_done.send(restricted).is_ok() {
+                        wait.recv().ok();
+                    }
+                }
+            })
+            .map_err(BpfError::Landlock)?;
+        let gone = |_| BpfError::SelfCheck;
+        let tid = tid.recv().map_err(gone)?;
+        let before = words(tid)?;
+        go.send(()).map_err(|_| BpfError::SelfCheck)?;
+        if !done.recv().map_err(gone)?.map_err(BpfError::Landlock)? {
+            return Ok(Landlock::Absent);
+        }
+        let after = words(tid)?;
+        drop(go);
+        Ok(place(&before, &after))
+    })
+}
+
+/// The word that was zero and is a pointer into the kernel's half.
+fn place(before: &[u64; SECURITY_WORDS], after: &[u64; SECURITY_WORDS]) -> Landlock {
+    let became = |word: &usize| before[*word] == 0 && after[*word] > i64::MAX.cast_unsigned();
+    let mut found = (0..SECURITY_WORDS).filter(became);
+    match (found.next(), found.next()) {
+        (Some(word), None) => Landlock::Word(word),
+        _ => Landlock::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POINTER: u64 = 0xffff_8880_0123_4500;
+
+    #[test]
+    fn the_word_that_becomes_a_pointer_is_the_domain() {
+        assert_eq!(place(&[7, 0, 0, 9], &[7, 0, POINTER, 9]), Landlock::Word(2));
+        assert_eq!(place(&[7, 0, 0, 9], &[7, 0, 3, 9]), Landlock::Unknown);
+        assert_eq!(place(&[0; 4], &[POINTER, POINTER, 0, 0]), Landlock::Unknown);
+        assert!(Landlock::Word(1).domain(&[0, POINTER, 0, 0]));
+        assert!(!Landlock::Word(1).domain(&[POINTER, 0, 0, 0]));
+        assert!(!Landlock::Absent.domain(&[POINTER; 4]));
+    }
+}
