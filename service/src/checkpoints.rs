@@ -211,10 +211,10 @@ mod tests {
         let path = root.of(user).prepare(&name).unwrap();
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("inventory.img"), b"").unwrap();
-        assert_eq!(root.of(user).list().unwrap(), [name.clone()]);
+        assert_eq!(root.of(user).list().unwrap(), std::slice::from_ref(&name));
         assert_eq!(root.of(Some(User { uid: 1001, gid: 50 })).list().unwrap(), []);
         let whole = CheckpointRoot::whole_name(user, &name).unwrap();
-        assert_eq!(root.list().unwrap(), [whole.clone()]);
+        assert_eq!(root.list().unwrap(), std::slice::from_ref(&whole));
         assert!(CheckpointRoot::is_of_users(&whole));
         assert_eq!(CheckpointRoot::own_name(user, &whole), Some(name.clone()));
         assert_eq!(CheckpointRoot::own_name(Some(User { uid: 100, gid: 0 }), &whole), None);

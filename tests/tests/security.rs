@@ -64,6 +64,7 @@ struct Program {
 }
 
 impl Program {
+    #[allow(clippy::zombie_processes, reason = "waited for by number, in `reap`")]
     fn start(uid: u32, command: &[&str]) -> Self {
         let mut setsid = Command::new("setsid");
         setsid.args(command).uid(uid).gid(uid).current_dir("/");

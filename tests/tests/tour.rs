@@ -35,6 +35,7 @@ fcntl.ioctl(socket.socket(), 0x8914, lo)'
 "#;
 
 /// Runs a script with all that it starts reaped meanwhile, as process 1 of a machine does.
+#[allow(clippy::zombie_processes, reason = "waited for with all others")]
 fn run(script: &str, log: &Path) -> Option<i32> {
     let output = std::fs::File::create(log).expect("make a log");
     let programs = built_program("stasis");
