@@ -9,6 +9,7 @@ use kernel::sched::Urgent;
 use crate::capture::{self, Captured};
 use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::files;
 use crate::freeze::{self, Frozen, Release};
@@ -101,10 +102,13 @@ fn attempt(
     // thread for each dump, every way out of it releases the target.
     let mut early = Early::new(false);
     let mut kept = Kept::default();
+    let mut ending = Ending::default();
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
-            .spawn_scoped(scope, || run(options, started, &mut early, &mut kept, progress))
+            .spawn_scoped(scope, || {
+                run(options, started, &mut early, &mut kept, &mut ending, progress)
+            })
             .map_err(|source| Error::Process {
                 operation: "start a thread for the dump",
                 pid: options.pid,
@@ -119,6 +123,8 @@ fn attempt(
         true => early.keep(options),
         false => early.end(),
     }
+    // Their tracer has ended: nothing but their parents keeps them now.
+    early.warnings.append(&mut ending.wait());
     dumped.map(|report| {
         let blind = report.source == Some(collector::Source::Proc);
         let unseen = blind.then(|| {
@@ -140,6 +146,7 @@ fn run(
     started: Instant,
     early: &mut Early,
     kept: &mut Kept,
+    ending: &mut Ending,
     progress: &mut dyn Progress,
 ) -> Result<DumpReport, Failed> {
     progress.begin("plan", None);
@@ -189,7 +196,10 @@ fn run(
     match options.after {
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),
-        AfterDump::Kill => release(&mut held, Release::Kill),
+        AfterDump::Kill => {
+            *ending = Ending::of(captured.inventory.processes.keys().copied());
+            release(&mut held, Release::Kill);
+        }
     }
     let frozen = if options.after == AfterDump::Resume { frozen } else { since.elapsed() };
     clock.account.release += clock.account.rest_of(frozen);

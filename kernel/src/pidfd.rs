@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// A descriptor that names one process for ever.
 #[derive(Debug)]
@@ -28,6 +29,15 @@ impl PidFd {
         // SAFETY: takes two integers.
         let fd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         Ok(Self { pid, fd })
+    }
+
+    /// The same, by the lowest free descriptor from `least` on.
+    ///
+    /// # Errors
+    /// When no number is free.
+    pub fn moved_from(self, least: i32) -> io::Result<Self> {
+        let fd = crate::descriptors::duplicate_from(&self.fd, least)?;
+        Ok(Self { pid: self.pid, fd })
     }
 
     /// The pid it was opened by.
@@ -61,6 +71,68 @@ impl PidFd {
             )
         };
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// How far a process has come at the end of a wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It lives, or is still ending.
+    Alive,
+    /// It has ended, its memory is gone, and its number waits for its parent.
+    Unreaped,
+    /// It is gone, its number with it.
+    Gone,
+}
+
+impl PidFd {
+    /// Waits until the process has ended and no thread of it is left, at most until `deadline`;
+    /// then, if `reaped`, until its parent has waited for it.
+    ///
+    /// # Errors
+    /// When poll(2) does.
+    pub fn await_end(&self, reaped: bool, deadline: Instant) -> io::Result<End> {
+        if !self.poll(libc::POLLIN, deadline)? {
+            return Ok(End::Alive);
+        }
+        while reaped && self.exists() {
+            // Kernels before 6.9 do not tell of the reaping: they are asked again now and then.
+            const SLICE: Duration = Duration::from_millis(20);
+            if self.poll(0, deadline.min(Instant::now() + SLICE))? {
+                return Ok(End::Gone);
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        Ok(if self.exists() { End::Unreaped } else { End::Gone })
+    }
+
+    /// Whether its number is still taken by it.
+    fn exists(&self) -> bool {
+        self.signal(0).err().is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
+    }
+
+    /// Waits for the events, or for `POLLHUP`, which comes without being asked for.
+    fn poll(&self, events: libc::c_short, deadline: Instant) -> io::Result<bool> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that what is left of a millisecond is not waited for by turning.
+            let wait = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+            let mut asked = libc::pollfd { fd: self.fd.as_raw_fd(), events, revents: 0 };
+            // SAFETY: one structure that outlives the call.
+            match unsafe { libc::poll(&raw mut asked, 1, wait) } {
+                0 if wait == 0 => return Ok(false),
+                0 => {}
+                1.. => return Ok(true),
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 }
 
