@@ -85,6 +85,23 @@ impl Owner {
         })
     }
 
+    /// Refuses pages that stayed with the dumper, to be asked for later.
+    fn check(self, map: &PageMap) -> Result<(), Error> {
+        let mut missing =
+            map.runs.iter().filter(|run| run.lazy() && !run.present() && !run.in_parent());
+        let Some(first) = missing.next() else { return Ok(()) };
+        let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
+        Err(Error::refused(
+            self.name(),
+            format!(
+                "{pages} pages, the first at {:#x}, are to be brought in by a lazy restore, which \
+                 is not supported yet: they are not in the images",
+                first.start
+            ),
+            "dump the tree again without --lazy-pages",
+        ))
+    }
+
     fn name(self) -> String {
         match self {
             Self::Process(pid) => names::pagemap(pid).name().to_owned(),
@@ -95,6 +112,7 @@ impl Owner {
 
 /// Reads a page map; pages that are in a parent checkpoint are looked up there.
 fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Error> {
+    owner.check(map)?;
     let mut found = Vec::with_capacity(map.runs.len());
     let mut in_parent = Vec::new();
     for run in &map.runs {
@@ -113,6 +131,7 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
             break;
         }
         let above = owner.map(store.lineage.level(level)?)?.unwrap_or_default();
+        owner.check(&above)?;
         in_parent = from_parent(&above, level, owner, &in_parent, store, &mut found)?;
     }
     found.sort_by_key(|run| run.start);
@@ -313,7 +332,7 @@ mod tests {
         let mut stored = 0;
         for &(page, count, flags) in runs {
             map.put_as(&PagemapEntry::run(page * PAGE_SIZE, count, flags)).unwrap();
-            stored += if flags == STORED { count } else { 0 };
+            stored += if flags & STORED != 0 { count } else { 0 };
         }
         map.finish().unwrap();
         pages.set_len(stored * PAGE_SIZE).unwrap();
@@ -359,6 +378,20 @@ mod tests {
                 (23, 2, Some((2, 7))),
             ]
         );
+    }
+
+    #[test]
+    fn pages_that_stayed_with_a_lazy_dump_are_refused_and_not_restored_as_zeros() {
+        const LAZY: u32 = page_flags::LAZY;
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path();
+        write(place, "whole", None, &[(10, 4, STORED | LAZY)]);
+        assert_eq!(resolve(place, "whole").unwrap(), [(10, 4, Some((0, 0)))]);
+        write(place, "lazy", None, &[(10, 4, STORED), (20, 2, LAZY), (30, 1, LAZY)]);
+        let error = resolve(place, "lazy").unwrap_err().to_string();
+        assert!(error.contains("3 pages") && error.contains("0x14000"), "{error}");
+        write(place, "child", Some("../lazy"), &[(20, 2, PARENT | LAZY)]);
+        assert!(resolve(place, "child").unwrap_err().to_string().contains("lazy"));
     }
 
     #[test]
