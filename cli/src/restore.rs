@@ -56,6 +56,7 @@ fn restore(
         shell_job: options.shell_job,
         root: None,
         sibling: false,
+        detached: options.detach,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },

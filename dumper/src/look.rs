@@ -20,8 +20,8 @@ use crate::files;
 use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::plan::has_ended;
-use crate::sharing;
 use crate::room;
+use crate::sharing;
 
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
@@ -103,7 +103,7 @@ impl<'a> Looker<'a> {
         let facts = Facts::read(&inventory, self.options.cross_check);
         let mut found = obstacles::find(root, &inventory, &facts, &self.around);
         found.extend(obstacles::of_cgroups(&inventory));
-        found.extend(room::find(&inventory));
+        found.extend(room::find(root, &inventory));
         // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;
         let foreign = |pid: &i32| {

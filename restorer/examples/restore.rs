@@ -10,6 +10,7 @@ fn main() -> std::process::ExitCode {
         shell_job: has("--shell-job"),
         root: None,
         sibling: has("--sibling"),
+        detached: false,
         cgroups: Cgroups::default(),
         cgroup_roots: Vec::new(),
         trust: Trust::Files,

@@ -89,6 +89,9 @@ pub struct RestoreOptions {
     pub root: Option<PathBuf>,
     /// Make the root a sibling of the caller (`CLONE_PARENT`), not its child.
     pub sibling: bool,
+    /// The caller, whose child the root is, ends while the root is to run on: refused for a root that
+    /// asked for a signal at its parent's death (`PR_SET_PDEATHSIG`).
+    pub detached: bool,
     /// What becomes of its control groups.
     pub cgroups: Cgroups,
     /// Other places for them.

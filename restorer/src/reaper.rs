@@ -4,11 +4,15 @@
 //! service's child from birth, and whatever else loses its parent comes to the service too
 //! (`PR_SET_CHILD_SUBREAPER`). Every child that ends, worker or restored, is waited for here and
 //! nowhere else.
+//!
+//! To the kernel a parent is a *thread*: a signal that a child asked for at its parent's death comes
+//! when the thread ends that made it. So one thread makes all workers, and with them all roots, and
+//! lives as long as the service.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::process::{ChildStdin, ChildStdout, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use api::{Directory, RestoredTree};
 use nix::errno::Errno;
@@ -24,8 +28,24 @@ const KEPT: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Reaper {
     state: Arc<Mutex<State>>,
+    parent: mpsc::Sender<Birth>,
     running: IntGauge,
     reaped: IntCounter,
+}
+
+/// A command to be started, and who waits for the child.
+type Birth = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// The thread that is the parent of all.
+fn parent() -> io::Result<mpsc::Sender<Birth>> {
+    let (sender, asked) = mpsc::channel::<Birth>();
+    std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
+        for (mut command, answer) in asked {
+            // Who asked waits for it.
+            drop(answer.send(command.spawn()));
+        }
+    })?;
+    Ok(sender)
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +67,7 @@ impl Reaper {
         prctl::set_child_subreaper(true)?;
         Ok(Self {
             state: Arc::default(),
+            parent: parent()?,
             running: metrics.add(IntGauge::new(
                 "stasis_restored_running",
                 "Restored trees whose root runs.",
@@ -67,10 +88,13 @@ impl Reaper {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<(ChildStdin, ChildStdout)> {
+    pub fn spawn(&self, command: Command) -> io::Result<(ChildStdin, ChildStdout)> {
         // Under the lock: the worker must be known as one before its end can be seen.
         let mut state = self.lock();
-        let mut child = command.spawn()?;
+        let gone = || io::Error::other("the thread that starts workers has ended");
+        let (answer, started) = mpsc::channel();
+        self.parent.send((command, answer)).map_err(|_| gone())?;
+        let mut child = started.recv().map_err(|_| gone())??;
         state.workers.push(child.id().cast_signed());
         match (child.stdin.take(), child.stdout.take()) {
             (Some(input), Some(output)) => Ok((input, output)),

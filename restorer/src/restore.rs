@@ -48,6 +48,7 @@ pub fn restore(
     check_vdso(&host, &world)?;
     let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
     let plan = Plan::new(&world, caller)?;
+    check_parent(&world, &plan, options)?;
     check_numbers(&world, &plan)?;
     let park_signal = park_signal(&world)?;
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
@@ -142,6 +143,27 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
         host.check_vdso(process.pid, body, (at > 0).then_some(&stored))?;
     }
     Ok(())
+}
+
+/// A root that asked for a signal at its parent's death would get it at once from one that ends.
+fn check_parent(world: &World, plan: &Plan, options: &RestoreOptions) -> Result<(), Error> {
+    let root = plan.tasks[0].pid;
+    let asked = world
+        .living()
+        .filter(|(process, _)| process.pid == root)
+        .flat_map(|(_, body)| &body.threads)
+        .find_map(|thread| thread.core.pdeath_sig.filter(|signal| *signal != 0));
+    match asked {
+        Some(signal) if options.detached => Err(Error::refused(
+            format!("process {root}"),
+            format!(
+                "it asked for signal {signal} at its parent's death (PR_SET_PDEATHSIG), and its \
+                 parent, the restore, would end at once"
+            ),
+            "leave out --detach, so that the restore stays and is its parent",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The numbers that are to be given out: those of tasks and of threads.

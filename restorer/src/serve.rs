@@ -169,7 +169,7 @@ async fn make(
     restorer.metrics.running.inc();
     let name = directory.clone();
     let task = tokio::task::spawn_blocking(move || {
-        let spawn = |command: &mut std::process::Command| restorer.reaper.spawn(command);
+        let spawn = |command| restorer.reaper.spawn(command);
         let result = restorer.worker.ask::<_, RestoreSummary>(&work, spawn);
         if let Ok(summary) = &result {
             restorer.reaper.adopt(name, summary.pid);
@@ -203,6 +203,10 @@ fn problem(error: WorkerError) -> Problem {
 /// # Errors
 /// If the request cannot be read or the answer not written; that a restore failed is an answer.
 pub fn work() -> Result<(), WorkerError> {
+    // What the service no longer knows of is not to go on: the worker ends with it, and with the
+    // worker all that it has built.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .map_err(|errno| WorkerError::Talk(errno.into()))?;
     worker_answer(|work: Work| {
         let options = RestoreOptions {
             images_dir: work.images_dir,
@@ -215,6 +219,7 @@ pub fn work() -> Result<(), WorkerError> {
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.
             sibling: true,
+            detached: false,
             cgroups: work.cgroups.map_or_else(Cgroups::default, Cgroups::from),
             cgroup_roots: Vec::new(),
             // Whoever may ask a service for a restore may not tell it what to believe.

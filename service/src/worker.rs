@@ -68,12 +68,12 @@ impl Worker {
     pub fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
         request: &Q,
-        spawn: impl FnOnce(&mut Command) -> io::Result<(ChildStdin, ChildStdout)>,
+        spawn: impl FnOnce(Command) -> io::Result<(ChildStdin, ChildStdout)>,
     ) -> Result<A, WorkerError> {
         let request = serde_json::to_vec(request).map_err(WorkerError::Request)?;
         let mut command = Command::new(&self.program);
         command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let (mut input, output) = spawn(&mut command)
+        let (mut input, output) = spawn(command)
             .map_err(|source| WorkerError::Start { program: self.program.clone(), source })?;
         input.write_all(&request).map_err(WorkerError::Talk)?;
         drop(input);

@@ -45,6 +45,7 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
         shell_job: options.shell_job,
         root: options.root.clone(),
         sibling: options.sibling,
+        detached: options.detach && !options.sibling,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,
