@@ -54,7 +54,7 @@ demo: build ## a web server and Redis, checkpointed and restored before your eye
 test: deps ## all tests: units, and real programs checkpointed and restored
 	cargo build --locked --workspace --bins
 	@[ -n "$(CRIU_WORKS)" ] || echo "note: no working criu on PATH or in \$$CRIU: tests against CRIU as a peer are left out (its images in tests/data are still read)"
-	cargo nextest run --locked --workspace $(WITHOUT_CRIU) $(NEXTEST_ARGS)
+	@.ci/alone cargo nextest run --locked --workspace $(WITHOUT_CRIU) $(NEXTEST_ARGS)
 
 .PHONY: docs-state
 docs-state: deps ## docs/state.md from docs/state.tsv

@@ -15,6 +15,8 @@ pub enum Verdict {
     Carried,
     /// A task that has it is refused.
     Refused,
+    /// It is left behind without a word: a fault that is known.
+    Lost,
     /// Losing it changes nothing for the program.
     NoEffect,
 }
@@ -48,6 +50,7 @@ fn one(line: &str) -> Option<Line<'_>> {
     let verdict = match verdict {
         "carried" => Verdict::Carried,
         "refused" => Verdict::Refused,
+        "lost" => Verdict::Lost,
         "no effect" => Verdict::NoEffect,
         _ => return None,
     };
@@ -64,22 +67,24 @@ numbers are those of our extensions in the [images](images.md). What is refused 
 
 ";
 
-/// The page for people: what is carried and what is refused, by groups.
+/// The page for people: what is carried, what is refused, and what is known to be lost, by groups.
 #[must_use]
 pub fn page(lines: &[Line<'_>]) -> String {
-    let mut groups: BTreeMap<&str, [Vec<&Line<'_>>; 2]> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, [Vec<&Line<'_>>; 3]> = BTreeMap::new();
     for line in lines {
         let place = match line.verdict {
             Verdict::Carried => 0,
             Verdict::Refused => 1,
+            Verdict::Lost => 2,
             Verdict::NoEffect => continue,
         };
         groups.entry(line.group).or_default()[place].push(line);
     }
     let mut text = HEAD.to_owned();
-    for (group, [carried, refused]) in &groups {
+    for (group, [carried, refused, lost]) in &groups {
         text += &format!("## {group}\n\n| | what | where the kernel keeps it |\n|---|---|---|\n");
-        for (verdict, lines) in [("carried", carried), ("**refused**", refused)] {
+        for (verdict, lines) in [("carried", carried), ("**refused**", refused), ("**lost**", lost)]
+        {
             for (why, fields) in by_reason(lines) {
                 text += &format!("| {verdict} | {why} | {fields} |\n");
             }
