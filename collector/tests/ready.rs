@@ -170,9 +170,9 @@ fn a_cache_that_is_not_to_be_believed_is_made_anew() {
     for damaged in [&flipped, &good[..good.len() - 4].to_vec(), &longer, &zeros, &Vec::new()] {
         fs::write(&file, damaged).unwrap();
         assert!(!is_good());
-        again();
-        assert_eq!(fs::read(&file).unwrap(), good);
     }
+    again();
+    assert_eq!(fs::read(&file).unwrap(), good);
     // Somebody else's, or open to others: whatever it says.
     for (mode, owner) in [(0o666, 0), (0o644, 65534)] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();

@@ -80,7 +80,7 @@ pub(crate) fn open(home: &Home) -> Result<BpfSource, BpfError> {
             match Place::take(home) {
                 Ok(place) => place.fill(home, None),
                 Err(error) => {
-                    tracing::info!(
+                    tracing::warn!(
                         "the eBPF programs are loaded for this command alone: {}",
                         chain(&error)
                     );
