@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
+use images::messages::SaEntry;
 use images::{ImageDir, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::process::{Fork, exists, fork_as, reset_signal_actions, set_signal_mask};
@@ -151,10 +152,11 @@ fn check_parent(world: &World, plan: &Plan, options: &RestoreOptions) -> Result<
     let asked = world
         .living()
         .filter(|(process, _)| process.pid == root)
-        .flat_map(|(_, body)| &body.threads)
-        .find_map(|thread| thread.core.pdeath_sig.filter(|signal| *signal != 0));
+        .flat_map(|(process, body)| body.threads.iter().map(move |thread| (process, thread)))
+        .filter_map(|(process, thread)| Some((process, thread.core.pdeath_sig?)))
+        .find(|(process, signal)| *signal != 0 && !is_ignored(&process.core.sigactions, *signal));
     match asked {
-        Some(signal) if options.detached => Err(Error::refused(
+        Some((_, signal)) if options.detached => Err(Error::refused(
             format!("process {root}"),
             format!(
                 "it asked for signal {signal} at its parent's death (PR_SET_PDEATHSIG), and its \
@@ -163,6 +165,21 @@ fn check_parent(world: &World, plan: &Plan, options: &RestoreOptions) -> Result<
             "leave out --detach, so that the restore stays and is its parent",
         )),
         _ => Ok(()),
+    }
+}
+
+/// Whether a signal does nothing to a process with these actions: those of the signals from 1 to 64,
+/// but for SIGKILL and SIGSTOP.
+fn is_ignored(actions: &[SaEntry], signal: u32) -> bool {
+    const BY_DEFAULT: [i32; 4] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
+    let signal = signal.cast_signed();
+    let fixed = [libc::SIGKILL, libc::SIGSTOP];
+    let mut numbers = (1..=64).filter(|number| !fixed.contains(number)).zip(actions);
+    let action = numbers.find(|(number, _)| *number == signal).map(|(_, entry)| entry.sigaction);
+    match action.and_then(|handler| usize::try_from(handler).ok()) {
+        Some(libc::SIG_IGN) => true,
+        Some(libc::SIG_DFL) => BY_DEFAULT.contains(&signal),
+        _ => false,
     }
 }
 
