@@ -152,7 +152,7 @@ fn of_process(
             let remedy = "keep the first thread until the others have ended";
             add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
-        for (object, (reason, remedy)) in settings::of_thread(thread) {
+        for (object, (reason, remedy)) in settings::of_thread(process, thread) {
             add(object, reason.to_owned(), remedy);
         }
     }

@@ -179,10 +179,13 @@ const REFUSED: [(u32, &str, Refusal); 13] = [
     ),
 ];
 
-/// What of a thread cannot be carried: its name, why not and what helps.
-pub fn of_thread(thread: &Thread) -> impl Iterator<Item = (String, Refusal)> {
+/// What of a thread of a process cannot be carried: its name, why not and what helps. An io_uring that a
+/// descriptor leads to is refused with that.
+pub fn of_thread(process: &Process, thread: &Thread) -> impl Iterator<Item = (String, Refusal)> {
     let known = thread.in_task.map(|known| known.settings).unwrap_or_default();
-    let refused = REFUSED.iter().filter(move |(bit, ..)| known.unusual & bit != 0);
+    let has_ring = process.files.iter().any(|file| file.target == "anon_inode:[io_uring]");
+    let told = if has_ring { unusual::RINGS } else { 0 };
+    let refused = REFUSED.iter().filter(move |(bit, ..)| known.unusual & !told & bit != 0);
     let wide = known.memory_policy.is_some_and(|policy| policy.wide);
     refused
         .map(|(_, object, refusal)| (*object, *refusal))

@@ -34,7 +34,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     std::hint::black_box(blocked);
     // Off the peak of its address space: of a process at its peak a dump leaves one trace, the
     // mark (`VmPeak`) that the parasite's pages set and nothing can set back.
-    Region::map(1 << 20, rw, libc::MAP_PRIVATE, None).unmap().expect("munmap");
+    Region::map(4 << 20, rw, libc::MAP_PRIVATE, None).unmap().expect("munmap");
     stage.publish("waits-at-fifo", "");
     stage.publish("ready", &std::process::id().to_string());
 
