@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage, pattern};
@@ -18,10 +18,12 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let fifo = File::options().read(true).write(true).open(fifo).expect("open");
     // Threads that wait for ever: on a futex, and on a pipe that nobody writes to.
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let started = Arc::new(Barrier::new(3));
     let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().expect("pipe");
     let waiter = std::thread::spawn({
-        let gate = gate.clone();
+        let (gate, started) = (gate.clone(), started.clone());
         move || {
+            started.wait();
             let mut open = gate.0.lock().expect("lock");
             while !*open {
                 open = gate.1.wait(open).expect("wait");
@@ -29,12 +31,20 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         }
     });
     let mut reader = File::from(reader);
-    let reader = std::thread::spawn(move || reader.read(&mut [0; 8]).ok());
+    let reader = std::thread::spawn({
+        let started = started.clone();
+        move || {
+            started.wait();
+            reader.read(&mut [0; 8]).ok()
+        }
+    });
     let blocked = [waiter.thread().id(), reader.thread().id()];
     std::hint::black_box(blocked);
     // Off the peak of its address space: of a process at its peak a dump leaves one trace, the
-    // mark (`VmPeak`) that the parasite's pages set and nothing can set back.
-    Region::map(4 << 20, rw, libc::MAP_PRIVATE, None).unmap().expect("munmap");
+    // mark (`VmPeak`) that the parasite's pages set and nothing can set back. The threads have all
+    // that they map when they start by now: stacks, and heaps of their own.
+    started.wait();
+    Region::map(1 << 20, rw, libc::MAP_PRIVATE, None).unmap().expect("munmap");
     stage.publish("waits-at-fifo", "");
     stage.publish("ready", &std::process::id().to_string());
 
