@@ -73,10 +73,12 @@ fn session(
         found.push(Obstacle::of(pid, format!("session {sid}"), reason, remedy));
     };
     if pid == root && sid != pid && !shell_job && !process.kernel_thread {
-        let remedy = format!(
-            "give --shell-job, to have it join the session of whoever restores it, start it with \
-             setsid, or dump the tree of process {sid}"
-        );
+        let join = "give --shell-job, to have it join the session of whoever restores it";
+        // The number 0: the leader is outside of the pid namespace.
+        let remedy = match sid {
+            0 => format!("{join}, or start it with setsid"),
+            _ => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
+        };
         add("its leader is outside the tree", remedy);
     } else if pid != root && !members.contains(&sid) && root_sid != Some(sid) {
         add(

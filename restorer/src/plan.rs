@@ -59,7 +59,8 @@ pub(crate) enum Birth {
 /// How a task comes into its process group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// It was born into it, or founded it with its session.
+    /// It was born into it (its leader may be outside of the pid namespace), or founded it with its
+    /// session.
     Given,
     /// It founds it at birth.
     Found,
@@ -114,7 +115,8 @@ fn refuse(pid: i32, reason: String, remedy: &str) -> Error {
 }
 
 fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
-    adopt_caller(&mut members, caller)?;
+    let joins = adopt_caller(&mut members, caller)?;
+    refuse_strangers(&members, joins.then_some(caller))?;
     let mut plan = Plan { tasks: Vec::new() };
     for (index, member) in members.iter().enumerate() {
         plan.tasks.push(Task {
@@ -138,11 +140,11 @@ fn of(members: &[Member], parent: usize, which: impl Fn(&Member) -> bool) -> Vec
 }
 
 /// A terminal's job has left its session (and sometimes its group) behind with the shell: it
-/// takes the caller's instead.
-fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<(), Error> {
-    let Some(root) = members.first().copied() else { return Ok(()) };
+/// takes the caller's instead. Whether the tree is one.
+fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<bool, Error> {
+    let Some(root) = members.first().copied() else { return Ok(false) };
     if root.sid == root.pid {
-        return Ok(());
+        return Ok(false);
     }
     if !caller.shell_job {
         return Err(refuse(
@@ -158,6 +160,32 @@ fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<(), Error> {
         }
         if !led && member.pgid == root.pgid {
             member.pgid = caller.pgid;
+        }
+    }
+    Ok(true)
+}
+
+/// A session or group whose leader lives outside of the pid namespace has the number 0: nobody can
+/// join it by number. Who is born into the caller's (`adopted`) has it all the same.
+fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), Error> {
+    for member in members {
+        let is_callers = |own: i32, callers: fn(&Caller) -> i32| {
+            adopted.as_ref().is_some_and(|caller| own == callers(caller))
+        };
+        let born = member.parent.is_none_or(|parent| members[parent].pgid == 0);
+        if member.sid == 0 && !is_callers(member.sid, |caller| caller.sid) {
+            return Err(refuse(
+                member.pid,
+                "the leader of its session is outside its pid namespace".to_owned(),
+                "dump a tree whose root leads a session (start it with setsid)",
+            ));
+        }
+        if member.pgid == 0 && !(born && is_callers(member.pgid, |caller| caller.pgid)) {
+            return Err(refuse(
+                member.pid,
+                "the leader of its process group is outside its pid namespace".to_owned(),
+                "start the restore in a group of its own (setsid stasis restore …)",
+            ));
         }
     }
     Ok(())
@@ -238,8 +266,11 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
             }
             continue;
         }
-        plan.tasks[index].group =
-            if member.pgid == member.pid { Group::Found } else { Group::Join(member.pgid) };
+        plan.tasks[index].group = match member.pgid {
+            0 => Group::Given,
+            own if own == member.pid => Group::Found,
+            other => Group::Join(other),
+        };
     }
     for (index, member) in members.iter().enumerate() {
         if let Some(&sid) = founded.get(&member.pgid)

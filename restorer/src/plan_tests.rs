@@ -124,3 +124,23 @@ fn the_dead_and_the_stopped_are_noted() {
     assert_eq!(task(&plan, 100).zombies, [101]);
     assert_eq!(task(&plan, 100).stopped, [102]);
 }
+
+#[test]
+fn a_job_whose_session_is_led_from_outside_of_the_pid_namespace() {
+    let job =
+        || vec![member(100, None, 0, 0), member(101, Some(0), 0, 0), member(102, Some(0), 102, 0)];
+    // Restored from within such a session, and from an ordinary one.
+    let plan = build(job(), Caller { sid: 0, pgid: 0, shell_job: true }).unwrap();
+    assert_eq!(plan.tasks.len(), 3);
+    assert_eq!(task(&plan, 100).group, Group::Given);
+    assert_eq!(task(&plan, 101).group, Group::Given);
+    assert_eq!(task(&plan, 102).group, Group::Found);
+    let plan = build(job(), JOB).unwrap();
+    assert_eq!(task(&plan, 101).group, Group::Join(JOB.pgid));
+    build(job(), CALLER).unwrap_err();
+    // A group that nobody can join by number.
+    let foreign = vec![member(100, None, 100, 0), member(101, Some(0), 0, 0)];
+    build(foreign, Caller { sid: 0, pgid: 0, shell_job: true }).unwrap_err();
+    let led = vec![member(100, None, 100, 100), member(101, Some(0), 0, 0)];
+    build(led, Caller { sid: 0, pgid: 0, shell_job: true }).unwrap_err();
+}

@@ -118,3 +118,32 @@ fn a_job_dumped_by_criu_peer() {
 fn a_job_carried_by_criu_peer_alone() {
     job(Engine::Criu, Engine::Criu);
 }
+
+/// A job of a session whose leader is outside of the pid namespace: its number reads 0 in there. It
+/// joins the session of whoever restores it, be that another such one or an ordinary one.
+#[test]
+fn a_job_of_a_session_outside_of_the_pid_namespace() {
+    const IN_THE_NAMESPACE: &str = r#"
+        sleep 1000 < /dev/null > /dev/null 2>&1 &
+        pid=$!
+        [ "$(cut -d ' ' -f 5,6 /proc/$pid/stat)" = '0 0' ]
+        for restore in '' setsid; do
+            "$STASIS" dump $pid -D "$DIR/images$restore" --shell-job
+            ! kill -0 $pid
+            $restore "$STASIS" restore -D "$DIR/images$restore" --shell-job --detach
+            kill -0 $pid
+        done
+        kill -9 $pid
+    "#;
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(scratch.path("")).expect("mkdir");
+    let shell = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "bash", "-eux", "-c", IN_THE_NAMESPACE])
+        .env("STASIS", built_program("stasis"))
+        .env("DIR", scratch.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .expect("start a shell");
+    assert!(shell.status.success(), "{}", String::from_utf8_lossy(&shell.stderr));
+}

@@ -31,13 +31,6 @@ pub(super) fn load(
         checkpoint::State::Stopped => State::Stopped,
         checkpoint::State::Dead => State::Dead { status: core.exit_code as i32 },
     };
-    if process.pgid == 0 || process.sid == 0 {
-        return Err(Error::refused(
-            object,
-            "its process group or session is outside its pid namespace",
-            "namespaces are not supported yet",
-        ));
-    }
     let body = match process.body {
         None => None,
         Some(body) => {
