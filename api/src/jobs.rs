@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Directory, DumpSummary, ErrorDetail, RestoreSummary};
+use crate::{CgroupsMode, Directory, DumpSummary, ErrorDetail, RestoreSummary};
 
 /// `POST /v1/checkpoints`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct RestoreJobRequest {
     /// The root joins the restorer's session instead of one of its own.
     #[serde(default)]
     pub shell_job: bool,
+    /// What becomes of its control groups.
+    #[serde(default)]
+    pub cgroups: CgroupsMode,
 }
 
 /// What a job does.

@@ -4,6 +4,7 @@
 //! silence. Times are whole microseconds (`_us`) or milliseconds (`_ms`), moments are
 //! milliseconds since 1970 (`_ms` with a past participle: `created_ms`), sizes are bytes.
 
+mod cgroups;
 mod directory;
 mod dumps;
 mod error;
@@ -16,6 +17,7 @@ mod restores;
 mod tracks;
 mod users;
 
+pub use cgroups::{CgroupRoot, CgroupsMode};
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{
     After, CheckpointList, CheckpointSummary, DumpRequest, DumpSummary, FrozenAccount,
@@ -27,8 +29,6 @@ pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobReq
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use obstacles::{Obstacle, said, word};
 pub use processes::{ProcessList, ProcessSummary};
-pub use restores::{
-    AfterRestore, CgroupsMode, RestoreRequest, RestoreSummary, RestoredList, RestoredTree,
-};
+pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};
 pub use users::{User, UserError};

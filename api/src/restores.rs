@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Directory;
+use crate::{CgroupsMode, Directory};
 
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,25 +13,6 @@ pub enum AfterRestore {
     Resume,
     /// It stays, stopped as by `SIGSTOP`.
     Stop,
-}
-
-/// What becomes of the control groups of the images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CgroupsMode {
-    /// The tree stays in those of the restorer.
-    Ignore,
-    /// It goes back into its own, which must be there; their settings are left alone.
-    None,
-    /// It goes back into its own, which must be there and are set as they were.
-    Props,
-    /// Those that are gone are made and set as they were; others are left alone.
-    #[default]
-    Soft,
-    /// Those that are gone are made, and all are set as they were.
-    Full,
-    /// None of them may be there: all are made.
-    Strict,
 }
 
 /// `POST /v1/restores` of the restorer.
@@ -47,8 +28,8 @@ pub struct RestoreRequest {
     #[serde(default)]
     pub shell_job: bool,
     /// What becomes of its control groups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroups: Option<CgroupsMode>,
+    #[serde(default)]
+    pub cgroups: CgroupsMode,
 }
 
 /// What a restore says of itself.

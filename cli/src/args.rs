@@ -166,10 +166,10 @@ pub(crate) struct RestoreOptions {
     /// Control groups: soft makes those that are gone and puts the tree back; full also sets all as they
     /// were; strict makes all; none and props make none; ignore leaves the tree in those of the caller
     #[arg(long, value_name = "MODE", default_value = "soft")]
-    pub(crate) cgroups: restorer::Cgroups,
+    pub(crate) cgroups: api::CgroupsMode,
     /// Another control group in the place of the highest one that the tree was in
     #[arg(long, value_name = "[CONTROLLER:]/PATH")]
-    pub(crate) cgroup_root: Vec<restorer::CgroupRoot>,
+    pub(crate) cgroup_root: Vec<api::CgroupRoot>,
     /// Give the tree whatever has the names of its files now, through links and with your own rights:
     /// for a checkpoint from another machine, whose directories nobody else can write to. Without
     /// this a file has to be the one that was dumped, or one that the processes may open themselves

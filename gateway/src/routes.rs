@@ -199,7 +199,7 @@ async fn restore(
         directory: directory.clone(),
         after: AfterRestore::Resume,
         shell_job: request.shell_job,
-        cgroups: None,
+        cgroups: request.cgroups,
     };
     let task = Task { asker, kind: JobKind::Restore, pid: None, directory };
     let failures = gateway.metrics.clone();

@@ -1,5 +1,5 @@
 //! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
-use stasis_restorer::{AfterRestore, Cgroups, RestoreOptions, Trust, Validation, restore};
+use stasis_restorer::{AfterRestore, RestoreOptions, Trust, Validation, restore};
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -11,7 +11,7 @@ fn main() -> std::process::ExitCode {
         root: None,
         sibling: has("--sibling"),
         detached: false,
-        cgroups: Cgroups::default(),
+        cgroups: Default::default(),
         cgroup_roots: Vec::new(),
         trust: Trust::Files,
         validation: Validation::Contents,

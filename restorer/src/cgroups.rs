@@ -14,13 +14,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use api::{CgroupRoot, CgroupsMode};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::Places;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
 
 use crate::error::Error;
 use crate::load::{Process, State, World};
-use crate::options::{CgroupRoot, Cgroups};
 
 const REMEDY: &str = "restore with --cgroups ignore to leave the tree in the control groups of whoever \
                       restores it";
@@ -48,11 +48,11 @@ impl Plan {
     /// Makes the groups that are gone, and finds out who has to be moved.
     pub(crate) fn make(
         world: &mut World,
-        mode: Cgroups,
+        mode: CgroupsMode,
         roots: &[CgroupRoot],
     ) -> Result<Self, Error> {
         let Some(mut entry) = world.cgroups.take() else { return Ok(Self::default()) };
-        if mode == Cgroups::Ignore {
+        if mode == CgroupsMode::Ignore {
             return Ok(Self::default());
         }
         if !roots.is_empty() {
@@ -193,7 +193,7 @@ fn moves(from: &Set, to: &Set, places: &Places, id: i32) -> Result<Moves, Error>
 }
 
 /// Makes the groups of the images that are not there.
-fn make_groups(entry: &CgroupEntry, mode: Cgroups, places: &Places) -> Result<(), Error> {
+fn make_groups(entry: &CgroupEntry, mode: CgroupsMode, places: &Places) -> Result<(), Error> {
     for hierarchy in &entry.controllers {
         let name = hierarchy.cnames.join(",");
         for group in &hierarchy.dirs {
@@ -214,17 +214,17 @@ fn make_groups(entry: &CgroupEntry, mode: Cgroups, places: &Places) -> Result<()
 fn make_group(
     group: &CgroupDirEntry,
     directory: &Path,
-    mode: Cgroups,
+    mode: CgroupsMode,
     is_root: bool,
 ) -> Result<(), Error> {
     let object = || format!("control group {}", directory.display());
     let exists = directory.is_dir();
     if !is_root {
         match (exists, mode) {
-            (false, Cgroups::None | Cgroups::Props) => {
+            (false, CgroupsMode::None | CgroupsMode::Props) => {
                 return Err(refused(object(), "it is not there, and is not to be made"));
             }
-            (true, Cgroups::Strict) => {
+            (true, CgroupsMode::Strict) => {
                 return Err(Error::refused(object(), "it is there already", "remove it (rmdir)"));
             }
             (false, _) => {
@@ -236,7 +236,7 @@ fn make_group(
             }
             (true, _) => {}
         }
-        if !exists || matches!(mode, Cgroups::Props | Cgroups::Full) {
+        if !exists || matches!(mode, CgroupsMode::Props | CgroupsMode::Full) {
             for property in &group.properties {
                 set_property(directory, property)?;
             }

@@ -37,7 +37,7 @@ mod tracer;
 
 pub use error::Error;
 pub use files::{Trust, Validation};
-pub use options::{AfterRestore, CgroupRoot, Cgroups, RestoreOptions, RestoreReport};
+pub use options::{AfterRestore, RestoreOptions, RestoreReport};
 pub use reaper::Reaper;
 pub use restore::restore;
 pub use serve::{Work, router, work};

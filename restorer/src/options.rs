@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::{CgroupRoot, CgroupsMode};
+
 use crate::files::{Trust, Validation};
 
 /// What becomes of the tree once it stands.
@@ -12,68 +14,6 @@ pub enum AfterRestore {
     Resume,
     /// It stays, stopped as by `SIGSTOP`.
     Stop,
-}
-
-/// What becomes of the control groups of the images. The words are CRIU's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cgroups {
-    /// The tree stays in those of whoever restores it.
-    Ignore,
-    /// It goes back into its own, which must be there; their settings are left alone.
-    None,
-    /// It goes back into its own, which must be there and are set as they were.
-    Props,
-    /// Those that are gone are made and set as they were; others are left alone.
-    #[default]
-    Soft,
-    /// Those that are gone are made, and all are set as they were.
-    Full,
-    /// None of them may be there: all are made.
-    Strict,
-}
-
-impl std::str::FromStr for Cgroups {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "ignore" => Self::Ignore,
-            "none" => Self::None,
-            "props" => Self::Props,
-            "soft" => Self::Soft,
-            "full" => Self::Full,
-            "strict" => Self::Strict,
-            _ => return Err("ignore, none, props, soft, full or strict is expected".to_owned()),
-        })
-    }
-}
-
-/// Another place for the groups of a hierarchy, or of all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupRoot {
-    /// A controller of the hierarchy, or `name=…`.
-    pub controller: Option<String>,
-    /// The group that takes the place of the highest one that the tree was in.
-    pub path: PathBuf,
-}
-
-impl std::str::FromStr for CgroupRoot {
-    type Err = String;
-
-    /// Reads `[CONTROLLER:]/PATH`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (controller, path) = match text.split_once(':') {
-            Some((controller, path)) => (Some(controller.to_owned()), path),
-            None => (None, text),
-        };
-        let plain = path.starts_with('/') && !path.split('/').any(|part| part == "..");
-        if !plain {
-            return Err("[CONTROLLER:]/PATH is expected".to_owned());
-        }
-        let path = path.trim_end_matches('/');
-        let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { controller, path: path.into() })
-    }
 }
 
 /// What a restore is asked for.
@@ -93,7 +33,7 @@ pub struct RestoreOptions {
     /// asked for a signal at its parent's death (`PR_SET_PDEATHSIG`).
     pub detached: bool,
     /// What becomes of its control groups.
-    pub cgroups: Cgroups,
+    pub cgroups: CgroupsMode,
     /// Other places for them.
     pub cgroup_roots: Vec<CgroupRoot>,
     /// What is believed of the paths in the images.

@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use api::{Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User};
+use api::{
+    CgroupsMode, Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User,
+};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
@@ -19,21 +21,7 @@ use service::{
 };
 
 use crate::reaper::Reaper;
-use crate::{AfterRestore, Cgroups, Error, RestoreOptions, Trust, Validation, restore};
-
-impl From<api::CgroupsMode> for Cgroups {
-    fn from(mode: api::CgroupsMode) -> Self {
-        use api::CgroupsMode as Mode;
-        match mode {
-            Mode::Ignore => Self::Ignore,
-            Mode::None => Self::None,
-            Mode::Props => Self::Props,
-            Mode::Soft => Self::Soft,
-            Mode::Full => Self::Full,
-            Mode::Strict => Self::Strict,
-        }
-    }
-}
+use crate::{AfterRestore, Error, RestoreOptions, Trust, Validation, restore};
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +30,7 @@ pub struct Work {
     images_dir: PathBuf,
     after: api::AfterRestore,
     shell_job: bool,
-    #[serde(default)]
-    cgroups: Option<api::CgroupsMode>,
+    cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
 }
 
@@ -136,6 +123,16 @@ fn work_for(
             .of("shell_job")
             .remedy("leave it out, or ask as root"));
     }
+    // Groups are made, set and entered by the restorer's own rights.
+    let by_own_rights =
+        matches!(request.cgroups, CgroupsMode::Ignore | CgroupsMode::Props | CgroupsMode::Full);
+    if user.is_some() && by_own_rights {
+        let message = "on behalf of a user the tree goes back into its own control groups, and those \
+                       that are there stay as they are set";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .of("cgroups")
+            .remedy("use soft, none or strict, or ask as root"));
+    }
     let wrong =
         |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
     let whole =
@@ -220,7 +217,7 @@ pub fn work() -> Result<(), WorkerError> {
             // parent-death signal would feel.
             sibling: true,
             detached: false,
-            cgroups: work.cgroups.map_or_else(Cgroups::default, Cgroups::from),
+            cgroups: work.cgroups,
             cgroup_roots: Vec::new(),
             // Whoever may ask a service for a restore may not tell it what to believe.
             trust: Trust::Files,

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
+use serde_json::json;
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Services, Workload};
 
 /// A group that is gone at the end of the test.
 struct Group(PathBuf);
@@ -210,6 +211,40 @@ fn another_root_takes_its_place() {
             drop(other);
         },
     );
+}
+
+#[test]
+fn the_gateway_has_the_same_modes() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    for Hierarchy { mount, setting, value } in hierarchies() {
+        let group = Group::new(&mount, "rest");
+        fs::write(group.0.join(setting), value).expect("set it");
+        let workload = Workload::start("still", scratch.path("work"));
+        let outside = groups_of(workload.pid());
+        group.take_in(workload.pid(), "cgroup.procs");
+        let before = groups_of(workload.pid());
+        services.checkpoint(workload.pid(), "k", false).expect("checkpoint");
+        machine.end_tree(workload.pid());
+        fs::remove_dir(&group.0).expect("remove the control group");
+        let restore =
+            |mode: &str| services.job("/v1/restores", &json!({"directory": "k", "cgroups": mode}));
+        let error = restore("none").expect_err("the group has gone").to_string();
+        assert!(error.contains(&group.path()), "{error}");
+        assert!(!group.0.exists());
+        restore("ignore").expect("restore");
+        assert_eq!(groups_of(workload.pid()), outside);
+        machine.end_tree(workload.pid());
+        assert!(!group.0.exists());
+        restore("soft").expect("restore");
+        assert_eq!(groups_of(workload.pid()), before);
+        let set = fs::read_to_string(group.0.join(setting)).expect("read it");
+        assert_eq!(set.trim(), value);
+        machine.end_tree(workload.pid());
+        fs::remove_dir_all(services.checkpoints().join("k")).expect("remove the checkpoint");
+        fs::remove_dir_all(scratch.path("work")).expect("remove the workload's directory");
+    }
 }
 
 /// What goes into a frozen group would stop there, and the restore with it.

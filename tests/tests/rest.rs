@@ -126,6 +126,7 @@ fn bad_input_is_answered_with_the_field_and_the_remedy() {
         ("/v1/checkpoints", json!({"pid": 4711, "leave_running": 1}), "leave_running"),
         ("/v1/restores", json!({}), "directory"),
         ("/v1/restores", json!({"directory": ""}), "directory"),
+        ("/v1/restores", json!({"directory": "a", "cgroups": "some"}), "cgroups"),
     ];
     for (path, body, field) in cases {
         let answer = services.call("POST", path, Some(&body.to_string()));

@@ -253,6 +253,12 @@ fn a_user_has_his_own_process_dumped_ended_and_restored() {
         refused["error"]["message"].to_string().contains("terminal of the restorer"),
         "{refused}"
     );
+    // They would be set, or left, by the restorer's rights.
+    for mode in ["ignore", "props", "full"] {
+        let asked = json!({"directory": "mine/end", "cgroups": mode});
+        let refused = job(&services, "/v1/restores", &asked);
+        assert!(refused["error"]["message"].to_string().contains("its own control groups"));
+    }
     let back = job(&services, "/v1/restores", &json!({"directory": "mine/end"}));
     assert_eq!((&back["state"], &back["pid"]), (&json!("done"), &json!(his.pid)), "{back}");
     assert!(wait_until(Duration::from_secs(5), || his.runs()));

@@ -9,8 +9,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::{CgroupRoot, CgroupsMode};
 use lexopt::{Arg, Parser};
-use restorer::{CgroupRoot, Cgroups};
 
 use super::table::{Kind, Known, find_long, find_short};
 
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// Of programs and mapped files only the sizes are noted, or compared.
     pub(crate) sizes_only: bool,
     pub(crate) features: Vec<String>,
-    pub(crate) cgroups: Cgroups,
+    pub(crate) cgroups: CgroupsMode,
     pub(crate) cgroup_roots: Vec<CgroupRoot>,
     pub(crate) no_default_config: bool,
     /// How long to try to stop every task; `None` for the default.
@@ -139,7 +139,7 @@ impl Options {
             // Without a mode, and by default, CRIU makes what is gone and leaves what is there.
             "manage-cgroups" => {
                 let mode = Some(value()).filter(|mode| !mode.is_empty());
-                self.cgroups = mode.map_or(Ok(Cgroups::Soft), |mode| parsed(written, &mode))?;
+                self.cgroups = mode.map_or(Ok(CgroupsMode::Soft), |mode| parsed(written, &mode))?;
             }
             "cgroup-root" => self.cgroup_roots.push(parsed(written, &value())?),
             "file-validation" => {
@@ -299,10 +299,10 @@ mod tests {
     #[test]
     fn control_groups_have_the_modes_of_criu() {
         for (line, mode) in [
-            ("restore", Cgroups::Soft),
-            ("restore --manage-cgroups", Cgroups::Soft),
-            ("restore --manage-cgroups=ignore", Cgroups::Ignore),
-            ("restore --manage-cgroups=strict", Cgroups::Strict),
+            ("restore", CgroupsMode::Soft),
+            ("restore --manage-cgroups", CgroupsMode::Soft),
+            ("restore --manage-cgroups=ignore", CgroupsMode::Ignore),
+            ("restore --manage-cgroups=strict", CgroupsMode::Strict),
         ] {
             assert_eq!(options(line).cgroups, mode, "{line}");
         }
