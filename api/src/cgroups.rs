@@ -49,6 +49,17 @@ pub struct CgroupRoot {
     pub path: PathBuf,
 }
 
+impl CgroupRoot {
+    /// The one for a hierarchy, by the hierarchy's name as `/proc/PID/cgroup` has it (`cpu,cpuacct`): one
+    /// for a controller of it counts more than one for all.
+    #[must_use]
+    pub fn of<'a>(roots: &'a [Self], hierarchy: &str) -> Option<&'a Self> {
+        let named = |name: &String| hierarchy.split(',').any(|known| known == name);
+        let own = roots.iter().find(|root| root.controller.as_ref().is_some_and(named));
+        own.or_else(|| roots.iter().find(|root| root.controller.is_none()))
+    }
+}
+
 impl FromStr for CgroupRoot {
     type Err = String;
 

@@ -44,6 +44,12 @@ Options:
   -S|--restore-sibling  restore the root as a sibling (needs -d)
      --pidfile FILE     write the pid of the restored root to FILE, which must not exist
   -r|--root PATH        root file system
+     --manage-cgroups[=MODE]
+                        ignore, none, props, soft (default), full or strict; a dump with ignore
+                        says where tasks are, not what their control groups are
+     --cgroup-root [CONTROLLER:]/PATH
+                        dump: the control group to describe, with all below it; restore: the one
+                        that takes the place of the highest one that the tree was in
      --ghost-limit SIZE largest deleted file that is carried [default: 64M]
      --feature FEAT     only check a particular feature
   -h|--help             show this text
@@ -118,12 +124,7 @@ impl Place {
 }
 
 fn run(command: Command, options: &Options) -> bool {
-    let name = match command {
-        Command::Dump => "dump",
-        Command::PreDump => "pre-dump",
-        Command::Restore => "restore",
-        Command::Check => "check",
-    };
+    let name = command.name();
     // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
     if let Err(failure) = rights::require(name) {
         for line in failure.to_string().lines() {
@@ -150,7 +151,7 @@ fn run(command: Command, options: &Options) -> bool {
     };
     tracing::debug!("images in {}", place.images.display());
     tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
-    if refuse(options) {
+    if refuse(command, options) {
         return false;
     }
     match command {
@@ -162,11 +163,14 @@ fn run(command: Command, options: &Options) -> bool {
 }
 
 /// Names what is asked for and not there; true when there is such a thing.
-fn refuse(options: &Options) -> bool {
+fn refuse(command: Command, options: &Options) -> bool {
     for option in &options.refused {
         error!(
             "option {option} is not supported by this version of stasis: leave it out, or use CRIU"
         );
+    }
+    for option in &options.misplaced {
+        error!("option {option} does nothing for {}: leave it out", command.name());
     }
     let configured = configuration();
     if let (Some(file), false) = (&configured, options.no_default_config) {
@@ -177,7 +181,7 @@ fn refuse(options: &Options) -> bool {
         );
         return true;
     }
-    !options.refused.is_empty()
+    !options.refused.is_empty() || !options.misplaced.is_empty()
 }
 
 /// Logs an error, each of its lines as one that begins with `Error`.

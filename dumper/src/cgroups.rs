@@ -10,14 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use api::{CgroupRoot, CgroupsMode, Obstacle};
 use images::messages::{
     CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPerms,
     CgroupPropEntry,
 };
 use kernel::cgroup::Places;
-use kernel::procfs::{Cgroup, Dir, ProcFile};
+use kernel::procfs::{Cgroup, CgroupMembership, Dir, ProcFile};
 
 use crate::error::Error;
+use crate::options::DumpOptions;
 
 /// The dumper's own set.
 pub(crate) const OWN_SET: u32 = 1;
@@ -62,8 +64,12 @@ impl Sets {
         self.numbers.get(&set(thread)).copied().unwrap_or(OWN_SET)
     }
 
-    /// The image; `None` if all are where the dumper is.
-    pub(crate) fn encode(&self) -> Result<Option<CgroupEntry>, Error> {
+    /// The image; `None` if all are where the dumper is. If groups are to be ignored none is described.
+    pub(crate) fn encode(
+        &self,
+        mode: CgroupsMode,
+        roots: &[CgroupRoot],
+    ) -> Result<Option<CgroupEntry>, Error> {
         if self.numbers.len() < 2 {
             return Ok(None);
         }
@@ -77,7 +83,7 @@ impl Sets {
             for (hierarchy, group) in set {
                 let of_hierarchy = groups.entry(hierarchy).or_default();
                 // Where the dumper is, is none of the tree's business.
-                if number != OWN_SET {
+                if number != OWN_SET && mode != CgroupsMode::Ignore {
                     of_hierarchy.push(group);
                 }
             }
@@ -85,13 +91,67 @@ impl Sets {
         let mut sets: Vec<CgSetEntry> =
             self.numbers.iter().map(|(set, &id)| CgSetEntry { id, ctls: members(set) }).collect();
         sets.sort_unstable_by_key(|set| set.id);
-        let controllers = groups.into_iter().map(|(hierarchy, mut groups)| {
+        let mut controllers = Vec::new();
+        for (hierarchy, mut groups) in groups {
+            // What is below the root of a hierarchy is the machine's, unless somebody says otherwise.
+            let mut whole = false;
+            if let Some(root) =
+                CgroupRoot::of(roots, hierarchy).filter(|_| mode != CgroupsMode::Ignore)
+            {
+                groups = vec![root.path.as_os_str().as_bytes()];
+                whole = true;
+            }
             groups.sort_unstable();
             groups.dedup();
-            hierarchy_entry(hierarchy, &groups, &places)
-        });
-        Ok(Some(CgroupEntry { sets, controllers: controllers.collect() }))
+            controllers.push(hierarchy_entry(hierarchy, &groups, &places, whole));
+        }
+        Ok(Some(CgroupEntry { sets, controllers }))
     }
+}
+
+/// Groups to describe that are not there.
+pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Obstacle> {
+    if options.cgroups == CgroupsMode::Ignore || options.cgroup_roots.is_empty() {
+        return Vec::new();
+    }
+    let own = Dir::open(std::process::id().cast_signed()).and_then(|own| Cgroup::read(&own));
+    let (Ok(places), Ok(own)) = (Places::find(), own) else { return Vec::new() };
+    let hierarchies: Vec<String> = own.0.iter().map(CgroupMembership::name).collect();
+    let mut found = Vec::new();
+    let mut add = |object: String, reason: &str, remedy: String| {
+        found.push(Obstacle::of(options.pid, object, reason, remedy));
+    };
+    for hierarchy in &hierarchies {
+        let Some(root) = CgroupRoot::of(&options.cgroup_roots, hierarchy) else { continue };
+        let object = format!("control group {hierarchy}:{}", root.path.display());
+        match places.directory(hierarchy, root.path.as_os_str().as_bytes()) {
+            Some(directory) if directory.is_dir() => {}
+            Some(directory) => {
+                let remedy = format!("make it (mkdir {}) or name another", directory.display());
+                add(object, "it is to be described, and is not there", remedy);
+            }
+            None => {
+                let remedy = "mount the hierarchy, or name groups of others alone \
+                              (--cgroup-root CONTROLLER:/PATH)";
+                let reason = "it is to be described, and its hierarchy is not mounted here";
+                add(object, reason, remedy.to_owned());
+            }
+        }
+    }
+    for root in &options.cgroup_roots {
+        let alone = std::slice::from_ref(root);
+        if !hierarchies.iter().any(|hierarchy| CgroupRoot::of(alone, hierarchy).is_some()) {
+            let controller = root.controller.as_deref().unwrap_or_default();
+            let remedy = "name one of /proc/self/cgroup (name=NAME for one without a controller)";
+            let reason = "no hierarchy has this controller";
+            add(
+                format!("control group {controller}:{}", root.path.display()),
+                reason,
+                remedy.into(),
+            );
+        }
+    }
+    found
 }
 
 fn members(set: &Set) -> Vec<CgMemberEntry> {
@@ -103,7 +163,12 @@ fn members(set: &Set) -> Vec<CgMemberEntry> {
     members.collect()
 }
 
-fn hierarchy_entry(hierarchy: &str, groups: &[&[u8]], places: &Places) -> CgControllerEntry {
+fn hierarchy_entry(
+    hierarchy: &str,
+    groups: &[&[u8]],
+    places: &Places,
+    whole: bool,
+) -> CgControllerEntry {
     let mut entry = CgControllerEntry {
         cnames: hierarchy.split(',').map(str::to_owned).collect(),
         is_threaded: Some(hierarchy.is_empty()),
@@ -118,9 +183,9 @@ fn hierarchy_entry(hierarchy: &str, groups: &[&[u8]], places: &Places) -> CgCont
         }
         let Some(directory) = places.directory(hierarchy, group) else { continue };
         let name = group.strip_prefix(b"/").unwrap_or(group);
-        // What is below the root of a hierarchy is the machine's.
         let is_root = name.is_empty();
-        let Some(described) = describe(&directory, name, hierarchy, !is_root, &mut count) else {
+        let and_below = whole || !is_root;
+        let Some(described) = describe(&directory, name, hierarchy, and_below, &mut count) else {
             continue;
         };
         if !is_root {
@@ -298,7 +363,9 @@ mod tests {
         assert_eq!(numbers, [2, 3]);
         let own = Cgroup::read(&Dir::open(std::process::id().cast_signed()).unwrap()).unwrap();
         assert_eq!(sets.number(&own), OWN_SET);
-        assert!(Sets::of([&own].into_iter()).unwrap().encode().unwrap().is_none());
+        assert!(
+            Sets::of([&own].into_iter()).unwrap().encode(CgroupsMode::Soft, &[]).unwrap().is_none()
+        );
     }
 
     #[test]

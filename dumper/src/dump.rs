@@ -192,7 +192,7 @@ fn run(
     // Its programs look at every system call of the machine until then.
     drop(collector);
     early.encode(&writer, &write::inventory(&captured.id))?;
-    let committed = write::write(&captured, &store, writer, options.pid, frozen, &clock, progress)?;
+    let committed = write::write(&captured, &store, writer, options, frozen, &clock, progress)?;
     match options.after {
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),

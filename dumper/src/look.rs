@@ -103,6 +103,7 @@ impl<'a> Looker<'a> {
         let facts = Facts::read(&inventory, self.options.cross_check);
         let mut found = obstacles::find(root, &inventory, &facts, &self.around);
         found.extend(obstacles::of_cgroups(&inventory));
+        found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));
         // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use kernel::rights::User;
 
@@ -32,6 +33,12 @@ pub struct DumpOptions {
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
+    /// How much is said of its control groups: where the threads are, always; what the groups are, so that
+    /// they can be made and set again, unless they are to be ignored.
+    pub cgroups: CgroupsMode,
+    /// The groups to describe, with all below them, of a hierarchy or of all; without one those that the
+    /// tree is in, with all below them.
+    pub cgroup_roots: Vec<CgroupRoot>,
     /// Replace a checkpoint that is in the directory already.
     pub overwrite: bool,
     /// Keep the directory itself even if it is empty: someone holds it open.
@@ -79,6 +86,8 @@ impl DumpOptions {
             shell_job: false,
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
+            cgroups: CgroupsMode::default(),
+            cgroup_roots: Vec::new(),
             overwrite: false,
             in_place: false,
             stop_within: Duration::from_secs(1),

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::ids;
 use crate::mappings::{self, Kind};
 use crate::memory::{Pages, Store};
-use crate::options::FrozenAccount;
+use crate::options::{DumpOptions, FrozenAccount};
 use crate::tasks::TaskState;
 
 /// Writes everything and makes the checkpoint appear.
@@ -26,7 +26,7 @@ pub(crate) fn write(
     captured: &Captured,
     store: &Store,
     writer: ImageWriter,
-    root: i32,
+    options: &DumpOptions,
     frozen: Duration,
     clock: &Clock,
     progress: &mut dyn Progress,
@@ -45,7 +45,7 @@ pub(crate) fn write(
     let layout = Layout::of_this_processor();
     let threads = captured.tasks.values().flat_map(|task| &task.threads);
     let sets = Sets::of(threads.map(|thread| &thread.facts.groups))?;
-    if let Some(groups) = sets.encode()? {
+    if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
     for (&pid, task) in &captured.tasks {
@@ -53,7 +53,7 @@ pub(crate) fn write(
     }
     zombies(captured, &writer)?;
     captured.files.encode(&writer)?;
-    tree(captured, &writer, root)?;
+    tree(captured, &writer, options.pid)?;
     writer.write_one(&names::seccomp(), &SeccompEntry::default())?;
     writer.write_one(&names::timens(0), &clocks())?;
     let stats = stats(captured, frozen, &clock.account);

@@ -410,18 +410,9 @@ fn check_group(group: &Path) -> Result<(), Error> {
 /// a member is in (or is below) becomes the new root.
 fn rewrite(entry: &mut CgroupEntry, roots: &[CgroupRoot]) {
     for hierarchy in &mut entry.controllers {
-        let of_it = |root: &&CgroupRoot| match &root.controller {
-            Some(name) => {
-                hierarchy.cnames.iter().any(|known| known.split(',').any(|known| known == name))
-            }
-            None => true,
-        };
-        // One for this hierarchy counts more than one for all.
-        let mut matching: Vec<&CgroupRoot> = roots.iter().filter(of_it).collect();
-        matching.sort_by_key(|root| root.controller.is_none());
-        let Some(root) = matching.first() else { continue };
-        let new = root.path.as_os_str().as_bytes();
         let name = hierarchy.cnames.join(",");
+        let Some(root) = CgroupRoot::of(roots, &name) else { continue };
+        let new = root.path.as_os_str().as_bytes();
         for group in &mut hierarchy.dirs {
             let old = [b"/", &*group.dir_name].concat();
             for member in entry.sets.iter_mut().flat_map(|set| &mut set.ctls) {

@@ -161,6 +161,89 @@ fn with_arguments(
     }
 }
 
+/// What CRIU's options say to a dump: which groups are described, so that a restore makes them again. The
+/// tree is in `outer/in`, and `outer/beside` is nobody's.
+fn described(by: Engine, to: Engine) {
+    for Hierarchy { mount, .. } in hierarchies() {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let outer = Group::new(&mount, "outer");
+        let (inner, beside) = (Group(outer.0.join("in")), Group(outer.0.join("beside")));
+        let root = |workload: &Workload| {
+            let groups = groups_of(workload.pid());
+            let line = groups.lines().find(|line| line.ends_with("/in")).expect("its group");
+            let name = line.split(':').nth(1).expect("a hierarchy");
+            format!("{name}:{}", outer.path())
+        };
+        let none = |_: &Workload| Vec::new();
+        let ignored = |_: &Workload| vec!["--manage-cgroups=ignore".to_owned()];
+        let whole = |workload: &Workload| vec!["--cgroup-root".to_owned(), root(workload)];
+        let cases: [(&dyn Fn(&Workload) -> Vec<String>, bool, bool); 3] =
+            [(&none, true, false), (&whole, true, true), (&ignored, false, false)];
+        for (number, (arguments, is_made, and_beside)) in cases.into_iter().enumerate() {
+            fs::create_dir_all(&outer.0).expect("make a control group");
+            inner.make();
+            beside.make();
+            let images = scratch.path(&format!("images-{number}"));
+            let workload = Workload::start("still", scratch.path(&format!("work-{number}")));
+            inner.take_in(workload.pid(), "cgroup.procs");
+            let before = groups_of(workload.pid());
+            let mut dump = by.dump_command(workload.pid(), &images, Dump::ENDING);
+            stasis_tests::Outcome::of(dump.args(arguments(&workload))).must_succeed("dump");
+            machine.await_no_children();
+            for group in [&inner, &beside, &outer] {
+                fs::remove_dir(&group.0).expect("remove the control group");
+            }
+            let outcome = to.restore(&images, Dump::ENDING);
+            assert_eq!(outcome.success, is_made, "case {number}: {}", outcome.stderr);
+            assert_eq!(beside.0.exists(), and_beside, "case {number}");
+            assert_eq!(inner.0.exists(), is_made, "case {number}");
+            if is_made {
+                assert_eq!(groups_of(workload.pid()), before);
+                workload.check().expect("the program's own check");
+            }
+            machine.end_all();
+            for group in [&inner, &beside] {
+                let is_gone = || fs::remove_dir(&group.0).is_ok() || !group.0.exists();
+                assert!(stasis_tests::wait_until(std::time::Duration::from_secs(10), is_gone));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dump_describes_what_it_is_asked_to() {
+    described(Engine::CriuFace, Engine::Stasis);
+}
+
+#[test]
+fn criu_peer_makes_what_is_described() {
+    described(Engine::CriuFace, Engine::Criu);
+}
+
+#[test]
+fn criu_peer_describes_what_it_is_asked_to() {
+    described(Engine::Criu, Engine::CriuFace);
+}
+
+#[test]
+fn groups_to_describe_have_to_be_there() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("still", scratch.path("work"));
+    for (root, said) in
+        [(":/no/such/one", "mkdir"), ("nothing:/", "no hierarchy has this controller")]
+    {
+        let mut dump =
+            Engine::CriuFace.dump_command(workload.pid(), &scratch.path("images"), Dump::ENDING);
+        let outcome = stasis_tests::Outcome::of(dump.args(["--cgroup-root", root]));
+        assert!(!outcome.success);
+        let log = fs::read_to_string(scratch.path("images").join("dump.log")).expect("a log");
+        assert!(log.contains(said) && log.contains(root), "{log}");
+    }
+    workload.check().expect("it runs on");
+}
+
 #[test]
 fn it_may_stay_where_the_restore_is() {
     let remove = |group: &Group| fs::remove_dir(&group.0).expect("remove");

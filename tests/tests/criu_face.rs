@@ -44,6 +44,32 @@ fn options_that_are_not_supported_are_refused_by_name() {
 }
 
 #[test]
+fn options_of_another_command_are_refused_by_name() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let pid = workload.pid().to_string();
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let dir = images.to_str().expect("UTF-8");
+    for line in [
+        "dump --restore-detached",
+        "dump --pidfile=there",
+        "dump --feature=timerfd",
+        "pre-dump --leave-stopped",
+        "restore --track-mem",
+        "check --shell-job",
+    ] {
+        let (command, option) = line.split_once(' ').expect("an option");
+        let outcome = criu(&[command, "-t", &pid, "-D", dir, option]);
+        assert!(!outcome.success, "{line} was accepted");
+        let said = format!("{} does nothing for {command}", option.split('=').next().expect("one"));
+        assert!(outcome.stderr.contains(&said), "{line}: {}", outcome.stderr);
+    }
+    workload.check().expect("it runs on");
+}
+
+#[test]
 fn log_statistics_and_pid_file_are_where_callers_look() {
     let machine = Machine::prepare();
     let scratch = Scratch::new();

@@ -30,6 +30,8 @@ fn asked(options: &Options, place: &Place) -> Option<DumpOptions> {
         shell_job: options.shell_job,
         root: options.root.clone(),
         ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
+        cgroups: options.cgroups,
+        cgroup_roots: options.cgroup_roots.clone(),
         // CRIU's callers dump into directories of their own making, and again into the same.
         overwrite: true,
         in_place: true,

@@ -23,6 +23,17 @@ pub(crate) enum Command {
     Check,
 }
 
+impl Command {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Dump => "dump",
+            Self::PreDump => "pre-dump",
+            Self::Restore => "restore",
+            Self::Check => "check",
+        }
+    }
+}
+
 /// What becomes of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FinalState {
@@ -61,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
     pub(crate) refused: Vec<String>,
+    /// Options that other commands have, and this one has no use for, as they were written.
+    pub(crate) misplaced: Vec<String>,
 }
 
 /// What the command line asks for.
@@ -206,6 +219,7 @@ fn verbosity(before: Option<u32>, value: &OsStr) -> u32 {
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
     let mut options = Options::default();
     let mut words = Vec::new();
+    let mut given: Vec<(&Known, String)> = Vec::new();
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         let (known, written, on) = match argument {
@@ -242,8 +256,14 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
             }
         };
         options.take(known, &written, on, value.as_ref())?;
+        if on && !known.commands.is_empty() {
+            given.push((known, written));
+        }
     }
-    Ok(Asked::Run(command(&words)?, Box::new(options)))
+    let command = command(&words)?;
+    let misplaced = given.into_iter().filter(|(known, _)| !known.commands.contains(&command));
+    options.misplaced = misplaced.map(|(_, written)| written).collect();
+    Ok(Asked::Run(command, Box::new(options)))
 }
 
 fn command(words: &[String]) -> Result<Command, UsageError> {
@@ -334,6 +354,41 @@ mod tests {
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
         );
+    }
+
+    #[test]
+    fn options_that_a_command_does_not_carry_out_are_named() {
+        for (line, misplaced) in [
+            ("dump -t 7 -d --pidfile x --feature timerfd -S", "-d --pidfile --feature -S"),
+            ("pre-dump -t 7 -s --ghost-limit 1M --cgroup-root /a", "-s"),
+            (
+                "restore --ghost-limit 1M --track-mem -j --cgroup-root /a",
+                "--ghost-limit --track-mem",
+            ),
+            ("check -v4 -o x --no-shell-job -R", "-R"),
+        ] {
+            assert_eq!(options(line).misplaced.join(" "), misplaced, "{line}");
+        }
+    }
+
+    /// The table says of every option whether it is read.
+    #[test]
+    fn the_table_and_what_is_read_agree() {
+        for known in super::super::table::OPTIONS {
+            if matches!(known.long, "help" | "version") {
+                continue;
+            }
+            let values = ["", "=1", "=soft", "=filesize", "=/x"];
+            let lines = values.iter().map(|value| format!("dump --{}{value}", known.long));
+            let read = lines.filter_map(|line| match parse(words(&line)) {
+                Ok(Asked::Run(_, options)) => Some(options.refused.is_empty()),
+                _ => None,
+            });
+            let read: Vec<bool> = read.collect();
+            assert!(!read.is_empty(), "no value does for --{}", known.long);
+            let carried = !known.commands.is_empty();
+            assert!(read.iter().all(|read| *read == carried), "--{}", known.long);
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The names, letters and kinds of all of CRIU 4.2's options.
+//! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
+
+use super::options::Command::{self, Check, Dump, PreDump, Restore};
 
 /// Whether an option takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +21,32 @@ pub(super) struct Known {
     pub(super) long: &'static str,
     pub(super) short: Option<char>,
     pub(super) kind: Kind,
+    /// The commands that carry it out; for any other it is refused by name.
+    pub(super) commands: &'static [Command],
 }
 
+/// An option that no command carries out.
 const fn known(long: &'static str, short: Option<char>, kind: Kind) -> Known {
-    Known { long, short, kind }
+    carried(long, short, kind, &[])
 }
+
+const fn carried(
+    long: &'static str,
+    short: Option<char>,
+    kind: Kind,
+    commands: &'static [Command],
+) -> Known {
+    Known { long, short, kind, commands }
+}
+
+const ALL: &[Command] = &[Dump, PreDump, Restore, Check];
+/// What a dump would refuse, a pre-dump refuses as well: so it takes a dump's options.
+const DUMPS: &[Command] = &[Dump, PreDump];
+const IMAGES: &[Command] = &[Dump, PreDump, Restore];
 
 use Kind::{Optional, Plain, Required, Switch};
 
-const OPTIONS: &[Known] = &[
+pub(super) const OPTIONS: &[Known] = &[
     known("action-script", None, Required),
     known("address", None, Required),
     known("all", None, Plain),
@@ -36,12 +55,12 @@ const OPTIONS: &[Known] = &[
     known("cgroup-dump-controller", None, Required),
     known("cgroup-props", None, Required),
     known("cgroup-props-file", None, Required),
-    known("cgroup-root", None, Required),
+    carried("cgroup-root", None, Required, IMAGES),
     known("cgroup-yard", None, Required),
     known("close", None, Required),
     known("config", None, Required),
     known("cpu-cap", None, Optional),
-    known("daemon", None, Switch),
+    carried("daemon", None, Switch, &[Restore]),
     known("deprecated", None, Switch),
     known("display-stats", None, Switch),
     known("empty-ns", None, Required),
@@ -55,42 +74,42 @@ const OPTIONS: &[Known] = &[
     known("ext-unix-sk", Some('x'), Optional),
     known("external", None, Required),
     known("extra", None, Switch),
-    known("feature", None, Required),
+    carried("feature", None, Required, &[Check]),
     known("file-locks", Some('l'), Switch),
-    known("file-validation", None, Required),
+    carried("file-validation", None, Required, IMAGES),
     known("force-irmap", None, Switch),
     known("freeze-cgroup", None, Required),
     known("ghost-fiemap", None, Switch),
-    known("ghost-limit", None, Required),
-    known("help", Some('h'), Plain),
-    known("images-dir", Some('D'), Required),
+    carried("ghost-limit", None, Required, DUMPS),
+    carried("help", Some('h'), Plain, ALL),
+    carried("images-dir", Some('D'), Required, ALL),
     known("inherit-fd", None, Required),
     known("irmap-scan-path", None, Required),
     known("join-ns", Some('J'), Required),
     known("lazy-pages", None, Plain),
-    known("leave-running", Some('R'), Plain),
-    known("leave-stopped", Some('s'), Plain),
+    carried("leave-running", Some('R'), Plain, IMAGES),
+    carried("leave-stopped", Some('s'), Plain, &[Dump, Restore]),
     known("libdir", Some('L'), Required),
     known("link-remap", None, Switch),
-    known("log-file", Some('o'), Required),
+    carried("log-file", Some('o'), Required, ALL),
     known("log-pid", None, Switch),
     known("lsm-mount-context", None, Required),
     known("lsm-profile", None, Required),
-    known("manage-cgroups", None, Optional),
+    carried("manage-cgroups", None, Optional, IMAGES),
     known("mntns-compat-mode", None, Switch),
     known("ms", None, Plain),
     known("network-lock", None, Required),
-    known("no-default-config", None, Plain),
+    carried("no-default-config", None, Plain, ALL),
     known("page-server", None, Switch),
-    known("pidfile", None, Required),
+    carried("pidfile", None, Required, &[Restore]),
     known("port", None, Required),
     known("pre-dump-mode", None, Required),
-    known("prev-images-dir", None, Required),
+    carried("prev-images-dir", None, Required, DUMPS),
     known("ps-socket", None, Required),
-    known("restore-detached", Some('d'), Switch),
-    known("restore-sibling", Some('S'), Switch),
-    known("root", Some('r'), Required),
-    known("shell-job", Some('j'), Switch),
+    carried("restore-detached", Some('d'), Switch, &[Restore]),
+    carried("restore-sibling", Some('S'), Switch, &[Restore]),
+    carried("root", Some('r'), Required, IMAGES),
+    carried("shell-job", Some('j'), Switch, IMAGES),
     known("skip-file-rwx-check", None, Switch),
     known("skip-in-flight", None, Switch),
     known("skip-mnt", None, Required),
@@ -98,21 +117,21 @@ const OPTIONS: &[Known] = &[
     known("stream", None, Switch),
     known("tcp-close", None, Switch),
     known("tcp-established", None, Switch),
-    known("timeout", None, Required),
+    carried("timeout", None, Required, DUMPS),
     known("tls", None, Switch),
     known("tls-cacert", None, Required),
     known("tls-cacrl", None, Required),
     known("tls-cert", None, Required),
     known("tls-key", None, Required),
     known("tls-no-cn-verify", None, Plain),
-    known("track-mem", None, Switch),
-    known("tree", Some('t'), Required),
+    carried("track-mem", None, Switch, DUMPS),
+    carried("tree", Some('t'), Required, IMAGES),
     known("unprivileged", None, Switch),
-    known("verbosity", Some('v'), Optional),
-    known("version", Some('V'), Plain),
+    carried("verbosity", Some('v'), Optional, ALL),
+    carried("version", Some('V'), Plain, ALL),
     known("veth-pair", None, Required),
     known("weak-sysctls", None, Switch),
-    known("work-dir", Some('W'), Required),
+    carried("work-dir", Some('W'), Required, ALL),
 ];
 
 /// The option of a letter.
