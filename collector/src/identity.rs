@@ -114,12 +114,19 @@ pub(crate) fn name_tables(inventory: &mut Inventory) -> Result<(), Error> {
     let owner = |table: &[(i32, i32)], pid: i32| {
         table.binary_search_by_key(&pid, |entry| entry.0).map_or(0, |index| table[index].1)
     };
+    let other = |table: &[(i32, i32)], pid: i32| match owner(table, pid) {
+        0 => 0,
+        lowest if lowest != pid => lowest,
+        _ => table.iter().find(|entry| entry.1 == pid && entry.0 != pid).map_or(0, |entry| entry.0),
+    };
     for (&pid, process) in &mut inventory.processes {
         process.tables = Tables {
             memory: owner(&memory, pid),
             files: owner(&files, pid),
             file_system: owner(&file_system, pid),
             signal_handlers: owner(&signal_handlers, pid),
+            others: [&memory, &files, &file_system, &signal_handlers]
+                .map(|table| other(table, pid)),
         };
     }
     Ok(())

@@ -149,6 +149,9 @@ pub struct Tables {
     pub file_system: i32,
     /// Signal handlers (`CLONE_SIGHAND`).
     pub signal_handlers: i32,
+    /// Of each of these, in this order, another process that has the same: one that is not in the
+    /// inventory, if there is any (which the /proc reader does not look for); 0 for none.
+    pub others: [i32; 4],
 }
 
 /// The states that a checkpoint treats differently.

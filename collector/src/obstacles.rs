@@ -96,6 +96,40 @@ fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
     sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
 }
 
+/// Tables that a process shares with another, inside of the tree or outside.
+fn of_tables(process: &Process, tree: &[&Process]) -> Vec<(&'static str, String, String)> {
+    let (pid, tables) = (process.pid, &process.tables);
+    let is_inside = |pid: i32| tree.iter().any(|process| process.pid == pid);
+    let mut found = Vec::new();
+    for (index, (name, flag, owner)) in [
+        ("memory", "CLONE_VM", tables.memory),
+        ("descriptor table", "CLONE_FILES", tables.files),
+        ("working directory", "CLONE_FS", tables.file_system),
+        ("signal handlers", "CLONE_SIGHAND", tables.signal_handlers),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outside = [tables.others[index], owner].into_iter().find(|other| {
+            // The inventory does not tell of itself that it is complete.
+            *other != 0 && *other != pid && !is_inside(*other)
+        });
+        if let Some(other) = outside {
+            let reason = format!("it is shared with process {other} outside the tree ({flag})");
+            let remedy = format!(
+                "end that process (kill {other}), or have the program start it without {flag}: what \
+                 processes share by it cannot be carried"
+            );
+            found.push((name, reason, remedy));
+        } else if owner != 0 && owner != pid && !is_in_vfork(process, tree) {
+            let reason = format!("it is shared with process {owner}");
+            let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
+            found.push((name, reason, remedy.to_owned()));
+        }
+    }
+    found
+}
+
 fn of_process(
     process: &Process,
     tree: &[&Process],
@@ -121,17 +155,8 @@ fn of_process(
             );
         }
     }
-    let tables = &process.tables;
-    for (name, owner) in [
-        ("memory", tables.memory),
-        ("descriptor table", tables.files),
-        ("working directory", tables.file_system),
-        ("signal handlers", tables.signal_handlers),
-    ] {
-        if owner != 0 && owner != pid && !is_in_vfork(process, tree) {
-            let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
-            add(name.to_owned(), format!("it is shared with process {owner}"), remedy);
-        }
+    for (object, reason, remedy) in of_tables(process, tree) {
+        add(object.to_owned(), reason, &remedy);
     }
     if process.in_process.as_ref().is_some_and(|known| known.local_descriptors) {
         let reason = "it has segments of its own (modify_ldt), which cannot be carried";

@@ -13,7 +13,13 @@ fn process() -> Process {
         files: Vec::new(),
         namespaces: BTreeMap::from([("net", 7)]),
         kernel_thread: false,
-        tables: Tables { memory: 40, files: 40, file_system: 40, signal_handlers: 40 },
+        tables: Tables {
+            memory: 40,
+            files: 40,
+            file_system: 40,
+            signal_handlers: 40,
+            others: [0; 4],
+        },
         in_process: None,
     }
 }
@@ -142,12 +148,36 @@ fn a_vfork_passes_and_other_sharing_of_memory_does_not() {
 }
 
 #[test]
+fn tables_that_others_use_are_named_with_them() {
+    let mut parent = process();
+    let mut child = process();
+    (child.pid, child.ppid) = (41, 40);
+    parent.tables.others = [41, 39, 0, 0];
+    child.tables.others = [40, 39, 0, 40];
+    child.tables.file_system = 41;
+    // What both have is theirs alone, but for the descriptors.
+    parent.threads.insert(40, thread('D'));
+    let found = of_tree(40, &[&parent, &child], &around());
+    let outside: Vec<_> = found.iter().map(|found| (found.task, &*found.object)).collect();
+    assert_eq!(outside, [(40, "descriptor table"), (41, "descriptor table")]);
+    assert!(found[0].reason.contains("process 39 outside"), "{}", found[0].reason);
+    assert!(found[0].remedy.contains("kill 39"), "{}", found[0].remedy);
+    // The one alone, in an inventory that has the other, too.
+    let objects = |tree: &[&Process]| -> Vec<String> {
+        of_tree(tree[0].pid, tree, &around()).into_iter().map(|found| found.object).collect()
+    };
+    assert_eq!(objects(&[&parent]), ["memory", "descriptor table"]);
+    assert_eq!(objects(&[&child])[1..], ["memory", "descriptor table", "signal handlers"]);
+}
+
+#[test]
 fn sessions_lie_inside_the_tree() {
     let mut job = process();
     job.sid = 39;
     let mut child = process();
     (child.pid, child.ppid, child.sid) = (41, 40, 39);
-    child.tables = Tables { memory: 41, files: 41, file_system: 41, signal_handlers: 41 };
+    child.tables =
+        Tables { memory: 41, files: 41, file_system: 41, signal_handlers: 41, others: [0; 4] };
     let shell_job = Surroundings { shell_job: true, ..around() };
     assert_eq!(of_tree(40, &[&job, &child], &around()).len(), 1);
     assert!(of_tree(40, &[&job, &child], &shell_job).is_empty());

@@ -240,7 +240,7 @@ pub const fn in_empty_session(settings: &ThreadSettings) -> bool {
 pub const UNSEEN_WITHOUT_BPF: &str = "landlock domains, keyrings, NUMA policies, locks of memory to \
     come (MCL_FUTURE), write-xor-execute (PR_SET_MDWE), memory merging, system call dispatch, \
     semaphore undo, shared I/O contexts, protection keys, io_uring without a descriptor, default \
-    timer slack";
+    timer slack, tables shared with processes outside the tree (CLONE_VM, CLONE_FILES, CLONE_FS)";
 
 #[cfg(test)]
 mod tests {

@@ -106,6 +106,12 @@ fn places(seq: *mut seq_file, task: u64) {
     places.heap_start = load(memory, o::MM_START_BRK);
     places.heap_end = load(memory, o::MM_BRK);
     places.stack_start = load(memory, o::MM_START_STACK);
+    places.users = [
+        load(memory, o::MM_USERS),
+        load(load(task, o::TASK_FILES), o::FILES_COUNT),
+        load(load(task, o::TASK_FS), o::FS_USERS),
+        load(load(task, o::TASK_SIGHAND), o::SIGHAND_COUNT),
+    ];
     namespaces(&mut places.namespaces, task);
     emit(seq, &places);
 }

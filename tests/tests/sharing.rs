@@ -158,3 +158,44 @@ fn sockets_with_what_they_do_not_tell() {
     refused("unsupported-multicast_interface", &["IP_MULTICAST_IF"], how, &scratch);
     refused("unsupported-signed_tcp", &["TCP_MD5SIG"], how, &scratch);
 }
+
+/// A table that two processes use, by clone(2): one alone is refused, with the other. Only the programs see
+/// who is outside.
+fn tables(how: Dump<'_>, scratch: &Scratch) {
+    for (family, object, flag) in [
+        ("shared-table-descriptors", "descriptor table", "CLONE_FILES"),
+        ("shared-table-directories", "working directory", "CLONE_FS"),
+        ("shared-table-memory", "memory", "CLONE_VM"),
+        ("shared-table-memory", "signal handlers", "CLONE_SIGHAND"),
+    ] {
+        let place = format!("{family}-{flag}");
+        let workload = Workload::start(family, scratch.path(&place));
+        let child = child_of(&workload);
+        let images = scratch.path(&format!("{place}-images"));
+        let outcome = Engine::Stasis.dump(child, &images, how);
+        assert!(!outcome.success, "{family}: one of two was dumped");
+        let shared = format!("shared with process {} outside the tree ({flag})", workload.pid());
+        for word in [&*shared, object, &format!("kill {}", workload.pid())] {
+            assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+        }
+        assert!(!images.exists(), "a refused dump leaves no directory");
+        // What is said helps the other one.
+        nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL)
+            .expect("end");
+        assert!(
+            wait_until(Duration::from_secs(10), || !Path::new(&format!("/proc/{child}")).exists())
+        );
+        Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump the other");
+        await_end(workload.pid());
+        Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore it");
+        workload.check().expect("the program's own check");
+    }
+}
+
+#[test]
+fn tables_of_two_processes() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    tables(Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING }, &scratch);
+}

@@ -164,3 +164,55 @@ pub(crate) fn job_server(stage: &Stage) -> Outcome {
     };
     both(stage, sign, come)
 }
+
+/// Runs with a child made by `clone`, for nothing but to be there.
+fn with_sharer(stage: &Stage, child: i32) -> Outcome {
+    check(child).expect("clone");
+    let child = nix::unistd::Pid::from_raw(child);
+    while nix::unistd::getsid(Some(child)) != Ok(child) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    stage.publish("child", &child.to_string());
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    // The test may have ended it.
+    found.must(
+        "the child is there, or was",
+        matches!(kill(child, Signal::SIGKILL), Ok(()) | Err(nix::errno::Errno::ESRCH)),
+    );
+    found.outcome()
+}
+
+/// What such a child does: it must not touch what its parent uses.
+extern "C" fn stay(_: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: neither call reads or writes memory, but for the error of one that never ends.
+    unsafe {
+        libc::setsid();
+        loop {
+            libc::pause();
+        }
+    }
+}
+
+fn clone_with(flags: libc::c_int) -> i32 {
+    let stack = Region::map(64 << 10, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE, None);
+    let top = (stack.addr() + (64 << 10)) as *mut libc::c_void;
+    // SAFETY: nothing handles the signal.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("ignore");
+    // SAFETY: the child has a stack of its own, which stays, and does nothing but wait.
+    let child = unsafe { libc::clone(stay, top, flags | libc::SIGCHLD, std::ptr::null_mut()) };
+    std::mem::forget(stack);
+    child
+}
+
+pub(crate) fn descriptor_table(stage: &Stage) -> Outcome {
+    with_sharer(stage, clone_with(libc::CLONE_FILES))
+}
+
+pub(crate) fn directories(stage: &Stage) -> Outcome {
+    with_sharer(stage, clone_with(libc::CLONE_FS))
+}
+
+pub(crate) fn address_space(stage: &Stage) -> Outcome {
+    with_sharer(stage, clone_with(libc::CLONE_VM | libc::CLONE_SIGHAND))
+}

@@ -17,6 +17,7 @@ mod ready;
 mod records;
 mod settled;
 mod source;
+mod tables;
 mod tracks;
 
 pub use load::Loaded;

@@ -20,10 +20,11 @@ use super::files_pass::FilesPass;
 use super::landlock::{self, Landlock};
 use super::mappings::{own_gate, unchanged};
 use super::records::{self, device, is_kernel_thread, process_state, records, thread, with_name};
+use super::tables::{self, Uses};
 use super::tracks::Watch;
 use super::{BpfError, Counts, Loaded, Tracers, fallback};
 use crate::deadline::Deadline;
-use crate::{Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, ProcessState, Tables};
+use crate::{Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, Tables};
 
 /// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
 #[derive(Debug)]
@@ -75,8 +76,8 @@ impl What {
 
 /// The threads of one process as the iterator gave them.
 #[derive(Default)]
-struct Tasks {
-    threads: Vec<TaskRecord>,
+pub(super) struct Tasks {
+    pub(super) threads: Vec<TaskRecord>,
     actions: Vec<SignalAction>,
     /// Program, working and root directory, in the order of [`place`]; `None` where /proc has to be
     /// asked.
@@ -101,9 +102,9 @@ pub(crate) fn quicker_at_once(count: usize) -> bool {
 /// A process, with what only this source needs to know of it.
 pub(super) struct Found {
     pub(super) process: Process,
-    leader: TaskRecord,
+    pub(super) leader: TaskRecord,
     /// A thread that has memory and descriptors to show, if any has.
-    speaker: Option<TaskRecord>,
+    pub(super) speaker: Option<TaskRecord>,
     /// How many threads have those descriptors.
     pub(super) users: usize,
     /// Which files have been read.
@@ -269,6 +270,7 @@ impl BpfSource {
         look: Look,
     ) -> Result<Inventory, BpfError> {
         let landlock = self.landlock();
+        let uses = parts.contains(Parts::SHARING).then(|| Uses::of(&tasks));
         // Before anything else: what changes from here on is counted behind this.
         let mut files = FilesPass::begin(self, tasks.keys().copied(), parts, earlier, look)?;
         let mut found = BTreeMap::new();
@@ -295,8 +297,9 @@ impl BpfSource {
             self.links.clear();
         }
         self.name_descriptions(&mut found);
-        if parts.contains(Parts::SHARING) {
-            name_tables(&mut found);
+        if let Some(uses) = uses {
+            let holders = self.others(&uses)?;
+            tables::name(&mut found, &holders);
         }
         self.spared = files.spared();
         let basis = files.basis(&found, &earlier.basis);
@@ -417,7 +420,7 @@ impl BpfSource {
         Ok(all)
     }
 
-    fn read_tasks(
+    pub(super) fn read_tasks(
         &mut self,
         target: IterTarget,
         pid: i32,
@@ -540,22 +543,4 @@ fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {
         rest = behind;
     }
     Some((header.tgid, actions))
-}
-
-fn name_tables(found: &mut BTreeMap<i32, Found>) {
-    let mut owners: [HashMap<u64, i32>; 4] = Default::default();
-    for (&pid, found) in found {
-        if found.process.kernel_thread || matches!(found.process.state, ProcessState::Zombie { .. })
-        {
-            continue;
-        }
-        let places = found.speaker.as_ref().unwrap_or(&found.leader).places;
-        let addresses = [places.memory, places.files, places.file_system, places.signal_handlers];
-        let mut owner = owners.iter_mut().zip(addresses).map(|(owners, address)| {
-            if address == 0 { 0 } else { *owners.entry(address).or_insert(pid) }
-        });
-        let mut next = || owner.next().unwrap_or(0);
-        found.process.tables =
-            Tables { memory: next(), files: next(), file_system: next(), signal_handlers: next() };
-    }
 }

@@ -131,6 +131,9 @@ pub struct TaskSignals {
     pub rseq_signature: u32,
 }
 
+/// Tables that threads may share: address space, descriptors, root and directories, signal handlers.
+pub const TABLES: usize = 4;
+
 /// What a thread refers to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -150,6 +153,9 @@ pub struct TaskPlaces {
     pub heap_end: u64,
     /// An address in the initial stack.
     pub stack_start: u64,
+    /// How many references there are to address space, descriptor table, root and signal handlers; 0 if
+    /// that is not known.
+    pub users: [u32; TABLES],
     /// Namespaces, in the order of `/proc/PID/ns`; 0 for none.
     pub namespaces: [u32; NAMESPACES],
 }

@@ -178,6 +178,9 @@ offsets! {
     UTS_NS_INUM = "uts_namespace.ns.inum";
     FILES_FDT = "files_struct.fdt";
     FILES_COUNT = "files_struct.count.counter" optional;
+    FS_USERS = "fs_struct.users" optional;
+    SIGHAND_COUNT = "sighand_struct.count.refs.counter" optional;
+    MM_USERS = "mm_struct.mm_users.counter" optional;
     FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
     FDTABLE_MAX_FDS = "fdtable.max_fds";
     FDTABLE_FD = "fdtable.fd";
