@@ -236,7 +236,7 @@ const DEVICE: Refusal = ("memory of a device", "close the device before the dump
 const USERFAULTFD: Refusal =
     ("the process serves its own page faults by userfaultfd", "unregister it before the dump");
 
-const REFUSED_FLAGS: [(VmFlags, Refusal); 11] = [
+const REFUSED_FLAGS: [(VmFlags, Refusal); 10] = [
     (
         VmFlags::HUGE_TLB,
         ("memory of hugetlbfs", "use transparent huge pages instead of MAP_HUGETLB"),
@@ -252,10 +252,6 @@ const REFUSED_FLAGS: [(VmFlags, Refusal); 11] = [
     ),
     (VmFlags::SEALED, ("sealed by mseal", "start the program without sealing its mappings")),
     (VmFlags::DROPPABLE, ("made by MAP_DROPPABLE", "unmap it before the dump")),
-    (
-        VmFlags::GUARD,
-        ("holds guard regions (MADV_GUARD_INSTALL)", "remove them by MADV_GUARD_REMOVE"),
-    ),
     (VmFlags::UNKNOWN, ("has a flag that this program does not know", "unmap it before the dump")),
 ];
 

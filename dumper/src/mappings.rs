@@ -3,6 +3,7 @@
 use collector::obstacles::{Refusal, of_mapping};
 use collector::{Mapping, VmFlags};
 use images::messages::{VmaEntry, vma_status};
+use kernel::pagemap::PageRun;
 
 /// What a mapping is, as far as carrying it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,17 @@ pub(crate) fn encode(mapping: &Mapping, kind: Kind, object: u64) -> VmaEntry {
     }
 }
 
+/// The entry of a guard region, which is none of a mapping: CRIU has them behind all of these.
+pub(crate) fn guard(region: &PageRun) -> VmaEntry {
+    VmaEntry {
+        start: region.start,
+        end: region.end,
+        status: vma_status::GUARD,
+        fd: -1,
+        ..VmaEntry::default()
+    }
+}
+
 /// Where in its segment a mapping of shared anonymous memory begins.
 fn shared_offset(mapping: &Mapping, kind: Kind) -> u64 {
     if kind == Kind::SharedAnonymous { mapping.offset } else { 0 }
@@ -194,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_carried_is_named() {
-        for flags in [VmFlags::HUGE_TLB, VmFlags::UFFD_MISSING, VmFlags::GUARD, VmFlags::SEALED] {
+        for flags in [VmFlags::HUGE_TLB, VmFlags::UFFD_MISSING, VmFlags::SEALED] {
             assert!(classify(&mapping(0, 0x1000, flags, 0, "")).is_err());
         }
         assert!(

@@ -139,6 +139,10 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             nodes: policy.nodes,
         }));
     }
+    let pages = &captured.pages[..captured.process_pages];
+    if let Ok(index) = pages.binary_search_by_key(&pid, |pages| pages.pid) {
+        vmas.extend(pages[index].guards.iter().map(mappings::guard));
+    }
     Ok(MmEntry {
         mm_start_code: stat.start_code,
         mm_end_code: stat.end_code,

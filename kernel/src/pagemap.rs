@@ -47,6 +47,8 @@ const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
+/// Guarded by `MADV_GUARD_INSTALL`; such a page is `SWAPPED` and `WRITTEN`, too. Since Linux 6.15.
+const PAGE_IS_GUARD: u64 = 1 << 8;
 
 // Bits of an entry of `/proc/PID/pagemap`.
 const ENTRY_PRESENT: u64 = 1 << 63;
@@ -86,6 +88,10 @@ pub struct PageMap {
     file: File,
     /// The kernel has no `PAGEMAP_SCAN`.
     without_scan: bool,
+    /// The kernel's scan does not tell of guard regions.
+    without_guards: bool,
+    /// Guard regions that scans have met.
+    guards: Vec<PageRun>,
     /// Reused between scans.
     runs: Vec<PageRun>,
 }
@@ -100,7 +106,7 @@ impl PageMap {
     /// When there is no such process, or no right to read it.
     pub fn open(pid: i32) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
-        Ok(Self { file, without_scan: false, runs: vec![PageRun::default(); RUNS] })
+        Ok(Self::of(file, false, false))
     }
 
     /// The same, so many times, for other threads to read at the same time.
@@ -108,11 +114,51 @@ impl PageMap {
     /// # Errors
     /// When there is no descriptor left.
     pub fn clones(&self, count: usize) -> io::Result<Vec<Self>> {
-        let clone = |_| {
-            let runs = vec![PageRun::default(); RUNS];
-            Ok(Self { file: self.file.try_clone()?, without_scan: self.without_scan, runs })
-        };
+        let clone =
+            |_| Ok(Self::of(self.file.try_clone()?, self.without_scan, self.without_guards));
         (0..count).map(clone).collect()
+    }
+
+    const fn of(file: File, without_scan: bool, without_guards: bool) -> Self {
+        Self { file, without_scan, without_guards, guards: Vec::new(), runs: Vec::new() }
+    }
+
+    /// Takes over what other maps of the process have met.
+    pub fn join(&mut self, others: Vec<Self>) {
+        self.guards.extend(others.into_iter().flat_map(|other| other.guards));
+    }
+
+    /// The guard regions that scans have met since they were last taken, by rising address. Pages in
+    /// them are in none of the runs that scans report.
+    pub fn take_guards(&mut self) -> Vec<PageRun> {
+        let mut met = std::mem::take(&mut self.guards);
+        met.sort_unstable_by_key(|run| run.start);
+        let mut guards: Vec<PageRun> = Vec::with_capacity(met.len());
+        for run in met {
+            match guards.last_mut() {
+                Some(last) if last.end >= run.start => last.end = last.end.max(run.end),
+                _ => guards.push(run),
+            }
+        }
+        guards
+    }
+
+    /// Looks for guard regions where no other scan does. None are met on a kernel that does not tell.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn look_for_guards(&mut self, span: PageRun) -> io::Result<()> {
+        let arguments = ScanArguments {
+            category_mask: PAGE_IS_GUARD,
+            return_mask: PAGE_IS_GUARD,
+            ..ScanArguments::default()
+        };
+        match self.walk(span, arguments, &mut Vec::new()) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) => {
+                Ok(())
+            }
+            done => done.map(drop),
+        }
     }
 
     /// The runs inside `spans` (ascending, without overlap) whose pages belong to the process
@@ -242,6 +288,22 @@ impl PageMap {
         Ok(true)
     }
 
+    /// Has a scan for what pages hold leave out guard regions.
+    const fn without_guards(&self, what: ScanArguments) -> ScanArguments {
+        if self.without_guards || what.category_anyof_mask == 0 {
+            return what;
+        }
+        // One that is met is told apart; but a mark of write protection would hide it.
+        match what.flags & PM_SCAN_WP_MATCHING {
+            0 => ScanArguments { return_mask: what.return_mask | PAGE_IS_GUARD, ..what },
+            _ => ScanArguments {
+                category_inverted: what.category_inverted | PAGE_IS_GUARD,
+                category_mask: what.category_mask | PAGE_IS_GUARD,
+                ..what
+            },
+        }
+    }
+
     /// Walks a span, adding to `found`; returns where it ended.
     fn walk(
         &mut self,
@@ -249,13 +311,14 @@ impl PageMap {
         what: ScanArguments,
         found: &mut Vec<PageRun>,
     ) -> io::Result<u64> {
+        self.runs.resize(RUNS, PageRun::default());
         let mut arguments = ScanArguments {
             size: size_of::<ScanArguments>() as u64,
             start: span.start,
             end: span.end,
             vec: self.runs.as_mut_ptr() as u64,
             vec_len: self.runs.len() as u64,
-            ..what
+            ..self.without_guards(what)
         };
         let mut left = what.max_pages;
         while arguments.start < span.end {
@@ -264,10 +327,22 @@ impl PageMap {
             // that this value owns.
             let seen =
                 unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
-            let Ok(seen) = usize::try_from(seen) else { return Err(io::Error::last_os_error()) };
+            let Ok(seen) = usize::try_from(seen) else {
+                let error = io::Error::last_os_error();
+                // What it does not know it refuses before it begins.
+                if error.raw_os_error() == Some(libc::EINVAL) && !self.without_guards {
+                    self.without_guards = true;
+                    let rest = PageRun::new(arguments.start, span.end);
+                    return self.walk(rest, ScanArguments { max_pages: left, ..what }, found);
+                }
+                return Err(error);
+            };
             let mut seen_to = arguments.start;
             for run in &self.runs[..seen.min(RUNS)] {
-                push(found, run.start, run.end);
+                match run.categories & PAGE_IS_GUARD {
+                    0 => push(found, run.start, run.end),
+                    _ => self.guards.push(PageRun::new(run.start, run.end)),
+                }
                 left = left.saturating_sub(run.pages());
                 seen_to = run.end;
             }
@@ -375,6 +450,47 @@ mod tests {
             // SAFETY: the mapping is ours and not used any more.
             unsafe { munmap(region, bytes.get()) }.unwrap();
         }
+    }
+
+    /// Needs Linux 6.15; on one before, the test says so.
+    #[test]
+    fn guard_regions_hold_nothing_and_are_met() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        const MADV_GUARD_INSTALL: i32 = 102;
+        let bytes = NonZeroUsize::new(16 * PAGE_SIZE as usize).unwrap();
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new anonymous mapping; nothing else uses it.
+        let region = unsafe { mmap_anonymous(None, bytes, rights, MapFlags::MAP_PRIVATE) }.unwrap();
+        let start = region.as_ptr() as u64;
+        let run = |from, to| PageRun::new(start + from * PAGE_SIZE, start + to * PAGE_SIZE);
+        for page in [3u64, 9] {
+            // SAFETY: inside the mapping.
+            unsafe { (run(page, page).start as *mut u8).write_volatile(1) };
+        }
+        for (page, pages) in [(0, 2), (4, 1), (8, 1)] {
+            let at = run(page, page).start as *mut libc::c_void;
+            // SAFETY: nothing is kept in these pages of the mapping, which is ours.
+            let done = unsafe { libc::madvise(at, pages * PAGE_SIZE as usize, MADV_GUARD_INSTALL) };
+            if done != 0 {
+                println!("skipped: this kernel has no guard regions");
+                return;
+            }
+        }
+        let mut map = PageMap::open(std::process::id().cast_signed()).unwrap();
+        let guards = [run(0, 2), run(4, 5), run(8, 9)];
+        let span = run(0, 16);
+        assert_eq!(map.private_pages(&[span]).unwrap(), [run(3, 4), run(9, 10)]);
+        assert_eq!(map.take_guards(), guards);
+        let mut found = Vec::new();
+        map.anonymous_pages(span, &mut found).unwrap();
+        assert_eq!(found, [run(3, 4), run(9, 10)]);
+        let mut other = map.clones(1).unwrap();
+        other[0].look_for_guards(span).unwrap();
+        map.join(other);
+        assert_eq!(map.take_guards(), guards);
+        assert_eq!(map.take_guards(), []);
+        // SAFETY: the mapping is ours and not used any more.
+        unsafe { munmap(region, bytes.get()) }.unwrap();
     }
 
     #[test]

@@ -124,7 +124,7 @@ macro_rules! peer_tests {
 families! { beyond_criu changing_files credentials faulting multicast settings settings_deadline }
 
 families_that_criu_carries! {
-    busy churn dirty eventfds files ghosts identity inet jail many_files many_mappings many_processes
+    busy churn dirty eventfds files ghosts guards identity inet jail many_files many_mappings many_processes
     many_threads mappings memory pipes pulse registers signals still threads timers tree
     unix_sockets
 }

@@ -19,6 +19,7 @@ mod eventfds;
 mod faulting;
 mod files;
 mod ghosts;
+mod guards;
 mod held;
 mod identity;
 mod inet;
@@ -62,6 +63,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("faulting", faulting::run),
     ("files", files::run),
     ("ghosts", ghosts::run),
+    ("guards", guards::run),
     ("held", held::run),
     ("identity", identity::run),
     ("inet", inet::run),

@@ -362,9 +362,10 @@ impl Early {
     /// Sorts the tracked pages of a process that stands still; `spans` are its marked mappings.
     pub(crate) fn sort(&mut self, pages: &mut Pages, spans: &[PageRun]) -> Result<(), Error> {
         let Some(tracked) = self.tracked.get_mut(&pages.pid) else { return Ok(()) };
-        let Sorted { changed, kept } = tracked.sort(spans, self.protect)?;
+        let Sorted { changed, kept, guards } = tracked.sort(spans, self.protect)?;
         pages.runs = changed;
         pages.kept = kept;
+        pages.guards = guards;
         pages.rounds = tracked.take_rounds();
         Ok(())
     }

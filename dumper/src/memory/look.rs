@@ -54,6 +54,10 @@ pub(super) fn look(map: &mut PageMap, spans: &[PageRun], protect: bool) -> io::R
     let mut written = Vec::new();
     for window in windows(if many { spans } else { &near }) {
         map.written(window, protect, 0, &mut written)?;
+        if protect {
+            // That scan passes over them.
+            map.look_for_guards(window)?;
+        }
     }
     Ok(Look { written, unprotected })
 }

@@ -52,6 +52,8 @@ pub(crate) struct Pages {
     pub(crate) kept: Vec<PageRun>,
     /// The copies, the newest last. What is in none of them is in the parent checkpoint.
     pub(crate) rounds: Vec<Round>,
+    /// Of a process: where nothing can be, as it has said by `MADV_GUARD_INSTALL`.
+    pub(crate) guards: Vec<PageRun>,
     /// Number of the pages file.
     id: u32,
     pub(super) file: File,
@@ -71,6 +73,7 @@ impl Pages {
             runs: Vec::new(),
             kept: Vec::new(),
             rounds: Vec::new(),
+            guards: Vec::new(),
             id,
             file,
             in_arena: None,

@@ -256,6 +256,8 @@ impl PlannedMemory {
             }
             None => (Vec::new(), false),
         };
+        // Those that were met while it ran may have gone.
+        self.map.take_guards();
         let others = subtract(others, &empty);
         let mut found = pages_of(&mut self.map, &others).map_err(failed)?;
         if found.is_empty() && !others.is_empty() {
@@ -274,6 +276,10 @@ impl PlannedMemory {
             }
         }
         self.pages.runs = found;
+        for span in unread(process) {
+            self.map.look_for_guards(span).map_err(failed)?;
+        }
+        self.pages.guards = union(&self.pages.guards, &self.map.take_guards());
         if let Origin::Process(memory) = &mut self.pages.origin {
             memory.alone = alone;
         }
@@ -293,6 +299,15 @@ impl PlannedMemory {
         self.pages.origin = Origin::Process(Source::of(pid));
         Ok(())
     }
+}
+
+/// Mappings with guard regions of which the page map is not read for pages, or may not be.
+fn unread(process: &Process) -> impl Iterator<Item = PageRun> {
+    let guarded = process.mappings.iter().filter(|mapping| mapping.flags.contains(VmFlags::GUARD));
+    let unread = guarded.filter(|mapping| {
+        matches!(mappings::classify(mapping), Ok(Kind::File { .. } | Kind::SharedAnonymous))
+    });
+    unread.map(|mapping| PageRun::new(mapping.start, mapping.end))
 }
 
 /// What changes with every change of the process's mappings.
@@ -348,10 +363,11 @@ fn anonymous_pages(
 ) -> Result<Vec<PageRun>, Error> {
     let failed = |source| Error::Process { operation: "read the page map", pid, source };
     let mut others = map.clones(threads - 1).map_err(failed)?;
-    let maps = std::iter::once(map).chain(&mut others).collect();
+    let maps = std::iter::once(&mut *map).chain(&mut others).collect();
     let mut found = vec![Vec::new(); parts.len()];
     let work = parts.into_iter().zip(&mut found).collect();
     share(maps, work, |(part, found), map| look_through(map, part, found).map_err(failed))?;
+    map.join(others);
     Ok(joined(found))
 }
 

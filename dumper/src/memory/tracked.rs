@@ -76,6 +76,8 @@ pub(crate) struct Sorted {
     pub(crate) changed: Vec<PageRun>,
     /// Those of which a copy is there.
     pub(crate) kept: Vec<PageRun>,
+    /// Where nothing can be.
+    pub(crate) guards: Vec<PageRun>,
 }
 
 /// Whether a mapping is one that can be tracked.
@@ -341,6 +343,8 @@ impl Tracked {
     /// Sorts the pages in `spans`, which are the tracked mappings of the process as it stands
     /// still. With `protect` those that have to be copied are protected again.
     pub(super) fn sort(&mut self, spans: &[PageRun], protect: bool) -> Result<Sorted, Error> {
+        // Those that were met before may have gone.
+        self.map.take_guards();
         let covered = std::mem::take(&mut self.covered);
         let sorted = self.each_part(spans, |map, part| {
             let Look { written, unprotected } = look(map, part, protect)?;
@@ -355,7 +359,8 @@ impl Tracked {
             pages.map_err(self.failed("read what was written"))?;
         }
         let changed = union(&joined(changed), &doubtful);
-        Ok(Sorted { kept: subtract(&joined(kept), &changed), changed })
+        let guards = self.map.take_guards();
+        Ok(Sorted { kept: subtract(&joined(kept), &changed), changed, guards })
     }
 
     /// What `look` finds in each of the parts of `spans`, which several threads take in turns if there
@@ -379,6 +384,7 @@ impl Tracked {
             *found = Some(look(map, part).map_err(&failed)?);
             Ok(())
         })?;
+        self.map.join(others);
         Ok(found.into_iter().flatten().collect())
     }
 
