@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use collector::{Inventory, Look, OpenFile};
+use collector::{Inventory, Look, Mapping, OpenFile, VmFlags};
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 
@@ -145,7 +145,14 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
             // Who is outside of the tree goes on to move marks, and positions that it shares.
             OpenFile { mark: two.mark, position: two.position, ..one.clone() } == *two
         });
-        let field = if process.mappings != other.mappings {
+        // The first guard region of a mapping sets this without the lock that the mark counts. The page map
+        // tells of the region itself.
+        let mut same_mappings = process.mappings.iter().zip(&other.mappings).map(|(one, two)| {
+            let guarded = VmFlags(two.flags.0 & VmFlags::GUARD.0);
+            Mapping { flags: one.flags | guarded, ..one.clone() } == *two
+        });
+        let same_number = process.mappings.len() == other.mappings.len();
+        let field = if !same_number || !same_mappings.all(|same| same) {
             "mappings"
         } else if process.files.len() != other.files.len() || !same_files.all(|same| same) {
             "open files"

@@ -1,8 +1,8 @@
 //! Memory that changes in every way there is, all the while: a thread writes, gives back, moves,
-//! maps anew, shrinks and grows, closes and opens, and forks, and checks a region after each step.
+//! maps anew, shrinks and grows, closes and opens, guards, and forks, and checks a region after each step.
 //!
-//! What every page must hold is kept beside it: 0 for a page of zeros, else the number that stands
-//! at both of its ends.
+//! What every page must hold is kept beside it: 0 for a page of zeros, [`GUARDED`] for one that is in a guard
+//! region, else the number that stands at both of its ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,10 @@ const PAGE: usize = 4096;
 /// Pages of a region: two huge ones and a little more.
 const PAGES: usize = 1030;
 const REGIONS: usize = 16;
+const GUARDED: u64 = u64::MAX;
+/// Linux 6.13; without them, nothing is guarded.
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
@@ -45,6 +49,9 @@ impl Region {
     }
 
     fn write(&mut self, page: usize, stamp: u64) {
+        if self.pages[page] == GUARDED {
+            return;
+        }
         for word in self.words(page) {
             // SAFETY: inside the region, which only this thread uses.
             unsafe { word.write_volatile(stamp) };
@@ -58,6 +65,22 @@ impl Region {
         let done = unsafe { libc::madvise(at, pages * PAGE, advice) };
         // A kernel without huge pages does not know the advice for them.
         assert!(done == 0 || advice != libc::MADV_DONTNEED, "madvise");
+    }
+
+    /// Guards pages, or takes guards away.
+    fn guard(&mut self, page: usize, pages: usize, advice: i32) {
+        let at = (self.at + page * PAGE) as *mut libc::c_void;
+        // SAFETY: inside the region, of which there are no references.
+        if unsafe { libc::madvise(at, pages * PAGE, advice) } != 0 {
+            return;
+        }
+        for held in &mut self.pages[page..page + pages] {
+            match (advice, *held) {
+                (MADV_GUARD_INSTALL, _) => *held = GUARDED,
+                (_, GUARDED) => *held = 0,
+                _ => {}
+            }
+        }
     }
 
     fn protect(&self, rights: i32) -> Result<(), String> {
@@ -88,7 +111,17 @@ impl Region {
     }
 
     fn verify(&self) -> Result<(), String> {
+        let mut before = 0;
         for (page, &stamp) in self.pages.iter().enumerate() {
+            // It takes a call to find out, so of each guard region the first page is looked at.
+            let begins = stamp == GUARDED && before != GUARDED;
+            before = stamp;
+            if begins && is_readable(self.at + page * PAGE) {
+                return Err(format!("page {page} is not guarded"));
+            }
+            if stamp == GUARDED {
+                continue;
+            }
             for word in self.words(page) {
                 // SAFETY: inside the region.
                 let found = unsafe { word.read_volatile() };
@@ -98,6 +131,16 @@ impl Region {
             }
         }
         Ok(())
+    }
+}
+
+fn is_readable(at: usize) -> bool {
+    let mut word = 0u64;
+    let local = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: at as *mut libc::c_void, iov_len: 8 };
+    // SAFETY: no arguments; the kernel writes the word at most.
+    unsafe {
+        libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) > 0
     }
 }
 
@@ -139,7 +182,8 @@ impl Churn {
         match what {
             0..=3 => {
                 region.advise(first, count, libc::MADV_DONTNEED);
-                region.pages[first..first + count].fill(0);
+                let given_back = &mut region.pages[first..first + count];
+                given_back.iter_mut().filter(|held| **held != GUARDED).for_each(|held| *held = 0);
             }
             4 => {
                 let to = map(0, len, 0);
@@ -160,6 +204,8 @@ impl Churn {
             }
             8 => fork(region)?,
             9 => region.verify()?,
+            10 | 11 => region.guard(first, count.min(64), MADV_GUARD_INSTALL),
+            12 | 13 => region.guard(first, count, MADV_GUARD_REMOVE),
             _ => {
                 for page in first..first + count.min(16) {
                     self.stamp += 1;
