@@ -179,6 +179,9 @@ pub(crate) struct RestoreOptions {
     /// times of change and checksums, or only their sizes
     #[arg(long, value_name = "METHOD", default_value = "buildid")]
     pub(crate) file_validation: FileValidation,
+    /// Directory of what is known at run time: which trees were restored
+    #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
+    pub(crate) run_dir: PathBuf,
 }
 
 /// How programs and mapped files are compared with what they were: CRIU's names.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid, getpgrp};
-use restorer::{AfterRestore, RestoreOptions, RestoreReport, Trust};
+use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust};
 
 use crate::args;
 use crate::failure::Failure;
@@ -55,8 +55,8 @@ fn restore(
         after: if options.leave_stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
         root: None,
-        sibling: false,
-        detached: options.detach,
+        parent: if options.detach { Parent::WhoRemains } else { Parent::Caller },
+        records: Some(options.run_dir.join("restores")),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },

@@ -11,8 +11,12 @@ use nix::sys::resource::{Resource, getrlimit};
 /// waiting vDSO, and what changing the protection of a mapping's middle takes for a moment.
 const MAPPINGS: usize = 16;
 
-/// Descriptors that a restore needs for itself: pipes, images, shared memory.
-const FILES: u64 = 64;
+/// Descriptors that a restore needs for itself: pipes, images, shared memory, and what its caller
+/// left open.
+const FILES: usize = 128;
+
+/// Those that it needs for each process: its program, its directories, its pages.
+const FILES_OF_PROCESS: usize = 4;
 
 /// What does not leave room for a restore.
 pub(crate) fn find(root: i32, inventory: &Inventory) -> Vec<Obstacle> {
@@ -22,11 +26,8 @@ pub(crate) fn find(root: i32, inventory: &Inventory) -> Vec<Obstacle> {
         .clone()
         .filter_map(|process| mappings(process.pid, process.mappings.len(), most))
         .collect();
-    let all = || processes.clone().flat_map(|process| &process.files);
-    let count = all().map(|file| file.description).collect::<BTreeSet<_>>().len();
-    let highest = all().map(|file| file.fd).max();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
-    found.extend(highest.and_then(|highest| files(root, count, highest, hard)));
+    found.extend(Files::of(inventory).obstacle(root, hard));
     found
 }
 
@@ -46,17 +47,51 @@ fn mappings(pid: i32, count: usize, most: usize) -> Option<Obstacle> {
     })
 }
 
-/// A restore opens all files of a tree in one process, beyond the highest number that any of its
-/// tasks has.
-fn files(root: i32, count: usize, highest: i32, most: u64) -> Option<Obstacle> {
-    let needed = u64::from(highest.unsigned_abs()) + 1 + count as u64 + FILES;
-    (needed > most).then(|| {
-        let object = format!("{count} open files of the tree, numbered up to {highest}");
-        let reason =
-            format!("the restore needs {needed} descriptors, and the hard limit here is {most}");
-        let remedy = format!("as root, ulimit -n {needed}, and dump and restore from that shell");
-        Obstacle::of(root, object, reason, remedy)
-    })
+/// What of the files of a tree has to be open at the same time in one process of the restore.
+///
+/// The restore opens them in batches where its limit does not allow all at once. The numbers that the
+/// tasks have must be below the limit; sockets, which are made together, and what is open for the
+/// restore itself must fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Files {
+    /// The highest number that a task has.
+    highest: usize,
+    /// Open sockets of one family at most.
+    sockets: usize,
+    /// What the restore needs for itself in every process.
+    own: usize,
+}
+
+impl Files {
+    fn of(inventory: &Inventory) -> Self {
+        let processes = || inventory.processes.values();
+        let files = || processes().flat_map(|process| &process.files);
+        let sockets = files().filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
+        let mappings = processes().flat_map(|process| &process.mappings);
+        let mapped: BTreeSet<(u64, u64)> =
+            mappings.map(|mapping| (mapping.device, mapping.inode)).collect();
+        Self {
+            highest: files().map(|file| file.fd.unsigned_abs() as usize).max().unwrap_or(0),
+            sockets: sockets.map(|file| file.description).collect::<BTreeSet<_>>().len(),
+            own: FILES + mapped.len() + FILES_OF_PROCESS * processes().count(),
+        }
+    }
+
+    fn obstacle(self, root: i32, most: u64) -> Option<Obstacle> {
+        // A socket may be made with the other end of its pair.
+        let needed = (self.highest + 1).max(self.own + 2 * self.sockets);
+        (needed as u64 > most).then(|| {
+            let Self { highest, sockets, own } = self;
+            let object = format!("open files of the tree, numbered up to {highest}");
+            let reason = format!(
+                "the restore needs up to {needed} descriptors in one process ({own} for itself, and \
+                 {sockets} sockets are made together), and the hard limit here is {most}"
+            );
+            let remedy =
+                format!("as root, ulimit -n {needed}, and dump and restore from that shell");
+            Obstacle::of(root, object, reason, remedy)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -71,9 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_whose_files_do_not_fit_beside_their_numbers_could_not_come_back() {
-        assert_eq!(files(7, 10, 9, 84), None);
-        let found = files(7, 10, 9, 83).unwrap();
-        assert!(found.remedy.contains("ulimit -n 84"), "{}", found.remedy);
+    fn a_tree_that_needs_more_files_at_a_time_than_the_limit_allows_could_not_come_back() {
+        let files = Files { highest: 199, sockets: 0, own: 140 };
+        assert_eq!(files.obstacle(7, 200), None);
+        let found = files.obstacle(7, 199).unwrap();
+        assert!(found.remedy.contains("ulimit -n 200"), "{}", found.remedy);
+        let sockets = Files { sockets: 50, ..files };
+        assert_eq!(sockets.obstacle(7, 240), None);
+        assert!(sockets.obstacle(7, 239).is_some());
     }
 }

@@ -138,6 +138,21 @@ pub fn duplicate_from(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// A second descriptor (close-on-exec) for what `number` of our table refers to; none if that is
+/// not open.
+///
+/// # Errors
+/// When no number is free.
+pub fn duplicate_number(number: RawFd) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: takes three integers; a number that is not open is an answer.
+    match answer(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) }) {
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        Ok(new) => Ok(Some(unsafe { OwnedFd::from_raw_fd(new) })),
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes `number` of our table refer to the open file of `fd`, whatever it was before.
 ///
 /// For a process that is about to become another: nothing in it may go on using what `number`

@@ -66,6 +66,34 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Lets any process of the same user trace the calling one, where Yama would have only ancestors
+/// do so (`PR_SET_PTRACER_ANY`).
+pub fn let_be_traced() {
+    // SAFETY: takes integers only. Kernels without Yama refuse it, and need it not.
+    unsafe {
+        libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY);
+    }
+}
+
+/// Whether a child of the caller has ended, which is then waited for: its wait status. Waits until
+/// it has.
+///
+/// # Errors
+/// When it is no child of the caller.
+pub fn wait_status(pid: i32) -> io::Result<c_int> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call, which writes nothing else.
+        if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } >= 0 {
+            return Ok(status);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Sends `signal` to the calling thread (by its true number, which a process made by [`fork_as`]
 /// cannot ask the C library for).
 ///

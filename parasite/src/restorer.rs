@@ -41,7 +41,8 @@ plain!(
     Advice,
     Special,
     Action,
-    PosixTimer
+    PosixTimer,
+    LateDescriptor
 );
 plain!(Limit, Thread, Arguments, MemoryPolicy);
 
@@ -239,6 +240,20 @@ pub struct MmMap {
     pub auxv: u64,
     pub auxv_bytes: u32,
     pub exe_fd: i32,
+}
+
+/// A descriptor whose number was the restore's own until the end; another process keeps its file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LateDescriptor {
+    /// Its number.
+    pub number: i32,
+    /// Its number in the process that keeps it.
+    pub from: i32,
+    /// Whether it closes at an exec.
+    pub close_on_exec: u32,
+    /// Padding.
+    pub pad: u32,
 }
 
 /// Credentials of a thread.
@@ -449,6 +464,12 @@ pub struct Arguments {
     pub deny_write_execute: u32,
     /// Whether its memory is merged (`PR_SET_MEMORY_MERGE`).
     pub merge_memory: u32,
+    /// Descriptor (pidfd) of the process that keeps the late descriptors; -1 for none.
+    pub late_from: i32,
+    /// Padding.
+    pub pad: u32,
+    /// The late descriptors.
+    pub late: Table<LateDescriptor>,
     /// Where the helper's stack ends, from the start of the region.
     pub helper_stack: u64,
     /// Components of the processor's extended state to ask for, as a mask.
@@ -465,7 +486,8 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 40);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 40 + 8 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 4 * 16 + 80);
+    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 88);
+    assert!(size_of::<LateDescriptor>() == 16);
 };
 
 macro_rules! steps {
@@ -553,4 +575,6 @@ steps! {
     Setting = 29, "set what the thread has set for itself: value";
     /// What is in force for mappings to come.
     Future = 30, "set how memory to come is locked: MCL flags";
+    /// A descriptor whose number was the restore's own is put into place.
+    Late = 31, "put in place descriptor";
 }

@@ -1,5 +1,5 @@
 //! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
-use stasis_restorer::{AfterRestore, RestoreOptions, Trust, Validation, restore};
+use stasis_restorer::{AfterRestore, Parent, RestoreOptions, Trust, Validation, restore};
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -9,8 +9,8 @@ fn main() -> std::process::ExitCode {
         after: if has("--stop") { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: has("--shell-job"),
         root: None,
-        sibling: has("--sibling"),
-        detached: false,
+        parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
+        records: None,
         cgroups: Default::default(),
         cgroup_roots: Vec::new(),
         trust: Trust::Files,

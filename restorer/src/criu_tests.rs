@@ -63,6 +63,7 @@ fn every_process_gets_a_region_of_its_own() {
         let world = world(set);
         for (process, body) in world.living() {
             let mut descriptors = Descriptors {
+                late: (Vec::new(), -1),
                 exe: 900,
                 stores: (910..).take(world.stores.len()).collect(),
                 segments: world.segments.iter().map(|segment| (segment.shmid, 930)).collect(),

@@ -50,6 +50,9 @@ pub enum Error {
         /// What it was doing and what the kernel answered.
         message: String,
     },
+    /// What the process that held the tree while it was built could not do.
+    #[error("{0}")]
+    Told(String),
     /// A task under construction ended or crashed.
     #[error("process {pid}: {what}")]
     Lost {

@@ -7,12 +7,18 @@ use kernel::memory::read_exact;
 use parasite::restorer::{Report, Step};
 
 use crate::error::{Error, chain};
-use crate::task::Crew;
+use crate::load::World;
+use crate::task::Place;
 use crate::tracer::Loss;
 
 /// Turns a loss into an error. A task that could still speak has left a complaint in the pipe; one
 /// that failed in the restorer has left a report in its memory.
-pub(crate) fn explain(loss: Loss, crew: &Crew<'_>, complaints: &mut File) -> Error {
+pub(crate) fn explain(
+    loss: Loss,
+    world: &World,
+    places: &[Option<Place>],
+    complaints: &mut File,
+) -> Error {
     if let Some(error) = complaint(complaints) {
         return error;
     }
@@ -21,7 +27,7 @@ pub(crate) fn explain(loss: Loss, crew: &Crew<'_>, complaints: &mut File) -> Err
         Loss::Ended { tid, status } => Error::Lost { pid: tid, what: ending(status) },
         Loss::Crashed { task, signal } => {
             let tid = task.tid();
-            if let Some((pid, report)) = report(crew, tid) {
+            if let Some((pid, report)) = report(world, places, tid) {
                 let step = Step::describe(report.step);
                 let object = report.object;
                 if report.error != 0 {
@@ -56,13 +62,13 @@ fn complaint(pipe: &mut File) -> Option<Error> {
 }
 
 /// The report of a thread, if its process has left for the restorer.
-fn report(crew: &Crew<'_>, tid: i32) -> Option<(i32, Report)> {
-    for (index, process) in crew.world.processes.iter().enumerate() {
+fn report(world: &World, places: &[Option<Place>], tid: i32) -> Option<(i32, Report)> {
+    for (index, process) in world.processes.iter().enumerate() {
         let Some(body) = &process.body else { continue };
         let Some(thread) = body.threads.iter().position(|thread| thread.tid == tid) else {
             continue;
         };
-        let address = crew.places[index].as_ref()?.region.report(thread)?;
+        let address = places[index].as_ref()?.region.report(thread)?;
         let mut bytes = [0u8; size_of::<Report>()];
         read_exact(tid, address, &mut bytes).ok()?;
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];

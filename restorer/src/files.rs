@@ -14,6 +14,7 @@ mod images;
 mod inet_sockets;
 mod install;
 mod keep;
+mod keepers;
 mod open;
 mod pipes;
 mod regular;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry, TtyInfoEntry};
 use api::Obstacle;
+use nix::sys::resource::{Resource, getrlimit};
 
 use self::approve::Purpose;
 pub use self::approve::Trust;
@@ -36,6 +38,7 @@ pub use self::content::{Needs, Validation};
 pub use self::holders::Holders;
 pub use self::images::FileImages;
 use self::keep::Keep;
+pub(crate) use self::keepers::{Keepers, Late};
 use self::regular::Opener;
 
 /// What the rest of the restore tells the files part.
@@ -51,6 +54,10 @@ pub struct OpenContext {
     pub trust: Trust,
     /// What of the files is compared.
     pub validation: Validation,
+    /// How many numbers the restore needs for itself in every task.
+    pub work: usize,
+    /// Free process numbers, for processes that keep files which one process cannot have.
+    pub numbers: Vec<i32>,
 }
 
 /// Why the files of the images were not opened.
@@ -128,6 +135,8 @@ pub struct OpenFiles {
     terminals: BTreeMap<u32, TtyInfoEntry>,
     /// Open file descriptions by id.
     opened: BTreeMap<u32, OwnedFd>,
+    /// Those of them that are in processes of their own.
+    kept: Keepers,
     /// Files that no descriptor holds, by id and what for.
     held: BTreeMap<(u32, Held), OwnedFd>,
     opener: Opener,
@@ -165,6 +174,38 @@ impl OpenFiles {
         self.hold(id, Held::Program, |opener, entry| {
             opener.open_contents(entry, Purpose::Run, flags, Needs::Contents)
         })
+    }
+
+    /// What the task's restorer has to fetch at its end, and the number at which it finds the way
+    /// to who has it.
+    pub(crate) fn late(&self, files_id: u32) -> (Vec<Late>, RawFd) {
+        let table = self.tables.get(&files_id).map_or(&[][..], |table| table);
+        let late: Vec<Late> = table
+            .iter()
+            .filter(|entry| open::is_late(entry, self.base))
+            .filter_map(|entry| {
+                Some(Late {
+                    number: entry.fd.cast_signed(),
+                    from: self.kept.late(entry.id)?,
+                    close_on_exec: entry.flags & libc::FD_CLOEXEC.cast_unsigned() != 0,
+                })
+            })
+            .collect();
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX);
+        let slot = match late.is_empty() {
+            true => -1,
+            false => {
+                let numbers = table.iter().map(|entry| entry.fd.cast_signed()).collect();
+                keepers::slot(&numbers, self.base, limit)
+            }
+        };
+        (late, slot)
+    }
+
+    /// Closes all that is ours of it; who keeps the rest is left, until it is dropped.
+    pub(crate) fn into_keepers(self) -> Keepers {
+        self.kept
     }
 
     /// A handle (at or above the base, close-on-exec) on the working directory `id`.

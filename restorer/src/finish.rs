@@ -10,8 +10,9 @@
 //! 3. a process that was stopped is stopped, while all its signals are still blocked;
 //! 4. every thread gets its registers, extended state and signal mask.
 //!
-//! Then all are let go. Up to that moment any error ends everything; from then on a task that has
-//! gone is no error: it was killed like any other process.
+//! Then, on the word of the commander, all are let go ([`crate::holder`]). Up to that moment any
+//! error ends everything; from then on a task that has gone is no error: it was killed like any
+//! other process.
 
 use std::collections::BTreeMap;
 
@@ -35,14 +36,14 @@ const SIGSET_BYTES: u64 = 8;
 /// The parked threads by their numbers.
 pub(crate) type Parked = BTreeMap<i32, Stopped>;
 
-/// Finishes every process and lets it go; with `stop` all stay stopped.
+/// Finishes every process; with `stop` all stay stopped when they are let go.
 pub(crate) fn finish(
     world: &World,
     plan: &Plan,
     places: &[Option<Place>],
     mut parked: Parked,
     stop: bool,
-) -> Result<(), Error> {
+) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
     for (index, process) in world.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &places[index]) else { continue };
@@ -59,6 +60,11 @@ pub(crate) fn finish(
         leader(process, &place.region, &mut parked, drain, halt)?;
         threads(process, body, &parked, &layout)?;
     }
+    Ok(parked)
+}
+
+/// Lets all go.
+pub(crate) fn let_go(parked: Parked) -> Result<(), Error> {
     for task in parked.into_values() {
         match task.detach(0) {
             Err(error) if !error.is_gone() => return Err(error.into()),

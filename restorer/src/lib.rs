@@ -11,8 +11,9 @@
 //!    restorer (`parasite::restorer`), which makes the new address space and the threads;
 //! 7. [`finish`]: all threads are parked; they get their registers and are let go.
 //!
-//! The coordinator traces every task from its birth ([`tracer`]): it sees each failure, and
-//! whatever ends the coordinator ends what it has built.
+//! Once the root is made, a process of its own ([`holder`]) traces every task from its birth
+//! ([`tracer`]): it sees each failure, and whatever ends it, or the one that was asked to restore,
+//! ends what it has built; letting go is one event.
 
 mod cgroups;
 #[cfg(test)]
@@ -21,23 +22,28 @@ mod error;
 mod explain;
 pub mod files;
 mod finish;
+mod holder;
 mod host;
 mod load;
+mod numbers;
 mod on_behalf;
 mod options;
 mod plan;
 mod prepare;
 mod reaper;
+mod record;
 mod registers;
 mod restore;
 mod rights;
+mod root;
 mod serve;
 mod task;
 mod tracer;
 
 pub use error::Error;
 pub use files::{Trust, Validation};
-pub use options::{AfterRestore, RestoreOptions, RestoreReport};
+pub use options::{AfterRestore, Parent, RestoreOptions, RestoreReport};
 pub use reaper::Reaper;
+pub use record::Record;
 pub use restore::restore;
 pub use serve::{Work, router, work};

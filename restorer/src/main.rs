@@ -53,6 +53,6 @@ fn run(args: &Args) -> Result<(), Error> {
                 reaping.reap();
             }
         });
-        router(root, reaper, &metrics)
+        router(root, reaper, args.settings.run_dir.join("restores"), &metrics)
     })
 }

@@ -16,6 +16,18 @@ pub enum AfterRestore {
     Stop,
 }
 
+/// Whose child the restored root is from its first moment. A signal that it asked for at its
+/// parent's death (`PR_SET_PDEATHSIG`) comes when that one dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// The caller, which waits for it.
+    Caller,
+    /// The caller's parent (`CLONE_PARENT`).
+    CallersParent,
+    /// Whoever adopts orphans here: the caller is about to end, which the root is not to feel.
+    WhoRemains,
+}
+
 /// What a restore is asked for.
 #[derive(Clone, Debug)]
 pub struct RestoreOptions {
@@ -27,11 +39,11 @@ pub struct RestoreOptions {
     pub shell_job: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
-    /// Make the root a sibling of the caller (`CLONE_PARENT`), not its child.
-    pub sibling: bool,
-    /// The caller, whose child the root is, ends while the root is to run on: refused for a root that
-    /// asked for a signal at its parent's death (`PR_SET_PDEATHSIG`).
-    pub detached: bool,
+    /// Whose child the root is.
+    pub parent: Parent,
+    /// Where it is noted down which trees were restored ([`crate::Record`]), for those who ask when
+    /// the restorer is no longer there.
+    pub records: Option<PathBuf>,
     /// What becomes of its control groups.
     pub cgroups: CgroupsMode,
     /// Other places for them.

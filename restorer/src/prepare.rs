@@ -13,7 +13,9 @@ use std::os::fd::RawFd;
 
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
-use parasite::restorer::{Arguments, Limit, MmMap, PosixTimer, Report, SIGINFO_BYTES};
+use parasite::restorer::{
+    Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report, SIGINFO_BYTES,
+};
 use parasite::task::{SigAction, Time, TimerValue};
 
 pub(crate) use mappings::{needs, of_file, open_flags};
@@ -21,6 +23,7 @@ pub(crate) use threads::name;
 
 use self::table::Tables;
 use crate::error::Error;
+use crate::files::Late;
 use crate::host::{Host, Range};
 use crate::load::{Body, END_OF_SPACE, Process, personality};
 use crate::registers;
@@ -44,6 +47,8 @@ pub(crate) struct Descriptors {
     pub(crate) stores: Vec<RawFd>,
     /// Descriptors from this one on are the restore's own.
     pub(crate) base: RawFd,
+    /// Descriptors that have such numbers all the same, and where the way to their holder is.
+    pub(crate) late: (Vec<Late>, RawFd),
 }
 
 /// A process's region, ready to be copied.
@@ -105,6 +110,9 @@ pub(crate) fn region(
     arguments.auxv = tables.put(&body.mm.mm_saved_auxv);
     arguments.pending = tables.put(&pending(process.core.signals_s.as_ref()));
     arguments.limits = tables.put(&limits(process));
+    let (late, slot) = &descriptors.late;
+    arguments.late_from = *slot;
+    arguments.late = tables.put(&late.iter().map(late_entry).collect::<Vec<_>>());
     arguments.actions = tables.put(&actions(process)?);
     arguments.timers = tables.put(&timers(process)?);
     arguments.interval_timers = interval_timers(process)?;
@@ -201,6 +209,11 @@ fn pending(queue: Option<&images::messages::SignalQueueEntry>) -> Vec<[u8; SIGIN
         info
     });
     whole.collect()
+}
+
+fn late_entry(late: &Late) -> LateDescriptor {
+    let Late { number, from, close_on_exec } = *late;
+    LateDescriptor { number, from, close_on_exec: close_on_exec.into(), pad: 0 }
 }
 
 fn limits(process: &Process) -> Vec<Limit> {

@@ -21,6 +21,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use prometheus::{IntCounter, IntGauge};
 use service::metrics::Metrics;
 
+use crate::record::Record;
+
 /// Trees remembered beyond their ends.
 const KEPT: usize = 1000;
 
@@ -50,6 +52,8 @@ fn parent() -> io::Result<mpsc::Sender<Birth>> {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Trees of restorers before this one, which are nobody's children of ours.
+    inherited: Vec<Record>,
     /// Newest first.
     trees: VecDeque<RestoredTree>,
     /// How children ended that nobody has claimed yet: a tree may end before its worker has told
@@ -119,10 +123,30 @@ impl Reaper {
         }
     }
 
+    /// Notes a tree that a restorer before this one restored. How it ends cannot be known.
+    pub fn inherit(&self, directory: Directory, record: Record) {
+        let pid = record.summary.pid;
+        let mut state = self.lock();
+        state.inherited.push(record);
+        let tree = RestoredTree { directory, pid, running: true, exit_code: None, signal: None };
+        state.trees.push_back(tree);
+        self.running.inc();
+    }
+
     /// The trees restored, newest first.
     #[must_use]
     pub fn trees(&self) -> Vec<RestoredTree> {
-        self.lock().trees.iter().cloned().collect()
+        let mut state = self.lock();
+        let State { inherited, trees, .. } = &mut *state;
+        for gone in inherited.extract_if(.., |record| !record.is_true()) {
+            let pid = gone.summary.pid;
+            if let Some(tree) = trees.iter_mut().rev().find(|tree| tree.pid == pid && tree.running)
+            {
+                tree.running = false;
+                self.running.dec();
+            }
+        }
+        trees.iter().cloned().collect()
     }
 
     /// Waits for every child that has ended; to be called at each `SIGCHLD`.

@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use images::messages::SaEntry;
 use images::{ImageDir, Progress};
 use kernel::descriptors::duplicate_from;
-use kernel::process::{Fork, exists, fork_as, reset_signal_actions, set_signal_mask};
-use kernel::ptrace::{RseqConfiguration, Stopped};
 use kernel::shared_memory::SharedMemory;
 
 use crate::cgroups;
@@ -19,13 +16,17 @@ use crate::error::Error;
 use crate::explain::explain;
 use crate::files::{Needs, OpenContext, OpenFiles, changed};
 use crate::finish::{self, Parked};
+use crate::holder::{self, Side, started};
 use crate::host::Host;
 use crate::load::{Body, Process, Run, State, World, signal_of};
+use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::plan::{Caller, Plan};
 use crate::prepare::{self, Descriptors};
+use crate::record::Record;
 use crate::rights;
+use crate::root::{self, Reins};
 use crate::task::{Crew, Place};
 use crate::tracer::{Loss, Tracer};
 
@@ -38,7 +39,7 @@ pub fn restore(
     options: &RestoreOptions,
     progress: &mut dyn Progress,
 ) -> Result<RestoreReport, Error> {
-    let started = Instant::now();
+    let started_at = Instant::now();
     progress.begin("load", None);
     let dir = ImageDir::open(&options.images_dir)?;
     let mut world = World::load(&dir)?;
@@ -49,8 +50,7 @@ pub fn restore(
     check_vdso(&host, &world)?;
     let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
     let plan = Plan::new(&world, caller)?;
-    check_parent(&world, &plan, options)?;
-    check_numbers(&world, &plan)?;
+    numbers::check(&world, &plan, options.records.as_deref())?;
     let park_signal = park_signal(&world)?;
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 
@@ -61,6 +61,8 @@ pub fn restore(
         holders: rights::holders(&world),
         trust: options.trust,
         validation: options.validation,
+        work: work(&world),
+        numbers: numbers::spare(&world, &plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
     let base = files.base();
@@ -70,10 +72,39 @@ pub fn restore(
     let shared = shared(&world, base, &mut kept, progress)?;
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
-    let helpers = helpers(&world, &plan);
+    let helpers = numbers::helpers(&world, &plan);
     let places = places(&world, &host, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(world.pages() * images::PAGE_SIZE));
+    let mut dying = dying(&world, &plan);
+    dying.extend(helpers.values());
+    let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&world, &plan).collect());
+    let root = plan.tasks[0].pid;
+    let since = started(std::process::id().cast_signed()).unwrap_or(0);
+    let reins = Reins::new(base)?;
+    let mut spare =
+        numbers::spare(&world, &plan).filter(|number| !helpers.values().any(|h| h == number));
+    let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
+        Side::Commander(holder) => holder,
+        Side::Holder(held) => held.live(move |held| {
+            let stop = options.after == AfterRestore::Stop;
+            let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
+                let parked =
+                    build(&plan, (&world, &groups), &mut tracer, go, move || drop((files, kept)))?;
+                Ok(finish::finish(&world, &plan, &places, parked, stop)?)
+            });
+            let parked = built.map_err(|loss| {
+                let error = explain(loss, &world, &places, &mut heard);
+                tracer.destroy();
+                error
+            })?;
+            if held.ask()? {
+                return finish::let_go(parked);
+            }
+            tracer.destroy();
+            Err(Error::Lost { pid: root, what: "nobody wants it any more".to_owned() })
+        }),
+    };
     let crew = Crew {
         world: &world,
         plan: &plan,
@@ -83,28 +114,31 @@ pub fn restore(
         complaints: &complaints,
         park_signal,
     };
-    let mut dying = dying(&world, &plan);
-    dying.extend(helpers.values());
-    let mut tracer = Tracer::new(park_signal, dying, numbers(&world, &plan).collect());
+    let made = root::make(&crew, reins, options.parent, &mut spare, holder.socket());
+    // Nobody needs them here any more: they are the tree's. It fetches what others keep.
+    let keepers = files.into_keepers();
+    drop((kept, complaints));
     let subreaper = Subreaper::begin()?;
-    let built = build(&crew, &mut tracer, options.sibling, base).and_then(|parked| {
-        let stop = options.after == AfterRestore::Stop;
-        Ok(finish::finish(&world, &plan, &places, parked, stop)?)
-    });
-    if let Err(loss) = built {
-        let error = explain(loss, &crew, &mut heard);
-        tracer.destroy();
-        drop(subreaper);
-        return Err(error);
-    }
-    drop(subreaper);
-    Ok(RestoreReport {
-        pid: plan.tasks[0].pid,
-        total: started.elapsed(),
+    let tasks: Vec<i32> = plan.tasks.iter().map(|task| task.pid).collect();
+    let mut report = RestoreReport {
+        pid: root,
+        total: Duration::ZERO,
         processes: world.processes.len(),
         threads: world.threads(),
         pages_restored: world.pages(),
-    })
+    };
+    let note = || {
+        drop(keepers);
+        report.total = started_at.elapsed();
+        if let Some(place) = &options.records {
+            Record::of(&report, &options.images_dir).keep(place);
+        }
+    };
+    let finished = holder.finish(&tasks, since, note);
+    drop(subreaper);
+    made.and(finished)?;
+    report.total = started_at.elapsed();
+    Ok(report)
 }
 
 /// Tasks come back in the session keyring that this process has. They get an empty one instead where
@@ -120,8 +154,33 @@ fn session_keyring(world: &World) -> Result<(), Error> {
     Ok(())
 }
 
+/// How many numbers are tried for a process of our own.
+const ATTEMPTS: usize = 100;
+
 /// No kernel's vDSO comes near this.
 const LARGEST_VDSO: u64 = 1 << 20;
+
+/// How many descriptors the restore needs for itself in every task: programs and directories, mapped
+/// files, pages files, shared memory, and a few more.
+fn work(world: &World) -> usize {
+    const MORE: usize = 64;
+    let mut files = BTreeSet::new();
+    for (_, body) in world.living() {
+        let paths = [body.mm.exe_file_id, body.fs.cwd_id, body.fs.root_id];
+        files.extend(paths.map(|id| (id, libc::O_RDONLY.cast_unsigned())));
+        files.extend(mapped_ids(body).map(|(key, _)| key));
+    }
+    files.len() + world.stores.len() + world.segments.len() + MORE
+}
+
+/// The files that a process maps, with the flags to open them with, and what of them must be as it was.
+fn mapped_ids(body: &Body) -> impl Iterator<Item = ((u32, u32), Needs)> + '_ {
+    let mapped = body.mm.vmas.iter().filter(|vma| prepare::of_file(vma));
+    mapped.filter_map(|vma| {
+        let id = u32::try_from(vma.shmid).ok()?;
+        Some(((id, prepare::open_flags(vma)), prepare::needs(vma)))
+    })
+}
 
 /// Compares the vDSO that was dumped with ours.
 fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
@@ -144,79 +203,6 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
         host.check_vdso(process.pid, body, (at > 0).then_some(&stored))?;
     }
     Ok(())
-}
-
-/// A root that asked for a signal at its parent's death would get it at once from one that ends.
-fn check_parent(world: &World, plan: &Plan, options: &RestoreOptions) -> Result<(), Error> {
-    let root = plan.tasks[0].pid;
-    let asked = world
-        .living()
-        .filter(|(process, _)| process.pid == root)
-        .flat_map(|(process, body)| body.threads.iter().map(move |thread| (process, thread)))
-        .filter_map(|(process, thread)| Some((process, thread.core.pdeath_sig?)))
-        .find(|(process, signal)| *signal != 0 && !is_ignored(&process.core.sigactions, *signal));
-    match asked {
-        Some((_, signal)) if options.detached => Err(Error::refused(
-            format!("process {root}"),
-            format!(
-                "it asked for signal {signal} at its parent's death (PR_SET_PDEATHSIG), and its \
-                 parent, the restore, would end at once"
-            ),
-            "leave out --detach, so that the restore stays and is its parent",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a signal does nothing to a process with these actions: those of the signals from 1 to 64,
-/// but for SIGKILL and SIGSTOP.
-fn is_ignored(actions: &[SaEntry], signal: u32) -> bool {
-    const BY_DEFAULT: [i32; 4] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
-    let signal = signal.cast_signed();
-    let fixed = [libc::SIGKILL, libc::SIGSTOP];
-    let mut numbers = (1..=64).filter(|number| !fixed.contains(number)).zip(actions);
-    let action = numbers.find(|(number, _)| *number == signal).map(|(_, entry)| entry.sigaction);
-    match action.and_then(|handler| usize::try_from(handler).ok()) {
-        Some(libc::SIG_IGN) => true,
-        Some(libc::SIG_DFL) => BY_DEFAULT.contains(&signal),
-        _ => false,
-    }
-}
-
-/// The numbers that are to be given out: those of tasks and of threads.
-fn numbers<'a>(world: &'a World, plan: &'a Plan) -> impl Iterator<Item = i32> + 'a {
-    let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
-    plan.tasks.iter().map(|task| task.pid).chain(threads)
-}
-
-/// Every number that is to be given out must be one that this machine has, and free.
-fn check_numbers(world: &World, plan: &Plan) -> Result<(), Error> {
-    let limit = pid_max();
-    if let Some(id) = numbers(world, plan).find(|&id| id >= limit) {
-        return Err(Error::refused(
-            format!("process {id}"),
-            format!("process numbers end at {limit} here"),
-            "raise /proc/sys/kernel/pid_max",
-        ));
-    }
-    match numbers(world, plan).find(|&id| exists(id)) {
-        None => Ok(()),
-        Some(id) => Err(Error::refused(
-            format!("process {id}"),
-            "its number is in use",
-            "end the process that has it, or restore in another pid namespace",
-        )),
-    }
-}
-
-/// The number at which process numbers end.
-fn pid_max() -> i32 {
-    /// What the kernel starts with.
-    const DEFAULT: i32 = 1 << 15;
-    std::fs::read_to_string("/proc/sys/kernel/pid_max")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(DEFAULT)
 }
 
 /// A signal that is pending nowhere, so that parking cannot be mistaken for it.
@@ -248,22 +234,6 @@ fn dying(world: &World, plan: &Plan) -> BTreeSet<i32> {
         task.process.is_none_or(|index| matches!(world.processes[index].state, State::Dead { .. }))
     });
     ends.map(|task| task.pid).collect()
-}
-
-/// Numbers for threads that help processes with much memory to read it: free now, wanted by
-/// nobody in the tree, and far from where the kernel gives out numbers next.
-fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
-    /// Bytes that are worth a thread.
-    const MUCH: u64 = 32 << 20;
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return BTreeMap::new();
-    }
-    let wanted: BTreeSet<i32> = numbers(world, plan).collect();
-    let mut free = (1..pid_max()).rev().filter(|id| !wanted.contains(id) && !exists(*id));
-    let large = world
-        .living()
-        .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);
-    large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()
 }
 
 /// Descriptors of the restore's own, from the base on, which close when it is over.
@@ -344,6 +314,7 @@ fn places(
             segments: shared.segments.clone(),
             stores: shared.stores.clone(),
             base,
+            late: files.late(body.ids.files_id),
         };
         let helper = helpers.get(&process.pid).copied().unwrap_or(0);
         places.push(Some(Place {
@@ -357,10 +328,8 @@ fn places(
 
 fn mapped(body: &Body, files: &mut OpenFiles) -> Result<BTreeMap<(u32, u32), RawFd>, Error> {
     let mut wanted: BTreeMap<(u32, u32), Needs> = BTreeMap::new();
-    for vma in body.mm.vmas.iter().filter(|vma| prepare::of_file(vma)) {
-        let Ok(id) = u32::try_from(vma.shmid) else { continue };
-        let (flags, needs) = (prepare::open_flags(vma), prepare::needs(vma));
-        let most = wanted.entry((id, flags)).or_insert(needs);
+    for (key, needs) in mapped_ids(body) {
+        let most = wanted.entry(key).or_insert(needs);
         *most = needs.max(*most);
     }
     let open = |((id, flags), needs)| Ok(((id, flags), files.mapped(id, flags, needs)?));
@@ -390,80 +359,28 @@ impl Drop for Subreaper {
     }
 }
 
-/// Builds the tree up to the point where every thread is parked in its new process.
-fn build(crew: &Crew<'_>, tracer: &mut Tracer, sibling: bool, base: RawFd) -> Result<Parked, Loss> {
-    let root = root(crew, tracer, sibling, base)?;
-    let rseq = root.0.rseq()?;
-    root.0.resume(0)?;
-    let mut go = root.1;
-    go.write_all(&message(&rseq)).map_err(Error::kernel("set the root going"))?;
+/// Builds the tree up to the point where every thread is parked in its new process. `meanwhile` is
+/// run when there is nothing to do but to wait.
+fn build(
+    plan: &Plan,
+    (world, groups): (&World, &cgroups::Plan),
+    tracer: &mut Tracer,
+    mut go: File,
+    meanwhile: impl FnOnce(),
+) -> Result<Parked, Loss> {
+    let root = tracer.seize_root(plan.tasks[0].pid)?;
+    let rseq = root.rseq()?;
+    root.resume(0)?;
+    go.write_all(&root::message(&rseq)).map_err(Error::kernel("set the root going"))?;
     drop(go);
-    let everybody = crew.plan.tasks.len();
+    let everybody = plan.tasks.len();
     for _ in 0..2 {
         for task in tracer.gather(everybody)?.into_values() {
             task.resume(0)?;
         }
     }
-    let parked = tracer.gather_all(crew.world.threads())?;
-    crew.groups.move_threads()?;
+    meanwhile();
+    let parked = tracer.gather_all(world.threads())?;
+    groups.move_threads()?;
     Ok(parked)
-}
-
-/// Forks the root, which waits to be told to go on; returns it stopped.
-fn root(
-    crew: &Crew<'_>,
-    tracer: &mut Tracer,
-    sibling: bool,
-    base: RawFd,
-) -> Result<(Stopped, File), Error> {
-    let failed = || Error::kernel("make a pipe");
-    let (read, write) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| failed()(errno.into()))?;
-    let read = File::from(duplicate_from(&read, base).map_err(failed())?);
-    let pid = crew.plan.tasks[0].pid;
-    crew.pass_slack(0)?;
-    match fork_as(pid, sibling).map_err(Error::kernel(format!("create process {pid}")))? {
-        Fork::Parent => Ok((tracer.seize_root(pid)?, File::from(write))),
-        Fork::Child => {
-            // Without our copy of it, the pipe ends when the coordinator does.
-            drop(write);
-            run_root(crew, read)
-        }
-    }
-}
-
-fn run_root(crew: &Crew<'_>, mut go: File) -> ! {
-    let mut bytes = [0; MESSAGE];
-    let ready = set_signal_mask(crew.mask()).and_then(|()| go.read_exact(&mut bytes));
-    if ready.is_err() {
-        kernel::process::exit_now(1);
-    }
-    drop(go);
-    reset_signal_actions();
-    crew.run(0, &configuration(&bytes))
-}
-
-/// Bytes of the message that sets the root going: where the C library of this process, and so of
-/// all its copies, has its restartable-sequence area.
-const MESSAGE: usize = 16;
-
-fn message(rseq: &RseqConfiguration) -> [u8; MESSAGE] {
-    let mut bytes = [0; MESSAGE];
-    bytes[..8].copy_from_slice(&rseq.pointer.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&rseq.size.to_ne_bytes());
-    bytes[12..].copy_from_slice(&rseq.signature.to_ne_bytes());
-    bytes
-}
-
-fn configuration(bytes: &[u8; MESSAGE]) -> RseqConfiguration {
-    let word =
-        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let mut pointer = [0; 8];
-    pointer.copy_from_slice(&bytes[..8]);
-    RseqConfiguration {
-        pointer: u64::from_ne_bytes(pointer),
-        size: word(8),
-        signature: word(12),
-        ..RseqConfiguration::default()
-    }
 }

@@ -21,7 +21,7 @@ use service::{
 };
 
 use crate::reaper::Reaper;
-use crate::{AfterRestore, Error, RestoreOptions, Trust, Validation, restore};
+use crate::{AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, restore};
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +32,12 @@ pub struct Work {
     shell_job: bool,
     cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
+    records: PathBuf,
 }
 
 #[derive(Clone, Debug)]
 struct Restorer {
+    records: PathBuf,
     root: CheckpointRoot,
     reaper: Reaper,
     worker: Worker,
@@ -83,18 +85,26 @@ impl RestoreMetrics {
     }
 }
 
-/// The router of the restorer's own paths, with its metrics registered.
+/// The router of the restorer's own paths, with its metrics registered. `records` is where it is
+/// noted down what was restored.
 ///
 /// # Errors
 /// If the metrics are registered already, or our own binary cannot be found for workers.
 pub fn router(
     root: CheckpointRoot,
     reaper: Reaper,
+    records: PathBuf,
     metrics: &Metrics,
 ) -> Result<Router, Box<dyn std::error::Error + Send + Sync>> {
     let worker = Worker::of_this_program()?;
     let metrics = RestoreMetrics::new(metrics)?;
-    let restorer = Restorer { root, reaper, worker, metrics };
+    // What a restorer before this one restored is known still.
+    for record in Record::all(&records) {
+        if let Some(directory) = root.name(&record.images) {
+            reaper.inherit(directory, record);
+        }
+    }
+    let restorer = Restorer { records, root, reaper, worker, metrics };
     Ok(Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer))
 }
 
@@ -111,7 +121,7 @@ async fn list(
 
 /// What a worker is to restore, and the whole name of it; or why that cannot be.
 fn work_for(
-    root: &CheckpointRoot,
+    restorer: &Restorer,
     request: RestoreRequest,
     user: Option<User>,
 ) -> Result<(Work, Directory), Problem> {
@@ -137,7 +147,8 @@ fn work_for(
         |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
     let whole =
         CheckpointRoot::whole_name(user, &directory).map_err(|error| wrong(error.to_string()))?;
-    let images_dir = root.of(user).path(&directory).map_err(|error| wrong(error.to_string()))?;
+    let images_dir =
+        restorer.root.of(user).path(&directory).map_err(|error| wrong(error.to_string()))?;
     if !holds_checkpoint(&images_dir) {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
             .of("directory")
@@ -149,6 +160,7 @@ fn work_for(
         shell_job: request.shell_job,
         cgroups: request.cgroups,
         on_behalf_of: user,
+        records: restorer.records.clone(),
     };
     Ok((work, whole))
 }
@@ -159,7 +171,7 @@ async fn make(
     Body(request): Body<RestoreRequest>,
 ) -> Result<Json<RestoreSummary>, Problem> {
     let name = request.directory.clone();
-    let (work, directory) = work_for(&restorer.root, request, asker.0).inspect_err(|problem| {
+    let (work, directory) = work_for(&restorer, request, asker.0).inspect_err(|problem| {
         tracing::warn!("{asker}: restore {name}: {}", problem.detail.message);
     })?;
     let start = Instant::now();
@@ -167,7 +179,10 @@ async fn make(
     let name = directory.clone();
     let task = tokio::task::spawn_blocking(move || {
         let spawn = |command| restorer.reaper.spawn(command);
-        let result = restorer.worker.ask::<_, RestoreSummary>(&work, spawn);
+        let result = match restorer.worker.ask::<_, RestoreSummary>(&work, spawn) {
+            Err(WorkerError::Strange(error)) => noted(&work).ok_or(WorkerError::Strange(error)),
+            result => result,
+        };
         if let Ok(summary) = &result {
             restorer.reaper.adopt(name, summary.pid);
         }
@@ -188,6 +203,14 @@ async fn make(
     }
 }
 
+/// What a worker did that was ended before it could tell: the end of its answer comes when all that
+/// belongs to it is gone.
+fn noted(work: &Work) -> Option<RestoreSummary> {
+    let images = work.images_dir.canonicalize().ok()?;
+    let records = Record::all(&work.records);
+    records.into_iter().find(|record| record.images == images).map(|record| record.summary)
+}
+
 fn problem(error: WorkerError) -> Problem {
     match error {
         WorkerError::Failed(detail) => Problem { status: StatusCode::UNPROCESSABLE_ENTITY, detail },
@@ -200,8 +223,7 @@ fn problem(error: WorkerError) -> Problem {
 /// # Errors
 /// If the request cannot be read or the answer not written; that a restore failed is an answer.
 pub fn work() -> Result<(), WorkerError> {
-    // What the service no longer knows of is not to go on: the worker ends with it, and with the
-    // worker all that it has built.
+    // What the service no longer knows of is not to go on.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| WorkerError::Talk(errno.into()))?;
     worker_answer(|work: Work| {
@@ -215,8 +237,8 @@ pub fn work() -> Result<(), WorkerError> {
             root: None,
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.
-            sibling: true,
-            detached: false,
+            parent: Parent::CallersParent,
+            records: Some(work.records),
             cgroups: work.cgroups,
             cgroup_roots: Vec::new(),
             // Whoever may ask a service for a restore may not tell it what to believe.
@@ -225,13 +247,7 @@ pub fn work() -> Result<(), WorkerError> {
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
-        Ok(RestoreSummary {
-            pid: report.pid,
-            total_us: u64::try_from(report.total.as_micros()).unwrap_or(u64::MAX),
-            processes: report.processes as u64,
-            threads: report.threads as u64,
-            pages_restored: report.pages_restored,
-        })
+        Ok(RestoreSummary::from(&report))
     })
 }
 

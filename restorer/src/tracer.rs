@@ -1,8 +1,8 @@
-//! The coordinator's hold on the tasks under construction: it traces each from its birth.
+//! The holder's hold on the tasks under construction: it traces each from its birth.
 //!
 //! Tasks come to a halt together by *parking*: each sends itself the park signal, and the tracer,
 //! which keeps signals from being delivered, finds it stopped. A task that ends or crashes on the
-//! way is seen at once. When the coordinator dies, the kernel kills every task that it traces.
+//! way is seen at once. When the holder dies, the kernel kills every task that it traces.
 
 use std::collections::{BTreeMap, BTreeSet};
 

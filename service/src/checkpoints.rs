@@ -102,6 +102,12 @@ impl CheckpointRoot {
         Ok(path)
     }
 
+    /// The name of the checkpoint at `path`, if it lies below the root.
+    #[must_use]
+    pub fn name(&self, path: &Path) -> Option<Directory> {
+        path.strip_prefix(&self.0).ok()?.to_str()?.parse().ok()
+    }
+
     /// As [`path`](Self::path), and makes the directories that it lies in.
     ///
     /// # Errors

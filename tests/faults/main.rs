@@ -1,12 +1,14 @@
 //! `make faults`: dumpers, collectors and freezers killed at random instants over programs of many
-//! shapes. Each program must run on unharmed, as it says itself and as /proc says of it.
+//! shapes. Each program must run on unharmed, as it says itself and as /proc says of it. Then all that
+//! restores them: afterwards all of a tree lives, or nobody does.
 #![allow(clippy::print_stdout, reason = "figures are what it is for")]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use stasis_tests::faults::{Random, Rig, SHAPES, Victim};
+use stasis_tests::faults::{Random, Rig, SHAPES, Shape, Tally, Victim};
+use stasis_tests::killed_restores::{RestoreRig, RestoreVictim};
 use stasis_tests::{Machine, Scratch, Services};
 
 /// What is killed
@@ -20,6 +22,14 @@ enum Killed {
     Collector,
     /// The freezer, while it freezes and the command dumps
     Freezer,
+    /// The command that restores
+    Restore,
+    /// The process of it that holds the tree
+    Holder,
+    /// The service that restores
+    Restorer,
+    /// The worker of that service
+    Worker,
 }
 
 /// Kill what makes checkpoints at random instants, and see that no target minds
@@ -47,18 +57,36 @@ fn shape_names() -> Vec<&'static str> {
 }
 
 impl Args {
-    fn victims(&self) -> Vec<Victim> {
+    fn victims(&self) -> (Vec<Victim>, Vec<RestoreVictim>) {
         if self.victims.is_empty() {
-            return Victim::ALL.to_vec();
+            return (Victim::ALL.to_vec(), RestoreVictim::ALL.to_vec());
         }
-        let victim = |killed: &Killed| match killed {
-            Killed::Dumper => Victim::Dumper,
-            Killed::Service => Victim::Service,
-            Killed::Collector => Victim::Collector,
-            Killed::Freezer => Victim::Freezer,
-        };
-        self.victims.iter().map(victim).collect()
+        let (mut of_dumps, mut of_restores) = (Vec::new(), Vec::new());
+        for killed in &self.victims {
+            match killed {
+                Killed::Dumper => of_dumps.push(Victim::Dumper),
+                Killed::Service => of_dumps.push(Victim::Service),
+                Killed::Collector => of_dumps.push(Victim::Collector),
+                Killed::Freezer => of_dumps.push(Victim::Freezer),
+                Killed::Restore => of_restores.push(RestoreVictim::Command),
+                Killed::Holder => of_restores.push(RestoreVictim::Holder),
+                Killed::Restorer => of_restores.push(RestoreVictim::Service),
+                Killed::Worker => of_restores.push(RestoreVictim::Worker),
+            }
+        }
+        (of_dumps, of_restores)
     }
+}
+
+fn say(shape: &Shape, victim: &str, tally: Tally, start: Instant, outcome: &str) {
+    println!(
+        "{:<10} {:<10} {:>5} killed, {:>4} {outcome} ({:.0} s)",
+        shape.name,
+        victim.to_lowercase(),
+        tally.kills,
+        tally.finished,
+        start.elapsed().as_secs_f64(),
+    );
 }
 
 fn main() -> ExitCode {
@@ -71,22 +99,30 @@ fn main() -> ExitCode {
         if !args.only.is_empty() && !args.only.iter().any(|name| name == shape.name) {
             continue;
         }
-        let mut rig =
-            Rig::start(&machine, &scratch, &mut services, shape, args.full, random.another());
-        for victim in args.victims() {
-            let start = Instant::now();
-            let tally = rig.kill(victim, args.kills);
-            println!(
-                "{:<10} {:<10} {:>5} killed, {:>4} dumps finished all the same, target unharmed \
-                 ({:.0} s)",
-                shape.name,
-                format!("{victim:?}").to_lowercase(),
-                tally.kills,
-                tally.finished,
-                start.elapsed().as_secs_f64(),
-            );
+        let (of_dumps, of_restores) = args.victims();
+        if !of_dumps.is_empty() {
+            let random = random.another();
+            let mut rig = Rig::start(&machine, &scratch, &mut services, shape, args.full, random);
+            for victim in of_dumps {
+                let start = Instant::now();
+                let tally = rig.kill(victim, args.kills);
+                let outcome = "dumps finished all the same, target unharmed";
+                say(shape, &format!("{victim:?}"), tally, start, outcome);
+            }
+            rig.end();
         }
-        rig.end();
+        if !of_restores.is_empty() {
+            let random = random.another();
+            let mut rig =
+                RestoreRig::start(&machine, &scratch, &mut services, shape, args.full, random);
+            for victim in of_restores {
+                let start = Instant::now();
+                let tally = rig.kill(victim, args.kills);
+                let outcome = "trees restored all the same, the others ended whole";
+                say(shape, &format!("{victim:?}"), tally, start, outcome);
+            }
+            rig.end();
+        }
     }
     ExitCode::SUCCESS
 }

@@ -46,6 +46,14 @@ pub struct Shape {
     full: &'static [(&'static str, &'static str)],
 }
 
+impl Shape {
+    /// Starts its program in a directory of this name.
+    pub(crate) fn start_as(&self, name: &str, scratch: &Scratch, full: bool) -> Workload {
+        let environment = if full { self.full } else { self.small };
+        Workload::start_with(self.family, scratch.path(name), environment)
+    }
+}
+
 /// The shapes that are measured. Each rests while it is dumped, so that whatever differs afterwards
 /// was done to it.
 pub const SHAPES: &[Shape] = &[
@@ -177,7 +185,7 @@ fn names(dir: &str) -> Vec<String> {
 }
 
 /// What holds a tree: a task that is traced or stopped, one a line.
-fn held(root: i32) -> Vec<String> {
+pub(crate) fn held(root: i32) -> Vec<String> {
     let mut found = Vec::new();
     for pid in tree_of(root) {
         for tid in names(&format!("/proc/{pid}/task")) {
@@ -225,8 +233,7 @@ impl<'a> Rig<'a> {
         full: bool,
         random: Random,
     ) -> Self {
-        let environment = if full { shape.full } else { shape.small };
-        let workload = Workload::start_with(shape.family, scratch.path(shape.name), environment);
+        let workload = shape.start_as(shape.name, scratch, full);
         fs::create_dir_all(scratch.path("images")).expect("make the images' directory");
         let cgroup = Cgroup::with(workload.pid());
         std::thread::sleep(Duration::from_millis(50));

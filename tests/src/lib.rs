@@ -3,6 +3,7 @@
 
 mod engine;
 pub mod faults;
+pub mod killed_restores;
 mod machine;
 mod program;
 mod real;

@@ -1,11 +1,33 @@
-//! Restores as a whole: right after the dump, whose child the root is, and what could not come back.
+//! Restores as a whole: killed in the middle, right after the dump, and whose child the root is.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use stasis_tests::faults::{Random, SHAPES};
+use stasis_tests::killed_restores::{RestoreRig, RestoreVictim};
 use stasis_tests::{
     Dump, Engine, Machine, Outcome, Program, Scratch, Services, Workload, built_program,
     stasis_program, wait_until,
 };
+
+/// Afterwards all live or nobody does, and what was told is so; what `make faults` does at length.
+#[test]
+fn all_that_restores_killed_at_random_instants() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut services = Services::start(&scratch.path("services"));
+    let mut random = Random::new(0x5eed);
+    for shape in SHAPES.iter().filter(|shape| ["threads", "processes"].contains(&shape.name)) {
+        let random = random.another();
+        let mut rig = RestoreRig::start(&machine, &scratch, &mut services, shape, false, random);
+        for victim in RestoreVictim::ALL {
+            rig.kill(victim, if victim == RestoreVictim::Service { 6 } else { 12 });
+        }
+        rig.end();
+    }
+}
 
 /// The target is a shell's child, as is whoever dumps and restores it.
 const AT_ONCE: &str = r#"
@@ -38,6 +60,48 @@ fn a_restore_right_after_the_dump() {
     }
 }
 
+/// The test is the parent of the target.
+fn ended(scratch: &Scratch) -> (Workload, std::path::PathBuf) {
+    let workload = Workload::start("pulse", scratch.path("work"));
+    let images = scratch.path("images");
+    let dumped = Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    let said = [workload.pid().to_string(), std::process::id().to_string()];
+    assert!(said.iter().all(|word| dumped.stderr.contains(word)), "{}", dumped.stderr);
+    (workload, images)
+}
+
+#[test]
+fn a_parent_that_does_not_wait_for_the_ended_root_is_named() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (workload, images) = ended(&scratch);
+    let restored = Engine::Stasis.restore(&images, Dump::ENDING);
+    assert!(!restored.success, "restored beside a zombie");
+    let ours = std::process::id().to_string();
+    for word in ["zombie", &workload.pid().to_string(), &ours] {
+        assert!(restored.stderr.contains(word), "{word} is not in: {}", restored.stderr);
+    }
+}
+
+#[test]
+fn a_parent_that_waits_late_is_waited_for() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (workload, images) = ended(&scratch);
+    let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+    let mut restore = restore.stdout(Stdio::null()).spawn().expect("start the restore");
+    // It has the directory open once it has begun.
+    let begun = || {
+        let path = format!("/proc/{}/wchan", restore.id());
+        std::fs::read_to_string(path).is_ok_and(|at| at.contains("poll"))
+    };
+    assert!(wait_until(std::time::Duration::from_secs(20), begun), "it does not wait");
+    waitpid(Pid::from_raw(workload.pid()), None).expect("wait for the target");
+    assert!(restore.wait().expect("wait").success(), "not restored");
+    workload.check().expect("the program's own check");
+    machine.end_tree(workload.pid());
+}
+
 fn with_parent_death_signal(scratch: &Scratch) -> Program {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "sleep", "1000"]);
@@ -50,30 +114,48 @@ fn with_parent_death_signal(scratch: &Scratch) -> Program {
     program
 }
 
-/// The signal that it asked for at its parent's death would come as soon as the restore ends.
+/// The signal that it asked for at its parent's death comes from the parent that it has then.
 #[test]
-fn a_root_with_a_parent_death_signal_is_not_left_by_its_parent() {
+fn a_root_with_a_parent_death_signal_outlives_the_restorer() {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let program = with_parent_death_signal(&scratch);
-    let images = scratch.path("images");
+    for (round, engine) in [Engine::Stasis, Engine::CriuFace].into_iter().enumerate() {
+        let images = scratch.path(&format!("images-{round}"));
+        engine.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
+        machine.await_no_children();
+        engine.restore(&images, Dump::ENDING).must_succeed("restore");
+        // The restorer has ended, and the signal would have come with that.
+        let again = scratch.path(&format!("again-{round}"));
+        engine.dump(program.pid(), &again, Dump::RUNNING_ON).must_succeed("dump what lives");
+    }
+    // A parent that waits for it is its parent: with that one it goes.
+    let images = scratch.path("images-foreground");
     Engine::Stasis.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
     machine.await_no_children();
-    let refused = Engine::Stasis.restore(&images, Dump::ENDING);
-    assert!(!refused.success, "its parent ends, and it is killed");
-    for word in ["PR_SET_PDEATHSIG", "--detach"] {
-        assert!(refused.stderr.contains(word), "{word} is not in: {}", refused.stderr);
-    }
     let mut restore = Engine::Stasis.command("restore");
     let mut restore = restore.arg("-D").arg(&images).spawn().expect("start the restore");
-    let runs = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-        status.is_ok_and(|text| text.contains("Name:\tsleep\n") && text.contains("TracerPid:\t0\n"))
-    };
+    assert!(wait_until(std::time::Duration::from_secs(20), || program.is_alive()), "not back");
+    let parent = || parent_of(program.pid()) == i32::try_from(restore.id()).ok();
+    assert!(wait_until(std::time::Duration::from_secs(20), parent), "another parent");
+    let runs = || runs_program(program.pid(), "sleep");
     assert!(wait_until(std::time::Duration::from_secs(20), runs), "it does not run");
-    machine.end_tree(program.pid());
-    restore.kill().ok();
-    restore.wait().ok();
+    restore.kill().expect("kill the restore");
+    restore.wait().expect("wait");
+    let gone = || !program.is_alive();
+    assert!(wait_until(std::time::Duration::from_secs(10), gone), "it outlives its parent");
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether it has left the restorer behind: it is traced by nobody.
+fn runs_program(pid: i32, name: &str) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    exe.file_name() == Path::new(name).file_name() && status.contains("TracerPid:\t0")
 }
 
 /// To the kernel a parent is a thread, and the service's threads come and go.
@@ -95,20 +177,101 @@ fn a_root_with_a_parent_death_signal_is_the_child_of_a_thread_that_stays() {
     assert_eq!(std::fs::read_to_string(parent).expect("read"), "parent\n");
 }
 
-/// Its files would not fit beside their numbers: said before it is ended.
+/// The command that restores, under a hard limit of open files.
+fn restore_under(limit: usize, images: &Path) -> Outcome {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={limit}:{limit}")).arg(stasis_program());
+    Outcome::of(command.args(["restore", "--detach", "-D"]).arg(images))
+}
+
+fn set_limit(pid: i32, limit: usize) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]);
+    Outcome::of(&mut command).must_succeed("set the limit of open files");
+}
+
+/// Where each descriptor of a process leads, by its number; of what has no path, of which kind it is.
+fn descriptors(pid: i32) -> Vec<(usize, std::path::PathBuf)> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("list descriptors");
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let link = std::fs::read_link(entry.path()).ok()?;
+            let kind = link.to_str()?.split('[').next()?;
+            Some((number, std::path::PathBuf::from(kind)))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// All but two of the numbers that its limit allows are in use, and the restore has no more.
 #[test]
-fn a_tree_whose_files_the_restore_has_no_room_for() {
+fn a_process_with_as_many_open_files_as_it_may_have() {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let size = [("STASIS_WORKLOAD_COUNT", "500")];
     let workload = Workload::start_with("many_files", scratch.path("work"), &size);
+    let pid = workload.pid();
+    let open = descriptors(pid);
+    let highest = open.last().expect("descriptors").0;
+    let limit = (open.len() + 2).max(highest + 1);
+    set_limit(pid, limit);
     let images = scratch.path("images");
-    let mut command = Command::new("prlimit");
-    command.arg("--nofile=1200:1200").arg(stasis_program()).arg("dump");
-    let refused = Outcome::of(command.arg(workload.pid().to_string()).arg("-D").arg(&images));
-    assert!(!refused.success, "dumped to its end");
-    assert!(refused.stderr.contains("ulimit -n"), "{}", refused.stderr);
-    assert!(!images.exists(), "a refused dump leaves no directory");
+    Engine::Stasis.dump(pid, &images, Dump::ENDING).must_succeed("dump");
+    machine.end_tree(pid);
+    restore_under(limit, &images).must_succeed("restore under the limit of the process");
+    let now = descriptors(pid);
+    assert_eq!(open.len(), now.len());
+    assert!(open.iter().zip(&now).all(|(before, after)| before.0 == after.0), "other numbers");
     workload.check().expect("the program's own check");
-    machine.end_tree(workload.pid());
+    machine.end_tree(pid);
+}
+
+/// Four processes with a hundred files each.
+const FILES_OF_FOUR: &str = r#"
+for process in 1 2 3 4; do
+    (
+        for file in $(seq 100); do
+            : > "$DIR/$process-$file"
+            exec {number}<>"$DIR/$process-$file"
+        done
+        exec sleep 1000
+    ) &
+done
+wait
+"#;
+
+/// All together have more than one process of the restore may have.
+#[test]
+fn processes_that_together_have_more_open_files_than_one_may_have() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let dir = scratch.path("work");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let mut command = Command::new("bash");
+    command.args(["-c", FILES_OF_FOUR]).env("DIR", &dir);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let pid = program.pid();
+    let tree = || stasis_tests::children_of(pid);
+    let stand = || {
+        let tree = tree();
+        tree.len() == 4 && tree.iter().all(|pid| runs_program(*pid, "sleep"))
+    };
+    assert!(wait_until(std::time::Duration::from_secs(20), stand), "they do not stand");
+    let tree = tree();
+    let before: Vec<_> = tree.iter().map(|pid| descriptors(*pid)).collect();
+    assert!(before.iter().all(|open| open.len() >= 100));
+    let limit = 256;
+    for pid in tree.iter().chain([&pid]) {
+        set_limit(*pid, limit);
+    }
+    let images = scratch.path("images");
+    Engine::Stasis.dump(pid, &images, Dump::ENDING).must_succeed("dump");
+    machine.end_tree(pid);
+    restore_under(limit, &images).must_succeed("restore under the limit of each");
+    let now: Vec<_> = tree.iter().map(|pid| descriptors(*pid)).collect();
+    assert!(before == now, "other descriptors: {now:?}");
+    machine.end_tree(pid);
 }

@@ -147,3 +147,57 @@ fn a_job_of_a_session_outside_of_the_pid_namespace() {
         .expect("start a shell");
     assert!(shell.status.success(), "{}", String::from_utf8_lossy(&shell.stderr));
 }
+
+/// What the target does once it is told: its reads find the end, its writes fail.
+const HUNG_UP: &str = r#"
+read go < "$DIR/fifo"
+read line; read=$?
+echo something; write=$?
+echo "$read $write" > "$DIR/result"
+"#;
+
+/// A job that outlived its terminal comes back with a terminal that has hung up, wherever it is
+/// restored.
+#[test]
+fn a_terminal_that_has_hung_up() {
+    const JOB: Dump<'_> = Dump { shell_job: true, ..Dump::ENDING };
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let dir = scratch.path("work");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let fifo = dir.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let terminal = openpty(None, None).expect("a pseudo terminal");
+    for end in [&terminal.master, &terminal.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close on exec");
+    }
+    let slave = || Stdio::from(terminal.slave.try_clone().expect("dup"));
+    #[allow(clippy::zombie_processes, reason = "the machine waits for it: it is another one later")]
+    let job = Command::new("setsid")
+        .args(["bash", "-c", HUNG_UP])
+        .env("DIR", &dir)
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .expect("start the job");
+    drop(terminal);
+    let pid = i32::try_from(job.id()).expect("a pid");
+    let wchan = format!("/proc/{pid}/wchan");
+    let waits = || std::fs::read_to_string(&wchan).is_ok_and(|at| at.contains("partner"));
+    assert!(wait_until(Duration::from_secs(20), waits), "the job does not wait");
+
+    let images = scratch.path("images");
+    Engine::Stasis.dump(pid, &images, JOB).must_succeed("dump");
+    machine.end_tree(pid);
+    // Nowhere near a terminal.
+    let mut restore = Command::new("setsid");
+    restore.arg("--wait").arg(stasis_tests::stasis_program());
+    restore.args(["restore", "--detach", "--shell-job", "-D"]).arg(&images);
+    stasis_tests::Outcome::of(&mut restore).must_succeed("restore");
+    std::fs::write(&fifo, "go\n").expect("write to the fifo");
+    let result = dir.join("result");
+    let answered = || std::fs::read_to_string(&result).is_ok_and(|text| text.ends_with('\n'));
+    assert!(wait_until(Duration::from_secs(20), answered), "no answer from the job");
+    assert_eq!(std::fs::read_to_string(&result).expect("read"), "1 1\n");
+}

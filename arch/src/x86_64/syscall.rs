@@ -66,6 +66,7 @@ pub mod nr {
     pub const GET_ROBUST_LIST: usize = 274;
     pub const PREADV: usize = 295;
     pub const RT_TGSIGQUEUEINFO: usize = 297;
+    pub const DUP3: usize = 292;
     pub const PRLIMIT64: usize = 302;
     pub const SCHED_SETATTR: usize = 314;
     pub const MLOCKALL: usize = 151;
@@ -80,6 +81,7 @@ pub mod nr {
     pub const RSEQ: usize = 334;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
+    pub const PIDFD_GETFD: usize = 438;
     pub const PROCESS_MADVISE: usize = 440;
 }
 

@@ -1,12 +1,13 @@
 //! `criu restore`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Quiet, names};
 use nix::errno::Errno;
 use nix::sys::wait::wait;
-use restorer::{AfterRestore, RestoreOptions, RestoreReport, Trust, Validation};
+use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Validation};
 use tracing::{error, info, warn};
 
 use crate::failure::Failure;
@@ -39,13 +40,18 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
     let pidfile = options.pidfile.as_deref().map(|file| Pidfile::reserve(&place.work.join(file)));
     let pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
+    let run_dir = std::env::var_os("STASIS_RUN_DIR").unwrap_or_else(|| "/run/stasis".into());
     let asked = RestoreOptions {
         images_dir: place.images.clone(),
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
         root: options.root.clone(),
-        sibling: options.sibling,
-        detached: options.detach && !options.sibling,
+        parent: match (options.sibling, options.detach) {
+            (true, _) => Parent::CallersParent,
+            (_, true) => Parent::WhoRemains,
+            _ => Parent::Caller,
+        },
+        records: Some(Path::new(&run_dir).join("restores")),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,

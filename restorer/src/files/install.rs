@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use images::messages::{FdinfoEntry, FileEntry, FownEntry, fd_type};
+use images::messages::{EventpollTfdEntry, FdinfoEntry, FileEntry, FownEntry, fd_type};
 use kernel::descriptors::{self, Owner, close_range, place};
 
 use super::images::owner_and_flags;
+use super::keepers::{AtHand, for_a_moment};
+use super::open::is_late;
 use super::{Error, InstallTask, OpenFiles};
 
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
@@ -24,11 +26,12 @@ impl OpenFiles {
         if self.base > 0 {
             close_range(0, self.base - 1).map_err(of_task("clear descriptors".to_owned()))?;
         }
-        for entry in table {
+        for entry in table.iter().filter(|entry| !is_late(entry, self.base)) {
             let file = self.opened(entry.id)?;
             let number = entry.fd.cast_signed();
-            place(file, number, entry.flags & CLOSE_ON_EXEC != 0)
+            place(&file, number, entry.flags & CLOSE_ON_EXEC != 0)
                 .map_err(of_task(format!("put in place descriptor {number}")))?;
+            file.settle(number);
         }
         let mut seen = std::collections::BTreeSet::new();
         for entry in table {
@@ -36,12 +39,18 @@ impl OpenFiles {
                 self.own(entry, task)?;
             }
         }
-        self.foreground(table, task)
+        self.foreground(table, task)?;
+        match self.late(task.files_id) {
+            (late, _) if late.is_empty() => Ok(()),
+            (_, slot) => self.kept.place(slot),
+        }
     }
 
-    fn opened(&self, id: u32) -> Result<BorrowedFd<'_>, Error> {
-        let missing = || Error::image(format!("file {id}"), "it was not opened");
-        self.opened.get(&id).map(AsFd::as_fd).ok_or_else(missing)
+    fn opened(&self, id: u32) -> Result<AtHand<'_>, Error> {
+        match self.opened.get(&id) {
+            Some(file) => Ok(AtHand::Ours(file.as_fd())),
+            None => self.kept.fetch(id).map(AtHand::Fetched),
+        }
     }
 
     /// What is done once for a file: its owner, and the entries of an epoll.
@@ -49,17 +58,33 @@ impl OpenFiles {
         let Some(file) = self.files.get(&entry.id) else { return Ok(()) };
         if let Some((owner, flags)) = owner_and_flags(file) {
             let what = format!("descriptor {} of process {}", entry.fd, task.pid);
-            set_owner(self.opened(entry.id)?, owner, flags, &what)?;
+            set_owner(self.opened(entry.id)?.as_fd(), owner, flags, &what)?;
         }
         self.watch(file, task)
     }
 
+    /// Has an epoll watch a number; one that is the restore's own still is the task's for that time.
+    fn watch_number(
+        &self,
+        epoll: &AtHand<'_>,
+        number: i32,
+        watched: &EventpollTfdEntry,
+        table: &[FdinfoEntry],
+    ) -> std::io::Result<()> {
+        let watch = || descriptors::watch(epoll, number, watched.events, watched.data);
+        let late = |entry: &&FdinfoEntry| entry.fd == watched.tfd && is_late(entry, self.base);
+        let Some(entry) = table.iter().find(late) else { return watch() };
+        let file = self.opened(entry.id).map_err(std::io::Error::other)?;
+        for_a_moment(&file, number, watch)
+    }
+
     fn watch(&self, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
         let Some(entry) = &file.epfd else { return Ok(()) };
+        let table = self.tables.get(&task.files_id).map_or(&[][..], |table| table);
         let epoll = self.opened(file.id)?;
         for watched in &entry.tfd {
             let number = watched.tfd.cast_signed();
-            match descriptors::watch(epoll, number, watched.events, watched.data) {
+            match self.watch_number(&epoll, number, watched, table) {
                 Ok(()) => {}
                 // Two processes may share one table: the other one was here first.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

@@ -10,8 +10,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::approve::Approver;
 use super::images::FileImages;
 use super::keep::Keep;
+use super::keepers::{Keepers, Room, open_now};
 use super::regular::Opener;
-use super::terminals::Terminal;
+use super::terminals::{Terminal, has_hung_up, hung_up};
 use super::{Error, OpenContext, OpenFiles, events, inet_sockets, kernel, pipes, unix_sockets};
 
 /// Numbers left to the rest of the restore: its pipes, images, shared memory.
@@ -27,23 +28,33 @@ fn base(images: &FileImages) -> Result<RawFd, Error> {
     Ok(base)
 }
 
-/// Raises the limit of open files as far as it goes, and checks that it is enough.
-fn make_room(base: RawFd, files: usize) -> Result<(), Error> {
+/// Raises the limit of open files as far as it goes, and sees whether it allows all at once; else
+/// what room it leaves.
+fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Error> {
     let failed = |errno| kernel("get the limit of open files".to_owned(), errno);
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
-    let needed = u64::from(base.unsigned_abs()) + (files + SPARE) as u64;
-    if needed > hard {
-        return Err(Error::refused(
-            format!("{files} open files, numbered up to {}", base - 1),
-            format!("{needed} descriptors are needed to restore them, and {hard} are allowed"),
-            "raise the hard limit of open files (ulimit -Hn)",
-        ));
-    }
-    if soft < hard {
+    let (soft, mut hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    let needed = u64::from(base.unsigned_abs()) + (files + work) as u64;
+    // To raise the hard limit takes a right that not everybody has.
+    if needed > hard && setrlimit(Resource::RLIMIT_NOFILE, needed, needed).is_ok() {
+        hard = needed;
+    } else if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
             .map_err(|errno| kernel("raise the limit of open files".to_owned(), errno))?;
     }
-    Ok(())
+    if needed <= hard {
+        return Ok(None);
+    }
+    let room = Room::new(hard, work, open_now()?);
+    if let Some(room) = room
+        && u64::from(base.unsigned_abs()) <= hard
+    {
+        return Ok(Some(room));
+    }
+    Err(Error::refused(
+        format!("{files} open files, numbered up to {}", base - 1),
+        format!("the hard limit of open files here, {hard}, does not allow them"),
+        "raise the hard limit of open files (ulimit -Hn)",
+    ))
 }
 
 /// What has been opened so far.
@@ -51,6 +62,9 @@ struct Opening<'a> {
     files: &'a BTreeMap<u32, Box<FileEntry>>,
     keep: Keep,
     opened: BTreeMap<u32, OwnedFd>,
+    /// Where not all can be open at once.
+    room: Option<Room>,
+    keepers: Keepers,
 }
 
 impl Opening<'_> {
@@ -58,7 +72,23 @@ impl Opening<'_> {
         let failed =
             |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
         self.opened.insert(id, self.keep.keep(fd).map_err(failed)?);
-        Ok(())
+        self.have_room_for(1)
+    }
+
+    /// Hands over what is open where there would not be room for `files` more.
+    fn have_room_for(&mut self, files: usize) -> Result<(), Error> {
+        let Some(Room { base, batch }) = self.room else { return Ok(()) };
+        if files > batch {
+            return Err(Error::refused(
+                format!("{files} sockets"),
+                format!("the hard limit of open files allows {batch} of them at a time"),
+                "raise the hard limit of open files (ulimit -Hn)",
+            ));
+        }
+        match self.opened.len() + files > batch {
+            true => self.keepers.take(&mut self.opened, base),
+            false => Ok(()),
+        }
     }
 }
 
@@ -77,12 +107,20 @@ fn path_of<'a>(
 }
 
 pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
-    let base = base(&images)?;
+    let highest = base(&images)?;
     let wanted = images.wanted();
-    make_room(base, wanted.len())?;
+    let room = make_room(highest, wanted.len(), context.work.max(SPARE))?;
+    let base = room.map_or(highest, |room| room.base);
     let FileImages { files, tables, pipes, fifos, queues, remaps, ghosts, terminals } = images;
     let mut opener = Opener::new(context, ghosts, remaps)?;
-    let mut opening = Opening { files: &files, keep: Keep(base), opened: BTreeMap::new() };
+    let mut opening = Opening {
+        files: &files,
+        // What is handed over is out of the way then.
+        keep: Keep(if room.is_some() { 0 } else { base }),
+        opened: BTreeMap::new(),
+        room,
+        keepers: Keepers::new(context.numbers.clone()),
+    };
     let of_kind = |kind: u32| -> Vec<&FileEntry> {
         let wanted = wanted.iter().filter_map(|id| files.get(id));
         wanted.map(Box::as_ref).filter(|file| file.r#type == kind).collect()
@@ -101,14 +139,23 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     }
     // Last, because they leave names in file systems, which no error must leave behind.
     opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener.approver)?;
-    let keep = opening.keep;
-    let opened = opening.opened;
+    let Opening { mut opened, keepers: mut kept, .. } = opening;
+    if room.is_some() {
+        kept.take(&mut opened, base)?;
+        let late = tables.values().flatten().filter(|entry| is_late(entry, base));
+        kept.take_late(late.map(|entry| entry.id), base)?;
+    }
     opener
-        .keep(keep)
+        .keep(Keep(base))
         .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
     let holders = holders(&files, &tables);
     let held = BTreeMap::new();
-    Ok(OpenFiles { base, opened, held, opener, files, tables, holders, terminals })
+    Ok(OpenFiles { base, opened, held, kept, opener, files, tables, holders, terminals })
+}
+
+/// Whether a descriptor has one of the numbers that are the restore's own.
+pub(super) fn is_late(entry: &FdinfoEntry, base: RawFd) -> bool {
+    entry.fd.cast_signed() >= base
 }
 
 /// The table of each file in which what is to be done once for it is done: the first that has it,
@@ -151,6 +198,7 @@ impl Opening<'_> {
             by_pipe.entry(entry.pipe_id).or_default().push(entry);
         }
         for entries in by_pipe.values() {
+            self.have_room_for(entries.len() + 2)?;
             let ends = pipes::open(entries, contents)?;
             for (entry, fd) in entries.iter().zip(ends) {
                 self.add(entry.id, fd)?;
@@ -175,6 +223,7 @@ impl Opening<'_> {
                 .push((entry, path_of(all, entry.regf_id, file)?));
         }
         for entries in by_pipe.values() {
+            self.have_room_for(entries.len() + 2)?;
             let ends = pipes::open_fifo(entries, contents, opener)?;
             for ((entry, _), fd) in entries.iter().zip(ends) {
                 self.add(entry.id, fd)?;
@@ -193,6 +242,8 @@ impl Opening<'_> {
             .iter()
             .map(|file| file.usk.as_ref().ok_or_else(|| missing(file)))
             .collect::<Result<Vec<_>, _>>()?;
+        // All are made before the first is complete, some of them with another.
+        self.have_room_for(entries.len() * 2)?;
         let sockets = unix_sockets::open(&entries, queues, approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             self.add(entry.id, fd)?;
@@ -201,6 +252,7 @@ impl Opening<'_> {
     }
 
     fn inet(&mut self, files: &[&FileEntry]) -> Result<(), Error> {
+        self.have_room_for(files.len())?;
         let mut sockets: Vec<(&InetSkEntry, OwnedFd)> = Vec::new();
         for file in files {
             let entry = file.isk.as_ref().ok_or_else(|| missing(file))?;
@@ -232,17 +284,25 @@ impl Opening<'_> {
         infos: &BTreeMap<u32, images::messages::TtyInfoEntry>,
         shell_job: bool,
     ) -> Result<(), Error> {
-        if !shell_job {
-            return Err(Error::refused(
-                "terminal of the job",
-                "it was outside the tree",
-                "restore with --shell-job, from the terminal it shall have",
-            ));
-        }
-        let terminal = Terminal::of_caller()?;
+        let mut caller = None;
         for file in files {
             let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
             let info = infos.get(&entry.tty_info_id).ok_or_else(|| missing(file))?;
+            if has_hung_up(info) {
+                self.add(file.id, hung_up(entry)?)?;
+                continue;
+            }
+            if !shell_job {
+                return Err(Error::refused(
+                    "terminal of the job",
+                    "it was outside the tree",
+                    "restore with --shell-job, from the terminal it shall have",
+                ));
+            }
+            let terminal = match &caller {
+                Some(terminal) => terminal,
+                None => caller.insert(Terminal::of_caller()?),
+            };
             self.add(file.id, terminal.open(entry, info)?)?;
         }
         Ok(())

@@ -41,7 +41,8 @@ pub(super) struct Opener {
     made: BTreeMap<u32, OwnedFd>,
 }
 
-fn flags(mut flags: u32) -> OFlag {
+/// The flags that a file with `flags` is opened with again.
+pub(super) fn flags(mut flags: u32) -> OFlag {
     // What was made without a name is there when it is opened again: it is no directory.
     let nameless = libc::O_TMPFILE.cast_unsigned();
     if flags & nameless == nameless {

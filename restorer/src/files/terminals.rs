@@ -1,12 +1,16 @@
-//! Terminals of a shell's job: the caller's terminal takes the place of the one there was.
+//! Terminals of a shell's job: the caller's terminal takes the place of the one there was. One that
+//! had hung up, as its window was closed, is one that has hung up again.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use images::messages::{TermiosEntry, TtyFileEntry, TtyInfoEntry, tty_type};
 use kernel::tty::{self, Modes};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
 
-use super::regular::reopen;
+use super::regular::{flags as flags_again, reopen};
 use super::{Error, kernel};
 
 /// The caller's terminal.
@@ -59,6 +63,28 @@ impl Terminal {
     }
 }
 
+/// Whether the terminal had hung up: it told nothing of itself.
+pub(super) fn has_hung_up(info: &TtyInfoEntry) -> bool {
+    info.termios.is_none() && info.r#type == tty_type::PTY && info.id & 1 == 0
+}
+
+/// A terminal that has hung up: its reads find the end, its writes fail, as they did before.
+pub(super) fn hung_up(entry: &TtyFileEntry) -> Result<OwnedFd, Error> {
+    let what = format!("hung-up terminal of file {}", entry.id);
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |errno| kernel(operation, errno)
+    };
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).map_err(failed("make the"))?;
+    grantpt(&master).map_err(failed("grant the"))?;
+    unlockpt(&master).map_err(failed("unlock the"))?;
+    let path = ptsname_r(&master).map_err(failed("name the"))?;
+    let flags = flags_again(entry.flags);
+    // It hangs up as its master is closed.
+    nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(failed("open the"))
+}
+
 /// Opens without making the terminal ours.
 trait NoTty {
     fn custom_flags_no_tty(&mut self) -> &mut Self;
@@ -92,6 +118,15 @@ fn modes(entry: &TermiosEntry, what: &str) -> Result<Modes, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_that_has_hung_up() {
+        let entry = TtyFileEntry { flags: libc::O_RDWR.cast_unsigned(), ..TtyFileEntry::default() };
+        let fd = hung_up(&entry).unwrap();
+        assert_eq!(nix::unistd::read(&fd, &mut [0; 8]), Ok(0));
+        assert_eq!(nix::unistd::write(&fd, b"x"), Err(nix::errno::Errno::EIO));
+        assert!(tty::modes(&fd).is_err());
+    }
 
     #[test]
     fn modes_as_criu_writes_them() {

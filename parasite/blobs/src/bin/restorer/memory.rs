@@ -19,6 +19,8 @@ const RSEQ_FLAG_UNREGISTER: usize = 1;
 const MLOCK_ONFAULT: usize = 1;
 const PR_SET_MDWE: usize = 65;
 const PR_SET_MEMORY_MERGE: usize = 67;
+const F_SETFD: usize = 2;
+const O_CLOEXEC: usize = 0o2_000_000;
 
 /// Leaves the old address space and makes the new one.
 pub fn restore(context: &Context) {
@@ -158,6 +160,42 @@ fn notes(context: &Context) {
     let size = size_of::<MmMap>();
     let args = [PR_SET_MM, PR_SET_MM_MAP, &raw const map as usize, size, 0, 0];
     context.must(Step::MmMap, map.brk, nr::PRCTL, args);
-    let from = arguments.close_from as usize;
-    context.must(Step::Close, from as u64, nr::CLOSE_RANGE, [from, u32::MAX as usize, 0, 0, 0, 0]);
+    descriptors(context);
+}
+
+/// Closes the restore's own descriptors, and puts those into place whose numbers they had: another
+/// process keeps them, and the way to it is the last that goes.
+fn descriptors(context: &Context) {
+    let arguments = context.arguments();
+    let close = |from: usize, to: usize| {
+        if from <= to {
+            context.must(Step::Close, from as u64, nr::CLOSE_RANGE, [from, to, 0, 0, 0, 0]);
+        }
+    };
+    let (from, last) = (arguments.close_from as usize, u32::MAX as usize);
+    if arguments.late_from < 0 {
+        return close(from, last);
+    }
+    let holder = arguments.late_from as usize;
+    if holder < from {
+        close(from, last);
+    } else {
+        close(from, holder.wrapping_sub(1));
+        close(holder + 1, last);
+    }
+    for late in context.entries(arguments.late) {
+        let (object, number) = (late.number as u64, late.number as usize);
+        let args = [holder, late.from as usize, 0, 0, 0, 0];
+        let fetched = context.must(Step::Late, object, nr::PIDFD_GETFD, args);
+        if fetched == number {
+            let flags = (late.close_on_exec != 0).into();
+            let args = [number, F_SETFD, flags, 0, 0, 0];
+            context.must(Step::Late, object, nr::FCNTL, args);
+            continue;
+        }
+        let flags = if late.close_on_exec != 0 { O_CLOEXEC } else { 0 };
+        context.must(Step::Late, object, nr::DUP3, [fetched, number, flags, 0, 0, 0]);
+        close(fetched, fetched);
+    }
+    close(holder, holder);
 }

@@ -1,0 +1,267 @@
+//! The process that holds the tree while it is built, and the moment at which it lets go.
+//!
+//! Tasks are let go one after the other, so whoever does it could be killed in the middle. So the
+//! tree is held by a process of its own, the *holder*: a copy of the one that was asked to restore
+//! (the *commander*), which traces all tasks and is known to nobody. They speak over a pair of
+//! sockets:
+//!
+//! ```text
+//! holder: "ready"    everything is built; one word, and it runs
+//! commander: go      the switch: it has noted down what there will be
+//! holder: "done"     all have been let go
+//! ```
+//!
+//! | killed | before the switch | after it |
+//! |---|---|---|
+//! | the commander | the holder dies with it (`PR_SET_PDEATHSIG`, and at the switch the end of the sockets), and the kernel ends what the holder traces | the holder lets go of all, and the note of the commander tells of the tree |
+//! | the holder | the kernel ends what it traces; the restore has failed | before "done": the commander ends what has been let go; the restore has failed |
+//!
+//! So after either of them is killed all live or nobody does.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use api::Obstacle;
+use kernel::descriptors::duplicate_from;
+use kernel::pidfd::PidFd;
+use kernel::process::{Fork, exit_now, fork_as, set_signal_mask, wait_status};
+use kernel::procfs::{Dir, ProcFile, Stat};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// What the holder says, a line of JSON each.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Ready,
+    Done,
+    Failed(Failure),
+}
+
+/// What failed, in words.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    pid: Option<i32>,
+    message: String,
+    /// What cannot be restored, if that is it.
+    refused: Vec<Obstacle>,
+}
+
+const GO: u8 = b'g';
+
+/// How long what was killed may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The commander's hold on the holder.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    pid: i32,
+    socket: File,
+}
+
+/// The holder's side.
+#[derive(Debug)]
+pub(crate) struct Held {
+    commander: i32,
+    socket: File,
+}
+
+fn operation(what: &'static str) -> impl Fn(nix::Error) -> Error {
+    move |errno| Error::kernel(what)(errno.into())
+}
+
+/// Which of the two the caller has become.
+#[derive(Debug)]
+pub(crate) enum Side {
+    Commander(Holder),
+    Holder(Held),
+}
+
+/// Makes the holder, a copy of the caller, with one of the `numbers`, none of which the tree wants.
+pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<Side, Error> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
+        .map_err(operation("make a pair of sockets"))?;
+    let keep = |end| duplicate_from(end, base).map_err(Error::kernel("keep a socket"));
+    let (ours, theirs) = (File::from(keep(&ours)?), File::from(keep(&theirs)?));
+    let commander = std::process::id().cast_signed();
+    for number in numbers {
+        match fork_as(number, false) {
+            Ok(Fork::Parent) => return Ok(Side::Commander(Holder { pid: number, socket: ours })),
+            Ok(Fork::Child) => return Ok(Side::Holder(Held { commander, socket: theirs })),
+            // Somebody else has it by now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::kernel("create a process to hold the tree")(error)),
+        }
+    }
+    Err(Error::refused(
+        "the tree",
+        "there is no free process number to work with",
+        "end some processes, or raise /proc/sys/kernel/pid_max",
+    ))
+}
+
+impl Holder {
+    /// Descriptors that nobody of the tree must have.
+    pub(crate) fn socket(&self) -> &File {
+        &self.socket
+    }
+
+    /// Waits until the tree is built, has it noted down by `note`, gives the word, and waits until
+    /// the tree has been let go. After an error nobody of it (`tasks`, made since `since`, as
+    /// [`started`] tells) is left.
+    pub(crate) fn finish(
+        mut self,
+        tasks: &[i32],
+        since: u64,
+        note: impl FnOnce(),
+    ) -> Result<(), Error> {
+        let mut lost = None;
+        let result = match self.next() {
+            Some(Word::Ready) => {
+                note();
+                // If it is gone, it is seen at the next word.
+                let given = self.socket.write_all(&[GO]).is_ok();
+                match self.next() {
+                    Some(Word::Done) => Ok(()),
+                    said => {
+                        lost = Some(given);
+                        Err(said.and_then(Word::failure).unwrap_or_else(|| self.lost(given)))
+                    }
+                }
+            }
+            said => Err(said.and_then(Word::failure).unwrap_or_else(|| {
+                lost = Some(false);
+                self.lost(false)
+            })),
+        };
+        let pid = self.pid;
+        drop(self);
+        wait_status(pid).map_err(Error::kernel("wait for the process that holds the tree"))?;
+        if let Some(given) = lost {
+            end(tasks, since, given);
+        }
+        // What their parents can no longer take away has come to us.
+        while result.is_err() && matches!(kernel::ptrace::poll_any(), Ok(Some(_))) {}
+        result
+    }
+
+    fn next(&mut self) -> Option<Word> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while self.socket.read_exact(&mut byte).is_ok() {
+            if byte[0] == b'\n' {
+                return serde_json::from_slice(&line).ok();
+            }
+            line.push(byte[0]);
+        }
+        None
+    }
+
+    fn lost(&self, given: bool) -> Error {
+        let what = if given {
+            "it was ended while it let go of the tree; what it had let go was ended too"
+        } else {
+            "it was ended while it built the tree, and what it had built with it"
+        };
+        Error::Lost { pid: self.pid, what: what.to_owned() }
+    }
+}
+
+impl Word {
+    fn failure(self) -> Option<Error> {
+        let Self::Failed(Failure { pid, message, refused }) = self else { return None };
+        Some(match pid {
+            Some(pid) => Error::Task { pid, message },
+            None if refused.is_empty() => Error::Told(message),
+            None => Error::Refused(refused),
+        })
+    }
+}
+
+/// Waits until nobody of the tree is left. Before the word was given all are being ended already;
+/// afterwards those that had been let go are ended here.
+fn end(tasks: &[i32], since: u64, given: bool) {
+    let ours: Vec<PidFd> = tasks
+        .iter()
+        .filter_map(|&pid| PidFd::open(pid).ok())
+        .filter(|task| started(task.pid()).is_some_and(|start| start >= since))
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    for task in ours.iter().filter(|_| given) {
+        // It may have ended already.
+        drop(task.signal(libc::SIGKILL));
+    }
+    for task in &ours {
+        if let Err(error) = task.await_end(false, deadline) {
+            tracing::warn!("wait for the end of process {}: {error}", task.pid());
+        }
+    }
+}
+
+/// When a process was started, in ticks since the machine was.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
+    stat.ok().map(|stat| stat.start_time)
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        let (pid, message) = match error {
+            Error::Task { pid, message } => (Some(*pid), message.clone()),
+            Error::Lost { pid, what } => (Some(*pid), what.clone()),
+            error => (None, crate::error::chain(error)),
+        };
+        let refused = match error {
+            Error::Refused(obstacles) => obstacles.clone(),
+            _ => Vec::new(),
+        };
+        Self { pid, message, refused }
+    }
+}
+
+fn say(socket: &mut File, word: &Word) {
+    let Ok(mut line) = serde_json::to_vec(word) else { return };
+    line.push(b'\n');
+    // Nobody may be there to hear it any more.
+    drop(socket.write_all(&line));
+}
+
+impl Held {
+    /// The holder's life: `hold` builds the tree and lets it go.
+    pub(crate) fn live(mut self, hold: impl FnOnce(&mut Self) -> Result<(), Error>) -> ! {
+        let begun = prctl::set_pdeathsig(Signal::SIGKILL)
+            .map_err(operation("ask to die with the restore"))
+            // Out of the reach of what is sent to the commander's process group.
+            .and_then(|()| nix::unistd::setsid().map(drop).map_err(operation("found a session")));
+        if nix::unistd::getppid().as_raw() != self.commander {
+            exit_now(1);
+        }
+        // A panic must not unwind into the commander's code, of which this process is a copy.
+        let work = std::panic::AssertUnwindSafe(|| begun.and_then(|()| hold(&mut self)));
+        let word = match std::panic::catch_unwind(work) {
+            Ok(Ok(())) => Word::Done,
+            Ok(Err(error)) => Word::Failed(Failure::of(&error)),
+            Err(_) => exit_now(1),
+        };
+        say(&mut self.socket, &word);
+        exit_now(0)
+    }
+
+    /// Says that the tree is built and waits for the word; whether it was given. From then on
+    /// nothing but SIGKILL ends this process before it has let go.
+    pub(crate) fn ask(&mut self) -> Result<bool, Error> {
+        set_signal_mask(u64::MAX).map_err(Error::kernel("block signals"))?;
+        // From here on the end of the sockets tells that the commander is gone.
+        prctl::set_pdeathsig(None).map_err(operation("ask to outlive the restore"))?;
+        say(&mut self.socket, &Word::Ready);
+        let mut word = [0];
+        Ok(self.socket.read_exact(&mut word).is_ok() && word[0] == GO)
+    }
+}

@@ -1,0 +1,131 @@
+//! The numbers of processes and threads: those that the tree is to have must be free, and those of
+//! our own must not be among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kernel::pidfd::{End, PidFd};
+use kernel::process::exists;
+use kernel::procfs::{Dir, ProcFile, Stat};
+
+use crate::error::Error;
+use crate::load::World;
+use crate::plan::Plan;
+use crate::record::Record;
+
+/// How long what has ended may keep its number: its parent may be about to wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The kernel's mark of a task that is ending (`PF_EXITING`).
+const EXITING: u32 = 0x4;
+
+/// The numbers that are to be given out: those of tasks and of threads.
+pub(crate) fn wanted<'a>(world: &'a World, plan: &'a Plan) -> impl Iterator<Item = i32> + 'a {
+    let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
+    plan.tasks.iter().map(|task| task.pid).chain(threads)
+}
+
+/// Every number that is to be given out must be one that this machine has, and free. What is
+/// ending is waited for.
+pub(crate) fn check(world: &World, plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
+    let limit = pid_max();
+    if let Some(id) = wanted(world, plan).find(|&id| id >= limit) {
+        return Err(Error::refused(
+            format!("process {id}"),
+            format!("process numbers end at {limit} here"),
+            format!("sysctl -w kernel.pid_max={}", id.saturating_add(1)),
+        ));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for id in wanted(world, plan).filter(|&id| exists(id)) {
+        if await_free(id, deadline)? {
+            continue;
+        }
+        return Err(match records.and_then(|place| Record::of_root(place, id)) {
+            Some(record) => Error::refused(
+                format!("process {id}"),
+                format!("it runs: it was restored from {}", record.images.display()),
+                "end it before it is restored again",
+            ),
+            None => taken(id),
+        });
+    }
+    Ok(())
+}
+
+/// Waits until a number is free if what has it is ending; whether it is.
+fn await_free(id: i32, deadline: Instant) -> Result<bool, Error> {
+    let stat = Dir::open(id).and_then(|dir| Stat::read(&dir));
+    let ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
+    match PidFd::open(id) {
+        Ok(process) if ending => {
+            let end = process.await_end(true, deadline);
+            let end = end.map_err(Error::kernel(format!("wait for the end of process {id}")))?;
+            Ok(end == End::Gone)
+        }
+        _ => Ok(!exists(id)),
+    }
+}
+
+/// Says who has a number, and why.
+fn taken(id: i32) -> Error {
+    let of = |pid: i32| Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok();
+    let named = |pid: i32| match of(pid) {
+        Some(stat) => format!("process {pid} ({})", stat.comm.to_string_lossy()),
+        None => format!("process {pid}"),
+    };
+    let object = format!("process {id}");
+    match of(id) {
+        Some(stat) if stat.is_dead() => Error::refused(
+            object,
+            format!(
+                "its number is in use by a zombie: {} has not waited for its child",
+                named(stat.ppid)
+            ),
+            format!("have its parent wait for it, or end the parent: kill {}", stat.ppid),
+        ),
+        Some(stat) => Error::refused(
+            object,
+            format!(
+                "its number is in use by {} in state {}, a child of {}",
+                named(id),
+                char::from(stat.state),
+                named(stat.ppid)
+            ),
+            format!("end it (kill {id}), or restore in another pid namespace"),
+        ),
+        None => Error::refused(object, "its number is in use", "try again: it has ended by now"),
+    }
+}
+
+/// The number at which process numbers end.
+pub(crate) fn pid_max() -> i32 {
+    /// What the kernel starts with.
+    const DEFAULT: i32 = 1 << 15;
+    std::fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT)
+}
+
+/// Numbers that are free, wanted by nobody in the tree, and far from where the kernel gives out
+/// numbers next.
+pub(crate) fn spare(world: &World, plan: &Plan) -> impl Iterator<Item = i32> + use<> {
+    let wanted: BTreeSet<i32> = wanted(world, plan).collect();
+    (1..pid_max()).rev().filter(move |id| !wanted.contains(id) && !exists(*id))
+}
+
+/// Numbers for threads that help processes with much memory to read it.
+pub(crate) fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
+    /// Bytes that are worth a thread.
+    const MUCH: u64 = 32 << 20;
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return BTreeMap::new();
+    }
+    let mut free = spare(world, plan);
+    let large = world
+        .living()
+        .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);
+    large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()
+}

@@ -1,0 +1,165 @@
+//! The root of the tree: whose child it is, and how it is set going.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::RawFd;
+
+use kernel::descriptors::duplicate_from;
+use kernel::process::{
+    Fork, exit_now, fork_as, let_be_traced, reset_signal_actions, set_signal_mask, wait_status,
+};
+use kernel::ptrace::RseqConfiguration;
+
+use crate::error::Error;
+use crate::options::Parent;
+use crate::task::Crew;
+
+/// The way between the root and the holder, before the one traces the other.
+#[derive(Debug)]
+pub(crate) struct Reins {
+    /// The root is there, and may be traced.
+    pub(crate) there: Pipe,
+    /// It goes on.
+    pub(crate) go: Pipe,
+}
+
+/// A pipe whose ends are out of the tasks' way.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    read: File,
+    write: File,
+}
+
+impl Pipe {
+    fn new(base: RawFd) -> Result<Self, Error> {
+        let failed = || Error::kernel("make a pipe");
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+            .map_err(|errno| failed()(errno.into()))?;
+        let keep = |end| duplicate_from(end, base).map(File::from).map_err(failed());
+        Ok(Self { read: keep(&read)?, write: keep(&write)? })
+    }
+}
+
+impl Reins {
+    pub(crate) fn new(base: RawFd) -> Result<Self, Error> {
+        Ok(Self { there: Pipe::new(base)?, go: Pipe::new(base)? })
+    }
+
+    /// In the holder: waits until the root is there.
+    pub(crate) fn await_root(self, pid: i32) -> Result<File, Error> {
+        let Pipe { mut read, write } = self.there;
+        drop(write);
+        drop(self.go.read);
+        let gone = |_| Error::Lost { pid, what: "it ended before it began".to_owned() };
+        read.read_exact(&mut [0]).map_err(gone)?;
+        Ok(self.go.write)
+    }
+}
+
+/// Makes the root, which waits to be traced and told to go on. `spare` are numbers that the
+/// tree does not want, and `ours` what nobody of it must have.
+pub(crate) fn make(
+    crew: &Crew<'_>,
+    reins: Reins,
+    parent: Parent,
+    spare: &mut impl Iterator<Item = i32>,
+    ours: &File,
+) -> Result<(), Error> {
+    let pid = crew.plan.tasks[0].pid;
+    let failed = || Error::kernel(format!("create process {pid}"));
+    crew.pass_slack(0)?;
+    let made = match parent {
+        Parent::Caller => fork_as(pid, false),
+        Parent::CallersParent => fork_as(pid, true),
+        Parent::WhoRemains => return orphan(crew, reins, spare, ours),
+    };
+    match made.map_err(failed())? {
+        Fork::Parent => Ok(()),
+        Fork::Child => run(crew, reins, ours),
+    }
+}
+
+/// Makes the root by a process that ends at once: the root is the child of whoever adopts orphans
+/// here before it asks for a signal at its parent's end.
+fn orphan(
+    crew: &Crew<'_>,
+    reins: Reins,
+    spare: &mut impl Iterator<Item = i32>,
+    ours: &File,
+) -> Result<(), Error> {
+    let pid = crew.plan.tasks[0].pid;
+    let failed = || Error::kernel(format!("create process {pid}"));
+    // Somebody else may take a number before us.
+    let mut spare = spare.take(10).map(|number| (number, fork_as(number, false)));
+    let taken = |made: &std::io::Result<Fork>| {
+        made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
+    };
+    let Some((spare, made)) = spare.find(|(_, made)| !taken(made)) else {
+        return Err(failed()(std::io::ErrorKind::AlreadyExists.into()));
+    };
+    match made.map_err(failed())? {
+        Fork::Parent => match wait_status(spare).map_err(failed())? {
+            0 => Ok(()),
+            status => {
+                let errno = libc::WEXITSTATUS(status);
+                Err(failed()(std::io::Error::from_raw_os_error(errno)))
+            }
+        },
+        Fork::Child => match fork_as(pid, false) {
+            Ok(Fork::Parent) => exit_now(0),
+            Ok(Fork::Child) => run(crew, reins, ours),
+            Err(error) => exit_now(error.raw_os_error().unwrap_or(libc::EIO)),
+        },
+    }
+}
+
+fn run(crew: &Crew<'_>, reins: Reins, ours: &File) -> ! {
+    // Its copies of these must not keep the commander or the holder from seeing the other's end,
+    // nor itself from seeing the holder's. It never gets back to who owns them.
+    use std::os::fd::AsRawFd;
+    let ours = ours.as_raw_fd();
+    let closed = kernel::descriptors::close_range(ours, ours);
+    let Reins { there, go } = reins;
+    let Pipe { read: mut told, write } = go;
+    drop(write);
+    let_be_traced();
+    let mut bytes = [0; MESSAGE];
+    let ready = closed
+        .and_then(|()| set_signal_mask(crew.mask()))
+        .and_then(|()| (&there.write).write_all(&[1]))
+        .and_then(|()| {
+            drop(there);
+            told.read_exact(&mut bytes)
+        });
+    if ready.is_err() {
+        exit_now(1);
+    }
+    drop(told);
+    reset_signal_actions();
+    crew.run(0, &configuration(&bytes))
+}
+
+/// Bytes of the message that sets the root going: where the C library of this process, and so of
+/// all its copies, has its restartable-sequence area.
+const MESSAGE: usize = 16;
+
+pub(crate) fn message(rseq: &RseqConfiguration) -> [u8; MESSAGE] {
+    let mut bytes = [0; MESSAGE];
+    bytes[..8].copy_from_slice(&rseq.pointer.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&rseq.size.to_ne_bytes());
+    bytes[12..].copy_from_slice(&rseq.signature.to_ne_bytes());
+    bytes
+}
+
+fn configuration(bytes: &[u8; MESSAGE]) -> RseqConfiguration {
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let mut pointer = [0; 8];
+    pointer.copy_from_slice(&bytes[..8]);
+    RseqConfiguration {
+        pointer: u64::from_ne_bytes(pointer),
+        size: word(8),
+        signature: word(12),
+        ..RseqConfiguration::default()
+    }
+}
