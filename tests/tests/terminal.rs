@@ -173,19 +173,20 @@ fn a_terminal_that_has_hung_up() {
     }
     let slave = || Stdio::from(terminal.slave.try_clone().expect("dup"));
     #[allow(clippy::zombie_processes, reason = "the machine waits for it: it is another one later")]
-    let job = Command::new("setsid")
-        .args(["bash", "-c", HUNG_UP])
+    // The shell may take the terminal for its own: then a hang-up would end it.
+    let job = Command::new("env")
+        .args(["--ignore-signal=HUP", "setsid", "bash", "-c", HUNG_UP])
         .env("DIR", &dir)
         .stdin(slave())
         .stdout(slave())
         .stderr(slave())
         .spawn()
         .expect("start the job");
-    drop(terminal);
     let pid = i32::try_from(job.id()).expect("a pid");
     let wchan = format!("/proc/{pid}/wchan");
     let waits = || std::fs::read_to_string(&wchan).is_ok_and(|at| at.contains("partner"));
     assert!(wait_until(Duration::from_secs(20), waits), "the job does not wait");
+    drop(terminal);
 
     let images = scratch.path("images");
     Engine::Stasis.dump(pid, &images, JOB).must_succeed("dump");
