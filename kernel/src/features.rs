@@ -134,6 +134,8 @@ features! {
         "list POSIX timers through /proc/PID/timers";
     TimerIds = "timer_restore_ids", Useful, probes::timer_ids,
         "create POSIX timers with the ids they had (PR_TIMER_CREATE_RESTORE_IDS)";
+    GuardRegions = "guard_regions", Useful, probes::guard_regions,
+        "carry guard regions (MADV_GUARD_INSTALL), as glibc 2.42 has on threads' stacks";
     UffdWpAsync = "uffd_wp_async", Useful, probes::uffd_wp_async,
         "track written pages without soft-dirty bits (userfaultfd, asynchronous)";
     SoftDirty = "soft_dirty", Useful, probes::soft_dirty,

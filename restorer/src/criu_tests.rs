@@ -33,6 +33,7 @@ fn host() -> Host {
         components: arch::fpu::Layout::of_this_processor().components(),
         known: u64::MAX >> 23,
         hard_limits: vec![u64::MAX; 16],
+        guards: true,
         vdso: Vdso {
             code: Some(Range { start: 0x7000_0000_6000, end: 0x7000_0000_8000 }),
             data: vec![Range { start: 0x7000_0000_0000, end: 0x7000_0000_6000 }],
@@ -102,6 +103,19 @@ fn registers_of_every_thread_can_be_given() {
             assert_eq!(u32::from(control), thread.info.fpregs.cwd, "{set}");
         }
     }
+}
+
+#[test]
+fn guard_regions_need_a_kernel_that_has_them() {
+    let mut world = world("family");
+    let mut bodies = world.processes.iter_mut().filter_map(|process| process.body.as_mut());
+    let body = bodies.next().unwrap();
+    let (start, end) = (body.mm.vmas[0].start, body.mm.vmas[0].end);
+    let status = images::messages::vma_status::GUARD;
+    body.mm.vmas.push(images::messages::VmaEntry { start, end, status, ..Default::default() });
+    host().check(&world).unwrap();
+    let error = Host { guards: false, ..host() }.check(&world).unwrap_err();
+    assert!(error.to_string().contains("guard region"), "{error}");
 }
 
 #[test]

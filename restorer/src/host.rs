@@ -5,6 +5,7 @@
 use api::Obstacle;
 use arch::fpu::Layout;
 use images::messages::vma_status;
+use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 
 use crate::error::Error;
@@ -48,6 +49,8 @@ pub(crate) struct Host {
     pub(crate) components: u64,
     /// Hard limits by number of the resource.
     pub(crate) hard_limits: Vec<u64>,
+    /// The kernel has guard regions.
+    pub(crate) guards: bool,
     pub(crate) vdso: Vdso,
     /// All of its mappings.
     pub(crate) mappings: Vec<Range>,
@@ -94,6 +97,7 @@ impl Host {
             known: u64::MAX >> (63 - last.min(63)),
             components: Layout::of_this_processor().components(),
             hard_limits: limits.0.iter().map(|limit| limit.hard.unwrap_or(u64::MAX)).collect(),
+            guards: Feature::GuardRegions.probe() == Answer::Yes,
             vdso: Vdso::default(),
             mappings: Vec::new(),
         };
@@ -134,6 +138,7 @@ impl Host {
             self.check_limits(process, &mut found);
             self.check_capabilities(body, &mut found);
             self.check_processor(process, body, &mut found);
+            self.check_guards(process, body, &mut found);
         }
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
@@ -155,6 +160,16 @@ impl Host {
                     "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
                 ));
             }
+        }
+    }
+
+    fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Obstacle>) {
+        let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
+        if let Some(guard) = guards.next().filter(|_| !self.guards) {
+            let object = format!("guard region {:#x}-{:#x}", guard.start, guard.end);
+            let reason = "this kernel has none (MADV_GUARD_INSTALL)";
+            let remedy = "restore it under Linux 6.13 or newer";
+            found.push(Obstacle::of(process.pid, object, reason, remedy));
         }
     }
 

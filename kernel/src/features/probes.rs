@@ -240,6 +240,13 @@ struct UffdioApi {
     ioctls: u64,
 }
 
+pub(super) fn guard_regions() -> Answer {
+    const MADV_GUARD_INSTALL: libc::c_int = 102;
+    // SAFETY: no page is meant: the kernel says whether it knows the advice.
+    let result = unsafe { libc::madvise(std::ptr::null_mut(), 0, MADV_GUARD_INSTALL) };
+    outcome("madvise MADV_GUARD_INSTALL", result.into())
+}
+
 pub(super) fn uffd_wp_async() -> Answer {
     const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
     const UFFD_API: u64 = 0xaa;
