@@ -291,6 +291,9 @@ pub struct OpenFile {
     /// `F_SETSIG`); `None` from the /proc reader, which is not told.
     #[serde(skip)]
     pub owned: Option<bool>,
+    /// Whether there are locks or leases on its inode, whoever has them; `None` from the /proc reader.
+    #[serde(skip)]
+    pub locked: Option<bool>,
     /// What tells later whether it has changed; `None` from the /proc reader, of sockets and pipes that are not
     /// watched ([`Collector::watch`](crate::Collector::watch)), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.

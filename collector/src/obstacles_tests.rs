@@ -54,6 +54,7 @@ fn file(target: &str, mode: u32) -> OpenFile {
         inode: 77,
         target: target.into(),
         owned: None,
+        locked: None,
         mark: None,
     }
 }

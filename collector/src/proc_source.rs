@@ -170,6 +170,7 @@ impl ProcSource {
                 inode: stat.inode,
                 target,
                 owned: None,
+                locked: None,
                 mark: None,
             });
         }

@@ -13,6 +13,7 @@ fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
         inode: 1,
         target: target.into(),
         owned: None,
+        locked: None,
         mark: None,
     }
 }

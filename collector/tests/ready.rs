@@ -29,7 +29,7 @@ fn assert_tells_the_truth(collector: &mut Collector, quiet: &Quiet) {
                 thread.in_task = None;
             }
             for file in &mut process.files {
-                (file.owned, file.mark) = (None, None);
+                (file.owned, file.locked, file.mark) = (None, None, None);
             }
         }
         inventory

@@ -11,12 +11,12 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
 use stasis_ebpf_common::asked::{ALWAYS, FILES, HOLDERS, NEVER};
 use stasis_ebpf_common::offsets as o;
-use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES};
+use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES, beside};
 
 use crate::read::{at, load, offset};
 use crate::{Meta, Name, emit, fitting};
 pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
-use marks::{is_owned, seen};
+use marks::{has_locks, is_owned, seen};
 
 #[repr(C)]
 pub(crate) struct FileContext {
@@ -75,7 +75,7 @@ fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
     let mode: u16 = load(inode, o::INODE_MODE);
     let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
     let mut record = FileRecord { mode: u32::from(mode), magic, ..FileRecord::default() };
-    record.owned = look(file as u64, inode, &mut record);
+    record.beside = look(file as u64, inode, &mut record);
     describe(task, fd, file as u64, inode, &mut record);
     // The kernel makes up the names of pipes and sockets when it is asked, out of their numbers:
     // so can the reader, at less cost.
@@ -96,7 +96,7 @@ fn look(file: u64, inode: u64, record: &mut FileRecord) -> u16 {
     let seen = seen(file, inode, record.mode as u16, record.magic, owned);
     record.mark = seen.mark;
     record.size = seen.size;
-    u16::from(owned)
+    u16::from(owned) * beside::OWNER
 }
 
 /// Emits the record with the file's path, or without a path that is too long for it: then it
@@ -138,6 +138,9 @@ fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) 
     record.inode = load(inode, o::INODE_INO);
     record.flags = load(file, o::FILE_FLAGS);
     record.device = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_DEV);
+    if has_locks(inode) {
+        record.beside |= beside::LOCKS;
+    }
 }
 
 /// 1 if the descriptor's bit is set in the table's bitmap.

@@ -63,6 +63,43 @@ pub fn owner_uids(fd: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((uids[0], uids[1]))
 }
 
+/// `struct epoll_params`: how an epoll polls network cards.
+pub type EpollPolling = [u8; 8];
+
+// include/uapi/linux/eventpoll.h; the same on all processors that there is a stasis for.
+const EPIOCSPARAMS: libc::Ioctl = 0x4008_8a01;
+const EPIOCGPARAMS: libc::Ioctl = 0x8008_8a02_u32 as libc::Ioctl;
+
+/// How an epoll polls network cards; `None` if it does not, and where the kernel cannot (before Linux
+/// 6.9, or built without).
+///
+/// # Errors
+/// For what is no epoll.
+pub fn epoll_polling(epoll: impl AsFd) -> io::Result<Option<EpollPolling>> {
+    let mut parameters = EpollPolling::default();
+    // SAFETY: the kernel writes a `struct epoll_params`, which is that long.
+    let done =
+        unsafe { libc::ioctl(epoll.as_fd().as_raw_fd(), EPIOCGPARAMS, parameters.as_mut_ptr()) };
+    match answer(done) {
+        Ok(_) => Ok(Some(parameters).filter(|it| *it != EpollPolling::default())),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Says how an epoll is to poll network cards.
+///
+/// # Errors
+/// When the kernel cannot, or for values that it does not take.
+pub fn set_epoll_polling(epoll: impl AsFd, mut parameters: EpollPolling) -> io::Result<()> {
+    // SAFETY: the kernel reads a `struct epoll_params`, which is that long.
+    let done =
+        unsafe { libc::ioctl(epoll.as_fd().as_raw_fd(), EPIOCSPARAMS, parameters.as_mut_ptr()) };
+    answer(done).map(drop)
+}
+
 /// An `fcntl` command that takes and gives an integer.
 fn integer(fd: impl AsFd, command: i32, argument: i32) -> io::Result<i32> {
     // SAFETY: the callers below pass commands whose argument is an integer, or nothing.

@@ -20,19 +20,21 @@ macro_rules! options {
 
 /// Of sockets of every family.
 pub const GENERAL: &[SocketOption] = options! { SOL_SOCKET:
-    29 "SO_TIMESTAMP", 35 "SO_TIMESTAMPNS", 37 "SO_TIMESTAMPING", 40 "SO_RXQ_OVFL",
+    1 "SO_DEBUG", 29 "SO_TIMESTAMP", 35 "SO_TIMESTAMPNS", 37 "SO_TIMESTAMPING", 40 "SO_RXQ_OVFL",
     42 "SO_PEEK_OFF", 45 "SO_SELECT_ERR_QUEUE", 46 "SO_BUSY_POLL", 47 "SO_MAX_PACING_RATE",
-    41 "SO_WIFI_STATUS", 43 "SO_NOFCS", 60 "SO_ZEROCOPY", 61 "SO_TXTIME", 63 "SO_TIMESTAMP_NEW",
+    41 "SO_WIFI_STATUS", 43 "SO_NOFCS", 44 "SO_LOCK_FILTER", 49 "SO_INCOMING_CPU", 60 "SO_ZEROCOPY", 61 "SO_TXTIME", 63 "SO_TIMESTAMP_NEW",
     64 "SO_TIMESTAMPNS_NEW", 65 "SO_TIMESTAMPING_NEW", 69 "SO_PREFER_BUSY_POLL", 73 "SO_RESERVE_MEM",
-    75 "SO_RCVMARK", 76 "SO_PASSPIDFD", 82 "SO_RCVPRIORITY", 83 "SO_PASSRIGHTS",
+    74 "SO_TXREHASH", 75 "SO_RCVMARK", 76 "SO_PASSPIDFD", 82 "SO_RCVPRIORITY", 83 "SO_PASSRIGHTS", 84 "SO_INQ",
 };
 
 /// Of TCP sockets.
 pub const TCP: &[SocketOption] = options! { SOL_TCP:
-    2 "TCP_MAXSEG", 7 "TCP_SYNCNT", 8 "TCP_LINGER2", 9 "TCP_DEFER_ACCEPT", 13 "TCP_CONGESTION",
+    2 "TCP_MAXSEG", 7 "TCP_SYNCNT", 8 "TCP_LINGER2", 9 "TCP_DEFER_ACCEPT",
+    10 "TCP_WINDOW_CLAMP", 13 "TCP_CONGESTION",
     16 "TCP_THIN_LINEAR_TIMEOUTS", 18 "TCP_USER_TIMEOUT", 23 "TCP_FASTOPEN",
     25 "TCP_NOTSENT_LOWAT", 27 "TCP_SAVE_SYN", 30 "TCP_FASTOPEN_CONNECT",
-    34 "TCP_FASTOPEN_NO_COOKIE", 36 "TCP_INQ", 37 "TCP_TX_DELAY",
+    33 "TCP_FASTOPEN_KEY", 34 "TCP_FASTOPEN_NO_COOKIE", 36 "TCP_INQ", 37 "TCP_TX_DELAY", 44 "TCP_RTO_MAX_MS",
+    45 "TCP_RTO_MIN_US", 46 "TCP_DELACK_MAX_US",
 };
 
 /// Of UDP sockets.
@@ -49,11 +51,16 @@ pub const IP: &[SocketOption] = options! { SOL_IP:
     49 "IP_MULTICAST_ALL", 50 "IP_UNICAST_IF", 51 "IP_LOCAL_PORT_RANGE",
 };
 
+/// Of IPv6 sockets that take IPv4, too, what the images have places for of IPv4 sockets only.
+pub const IP_OF_IPV6: &[SocketOption] = options! { SOL_IP:
+    1 "IP_TOS", 2 "IP_TTL", 8 "IP_PKTINFO",
+};
+
 /// Of IPv6 sockets.
 pub const IPV6: &[SocketOption] = options! { SOL_IPV6:
     2 "IPV6_2292PKTINFO", 3 "IPV6_2292HOPOPTS", 4 "IPV6_2292DSTOPTS", 5 "IPV6_2292RTHDR",
     8 "IPV6_2292HOPLIMIT", 11 "IPV6_FLOWINFO", 16 "IPV6_UNICAST_HOPS", 17 "IPV6_MULTICAST_IF", 18 "IPV6_MULTICAST_HOPS", 19 "IPV6_MULTICAST_LOOP",
-    23 "IPV6_MTU_DISCOVER", 25 "IPV6_RECVERR", 29 "IPV6_MULTICAST_ALL",
+    23 "IPV6_MTU_DISCOVER", 25 "IPV6_RECVERR", 29 "IPV6_MULTICAST_ALL", 30 "IPV6_ROUTER_ALERT_ISOLATE",
     31 "IPV6_RECVERR_RFC4884", 33 "IPV6_FLOWINFO_SEND", 51 "IPV6_RECVHOPLIMIT", 53 "IPV6_RECVHOPOPTS",
     54 "IPV6_HOPOPTS", 55 "IPV6_RTHDRDSTOPTS", 56 "IPV6_RECVRTHDR", 57 "IPV6_RTHDR",
     58 "IPV6_RECVDSTOPTS", 59 "IPV6_DSTOPTS", 60 "IPV6_RECVPATHMTU", 62 "IPV6_DONTFRAG", 66 "IPV6_RECVTCLASS", 67 "IPV6_TCLASS",
@@ -72,7 +79,7 @@ pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
     }
     match family {
         libc::AF_INET => lists.push(IP),
-        libc::AF_INET6 => lists.extend([IP, IPV6]),
+        libc::AF_INET6 => lists.extend([IP, IP_OF_IPV6, IPV6]),
         _ => {}
     }
     lists
@@ -81,7 +88,7 @@ pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
 /// The option with this level and number.
 #[must_use]
 pub fn find(level: i32, number: i32) -> Option<SocketOption> {
-    [GENERAL, TCP, UDP, IP, IPV6]
+    [GENERAL, TCP, UDP, IP, IP_OF_IPV6, IPV6]
         .into_iter()
         .flatten()
         .copied()

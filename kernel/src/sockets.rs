@@ -317,6 +317,26 @@ pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Peeked>> 
     }))
 }
 
+/// Whether an urgent byte (`MSG_OOB`) is queued in a stream socket; it stays there.
+///
+/// # Errors
+/// As recv(2), but for those that say that there is none.
+pub fn has_urgent_byte(socket: impl AsFd) -> io::Result<bool> {
+    let flags = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let mut byte = 0_u8;
+    // SAFETY: the kernel writes at most one byte, which there is.
+    let count = unsafe { libc::recv(socket.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+    if count >= 0 {
+        return Ok(count > 0);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // None; none, or in the stream (SO_OOBINLINE); a kernel that has none in Unix sockets.
+        Some(libc::EAGAIN | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
+        _ => Err(error),
+    }
+}
+
 /// Closes the descriptors that a message brought; returns whether there were any.
 fn close_received(message: &libc::msghdr) -> bool {
     let mut found = false;
@@ -373,6 +393,17 @@ mod tests {
         assert_eq!(&buffer[..second.bytes], b"three");
         assert_eq!(peek(&b, &mut buffer).unwrap(), None);
         assert!(!first.descriptors && !first.truncated);
+    }
+
+    #[test]
+    fn an_urgent_byte_is_seen_and_stays() {
+        let (a, b) = create_pair(libc::SOCK_STREAM).unwrap();
+        nix::unistd::write(&a, b"one").unwrap();
+        assert!(!has_urgent_byte(&b).unwrap());
+        // SAFETY: one byte is read.
+        let sent = unsafe { libc::send(a.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(sent, 1);
+        assert!(has_urgent_byte(&b).unwrap() && has_urgent_byte(&b).unwrap());
     }
 
     #[test]

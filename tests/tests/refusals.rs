@@ -289,6 +289,29 @@ fn message_queues() {
     refused_as("unsupported-message_queue", &["message queue", "mq_close"]);
 }
 
+/// flock(2) works on whatever is open.
+#[test]
+fn locks_on_what_is_no_regular_file() {
+    for kind in ["device", "eventfd", "pipe", "socket"] {
+        refused_as(&format!("unsupported-locked_{kind}"), &["locks"]);
+    }
+}
+
+#[test]
+fn a_flow_label() {
+    refused_as("unsupported-flow_label", &["flow label", "sin6_flowinfo"]);
+}
+
+#[test]
+fn an_urgent_byte() {
+    refused_as("unsupported-urgent_byte", &["MSG_OOB"]);
+}
+
+#[test]
+fn packets_in_a_fifo() {
+    refused_as("unsupported-packet_fifo", &["O_DIRECT"]);
+}
+
 /// As [`refused`], of what `stasis ps` does not look at.
 fn refused_as(family: &str, words: &[&str]) {
     let _machine = Machine::prepare();

@@ -35,6 +35,7 @@ mod restartable;
 mod settings;
 mod shared;
 mod signals;
+mod socket_options;
 mod spawning;
 mod stage;
 mod still;
@@ -96,6 +97,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("settings_deadline", settings::deadline),
     ("settings_unseen", settings::unseen),
     ("signals", signals::run),
+    ("socket_options", socket_options::run),
     ("spawning", spawning::run),
     ("still", still::run),
     ("terminal", terminal::run),
@@ -104,8 +106,13 @@ const FAMILIES: &[(&str, Family)] = &[
     ("tree", tree::run),
     ("unix_sockets", unix_sockets::run),
     ("unsupported-dnotify", unsupported::dnotify),
+    ("unsupported-flow_label", unsupported::flow_label),
     ("unsupported-inotify", unsupported::inotify),
     ("unsupported-io_uring", unsupported::io_uring),
+    ("unsupported-locked_device", unsupported::locked_device),
+    ("unsupported-locked_eventfd", unsupported::locked_eventfd),
+    ("unsupported-locked_pipe", unsupported::locked_pipe),
+    ("unsupported-locked_socket", unsupported::locked_socket),
     ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-keyring", unsupported::keyring),
     ("unsupported-landlock", unsupported::landlock),
@@ -118,10 +125,12 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-netlink", unsupported::netlink),
     ("unsupported-packet", unsupported::packet),
     ("unsupported-segments", unsupported::segments),
+    ("unsupported-packet_fifo", unsupported::packet_fifo),
     ("unsupported-proc_self", unsupported::proc_self),
     ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
+    ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
 ];
 

@@ -131,6 +131,86 @@ fn set<T>(socket: &impl std::os::fd::AsRawFd, level: i32, option: i32, value: &T
     check(done).expect("setsockopt");
 }
 
+/// A UDP socket that sends with a flow label.
+pub(crate) fn flow_label(stage: &Stage) -> Outcome {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, connect, socket};
+    const IPV6_FLOWINFO_SEND: i32 = 33;
+    let kind = (AddressFamily::Inet6, SockType::Datagram, SockFlag::empty());
+    let socket = socket(kind.0, kind.1, kind.2, None).expect("socket");
+    set(&socket, libc::SOL_IPV6, IPV6_FLOWINFO_SEND, &1_i32);
+    let label = 0x1_2345_u32.to_be();
+    let there = std::net::SocketAddrV6::new(std::net::Ipv6Addr::LOCALHOST, 9, label, 0);
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrIn6::from(there)).expect("connect");
+    stage.ready_then_wait();
+    drop(socket);
+    Ok(())
+}
+
+/// A stream with an urgent byte in it.
+pub(crate) fn urgent_byte(stage: &Stage) -> Outcome {
+    use std::os::fd::AsRawFd;
+    let (mut one, other) = std::os::unix::net::UnixStream::pair().expect("pair");
+    one.write_all(b"before").expect("write");
+    // SAFETY: one byte is read.
+    check(unsafe { libc::send(one.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB) } as i32)
+        .expect("send");
+    stage.ready_then_wait();
+    let mut byte = 0_u8;
+    // SAFETY: one byte is written.
+    let count = unsafe { libc::recv(other.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_OOB) };
+    let mut found = Findings::default();
+    found.same("urgent byte", &(1, b'!'), &(count, byte));
+    found.outcome()
+}
+
+/// A fifo in which packets wait.
+pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
+    use std::os::fd::AsRawFd;
+    let path = stage.path("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let mut options = std::fs::File::options();
+    let mut fifo = options.read(true).write(true).open(&path).expect("open");
+    let mode = |flags| crate::files::fcntl(fifo.as_raw_fd(), libc::F_SETFL, flags);
+    check(mode(libc::O_DIRECT)).expect("F_SETFL");
+    (&fifo).write_all(b"one").expect("write");
+    (&fifo).write_all(b"two").expect("write");
+    check(mode(0)).expect("F_SETFL");
+    stage.ready_then_wait();
+    let mut bytes = [0; 8];
+    let mut found = Findings::default();
+    found.same("first packet", &Some(3), &fifo.read(&mut bytes).ok());
+    found.outcome()
+}
+
+/// A lock on something that is no regular file.
+fn locked(stage: &Stage, file: impl std::os::fd::AsRawFd) -> Outcome {
+    // SAFETY: takes integers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).expect("lock");
+    stage.ready_then_wait();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
+    let mut found = Findings::default();
+    found.must("the lock", info.is_ok_and(|text| text.contains("FLOCK")));
+    found.outcome()
+}
+
+pub(crate) fn locked_device(stage: &Stage) -> Outcome {
+    locked(stage, std::fs::File::open("/dev/null").expect("open"))
+}
+
+pub(crate) fn locked_pipe(stage: &Stage) -> Outcome {
+    let (read, _write) = nix::unistd::pipe().expect("pipe");
+    locked(stage, read)
+}
+
+pub(crate) fn locked_socket(stage: &Stage) -> Outcome {
+    let (one, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
+    locked(stage, one)
+}
+
+pub(crate) fn locked_eventfd(stage: &Stage) -> Outcome {
+    locked(stage, OwnedFd::from(nix::sys::eventfd::EventFd::new().expect("eventfd")))
+}
+
 /// A segment of its own.
 pub(crate) fn segments(stage: &Stage) -> Outcome {
     // struct user_desc: entry 0, base 0, limit of one page, a 32-bit data segment.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use ebpf_common::{FileRecord, KIND_FILE};
+use ebpf_common::{FileRecord, KIND_FILE, beside};
 use zerocopy::FromBytes;
 
 use super::records::{device, file_flags, records};
@@ -226,7 +226,8 @@ impl Decoding {
             device,
             inode,
             target: OsString::new(),
-            owned: Some(record.owned != 0),
+            owned: Some(record.beside & beside::OWNER != 0),
+            locked: Some(record.beside & beside::LOCKS != 0),
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         };
         let mut read = ReadFile { index, before: 0, keeps_name: false, same: false };
@@ -251,6 +252,7 @@ fn is_like(one: &OpenFile, other: &OpenFile) -> bool {
         && one.mode == other.mode
         && (one.device, one.inode) == (other.device, other.inode)
         && one.owned == other.owned
+        && one.locked == other.locked
         && one.mark == other.mark
 }
 

@@ -67,6 +67,7 @@ mod tests {
             inode: 1,
             target: target.into(),
             owned: None,
+            locked: None,
             mark: None,
         }
     }

@@ -6,6 +6,7 @@ use images::messages::{
     EventpollFileEntry, FifoEntry, FileEntry, FownEntry, GhostFileEntry, PipeDataEntry, PipeEntry,
     REMAP_GHOST, RegFileEntry, RemapFilePathEntry, SkPacketEntry, Timeval, TtyFileEntry, fd_type,
 };
+use kernel::descriptors::epoll_polling;
 use kernel::procfs::{Detail, FdInfo};
 use nix::sys::stat::FileStat;
 
@@ -250,12 +251,7 @@ impl Survey<'_> {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
-        if file.flags & O_DIRECT != 0 {
-            return Err(Problem::refused(
-                "pipes in packet mode (O_DIRECT) are not supported yet",
-                "open the pipe without O_DIRECT",
-            ));
-        }
+        no_packets(file)?;
         let fown = self.owner(pid, file)?;
         let contents = self.contents(pid, file)?;
         self.out.pipes.extend(contents);
@@ -275,6 +271,7 @@ impl Survey<'_> {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
+        no_packets(file)?;
         let regf_id = self.new_id();
         let path = FileEntry { id: regf_id, ..FileEntry::default() };
         let path = self.path_file(pid, file, path)?;
@@ -402,11 +399,25 @@ impl Survey<'_> {
                 } else {
                     Vec::new()
                 };
-                let epfd = EventpollFileEntry { id, flags, fown, tfd };
+                let epoll = self.memory.borrow(process.pid, file.fd)?;
+                let polling = epoll_polling(&epoll).doing("get parameters of")?;
+                let polling = polling.map(|parameters| parameters.to_vec());
+                let epfd = EventpollFileEntry { id, flags, fown, tfd, polling };
                 FileEntry { r#type: fd_type::EVENTPOLL, epfd: Some(epfd), ..entry }
             }
         })
     }
+}
+
+/// Refuses an end of a pipe or fifo that writes packets.
+fn no_packets(file: &OpenFile) -> Result<(), Problem> {
+    if file.flags & O_DIRECT == 0 {
+        return Ok(());
+    }
+    Err(Problem::refused(
+        "pipes in packet mode (O_DIRECT) are not supported yet",
+        "open the pipe without O_DIRECT",
+    ))
 }
 
 fn family_name(family: i32) -> String {

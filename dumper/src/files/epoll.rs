@@ -97,6 +97,7 @@ mod tests {
             inode,
             target: "socket:[1]".into(),
             owned: None,
+            locked: None,
             mark: None,
         }
     }

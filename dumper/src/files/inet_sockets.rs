@@ -22,6 +22,8 @@ struct Name {
     words: Vec<u32>,
     /// The network interface that a link-local address belongs to.
     scope: u32,
+    /// The flow label and traffic class of IPv6.
+    flow: u32,
 }
 
 /// `sockaddr_in` or `sockaddr_in6`, behind the family.
@@ -39,8 +41,11 @@ fn name(address: &Address, v6: bool) -> Result<Name, Problem> {
     // IPv4: the address follows the port; IPv6: flow label, address, scope.
     let places: &[usize] = if v6 { &[6, 10, 14, 18] } else { &[2] };
     let words = places.iter().map(|&at| word(at)).collect::<Option<_>>().ok_or_else(short)?;
-    let scope = if v6 { word(22).ok_or_else(short)? } else { 0 };
-    Ok(Name { port, words, scope })
+    let (scope, flow) = match v6 {
+        true => (word(22).ok_or_else(short)?, word(2).ok_or_else(short)?),
+        false => (0, 0),
+    };
+    Ok(Name { port, words, scope, flow })
 }
 
 /// What `TCP_INFO` says of a socket's state, and of a listener: connections that wait, and how
@@ -78,8 +83,14 @@ pub(super) fn entry(
     let local = name(&local_address(socket).doing("get the address of")?, v6)?;
     let peer = match peer_address(socket) {
         Ok(address) => name(&address, v6)?,
-        Err(_) => Name { port: 0, words: vec![0; local.words.len()], scope: 0 },
+        Err(_) => Name { port: 0, words: vec![0; local.words.len()], scope: 0, flow: 0 },
     };
+    if peer.flow != 0 {
+        return Err(Problem::refused(
+            "it sends to its peer with an IPv6 flow label, which the images have no place for",
+            "connect it without one (sin6_flowinfo) before the checkpoint",
+        ));
+    }
     let opts = socket_options::options(socket, false)?;
     Ok(InetSkEntry {
         id: 0,

@@ -19,6 +19,7 @@ fn file(fd: i32, print: u64) -> OpenFile {
         inode: 100 + u64::try_from(fd).unwrap(),
         target: "/a".into(),
         owned: Some(false),
+        locked: Some(false),
         mark: mark(print, Some(3)),
     }
 }

@@ -53,7 +53,16 @@ impl Scratch {
         let copied =
             tee(from, &*write, bytes, SpliceFFlags::SPLICE_F_NONBLOCK).doing("copy contents of")?;
         let mut contents = vec![0; copied];
-        read.read_exact(&mut contents).doing("read copied contents of")?;
+        let at_once = read.read(&mut contents).doing("read copied contents of")?;
+        if at_once < copied {
+            // The pipe is dropped with what is left in it.
+            self.ends = None;
+            self.capacity = 0;
+            return Err(Problem::refused(
+                "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
+                "try again when they have been read",
+            ));
+        }
         if copied < bytes {
             return Err(Problem::Kernel {
                 operation: "copy contents of",
@@ -84,5 +93,19 @@ mod tests {
         nix::unistd::write(&write, &filler).unwrap();
         let (capacity, contents) = tap.look(&mut scratch).unwrap();
         assert_eq!((capacity, contents.len()), (1 << 20, 900_012));
+    }
+
+    /// Also when the flag that made them has been taken away since.
+    #[test]
+    fn packets_are_refused() {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_DIRECT).unwrap();
+        nix::unistd::write(&write, b"one").unwrap();
+        nix::unistd::write(&write, b"two").unwrap();
+        let mut scratch = Scratch::default();
+        let tap = Tap(read);
+        assert!(matches!(tap.look(&mut scratch), Err(Problem::Refused { .. })));
+        let (read, write) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&write, b"bytes").unwrap();
+        assert_eq!(Tap(read).look(&mut scratch).unwrap().1, b"bytes");
     }
 }

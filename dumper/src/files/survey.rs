@@ -432,9 +432,8 @@ impl Suspects {
     }
 }
 
-/// Whether there may be locks on a file: one with a mark has none.
+/// Whether there may be locks on a file: files of every kind can have some (flock(2)).
 fn is_lockable(file: &OpenFile) -> bool {
-    let kind = file.mode & libc::S_IFMT;
     let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-    matches!(kind, libc::S_IFREG | libc::S_IFDIR) && !handle && file.mark.is_none()
+    !handle && file.locked != Some(false)
 }

@@ -9,7 +9,7 @@ use images::messages::{
     SK_ESTABLISHED, SK_LISTEN, UnixSkEntry,
 };
 use kernel::sock_diag::{UnixLookup, UnixSocket};
-use kernel::sockets::{local_address, option, peek, set_option, unix_file};
+use kernel::sockets::{has_urgent_byte, local_address, option, peek, set_option, unix_file};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use nix::fcntl::OFlag;
@@ -341,6 +341,12 @@ pub(super) fn queue(
         // Only datagrams can be queued and be of no bytes.
         let empty = kind == SOCK_DGRAM && look(socket, &mut [0])?.is_some();
         return if empty { Err(empty_datagram()) } else { Ok(Vec::new()) };
+    }
+    if stream && has_urgent_byte(socket).doing("look for an urgent byte in")? {
+        return Err(Problem::refused(
+            "an urgent byte is queued in it (MSG_OOB), which cannot be put back as one",
+            "try again when it has been received",
+        ));
     }
     let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
     // One look without a peek offset is enough for nearly every queue, and changes nothing.

@@ -333,6 +333,14 @@ pub struct SignalActionsRecord {
 /// Longer ones are left to /proc.
 pub const NAME_BYTES: usize = 256;
 
+/// What there may be to an open file beside what it is.
+pub mod beside {
+    /// Somebody is to be signalled when it is ready, or was once (`F_SETOWN`, `F_SETSIG`).
+    pub const OWNER: u16 = 1;
+    /// There are locks or leases on its inode, whoever has them.
+    pub const LOCKS: u16 = 1 << 1;
+}
+
 /// One descriptor, then `name_bytes` of name.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -344,8 +352,8 @@ pub struct FileRecord {
     pub fd: i32,
     /// 1 for close on exec.
     pub close_on_exec: u16,
-    /// 1 if somebody is to be signalled when it is ready, or was once (`F_SETOWN`, `F_SETSIG`).
-    pub owned: u16,
+    /// Bits of [`beside`].
+    pub beside: u16,
     /// Address of the open file description.
     pub file: u64,
     /// Position.

@@ -96,9 +96,9 @@ const fn is_stateless(device: u32) -> bool {
     device >> 20 == MEMORY && minor < 10 && MINORS >> minor & 1 != 0
 }
 
-/// Whether somebody holds a lock or a lease on the file.
+/// Whether somebody holds a lock or a lease on the file, of whatever kind it is.
 #[inline(always)]
-fn has_locks(inode: u64) -> bool {
+pub(crate) fn has_locks(inode: u64) -> bool {
     let context: u64 = load(inode, o::INODE_LOCKS);
     context != 0 && lists_are_filled(context)
 }

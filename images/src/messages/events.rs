@@ -36,6 +36,9 @@ pub struct EventpollFileEntry {
     /// What it watches.
     #[prost(message, repeated, tag = "4")]
     pub tfd: Vec<EventpollTfdEntry>,
+    /// Ours: how it polls network cards (`struct epoll_params`, 8 bytes), if it does.
+    #[prost(bytes = "vec", optional, tag = "1000")]
+    pub polling: Option<Vec<u8>>,
 }
 
 /// A file an epoll instance watches.

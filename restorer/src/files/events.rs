@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use images::messages::{EventfdFileEntry, EventpollFileEntry, SignalfdEntry, TimerfdEntry};
-use kernel::descriptors::set_status_flags;
+use kernel::descriptors::{set_epoll_polling, set_status_flags};
 use kernel::{signalfd, timerfd};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -46,6 +46,14 @@ pub(super) fn epoll(entry: &EventpollFileEntry) -> Result<OwnedFd, Error> {
     let what = format!("epoll {}", entry.id);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
         .map_err(|errno| kernel(format!("make {what}"), errno))?;
+    if let Some(polling) = &entry.polling {
+        let parameters = polling.as_slice().try_into();
+        let parameters = parameters.map_err(|_| Error::image(&what, "its parameters are none"))?;
+        set_epoll_polling(&epoll.0, parameters).map_err(|source| Error::Kernel {
+            operation: format!("set parameters of {what}"),
+            source,
+        })?;
+    }
     flagged(epoll.0, entry.flags, &what)
 }
 

@@ -1,0 +1,106 @@
+//! What few programs set of sockets and epolls, and what these keep.
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
+
+use crate::stage::{Findings, Outcome, Stage};
+
+/// Level, number and value.
+type Setting = (i32, i32, u32);
+
+const OF_ALL: &[Setting] = &[
+    (libc::SOL_SOCKET, 1, 1),  // SO_DEBUG
+    (libc::SOL_SOCKET, 44, 1), // SO_LOCK_FILTER
+    (libc::SOL_SOCKET, 49, 1), // SO_INCOMING_CPU
+];
+const OF_TCP: &[Setting] = &[
+    (libc::SOL_SOCKET, 74, 0),   // SO_TXREHASH
+    (libc::SOL_TCP, 10, 70_000), // TCP_WINDOW_CLAMP
+    (libc::SOL_TCP, 44, 5_000),  // TCP_RTO_MAX_MS
+    (libc::SOL_TCP, 45, 50_000), // TCP_RTO_MIN_US
+    (libc::SOL_TCP, 46, 20_000), // TCP_DELACK_MAX_US
+];
+/// Of a socket of IPv6, for its packets of IPv4 but for the last.
+const OF_IPV6: &[Setting] = &[
+    (libc::SOL_IP, libc::IP_TOS, 0x10),
+    (libc::SOL_IP, libc::IP_TTL, 33),
+    (libc::SOL_IP, libc::IP_PKTINFO, 1),
+    (libc::SOL_IPV6, 30, 1), // IPV6_ROUTER_ALERT_ISOLATE
+];
+
+fn get(socket: &impl AsRawFd, (level, name, _): Setting) -> Option<u32> {
+    let (mut answer, mut bytes) = (0_u32, 4);
+    // SAFETY: the kernel writes a number of four bytes, and the length.
+    let done = unsafe {
+        let place = (&raw mut answer).cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, place, &raw mut bytes)
+    };
+    (done == 0).then_some(answer)
+}
+
+/// A socket with all that this kernel lets one set.
+struct Rare<S> {
+    socket: S,
+    before: Vec<(Setting, Option<u32>)>,
+}
+
+impl<S: AsRawFd> Rare<S> {
+    fn new(socket: S, lists: &[&[Setting]]) -> Self {
+        let settings = lists.iter().copied().flatten().copied();
+        let set = |setting: Setting| {
+            let (level, name, value) = setting;
+            // SAFETY: the kernel reads a number of four bytes.
+            unsafe {
+                libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4);
+            }
+            (setting, get(&socket, setting))
+        };
+        let before = settings.map(set).collect();
+        Self { socket, before }
+    }
+
+    fn verify(&self, found: &mut Findings) {
+        let after = self.before.iter().map(|(setting, _)| (*setting, get(&self.socket, *setting)));
+        found.same("options", &self.before, &after.collect());
+    }
+}
+
+/// How an epoll polls network cards, as far as this kernel lets one say so.
+fn polling(epoll: &Epoll, set: bool) -> Option<[u8; 8]> {
+    // include/uapi/linux/eventpoll.h
+    const EPIOCSPARAMS: libc::Ioctl = 0x4008_8a01;
+    const EPIOCGPARAMS: libc::Ioctl = 0x8008_8a02_u32 as libc::Ioctl;
+    // 50 microseconds, at most 16 packets, preferred.
+    let mut parameters = [50, 0, 0, 0, 16, 0, 1, 0];
+    let fd = epoll.0.as_raw_fd();
+    // SAFETY: the kernel reads or writes a `struct epoll_params` of 8 bytes.
+    let done = unsafe {
+        if set {
+            libc::ioctl(fd, EPIOCSPARAMS, parameters.as_mut_ptr());
+        }
+        libc::ioctl(fd, EPIOCGPARAMS, parameters.as_mut_ptr())
+    };
+    (done == 0).then_some(parameters)
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let tcp = Rare::new(tcp, &[OF_ALL, OF_TCP]);
+    let udp = Rare::new(UdpSocket::bind("127.0.0.1:0").expect("bind"), &[OF_ALL]);
+    let both = UdpSocket::bind("[::]:0").ok().map(|both| Rare::new(both, &[OF_ALL, OF_IPV6]));
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
+    let polling_before = polling(&epoll, true);
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    tcp.verify(&mut found);
+    udp.verify(&mut found);
+    if let Some(both) = &both {
+        both.verify(&mut found);
+    }
+    found.same("polling", &polling_before, &polling(&epoll, false));
+    found.outcome()
+}
