@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::rights;
 
 use options::{Asked, Command, Options};
-use tracing::error;
+use tracing::{error, warn};
 
 /// The version of CRIU whose images and behaviour these are.
 const VERSION: &str = "4.2";
@@ -151,7 +151,11 @@ fn run(command: Command, options: &Options) -> bool {
     };
     tracing::debug!("images in {}", place.images.display());
     tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
-    if refuse(command, options) {
+    // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
+    for option in &options.misplaced {
+        warn!("option {option} does nothing for {}: leave it out", command.name());
+    }
+    if refuse(options) {
         return false;
     }
     match command {
@@ -163,14 +167,11 @@ fn run(command: Command, options: &Options) -> bool {
 }
 
 /// Names what is asked for and not there; true when there is such a thing.
-fn refuse(command: Command, options: &Options) -> bool {
+fn refuse(options: &Options) -> bool {
     for option in &options.refused {
         error!(
             "option {option} is not supported by this version of stasis: leave it out, or use CRIU"
         );
-    }
-    for option in &options.misplaced {
-        error!("option {option} does nothing for {}: leave it out", command.name());
     }
     let configured = configuration();
     if let (Some(file), false) = (&configured, options.no_default_config) {
@@ -181,7 +182,7 @@ fn refuse(command: Command, options: &Options) -> bool {
         );
         return true;
     }
-    !options.refused.is_empty() || !options.misplaced.is_empty()
+    !options.refused.is_empty()
 }
 
 /// Logs an error, each of its lines as one that begins with `Error`.

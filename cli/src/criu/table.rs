@@ -21,7 +21,7 @@ pub(super) struct Known {
     pub(super) long: &'static str,
     pub(super) short: Option<char>,
     pub(super) kind: Kind,
-    /// The commands that carry it out; for any other it is refused by name.
+    /// The commands that carry it out; to any other it means nothing, which the log says.
     pub(super) commands: &'static [Command],
 }
 
