@@ -130,6 +130,8 @@ features! {
     Kcmp = "kcmp", Useful, probes::kcmp, "tell shared open files and memory from equal ones";
     PagemapScan = "pagemap_scan", Useful, probes::pagemap_scan,
         "read page tables in bulk; /proc/PID/pagemap serves without it";
+    PagemapGuards = "pagemap_scan_guards", Useful, probes::pagemap_guards,
+        "tell guard regions from pages";
     PosixTimers = "proc_timers", Useful, probes::proc_timers,
         "list POSIX timers through /proc/PID/timers";
     TimerIds = "timer_restore_ids", Useful, probes::timer_ids,

@@ -13,6 +13,7 @@ const FEATURES: &[(&str, Feature)] = &[
     ("kcmp_epoll", Feature::Kcmp),
     ("mem_dirty_track", Feature::UffdWpAsync),
     ("pagemap_scan", Feature::PagemapScan),
+    ("pagemap_scan_guard_pages", Feature::PagemapGuards),
     ("pidfd_store", Feature::PidfdGetfd),
     ("sk_unix_file", Feature::UnixDiag),
     ("timer_cr_ids", Feature::TimerIds),

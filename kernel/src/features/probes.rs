@@ -203,6 +203,32 @@ pub(super) fn pagemap_scan() -> Answer {
     }
 }
 
+pub(super) fn pagemap_guards() -> Answer {
+    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+    const PAGE_IS_GUARD: u64 = 1 << 8;
+    let pagemap = match std::fs::File::open("/proc/self/pagemap") {
+        Ok(file) => file,
+        Err(error) => return Answer::No(format!("open /proc/self/pagemap: {error}")),
+    };
+    let page = &raw const pagemap as u64 / 4096 * 4096;
+    // Start, end and categories of one region.
+    let mut region = [0u64; 3];
+    let mut argument = PmScanArg {
+        size: size_of::<PmScanArg>() as u64,
+        start: page,
+        end: page + 4096,
+        vec: &raw mut region as u64,
+        vec_len: 1,
+        category_mask: PAGE_IS_GUARD,
+        return_mask: PAGE_IS_GUARD,
+        ..PmScanArg::default()
+    };
+    // SAFETY: the request takes a pm_scan_arg of the size it states, which `argument` is, and writes as many
+    // regions as that says, which is one.
+    let result = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
+    outcome("PAGEMAP_SCAN of guard regions", result.into())
+}
+
 pub(super) fn timer_ids() -> Answer {
     const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
     const GET: libc::c_ulong = 2;
