@@ -337,6 +337,18 @@ pub fn has_urgent_byte(socket: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Whether an error waits in a socket that has not been received (`SO_ERROR`, `MSG_ERRQUEUE`); it stays
+/// there.
+///
+/// # Errors
+/// As poll(2).
+pub fn has_error(socket: impl AsFd) -> io::Result<bool> {
+    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one structure is passed, and the call does not wait.
+    answer(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
+    Ok(asked.revents & libc::POLLERR != 0)
+}
+
 /// Closes the descriptors that a message brought; returns whether there were any.
 fn close_received(message: &libc::msghdr) -> bool {
     let mut found = false;
@@ -393,6 +405,19 @@ mod tests {
         assert_eq!(&buffer[..second.bytes], b"three");
         assert_eq!(peek(&b, &mut buffer).unwrap(), None);
         assert!(!first.descriptors && !first.truncated);
+    }
+
+    #[test]
+    fn an_error_is_seen_and_stays() {
+        let refused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(refused.local_addr().unwrap()).unwrap();
+        drop(refused);
+        assert!(!has_error(&socket).unwrap());
+        socket.send(b"to nobody").unwrap();
+        assert!(has_error(&socket).unwrap() && has_error(&socket).unwrap());
+        assert!(socket.take_error().unwrap().is_some());
+        assert!(!has_error(&socket).unwrap());
     }
 
     #[test]

@@ -303,6 +303,11 @@ fn a_flow_label() {
 }
 
 #[test]
+fn an_error_that_was_not_received() {
+    refused_as("unsupported-socket_error", &["SO_ERROR"]);
+}
+
+#[test]
 fn an_urgent_byte() {
     refused_as("unsupported-urgent_byte", &["MSG_OOB"]);
 }

@@ -130,6 +130,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
+    ("unsupported-socket_error", unsupported::socket_error),
     ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
 ];

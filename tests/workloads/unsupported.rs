@@ -146,6 +146,19 @@ pub(crate) fn flow_label(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+/// A socket that has not been asked yet what became of what it sent.
+pub(crate) fn socket_error(stage: &Stage) -> Outcome {
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket.connect(nobody.local_addr().expect("address")).expect("connect");
+    drop(nobody);
+    socket.send(b"to nobody").expect("send");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.must("the error", socket.take_error().is_ok_and(|error| error.is_some()));
+    found.outcome()
+}
+
 /// A stream with an urgent byte in it.
 pub(crate) fn urgent_byte(stage: &Stage) -> Outcome {
     use std::os::fd::AsRawFd;

@@ -8,6 +8,7 @@ use images::messages::{
 };
 use kernel::descriptors::epoll_polling;
 use kernel::procfs::{Detail, FdInfo};
+use kernel::sockets::has_error;
 use nix::sys::stat::FileStat;
 
 use super::classify::Kind;
@@ -300,6 +301,17 @@ impl Survey<'_> {
         } else {
             Vec::new()
         };
+        // One that is about to be received is the frozen look's to judge.
+        if strict
+            && with_socket(self.memory, pid, file, |socket| {
+                has_error(socket).doing("look for errors of")
+            })?
+        {
+            return Err(Problem::refused(
+                "an error waits in it that has not been received (SO_ERROR, MSG_ERRQUEUE)",
+                "try again when it has been",
+            ));
+        }
         match family.0 {
             libc::AF_UNIX => {
                 if frozen {
