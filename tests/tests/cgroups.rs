@@ -280,18 +280,23 @@ fn another_root_takes_its_place() {
     with_arguments(
         &["--cgroup-root", &name],
         |_| {},
-        |outcome, group, pid, _| {
+        |outcome, _, pid, _| {
             outcome.must_succeed("restore");
             assert!(groups_of(pid).contains(&name), "{}", groups_of(pid));
-            // Removed when its task has ended.
+            // In every hierarchy; removed when its task has ended.
             nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid),
                 nix::sys::signal::Signal::SIGKILL,
             )
             .expect("end it");
-            let other = Group(group.0.with_file_name(&name[1..]));
             nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).ok();
-            drop(other);
+            let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+            for line in mounts.lines() {
+                let words: Vec<&str> = line.split(' ').collect();
+                if words[2].starts_with("cgroup") {
+                    drop(Group(Path::new(words[1]).join(&name[1..])));
+                }
+            }
         },
     );
 }
