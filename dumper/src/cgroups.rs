@@ -223,8 +223,11 @@ fn describe(
         if file.file_type().is_ok_and(|kind| kind.is_dir()) {
             below.push(name);
         } else if let Some(order) = name.to_str().and_then(|name| order(hierarchy, name)) {
-            let value = fs::read(file.path()).ok().filter(|value| value.len() <= LONGEST);
             let name = name.to_string_lossy().into_owned();
+            let value = match LISTS.contains(&&*name) {
+                true => Some(Vec::new()),
+                false => fs::read(file.path()).ok().filter(|value| value.len() <= LONGEST),
+            };
             let Some(value) = value.and_then(|value| value_of(&name, &value)) else { continue };
             let perms = permissions(&file.path());
             entry.properties.push(CgroupPropEntry { name, value, perms });
@@ -303,7 +306,12 @@ const SETTINGS: &[&str] = &[
     "cgroup.max.depth",
     "cgroup.max.descendants",
     "cgroup.subtree_control",
+    LISTS[0],
+    LISTS[1],
 ];
+
+/// Who is in a group: what is carried of these is who may put others there.
+const LISTS: [&str; 2] = ["cgroup.procs", "tasks"];
 
 /// Where in the order a setting comes; `None` of a file that is none.
 fn order(hierarchy: &str, name: &str) -> Option<usize> {

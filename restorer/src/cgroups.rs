@@ -298,8 +298,6 @@ fn set_permissions(path: &Path, wanted: Option<&CgroupPerms>) -> Result<(), Erro
 
 /// What is no setting, or is set by another file.
 const NOT_SET: &[&str] = &[
-    "cgroup.procs",
-    "tasks",
     // A tree that comes back runs.
     "freezer.state",
     "cgroup.freeze",
@@ -320,6 +318,8 @@ fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Erro
     let value = property.value.trim_ascii();
     match name {
         _ if NOT_SET.contains(&name) => return Ok(()),
+        // Who is in it is not set; who may put others there is.
+        "cgroup.procs" | "tasks" => {}
         "cgroup.type" if value != b"threaded" => return Ok(()),
         "devices.list" => return set_devices(directory, value),
         "cgroup.subtree_control" => {

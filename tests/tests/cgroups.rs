@@ -1,6 +1,7 @@
 //! Control groups: a tree goes back into its own, which are made again if they are gone.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -86,6 +87,10 @@ fn goes_back(by: Engine, to: Engine, how: Dump<'_>) {
             let images = scratch.path("images");
             let group = Group::new(&mount, "one");
             fs::write(group.0.join(setting), value).expect("set it");
+            // As it is handed to a user.
+            let list = group.0.join("cgroup.procs");
+            std::os::unix::fs::chown(&list, Some(54321), Some(54321)).expect("chown");
+            fs::set_permissions(&list, fs::Permissions::from_mode(0o604)).expect("chmod");
             let workload = Workload::start("still", scratch.path("work"));
             group.take_in(workload.pid(), "cgroup.procs");
             let before = groups_of(workload.pid());
@@ -108,6 +113,11 @@ fn goes_back(by: Engine, to: Engine, how: Dump<'_>) {
             assert_eq!(before, groups_of(workload.pid()));
             let set = fs::read_to_string(group.0.join(setting)).expect("read it");
             assert_eq!(set.trim() == value, remove, "{setting} is {set}");
+            // CRIU writes this down of the first version alone.
+            if by != Engine::Criu || group.0.join("tasks").exists() {
+                let list = fs::metadata(&list).expect("stat");
+                assert_eq!((list.uid(), list.gid(), list.mode() & 0o7777), (54321, 54321, 0o604));
+            }
             workload.check().expect("the program's own check");
             machine.end_all();
         }
