@@ -223,6 +223,20 @@ pub fn of_status(task: i32, status: &Status) -> Vec<Obstacle> {
     found
 }
 
+/// A label of a security module (SELinux, AppArmor, Smack) that a restore would not give back: what it
+/// restores gets its own. `own` is that of whoever dumps.
+#[must_use]
+pub fn of_label(task: i32, label: &str, own: &str) -> Option<Obstacle> {
+    let reason = format!("a restore would give it the label of stasis, {own}");
+    let remedy = format!(
+        "dump and restore under this label (SELinux: runcon {} stasis …; AppArmor: aa-exec -p PROFILE -- \
+         stasis …)",
+        api::word(label)
+    );
+    let object = format!("security label {label}");
+    (label != own && label != "unconfined").then(|| Obstacle::of(task, object, reason, remedy))
+}
+
 /// A tracer other than `own`, a thread: a task can only have one.
 #[must_use]
 pub fn of_tracer(task: i32, status: &Status, own: i32) -> Option<Obstacle> {

@@ -117,6 +117,19 @@ fn what_the_processor_was_set_up_for() {
     assert_eq!(found, ["I/O ports of thread 40"]);
 }
 
+#[test]
+fn labels_that_a_restore_would_not_give() {
+    let shell = "unconfined_u:unconfined_r:unconfined_t:s0";
+    let daemon = "system_u:system_r:httpd_t:s0";
+    let found = of_label(40, daemon, shell).expect("refused");
+    assert!(found.object.contains(daemon) && found.remedy.contains(daemon), "{found}");
+    assert!(found.reason.contains(shell), "{found}");
+    assert_eq!(of_label(40, daemon, daemon), None);
+    assert!(of_label(40, shell, daemon).is_some());
+    assert_eq!(of_label(40, "unconfined", "/usr/bin/stasis (enforce)"), None);
+    assert!(of_label(40, "/usr/sbin/cupsd (enforce)", "unconfined").is_some());
+}
+
 fn thread(state: char) -> Thread {
     Thread {
         tid: 40,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use collector::settings::UNSEEN_WITHOUT_BPF;
+use collector::settings::unseen_without_bpf;
 use images::Progress;
 use kernel::sched::Urgent;
 
@@ -128,7 +128,7 @@ fn attempt(
     dumped.map(|report| {
         let blind = report.source == Some(collector::Source::Proc);
         let unseen = blind.then(|| {
-            format!("without eBPF it was not seen whether there are {UNSEEN_WITHOUT_BPF}")
+            format!("without eBPF it was not seen whether there are {}", unseen_without_bpf())
         });
         DumpReport { warnings: early.warnings.into_iter().chain(unseen).collect(), ..report }
     })

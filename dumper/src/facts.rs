@@ -7,7 +7,9 @@ use std::num::NonZeroU64;
 
 use api::Obstacle;
 use collector::obstacles::{of_status, of_tracer};
-use collector::settings::{ProcessSettings, ThreadSettings, memory_failure};
+use collector::settings::{
+    ProcessSettings, ThreadSettings, memory_failure, of_exit_signal, refused, unusual_by_flags,
+};
 use collector::{InTask, Inventory, Process};
 use kernel::procfs::{
     Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
@@ -17,6 +19,7 @@ use kernel::sched::Scheduling;
 
 use crate::error::Error;
 use crate::ids::is_zombie;
+use crate::labels::Labels;
 use crate::obstacles;
 
 /// Whether settings are read that an inventory by eBPF tells.
@@ -51,6 +54,7 @@ pub(crate) struct ThreadFacts {
     pub(crate) groups: Cgroup,
     /// As far as the kernel tells them to others; read where no inventory has them.
     pub(crate) settings: Option<ThreadSettings>,
+    labels: Labels,
 }
 
 /// Of a process: what [`collector::InProcess::mark`] covers.
@@ -69,15 +73,21 @@ pub(crate) struct ProcessFacts {
 }
 
 impl ThreadFacts {
-    fn read(dir: &Dir, tid: i32, settings: Wanted) -> Result<Self, Error> {
+    fn read(dir: &Dir, tid: i32, settings: Wanted, own: &Labels) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
         let dir = dir.thread(tid)?;
-        let settings = match settings {
+        let stat = match settings {
             Wanted::No => None,
-            Wanted::Yes => Some(ThreadSettings {
+            Wanted::Yes => Some(Stat::read(&dir)?),
+        };
+        let settings = match stat {
+            None => None,
+            Some(stat) => Some(ThreadSettings {
+                exit_signal: stat.exit_signal,
+                unusual: unusual_by_flags(stat.flags),
                 io_priority: kernel::sched::io_priority(tid)
                     .map_err(failed("read the I/O priority"))?,
-                memory_failure: memory_failure(Stat::read(&dir)?.flags),
+                memory_failure: memory_failure(stat.flags),
                 // The folder of a thread inside its process's has no such file.
                 timer_slack: TimerSlack::read(&Dir::open(tid)?)?.0,
                 ..ThreadSettings::default()
@@ -86,10 +96,22 @@ impl ThreadFacts {
         Ok(Self {
             status: Status::read(&dir)?,
             settings,
+            labels: Labels::of(&dir, own),
             scheduling: kernel::sched::scheduling(tid).map_err(failed("read the scheduling"))?,
             affinity: kernel::sched::affinity(tid).map_err(failed("read the affinity"))?,
             groups: Cgroup::read(&dir)?,
         })
+    }
+
+    /// What stands in the way that an inventory by eBPF would have told.
+    fn in_place_of_programs(&self, tid: i32, root: i32) -> Vec<Obstacle> {
+        let Some(settings) = &self.settings else { return Vec::new() };
+        let of_thread = refused(settings.unusual).map(|(object, refusal)| (object.into(), refusal));
+        let is_child = self.status.tgid == tid && tid != root;
+        let of_child = is_child.then(|| of_exit_signal(settings.exit_signal)).flatten();
+        let all = of_thread.chain(of_child);
+        all.map(|(object, (reason, remedy)): (String, _)| Obstacle::of(tid, object, reason, remedy))
+            .collect()
     }
 
     /// What another reading tells otherwise, of what the mark covers.
@@ -150,6 +172,7 @@ impl ProcessFacts {
                 // Only where sessions have scheduling groups.
                 autogroup_nice: Autogroup::read_with(dir, &mut buffer)
                     .map_or(0, |group| group.nice),
+                merge_memory: merges_memory(dir, &mut buffer),
                 ..ProcessSettings::default()
             }),
         };
@@ -192,6 +215,12 @@ impl ProcessFacts {
     }
 }
 
+/// `PR_SET_MEMORY_MERGE`, as far as `/proc/PID/ksm_stat` tells it (Linux 6.15).
+fn merges_memory(dir: &Dir, buffer: &mut Vec<u8>) -> bool {
+    dir.read("ksm_stat", buffer).is_ok()
+        && buffer.split(|&byte| byte == b'\n').any(|line| line == b"ksm_merge_any: yes")
+}
+
 /// A fact with the mark of a moment before it was read.
 type Marked<T> = (Option<NonZeroU64>, T);
 
@@ -202,12 +231,14 @@ pub(crate) struct Facts {
     threads: BTreeMap<i32, Marked<ThreadFacts>>,
     /// What a mark says to hold is read again all the same, and compared.
     cross_check: bool,
+    /// Labels of security modules that this process has.
+    labels: Labels,
 }
 
 impl Facts {
     /// Reads all of a running tree, of what does not end meanwhile. `inventory` is of before.
     pub(crate) fn read(inventory: &Inventory, cross_check: bool) -> Self {
-        let mut facts = Self { cross_check, ..Self::default() };
+        let mut facts = Self { cross_check, labels: Labels::own(), ..Self::default() };
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
         for process in inventory.processes.values().filter(alive) {
             let Ok(dir) = Dir::open(process.pid) else { continue };
@@ -215,7 +246,9 @@ impl Facts {
                 facts.processes.insert(process.pid, (process_mark(process), read));
             }
             for &tid in process.threads.keys() {
-                if let Ok(read) = ThreadFacts::read(&dir, tid, Wanted::of_thread(process, tid)) {
+                if let Ok(read) =
+                    ThreadFacts::read(&dir, tid, Wanted::of_thread(process, tid), &facts.labels)
+                {
                     facts.threads.insert(tid, (thread_mark(process, tid), read));
                 }
             }
@@ -224,12 +257,14 @@ impl Facts {
     }
 
     /// What of it stands in the way of a dump.
-    pub(crate) fn obstacles(&self) -> Vec<Obstacle> {
+    pub(crate) fn obstacles(&self, root: i32) -> Vec<Obstacle> {
         let threads = self.threads.iter();
         let own = nix::unistd::gettid().as_raw();
         let of_threads = threads.flat_map(|(&tid, (_, facts))| {
             let mut found = of_status(tid, &facts.status);
             found.extend(of_tracer(tid, &facts.status, own));
+            found.extend(facts.labels.obstacles(tid, &self.labels));
+            found.extend(facts.in_place_of_programs(tid, root));
             found
         });
         self.processes
@@ -273,7 +308,7 @@ impl Facts {
         match self.threads.remove(&tid) {
             Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => {
                 if self.cross_check {
-                    let again = ThreadFacts::read(dir, tid, Wanted::Yes)?;
+                    let again = ThreadFacts::read(dir, tid, Wanted::Yes, &self.labels)?;
                     compared(tid, facts.differs(&again))?;
                     let known = process.threads.get(&tid).and_then(|thread| thread.in_task);
                     let differs = |known: InTask| again.differs_from(&known.settings);
@@ -282,8 +317,11 @@ impl Facts {
                 Ok(facts)
             }
             _ => {
-                let facts = ThreadFacts::read(dir, tid, Wanted::of_thread(process, tid))?;
-                obstacles::refuse(process.pid, of_status(tid, &facts.status))?;
+                let facts =
+                    ThreadFacts::read(dir, tid, Wanted::of_thread(process, tid), &self.labels)?;
+                let mut found = of_status(tid, &facts.status);
+                found.extend(facts.labels.obstacles(tid, &self.labels));
+                obstacles::refuse(process.pid, found)?;
                 Ok(facts)
             }
         }

@@ -18,6 +18,7 @@ mod freeze;
 mod ids;
 mod infect;
 mod inject;
+mod labels;
 mod late;
 mod look;
 mod mappings;

@@ -1,14 +1,19 @@
 //! What cannot be carried, found before anything is stopped (and looked for again once it is): by the
 //! collector's rules, and by what the processes' programs and threads show.
 
+use std::collections::BTreeSet;
+use std::io::Read;
+
 use api::Obstacle;
 use collector::obstacles::{Surroundings, of_tree};
+use collector::settings::{refused, unusual};
 use collector::{Inventory, Process};
 use kernel::cgroup::{Hierarchies, Version};
-use kernel::procfs::{Dir, Namespaces};
+use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 
 use crate::error::Error;
 use crate::facts::Facts;
+use crate::ids::is_zombie;
 use crate::inject::Original;
 use crate::options::DumpOptions;
 
@@ -22,8 +27,61 @@ pub(crate) fn find(
 ) -> Vec<Obstacle> {
     let tree: Vec<&Process> = inventory.processes.values().collect();
     let mut obstacles = of_tree(root, &tree, around);
-    obstacles.extend(facts.obstacles());
+    obstacles.extend(facts.obstacles(root));
+    let told = |process: &&&Process| process.in_process.is_none() && !is_zombie(process);
+    let untold: Vec<&Process> =
+        tree.iter().filter(told).filter(|process| !process.kernel_thread).copied().collect();
+    if !untold.is_empty() {
+        obstacles.extend(untold.iter().filter_map(|process| of_policies(process)));
+        obstacles.extend(of_tracers(&untold));
+    }
     obstacles
+}
+
+/// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
+fn of_policies(process: &Process) -> Option<Obstacle> {
+    let has_one = process.threads.keys().any(|tid| {
+        let read = || {
+            let mut file =
+                std::fs::File::open(format!("/proc/{}/task/{tid}/numa_maps", process.pid))?;
+            let mut text = Vec::new();
+            // The kernel looks at every page for it. The mappings are told once; a thread's own policy shows
+            // with the first of them already.
+            let limit = if *tid == process.pid { u64::MAX } else { 4096 };
+            Read::take(&mut file, limit).read_to_end(&mut text)?;
+            Ok::<_, std::io::Error>(text)
+        };
+        read().is_ok_and(|text| has_policy(&text))
+    });
+    has_one.then(|| {
+        let reason = "without eBPF it cannot be read to be carried";
+        let remedy = "dump it by root with eBPF (`stasis check` says what is missing), or give it the \
+                      default policy";
+        Obstacle::of(process.pid, "NUMA policy", reason, remedy)
+    })
+}
+
+/// Whether `/proc/PID/numa_maps` has a mapping with a policy, be it that of its thread.
+fn has_policy(text: &[u8]) -> bool {
+    text.split(|&byte| byte == b'\n')
+        .filter_map(|line| line.split(u8::is_ascii_whitespace).nth(1))
+        .any(|policy| policy != b"default")
+}
+
+/// Threads that trace others, by the processes that say by whom their first threads are traced.
+fn of_tracers(tree: &[&Process]) -> Vec<Obstacle> {
+    let own: BTreeSet<i32> =
+        tree.iter().flat_map(|process| process.threads.keys()).copied().collect();
+    let mut tracers = BTreeSet::new();
+    for pid in processes().unwrap_or_default() {
+        let status = Dir::open(pid).and_then(|dir| Status::read(&dir));
+        tracers.extend(status.ok().map(|status| status.tracer).filter(|it| own.contains(it)));
+    }
+    let told = |tid: i32| {
+        refused(unusual::TRACER)
+            .map(move |(object, (reason, remedy))| Obstacle::of(tid, object, reason, remedy))
+    };
+    tracers.into_iter().flat_map(told).collect()
 }
 
 /// Control groups of the first version that are frozen: their tasks do not stop for a tracer either.
@@ -68,7 +126,6 @@ pub(crate) fn of_program(pid: i32) -> Option<Obstacle> {
 
 /// By the class byte of the program's ELF header.
 fn is_32_bit(pid: i32) -> bool {
-    use std::io::Read;
     const CLASS_32: u8 = 1;
     let mut head = [0; 5];
     std::fs::File::open(format!("/proc/{pid}/exe"))
@@ -95,4 +152,17 @@ pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), E
         return Err(Error::Refused { root: pid, obstacles });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_in_numa_maps() {
+        let plain = b"7f00 default file=/lib/x mapped=3 N0=3\n7f10 default stack anon=2\n";
+        assert!(!has_policy(plain));
+        assert!(has_policy(b"7f00 default\n7f10 bind:0 anon=2 N0=2\n"));
+        assert!(!has_policy(b"\n"));
+    }
 }

@@ -297,6 +297,14 @@ fn locks_on_what_is_no_regular_file() {
     }
 }
 
+/// What eBPF would tell, and `/proc` as well.
+#[test]
+fn what_is_seen_without_programs() {
+    refused_as("unsupported-numa_policy", &["NUMA policy", "stasis check"]);
+    refused_as("unsupported-tracing", &["ptrace"]);
+    refused_as("unsupported-exit_signal", &["SIGCHLD"]);
+}
+
 #[test]
 fn a_flow_label() {
     refused_as("unsupported-flow_label", &["flow label", "sin6_flowinfo"]);

@@ -146,6 +146,51 @@ pub(crate) fn flow_label(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+/// A NUMA policy.
+pub(crate) fn numa_policy(stage: &Stage) -> Outcome {
+    const MPOL_BIND: i32 = 2;
+    let nodes = 1_u64;
+    // SAFETY: the kernel reads one word of nodes.
+    let set =
+        unsafe { libc::syscall(libc::SYS_set_mempolicy, MPOL_BIND, &raw const nodes, 64_usize) };
+    assert!(set == 0, "set_mempolicy: {}", std::io::Error::last_os_error());
+    stage.ready_then_wait();
+    Ok(())
+}
+
+/// A program that traces another.
+pub(crate) fn tracing(stage: &Stage) -> Outcome {
+    let mut sleep = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+    let pid = nix::unistd::Pid::from_raw(sleep.id().cast_signed());
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).expect("seize");
+    stage.ready_then_wait();
+    sleep.kill().expect("kill");
+    sleep.wait().expect("wait");
+    Ok(())
+}
+
+/// A child whose end is told by another signal.
+pub(crate) fn exit_signal(stage: &Stage) -> Outcome {
+    let flags = libc::SIGUSR1 as libc::c_long;
+    // SAFETY: as fork: the child has a copy of everything, and only waits for its end.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if child == 0 {
+        loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        }
+    }
+    stage.ready_then_wait();
+    // SAFETY: takes integers; the signal of the child's end is ignored, and the child is collected.
+    unsafe {
+        libc::signal(libc::SIGUSR1, libc::SIG_IGN);
+        check(libc::kill(child as i32, libc::SIGKILL)).expect("kill");
+        let collected = libc::waitpid(child as i32, std::ptr::null_mut(), libc::__WALL);
+        assert_eq!(i64::from(collected), child);
+    }
+    Ok(())
+}
+
 /// A socket that has not been asked yet what became of what it sent.
 pub(crate) fn socket_error(stage: &Stage) -> Outcome {
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
