@@ -61,9 +61,12 @@ fn of_policies(process: &Process) -> Option<Obstacle> {
     })
 }
 
-/// Whether `/proc/PID/numa_maps` has a mapping with a policy, be it that of its thread.
+/// Whether `/proc/PID/numa_maps` has a mapping with a policy, be it that of its thread. The text may
+/// end within a line, which is left out.
 fn has_policy(text: &[u8]) -> bool {
-    text.split(|&byte| byte == b'\n')
+    let lines = text.iter().rposition(|&byte| byte == b'\n').map_or(&[][..], |end| &text[..end]);
+    lines
+        .split(|&byte| byte == b'\n')
         .filter_map(|line| line.split(u8::is_ascii_whitespace).nth(1))
         .any(|policy| policy != b"default")
 }
@@ -164,5 +167,7 @@ mod tests {
         assert!(!has_policy(plain));
         assert!(has_policy(b"7f00 default\n7f10 bind:0 anon=2 N0=2\n"));
         assert!(!has_policy(b"\n"));
+        assert!(!has_policy(b""));
+        assert!(!has_policy(b"7f00 default\n7f10 defau"));
     }
 }

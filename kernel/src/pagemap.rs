@@ -454,6 +454,7 @@ mod tests {
 
     /// Needs Linux 6.15; on one before, the test says so.
     #[test]
+    #[allow(clippy::print_stdout, reason = "nothing is skipped without a word")]
     fn guard_regions_hold_nothing_and_are_met() {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
         const MADV_GUARD_INSTALL: i32 = 102;
