@@ -188,6 +188,7 @@ fn described(by: Engine, to: Engine) {
         let none = |_: &Workload| Vec::new();
         let ignored = |_: &Workload| vec!["--manage-cgroups=ignore".to_owned()];
         let whole = |workload: &Workload| vec!["--cgroup-root".to_owned(), root(workload)];
+        #[allow(clippy::type_complexity, reason = "a table of this one place")]
         let cases: [(&dyn Fn(&Workload) -> Vec<String>, bool, bool); 3] =
             [(&none, true, false), (&whole, true, true), (&ignored, false, false)];
         for (number, (arguments, is_made, and_beside)) in cases.into_iter().enumerate() {

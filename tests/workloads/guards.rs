@@ -1,6 +1,12 @@
 //! Guard regions (`MADV_GUARD_INSTALL`, Linux 6.13; of files 6.15) in memory of every kind, among pages that
 //! hold something. Where the kernel has none, there are none.
 
+#![allow(clippy::print_stderr, reason = "nothing is skipped without a word")]
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "one guard region of several that there may be"
+)]
+
 use std::fs::OpenOptions;
 use std::ops::Range;
 

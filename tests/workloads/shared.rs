@@ -201,7 +201,6 @@ fn clone_with(flags: libc::c_int) -> i32 {
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("ignore");
     // SAFETY: the child has a stack of its own, which stays, and does nothing but wait.
     let child = unsafe { libc::clone(stay, top, flags | libc::SIGCHLD, std::ptr::null_mut()) };
-    std::mem::forget(stack);
     child
 }
 

@@ -171,7 +171,7 @@ pub(crate) fn tracing(stage: &Stage) -> Outcome {
 
 /// A child whose end is told by another signal.
 pub(crate) fn exit_signal(stage: &Stage) -> Outcome {
-    let flags = libc::SIGUSR1 as libc::c_long;
+    let flags = libc::c_long::from(libc::SIGUSR1);
     // SAFETY: as fork: the child has a copy of everything, and only waits for its end.
     let child = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     if child == 0 {
@@ -241,6 +241,7 @@ pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
 }
 
 /// A lock on something that is no regular file.
+#[allow(clippy::needless_pass_by_value, reason = "it stays open until the program ends")]
 fn locked(stage: &Stage, file: impl std::os::fd::AsRawFd) -> Outcome {
     // SAFETY: takes integers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).expect("lock");
