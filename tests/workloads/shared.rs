@@ -200,8 +200,7 @@ fn clone_with(flags: libc::c_int) -> i32 {
     // SAFETY: nothing handles the signal.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("ignore");
     // SAFETY: the child has a stack of its own, which stays, and does nothing but wait.
-    let child = unsafe { libc::clone(stay, top, flags | libc::SIGCHLD, std::ptr::null_mut()) };
-    child
+    unsafe { libc::clone(stay, top, flags | libc::SIGCHLD, std::ptr::null_mut()) }
 }
 
 pub(crate) fn descriptor_table(stage: &Stage) -> Outcome {
