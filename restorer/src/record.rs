@@ -4,7 +4,9 @@
 //! there is the very process that it names, known by its pid and by when it was started: a tree
 //! that was not let go, or has ended, has none. So nobody has to take a note back.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use api::RestoreSummary;
@@ -50,10 +52,13 @@ impl Record {
 
     /// Writes it down. That it cannot be is no reason not to restore.
     pub(crate) fn keep(&self, place: &Path) {
-        let written = std::fs::create_dir_all(place).and_then(|()| {
+        // Which trees there are, and of whom, is not for everybody.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(place);
+        let written = made.and_then(|()| {
             let text = serde_json::to_vec(self).map_err(io::Error::other)?;
             let name = format!("{}.json", self.summary.pid);
-            let new = place.join(format!(".{name}.{}", std::process::id()));
+            // One name for each root: what a killed restore leaves, the next one writes over.
+            let new = place.join(format!(".{name}.new"));
             std::fs::write(&new, text)?;
             std::fs::rename(&new, place.join(name))
         });
@@ -112,15 +117,19 @@ mod tests {
         let pid = child.id().cast_signed();
         let report = RestoreReport { pid, ..RestoreReport::default() };
         let record = Record::of(&report, Path::new("/images"));
-        record.keep(place.path());
-        assert_eq!(Record::of_root(place.path(), pid), Some(record.clone()));
-        assert_eq!(Record::all(place.path()), std::slice::from_ref(&record));
+        let notes = place.path().join("restores");
+        record.keep(&notes);
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&notes.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700);
+        assert_eq!(Record::of_root(&notes, pid), Some(record.clone()));
+        assert_eq!(Record::all(&notes), std::slice::from_ref(&record));
         let earlier = Record { started: record.started - 1, ..record };
         assert!(!earlier.is_true(), "another process had the number");
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(Record::of_root(place.path(), pid), None);
-        assert_eq!(Record::all(place.path()), []);
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        assert_eq!(Record::of_root(&notes, pid), None);
+        assert_eq!(Record::all(&notes), []);
+        assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 0);
     }
 }

@@ -171,6 +171,9 @@ fn with_arguments(
     }
 }
 
+/// What a dump is given beside the usual.
+type Arguments<'a> = &'a dyn Fn(&Workload) -> Vec<String>;
+
 /// What CRIU's options say to a dump: which groups are described, so that a restore makes them again. The
 /// tree is in `outer/in`, and `outer/beside` is nobody's.
 fn described(by: Engine, to: Engine) {
@@ -188,8 +191,7 @@ fn described(by: Engine, to: Engine) {
         let none = |_: &Workload| Vec::new();
         let ignored = |_: &Workload| vec!["--manage-cgroups=ignore".to_owned()];
         let whole = |workload: &Workload| vec!["--cgroup-root".to_owned(), root(workload)];
-        #[allow(clippy::type_complexity, reason = "a table of this one place")]
-        let cases: [(&dyn Fn(&Workload) -> Vec<String>, bool, bool); 3] =
+        let cases: [(Arguments<'_>, bool, bool); 3] =
             [(&none, true, false), (&whole, true, true), (&ignored, false, false)];
         for (number, (arguments, is_made, and_beside)) in cases.into_iter().enumerate() {
             fs::create_dir_all(&outer.0).expect("make a control group");
