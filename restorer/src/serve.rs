@@ -33,6 +33,8 @@ pub struct Work {
     cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
     records: PathBuf,
+    /// The process number of the service.
+    service: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +163,7 @@ fn work_for(
         cgroups: request.cgroups,
         on_behalf_of: user,
         records: restorer.records.clone(),
+        service: std::process::id(),
     };
     Ok((work, whole))
 }
@@ -227,6 +230,11 @@ pub fn work() -> Result<(), WorkerError> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| WorkerError::Talk(errno.into()))?;
     worker_answer(|work: Work| {
+        // It may have ended before the kernel was asked to tell.
+        if nix::unistd::getppid().as_raw().cast_unsigned() != work.service {
+            let gone = "the service that asked for it has ended".to_owned();
+            return Err(detail(&Error::Told(gone)));
+        }
         let options = RestoreOptions {
             images_dir: work.images_dir,
             after: match work.after {

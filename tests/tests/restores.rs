@@ -275,3 +275,28 @@ fn processes_that_together_have_more_open_files_than_one_may_have() {
     assert!(before == now, "other descriptors: {now:?}");
     machine.end_tree(pid);
 }
+
+/// A worker whose service ended before it could ask to end with it makes nothing: nobody would know.
+#[test]
+fn a_worker_without_its_service_restores_nothing() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (_workload, images) = ended(&scratch);
+    let work = serde_json::json!({
+        "images_dir": images, "after": "resume", "shell_job": false, "cgroups": "soft",
+        "on_behalf_of": null, "records": scratch.path("restores"), "service": 1,
+    });
+    let mut worker = Command::new(built_program("stasis-restorer"))
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start a worker");
+    let mut input = worker.stdin.take().expect("its input");
+    std::io::Write::write_all(&mut input, work.to_string().as_bytes()).expect("ask it");
+    drop(input);
+    let output = worker.wait_with_output().expect("wait");
+    let answer = String::from_utf8_lossy(&output.stdout);
+    assert!(answer.contains("service that asked for it has ended"), "{answer}");
+    assert!(!scratch.path("restores").exists());
+}
