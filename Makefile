@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PROGRAMS := stasis stasis-collector stasis-freezer stasis-dumper stasis-restorer stasis-gateway
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-PACKAGES := -p stasis-cli -p stasis-collector -p stasis-freezer -p stasis-dumper -p stasis-restorer -p stasis-gateway
+PACKAGES := -p stasis-cli -p stasis-services -p stasis-gateway
 
 # Checkpoints need root; who is not root runs the built programs by sudo, never the compiler.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)

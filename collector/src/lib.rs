@@ -6,7 +6,6 @@ mod deadline;
 mod error;
 mod identity;
 mod inventory;
-mod live;
 pub mod obstacles;
 mod parts;
 mod proc_holds;
@@ -24,10 +23,9 @@ pub use inventory::{
     Action, FileMark, InProcess, InTask, Inventory, Mapping, NamedFile, OpenFile, Places, Process,
     ProcessState, Tables, Thread, VmFlags,
 };
-pub use live::{Live, ROOM};
 pub use obstacles::{Obstacle, Surroundings};
 pub use parts::Parts;
-pub use tracks::{Track, TrackError, Tracks};
+pub use tracks::{ROOM, Track, TrackError, Tracks};
 
 pub use bpf::Home;
 use bpf::{BpfError, BpfSource, Loaded};
@@ -170,14 +168,14 @@ impl Collector {
     }
 
     /// From now on makes use of what is counted for tracks that there are now.
-    pub(crate) fn follow(&mut self) {
+    pub fn follow(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {
             source.follow();
         }
     }
 
     /// Makes no more use of tracks.
-    pub(crate) fn unfollow(&mut self) {
+    pub fn unfollow(&mut self) {
         if let Sources::Bpf(source) = &mut self.sources {
             source.unfollow();
         }

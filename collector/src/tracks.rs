@@ -4,6 +4,7 @@
 //! last of them. The counting programs are attached only while there is a track.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::TrackTarget;
@@ -13,6 +14,10 @@ use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::bpf::{BpfError, Counts, NotEntered, Tracers};
+
+/// How many processes may be tracked unless another number is given: each takes some 150 bytes of
+/// the kernel's memory, from the start.
+pub const ROOM: NonZeroU32 = NonZeroU32::new(1 << 14).unwrap();
 
 /// Why processes cannot be tracked.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Stops and resumes process trees; freezes are leases.
+//! Stops and resumes process trees.
 //!
 //! A [`Freeze`] is a guard: while it lives the tree is stopped, and dropping it lets the tree
 //! run, on every path. There are three ways to stop one:
@@ -9,17 +9,13 @@
 //! - **ptrace**, always possible where we may trace. It belongs to a thread (each freeze has one
 //!   of its own) and ends with it: when we die, however we die, the tree runs on.
 //!
-//! The service hands freezes out as leases over its socket, see [`service`](router).
+//! The freezer's service hands freezes out as leases.
 
 mod error;
 mod freeze;
 mod journal;
-mod leases;
 mod ptrace;
-mod routes;
 
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use journal::Journal;
-pub use leases::{Ended, Leases};
-pub use routes::router;

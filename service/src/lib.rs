@@ -2,7 +2,7 @@
 //! credentials, health, metrics, logs and traces, orderly ends, and no more privileges than the
 //! work needs. And the other side of it: the client by which the gateway asks the services.
 //!
-//! A service is a library with a thin `main`:
+//! A service is a module with a `main`:
 //! parse its settings, [`Service::prepare`] (which drops privileges while there is one thread),
 //! then [`Prepared::run`] with the router of its own paths.
 

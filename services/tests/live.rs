@@ -1,8 +1,9 @@
 //! What the collector's service is made of. Needs root, and a kernel that lets it load BPF programs.
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
+use collector::{Home, ROOM, Source};
 use prometheus::Registry;
-use stasis_collector::{Home, Live, ROOM, Source};
+use stasis_services::collector::Live;
 
 #[test]
 fn inventories_are_counted_and_serialised() {

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::bpf::chain;
-use crate::{Collector, Error, Home, Inventory, Source};
+use collector::{Collector, Error, Home, Inventory, ROOM, Source};
+use service::chain;
 use tracks::LiveTracks;
 
 /// A source of inventories for many.
@@ -20,10 +20,6 @@ pub struct Live {
     metrics: Metrics,
     reason: Option<String>,
 }
-
-/// How many processes may be tracked unless another number is given: each takes some 150 bytes of
-/// the kernel's memory, from the start.
-pub const ROOM: NonZeroU32 = NonZeroU32::new(1 << 14).unwrap();
 
 #[derive(Debug)]
 struct Metrics {

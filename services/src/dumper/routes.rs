@@ -17,7 +17,7 @@ use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec
 use service::metrics::{Metrics, seconds_buckets};
 use service::{Body, CheckpointRoot, OnBehalfOf, Problem, Traces, chain, holds_checkpoint};
 
-use crate::{AfterDump, DumpOptions, DumpReport, Error, dump, ps};
+use dumper::{AfterDump, DumpOptions, DumpReport, Error, dump, ps};
 
 #[derive(Clone, Debug)]
 struct Dumper {
@@ -98,7 +98,7 @@ impl DumpMetrics {
 ///
 /// # Errors
 /// If the metrics are registered already.
-pub fn router(
+pub(super) fn router(
     root: CheckpointRoot,
     programs: Home,
     metrics: &Metrics,
@@ -385,7 +385,7 @@ fn unfinished(root: &CheckpointRoot) -> std::io::Result<Vec<UnfinishedCheckpoint
 ///
 /// # Errors
 /// If the root cannot be read.
-pub fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
+pub(super) fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
     root.walk(&mut |path, _| {
         for gone in images::clear(path).unwrap_or_default() {
             let (path, bytes) = (gone.path.display(), gone.bytes);

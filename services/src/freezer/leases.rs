@@ -10,14 +10,14 @@ use kernel::cgroup::Cgroup;
 use service::Connection;
 use tokio::sync::{oneshot, watch};
 
-use crate::{Error, Freeze, Journal, Method, Target, freeze};
+use freezer::{Error, Freeze, Journal, Method, Target, freeze};
 
 /// Longest time that stopping a target is waited for.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(super) enum Ended {
     /// It was given back.
     Released,
     /// Its time was over.
@@ -29,7 +29,7 @@ pub enum Ended {
 impl Ended {
     /// As metrics name it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Released => "released",
             Self::Expired => "expired",
@@ -40,7 +40,7 @@ impl Ended {
 
 /// The leases held now.
 #[derive(Clone, Debug)]
-pub struct Leases {
+pub(super) struct Leases {
     held: Arc<Mutex<HashMap<String, Held>>>,
     journal: Arc<Mutex<Journal>>,
 }
@@ -104,7 +104,7 @@ impl Drop for Entry {
 impl Leases {
     /// No leases yet, and a record for those that outlive us.
     #[must_use]
-    pub fn new(journal: Journal) -> Self {
+    pub(super) fn new(journal: Journal) -> Self {
         Self { held: Arc::default(), journal: Arc::new(Mutex::new(journal)) }
     }
 
@@ -113,7 +113,7 @@ impl Leases {
     ///
     /// # Errors
     /// If the target cannot be stopped.
-    pub async fn grant(
+    pub(super) async fn grant(
         &self,
         target: Target,
         method: Method,
@@ -131,7 +131,7 @@ impl Leases {
         };
         let lease = Lease {
             id: uuid::Uuid::new_v4().to_string(),
-            method: freeze.freeze.method().into(),
+            method: as_told(freeze.freeze.method()),
             processes: freeze.freeze.processes().len() as u64,
             stop_us: u64::try_from(freeze.freeze.took().as_micros()).unwrap_or(u64::MAX),
             expires_in_ms: millis(ttl),
@@ -177,7 +177,7 @@ impl Leases {
 
     /// Lets a lease last for a time from now; `None` when there is no such lease.
     #[must_use]
-    pub fn renew(&self, id: &str, ttl: Duration) -> Option<Lease> {
+    pub(super) fn renew(&self, id: &str, ttl: Duration) -> Option<Lease> {
         let mut held = lock(&self.held);
         let held = held.get_mut(id)?;
         held.expires.send_replace(Instant::now() + ttl);
@@ -185,7 +185,7 @@ impl Leases {
     }
 
     /// Ends a lease; false when there is no such lease. The target runs when this returns.
-    pub async fn release(&self, id: &str) -> bool {
+    pub(super) async fn release(&self, id: &str) -> bool {
         let Some(held) = lock(&self.held).remove(id) else { return false };
         let (done, finished) = oneshot::channel();
         if held.release.send(done).is_ok() {
@@ -197,7 +197,7 @@ impl Leases {
 
     /// The leases held now.
     #[must_use]
-    pub fn list(&self) -> Vec<Lease> {
+    pub(super) fn list(&self) -> Vec<Lease> {
         lock(&self.held).values().map(Held::now).collect()
     }
 }
@@ -227,24 +227,22 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl From<FreezeMethod> for Method {
-    fn from(method: FreezeMethod) -> Self {
-        match method {
-            FreezeMethod::Auto => Self::Auto,
-            FreezeMethod::CgroupV2 => Self::CgroupV2,
-            FreezeMethod::CgroupV1 => Self::CgroupV1,
-            FreezeMethod::Ptrace => Self::Ptrace,
-        }
+/// A method as the freezer has it.
+pub(super) const fn as_asked(method: FreezeMethod) -> Method {
+    match method {
+        FreezeMethod::Auto => Method::Auto,
+        FreezeMethod::CgroupV2 => Method::CgroupV2,
+        FreezeMethod::CgroupV1 => Method::CgroupV1,
+        FreezeMethod::Ptrace => Method::Ptrace,
     }
 }
 
-impl From<Method> for FreezeMethod {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Auto => Self::Auto,
-            Method::CgroupV2 => Self::CgroupV2,
-            Method::CgroupV1 => Self::CgroupV1,
-            Method::Ptrace => Self::Ptrace,
-        }
+/// A method as answers have it.
+const fn as_told(method: Method) -> FreezeMethod {
+    match method {
+        Method::Auto => FreezeMethod::Auto,
+        Method::CgroupV2 => FreezeMethod::CgroupV2,
+        Method::CgroupV1 => FreezeMethod::CgroupV1,
+        Method::Ptrace => FreezeMethod::Ptrace,
     }
 }

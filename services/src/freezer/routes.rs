@@ -11,7 +11,8 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{Body, Peer, Problem};
 
-use crate::{Error, Leases, Method, Target};
+use super::leases::{Ended, Leases, as_asked};
+use freezer::{Error, Method, Target};
 
 const LONGEST_TTL_MS: u64 = 600_000;
 
@@ -28,7 +29,7 @@ struct Freezer {
 ///
 /// # Errors
 /// If the metrics are registered already.
-pub fn router(leases: Leases, metrics: &Metrics) -> Result<Router, prometheus::Error> {
+pub(super) fn router(leases: Leases, metrics: &Metrics) -> Result<Router, prometheus::Error> {
     let freezer = Freezer {
         leases,
         held: metrics.add(IntGaugeVec::new(
@@ -107,16 +108,16 @@ async fn grant(
     let target = target(&request)?;
     let ttl = ttl(request.ttl_ms)?;
     let (held, ended) = (freezer.held.clone(), freezer.ended.clone());
-    let after = move |method, why: crate::Ended| {
+    let after = move |method, why: Ended| {
         held.with_label_values(&[name(method)]).dec();
         ended.with_label_values(&[why.name()]).inc();
     };
     let granted =
-        freezer.leases.grant(target, request.method.into(), ttl, peer.connection, after).await;
+        freezer.leases.grant(target, as_asked(request.method), ttl, peer.connection, after).await;
     let outcome = if granted.is_ok() { "granted" } else { "failed" };
     freezer.granted.with_label_values(&[outcome]).inc();
     let lease = granted.map_err(|error| failed(&error))?;
-    let method = name(lease.method.into());
+    let method = name(as_asked(lease.method));
     freezer.held.with_label_values(&[method]).inc();
     freezer
         .stops

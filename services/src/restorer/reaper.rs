@@ -21,14 +21,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use prometheus::{IntCounter, IntGauge};
 use service::metrics::Metrics;
 
-use crate::record::Record;
+use restorer::Record;
 
 /// Trees remembered beyond their ends.
 const KEPT: usize = 1000;
 
 /// Reaps the service's children.
 #[derive(Clone, Debug)]
-pub struct Reaper {
+pub(super) struct Reaper {
     state: Arc<Mutex<State>>,
     parent: mpsc::Sender<Birth>,
     running: IntGauge,
@@ -67,7 +67,9 @@ impl Reaper {
     ///
     /// # Errors
     /// If the kernel refuses, or the metrics are registered already.
-    pub fn start(metrics: &Metrics) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) fn start(
+        metrics: &Metrics,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         prctl::set_child_subreaper(true)?;
         Ok(Self {
             state: Arc::default(),
@@ -92,7 +94,7 @@ impl Reaper {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn spawn(&self, command: Command) -> io::Result<(ChildStdin, ChildStdout)> {
+    pub(super) fn spawn(&self, command: Command) -> io::Result<(ChildStdin, ChildStdout)> {
         // Under the lock: the worker must be known as one before its end can be seen.
         let mut state = self.lock();
         let gone = || io::Error::other("the thread that starts workers has ended");
@@ -107,7 +109,7 @@ impl Reaper {
     }
 
     /// Notes a tree that stands.
-    pub fn adopt(&self, directory: Directory, pid: i32) {
+    pub(super) fn adopt(&self, directory: Directory, pid: i32) {
         let mut state = self.lock();
         let mut tree =
             RestoredTree { directory, pid, running: true, exit_code: None, signal: None };
@@ -124,7 +126,7 @@ impl Reaper {
     }
 
     /// Notes a tree that a restorer before this one restored. How it ends cannot be known.
-    pub fn inherit(&self, directory: Directory, record: Record) {
+    pub(super) fn inherit(&self, directory: Directory, record: Record) {
         let pid = record.summary.pid;
         let mut state = self.lock();
         state.inherited.push(record);
@@ -135,7 +137,7 @@ impl Reaper {
 
     /// The trees restored, newest first.
     #[must_use]
-    pub fn trees(&self) -> Vec<RestoredTree> {
+    pub(super) fn trees(&self) -> Vec<RestoredTree> {
         let mut state = self.lock();
         let State { inherited, trees, .. } = &mut *state;
         for gone in inherited.extract_if(.., |record| !record.is_true()) {
@@ -150,7 +152,7 @@ impl Reaper {
     }
 
     /// Waits for every child that has ended; to be called at each `SIGCHLD`.
-    pub fn reap(&self) {
+    pub(super) fn reap(&self) {
         let mut state = self.lock();
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

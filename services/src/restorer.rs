@@ -1,11 +1,15 @@
-//! `stasis-restorer`: restores process trees for others.
+//! The restorer: restores process trees for others, from under one checkpoint root.
+
+mod reaper;
+mod routes;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use service::{CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings};
-use stasis_restorer::{Reaper, router};
 use tokio::signal::unix::{SignalKind, signal};
+
+use reaper::Reaper;
 
 /// Restores process trees for others, from under one checkpoint root
 #[derive(Debug, Parser)]
@@ -26,10 +30,12 @@ enum Command {
     Worker,
 }
 
-fn main() -> ExitCode {
+/// The life of the service's program, and of its workers.
+#[must_use]
+pub fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
-        Some(Command::Worker) => match stasis_restorer::work() {
+        Some(Command::Worker) => match routes::work() {
             Ok(()) => ExitCode::SUCCESS,
             // The service sees that there is no answer, and says so.
             Err(_) => ExitCode::FAILURE,
@@ -53,6 +59,6 @@ fn run(args: &Args) -> Result<(), Error> {
                 reaping.reap();
             }
         });
-        router(root, reaper, args.settings.run_dir.join("restores"), &metrics)
+        routes::router(root, reaper, args.settings.run_dir.join("restores"), &metrics)
     })
 }

@@ -1,5 +1,6 @@
-//! `stasis-collector`: loads the eBPF programs for itself and for others, and says what runs.
+//! The collector: loads the eBPF programs for itself and for others, and says what runs.
 
+mod live;
 mod track_routes;
 
 use std::num::NonZeroU32;
@@ -13,10 +14,12 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use clap::Parser;
+use collector::bpf::PIN_ROOT;
+use collector::{Home, Inventory, ROOM, TrackError};
 use prometheus::Registry;
 use service::{Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, chain};
-use stasis_collector::bpf::PIN_ROOT;
-use stasis_collector::{Home, Inventory, Live, ROOM, TrackError};
+
+pub use live::Live;
 
 /// Says what runs and what of it can be dumped; keeps the eBPF programs that dumps use
 #[derive(Debug, Parser)]
@@ -53,7 +56,9 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_SETGID,
 ]);
 
-fn main() -> ExitCode {
+/// The life of the service's program.
+#[must_use]
+pub fn main() -> ExitCode {
     service::exit("collector", run(&Args::parse()))
 }
 
@@ -120,7 +125,7 @@ async fn inventory(
 /// Runs what blocks where it may.
 async fn blocking<T: Send + 'static>(
     what: &'static str,
-    work: impl FnOnce() -> Result<T, stasis_collector::Error> + Send + 'static,
+    work: impl FnOnce() -> Result<T, collector::Error> + Send + 'static,
 ) -> Result<Json<T>, Problem> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(answer)) => Ok(Json(answer)),

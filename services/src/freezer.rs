@@ -1,10 +1,14 @@
-//! `stasis-freezer`: stops trees for others, as leases.
+//! The freezer: stops process trees for others, as leases.
+
+mod leases;
+mod routes;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use freezer::Journal;
+use leases::Leases;
 use service::{Capability, Error, Privileges, Service, Settings};
-use stasis_freezer::{Journal, Leases, router};
 
 /// Stops process trees for others, as leases
 #[derive(Debug, Parser)]
@@ -18,7 +22,9 @@ struct Args {
 const PRIVILEGES: Privileges =
     Privileges::Only(&[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_OVERRIDE]);
 
-fn main() -> ExitCode {
+/// The life of the service's program.
+#[must_use]
+pub fn main() -> ExitCode {
     service::exit("freezer", run(&Args::parse().settings))
 }
 
@@ -36,6 +42,6 @@ fn run(settings: &Settings) -> Result<(), Error> {
         for cgroup in thawed {
             tracing::warn!("thawed {}, left frozen by a freezer before", cgroup.display());
         }
-        Ok(router(Leases::new(journal), &metrics)?)
+        Ok(routes::router(Leases::new(journal), &metrics)?)
     })
 }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use super::live::Live;
 use api::{TrackList, TrackRequest, TrackTarget, User};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
+use collector::{Inventory, Track, TrackError};
 use kernel::rights::{self, Right};
 use service::{Body, OnBehalfOf, Problem, chain};
-use stasis_collector::{Inventory, Live, Track, TrackError};
 
 /// The paths.
 pub(crate) fn router() -> Router<Arc<Live>> {
@@ -62,7 +63,7 @@ async fn may_begin(user: Option<User>, target: &TrackTarget, files: bool) -> Res
     let (field, pids) = match target {
         TrackTarget::Pid(pid) => ("pid", vec![*pid]),
         // One that has gone is not his, either.
-        TrackTarget::Tree(root) => ("tree", stasis_collector::tree(*root).unwrap_or_default()),
+        TrackTarget::Tree(root) => ("tree", collector::tree(*root).unwrap_or_default()),
         TrackTarget::Cgroup(_) => return Err(not_his("cgroup")),
     };
     if pids.is_empty() || !may_trace(user, pids).await? { Err(not_his(field)) } else { Ok(()) }

@@ -7,7 +7,7 @@ use api::TrackTarget;
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::Live;
-use crate::{Collector, Error, Inventory, Look, Track, TrackError, Tracks};
+use collector::{Collector, Error, Inventory, Look, Track, TrackError, Tracks};
 
 /// What the service keeps of tracks.
 #[derive(Debug)]

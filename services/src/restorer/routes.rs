@@ -20,13 +20,13 @@ use service::{
     worker_answer,
 };
 
-use crate::reaper::Reaper;
-use crate::{AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, restore};
+use super::reaper::Reaper;
+use restorer::{AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, restore};
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Work {
+struct Work {
     images_dir: PathBuf,
     after: api::AfterRestore,
     shell_job: bool,
@@ -92,7 +92,7 @@ impl RestoreMetrics {
 ///
 /// # Errors
 /// If the metrics are registered already, or our own binary cannot be found for workers.
-pub fn router(
+pub(super) fn router(
     root: CheckpointRoot,
     reaper: Reaper,
     records: PathBuf,
@@ -225,7 +225,7 @@ fn problem(error: WorkerError) -> Problem {
 ///
 /// # Errors
 /// If the request cannot be read or the answer not written; that a restore failed is an answer.
-pub fn work() -> Result<(), WorkerError> {
+pub(super) fn work() -> Result<(), WorkerError> {
     // What the service no longer knows of is not to go on.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| WorkerError::Talk(errno.into()))?;

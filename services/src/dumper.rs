@@ -1,4 +1,6 @@
-//! `stasis-dumper`: dumps process trees for others.
+//! The dumper: dumps process trees for others, under one checkpoint root.
+
+mod routes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,12 +54,9 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_SYS_NICE,
 ]);
 
-/// The C library's own allocator asks the kernel for every few pages that a thread other than the
-/// first allocates, while a target stands still.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
+/// The life of the service's program.
+#[must_use]
+pub fn main() -> ExitCode {
     service::exit("dumper", run(&Args::parse()))
 }
 
@@ -67,8 +66,8 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
-        stasis_dumper::clear_leftovers(&root)?;
-        Ok(stasis_dumper::router(
+        routes::clear_leftovers(&root)?;
+        Ok(routes::router(
             root,
             Home::at(args.bpf_dir.clone(), args.cache_dir.clone()),
             &metrics,

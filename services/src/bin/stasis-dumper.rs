@@ -1,0 +1,10 @@
+//! `stasis-dumper`: dumps process trees for others.
+
+/// The C library's own allocator asks the kernel for every few pages that a thread other than the
+/// first allocates, while a target stands still.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    stasis_services::dumper::main()
+}

@@ -1,0 +1,9 @@
+//! The engines behind sockets: one module for each service, with its settings, the privileges that
+//! it keeps, its paths and its metrics. The engines themselves know nothing of HTTP.
+//!
+//! The programs in `bin/` call one `main` each.
+
+pub mod collector;
+pub mod dumper;
+pub mod freezer;
+pub mod restorer;
