@@ -197,7 +197,7 @@ fn run(
         AfterDump::Resume => {}
         AfterDump::Stop => release(&mut held, Release::Stop),
         AfterDump::Kill => {
-            *ending = Ending::of(captured.inventory.processes.keys().copied());
+            *ending = Ending::of(&captured.inventory);
             release(&mut held, Release::Kill);
         }
     }

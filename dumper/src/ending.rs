@@ -1,8 +1,10 @@
 //! The end of a tree that is ended: whoever restores it next finds its numbers and its memory free.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
+use collector::Inventory;
 use kernel::pidfd::{End, PidFd};
 use kernel::procfs::{Dir, ProcFile, Stat};
 
@@ -14,15 +16,43 @@ const TO_REAP: Duration = Duration::from_secs(1);
 /// at once for both.
 const TO_REAP_OF_OURS: Duration = Duration::from_millis(20);
 
-/// The processes of the tree, held by what cannot come to mean others.
+/// The processes of the tree, by what cannot come to mean others: number and time of birth. Each is
+/// opened only while it is waited for, as a tree may have more processes than we may have open files.
 #[derive(Debug, Default)]
-pub(crate) struct Ending(Vec<PidFd>);
+pub(crate) struct Ending(Vec<Process>);
+
+/// A process by its number and the time of its birth, in clock ticks after the machine started.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: i32,
+    start_time: u64,
+}
+
+impl Process {
+    /// Waits until it has ended and, if `reaped`, its parent has waited for it.
+    fn await_end(self, reaped: bool, deadline: Instant) -> io::Result<End> {
+        let opened = match PidFd::open(self.pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(End::Gone),
+            opened => opened?,
+        };
+        // If it has its number now, it had it when that was opened.
+        match Dir::open(self.pid).and_then(|dir| Stat::read(&dir)) {
+            Ok(stat) if stat.start_time == self.start_time => opened.await_end(reaped, deadline),
+            Ok(_) => Ok(End::Gone),
+            Err(error) if error.is_gone() => Ok(End::Gone),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
 
 impl Ending {
-    /// To be made before the processes are ended.
-    pub(crate) fn of(pids: impl Iterator<Item = i32>) -> Self {
-        // One that has ended by itself is what is wanted.
-        Self(pids.filter_map(|pid| PidFd::open(pid).ok()).collect())
+    /// The processes of an inventory.
+    pub(crate) fn of(inventory: &Inventory) -> Self {
+        let of = |process: &collector::Process| {
+            let leader = process.threads.get(&process.pid)?;
+            Some(Process { pid: process.pid, start_time: leader.start_time })
+        };
+        Self(inventory.processes.values().filter_map(of).collect())
     }
 
     /// Waits until all have ended, no memory of theirs is left, and their numbers are free; in the
@@ -32,25 +62,29 @@ impl Ending {
         let mut unreaped = Vec::new();
         let deadline = Instant::now() + TO_END;
         for process in self.0 {
+            let pid = process.pid;
             match process.await_end(false, deadline) {
                 Ok(End::Gone) => {}
                 Ok(End::Unreaped) => unreaped.push(process),
-                _ => {
-                    left.push(format!("process {} has been killed, and ends still", process.pid()));
+                Ok(End::Alive) => {
+                    left.push(format!("process {pid} has been killed, and ends still"));
                 }
+                Err(error) => left.push(format!(
+                    "process {pid} has been killed, and may be ending still: wait for it: {error}"
+                )),
             }
         }
         let ours = ancestors();
         let started = Instant::now();
         let mut zombies: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
         for process in unreaped {
-            let ancestor = parent(process.pid()).is_none_or(|parent| ours.contains(&parent));
+            let ancestor = parent(process.pid).is_none_or(|parent| ours.contains(&parent));
             let patience = if ancestor { TO_REAP_OF_OURS } else { TO_REAP };
             match process.await_end(true, started + patience) {
                 Ok(End::Gone) => {}
                 _ => {
-                    let parent = parent(process.pid()).unwrap_or(0);
-                    zombies.entry(parent).or_default().push(process.pid());
+                    let parent = parent(process.pid).unwrap_or(0);
+                    zombies.entry(parent).or_default().push(process.pid);
                 }
             }
         }
@@ -94,18 +128,40 @@ fn say(parent: i32, children: &[i32]) -> String {
 mod tests {
     use std::process::Command;
 
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
     use super::*;
+
+    fn ending(pids: &[i32]) -> Ending {
+        let of = |&pid: &i32| Process { pid, start_time: stat(pid).unwrap().start_time };
+        Ending(pids.iter().map(of).collect())
+    }
 
     #[test]
     fn a_zombie_is_named_with_its_parent_and_what_is_reaped_is_not() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = child.id().cast_signed();
-        let ending = Ending::of([pid].into_iter());
+        let tree = ending(&[pid]);
         child.kill().unwrap();
-        let left = ending.wait();
+        let left = tree.wait();
         assert!(left[0].contains(&pid.to_string()), "{left:?}");
-        let ending = Ending::of([pid].into_iter());
+        let tree = ending(&[pid]);
         child.wait().unwrap();
-        assert_eq!(ending.wait(), Vec::<String>::new());
+        assert_eq!(tree.wait(), Vec::<String>::new());
+    }
+    #[test]
+    fn a_tree_of_more_processes_than_there_may_be_open_files_is_waited_for() {
+        let mut children: Vec<_> =
+            (0..40).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+        let pids: Vec<i32> = children.iter().map(|child| child.id().cast_signed()).collect();
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
+        setrlimit(Resource::RLIMIT_NOFILE, 20, hard).unwrap();
+        let tree = ending(&pids);
+        children.iter_mut().for_each(|child| child.kill().unwrap());
+        let left = tree.wait();
+        // None has been waited for by its parent, this process; and none is passed over.
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert!(left[0].contains(" and 37 more has ended"), "{left:?}");
+        children.iter_mut().for_each(|child| drop(child.wait()));
     }
 }
