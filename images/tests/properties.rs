@@ -66,7 +66,7 @@ fn file() -> impl Strategy<Value = FileEntry> {
     let socket = socket().prop_map(|usk| FileEntry {
         r#type: fd_type::UNIXSK,
         id: usk.id,
-        usk: Some(usk),
+        usk: Some(Box::new(usk)),
         ..Default::default()
     });
     prop_oneof![regular, socket]

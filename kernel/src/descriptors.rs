@@ -2,7 +2,7 @@
 //! a descriptor table built to order.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// Who is signalled when input or output becomes possible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -222,6 +222,23 @@ pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes descriptors, those with numbers next to each other by one call.
+///
+/// # Errors
+/// When the kernel has no close_range (before Linux 5.9).
+pub fn close_all(fds: impl IntoIterator<Item = OwnedFd>) -> io::Result<()> {
+    let mut numbers: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+        if let [first, ..] = run
+            && let [.., last] = run
+        {
+            close_range(*first, *last)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes an epoll watch what the caller has as descriptor `number`.
 ///
 /// # Errors
@@ -284,6 +301,21 @@ mod tests {
         let slot = EpollSlot { epoll: epoll.0.as_raw_fd(), added_as: read.as_raw_fd(), nth: 0 };
         assert!(is_epoll_target(pid, read.as_raw_fd(), pid, slot).unwrap());
         assert!(!is_epoll_target(pid, write.as_raw_fd(), pid, slot).unwrap());
+    }
+
+    #[test]
+    fn what_is_closed_in_runs_is_closed_and_nothing_else() {
+        let base = 700;
+        let keep: Vec<OwnedFd> =
+            (0..6).map(|_| duplicate_from(std::io::stderr(), base).unwrap()).collect();
+        let numbers: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+        let (between, closed): (Vec<_>, Vec<_>) =
+            keep.into_iter().enumerate().partition(|(index, _)| *index == 2);
+        close_all(closed.into_iter().rev().map(|(_, fd)| fd)).unwrap();
+        for (index, number) in numbers.into_iter().enumerate() {
+            assert_eq!(duplicate_number(number).unwrap().is_some(), index == 2);
+        }
+        drop(between);
     }
 
     #[test]

@@ -70,21 +70,84 @@ fn is_link(fd: &OwnedFd) -> io::Result<bool> {
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
-/// When a file was born, in seconds and nanoseconds; `None` where its file system does not say.
+/// A moment in the time of file systems: seconds and nanoseconds.
+pub type Moment = (i64, u32);
+
+/// What statx(2) tells of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// The device of its file system, as `st_dev`.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Kind and permissions.
+    pub mode: u32,
+    /// Bytes in it.
+    pub size: u64,
+    /// Its owner.
+    pub uid: u32,
+    /// When it was last written to.
+    pub modified: Moment,
+    /// When it was born; `None` where its file system does not say.
+    pub born: Option<Moment>,
+}
+
+/// What a descriptor, or a handle, leads to.
 ///
 /// # Errors
-/// When the kernel has no statx (before Linux 4.11), or the file system fails.
-pub fn birth(fd: impl AsFd) -> io::Result<Option<(i64, u32)>> {
+/// When the file system fails.
+pub fn attributes(fd: impl AsFd) -> io::Result<Attributes> {
+    let found = match statx(&fd, libc::STATX_BASIC_STATS | libc::STATX_BTIME) {
+        Ok(found) => found,
+        // Linux before 4.11, or a filter of system calls that does not know this one.
+        Err(Errno::ENOSYS | Errno::EPERM) => return older_attributes(fd),
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(Attributes {
+        device: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino,
+        mode: found.stx_mode.into(),
+        size: found.stx_size,
+        uid: found.stx_uid,
+        modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+        born: born(&found),
+    })
+}
+
+/// The same without statx.
+fn older_attributes(fd: impl AsFd) -> io::Result<Attributes> {
+    let stat = nix::sys::stat::fstat(fd)?;
+    Ok(Attributes {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        mode: stat.st_mode,
+        size: stat.st_size.cast_unsigned(),
+        uid: stat.st_uid,
+        modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        born: None,
+    })
+}
+
+fn statx(fd: impl AsFd, wanted: u32) -> Result<libc::statx, Errno> {
     // SAFETY: all zeros is a statx.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     let (fd, flags) = (fd.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH);
     // SAFETY: an empty name that ends in 0, and room for one statx.
-    let answer = unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, &raw mut found) };
-    if answer < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let answer = unsafe { libc::statx(fd, c"".as_ptr(), flags, wanted, &raw mut found) };
+    Errno::result(answer).map(|_| found)
+}
+
+fn born(found: &libc::statx) -> Option<Moment> {
     let known = found.stx_mask & libc::STATX_BTIME != 0;
-    Ok(known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)))
+    known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
+}
+
+/// When a file was born; `None` where its file system does not say.
+///
+/// # Errors
+/// When the kernel has no statx (before Linux 4.11), or the file system fails.
+pub fn birth(fd: impl AsFd) -> io::Result<Option<Moment>> {
+    Ok(born(&statx(fd, libc::STATX_BTIME)?))
 }
 
 /// Whether the calling thread's own rights (those that count for files) let it do `mode` (`R_OK`,
@@ -151,6 +214,18 @@ mod tests {
         // What is absolute counts from the root that was given.
         let found = inode(find(&root, Path::new("/real/last"), Links::Followed));
         assert_eq!(found, Err(Some(libc::ENOENT)));
+    }
+
+    #[test]
+    fn attributes_are_those_of_stat() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "12345").unwrap();
+        for path in [&dir.path().join("file"), dir.path(), Path::new("/dev/null")] {
+            let handle = find(File::open("/").unwrap(), path, Links::Refused).unwrap();
+            let (found, older) = (attributes(&handle).unwrap(), older_attributes(&handle).unwrap());
+            assert_eq!(found.born, birth(&handle).unwrap());
+            assert_eq!(Attributes { born: None, ..found }, older, "{}", path.display());
+        }
     }
 
     #[test]

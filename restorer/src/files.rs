@@ -29,6 +29,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry, TtyInfoEntry};
+use ::kernel::descriptors::close_all;
 use api::Obstacle;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -204,8 +205,16 @@ impl OpenFiles {
     }
 
     /// Closes all that is ours of it; who keeps the rest is left, until it is dropped.
+    ///
+    /// The memory is left as it is, for the end of the process: copies of it have it, too, so that to
+    /// free a page would be to copy it first.
     pub(crate) fn into_keepers(self) -> Keepers {
-        self.kept
+        let Self { opened, held, kept, files, tables, .. } = self;
+        std::mem::forget((files, tables));
+        let ours = opened.into_values().chain(held.into_values());
+        // It fails on kernels without close_range alone, on which no task gets this far.
+        close_all(ours).unwrap_or_default();
+        kept
     }
 
     /// A handle (at or above the base, close-on-exec) on the working directory `id`.

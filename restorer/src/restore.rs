@@ -14,7 +14,8 @@ use kernel::shared_memory::SharedMemory;
 use crate::cgroups;
 use crate::error::Error;
 use crate::explain::explain;
-use crate::files::{Needs, OpenContext, OpenFiles, changed};
+use crate::files::changed::{self, Which};
+use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::holder::{self, Side, started};
 use crate::host::Host;
@@ -45,8 +46,11 @@ pub fn restore(
     let mut world = World::load(&dir)?;
     on_behalf::check(&world, options)?;
     let mut host = Host::probe()?;
-    let unchanged = changed::check(&world.files, options.root.as_deref());
-    Error::all([host.check(&world), unchanged.map_err(Error::from)])?;
+    let possible = host.check(&world);
+    // What is opened is looked at then, unless it does not come to that.
+    let which = if possible.is_ok() { Which::Undescribed } else { Which::All };
+    let unchanged = changed::check(&world.files, options.root.as_deref(), which);
+    Error::all([possible, unchanged.map_err(Error::from)])?;
     check_vdso(&host, &world)?;
     let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
     let plan = Plan::new(&world, caller)?;
@@ -89,8 +93,9 @@ pub fn restore(
         Side::Holder(held) => held.live(move |held| {
             let stop = options.after == AfterRestore::Stop;
             let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
-                let parked =
-                    build(&plan, (&world, &groups), &mut tracer, go, move || drop((files, kept)))?;
+                let parked = build(&plan, (&world, &groups), &mut tracer, go, move || {
+                    drop((files.into_keepers(), kept))
+                })?;
                 Ok(finish::finish(&world, &plan, &places, parked, stop)?)
             });
             let parked = built.map_err(|loss| {

@@ -340,7 +340,7 @@ impl Survey<'_> {
                     fown,
                     ..socket
                 };
-                Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(usk), ..entry })
+                Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(Box::new(usk)), ..entry })
             }
             libc::AF_INET | libc::AF_INET6 => {
                 let neighbours = &mut self.neighbours;
@@ -358,7 +358,7 @@ impl Survey<'_> {
                     fown,
                     ..socket
                 };
-                Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(isk), ..entry })
+                Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })
             }
             other => Err(Problem::refused(
                 format!("{} sockets are not supported yet", family_name(other)),

@@ -92,8 +92,8 @@ pub struct FileEntry {
     #[prost(message, optional, tag = "3")]
     pub reg: Option<RegFileEntry>,
     /// Of kind `INETSK`.
-    #[prost(message, optional, tag = "4")]
-    pub isk: Option<InetSkEntry>,
+    #[prost(message, optional, boxed, tag = "4")]
+    pub isk: Option<Box<InetSkEntry>>,
     /// Of kind `NS`.
     #[prost(message, optional, tag = "5")]
     pub nsf: Option<NsFileEntry>,
@@ -128,8 +128,8 @@ pub struct FileEntry {
     #[prost(message, optional, tag = "15")]
     pub ext: Option<ExtFileEntry>,
     /// Of kind `UNIXSK`.
-    #[prost(message, optional, tag = "16")]
-    pub usk: Option<UnixSkEntry>,
+    #[prost(message, optional, boxed, tag = "16")]
+    pub usk: Option<Box<UnixSkEntry>>,
     /// Of kind `FIFO`.
     #[prost(message, optional, tag = "17")]
     pub fifo: Option<FifoEntry>,

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 
 use images::messages::{FileIdentity, RegFileEntry};
 use kernel::credentials::Credentials;
-use kernel::paths::{self, Links};
+use kernel::paths::{self, Attributes, Links, Moment};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::holders::{Holder, Holders};
@@ -75,7 +75,7 @@ impl Purpose {
 #[derive(Debug)]
 pub(super) struct Approved {
     pub(super) handle: OwnedFd,
-    pub(super) stat: FileStat,
+    pub(super) attributes: Attributes,
     /// It is the file that was dumped.
     pub(super) same: bool,
     /// With whose rights it is to be opened; `None` for our own.
@@ -137,13 +137,13 @@ impl Approver {
         let links = if is_link { Links::Refused } else { self.links() };
         let handle = paths::find(&self.root, path, links)
             .map_err(|source| self.lost(path, &what, source))?;
-        let stat = stat_of(&handle, &what)?;
-        if !is_link && stat.st_mode & libc::S_IFMT == libc::S_IFLNK {
+        let attributes = attributes_of(&handle, &what)?;
+        if !is_link && attributes.mode & libc::S_IFMT == libc::S_IFLNK {
             return Err(link_in(path, &what));
         }
-        let same = is_same(entry.identity.as_ref(), &stat, &handle);
+        let same = is_same(entry.identity.as_ref(), &attributes);
         let path = path.to_owned();
-        let mut approved = Approved { handle, stat, same, rights: None, path };
+        let mut approved = Approved { handle, attributes, same, rights: None, path };
         let is_our_root = purpose == Purpose::Root && approved.path == Path::new("/");
         if same || is_our_root || self.trust == Trust::Paths {
             return Ok(approved);
@@ -172,8 +172,7 @@ impl Approver {
     pub(super) fn directory(&self, path: &Path, what: &str) -> Result<OwnedFd, Error> {
         let lost = |source| self.lost(path, what, source);
         let found = paths::find(&self.root, path, self.links()).map_err(lost)?;
-        let stat = stat_of(&found, what)?;
-        match stat.st_mode & libc::S_IFMT {
+        match attributes_of(&found, what)?.mode & libc::S_IFMT {
             libc::S_IFDIR => Ok(found),
             libc::S_IFLNK => Err(link_in(path, what)),
             _ => Err(lost(Errno::ENOTDIR.into())),
@@ -211,8 +210,7 @@ impl Approver {
             let tried = credentials.during(|| {
                 // Found anew: the directories on the way ask for rights too.
                 let found = paths::find(&self.root, &approved.path, Links::Refused)?;
-                let stat = fstat(&found)?;
-                if (stat.st_dev, stat.st_ino) != (approved.stat.st_dev, approved.stat.st_ino) {
+                if !approved.is(&paths::attributes(&found)?) {
                     return Err(Errno::ESTALE.into());
                 }
                 paths::may(&found, needs)
@@ -225,7 +223,7 @@ impl Approver {
                 return Ok((needs != libc::X_OK).then(|| credentials.clone()));
             }
         }
-        Err(refused(holder, entry, purpose, &approved.stat))
+        Err(refused(holder, entry, purpose, &approved.attributes))
     }
 
     /// Removes a name in a directory, if it is that of the file that the images mean, or those who hold
@@ -240,7 +238,7 @@ impl Approver {
         let ours = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let handle = openat(directory, name, flags, Mode::empty())?;
-        if self.trust == Trust::Paths || is_same(was, &fstat(&handle)?, &handle) {
+        if self.trust == Trust::Paths || is_same(was, &paths::attributes(&handle)?) {
             return Ok(ours()?);
         }
         let mut removed = if self.holders.of(id).next().is_none() { ours() } else { Ok(()) };
@@ -261,8 +259,8 @@ impl Approver {
         file: u32,
         what: &str,
     ) -> Result<(), Error> {
-        let stat = stat_of(directory, what)?;
-        if self.trust == Trust::Paths || is_same(was, &stat, directory) {
+        let attributes = attributes_of(directory, what)?;
+        if self.trust == Trust::Paths || is_same(was, &attributes) {
             return Ok(());
         }
         for holder in self.holders.of(file) {
@@ -289,8 +287,13 @@ impl Approver {
 impl Approved {
     /// A file that has been made for the tasks.
     pub(super) fn own(handle: OwnedFd, entry: &RegFileEntry) -> Result<Self, Error> {
-        let stat = stat_of(&handle, &shown(entry))?;
-        Ok(Self { handle, stat, same: true, rights: None, path: PathBuf::new() })
+        let attributes = attributes_of(&handle, &shown(entry))?;
+        Ok(Self { handle, attributes, same: true, rights: None, path: PathBuf::new() })
+    }
+
+    /// Whether these are the attributes of the same file.
+    fn is(&self, other: &Attributes) -> bool {
+        (self.attributes.device, self.attributes.inode) == (other.device, other.inode)
     }
 
     /// Opens the file with these flags.
@@ -312,8 +315,7 @@ impl Approved {
         let below = self.path.strip_prefix("/").unwrap_or(&self.path);
         let waiting = flags | OFlag::O_NONBLOCK;
         let opened = openat(&root.root, below, waiting, Mode::empty())?;
-        let stat = fstat(&opened)?;
-        if (stat.st_dev, stat.st_ino) != (self.stat.st_dev, self.stat.st_ino) {
+        if !self.is(&paths::attributes(&opened)?) {
             return Err(Errno::ESTALE.into());
         }
         if !flags.intersects(OFlag::O_NONBLOCK | OFlag::O_PATH) {
@@ -327,20 +329,20 @@ fn path_of<'a>(name: &'a [u8], what: &str) -> Result<&'a Path, Error> {
     paths::of_bytes(name).ok_or_else(|| Error::image(what, "its name is no path"))
 }
 
-fn stat_of(handle: &OwnedFd, what: &str) -> Result<FileStat, Error> {
-    fstat(handle).map_err(|errno| kernel(format!("stat {what}"), errno))
+fn attributes_of(handle: &OwnedFd, what: &str) -> Result<Attributes, Error> {
+    paths::attributes(handle)
+        .map_err(|source| Error::Kernel { operation: format!("stat {what}"), source })
 }
 
 /// Whether a file is the one that the images mean.
-pub(super) fn is_same(was: Option<&FileIdentity>, stat: &FileStat, handle: &OwnedFd) -> bool {
-    let Some(was) = was else { return false };
+pub(super) fn is_same(was: Option<&FileIdentity>, now: &Attributes) -> bool {
     // Where nobody knows when it was born, nobody knows whether it is the same.
-    let birth = || paths::birth(handle).ok().flatten().map(nanoseconds);
-    (was.device, was.inode) == (stat.st_dev, stat.st_ino) && birth() == Some(was.birth)
+    let (Some(was), Some(born)) = (was, now.born) else { return false };
+    (was.device, was.inode, was.birth) == (now.device, now.inode, nanoseconds(born))
 }
 
 /// A time in nanoseconds, as the images have it.
-pub(super) fn nanoseconds((seconds, nanoseconds): (i64, u32)) -> i64 {
+pub(super) fn nanoseconds((seconds, nanoseconds): Moment) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.into())
 }
 
@@ -359,11 +361,11 @@ fn link_in(path: &Path, what: &str) -> Error {
     )
 }
 
-fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, stat: &FileStat) -> Error {
+fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, now: &Attributes) -> Error {
     let which = match entry.identity {
-        Some(was) if was.uid != stat.st_uid => format!(
+        Some(was) if was.uid != now.uid => format!(
             "it is another file than the one that was dumped (it is user {}'s, and was user {}'s)",
-            stat.st_uid, was.uid
+            now.uid, was.uid
         ),
         Some(_) => "it is another file than the one that was dumped".to_owned(),
         None => "the images do not say which file it was".to_owned(),

@@ -75,10 +75,9 @@ fn a_directory_on_the_way_asks_for_rights_too() {
     // The very file is given back all the same, if it is that.
     let handle = approver.directory(dir.path(), "").unwrap();
     let file = paths::find(&handle, Path::new("file"), Links::Refused).unwrap();
-    let stat = fstat(&file).unwrap();
-    let birth = paths::birth(&file).unwrap().expect("a file system with times of birth");
-    let birth = nanoseconds(birth);
-    let identity = FileIdentity { device: stat.st_dev, inode: stat.st_ino, birth, uid: 0, gid: 0 };
+    let Attributes { device, inode, born, .. } = paths::attributes(&file).unwrap();
+    let birth = nanoseconds(born.expect("a file system with times of birth"));
+    let identity = FileIdentity { device, inode, birth, uid: 0, gid: 0 };
     entry.identity = Some(identity);
     assert!(approver.approve(&entry, purpose).unwrap().same);
     entry.identity = Some(FileIdentity { birth: birth - 1, ..identity });

@@ -1,7 +1,9 @@
-//! Files that are not what they were: all of them are found before anything is opened, so that one
-//! restore names them all.
+//! Files that are not what they were: one restore names all of them.
+//!
+//! What is opened is looked at by the handle that it is opened through, so that nothing comes between.
+//! Where that finds one changed, all are looked at by their names. What no descriptor refers to (programs,
+//! mapped files, directories) is opened late; so it is looked at by its name before anything is made.
 
-use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -13,25 +15,50 @@ use images::messages::RegFileEntry;
 use super::Error;
 use super::images::FileImages;
 
+/// Which files are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// All that have a name.
+    All,
+    /// Those that no descriptor refers to; all only if one of them has changed.
+    Undescribed,
+}
+
 /// Refuses files and directories that are not there, or have another size or mode, by their paths below
 /// `root`. (What is opened is looked at again then.)
 ///
 /// # Errors
 /// With every one of them, and a command for each that has only grown.
-pub(crate) fn check(images: &FileImages, root: Option<&Path>) -> Result<(), Error> {
+pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> Result<(), Error> {
     let entries = images.files.values().filter_map(|file| file.reg.as_ref());
     let named = entries.filter(|entry| !images.remaps.contains_key(&entry.id));
+    if which == Which::Undescribed {
+        let opened = images.wanted();
+        if all(named.clone().filter(|entry| !opened.contains(&entry.id)), root).is_empty() {
+            return Ok(());
+        }
+    }
+    let found = all(named, root);
+    if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
+}
+
+/// What has changed of these files.
+pub(super) fn all<'a>(
+    named: impl Iterator<Item = &'a RegFileEntry>,
+    root: Option<&Path>,
+) -> Vec<Obstacle> {
     let mut found: Vec<Obstacle> = Vec::new();
-    for obstacle in named.filter_map(|entry| of(entry, &locate(&entry.name, root))) {
+    for obstacle in named.filter_map(|entry| by_name(entry, &locate(&entry.name, root))) {
         // A file that is open and mapped is there twice.
         if !found.contains(&obstacle) {
             found.push(obstacle);
         }
     }
-    if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
+    found
 }
 
-fn locate(name: &[u8], root: Option<&Path>) -> PathBuf {
+/// The path of a file below `root`.
+pub(super) fn locate(name: &[u8], root: Option<&Path>) -> PathBuf {
     let path = Path::new(std::ffi::OsStr::from_bytes(name));
     match root {
         Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
@@ -40,45 +67,52 @@ fn locate(name: &[u8], root: Option<&Path>) -> PathBuf {
 }
 
 /// Devices are other ones on each machine, and a link may stand for what it leads to.
-const fn is_plain(mode: u32) -> bool {
+pub(super) fn is_plain(entry: &RegFileEntry) -> bool {
+    entry.mode.is_some_and(is_plain_mode)
+}
+
+const fn is_plain_mode(mode: u32) -> bool {
     matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
 }
 
-fn of(entry: &RegFileEntry, path: &Path) -> Option<Obstacle> {
-    let mode = entry.mode.filter(|mode| is_plain(*mode))?;
-    let shown = path.to_string_lossy();
-    let refuse = |reason: String, remedy: String| {
-        Some(Obstacle::of(0, format!("file {shown}"), reason, remedy))
-    };
-    let now: Metadata = match path.symlink_metadata() {
-        Ok(now) => now,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            let remedy = "put it back, as it was when it was dumped".to_owned();
-            return refuse("it is not there any more".to_owned(), remedy);
-        }
-        Err(_) => return None,
-    };
-    if !is_plain(now.mode()) {
+fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Obstacle> {
+    if !is_plain(entry) {
         return None;
     }
-    let (is, name) = (now.len(), word(&shown));
-    if let Some(was) = entry.size.filter(|was| *was != is && now.is_file()) {
+    match path.symlink_metadata() {
+        Ok(now) if is_plain_mode(now.mode()) => compare(entry, path, now.mode(), now.len()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Some(obstacle(path, "it is not there any more".to_owned(), PUT_BACK.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+const PUT_BACK: &str = "put it back, as it was when it was dumped";
+
+fn obstacle(path: &Path, reason: String, remedy: String) -> Obstacle {
+    Obstacle::of(0, format!("file {}", path.display()), reason, remedy)
+}
+
+/// What differs between a file and what the images say of it, as far as they do.
+pub(super) fn compare(entry: &RegFileEntry, path: &Path, mode: u32, is: u64) -> Option<Obstacle> {
+    let name = word(&path.to_string_lossy());
+    let same_kind = entry.mode.is_none_or(|was| was & libc::S_IFMT == mode & libc::S_IFMT);
+    if let Some(was) = entry.size.filter(|was| *was != is && same_kind) {
         let reason = format!("it has {is} bytes, and had {was} when it was dumped");
         let remedy = match is > was {
             true => format!("cut off what was added since: truncate -s {was} {name}"),
-            false => "put it back, as it was when it was dumped".to_owned(),
+            false => PUT_BACK.to_owned(),
         };
-        return refuse(reason, remedy);
+        return Some(obstacle(path, reason, remedy));
     }
-    if mode == now.mode() {
-        return None;
-    }
-    let reason = format!("its mode is {:o}, and was {mode:o} when it was dumped", now.mode());
-    let remedy = match mode & libc::S_IFMT == now.mode() & libc::S_IFMT {
-        true => format!("give it the mode that it had: chmod {:o} {name}", mode & 0o7777),
-        false => "put it back, as it was when it was dumped".to_owned(),
+    let was = entry.mode.filter(|was| *was != mode)?;
+    let reason = format!("its mode is {mode:o}, and was {was:o} when it was dumped");
+    let remedy = match same_kind {
+        true => format!("give it the mode that it had: chmod {:o} {name}", was & 0o7777),
+        false => PUT_BACK.to_owned(),
     };
-    refuse(reason, remedy)
+    Some(obstacle(path, reason, remedy))
 }
 
 #[cfg(test)]
@@ -96,7 +130,7 @@ mod tests {
             mode: Some(libc::S_IFREG | mode),
             ..RegFileEntry::default()
         };
-        let found = |size, mode| of(&entry(size, mode), &path);
+        let found = |size, mode| by_name(&entry(size, mode), &path);
         assert!(found(3, 0o600).unwrap().reason.contains("not there"));
         std::fs::write(&path, "12345").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();

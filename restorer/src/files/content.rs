@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use images::build_id;
 use images::messages::RegFileEntry;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::Mode;
 
 use super::Error;
 use super::approve::{Approved, nanoseconds};
@@ -47,7 +47,7 @@ const COMPARE_SIZES: &str = "`stasis restore --file-validation filesize` compare
 /// Refuses a file that has not in it what it had.
 pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Result<(), Error> {
     let unchanged = |content: &images::messages::FileContent| {
-        needs == Needs::Identity || content.modified == modified(&file.stat)
+        needs == Needs::Identity || content.modified == nanoseconds(file.attributes.modified)
     };
     if needs == Needs::File || file.same && entry.content.as_ref().is_some_and(unchanged) {
         return Ok(());
@@ -86,10 +86,6 @@ pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Resu
         format!("{reason}, and a process has it in its memory"),
         format!("put back the version that was dumped, or take the risk: {COMPARE_SIZES}"),
     ))
-}
-
-fn modified(stat: &FileStat) -> i64 {
-    nanoseconds((stat.st_mtime, stat.st_mtime_nsec as u32))
 }
 
 fn open(handle: &OwnedFd) -> io::Result<File> {

@@ -121,24 +121,28 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         room,
         keepers: Keepers::new(context.numbers.clone()),
     };
-    let of_kind = |kind: u32| -> Vec<&FileEntry> {
-        let wanted = wanted.iter().filter_map(|id| files.get(id));
-        wanted.map(Box::as_ref).filter(|file| file.r#type == kind).collect()
-    };
+    let mut kinds: BTreeMap<u32, Vec<&FileEntry>> = BTreeMap::new();
+    for file in wanted.iter().filter_map(|id| files.get(id)) {
+        kinds.entry(file.r#type).or_default().push(file);
+    }
+    let of_kind = |kind: u32| kinds.get(&kind).map_or(&[][..], |files| files);
 
-    opening.regular(&of_kind(fd_type::REG), &mut opener)?;
-    opening.pipes(&of_kind(fd_type::PIPE), &pipes)?;
-    opening.fifos(&of_kind(fd_type::FIFO), &fifos, &mut opener)?;
-    opening.inet(&of_kind(fd_type::INETSK))?;
+    opening.regular(of_kind(fd_type::REG), &mut opener).map_err(|error| {
+        let all = files.values().filter_map(|file| file.reg.as_ref());
+        opener.with_all_changed(error, all)
+    })?;
+    opening.pipes(of_kind(fd_type::PIPE), &pipes)?;
+    opening.fifos(of_kind(fd_type::FIFO), &fifos, &mut opener)?;
+    opening.inet(of_kind(fd_type::INETSK))?;
     for kind in [fd_type::EVENTFD, fd_type::TIMERFD, fd_type::SIGNALFD, fd_type::EVENTPOLL] {
-        opening.events(&of_kind(kind))?;
+        opening.events(of_kind(kind))?;
     }
     let ttys = of_kind(fd_type::TTY);
     if !ttys.is_empty() {
-        opening.terminals(&ttys, &terminals, context.shell_job)?;
+        opening.terminals(ttys, &terminals, context.shell_job)?;
     }
     // Last, because they leave names in file systems, which no error must leave behind.
-    opening.unix(&of_kind(fd_type::UNIXSK), &queues, &opener.approver)?;
+    opening.unix(of_kind(fd_type::UNIXSK), &queues, &opener.approver)?;
     let Opening { mut opened, keepers: mut kept, .. } = opening;
     if room.is_some() {
         kept.take(&mut opened, base)?;
@@ -184,9 +188,13 @@ fn holders(
 
 impl Opening<'_> {
     fn regular(&mut self, files: &[&FileEntry], opener: &mut Opener) -> Result<(), Error> {
-        for file in files {
-            let entry = file.reg.as_ref().ok_or_else(|| missing(file))?;
-            self.add(file.id, opener.open(entry)?)?;
+        let entries = files.iter().map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        // What may have changed comes before what has an effect: a device, or a ghost that is made.
+        let (plain, others): (Vec<&RegFileEntry>, Vec<&RegFileEntry>) =
+            entries.into_iter().partition(|entry| opener.is_plain(entry));
+        for entry in plain.into_iter().chain(others) {
+            self.add(entry.id, opener.open(entry)?)?;
         }
         Ok(())
     }
@@ -240,7 +248,7 @@ impl Opening<'_> {
     ) -> Result<(), Error> {
         let entries = files
             .iter()
-            .map(|file| file.usk.as_ref().ok_or_else(|| missing(file)))
+            .map(|file| file.usk.as_deref().ok_or_else(|| missing(file)))
             .collect::<Result<Vec<_>, _>>()?;
         // All are made before the first is complete, some of them with another.
         self.have_room_for(entries.len() * 2)?;
@@ -255,7 +263,7 @@ impl Opening<'_> {
         self.have_room_for(files.len())?;
         let mut sockets: Vec<(&InetSkEntry, OwnedFd)> = Vec::new();
         for file in files {
-            let entry = file.isk.as_ref().ok_or_else(|| missing(file))?;
+            let entry = file.isk.as_deref().ok_or_else(|| missing(file))?;
             sockets.push((entry, inet_sockets::open(entry)?));
         }
         for (entry, socket) in sockets {

@@ -11,6 +11,7 @@ use images::{Checkpoint, ImageDir};
 use kernel::procfs::{Detail, Dir, FdInfo};
 use nix::sys::stat::Mode;
 
+use super::super::changed;
 use super::*;
 
 fn images_of(name: &str) -> FileImages {
@@ -117,4 +118,47 @@ fn a_tree_that_shares() {
 fn a_terminal_is_refused_unless_asked_for() {
     let error = open(images_of("terminal"), &OpenContext::default()).unwrap_err().to_string();
     assert!(error.contains("--shell-job"), "{error}");
+}
+
+#[test]
+fn all_that_has_changed_is_named_at_once_and_nothing_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = |id, name: &str, size| {
+        let mode = libc::S_IFREG | 0o600;
+        let name = dir.path().join(name).as_os_str().as_bytes().to_vec();
+        let reg =
+            RegFileEntry { id, name, size: Some(size), mode: Some(mode), ..Default::default() };
+        (id, Box::new(FileEntry { id, r#type: fd_type::REG, reg: Some(reg), ..Default::default() }))
+    };
+    let named = [
+        entry(1, "grown", 3),
+        entry(2, "as it was", 5),
+        entry(3, "gone", 5),
+        entry(4, "mapped", 7),
+    ];
+    for name in ["grown", "as it was", "mapped"] {
+        fs::write(dir.path().join(name), "12345").unwrap();
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(dir.path().join(name), mode).unwrap();
+    }
+    let opened =
+        (1..4).map(|id| FdinfoEntry { id, fd: id, r#type: fd_type::REG, ..Default::default() });
+    let tables = BTreeMap::from([(9, opened.collect::<Vec<_>>())]);
+    let images =
+        || FileImages { files: named.clone().into(), tables: tables.clone(), ..Default::default() };
+    let refused = |error| match error {
+        Error::Refused(found) => found.into_iter().map(|it| it.object).collect::<Vec<_>>(),
+        other => panic!("{other}"),
+    };
+    let expected =
+        ["grown", "gone", "mapped"].map(|name| format!("file {}", dir.path().join(name).display()));
+    // What is opened is found changed when it is opened; then all else is looked at, too.
+    let found = refused(open(images(), &OpenContext::default()).unwrap_err());
+    assert_eq!(found, expected);
+    // What no descriptor refers to is looked at before.
+    let found = refused(changed::check(&images(), None, changed::Which::Undescribed).unwrap_err());
+    assert_eq!(found, expected);
+    fs::write(dir.path().join("mapped"), "1234567").unwrap();
+    assert!(changed::check(&images(), None, changed::Which::Undescribed).is_ok());
+    assert_eq!(refused(open(images(), &OpenContext::default()).unwrap_err()), expected[..2]);
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use images::messages::RegFileEntry;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 
 use super::approve::{Approved, Approver, Purpose};
+use super::changed;
 use super::content::{self, Needs, Validation};
 use super::ghosts::GhostImage;
 use super::{Error, OpenContext, kernel};
@@ -32,6 +33,7 @@ const AGAIN: i32 = libc::O_ACCMODE
 #[derive(Debug)]
 pub(super) struct Opener {
     pub(super) approver: Approver,
+    root: Option<PathBuf>,
     validation: Validation,
     /// What has been found of the contents of files, by id.
     checked: BTreeMap<u32, Needs>,
@@ -70,8 +72,8 @@ impl Opener {
         let approver =
             Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
-        let validation = context.validation;
-        Ok(Self { approver, validation, checked, images, remaps, made })
+        let (root, validation) = (context.root.clone(), context.validation);
+        Ok(Self { approver, root, validation, checked, images, remaps, made })
     }
 
     /// Opens the file of an entry with its own flags and position.
@@ -103,8 +105,12 @@ impl Opener {
             }
             None => self.approver.approve(entry, purpose)?,
         };
-        check(entry, &approved.stat)?;
-        Ok(approved)
+        let (mode, size) = (approved.attributes.mode, approved.attributes.size);
+        let path = changed::locate(&entry.name, self.root.as_deref());
+        match changed::compare(entry, &path, mode, size) {
+            None => Ok(approved),
+            Some(obstacle) => Err(Error::Refused(vec![obstacle])),
+        }
     }
 
     /// Opens what has been approved.
@@ -145,6 +151,31 @@ impl Opener {
         self.open_again(entry, &approved, with)
     }
 
+    /// The error that stopped the opening of `files`, with all that has changed of them.
+    pub(super) fn with_all_changed<'a>(
+        &self,
+        error: Error,
+        files: impl Iterator<Item = &'a RegFileEntry>,
+    ) -> Error {
+        let named = files.filter(|entry| !self.remaps.contains_key(&entry.id));
+        let mut found = changed::all(named, self.root.as_deref());
+        match error {
+            error if found.is_empty() => error,
+            Error::Refused(obstacles) => {
+                let others = obstacles.into_iter().filter(|it| !found.contains(it));
+                let others: Vec<_> = others.collect();
+                found.extend(others);
+                Error::Refused(found)
+            }
+            _ => Error::Refused(found),
+        }
+    }
+
+    /// Whether it is a file that has a name and is opened without any effect.
+    pub(super) fn is_plain(&self, entry: &RegFileEntry) -> bool {
+        !self.remaps.contains_key(&entry.id) && changed::is_plain(entry)
+    }
+
     fn ghost(&mut self, id: u32, entry: &RegFileEntry) -> Result<&OwnedFd, Error> {
         if !self.made.contains_key(&id) {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
@@ -165,38 +196,6 @@ impl Opener {
         }
         Ok(())
     }
-}
-
-/// The file must be what it was at the time of the dump, as far as the entry tells.
-fn check(entry: &RegFileEntry, stat: &FileStat) -> Result<(), Error> {
-    let now = stat.st_size.cast_unsigned();
-    if let Some(size) = entry.size
-        && size != now
-    {
-        return Err(Error::refused(
-            shown(entry),
-            format!("it has {now} bytes, and had {size} when it was dumped"),
-            if size < now {
-                format!("cut off what has been added: truncate -s {size} {}", shown(entry))
-            } else {
-                "put back the file as it was at the time of the dump".to_owned()
-            },
-        ));
-    }
-    if let Some(mode) = entry.mode
-        && mode != stat.st_mode
-    {
-        return Err(Error::refused(
-            shown(entry),
-            format!("its mode is {:o}, and was {mode:o} when it was dumped", stat.st_mode),
-            if mode & libc::S_IFMT == stat.st_mode & libc::S_IFMT {
-                format!("give it the mode that it had: chmod {:o} {}", mode & 0o7777, shown(entry))
-            } else {
-                "put back the file as it was at the time of the dump".to_owned()
-            },
-        ));
-    }
-    Ok(())
 }
 
 /// Opens again, with other flags, what a descriptor of ours refers to.
