@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PROGRAMS := stasis stasis-collector stasis-freezer stasis-dumper stasis-restorer stasis-gateway
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-PACKAGES := -p stasis-cli -p stasis-services -p stasis-gateway
+PACKAGES := -p stasis-cli -p stasis-criu -p stasis-services -p stasis-gateway
 
 # Checkpoints need root; who is not root runs the built programs by sudo, never the compiler.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
@@ -22,7 +22,8 @@ endif
 
 # CRIU is a peer to test against, not a need: the tests that use it are left out, and said to be,
 # where there is none that works.
-CRIU ?= $(shell command -v criu)
+# (Ours, where the built programs are on PATH, is no peer.)
+CRIU ?= $(filter-out $(abspath $(RELEASE))/criu,$(shell command -v criu))
 CRIU_WORKS := $(shell [ -n "$(CRIU)" ] && $(SUDO) $(CRIU) check >/dev/null 2>&1 && echo yes)
 export CRIU
 ifeq ($(CRIU_WORKS),yes)
@@ -72,7 +73,9 @@ faults: build ## dumpers, collectors and freezers killed at 1,000 random instant
 
 .PHONY: install
 install: ## install the programs under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
-	@for p in $(PROGRAMS); do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done
+	@for p in $(PROGRAMS) criu; do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
-	@echo "container engines look for 'criu': where none is installed, ln -s stasis $(PREFIX)/bin/criu"
+	install -d $(DESTDIR)$(PREFIX)/lib/stasis
+	install -m 0755 $(RELEASE)/criu $(DESTDIR)$(PREFIX)/lib/stasis/criu
+	@echo "container engines look for 'criu': where none is installed, ln -s ../lib/stasis/criu $(PREFIX)/bin/criu"

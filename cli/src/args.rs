@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// List what is tracked
     Tracks(TracksOptions),
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
-    #[command(disable_help_flag = true)]
+    #[command(disable_help_flag = true, disable_version_flag = true)]
     Criu {
         /// CRIU's command and options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -72,7 +72,7 @@ pub(crate) struct DumpOptions {
     #[arg(long)]
     pub(crate) shell_job: bool,
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = crate::size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = criu::size::parse)]
     pub(crate) ghost_limit: u64,
     /// Go on tracking what changes, for a dump with this one as its --parent
     #[arg(long)]

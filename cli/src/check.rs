@@ -7,8 +7,10 @@ use kernel::features::{Answer, KernelFeatures, Need};
 use serde::Serialize;
 
 use crate::args::CheckOptions;
-use crate::failure::Failure;
-use crate::{output, rights};
+use crate::output;
+use criu::Failure;
+use criu::rights::lacking;
+use criu::shell::with_sudo;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -27,11 +29,11 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
-    if let Some(lacking) = rights::lacking() {
+    if let Some(lacking) = lacking() {
         eprintln!(
             "stasis: check: this takes root, or at least {lacking}, to tell what the kernel can do from \
              what this user may; run as root: {}",
-            rights::with_sudo()
+            with_sudo()
         );
     }
     let features = KernelFeatures::probe();

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use dumper::{AfterDump, DumpOptions};
 
 use crate::args;
-use crate::failure::Failure;
 use crate::progress::{Bar, bytes, count, time};
+use criu::Failure;
 
 pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     let after = match (options.leave_running, options.leave_stopped) {

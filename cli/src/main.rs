@@ -10,18 +10,13 @@
 
 mod args;
 mod check;
-mod criu;
 mod dump;
-mod failure;
 mod output;
-mod pidfile;
 mod programs;
 mod progress;
 mod ps;
 mod restore;
-mod rights;
 mod show;
-mod size;
 mod track;
 
 use std::ffi::OsStr;
@@ -32,7 +27,8 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command, UntrackOptions};
-use crate::failure::Failure;
+use criu::Failure;
+use criu::shell::{main as criu_main, require};
 
 /// The C library's own allocator asks the kernel for every few pages that a thread other than the
 /// first allocates, while a target stands still.
@@ -43,7 +39,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     if Path::new(&name).file_name() == Some(OsStr::new("criu")) {
-        return criu::main(arguments.collect());
+        return criu_main(arguments.collect());
     }
     run(Args::parse()).unwrap_or_else(|failure| {
         eprintln!("stasis: {failure}");
@@ -53,16 +49,16 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<ExitCode, Failure> {
     if let Command::Criu { arguments } = args.command {
-        return Ok(criu::main(arguments));
+        return Ok(criu_main(arguments));
     }
     log_to_stderr();
     match args.command {
         Command::Dump(options) => {
-            rights::require("dump")?;
+            require("dump")?;
             dump::run(options)
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
-            rights::require("untrack")?;
+            require("untrack")?;
             dump::untrack(pid, &run_dir)
         }
         Command::Untrack(UntrackOptions { id, run_dir, .. }) => {
@@ -73,15 +69,15 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Restore(options) => {
-            rights::require("restore")?;
+            require("restore")?;
             restore::run(&options)
         }
         Command::Ps(options) => {
-            rights::require("ps")?;
+            require("ps")?;
             ps::run(&options)
         }
         Command::Programs(options) => {
-            rights::require("programs")?;
+            require("programs")?;
             programs::run(&options)
         }
         Command::Check(options) => check::run(&options),

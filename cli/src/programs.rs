@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use collector::bpf::Stored;
 
 use crate::args::ProgramsOptions;
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::count;
+use criu::Failure;
 
 pub(crate) fn run(options: &ProgramsOptions) -> Result<ExitCode, Failure> {
     let home = options.places.home();

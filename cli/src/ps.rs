@@ -7,9 +7,9 @@ use api::{ProcessList, ProcessSummary, said};
 use dumper::ps;
 
 use crate::args::PsOptions;
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::bytes;
+use criu::Failure;
 
 pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
     let list = ps::list(&options.programs.home(), None)?;

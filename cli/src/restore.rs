@@ -11,9 +11,9 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust};
 
 use crate::args;
-use crate::failure::Failure;
-use crate::pidfile::Pidfile;
 use crate::progress::{Bar, count, time};
+use criu::Failure;
+use criu::Pidfile;
 
 /// Why the restored tree could not be waited for.
 #[derive(Debug, thiserror::Error)]

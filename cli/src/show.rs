@@ -15,9 +15,10 @@ use std::process::ExitCode;
 use images::{Checkpoint, ImageDir, Unfinished};
 
 use crate::args::ShowOptions;
-use crate::failure::Failure;
+use crate::output;
 use crate::progress::bytes;
-use crate::{output, rights};
+use criu::Failure;
+use criu::shell::with_sudo;
 
 pub(crate) use summary::Summary;
 
@@ -67,7 +68,7 @@ fn explain(error: images::Error) -> Failure {
         cause = error.source();
     }
     match denied && !nix::unistd::geteuid().is_root() {
-        true => Failure::with_remedy(error, format!("run as root: {}", rights::with_sudo())),
+        true => Failure::with_remedy(error, format!("run as root: {}", with_sudo())),
         false => error.into(),
     }
 }

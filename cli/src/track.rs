@@ -9,8 +9,8 @@ use api::{Track, TrackList, TrackRequest, TrackTarget};
 use service::{Client, ClientError};
 
 use crate::args::{TrackOptions, TracksOptions};
-use crate::failure::Failure;
 use crate::output;
+use criu::Failure;
 
 pub(crate) fn track(options: &TrackOptions) -> Result<ExitCode, Failure> {
     let request = TrackRequest {

@@ -17,6 +17,7 @@ use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::{Plan, has_ended};
 use crate::rights;
+use crate::threads::with_this_log;
 use crate::write;
 
 /// Dumps the tree below [`DumpOptions::pid`] into images.
@@ -106,9 +107,12 @@ fn attempt(
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("dump".to_owned())
-            .spawn_scoped(scope, || {
-                run(options, started, &mut early, &mut kept, &mut ending, progress)
-            })
+            .spawn_scoped(
+                scope,
+                with_this_log(|| {
+                    run(options, started, &mut early, &mut kept, &mut ending, progress)
+                }),
+            )
             .map_err(|source| Error::Process {
                 operation: "start a thread for the dump",
                 pid: options.pid,

@@ -33,6 +33,7 @@ mod rights;
 mod room;
 mod sharing;
 mod tasks;
+mod threads;
 mod timers;
 mod write;
 
@@ -41,6 +42,6 @@ pub use dump::dump;
 pub use error::Error;
 pub use freeze::Error as FreezeError;
 pub use inject::Error as InjectError;
-pub use memory::{TRACKS, keep};
+pub use memory::{KEEP, TRACKS, keep};
 pub use options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 pub use pre_dump::{pre_dump, untrack};

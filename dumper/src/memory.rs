@@ -21,7 +21,7 @@ mod survey;
 mod tracked;
 
 pub(crate) use early::{Early, untrack};
-pub use keeper::{TRACKS, keep};
+pub use keeper::{KEEP, TRACKS, keep};
 pub(crate) use pages::Pages;
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};

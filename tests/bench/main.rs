@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use clap::Parser;
-use stasis_tests::{Engine, Machine, Scratch, Services};
+use stasis_tests::{Engine, Machine, Scratch, Services, find_criu};
 
 use measure::{Bench, Means};
 use report::{Accounts, BARE, GATEWAY, Line, Report, Runs, START};
@@ -78,8 +78,8 @@ impl Args {
 }
 
 fn criu_works() -> bool {
-    let path = std::env::var_os("CRIU").filter(|path| !path.is_empty());
-    let mut check = Command::new(path.unwrap_or_else(|| "criu".into()));
+    let Some(program) = find_criu() else { return false };
+    let mut check = Command::new(program);
     let ended = check.arg("check").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ended.is_ok_and(|status| status.success())
 }

@@ -85,11 +85,7 @@ impl Engine {
     pub fn command(self, subcommand: &str) -> Command {
         let mut command = match self {
             Self::Stasis => Command::new(stasis_program()),
-            Self::CriuFace => {
-                let mut command = Command::new(stasis_program());
-                command.arg("criu");
-                command
-            }
+            Self::CriuFace => Command::new(built_program("criu")),
             Self::Criu => Command::new(criu_program()),
         };
         command.arg(subcommand);
@@ -186,15 +182,21 @@ pub fn built_program(name: &str) -> PathBuf {
 }
 
 /// CRIU: `$CRIU`, or the one on PATH.
-///
-/// # Panics
-/// When there is none. Tests that need it have `criu_peer` in their names and are left out then.
 #[must_use]
-pub fn criu_program() -> PathBuf {
+pub fn find_criu() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CRIU").filter(|path| !path.is_empty()) {
-        return path.into();
+        return Some(path.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found = std::env::split_paths(&path).map(|dir| dir.join("criu"));
-    found.find(|path| path.is_file()).expect("a working criu on PATH or in $CRIU")
+    // Beside `stasis` it is ours, which is no peer.
+    found.find(|path| path.is_file() && !path.with_file_name("stasis").exists())
+}
+
+/// CRIU.
+///
+/// # Panics
+/// When there is none. Tests that need it have `criu_peer` in their names and are left out then.
+fn criu_program() -> PathBuf {
+    find_criu().expect("a working criu on PATH or in $CRIU")
 }

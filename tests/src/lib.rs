@@ -11,7 +11,7 @@ mod services;
 mod snapshot;
 pub mod state;
 
-pub use engine::{Dump, Engine, Outcome, built_program, criu_program, stasis_program};
+pub use engine::{Dump, Engine, Outcome, built_program, find_criu, stasis_program};
 pub use machine::{Machine, children_of, wait_until};
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};

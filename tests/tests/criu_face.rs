@@ -4,13 +4,25 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, stasis_program};
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Scratch, Workload, built_program, stasis_program,
+};
 
 const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 
-/// The binary under the name `criu`.
 fn criu(arguments: &[&str]) -> Outcome {
-    Outcome::of(Command::new(stasis_program()).arg0("criu").args(arguments))
+    Outcome::of(Command::new(built_program("criu")).args(arguments))
+}
+
+#[test]
+fn stasis_is_criu_by_a_word_or_by_its_name() {
+    let version = criu(&["--version"]).must_succeed("criu --version").stdout;
+    let mut by_word = Command::new(stasis_program());
+    let mut by_name = Command::new(stasis_program());
+    for command in [by_word.arg("criu"), by_name.arg0("criu")] {
+        let outcome = Outcome::of(command.arg("--version")).must_succeed("--version");
+        assert_eq!(outcome.stdout, version);
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use kernel::sched::Urgent;
 
 use super::{Codes, Error, Infection, Original, Request, Room};
 use crate::mappings;
+use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -35,7 +36,7 @@ pub(crate) fn userfaultfd_of(
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("donate".to_owned())
-            .spawn_scoped(scope, || donate(process, codes))
+            .spawn_scoped(scope, with_this_log(|| donate(process, codes)))
             .map_err(|source| Error::Memory { operation: "start a thread for", tid: pid, source })?
             .join()
             .unwrap_or(Err(Error::NoRoom { tid: pid }))

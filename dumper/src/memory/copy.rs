@@ -7,6 +7,7 @@ use kernel::memory::IOV_MAX;
 use kernel::pagemap::PageRun;
 
 use crate::error::Error;
+use crate::threads::with_this_log;
 
 /// Bytes of the pieces that the copying is cut into: large enough that system calls cost nothing
 /// beside the copying, small enough that a piece stays in a processor's cache between reading and
@@ -98,7 +99,9 @@ pub(super) fn share<W: Send, S: Send>(
     let Some(first) = states.next() else { return Ok(()) };
     std::thread::scope(|scope| {
         // With fewer of them it takes longer.
-        let spawn = |own| std::thread::Builder::new().spawn_scoped(scope, || worker(own)).ok();
+        let spawn = |own| {
+            std::thread::Builder::new().spawn_scoped(scope, with_this_log(|| worker(own))).ok()
+        };
         let others: Vec<_> = states.filter_map(spawn).collect();
         let mut done = worker(first);
         for other in others {

@@ -391,7 +391,6 @@ impl Early {
     }
 
     fn warn(&mut self, what: &str) {
-        tracing::warn!("{what}");
         self.warnings.push(what.to_owned());
     }
 

@@ -28,6 +28,12 @@ use serde::{Deserialize, Serialize};
 /// Where keepers say what they hold.
 pub const TRACKS: &str = "/run/stasis/tracks";
 
+/// The word by which the program of [`DumpOptions::keeper`] is to begin a keeper's life ([`keep`]),
+/// with two words behind it.
+///
+/// [`DumpOptions::keeper`]: crate::DumpOptions::keeper
+pub const KEEP: &str = "keep-tracks";
+
 /// How long a keeper may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -126,7 +132,7 @@ pub(super) fn start(
     let file = file_of(tracks, root);
     let mut keeper = Command::new(program)
         .arg0("stasis")
-        .arg("keep-tracks")
+        .arg(KEEP)
         .arg(&file)
         .arg(serde_json::to_string(&holding)?)
         .stdin(Stdio::null())

@@ -263,6 +263,9 @@ async fn make(
                 start.elapsed(),
                 report.frozen
             );
+            for warning in &report.warnings {
+                tracing::warn!("{asker}: dump process {pid}: {warning}");
+            }
             let steps = report.account.steps();
             if let Some(at) = report.frozen_at {
                 dumper.traces.measured("frozen", at, report.frozen, &steps);

@@ -1,10 +1,10 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
-use super::options::Command::{self, Check, Dump, PreDump, Restore};
+use crate::options::Command::{self, Check, Dump, PreDump, Restore};
 
 /// Whether an option takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// No value.
     Plain,
     /// No value, and `--no-NAME` takes it back.
@@ -17,12 +17,12 @@ pub(super) enum Kind {
 
 /// One option of CRIU's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) long: &'static str,
-    pub(super) short: Option<char>,
-    pub(super) kind: Kind,
+pub(crate) struct Known {
+    pub(crate) long: &'static str,
+    pub(crate) short: Option<char>,
+    pub(crate) kind: Kind,
     /// The commands that carry it out; to any other it means nothing, which the log says.
-    pub(super) commands: &'static [Command],
+    pub(crate) commands: &'static [Command],
 }
 
 /// An option that no command carries out.
@@ -46,7 +46,7 @@ const IMAGES: &[Command] = &[Dump, PreDump, Restore];
 
 use Kind::{Optional, Plain, Required, Switch};
 
-pub(super) const OPTIONS: &[Known] = &[
+pub(crate) const OPTIONS: &[Known] = &[
     known("action-script", None, Required),
     known("address", None, Required),
     known("all", None, Plain),
@@ -135,13 +135,13 @@ pub(super) const OPTIONS: &[Known] = &[
 ];
 
 /// The option of a letter.
-pub(super) fn find_short(letter: char) -> Option<&'static Known> {
+pub(crate) fn find_short(letter: char) -> Option<&'static Known> {
     OPTIONS.iter().find(|known| known.short == Some(letter))
 }
 
 /// The option of a name or of an unambiguous beginning of one, and whether it is set or, with
 /// `--no-`, taken back. The error tells whether several options begin so.
-pub(super) fn find_long(name: &str) -> Result<(&'static Known, bool), bool> {
+pub(crate) fn find_long(name: &str) -> Result<(&'static Known, bool), bool> {
     let negated = name.strip_prefix("no-");
     let exact = OPTIONS.iter().find_map(|known| match known.kind {
         _ if known.long == name => Some((known, true)),

@@ -5,19 +5,22 @@ use std::fmt;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    error: Box<dyn Error>,
+pub struct Failure {
+    error: Box<dyn Error + Send + Sync>,
     remedy: Option<String>,
 }
 
 impl Failure {
     /// With something that the user can do about it.
-    pub(crate) fn with_remedy(error: impl Into<Box<dyn Error>>, remedy: impl Into<String>) -> Self {
+    pub fn with_remedy(
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { error: error.into(), remedy: Some(remedy.into()) }
     }
 }
 
-impl<E: Into<Box<dyn Error>>> From<E> for Failure {
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
         let remedy = (!nix::unistd::geteuid().is_root() && is_denied(&*error))

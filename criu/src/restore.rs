@@ -1,46 +1,32 @@
 //! `criu restore`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Quiet, names};
-use nix::errno::Errno;
-use nix::sys::wait::wait;
 use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Validation};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::failure::Failure;
+use crate::options::{FinalState, Options};
 use crate::pidfile::Pidfile;
+use crate::{Done, Error, Failure, Host, Place};
 
-use super::options::{FinalState, Options};
-use super::{Place, log_error};
-
-pub(super) fn run(options: &Options, place: &Place) -> bool {
+pub(crate) fn run(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
     if options.tree.is_some() {
         warn!("Using -t with criu restore is obsoleted");
     }
     if options.sibling && !options.detach {
-        error!("--restore-sibling only makes sense with --restore-detached");
-        return false;
+        return Err(Error::Usage("--restore-sibling only makes sense with --restore-detached"));
     }
-    if let Err(failure) = restore(options, place) {
-        log_error(&failure);
-        error!("Restoring FAILED.");
-        return false;
-    }
+    let report = restore(options, host, place).map_err(Error::Restore)?;
     info!("Restore finished successfully. Tasks resumed.");
-    if !options.detach {
-        wait_for_all();
-    }
-    true
+    Ok(Done::Restored(report))
 }
 
-fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
+fn restore(options: &Options, host: &Host, place: &Place) -> Result<RestoreReport, Failure> {
     let pidfile = options.pidfile.as_deref().map(|file| Pidfile::reserve(&place.work.join(file)));
     let pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
-    let run_dir = std::env::var_os("STASIS_RUN_DIR").unwrap_or_else(|| "/run/stasis".into());
     let asked = RestoreOptions {
         images_dir: place.images.clone(),
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
@@ -51,7 +37,7 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
             (_, true) => Parent::WhoRemains,
             _ => Parent::Caller,
         },
-        records: Some(Path::new(&run_dir).join("restores")),
+        records: Some(host.run_dir.join("restores")),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,
@@ -66,7 +52,7 @@ fn restore(options: &Options, place: &Place) -> Result<(), Failure> {
     if let Err(failure) = write_stats(place, &report) {
         warn!("{failure}");
     }
-    Ok(())
+    Ok(report)
 }
 
 fn write_stats(place: &Place, report: &RestoreReport) -> Result<(), Failure> {
@@ -81,14 +67,4 @@ fn write_stats(place: &Place, report: &RestoreReport) -> Result<(), Failure> {
     let bytes = images::encode(&image, [&entry]);
     std::fs::write(place.work.join(image.name()), bytes)?;
     Ok(())
-}
-
-/// Waits, as CRIU does, until every child has ended, whatever their exit statuses.
-fn wait_for_all() {
-    loop {
-        match wait() {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
-    }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, Subscriber as Formatter};
 use tracing_subscriber::registry::LookupSpan;
@@ -75,28 +75,38 @@ impl Write for &Target {
     }
 }
 
-/// Starts the log: standard error without a file, standard output for the file `-`. A file that
-/// is there already is emptied and written, not replaced: callers prepare one with a label.
-pub(super) fn start(file: Option<&Path>, verbosity: u32) -> io::Result<()> {
-    let target = match file {
-        None => Target::Stderr,
-        Some(path) if path.as_os_str() == "-" => Target::Stdout,
-        Some(path) => Target::File(open(path)?),
-    };
-    let level = match verbosity {
-        0 | 1 => Level::ERROR,
-        2 => Level::WARN,
-        3 => Level::INFO,
-        _ => Level::DEBUG,
-    };
-    let lines = Lines { start: Instant::now(), timestamps: verbosity >= 3 };
-    let subscriber = Formatter::builder()
-        .with_max_level(level)
-        .with_ansi(false)
-        .event_format(lines)
-        .with_writer(Mutex::new(Shared(target)))
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)
+/// The log of one request.
+pub(crate) struct Log(Dispatch);
+
+impl Log {
+    /// Opens it: standard error without a file, standard output for the file `-`. A file that
+    /// is there already is emptied and written, not replaced: callers prepare one with a label.
+    pub(crate) fn open(file: Option<&Path>, verbosity: u32) -> io::Result<Self> {
+        let target = match file {
+            None => Target::Stderr,
+            Some(path) if path.as_os_str() == "-" => Target::Stdout,
+            Some(path) => Target::File(open(path)?),
+        };
+        let level = match verbosity {
+            0 | 1 => Level::ERROR,
+            2 => Level::WARN,
+            3 => Level::INFO,
+            _ => Level::DEBUG,
+        };
+        let lines = Lines { start: Instant::now(), timestamps: verbosity >= 3 };
+        let subscriber = Formatter::builder()
+            .with_max_level(level)
+            .with_ansi(false)
+            .event_format(lines)
+            .with_writer(Mutex::new(Shared(target)))
+            .finish();
+        Ok(Self(Dispatch::new(subscriber)))
+    }
+
+    /// Whatever is said during the work goes into this log, and no other.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        tracing::dispatcher::with_default(&self.0, work)
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Why a pidfile could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} pidfile {path}")]
-pub(crate) struct PidfileError {
+pub struct PidfileError {
     operation: &'static str,
     path: PathBuf,
     #[source]
@@ -17,7 +17,7 @@ pub(crate) struct PidfileError {
 
 /// A pidfile that is ours; it is taken away again unless it is written.
 #[derive(Debug)]
-pub(crate) struct Pidfile {
+pub struct Pidfile {
     path: PathBuf,
     file: Option<File>,
 }
@@ -25,7 +25,10 @@ pub(crate) struct Pidfile {
 impl Pidfile {
     /// Makes the file, which must not exist: before the restore, so that one that would fail for
     /// it is not begun.
-    pub(crate) fn reserve(path: &Path) -> Result<Self, PidfileError> {
+    ///
+    /// # Errors
+    /// If it is there, or cannot be made.
+    pub fn reserve(path: &Path) -> Result<Self, PidfileError> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let file = file.map_err(|source| PidfileError {
             operation: "make",
@@ -36,7 +39,10 @@ impl Pidfile {
     }
 
     /// Writes the pid, as CRIU does: digits and nothing else.
-    pub(crate) fn write(mut self, pid: i32) -> Result<(), PidfileError> {
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(mut self, pid: i32) -> Result<(), PidfileError> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         file.write_all(pid.to_string().as_bytes()).map_err(|source| PidfileError {
             operation: "write",

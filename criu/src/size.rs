@@ -1,7 +1,10 @@
 //! Sizes as people write them.
 
 /// Reads a number of bytes: digits, and `K`, `M` or `G` (1024, and its powers) behind them or not.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// If it is none, in words for who wrote it.
+pub fn parse(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
         Some(b'M' | b'm') => (&text[..text.len() - 1], 20),

@@ -12,19 +12,25 @@ use std::time::Duration;
 use api::{CgroupRoot, CgroupsMode};
 use lexopt::{Arg, Parser};
 
-use super::table::{Kind, Known, find_long, find_short};
+use crate::table::{Kind, Known, find_long, find_short};
 
 /// What CRIU is asked to do, of what is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
+    /// Write a tree's images.
     Dump,
+    /// Write its memory, while it runs.
     PreDump,
+    /// Make a tree from images.
     Restore,
+    /// Say what the kernel can do.
     Check,
 }
 
 impl Command {
-    pub(crate) const fn name(self) -> &'static str {
+    /// As CRIU names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Dump => "dump",
             Self::PreDump => "pre-dump",
@@ -36,73 +42,109 @@ impl Command {
 
 /// What becomes of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum FinalState {
+pub enum FinalState {
     /// A dumped tree is ended, a restored one runs.
     #[default]
     Default,
+    /// It runs on.
     Running,
+    /// It stays stopped.
     Stopped,
 }
 
-/// The command line, understood.
+/// What a command line says beside the command. `Default` is what CRIU does unless told otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
-    pub(crate) tree: Option<i32>,
-    pub(crate) images_dir: Option<PathBuf>,
-    pub(crate) work_dir: Option<PathBuf>,
-    pub(crate) log_file: Option<OsString>,
-    pub(crate) verbosity: Option<u32>,
-    pub(crate) final_state: FinalState,
-    pub(crate) shell_job: bool,
-    pub(crate) detach: bool,
-    pub(crate) sibling: bool,
-    pub(crate) pidfile: Option<PathBuf>,
-    pub(crate) root: Option<PathBuf>,
+pub struct Options {
+    /// The root of the tree to dump.
+    pub tree: Option<i32>,
+    /// Where the images are; `None` for the working directory.
+    pub images_dir: Option<PathBuf>,
+    /// Where log, statistics and pidfile are; `None` for the images' directory.
+    pub work_dir: Option<PathBuf>,
+    /// Where the log goes: `-` for standard output, `None` for standard error.
+    pub log_file: Option<OsString>,
+    /// How much is logged; `None` for the default.
+    pub verbosity: Option<u32>,
+    /// What becomes of the tree.
+    pub final_state: FinalState,
+    /// Its session or terminal may lie outside it.
+    pub shell_job: bool,
+    /// Who restores does not wait for the tree to end.
+    pub detach: bool,
+    /// The restored root is the sibling of who restores.
+    pub sibling: bool,
+    /// Where the number of the restored root is written.
+    pub pidfile: Option<PathBuf>,
+    /// The root directory of the tree.
+    pub root: Option<PathBuf>,
     /// The largest deleted file that goes into the images; `None` for the default.
-    pub(crate) ghost_limit: Option<u64>,
-    pub(crate) track_mem: bool,
-    pub(crate) previous: Option<PathBuf>,
+    pub ghost_limit: Option<u64>,
+    /// Go on tracking what changes in memory.
+    pub track_mem: bool,
+    /// Images of before, relative to the images' directory.
+    pub previous: Option<PathBuf>,
     /// Of programs and mapped files only the sizes are noted, or compared.
-    pub(crate) sizes_only: bool,
-    pub(crate) features: Vec<String>,
-    pub(crate) cgroups: CgroupsMode,
-    pub(crate) cgroup_roots: Vec<CgroupRoot>,
-    pub(crate) no_default_config: bool,
+    pub sizes_only: bool,
+    /// What to check for, by CRIU's names; nothing for all that is needed.
+    pub features: Vec<String>,
+    /// What becomes of control groups.
+    pub cgroups: CgroupsMode,
+    /// Control groups in place of those that the tree was in.
+    pub cgroup_roots: Vec<CgroupRoot>,
+    /// Files of options are not looked at.
+    pub no_default_config: bool,
     /// How long to try to stop every task; `None` for the default.
-    pub(crate) timeout: Option<Duration>,
+    pub timeout: Option<Duration>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
-    pub(crate) refused: Vec<String>,
+    pub refused: Vec<String>,
     /// Options that other commands have, and this one has no use for, as they were written.
-    pub(crate) misplaced: Vec<String>,
+    pub misplaced: Vec<String>,
 }
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
+    /// That something be done.
     Run(Command, Box<Options>),
+    /// The version.
     Version,
+    /// How it is used.
     Help,
 }
 
 /// Why a command line is not understood.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UsageError {
+pub enum UsageError {
+    /// CRIU has no such option.
     #[error("unrecognized option '{0}'")]
     Unknown(String),
+    /// Several options begin so.
     #[error("option '{0}' is ambiguous")]
     Ambiguous(String),
+    /// A value is missing.
     #[error("option '{0}' requires an argument")]
     NoValue(String),
+    /// A value is none that the option takes.
     #[error("invalid argument for {option}: {value}")]
-    Value { option: String, value: String },
+    Value {
+        /// The option as it was written.
+        option: String,
+        /// The value.
+        value: String,
+    },
+    /// There is no command.
     #[error("command is required")]
     NoCommand,
+    /// CRIU has no such command.
     #[error("unknown command: {0}")]
     UnknownCommand(String),
+    /// CRIU has the command, and stasis has not.
     #[error("command {0} is not supported by this version of stasis")]
     UnsupportedCommand(String),
+    /// A command takes no more words.
     #[error("excessive parameter for command {0}")]
     Excessive(String),
+    /// Not even that.
     #[error(transparent)]
     Syntax(#[from] lexopt::Error),
 }
@@ -113,7 +155,8 @@ const UNSUPPORTED_COMMANDS: &[&str] =
 
 impl Options {
     /// How much is logged: CRIU's default is errors, messages and warnings.
-    pub(crate) fn verbosity(&self) -> u32 {
+    #[must_use]
+    pub fn verbosity(&self) -> u32 {
         self.verbosity.unwrap_or(2)
     }
 
@@ -216,7 +259,10 @@ fn verbosity(before: Option<u32>, value: &OsStr) -> u32 {
 }
 
 /// Reads a command line, the program's name aside.
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
+///
+/// # Errors
+/// If it is none of CRIU's, or asks for a command that stasis has not.
+pub fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
     let mut options = Options::default();
     let mut words = Vec::new();
     let mut given: Vec<(&Known, String)> = Vec::new();
@@ -374,7 +420,7 @@ mod tests {
     /// The table says of every option whether it is read.
     #[test]
     fn the_table_and_what_is_read_agree() {
-        for known in super::super::table::OPTIONS {
+        for known in crate::table::OPTIONS {
             if matches!(known.long, "help" | "version") {
                 continue;
             }

@@ -1,0 +1,72 @@
+//! `criu dump` and `criu pre-dump`.
+
+use std::time::Duration;
+
+use dumper::{AfterDump, DumpOptions, DumpReport};
+use images::{Quiet, names};
+use tracing::{info, warn};
+
+use crate::options::{FinalState, Options};
+use crate::{Done, Error, Failure, Host, Place};
+
+/// CRIU's default of `--timeout`.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+fn asked(options: &Options, host: &Host, place: &Place) -> Result<DumpOptions, Error> {
+    let pid = options.tree.ok_or(Error::Usage("pid not specified"))?;
+    Ok(DumpOptions {
+        after: match options.final_state {
+            FinalState::Default => AfterDump::Kill,
+            FinalState::Running => AfterDump::Resume,
+            FinalState::Stopped => AfterDump::Stop,
+        },
+        shell_job: options.shell_job,
+        root: options.root.clone(),
+        ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
+        cgroups: options.cgroups,
+        cgroup_roots: options.cgroup_roots.clone(),
+        // CRIU's callers dump into directories of their own making, and again into the same.
+        overwrite: true,
+        in_place: true,
+        stop_within: options.timeout.unwrap_or(STOP_WITHIN),
+        programs: host.programs.clone(),
+        contents: !options.sizes_only,
+        track: options.track_mem,
+        parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
+        tracks: host.run_dir.join("tracks"),
+        ..DumpOptions::new(pid, place.images.clone())
+    })
+}
+
+pub(crate) fn run(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+    let asked = asked(options, host, place)?;
+    let report = dumper::dump(&asked, &mut Quiet);
+    let report = finished(report, place).map_err(Error::Dump)?;
+    info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
+    info!("inventory from {:?}", report.source);
+    info!("Dumping finished successfully");
+    Ok(Done::Dumped(Box::new(report)))
+}
+
+pub(crate) fn pre_dump(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+    let asked = asked(options, host, place)?;
+    if options.final_state == FinalState::Default {
+        info!("Enforcing tasks run after pre-dump.");
+    }
+    let report = dumper::pre_dump(&asked, &mut Quiet);
+    let report = finished(report, place).map_err(Error::PreDump)?;
+    info!("Pre-dumping finished successfully: {} pages", report.pages_written);
+    Ok(Done::PreDumped(Box::new(report)))
+}
+
+fn finished(
+    report: Result<DumpReport, dumper::Error>,
+    place: &Place,
+) -> Result<DumpReport, Failure> {
+    let report = report?;
+    for warning in &report.warnings {
+        warn!("{warning}");
+    }
+    place.take_stats(names::stats_dump().name())?;
+    Ok(report)
+}

@@ -1,0 +1,98 @@
+//! Why a request was not carried out.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+use crate::rights::NoRights;
+
+/// Why statistics could not be put in their place.
+#[derive(Debug, thiserror::Error)]
+#[error("move statistics to {to}")]
+pub(crate) struct StatsError {
+    pub(crate) to: PathBuf,
+    #[source]
+    pub(crate) source: io::Error,
+}
+
+/// Why a request was not carried out. Its text is whole: causes and remedies are part of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It takes root.
+    #[error(transparent)]
+    Rights(#[from] NoRights),
+    /// A directory to work in is not there.
+    #[error("{what} {}: {source}", path.display())]
+    Place {
+        /// What failed, in CRIU's words.
+        what: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The log cannot be written.
+    #[error("Can't create log file {}: {source}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Options that CRIU has and stasis has not.
+    #[error("{}", unsupported(.0))]
+    Options(Vec<String>),
+    /// CRIU would read options from a file.
+    #[error(
+        "configuration file {} is not supported by this version of stasis: give its options on the \
+         command line and add --no-default-config", .0.display()
+    )]
+    Configuration(PathBuf),
+    /// An option that is missing, or that another one needs.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// The dump failed; the tree runs on.
+    #[error("{0}")]
+    Dump(Failure),
+    /// The pre-dump failed; the tree runs on.
+    #[error("{0}")]
+    PreDump(Failure),
+    /// The restore failed; nothing of it is left.
+    #[error("{0}")]
+    Restore(Failure),
+    /// What checkpoint and restore cannot do without and is not there, one a line.
+    #[error("{}", .0.join("\n"))]
+    Kernel(Vec<String>),
+    /// Features that were asked for and are not there, one a line.
+    #[error("{}", .0.join("\n"))]
+    Features(Vec<String>),
+}
+
+fn unsupported(options: &[String]) -> String {
+    let line = |option: &String| {
+        format!(
+            "option {option} is not supported by this version of stasis: leave it out, or use CRIU"
+        )
+    };
+    options.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Error {
+    /// Whether the log has it; if not, there is none.
+    #[must_use]
+    pub const fn is_in_the_log(&self) -> bool {
+        !matches!(self, Self::Rights(_) | Self::Place { .. } | Self::Log { .. })
+    }
+
+    /// CRIU's last word of it, which callers look for.
+    pub(crate) const fn verdict(&self) -> Option<&'static str> {
+        match self {
+            Self::Dump(_) => Some("Dumping FAILED."),
+            Self::PreDump(_) => Some("Pre-dumping FAILED."),
+            Self::Restore(_) => Some("Restoring FAILED."),
+            Self::Kernel(_) => Some("Does not look good."),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The face of CRIU: what programs that call CRIU meet. Commands, options, defaults, exit codes
+//! and the log are CRIU's; the work is done by the same engines as `stasis` uses.
+//!
+//! A [`Command`] and its [`Options`] are a request, wherever they come from; [`run`] carries it out
+//! and returns what was done, or why not. It prints nothing, ends nothing and leaves nothing behind in
+//! the process: one after the other serves as many requests as there are. (A restore forks, and
+//! makes its process part of what it makes: its session, its keyring. A program that goes on gives
+//! each restore a process of its own.)
+//!
+//! [`shell`] is what makes a command line of that: arguments, environment, standard streams, exit codes.
+
+mod check;
+mod dump;
+mod error;
+mod failure;
+mod host;
+mod log;
+mod options;
+mod pidfile;
+mod restore;
+pub mod rights;
+pub mod shell;
+pub mod size;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use dumper::DumpReport;
+use restorer::RestoreReport;
+use tracing::{error, warn};
+
+pub use error::Error;
+pub use failure::Failure;
+pub use host::Host;
+use log::Log;
+pub use options::{Asked, Command, FinalState, Options, UsageError, parse};
+pub use pidfile::{Pidfile, PidfileError};
+
+/// The version of CRIU whose images and behaviour these are.
+pub const VERSION: &str = "4.2";
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Done {
+    /// A tree was dumped.
+    Dumped(Box<DumpReport>),
+    /// Memory was dumped; the tree runs on.
+    PreDumped(Box<DumpReport>),
+    /// A tree was restored.
+    Restored(RestoreReport),
+    /// All is there that checkpoint and restore cannot do without.
+    Checked,
+    /// The features that were asked for are there.
+    HasFeatures,
+}
+
+/// The directories that a command works in.
+#[derive(Debug)]
+struct Place {
+    images: PathBuf,
+    work: PathBuf,
+}
+
+impl Place {
+    /// Both must be there before anything else: the log goes into the one or the other.
+    fn of(options: &Options) -> Result<Self, Error> {
+        let there = |what, path: &Path| {
+            path.canonicalize().map_err(|source| Error::Place {
+                what,
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let images = options.images_dir.as_deref().unwrap_or(Path::new("."));
+        let images = there("Couldn't open image dir", images)?;
+        let work = options.work_dir.as_deref().unwrap_or(&images);
+        let work = there("Can't change directory to", work)?;
+        Ok(Self { images, work })
+    }
+
+    /// Statistics are written among the images; CRIU's callers look in the work directory.
+    fn take_stats(&self, name: &str) -> Result<(), Failure> {
+        if self.images == self.work {
+            return Ok(());
+        }
+        let (from, to) = (self.images.join(name), self.work.join(name));
+        // A rename would not do between file systems.
+        std::fs::copy(&from, &to)
+            .and_then(|_| std::fs::remove_file(&from))
+            .map_err(|source| error::StatsError { to, source })?;
+        Ok(())
+    }
+}
+
+/// Carries a request out.
+///
+/// # Errors
+/// Why it was not done. From the moment at which there is a log, the log says so as well
+/// ([`Error::is_in_the_log`]).
+pub fn run(command: Command, options: &Options, host: &Host) -> Result<Done, Error> {
+    // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
+    rights::require(command.name())?;
+    let place = Place::of(options)?;
+    // Absolute names stay as they are, and `-` is no name.
+    let file = options.log_file.as_ref().map(|name| match name == "-" {
+        true => PathBuf::from(name),
+        false => place.work.join(name),
+    });
+    let log = Log::open(file.as_deref(), options.verbosity())
+        .map_err(|source| Error::Log { path: file.unwrap_or_default(), source })?;
+    log.during(|| logged(command, options, host, &place))
+}
+
+fn logged(command: Command, options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+    tracing::debug!("images in {}", place.images.display());
+    tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
+    // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
+    for option in &options.misplaced {
+        warn!("option {option} does nothing for {}: leave it out", command.name());
+    }
+    let done = refuse(options, host).and_then(|()| match command {
+        Command::Dump => dump::run(options, host, place),
+        Command::PreDump => dump::pre_dump(options, host, place),
+        Command::Restore => restore::run(options, host, place),
+        Command::Check => check::run(options),
+    });
+    done.inspect_err(log_error)
+}
+
+/// Refuses by name what is asked for and not there.
+fn refuse(options: &Options, host: &Host) -> Result<(), Error> {
+    if !options.refused.is_empty() {
+        return Err(Error::Options(options.refused.clone()));
+    }
+    match host.configuration() {
+        Some(file) if !options.no_default_config => Err(Error::Configuration(file.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Logs an error, each of its lines as one that begins with `Error`.
+fn log_error(error: &Error) {
+    for line in error.to_string().lines() {
+        error!("{line}");
+    }
+    if let Some(verdict) = error.verdict() {
+        error!("{verdict}");
+    }
+}

@@ -1,0 +1,157 @@
+//! What makes a command line of the face: arguments, environment, standard streams, exit codes.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool speaks on its standard streams"
+)]
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use nix::sys::wait::wait;
+
+use crate::{Asked, Command, Done, Error, Failure, Host, Options, VERSION, parse, rights, run};
+
+const USAGE: &str = "
+Usage:
+  criu dump -t PID [<options>]
+  criu pre-dump -t PID [<options>]
+  criu restore [<options>]
+  criu check [--feature FEAT]
+
+Options:
+  -t|--tree PID         root of the process tree to dump
+  -D|--images-dir DIR   directory for image files [default: .]
+  -W|--work-dir DIR     directory for the log, pidfile and stats [default: the images directory]
+  -o|--log-file FILE    log file, - for standard output [default: standard error]
+  -v[NUM]|-v[v...]      verbosity: 1 errors, 2 warnings (default), 3 information, 4 all
+  -R|--leave-running    leave tasks running after the dump
+  -s|--leave-stopped    leave tasks stopped after the dump or restore
+     --track-mem        go on tracking memory changes after the dump
+     --prev-images-dir DIR
+                        images of an earlier dump or pre-dump, relative to the images directory
+  -j|--shell-job        dump and restore jobs of a shell
+  -d|--restore-detached detach after the restore
+  -S|--restore-sibling  restore the root as a sibling (needs -d)
+     --pidfile FILE     write the pid of the restored root to FILE, which must not exist
+  -r|--root PATH        root file system
+     --manage-cgroups[=MODE]
+                        ignore, none, props, soft (default), full or strict; a dump with ignore
+                        says where tasks are, not what their control groups are
+     --cgroup-root [CONTROLLER:]/PATH
+                        dump: the control group to describe, with all below it; restore: the one
+                        that takes the place of the highest one that the tree was in
+     --ghost-limit SIZE largest deleted file that is carried [default: 64M]
+     --feature FEAT     only check a particular feature
+  -h|--help             show this text
+  -V|--version          show version
+
+CRIU's other options are known, and refused by name.
+";
+
+/// Runs as `criu` with these arguments, the program's name aside.
+#[must_use]
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    if let [command, file, holding] = &arguments[..]
+        && command == dumper::KEEP
+    {
+        return match dumper::keep(file.as_ref(), &holding.to_string_lossy()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    match parse(arguments) {
+        Ok(Asked::Version) => println!("Version: {VERSION}"),
+        Ok(Asked::Help) => println!("{USAGE}"),
+        Ok(Asked::Run(command, options)) => return carry_out(command, &options),
+        Err(error) => {
+            eprintln!("criu: {error}\n{USAGE}\nTry -h|--help for more info");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn carry_out(command: Command, options: &Options) -> ExitCode {
+    match run(command, options, &Host::of_the_environment()) {
+        Ok(Done::Checked) => println!("Looks good."),
+        Ok(Done::Restored(_)) if !options.detach => wait_for_all(),
+        Ok(_) => {}
+        Err(error) => {
+            tell(error);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Says why nothing was done, where no log does.
+fn tell(error: Error) {
+    let said = match error {
+        error if error.is_in_the_log() => return,
+        Error::Rights(error) => again_as_root(error).to_string(),
+        error => error.to_string(),
+    };
+    for line in said.lines() {
+        eprintln!("Error (criu): {line}");
+    }
+}
+
+/// Waits, as CRIU does, until every child has ended, whatever their exit statuses.
+fn wait_for_all() {
+    loop {
+        match wait() {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Refuses a command that takes root, or the capabilities for it, to who has neither.
+///
+/// # Errors
+/// With the command that does it as root.
+pub fn require(command: &str) -> Result<(), Failure> {
+    rights::require(command).map_err(again_as_root)
+}
+
+fn again_as_root(error: rights::NoRights) -> Failure {
+    Failure::with_remedy(error, format!("run as root: {}", with_sudo()))
+}
+
+/// This very command line, as root has to type it.
+#[must_use]
+pub fn with_sudo() -> String {
+    let words = std::env::args_os().map(|word| quoted(&word)).collect::<Vec<_>>();
+    format!("sudo {}", words.join(" "))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_take_them_apart() {
+        for (word, shown) in [
+            ("stasis", "stasis"),
+            ("--directory=/a/b", "--directory=/a/b"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", "'it'\\''s'"),
+            ("$HOME", "'$HOME'"),
+        ] {
+            assert_eq!(quoted(OsStr::new(word)), shown);
+        }
+    }
+}
