@@ -184,6 +184,8 @@ pub struct Thread {
     /// The thread has a descriptor table, or a root and working directory, that are not the
     /// process's (`unshare`, or `clone` without `CLONE_FILES` or `CLONE_FS`).
     pub own_tables: bool,
+    /// The thread is in other namespaces than the process's first one (`unshare`, `setns`).
+    pub own_namespaces: bool,
     /// Blocked signals, as a bit mask with signal 1 at bit 0.
     pub blocked: u64,
     /// Signals pending for this thread alone.

@@ -174,6 +174,12 @@ fn of_process(
             let remedy = "let threads share them (CLONE_FILES | CLONE_FS)";
             add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
+        if thread.own_namespaces {
+            let reason = "it is in other namespaces than its process (unshare, setns)";
+            let remedy =
+                "have it go back to those of its process (setns) before the dump, or end it";
+            add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
+        }
         if thread.tid == pid && thread.state == 'Z' {
             let reason = "the process's first thread has ended before the others";
             let remedy = "keep the first thread until the others have ended";

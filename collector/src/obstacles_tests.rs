@@ -137,6 +137,7 @@ fn thread(state: char) -> Thread {
         comm: "x".into(),
         state,
         own_tables: false,
+        own_namespaces: false,
         blocked: 0,
         pending: 0,
         shared_pending: 0,

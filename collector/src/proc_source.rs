@@ -136,6 +136,7 @@ impl ProcSource {
                     state: char::from(stat.state),
                     own_tables: tid != process.pid
                         && identity::tables_differ(tid, process.pid).unwrap_or(false),
+                    own_namespaces: tid != process.pid && namespaces_differ(&thread, dir),
                     blocked: status.blocked,
                     pending: status.pending,
                     shared_pending: status.shared_pending,
@@ -175,6 +176,16 @@ impl ProcSource {
             });
         }
         Ok(files)
+    }
+}
+
+/// Whether a thread is in other namespaces than the first of its process. One that is ending has none.
+fn namespaces_differ(thread: &Dir, first: &Dir) -> bool {
+    match (Namespaces::read(thread), Namespaces::read(first)) {
+        (Ok(own), Ok(first)) => {
+            own.0.iter().any(|(name, id)| first.0.get(name).is_some_and(|firsts| firsts != id))
+        }
+        _ => false,
     }
 }
 

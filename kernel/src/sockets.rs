@@ -275,7 +275,7 @@ pub fn protocol_name(pid: i32, fd: i32) -> Option<String> {
 }
 
 /// What [`peek`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peeked {
     /// Bytes written to the buffer.
     pub bytes: usize,
@@ -283,6 +283,8 @@ pub struct Peeked {
     pub truncated: bool,
     /// Descriptors travel with the message. (They are not received.)
     pub descriptors: bool,
+    /// The name of who sent a datagram; empty for one without.
+    pub sender: Vec<u8>,
 }
 
 /// Looks at what is queued in a socket, from its peek offset on, and leaves it there. `None` when
@@ -295,15 +297,18 @@ pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Peeked>> 
     // Room for credentials, which come first, but not for a descriptor: the kernel then drops
     // what does not fit and says so.
     let mut control = [0_u64; 4];
+    let mut sender = [0_u8; Address::MAX];
     // SAFETY: all zero is a valid `msghdr`: null pointers with lengths of 0.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
+    message.msg_name = sender.as_mut_ptr().cast();
+    message.msg_namelen = size_of_val(&sender) as _;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header points to one part (the caller's buffer) and to `control`, with their
-    // true lengths; both live until the call returns.
+    // SAFETY: the header points to one part (the caller's buffer), to `sender` and to `control`, with
+    // their true lengths; all live until the call returns.
     let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
     if count < 0 {
         let error = io::Error::last_os_error();
@@ -314,6 +319,10 @@ pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Peeked>> 
         bytes: count as usize,
         truncated: message.msg_flags & libc::MSG_TRUNC != 0,
         descriptors,
+        sender: sender
+            .get(size_of::<libc::sa_family_t>()..message.msg_namelen as usize)
+            .unwrap_or_default()
+            .to_vec(),
     }))
 }
 

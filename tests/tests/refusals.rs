@@ -229,6 +229,28 @@ fn refused_by_programs(family: &str, words: &[&str]) {
 }
 
 #[test]
+fn threads_and_sockets_of_other_namespaces() {
+    refused("unsupported-foreign_thread", &["thread", "other namespaces", "setns"]);
+    refused("unsupported-foreign_socket", &["network namespace", "nsenter"]);
+}
+
+#[test]
+fn files_that_signal_a_thread() {
+    refused("unsupported-thread_owner", &["f_setown", "thread"]);
+}
+
+#[test]
+fn the_path_of_a_socket() {
+    refused("unsupported-socket_path", &["o_path", "socket"]);
+}
+
+/// By eBPF it is counted, and so not lost when it is not shown a second time.
+#[test]
+fn empty_messages() {
+    refused_by_programs("unsupported-empty_message", &["empty message", "received"]);
+}
+
+#[test]
 fn landlock_domains() {
     refused_by_programs("unsupported-landlock", &["landlock domain of thread", "sandbox"]);
 }

@@ -28,6 +28,7 @@ mod many;
 mod mappings;
 mod memory;
 mod multicast;
+mod nameless;
 mod pipes;
 mod pulse;
 mod registers;
@@ -76,6 +77,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mappings", mappings::run),
     ("memory", memory::run),
     ("multicast", multicast::run),
+    ("nameless", nameless::run),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),
@@ -130,6 +132,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
+    ("unsupported-foreign_thread", unsupported::foreign_thread),
+    ("unsupported-foreign_socket", unsupported::foreign_socket),
+    ("unsupported-thread_owner", unsupported::thread_owner),
+    ("unsupported-socket_path", unsupported::socket_path),
+    ("unsupported-empty_message", unsupported::empty_message),
     ("unsupported-exit_signal", unsupported::exit_signal),
     ("unsupported-numa_policy", unsupported::numa_policy),
     ("unsupported-tracing", unsupported::tracing),

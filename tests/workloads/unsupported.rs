@@ -405,3 +405,85 @@ pub(crate) fn protection_key(stage: &Stage) -> Outcome {
     stage.ready_then_wait();
     Ok(())
 }
+
+/// A thread in namespaces of its own.
+pub(crate) fn foreign_thread(stage: &Stage) -> Outcome {
+    let (there, is_there) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUTS).expect("unshare");
+        there.send(()).expect("tell");
+        loop {
+            std::thread::park();
+        }
+    });
+    is_there.recv().expect("a thread");
+    stage.ready_then_wait();
+    Ok(())
+}
+
+/// A socket that was made in another network namespace, by a thread that is back.
+pub(crate) fn foreign_socket(stage: &Stage) -> Outcome {
+    use nix::sched::{CloneFlags, setns, unshare};
+    let here = std::fs::File::open("/proc/thread-self/ns/net").expect("open");
+    unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
+    setns(&here, CloneFlags::CLONE_NEWNET).expect("go back");
+    drop(here);
+    stage.ready_then_wait();
+    drop(socket);
+    Ok(())
+}
+
+/// A pipe that signals one thread.
+pub(crate) fn thread_owner(stage: &Stage) -> Outcome {
+    #[repr(C)]
+    struct Owner {
+        kind: i32,
+        pid: i32,
+    }
+    const F_SETOWN_EX: i32 = 15;
+    let (there, is_there) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        there.send(nix::unistd::gettid().as_raw()).expect("tell");
+        loop {
+            std::thread::park();
+        }
+    });
+    let owner = Owner { kind: 0, pid: is_there.recv().expect("a thread") };
+    let (reader, _writer) = nix::unistd::pipe().expect("pipe");
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    // SAFETY: the structure is the one that the command reads, and outlives the call.
+    check(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) }).expect("F_SETOWN_EX");
+    stage.ready_then_wait();
+    Ok(())
+}
+
+/// The file of a socket, opened as a place.
+pub(crate) fn socket_path(stage: &Stage) -> Outcome {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = stage.path("socket");
+    let socket = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+    let mut options = std::fs::File::options();
+    let place = options.read(true).custom_flags(libc::O_PATH).open(&path).expect("open");
+    stage.ready_then_wait();
+    drop((socket, place));
+    Ok(())
+}
+
+/// A message of no bytes between others: the kernel shows it to the first who looks.
+pub(crate) fn empty_message(stage: &Stage) -> Outcome {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    use std::os::fd::AsRawFd;
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::empty());
+    let (a, b) = socketpair(AddressFamily::Unix, kind, None, flags).expect("pair");
+    for message in [&b"one"[..], b"", b"three"] {
+        send(a.as_raw_fd(), message, MsgFlags::empty()).expect("send");
+    }
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for length in [3, 0, 5] {
+        let got = recv(b.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT);
+        found.same("message", &Ok(length), &got);
+    }
+    found.outcome()
+}

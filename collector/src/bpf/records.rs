@@ -96,6 +96,11 @@ pub(super) fn thread(
             && leader.places.files != 0
             && (task.places.files != leader.places.files
                 || task.places.file_system != leader.places.file_system),
+        own_namespaces: {
+            // A task that is ending has none.
+            let pairs = task.places.namespaces.into_iter().zip(leader.places.namespaces);
+            pairs.into_iter().any(|(own, leaders)| own != 0 && leaders != 0 && own != leaders)
+        },
         blocked: signals.blocked,
         pending: signals.pending,
         shared_pending: signals.shared_pending,

@@ -4,7 +4,8 @@ use collector::obstacles::{OF_ITSELF, process_behind};
 use collector::{OpenFile, Process};
 use images::messages::{
     EventpollFileEntry, FifoEntry, FileEntry, FownEntry, GhostFileEntry, PipeDataEntry, PipeEntry,
-    REMAP_GHOST, RegFileEntry, RemapFilePathEntry, SkPacketEntry, Timeval, TtyFileEntry, fd_type,
+    REMAP_GHOST, RegFileEntry, RemapFilePathEntry, SK_LISTEN, SkPacketEntry, Timeval, TtyFileEntry,
+    fd_type,
 };
 use kernel::descriptors::epoll_polling;
 use kernel::procfs::{Detail, FdInfo};
@@ -69,6 +70,12 @@ impl Survey<'_> {
         } else {
             found
         };
+        if is(&stat, libc::S_IFSOCK) {
+            return Err(Problem::refused(
+                "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
+                "close it before the checkpoint",
+            ));
+        }
         if found.ghost {
             self.ghost(found, id, &stat)?;
         }
@@ -256,12 +263,15 @@ impl Survey<'_> {
         let fown = self.owner(pid, file)?;
         let contents = self.contents(pid, file)?;
         self.out.pipes.extend(contents);
+        let end = self.memory.borrow(pid, file.fd)?;
+        let inode = socket_options::inode(std::os::fd::AsFd::as_fd(&end), 0o600)?;
         let pipe = PipeEntry {
             id: entry.id,
             pipe_id: file.inode as u32,
             flags: file.flags,
             fown,
             boot: self.context.joined.get(&file.inode).copied(),
+            inode,
         };
         Ok(FileEntry { r#type: fd_type::PIPE, pipe: Some(pipe), ..entry })
     }
@@ -320,19 +330,13 @@ impl Survey<'_> {
                     self.neighbours.load()?;
                 }
                 let neighbours = &self.neighbours;
-                let (mut socket, queue) = with_socket(self.memory, pid, file, |socket| {
-                    let entry = unix_sockets::entry(socket, file.inode, neighbours, strict)?;
-                    let queue = if frozen {
-                        unix_sockets::queue(socket, entry.r#type.cast_signed(), entry.state)?
-                    } else {
-                        Vec::new()
-                    };
-                    Ok((entry, queue))
+                let mut socket = with_socket(self.memory, pid, file, |socket| {
+                    unix_sockets::entry(socket, file.inode, neighbours, strict)
                 })?;
-                self.out.queues.extend(queue.into_iter().map(|message| {
-                    let length = message.len() as u32;
-                    (SkPacketEntry { id_for: entry.id, length, scm: Vec::new() }, message)
-                }));
+                if frozen {
+                    let kind = socket.r#type.cast_signed();
+                    self.unix_queue(pid, file, entry.id, kind, socket.state)?;
+                }
                 socket.opts.others = others;
                 let usk = images::messages::UnixSkEntry {
                     id: entry.id,
@@ -365,6 +369,35 @@ impl Survey<'_> {
                 "close it before the checkpoint",
             )),
         }
+    }
+
+    /// Takes down what is queued in a Unix socket of a kind (`SOCK_*`) and a state.
+    pub(super) fn unix_queue(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        id_for: u32,
+        kind: i32,
+        state: u32,
+    ) -> Result<(), Problem> {
+        let neighbours = &self.neighbours;
+        let queue = with_socket(self.memory, pid, file, |socket| {
+            let sender = match kind {
+                libc::SOCK_DGRAM => neighbours.sender(socket, file.inode as u32),
+                _ => Vec::new(),
+            };
+            unix_sockets::queue(socket, kind, state, &sender)
+        })?;
+        let counted = file.mark.and_then(|mark| mark.size);
+        let has_messages = kind != libc::SOCK_STREAM && state != SK_LISTEN;
+        if has_messages && counted.is_some_and(|counted| counted != queue.len() as u64) {
+            return Err(unix_sockets::empty_message());
+        }
+        self.out.queues.extend(queue.into_iter().map(|message| {
+            let length = message.len() as u32;
+            (SkPacketEntry { id_for, length, scm: Vec::new() }, message)
+        }));
+        Ok(())
     }
 
     pub(super) fn event(

@@ -15,7 +15,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use collector::{FileMark, OpenFile};
-use images::messages::{FileEntry, PipeDataEntry, SK_LISTEN, SkPacketEntry, fd_type};
+use images::messages::{FileEntry, PipeDataEntry, SK_LISTEN, fd_type};
 
 use super::Captured;
 use super::memory::with_socket;
@@ -323,14 +323,11 @@ impl Survey<'_> {
             with_socket(self.memory, pid, file, |socket| unix_sockets::locate(socket, entry))?;
         }
         if waiting {
-            let id_for = self.kept.files[entries.start].id;
-            let queue = with_socket(self.memory, pid, file, |socket| {
-                unix_sockets::queue(socket, unix.kind, unix.state)
-            })?;
-            self.out.queues.extend(queue.into_iter().map(|message| {
-                let length = message.len() as u32;
-                (SkPacketEntry { id_for, length, scm: Vec::new() }, message)
-            }));
+            let id = self.kept.files[entries.start].id;
+            if unix.kind == libc::SOCK_DGRAM {
+                self.neighbours.load_one(file.inode as u32)?;
+            }
+            self.unix_queue(pid, file, id, unix.kind, unix.state)?;
         }
         Ok(true)
     }

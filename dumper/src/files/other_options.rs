@@ -20,9 +20,26 @@ type Kind = (i32, i32, i32);
 /// The value of an option; `None` when sockets of this kind, or this kernel, do not have it.
 type Value = Option<Vec<u8>>;
 
-/// The values that new sockets have, by kind of socket.
+const MAXSEG: SocketOption =
+    SocketOption { level: libc::SOL_TCP, number: libc::TCP_MAXSEG, name: "TCP_MAXSEG" };
+
+/// Whether a `TCP_MAXSEG` is less than any that can be set: what the kernel computes for a socket that
+/// sends IP options and is not connected.
+fn is_computed(value: &[u8]) -> bool {
+    const LEAST: u32 = 88;
+    value.first_chunk().is_some_and(|bytes| u32::from_ne_bytes(*bytes) < LEAST)
+}
+
+/// What a new socket of some kind has.
+#[derive(Debug)]
+struct New {
+    namespace: Option<[u8; 8]>,
+    options: Vec<(SocketOption, Value)>,
+}
+
+/// What new sockets have, by kind of socket.
 #[derive(Debug, Default)]
-pub(super) struct Usual(HashMap<Kind, Vec<(SocketOption, Value)>>);
+pub(super) struct Usual(HashMap<Kind, New>);
 
 fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
     let mut bytes = vec![0; LONGEST];
@@ -31,11 +48,20 @@ fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
     Some(bytes)
 }
 
-/// The values of a new socket.
-fn of_new(kind: Kind) -> Result<Vec<(SocketOption, Value)>, Problem> {
+/// The number of the network namespace that a socket is of: no two have had the same since the boot.
+/// `None` before Linux 5.14.
+fn namespace(socket: BorrowedFd<'_>) -> Option<[u8; 8]> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let mut cookie = [0; 8];
+    option_bytes(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie).ok()?;
+    Some(cookie)
+}
+
+fn of_new(kind: Kind) -> Result<New, Problem> {
     let new = create(kind.0, kind.1, kind.2).doing("make a socket to compare with")?;
     let options = socket_names::of(kind.0, kind.2).into_iter().flatten();
-    Ok(options.map(|option| (*option, value(new.as_fd(), *option))).collect())
+    let options = options.map(|option| (*option, value(new.as_fd(), *option))).collect();
+    Ok(New { namespace: namespace(new.as_fd()), options })
 }
 
 impl Usual {
@@ -49,10 +75,20 @@ impl Usual {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(of_new(kind)?),
         };
+        if namespace(socket) != usual.namespace {
+            return Err(Problem::refused(
+                "it is of another network namespace than that of stasis",
+                "run stasis in that namespace (nsenter --net), or close it before the checkpoint",
+            ));
+        }
         Ok(usual
+            .options
             .iter()
             .filter_map(|(option, usual)| {
                 let value = value(socket, *option)?;
+                if *option == MAXSEG && is_computed(&value) {
+                    return None;
+                }
                 (Some(&value) != usual.as_ref()).then(|| SkOptEntry {
                     level: option.level.cast_unsigned(),
                     name: option.number.cast_unsigned(),
@@ -77,6 +113,18 @@ mod tests {
         set_option(&socket, libc::SOL_TCP, libc::TCP_DEFER_ACCEPT, 5).unwrap();
         let found = usual.differences(socket.as_fd(), kind).unwrap();
         assert_eq!((found.len(), found[0].name), (1, libc::TCP_DEFER_ACCEPT.cast_unsigned()));
+    }
+
+    #[test]
+    fn what_the_kernel_computes_is_not_set() {
+        let kind = (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP);
+        let socket = create(kind.0, kind.1, kind.2).unwrap();
+        let options = [1; 4];
+        let (level, name) = (libc::SOL_IP, libc::IP_OPTIONS);
+        kernel::sockets::set_option_bytes(&socket, level, name, &options).unwrap();
+        let found = Usual::default().differences(socket.as_fd(), kind).unwrap();
+        assert!(found.iter().any(|option| option.name == libc::IP_OPTIONS.cast_unsigned()));
+        assert!(found.iter().all(|option| option.level != libc::SOL_TCP.cast_unsigned()));
     }
 
     #[test]

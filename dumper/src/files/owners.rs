@@ -10,7 +10,13 @@ use kernel::descriptors;
 use super::problem::{Doing, Problem};
 
 /// The owner of an open file, checked to be one that a restore will find.
-pub(super) fn owner(fd: impl AsFd, known: &BTreeSet<i32>) -> Result<FownEntry, Problem> {
+pub(super) fn owner(
+    fd: impl AsFd,
+    known: &BTreeSet<i32>,
+    is_process: impl FnOnce(i32) -> bool,
+) -> Result<FownEntry, Problem> {
+    /// `F_OWNER_TID`.
+    const THREAD: i32 = 0;
     let signal = descriptors::signal(&fd).doing("get signal of")?;
     let owner = descriptors::owner(&fd).doing("get owner of")?;
     let mut entry = FownEntry { signum: signal.cast_unsigned(), ..nobody() };
@@ -21,6 +27,13 @@ pub(super) fn owner(fd: impl AsFd, known: &BTreeSet<i32>) -> Result<FownEntry, P
         return Err(Problem::refused(
             format!("its owner (F_SETOWN) is {}, which is not in the tree", owner.pid),
             "set its owner to 0, or dump a tree that holds the owner",
+        ));
+    }
+    // Owners are set when there is one thread of each process yet.
+    if owner.kind == THREAD && !is_process(owner.pid) {
+        return Err(Problem::refused(
+            format!("its owner is thread {} (F_SETOWN_EX), and not a process", owner.pid),
+            "have it set the process as its owner (fcntl F_SETOWN)",
         ));
     }
     let (uid, euid) = descriptors::owner_uids(&fd).doing("get user ids of the owner of")?;
@@ -36,7 +49,7 @@ pub(super) fn nobody() -> FownEntry {
     FownEntry { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 }
 }
 
-/// Every id of the tree that can own a file: threads, processes, process groups.
+/// Every id of the tree that can own a file: threads (which are told that they cannot), processes, process groups.
 pub(super) fn ids(inventory: &Inventory) -> BTreeSet<i32> {
     inventory
         .processes

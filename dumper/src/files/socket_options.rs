@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use images::messages::{IpOptsEntry, SkOptsEntry, TcpOptsEntry};
+use images::messages::{FilePermsEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
 use kernel::sockets::{filter_length, option, option_bytes};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 
@@ -89,7 +89,16 @@ pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry,
         // Kernels before 5.15 do not tell; their buffers are then taken as set by the program.
         so_buf_lock: option(socket, SOL_SOCKET, SO_BUF_LOCK).ok(),
         others: Vec::new(),
+        inode: inode(socket, 0o777)?,
     })
+}
+
+/// Owner and mode of a socket or pipe, unless it is as root makes it.
+pub(super) fn inode(file: BorrowedFd<'_>, usual: u32) -> Result<Option<FilePermsEntry>, Problem> {
+    let stat = nix::sys::stat::fstat(file).doing("stat")?;
+    let is_usual = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (0, 0, usual);
+    let found = FilePermsEntry { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid };
+    Ok((!is_usual).then_some(found))
 }
 
 /// The options of IP.
@@ -118,6 +127,12 @@ pub(super) fn ip(socket: BorrowedFd<'_>, v6: bool) -> Result<IpOptsEntry, Proble
 /// The options of TCP.
 pub(super) fn tcp(socket: BorrowedFd<'_>) -> Result<TcpOptsEntry, Problem> {
     let value = |name| number(socket, SOL_TCP, name);
+    if value(libc::TCP_REPAIR)? != 0 {
+        return Err(Problem::refused(
+            "it is being repaired (TCP_REPAIR)",
+            "have that ended, or close it before the checkpoint",
+        ));
+    }
     let set = |name| value(name).map(|value| Some(value != 0).filter(|on| *on));
     Ok(TcpOptsEntry {
         cork: set(libc::TCP_CORK)?,

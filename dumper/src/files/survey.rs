@@ -303,7 +303,8 @@ impl<'a> Survey<'a> {
         if file.owned == Some(false) || file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Ok(owners::nobody());
         }
-        owners::owner(&self.memory.borrow(pid, file.fd)?, &self.known)
+        let is_process = |pid: i32| self.inventory.processes.contains_key(&pid);
+        owners::owner(&self.memory.borrow(pid, file.fd)?, &self.known, is_process)
     }
 
     /// The open files that may have locks on them.

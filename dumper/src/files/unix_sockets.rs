@@ -9,7 +9,9 @@ use images::messages::{
     SK_ESTABLISHED, SK_LISTEN, UnixSkEntry,
 };
 use kernel::sock_diag::{UnixLookup, UnixSocket};
-use kernel::sockets::{has_urgent_byte, local_address, option, peek, set_option, unix_file};
+use kernel::sockets::{
+    has_urgent_byte, local_address, option, peek, peer_address, set_option, unix_file,
+};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use nix::fcntl::OFlag;
@@ -131,6 +133,15 @@ impl Neighbours {
             Some(known) => known.sockets.get(&inode),
             None => self.single.get(&inode),
         }
+    }
+
+    /// The name that messages for a datagram socket can have as their sender's and get again: that of
+    /// the socket that it is connected to, if that one is connected to it.
+    pub(super) fn sender(&self, socket: BorrowedFd<'_>, inode: u32) -> Vec<u8> {
+        let peer = self.socket(inode).and_then(|socket| socket.peer);
+        let back = peer.and_then(|peer| self.socket(peer)).and_then(|peer| peer.peer);
+        let name = (back == Some(inode)).then(|| peer_address(socket).ok()).flatten();
+        name.map_or_else(Vec::new, |name| name.data().to_vec())
     }
 
     fn waits_at(&self, inode: u32) -> Option<&u32> {
@@ -323,15 +334,33 @@ fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
 }
 
 /// What is queued in a socket of a kind (`SOCK_*`) and a state: one element a message, of a stream
-/// all of it in one or more.
+/// all of it in one or more. `sender` is the only name that a sender may have.
 pub(super) fn queue(
     socket: BorrowedFd<'_>,
     kind: i32,
     state: u32,
+    sender: &[u8],
 ) -> Result<Vec<Vec<u8>>, Problem> {
     if state == SK_LISTEN {
         return Ok(Vec::new());
     }
+    let messages = read_queue(socket, kind, sender)?;
+    // A message says who sent it to whoever asked for that.
+    for (name, what) in [(libc::SO_PASSCRED, "SO_PASSCRED"), (SO_PASSPIDFD, "SO_PASSPIDFD")] {
+        if !messages.is_empty() && option(socket, SOL_SOCKET, name).is_ok_and(|set| set != 0) {
+            return Err(Problem::refused(
+                format!("messages wait in it with the credentials of their senders ({what})"),
+                "try again when they have been received",
+            ));
+        }
+    }
+    Ok(messages)
+}
+
+/// `SO_PASSPIDFD`.
+const SO_PASSPIDFD: i32 = 76;
+
+fn read_queue(socket: BorrowedFd<'_>, kind: i32, sender: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
     let stream = kind == SOCK_STREAM;
     let waiting = bytes_waiting(socket).doing("get queue of")? as usize;
     if stream && waiting == 0 {
@@ -339,8 +368,8 @@ pub(super) fn queue(
     }
     if waiting == 0 {
         // Only datagrams can be queued and be of no bytes.
-        let empty = kind == SOCK_DGRAM && look(socket, &mut [0])?.is_some();
-        return if empty { Err(empty_datagram()) } else { Ok(Vec::new()) };
+        let empty = kind == SOCK_DGRAM && look(socket, &mut [0], None)?.is_some();
+        return if empty { Err(empty_message()) } else { Ok(Vec::new()) };
     }
     if stream && has_urgent_byte(socket).doing("look for an urgent byte in")? {
         return Err(Problem::refused(
@@ -350,12 +379,13 @@ pub(super) fn queue(
     }
     let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
     // One look without a peek offset is enough for nearly every queue, and changes nothing.
-    let Some(first) = look(socket, &mut buffer)? else { return Ok(Vec::new()) };
+    let sender = (kind == SOCK_DGRAM).then_some(sender);
+    let Some(first) = look(socket, &mut buffer, sender)? else { return Ok(Vec::new()) };
     if first == waiting && (stream || kind == SOCK_SEQPACKET) {
         buffer.truncate(first);
         return Ok(vec![buffer]);
     }
-    walk(socket, &mut buffer, waiting, kind)
+    walk(socket, &mut buffer, waiting, sender)
 }
 
 /// Reads a queue message by message. The peek offset is the target's own: it is put back.
@@ -363,11 +393,11 @@ fn walk(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     waiting: usize,
-    kind: i32,
+    sender: Option<&[u8]>,
 ) -> Result<Vec<Vec<u8>>, Problem> {
     let before = option(socket, SOL_SOCKET, libc::SO_PEEK_OFF).doing("get peek offset of")?;
     set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, 0).doing("set peek offset of")?;
-    let messages = messages(socket, buffer, waiting, kind);
+    let messages = messages(socket, buffer, waiting, sender);
     set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, before).doing("restore peek offset of")?;
     messages
 }
@@ -376,33 +406,38 @@ fn messages(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     waiting: usize,
-    kind: i32,
+    sender: Option<&[u8]>,
 ) -> Result<Vec<Vec<u8>>, Problem> {
     let mut messages = Vec::new();
     let mut total = 0;
-    while let Some(count) = look(socket, buffer)? {
-        // End of file, for which a connected socket answers 0 for ever.
-        if count == 0 && kind != SOCK_DGRAM {
-            break;
+    while let Some(count) = look(socket, buffer, sender)? {
+        // Empty messages do not move the peek offset: they cannot be told apart. The end of a
+        // connection, which looks the same, comes after all that waits.
+        if count == 0 {
+            return Err(empty_message());
         }
         messages.push(buffer[..count].to_vec());
         total += count;
-        if kind != SOCK_DGRAM && total >= waiting {
+        if sender.is_none() && total >= waiting {
             break;
-        }
-        // Empty datagrams do not move the peek offset: they cannot be told apart.
-        if count == 0 {
-            return Err(empty_datagram());
         }
     }
     Ok(messages)
 }
 
-fn empty_datagram() -> Problem {
-    Problem::refused("an empty datagram is queued in it", "try again when it has been received")
+/// The kernel shows an empty message to one look only, so it counts as well how many there are.
+pub(super) fn empty_message() -> Problem {
+    Problem::refused("an empty message is queued in it", "try again when it has been received")
 }
 
-fn look(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<usize>, Problem> {
+/// Looks at the next message. With a `sender`, which datagrams have, one from another name is refused:
+/// a restore has nobody to send it.
+fn look(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    sender: Option<&[u8]>,
+) -> Result<Option<usize>, Problem> {
+    let other = |name: &[u8]| sender.is_some_and(|sender| !name.is_empty() && name != sender);
     match peek(socket, buffer).doing("look into the queue of")? {
         None => Ok(None),
         Some(found) if found.descriptors => Err(Problem::refused(
@@ -411,6 +446,13 @@ fn look(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<usize>, Prob
         )),
         Some(found) if found.truncated => Err(Problem::refused(
             format!("a message of more than {} bytes is queued in it", buffer.len()),
+            "try again when it has been received",
+        )),
+        Some(found) if other(&found.sender) => Err(Problem::refused(
+            format!(
+                "a datagram from {} is queued in it, to whom an answer would go",
+                String::from_utf8_lossy(&found.sender).trim_matches('\0')
+            ),
             "try again when it has been received",
         )),
         Some(found) => Ok(Some(found.bytes)),

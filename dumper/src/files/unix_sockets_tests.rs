@@ -40,8 +40,8 @@ fn queues_of_each_kind() {
         let (a, b) = create_pair(kind).unwrap();
         nix::unistd::write(&a, b"one").unwrap();
         nix::unistd::write(&a, b"three").unwrap();
-        assert_eq!(queue(b.as_fd(), kind, SK_ESTABLISHED).unwrap(), expected);
-        let nothing = queue(a.as_fd(), kind, SK_ESTABLISHED).unwrap();
+        assert_eq!(queue(b.as_fd(), kind, SK_ESTABLISHED, b"").unwrap(), expected);
+        let nothing = queue(a.as_fd(), kind, SK_ESTABLISHED, b"").unwrap();
         assert_eq!(nothing, Vec::<Vec<u8>>::new());
         let offset = option(b.as_fd(), SOL_SOCKET, libc::SO_PEEK_OFF).unwrap();
         assert_eq!(offset, u32::MAX);
@@ -56,7 +56,7 @@ fn what_a_closed_peer_left_is_read() {
     let alone = neighbours(&[&b]);
     let entry = entry(b.as_fd(), inode(&b), &alone, true).unwrap();
     assert_eq!((entry.peer, entry.shutdown), (0, Some(SHUTDOWN_BOTH)));
-    let queue = queue(b.as_fd(), SOCK_STREAM, SK_ESTABLISHED).unwrap();
+    let queue = queue(b.as_fd(), SOCK_STREAM, SK_ESTABLISHED, b"").unwrap();
     assert_eq!(queue, [b"last words".to_vec()]);
 }
 
@@ -83,4 +83,40 @@ fn one_that_is_asked_for_alone_is_as_among_all() {
     let mut alone = Neighbours::new([inode(&a) as u32].into());
     alone.load_one(inode(&a) as u32).unwrap();
     assert!(alone.known.is_some());
+}
+
+#[test]
+fn messages_that_say_who_sent_them() {
+    let (a, b) = create_pair(SOCK_STREAM).unwrap();
+    set_option(&b, SOL_SOCKET, libc::SO_PASSCRED, 1).unwrap();
+    assert!(queue(b.as_fd(), SOCK_STREAM, SK_ESTABLISHED, b"").unwrap().is_empty());
+    nix::unistd::write(&a, b"mine").unwrap();
+    let refused = queue(b.as_fd(), SOCK_STREAM, SK_ESTABLISHED, b"");
+    assert!(refusal(refused).contains("SO_PASSCRED"));
+}
+
+#[test]
+fn datagrams_whose_sender_has_a_name() {
+    use std::os::unix::net::UnixDatagram;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    let to = UnixDatagram::bind(path("to")).unwrap();
+    let from = UnixDatagram::bind(path("from")).unwrap();
+    from.send_to(b"hello", path("to")).unwrap();
+    let mut name = path("from").into_os_string().into_vec();
+    name.push(0);
+    let queue = |sender: &[u8]| queue(to.as_fd(), SOCK_DGRAM, SK_CLOSE, sender);
+    assert!(refusal(queue(b"")).contains("/from"));
+    assert_eq!(queue(&name).unwrap(), [b"hello".to_vec()]);
+}
+
+#[test]
+fn an_empty_message_is_not_the_end() {
+    let (a, b) = create_pair(SOCK_SEQPACKET).unwrap();
+    for message in [&b"one"[..], b"", b"three"] {
+        nix::sys::socket::send(a.as_raw_fd(), message, nix::sys::socket::MsgFlags::empty())
+            .unwrap();
+    }
+    let refused = queue(b.as_fd(), SOCK_SEQPACKET, SK_ESTABLISHED, b"");
+    assert!(refusal(refused).contains("empty message"));
 }

@@ -42,8 +42,10 @@ pub(crate) fn seen(file: u64, inode: u64, mode: u16, magic: u64, owned: bool) ->
         return UNKNOWN;
     }
     match mode & S_IFMT {
-        S_IFSOCK if magic == SOCKET_FS => socket(load(file, o::FILE_PRIVATE), changes(file)),
-        S_IFIFO if magic == PIPE_FS => pipe(inode, changes(file), Mark::new()),
+        S_IFSOCK if magic == SOCKET_FS => {
+            socket(load(file, o::FILE_PRIVATE), changes(file), rights(inode, mode))
+        }
+        S_IFIFO if magic == PIPE_FS => pipe(inode, changes(file), rights(inode, mode)),
         S_IFIFO => match place(inode, mode) {
             Some(mark) => pipe(inode, changes(file), mark),
             None => UNKNOWN,
@@ -79,12 +81,20 @@ fn place(inode: u64, mode: u16) -> Option<Mark> {
     if names == 0 || is_device && !is_stateless(device) || has_locks(inode) {
         return None;
     }
-    let (user, group): (u32, u32) = (load(inode, o::INODE_UID), load(inode, o::INODE_GID));
-    let mut mark = Mark::new();
-    mark.add(u64::from(names) << 32 | u64::from(mode));
-    mark.add(u64::from(user) << 32 | u64::from(group));
+    let mut mark = rights(inode, mode);
+    mark.add(u64::from(names));
     mark.add(u64::from(device));
     Some(mark)
+}
+
+/// Begins a mark with owner and permissions.
+#[inline(always)]
+fn rights(inode: u64, mode: u16) -> Mark {
+    let (user, group): (u32, u32) = (load(inode, o::INODE_UID), load(inode, o::INODE_GID));
+    let mut mark = Mark::new();
+    mark.add(u64::from(mode));
+    mark.add(u64::from(user) << 32 | u64::from(group));
+    mark
 }
 
 /// Whether a device is one of those that have no state: null, zero, full, random, urandom.
@@ -197,8 +207,7 @@ const NOT_ITS_OWN: [(usize, u32); 5] = [
 /// memory of the last one that was read. Messages of Unix sockets are read again whenever any
 /// wait. Others have no mark while anything waits: equal ones say that nothing did either time.
 #[inline(always)]
-fn socket(socket: u64, changes: u64) -> Seen {
-    let mut mark = Mark::new();
+fn socket(socket: u64, changes: u64, mut mark: Mark) -> Seen {
     mark.add(changes);
     mark.add_field::<1>(socket, o::SOCKET_STATE);
     let sock: u64 = field(socket, o::SOCKET_SOCK);

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::files::FownEntry;
+use super::sockets::FilePermsEntry;
 
 /// One end of a pipe. Ends with the same `pipe_id` are of one pipe; `flags` says which end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
@@ -23,6 +24,9 @@ pub struct PipeEntry {
     /// The machine's boot in which it was (the first half of its boot id). Not CRIU's.
     #[prost(fixed64, optional, tag = "1000")]
     pub boot: Option<u64>,
+    /// Owner and mode of the pipe, where they are not a new one's of root. An extension.
+    #[prost(message, optional, tag = "1001")]
+    pub inode: Option<FilePermsEntry>,
 }
 
 /// An open fifo: pipe identity plus the [`RegFileEntry`](super::RegFileEntry) with id `regf_id`

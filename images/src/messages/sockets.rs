@@ -252,6 +252,9 @@ pub struct SkOptsEntry {
     /// Options that CRIU has no place for, where they differ from a new socket's. An extension.
     #[prost(message, repeated, tag = "1000")]
     pub others: Vec<SkOptEntry>,
+    /// Owner and mode of the socket itself, where they are not a new one's of root. An extension.
+    #[prost(message, optional, tag = "1001")]
+    pub inode: Option<FilePermsEntry>,
 }
 
 /// An option of a socket, as `getsockopt` gives it and `setsockopt` takes it.
@@ -268,7 +271,7 @@ pub struct SkOptEntry {
     pub value: Vec<u8>,
 }
 
-/// Owner and mode of a socket's file.
+/// Owner and mode of a socket, of its file, or of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct FilePermsEntry {
     /// Type and permissions, as `st_mode`.

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 
 use super::approve::Purpose;
 use super::regular::{Opener, reopen, shown};
-use super::{Error, kernel};
+use super::{Error, kernel, socket_options};
 
 /// Capacity and contents of pipes, by `pipe_id`.
 pub(super) type Contents = BTreeMap<u32, (Option<u32>, Vec<u8>)>;
@@ -94,6 +94,7 @@ pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<Ow
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|errno| kernel(format!("make {what}"), errno))?;
     fill(&write, contents.get(&first.pipe_id), &what)?;
+    socket_options::inode(&write, first.inode.as_ref(), &what)?;
     // Only what is opened again needs an end that stays for that.
     let ends = |mode| entries.iter().filter(|entry| entry.flags & O_ACCMODE == mode).count();
     let enough = ends(O_RDONLY) <= 1 && ends(O_WRONLY) <= 1 && ends(O_RDWR) == 0;

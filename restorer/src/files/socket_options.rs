@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use images::messages::{IpOptsEntry, SkOptsEntry, TcpOptsEntry};
+use images::messages::{FilePermsEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
 use kernel::socket_names;
 use kernel::sockets::{option, set_option, set_option_bytes};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, fchown};
 
-use super::Error;
+use super::{Error, kernel};
 
 const SO_BUF_LOCK: i32 = 72;
 
@@ -100,6 +102,19 @@ impl Buffers {
     }
 }
 
+/// Owner and mode of a socket or pipe.
+pub(super) fn inode(
+    file: &OwnedFd,
+    wanted: Option<&FilePermsEntry>,
+    what: &str,
+) -> Result<(), Error> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let failed = |errno| kernel(format!("set owner and mode of {what}"), errno);
+    let (user, group) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+    fchown(file, Some(user), Some(group)).map_err(failed)?;
+    fchmod(file, Mode::from_bits_truncate(wanted.mode & 0o7777)).map_err(failed)
+}
+
 /// The options that sockets of every family have. `untouched` says how large the socket's buffers
 /// are when nothing was done to them yet.
 pub(super) fn all(
@@ -108,6 +123,7 @@ pub(super) fn all(
     untouched: Option<Buffers>,
     what: &str,
 ) -> Result<(), Error> {
+    inode(socket, options.inode.as_ref(), what)?;
     let setter = Setter { socket, what };
     if !options.so_filter.is_empty() {
         return Err(Error::refused(
