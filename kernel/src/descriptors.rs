@@ -131,6 +131,19 @@ pub fn set_status_flags(fd: impl AsFd, flags: u32) -> io::Result<()> {
     integer(fd, libc::F_SETFL, flags.cast_signed()).map(drop)
 }
 
+/// The status flags that can be set.
+const STATUS: u32 =
+    (libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME | libc::O_NONBLOCK)
+        .cast_unsigned();
+
+/// Sets the status flags of a file that is known to have those of `now`, if they differ.
+///
+/// # Errors
+/// As [`set_status_flags`].
+pub fn change_status_flags(fd: impl AsFd, now: u32, flags: u32) -> io::Result<()> {
+    if (now ^ flags) & STATUS == 0 { Ok(()) } else { set_status_flags(fd, flags) }
+}
+
 /// The capacity of a pipe.
 ///
 /// # Errors
@@ -223,20 +236,22 @@ pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
 }
 
 /// Closes descriptors, those with numbers next to each other by one call.
-///
-/// # Errors
-/// When the kernel has no close_range (before Linux 5.9).
-pub fn close_all(fds: impl IntoIterator<Item = OwnedFd>) -> io::Result<()> {
+pub fn close_all(fds: impl IntoIterator<Item = OwnedFd>) {
     let mut numbers: Vec<RawFd> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
     numbers.sort_unstable();
     for run in numbers.chunk_by(|one, next| one + 1 == *next) {
-        if let [first, ..] = run
-            && let [.., last] = run
+        if run.len() > 1
+            && let [first, .., last] = run
+            && close_range(*first, *last).is_ok()
         {
-            close_range(*first, *last)?;
+            continue;
+        }
+        for number in run {
+            // SAFETY: it came from an `OwnedFd`, which has been given up for it. (It is one by itself,
+            // or the kernel has no close_range: before Linux 5.9.)
+            drop(unsafe { OwnedFd::from_raw_fd(*number) });
         }
     }
-    Ok(())
 }
 
 /// Makes an epoll watch what the caller has as descriptor `number`.
@@ -307,11 +322,11 @@ mod tests {
     fn what_is_closed_in_runs_is_closed_and_nothing_else() {
         let base = 700;
         let keep: Vec<OwnedFd> =
-            (0..6).map(|_| duplicate_from(std::io::stderr(), base).unwrap()).collect();
+            (0..6).map(|_| duplicate_from(io::stderr(), base).unwrap()).collect();
         let numbers: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
         let (between, closed): (Vec<_>, Vec<_>) =
             keep.into_iter().enumerate().partition(|(index, _)| *index == 2);
-        close_all(closed.into_iter().rev().map(|(_, fd)| fd)).unwrap();
+        close_all(closed.into_iter().rev().map(|(_, fd)| fd));
         for (index, number) in numbers.into_iter().enumerate() {
             assert_eq!(duplicate_number(number).unwrap().is_some(), index == 2);
         }

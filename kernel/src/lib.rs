@@ -27,6 +27,7 @@ pub mod process;
 pub mod procfs;
 pub mod ptrace;
 pub mod region;
+pub mod reserved;
 pub mod rights;
 pub mod rseq;
 pub mod sched;

@@ -16,7 +16,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use images::messages::{FileIdentity, RegFileEntry};
@@ -28,7 +28,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::holders::{Holder, Holders};
-use super::regular::{shown, through};
+use super::regular::shown;
 use super::{Error, kernel};
 
 /// What is believed of the paths in the images.
@@ -103,6 +103,9 @@ const TRUST: &str =
 #[derive(Debug)]
 pub(super) struct Approver {
     root: OwnedFd,
+    /// Our descriptors (`/proc/self/fd`), by which a handle is opened. In a copy of this process they are
+    /// still this one's: copies open nothing.
+    descriptors: OwnedFd,
     /// The root directory is our own.
     whole: bool,
     holders: Holders,
@@ -117,8 +120,10 @@ impl Approver {
         let root = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
             kernel(format!("open the root directory {}", path.display()), errno)
         })?;
+        let descriptors = nix::fcntl::open("/proc/self/fd", flags, Mode::empty())
+            .map_err(|errno| kernel("open /proc/self/fd".to_owned(), errno))?;
         let whole = path == Path::new("/");
-        Ok(Self { root, whole, holders, trust })
+        Ok(Self { root, descriptors, whole, holders, trust })
     }
 
     /// Whether paths count from our own root directory.
@@ -308,7 +313,8 @@ impl Approved {
     fn open_here(&self, root: &Approver, flags: OFlag) -> io::Result<OwnedFd> {
         if !flags.contains(OFlag::O_NOFOLLOW) || root.trust == Trust::Paths {
             let flags = flags.difference(OFlag::O_NOFOLLOW);
-            return Ok(nix::fcntl::open(&through(&self.handle), flags, Mode::empty())?);
+            let number = self.handle.as_raw_fd().to_string();
+            return Ok(openat(&root.descriptors, &*number, flags, Mode::empty())?);
         }
         // The way through a handle is a link, and the flag is to be seen afterwards: by the name, then,
         // and what has been opened must be what was looked at.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use images::messages::{FdinfoEntry, FileEntry, InetSkEntry, PipeEntry, RegFileEntry, fd_type};
+use kernel::reserved::Reserved;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::approve::Approver;
@@ -17,6 +18,9 @@ use super::{Error, OpenContext, OpenFiles, events, inet_sockets, kernel, pipes, 
 
 /// Numbers left to the rest of the restore: its pipes, images, shared memory.
 const SPARE: usize = 64;
+
+/// From so many files on it costs less to take the numbers of the tasks than to move the files.
+const MANY: usize = 32;
 
 /// The first number that no table of the images has, nor an epoll.
 fn base(images: &FileImages) -> Result<RawFd, Error> {
@@ -127,12 +131,19 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     }
     let of_kind = |kind: u32| kinds.get(&kind).map_or(&[][..], |files| files);
 
+    // What gets a number from the base on at once need not be moved there.
+    let reserved = match room.is_none() && wanted.len() > MANY {
+        true => Reserved::below(base).ok(),
+        false => None,
+    };
     opening.regular(of_kind(fd_type::REG), &mut opener).map_err(|error| {
         let all = files.values().filter_map(|file| file.reg.as_ref());
         opener.with_all_changed(error, all)
     })?;
     opening.pipes(of_kind(fd_type::PIPE), &pipes)?;
     opening.fifos(of_kind(fd_type::FIFO), &fifos, &mut opener)?;
+    // Of sockets others are made for a moment, for which there may be no numbers but these.
+    drop(reserved);
     opening.inet(of_kind(fd_type::INETSK))?;
     for kind in [fd_type::EVENTFD, fd_type::TIMERFD, fd_type::SIGNALFD, fd_type::EVENTPOLL] {
         opening.events(of_kind(kind))?;

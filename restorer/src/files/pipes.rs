@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use images::messages::{FifoEntry, PipeEntry, RegFileEntry};
-use kernel::descriptors::{set_pipe_capacity, set_status_flags};
+use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
 use super::approve::Purpose;
@@ -90,10 +90,15 @@ pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<Ow
     if let Some(joined) = join(entries)? {
         return Ok(joined);
     }
+    let contents = contents.get(&first.pipe_id);
     // Not blocking, so that a pipe that cannot hold what it held is an error and no hang.
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+    let made = match contents.is_some_and(|(_, bytes)| !bytes.is_empty()) {
+        true => OFlag::O_NONBLOCK,
+        false => OFlag::empty(),
+    };
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | made)
         .map_err(|errno| kernel(format!("make {what}"), errno))?;
-    fill(&write, contents.get(&first.pipe_id), &what)?;
+    fill(&write, contents, &what)?;
     socket_options::inode(&write, first.inode.as_ref(), &what)?;
     // Only what is opened again needs an end that stays for that.
     let ends = |mode| entries.iter().filter(|entry| entry.flags & O_ACCMODE == mode).count();
@@ -110,17 +115,22 @@ pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<Ow
                 O_WRONLY => write.take(),
                 _ => None,
             };
-            let fd = match (own, &spare) {
-                (Some(fd), _) => fd,
-                (None, Some(spare)) => reopen(spare, entry.flags)
-                    .map_err(|errno| kernel(format!("open {what} again"), errno))?,
-                (None, None) => return Err(Error::image(&what, "it has no end")),
-            };
-            set_status_flags(&fd, entry.flags & !O_ASYNC).map_err(|source| Error::Kernel {
-                operation: format!("set flags of {what}"),
-                source,
-            })?;
-            Ok(fd)
+            let flags = entry.flags & !O_ASYNC;
+            let failed =
+                |source| Error::Kernel { operation: format!("set flags of {what}"), source };
+            match (own, &spare) {
+                (Some(fd), _) => {
+                    change_status_flags(&fd, made.bits().cast_unsigned(), flags).map_err(failed)?;
+                    Ok(fd)
+                }
+                (None, Some(spare)) => {
+                    let fd = reopen(spare, entry.flags)
+                        .map_err(|errno| kernel(format!("open {what} again"), errno))?;
+                    set_status_flags(&fd, flags).map_err(failed)?;
+                    Ok(fd)
+                }
+                (None, None) => Err(Error::image(&what, "it has no end")),
+            }
         })
         .collect()
 }

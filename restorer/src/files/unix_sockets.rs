@@ -1,11 +1,11 @@
 //! Unix sockets: made, named, connected and filled in the order that [`super::unix_plan`] says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use images::messages::{SK_LISTEN, UnixSkEntry};
-use kernel::descriptors::set_status_flags;
+use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
 
@@ -212,10 +212,16 @@ impl Maker<'_, '_> {
         // What the other end of a closed connection leaves behind is a shutdown of both ways.
         self.others.clear();
         let made = std::mem::take(&mut self.made);
+        let paired = |step: &Step| match *step {
+            Step::Pair(first, second) => [Some(first), second],
+            _ => [None, None],
+        };
+        let paired: BTreeSet<usize> = steps.iter().flat_map(paired).flatten().collect();
         made.into_iter()
             .zip(self.entries)
             .zip(self.buffers)
-            .map(|((socket, entry), buffers)| {
+            .enumerate()
+            .map(|(index, ((socket, entry), buffers))| {
                 let socket = socket.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
                 if let Some(shutdown) = entry.shutdown.filter(|it| (1..=3).contains(it)) {
                     // `SHUT_RD` is 0, and so on: one less than in the images.
@@ -228,8 +234,13 @@ impl Maker<'_, '_> {
                 }
                 socket_options::all(&socket, &entry.opts, buffers, &what(entry))?;
                 socket_options::others(&socket, &entry.opts, &what(entry))?;
-                set_status_flags(&socket, entry.flags & !O_ASYNC)
-                    .map_err(failed("set flags of", entry))?;
+                let flags = entry.flags & !O_ASYNC;
+                match paired.contains(&index) {
+                    // As it was born.
+                    true => change_status_flags(&socket, 0, flags),
+                    false => set_status_flags(&socket, flags),
+                }
+                .map_err(failed("set flags of", entry))?;
                 Ok(socket)
             })
             .collect()

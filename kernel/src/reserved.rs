@@ -1,0 +1,101 @@
+//! Descriptor numbers that are taken, so that what is opened gets others.
+//!
+//! What is opened gets the lowest free number, and to move it to another takes two calls. Who opens
+//! thousands of files has all lower numbers taken instead, 253 by one message (`SCM_RIGHTS`).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::descriptors::close_all;
+use nix::cmsg_space;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use nix::sys::stat::Mode;
+
+/// The most descriptors in one message (`SCM_MAX_FD`).
+const MOST: usize = 253;
+
+/// Numbers that are given back when this goes.
+#[derive(Debug, Default)]
+pub struct Reserved(Vec<OwnedFd>);
+
+impl Reserved {
+    /// Takes all free numbers below `base`.
+    ///
+    /// # Errors
+    /// When the limits do not allow so many.
+    pub fn below(base: RawFd) -> io::Result<Self> {
+        let any = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let (one, other) =
+            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        let mut reserved = Self::default();
+        let mut next = 0;
+        while next < base {
+            let count = MOST.min((base - next).unsigned_abs() as usize);
+            let copies = ControlMessage::ScmRights(&[any.as_raw_fd(); MOST][..count]);
+            sendmsg::<()>(
+                one.as_raw_fd(),
+                &[IoSlice::new(b".")],
+                &[copies],
+                MsgFlags::empty(),
+                None,
+            )?;
+            let taken = receive(&other)?;
+            // They were the lowest ones: all below the last is taken.
+            let Some(last) = taken.last().map(AsRawFd::as_raw_fd) else {
+                return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            };
+            next = last + 1;
+            reserved.0.extend(taken);
+        }
+        // Those by which they were taken have low numbers, too; those that are not low are given back.
+        reserved.0.extend([any, one, other]);
+        let (low, high): (Vec<_>, Vec<_>) =
+            reserved.0.drain(..).partition(|fd| fd.as_raw_fd() < base);
+        reserved.0 = low;
+        close_all(high);
+        Ok(reserved)
+    }
+}
+
+/// The descriptors of one message, as the kernel numbered them.
+fn receive(socket: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
+    let mut byte = [0];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let mut space = cmsg_space!([RawFd; MOST]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+    let mut taken = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+            taken.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(taken)
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        close_all(std::mem::take(&mut self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_gets_a_number_from_the_base_on_until_they_are_given_back() {
+        let base = 700;
+        let number = || open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        let before = number().as_raw_fd();
+        let reserved = Reserved::below(base).unwrap();
+        assert_eq!(number().as_raw_fd(), base);
+        drop(reserved);
+        assert_eq!(number().as_raw_fd(), before);
+    }
+}
