@@ -40,6 +40,7 @@ pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Obsta
         );
         found.push(Obstacle::of(around.own, "stasis itself", reason, remedy));
     }
+    found.extend(of_init(root));
     let sid = tree.iter().find(|process| process.pid == root).map(|process| process.sid);
     for process in tree {
         session(process, (root, sid), &members, around.shell_job, &mut found);
@@ -57,6 +58,19 @@ pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Obsta
         }
     }
     found
+}
+
+/// The first process of a machine, or of a container, cannot come back: it has its number for as long as
+/// there are others.
+#[must_use]
+pub fn of_init(root: i32) -> Option<Obstacle> {
+    (root == 1).then(|| {
+        let reason = "it is the init of this machine or container: all processes end with it, so it could \
+                      not be restored";
+        let remedy = "dump the trees below it one by one (`stasis ps` lists them), or a container from \
+                      outside, by the number that its init has there";
+        Obstacle::of(1, "the process", reason, remedy)
+    })
 }
 
 /// Sessions and process groups have to lie inside the tree, or else the caller says that the

@@ -10,7 +10,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
+use api::Obstacle;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::Error;
 
@@ -26,17 +28,26 @@ impl Claims {
     /// # Errors
     /// [`Error::Claimed`] if another dump has one of them.
     pub(crate) fn of_tree(root: i32) -> Result<Self, Error> {
+        if let Some(obstacle) = collector::obstacles::of_init(root) {
+            return Err(Error::Refused { root, obstacles: vec![obstacle] });
+        }
         crate::files::raise_limit()?;
         let tree = collector::tree(root);
         let tree = tree.map_err(|source| Error::Inventory { pid: root, source })?;
         let mut locks = Vec::with_capacity(tree.len());
-        for pid in tree {
+        for &pid in &tree {
             let failed = |source| Error::Process { operation: "claim", pid, source };
             let file = match File::open(format!("/proc/{pid}/pagemap")) {
                 Ok(file) => file,
                 // It is found gone, or refused, by all that comes after this.
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    return Err(Error::Refused {
+                        root,
+                        obstacles: vec![too_many(root, tree.len())],
+                    });
+                }
                 Err(error) => return Err(failed(error)),
             };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -49,6 +60,21 @@ impl Claims {
         }
         Ok(Self { _locks: locks })
     }
+}
+
+/// A tree of more processes than we may have open files.
+fn too_many(root: i32, processes: usize) -> Obstacle {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    // A process's memory and files take some, too.
+    let needed = processes.saturating_mul(4).saturating_add(1024);
+    Obstacle::of(
+        root,
+        format!("{processes} processes"),
+        format!(
+            "a dump needs a descriptor of each, and the hard limit of open files here is {hard}"
+        ),
+        format!("as root, ulimit -n {needed}, and dump from that shell"),
+    )
 }
 
 /// Who holds a lock on a file, by `/proc/locks`, if that tells.

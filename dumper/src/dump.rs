@@ -9,6 +9,7 @@ use kernel::sched::Urgent;
 use crate::capture::{self, Captured};
 use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::denied;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::files;
@@ -31,6 +32,13 @@ use crate::write;
 /// way for a moment is waited for: [`Error::Tried`] tells that it did not pass. All others say what
 /// failed on the way.
 pub fn dump(
+    options: &DumpOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<DumpReport, Error> {
+    try_to_dump(options, progress).map_err(|error| denied::explain(error, options.pid))
+}
+
+fn try_to_dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {

@@ -132,6 +132,16 @@ pub enum Error {
         /// What differs.
         field: &'static str,
     },
+    /// The kernel did not allow it.
+    #[error("{said}; {reason}; {remedy}")]
+    Denied {
+        /// What was done, to what, and the kernel's answer.
+        said: String,
+        /// Which right is missing.
+        reason: String,
+        /// What would help.
+        remedy: String,
+    },
     /// It was tried again and again.
     #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]
     Tried {
@@ -156,9 +166,9 @@ impl Error {
         }
     }
 
-    /// Whether something that was to be read of a process was no longer there.
-    pub(crate) fn is_gone(&self) -> bool {
-        let of_the_target = matches!(
+    /// Whether it is about a look into the target.
+    const fn is_of_the_target(&self) -> bool {
+        matches!(
             self,
             Self::Inventory { .. }
                 | Self::Procfs(_)
@@ -167,32 +177,62 @@ impl Error {
                 | Self::Freeze { .. }
                 | Self::Inject { .. }
                 | Self::Files(_)
-        );
-        let gone = matches!(self, Self::Ptrace(error) if error.is_gone());
-        gone || of_the_target && leads_to_nothing(self)
+        )
     }
+
+    /// Whether something that was to be read of a process was no longer there.
+    pub(crate) fn is_gone(&self) -> bool {
+        let gone = matches!(self, Self::Ptrace(error) if error.is_gone());
+        gone || self.is_of_the_target() && leads_to_nothing(self)
+    }
+
+    /// The process, of the tree below `root`, that this one was not allowed to look into, if it is that.
+    pub(crate) fn denied(&self, root: i32) -> Option<i32> {
+        let denied = |number| matches!(number, libc::EPERM | libc::EACCES);
+        if !self.is_of_the_target() || !causes(self).any(|error| number(error).is_some_and(denied))
+        {
+            return None;
+        }
+        match self {
+            Self::Process { pid, .. } | Self::Inject { pid, .. } => Some(*pid),
+            _ => Some(root),
+        }
+    }
+}
+
+/// An error with all its causes on one line.
+pub(crate) fn chain(error: &Error) -> String {
+    let said: Vec<String> = causes(error).map(ToString::to_string).collect();
+    said.join(": ")
+}
+
+/// An error, its cause, the cause of that, and so on.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// The kernel's answer, if an error is that.
+fn number(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let of_io = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    of_io.or_else(|| error.downcast_ref::<nix::errno::Errno>().map(|errno| *errno as i32))
 }
 
 /// Whether any of the causes is that there is no such process, file or descriptor.
 fn leads_to_nothing(error: &(dyn std::error::Error + 'static)) -> bool {
-    use nix::errno::Errno;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let of_io = error.downcast_ref::<io::Error>();
-        let gone = |number| matches!(number, libc::ENOENT | libc::ESRCH | libc::ECHILD);
+    let gone = |number| matches!(number, libc::ENOENT | libc::ESRCH | libc::ECHILD);
+    causes(error).any(|error| {
         let of_task = error.downcast_ref::<kernel::ptrace::Error>();
         let of_freeze = match error.downcast_ref::<crate::freeze::Error>() {
             Some(crate::freeze::Error::Ptrace(error)) => Some(error),
             _ => None,
         };
-        if of_task.or(of_freeze).is_some_and(kernel::ptrace::Error::is_gone)
-            || of_io.and_then(io::Error::raw_os_error).is_some_and(gone)
-            || of_io.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
-            || error.downcast_ref::<Errno>().is_some_and(|errno| gone(*errno as i32))
-        {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+        let not_found = error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+        of_task.or(of_freeze).is_some_and(kernel::ptrace::Error::is_gone)
+            || number(error).is_some_and(gone)
+            || not_found
+    })
 }

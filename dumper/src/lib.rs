@@ -9,6 +9,7 @@ mod cgroups;
 mod claims;
 mod clock;
 mod core_entry;
+mod denied;
 mod dump;
 mod ending;
 mod error;

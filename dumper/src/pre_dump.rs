@@ -10,6 +10,7 @@ use images::{ImageWriter, Progress, WriteOptions, names};
 
 use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::denied;
 use crate::error::Error;
 use crate::inject::CodeFinder;
 use crate::look::{Looker, Seen, inventory};
@@ -23,6 +24,13 @@ use crate::write;
 /// # Errors
 /// As [`crate::dump`].
 pub fn pre_dump(
+    options: &DumpOptions,
+    progress: &mut (dyn Progress + Send),
+) -> Result<DumpReport, Error> {
+    try_to_pre_dump(options, progress).map_err(|error| denied::explain(error, options.pid))
+}
+
+fn try_to_pre_dump(
     options: &DumpOptions,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {

@@ -19,6 +19,45 @@ use std::path::Path;
 use caps::CapSet;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+/// Capabilities by their numbers, as `/proc/PID/status` has them in its sets.
+pub mod capability {
+    use caps::Capability;
+
+    macro_rules! numbers {
+        ($($(#[$doc:meta])* $name:ident = $capability:ident;)*) => {
+            $($(#[$doc])* pub const $name: u32 = Capability::$capability as u32;)*
+        };
+    }
+
+    numbers! {
+        /// To open files whatever their permissions.
+        DAC_OVERRIDE = CAP_DAC_OVERRIDE;
+        /// To read files whatever their permissions.
+        DAC_READ_SEARCH = CAP_DAC_READ_SEARCH;
+        /// To trace any process.
+        SYS_PTRACE = CAP_SYS_PTRACE;
+        /// All that has no capability of its own.
+        SYS_ADMIN = CAP_SYS_ADMIN;
+        /// To look at mapped files, and to choose process numbers.
+        CHECKPOINT_RESTORE = CAP_CHECKPOINT_RESTORE;
+    }
+}
+
+/// The names of the capabilities of a set.
+#[must_use]
+pub fn names_of(set: u64) -> String {
+    let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
+    all.sort_unstable_by_key(|capability| *capability as u32);
+    let known = all.iter().fold(0u64, |known, capability| known | capability.bitmask());
+    let named = all.iter().filter(|capability| set & capability.bitmask() != 0);
+    let unknown = (0..64).filter(|bit| set & !known & 1 << bit != 0);
+    let names: Vec<String> = named
+        .map(ToString::to_string)
+        .chain(unknown.map(|bit| format!("capability {bit}")))
+        .collect();
+    names.join(", ")
+}
+
 /// A user, by id and primary group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {

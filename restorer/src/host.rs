@@ -201,7 +201,10 @@ impl Host {
                 found.push(Obstacle::of(
                     thread.tid,
                     "capabilities",
-                    format!("it had those of {:#x}, which we have not", missing | unbounded),
+                    format!(
+                        "it had {}, which this process has not",
+                        kernel::rights::names_of(missing | unbounded)
+                    ),
                     "restore as root, with all capabilities that the tree had",
                 ));
             }

@@ -212,6 +212,39 @@ fn without_the_right_to_load_programs_it_is_said_why_proc_is_read() {
 }
 
 #[test]
+fn what_the_kernel_does_not_allow_is_said_with_the_right_that_is_missing() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let (pid, images) = (workload.pid().to_string(), scratch.path("images"));
+    let images_named = images.to_str().expect("UTF-8");
+    for (without, named) in [
+        ("-sys_ptrace", "stasis runs without CAP_SYS_PTRACE; run it as root, where root has"),
+        (
+            "-sys_admin,-checkpoint_restore,-bpf,-perfmon",
+            "stasis runs without CAP_CHECKPOINT_RESTORE",
+        ),
+    ] {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", without]).arg(stasis_program());
+        command.args(["dump", &pid, "-D", images_named, "--leave-running"]);
+        let outcome = Outcome::of(&mut command);
+        assert_eq!(outcome.code, Some(1), "{without}: {}", outcome.stderr);
+        let said = outcome.stderr;
+        assert!(said.contains("not permitted") || said.contains("denied"), "{without}: {said}");
+        assert!(said.contains(named), "{without}: {said}");
+        assert!(!images.exists());
+    }
+    // The first process of a machine cannot come back, whoever asks.
+    let outcome = stasis(&["dump", "1", "-D", images_named]);
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("it is the init of this machine"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("dump the trees below it"), "{}", outcome.stderr);
+    assert!(!images.exists());
+    workload.check().expect("it runs on");
+}
+
+#[test]
 fn bad_use_ends_with_a_status_of_its_own() {
     for arguments in [&["dump"][..], &["restore"], &["no-such-command"], &["dump", "x", "-D", "y"]]
     {

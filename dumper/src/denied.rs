@@ -1,0 +1,120 @@
+//! What the kernel did not allow, said with the reason and what would help.
+//!
+//! The kernel's answer to who may not look into a process is "Operation not permitted", wherever in a
+//! dump that is. What this process lacks, and what the other one has, tells why.
+
+use kernel::procfs::{Dir, ProcFile, Status};
+use kernel::rights::{capability, names_of};
+
+use crate::error::{Error, chain};
+
+/// Capabilities that a dump takes, of each line one.
+const NEEDED: [&[u32]; 2] =
+    [&[capability::SYS_PTRACE], &[capability::CHECKPOINT_RESTORE, capability::SYS_ADMIN]];
+
+/// Those that open files of /proc that belong to other users.
+const OF_OTHERS: &[u32] = &[capability::DAC_OVERRIDE, capability::DAC_READ_SEARCH];
+
+/// What is known of one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Side {
+    uid: u32,
+    capabilities: u64,
+    /// Its user namespace, by what ids it has there.
+    ids: Option<String>,
+}
+
+impl Side {
+    fn of(pid: i32) -> Option<Self> {
+        let status = Dir::open(pid).and_then(|dir| Status::read(&dir)).ok()?;
+        let ids = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok();
+        Some(Self { uid: status.uid.effective, capabilities: status.cap_permitted, ids })
+    }
+}
+
+/// The error of a dump of the tree below `root`; one that is a lack of rights says which.
+pub(crate) fn explain(error: Error, root: i32) -> Error {
+    let Some(pid) = error.denied(root) else { return error };
+    let Some(own) = Side::of(std::process::id().cast_signed()) else { return error };
+    let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let closed = yama.is_ok_and(|scope| scope.trim() == "3");
+    let (reason, remedy) = why(&own, Side::of(pid).as_ref(), closed);
+    Error::Denied { said: chain(&error), reason, remedy }
+}
+
+/// Why one may not look into the other, and what would help. `closed` is a machine where nobody may.
+fn why(own: &Side, other: Option<&Side>, closed: bool) -> (String, String) {
+    let lacks = |any: &&&[u32]| any.iter().all(|bit| own.capabilities & 1 << bit == 0);
+    let others = other.filter(|other| other.uid != own.uid).map(|_| OF_OTHERS);
+    let needed = NEEDED.iter().chain(others.as_ref()).filter(lacks);
+    let missing = needed.map(|any| 1u64 << any[0]).fold(0, |all, bit| all | bit);
+    if missing != 0 {
+        let names = names_of(missing);
+        return (
+            format!("stasis runs without {names}"),
+            format!(
+                "run it as root, where root has {names} (in a container it may not: run it outside)"
+            ),
+        );
+    }
+    if closed {
+        return (
+            "kernel.yama.ptrace_scope is 3: nobody may trace a process".to_owned(),
+            "set it to less for the next start of the machine, as it cannot be lowered".to_owned(),
+        );
+    }
+    let beyond = other.map_or(0, |other| other.capabilities & !own.capabilities);
+    if other.is_some_and(|other| other.ids != own.ids) {
+        return (
+            "the process is in a user namespace in which stasis has no rights".to_owned(),
+            "run stasis in the user namespace of the process, or in one around it".to_owned(),
+        );
+    }
+    if beyond != 0 {
+        let names = names_of(beyond);
+        return (
+            format!("the process may do what stasis may not ({names})"),
+            format!(
+                "run stasis where root has {names}: outside of the container or sandbox that it is in"
+            ),
+        );
+    }
+    (
+        "stasis has the capabilities for it, so a security module (SELinux, AppArmor) or a sandbox forbids it"
+            .to_owned(),
+        "allow it there, or run stasis outside of what confines it".to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = u64::MAX >> 23;
+
+    fn side(uid: u32, capabilities: u64, ids: &str) -> Side {
+        Side { uid, capabilities, ids: Some(ids.to_owned()) }
+    }
+
+    #[test]
+    fn what_is_lacking_is_named() {
+        let root = |capabilities| side(0, capabilities, "0 0 4294967295");
+        let of = |own: &Side, other: &Side, closed| why(own, Some(other), closed).0;
+        let without = |bit: u32| root(ALL & !(1 << bit));
+        let found = of(&without(capability::SYS_PTRACE), &root(ALL), false);
+        assert_eq!(found, "stasis runs without CAP_SYS_PTRACE");
+        // One of the two is enough.
+        let sandbox = of(&without(capability::SYS_ADMIN), &without(capability::SYS_ADMIN), false);
+        assert!(sandbox.contains("security module"), "{sandbox}");
+        let neither =
+            root(ALL & !(1 << capability::SYS_ADMIN | 1 << capability::CHECKPOINT_RESTORE));
+        assert!(of(&neither, &root(0), false).contains("CAP_CHECKPOINT_RESTORE"));
+        let no_files = root(1 << capability::SYS_PTRACE | 1 << capability::SYS_ADMIN);
+        assert!(of(&no_files, &side(7, 0, "0 0 4294967295"), false).contains("CAP_DAC_OVERRIDE"));
+        assert!(of(&root(ALL), &root(ALL), true).contains("ptrace_scope is 3"));
+        assert!(of(&root(ALL), &side(0, 0, "0 1000 1"), false).contains("user namespace"));
+        let resource = of(&without(24), &root(ALL), false);
+        assert!(resource.contains("CAP_SYS_RESOURCE"), "{resource}");
+        assert!(why(&root(ALL), None, false).0.contains("security module"));
+    }
+}
