@@ -19,6 +19,7 @@ use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry
 use kernel::cgroup::Places;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
 
+use crate::capacity::{self, Births};
 use crate::error::Error;
 use crate::load::{Process, State, World};
 
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     processes: HashMap<usize, Moves>,
     /// Threads that are elsewhere than their process, by their number.
     threads: BTreeMap<i32, Moves>,
+    /// How many tasks are made in each group.
+    births: Births,
 }
 
 fn refused(object: impl Into<String>, reason: impl Into<String>) -> Error {
@@ -51,10 +54,14 @@ impl Plan {
         mode: CgroupsMode,
         roots: &[CgroupRoot],
     ) -> Result<Self, Error> {
-        let Some(mut entry) = world.cgroups.take() else { return Ok(Self::default()) };
-        if mode == CgroupsMode::Ignore {
-            return Ok(Self::default());
-        }
+        let entry = world.cgroups.take().filter(|_| mode != CgroupsMode::Ignore);
+        let Some(mut entry) = entry else {
+            // They stay where the restore is. That this is not known is no error.
+            let stay = |places: Places| Self::staying(world, &start().unwrap_or_default(), &places);
+            let plan = Places::find().map_or_else(|_| Self::default(), stay);
+            plan.check_room(world)?;
+            return Ok(plan);
+        };
         if !roots.is_empty() {
             rewrite(&mut entry, roots);
         }
@@ -64,6 +71,7 @@ impl Plan {
         let start = start()?;
         let sets = sets(&entry)?;
         let plan = Self::of(world, &sets, &start, &places)?;
+        plan.check_room(world)?;
         if plan.processes.is_empty() && plan.threads.is_empty() {
             return Ok(plan);
         }
@@ -72,6 +80,29 @@ impl Plan {
             check_group(group)?;
         }
         Ok(plan)
+    }
+
+    fn staying(world: &World, start: &Set, places: &Places) -> Self {
+        let mut plan = Self::default();
+        for process in &world.processes {
+            plan.note_births(process, start, places);
+        }
+        plan
+    }
+
+    /// Notes the tasks of a process where they are made. (Threads of other groups are made there, too.)
+    fn note_births(&mut self, process: &Process, set: &Set, places: &Places) {
+        let tasks = process.body.as_ref().map_or(1, |body| body.threads.len().max(1));
+        for directory in set.iter().filter_map(|(name, group)| places.directory(name, group)) {
+            *self.births.entry(directory).or_default() += tasks as u64;
+        }
+    }
+
+    /// Before any group is made: whether all tasks may be in theirs.
+    fn check_room(&self, world: &World) -> Result<(), Error> {
+        let root = world.processes.first().map_or(0, |process| process.pid);
+        let found = capacity::of_groups(root, &self.births);
+        if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
 
     fn of(
@@ -91,6 +122,7 @@ impl Plan {
                 Some(_) => start.clone(),
                 None => begins.clone(),
             };
+            plan.note_births(process, &wanted, places);
             let moves = moves(begins, &wanted, places, process.pid)?;
             if !moves.is_empty() {
                 plan.processes.insert(index, moves);

@@ -11,6 +11,7 @@ use images::{ImageDir, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
 
+use crate::capacity;
 use crate::cgroups;
 use crate::error::Error;
 use crate::explain::explain;
@@ -55,6 +56,10 @@ pub fn restore(
     let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
     let plan = Plan::new(&world, caller)?;
     numbers::check(&world, &plan, options.records.as_deref())?;
+    let lacking = capacity::find(&world, &plan);
+    if !lacking.is_empty() {
+        return Err(Error::Refused(lacking));
+    }
     let park_signal = park_signal(&world)?;
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 

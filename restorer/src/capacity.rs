@@ -1,0 +1,208 @@
+//! Whether this machine has room for the tree: what its settings allow of tasks, mappings and memory.
+//!
+//! It is looked at before a process is made, so that a restore does not fail in the middle for what could
+//! be known. What others take meanwhile is found by the call that fails then.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use api::Obstacle;
+use images::messages::vma_status;
+
+use crate::load::World;
+use crate::plan::Plan;
+
+/// Tasks of the restore's own: who holds the tree, who makes its root, who keeps files.
+const OWN_TASKS: u64 = 4;
+
+/// Mappings that a task has beside its own while it is restored, as a dump foresees them.
+const OWN_MAPPINGS: u64 = 16;
+
+/// What the machine allows, and has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Machine {
+    tasks: u64,
+    most_tasks: u64,
+    most_mappings: u64,
+    memory: Memory,
+}
+
+/// How the kernel promises memory (`vm.overcommit_memory`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    /// It does not count.
+    Uncounted,
+    /// What may still be promised, in bytes.
+    Counted(u64),
+}
+
+/// A number in a file of one.
+fn number(path: impl AsRef<Path>) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// All tasks of the machine, by `/proc/loadavg`: "0.20 0.18 0.12 1/80 11206".
+fn tasks(loadavg: &str) -> Option<u64> {
+    loadavg.split_whitespace().nth(3)?.split('/').nth(1)?.parse().ok()
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+}
+
+impl Machine {
+    fn read() -> Self {
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let memory = match number("/proc/sys/vm/overcommit_memory") {
+            Some(2) => {
+                let meminfo = text("/proc/meminfo");
+                let limit = field(&meminfo, "CommitLimit").unwrap_or(u64::MAX);
+                let promised = field(&meminfo, "Committed_AS").unwrap_or(0);
+                Memory::Counted(limit.saturating_sub(promised))
+            }
+            _ => Memory::Uncounted,
+        };
+        Self {
+            tasks: tasks(&text("/proc/loadavg")).unwrap_or(0),
+            most_tasks: number("/proc/sys/kernel/threads-max").unwrap_or(u64::MAX),
+            most_mappings: number("/proc/sys/vm/max_map_count").unwrap_or(u64::MAX),
+            memory,
+        }
+    }
+
+    fn tasks(&self, root: i32, needed: u64) -> Option<Obstacle> {
+        let all = self.tasks.saturating_add(needed);
+        (all > self.most_tasks).then(|| {
+            let reason = format!(
+                "there are {} on this machine already, and kernel.threads-max is {}",
+                self.tasks, self.most_tasks
+            );
+            let remedy = format!("sysctl -w kernel.threads-max={all}");
+            Obstacle::of(root, format!("{needed} tasks"), reason, remedy)
+        })
+    }
+
+    fn mappings(&self, pid: i32, count: u64) -> Option<Obstacle> {
+        let needed = count.saturating_add(OWN_MAPPINGS);
+        (needed > self.most_mappings).then(|| {
+            let reason = format!(
+                "vm.max_map_count ({}) does not allow them and the {OWN_MAPPINGS} that the restore needs",
+                self.most_mappings
+            );
+            let remedy = format!("sysctl -w vm.max_map_count={needed}");
+            Obstacle::of(pid, format!("{count} mappings"), reason, remedy)
+        })
+    }
+
+    fn memory(&self, root: i32, needed: u64) -> Option<Obstacle> {
+        let Memory::Counted(left) = self.memory else { return None };
+        (needed > left).then(|| {
+            let reason = format!(
+                "it is {needed} bytes, and vm.overcommit_memory is 2 here: {left} bytes may still be \
+                 promised (CommitLimit less Committed_AS)"
+            );
+            let remedy = "sysctl -w vm.overcommit_memory=0, or raise vm.overcommit_ratio, or end what has \
+                          memory";
+            Obstacle::of(root, "memory that the tree may write to", reason, remedy)
+        })
+    }
+}
+
+/// The tasks that will be made in a control group, by its directory.
+pub(crate) type Births = BTreeMap<PathBuf, u64>;
+
+/// What control groups, or one of those above them, do not allow (`pids.max`).
+pub(crate) fn of_groups(root: i32, births: &Births) -> Vec<Obstacle> {
+    let mut all: Births = Births::new();
+    for (group, tasks) in births {
+        for above in group.ancestors() {
+            *all.entry(above.to_owned()).or_default() += tasks;
+        }
+    }
+    all.iter().filter_map(|(group, tasks)| of_group(root, group, *tasks)).collect()
+}
+
+fn of_group(root: i32, group: &Path, needed: u64) -> Option<Obstacle> {
+    let limit = group.join("pids.max");
+    // Without a limit it says "max".
+    let (most, now) = (number(&limit)?, number(group.join("pids.current"))?);
+    let all = now.saturating_add(needed);
+    // One task alone goes into a group whatever its limit is.
+    (needed > 1 && all > most).then(|| {
+        let reason =
+            format!("there are {now} in {} already, and its pids.max is {most}", group.display());
+        let remedy = format!("echo {all} > {}", limit.display());
+        Obstacle::of(root, format!("{needed} tasks"), reason, remedy)
+    })
+}
+
+/// What of the tree this machine has no room for.
+pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Obstacle> {
+    let machine = Machine::read();
+    let root = plan.tasks.first().map_or(0, |task| task.pid);
+    let threads = world.threads().saturating_sub(world.living().count());
+    let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
+    let mut found: Vec<Obstacle> = machine.tasks(root, tasks).into_iter().collect();
+    let mut promised: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
+    for (process, body) in world.living() {
+        let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
+        let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
+        found.extend(machine.mappings(process.pid, own().count() as u64));
+        let writable = libc::PROT_WRITE.cast_unsigned();
+        let private = libc::MAP_PRIVATE.cast_unsigned();
+        let counted = own().filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);
+        let bytes = counted.map(|vma| vma.end.saturating_sub(vma.start));
+        promised = bytes.fold(promised, u64::saturating_add);
+    }
+    found.extend(machine.memory(root, promised));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine =
+        Machine { tasks: 90, most_tasks: 100, most_mappings: 100, memory: Memory::Counted(4096) };
+
+    #[test]
+    fn what_there_is_no_room_for_is_said_with_the_setting_that_makes_room() {
+        assert_eq!(MACHINE.tasks(7, 10), None);
+        assert_eq!(MACHINE.tasks(7, 11).unwrap().remedy, "sysctl -w kernel.threads-max=101");
+        assert_eq!(MACHINE.mappings(7, 84), None);
+        assert_eq!(MACHINE.mappings(7, 85).unwrap().remedy, "sysctl -w vm.max_map_count=101");
+        assert_eq!(MACHINE.memory(7, 4096), None);
+        assert!(MACHINE.memory(7, 4097).unwrap().reason.contains("4096 bytes may still"));
+        assert_eq!(Machine { memory: Memory::Uncounted, ..MACHINE }.memory(7, u64::MAX), None);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_understood() {
+        assert_eq!(tasks("0.20 0.18 0.12 1/80 11206\n"), Some(80));
+        assert_eq!(tasks("nonsense"), None);
+        let meminfo = "CommitLimit:    12 kB\nCommitted_AS:     3 kB\n";
+        assert_eq!(field(meminfo, "CommitLimit"), Some(12 * 1024));
+        assert_eq!(field(meminfo, "Commit"), None);
+        let machine = Machine::read();
+        assert!(machine.tasks > 0 && machine.most_tasks >= machine.tasks, "{machine:?}");
+    }
+
+    #[test]
+    fn groups_and_those_above_them_have_room_or_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outer, inner) = (dir.path().join("outer"), dir.path().join("outer/inner"));
+        std::fs::create_dir_all(&inner).unwrap();
+        for (group, now, most) in [(&outer, "7", "10"), (&inner, "2", "max")] {
+            std::fs::write(group.join("pids.current"), format!("{now}\n")).unwrap();
+            std::fs::write(group.join("pids.max"), format!("{most}\n")).unwrap();
+        }
+        // One that will be made, too.
+        let births = |more| Births::from([(inner.clone(), 2), (outer.join("new"), more)]);
+        assert_eq!(of_groups(7, &births(1)), []);
+        let found = of_groups(7, &births(2));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].remedy, format!("echo 11 > {}", outer.join("pids.max").display()));
+    }
+}
