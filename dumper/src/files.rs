@@ -7,18 +7,20 @@
 //! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
 //! the working and the root directory. The ids are those of `files.img`.
 
-mod classify;
 mod content;
+mod devices;
 mod encode;
-mod entries;
 mod epoll;
-mod events;
+mod eventfd;
+mod fifos;
+mod file_kind;
 mod identity;
 mod inet_sockets;
 mod kept;
 mod locks;
 mod memory;
 mod multicast;
+mod neighbours;
 mod other_options;
 mod owners;
 mod paths;
@@ -26,10 +28,15 @@ mod pipes;
 mod place;
 mod places;
 mod problem;
+mod regular;
+mod signalfd;
 mod socket_options;
+mod sockets;
 mod standing;
 mod survey;
+mod table;
 mod terminals;
+mod timerfd;
 mod unix_sockets;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,16 +44,14 @@ use std::path::PathBuf;
 
 use api::Obstacle;
 use collector::Inventory;
-use images::messages::{
-    FdinfoEntry, FileEntry, GhostFileEntry, PipeDataEntry, RemapFilePathEntry, SkPacketEntry,
-    TtyInfoEntry,
-};
+use images::messages::{FdinfoEntry, FileEntry};
 
 use kept::{Keeping, Kept};
 use memory::Memory;
 pub use place::Place;
 use standing::{Contents, Standing};
 use survey::Survey;
+use table::Beside;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -165,15 +170,6 @@ pub(crate) fn raise_limit() -> Result<(), Error> {
     }
 }
 
-/// A deleted file with its contents.
-#[derive(Debug)]
-struct Ghost {
-    id: u32,
-    entry: GhostFileEntry,
-    /// What is in it, by offset; between the pieces are holes.
-    pieces: Vec<(u64, Vec<u8>)>,
-}
-
 /// The open files of a frozen tree, in memory.
 #[derive(Debug, Default)]
 pub struct Captured {
@@ -189,12 +185,7 @@ pub struct Captured {
     /// What was read of pipes and fifos before: of those in `standing` it is written.
     contents: Contents,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
-    remaps: Vec<RemapFilePathEntry>,
-    ghosts: Vec<Ghost>,
-    pipes: Vec<(PipeDataEntry, Vec<u8>)>,
-    fifos: Vec<(PipeDataEntry, Vec<u8>)>,
-    queues: Vec<(SkPacketEntry, Vec<u8>)>,
-    ttys: Vec<TtyInfoEntry>,
+    beside: Beside,
 }
 
 impl Captured {

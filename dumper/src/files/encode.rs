@@ -1,32 +1,8 @@
 //! The images of open files.
 
-use images::messages::{GhostChunkEntry, fd_type};
-use images::{Error, Image, ImageWriter, names};
-use prost::Message;
+use images::{Error, ImageWriter, names};
 
-use super::Captured;
-
-/// Writes an image whose messages are followed by bytes; with none there is no file.
-fn with_bytes<'a, M: Message + 'a>(
-    writer: &ImageWriter,
-    image: &Image<M>,
-    entries: impl Iterator<Item = (&'a M, &'a [u8])>,
-) -> Result<(), Error> {
-    let mut entries = entries.peekable();
-    if entries.peek().is_none() {
-        return Ok(());
-    }
-    let mut sink = writer.image(image)?;
-    for (entry, bytes) in entries {
-        sink.put(entry)?;
-        sink.payload(bytes)?;
-    }
-    sink.finish()
-}
-
-fn borrowed<M>(entries: &[(M, Vec<u8>)]) -> impl Iterator<Item = (&M, &[u8])> {
-    entries.iter().map(|(entry, bytes)| (entry, &bytes[..]))
-}
+use super::{Captured, table};
 
 impl Captured {
     /// Writes the images of open files: `files.img`, `fdinfo-N.img`, and what belongs to them.
@@ -49,23 +25,6 @@ impl Captured {
             }
             sink.finish()?;
         }
-        writer.write_all(&names::remap_fpath(), &self.remaps)?;
-        for ghost in &self.ghosts {
-            let mut sink = writer.image(&names::ghost_file(ghost.id))?;
-            sink.put(&ghost.entry)?;
-            for (off, bytes) in &ghost.pieces {
-                if ghost.entry.chunks() {
-                    sink.put_as(&GhostChunkEntry { len: bytes.len() as u64, off: *off })?;
-                }
-                sink.payload(bytes)?;
-            }
-            sink.finish()?;
-        }
-        let pipes = self.standing_contents(fd_type::PIPE);
-        let fifos = self.standing_contents(fd_type::FIFO);
-        with_bytes(writer, &names::pipes_data(), borrowed(&self.pipes).chain(pipes))?;
-        with_bytes(writer, &names::fifo_data(), borrowed(&self.fifos).chain(fifos))?;
-        with_bytes(writer, &names::sk_queues(), borrowed(&self.queues))?;
-        writer.write_all(&names::tty_info(), &self.ttys)
+        table::all().try_for_each(|kind| kind.encode(self, writer))
     }
 }

@@ -7,15 +7,58 @@
 
 use std::collections::HashMap;
 
-use collector::OpenFile;
-use images::messages::EventpollTfdEntry;
-use kernel::descriptors::{EpollSlot, is_epoll_target};
-use kernel::procfs::EpollEntry;
+use collector::{OpenFile, Process};
+use images::messages::{EventpollFileEntry, EventpollTfdEntry, FileEntry, fd_type};
+use kernel::descriptors::{EpollSlot, epoll_polling, is_epoll_target};
+use kernel::procfs::{Detail, EpollEntry};
 
+use super::file_kind::FileKind;
 use super::problem::{Doing, Problem};
+use super::survey::Survey;
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(super) struct Epoll;
+
+impl FileKind for Epoll {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::EVENTPOLL]
+    }
+
+    fn is(&self, file: &OpenFile) -> bool {
+        file.target == "anon_inode:[eventpoll]"
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let fown = survey.owner(process.pid, file)?;
+        let info = survey.fdinfo(process.pid, file)?;
+        let watched = match &info.detail {
+            Detail::Epoll(entries) => &entries[..],
+            _ => &[],
+        };
+        // The numbers count in the frozen moment only: what is watched changes all the time.
+        let tfd = if survey.frozen {
+            entries(process.pid, file.fd, watched, &process.files)?
+        } else {
+            Vec::new()
+        };
+        let epoll = survey.memory.borrow(process.pid, file.fd)?;
+        let polling = epoll_polling(&epoll).doing("get parameters of")?;
+        let polling = polling.map(|parameters| parameters.to_vec());
+        let (id, flags) = (entry.id, file.flags);
+        let epfd = EventpollFileEntry { id, flags, fown, tfd, polling };
+        Ok(FileEntry { r#type: fd_type::EVENTPOLL, epfd: Some(epfd), ..entry })
+    }
+}
 
 /// The entries of the epoll that process `pid` has as `epoll`, found among its open `files`.
-pub(super) fn entries(
+fn entries(
     pid: i32,
     epoll: i32,
     watched: &[EpollEntry],

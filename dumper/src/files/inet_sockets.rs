@@ -2,18 +2,72 @@
 
 use std::os::fd::BorrowedFd;
 
+use collector::{OpenFile, Process};
 use images::messages::{
-    FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
+    FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, fd_type,
 };
 use kernel::sockets::{Address, local_address, option, option_bytes, peer_address};
 use kernel::tty::bytes_waiting;
 use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP};
 
+use super::file_kind::FileKind;
+use super::kept::Keeping;
+use super::memory::with_socket;
 use super::problem::{Doing, Problem};
 use super::socket_options;
+use super::survey::Survey;
 
 const SOL_UDP: i32 = 17;
 const UDP_CORK: i32 = 1;
+
+/// An internet socket.
+#[derive(Debug)]
+pub(super) struct InetSocket;
+
+impl FileKind for InetSocket {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::INETSK]
+    }
+
+    fn is(&self, _file: &OpenFile) -> bool {
+        // Its family tells.
+        false
+    }
+
+    fn families(&self) -> &'static [i32] {
+        &[libc::AF_INET, libc::AF_INET6]
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let (pid, id) = (process.pid, entry.id);
+        let fown = survey.owner(pid, file)?;
+        let common = survey.common(pid, file)?;
+        let strict = survey.is_strict();
+        let neighbours = &mut survey.neighbours;
+        let mut socket = with_socket(survey.memory, pid, file, |socket| {
+            self::entry(socket, common.family, file.inode, strict, || {
+                neighbours.udp_shutdown(file.inode as u32)
+            })
+        })?;
+        let groups = &mut survey.neighbours.groups;
+        socket.groups = with_socket(survey.memory, pid, file, |socket| groups.of(socket))?;
+        socket.opts.others = common.others;
+        let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };
+        Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })
+    }
+
+    fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
+        if let Some(socket) = &mut entry.isk {
+            socket.flags = keeping.flags;
+        }
+    }
+}
 
 /// A port and an address in the words that the images have.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +113,7 @@ fn tcp_state(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Problem> {
 
 /// The entry of an internet socket; `frozen` says whether what changes by the moment counts, and
 /// `shut_down` how far a UDP socket has been shut down.
-pub(super) fn entry(
+fn entry(
     socket: BorrowedFd<'_>,
     (family, kind, protocol): (i32, i32, i32),
     inode: u64,

@@ -15,17 +15,16 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use collector::{FileMark, OpenFile};
-use images::messages::{FileEntry, PipeDataEntry, SK_LISTEN, fd_type};
+use images::messages::{FileEntry, PipeDataEntry};
 
-use super::Captured;
-use super::memory::with_socket;
+use super::neighbours::Neighbours;
 use super::problem::Problem;
 use super::standing::{Contents, Tables};
 use super::survey::Survey;
-use super::unix_sockets::{self, Neighbours};
+use super::table;
 
 /// Flags that a file may gain and lose without being another one.
-const STATUS: u32 = libc::O_NONBLOCK.cast_unsigned();
+pub(super) const STATUS: u32 = libc::O_NONBLOCK.cast_unsigned();
 
 /// What was found while the target ran.
 #[derive(Debug, Default)]
@@ -59,16 +58,10 @@ pub(super) struct Found {
     r#type: u32,
     /// Its entries, itself and what it refers to, with what the inventory said of it.
     keeping: Keeping,
-    unix: Option<Unix>,
-}
-
-/// What of a Unix socket is looked at again.
-#[derive(Clone, Copy, Debug)]
-struct Unix {
-    kind: i32,
-    state: u32,
+    /// Whether an inventory tells all that there is to tell of it, as long as its mark is the same.
+    is_steady: bool,
+    /// The other end of a Unix socket, by inode; 0 for none.
     peer: u32,
-    bound: bool,
 }
 
 impl Found {
@@ -93,14 +86,8 @@ impl Found {
         self.r#type == r#type
     }
 
-    /// Of a Unix socket: whether it is bound to a path.
-    pub(super) fn is_bound(&self) -> bool {
-        self.unix.is_none_or(|unix| unix.bound)
-    }
-
-    /// What the mark said of its size.
-    pub(super) const fn size(&self) -> Option<u64> {
-        self.mark.size
+    pub(super) const fn is_steady(&self) -> bool {
+        self.is_steady
     }
 
     pub(super) const fn keeping(&self) -> &Keeping {
@@ -112,63 +99,23 @@ impl Found {
 #[derive(Clone, Debug)]
 pub(super) struct Keeping {
     pub(super) entries: Range<usize>,
-    flags: u32,
-    mode: u32,
-    position: u64,
+    pub(super) flags: u32,
+    pub(super) mode: u32,
+    pub(super) position: u64,
     /// `None` to leave the size that is there.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
 }
 
 impl Keeping {
-    fn new(file: &OpenFile, entries: Range<usize>, r#type: u32, size: Option<u64>) -> Self {
-        Self {
-            entries,
-            flags: file.flags,
-            mode: file.mode,
-            position: file.position,
-            size: if r#type == fd_type::REG { size } else { None },
-        }
-    }
-
-    pub(super) const fn flags(&self) -> u32 {
-        self.flags
+    fn new(file: &OpenFile, entries: Range<usize>, size: Option<u64>) -> Self {
+        let (flags, mode, position) = (file.flags, file.mode, file.position);
+        Self { entries, flags, mode, position, size }
     }
 
     /// Brings an entry up to date.
     pub(super) fn update(&self, entry: &mut FileEntry) {
-        let flags = self.flags;
-        if let Some(reg) = &mut entry.reg {
-            reg.flags =
-                if reg.flags & STATUS == flags & STATUS { reg.flags } else { reg.flags ^ STATUS };
-            reg.pos = self.position;
-            reg.mode = Some(self.mode);
-            reg.size = reg.size.map(|size| self.size.unwrap_or(size));
-        }
-        let others = [
-            entry.pipe.as_mut().map(|pipe| &mut pipe.flags),
-            entry.usk.as_mut().map(|socket| &mut socket.flags),
-            entry.isk.as_mut().map(|socket| &mut socket.flags),
-        ];
-        others.into_iter().flatten().for_each(|place| *place = flags);
-    }
-}
-
-/// How much a look had found.
-#[derive(Clone, Copy)]
-pub(super) struct Extent {
-    files: usize,
-    others: usize,
-    pipes: usize,
-    fifos: usize,
-}
-
-impl Captured {
-    pub(super) fn extent(&self) -> Extent {
-        Extent {
-            files: self.files.len(),
-            others: self.remaps.len() + self.ghosts.len() + self.ttys.len() + self.queues.len(),
-            pipes: self.pipes.len(),
-            fifos: self.fifos.len(),
+        if let Some(kind) = table::of_type(entry.r#type) {
+            kind.update(entry, self);
         }
     }
 }
@@ -194,6 +141,13 @@ impl Kept {
         (file.mark?.print == print).then_some((entry, bytes))
     }
 
+    /// Keeps the contents of a pipe or fifo.
+    pub(super) fn put_contents(&mut self, file: &OpenFile, entry: PipeDataEntry, bytes: Vec<u8>) {
+        if let Some(mark) = file.mark {
+            self.contents.insert((file.device, file.inode), (mark.print, entry, bytes));
+        }
+    }
+
     /// The file of process `pid` that was found last.
     pub(super) fn last_found(&self, pid: i32) -> Option<&Found> {
         self.found.get(&pid)?.last()
@@ -206,8 +160,8 @@ impl Kept {
         neighbours: &Neighbours,
     ) -> impl Iterator<Item = i32> {
         let found = self.found.get(&pid).map(Vec::as_slice).unwrap_or_default();
-        let is_alone = |unix: Unix| unix.peer != 0 && !neighbours.holds(unix.peer);
-        found.iter().filter(move |found| found.unix.is_some_and(is_alone)).map(|found| found.fd)
+        let is_alone = |found: &&Found| found.peer != 0 && !neighbours.holds(found.peer);
+        found.iter().filter(is_alone).map(|found| found.fd)
     }
 
     /// All that was found of process `pid`, when there is no more to be compared.
@@ -218,30 +172,15 @@ impl Kept {
 }
 
 impl Survey<'_> {
-    /// Notes what has been found of a file, since `before`, to be used if it does not change.
-    pub(super) fn keep(&mut self, pid: i32, file: &OpenFile, id: u32, before: Extent) {
-        let after = self.out.extent();
+    /// Notes what has been found of a file since there were `before` entries, to be used if it does not
+    /// change.
+    pub(super) fn keep(&mut self, pid: i32, file: &OpenFile, id: u32, before: usize) {
         let Some(mark) = file.mark else { return };
-        let contents =
-            self.out.pipes.drain(before.pipes..).chain(self.out.fifos.drain(before.fifos..));
-        for (entry, bytes) in contents {
-            self.kept.contents.insert((file.device, file.inode), (mark.print, entry, bytes));
-        }
-        // Those have numbers of their own that are given in the frozen moment.
-        if before.others != after.others {
-            return;
-        }
-        let entries = before.files..after.files;
+        let entries = before..self.out.files.len();
         let Some(own) = self.out.files[entries.clone()].iter().find(|entry| entry.id == id) else {
             return;
         };
-        let unix = own.usk.as_ref().map(|socket| Unix {
-            kind: socket.r#type.cast_signed(),
-            state: socket.state,
-            peer: socket.peer,
-            bound: unix_sockets::is_path(&socket.name),
-        });
-        let r#type = own.r#type;
+        let kind = table::of_type(own.r#type);
         self.kept.found.entry(pid).or_default().push(Found {
             fd: file.fd,
             device: file.device,
@@ -249,17 +188,11 @@ impl Survey<'_> {
             target: file.target.clone(),
             mark,
             id,
-            r#type,
-            keeping: Keeping::new(file, entries, r#type, mark.size),
-            unix,
+            r#type: own.r#type,
+            keeping: Keeping::new(file, entries, mark.size),
+            is_steady: kind.is_some_and(|kind| kind.is_steady(own, mark.size)),
+            peer: own.usk.as_ref().map_or(0, |socket| socket.peer),
         });
-    }
-
-    /// Forgets what was found since `before`.
-    pub(super) fn forget(&mut self, before: Extent) {
-        self.out.files.truncate(before.files);
-        self.out.pipes.truncate(before.pipes);
-        self.out.fifos.truncate(before.fifos);
     }
 
     /// The id and type of a file that is as it was when it was read; `None` for one that has to be
@@ -271,65 +204,14 @@ impl Survey<'_> {
     ) -> Result<Option<(u32, u32)>, Problem> {
         let Some(mark) = file.mark else { return Ok(None) };
         let Some(found) = self.kept.find(pid, file, mark) else { return Ok(None) };
-        let (id, r#type, entries, unix) =
-            (found.id, found.r#type, found.keeping.entries.clone(), found.unix);
-        let size = if r#type == fd_type::REG && mark.size.is_none() {
-            Some(self.find(pid, file)?.stat()?.st_size.cast_unsigned())
-        } else {
-            mark.size
-        };
-        match r#type {
-            fd_type::PIPE => {
-                let contents = self.contents(pid, file)?;
-                self.out.pipes.extend(contents);
-            }
-            fd_type::FIFO => {
-                let contents = self.contents(pid, file)?;
-                self.out.fifos.extend(contents);
-            }
-            fd_type::UNIXSK => {
-                let Some(unix) = unix else { return Ok(None) };
-                if !self.unix_as_it_was(pid, file, unix, mark, &entries)? {
-                    return Ok(None);
-                }
-            }
-            _ => {}
+        let (id, r#type, entries) = (found.id, found.r#type, found.keeping.entries.clone());
+        let Some(kind) = table::of_type(r#type) else { return Ok(None) };
+        let mut keeping = Keeping::new(file, entries, mark.size);
+        if !kind.holds(self, pid, file, &mut keeping)? {
+            return Ok(None);
         }
-        self.out.keeping.push(Keeping::new(file, entries, r#type, size));
+        self.out.keeping.push(keeping);
         Ok(Some((id, r#type)))
-    }
-
-    /// Whether what surrounds a Unix socket, that has not changed itself, is as it was; what is
-    /// queued in it, and where the file is that it is bound to, is found anew.
-    fn unix_as_it_was(
-        &mut self,
-        pid: i32,
-        file: &OpenFile,
-        unix: Unix,
-        mark: FileMark,
-        entries: &Range<usize>,
-    ) -> Result<bool, Problem> {
-        if unix.peer != 0 && !self.neighbours.holds(unix.peer) {
-            return Ok(false);
-        }
-        let waiting = mark.size != Some(0);
-        if unix.state == SK_LISTEN && waiting {
-            return Ok(false);
-        }
-        if unix.bound
-            && let Some(entry) =
-                self.kept.files[entries.clone()].iter_mut().find_map(|f| f.usk.as_mut())
-        {
-            with_socket(self.memory, pid, file, |socket| unix_sockets::locate(socket, entry))?;
-        }
-        if waiting {
-            let id = self.kept.files[entries.start].id;
-            if unix.kind == libc::SOCK_DGRAM {
-                self.neighbours.load_one(file.inode as u32)?;
-            }
-            self.unix_queue(pid, file, id, unix.kind, unix.state)?;
-        }
-        Ok(true)
     }
 }
 

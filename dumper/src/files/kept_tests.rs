@@ -1,5 +1,5 @@
 use super::*;
-use images::messages::{PipeEntry, RegFileEntry};
+use images::messages::{PipeEntry, RegFileEntry, fd_type};
 
 const PRINT: NonZeroU64 = NonZeroU64::new(7).unwrap();
 
@@ -33,9 +33,14 @@ fn found(file: &OpenFile) -> Found {
         mark: file.mark.unwrap(),
         id: file.fd.cast_unsigned(),
         r#type: fd_type::REG,
-        keeping: Keeping::new(file, 0..1, fd_type::REG, None),
-        unix: None,
+        keeping: Keeping::new(file, 0..1, None),
+        is_steady: true,
+        peer: 0,
     }
+}
+
+fn of_type(r#type: u32, entry: FileEntry) -> FileEntry {
+    FileEntry { r#type, ..entry }
 }
 
 fn is_kept(kept: &mut Kept, pid: i32, file: &OpenFile) -> bool {
@@ -113,17 +118,19 @@ fn entries_are_brought_up_to_date() {
         size: Some(4),
     };
     let reg = RegFileEntry { flags: 2, size: Some(3), ..RegFileEntry::default() };
-    let mut entry = FileEntry { reg: Some(reg.clone()), ..FileEntry::default() };
+    let mut entry =
+        of_type(fd_type::REG, FileEntry { reg: Some(reg.clone()), ..FileEntry::default() });
     keeping.update(&mut entry);
     let updated = entry.reg.unwrap();
     assert_eq!((updated.flags, updated.pos, updated.size), (nonblocking | 2, 9, Some(4)));
     assert_eq!(updated.mode, Some(0o100_644));
     // A log's size does not matter, and is not told.
-    let mut entry =
-        FileEntry { reg: Some(RegFileEntry { size: None, ..reg }), ..FileEntry::default() };
+    let reg = RegFileEntry { size: None, ..reg };
+    let mut entry = of_type(fd_type::REG, FileEntry { reg: Some(reg), ..FileEntry::default() });
     keeping.update(&mut entry);
     assert_eq!(entry.reg.unwrap().size, None);
-    let mut entry = FileEntry { pipe: Some(PipeEntry::default()), ..FileEntry::default() };
+    let pipe = FileEntry { pipe: Some(PipeEntry::default()), ..FileEntry::default() };
+    let mut entry = of_type(fd_type::PIPE, pipe);
     keeping.update(&mut entry);
     assert_eq!(entry.pipe.unwrap().flags, nonblocking | 2);
 }

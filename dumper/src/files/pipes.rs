@@ -1,14 +1,167 @@
-//! Pipes and fifos: how much they hold, and what is in them.
+//! Pipes: how much they hold, and what is in them; fifos are the same with a name.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
+use collector::{OpenFile, Process};
+use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
+use images::{Image, ImageWriter, names};
 use kernel::descriptors::{pipe_capacity, set_pipe_capacity};
 use kernel::tty::bytes_waiting;
 use nix::fcntl::{OFlag, SpliceFFlags, tee};
 
+use super::Captured;
+use super::file_kind::FileKind;
+use super::kept::Keeping;
 use super::problem::{Doing, Problem};
+use super::socket_options::inode;
+use super::survey::Survey;
+
+const O_DIRECT: u32 = libc::O_DIRECT.cast_unsigned();
+
+/// An end of a pipe.
+#[derive(Debug)]
+pub(super) struct Pipe;
+
+/// What is in pipes, or in fifos.
+pub(super) type Contents = Vec<(PipeDataEntry, Vec<u8>)>;
+
+impl FileKind for Pipe {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::PIPE]
+    }
+
+    fn is(&self, file: &OpenFile) -> bool {
+        file.mode & libc::S_IFMT == libc::S_IFIFO && file.target.as_bytes().starts_with(b"pipe:[")
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        no_packets(file)?;
+        let pid = process.pid;
+        let fown = survey.owner(pid, file)?;
+        let contents = survey.contents(pid, file)?;
+        survey.out.beside.pipes.extend(contents);
+        let end = survey.memory.borrow(pid, file.fd)?;
+        let inode = inode(end.as_fd(), 0o600)?;
+        let pipe = PipeEntry {
+            id: entry.id,
+            pipe_id: file.inode as u32,
+            flags: file.flags,
+            fown,
+            boot: survey.context.joined.get(&file.inode).copied(),
+            inode,
+        };
+        Ok(FileEntry { r#type: fd_type::PIPE, pipe: Some(pipe), ..entry })
+    }
+
+    fn holds(
+        &self,
+        survey: &mut Survey<'_>,
+        pid: i32,
+        file: &OpenFile,
+        _keeping: &mut Keeping,
+    ) -> Result<bool, Problem> {
+        let contents = survey.contents(pid, file)?;
+        survey.out.beside.pipes.extend(contents);
+        Ok(true)
+    }
+
+    fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
+        if let Some(pipe) = &mut entry.pipe {
+            pipe.flags = keeping.flags;
+        }
+    }
+
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
+        let standing = captured.standing_contents(fd_type::PIPE);
+        write_contents(writer, &names::pipes_data(), &captured.beside.pipes, &standing)
+    }
+}
+
+/// Refuses an end of a pipe or fifo that writes packets.
+pub(super) fn no_packets(file: &OpenFile) -> Result<(), Problem> {
+    if file.flags & O_DIRECT == 0 {
+        return Ok(());
+    }
+    Err(Problem::refused(
+        "pipes in packet mode (O_DIRECT) are not supported yet",
+        "open the pipe without O_DIRECT",
+    ))
+}
+
+/// Writes what was read now, and what stands as it was found; with none of it there is no image.
+pub(super) fn write_contents(
+    writer: &ImageWriter,
+    image: &Image<PipeDataEntry>,
+    read: &Contents,
+    standing: &[(&PipeDataEntry, &[u8])],
+) -> Result<(), images::Error> {
+    if read.is_empty() && standing.is_empty() {
+        return Ok(());
+    }
+    let mut sink = writer.image(image)?;
+    let read = read.iter().map(|(entry, bytes)| (entry, &bytes[..]));
+    for (entry, bytes) in read.chain(standing.iter().copied()) {
+        sink.put(entry)?;
+        sink.payload(bytes)?;
+    }
+    sink.finish()
+}
+
+/// What is known of the pipes and fifos of a tree in a look.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    scratch: Scratch,
+    /// Those whose contents have been read, by device and inode.
+    emptied: HashSet<(u64, u64)>,
+}
+
+impl Survey<'_> {
+    /// The contents of a pipe or fifo, by the first end that reads. While the target runs they are kept, to
+    /// be given when it stands still.
+    pub(super) fn contents(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+    ) -> Result<Option<(PipeDataEntry, Vec<u8>)>, Problem> {
+        if file.flags.cast_signed() & libc::O_ACCMODE == libc::O_WRONLY {
+            return Ok(None);
+        }
+        let wanted = self.frozen || self.to_keep;
+        if wanted && !self.pipes.emptied.insert((file.device, file.inode)) {
+            return Ok(None);
+        }
+        if self.frozen
+            && let Some(contents) = self.kept.take_contents(file)
+        {
+            return Ok(Some(contents));
+        }
+        let tap = self.memory.tap(pid, file)?;
+        if !wanted {
+            return Ok(None);
+        }
+        let (capacity, contents) = tap.look(&mut self.pipes.scratch)?;
+        let entry = PipeDataEntry {
+            pipe_id: file.inode as u32,
+            bytes: contents.len() as u32,
+            size: Some(capacity),
+        };
+        if self.frozen {
+            return Ok(Some((entry, contents)));
+        }
+        self.kept.put_contents(file, entry, contents);
+        Ok(None)
+    }
+}
 
 /// A way to look into one pipe or fifo: an end of the target's own that reads.
 ///
@@ -19,7 +172,7 @@ pub(super) struct Tap(pub(super) OwnedFd);
 
 impl Tap {
     /// The capacity, and what is in it. The pipe keeps it all.
-    pub(super) fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
+    fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
         let capacity = pipe_capacity(&self.0).doing("get capacity of")?;
         let waiting = bytes_waiting(&self.0).doing("get contents of")?;
         if waiting == 0 {
@@ -31,7 +184,7 @@ impl Tap {
 
 /// A pipe of our own, into which others are copied.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+struct Scratch {
     ends: Option<(File, File)>,
     capacity: u32,
 }

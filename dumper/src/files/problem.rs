@@ -39,6 +39,14 @@ impl Problem {
     }
 }
 
+/// The text of `/proc/PID/fdinfo` is not that of a file of this kind.
+pub(super) fn unexpected(kind: &str) -> Problem {
+    Problem::Kernel {
+        operation: "understand fdinfo of",
+        source: io::Error::other(format!("it is not that of {kind}")),
+    }
+}
+
 /// Gives kernel errors the name of what was done.
 pub(super) trait Doing<T> {
     fn doing(self, operation: &'static str) -> Result<T, Problem>;

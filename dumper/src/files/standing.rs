@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use collector::{Inventory, Process};
-use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry, fd_type};
+use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
 use super::kept::{Found, Kept};
+use super::sockets::is_socket;
 use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
 use super::{Captured, Error};
 
@@ -30,7 +31,7 @@ impl Before {
     fn has_socket(&self, fd: i32) -> bool {
         let index = self.entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd);
         let entry = index.ok().and_then(|index| self.entries.get(index));
-        entry.is_none_or(|entry| matches!(entry.r#type, fd_type::UNIXSK | fd_type::INETSK))
+        entry.is_none_or(|entry| is_socket(entry.r#type))
     }
 }
 
@@ -158,18 +159,6 @@ pub(super) type Tables = BTreeMap<i32, Before>;
 impl Found {
     /// Whether this is an end that reads, of a file of this type.
     fn reads(&self, r#type: u32) -> bool {
-        self.is_of(r#type)
-            && self.keeping().flags().cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
-    }
-
-    /// Whether an inventory tells all that there is to tell of it.
-    fn is_steady(&self) -> bool {
-        if self.is_of(fd_type::UNIXSK) {
-            !self.is_bound() && self.size() == Some(0)
-        } else if self.is_of(fd_type::REG) {
-            self.size().is_some()
-        } else {
-            true
-        }
+        self.is_of(r#type) && self.keeping().flags.cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
     }
 }

@@ -12,15 +12,13 @@ use collector::{Inventory, OpenFile, Process, ProcessState};
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::procfs::{Dir, FdInfo};
 
-use super::classify::{Kind, kind};
 use super::kept::Kept;
 use super::memory::{Memory, key};
+use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
-use super::pipes::Scratch;
 use super::place::Place;
 use super::problem::{Doing, Problem};
-use super::unix_sockets::Neighbours;
-use super::{Captured, Error, PlanContext, locks, owners, standing};
+use super::{Captured, Error, PlanContext, locks, owners, pipes, standing, table};
 
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
@@ -34,11 +32,12 @@ pub(super) struct Survey<'a> {
     pub(super) same_sockets: bool,
     /// Whether there is no time left.
     pub(super) is_late: &'a dyn Fn() -> bool,
-    /// What is being looked at may turn out to hold until the target is frozen: it is read as then.
+    /// What is being looked at may turn out to hold until the target is frozen: it is read as then. A kind
+    /// that finds out that it will have to be read again takes this back.
     pub(super) to_keep: bool,
     pub(super) kept: Kept,
     pub(super) neighbours: Neighbours,
-    pub(super) scratch: Scratch,
+    pub(super) pipes: pipes::Seen,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<i32>,
     /// The table of each process whose descriptors have been looked at.
@@ -47,10 +46,6 @@ pub(super) struct Survey<'a> {
     strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
     pub(super) path_ids: HashMap<Key, u32>,
-    /// Ids of ghosts by device and inode.
-    pub(super) ghost_ids: HashMap<(u64, u64), u32>,
-    /// Pipes and fifos whose contents have been read.
-    pub(super) emptied: HashSet<(u64, u64)>,
     refusals: Vec<Obstacle>,
     dirs: HashMap<i32, Arc<Dir>>,
     /// Room for the text of `/proc`.
@@ -89,13 +84,11 @@ impl<'a> Survey<'a> {
             to_keep: false,
             kept,
             neighbours: Neighbours::new(held),
-            scratch: Scratch::default(),
+            pipes: pipes::Seen::default(),
             known: owners::ids(inventory),
             tables: HashMap::new(),
             strays: HashMap::new(),
             path_ids: HashMap::new(),
-            ghost_ids: HashMap::new(),
-            emptied: HashSet::new(),
             refusals: Vec::new(),
             dirs: HashMap::new(),
             text: Vec::new(),
@@ -223,16 +216,18 @@ impl<'a> Survey<'a> {
                 return Ok(kept);
             }
         } else if file.mark.is_some() {
-            let before = self.out.extent();
+            let before = self.out.files.len();
             self.to_keep = true;
             let described = self.file(process, file);
-            self.to_keep = false;
+            let keeps = std::mem::replace(&mut self.to_keep, false);
             if let Ok((id, _)) = described {
-                self.keep(process.pid, file, id, before);
+                if keeps {
+                    self.keep(process.pid, file, id, before);
+                }
                 return described;
             }
             // What cannot be carried now may be over when the target is frozen.
-            self.forget(before);
+            self.out.files.truncate(before);
         }
         self.file(process, file)
     }
@@ -279,20 +274,10 @@ impl<'a> Survey<'a> {
 
     /// The entry of an open file description that has none yet: its id and type.
     fn file(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
-        let pid = process.pid;
-        let kind = kind(file)?;
+        let kind = table::of(file)?;
         let id = self.new_id();
         let entry = FileEntry { id, ..FileEntry::default() };
-        let entry = match kind {
-            Kind::Path => self.path_file(pid, file, entry)?,
-            Kind::Device => self.device(pid, file, entry)?,
-            Kind::Pipe => self.pipe(pid, file, entry)?,
-            Kind::Fifo => self.fifo(pid, file, entry)?,
-            Kind::Socket => self.socket(pid, file, entry)?,
-            Kind::Eventfd | Kind::Epoll | Kind::Timerfd | Kind::Signalfd => {
-                self.event(process, file, kind, entry)?
-            }
-        };
+        let entry = kind.capture(self, process, file, entry)?;
         let r#type = entry.r#type;
         self.out.files.push(entry);
         Ok((id, r#type))
@@ -305,6 +290,12 @@ impl<'a> Survey<'a> {
         }
         let is_process = |pid: i32| self.inventory.processes.contains_key(&pid);
         owners::owner(&self.memory.borrow(pid, file.fd)?, &self.known, is_process)
+    }
+
+    /// What `/proc/PID/fdinfo` says of an open file.
+    pub(super) fn fdinfo(&mut self, pid: i32, file: &OpenFile) -> Result<FdInfo, Problem> {
+        let dir = self.dir(pid)?;
+        FdInfo::read_with(&dir, file.fd, &mut self.text).doing("read fdinfo of")
     }
 
     /// The open files that may have locks on them.
@@ -327,11 +318,7 @@ impl<'a> Survey<'a> {
 
     /// Refuses a file through which locks are held.
     fn no_locks(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
-        let dir = self.dir(pid)?;
-        let mut text = std::mem::take(&mut self.text);
-        let info = FdInfo::read_with(&dir, file.fd, &mut text).doing("read fdinfo of");
-        self.text = text;
-        if info?.locks.is_empty() {
+        if self.fdinfo(pid, file)?.locks.is_empty() {
             return Ok(());
         }
         Err(Problem::refused(

@@ -1,23 +1,94 @@
 //! Terminals of a shell's job: modes and size, and who is in the foreground.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use collector::Inventory;
-use images::messages::{TermiosEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, tty_type};
+use collector::{Inventory, OpenFile, Process};
+use images::messages::{
+    FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, fd_type,
+    tty_type,
+};
+use images::{ImageWriter, names};
 use kernel::procfs::{Dir, ProcFile, Stat};
 use kernel::tty::{self, Modes};
 use nix::sys::stat::FileStat;
 
+use super::Captured;
+use super::file_kind::FileKind;
+use super::paths::is_terminal;
 use super::problem::{Doing, Problem};
+use super::survey::Survey;
 
 /// `/dev/tty` counts as terminal number 1006 in the images.
 const CONTROLLING: u32 = 1006;
 /// Largest number of a pseudo-terminal that the images have a place for.
 const LARGEST: u32 = 1000;
 
+/// What is known of terminals, each once.
+pub(super) type Infos = Vec<TtyInfoEntry>;
+
+/// An open terminal.
+#[derive(Debug)]
+pub(super) struct OpenTerminal;
+
+impl FileKind for OpenTerminal {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::TTY]
+    }
+
+    fn is(&self, _file: &OpenFile) -> bool {
+        // The number of its device tells.
+        false
+    }
+
+    fn is_device(&self, device: u64) -> bool {
+        is_terminal(device)
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let pid = process.pid;
+        let found = survey.find(pid, file)?;
+        let stat = found.stat()?;
+        let terminal = Terminal::of(stat.st_rdev, survey.context.shell_job)?;
+        let fown = survey.owner(pid, file)?;
+        let regf_id = survey.new_id();
+        let reg = survey.regular(&found, regf_id, file.flags, file.position, fown)?;
+        survey.out.files.push(FileEntry {
+            id: regf_id,
+            r#type: fd_type::REG,
+            reg: Some(reg),
+            ..FileEntry::default()
+        });
+        // What it is like is the frozen look's to tell.
+        survey.to_keep = false;
+        if survey.out.beside.terminals.iter().all(|info| info.id != terminal.id()) {
+            let fd = survey.memory.borrow(pid, file.fd)?;
+            let info = info(terminal, fd.as_fd(), &stat, survey.inventory)?;
+            survey.out.beside.terminals.push(info);
+        }
+        let tty = TtyFileEntry {
+            id: entry.id,
+            tty_info_id: terminal.id(),
+            flags: file.flags,
+            fown,
+            regf_id: Some(regf_id),
+        };
+        Ok(FileEntry { r#type: fd_type::TTY, tty: Some(tty), ..entry })
+    }
+
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
+        writer.write_all(&names::tty_info(), &captured.beside.terminals)
+    }
+}
+
 /// What a device number says of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Terminal {
+enum Terminal {
     /// The slave side of a pseudo-terminal.
     Slave(u32),
     /// `/dev/tty`: whatever terminal controls the process.
@@ -27,7 +98,7 @@ pub(super) enum Terminal {
 impl Terminal {
     /// The terminal with the device number `device`; refused when it is of another kind, or when
     /// a job of a shell was not asked for.
-    pub(super) fn of(device: u64, shell_job: bool) -> Result<Self, Problem> {
+    fn of(device: u64, shell_job: bool) -> Result<Self, Problem> {
         let terminal = match (libc::major(device), libc::minor(device)) {
             (major @ 136..=143, minor) => Self::Slave((major - 136) * 256 + minor),
             (5, 0) => Self::Controlling,
@@ -60,7 +131,7 @@ impl Terminal {
     }
 
     /// Its id in `tty-info.img`: twice its number, and one more for a master.
-    pub(super) fn id(self) -> u32 {
+    fn id(self) -> u32 {
         match self {
             Self::Slave(number) => number << 1,
             Self::Controlling => CONTROLLING << 1,
@@ -86,7 +157,7 @@ fn session(inventory: &Inventory, device: u64) -> Result<(u32, u32), Problem> {
 }
 
 /// The entry in `tty-info.img`.
-pub(super) fn info(
+fn info(
     terminal: Terminal,
     fd: BorrowedFd<'_>,
     stat: &FileStat,

@@ -1,224 +1,169 @@
 //! Unix sockets: names, peers, and what is queued.
 
-use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use collector::{OpenFile, Process};
 use images::messages::{
-    FileIdentity, FilePermsEntry, FownEntry, SHUTDOWN_BOTH, SHUTDOWN_NONE, SK_CLOSE,
-    SK_ESTABLISHED, SK_LISTEN, UnixSkEntry,
+    FileEntry, FileIdentity, FilePermsEntry, FownEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED,
+    SK_LISTEN, SkPacketEntry, UnixSkEntry, fd_type,
 };
-use kernel::sock_diag::{UnixLookup, UnixSocket};
-use kernel::sockets::{
-    has_urgent_byte, local_address, option, peek, peer_address, set_option, unix_file,
-};
+use images::{ImageWriter, names};
+use kernel::sockets::{has_urgent_byte, local_address, option, peek, set_option, unix_file};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use nix::fcntl::OFlag;
 
+use super::file_kind::FileKind;
 use super::identity::FileSystems;
+use super::kept::Keeping;
+use super::memory::with_socket;
+use super::neighbours::Neighbours;
 use super::problem::{Doing, Problem};
-use super::socket_options;
+use super::survey::Survey;
+use super::{Captured, socket_options};
 
 /// Longest message that a queue is read with at first; longer ones are read again.
 const MESSAGE: usize = 256 << 10;
 
-/// The Unix sockets of the network namespace, and which of them the tree holds.
-#[derive(Debug, Default)]
-pub(super) struct Neighbours {
-    held: HashSet<u32>,
-    /// Known once they have been asked for: that takes a while.
-    known: Option<Known>,
-    /// Those that were asked for one by one.
-    single: HashMap<u32, UnixSocket>,
-    lookup: Option<UnixLookup>,
-    /// UDP sockets that have been shut down, and how far.
-    shut_down: Option<HashMap<u32, u8>>,
-    /// Multicast groups of the network namespace.
-    pub(super) groups: super::multicast::Groups,
-}
+/// A Unix socket.
+#[derive(Debug)]
+pub(super) struct UnixSocket;
 
-/// How many are asked for one by one before all are: the kernel looks through all of them for each.
-const SINGLE: usize = 64;
+/// What is queued in sockets.
+pub(super) type Queues = Vec<(SkPacketEntry, Vec<u8>)>;
 
-#[derive(Debug, Default)]
-struct Known {
-    sockets: HashMap<u32, UnixSocket>,
-    /// The listening socket that each connection waits at.
-    waits_at: HashMap<u32, u32>,
-}
-
-impl Known {
-    fn of(sockets: Vec<UnixSocket>) -> Self {
-        let waits_at = sockets
-            .iter()
-            .flat_map(|socket| socket.waiting.iter().map(|client| (*client, socket.inode)))
-            .collect();
-        let sockets = sockets.into_iter().map(|socket| (socket.inode, socket)).collect();
-        Self { sockets, waits_at }
-    }
-}
-
-impl Neighbours {
-    /// Those of a tree that holds the sockets with these inodes.
-    pub(super) fn new(held: HashSet<u32>) -> Self {
-        Self { held, ..Self::default() }
+impl FileKind for UnixSocket {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::UNIXSK]
     }
 
-    /// The sockets that the tree holds.
-    pub(super) fn into_held(self) -> HashSet<u32> {
-        self.held
+    fn is(&self, _file: &OpenFile) -> bool {
+        // Its family tells.
+        false
     }
 
-    /// Whether the tree holds the socket with this inode.
-    pub(super) fn holds(&self, inode: u32) -> bool {
-        self.held.contains(&inode)
+    fn families(&self) -> &'static [i32] {
+        &[libc::AF_UNIX]
     }
 
-    /// Asks for all of them, if that has not been done.
-    pub(super) fn load(&mut self) -> Result<(), Problem> {
-        if self.known.is_none() {
-            let sockets =
-                kernel::sock_diag::unix_sockets().doing("list the Unix sockets beside")?;
-            self.known = Some(Known::of(sockets));
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let (pid, id) = (process.pid, entry.id);
+        let fown = survey.owner(pid, file)?;
+        let common = survey.common(pid, file)?;
+        let (frozen, strict) = (survey.frozen, survey.is_strict());
+        if frozen {
+            survey.neighbours.load_one(file.inode as u32)?;
+        } else {
+            survey.neighbours.load()?;
         }
-        Ok(())
+        let neighbours = &survey.neighbours;
+        let mut socket = with_socket(survey.memory, pid, file, |socket| {
+            self::entry(socket, file.inode, neighbours, strict)
+        })?;
+        if frozen {
+            survey.unix_queue(pid, file, id, socket.r#type.cast_signed(), socket.state)?;
+        }
+        socket.opts.others = common.others;
+        let usk = UnixSkEntry { id, flags: file.flags, fown, ..socket };
+        Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(Box::new(usk)), ..entry })
     }
 
-    /// Asks for what is to be known of one socket: itself and its peer, as long as few are asked
-    /// for, and as it is not one that waits at another.
-    pub(super) fn load_one(&mut self, inode: u32) -> Result<(), Problem> {
-        if self.known.is_some() || self.single.len() >= SINGLE {
-            return self.load();
-        }
-        let Some(socket) = self.look_up(inode)? else { return Ok(()) };
-        let (peer, state, kind) = (socket.peer, socket.state, socket.kind);
-        self.single.insert(inode, socket);
-        match peer {
-            Some(peer) => {
-                let peer = self.look_up(peer)?;
-                self.single.extend(peer.map(|peer| (peer.inode, peer)));
-                Ok(())
-            }
-            None if i32::from(kind) != SOCK_DGRAM && u32::from(state) == SK_ESTABLISHED => {
-                self.load()
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// How far a UDP socket has been shut down, in the images' numbers.
-    pub(super) fn udp_shutdown(&mut self, inode: u32) -> Result<u32, Problem> {
-        let shut_down = match &mut self.shut_down {
-            Some(shut_down) => shut_down,
-            none => {
-                let listed = kernel::sock_diag::udp_shutdowns();
-                none.insert(listed.doing("list the UDP sockets beside")?)
-            }
+    /// What surrounds a socket that has not changed itself has to be as it was; what is queued in it, and
+    /// where the file is that it is bound to, is found anew.
+    fn holds(
+        &self,
+        survey: &mut Survey<'_>,
+        pid: i32,
+        file: &OpenFile,
+        keeping: &mut Keeping,
+    ) -> Result<bool, Problem> {
+        let mut entries = survey.kept.files[keeping.entries.clone()].iter_mut();
+        let Some((id, entry)) = entries.find_map(|file| Some((file.id, file.usk.as_mut()?))) else {
+            return Ok(false);
         };
-        Ok(shut_down.get(&inode).copied().unwrap_or(0).into())
-    }
-
-    fn look_up(&mut self, inode: u32) -> Result<Option<UnixSocket>, Problem> {
-        let doing = "look up the Unix socket of";
-        let lookup = match &mut self.lookup {
-            Some(lookup) => lookup,
-            none => none.insert(UnixLookup::new().doing(doing)?),
-        };
-        lookup.find(inode).doing(doing)
-    }
-
-    fn socket(&self, inode: u32) -> Option<&UnixSocket> {
-        match &self.known {
-            Some(known) => known.sockets.get(&inode),
-            None => self.single.get(&inode),
+        let waiting = keeping.size != Some(0);
+        let is_alone = entry.peer != 0 && !survey.neighbours.holds(entry.peer);
+        if is_alone || entry.state == SK_LISTEN && waiting {
+            return Ok(false);
         }
-    }
-
-    /// The name that messages for a datagram socket can have as their sender's and get again: that of
-    /// the socket that it is connected to, if that one is connected to it.
-    pub(super) fn sender(&self, socket: BorrowedFd<'_>, inode: u32) -> Vec<u8> {
-        let peer = self.socket(inode).and_then(|socket| socket.peer);
-        let back = peer.and_then(|peer| self.socket(peer)).and_then(|peer| peer.peer);
-        let name = (back == Some(inode)).then(|| peer_address(socket).ok()).flatten();
-        name.map_or_else(Vec::new, |name| name.data().to_vec())
-    }
-
-    fn waits_at(&self, inode: u32) -> Option<&u32> {
-        self.known.as_ref()?.waits_at.get(&inode)
-    }
-
-    /// The inode of the socket that `socket` is to be connected to, 0 for none. `frozen` says
-    /// whether what changes by the moment counts.
-    fn peer(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
-        let stream = i32::from(socket.kind) != SOCK_DGRAM;
-        match socket.peer {
-            Some(peer) if self.held.contains(&peer) => self.reachable(socket, peer),
-            Some(_) => Err(Problem::refused(
-                "it is connected to a process outside the tree",
-                "close the connection, or dump a tree that holds both ends",
-            )),
-            None if stream && u32::from(socket.state) == SK_ESTABLISHED => {
-                self.waiting(socket, frozen)
+        if is_path(&entry.name) {
+            with_socket(survey.memory, pid, file, |socket| locate(socket, entry))?;
+        }
+        if waiting {
+            let (kind, state) = (entry.r#type.cast_signed(), entry.state);
+            if kind == SOCK_DGRAM {
+                survey.neighbours.load_one(file.inode as u32)?;
             }
-            None => {
-                self.accepts_only_ours(socket, frozen)?;
-                Ok(0)
-            }
+            survey.unix_queue(pid, file, id, kind, state)?;
+        }
+        Ok(true)
+    }
+
+    fn is_steady(&self, entry: &FileEntry, size: Option<u64>) -> bool {
+        let bound = entry.usk.as_ref().is_none_or(|socket| is_path(&socket.name));
+        !bound && size == Some(0)
+    }
+
+    fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
+        if let Some(socket) = &mut entry.usk {
+            socket.flags = keeping.flags;
         }
     }
 
-    /// A socket that is connected one way only is connected again by its peer's name.
-    fn reachable(&self, socket: &UnixSocket, peer: u32) -> Result<u32, Problem> {
-        let back = self.socket(peer).and_then(|peer| peer.peer);
-        if i32::from(socket.kind) != SOCK_DGRAM && back != Some(socket.inode) {
-            return Err(Problem::refused(
-                "its peer is not connected to it",
-                "close the connection before the checkpoint",
-            ));
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
+        let queues = &captured.beside.queues;
+        if queues.is_empty() {
+            return Ok(());
         }
-        Ok(peer)
+        let mut sink = writer.image(&names::sk_queues())?;
+        for (entry, bytes) in queues {
+            sink.put(entry)?;
+            sink.payload(bytes)?;
+        }
+        sink.finish()
     }
+}
 
-    /// A connection that nobody has accepted yet, or whose other end has been closed.
-    fn waiting(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
-        let Some(listener) = self.waits_at(socket.inode) else {
-            let closed = u32::from(socket.shutdown) == SHUTDOWN_BOTH;
-            return if closed || !frozen {
-                Ok(0)
-            } else {
-                Err(Problem::refused("its other end cannot be found", "try again"))
+impl Survey<'_> {
+    /// Takes down what is queued in a Unix socket of a kind (`SOCK_*`) and a state.
+    fn unix_queue(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        id_for: u32,
+        kind: i32,
+        state: u32,
+    ) -> Result<(), Problem> {
+        let neighbours = &self.neighbours;
+        let queue = with_socket(self.memory, pid, file, |socket| {
+            let sender = match kind {
+                SOCK_DGRAM => neighbours.sender(socket, file.inode as u32),
+                _ => Vec::new(),
             };
-        };
-        if !self.held.contains(listener) {
-            return Err(Problem::refused(
-                "it waits to be accepted by a process outside the tree",
-                "close the connection, or dump a tree that holds both ends",
-            ));
+            queue(socket, kind, state, &sender)
+        })?;
+        let counted = file.mark.and_then(|mark| mark.size);
+        let has_messages = kind != SOCK_STREAM && state != SK_LISTEN;
+        if has_messages && counted.is_some_and(|counted| counted != queue.len() as u64) {
+            return Err(empty_message());
         }
-        if frozen && socket.send_queue > 0 {
-            return Err(Problem::refused(
-                "it has sent data over a connection that is not accepted yet",
-                "try again when the connection has been accepted",
-            ));
-        }
-        Ok(*listener)
-    }
-
-    fn accepts_only_ours(&self, socket: &UnixSocket, frozen: bool) -> Result<(), Problem> {
-        let strange = socket.waiting.iter().any(|client| !self.held.contains(client));
-        if frozen && strange {
-            return Err(Problem::refused(
-                "a connection from outside the tree waits to be accepted",
-                "try again when it has been accepted and closed",
-            ));
-        }
+        self.out.beside.queues.extend(queue.into_iter().map(|message| {
+            let length = message.len() as u32;
+            (SkPacketEntry { id_for, length, scm: Vec::new() }, message)
+        }));
         Ok(())
     }
 }
 
 /// The entry of a Unix socket, without its id, flags and owner.
-pub(super) fn entry(
+fn entry(
     socket: BorrowedFd<'_>,
     inode: u64,
     neighbours: &Neighbours,
@@ -270,12 +215,12 @@ pub(super) fn entry(
 }
 
 /// Whether a socket's name is a path (and neither none nor an abstract one).
-pub(super) fn is_path(name: &[u8]) -> bool {
+fn is_path(name: &[u8]) -> bool {
     name.first().is_some_and(|&byte| byte != 0)
 }
 
 /// What the file that a socket is bound to adds: permissions, directory, whether it is deleted.
-pub(super) fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
+fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
     let file = unix_file(socket).doing("get the file of")?;
     let stat = nix::sys::stat::fstat(&file).doing("stat the file of")?;
     entry.file_perms =
@@ -335,7 +280,7 @@ fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
 
 /// What is queued in a socket of a kind (`SOCK_*`) and a state: one element a message, of a stream
 /// all of it in one or more. `sender` is the only name that a sender may have.
-pub(super) fn queue(
+fn queue(
     socket: BorrowedFd<'_>,
     kind: i32,
     state: u32,
@@ -426,7 +371,7 @@ fn messages(
 }
 
 /// The kernel shows an empty message to one look only, so it counts as well how many there are.
-pub(super) fn empty_message() -> Problem {
+fn empty_message() -> Problem {
     Problem::refused("an empty message is queued in it", "try again when it has been received")
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use images::messages::SHUTDOWN_BOTH;
 use kernel::sockets::create_pair;
 use std::os::fd::{AsFd, OwnedFd};
 

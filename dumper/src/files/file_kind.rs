@@ -1,0 +1,100 @@
+//! What a kind of open file knows of itself. The kinds are listed in [`super::table`].
+
+use std::fmt::Debug;
+
+use collector::{Mapping, OpenFile, Process};
+use images::messages::FileEntry;
+use images::{Error, ImageWriter};
+
+use super::Captured;
+use super::kept::Keeping;
+use super::problem::Problem;
+use super::survey::Survey;
+
+/// One kind of open file.
+///
+/// A look at a tree asks [`is`](Self::is) of the kinds in the order of their table, and then
+/// [`capture`](Self::capture) of the first that says yes: once while the target runs, to find out what
+/// cannot be carried and to learn what will still hold, and once when it stands still. The rest is for
+/// kinds of which more is known.
+pub(super) trait FileKind: Debug + Sync {
+    /// The types (`fd_type`) that its entries have.
+    fn types(&self) -> &'static [u32];
+
+    /// Whether an open file is of this kind, by what the inventory says. Makes no system call.
+    fn is(&self, file: &OpenFile) -> bool;
+
+    /// Whether character devices with this number (`st_rdev`) are of this kind.
+    fn is_device(&self, _device: u64) -> bool {
+        false
+    }
+
+    /// The address families (`AF_*`) whose sockets are of this kind.
+    fn families(&self) -> &'static [i32] {
+        &[]
+    }
+
+    /// The entry of an open file; `entry` has its id. What it keeps beside `files.img` goes into
+    /// `survey.out`.
+    ///
+    /// # Errors
+    /// [`Problem::Refused`] for one that cannot be carried.
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem>;
+
+    /// Whether a mapping is of a file of this kind, other than one that is found by its path.
+    fn is_mapped(&self, _mapping: &Mapping) -> bool {
+        false
+    }
+
+    /// The entry of a file that a process maps and that [`is_mapped`](Self::is_mapped).
+    ///
+    /// # Errors
+    /// As [`capture`](Self::capture).
+    fn capture_mapped(
+        &self,
+        _survey: &mut Survey<'_>,
+        _pid: i32,
+        _mapping: &Mapping,
+        _entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        Err(Problem::refused("it cannot be mapped", "unmap it before the dump"))
+    }
+
+    /// Of a file whose mark is that of the plan: whether its entry of then holds. What a mark does not
+    /// cover is read here.
+    ///
+    /// # Errors
+    /// As [`capture`](Self::capture).
+    fn holds(
+        &self,
+        _survey: &mut Survey<'_>,
+        _pid: i32,
+        _file: &OpenFile,
+        _keeping: &mut Keeping,
+    ) -> Result<bool, Problem> {
+        Ok(true)
+    }
+
+    /// Whether an inventory tells all that there is to tell of a file whose mark is that of the plan, so
+    /// that [`holds`](Self::holds) need not be asked. `size` is what the mark says of its size.
+    fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
+        true
+    }
+
+    /// Brings an entry of the plan up to date with the frozen inventory.
+    fn update(&self, _entry: &mut FileEntry, _keeping: &Keeping) {}
+
+    /// Writes the images that the files of this kind have beside `files.img`.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn encode(&self, _captured: &Captured, _writer: &ImageWriter) -> Result<(), Error> {
+        Ok(())
+    }
+}

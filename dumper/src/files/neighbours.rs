@@ -1,0 +1,206 @@
+//! The sockets around those of a tree: whom each is connected to, and who waits to be accepted.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::BorrowedFd;
+
+use images::messages::{SHUTDOWN_BOTH, SK_ESTABLISHED};
+use kernel::sock_diag::{UnixLookup, UnixSocket};
+use kernel::sockets::peer_address;
+use libc::SOCK_DGRAM;
+
+use super::multicast::Groups;
+use super::problem::{Doing, Problem};
+
+/// The Unix sockets of the network namespace, and which of them the tree holds.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    held: HashSet<u32>,
+    /// Known once they have been asked for: that takes a while.
+    pub(super) known: Option<Known>,
+    /// Those that were asked for one by one.
+    single: HashMap<u32, UnixSocket>,
+    lookup: Option<UnixLookup>,
+    /// UDP sockets that have been shut down, and how far.
+    shut_down: Option<HashMap<u32, u8>>,
+    /// Multicast groups of the network namespace.
+    pub(super) groups: Groups,
+}
+
+/// How many are asked for one by one before all are: the kernel looks through all of them for each.
+const SINGLE: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    sockets: HashMap<u32, UnixSocket>,
+    /// The listening socket that each connection waits at.
+    waits_at: HashMap<u32, u32>,
+}
+
+impl Known {
+    fn of(sockets: Vec<UnixSocket>) -> Self {
+        let waits_at = sockets
+            .iter()
+            .flat_map(|socket| socket.waiting.iter().map(|client| (*client, socket.inode)))
+            .collect();
+        let sockets = sockets.into_iter().map(|socket| (socket.inode, socket)).collect();
+        Self { sockets, waits_at }
+    }
+}
+
+impl Neighbours {
+    /// Those of a tree that holds the sockets with these inodes.
+    pub(super) fn new(held: HashSet<u32>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
+    /// The sockets that the tree holds.
+    pub(super) fn into_held(self) -> HashSet<u32> {
+        self.held
+    }
+
+    /// Whether the tree holds the socket with this inode.
+    pub(super) fn holds(&self, inode: u32) -> bool {
+        self.held.contains(&inode)
+    }
+
+    /// Asks for all of them, if that has not been done.
+    pub(super) fn load(&mut self) -> Result<(), Problem> {
+        if self.known.is_none() {
+            let sockets =
+                kernel::sock_diag::unix_sockets().doing("list the Unix sockets beside")?;
+            self.known = Some(Known::of(sockets));
+        }
+        Ok(())
+    }
+
+    /// Asks for what is to be known of one socket: itself and its peer, as long as few are asked
+    /// for, and as it is not one that waits at another.
+    pub(super) fn load_one(&mut self, inode: u32) -> Result<(), Problem> {
+        if self.known.is_some() || self.single.len() >= SINGLE {
+            return self.load();
+        }
+        let Some(socket) = self.look_up(inode)? else { return Ok(()) };
+        let (peer, state, kind) = (socket.peer, socket.state, socket.kind);
+        self.single.insert(inode, socket);
+        match peer {
+            Some(peer) => {
+                let peer = self.look_up(peer)?;
+                self.single.extend(peer.map(|peer| (peer.inode, peer)));
+                Ok(())
+            }
+            None if i32::from(kind) != SOCK_DGRAM && u32::from(state) == SK_ESTABLISHED => {
+                self.load()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How far a UDP socket has been shut down, in the images' numbers.
+    pub(super) fn udp_shutdown(&mut self, inode: u32) -> Result<u32, Problem> {
+        let shut_down = match &mut self.shut_down {
+            Some(shut_down) => shut_down,
+            none => {
+                let listed = kernel::sock_diag::udp_shutdowns();
+                none.insert(listed.doing("list the UDP sockets beside")?)
+            }
+        };
+        Ok(shut_down.get(&inode).copied().unwrap_or(0).into())
+    }
+
+    fn look_up(&mut self, inode: u32) -> Result<Option<UnixSocket>, Problem> {
+        let doing = "look up the Unix socket of";
+        let lookup = match &mut self.lookup {
+            Some(lookup) => lookup,
+            none => none.insert(UnixLookup::new().doing(doing)?),
+        };
+        lookup.find(inode).doing(doing)
+    }
+
+    pub(super) fn socket(&self, inode: u32) -> Option<&UnixSocket> {
+        match &self.known {
+            Some(known) => known.sockets.get(&inode),
+            None => self.single.get(&inode),
+        }
+    }
+
+    /// The name that messages for a datagram socket can have as their sender's and get again: that of
+    /// the socket that it is connected to, if that one is connected to it.
+    pub(super) fn sender(&self, socket: BorrowedFd<'_>, inode: u32) -> Vec<u8> {
+        let peer = self.socket(inode).and_then(|socket| socket.peer);
+        let back = peer.and_then(|peer| self.socket(peer)).and_then(|peer| peer.peer);
+        let name = (back == Some(inode)).then(|| peer_address(socket).ok()).flatten();
+        name.map_or_else(Vec::new, |name| name.data().to_vec())
+    }
+
+    fn waits_at(&self, inode: u32) -> Option<&u32> {
+        self.known.as_ref()?.waits_at.get(&inode)
+    }
+
+    /// The inode of the socket that `socket` is to be connected to, 0 for none. `frozen` says
+    /// whether what changes by the moment counts.
+    pub(super) fn peer(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
+        let stream = i32::from(socket.kind) != SOCK_DGRAM;
+        match socket.peer {
+            Some(peer) if self.held.contains(&peer) => self.reachable(socket, peer),
+            Some(_) => Err(Problem::refused(
+                "it is connected to a process outside the tree",
+                "close the connection, or dump a tree that holds both ends",
+            )),
+            None if stream && u32::from(socket.state) == SK_ESTABLISHED => {
+                self.waiting(socket, frozen)
+            }
+            None => {
+                self.accepts_only_ours(socket, frozen)?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// A socket that is connected one way only is connected again by its peer's name.
+    fn reachable(&self, socket: &UnixSocket, peer: u32) -> Result<u32, Problem> {
+        let back = self.socket(peer).and_then(|peer| peer.peer);
+        if i32::from(socket.kind) != SOCK_DGRAM && back != Some(socket.inode) {
+            return Err(Problem::refused(
+                "its peer is not connected to it",
+                "close the connection before the checkpoint",
+            ));
+        }
+        Ok(peer)
+    }
+
+    /// A connection that nobody has accepted yet, or whose other end has been closed.
+    fn waiting(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
+        let Some(listener) = self.waits_at(socket.inode) else {
+            let closed = u32::from(socket.shutdown) == SHUTDOWN_BOTH;
+            return if closed || !frozen {
+                Ok(0)
+            } else {
+                Err(Problem::refused("its other end cannot be found", "try again"))
+            };
+        };
+        if !self.held.contains(listener) {
+            return Err(Problem::refused(
+                "it waits to be accepted by a process outside the tree",
+                "close the connection, or dump a tree that holds both ends",
+            ));
+        }
+        if frozen && socket.send_queue > 0 {
+            return Err(Problem::refused(
+                "it has sent data over a connection that is not accepted yet",
+                "try again when the connection has been accepted",
+            ));
+        }
+        Ok(*listener)
+    }
+
+    fn accepts_only_ours(&self, socket: &UnixSocket, frozen: bool) -> Result<(), Problem> {
+        let strange = socket.waiting.iter().any(|client| !self.held.contains(client));
+        if frozen && strange {
+            return Err(Problem::refused(
+                "a connection from outside the tree waits to be accepted",
+                "try again when it has been accepted and closed",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,267 @@
+//! What is found again by its path: regular files, directories, symbolic links, `O_PATH` handles; and
+//! those of them that have been deleted (*ghosts*), which come with their contents.
+
+use std::collections::HashMap;
+
+use collector::obstacles::{OF_ITSELF, process_behind};
+use collector::{OpenFile, Process};
+use images::messages::{
+    FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
+    RemapFilePathEntry, Timeval, fd_type,
+};
+use images::{Error, ImageWriter, names};
+use nix::sys::stat::FileStat;
+
+use super::Captured;
+use super::epoll::kernel_device;
+use super::file_kind::FileKind;
+use super::kept::{Keeping, STATUS};
+use super::paths::Found;
+use super::problem::Problem;
+use super::survey::Survey;
+
+/// `O_TMPFILE` and the `O_DIRECTORY` that is part of it.
+const O_TMPFILE: u32 = libc::O_TMPFILE.cast_unsigned();
+
+/// A file that is found by its path.
+#[derive(Debug)]
+pub(super) struct Regular;
+
+/// A deleted file with its contents.
+#[derive(Debug)]
+struct Ghost {
+    id: u32,
+    entry: GhostFileEntry,
+    /// What is in it, by offset; between the pieces are holes.
+    pieces: Vec<(u64, Vec<u8>)>,
+}
+
+/// The deleted files of a tree.
+#[derive(Debug, Default)]
+pub(super) struct Ghosts {
+    /// Their numbers, by device and inode.
+    numbers: HashMap<(u64, u64), u32>,
+    remaps: Vec<RemapFilePathEntry>,
+    files: Vec<Ghost>,
+}
+
+impl FileKind for Regular {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::REG]
+    }
+
+    fn is(&self, file: &OpenFile) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        file.target.as_bytes().starts_with(b"/")
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        survey.path_file(process.pid, file, entry)
+    }
+
+    fn holds(
+        &self,
+        survey: &mut Survey<'_>,
+        pid: i32,
+        file: &OpenFile,
+        keeping: &mut Keeping,
+    ) -> Result<bool, Problem> {
+        if keeping.size.is_none() {
+            keeping.size = Some(survey.find(pid, file)?.stat()?.st_size.cast_unsigned());
+        }
+        Ok(true)
+    }
+
+    fn is_steady(&self, _entry: &FileEntry, size: Option<u64>) -> bool {
+        size.is_some()
+    }
+
+    fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
+        let Some(reg) = &mut entry.reg else { return };
+        if (reg.flags ^ keeping.flags) & STATUS != 0 {
+            reg.flags ^= STATUS;
+        }
+        reg.pos = keeping.position;
+        reg.mode = Some(keeping.mode);
+        reg.size = reg.size.map(|size| keeping.size.unwrap_or(size));
+    }
+
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
+        let ghosts = &captured.beside.ghosts;
+        writer.write_all(&names::remap_fpath(), &ghosts.remaps)?;
+        for ghost in &ghosts.files {
+            let mut sink = writer.image(&names::ghost_file(ghost.id))?;
+            sink.put(&ghost.entry)?;
+            for (off, bytes) in &ghost.pieces {
+                if ghost.entry.chunks() {
+                    sink.put_as(&GhostChunkEntry { len: bytes.len() as u64, off: *off })?;
+                }
+                sink.payload(bytes)?;
+            }
+            sink.finish()?;
+        }
+        Ok(())
+    }
+}
+
+fn is(stat: &FileStat, kind: u32) -> bool {
+    stat.st_mode & libc::S_IFMT == kind
+}
+
+/// Whether a restore shall find the file as large as it was. A file that is only ever appended
+/// to may have grown since.
+fn size_matters(flags: u32) -> bool {
+    let appended = libc::O_WRONLY | libc::O_APPEND;
+    flags.cast_signed() & (libc::O_ACCMODE | libc::O_APPEND) != appended
+}
+
+impl Survey<'_> {
+    /// The entry of something found by its path.
+    pub(super) fn regular(
+        &mut self,
+        found: &Found,
+        id: u32,
+        flags: u32,
+        pos: u64,
+        fown: FownEntry,
+    ) -> Result<RegFileEntry, Problem> {
+        Ok(self.regular_now(found, id, flags, pos, fown)?.0)
+    }
+
+    /// The entry of something found by its path, and what it was when that was made.
+    pub(super) fn regular_now(
+        &mut self,
+        found: &Found,
+        id: u32,
+        flags: u32,
+        pos: u64,
+        fown: FownEntry,
+    ) -> Result<(RegFileEntry, FileStat), Problem> {
+        if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
+            return Err(Problem::refused(OF_ITSELF, "close it before the checkpoint"));
+        }
+        // What it is when it is frozen is asked then.
+        let stat = if self.frozen { found.stat()? } else { found.stat_of_then };
+        let now;
+        let found = if self.frozen && found.is_outdated(&stat) {
+            now = found.anew(self.context)?;
+            &now
+        } else {
+            found
+        };
+        if is(&stat, libc::S_IFSOCK) {
+            return Err(Problem::refused(
+                "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
+                "close it before the checkpoint",
+            ));
+        }
+        if found.ghost {
+            self.ghost(found, id, &stat)?;
+        }
+        let regular = is(&stat, libc::S_IFREG);
+        let entry = RegFileEntry {
+            id,
+            // The file exists when it is opened again.
+            flags: if regular && flags & O_TMPFILE == O_TMPFILE {
+                flags & !O_TMPFILE
+            } else {
+                flags
+            },
+            pos,
+            fown,
+            name: found.name.clone(),
+            size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
+            mode: Some(stat.st_mode),
+            identity: found.identity.filter(|_| !found.ghost),
+            ..RegFileEntry::default()
+        };
+        Ok((entry, stat))
+    }
+
+    /// Notes that the file `id` is a ghost, and reads it when it is met first.
+    fn ghost(&mut self, found: &Found, id: u32, stat: &FileStat) -> Result<(), Problem> {
+        let ghosts = &mut self.out.beside.ghosts;
+        let next = ghosts.numbers.len() as u32 + 1;
+        let name = (stat.st_dev, stat.st_ino);
+        let ghost_id = *ghosts.numbers.entry(name).or_insert(next);
+        ghosts.remaps.push(RemapFilePathEntry {
+            orig_id: id,
+            remap_id: ghost_id,
+            remap_type: Some(REMAP_GHOST),
+        });
+        // Its number is the frozen look's to give.
+        self.to_keep = false;
+        if ghost_id != next || !self.frozen {
+            return Ok(());
+        }
+        let time = |seconds: i64, nanoseconds: i64| Timeval {
+            tv_sec: seconds.cast_unsigned(),
+            tv_usec: (nanoseconds / 1000).cast_unsigned(),
+        };
+        let entry = GhostFileEntry {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode,
+            dev: Some(kernel_device(stat.st_dev)),
+            ino: Some(stat.st_ino),
+            rdev: is(stat, libc::S_IFCHR).then_some(stat.st_rdev as u32),
+            atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
+            mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
+            ..GhostFileEntry::default()
+        };
+        if !is(stat, libc::S_IFREG) {
+            self.out.beside.ghosts.files.push(Ghost { id: ghost_id, entry, pieces: Vec::new() });
+            return Ok(());
+        }
+        let size = stat.st_size.cast_unsigned();
+        let pieces = found.pieces(size, self.context.ghost_limit, self.is_late)?;
+        let whole = matches!(&pieces[..], [(0, bytes)] if bytes.len() as u64 == size);
+        // A file with holes is written in pieces, so that it has them again.
+        let entry = if whole || size == 0 {
+            entry
+        } else {
+            GhostFileEntry { chunks: Some(true), size: Some(size), ..entry }
+        };
+        self.out.beside.ghosts.files.push(Ghost { id: ghost_id, entry, pieces });
+        Ok(())
+    }
+
+    pub(super) fn path_file(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let found = self.find(pid, file)?;
+        let fown = self.owner(pid, file)?;
+        // Nothing else gives a directory somebody to signal.
+        if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
+            return Err(Problem::refused(
+                "changes in the directory are watched through it (F_NOTIFY), which is not supported",
+                "close it before the checkpoint, or open it anew for other uses",
+            ));
+        }
+        let reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
+        Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs_do_not_matter() {
+        let flags = |flags: i32| size_matters(flags.cast_unsigned());
+        assert!(!flags(libc::O_WRONLY | libc::O_APPEND));
+        assert!(flags(libc::O_RDWR | libc::O_APPEND));
+        assert!(flags(libc::O_WRONLY));
+        assert!(flags(libc::O_RDONLY));
+    }
+}

@@ -1,0 +1,96 @@
+//! Sockets: what those of every family have in common, and which family one is of.
+
+use collector::{OpenFile, Process};
+use images::messages::{FileEntry, SkOptEntry};
+use kernel::sockets::has_error;
+
+use super::file_kind::FileKind;
+use super::memory::with_socket;
+use super::problem::{Doing, Problem};
+use super::survey::Survey;
+use super::{socket_options, table};
+
+/// A socket; each family is a kind of its own.
+#[derive(Debug)]
+pub(super) struct Socket;
+
+/// What is common to the sockets of all families.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Family, type and protocol.
+    pub(super) family: (i32, i32, i32),
+    /// Options that are not those of a new socket, and that CRIU has no place for.
+    pub(super) others: Vec<SkOptEntry>,
+}
+
+impl FileKind for Socket {
+    fn types(&self) -> &'static [u32] {
+        &[]
+    }
+
+    fn is(&self, file: &OpenFile) -> bool {
+        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
+        !handle && file.mode & libc::S_IFMT == libc::S_IFSOCK
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let (family, ..) = with_socket(survey.memory, process.pid, file, socket_options::family)?;
+        match table::of_family(family) {
+            Some(kind) => kind.capture(survey, process, file, entry),
+            None => Err(Problem::refused(
+                format!("{} sockets are not supported yet", family_name(family)),
+                "close it before the checkpoint",
+            )),
+        }
+    }
+}
+
+/// Whether entries of this type are of sockets.
+pub(super) fn is_socket(r#type: u32) -> bool {
+    table::of_type(r#type).is_some_and(|kind| !kind.families().is_empty())
+}
+
+impl Survey<'_> {
+    /// Whether what changes by the moment counts for a socket.
+    pub(super) const fn is_strict(&self) -> bool {
+        self.frozen || self.to_keep
+    }
+
+    /// What a socket has whatever its family.
+    pub(super) fn common(&mut self, pid: i32, file: &OpenFile) -> Result<Common, Problem> {
+        let strict = self.is_strict();
+        let usual = &mut std::mem::take(&mut self.memory.usual);
+        let common = with_socket(self.memory, pid, file, |socket| {
+            let family = socket_options::family(socket)?;
+            let others = usual.differences(socket, family)?;
+            // One that is about to be received is the frozen look's to judge.
+            if strict && has_error(socket).doing("look for errors of")? {
+                return Err(Problem::refused(
+                    "an error waits in it that has not been received (SO_ERROR, MSG_ERRQUEUE)",
+                    "try again when it has been",
+                ));
+            }
+            Ok(Common { family, others })
+        });
+        self.memory.usual = std::mem::take(usual);
+        common
+    }
+}
+
+fn family_name(family: i32) -> String {
+    match family {
+        libc::AF_NETLINK => "netlink".to_owned(),
+        libc::AF_PACKET => "packet".to_owned(),
+        libc::AF_VSOCK => "VM".to_owned(),
+        libc::AF_ALG => "kernel crypto".to_owned(),
+        libc::AF_BLUETOOTH => "Bluetooth".to_owned(),
+        libc::AF_XDP => "XDP".to_owned(),
+        other => format!("family {other}"),
+    }
+}

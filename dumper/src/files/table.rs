@@ -1,0 +1,154 @@
+//! The kinds of open file that are carried: a line for each, here and nowhere else.
+
+use collector::obstacles::of_file;
+use collector::{Mapping, OpenFile};
+
+use super::devices::Device;
+use super::epoll::Epoll;
+use super::eventfd::Eventfd;
+use super::fifos::Fifo;
+use super::file_kind::FileKind;
+use super::inet_sockets::InetSocket;
+use super::pipes::{self, Pipe};
+use super::problem::Problem;
+use super::regular::{self, Regular};
+use super::signalfd::Signalfd;
+use super::sockets::Socket;
+use super::terminals::{self, OpenTerminal};
+use super::timerfd::Timerfd;
+use super::unix_sockets::{self, UnixSocket};
+
+/// In the order in which they are asked whether a file is theirs.
+static KINDS: &[&dyn FileKind] = &[
+    &Eventfd,
+    &Epoll,
+    &Timerfd,
+    &Signalfd,
+    &Socket,
+    &UnixSocket,
+    &InetSocket,
+    &Pipe,
+    &Fifo,
+    &Device,
+    &OpenTerminal,
+    // Whatever has a path.
+    &Regular,
+];
+
+/// What kinds keep of a tree beside the entries of its files, for images of their own.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) pipes: pipes::Contents,
+    pub(super) fifos: pipes::Contents,
+    pub(super) queues: unix_sockets::Queues,
+    pub(super) terminals: terminals::Infos,
+    pub(super) ghosts: regular::Ghosts,
+}
+
+/// The kind of an open file; what has none that is carried is refused.
+pub(super) fn of(file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
+    if let Some((reason, remedy)) = of_file(file) {
+        return Err(Problem::refused(reason, remedy));
+    }
+    let unknown =
+        || Problem::refused("it is of a kind that is not known", "close it before the dump");
+    all().find(|kind| kind.is(file)).ok_or_else(unknown)
+}
+
+/// The kind whose entries are of this type.
+pub(super) fn of_type(r#type: u32) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.types().contains(&r#type))
+}
+
+/// The kind of character devices with this number, if it is one of its own.
+pub(super) fn of_device(device: u64) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.is_device(device))
+}
+
+/// The kind of the sockets of a family.
+pub(super) fn of_family(family: i32) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.families().contains(&family))
+}
+
+/// The kind of a file that is mapped, if it is another than one that is found by its path.
+pub(super) fn of_mapped(mapping: &Mapping) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.is_mapped(mapping))
+}
+
+/// All of them.
+pub(super) fn all() -> impl Iterator<Item = &'static dyn FileKind> {
+    KINDS.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(target: &str, mode: u32, flags: u32) -> OpenFile {
+        OpenFile {
+            fd: 3,
+            close_on_exec: false,
+            description: 1,
+            position: 0,
+            flags,
+            mode,
+            device: 1,
+            inode: 1,
+            target: target.into(),
+            owned: None,
+            locked: None,
+            mark: None,
+        }
+    }
+
+    #[test]
+    fn each_kind_by_its_link_and_mode() {
+        let handle = libc::O_PATH.cast_unsigned();
+        for (target, mode, flags, expected) in [
+            ("/etc/passwd", libc::S_IFREG, 0, "Regular"),
+            ("/tmp (deleted)", libc::S_IFDIR, 0, "Regular"),
+            ("/dev/null", libc::S_IFCHR, handle, "Regular"),
+            ("/run/socket", libc::S_IFSOCK, handle, "Regular"),
+            ("/dev/null", libc::S_IFCHR, 0, "Device"),
+            ("pipe:[1]", libc::S_IFIFO, 0, "Pipe"),
+            ("/tmp/pipe:[1]", libc::S_IFIFO, 0, "Fifo"),
+            ("socket:[1]", libc::S_IFSOCK, 0, "Socket"),
+            ("anon_inode:[eventfd]", 0, 0, "Eventfd"),
+            ("anon_inode:[eventpoll]", libc::S_IFREG, 0, "Epoll"),
+            ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
+            ("anon_inode:[signalfd]", 0, 0, "Signalfd"),
+        ] {
+            let kind = of(&file(target, mode, flags)).unwrap();
+            assert_eq!(format!("{kind:?}"), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        for (target, mode, word) in [
+            ("anon_inode:inotify", 0, "inotify"),
+            ("anon_inode:[io_uring]", 0, "io_uring"),
+            ("anon_inode:[perf_event]", 0, "performance counter"),
+            ("anon_inode:bpf-map", 0, "BPF map"),
+            ("anon_inode:kvm-vm", 0, "kvm-vm"),
+            ("/memfd:x (deleted)", libc::S_IFREG, "memfd"),
+            ("mnt:[4026531841]", libc::S_IFREG, "namespace"),
+            ("pidfd:[77]", libc::S_IFREG, "pidfd"),
+            ("/dev/sda", libc::S_IFBLK, "block device"),
+        ] {
+            let Err(Problem::Refused { reason, .. }) = of(&file(target, mode, 0)) else {
+                panic!("{target} was not refused");
+            };
+            assert!(reason.contains(word), "{target}: {reason}");
+        }
+    }
+
+    #[test]
+    fn no_type_is_that_of_two_kinds() {
+        let mut types: Vec<u32> = all().flat_map(|kind| kind.types()).copied().collect();
+        let number = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), number);
+    }
+}
