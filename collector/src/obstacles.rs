@@ -343,13 +343,6 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     None
 }
 
-/// Why the file that is mapped cannot be carried, if it is known to be of such a kind.
-#[must_use]
-pub fn of_mapped_file(mapping: &Mapping) -> Option<Refusal> {
-    let memfd = mapping.name.as_bytes().starts_with(b"/memfd:");
-    memfd.then_some(("of a memfd", "map a file in /dev/shm, or anonymous memory"))
-}
-
 const CLOSE: &str = "close it before the dump";
 
 /// Why an open file is of a kind that cannot be carried, if it is.
@@ -360,10 +353,6 @@ pub fn of_file(file: &OpenFile) -> Option<(String, &'static str)> {
     if let Some(name) = target.strip_prefix(b"anon_inode:") {
         return anonymous(name).map(|what| (format!("{what} cannot be carried yet"), CLOSE));
     }
-    if target.starts_with(b"/memfd:") {
-        let reason = "memfds cannot be carried yet".to_owned();
-        return Some((reason, "close it, or use a file in /dev/shm"));
-    }
     if file.flags & libc::O_PATH.cast_unsigned() != 0 && target.starts_with(b"/") {
         return None;
     }
@@ -371,7 +360,7 @@ pub fn of_file(file: &OpenFile) -> Option<(String, &'static str)> {
         libc::S_IFBLK => close("it is a block device"),
         libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,
-        _ if target.starts_with(b"pidfd:") => close("a pidfd cannot be carried yet"),
+        _ if target.starts_with(b"pidfd:") => None,
         _ if target.contains(&b'[') && !target.starts_with(b"/") => {
             close("a namespace kept open by a descriptor cannot be carried yet")
         }
@@ -393,13 +382,12 @@ pub fn process_behind(path: &[u8]) -> Option<i32> {
 /// What to call an anonymous file that is not carried.
 fn anonymous(name: &[u8]) -> Option<String> {
     let text = match name {
-        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" => return None,
+        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" => return None,
         b"inotify" => "an inotify instance",
         b"[fanotify]" => "a fanotify group",
         b"[io_uring]" => "an io_uring",
         b"[perf_event]" => "a performance counter",
         b"[userfaultfd]" => "a userfaultfd",
-        b"[pidfd]" => "a pidfd",
         b"bpf-map" => "a BPF map",
         b"bpf-prog" => "a BPF program",
         b"bpf_link" | b"bpf-link" => "a BPF link",

@@ -338,7 +338,7 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
             let name = target.as_bytes();
             match held.hold {
                 // These are refused for what they are.
-                _ if name.starts_with(b"/memfd:") || name.starts_with(b"/SYSV") => None,
+                _ if name.starts_with(b"/SYSV") => None,
                 Hold::Mapping(_) if is_anonymous(name) => Some(Kind::SharedMemory),
                 _ => Some(Kind::DeletedFile),
             }

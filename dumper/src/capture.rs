@@ -111,7 +111,7 @@ pub(crate) fn capture(
     let files = files_plan.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;
-    let files = files.map_err(|error| Error::of_files(root, error))?;
+    let mut files = files.map_err(|error| Error::of_files(root, error))?;
     let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
     clock.account.parasite += laps.lap();
     infect::cure(infected, frozen)?;
@@ -120,7 +120,8 @@ pub(crate) fn capture(
     clock.check("ask the tasks")?;
 
     let (planned, writer) = (&mut plan.memory, &plan.writer);
-    let mut memory = memory::find(planned, early, &marked, writer, &inventory, clock)?;
+    let mut memory =
+        memory::find(planned, early, &marked, writer, &inventory, files.take_memory(), clock)?;
     plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;

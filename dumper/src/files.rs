@@ -18,12 +18,14 @@ mod identity;
 mod inet_sockets;
 mod kept;
 mod locks;
+mod memfd;
 mod memory;
 mod multicast;
 mod neighbours;
 mod other_options;
 mod owners;
 mod paths;
+mod pidfd;
 mod pipes;
 mod place;
 mod places;
@@ -46,6 +48,7 @@ use api::Obstacle;
 use collector::Inventory;
 use images::messages::{FdinfoEntry, FileEntry};
 
+use crate::memory::Segment;
 use kept::{Keeping, Kept};
 use memory::Memory;
 pub use place::Place;
@@ -193,6 +196,11 @@ impl Captured {
     #[must_use]
     pub fn exe(&self, pid: i32) -> Option<u32> {
         self.places.get(&(pid, Place::Exe)).copied()
+    }
+
+    /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.
+    pub(crate) fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+        self.beside.take_memory()
     }
 
     /// Id of the working directory of `pid` (`FsEntry.cwd_id`).

@@ -23,5 +23,6 @@ mod tracked;
 pub(crate) use early::{Early, untrack};
 pub use keeper::{KEEP, TRACKS, keep};
 pub(crate) use pages::Pages;
+pub(crate) use shared::Segment;
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};

@@ -20,15 +20,22 @@ fn owned(answer: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(answer as i32) })
 }
 
+/// A pidfd of a process, with flags of pidfd_open(2).
+///
+/// # Errors
+/// When there is none with this pid, or the kernel does not know a flag.
+pub fn open_with(pid: i32, flags: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })
+}
+
 impl PidFd {
     /// Opens a process.
     ///
     /// # Errors
     /// When there is none with this pid, or it is a thread but no leader.
     pub fn open(pid: i32) -> io::Result<Self> {
-        // SAFETY: takes two integers.
-        let fd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-        Ok(Self { pid, fd })
+        Ok(Self { pid, fd: open_with(pid, 0)? })
     }
 
     /// The same, by the lowest free descriptor from `least` on.
@@ -72,6 +79,24 @@ impl PidFd {
         };
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// How the process of a pidfd ended, as wait(2) would have told; `None` if it has not been reaped, or the
+/// kernel does not tell (before Linux 6.15). (`PIDFD_GET_INFO`, `include/uapi/linux/pidfd.h`.)
+#[must_use]
+pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    const WANTED: u64 = 1 << 3;
+    /// Words of the first version of `struct pidfd_info`; the mask is the first, and the status the
+    /// second half of the last.
+    const WORDS: usize = 8;
+    const REQUEST: libc::c_ulong = 3 << 30 | (WORDS as libc::c_ulong * 8) << 16 | 0xff << 8 | 11;
+    let mut info = [0u64; WORDS];
+    info[0] = WANTED;
+    // SAFETY: the request says how large the structure is, and that much memory there is.
+    let answer = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, info.as_mut_ptr()) };
+    let status = info[WORDS - 1].to_ne_bytes();
+    let status = i32::from_ne_bytes([status[4], status[5], status[6], status[7]]);
+    (answer == 0 && info[0] & WANTED != 0).then_some(status)
 }
 
 /// How far a process has come at the end of a wait for it.

@@ -7,7 +7,10 @@
 mod approve;
 pub(crate) mod changed;
 mod content;
-mod events;
+mod epoll;
+mod eventfd;
+mod fifos;
+mod file_kind;
 mod ghosts;
 mod holders;
 mod images;
@@ -15,11 +18,16 @@ mod inet_sockets;
 mod install;
 mod keep;
 mod keepers;
+mod memfd;
 mod open;
+mod pidfd;
 mod pipes;
 mod regular;
+mod signalfd;
 mod socket_options;
+mod table;
 mod terminals;
+mod timerfd;
 mod unix_names;
 mod unix_plan;
 mod unix_sockets;
@@ -28,7 +36,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry, TtyInfoEntry};
+use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
 use api::Obstacle;
 use nix::sys::resource::{Resource, getrlimit};
@@ -40,7 +48,9 @@ pub use self::holders::Holders;
 pub use self::images::FileImages;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
+pub(crate) use self::memfd::{Inode as Memfd, Inodes as Memfds};
 use self::regular::Opener;
+use self::table::Beside;
 
 /// What the rest of the restore tells the files part.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +113,10 @@ impl Error {
     }
 }
 
+fn no_path(id: u32) -> Error {
+    Error::image(format!("file {id}"), "it is not there, or has no path")
+}
+
 fn kernel(operation: String, errno: nix::errno::Errno) -> Error {
     Error::Kernel { operation, source: errno.into() }
 }
@@ -114,6 +128,8 @@ pub struct InstallTask {
     pub files_id: u32,
     /// Its pid.
     pub pid: i32,
+    /// The process that holds the tree, and has what was opened after its birth.
+    pub holder: i32,
 }
 
 /// What a file that no descriptor holds is held for.
@@ -133,9 +149,12 @@ pub struct OpenFiles {
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// The table in which what is to be done once for a file is done, by the file's id.
     holders: BTreeMap<u32, u32>,
-    terminals: BTreeMap<u32, TtyInfoEntry>,
+    /// What kinds of file have in images of their own, and what they have made of it.
+    beside: Beside,
     /// Open file descriptions by id.
     opened: BTreeMap<u32, OwnedFd>,
+    /// What is opened when the tree is there: stand-ins, which keep the numbers.
+    later: BTreeMap<u32, OwnedFd>,
     /// Those of them that are in processes of their own.
     kept: Keepers,
     /// Files that no descriptor holds, by id and what for.
@@ -208,12 +227,12 @@ impl OpenFiles {
     ///
     /// The memory is left as it is, for the end of the process: copies of it have it, too, so that to
     /// free a page would be to copy it first.
-    pub(crate) fn into_keepers(self) -> Keepers {
-        let Self { opened, held, kept, files, tables, .. } = self;
+    pub(crate) fn into_kept(self) -> (Keepers, impl Sized) {
+        let Self { opened, held, kept, files, tables, later, .. } = self;
         std::mem::forget((files, tables));
         let ours = opened.into_values().chain(held.into_values());
         close_all(ours);
-        kept
+        (kept, later)
     }
 
     /// A handle (at or above the base, close-on-exec) on the working directory `id`.
@@ -246,8 +265,11 @@ impl OpenFiles {
     ///
     /// As [`OpenFiles::program`].
     pub fn mapped(&mut self, id: u32, flags: u32, needs: Needs) -> Result<RawFd, Error> {
-        self.hold(id, Held::Mapped(flags, needs), |opener, entry| {
-            opener.open_contents(entry, Purpose::Map(flags), flags, needs)
+        self.keep(id, Held::Mapped(flags, needs), |opener, file| {
+            match table::of_type(file.r#type) {
+                Some(kind) => kind.map(opener, file, flags, needs),
+                None => Err(no_path(id)),
+            }
         })
     }
 
@@ -257,13 +279,22 @@ impl OpenFiles {
         held: Held,
         open: impl FnOnce(&mut Opener, &RegFileEntry) -> Result<OwnedFd, Error>,
     ) -> Result<RawFd, Error> {
+        self.keep(id, held, |opener, file| {
+            open(opener, file.reg.as_ref().ok_or_else(|| no_path(id))?)
+        })
+    }
+
+    fn keep(
+        &mut self,
+        id: u32,
+        held: Held,
+        open: impl FnOnce(&mut Opener, &FileEntry) -> Result<OwnedFd, Error>,
+    ) -> Result<RawFd, Error> {
         if let Some(fd) = self.held.get(&(id, held)) {
             return Ok(fd.as_raw_fd());
         }
-        let Some(entry) = self.files.get(&id).and_then(|file| file.reg.as_ref()) else {
-            return Err(Error::image(format!("file {id}"), "it is not there, or has no path"));
-        };
-        let opened = open(&mut self.opener, entry)?;
+        let file = self.files.get(&id).ok_or_else(|| no_path(id))?;
+        let opened = open(&mut self.opener, file)?;
         let failed = |source| Error::Kernel { operation: format!("keep file {id}"), source };
         let keep = Keep(self.base);
         let fd = keep.keep(opened).map_err(failed)?;

@@ -108,6 +108,11 @@ pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<S
 }
 
 impl Holder {
+    /// Its number.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Descriptors that nobody of the tree must have.
     pub(crate) fn socket(&self) -> &File {
         &self.socket

@@ -19,6 +19,7 @@ mod capacity;
 mod cgroups;
 #[cfg(test)]
 mod criu_tests;
+mod dead;
 mod error;
 mod explain;
 pub mod files;

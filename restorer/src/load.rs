@@ -9,6 +9,7 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::Arc;
 
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
@@ -21,7 +22,7 @@ use nameless::Nameless;
 pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
-use crate::files::FileImages;
+use crate::files::{FileImages, Memfds};
 
 /// Everything that the images say.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(crate) struct World {
     /// Shared anonymous memory.
     pub(crate) segments: Vec<SharedSegment>,
     /// Pages files that the processes and segments refer to by index.
-    pub(crate) stores: Vec<File>,
+    pub(crate) stores: Arc<[File]>,
     /// Open files.
     pub(crate) files: FileImages,
     /// Control groups, if they were dumped.
@@ -103,9 +104,13 @@ impl World {
             processes.push(task::load(process, &nameless, &mut store)?);
         }
         check_sharing(dir, &processes)?;
+        let pids = processes.iter().map(|process| process.pid).collect();
+        let inodes = memory::memfds(checkpoint.memfds, &checkpoint.shared_memory, &mut store)?;
         let segments = memory::segments(&processes, checkpoint.shared_memory, &mut store)?;
-        let files = FileImages::load(dir, checkpoint.files)?;
-        Ok(Self { processes, segments, stores: store.into_files(), files, cgroups, own_set })
+        let stores: Arc<[File]> = store.into_files().into();
+        let memfds = Memfds::new(inodes, Arc::clone(&stores));
+        let files = FileImages::load(dir, checkpoint.files, pids, memfds)?;
+        Ok(Self { processes, segments, stores, files, cgroups, own_set })
     }
 
     /// Processes that are to live, with what they have.

@@ -98,9 +98,7 @@ pub fn restore(
         Side::Holder(held) => held.live(move |held| {
             let stop = options.after == AfterRestore::Stop;
             let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
-                let parked = build(&plan, (&world, &groups), &mut tracer, go, move || {
-                    drop((files.into_keepers(), kept))
-                })?;
+                let parked = build(&plan, (&world, &groups), &mut tracer, go, (files, kept))?;
                 Ok(finish::finish(&world, &plan, &places, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
@@ -123,10 +121,11 @@ pub fn restore(
         places: &places,
         complaints: &complaints,
         park_signal,
+        holder: holder.pid(),
     };
     let made = root::make(&crew, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
-    let keepers = files.into_keepers();
+    let (keepers, _) = files.into_kept();
     drop((kept, complaints));
     let subreaper = Subreaper::begin()?;
     let tasks: Vec<i32> = plan.tasks.iter().map(|task| task.pid).collect();
@@ -274,7 +273,7 @@ fn shared(
     progress: &mut dyn Progress,
 ) -> Result<Shared, Error> {
     let mut shared = Shared::default();
-    for store in &world.stores {
+    for store in world.stores.iter() {
         shared.stores.push(kept.keep(store, base)?);
     }
     for segment in &world.segments {
@@ -369,14 +368,14 @@ impl Drop for Subreaper {
     }
 }
 
-/// Builds the tree up to the point where every thread is parked in its new process. `meanwhile` is
-/// run when there is nothing to do but to wait.
+/// Builds the tree up to the point where every thread is parked in its new process. What is open here is
+/// closed when there is nothing to do but to wait.
 fn build(
     plan: &Plan,
     (world, groups): (&World, &cgroups::Plan),
     tracer: &mut Tracer,
     mut go: File,
-    meanwhile: impl FnOnce(),
+    (files, kept): (OpenFiles, Kept),
 ) -> Result<Parked, Loss> {
     let root = tracer.seize_root(plan.tasks[0].pid)?;
     let rseq = root.rseq()?;
@@ -384,13 +383,18 @@ fn build(
     go.write_all(&root::message(&rseq)).map_err(Error::kernel("set the root going"))?;
     drop(go);
     let everybody = plan.tasks.len();
-    for _ in 0..2 {
-        for task in tracer.gather(everybody)?.into_values() {
-            task.resume(0)?;
-        }
+    for task in tracer.gather(everybody)?.into_values() {
+        task.resume(0)?;
     }
-    meanwhile();
+    let grouped = tracer.gather(everybody)?;
+    files.open_later().map_err(Error::from)?;
+    for task in grouped.into_values() {
+        task.resume(0)?;
+    }
+    let (_, later) = files.into_kept();
+    drop(kept);
     let parked = tracer.gather_all(world.threads())?;
+    drop(later);
     groups.move_threads()?;
     Ok(parked)
 }

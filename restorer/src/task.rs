@@ -19,7 +19,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kernel::process::{Fork, exit_now, fork_as, raise, set_signal_mask, wait_ended};
+use kernel::process::{Fork, exit_now, fork_as, raise, wait_ended};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
 use nix::unistd::Pid;
@@ -27,6 +27,7 @@ use parasite::RESTORER;
 use parasite::restorer::Arguments;
 
 use crate::cgroups;
+use crate::dead;
 use crate::error::{Error, chain};
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Process, State, World};
@@ -45,6 +46,8 @@ pub(crate) struct Crew<'a> {
     /// Where a task says what went wrong.
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
+    /// The process that holds the tree while it is built.
+    pub(crate) holder: i32,
 }
 
 /// What was prepared for a living process.
@@ -154,7 +157,11 @@ impl Crew<'_> {
         place: &Place,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
-        self.files.install(&InstallTask { files_id: body.ids.files_id, pid: process.pid })?;
+        self.files.install(&InstallTask {
+            files_id: body.ids.files_id,
+            pid: process.pid,
+            holder: self.holder,
+        })?;
         proc_values(process)?;
         directories(place, body)?;
         enter(&place.region, rseq)
@@ -173,14 +180,7 @@ fn die(process: &Process, status: i32) -> ! {
         // A zombie without its name is one all the same.
         nix::sys::prctl::set_name(comm).unwrap_or_default();
     }
-    if libc::WIFSIGNALED(status) {
-        // Not a second time the core of a program that has ended before. Lowering a limit and
-        // unblocking signals always work; should they not, the exit below ends the task.
-        let limit = nix::sys::resource::Resource::RLIMIT_CORE;
-        nix::sys::resource::setrlimit(limit, 0, 0).unwrap_or_default();
-        drop(set_signal_mask(0));
-        drop(raise(libc::WTERMSIG(status)));
-    }
+    dead::end_as(status);
     exit_now(libc::WEXITSTATUS(status))
 }
 

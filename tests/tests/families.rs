@@ -125,7 +125,7 @@ families! { beyond_criu changing_files credentials faulting multicast nameless s
 
 families_that_criu_carries! {
     busy churn dirty eventfds files ghosts guards identity inet jail many_files many_mappings many_processes
-    many_threads mappings memory pipes pulse registers signals still threads timers tree
+    many_threads mappings memfd memory pidfd pipes pulse registers signals still threads timers tree
     unix_sockets
 }
 

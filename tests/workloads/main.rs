@@ -26,9 +26,11 @@ mod inet;
 mod jail;
 mod many;
 mod mappings;
+mod memfd;
 mod memory;
 mod multicast;
 mod nameless;
+mod pidfd;
 mod pipes;
 mod pulse;
 mod registers;
@@ -75,9 +77,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("many_processes", many::processes::run),
     ("many_threads", many::threads::run),
     ("mappings", mappings::run),
+    ("memfd", memfd::run),
     ("memory", memory::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
+    ("pidfd", pidfd::run),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),

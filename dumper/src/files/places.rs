@@ -6,17 +6,18 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use collector::obstacles::{of_mapped_file, of_mapping};
+use collector::obstacles::of_mapping;
 use collector::{Mapping, NamedFile, Process, VmFlags};
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 
+use super::file_kind::FileKind;
 use super::owners;
 use super::paths::{Check, Key};
 use super::place::Place;
 use super::problem::{Doing, Problem};
 use super::survey::{AT_ONCE, Survey};
-use super::{Captured, Error};
+use super::{Captured, Error, table};
 
 /// The places that a process has one of, with the links that show them.
 const LINKS: [(Place, &str); 3] = [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")];
@@ -31,10 +32,7 @@ impl Captured {
     /// System V segments, the vDSO.
     #[must_use]
     pub fn mapped(&self, mapping: &Mapping) -> Option<u32> {
-        match mapped_file(mapping) {
-            Ok(true) => self.paths.get(&key_of(mapping)).copied(),
-            _ => None,
-        }
+        is_of_file(mapping).then(|| self.paths.get(&key_of(mapping)).copied()).flatten()
     }
 }
 
@@ -96,11 +94,10 @@ impl Survey<'_> {
             if last.is_some_and(|last| is_same_file(last, mapping)) {
                 continue;
             }
-            let id = match mapped_file(mapping) {
-                Ok(false) => continue,
-                Ok(true) => self.mapping(process.pid, mapping),
-                Err(problem) => Err(problem),
-            };
+            if !is_of_file(mapping) {
+                continue;
+            }
+            let id = self.mapping(process.pid, mapping);
             last = Some(mapping);
             firsts.push(nth);
             self.settle(process.pid, Place::Mapping(mapping.start), &mapping.name, id)?;
@@ -112,8 +109,30 @@ impl Survey<'_> {
     }
 
     fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
+        if let Some(kind) = table::of_mapped(mapping) {
+            return self.mapping_of_kind(kind, pid, mapping);
+        }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         self.held_path(key_of(mapping), Check::Name, pid, &link, holds(mapping))
+    }
+
+    /// The id of a file that is mapped and is not found by its path.
+    fn mapping_of_kind(
+        &mut self,
+        kind: &dyn FileKind,
+        pid: i32,
+        mapping: &Mapping,
+    ) -> Result<u32, Problem> {
+        let key = key_of(mapping);
+        if let Some(id) = self.path_ids.get(&key) {
+            return Ok(*id);
+        }
+        let id = self.new_id();
+        let entry = FileEntry { id, ..FileEntry::default() };
+        let entry = kind.capture_mapped(self, pid, mapping, entry)?;
+        self.out.files.push(entry);
+        self.path_ids.insert(key, id);
+        Ok(id)
     }
 
     /// The id of the file behind a mapping that has not been read again: it may have another name by
@@ -123,7 +142,7 @@ impl Survey<'_> {
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }
-        if self.memory.paths.is_called(&key)? {
+        if table::of_mapped(mapping).is_some() || self.memory.paths.is_called(&key)? {
             return self.mapping(pid, mapping);
         }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
@@ -186,16 +205,9 @@ fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
     one.inode == other.inode && one.device == other.device && one.name == other.name
 }
 
-/// Whether a mapping is of a file that is found by its path. (What the rules for mappings refuse is
-/// none.)
-fn mapped_file(mapping: &Mapping) -> Result<bool, Problem> {
+/// Whether a mapping is of a file. (What the rules for mappings refuse is of none.)
+fn is_of_file(mapping: &Mapping) -> bool {
     let name = mapping.name.as_bytes();
     let has_path = mapping.inode != 0 && name.starts_with(b"/") && name != b"/dev/zero (deleted)";
-    if !has_path || of_mapping(mapping).is_some() {
-        return Ok(false);
-    }
-    match of_mapped_file(mapping) {
-        Some((reason, remedy)) => Err(Problem::refused(reason, remedy)),
-        None => Ok(true),
-    }
+    has_path && of_mapping(mapping).is_none()
 }

@@ -1,5 +1,7 @@
 //! The kinds of open file that are carried: a line for each, here and nowhere else.
 
+use std::collections::BTreeMap;
+
 use collector::obstacles::of_file;
 use collector::{Mapping, OpenFile};
 
@@ -9,6 +11,8 @@ use super::eventfd::Eventfd;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
+use super::memfd::{self, Memfd};
+use super::pidfd::Pidfd;
 use super::pipes::{self, Pipe};
 use super::problem::Problem;
 use super::regular::{self, Regular};
@@ -17,6 +21,7 @@ use super::sockets::Socket;
 use super::terminals::{self, OpenTerminal};
 use super::timerfd::Timerfd;
 use super::unix_sockets::{self, UnixSocket};
+use crate::memory::Segment;
 
 /// In the order in which they are asked whether a file is theirs.
 static KINDS: &[&dyn FileKind] = &[
@@ -24,6 +29,8 @@ static KINDS: &[&dyn FileKind] = &[
     &Epoll,
     &Timerfd,
     &Signalfd,
+    &Pidfd,
+    &Memfd,
     &Socket,
     &UnixSocket,
     &InetSocket,
@@ -43,6 +50,14 @@ pub(super) struct Beside {
     pub(super) queues: unix_sockets::Queues,
     pub(super) terminals: terminals::Infos,
     pub(super) ghosts: regular::Ghosts,
+    pub(super) memfds: memfd::Inodes,
+}
+
+impl Beside {
+    /// Memory that is held by descriptors, by device and inode.
+    pub(super) fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+        self.memfds.take_contents()
+    }
 }
 
 /// The kind of an open file; what has none that is carried is refused.
@@ -117,6 +132,10 @@ mod tests {
             ("anon_inode:[eventpoll]", libc::S_IFREG, 0, "Epoll"),
             ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
             ("anon_inode:[signalfd]", 0, 0, "Signalfd"),
+            ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
+            ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),
+            ("/memfd:x (deleted)", libc::S_IFREG, 0, "Memfd"),
+            ("/memfd:x (deleted)", libc::S_IFREG, handle, "Regular"),
         ] {
             let kind = of(&file(target, mode, flags)).unwrap();
             assert_eq!(format!("{kind:?}"), expected, "{target}");
@@ -131,9 +150,7 @@ mod tests {
             ("anon_inode:[perf_event]", 0, "performance counter"),
             ("anon_inode:bpf-map", 0, "BPF map"),
             ("anon_inode:kvm-vm", 0, "kvm-vm"),
-            ("/memfd:x (deleted)", libc::S_IFREG, "memfd"),
             ("mnt:[4026531841]", libc::S_IFREG, "namespace"),
-            ("pidfd:[77]", libc::S_IFREG, "pidfd"),
             ("/dev/sda", libc::S_IFBLK, "block device"),
         ] {
             let Err(Problem::Refused { reason, .. }) = of(&file(target, mode, 0)) else {

@@ -47,9 +47,26 @@ impl Origin {
                 let look_up = || memory.map.as_ref().is_some_and(|map| is_alone(map, ranges));
                 memory.read(memory.alone || look_up(), ranges, to)
             }
-            Self::Segment(file) => each(ranges, to, |offset, to| file.read_exact_at(to, offset)),
+            Self::Segment(file) => each(ranges, to, |offset, to| read_to_end(file, offset, to)),
         }
     }
+}
+
+/// Reads as much as there is; what lies behind the end is zeros.
+fn read_to_end(file: &File, offset: u64, to: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < to.len() {
+        match file.read_at(&mut to[done..], offset + done as u64) {
+            Ok(0) => {
+                to[done..].fill(0);
+                break;
+            }
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Memory {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use collector::Mapping;
-use kernel::pagemap::PageRun;
+use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
 
@@ -13,14 +13,14 @@ use crate::error::Error;
 #[derive(Debug, Default)]
 pub(super) struct Segments(pub(super) BTreeMap<(u64, u64), Segment>);
 
-/// One of them.
+/// One of them, or the memory behind a descriptor.
 #[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) file: File,
-    /// A process that maps it.
-    pub(super) pid: i32,
-    /// As far as any mapping reaches.
-    pub(super) bytes: u64,
+pub(crate) struct Segment {
+    pub(crate) file: File,
+    /// A process that has it.
+    pub(crate) pid: i32,
+    /// As far as any mapping reaches, or its size.
+    pub(crate) bytes: u64,
 }
 
 impl Segments {
@@ -59,7 +59,9 @@ pub(super) fn segment_runs(file: &File, bytes: u64) -> io::Result<Vec<PageRun>> 
             break;
         }
         let stop = lseek(file, start, Whence::SeekHole)?.min(end);
-        runs.push(PageRun::new(start.cast_unsigned(), stop.cast_unsigned()));
+        // What lies behind the end of the file in its last page is zeros.
+        let pages = stop.cast_unsigned().next_multiple_of(PAGE_SIZE);
+        runs.push(PageRun::new(start.cast_unsigned(), pages));
         at = stop;
     }
     Ok(runs)
@@ -84,5 +86,8 @@ mod tests {
         file.write_all_at(&[1], 5 * 4096).unwrap();
         let runs = segment_runs(&file, 1 << 20).unwrap();
         assert_eq!(runs, [PageRun::new(5 * 4096, 6 * 4096)]);
+        file.write_all_at(&[1], 1 << 20).unwrap();
+        let runs = segment_runs(&file, (1 << 20) + 1).unwrap();
+        assert_eq!(runs[1], PageRun::new(1 << 20, (1 << 20) + 4096));
     }
 }

@@ -113,18 +113,20 @@ pub(crate) struct Memory {
     pub(crate) scanned: u64,
 }
 
-/// Finds the pages that hold anything, of a tree that stands still.
+/// Finds the pages that hold anything, of a tree that stands still; `held` is what it has of memory by
+/// descriptors.
 pub(crate) fn find(
     planned: &mut BTreeMap<i32, PlannedMemory>,
     early: &mut Early,
     marked: &Marked,
     writer: &ImageWriter,
     inventory: &Inventory,
+    held: BTreeMap<(u64, u64), Segment>,
     clock: &Clock,
 ) -> Result<Memory, Error> {
     const STEP: &str = "find the pages";
     let mut memory = Memory::default();
-    let mut segments = Segments::default();
+    let mut segments = Segments(held);
     let mut work = Vec::new();
     for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
         let pid = process.pid;

@@ -56,6 +56,34 @@ pub mod fd_type {
     pub const BPFMAP: u32 = 19;
     /// A pidfd.
     pub const PIDFD: u32 = 20;
+
+    /// A kind in a word or two.
+    #[must_use]
+    pub const fn name(r#type: u32) -> &'static str {
+        match r#type {
+            REG => "file",
+            PIPE => "pipe",
+            FIFO => "fifo",
+            INETSK => "internet socket",
+            UNIXSK => "unix socket",
+            EVENTFD => "eventfd",
+            EVENTPOLL => "epoll",
+            INOTIFY => "inotify",
+            SIGNALFD => "signalfd",
+            PACKETSK => "packet socket",
+            TTY => "terminal",
+            FANOTIFY => "fanotify",
+            NETLINKSK => "netlink socket",
+            NS => "namespace",
+            TUNF => "tun device",
+            EXT => "external file",
+            TIMERFD => "timerfd",
+            MEMFD => "memfd",
+            BPFMAP => "bpf map",
+            PIDFD => "pidfd",
+            _ => "file of an unknown kind",
+        }
+    }
 }
 
 /// A descriptor of a descriptor table.
@@ -148,6 +176,29 @@ pub struct FileEntry {
     /// Of kind `PIDFD`.
     #[prost(message, optional, tag = "22")]
     pub pidfd: Option<PidfdEntry>,
+}
+
+impl FileEntry {
+    /// Who is signalled, and the flags (`F_GETFL`); `None` for kinds that nobody is signalled by.
+    #[must_use]
+    pub fn owner(&self) -> Option<(&FownEntry, u32)> {
+        None.or_else(|| self.reg.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.pipe.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.isk.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.usk.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.efd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.epfd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.sgfd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.tfd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.tty.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.ify.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.ffy.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.psk.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.nlsk.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.memfd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.bpf.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.pidfd.as_ref().map(|it| (&it.fown, it.flags)))
+    }
 }
 
 /// Who is signalled when input or output becomes possible (`F_SETOWN`, `F_SETSIG`). All zero
@@ -422,6 +473,9 @@ pub struct PidfdEntry {
     /// Who is signalled.
     #[prost(message, required, tag = "5")]
     pub fown: FownEntry,
+    /// Extension: how it ended, as wait(2) has it, where the kernel tells.
+    #[prost(int32, optional, tag = "1000")]
+    pub exit_status: Option<i32>,
 }
 
 /// `filelocks.img`: a lock on a file.

@@ -3,14 +3,47 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use images::messages::{InetSkEntry, MulticastEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry};
+use images::messages::{
+    FileEntry, InetSkEntry, MulticastEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry, fd_type,
+};
 use kernel::descriptors::set_status_flags;
 use kernel::multicast::{self, Group, Sources};
 use kernel::sockets::{self, Address, set_option};
 use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 
 use super::Error;
+use super::file_kind::{FileKind, missing};
+use super::open::Opening;
 use super::socket_options;
+
+/// An internet socket.
+#[derive(Debug)]
+pub(super) struct InetSocket;
+
+impl FileKind for InetSocket {
+    fn r#type(&self) -> u32 {
+        fd_type::INETSK
+    }
+
+    fn opens_others(&self) -> bool {
+        true
+    }
+
+    /// All are made before the first is finished: addresses may be shared.
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        opening.have_room_for(files.len())?;
+        let mut sockets: Vec<(&InetSkEntry, OwnedFd)> = Vec::new();
+        for file in files {
+            let entry = file.isk.as_deref().ok_or_else(|| missing(file))?;
+            sockets.push((entry, open(entry)?));
+        }
+        for (entry, socket) in sockets {
+            finish(&socket, entry)?;
+            opening.add(entry.id, socket)?;
+        }
+        Ok(())
+    }
+}
 
 /// An address from the words of the images.
 fn address(words: &[u32], port: u32) -> Option<SocketAddr> {

@@ -1,13 +1,15 @@
 //! What is done in a task: its descriptors, and what belongs to a task and no file.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use images::messages::{EventpollTfdEntry, FdinfoEntry, FileEntry, FownEntry, fd_type};
+use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::descriptors::{self, Owner, close_range, place};
+use kernel::pidfd::PidFd;
+use kernel::process::let_be_traced;
 
-use super::images::owner_and_flags;
-use super::keepers::{AtHand, for_a_moment};
+use super::keepers::AtHand;
 use super::open::is_late;
+use super::table::of_type;
 use super::{Error, InstallTask, OpenFiles};
 
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
@@ -27,7 +29,7 @@ impl OpenFiles {
             close_range(0, self.base - 1).map_err(of_task("clear descriptors".to_owned()))?;
         }
         for entry in table.iter().filter(|entry| !is_late(entry, self.base)) {
-            let file = self.opened(entry.id)?;
+            let file = self.opened(entry.id, task)?;
             let number = entry.fd.cast_signed();
             place(&file, number, entry.flags & CLOSE_ON_EXEC != 0)
                 .map_err(of_task(format!("put in place descriptor {number}")))?;
@@ -35,95 +37,67 @@ impl OpenFiles {
         }
         let mut seen = std::collections::BTreeSet::new();
         for entry in table {
-            if seen.insert(entry.id) && self.holders.get(&entry.id) == Some(&task.files_id) {
-                self.own(entry, task)?;
+            let Some(file) = self.files.get(&entry.id).filter(|_| seen.insert(entry.id)) else {
+                continue;
+            };
+            if self.holders.get(&entry.id) == Some(&task.files_id) {
+                self.own(entry, file, task)?;
+            }
+            if let Some(kind) = of_type(file.r#type) {
+                kind.in_task(self, entry, file, task)?;
             }
         }
-        self.foreground(table, task)?;
         match self.late(task.files_id) {
             (late, _) if late.is_empty() => Ok(()),
             (_, slot) => self.kept.place(slot),
         }
     }
 
-    fn opened(&self, id: u32) -> Result<AtHand<'_>, Error> {
-        match self.opened.get(&id) {
-            Some(file) => Ok(AtHand::Ours(file.as_fd())),
-            None => self.kept.fetch(id).map(AtHand::Fetched),
+    /// An open file of the images.
+    pub(super) fn opened(&self, id: u32, task: &InstallTask) -> Result<AtHand<'_>, Error> {
+        if let Some(file) = self.opened.get(&id) {
+            return Ok(AtHand::Ours(file.as_fd()));
         }
+        let Some(stand_in) = self.later.get(&id) else {
+            return self.kept.fetch(id).map(AtHand::Fetched);
+        };
+        let holder = task.holder;
+        let fetched = PidFd::open(holder).and_then(|holder| holder.get(stand_in.as_raw_fd()));
+        fetched.map(AtHand::Fetched).map_err(|source| Error::Kernel {
+            operation: format!("fetch file {id} from process {holder}"),
+            source,
+        })
     }
 
-    /// What is done once for a file: its owner, and the entries of an epoll.
-    fn own(&self, entry: &FdinfoEntry, task: &InstallTask) -> Result<(), Error> {
-        let Some(file) = self.files.get(&entry.id) else { return Ok(()) };
-        if let Some((owner, flags)) = owner_and_flags(file) {
+    /// In the process that holds the tree, when all of it is there: opens what needs that. The tasks fetch
+    /// it from there.
+    ///
+    /// # Errors
+    /// Names the file and what went wrong with it.
+    pub(crate) fn open_later(&self) -> Result<(), Error> {
+        for (id, stand_in) in &self.later {
+            let Some(file) = self.files.get(id) else { continue };
+            let Some(kind) = of_type(file.r#type) else { continue };
+            let opened = kind.open_later(file)?;
+            place(&opened, stand_in.as_raw_fd(), true)
+                .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;
+        }
+        if !self.later.is_empty() {
+            let_be_traced();
+        }
+        Ok(())
+    }
+
+    /// What is done once for a file: its owner, and what its kind has to do.
+    fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
+        if let Some((owner, flags)) = file.owner() {
             let what = format!("descriptor {} of process {}", entry.fd, task.pid);
-            set_owner(self.opened(entry.id)?.as_fd(), owner, flags, &what)?;
+            set_owner(self.opened(entry.id, task)?.as_fd(), owner, flags, &what)?;
         }
-        self.watch(file, task)
-    }
-
-    /// Has an epoll watch a number; one that is the restore's own still is the task's for that time.
-    fn watch_number(
-        &self,
-        epoll: &AtHand<'_>,
-        number: i32,
-        watched: &EventpollTfdEntry,
-        table: &[FdinfoEntry],
-    ) -> std::io::Result<()> {
-        let watch = || descriptors::watch(epoll, number, watched.events, watched.data);
-        let late = |entry: &&FdinfoEntry| entry.fd == watched.tfd && is_late(entry, self.base);
-        let Some(entry) = table.iter().find(late) else { return watch() };
-        let file = self.opened(entry.id).map_err(std::io::Error::other)?;
-        for_a_moment(&file, number, watch)
-    }
-
-    fn watch(&self, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
-        let Some(entry) = &file.epfd else { return Ok(()) };
-        let table = self.tables.get(&task.files_id).map_or(&[][..], |table| table);
-        let epoll = self.opened(file.id)?;
-        for watched in &entry.tfd {
-            let number = watched.tfd.cast_signed();
-            match self.watch_number(&epoll, number, watched, table) {
-                Ok(()) => {}
-                // Two processes may share one table: the other one was here first.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(source) => {
-                    let operation = format!(
-                        "watch descriptor {number} by epoll {} of process {}",
-                        file.id, task.pid
-                    );
-                    return Err(Error::Kernel { operation, source });
-                }
-            }
+        match of_type(file.r#type) {
+            Some(kind) => kind.own(self, entry, file, task),
+            None => Ok(()),
         }
-        Ok(())
-    }
-
-    /// The job that was in the foreground of its terminal is so again.
-    fn foreground(&self, table: &[FdinfoEntry], task: &InstallTask) -> Result<(), Error> {
-        let terminals = table.iter().filter(|entry| entry.r#type == fd_type::TTY);
-        for entry in terminals {
-            let tty = self.files.get(&entry.id).and_then(|file| file.tty.as_ref());
-            let info = tty.and_then(|tty| self.terminals.get(&tty.tty_info_id));
-            if info.is_some_and(|info| info.pgrp == task.pid.cast_unsigned()) {
-                let fd = self.opened(entry.id)?;
-                // A terminal that does not control this session has no foreground of ours.
-                match kernel::tty::set_foreground(fd, task.pid) {
-                    Err(error) if error.raw_os_error() != Some(libc::ENOTTY) => {
-                        return Err(Error::Kernel {
-                            operation: format!(
-                                "put process group {} in the foreground of its terminal",
-                                task.pid
-                            ),
-                            source: error,
-                        });
-                    }
-                    _ => return Ok(()),
-                }
-            }
-        }
-        Ok(())
     }
 }
 

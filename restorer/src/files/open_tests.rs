@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use images::messages::EventfdFileEntry;
+use images::messages::{EventfdFileEntry, RegFileEntry, fd_type};
 use images::{Checkpoint, ImageDir};
 use kernel::procfs::{Detail, Dir, FdInfo};
 use nix::sys::stat::Mode;
@@ -18,7 +18,8 @@ fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
     let checkpoint = Checkpoint::load(dir.try_clone().unwrap()).unwrap();
-    FileImages::load(&dir, checkpoint.files).unwrap()
+    let (pids, memfds) = Default::default();
+    FileImages::load(&dir, checkpoint.files, pids, memfds).unwrap()
 }
 
 /// Makes what the images find by a path, as they say that it was.

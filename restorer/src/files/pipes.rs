@@ -1,15 +1,61 @@
-//! Pipes and fifos: made once, filled, and opened once for each open file.
+//! Pipes: made once, filled, and opened once for each open file. Fifos are filled in the same way.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use images::messages::{FifoEntry, PipeEntry, RegFileEntry};
+use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
+use images::{Image, ImageDir};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
-use super::approve::Purpose;
-use super::regular::{Opener, reopen, shown};
+use super::file_kind::{FileKind, missing};
+use super::images::LONGEST;
+use super::open::Opening;
+use super::regular::reopen;
 use super::{Error, kernel, socket_options};
+
+/// An end of a pipe.
+#[derive(Debug)]
+pub(super) struct Pipe;
+
+impl FileKind for Pipe {
+    fn r#type(&self) -> u32 {
+        fd_type::PIPE
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let mut by_pipe: BTreeMap<u32, Vec<&PipeEntry>> = BTreeMap::new();
+        for file in files {
+            let entry = file.pipe.as_ref().ok_or_else(|| missing(file))?;
+            by_pipe.entry(entry.pipe_id).or_default().push(entry);
+        }
+        for entries in by_pipe.values() {
+            opening.have_room_for(entries.len() + 2)?;
+            let ends = open(entries, &opening.beside.pipes)?;
+            for (entry, fd) in entries.iter().zip(ends) {
+                opening.add(entry.id, fd)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the contents of pipes, or of fifos.
+pub(super) fn load(dir: &ImageDir, image: &Image<PipeDataEntry>) -> Result<Contents, Error> {
+    let mut contents = BTreeMap::new();
+    let Some(mut reader) = dir.reader(image)? else { return Ok(contents) };
+    while let Some(entry) = reader.next_entry()? {
+        if entry.bytes > LONGEST {
+            return Err(Error::image(
+                format!("pipe {} of {}", entry.pipe_id, image.name()),
+                format!("it holds {} bytes, more than a pipe can", entry.bytes),
+            ));
+        }
+        let bytes = reader.bytes(entry.bytes.into())?;
+        contents.insert(entry.pipe_id, (entry.size, bytes));
+    }
+    Ok(contents)
+}
 
 /// Capacity and contents of pipes, by `pipe_id`.
 pub(super) type Contents = BTreeMap<u32, (Option<u32>, Vec<u8>)>;
@@ -21,7 +67,7 @@ const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 
 /// Capacity and bytes, put in by the end that writes.
-fn fill(
+pub(super) fn fill(
     write: &OwnedFd,
     contents: Option<&(Option<u32>, Vec<u8>)>,
     what: &str,
@@ -84,7 +130,7 @@ fn held_elsewhere(target: &str) -> Option<String> {
 }
 
 /// The open files of one pipe, in the order of `entries`.
-pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Error> {
+fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Error> {
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let what = format!("pipe {}", first.pipe_id);
     if let Some(joined) = join(entries)? {
@@ -133,25 +179,6 @@ pub(super) fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<Ow
             }
         })
         .collect()
-}
-
-/// The open files of one fifo, in the order of `entries`.
-pub(super) fn open_fifo(
-    entries: &[(&FifoEntry, &RegFileEntry)],
-    contents: &Contents,
-    opener: &mut Opener,
-) -> Result<Vec<OwnedFd>, Error> {
-    let Some((fifo, path)) = entries.first() else { return Ok(Vec::new()) };
-    let approved =
-        entries.iter().map(|(_, path)| opener.approve(path, Purpose::Access(path.flags)));
-    let approved = approved.collect::<Result<Vec<_>, _>>()?;
-    let Some(file) = approved.first() else { return Ok(Vec::new()) };
-    // Whoever opens one end waits for the other, unless somebody has both. They are ours, not a task's.
-    let failed = |errno| kernel(format!("open {}", shown(path)), errno);
-    let both = reopen(&file.handle, O_RDWR | libc::O_NONBLOCK.cast_unsigned()).map_err(failed)?;
-    fill(&both, contents.get(&fifo.pipe_id), &shown(path))?;
-    let each = entries.iter().zip(&approved);
-    each.map(|((_, path), file)| opener.open_again(path, file, path.flags)).collect()
 }
 
 #[cfg(test)]

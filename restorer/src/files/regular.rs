@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use images::messages::RegFileEntry;
+use images::messages::{FileEntry, RegFileEntry, fd_type};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
@@ -13,8 +13,48 @@ use nix::unistd::{Whence, lseek};
 use super::approve::{Approved, Approver, Purpose};
 use super::changed;
 use super::content::{self, Needs, Validation};
+use super::file_kind::{FileKind, missing};
 use super::ghosts::GhostImage;
+use super::memfd::Inodes;
+use super::open::Opening;
 use super::{Error, OpenContext, kernel};
+
+/// A file that is found by its path.
+#[derive(Debug)]
+pub(super) struct Regular;
+
+impl FileKind for Regular {
+    fn r#type(&self) -> u32 {
+        fd_type::REG
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let entries = files.iter().map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        // What may have changed comes before what has an effect: a device, or a ghost that is made.
+        let (plain, others): (Vec<&RegFileEntry>, Vec<&RegFileEntry>) =
+            entries.into_iter().partition(|entry| opening.opener.is_plain(entry));
+        for entry in plain.into_iter().chain(others) {
+            let opened = opening.opener.open(entry).map_err(|error| {
+                let all = opening.files.values().filter_map(|file| file.reg.as_ref());
+                opening.opener.with_all_changed(error, all)
+            })?;
+            opening.add(entry.id, opened)?;
+        }
+        Ok(())
+    }
+
+    fn map(
+        &self,
+        opener: &mut Opener,
+        file: &FileEntry,
+        with: u32,
+        needs: Needs,
+    ) -> Result<OwnedFd, Error> {
+        let entry = file.reg.as_ref().ok_or_else(|| missing(file))?;
+        opener.open_contents(entry, Purpose::Map(with), with, needs)
+    }
+}
 
 /// Flags that a file is opened with again. Those that make, empty or insist on a new file are not
 /// among them, nor `O_ASYNC`, which comes with the owner.
@@ -41,6 +81,7 @@ pub(super) struct Opener {
     remaps: BTreeMap<u32, u32>,
     /// Handles on the ghosts that have been made.
     made: BTreeMap<u32, OwnedFd>,
+    pub(super) memfds: Inodes,
 }
 
 /// The flags that a file with `flags` is opened with again.
@@ -68,12 +109,13 @@ impl Opener {
         context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
         remaps: BTreeMap<u32, u32>,
+        memfds: Inodes,
     ) -> Result<Self, Error> {
         let approver =
             Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
         let (root, validation) = (context.root.clone(), context.validation);
-        Ok(Self { approver, root, validation, checked, images, remaps, made })
+        Ok(Self { approver, root, validation, checked, images, remaps, made, memfds })
     }
 
     /// Opens the file of an entry with its own flags and position.
@@ -189,12 +231,12 @@ impl Opener {
         self.made.get(&id).ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
     }
 
-    /// Moves the handles on ghosts out of the way of the tasks.
+    /// Moves the handles on what has been made out of the way of the tasks.
     pub(super) fn keep(&mut self, keep: super::keep::Keep) -> io::Result<()> {
         for (id, fd) in std::mem::take(&mut self.made) {
             self.made.insert(id, keep.keep(fd)?);
         }
-        Ok(())
+        self.memfds.keep(keep)
     }
 }
 
@@ -212,7 +254,7 @@ mod tests {
 
     fn opener(root: Option<PathBuf>) -> Opener {
         let context = OpenContext { root, ..OpenContext::default() };
-        Opener::new(&context, BTreeMap::new(), BTreeMap::new()).unwrap()
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new(), Inodes::default()).unwrap()
     }
 
     #[test]

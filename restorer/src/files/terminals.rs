@@ -1,25 +1,100 @@
 //! Terminals of a shell's job: the caller's terminal takes the place of the one there was. One that
 //! had hung up, as its window was closed, is one that has hung up again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use images::messages::{TermiosEntry, TtyFileEntry, TtyInfoEntry, tty_type};
+use images::messages::{
+    FdinfoEntry, FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, fd_type, tty_type,
+};
+use images::{ImageDir, names};
 use kernel::tty::{self, Modes};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 
+use super::file_kind::{FileKind, missing};
+use super::open::Opening;
 use super::regular::{flags as flags_again, reopen};
-use super::{Error, kernel};
+use super::{Error, InstallTask, OpenFiles, kernel};
+
+/// What is known of terminals, by their ids.
+pub(super) type Infos = BTreeMap<u32, TtyInfoEntry>;
+
+/// Reads it.
+pub(super) fn load(dir: &ImageDir) -> Result<Infos, Error> {
+    let infos = dir.read_all(&names::tty_info())?;
+    Ok(infos.into_iter().map(|info| (info.id, info)).collect())
+}
+
+/// An open terminal.
+#[derive(Debug)]
+pub(super) struct OpenTerminal;
+
+impl FileKind for OpenTerminal {
+    fn r#type(&self) -> u32 {
+        fd_type::TTY
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let mut caller = None;
+        for file in files {
+            let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
+            let info = opening.beside.terminals.get(&entry.tty_info_id);
+            let info = info.ok_or_else(|| missing(file))?;
+            if has_hung_up(info) {
+                opening.add(file.id, hung_up(entry)?)?;
+                continue;
+            }
+            if !opening.shell_job {
+                return Err(Error::refused(
+                    "terminal of the job",
+                    "it was outside the tree",
+                    "restore with --shell-job, from the terminal it shall have",
+                ));
+            }
+            let terminal = match &caller {
+                Some(terminal) => terminal,
+                None => caller.insert(Terminal::of_caller()?),
+            };
+            let opened = terminal.open(entry, info)?;
+            opening.add(file.id, opened)?;
+        }
+        Ok(())
+    }
+
+    /// The job that was in the foreground of its terminal is so again.
+    fn in_task(
+        &self,
+        files: &OpenFiles,
+        entry: &FdinfoEntry,
+        file: &FileEntry,
+        task: &InstallTask,
+    ) -> Result<(), Error> {
+        let info = file.tty.as_ref().and_then(|tty| files.beside.terminals.get(&tty.tty_info_id));
+        if info.is_none_or(|info| info.pgrp != task.pid.cast_unsigned()) {
+            return Ok(());
+        }
+        match tty::set_foreground(files.opened(entry.id, task)?, task.pid) {
+            // A terminal that does not control this session has no foreground of ours.
+            Err(source) if source.raw_os_error() != Some(libc::ENOTTY) => {
+                let operation =
+                    format!("put process group {} in the foreground of its terminal", task.pid);
+                Err(Error::Kernel { operation, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// The caller's terminal.
 #[derive(Debug)]
-pub(super) struct Terminal(OwnedFd);
+struct Terminal(OwnedFd);
 
 impl Terminal {
     /// Finds the caller's terminal: what it reads from or writes to, or what controls it.
-    pub(super) fn of_caller() -> Result<Self, Error> {
+    fn of_caller() -> Result<Self, Error> {
         for path in ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/dev/tty"] {
             let opened = File::options().read(true).write(true).custom_flags_no_tty().open(path);
             if let Ok(file) = opened
@@ -36,7 +111,7 @@ impl Terminal {
     }
 
     /// Opens the terminal for an entry, and gives it the modes that its terminal had.
-    pub(super) fn open(&self, entry: &TtyFileEntry, info: &TtyInfoEntry) -> Result<OwnedFd, Error> {
+    fn open(&self, entry: &TtyFileEntry, info: &TtyInfoEntry) -> Result<OwnedFd, Error> {
         let what = format!("terminal of file {}", entry.id);
         if !matches!(info.r#type, tty_type::PTY | tty_type::CTTY) || info.id & 1 == 1 {
             return Err(Error::refused(
@@ -64,12 +139,12 @@ impl Terminal {
 }
 
 /// Whether the terminal had hung up: it told nothing of itself.
-pub(super) fn has_hung_up(info: &TtyInfoEntry) -> bool {
+fn has_hung_up(info: &TtyInfoEntry) -> bool {
     info.termios.is_none() && info.r#type == tty_type::PTY && info.id & 1 == 0
 }
 
 /// A terminal that has hung up: its reads find the end, its writes fail, as they did before.
-pub(super) fn hung_up(entry: &TtyFileEntry) -> Result<OwnedFd, Error> {
+fn hung_up(entry: &TtyFileEntry) -> Result<OwnedFd, Error> {
     let what = format!("hung-up terminal of file {}", entry.id);
     let failed = |doing: &str| {
         let operation = format!("{doing} {what}");

@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use images::messages::{SK_LISTEN, UnixSkEntry};
+use images::messages::{FileEntry, SK_LISTEN, UnixSkEntry, fd_type};
+use images::{ImageDir, names};
 use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
 
 use super::approve::Approver;
+use super::file_kind::{FileKind, missing};
+use super::images::LONGEST;
+use super::open::Opening;
 use super::socket_options::{self, Buffers};
 use super::unix_names::{Names, connect};
 use super::unix_plan::{Name, Step, name, plan};
@@ -20,6 +24,57 @@ const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 
 /// What is queued in sockets, by file id.
 pub(super) type Queues = BTreeMap<u32, Vec<Vec<u8>>>;
+
+/// A Unix socket.
+#[derive(Debug)]
+pub(super) struct UnixSocket;
+
+impl FileKind for UnixSocket {
+    fn r#type(&self) -> u32 {
+        fd_type::UNIXSK
+    }
+
+    fn opens_others(&self) -> bool {
+        true
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let entries = files
+            .iter()
+            .map(|file| file.usk.as_deref().ok_or_else(|| missing(file)))
+            .collect::<Result<Vec<_>, _>>()?;
+        // All are made before the first is complete, some of them with another.
+        opening.have_room_for(entries.len() * 2)?;
+        let sockets = open(&entries, &opening.beside.queues, &opening.opener.approver)?;
+        for (entry, fd) in entries.iter().zip(sockets) {
+            opening.add(entry.id, fd)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads what is queued in sockets, oldest first.
+pub(super) fn load(dir: &ImageDir) -> Result<Queues, Error> {
+    let mut queues = Queues::new();
+    let image = names::sk_queues();
+    let Some(mut reader) = dir.reader(&image)? else { return Ok(queues) };
+    while let Some(entry) = reader.next_entry()? {
+        let object = || format!("a message for socket {} of {}", entry.id_for, image.name());
+        if entry.length > LONGEST {
+            return Err(Error::image(object(), "it is longer than a message can be"));
+        }
+        if !entry.scm.is_empty() {
+            return Err(Error::refused(
+                object(),
+                "descriptors travel with it (SCM_RIGHTS), which is not supported yet",
+                "dump again when they have been received",
+            ));
+        }
+        let bytes = reader.bytes(entry.length.into())?;
+        queues.entry(entry.id_for).or_default().push(bytes);
+    }
+    Ok(queues)
+}
 
 /// Makes all Unix sockets; what is returned is in the order of `entries`.
 pub(super) fn open(

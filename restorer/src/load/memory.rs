@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use images::messages::{MmEntry, VmaEntry, vma_status};
+use images::messages::{MemfdInodeEntry, MmEntry, VmaEntry, vma_status};
 use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
 
-use super::Process;
+use super::{Process, nameless};
 use crate::error::Error;
+use crate::files::Memfd;
 
 /// First address that a 64-bit task cannot have (with four levels of page tables).
 pub(crate) const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
@@ -309,6 +310,28 @@ pub(super) fn segments(
         segments.push(SharedSegment { shmid, bytes, runs });
     }
     Ok(segments)
+}
+
+/// The memfds of the images with what is in them, but for those that are shared anonymous memory.
+pub(super) fn memfds(
+    entries: BTreeMap<u64, MemfdInodeEntry>,
+    maps: &BTreeMap<u64, PageMap>,
+    store: &mut Store,
+) -> Result<BTreeMap<u32, Memfd>, Error> {
+    let mut memfds = BTreeMap::new();
+    for (number, entry) in entries {
+        if entry.name == nameless::NAME {
+            continue;
+        }
+        let number = u32::try_from(number).map_err(|_| {
+            Error::image(names::memfd().name(), format!("no file refers to memfd {number}"))
+        })?;
+        let shmid = u64::from(entry.shmid);
+        let map = maps.get(&shmid).cloned().unwrap_or_default();
+        let runs = runs(Owner::Segment(shmid), &map, store)?;
+        memfds.insert(number, Memfd { entry, runs });
+    }
+    Ok(memfds)
 }
 
 #[cfg(test)]

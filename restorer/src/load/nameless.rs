@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 use images::Checkpoint;
 use images::messages::{MmEntry, vma_status};
 
-use crate::error::Error;
-
 /// The kernel's name for shared anonymous memory.
-const NAME: &[u8] = b"/dev/zero";
+pub(super) const NAME: &[u8] = b"/dev/zero";
 
 /// Ids of files that are shared anonymous memory, and which each is.
 #[derive(Debug, Default)]
@@ -34,25 +32,16 @@ impl Nameless {
         Self { segments }
     }
 
-    /// Makes mappings of such memory mappings of shared memory again; mappings of other memfds
-    /// are refused.
-    pub(super) fn correct(&self, pid: u32, mm: &mut MmEntry) -> Result<(), Error> {
+    /// Makes mappings of such memory mappings of shared memory again.
+    pub(super) fn correct(&self, mm: &mut MmEntry) {
         use vma_status::{ANON_SHARED, FILE_PRIVATE, FILE_SHARED, MEMFD};
         for vma in mm.vmas.iter_mut().filter(|vma| vma.status & MEMFD != 0) {
-            match self.segments.get(&vma.shmid) {
-                Some(&shmid) if vma.status & FILE_SHARED != 0 => {
-                    vma.shmid = shmid;
-                    vma.status = vma.status & !(MEMFD | FILE_SHARED | FILE_PRIVATE) | ANON_SHARED;
-                }
-                _ => {
-                    return Err(Error::refused(
-                        format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end),
-                        "it is of a memfd",
-                        "memfds are not supported yet",
-                    ));
-                }
+            if let Some(&shmid) = self.segments.get(&vma.shmid)
+                && vma.status & FILE_SHARED != 0
+            {
+                vma.shmid = shmid;
+                vma.status = vma.status & !(MEMFD | FILE_SHARED | FILE_PRIVATE) | ANON_SHARED;
             }
         }
-        Ok(())
     }
 }

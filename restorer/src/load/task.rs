@@ -62,7 +62,7 @@ fn load_body(
     });
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
     let mut mm = body.mm;
-    nameless.correct(pid, &mut mm)?;
+    nameless.correct(&mut mm);
     memory::check_mm(pid, &mm)?;
     let (runs, vdso) = memory::private_runs(pid, &mm, &body.pages, store)?;
     Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })

@@ -1,0 +1,192 @@
+//! memfds: files of memory that nobody else has a name for, whose contents come with them.
+//!
+//! An inode may be open several times and mapped, in one task or in more: it is read once, as a
+//! segment of shared memory, and each open file description refers to it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use collector::{Mapping, OpenFile, Process, VmFlags};
+use images::messages::{FileEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
+use images::{ImageWriter, names};
+use kernel::descriptors::seals;
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+
+use super::Captured;
+use super::file_kind::FileKind;
+use super::owners;
+use super::problem::{Doing, Problem};
+use super::survey::Survey;
+use crate::memory::Segment;
+
+/// What the link text and the name of a mapping begin with.
+const PREFIX: &[u8] = b"/memfd:";
+const DELETED: &[u8] = b" (deleted)";
+
+/// A memfd.
+#[derive(Debug)]
+pub(super) struct Memfd;
+
+/// The memfds of a tree, by device and inode.
+#[derive(Debug, Default)]
+pub(super) struct Inodes(BTreeMap<(u64, u64), Inode>);
+
+#[derive(Debug)]
+struct Inode {
+    entry: MemfdInodeEntry,
+    /// What is in it, of a tree that stands still.
+    contents: Option<Segment>,
+}
+
+impl Inodes {
+    /// Their contents, which are read with the memory of the tree.
+    pub(super) fn take_contents(&mut self) -> BTreeMap<(u64, u64), Segment> {
+        let inodes = self.0.iter_mut();
+        inodes.filter_map(|(key, inode)| Some((*key, inode.contents.take()?))).collect()
+    }
+}
+
+impl FileKind for Memfd {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::MEMFD]
+    }
+
+    fn is(&self, file: &OpenFile) -> bool {
+        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
+        !handle && file.mode & libc::S_IFMT == libc::S_IFREG && name(&file.target).is_some()
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let pid = process.pid;
+        let fd = survey.memory.borrow(pid, file.fd)?;
+        // A file of that name that was deleted from the root directory.
+        let Ok(seals) = seals(&fd) else { return survey.path_file(pid, file, entry) };
+        let fown = survey.owner(pid, file)?;
+        let inode_id = survey.memfd(pid, &fd, seals, name(&file.target).unwrap_or_default())?;
+        let memfd =
+            MemfdFileEntry { id: entry.id, flags: file.flags, pos: file.position, fown, inode_id };
+        Ok(FileEntry { r#type: fd_type::MEMFD, memfd: Some(memfd), ..entry })
+    }
+
+    fn is_mapped(&self, mapping: &Mapping) -> bool {
+        mapping.inode != 0 && name(&mapping.name).is_some()
+    }
+
+    fn capture_mapped(
+        &self,
+        survey: &mut Survey<'_>,
+        pid: i32,
+        mapping: &Mapping,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let file = File::open(format!("/proc/{pid}/{link}")).doing("open")?.into();
+        let seals = seals(&file).doing("get the seals of")?;
+        let inode_id = survey.memfd(pid, &file, seals, name(&mapping.name).unwrap_or_default())?;
+        let memfd = MemfdFileEntry {
+            id: entry.id,
+            flags: libc::O_RDWR.cast_unsigned(),
+            pos: 0,
+            fown: FownEntry { ..owners::nobody() },
+            inode_id,
+        };
+        Ok(FileEntry { r#type: fd_type::MEMFD, memfd: Some(memfd), ..entry })
+    }
+
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
+        let inodes = captured.beside.memfds.0.values();
+        let entries: Vec<_> = inodes.map(|inode| inode.entry.clone()).collect();
+        writer.write_all(&names::memfd(), &entries)
+    }
+}
+
+/// The name that a memfd was given, by its link text or the name of its mapping.
+fn name(target: &std::ffi::OsStr) -> Option<&[u8]> {
+    target.as_bytes().strip_prefix(PREFIX)?.strip_suffix(DELETED)
+}
+
+impl Survey<'_> {
+    /// The number of the memfd behind a descriptor of ours, which is looked at when it is met first.
+    fn memfd(&mut self, pid: i32, fd: &OwnedFd, seals: u32, name: &[u8]) -> Result<u32, Problem> {
+        let stat = fstat(fd).doing("stat")?;
+        let key = (stat.st_dev, stat.st_ino);
+        if let Some(known) = self.out.beside.memfds.0.get(&key) {
+            return Ok(known.entry.shmid);
+        }
+        if fstatfs(fd).doing("find the file system of")?.filesystem_type() == HUGETLBFS_MAGIC {
+            return Err(Problem::refused(
+                "it is of huge pages (MFD_HUGETLB), which cannot be carried yet",
+                "make it without MFD_HUGETLB, or close and unmap it before the dump",
+            ));
+        }
+        self.no_writer_before_the_seal(key, seals)?;
+        let bytes = stat.st_size.cast_unsigned();
+        let contents = match self.frozen {
+            true => {
+                // Of its own, as looking for holes moves the position.
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let file = File::open(path).doing("open again")?;
+                Some(Segment { file, pid, bytes })
+            }
+            false => None,
+        };
+        // The kernel numbers these files with 32 bits.
+        let number = stat.st_ino as u32;
+        let entry = MemfdInodeEntry {
+            name: name.to_vec(),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: bytes,
+            shmid: number,
+            seals,
+            inode_id: number.into(),
+            hugetlb_flag: None,
+            mode: Some(stat.st_mode),
+        };
+        self.out.beside.memfds.0.insert(key, Inode { entry, contents });
+        Ok(number)
+    }
+
+    /// A seal against writing spares the mappings that there are; a restore maps after it has sealed.
+    fn no_writer_before_the_seal(&self, key: (u64, u64), seals: u32) -> Result<(), Problem> {
+        if seals & libc::F_SEAL_FUTURE_WRITE.cast_unsigned() == 0 {
+            return Ok(());
+        }
+        let mut mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
+        let writes = VmFlags::MAY_SHARE | VmFlags::MAY_WRITE;
+        let is_writer = |mapping: &Mapping| {
+            (mapping.device, mapping.inode) == key && mapping.flags.contains(writes)
+        };
+        match mappings.any(is_writer) {
+            true => Err(Problem::refused(
+                "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \
+                 and a restore could not map it so again",
+                "unmap it before the dump",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(name("/memfd:a b (deleted)".as_ref()), Some(&b"a b"[..]));
+        assert_eq!(name("/memfd: (deleted)".as_ref()), Some(&b""[..]));
+        assert_eq!(name("/memfd:a (deleted) (deleted)".as_ref()), Some(&b"a (deleted)"[..]));
+        assert_eq!(name("/tmp/memfd:a (deleted)".as_ref()), None);
+        assert_eq!(name("/memfd:a".as_ref()), None);
+    }
+}

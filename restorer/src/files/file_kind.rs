@@ -1,0 +1,97 @@
+//! What a kind of open file knows of itself. The kinds are listed in [`super::table`].
+
+use std::fmt::Debug;
+use std::os::fd::OwnedFd;
+
+use images::messages::{FdinfoEntry, FileEntry};
+
+use super::content::Needs;
+use super::images::FileImages;
+use super::open::Opening;
+use super::regular::Opener;
+use super::{Error, InstallTask, OpenFiles};
+
+/// One kind of open file.
+///
+/// The order: [`check`](Self::check) of each file before anything is made; then
+/// [`open`](Self::open), once for all files of the kind, in the order of the table; then, in the first task
+/// that has it, [`own`](Self::own).
+pub(super) trait FileKind: Debug + Sync {
+    /// The type (`fd_type`) that its entries have.
+    fn r#type(&self) -> u32;
+
+    /// Whether others are open for a moment while these are opened, for which there may be no numbers
+    /// but those of the tasks. Such kinds come last.
+    fn opens_others(&self) -> bool {
+        false
+    }
+
+    /// Checks an entry with what the images hold beside it, before anything is made.
+    ///
+    /// # Errors
+    /// For what cannot be, or is not restored.
+    fn check(&self, _file: &FileEntry, _images: &FileImages) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Opens all `files` of the kind, and hands each to `opening`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error>;
+
+    /// Opens a file that needs the processes of the tree to be there ([`Opening::later`]).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_later(&self, file: &FileEntry) -> Result<OwnedFd, Error> {
+        Err(missing(file))
+    }
+
+    /// A descriptor to map the file from, opened with the flags `with`.
+    ///
+    /// # Errors
+    /// When it cannot be mapped, is not what it was, or the tasks may not have it.
+    fn map(
+        &self,
+        _opener: &mut Opener,
+        file: &FileEntry,
+        _with: u32,
+        _needs: Needs,
+    ) -> Result<OwnedFd, Error> {
+        Err(Error::image(format!("file {}", file.id), "it is mapped, and has no path"))
+    }
+
+    /// Does what every task that has the file does, when all its descriptors are in place.
+    ///
+    /// # Errors
+    /// As [`own`](Self::own).
+    fn in_task(
+        &self,
+        _files: &OpenFiles,
+        _entry: &FdinfoEntry,
+        _file: &FileEntry,
+        _task: &InstallTask,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Does what is done once for a file, in a task that has it, when all its descriptors are in place.
+    ///
+    /// # Errors
+    /// Names the descriptor and what was done to it.
+    fn own(
+        &self,
+        _files: &OpenFiles,
+        _entry: &FdinfoEntry,
+        _file: &FileEntry,
+        _task: &InstallTask,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// An entry without what its type needs.
+pub(super) fn missing(file: &FileEntry) -> Error {
+    Error::image(format!("file {}", file.id), "what its kind needs is missing")
+}

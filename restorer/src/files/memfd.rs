@@ -1,0 +1,223 @@
+//! memfds: made and filled once for each inode, and opened again for each open file description.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
+use kernel::descriptors::add_seals;
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
+
+use super::content::Needs;
+use super::file_kind::{FileKind, missing};
+use super::images::FileImages;
+use super::keep::Keep;
+use super::open::{Opening, flagged};
+use super::regular::{Opener, reopen};
+use super::{Error, kernel};
+use crate::load::Run;
+
+/// Bytes that are copied at once.
+const AT_ONCE: u64 = 1 << 20;
+
+/// A memfd.
+#[derive(Debug)]
+pub(super) struct Memfd;
+
+/// An inode of the images.
+#[derive(Debug)]
+pub(crate) struct Inode {
+    pub(crate) entry: MemfdInodeEntry,
+    /// What is in it, by offset.
+    pub(crate) runs: Vec<Run>,
+}
+
+/// The memfds of the images, which are made when they are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Inodes {
+    /// By the number that open files refer to.
+    inodes: BTreeMap<u32, Inode>,
+    /// The files that `runs` refer to.
+    stores: Arc<[File]>,
+    made: BTreeMap<u32, OwnedFd>,
+}
+
+impl FileKind for Memfd {
+    fn r#type(&self) -> u32 {
+        fd_type::MEMFD
+    }
+
+    fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
+        let inode =
+            images.memfds.inodes.get(&entry(file)?.inode_id).ok_or_else(|| missing(file))?;
+        match inode.entry.hugetlb_flag {
+            None => Ok(()),
+            Some(_) => Err(Error::refused(
+                format!("memfd {}", shown(&inode.entry)),
+                "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",
+                "have the program make it without MFD_HUGETLB, and dump again",
+            )),
+        }
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        for file in files {
+            let entry = entry(file)?;
+            let fd = opening.opener.memfds.open(entry, entry.flags)?;
+            let what = format!("memfd of file {}", entry.id);
+            if entry.pos != 0 {
+                lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
+                    .map_err(|errno| kernel(format!("seek in {what}"), errno))?;
+            }
+            opening.add(entry.id, flagged(fd, entry.flags, &what)?)?;
+        }
+        Ok(())
+    }
+
+    fn map(
+        &self,
+        opener: &mut Opener,
+        file: &FileEntry,
+        with: u32,
+        _needs: Needs,
+    ) -> Result<OwnedFd, Error> {
+        opener.memfds.open(entry(file)?, with)
+    }
+}
+
+fn entry(file: &FileEntry) -> Result<&MemfdFileEntry, Error> {
+    file.memfd.as_ref().ok_or_else(|| missing(file))
+}
+
+fn shown(inode: &MemfdInodeEntry) -> String {
+    format!("{} ({})", inode.inode_id, String::from_utf8_lossy(&inode.name))
+}
+
+impl Inodes {
+    /// Those with these numbers, whose contents are in `stores`.
+    pub(crate) fn new(inodes: BTreeMap<u32, Inode>, stores: Arc<[File]>) -> Self {
+        Self { inodes, stores, made: BTreeMap::new() }
+    }
+
+    /// A new open file description of the memfd of `entry`.
+    fn open(&mut self, entry: &MemfdFileEntry, with: u32) -> Result<OwnedFd, Error> {
+        let id = entry.inode_id;
+        if !self.made.contains_key(&id) {
+            let missing =
+                || Error::image(format!("file {}", entry.id), "its memfd is not in the images");
+            let made = self.inodes.get(&id).ok_or_else(missing)?.make(&self.stores)?;
+            self.made.insert(id, made);
+        }
+        let failed = |errno| kernel(format!("open memfd {id} again"), errno);
+        reopen(self.made.get(&id).ok_or_else(|| failed(Errno::EBADF))?, with).map_err(failed)
+    }
+
+    /// Moves what has been made out of the way of the tasks.
+    pub(super) fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
+        for (id, fd) in std::mem::take(&mut self.made) {
+            self.made.insert(id, keep.keep(fd)?);
+        }
+        Ok(())
+    }
+}
+
+impl Inode {
+    fn make(&self, stores: &[File]) -> Result<OwnedFd, Error> {
+        let entry = &self.entry;
+        let what = format!("memfd {}", shown(entry));
+        let failed = |doing: &str| {
+            let operation = format!("{doing} {what}");
+            move |errno| kernel(operation, errno)
+        };
+        let name = CString::new(entry.name.clone())
+            .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        // The rights that it had decide whether it is a program. Older kernels do not ask.
+        let may_run = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+        let fd = match memfd_create(&*name, flags | may_run) {
+            Err(Errno::EINVAL) => memfd_create(&*name, flags),
+            made => made,
+        };
+        let fd = fd.map_err(failed("make"))?;
+        let size = i64::try_from(entry.size).map_err(|_| Error::image(&what, "it is too large"))?;
+        nix::unistd::ftruncate(&fd, size).map_err(failed("set the size of"))?;
+        let file = File::from(fd);
+        for run in &self.runs {
+            fill(&file, run, entry.size, stores)
+                .map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
+        }
+        let stat = nix::sys::stat::fstat(&file).map_err(failed("stat"))?;
+        let (uid, gid) = (entry.uid, entry.gid);
+        if (stat.st_uid, stat.st_gid) != (uid, gid) {
+            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(failed("set the owner of"))?;
+        }
+        if let Some(mode) = entry.mode {
+            fchmod(file.as_fd(), Mode::from_bits_truncate(mode))
+                .map_err(failed("set the mode of"))?;
+        }
+        if entry.seals != 0 {
+            add_seals(&file, entry.seals)
+                .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
+        }
+        Ok(file.into())
+    }
+}
+
+/// Copies a run, as far as it is not beyond the end.
+fn fill(file: &File, run: &Run, size: u64, stores: &[File]) -> std::io::Result<()> {
+    let Some((store, from)) = run.place else { return Ok(()) };
+    let store = stores.get(store).ok_or(std::io::ErrorKind::NotFound)?;
+    let bytes = run.end().min(size).saturating_sub(run.start);
+    let mut buffer = vec![0; bytes.min(AT_ONCE) as usize];
+    let mut done = 0;
+    while done < bytes {
+        let part = &mut buffer[..(bytes - done).min(AT_ONCE) as usize];
+        store.read_exact_at(part, from + done)?;
+        file.write_all_at(part, run.start + done)?;
+        done += part.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use images::PAGE_SIZE;
+
+    #[test]
+    fn contents_rights_and_seals() {
+        let mut store = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut store, &[7; 2 * PAGE_SIZE as usize]).unwrap();
+        let seals = (libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE).cast_unsigned();
+        let (size, mode) = (5 * PAGE_SIZE + 100, Some(libc::S_IFREG | 0o640));
+        let name = b"a name".to_vec();
+        let stat = nix::sys::stat::stat("/proc/self").unwrap();
+        let (uid, gid) = (stat.st_uid, stat.st_gid);
+        let entry =
+            MemfdInodeEntry { name, size, mode, seals, uid, gid, ..MemfdInodeEntry::default() };
+        let run = |start, pages, offset| Run { start, pages, place: Some((0, offset)) };
+        let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
+        let inodes = BTreeMap::from([(3, Inode { entry, runs })]);
+        let mut memfds = Inodes::new(inodes, [store].into());
+        let wanted = MemfdFileEntry { inode_id: 3, ..MemfdFileEntry::default() };
+        let file = File::from(memfds.open(&wanted, libc::O_RDONLY.cast_unsigned()).unwrap());
+        let mut bytes = vec![1; size as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let sum: usize = bytes.iter().map(|&byte| usize::from(byte)).sum();
+        assert_eq!(sum, 7 * (PAGE_SIZE as usize + 100));
+        let stat = nix::sys::stat::fstat(&file).unwrap();
+        assert_eq!((stat.st_size.cast_unsigned(), Some(stat.st_mode)), (size, mode));
+        assert_eq!(kernel::descriptors::seals(&file).unwrap(), seals);
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(link.to_str().unwrap(), "/memfd:a name (deleted)");
+    }
+}

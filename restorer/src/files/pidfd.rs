@@ -1,0 +1,130 @@
+//! pidfds. Those of living processes are opened when the tree is there; for one that has ended, a
+//! process is made that ends in the same way.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+
+use images::messages::{FileEntry, PidfdEntry, fd_type};
+use kernel::pidfd::open_with;
+use kernel::process::{Fork, exit_now, fork_as, wait_status};
+
+use super::Error;
+use super::file_kind::{FileKind, missing};
+use super::images::FileImages;
+use super::open::Opening;
+use crate::dead;
+
+/// The process has been waited for.
+const ENDED: i32 = -1;
+/// Flags that pidfd_open(2) takes: `PIDFD_NONBLOCK` and `PIDFD_THREAD`.
+const OPEN: u32 = (libc::O_NONBLOCK | libc::O_EXCL).cast_unsigned();
+
+/// A pidfd.
+#[derive(Debug)]
+pub(super) struct Pidfd;
+
+impl FileKind for Pidfd {
+    fn r#type(&self) -> u32 {
+        fd_type::PIDFD
+    }
+
+    fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
+        let entry = entry(file)?;
+        match entry.nspid == ENDED || images.pids.contains(&entry.nspid) {
+            true => Ok(()),
+            false => {
+                let reason = format!("it is of process {}, which is not there", entry.nspid);
+                Err(Error::image(format!("pidfd {}", file.id), reason))
+            }
+        }
+    }
+
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let mut ended: BTreeMap<u32, Vec<&PidfdEntry>> = BTreeMap::new();
+        for file in files {
+            let entry = entry(file)?;
+            match entry.nspid {
+                ENDED => ended.entry(entry.ino).or_default().push(entry),
+                _ => opening.later(file.id)?,
+            }
+        }
+        for entries in ended.into_values() {
+            opening.have_room_for(entries.len())?;
+            for (entry, fd) in entries.iter().zip(of_ended(&entries, &mut opening.numbers)?) {
+                opening.add(entry.id, fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_later(&self, file: &FileEntry) -> Result<OwnedFd, Error> {
+        let entry = entry(file)?;
+        open_with(entry.nspid, entry.flags & OPEN).map_err(|source| Error::Kernel {
+            operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
+            source,
+        })
+    }
+}
+
+fn entry(file: &FileEntry) -> Result<&PidfdEntry, Error> {
+    file.pidfd.as_ref().ok_or_else(|| missing(file))
+}
+
+/// The pidfds of one process that has ended, one for each of `entries`.
+fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<i32>) -> Result<Vec<OwnedFd>, Error> {
+    let Some(first) = entries.first() else { return Ok(Vec::new()) };
+    let failed = |source| Error::Kernel {
+        operation: format!("make a process that has ended for pidfd {}", first.id),
+        source,
+    };
+    let status = first.exit_status.unwrap_or(0);
+    loop {
+        let Some(number) = numbers.pop() else {
+            return Err(failed(ErrorKind::AlreadyExists.into()));
+        };
+        match fork_as(number, false) {
+            Ok(Fork::Child) => {
+                dead::end_as(status);
+                exit_now(libc::WEXITSTATUS(status))
+            }
+            Ok(Fork::Parent) => {
+                // While it has not been waited for its number is its own.
+                let opened = entries.iter().map(|entry| open_with(number, entry.flags & OPEN));
+                let opened = opened.collect::<Result<Vec<_>, _>>();
+                wait_status(number).map_err(failed)?;
+                return opened.map_err(failed);
+            }
+            // Somebody else has it by now.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_has_ended_is_told_as_it_was() {
+        let mut numbers: Vec<i32> = (1..30_000)
+            .rev()
+            .filter(|id| !kernel::process::exists(*id))
+            .skip(50)
+            .take(20)
+            .collect();
+        let nonblocking = libc::O_NONBLOCK.cast_unsigned();
+        for status in [0, 3 << 8, libc::SIGKILL] {
+            let entry = PidfdEntry { exit_status: Some(status), ..PidfdEntry::default() };
+            let other = PidfdEntry { flags: nonblocking, ..entry };
+            let opened = of_ended(&[&entry, &other], &mut numbers).unwrap();
+            assert_eq!(opened.len(), 2);
+            // Linux 6.15 and later.
+            if let Some(told) = kernel::pidfd::exit_status(opened[0].as_fd()) {
+                assert_eq!(told, status);
+            }
+        }
+    }
+}

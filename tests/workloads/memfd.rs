@@ -1,0 +1,139 @@
+//! memfds: contents with holes, positions, seals and rights; open more than once, mapped without being
+//! open, shared with a child.
+
+use std::ffi::CStr;
+use std::fs::{File, Permissions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use crate::files::fcntl;
+use crate::memory::Region;
+use crate::stage::{Findings, Outcome, Stage, check};
+
+const READ: i32 = libc::PROT_READ;
+const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const FAR: u64 = 3 << 20;
+
+fn make(name: &CStr, flags: u32) -> File {
+    // SAFETY: the name is a string; the answer is checked.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) }).expect("memfd_create");
+    // SAFETY: the kernel has just given us this descriptor.
+    unsafe { File::from_raw_fd(fd) }
+}
+
+fn again(file: &File, flags: i32) -> File {
+    let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    let mut options = File::options();
+    options.read(!write).write(write).custom_flags(flags & !libc::O_ACCMODE);
+    options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("open again")
+}
+
+fn seals(file: &File) -> i32 {
+    fcntl(file.as_raw_fd(), libc::F_GET_SEALS, 0)
+}
+
+fn name(file: &File) -> String {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("link");
+    link.to_string_lossy().into_owned()
+}
+
+fn word(region: &Region) -> &AtomicU32 {
+    // SAFETY: the region is a page or more, aligned, and its first word is reached by atomic operations
+    // only.
+    unsafe { &*(region.addr() as *const AtomicU32) }
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    // One inode, open three times.
+    let mut first = make(c"a name", libc::MFD_ALLOW_SEALING);
+    first.write_all(b"begins").expect("write");
+    first.write_all_at(b"ends", FAR).expect("write");
+    first.set_permissions(Permissions::from_mode(0o640)).expect("chmod");
+    let mut reader = again(&first, libc::O_RDONLY);
+    reader.seek(SeekFrom::Start(FAR)).expect("seek");
+    let log = again(&first, libc::O_WRONLY | libc::O_APPEND | libc::O_CLOEXEC);
+    let sealed = libc::F_SEAL_SHRINK;
+    fcntl(first.as_raw_fd(), libc::F_ADD_SEALS, sealed);
+
+    let plain = make(c"", libc::MFD_CLOEXEC);
+    plain.set_len(5).expect("set the size");
+
+    // Mapped by two, and open in neither.
+    let shared = make(c"shared", 0);
+    shared.set_len(8192).expect("set the size");
+    let region = Region::map(8192, WRITE, libc::MAP_SHARED, Some((&shared, 0)));
+    drop(shared);
+    word(&region).store(1, Ordering::SeqCst);
+
+    // Private changes over it.
+    let below = make(c"below", 0);
+    below.write_all_at(&[5; 8192], 0).expect("write");
+    let private = Region::map(8192, WRITE, libc::MAP_PRIVATE, Some((&below, 0)));
+    word(&private).store(6, Ordering::SeqCst);
+
+    let closed = make(c"closed", libc::MFD_ALLOW_SEALING);
+    closed.write_all_at(b"closed", 0).expect("write");
+    fcntl(closed.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE | libc::F_SEAL_SEAL);
+    let view = Region::map(4096, READ, libc::MAP_SHARED, Some((&closed, 0)));
+
+    let child = crate::tree::child(stage, "one", || {
+        while word(&region).load(Ordering::SeqCst) != 2 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        word(&region).store(3, Ordering::SeqCst);
+        // The position is that of the parent.
+        (&reader).read_exact(&mut [0; 2]).map_err(|error| error.to_string())?;
+        Ok(())
+    });
+    let before = (name(&first), name(&plain), first.metadata().expect("stat").blocks());
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("name", &before.0, &name(&first));
+    found.same("no name", &before.1, &name(&plain));
+    let stat = first.metadata().expect("stat");
+    found.same("size", &(FAR + 4), &stat.len());
+    found.same("rights", &0o640, &(stat.mode() & 0o7777));
+    found.must("holes", stat.blocks() <= before.2);
+    found.same("position", &6, &first.stream_position().expect("position"));
+    let mut text = [0; 6];
+    found.works("read", first.read_exact_at(&mut text, 0));
+    found.same("contents", b"begins", &text);
+    found.same("seals", &sealed, &seals(&first));
+    found.same("not to be sealed", &libc::F_SEAL_SEAL, &seals(&plain));
+    found.must("it cannot be made shorter", first.set_len(1).is_err());
+    found.same(
+        "flags of the log",
+        &libc::O_APPEND,
+        &(fcntl(log.as_raw_fd(), libc::F_GETFL, 0) & libc::O_APPEND),
+    );
+    found.works("append", (&log).write_all(b"!"));
+    found.same("it is one file", &(FAR + 5), &first.metadata().expect("stat").len());
+    found.same("five zeros", &5, &plain.metadata().expect("stat").len());
+
+    word(&region).store(2, Ordering::SeqCst);
+    found.same("the child", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
+    found.same("what the child wrote", &3, &word(&region).load(Ordering::SeqCst));
+    found.same("the child has read", &(FAR + 2), &reader.stream_position().expect("position"));
+
+    found.same("a private change", &6, &word(&private).load(Ordering::SeqCst));
+    let mut four = [0; 4];
+    found.works("read", below.read_exact_at(&mut four, 0));
+    found.same("is not in the file", &[5; 4], &four);
+    found.works("write", below.write_all_at(&[9; 4], 4096));
+    // SAFETY: the region has two pages.
+    let second = unsafe { *((private.addr() + 4096) as *const u8) };
+    found.same("what was not changed is the file", &9, &second);
+
+    let all = libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    found.same("seals against writing", &all, &seals(&closed));
+    found.must("it cannot be written", closed.write_all_at(b"x", 0).is_err());
+    // SAFETY: the region has a page.
+    let six = unsafe { std::slice::from_raw_parts(view.addr() as *const u8, 6) };
+    found.same("its view", b"closed", six.try_into().expect("six bytes"));
+    found.outcome()
+}
