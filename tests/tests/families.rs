@@ -121,7 +121,10 @@ macro_rules! peer_tests {
     };
 }
 
-families! { beyond_criu changing_files credentials faulting multicast nameless settings settings_deadline socket_options }
+families! {
+    beyond_criu changing_files credentials faulting memfd_sealed multicast nameless settings settings_deadline
+    socket_options
+}
 
 families_that_criu_carries! {
     busy churn dirty eventfds files ghosts guards identity inet jail many_files many_mappings many_processes

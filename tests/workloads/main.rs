@@ -78,6 +78,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("many_threads", many::threads::run),
     ("mappings", mappings::run),
     ("memfd", memfd::run),
+    ("memfd_sealed", memfd::sealed),
     ("memory", memory::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),

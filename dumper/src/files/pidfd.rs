@@ -50,7 +50,8 @@ impl FileKind for Pidfd {
         let pidfd = PidfdEntry {
             id: entry.id,
             ino: file.inode as u32,
-            flags: file.flags,
+            // Without the access mode, which every pidfd has, as CRIU hands them to pidfd_open.
+            flags: file.flags & !libc::O_RDWR.cast_unsigned(),
             nspid: target,
             fown,
             exit_status,

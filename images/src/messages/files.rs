@@ -464,7 +464,7 @@ pub struct PidfdEntry {
     /// Inode on the pidfd file system.
     #[prost(uint32, required, tag = "2")]
     pub ino: u32,
-    /// Flags, as `F_GETFL` gives them.
+    /// Flags, as `F_GETFL` gives them, without the access mode.
     #[prost(uint32, required, tag = "3")]
     pub flags: u32,
     /// Process in the namespace; -1 if it has ended.
