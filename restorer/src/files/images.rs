@@ -98,7 +98,7 @@ impl FileImages {
                 }
                 match self.files.get(&entry.id) {
                     Some(file) if file.r#type == entry.r#type => {
-                        supported(file)?.check(file, self)?
+                        supported(file)?.check(file, self)?;
                     }
                     Some(_) => return Err(Error::image(object(), "its file is of another kind")),
                     None => {
