@@ -60,6 +60,22 @@ pub fn fork_as(pid: i32, sibling: bool) -> io::Result<Fork> {
     Ok(if made == 0 { Fork::Child } else { Fork::Parent })
 }
 
+/// Forks a process that has one of `numbers`, the first that nobody else has by now: which, and on
+/// which side of the fork the caller is. `None` if all are taken.
+///
+/// # Errors
+/// As [`fork_as`].
+pub fn fork_as_any(numbers: impl IntoIterator<Item = i32>) -> io::Result<Option<(i32, Fork)>> {
+    for number in numbers {
+        match fork_as(number, false) {
+            Ok(made) => return Ok(Some((number, made))),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Ends the process at once: no handlers, no destructors, nothing flushed.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing runs afterwards.

@@ -19,14 +19,14 @@
 //! So after either of them is killed all live or nobody does.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use api::Obstacle;
 use kernel::descriptors::duplicate_from;
 use kernel::pidfd::PidFd;
-use kernel::process::{Fork, exit_now, fork_as, set_signal_mask, wait_status};
+use kernel::process::{Fork, exit_now, fork_as_any, set_signal_mask, wait_status};
 use kernel::procfs::{Dir, ProcFile, Stat};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -91,20 +91,16 @@ pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<S
     let keep = |end| duplicate_from(end, base).map_err(Error::kernel("keep a socket"));
     let (ours, theirs) = (File::from(keep(&ours)?), File::from(keep(&theirs)?));
     let commander = std::process::id().cast_signed();
-    for number in numbers {
-        match fork_as(number, false) {
-            Ok(Fork::Parent) => return Ok(Side::Commander(Holder { pid: number, socket: ours })),
-            Ok(Fork::Child) => return Ok(Side::Holder(Held { commander, socket: theirs })),
-            // Somebody else has it by now.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::kernel("create a process to hold the tree")(error)),
-        }
+    let made = fork_as_any(numbers).map_err(Error::kernel("create a process to hold the tree"))?;
+    match made {
+        Some((pid, Fork::Parent)) => Ok(Side::Commander(Holder { pid, socket: ours })),
+        Some((_, Fork::Child)) => Ok(Side::Holder(Held { commander, socket: theirs })),
+        None => Err(Error::refused(
+            "the tree",
+            "there is no free process number to work with",
+            "end some processes, or raise /proc/sys/kernel/pid_max",
+        )),
     }
-    Err(Error::refused(
-        "the tree",
-        "there is no free process number to work with",
-        "end some processes, or raise /proc/sys/kernel/pid_max",
-    ))
 }
 
 impl Holder {

@@ -1,12 +1,13 @@
 //! The root of the tree: whose child it is, and how it is set going.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 
 use kernel::descriptors::duplicate_from;
 use kernel::process::{
-    Fork, exit_now, fork_as, let_be_traced, reset_signal_actions, set_signal_mask, wait_status,
+    Fork, exit_now, fork_as, fork_as_any, let_be_traced, reset_signal_actions, set_signal_mask,
+    wait_status,
 };
 use kernel::ptrace::RseqConfiguration;
 
@@ -65,15 +66,18 @@ pub(crate) fn make(
     spare: &mut impl Iterator<Item = i32>,
     ours: &File,
 ) -> Result<(), Error> {
-    let pid = crew.plan.tasks[0].pid;
-    let failed = || Error::kernel(format!("create process {pid}"));
     crew.pass_slack(0)?;
     let made = match parent {
-        Parent::Caller => fork_as(pid, false),
-        Parent::CallersParent => fork_as(pid, true),
-        Parent::WhoRemains => return orphan(crew, reins, spare, ours),
+        Parent::Caller => bear(crew, reins, ours, false),
+        Parent::CallersParent => bear(crew, reins, ours, true),
+        Parent::WhoRemains => orphan(crew, reins, spare, ours),
     };
-    match made.map_err(failed())? {
+    made.map_err(Error::kernel(format!("create process {}", crew.plan.tasks[0].pid)))
+}
+
+/// Makes the root a child of the caller, or of the caller's parent.
+fn bear(crew: &Crew<'_>, reins: Reins, ours: &File, sibling: bool) -> io::Result<()> {
+    match fork_as(crew.plan.tasks[0].pid, sibling)? {
         Fork::Parent => Ok(()),
         Fork::Child => run(crew, reins, ours),
     }
@@ -86,28 +90,14 @@ fn orphan(
     reins: Reins,
     spare: &mut impl Iterator<Item = i32>,
     ours: &File,
-) -> Result<(), Error> {
-    let pid = crew.plan.tasks[0].pid;
-    let failed = || Error::kernel(format!("create process {pid}"));
-    // Somebody else may take a number before us.
-    let mut spare = spare.take(10).map(|number| (number, fork_as(number, false)));
-    let taken = |made: &std::io::Result<Fork>| {
-        made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
-    };
-    let Some((spare, made)) = spare.find(|(_, made)| !taken(made)) else {
-        return Err(failed()(std::io::ErrorKind::AlreadyExists.into()));
-    };
-    match made.map_err(failed())? {
-        Fork::Parent => match wait_status(spare).map_err(failed())? {
+) -> io::Result<()> {
+    match fork_as_any(spare.take(10))?.ok_or(io::ErrorKind::AlreadyExists)? {
+        (passing, Fork::Parent) => match wait_status(passing)? {
             0 => Ok(()),
-            status => {
-                let errno = libc::WEXITSTATUS(status);
-                Err(failed()(std::io::Error::from_raw_os_error(errno)))
-            }
+            status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
         },
-        Fork::Child => match fork_as(pid, false) {
-            Ok(Fork::Parent) => exit_now(0),
-            Ok(Fork::Child) => run(crew, reins, ours),
+        (_, Fork::Child) => match bear(crew, reins, ours, false) {
+            Ok(()) => exit_now(0),
             Err(error) => exit_now(error.raw_os_error().unwrap_or(libc::EIO)),
         },
     }

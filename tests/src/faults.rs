@@ -176,6 +176,19 @@ impl Trace {
     }
 }
 
+/// The median of a few tries, so that instants of all steps are among the random ones.
+pub(crate) fn median(tries: usize, once: impl FnMut() -> Duration) -> Duration {
+    let mut lengths: Vec<Duration> = std::iter::repeat_with(once).take(tries).collect();
+    lengths.sort_unstable();
+    lengths[tries / 2]
+}
+
+/// Starts what is to be killed.
+pub(crate) fn start_quietly(mut command: Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("start what is to be killed")
+}
+
 fn names(dir: &str) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> =
@@ -244,19 +257,14 @@ impl<'a> Rig<'a> {
         rig
     }
 
-    /// The median of a few dumps, so that instants of all steps are among the random ones.
     fn timed(&self) -> Duration {
-        let mut lengths: Vec<Duration> = (0..5)
-            .map(|_| {
-                let start = Instant::now();
-                Outcome::of(&mut self.command()).must_succeed("a dump to be timed");
-                let length = start.elapsed();
-                self.clear();
-                length
-            })
-            .collect();
-        lengths.sort_unstable();
-        lengths[2]
+        median(5, || {
+            let start = Instant::now();
+            Outcome::of(&mut self.command()).must_succeed("a dump to be timed");
+            let length = start.elapsed();
+            self.clear();
+            length
+        })
     }
 
     fn images(&self) -> PathBuf {
@@ -309,12 +317,7 @@ impl<'a> Rig<'a> {
     }
 
     fn spawn(&self) -> Child {
-        self.command()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the dumper")
+        start_quietly(self.command())
     }
 
     fn kill_command(&self, at: Duration) -> bool {

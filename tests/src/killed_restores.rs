@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::engine::{Dump, Engine};
-use crate::faults::{Random, Shape, Tally, held};
+use crate::faults::{Random, Shape, Tally, held, median, start_quietly};
 use crate::machine::{Machine, children_of, tree_of, wait_until};
 use crate::program::{Scratch, Workload};
 use crate::services::Services;
@@ -110,24 +110,18 @@ impl<'a> RestoreRig<'a> {
     fn spawn(&self) -> Child {
         let mut command: Command = Engine::Stasis.restore_command(&self.images(), Dump::ENDING);
         command.env("STASIS_RUN_DIR", self.run_dir());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("start the restore")
+        start_quietly(command)
     }
 
-    /// The median of a few restores, so that instants of all steps are among the random ones.
     fn timed(&self) -> Duration {
-        let mut lengths: Vec<Duration> = (0..3)
-            .map(|_| {
-                let start = Instant::now();
-                assert!(self.spawn().wait().expect("wait").success(), "a restore to be timed");
-                let length = start.elapsed();
-                assert!(self.alive("after a restore"), "it is not there after a restore");
-                self.machine.end_tree(self.workload.pid());
-                length
-            })
-            .collect();
-        lengths.sort_unstable();
-        lengths[1]
+        median(3, || {
+            let start = Instant::now();
+            assert!(self.spawn().wait().expect("wait").success(), "a restore to be timed");
+            let length = start.elapsed();
+            assert!(self.alive("after a restore"), "it is not there after a restore");
+            self.machine.end_tree(self.workload.pid());
+            length
+        })
     }
 
     /// Kills so many victims, each at another instant of a restore, and looks at the tree after

@@ -13,7 +13,7 @@ use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use kernel::pidfd::PidFd;
-use kernel::process::{Fork, exit_now, fork_as, let_be_traced, send_signal, wait_status};
+use kernel::process::{Fork, exit_now, fork_as_any, let_be_traced, send_signal, wait_status};
 use nix::sys::signal::Signal;
 
 use super::{Error, kernel};
@@ -93,22 +93,16 @@ impl Keepers {
             operation: "create a process to keep open files".to_owned(),
             source,
         };
-        while let Some(number) = self.numbers.pop() {
-            match fork_as(number, false) {
-                Ok(Fork::Child) => hold(self.owner),
-                Ok(Fork::Parent) => {
-                    let process = PidFd::open(number)
-                        .and_then(|process| process.moved_from(base))
-                        .map_err(failed)?;
-                    self.processes.push(process);
-                    return Ok(self.processes.len() - 1);
-                }
-                // Somebody else has it by now.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed(error)),
+        let numbers = std::iter::from_fn(|| self.numbers.pop());
+        match fork_as_any(numbers).map_err(failed)? {
+            Some((_, Fork::Child)) => hold(self.owner),
+            Some((number, Fork::Parent)) => {
+                let process = PidFd::open(number).and_then(|process| process.moved_from(base));
+                self.processes.push(process.map_err(failed)?);
+                Ok(self.processes.len() - 1)
             }
+            None => Err(failed(std::io::Error::from_raw_os_error(libc::EAGAIN))),
         }
-        Err(failed(std::io::Error::from_raw_os_error(libc::EAGAIN)))
     }
 
     /// Hands all of `files` over to a new keeper.
