@@ -1,12 +1,13 @@
 //! What is known of process trees without stopping them: one type, two sources.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::bpf::Basis;
 use crate::settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 
 /// Everything known of a set of processes at one moment.
@@ -14,7 +15,7 @@ use crate::settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 pub struct Inventory {
     /// The processes by their pid, in no particular order of kinship.
     pub processes: BTreeMap<i32, Process>,
-    /// What spares the next inventory a look at what has not changed.
+    /// What the next inventory may be based on.
     #[serde(skip)]
     pub(crate) basis: Basis,
 }
@@ -34,6 +35,24 @@ impl Inventory {
         self.basis.differing.as_ref()?.get(&pid).map(Vec::as_slice)
     }
 }
+
+/// What goes with an inventory, and is no part of what it says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Basis {
+    /// What spares the source a look when it takes the next one. Only the source understands it.
+    pub(crate) of_source: Option<Arc<dyn Any + Send + Sync>>,
+    /// Of each process whose descriptors are those of the inventory that was referred to, those that
+    /// may mean something else than there.
+    pub(crate) differing: Option<BTreeMap<i32, Vec<i32>>>,
+}
+
+impl PartialEq for Basis {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Basis {}
 
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,15 +4,18 @@
 pub mod bpf;
 mod deadline;
 mod error;
+mod holds;
 mod identity;
 mod inventory;
 pub mod obstacles;
 mod parts;
 mod proc_holds;
+mod proc_mappings;
 pub mod proc_source;
 pub mod settings;
 pub mod sharing;
 mod tracks;
+pub mod unusual;
 
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -30,6 +33,9 @@ pub use tracks::{ROOM, Track, TrackError, Tracks};
 pub use bpf::Home;
 use bpf::{BpfError, BpfSource, Loaded};
 use proc_source::ProcSource;
+
+/// Why something cannot be carried, and what helps.
+pub type Refusal = (&'static str, &'static str);
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
 /// included.

@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 pub use api::Obstacle;
 use kernel::procfs::Status;
 
-use crate::settings;
-use crate::{Mapping, OpenFile, Process, ProcessState, VmFlags};
+use crate::unusual;
+use crate::{Mapping, OpenFile, Process, ProcessState, Refusal, VmFlags};
 
 /// What else one has to know to judge a tree.
 #[derive(Clone, Debug, Default)]
@@ -24,9 +24,6 @@ pub struct Surroundings {
     /// The root may belong to a session (and a terminal) outside the tree.
     pub shell_job: bool,
 }
-
-/// A reason and a remedy.
-pub type Refusal = (&'static str, &'static str);
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
@@ -52,7 +49,7 @@ pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Obsta
             found.push(Obstacle::of(root, "the process", reason, remedy));
         }
         if process.pid != root
-            && let Some((object, (reason, remedy))) = settings::of_child(process)
+            && let Some((object, (reason, remedy))) = unusual::of_child(process)
         {
             found.push(Obstacle::of(process.pid, object, reason, remedy));
         }
@@ -199,11 +196,11 @@ fn of_process(
             let remedy = "keep the first thread until the others have ended";
             add(format!("thread {}", thread.tid), reason.to_owned(), remedy);
         }
-        for (object, (reason, remedy)) in settings::of_thread(process, thread) {
+        for (object, (reason, remedy)) in unusual::of_thread(process, thread) {
             add(object, reason.to_owned(), remedy);
         }
     }
-    if let Some((object, (reason, remedy))) = settings::of_process(process) {
+    if let Some((object, (reason, remedy))) = unusual::of_process(process) {
         add(object, reason.to_owned(), remedy);
     }
     for mapping in &process.mappings {
@@ -323,7 +320,7 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         return Some(*refusal);
     }
     if mapping.policy.is_some_and(|policy| policy.wide) {
-        return Some(settings::WIDE_POLICY);
+        return Some(unusual::WIDE_POLICY);
     }
     if mapping.protection_key != 0 {
         return Some(("has a protection key", "free its protection key before the dump"));

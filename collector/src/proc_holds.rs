@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use kernel::kcmp;
 use kernel::procfs::{self, Dir, FdInfo, FileStat, ProcFile, Stat};
 
-use crate::sharing::{Class, Ends, Held, Hold, is_anonymous, is_candidate};
+use crate::holds::{Class, Ends, Held, Hold, is_anonymous, is_candidate};
 use crate::{Inventory, Process, VmFlags};
 
 /// Text that stands behind the path of a file without a name.

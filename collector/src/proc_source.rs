@@ -1,14 +1,12 @@
 //! The inventory from /proc: works on every kernel, at thousands of system calls for what the eBPF
 //! source reads in three.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-
-use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status, smaps};
+use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status};
 
 use crate::deadline::Deadline;
 use crate::identity;
-use crate::{Error, Inventory, Mapping, OpenFile, Parts, Process, ProcessState, Thread, VmFlags};
+use crate::proc_mappings::mappings;
+use crate::{Error, Inventory, OpenFile, Parts, Process, ProcessState, Thread};
 
 /// Reads inventories from /proc. It keeps its buffers from one to the next.
 #[derive(Debug, Default)]
@@ -189,19 +187,6 @@ fn namespaces_differ(thread: &Dir, first: &Dir) -> bool {
     }
 }
 
-/// The mappings of a process, or none if it has lost its memory.
-pub(crate) fn mappings(dir: &Dir, text: &mut Vec<u8>) -> Result<Vec<Mapping>, procfs::Error> {
-    match dir.read("smaps", text) {
-        Ok(()) => {}
-        Err(error) if error.is_gone() => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    }
-    smaps(text)
-        .map(|smap| smap.map(|smap| mapping(&smap)))
-        .collect::<Result<_, _>>()
-        .map_err(|source| dir.malformed("smaps", source))
-}
-
 /// A process is a zombie when its leader is dead and alone: with other threads it lives on.
 fn state(stat: &Stat) -> ProcessState {
     match stat.state {
@@ -210,24 +195,5 @@ fn state(stat: &Stat) -> ProcessState {
         }
         b'T' => ProcessState::Stopped,
         _ => ProcessState::Alive,
-    }
-}
-
-fn mapping(smap: &procfs::Smap<'_>) -> Mapping {
-    let map = &smap.map;
-    let mut flags = VmFlags::default();
-    for letters in smap.flag_letters() {
-        flags |= VmFlags::from_letters(letters);
-    }
-    Mapping {
-        start: map.start,
-        end: map.end,
-        flags,
-        offset: map.offset,
-        device: map.device,
-        inode: map.inode,
-        protection_key: smap.protection_key,
-        policy: None,
-        name: OsString::from_vec(map.name().into_owned()),
     }
 }

@@ -13,30 +13,13 @@
 //! The order of holders among themselves is that of the passes; only which they are matters.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use ebpf_common::peculiar;
 
+use crate::holds::{Class, Ends, Held, is_anonymous};
+pub use crate::holds::{Hold, is_candidate};
 use crate::{Error, Inventory, Process, Sources};
-
-/// Where a process holds something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hold {
-    /// By a descriptor.
-    Descriptor(i32),
-    /// By a mapping, named by its first address.
-    Mapping(u64),
-}
-
-impl fmt::Display for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Descriptor(fd) => write!(f, "descriptor {fd}"),
-            Self::Mapping(start) => write!(f, "mapping at {start:#x}"),
-        }
-    }
-}
 
 /// What is held that has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,69 +144,6 @@ fn peculiarities(inventory: &Inventory, holders: &[Held]) -> Vec<Peculiar> {
     found
 }
 
-/// Counts of references; those that are not known are `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct References {
-    /// To the open file description.
-    pub(crate) description: u64,
-    /// Of a pipe or fifo, the descriptions that there are.
-    pub(crate) descriptions: u64,
-    /// Of a file, the descriptions that were opened by this name.
-    pub(crate) by_name: u64,
-    /// Of a file, the names that are in use.
-    pub(crate) names: u64,
-    /// Of an eventfd, those to what it counts with.
-    pub(crate) context: u64,
-}
-
-/// The class of what is held, as far as that shows from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    Pipe,
-    Socket,
-    /// Of whichever kind.
-    Anonymous,
-    /// A file without a name, that can be written by one of those who hold it, or not.
-    File {
-        is_written: bool,
-    },
-}
-
-/// What a descriptor can be used for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ends {
-    pub(crate) reads: bool,
-    pub(crate) writes: bool,
-}
-
-impl Ends {
-    /// By `O_*` flags.
-    pub(crate) const fn of(flags: u32) -> Self {
-        let mode = flags.cast_signed() & libc::O_ACCMODE;
-        Self {
-            reads: matches!(mode, libc::O_RDONLY | libc::O_RDWR),
-            writes: matches!(mode, libc::O_WRONLY | libc::O_RDWR),
-        }
-    }
-}
-
-/// That a process holds something.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    pub(crate) pid: i32,
-    pub(crate) hold: Hold,
-    pub(crate) class: Class,
-    /// Of a pipe.
-    pub(crate) ends: Ends,
-    /// Names the open file description.
-    pub(crate) description: u64,
-    /// Names the inode.
-    pub(crate) inode: (u64, u64),
-    pub(crate) references: Option<References>,
-    /// What a socket does not tell itself.
-    pub(crate) peculiar: u32,
-}
-
 /// What was found out from holders.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Judged {
@@ -346,11 +266,6 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
     }
 }
 
-/// Whether a mapping of this name is of memory that no file has ever been opened for.
-pub(crate) fn is_anonymous(name: &[u8]) -> bool {
-    name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
-}
-
 fn target(process: &Process, hold: Hold) -> std::ffi::OsString {
     let found = match hold {
         Hold::Descriptor(fd) => {
@@ -370,19 +285,6 @@ fn has_candidates(inventory: &Inventory) -> bool {
     inventory.processes.values().any(|process| {
         process.files.iter().any(is_candidate) || process.mappings.iter().any(is_mapped_candidate)
     })
-}
-
-/// Whether what is open may be of a kind that must not be cut in two.
-#[must_use]
-pub fn is_candidate(file: &crate::OpenFile) -> bool {
-    let kind = file.mode & libc::S_IFMT;
-    let target = file.target.as_bytes();
-    matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
-        || matches!(
-            target,
-            b"anon_inode:[eventfd]" | b"anon_inode:[eventpoll]" | b"anon_inode:[timerfd]"
-        )
-        || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
 }
 
 fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::holds::References;
 use crate::{OpenFile, Process, ProcessState, Tables};
 
 fn file(fd: i32, mode: u32, target: &str) -> OpenFile {

@@ -11,9 +11,8 @@ use api::TrackTarget;
 use ebpf_common::track::{TrackedProcess, dumper_of};
 use kernel::cgroup::{self, Hierarchies, Version};
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
-use nix::time::{ClockId, clock_gettime};
 
-use crate::bpf::{BpfError, Counts, NotEntered, Tracers};
+use crate::bpf::{BpfError, Counts, NotEntered, Tracers, now};
 
 /// How many processes may be tracked unless another number is given: each takes some 150 bytes of
 /// the kernel's memory, from the start.
@@ -340,11 +339,4 @@ fn is_alive(pid: i32) -> bool {
     threads
         .into_iter()
         .any(|tid| dir.thread(tid).and_then(|dir| Stat::read(&dir)).is_ok_and(|stat| alive(&stat)))
-}
-
-/// As the programs tell the time.
-pub(crate) fn now() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
-        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
-    })
 }

@@ -10,6 +10,7 @@
 //! [`shell`] is what makes a command line of that: arguments, environment, standard streams, exit codes.
 
 mod check;
+mod command;
 mod dump;
 mod error;
 mod failure;
@@ -29,11 +30,12 @@ use dumper::DumpReport;
 use restorer::RestoreReport;
 use tracing::{error, warn};
 
+pub use command::Command;
 pub use error::Error;
 pub use failure::Failure;
 pub use host::Host;
 use log::Log;
-pub use options::{Asked, Command, FinalState, Options, UsageError, parse};
+pub use options::{Asked, FinalState, Options, UsageError, parse};
 pub use pidfile::{Pidfile, PidfileError};
 
 /// The version of CRIU whose images and behaviour these are.

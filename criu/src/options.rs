@@ -12,33 +12,8 @@ use std::time::Duration;
 use api::{CgroupRoot, CgroupsMode};
 use lexopt::{Arg, Parser};
 
+use crate::command::Command;
 use crate::table::{Kind, Known, find_long, find_short};
-
-/// What CRIU is asked to do, of what is supported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Write a tree's images.
-    Dump,
-    /// Write its memory, while it runs.
-    PreDump,
-    /// Make a tree from images.
-    Restore,
-    /// Say what the kernel can do.
-    Check,
-}
-
-impl Command {
-    /// As CRIU names it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Dump => "dump",
-            Self::PreDump => "pre-dump",
-            Self::Restore => "restore",
-            Self::Check => "check",
-        }
-    }
-}
 
 /// What becomes of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

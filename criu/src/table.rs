@@ -1,6 +1,6 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
-use crate::options::Command::{self, Check, Dump, PreDump, Restore};
+use crate::command::Command::{self, Check, Dump, PreDump, Restore};
 
 /// Whether an option takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

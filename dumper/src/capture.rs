@@ -26,6 +26,7 @@ use crate::memory::{self, Early, Pages};
 use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::plan::Plan;
+use crate::processes::is_zombie;
 use crate::sharing;
 use crate::tasks::{TaskState, ThreadCapture};
 
@@ -95,7 +96,7 @@ pub(crate) fn capture(
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
     let root = options.pid;
-    let mut found = obstacles::find(root, &inventory, &Facts::default(), &plan.around);
+    let mut found = obstacles::find(root, &inventory, Vec::new(), &plan.around);
     found.extend(sharing::look_again(&plan.sharing, &mut plan.collector, root, &inventory)?);
     obstacles::refuse(root, found)?;
     clock.account.inventory = laps.lap();
@@ -176,8 +177,7 @@ fn read_tasks(
     let mut buffer = Vec::new();
     for (&pid, threads) in &frozen.processes {
         // A process that became a zombie is carried as one, from the inventory.
-        let Some(process) =
-            inventory.processes.get(&pid).filter(|process| !ids::is_zombie(process))
+        let Some(process) = inventory.processes.get(&pid).filter(|process| !is_zombie(process))
         else {
             continue;
         };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use collector::settings::unseen_without_bpf;
+use collector::unusual::unseen_without_bpf;
 use images::Progress;
 use kernel::sched::Urgent;
 
@@ -16,7 +16,8 @@ use crate::files;
 use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
-use crate::plan::{Plan, has_ended};
+use crate::plan::Plan;
+use crate::processes::has_ended;
 use crate::rights;
 use crate::threads::with_this_log;
 use crate::write;

@@ -7,9 +7,8 @@ use std::num::NonZeroU64;
 
 use api::Obstacle;
 use collector::obstacles::{of_status, of_tracer};
-use collector::settings::{
-    ProcessSettings, ThreadSettings, memory_failure, of_exit_signal, refused, unusual_by_flags,
-};
+use collector::settings::{ProcessSettings, ThreadSettings, memory_failure, unusual_by_flags};
+use collector::unusual::{of_exit_signal, refused};
 use collector::{InTask, Inventory, Process};
 use kernel::procfs::{
     Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
@@ -18,9 +17,9 @@ use kernel::procfs::{
 use kernel::sched::Scheduling;
 
 use crate::error::Error;
-use crate::ids::is_zombie;
 use crate::labels::Labels;
 use crate::obstacles;
+use crate::processes::is_zombie;
 
 /// Whether settings are read that an inventory by eBPF tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

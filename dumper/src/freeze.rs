@@ -16,8 +16,8 @@ use collector::Inventory;
 use kernel::procfs::{self, Dir, ProcFile, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
-use crate::ids::is_zombie;
 use crate::late::{vfork_children, why_late};
+use crate::processes::is_zombie;
 
 /// Why a tree could not be stopped.
 #[derive(Debug, thiserror::Error)]

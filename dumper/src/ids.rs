@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use collector::{Inventory, Process};
+use collector::Inventory;
 use images::messages::TaskKobjIdsEntry;
+
+use crate::processes::is_zombie;
 
 /// Number of the dumper's own objects, which no task shares.
 const OWN: u32 = 1;
@@ -42,18 +44,4 @@ pub(crate) fn number(inventory: &Inventory) -> BTreeMap<i32, TaskKobjIdsEntry> {
         .zip(OWN + 1..)
         .map(|(process, number)| (process.pid, in_own_namespaces(number)))
         .collect()
-}
-
-/// Whether a process has the memory of another one that made it, as a child of vfork does until it
-/// executes a program: what is opened of its memory is the other one's.
-pub(crate) fn borrows_memory(process: &Process, inventory: &Inventory) -> bool {
-    let memory = process.tables.memory;
-    let shares = |other: &Process| memory != 0 && other.tables.memory == memory;
-    let of_parent = inventory.processes.get(&process.ppid).is_some_and(shares);
-    let mut others = inventory.processes.values().filter(|other| other.pid != process.pid);
-    of_parent || others.any(|other| shares(other) && other.ppid != process.pid)
-}
-
-pub(crate) fn is_zombie(process: &Process) -> bool {
-    matches!(process.state, collector::ProcessState::Zombie { .. })
 }

@@ -11,16 +11,11 @@ use crate::freeze::Frozen;
 use crate::inject::{Asking, Codes, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
+use crate::processes::denies_parasites;
 use crate::tasks::TaskState;
 
 fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
     move |source| Error::Inject { pid, source }
-}
-
-/// Whether no memory of the process can be both written and executed (`PR_SET_MDWE`), as a parasite
-/// is. One that would have to be asked is refused in the plan.
-pub(crate) fn denies_parasites(process: &Process) -> bool {
-    process.in_process.as_ref().is_some_and(|known| known.settings.deny_write_execute != 0)
 }
 
 pub(crate) type Infected = Vec<(i32, Infection, Running)>;

@@ -19,7 +19,7 @@ use crate::facts::Facts;
 use crate::files;
 use crate::obstacles;
 use crate::options::DumpOptions;
-use crate::plan::has_ended;
+use crate::processes::has_ended;
 use crate::room;
 use crate::sharing;
 
@@ -101,7 +101,7 @@ impl<'a> Looker<'a> {
         let root = self.options.pid;
         let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
         let facts = Facts::read(&inventory, self.options.cross_check);
-        let mut found = obstacles::find(root, &inventory, &facts, &self.around);
+        let mut found = obstacles::find(root, &inventory, facts.obstacles(root), &self.around);
         found.extend(obstacles::of_cgroups(&inventory));
         found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));

@@ -1,6 +1,7 @@
 //! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
 
-use collector::obstacles::{Refusal, of_mapping};
+use collector::Refusal;
+use collector::obstacles::of_mapping;
 use collector::{Mapping, VmFlags};
 use images::messages::{VmaEntry, vma_status};
 use kernel::pagemap::PageRun;

@@ -21,7 +21,7 @@ mod survey;
 mod tracked;
 
 pub(crate) use early::{Early, untrack};
-pub use keeper::{KEEP, TRACKS, keep};
+pub use keeper::{KEEP, keep};
 pub(crate) use pages::Pages;
 pub(crate) use shared::Segment;
 pub(crate) use store::Store;

@@ -6,28 +6,28 @@ use std::io::Read;
 
 use api::Obstacle;
 use collector::obstacles::{Surroundings, of_tree};
-use collector::settings::{refused, unusual};
+use collector::settings::unusual;
+use collector::unusual::refused;
 use collector::{Inventory, Process};
 use kernel::cgroup::{Hierarchies, Version};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 
 use crate::error::Error;
-use crate::facts::Facts;
-use crate::ids::is_zombie;
 use crate::inject::Original;
 use crate::options::DumpOptions;
+use crate::processes::is_zombie;
 
-/// All that stands in the way, by `inventory` and `facts`. (Facts that are read later are looked at
-/// when they are.)
+/// All that stands in the way, by `inventory` and what [facts](crate::facts) tell. (Facts that are read
+/// later are looked at when they are.)
 pub(crate) fn find(
     root: i32,
     inventory: &Inventory,
-    facts: &Facts,
+    of_facts: Vec<Obstacle>,
     around: &Surroundings,
 ) -> Vec<Obstacle> {
     let tree: Vec<&Process> = inventory.processes.values().collect();
     let mut obstacles = of_tree(root, &tree, around);
-    obstacles.extend(facts.obstacles(root));
+    obstacles.extend(of_facts);
     let told = |process: &&&Process| process.in_process.is_none() && !is_zombie(process);
     let untold: Vec<&Process> =
         tree.iter().filter(told).filter(|process| !process.kernel_thread).copied().collect();

@@ -75,6 +75,9 @@ pub struct DumpOptions {
     pub on_behalf_of: Option<User>,
 }
 
+/// Where keepers say what they hold.
+pub const TRACKS: &str = "/run/stasis/tracks";
+
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
@@ -98,7 +101,7 @@ impl DumpOptions {
             contents: true,
             track: false,
             parent: None,
-            tracks: crate::memory::TRACKS.into(),
+            tracks: TRACKS.into(),
             keeper: "/proc/self/exe".into(),
             on_behalf_of: None,
         }

@@ -7,17 +7,16 @@ use arch::fpu::Layout;
 use collector::obstacles::Surroundings;
 use collector::{Collector, Inventory, Look, Process};
 use images::{ImageWriter, WriteOptions};
-use kernel::procfs::{Dir, ProcFile, Stat};
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::ids::{borrows_memory, is_zombie};
 use crate::inject::{Bits, CodeFinder, Codes, Report};
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
 use crate::options::{AfterDump, DumpOptions};
+use crate::processes::{borrows_memory, has_ended, is_zombie};
 use crate::sharing;
 
 /// What is known and ready when the target is stopped.
@@ -130,9 +129,4 @@ impl Plan {
         };
         Ok((plan, files))
     }
-}
-
-/// Whether a process is gone, or a zombie.
-pub(crate) fn has_ended(pid: i32) -> bool {
-    Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
 }

@@ -4,6 +4,7 @@
 
 mod callers;
 mod doors;
+mod gateway;
 mod hosts;
 mod jobs;
 mod metrics;
@@ -13,9 +14,10 @@ mod tokens;
 mod tracks;
 
 pub use doors::{BeyondLoopback, DoorSettings, check_listen, doors};
+pub use gateway::Gateway;
 pub use hosts::Hosts;
 pub use jobs::Jobs;
 pub use metrics::GatewayMetrics;
-pub use routes::{Gateway, router};
+pub use routes::router;
 pub use services::Services;
 pub use tokens::{TokenError, TokenSettings, Tokens};

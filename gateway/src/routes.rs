@@ -17,23 +17,13 @@ use axum::{Json, Router};
 use service::{Body, ClientError, Problem};
 use tracing::Instrument;
 
+use crate::GatewayMetrics;
 use crate::callers::{Asker, Scraper};
+use crate::gateway::Gateway;
 use crate::jobs::{NoJob, Outcome};
 use crate::services::{health, problem};
-use crate::{GatewayMetrics, Jobs, Services};
 
 const LONGEST_WAIT_MS: u64 = 60_000;
-
-/// What the paths work with.
-#[derive(Clone, Debug)]
-pub struct Gateway {
-    /// The services.
-    pub services: Services,
-    /// The jobs.
-    pub jobs: Jobs,
-    /// The metrics.
-    pub metrics: GatewayMetrics,
-}
 
 /// The gateway's router; the [doors](crate::doors) before it say who asks.
 pub fn router(gateway: Gateway) -> Router {

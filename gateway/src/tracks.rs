@@ -7,7 +7,7 @@ use axum::{Json, Router, routing::get};
 use service::{Body, Problem};
 
 use crate::callers::Asker;
-use crate::routes::Gateway;
+use crate::gateway::Gateway;
 use crate::services::problem;
 
 /// The paths.

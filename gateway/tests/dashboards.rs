@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 6] = ["collector", "dumper", "freezer", "gateway", "restorer", "service"];
+const ROOMS: [&str; 3] = ["gateway", "service", "services"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -9,6 +9,7 @@ mod contents;
 mod files;
 mod memory;
 mod processes;
+mod unique;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use crate::messages::{
 };
 use crate::names;
 use crate::pagemap::PageMap;
+use unique::unique;
 
 pub use contents::{Ghost, GhostPart, Payload, PipeContents, QueuedPacket};
 pub use files::Files;
@@ -126,20 +128,4 @@ impl Checkpoint {
 fn terminals(dir: &ImageDir) -> Result<BTreeMap<u32, TtyInfoEntry>, Error> {
     let image = names::tty_info();
     unique(image.name(), "terminal", dir.read_all(&image)?.into_iter().map(|tty| (tty.id, tty)))
-}
-
-/// A map of what has an id, refusing an id that is used twice.
-fn unique<K: Ord + std::fmt::Display, V>(
-    image: &str,
-    object: &str,
-    entries: impl IntoIterator<Item = (K, V)>,
-) -> Result<BTreeMap<K, V>, Error> {
-    let mut map = BTreeMap::new();
-    for (id, entry) in entries {
-        if map.contains_key(&id) {
-            return Err(Error::invalid(image, format!("{object} {id} is there twice")));
-        }
-        map.insert(id, entry);
-    }
-    Ok(map)
 }

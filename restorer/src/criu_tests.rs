@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use images::ImageDir;
 
 use crate::host::{Host, Range, Vdso};
+use crate::load::registers;
 use crate::load::{State, World};
 use crate::plan::{Birth, Caller, Plan};
 use crate::prepare::{self, Descriptors};
-use crate::registers;
 
 const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
 

@@ -25,10 +25,10 @@ use kernel::ptrace::{Stop, Stopped};
 use kernel::rseq::{Interrupted, at_section, set_section};
 
 use crate::error::Error;
+use crate::load::registers;
 use crate::load::{Body, Process, State, Thread, World, signal_of};
 use crate::plan::Plan;
 use crate::prepare::Region;
-use crate::registers;
 use crate::task::Place;
 
 const SIGSET_BYTES: u64 = 8;

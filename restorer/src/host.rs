@@ -9,8 +9,8 @@ use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 
 use crate::error::Error;
+use crate::load::registers;
 use crate::load::{Body, Process, World, capability_set};
-use crate::registers;
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,7 +33,6 @@ mod options;
 mod plan;
 mod prepare;
 mod record;
-mod registers;
 mod restore;
 mod rights;
 mod root;

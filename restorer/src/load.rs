@@ -5,6 +5,7 @@
 
 mod memory;
 mod nameless;
+pub(crate) mod registers;
 mod task;
 
 use std::collections::BTreeMap;

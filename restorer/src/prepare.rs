@@ -13,9 +13,7 @@ use std::os::fd::RawFd;
 
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
-use parasite::restorer::{
-    Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report, SIGINFO_BYTES,
-};
+use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report};
 use parasite::task::{SigAction, Time, TimerValue};
 
 pub(crate) use mappings::{needs, of_file, open_flags};
@@ -25,8 +23,8 @@ use self::table::Tables;
 use crate::error::Error;
 use crate::files::Late;
 use crate::host::{Host, Range};
+use crate::load::registers;
 use crate::load::{Body, END_OF_SPACE, Process, personality};
-use crate::registers;
 
 const PAGE: usize = 4096;
 /// Stack of a thread while it runs the restorer, which has no deep frames.
@@ -108,7 +106,7 @@ pub(crate) fn region(
         ..Arguments::default()
     };
     arguments.auxv = tables.put(&body.mm.mm_saved_auxv);
-    arguments.pending = tables.put(&pending(process.core.signals_s.as_ref()));
+    arguments.pending = tables.put(&threads::pending(process.core.signals_s.as_ref()));
     arguments.limits = tables.put(&limits(process));
     let (late, slot) = &descriptors.late;
     arguments.late_from = *slot;
@@ -197,18 +195,6 @@ fn mm(body: &Body, exe: RawFd) -> MmMap {
         auxv_bytes: (mm.mm_saved_auxv.len() * size_of::<u64>()) as u32,
         exe_fd: exe,
     }
-}
-
-/// Pending signals, each as long as the kernel wants it.
-fn pending(queue: Option<&images::messages::SignalQueueEntry>) -> Vec<[u8; SIGINFO_BYTES]> {
-    let entries = queue.iter().flat_map(|queue| &queue.signals);
-    let whole = entries.map(|entry| {
-        let mut info = [0; SIGINFO_BYTES];
-        let bytes = entry.siginfo.len().min(SIGINFO_BYTES);
-        info[..bytes].copy_from_slice(&entry.siginfo[..bytes]);
-        info
-    });
-    whole.collect()
 }
 
 fn late_entry(late: &Late) -> LateDescriptor {

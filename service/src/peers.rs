@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use tokio::sync::Notify;
 
-use crate::{Error, Settings, Socket};
+use crate::{Error, Settings};
 
 /// Who is at the other end of a connection, and whether it is still there.
 #[derive(Clone, Debug)]
@@ -48,12 +46,6 @@ impl Connection {
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
         self.0.event.notify_waiters();
-    }
-}
-
-impl Connected<IncomingStream<'_, Socket>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Socket>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the end-to-end tests, the demo and the benchmarks share: programs to checkpoint, the
 //! engines that do it, and a clean machine around them.
 
+mod built;
 mod engine;
 pub mod faults;
 pub mod killed_restores;
@@ -11,7 +12,8 @@ mod services;
 mod snapshot;
 pub mod state;
 
-pub use engine::{Dump, Engine, Outcome, built_program, find_criu, stasis_program};
+pub use built::{built_program, find_criu, stasis_program};
+pub use engine::{Dump, Engine, Outcome};
 pub use machine::{Machine, children_of, wait_until};
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::engine::built_program;
+use crate::built::built_program;
 use crate::machine::wait_until;
 
 /// A directory for a program's files and one for its images, gone at the end of the test.

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::engine::built_program;
+use crate::built::built_program;
 use crate::machine::wait_until;
 use crate::real::free_port;
 
@@ -53,8 +53,9 @@ impl Collector {
             .expect("start the collector");
         let collector = Self { child, programs, dir: dir.to_owned() };
         let socket = dir.join("collector.sock");
-        let up =
-            wait_until(Duration::from_secs(30), || socket.exists() && collector.programs.exists());
+        // A socket has its name before anybody listens.
+        let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+        let up = wait_until(Duration::from_secs(30), || listens() && collector.programs.exists());
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
         assert!(up, "the collector does not come up with its programs:\n{}", said());
         collector

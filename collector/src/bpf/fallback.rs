@@ -26,7 +26,7 @@ pub(super) fn stat(pid: i32, tid: i32, fd: i32) -> Result<Option<FileStat>, BpfE
 /// The mappings as /proc tells them.
 pub(super) fn mappings(pid: i32, tid: i32) -> Result<Vec<Mapping>, BpfError> {
     let mappings =
-        dir(pid, tid).and_then(|dir| crate::proc_source::mappings(&dir, &mut Vec::new()));
+        dir(pid, tid).and_then(|dir| crate::proc_mappings::mappings(&dir, &mut Vec::new()));
     Ok(present(mappings).map_err(|source| BpfError::Proc { pid, source })?.unwrap_or_default())
 }
 

@@ -7,33 +7,18 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use ebpf_common::{FileRecord, KIND_FILE, beside};
 use zerocopy::FromBytes;
 
-use super::records::{device, file_flags, records};
+use super::programs::What;
+use super::records::{OWN, PIPE_FS, SOCKET_FS, device, file_flags, records};
 use super::settled::Wanted;
-use super::source::What;
 use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
 
-// include/uapi/linux/magic.h
-pub(super) const ANON_INODE_FS: u64 = 0x0904_1934;
-pub(super) const PIPE_FS: u64 = 0x5049_5045;
-pub(super) const SOCKET_FS: u64 = 0x534F_434B;
-
-/// File systems of this machine's own, where only calls change anything: ext4, xfs, tmpfs, ramfs, f2fs,
-/// btrfs, bcachefs.
-const OWN: [u64; 7] =
-    [0xef53, 0x5846_5342, 0x0102_1994, 0x8584_58f6, 0xf2f5_2010, 0x9123_683e, 0xca45_1a4e];
 /// proc, sysfs, devpts.
 const OF_THE_KERNEL: [u64; 3] = [0x9fa0, 0x6265_6572, 0x1cd1];
-const OVERLAY_FS: u64 = 0x794c_7630;
 
 /// Whether files are as large as the kernel's inode says, with nobody else to ask.
 fn has_exact_sizes(magic: u64) -> bool {
     OWN.contains(&magic) || OF_THE_KERNEL.contains(&magic)
-}
-
-/// Whether names come and go by calls alone.
-pub(super) fn has_names_by_calls(magic: u64) -> bool {
-    OWN.contains(&magic) || magic == OVERLAY_FS
 }
 
 /// What the records of a process are decoded with.

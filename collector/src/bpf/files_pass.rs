@@ -1,14 +1,18 @@
 //! The open files' part of an inventory: which of them are read, and what is known then.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use ebpf_common::asked::{ALWAYS, Asked, FILES, HOLDERS, NEVER};
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
 use super::files::{Decoded, Decoding};
+use super::programs::What;
+use super::reading::{BpfSource, Found};
 use super::settled::{Basis, Counted, Held, Needs, Reading, Wanted};
-use super::source::{BpfSource, Found, What};
+use crate::inventory;
 use crate::{Inventory, Look, OpenFile, Parts};
 
 /// Up to how many files are read one by one, and none behind them looked at: a program's first
@@ -55,7 +59,10 @@ impl FilesPass {
         }
         let counted = Counted::read(&watch.counts, pids)?;
         let touched = if looks_ahead { watch.counts.all_touched() } else { Vec::new() };
-        let needs = earlier.basis.needs(&counted, &|place| watch.counts.touched(place));
+        let nothing = Basis::default();
+        let basis = settled_in(&earlier.basis);
+        let basis = basis.as_deref().unwrap_or(&nothing);
+        let needs = basis.needs(&counted, &|place| watch.counts.touched(place));
         Ok(Self {
             is_counted: true,
             looks_ahead,
@@ -63,7 +70,7 @@ impl FilesPass {
             touched,
             // Before a first look there was nothing to get at.
             own: earlier.processes.is_empty().then(HashMap::new),
-            settled: earlier.basis.without_news(&needs),
+            settled: basis.without_news(&needs),
             needs,
             ..Self::default()
         })
@@ -132,11 +139,18 @@ impl FilesPass {
     }
 
     /// What to keep for the next inventory.
-    pub(super) fn basis(self, found: &BTreeMap<i32, Found>, earlier: &Basis) -> Basis {
-        let mut basis = match (self.is_counted, self.looks_ahead) {
-            (false, _) => Basis::default(),
-            (true, false) => earlier.go_on(&self.needs),
-            (true, true) => earlier.establish(found.keys().copied(), self.held, &self.settled),
+    pub(super) fn basis(
+        self,
+        found: &BTreeMap<i32, Found>,
+        earlier: &inventory::Basis,
+    ) -> inventory::Basis {
+        let nothing = Basis::default();
+        let before = settled_in(earlier);
+        let before = before.as_deref().unwrap_or(&nothing);
+        let settled = match (self.is_counted, self.looks_ahead) {
+            (false, _) => None,
+            (true, false) => Some(before.go_on(&self.needs)),
+            (true, true) => Some(before.establish(found.keys().copied(), self.held, &self.settled)),
         };
         let differing = earlier.differing.as_ref().map(|before| {
             let differing = found.iter().filter(|(_, found)| found.same_descriptors);
@@ -149,9 +163,14 @@ impl FilesPass {
             });
             differing.collect()
         });
-        basis.differing = differing;
-        basis
+        let of_source = settled.map(|settled| Arc::new(settled) as Arc<dyn Any + Send + Sync>);
+        inventory::Basis { of_source, differing }
     }
+}
+
+/// What this source has found settled for an inventory of before.
+fn settled_in(basis: &inventory::Basis) -> Option<Arc<Basis>> {
+    basis.of_source.clone()?.downcast().ok()
 }
 
 impl BpfSource {

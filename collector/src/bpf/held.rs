@@ -5,10 +5,10 @@ use kernel::bpf::IterTarget;
 use zerocopy::FromBytes;
 
 use super::BpfError;
-use super::files::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
-use super::records::records;
-use super::source::{BpfSource, What};
-use crate::sharing::{Class, Ends, Held, Hold, References};
+use super::programs::What;
+use super::reading::BpfSource;
+use super::records::{ANON_INODE_FS, PIPE_FS, SOCKET_FS, records};
+use crate::holds::{Class, Ends, Held, Hold, References};
 
 impl BpfSource {
     /// All that these processes, or all of the machine, hold and that has no name.

@@ -7,8 +7,9 @@ use kernel::bpf::IterTarget;
 use kernel::procfs::{self, Dir};
 use zerocopy::FromBytes;
 
+use super::programs::What;
+use super::reading::BpfSource;
 use super::records::{device, protection_key, records, vm_flags, with_name};
-use super::source::{BpfSource, What};
 use super::{BpfError, fallback};
 use crate::settings::MemoryPolicy;
 use crate::{Inventory, Mapping, Process, VmFlags};

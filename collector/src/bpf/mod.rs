@@ -13,6 +13,7 @@ mod object;
 mod offsets;
 mod pins;
 mod programs;
+mod reading;
 mod ready;
 mod records;
 mod settled;
@@ -22,12 +23,11 @@ mod tracks;
 
 pub use load::Loaded;
 pub use pins::PIN_ROOT;
+pub use reading::BpfSource;
+pub(crate) use reading::quicker_at_once;
 pub use ready::{Home, Stored, StoredItem};
 pub(crate) use ready::{chain, open, serve};
-pub(crate) use settled::Basis;
-pub use source::BpfSource;
-pub(crate) use source::quicker_at_once;
-pub(crate) use tracks::{Counts, NotEntered, Tracers};
+pub(crate) use tracks::{Counts, NotEntered, Tracers, now};
 
 /// What can go wrong with the eBPF programs.
 #[derive(Debug, thiserror::Error)]

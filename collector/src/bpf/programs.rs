@@ -44,3 +44,27 @@ pub(super) const MAPS: [&str; 5] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHAN
 
 /// The one whose size is the number of processes that can be tracked.
 pub(super) const TRACKED: &str = MAPS[0];
+
+/// What an iterator is over: in the order of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum What {
+    Threads,
+    Files,
+    /// What has been asked for.
+    SomeFiles,
+    Mappings,
+    /// Descriptors of what has no name.
+    HeldFiles,
+    /// Mappings of what has no name.
+    HeldMappings,
+}
+
+impl What {
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Files | Self::SomeFiles | Self::HeldFiles => "files",
+            Self::Mappings | Self::HeldMappings => "mappings",
+        }
+    }
+}

@@ -11,6 +11,21 @@ use super::landlock::Landlock;
 use crate::settings::{self, MemoryPolicy, ProcessSettings, ThreadSettings};
 use crate::{Action, InProcess, InTask, NamedFile, Places, ProcessState, Thread, VmFlags};
 
+// include/uapi/linux/magic.h
+pub(super) const ANON_INODE_FS: u64 = 0x0904_1934;
+pub(super) const PIPE_FS: u64 = 0x5049_5045;
+pub(super) const SOCKET_FS: u64 = 0x534F_434B;
+pub(super) const OVERLAY_FS: u64 = 0x794c_7630;
+/// File systems of this machine's own, where only calls change anything: ext4, xfs, tmpfs, ramfs, f2fs,
+/// btrfs, bcachefs.
+pub(super) const OWN: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x0102_1994, 0x8584_58f6, 0xf2f5_2010, 0x9123_683e, 0xca45_1a4e];
+
+/// Whether names come and go by calls alone.
+pub(super) fn has_names_by_calls(magic: u64) -> bool {
+    OWN.contains(&magic) || magic == OVERLAY_FS
+}
+
 /// The records of an iterator's output, one by one: kind and bytes. A record that says it is longer
 /// than what is left, or shorter than its header, ends the sequence with `None`.
 pub(super) fn records(mut output: &[u8]) -> impl Iterator<Item = Option<(u32, &[u8])>> {

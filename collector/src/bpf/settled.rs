@@ -41,30 +41,18 @@ use ebpf_common::{FileRecord, HoldersRecord, KIND_FILE, KIND_HOLDERS};
 use zerocopy::FromBytes;
 
 use super::BpfError;
-use super::records::records;
+use super::records::{PIPE_FS, SOCKET_FS, has_names_by_calls, records};
 use super::tracks::Counts;
 use crate::{Mapping, Process};
 
-/// What goes with an inventory, and is no part of what it says: what spares the next one a look, and
-/// what has changed since one that is referred to.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Basis {
+/// What spares the next inventory a look.
+#[derive(Debug, Default)]
+pub(super) struct Basis {
     processes: BTreeMap<i32, Arc<Held>>,
     settled: BTreeMap<i32, Arc<Settled>>,
     /// The processes that hold files of each cluster.
     clusters: Arc<Vec<BTreeSet<i32>>>,
-    /// Of each process whose descriptors are those of the inventory that was referred to, those that
-    /// may mean something else than there.
-    pub(crate) differing: Option<BTreeMap<i32, Vec<i32>>>,
 }
-
-impl PartialEq for Basis {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Basis {}
 
 /// What is counted, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -284,7 +272,7 @@ impl Basis {
             }
         }
         let (settled, clusters) = settle(&processes);
-        Self { processes, settled, clusters: Arc::new(clusters), differing: None }
+        Self { processes, settled, clusters: Arc::new(clusters) }
     }
 
     /// The basis of the next inventory, after one that has found out nothing new.
@@ -294,7 +282,6 @@ impl Basis {
             processes: self.processes.clone(),
             settled: settled.map(|(pid, settled)| (*pid, Arc::clone(settled))).collect(),
             clusters: Arc::clone(&self.clusters),
-            differing: None,
         }
     }
 }
@@ -377,13 +364,13 @@ fn settle(
         let writers = writers.get(&holders.inode).map_or(0, HashSet::len) as i64;
         is_sole(held)
             && match file.magic {
-                super::files::SOCKET_FS => peers.get(&holders.peer) == Some(&file.file),
-                super::files::PIPE_FS => i64::from(holders.writers) == writers,
+                SOCKET_FS => peers.get(&holders.peer) == Some(&file.file),
+                PIPE_FS => i64::from(holders.writers) == writers,
                 // Negative for a program that runs, which nobody may write.
                 magic => {
                     i64::from(holders.writers) <= writers
                         && !is_fifo(file)
-                        && super::files::has_names_by_calls(magic)
+                        && has_names_by_calls(magic)
                 }
             }
     };
@@ -406,10 +393,7 @@ fn settle(
                     place: held.holders.place,
                     touched: held.touched,
                     print: held.holders.print,
-                    has_name: !matches!(
-                        held.file.magic,
-                        super::files::SOCKET_FS | super::files::PIPE_FS
-                    ),
+                    has_name: !matches!(held.file.magic, SOCKET_FS | PIPE_FS),
                 });
             } else {
                 others.push(held.file.fd);
@@ -429,7 +413,7 @@ fn is_asynchronous(mapping: &Mapping) -> bool {
 }
 
 const fn is_pipe(file: &FileRecord) -> bool {
-    file.magic == super::files::PIPE_FS
+    file.magic == PIPE_FS
 }
 
 const fn is_regular(file: &FileRecord) -> bool {

@@ -1,126 +1,21 @@
 //! Takes inventories by the iterators.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
-use std::fs::File;
-use std::hash::BuildHasherDefault;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
 
-use ebpf_common::{
-    KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, PlaceRecord, SignalAction, SignalActionsRecord,
-    TaskRecord,
-};
-use kernel::bpf::{IterTarget, iter_create, iter_link};
+use ebpf_common::TaskRecord;
+use kernel::bpf::IterTarget;
 use kernel::procfs::NAMESPACES;
-use zerocopy::FromBytes;
 
-use super::files::{AddressHash, ReadFile};
+use super::files::ReadFile;
 use super::files_pass::FilesPass;
 use super::landlock::{self, Landlock};
 use super::mappings::{own_gate, unchanged};
-use super::records::{self, device, is_kernel_thread, process_state, records, thread, with_name};
+use super::reading::{BpfSource, Found, LINKS_KEPT, Tasks};
+use super::records::{self, is_kernel_thread, process_state, thread};
 use super::tables::{self, Uses};
-use super::tracks::Watch;
 use super::{BpfError, Counts, Loaded, Tracers, fallback};
 use crate::deadline::Deadline;
-use crate::{Inventory, Look, Mapping, NamedFile, OpenFile, Parts, Process, Tables};
-
-/// Reads inventories by eBPF iterators. It keeps links and buffers from one to the next.
-#[derive(Debug)]
-pub struct BpfSource {
-    programs: Loaded,
-    links: HashMap<(What, IterTarget), OwnedFd>,
-    pub(super) output: Vec<u8>,
-    /// Names of descriptions by their addresses; kept for its memory.
-    descriptions: HashMap<u64, u64, BuildHasherDefault<AddressHash>>,
-    /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
-    /// /proc shows and the iterator does not.
-    pub(super) gate: Option<Mapping>,
-    /// What is counted, while it is.
-    pub(super) watch: Option<Watch>,
-    /// When to stop, with what has been read until then.
-    pub(crate) until: Deadline,
-    /// Processes of the last inventory whose files were not read.
-    pub(crate) spared: usize,
-    /// How landlock domains are told, once that was found out.
-    landlock: Option<Landlock>,
-}
-
-/// More links than this are not kept: a machine's worth of processes has gone by.
-const LINKS_KEPT: usize = 4096;
-
-/// What an iterator is over: in the order of the programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum What {
-    Threads,
-    Files,
-    /// What has been asked for.
-    SomeFiles,
-    Mappings,
-    /// Descriptors of what has no name.
-    HeldFiles,
-    /// Mappings of what has no name.
-    HeldMappings,
-}
-
-impl What {
-    pub(super) const fn text(self) -> &'static str {
-        match self {
-            Self::Threads => "threads",
-            Self::Files | Self::SomeFiles | Self::HeldFiles => "files",
-            Self::Mappings | Self::HeldMappings => "mappings",
-        }
-    }
-}
-
-/// The threads of one process as the iterator gave them.
-#[derive(Default)]
-pub(super) struct Tasks {
-    pub(super) threads: Vec<TaskRecord>,
-    actions: Vec<SignalAction>,
-    /// Program, working and root directory, in the order of [`place`]; `None` where /proc has to be
-    /// asked.
-    places: [Option<NamedFile>; 3],
-}
-
-/// Whether to look at all threads of the machine in one go (3 to 4 µs each, measured) rather than
-/// at `count` of them or of the processes one by one (10 µs each, by an iterator or by /proc).
-pub(crate) fn quicker_at_once(count: usize) -> bool {
-    /// No machine has so few threads that this pays.
-    const FEW: usize = 8;
-    if count < FEW {
-        return false;
-    }
-    // The fourth field of /proc/loadavg is RUNNING/ALL tasks.
-    let all: Option<usize> = std::fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| text.split(['/', ' ']).nth(4)?.parse().ok());
-    all.is_some_and(|all| count.saturating_mul(3) > all)
-}
-
-/// A process, with what only this source needs to know of it.
-pub(super) struct Found {
-    pub(super) process: Process,
-    pub(super) leader: TaskRecord,
-    /// A thread that has memory and descriptors to show, if any has.
-    pub(super) speaker: Option<TaskRecord>,
-    /// How many threads have those descriptors.
-    pub(super) users: usize,
-    /// Which files have been read.
-    pub(super) read: Vec<ReadFile>,
-    /// The descriptors are those of before.
-    pub(super) same_descriptors: bool,
-    /// Descriptors of files that are not what they were.
-    pub(super) differing: Vec<i32>,
-}
-
-impl Found {
-    /// A thread that has memory and descriptors to show.
-    pub(super) fn speaker(&self) -> Option<i32> {
-        self.speaker.as_ref().map(|speaker| speaker.ids.tid)
-    }
-}
+use crate::{Inventory, Look, OpenFile, Parts, Process, Tables};
 
 impl BpfSource {
     /// Takes inventories by programs that have been checked against this kernel (by
@@ -203,18 +98,15 @@ impl BpfSource {
     /// If the programs do not work, or do not tell what /proc tells.
     pub fn check(&mut self) -> Result<(), BpfError> {
         let own = std::process::id().cast_signed();
-        let mut by_proc = crate::proc_source::take(&[own], Parts::MAPPINGS)
-            .ok()
-            .and_then(|mut inventory| inventory.processes.remove(&own))
-            .ok_or(BpfError::SelfCheck)?;
+        let mut by_proc = fallback::mappings(own, own)?;
         let by_bpf =
             self.take(&[own], Parts::MAPPINGS, &mut Inventory::default(), Look::default())?;
         let by_bpf = by_bpf.processes.get(&own).ok_or(BpfError::SelfCheck)?;
         // This very comparison allocates, so that sizes may differ: the flags of what starts at the
         // same address may not.
         let same = by_bpf.mappings.iter().filter_map(|mapping| {
-            let index = by_proc.mappings.iter().position(|other| other.start == mapping.start)?;
-            Some((mapping, by_proc.mappings.swap_remove(index)))
+            let index = by_proc.iter().position(|other| other.start == mapping.start)?;
+            Some((mapping, by_proc.swap_remove(index)))
         });
         let mut compared = 0;
         for (mapping, other) in same {
@@ -339,118 +231,6 @@ impl BpfSource {
         }
     }
 
-    /// Runs an iterator to its end, into the buffer.
-    pub(super) fn iterate(
-        &mut self,
-        what: What,
-        target: IterTarget,
-        pid: i32,
-    ) -> Result<(), BpfError> {
-        self.iterate_over(what, target, pid, None)
-    }
-
-    /// Runs an iterator into the buffer, to its end or over so many objects that it writes out, if that
-    /// is a number: the last of them may come soon.
-    pub(super) fn iterate_over(
-        &mut self,
-        what: What,
-        target: IterTarget,
-        pid: i32,
-        mut objects: Option<usize>,
-    ) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
-        let program = self.programs.iterator(what as usize);
-        let link = match self.links.entry((what, target)) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(iter_link(program, target).map_err(|e| failed(e.into()))?)
-            }
-        };
-        let mut iterator =
-            File::from(iter_create(link.as_fd()).map_err(|errno| failed(errno.into()))?);
-        // The kernel hands out at most its own buffer of 32 KiB at a time.
-        const ROOM: usize = 64 << 10;
-        // A process with a million mappings stays below this.
-        const LIMIT: usize = 256 << 20;
-        let mut filled = 0;
-        // The kernel goes on until it has as much as is asked for. With one byte asked for it has one
-        // object, and hands out the rest of that the next time.
-        let mut is_rest = false;
-        while !self.until.is_over() && objects != Some(0) {
-            if filled > LIMIT {
-                return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
-            }
-            if self.output.len() < filled + ROOM {
-                self.output.resize(filled + ROOM, 0);
-            }
-            let room = if objects.is_some() && !is_rest { 1 } else { ROOM };
-            match iterator.read(&mut self.output[filled..filled + room]) {
-                Ok(0) => break,
-                Ok(count) => {
-                    filled += count;
-                    if let Some(objects) = &mut objects {
-                        *objects -= usize::from(is_rest);
-                        is_rest = !is_rest;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // The kernel's way to say that the task is busy: read on.
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        self.output.truncate(filled);
-        Ok(())
-    }
-
-    /// The threads of these processes, of those that are there.
-    fn tasks(&mut self, pids: &[i32]) -> Result<BTreeMap<i32, Tasks>, BpfError> {
-        let mut all = BTreeMap::new();
-        if pids.len() > 1 && quicker_at_once(pids.len()) {
-            let wanted: HashSet<i32> = pids.iter().copied().collect();
-            self.read_tasks(IterTarget::All, 0, &mut all)?;
-            all.retain(|pid, _| wanted.contains(pid));
-        } else {
-            for &pid in pids {
-                self.read_tasks(IterTarget::Process(pid), pid, &mut all)?;
-            }
-            // A thread's number finds its process.
-            all.retain(|pid, _| pids.contains(pid));
-        }
-        Ok(all)
-    }
-
-    pub(super) fn read_tasks(
-        &mut self,
-        target: IterTarget,
-        pid: i32,
-        all: &mut BTreeMap<i32, Tasks>,
-    ) -> Result<(), BpfError> {
-        self.iterate(What::Threads, target, pid)?;
-        let bad = || BpfError::Record { what: What::Threads.text(), pid };
-        for record in records(&self.output) {
-            match record.ok_or_else(bad)? {
-                (KIND_TASK, bytes) => {
-                    let (task, _) = TaskRecord::read_from_prefix(bytes).map_err(|_| bad())?;
-                    all.entry(task.ids.tgid).or_default().threads.push(task);
-                }
-                (KIND_SIGNAL_ACTIONS, bytes) => {
-                    let (tgid, actions) = signal_actions(bytes).ok_or_else(bad)?;
-                    all.entry(tgid).or_default().actions = actions;
-                }
-                (KIND_PLACE, bytes) => {
-                    let (place, target) = with_name::<PlaceRecord>(bytes).ok_or_else(bad)?;
-                    let places = &mut all.entry(place.tgid).or_default().places;
-                    if let Some(slot) = places.get_mut(place.place as usize) {
-                        *slot = named_file(&place, target);
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Every process of the tree below and with `root`, parents before their children; empty if
     /// there is no such process.
     ///
@@ -527,20 +307,4 @@ fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<Found> {
         same_descriptors: true,
         differing: Vec::new(),
     })
-}
-
-fn named_file(place: &PlaceRecord, target: OsString) -> Option<NamedFile> {
-    let known = place.name_bytes != 0 && !fallback::OWN_NUMBERS.contains(&place.magic);
-    known.then(|| NamedFile { device: device(place.device), inode: place.inode, target })
-}
-
-fn signal_actions(bytes: &[u8]) -> Option<(i32, Vec<SignalAction>)> {
-    let (header, mut rest) = SignalActionsRecord::read_from_prefix(bytes).ok()?;
-    let mut actions = Vec::with_capacity(ebpf_common::SIGNALS);
-    while !rest.is_empty() {
-        let (action, behind) = SignalAction::read_from_prefix(rest).ok()?;
-        actions.push(action);
-        rest = behind;
-    }
-    Some((header.tgid, actions))
 }

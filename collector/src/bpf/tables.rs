@@ -10,8 +10,8 @@ use ebpf_common::{TABLES, TaskPlaces};
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
+use super::reading::{BpfSource, Found, Tasks};
 use super::records::is_kernel_thread;
-use super::source::{BpfSource, Found, Tasks};
 use crate::{ProcessState, Tables};
 
 /// A table: which of the four, and its address.

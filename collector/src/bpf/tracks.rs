@@ -13,6 +13,7 @@ use ebpf_common::track::{
     dumper_of,
 };
 use kernel::bpf::{Numbers, object_get, object_pin, raw_tracepoint};
+use nix::time::{ClockId, clock_gettime};
 
 use super::BpfError;
 use super::object::CountingObjects;
@@ -251,7 +252,7 @@ impl Counting<'_> {
         });
         let links = links.collect::<Result<_, _>>()?;
         let counts = self.counts()?;
-        let (pid, number) = (std::process::id().cast_signed(), crate::tracks::now() / 1000);
+        let (pid, number) = (std::process::id().cast_signed(), now() / 1000);
         let track = Some(dump_track(pid, number as u32));
         let mut watch = Watch { counts, track, own: HashSet::new(), _links: links };
         watch.enter(std::iter::once(pid));
@@ -330,7 +331,7 @@ impl Watch {
     pub(super) fn enter(&mut self, pids: impl Iterator<Item = i32>) {
         let Some(track) = self.track else { return };
         for pid in pids {
-            let entered = crate::tracks::now();
+            let entered = now();
             let process = TrackedProcess { track, entered, ..TrackedProcess::default() };
             match self.counts.enter(pid, process) {
                 Ok(()) | Err(NotEntered::Already(_)) => {}
@@ -427,4 +428,11 @@ fn unpin(folder: Option<&Arc<OwnedFd>>, program: &str) {
         }
         _ => {}
     }
+}
+
+/// As the programs tell the time.
+pub(crate) fn now() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
+        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned()
+    })
 }

@@ -6,12 +6,13 @@ use arch::syscall::nr;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::home::SCRATCH;
-use super::parasite::PR_TSC_SIGSEGV;
 use super::{Bits, Codes, Error, Home, Original, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TSC: u64 = 25;
+/// `PR_GET_TSC`: reading the time-stamp counter is a fault.
+pub(super) const PR_TSC_SIGSEGV: u32 = 2;
 const PR_GET_TID_ADDRESS: u64 = 40;
 const ARCH_GET_CPUID: u64 = 0x1011;
 

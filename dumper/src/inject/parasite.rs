@@ -15,11 +15,9 @@ use arch::syscall::nr;
 use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
+use super::calls::PR_TSC_SIGSEGV;
 use super::home::Detour;
 use super::{Bits, Codes, Error, Home, Original, Room, ThreadState, expect_stop};
-
-/// `PR_GET_TSC`: reading the time-stamp counter is a fault.
-pub(super) const PR_TSC_SIGSEGV: u32 = 2;
 
 /// Bytes of stack that the parasite gets; it uses a few hundred.
 const STACK_BYTES: usize = 4096;

@@ -23,9 +23,9 @@ use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::ids::{borrows_memory, is_zombie};
 use crate::inject::{CodeFinder, Codes};
 use crate::options::{DumpOptions, FrozenAccount};
+use crate::processes::{borrows_memory, is_zombie};
 
 /// Bytes of private memory from which on tracking pays: to copy less takes no longer than the moment
 /// for which the process's leader is stopped to have it tracked.

@@ -25,9 +25,6 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-/// Where keepers say what they hold.
-pub const TRACKS: &str = "/run/stasis/tracks";
-
 /// The word by which the program of [`DumpOptions::keeper`] is to begin a keeper's life ([`keep`]),
 /// with two words behind it.
 ///

@@ -17,8 +17,8 @@ use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segment, Segments, segment_runs};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::ids::is_zombie;
 use crate::mappings::{self, Kind};
+use crate::processes::is_zombie;
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;

@@ -32,9 +32,9 @@ use super::pages::Round;
 use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::infect::denies_parasites;
 use crate::inject::{Codes, userfaultfd_of};
 use crate::mappings::{self, Kind};
+use crate::processes::denies_parasites;
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
 const MAPPINGS: usize = 64;

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use prost::Message;
 
-use super::unique;
+use super::unique::unique;
 use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry};

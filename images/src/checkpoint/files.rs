@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::contents::{self, Ghost};
-use super::{Checkpoint, Process, unique};
+use super::unique::unique;
+use super::{Checkpoint, Process};
 use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{

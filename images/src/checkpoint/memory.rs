@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Body, Checkpoint, Process, unique};
+use super::unique::unique;
+use super::{Body, Checkpoint, Process};
 use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{MemfdInodeEntry, VmaEntry, fd_type, vma_status};

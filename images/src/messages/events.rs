@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::{FhEntry, FownEntry};
+use super::parts::{FhEntry, FownEntry};
 
 /// An eventfd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]

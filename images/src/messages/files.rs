@@ -1,5 +1,5 @@
 //! Open files: `files.img` (one entry an open file description), `fdinfo-ID.img` (one entry a
-//! descriptor), and what the entries of every kind share.
+//! descriptor).
 
 use prost::Message;
 
@@ -8,6 +8,7 @@ use super::events::{
     TimerfdEntry,
 };
 use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
+use super::parts::{FileIdentity, FownEntry};
 use super::pipes::{FifoEntry, PipeEntry};
 use super::sockets::{InetSkEntry, UnixSkEntry};
 use super::tty::TtyFileEntry;
@@ -201,27 +202,6 @@ impl FileEntry {
     }
 }
 
-/// Who is signalled when input or output becomes possible (`F_SETOWN`, `F_SETSIG`). All zero
-/// for nobody.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FownEntry {
-    /// Real user id of who asked for it.
-    #[prost(uint32, required, tag = "1")]
-    pub uid: u32,
-    /// Effective user id of who asked for it.
-    #[prost(uint32, required, tag = "2")]
-    pub euid: u32,
-    /// Signal, 0 for `SIGIO`.
-    #[prost(uint32, required, tag = "3")]
-    pub signum: u32,
-    /// 0 thread, 1 process, 2 process group (the kernel's `PIDTYPE_*`).
-    #[prost(uint32, required, tag = "4")]
-    pub pid_type: u32,
-    /// Number of that.
-    #[prost(uint32, required, tag = "5")]
-    pub pid: u32,
-}
-
 /// Something opened by a path. Also stands for what is not open but has a path: mapped files,
 /// executables, working and root directories.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -271,27 +251,6 @@ pub struct RegFileEntry {
     /// Extension: what was in it, of a program or a mapped file.
     #[prost(message, optional, tag = "1001")]
     pub content: Option<FileContent>,
-}
-
-/// Extension: which file it was that a path led to, on the machine that it was dumped on. No two files
-/// have the same device, inode and birth.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FileIdentity {
-    /// Device, as `st_dev`.
-    #[prost(uint64, required, tag = "1")]
-    pub device: u64,
-    /// Inode.
-    #[prost(uint64, required, tag = "2")]
-    pub inode: u64,
-    /// When it was born, in nanoseconds since 1970.
-    #[prost(sint64, required, tag = "3")]
-    pub birth: i64,
-    /// Owner.
-    #[prost(uint32, required, tag = "4")]
-    pub uid: u32,
-    /// Group.
-    #[prost(uint32, required, tag = "5")]
-    pub gid: u32,
 }
 
 /// Extension: how to tell whether there is still in a file what was in it.
@@ -499,24 +458,4 @@ pub struct FileLockEntry {
     /// How many bytes; 0 to the end.
     #[prost(int64, required, tag = "6")]
     pub len: i64,
-}
-
-/// A file handle, as `name_to_handle_at` gives it.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct FhEntry {
-    /// Bytes of the handle.
-    #[prost(uint32, required, tag = "1")]
-    pub bytes: u32,
-    /// Type of the handle.
-    #[prost(uint32, required, tag = "2")]
-    pub r#type: u32,
-    /// The handle, in double words.
-    #[prost(uint64, repeated, packed = "false", tag = "3")]
-    pub handle: Vec<u64>,
-    /// A path of the file.
-    #[prost(bytes = "vec", optional, tag = "4")]
-    pub path: Option<Vec<u8>>,
-    /// Mount it is on.
-    #[prost(uint32, optional, tag = "5")]
-    pub mnt_id: Option<u32>,
 }

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::FownEntry;
+use super::parts::FownEntry;
 use super::sockets::SkOptsEntry;
 
 /// A netlink socket.

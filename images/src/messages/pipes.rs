@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::FownEntry;
+use super::parts::FownEntry;
 use super::sockets::FilePermsEntry;
 
 /// One end of a pipe. Ends with the same `pipe_id` are of one pipe; `flags` says which end.

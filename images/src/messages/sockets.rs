@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::{FileIdentity, FownEntry};
+use super::parts::{FileIdentity, FownEntry};
 
 /// `state` of a connected socket (the kernel's `TCP_ESTABLISHED`).
 pub const SK_ESTABLISHED: u32 = 1;

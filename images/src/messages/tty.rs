@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::files::FownEntry;
+use super::parts::FownEntry;
 
 /// Kinds of terminal ([`TtyInfoEntry::type`](TtyInfoEntry)).
 pub mod tty_type {

@@ -9,6 +9,7 @@ use parasite::restorer::SIGINFO_BYTES;
 
 use super::memory::{self, Store};
 use super::nameless::Nameless;
+use super::registers;
 use super::{Body, Process, State, Thread};
 use crate::error::Error;
 
@@ -93,7 +94,7 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
     }
     check_thread(&object, &own)?;
     let thread = Thread { tid: tid as i32, info, core: own };
-    crate::registers::general(&thread)?;
+    registers::general(&thread)?;
     Ok(thread)
 }
 

@@ -3,16 +3,16 @@
 use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry, ThreadInfoX86};
 use parasite::plain::Plain;
 use parasite::restorer::{
-    CPUID_FAULTS, Credentials, SchedAttr, Settings, TSC_FAULTS, Table, Thread, UNSET, USES_TILES,
+    CPUID_FAULTS, Credentials, SIGINFO_BYTES, SchedAttr, Settings, TSC_FAULTS, Table, Thread,
+    UNSET, USES_TILES,
 };
 use parasite::task::AltStack;
 
-use super::pending;
 use super::table::Tables;
 use crate::error::Error;
 use crate::host::Host;
+use crate::load::registers;
 use crate::load::{self, Body, capability_set};
-use crate::registers;
 
 /// `SS_DISABLE`: no alternate stack.
 const SS_DISABLE: u32 = 2;
@@ -147,3 +147,17 @@ fn credentials(creds: &CredsEntry, host: &Host, tables: &mut Tables) -> Credenti
 
 const fn plain<T: Plain>() {}
 const _: () = plain::<Thread>();
+
+/// Pending signals, each as long as the kernel wants it.
+pub(super) fn pending(
+    queue: Option<&images::messages::SignalQueueEntry>,
+) -> Vec<[u8; SIGINFO_BYTES]> {
+    let entries = queue.iter().flat_map(|queue| &queue.signals);
+    let whole = entries.map(|entry| {
+        let mut info = [0; SIGINFO_BYTES];
+        let bytes = entry.siginfo.len().min(SIGINFO_BYTES);
+        info[..bytes].copy_from_slice(&entry.siginfo[..bytes]);
+        info
+    });
+    whole.collect()
+}

@@ -59,18 +59,3 @@ unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
     thread::pending(&context);
     thread::park(&context)
 }
-
-/// The way of every other thread.
-///
-/// # Safety
-/// As [`leader`]; `thread` is the address of the thread's [`context::Seat`].
-unsafe extern "C" fn follower(seat: usize) -> ! {
-    // SAFETY: the leader put the seat at the top of this thread's own stack.
-    let context = unsafe { Context::follower(seat) };
-    thread::register(&context);
-    thread::credentials(&context);
-    thread::settle(&context);
-    thread::parent_death_signal(&context);
-    thread::pending(&context);
-    thread::park(&context)
-}

@@ -103,11 +103,26 @@ pub fn create_others(context: &Context) {
         // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
         // takes the seat.
         let made =
-            unsafe { clone_thread(place, size_of::<CloneArgs>(), crate::follower, seat as usize) };
+            unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
         if let Err(error) = made {
             context.fail(Step::Clone, thread.tid as u64, error)
         }
     }
+}
+
+/// The way of every other thread.
+///
+/// # Safety
+/// `seat` is the address of the thread's [`Seat`].
+unsafe extern "C" fn follower(seat: usize) -> ! {
+    // SAFETY: the leader put the seat at the top of this thread's own stack.
+    let context = unsafe { Context::follower(seat) };
+    register(&context);
+    credentials(&context);
+    settle(&context);
+    parent_death_signal(&context);
+    pending(&context);
+    park(&context)
 }
 
 /// What the thread has told the kernel of itself, its name and its scheduling.

@@ -4,8 +4,9 @@ use arch::fpu::{self, Component, Layout};
 use arch::regs::{GeneralRegs, NO_SYSCALL};
 use images::messages::{UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry};
 
+use super::memory::END_OF_SPACE;
+use super::{Body, Thread};
 use crate::error::Error;
-use crate::load::{Body, END_OF_SPACE, Thread};
 
 /// Where the kernel says, in a register set that it gives out, which components it has.
 const KNOWN_COMPONENTS: usize = 464;

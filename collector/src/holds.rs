@@ -1,0 +1,103 @@
+//! That processes hold things that have no name.
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+/// Where a process holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// By a descriptor.
+    Descriptor(i32),
+    /// By a mapping, named by its first address.
+    Mapping(u64),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptor(fd) => write!(f, "descriptor {fd}"),
+            Self::Mapping(start) => write!(f, "mapping at {start:#x}"),
+        }
+    }
+}
+
+/// Counts of references; those that are not known are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    /// To the open file description.
+    pub(crate) description: u64,
+    /// Of a pipe or fifo, the descriptions that there are.
+    pub(crate) descriptions: u64,
+    /// Of a file, the descriptions that were opened by this name.
+    pub(crate) by_name: u64,
+    /// Of a file, the names that are in use.
+    pub(crate) names: u64,
+    /// Of an eventfd, those to what it counts with.
+    pub(crate) context: u64,
+}
+
+/// The class of what is held, as far as that shows from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Pipe,
+    Socket,
+    /// Of whichever kind.
+    Anonymous,
+    /// A file without a name, that can be written by one of those who hold it, or not.
+    File {
+        is_written: bool,
+    },
+}
+
+/// What a descriptor can be used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) reads: bool,
+    pub(crate) writes: bool,
+}
+
+impl Ends {
+    /// By `O_*` flags.
+    pub(crate) const fn of(flags: u32) -> Self {
+        let mode = flags.cast_signed() & libc::O_ACCMODE;
+        Self {
+            reads: matches!(mode, libc::O_RDONLY | libc::O_RDWR),
+            writes: matches!(mode, libc::O_WRONLY | libc::O_RDWR),
+        }
+    }
+}
+
+/// That a process holds something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) pid: i32,
+    pub(crate) hold: Hold,
+    pub(crate) class: Class,
+    /// Of a pipe.
+    pub(crate) ends: Ends,
+    /// Names the open file description.
+    pub(crate) description: u64,
+    /// Names the inode.
+    pub(crate) inode: (u64, u64),
+    pub(crate) references: Option<References>,
+    /// What a socket does not tell itself.
+    pub(crate) peculiar: u32,
+}
+
+/// Whether a mapping of this name is of memory that no file has ever been opened for.
+pub(crate) fn is_anonymous(name: &[u8]) -> bool {
+    name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
+}
+
+/// Whether what is open may be of a kind that must not be cut in two.
+#[must_use]
+pub fn is_candidate(file: &crate::OpenFile) -> bool {
+    let kind = file.mode & libc::S_IFMT;
+    let target = file.target.as_bytes();
+    matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
+        || matches!(
+            target,
+            b"anon_inode:[eventfd]" | b"anon_inode:[eventpoll]" | b"anon_inode:[timerfd]"
+        )
+        || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
+}

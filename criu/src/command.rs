@@ -1,0 +1,27 @@
+//! CRIU's commands.
+
+/// What CRIU is asked to do, of what is supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Write a tree's images.
+    Dump,
+    /// Write its memory, while it runs.
+    PreDump,
+    /// Make a tree from images.
+    Restore,
+    /// Say what the kernel can do.
+    Check,
+}
+
+impl Command {
+    /// As CRIU names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dump => "dump",
+            Self::PreDump => "pre-dump",
+            Self::Restore => "restore",
+            Self::Check => "check",
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What the paths work with.
+
+use crate::{GatewayMetrics, Jobs, Services};
+
+/// What the paths work with.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The services.
+    pub services: Services,
+    /// The jobs.
+    pub jobs: Jobs,
+    /// The metrics.
+    pub metrics: GatewayMetrics,
+}
