@@ -48,7 +48,7 @@ use api::Obstacle;
 use collector::Inventory;
 use images::messages::{FdinfoEntry, FileEntry};
 
-use crate::memory::Segment;
+use crate::segment::Segment;
 use kept::{Keeping, Kept};
 use memory::Memory;
 pub use place::Place;

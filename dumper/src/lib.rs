@@ -33,6 +33,7 @@ pub mod ps;
 mod registers;
 mod rights;
 mod room;
+mod segment;
 mod sharing;
 mod tasks;
 mod threads;

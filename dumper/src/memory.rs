@@ -23,6 +23,5 @@ mod tracked;
 pub(crate) use early::{Early, untrack};
 pub use keeper::{KEEP, keep};
 pub(crate) use pages::Pages;
-pub(crate) use shared::Segment;
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};

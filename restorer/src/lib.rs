@@ -36,6 +36,7 @@ mod record;
 mod restore;
 mod rights;
 mod root;
+mod run;
 mod task;
 mod tracer;
 

@@ -18,12 +18,13 @@ use images::messages::{
 use images::{Checkpoint, ImageDir};
 
 use memory::Store;
-pub(crate) use memory::{END_OF_SPACE, Run, SharedSegment, is_ordinary};
+pub(crate) use memory::{END_OF_SPACE, SharedSegment, is_ordinary};
 use nameless::Nameless;
 pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
 use crate::files::{FileImages, Memfds};
+use crate::run::Run;
 
 /// Everything that the images say.
 #[derive(Debug)]

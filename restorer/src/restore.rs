@@ -20,7 +20,7 @@ use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::holder::{self, Side, started};
 use crate::host::Host;
-use crate::load::{Body, Process, Run, State, World, signal_of};
+use crate::load::{Body, Process, State, World, signal_of};
 use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
@@ -29,6 +29,7 @@ use crate::prepare::{self, Descriptors};
 use crate::record::Record;
 use crate::rights;
 use crate::root::{self, Reins};
+use crate::run::Run;
 use crate::task::{Crew, Place};
 use crate::tracer::{Loss, Tracer};
 

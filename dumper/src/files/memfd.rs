@@ -20,7 +20,7 @@ use super::file_kind::FileKind;
 use super::owners;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
-use crate::memory::Segment;
+use crate::segment::Segment;
 
 /// What the link text and the name of a mapping begin with.
 const PREFIX: &[u8] = b"/memfd:";

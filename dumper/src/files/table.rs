@@ -21,7 +21,7 @@ use super::sockets::Socket;
 use super::terminals::{self, OpenTerminal};
 use super::timerfd::Timerfd;
 use super::unix_sockets::{self, UnixSocket};
-use crate::memory::Segment;
+use crate::segment::Segment;
 
 /// In the order in which they are asked whether a file is theirs.
 static KINDS: &[&dyn FileKind] = &[

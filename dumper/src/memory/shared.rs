@@ -8,20 +8,11 @@ use collector::Mapping;
 use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
+use crate::segment::Segment;
 
 /// The segments that processes map, by device and inode.
 #[derive(Debug, Default)]
 pub(super) struct Segments(pub(super) BTreeMap<(u64, u64), Segment>);
-
-/// One of them, or the memory behind a descriptor.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    pub(crate) file: File,
-    /// A process that has it.
-    pub(crate) pid: i32,
-    /// As far as any mapping reaches, or its size.
-    pub(crate) bytes: u64,
-}
 
 impl Segments {
     /// Notes a mapping; the first of a segment opens its file.

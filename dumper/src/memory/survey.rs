@@ -14,11 +14,12 @@ use super::first::windows;
 use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
 use super::runs::{bytes, joined, subtract, union};
-use super::shared::{Segment, Segments, segment_runs};
+use super::shared::{Segments, segment_runs};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::mappings::{self, Kind};
 use crate::processes::is_zombie;
+use crate::segment::Segment;
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;

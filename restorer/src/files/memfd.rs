@@ -21,7 +21,7 @@ use super::keep::Keep;
 use super::open::{Opening, flagged};
 use super::regular::{Opener, reopen};
 use super::{Error, kernel};
-use crate::load::Run;
+use crate::run::Run;
 
 /// Bytes that are copied at once.
 const AT_ONCE: u64 = 1 << 20;

@@ -9,30 +9,11 @@ use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
 use super::{Process, nameless};
 use crate::error::Error;
 use crate::files::Memfd;
+use crate::run::Run;
 
 /// First address that a 64-bit task cannot have (with four levels of page tables).
 pub(crate) const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
 const MAP_HUGETLB: u32 = 0x4_0000;
-
-/// Pages that are put back together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// Address (or offset in a segment).
-    pub(crate) start: u64,
-    pub(crate) pages: u64,
-    /// Where they are: index of a pages file and offset in it. Zeros when nowhere.
-    pub(crate) place: Option<(usize, u64)>,
-}
-
-impl Run {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.pages * PAGE_SIZE
-    }
-
-    pub(crate) fn end(&self) -> u64 {
-        self.start + self.bytes()
-    }
-}
 
 /// Shared anonymous memory.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use super::table::Tables;
 use super::{Descriptors, Host};
 use crate::error::Error;
 use crate::files::Needs;
-use crate::load::{Body, Run, is_ordinary};
+use crate::load::{Body, is_ordinary};
+use crate::run::Run;
 
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
