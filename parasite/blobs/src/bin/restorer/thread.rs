@@ -102,8 +102,7 @@ pub fn create_others(context: &Context) {
         let place = &raw const arguments as usize;
         // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
         // takes the seat.
-        let made =
-            unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
+        let made = unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
         if let Err(error) = made {
             context.fail(Step::Clone, thread.tid as u64, error)
         }
