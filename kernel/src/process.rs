@@ -76,6 +76,20 @@ pub fn fork_as_any(numbers: impl IntoIterator<Item = i32>) -> io::Result<Option<
     Ok(None)
 }
 
+/// Forks a process with any number, which the parent learns (the child: 0). What else [`fork_as`] says
+/// holds here, too.
+///
+/// # Errors
+/// When there can be no more processes.
+pub fn fork_any() -> io::Result<i32> {
+    let arguments = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    // SAFETY: as in `fork_as`.
+    let made = answer(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
+    })?;
+    Ok(made as i32)
+}
+
 /// Ends the process at once: no handlers, no destructors, nothing flushed.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing runs afterwards.

@@ -165,6 +165,32 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
     name_by(libc::getpeername, socket)
 }
 
+/// Process, user, group and supplementary groups of who is at the other end of a Unix socket
+/// (`SO_PEERCRED`, `SO_PEERGROUPS`), if it says.
+///
+/// # Errors
+/// When it is no socket.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<(u32, u32, u32, Vec<u32>)>> {
+    const SO_PEERGROUPS: i32 = 59;
+    const MOST_GROUPS: usize = 65536;
+    let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let mut bytes = [0; 12];
+    option_bytes(&socket, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut bytes)?;
+    let (pid, uid, gid) = (word(&bytes), word(&bytes[4..]), word(&bytes[8..]));
+    if uid == u32::MAX {
+        return Ok(None);
+    }
+    let mut groups = vec![0; 32 * 4];
+    let mut length = option_bytes(&socket, libc::SOL_SOCKET, SO_PEERGROUPS, &mut groups);
+    if length.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ERANGE)) {
+        groups = vec![0; MOST_GROUPS * 4];
+        length = option_bytes(&socket, libc::SOL_SOCKET, SO_PEERGROUPS, &mut groups);
+    }
+    // Kernels before 4.13 do not tell.
+    let groups = groups.get(..length.unwrap_or(0)).unwrap_or_default();
+    Ok(Some((pid, uid, gid, groups.chunks_exact(4).map(word).collect())))
+}
+
 /// An option of at most `bytes.len()` bytes; returns how many it has.
 ///
 /// # Errors

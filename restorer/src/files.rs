@@ -4,6 +4,7 @@
 //! (at and above [`OpenFiles::base`]). Its children inherit them; each puts its own into place
 //! ([`OpenFiles::install`]) and, when its mappings are made, closes everything from the base on.
 
+mod actors;
 mod approve;
 pub(crate) mod changed;
 mod content;

@@ -122,8 +122,8 @@ macro_rules! peer_tests {
 }
 
 families! {
-    beyond_criu changing_files credentials faulting memfd_sealed multicast nameless settings settings_deadline
-    socket_options
+    beyond_criu changing_files credentials faulting memfd_sealed multicast nameless nameless_peers settings
+    settings_deadline socket_options
 }
 
 families_that_criu_carries! {

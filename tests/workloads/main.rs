@@ -83,6 +83,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("multicast", multicast::run),
     ("nameless", nameless::run),
     ("pidfd", pidfd::run),
+    ("nameless_peers", nameless::peers),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
     ("registers", registers::run),

@@ -1,4 +1,5 @@
-//! What belongs to things without a name: owner and mode of sockets and pipes.
+//! What belongs to things without a name: owner and mode of sockets and pipes, and who is at the other
+//! end of a Unix socket.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,6 +22,83 @@ fn owner(file: &impl AsFd) -> (u32, u32, u32) {
 
 fn open(family: AddressFamily, kind: SockType) -> OwnedFd {
     socket(family, kind, SockFlag::empty(), None).expect("socket")
+}
+
+/// What `SO_PEERCRED` tells.
+fn peer(socket: &impl AsFd) -> (i32, u32, u32) {
+    let told = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials);
+    let told = told.expect("SO_PEERCRED");
+    (told.pid(), told.uid(), told.gid())
+}
+
+fn as_user<T>(uid: u32, work: impl FnOnce() -> T) -> T {
+    nix::unistd::seteuid(Uid::from_raw(uid)).expect("seteuid");
+    let done = work();
+    nix::unistd::seteuid(Uid::from_raw(0)).expect("seteuid");
+    done
+}
+
+/// Connections and pairs of several users, and of a process that has ended.
+pub(crate) fn peers(stage: &Stage) -> Outcome {
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    let this = nix::unistd::getpid().as_raw();
+    let path = stage.path("listener");
+    let listener = as_user(0, || UnixListener::bind(&path)).expect("listen");
+    nix::sys::stat::fchmodat(
+        nix::fcntl::AT_FDCWD,
+        &path,
+        Mode::from_bits_truncate(0o777),
+        nix::sys::stat::FchmodatFlags::FollowSymlink,
+    )
+    .expect("chmod");
+    let client = as_user(1000, || UnixStream::connect(&path)).expect("connect");
+    let (server, _) = listener.accept().expect("accept");
+    let pair = as_user(1001, UnixStream::pair).expect("pair");
+    // SAFETY: the program has one thread here, so the child may use everything.
+    let child = match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Parent { child } => child,
+        nix::unistd::ForkResult::Child => {
+            let connected = as_user(1002, || UnixStream::connect(&path));
+            std::process::exit(i32::from(connected.is_err()));
+        }
+    };
+    let ended = nix::sys::wait::waitpid(child, None).expect("wait");
+    assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+    let (gone, _) = listener.accept().expect("accept");
+    let waiting = UnixStream::connect(&path).expect("connect");
+    // Datagram sockets that were aimed in an order that is not that of their numbers.
+    let self_aimed = stage.path("self");
+    let first = UnixDatagram::bind(&self_aimed).expect("bind");
+    let second = UnixDatagram::unbound().expect("socket");
+    second.connect(&self_aimed).expect("connect");
+    first.connect(&self_aimed).expect("connect to itself");
+    let expected = [
+        (this, 0, 0),
+        (this, 1000, 0),
+        (this, 1001, 0),
+        (this, 1001, 0),
+        (child.as_raw(), 1002, 0),
+        (this, 0, 0),
+    ];
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let told =
+        [peer(&client), peer(&server), peer(&pair.0), peer(&pair.1), peer(&gone), peer(&listener)];
+    found.same("who is at the other end", &expected, &told);
+    let (accepted, _) = listener.accept().expect("accept");
+    found.same("who has connected", &(this, 0, 0), &peer(&accepted));
+    found.same("to whom", &(this, 0, 0), &peer(&waiting));
+    let fresh = UnixStream::connect(&path).expect("connect");
+    found.same("who listens", &(this, 0, 0), &peer(&fresh));
+    let mut bytes = [0; 8];
+    let aim = second.peer_addr().expect("a peer");
+    found.same("aimed", &Some(&*self_aimed), &aim.as_pathname());
+    // Who is aimed at itself hears nobody else.
+    let refused = second.send(b"one").expect_err("heard").kind();
+    found.same("not heard", &std::io::ErrorKind::PermissionDenied, &refused);
+    found.same("aimed at itself", &Some(2), &first.send(b"me").ok());
+    found.same("arrived", &Some(2), &first.recv(&mut bytes).ok());
+    found.outcome()
 }
 
 pub(crate) fn run(stage: &Stage) -> Outcome {

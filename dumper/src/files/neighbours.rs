@@ -132,6 +132,11 @@ impl Neighbours {
         name.map_or_else(Vec::new, |name| name.data().to_vec())
     }
 
+    /// Whether a socket is connected, and not accepted yet.
+    pub(super) fn is_waiting(&self, inode: u32) -> bool {
+        self.waits_at(inode).is_some()
+    }
+
     fn waits_at(&self, inode: u32) -> Option<&u32> {
         self.known.as_ref()?.waits_at.get(&inode)
     }

@@ -5,10 +5,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use collector::{OpenFile, Process};
 use images::messages::{
-    FileEntry, FileIdentity, FilePermsEntry, FownEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED,
-    SK_LISTEN, SkPacketEntry, UnixSkEntry, fd_type,
+    FileEntry, FileIdentity, FilePermsEntry, FownEntry, PeerCredentials, SHUTDOWN_NONE, SK_CLOSE,
+    SK_ESTABLISHED, SK_LISTEN, SkPacketEntry, UnixSkEntry, fd_type,
 };
 use images::{ImageWriter, names};
+use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::sockets::{has_urgent_byte, local_address, option, peek, set_option, unix_file};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
@@ -67,6 +68,9 @@ impl FileKind for UnixSocket {
         let mut socket = with_socket(survey.memory, pid, file, |socket| {
             self::entry(socket, file.inode, neighbours, strict)
         })?;
+        if survey.neighbours.is_waiting(file.inode as u32) {
+            socket.connector = Some(connector(&*survey.dir(pid)?, pid)?);
+        }
         if frozen {
             survey.unix_queue(pid, file, id, socket.r#type.cast_signed(), socket.state)?;
         }
@@ -207,11 +211,22 @@ fn entry(
         file: None,
         directory: None,
         path: None,
+        peer_credentials: kernel::sockets::peer_credentials(socket)
+            .doing("get the credentials of the peer of")?
+            .map(|(pid, uid, gid, groups)| PeerCredentials { pid, uid, gid, groups }),
+        connector: None,
     };
     if is_path(&entry.name) {
         locate(socket, &mut entry)?;
     }
     Ok(entry)
+}
+
+/// Whom a socket says that it is connected to if this process connects now.
+fn connector(dir: &Dir, pid: i32) -> Result<PeerCredentials, Problem> {
+    let status = Status::read(dir).doing("read the status of the process of")?;
+    let (uid, gid) = (status.uid.effective, status.gid.effective);
+    Ok(PeerCredentials { pid: pid.cast_unsigned(), uid, gid, groups: status.groups })
 }
 
 /// Whether a socket's name is a path (and neither none nor an abstract one).

@@ -83,6 +83,30 @@ pub struct UnixSkEntry {
     /// Extension: the file's path as the kernel has it, without the links that there may be in `name`.
     #[prost(bytes = "vec", optional, tag = "1002")]
     pub path: Option<Vec<u8>>,
+    /// Extension: who made, connected or listened to what it is connected to; of a listening socket who
+    /// made it listen (`SO_PEERCRED`).
+    #[prost(message, optional, tag = "1003")]
+    pub peer_credentials: Option<PeerCredentials>,
+    /// Extension: of one that waits to be accepted, whom the other end will be told of.
+    #[prost(message, optional, tag = "1004")]
+    pub connector: Option<PeerCredentials>,
+}
+
+/// What `SO_PEERCRED` and `SO_PEERGROUPS` tell. An extension.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Message)]
+pub struct PeerCredentials {
+    /// Process id; 0 if it is not known.
+    #[prost(uint32, required, tag = "1")]
+    pub pid: u32,
+    /// Effective user id.
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    /// Effective group id.
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
+    /// Supplementary groups.
+    #[prost(uint32, repeated, packed = "false", tag = "4")]
+    pub groups: Vec<u32>,
 }
 
 /// An internet socket. Addresses are words in network byte order as they lie in memory: one for

@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use images::messages::UnixSkEntry;
+use images::messages::{PeerCredentials, UnixSkEntry};
 use kernel::paths::of_bytes;
 use kernel::sockets::{self, Address, unix_file};
 use nix::errno::Errno;
@@ -24,6 +24,7 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat, mk
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Error;
+use super::actors::act;
 use super::approve::Approver;
 use super::unix_sockets::{failed, what};
 
@@ -57,8 +58,9 @@ fn address(entry: &UnixSkEntry) -> Result<Address, Error> {
     Address::new(libc::AF_UNIX as u16, plain).map_err(failed("name", entry))
 }
 
-/// Connects to a socket of ours with the name of an entry.
+/// Has somebody connect a socket to one of ours with the name of an entry.
 pub(super) fn connect(
+    who: Option<&PeerCredentials>,
     socket: &OwnedFd,
     to: Option<&OwnedFd>,
     entry: &UnixSkEntry,
@@ -71,9 +73,10 @@ pub(super) fn connect(
         let file = unix_file(to).map_err(failed("find the file of", entry))?;
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let address = Address::new(libc::AF_UNIX as u16, link.as_bytes());
-        address.and_then(|address| sockets::connect(socket, &address))
+        address.and_then(|address| act(who, || sockets::connect(socket, &address)))
     } else {
-        sockets::connect(socket, &address(entry)?)
+        let address = address(entry)?;
+        act(who, || sockets::connect(socket, &address))
     };
     connected.map_err(failed("connect to", entry))
 }

@@ -71,13 +71,53 @@ pub(super) fn plan(entries: &[&UnixSkEntry]) -> Result<Vec<Step>, Error> {
         }
     }
     steps.sort_by_key(|step| step.order());
+    let first = steps.iter().position(|step| matches!(step, Step::Aimed { .. }));
+    let aims = steps.split_off(first.unwrap_or(steps.len()));
+    steps.extend(in_order(aims));
     Ok(steps)
+}
+
+/// Puts the aims of datagram sockets into an order in which each can be taken: a socket that is aimed
+/// lets only its own peer aim at it, so whoever is aimed at it comes first.
+fn in_order(mut aims: Vec<Step>) -> Vec<Step> {
+    let ends = |step: &Step| match *step {
+        Step::Aimed { from, to } => (from, to),
+        _ => (0, 0),
+    };
+    let mut waited_for: BTreeMap<usize, usize> = BTreeMap::new();
+    for (_, to) in aims.iter().map(ends).filter(|(from, to)| from != to) {
+        *waited_for.entry(to).or_default() += 1;
+    }
+    let mut ordered = Vec::with_capacity(aims.len());
+    while !aims.is_empty() {
+        let before = ordered.len();
+        aims.retain(|aim| {
+            let (from, to) = ends(aim);
+            let is_free = waited_for.get(&from).is_none_or(|count| *count == 0);
+            if is_free {
+                ordered.push(*aim);
+                if from != to
+                    && let Some(count) = waited_for.get_mut(&to)
+                {
+                    *count -= 1;
+                }
+            }
+            !is_free
+        });
+        if ordered.len() == before {
+            // A circle, which no order makes: the kernel will say so.
+            ordered.append(&mut aims);
+        }
+    }
+    ordered
 }
 
 struct Planner<'a> {
     entries: &'a [&'a UnixSkEntry],
     by_inode: BTreeMap<u32, usize>,
     by_name: BTreeMap<Name<'a>, Vec<usize>>,
+    /// How many sockets are connected to each.
+    aims: BTreeMap<u32, usize>,
 }
 
 fn wrong(entry: &UnixSkEntry, reason: &str) -> Error {
@@ -107,7 +147,11 @@ impl<'a> Planner<'a> {
                 by_name.entry(name(entry)).or_default().push(index);
             }
         }
-        Ok(Self { entries, by_inode, by_name })
+        let mut aims: BTreeMap<u32, usize> = BTreeMap::new();
+        for entry in entries {
+            *aims.entry(entry.peer).or_default() += 1;
+        }
+        Ok(Self { entries, by_inode, by_name, aims })
     }
 
     fn shared(&self, index: usize) -> bool {
@@ -136,6 +180,10 @@ impl<'a> Planner<'a> {
         let datagrams = entry.r#type.cast_signed() == libc::SOCK_DGRAM;
         let peer = self.peer(index)?;
         let mutual = peer.filter(|&peer| self.entries[peer].peer == entry.ino && !done[peer]);
+        // A pair is aimed from its birth: nobody else could come to aim at one of them.
+        let aims = |index: usize| self.aims.get(&self.entries[index].ino);
+        let only_each_other = |peer: &usize| aims(index) == Some(&1) && aims(*peer) == Some(&1);
+        let mutual = mutual.filter(|peer| !datagrams || only_each_other(peer));
         match (entry.state, peer) {
             (SK_LISTEN, _) => steps.push(Step::Single(index)),
             _ if datagrams => {
@@ -191,6 +239,14 @@ impl<'a> Planner<'a> {
             listener: self.listener(server),
         };
         match (self.shared(index), self.shared(peer)) {
+            // One was accepted, and its listener has gone with no other of its connections: it has a name.
+            (false, false) if entry.peer_credentials != self.entries[peer].peer_credentials => {
+                match (entry.name.is_empty(), self.entries[peer].name.is_empty()) {
+                    (true, true) => Ok(Step::Pair(index, mutual)),
+                    (false, _) => Ok(accepted(index, peer)),
+                    (true, false) => Ok(accepted(peer, index)),
+                }
+            }
             (false, false) => Ok(Step::Pair(index, mutual)),
             (true, false) => Ok(accepted(index, peer)),
             (false, true) => Ok(accepted(peer, index)),
@@ -253,6 +309,41 @@ mod tests {
         ];
         assert_eq!(steps(&sockets).unwrap(), expected);
         assert_eq!(steps(&[closed]).unwrap(), [Step::Pair(0, None)]);
+    }
+
+    #[test]
+    fn whoever_is_aimed_at_is_aimed_last() {
+        let kind = libc::SOCK_DGRAM.cast_unsigned();
+        let of = |entry: UnixSkEntry| UnixSkEntry { r#type: kind, ..entry };
+        let sockets = [
+            of(socket(1, SK_ESTABLISHED, 1, b"itself\0")),
+            of(socket(2, SK_ESTABLISHED, 1, b"")),
+            of(socket(3, SK_ESTABLISHED, 4, b"first\0")),
+            of(socket(4, SK_ESTABLISHED, 5, b"second\0")),
+            of(socket(5, SK_CLOSE, 0, b"third\0")),
+        ];
+        let steps = steps(&sockets).unwrap();
+        let place = |from, to| {
+            steps.iter().position(|step| *step == Step::Aimed { from, to }).expect("an aim")
+        };
+        assert!(place(1, 0) < place(0, 0));
+        assert!(place(2, 3) < place(3, 4));
+    }
+
+    #[test]
+    fn an_accepted_connection_is_told_by_the_ids_of_its_ends() {
+        use images::messages::PeerCredentials;
+        let of = |entry: UnixSkEntry, uid| UnixSkEntry {
+            peer_credentials: Some(PeerCredentials { uid, ..PeerCredentials::default() }),
+            ..entry
+        };
+        let ends = |name, uid| {
+            [of(socket(1, SK_ESTABLISHED, 2, b""), 1), of(socket(2, SK_ESTABLISHED, 1, name), uid)]
+        };
+        let accepted = Step::Accepted { server: 1, client: Some(0), listener: None };
+        assert_eq!(steps(&ends(b"/s\0", 2)).unwrap(), [accepted]);
+        assert_eq!(steps(&ends(b"/s\0", 1)).unwrap(), [Step::Pair(0, Some(1))]);
+        assert_eq!(steps(&ends(b"", 2)).unwrap(), [Step::Pair(0, Some(1))]);
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use images::messages::{FileEntry, SK_LISTEN, UnixSkEntry, fd_type};
+use images::messages::{FileEntry, PeerCredentials, SK_LISTEN, UnixSkEntry, fd_type};
 use images::{ImageDir, names};
 use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
 
+use super::actors::{PairMaker, act};
 use super::approve::Approver;
 use super::file_kind::{FileKind, missing};
 use super::images::LONGEST;
@@ -94,11 +95,14 @@ pub(super) fn open(
         buffers: vec![Some(fresh); entries.len()],
         others: BTreeMap::new(),
         stands: BTreeMap::new(),
+        listening: BTreeMap::new(),
+        pairs: PairMaker::default(),
         names: &mut names,
     };
     for step in &steps {
         maker.take(*step)?;
     }
+    maker.listen_as_before()?;
     maker.fill(&steps, queues)?;
     let sockets = maker.finish(&steps)?;
     names.settle();
@@ -130,25 +134,34 @@ struct Maker<'a, 'b> {
     others: BTreeMap<usize, OwnedFd>,
     /// Listeners that stand in for closed ones, by name.
     stands: BTreeMap<Name<'a>, OwnedFd>,
+    /// Who listens to each listener now, by its descriptor: whoever connects to it is told.
+    listening: BTreeMap<i32, Option<&'a PeerCredentials>>,
+    pairs: PairMaker,
     names: &'a mut Names<'b>,
 }
 
-impl Maker<'_, '_> {
+const NO_LISTENER: &str = "its listener was not made";
+
+impl<'a> Maker<'a, '_> {
     fn take(&mut self, step: Step) -> Result<(), Error> {
+        if !matches!(step, Step::Pair(..)) {
+            // Who makes pairs may have the number that the next actor is to have.
+            self.pairs = PairMaker::default();
+        }
         match step {
             Step::Single(index) => {
                 let socket = self.new_socket(index)?;
                 self.name(index, &socket)?;
                 let entry = self.entries[index];
                 if entry.state == SK_LISTEN {
-                    sockets::listen(&socket, entry.backlog).map_err(failed("listen on", entry))?;
+                    self.listen(&socket, index, entry.peer_credentials.as_ref())?;
                 }
                 self.made[index] = Some(socket);
             }
             Step::Pair(first, second) => {
                 let entry = self.entries[first];
-                let (a, b) = sockets::create_pair(entry.r#type.cast_signed())
-                    .map_err(failed("make", entry))?;
+                let (who, kind) = (entry.peer_credentials.as_ref(), entry.r#type.cast_signed());
+                let (a, b) = self.pairs.pair(who, kind).map_err(failed("make", entry))?;
                 self.name(first, &a)?;
                 self.made[first] = Some(a);
                 match second {
@@ -163,8 +176,13 @@ impl Maker<'_, '_> {
             Step::Waiting { client, listener } => {
                 let socket = self.new_socket(client)?;
                 self.name(client, &socket)?;
-                let to = self.made[listener].as_ref();
-                connect(&socket, to, self.entries[listener])?;
+                let to = self.made[listener].take();
+                let to = to.ok_or_else(|| Error::image(what(self.entries[client]), NO_LISTENER))?;
+                let entry = self.entries[client];
+                self.listen(&to, listener, entry.peer_credentials.as_ref())?;
+                let who = entry.connector.as_ref();
+                connect(who, &socket, Some(&to), self.entries[listener])?;
+                self.made[listener] = Some(to);
                 self.made[client] = Some(socket);
             }
             // When it is filled: from then on only its peer could send to it.
@@ -195,29 +213,69 @@ impl Maker<'_, '_> {
     ) -> Result<(), Error> {
         let entry = self.entries[server];
         let key = name(entry);
-        if listener.is_none() && !self.stands.contains_key(&key) {
-            let stand = self.new_socket(server)?;
-            self.names.bind(&stand, entry)?;
-            sockets::listen(&stand, 1).map_err(failed("listen in place of", entry))?;
-            self.stands.insert(key, stand);
-        }
         let socket = self.new_socket(client.unwrap_or(server))?;
         if let Some(client) = client {
             self.name(client, &socket)?;
         }
         let from = match listener {
-            Some(listener) => self.made[listener].as_ref(),
-            None => self.stands.get(&key),
+            Some(listener) => self.made[listener].take(),
+            None => Some(match self.stands.remove(&key) {
+                Some(stand) => stand,
+                None => {
+                    let stand = self.new_socket(server)?;
+                    self.names.bind(&stand, entry)?;
+                    stand
+                }
+            }),
         };
-        connect(&socket, from, entry)?;
-        let missing = || Error::image(what(entry), "its listener was not made");
-        let accepted =
-            sockets::accept(from.ok_or_else(missing)?).map_err(failed("accept", entry))?;
+        let from = from.ok_or_else(|| Error::image(what(entry), NO_LISTENER))?;
+        // Each of them is told of the other.
+        let seen = client.and_then(|client| self.entries[client].peer_credentials.as_ref());
+        self.listen(&from, listener.unwrap_or(server), seen)?;
+        connect(entry.peer_credentials.as_ref(), &socket, Some(&from), entry)?;
+        let accepted = sockets::accept(&from).map_err(failed("accept", entry))?;
+        match listener {
+            Some(listener) => self.made[listener] = Some(from),
+            None => drop(self.stands.insert(key, from)),
+        }
         self.made[server] = Some(accepted);
         match client {
             Some(client) => self.made[client] = Some(socket),
             None => drop(self.others.insert(server, socket)),
         }
+        Ok(())
+    }
+
+    /// Has somebody listen to a socket, the listener of an entry or one that stands in for it.
+    fn listen(
+        &mut self,
+        socket: &OwnedFd,
+        index: usize,
+        who: Option<&'a PeerCredentials>,
+    ) -> Result<(), Error> {
+        let entry = self.entries[index];
+        let number = socket.as_raw_fd();
+        if self.listening.get(&number).is_some_and(|now| who.is_none() || *now == who) {
+            return Ok(());
+        }
+        let backlog = if entry.state == SK_LISTEN { entry.backlog } else { 1 };
+        act(who, || sockets::listen(socket, backlog)).map_err(failed("listen on", entry))?;
+        self.listening.insert(number, who);
+        Ok(())
+    }
+
+    /// Listeners are those again who made them listen last.
+    fn listen_as_before(&mut self) -> Result<(), Error> {
+        for index in 0..self.entries.len() {
+            let entry = self.entries[index];
+            if entry.state == SK_LISTEN
+                && let Some(socket) = self.made[index].take()
+            {
+                self.listen(&socket, index, entry.peer_credentials.as_ref())?;
+                self.made[index] = Some(socket);
+            }
+        }
+        self.listening.clear();
         Ok(())
     }
 
@@ -246,7 +304,7 @@ impl Maker<'_, '_> {
                 Some(sender) => sender,
                 None => {
                     passing = self.new_socket(index)?;
-                    connect(&passing, self.made[index].as_ref(), entry)?;
+                    connect(None, &passing, self.made[index].as_ref(), entry)?;
                     &passing
                 }
             };
@@ -261,7 +319,7 @@ impl Maker<'_, '_> {
             if let Step::Aimed { from, to } = *step
                 && let Some(socket) = &self.made[from]
             {
-                connect(socket, self.made[to].as_ref(), self.entries[to])?;
+                connect(None, socket, self.made[to].as_ref(), self.entries[to])?;
             }
         }
         // What the other end of a closed connection leaves behind is a shutdown of both ways.
