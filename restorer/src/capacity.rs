@@ -12,8 +12,8 @@ use images::messages::vma_status;
 use crate::load::World;
 use crate::plan::Plan;
 
-/// Tasks of the restore's own: who holds the tree, who makes its root, who keeps files.
-const OWN_TASKS: u64 = 4;
+/// Tasks of the restore's own: who holds the tree, and who makes its root.
+pub(crate) const OWN_TASKS: u64 = 2;
 
 /// Mappings that a task has beside its own while it is restored, as a dump foresees them.
 const OWN_MAPPINGS: u64 = 16;

@@ -84,10 +84,18 @@ impl Plan {
 
     fn staying(world: &World, start: &Set, places: &Places) -> Self {
         let mut plan = Self::default();
+        plan.note_own(start, places);
         for process in &world.processes {
             plan.note_births(process, start, places);
         }
         plan
+    }
+
+    /// Notes the tasks of the restore's own.
+    fn note_own(&mut self, start: &Set, places: &Places) {
+        for directory in start.iter().filter_map(|(name, group)| places.directory(name, group)) {
+            *self.births.entry(directory).or_default() += capacity::OWN_TASKS;
+        }
     }
 
     /// Notes the tasks of a process where they are made. (Threads of other groups are made there, too.)
@@ -112,6 +120,7 @@ impl Plan {
         places: &Places,
     ) -> Result<Self, Error> {
         let mut plan = Self::default();
+        plan.note_own(start, places);
         let mut found: HashMap<i32, Set> = HashMap::new();
         for (index, process) in world.processes.iter().enumerate() {
             let begins = found.get(&process.ppid).filter(|_| index > 0).unwrap_or(start);

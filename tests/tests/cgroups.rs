@@ -373,6 +373,37 @@ fn a_frozen_group_is_refused() {
 
 /// A thread that is elsewhere than its process, which the first version allows.
 #[test]
+fn a_group_that_allows_too_few_tasks_is_said_before_a_process_is_made() {
+    let machine = Machine::prepare();
+    let mount = mount_of("cgroup", "pids").or_else(|| mount_of("cgroup2", ""));
+    let mount = mount.expect("this test needs the pids controller");
+    let scratch = Scratch::new();
+    let workload = Workload::start("many_threads", scratch.path("work"));
+    let (pid, images) = (workload.pid(), scratch.path("images"));
+    Engine::Stasis.dump(pid, &images, Dump::ENDING).must_succeed("dump");
+    machine.end_tree(pid);
+    let group = Group::new(&mount, "few");
+    let restore = || {
+        const INSIDE: &str = "echo $$ > \"$0/cgroup.procs\"; exec \"$@\"";
+        let command = Engine::Stasis.restore_command(&images, Dump::ENDING);
+        let mut inside = std::process::Command::new("bash");
+        inside.args(["-c", INSIDE]).arg(&group.0).arg(command.get_program());
+        inside.args(command.get_args());
+        let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        stasis_tests::Outcome::of(inside.envs(set))
+    };
+    fs::write(group.0.join("pids.max"), "10").expect("limit the group");
+    let said = restore().stderr;
+    let (_, remedy) = said.split_once("its pids.max is 10; echo ").expect(&said);
+    let enough = remedy.split(' ').next().expect("a number");
+    // What is said to be enough is.
+    fs::write(group.0.join("pids.max"), enough).expect("limit the group");
+    restore().must_succeed("restore");
+    workload.check().expect("the program's own check");
+    machine.end_tree(pid);
+}
+
+#[test]
 fn threads_go_back_each_into_its_own() {
     let Some(mount) = mount_of("cgroup", "cpu") else { return threads_of_v2() };
     threads(&mount, "tasks", |_| {});
