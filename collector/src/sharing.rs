@@ -34,7 +34,7 @@ pub enum Kind {
     Epoll,
     /// A timerfd.
     Timerfd,
-    /// A deleted file that somebody may write.
+    /// A deleted file that somebody may write, or a memfd.
     DeletedFile,
     /// Anonymous memory.
     SharedMemory,
@@ -252,11 +252,12 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
             // A signalfd gives each reader his own signals; others are refused for what they are.
             _ => None,
         },
-        Class::File { is_written: false } => None,
-        Class::File { is_written: true } => {
+        Class::File { is_written } => {
             let target = target(process, held.hold);
             let name = target.as_bytes();
             match held.hold {
+                // The kernel does not count who writes a memfd.
+                _ if !is_written && !name.starts_with(b"/memfd:") => None,
                 // These are refused for what they are.
                 _ if name.starts_with(b"/SYSV") => None,
                 Hold::Mapping(_) if is_anonymous(name) => Some(Kind::SharedMemory),

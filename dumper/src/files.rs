@@ -52,6 +52,7 @@ use crate::segment::Segment;
 use kept::{Keeping, Kept};
 use memory::Memory;
 pub use place::Place;
+pub(crate) use places::mapping_status;
 use standing::{Contents, Standing};
 use survey::Survey;
 use table::Beside;

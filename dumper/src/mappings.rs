@@ -20,8 +20,6 @@ pub(crate) enum Kind {
     File {
         /// Writes go to the file.
         shared: bool,
-        /// The file is a memfd.
-        memfd: bool,
     },
     /// The kernel's code for user space.
     Vdso,
@@ -49,7 +47,7 @@ pub(crate) fn classify(mapping: &Mapping) -> Result<Kind, Refusal> {
         b"[heap]" => Ok(Kind::Heap),
         b"/dev/zero (deleted)" if shared => Ok(Kind::SharedAnonymous),
         _ if mapping.inode == 0 => Ok(Kind::Anonymous),
-        _ => Ok(Kind::File { shared, memfd: name.starts_with(b"/memfd:") }),
+        _ => Ok(Kind::File { shared }),
     }
 }
 
@@ -133,10 +131,8 @@ fn status(kind: Kind) -> u32 {
             Kind::Vdso => vma_status::VDSO | vma_status::ANON_PRIVATE,
             Kind::Vvar => vma_status::VVAR | vma_status::ANON_PRIVATE,
             Kind::Vsyscall => vma_status::VSYSCALL | vma_status::ANON_PRIVATE,
-            Kind::File { shared, memfd } => {
-                let memfd = if memfd { vma_status::MEMFD } else { 0 };
-                memfd | if shared { vma_status::FILE_SHARED } else { vma_status::FILE_PRIVATE }
-            }
+            Kind::File { shared: true } => vma_status::FILE_SHARED,
+            Kind::File { shared: false } => vma_status::FILE_PRIVATE,
         }
 }
 
@@ -199,7 +195,7 @@ mod tests {
     fn a_shared_mapping_is_told_by_what_it_may_become() {
         let read_only = VmFlags::READ | VmFlags::MAY_SHARE | VmFlags::MAY_READ;
         let file = mapping(0, 0x1000, read_only, 9, "/tmp/f");
-        assert_eq!(classify(&file), Ok(Kind::File { shared: true, memfd: false }));
+        assert_eq!(classify(&file), Ok(Kind::File { shared: true }));
         assert_eq!(encode(&file, classify(&file).unwrap(), 1).fdflags, Some(0));
         let zero = mapping(0, 0x1000, VmFlags::MAY_SHARE, 9, "/dev/zero (deleted)");
         assert_eq!(classify(&zero), Ok(Kind::SharedAnonymous));

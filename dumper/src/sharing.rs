@@ -6,6 +6,7 @@
 //! learns that all have ended): it goes on without the tree, and is joined again.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 
 use api::Obstacle;
 use collector::sharing::{Hold, Kind, Shared, is_candidate};
@@ -41,7 +42,8 @@ pub(crate) fn look(
         pids: inventory.processes.keys().copied().collect(),
         joined: joined(&found.shared),
     };
-    let refused = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let refused = shared.filter(|shared| !is_sealed(shared));
     let mut refusals: Vec<_> = refused.map(|shared| obstacle(root, shared)).collect();
     // What is not there in another look may be there in the frozen one.
     known.is_in_doubt |= !refusals.is_empty();
@@ -73,8 +75,31 @@ pub(crate) fn look_again(
         found = collector.sharing(frozen).map_err(failed)?;
     }
     let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
-    let refusals = shared.chain(&found.unaccounted);
+    let refusals = shared.chain(&found.unaccounted).filter(|shared| !is_sealed(shared));
     Ok(refusals.map(|shared| obstacle(root, shared)).collect())
+}
+
+/// Whether this is a memfd that nobody can write any more: then two of them are as good as one.
+fn is_sealed(shared: &Shared) -> bool {
+    if shared.kind != Kind::DeletedFile {
+        return false;
+    }
+    let path = match shared.hold {
+        Hold::Descriptor(fd) => format!("/proc/{}/fd/{fd}", shared.pid),
+        Hold::Mapping(start) => {
+            let Some(link) = mapping_link(shared.pid, start) else { return false };
+            format!("/proc/{}/map_files/{link}", shared.pid)
+        }
+    };
+    let seals = File::open(path).and_then(|file| kernel::descriptors::seals(&file));
+    seals.is_ok_and(|seals| seals & libc::F_SEAL_WRITE.cast_unsigned() != 0)
+}
+
+/// The name in `map_files` of the mapping that begins at an address.
+fn mapping_link(pid: i32, start: u64) -> Option<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/map_files")).ok()?;
+    let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.find(|name| name.strip_prefix(&format!("{start:x}-")).is_some())
 }
 
 /// The pipes that others keep as they are.

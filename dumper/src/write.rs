@@ -15,6 +15,7 @@ use crate::cgroups::{self, Sets};
 use crate::clock::Clock;
 use crate::core_entry;
 use crate::error::Error;
+use crate::files::mapping_status;
 use crate::ids;
 use crate::mappings::{self, Kind};
 use crate::memory::{Pages, Store};
@@ -131,7 +132,9 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             pid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        vmas.push(mappings::encode(mapping, kind, object));
+        let entry = mappings::encode(mapping, kind, object);
+        let status = entry.status | mapping_status(mapping);
+        vmas.push(VmaEntry { status, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
             start: mapping.start,
             end: mapping.end,

@@ -47,9 +47,9 @@ pub use self::approve::Trust;
 pub use self::content::{Needs, Validation};
 pub use self::holders::Holders;
 pub use self::images::FileImages;
+pub(crate) use self::images::FileMemory;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
-pub(crate) use self::memfd::{Inode as Memfd, Inodes as Memfds};
 use self::regular::Opener;
 use self::table::Beside;
 
@@ -266,9 +266,9 @@ impl OpenFiles {
     ///
     /// As [`OpenFiles::program`].
     pub fn mapped(&mut self, id: u32, flags: u32, needs: Needs) -> Result<RawFd, Error> {
-        self.keep(id, Held::Mapped(flags, needs), |opener, file| {
+        self.keep(id, Held::Mapped(flags, needs), |opener, beside, file| {
             match table::of_type(file.r#type) {
-                Some(kind) => kind.map(opener, file, flags, needs),
+                Some(kind) => kind.map(opener, beside, file, flags, needs),
                 None => Err(no_path(id)),
             }
         })
@@ -280,7 +280,7 @@ impl OpenFiles {
         held: Held,
         open: impl FnOnce(&mut Opener, &RegFileEntry) -> Result<OwnedFd, Error>,
     ) -> Result<RawFd, Error> {
-        self.keep(id, held, |opener, file| {
+        self.keep(id, held, |opener, _, file| {
             open(opener, file.reg.as_ref().ok_or_else(|| no_path(id))?)
         })
     }
@@ -289,17 +289,18 @@ impl OpenFiles {
         &mut self,
         id: u32,
         held: Held,
-        open: impl FnOnce(&mut Opener, &FileEntry) -> Result<OwnedFd, Error>,
+        open: impl FnOnce(&mut Opener, &mut Beside, &FileEntry) -> Result<OwnedFd, Error>,
     ) -> Result<RawFd, Error> {
         if let Some(fd) = self.held.get(&(id, held)) {
             return Ok(fd.as_raw_fd());
         }
         let file = self.files.get(&id).ok_or_else(|| no_path(id))?;
-        let opened = open(&mut self.opener, file)?;
+        let opened = open(&mut self.opener, &mut self.beside, file)?;
         let failed = |source| Error::Kernel { operation: format!("keep file {id}"), source };
         let keep = Keep(self.base);
         let fd = keep.keep(opened).map_err(failed)?;
         self.opener.keep(keep).map_err(failed)?;
+        self.beside.keep(keep).map_err(failed)?;
         let number = fd.as_raw_fd();
         self.held.insert((id, held), fd);
         Ok(number)

@@ -23,7 +23,7 @@ use nameless::Nameless;
 pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
-use crate::files::{FileImages, Memfds};
+use crate::files::{FileImages, FileMemory};
 use crate::run::Run;
 
 /// Everything that the images say.
@@ -107,11 +107,12 @@ impl World {
         }
         check_sharing(dir, &processes)?;
         let pids = processes.iter().map(|process| process.pid).collect();
-        let inodes = memory::memfds(checkpoint.memfds, &checkpoint.shared_memory, &mut store)?;
-        let segments = memory::segments(&processes, checkpoint.shared_memory, &mut store)?;
+        let mut maps = checkpoint.shared_memory;
+        let segments = memory::segments(&processes, &mut maps, &mut store)?;
+        let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files().into();
-        let memfds = Memfds::new(inodes, Arc::clone(&stores));
-        let files = FileImages::load(dir, checkpoint.files, pids, memfds)?;
+        let memory = FileMemory { runs, stores: Arc::clone(&stores) };
+        let files = FileImages::load(dir, checkpoint.files, pids, memory)?;
         Ok(Self { processes, segments, stores, files, cgroups, own_set })
     }
 

@@ -104,6 +104,45 @@ fn unsafe_code_is_in_its_rooms_only() {
     assert!(opened.is_empty(), "unsafe code is opened in {opened:?}");
 }
 
+/// A kind of open file is known to its own modules: what else names one is listed, with why.
+#[test]
+fn kinds_of_open_file_are_known_to_their_modules_only() {
+    let others = [
+        // What is held without a descriptor is found by its path.
+        "dumper/src/files/places.rs",
+        // What is of no kind is refused by the name of its type.
+        "restorer/src/files/images.rs",
+    ];
+    let strangers: Vec<_> = with_extension("rs")
+        .into_iter()
+        .filter(|(path, _)| ["dumper", "restorer"].iter().any(|engine| path.starts_with(engine)))
+        .filter(|(path, text)| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            text.contains("fd_type::")
+                && !text.contains("impl FileKind for")
+                && !name.ends_with("_tests")
+                && !others.iter().any(|other| path == Path::new(other))
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert!(strangers.is_empty(), "types of open files are named in {strangers:?}");
+    let modules = |engine: &str| {
+        let of_kinds = with_extension("rs").into_iter().filter(|(path, text)| {
+            path.starts_with(format!("{engine}/src/files")) && text.contains("impl FileKind for")
+        });
+        let mut names: Vec<_> =
+            of_kinds.filter_map(|(path, _)| Some(path.file_name()?.to_owned())).collect();
+        names.sort();
+        names
+    };
+    let (dumper, restorer) = (modules("dumper"), modules("restorer"));
+    // The dumper's find the family of a socket and the number of a device, which the images have.
+    let told = ["sockets.rs", "devices.rs"];
+    let dumper: Vec<_> =
+        dumper.into_iter().filter(|name| told.iter().all(|it| name != it)).collect();
+    assert_eq!(dumper, restorer, "each kind has a module of the same name on both sides");
+}
+
 #[test]
 fn every_processor_supplies_the_same_files() {
     let mut folders: Vec<(PathBuf, Vec<_>)> = Vec::new();

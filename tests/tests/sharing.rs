@@ -92,6 +92,8 @@ only_together! {
     epoll: "anon_inode:[eventpoll]";
     memory: "/dev/zero (deleted)" "mapping";
     deleted: "/gone (deleted)";
+    memfd: "/memfd:both (deleted)";
+    memfd_mapping: "/memfd:both (deleted)" "mapping";
 }
 
 #[test]
@@ -105,6 +107,9 @@ fn natively() {
         "fifo",
         "job_server",
         "log",
+        "memfd",
+        "memfd_mapping",
+        "memfd_sealed",
         "memory",
         "pipe",
         "socket",
@@ -115,6 +120,12 @@ fn natively() {
             panic!("{thing} fails natively: {what}");
         }
     }
+}
+
+/// What nobody can write is the same in two places.
+#[test]
+fn a_memfd_that_is_sealed() {
+    by_both(|how, scratch| apart("memfd_sealed", how, scratch));
 }
 
 /// A log that others write to as well is opened again by its name.

@@ -18,7 +18,7 @@ const READ: i32 = libc::PROT_READ;
 const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FAR: u64 = 3 << 20;
 
-fn make(name: &CStr, flags: u32) -> File {
+pub(crate) fn make(name: &CStr, flags: u32) -> File {
     // SAFETY: the name is a string; the answer is checked.
     let fd = check(unsafe { libc::memfd_create(name.as_ptr(), flags) }).expect("memfd_create");
     // SAFETY: the kernel has just given us this descriptor.
@@ -41,7 +41,7 @@ fn name(file: &File) -> String {
     link.to_string_lossy().into_owned()
 }
 
-fn word(region: &Region) -> &AtomicU32 {
+pub(crate) fn word(region: &Region) -> &AtomicU32 {
     // SAFETY: the region is a page or more, aligned, and its first word is reached by atomic operations
     // only.
     unsafe { &*(region.addr() as *const AtomicU32) }

@@ -135,6 +135,36 @@ pub(crate) fn deleted(stage: &Stage) -> Outcome {
     both(stage, || file.write_all_at(b"abc", 0).expect("write"), written)
 }
 
+pub(crate) fn memfd(stage: &Stage) -> Outcome {
+    let file = crate::memfd::make(c"both", 0);
+    let written = || file.metadata().expect("stat").len() == 3;
+    both(stage, || file.write_all_at(b"abc", 0).expect("write"), written)
+}
+
+pub(crate) fn memfd_sealed(stage: &Stage) -> Outcome {
+    let file = crate::memfd::make(c"both", libc::MFD_ALLOW_SEALING);
+    file.write_all_at(b"abc", 0).expect("write");
+    crate::files::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE);
+    let given = stage.path("sign");
+    let sign = || {
+        let mut three = [0; 3];
+        file.read_exact_at(&mut three, 0).expect("read");
+        std::fs::write(&given, three).expect("write");
+    };
+    both(stage, sign, || std::fs::read(&given).is_ok_and(|text| text == b"abc"))
+}
+
+/// One that both map and none has open.
+pub(crate) fn memfd_mapping(stage: &Stage) -> Outcome {
+    let file = crate::memfd::make(c"both", 0);
+    file.set_len(4096).expect("set the size");
+    let (rights, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let region = Region::map(4096, rights, shared, Some((&file, 0)));
+    drop(file);
+    let word = crate::memfd::word(&region);
+    both(stage, || word.store(7, Ordering::SeqCst), || word.load(Ordering::SeqCst) == 7)
+}
+
 /// A log, to which both have the same description.
 pub(crate) fn log(stage: &Stage) -> Outcome {
     let path = stage.path("both.log");

@@ -52,6 +52,11 @@ pub(super) trait FileKind: Debug + Sync {
         false
     }
 
+    /// What the entry of such a mapping says of it (`vma_status`).
+    fn mapping_status(&self) -> u32 {
+        0
+    }
+
     /// The entry of a file that a process maps and that [`is_mapped`](Self::is_mapped).
     ///
     /// # Errors

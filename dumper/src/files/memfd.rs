@@ -9,7 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
-use images::messages::{FileEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
+use images::messages::{
+    FileEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
+};
 use images::{ImageWriter, names};
 use kernel::descriptors::seals;
 use nix::sys::stat::fstat;
@@ -79,6 +81,10 @@ impl FileKind for Memfd {
 
     fn is_mapped(&self, mapping: &Mapping) -> bool {
         mapping.inode != 0 && name(&mapping.name).is_some()
+    }
+
+    fn mapping_status(&self) -> u32 {
+        vma_status::MEMFD
     }
 
     fn capture_mapped(

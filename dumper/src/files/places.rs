@@ -36,6 +36,11 @@ impl Captured {
     }
 }
 
+/// What the entry of a mapping says of the kind of its file (`vma_status`).
+pub(crate) fn mapping_status(mapping: &Mapping) -> u32 {
+    table::of_mapped(mapping).map_or(0, |kind| kind.mapping_status())
+}
+
 impl Survey<'_> {
     /// What a process holds without a descriptor.
     pub(super) fn places(&mut self, process: &Process) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use super::content::Needs;
 use super::images::FileImages;
 use super::open::Opening;
 use super::regular::Opener;
+use super::table::Beside;
 use super::{Error, InstallTask, OpenFiles};
 
 /// One kind of open file.
@@ -55,6 +56,7 @@ pub(super) trait FileKind: Debug + Sync {
     fn map(
         &self,
         _opener: &mut Opener,
+        _beside: &mut Beside,
         file: &FileEntry,
         _with: u32,
         _needs: Needs,

@@ -5,18 +5,29 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::Arc;
 
 use images::messages::{FdinfoEntry, FileEntry, REMAP_GHOST, RemapFilePathEntry, fd_type};
 use images::{ImageDir, names};
 
 use super::file_kind::FileKind;
 use super::ghosts::GhostImage;
-use super::memfd::Inodes;
 use super::table::Beside;
 use super::{Error, table};
+use crate::run::Run;
 
 /// Most bytes that a pipe or a message may hold: a pipe's largest size by default.
 pub(super) const LONGEST: u32 = 64 << 20;
+
+/// Memory that files hold.
+#[derive(Debug, Default)]
+pub(crate) struct FileMemory {
+    /// What is in it, by the id of the shared memory (`pagemap-shmem-ID.img`).
+    pub(crate) runs: BTreeMap<u64, Vec<Run>>,
+    /// The files that the runs refer to.
+    pub(crate) stores: Arc<[File]>,
+}
 
 /// All that the images say of files.
 #[derive(Debug, Default)]
@@ -30,8 +41,6 @@ pub struct FileImages {
     /// The ghost that each file with a lost name is.
     pub(super) remaps: BTreeMap<u32, u32>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
-    /// Memory that files have.
-    pub(super) memfds: Inodes,
     /// The processes that will be there.
     pub(super) pids: BTreeSet<i32>,
 }
@@ -47,10 +56,10 @@ impl FileImages {
         dir: &ImageDir,
         found: ::images::checkpoint::Files,
         pids: BTreeSet<i32>,
-        memfds: Inodes,
+        memory: FileMemory,
     ) -> Result<Self, Error> {
         let (files, tables) = (found.entries, found.tables);
-        let mut images = Self { files, tables, pids, memfds, ..Self::default() };
+        let mut images = Self { files, tables, pids, ..Self::default() };
         if !dir.read_all(&names::file_locks())?.is_empty() {
             return Err(Error::refused(
                 names::file_locks().name(),
@@ -58,7 +67,7 @@ impl FileImages {
                 "release them before the dump",
             ));
         }
-        images.beside = Beside::load(dir)?;
+        images.beside = Beside::load(dir, memory)?;
         for remap in found.remaps.values() {
             images.remap(dir, remap)?;
         }

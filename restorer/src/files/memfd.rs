@@ -5,9 +5,9 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
+use images::{ImageDir, names};
 use kernel::descriptors::add_seals;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,10 +16,11 @@ use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
-use super::images::FileImages;
+use super::images::{FileImages, FileMemory};
 use super::keep::Keep;
 use super::open::{Opening, flagged};
 use super::regular::{Opener, reopen};
+use super::table::Beside;
 use super::{Error, kernel};
 use crate::run::Run;
 
@@ -30,21 +31,12 @@ const AT_ONCE: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Memfd;
 
-/// An inode of the images.
-#[derive(Debug)]
-pub(crate) struct Inode {
-    pub(crate) entry: MemfdInodeEntry,
-    /// What is in it, by offset.
-    pub(crate) runs: Vec<Run>,
-}
-
 /// The memfds of the images, which are made when they are asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Inodes {
+pub(super) struct Inodes {
     /// By the number that open files refer to.
-    inodes: BTreeMap<u32, Inode>,
-    /// The files that `runs` refer to.
-    stores: Arc<[File]>,
+    inodes: BTreeMap<u64, MemfdInodeEntry>,
+    memory: FileMemory,
     made: BTreeMap<u32, OwnedFd>,
 }
 
@@ -54,12 +46,12 @@ impl FileKind for Memfd {
     }
 
     fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
-        let inode =
-            images.memfds.inodes.get(&entry(file)?.inode_id).ok_or_else(|| missing(file))?;
-        match inode.entry.hugetlb_flag {
+        let inode = u64::from(entry(file)?.inode_id);
+        let inode = images.beside.memfds.inodes.get(&inode).ok_or_else(|| missing(file))?;
+        match inode.hugetlb_flag {
             None => Ok(()),
             Some(_) => Err(Error::refused(
-                format!("memfd {}", shown(&inode.entry)),
+                format!("memfd {}", shown(inode)),
                 "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",
                 "have the program make it without MFD_HUGETLB, and dump again",
             )),
@@ -69,7 +61,7 @@ impl FileKind for Memfd {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = entry(file)?;
-            let fd = opening.opener.memfds.open(entry, entry.flags)?;
+            let fd = opening.beside.memfds.open(entry, entry.flags)?;
             let what = format!("memfd of file {}", entry.id);
             if entry.pos != 0 {
                 lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
@@ -82,12 +74,13 @@ impl FileKind for Memfd {
 
     fn map(
         &self,
-        opener: &mut Opener,
+        _opener: &mut Opener,
+        beside: &mut Beside,
         file: &FileEntry,
         with: u32,
         _needs: Needs,
     ) -> Result<OwnedFd, Error> {
-        opener.memfds.open(entry(file)?, with)
+        beside.memfds.open(entry(file)?, with)
     }
 }
 
@@ -100,9 +93,11 @@ fn shown(inode: &MemfdInodeEntry) -> String {
 }
 
 impl Inodes {
-    /// Those with these numbers, whose contents are in `stores`.
-    pub(crate) fn new(inodes: BTreeMap<u32, Inode>, stores: Arc<[File]>) -> Self {
-        Self { inodes, stores, made: BTreeMap::new() }
+    /// Reads them; `memory` is what is in them.
+    pub(super) fn load(dir: &ImageDir, memory: FileMemory) -> Result<Self, Error> {
+        let entries = dir.read_all(&names::memfd())?;
+        let inodes = entries.into_iter().map(|entry| (entry.inode_id, entry)).collect();
+        Ok(Self { inodes, memory, made: BTreeMap::new() })
     }
 
     /// A new open file description of the memfd of `entry`.
@@ -111,7 +106,8 @@ impl Inodes {
         if !self.made.contains_key(&id) {
             let missing =
                 || Error::image(format!("file {}", entry.id), "its memfd is not in the images");
-            let made = self.inodes.get(&id).ok_or_else(missing)?.make(&self.stores)?;
+            let inode = self.inodes.get(&id.into()).ok_or_else(missing)?;
+            let made = make(inode, &self.memory)?;
             self.made.insert(id, made);
         }
         let failed = |errno| kernel(format!("open memfd {id} again"), errno);
@@ -127,47 +123,43 @@ impl Inodes {
     }
 }
 
-impl Inode {
-    fn make(&self, stores: &[File]) -> Result<OwnedFd, Error> {
-        let entry = &self.entry;
-        let what = format!("memfd {}", shown(entry));
-        let failed = |doing: &str| {
-            let operation = format!("{doing} {what}");
-            move |errno| kernel(operation, errno)
-        };
-        let name = CString::new(entry.name.clone())
-            .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        // The rights that it had decide whether it is a program. Older kernels do not ask.
-        let may_run = MFdFlags::from_bits_retain(libc::MFD_EXEC);
-        let fd = match memfd_create(&*name, flags | may_run) {
-            Err(Errno::EINVAL) => memfd_create(&*name, flags),
-            made => made,
-        };
-        let fd = fd.map_err(failed("make"))?;
-        let size = i64::try_from(entry.size).map_err(|_| Error::image(&what, "it is too large"))?;
-        nix::unistd::ftruncate(&fd, size).map_err(failed("set the size of"))?;
-        let file = File::from(fd);
-        for run in &self.runs {
-            fill(&file, run, entry.size, stores)
-                .map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
-        }
-        let stat = nix::sys::stat::fstat(&file).map_err(failed("stat"))?;
-        let (uid, gid) = (entry.uid, entry.gid);
-        if (stat.st_uid, stat.st_gid) != (uid, gid) {
-            fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(failed("set the owner of"))?;
-        }
-        if let Some(mode) = entry.mode {
-            fchmod(file.as_fd(), Mode::from_bits_truncate(mode))
-                .map_err(failed("set the mode of"))?;
-        }
-        if entry.seals != 0 {
-            add_seals(&file, entry.seals)
-                .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
-        }
-        Ok(file.into())
+fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> {
+    let what = format!("memfd {}", shown(entry));
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |errno| kernel(operation, errno)
+    };
+    let name = CString::new(entry.name.clone())
+        .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // The rights that it had decide whether it is a program. Older kernels do not ask.
+    let may_run = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+    let fd = match memfd_create(&*name, flags | may_run) {
+        Err(Errno::EINVAL) => memfd_create(&*name, flags),
+        made => made,
+    };
+    let fd = fd.map_err(failed("make"))?;
+    let size = i64::try_from(entry.size).map_err(|_| Error::image(&what, "it is too large"))?;
+    nix::unistd::ftruncate(&fd, size).map_err(failed("set the size of"))?;
+    let file = File::from(fd);
+    for run in memory.runs.get(&entry.shmid.into()).into_iter().flatten() {
+        fill(&file, run, entry.size, &memory.stores)
+            .map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
     }
+    let stat = nix::sys::stat::fstat(&file).map_err(failed("stat"))?;
+    let (uid, gid) = (entry.uid, entry.gid);
+    if (stat.st_uid, stat.st_gid) != (uid, gid) {
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(failed("set the owner of"))?;
+    }
+    if let Some(mode) = entry.mode {
+        fchmod(file.as_fd(), Mode::from_bits_truncate(mode)).map_err(failed("set the mode of"))?;
+    }
+    if entry.seals != 0 {
+        add_seals(&file, entry.seals)
+            .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
+    }
+    Ok(file.into())
 }
 
 /// Copies a run, as far as it is not beyond the end.
@@ -206,8 +198,10 @@ mod tests {
             MemfdInodeEntry { name, size, mode, seals, uid, gid, ..MemfdInodeEntry::default() };
         let run = |start, pages, offset| Run { start, pages, place: Some((0, offset)) };
         let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
-        let inodes = BTreeMap::from([(3, Inode { entry, runs })]);
-        let mut memfds = Inodes::new(inodes, [store].into());
+        let entry = MemfdInodeEntry { shmid: 8, ..entry };
+        let memory = FileMemory { runs: BTreeMap::from([(8, runs)]), stores: [store].into() };
+        let mut memfds =
+            Inodes { inodes: BTreeMap::from([(3, entry)]), memory, made: BTreeMap::new() };
         let wanted = MemfdFileEntry { inode_id: 3, ..MemfdFileEntry::default() };
         let file = File::from(memfds.open(&wanted, libc::O_RDONLY.cast_unsigned()).unwrap());
         let mut bytes = vec![1; size as usize];

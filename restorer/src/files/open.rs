@@ -130,11 +130,11 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let wanted = images.wanted();
     let room = make_room(highest, wanted.len(), context.work.max(SPARE))?;
     let base = room.map_or(highest, |room| room.base);
-    let FileImages { files, tables, beside, remaps, ghosts, memfds, .. } = images;
+    let FileImages { files, tables, beside, remaps, ghosts, .. } = images;
     let mut opening = Opening {
         files: &files,
         beside,
-        opener: Opener::new(context, ghosts, remaps, memfds)?,
+        opener: Opener::new(context, ghosts, remaps)?,
         shell_job: context.shell_job,
         // What is handed over is out of the way then.
         keep: Keep(if room.is_some() { 0 } else { base }),
@@ -161,7 +161,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
             kind.open(&mut opening, files)?;
         }
     }
-    let Opening { beside, mut opener, mut opened, keepers: mut kept, mut later, .. } = opening;
+    let Opening { mut beside, mut opener, mut opened, keepers: mut kept, mut later, .. } = opening;
     if room.is_some() {
         kept.take(&mut opened, base)?;
         let late = tables.values().flatten().filter(|entry| is_late(entry, base));
@@ -183,6 +183,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     }
     opener
         .keep(Keep(base))
+        .and_then(|()| beside.keep(Keep(base)))
         .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
     let holders = holders(&files, &tables);
     let held = BTreeMap::new();

@@ -15,8 +15,8 @@ use super::changed;
 use super::content::{self, Needs, Validation};
 use super::file_kind::{FileKind, missing};
 use super::ghosts::GhostImage;
-use super::memfd::Inodes;
 use super::open::Opening;
+use super::table::Beside;
 use super::{Error, OpenContext, kernel};
 
 /// A file that is found by its path.
@@ -47,6 +47,7 @@ impl FileKind for Regular {
     fn map(
         &self,
         opener: &mut Opener,
+        _beside: &mut Beside,
         file: &FileEntry,
         with: u32,
         needs: Needs,
@@ -81,7 +82,6 @@ pub(super) struct Opener {
     remaps: BTreeMap<u32, u32>,
     /// Handles on the ghosts that have been made.
     made: BTreeMap<u32, OwnedFd>,
-    pub(super) memfds: Inodes,
 }
 
 /// The flags that a file with `flags` is opened with again.
@@ -109,13 +109,12 @@ impl Opener {
         context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
         remaps: BTreeMap<u32, u32>,
-        memfds: Inodes,
     ) -> Result<Self, Error> {
         let approver =
             Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
         let (root, validation) = (context.root.clone(), context.validation);
-        Ok(Self { approver, root, validation, checked, images, remaps, made, memfds })
+        Ok(Self { approver, root, validation, checked, images, remaps, made })
     }
 
     /// Opens the file of an entry with its own flags and position.
@@ -236,7 +235,7 @@ impl Opener {
         for (id, fd) in std::mem::take(&mut self.made) {
             self.made.insert(id, keep.keep(fd)?);
         }
-        self.memfds.keep(keep)
+        Ok(())
     }
 }
 
@@ -254,7 +253,7 @@ mod tests {
 
     fn opener(root: Option<PathBuf>) -> Opener {
         let context = OpenContext { root, ..OpenContext::default() };
-        Opener::new(&context, BTreeMap::new(), BTreeMap::new(), Inodes::default()).unwrap()
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new()).unwrap()
     }
 
     #[test]

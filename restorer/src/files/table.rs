@@ -7,8 +7,10 @@ use super::epoll::Epoll;
 use super::eventfd::Eventfd;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
+use super::images::FileMemory;
 use super::inet_sockets::InetSocket;
-use super::memfd::Memfd;
+use super::keep::Keep;
+use super::memfd::{self, Memfd};
 use super::pidfd::Pidfd;
 use super::pipes::{self, Pipe};
 use super::regular::Regular;
@@ -41,17 +43,24 @@ pub(super) struct Beside {
     pub(super) fifos: pipes::Contents,
     pub(super) queues: unix_sockets::Queues,
     pub(super) terminals: terminals::Infos,
+    pub(super) memfds: memfd::Inodes,
 }
 
 impl Beside {
     /// Reads them.
-    pub(super) fn load(dir: &ImageDir) -> Result<Self, Error> {
+    pub(super) fn load(dir: &ImageDir, memory: FileMemory) -> Result<Self, Error> {
         Ok(Self {
             pipes: pipes::load(dir, &images::names::pipes_data())?,
             fifos: pipes::load(dir, &images::names::fifo_data())?,
             queues: unix_sockets::load(dir)?,
             terminals: terminals::load(dir)?,
+            memfds: memfd::Inodes::load(dir, memory)?,
         })
+    }
+
+    /// Moves what has been made of them out of the way of the tasks.
+    pub(super) fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
+        self.memfds.keep(keep)
     }
 }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use images::messages::{MemfdInodeEntry, MmEntry, VmaEntry, vma_status};
+use images::messages::{MmEntry, VmaEntry, vma_status};
 use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
 
-use super::{Process, nameless};
+use super::Process;
 use crate::error::Error;
-use crate::files::Memfd;
 use crate::run::Run;
 
 /// First address that a 64-bit task cannot have (with four levels of page tables).
@@ -266,10 +265,10 @@ pub(super) fn private_runs(
 }
 
 /// The segments of shared anonymous memory that the processes map, as large as the farthest
-/// mapping or page of each.
+/// mapping or page of each; what they hold is taken from `maps`.
 pub(super) fn segments(
     processes: &[Process],
-    mut maps: BTreeMap<u64, PageMap>,
+    maps: &mut BTreeMap<u64, PageMap>,
     store: &mut Store,
 ) -> Result<Vec<SharedSegment>, Error> {
     let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
@@ -293,26 +292,13 @@ pub(super) fn segments(
     Ok(segments)
 }
 
-/// The memfds of the images with what is in them, but for those that are shared anonymous memory.
-pub(super) fn memfds(
-    entries: BTreeMap<u64, MemfdInodeEntry>,
-    maps: &BTreeMap<u64, PageMap>,
+/// What is in shared memory that no mapping of its own has, by its id: files hold it.
+pub(super) fn of_files(
+    maps: BTreeMap<u64, PageMap>,
     store: &mut Store,
-) -> Result<BTreeMap<u32, Memfd>, Error> {
-    let mut memfds = BTreeMap::new();
-    for (number, entry) in entries {
-        if entry.name == nameless::NAME {
-            continue;
-        }
-        let number = u32::try_from(number).map_err(|_| {
-            Error::image(names::memfd().name(), format!("no file refers to memfd {number}"))
-        })?;
-        let shmid = u64::from(entry.shmid);
-        let map = maps.get(&shmid).cloned().unwrap_or_default();
-        let runs = runs(Owner::Segment(shmid), &map, store)?;
-        memfds.insert(number, Memfd { entry, runs });
-    }
-    Ok(memfds)
+) -> Result<BTreeMap<u64, Vec<Run>>, Error> {
+    let runs = |(shmid, map)| Ok((shmid, runs(Owner::Segment(shmid), &map, store)?));
+    maps.into_iter().map(runs).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use images::Checkpoint;
 use images::messages::{MmEntry, vma_status};
 
 /// The kernel's name for shared anonymous memory.
-pub(super) const NAME: &[u8] = b"/dev/zero";
+const NAME: &[u8] = b"/dev/zero";
 
 /// Ids of files that are shared anonymous memory, and which each is.
 #[derive(Debug, Default)]
