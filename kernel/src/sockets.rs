@@ -165,12 +165,24 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
     name_by(libc::getpeername, socket)
 }
 
-/// Process, user, group and supplementary groups of who is at the other end of a Unix socket
-/// (`SO_PEERCRED`, `SO_PEERGROUPS`), if it says.
+/// Who is at the other end of a Unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// Process.
+    pub pid: u32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Who is at the other end of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`), if it says.
 ///
 /// # Errors
 /// When it is no socket.
-pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<(u32, u32, u32, Vec<u32>)>> {
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<PeerCredentials>> {
     const SO_PEERGROUPS: i32 = 59;
     const MOST_GROUPS: usize = 65536;
     let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
@@ -188,7 +200,8 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<(u32, u32, u32, 
     }
     // Kernels before 4.13 do not tell.
     let groups = groups.get(..length.unwrap_or(0)).unwrap_or_default();
-    Ok(Some((pid, uid, gid, groups.chunks_exact(4).map(word).collect())))
+    let groups = groups.chunks_exact(4).map(word).collect();
+    Ok(Some(PeerCredentials { pid, uid, gid, groups }))
 }
 
 /// An option of at most `bytes.len()` bytes; returns how many it has.

@@ -213,7 +213,12 @@ fn entry(
         path: None,
         peer_credentials: kernel::sockets::peer_credentials(socket)
             .doing("get the credentials of the peer of")?
-            .map(|(pid, uid, gid, groups)| PeerCredentials { pid, uid, gid, groups }),
+            .map(|peer| PeerCredentials {
+                pid: peer.pid,
+                uid: peer.uid,
+                gid: peer.gid,
+                groups: peer.groups,
+            }),
         connector: None,
     };
     if is_path(&entry.name) {
