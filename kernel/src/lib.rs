@@ -9,6 +9,7 @@
 )]
 
 pub mod arena;
+pub mod attributes;
 pub mod boot;
 pub mod bpf;
 pub mod cgroup;

@@ -1,13 +1,13 @@
-//! What belongs to things without a name: owner and mode of sockets and pipes, and who is at the other
-//! end of a Unix socket.
+//! What belongs to things without a name: owner and mode of sockets and pipes, attributes of deleted
+//! files, and who is at the other end of a Unix socket.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket, socketpair};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, fchown, pipe};
 
-use crate::stage::{Findings, Outcome, Stage};
+use crate::stage::{Findings, Outcome, Stage, check};
 
 /// Gives away what is open: to user 1000 and group 1001, who may read and write.
 fn give_away(file: &impl AsFd) {
@@ -101,7 +101,50 @@ pub(crate) fn peers(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// A deleted file with attributes, an access list, and times to the nanosecond.
+fn deleted(stage: &Stage) -> std::fs::File {
+    // One user more than owner and group (include/uapi/linux/posix_acl_xattr.h).
+    const ACCESS_LIST: [u8; 44] = [
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255,
+        255, 255, 16, 0, 6, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+    ];
+    let path = stage.path("deleted");
+    let file = std::fs::File::create_new(&path).expect("create");
+    set_attribute(&file, c"trusted.note", b"a note");
+    set_attribute(&file, c"system.posix_acl_access", &ACCESS_LIST);
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 123_456_789);
+    file.set_times(std::fs::FileTimes::new().set_modified(time)).expect("set times");
+    std::fs::remove_file(path).expect("remove");
+    file
+}
+
+fn set_attribute(file: &impl AsRawFd, name: &std::ffi::CStr, value: &[u8]) {
+    let (fd, bytes) = (file.as_raw_fd(), value.as_ptr().cast());
+    // SAFETY: a string that ends in 0, and bytes with their length.
+    let set = unsafe { libc::fsetxattr(fd, name.as_ptr(), bytes, value.len(), 0) };
+    check(set).expect("set an attribute");
+}
+
+fn attribute(file: &impl AsRawFd, name: &std::ffi::CStr) -> Vec<u8> {
+    let mut value = vec![0; 256];
+    let (fd, bytes) = (file.as_raw_fd(), value.as_mut_ptr().cast());
+    // SAFETY: a string that ends in 0, and a buffer with its length.
+    let length = unsafe { libc::fgetxattr(fd, name.as_ptr(), bytes, value.len()) };
+    value.truncate(length.try_into().unwrap_or(0));
+    value
+}
+
+type Attributes = (Vec<u8>, Vec<u8>, Option<std::time::SystemTime>);
+
+fn attributes(file: &std::fs::File) -> Attributes {
+    let changed = file.metadata().and_then(|metadata| metadata.modified()).ok();
+    let list = attribute(file, c"system.posix_acl_access");
+    (attribute(file, c"trusted.note"), list, changed)
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
+    let deleted = deleted(stage);
+    let of_deleted = attributes(&deleted);
     let (reader, writer) = pipe().expect("pipe");
     let unix = SockFlag::empty();
     let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, unix).expect("pair");
@@ -123,5 +166,6 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     }
     found.same("the other end of the pipe", &(1000, 1001, 0o660), &owner(&writer));
     found.same("the other of the pair", &usual, &owner(&other));
+    found.same("the deleted file", &of_deleted, &attributes(&deleted));
     found.outcome()
 }

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use images::messages::FileIdentity;
+use images::messages::{AttributeEntry, FileIdentity};
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
 
@@ -66,6 +66,12 @@ impl Found {
     /// What the file is now.
     pub(super) fn stat(&self) -> Result<FileStat, Problem> {
         fstat(&self.handle).doing("stat")
+    }
+
+    /// Its attributes, access lists among them.
+    pub(super) fn attributes(&self) -> Result<Vec<AttributeEntry>, Problem> {
+        let found = kernel::attributes::list(&self.handle).doing("read the attributes of")?;
+        Ok(found.into_iter().map(|(name, value)| AttributeEntry { name, value }).collect())
     }
 
     /// Whether it was a ghost and has a name by now, or the other way round.

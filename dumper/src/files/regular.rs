@@ -213,6 +213,9 @@ impl Survey<'_> {
             rdev: is(stat, libc::S_IFCHR).then_some(stat.st_rdev as u32),
             atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
             mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
+            attributes: found.attributes()?,
+            atime_nanoseconds: Some(stat.st_atime_nsec as u32),
+            mtime_nanoseconds: Some(stat.st_mtime_nsec as u32),
             ..GhostFileEntry::default()
         };
         if !is(stat, libc::S_IFREG) {

@@ -49,6 +49,26 @@ pub struct GhostFileEntry {
     /// Where it leads, if it is a symbolic link.
     #[prost(bytes = "vec", optional, tag = "11")]
     pub symlnk_target: Option<Vec<u8>>,
+    /// Extension: its attributes, access lists among them.
+    #[prost(message, repeated, tag = "1000")]
+    pub attributes: Vec<AttributeEntry>,
+    /// Extension: nanoseconds of the times, which `atim` and `mtim` have in microseconds.
+    #[prost(uint32, optional, tag = "1001")]
+    pub atime_nanoseconds: Option<u32>,
+    /// Extension: the same of the last change.
+    #[prost(uint32, optional, tag = "1002")]
+    pub mtime_nanoseconds: Option<u32>,
+}
+
+/// An attribute of a file (xattr(7)). An extension.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct AttributeEntry {
+    /// Its name.
+    #[prost(bytes = "vec", required, tag = "1")]
+    pub name: Vec<u8>,
+    /// Its value.
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub value: Vec<u8>,
 }
 
 /// A piece of a sparse ghost file.

@@ -86,12 +86,25 @@ impl GhostImage {
         std::os::unix::fs::chown(&path, Some(self.entry.uid), Some(self.entry.gid))?;
         let mode = Mode::from_bits_truncate(self.entry.mode);
         fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::FollowSymlink)?;
+        for attribute in &self.entry.attributes {
+            kernel::attributes::set(handle, &attribute.name, &attribute.value).map_err(
+                |error| {
+                    let name = String::from_utf8_lossy(&attribute.name);
+                    io::Error::new(error.kind(), format!("set its attribute {name}: {error}"))
+                },
+            )?;
+        }
         if let (Some(atim), Some(mtim)) = (&self.entry.atim, &self.entry.mtim) {
-            let time = |time: &images::messages::Timeval| {
-                TimeSpec::new(time.tv_sec.cast_signed(), time.tv_usec.cast_signed() * 1000)
+            let time = |time: &images::messages::Timeval, nanoseconds: Option<u32>| {
+                let fraction = nanoseconds.map_or(time.tv_usec.cast_signed() * 1000, i64::from);
+                TimeSpec::new(time.tv_sec.cast_signed(), fraction)
             };
             let follow = UtimensatFlags::FollowSymlink;
-            utimensat(AT_FDCWD, &path, &time(atim), &time(mtim), follow)?;
+            let (accessed, changed) = (
+                time(atim, self.entry.atime_nanoseconds),
+                time(mtim, self.entry.mtime_nanoseconds),
+            );
+            utimensat(AT_FDCWD, &path, &accessed, &changed, follow)?;
         }
         Ok(())
     }
