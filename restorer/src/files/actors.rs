@@ -185,8 +185,8 @@ mod tests {
     }
 
     fn seen(socket: &OwnedFd) -> PeerCredentials {
-        let (pid, uid, gid, groups) = peer_credentials(socket).unwrap().unwrap();
-        PeerCredentials { pid, uid, gid, groups }
+        let peer = peer_credentials(socket).unwrap().unwrap();
+        PeerCredentials { pid: peer.pid, uid: peer.uid, gid: peer.gid, groups: peer.groups }
     }
 
     #[test]
