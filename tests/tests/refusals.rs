@@ -239,6 +239,12 @@ fn files_that_signal_a_thread() {
     refused("unsupported-thread_owner", &["f_setown", "thread"]);
 }
 
+/// One of the two entries was lost.
+#[test]
+fn a_file_watched_by_a_closed_number_as_well() {
+    refused_as("unsupported-watched_twice", &["watches one file twice", "EPOLL_CTL_DEL"]);
+}
+
 #[test]
 fn the_path_of_a_socket() {
     refused("unsupported-socket_path", &["o_path", "socket"]);

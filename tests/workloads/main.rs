@@ -142,6 +142,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
     ("unsupported-foreign_thread", unsupported::foreign_thread),
+    ("unsupported-watched_twice", unsupported::watched_twice),
     ("unsupported-foreign_socket", unsupported::foreign_socket),
     ("unsupported-thread_owner", unsupported::thread_owner),
     ("unsupported-socket_path", unsupported::socket_path),

@@ -487,3 +487,21 @@ pub(crate) fn empty_message(stage: &Stage) -> Outcome {
     }
     found.outcome()
 }
+
+/// A file that is watched by two numbers, of which one was closed.
+pub(crate) fn watched_twice(stage: &Stage) -> Outcome {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
+    let (reader, writer) = nix::unistd::pipe().expect("pipe");
+    let again = reader.try_clone().expect("dup");
+    epoll.add(&reader, EpollEvent::new(EpollFlags::EPOLLIN, 1)).expect("watch");
+    epoll.add(&again, EpollEvent::new(EpollFlags::EPOLLIN, 2)).expect("watch");
+    drop(reader);
+    nix::unistd::write(&writer, b"x").expect("write");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let mut events = [EpollEvent::empty(); 4];
+    found.same("events", &Ok(2), &epoll.wait(&mut events, EpollTimeout::ZERO));
+    drop(again);
+    found.outcome()
+}

@@ -65,6 +65,7 @@ fn entries(
     files: &[OpenFile],
 ) -> Result<Vec<EventpollTfdEntry>, Problem> {
     let mut seen: HashMap<i32, u32> = HashMap::new();
+    let mut written: HashMap<i32, i32> = HashMap::new();
     watched
         .iter()
         .map(|entry| {
@@ -72,6 +73,9 @@ fn entries(
             let slot = EpollSlot { epoll, added_as: entry.fd, nth: *count };
             *count += 1;
             let fd = holder(pid, slot, entry, files)?;
+            if let Some(other) = written.insert(fd, entry.fd) {
+                return Err(twice(fd, if other == fd { entry.fd } else { other }));
+            }
             Ok(EventpollTfdEntry {
                 // CRIU writes 0 here, too.
                 id: 0,
@@ -84,6 +88,14 @@ fn entries(
             })
         })
         .collect()
+}
+
+/// A number that is free by now would have to be the file's again for a moment.
+fn twice(fd: i32, closed: i32) -> Problem {
+    Problem::refused(
+        format!("it watches one file twice, as descriptor {fd} and as {closed}, which was closed"),
+        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
+    )
 }
 
 /// A descriptor of the process that is the file of the entry.
