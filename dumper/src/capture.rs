@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::freeze::Frozen;
+use crate::freeze::stop_rest;
 use crate::ids;
 use crate::infect;
 use crate::inject::Bits;
@@ -29,6 +29,7 @@ use crate::plan::Plan;
 use crate::processes::is_zombie;
 use crate::sharing;
 use crate::tasks::{TaskState, ThreadCapture};
+use freezer::Frozen;
 
 /// All that the images need, in memory.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ pub(crate) fn capture(
     };
     let mut inventory = take(&mut plan.inventory)?;
     let stopped = |source| Error::Freeze { root: options.pid, source };
-    while frozen.stop_rest(&inventory).map_err(stopped)? {
+    while stop_rest(frozen, &inventory).map_err(stopped)? {
         inventory = take(&mut inventory)?;
     }
     if options.cross_check {

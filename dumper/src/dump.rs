@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use collector::unusual::unseen_without_bpf;
+use freezer::{Frozen, Release};
 use images::Progress;
 use kernel::sched::Urgent;
 
@@ -13,7 +14,6 @@ use crate::denied;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::files;
-use crate::freeze::{self, Frozen, Release};
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::Plan;
@@ -175,7 +175,7 @@ fn run(
         tracing::debug!(%error, "naps last longer than they should");
     }
     let before = (SystemTime::now(), Instant::now());
-    let mut frozen = freeze::freeze(options.pid, options.stop_within, options.max_freeze)
+    let mut frozen = freezer::stop(options.pid, options.stop_within, options.max_freeze)
         .map_err(|source| Error::Freeze { root: options.pid, source })?;
     clock.freeze(frozen.since, options.max_freeze);
     rights::check_frozen(options, &frozen)?;

@@ -48,7 +48,7 @@ pub enum Error {
         root: i32,
         /// Why not.
         #[source]
-        source: crate::freeze::Error,
+        source: freezer::StopError,
     },
     /// Code could not be run in a stopped task.
     #[error("ask process {pid} for its state")]
@@ -224,8 +224,8 @@ fn leads_to_nothing(error: &(dyn std::error::Error + 'static)) -> bool {
     let gone = |number| matches!(number, libc::ENOENT | libc::ESRCH | libc::ECHILD);
     causes(error).any(|error| {
         let of_task = error.downcast_ref::<kernel::ptrace::Error>();
-        let of_freeze = match error.downcast_ref::<crate::freeze::Error>() {
-            Some(crate::freeze::Error::Ptrace(error)) => Some(error),
+        let of_freeze = match error.downcast_ref::<freezer::StopError>() {
+            Some(freezer::StopError::Ptrace(error)) => Some(error),
             _ => None,
         };
         let not_found = error

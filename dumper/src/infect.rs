@@ -7,12 +7,12 @@ use collector::{Inventory, Process};
 use kernel::ptrace::Running;
 
 use crate::error::Error;
-use crate::freeze::Frozen;
 use crate::inject::{Asking, Codes, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::denies_parasites;
 use crate::tasks::TaskState;
+use freezer::Frozen;
 
 fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
     move |source| Error::Inject { pid, source }

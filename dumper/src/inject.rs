@@ -44,6 +44,9 @@ pub enum Error {
     /// ptrace failed, or the task is gone.
     #[error(transparent)]
     Ptrace(#[from] kernel::ptrace::Error),
+    /// It could not be stopped.
+    #[error(transparent)]
+    Stop(#[from] freezer::StopError),
     /// Its memory could not be read or written.
     #[error("{operation} of thread {tid}")]
     Memory {

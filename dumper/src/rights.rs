@@ -10,8 +10,8 @@ use std::path::Path;
 use kernel::rights::{Right, held};
 
 use crate::error::Error;
-use crate::freeze::Frozen;
 use crate::options::DumpOptions;
+use freezer::Frozen;
 
 /// Asks for the tree as it is now.
 pub(crate) fn check_tree(options: &DumpOptions) -> Result<(), Error> {

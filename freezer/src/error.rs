@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use kernel::{cgroup, procfs, ptrace};
+use kernel::{cgroup, procfs};
+
+use crate::stop;
 
 /// Why a tree cannot be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -16,14 +17,14 @@ pub enum Error {
     /// What /proc says cannot be had.
     #[error(transparent)]
     Proc(#[from] procfs::Error),
-    /// A thread cannot be traced.
+    /// It does not stop, or may not be stopped.
     #[error("stop process tree {root}")]
-    Trace {
+    Stop {
         /// Root of the tree.
         root: i32,
         /// Why.
         #[source]
-        source: ptrace::Error,
+        source: stop::Error,
     },
     /// The thread that would hold the tree cannot be made.
     #[error("make a thread to hold process tree {root}")]
@@ -37,14 +38,6 @@ pub enum Error {
     /// The thread that would hold the tree panicked.
     #[error("stop process tree {0}: the thread that holds it is gone")]
     Lost(i32),
-    /// Not all threads stopped in time.
-    #[error("stop process tree {root}: not all threads stopped within {} ms", waited.as_millis())]
-    Timeout {
-        /// Root of the tree.
-        root: i32,
-        /// How long was waited.
-        waited: Duration,
-    },
     /// We would stop ourselves.
     #[error("freeze {0}: this process is in it")]
     Ourselves(PathBuf),
@@ -91,7 +84,8 @@ impl Error {
             Self::Cgroup(cgroup::Error::Name(_)) => {
                 Some("name it as /proc/PID/cgroup does, for example /box/one")
             }
-            Self::Timeout { .. } | Self::Cgroup(cgroup::Error::Timeout { .. }) => {
+            Self::Stop { source: stop::Error::DidNotStop { .. }, .. }
+            | Self::Cgroup(cgroup::Error::Timeout { .. }) => {
                 Some("a task may be waiting for a device or file system: try again")
             }
             _ => None,
@@ -103,7 +97,7 @@ impl Error {
     pub fn is_gone(&self) -> bool {
         match self {
             Self::Proc(error) | Self::Cgroup(cgroup::Error::Proc(error)) => error.is_gone(),
-            Self::Trace { source, .. } => source.is_gone(),
+            Self::Stop { source, .. } => source.is_gone(),
             Self::Cgroup(
                 cgroup::Error::Read { source, .. } | cgroup::Error::Write { source, .. },
             ) => source.kind() == io::ErrorKind::NotFound,

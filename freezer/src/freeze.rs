@@ -7,7 +7,7 @@ use kernel::cgroup::{Cgroup, Hierarchies, Version};
 use kernel::procfs;
 
 use crate::Error;
-use crate::ptrace::Held;
+use crate::held::Held;
 
 /// What to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]

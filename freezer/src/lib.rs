@@ -13,9 +13,14 @@
 
 mod error;
 mod freeze;
+mod frozen;
+mod held;
 mod journal;
-mod ptrace;
+mod late;
+mod stop;
 
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
+pub use frozen::{Frozen, FrozenThread, Processes, Release};
 pub use journal::Journal;
+pub use stop::{Error as StopError, stop, stop_thread};

@@ -11,9 +11,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Group, Tree, frozen};
+use common::{Group, Tree, eventually, frozen};
 use kernel::cgroup::{Cgroup, Version};
-use stasis_freezer::{Error, Method, Target, freeze};
+use kernel::ptrace::{Options, Running};
+use stasis_freezer::{Error, Method, Release, Target, freeze, stop, stop_thread};
 
 fn no_journal(_: &Cgroup) -> Result<(), Error> {
     Ok(())
@@ -89,4 +90,34 @@ fn a_cgroup_shared_with_others_is_not_frozen() {
     let held = freeze(&target, Method::Auto, SECOND, &mut no_journal).unwrap();
     assert_eq!(held.method(), Method::Ptrace);
     drop((held, tree, other));
+}
+
+#[test]
+fn a_tree_is_released_as_it_is_asked_for() {
+    let tree = Tree::start();
+    let frozen = stop(tree.pid(), SECOND, None).unwrap();
+    assert_eq!(frozen.processes.len(), 2);
+    assert!(frozen.has(tree.pid(), tree.pid()));
+    assert_eq!(tree.states(), b"tt");
+    frozen.release(Release::Stop);
+    eventually("job control has stopped both", || tree.states() == b"TT");
+
+    // Stopped by that, it can be stopped still, and is as it was afterwards.
+    let frozen = stop(tree.pid(), SECOND, None).unwrap();
+    assert!(frozen.processes[&tree.pid()][&tree.pid()].group_stop != 0);
+    drop(frozen);
+    eventually("job control keeps both", || tree.states() == b"TT");
+    assert!(matches!(stop(i32::MAX, SECOND, None), Err(error) if error.is_gone()));
+}
+
+#[test]
+fn one_thread_is_stopped_and_its_children_run() {
+    let tree = Tree::start();
+    let seized = Running::seize(tree.pid(), Options::empty()).unwrap();
+    assert!(!tree.states().contains(&b't'));
+    let thread = stop_thread(seized, SECOND).unwrap();
+    let states = tree.states();
+    assert!(states[0] == b't' && states[1] != b't', "{states:?}");
+    thread.stopped.unwrap().detach(0).unwrap();
+    assert!(!tree.states().contains(&b't'));
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use arch::fpu::Layout;
 use collector::Process;
 use kernel::pidfd::PidFd;
-use kernel::ptrace::{Event, Options, Running, Stop, Stopped};
+use kernel::ptrace::{Options, Running, Stop};
 use kernel::sched::Urgent;
 
 use super::{Codes, Error, Infection, Original, Request, Room};
@@ -23,9 +23,6 @@ use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Polls without a pause; a stop usually takes a few microseconds.
-const EAGER_POLLS: u32 = 4000;
-
 /// Has the leader of a process make a userfaultfd, which is ours alone then. The process runs
 /// on, whatever becomes of this. Returns also for how long the leader stood still.
 pub(crate) fn userfaultfd_of(
@@ -52,8 +49,13 @@ fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
     let since = Instant::now();
-    running.interrupt()?;
-    let stopped = stop(running)?;
+    let thread = freezer::stop_thread(running, PATIENCE)?;
+    let gone = kernel::ptrace::Error::Gone { operation: "stop", tid: pid };
+    let stopped = thread.stopped.ok_or(gone)?;
+    // What job control has stopped is left alone.
+    if let stop @ Stop::Group(_) = stopped.stop() {
+        return Err(Error::Unexpected { tid: pid, during: "when interrupted", stop });
+    }
     let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
     // Only the leader stands still.
     let room = Room { others_run: true, ..Room::of(&layout, process, pid, 0) };
@@ -73,39 +75,4 @@ fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
     taken.map(|fd| (fd, stood_still))
-}
-
-/// Waits for the stop that was asked for. Signals go their way meanwhile.
-fn stop(mut running: Running) -> Result<Stopped, Error> {
-    let tid = running.tid();
-    let since = Instant::now();
-    let mut polls = 0;
-    loop {
-        let stopped = match running.poll()? {
-            Ok(Event::Stopped(stopped)) => stopped,
-            Ok(Event::Ended { tid, .. }) => {
-                return Err(kernel::ptrace::Error::Gone { operation: "stop", tid }.into());
-            }
-            Err(still) => {
-                running = still;
-                polls += 1;
-                match polls {
-                    0..EAGER_POLLS => std::thread::yield_now(),
-                    _ if since.elapsed() < PATIENCE => {
-                        std::thread::sleep(Duration::from_micros(100));
-                    }
-                    _ => {
-                        let source = std::io::ErrorKind::TimedOut.into();
-                        return Err(Error::Memory { operation: "stop", tid, source });
-                    }
-                }
-                continue;
-            }
-        };
-        running = match stopped.stop() {
-            Stop::Interrupted => return Ok(stopped),
-            Stop::Signal(signal) => stopped.resume(signal)?,
-            stop => return Err(Error::Unexpected { tid, during: "when interrupted", stop }),
-        };
-    }
 }

@@ -1,0 +1,445 @@
+//! Stopping a tree, and the promise that it runs on.
+//!
+//! Every task is seized first, which does not stop it, with the kernel told to trace whatever it
+//! forks or clones: from then on no task can slip away. Then all are interrupted at once, and the
+//! frozen time begins.
+//!
+//! **The promise** has one mechanism: everything here belongs to the thread that called
+//! [`stop`], and when that thread ends, by return, panic or `SIGKILL` of the whole process, the
+//! kernel detaches all of it and lets it run. So whoever stops something does so in a thread that
+//! ends with the work. [`Frozen::release`] is the polite way to the same end.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kernel::procfs::{self, Dir, ProcFile, Status};
+use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
+
+use crate::frozen::{Frozen, FrozenThread, Processes, detach};
+use crate::late::{vfork_children, why_late};
+
+/// Why a tree or a thread could not be stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// ptrace refused.
+    #[error(transparent)]
+    Ptrace(#[from] ptrace::Error),
+    /// /proc could not be read.
+    #[error(transparent)]
+    Procfs(#[from] procfs::Error),
+    /// Another tracer has the task.
+    #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
+    Traced {
+        /// The thread.
+        tid: i32,
+        /// Its tracer.
+        tracer: i32,
+    },
+    /// A thread did not stop in time.
+    #[error("thread {tid} did not stop within {} ms (tried {tries} times): {why}", after.as_millis())]
+    DidNotStop {
+        /// The thread.
+        tid: i32,
+        /// What it seems to be at.
+        why: String,
+        /// How long it was given, with pauses.
+        after: Duration,
+        /// How often.
+        tries: u32,
+    },
+    /// Tasks of the tree were missed again and again.
+    #[error(
+        "thread {tid} of process {pid} was missed while the tree was being stopped, as others before"
+    )]
+    Slipped {
+        /// Its process.
+        pid: i32,
+        /// The task.
+        tid: i32,
+    },
+    /// The root ended before it could be stopped.
+    #[error("process {0} has ended")]
+    RootEnded(i32),
+}
+
+impl Error {
+    /// Whether there is nothing to stop (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Ptrace(error) => error.is_gone(),
+            Self::Procfs(error) => error.is_gone(),
+            Self::RootEnded(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// How often tasks may be missed.
+const MISSED: u32 = 10;
+
+/// How long the last attempts wait for every thread to stop.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the first does.
+const FIRST_PATIENCE: Duration = Duration::from_millis(25);
+/// The longest time for which the tree runs on between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A pause between two looks at why threads do not stop.
+const HURRY: Duration = Duration::from_millis(1);
+/// How long the stop of one task usually takes, and more.
+const EAGER: Duration = Duration::from_micros(100);
+/// A pause between looks. (The kernel adds the thread's timer slack to it.)
+const NAP: Duration = Duration::from_micros(20);
+
+const OPTIONS: Options =
+    Options::FORK.union(Options::VFORK).union(Options::CLONE).union(Options::SYSCALL_GOOD);
+
+/// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
+/// in an exec that is under way, is tried again until `within` is over, with growing patience; no try
+/// holds the others for longer than `limit`. Between the tries all run on, so that what it waits for
+/// can happen.
+///
+/// # Errors
+/// If it cannot be stopped; it runs on.
+pub fn stop(root: i32, within: Duration, limit: Option<Duration>) -> Result<Frozen, Error> {
+    let started = Instant::now();
+    let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
+    let mut patience = FIRST_PATIENCE.min(most);
+    let mut tries = 1;
+    loop {
+        match Attempt::new(root, patience).run() {
+            Err((Error::DidNotStop { tid, why, .. }, late)) => {
+                let after = started.elapsed();
+                if after >= within {
+                    return Err(Error::DidNotStop { tid, why, after, tries });
+                }
+                let pause = PAUSE.min(Duration::from_millis(1) * tries * tries);
+                let_run(late, Instant::now() + pause);
+            }
+            Err((error, _)) => return Err(error),
+            Ok(frozen) => return Ok(frozen),
+        }
+        tries += 1;
+        patience = (2 * patience).min(most);
+    }
+}
+
+/// Lets tasks run on, as they stop after all, that were told to and did not in time; until `until`.
+fn let_run(mut late: Vec<Running>, until: Instant) {
+    while Instant::now() < until {
+        let waiting = std::mem::take(&mut late).into_iter();
+        late.extend(waiting.filter_map(|running| match running.poll() {
+            Ok(Err(running)) => Some(running),
+            Ok(Ok(Event::Stopped(stopped))) => {
+                let signal = match stopped.stop() {
+                    Stop::Signal(signal) => signal,
+                    _ => 0,
+                };
+                ignore_gone(stopped.detach(signal)).ok().and(None)
+            }
+            Ok(Ok(Event::Ended { .. })) | Err(_) => None,
+        }));
+        std::thread::sleep(HURRY);
+    }
+}
+
+struct Attempt {
+    root: i32,
+    running: BTreeMap<i32, Running>,
+    /// Processes of the threads that were found in /proc.
+    process_of: BTreeMap<i32, i32>,
+    stopped: BTreeMap<i32, FrozenThread>,
+    /// Children of vforks, with the threads that wait in the kernel for them to execute a program or to
+    /// end: they must run until those stop.
+    hurrying: BTreeMap<i32, i32>,
+    /// When it was last looked for such children.
+    hurried: Instant,
+    since: Instant,
+    patience: Duration,
+}
+
+impl Attempt {
+    fn new(root: i32, patience: Duration) -> Self {
+        Self {
+            root,
+            patience,
+            running: BTreeMap::new(),
+            process_of: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            hurrying: BTreeMap::new(),
+            hurried: Instant::now(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Also returns what has been told to stop and has not, if that is what went wrong.
+    fn run(mut self) -> Result<Frozen, (Error, Vec<Running>)> {
+        let others = |error| (error, Vec::new());
+        while self.seize_new().map_err(others)? {}
+        let (root, since) = (self.root, Instant::now());
+        self.since = since;
+        self.hurried = since;
+        let processes = self.stop()?.sort().map_err(others)?;
+        if !processes.contains_key(&root) {
+            return Err(others(Error::RootEnded(root)));
+        }
+        Ok(Frozen { processes, since, postponed: Vec::new(), missed: 0 })
+    }
+
+    /// Stops all that is seized, or lets go of it.
+    fn stop(mut self) -> Result<Self, (Error, Vec<Running>)> {
+        let told = self.running.values().try_for_each(|task| ignore_gone(task.interrupt()));
+        match told.map_err(Error::from).and_then(|()| self.wait_for_all()) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.let_go();
+                Err((error, self.running.into_values().collect()))
+            }
+        }
+    }
+
+    /// Seizes every task of the tree that is not yet seized; whether there were any.
+    fn seize_new(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        for pid in procfs::tree(self.root)? {
+            let Ok(dir) = Dir::open(pid) else { continue };
+            let Ok(threads) = dir.threads() else { continue };
+            for tid in threads {
+                any |= self.seize(&dir, tid)?;
+                self.process_of.insert(tid, pid);
+            }
+        }
+        Ok(any)
+    }
+
+    fn seize(&mut self, dir: &Dir, tid: i32) -> Result<bool, Error> {
+        if self.running.contains_key(&tid) {
+            return Ok(false);
+        }
+        let error = match Running::seize(tid, OPTIONS) {
+            Ok(running) => {
+                self.running.insert(tid, running);
+                return Ok(true);
+            }
+            Err(error) if error.is_gone() => return Ok(false),
+            Err(error) => error,
+        };
+        let Ok(status) = dir.thread(tid).and_then(|thread| Status::read(&thread)) else {
+            return Ok(false);
+        };
+        if matches!(status.state, b'Z' | b'X') {
+            return Ok(false);
+        }
+        if status.tracer == nix::unistd::gettid().as_raw() {
+            // Born of a task that was already seized.
+            self.running.insert(tid, Running::traced_from_birth(tid));
+            return Ok(true);
+        }
+        match status.tracer {
+            0 => Err(error.into()),
+            tracer => Err(Error::Traced { tid, tracer }),
+        }
+    }
+
+    /// Waits for each by its number, which the kernel finds at once; to wait for any it would go
+    /// through all of them every time.
+    fn wait_for_all(&mut self) -> Result<(), Error> {
+        while !self.running.is_empty() {
+            let mut any = false;
+            for tid in self.running.keys().copied().collect::<Vec<_>>() {
+                let Some(running) = self.running.remove(&tid) else { continue };
+                match running.poll() {
+                    Ok(Err(running)) => {
+                        self.running.insert(tid, running);
+                        continue;
+                    }
+                    Ok(Ok(Event::Stopped(stopped))) => self.arrived(stopped)?,
+                    Ok(Ok(Event::Ended { .. })) => self.forget(tid)?,
+                    Err(error) if error.is_gone() => self.forget(tid)?,
+                    Err(error) => return Err(error.into()),
+                }
+                any = true;
+            }
+            if !any {
+                self.pause()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// There is no descriptor to poll for a tracee's stop, and a blocking wait has no deadline:
+    /// so look again at once for as long as the stop of one task usually takes, then with short
+    /// naps, which leave the processor to those that are to stop.
+    fn pause(&mut self) -> Result<(), Error> {
+        let after = self.since.elapsed();
+        if after < EAGER {
+            std::thread::yield_now();
+            return Ok(());
+        }
+        if after < self.patience {
+            if self.hurrying.is_empty() || self.hurried.elapsed() > HURRY {
+                self.hurry()?;
+                self.hurried = Instant::now();
+            }
+            std::thread::sleep(NAP);
+            return Ok(());
+        }
+        let late: Vec<i32> = self.running.keys().copied().collect();
+        let (tid, why) = why_late(&late, self.root, &self.hurrying);
+        Err(Error::DidNotStop { tid, why, after, tries: 1 })
+    }
+
+    /// Sets those going again that others wait for in a vfork which began before they were seized.
+    fn hurry(&mut self) -> Result<(), Error> {
+        let running = self.running.keys().copied();
+        let late: Vec<i32> = running.filter(|tid| !self.hurrying.contains_key(tid)).collect();
+        for tid in late {
+            for child in vfork_children(tid) {
+                if self.hurrying.insert(child, tid).is_none() {
+                    self.set_going(child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Resumes a task that has stopped before it was known that another one waits for it.
+    fn set_going(&mut self, tid: i32) {
+        if let Some(FrozenThread { stopped: Some(stopped), .. }) = self.stopped.remove(&tid)
+            && let Ok(running) = stopped.resume(0)
+        {
+            self.running.insert(tid, running);
+        }
+    }
+
+    fn arrived(&mut self, stopped: Stopped) -> Result<(), Error> {
+        let tid = stopped.tid();
+        let again = match stopped.stop() {
+            Stop::Interrupted if self.hurrying.contains_key(&tid) => stopped.resume(0),
+            Stop::Interrupted => return self.keep(stopped, 0),
+            Stop::Group(signal) => return self.keep(stopped, signal),
+            // The stop that was asked for is still to come; until then all goes its way.
+            Stop::Signal(signal) => stopped.resume(signal),
+            Stop::Syscall => stopped.resume(0),
+            Stop::Event(event) => {
+                let vfork = event == libc::PTRACE_EVENT_VFORK;
+                self.born(stopped.event_message()? as i32, vfork.then_some(tid));
+                stopped.resume(0)
+            }
+        };
+        match again {
+            Ok(running) => {
+                self.running.insert(tid, running);
+                Ok(())
+            }
+            Err(error) if error.is_gone() => self.forget(tid),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn keep(&mut self, stopped: Stopped, group_stop: i32) -> Result<(), Error> {
+        let tid = stopped.tid();
+        self.running.remove(&tid);
+        self.stopped.insert(tid, FrozenThread { stopped: Some(stopped), group_stop });
+        self.has_been_waited_for(tid)
+    }
+
+    /// A parent that stops, or ends, has its vfork behind it: the child need not run any more.
+    fn has_been_waited_for(&mut self, parent: i32) -> Result<(), Error> {
+        let children: Vec<i32> =
+            self.hurrying.iter().filter(|(_, by)| **by == parent).map(|(tid, _)| *tid).collect();
+        for child in children {
+            self.hurrying.remove(&child);
+            if let Some(running) = self.running.get(&child) {
+                ignore_gone(running.interrupt())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `waits` is the thread that waits for it, if one does.
+    fn born(&mut self, tid: i32, waits: Option<i32>) {
+        if let Some(parent) = waits {
+            self.hurrying.insert(tid, parent);
+            // Its stop at birth may have been seen before its parent told of it.
+            self.set_going(tid);
+        }
+        if !self.stopped.contains_key(&tid) {
+            self.running.entry(tid).or_insert_with(|| Running::traced_from_birth(tid));
+        }
+    }
+
+    fn forget(&mut self, tid: i32) -> Result<(), Error> {
+        self.running.remove(&tid);
+        self.stopped.remove(&tid);
+        self.process_of.remove(&tid);
+        self.hurrying.remove(&tid);
+        self.has_been_waited_for(tid)
+    }
+
+    /// Detaches everything after a failed attempt. What does not stop cannot be detached here; it
+    /// is when this thread ends, and it runs until then.
+    fn let_go(&mut self) {
+        for (_, mut thread) in std::mem::take(&mut self.stopped) {
+            detach(&mut thread);
+        }
+    }
+
+    /// The stopped threads by their processes.
+    fn sort(self) -> Result<Processes, Error> {
+        let mut processes = Processes::new();
+        for (tid, thread) in self.stopped {
+            let pid = match self.process_of.get(&tid) {
+                Some(&pid) => pid,
+                // Born while the others were being stopped.
+                None => Status::read(&Dir::open(tid)?)?.tgid,
+            };
+            processes.entry(pid).or_default().insert(tid, thread);
+        }
+        Ok(processes)
+    }
+}
+
+impl Frozen {
+    /// Stops tasks that were missed: their processes and numbers. (While children end, the kernel's list
+    /// of children may leave some out.)
+    ///
+    /// # Errors
+    /// As [`stop`], and if tasks are missed again and again.
+    pub fn stop_missed(&mut self, missed: &[(i32, i32)]) -> Result<(), Error> {
+        let Some(&(pid, tid)) = missed.first() else { return Ok(()) };
+        self.missed += 1;
+        if self.missed > MISSED {
+            return Err(Error::Slipped { pid, tid });
+        }
+        let mut attempt = Attempt::new(pid, PATIENCE);
+        for &(pid, tid) in missed {
+            let Ok(dir) = Dir::open(pid) else { continue };
+            attempt.seize(&dir, tid)?;
+            attempt.process_of.insert(tid, pid);
+        }
+        for (pid, mut threads) in attempt.stop().map_err(|(error, _)| error)?.sort()? {
+            self.processes.entry(pid).or_default().append(&mut threads);
+        }
+        Ok(())
+    }
+}
+
+/// Stops one thread that is seized, and no other of its process.
+///
+/// # Errors
+/// If it is gone, or does not stop in time: then it runs on.
+pub fn stop_thread(seized: Running, patience: Duration) -> Result<FrozenThread, Error> {
+    let tid = seized.tid();
+    let mut attempt = Attempt::new(tid, patience);
+    attempt.running.insert(tid, seized);
+    let mut stopped = attempt.stop().map_err(|(error, _)| error)?.stopped;
+    stopped.remove(&tid).ok_or(Error::Ptrace(ptrace::Error::Gone { operation: "stop", tid }))
+}
+
+fn ignore_gone<T>(result: ptrace::Result<T>) -> ptrace::Result<()> {
+    match result {
+        Err(error) if !error.is_gone() => Err(error),
+        _ => Ok(()),
+    }
+}
