@@ -334,10 +334,21 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             "use POSIX shared memory or a shared anonymous mapping instead",
         ));
     }
+    if is_anonymous_file(name) && !mapping.flags.contains(VmFlags::MAY_SHARE) {
+        return Some((
+            "a private mapping of shared anonymous memory (made by /proc/PID/map_files)",
+            "unmap it before the dump",
+        ));
+    }
     if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
         return Some(("of a file without a path", "unmap it before the dump"));
     }
     None
+}
+
+/// Whether this is the name of the file that the kernel makes for shared anonymous memory.
+fn is_anonymous_file(name: &[u8]) -> bool {
+    name == b"/dev/zero (deleted)"
 }
 
 const CLOSE: &str = "close it before the dump";
@@ -354,6 +365,9 @@ pub fn of_file(file: &OpenFile) -> Option<(String, &'static str)> {
         return None;
     }
     match file.mode & libc::S_IFMT {
+        libc::S_IFREG if is_anonymous_file(target) => {
+            close("it is shared anonymous memory, opened by /proc/PID/map_files")
+        }
         libc::S_IFBLK => close("it is a block device"),
         libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,

@@ -75,6 +75,9 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let private = Region::map(8192, WRITE, libc::MAP_PRIVATE, Some((&below, 0)));
     word(&private).store(6, Ordering::SeqCst);
 
+    let mut program = make(c"program", 0);
+    program.write_all(&std::fs::read("/bin/true").expect("read")).expect("write");
+
     let child = crate::tree::child(stage, "one", || {
         while word(&region).load(Ordering::SeqCst) != 2 {
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -114,6 +117,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("the child", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
     found.same("what the child wrote", &3, &word(&region).load(Ordering::SeqCst));
     found.same("the child has read", &(FAR + 2), &reader.stream_position().expect("position"));
+
+    // Who writes a program keeps it from being run; who made it does not.
+    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let run = std::process::Command::new(path).status();
+    found.must("it can be run", run.is_ok_and(|status| status.success()));
 
     found.same("a private change", &6, &word(&private).load(Ordering::SeqCst));
     let mut four = [0; 4];

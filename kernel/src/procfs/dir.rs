@@ -209,6 +209,11 @@ impl Dir {
     }
 
     pub(super) fn error(&self, name: &str, source: Errno) -> Error {
+        // So the kernel answers whoever follows a link of a process that is gone, too.
+        let source = match source {
+            Errno::EACCES if !self.exists("stat") => Errno::ESRCH,
+            other => other,
+        };
         Error::Read { path: format!("{}/{name}", self.path), source }
     }
 

@@ -87,6 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn links_of_a_process_that_is_gone_are_gone() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let dir = Dir::open(child.id().cast_signed()).unwrap();
+        dir.link("exe").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for link in ["exe", "cwd", "ns/mnt", "fd/0"] {
+            assert!(dir.link(link).unwrap_err().is_gone(), "{link}");
+        }
+    }
+
+    #[test]
     fn own_links_lead_where_they_should() {
         let dir = Dir::open(std::process::id().cast_signed()).unwrap();
         assert_eq!(dir.exe().unwrap(), Some(std::env::current_exe().unwrap().into_os_string()));

@@ -1,6 +1,7 @@
 //! memfds: made and filled once for each inode, and opened again for each open file description.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +25,9 @@ use super::table::Beside;
 use super::{Error, kernel};
 use crate::run::Run;
 
+const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
+const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
+
 /// Bytes that are copied at once.
 const AT_ONCE: u64 = 1 << 20;
 
@@ -37,7 +41,17 @@ pub(super) struct Inodes {
     /// By the number that open files refer to.
     inodes: BTreeMap<u64, MemfdInodeEntry>,
     memory: FileMemory,
-    made: BTreeMap<u32, OwnedFd>,
+    made: BTreeMap<u32, Made>,
+}
+
+/// A memfd that has been made.
+#[derive(Debug)]
+struct Made {
+    /// By which it is opened again.
+    handle: OwnedFd,
+    /// The description that came with it, until an open file is that. The kernel does not count it among
+    /// those who write: while there is another one the memfd cannot be executed.
+    first: Option<OwnedFd>,
 }
 
 impl FileKind for Memfd {
@@ -61,7 +75,15 @@ impl FileKind for Memfd {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = entry(file)?;
-            let fd = opening.beside.memfds.open(entry, entry.flags)?;
+            let made = opening.beside.memfds.made(entry)?;
+            let first = match entry.flags & O_ACCMODE {
+                O_RDWR => made.first.take(),
+                _ => None,
+            };
+            let fd = match first {
+                Some(first) => first,
+                None => made.open(entry, entry.flags)?,
+            };
             let what = format!("memfd of file {}", entry.id);
             if entry.pos != 0 {
                 lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
@@ -80,7 +102,8 @@ impl FileKind for Memfd {
         with: u32,
         _needs: Needs,
     ) -> Result<OwnedFd, Error> {
-        beside.memfds.open(entry(file)?, with)
+        let entry = entry(file)?;
+        beside.memfds.made(entry)?.open(entry, with)
     }
 }
 
@@ -100,26 +123,40 @@ impl Inodes {
         Ok(Self { inodes, memory, made: BTreeMap::new() })
     }
 
-    /// A new open file description of the memfd of `entry`.
-    fn open(&mut self, entry: &MemfdFileEntry, with: u32) -> Result<OwnedFd, Error> {
+    /// The memfd of `entry`, which is made when it is asked for first.
+    fn made(&mut self, entry: &MemfdFileEntry) -> Result<&mut Made, Error> {
         let id = entry.inode_id;
-        if !self.made.contains_key(&id) {
-            let missing =
-                || Error::image(format!("file {}", entry.id), "its memfd is not in the images");
-            let inode = self.inodes.get(&id.into()).ok_or_else(missing)?;
-            let made = make(inode, &self.memory)?;
-            self.made.insert(id, made);
+        match self.made.entry(id) {
+            Entry::Occupied(made) => Ok(made.into_mut()),
+            Entry::Vacant(place) => {
+                let inode = self.inodes.get(&id.into()).ok_or_else(|| {
+                    Error::image(format!("file {}", entry.id), "its memfd is not in the images")
+                })?;
+                let first = make(inode, &self.memory)?;
+                let handle = reopen(&first, libc::O_PATH.cast_unsigned())
+                    .map_err(|errno| kernel(format!("keep memfd {}", shown(inode)), errno))?;
+                Ok(place.insert(Made { handle, first: Some(first) }))
+            }
         }
-        let failed = |errno| kernel(format!("open memfd {id} again"), errno);
-        reopen(self.made.get(&id).ok_or_else(|| failed(Errno::EBADF))?, with).map_err(failed)
     }
 
     /// Moves what has been made out of the way of the tasks.
     pub(super) fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
-        for (id, fd) in std::mem::take(&mut self.made) {
-            self.made.insert(id, keep.keep(fd)?);
+        for made in self.made.values_mut() {
+            let handle = made.handle.try_clone()?;
+            made.handle = keep.keep(handle)?;
+            // Nobody else will ask for it.
+            made.first = None;
         }
         Ok(())
+    }
+}
+
+impl Made {
+    /// A new open file description.
+    fn open(&self, entry: &MemfdFileEntry, with: u32) -> Result<OwnedFd, Error> {
+        reopen(&self.handle, with)
+            .map_err(|errno| kernel(format!("open memfd {} again", entry.inode_id), errno))
     }
 }
 
@@ -203,7 +240,8 @@ mod tests {
         let mut memfds =
             Inodes { inodes: BTreeMap::from([(3, entry)]), memory, made: BTreeMap::new() };
         let wanted = MemfdFileEntry { inode_id: 3, ..MemfdFileEntry::default() };
-        let file = File::from(memfds.open(&wanted, libc::O_RDONLY.cast_unsigned()).unwrap());
+        let made = memfds.made(&wanted).unwrap();
+        let file = File::from(made.open(&wanted, libc::O_RDONLY.cast_unsigned()).unwrap());
         let mut bytes = vec![1; size as usize];
         file.read_exact_at(&mut bytes, 0).unwrap();
         let sum: usize = bytes.iter().map(|&byte| usize::from(byte)).sum();
