@@ -3,6 +3,7 @@
 
 use std::io;
 
+use arch::settings;
 use libc::{c_int, c_long};
 
 /// Which side of a fork this is.
@@ -233,18 +234,9 @@ pub enum FaultingInstructions {
 /// # Errors
 /// When the kernel or the processor cannot do that.
 pub fn set_faulting(instruction: FaultingInstructions, faults: bool) -> io::Result<()> {
-    const ARCH_SET_CPUID: c_int = 0x1012;
-    // SAFETY: both take integers. A thread that then runs into the fault is ended by a signal.
-    let answered = unsafe {
-        match instruction {
-            FaultingInstructions::Cpuid => {
-                libc::syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, libc::c_ulong::from(!faults))
-            }
-            FaultingInstructions::TimeStampCounter => {
-                let wanted = if faults { libc::PR_TSC_SIGSEGV } else { libc::PR_TSC_ENABLE };
-                libc::prctl(libc::PR_SET_TSC, wanted).into()
-            }
-        }
+    let answered = match instruction {
+        FaultingInstructions::Cpuid => settings::set_identification_faults(faults),
+        FaultingInstructions::TimeStampCounter => settings::set_clock_faults(faults),
     };
-    answer(answered).map(drop)
+    answered.map(drop).map_err(io::Error::from_raw_os_error)
 }

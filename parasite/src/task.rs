@@ -132,8 +132,8 @@ pub struct Parasite {
     /// Out: components of the extended state that the process may use (Linux 5.16; 0 where the
     /// kernel does not tell).
     pub permitted: u64,
-    /// Out: `PR_GET_TSC` of this thread; 0 where the processor has no counter.
-    pub tsc: u32,
+    /// Out: whether reading the time-stamp counter is a fault for this thread.
+    pub tsc_faults: u32,
     /// Padding.
     pub pad: u32,
 }
@@ -170,7 +170,7 @@ impl Parasite {
         membarrier: 0,
         cpuid_faults: 0,
         permitted: 0,
-        tsc: 0,
+        tsc_faults: 0,
         pad: 0,
     };
 }

@@ -115,6 +115,18 @@ impl GeneralRegs {
         self
     }
 
+    /// The number of the system call that the task was stopped in; `None` outside one.
+    #[must_use]
+    pub const fn call(&self) -> Option<usize> {
+        if self.in_syscall() { Some(self.orig_ax as usize) } else { None }
+    }
+
+    /// The first argument of that call.
+    #[must_use]
+    pub const fn argument(&self) -> u64 {
+        self.di
+    }
+
     /// The return register.
     #[must_use]
     pub const fn return_value(&self) -> i64 {

@@ -2,6 +2,7 @@
 
 use ::parasite::plain::bytes_of_mut;
 use ::parasite::task::AltStack;
+use arch::settings;
 use arch::syscall::nr;
 use kernel::ptrace::{Running, Stop, Stopped};
 
@@ -10,11 +11,7 @@ use super::{Bits, Codes, Error, Home, Original, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
-const PR_GET_TSC: u64 = 25;
-/// `PR_GET_TSC`: reading the time-stamp counter is a fault.
-pub(super) const PR_TSC_SIGSEGV: u32 = 2;
 const PR_GET_TID_ADDRESS: u64 = 40;
-const ARCH_GET_CPUID: u64 = 0x1011;
 
 /// How many questions there are, and which are answered by the call's own value.
 const QUESTIONS: usize = 5;
@@ -75,8 +72,8 @@ impl Asked {
             (nr::SIGALTSTACK, [0, at(AT_ALT_STACK), 0, 0, 0, 0]),
             (nr::PRCTL, [PR_GET_TID_ADDRESS, at(AT_CLEAR_CHILD_TID), 0, 0, 0, 0]),
             (nr::PRCTL, [PR_GET_PDEATHSIG, at(AT_PARENT_DEATH_SIGNAL), 0, 0, 0, 0]),
-            (nr::PRCTL, [PR_GET_TSC, at(AT_TSC), 0, 0, 0, 0]),
-            (nr::ARCH_PRCTL, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]),
+            settings::ask_clock(at(AT_TSC)),
+            settings::ASK_IDENTIFICATION,
         ]
     }
 
@@ -92,7 +89,7 @@ impl Asked {
         let answer = stopped.registers()?.return_value();
         if question == BY_VALUE {
             // An error: there is no such thing.
-            self.cpuid_faults = answer == 0;
+            self.cpuid_faults = settings::is_identification_fault(answer);
             return Ok(());
         }
         if answer < 0 {
@@ -121,7 +118,7 @@ impl Asked {
             clear_child_tid: word(AT_CLEAR_CHILD_TID),
             parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
             cpuid_faults: self.cpuid_faults,
-            tsc_faults: word(AT_TSC) as u32 == PR_TSC_SIGSEGV,
+            tsc_faults: settings::is_clock_fault(word(AT_TSC) as u32),
         })
     }
 }

@@ -15,7 +15,6 @@ use arch::syscall::nr;
 use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
-use super::calls::PR_TSC_SIGSEGV;
 use super::home::Detour;
 use super::{Bits, Codes, Error, Home, Original, Room, ThreadState, expect_stop};
 
@@ -85,7 +84,7 @@ impl Report {
             membarrier: known.membarrier,
             permitted: known.permitted_components,
             cpuid_faults: thread.cpuid_faults.into(),
-            tsc: if thread.tsc_faults { PR_TSC_SIGSEGV } else { 0 },
+            tsc_faults: thread.tsc_faults.into(),
             ..Parasite::EMPTY
         });
         if known.actions.len() != SIGNALS {
@@ -109,14 +108,13 @@ impl Report {
             clear_child_tid: self.state.clear_child_tid,
             parent_death_signal: self.state.parent_death_signal,
             cpuid_faults: self.state.cpuid_faults != 0,
-            tsc_faults: self.state.tsc == PR_TSC_SIGSEGV,
+            tsc_faults: self.state.tsc_faults != 0,
         }
     }
 
     /// The first field in which two reports differ.
     pub(crate) fn differs(&self, other: &Self) -> Option<&'static str> {
         let (one, other) = (&self.state, &other.state);
-        let no_tsc = |state: &Parasite| state.tsc == PR_TSC_SIGSEGV;
         let fields = [
             ("signal actions", one.actions == other.actions),
             ("interval timers", one.interval_timers == other.interval_timers),
@@ -131,7 +129,7 @@ impl Report {
             ("membarrier registrations", one.membarrier == other.membarrier),
             ("timer slack", one.timer_slack == other.timer_slack),
             ("CPUID faulting", one.cpuid_faults == other.cpuid_faults),
-            ("use of the time-stamp counter", no_tsc(one) == no_tsc(other)),
+            ("use of the time-stamp counter", one.tsc_faults == other.tsc_faults),
             (
                 "permitted extended state",
                 one.permitted & fpu::ON_REQUEST == other.permitted & fpu::ON_REQUEST,
@@ -295,7 +293,7 @@ impl Infection {
         let stopped = self.walk_to_leaving(running, |registers| {
             // At the call's entry there is an error where the answer will be.
             let answer = i32::try_from(registers.return_value());
-            if registers.orig_ax == nr::USERFAULTFD as u64
+            if registers.call() == Some(nr::USERFAULTFD)
                 && let Ok(fd @ 0..) = answer
             {
                 taken.get_or_insert_with(|| take(fd));
@@ -327,7 +325,8 @@ impl Infection {
             let stopped = self.syscall_stop(running, "while the parasite ran")?;
             let registers = stopped.registers()?;
             seen(&registers);
-            if registers.orig_ax == nr::MUNMAP as u64 && registers.di == self.request.region {
+            let leaves = registers.call() == Some(nr::MUNMAP);
+            if leaves && registers.argument() == self.request.region {
                 return Ok(stopped);
             }
             running = stopped.resume_to_syscall()?;

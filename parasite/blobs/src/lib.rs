@@ -2,11 +2,10 @@
 //! for panics.
 //!
 //! There is no C library, and the compiler's own memory functions are not built for this target;
-//! these are the plainest that do the work, one string instruction each, so that they have no
-//! tables, no vector state and nothing to relocate.
+//! these are the plainest that do the work ([`arch::blob`]).
 #![no_std]
 
-use core::arch::asm;
+use arch::blob;
 
 /// Copies `count` bytes forwards.
 ///
@@ -14,11 +13,8 @@ use core::arch::asm;
 /// As C's `memcpy`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller promises two valid ranges; the direction flag is clear by the ABI.
-    unsafe {
-        asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _,
-             options(nostack, preserves_flags));
-    }
+    // SAFETY: the caller promises two valid ranges that do not overlap.
+    unsafe { blob::copy(to, from, count) };
     to
 }
 
@@ -28,15 +24,11 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *
 /// As C's `memmove`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    if (to as usize).wrapping_sub(from as usize) >= count {
-        // SAFETY: the target does not start inside the source, so copying forwards is right.
-        return unsafe { memcpy(to, from, count) };
-    }
-    // SAFETY: backwards from the last byte; the direction flag is put back as the ABI has it.
+    let inside = (to as usize).wrapping_sub(from as usize) < count;
+    // SAFETY: the caller promises two valid ranges. A target that begins inside the source is
+    // filled from its end, any other one from its start.
     unsafe {
-        asm!("std", "rep movsb", "cld", inout("rcx") count => _,
-             inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
-             inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _, options(nostack));
+        if inside { blob::copy_backwards(to, from, count) } else { blob::copy(to, from, count) }
     }
     to
 }
@@ -48,10 +40,7 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
     // SAFETY: the caller promises a valid range.
-    unsafe {
-        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") byte as u8,
-             options(nostack, preserves_flags));
-    }
+    unsafe { blob::fill(to, byte as u8, count) };
     to
 }
 
@@ -62,10 +51,7 @@ pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8
 /// The range is valid for writes.
 pub unsafe fn clear(to: *mut u8, count: usize) {
     // SAFETY: the caller promises a valid range.
-    unsafe {
-        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") 0u8,
-             options(nostack, preserves_flags));
-    }
+    unsafe { blob::fill(to, 0, count) }
 }
 
 /// Compares `count` bytes.
@@ -89,6 +75,5 @@ pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32
 /// A blob that panics has lost its way: an illegal instruction shows the tracer where.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: `ud2` raises SIGILL and does not return.
-    unsafe { asm!("ud2", options(noreturn, nostack)) }
+    blob::trap()
 }

@@ -6,10 +6,10 @@
 #![no_std]
 #![no_main]
 
-use core::arch::naked_asm;
-use core::mem::offset_of;
 use core::ptr::{addr_of, addr_of_mut};
 
+use arch::blob::unmap_and_return;
+use arch::settings;
 use arch::syscall::{nr, syscall};
 use parasite::task::{Parasite, SIGNALS, TimerState};
 use stasis_blobs as _;
@@ -20,43 +20,27 @@ const ITIMERS: usize = 3;
 const PR_GET_PDEATHSIG: usize = 2;
 const PR_GET_DUMPABLE: usize = 3;
 const PR_GET_SECUREBITS: usize = 27;
-const PR_GET_TSC: usize = 25;
 const PR_GET_TIMERSLACK: usize = 30;
-const ARCH_GET_CPUID: usize = 0x1011;
-const ARCH_GET_XCOMP_PERM: usize = 0x1022;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS`.
 const GET_REGISTRATIONS: usize = 1 << 9;
 const PR_GET_CHILD_SUBREAPER: usize = 37;
 const PR_GET_TID_ADDRESS: usize = 40;
 const PR_GET_THP_DISABLE: usize = 42;
 
-/// Entry point: `rdi` holds the address of [`Parasite`], the stack pointer the end of the region.
+arch::blob_entry!(parasite);
+
+/// Reports, and goes home: the last call unmaps the region that all of this runs in.
 ///
-/// The way out is written in assembler because nothing of the region may be used between the
-/// unmapping and the return: the arguments are loaded, the stack pointer is set to the way home,
-/// and the jump leaves the region for good.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.start")]
-pub extern "C" fn start() -> ! {
-    naked_asm!(
-        "cld",
-        "mov rbx, rdi",
-        "and rsp, -16",
-        "call {report}",
-        "mov rdx, [rbx + {syscall_return}]",
-        "mov rdi, [rbx + {region_start}]",
-        "mov rsi, [rbx + {region_bytes}]",
-        "mov rsp, [rbx + {home}]",
-        "mov eax, {munmap}",
-        "jmp rdx",
-        report = sym report,
-        syscall_return = const offset_of!(Parasite, syscall_return),
-        region_start = const offset_of!(Parasite, region_start),
-        region_bytes = const offset_of!(Parasite, region_bytes),
-        home = const offset_of!(Parasite, home),
-        munmap = const nr::MUNMAP,
-    )
+/// # Safety
+/// `state` is the struct that the host laid out, followed by its timers.
+unsafe extern "C" fn parasite(state: *mut Parasite) -> ! {
+    // SAFETY: the host's promises of what it laid out; nothing of the region is needed after this.
+    unsafe {
+        report(state);
+        let region = ((*state).region_start as usize, (*state).region_bytes as usize);
+        let (back, home) = ((*state).syscall_return as usize, (*state).home as usize);
+        unmap_and_return(region.0, region.1, back, home)
+    }
 }
 
 /// The report, in whose place errors are noted.
@@ -90,7 +74,7 @@ impl Report {
 ///
 /// # Safety
 /// `state` is the struct that the host laid out, followed by its timers.
-unsafe extern "C" fn report(state: *mut Parasite) {
+unsafe fn report(state: *mut Parasite) {
     let report = Report(state);
     // SAFETY: `state` is valid for the whole run, and only this thread and (while it is stopped)
     // the host touch it.
@@ -131,13 +115,9 @@ unsafe extern "C" fn report(state: *mut Parasite) {
         let registrations = syscall(nr::MEMBARRIER, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
         (*state).membarrier = registrations.unwrap_or(0) as u32;
         (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
-        // Older kernels and other processors refuse these.
-        let cpuid = syscall(nr::ARCH_PRCTL, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]);
-        (*state).cpuid_faults = u32::from(cpuid == Ok(0));
-        let permitted = addr_of!((*state).permitted) as usize;
-        let _refused = syscall(nr::ARCH_PRCTL, [ARCH_GET_XCOMP_PERM, permitted, 0, 0, 0, 0]);
-        let tsc = addr_of!((*state).tsc) as usize;
-        let _refused = syscall(nr::PRCTL, [PR_GET_TSC, tsc, 0, 0, 0, 0]);
+        (*state).cpuid_faults = settings::identification_faults().into();
+        (*state).permitted = settings::permitted_components();
+        (*state).tsc_faults = settings::clock_faults().into();
         if (*state).bell != 0 {
             let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
             report.ask(nr::TGKILL, [pid, tid, (*state).bell as usize, 0, 0, 0]);

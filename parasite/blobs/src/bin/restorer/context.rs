@@ -1,10 +1,10 @@
 //! What every stage works with: the arguments, the thread at hand, and one way to make a system
 //! call that must succeed.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use arch::syscall::{nr, syscall};
+use arch::blob::trap;
+use arch::syscall::{Answer, nr, syscall};
 use parasite::restorer::{Arguments, Read, Segment, Step, Table, Thread};
 
 /// What a new thread finds at the top of its stack.
@@ -121,19 +121,21 @@ impl Context {
 
     /// Makes a system call that must succeed.
     pub fn must(&self, step: Step, object: u64, number: usize, args: [usize; 6]) -> usize {
-        self.at(step, object);
         // SAFETY: every caller passes what its step needs: addresses in the region or in the new
         // address space, which nothing else uses yet.
-        match unsafe { syscall(number, args) } {
-            Ok(value) => value,
-            Err(error) => self.fail(step, object, error),
-        }
+        self.succeeds(step, object, || unsafe { syscall(number, args) })
     }
 
     /// Makes a system call whose failure is an answer.
     pub fn may(&self, number: usize, args: [usize; 6]) -> Result<usize, i32> {
         // SAFETY: as `must`.
         unsafe { syscall(number, args) }
+    }
+
+    /// Notes what comes next, and takes the answer of what must succeed.
+    pub fn succeeds(&self, step: Step, object: u64, call: impl FnOnce() -> Answer) -> usize {
+        self.at(step, object);
+        call().unwrap_or_else(|error| self.fail(step, object, error))
     }
 
     /// `prctl` that must succeed.
@@ -144,10 +146,8 @@ impl Context {
     /// Notes the failure and stops for the tracer.
     pub fn fail(&self, step: Step, object: u64, error: i32) -> ! {
         self.at(step, object);
-        // SAFETY: the thread's own report, as in `at`; `ud2` raises SIGILL, which the tracer sees.
-        unsafe {
-            (&raw mut (*self.thread).report.error).write_volatile(error);
-            asm!("ud2", options(noreturn, nostack))
-        }
+        // SAFETY: the thread's own report, as in `at`.
+        unsafe { (&raw mut (*self.thread).report.error).write_volatile(error) };
+        trap()
     }
 }

@@ -25,20 +25,11 @@ mod pages;
 mod process;
 mod thread;
 
-use core::arch::naked_asm;
-
 use context::Context;
 use parasite::restorer::Arguments;
 use stasis_blobs as _;
 
-/// Entry point: `rdi` holds the address of [`Arguments`], the stack pointer the end of the
-/// leader's stack.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".text.start")]
-pub extern "C" fn start() -> ! {
-    naked_asm!("cld", "and rsp, -16", "xor ebp, ebp", "call {leader}", "ud2", leader = sym leader)
-}
+arch::blob_entry!(leader);
 
 /// The leader's way.
 ///

@@ -3,6 +3,7 @@
 use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
+use arch::settings;
 use arch::syscall::nr;
 use parasite::restorer::{PosixTimer, Step};
 use parasite::task::{AltStack, SigAction};
@@ -20,7 +21,6 @@ const PR_SET_CHILD_SUBREAPER: usize = 36;
 const PR_SET_THP_DISABLE: usize = 41;
 const PR_TIMER_CREATE_RESTORE_IDS: usize = 77;
 
-const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
 const SS_DISABLE: u32 = 2;
 
 const FUTEX_WAIT: usize = 0;
@@ -40,8 +40,7 @@ pub fn before_threads(context: &Context) {
             let none = AltStack { flags: SS_DISABLE, ..AltStack::default() };
             let (step, object) = (Step::Component, component as u64);
             context.must(step, object, nr::SIGALTSTACK, [&raw const none as usize, 0, 0, 0, 0, 0]);
-            let args = [ARCH_REQ_XCOMP_PERM, component, 0, 0, 0, 0];
-            context.must(step, object, nr::ARCH_PRCTL, args);
+            context.succeeds(step, object, || settings::permit_component(component));
         }
     }
     let personality = arguments.personality;

@@ -3,6 +3,7 @@
 use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
+use arch::settings;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{CPUID_FAULTS, Credentials, Step, TSC_FAULTS, Thread, UNSET, USES_TILES};
 
@@ -21,10 +22,6 @@ pub const SHARED_BY_THREADS: u64 =
 
 const PR_SET_PDEATHSIG: usize = 1;
 const PR_SET_NAME: usize = 15;
-const PR_SET_TSC: usize = 26;
-const PR_TSC_SIGSEGV: usize = 2;
-const ARCH_SET_CPUID: usize = 0x1012;
-const TILE_COMPONENT: u64 = arch::fpu::XTILEDATA.bit as u64;
 const PR_SET_TIMERSLACK: usize = 29;
 const PR_MCE_KILL: usize = 33;
 const PR_MCE_KILL_SET: usize = 1;
@@ -155,16 +152,16 @@ pub fn register(context: &Context) {
     settings(context);
     schedule(context, thread);
     if thread.processor & USES_TILES != 0 {
-        context.at(Step::Component, TILE_COMPONENT);
-        // SAFETY: the process has been given the permission, on a processor that has tiles.
-        unsafe { arch::fpu::touch_tiles() };
+        context.at(Step::Component, settings::ROOM_ON_USE);
+        // SAFETY: the process has been given the permission, on a processor that has it.
+        unsafe { settings::make_room() };
     }
     if thread.processor & CPUID_FAULTS != 0 {
-        let args = [ARCH_SET_CPUID, 0, 0, 0, 0, 0];
-        context.must(Step::Fault, ARCH_SET_CPUID as u64, nr::ARCH_PRCTL, args);
+        let identification = settings::IDENTIFICATION_FAULT;
+        context.succeeds(Step::Fault, identification, || settings::set_identification_faults(true));
     }
     if thread.processor & TSC_FAULTS != 0 {
-        context.prctl(Step::Fault, PR_SET_TSC, PR_TSC_SIGSEGV);
+        context.succeeds(Step::Fault, settings::CLOCK_FAULT, || settings::set_clock_faults(true));
     }
     // The leader's has been in force since before its memory was brought in; others have it from
     // there until now.
