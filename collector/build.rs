@@ -26,6 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("copy {}: {error}", object.display()))?;
     let mut hasher = DefaultHasher::new();
     (PINS, &bytes).hash(&mut hasher);
+    // What the loader fills in from: the programs are others with other data.
+    let processor = env::var("CARGO_CFG_TARGET_ARCH")?;
+    for data in ["src/bpf/calls.rs", &format!("../arch/src/{processor}/calls.rs")] {
+        println!("cargo::rerun-if-changed={data}");
+        fs::read(data).map_err(|error| format!("read {data}: {error}"))?.hash(&mut hasher);
+    }
     println!("cargo::rustc-env=STASIS_EBPF_VERSION={:016x}", hasher.finish());
     Ok(())
 }

@@ -22,8 +22,8 @@ use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use aya_ebpf::maps::PerCpuArray;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::track::{
-    ALL, ASYNCHRONOUS, CALLS, CREDENTIALS, FILES, INTERRUPTIBLE, MEMORY, NAMES, OPENS, TABLE,
-    TOUCHES,
+    ALL, ASYNCHRONOUS, CALLS as TABLE, CREDENTIALS, Calls, FILES, FLAGS_SECOND, FLAGS_THIRD,
+    INTERRUPTIBLE, MEMORY, MOUNTS, NAMES, OPENS, SHARES, TOUCHES, TOUCHES_BY_COMMAND,
 };
 
 use crate::read::load;
@@ -36,35 +36,9 @@ use crate::track::{add, count_call, is_dumper};
 #[unsafe(export_name = "NAMED")]
 static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
-/// A constant of the object, not of the code: an array that the code can index.
-static CHANGES: [u8; CALLS] = TABLE;
-
-/// Set in a thread's status while it makes a call of the 32-bit kind, with numbers of its own
-/// (arch/x86/include/asm/thread_info.h).
-const TS_COMPAT: u32 = 2;
-
-/// Set in the numbers of calls with 32-bit pointers and 64-bit registers.
-const X32: u32 = 0x4000_0000;
-const OPEN: u32 = 2;
-const CONNECT: u32 = 42;
-const LISTEN: u32 = 50;
-const SETSOCKOPT: u32 = 54;
-const FCNTL: u32 = 72;
-/// Of the calls that change something by its name, those that move what is mounted.
-const MOUNTS: [u32; 10] = [155, 165, 166, 428, 429, 430, 431, 432, 433, 442];
-const OPENAT: u32 = 257;
-const OPEN_BY_HANDLE_AT: u32 = 304;
-const PIDFD_GETFD: u32 = 438;
-const X32_SETSOCKOPT: u32 = 541;
-const F_SETPIPE_SZ: u32 = 1031;
-
-// Of 32-bit calls, which have their arguments elsewhere.
-const COMPAT_FCNTL: u32 = 55;
-const COMPAT_SOCKETCALL: u32 = 102;
-const COMPAT_FCNTL64: u32 = 221;
-const COMPAT_CONNECT: u32 = 362;
-const COMPAT_LISTEN: u32 = 363;
-const COMPAT_SETSOCKOPT: u32 = 366;
+/// Filled in by the loader. In constant memory, so that the verifier knows the values.
+#[unsafe(no_mangle)]
+static CALLS: Calls = Calls::UNKNOWN;
 
 #[unsafe(link_section = "tp_btf/sys_exit")]
 #[unsafe(no_mangle)]
@@ -80,41 +54,60 @@ extern "C" fn sys_exit(context: *mut [u64; 2]) -> i32 {
         return 0;
     }
     let status: u32 = load(task, o::TASK_STATUS);
-    let is_compat = status & TS_COMPAT != 0;
-    let changes = if call >= CALLS as u64 || is_compat {
-        ALL
-    } else {
-        // SAFETY: the index is below the table's length; volatile, so that it stays a table.
-        unsafe { core::ptr::read_volatile(CHANGES.as_ptr().add(call as usize)) }
-    };
+    let is_compat = status & constant(&raw const CALLS.compat_status) != 0;
+    let changes = changes(call, is_compat);
     if changes == 0 {
         return 0;
     }
+    let is_unknown = changes & ALL == ALL;
     let is_undone = is_undone(result, changes);
-    let call = call as u32;
     if changes & NAMES != 0 && !is_undone {
         count_named(0);
-        if changes == ALL || MOUNTS.contains(&call) {
+        if is_unknown || changes & MOUNTS != 0 {
             count_named(1);
         }
     }
     if changes & OPENS != 0 && result >= 0 {
-        let is_shared = call & !X32 == PIDFD_GETFD;
+        let is_shared = changes & SHARES != 0;
         if !is_shared || !is_dumper(load(task, o::TASK_TGID), load(task, o::TASK_START_TIME)) {
-            let has_changed = is_shared || changes == ALL || cuts_off(registers, call);
-            touch_opened(result as u32, has_changed, changes != ALL);
+            let has_changed = is_shared || is_unknown || cuts_off(registers, changes);
+            touch_opened(result as u32, has_changed, !is_unknown);
         }
     }
-    if changes & TOUCHES != 0 || call == FCNTL {
-        touch_settings(registers, call, result);
-    } else if changes == ALL {
-        touch_otherwise(registers, call, is_compat, result);
+    if changes & (TOUCHES | TOUCHES_BY_COMMAND) != 0 {
+        touch_settings(registers, changes, is_compat, result);
     }
-    const OF_PROCESS: u8 = FILES | MEMORY | CREDENTIALS | ASYNCHRONOUS;
+    const OF_PROCESS: u16 = FILES | MEMORY | CREDENTIALS | ASYNCHRONOUS;
     if changes & OF_PROCESS != 0 && !is_undone {
         count_call(load(task, o::TASK_TGID), changes);
     }
     0
+}
+
+/// What a call may change. One that is not native may change all, whatever is known of it.
+#[inline(always)]
+fn changes(call: u64, is_compat: bool) -> u16 {
+    let variant = u64::from(constant(&raw const CALLS.variant));
+    let index = if is_compat { call } else { call & !variant };
+    if index >= TABLE as u64 {
+        return ALL;
+    }
+    let table = if is_compat { &raw const CALLS.compat } else { &raw const CALLS.native };
+    // The index is below the table's length.
+    let known = constant(table.cast::<u16>().wrapping_add(index as usize));
+    if !is_compat && call == index {
+        return known;
+    }
+    let touches = if known & (TOUCHES | TOUCHES_BY_COMMAND) != 0 { TOUCHES } else { 0 };
+    ALL | touches | known & SHARES
+}
+
+/// A value of the constant memory, as the loader has filled it in.
+#[inline(always)]
+fn constant<T>(place: *const T) -> T {
+    // SAFETY: all places are of numbers within `CALLS`. Volatile, because the value is not the one
+    // that the compiler sees here.
+    unsafe { core::ptr::read_volatile(place) }
 }
 
 #[inline(always)]
@@ -127,7 +120,7 @@ fn count_named(which: u32) {
 /// Whether a call says that it has not done anything: it was interrupted and is to be made again, it
 /// would have had to wait, or there was nothing of that name, or no right to it.
 #[inline(always)]
-fn is_undone(result: i64, changes: u8) -> bool {
+fn is_undone(result: i64, changes: u16) -> bool {
     // include/linux/errno.h, include/uapi/asm-generic/errno-base.h
     const RESTARTED: core::ops::RangeInclusive<i64> = -516..=-512;
     const EPERM: i64 = -1;
@@ -137,7 +130,7 @@ fn is_undone(result: i64, changes: u8) -> bool {
     const EACCES: i64 = -13;
     const EEXIST: i64 = -17;
     const ENOTDIR: i64 = -20;
-    if result >= 0 || changes == ALL {
+    if result >= 0 || changes & ALL == ALL {
         return false;
     }
     changes & (INTERRUPTIBLE | NAMES | OPENS) != 0 && RESTARTED.contains(&result)
@@ -148,39 +141,27 @@ fn is_undone(result: i64, changes: u8) -> bool {
 
 /// Whether a call that opens a file may have cut it off, for which it need not be open for writing.
 #[inline(always)]
-fn cuts_off(registers: u64, call: u32) -> bool {
+fn cuts_off(registers: u64, changes: u16) -> bool {
     const O_TRUNC: u32 = 0o1000;
-    let flags = match call {
-        OPEN => integer(registers, o::REGISTERS_SECOND),
-        OPENAT | OPEN_BY_HANDLE_AT => integer(registers, o::REGISTERS_THIRD),
+    let flags = if changes & FLAGS_SECOND != 0 {
+        integer(registers, o::REGISTERS_SECOND)
+    } else if changes & FLAGS_THIRD != 0 {
+        integer(registers, o::REGISTERS_THIRD)
+    } else {
         // It has its flags where the program can change them.
-        _ => O_TRUNC,
+        O_TRUNC
     };
     flags & O_TRUNC != 0
 }
 
-/// A call of the usual kind.
-#[inline(always)]
-fn touch_settings(registers: u64, call: u32, result: i64) {
-    if call != FCNTL || integer(registers, o::REGISTERS_SECOND) == F_SETPIPE_SZ {
-        touch(integer(registers, o::REGISTERS_FIRST), result >= 0);
-    }
-}
-
-/// A call that is not in the table.
+/// A call of the 32-bit kind has its arguments elsewhere.
 #[inline(never)]
-fn touch_otherwise(registers: u64, call: u32, is_compat: bool, result: i64) {
-    match call & !X32 {
-        COMPAT_FCNTL | COMPAT_SOCKETCALL | COMPAT_FCNTL64 | COMPAT_CONNECT | COMPAT_LISTEN
-        | COMPAT_SETSOCKOPT
-            if is_compat =>
-        {
-            touch_unknown();
-        }
-        CONNECT | LISTEN | SETSOCKOPT | X32_SETSOCKOPT | FCNTL if !is_compat => {
-            touch(integer(registers, o::REGISTERS_FIRST), result >= 0);
-        }
-        _ => {}
+fn touch_settings(registers: u64, changes: u16, is_compat: bool, result: i64) {
+    const F_SETPIPE_SZ: u32 = 1031;
+    if is_compat {
+        touch_unknown();
+    } else if changes & TOUCHES != 0 || integer(registers, o::REGISTERS_SECOND) == F_SETPIPE_SZ {
+        touch(integer(registers, o::REGISTERS_FIRST), result >= 0);
     }
 }
 

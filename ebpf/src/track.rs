@@ -27,7 +27,7 @@ static TRACKS: HashMap<u64, Track> = HashMap::with_max_entries(1 << 10, 0);
 
 /// Counts what a call of a process has changed, if the process is tracked.
 #[inline(always)]
-pub(crate) fn count_call(pid: i32, changes: u8) {
+pub(crate) fn count_call(pid: i32, changes: u16) {
     if let Some(process) = TRACKED.get_ptr_mut(pid) {
         count(process, changes);
     }
@@ -44,7 +44,7 @@ pub(crate) fn is_dumper(pid: i32, start: u64) -> bool {
 }
 
 #[inline(always)]
-fn count(process: *mut TrackedProcess, changes: u8) {
+fn count(process: *mut TrackedProcess, changes: u16) {
     // SAFETY: a value in a map stays mapped while a program runs; of an entry removed meanwhile the
     // kernel may reuse it for another process, whose count then grows for nothing.
     unsafe {

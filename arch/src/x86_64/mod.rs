@@ -1,7 +1,9 @@
 //! x86_64, 64-bit tasks.
 
 pub mod blob;
+pub mod calls;
 pub mod fpu;
+pub mod kernel;
 pub mod regs;
 pub mod settings;
 pub mod sigframe;

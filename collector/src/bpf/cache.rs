@@ -17,7 +17,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use super::offsets::{Layout, VMLINUX, WORDS};
+use super::offsets::{Layout, VMLINUX, WORDS, paths};
 use super::programs::PROGRAMS;
 
 /// What the kernel says of itself, its build id among it.
@@ -87,7 +87,7 @@ impl Kernel {
 /// Names what is looked up.
 fn wanted() -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (path, want) in FIELDS {
+    for (path, (_, want)) in paths().into_iter().zip(FIELDS) {
         (path, want as u8).hash(&mut hasher);
     }
     for program in PROGRAMS {

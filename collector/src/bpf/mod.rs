@@ -2,6 +2,7 @@
 
 mod btf;
 mod cache;
+mod calls;
 mod fallback;
 mod files;
 mod files_pass;

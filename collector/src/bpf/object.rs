@@ -12,9 +12,9 @@ use aya_obj::generated::bpf_insn;
 use aya_obj::{EbpfSectionKind, Map, Object};
 use kernel::bpf::{MapSpec, ProgramSpec, map_constant, map_create, program_load};
 
-use super::BpfError;
 use super::offsets::Layout;
 use super::programs::{ITERATORS, MAPS, PROGRAMS, Program, TRACKED};
+use super::{BpfError, calls};
 
 /// The programs' object, in the alignment that its parser wants.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/stasis-ebpf"));
@@ -83,9 +83,10 @@ impl Linked {
         let mut object = Object::parse(OBJECT).map_err(|error| failed(error.into()))?;
         let offsets: Vec<u8> =
             layout.offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-        object
-            .patch_map_data(HashMap::from([("OFFSETS", (offsets.as_slice(), true))]))
-            .map_err(|error| failed(error.into()))?;
+        let calls = calls::bytes(&calls::of_this_processor());
+        let constants =
+            [("OFFSETS", (offsets.as_slice(), true)), ("CALLS", (calls.as_slice(), true))];
+        object.patch_map_data(HashMap::from(constants)).map_err(|error| failed(error.into()))?;
         let descriptions: Vec<(String, Map)> = object.maps.drain().collect();
         let mut maps = HashMap::new();
         for (name, map) in &descriptions {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, REGISTERS_CALL, Want};
+use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, OF_PROCESSOR, REGISTERS_CALL, Want};
 
 use super::BpfError;
 use super::btf::{Btf, Named};
@@ -21,6 +21,14 @@ pub(super) struct Layout {
     pub(super) targets: [u32; PROGRAMS.len()],
 }
 
+/// The fields' paths on this processor, in the order of the table; `None` for what it does not have.
+pub(super) fn paths() -> [Option<&'static str>; COUNT] {
+    FIELDS.map(|(path, _)| match path.strip_prefix(OF_PROCESSOR) {
+        Some(name) => arch::kernel::path(name),
+        None => Some(path),
+    })
+}
+
 /// How many numbers a layout is.
 pub(super) const WORDS: usize = COUNT + PROGRAMS.len();
 
@@ -29,7 +37,8 @@ impl Layout {
     pub(super) fn resolve(path: &'static str) -> Result<Self, BpfError> {
         let failed = |source| BpfError::TypeInformation { path, source };
         let bytes = std::fs::read(Path::new(path)).map_err(failed)?;
-        let structures = FIELDS.iter().filter_map(|(path, _)| path.split('.').next());
+        let fields = paths();
+        let structures = fields.iter().flatten().filter_map(|path| path.split('.').next());
         let structures = structures.map(|name| (Named::Structure, name));
         let wanted: Vec<_> =
             structures.chain(PROGRAMS.iter().map(|program| program.target)).collect();
@@ -37,8 +46,8 @@ impl Layout {
             failed(std::io::Error::new(std::io::ErrorKind::InvalidData, source))
         })?;
         let mut offsets = [ABSENT; COUNT];
-        for (slot, (path, want)) in offsets.iter_mut().zip(FIELDS) {
-            let found = match path.split_once('.') {
+        for ((slot, (name, want)), path) in offsets.iter_mut().zip(FIELDS).zip(fields) {
+            let found = path.and_then(|path| match path.split_once('.') {
                 // A path that is a structure alone asks for its size.
                 None => btf.bytes(path),
                 Some((structure, members)) => {
@@ -47,11 +56,11 @@ impl Layout {
                         Want::Byte | Want::Optional => bits / 8,
                     })
                 }
-            };
+            });
             match found {
                 Some(offset) => *slot = offset,
                 None if want == Want::Optional => {}
-                None => return Err(BpfError::Field(path)),
+                None => return Err(BpfError::Field(path.unwrap_or(name))),
             }
         }
         let targets =

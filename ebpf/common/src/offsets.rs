@@ -5,6 +5,9 @@
 /// An offset that this kernel does not have: the field is left 0.
 pub const ABSENT: u32 = u32::MAX;
 
+/// How a field that differs by processor begins.
+pub const OF_PROCESSOR: &str = "processor.";
+
 macro_rules! offsets {
     ($($name:ident = $path:literal $($kind:ident)?;)*) => {
         #[expect(non_camel_case_types, reason = "the variants become the constants' names")]
@@ -17,7 +20,9 @@ macro_rules! offsets {
         /// How many there are.
         pub const COUNT: usize = Index::End as usize;
 
-        /// For each index the field's path (structure, then members) and what is wanted of it.
+        /// For each index the field's path (structure, then members) and what is wanted of it. What
+        /// differs by processor stands here as [`OF_PROCESSOR`] and a name that the loader knows the
+        /// path of.
         pub const FIELDS: [(&str, Want); COUNT] =
             [$(($path, offsets!(@want $($kind)?))),*];
     };
@@ -82,16 +87,16 @@ offsets! {
     TASK_ATOMIC_FLAGS = "task_struct.atomic_flags";
     TASK_LOGIN_UID = "task_struct.loginuid" optional;
     TASK_TIMER_SLACK = "task_struct.timer_slack_ns";
-    TASK_SHADOW_STACK = "task_struct.thread.features" optional;
+    TASK_SHADOW_STACK = "processor.shadow_stack" optional;
     TASK_BYTES = "task_struct";
-    TASK_FPU = "task_struct.thread.fpu" optional;
-    FPU_STATE = "fpu.fpstate" optional;
-    FPU_PERMITTED = "fpu.perm.__state_perm" optional;
-    FPSTATE_USER_SIZE = "fpstate.user_size" optional;
+    TASK_FPU = "processor.extended_state" optional;
+    FPU_STATE = "processor.extended_area" optional;
+    FPU_PERMITTED = "processor.permitted_components" optional;
+    FPSTATE_USER_SIZE = "processor.frame_bytes" optional;
     TASK_INFO_FLAGS = "task_struct.thread_info.flags" optional;
-    TASK_IO_BITMAP = "task_struct.thread.io_bitmap" optional;
-    TASK_IO_LEVEL = "task_struct.thread.iopl_emul" optional;
-    MM_LOCAL_DESCRIPTORS = "mm_struct.context.ldt" optional;
+    TASK_IO_BITMAP = "processor.port_map" optional;
+    TASK_IO_LEVEL = "processor.port_level" optional;
+    MM_LOCAL_DESCRIPTORS = "processor.local_descriptors" optional;
     TASK_DEFAULT_TIMER_SLACK = "task_struct.default_timer_slack_ns";
     TASK_EXIT_SIGNAL = "task_struct.exit_signal";
     TASK_PTRACED = "task_struct.ptraced";
@@ -184,12 +189,12 @@ offsets! {
     FDTABLE_CLOSE_ON_EXEC = "fdtable.close_on_exec";
     FDTABLE_MAX_FDS = "fdtable.max_fds";
     FDTABLE_FD = "fdtable.fd";
-    REGISTERS_CALL = "pt_regs.orig_ax" optional;
-    REGISTERS_FIRST = "pt_regs.di" optional;
-    REGISTERS_SECOND = "pt_regs.si" optional;
-    REGISTERS_THIRD = "pt_regs.dx" optional;
+    REGISTERS_CALL = "processor.call" optional;
+    REGISTERS_FIRST = "processor.first_argument" optional;
+    REGISTERS_SECOND = "processor.second_argument" optional;
+    REGISTERS_THIRD = "processor.third_argument" optional;
     TASK_IO_URING = "task_struct.io_uring" optional;
-    TASK_STATUS = "task_struct.thread_info.status" optional;
+    TASK_STATUS = "processor.status" optional;
     SIGNAL_LIVE = "signal_struct.live.counter";
     FILE_REFERENCES = "file.f_ref.refcnt.counter" optional;
     INODE_WRITERS = "inode.i_writecount.counter";

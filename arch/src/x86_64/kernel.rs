@@ -1,0 +1,26 @@
+//! Where the kernel keeps what is this processor's: paths into its structures, for its own type
+//! information to be asked by.
+
+/// The path (structure, then members) of what goes by a name that all processors share; `None` for
+/// what this one's kernel does not have.
+#[must_use]
+pub fn path(name: &str) -> Option<&'static str> {
+    let (_, path) = PATHS.iter().find(|(known, _)| *known == name)?;
+    Some(path)
+}
+
+const PATHS: [(&str, &str); 13] = [
+    ("call", "pt_regs.orig_ax"),
+    ("first_argument", "pt_regs.di"),
+    ("second_argument", "pt_regs.si"),
+    ("third_argument", "pt_regs.dx"),
+    ("status", "task_struct.thread_info.status"),
+    ("shadow_stack", "task_struct.thread.features"),
+    ("extended_state", "task_struct.thread.fpu"),
+    ("extended_area", "fpu.fpstate"),
+    ("permitted_components", "fpu.perm.__state_perm"),
+    ("frame_bytes", "fpstate.user_size"),
+    ("port_map", "task_struct.thread.io_bitmap"),
+    ("port_level", "task_struct.thread.iopl_emul"),
+    ("local_descriptors", "mm_struct.context.ldt"),
+];
