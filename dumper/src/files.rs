@@ -7,6 +7,7 @@
 //! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
 //! the working and the root directory. The ids are those of `files.img`.
 
+mod beside;
 mod content;
 mod devices;
 mod encode;
@@ -37,9 +38,11 @@ mod sockets;
 mod standing;
 mod survey;
 mod table;
+mod taps;
 mod terminals;
 mod timerfd;
 mod unix_sockets;
+mod walk;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -49,13 +52,11 @@ use collector::Inventory;
 use images::messages::{FdinfoEntry, FileEntry};
 
 use crate::segment::Segment;
-use kept::{Keeping, Kept};
+use beside::Beside;
+use kept::{Contents, Keeping, Kept, Standing};
 use memory::Memory;
 pub use place::Place;
 pub(crate) use places::mapping_status;
-use standing::{Contents, Standing};
-use survey::Survey;
-use table::Beside;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -124,8 +125,7 @@ impl Plan {
     ) -> Result<(Self, Vec<Obstacle>), Error> {
         let mut memory = Memory::default();
         let (captured, mut kept, refusals) =
-            Survey::new(context, &mut memory, inventory, Kept::default(), None)
-                .run(&BTreeMap::new())?;
+            walk::look(context, &mut memory, inventory, Kept::default(), &BTreeMap::new(), None)?;
         kept.files = captured.files;
         Ok((Self { context: context.clone(), memory, kept }, refusals))
     }
@@ -149,9 +149,9 @@ impl Plan {
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
         let kept = std::mem::take(&mut self.kept);
+        let (context, memory) = (&self.context, &mut self.memory);
         let (captured, kept, refusals) =
-            Survey::new(&self.context, &mut self.memory, frozen, kept, Some(is_late))
-                .run(tables)?;
+            walk::look(context, memory, frozen, kept, tables, Some(is_late))?;
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }

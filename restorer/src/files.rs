@@ -6,6 +6,7 @@
 
 mod actors;
 mod approve;
+mod beside;
 pub(crate) mod changed;
 mod content;
 mod epoll;
@@ -19,11 +20,15 @@ mod inet_sockets;
 mod install;
 mod keep;
 mod keepers;
+mod load;
 mod memfd;
 mod open;
+mod opener;
+mod opening;
 mod pidfd;
 mod pipes;
 mod regular;
+mod reopen;
 mod signalfd;
 mod socket_options;
 mod table;
@@ -44,14 +49,14 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use self::approve::Purpose;
 pub use self::approve::Trust;
+use self::beside::Beside;
 pub use self::content::{Needs, Validation};
 pub use self::holders::Holders;
 pub use self::images::FileImages;
 pub(crate) use self::images::FileMemory;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
-use self::regular::Opener;
-use self::table::Beside;
+use self::opener::Opener;
 
 /// What the rest of the restore tells the files part.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +106,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn kernel(operation: impl Into<String>, errno: nix::errno::Errno) -> Self {
+        Self::Kernel { operation: operation.into(), source: errno.into() }
+    }
+
     fn image(object: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Image { object: object.into(), reason: reason.into() }
     }
@@ -116,10 +125,6 @@ impl Error {
 
 fn no_path(id: u32) -> Error {
     Error::image(format!("file {id}"), "it is not there, or has no path")
-}
-
-fn kernel(operation: String, errno: nix::errno::Errno) -> Error {
-    Error::Kernel { operation, source: errno.into() }
 }
 
 /// The task that [`OpenFiles::install`] is called in.
@@ -203,7 +208,7 @@ impl OpenFiles {
         let table = self.tables.get(&files_id).map_or(&[][..], |table| table);
         let late: Vec<Late> = table
             .iter()
-            .filter(|entry| open::is_late(entry, self.base))
+            .filter(|entry| keepers::is_late(entry, self.base))
             .filter_map(|entry| {
                 Some(Late {
                     number: entry.fd.cast_signed(),

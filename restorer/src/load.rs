@@ -111,7 +111,7 @@ impl World {
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files().into();
-        let memory = FileMemory { runs, stores: Arc::clone(&stores) };
+        let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let files = FileImages::load(dir, checkpoint.files, pids, memory)?;
         Ok(Self { processes, segments, stores, files, cgroups, own_set })
     }

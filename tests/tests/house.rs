@@ -111,7 +111,7 @@ fn kinds_of_open_file_are_known_to_their_modules_only() {
         // What is held without a descriptor is found by its path.
         "dumper/src/files/places.rs",
         // What is of no kind is refused by the name of its type.
-        "restorer/src/files/images.rs",
+        "restorer/src/files/load.rs",
     ];
     let strangers: Vec<_> = with_extension("rs")
         .into_iter()

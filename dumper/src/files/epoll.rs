@@ -13,6 +13,7 @@ use kernel::descriptors::{EpollSlot, epoll_polling, is_epoll_target};
 use kernel::procfs::{Detail, EpollEntry};
 
 use super::file_kind::FileKind;
+use super::identity::kernel_device;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
 
@@ -131,11 +132,6 @@ fn candidates<'a>(
     first.chain(others)
 }
 
-/// A device number as the kernel packs it, from the one that `stat` gives.
-pub(super) fn kernel_device(device: u64) -> u32 {
-    libc::major(device) << 20 | libc::minor(device)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,11 +162,5 @@ mod tests {
         let closed = EpollEntry { fd: 9, ..entry };
         let order: Vec<i32> = candidates(&closed, &files).map(|file| file.fd).collect();
         assert_eq!(order, [3, 5]);
-    }
-
-    #[test]
-    fn device_numbers() {
-        assert_eq!(kernel_device(libc::makedev(254, 3)), 254 << 20 | 3);
-        assert_eq!(kernel_device(0x10), 0x10);
     }
 }

@@ -1,15 +1,22 @@
 //! Fifos: pipes that are found by their path.
 
 use collector::{OpenFile, Process};
-use images::messages::{FifoEntry, FileEntry, fd_type};
+use images::messages::{FifoEntry, FileEntry, PipeDataEntry, fd_type};
 use images::{ImageWriter, names};
 
 use super::Captured;
+use super::beside::Part;
 use super::file_kind::FileKind;
 use super::kept::Keeping;
 use super::pipes::{no_packets, write_contents};
 use super::problem::Problem;
 use super::survey::Survey;
+
+/// What is in fifos.
+#[derive(Debug, Default)]
+struct InFifos(Vec<(PipeDataEntry, Vec<u8>)>);
+
+impl Part for InFifos {}
 
 /// An open fifo.
 #[derive(Debug)]
@@ -39,7 +46,7 @@ impl FileKind for Fifo {
         let path = survey.path_file(pid, file, path)?;
         survey.out.files.push(path);
         let contents = survey.contents(pid, file)?;
-        survey.out.beside.fifos.extend(contents);
+        survey.out.beside.of::<InFifos>().0.extend(contents);
         let fifo = FifoEntry { id: entry.id, pipe_id: file.inode as u32, regf_id: Some(regf_id) };
         Ok(FileEntry { r#type: fd_type::FIFO, fifo: Some(fifo), ..entry })
     }
@@ -52,12 +59,13 @@ impl FileKind for Fifo {
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
         let contents = survey.contents(pid, file)?;
-        survey.out.beside.fifos.extend(contents);
+        survey.out.beside.of::<InFifos>().0.extend(contents);
         Ok(true)
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let standing = captured.standing_contents(fd_type::FIFO);
-        write_contents(writer, &names::fifo_data(), &captured.beside.fifos, &standing)
+        let read = captured.beside.get::<InFifos>().map_or(&[][..], |fifos| &fifos.0);
+        write_contents(writer, &names::fifo_data(), read, &standing)
     }
 }

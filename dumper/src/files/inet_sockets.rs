@@ -29,11 +29,6 @@ impl FileKind for InetSocket {
         &[fd_type::INETSK]
     }
 
-    fn is(&self, _file: &OpenFile) -> bool {
-        // Its family tells.
-        false
-    }
-
     fn families(&self) -> &'static [i32] {
         &[libc::AF_INET, libc::AF_INET6]
     }

@@ -15,13 +15,9 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use collector::{FileMark, OpenFile};
-use images::messages::{FileEntry, PipeDataEntry};
+use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
 use super::neighbours::Neighbours;
-use super::problem::Problem;
-use super::standing::{Contents, Tables};
-use super::survey::Survey;
-use super::table;
 
 /// Flags that a file may gain and lose without being another one.
 pub(super) const STATUS: u32 = libc::O_NONBLOCK.cast_unsigned();
@@ -32,7 +28,7 @@ pub(super) struct Kept {
     /// The entries of all of them.
     pub(super) files: Vec<FileEntry>,
     /// By the lowest process that holds them, and there by rising descriptor.
-    found: BTreeMap<i32, Vec<Found>>,
+    pub(super) found: BTreeMap<i32, Vec<Found>>,
     /// The descriptors of each process.
     pub(super) tables: Tables,
     pub(super) contents: Contents,
@@ -49,19 +45,19 @@ pub(super) struct Kept {
 /// One open file description.
 #[derive(Debug)]
 pub(super) struct Found {
-    fd: i32,
-    device: u64,
-    inode: u64,
-    target: OsString,
-    mark: FileMark,
-    id: u32,
-    r#type: u32,
+    pub(super) fd: i32,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) target: OsString,
+    pub(super) mark: FileMark,
+    pub(super) id: u32,
+    pub(super) r#type: u32,
     /// Its entries, itself and what it refers to, with what the inventory said of it.
-    keeping: Keeping,
+    pub(super) keeping: Keeping,
     /// Whether an inventory tells all that there is to tell of it, as long as its mark is the same.
-    is_steady: bool,
+    pub(super) is_steady: bool,
     /// The other end of a Unix socket, by inode; 0 for none.
-    peer: u32,
+    pub(super) peer: u32,
 }
 
 impl Found {
@@ -107,23 +103,16 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    fn new(file: &OpenFile, entries: Range<usize>, size: Option<u64>) -> Self {
+    pub(super) fn new(file: &OpenFile, entries: Range<usize>, size: Option<u64>) -> Self {
         let (flags, mode, position) = (file.flags, file.mode, file.position);
         Self { entries, flags, mode, position, size }
-    }
-
-    /// Brings an entry up to date.
-    pub(super) fn update(&self, entry: &mut FileEntry) {
-        if let Some(kind) = table::of_type(entry.r#type) {
-            kind.update(entry, self);
-        }
     }
 }
 
 impl Kept {
     /// The file of process `pid`, if it is as it was. Files are asked for by rising descriptors, one
     /// process after the other.
-    fn find(&mut self, pid: i32, file: &OpenFile, mark: FileMark) -> Option<&Found> {
+    pub(super) fn find(&mut self, pid: i32, file: &OpenFile, mark: FileMark) -> Option<&Found> {
         if self.at.0 != pid {
             self.at = (pid, self.found.remove(&pid).unwrap_or_default(), 0);
         }
@@ -171,47 +160,38 @@ impl Kept {
     }
 }
 
-impl Survey<'_> {
-    /// Notes what has been found of a file since there were `before` entries, to be used if it does not
-    /// change.
-    pub(super) fn keep(&mut self, pid: i32, file: &OpenFile, id: u32, before: usize) {
-        let Some(mark) = file.mark else { return };
-        let entries = before..self.out.files.len();
-        let Some(own) = self.out.files[entries.clone()].iter().find(|entry| entry.id == id) else {
-            return;
-        };
-        let kind = table::of_type(own.r#type);
-        self.kept.found.entry(pid).or_default().push(Found {
-            fd: file.fd,
-            device: file.device,
-            inode: file.inode,
-            target: file.target.clone(),
-            mark,
-            id,
-            r#type: own.r#type,
-            keeping: Keeping::new(file, entries, mark.size),
-            is_steady: kind.is_some_and(|kind| kind.is_steady(own, mark.size)),
-            peer: own.usk.as_ref().map_or(0, |socket| socket.peer),
-        });
-    }
+/// The descriptors of a process as they were found.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    pub(super) entries: Vec<FdinfoEntry>,
+    /// Those at which a look is taken in any case, by rising number.
+    pub(super) looks: Vec<i32>,
+}
 
-    /// The id and type of a file that is as it was when it was read; `None` for one that has to be
-    /// read now.
-    pub(super) fn kept(
-        &mut self,
-        pid: i32,
-        file: &OpenFile,
-    ) -> Result<Option<(u32, u32)>, Problem> {
-        let Some(mark) = file.mark else { return Ok(None) };
-        let Some(found) = self.kept.find(pid, file, mark) else { return Ok(None) };
-        let (id, r#type, entries) = (found.id, found.r#type, found.keeping.entries.clone());
-        let Some(kind) = table::of_type(r#type) else { return Ok(None) };
-        let mut keeping = Keeping::new(file, entries, mark.size);
-        if !kind.holds(self, pid, file, &mut keeping)? {
-            return Ok(None);
-        }
-        self.out.keeping.push(keeping);
-        Ok(Some((id, r#type)))
+/// What was found of the files of a process, of which all is written but for some descriptors.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) found: Vec<Found>,
+    /// By rising number.
+    pub(super) but: Vec<i32>,
+}
+
+/// Contents of pipes and fifos, by device and inode, with the marks that they had before.
+pub(super) type Contents = HashMap<(u64, u64), (NonZeroU64, PipeDataEntry, Vec<u8>)>;
+
+impl Standing {
+    pub(super) fn files(&self) -> impl Iterator<Item = &Found> {
+        self.found.iter().filter(|found| self.but.binary_search(&found.fd()).is_err())
+    }
+}
+
+/// The tables as they were found, by process.
+pub(super) type Tables = BTreeMap<i32, Before>;
+
+impl Found {
+    /// Whether this is an end that reads, of a file of this type.
+    pub(super) fn reads(&self, r#type: u32) -> bool {
+        self.is_of(r#type) && self.keeping().flags.cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
     }
 }
 

@@ -39,6 +39,10 @@ fn found(file: &OpenFile) -> Found {
     }
 }
 
+fn update(keeping: &Keeping, entry: &mut FileEntry) {
+    super::super::table::of_type(entry.r#type).unwrap().update(entry, keeping);
+}
+
 fn of_type(r#type: u32, entry: FileEntry) -> FileEntry {
     FileEntry { r#type, ..entry }
 }
@@ -120,17 +124,17 @@ fn entries_are_brought_up_to_date() {
     let reg = RegFileEntry { flags: 2, size: Some(3), ..RegFileEntry::default() };
     let mut entry =
         of_type(fd_type::REG, FileEntry { reg: Some(reg.clone()), ..FileEntry::default() });
-    keeping.update(&mut entry);
+    update(&keeping, &mut entry);
     let updated = entry.reg.unwrap();
     assert_eq!((updated.flags, updated.pos, updated.size), (nonblocking | 2, 9, Some(4)));
     assert_eq!(updated.mode, Some(0o100_644));
     // A log's size does not matter, and is not told.
     let reg = RegFileEntry { size: None, ..reg };
     let mut entry = of_type(fd_type::REG, FileEntry { reg: Some(reg), ..FileEntry::default() });
-    keeping.update(&mut entry);
+    update(&keeping, &mut entry);
     assert_eq!(entry.reg.unwrap().size, None);
     let pipe = FileEntry { pipe: Some(PipeEntry::default()), ..FileEntry::default() };
     let mut entry = of_type(fd_type::PIPE, pipe);
-    keeping.update(&mut entry);
+    update(&keeping, &mut entry);
     assert_eq!(entry.pipe.unwrap().flags, nonblocking | 2);
 }

@@ -18,6 +18,7 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 
 use super::Captured;
+use super::beside::Part;
 use super::file_kind::FileKind;
 use super::owners;
 use super::problem::{Doing, Problem};
@@ -34,7 +35,7 @@ pub(super) struct Memfd;
 
 /// The memfds of a tree, by device and inode.
 #[derive(Debug, Default)]
-pub(super) struct Inodes(BTreeMap<(u64, u64), Inode>);
+struct Inodes(BTreeMap<(u64, u64), Inode>);
 
 #[derive(Debug)]
 struct Inode {
@@ -43,9 +44,8 @@ struct Inode {
     contents: Option<Segment>,
 }
 
-impl Inodes {
-    /// Their contents, which are read with the memory of the tree.
-    pub(super) fn take_contents(&mut self) -> BTreeMap<(u64, u64), Segment> {
+impl Part for Inodes {
+    fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
         let inodes = self.0.iter_mut();
         inodes.filter_map(|(key, inode)| Some((*key, inode.contents.take()?))).collect()
     }
@@ -109,7 +109,8 @@ impl FileKind for Memfd {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let inodes = captured.beside.memfds.0.values();
+        let Some(Inodes(inodes)) = captured.beside.get() else { return Ok(()) };
+        let inodes = inodes.values();
         let entries: Vec<_> = inodes.map(|inode| inode.entry.clone()).collect();
         writer.write_all(&names::memfd(), &entries)
     }
@@ -125,7 +126,7 @@ impl Survey<'_> {
     fn memfd(&mut self, pid: i32, fd: &OwnedFd, seals: u32, name: &[u8]) -> Result<u32, Problem> {
         let stat = fstat(fd).doing("stat")?;
         let key = (stat.st_dev, stat.st_ino);
-        if let Some(known) = self.out.beside.memfds.0.get(&key) {
+        if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {
             return Ok(known.entry.shmid);
         }
         if fstatfs(fd).doing("find the file system of")?.filesystem_type() == HUGETLBFS_MAGIC {
@@ -158,7 +159,7 @@ impl Survey<'_> {
             hugetlb_flag: None,
             mode: Some(stat.st_mode),
         };
-        self.out.beside.memfds.0.insert(key, Inode { entry, contents });
+        self.out.beside.of::<Inodes>().0.insert(key, Inode { entry, contents });
         Ok(number)
     }
 

@@ -12,8 +12,8 @@ use kernel::pidfd::PidFd;
 
 use super::other_options::Usual;
 use super::paths::{Key, Paths};
-use super::pipes::Tap;
 use super::problem::{Doing, Problem};
+use super::taps::Tap;
 
 /// What is remembered from one look to the next.
 #[derive(Debug, Default)]

@@ -1,22 +1,17 @@
 //! Pipes: how much they hold, and what is in them; fifos are the same with a name.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{OpenFile, Process};
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
 use images::{Image, ImageWriter, names};
-use kernel::descriptors::{pipe_capacity, set_pipe_capacity};
-use kernel::tty::bytes_waiting;
-use nix::fcntl::{OFlag, SpliceFFlags, tee};
 
 use super::Captured;
+use super::beside::Part;
 use super::file_kind::FileKind;
 use super::kept::Keeping;
-use super::problem::{Doing, Problem};
+use super::problem::Problem;
 use super::socket_options::inode;
 use super::survey::Survey;
 
@@ -26,8 +21,11 @@ const O_DIRECT: u32 = libc::O_DIRECT.cast_unsigned();
 #[derive(Debug)]
 pub(super) struct Pipe;
 
-/// What is in pipes, or in fifos.
-pub(super) type Contents = Vec<(PipeDataEntry, Vec<u8>)>;
+/// What is in pipes.
+#[derive(Debug, Default)]
+struct InPipes(Vec<(PipeDataEntry, Vec<u8>)>);
+
+impl Part for InPipes {}
 
 impl FileKind for Pipe {
     fn types(&self) -> &'static [u32] {
@@ -49,7 +47,7 @@ impl FileKind for Pipe {
         let pid = process.pid;
         let fown = survey.owner(pid, file)?;
         let contents = survey.contents(pid, file)?;
-        survey.out.beside.pipes.extend(contents);
+        survey.out.beside.of::<InPipes>().0.extend(contents);
         let end = survey.memory.borrow(pid, file.fd)?;
         let inode = inode(end.as_fd(), 0o600)?;
         let pipe = PipeEntry {
@@ -71,7 +69,7 @@ impl FileKind for Pipe {
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
         let contents = survey.contents(pid, file)?;
-        survey.out.beside.pipes.extend(contents);
+        survey.out.beside.of::<InPipes>().0.extend(contents);
         Ok(true)
     }
 
@@ -83,7 +81,8 @@ impl FileKind for Pipe {
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let standing = captured.standing_contents(fd_type::PIPE);
-        write_contents(writer, &names::pipes_data(), &captured.beside.pipes, &standing)
+        let read = captured.beside.get::<InPipes>().map_or(&[][..], |pipes| &pipes.0);
+        write_contents(writer, &names::pipes_data(), read, &standing)
     }
 }
 
@@ -102,7 +101,7 @@ pub(super) fn no_packets(file: &OpenFile) -> Result<(), Problem> {
 pub(super) fn write_contents(
     writer: &ImageWriter,
     image: &Image<PipeDataEntry>,
-    read: &Contents,
+    read: &[(PipeDataEntry, Vec<u8>)],
     standing: &[(&PipeDataEntry, &[u8])],
 ) -> Result<(), images::Error> {
     if read.is_empty() && standing.is_empty() {
@@ -117,14 +116,6 @@ pub(super) fn write_contents(
     sink.finish()
 }
 
-/// What is known of the pipes and fifos of a tree in a look.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    scratch: Scratch,
-    /// Those whose contents have been read, by device and inode.
-    emptied: HashSet<(u64, u64)>,
-}
-
 impl Survey<'_> {
     /// The contents of a pipe or fifo, by the first end that reads. While the target runs they are kept, to
     /// be given when it stands still.
@@ -137,7 +128,7 @@ impl Survey<'_> {
             return Ok(None);
         }
         let wanted = self.frozen || self.to_keep;
-        if wanted && !self.pipes.emptied.insert((file.device, file.inode)) {
+        if wanted && !self.taps.emptied.insert((file.device, file.inode)) {
             return Ok(None);
         }
         if self.frozen
@@ -149,7 +140,7 @@ impl Survey<'_> {
         if !wanted {
             return Ok(None);
         }
-        let (capacity, contents) = tap.look(&mut self.pipes.scratch)?;
+        let (capacity, contents) = tap.look(&mut self.taps.scratch)?;
         let entry = PipeDataEntry {
             pipe_id: file.inode as u32,
             bytes: contents.len() as u32,
@@ -160,105 +151,5 @@ impl Survey<'_> {
         }
         self.kept.put_contents(file, entry, contents);
         Ok(None)
-    }
-}
-
-/// A way to look into one pipe or fifo: an end of the target's own that reads.
-///
-/// A new one would count as another reader, which writers can notice. An end that only writes
-/// will not do, and need not: with no reader in the tree, what is in the pipe is not the tree's.
-#[derive(Debug)]
-pub(super) struct Tap(pub(super) OwnedFd);
-
-impl Tap {
-    /// The capacity, and what is in it. The pipe keeps it all.
-    fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
-        let capacity = pipe_capacity(&self.0).doing("get capacity of")?;
-        let waiting = bytes_waiting(&self.0).doing("get contents of")?;
-        if waiting == 0 {
-            return Ok((capacity, Vec::new()));
-        }
-        Ok((capacity, scratch.copy(&self.0, waiting as usize, capacity)?))
-    }
-}
-
-/// A pipe of our own, into which others are copied.
-#[derive(Debug, Default)]
-struct Scratch {
-    ends: Option<(File, File)>,
-    capacity: u32,
-}
-
-impl Scratch {
-    fn copy(&mut self, from: impl AsFd, bytes: usize, capacity: u32) -> Result<Vec<u8>, Problem> {
-        let (read, write) = match &mut self.ends {
-            Some(ends) => ends,
-            none => {
-                let (read, write) =
-                    nix::unistd::pipe2(OFlag::O_CLOEXEC).doing("make a pipe for")?;
-                none.insert((read.into(), write.into()))
-            }
-        };
-        if self.capacity < capacity {
-            set_pipe_capacity(&*write, capacity).doing("make a pipe as large as")?;
-            self.capacity = capacity;
-        }
-        let copied =
-            tee(from, &*write, bytes, SpliceFFlags::SPLICE_F_NONBLOCK).doing("copy contents of")?;
-        let mut contents = vec![0; copied];
-        let at_once = read.read(&mut contents).doing("read copied contents of")?;
-        if at_once < copied {
-            // The pipe is dropped with what is left in it.
-            self.ends = None;
-            self.capacity = 0;
-            return Err(Problem::refused(
-                "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
-                "try again when they have been read",
-            ));
-        }
-        if copied < bytes {
-            return Err(Problem::Kernel {
-                operation: "copy contents of",
-                source: std::io::Error::other(format!("{copied} of {bytes} bytes were copied")),
-            });
-        }
-        Ok(contents)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contents_are_copied_and_stay() {
-        let (read, write) = nix::unistd::pipe().unwrap();
-        nix::unistd::write(&write, b"first ").unwrap();
-        nix::unistd::write(&write, b"second").unwrap();
-        let mut scratch = Scratch::default();
-        let tap = Tap(read);
-        for _ in 0..2 {
-            let (capacity, contents) = tap.look(&mut scratch).unwrap();
-            assert_eq!((capacity, &contents[..]), (65536, &b"first second"[..]));
-        }
-        set_pipe_capacity(&write, 1 << 20).unwrap();
-        let filler = vec![7; 900_000];
-        nix::unistd::write(&write, &filler).unwrap();
-        let (capacity, contents) = tap.look(&mut scratch).unwrap();
-        assert_eq!((capacity, contents.len()), (1 << 20, 900_012));
-    }
-
-    /// Also when the flag that made them has been taken away since.
-    #[test]
-    fn packets_are_refused() {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_DIRECT).unwrap();
-        nix::unistd::write(&write, b"one").unwrap();
-        nix::unistd::write(&write, b"two").unwrap();
-        let mut scratch = Scratch::default();
-        let tap = Tap(read);
-        assert!(matches!(tap.look(&mut scratch), Err(Problem::Refused { .. })));
-        let (read, write) = nix::unistd::pipe().unwrap();
-        nix::unistd::write(&write, b"bytes").unwrap();
-        assert_eq!(Tap(read).look(&mut scratch).unwrap().1, b"bytes");
     }
 }

@@ -13,8 +13,9 @@ use images::{Error, ImageWriter, names};
 use nix::sys::stat::FileStat;
 
 use super::Captured;
-use super::epoll::kernel_device;
+use super::beside::Part;
 use super::file_kind::FileKind;
+use super::identity::kernel_device;
 use super::kept::{Keeping, STATUS};
 use super::paths::Found;
 use super::problem::Problem;
@@ -38,12 +39,14 @@ struct Ghost {
 
 /// The deleted files of a tree.
 #[derive(Debug, Default)]
-pub(super) struct Ghosts {
+struct Ghosts {
     /// Their numbers, by device and inode.
     numbers: HashMap<(u64, u64), u32>,
     remaps: Vec<RemapFilePathEntry>,
     files: Vec<Ghost>,
 }
+
+impl Part for Ghosts {}
 
 impl FileKind for Regular {
     fn types(&self) -> &'static [u32] {
@@ -93,7 +96,7 @@ impl FileKind for Regular {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
-        let ghosts = &captured.beside.ghosts;
+        let Some(ghosts) = captured.beside.get::<Ghosts>() else { return Ok(()) };
         writer.write_all(&names::remap_fpath(), &ghosts.remaps)?;
         for ghost in &ghosts.files {
             let mut sink = writer.image(&names::ghost_file(ghost.id))?;
@@ -186,7 +189,7 @@ impl Survey<'_> {
 
     /// Notes that the file `id` is a ghost, and reads it when it is met first.
     fn ghost(&mut self, found: &Found, id: u32, stat: &FileStat) -> Result<(), Problem> {
-        let ghosts = &mut self.out.beside.ghosts;
+        let ghosts = self.out.beside.of::<Ghosts>();
         let next = ghosts.numbers.len() as u32 + 1;
         let name = (stat.st_dev, stat.st_ino);
         let ghost_id = *ghosts.numbers.entry(name).or_insert(next);
@@ -219,7 +222,11 @@ impl Survey<'_> {
             ..GhostFileEntry::default()
         };
         if !is(stat, libc::S_IFREG) {
-            self.out.beside.ghosts.files.push(Ghost { id: ghost_id, entry, pieces: Vec::new() });
+            self.out.beside.of::<Ghosts>().files.push(Ghost {
+                id: ghost_id,
+                entry,
+                pieces: Vec::new(),
+            });
             return Ok(());
         }
         let size = stat.st_size.cast_unsigned();
@@ -231,7 +238,7 @@ impl Survey<'_> {
         } else {
             GhostFileEntry { chunks: Some(true), size: Some(size), ..entry }
         };
-        self.out.beside.ghosts.files.push(Ghost { id: ghost_id, entry, pieces });
+        self.out.beside.of::<Ghosts>().files.push(Ghost { id: ghost_id, entry, pieces });
         Ok(())
     }
 

@@ -1,18 +1,13 @@
-//! Sockets: what those of every family have in common, and which family one is of.
+//! Sockets: what those of every family have in common. Each family is a kind of its own.
 
-use collector::{OpenFile, Process};
-use images::messages::{FileEntry, SkOptEntry};
+use collector::OpenFile;
+use images::messages::SkOptEntry;
 use kernel::sockets::has_error;
 
-use super::file_kind::FileKind;
 use super::memory::with_socket;
 use super::problem::{Doing, Problem};
+use super::socket_options;
 use super::survey::Survey;
-use super::{socket_options, table};
-
-/// A socket; each family is a kind of its own.
-#[derive(Debug)]
-pub(super) struct Socket;
 
 /// What is common to the sockets of all families.
 #[derive(Debug)]
@@ -23,37 +18,12 @@ pub(super) struct Common {
     pub(super) others: Vec<SkOptEntry>,
 }
 
-impl FileKind for Socket {
-    fn types(&self) -> &'static [u32] {
-        &[]
-    }
-
-    fn is(&self, file: &OpenFile) -> bool {
-        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-        !handle && file.mode & libc::S_IFMT == libc::S_IFSOCK
-    }
-
-    fn capture(
-        &self,
-        survey: &mut Survey<'_>,
-        process: &Process,
-        file: &OpenFile,
-        entry: FileEntry,
-    ) -> Result<FileEntry, Problem> {
-        let (family, ..) = with_socket(survey.memory, process.pid, file, socket_options::family)?;
-        match table::of_family(family) {
-            Some(kind) => kind.capture(survey, process, file, entry),
-            None => Err(Problem::refused(
-                format!("{} sockets are not supported yet", family_name(family)),
-                "close it before the checkpoint",
-            )),
-        }
-    }
-}
-
-/// Whether entries of this type are of sockets.
-pub(super) fn is_socket(r#type: u32) -> bool {
-    table::of_type(r#type).is_some_and(|kind| !kind.families().is_empty())
+/// A socket of a family that is carried by no kind.
+pub(super) fn unknown(family: i32) -> Problem {
+    Problem::refused(
+        format!("{} sockets are not supported yet", family_name(family)),
+        "close it before the checkpoint",
+    )
 }
 
 impl Survey<'_> {

@@ -7,49 +7,21 @@
 //! tell all of: messages in Unix sockets, where the file is that a socket is bound to, sizes on other
 //! hosts, event files, what has no mark. The others stand as they were found.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZeroU64;
+use std::collections::HashSet;
 
 use collector::{Inventory, Process};
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
-use super::kept::{Found, Kept};
-use super::sockets::is_socket;
+use super::kept::{Before, Found, Kept, Standing};
 use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
-use super::{Captured, Error};
+use super::{Captured, Error, table};
 
-/// The descriptors of a process as they were found.
-#[derive(Debug, Default)]
-pub(super) struct Before {
-    pub(super) entries: Vec<FdinfoEntry>,
-    /// Those at which a look is taken in any case, by rising number.
-    pub(super) looks: Vec<i32>,
-}
-
-impl Before {
-    /// Whether a socket was behind a descriptor, or nobody knows what.
-    fn has_socket(&self, fd: i32) -> bool {
-        let index = self.entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd);
-        let entry = index.ok().and_then(|index| self.entries.get(index));
-        entry.is_none_or(|entry| is_socket(entry.r#type))
-    }
-}
-
-/// What was found of the files of a process, of which all is written but for some descriptors.
-#[derive(Debug)]
-pub(super) struct Standing {
-    found: Vec<Found>,
-    /// By rising number.
-    but: Vec<i32>,
-}
-
-/// Contents of pipes and fifos, by device and inode, with the marks that they had before.
-pub(super) type Contents = HashMap<(u64, u64), (NonZeroU64, PipeDataEntry, Vec<u8>)>;
-
-impl Standing {
-    fn files(&self) -> impl Iterator<Item = &Found> {
-        self.found.iter().filter(|found| self.but.binary_search(&found.fd()).is_err())
-    }
+/// Whether a socket was behind a descriptor, or nobody knows what.
+fn had_socket(before: &Before, fd: i32) -> bool {
+    let index = before.entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd);
+    let entry = index.ok().and_then(|index| before.entries.get(index));
+    let kind = entry.and_then(|entry| table::of_type(entry.r#type));
+    kind.is_none_or(|kind| !kind.families().is_empty())
 }
 
 impl Captured {
@@ -62,7 +34,9 @@ impl Captured {
         for keeping in self.keeping.iter().chain(standing) {
             for entry in self.kept.get(keeping.entries.clone()).unwrap_or_default() {
                 let mut entry = entry.clone();
-                keeping.update(&mut entry);
+                if let Some(kind) = table::of_type(entry.r#type) {
+                    kind.update(&mut entry, keeping);
+                }
                 put(&entry)?;
             }
         }
@@ -90,7 +64,7 @@ pub(super) fn are_sockets_the_same(kept: &Kept, inventory: &Inventory) -> bool {
         let index = process.files.binary_search_by_key(&fd, |file| file.fd);
         let file = index.ok().and_then(|index| process.files.get(index));
         let is_now = file.is_none_or(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
-        is_now || kept.tables.get(&process.pid).is_none_or(|before| before.has_socket(fd))
+        is_now || kept.tables.get(&process.pid).is_none_or(|before| had_socket(before, fd))
     };
     let is_same = |process: &&Process| {
         let different = inventory.different_files(process.pid);
@@ -150,15 +124,5 @@ impl Survey<'_> {
         let found = self.kept.rest_of(pid);
         self.out.standing.push(Standing { found, but: looks });
         Ok(Some(entries))
-    }
-}
-
-/// The tables as they were found, by process.
-pub(super) type Tables = BTreeMap<i32, Before>;
-
-impl Found {
-    /// Whether this is an end that reads, of a file of this type.
-    fn reads(&self, r#type: u32) -> bool {
-        self.is_of(r#type) && self.keeping().flags.cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
     }
 }

@@ -4,12 +4,12 @@
 //! the [`Memory`]; when the target is frozen it finds most answers there, and reads what changes:
 //! contents, queues, counters.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::Obstacle;
 use collector::{Inventory, OpenFile, Process, ProcessState};
-use images::messages::{FdinfoEntry, FileEntry, FownEntry};
+use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
 
 use super::kept::Kept;
@@ -18,7 +18,8 @@ use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
 use super::place::Place;
 use super::problem::{Doing, Problem};
-use super::{Captured, Error, PlanContext, locks, owners, pipes, standing, table};
+use super::taps::Taps;
+use super::{Captured, Error, PlanContext, locks, owners};
 
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
@@ -37,16 +38,16 @@ pub(super) struct Survey<'a> {
     pub(super) to_keep: bool,
     pub(super) kept: Kept,
     pub(super) neighbours: Neighbours,
-    pub(super) pipes: pipes::Seen,
+    pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<i32>,
     /// The table of each process whose descriptors have been looked at.
-    tables: HashMap<i32, u32>,
+    pub(super) tables: HashMap<i32, u32>,
     /// Descriptions whose lowest holders were not to be had.
-    strays: HashMap<u64, (u32, u32)>,
+    pub(super) strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
     pub(super) path_ids: HashMap<Key, u32>,
-    refusals: Vec<Obstacle>,
+    pub(super) refusals: Vec<Obstacle>,
     dirs: HashMap<i32, Arc<Dir>>,
     /// Room for the text of `/proc`.
     pub(super) text: Vec<u8>,
@@ -57,16 +58,16 @@ pub(super) struct Survey<'a> {
 pub(super) const AT_ONCE: usize = 64;
 
 impl<'a> Survey<'a> {
-    /// A look at a frozen target is given time, and `is_late` when there is none left.
+    /// A look at a frozen target is given time, and `is_late` when there is none left; `same_sockets` says
+    /// whether the tree holds the sockets that it held.
     pub(super) fn new(
         context: &'a PlanContext,
         memory: &'a mut Memory,
         inventory: &'a Inventory,
-        kept: Kept,
+        mut kept: Kept,
+        same_sockets: bool,
         is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {
-        let mut kept = kept;
-        let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
         let held = if same_sockets {
             std::mem::take(&mut kept.sockets)
         } else {
@@ -84,7 +85,7 @@ impl<'a> Survey<'a> {
             to_keep: false,
             kept,
             neighbours: Neighbours::new(held),
-            pipes: pipes::Seen::default(),
+            taps: Taps::default(),
             known: owners::ids(inventory),
             tables: HashMap::new(),
             strays: HashMap::new(),
@@ -96,38 +97,6 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Takes the look; `tables` gives the id of each process's descriptor table. Also returns what
-    /// cannot be dumped.
-    pub(super) fn run(
-        mut self,
-        tables: &BTreeMap<i32, u32>,
-    ) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
-        let inventory = self.inventory;
-        let suspects = self.suspects()?;
-        let alive = || inventory.processes.values().filter(|process| is_alive(process));
-        for process in alive() {
-            if has_table(process) {
-                let standing = match self.frozen {
-                    true => self.standing(process, &suspects)?,
-                    false => None,
-                };
-                let entries = match standing {
-                    Some(entries) => entries,
-                    None => self.table(process, &suspects)?,
-                };
-                let id = tables.get(&process.pid).copied();
-                let id = id.unwrap_or(process.pid.cast_unsigned());
-                self.out.tables.insert(id, entries);
-                self.tables.insert(process.pid, id);
-            }
-            self.in_time()?;
-            self.places(process)?;
-        }
-        self.out.paths = std::mem::take(&mut self.path_ids);
-        self.kept.sockets = self.neighbours.into_held();
-        Ok((self.out, self.kept, self.refusals))
-    }
-
     /// Fails when there is no time left.
     pub(super) fn in_time(&self) -> Result<(), Error> {
         if (self.is_late)() { Err(Error::TooLate) } else { Ok(()) }
@@ -136,100 +105,6 @@ impl<'a> Survey<'a> {
     pub(super) fn new_id(&mut self) -> u32 {
         self.kept.last_id += 1;
         self.kept.last_id
-    }
-
-    /// The descriptors of a process.
-    fn table(&mut self, process: &Process, suspects: &Suspects) -> Result<Vec<FdinfoEntry>, Error> {
-        let mut entries = Vec::with_capacity(process.files.len());
-        for (nth, file) in process.files.iter().enumerate() {
-            if nth % AT_ONCE == 0 {
-                self.in_time()?;
-            }
-            let entry = self.entry(process, file, suspects, &entries)?;
-            if !self.frozen {
-                self.note(process.pid, file.fd, entry.as_ref());
-            }
-            entries.extend(entry);
-        }
-        Ok(entries)
-    }
-
-    /// The entry of a descriptor, with that of what is behind it; `entries` are those of the process's
-    /// lower descriptors. `None` of one that is refused, or has gone while the target runs.
-    pub(super) fn entry(
-        &mut self,
-        process: &Process,
-        file: &OpenFile,
-        suspects: &Suspects,
-        entries: &[FdinfoEntry],
-    ) -> Result<Option<FdinfoEntry>, Error> {
-        // Locks belong to a process or an open file: every descriptor is asked.
-        let free = if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
-        let described = free.and_then(|()| {
-            if file.description == OpenFile::description_of(process.pid, file.fd) {
-                self.description(process, file)
-            } else if let Some(described) = self.described(process.pid, file, entries) {
-                Ok(described)
-            } else {
-                self.stray(process, file)
-            }
-        });
-        let place = Place::Descriptor(file.fd);
-        let described = self.settle(process.pid, place, &file.target, described)?;
-        Ok(described.map(|(id, r#type)| FdinfoEntry {
-            id,
-            flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
-            r#type,
-            fd: file.fd.cast_unsigned(),
-            xattr_security_selinux: None,
-        }))
-    }
-
-    /// Id and type of the entry of a description whose lowest holder has been met: in a process
-    /// before, or in this one, of which `entries` have been written.
-    fn described(&self, pid: i32, file: &OpenFile, entries: &[FdinfoEntry]) -> Option<(u32, u32)> {
-        let (holder, fd) = file.lowest_holder();
-        let entries = if holder == pid {
-            entries
-        } else {
-            self.out.tables.get(self.tables.get(&holder)?)?.as_slice()
-        };
-        let index = entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd).ok()?;
-        let entry = entries.get(index)?;
-        Some((entry.id, entry.r#type))
-    }
-
-    /// The entry of a description whose lowest holder has not been met.
-    fn stray(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
-        if let Some(described) = self.strays.get(&file.description) {
-            return Ok(*described);
-        }
-        let described = self.file(process, file)?;
-        self.strays.insert(file.description, described);
-        Ok(described)
-    }
-
-    /// The entry of a description that is met first: its id and type.
-    fn description(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
-        if self.frozen {
-            if let Some(kept) = self.kept(process.pid, file)? {
-                return Ok(kept);
-            }
-        } else if file.mark.is_some() {
-            let before = self.out.files.len();
-            self.to_keep = true;
-            let described = self.file(process, file);
-            let keeps = std::mem::replace(&mut self.to_keep, false);
-            if let Ok((id, _)) = described {
-                if keeps {
-                    self.keep(process.pid, file, id, before);
-                }
-                return described;
-            }
-            // What cannot be carried now may be over when the target is frozen.
-            self.out.files.truncate(before);
-        }
-        self.file(process, file)
     }
 
     /// Sorts out what went wrong with one file: it is refused, it has gone while the target runs,
@@ -272,17 +147,6 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// The entry of an open file description that has none yet: its id and type.
-    fn file(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
-        let kind = table::of(file)?;
-        let id = self.new_id();
-        let entry = FileEntry { id, ..FileEntry::default() };
-        let entry = kind.capture(self, process, file, entry)?;
-        let r#type = entry.r#type;
-        self.out.files.push(entry);
-        Ok((id, r#type))
-    }
-
     /// The owner of an open file, asked for where there may be one.
     pub(super) fn owner(&mut self, pid: i32, file: &OpenFile) -> Result<FownEntry, Problem> {
         if file.owned == Some(false) || file.flags & libc::O_PATH.cast_unsigned() != 0 {
@@ -302,7 +166,7 @@ impl<'a> Survey<'a> {
     ///
     /// `/proc/locks` tells of all at once, but makes the kernel wait for every processor (10 ms):
     /// a few hundred descriptors are asked one by one in less.
-    fn suspects(&self) -> Result<Suspects, Error> {
+    pub(super) fn suspects(&self) -> Result<Suspects, Error> {
         let lockable = || {
             let files = self.inventory.processes.values().flat_map(|process| &process.files);
             files.filter(|file| is_lockable(file))
@@ -317,7 +181,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Refuses a file through which locks are held.
-    fn no_locks(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
+    pub(super) fn no_locks(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
         if self.fdinfo(pid, file)?.locks.is_empty() {
             return Ok(());
         }
@@ -411,7 +275,7 @@ pub(super) enum Suspects {
 }
 
 impl Suspects {
-    fn contains(&self, file: &OpenFile) -> bool {
+    pub(super) fn contains(&self, file: &OpenFile) -> bool {
         is_lockable(file)
             && match self {
                 Self::All => true,

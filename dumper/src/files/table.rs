@@ -1,8 +1,5 @@
 //! The kinds of open file that are carried: a line for each, here and nowhere else.
 
-use std::collections::BTreeMap;
-
-use collector::obstacles::of_file;
 use collector::{Mapping, OpenFile};
 
 use super::devices::Device;
@@ -11,17 +8,14 @@ use super::eventfd::Eventfd;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
-use super::memfd::{self, Memfd};
+use super::memfd::Memfd;
 use super::pidfd::Pidfd;
-use super::pipes::{self, Pipe};
-use super::problem::Problem;
-use super::regular::{self, Regular};
+use super::pipes::Pipe;
+use super::regular::Regular;
 use super::signalfd::Signalfd;
-use super::sockets::Socket;
-use super::terminals::{self, OpenTerminal};
+use super::terminals::OpenTerminal;
 use super::timerfd::Timerfd;
-use super::unix_sockets::{self, UnixSocket};
-use crate::segment::Segment;
+use super::unix_sockets::UnixSocket;
 
 /// In the order in which they are asked whether a file is theirs.
 static KINDS: &[&dyn FileKind] = &[
@@ -31,7 +25,6 @@ static KINDS: &[&dyn FileKind] = &[
     &Signalfd,
     &Pidfd,
     &Memfd,
-    &Socket,
     &UnixSocket,
     &InetSocket,
     &Pipe,
@@ -42,32 +35,9 @@ static KINDS: &[&dyn FileKind] = &[
     &Regular,
 ];
 
-/// What kinds keep of a tree beside the entries of its files, for images of their own.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    pub(super) pipes: pipes::Contents,
-    pub(super) fifos: pipes::Contents,
-    pub(super) queues: unix_sockets::Queues,
-    pub(super) terminals: terminals::Infos,
-    pub(super) ghosts: regular::Ghosts,
-    pub(super) memfds: memfd::Inodes,
-}
-
-impl Beside {
-    /// Memory that is held by descriptors, by device and inode.
-    pub(super) fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
-        self.memfds.take_contents()
-    }
-}
-
-/// The kind of an open file; what has none that is carried is refused.
-pub(super) fn of(file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
-    if let Some((reason, remedy)) = of_file(file) {
-        return Err(Problem::refused(reason, remedy));
-    }
-    let unknown =
-        || Problem::refused("it is of a kind that is not known", "close it before the dump");
-    all().find(|kind| kind.is(file)).ok_or_else(unknown)
+/// The kind of an open file that is neither a socket nor a device, by what the inventory says.
+pub(super) fn of(file: &OpenFile) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.is(file))
 }
 
 /// The kind whose entries are of this type.
@@ -124,10 +94,8 @@ mod tests {
             ("/tmp (deleted)", libc::S_IFDIR, 0, "Regular"),
             ("/dev/null", libc::S_IFCHR, handle, "Regular"),
             ("/run/socket", libc::S_IFSOCK, handle, "Regular"),
-            ("/dev/null", libc::S_IFCHR, 0, "Device"),
             ("pipe:[1]", libc::S_IFIFO, 0, "Pipe"),
             ("/tmp/pipe:[1]", libc::S_IFIFO, 0, "Fifo"),
-            ("socket:[1]", libc::S_IFSOCK, 0, "Socket"),
             ("anon_inode:[eventfd]", 0, 0, "Eventfd"),
             ("anon_inode:[eventpoll]", libc::S_IFREG, 0, "Epoll"),
             ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
@@ -139,24 +107,6 @@ mod tests {
         ] {
             let kind = of(&file(target, mode, flags)).unwrap();
             assert_eq!(format!("{kind:?}"), expected, "{target}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_supported_is_named() {
-        for (target, mode, word) in [
-            ("anon_inode:inotify", 0, "inotify"),
-            ("anon_inode:[io_uring]", 0, "io_uring"),
-            ("anon_inode:[perf_event]", 0, "performance counter"),
-            ("anon_inode:bpf-map", 0, "BPF map"),
-            ("anon_inode:kvm-vm", 0, "kvm-vm"),
-            ("mnt:[4026531841]", libc::S_IFREG, "namespace"),
-            ("/dev/sda", libc::S_IFBLK, "block device"),
-        ] {
-            let Err(Problem::Refused { reason, .. }) = of(&file(target, mode, 0)) else {
-                panic!("{target} was not refused");
-            };
-            assert!(reason.contains(word), "{target}: {reason}");
         }
     }
 

@@ -13,6 +13,7 @@ use kernel::tty::{self, Modes};
 use nix::sys::stat::FileStat;
 
 use super::Captured;
+use super::beside::Part;
 use super::file_kind::FileKind;
 use super::paths::is_terminal;
 use super::problem::{Doing, Problem};
@@ -24,7 +25,10 @@ const CONTROLLING: u32 = 1006;
 const LARGEST: u32 = 1000;
 
 /// What is known of terminals, each once.
-pub(super) type Infos = Vec<TtyInfoEntry>;
+#[derive(Debug, Default)]
+struct Infos(Vec<TtyInfoEntry>);
+
+impl Part for Infos {}
 
 /// An open terminal.
 #[derive(Debug)]
@@ -33,11 +37,6 @@ pub(super) struct OpenTerminal;
 impl FileKind for OpenTerminal {
     fn types(&self) -> &'static [u32] {
         &[fd_type::TTY]
-    }
-
-    fn is(&self, _file: &OpenFile) -> bool {
-        // The number of its device tells.
-        false
     }
 
     fn is_device(&self, device: u64) -> bool {
@@ -66,10 +65,11 @@ impl FileKind for OpenTerminal {
         });
         // What it is like is the frozen look's to tell.
         survey.to_keep = false;
-        if survey.out.beside.terminals.iter().all(|info| info.id != terminal.id()) {
+        let known = &survey.out.beside.of::<Infos>().0;
+        if known.iter().all(|info| info.id != terminal.id()) {
             let fd = survey.memory.borrow(pid, file.fd)?;
             let info = info(terminal, fd.as_fd(), &stat, survey.inventory)?;
-            survey.out.beside.terminals.push(info);
+            survey.out.beside.of::<Infos>().0.push(info);
         }
         let tty = TtyFileEntry {
             id: entry.id,
@@ -82,7 +82,8 @@ impl FileKind for OpenTerminal {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        writer.write_all(&names::tty_info(), &captured.beside.terminals)
+        let infos = captured.beside.get::<Infos>().map_or(&[][..], |infos| &infos.0);
+        writer.write_all(&names::tty_info(), infos)
     }
 }
 

@@ -15,6 +15,7 @@ use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use nix::fcntl::OFlag;
 
+use super::beside::Part;
 use super::file_kind::FileKind;
 use super::identity::FileSystems;
 use super::kept::Keeping;
@@ -32,16 +33,14 @@ const MESSAGE: usize = 256 << 10;
 pub(super) struct UnixSocket;
 
 /// What is queued in sockets.
-pub(super) type Queues = Vec<(SkPacketEntry, Vec<u8>)>;
+#[derive(Debug, Default)]
+struct Queues(Vec<(SkPacketEntry, Vec<u8>)>);
+
+impl Part for Queues {}
 
 impl FileKind for UnixSocket {
     fn types(&self) -> &'static [u32] {
         &[fd_type::UNIXSK]
-    }
-
-    fn is(&self, _file: &OpenFile) -> bool {
-        // Its family tells.
-        false
     }
 
     fn families(&self) -> &'static [i32] {
@@ -122,10 +121,11 @@ impl FileKind for UnixSocket {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let queues = &captured.beside.queues;
-        if queues.is_empty() {
+        let Some(Queues(queues)) =
+            captured.beside.get().filter(|queues: &&Queues| !queues.0.is_empty())
+        else {
             return Ok(());
-        }
+        };
         let mut sink = writer.image(&names::sk_queues())?;
         for (entry, bytes) in queues {
             sink.put(entry)?;
@@ -158,7 +158,7 @@ impl Survey<'_> {
         if has_messages && counted.is_some_and(|counted| counted != queue.len() as u64) {
             return Err(empty_message());
         }
-        self.out.beside.queues.extend(queue.into_iter().map(|message| {
+        self.out.beside.of::<Queues>().0.extend(queue.into_iter().map(|message| {
             let length = message.len() as u32;
             (SkPacketEntry { id_for, length, scm: Vec::new() }, message)
         }));

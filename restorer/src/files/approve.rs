@@ -27,9 +27,9 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::Error;
 use super::holders::{Holder, Holders};
-use super::regular::shown;
-use super::{Error, kernel};
+use super::reopen::shown;
 
 /// What is believed of the paths in the images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,10 +118,10 @@ impl Approver {
         // Whoever gives a root directory knows by which links.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| {
-            kernel(format!("open the root directory {}", path.display()), errno)
+            Error::kernel(format!("open the root directory {}", path.display()), errno)
         })?;
         let descriptors = nix::fcntl::open("/proc/self/fd", flags, Mode::empty())
-            .map_err(|errno| kernel("open /proc/self/fd".to_owned(), errno))?;
+            .map_err(|errno| Error::kernel("open /proc/self/fd".to_owned(), errno))?;
         let whole = path == Path::new("/");
         Ok(Self { root, descriptors, whole, holders, trust })
     }

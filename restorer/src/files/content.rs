@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 
 use super::Error;
 use super::approve::{Approved, nanoseconds};
-use super::regular::{shown, through};
+use super::reopen::{shown, through};
 
 /// What of files is compared with what the images say, beside the size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

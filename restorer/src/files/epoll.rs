@@ -7,9 +7,10 @@ use kernel::descriptors::{self, set_epoll_polling};
 use nix::sys::epoll::{Epoll as Instance, EpollCreateFlags};
 
 use super::file_kind::{FileKind, missing};
+use super::keepers::is_late;
 use super::keepers::{AtHand, for_a_moment};
-use super::open::{Opening, flagged, is_late};
-use super::{Error, InstallTask, OpenFiles, kernel};
+use super::opening::{Opening, flagged};
+use super::{Error, InstallTask, OpenFiles};
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl FileKind for Epoll {
 fn make(entry: &EventpollFileEntry) -> Result<OwnedFd, Error> {
     let what = format!("epoll {}", entry.id);
     let epoll = Instance::new(EpollCreateFlags::EPOLL_CLOEXEC)
-        .map_err(|errno| kernel(format!("make {what}"), errno))?;
+        .map_err(|errno| Error::kernel(format!("make {what}"), errno))?;
     if let Some(polling) = &entry.polling {
         let parameters = polling.as_slice().try_into();
         let parameters = parameters.map_err(|_| Error::image(&what, "its parameters are none"))?;

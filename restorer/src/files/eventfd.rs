@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use images::messages::{EventfdFileEntry, FileEntry, fd_type};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::Error;
 use super::file_kind::{FileKind, missing};
-use super::open::{Opening, flagged};
-use super::{Error, kernel};
+use super::opening::{Opening, flagged};
 
 /// See the dumper: the bit of the access mode that an eventfd does not use.
 const SEMAPHORE: u32 = libc::EFD_SEMAPHORE.cast_unsigned();
@@ -36,9 +36,11 @@ fn make(entry: &EventfdFileEntry) -> Result<OwnedFd, Error> {
     if entry.flags & SEMAPHORE != 0 {
         flags |= EfdFlags::EFD_SEMAPHORE;
     }
-    let fd = EventFd::from_flags(flags).map_err(|errno| kernel(format!("make {what}"), errno))?;
+    let fd =
+        EventFd::from_flags(flags).map_err(|errno| Error::kernel(format!("make {what}"), errno))?;
     if entry.counter > 0 {
-        fd.write(entry.counter).map_err(|errno| kernel(format!("set counter of {what}"), errno))?;
+        fd.write(entry.counter)
+            .map_err(|errno| Error::kernel(format!("set counter of {what}"), errno))?;
     }
     flagged(fd.into(), entry.flags & !SEMAPHORE, &what)
 }

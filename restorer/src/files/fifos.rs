@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use images::messages::{FifoEntry, FileEntry, RegFileEntry, fd_type};
+use images::{ImageDir, names};
 
+use super::Error;
 use super::approve::Purpose;
+use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
-use super::open::Opening;
-use super::pipes::{Contents, fill};
-use super::regular::{Opener, reopen, shown};
-use super::{Error, kernel};
+use super::opener::Opener;
+use super::opening::Opening;
+use super::pipes::{Contents, contents, fill};
+use super::reopen::{reopen, shown};
 
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
+
+/// What is in fifos.
+#[derive(Debug, Default)]
+struct InFifos(Contents);
+
+impl Part for InFifos {}
 
 /// An open fifo.
 #[derive(Debug)]
@@ -21,6 +30,11 @@ pub(super) struct Fifo;
 impl FileKind for Fifo {
     fn r#type(&self) -> u32 {
         fd_type::FIFO
+    }
+
+    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+        beside.of::<InFifos>().0 = contents(dir, &names::fifo_data())?;
+        Ok(())
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
@@ -34,7 +48,8 @@ impl FileKind for Fifo {
         }
         for entries in by_pipe.values() {
             opening.have_room_for(entries.len() + 2)?;
-            let ends = open(entries, &opening.beside.fifos, &mut opening.opener)?;
+            let contents = &opening.beside.of::<InFifos>().0;
+            let ends = open(entries, contents, &mut opening.opener)?;
             for ((entry, _), fd) in entries.iter().zip(ends) {
                 opening.add(entry.id, fd)?;
             }
@@ -55,7 +70,7 @@ fn open(
     let approved = approved.collect::<Result<Vec<_>, _>>()?;
     let Some(file) = approved.first() else { return Ok(Vec::new()) };
     // Whoever opens one end waits for the other, unless somebody has both. They are ours, not a task's.
-    let failed = |errno| kernel(format!("open {}", shown(path)), errno);
+    let failed = |errno| Error::kernel(format!("open {}", shown(path)), errno);
     let both = reopen(&file.handle, O_RDWR | libc::O_NONBLOCK.cast_unsigned()).map_err(failed)?;
     fill(&both, contents.get(&fifo.pipe_id), &shown(path))?;
     let each = entries.iter().zip(&approved);

@@ -3,13 +3,14 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
+use images::ImageDir;
 use images::messages::{FdinfoEntry, FileEntry};
 
+use super::beside::Beside;
 use super::content::Needs;
 use super::images::FileImages;
-use super::open::Opening;
-use super::regular::Opener;
-use super::table::Beside;
+use super::opener::Opener;
+use super::opening::Opening;
 use super::{Error, InstallTask, OpenFiles};
 
 /// One kind of open file.
@@ -25,6 +26,14 @@ pub(super) trait FileKind: Debug + Sync {
     /// but those of the tasks. Such kinds come last.
     fn opens_others(&self) -> bool {
         false
+    }
+
+    /// Reads what the kind has in images of its own.
+    ///
+    /// # Errors
+    /// When an image is wrong in itself, or holds what is not restored.
+    fn load(&self, _dir: &ImageDir, _beside: &mut Beside) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Checks an entry with what the images hold beside it, before anything is made.

@@ -22,7 +22,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Error;
 use super::approve::Approver;
-use super::regular::through;
+use super::reopen::through;
 
 /// Largest ghost that is restored.
 const LARGEST: u64 = 1 << 40;

@@ -1,33 +1,28 @@
 //! What the images say of files, in memory.
-//!
-//! Loading reads images and does nothing else; what cannot be restored is refused here, before
-//! anything is made.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 
-use images::messages::{FdinfoEntry, FileEntry, REMAP_GHOST, RemapFilePathEntry, fd_type};
-use images::{ImageDir, names};
+use images::messages::{FdinfoEntry, FileEntry};
 
-use super::file_kind::FileKind;
+use super::beside::{Beside, Part};
 use super::ghosts::GhostImage;
-use super::table::Beside;
-use super::{Error, table};
 use crate::run::Run;
 
 /// Most bytes that a pipe or a message may hold: a pipe's largest size by default.
 pub(super) const LONGEST: u32 = 64 << 20;
 
 /// Memory that files hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FileMemory {
     /// What is in it, by the id of the shared memory (`pagemap-shmem-ID.img`).
-    pub(crate) runs: BTreeMap<u64, Vec<Run>>,
+    pub(crate) runs: Arc<BTreeMap<u64, Vec<Run>>>,
     /// The files that the runs refer to.
     pub(crate) stores: Arc<[File]>,
 }
+
+impl Part for FileMemory {}
 
 /// All that the images say of files.
 #[derive(Debug, Default)]
@@ -46,85 +41,8 @@ pub struct FileImages {
 }
 
 impl FileImages {
-    /// Reads what a tree of these processes needs beside the open files and descriptor tables, `found`,
-    /// which a checkpoint has.
-    ///
-    /// # Errors
-    ///
-    /// When an image is missing or wrong in itself, or holds what this restore does not do.
-    pub(crate) fn load(
-        dir: &ImageDir,
-        found: ::images::checkpoint::Files,
-        pids: BTreeSet<i32>,
-        memory: FileMemory,
-    ) -> Result<Self, Error> {
-        let (files, tables) = (found.entries, found.tables);
-        let mut images = Self { files, tables, pids, ..Self::default() };
-        if !dir.read_all(&names::file_locks())?.is_empty() {
-            return Err(Error::refused(
-                names::file_locks().name(),
-                "file locks are not supported yet",
-                "release them before the dump",
-            ));
-        }
-        images.beside = Beside::load(dir, memory)?;
-        for remap in found.remaps.values() {
-            images.remap(dir, remap)?;
-        }
-        images.check()?;
-        Ok(images)
-    }
-
-    fn remap(&mut self, dir: &ImageDir, remap: &RemapFilePathEntry) -> Result<(), Error> {
-        if remap.remap_type != Some(REMAP_GHOST) {
-            return Err(Error::refused(
-                format!("file {}", remap.orig_id),
-                "its name was gone, and the images refer to another one (link remap)",
-                "give the file its name back before the dump",
-            ));
-        }
-        let id = remap.remap_id;
-        self.remaps.insert(remap.orig_id, id);
-        if let Entry::Vacant(entry) = self.ghosts.entry(id) {
-            entry.insert(GhostImage::read(dir, id)?);
-        }
-        Ok(())
-    }
-
     /// The ids that descriptors refer to.
     pub(super) fn wanted(&self) -> BTreeSet<u32> {
         self.tables.values().flatten().map(|entry| entry.id).collect()
     }
-
-    /// Every descriptor's file is there and of the kind that the descriptor says.
-    fn check(&self) -> Result<(), Error> {
-        for (table, entries) in &self.tables {
-            for entry in entries {
-                let object =
-                    || format!("descriptor {} of {}", entry.fd, names::fdinfo(*table).name());
-                if i32::try_from(entry.fd).is_err() {
-                    return Err(Error::image(object(), "there is no such descriptor"));
-                }
-                match self.files.get(&entry.id) {
-                    Some(file) if file.r#type == entry.r#type => {
-                        supported(file)?.check(file, self)?;
-                    }
-                    Some(_) => return Err(Error::image(object(), "its file is of another kind")),
-                    None => {
-                        let reason = format!("its file {} is not in the images", entry.id);
-                        return Err(Error::image(object(), reason));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The kind of a file; what is not restored is refused.
-fn supported(file: &FileEntry) -> Result<&'static dyn FileKind, Error> {
-    table::of_type(file.r#type).ok_or_else(|| {
-        let reason = format!("a {} cannot be restored yet", fd_type::name(file.r#type));
-        Error::refused(format!("file {}", file.id), reason, "close it before the dump")
-    })
 }

@@ -13,7 +13,7 @@ use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM,
 
 use super::Error;
 use super::file_kind::{FileKind, missing};
-use super::open::Opening;
+use super::opening::Opening;
 use super::socket_options;
 
 /// An internet socket.
@@ -125,7 +125,7 @@ pub(super) fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
     .map_err(failed("make"))?;
     let scope = match &entry.ifname {
         Some(name) => nix::net::if_::if_nametoindex(name.as_str())
-            .map_err(|errno| super::kernel(format!("find interface {name} of {what}"), errno))?,
+            .map_err(|errno| Error::kernel(format!("find interface {name} of {what}"), errno))?,
         None => 0,
     };
     prepare(&socket, entry, v6, &what)?;
@@ -204,7 +204,7 @@ fn join(socket: &OwnedFd, entry: &MulticastEntry, what: &str) -> Result<(), Erro
     let address = read(group)?;
     let list = entry.sources.iter().map(|source| read(source)).collect::<Result<_, _>>()?;
     let interface = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|errno| {
-        super::kernel(format!("find interface {interface} of group {group} of {what}"), errno)
+        Error::kernel(format!("find interface {interface} of group {group} of {what}"), errno)
     })?;
     let sources = Sources { only: entry.only, list };
     multicast::join(socket, Group { interface, address }, &sources).map_err(|source| {

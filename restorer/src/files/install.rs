@@ -8,7 +8,7 @@ use kernel::pidfd::PidFd;
 use kernel::process::let_be_traced;
 
 use super::keepers::AtHand;
-use super::open::is_late;
+use super::keepers::is_late;
 use super::table::of_type;
 use super::{Error, InstallTask, OpenFiles};
 

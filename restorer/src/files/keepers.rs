@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use images::messages::FdinfoEntry;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, let_be_traced, send_signal, wait_status};
 use nix::sys::signal::Signal;
 
-use super::{Error, kernel};
+use super::Error;
 
 /// Where a file is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,11 @@ pub(crate) struct Late {
     pub(crate) from: RawFd,
     /// Whether it closes at an exec.
     pub(crate) close_on_exec: bool,
+}
+
+/// Whether a descriptor has one of the numbers that are the restore's own.
+pub(super) fn is_late(entry: &FdinfoEntry, base: RawFd) -> bool {
+    entry.fd.cast_signed() >= base
 }
 
 /// The keepers; they end when this is dropped by who made them.
@@ -224,7 +230,8 @@ pub(super) fn open_now() -> Result<usize, Error> {
         nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
     );
-    let mut listed = listed.map_err(|errno| kernel("list our descriptors".to_owned(), errno))?;
+    let mut listed =
+        listed.map_err(|errno| Error::kernel("list our descriptors".to_owned(), errno))?;
     Ok(listed.iter().count())
 }
 

@@ -15,14 +15,15 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
 
+use super::Error;
+use super::beside::{Beside, Part};
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
 use super::images::{FileImages, FileMemory};
 use super::keep::Keep;
-use super::open::{Opening, flagged};
-use super::regular::{Opener, reopen};
-use super::table::Beside;
-use super::{Error, kernel};
+use super::opener::Opener;
+use super::opening::{Opening, flagged};
+use super::reopen::reopen;
 use crate::run::Run;
 
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
@@ -37,7 +38,7 @@ pub(super) struct Memfd;
 
 /// The memfds of the images, which are made when they are asked for.
 #[derive(Debug, Default)]
-pub(super) struct Inodes {
+struct Inodes {
     /// By the number that open files refer to.
     inodes: BTreeMap<u64, MemfdInodeEntry>,
     memory: FileMemory,
@@ -59,9 +60,18 @@ impl FileKind for Memfd {
         fd_type::MEMFD
     }
 
+    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+        let memory = beside.of::<FileMemory>().clone();
+        let entries = dir.read_all(&names::memfd())?;
+        let inodes = entries.into_iter().map(|entry| (entry.inode_id, entry)).collect();
+        *beside.of::<Inodes>() = Inodes { inodes, memory, made: BTreeMap::new() };
+        Ok(())
+    }
+
     fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
         let inode = u64::from(entry(file)?.inode_id);
-        let inode = images.beside.memfds.inodes.get(&inode).ok_or_else(|| missing(file))?;
+        let inodes = images.beside.get::<Inodes>().map(|memfds| &memfds.inodes);
+        let inode = inodes.and_then(|inodes| inodes.get(&inode)).ok_or_else(|| missing(file))?;
         match inode.hugetlb_flag {
             None => Ok(()),
             Some(_) => Err(Error::refused(
@@ -75,7 +85,7 @@ impl FileKind for Memfd {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = entry(file)?;
-            let made = opening.beside.memfds.made(entry)?;
+            let made = opening.beside.of::<Inodes>().made(entry)?;
             let first = match entry.flags & O_ACCMODE {
                 O_RDWR => made.first.take(),
                 _ => None,
@@ -87,7 +97,7 @@ impl FileKind for Memfd {
             let what = format!("memfd of file {}", entry.id);
             if entry.pos != 0 {
                 lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
-                    .map_err(|errno| kernel(format!("seek in {what}"), errno))?;
+                    .map_err(|errno| Error::kernel(format!("seek in {what}"), errno))?;
             }
             opening.add(entry.id, flagged(fd, entry.flags, &what)?)?;
         }
@@ -103,7 +113,7 @@ impl FileKind for Memfd {
         _needs: Needs,
     ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
-        beside.memfds.made(entry)?.open(entry, with)
+        beside.of::<Inodes>().made(entry)?.open(entry, with)
     }
 }
 
@@ -116,13 +126,6 @@ fn shown(inode: &MemfdInodeEntry) -> String {
 }
 
 impl Inodes {
-    /// Reads them; `memory` is what is in them.
-    pub(super) fn load(dir: &ImageDir, memory: FileMemory) -> Result<Self, Error> {
-        let entries = dir.read_all(&names::memfd())?;
-        let inodes = entries.into_iter().map(|entry| (entry.inode_id, entry)).collect();
-        Ok(Self { inodes, memory, made: BTreeMap::new() })
-    }
-
     /// The memfd of `entry`, which is made when it is asked for first.
     fn made(&mut self, entry: &MemfdFileEntry) -> Result<&mut Made, Error> {
         let id = entry.inode_id;
@@ -133,15 +136,17 @@ impl Inodes {
                     Error::image(format!("file {}", entry.id), "its memfd is not in the images")
                 })?;
                 let first = make(inode, &self.memory)?;
-                let handle = reopen(&first, libc::O_PATH.cast_unsigned())
-                    .map_err(|errno| kernel(format!("keep memfd {}", shown(inode)), errno))?;
+                let handle = reopen(&first, libc::O_PATH.cast_unsigned()).map_err(|errno| {
+                    Error::kernel(format!("keep memfd {}", shown(inode)), errno)
+                })?;
                 Ok(place.insert(Made { handle, first: Some(first) }))
             }
         }
     }
+}
 
-    /// Moves what has been made out of the way of the tasks.
-    pub(super) fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
+impl Part for Inodes {
+    fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
         for made in self.made.values_mut() {
             let handle = made.handle.try_clone()?;
             made.handle = keep.keep(handle)?;
@@ -156,7 +161,7 @@ impl Made {
     /// A new open file description.
     fn open(&self, entry: &MemfdFileEntry, with: u32) -> Result<OwnedFd, Error> {
         reopen(&self.handle, with)
-            .map_err(|errno| kernel(format!("open memfd {} again", entry.inode_id), errno))
+            .map_err(|errno| Error::kernel(format!("open memfd {} again", entry.inode_id), errno))
     }
 }
 
@@ -164,7 +169,7 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
     let what = format!("memfd {}", shown(entry));
     let failed = |doing: &str| {
         let operation = format!("{doing} {what}");
-        move |errno| kernel(operation, errno)
+        move |errno| Error::kernel(operation, errno)
     };
     let name = CString::new(entry.name.clone())
         .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
@@ -236,7 +241,8 @@ mod tests {
         let run = |start, pages, offset| Run { start, pages, place: Some((0, offset)) };
         let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
         let entry = MemfdInodeEntry { shmid: 8, ..entry };
-        let memory = FileMemory { runs: BTreeMap::from([(8, runs)]), stores: [store].into() };
+        let memory =
+            FileMemory { runs: BTreeMap::from([(8, runs)]).into(), stores: [store].into() };
         let mut memfds =
             Inodes { inodes: BTreeMap::from([(3, entry)]), memory, made: BTreeMap::new() };
         let wanted = MemfdFileEntry { inode_id: 3, ..MemfdFileEntry::default() };

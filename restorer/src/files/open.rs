@@ -1,21 +1,18 @@
 //! Opens everything, once, in the coordinator.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use images::messages::{FdinfoEntry, FileEntry};
-use kernel::descriptors::set_status_flags;
 use kernel::reserved::Reserved;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::images::FileImages;
 use super::keep::Keep;
-use super::keepers::{Keepers, Room, open_now};
-use super::regular::Opener;
-use super::table::{self, Beside};
-use super::{Error, OpenContext, OpenFiles, kernel};
+use super::keepers::{Keepers, Room, is_late, open_now};
+use super::opener::Opener;
+use super::opening::Opening;
+use super::{Error, OpenContext, OpenFiles, table};
 
 /// Numbers left to the rest of the restore: its pipes, images, shared memory.
 const SPARE: usize = 64;
@@ -36,7 +33,7 @@ fn base(images: &FileImages) -> Result<RawFd, Error> {
 /// Raises the limit of open files as far as it goes, and sees whether it allows all at once; else
 /// what room it leaves.
 fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Error> {
-    let failed = |errno| kernel("get the limit of open files".to_owned(), errno);
+    let failed = |errno| Error::kernel("get the limit of open files".to_owned(), errno);
     let (soft, mut hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     let needed = u64::from(base.unsigned_abs()) + (files + work) as u64;
     // To raise the hard limit takes a right that not everybody has.
@@ -44,7 +41,7 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
         hard = needed;
     } else if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-            .map_err(|errno| kernel("raise the limit of open files".to_owned(), errno))?;
+            .map_err(|errno| Error::kernel("raise the limit of open files".to_owned(), errno))?;
     }
     if needed <= hard {
         return Ok(None);
@@ -60,69 +57,6 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
         format!("the hard limit of open files here, {hard}, does not allow them"),
         "raise the hard limit of open files (ulimit -Hn)",
     ))
-}
-
-/// What has been opened so far, and what it is opened by.
-#[derive(Debug)]
-pub(super) struct Opening<'a> {
-    pub(super) files: &'a BTreeMap<u32, Box<FileEntry>>,
-    pub(super) beside: Beside,
-    pub(super) opener: Opener,
-    /// The root joins the caller's terminal.
-    pub(super) shell_job: bool,
-    keep: Keep,
-    opened: BTreeMap<u32, OwnedFd>,
-    /// Where not all can be open at once.
-    room: Option<Room>,
-    keepers: Keepers,
-    /// Free numbers, for processes that are made for a file.
-    pub(super) numbers: Vec<i32>,
-    /// What is opened when the tree is there, with what keeps its number until then.
-    later: BTreeMap<u32, OwnedFd>,
-}
-
-impl Opening<'_> {
-    /// Takes an open file description of the images.
-    pub(super) fn add(&mut self, id: u32, fd: OwnedFd) -> Result<(), Error> {
-        let failed =
-            |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
-        self.opened.insert(id, self.keep.keep(fd).map_err(failed)?);
-        self.have_room_for(1)
-    }
-
-    /// Hands over what is open where there would not be room for `files` more.
-    /// Leaves a file to be opened when the processes of the tree are there; its kind does so
-    /// ([`FileKind::open_later`](super::file_kind::FileKind::open_later)).
-    pub(super) fn later(&mut self, id: u32) -> Result<(), Error> {
-        let failed =
-            |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
-        let stand_in = File::open("/dev/null").map_err(failed)?;
-        self.later.insert(id, self.keep.keep(stand_in.into()).map_err(failed)?);
-        Ok(())
-    }
-
-    pub(super) fn have_room_for(&mut self, files: usize) -> Result<(), Error> {
-        let Some(Room { base, batch }) = self.room else { return Ok(()) };
-        if files > batch {
-            return Err(Error::refused(
-                format!("{files} sockets"),
-                format!("the hard limit of open files allows {batch} of them at a time"),
-                "raise the hard limit of open files (ulimit -Hn)",
-            ));
-        }
-        match self.opened.len() + files > batch {
-            true => self.keepers.take(&mut self.opened, base),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Sets the flags of a new file that its entry has, but for the one that comes with the owner.
-pub(super) fn flagged(fd: OwnedFd, flags: u32, what: &str) -> Result<OwnedFd, Error> {
-    const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
-    set_status_flags(&fd, flags & !O_ASYNC)
-        .map_err(|source| Error::Kernel { operation: format!("set flags of {what}"), source })?;
-    Ok(fd)
 }
 
 pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
@@ -188,11 +122,6 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let holders = holders(&files, &tables);
     let held = BTreeMap::new();
     Ok(OpenFiles { base, opened, held, kept, opener, files, tables, holders, beside, later })
-}
-
-/// Whether a descriptor has one of the numbers that are the restore's own.
-pub(super) fn is_late(entry: &FdinfoEntry, base: RawFd) -> bool {
-    entry.fd.cast_signed() >= base
 }
 
 /// The table of each file in which what is to be done once for it is done: the first that has it,

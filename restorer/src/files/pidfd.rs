@@ -12,7 +12,7 @@ use kernel::process::{Fork, exit_now, fork_as, wait_status};
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
-use super::open::Opening;
+use super::opening::Opening;
 use crate::dead;
 
 /// The process has been waited for.

@@ -4,15 +4,22 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
-use images::{Image, ImageDir};
+use images::{Image, ImageDir, names};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
+use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::images::LONGEST;
-use super::open::Opening;
-use super::regular::reopen;
-use super::{Error, kernel, socket_options};
+use super::opening::Opening;
+use super::reopen::reopen;
+use super::{Error, socket_options};
+
+/// What is in pipes.
+#[derive(Debug, Default)]
+struct InPipes(Contents);
+
+impl Part for InPipes {}
 
 /// An end of a pipe.
 #[derive(Debug)]
@@ -23,6 +30,11 @@ impl FileKind for Pipe {
         fd_type::PIPE
     }
 
+    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+        beside.of::<InPipes>().0 = contents(dir, &names::pipes_data())?;
+        Ok(())
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         let mut by_pipe: BTreeMap<u32, Vec<&PipeEntry>> = BTreeMap::new();
         for file in files {
@@ -31,7 +43,7 @@ impl FileKind for Pipe {
         }
         for entries in by_pipe.values() {
             opening.have_room_for(entries.len() + 2)?;
-            let ends = open(entries, &opening.beside.pipes)?;
+            let ends = open(entries, &opening.beside.of::<InPipes>().0)?;
             for (entry, fd) in entries.iter().zip(ends) {
                 opening.add(entry.id, fd)?;
             }
@@ -41,7 +53,7 @@ impl FileKind for Pipe {
 }
 
 /// Reads the contents of pipes, or of fifos.
-pub(super) fn load(dir: &ImageDir, image: &Image<PipeDataEntry>) -> Result<Contents, Error> {
+pub(super) fn contents(dir: &ImageDir, image: &Image<PipeDataEntry>) -> Result<Contents, Error> {
     let mut contents = BTreeMap::new();
     let Some(mut reader) = dir.reader(image)? else { return Ok(contents) };
     while let Some(entry) = reader.next_entry()? {
@@ -82,7 +94,7 @@ pub(super) fn fill(
     let mut rest = &bytes[..];
     while !rest.is_empty() {
         let count = nix::unistd::write(write, rest)
-            .map_err(|errno| kernel(format!("fill {what}"), errno))?;
+            .map_err(|errno| Error::kernel(format!("fill {what}"), errno))?;
         rest = &rest[count..];
     }
     Ok(())
@@ -106,7 +118,7 @@ fn join(entries: &[&PipeEntry]) -> Result<Option<Vec<OwnedFd>>, Error> {
         let mode = (entry.flags & O_ACCMODE).cast_signed();
         let flags = OFlag::from_bits_truncate(mode) | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = nix::fcntl::open(&*path, flags, nix::sys::stat::Mode::empty())
-            .map_err(|errno| kernel(format!("open {what}"), errno))?;
+            .map_err(|errno| Error::kernel(format!("open {what}"), errno))?;
         set_status_flags(&fd, entry.flags & !O_ASYNC).map_err(|source| Error::Kernel {
             operation: format!("set flags of {what}"),
             source,
@@ -143,7 +155,7 @@ fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Err
         false => OFlag::empty(),
     };
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | made)
-        .map_err(|errno| kernel(format!("make {what}"), errno))?;
+        .map_err(|errno| Error::kernel(format!("make {what}"), errno))?;
     fill(&write, contents, &what)?;
     socket_options::inode(&write, first.inode.as_ref(), &what)?;
     // Only what is opened again needs an end that stays for that.
@@ -171,7 +183,7 @@ fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Err
                 }
                 (None, Some(spare)) => {
                     let fd = reopen(spare, entry.flags)
-                        .map_err(|errno| kernel(format!("open {what} again"), errno))?;
+                        .map_err(|errno| Error::kernel(format!("open {what} again"), errno))?;
                     set_status_flags(&fd, flags).map_err(failed)?;
                     Ok(fd)
                 }

@@ -7,7 +7,7 @@ use kernel::signalfd;
 
 use super::Error;
 use super::file_kind::{FileKind, missing};
-use super::open::{Opening, flagged};
+use super::opening::{Opening, flagged};
 
 /// A signalfd.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::{Error, kernel};
+use super::Error;
 
 const SO_BUF_LOCK: i32 = 72;
 
@@ -109,7 +109,7 @@ pub(super) fn inode(
     what: &str,
 ) -> Result<(), Error> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let failed = |errno| kernel(format!("set owner and mode of {what}"), errno);
+    let failed = |errno| Error::kernel(format!("set owner and mode of {what}"), errno);
     let (user, group) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
     fchown(file, Some(user), Some(group)).map_err(failed)?;
     fchmod(file, Mode::from_bits_truncate(wanted.mode & 0o7777)).map_err(failed)

@@ -14,19 +14,17 @@ use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 
+use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
-use super::open::Opening;
-use super::regular::{flags as flags_again, reopen};
-use super::{Error, InstallTask, OpenFiles, kernel};
+use super::opening::Opening;
+use super::reopen::{flags as flags_again, reopen};
+use super::{Error, InstallTask, OpenFiles};
 
 /// What is known of terminals, by their ids.
-pub(super) type Infos = BTreeMap<u32, TtyInfoEntry>;
+#[derive(Debug, Default)]
+struct Infos(BTreeMap<u32, TtyInfoEntry>);
 
-/// Reads it.
-pub(super) fn load(dir: &ImageDir) -> Result<Infos, Error> {
-    let infos = dir.read_all(&names::tty_info())?;
-    Ok(infos.into_iter().map(|info| (info.id, info)).collect())
-}
+impl Part for Infos {}
 
 /// An open terminal.
 #[derive(Debug)]
@@ -37,11 +35,18 @@ impl FileKind for OpenTerminal {
         fd_type::TTY
     }
 
+    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+        let infos = dir.read_all(&names::tty_info())?;
+        beside.of::<Infos>().0 = infos.into_iter().map(|info| (info.id, info)).collect();
+        Ok(())
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         let mut caller = None;
         for file in files {
             let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
-            let info = opening.beside.terminals.get(&entry.tty_info_id);
+            let infos = &opening.beside.of::<Infos>().0;
+            let info = infos.get(&entry.tty_info_id);
             let info = info.ok_or_else(|| missing(file))?;
             if has_hung_up(info) {
                 opening.add(file.id, hung_up(entry)?)?;
@@ -72,7 +77,8 @@ impl FileKind for OpenTerminal {
         file: &FileEntry,
         task: &InstallTask,
     ) -> Result<(), Error> {
-        let info = file.tty.as_ref().and_then(|tty| files.beside.terminals.get(&tty.tty_info_id));
+        let infos = files.beside.get::<Infos>();
+        let info = file.tty.as_ref().and_then(|tty| infos?.0.get(&tty.tty_info_id));
         if info.is_none_or(|info| info.pgrp != task.pid.cast_unsigned()) {
             return Ok(());
         }
@@ -120,8 +126,8 @@ impl Terminal {
                 "dump the job inside the terminal",
             ));
         }
-        let fd =
-            reopen(&self.0, entry.flags).map_err(|errno| kernel(format!("open {what}"), errno))?;
+        let fd = reopen(&self.0, entry.flags)
+            .map_err(|errno| Error::kernel(format!("open {what}"), errno))?;
         // The window has the size it has; the modes are the program's.
         if let Some(termios) = &info.termios {
             let failed =
@@ -148,7 +154,7 @@ fn hung_up(entry: &TtyFileEntry) -> Result<OwnedFd, Error> {
     let what = format!("hung-up terminal of file {}", entry.id);
     let failed = |doing: &str| {
         let operation = format!("{doing} {what}");
-        move |errno| kernel(operation, errno)
+        move |errno| Error::kernel(operation, errno)
     };
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags).map_err(failed("make the"))?;

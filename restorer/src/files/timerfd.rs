@@ -7,9 +7,9 @@ use images::messages::{FileEntry, TimerfdEntry, fd_type};
 use kernel::timerfd;
 use nix::time::{ClockId, clock_gettime};
 
+use super::Error;
 use super::file_kind::{FileKind, missing};
-use super::open::{Opening, flagged};
-use super::{Error, kernel};
+use super::opening::{Opening, flagged};
 
 /// A timerfd.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ fn now(clock: i32, what: &str) -> Result<Duration, Error> {
         other => other,
     };
     let time = clock_gettime(ClockId::from_raw(clock))
-        .map_err(|errno| kernel(format!("read the clock of {what}"), errno))?;
+        .map_err(|errno| Error::kernel(format!("read the clock of {what}"), errno))?;
     Ok(Duration::from(time))
 }
 

@@ -26,7 +26,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::Error;
 use super::actors::act;
 use super::approve::Approver;
-use super::unix_sockets::{failed, what};
+use super::unix_plan::{failed, what};
 
 /// Where the file of a socket goes.
 struct Place {

@@ -255,6 +255,23 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// A socket, for messages.
+pub(super) fn what(entry: &UnixSkEntry) -> String {
+    let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
+    match name.first() {
+        None => format!("Unix socket {}", entry.id),
+        Some(0) => {
+            format!("Unix socket {} (@{})", entry.id, String::from_utf8_lossy(&name[1..]))
+        }
+        Some(_) => format!("Unix socket {} ({})", entry.id, String::from_utf8_lossy(name)),
+    }
+}
+
+pub(super) fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(std::io::Error) -> Error {
+    let operation = format!("{doing} {}", what(entry));
+    move |source| Error::Kernel { operation, source }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
 //! Unix sockets: made, named, connected and filled in the order that [`super::unix_plan`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use images::messages::{FileEntry, PeerCredentials, SK_LISTEN, UnixSkEntry, fd_type};
@@ -10,21 +9,28 @@ use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
 
+use super::Error;
 use super::actors::{PairMaker, act};
 use super::approve::Approver;
+use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::images::LONGEST;
-use super::open::Opening;
+use super::opening::Opening;
 use super::socket_options::{self, Buffers};
 use super::unix_names::{Names, connect};
-use super::unix_plan::{Name, Step, name, plan};
-use super::{Error, kernel};
+use super::unix_plan::{Name, Step, failed, name, plan, what};
 
 const O_NONBLOCK: u32 = libc::O_NONBLOCK.cast_unsigned();
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 
 /// What is queued in sockets, by file id.
 pub(super) type Queues = BTreeMap<u32, Vec<Vec<u8>>>;
+
+/// What is queued in the sockets of the images.
+#[derive(Debug, Default)]
+struct Queued(Queues);
+
+impl Part for Queued {}
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -33,6 +39,11 @@ pub(super) struct UnixSocket;
 impl FileKind for UnixSocket {
     fn r#type(&self) -> u32 {
         fd_type::UNIXSK
+    }
+
+    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+        beside.of::<Queued>().0 = load(dir)?;
+        Ok(())
     }
 
     fn opens_others(&self) -> bool {
@@ -46,7 +57,7 @@ impl FileKind for UnixSocket {
             .collect::<Result<Vec<_>, _>>()?;
         // All are made before the first is complete, some of them with another.
         opening.have_room_for(entries.len() * 2)?;
-        let sockets = open(&entries, &opening.beside.queues, &opening.opener.approver)?;
+        let sockets = open(&entries, &opening.beside.of::<Queued>().0, &opening.opener.approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             opening.add(entry.id, fd)?;
         }
@@ -55,7 +66,7 @@ impl FileKind for UnixSocket {
 }
 
 /// Reads what is queued in sockets, oldest first.
-pub(super) fn load(dir: &ImageDir) -> Result<Queues, Error> {
+fn load(dir: &ImageDir) -> Result<Queues, Error> {
     let mut queues = Queues::new();
     let image = names::sk_queues();
     let Some(mut reader) = dir.reader(&image)? else { return Ok(queues) };
@@ -107,22 +118,6 @@ pub(super) fn open(
     let sockets = maker.finish(&steps)?;
     names.settle();
     Ok(sockets)
-}
-
-pub(super) fn what(entry: &UnixSkEntry) -> String {
-    let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
-    match name.first() {
-        None => format!("Unix socket {}", entry.id),
-        Some(0) => {
-            format!("Unix socket {} (@{})", entry.id, String::from_utf8_lossy(&name[1..]))
-        }
-        Some(_) => format!("Unix socket {} ({})", entry.id, String::from_utf8_lossy(name)),
-    }
-}
-
-pub(super) fn failed(doing: &str, entry: &UnixSkEntry) -> impl FnOnce(io::Error) -> Error {
-    let operation = format!("{doing} {}", what(entry));
-    move |source| Error::Kernel { operation, source }
 }
 
 struct Maker<'a, 'b> {
@@ -369,7 +364,7 @@ fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Resul
         let mut rest = &message[..];
         loop {
             let count = send(sender.as_raw_fd(), rest, flags)
-                .map_err(|errno| kernel(format!("fill the queue of {to}"), errno))?;
+                .map_err(|errno| Error::kernel(format!("fill the queue of {to}"), errno))?;
             rest = &rest[count..];
             if rest.is_empty() || !stream {
                 break;

@@ -1,0 +1,227 @@
+//! The way through all files of a tree: each is given to the kind that it is of.
+
+use std::collections::BTreeMap;
+
+use api::Obstacle;
+use collector::obstacles::of_file;
+use collector::{Inventory, OpenFile, Process};
+use images::messages::{FdinfoEntry, FileEntry};
+
+use super::file_kind::FileKind;
+use super::kept::{Found, Keeping, Kept};
+use super::memory::{Memory, with_socket};
+use super::place::Place;
+use super::problem::Problem;
+use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
+use super::{Captured, Error, PlanContext, devices, socket_options, sockets, standing, table};
+
+/// Takes a look at all files of `inventory`; `tables` gives the id of each process's descriptor table. A
+/// look at a frozen target is given time, and `is_late` when there is none left. Also returns what
+/// cannot be dumped.
+pub(super) fn look(
+    context: &PlanContext,
+    memory: &mut Memory,
+    inventory: &Inventory,
+    kept: Kept,
+    tables: &BTreeMap<i32, u32>,
+    is_late: Option<&dyn Fn() -> bool>,
+) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
+    let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
+    Survey::new(context, memory, inventory, kept, same_sockets, is_late).run(tables)
+}
+
+impl Survey<'_> {
+    fn run(
+        mut self,
+        tables: &BTreeMap<i32, u32>,
+    ) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
+        let inventory = self.inventory;
+        let suspects = self.suspects()?;
+        let alive = || inventory.processes.values().filter(|process| is_alive(process));
+        for process in alive() {
+            if has_table(process) {
+                let standing = match self.frozen {
+                    true => self.standing(process, &suspects)?,
+                    false => None,
+                };
+                let entries = match standing {
+                    Some(entries) => entries,
+                    None => self.table(process, &suspects)?,
+                };
+                let id = tables.get(&process.pid).copied();
+                let id = id.unwrap_or(process.pid.cast_unsigned());
+                self.out.tables.insert(id, entries);
+                self.tables.insert(process.pid, id);
+            }
+            self.in_time()?;
+            self.places(process)?;
+        }
+        self.out.paths = std::mem::take(&mut self.path_ids);
+        self.kept.sockets = self.neighbours.into_held();
+        Ok((self.out, self.kept, self.refusals))
+    }
+
+    /// The descriptors of a process.
+    fn table(&mut self, process: &Process, suspects: &Suspects) -> Result<Vec<FdinfoEntry>, Error> {
+        let mut entries = Vec::with_capacity(process.files.len());
+        for (nth, file) in process.files.iter().enumerate() {
+            if nth % AT_ONCE == 0 {
+                self.in_time()?;
+            }
+            let entry = self.entry(process, file, suspects, &entries)?;
+            if !self.frozen {
+                self.note(process.pid, file.fd, entry.as_ref());
+            }
+            entries.extend(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entry of a descriptor, with that of what is behind it; `entries` are those of the process's
+    /// lower descriptors. `None` of one that is refused, or has gone while the target runs.
+    pub(super) fn entry(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        suspects: &Suspects,
+        entries: &[FdinfoEntry],
+    ) -> Result<Option<FdinfoEntry>, Error> {
+        // Locks belong to a process or an open file: every descriptor is asked.
+        let free = if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
+        let described = free.and_then(|()| {
+            if file.description == OpenFile::description_of(process.pid, file.fd) {
+                self.description(process, file)
+            } else if let Some(described) = self.described(process.pid, file, entries) {
+                Ok(described)
+            } else {
+                self.stray(process, file)
+            }
+        });
+        let place = Place::Descriptor(file.fd);
+        let described = self.settle(process.pid, place, &file.target, described)?;
+        Ok(described.map(|(id, r#type)| FdinfoEntry {
+            id,
+            flags: if file.close_on_exec { libc::FD_CLOEXEC.cast_unsigned() } else { 0 },
+            r#type,
+            fd: file.fd.cast_unsigned(),
+            xattr_security_selinux: None,
+        }))
+    }
+
+    /// Id and type of the entry of a description whose lowest holder has been met: in a process
+    /// before, or in this one, of which `entries` have been written.
+    fn described(&self, pid: i32, file: &OpenFile, entries: &[FdinfoEntry]) -> Option<(u32, u32)> {
+        let (holder, fd) = file.lowest_holder();
+        let entries = if holder == pid {
+            entries
+        } else {
+            self.out.tables.get(self.tables.get(&holder)?)?.as_slice()
+        };
+        let index = entries.binary_search_by_key(&fd.cast_unsigned(), |entry| entry.fd).ok()?;
+        let entry = entries.get(index)?;
+        Some((entry.id, entry.r#type))
+    }
+
+    /// The entry of a description whose lowest holder has not been met.
+    fn stray(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+        if let Some(described) = self.strays.get(&file.description) {
+            return Ok(*described);
+        }
+        let described = self.file(process, file)?;
+        self.strays.insert(file.description, described);
+        Ok(described)
+    }
+
+    /// The entry of a description that is met first: its id and type.
+    fn description(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+        if self.frozen {
+            if let Some(kept) = self.kept(process.pid, file)? {
+                return Ok(kept);
+            }
+        } else if file.mark.is_some() {
+            let before = self.out.files.len();
+            self.to_keep = true;
+            let described = self.file(process, file);
+            let keeps = std::mem::replace(&mut self.to_keep, false);
+            if let Ok((id, _)) = described {
+                if keeps {
+                    self.keep(process.pid, file, id, before);
+                }
+                return described;
+            }
+            // What cannot be carried now may be over when the target is frozen.
+            self.out.files.truncate(before);
+        }
+        self.file(process, file)
+    }
+
+    /// The entry of an open file description that has none yet: its id and type.
+    fn file(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+        let kind = self.kind(process.pid, file)?;
+        let id = self.new_id();
+        let entry = FileEntry { id, ..FileEntry::default() };
+        let entry = kind.capture(self, process, file, entry)?;
+        let r#type = entry.r#type;
+        self.out.files.push(entry);
+        Ok((id, r#type))
+    }
+
+    /// The kind of an open file; what has none that is carried is refused.
+    fn kind(&mut self, pid: i32, file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
+        if let Some((reason, remedy)) = of_file(file) {
+            return Err(Problem::refused(reason, remedy));
+        }
+        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
+        match file.mode & libc::S_IFMT {
+            libc::S_IFSOCK if !handle => {
+                let (family, ..) = with_socket(self.memory, pid, file, socket_options::family)?;
+                table::of_family(family).ok_or_else(|| sockets::unknown(family))
+            }
+            libc::S_IFCHR if !handle => {
+                let device = self.find(pid, file)?.stat()?.st_rdev;
+                table::of_device(device).ok_or_else(|| devices::unknown(device))
+            }
+            _ => table::of(file).ok_or_else(|| {
+                Problem::refused("it is of a kind that is not known", "close it before the dump")
+            }),
+        }
+    }
+
+    /// Notes what has been found of a file since there were `before` entries, to be used if it does not
+    /// change.
+    fn keep(&mut self, pid: i32, file: &OpenFile, id: u32, before: usize) {
+        let Some(mark) = file.mark else { return };
+        let entries = before..self.out.files.len();
+        let Some(own) = self.out.files[entries.clone()].iter().find(|entry| entry.id == id) else {
+            return;
+        };
+        let kind = table::of_type(own.r#type);
+        self.kept.found.entry(pid).or_default().push(Found {
+            fd: file.fd,
+            device: file.device,
+            inode: file.inode,
+            target: file.target.clone(),
+            mark,
+            id,
+            r#type: own.r#type,
+            keeping: Keeping::new(file, entries, mark.size),
+            is_steady: kind.is_some_and(|kind| kind.is_steady(own, mark.size)),
+            peer: own.usk.as_ref().map_or(0, |socket| socket.peer),
+        });
+    }
+
+    /// The id and type of a file that is as it was when it was read; `None` for one that has to be
+    /// read now.
+    fn kept(&mut self, pid: i32, file: &OpenFile) -> Result<Option<(u32, u32)>, Problem> {
+        let Some(mark) = file.mark else { return Ok(None) };
+        let Some(found) = self.kept.find(pid, file, mark) else { return Ok(None) };
+        let (id, r#type, entries) = (found.id, found.r#type, found.keeping.entries.clone());
+        let Some(kind) = table::of_type(r#type) else { return Ok(None) };
+        let mut keeping = Keeping::new(file, entries, mark.size);
+        if !kind.holds(self, pid, file, &mut keeping)? {
+            return Ok(None);
+        }
+        self.out.keeping.push(keeping);
+        Ok(Some((id, r#type)))
+    }
+}

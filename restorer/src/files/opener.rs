@@ -1,0 +1,213 @@
+//! Opens what is found by its path: files, directories, devices, fifos, programs, and ghosts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use images::messages::RegFileEntry;
+use nix::fcntl::OFlag;
+use nix::unistd::{Whence, lseek};
+
+use super::approve::{Approved, Approver, Purpose};
+use super::changed;
+use super::content::{self, Needs, Validation};
+use super::ghosts::GhostImage;
+use super::reopen::{flags, shown};
+use super::{Error, OpenContext};
+
+/// Opens files by the paths of the images.
+#[derive(Debug)]
+pub(super) struct Opener {
+    pub(super) approver: Approver,
+    root: Option<PathBuf>,
+    validation: Validation,
+    /// What has been found of the contents of files, by id.
+    checked: BTreeMap<u32, Needs>,
+    images: BTreeMap<u32, GhostImage>,
+    remaps: BTreeMap<u32, u32>,
+    /// Handles on the ghosts that have been made.
+    made: BTreeMap<u32, OwnedFd>,
+}
+
+impl Opener {
+    pub(super) fn new(
+        context: &OpenContext,
+        images: BTreeMap<u32, GhostImage>,
+        remaps: BTreeMap<u32, u32>,
+    ) -> Result<Self, Error> {
+        let approver =
+            Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
+        let (checked, made) = Default::default();
+        let (root, validation) = (context.root.clone(), context.validation);
+        Ok(Self { approver, root, validation, checked, images, remaps, made })
+    }
+
+    /// Opens the file of an entry with its own flags and position.
+    pub(super) fn open(&mut self, entry: &RegFileEntry) -> Result<OwnedFd, Error> {
+        let approved = self.approve(entry, Purpose::Access(entry.flags))?;
+        let fd = self.open_again(entry, &approved, entry.flags)?;
+        let handle = entry.flags & libc::O_PATH.cast_unsigned() != 0;
+        if !handle && entry.pos != 0 && entry.pos != u64::MAX {
+            lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
+                .map_err(|errno| Error::kernel(format!("seek in {}", shown(entry)), errno))?;
+        }
+        Ok(fd)
+    }
+
+    /// The file of an entry: one that the tasks may have, and that is what it was.
+    pub(super) fn approve(
+        &mut self,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+    ) -> Result<Approved, Error> {
+        let approved = match self.remaps.get(&entry.id) {
+            Some(&ghost) => {
+                let made = self.ghost(ghost, entry)?.try_clone();
+                let failed = |source| {
+                    let operation = format!("copy a handle on {}", shown(entry));
+                    Error::Kernel { operation, source }
+                };
+                Approved::own(made.map_err(failed)?, entry)?
+            }
+            None => self.approver.approve(entry, purpose)?,
+        };
+        let (mode, size) = (approved.attributes.mode, approved.attributes.size);
+        let path = changed::locate(&entry.name, self.root.as_deref());
+        match changed::compare(entry, &path, mode, size) {
+            None => Ok(approved),
+            Some(obstacle) => Err(Error::Refused(vec![obstacle])),
+        }
+    }
+
+    /// Opens what has been approved.
+    pub(super) fn open_again(
+        &self,
+        entry: &RegFileEntry,
+        approved: &Approved,
+        with: u32,
+    ) -> Result<OwnedFd, Error> {
+        let mut with = flags(with);
+        if self.remaps.contains_key(&entry.id) {
+            // A ghost has no name to be opened by.
+            with.remove(OFlag::O_NOFOLLOW);
+        }
+        approved
+            .open(&self.approver, with)
+            .map_err(|source| Error::Kernel { operation: format!("open {}", shown(entry)), source })
+    }
+
+    /// A descriptor for a program, or to map a file from.
+    pub(super) fn open_contents(
+        &mut self,
+        entry: &RegFileEntry,
+        purpose: Purpose,
+        with: u32,
+        needs: Needs,
+    ) -> Result<OwnedFd, Error> {
+        let approved = self.approve(entry, purpose)?;
+        let known = self.checked.get(&entry.id);
+        let ghost = self.remaps.contains_key(&entry.id);
+        if self.validation == Validation::Contents
+            && !ghost
+            && known.is_none_or(|&known| known < needs)
+        {
+            content::check(entry, &approved, needs)?;
+            self.checked.insert(entry.id, needs);
+        }
+        self.open_again(entry, &approved, with)
+    }
+
+    /// The error that stopped the opening of `files`, with all that has changed of them.
+    pub(super) fn with_all_changed<'a>(
+        &self,
+        error: Error,
+        files: impl Iterator<Item = &'a RegFileEntry>,
+    ) -> Error {
+        let named = files.filter(|entry| !self.remaps.contains_key(&entry.id));
+        let mut found = changed::all(named, self.root.as_deref());
+        match error {
+            error if found.is_empty() => error,
+            Error::Refused(obstacles) => {
+                let others = obstacles.into_iter().filter(|it| !found.contains(it));
+                let others: Vec<_> = others.collect();
+                found.extend(others);
+                Error::Refused(found)
+            }
+            _ => Error::Refused(found),
+        }
+    }
+
+    /// Whether it is a file that has a name and is opened without any effect.
+    pub(super) fn is_plain(&self, entry: &RegFileEntry) -> bool {
+        !self.remaps.contains_key(&entry.id) && changed::is_plain(entry)
+    }
+
+    fn ghost(&mut self, id: u32, entry: &RegFileEntry) -> Result<&OwnedFd, Error> {
+        if !self.made.contains_key(&id) {
+            let missing = || Error::image(shown(entry), "its ghost is not in the images");
+            let image = self.images.remove(&id).ok_or_else(missing)?;
+            let made = image.make(&self.approver, &entry.name).map_err(|source| Error::Kernel {
+                operation: format!("make deleted file {}", shown(entry)),
+                source,
+            })?;
+            self.made.insert(id, made);
+        }
+        self.made.get(&id).ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
+    }
+
+    /// Moves the handles on what has been made out of the way of the tasks.
+    pub(super) fn keep(&mut self, keep: super::keep::Keep) -> io::Result<()> {
+        for (id, fd) in std::mem::take(&mut self.made) {
+            self.made.insert(id, keep.keep(fd)?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn opener(root: Option<PathBuf>) -> Opener {
+        let context = OpenContext { root, ..OpenContext::default() };
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_made_or_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let mut entry = RegFileEntry {
+            name: path.as_os_str().as_bytes().to_vec(),
+            flags: (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC).cast_unsigned(),
+            pos: 3,
+            ..RegFileEntry::default()
+        };
+        assert!(opener(None).open(&entry).is_err());
+        assert!(!path.exists());
+        std::fs::write(&path, "content").unwrap();
+        let fd = opener(None).open(&entry).unwrap();
+        assert_eq!(lseek(&fd, 0, Whence::SeekCur).unwrap(), 3);
+        assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        let rooted = RegFileEntry { name: b"/file".to_vec(), ..entry.clone() };
+        opener(Some(dir.path().to_owned())).open(&rooted).unwrap();
+        entry.size = Some(8);
+        assert!(opener(None).open(&entry).unwrap_err().to_string().contains("it has 7 bytes"));
+    }
+
+    #[test]
+    fn a_flag_that_forbids_links_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        let flags = (libc::O_RDONLY | libc::O_NOFOLLOW).cast_unsigned();
+        let name = path.as_os_str().as_bytes().to_vec();
+        let entry = RegFileEntry { name, flags, ..RegFileEntry::default() };
+        let fd = opener(None).open(&entry).unwrap();
+        let now = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+        let both = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        assert_eq!(now & both, libc::O_NOFOLLOW);
+    }
+}
