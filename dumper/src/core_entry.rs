@@ -1,12 +1,12 @@
 //! `core-TID.img`: a thread, and in the leader's also what belongs to the process.
 
-use arch::fpu::{self, Layout};
+use arch::fpu::Layout;
+use arch::image;
 use collector::settings::in_empty_session;
 use images::messages::{
-    CoreEntry, CredsEntry, MARCH_X86_64, MemoryPolicyEntry, RlimitEntry, RseqEntry,
-    SECCOMP_MODE_DISABLED, SaEntry, SchedulingEntry, SiginfoEntry, SignalQueueEntry, TASK_ALIVE,
-    TASK_DEAD, TASK_STOPPED, TaskCoreEntry, TaskRlimitsEntry, ThreadCoreEntry, ThreadInfoX86,
-    ThreadSasEntry,
+    CoreEntry, CredsEntry, MemoryPolicyEntry, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED,
+    SaEntry, SchedulingEntry, SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
+    TaskCoreEntry, TaskRlimitsEntry, ThreadCoreEntry, ThreadSasEntry,
 };
 use kernel::procfs::{Limit, Status};
 use kernel::ptrace::RawSigInfo;
@@ -15,7 +15,7 @@ use parasite::task::SigAction;
 
 use crate::inject::{Report, ThreadState};
 use crate::tasks::{TaskState, ThreadCapture};
-use crate::{registers, timers};
+use crate::timers;
 
 /// The image of a thread; `task` is its process if the thread leads it, `layout` that of the
 /// processor, `groups` the number of its control groups.
@@ -27,39 +27,34 @@ pub(crate) fn thread(
     layout: &Layout,
     groups: u32,
 ) -> CoreEntry {
+    let state = image::ThreadState {
+        registers: capture.registers(),
+        extended: &capture.original.extended,
+        clear_child_tid: in_task.clear_child_tid,
+        permitted: task.map(|(_, report)| report.state.permitted),
+        identification_faults: in_task.cpuid_faults,
+        clock_faults: in_task.tsc_faults,
+    };
     CoreEntry {
-        mtype: MARCH_X86_64,
-        thread_info: Some(ThreadInfoX86 {
-            clear_tid_addr: in_task.clear_child_tid,
-            gpregs: registers::general(capture.registers()),
-            fpregs: registers::extended(&capture.original.extended, layout),
-            tls: Vec::new(),
-            permitted_components: task
-                .map(|(_, report)| report.state.permitted & fpu::ON_REQUEST)
-                .filter(|mask| *mask != 0),
-            cpuid_faults: Some(in_task.cpuid_faults).filter(|faults| *faults),
-            tsc_faults: Some(in_task.tsc_faults).filter(|faults| *faults),
-        }),
         tc: task.map(|(task, report)| task_core(task, report, capture)),
         thread_core: Some(ThreadCoreEntry {
             cg_set: Some(groups),
             ..thread_core(capture, in_task, securebits)
         }),
-        ..CoreEntry::default()
+        ..image::encode(&state, layout)
     }
 }
 
 /// The image of a process that has ended and is not yet waited for.
 pub(crate) fn zombie(name: &[u8], exit_status: i32) -> CoreEntry {
     CoreEntry {
-        mtype: MARCH_X86_64,
         tc: Some(TaskCoreEntry {
             task_state: TASK_DEAD,
             exit_code: exit_status.cast_unsigned(),
             comm: comm(name),
             ..TaskCoreEntry::default()
         }),
-        ..CoreEntry::default()
+        ..image::encode_ended()
     }
 }
 

@@ -29,7 +29,6 @@ mod plan;
 mod pre_dump;
 mod processes;
 pub mod ps;
-mod registers;
 mod rights;
 mod room;
 mod segment;

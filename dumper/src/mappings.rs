@@ -1,5 +1,6 @@
 //! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
 
+use arch::memory::END_OF_SPACE;
 use collector::Refusal;
 use collector::obstacles::of_mapping;
 use collector::{Mapping, VmFlags};
@@ -141,8 +142,6 @@ fn status(kind: Kind) -> u32 {
 /// would choose.
 pub(crate) fn free_range(mappings: &[Mapping], bytes: u64) -> Option<u64> {
     const LOWEST: u64 = 1 << 32;
-    /// End of the user's half of the address space with 47 bits.
-    const HIGHEST: u64 = 0x7fff_ffff_f000;
     /// Room that a stack above may grow into.
     const DISTANCE: u64 = 1 << 24;
     let mut at = LOWEST;
@@ -152,7 +151,7 @@ pub(crate) fn free_range(mappings: &[Mapping], bytes: u64) -> Option<u64> {
         }
         at = at.max(mapping.end + DISTANCE);
     }
-    (at + bytes <= HIGHEST).then_some(at)
+    (at + bytes <= END_OF_SPACE).then_some(at)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use api::Obstacle;
+use arch::regs::Abi;
 use collector::obstacles::{Surroundings, of_tree};
 use collector::settings::unusual;
 use collector::unusual::refused;
@@ -142,7 +143,7 @@ pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), E
         let obstacles = vec![Obstacle::of(pid, format!("thread {tid}"), reason, remedy)];
         Err(Error::Refused { root: pid, obstacles })
     };
-    if !original.registers.is_native() {
+    if original.registers.abi() != Abi::Native {
         return refuse("it runs 32-bit code", "run the 64-bit build of the program");
     }
     let foreign = arch::fpu::foreign_components(&original.extended);

@@ -23,7 +23,7 @@ impl Arena {
     /// # Errors
     /// When there is not that much memory.
     pub fn new(bytes: usize) -> io::Result<Self> {
-        const PAGE: usize = 4096;
+        const PAGE: usize = arch::memory::PAGE_SIZE as usize;
         // Of a few, small ones are quicker to come by: those were in use a moment ago, while a huge
         // one the kernel may have to put together, or to ask its host for.
         const WORTH_HUGE_PAGES: usize = 64 << 20;

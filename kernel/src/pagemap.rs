@@ -7,8 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a page on this processor's base granule.
-pub const PAGE_SIZE: u64 = 4096;
+pub use arch::memory::PAGE_SIZE;
 
 /// A run of pages.
 #[repr(C)]

@@ -11,6 +11,7 @@
 use std::io;
 use std::marker::PhantomData;
 
+use arch::fpu::REGSET;
 use arch::regs::GeneralRegs;
 use libc::{c_int, c_long, c_void, pid_t};
 
@@ -143,7 +144,6 @@ pub struct RseqConfiguration {
     pub pad: u32,
 }
 
-const NT_X86_XSTATE: usize = 0x202;
 const NT_PRSTATUS: usize = 1;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -334,13 +334,13 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn extended_state(&self, buffer: &mut Vec<u8>) -> Result<()> {
-        // With AMX tiles it is 11,008 bytes long. Of a longer one the kernel gives the beginning.
+        // Of a longer one the kernel gives the beginning.
         let mut room = 16 * 1024;
         loop {
             buffer.resize(room, 0);
             let mut iov =
                 libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-            self.regset("read extended state of", false, NT_X86_XSTATE, &mut iov)?;
+            self.regset("read extended state of", false, REGSET, &mut iov)?;
             if iov.iov_len < room {
                 buffer.truncate(iov.iov_len);
                 return Ok(());
@@ -357,7 +357,7 @@ impl Stopped {
     pub fn set_extended_state(&self, state: &[u8]) -> Result<()> {
         let mut iov =
             libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
-        self.regset("write extended state of", true, NT_X86_XSTATE, &mut iov)
+        self.regset("write extended state of", true, REGSET, &mut iov)
     }
 
     /// Blocked signals, signal 1 at bit 0.

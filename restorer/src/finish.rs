@@ -116,7 +116,7 @@ fn leader(
     halt: Option<i32>,
 ) -> Result<(), Error> {
     let mut leader = take(parked, process.pid)?;
-    let at = leader.registers()?.ip - SYSCALL_INSTRUCTION_LEN;
+    let at = leader.registers()?.instruction() - SYSCALL_INSTRUCTION_LEN;
     if drain {
         leader = drain_child_signal(leader, region, at)?;
     }
@@ -155,9 +155,9 @@ fn threads(process: &Process, body: &Body, parked: &Parked, layout: &Layout) -> 
 fn critical_section(thread: &Thread, registers: &mut GeneralRegs) -> Result<(), Error> {
     let Some(rseq) = thread.core.rseq_entry else { return Ok(()) };
     let pointer = rseq.rseq_cs_pointer.unwrap_or(0);
-    match at_section(thread.tid, pointer, 0, rseq.signature, registers.ip) {
+    match at_section(thread.tid, pointer, 0, rseq.signature, registers.instruction()) {
         Interrupted::Outside => {}
-        Interrupted::Aborted(handler) => registers.ip = handler,
+        Interrupted::Aborted(handler) => registers.go_on_at(handler),
         Interrupted::Unresolved(pointer) => {
             set_section(thread.tid, rseq.rseq_abi_pointer, pointer)
                 .map_err(Error::kernel(format!("write to thread {}", thread.tid)))?;

@@ -9,7 +9,6 @@ use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 
 use crate::error::Error;
-use crate::load::registers;
 use crate::load::{Body, Process, World, capability_set};
 
 /// A stretch of addresses.
@@ -177,14 +176,14 @@ impl Host {
         let remedy = "restore it on a processor with the features of the one it was dumped on";
         let names = |mask| arch::fpu::names(mask).collect::<Vec<_>>().join(" and ");
         for thread in &body.threads {
-            let missing = registers::missing(thread, self.components);
+            let missing = thread.processor.missing(self.components);
             if missing != 0 {
                 let names = names(missing);
                 let reason = format!("it uses {names}, which this processor or its kernel lacks");
                 found.push(Obstacle::of(thread.tid, "processor state", reason, remedy));
             }
         }
-        let missing = registers::permitted(body) & !self.components;
+        let missing = body.permitted_components() & !self.components;
         if missing != 0 {
             let reason = format!("it may use {}, which this processor lacks", names(missing));
             found.push(Obstacle::of(process.pid, "processor state", reason, remedy));

@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
+use arch::image::ThreadImage;
 use images::messages::{
-    CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry, ThreadInfoX86,
+    CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
 };
 use images::{Checkpoint, ImageDir};
 
 use memory::Store;
-pub(crate) use memory::{END_OF_SPACE, SharedSegment, is_ordinary};
+pub(crate) use memory::{SharedSegment, is_ordinary};
 use nameless::Nameless;
 pub(crate) use task::{capability_set, personality, signal_of};
 
@@ -88,8 +89,16 @@ pub(crate) struct Body {
 #[derive(Debug)]
 pub(crate) struct Thread {
     pub(crate) tid: i32,
-    pub(crate) info: ThreadInfoX86,
+    /// What is the processor's.
+    pub(crate) processor: ThreadImage,
     pub(crate) core: ThreadCoreEntry,
+}
+
+impl Body {
+    /// Components of the processor's extended state that the process has asked to use, as a mask.
+    pub(crate) fn permitted_components(&self) -> u64 {
+        self.threads.first().map_or(0, |leader| leader.processor.permitted())
+    }
 }
 
 impl World {

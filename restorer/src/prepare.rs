@@ -11,6 +11,7 @@ mod threads;
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
+use arch::memory::{END_OF_SPACE, PAGE_SIZE};
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report};
@@ -23,10 +24,9 @@ use self::table::Tables;
 use crate::error::Error;
 use crate::files::Late;
 use crate::host::{Host, Range};
-use crate::load::registers;
-use crate::load::{Body, END_OF_SPACE, Process, personality};
+use crate::load::{Body, Process, personality};
 
-const PAGE: usize = 4096;
+const PAGE: usize = PAGE_SIZE as usize;
 /// Stack of a thread while it runs the restorer, which has no deep frames.
 const STACK: usize = 4 * PAGE;
 const SIGKILL: u64 = 9;
@@ -101,7 +101,7 @@ pub(crate) fn region(
         deny_write_execute: body.mm.deny_write_execute.unwrap_or(0),
         merge_memory: body.mm.merge_memory.unwrap_or(false).into(),
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
-        components: registers::permitted(body),
+        components: body.permitted_components(),
         mm: mm(body, descriptors.exe),
         ..Arguments::default()
     };

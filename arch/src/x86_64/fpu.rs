@@ -6,6 +6,9 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::ops::Range;
 
+/// The number of the register set (`NT_X86_XSTATE`). It has up to 11,008 bytes, with AMX tiles.
+pub const REGSET: usize = 0x202;
+
 /// Alignment in bytes of the area that XSAVE and XRSTOR take.
 pub const ALIGN: usize = 64;
 

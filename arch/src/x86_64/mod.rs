@@ -3,7 +3,10 @@
 pub mod blob;
 pub mod calls;
 pub mod fpu;
+#[cfg(feature = "images")]
+pub mod image;
 pub mod kernel;
+pub mod memory;
 pub mod regs;
 pub mod settings;
 pub mod sigframe;

@@ -40,6 +40,15 @@ pub struct GeneralRegs {
     pub gs: u64,
 }
 
+/// Whose code a thread runs: a value of the thread, for one process may run both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abi {
+    /// The processor's own, 64-bit.
+    Native,
+    /// That of its 32-bit predecessor, which the kernel has calls and structures of its own for.
+    Compat,
+}
+
 /// The kernel's internal "restart me" codes (`include/linux/errno.h`); a tracer sees them in the
 /// return register of an interrupted system call, programs never do.
 const ERESTARTSYS: i64 = -512;
@@ -63,11 +72,10 @@ impl GeneralRegs {
     /// Number of bytes of the register set.
     pub const BYTES: usize = size_of::<Self>();
 
-    /// Whether these are the registers of a 64-bit task (a 32-bit one runs in another code
-    /// segment).
+    /// Whose code the task runs: 32-bit code runs in another code segment.
     #[must_use]
-    pub const fn is_native(&self) -> bool {
-        self.cs == USER_CS_64
+    pub const fn abi(&self) -> Abi {
+        if self.cs == USER_CS_64 { Abi::Native } else { Abi::Compat }
     }
 
     /// Whether the task was stopped inside a system call.
@@ -113,6 +121,23 @@ impl GeneralRegs {
         self.ip = ip;
         self.sp = sp;
         self
+    }
+
+    /// Where the task goes on.
+    #[must_use]
+    pub const fn instruction(&self) -> u64 {
+        self.ip
+    }
+
+    /// Has the task go on elsewhere.
+    pub const fn go_on_at(&mut self, instruction: u64) {
+        self.ip = instruction;
+    }
+
+    /// The stack pointer.
+    #[must_use]
+    pub const fn stack(&self) -> u64 {
+        self.sp
     }
 
     /// The number of the system call that the task was stopped in; `None` outside one.

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use arch::calls;
 use ebpf_common::track::{
-    ALL, ASYNCHRONOUS, CALLS, CREDENTIALS, Calls, FILES, FLAGS_SECOND, FLAGS_THIRD, INTERRUPTIBLE,
-    MEMORY, MOUNTS, NAMES, OPENS, SHARES, TOUCHES, TOUCHES_BY_COMMAND,
+    ALL, ASYNCHRONOUS, CREDENTIALS, Calls, FILES, FLAGS_SECOND, FLAGS_THIRD, INTERRUPTIBLE, MEMORY,
+    MOUNTS, NAMES, OPENS, SHARES, TOUCHES, TOUCHES_BY_COMMAND,
 };
 
 /// What the calls of a list change.
@@ -130,6 +130,8 @@ pub(super) fn bytes(calls: &Calls) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use ebpf_common::track::CALLS;
 
     use super::*;
 

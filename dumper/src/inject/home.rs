@@ -1,7 +1,7 @@
 //! The way home: signal frames in the task's memory that give it back what it was.
 
 use arch::fpu::Extent;
-use arch::regs::{GeneralRegs, NO_SYSCALL};
+use arch::regs::GeneralRegs;
 use arch::{fpu, sigframe};
 use kernel::memory::{MemoryFile, read_exact, write_all};
 use kernel::ptrace::{RseqConfiguration, Stopped};
@@ -40,8 +40,8 @@ impl Original {
         // No system call may be made in a sequence. So this costs nothing for threads that wait.
         if rseq.pointer != 0 && !registers.in_syscall() {
             let (tid, area) = (stopped.tid(), rseq.pointer);
-            match interrupted(tid, area, rseq.signature, registers.ip) {
-                Ok(Interrupted::Aborted(handler)) => registers.ip = handler,
+            match interrupted(tid, area, rseq.signature, registers.instruction()) {
+                Ok(Interrupted::Aborted(handler)) => registers.go_on_at(handler),
                 Ok(Interrupted::Unresolved(descriptor)) => section = Some((area, descriptor)),
                 // An area that is gone: the kernel ends the process for that, if it looks.
                 Ok(Interrupted::Outside) | Err(_) => {}
@@ -143,7 +143,7 @@ impl Home {
         let tid = stopped.tid();
         let extent = Extent::of(&original.extended, room.layout, room.extended_bytes);
         let bytes = Parts::most_bytes(extent.frame_bytes(), detour.is_some());
-        for place in places(original.registers.sp, bytes, room) {
+        for place in places(original.registers.stack(), bytes, room) {
             let Some(parts) = Parts::below(place.top, extent.frame_bytes(), detour.is_some())
             else {
                 continue;
@@ -176,12 +176,7 @@ impl Home {
         stack: u64,
     ) -> GeneralRegs {
         debug_assert!(stack == self.frame || stack == self.first);
-        GeneralRegs { orig_ax: NO_SYSCALL, ..original.registers }.calling(
-            call,
-            args,
-            codes.syscall_return,
-            stack,
-        )
+        original.registers.calling(call, args, codes.syscall_return, stack)
     }
 }
 

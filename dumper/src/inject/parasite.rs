@@ -10,6 +10,7 @@ use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
 use ::parasite::task::{Parasite, SIGNALS, SigAction, TimerState};
 use arch::fpu;
+use arch::memory::PAGE_SIZE;
 use arch::regs::GeneralRegs;
 use arch::syscall::nr;
 use collector::Process;
@@ -42,7 +43,7 @@ impl Request {
     /// Bytes of the region that a parasite with so many timers needs.
     pub(crate) fn region_bytes(timers: usize) -> u64 {
         let bytes = state_offset() + size_of::<Parasite>() + timers * size_of::<TimerState>();
-        (bytes + STACK_BYTES).next_multiple_of(4096) as u64
+        (bytes + STACK_BYTES).next_multiple_of(PAGE_SIZE as usize) as u64
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{
-    CoreEntry, FsEntry, MARCH_X86_64, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
-    TaskCoreEntry, TaskKobjIdsEntry,
+    CoreEntry, FsEntry, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
+    TaskKobjIdsEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
@@ -177,7 +177,7 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
     if core.thread_core.is_none() {
         return Err(missing("the thread's own part is missing"));
     }
-    if core.mtype == MARCH_X86_64 && core.thread_info.is_none() {
+    if !core.has_registers() {
         return Err(missing("the registers are missing"));
     }
     Ok(Thread { tid, core })

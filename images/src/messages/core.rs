@@ -81,6 +81,14 @@ pub struct CoreEntry {
     pub thread_core: Option<ThreadCoreEntry>,
 }
 
+impl CoreEntry {
+    /// Whether there are registers; `true` where they are another processor's, and not looked at.
+    #[must_use]
+    pub const fn has_registers(&self) -> bool {
+        self.mtype != MARCH_X86_64 || self.thread_info.is_some()
+    }
+}
+
 /// What belongs to the whole process.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct TaskCoreEntry {

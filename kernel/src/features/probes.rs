@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use arch::memory::PAGE_SIZE;
 use nix::errno::Errno;
 
 use super::Answer;
@@ -210,13 +211,13 @@ pub(super) fn pagemap_guards() -> Answer {
         Ok(file) => file,
         Err(error) => return Answer::No(format!("open /proc/self/pagemap: {error}")),
     };
-    let page = &raw const pagemap as u64 / 4096 * 4096;
+    let page = &raw const pagemap as u64 / PAGE_SIZE * PAGE_SIZE;
     // Start, end and categories of one region.
     let mut region = [0u64; 3];
     let mut argument = PmScanArg {
         size: size_of::<PmScanArg>() as u64,
         start: page,
-        end: page + 4096,
+        end: page + PAGE_SIZE,
         vec: &raw mut region as u64,
         vec_len: 1,
         category_mask: PAGE_IS_GUARD,
@@ -245,9 +246,9 @@ pub(super) fn timer_ids() -> Answer {
 /// are kept.
 pub(super) fn soft_dirty() -> Answer {
     const SOFT_DIRTY: u64 = 1 << 55;
-    let mut page = vec![0_u8; 4096];
+    let mut page = vec![0_u8; PAGE_SIZE as usize];
     std::hint::black_box(&mut page).fill(1);
-    let index = page.as_ptr() as u64 / 4096;
+    let index = page.as_ptr() as u64 / PAGE_SIZE;
     let mut entry = [0_u8; 8];
     let read = std::fs::File::open("/proc/self/pagemap")
         .and_then(|file| std::os::unix::fs::FileExt::read_exact_at(&file, &mut entry, index * 8));

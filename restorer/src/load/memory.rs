@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use arch::memory::END_OF_SPACE;
 use images::messages::{MmEntry, VmaEntry, vma_status};
 use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
 
@@ -10,8 +11,6 @@ use super::Process;
 use crate::error::Error;
 use crate::run::Run;
 
-/// First address that a 64-bit task cannot have (with four levels of page tables).
-pub(crate) const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
 const MAP_HUGETLB: u32 = 0x4_0000;
 
 /// Shared anonymous memory.

@@ -1,8 +1,10 @@
 //! The images of one process: `core-TID.img`, `ids-PID.img`, `fs-PID.img`, `mm-PID.img`.
 
+use arch::image::{Absent, ThreadImage};
+use arch::regs::Abi;
 use images::messages::{
-    CoreEntry, MARCH_X86_64, REGS_MODE_COMPAT, SECCOMP_MODE_DISABLED, SignalQueueEntry,
-    TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
+    CoreEntry, SECCOMP_MODE_DISABLED, SignalQueueEntry, TaskCoreEntry, TaskKobjIdsEntry,
+    ThreadCoreEntry,
 };
 use images::{ImageDir, checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
@@ -57,10 +59,7 @@ fn load_body(
     nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Body, Error> {
-    let threads = threads.into_iter().map(|entry| {
-        check_machine(&format!("thread {}", entry.tid), &entry.core)?;
-        thread(entry.tid, entry.core)
-    });
+    let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core));
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
     let mut mm = body.mm;
     nameless.correct(&mut mm);
@@ -69,23 +68,19 @@ fn load_body(
     Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })
 }
 
-fn check_machine(object: &str, core: &CoreEntry) -> Result<(), Error> {
-    if core.mtype == MARCH_X86_64 {
-        return Ok(());
-    }
-    Err(Error::refused(
-        object,
-        "it was dumped on another kind of processor",
-        "restore it on a machine of that kind",
-    ))
-}
-
-fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
+fn thread(tid: u32, mut core: CoreEntry) -> Result<Thread, Error> {
     let object = format!("thread {tid}");
     let missing = |what| Error::image(names::core(tid).name(), format!("no {what}"));
-    let info = core.thread_info.ok_or_else(|| missing("registers"))?;
+    let processor = ThreadImage::take(&mut core).map_err(|absent| match absent {
+        Absent::Missing => missing("registers"),
+        Absent::OtherProcessor => Error::refused(
+            object.as_str(),
+            "it was dumped on another kind of processor",
+            "restore it on a machine of that kind",
+        ),
+    })?;
     let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
-    if info.gpregs.mode == Some(REGS_MODE_COMPAT) || info.tls.iter().any(|slot| slot.usable) {
+    if processor.abi() == Abi::Compat {
         return Err(Error::refused(
             object,
             "it runs 32-bit code",
@@ -93,7 +88,7 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
         ));
     }
     check_thread(&object, &own)?;
-    let thread = Thread { tid: tid as i32, info, core: own };
+    let thread = Thread { tid: tid as i32, processor, core: own };
     registers::general(&thread)?;
     Ok(thread)
 }

@@ -1,6 +1,6 @@
 //! What each thread's part of the restorer is told.
 
-use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry, ThreadInfoX86};
+use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
     CPUID_FAULTS, Credentials, SIGINFO_BYTES, SchedAttr, Settings, TSC_FAULTS, Table, Thread,
@@ -11,7 +11,6 @@ use parasite::task::AltStack;
 use super::table::Tables;
 use crate::error::Error;
 use crate::host::Host;
-use crate::load::registers;
 use crate::load::{self, Body, capability_set};
 
 /// `SS_DISABLE`: no alternate stack.
@@ -44,7 +43,7 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         tid: thread.tid,
         parent_death_signal: core.pdeath_sig.unwrap_or(0) as i32,
         stack: 0,
-        clear_child_tid: thread.info.clear_tid_addr,
+        clear_child_tid: thread.processor.clear_child_tid(),
         robust_list: core.futex_rla,
         robust_bytes: core.futex_rla_len.into(),
         rseq: rseq.rseq_abi_pointer,
@@ -64,10 +63,10 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
 
 fn processor(thread: &load::Thread) -> u32 {
     let bit = |there: bool, bit| if there { bit } else { 0 };
-    let ThreadInfoX86 { cpuid_faults, tsc_faults, .. } = thread.info;
-    bit(cpuid_faults == Some(true), CPUID_FAULTS)
-        | bit(tsc_faults == Some(true), TSC_FAULTS)
-        | bit(registers::uses_tiles(thread), USES_TILES)
+    let processor = &thread.processor;
+    bit(processor.identification_faults(), CPUID_FAULTS)
+        | bit(processor.clock_faults(), TSC_FAULTS)
+        | bit(processor.needs_room(), USES_TILES)
 }
 
 fn scheduling(core: &ThreadCoreEntry) -> SchedAttr {

@@ -1,6 +1,6 @@
-//! Extended state from one processor to another.
+//! Registers into images and out of them, from one processor to another.
 
-use images::messages::{ThreadCoreEntry, ThreadInfoX86, UserX86TilesEntry};
+extern crate std;
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn current(layout: &Layout) -> Vec<u8> {
 }
 
 /// A thread as a processor with AVX-512, keys and (if there are `tiles`) AMX has dumped it.
-fn thread(xstate_bv: u64, tiles: Option<UserX86TilesEntry>) -> Thread {
+fn thread(xstate_bv: u64, tiles: Option<UserX86TilesEntry>) -> ThreadImage {
     let xsave = UserX86XsaveEntry {
         xstate_bv,
         ymmh_space: vec![7; 64],
@@ -48,21 +48,22 @@ fn thread(xstate_bv: u64, tiles: Option<UserX86TilesEntry>) -> Thread {
     };
     let fpregs = UserX86FpregsEntry { xsave: Some(xsave), ..UserX86FpregsEntry::default() };
     let info = ThreadInfoX86 { fpregs, ..ThreadInfoX86::default() };
-    Thread { tid: 41, info, core: ThreadCoreEntry::default() }
+    ThreadImage(info)
 }
 
 fn tiles() -> UserX86TilesEntry {
     UserX86TilesEntry { config: Some(vec![1; 64]), data: Some(vec![2; 8192]) }
 }
 
-fn refusal(thread: &Thread, layout: &Layout) -> String {
-    check(thread, layout.components()).unwrap_err().to_string()
+/// The names of what a processor with this layout lacks.
+fn lacks(thread: &ThreadImage, layout: &Layout) -> Vec<&'static str> {
+    fpu::names(thread.missing(layout.components())).collect()
 }
 
 #[test]
 fn what_is_in_its_initial_state_is_not_missed() {
     for layout in [amx(), avx512(), avx()] {
-        let area = extended(&thread(0b111 | KEYS, None), &current(&layout), &layout).unwrap();
+        let area = thread(0b111 | KEYS, None).extended(&current(&layout), &layout).unwrap();
         assert_eq!(area.len(), layout.bytes(layout.components()));
         let here = layout.components() & (0b111 | KEYS);
         assert_eq!(fpu::components_in_use(&area), here);
@@ -70,32 +71,31 @@ fn what_is_in_its_initial_state_is_not_missed() {
     }
     // Noted as in use, and zero: CRIU's images are so.
     let mut idle = thread(0b111 | AVX512, None);
-    let xsave = idle.info.fpregs.xsave.as_mut().unwrap();
+    let xsave = idle.0.fpregs.xsave.as_mut().unwrap();
     xsave.opmask_reg = vec![0; 8];
     xsave.zmm_upper = vec![0; 64];
     xsave.hi16_zmm = vec![0; 128];
-    check(&idle, avx().components()).unwrap();
+    assert_eq!(idle.missing(avx().components()), 0);
 }
 
 #[test]
 fn what_is_in_use_and_missing_is_named() {
-    assert!(refusal(&thread(0b111 | AVX512, None), &avx()).contains("AVX-512"));
-    assert!(refusal(&thread(0b111, Some(tiles())), &avx512()).contains("AMX tiles"));
-    assert!(refusal(&thread(0b111, None), &Layout::of([])).contains("AVX"));
+    assert!(lacks(&thread(0b111 | AVX512, None), &avx()).contains(&"AVX-512"));
+    assert!(lacks(&thread(0b111, Some(tiles())), &avx512()).contains(&"AMX tiles"));
+    assert!(lacks(&thread(0b111, None), &Layout::of([])).contains(&"AVX"));
     let mut with_keys = thread(0b111 | KEYS, None);
-    with_keys.info.fpregs.xsave.as_mut().unwrap().pkru = vec![0x5555_5550, 0];
-    assert!(refusal(&with_keys, &avx()).contains("protection keys"));
+    with_keys.0.fpregs.xsave.as_mut().unwrap().pkru = vec![0x5555_5550, 0];
+    assert!(lacks(&with_keys, &avx()).contains(&"protection keys"));
     let unknown = thread(0b111 | 1 << 40, None);
-    assert!(refusal(&unknown, &amx()).contains("without a name"));
-    assert!(extended(&unknown, &current(&amx()), &amx()).is_err());
+    assert!(lacks(&unknown, &amx()).contains(&"a component without a name here"));
 }
 
 #[test]
 fn tiles_come_back() {
     let layout = amx();
     let thread = thread(0b111, Some(tiles()));
-    assert!(uses_tiles(&thread));
-    let area = extended(&thread, &current(&layout), &layout).unwrap();
+    assert!(thread.needs_room());
+    let area = thread.extended(&current(&layout), &layout).unwrap();
     assert_eq!(fpu::components_in_use(&area) & fpu::TILES, fpu::TILES);
     assert!(area[2752..2816].iter().all(|&byte| byte == 1));
     assert!(area[2816..].iter().all(|&byte| byte == 2));
@@ -104,9 +104,9 @@ fn tiles_come_back() {
 #[test]
 fn a_thread_from_a_processor_without_keys_has_those_of_a_new_task() {
     let mut thread = thread(0b111, None);
-    thread.info.fpregs.xsave.as_mut().unwrap().pkru = Vec::new();
+    thread.0.fpregs.xsave.as_mut().unwrap().pkru = Vec::new();
     let layout = avx512();
-    let area = extended(&thread, &current(&layout), &layout).unwrap();
+    let area = thread.extended(&current(&layout), &layout).unwrap();
     assert_eq!(fpu::components_in_use(&area), 0b111 | KEYS);
     assert_eq!(area[2688..2692], 0x5555_5554_u32.to_le_bytes());
 }
@@ -114,10 +114,44 @@ fn a_thread_from_a_processor_without_keys_has_those_of_a_new_task() {
 #[test]
 fn lists_of_any_length_do_no_harm() {
     let mut thread = thread(u64::MAX >> 1 & amx().components(), Some(tiles()));
-    let xsave = thread.info.fpregs.xsave.as_mut().unwrap();
+    let xsave = thread.0.fpregs.xsave.as_mut().unwrap();
     xsave.hi16_zmm = vec![1; 100_000];
     xsave.opmask_reg = Vec::new();
     xsave.tiles = Some(UserX86TilesEntry { config: Some(vec![1]), data: Some(vec![2; 1 << 20]) });
-    let area = extended(&thread, &current(&amx()), &amx()).unwrap();
+    let area = thread.extended(&current(&amx()), &amx()).unwrap();
     assert_eq!(area.len(), 11_008);
+}
+
+/// An area whose bytes tell where they are, with these components in use.
+fn numbered(bytes: usize, in_use: u64) -> Vec<u8> {
+    let mut area: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+    area[fpu::LEGACY_BYTES..fpu::LEGACY_BYTES + 8].copy_from_slice(&in_use.to_le_bytes());
+    area
+}
+
+#[test]
+fn components_are_whole_or_absent() {
+    let avx512 = [(2, 576, 256), (5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)];
+    let layout = Layout::of(avx512);
+    let entry = extended(&numbered(8192, 0xe7), &layout);
+    assert_eq!((entry.st_space.len(), entry.xmm_space.len()), (32, 64));
+    let xsave = entry.xsave.unwrap();
+    assert_eq!((xsave.ymmh_space.len(), xsave.hi16_zmm.len()), (64, 128));
+    assert_eq!((xsave.bndreg_state.len(), xsave.pkru.len()), (0, 0));
+    assert_eq!(xsave.ymmh_space[0], u32::from_le_bytes([64, 65, 66, 67]));
+    assert_eq!((xsave.xstate_bv, xsave.tiles), (0xe7, None));
+}
+
+#[test]
+fn tiles_are_written_if_they_are_in_use() {
+    let layout = Layout::of([(2, 576, 256), (17, 2752, 64), (18, 2816, 8192)]);
+    let tiles = |in_use| extended(&numbered(11_008, in_use), &layout).xsave.unwrap();
+    assert_eq!(tiles(0b111).tiles, None);
+    let both = tiles(0b111 | fpu::TILES);
+    assert_eq!(both.xstate_bv, 0b111);
+    let both = both.tiles.unwrap();
+    assert_eq!(both.config.unwrap()[0], 2752_u32 as u8);
+    assert_eq!(both.data.unwrap().len(), 8192);
+    let configured = tiles(0b111 | 1 << fpu::XTILECFG.bit).tiles.unwrap();
+    assert_eq!((configured.config.map(|bytes| bytes.len()), configured.data), (Some(64), None));
 }
