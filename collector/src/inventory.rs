@@ -467,8 +467,9 @@ impl VmFlags {
 
     /// The flag of two letters of `/proc/PID/smaps`.
     #[must_use]
-    pub fn from_letters(letters: [u8; 2]) -> Self {
-        let [first, second] = letters.map(|letter| usize::from(letter.wrapping_sub(b'a')));
+    pub const fn from_letters(letters: [u8; 2]) -> Self {
+        let first = letters[0].wrapping_sub(b'a') as usize;
+        let second = letters[1].wrapping_sub(b'a') as usize;
         if first >= 26 || second >= 26 {
             return Self::UNKNOWN;
         }

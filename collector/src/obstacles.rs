@@ -233,8 +233,12 @@ pub fn of_status(task: i32, status: &Status) -> Vec<Obstacle> {
         let remedy = "start it without a seccomp filter";
         add("seccomp", "its system calls are filtered", remedy);
     }
-    if status.x86_thread_features.as_deref().is_some_and(|features| features.contains("shstk")) {
-        let remedy = "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off";
+    if status
+        .thread_features
+        .as_deref()
+        .is_some_and(|features| features.contains(arch::kernel::SHADOW_STACK))
+    {
+        let remedy = arch::kernel::WITHOUT_SHADOW_STACK;
         add("shadow stack", "signal frames cannot be made for it", remedy);
     }
     found
@@ -277,10 +281,7 @@ const REFUSED_FLAGS: [(VmFlags, Refusal); 10] = [
     (VmFlags::MIXED_MAP, DEVICE),
     (VmFlags::UFFD_MISSING, USERFAULTFD),
     (VmFlags::UFFD_MINOR, USERFAULTFD),
-    (
-        VmFlags::SHADOW_STACK,
-        ("a shadow stack", "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"),
-    ),
+    (VmFlags::SHADOW_STACK, ("a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK)),
     (VmFlags::SEALED, ("sealed by mseal", "start the program without sealing its mappings")),
     (VmFlags::DROPPABLE, ("made by MAP_DROPPABLE", "unmap it before the dump")),
     (VmFlags::UNKNOWN, ("has a flag that this program does not know", "unmap it before the dump")),
@@ -306,7 +307,7 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     let name = mapping.name.as_bytes();
     match name {
         // The kernel's own carry the flags of devices, and come with every kernel anew.
-        b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | b"[vsyscall]" => return None,
+        b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | arch::memory::GATE => return None,
         b"[uprobes]" => return Some(("holds the kernel's uprobes", "detach the tracer first")),
         b"/anon_hugepage (deleted)" => return Some(REFUSED_FLAGS[0].1),
         _ => {}

@@ -208,7 +208,7 @@ fn what_the_status_tells() {
     let status = Status {
         tracer: 9,
         seccomp: 2,
-        x86_thread_features: Some("shstk".to_owned()),
+        thread_features: Some("shstk".to_owned()),
         ..Status::default()
     };
     let found = of_status(40, &status);

@@ -32,8 +32,8 @@ pub(crate) fn thread(
         extended: &capture.original.extended,
         clear_child_tid: in_task.clear_child_tid,
         permitted: task.map(|(_, report)| report.state.permitted),
-        identification_faults: in_task.cpuid_faults,
-        clock_faults: in_task.tsc_faults,
+        identification_faults: in_task.identification_faults,
+        clock_faults: in_task.clock_faults,
     };
     CoreEntry {
         tc: task.map(|(task, report)| task_core(task, report, capture)),

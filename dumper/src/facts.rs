@@ -133,7 +133,7 @@ impl ThreadFacts {
             ("no_new_privs", one.no_new_privs == two.no_new_privs),
             ("seccomp mode", seccomp(one) == seccomp(two)),
             ("umask", one.umask == two.umask),
-            ("shadow stack", one.x86_thread_features == two.x86_thread_features),
+            ("shadow stack", one.thread_features == two.thread_features),
             ("scheduling", self.scheduling == other.scheduling),
             ("affinity", self.affinity == other.affinity),
             ("control groups", self.groups == other.groups),

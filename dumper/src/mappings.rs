@@ -1,6 +1,6 @@
 //! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
 
-use arch::memory::END_OF_SPACE;
+use arch::memory::{END_OF_SPACE, GATE};
 use collector::Refusal;
 use collector::obstacles::of_mapping;
 use collector::{Mapping, VmFlags};
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     Vdso,
     /// The data of that code.
     Vvar,
-    /// The legacy page of x86_64 at the top of every address space.
+    /// The processor's page in every address space ([`GATE`]).
     Vsyscall,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn classify(mapping: &Mapping) -> Result<Kind, Refusal> {
     match name {
         b"[vdso]" => return Ok(Kind::Vdso),
         b"[vvar]" | b"[vvar_vclock]" => return Ok(Kind::Vvar),
-        b"[vsyscall]" => return Ok(Kind::Vsyscall),
+        GATE => return Ok(Kind::Vsyscall),
         _ => {}
     }
     if let Some(refusal) = of_mapping(mapping) {

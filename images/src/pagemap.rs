@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::messages::{PagemapEntry, PagemapHead, page_flags};
 use crate::reader::ImageReader;
 
-/// Bytes of a page. Images are made of pages of the machine that wrote them; 4 KiB on x86_64.
+/// Bytes of a page. Images are made of pages of the machine that wrote them; 4 KiB on all that are
+/// supported.
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Pages that follow one another in memory, and in the pages file if they are in it.

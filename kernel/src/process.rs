@@ -223,10 +223,10 @@ pub fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
 /// An instruction that can be made a fault for the calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultingInstructions {
-    /// CPUID (`ARCH_SET_CPUID`).
-    Cpuid,
-    /// Those that read the time-stamp counter (`PR_SET_TSC`).
-    TimeStampCounter,
+    /// The one that identifies the processor.
+    Identification,
+    /// Those that read the processor's clock (`PR_SET_TSC`).
+    Clock,
 }
 
 /// Makes an instruction a fault for the calling thread, or lets it be used again.
@@ -235,8 +235,8 @@ pub enum FaultingInstructions {
 /// When the kernel or the processor cannot do that.
 pub fn set_faulting(instruction: FaultingInstructions, faults: bool) -> io::Result<()> {
     let answered = match instruction {
-        FaultingInstructions::Cpuid => settings::set_identification_faults(faults),
-        FaultingInstructions::TimeStampCounter => settings::set_clock_faults(faults),
+        FaultingInstructions::Identification => settings::set_identification_faults(faults),
+        FaultingInstructions::Clock => settings::set_clock_faults(faults),
     };
     answered.map(drop).map_err(io::Error::from_raw_os_error)
 }

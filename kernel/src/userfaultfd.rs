@@ -11,6 +11,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use arch::memory::{END_OF_SPACE, PAGE_SIZE};
+
 /// Flags with which a task makes a userfaultfd that it needs no privilege for: only faults of user
 /// mode would be handed to the holder, and in the asynchronous mode none are. (Faults of the
 /// kernel's own accesses are noted all the same.)
@@ -123,7 +125,7 @@ impl WriteTracker {
     pub fn is_alive(&self) -> bool {
         // To unprotect the last page that a process could have fails, since it never has it; but
         // first the kernel looks for the address space.
-        match self.unprotect(0x7fff_ffff_e000, 0x1000) {
+        match self.unprotect(END_OF_SPACE - PAGE_SIZE, PAGE_SIZE) {
             Ok(()) => true,
             Err(error) => error.raw_os_error() != Some(libc::ESRCH),
         }

@@ -336,13 +336,14 @@ pub struct Report {
     pub object: u64,
 }
 
-/// In [`Thread::processor`]: the instruction CPUID is a fault.
-pub const CPUID_FAULTS: u32 = 1;
-/// In [`Thread::processor`]: reading the time-stamp counter is a fault.
-pub const TSC_FAULTS: u32 = 2;
-/// In [`Thread::processor`]: it has AMX tiles in use. The kernel makes room for them when a thread
-/// first uses some, and lets a tracer set them only then.
-pub const USES_TILES: u32 = 4;
+/// In [`Thread::processor`]: the instruction that identifies the processor is a
+/// fault.
+pub const IDENTIFICATION_FAULTS: u32 = 1;
+/// In [`Thread::processor`]: reading the processor's clock is a fault.
+pub const CLOCK_FAULTS: u32 = 2;
+/// In [`Thread::processor`]: it has a part of the extended state in use that the kernel makes
+/// room for when a thread first uses it, and lets a tracer set only then (`arch::settings`).
+pub const NEEDS_ROOM: u32 = 4;
 
 /// A thread.
 #[repr(C)]
@@ -374,7 +375,7 @@ pub struct Thread {
     pub scheduling: SchedAttr,
     /// What else it has set.
     pub settings: Settings,
-    /// What the processor is told of it: [`CPUID_FAULTS`], [`TSC_FAULTS`], [`USES_TILES`].
+    /// What the processor is told of it: [`IDENTIFICATION_FAULTS`], [`CLOCK_FAULTS`], [`NEEDS_ROOM`].
     pub processor: u32,
     /// Padding.
     pub pad: u32,

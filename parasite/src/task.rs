@@ -127,13 +127,13 @@ pub struct Parasite {
     pub timer_slack: u32,
     /// Out: `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3; 0 where the kernel does not tell).
     pub membarrier: u32,
-    /// Out: whether the instruction CPUID is a fault for this thread.
-    pub cpuid_faults: u32,
+    /// Out: whether the instruction that identifies the processor is a fault for this thread.
+    pub identification_faults: u32,
     /// Out: components of the extended state that the process may use (Linux 5.16; 0 where the
     /// kernel does not tell).
     pub permitted: u64,
-    /// Out: whether reading the time-stamp counter is a fault for this thread.
-    pub tsc_faults: u32,
+    /// Out: whether reading the processor's clock is a fault for this thread.
+    pub clock_faults: u32,
     /// Padding.
     pub pad: u32,
 }
@@ -168,9 +168,9 @@ impl Parasite {
         securebits: 0,
         timer_slack: 0,
         membarrier: 0,
-        cpuid_faults: 0,
+        identification_faults: 0,
         permitted: 0,
-        tsc_faults: 0,
+        clock_faults: 0,
         pad: 0,
     };
 }

@@ -4,6 +4,7 @@
 
 use api::Obstacle;
 use arch::fpu::Layout;
+use arch::memory::GATE;
 use images::messages::vma_status;
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
@@ -117,7 +118,7 @@ impl Host {
             match map.raw_name {
                 b"[vdso]" => self.vdso.code = Some(range),
                 b"[vvar]" | b"[vvar_vclock]" => self.vdso.data.push(range),
-                b"[vsyscall]" => continue,
+                GATE => continue,
                 _ => {}
             }
             self.mappings.push(range);

@@ -159,6 +159,129 @@ fn every_processor_supplies_the_same_files() {
     }
 }
 
+/// What belongs to a processor stands in `arch/` and in the images' messages: elsewhere nothing is
+/// called by its name, nor are its registers, its instructions or its numbers of system calls.
+#[test]
+fn processors_are_known_to_arch_only() {
+    let exceptions = [
+        // The processors' own room, and their registers as images have them.
+        "arch/",
+        "images/src/messages/",
+        "images/src/messages.rs",
+        // Programs that make by hand the state that is to be carried.
+        "tests/workloads/",
+        // The assembler of the BPF machine, which is the same everywhere.
+        "ebpf/src/track.rs",
+        // It has the words.
+        "tests/tests/house.rs",
+    ];
+    let is_test = |path: &Path| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        name.ends_with("_tests") || path.iter().any(|part| part == "tests" || part == "bench")
+    };
+    let mut found = Vec::new();
+    for (path, text) in with_extension("rs") {
+        if is_test(&path) || exceptions.iter().any(|exception| path.starts_with(exception)) {
+            continue;
+        }
+        // Tests of a module stand at its end, and may be of a processor's data.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            if let Some(word) = processor_word(line) {
+                found.push(format!("{}:{}: {word}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "this belongs into arch/: {found:#?}");
+}
+
+/// The first word of a line that only a processor has.
+fn processor_word(line: &str) -> Option<String> {
+    // Assembler, a mapping, the end of the address space.
+    const PHRASES: [&str; 4] = ["asm!", "arch::asm", "[vsyscall]", "0x7fff_ffff_"];
+    const ANYWHERE: [&str; 6] = ["x86", "xsave", "cpuid", "avx", "amx", "xcomp"];
+    const WHOLE: [&str; 41] = [
+        // Processors, and the choice between them.
+        "amd64",
+        "i386",
+        "aarch64",
+        "arm64",
+        "armv7",
+        "powerpc64",
+        "ppc64",
+        "s390x",
+        "riscv64",
+        "loongarch64",
+        "mips64",
+        "target_arch", //
+        // Registers.
+        "rax",
+        "rbx",
+        "rcx",
+        "rdx",
+        "rsi",
+        "rdi",
+        "rbp",
+        "rsp",
+        "rip",
+        "eax",
+        "ebx",
+        "ecx",
+        "edx",
+        "r10",
+        "r11",
+        "r12",
+        "r13",
+        "r14",
+        "r15",
+        "orig_ax",
+        "eflags",
+        "rflags",
+        "fs_base",
+        "gs_base",
+        "mxcsr",
+        "xmm",
+        "ymm",
+        "zmm",
+        "pkru",
+    ];
+    if let Some(phrase) = PHRASES.iter().find(|phrase| line.contains(*phrase)) {
+        return Some((*phrase).to_owned());
+    }
+    let words = line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_lowercase);
+    let mut words = words.filter(|word| !word.is_empty());
+    let named = words.find(|word| {
+        WHOLE.contains(&word.as_str()) || ANYWHERE.iter().any(|part| word.contains(part))
+    });
+    // A system call by a number of one's own: SYS_READ = 0, syscall(0, …).
+    let is_number = |text: &str| text.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    let of_call = |text: &str| {
+        let mut names = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        names.any(|name| name.starts_with("SYS_") || name.starts_with("__NR_"))
+    };
+    let is_own = line.split_once('=').is_some_and(|(name, to)| of_call(name) && is_number(to));
+    let is_called = line.split_once("syscall(").is_some_and(|(_, first)| is_number(first));
+    named.or_else(|| (is_own || is_called).then(|| "the number of a system call".to_owned()))
+}
+
+#[test]
+fn words_of_processors_are_found() {
+    for line in [
+        "let r = registers.orig_ax;",
+        "asm!(\"ud2\")",
+        "const SYS_READ: usize = 0;",
+        "libc::syscall(16, fd)",
+        "// as the XSAVE area has it",
+    ] {
+        assert!(processor_word(line).is_some(), "{line}");
+    }
+    for line in
+        ["libc::syscall(libc::SYS_prctl, 1)", "let axis = 3;", "const CAP_SYS_CHROOT: u64 = 18;"]
+    {
+        assert_eq!(processor_word(line), None, "{line}");
+    }
+}
+
 #[test]
 fn files_stay_readable() {
     let long: Vec<_> = with_extension("rs")

@@ -1,6 +1,17 @@
 //! Where the kernel keeps what is this processor's: paths into its structures, for its own type
 //! information to be asked by.
 
+/// The key, in `/proc/PID/status`, of the features that a thread has switched on.
+pub const STATUS_FEATURES: &[u8] = b"x86_Thread_features";
+/// The key of those that are locked.
+pub const STATUS_FEATURES_LOCKED: &[u8] = b"x86_Thread_features_locked";
+
+/// A shadow stack among these features.
+pub const SHADOW_STACK: &str = "shstk";
+/// How a program of the C library comes to do without one.
+pub const WITHOUT_SHADOW_STACK: &str =
+    "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off";
+
 /// The path (structure, then members) of what goes by a name that all processors share; `None` for
 /// what this one's kernel does not have.
 #[must_use]

@@ -1,7 +1,9 @@
 //! The mappings of a process, out of the iterator's records.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
+use arch::memory::GATE;
 use ebpf_common::{KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, name};
 use kernel::bpf::IterTarget;
 use kernel::procfs::{self, Dir};
@@ -94,7 +96,7 @@ pub(super) fn own_gate() -> Option<Mapping> {
     let mut text = Vec::new();
     Dir::open(std::process::id().cast_signed()).ok()?.read("maps", &mut text).ok()?;
     let map = procfs::maps(&text).last()?.ok()?;
-    if map.raw_name != b"[vsyscall]" {
+    if map.raw_name != GATE {
         return None;
     }
     let mut flags = VmFlags::default();
@@ -112,7 +114,7 @@ pub(super) fn own_gate() -> Option<Mapping> {
         inode: map.inode,
         protection_key: 0,
         policy: None,
-        name: "[vsyscall]".into(),
+        name: OsString::from_vec(GATE.to_vec()),
     })
 }
 

@@ -31,7 +31,7 @@ pub struct BpfSource {
     pub(super) output: Vec<u8>,
     /// Names of descriptions by their addresses; kept for its memory.
     pub(super) descriptions: HashMap<u64, u64, BuildHasherDefault<AddressHash>>,
-    /// The mapping that every 64-bit process has without having made it (`[vsyscall]`), which
+    /// The mapping that every native process has without having made it ([`arch::memory::GATE`]), which
     /// /proc shows and the iterator does not.
     pub(super) gate: Option<Mapping>,
     /// What is counted, while it is.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStringExt;
 
+use arch::memory::{PROTECTION_KEY, VM_FLAGS};
 use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
 use zerocopy::FromBytes;
 
@@ -267,10 +268,9 @@ pub(super) fn file_flags(record: &FileRecord) -> u32 {
     record.flags & !libc::O_CLOEXEC.cast_unsigned()
 }
 
-/// The kernel's bit of each flag (include/linux/mm.h, x86-64). Those of the lower half have been
-/// the same for ten years; of the upper half some have moved, and have two places here that no
-/// kernel uses for anything else.
-const VM_BITS: [(u32, VmFlags); 38] = [
+/// The kernel's bit of each flag that has the same place on all processors (include/linux/mm.h). They
+/// have been the same for ten years. Those of a processor are in [`arch::memory::VM_FLAGS`].
+const VM_BITS: [(u32, VmFlags); 31] = [
     (0, VmFlags::READ),
     (1, VmFlags::WRITE),
     (2, VmFlags::EXEC),
@@ -295,7 +295,6 @@ const VM_BITS: [(u32, VmFlags); 38] = [
     (21, VmFlags::NO_RESERVE),
     (22, VmFlags::HUGE_TLB),
     (23, VmFlags::SYNC),
-    (24, VmFlags::ARCH_1),
     (25, VmFlags::WIPE_ON_FORK),
     (26, VmFlags::DONT_DUMP),
     (27, VmFlags::SOFT_DIRTY),
@@ -303,26 +302,28 @@ const VM_BITS: [(u32, VmFlags); 38] = [
     (29, VmFlags::HUGE_PAGE),
     (30, VmFlags::NO_HUGE_PAGE),
     (31, VmFlags::MERGEABLE),
-    (37, VmFlags::SHADOW_STACK),
-    (38, VmFlags::UFFD_MINOR),
-    (40, VmFlags::DROPPABLE),
-    (41, VmFlags::UFFD_MINOR),
-    (42, VmFlags::SEALED),
-    (63, VmFlags::SEALED),
 ];
 
-/// Memory protection keys are numbers of four bits among the flags.
-const KEY_SHIFT: u32 = 32;
-const KEY_MASK: u64 = 0xf << KEY_SHIFT;
+/// Those of this processor.
+const OWN_VM_BITS: [(u32, VmFlags); VM_FLAGS.len()] = {
+    let mut bits = [(0, VmFlags::UNKNOWN); VM_FLAGS.len()];
+    let mut next = 0;
+    while next < bits.len() {
+        let (bit, letters) = VM_FLAGS[next];
+        bits[next] = (bit, VmFlags::from_letters(letters));
+        next += 1;
+    }
+    bits
+};
 
 pub(super) fn protection_key(record: &VmaRecord) -> u32 {
-    ((record.flags & KEY_MASK) >> KEY_SHIFT) as u32
+    ((record.flags & PROTECTION_KEY) >> PROTECTION_KEY.trailing_zeros()) as u32
 }
 
 pub(super) fn vm_flags(record: &VmaRecord) -> VmFlags {
-    let mut left = record.flags & !KEY_MASK;
+    let mut left = record.flags & !PROTECTION_KEY;
     let mut flags = VmFlags::default();
-    for (bit, flag) in VM_BITS {
+    for (bit, flag) in VM_BITS.into_iter().chain(OWN_VM_BITS) {
         if left & 1 << bit != 0 {
             flags |= flag;
             left &= !(1 << bit);

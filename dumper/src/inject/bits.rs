@@ -1,7 +1,7 @@
 //! Which bits of a thread's flags stand for what on this kernel.
 //!
-//! The kernel notes in `thread_info.flags` which instructions are faults for a thread (CPUID, reading
-//! the time-stamp counter). The inventory has the flags, but which bit is which has changed from version to
+//! The kernel notes in `thread_info.flags` which instructions are faults for a thread (the one that
+//! identifies the processor, those that read its clock). The inventory has the flags, but which bit is which has changed from version to
 //! version, and type information does not name them. So a thread of this program sets each and looks.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,17 +12,17 @@ use kernel::process::{FaultingInstructions, set_faulting};
 /// Masks of one bit; 0 for what this kernel or this processor lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bits {
-    /// `TIF_NOCPUID`.
-    pub(crate) cpuid_faults: u64,
-    /// `TIF_NOTSC`.
-    pub(crate) tsc_faults: u64,
+    /// The instruction that identifies the processor is a fault.
+    pub(crate) identification_faults: u64,
+    /// Reading the processor's clock is one.
+    pub(crate) clock_faults: u64,
 }
 
 /// How often flags are looked at: others of them come and go.
 const TRIES: usize = 8;
 
 const SETTINGS: [FaultingInstructions; 2] =
-    [FaultingInstructions::Cpuid, FaultingInstructions::TimeStampCounter];
+    [FaultingInstructions::Identification, FaultingInstructions::Clock];
 
 impl Bits {
     /// Finds them out. `None` where the inventory has no flags, or it could not be found out.
@@ -41,9 +41,9 @@ impl Bits {
                 let (tid, done) = from_helper.recv().ok()?;
                 Some((flags(collector, tid)?, done))
             };
-            let [cpuid, tsc] = SETTINGS.map(|setting| bit(setting, &mut look));
+            let [identification, clock] = SETTINGS.map(|setting| bit(setting, &mut look));
             drop(to_helper);
-            Some(Self { cpuid_faults: cpuid?, tsc_faults: tsc? })
+            Some(Self { identification_faults: identification?, clock_faults: clock? })
         })
     }
 }

@@ -29,10 +29,10 @@ pub(crate) struct ThreadState {
     pub(crate) alt_stack: AltStack,
     pub(crate) clear_child_tid: u64,
     pub(crate) parent_death_signal: i32,
-    /// The instruction CPUID is a fault.
-    pub(crate) cpuid_faults: bool,
-    /// Reading the time-stamp counter is one.
-    pub(crate) tsc_faults: bool,
+    /// The instruction that identifies the processor is a fault.
+    pub(crate) identification_faults: bool,
+    /// Reading the processor's clock is one.
+    pub(crate) clock_faults: bool,
 }
 
 impl ThreadState {
@@ -49,8 +49,8 @@ impl ThreadState {
             },
             clear_child_tid: known.clear_child_tid,
             parent_death_signal: known.parent_death_signal,
-            cpuid_faults: known.kernel_flags & bits.cpuid_faults != 0,
-            tsc_faults: known.kernel_flags & bits.tsc_faults != 0,
+            identification_faults: known.kernel_flags & bits.identification_faults != 0,
+            clock_faults: known.kernel_flags & bits.clock_faults != 0,
         }
     }
 }
@@ -61,7 +61,7 @@ struct Asked {
     home: Home,
     pid: i32,
     codes: Codes,
-    cpuid_faults: bool,
+    identification_faults: bool,
 }
 
 impl Asked {
@@ -89,7 +89,7 @@ impl Asked {
         let answer = stopped.registers()?.return_value();
         if question == BY_VALUE {
             // An error: there is no such thing.
-            self.cpuid_faults = settings::is_identification_fault(answer);
+            self.identification_faults = settings::is_identification_fault(answer);
             return Ok(());
         }
         if answer < 0 {
@@ -117,8 +117,8 @@ impl Asked {
             alt_stack: alt_stack[0],
             clear_child_tid: word(AT_CLEAR_CHILD_TID),
             parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
-            cpuid_faults: self.cpuid_faults,
-            tsc_faults: settings::is_clock_fault(word(AT_TSC) as u32),
+            identification_faults: self.identification_faults,
+            clock_faults: settings::is_clock_fault(word(AT_TSC) as u32),
         })
     }
 }
@@ -147,7 +147,7 @@ pub(crate) fn ask_threads(
     let mut stopped_threads = Vec::with_capacity(threads.len());
     for Asking { stopped, pid, original, codes, room } in threads {
         let home = Home::lay(&stopped, pid, &original, &room, &codes, None)?;
-        asked.push(Asked { original, home, pid, codes, cpuid_faults: false });
+        asked.push(Asked { original, home, pid, codes, identification_faults: false });
         stopped_threads.push(stopped);
     }
     for question in 0..QUESTIONS {

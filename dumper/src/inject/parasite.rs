@@ -84,8 +84,8 @@ impl Report {
             timer_slack: leader.settings.timer_slack as u32,
             membarrier: known.membarrier,
             permitted: known.permitted_components,
-            cpuid_faults: thread.cpuid_faults.into(),
-            tsc_faults: thread.tsc_faults.into(),
+            identification_faults: thread.identification_faults.into(),
+            clock_faults: thread.clock_faults.into(),
             ..Parasite::EMPTY
         });
         if known.actions.len() != SIGNALS {
@@ -108,8 +108,8 @@ impl Report {
             alt_stack: self.state.alt_stack,
             clear_child_tid: self.state.clear_child_tid,
             parent_death_signal: self.state.parent_death_signal,
-            cpuid_faults: self.state.cpuid_faults != 0,
-            tsc_faults: self.state.tsc_faults != 0,
+            identification_faults: self.state.identification_faults != 0,
+            clock_faults: self.state.clock_faults != 0,
         }
     }
 
@@ -129,8 +129,11 @@ impl Report {
             ("securebits", one.securebits == other.securebits),
             ("membarrier registrations", one.membarrier == other.membarrier),
             ("timer slack", one.timer_slack == other.timer_slack),
-            ("CPUID faulting", one.cpuid_faults == other.cpuid_faults),
-            ("use of the time-stamp counter", one.tsc_faults == other.tsc_faults),
+            (
+                "identification of the processor as a fault",
+                one.identification_faults == other.identification_faults,
+            ),
+            ("reading of the processor's clock as a fault", one.clock_faults == other.clock_faults),
             (
                 "permitted extended state",
                 one.permitted & fpu::ON_REQUEST == other.permitted & fpu::ON_REQUEST,

@@ -75,11 +75,11 @@ pub struct Status {
     pub seccomp: u32,
     /// Number of seccomp filters (kernel 5.9 and later).
     pub seccomp_filters: Option<u32>,
-    /// Processor features that the thread has switched on, x86's shadow stack for one; as the
+    /// Processor features that the thread has switched on, a shadow stack for one; as the
     /// kernel lists them. `None` where the kernel has no such line.
-    pub x86_thread_features: Option<String>,
+    pub thread_features: Option<String>,
     /// Those of the features that are locked.
-    pub x86_thread_features_locked: Option<String>,
+    pub thread_features_locked: Option<String>,
 }
 
 fn ids(value: &[u8]) -> Option<Ids> {
@@ -137,8 +137,10 @@ impl Status {
             b"NoNewPrivs" => self.no_new_privs = flag(value)?,
             b"Seccomp" => self.seccomp = dec(value)?,
             b"Seccomp_filters" => self.seccomp_filters = Some(dec(value)?),
-            b"x86_Thread_features" => self.x86_thread_features = Some(text(value)?),
-            b"x86_Thread_features_locked" => self.x86_thread_features_locked = Some(text(value)?),
+            arch::kernel::STATUS_FEATURES => self.thread_features = Some(text(value)?),
+            arch::kernel::STATUS_FEATURES_LOCKED => {
+                self.thread_features_locked = Some(text(value)?);
+            }
             _ => {}
         }
         Some(())
@@ -182,7 +184,7 @@ mod tests {
             (status.no_new_privs, status.seccomp, status.seccomp_filters),
             (true, 2, Some(3))
         );
-        assert_eq!(status.x86_thread_features.as_deref(), Some("shstk wrss"));
+        assert_eq!(status.thread_features.as_deref(), Some("shstk wrss"));
         assert_eq!(status.thp_enabled, Some(true));
     }
 

@@ -3,8 +3,8 @@
 use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
-    CPUID_FAULTS, Credentials, SIGINFO_BYTES, SchedAttr, Settings, TSC_FAULTS, Table, Thread,
-    UNSET, USES_TILES,
+    CLOCK_FAULTS, Credentials, IDENTIFICATION_FAULTS, NEEDS_ROOM, SIGINFO_BYTES, SchedAttr,
+    Settings, Table, Thread, UNSET,
 };
 use parasite::task::AltStack;
 
@@ -64,9 +64,9 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
 fn processor(thread: &load::Thread) -> u32 {
     let bit = |there: bool, bit| if there { bit } else { 0 };
     let processor = &thread.processor;
-    bit(processor.identification_faults(), CPUID_FAULTS)
-        | bit(processor.clock_faults(), TSC_FAULTS)
-        | bit(processor.needs_room(), USES_TILES)
+    bit(processor.identification_faults(), IDENTIFICATION_FAULTS)
+        | bit(processor.clock_faults(), CLOCK_FAULTS)
+        | bit(processor.needs_room(), NEEDS_ROOM)
 }
 
 fn scheduling(core: &ThreadCoreEntry) -> SchedAttr {

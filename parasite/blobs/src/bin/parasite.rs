@@ -115,9 +115,9 @@ unsafe fn report(state: *mut Parasite) {
         let registrations = syscall(nr::MEMBARRIER, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
         (*state).membarrier = registrations.unwrap_or(0) as u32;
         (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
-        (*state).cpuid_faults = settings::identification_faults().into();
+        (*state).identification_faults = settings::identification_faults().into();
         (*state).permitted = settings::permitted_components();
-        (*state).tsc_faults = settings::clock_faults().into();
+        (*state).clock_faults = settings::clock_faults().into();
         if (*state).bell != 0 {
             let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
             report.ask(nr::TGKILL, [pid, tid, (*state).bell as usize, 0, 0, 0]);

@@ -5,7 +5,9 @@ use core::sync::atomic::Ordering;
 
 use arch::settings;
 use arch::syscall::{clone_thread, nr};
-use parasite::restorer::{CPUID_FAULTS, Credentials, Step, TSC_FAULTS, Thread, UNSET, USES_TILES};
+use parasite::restorer::{
+    CLOCK_FAULTS, Credentials, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
+};
 
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
@@ -151,16 +153,16 @@ pub fn register(context: &Context) {
     );
     settings(context);
     schedule(context, thread);
-    if thread.processor & USES_TILES != 0 {
+    if thread.processor & NEEDS_ROOM != 0 {
         context.at(Step::Component, settings::ROOM_ON_USE);
         // SAFETY: the process has been given the permission, on a processor that has it.
         unsafe { settings::make_room() };
     }
-    if thread.processor & CPUID_FAULTS != 0 {
+    if thread.processor & IDENTIFICATION_FAULTS != 0 {
         let identification = settings::IDENTIFICATION_FAULT;
         context.succeeds(Step::Fault, identification, || settings::set_identification_faults(true));
     }
-    if thread.processor & TSC_FAULTS != 0 {
+    if thread.processor & CLOCK_FAULTS != 0 {
         context.succeeds(Step::Fault, settings::CLOCK_FAULT, || settings::set_clock_faults(true));
     }
     // The leader's has been in force since before its memory was brought in; others have it from
