@@ -1,11 +1,12 @@
 //! All that differs by processor, and nothing else.
 //!
-//! Every port supplies the same names in files of the same names (`regs`, `fpu`, `syscall`,
-//! `sigframe`, `tls`, `vdso`, `settings`, `blob`,
-//! `calls`, `kernel`, `memory`, `image`); the choice is made once, here, and a processor without a port is
-//! refused at compile time. The crate makes no system calls for the host side and holds no
-//! policy: it lays out bytes (register sets, signal frames, extended state) and issues raw
-//! system calls for the blobs, which have no C library.
+//! Every port supplies the same names in files of the same names (docs/design.md says what each
+//! holds); the choice is made once, here, and a processor without a port is refused at compile time.
+//! The crate holds no policy: it lays out bytes (register sets, signal frames, extended state, the
+//! processor's part of images), says numbers and names, and issues raw system calls for the blobs,
+//! which have no C library, and for what a thread can only set for itself (`settings`).
+//!
+//! The feature `images` is for the host side; the blobs are built without it.
 #![no_std]
 #![warn(missing_docs)]
 #![allow(
