@@ -22,6 +22,7 @@ pub mod landlock;
 pub mod memory;
 pub mod multicast;
 pub mod pagemap;
+pub mod passing;
 pub mod paths;
 pub mod pidfd;
 pub mod process;

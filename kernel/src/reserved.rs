@@ -3,20 +3,14 @@
 //! What is opened gets the lowest free number, and to move it to another takes two calls. Who opens
 //! thousands of files has all lower numbers taken instead, 253 by one message (`SCM_RIGHTS`).
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::descriptors::close_all;
-use nix::cmsg_space;
+use crate::passing::{MOST, receive, send};
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
-
-/// The most descriptors in one message (`SCM_MAX_FD`).
-const MOST: usize = 253;
 
 /// Numbers that are given back when this goes.
 #[derive(Debug, Default)]
@@ -35,15 +29,8 @@ impl Reserved {
         let mut next = 0;
         while next < base {
             let count = MOST.min((base - next).unsigned_abs() as usize);
-            let copies = ControlMessage::ScmRights(&[any.as_raw_fd(); MOST][..count]);
-            sendmsg::<()>(
-                one.as_raw_fd(),
-                &[IoSlice::new(b".")],
-                &[copies],
-                MsgFlags::empty(),
-                None,
-            )?;
-            let taken = receive(&other)?;
+            send(&one, b".", &vec![&any; count])?;
+            let taken = receive(&other, &mut [0])?;
             // They were the lowest ones: all below the last is taken.
             let Some(last) = taken.last().map(AsRawFd::as_raw_fd) else {
                 return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -59,23 +46,6 @@ impl Reserved {
         close_all(high);
         Ok(reserved)
     }
-}
-
-/// The descriptors of one message, as the kernel numbered them.
-fn receive(socket: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
-    let mut byte = [0];
-    let mut bytes = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!([RawFd; MOST]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
-    let mut taken = Vec::new();
-    for part in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-            taken.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    Ok(taken)
 }
 
 impl Drop for Reserved {

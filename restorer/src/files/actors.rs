@@ -11,33 +11,126 @@
 //! actor with another number does, for the ids count more.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use images::messages::PeerCredentials;
-use kernel::pidfd::PidFd;
+use kernel::passing;
 use kernel::process::{Fork, exit_now, fork_any, fork_as, send_signal, wait_status};
 use kernel::sockets::create_pair;
-use nix::sys::socket::{MsgFlags, recv, send};
-use nix::unistd::{Gid, Uid, getppid, setfsuid, setgroups, setresgid, setresuid};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{
+    Gid, Uid, getegid, geteuid, getgroups, getppid, setfsuid, setgroups, setresgid, setresuid,
+};
+
+/// How many pairs an actor makes before it hands them over: their descriptors fit into one message.
+const AT_ONCE: usize = 100;
 
 /// Runs `work` as somebody; as ourselves where the images do not say who it was.
 pub(super) fn act(
     who: Option<&PeerCredentials>,
     work: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let Some(who) = who else { return work() };
-    let pid = match fork(who)? {
-        0 => exit_now(match become_actor(who).and_then(|()| work()) {
+    match somebody_else(who)? {
+        None => work(),
+        Some(who) => Actor::start(who, work)?.end(),
+    }
+}
+
+/// Makes pairs of sockets of a type (`SOCK_*`) as somebody.
+///
+/// The actor hands them over by messages, many in each: to ask for each pair and to fetch it would
+/// take four calls and two changes of process.
+pub(super) fn pairs(
+    who: Option<&PeerCredentials>,
+    kind: i32,
+    count: usize,
+) -> io::Result<Vec<(OwnedFd, OwnedFd)>> {
+    let Some(who) = somebody_else(who)? else {
+        return (0..count).map(|_| create_pair(kind)).collect();
+    };
+    let (ours, theirs) = create_pair(libc::SOCK_SEQPACKET)?;
+    let actor = Actor::start(who, || hand_over(&theirs, kind, count))?;
+    drop(theirs);
+    let mut made = Vec::with_capacity(count);
+    while made.len() < count {
+        let mut ends = passing::receive(&ours, &mut [0])?.into_iter();
+        if ends.len() == 0 {
+            break;
+        }
+        while let (Some(one), Some(other)) = (ends.next(), ends.next()) {
+            made.push((one, other));
+        }
+    }
+    actor.end()?;
+    if made.len() < count {
+        return Err(io::Error::other("the process that was to make it has ended"));
+    }
+    Ok(made)
+}
+
+/// Makes pairs and sends them.
+fn hand_over(channel: &OwnedFd, kind: i32, count: usize) -> io::Result<()> {
+    let mut missing = count;
+    while missing > 0 {
+        let batch = missing.min(AT_ONCE);
+        let made = (0..batch).map(|_| create_pair(kind)).collect::<io::Result<Vec<_>>>()?;
+        let ends: Vec<&OwnedFd> = made.iter().flat_map(|(one, other)| [one, other]).collect();
+        passing::send(channel, b".", &ends)?;
+        missing -= made.len();
+    }
+    Ok(())
+}
+
+/// Who an actor is needed for: nobody, if it is us.
+fn somebody_else(who: Option<&PeerCredentials>) -> io::Result<Option<&PeerCredentials>> {
+    let Some(who) = who else { return Ok(None) };
+    let is_us = who.pid == std::process::id()
+        && who.uid == geteuid().as_raw()
+        && who.gid == getegid().as_raw()
+        && getgroups()?.iter().map(|group| group.as_raw()).eq(who.groups.iter().copied());
+    Ok((!is_us).then_some(who))
+}
+
+/// A child that does something as somebody.
+#[derive(Debug)]
+struct Actor {
+    /// Nothing once it has been waited for.
+    pid: Option<i32>,
+}
+
+impl Actor {
+    fn start(who: &PeerCredentials, work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+        let maker = std::process::id().cast_signed();
+        let pid = fork(who)?;
+        if pid != 0 {
+            return Ok(Self { pid: Some(pid) });
+        }
+        exit_now(match become_actor(who, maker).and_then(|()| work()) {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-        }),
-        pid => pid,
-    };
-    let status = wait_status(pid)?;
-    match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
-        (true, 0) => Ok(()),
-        (true, errno) => Err(io::Error::from_raw_os_error(errno)),
-        (false, _) => Err(io::Error::other("the process that was to do it has been killed")),
+        })
+    }
+
+    /// Waits for it to have done its work.
+    fn end(mut self) -> io::Result<()> {
+        let Some(pid) = self.pid.take() else { return Ok(()) };
+        let status = wait_status(pid)?;
+        match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+            (true, 0) => Ok(()),
+            (true, errno) => Err(io::Error::from_raw_os_error(errno)),
+            (false, _) => Err(io::Error::other("the process that was to do it has been killed")),
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            // It may have been ended by others, and is waited for all the same.
+            drop(send_signal(pid, libc::SIGKILL));
+            drop(wait_status(pid));
+        }
     }
 }
 
@@ -57,8 +150,9 @@ fn fork(who: &PeerCredentials) -> io::Result<i32> {
     fork_any()
 }
 
-/// Takes on the ids of somebody, and stays able to reach what we have opened.
-fn become_actor(who: &PeerCredentials) -> io::Result<()> {
+/// Takes on the ids of somebody, and stays able to reach what we have opened. It ends with its maker at
+/// the latest.
+fn become_actor(who: &PeerCredentials, maker: i32) -> io::Result<()> {
     let groups: Vec<Gid> = who.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups)?;
     let (keep_user, keep_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
@@ -66,107 +160,12 @@ fn become_actor(who: &PeerCredentials) -> io::Result<()> {
     setresuid(keep_user, Uid::from_raw(who.uid), keep_user)?;
     // Files are looked up with our own rights: which they are has been judged.
     setfsuid(Uid::from_raw(0));
+    // The kernel forgets this at a change of ids.
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() != maker {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     Ok(())
-}
-
-/// Makes connected pairs, as whoever made them.
-#[derive(Debug, Default)]
-pub(super) struct PairMaker {
-    actor: Option<Actor>,
-}
-
-#[derive(Debug)]
-struct Actor {
-    who: PeerCredentials,
-    process: PidFd,
-    channel: OwnedFd,
-}
-
-impl PairMaker {
-    /// A pair of sockets of a type (`SOCK_*`).
-    pub(super) fn pair(
-        &mut self,
-        who: Option<&PeerCredentials>,
-        kind: i32,
-    ) -> io::Result<(OwnedFd, OwnedFd)> {
-        let Some(who) = who else { return create_pair(kind) };
-        let actor = match self.actor.take().filter(|actor| actor.who == *who) {
-            Some(actor) => self.actor.insert(actor),
-            None => self.actor.insert(Actor::start(who)?),
-        };
-        actor.pair(kind)
-    }
-}
-
-impl Actor {
-    fn start(who: &PeerCredentials) -> io::Result<Self> {
-        let (channel, theirs) = create_pair(libc::SOCK_SEQPACKET)?;
-        let maker = std::process::id().cast_signed();
-        match fork(who)? {
-            0 => {
-                drop(channel);
-                make_pairs(who, &theirs, maker)
-            }
-            pid => Ok(Self { who: who.clone(), process: PidFd::open(pid)?, channel }),
-        }
-    }
-
-    fn pair(&self, kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
-        send(self.channel.as_raw_fd(), &kind.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL)?;
-        let mut answer = [0; 12];
-        if recv(self.channel.as_raw_fd(), &mut answer, MsgFlags::empty())? != answer.len() {
-            return Err(io::Error::other("the process that was to make it has ended"));
-        }
-        let [errno, one, other] = [0, 4, 8].map(|at| {
-            let word = answer.get(at..).and_then(|rest| rest.first_chunk());
-            word.map_or(libc::EIO, |word| i32::from_ne_bytes(*word))
-        });
-        if errno != 0 {
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        Ok((self.process.get(one)?, self.process.get(other)?))
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        // It may have been ended by others, and is waited for all the same.
-        drop(send_signal(self.process.pid(), libc::SIGKILL));
-        drop(wait_status(self.process.pid()));
-    }
-}
-
-/// The life of an actor that makes pairs: it ends with its maker at the latest.
-fn make_pairs(who: &PeerCredentials, channel: &OwnedFd, maker: i32) -> ! {
-    let become_it = || {
-        become_actor(who)?;
-        // The kernel forgets this at a change of ids.
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        // The maker fetches what is made here.
-        nix::sys::prctl::set_dumpable(true)?;
-        Ok::<_, io::Error>(getppid().as_raw() == maker)
-    };
-    if !become_it().unwrap_or(false) {
-        exit_now(1);
-    }
-    let mut kind = [0; 4];
-    // Until the next is asked for, the last is open: it is fetched meanwhile.
-    let mut last;
-    loop {
-        match recv(channel.as_raw_fd(), &mut kind, MsgFlags::empty()) {
-            Ok(4) => {}
-            _ => exit_now(0),
-        }
-        last = create_pair(i32::from_ne_bytes(kind));
-        let numbers = match &last {
-            Ok((one, other)) => [0, one.as_raw_fd(), other.as_raw_fd()],
-            Err(error) => [error.raw_os_error().unwrap_or(libc::EIO), 0, 0],
-        };
-        let answer: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
-        if send(channel.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).is_err() {
-            exit_now(1);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -191,14 +190,35 @@ mod tests {
 
     #[test]
     fn pairs_tell_who_made_them() {
-        let mut maker = PairMaker::default();
-        for who in [who(1000), who(0)] {
-            for _ in 0..3 {
-                let (a, b) = maker.pair(Some(&who), libc::SOCK_STREAM).unwrap();
-                assert_eq!((seen(&a), seen(&b)), (who.clone(), who.clone()));
+        for (who, count) in [(who(1000), 1), (who(0), 2 * AT_ONCE + 1)] {
+            let made = pairs(Some(&who), libc::SOCK_STREAM, count).unwrap();
+            assert_eq!(made.len(), count);
+            for (index, (a, b)) in made.iter().enumerate() {
+                assert_eq!((seen(a), seen(b)), (who.clone(), who.clone()));
+                let message = index.to_ne_bytes();
+                nix::unistd::write(a, &message).unwrap();
+                let mut received = [0; size_of::<usize>()];
+                nix::unistd::read(b, &mut received).unwrap();
+                assert_eq!(received, message);
             }
         }
-        drop(maker);
+        let error = pairs(Some(&who(7)), libc::SOCK_RDM, 3).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESOCKTNOSUPPORT));
+    }
+
+    #[test]
+    fn what_we_did_ourselves_takes_no_actor() {
+        let mut us = PeerCredentials {
+            pid: std::process::id(),
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+            groups: getgroups().unwrap().iter().map(|group| group.as_raw()).collect(),
+        };
+        assert_eq!(somebody_else(Some(&us)).unwrap(), None);
+        let (a, _b) = pairs(Some(&us), libc::SOCK_STREAM, 1).unwrap().remove(0);
+        assert_eq!(seen(&a), us);
+        us.groups.push(12_345);
+        assert!(somebody_else(Some(&us)).unwrap().is_some());
     }
 
     #[test]

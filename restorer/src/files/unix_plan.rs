@@ -41,6 +41,21 @@ impl Step {
             Self::Aimed { .. } => 4,
         }
     }
+
+    /// By whom and of which type a pair is made: those that are alike are made together.
+    fn maker(self, entries: &[&UnixSkEntry]) -> Option<(u32, u32, u32, u32)> {
+        let Self::Pair(index, _) = self else { return None };
+        let who = entries[index].peer_credentials.as_ref();
+        let (pid, uid, gid) = who.map_or((0, 0, 0), |who| (who.pid, who.uid, who.gid));
+        Some((pid, uid, gid, entries[index].r#type))
+    }
+
+    /// Whether two steps are pairs that one process makes, of one type.
+    pub(super) fn is_like(self, other: Self, entries: &[&UnixSkEntry]) -> bool {
+        let (Self::Pair(a, _), Self::Pair(b, _)) = (self, other) else { return false };
+        let (a, b) = (entries[a], entries[b]);
+        a.r#type == b.r#type && a.peer_credentials == b.peer_credentials
+    }
 }
 
 /// A name, with the directory that a relative one counts from, and whether it has been unlinked:
@@ -70,7 +85,7 @@ pub(super) fn plan(entries: &[&UnixSkEntry]) -> Result<Vec<Step>, Error> {
             planner.step(index, &mut done, &mut steps)?;
         }
     }
-    steps.sort_by_key(|step| step.order());
+    steps.sort_by_key(|step| (step.order(), step.maker(entries)));
     let first = steps.iter().position(|step| matches!(step, Step::Aimed { .. }));
     let aims = steps.split_off(first.unwrap_or(steps.len()));
     steps.extend(in_order(aims));
@@ -309,6 +324,26 @@ mod tests {
             Step::Waiting { client: 2, listener: 3 },
         ];
         assert_eq!(steps(&sockets).unwrap(), expected);
+    }
+
+    #[test]
+    fn pairs_of_one_maker_are_made_together() {
+        let made_by = |pid, entry: UnixSkEntry| UnixSkEntry {
+            peer_credentials: Some(images::messages::PeerCredentials { pid, ..Default::default() }),
+            ..entry
+        };
+        let sockets: Vec<_> = (0..4)
+            .flat_map(|pair| [(2 * pair + 1, 2 * pair + 2), (2 * pair + 2, 2 * pair + 1)])
+            .map(|(own, peer)| {
+                let maker = 7 + (own.max(peer) / 2) % 2;
+                made_by(maker, socket(own, SK_ESTABLISHED, peer, b""))
+            })
+            .collect();
+        let entries: Vec<_> = sockets.iter().collect();
+        let steps = plan(&entries).unwrap();
+        let together: Vec<usize> =
+            steps.chunk_by(|a, b| a.is_like(*b, &entries)).map(<[_]>::len).collect();
+        assert_eq!(together, [2, 2]);
     }
 
     #[test]

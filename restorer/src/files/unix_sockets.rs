@@ -10,7 +10,7 @@ use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
 
 use super::Error;
-use super::actors::{PairMaker, act};
+use super::actors::{act, pairs};
 use super::approve::Approver;
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
@@ -107,11 +107,10 @@ pub(super) fn open(
         others: BTreeMap::new(),
         stands: BTreeMap::new(),
         listening: BTreeMap::new(),
-        pairs: PairMaker::default(),
         names: &mut names,
     };
-    for step in &steps {
-        maker.take(*step)?;
+    for alike in steps.chunk_by(|a, b| a.is_like(*b, entries)) {
+        maker.take(alike)?;
     }
     maker.listen_as_before()?;
     maker.fill(&steps, queues)?;
@@ -131,19 +130,16 @@ struct Maker<'a, 'b> {
     stands: BTreeMap<Name<'a>, OwnedFd>,
     /// Who listens to each listener now, by its descriptor: whoever connects to it is told.
     listening: BTreeMap<i32, Option<&'a PeerCredentials>>,
-    pairs: PairMaker,
     names: &'a mut Names<'b>,
 }
 
 const NO_LISTENER: &str = "its listener was not made";
 
 impl<'a> Maker<'a, '_> {
-    fn take(&mut self, step: Step) -> Result<(), Error> {
-        if !matches!(step, Step::Pair(..)) {
-            // Who makes pairs may have the number that the next actor is to have.
-            self.pairs = PairMaker::default();
-        }
-        match step {
+    /// Takes steps that are alike: pairs that one process makes, or a single step.
+    fn take(&mut self, alike: &[Step]) -> Result<(), Error> {
+        let Some(step) = alike.first() else { return Ok(()) };
+        match *step {
             Step::Single(index) => {
                 let socket = self.new_socket(index)?;
                 self.name(index, &socket)?;
@@ -153,20 +149,7 @@ impl<'a> Maker<'a, '_> {
                 }
                 self.made[index] = Some(socket);
             }
-            Step::Pair(first, second) => {
-                let entry = self.entries[first];
-                let (who, kind) = (entry.peer_credentials.as_ref(), entry.r#type.cast_signed());
-                let (a, b) = self.pairs.pair(who, kind).map_err(failed("make", entry))?;
-                self.name(first, &a)?;
-                self.made[first] = Some(a);
-                match second {
-                    Some(second) => {
-                        self.name(second, &b)?;
-                        self.made[second] = Some(b);
-                    }
-                    None => drop(self.others.insert(first, b)),
-                }
-            }
+            Step::Pair(first, _) => self.make_pairs(first, alike)?,
             Step::Accepted { server, client, listener } => self.accept(server, client, listener)?,
             Step::Waiting { client, listener } => {
                 let socket = self.new_socket(client)?;
@@ -182,6 +165,26 @@ impl<'a> Maker<'a, '_> {
             }
             // When it is filled: from then on only its peer could send to it.
             Step::Aimed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the pairs of steps that are alike; `like` is one of the sockets.
+    fn make_pairs(&mut self, like: usize, steps: &[Step]) -> Result<(), Error> {
+        let entry = self.entries[like];
+        let (who, kind) = (entry.peer_credentials.as_ref(), entry.r#type.cast_signed());
+        let made = pairs(who, kind, steps.len()).map_err(failed("make", entry))?;
+        for (step, (a, b)) in steps.iter().zip(made) {
+            let Step::Pair(first, second) = *step else { continue };
+            self.name(first, &a)?;
+            self.made[first] = Some(a);
+            match second {
+                Some(second) => {
+                    self.name(second, &b)?;
+                    self.made[second] = Some(b);
+                }
+                None => drop(self.others.insert(first, b)),
+            }
         }
         Ok(())
     }
