@@ -93,7 +93,7 @@ impl DumpOptions {
             cgroup_roots: Vec::new(),
             overwrite: false,
             in_place: false,
-            stop_within: Duration::from_secs(1),
+            stop_within: Duration::from_secs(5),
             max_freeze: None,
             timeout: None,
             cross_check: false,

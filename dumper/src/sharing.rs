@@ -79,7 +79,7 @@ pub(crate) fn look_again(
     Ok(refusals.map(|shared| obstacle(root, shared)).collect())
 }
 
-/// Whether this is a memfd that nobody can write any more: then two of them are as good as one.
+/// Whether this is a memfd that nobody can change any more: then two of them are as good as one.
 fn is_sealed(shared: &Shared) -> bool {
     if shared.kind != Kind::DeletedFile {
         return false;
@@ -92,7 +92,8 @@ fn is_sealed(shared: &Shared) -> bool {
         }
     };
     let seals = File::open(path).and_then(|file| kernel::descriptors::seals(&file));
-    seals.is_ok_and(|seals| seals & libc::F_SEAL_WRITE.cast_unsigned() != 0)
+    let all = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+    seals.is_ok_and(|seals| seals.cast_signed() & all == all)
 }
 
 /// The name in `map_files` of the mapping that begins at an address.

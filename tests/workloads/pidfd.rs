@@ -53,6 +53,15 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let gone = child("gone", || Ok(()));
     let of_gone = [open(gone, 0), open(gone, libc::O_NONBLOCK)];
     waitpid(gone, None).expect("wait");
+    // More than the restore has numbers in hand for.
+    let many: Vec<OwnedFd> = (0..120)
+        .map(|_| {
+            let ended = child("many", || Ok(()));
+            let pidfd = open(ended, 0);
+            waitpid(ended, None).expect("wait");
+            pidfd
+        })
+        .collect();
     let zombie = child("zombie", || Err(String::new()));
     let of_zombie = open(zombie, 0);
     waitid(Id::Pid(zombie), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("wait");
@@ -80,6 +89,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         found.same("gone", &(-1, Err(libc::ESRCH)), &(pid(gone), send(gone, 0)));
         found.must("has ended", has_ended(gone));
     }
+    found.must("all are gone", many.iter().all(|gone| pid(gone) == -1));
     found.same(
         "flags",
         &(false, true),

@@ -144,7 +144,8 @@ pub(crate) fn memfd(stage: &Stage) -> Outcome {
 pub(crate) fn memfd_sealed(stage: &Stage) -> Outcome {
     let file = crate::memfd::make(c"both", libc::MFD_ALLOW_SEALING);
     file.write_all_at(b"abc", 0).expect("write");
-    crate::files::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE);
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+    crate::files::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals);
     let given = stage.path("sign");
     let sign = || {
         let mut three = [0; 3];

@@ -63,6 +63,10 @@ impl FileKind for Fifo {
         Ok(true)
     }
 
+    fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
+        true
+    }
+
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let standing = captured.standing_contents(fd_type::FIFO);
         let read = captured.beside.get::<InFifos>().map_or(&[][..], |fifos| &fifos.0);

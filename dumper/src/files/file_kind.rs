@@ -74,7 +74,7 @@ pub(super) trait FileKind: Debug + Sync {
     }
 
     /// Of a file whose mark is that of the plan: whether its entry of then holds. What a mark does not
-    /// cover is read here.
+    /// cover is read here. A kind whose marks are not known to cover anything says no.
     ///
     /// # Errors
     /// As [`capture`](Self::capture).
@@ -85,13 +85,13 @@ pub(super) trait FileKind: Debug + Sync {
         _file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
-        Ok(true)
+        Ok(false)
     }
 
     /// Whether an inventory tells all that there is to tell of a file whose mark is that of the plan, so
     /// that [`holds`](Self::holds) need not be asked. `size` is what the mark says of its size.
     fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
-        true
+        false
     }
 
     /// Brings an entry of the plan up to date with the frozen inventory.

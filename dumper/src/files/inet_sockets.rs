@@ -57,6 +57,21 @@ impl FileKind for InetSocket {
         Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })
     }
 
+    /// A mark covers all that its protocol keeps of it.
+    fn holds(
+        &self,
+        _survey: &mut Survey<'_>,
+        _pid: i32,
+        _file: &OpenFile,
+        _keeping: &mut Keeping,
+    ) -> Result<bool, Problem> {
+        Ok(true)
+    }
+
+    fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
+        true
+    }
+
     fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
         if let Some(socket) = &mut entry.isk {
             socket.flags = keeping.flags;

@@ -57,8 +57,7 @@ impl FileKind for Memfd {
     }
 
     fn is(&self, file: &OpenFile) -> bool {
-        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-        !handle && file.mode & libc::S_IFMT == libc::S_IFREG && name(&file.target).is_some()
+        file.mode & libc::S_IFMT == libc::S_IFREG && name(&file.target).is_some()
     }
 
     fn capture(
@@ -69,6 +68,12 @@ impl FileKind for Memfd {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let pid = process.pid;
+        if file.flags & libc::O_PATH.cast_unsigned() != 0 {
+            return Err(Problem::refused(
+                "it is a handle on a memfd (O_PATH), which cannot be carried yet",
+                "close it before the dump, or open it to be read",
+            ));
+        }
         let fd = survey.memory.borrow(pid, file.fd)?;
         // A file of that name that was deleted from the root directory.
         let Ok(seals) = seals(&fd) else { return survey.path_file(pid, file, entry) };
@@ -96,7 +101,13 @@ impl FileKind for Memfd {
     ) -> Result<FileEntry, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         let file = File::open(format!("/proc/{pid}/{link}")).doing("open")?.into();
-        let seals = seals(&file).doing("get the seals of")?;
+        // A file of that name that was deleted from the root directory.
+        let Ok(seals) = seals(&file) else {
+            return Err(Problem::refused(
+                "it is a deleted file with the name of a memfd",
+                "give it another name before the dump",
+            ));
+        };
         let inode_id = survey.memfd(pid, &file, seals, name(&mapping.name).unwrap_or_default())?;
         let memfd = MemfdFileEntry {
             id: entry.id,
@@ -128,6 +139,12 @@ impl Survey<'_> {
         let key = (stat.st_dev, stat.st_ino);
         if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {
             return Ok(known.entry.shmid);
+        }
+        if name == b"/dev/zero" {
+            return Err(Problem::refused(
+                "its name is that by which the images know shared anonymous memory",
+                "make it by another name than /dev/zero",
+            ));
         }
         if fstatfs(fd).doing("find the file system of")?.filesystem_type() == HUGETLBFS_MAGIC {
             return Err(Problem::refused(

@@ -12,8 +12,8 @@ use super::file_kind::FileKind;
 use super::problem::{Problem, unexpected};
 use super::survey::Survey;
 
-/// `PIDFD_THREAD`: the pidfd stands for a thread and not for its process.
-const THREAD: u32 = libc::O_EXCL.cast_unsigned();
+/// What the kernel tells instead of the number of a process that has been waited for.
+const ENDED: i32 = -1;
 
 /// A pidfd.
 #[derive(Debug)]
@@ -41,11 +41,15 @@ impl FileKind for Pidfd {
             return Err(unexpected("a pidfd"));
         };
         let exit_status = match target {
-            -1 => exit_status(survey.memory.borrow(process.pid, file.fd)?.as_fd()),
+            ENDED => exit_status(survey.memory.borrow(process.pid, file.fd)?.as_fd()),
             _ => None,
         };
-        if target != -1 && !is_inside(survey, target, file.flags) {
-            return Err(outside(target));
+        let processes = &survey.inventory.processes;
+        if target != ENDED && !processes.contains_key(&target) {
+            return Err(match thread_of(processes.values(), target) {
+                Some(pid) => of_thread(pid, target),
+                None => outside(target),
+            });
         }
         let pidfd = PidfdEntry {
             id: entry.id,
@@ -60,13 +64,19 @@ impl FileKind for Pidfd {
     }
 }
 
-/// Whether a process, or a thread, is of the tree.
-fn is_inside(survey: &Survey<'_>, target: i32, flags: u32) -> bool {
-    let processes = &survey.inventory.processes;
-    match flags & THREAD != 0 {
-        true => processes.values().any(|process| process.threads.contains_key(&target)),
-        false => processes.contains_key(&target),
-    }
+/// The process of the tree that has this thread.
+fn thread_of<'a>(processes: impl Iterator<Item = &'a Process>, thread: i32) -> Option<i32> {
+    let mut owners = processes.filter(|process| process.threads.contains_key(&thread));
+    owners.next().map(|process| process.pid)
+}
+
+fn of_thread(pid: i32, thread: i32) -> Problem {
+    Problem::refused(
+        format!(
+            "it stands for thread {thread} of process {pid} (PIDFD_THREAD), which cannot be carried yet"
+        ),
+        "close it before the dump, or open the process",
+    )
 }
 
 fn outside(target: i32) -> Problem {

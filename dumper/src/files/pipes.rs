@@ -79,6 +79,10 @@ impl FileKind for Pipe {
         }
     }
 
+    fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
+        true
+    }
+
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let standing = captured.standing_contents(fd_type::PIPE);
         let read = captured.beside.get::<InPipes>().map_or(&[][..], |pipes| &pipes.0);

@@ -103,7 +103,7 @@ mod tests {
             ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
             ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),
             ("/memfd:x (deleted)", libc::S_IFREG, 0, "Memfd"),
-            ("/memfd:x (deleted)", libc::S_IFREG, handle, "Regular"),
+            ("/memfd:x (deleted)", libc::S_IFREG, handle, "Memfd"),
         ] {
             let kind = of(&file(target, mode, flags)).unwrap();
             assert_eq!(format!("{kind:?}"), expected, "{target}");

@@ -154,7 +154,10 @@ fn fork(who: &PeerCredentials) -> io::Result<i32> {
 /// the latest.
 fn become_actor(who: &PeerCredentials, maker: i32) -> io::Result<()> {
     let groups: Vec<Gid> = who.groups.iter().copied().map(Gid::from_raw).collect();
-    setgroups(&groups)?;
+    // In a user namespace nobody may set them, and they may be right.
+    if nix::unistd::getgroups()? != groups {
+        setgroups(&groups)?;
+    }
     let (keep_user, keep_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));
     setresgid(keep_group, Gid::from_raw(who.gid), keep_group)?;
     setresuid(keep_user, Uid::from_raw(who.uid), keep_user)?;

@@ -47,7 +47,7 @@ impl FileKind for Fifo {
             by_pipe.entry(entry.pipe_id).or_default().push((entry, path));
         }
         for entries in by_pipe.values() {
-            opening.have_room_for(entries.len() + 2)?;
+            opening.have_room_for(entries.len() + 2, "ends of a fifo")?;
             let contents = &opening.beside.of::<InFifos>().0;
             let ends = open(entries, contents, &mut opening.opener)?;
             for ((entry, _), fd) in entries.iter().zip(ends) {

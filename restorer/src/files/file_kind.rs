@@ -50,6 +50,11 @@ pub(super) trait FileKind: Debug + Sync {
     /// Names the file and what is wrong with it.
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error>;
 
+    /// Whether a file can only be opened when the processes of the tree are there.
+    fn is_later(&self, _file: &FileEntry) -> bool {
+        false
+    }
+
     /// Opens a file that needs the processes of the tree to be there ([`Opening::later`]).
     ///
     /// # Errors

@@ -31,7 +31,7 @@ impl FileKind for InetSocket {
 
     /// All are made before the first is finished: addresses may be shared.
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
-        opening.have_room_for(files.len())?;
+        opening.have_room_for(files.len(), "sockets")?;
         let mut sockets: Vec<(&InetSkEntry, OwnedFd)> = Vec::new();
         for file in files {
             let entry = file.isk.as_deref().ok_or_else(|| missing(file))?;

@@ -39,10 +39,9 @@ impl Opening<'_> {
         let failed =
             |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
         self.opened.insert(id, self.keep.keep(fd).map_err(failed)?);
-        self.have_room_for(1)
+        self.have_room_for(1, "file")
     }
 
-    /// Hands over what is open where there would not be room for `files` more.
     /// Leaves a file to be opened when the processes of the tree are there; its kind does so
     /// ([`FileKind::open_later`](super::file_kind::FileKind::open_later)).
     pub(super) fn later(&mut self, id: u32) -> Result<(), Error> {
@@ -53,11 +52,12 @@ impl Opening<'_> {
         Ok(())
     }
 
-    pub(super) fn have_room_for(&mut self, files: usize) -> Result<(), Error> {
+    /// Hands over what is open where there would not be room for `files` more, which are called `what`.
+    pub(super) fn have_room_for(&mut self, files: usize, what: &str) -> Result<(), Error> {
         let Some(Room { base, batch }) = self.room else { return Ok(()) };
         if files > batch {
             return Err(Error::refused(
-                format!("{files} sockets"),
+                format!("{files} {what}"),
                 format!("the hard limit of open files allows {batch} of them at a time"),
                 "raise the hard limit of open files (ulimit -Hn)",
             ));

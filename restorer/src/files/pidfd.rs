@@ -12,7 +12,7 @@ use kernel::process::{Fork, exit_now, fork_as, wait_status};
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
-use super::opening::Opening;
+use super::opening::{Opening, flagged};
 use crate::dead;
 
 /// The process has been waited for.
@@ -31,6 +31,10 @@ impl FileKind for Pidfd {
 
     fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
         let entry = entry(file)?;
+        if let Some(status) = entry.exit_status.filter(|status| !dead::can_be(*status)) {
+            let reason = format!("nothing ends with the status {status:#x}");
+            return Err(Error::image(format!("pidfd {}", file.id), reason));
+        }
         match entry.nspid == ENDED || images.pids.contains(&entry.nspid) {
             true => Ok(()),
             false => {
@@ -50,20 +54,36 @@ impl FileKind for Pidfd {
             }
         }
         for entries in ended.into_values() {
-            opening.have_room_for(entries.len())?;
+            opening.have_room_for(entries.len(), "pidfds")?;
             for (entry, fd) in entries.iter().zip(of_ended(&entries, &mut opening.numbers)?) {
-                opening.add(entry.id, fd)?;
+                opening.add(entry.id, with_flags(fd, entry)?)?;
             }
         }
         Ok(())
     }
 
+    fn is_later(&self, file: &FileEntry) -> bool {
+        file.pidfd.as_ref().is_some_and(|entry| entry.nspid != ENDED)
+    }
+
     fn open_later(&self, file: &FileEntry) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
-        open_with(entry.nspid, entry.flags & OPEN).map_err(|source| Error::Kernel {
-            operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
-            source,
-        })
+        let opened =
+            open_with(entry.nspid, entry.flags & OPEN).map_err(|source| Error::Kernel {
+                operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
+                source,
+            })?;
+        with_flags(opened, entry)
+    }
+}
+
+/// Sets the flags that pidfd_open(2) does not take.
+fn with_flags(fd: OwnedFd, entry: &PidfdEntry) -> Result<OwnedFd, Error> {
+    match entry.flags & !OPEN {
+        0 => Ok(fd),
+        _ => {
+            flagged(fd, entry.flags & !libc::O_EXCL.cast_unsigned(), &format!("pidfd {}", entry.id))
+        }
     }
 }
 
@@ -93,6 +113,7 @@ fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<i32>) -> Result<Vec<Owned
                 let opened = entries.iter().map(|entry| open_with(number, entry.flags & OPEN));
                 let opened = opened.collect::<Result<Vec<_>, _>>();
                 wait_status(number).map_err(failed)?;
+                numbers.push(number);
                 return opened.map_err(failed);
             }
             // Somebody else has it by now.

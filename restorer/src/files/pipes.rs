@@ -42,7 +42,7 @@ impl FileKind for Pipe {
             by_pipe.entry(entry.pipe_id).or_default().push(entry);
         }
         for entries in by_pipe.values() {
-            opening.have_room_for(entries.len() + 2)?;
+            opening.have_room_for(entries.len() + 2, "ends of a pipe")?;
             let ends = open(entries, &opening.beside.of::<InPipes>().0)?;
             for (entry, fd) in entries.iter().zip(ends) {
                 opening.add(entry.id, fd)?;

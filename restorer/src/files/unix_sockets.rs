@@ -56,7 +56,7 @@ impl FileKind for UnixSocket {
             .map(|file| file.usk.as_deref().ok_or_else(|| missing(file)))
             .collect::<Result<Vec<_>, _>>()?;
         // All are made before the first is complete, some of them with another.
-        opening.have_room_for(entries.len() * 2)?;
+        opening.have_room_for(entries.len() * 2, "sockets")?;
         let sockets = open(&entries, &opening.beside.of::<Queued>().0, &opening.opener.approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             opening.add(entry.id, fd)?;

@@ -13,6 +13,7 @@ use super::memory::{self, Store};
 use super::nameless::Nameless;
 use super::registers;
 use super::{Body, Process, State, Thread};
+use crate::dead;
 use crate::error::Error;
 
 /// Signals with an action of their own: 1 to 64 without SIGKILL and SIGSTOP.
@@ -34,6 +35,11 @@ pub(super) fn load(
         checkpoint::State::Stopped => State::Stopped,
         checkpoint::State::Dead => State::Dead { status: core.exit_code as i32 },
     };
+    if let State::Dead { status } = state
+        && !dead::can_be(status)
+    {
+        return Err(Error::image(object, format!("nothing ends with the status {status:#x}")));
+    }
     let body = match process.body {
         None => None,
         Some(body) => {
