@@ -155,7 +155,7 @@ fn fork(who: &PeerCredentials) -> io::Result<i32> {
 fn become_actor(who: &PeerCredentials, maker: i32) -> io::Result<()> {
     let groups: Vec<Gid> = who.groups.iter().copied().map(Gid::from_raw).collect();
     // In a user namespace nobody may set them, and they may be right.
-    if nix::unistd::getgroups()? != groups {
+    if getgroups()? != groups {
         setgroups(&groups)?;
     }
     let (keep_user, keep_group) = (Uid::from_raw(u32::MAX), Gid::from_raw(u32::MAX));

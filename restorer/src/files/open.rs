@@ -62,10 +62,10 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
 pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
     let highest = base(&images)?;
     let wanted = images.wanted();
-    let is_later = |file: &&Box<FileEntry>| {
-        table::of_type(file.r#type).is_some_and(|kind| kind.is_later(file))
-    };
-    let later = wanted.iter().filter_map(|id| images.files.get(id)).filter(is_later).count();
+    let is_later =
+        |file: &FileEntry| table::of_type(file.r#type).is_some_and(|kind| kind.is_later(file));
+    let files = wanted.iter().filter_map(|id| images.files.get(id));
+    let later = files.filter(|file| is_later(file)).count();
     let room = make_room(highest, wanted.len(), context.work.max(SPARE) + later)?;
     let base = room.map_or(highest, |room| room.base);
     let FileImages { files, tables, beside, remaps, ghosts, .. } = images;
