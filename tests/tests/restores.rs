@@ -255,9 +255,14 @@ fn processes_that_together_have_more_open_files_than_one_may_have() {
     let program = Program::start(&mut command, &scratch.path("log"));
     let pid = program.pid();
     let tree = || stasis_tests::children_of(pid);
+    // Until it sleeps, its libraries are being opened.
+    let sleeps = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        runs_program(pid, "sleep") && status.contains("State:\tS")
+    };
     let stand = || {
         let tree = tree();
-        tree.len() == 4 && tree.iter().all(|pid| runs_program(*pid, "sleep"))
+        tree.len() == 4 && tree.iter().all(|pid| sleeps(*pid))
     };
     assert!(wait_until(std::time::Duration::from_secs(20), stand), "they do not stand");
     let tree = tree();
