@@ -57,6 +57,10 @@ fn reader<'i, M: Message + Default>(
 
 fn plain<M: Message + Default + PartialEq>(image: &Image<M>, bytes: &[u8]) {
     let Ok(entries) = reader(image, bytes).entries() else { return };
+    // An entry of which no field is known is written as nothing, and nothing is not read as an entry.
+    if entries.iter().any(|entry| entry.encoded_len() == 0) {
+        return;
+    }
     let written = encode(image, &entries);
     let head = encode::<M>(image, []).len();
     let again = reader(image, &written[head..]).entries().expect("what was written");
