@@ -27,20 +27,42 @@ impl Landlock {
     }
 }
 
+/// How often it is tried. The words that are read may be more than the modules keep, and what lies behind
+/// them in the kernel's memory is others': now and then one of those becomes a pointer as well.
+const TRIES: usize = 16;
+
 /// Finds out how domains are told; `words` reads what the security modules keep of a thread.
-pub(super) fn find(words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>) -> Landlock {
-    match try_out(words) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(%error, "landlock domains are not seen");
-            Landlock::Unknown
+pub(super) fn find(
+    mut words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>,
+) -> Landlock {
+    let mut left = [true; SECURITY_WORDS];
+    for _ in 0..TRIES {
+        match try_out(&mut words) {
+            Ok(None) => return Landlock::Absent,
+            Ok(Some((before, after))) => {
+                if let Some(found) = place(&before, &after, &mut left) {
+                    return found;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "landlock domains are not seen");
+                return Landlock::Unknown;
+            }
         }
     }
+    tracing::warn!(
+        "landlock domains are not seen: their place in the kernel's memory is not found"
+    );
+    Landlock::Unknown
 }
 
+/// The words of a thread before it got a domain and after.
+type Words = ([u64; SECURITY_WORDS], [u64; SECURITY_WORDS]);
+
+/// Gives a thread a domain; `None` where there are none.
 fn try_out(
     mut words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>,
-) -> Result<Landlock, BpfError> {
+) -> Result<Option<Words>, BpfError> {
     let (say_tid, tid) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
     let (say_done, done) = mpsc::channel();
@@ -63,21 +85,29 @@ fn try_out(
         let before = words(tid)?;
         go.send(()).map_err(|_| BpfError::SelfCheck)?;
         if !done.recv().map_err(gone)?.map_err(BpfError::Landlock)? {
-            return Ok(Landlock::Absent);
+            return Ok(None);
         }
         let after = words(tid)?;
         drop(go);
-        Ok(place(&before, &after))
+        Ok(Some((before, after)))
     })
 }
 
-/// The word that was zero and is a pointer into the kernel's half.
-fn place(before: &[u64; SECURITY_WORDS], after: &[u64; SECURITY_WORDS]) -> Landlock {
-    let became = |word: &usize| before[*word] == 0 && after[*word] > i64::MAX.cast_unsigned();
-    let mut found = (0..SECURITY_WORDS).filter(became);
+/// The word that was zero and is a pointer into the kernel's half, in this try and in those before, which have
+/// `left` these; `None` if that is more than one yet.
+fn place(
+    before: &[u64; SECURITY_WORDS],
+    after: &[u64; SECURITY_WORDS],
+    left: &mut [bool; SECURITY_WORDS],
+) -> Option<Landlock> {
+    for ((before, after), left) in before.iter().zip(after).zip(left.iter_mut()) {
+        *left &= *before == 0 && *after > i64::MAX.cast_unsigned();
+    }
+    let mut found = (0..SECURITY_WORDS).filter(|word| left[*word]);
     match (found.next(), found.next()) {
-        (Some(word), None) => Landlock::Word(word),
-        _ => Landlock::Unknown,
+        (Some(word), None) => Some(Landlock::Word(word)),
+        (None, _) => Some(Landlock::Unknown),
+        _ => None,
     }
 }
 
@@ -89,11 +119,19 @@ mod tests {
 
     #[test]
     fn the_word_that_becomes_a_pointer_is_the_domain() {
-        assert_eq!(place(&[7, 0, 0, 9], &[7, 0, POINTER, 9]), Landlock::Word(2));
-        assert_eq!(place(&[7, 0, 0, 9], &[7, 0, 3, 9]), Landlock::Unknown);
-        assert_eq!(place(&[0; 4], &[POINTER, POINTER, 0, 0]), Landlock::Unknown);
+        let once = |before, after| place(before, after, &mut [true; SECURITY_WORDS]);
+        assert_eq!(once(&[7, 0, 0, 9], &[7, 0, POINTER, 9]), Some(Landlock::Word(2)));
+        assert_eq!(once(&[7, 0, 0, 9], &[7, 0, 3, 9]), Some(Landlock::Unknown));
+        assert_eq!(once(&[0; 4], &[POINTER, POINTER, 0, 0]), None);
         assert!(Landlock::Word(1).domain(&[0, POINTER, 0, 0]));
         assert!(!Landlock::Word(1).domain(&[POINTER, 0, 0, 0]));
         assert!(!Landlock::Absent.domain(&[POINTER; 4]));
+    }
+    #[test]
+    fn what_is_others_shows_when_it_is_tried_again() {
+        let mut left = [true; SECURITY_WORDS];
+        assert_eq!(place(&[0; 4], &[POINTER, 0, POINTER, 0], &mut left), None);
+        let again = place(&[0; 4], &[POINTER, POINTER, 0, 0], &mut left);
+        assert_eq!(again, Some(Landlock::Word(0)));
     }
 }
