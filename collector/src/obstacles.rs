@@ -366,9 +366,6 @@ pub fn of_file(file: &OpenFile) -> Option<(String, &'static str)> {
         return None;
     }
     match file.mode & libc::S_IFMT {
-        libc::S_IFREG if is_anonymous_file(target) => {
-            close("it is shared anonymous memory, opened by /proc/PID/map_files")
-        }
         libc::S_IFBLK => close("it is a block device"),
         libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,

@@ -4,7 +4,7 @@
 //! alter them. That every task in them has his ids and no capability is looked at all the same, so that
 //! a directory that came there in another way gives nobody more than he has.
 
-use images::messages::CredsEntry;
+use images::messages::{CredsEntry, PeerCredentials};
 
 use crate::error::Error;
 use crate::load::World;
@@ -24,7 +24,31 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
             }
         }
     }
+    for file in world.files.files.values() {
+        let Some(socket) = &file.usk else { continue };
+        let who = [&socket.peer_credentials, &socket.connector];
+        if !who.into_iter().flatten().all(|who| is_user(who, world, uid, gid)) {
+            return Err(Error::refused(
+                format!("Unix socket of file {}", file.id),
+                format!("it tells others of ids that are not those of uid {uid}, gid {gid}"),
+                "ask as root",
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Whether a socket that says this of its maker says no more than that it is the user's. Supplementary
+/// groups are those that one of the threads has.
+fn is_user(who: &PeerCredentials, world: &World, uid: u32, gid: u32) -> bool {
+    let threads = world.living().flat_map(|(_, body)| &body.threads);
+    let mut held = threads.filter_map(|thread| thread.core.creds.as_ref());
+    (who.uid, who.gid) == (uid, gid)
+        && (who.groups.is_empty() || held.any(|creds| are_of(&who.groups, creds)))
+}
+
+fn are_of(groups: &[u32], creds: &CredsEntry) -> bool {
+    groups.iter().all(|group| creds.groups.contains(group))
 }
 
 /// Whether these are a user's own rights, as one has them who has logged in.
@@ -53,6 +77,13 @@ mod tests {
             cap_bnd: vec![u32::MAX; 2],
             ..CredsEntry::default()
         }
+    }
+
+    #[test]
+    fn groups_that_are_told_are_held() {
+        let held = CredsEntry { groups: vec![4, 27], ..creds(1000, 50) };
+        assert!(are_of(&[27], &held) && are_of(&[], &held));
+        assert!(!are_of(&[27, 0], &held));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use collector::obstacles::{OF_ITSELF, process_behind};
-use collector::{OpenFile, Process};
+use collector::{Mapping, OpenFile, Process};
 use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
@@ -122,6 +122,18 @@ fn is(stat: &FileStat, kind: u32) -> bool {
 fn size_matters(flags: u32) -> bool {
     let appended = libc::O_WRONLY | libc::O_APPEND;
     flags.cast_signed() & (libc::O_ACCMODE | libc::O_APPEND) != appended
+}
+
+/// Whether an open file is the nameless one behind shared anonymous memory that is mapped by these.
+fn is_of_mapped_memory<'a>(
+    file: &OpenFile,
+    mut mappings: impl Iterator<Item = &'a Mapping>,
+) -> bool {
+    let is_it = |mapping: &Mapping| {
+        (mapping.device, mapping.inode) == (file.device, file.inode)
+            && mapping.name == "/dev/zero (deleted)"
+    };
+    file.target == "/dev/zero (deleted)" && mappings.any(is_it)
 }
 
 impl Survey<'_> {
@@ -250,6 +262,14 @@ impl Survey<'_> {
     ) -> Result<FileEntry, Problem> {
         let found = self.find(pid, file)?;
         let fown = self.owner(pid, file)?;
+        let mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
+        if is_of_mapped_memory(file, mappings) {
+            return Err(Problem::refused(
+                "it is shared anonymous memory that is mapped as well (opened by /proc/PID/map_files): after \
+                 a restore neither would see what is written to the other",
+                "close it, or unmap the memory, before the dump",
+            ));
+        }
         // Nothing else gives a directory somebody to signal.
         if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
             return Err(Problem::refused(
@@ -265,6 +285,39 @@ impl Survey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_memory_is_not_cut_from_its_mappings() {
+        let file = |target: &str| OpenFile {
+            fd: 3,
+            close_on_exec: false,
+            description: 1,
+            position: 0,
+            flags: 2,
+            mode: libc::S_IFREG,
+            device: 1,
+            inode: 7,
+            target: target.into(),
+            owned: None,
+            locked: None,
+            mark: None,
+        };
+        let mapping = |inode| Mapping {
+            start: 0x1000,
+            end: 0x2000,
+            flags: collector::VmFlags::READ,
+            offset: 0,
+            device: 1,
+            inode,
+            protection_key: 0,
+            policy: None,
+            name: "/dev/zero (deleted)".into(),
+        };
+        let memory = file("/dev/zero (deleted)");
+        assert!(is_of_mapped_memory(&memory, [mapping(6), mapping(7)].iter()));
+        assert!(!is_of_mapped_memory(&memory, [mapping(6)].iter()));
+        assert!(!is_of_mapped_memory(&file("/tmp/f (deleted)"), [mapping(7)].iter()));
+    }
 
     #[test]
     fn sizes_of_logs_do_not_matter() {
