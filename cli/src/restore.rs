@@ -25,6 +25,7 @@ struct WaitError {
 }
 
 pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
+    restorer::layout::take(&options.directory)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
     let report = restore(options, options.directory.clone())?;
     if let Some(pidfile) = pidfile {

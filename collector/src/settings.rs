@@ -34,6 +34,8 @@ pub struct ProcessSettings {
     pub autogroup_nice: i32,
     /// [`MCL_FUTURE`] and [`MCL_ONFAULT`], as far as they are in force.
     pub future_locks: u32,
+    /// `mm->mmap_base`; 0 if that is not known.
+    pub mapping_base: u64,
     /// As `PR_GET_MDWE` gives it.
     pub deny_write_execute: u32,
     /// `PR_SET_MEMORY_MERGE`.

@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -74,6 +75,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn carry_out(command: Command, options: &Options) -> ExitCode {
+    if command == Command::Restore {
+        let images = options.images_dir.as_deref().unwrap_or(Path::new("."));
+        if let Err(error) = restorer::layout::take(images) {
+            tell(Error::Restore(error.into()));
+            return ExitCode::FAILURE;
+        }
+    }
     match run(command, options, &Host::of_the_environment()) {
         Ok(Done::Checked) => println!("Looks good."),
         Ok(Done::Restored(_)) if !options.detach => wait_for_all(),

@@ -168,6 +168,7 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             .filter(|flags| *flags != 0),
         future_locks: Some(task.settings.future_locks).filter(|locks| *locks != 0),
         deny_write_execute: Some(task.settings.deny_write_execute).filter(|deny| *deny != 0),
+        mapping_base: Some(task.settings.mapping_base).filter(|base| *base != 0),
         merge_memory: task.settings.merge_memory.then_some(true),
         policies,
         ..MmEntry::default()

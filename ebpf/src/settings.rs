@@ -30,6 +30,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
     let memory: u64 = field(task, o::TASK_MM);
     if leads && memory != 0 {
         settings.default_memory_flags = field(memory, o::MM_DEFAULT_FLAGS);
+        settings.mapping_base = field(memory, o::MM_MAPPING_BASE);
         let group: u64 = field(field(task, o::TASK_SIGNAL), o::SIGNAL_AUTOGROUP);
         settings.autogroup_nice = field(group, o::AUTOGROUP_NICE);
         settings.unusual |= protection_keys(memory);

@@ -19,6 +19,7 @@ pub mod features;
 pub mod kcmp;
 pub mod keyrings;
 pub mod landlock;
+pub mod layout;
 pub mod memory;
 pub mod multicast;
 pub mod pagemap;

@@ -26,6 +26,7 @@ pub mod files;
 mod finish;
 mod holder;
 mod host;
+pub mod layout;
 mod load;
 mod numbers;
 mod on_behalf;

@@ -27,7 +27,11 @@ struct Args {
 enum Command {
     /// Do one restore: the request on standard input, the answer on standard output
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// Below which address new mappings of the tree go
+        #[arg(long)]
+        mapping_base: Option<u64>,
+    },
 }
 
 /// The life of the service's program, and of its workers.
@@ -35,7 +39,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
-        Some(Command::Worker) => match routes::work() {
+        Some(Command::Worker { mapping_base }) => match routes::work(mapping_base) {
             Ok(()) => ExitCode::SUCCESS,
             // The service sees that there is no answer, and says so.
             Err(_) => ExitCode::FAILURE,

@@ -51,6 +51,20 @@ fn real_programs_are_carried_through_the_gateway() {
     assert!(metrics.text.contains("# TYPE"), "{}", metrics.text);
 }
 
+/// The restorer's worker begins as a process that can become the tree's root.
+#[test]
+fn what_nobody_sees_is_carried_through_the_gateway() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let workload = Workload::start("settings_unseen", scratch.path("work"));
+    services.checkpoint(workload.pid(), "unseen", false).expect("checkpoint");
+    let pid = nix::unistd::Pid::from_raw(workload.pid());
+    nix::sys::wait::waitpid(pid, None).expect("reap");
+    services.restore("unseen").expect("restore");
+    workload.check().expect("it is what it was");
+}
+
 #[test]
 fn processes_are_listed_with_what_speaks_against_them() {
     let _machine = Machine::prepare();

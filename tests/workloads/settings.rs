@@ -207,12 +207,18 @@ fn flags_at(address: usize) -> String {
 }
 
 /// What a new mapping is like.
-fn flags_of_new_memory() -> String {
-    let at = map(4096);
-    let flags = flags_at(at as usize);
+fn with_new_memory(bytes: usize, look: impl Fn(usize) -> String) -> String {
+    let at = map(bytes);
+    let found = look(at as usize);
     // SAFETY: the mapping was just made, and nobody uses it.
-    unsafe { libc::munmap(at, 4096) };
-    flags
+    unsafe { libc::munmap(at, bytes) };
+    found
+}
+
+/// Where the kernel puts memory: what fits between the mappings, and what does not.
+fn places_of_new_memory() -> String {
+    let place = |bytes| with_new_memory(bytes, |at| format!("{at:x}"));
+    format!("{} {}", place(4096), place(64 << 20))
 }
 
 const PR_SET_MDWE: i32 = 65;
@@ -272,7 +278,8 @@ pub(crate) fn unseen(stage: &Stage) -> Outcome {
             ("write or execute", deny.to_string()),
             ("merging", merge.to_string()),
             ("locked on fault", flags_at(locked as usize)),
-            ("new memory", flags_of_new_memory()),
+            ("new memory", with_new_memory(4096, flags_at)),
+            ("places of new memory", places_of_new_memory()),
         ])
     };
     let before = look();

@@ -7,6 +7,20 @@ pub const PAGE_SIZE: u64 = 4096;
 /// for whoever asks by a hint; no mapping of an ordinary program lies there.)
 pub const END_OF_SPACE: u64 = 0x7fff_ffff_f000;
 
+/// The soft limit of the stack (`RLIMIT_STACK`, bytes) with which a native program that is started
+/// without randomised addresses gets new mappings below `base`: the kernel leaves the stack its
+/// limit and a gap of 256 pages (arch/x86/mm/mmap.c, `mmap_base`). `None` where no limit does that:
+/// the kernel leaves 128 MiB at least, and a program of an unlimited stack has its mappings in the
+/// lower half, in ascending order.
+#[must_use]
+pub const fn stack_limit_for(base: u64) -> Option<u64> {
+    const GAP: u64 = 256 * PAGE_SIZE;
+    const LEAST: u64 = 128 << 20;
+    let possible =
+        base.is_multiple_of(PAGE_SIZE) && base > END_OF_SPACE / 2 && base <= END_OF_SPACE - LEAST;
+    if possible { Some(END_OF_SPACE - base - GAP) } else { None }
+}
+
 /// The mapping that every native process has without having made it, at the top of the address
 /// space.
 pub const GATE: &[u8] = b"[vsyscall]";
@@ -26,3 +40,17 @@ pub const VM_FLAGS: [(u32, [u8; 2]); 7] = [
     (42, *b"sl"),
     (63, *b"sl"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_found_for_the_upper_half_only() {
+        assert_eq!(stack_limit_for(0x7f12_3456_7000), Some(0xed_cb99_8000));
+        assert_eq!(stack_limit_for(END_OF_SPACE - (128 << 20)), Some(127 << 20));
+        for impossible in [0, 0x7f12_3456_7008, 0x2aaa_aaaa_a000, END_OF_SPACE, u64::MAX - 0xfff] {
+            assert_eq!(stack_limit_for(impossible), None, "{impossible:#x}");
+        }
+    }
+}

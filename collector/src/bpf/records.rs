@@ -177,6 +177,7 @@ fn process_settings(leader: &TaskRecord) -> ProcessSettings {
         autogroup_nice: leader.settings.autogroup_nice,
         future_locks: lock(LOCKED, settings::MCL_FUTURE)
             | lock(LOCK_ON_FAULT, settings::MCL_ONFAULT),
+        mapping_base: leader.settings.mapping_base,
         deny_write_execute: match (set(DENY), set(DENY_BUT_NOT_CHILDREN)) {
             (false, _) => 0,
             (true, false) => 1,

@@ -225,6 +225,9 @@ pub struct TaskSettings {
     pub atomic_flags: u64,
     /// The `VM_*` flags of mappings to come, in the leader's record only.
     pub default_memory_flags: u64,
+    /// Where mappings without an address of their own are put, from there downwards, in the leader's
+    /// record only.
+    pub mapping_base: u64,
     /// Its NUMA policy.
     pub policy: MemoryPolicy,
     /// Bits of [`unusual`].

@@ -127,6 +127,7 @@ offsets! {
     SIGNAL_AUTOGROUP = "signal_struct.autogroup" optional;
     AUTOGROUP_NICE = "autogroup.nice" optional;
     MM_DEFAULT_FLAGS = "mm_struct.def_flags";
+    MM_MAPPING_BASE = "mm_struct.mmap_base" optional;
     MM_PROTECTION_KEYS = "mm_struct.context.pkey_allocation_map" optional;
     MM_EXECUTE_ONLY_KEY = "mm_struct.context.execute_only_pkey" optional;
     VMA_POLICY = "vm_area_struct.vm_policy" optional;

@@ -119,6 +119,18 @@ pub struct MmEntry {
     /// Extension: NUMA policies of mappings, in ascending order.
     #[prost(message, repeated, tag = "1014")]
     pub policies: Vec<MappingPolicyEntry>,
+    /// Extension: the address below which the kernel looks for room for new mappings
+    /// (`mm->mmap_base`).
+    #[prost(uint64, optional, tag = "1015")]
+    pub mapping_base: Option<u64>,
+}
+
+/// Of a [`MmEntry`] what must be known before all else; its mappings, which may be many, are not kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct LayoutEntry {
+    /// [`MmEntry::mapping_base`].
+    #[prost(uint64, optional, tag = "1015")]
+    pub mapping_base: Option<u64>,
 }
 
 /// Extension: the NUMA policy of a mapping, as `mbind` takes it.

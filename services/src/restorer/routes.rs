@@ -2,6 +2,7 @@
 //! process: a restore must be alone in its process, and a service is not.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use api::{
@@ -21,7 +22,9 @@ use service::{
 };
 
 use super::reaper::Reaper;
-use restorer::{AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, restore};
+use restorer::{
+    AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, layout, restore,
+};
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +184,12 @@ async fn make(
     restorer.metrics.running.inc();
     let name = directory.clone();
     let task = tokio::task::spawn_blocking(move || {
-        let spawn = |command| restorer.reaper.spawn(command);
+        let spawn = |mut command: Command| {
+            if let Some(base) = layout::mapping_base(&work.images_dir) {
+                command.args(["--mapping-base", &base.to_string()]);
+            }
+            restorer.reaper.spawn(command)
+        };
         let result = match restorer.worker.ask::<_, RestoreSummary>(&work, spawn) {
             Err(WorkerError::Strange(error)) => noted(&work).ok_or(WorkerError::Strange(error)),
             result => result,
@@ -225,7 +233,10 @@ fn problem(error: WorkerError) -> Problem {
 ///
 /// # Errors
 /// If the request cannot be read or the answer not written; that a restore failed is an answer.
-pub(super) fn work() -> Result<(), WorkerError> {
+pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
+    if let Some(base) = mapping_base {
+        layout::take_base(base).map_err(|error| WorkerError::Talk(std::io::Error::other(error)))?;
+    }
     // What the service no longer knows of is not to go on.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| WorkerError::Talk(errno.into()))?;
