@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Obstacle;
+use support::{Unsupported, remedies};
 
 /// The body of every 4xx and 5xx answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,21 +24,15 @@ pub struct ErrorDetail {
     pub remedy: Option<String>,
     /// Everything that stands in the way of a dump or a restore, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refusals: Vec<Obstacle>,
+    pub refusals: Vec<Unsupported>,
 }
 
 impl ErrorDetail {
     /// Everything that stands in the way, with each remedy once as what helps.
     #[must_use]
-    pub fn refused(mut self, obstacles: &[Obstacle]) -> Self {
-        let mut said: Vec<&str> = Vec::new();
-        for remedy in obstacles.iter().map(|obstacle| obstacle.remedy.as_str()) {
-            if !said.contains(&remedy) {
-                said.push(remedy);
-            }
-        }
-        self.remedy = Some(said.join("; ")).filter(|said| !said.is_empty());
-        self.refusals = obstacles.to_vec();
+    pub fn refused(mut self, found: &[Unsupported]) -> Self {
+        self.remedy = Some(remedies(found).join("; ")).filter(|said| !said.is_empty());
+        self.refusals = found.to_vec();
         self
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Obstacle;
+use support::Unsupported;
 
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct ProcessSummary {
     /// Whether nothing known speaks against a dump of this process.
     pub dumpable: bool,
     /// What speaks against it.
-    pub refusals: Vec<Obstacle>,
+    pub refusals: Vec<Unsupported>,
 }
 
 /// `GET /v1/processes`.

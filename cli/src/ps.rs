@@ -76,7 +76,7 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::Obstacle;
+    use api::Unsupported;
 
     use super::*;
 
@@ -98,7 +98,7 @@ mod tests {
     fn refusals_stand_below_their_process() {
         let mut refused = process(7, "redis-server\x1b[2J *:6379");
         refused.dumpable = false;
-        refused.refusals.push(Obstacle::of(7, "descriptor 5", "it is an io_uring", "close it"));
+        refused.refusals.push(Unsupported::of(7, "descriptor 5", "it is an io_uring", "close it"));
         let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
         let shown = text(&list, false);
         let lines: Vec<_> = shown.lines().collect();

@@ -1,41 +1,35 @@
 //! Keeps a live inventory of process trees: by eBPF iterators where the kernel lets us, from
 //! /proc otherwise. One [`Inventory`] type, two sources.
 
+mod basis;
 pub mod bpf;
 mod deadline;
 mod error;
 mod holds;
 mod identity;
-mod inventory;
-pub mod obstacles;
 mod parts;
 mod proc_holds;
 mod proc_mappings;
 pub mod proc_source;
-pub mod settings;
 pub mod sharing;
 mod tracks;
-pub mod unusual;
 
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+pub use basis::Inventory;
 use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
-    Action, FileMark, InProcess, InTask, Inventory, Mapping, NamedFile, OpenFile, Places, Process,
-    ProcessState, Tables, Thread, VmFlags,
+    Action, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Places, Process,
+    ProcessState, Tables, Thread, VmFlags, settings,
 };
-pub use obstacles::{Obstacle, Surroundings};
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
 
 pub use bpf::Home;
 use bpf::{BpfError, BpfSource, Loaded};
 use proc_source::ProcSource;
-
-/// Why something cannot be carried, and what helps.
-pub type Refusal = (&'static str, &'static str);
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
 /// included.

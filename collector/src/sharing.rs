@@ -15,8 +15,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
-use ebpf_common::peculiar;
-
 use crate::holds::{Class, Ends, Held, is_anonymous};
 pub use crate::holds::{Hold, is_candidate};
 use crate::{Error, Inventory, Process, Sources};
@@ -81,49 +79,8 @@ pub struct Peculiar {
     pub hold: Hold,
     /// The link text.
     pub target: std::ffi::OsString,
-    /// What it has.
-    pub what: &'static str,
-    /// What to do about it.
-    pub remedy: &'static str,
-}
-
-/// What sockets have that they do not tell themselves, with what to do about it, and what to call it.
-const PECULIARITIES: [(u32, &str, &str, &str); 5] = [
-    (
-        peculiar::REUSEPORT_PROGRAM,
-        "a program chooses among the sockets at its address (SO_ATTACH_REUSEPORT_CBPF or _EBPF)",
-        "detach it (SO_DETACH_REUSEPORT_BPF) before the checkpoint",
-        "programs that choose among sockets",
-    ),
-    (
-        peculiar::IPSEC_POLICY,
-        "it has IPsec policies of its own (IP_XFRM_POLICY)",
-        "close it before the checkpoint",
-        "IPsec policies of sockets",
-    ),
-    (
-        peculiar::MULTICAST_INTERFACE,
-        "it sends multicast by an interface that was given by number alone (IP_MULTICAST_IF)",
-        "give the interface's address as well",
-        "multicast interfaces by number",
-    ),
-    (
-        peculiar::ANYCAST,
-        "it is a member of an anycast group (IPV6_JOIN_ANYCAST)",
-        "leave the group (IPV6_LEAVE_ANYCAST) before the checkpoint",
-        "anycast groups",
-    ),
-    (
-        peculiar::SIGNED_TCP,
-        "it has keys by which connections are signed (TCP_MD5SIG, TCP_AO)",
-        "remove the keys before the checkpoint",
-        "keys that sign TCP connections",
-    ),
-];
-
-/// What to call these, to say that they cannot be seen.
-pub(crate) fn peculiar_names() -> impl Iterator<Item = &'static str> {
-    PECULIARITIES.iter().map(|(.., name)| *name)
+    /// What it has: bits of [`ebpf_common::peculiar`].
+    pub bits: u32,
 }
 
 fn peculiarities(inventory: &Inventory, holders: &[Held]) -> Vec<Peculiar> {
@@ -134,12 +91,8 @@ fn peculiarities(inventory: &Inventory, holders: &[Held]) -> Vec<Peculiar> {
         if !seen.insert(held.description) {
             continue;
         }
-        for (_, what, remedy, _) in
-            PECULIARITIES.iter().filter(|(bit, ..)| held.peculiar & bit != 0)
-        {
-            let (pid, hold, target) = (held.pid, held.hold, target(process, held.hold));
-            found.push(Peculiar { pid, hold, target, what, remedy });
-        }
+        let (pid, hold, target) = (held.pid, held.hold, target(process, held.hold));
+        found.push(Peculiar { pid, hold, target, bits: held.peculiar });
     }
     found
 }

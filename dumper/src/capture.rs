@@ -23,12 +23,12 @@ use crate::infect;
 use crate::inject::Bits;
 use crate::look;
 use crate::memory::{self, Early, Pages};
-use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::plan::Plan;
 use crate::processes::is_zombie;
 use crate::sharing;
 use crate::tasks::{TaskState, ThreadCapture};
+use crate::unsupported;
 use freezer::Frozen;
 
 /// All that the images need, in memory.
@@ -97,9 +97,9 @@ pub(crate) fn capture(
     let marked = early.take_marks(&mut inventory)?;
     early.doubt(&inventory);
     let root = options.pid;
-    let mut found = obstacles::find(root, &inventory, Vec::new(), &plan.around);
+    let mut found = unsupported::find(root, &inventory, Vec::new(), &plan.around);
     found.extend(sharing::look_again(&plan.sharing, &mut plan.collector, root, &inventory)?);
-    obstacles::refuse(root, found)?;
+    unsupported::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
 

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use api::{CgroupRoot, CgroupsMode, Obstacle};
+use api::{CgroupRoot, CgroupsMode, Unsupported};
 use images::messages::{
     CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPerms,
     CgroupPropEntry,
@@ -110,7 +110,7 @@ impl Sets {
 }
 
 /// Groups to describe that are not there.
-pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Obstacle> {
+pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Unsupported> {
     if options.cgroups == CgroupsMode::Ignore || options.cgroup_roots.is_empty() {
         return Vec::new();
     }
@@ -119,7 +119,7 @@ pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Obstacle> {
     let hierarchies: Vec<String> = own.0.iter().map(CgroupMembership::name).collect();
     let mut found = Vec::new();
     let mut add = |object: String, reason: &str, remedy: String| {
-        found.push(Obstacle::of(options.pid, object, reason, remedy));
+        found.push(Unsupported::of(options.pid, object, reason, remedy));
     };
     for hierarchy in &hierarchies {
         let Some(root) = CgroupRoot::of(&options.cgroup_roots, hierarchy) else { continue };

@@ -10,9 +10,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
-use api::Obstacle;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
+use support::Unsupported;
 
 use crate::error::Error;
 
@@ -28,8 +28,8 @@ impl Claims {
     /// # Errors
     /// [`Error::Claimed`] if another dump has one of them.
     pub(crate) fn of_tree(root: i32) -> Result<Self, Error> {
-        if let Some(obstacle) = collector::obstacles::of_init(root) {
-            return Err(Error::Refused { root, obstacles: vec![obstacle] });
+        if let Some(found) = support::tree::of_init(root) {
+            return Err(Error::Refused { root, found: vec![found] });
         }
         crate::files::raise_limit()?;
         let tree = collector::tree(root);
@@ -43,10 +43,7 @@ impl Claims {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    return Err(Error::Refused {
-                        root,
-                        obstacles: vec![too_many(root, tree.len())],
-                    });
+                    return Err(Error::Refused { root, found: vec![too_many(root, tree.len())] });
                 }
                 Err(error) => return Err(failed(error)),
             };
@@ -63,11 +60,11 @@ impl Claims {
 }
 
 /// A tree of more processes than we may have open files.
-fn too_many(root: i32, processes: usize) -> Obstacle {
+fn too_many(root: i32, processes: usize) -> Unsupported {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     // A process's memory and files take some, too.
     let needed = processes.saturating_mul(4).saturating_add(1024);
-    Obstacle::of(
+    Unsupported::of(
         root,
         format!("{processes} processes"),
         format!(

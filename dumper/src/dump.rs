@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use collector::unusual::unseen_without_bpf;
 use freezer::{Frozen, Release};
 use images::Progress;
 use kernel::sched::Urgent;
+use support::settings::unseen_without_bpf;
 
 use crate::capture::{self, Captured};
 use crate::claims::Claims;

@@ -2,19 +2,19 @@
 
 use std::io;
 
-use api::Obstacle;
+use support::Unsupported;
 
 /// Why a dump did not happen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The tree holds something that cannot be carried.
-    #[error("cannot dump process {root}: {}", api::said(obstacles))]
+    #[error("cannot dump process {root}: {}", support::said(found))]
     Refused {
         /// Root of the tree.
         root: i32,
         /// Everything that stands in the way.
-        obstacles: Vec<Obstacle>,
+        found: Vec<Unsupported>,
     },
     /// Another dump is at it.
     #[error(
@@ -161,7 +161,7 @@ impl Error {
     /// What went wrong with the open files of the tree below `root`.
     pub(crate) fn of_files(root: i32, error: crate::files::Error) -> Self {
         match error {
-            crate::files::Error::Refused(obstacles) => Self::Refused { root, obstacles },
+            crate::files::Error::Refused(found) => Self::Refused { root, found },
             error => Self::Files(error),
         }
     }

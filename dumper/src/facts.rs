@@ -5,21 +5,21 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use api::Obstacle;
-use collector::obstacles::{of_status, of_tracer};
 use collector::settings::{ProcessSettings, ThreadSettings, memory_failure, unusual_by_flags};
-use collector::unusual::{of_exit_signal, refused};
 use collector::{InTask, Inventory, Process};
 use kernel::procfs::{
     Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
     Status, TimerSlack,
 };
 use kernel::sched::Scheduling;
+use support::Unsupported;
+use support::settings::{of_exit_signal, of_status, of_unusual};
+use support::tree::of_tracer;
 
 use crate::error::Error;
 use crate::labels::Labels;
-use crate::obstacles;
 use crate::processes::is_zombie;
+use crate::unsupported;
 
 /// Whether settings are read that an inventory by eBPF tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,15 +102,16 @@ impl ThreadFacts {
         })
     }
 
+    fn of_status(&self, tid: i32) -> Vec<Unsupported> {
+        of_status(tid, self.status.seccomp, self.status.thread_features.as_deref())
+    }
+
     /// What stands in the way that an inventory by eBPF would have told.
-    fn in_place_of_programs(&self, tid: i32, root: i32) -> Vec<Obstacle> {
+    fn in_place_of_programs(&self, tid: i32, root: i32) -> Vec<Unsupported> {
         let Some(settings) = &self.settings else { return Vec::new() };
-        let of_thread = refused(settings.unusual).map(|(object, refusal)| (object.into(), refusal));
         let is_child = self.status.tgid == tid && tid != root;
-        let of_child = is_child.then(|| of_exit_signal(settings.exit_signal)).flatten();
-        let all = of_thread.chain(of_child);
-        all.map(|(object, (reason, remedy)): (String, _)| Obstacle::of(tid, object, reason, remedy))
-            .collect()
+        let of_child = is_child.then(|| of_exit_signal(tid, settings.exit_signal)).flatten();
+        of_unusual(tid, settings.unusual).chain(of_child).collect()
     }
 
     /// What another reading tells otherwise, of what the mark covers.
@@ -256,19 +257,19 @@ impl Facts {
     }
 
     /// What of it stands in the way of a dump.
-    pub(crate) fn obstacles(&self, root: i32) -> Vec<Obstacle> {
+    pub(crate) fn unsupported(&self, root: i32) -> Vec<Unsupported> {
         let threads = self.threads.iter();
         let own = nix::unistd::gettid().as_raw();
         let of_threads = threads.flat_map(|(&tid, (_, facts))| {
-            let mut found = of_status(tid, &facts.status);
-            found.extend(of_tracer(tid, &facts.status, own));
-            found.extend(facts.labels.obstacles(tid, &self.labels));
+            let mut found = facts.of_status(tid);
+            found.extend(of_tracer(tid, facts.status.tracer, own));
+            found.extend(facts.labels.unsupported(tid, &self.labels));
             found.extend(facts.in_place_of_programs(tid, root));
             found
         });
         self.processes
             .keys()
-            .filter_map(|&pid| obstacles::of_program(pid))
+            .filter_map(|&pid| unsupported::of_program(pid))
             .chain(of_threads)
             .collect()
     }
@@ -290,8 +291,8 @@ impl Facts {
                 Ok(facts)
             }
             _ => {
-                let found = obstacles::of_program(process.pid);
-                obstacles::refuse(process.pid, found.into_iter().collect())?;
+                let found = unsupported::of_program(process.pid);
+                unsupported::refuse(process.pid, found.into_iter().collect())?;
                 ProcessFacts::read(dir, Wanted::of_process(process))
             }
         }
@@ -318,9 +319,9 @@ impl Facts {
             _ => {
                 let facts =
                     ThreadFacts::read(dir, tid, Wanted::of_thread(process, tid), &self.labels)?;
-                let mut found = of_status(tid, &facts.status);
-                found.extend(facts.labels.obstacles(tid, &self.labels));
-                obstacles::refuse(process.pid, found)?;
+                let mut found = facts.of_status(tid);
+                found.extend(facts.labels.unsupported(tid, &self.labels));
+                unsupported::refuse(process.pid, found)?;
                 Ok(facts)
             }
         }

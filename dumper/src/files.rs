@@ -47,9 +47,9 @@ mod walk;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use api::Obstacle;
 use collector::Inventory;
 use images::messages::{FdinfoEntry, FileEntry};
+use support::Unsupported;
 
 use crate::segment::Segment;
 use beside::Beside;
@@ -83,8 +83,8 @@ impl PlanContext {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Things are open that cannot be dumped: all of them, not only the first.
-    #[error("{}", api::said(.0))]
-    Refused(Vec<Obstacle>),
+    #[error("{}", support::said(.0))]
+    Refused(Vec<Unsupported>),
     /// What was to end it did, before all was read.
     #[error("read the open files in the time that was given")]
     TooLate,
@@ -122,7 +122,7 @@ impl Plan {
     pub fn prepare(
         inventory: &Inventory,
         context: &PlanContext,
-    ) -> Result<(Self, Vec<Obstacle>), Error> {
+    ) -> Result<(Self, Vec<Unsupported>), Error> {
         let mut memory = Memory::default();
         let (captured, mut kept, refusals) =
             walk::look(context, &mut memory, inventory, Kept::default(), &BTreeMap::new(), None)?;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use api::Obstacle;
-use collector::obstacles::of_label;
 use kernel::procfs::Dir;
+use support::Unsupported;
+use support::settings::of_label;
 
 /// The labels of a thread, by the files that have them.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Labels {
     }
 
     /// What of them a restore by a process with `own` ones would not give back.
-    pub(crate) fn obstacles(&self, task: i32, own: &Self) -> Vec<Obstacle> {
+    pub(crate) fn unsupported(&self, task: i32, own: &Self) -> Vec<Unsupported> {
         let pairs = self.0.iter().filter_map(|(file, label)| Some((label, own.0.get(file)?)));
         let mut found: Vec<_> =
             pairs.filter_map(|(label, own)| of_label(task, label, own)).collect();
@@ -64,15 +64,15 @@ mod tests {
     fn a_label_in_two_files_is_one() {
         let own = labels(&[("attr/apparmor/current", "a"), ("attr/current", "a")]);
         let other = labels(&[("attr/apparmor/current", "b"), ("attr/current", "b")]);
-        assert_eq!(other.obstacles(7, &own).len(), 1);
-        assert!(own.obstacles(7, &own).is_empty());
-        assert!(other.obstacles(7, &Labels::default()).is_empty());
+        assert_eq!(other.unsupported(7, &own).len(), 1);
+        assert!(own.unsupported(7, &own).is_empty());
+        assert!(other.unsupported(7, &Labels::default()).is_empty());
     }
 
     #[test]
     fn a_thread_of_this_process_has_its_labels() {
         let own = Labels::own();
         let dir = Dir::open(std::process::id().cast_signed()).unwrap();
-        assert!(Labels::of(&dir, &own).obstacles(7, &own).is_empty());
+        assert!(Labels::of(&dir, &own).unsupported(7, &own).is_empty());
     }
 }

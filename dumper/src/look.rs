@@ -9,19 +9,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::Obstacle;
-use collector::obstacles::Surroundings;
 use collector::{Collector, Inventory, Look};
+use support::Unsupported;
+use support::tree::Surroundings;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::obstacles;
 use crate::options::DumpOptions;
 use crate::processes::has_ended;
 use crate::room;
 use crate::sharing;
+use crate::unsupported;
 
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
@@ -47,7 +47,7 @@ impl<'a> Looker<'a> {
     pub(crate) fn new(options: &'a DumpOptions) -> Result<Self, Error> {
         Ok(Self {
             options,
-            around: obstacles::surroundings(options)?,
+            around: unsupported::surroundings(options)?,
             context: files::PlanContext {
                 shell_job: options.shell_job,
                 root: options.root.clone(),
@@ -66,13 +66,13 @@ impl<'a> Looker<'a> {
         mut earlier: Inventory,
         clock: &Clock,
     ) -> Result<Seen, Error> {
-        let mut standing: Option<Vec<Obstacle>> = None;
+        let mut standing: Option<Vec<Unsupported>> = None;
         let mut pauses = PAUSES.into_iter();
         loop {
             let (next, error) = match self.once(collector, &mut earlier) {
                 Ok((seen, found)) => {
                     clock.check("plan")?;
-                    let lasting: Vec<Obstacle> = match &standing {
+                    let lasting: Vec<Unsupported> = match &standing {
                         None => found,
                         Some(before) => found.into_iter().filter(|o| before.contains(o)).collect(),
                     };
@@ -80,7 +80,7 @@ impl<'a> Looker<'a> {
                         return Ok(seen);
                     }
                     standing = Some(lasting.clone());
-                    (seen.inventory, Error::Refused { root: self.options.pid, obstacles: lasting })
+                    (seen.inventory, Error::Refused { root: self.options.pid, found: lasting })
                 }
                 Err(error) if error.is_gone() && !has_ended(self.options.pid) => {
                     (Inventory::default(), error)
@@ -97,12 +97,12 @@ impl<'a> Looker<'a> {
         &self,
         collector: &mut Collector,
         earlier: &mut Inventory,
-    ) -> Result<(Seen, Vec<Obstacle>), Error> {
+    ) -> Result<(Seen, Vec<Unsupported>), Error> {
         let root = self.options.pid;
         let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
         let facts = Facts::read(&inventory, self.options.cross_check);
-        let mut found = obstacles::find(root, &inventory, facts.obstacles(root), &self.around);
-        found.extend(obstacles::of_cgroups(&inventory));
+        let mut found = unsupported::find(root, &inventory, facts.unsupported(root), &self.around);
+        found.extend(unsupported::of_cgroups(&inventory));
         found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));
         // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
@@ -122,7 +122,7 @@ impl<'a> Looker<'a> {
         let context = files::PlanContext { joined, ..self.context.clone() };
         let (files, refused) = files::Plan::prepare(looked_at, &context)?;
         // Who is at the other end is told better by who holds both.
-        let is_told = |other: &Obstacle| {
+        let is_told = |other: &Unsupported| {
             shared.iter().any(|it| (it.task, &it.object) == (other.task, &other.object))
         };
         let others: Vec<_> = refused.into_iter().filter(|other| !is_told(other)).collect();

@@ -1,11 +1,11 @@
 //! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
 
 use arch::memory::{END_OF_SPACE, GATE};
-use collector::Refusal;
-use collector::obstacles::of_mapping;
 use collector::{Mapping, VmFlags};
 use images::messages::{VmaEntry, vma_status};
 use kernel::pagemap::PageRun;
+use support::Refusal;
+use support::mappings::of_mapping;
 
 /// What a mapping is, as far as carrying it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

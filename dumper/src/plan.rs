@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use arch::fpu::Layout;
-use collector::obstacles::Surroundings;
 use collector::{Collector, Inventory, Look, Process};
 use images::{ImageWriter, WriteOptions};
+use support::tree::Surroundings;
 
 use crate::clock::Clock;
 use crate::error::Error;

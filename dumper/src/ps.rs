@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use api::{Obstacle, ProcessList, ProcessSummary};
-use collector::obstacles::{of_status, of_tracer, of_tree};
+use api::{ProcessList, ProcessSummary};
 use collector::{Collector, Home, Inventory, Parts, Process, ProcessState, proc_source};
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::rights::{Right, User, held};
+use support::Unsupported;
+use support::settings::of_status;
+use support::tree::{of_closed, of_ended, of_tracer, of_tree};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -38,14 +40,7 @@ pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
     for process in inventory.processes.values() {
         if let Some(mut row) = Row::read(process)? {
             if closed.contains(&process.pid) {
-                let (reason, remedy) = match user {
-                    None => (
-                        "this program may not look into it",
-                        "run stasis as root (sudo), outside of any container",
-                    ),
-                    Some(_) => ("it has other rights than who asks", "ask as root"),
-                };
-                row.found = vec![Obstacle::of(process.pid, "the process", reason, remedy)];
+                row.found = vec![of_closed(process.pid, user.is_some())];
             }
             rows.insert(process.pid, row);
         }
@@ -88,7 +83,7 @@ fn refusals(
     children: &BTreeMap<i32, Vec<i32>>,
     rows: &BTreeMap<i32, Row>,
     collector: &mut Collector,
-) -> Result<Vec<Obstacle>, Error> {
+) -> Result<Vec<Unsupported>, Error> {
     let options = DumpOptions::new(root, PathBuf::new());
     let looker = Looker::new(&options)?;
     let tree: Vec<&Process> =
@@ -104,11 +99,8 @@ fn refusals(
     let clock = Clock::start(&options, Instant::now());
     match looker.look(collector, Inventory::default(), &clock) {
         Ok(_) => Ok(Vec::new()),
-        Err(Error::Refused { obstacles, .. }) => Ok(obstacles),
-        Err(error) if error.is_gone() => {
-            let remedy = "choose a process that is there";
-            Ok(vec![Obstacle::of(root, "the process", "it has ended", remedy)])
-        }
+        Err(Error::Refused { found, .. }) => Ok(found),
+        Err(error) if error.is_gone() => Ok(vec![of_ended(root)]),
         Err(error) => Err(error),
     }
 }
@@ -138,7 +130,7 @@ fn tree(root: i32, children: &BTreeMap<i32, Vec<i32>>) -> Vec<i32> {
 
 struct Row {
     summary: ProcessSummary,
-    found: Vec<Obstacle>,
+    found: Vec<Unsupported>,
 }
 
 impl Row {
@@ -170,8 +162,9 @@ impl Row {
             dumpable: false,
             refusals: Vec::new(),
         };
-        let mut found = of_status(process.pid, &status);
-        found.extend(of_tracer(process.pid, &status, 0));
+        let features = status.thread_features.as_deref();
+        let mut found = of_status(process.pid, status.seccomp, features);
+        found.extend(of_tracer(process.pid, status.tracer, 0));
         Ok(Self { summary, found })
     }
 }

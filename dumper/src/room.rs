@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use api::Obstacle;
 use collector::Inventory;
 use nix::sys::resource::{Resource, getrlimit};
+use support::Unsupported;
 
 /// Mappings that a restore has beside those of the process: the restorer's code and stacks, the
 /// waiting vDSO, and what changing the protection of a mapping's middle takes for a moment.
@@ -19,15 +19,15 @@ const FILES: usize = 128;
 const FILES_OF_PROCESS: usize = 4;
 
 /// What does not leave room for a restore.
-pub(crate) fn find(root: i32, inventory: &Inventory) -> Vec<Obstacle> {
+pub(crate) fn find(root: i32, inventory: &Inventory) -> Vec<Unsupported> {
     let most = most_mappings();
     let processes = inventory.processes.values();
-    let mut found: Vec<Obstacle> = processes
+    let mut found: Vec<Unsupported> = processes
         .clone()
         .filter_map(|process| mappings(process.pid, process.mappings.len(), most))
         .collect();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
-    found.extend(Files::of(inventory).obstacle(root, hard));
+    found.extend(Files::of(inventory).check(root, hard));
     found
 }
 
@@ -37,13 +37,13 @@ fn most_mappings() -> usize {
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(usize::MAX)
 }
 
-fn mappings(pid: i32, count: usize, most: usize) -> Option<Obstacle> {
+fn mappings(pid: i32, count: usize, most: usize) -> Option<Unsupported> {
     let needed = count.saturating_add(MAPPINGS);
     (needed > most).then(|| {
         let reason =
             format!("vm.max_map_count ({most}) does not leave room for {MAPPINGS} more, which the restore needs");
         let remedy = format!("sysctl -w vm.max_map_count={needed}");
-        Obstacle::of(pid, format!("{count} mappings"), reason, remedy)
+        Unsupported::of(pid, format!("{count} mappings"), reason, remedy)
     })
 }
 
@@ -77,7 +77,7 @@ impl Files {
         }
     }
 
-    fn obstacle(self, root: i32, most: u64) -> Option<Obstacle> {
+    fn check(self, root: i32, most: u64) -> Option<Unsupported> {
         // A socket may be made with the other end of its pair.
         let needed = (self.highest + 1).max(self.own + 2 * self.sockets);
         (needed as u64 > most).then(|| {
@@ -89,7 +89,7 @@ impl Files {
             );
             let remedy =
                 format!("as root, ulimit -n {needed}, and dump and restore from that shell");
-            Obstacle::of(root, object, reason, remedy)
+            Unsupported::of(root, object, reason, remedy)
         })
     }
 }
@@ -108,11 +108,11 @@ mod tests {
     #[test]
     fn a_tree_that_needs_more_files_at_a_time_than_the_limit_allows_could_not_come_back() {
         let files = Files { highest: 199, sockets: 0, own: 140 };
-        assert_eq!(files.obstacle(7, 200), None);
-        let found = files.obstacle(7, 199).unwrap();
+        assert_eq!(files.check(7, 200), None);
+        let found = files.check(7, 199).unwrap();
         assert!(found.remedy.contains("ulimit -n 200"), "{}", found.remedy);
         let sockets = Files { sockets: 50, ..files };
-        assert_eq!(sockets.obstacle(7, 240), None);
-        assert!(sockets.obstacle(7, 239).is_some());
+        assert_eq!(sockets.check(7, 240), None);
+        assert!(sockets.check(7, 239).is_some());
     }
 }

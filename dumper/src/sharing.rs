@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 
-use api::Obstacle;
 use collector::sharing::{Hold, Kind, Shared, is_candidate};
 use collector::{Collector, Inventory, Process};
 use kernel::procfs::{Dir, ProcFile, Stat};
+use support::Unsupported;
+use support::sockets::of_peculiar;
 
 use crate::error::Error;
 use crate::files::Place;
@@ -33,7 +34,7 @@ pub(crate) fn look(
     collector: &mut Collector,
     root: i32,
     inventory: &Inventory,
-) -> Result<(Known, Vec<Obstacle>), Error> {
+) -> Result<(Known, Vec<Unsupported>), Error> {
     let failed = |source| Error::Inventory { pid: root, source };
     let found = collector.sharing(inventory).map_err(failed)?;
     let mut known = Known {
@@ -44,12 +45,12 @@ pub(crate) fn look(
     };
     let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
     let refused = shared.filter(|shared| !is_sealed(shared));
-    let mut refusals: Vec<_> = refused.map(|shared| obstacle(root, shared)).collect();
+    let mut refusals: Vec<_> = refused.map(|shared| unsupported(root, shared)).collect();
     // What is not there in another look may be there in the frozen one.
     known.is_in_doubt |= !refusals.is_empty();
-    refusals.extend(found.peculiar.iter().map(|peculiar| {
+    refusals.extend(found.peculiar.iter().flat_map(|peculiar| {
         let object = object(peculiar.hold, &peculiar.target);
-        Obstacle::of(peculiar.pid, object, peculiar.what, peculiar.remedy)
+        of_peculiar(peculiar.bits).map(move |refusal| refusal.of(peculiar.pid, object.clone()))
     }));
     Ok((known, refusals))
 }
@@ -61,7 +62,7 @@ pub(crate) fn look_again(
     collector: &mut Collector,
     root: i32,
     frozen: &Inventory,
-) -> Result<Vec<Obstacle>, Error> {
+) -> Result<Vec<Unsupported>, Error> {
     if !known.is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
         return Ok(Vec::new());
     }
@@ -76,7 +77,7 @@ pub(crate) fn look_again(
     }
     let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
     let refusals = shared.chain(&found.unaccounted).filter(|shared| !is_sealed(shared));
-    Ok(refusals.map(|shared| obstacle(root, shared)).collect())
+    Ok(refusals.map(|shared| unsupported(root, shared)).collect())
 }
 
 /// Whether this is a memfd that nobody can change any more: then two of them are as good as one.
@@ -154,7 +155,7 @@ fn candidate(pid: i32, file: &collector::OpenFile) -> Option<(i32, i32, u64, u64
     is_candidate(file).then_some((pid, file.fd, file.device, file.inode))
 }
 
-fn obstacle(root: i32, shared: &Shared) -> Obstacle {
+fn unsupported(root: i32, shared: &Shared) -> Unsupported {
     let first = shared.outside.iter().next();
     let loss = match shared.kind {
         Kind::Pipe => "what is sent through it would not arrive",
@@ -186,7 +187,7 @@ fn obstacle(root: i32, shared: &Shared) -> Obstacle {
                 .to_owned(),
         ),
     };
-    Obstacle::of(shared.pid, object(shared.hold, &shared.target), reason, remedy)
+    Unsupported::of(shared.pid, object(shared.hold, &shared.target), reason, remedy)
 }
 
 fn object(hold: Hold, target: &std::ffi::OsStr) -> String {

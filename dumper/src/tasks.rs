@@ -9,7 +9,7 @@ use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
 use crate::error::Error;
 use crate::facts::{Facts, ProcessFacts, ThreadFacts};
 use crate::inject::{Bits, Original, Report, ThreadState};
-use crate::obstacles;
+use crate::unsupported;
 
 /// A process that stands still.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl ThreadCapture {
         };
         let original =
             Original::of(stopped, &rseq, buffer).map_err(|source| Error::Inject { pid, source })?;
-        obstacles::of_thread(pid, tid, &original)?;
+        unsupported::of_thread(pid, tid, &original)?;
         let facts = facts.of_thread(dir, process, tid)?;
         let settings = known.in_task.map(|known| known.settings);
         Ok(Self {

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use api::Obstacle;
 use images::messages::vma_status;
+use support::Unsupported;
 
 use crate::load::World;
 use crate::plan::Plan;
@@ -72,7 +72,7 @@ impl Machine {
         }
     }
 
-    fn tasks(&self, root: i32, needed: u64) -> Option<Obstacle> {
+    fn tasks(&self, root: i32, needed: u64) -> Option<Unsupported> {
         let all = self.tasks.saturating_add(needed);
         (all > self.most_tasks).then(|| {
             let reason = format!(
@@ -80,11 +80,11 @@ impl Machine {
                 self.tasks, self.most_tasks
             );
             let remedy = format!("sysctl -w kernel.threads-max={all}");
-            Obstacle::of(root, format!("{needed} tasks"), reason, remedy)
+            Unsupported::of(root, format!("{needed} tasks"), reason, remedy)
         })
     }
 
-    fn mappings(&self, pid: i32, count: u64) -> Option<Obstacle> {
+    fn mappings(&self, pid: i32, count: u64) -> Option<Unsupported> {
         let needed = count.saturating_add(OWN_MAPPINGS);
         (needed > self.most_mappings).then(|| {
             let reason = format!(
@@ -92,11 +92,11 @@ impl Machine {
                 self.most_mappings
             );
             let remedy = format!("sysctl -w vm.max_map_count={needed}");
-            Obstacle::of(pid, format!("{count} mappings"), reason, remedy)
+            Unsupported::of(pid, format!("{count} mappings"), reason, remedy)
         })
     }
 
-    fn memory(&self, root: i32, needed: u64) -> Option<Obstacle> {
+    fn memory(&self, root: i32, needed: u64) -> Option<Unsupported> {
         let Memory::Counted(left) = self.memory else { return None };
         (needed > left).then(|| {
             let reason = format!(
@@ -105,7 +105,7 @@ impl Machine {
             );
             let remedy = "sysctl -w vm.overcommit_memory=0, or raise vm.overcommit_ratio, or end what has \
                           memory";
-            Obstacle::of(root, "memory that the tree may write to", reason, remedy)
+            Unsupported::of(root, "memory that the tree may write to", reason, remedy)
         })
     }
 }
@@ -114,7 +114,7 @@ impl Machine {
 pub(crate) type Births = BTreeMap<PathBuf, u64>;
 
 /// What control groups, or one of those above them, do not allow (`pids.max`).
-pub(crate) fn of_groups(root: i32, births: &Births) -> Vec<Obstacle> {
+pub(crate) fn of_groups(root: i32, births: &Births) -> Vec<Unsupported> {
     let mut all: Births = Births::new();
     for (group, tasks) in births {
         for above in group.ancestors() {
@@ -124,7 +124,7 @@ pub(crate) fn of_groups(root: i32, births: &Births) -> Vec<Obstacle> {
     all.iter().filter_map(|(group, tasks)| of_group(root, group, *tasks)).collect()
 }
 
-fn of_group(root: i32, group: &Path, needed: u64) -> Option<Obstacle> {
+fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
     let limit = group.join("pids.max");
     // Without a limit it says "max".
     let (most, now) = (number(&limit)?, number(group.join("pids.current"))?);
@@ -134,17 +134,17 @@ fn of_group(root: i32, group: &Path, needed: u64) -> Option<Obstacle> {
         let reason =
             format!("there are {now} in {} already, and its pids.max is {most}", group.display());
         let remedy = format!("echo {all} > {}", limit.display());
-        Obstacle::of(root, format!("{needed} tasks"), reason, remedy)
+        Unsupported::of(root, format!("{needed} tasks"), reason, remedy)
     })
 }
 
 /// What of the tree this machine has no room for.
-pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Obstacle> {
+pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
     let machine = Machine::read();
     let root = plan.tasks.first().map_or(0, |task| task.pid);
     let threads = world.threads().saturating_sub(world.living().count());
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
-    let mut found: Vec<Obstacle> = machine.tasks(root, tasks).into_iter().collect();
+    let mut found: Vec<Unsupported> = machine.tasks(root, tasks).into_iter().collect();
     let mut promised: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
     for (process, body) in world.living() {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use api::Obstacle;
+use support::Unsupported;
 
 use crate::files;
 
@@ -22,8 +22,8 @@ pub enum Error {
         reason: String,
     },
     /// The images hold something that this restore does not do, or not here.
-    #[error("{}", api::said(.0))]
-    Refused(Vec<Obstacle>),
+    #[error("{}", support::said(.0))]
+    Refused(Vec<Unsupported>),
     /// The open files cannot be restored.
     #[error("open the files")]
     Files(#[source] files::Error),
@@ -100,7 +100,7 @@ impl Error {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Refused(vec![Obstacle::of(0, object, reason, remedy)])
+        Self::Refused(vec![Unsupported::of(0, object, reason, remedy)])
     }
 }
 

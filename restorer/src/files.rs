@@ -44,8 +44,8 @@ use std::path::PathBuf;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
-use api::Obstacle;
 use nix::sys::resource::{Resource, getrlimit};
+use support::Unsupported;
 
 use self::approve::Purpose;
 pub use self::approve::Trust;
@@ -98,8 +98,8 @@ pub enum Error {
         reason: String,
     },
     /// The images hold something that this restore does not do.
-    #[error("{}", api::said(.0))]
-    Refused(Vec<Obstacle>),
+    #[error("{}", support::said(.0))]
+    Refused(Vec<Unsupported>),
     /// An image cannot be read.
     #[error(transparent)]
     Images(#[from] ::images::Error),
@@ -119,7 +119,7 @@ impl Error {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Refused(vec![Obstacle::of(0, object, reason, remedy)])
+        Self::Refused(vec![Unsupported::of(0, object, reason, remedy)])
     }
 }
 

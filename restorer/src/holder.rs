@@ -23,7 +23,6 @@ use std::io::{Read, Write};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use api::Obstacle;
 use kernel::descriptors::duplicate_from;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, set_signal_mask, wait_status};
@@ -32,6 +31,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
+use support::Unsupported;
 
 use crate::error::Error;
 
@@ -50,7 +50,7 @@ struct Failure {
     pid: Option<i32>,
     message: String,
     /// What cannot be restored, if that is it.
-    refused: Vec<Obstacle>,
+    refused: Vec<Unsupported>,
 }
 
 const GO: u8 = b'g';

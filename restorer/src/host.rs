@@ -2,12 +2,12 @@
 //!
 //! [`Host`] is probed once; the comparison makes no system call.
 
-use api::Obstacle;
 use arch::fpu::Layout;
 use arch::memory::GATE;
 use images::messages::vma_status;
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
+use support::Unsupported;
 
 use crate::error::Error;
 use crate::load::{Body, Process, World, capability_set};
@@ -144,7 +144,7 @@ impl Host {
     }
 
     /// A hard limit can be lowered by anyone, raised only with CAP_SYS_RESOURCE.
-    fn check_limits(&self, process: &Process, found: &mut Vec<Obstacle>) {
+    fn check_limits(&self, process: &Process, found: &mut Vec<Unsupported>) {
         if self.permitted & 1 << CAP_SYS_RESOURCE != 0 {
             return;
         }
@@ -153,7 +153,7 @@ impl Host {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
             if limit.max > ours {
                 let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
-                found.push(Obstacle::of(
+                found.push(Unsupported::of(
                     process.pid,
                     format!("hard limit of {name}"),
                     format!("it is {}, and ours is {ours}", limit.max),
@@ -163,17 +163,17 @@ impl Host {
         }
     }
 
-    fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Obstacle>) {
+    fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
         let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
         if let Some(guard) = guards.next().filter(|_| !self.guards) {
             let object = format!("guard region {:#x}-{:#x}", guard.start, guard.end);
             let reason = "this kernel has none (MADV_GUARD_INSTALL)";
             let remedy = "restore it under Linux 6.13 or newer";
-            found.push(Obstacle::of(process.pid, object, reason, remedy));
+            found.push(Unsupported::of(process.pid, object, reason, remedy));
         }
     }
 
-    fn check_processor(&self, process: &Process, body: &Body, found: &mut Vec<Obstacle>) {
+    fn check_processor(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
         let remedy = "restore it on a processor with the features of the one it was dumped on";
         let names = |mask| arch::fpu::names(mask).collect::<Vec<_>>().join(" and ");
         for thread in &body.threads {
@@ -181,24 +181,24 @@ impl Host {
             if missing != 0 {
                 let names = names(missing);
                 let reason = format!("it uses {names}, which this processor or its kernel lacks");
-                found.push(Obstacle::of(thread.tid, "processor state", reason, remedy));
+                found.push(Unsupported::of(thread.tid, "processor state", reason, remedy));
             }
         }
         let missing = body.permitted_components() & !self.components;
         if missing != 0 {
             let reason = format!("it may use {}, which this processor lacks", names(missing));
-            found.push(Obstacle::of(process.pid, "processor state", reason, remedy));
+            found.push(Unsupported::of(process.pid, "processor state", reason, remedy));
         }
     }
 
-    fn check_capabilities(&self, body: &Body, found: &mut Vec<Obstacle>) {
+    fn check_capabilities(&self, body: &Body, found: &mut Vec<Unsupported>) {
         for thread in &body.threads {
             let Some(creds) = &thread.core.creds else { continue };
             let wanted = capability_set(&creds.cap_prm) | capability_set(&creds.cap_amb);
             let missing = wanted & !self.permitted;
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
-                found.push(Obstacle::of(
+                found.push(Unsupported::of(
                     thread.tid,
                     "capabilities",
                     format!(

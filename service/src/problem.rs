@@ -1,7 +1,7 @@
 //! Answers that are not successes, and the reader of request bodies that makes the most common
 //! of them.
 
-use api::{ErrorBody, ErrorDetail, Obstacle};
+use api::{ErrorBody, ErrorDetail, Unsupported};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -47,8 +47,8 @@ impl Problem {
 
     /// Everything that stands in the way, with each remedy once as what helps.
     #[must_use]
-    pub fn refused(mut self, obstacles: &[Obstacle]) -> Self {
-        self.detail = self.detail.refused(obstacles);
+    pub fn refused(mut self, found: &[Unsupported]) -> Self {
+        self.detail = self.detail.refused(found);
         self
     }
 

@@ -13,9 +13,11 @@ const ENGINES: &[&str] = &[
     "stasis-dumper",
     "stasis-freezer",
     "stasis-images",
+    "stasis-inventory",
     "stasis-kernel",
     "stasis-parasite",
     "stasis-restorer",
+    "stasis-support",
 ];
 
 /// What belongs to services: servers and clients of HTTP, asynchronous run times, telemetry.

@@ -12,7 +12,7 @@ use super::files::{Decoded, Decoding};
 use super::programs::What;
 use super::reading::{BpfSource, Found};
 use super::settled::{Basis, Counted, Held, Needs, Reading, Wanted};
-use crate::inventory;
+use crate::basis;
 use crate::{Inventory, Look, OpenFile, Parts};
 
 /// Up to how many files are read one by one, and none behind them looked at: a program's first
@@ -142,8 +142,8 @@ impl FilesPass {
     pub(super) fn basis(
         self,
         found: &BTreeMap<i32, Found>,
-        earlier: &inventory::Basis,
-    ) -> inventory::Basis {
+        earlier: &basis::Basis,
+    ) -> basis::Basis {
         let nothing = Basis::default();
         let before = settled_in(earlier);
         let before = before.as_deref().unwrap_or(&nothing);
@@ -164,12 +164,12 @@ impl FilesPass {
             differing.collect()
         });
         let of_source = settled.map(|settled| Arc::new(settled) as Arc<dyn Any + Send + Sync>);
-        inventory::Basis { of_source, differing }
+        basis::Basis { of_source, differing }
     }
 }
 
 /// What this source has found settled for an inventory of before.
-fn settled_in(basis: &inventory::Basis) -> Option<Arc<Basis>> {
+fn settled_in(basis: &basis::Basis) -> Option<Arc<Basis>> {
     basis.of_source.clone()?.downcast().ok()
 }
 

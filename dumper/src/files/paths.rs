@@ -447,7 +447,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"y").unwrap();
         match look(path.as_os_str(), again, &context(None)) {
-            Err(Problem::Refused { reason, .. }) => assert!(reason.contains("another file")),
+            Err(Problem::Refused(refusal)) => assert!(refusal.reason.contains("another file")),
             other => panic!("{other:?}"),
         }
     }

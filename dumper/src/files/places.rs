@@ -6,10 +6,10 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use collector::obstacles::of_mapping;
 use collector::{Mapping, NamedFile, Process, VmFlags};
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
+use support::mappings::of_mapping;
 
 use super::file_kind::FileKind;
 use super::owners;

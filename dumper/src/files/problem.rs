@@ -4,17 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use support::Refusal;
 
 /// Why one file could not be looked at.
 #[derive(Debug)]
 pub(super) enum Problem {
     /// It cannot be dumped.
-    Refused {
-        /// Why.
-        reason: String,
-        /// What can be done about it.
-        remedy: String,
-    },
+    Refused(Refusal),
     /// Its name has been deleted, while the file has other names.
     Lost {
         /// The name that it had.
@@ -35,7 +31,7 @@ pub(super) enum Problem {
 
 impl Problem {
     pub(super) fn refused(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Refused { reason: reason.into(), remedy: remedy.into() }
+        Self::Refused(Refusal::new(reason.into(), remedy.into()))
     }
 }
 

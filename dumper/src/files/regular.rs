@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use collector::obstacles::{OF_ITSELF, process_behind};
 use collector::{Mapping, OpenFile, Process};
 use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
@@ -11,6 +10,7 @@ use images::messages::{
 };
 use images::{Error, ImageWriter, names};
 use nix::sys::stat::FileStat;
+use support::files::{OF_ITSELF, process_behind};
 
 use super::Captured;
 use super::beside::Part;
@@ -159,7 +159,7 @@ impl Survey<'_> {
         fown: FownEntry,
     ) -> Result<(RegFileEntry, FileStat), Problem> {
         if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
-            return Err(Problem::refused(OF_ITSELF, "close it before the checkpoint"));
+            return Err(Problem::Refused(OF_ITSELF));
         }
         // What it is when it is frozen is asked then.
         let stat = if self.frozen { found.stat()? } else { found.stat_of_then };

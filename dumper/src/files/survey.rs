@@ -7,10 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use api::Obstacle;
 use collector::{Inventory, OpenFile, Process, ProcessState};
 use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
+use support::Unsupported;
 
 use super::kept::Kept;
 use super::memory::{Memory, key};
@@ -47,7 +47,7 @@ pub(super) struct Survey<'a> {
     pub(super) strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
     pub(super) path_ids: HashMap<Key, u32>,
-    pub(super) refusals: Vec<Obstacle>,
+    pub(super) refusals: Vec<Unsupported>,
     dirs: HashMap<i32, Arc<Dir>>,
     /// Room for the text of `/proc`.
     pub(super) text: Vec<u8>,
@@ -123,9 +123,8 @@ impl<'a> Survey<'a> {
         };
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(Problem::Refused { reason, remedy }) => {
-                let object = format!("{place} ({})", object());
-                self.refusals.push(Obstacle::of(pid, object, reason, remedy));
+            Err(Problem::Refused(refusal)) => {
+                self.refusals.push(refusal.of(pid, format!("{place} ({})", object())));
                 Ok(None)
             }
             Err(Problem::Lost { path }) => {
@@ -133,7 +132,7 @@ impl<'a> Survey<'a> {
                 let reason =
                     "its name has been deleted, while the file has other names (hard links)";
                 let remedy = name_again(pid, place, &path);
-                self.refusals.push(Obstacle::of(pid, object, reason, remedy));
+                self.refusals.push(Unsupported::of(pid, object, reason, remedy));
                 Ok(None)
             }
             Err(Problem::Gone) if !self.frozen => Ok(None),
@@ -229,7 +228,7 @@ pub(super) fn is_alive(process: &Process) -> bool {
 
 /// How a file that is held in `place` gets back the name that it had.
 fn name_again(pid: i32, place: Place, path: &std::path::Path) -> String {
-    let word = |path: &std::path::Path| api::word(&path.to_string_lossy());
+    let word = |path: &std::path::Path| support::word(&path.to_string_lossy());
     let link = match place {
         Place::Descriptor(fd) => format!("fd/{fd}"),
         // The shell finds the other end of the mapping.

@@ -16,7 +16,7 @@ fn neighbours(held: &[&OwnedFd]) -> Neighbours {
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
     match result {
-        Err(Problem::Refused { reason, .. }) => reason,
+        Err(Problem::Refused(refusal)) => refusal.reason.into_owned(),
         other => panic!("{other:?}"),
     }
 }

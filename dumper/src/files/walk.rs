@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use api::Obstacle;
-use collector::obstacles::of_file;
 use collector::{Inventory, OpenFile, Process};
 use images::messages::{FdinfoEntry, FileEntry};
+use support::Unsupported;
+use support::files::{UNKNOWN_KIND, of_file};
 
 use super::file_kind::FileKind;
 use super::kept::{Found, Keeping, Kept};
@@ -25,7 +25,7 @@ pub(super) fn look(
     kept: Kept,
     tables: &BTreeMap<i32, u32>,
     is_late: Option<&dyn Fn() -> bool>,
-) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
+) -> Result<(Captured, Kept, Vec<Unsupported>), Error> {
     let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
     Survey::new(context, memory, inventory, kept, same_sockets, is_late).run(tables)
 }
@@ -34,7 +34,7 @@ impl Survey<'_> {
     fn run(
         mut self,
         tables: &BTreeMap<i32, u32>,
-    ) -> Result<(Captured, Kept, Vec<Obstacle>), Error> {
+    ) -> Result<(Captured, Kept, Vec<Unsupported>), Error> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
@@ -168,8 +168,8 @@ impl Survey<'_> {
 
     /// The kind of an open file; what has none that is carried is refused.
     fn kind(&mut self, pid: i32, file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
-        if let Some((reason, remedy)) = of_file(file) {
-            return Err(Problem::refused(reason, remedy));
+        if let Some(refusal) = of_file(file) {
+            return Err(Problem::Refused(refusal));
         }
         let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
         match file.mode & libc::S_IFMT {
@@ -181,9 +181,7 @@ impl Survey<'_> {
                 let device = self.find(pid, file)?.stat()?.st_rdev;
                 table::of_device(device).ok_or_else(|| devices::unknown(device))
             }
-            _ => table::of(file).ok_or_else(|| {
-                Problem::refused("it is of a kind that is not known", "close it before the dump")
-            }),
+            _ => table::of(file).ok_or(Problem::Refused(UNKNOWN_KIND)),
         }
     }
 

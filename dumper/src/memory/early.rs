@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use api::Obstacle;
-use collector::obstacles::object_of;
 use collector::{Inventory, Mapping, Process, VmFlags};
 use images::messages::InventoryEntry;
 use images::{Folder, ImageWriter, names};
 use kernel::pagemap::PageRun;
+use support::mappings::{WRITE_PROTECTED, object_of};
 
 use super::copy::processors;
 use super::keeper::{self, Taken};
@@ -500,18 +499,16 @@ pub(super) fn private_bytes(pid: i32) -> u64 {
 /// Refuses memory that is write-protected by a userfaultfd of somebody else's: its pages could
 /// not be told from ours.
 fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Error> {
-    let mut obstacles = Vec::new();
+    let mut found = Vec::new();
     let is_ours = |pid: &i32| ours.is_some_and(|taken| taken.fds.contains_key(pid));
     for process in inventory.processes.values().filter(|process| !is_ours(&process.pid)) {
         let protected = |flags: VmFlags| flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         for mapping in process.mappings.iter().filter(|mapping| protected(mapping.flags)) {
-            let reason = "its pages are write-protected by a userfaultfd";
-            let remedy = "unregister it before the dump";
-            obstacles.push(Obstacle::of(process.pid, object_of(mapping), reason, remedy));
+            found.push(WRITE_PROTECTED.of(process.pid, object_of(mapping)));
         }
     }
     match inventory.processes.keys().next() {
-        Some(&root) if !obstacles.is_empty() => Err(Error::Refused { root, obstacles }),
+        Some(&root) if !found.is_empty() => Err(Error::Refused { root, found }),
         _ => Ok(()),
     }
 }

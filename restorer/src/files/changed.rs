@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use api::{Obstacle, word};
 use images::messages::RegFileEntry;
+use support::{Unsupported, word};
 
 use super::Error;
 use super::images::FileImages;
@@ -46,8 +46,8 @@ pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> R
 pub(super) fn all<'a>(
     named: impl Iterator<Item = &'a RegFileEntry>,
     root: Option<&Path>,
-) -> Vec<Obstacle> {
-    let mut found: Vec<Obstacle> = Vec::new();
+) -> Vec<Unsupported> {
+    let mut found: Vec<Unsupported> = Vec::new();
     for obstacle in named.filter_map(|entry| by_name(entry, &locate(&entry.name, root))) {
         // A file that is open and mapped is there twice.
         if !found.contains(&obstacle) {
@@ -75,7 +75,7 @@ const fn is_plain_mode(mode: u32) -> bool {
     matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
 }
 
-fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Obstacle> {
+fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Unsupported> {
     if !is_plain(entry) {
         return None;
     }
@@ -90,12 +90,17 @@ fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Obstacle> {
 
 const PUT_BACK: &str = "put it back, as it was when it was dumped";
 
-fn obstacle(path: &Path, reason: String, remedy: String) -> Obstacle {
-    Obstacle::of(0, format!("file {}", path.display()), reason, remedy)
+fn obstacle(path: &Path, reason: String, remedy: String) -> Unsupported {
+    Unsupported::of(0, format!("file {}", path.display()), reason, remedy)
 }
 
 /// What differs between a file and what the images say of it, as far as they do.
-pub(super) fn compare(entry: &RegFileEntry, path: &Path, mode: u32, is: u64) -> Option<Obstacle> {
+pub(super) fn compare(
+    entry: &RegFileEntry,
+    path: &Path,
+    mode: u32,
+    is: u64,
+) -> Option<Unsupported> {
     let name = word(&path.to_string_lossy());
     let same_kind = entry.mode.is_none_or(|was| was & libc::S_IFMT == mode & libc::S_IFMT);
     if let Some(was) = entry.size.filter(|was| *was != is && same_kind) {

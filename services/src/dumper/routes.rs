@@ -148,7 +148,7 @@ fn problem(error: &Error) -> Problem {
         error => error,
     };
     match reason {
-        Error::Refused { obstacles, .. } => unprocessable().refused(obstacles),
+        Error::Refused { found, .. } => unprocessable().refused(found),
         Error::Procfs(error) if error.is_gone() => {
             unprocessable().remedy("send the pid of a running process")
         }

@@ -273,7 +273,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
 fn detail(error: &Error) -> ErrorDetail {
     let detail = ErrorDetail { message: chain(error), ..ErrorDetail::default() };
     match error {
-        Error::Refused(obstacles) => detail.refused(obstacles),
+        Error::Refused(found) => detail.refused(found),
         _ => detail,
     }
 }

@@ -60,7 +60,8 @@ pub struct MemoryPolicy {
 
 impl MemoryPolicy {
     /// `None` for the default policy.
-    pub(crate) fn of(policy: &ebpf_common::MemoryPolicy) -> Option<Self> {
+    #[must_use]
+    pub fn of(policy: &ebpf_common::MemoryPolicy) -> Option<Self> {
         /// Those of `MPOL_F_*` that programs set (include/uapi/linux/mempolicy.h).
         const SET_BY_PROGRAMS: u16 = 0b111 << 13;
         let mode = u32::from(policy.mode) | u32::from(policy.flags & SET_BY_PROGRAMS);
@@ -84,7 +85,7 @@ pub const fn memory_failure(flags: u32) -> u32 {
 pub const SPECULATION: u64 = 0b1_1111 << 3;
 
 /// A landlock domain.
-pub(crate) const LANDLOCK: u32 = 1 << 31;
+pub const LANDLOCK: u32 = 1 << 31;
 
 /// What the `PF_*` flags of a task tell: that it allocates memory for those who write for others.
 #[must_use]

@@ -1,17 +1,19 @@
 //! What cannot be carried, found before anything is stopped (and looked for again once it is): by the
-//! collector's rules, and by what the processes' programs and threads show.
+//! rules of `support`, and by what the processes' programs and threads show.
 
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use api::Obstacle;
 use arch::regs::Abi;
-use collector::obstacles::{Surroundings, of_tree};
 use collector::settings::unusual;
-use collector::unusual::refused;
 use collector::{Inventory, Process};
 use kernel::cgroup::{Hierarchies, Version};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
+use support::Unsupported;
+use support::settings::{
+    of_code_of_32_bits, of_policy_without_bpf, of_program_of_32_bits, of_registers, of_unusual,
+};
+use support::tree::{Surroundings, of_tree};
 
 use crate::error::Error;
 use crate::inject::Original;
@@ -23,24 +25,24 @@ use crate::processes::is_zombie;
 pub(crate) fn find(
     root: i32,
     inventory: &Inventory,
-    of_facts: Vec<Obstacle>,
+    of_facts: Vec<Unsupported>,
     around: &Surroundings,
-) -> Vec<Obstacle> {
+) -> Vec<Unsupported> {
     let tree: Vec<&Process> = inventory.processes.values().collect();
-    let mut obstacles = of_tree(root, &tree, around);
-    obstacles.extend(of_facts);
+    let mut found = of_tree(root, &tree, around);
+    found.extend(of_facts);
     let told = |process: &&&Process| process.in_process.is_none() && !is_zombie(process);
     let untold: Vec<&Process> =
         tree.iter().filter(told).filter(|process| !process.kernel_thread).copied().collect();
     if !untold.is_empty() {
-        obstacles.extend(untold.iter().filter_map(|process| of_policies(process)));
-        obstacles.extend(of_tracers(&untold));
+        found.extend(untold.iter().filter_map(|process| of_policies(process)));
+        found.extend(of_tracers(&untold));
     }
-    obstacles
+    found
 }
 
 /// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
-fn of_policies(process: &Process) -> Option<Obstacle> {
+fn of_policies(process: &Process) -> Option<Unsupported> {
     let has_one = process.threads.keys().any(|tid| {
         let read = || {
             let mut file =
@@ -54,12 +56,7 @@ fn of_policies(process: &Process) -> Option<Obstacle> {
         };
         read().is_ok_and(|text| has_policy(&text))
     });
-    has_one.then(|| {
-        let reason = "without eBPF it cannot be read to be carried";
-        let remedy = "dump it by root with eBPF (`stasis check` says what is missing), or give it the \
-                      default policy";
-        Obstacle::of(process.pid, "NUMA policy", reason, remedy)
-    })
+    has_one.then(|| of_policy_without_bpf(process.pid))
 }
 
 /// Whether `/proc/PID/numa_maps` has a mapping with a policy, be it that of its thread. The text may
@@ -73,7 +70,7 @@ fn has_policy(text: &[u8]) -> bool {
 }
 
 /// Threads that trace others, by the processes that say by whom their first threads are traced.
-fn of_tracers(tree: &[&Process]) -> Vec<Obstacle> {
+fn of_tracers(tree: &[&Process]) -> Vec<Unsupported> {
     let own: BTreeSet<i32> =
         tree.iter().flat_map(|process| process.threads.keys()).copied().collect();
     let mut tracers = BTreeSet::new();
@@ -81,16 +78,12 @@ fn of_tracers(tree: &[&Process]) -> Vec<Obstacle> {
         let status = Dir::open(pid).and_then(|dir| Status::read(&dir));
         tracers.extend(status.ok().map(|status| status.tracer).filter(|it| own.contains(it)));
     }
-    let told = |tid: i32| {
-        refused(unusual::TRACER)
-            .map(move |(object, (reason, remedy))| Obstacle::of(tid, object, reason, remedy))
-    };
-    tracers.into_iter().flat_map(told).collect()
+    tracers.into_iter().flat_map(|tid| of_unusual(tid, unusual::TRACER)).collect()
 }
 
 /// Control groups of the first version that are frozen: their tasks do not stop for a tracer either.
 /// (Those of the second version do.)
-pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Obstacle> {
+pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Unsupported> {
     let Ok(hierarchies) = Hierarchies::find() else { return Vec::new() };
     if hierarchies.freezer().is_none() {
         return Vec::new();
@@ -101,16 +94,16 @@ pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Obstacle> {
         let reason = "it is frozen, and a frozen task cannot be stopped and read";
         let thaw = cgroup.thaw_command();
         let remedy = format!("thaw it, or have whoever paused it do so: {thaw}");
-        Some(Obstacle::of(pid, object, reason, remedy))
+        Some(Unsupported::of(pid, object, reason, remedy))
     };
     inventory.processes.keys().filter_map(frozen).collect()
 }
 
 /// Fails if there are any.
-pub(crate) fn refuse(root: i32, obstacles: Vec<Obstacle>) -> Result<(), Error> {
-    match obstacles.is_empty() {
+pub(crate) fn refuse(root: i32, found: Vec<Unsupported>) -> Result<(), Error> {
+    match found.is_empty() {
         true => Ok(()),
-        false => Err(Error::Refused { root, obstacles }),
+        false => Err(Error::Refused { root, found }),
     }
 }
 
@@ -122,10 +115,8 @@ pub(crate) fn surroundings(options: &DumpOptions) -> Result<Surroundings, Error>
 }
 
 /// A program that is not of this processor's own kind.
-pub(crate) fn of_program(pid: i32) -> Option<Obstacle> {
-    let (object, reason) = ("program".to_owned(), "it is a 32-bit program");
-    let remedy = "run the 64-bit build of the program";
-    is_32_bit(pid).then(|| Obstacle::of(pid, object, reason, remedy))
+pub(crate) fn of_program(pid: i32) -> Option<Unsupported> {
+    is_32_bit(pid).then(|| of_program_of_32_bits(pid))
 }
 
 /// By the class byte of the program's ELF header.
@@ -139,23 +130,13 @@ fn is_32_bit(pid: i32) -> bool {
 
 /// What only a stopped thread shows: state of the processor that the images have no field for.
 pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), Error> {
-    let refuse = |reason, remedy| {
-        let obstacles = vec![Obstacle::of(pid, format!("thread {tid}"), reason, remedy)];
-        Err(Error::Refused { root: pid, obstacles })
-    };
     if original.registers.abi() != Abi::Native {
-        return refuse("it runs 32-bit code", "run the 64-bit build of the program");
+        return refuse(pid, vec![of_code_of_32_bits(pid, tid)]);
     }
     let foreign = arch::fpu::foreign_components(&original.extended);
-    if foreign != 0 {
-        let names: Vec<_> = arch::fpu::names(foreign).collect();
-        let object = format!("thread {tid}, registers of {}", names.join(" and "));
-        let reason = "the images have no place for them";
-        let remedy = "run the program with a library that does not use them";
-        let obstacles = vec![Obstacle::of(pid, object, reason, remedy)];
-        return Err(Error::Refused { root: pid, obstacles });
-    }
-    Ok(())
+    let names: Vec<_> = arch::fpu::names(foreign).collect();
+    let found = (foreign != 0).then(|| of_registers(pid, tid, &names));
+    refuse(pid, found.into_iter().collect())
 }
 
 #[cfg(test)]

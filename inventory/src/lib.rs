@@ -1,58 +1,15 @@
-//! What is known of process trees without stopping them: one type, two sources.
+//! What is known of processes without stopping them: types, and nothing that finds it out. The collector
+//! fills them, from eBPF or from /proc; the rules about what can be carried read them.
 
-use std::any::Any;
+pub mod settings;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
-
-/// Everything known of a set of processes at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Inventory {
-    /// The processes by their pid, in no particular order of kinship.
-    pub processes: BTreeMap<i32, Process>,
-    /// What the next inventory may be based on.
-    #[serde(skip)]
-    pub(crate) basis: Basis,
-}
-
-impl Inventory {
-    /// From here on inventories that are made from this one, or from those that were, tell what of open
-    /// files is different from this one.
-    pub fn refer_to_this(&mut self) {
-        self.basis.differing = Some(self.processes.keys().map(|pid| (*pid, Vec::new())).collect());
-    }
-
-    /// The descriptors of a process, by rising number, behind which there is anything different from the
-    /// inventory that was referred to ([`Inventory::refer_to_this`]). `None` if that is not known, or if
-    /// there are others than there were.
-    #[must_use]
-    pub fn different_files(&self, pid: i32) -> Option<&[i32]> {
-        self.basis.differing.as_ref()?.get(&pid).map(Vec::as_slice)
-    }
-}
-
-/// What goes with an inventory, and is no part of what it says.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Basis {
-    /// What spares the source a look when it takes the next one. Only the source understands it.
-    pub(crate) of_source: Option<Arc<dyn Any + Send + Sync>>,
-    /// Of each process whose descriptors are those of the inventory that was referred to, those that
-    /// may mean something else than there.
-    pub(crate) differing: Option<BTreeMap<i32, Vec<i32>>>,
-}
-
-impl PartialEq for Basis {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Basis {}
+use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -316,7 +273,7 @@ pub struct OpenFile {
     #[serde(skip)]
     pub locked: Option<bool>,
     /// What tells later whether it has changed; `None` from the /proc reader, of sockets and pipes that are not
-    /// watched ([`Collector::watch`](crate::Collector::watch)), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
+    /// watched (the collector's `watch`), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.
     #[serde(skip)]
     pub mark: Option<FileMark>,

@@ -1,5 +1,7 @@
+use inventory::{InProcess, InTask, Mapping, OpenFile, Tables, VmFlags};
+
 use super::*;
-use crate::{InProcess, InTask, Tables, Thread};
+use crate::files::{of_file, process_behind};
 
 fn process() -> Process {
     Process {
@@ -65,7 +67,7 @@ fn objects(change: impl FnOnce(&mut Process)) -> Vec<String> {
     change(&mut process);
     let mut found: Vec<_> =
         of_tree(40, &[&process], &around()).into_iter().map(|found| found.object).collect();
-    found.extend(process.files.iter().filter_map(of_file).map(|(reason, _)| reason));
+    found.extend(process.files.iter().filter_map(of_file).map(|found| found.reason.into_owned()));
     found
 }
 
@@ -115,19 +117,6 @@ fn what_the_processor_was_set_up_for() {
         process.threads.insert(40, Thread { in_task: Some(ports), ..thread('S') });
     });
     assert_eq!(found, ["I/O ports of thread 40"]);
-}
-
-#[test]
-fn labels_that_a_restore_would_not_give() {
-    let shell = "unconfined_u:unconfined_r:unconfined_t:s0";
-    let daemon = "system_u:system_r:httpd_t:s0";
-    let found = of_label(40, daemon, shell).expect("refused");
-    assert!(found.object.contains(daemon) && found.remedy.contains(daemon), "{found}");
-    assert!(found.reason.contains(shell), "{found}");
-    assert_eq!(of_label(40, daemon, daemon), None);
-    assert!(of_label(40, shell, daemon).is_some());
-    assert_eq!(of_label(40, "unconfined", "/usr/bin/stasis (enforce)"), None);
-    assert!(of_label(40, "/usr/sbin/cupsd (enforce)", "unconfined").is_some());
 }
 
 fn thread(state: char) -> Thread {
@@ -204,17 +193,9 @@ fn sessions_lie_inside_the_tree() {
 }
 
 #[test]
-fn what_the_status_tells() {
-    let status = Status {
-        tracer: 9,
-        seccomp: 2,
-        thread_features: Some("shstk".to_owned()),
-        ..Status::default()
-    };
-    let found = of_status(40, &status);
-    let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
-    assert_eq!(objects, ["seccomp", "shadow stack"]);
-    assert!(of_tracer(40, &status, 1).is_some() && of_tracer(40, &status, 9).is_none());
+fn one_tracer_is_ours() {
+    assert!(of_tracer(40, 9, 1).is_some());
+    assert!(of_tracer(40, 9, 9).is_none() && of_tracer(40, 0, 1).is_none());
 }
 
 #[test]

@@ -1,0 +1,25 @@
+//! What stasis does not carry, why, and what to do about it: all of its rules.
+//!
+//! A rule is a pure function or a constant: from what is known it makes a [`Refusal`] (a reason, and a remedy
+//! that works), or, where it also knows what to call the thing, an [`Unsupported`]. `stasis ps`, a dump
+//! (while the target runs, and again when it is frozen) and a restore ask these rules and no others; nothing
+//! here makes a system call. Who cannot tell something without looking at it (a kind of open file, say)
+//! looks, and takes the rule that fits what it has seen.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | [`tree`] | processes and threads: what they share, where they are, who has them |
+//! | [`settings`] | what few tasks have set for themselves |
+//! | [`mappings`] | memory |
+//! | [`files`] | open files |
+//! | [`sockets`] | sockets |
+//! | [`unsupported`] | the types, and how they are said to people |
+
+pub mod files;
+pub mod mappings;
+pub mod settings;
+pub mod sockets;
+pub mod tree;
+pub mod unsupported;
+
+pub use unsupported::{Refusal, Unsupported, remedies, said, word};

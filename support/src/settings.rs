@@ -1,0 +1,327 @@
+//! What few tasks have set for themselves and a checkpoint cannot carry.
+
+use ebpf_common::unusual;
+use inventory::settings::LANDLOCK;
+use inventory::{Process, Thread};
+
+use crate::sockets::peculiar_names;
+use crate::unsupported::{Refusal, Unsupported, word};
+
+/// Something that cannot be carried: its bit, its name, why not and what helps, and what to call it where
+/// nothing but eBPF sees it (`None`: `/proc` does).
+type Rule = (u32, &'static str, Refusal, Option<&'static str>);
+
+static RULES: [Rule; 13] = [
+    (
+        LANDLOCK,
+        "landlock domain",
+        Refusal::fixed(
+            "it has given up rights by landlock, which nothing can read back to give up again",
+            "start it without its sandbox",
+        ),
+        Some("landlock domains"),
+    ),
+    (
+        unusual::SESSION_KEYRING,
+        "session keyring",
+        Refusal::fixed(
+            "it holds keys, which stay in the kernel",
+            "start it in an empty one (keyctl session - COMMAND), or unlink the keys (keyctl unlink KEY @s)",
+        ),
+        Some("keys of its own"),
+    ),
+    (
+        unusual::PROCESS_KEYRING,
+        "process keyring",
+        Refusal::fixed(
+            "it holds keys, which stay in the kernel",
+            "have it unlink them before the dump",
+        ),
+        Some("keys of its own"),
+    ),
+    (
+        unusual::THREAD_KEYRING,
+        "thread keyring",
+        Refusal::fixed(
+            "it holds keys, which stay in the kernel",
+            "have it unlink them before the dump",
+        ),
+        Some("keys of its own"),
+    ),
+    (
+        unusual::REQUEST_KEY,
+        "request for a key",
+        Refusal::fixed(
+            "the kernel waits for the key that it was started to make",
+            "dump it when that is done",
+        ),
+        Some("requests for keys"),
+    ),
+    (
+        unusual::SYSCALL_DISPATCH,
+        "system call dispatch",
+        Refusal::fixed(
+            "its system calls are handed back to itself (PR_SET_SYSCALL_USER_DISPATCH), those of a \
+             restore too",
+            "have it switch that off before the dump",
+        ),
+        Some("system call dispatch"),
+    ),
+    (
+        unusual::IO_FLUSHER,
+        "I/O flusher",
+        Refusal::fixed(
+            "it allocates memory without waiting for I/O (PR_SET_IO_FLUSHER), as others wait for it",
+            "have it switch that off before the dump",
+        ),
+        None,
+    ),
+    (
+        unusual::CORE_COOKIE,
+        "core scheduling",
+        Refusal::fixed(
+            "it has a cookie, which it shares with whoever may run beside it",
+            "start it without one (PR_SCHED_CORE)",
+        ),
+        Some("core scheduling cookies"),
+    ),
+    (
+        unusual::SEM_UNDO,
+        "System V semaphores",
+        Refusal::fixed(
+            "operations on them are to be undone when it ends (SEM_UNDO)",
+            "have it give back what it took of the semaphores (ipcs -s lists them)",
+        ),
+        Some("semaphore undo"),
+    ),
+    (
+        unusual::TRACER,
+        "tracer",
+        Refusal::fixed(
+            "it traces other processes (ptrace)",
+            "have it detach from them (a debugger: quit it)",
+        ),
+        None,
+    ),
+    (
+        unusual::SHARED_IO,
+        "I/O context",
+        Refusal::fixed(
+            "it shares its I/O context with another task (clone with CLONE_IO)",
+            "start it without CLONE_IO",
+        ),
+        Some("shared I/O contexts"),
+    ),
+    (
+        unusual::RINGS,
+        "io_uring",
+        Refusal::fixed(
+            "it has an io_uring, which the kernel works on by itself",
+            "close it before the dump",
+        ),
+        Some("io_uring without a descriptor"),
+    ),
+    (
+        unusual::PROTECTION_KEYS,
+        "memory protection keys",
+        Refusal::fixed(
+            "it has allocated some (pkey_alloc)",
+            "have it free them (pkey_free) before the dump",
+        ),
+        Some("protection keys"),
+    ),
+];
+
+/// What a thread of a process has. An io_uring that a descriptor leads to is refused with that.
+pub(crate) fn of_thread(process: &Process, thread: &Thread) -> Vec<Unsupported> {
+    let known = thread.in_task.map(|known| known.settings).unwrap_or_default();
+    let has_ring = process.files.iter().any(|file| file.target == "anon_inode:[io_uring]");
+    let told = if has_ring { unusual::RINGS } else { 0 };
+    let wide = known.memory_policy.is_some_and(|policy| policy.wide);
+    rules(known.unusual & !told)
+        .chain(wide.then_some((POLICY, WIDE_POLICY)))
+        .map(|(object, refusal)| {
+            refusal.of(process.pid, format!("{object} of thread {}", thread.tid))
+        })
+        .collect()
+}
+
+/// What a task has of these things (bits of [`unusual`]).
+pub fn of_unusual(task: i32, unusual: u32) -> impl Iterator<Item = Unsupported> {
+    rules(unusual).map(move |(object, refusal)| refusal.of(task, object))
+}
+
+fn rules(unusual: u32) -> impl Iterator<Item = (&'static str, Refusal)> {
+    let rules = RULES.iter().filter(move |(bit, ..)| unusual & bit != 0);
+    rules.map(|(_, object, refusal, _)| (*object, refusal.clone()))
+}
+
+/// What to call a NUMA policy.
+const POLICY: &str = "NUMA policy";
+
+pub(crate) const WIDE_POLICY: Refusal = Refusal::fixed(
+    "its NUMA policy names a node above 63 or a home node",
+    "give it another policy before the dump",
+);
+
+/// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
+#[must_use]
+pub fn of_policy_without_bpf(pid: i32) -> Unsupported {
+    let reason = "without eBPF it cannot be read to be carried";
+    let remedy = "dump it by root with eBPF (`stasis check` says what is missing), or give it the \
+                  default policy";
+    Refusal::fixed(reason, remedy).of(pid, POLICY)
+}
+
+/// What a process has as a whole.
+pub(crate) fn of_process(process: &Process) -> Option<Unsupported> {
+    let known = process.in_process.as_ref()?;
+    let asked = known.timers || known.thp_restricted;
+    (asked && known.settings.deny_write_execute != 0).then(|| {
+        let refusal = Refusal::fixed(
+            "it has timers or restricts huge pages, for which it has to be asked by code of ours, \
+             which it does not let in",
+            "start it without PR_SET_MDWE (systemd: MemoryDenyWriteExecute=no)",
+        );
+        refusal.of(process.pid, "write xor execute (PR_SET_MDWE)")
+    })
+}
+
+/// A child of a process that is dumped, if it is none as `fork` makes it.
+pub(crate) fn of_child(process: &Process) -> Option<Unsupported> {
+    let leader = process.threads.get(&process.pid)?;
+    of_exit_signal(process.pid, leader.in_task?.settings.exit_signal)
+}
+
+/// The signal that a child's parent gets at its end.
+#[must_use]
+pub fn of_exit_signal(pid: i32, signal: i32) -> Option<Unsupported> {
+    let refusal = Refusal::fixed(
+        "its end is not told to its parent by SIGCHLD (clone with another signal, or with none)",
+        "start it by fork, or by clone with SIGCHLD",
+    );
+    (signal != libc::SIGCHLD).then(|| refusal.of(pid, "exit signal"))
+}
+
+/// What the status of a task (`/proc/PID/status`) tells: its mode of seccomp, and the processor's features
+/// that it has turned on.
+#[must_use]
+pub fn of_status(task: i32, seccomp: u32, features: Option<&str>) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    if seccomp != 0 {
+        let remedy = "start it without a seccomp filter";
+        found.push(Refusal::fixed("its system calls are filtered", remedy).of(task, "seccomp"));
+    }
+    if features.is_some_and(|features| features.contains(arch::kernel::SHADOW_STACK)) {
+        let remedy = arch::kernel::WITHOUT_SHADOW_STACK;
+        let refusal = Refusal::fixed("signal frames cannot be made for it", remedy);
+        found.push(refusal.of(task, "shadow stack"));
+    }
+    found
+}
+
+/// A label of a security module (SELinux, AppArmor, Smack) that a restore would not give back: what it
+/// restores gets its own. `own` is that of whoever dumps.
+#[must_use]
+pub fn of_label(task: i32, label: &str, own: &str) -> Option<Unsupported> {
+    let reason = format!("a restore would give it the label of stasis, {own}");
+    let remedy = format!(
+        "dump and restore under this label (SELinux: runcon {} stasis …; AppArmor: aa-exec -p PROFILE -- \
+         stasis …)",
+        word(label)
+    );
+    let object = format!("security label {label}");
+    (label != own && label != "unconfined").then(|| Refusal::new(reason, remedy).of(task, object))
+}
+
+/// A process that runs a program of 32 bits.
+#[must_use]
+pub fn of_program_of_32_bits(pid: i32) -> Unsupported {
+    Refusal::fixed("it is a 32-bit program", "run the 64-bit build of the program")
+        .of(pid, "program")
+}
+
+/// A thread that is stopped in code of 32 bits.
+#[must_use]
+pub fn of_code_of_32_bits(pid: i32, tid: i32) -> Unsupported {
+    Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program")
+        .of(pid, format!("thread {tid}"))
+}
+
+/// Registers of a thread that the images have no field for, by the names of the processor's components.
+#[must_use]
+pub fn of_registers(pid: i32, tid: i32, names: &[&str]) -> Unsupported {
+    let object = format!("thread {tid}, registers of {}", names.join(" and "));
+    let reason = "the images have no place for them";
+    Refusal::fixed(reason, "run the program with a library that does not use them").of(pid, object)
+}
+
+/// What only eBPF sees beside what is refused.
+const UNSEEN: [&str; 8] = [
+    "memory merging before Linux 6.15",
+    "tracers of single threads",
+    "segments (modify_ldt)",
+    "I/O ports",
+    "locks of memory to come (MCL_FUTURE)",
+    "write-xor-execute (PR_SET_MDWE)",
+    "speculation control (PR_SET_SPECULATION_CTRL)",
+    "default timer slack",
+];
+
+/// What is seen in the kernel's structures alone: without eBPF a dump cannot tell whether a task has
+/// any of it.
+#[must_use]
+pub fn unseen_without_bpf() -> String {
+    let refused = RULES.iter().filter_map(|(.., name)| *name);
+    let mut all: Vec<&str> = refused.chain(UNSEEN).chain(peculiar_names()).collect();
+    all.dedup();
+    all.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_a_restore_would_not_give() {
+        let shell = "unconfined_u:unconfined_r:unconfined_t:s0";
+        let daemon = "system_u:system_r:httpd_t:s0";
+        let found = of_label(40, daemon, shell).expect("refused");
+        assert!(found.object.contains(daemon) && found.remedy.contains(daemon), "{found}");
+        assert!(found.reason.contains(shell), "{found}");
+        assert_eq!(of_label(40, daemon, daemon), None);
+        assert!(of_label(40, shell, daemon).is_some());
+        assert_eq!(of_label(40, "unconfined", "/usr/bin/stasis (enforce)"), None);
+        assert!(of_label(40, "/usr/sbin/cupsd (enforce)", "unconfined").is_some());
+    }
+
+    #[test]
+    fn what_the_status_tells() {
+        let found = of_status(40, 2, Some(arch::kernel::SHADOW_STACK));
+        let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
+        assert_eq!(objects, ["seccomp", "shadow stack"]);
+        assert!(of_status(40, 0, Some("")).is_empty());
+    }
+
+    #[test]
+    fn every_bit_is_told_once() {
+        let all = RULES.iter().fold(0, |all, (bit, ..)| {
+            assert_eq!((all & bit, bit.count_ones()), (0, 1));
+            all | bit
+        });
+        assert_eq!(all & unusual::EMPTY_SESSION, 0);
+    }
+
+    /// What /proc does not show is in the line that a dump without eBPF prints.
+    #[test]
+    fn what_is_not_seen_is_listed() {
+        let line = unseen_without_bpf();
+        for (bit, .., name) in &RULES {
+            let told = [unusual::IO_FLUSHER, unusual::TRACER].contains(bit);
+            assert_eq!(name.is_none(), told);
+            assert!(name.is_none_or(|name| line.contains(name)));
+        }
+        assert_eq!(line.matches("keys of its own").count(), 1);
+        assert!(line.contains("IPsec"));
+    }
+}

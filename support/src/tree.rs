@@ -1,0 +1,240 @@
+//! Trees of processes: what they share, where they are, who has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use inventory::{Process, ProcessState, Thread};
+
+use crate::mappings::{object_of, of_mapping};
+use crate::settings;
+use crate::unsupported::{Refusal, Unsupported};
+
+/// What else one has to know to judge a tree.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The process that asks, which cannot stop itself.
+    pub own: i32,
+    /// Its namespaces.
+    pub namespaces: BTreeMap<&'static str, u64>,
+    /// The root may belong to a session (and a terminal) outside the tree.
+    pub shell_job: bool,
+}
+
+/// What stands in the way of a dump of the tree below `root`, whose processes these are.
+#[must_use]
+pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    let members: BTreeSet<i32> = tree.iter().map(|process| process.pid).collect();
+    if members.contains(&around.own) {
+        let (reason, remedy) = (
+            "a process cannot stop itself and go on",
+            "run stasis outside the tree that it is to dump (in another terminal, or by setsid)",
+        );
+        found.push(Refusal::fixed(reason, remedy).of(around.own, "stasis itself"));
+    }
+    found.extend(of_init(root));
+    let sid = tree.iter().find(|process| process.pid == root).map(|process| process.sid);
+    for process in tree {
+        session(process, (root, sid), &members, around.shell_job, &mut found);
+        if !is_zombie(process) {
+            of_process(process, tree, around, &mut found);
+        } else if process.pid == root {
+            let reason = "it has ended and waits for its parent to collect it";
+            let remedy = format!("dump the tree of its parent, process {}", process.ppid);
+            found.push(Refusal::new(reason, remedy).of(root, "the process"));
+        }
+        if process.pid != root {
+            found.extend(settings::of_child(process));
+        }
+    }
+    found
+}
+
+/// The first process of a machine, or of a container, cannot come back: it has its number for as long as
+/// there are others.
+#[must_use]
+pub fn of_init(root: i32) -> Option<Unsupported> {
+    (root == 1).then(|| {
+        let reason = "it is the init of this machine or container: all processes end with it, so it could \
+                      not be restored";
+        let remedy = "dump the trees below it one by one (`stasis ps` lists them), or a container from \
+                      outside, by the number that its init has there";
+        Refusal::fixed(reason, remedy).of(1, "the process")
+    })
+}
+
+/// Sessions and process groups have to lie inside the tree, or else the caller says that the
+/// tree is a terminal's job.
+fn session(
+    process: &Process,
+    (root, root_sid): (i32, Option<i32>),
+    members: &BTreeSet<i32>,
+    shell_job: bool,
+    found: &mut Vec<Unsupported>,
+) {
+    let (pid, sid) = (process.pid, process.sid);
+    let mut add = |reason: &'static str, remedy: String| {
+        found.push(Refusal::new(reason, remedy).of(pid, format!("session {sid}")));
+    };
+    if pid == root && sid != pid && !shell_job && !process.kernel_thread {
+        let join = "give --shell-job, to have it join the session of whoever restores it";
+        // The number 0: the leader is outside of the pid namespace.
+        let remedy = match sid {
+            0 => format!("{join}, or start it with setsid"),
+            _ => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
+        };
+        add("its leader is outside the tree", remedy);
+    } else if pid != root && !members.contains(&sid) && root_sid != Some(sid) {
+        add(
+            "its leader has ended or is outside the tree",
+            "keep the session's leader alive, or start the process with setsid".to_owned(),
+        );
+    }
+}
+
+/// A child of vfork uses the memory of its parent, which waits in the kernel until the child executes
+/// a program or ends: that passes.
+fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
+    let memory = process.tables.memory;
+    let sharers = tree.iter().filter(|other| other.tables.memory == memory);
+    sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
+}
+
+/// Tables that a process shares with another, inside of the tree or outside.
+fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
+    let (pid, tables) = (process.pid, &process.tables);
+    let is_inside = |pid: i32| tree.iter().any(|process| process.pid == pid);
+    let mut found = Vec::new();
+    for (index, (name, flag, owner)) in [
+        ("memory", "CLONE_VM", tables.memory),
+        ("descriptor table", "CLONE_FILES", tables.files),
+        ("working directory", "CLONE_FS", tables.file_system),
+        ("signal handlers", "CLONE_SIGHAND", tables.signal_handlers),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outside = [tables.others[index], owner].into_iter().find(|other| {
+            // The inventory does not tell of itself that it is complete.
+            *other != 0 && *other != pid && !is_inside(*other)
+        });
+        if let Some(other) = outside {
+            let reason = format!("it is shared with process {other} outside the tree ({flag})");
+            let remedy = format!(
+                "end that process (kill {other}), or have the program start it without {flag}: what \
+                 processes share by it cannot be carried"
+            );
+            found.push(Refusal::new(reason, remedy).of(pid, name));
+        } else if owner != 0 && owner != pid && !is_in_vfork(process, tree) {
+            let reason = format!("it is shared with process {owner}");
+            let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
+            found.push(Refusal::new(reason, remedy).of(pid, name));
+        }
+    }
+    found
+}
+
+fn of_process(
+    process: &Process,
+    tree: &[&Process],
+    around: &Surroundings,
+    found: &mut Vec<Unsupported>,
+) {
+    let pid = process.pid;
+    if process.kernel_thread {
+        let refusal = Refusal::fixed("it is part of the kernel", "choose another process");
+        found.push(refusal.of(pid, "the process"));
+        return;
+    }
+    for (name, id) in &process.namespaces {
+        if around.namespaces.get(name) != Some(id) {
+            let refusal = Refusal::fixed(
+                "it is another one than that of stasis",
+                "namespaces cannot be carried yet: start it outside of containers and unshare(1)",
+            );
+            found.push(refusal.of(pid, format!("{name} namespace")));
+        }
+    }
+    found.extend(of_tables(process, tree));
+    if process.in_process.as_ref().is_some_and(|known| known.local_descriptors) {
+        let refusal = Refusal::fixed(
+            "it has segments of its own (modify_ldt), which cannot be carried",
+            "run a build of the program for 64 bits, which does without",
+        );
+        found.push(refusal.of(pid, "local descriptor table"));
+    }
+    for thread in process.threads.values() {
+        of_thread(process, thread, found);
+    }
+    found.extend(settings::of_process(process));
+    for mapping in &process.mappings {
+        found.extend(of_mapping(mapping).map(|refusal| refusal.of(pid, object_of(mapping))));
+    }
+}
+
+fn of_thread(process: &Process, thread: &Thread, found: &mut Vec<Unsupported>) {
+    let (pid, tid) = (process.pid, thread.tid);
+    let mut add = |is: bool, reason, remedy| {
+        if is {
+            found.push(Refusal::fixed(reason, remedy).of(pid, format!("thread {tid}")));
+        }
+    };
+    add(
+        thread.own_tables,
+        "it does not share its files or working directory with its process",
+        "let threads share them (CLONE_FILES | CLONE_FS)",
+    );
+    add(
+        thread.own_namespaces,
+        "it is in other namespaces than its process (unshare, setns)",
+        "have it go back to those of its process (setns) before the dump, or end it",
+    );
+    add(
+        tid == pid && thread.state == 'Z',
+        "the process's first thread has ended before the others",
+        "keep the first thread until the others have ended",
+    );
+    if thread.in_task.is_some_and(|known| known.ports) {
+        let refusal = Refusal::fixed(
+            "it may use I/O ports (ioperm, iopl), which cannot be carried",
+            "have it give them back before the dump (iopl(0), ioperm(0, 65536, 0))",
+        );
+        found.push(refusal.of(pid, format!("I/O ports of thread {tid}")));
+    }
+    found.extend(settings::of_thread(process, thread));
+}
+
+const fn is_zombie(process: &Process) -> bool {
+    matches!(process.state, ProcessState::Zombie { .. })
+}
+
+/// A task that `tracer`, a thread other than `own`, traces: a task can only have one.
+#[must_use]
+pub fn of_tracer(task: i32, tracer: i32, own: i32) -> Option<Unsupported> {
+    (tracer != 0 && tracer != own).then(|| {
+        let remedy = format!("detach the debugger, process {tracer}, or end it: kill {tracer}");
+        Refusal::new(format!("process {tracer} traces it"), remedy).of(task, "the process")
+    })
+}
+
+/// A process that whoever asks may not look into: this program, or a user.
+#[must_use]
+pub fn of_closed(pid: i32, to_user: bool) -> Unsupported {
+    let refusal = match to_user {
+        false => Refusal::fixed(
+            "this program may not look into it",
+            "run stasis as root (sudo), outside of any container",
+        ),
+        true => Refusal::fixed("it has other rights than who asks", "ask as root"),
+    };
+    refusal.of(pid, "the process")
+}
+
+/// A process that is no longer there.
+#[must_use]
+pub fn of_ended(pid: i32) -> Unsupported {
+    Refusal::fixed("it has ended", "choose a process that is there").of(pid, "the process")
+}
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;
