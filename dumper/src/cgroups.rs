@@ -10,13 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use api::{CgroupRoot, CgroupsMode, Unsupported};
+use api::{CgroupRoot, CgroupsMode};
 use images::messages::{
     CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPerms,
     CgroupPropEntry,
 };
 use kernel::cgroup::Places;
 use kernel::procfs::{Cgroup, CgroupMembership, Dir, ProcFile};
+use support::cgroups::{NO_CONTROLLER, NOT_MOUNTED, not_there};
+use support::{Refusal, Unsupported};
 
 use crate::error::Error;
 use crate::options::DumpOptions;
@@ -118,37 +120,23 @@ pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Unsupported> {
     let (Ok(places), Ok(own)) = (Places::find(), own) else { return Vec::new() };
     let hierarchies: Vec<String> = own.0.iter().map(CgroupMembership::name).collect();
     let mut found = Vec::new();
-    let mut add = |object: String, reason: &str, remedy: String| {
-        found.push(Unsupported::of(options.pid, object, reason, remedy));
-    };
+    let mut add = |object: String, refusal: Refusal| found.push(refusal.of(options.pid, object));
     for hierarchy in &hierarchies {
         let Some(root) = CgroupRoot::of(&options.cgroup_roots, hierarchy) else { continue };
         let object = format!("control group {hierarchy}:{}", root.path.display());
         match places.directory(hierarchy, root.path.as_os_str().as_bytes()) {
             Some(directory) if directory.is_dir() => {}
             Some(directory) => {
-                let remedy = format!("make it (mkdir {}) or name another", directory.display());
-                add(object, "it is to be described, and is not there", remedy);
+                add(object, not_there(&directory.display().to_string()));
             }
-            None => {
-                let remedy = "mount the hierarchy, or name groups of others alone \
-                              (--cgroup-root CONTROLLER:/PATH)";
-                let reason = "it is to be described, and its hierarchy is not mounted here";
-                add(object, reason, remedy.to_owned());
-            }
+            None => add(object, NOT_MOUNTED),
         }
     }
     for root in &options.cgroup_roots {
         let alone = std::slice::from_ref(root);
         if !hierarchies.iter().any(|hierarchy| CgroupRoot::of(alone, hierarchy).is_some()) {
             let controller = root.controller.as_deref().unwrap_or_default();
-            let remedy = "name one of /proc/self/cgroup (name=NAME for one without a controller)";
-            let reason = "no hierarchy has this controller";
-            add(
-                format!("control group {controller}:{}", root.path.display()),
-                reason,
-                remedy.into(),
-            );
+            add(format!("control group {controller}:{}", root.path.display()), NO_CONTROLLER);
         }
     }
     found

@@ -12,7 +12,6 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
-use support::Unsupported;
 
 use crate::error::Error;
 
@@ -43,7 +42,9 @@ impl Claims {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-                    return Err(Error::Refused { root, found: vec![too_many(root, tree.len())] });
+                    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+                    let found = vec![support::room::of_processes(root, tree.len(), hard)];
+                    return Err(Error::Refused { root, found });
                 }
                 Err(error) => return Err(failed(error)),
             };
@@ -57,21 +58,6 @@ impl Claims {
         }
         Ok(Self { _locks: locks })
     }
-}
-
-/// A tree of more processes than we may have open files.
-fn too_many(root: i32, processes: usize) -> Unsupported {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
-    // A process's memory and files take some, too.
-    let needed = processes.saturating_mul(4).saturating_add(1024);
-    Unsupported::of(
-        root,
-        format!("{processes} processes"),
-        format!(
-            "a dump needs a descriptor of each, and the hard limit of open files here is {hard}"
-        ),
-        format!("as root, ulimit -n {needed}, and dump from that shell"),
-    )
 }
 
 /// Who holds a lock on a file, by `/proc/locks`, if that tells.

@@ -12,6 +12,7 @@ use collector::sharing::{Hold, Kind, Shared, is_candidate};
 use collector::{Collector, Inventory, Process};
 use kernel::procfs::{Dir, ProcFile, Stat};
 use support::Unsupported;
+use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
 use support::sockets::of_peculiar;
 
 use crate::error::Error;
@@ -156,38 +157,28 @@ fn candidate(pid: i32, file: &collector::OpenFile) -> Option<(i32, i32, u64, u64
 }
 
 fn unsupported(root: i32, shared: &Shared) -> Unsupported {
-    let first = shared.outside.iter().next();
-    let loss = match shared.kind {
-        Kind::Pipe => "what is sent through it would not arrive",
-        Kind::Socket => "it would be another socket",
-        Kind::Eventfd | Kind::Epoll | Kind::Timerfd => "events would not arrive",
-        Kind::DeletedFile => "neither would see what the other writes",
-        Kind::SharedMemory => "neither would see what the other writes into it",
+    let thing = match shared.kind {
+        Kind::Pipe => Thing::Pipe,
+        Kind::Socket => Thing::Socket,
+        Kind::Eventfd | Kind::Epoll | Kind::Timerfd => Thing::Events,
+        Kind::DeletedFile => Thing::DeletedFile,
+        Kind::SharedMemory => Thing::Memory,
     };
-    let (reason, remedy) = match first {
-        Some((&pid, hold)) => {
-            // Not how many, which changes all the time.
-            let (others, hold_it) = match shared.outside.len() {
-                1 => ("", "holds"),
-                _ => (" and others", "hold"),
-            };
-            let reason = format!(
-                "process {pid} ({}, {hold}){others} outside the tree {hold_it} it as well: after a \
-                 restore {loss}",
-                command(pid)
-            );
-            (reason, remedy(root, pid, *hold))
-        }
-        None => (
-            format!(
-                "the kernel, or a message that nobody has received, holds it as well: after a restore {loss}"
-            ),
-            "have the message received, or whatever was given the descriptor (a device, an \
-             asynchronous call) let go of it"
-                .to_owned(),
+    let refusal = match shared.outside.iter().next() {
+        Some((&pid, hold)) => held_outside(
+            thing,
+            &Holder {
+                pid,
+                command: command(pid),
+                place: hold.to_string(),
+                by_mapping: matches!(hold, Hold::Mapping(_)),
+                alone: shared.outside.len() == 1,
+                common: common(root, pid),
+            },
         ),
+        None => held_by_kernel(thing),
     };
-    Unsupported::of(shared.pid, object(shared.hold, &shared.target), reason, remedy)
+    refusal.of(shared.pid, object(shared.hold, &shared.target))
 }
 
 fn object(hold: Hold, target: &std::ffi::OsStr) -> String {
@@ -201,26 +192,14 @@ const fn place(hold: Hold) -> Place {
     }
 }
 
-/// What to do about a holder outside: the tree that holds both is dumped, if there is one that does not
-/// hold whoever dumps it.
-fn remedy(root: i32, outside: i32, hold: Hold) -> String {
+/// The process, with its command, whose tree holds what both of these do, if it does not hold whoever dumps
+/// it.
+fn common(root: i32, outside: i32) -> Option<(i32, String)> {
     let above = ancestors(root);
+    let own = ancestors(std::process::id().cast_signed());
     let common = ancestors(outside).into_iter().find(|pid| above.contains(pid));
-    let end = match hold {
-        Hold::Descriptor(_) => {
-            format!("have process {outside} close it, or end it (kill {outside})")
-        }
-        Hold::Mapping(_) => format!("have process {outside} unmap it, or end it (kill {outside})"),
-    };
-    match common
-        .filter(|pid| *pid > 1 && !ancestors(std::process::id().cast_signed()).contains(pid))
-    {
-        Some(common) => format!(
-            "dump process {common} ({}), whose tree holds both (stasis dump {common}), or {end}",
-            command(common)
-        ),
-        None => end,
-    }
+    let common = common.filter(|pid| *pid > 1 && !own.contains(pid))?;
+    Some((common, command(common)))
 }
 
 /// A process and those above it.

@@ -91,10 +91,7 @@ pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Unsupported> {
     let frozen = |&pid: &i32| {
         let cgroup = hierarchies.frozen(Version::V1, pid).ok().flatten()?;
         let object = format!("cgroup {}", cgroup.directory().display());
-        let reason = "it is frozen, and a frozen task cannot be stopped and read";
-        let thaw = cgroup.thaw_command();
-        let remedy = format!("thaw it, or have whoever paused it do so: {thaw}");
-        Some(Unsupported::of(pid, object, reason, remedy))
+        Some(support::cgroups::frozen(&cgroup.thaw_command()).of(pid, object))
     };
     inventory.processes.keys().filter_map(frozen).collect()
 }

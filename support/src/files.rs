@@ -64,3 +64,173 @@ fn anonymous(name: &[u8]) -> Option<String> {
     };
     Some(text.to_owned())
 }
+
+/// A character device that no kind of file carries.
+#[must_use]
+pub fn unknown_device(major: u32, minor: u32) -> Refusal {
+    Refusal::new(
+        format!("character device {major}:{minor} is not supported"),
+        "close it before the checkpoint",
+    )
+}
+
+/// An epoll instance that watches a file twice, by a number that is free by now: that would have to be
+/// the file's again for a moment.
+#[must_use]
+pub fn watched_twice(fd: i32, closed: i32) -> Refusal {
+    Refusal::new(
+        format!("it watches one file twice, as descriptor {fd} and as {closed}, which was closed"),
+        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
+    )
+}
+
+/// An epoll instance that watches a file which its process no longer has open.
+#[must_use]
+pub fn watched_elsewhere(fd: i32) -> Refusal {
+    Refusal::new(
+        format!(
+            "it watches a file that was added as descriptor {fd} and is open in another process only"
+        ),
+        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
+    )
+}
+
+/// A mapping of a file of a kind that no program can map.
+pub const NOT_MAPPABLE: Refusal = Refusal::fixed("it cannot be mapped", "unmap it before the dump");
+
+/// A memfd that cannot be read by its descriptor.
+pub const MEMFD_HANDLE: Refusal = Refusal::fixed(
+    "it is a handle on a memfd (O_PATH), which cannot be carried yet",
+    "close it before the dump, or open it to be read",
+);
+
+/// A mapped file that is only called like a memfd.
+pub const NAMED_LIKE_A_MEMFD: Refusal = Refusal::fixed(
+    "it is a deleted file with the name of a memfd",
+    "give it another name before the dump",
+);
+
+/// A memfd by the name of something else.
+pub const MEMFD_NAME: Refusal = Refusal::fixed(
+    "its name is that by which the images know shared anonymous memory",
+    "make it by another name than /dev/zero",
+);
+
+/// A memfd of huge pages.
+pub const MEMFD_HUGE: Refusal = Refusal::fixed(
+    "it is of huge pages (MFD_HUGETLB), which cannot be carried yet",
+    "make it without MFD_HUGETLB, or close and unmap it before the dump",
+);
+
+/// A memfd that is sealed for new mappings, while an old one may write.
+pub const MEMFD_SEALED: Refusal = Refusal::fixed(
+    "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \
+                 and a restore could not map it so again",
+    "unmap it before the dump",
+);
+
+/// Somebody outside is signalled when the file is ready.
+#[must_use]
+pub fn owner_outside(owner: i32) -> Refusal {
+    Refusal::new(
+        format!("its owner (F_SETOWN) is {owner}, which is not in the tree"),
+        "set its owner to 0, or dump a tree that holds the owner",
+    )
+}
+
+/// A single thread is signalled when the file is ready.
+#[must_use]
+pub fn owner_thread(owner: i32) -> Refusal {
+    Refusal::new(
+        format!("its owner is thread {owner} (F_SETOWN_EX), and not a process"),
+        "have it set the process as its owner (fcntl F_SETOWN)",
+    )
+}
+
+/// A pidfd of a single thread.
+#[must_use]
+pub fn pidfd_of_thread(thread: i32, pid: i32) -> Refusal {
+    Refusal::new(
+        format!(
+            "it stands for thread {thread} of process {pid} (PIDFD_THREAD), which cannot be carried yet"
+        ),
+        "close it before the dump, or open the process",
+    )
+}
+
+/// A pidfd whose process has no number here.
+pub const PIDFD_ELSEWHERE: Refusal =
+    Refusal::fixed("it stands for a process in another pid namespace", "close it before the dump");
+
+/// A pidfd whose process is not in the checkpoint.
+#[must_use]
+pub fn pidfd_outside(target: i32) -> Refusal {
+    Refusal::new(
+        format!("it stands for process {target}, which is outside the tree"),
+        "close it before the dump, or dump a tree that holds both",
+    )
+}
+
+/// A pipe whose writes keep their boundaries.
+pub const PACKET_PIPE: Refusal = Refusal::fixed(
+    "pipes in packet mode (O_DIRECT) are not supported yet",
+    "open the pipe without O_DIRECT",
+);
+
+/// A handle on the file of a Unix socket.
+pub const SOCKET_FILE: Refusal = Refusal::fixed(
+    "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
+    "close it before the checkpoint",
+);
+
+/// Shared memory that is reached in two ways.
+pub const MEMORY_BEHIND_A_DESCRIPTOR: Refusal = Refusal::fixed(
+    "it is shared anonymous memory that is mapped as well (opened by /proc/PID/map_files): after \
+                 a restore neither would see what is written to the other",
+    "close it, or unmap the memory, before the dump",
+);
+
+/// A directory with somebody to be signalled: nothing else gives it one.
+pub const WATCHED_DIRECTORY: Refusal = Refusal::fixed(
+    "changes in the directory are watched through it (F_NOTIFY), which is not supported",
+    "close it before the checkpoint, or open it anew for other uses",
+);
+
+/// Locks and leases, of any file.
+pub const LOCKED: Refusal = Refusal::fixed(
+    "file locks and leases are not supported yet",
+    "release the lock before the checkpoint",
+);
+
+/// Packets in a pipe, which are read one by one.
+pub const PACKETS_WAIT: Refusal = Refusal::fixed(
+    "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
+    "try again when they have been read",
+);
+
+/// A terminal program's side of a terminal.
+pub const TERMINAL_MASTER: Refusal = Refusal::fixed(
+    "the master side of a pseudo-terminal is not supported yet",
+    "dump the job inside the terminal (with --shell-job) instead of its master",
+);
+
+/// A terminal of hardware.
+pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
+    "terminals other than pseudo-terminals are not supported yet",
+    "start the program with its input and output elsewhere",
+);
+
+/// A terminal whose master is not in the tree.
+pub const TERMINAL_OUTSIDE: Refusal = Refusal::fixed(
+    "it is a terminal outside the tree",
+    "dump with --shell-job, and restore with it from the terminal it shall have",
+);
+
+/// The images' numbers of terminals end at `most`.
+#[must_use]
+pub fn terminal_number(most: u32) -> Refusal {
+    Refusal::new(
+        format!("the images have no place for pseudo-terminals above {most}"),
+        "start the program in another terminal",
+    )
+}

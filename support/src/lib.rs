@@ -12,12 +12,20 @@
 //! | [`settings`] | what few tasks have set for themselves |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
+//! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
+//! | [`sharing`] | what others hold as well |
+//! | [`cgroups`] | control groups |
+//! | [`room`] | what the settings of a machine must leave room for |
 //! | [`unsupported`] | the types, and how they are said to people |
 
+pub mod cgroups;
 pub mod files;
 pub mod mappings;
+pub mod paths;
+pub mod room;
 pub mod settings;
+pub mod sharing;
 pub mod sockets;
 pub mod tree;
 pub mod unsupported;

@@ -35,12 +35,5 @@ impl FileKind for Device {
 
 /// A device that is carried by no kind.
 pub(super) fn unknown(device: u64) -> Problem {
-    Problem::refused(
-        format!(
-            "character device {}:{} is not supported",
-            libc::major(device),
-            libc::minor(device)
-        ),
-        "close it before the checkpoint",
-    )
+    Problem::Refused(support::files::unknown_device(libc::major(device), libc::minor(device)))
 }

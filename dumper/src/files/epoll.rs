@@ -93,10 +93,7 @@ fn entries(
 
 /// A number that is free by now would have to be the file's again for a moment.
 fn twice(fd: i32, closed: i32) -> Problem {
-    Problem::refused(
-        format!("it watches one file twice, as descriptor {fd} and as {closed}, which was closed"),
-        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
-    )
+    Problem::Refused(support::files::watched_twice(fd, closed))
 }
 
 /// A descriptor of the process that is the file of the entry.
@@ -111,13 +108,7 @@ fn holder(
             return Ok(file.fd);
         }
     }
-    Err(Problem::refused(
-        format!(
-            "it watches a file that was added as descriptor {} and is open in another process only",
-            entry.fd
-        ),
-        "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
-    ))
+    Err(Problem::Refused(support::files::watched_elsewhere(entry.fd)))
 }
 
 /// The files that can be the one of the entry: the number it was added by first, then all others

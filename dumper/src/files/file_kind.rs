@@ -70,7 +70,7 @@ pub(super) trait FileKind: Debug + Sync {
         _mapping: &Mapping,
         _entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
-        Err(Problem::refused("it cannot be mapped", "unmap it before the dump"))
+        Err(Problem::Refused(support::files::NOT_MAPPABLE))
     }
 
     /// Of a file whose mark is that of the plan: whether its entry of then holds. What a mark does not

@@ -136,12 +136,9 @@ fn entry(
         (SOCK_STREAM, IPPROTO_TCP) => (tcp(socket, frozen)?, SHUTDOWN_NONE),
         (SOCK_DGRAM, IPPROTO_UDP) => (udp(socket, frozen)?, shut_down()?),
         _ => {
-            return Err(Problem::refused(
-                format!(
-                    "internet sockets of type {kind} and protocol {protocol} are not supported"
-                ),
-                "close it before the checkpoint",
-            ));
+            return Err(Problem::Refused(support::sockets::unknown_internet_socket(
+                kind, protocol,
+            )));
         }
     };
     let local = name(&local_address(socket).doing("get the address of")?, v6)?;
@@ -150,10 +147,7 @@ fn entry(
         Err(_) => Name { port: 0, words: vec![0; local.words.len()], scope: 0, flow: 0 },
     };
     if peer.flow != 0 {
-        return Err(Problem::refused(
-            "it sends to its peer with an IPv6 flow label, which the images have no place for",
-            "connect it without one (sin6_flowinfo) before the checkpoint",
-        ));
+        return Err(Problem::Refused(support::sockets::FLOW_LABEL));
     }
     let opts = socket_options::options(socket, false)?;
     Ok(InetSkEntry {
@@ -196,38 +190,27 @@ fn interface(local: &Name, device: Option<&str>) -> Result<Option<String>, Probl
     }
     match device {
         Some(device) => Ok(Some(device.to_owned())),
-        None => Err(Problem::refused(
-            "it is bound to a link-local address with no interface (SO_BINDTODEVICE)",
-            "bind it to an interface, or to another address",
-        )),
+        None => Err(Problem::Refused(support::sockets::LINK_LOCAL)),
     }
 }
 
 fn tcp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
     match tcp_state(socket)? {
-        (SK_LISTEN, waiting, _) if waiting > 0 && frozen => Err(Problem::refused(
-            format!("{waiting} TCP connections wait to be accepted"),
-            "try again when they have been",
-        )),
+        (SK_LISTEN, waiting, _) if waiting > 0 && frozen => {
+            Err(Problem::Refused(support::sockets::waiting_connections(waiting)))
+        }
         (SK_LISTEN, _, backlog) => Ok((SK_LISTEN, backlog)),
         (SK_CLOSE, _, _) => Ok((SK_CLOSE, 0)),
-        _ => Err(Problem::refused(
-            "established TCP connections cannot be carried yet",
-            "close the connection at one of its ends (`ss -tnp` lists both with their processes), then \
-             dump again",
-        )),
+        _ => Err(Problem::Refused(support::sockets::ESTABLISHED)),
     }
 }
 
 fn udp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
     if option(socket, SOL_UDP, UDP_CORK).doing("get socket option of")? != 0 {
-        return Err(Problem::refused("it is corked (UDP_CORK)", "uncork it before the checkpoint"));
+        return Err(Problem::Refused(support::sockets::CORKED));
     }
     if frozen && bytes_waiting(socket).doing("get queue of")? > 0 {
-        return Err(Problem::refused(
-            "UDP datagrams wait to be read, and would be lost",
-            "try again when they have been read",
-        ));
+        return Err(Problem::Refused(support::sockets::DATAGRAMS_WAIT));
     }
     let connected = peer_address(socket).is_ok();
     Ok((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0))

@@ -69,10 +69,7 @@ impl FileKind for Memfd {
     ) -> Result<FileEntry, Problem> {
         let pid = process.pid;
         if file.flags & libc::O_PATH.cast_unsigned() != 0 {
-            return Err(Problem::refused(
-                "it is a handle on a memfd (O_PATH), which cannot be carried yet",
-                "close it before the dump, or open it to be read",
-            ));
+            return Err(Problem::Refused(support::files::MEMFD_HANDLE));
         }
         let fd = survey.memory.borrow(pid, file.fd)?;
         // A file of that name that was deleted from the root directory.
@@ -103,10 +100,7 @@ impl FileKind for Memfd {
         let file = File::open(format!("/proc/{pid}/{link}")).doing("open")?.into();
         // A file of that name that was deleted from the root directory.
         let Ok(seals) = seals(&file) else {
-            return Err(Problem::refused(
-                "it is a deleted file with the name of a memfd",
-                "give it another name before the dump",
-            ));
+            return Err(Problem::Refused(support::files::NAMED_LIKE_A_MEMFD));
         };
         let inode_id = survey.memfd(pid, &file, seals, name(&mapping.name).unwrap_or_default())?;
         let memfd = MemfdFileEntry {
@@ -141,16 +135,10 @@ impl Survey<'_> {
             return Ok(known.entry.shmid);
         }
         if name == b"/dev/zero" {
-            return Err(Problem::refused(
-                "its name is that by which the images know shared anonymous memory",
-                "make it by another name than /dev/zero",
-            ));
+            return Err(Problem::Refused(support::files::MEMFD_NAME));
         }
         if fstatfs(fd).doing("find the file system of")?.filesystem_type() == HUGETLBFS_MAGIC {
-            return Err(Problem::refused(
-                "it is of huge pages (MFD_HUGETLB), which cannot be carried yet",
-                "make it without MFD_HUGETLB, or close and unmap it before the dump",
-            ));
+            return Err(Problem::Refused(support::files::MEMFD_HUGE));
         }
         self.no_writer_before_the_seal(key, seals)?;
         let bytes = stat.st_size.cast_unsigned();
@@ -191,11 +179,7 @@ impl Survey<'_> {
             (mapping.device, mapping.inode) == key && mapping.flags.contains(writes)
         };
         match mappings.any(is_writer) {
-            true => Err(Problem::refused(
-                "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \
-                 and a restore could not map it so again",
-                "unmap it before the dump",
-            )),
+            true => Err(Problem::Refused(support::files::MEMFD_SEALED)),
             false => Ok(()),
         }
     }

@@ -147,10 +147,7 @@ impl Neighbours {
         let stream = i32::from(socket.kind) != SOCK_DGRAM;
         match socket.peer {
             Some(peer) if self.held.contains(&peer) => self.reachable(socket, peer),
-            Some(_) => Err(Problem::refused(
-                "it is connected to a process outside the tree",
-                "close the connection, or dump a tree that holds both ends",
-            )),
+            Some(_) => Err(Problem::Refused(support::sockets::CONNECTED_OUTSIDE)),
             None if stream && u32::from(socket.state) == SK_ESTABLISHED => {
                 self.waiting(socket, frozen)
             }
@@ -165,10 +162,7 @@ impl Neighbours {
     fn reachable(&self, socket: &UnixSocket, peer: u32) -> Result<u32, Problem> {
         let back = self.socket(peer).and_then(|peer| peer.peer);
         if i32::from(socket.kind) != SOCK_DGRAM && back != Some(socket.inode) {
-            return Err(Problem::refused(
-                "its peer is not connected to it",
-                "close the connection before the checkpoint",
-            ));
+            return Err(Problem::Refused(support::sockets::ONE_WAY));
         }
         Ok(peer)
     }
@@ -180,20 +174,14 @@ impl Neighbours {
             return if closed || !frozen {
                 Ok(0)
             } else {
-                Err(Problem::refused("its other end cannot be found", "try again"))
+                Err(Problem::Refused(support::sockets::NO_PEER))
             };
         };
         if !self.held.contains(listener) {
-            return Err(Problem::refused(
-                "it waits to be accepted by a process outside the tree",
-                "close the connection, or dump a tree that holds both ends",
-            ));
+            return Err(Problem::Refused(support::sockets::WAITS_OUTSIDE));
         }
         if frozen && socket.send_queue > 0 {
-            return Err(Problem::refused(
-                "it has sent data over a connection that is not accepted yet",
-                "try again when the connection has been accepted",
-            ));
+            return Err(Problem::Refused(support::sockets::SENT_BEFORE_ACCEPTED));
         }
         Ok(*listener)
     }
@@ -201,10 +189,7 @@ impl Neighbours {
     fn accepts_only_ours(&self, socket: &UnixSocket, frozen: bool) -> Result<(), Problem> {
         let strange = socket.waiting.iter().any(|client| !self.held.contains(client));
         if frozen && strange {
-            return Err(Problem::refused(
-                "a connection from outside the tree waits to be accepted",
-                "try again when it has been accepted and closed",
-            ));
+            return Err(Problem::Refused(support::sockets::STRANGER_WAITS));
         }
         Ok(())
     }

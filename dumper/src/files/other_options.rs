@@ -76,10 +76,7 @@ impl Usual {
             Entry::Vacant(entry) => entry.insert(of_new(kind)?),
         };
         if namespace(socket) != usual.namespace {
-            return Err(Problem::refused(
-                "it is of another network namespace than that of stasis",
-                "run stasis in that namespace (nsenter --net), or close it before the checkpoint",
-            ));
+            return Err(Problem::Refused(support::sockets::OTHER_NETWORK));
         }
         Ok(usual
             .options

@@ -24,17 +24,11 @@ pub(super) fn owner(
         return Ok(entry);
     }
     if !known.contains(&owner.pid) {
-        return Err(Problem::refused(
-            format!("its owner (F_SETOWN) is {}, which is not in the tree", owner.pid),
-            "set its owner to 0, or dump a tree that holds the owner",
-        ));
+        return Err(Problem::Refused(support::files::owner_outside(owner.pid)));
     }
     // Owners are set when there is one thread of each process yet.
     if owner.kind == THREAD && !is_process(owner.pid) {
-        return Err(Problem::refused(
-            format!("its owner is thread {} (F_SETOWN_EX), and not a process", owner.pid),
-            "have it set the process as its owner (fcntl F_SETOWN)",
-        ));
+        return Err(Problem::Refused(support::files::owner_thread(owner.pid)));
     }
     let (uid, euid) = descriptors::owner_uids(&fd).doing("get user ids of the owner of")?;
     entry.uid = uid;

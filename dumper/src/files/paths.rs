@@ -115,13 +115,7 @@ impl Found {
         while let Some((start, end)) = data_from(&file, at, size)? {
             total += end - start;
             if total > limit {
-                return Err(Problem::refused(
-                    format!(
-                        "it has been deleted, and has grown beyond {limit} bytes, which is the limit for \
-                         what goes into the images"
-                    ),
-                    raise(total),
-                ));
+                return Err(Problem::Refused(support::paths::deleted_and_grows(limit, total)));
             }
             let mut bytes = vec![0; (end - start) as usize];
             for (offset, part) in (start..).step_by(AT_ONCE).zip(bytes.chunks_mut(AT_ONCE)) {
@@ -211,10 +205,7 @@ fn look(
         _ => PathBuf::from(target),
     };
     if !path.is_absolute() {
-        return Err(Problem::refused(
-            "its path does not start at our root directory",
-            "run stasis in the mount namespace of the target",
-        ));
+        return Err(Problem::Refused(support::paths::OUTSIDE_OF_ROOT));
     }
     let checked = match (ghost, terminal) {
         (true, _) => check_ghost(&stat, context),
@@ -238,21 +229,12 @@ fn of_file_system(handle: &OwnedFd) -> Result<(), Problem> {
     const MQUEUE: i64 = 0x1980_0202;
     const HUGETLBFS: i64 = 0x9584_58f6;
     let found = nix::sys::statfs::fstatfs(handle).doing("find the file system of")?;
-    let (reason, remedy) = match found.filesystem_type().0 {
-        SECRETMEM => (
-            "memory that nobody but the process may read (memfd_secret)",
-            "close and unmap it before the dump",
-        ),
-        MQUEUE => (
-            "POSIX message queues cannot be carried yet",
-            "have it close the queue (mq_close) before the dump",
-        ),
-        HUGETLBFS => {
-            ("memory of hugetlbfs cannot be carried", "close and unmap it before the dump")
-        }
-        _ => return Ok(()),
-    };
-    Err(Problem::refused(reason, remedy))
+    match found.filesystem_type().0 {
+        SECRETMEM => Err(Problem::Refused(support::paths::SECRET_MEMORY)),
+        MQUEUE => Err(Problem::Refused(support::paths::MESSAGE_QUEUE)),
+        HUGETLBFS => Err(Problem::Refused(support::paths::HUGE_PAGES)),
+        _ => Ok(()),
+    }
 }
 
 /// A deleted file is carried in the images when it is small enough and of a kind that we make.
@@ -260,30 +242,15 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => {}
         _ => {
-            return Err(Problem::refused(
-                "it has been deleted and is neither a regular file nor a directory",
-                "close it before the checkpoint",
-            ));
+            return Err(Problem::Refused(support::paths::DELETED_KIND));
         }
     }
     let allocated = stat.st_blocks.cast_unsigned().saturating_mul(512);
     let limit = context.ghost_limit;
     if allocated > limit {
-        return Err(Problem::refused(
-            format!(
-                "it has been deleted and holds {allocated} bytes: more than {limit}, which is the limit \
-                 for what goes into the images"
-            ),
-            raise(allocated),
-        ));
+        return Err(Problem::Refused(support::paths::deleted_and_large(allocated, limit)));
     }
     Ok(())
-}
-
-/// What helps with a deleted file of so many bytes.
-fn raise(bytes: u64) -> String {
-    let mebibytes = bytes.div_ceil(1 << 20) + 1;
-    format!("give --ghost-limit {mebibytes}M, or have the program close it before the dump")
 }
 
 /// The path must lead to the very file.
@@ -301,10 +268,7 @@ fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
     if (by_path.st_dev, by_path.st_ino) == (stat.st_dev, stat.st_ino) {
         return Ok(());
     }
-    Err(Problem::refused(
-        "its path leads to another file now",
-        "undo the mount or the rename that hides it, or close it before the checkpoint",
-    ))
+    Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
 }
 
 fn leads_to(path: &Path, stat: &FileStat) -> bool {
@@ -322,10 +286,7 @@ fn name_in_images(path: &Path, context: &PlanContext) -> Result<Vec<u8>, Problem
         return Ok(path.as_os_str().as_bytes().to_vec());
     };
     let Ok(below) = path.strip_prefix(root) else {
-        return Err(Problem::refused(
-            format!("it is not below the root directory {}", root.display()),
-            "dump with the root directory of the target, or without one",
-        ));
+        return Err(Problem::Refused(support::paths::outside_of_tree(root)));
     };
     Ok(Path::new("/").join(below).into_os_string().into_vec())
 }

@@ -71,24 +71,13 @@ fn thread_of<'a>(processes: impl Iterator<Item = &'a Process>, thread: i32) -> O
 }
 
 fn of_thread(pid: i32, thread: i32) -> Problem {
-    Problem::refused(
-        format!(
-            "it stands for thread {thread} of process {pid} (PIDFD_THREAD), which cannot be carried yet"
-        ),
-        "close it before the dump, or open the process",
-    )
+    Problem::Refused(support::files::pidfd_of_thread(thread, pid))
 }
 
 fn outside(target: i32) -> Problem {
     match target {
         // It has none in this pid namespace.
-        0 => Problem::refused(
-            "it stands for a process in another pid namespace",
-            "close it before the dump",
-        ),
-        _ => Problem::refused(
-            format!("it stands for process {target}, which is outside the tree"),
-            "close it before the dump, or dump a tree that holds both",
-        ),
+        0 => Problem::Refused(support::files::PIDFD_ELSEWHERE),
+        _ => Problem::Refused(support::files::pidfd_outside(target)),
     }
 }

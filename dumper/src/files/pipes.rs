@@ -95,10 +95,7 @@ pub(super) fn no_packets(file: &OpenFile) -> Result<(), Problem> {
     if file.flags & O_DIRECT == 0 {
         return Ok(());
     }
-    Err(Problem::refused(
-        "pipes in packet mode (O_DIRECT) are not supported yet",
-        "open the pipe without O_DIRECT",
-    ))
+    Err(Problem::Refused(support::files::PACKET_PIPE))
 }
 
 /// Writes what was read now, and what stands as it was found; with none of it there is no image.

@@ -29,12 +29,6 @@ pub(super) enum Problem {
     },
 }
 
-impl Problem {
-    pub(super) fn refused(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Refused(Refusal::new(reason.into(), remedy.into()))
-    }
-}
-
 /// The text of `/proc/PID/fdinfo` is not that of a file of this kind.
 pub(super) fn unexpected(kind: &str) -> Problem {
     Problem::Kernel {

@@ -171,10 +171,7 @@ impl Survey<'_> {
             found
         };
         if is(&stat, libc::S_IFSOCK) {
-            return Err(Problem::refused(
-                "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
-                "close it before the checkpoint",
-            ));
+            return Err(Problem::Refused(support::files::SOCKET_FILE));
         }
         if found.ghost {
             self.ghost(found, id, &stat)?;
@@ -264,18 +261,11 @@ impl Survey<'_> {
         let fown = self.owner(pid, file)?;
         let mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
         if is_of_mapped_memory(file, mappings) {
-            return Err(Problem::refused(
-                "it is shared anonymous memory that is mapped as well (opened by /proc/PID/map_files): after \
-                 a restore neither would see what is written to the other",
-                "close it, or unmap the memory, before the dump",
-            ));
+            return Err(Problem::Refused(support::files::MEMORY_BEHIND_A_DESCRIPTOR));
         }
         // Nothing else gives a directory somebody to signal.
         if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
-            return Err(Problem::refused(
-                "changes in the directory are watched through it (F_NOTIFY), which is not supported",
-                "close it before the checkpoint, or open it anew for other uses",
-            ));
+            return Err(Problem::Refused(support::files::WATCHED_DIRECTORY));
         }
         let reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
         Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry })

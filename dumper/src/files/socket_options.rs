@@ -52,10 +52,7 @@ pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry,
         length => length.doing("get filter of")? != 0,
     };
     if has_filter {
-        return Err(Problem::refused(
-            "it has a packet filter, which is not supported yet",
-            "detach the filter (SO_DETACH_FILTER) before the checkpoint",
-        ));
+        return Err(Problem::Refused(support::sockets::PACKET_FILTER));
     }
     let (so_snd_tmo_sec, so_snd_tmo_usec) = time(socket, libc::SO_SNDTIMEO)?;
     let (so_rcv_tmo_sec, so_rcv_tmo_usec) = time(socket, libc::SO_RCVTIMEO)?;
@@ -128,10 +125,7 @@ pub(super) fn ip(socket: BorrowedFd<'_>, v6: bool) -> Result<IpOptsEntry, Proble
 pub(super) fn tcp(socket: BorrowedFd<'_>) -> Result<TcpOptsEntry, Problem> {
     let value = |name| number(socket, SOL_TCP, name);
     if value(libc::TCP_REPAIR)? != 0 {
-        return Err(Problem::refused(
-            "it is being repaired (TCP_REPAIR)",
-            "have that ended, or close it before the checkpoint",
-        ));
+        return Err(Problem::Refused(support::sockets::REPAIRED));
     }
     let set = |name| value(name).map(|value| Some(value != 0).filter(|on| *on));
     Ok(TcpOptsEntry {

@@ -20,10 +20,7 @@ pub(super) struct Common {
 
 /// A socket of a family that is carried by no kind.
 pub(super) fn unknown(family: i32) -> Problem {
-    Problem::refused(
-        format!("{} sockets are not supported yet", family_name(family)),
-        "close it before the checkpoint",
-    )
+    Problem::Refused(support::sockets::unknown_family(&family_name(family)))
 }
 
 impl Survey<'_> {
@@ -41,10 +38,7 @@ impl Survey<'_> {
             let others = usual.differences(socket, family)?;
             // One that is about to be received is the frozen look's to judge.
             if strict && has_error(socket).doing("look for errors of")? {
-                return Err(Problem::refused(
-                    "an error waits in it that has not been received (SO_ERROR, MSG_ERRQUEUE)",
-                    "try again when it has been",
-                ));
+                return Err(Problem::Refused(support::sockets::ERROR_WAITS));
             }
             Ok(Common { family, others })
         });

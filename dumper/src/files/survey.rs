@@ -10,7 +10,7 @@ use std::sync::Arc;
 use collector::{Inventory, OpenFile, Process, ProcessState};
 use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
-use support::Unsupported;
+use support::{Refusal, Unsupported};
 
 use super::kept::Kept;
 use super::memory::{Memory, key};
@@ -128,11 +128,8 @@ impl<'a> Survey<'a> {
                 Ok(None)
             }
             Err(Problem::Lost { path }) => {
-                let object = format!("{place} ({})", object());
-                let reason =
-                    "its name has been deleted, while the file has other names (hard links)";
-                let remedy = name_again(pid, place, &path);
-                self.refusals.push(Unsupported::of(pid, object, reason, remedy));
+                let refusal = lost_name(pid, place, &path);
+                self.refusals.push(refusal.of(pid, format!("{place} ({})", object())));
                 Ok(None)
             }
             Err(Problem::Gone) if !self.frozen => Ok(None),
@@ -184,10 +181,7 @@ impl<'a> Survey<'a> {
         if self.fdinfo(pid, file)?.locks.is_empty() {
             return Ok(());
         }
-        Err(Problem::refused(
-            "file locks and leases are not supported yet",
-            "release the lock before the checkpoint",
-        ))
+        Err(Problem::Refused(support::files::LOCKED))
     }
 
     /// `/proc/PID`, opened once.
@@ -226,9 +220,8 @@ pub(super) fn is_alive(process: &Process) -> bool {
     !process.kernel_thread && !matches!(process.state, ProcessState::Zombie { .. })
 }
 
-/// How a file that is held in `place` gets back the name that it had.
-fn name_again(pid: i32, place: Place, path: &std::path::Path) -> String {
-    let word = |path: &std::path::Path| support::word(&path.to_string_lossy());
+/// A file that is held in `place`, and has lost the name that it had.
+fn lost_name(pid: i32, place: Place, path: &std::path::Path) -> Refusal {
     let link = match place {
         Place::Descriptor(fd) => format!("fd/{fd}"),
         // The shell finds the other end of the mapping.
@@ -238,12 +231,8 @@ fn name_again(pid: i32, place: Place, path: &std::path::Path) -> String {
         Place::Root => "root".to_owned(),
         Place::Thread(tid) => format!("task/{tid}/exe"),
     };
-    let directory = match path.parent().filter(|parent| !parent.exists()) {
-        Some(parent) => format!("mkdir -p {} && ", word(parent)),
-        None => String::new(),
-    };
-    let path = word(path);
-    format!("give it that name again: {directory}ln -L /proc/{pid}/{link} {path}")
+    let needs_directory = path.parent().is_some_and(|parent| !parent.exists());
+    support::paths::lost(&format!("/proc/{pid}/{link}"), path, needs_directory)
 }
 
 /// Whether a process has ended, or has let go of its files to end.

@@ -67,10 +67,7 @@ impl Scratch {
             // The pipe is dropped with what is left in it.
             self.ends = None;
             self.capacity = 0;
-            return Err(Problem::refused(
-                "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
-                "try again when they have been read",
-            ));
+            return Err(Problem::Refused(support::files::PACKETS_WAIT));
         }
         if copied < bytes {
             return Err(Problem::Kernel {

@@ -104,29 +104,17 @@ impl Terminal {
             (major @ 136..=143, minor) => Self::Slave((major - 136) * 256 + minor),
             (5, 0) => Self::Controlling,
             (5, 2) => {
-                return Err(Problem::refused(
-                    "the master side of a pseudo-terminal is not supported yet",
-                    "dump the job inside the terminal (with --shell-job) instead of its master",
-                ));
+                return Err(Problem::Refused(support::files::TERMINAL_MASTER));
             }
             _ => {
-                return Err(Problem::refused(
-                    "terminals other than pseudo-terminals are not supported yet",
-                    "start the program with its input and output elsewhere",
-                ));
+                return Err(Problem::Refused(support::files::OTHER_TERMINAL));
             }
         };
         if !shell_job {
-            return Err(Problem::refused(
-                "it is a terminal outside the tree",
-                "dump with --shell-job, and restore with it from the terminal it shall have",
-            ));
+            return Err(Problem::Refused(support::files::TERMINAL_OUTSIDE));
         }
         if matches!(terminal, Self::Slave(number) if number > LARGEST) {
-            return Err(Problem::refused(
-                format!("the images have no place for pseudo-terminals above {LARGEST}"),
-                "start the program in another terminal",
-            ));
+            return Err(Problem::Refused(support::files::terminal_number(LARGEST)));
         }
         Ok(terminal)
     }

@@ -177,17 +177,11 @@ fn entry(
     let known = neighbours.socket(inode).ok_or(Problem::Gone)?;
     let kind = i32::from(known.kind);
     if !matches!(kind, SOCK_STREAM | SOCK_DGRAM | SOCK_SEQPACKET) {
-        return Err(Problem::refused(
-            format!("Unix sockets of type {kind} are not supported"),
-            "close it before the checkpoint",
-        ));
+        return Err(Problem::Refused(support::sockets::unknown_unix_socket(kind)));
     }
     let state = u32::from(known.state);
     if !matches!(state, SK_ESTABLISHED | SK_CLOSE | SK_LISTEN) {
-        return Err(Problem::refused(
-            format!("its state {state} is not known"),
-            "close it before the checkpoint",
-        ));
+        return Err(Problem::Refused(support::sockets::unknown_state(state)));
     }
     let shutdown = u32::from(known.shutdown);
     let mut entry = UnixSkEntry {
@@ -290,12 +284,7 @@ fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
     path.strip_suffix(plain.as_os_str().as_bytes())
         .and_then(|rest| rest.strip_suffix(b"/"))
         .map(|rest| if rest.is_empty() { b"/".to_vec() } else { rest.to_vec() })
-        .ok_or_else(|| {
-            Problem::refused(
-                format!("its relative name {} does not end its path", shown.display()),
-                "bind it to an absolute path",
-            )
-        })
+        .ok_or_else(|| Problem::Refused(support::sockets::relative_name(shown)))
 }
 
 /// What is queued in a socket of a kind (`SOCK_*`) and a state: one element a message, of a stream
@@ -313,10 +302,7 @@ fn queue(
     // A message says who sent it to whoever asked for that.
     for (name, what) in [(libc::SO_PASSCRED, "SO_PASSCRED"), (SO_PASSPIDFD, "SO_PASSPIDFD")] {
         if !messages.is_empty() && option(socket, SOL_SOCKET, name).is_ok_and(|set| set != 0) {
-            return Err(Problem::refused(
-                format!("messages wait in it with the credentials of their senders ({what})"),
-                "try again when they have been received",
-            ));
+            return Err(Problem::Refused(support::sockets::credentials_wait(what)));
         }
     }
     Ok(messages)
@@ -337,10 +323,7 @@ fn read_queue(socket: BorrowedFd<'_>, kind: i32, sender: &[u8]) -> Result<Vec<Ve
         return if empty { Err(empty_message()) } else { Ok(Vec::new()) };
     }
     if stream && has_urgent_byte(socket).doing("look for an urgent byte in")? {
-        return Err(Problem::refused(
-            "an urgent byte is queued in it (MSG_OOB), which cannot be put back as one",
-            "try again when it has been received",
-        ));
+        return Err(Problem::Refused(support::sockets::URGENT_BYTE));
     }
     let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
     // One look without a peek offset is enough for nearly every queue, and changes nothing.
@@ -392,7 +375,7 @@ fn messages(
 
 /// The kernel shows an empty message to one look only, so it counts as well how many there are.
 fn empty_message() -> Problem {
-    Problem::refused("an empty message is queued in it", "try again when it has been received")
+    Problem::Refused(support::sockets::EMPTY_MESSAGE)
 }
 
 /// Looks at the next message. With a `sender`, which datagrams have, one from another name is refused:
@@ -405,21 +388,17 @@ fn look(
     let other = |name: &[u8]| sender.is_some_and(|sender| !name.is_empty() && name != sender);
     match peek(socket, buffer).doing("look into the queue of")? {
         None => Ok(None),
-        Some(found) if found.descriptors => Err(Problem::refused(
-            "descriptors are queued in it (SCM_RIGHTS), which is not supported yet",
-            "try again when they have been received",
-        )),
-        Some(found) if found.truncated => Err(Problem::refused(
-            format!("a message of more than {} bytes is queued in it", buffer.len()),
-            "try again when it has been received",
-        )),
-        Some(found) if other(&found.sender) => Err(Problem::refused(
-            format!(
-                "a datagram from {} is queued in it, to whom an answer would go",
-                String::from_utf8_lossy(&found.sender).trim_matches('\0')
-            ),
-            "try again when it has been received",
-        )),
+        Some(found) if found.descriptors => {
+            Err(Problem::Refused(support::sockets::DESCRIPTORS_WAIT))
+        }
+        Some(found) if found.truncated => {
+            Err(Problem::Refused(support::sockets::long_message(buffer.len())))
+        }
+        Some(found) if other(&found.sender) => {
+            Err(Problem::Refused(support::sockets::other_sender(
+                String::from_utf8_lossy(&found.sender).trim_matches('\0'),
+            )))
+        }
         Some(found) => Ok(Some(found.bytes)),
     }
 }

@@ -1,0 +1,114 @@
+//! Files by their names: those that are gone, and those that lead elsewhere.
+
+use std::path::Path;
+
+use crate::unsupported::{Refusal, word};
+
+/// A deleted file that grows while it is read.
+#[must_use]
+pub fn deleted_and_grows(limit: u64, bytes: u64) -> Refusal {
+    Refusal::new(
+        format!(
+            "it has been deleted, and has grown beyond {limit} bytes, which is the limit for \
+                         what goes into the images"
+        ),
+        raise(bytes),
+    )
+}
+
+/// A path that the kernel cannot say from where we are.
+pub const OUTSIDE_OF_ROOT: Refusal = Refusal::fixed(
+    "its path does not start at our root directory",
+    "run stasis in the mount namespace of the target",
+);
+
+/// A deleted file that no restore makes.
+pub const DELETED_KIND: Refusal = Refusal::fixed(
+    "it has been deleted and is neither a regular file nor a directory",
+    "close it before the checkpoint",
+);
+
+/// A deleted file that is too large for the images.
+#[must_use]
+pub fn deleted_and_large(allocated: u64, limit: u64) -> Refusal {
+    Refusal::new(
+        format!(
+            "it has been deleted and holds {allocated} bytes: more than {limit}, which is the limit \
+                 for what goes into the images"
+        ),
+        raise(allocated),
+    )
+}
+
+/// A path under which there is another file.
+pub const LEADS_ELSEWHERE: Refusal = Refusal::fixed(
+    "its path leads to another file now",
+    "undo the mount or the rename that hides it, or close it before the checkpoint",
+);
+
+/// A path outside of the root directory that was asked for.
+#[must_use]
+pub fn outside_of_tree(root: &Path) -> Refusal {
+    Refusal::new(
+        format!("it is not below the root directory {}", root.display()),
+        "dump with the root directory of the target, or without one",
+    )
+}
+
+/// What helps with a deleted file of so many bytes.
+fn raise(bytes: u64) -> String {
+    let mebibytes = bytes.div_ceil(1 << 20) + 1;
+    format!("give --ghost-limit {mebibytes}M, or have the program close it before the dump")
+}
+
+/// A file that has lost the name that it had, and has others. `link` leads to it, a path that the shell may
+/// have to complete; `needs_directory` says whether what the name was in has gone, too.
+#[must_use]
+pub fn lost(link: &str, path: &Path, needs_directory: bool) -> Refusal {
+    let word = |path: &Path| word(&path.to_string_lossy());
+    let directory = match path.parent().filter(|_| needs_directory) {
+        Some(parent) => format!("mkdir -p {} && ", word(parent)),
+        None => String::new(),
+    };
+    Refusal::new(
+        "its name has been deleted, while the file has other names (hard links)",
+        format!("give it that name again: {directory}ln -L {link} {}", word(path)),
+    )
+}
+
+/// A file of `memfd_secret`.
+pub const SECRET_MEMORY: Refusal = Refusal::fixed(
+    "memory that nobody but the process may read (memfd_secret)",
+    "close and unmap it before the dump",
+);
+
+/// A POSIX message queue.
+pub const MESSAGE_QUEUE: Refusal = Refusal::fixed(
+    "POSIX message queues cannot be carried yet",
+    "have it close the queue (mq_close) before the dump",
+);
+
+/// A file of hugetlbfs without a name.
+pub const HUGE_PAGES: Refusal =
+    Refusal::fixed("memory of hugetlbfs cannot be carried", "close and unmap it before the dump");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_again_by_a_command() {
+        let remedy = |path: &str, gone| lost("/proc/7/fd/3", Path::new(path), gone).remedy;
+        assert_eq!(remedy("/a", false), "give it that name again: ln -L /proc/7/fd/3 /a");
+        assert_eq!(
+            remedy("/a b/c", true),
+            "give it that name again: mkdir -p '/a b' && ln -L /proc/7/fd/3 '/a b/c'"
+        );
+    }
+
+    #[test]
+    fn the_limit_that_helps_is_above_what_there_is() {
+        let remedy = deleted_and_large(3 << 20, 1 << 20).remedy;
+        assert!(remedy.starts_with("give --ghost-limit 4M,"), "{remedy}");
+    }
+}
