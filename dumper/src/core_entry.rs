@@ -14,31 +14,38 @@ use kernel::sched::Scheduling;
 use parasite::task::SigAction;
 
 use crate::inject::{Report, ThreadState};
+use crate::interrupted::ToThread;
 use crate::tasks::{TaskState, ThreadCapture};
 use crate::timers;
 
-/// The image of a thread; `task` is its process if the thread leads it, `layout` that of the
-/// processor, `groups` the number of its control groups.
+/// The image of a thread; `task` is its process, with the signals that wait for it, if the thread leads
+/// it, `layout` that of the processor, `groups` the number of its control groups.
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
-    task: Option<(&TaskState, &Report)>,
+    task: Option<(&TaskState, &Report, &[&RawSigInfo])>,
     layout: &Layout,
     groups: u32,
+    signals: &ToThread<'_>,
 ) -> CoreEntry {
     let state = image::ThreadState {
         registers: capture.registers(),
+        handler: signals.handler,
         extended: &capture.original.extended,
         clear_child_tid: in_task.clear_child_tid,
-        permitted: task.map(|(_, report)| report.state.permitted),
+        permitted: task.map(|(_, report, _)| report.state.permitted),
         identification_faults: in_task.identification_faults,
         clock_faults: in_task.clock_faults,
     };
     CoreEntry {
-        tc: task.map(|(task, report)| task_core(task, report, capture)),
+        tc: task.map(|(task, report, shared)| TaskCoreEntry {
+            signals_s: Some(queue(shared)),
+            ..task_core(task, report, capture)
+        }),
         thread_core: Some(ThreadCoreEntry {
             cg_set: Some(groups),
+            signals_p: Some(queue(&signals.pending)),
             ..thread_core(capture, in_task, securebits)
         }),
         ..image::encode(&state, layout)
@@ -71,7 +78,6 @@ fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskC
         rlimits: Some(TaskRlimitsEntry {
             rlimits: task.facts.limits.0.iter().map(limit).collect(),
         }),
-        signals_s: Some(queue(&task.pending)),
         loginuid: Some(task.facts.login_uid),
         oom_score_adj: Some(task.facts.oom_score_adj),
         sigactions: actions(&report.state.actions),
@@ -104,7 +110,6 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             ss_flags: in_task.alt_stack.flags,
         }),
         pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
-        signals_p: Some(queue(&capture.pending)),
         creds: Some(creds(&capture.facts.status, securebits)),
         seccomp_mode: Some(SECCOMP_MODE_DISABLED),
         comm: Some(comm(&capture.comm)),
@@ -190,7 +195,7 @@ fn limit(limit: &Limit) -> RlimitEntry {
     }
 }
 
-fn queue(pending: &[RawSigInfo]) -> SignalQueueEntry {
+fn queue(pending: &[&RawSigInfo]) -> SignalQueueEntry {
     SignalQueueEntry {
         signals: pending.iter().map(|info| SiginfoEntry { siginfo: info.to_vec() }).collect(),
     }

@@ -14,6 +14,7 @@ use crate::denied;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::files;
+use crate::interrupted;
 use crate::memory::{Early, Pages};
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::Plan;
@@ -198,6 +199,7 @@ fn run(
     // What it holds of the target's files must not outlive their use by the target.
     kept.files = None;
     captured.pages.iter_mut().for_each(Pages::settle);
+    interrupted::name_calls(&mut captured.tasks);
     let Some(Plan { store, writer, collector, .. }) = kept.plan.take() else {
         return Err(Failed::Final(Error::Panicked));
     };

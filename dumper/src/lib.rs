@@ -19,6 +19,7 @@ mod freeze;
 mod ids;
 mod infect;
 mod inject;
+mod interrupted;
 mod labels;
 mod look;
 mod mappings;

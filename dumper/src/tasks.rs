@@ -41,6 +41,11 @@ pub(crate) struct ThreadCapture {
     pub(crate) robust_list: (u64, u64),
     /// Signals pending for the thread alone, oldest first.
     pub(crate) pending: Vec<RawSigInfo>,
+    /// Signals blocked where it was stopped: in a call that has a mask of its own (`sigsuspend`,
+    /// `ppoll`) others than when it goes on.
+    pub(crate) blocked: u64,
+    /// [`collector::InTask::continues`].
+    pub(crate) continues: u64,
     /// What only the thread knows; there once it, or the kernel's own structures, were asked.
     pub(crate) in_task: Option<ThreadState>,
 }
@@ -125,6 +130,8 @@ impl ThreadCapture {
             rseq,
             robust_list,
             pending: pending(stopped, known.pending, false)?,
+            blocked: known.blocked,
+            continues: known.in_task.map_or(0, |known| known.continues),
             in_task: known.in_task.zip(bits).map(|(known, bits)| ThreadState::known(&known, bits)),
         })
     }

@@ -17,6 +17,7 @@ use crate::core_entry;
 use crate::error::Error;
 use crate::files::mapping_status;
 use crate::ids;
+use crate::interrupted::Delivery;
 use crate::mappings::{self, Kind};
 use crate::memory::{Pages, Store};
 use crate::options::{DumpOptions, FrozenAccount};
@@ -78,12 +79,13 @@ fn process(
     sets: &Sets,
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
-    for (index, thread) in task.threads.iter().enumerate() {
+    let Delivery { threads, shared } = Delivery::of(task, report);
+    for (index, (thread, signals)) in task.threads.iter().zip(&threads).enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
-        let process = (index == 0).then_some((task, report));
+        let process = (index == 0).then_some((task, report, &shared[..]));
         let groups = sets.number(&thread.facts.groups);
         let bits = report.state.securebits;
-        let entry = core_entry::thread(thread, in_task, bits, process, layout, groups);
+        let entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
         writer.write_one(&names::core(number(thread.tid)), &entry)?;
     }
     if let Some(ids) = captured.ids.get(&pid) {

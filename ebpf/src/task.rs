@@ -91,6 +91,7 @@ fn signals(seq: *mut seq_file, task: u64) {
     fill(&mut signals.clear_child_tid, task, o::TASK_CLEAR_CHILD_TID);
     fill(&mut signals.robust_list, task, o::TASK_ROBUST_LIST);
     fill(&mut signals.rseq, task, o::TASK_RSEQ);
+    fill(&mut signals.continues, task, o::TASK_CONTINUES);
     emit(seq, &signals);
 }
 

@@ -197,6 +197,10 @@ pub struct InTask {
     pub rseq_bytes: u32,
     /// Restartable sequences: signature.
     pub rseq_signature: u32,
+    /// Address of the kernel's function that would continue the wait that was interrupted last, 0 if
+    /// that is not known. It is the kernel's secret.
+    #[serde(skip)]
+    pub continues: u64,
     /// `SECBIT_*`.
     pub securebits: u32,
     /// Bytes of extended state (vector registers and the like) that the kernel puts into the

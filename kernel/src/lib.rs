@@ -39,6 +39,7 @@ pub mod signalfd;
 pub mod sock_diag;
 pub mod socket_names;
 pub mod sockets;
+pub mod symbols;
 pub mod timerfd;
 pub mod tty;
 pub mod userfaultfd;

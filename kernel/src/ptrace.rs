@@ -8,6 +8,7 @@
 //! reason, the kernel detaches every task and lets it run on from the registers that it has then;
 //! whoever changes registers must leave them so that the task finds home from there.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 
@@ -93,6 +94,9 @@ pub struct Running {
 pub struct Stopped {
     tid: i32,
     stop: Stop,
+    /// Whether its registers are those with which it is to go on: looked at ([`Stopped::settled`]),
+    /// or set.
+    settled: Cell<bool>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -190,7 +194,7 @@ fn event(tid: i32, status: c_int) -> Event {
         0 => Stop::Signal(signal),
         event => Stop::Event(event),
     };
-    Event::Stopped(Stopped { tid, stop, not_send: PhantomData })
+    Event::Stopped(Stopped { tid, stop, settled: Cell::new(false), not_send: PhantomData })
 }
 
 /// Waits for any traced task (or child) of this thread to stop or end.
@@ -316,6 +320,25 @@ impl Stopped {
         Ok(regs)
     }
 
+    /// General registers. A call that says `EINTR` only because the task was told to stop is made to
+    /// be restarted first ([`GeneralRegs::unbroken`]); a task that goes on without this having been
+    /// called is seen to then.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when the task was killed.
+    pub fn settled(&self) -> Result<GeneralRegs> {
+        let registers = self.registers()?;
+        let unbroken = match self.stop {
+            Stop::Interrupted if !self.settled.get() => registers.unbroken(),
+            _ => None,
+        };
+        if let Some(unbroken) = &unbroken {
+            self.set_registers(unbroken)?;
+        }
+        self.settled.set(true);
+        Ok(unbroken.unwrap_or(registers))
+    }
+
     /// Sets the general registers.
     ///
     /// # Errors
@@ -326,7 +349,9 @@ impl Stopped {
             iov_base: std::ptr::from_ref(regs).cast_mut().cast(),
             iov_len: GeneralRegs::BYTES,
         };
-        self.regset("write registers of", true, NT_PRSTATUS, &mut iov)
+        self.regset("write registers of", true, NT_PRSTATUS, &mut iov)?;
+        self.settled.set(true);
+        Ok(())
     }
 
     /// Reads the extended state into `buffer`, which is made as long as the state is.
@@ -462,7 +487,13 @@ impl Stopped {
         Ok(message)
     }
 
+    fn settle(&self) -> Result<()> {
+        let is_to = self.stop == Stop::Interrupted && !self.settled.get();
+        if is_to { self.settled().map(|_| ()) } else { Ok(()) }
+    }
+
     fn go(self, operation: &'static str, request: u32, signal: c_int) -> Result<Running> {
+        self.settle()?;
         ptrace(operation, request, self.tid, 0, signal as usize as *mut c_void)?;
         Ok(Running { tid: self.tid, not_send: PhantomData })
     }
@@ -506,6 +537,7 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn detach(self, signal: c_int) -> Result<()> {
+        self.settle()?;
         ptrace("detach from", libc::PTRACE_DETACH, self.tid, 0, signal as usize as *mut c_void)?;
         Ok(())
     }

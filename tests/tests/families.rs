@@ -123,7 +123,7 @@ macro_rules! peer_tests {
 
 families! {
     beyond_criu changing_files credentials faulting memfd_sealed multicast nameless nameless_peers settings
-    settings_deadline socket_options
+    settings_deadline socket_options waits woken
 }
 
 families_that_criu_carries! {
@@ -146,6 +146,25 @@ fn settings_unseen_carried_by_programs() {
 #[test]
 fn settings_unseen_running_on_by_programs() {
     running_on("settings_unseen", true);
+}
+
+/// A wait that was stopped before has lost the number of its call: the programs tell which it is.
+#[test]
+fn waits_carried_when_they_ran_on_by_programs() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("waits", scratch.path("work"));
+    let collector = Collector::start(&scratch.path("collector"));
+    for (images, how) in [("first", Dump::RUNNING_ON), ("last", Dump::ENDING)] {
+        let how = Dump { collector: Some(&collector), ..how };
+        Engine::Stasis.dump(workload.pid(), &scratch.path(images), how).must_succeed("dump");
+    }
+    drop(collector);
+    machine.await_no_children();
+    Engine::Stasis.restore(&scratch.path("last"), Dump::ENDING).must_succeed("restore");
+    if let Err(what) = workload.check() {
+        panic!("the waits are not what they were: {what}");
+    }
 }
 
 /// CRIU loses what it has no place for, and restores the rest.

@@ -48,6 +48,8 @@ mod timers;
 mod tree;
 mod unix_sockets;
 mod unsupported;
+mod waits;
+mod woken;
 
 use std::process::ExitCode;
 
@@ -153,6 +155,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-socket_error", unsupported::socket_error),
     ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
+    ("waits", waits::run),
+    ("woken", woken::run),
 ];
 
 fn main() -> ExitCode {

@@ -13,7 +13,7 @@ use images::messages::{
 
 use super::fpu::{self, Component, Layout};
 use super::memory::END_OF_SPACE;
-use super::regs::{Abi, GeneralRegs, NO_SYSCALL};
+use super::regs::{Abi, GeneralRegs, Handler, NO_SYSCALL};
 
 // The format's pages are those of this processor.
 const _: () = assert!(images::PAGE_SIZE == super::memory::PAGE_SIZE);
@@ -26,6 +26,8 @@ const KNOWN_COMPONENTS: usize = 464;
 pub struct ThreadState<'a> {
     /// As ptrace reports them.
     pub registers: &'a GeneralRegs,
+    /// What a signal that waits for the thread has run before it goes on.
+    pub handler: Handler,
     /// As ptrace reports it.
     pub extended: &'a [u8],
     /// Where the kernel clears the thread's number when it ends.
@@ -49,7 +51,7 @@ pub struct ThreadState<'a> {
 pub fn encode(state: &ThreadState<'_>, layout: &Layout) -> CoreEntry {
     let info = ThreadInfoX86 {
         clear_tid_addr: state.clear_child_tid,
-        gpregs: general(state.registers),
+        gpregs: general(&state.registers.resumed(state.handler)),
         fpregs: extended(state.extended, layout),
         tls: Vec::new(),
         permitted_components: state
@@ -68,8 +70,7 @@ pub fn encode_ended() -> CoreEntry {
     CoreEntry { mtype: MARCH_X86_64, ..CoreEntry::default() }
 }
 
-fn general(registers: &GeneralRegs) -> UserX86RegsEntry {
-    let r = registers.resumed();
+fn general(r: &GeneralRegs) -> UserX86RegsEntry {
     UserX86RegsEntry {
         r15: r.r15,
         r14: r.r14,

@@ -1,7 +1,7 @@
 //! System calls: their numbers, and how to make one without a C library.
 //!
 //! The numbers are the kernel's (`arch/x86/entry/syscalls/syscall_64.tbl`); only those that the
-//! blobs and the injected calls use stand here.
+//! blobs and the injected calls use, or that an interrupted task may be in, stand here.
 
 use core::arch::asm;
 
@@ -12,6 +12,7 @@ pub mod nr {
     pub const WRITE: usize = 1;
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
+    pub const POLL: usize = 7;
     pub const LSEEK: usize = 8;
     pub const MMAP: usize = 9;
     pub const MPROTECT: usize = 10;
@@ -24,6 +25,7 @@ pub mod nr {
     pub const PREAD64: usize = 17;
     pub const MREMAP: usize = 25;
     pub const MADVISE: usize = 28;
+    pub const NANOSLEEP: usize = 35;
     pub const GETITIMER: usize = 36;
     pub const SETITIMER: usize = 38;
     pub const GETPID: usize = 39;
@@ -31,6 +33,7 @@ pub mod nr {
     pub const EXIT: usize = 60;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
+    pub const SEMOP: usize = 65;
     pub const FCNTL: usize = 72;
     pub const UMASK: usize = 95;
     pub const SETRESUID: usize = 117;
@@ -52,18 +55,24 @@ pub mod nr {
     pub const TKILL: usize = 200;
     pub const FUTEX: usize = 202;
     pub const SCHED_SETAFFINITY: usize = 203;
+    pub const IO_GETEVENTS: usize = 208;
     pub const SET_TID_ADDRESS: usize = 218;
     pub const RESTART_SYSCALL: usize = 219;
+    pub const SEMTIMEDOP: usize = 220;
     pub const TIMER_CREATE: usize = 222;
     pub const TIMER_SETTIME: usize = 223;
     pub const TIMER_GETTIME: usize = 224;
     pub const TIMER_GETOVERRUN: usize = 225;
     pub const TIMER_DELETE: usize = 226;
     pub const CLOCK_GETTIME: usize = 228;
+    pub const CLOCK_NANOSLEEP: usize = 230;
     pub const EXIT_GROUP: usize = 231;
+    pub const EPOLL_WAIT: usize = 232;
     pub const TGKILL: usize = 234;
     pub const SET_ROBUST_LIST: usize = 273;
     pub const GET_ROBUST_LIST: usize = 274;
+    pub const EPOLL_PWAIT: usize = 281;
+    pub const FALLOCATE: usize = 285;
     pub const PREADV: usize = 295;
     pub const RT_TGSIGQUEUEINFO: usize = 297;
     pub const DUP3: usize = 292;
@@ -83,6 +92,7 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
     pub const PIDFD_GETFD: usize = 438;
     pub const PROCESS_MADVISE: usize = 440;
+    pub const EPOLL_PWAIT2: usize = 441;
 }
 
 /// The kernel's answer to a system call: the value, or the positive error number.

@@ -132,6 +132,7 @@ pub(super) fn thread(
             rseq: signals.rseq,
             rseq_bytes: signals.rseq_bytes,
             rseq_signature: signals.rseq_signature,
+            continues: signals.continues,
             securebits: task.marks.securebits,
             extended_bytes: Some(task.processor.extended_bytes as usize)
                 .filter(|bytes| *bytes != 0),

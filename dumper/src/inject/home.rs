@@ -1,7 +1,7 @@
 //! The way home: signal frames in the task's memory that give it back what it was.
 
 use arch::fpu::Extent;
-use arch::regs::GeneralRegs;
+use arch::regs::{GeneralRegs, Handler};
 use arch::{fpu, sigframe};
 use kernel::memory::{MemoryFile, read_exact, write_all};
 use kernel::ptrace::{RseqConfiguration, Stopped};
@@ -35,7 +35,7 @@ impl Original {
     ) -> Result<Self, Error> {
         stopped.extended_state(buffer)?;
         let extended = buffer.clone();
-        let mut registers = stopped.registers()?;
+        let mut registers = stopped.settled()?;
         let mut section = None;
         // No system call may be made in a sequence. So this costs nothing for threads that wait.
         if rseq.pointer != 0 && !registers.in_syscall() {
@@ -191,7 +191,7 @@ fn lay_out(
 ) -> Vec<u8> {
     let Parts { scratch, first, frame, extended, end } = parts;
     let mut laid = vec![0; (end - scratch) as usize];
-    let resumed = original.registers.resumed();
+    let resumed = original.registers.resumed(Handler::None);
     let encode =
         |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, codes.trampoline);
     put(&mut laid, frame - scratch, &encode(&resumed));

@@ -129,6 +129,8 @@ pub struct TaskSignals {
     pub rseq_bytes: u32,
     /// Restartable sequences: signature.
     pub rseq_signature: u32,
+    /// Address of the kernel's function that continues the wait that was interrupted last.
+    pub continues: u64,
 }
 
 /// Tables that threads may share: address space, descriptors, root and directories, signal handlers.

@@ -73,6 +73,7 @@ offsets! {
     TASK_RSEQ = "task_struct.rseq" optional;
     TASK_RSEQ_LEN = "task_struct.rseq_len" optional;
     TASK_RSEQ_SIG = "task_struct.rseq_sig" optional;
+    TASK_CONTINUES = "task_struct.restart_block.fn" optional;
     TASK_STATIC_PRIO = "task_struct.static_prio";
     TASK_RT_PRIORITY = "task_struct.rt_priority";
     TASK_POLICY = "task_struct.policy";
