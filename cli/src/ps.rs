@@ -76,8 +76,6 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use api::Unsupported;
-
     use super::*;
 
     fn process(pid: i32, command: &str) -> ProcessSummary {
@@ -98,13 +96,17 @@ mod tests {
     fn refusals_stand_below_their_process() {
         let mut refused = process(7, "redis-server\x1b[2J *:6379");
         refused.dumpable = false;
-        refused.refusals.push(Unsupported::of(7, "descriptor 5", "it is an io_uring", "close it"));
+        refused.refusals.push(support::files::MEMFD_HUGE.of(7, "descriptor 5"));
         let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
         let shown = text(&list, false);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0], "     PID THREADS      MEMORY  DUMP  COMMAND");
         assert_eq!(lines[1], "       7       2    4.00 MiB  no    redis-server [2J *:6379");
-        assert_eq!(lines[2].trim(), "process 7, descriptor 5: it is an io_uring; close it");
+        assert_eq!(
+            lines[2].trim(),
+            "process 7, descriptor 5: it is of huge pages (MFD_HUGETLB), which cannot be carried yet; make it \
+             without MFD_HUGETLB, or close and unmap it before the dump"
+        );
         assert_eq!(lines[3], "       9       2    4.00 MiB  yes   x y");
         assert_eq!(lines.len(), 4);
         assert!(text(&list, true).contains("[name]"));

@@ -7,16 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use images::messages::vma_status;
-use support::Unsupported;
+use support::{Unsupported, room};
 
 use crate::load::World;
 use crate::plan::Plan;
 
 /// Tasks of the restore's own: who holds the tree, and who makes its root.
 pub(crate) const OWN_TASKS: u64 = 2;
-
-/// Mappings that a task has beside its own while it is restored, as a dump foresees them.
-const OWN_MAPPINGS: u64 = 16;
 
 /// What the machine allows, and has already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,43 +68,6 @@ impl Machine {
             memory,
         }
     }
-
-    fn tasks(&self, root: i32, needed: u64) -> Option<Unsupported> {
-        let all = self.tasks.saturating_add(needed);
-        (all > self.most_tasks).then(|| {
-            let reason = format!(
-                "there are {} on this machine already, and kernel.threads-max is {}",
-                self.tasks, self.most_tasks
-            );
-            let remedy = format!("sysctl -w kernel.threads-max={all}");
-            Unsupported::of(root, format!("{needed} tasks"), reason, remedy)
-        })
-    }
-
-    fn mappings(&self, pid: i32, count: u64) -> Option<Unsupported> {
-        let needed = count.saturating_add(OWN_MAPPINGS);
-        (needed > self.most_mappings).then(|| {
-            let reason = format!(
-                "vm.max_map_count ({}) does not allow them and the {OWN_MAPPINGS} that the restore needs",
-                self.most_mappings
-            );
-            let remedy = format!("sysctl -w vm.max_map_count={needed}");
-            Unsupported::of(pid, format!("{count} mappings"), reason, remedy)
-        })
-    }
-
-    fn memory(&self, root: i32, needed: u64) -> Option<Unsupported> {
-        let Memory::Counted(left) = self.memory else { return None };
-        (needed > left).then(|| {
-            let reason = format!(
-                "it is {needed} bytes, and vm.overcommit_memory is 2 here: {left} bytes may still be \
-                 promised (CommitLimit less Committed_AS)"
-            );
-            let remedy = "sysctl -w vm.overcommit_memory=0, or raise vm.overcommit_ratio, or end what has \
-                          memory";
-            Unsupported::of(root, "memory that the tree may write to", reason, remedy)
-        })
-    }
 }
 
 /// The tasks that will be made in a control group, by its directory.
@@ -128,14 +88,7 @@ fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
     let limit = group.join("pids.max");
     // Without a limit it says "max".
     let (most, now) = (number(&limit)?, number(group.join("pids.current"))?);
-    let all = now.saturating_add(needed);
-    // One task alone goes into a group whatever its limit is.
-    (needed > 1 && all > most).then(|| {
-        let reason =
-            format!("there are {now} in {} already, and its pids.max is {most}", group.display());
-        let remedy = format!("echo {all} > {}", limit.display());
-        Unsupported::of(root, format!("{needed} tasks"), reason, remedy)
-    })
+    room::of_group(root, &group.display().to_string(), needed, now, most)
 }
 
 /// What of the tree this machine has no room for.
@@ -144,39 +97,29 @@ pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
     let root = plan.tasks.first().map_or(0, |task| task.pid);
     let threads = world.threads().saturating_sub(world.living().count());
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
-    let mut found: Vec<Unsupported> = machine.tasks(root, tasks).into_iter().collect();
+    let mut found: Vec<Unsupported> =
+        room::of_tasks(root, tasks, machine.tasks, machine.most_tasks).into_iter().collect();
     let mut promised: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
     for (process, body) in world.living() {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
         let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
-        found.extend(machine.mappings(process.pid, own().count() as u64));
+        let count = own().count() as u64;
+        found.extend(room::of_mappings(process.pid, count, machine.most_mappings));
         let writable = libc::PROT_WRITE.cast_unsigned();
         let private = libc::MAP_PRIVATE.cast_unsigned();
         let counted = own().filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);
         let bytes = counted.map(|vma| vma.end.saturating_sub(vma.start));
         promised = bytes.fold(promised, u64::saturating_add);
     }
-    found.extend(machine.memory(root, promised));
+    if let Memory::Counted(left) = machine.memory {
+        found.extend(room::of_memory(root, promised, left));
+    }
     found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MACHINE: Machine =
-        Machine { tasks: 90, most_tasks: 100, most_mappings: 100, memory: Memory::Counted(4096) };
-
-    #[test]
-    fn what_there_is_no_room_for_is_said_with_the_setting_that_makes_room() {
-        assert_eq!(MACHINE.tasks(7, 10), None);
-        assert_eq!(MACHINE.tasks(7, 11).unwrap().remedy, "sysctl -w kernel.threads-max=101");
-        assert_eq!(MACHINE.mappings(7, 84), None);
-        assert_eq!(MACHINE.mappings(7, 85).unwrap().remedy, "sysctl -w vm.max_map_count=101");
-        assert_eq!(MACHINE.memory(7, 4096), None);
-        assert!(MACHINE.memory(7, 4097).unwrap().reason.contains("4096 bytes may still"));
-        assert_eq!(Machine { memory: Memory::Uncounted, ..MACHINE }.memory(7, u64::MAX), None);
-    }
 
     #[test]
     fn what_the_kernel_says_is_understood() {

@@ -18,13 +18,11 @@ use api::{CgroupRoot, CgroupsMode};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::Places;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
+use support::cgroups::{ELSEWHERE, GONE, LEAVE, NO_SETTING, NOT_MADE, stopped};
 
 use crate::capacity::{self, Births};
 use crate::error::Error;
 use crate::load::{Process, State, World};
-
-const REMEDY: &str = "restore with --cgroups ignore to leave the tree in the control groups of whoever \
-                      restores it";
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
 type Set = BTreeMap<String, Vec<u8>>;
@@ -41,10 +39,6 @@ pub(crate) struct Plan {
     threads: BTreeMap<i32, Moves>,
     /// How many tasks are made in each group.
     births: Births,
-}
-
-fn refused(object: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::refused(object, reason, REMEDY)
 }
 
 impl Plan {
@@ -220,14 +214,9 @@ fn moves(from: &Set, to: &Set, places: &Places, id: i32) -> Result<Moves, Error>
     let other = to.iter().filter(|(name, group)| from.get(*name) != Some(*group));
     let directory = |(name, group): (&String, &Vec<u8>)| {
         places.directory(name, group).ok_or_else(|| {
-            refused(
-                format!(
-                    "control group {}:{} of process {id}",
-                    name,
-                    String::from_utf8_lossy(group)
-                ),
-                "its hierarchy is not mounted here, or not that part of it",
-            )
+            let group = String::from_utf8_lossy(group);
+            let object = format!("control group {name}:{group} of process {id}");
+            Error::refused(ELSEWHERE.of(0, object))
         })
     };
     other.map(directory).collect()
@@ -263,10 +252,10 @@ fn make_group(
     if !is_root {
         match (exists, mode) {
             (false, CgroupsMode::None | CgroupsMode::Props) => {
-                return Err(refused(object(), "it is not there, and is not to be made"));
+                return Err(Error::refused(NOT_MADE.of(0, object())));
             }
             (true, CgroupsMode::Strict) => {
-                return Err(Error::refused(object(), "it is there already", "remove it (rmdir)"));
+                return Err(Error::refused(support::cgroups::THERE_ALREADY.of(0, object())));
             }
             (false, _) => {
                 make_directory(directory).map_err(Error::kernel(format!(
@@ -407,12 +396,11 @@ fn set_devices(directory: &Path, value: &[u8]) -> Result<(), Error> {
 fn write_setting(path: &Path, value: &[u8]) -> Result<(), Error> {
     match fs::write(path, value) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(refused(
-            format!("setting {}", path.display()),
-            "this machine's control groups do not have it",
-        )),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(Error::refused(NO_SETTING.of(0, format!("setting {}", path.display()))))
+        }
         Err(error) => Err(Error::kernel(format!(
-            "write {} to {} ({REMEDY})",
+            "write {} to {} ({LEAVE})",
             String::from_utf8_lossy(value),
             path.display()
         ))(error)),
@@ -420,7 +408,7 @@ fn write_setting(path: &Path, value: &[u8]) -> Result<(), Error> {
 }
 
 fn write(path: &Path, value: &[u8]) -> Result<(), Error> {
-    let doing = format!("go into the control group of {} ({REMEDY})", path.display());
+    let doing = format!("go into the control group of {} ({LEAVE})", path.display());
     fs::write(path, value).map_err(Error::kernel(doing))
 }
 
@@ -431,18 +419,18 @@ fn check_group(group: &Path) -> Result<(), Error> {
         fs::read_to_string(path).is_ok_and(|found| found.trim_ascii() == text)
     };
     if !group.is_dir() {
-        return Err(refused(object(), "it is not there"));
+        return Err(Error::refused(GONE.of(0, object())));
     }
     let v1 = group.join("freezer.state");
     if v1.exists() && !says(&v1, "THAWED") {
-        let remedy = format!("let it run: echo THAWED > {}", v1.display());
-        return Err(Error::refused(object(), "it is frozen", remedy));
+        let refusal = stopped("THAWED", &v1.display().to_string());
+        return Err(Error::refused(refusal.of(0, object())));
     }
     if let Some(frozen) =
         group.ancestors().map(|above| above.join("cgroup.freeze")).find(|file| says(file, "1"))
     {
-        let remedy = format!("let it run: echo 0 > {}", frozen.display());
-        return Err(Error::refused(object(), "it is frozen", remedy));
+        let refusal = stopped("0", &frozen.display().to_string());
+        return Err(Error::refused(refusal.of(0, object())));
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ pub enum Error {
 impl From<files::Error> for Error {
     fn from(error: files::Error) -> Self {
         match error {
-            files::Error::Refused(obstacles) => Self::Refused(obstacles),
+            files::Error::Refused(found) => Self::Refused(found),
             error => Self::Files(error),
         }
     }
@@ -78,7 +78,7 @@ impl Error {
         let mut refused = Vec::new();
         for result in results {
             match result {
-                Err(Self::Refused(obstacles)) => refused.extend(obstacles),
+                Err(Self::Refused(found)) => refused.extend(found),
                 done => done?,
             }
         }
@@ -95,12 +95,8 @@ impl Error {
         Self::Image { object: object.into(), reason: reason.into() }
     }
 
-    pub(crate) fn refused(
-        object: impl Into<String>,
-        reason: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self::Refused(vec![Unsupported::of(0, object, reason, remedy)])
+    pub(crate) fn refused(found: Unsupported) -> Self {
+        Self::Refused(vec![found])
     }
 }
 

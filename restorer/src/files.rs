@@ -114,12 +114,8 @@ impl Error {
         Self::Image { object: object.into(), reason: reason.into() }
     }
 
-    fn refused(
-        object: impl Into<String>,
-        reason: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self::Refused(vec![Unsupported::of(0, object, reason, remedy)])
+    fn refused(found: Unsupported) -> Self {
+        Self::Refused(vec![found])
     }
 }
 

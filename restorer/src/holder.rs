@@ -95,11 +95,7 @@ pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<S
     match made {
         Some((pid, Fork::Parent)) => Ok(Side::Commander(Holder { pid, socket: ours })),
         Some((_, Fork::Child)) => Ok(Side::Holder(Held { commander, socket: theirs })),
-        None => Err(Error::refused(
-            "the tree",
-            "there is no free process number to work with",
-            "end some processes, or raise /proc/sys/kernel/pid_max",
-        )),
+        None => Err(Error::refused(support::host::NO_NUMBER.of(0, "the tree"))),
     }
 }
 
@@ -220,7 +216,7 @@ impl Failure {
             error => (None, crate::error::chain(error)),
         };
         let refused = match error {
-            Error::Refused(obstacles) => obstacles.clone(),
+            Error::Refused(found) => found.clone(),
             _ => Vec::new(),
         };
         Self { pid, message, refused }

@@ -58,26 +58,6 @@ pub(crate) struct Host {
 
 const CAP_SYS_RESOURCE: u64 = 24;
 
-/// `RLIMIT_*` by number, as `ulimit` and `setrlimit` call them.
-const LIMIT_NAMES: [&str; 16] = [
-    "cpu",
-    "fsize",
-    "data",
-    "stack",
-    "core",
-    "rss",
-    "nproc",
-    "nofile",
-    "memlock",
-    "as",
-    "locks",
-    "sigpending",
-    "msgqueue",
-    "nice",
-    "rtprio",
-    "rttime",
-];
-
 impl Host {
     /// Asks the kernel about this process.
     pub(crate) fn probe() -> Result<Self, Error> {
@@ -151,43 +131,29 @@ impl Host {
         let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
         for (resource, limit) in limits.enumerate() {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
-            if limit.max > ours {
-                let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
-                found.push(Unsupported::of(
-                    process.pid,
-                    format!("hard limit of {name}"),
-                    format!("it is {}, and ours is {ours}", limit.max),
-                    "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
-                ));
-            }
+            found.extend(support::host::of_limit(process.pid, resource, limit.max, ours));
         }
     }
 
     fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
         let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
         if let Some(guard) = guards.next().filter(|_| !self.guards) {
-            let object = format!("guard region {:#x}-{:#x}", guard.start, guard.end);
-            let reason = "this kernel has none (MADV_GUARD_INSTALL)";
-            let remedy = "restore it under Linux 6.13 or newer";
-            found.push(Unsupported::of(process.pid, object, reason, remedy));
+            found.push(support::host::of_guard(process.pid, guard.start, guard.end));
         }
     }
 
     fn check_processor(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
-        let remedy = "restore it on a processor with the features of the one it was dumped on";
         let names = |mask| arch::fpu::names(mask).collect::<Vec<_>>().join(" and ");
         for thread in &body.threads {
             let missing = thread.processor.missing(self.components);
             if missing != 0 {
-                let names = names(missing);
-                let reason = format!("it uses {names}, which this processor or its kernel lacks");
-                found.push(Unsupported::of(thread.tid, "processor state", reason, remedy));
+                let refusal = support::host::processor_state(&names(missing));
+                found.push(refusal.of(thread.tid, "processor state"));
             }
         }
         let missing = body.permitted_components() & !self.components;
         if missing != 0 {
-            let reason = format!("it may use {}, which this processor lacks", names(missing));
-            found.push(Unsupported::of(process.pid, "processor state", reason, remedy));
+            found.push(support::host::of_permitted(process.pid, &names(missing)));
         }
     }
 
@@ -198,15 +164,8 @@ impl Host {
             let missing = wanted & !self.permitted;
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
-                found.push(Unsupported::of(
-                    thread.tid,
-                    "capabilities",
-                    format!(
-                        "it had {}, which this process has not",
-                        kernel::rights::names_of(missing | unbounded)
-                    ),
-                    "restore as root, with all capabilities that the tree had",
-                ));
+                let names = kernel::rights::names_of(missing | unbounded);
+                found.push(support::host::of_capabilities(thread.tid, &names));
             }
         }
     }
@@ -233,10 +192,6 @@ impl Host {
         if same {
             return Ok(());
         }
-        Err(Error::refused(
-            format!("process {pid}"),
-            "it was dumped under a kernel with another vdso",
-            "restore it under that kernel: redirecting the functions of the vdso is not supported yet",
-        ))
+        Err(Error::refused(support::host::OTHER_VDSO.of(pid, format!("process {pid}"))))
     }
 }

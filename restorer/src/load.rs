@@ -157,9 +157,8 @@ fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
         for (what, id) in shared {
             if let Some(other) = owners.insert((what, id), process.pid) {
                 return Err(Error::refused(
-                    format!("process {}", process.pid),
-                    format!("it shares its {what} with process {other}"),
-                    "processes that share one (CLONE_VM, CLONE_FILES, CLONE_FS) are not supported yet",
+                    support::images::shares(what, other)
+                        .of(process.pid, format!("process {}", process.pid)),
                 ));
             }
         }

@@ -32,9 +32,7 @@ pub(crate) fn check(world: &World, plan: &Plan, records: Option<&Path>) -> Resul
     let limit = pid_max();
     if let Some(id) = wanted(world, plan).find(|&id| id >= limit) {
         return Err(Error::refused(
-            format!("process {id}"),
-            format!("process numbers end at {limit} here"),
-            format!("sysctl -w kernel.pid_max={}", id.saturating_add(1)),
+            support::host::number_too_high(id, limit).of(id, format!("process {id}")),
         ));
     }
     let deadline = Instant::now() + PATIENCE;
@@ -44,9 +42,7 @@ pub(crate) fn check(world: &World, plan: &Plan, records: Option<&Path>) -> Resul
         }
         return Err(match records.and_then(|place| Record::of_root(place, id)) {
             Some(record) => Error::refused(
-                format!("process {id}"),
-                format!("it runs: it was restored from {}", record.images.display()),
-                "end it before it is restored again",
+                support::host::runs_already(&record.images).of(id, format!("process {id}")),
             ),
             None => taken(id),
         });
@@ -78,24 +74,13 @@ fn taken(id: i32) -> Error {
     let object = format!("process {id}");
     match of(id) {
         Some(stat) if stat.is_dead() => Error::refused(
-            object,
-            format!(
-                "its number is in use by a zombie: {} has not waited for its child",
-                named(stat.ppid)
-            ),
-            format!("have its parent wait for it, or end the parent: kill {}", stat.ppid),
+            support::host::number_of_zombie(&named(stat.ppid), stat.ppid).of(id, object),
         ),
         Some(stat) => Error::refused(
-            object,
-            format!(
-                "its number is in use by {} in state {}, a child of {}",
-                named(id),
-                char::from(stat.state),
-                named(stat.ppid)
-            ),
-            format!("end it (kill {id}), or restore in another pid namespace"),
+            support::host::number_taken(id, &named(id), char::from(stat.state), &named(stat.ppid))
+                .of(id, object),
         ),
-        None => Error::refused(object, "its number is in use", "try again: it has ended by now"),
+        None => Error::refused(support::host::NUMBER_WAS_TAKEN.of(id, object)),
     }
 }
 

@@ -17,9 +17,8 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
         for thread in &body.threads {
             if !thread.core.creds.as_ref().is_some_and(|creds| is_plain(creds, uid, gid)) {
                 return Err(Error::refused(
-                    format!("thread {} of process {}", thread.tid, process.pid),
-                    format!("its rights are more, or others, than those of uid {uid}, gid {gid}"),
-                    "ask as root",
+                    support::host::more_rights(uid, gid)
+                        .of(process.pid, format!("thread {}", thread.tid)),
                 ));
             }
         }
@@ -29,9 +28,8 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
         let who = [&socket.peer_credentials, &socket.connector];
         if !who.into_iter().flatten().all(|who| is_user(who, world, uid, gid)) {
             return Err(Error::refused(
-                format!("Unix socket of file {}", file.id),
-                format!("it tells others of ids that are not those of uid {uid}, gid {gid}"),
-                "ask as root",
+                support::host::ids_of_others(uid, gid)
+                    .of(0, format!("Unix socket of file {}", file.id)),
             ));
         }
     }

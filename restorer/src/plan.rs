@@ -17,6 +17,7 @@
 //! (see [`crate::task`]). Zombies and helpers end when all groups are joined.
 
 use std::collections::BTreeMap;
+use support::Refusal;
 
 use crate::error::Error;
 use crate::load::{State, World};
@@ -110,8 +111,8 @@ impl Plan {
     }
 }
 
-fn refuse(pid: i32, reason: String, remedy: &str) -> Error {
-    Error::refused(format!("process {pid}"), reason, remedy)
+fn refuse(pid: i32, refusal: Refusal) -> Error {
+    Error::refused(refusal.of(pid, format!("process {pid}")))
 }
 
 fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
@@ -147,11 +148,7 @@ fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<bool, Error> {
         return Ok(false);
     }
     if !caller.shell_job {
-        return Err(refuse(
-            root.pid,
-            "it is a job of a session outside the tree".to_owned(),
-            "restore it into the session of this terminal with --shell-job",
-        ));
+        return Err(refuse(root.pid, support::host::JOB));
     }
     let led = members.iter().any(|member| member.pid == root.pgid);
     for member in members {
@@ -174,18 +171,10 @@ fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), E
         };
         let born = member.parent.is_none_or(|parent| members[parent].pgid == 0);
         if member.sid == 0 && !is_callers(member.sid, |caller| caller.sid) {
-            return Err(refuse(
-                member.pid,
-                "the leader of its session is outside its pid namespace".to_owned(),
-                "dump a tree whose root leads a session (start it with setsid)",
-            ));
+            return Err(refuse(member.pid, support::images::SESSION_OUTSIDE));
         }
         if member.pgid == 0 && !(born && is_callers(member.pgid, |caller| caller.pgid)) {
-            return Err(refuse(
-                member.pid,
-                "the leader of its process group is outside its pid namespace".to_owned(),
-                "start the restore in a group of its own (setsid stasis restore …)",
-            ));
+            return Err(refuse(member.pid, support::host::GROUP_OUTSIDE));
         }
     }
     Ok(())
@@ -210,11 +199,7 @@ fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
             early[parent].push(index);
         } else if let Some(leader) = members.iter().position(|other| other.pid == child.sid) {
             if members[leader].parent != Some(parent) {
-                return Err(refuse(
-                    child.pid,
-                    format!("its session {} is neither its parent's nor a sibling's", child.sid),
-                    "such sessions are not supported yet",
-                ));
+                return Err(refuse(child.pid, support::images::session_elsewhere(child.sid)));
             }
             late[leader].push(Birth::Sibling(index));
         } else {
@@ -258,11 +243,7 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
     for (index, member) in members.iter().enumerate() {
         if member.sid == member.pid {
             if member.pgid != member.pid {
-                return Err(refuse(
-                    member.pid,
-                    format!("it leads a session but is in group {}", member.pgid),
-                    "no kernel makes such a process: the images are damaged",
-                ));
+                return Err(refuse(member.pid, support::images::leader_in_group(member.pgid)));
             }
             continue;
         }
@@ -276,11 +257,7 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
         if let Some(&sid) = founded.get(&member.pgid)
             && sid != member.sid
         {
-            return Err(refuse(
-                member.pid,
-                format!("its group {} is in two sessions", member.pgid),
-                "no kernel makes such a group: the images are damaged",
-            ));
+            return Err(refuse(member.pid, support::images::group_in_two_sessions(member.pgid)));
         }
         let led = plan.tasks.iter().any(|task| task.pid == member.pgid);
         if led || (member.pgid, member.sid) == (caller.pgid, caller.sid) {

@@ -131,9 +131,9 @@ pub(crate) fn region(
     let taken = body.mm.vmas.iter().map(|vma| Range { start: vma.start, end: vma.end });
     let address =
         place(taken.chain(host.mappings.iter().copied()), bytes as u64).ok_or_else(|| {
-            let object = format!("process {}", process.pid);
-            let reason = format!("its address space has no gap of {bytes} bytes");
-            Error::refused(object, reason, "the restore needs such a gap to work in")
+            Error::refused(
+                support::host::no_gap(bytes).of(process.pid, format!("process {}", process.pid)),
+            )
         })?;
     arguments.region_start = address;
     arguments.region_bytes = bytes as u64;

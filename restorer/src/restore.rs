@@ -229,13 +229,7 @@ fn park_signal(world: &World) -> Result<i32, Error> {
         pending |= 1 << (reserved - 1);
     }
     let free = std::iter::once(libc::SIGTRAP).chain(1..=64).find(|s| pending & 1 << (s - 1) == 0);
-    free.ok_or_else(|| {
-        Error::refused(
-            "the tree",
-            "every signal is pending in it",
-            "restore needs one to work with",
-        )
-    })
+    free.ok_or_else(|| Error::refused(support::host::NO_SIGNAL.of(0, "the tree")))
 }
 
 /// Tasks that end while the tree is being built.

@@ -32,3 +32,30 @@ pub const NO_CONTROLLER: Refusal = Refusal::fixed(
     "no hierarchy has this controller",
     "name one of /proc/self/cgroup (name=NAME for one without a controller)",
 );
+
+/// A group that is there, while `--cgroups strict` is to make it.
+pub const THERE_ALREADY: Refusal = Refusal::fixed("it is there already", "remove it (rmdir)");
+
+/// What helps where the groups of the images cannot be had.
+pub const LEAVE: &str = "restore with --cgroups ignore to leave the tree in the control groups of whoever \
+                         restores it";
+
+/// A group of a hierarchy that is not mounted, or not that part of it.
+pub const ELSEWHERE: Refusal =
+    Refusal::fixed("its hierarchy is not mounted here, or not that part of it", LEAVE);
+
+/// A group that is gone, and is not to be made again.
+pub const NOT_MADE: Refusal = Refusal::fixed("it is not there, and is not to be made", LEAVE);
+
+/// A group that has gone.
+pub const GONE: Refusal = Refusal::fixed("it is not there", LEAVE);
+
+/// A setting of a group that this machine does not have.
+pub const NO_SETTING: Refusal =
+    Refusal::fixed("this machine's control groups do not have it", LEAVE);
+
+/// A group that would stop what goes into it; `file` lets it run if this is written to it.
+#[must_use]
+pub fn stopped(value: &str, file: &str) -> Refusal {
+    Refusal::new("it is frozen", format!("let it run: echo {value} > {file}"))
+}

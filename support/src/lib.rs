@@ -17,10 +17,16 @@
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
 //! | [`room`] | what the settings of a machine must leave room for |
+//! | [`images`] | a restore: what images hold that is not made |
+//! | [`host`] | a restore: what it needs of the machine and of whoever asks |
+//! | [`changed`] | a restore: files that are not what they were |
 //! | [`unsupported`] | the types, and how they are said to people |
 
 pub mod cgroups;
+pub mod changed;
 pub mod files;
+pub mod host;
+pub mod images;
 pub mod mappings;
 pub mod paths;
 pub mod room;

@@ -15,18 +15,6 @@ pub struct Refusal {
     pub remedy: Cow<'static, str>,
 }
 
-impl Unsupported {
-    /// One of a process or thread.
-    pub fn of(
-        task: i32,
-        object: impl Into<String>,
-        reason: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Refusal::new(reason.into(), remedy.into()).of(task, object)
-    }
-}
-
 impl Refusal {
     /// One that is the same for whatever has it.
     pub(crate) const fn fixed(reason: &'static str, remedy: &'static str) -> Self {
@@ -34,7 +22,10 @@ impl Refusal {
     }
 
     /// One that names something.
-    pub fn new(reason: impl Into<Cow<'static, str>>, remedy: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(
+        reason: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self { reason: reason.into(), remedy: remedy.into() }
     }
 
@@ -126,8 +117,13 @@ fn line(group: &[&Unsupported]) -> String {
         if !text.is_empty() {
             text += if one.task == task { ", " } else { "; " };
         }
+        let process = format!("process {}", one.task);
         if one.task != task {
-            text += &format!("process {}, ", one.task);
+            // The object may be the process itself.
+            if one.object != process {
+                text += &process;
+                text += ", ";
+            }
             task = one.task;
         }
         text += &plain(&one.object);
@@ -157,6 +153,7 @@ mod tests {
         let file = |task, fd| close.clone().of(task, format!("descriptor {fd}"));
         assert_eq!(file(7, 3).to_string(), "process 7, descriptor 3: a pidfd; close it");
         let all: Vec<_> = (0..40).map(|fd| file(7 + fd / 20, fd)).collect();
+        assert_eq!(close.clone().of(7, "process 7").to_string(), "process 7: a pidfd; close it");
         let other = Refusal::new("it has 3 bytes", "truncate -s 2 /tmp/a").of(0, "/tmp/a\nb");
         let all: Vec<_> = all.into_iter().chain([other]).collect();
         assert_eq!(

@@ -95,10 +95,6 @@ fn opens_all(credentials: &Credentials) -> bool {
     credentials.users[3] == 0 && credentials.effective & all == all
 }
 
-/// Which remedy there always is.
-const TRUST: &str =
-    "to give the tasks whatever has the name, restore with `stasis restore --trust-paths`";
-
 /// Finds and judges files below a root directory.
 #[derive(Debug)]
 pub(super) struct Approver {
@@ -275,13 +271,7 @@ impl Approver {
             };
             if !holder.credentials.iter().any(may) {
                 return Err(Error::refused(
-                    what,
-                    format!(
-                        "its directory is another one than when it was dumped, and process {} may not make \
-                         files in it",
-                        holder.pid
-                    ),
-                    format!("put the directory back, or {TRUST}"),
+                    support::changed::directory_taken(holder.pid).of(0, what),
                 ));
             }
         }
@@ -357,37 +347,20 @@ fn link_in(path: &Path, what: &str) -> Error {
     let mut parts: Vec<_> = path.ancestors().collect();
     parts.reverse();
     let link = parts.into_iter().find(|part| part.is_symlink()).unwrap_or(path);
-    Error::refused(
-        what,
-        format!(
-            "there is a symbolic link, {}, that was not there when it was dumped",
-            link.display()
-        ),
-        format!("take the link away, or, {TRUST}"),
-    )
+    Error::refused(support::changed::link_in_the_way(link).of(0, what))
 }
 
 fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, now: &Attributes) -> Error {
-    let which = match entry.identity {
-        Some(was) if was.uid != now.uid => format!(
-            "it is another file than the one that was dumped (it is user {}'s, and was user {}'s)",
-            now.uid, was.uid
-        ),
-        Some(_) => "it is another file than the one that was dumped".to_owned(),
-        None => "the images do not say which file it was".to_owned(),
-    };
+    let owners = entry.identity.map(|was| (was.uid, now.uid));
     let doing = match purpose {
         Purpose::Access(_) | Purpose::Map(_) => "open it so",
         Purpose::Run => "run it",
         Purpose::Enter => "enter it",
         Purpose::Root => "make it its root directory",
     };
-    let users: Vec<_> = holder.credentials.iter().map(|own| own.users[3].to_string()).collect();
-    Error::refused(
-        shown(entry),
-        format!("{which}, and process {} (user {}) may not {doing}", holder.pid, users.join(", ")),
-        format!("put the file back, or give the process the right to it; or, {TRUST}"),
-    )
+    let users: Vec<_> = holder.credentials.iter().map(|own| own.users[3]).collect();
+    let refusal = support::changed::other_file(owners, holder.pid, &users, doing);
+    Error::refused(refusal.of(0, shown(entry)))
 }
 
 #[cfg(test)]

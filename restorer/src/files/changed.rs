@@ -10,7 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use images::messages::RegFileEntry;
-use support::{Unsupported, word};
+use support::Unsupported;
+use support::changed::{Was, of_change, of_gone};
 
 use super::Error;
 use super::images::FileImages;
@@ -48,10 +49,10 @@ pub(super) fn all<'a>(
     root: Option<&Path>,
 ) -> Vec<Unsupported> {
     let mut found: Vec<Unsupported> = Vec::new();
-    for obstacle in named.filter_map(|entry| by_name(entry, &locate(&entry.name, root))) {
+    for one in named.filter_map(|entry| by_name(entry, &locate(&entry.name, root))) {
         // A file that is open and mapped is there twice.
-        if !found.contains(&obstacle) {
-            found.push(obstacle);
+        if !found.contains(&one) {
+            found.push(one);
         }
     }
     found
@@ -82,16 +83,10 @@ fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Unsupported> {
     match path.symlink_metadata() {
         Ok(now) if is_plain_mode(now.mode()) => compare(entry, path, now.mode(), now.len()),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Some(obstacle(path, "it is not there any more".to_owned(), PUT_BACK.to_owned()))
+            Some(of_gone(path))
         }
         _ => None,
     }
-}
-
-const PUT_BACK: &str = "put it back, as it was when it was dumped";
-
-fn obstacle(path: &Path, reason: String, remedy: String) -> Unsupported {
-    Unsupported::of(0, format!("file {}", path.display()), reason, remedy)
 }
 
 /// What differs between a file and what the images say of it, as far as they do.
@@ -101,23 +96,7 @@ pub(super) fn compare(
     mode: u32,
     is: u64,
 ) -> Option<Unsupported> {
-    let name = word(&path.to_string_lossy());
-    let same_kind = entry.mode.is_none_or(|was| was & libc::S_IFMT == mode & libc::S_IFMT);
-    if let Some(was) = entry.size.filter(|was| *was != is && same_kind) {
-        let reason = format!("it has {is} bytes, and had {was} when it was dumped");
-        let remedy = match is > was {
-            true => format!("cut off what was added since: truncate -s {was} {name}"),
-            false => PUT_BACK.to_owned(),
-        };
-        return Some(obstacle(path, reason, remedy));
-    }
-    let was = entry.mode.filter(|was| *was != mode)?;
-    let reason = format!("its mode is {mode:o}, and was {was:o} when it was dumped");
-    let remedy = match same_kind {
-        true => format!("give it the mode that it had: chmod {:o} {name}", was & 0o7777),
-        false => PUT_BACK.to_owned(),
-    };
-    Some(obstacle(path, reason, remedy))
+    of_change(path, Was { mode: entry.mode, size: entry.size }, mode, is)
 }
 
 #[cfg(test)]

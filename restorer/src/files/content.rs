@@ -15,6 +15,7 @@ use images::build_id;
 use images::messages::RegFileEntry;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use support::changed::Contents;
 
 use super::Error;
 use super::approve::{Approved, nanoseconds};
@@ -41,9 +42,6 @@ pub enum Needs {
     Contents,
 }
 
-const COMPARE_SIZES: &str = "`stasis restore --file-validation filesize` compares nothing but sizes, and \
-                             the process may crash";
-
 /// Refuses a file that has not in it what it had.
 pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Result<(), Error> {
     let unchanged = |content: &images::messages::FileContent| {
@@ -57,35 +55,27 @@ pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Resu
         let operation = format!("read {}", shown(entry));
         Error::Kernel { operation, source }
     };
-    let reason = if !entry.build_id.is_empty() {
+    let refuse = |known: Contents<'_>| {
+        Err(Error::refused(support::changed::other_contents(known).of(0, shown(entry))))
+    };
+    if !entry.build_id.is_empty() {
         let now = build_id_of(&file.handle).map_err(failed)?;
-        match now {
-            Some(now) if now == entry.build_id => return Ok(()),
-            Some(now) => format!(
-                "it has the build id {}, and had {} when it was dumped",
-                hex(&now),
-                hex(&entry.build_id)
-            ),
-            None => format!("it had the build id {} when it was dumped", hex(&entry.build_id)),
-        }
-    } else if let Some(was) = checksum {
-        if checksum_of(&file.handle).map_err(failed)? == was {
+        if now.as_ref() == Some(&entry.build_id) {
             return Ok(());
         }
-        "there is something else in it than when it was dumped".to_owned()
-    } else if entry.content.is_some() {
-        let what =
-            if file.same { "it has been written to since" } else { "it is another file than when" };
-        format!("{what} it was dumped, and the images have no checksum of it")
-    } else {
+        let now = now.as_deref().map(hex);
+        return refuse(Contents::BuildId { now: now.as_deref(), was: &hex(&entry.build_id) });
+    }
+    if let Some(was) = checksum {
+        let same = checksum_of(&file.handle).map_err(failed)? == was;
+        return if same { Ok(()) } else { refuse(Contents::Checksum) };
+    }
+    match entry.content {
+        Some(_) if file.same => refuse(Contents::Written),
+        Some(_) => refuse(Contents::Replaced),
         // Images of CRIU's, or of a dump that was to compare sizes: that has been done.
-        return Ok(());
-    };
-    Err(Error::refused(
-        shown(entry),
-        format!("{reason}, and a process has it in its memory"),
-        format!("put back the version that was dumped, or take the risk: {COMPARE_SIZES}"),
-    ))
+        None => Ok(()),
+    }
 }
 
 fn open(handle: &OwnedFd) -> io::Result<File> {

@@ -86,18 +86,10 @@ fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
     let (kind, protocol) = (entry.r#type.cast_signed(), entry.proto.cast_signed());
     let known = matches!((kind, protocol), (SOCK_STREAM, IPPROTO_TCP) | (SOCK_DGRAM, IPPROTO_UDP));
     if !known || !matches!(entry.family.cast_signed(), AF_INET | AF_INET6) {
-        return Err(Error::refused(
-            what,
-            "internet sockets other than TCP and UDP are not supported",
-            "close it before the dump",
-        ));
+        return Err(Error::refused(support::images::OTHER_INTERNET_SOCKET.of(0, what)));
     }
     if kind == SOCK_STREAM && !matches!(entry.state, SK_LISTEN | SK_CLOSE) {
-        return Err(Error::refused(
-            what,
-            "established TCP connections are not supported yet",
-            "close it before the dump",
-        ));
+        return Err(Error::refused(support::images::ESTABLISHED.of(0, what)));
     }
     Ok(())
 }

@@ -28,9 +28,7 @@ impl FileImages {
         let mut images = Self { files, tables, pids, ..Self::default() };
         if !dir.read_all(&names::file_locks())?.is_empty() {
             return Err(Error::refused(
-                names::file_locks().name(),
-                "file locks are not supported yet",
-                "release them before the dump",
+                support::images::FILE_LOCKS.of(0, names::file_locks().name()),
             ));
         }
         *images.beside.of::<FileMemory>() = memory;
@@ -47,9 +45,7 @@ impl FileImages {
     fn remap(&mut self, dir: &ImageDir, remap: &RemapFilePathEntry) -> Result<(), Error> {
         if remap.remap_type != Some(REMAP_GHOST) {
             return Err(Error::refused(
-                format!("file {}", remap.orig_id),
-                "its name was gone, and the images refer to another one (link remap)",
-                "give the file its name back before the dump",
+                support::images::LINK_REMAP.of(0, format!("file {}", remap.orig_id)),
             ));
         }
         let id = remap.remap_id;
@@ -88,7 +84,9 @@ impl FileImages {
 /// The kind of a file; what is not restored is refused.
 fn supported(file: &FileEntry) -> Result<&'static dyn FileKind, Error> {
     table::of_type(file.r#type).ok_or_else(|| {
-        let reason = format!("a {} cannot be restored yet", fd_type::name(file.r#type));
-        Error::refused(format!("file {}", file.id), reason, "close it before the dump")
+        Error::refused(
+            support::images::unknown_file(fd_type::name(file.r#type))
+                .of(0, format!("file {}", file.id)),
+        )
     })
 }

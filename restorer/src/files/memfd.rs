@@ -75,9 +75,7 @@ impl FileKind for Memfd {
         match inode.hugetlb_flag {
             None => Ok(()),
             Some(_) => Err(Error::refused(
-                format!("memfd {}", shown(inode)),
-                "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",
-                "have the program make it without MFD_HUGETLB, and dump again",
+                support::images::HUGE_MEMFD.of(0, format!("memfd {}", shown(inode))),
             )),
         }
     }

@@ -53,9 +53,8 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
         return Ok(Some(room));
     }
     Err(Error::refused(
-        format!("{files} open files, numbered up to {}", base - 1),
-        format!("the hard limit of open files here, {hard}, does not allow them"),
-        "raise the hard limit of open files (ulimit -Hn)",
+        support::host::open_files(hard)
+            .of(0, format!("{files} open files, numbered up to {}", base - 1)),
     ))
 }
 
@@ -111,10 +110,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         }
         if let Some(entry) = late.clone().find(|entry| later.contains_key(&entry.id)) {
             return Err(Error::refused(
-                format!("descriptor {}", entry.fd),
-                "its number is among the last below the hard limit of open files, and it can only be \
-                 opened when the tree is there",
-                "raise the hard limit of open files (ulimit -Hn)",
+                support::host::LAST_DESCRIPTOR.of(0, format!("descriptor {}", entry.fd)),
             ));
         }
         kept.take_late(late.map(|entry| entry.id), base)?;

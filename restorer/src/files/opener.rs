@@ -76,7 +76,7 @@ impl Opener {
         let path = changed::locate(&entry.name, self.root.as_deref());
         match changed::compare(entry, &path, mode, size) {
             None => Ok(approved),
-            Some(obstacle) => Err(Error::Refused(vec![obstacle])),
+            Some(changed) => Err(Error::refused(changed)),
         }
     }
 
@@ -128,8 +128,8 @@ impl Opener {
         let mut found = changed::all(named, self.root.as_deref());
         match error {
             error if found.is_empty() => error,
-            Error::Refused(obstacles) => {
-                let others = obstacles.into_iter().filter(|it| !found.contains(it));
+            Error::Refused(others) => {
+                let others = others.into_iter().filter(|it| !found.contains(it));
                 let others: Vec<_> = others.collect();
                 found.extend(others);
                 Error::Refused(found)

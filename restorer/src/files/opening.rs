@@ -57,9 +57,7 @@ impl Opening<'_> {
         let Some(Room { base, batch }) = self.room else { return Ok(()) };
         if files > batch {
             return Err(Error::refused(
-                format!("{files} {what}"),
-                format!("the hard limit of open files allows {batch} of them at a time"),
-                "raise the hard limit of open files (ulimit -Hn)",
+                support::host::files_at_once(batch).of(0, format!("{files} {what}")),
             ));
         }
         match self.opened.len() + files > batch {

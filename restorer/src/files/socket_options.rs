@@ -126,11 +126,7 @@ pub(super) fn all(
     inode(socket, options.inode.as_ref(), what)?;
     let setter = Setter { socket, what };
     if !options.so_filter.is_empty() {
-        return Err(Error::refused(
-            what,
-            "it has a packet filter, which is not supported yet",
-            "detach the filter before the dump",
-        ));
+        return Err(Error::refused(support::images::PACKET_FILTER.of(0, what)));
     }
     if untouched.is_none() || Buffers::wanted(options) != untouched {
         setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.so_sndbuf)?;

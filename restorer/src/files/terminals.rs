@@ -54,9 +54,7 @@ impl FileKind for OpenTerminal {
             }
             if !opening.shell_job {
                 return Err(Error::refused(
-                    "terminal of the job",
-                    "it was outside the tree",
-                    "restore with --shell-job, from the terminal it shall have",
+                    support::host::TERMINAL_OUTSIDE.of(0, "terminal of the job"),
                 ));
             }
             let terminal = match &caller {
@@ -109,22 +107,14 @@ impl Terminal {
                 return Ok(Self(file.into()));
             }
         }
-        Err(Error::refused(
-            "terminal of the job",
-            "there is no terminal to take its place",
-            "restore from a shell in a terminal",
-        ))
+        Err(Error::refused(support::host::NO_TERMINAL.of(0, "terminal of the job")))
     }
 
     /// Opens the terminal for an entry, and gives it the modes that its terminal had.
     fn open(&self, entry: &TtyFileEntry, info: &TtyInfoEntry) -> Result<OwnedFd, Error> {
         let what = format!("terminal of file {}", entry.id);
         if !matches!(info.r#type, tty_type::PTY | tty_type::CTTY) || info.id & 1 == 1 {
-            return Err(Error::refused(
-                what,
-                "only the terminals of a shell's jobs are supported yet",
-                "dump the job inside the terminal",
-            ));
+            return Err(Error::refused(support::images::OTHER_TERMINAL.of(0, what)));
         }
         let fd = reopen(&self.0, entry.flags)
             .map_err(|errno| Error::kernel(format!("open {what}"), errno))?;

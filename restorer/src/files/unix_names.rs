@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use support::Refusal;
 
 use super::Error;
 use super::actors::act;
@@ -117,11 +118,7 @@ impl<'a> Names<'a> {
         let stat = fstat(&file).map_err(|errno| failed("stat the file of", entry)(errno.into()))?;
         if !is_there(&place.directory, &place.name, &stat) {
             withdraw_strayed(&file, &stat);
-            return Err(Error::refused(
-                what(entry),
-                "its name led into another directory, by a link, while it was bound",
-                "put the directory back, and restore again",
-            ));
+            return Err(Error::refused(support::changed::SOCKET_STRAYED.of(0, what(entry))));
         }
         if entry.deleted == Some(true) {
             unlinkat(&*place.directory, &*place.name, UnlinkatFlags::NoRemoveDir)
@@ -143,11 +140,7 @@ impl<'a> Names<'a> {
         let no_path = || Error::image(what(entry), "its name is no path");
         let given = of_bytes(plain).ok_or_else(no_path)?;
         if given.is_absolute() && !self.approver.is_whole() {
-            return Err(Error::refused(
-                what(entry),
-                "an absolute name cannot be given to a socket below another root directory",
-                "restore without a root directory",
-            ));
+            return Err(Error::refused(support::host::ABSOLUTE_NAME.of(0, what(entry))));
         }
         let name = given.file_name().ok_or_else(no_path)?.to_owned();
         let start = match &entry.name_dir {
@@ -208,7 +201,7 @@ impl<'a> Names<'a> {
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(failed("look for the file of", entry)(errno.into())),
         };
-        let in_the_way = |reason: String| Error::refused(what(entry), reason, "move it away");
+        let in_the_way = |refusal: Refusal| Error::refused(refusal.of(0, what(entry)));
         if entry.deleted == Some(true) {
             let mut aside = name.clone();
             aside.push(format!(".stasis-{}", std::process::id()));
@@ -218,12 +211,11 @@ impl<'a> Names<'a> {
             return Ok(Some(aside));
         }
         if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
-            return Err(in_the_way("what has its name is no socket".to_owned()));
+            return Err(in_the_way(support::changed::NO_SOCKET));
         }
-        self.approver.remove(directory, name, entry.file.as_ref(), entry.id).map_err(|source| {
-            let reason = "another socket has its name, and the tasks may not remove it";
-            in_the_way(format!("{reason} ({source})"))
-        })?;
+        self.approver
+            .remove(directory, name, entry.file.as_ref(), entry.id)
+            .map_err(|source| in_the_way(support::changed::other_socket(&source.to_string())))?;
         Ok(None)
     }
 

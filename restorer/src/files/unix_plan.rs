@@ -146,9 +146,7 @@ impl<'a> Planner<'a> {
         for (index, entry) in entries.iter().enumerate() {
             if entry.uflags != 0 {
                 return Err(Error::refused(
-                    format!("Unix socket {}", entry.id),
-                    "it was connected to a process outside the tree",
-                    "dump a tree that holds both ends",
+                    support::images::CONNECTED_OUTSIDE.of(0, format!("Unix socket {}", entry.id)),
                 ));
             }
             let kind = entry.r#type.cast_signed();

@@ -76,11 +76,7 @@ fn load(dir: &ImageDir) -> Result<Queues, Error> {
             return Err(Error::image(object(), "it is longer than a message can be"));
         }
         if !entry.scm.is_empty() {
-            return Err(Error::refused(
-                object(),
-                "descriptors travel with it (SCM_RIGHTS), which is not supported yet",
-                "dump again when they have been received",
-            ));
+            return Err(Error::refused(support::images::DESCRIPTORS_WAIT.of(0, object())));
         }
         let bytes = reader.bytes(entry.length.into())?;
         queues.entry(entry.id_for).or_default().push(bytes);

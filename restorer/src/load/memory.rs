@@ -6,6 +6,7 @@ use std::fs::File;
 use arch::memory::END_OF_SPACE;
 use images::messages::{MmEntry, VmaEntry, vma_status};
 use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
+use support::Refusal;
 
 use super::Process;
 use crate::error::Error;
@@ -71,15 +72,7 @@ impl Owner {
             map.runs.iter().filter(|run| run.lazy() && !run.present() && !run.in_parent());
         let Some(first) = missing.next() else { return Ok(()) };
         let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
-        Err(Error::refused(
-            self.name(),
-            format!(
-                "{pages} pages, the first at {:#x}, are to be brought in by a lazy restore, which \
-                 is not supported yet: they are not in the images",
-                first.start
-            ),
-            "dump the tree again without --lazy-pages",
-        ))
+        Err(Error::refused(support::images::lazy_pages(pages, first.start).of(0, self.name())))
     }
 
     fn name(self) -> String {
@@ -165,9 +158,7 @@ pub(super) fn check_mm(pid: u32, mm: &MmEntry) -> Result<(), Error> {
     let object = |vma: &VmaEntry| format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end);
     if !mm.aios.is_empty() {
         return Err(Error::refused(
-            format!("process {pid}"),
-            "it has asynchronous I/O contexts",
-            "io_setup is not supported yet",
+            support::images::ASYNCHRONOUS_IO.of(pid.cast_signed(), format!("process {pid}")),
         ));
     }
     let mut last = 0;
@@ -187,34 +178,37 @@ pub(super) fn check_mm(pid: u32, mm: &MmEntry) -> Result<(), Error> {
         if vma.end.checked_add(vma.pgoff).is_none() {
             return Err(Error::image(object(vma), "its file offset cannot be"));
         }
-        check_kind(vma).map_err(|(reason, remedy)| Error::refused(object(vma), reason, remedy))?;
+        check_kind(vma).map_err(|refusal| {
+            let object = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
+            Error::refused(refusal.of(pid.cast_signed(), object))
+        })?;
     }
     Ok(())
 }
 
-fn check_kind(vma: &VmaEntry) -> Result<(), (&'static str, &'static str)> {
+fn check_kind(vma: &VmaEntry) -> Result<(), Refusal> {
+    use support::images;
     use vma_status::{
         AIORING, ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED, SHSTK, SOCKET, SYSVIPC,
         UPROBES,
     };
-    let not_yet = "it is not supported yet";
-    for (bit, what) in [
-        (SYSVIPC, "it is System V shared memory"),
-        (SOCKET, "it is the ring of a packet socket"),
-        (AIORING, "it is the ring of an asynchronous I/O context"),
-        (SHSTK, "it is a shadow stack"),
-        (UPROBES, "it holds the kernel's probes"),
+    for (bit, refusal) in [
+        (SYSVIPC, images::SYSTEM_V_MEMORY),
+        (SOCKET, images::PACKET_RING),
+        (AIORING, images::AIO_RING),
+        (SHSTK, images::SHADOW_STACK),
+        (UPROBES, images::PROBES),
     ] {
         if vma.status & bit != 0 {
-            return Err((what, not_yet));
+            return Err(refusal);
         }
     }
     if vma.flags & MAP_HUGETLB != 0 {
-        return Err(("it is of huge pages (MAP_HUGETLB)", not_yet));
+        return Err(images::HUGE_PAGES);
     }
     let kinds = vma.status & (ANON_PRIVATE | ANON_SHARED | FILE_PRIVATE | FILE_SHARED);
     if is_ordinary(vma) && kinds.count_ones() != 1 {
-        return Err(("it is of no known kind", "dump with a version that this one knows"));
+        return Err(images::UNKNOWN_MAPPING);
     }
     Ok(())
 }

@@ -25,8 +25,6 @@ pub(crate) fn extended(thread: &Thread, current: &[u8], layout: &Layout) -> Resu
     }
     let names: Vec<_> = fpu::names(missing).collect();
     Err(Error::refused(
-        format!("thread {}", thread.tid),
-        format!("it uses {}, which this processor or its kernel lacks", names.join(" and ")),
-        "restore it on a processor with the features of the one it was dumped on",
+        support::host::processor_state(&names.join(" and ")).of(thread.tid, "processor state"),
     ))
 }

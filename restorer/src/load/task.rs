@@ -8,6 +8,7 @@ use images::messages::{
 };
 use images::{ImageDir, checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
+use support::Refusal;
 
 use super::memory::{self, Store};
 use super::nameless::Nameless;
@@ -79,19 +80,13 @@ fn thread(tid: u32, mut core: CoreEntry) -> Result<Thread, Error> {
     let missing = |what| Error::image(names::core(tid).name(), format!("no {what}"));
     let processor = ThreadImage::take(&mut core).map_err(|absent| match absent {
         Absent::Missing => missing("registers"),
-        Absent::OtherProcessor => Error::refused(
-            object.as_str(),
-            "it was dumped on another kind of processor",
-            "restore it on a machine of that kind",
-        ),
+        Absent::OtherProcessor => {
+            Error::refused(support::host::OTHER_PROCESSOR.of(0, object.as_str()))
+        }
     })?;
     let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
     if processor.abi() == Abi::Compat {
-        return Err(Error::refused(
-            object,
-            "it runs 32-bit code",
-            "32-bit tasks are not supported yet",
-        ));
+        return Err(Error::refused(support::images::OF_32_BITS.of(0, object)));
     }
     check_thread(&object, &own)?;
     let thread = Thread { tid: tid as i32, processor, core: own };
@@ -100,19 +95,16 @@ fn thread(tid: u32, mut core: CoreEntry) -> Result<Thread, Error> {
 }
 
 fn check_thread(object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
-    let refuse = |reason: &str, remedy: &str| Err(Error::refused(object, reason, remedy));
+    let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(0, object)));
     if core.seccomp_mode.is_some_and(|mode| mode != SECCOMP_MODE_DISABLED) {
-        return refuse("it has seccomp filters", "seccomp is not supported yet");
+        return refuse(support::images::SECCOMP);
     }
     if core.sched_policy == Some(SCHED_DEADLINE) {
-        return refuse(
-            "it is scheduled by deadline",
-            "give it another policy before the dump (chrt)",
-        );
+        return refuse(support::images::DEADLINE);
     }
     let creds = core.creds.as_ref().ok_or_else(|| Error::image(object, "it has no credentials"))?;
     if creds.lsm_profile.is_some() || creds.lsm_sockcreate.is_some() {
-        return refuse("it is confined by a security module", "profiles are not supported yet");
+        return refuse(support::images::CONFINED);
     }
     check_signals(object, core.signals_p.as_ref())
 }
@@ -123,11 +115,7 @@ fn check_process(object: &str, core: &TaskCoreEntry) -> Result<(), Error> {
         return Err(Error::image(object, format!("{found} signal actions instead of {ACTIONS}")));
     }
     if core.sigactions.iter().any(|action| action.compat_sigaction == Some(true)) {
-        return Err(Error::refused(
-            object,
-            "it runs 32-bit code",
-            "32-bit tasks are not supported yet",
-        ));
+        return Err(Error::refused(support::images::OF_32_BITS.of(0, object)));
     }
     personality(core.personality).ok_or_else(|| {
         Error::image(object, format!("{:#x} is no personality", core.personality))
@@ -196,9 +184,7 @@ pub(super) fn check_namespaces(
     match pairs.iter().find(|(_, own, root)| own.is_some() && root.is_some() && own != root) {
         None => Ok(()),
         Some((name, ..)) => Err(Error::refused(
-            format!("process {pid}"),
-            format!("it was in a {name} namespace of its own"),
-            "namespaces are not supported yet: dump from inside the namespace, restore inside one",
+            support::images::own_namespace(name).of(pid, format!("process {pid}")),
         )),
     }
 }

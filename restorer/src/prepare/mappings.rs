@@ -161,9 +161,8 @@ fn advise(pid: i32, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(), Erro
     let known = LASTING.iter().fold(0, |set, advice| set | 1 << advice);
     if given & !known != 0 {
         return Err(Error::refused(
-            format!("process {pid}, mapping {:#x}", vma.start),
-            format!("it was given advice that is not known (bits {:#x})", given & !known),
-            "restore with a version that knows it",
+            support::images::unknown_advice(given & !known)
+                .of(pid, format!("mapping {:#x}", vma.start)),
         ));
     }
     let (start, bytes) = (vma.start, vma.end - vma.start);

@@ -1,0 +1,240 @@
+//! A machine, and whoever restores: what a restore needs of them.
+
+use std::path::Path;
+
+use crate::unsupported::{Refusal, Unsupported};
+
+/// `RLIMIT_*` by number, as `ulimit` and `setrlimit` call them.
+const LIMIT_NAMES: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+/// A hard limit of a process, above that of whoever restores: it can be lowered by anyone, raised only with
+/// CAP_SYS_RESOURCE.
+#[must_use]
+pub fn of_limit(pid: i32, resource: usize, limit: u64, ours: u64) -> Option<Unsupported> {
+    (limit > ours).then(|| {
+        let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
+        Refusal::new(
+            format!("it is {limit}, and ours is {ours}"),
+            "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
+        )
+        .of(pid, format!("hard limit of {name}"))
+    })
+}
+
+/// Capabilities, by their names, that a thread had and whoever restores has not.
+#[must_use]
+pub fn of_capabilities(tid: i32, names: &str) -> Unsupported {
+    Refusal::new(
+        format!("it had {names}, which this process has not"),
+        "restore as root, with all capabilities that the tree had",
+    )
+    .of(tid, "capabilities")
+}
+
+/// A guard region, under a kernel that has none.
+#[must_use]
+pub fn of_guard(pid: i32, start: u64, end: u64) -> Unsupported {
+    Refusal::fixed(
+        "this kernel has none (MADV_GUARD_INSTALL)",
+        "restore it under Linux 6.13 or newer",
+    )
+    .of(pid, format!("guard region {start:#x}-{end:#x}"))
+}
+
+/// Registers, by the names of their components, that a process may use and this processor does not have.
+#[must_use]
+pub fn of_permitted(pid: i32, names: &str) -> Unsupported {
+    Refusal::new(
+        format!("it may use {names}, which this processor lacks"),
+        "restore it on a processor with the features of the one it was dumped on",
+    )
+    .of(pid, "processor state")
+}
+
+/// More open files than may be.
+#[must_use]
+pub fn open_files(hard: u64) -> Refusal {
+    Refusal::new(
+        format!("the hard limit of open files here, {hard}, does not allow them"),
+        "raise the hard limit of open files (ulimit -Hn)",
+    )
+}
+
+/// A descriptor in the way of those of the restore's own.
+pub const LAST_DESCRIPTOR: Refusal = Refusal::fixed(
+    "its number is among the last below the hard limit of open files, and it can only be \
+                 opened when the tree is there",
+    "raise the hard limit of open files (ulimit -Hn)",
+);
+
+/// Files that have to be open together, of which only so many can be.
+#[must_use]
+pub fn files_at_once(batch: usize) -> Refusal {
+    Refusal::new(
+        format!("the hard limit of open files allows {batch} of them at a time"),
+        "raise the hard limit of open files (ulimit -Hn)",
+    )
+}
+
+/// A shell's job, restored as none.
+pub const TERMINAL_OUTSIDE: Refusal = Refusal::fixed(
+    "it was outside the tree",
+    "restore with --shell-job, from the terminal it shall have",
+);
+
+/// A shell's job, restored where there is no terminal.
+pub const NO_TERMINAL: Refusal =
+    Refusal::fixed("there is no terminal to take its place", "restore from a shell in a terminal");
+
+/// A Unix socket that is bound to an absolute path, below a root directory of the restore's own.
+pub const ABSOLUTE_NAME: Refusal = Refusal::fixed(
+    "an absolute name cannot be given to a socket below another root directory",
+    "restore without a root directory",
+);
+
+/// A machine without a free process number.
+pub const NO_NUMBER: Refusal = Refusal::fixed(
+    "there is no free process number to work with",
+    "end some processes, or raise /proc/sys/kernel/pid_max",
+);
+
+/// A process whose threads may be inside, or hold addresses, of functions that are elsewhere in this
+/// kernel's vDSO.
+pub const OTHER_VDSO: Refusal = Refusal::fixed(
+    "it was dumped under a kernel with another vdso",
+    "restore it under that kernel: redirecting the functions of the vdso is not supported yet",
+);
+
+/// Registers that this processor does not have.
+#[must_use]
+pub fn processor_state(names: &str) -> Refusal {
+    Refusal::new(
+        format!("it uses {names}, which this processor or its kernel lacks"),
+        "restore it on a processor with the features of the one it was dumped on",
+    )
+}
+
+/// Images of another kind of processor.
+pub const OTHER_PROCESSOR: Refusal = Refusal::fixed(
+    "it was dumped on another kind of processor",
+    "restore it on a machine of that kind",
+);
+
+/// A number of a process that this machine does not have.
+#[must_use]
+pub fn number_too_high(id: i32, limit: i32) -> Refusal {
+    Refusal::new(
+        format!("process numbers end at {limit} here"),
+        format!("sysctl -w kernel.pid_max={}", id.saturating_add(1)),
+    )
+}
+
+/// A process that was restored and has not ended.
+#[must_use]
+pub fn runs_already(images: &Path) -> Refusal {
+    Refusal::new(
+        format!("it runs: it was restored from {}", images.display()),
+        "end it before it is restored again",
+    )
+}
+
+/// A number that a zombie has, with its parent as it is said (`process 7 (sh)`).
+#[must_use]
+pub fn number_of_zombie(parent: &str, ppid: i32) -> Refusal {
+    Refusal::new(
+        format!("its number is in use by a zombie: {parent} has not waited for its child"),
+        format!("have its parent wait for it, or end the parent: kill {ppid}"),
+    )
+}
+
+/// A number that somebody has, with its parent, as they are said.
+#[must_use]
+pub fn number_taken(id: i32, who: &str, state: char, parent: &str) -> Refusal {
+    Refusal::new(
+        format!("its number is in use by {who} in state {state}, a child of {parent}"),
+        format!("end it (kill {id}), or restore in another pid namespace"),
+    )
+}
+
+/// A number that somebody had a moment ago.
+pub const NUMBER_WAS_TAKEN: Refusal =
+    Refusal::fixed("its number is in use", "try again: it has ended by now");
+
+/// A thread that a user may not have back.
+#[must_use]
+pub fn more_rights(uid: u32, gid: u32) -> Refusal {
+    Refusal::new(
+        format!("its rights are more, or others, than those of uid {uid}, gid {gid}"),
+        "ask as root",
+    )
+}
+
+/// A socket that tells its peer of a maker who is not the user.
+#[must_use]
+pub fn ids_of_others(uid: u32, gid: u32) -> Refusal {
+    Refusal::new(
+        format!("it tells others of ids that are not those of uid {uid}, gid {gid}"),
+        "ask as root",
+    )
+}
+
+/// A process that has used up its address space.
+#[must_use]
+pub fn no_gap(bytes: usize) -> Refusal {
+    Refusal::new(
+        format!("its address space has no gap of {bytes} bytes"),
+        "dump it again when it has unmapped some of its memory: the restore needs such a gap to work in",
+    )
+}
+
+/// A tree in which every signal is pending.
+pub const NO_SIGNAL: Refusal = Refusal::fixed(
+    "every signal is pending in it",
+    "dump it again when it has handled some of them: the restore needs one to work with",
+);
+
+/// A shell's job that is restored as none.
+pub const JOB: Refusal = Refusal::fixed(
+    "it is a job of a session outside the tree",
+    "restore it into the session of this terminal with --shell-job",
+);
+
+/// A process group whose number is not known, as its leader was in another pid namespace.
+pub const GROUP_OUTSIDE: Refusal = Refusal::fixed(
+    "the leader of its process group is outside its pid namespace",
+    "start the restore in a group of its own (setsid stasis restore …)",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_named() {
+        assert_eq!(of_limit(7, 7, 1024, 1024), None);
+        assert_eq!(of_limit(7, 7, 1025, 1024).unwrap().object, "hard limit of nofile");
+        assert!(of_limit(7, 99, 1, 0).unwrap().object.ends_with("an unknown resource"));
+    }
+
+    #[test]
+    fn a_number_that_is_too_high_is_allowed_by_a_command() {
+        assert_eq!(number_too_high(40000, 32768).remedy, "sysctl -w kernel.pid_max=40001");
+    }
+}

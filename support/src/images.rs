@@ -1,0 +1,189 @@
+//! What images hold that a restore does not make: those of CRIU's, of another version, or damaged ones.
+
+use crate::unsupported::Refusal;
+
+/// An internet socket of another protocol.
+pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
+    "internet sockets other than TCP and UDP are not supported",
+    "close it before the dump",
+);
+
+/// A TCP connection.
+pub const ESTABLISHED: Refusal =
+    Refusal::fixed("established TCP connections are not supported yet", "close it before the dump");
+
+/// Locks of files.
+pub const FILE_LOCKS: Refusal =
+    Refusal::fixed("file locks are not supported yet", "release them before the dump");
+
+/// A file that had lost its name, and was given another one by whoever dumped it.
+pub const LINK_REMAP: Refusal = Refusal::fixed(
+    "its name was gone, and the images refer to another one (link remap)",
+    "give the file its name back before the dump",
+);
+
+/// A file of a type that no kind restores.
+#[must_use]
+pub fn unknown_file(name: &str) -> Refusal {
+    Refusal::new(format!("a {name} cannot be restored yet"), "close it before the dump")
+}
+
+/// A memfd of huge pages.
+pub const HUGE_MEMFD: Refusal = Refusal::fixed(
+    "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",
+    "have the program make it without MFD_HUGETLB, and dump again",
+);
+
+/// A packet filter of a socket.
+pub const PACKET_FILTER: Refusal = Refusal::fixed(
+    "it has a packet filter, which is not supported yet",
+    "detach the filter before the dump",
+);
+
+/// A terminal that is no pseudo-terminal, or its master.
+pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
+    "only the terminals of a shell's jobs are supported yet",
+    "dump the job inside the terminal",
+);
+
+/// A Unix socket with a peer that the images do not have.
+pub const CONNECTED_OUTSIDE: Refusal = Refusal::fixed(
+    "it was connected to a process outside the tree",
+    "dump a tree that holds both ends",
+);
+
+/// Descriptors on their way.
+pub const DESCRIPTORS_WAIT: Refusal = Refusal::fixed(
+    "descriptors travel with it (SCM_RIGHTS), which is not supported yet",
+    "dump again when they have been received",
+);
+
+/// Processes that share what is not made shared.
+#[must_use]
+pub fn shares(what: &str, other: i32) -> Refusal {
+    Refusal::new(
+        format!("it shares its {what} with process {other}"),
+        "have the program start them without CLONE_VM, CLONE_FILES and CLONE_FS, and dump it again",
+    )
+}
+
+/// Pages that stayed with the dumper, to be asked for later.
+#[must_use]
+pub fn lazy_pages(pages: u64, first: u64) -> Refusal {
+    Refusal::new(
+        format!(
+            "{pages} pages, the first at {first:#x}, are to be brought in by a lazy restore, which \
+                 is not supported yet: they are not in the images"
+        ),
+        "dump the tree again without --lazy-pages",
+    )
+}
+
+/// Contexts of asynchronous I/O.
+pub const ASYNCHRONOUS_IO: Refusal = Refusal::fixed(
+    "it has asynchronous I/O contexts",
+    "have it destroy them (io_destroy), and dump it again",
+);
+
+/// A task that runs code of 32 bits.
+pub const OF_32_BITS: Refusal =
+    Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program, and dump that");
+
+/// A process in a namespace that is not the root's.
+#[must_use]
+pub fn own_namespace(name: &str) -> Refusal {
+    Refusal::new(
+        format!("it was in a {name} namespace of its own"),
+        "namespaces are not supported yet: dump from inside the namespace, restore inside one",
+    )
+}
+
+/// Advice (madvise) that this version does not know.
+#[must_use]
+pub fn unknown_advice(bits: u64) -> Refusal {
+    Refusal::new(
+        format!("it was given advice that is not known (bits {bits:#x})"),
+        "restore with a version that knows it",
+    )
+}
+
+/// A thread with filters of system calls.
+pub const SECCOMP: Refusal = Refusal::fixed(
+    "it has seccomp filters",
+    "start the program without a seccomp filter, and dump it again",
+);
+
+/// A thread that is scheduled by deadline.
+pub const DEADLINE: Refusal =
+    Refusal::fixed("it is scheduled by deadline", "give it another policy before the dump (chrt)");
+
+/// A thread with a profile of a security module.
+pub const CONFINED: Refusal = Refusal::fixed(
+    "it is confined by a security module",
+    "run the program unconfined, and dump it again",
+);
+
+/// A mapping of a kind that is not made.
+const fn mapping(reason: &'static str) -> Refusal {
+    Refusal::fixed(reason, "have it unmapped before the dump, and dump the tree again")
+}
+
+/// System V shared memory.
+pub const SYSTEM_V_MEMORY: Refusal = mapping("it is System V shared memory");
+
+/// The ring of a packet socket.
+pub const PACKET_RING: Refusal = mapping("it is the ring of a packet socket");
+
+/// The ring of an asynchronous I/O context.
+pub const AIO_RING: Refusal = mapping("it is the ring of an asynchronous I/O context");
+
+/// A shadow stack of the processor's.
+pub const SHADOW_STACK: Refusal =
+    Refusal::fixed("it is a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK);
+
+/// What the kernel maps for its probes.
+pub const PROBES: Refusal =
+    Refusal::fixed("it holds the kernel's probes", "detach the tracer, and dump the tree again");
+
+/// A mapping of huge pages.
+pub const HUGE_PAGES: Refusal = Refusal::fixed(
+    "it is of huge pages (MAP_HUGETLB)",
+    "use transparent huge pages instead of MAP_HUGETLB, and dump the tree again",
+);
+
+/// A mapping of a kind that this version does not know.
+pub const UNKNOWN_MAPPING: Refusal =
+    Refusal::fixed("it is of no known kind", "dump with a version that this one knows");
+
+/// A session whose number is not known, as its leader was in another pid namespace.
+pub const SESSION_OUTSIDE: Refusal = Refusal::fixed(
+    "the leader of its session is outside its pid namespace",
+    "dump a tree whose root leads a session (start it with setsid)",
+);
+
+/// A process in a session that it cannot have been born into.
+#[must_use]
+pub fn session_elsewhere(sid: i32) -> Refusal {
+    Refusal::new(
+        format!("its session {sid} is neither its parent's nor a sibling's"),
+        "start it with setsid, and dump the tree again",
+    )
+}
+
+/// A leader of a session in another group.
+#[must_use]
+pub fn leader_in_group(pgid: i32) -> Refusal {
+    Refusal::new(
+        format!("it leads a session but is in group {pgid}"),
+        "no kernel makes such a process, so the images are damaged: dump the tree again",
+    )
+}
+
+/// A group in two sessions.
+#[must_use]
+pub fn group_in_two_sessions(pgid: i32) -> Refusal {
+    Refusal::new(
+        format!("its group {pgid} is in two sessions"),
+        "no kernel makes such a group, so the images are damaged: dump the tree again",
+    )
+}
