@@ -5,6 +5,7 @@
 
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::rights::{capability, names_of};
+use support::{Refusal, rights};
 
 use crate::error::{Error, chain};
 
@@ -38,52 +39,28 @@ pub(crate) fn explain(error: Error, root: i32) -> Error {
     let Some(own) = Side::of(std::process::id().cast_signed()) else { return error };
     let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     let closed = yama.is_ok_and(|scope| scope.trim() == "3");
-    let (reason, remedy) = why(&own, Side::of(pid).as_ref(), closed);
-    Error::Denied { said: chain(&error), reason, remedy }
+    let refusal = why(&own, Side::of(pid).as_ref(), closed);
+    Error::Denied { said: chain(&error), refusal }
 }
 
 /// Why one may not look into the other, and what would help. `closed` is a machine where nobody may.
-fn why(own: &Side, other: Option<&Side>, closed: bool) -> (String, String) {
+fn why(own: &Side, other: Option<&Side>, closed: bool) -> Refusal {
     let lacks = |any: &&&[u32]| any.iter().all(|bit| own.capabilities & 1 << bit == 0);
     let others = other.filter(|other| other.uid != own.uid).map(|_| OF_OTHERS);
     let needed = NEEDED.iter().chain(others.as_ref()).filter(lacks);
     let missing = needed.map(|any| 1u64 << any[0]).fold(0, |all, bit| all | bit);
-    if missing != 0 {
-        let names = names_of(missing);
-        return (
-            format!("stasis runs without {names}"),
-            format!(
-                "run it as root, where root has {names} (in a container it may not: run it outside)"
-            ),
-        );
-    }
-    if closed {
-        return (
-            "kernel.yama.ptrace_scope is 3: nobody may trace a process".to_owned(),
-            "set it to less for the next start of the machine, as it cannot be lowered".to_owned(),
-        );
-    }
     let beyond = other.map_or(0, |other| other.capabilities & !own.capabilities);
-    if other.is_some_and(|other| other.ids != own.ids) {
-        return (
-            "the process is in a user namespace in which stasis has no rights".to_owned(),
-            "run stasis in the user namespace of the process, or in one around it".to_owned(),
-        );
+    if missing != 0 {
+        rights::without(&names_of(missing))
+    } else if closed {
+        rights::CLOSED
+    } else if other.is_some_and(|other| other.ids != own.ids) {
+        rights::OTHER_USER_NAMESPACE
+    } else if beyond != 0 {
+        rights::beyond(&names_of(beyond))
+    } else {
+        rights::CONFINED
     }
-    if beyond != 0 {
-        let names = names_of(beyond);
-        return (
-            format!("the process may do what stasis may not ({names})"),
-            format!(
-                "run stasis where root has {names}: outside of the container or sandbox that it is in"
-            ),
-        );
-    }
-    (
-        "stasis has the capabilities for it, so a security module (SELinux, AppArmor) or a sandbox forbids it"
-            .to_owned(),
-        "allow it there, or run stasis outside of what confines it".to_owned(),
-    )
 }
 
 #[cfg(test)]
@@ -99,7 +76,7 @@ mod tests {
     #[test]
     fn what_is_lacking_is_named() {
         let root = |capabilities| side(0, capabilities, "0 0 4294967295");
-        let of = |own: &Side, other: &Side, closed| why(own, Some(other), closed).0;
+        let of = |own: &Side, other: &Side, closed| why(own, Some(other), closed).reason;
         let without = |bit: u32| root(ALL & !(1 << bit));
         let found = of(&without(capability::SYS_PTRACE), &root(ALL), false);
         assert_eq!(found, "stasis runs without CAP_SYS_PTRACE");
@@ -115,6 +92,6 @@ mod tests {
         assert!(of(&root(ALL), &side(0, 0, "0 1000 1"), false).contains("user namespace"));
         let resource = of(&without(24), &root(ALL), false);
         assert!(resource.contains("CAP_SYS_RESOURCE"), "{resource}");
-        assert!(why(&root(ALL), None, false).0.contains("security module"));
+        assert!(why(&root(ALL), None, false).reason.contains("security module"));
     }
 }

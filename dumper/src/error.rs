@@ -2,7 +2,7 @@
 
 use std::io;
 
-use support::Unsupported;
+use support::{Refusal, Unsupported};
 
 /// Why a dump did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -133,14 +133,12 @@ pub enum Error {
         field: &'static str,
     },
     /// The kernel did not allow it.
-    #[error("{said}; {reason}; {remedy}")]
+    #[error("{said}; {}; {}", refusal.reason, refusal.remedy)]
     Denied {
         /// What was done, to what, and the kernel's answer.
         said: String,
-        /// Which right is missing.
-        reason: String,
-        /// What would help.
-        remedy: String,
+        /// Which right is missing, and what would help.
+        refusal: Refusal,
     },
     /// It was tried again and again.
     #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]

@@ -7,6 +7,7 @@ use kernel::memory::read_exact;
 use parasite::restorer::{Report, Step};
 
 use crate::error::{Error, chain};
+use crate::failure::Failure;
 use crate::load::World;
 use crate::task::Place;
 use crate::tracer::Loss;
@@ -51,14 +52,12 @@ fn ending(status: i32) -> String {
     }
 }
 
-/// The first complaint in the pipe: a number, a blank, a line of text.
+/// The first complaint in the pipe.
 fn complaint(pipe: &mut File) -> Option<Error> {
     let mut bytes = Vec::new();
     // It does not wait: what there is comes before the error that says there is no more.
     drop(pipe.take(4096).read_to_end(&mut bytes));
-    let text = String::from_utf8_lossy(&bytes);
-    let (pid, message) = text.lines().next()?.split_once(' ')?;
-    Some(Error::Task { pid: pid.parse().ok()?, message: message.to_owned() })
+    Some(Failure::heard(&bytes)?.into_error())
 }
 
 /// The report of a thread, if its process has left for the restorer.

@@ -31,9 +31,9 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
-use support::Unsupported;
 
 use crate::error::Error;
+use crate::failure::Failure;
 
 /// What the holder says, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,15 +42,6 @@ enum Word {
     Ready,
     Done,
     Failed(Failure),
-}
-
-/// What failed, in words.
-#[derive(Debug, Serialize, Deserialize)]
-struct Failure {
-    pid: Option<i32>,
-    message: String,
-    /// What cannot be restored, if that is it.
-    refused: Vec<Unsupported>,
 }
 
 const GO: u8 = b'g';
@@ -173,12 +164,10 @@ impl Holder {
 
 impl Word {
     fn failure(self) -> Option<Error> {
-        let Self::Failed(Failure { pid, message, refused }) = self else { return None };
-        Some(match pid {
-            Some(pid) => Error::Task { pid, message },
-            None if refused.is_empty() => Error::Told(message),
-            None => Error::Refused(refused),
-        })
+        match self {
+            Self::Failed(failure) => Some(failure.into_error()),
+            Self::Ready | Self::Done => None,
+        }
     }
 }
 
@@ -206,21 +195,6 @@ fn end(tasks: &[i32], since: u64, given: bool) {
 pub(crate) fn started(pid: i32) -> Option<u64> {
     let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
     stat.ok().map(|stat| stat.start_time)
-}
-
-impl Failure {
-    fn of(error: &Error) -> Self {
-        let (pid, message) = match error {
-            Error::Task { pid, message } => (Some(*pid), message.clone()),
-            Error::Lost { pid, what } => (Some(*pid), what.clone()),
-            error => (None, crate::error::chain(error)),
-        };
-        let refused = match error {
-            Error::Refused(found) => found.clone(),
-            _ => Vec::new(),
-        };
-        Self { pid, message, refused }
-    }
 }
 
 fn say(socket: &mut File, word: &Word) {

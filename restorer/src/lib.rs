@@ -22,6 +22,7 @@ mod criu_tests;
 mod dead;
 mod error;
 mod explain;
+mod failure;
 pub mod files;
 mod finish;
 mod holder;

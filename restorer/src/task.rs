@@ -28,7 +28,8 @@ use parasite::restorer::Arguments;
 
 use crate::cgroups;
 use crate::dead;
-use crate::error::{Error, chain};
+use crate::error::Error;
+use crate::failure::Failure;
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Process, State, World};
 use crate::plan::{Birth, Group, Plan};
@@ -58,9 +59,6 @@ pub(crate) struct Place {
     pub(crate) root: RawFd,
 }
 
-/// Longest complaint: what a pipe takes in one piece.
-const COMPLAINT: usize = 4000;
-
 impl Crew<'_> {
     /// Every signal but the one to park by is blocked.
     pub(crate) fn mask(&self) -> u64 {
@@ -73,12 +71,9 @@ impl Crew<'_> {
         let ended = catch_unwind(AssertUnwindSafe(|| self.live(index, rseq)));
         if let Ok(Err(error)) = ended {
             let pid = self.plan.tasks[index].pid;
-            let mut message = format!("{pid} {}", chain(&error)).into_bytes();
-            message.truncate(COMPLAINT);
-            message.push(b'\n');
             let mut pipe = self.complaints;
             // Who cannot even complain just ends.
-            drop(pipe.write_all(&message));
+            drop(pipe.write_all(&Failure::complaint(pid, &error)));
         }
         exit_now(1)
     }

@@ -16,6 +16,7 @@
 //! | [`sockets`] | sockets |
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
+//! | [`rights`] | why stasis may not look into a process |
 //! | [`room`] | what the settings of a machine must leave room for |
 //! | [`images`] | a restore: what images hold that is not made |
 //! | [`host`] | a restore: what it needs of the machine and of whoever asks |
@@ -29,6 +30,7 @@ pub mod host;
 pub mod images;
 pub mod mappings;
 pub mod paths;
+pub mod rights;
 pub mod room;
 pub mod settings;
 pub mod sharing;

@@ -143,6 +143,47 @@ fn kinds_of_open_file_are_known_to_their_modules_only() {
     assert_eq!(dumper, restorer, "each kind has a module of the same name on both sides");
 }
 
+/// What is not carried is told by one type, which the rules alone make. The compiler holds that others
+/// cannot (both types are `non_exhaustive`); this holds that the rules pass their constructors to nobody, and
+/// that nobody has a type of his own for a reason and a remedy.
+#[test]
+fn refusals_are_made_by_the_rules_only() {
+    let all = with_extension("rs");
+    let rules: Vec<_> = all.iter().filter(|(path, _)| path.starts_with("support/src")).collect();
+    let types = rules.iter().find(|(path, _)| path.ends_with("unsupported.rs"));
+    let (_, types) = types.expect("the types");
+    for name in ["Refusal", "Unsupported"] {
+        let (before, _) = types.split_once(&format!("pub struct {name} {{")).expect(name);
+        let attributes = before.rsplit("\n\n").next().unwrap_or_default();
+        assert!(attributes.contains("#[non_exhaustive]"), "{name} can be made by anybody");
+        assert!(!attributes.contains("Default"), "{name} can be made by anybody");
+    }
+    let constructors = rules.iter().flat_map(|(path, text)| {
+        // What takes a reason, or a remedy, as it is given makes a refusal of anything.
+        let public = text.split("pub fn ").skip(1).chain(text.split("pub const fn ").skip(1));
+        let heads = public.filter_map(|rest| rest.split_once(" {")).map(|(head, _)| head);
+        heads
+            .filter(|head| head.contains("reason:") || head.contains("remedy:"))
+            .map(|head| format!("{}: {head}", path.display()))
+    });
+    let mut found: Vec<_> = constructors.collect();
+    // Errors of other kinds, which have a remedy beside their words.
+    let others = ["support/", "tests/", "api/src/error.rs", "criu/src/failure.rs"];
+    for (path, text) in &all {
+        let is_own = |line: &str| {
+            line.contains("remedy: String")
+                || line.contains("remedy: Option<String>")
+                || line.contains("remedy: &'static str")
+                || line.contains("(reason, remedy)")
+        };
+        let known = others.iter().any(|other| path.starts_with(other));
+        if !known && text.lines().any(is_own) {
+            found.push(format!("{}: a type of its own", path.display()));
+        }
+    }
+    assert!(found.is_empty(), "this belongs into support/: {found:#?}");
+}
+
 #[test]
 fn every_processor_supplies_the_same_files() {
     let mut folders: Vec<(PathBuf, Vec<_>)> = Vec::new();

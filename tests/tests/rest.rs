@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stasis_tests::{Machine, Redis, Scratch, Services, WebServer, Workload, wait_until};
+use stasis_tests::{
+    Dump, Engine, Machine, Redis, Scratch, Services, WebServer, Workload, wait_until,
+};
 
 #[test]
 fn real_programs_are_carried_through_the_gateway() {
@@ -82,6 +84,32 @@ fn processes_are_listed_with_what_speaks_against_them() {
     let error = services.checkpoint(bad.pid(), "bad", false).expect_err("cannot be dumped");
     assert!(error.to_string().contains("inotify"), "{error}");
     bad.check().expect("it runs on");
+}
+
+/// A refused restore names task, object, reason and remedy, each in its field; the command says the same.
+#[test]
+fn what_a_restore_refuses_has_its_remedy_in_a_field() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let workload = Workload::start("pipes", scratch.path("work"));
+    services.checkpoint(workload.pid(), "running", true).expect("checkpoint");
+    let failed = services.restore("running").expect_err("its number is in use");
+    let error = &failed["error"];
+    let refused = error["refusals"].as_array().expect("what is refused");
+    let [one] = &refused[..] else { panic!("one number is in use: {failed}") };
+    let pid = workload.pid();
+    assert_eq!((&one["task"], &one["object"]), (&json!(pid), &json!(format!("process {pid}"))));
+    let remedy = one["remedy"].as_str().expect("a remedy");
+    assert!(remedy.starts_with(&format!("end it (kill {pid})")), "{failed}");
+    let reason = one["reason"].as_str().expect("a reason");
+    assert!(reason.contains("its number is in use by process"), "{failed}");
+    assert_eq!(error["remedy"], remedy, "{failed}");
+    let images = services.checkpoints().join("running");
+    let said = Engine::Stasis.restore(&images, Dump::RUNNING_ON);
+    let line = format!("process {pid}: {reason}; {remedy}");
+    assert!(!said.success && said.stderr.contains(&line), "{line}, not in: {}", said.stderr);
+    workload.check().expect("it runs on");
 }
 
 #[test]

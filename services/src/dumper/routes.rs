@@ -152,7 +152,13 @@ fn problem(error: &Error) -> Problem {
         Error::Procfs(error) if error.is_gone() => {
             unprocessable().remedy("send the pid of a running process")
         }
-        Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error)).of("pid"),
+        Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error))
+            .of("pid")
+            .remedy("try again when that dump has ended"),
+        Error::Denied { refusal, .. } => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error))
+                .remedy(refusal.remedy.clone())
+        }
         Error::NotAllowed { .. } => {
             Problem::new(StatusCode::FORBIDDEN, chain(error)).of("pid").remedy(
                 "name a process of your own, none of whose tree has other rights, or ask as root",
