@@ -1,5 +1,5 @@
-//! The frozen part: what the images will say is read into memory, and nothing is written but the
-//! pages of a target that is to end anyway.
+//! The third step, the frozen part: what the images will say is read into memory, and nothing is
+//! written but the pages of a target that is to end anyway.
 //!
 //! The order: the inventory again, in bulk; registers; then, where something has to be asked of the
 //! tasks themselves, their parasites, side by side, with the open files read while they run; then,
@@ -7,33 +7,78 @@
 //! mark says that it still holds.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use collector::{Inventory, Look, Mapping, OpenFile, VmFlags};
+use freezer::Release;
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
+use kernel::sched::Urgent;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::freeze::stop_rest;
+use crate::freeze::{Frozen, stop_rest};
 use crate::ids;
 use crate::infect;
 use crate::inject::Bits;
 use crate::look;
 use crate::memory::{self, Early, Pages};
-use crate::options::DumpOptions;
-use crate::plan::Plan;
+use crate::options::{AfterDump, DumpOptions};
+use crate::plan::{Plan, Planned};
 use crate::processes::is_zombie;
 use crate::sharing;
 use crate::tasks::{TaskState, ThreadCapture};
 use crate::unsupported;
-use freezer::Frozen;
 
-/// All that the images need, in memory.
+/// The third step: all that the images need is in memory.
+pub(crate) struct Captured<'d> {
+    // Fields are dropped in this order: nothing that takes a while keeps the target waiting.
+    /// The target, until it is let go.
+    pub(crate) tree: Option<freezer::Frozen>,
+    pub(crate) urgent: Option<Urgent>,
+    /// When it was told to stop.
+    pub(crate) at: SystemTime,
+    pub(crate) since: Instant,
+    /// How long it has stood still until it could have been let go.
+    pub(crate) frozen: Duration,
+    pub(crate) planned: Planned<'d>,
+    pub(crate) state: TreeState,
+}
+
+impl<'d> Captured<'d> {
+    /// Reads all of the target.
+    pub(crate) fn read(frozen: Frozen<'d>) -> Result<Self, Error> {
+        let Frozen { mut planned, at, urgent, mut tree } = frozen;
+        let Planned { dump, plan } = &mut planned;
+        let state = read(plan, &mut tree, dump.options, dump.early, &mut dump.clock)?;
+        let since = tree.since;
+        let frozen = since.elapsed();
+        Ok(Self { tree: Some(tree), urgent, at, since, frozen, planned, state })
+    }
+
+    /// Lets go of a target that is to run on; one that is to end or to stay stopped waits, still alive, until its
+    /// images are safe.
+    pub(crate) fn release(mut self) -> Self {
+        let dump = &mut self.planned.dump;
+        let runs_on = dump.options.after == AfterDump::Resume;
+        if let Some(tree) = self.tree.take_if(|_| runs_on) {
+            tree.release(Release::Resume);
+        }
+        self.frozen = self.since.elapsed();
+        dump.clock.released();
+        if runs_on {
+            dump.clock.account.release = dump.clock.account.rest_of(self.frozen);
+        }
+        self.urgent = None;
+        self
+    }
+}
+
+/// What the images will say of a tree.
 #[derive(Debug)]
-pub(crate) struct Captured {
+pub(crate) struct TreeState {
     /// What this dump is known by to later ones.
     pub(crate) id: String,
     pub(crate) inventory: Inventory,
@@ -68,14 +113,13 @@ impl Laps {
 }
 
 /// Reads all of a tree that stands still. The tasks are as they were afterwards.
-pub(crate) fn capture(
+fn read(
     plan: &mut Plan,
-    frozen: &mut Frozen,
+    frozen: &mut freezer::Frozen,
     options: &DumpOptions,
-    files_plan: &mut files::Plan,
     early: &mut Early,
     clock: &mut Clock,
-) -> Result<Captured, Error> {
+) -> Result<TreeState, Error> {
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
     let collector = &mut plan.collector;
@@ -110,7 +154,7 @@ pub(crate) fn capture(
     let ids = ids::number(&inventory);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
-    let files = files_plan.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
+    let files = plan.files.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
@@ -127,7 +171,7 @@ pub(crate) fn capture(
     plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
-    Ok(Captured {
+    Ok(TreeState {
         id: early.id.clone(),
         inventory,
         tasks,
@@ -169,7 +213,7 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
 
 fn read_tasks(
     inventory: &Inventory,
-    frozen: &Frozen,
+    frozen: &freezer::Frozen,
     facts: &mut Facts,
     bits: Option<&Bits>,
     clock: &Clock,

@@ -1,15 +1,57 @@
-//! Whether all of a tree stands still, which the [freezer](freezer::stop) has stopped by the kernel's
-//! lists of children.
+//! The second step: the [freezer](freezer::stop) stops the tree by the kernel's lists of children, and
+//! whether that is all of it an inventory tells.
+
+use std::time::{Instant, SystemTime};
 
 use collector::Inventory;
-use freezer::{Frozen, StopError};
+use freezer::StopError;
+use kernel::sched::Urgent;
 
+use crate::error::Error;
+use crate::plan::Planned;
 use crate::processes::is_zombie;
+use crate::rights;
+
+/// The second step: the target stands still. Dropped, it runs on.
+pub(crate) struct Frozen<'d> {
+    // Fields are dropped in this order: nothing that takes a while keeps the target waiting.
+    pub(crate) tree: freezer::Frozen,
+    /// The target stands still for as long as this thread is kept waiting.
+    pub(crate) urgent: Option<Urgent>,
+    /// When it was told to stop.
+    pub(crate) at: SystemTime,
+    pub(crate) planned: Planned<'d>,
+}
+
+impl<'d> Frozen<'d> {
+    /// Stops the target.
+    pub(crate) fn stop(mut planned: Planned<'d>) -> Result<Self, Error> {
+        let dump = &mut planned.dump;
+        let options = dump.options;
+        dump.progress.begin("freeze", None);
+        let urgent = Urgent::begin();
+        // It naps while the target's tasks come to a stop, and not for longer than it means to.
+        if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
+            tracing::debug!(%error, "naps last longer than they should");
+        }
+        let (date, before) = (SystemTime::now(), Instant::now());
+        let tree = freezer::stop(options.pid, options.stop_within, options.max_freeze)
+            .map_err(|source| Error::Freeze { root: options.pid, source })?;
+        dump.clock.freeze(tree.since, options.max_freeze);
+        let at = date + tree.since.duration_since(before);
+        let frozen = Self { tree, urgent, at, planned };
+        rights::check_frozen(options, &frozen.tree)?;
+        Ok(frozen)
+    }
+}
 
 /// Stops what runs on by an inventory taken since then; whether there was any, so that another
 /// inventory is needed. Processes whose parents have ended, and which are the children of others now,
 /// run on.
-pub(crate) fn stop_rest(frozen: &mut Frozen, inventory: &Inventory) -> Result<bool, StopError> {
+pub(crate) fn stop_rest(
+    frozen: &mut freezer::Frozen,
+    inventory: &Inventory,
+) -> Result<bool, StopError> {
     let missed: Vec<(i32, i32)> = inventory
         .processes
         .values()

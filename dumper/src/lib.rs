@@ -1,8 +1,9 @@
 //! Turns a frozen process tree into images.
 //!
-//! One pipeline ([`dump`]), five steps, each a module: *plan* (the target runs), *freeze*,
-//! *capture* (it stands still and is only read), *release*, *write*. Beside them stands one
-//! module a resource: [`files`], mappings, memory, registers, timers.
+//! One pipeline ([`dump`]), whose steps are types, each in a module of its own and each made of the one
+//! before: `plan::Planned` (the target runs), `freeze::Frozen`, `capture::Captured` (it stood still
+//! and was only read), `write::Written`. Beside them stands one module a resource: [`files`],
+//! mappings, memory, registers, timers.
 
 mod capture;
 mod cgroups;
@@ -21,6 +22,7 @@ mod infect;
 mod inject;
 mod interrupted;
 mod labels;
+mod later;
 mod look;
 mod mappings;
 mod memory;

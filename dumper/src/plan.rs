@@ -2,22 +2,55 @@
 //! runs.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look, Process};
-use images::{ImageWriter, WriteOptions};
+use images::{ImageWriter, Progress, WriteOptions};
 use support::tree::Surroundings;
 
 use crate::clock::Clock;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
 use crate::inject::{Bits, CodeFinder, Codes, Report};
+use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, Early, PlannedMemory, Store};
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
 use crate::sharing;
+
+/// A dump under way: what all of its steps use.
+pub(crate) struct Dump<'d> {
+    pub(crate) options: &'d DumpOptions,
+    pub(crate) started: Instant,
+    pub(crate) clock: Clock,
+    pub(crate) progress: &'d mut (dyn Progress + Send),
+    /// What is copied while the target runs. Its tracking may go on when the dump has ended.
+    pub(crate) early: &'d mut Early,
+    /// Whose end has to be waited for.
+    pub(crate) ending: &'d mut Ending,
+}
+
+/// The first step: all is known and ready, and the target runs.
+pub(crate) struct Planned<'d> {
+    pub(crate) dump: Dump<'d>,
+    pub(crate) plan: Later<Plan>,
+}
+
+impl<'d> Planned<'d> {
+    /// Learns, opens and refuses what can be. The plan takes long to give back: unless it is used up, it
+    /// goes to `later`.
+    pub(crate) fn make(mut dump: Dump<'d>, later: Sender<Plan>) -> Result<Self, Error> {
+        dump.progress.begin("plan", None);
+        let plan = Plan::make(dump.options, &dump.clock, dump.early)?;
+        dump.clock.account.handover = dump.early.handover();
+        Ok(Self { dump, plan: Later::new(plan, later) })
+    }
+}
 
 /// What is known and ready when the target is stopped.
 #[derive(Debug)]
@@ -26,6 +59,8 @@ pub(crate) struct Plan {
     /// Taken before all else that is planned.
     pub(crate) inventory: Inventory,
     pub(crate) facts: Facts,
+    /// It holds some of the target's files.
+    pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
     pub(crate) sharing: sharing::Known,
     pub(crate) finder: CodeFinder,
@@ -44,13 +79,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Makes it, together with the plan for the open files, which is dropped when the target runs again.
-    /// Last of all, memory is copied into `early` while the target runs.
-    pub(crate) fn make(
-        options: &DumpOptions,
-        clock: &Clock,
-        early: &mut Early,
-    ) -> Result<(Self, files::Plan), Error> {
+    /// Makes it. Last of all, memory is copied into `early` while the target runs.
+    fn make(options: &DumpOptions, clock: &Clock, early: &mut Early) -> Result<Self, Error> {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
@@ -113,10 +143,11 @@ impl Plan {
         let inventory = look::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
         let around = looker.around;
         let layout = Layout::of_this_processor();
-        let plan = Self {
+        Ok(Self {
             collector,
             inventory,
             facts,
+            files,
             sharing,
             finder,
             codes,
@@ -126,7 +157,6 @@ impl Plan {
             writer,
             layout,
             bits,
-        };
-        Ok((plan, files))
+        })
     }
 }

@@ -1,68 +1,129 @@
 //! The last step: what was captured becomes images, while the target runs or is gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
+use collector::Inventory;
+use freezer::Release;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
     MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
     Timespec, VmaEntry, vma_status,
 };
-use images::{Committed, ImageWriter, Progress, names};
+use images::{ImageWriter, names};
 
-use crate::capture::Captured;
+use crate::capture::{Captured, TreeState};
 use crate::cgroups::{self, Sets};
 use crate::clock::Clock;
 use crate::core_entry;
+use crate::ending::Ending;
 use crate::error::Error;
 use crate::files::mapping_status;
 use crate::ids;
-use crate::interrupted::Delivery;
+use crate::interrupted::{self, Delivery};
 use crate::mappings::{self, Kind};
-use crate::memory::{Pages, Store};
-use crate::options::{DumpOptions, FrozenAccount};
+use crate::memory::Pages;
+use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
+use crate::plan::{Dump, Plan, Planned};
 use crate::tasks::TaskState;
 
-/// Writes everything and makes the checkpoint appear.
-pub(crate) fn write(
-    captured: &Captured,
-    store: &Store,
-    writer: ImageWriter,
+/// The last step: the checkpoint is there, and the target runs on or may end.
+pub(crate) struct Written<'d> {
+    tree: Option<freezer::Frozen>,
+    dump: Dump<'d>,
+    /// What is known but for what becomes of the target.
+    report: DumpReport,
+    since: Instant,
+    inventory: Inventory,
+}
+
+impl<'d> Written<'d> {
+    /// Writes everything and makes the checkpoint appear.
+    pub(crate) fn write(captured: Captured<'d>) -> Result<Self, Error> {
+        // The target is declared last, and so let go first if this fails.
+        let Captured { mut state, planned, frozen, since, at, tree, .. } = captured;
+        let Planned { dump, plan } = planned;
+        let Plan { store, writer, collector, files, .. } = plan.take();
+        // What this holds of the target's files must not outlive their use by the target.
+        drop(files);
+        state.pages.iter_mut().for_each(Pages::settle);
+        interrupted::name_calls(&mut state.tasks);
+        let source = collector.source();
+        // Its programs look at every system call of the machine until then.
+        drop(collector);
+        dump.early.encode(&writer, &inventory(&state.id))?;
+        let bytes = state.pages.iter().map(Pages::bytes).sum();
+        dump.progress.begin("write", Some(bytes));
+        store.write(&state.pages, dump.progress)?;
+        dump.clock.check("write the pages")?;
+        encode(&state, &writer, dump.options, frozen, &dump.clock)?;
+        let committed = writer.commit()?;
+        let report = DumpReport {
+            frozen,
+            processes: state.inventory.processes.len(),
+            threads: state.tasks.values().map(|task| task.threads.len()).sum(),
+            pages_scanned: state.pages_scanned,
+            pages_written: (bytes + dump.early.bytes()) / images::PAGE_SIZE,
+            frozen_at: Some(at),
+            image_bytes: committed.bytes,
+            source: Some(source),
+            ..DumpReport::default()
+        };
+        Ok(Self { tree, dump, report, since, inventory: state.inventory })
+    }
+
+    /// Ends the target, or leaves it stopped, where that was asked for.
+    pub(crate) fn end(self) -> DumpReport {
+        let Self { tree, mut dump, mut report, since, inventory } = self;
+        let account = &mut dump.clock.account;
+        if let Some(tree) = tree {
+            if dump.options.after == AfterDump::Kill {
+                *dump.ending = Ending::of(&inventory);
+                tree.release(Release::Kill);
+            } else {
+                tree.release(Release::Stop);
+            }
+            report.frozen = since.elapsed();
+        }
+        account.release += account.rest_of(report.frozen);
+        DumpReport { account: *account, total: dump.started.elapsed(), ..report }
+    }
+}
+
+/// Writes all images.
+fn encode(
+    state: &TreeState,
+    writer: &ImageWriter,
     options: &DumpOptions,
     frozen: Duration,
     clock: &Clock,
-    progress: &mut dyn Progress,
-) -> Result<Committed, Error> {
-    let bytes = captured.pages.iter().map(Pages::bytes).sum();
-    progress.begin("write", Some(bytes));
-    store.write(&captured.pages, progress)?;
-    clock.check("write the pages")?;
-    for pages in &captured.pages[..captured.process_pages] {
-        pages.encode_map(&writer, &names::pagemap(number(pages.pid)))?;
+) -> Result<(), Error> {
+    for pages in &state.pages[..state.process_pages] {
+        pages.encode_map(writer, &names::pagemap(number(pages.pid)))?;
     }
-    let segments = &captured.pages[captured.process_pages..];
-    for (pages, &segment) in segments.iter().zip(captured.segments.values()) {
-        pages.encode_map(&writer, &names::pagemap_shmem(segment))?;
+    let segments = &state.pages[state.process_pages..];
+    for (pages, &segment) in segments.iter().zip(state.segments.values()) {
+        pages.encode_map(writer, &names::pagemap_shmem(segment))?;
     }
     let layout = Layout::of_this_processor();
-    let threads = captured.tasks.values().flat_map(|task| &task.threads);
+    let threads = state.tasks.values().flat_map(|task| &task.threads);
     let sets = Sets::of(threads.map(|thread| &thread.facts.groups))?;
     if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
-    for (&pid, task) in &captured.tasks {
-        process(captured, &writer, pid, task, &layout, &sets)?;
+    for (&pid, task) in &state.tasks {
+        process(state, writer, pid, task, &layout, &sets)?;
     }
-    zombies(captured, &writer)?;
-    captured.files.encode(&writer)?;
-    tree(captured, &writer, options.pid)?;
+    zombies(state, writer)?;
+    state.files.encode(writer)?;
+    tree(state, writer, options.pid)?;
     writer.write_one(&names::seccomp(), &SeccompEntry::default())?;
     writer.write_one(&names::timens(0), &clocks())?;
-    let stats = stats(captured, frozen, &clock.account);
+    let stats = stats(state, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
-    writer.write_one(&names::inventory(), &inventory(&captured.id))?;
+    writer.write_one(&names::inventory(), &inventory(&state.id))?;
     clock.check("write the images")?;
-    Ok(writer.commit()?)
+    Ok(())
 }
 
 /// Pids and tids are positive.
@@ -71,7 +132,7 @@ const fn number(pid: i32) -> u32 {
 }
 
 fn process(
-    captured: &Captured,
+    state: &TreeState,
     writer: &ImageWriter,
     pid: i32,
     task: &TaskState,
@@ -88,11 +149,11 @@ fn process(
         let entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
         writer.write_one(&names::core(number(thread.tid)), &entry)?;
     }
-    if let Some(ids) = captured.ids.get(&pid) {
+    if let Some(ids) = state.ids.get(&pid) {
         writer.write_one(&names::ids(number(pid)), ids)?;
     }
-    writer.write_one(&names::mm(number(pid)), &memory_map(captured, pid, task)?)?;
-    let files = &captured.files;
+    writer.write_one(&names::mm(number(pid)), &memory_map(state, pid, task)?)?;
+    let files = &state.files;
     let missing =
         |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };
     let status = task.threads.first().map(|leader| &leader.facts.status);
@@ -108,9 +169,9 @@ fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
     vma.status & vma_status::VVAR != 0 && vma.end == end
 }
 
-fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
+fn memory_map(state: &TreeState, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
     let (stat, report) = (&task.facts.stat, task.report.as_ref());
-    let process = captured.inventory.processes.get(&pid);
+    let process = state.inventory.processes.get(&pid);
     let (mut vmas, mut policies) = (Vec::new(), Vec::new());
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
         let Ok(kind) = mappings::classify(mapping) else { continue };
@@ -123,10 +184,8 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             continue;
         }
         let object = match kind {
-            Kind::File { .. } => captured.files.mapped(mapping).map(u64::from),
-            Kind::SharedAnonymous => {
-                captured.segments.get(&(mapping.device, mapping.inode)).copied()
-            }
+            Kind::File { .. } => state.files.mapped(mapping).map(u64::from),
+            Kind::SharedAnonymous => state.segments.get(&(mapping.device, mapping.inode)).copied(),
             _ => Some(0),
         };
         let object = object.ok_or_else(|| Error::Process {
@@ -144,7 +203,7 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
             nodes: policy.nodes,
         }));
     }
-    let pages = &captured.pages[..captured.process_pages];
+    let pages = &state.pages[..state.process_pages];
     if let Ok(index) = pages.binary_search_by_key(&pid, |pages| pages.pid) {
         vmas.extend(pages[index].guards.iter().map(mappings::guard));
     }
@@ -160,7 +219,7 @@ fn memory_map(captured: &Captured, pid: i32, task: &TaskState) -> Result<MmEntry
         mm_arg_end: stat.arg_end,
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
-        exe_file_id: captured.files.exe(pid).unwrap_or(0),
+        exe_file_id: state.files.exe(pid).unwrap_or(0),
         mm_saved_auxv: auxiliary_vector(&task.facts.auxv.0),
         vmas,
         dumpable: report.map(|report| report.state.dumpable),
@@ -184,8 +243,8 @@ fn auxiliary_vector(words: &[u64]) -> Vec<u64> {
     words.chunks_exact(2).take_while(|pair| pair[0] != 0).flatten().copied().collect()
 }
 
-fn zombies(captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
-    for process in captured.inventory.processes.values() {
+fn zombies(state: &TreeState, writer: &ImageWriter) -> Result<(), Error> {
+    for process in state.inventory.processes.values() {
         if let collector::ProcessState::Zombie { exit_status } = process.state {
             let name =
                 process.threads.get(&process.pid).map(|thread| thread.comm.as_encoded_bytes());
@@ -197,8 +256,8 @@ fn zombies(captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
 }
 
 /// The process tree, parents before children.
-fn tree(captured: &Captured, writer: &ImageWriter, root: i32) -> Result<(), Error> {
-    let processes = &captured.inventory.processes;
+fn tree(state: &TreeState, writer: &ImageWriter, root: i32) -> Result<(), Error> {
+    let processes = &state.inventory.processes;
     let mut ordered = vec![root];
     let mut at = 0;
     while let Some(&parent) = ordered.get(at) {
@@ -214,7 +273,7 @@ fn tree(captured: &Captured, writer: &ImageWriter, root: i32) -> Result<(), Erro
             ppid: if process.pid == root { 0 } else { number(process.ppid) },
             pgid: number(process.pgid),
             sid: number(process.sid),
-            threads: match captured.tasks.get(&process.pid) {
+            threads: match state.tasks.get(&process.pid) {
                 Some(task) => task.threads.iter().map(|thread| number(thread.tid)).collect(),
                 None => vec![number(process.pid)],
             },
@@ -261,19 +320,19 @@ fn clocks() -> TimensEntry {
     }
 }
 
-fn stats(captured: &Captured, frozen: Duration, account: &FrozenAccount) -> StatsEntry {
+fn stats(state: &TreeState, frozen: Duration, account: &FrozenAccount) -> StatsEntry {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     let written =
         |pages: &[Pages]| pages.iter().map(|pages| pages.bytes() / images::PAGE_SIZE).sum();
-    let (private, shared) = captured.pages.split_at(captured.process_pages);
+    let (private, shared) = state.pages.split_at(state.process_pages);
     StatsEntry {
         dump: Some(DumpStatsEntry {
             freezing_time: micros(account.stop),
             frozen_time: micros(frozen),
             memdump_time: micros(account.memory),
             memwrite_time: 0,
-            pages_scanned: captured.pages_scanned,
-            pages_skipped_parent: captured.pages.iter().map(Pages::in_parent).sum(),
+            pages_scanned: state.pages_scanned,
+            pages_skipped_parent: state.pages.iter().map(Pages::in_parent).sum(),
             pages_written: written(private),
             pages_lazy: 0,
             shpages_written: Some(written(shared)),
