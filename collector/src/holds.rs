@@ -82,6 +82,8 @@ pub(crate) struct Held {
     pub(crate) references: Option<References>,
     /// What a socket does not tell itself.
     pub(crate) peculiar: u32,
+    /// A mapping of the program that the process runs, which holds the description once more.
+    pub(crate) is_program: bool,
 }
 
 /// Whether a mapping of this name is of memory that no file has ever been opened for.

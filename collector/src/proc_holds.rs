@@ -74,6 +74,7 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
             description: file.description,
             inode: (file.device, file.inode),
             peculiar: 0,
+            is_program: false,
             references: None,
         });
     }
@@ -89,6 +90,7 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
                 description: 0,
                 inode: (mapping.device, mapping.inode),
                 peculiar: 0,
+                is_program: false,
                 references: None,
             });
         }
@@ -152,6 +154,7 @@ fn of_stranger(pid: i32, wanted: &Wanted, held: &mut Vec<Held>) -> Result<(), pr
                     description: 0,
                     inode,
                     peculiar: 0,
+                    is_program: false,
                     references: None,
                 });
             }
@@ -188,6 +191,7 @@ fn of_descriptor(
         description,
         inode: (stat.device, stat.inode),
         peculiar: 0,
+        is_program: false,
         references: None,
     })
 }

@@ -175,8 +175,10 @@ const fn key(held: &Held) -> Key {
 /// only hints at others (names) is left out.
 fn unaccounted(kind: Kind, holders: &[&Held]) -> (bool, bool) {
     let mut descriptions: HashMap<u64, u64> = HashMap::new();
+    let mut programs = HashSet::new();
     for held in holders {
-        *descriptions.entry(held.description).or_default() += 1;
+        let runs = held.is_program && programs.insert((held.pid, held.description));
+        *descriptions.entry(held.description).or_default() += 1 + u64::from(runs);
     }
     let of_others = |held: &&&Held| {
         let Some(references) = held.references else { return (true, false) };

@@ -41,7 +41,17 @@ fn held(pid: i32, fd: i32, class: Class, description: u64, references: Reference
     let hold = Hold::Descriptor(fd);
     let ends = Ends::of(libc::O_RDONLY.cast_unsigned());
     let references = Some(references);
-    Held { pid, hold, class, ends, description, inode: (0, 7), references, peculiar: 0 }
+    Held {
+        pid,
+        hold,
+        class,
+        ends,
+        description,
+        inode: (0, 7),
+        references,
+        peculiar: 0,
+        is_program: false,
+    }
 }
 
 const ALONE: References =
@@ -113,4 +123,33 @@ fn a_deleted_file_that_nobody_writes_may_be_held_by_all() {
         let holders = [held(10, 3, class, 1, ALONE), held(20, 3, class, 2, ALONE)];
         assert_eq!(judge(&tree, &holders, OWN).shared.len(), usize::from(is_written));
     }
+}
+
+#[test]
+fn who_runs_a_program_holds_it_once_more() {
+    let mut tree = tree(Vec::new());
+    let mapping = |start| crate::Mapping {
+        start,
+        end: start + 4096,
+        flags: crate::VmFlags(0),
+        offset: 0,
+        device: 1,
+        inode: 7,
+        protection_key: 0,
+        policy: None,
+        name: "/memfd:program (deleted)".into(),
+    };
+    let process = tree.processes.get_mut(&10).unwrap();
+    process.mappings = vec![mapping(0x1000), mapping(0x2000)];
+    let references = References { description: 3, ..ALONE };
+    let class = Class::File { is_written: false };
+    let map = |start, is_program| Held {
+        hold: Hold::Mapping(start),
+        is_program,
+        ..held(10, 0, class, 1, references)
+    };
+    let program = [map(0x1000, true), map(0x2000, true)];
+    assert_eq!(judge(&tree, &program, OWN), Judged::default());
+    let other = [map(0x1000, false), map(0x2000, false)];
+    assert_eq!(judge(&tree, &other, OWN).unaccounted.len(), 1);
 }

@@ -10,4 +10,6 @@ pub(crate) struct Segment {
     pub(crate) pid: i32,
     /// As far as any mapping reaches, or its size.
     pub(crate) bytes: u64,
+    /// The number that the images give it.
+    pub(crate) number: u64,
 }

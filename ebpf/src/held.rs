@@ -71,6 +71,9 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
     record.start = field(vma as u64, o::VMA_START);
     // As a number, to be compared with others.
     fill(&mut record.file, vma as u64, o::VMA_FILE);
+    let mut program = 0_u64;
+    fill(&mut program, load(task, o::TASK_MM), o::MM_EXE_FILE);
+    record.program = u32::from(program == record.file);
     if offset(o::FILE_REFERENCES) != ABSENT {
         // One less than there are, as the kernel keeps it; no iterator has this one.
         record.references += 1;

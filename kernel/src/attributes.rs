@@ -1,4 +1,5 @@
-//! Extended attributes of files (xattr(7)): what programs and access lists keep beside the contents.
+//! Extended attributes of files (xattr(7)): what programs and access lists keep beside the contents. And
+//! their flags, as chattr(1) sets them.
 
 use std::ffi::CString;
 use std::io;
@@ -81,4 +82,61 @@ pub fn set(file: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
         libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
     };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+bitflags::bitflags! {
+    /// Flags of a file that say how it is used, of those that its file system has (`FS_*_FL`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct FileFlags: u32 {
+        /// Each write is waited for.
+        const SYNC = 0x8;
+        /// It cannot be changed.
+        const IMMUTABLE = 0x10;
+        /// It can only be added to.
+        const APPEND = 0x20;
+        /// Backups leave it out.
+        const NO_DUMP = 0x40;
+        /// Its time of access is not kept.
+        const NO_ACCESS_TIME = 0x80;
+    }
+}
+
+/// The flags of an open file; none where its file system has none.
+///
+/// # Errors
+/// As `FS_IOC_GETFLAGS`.
+pub fn file_flags(file: impl AsFd) -> io::Result<FileFlags> {
+    match all_flags(&file) {
+        Ok(flags) => Ok(FileFlags::from_bits_truncate(flags)),
+        Err(error) if is_without(&error) => Ok(FileFlags::empty()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives an open file these flags, beside those that are not of [`FileFlags`].
+///
+/// # Errors
+/// As `FS_IOC_SETFLAGS`.
+pub fn set_file_flags(file: impl AsFd, wanted: FileFlags) -> io::Result<()> {
+    let flags = all_flags(&file)? & !FileFlags::all().bits() | wanted.bits();
+    // SAFETY: the kernel reads one int, although the call's number says a long.
+    let set =
+        unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn all_flags(file: impl AsFd) -> io::Result<u32> {
+    // A file system that a process serves may fill a long, as the call's number says.
+    let mut flags = [0_u32; 2];
+    // SAFETY: there is room for a long.
+    let got =
+        unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::FS_IOC_GETFLAGS, flags.as_mut_ptr()) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(flags[0]) }
+}
+
+fn is_without(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS)
+    )
 }

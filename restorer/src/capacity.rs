@@ -99,7 +99,9 @@ pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
     let mut found: Vec<Unsupported> =
         room::of_tasks(root, tasks, machine.tasks, machine.most_tasks).into_iter().collect();
-    let mut promised: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
+    let of_segments: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
+    let of_files = world.files.pages().saturating_mul(images::PAGE_SIZE);
+    let mut promised = of_segments.saturating_add(of_files);
     for (process, body) in world.living() {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
         let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);

@@ -192,9 +192,13 @@ impl OpenFiles {
     ///
     /// When there is no such file in the images, it is not what it was, or the tasks may not have it.
     pub fn program(&mut self, id: u32) -> Result<RawFd, Error> {
-        let flags = libc::O_RDONLY.cast_unsigned();
-        self.hold(id, Held::Program, |opener, entry| {
-            opener.open_contents(entry, Purpose::Run, flags, Needs::Contents)
+        let (flags, needs) = (libc::O_RDONLY.cast_unsigned(), Needs::Contents);
+        self.keep(id, Held::Program, |opener, beside, file| {
+            match (&file.reg, table::of_type(file.r#type)) {
+                (Some(entry), _) => opener.open_contents(entry, Purpose::Run, flags, needs),
+                (None, Some(kind)) => kind.map(opener, beside, file, flags, needs),
+                (None, None) => Err(no_path(id)),
+            }
         })
     }
 

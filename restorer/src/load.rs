@@ -135,7 +135,7 @@ impl World {
         self.living().map(|(_, body)| body.threads.len()).sum()
     }
 
-    /// Pages that will be put back.
+    /// Pages that will be put back, other than those of files ([`FileImages::pages`]).
     pub(crate) fn pages(&self) -> u64 {
         let private = self.living().flat_map(|(_, body)| &body.runs);
         let shared = self.segments.iter().flat_map(|segment| &segment.runs);

@@ -64,7 +64,9 @@ pub fn restore(
     let park_signal = park_signal(&world)?;
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 
-    progress.begin("open files", None);
+    let of_files = world.files.pages();
+    let bytes = of_files * images::PAGE_SIZE;
+    progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
     let context = OpenContext {
         shell_job: options.shell_job,
         root: options.root.clone(),
@@ -75,6 +77,7 @@ pub fn restore(
         numbers: numbers::spare(&world, &plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
+    progress.advance(bytes);
     let base = files.base();
     session_keyring(&world)?;
     progress.begin("shared memory", None);
@@ -135,7 +138,7 @@ pub fn restore(
         total: Duration::ZERO,
         processes: world.processes.len(),
         threads: world.threads(),
-        pages_restored: world.pages(),
+        pages_restored: world.pages() + of_files,
     };
     let note = || {
         drop(keepers);

@@ -122,6 +122,12 @@ pub const MEMFD_HUGE: Refusal = Refusal::fixed(
     "make it without MFD_HUGETLB, or close and unmap it before the dump",
 );
 
+/// A file without a name that may not be changed: it could not be filled, or opened to be written, anew.
+pub const UNCHANGEABLE: Refusal = Refusal::fixed(
+    "it has no name and must not be changed (FS_IMMUTABLE_FL or FS_APPEND_FL), which cannot be carried yet",
+    "take that from it before the dump, by its descriptor (FS_IOC_SETFLAGS, as chattr -ia does it)",
+);
+
 /// A memfd that is sealed for new mappings, while an old one may write.
 pub const MEMFD_SEALED: Refusal = Refusal::fixed(
     "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \

@@ -28,6 +28,16 @@ pub fn unknown_file(name: &str) -> Refusal {
     Refusal::new(format!("a {name} cannot be restored yet"), "close it before the dump")
 }
 
+/// A memfd that may become a program, where none may (`vm.memfd_noexec`).
+pub const NO_PROGRAMS: Refusal = Refusal::fixed(
+    "vm.memfd_noexec is 2 here: none can be made that may become a program, and it may",
+    "sysctl -w vm.memfd_noexec=1",
+);
+
+/// A memfd with more memory than there is.
+pub const MEMFD_TOO_LARGE: Refusal =
+    Refusal::fixed("it has more memory than this machine", "restore on a machine with more memory");
+
 /// A memfd of huge pages.
 pub const HUGE_MEMFD: Refusal = Refusal::fixed(
     "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",

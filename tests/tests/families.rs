@@ -122,7 +122,7 @@ macro_rules! peer_tests {
 }
 
 families! {
-    beyond_criu changing_files credentials faulting memfd_sealed multicast nameless nameless_peers settings
+    beyond_criu changing_files credentials faulting memfd_attributes memfd_program memfd_sealed multicast nameless nameless_peers settings
     settings_deadline socket_options waits woken
 }
 

@@ -373,6 +373,11 @@ fn io_uring() {
 }
 
 #[test]
+fn a_file_without_a_name_that_must_not_be_changed() {
+    refused("unsupported-unchangeable", &["memfd:appended", "fs_append_fl", "fs_ioc_setflags"]);
+}
+
+#[test]
 fn userfaultfd() {
     refused("unsupported-userfaultfd", &["userfaultfd"]);
 }

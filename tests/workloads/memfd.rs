@@ -150,3 +150,95 @@ pub(crate) fn sealed(stage: &Stage) -> Outcome {
     found.same("its view", b"closed", six.try_into().expect("six bytes"));
     found.outcome()
 }
+
+const BLOCK: u64 = 512;
+
+/// What a file has beside its contents and rights. (CRIU has no place for it.)
+pub(crate) fn attributes(stage: &Stage) -> Outcome {
+    let file = make(c"attributes", libc::MFD_ALLOW_SEALING);
+    let fd = file.as_raw_fd();
+    file.set_len(5 * 4096).expect("set the size");
+    file.write_all_at(b"some", 8192).expect("write");
+    // SAFETY: these calls take numbers, and strings and structures that outlive them.
+    unsafe {
+        // In a hole, and behind the end.
+        check(libc::fallocate(fd, libc::FALLOC_FL_KEEP_SIZE, 0, 8192)).expect("fallocate");
+        check(libc::fallocate(fd, libc::FALLOC_FL_KEEP_SIZE, 9 * 4096, 4096)).expect("fallocate");
+        check(libc::fchown(fd, 7, 8)).expect("fchown");
+        let (name, value) = (c"user.is".as_ptr(), c"carried".as_ptr().cast());
+        check(libc::fsetxattr(fd, name, value, 7, 0)).expect("fsetxattr");
+        let no_dump = 0x40_u32;
+        check(libc::ioctl(fd, libc::FS_IOC_SETFLAGS, &raw const no_dump)).expect("FS_IOC_SETFLAGS");
+        let times = [(12_345, 678), (-9, 999_999_999)]
+            .map(|(tv_sec, tv_nsec)| libc::timespec { tv_sec, tv_nsec });
+        check(libc::futimens(fd, times.as_ptr())).expect("futimens");
+    }
+    let state = |file: &File| {
+        let stat = file.metadata().expect("stat");
+        let mut flags = 0_u64;
+        let mut value = [0_u8; 16];
+        // SAFETY: there is room for the flags, and for the value with its length.
+        let bytes = unsafe {
+            let fd = file.as_raw_fd();
+            check(libc::ioctl(fd, libc::FS_IOC_GETFLAGS, &raw mut flags)).expect("FS_IOC_GETFLAGS");
+            let to = value.as_mut_ptr().cast();
+            libc::fgetxattr(fd, c"user.is".as_ptr(), to, value.len())
+        };
+        let times = [stat.atime(), stat.atime_nsec(), stat.mtime(), stat.mtime_nsec()];
+        (stat.uid(), stat.gid(), stat.size(), stat.blocks() * BLOCK, times, flags, bytes, value)
+    };
+    let before = state(&file);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("attributes", &before, &state(&file));
+    let mut some = [0; 4];
+    found.works("read", file.read_exact_at(&mut some, 8192));
+    found.same("contents", b"some", &some);
+    found.outcome()
+}
+
+/// A program that was executed from a memfd, which nothing but the program itself holds then.
+pub(crate) fn program(stage: &Stage) -> Outcome {
+    let executed = || std::fs::read_link("/proc/self/exe").expect("link").into_os_string();
+    if !executed().to_string_lossy().starts_with("/memfd:") {
+        use std::os::unix::process::CommandExt;
+        let own = std::fs::read("/proc/self/exe").expect("read");
+        let mut file = make(c"program", libc::MFD_CLOEXEC);
+        file.write_all(&own).expect("write");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let error = std::process::Command::new(path).args(std::env::args_os().skip(1)).exec();
+        return Err(format!("execute a memfd: {error}"));
+    }
+    let sum = || crate::stage::checksum(&std::fs::read("/proc/self/exe").expect("read"));
+    let before = (executed(), sum());
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("program", &before, &(executed(), sum()));
+    found.outcome()
+}
+
+/// One that can never become a program, and is the only one here.
+pub(crate) fn never_run(stage: &Stage) -> Outcome {
+    let file = make(c"never", libc::MFD_NOEXEC_SEAL);
+    file.write_all_at(b"data", 0).expect("write");
+    let state = || (seals(&file), file.metadata().expect("stat").mode());
+    let before = state();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("seals and rights", &before, &state());
+    found.same("contents", &Ok(()), &file.read_exact_at(&mut [0; 4], 0).map_err(|e| e.kind()));
+    found.outcome()
+}
+
+/// One that can only be added to.
+pub(crate) fn unchangeable(stage: &Stage) -> Outcome {
+    let file = make(c"appended", 0);
+    let only_append = 0x20_u32;
+    // SAFETY: the kernel reads one int.
+    let set =
+        unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const only_append) };
+    check(set).expect("FS_IOC_SETFLAGS");
+    stage.ready_then_wait();
+    drop(file);
+    Ok(())
+}

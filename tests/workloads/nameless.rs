@@ -114,6 +114,10 @@ fn deleted(stage: &Stage) -> std::fs::File {
     set_attribute(&file, c"system.posix_acl_access", &ACCESS_LIST);
     let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 123_456_789);
     file.set_times(std::fs::FileTimes::new().set_modified(time)).expect("set times");
+    let no_dump = 0x40_u32;
+    // SAFETY: the kernel reads one int.
+    let set = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const no_dump) };
+    check(set).expect("set a flag");
     std::fs::remove_file(path).expect("remove");
     file
 }
@@ -134,12 +138,16 @@ fn attribute(file: &impl AsRawFd, name: &std::ffi::CStr) -> Vec<u8> {
     value
 }
 
-type Attributes = (Vec<u8>, Vec<u8>, Option<std::time::SystemTime>);
+type Attributes = (Vec<u8>, Vec<u8>, Option<std::time::SystemTime>, u64);
 
 fn attributes(file: &std::fs::File) -> Attributes {
     let changed = file.metadata().and_then(|metadata| metadata.modified()).ok();
     let list = attribute(file, c"system.posix_acl_access");
-    (attribute(file, c"trusted.note"), list, changed)
+    let mut flags = 0_u64;
+    // SAFETY: there is room for a long.
+    let got = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) };
+    check(got).expect("ask for the flags");
+    (attribute(file, c"trusted.note"), list, changed, flags & 0x40)
 }
 
 pub(crate) fn run(stage: &Stage) -> Outcome {

@@ -76,6 +76,7 @@ fn decode(record: &HeldRecord) -> Held {
         description: record.file,
         inode: (0, record.inode),
         peculiar: record.peculiar,
+        is_program: record.program != 0,
         references: (record.references != 0).then(|| References {
             description: record.references,
             descriptions: count(record.count),

@@ -1,8 +1,9 @@
 //! What a kind of open file knows of itself. The kinds are listed in [`super::table`].
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
 
-use collector::{Mapping, OpenFile, Process};
+use collector::{OpenFile, Process};
 use images::messages::FileEntry;
 use images::{Error, ImageWriter};
 
@@ -49,8 +50,9 @@ pub(super) trait FileKind: Debug + Sync {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem>;
 
-    /// Whether a mapping is of a file of this kind, other than one that is found by its path.
-    fn is_mapped(&self, _mapping: &Mapping) -> bool {
+    /// Whether a file that is mapped, or run as a program, is of this kind, other than one that is found by
+    /// its path. `name` is that of the mapping, or the link text.
+    fn is_mapped(&self, _inode: u64, _name: &OsStr) -> bool {
         false
     }
 
@@ -59,7 +61,8 @@ pub(super) trait FileKind: Debug + Sync {
         0
     }
 
-    /// The entry of a file that a process maps and that [`is_mapped`](Self::is_mapped).
+    /// The entry of a file that a process maps or runs and that [`is_mapped`](Self::is_mapped); `link` in
+    /// its folder of /proc leads to it.
     ///
     /// # Errors
     /// As [`capture`](Self::capture).
@@ -67,7 +70,8 @@ pub(super) trait FileKind: Debug + Sync {
         &self,
         _survey: &mut Survey<'_>,
         _pid: i32,
-        _mapping: &Mapping,
+        _link: &str,
+        _name: &OsStr,
         _entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         Err(Problem::Refused(support::files::NOT_MAPPABLE))

@@ -3,14 +3,16 @@
 //! An inode may be open several times and mapped, in one task or in more: it is read once, as a
 //! segment of shared memory, and each open file description refers to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
 use images::messages::{
-    FileEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
+    FileEntry, FileTimesEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
 };
 use images::{ImageWriter, names};
 use kernel::descriptors::seals;
@@ -21,6 +23,7 @@ use super::Captured;
 use super::beside::Part;
 use super::file_kind::FileKind;
 use super::owners;
+use super::paths::{attributes, file_flags};
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
 use crate::segment::Segment;
@@ -81,8 +84,8 @@ impl FileKind for Memfd {
         Ok(FileEntry { r#type: fd_type::MEMFD, memfd: Some(memfd), ..entry })
     }
 
-    fn is_mapped(&self, mapping: &Mapping) -> bool {
-        mapping.inode != 0 && name(&mapping.name).is_some()
+    fn is_mapped(&self, inode: u64, called: &OsStr) -> bool {
+        inode != 0 && name(called).is_some()
     }
 
     fn mapping_status(&self) -> u32 {
@@ -93,16 +96,16 @@ impl FileKind for Memfd {
         &self,
         survey: &mut Survey<'_>,
         pid: i32,
-        mapping: &Mapping,
+        link: &str,
+        called: &OsStr,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
-        let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         let file = File::open(format!("/proc/{pid}/{link}")).doing("open")?.into();
         // A file of that name that was deleted from the root directory.
         let Ok(seals) = seals(&file) else {
             return Err(Problem::Refused(support::files::NAMED_LIKE_A_MEMFD));
         };
-        let inode_id = survey.memfd(pid, &file, seals, name(&mapping.name).unwrap_or_default())?;
+        let inode_id = survey.memfd(pid, &file, seals, name(called).unwrap_or_default())?;
         let memfd = MemfdFileEntry {
             id: entry.id,
             flags: libc::O_RDWR.cast_unsigned(),
@@ -121,8 +124,18 @@ impl FileKind for Memfd {
     }
 }
 
+/// The number of an inode, or one that none of the others has. The kernel numbers them with 64 bits; those
+/// of shared memory are in the same row.
+fn number(inode: u64, others: impl Iterator<Item = u64>) -> u32 {
+    u32::try_from(inode).unwrap_or_else(|_| {
+        let taken: HashSet<u64> = others.collect();
+        let mut free = (1..=u32::MAX).rev().filter(|number| !taken.contains(&u64::from(*number)));
+        free.next().unwrap_or(u32::MAX)
+    })
+}
+
 /// The name that a memfd was given, by its link text or the name of its mapping.
-fn name(target: &std::ffi::OsStr) -> Option<&[u8]> {
+fn name(target: &OsStr) -> Option<&[u8]> {
     target.as_bytes().strip_prefix(PREFIX)?.strip_suffix(DELETED)
 }
 
@@ -142,17 +155,18 @@ impl Survey<'_> {
         }
         self.no_writer_before_the_seal(key, seals)?;
         let bytes = stat.st_size.cast_unsigned();
+        let number = self.memfd_number(key);
         let contents = match self.frozen {
             true => {
                 // Of its own, as looking for holes moves the position.
                 let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                let file = File::open(path).doing("open again")?;
-                Some(Segment { file, pid, bytes })
+                // As it keeps its time of access, if it is one's own to say so.
+                let unseen = File::options().read(true).custom_flags(libc::O_NOATIME).open(&path);
+                let file = unseen.or_else(|_| File::open(path)).doing("open again")?;
+                Some(Segment { file, pid, bytes, number: number.into() })
             }
             false => None,
         };
-        // The kernel numbers these files with 32 bits.
-        let number = stat.st_ino as u32;
         let entry = MemfdInodeEntry {
             name: name.to_vec(),
             uid: stat.st_uid,
@@ -163,9 +177,27 @@ impl Survey<'_> {
             inode_id: number.into(),
             hugetlb_flag: None,
             mode: Some(stat.st_mode),
+            attributes: attributes(fd)?,
+            times: Some(FileTimesEntry {
+                accessed: stat.st_atime,
+                accessed_nanoseconds: stat.st_atime_nsec as u32,
+                changed: stat.st_mtime,
+                changed_nanoseconds: stat.st_mtime_nsec as u32,
+            }),
+            blocks: u64::try_from(stat.st_blocks).ok(),
+            flags: file_flags(fd)?,
         };
         self.out.beside.of::<Inodes>().0.insert(key, Inode { entry, contents });
         Ok(number)
+    }
+
+    /// The number of a memfd in the images, which have 32 bits for it: that of its inode, where it fits.
+    fn memfd_number(&mut self, key: (u64, u64)) -> u32 {
+        let mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
+        let mapped = mappings.map(|mapping| mapping.inode);
+        let known = &self.out.beside.of::<Inodes>().0;
+        let taken = mapped.chain(known.values().map(|inode| inode.entry.inode_id));
+        number(key.1, taken)
     }
 
     /// A seal against writing spares the mappings that there are; a restore maps after it has sealed.
@@ -188,6 +220,14 @@ impl Survey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_beyond_those_of_the_images_become_others() {
+        assert_eq!(number(7, [7].into_iter()), 7);
+        let far = (1 << 32) + 7;
+        assert_eq!(number(far, [7, far].into_iter()), u32::MAX);
+        assert_eq!(number(far, [u64::from(u32::MAX), 7].into_iter()), u32::MAX - 1);
+    }
 
     #[test]
     fn names() {

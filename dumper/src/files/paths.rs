@@ -9,13 +9,14 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use images::messages::{AttributeEntry, FileIdentity};
+use kernel::attributes::FileFlags;
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
 
@@ -59,6 +60,22 @@ pub(super) struct Found {
     content: OnceLock<Content>,
 }
 
+/// The attributes of a file, access lists among them.
+pub(super) fn attributes(file: &OwnedFd) -> Result<Vec<AttributeEntry>, Problem> {
+    let found = kernel::attributes::list(file).doing("read the attributes of")?;
+    Ok(found.into_iter().map(|(name, value)| AttributeEntry { name, value }).collect())
+}
+
+/// The flags of an open file without a name, if it has any. By some of them a restore could not make it
+/// anew.
+pub(super) fn file_flags(file: impl AsFd) -> Result<Option<u32>, Problem> {
+    let flags = kernel::attributes::file_flags(file).doing("read the flags of")?;
+    match flags.intersects(FileFlags::IMMUTABLE | FileFlags::APPEND) {
+        true => Err(Problem::Refused(support::files::UNCHANGEABLE)),
+        false => Ok(Some(flags.bits()).filter(|bits| *bits != 0)),
+    }
+}
+
 /// Bytes of a ghost that are read between two looks at the clock.
 const AT_ONCE: usize = 1 << 20;
 
@@ -70,8 +87,13 @@ impl Found {
 
     /// Its attributes, access lists among them.
     pub(super) fn attributes(&self) -> Result<Vec<AttributeEntry>, Problem> {
-        let found = kernel::attributes::list(&self.handle).doing("read the attributes of")?;
-        Ok(found.into_iter().map(|(name, value)| AttributeEntry { name, value }).collect())
+        attributes(&self.handle)
+    }
+
+    /// The flags of a file without a name, if it has any.
+    pub(super) fn flags(&self) -> Result<Option<u32>, Problem> {
+        let path = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
+        file_flags(&File::open(path).doing("open again")?)
     }
 
     /// Whether it was a ghost and has a name by now, or the other way round.

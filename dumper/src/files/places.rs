@@ -38,7 +38,7 @@ impl Captured {
 
 /// What the entry of a mapping says of the kind of its file (`vma_status`).
 pub(crate) fn mapping_status(mapping: &Mapping) -> u32 {
-    table::of_mapped(mapping).map_or(0, |kind| kind.mapping_status())
+    table::of_mapped(mapping.inode, &mapping.name).map_or(0, |kind| kind.mapping_status())
 }
 
 impl Survey<'_> {
@@ -72,6 +72,9 @@ impl Survey<'_> {
     fn place(&mut self, pid: i32, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
         let key = Key { device, inode, target };
+        if let Some(kind) = table::of_mapped(inode, &key.target).filter(|_| link == "exe") {
+            return self.place_of_kind(kind, pid, link, key);
+        }
         let holds = if link == "exe" { Holds::Contents } else { Holds::File };
         self.held_path(key, Check::Numbers, pid, link, holds)
     }
@@ -114,27 +117,27 @@ impl Survey<'_> {
     }
 
     fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
-        if let Some(kind) = table::of_mapped(mapping) {
-            return self.mapping_of_kind(kind, pid, mapping);
-        }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        if let Some(kind) = table::of_mapped(mapping.inode, &mapping.name) {
+            return self.place_of_kind(kind, pid, &link, key_of(mapping));
+        }
         self.held_path(key_of(mapping), Check::Name, pid, &link, holds(mapping))
     }
 
-    /// The id of a file that is mapped and is not found by its path.
-    fn mapping_of_kind(
+    /// The id of a file that is mapped or run and is not found by its path.
+    fn place_of_kind(
         &mut self,
         kind: &dyn FileKind,
         pid: i32,
-        mapping: &Mapping,
+        link: &str,
+        key: Key,
     ) -> Result<u32, Problem> {
-        let key = key_of(mapping);
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }
         let id = self.new_id();
         let entry = FileEntry { id, ..FileEntry::default() };
-        let entry = kind.capture_mapped(self, pid, mapping, entry)?;
+        let entry = kind.capture_mapped(self, pid, link, &key.target, entry)?;
         self.out.files.push(entry);
         self.path_ids.insert(key, id);
         Ok(id)
@@ -147,7 +150,9 @@ impl Survey<'_> {
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }
-        if table::of_mapped(mapping).is_some() || self.memory.paths.is_called(&key)? {
+        if table::of_mapped(mapping.inode, &mapping.name).is_some()
+            || self.memory.paths.is_called(&key)?
+        {
             return self.mapping(pid, mapping);
         }
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);

@@ -209,6 +209,10 @@ impl Survey<'_> {
         });
         // Its number is the frozen look's to give.
         self.to_keep = false;
+        let flags = match is(stat, libc::S_IFREG) || is(stat, libc::S_IFDIR) {
+            true => found.flags()?,
+            false => None,
+        };
         if ghost_id != next || !self.frozen {
             return Ok(());
         }
@@ -228,6 +232,7 @@ impl Survey<'_> {
             attributes: found.attributes()?,
             atime_nanoseconds: Some(stat.st_atime_nsec as u32),
             mtime_nanoseconds: Some(stat.st_mtime_nsec as u32),
+            flags,
             ..GhostFileEntry::default()
         };
         if !is(stat, libc::S_IFREG) {

@@ -1,6 +1,8 @@
 //! The kinds of open file that are carried: a line for each, here and nowhere else.
 
-use collector::{Mapping, OpenFile};
+use std::ffi::OsStr;
+
+use collector::OpenFile;
 
 use super::devices::Device;
 use super::epoll::Epoll;
@@ -55,9 +57,9 @@ pub(super) fn of_family(family: i32) -> Option<&'static dyn FileKind> {
     all().find(|kind| kind.families().contains(&family))
 }
 
-/// The kind of a file that is mapped, if it is another than one that is found by its path.
-pub(super) fn of_mapped(mapping: &Mapping) -> Option<&'static dyn FileKind> {
-    all().find(|kind| kind.is_mapped(mapping))
+/// The kind of a file that is mapped or run, if it is another than one that is found by its path.
+pub(super) fn of_mapped(inode: u64, name: &OsStr) -> Option<&'static dyn FileKind> {
+    all().find(|kind| kind.is_mapped(inode, name))
 }
 
 /// All of them.

@@ -29,7 +29,7 @@ impl Segments {
             pid,
             source,
         })?;
-        self.0.insert(key, Segment { file, pid, bytes: reach });
+        self.0.insert(key, Segment { file, pid, bytes: reach, number: key.1 });
         Ok(())
     }
 }

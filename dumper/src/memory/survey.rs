@@ -157,7 +157,7 @@ pub(crate) fn find(
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
     memory.process_pages = memory.pages.len();
-    for (key, Segment { file, pid, bytes }) in segments.0 {
+    for (key, Segment { file, pid, bytes, number }) in segments.0 {
         clock.check(STEP)?;
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
         let runs = segment_runs(&file, bytes).map_err(failed)?;
@@ -165,7 +165,7 @@ pub(crate) fn find(
         let mut pages = Pages::new(writer, pid, Origin::Segment(file))?;
         pages.runs = runs;
         memory.pages.push(pages);
-        memory.segments.insert(key, key.1);
+        memory.segments.insert(key, number);
     }
     Ok(memory)
 }

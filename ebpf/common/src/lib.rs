@@ -455,6 +455,10 @@ pub struct HeldRecord {
     pub flags: u32,
     /// Of a socket, what it does not tell itself: of [`peculiar`].
     pub peculiar: u32,
+    /// 1 for a mapping of the program that the process runs, by the very description that it runs it by.
+    pub program: u32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
 /// What only the kernel's structures tell of a socket.

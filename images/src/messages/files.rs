@@ -7,6 +7,7 @@ use super::events::{
     EventfdFileEntry, EventpollFileEntry, FanotifyFileEntry, InotifyFileEntry, SignalfdEntry,
     TimerfdEntry,
 };
+use super::ghosts::AttributeEntry;
 use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
 use super::parts::{FileIdentity, FownEntry};
 use super::pipes::{FifoEntry, PipeEntry};
@@ -342,6 +343,35 @@ pub struct MemfdInodeEntry {
     /// Type and permissions, as `st_mode`.
     #[prost(uint32, optional, tag = "9")]
     pub mode: Option<u32>,
+    /// Extension: its attributes.
+    #[prost(message, repeated, tag = "1000")]
+    pub attributes: Vec<AttributeEntry>,
+    /// Extension: when it was read and written last.
+    #[prost(message, optional, tag = "1001")]
+    pub times: Option<FileTimesEntry>,
+    /// Extension: blocks of 512 bytes that it has, those among them that are only reserved.
+    #[prost(uint64, optional, tag = "1002")]
+    pub blocks: Option<u64>,
+    /// Extension: its `FS_*_FL` flags (chattr(1)).
+    #[prost(uint32, optional, tag = "1003")]
+    pub flags: Option<u32>,
+}
+
+/// Times of a file, since 1970. An extension.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct FileTimesEntry {
+    /// Seconds of the last access.
+    #[prost(sint64, required, tag = "1")]
+    pub accessed: i64,
+    /// Its nanoseconds.
+    #[prost(uint32, required, tag = "2")]
+    pub accessed_nanoseconds: u32,
+    /// Seconds of the last change of the contents.
+    #[prost(sint64, required, tag = "3")]
+    pub changed: i64,
+    /// Its nanoseconds.
+    #[prost(uint32, required, tag = "4")]
+    pub changed_nanoseconds: u32,
 }
 
 /// A BPF map.

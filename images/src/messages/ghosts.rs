@@ -58,6 +58,9 @@ pub struct GhostFileEntry {
     /// Extension: the same of the last change.
     #[prost(uint32, optional, tag = "1002")]
     pub mtime_nanoseconds: Option<u32>,
+    /// Extension: its `FS_*_FL` flags (chattr(1)).
+    #[prost(uint32, optional, tag = "1003")]
+    pub flags: Option<u32>,
 }
 
 /// An attribute of a file (xattr(7)). An extension.

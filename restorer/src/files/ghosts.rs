@@ -20,6 +20,8 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use kernel::attributes::FileFlags;
+
 use super::Error;
 use super::approve::Approver;
 use super::reopen::through;
@@ -93,6 +95,11 @@ impl GhostImage {
                     io::Error::new(error.kind(), format!("set its attribute {name}: {error}"))
                 },
             )?;
+        }
+        if let Some(flags) = self.entry.flags {
+            let flags = FileFlags::from_bits_truncate(flags);
+            kernel::attributes::set_file_flags(&File::open(&path)?, flags)
+                .map_err(|error| io::Error::new(error.kind(), format!("set its flags: {error}")))?;
         }
         if let (Some(atim), Some(mtim)) = (&self.entry.atim, &self.entry.mtim) {
             let time = |time: &images::messages::Timeval, nanoseconds: Option<u32>| {

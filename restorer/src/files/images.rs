@@ -41,6 +41,13 @@ pub struct FileImages {
 }
 
 impl FileImages {
+    /// Pages of memory that files hold, which will be put back.
+    pub(crate) fn pages(&self) -> u64 {
+        let runs = self.beside.get::<FileMemory>().map(|memory| &memory.runs);
+        let runs = runs.into_iter().flat_map(|runs| runs.values().flatten());
+        runs.filter(|run| run.place.is_some()).map(|run| run.pages).sum()
+    }
+
     /// The ids that descriptors refer to.
     pub(super) fn wanted(&self) -> BTreeSet<u32> {
         self.tables.values().flatten().map(|entry| entry.id).collect()

@@ -8,12 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
-use images::{ImageDir, names};
+use images::{ImageDir, PAGE_SIZE, names};
+use kernel::attributes::FileFlags;
 use kernel::descriptors::add_seals;
 use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid, Whence, fchown, lseek};
+use nix::sys::stat::{Mode, fchmod, fstat, futimens};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, SysconfVar, Uid, Whence, fchown, lseek, sysconf};
+use support::Refusal;
 
 use super::Error;
 use super::beside::{Beside, Part};
@@ -72,12 +76,21 @@ impl FileKind for Memfd {
         let inode = u64::from(entry(file)?.inode_id);
         let inodes = images.beside.get::<Inodes>().map(|memfds| &memfds.inodes);
         let inode = inodes.and_then(|inodes| inodes.get(&inode)).ok_or_else(|| missing(file))?;
-        match inode.hugetlb_flag {
-            None => Ok(()),
-            Some(_) => Err(Error::refused(
-                support::images::HUGE_MEMFD.of(0, format!("memfd {}", shown(inode))),
-            )),
+        let refused = |refusal: Refusal| {
+            Err(Error::refused(refusal.of(0, format!("memfd {}", shown(inode)))))
+        };
+        if inode.hugetlb_flag.is_some() {
+            return refused(support::images::HUGE_MEMFD);
         }
+        if !never_runs(inode)
+            && std::fs::read(NO_PROGRAMS).is_ok_and(|level| level.starts_with(b"2"))
+        {
+            return refused(support::images::NO_PROGRAMS);
+        }
+        if inode.blocks.is_some_and(|blocks| blocks > most_blocks()) {
+            return refused(support::images::MEMFD_TOO_LARGE);
+        }
+        Ok(())
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
@@ -117,6 +130,22 @@ impl FileKind for Memfd {
 
 fn entry(file: &FileEntry) -> Result<&MemfdFileEntry, Error> {
     file.memfd.as_ref().ok_or_else(|| missing(file))
+}
+
+/// Which of them may become programs (`vm.memfd_noexec`, of the pid namespace).
+const NO_PROGRAMS: &str = "/proc/sys/vm/memfd_noexec";
+
+const F_SEAL_EXEC: u32 = 0x20;
+
+/// Whether nobody can make it a program, as one that was made with `MFD_NOEXEC_SEAL`.
+fn never_runs(inode: &MemfdInodeEntry) -> bool {
+    inode.seals & F_SEAL_EXEC != 0 && inode.mode.is_some_and(|mode| mode & 0o111 == 0)
+}
+
+/// Blocks of 512 bytes that the whole memory of the machine has.
+fn most_blocks() -> u64 {
+    let pages = sysconf(SysconfVar::_PHYS_PAGES).ok().flatten();
+    pages.map_or(u64::MAX, |pages| pages.cast_unsigned().saturating_mul(PAGE_SIZE / 512))
 }
 
 fn shown(inode: &MemfdInodeEntry) -> String {
@@ -173,7 +202,10 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
         .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // The rights that it had decide whether it is a program. Older kernels do not ask.
-    let may_run = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+    let may_run = MFdFlags::from_bits_retain(match never_runs(entry) {
+        true => libc::MFD_NOEXEC_SEAL,
+        false => libc::MFD_EXEC,
+    });
     let fd = match memfd_create(&*name, flags | may_run) {
         Err(Errno::EINVAL) => memfd_create(&*name, flags),
         made => made,
@@ -186,7 +218,10 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
         fill(&file, run, entry.size, &memory.stores)
             .map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
     }
-    let stat = nix::sys::stat::fstat(&file).map_err(failed("stat"))?;
+    if let Some(blocks) = entry.blocks {
+        reserve(&file, entry.size, blocks).map_err(failed("reserve the memory of"))?;
+    }
+    let stat = fstat(&file).map_err(failed("stat"))?;
     let (uid, gid) = (entry.uid, entry.gid);
     if (stat.st_uid, stat.st_gid) != (uid, gid) {
         fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
@@ -195,11 +230,59 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
     if let Some(mode) = entry.mode {
         fchmod(file.as_fd(), Mode::from_bits_truncate(mode)).map_err(failed("set the mode of"))?;
     }
+    for attribute in &entry.attributes {
+        kernel::attributes::set(&file, &attribute.name, &attribute.value).map_err(|source| {
+            let name = String::from_utf8_lossy(&attribute.name);
+            Error::Kernel { operation: format!("set attribute {name} of {what}"), source }
+        })?;
+    }
+    if let Some(flags) = entry.flags {
+        kernel::attributes::set_file_flags(&file, FileFlags::from_bits_truncate(flags)).map_err(
+            |source| Error::Kernel { operation: format!("set the flags of {what}"), source },
+        )?;
+    }
+    if let Some(times) = entry.times {
+        let time = |seconds, nanoseconds: u32| TimeSpec::new(seconds, nanoseconds.into());
+        let accessed = time(times.accessed, times.accessed_nanoseconds);
+        let changed = time(times.changed, times.changed_nanoseconds);
+        futimens(&file, &accessed, &changed).map_err(failed("set the times of"))?;
+    }
     if entry.seals != 0 {
         add_seals(&file, entry.seals)
             .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
     }
     Ok(file.into())
+}
+
+/// Reserves memory (fallocate(2)) until the file has its blocks: in its holes, from the beginning, and then
+/// behind its end. (Where it had them cannot be told: they read as holes.)
+fn reserve(file: &File, size: u64, blocks: u64) -> nix::Result<()> {
+    let missing = || -> nix::Result<u64> {
+        let now = fstat(file)?.st_blocks.cast_unsigned();
+        Ok(blocks.saturating_sub(now).saturating_mul(512))
+    };
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (mut at, end) = (0, size.next_multiple_of(PAGE_SIZE).cast_signed());
+    let mut left = missing()?.cast_signed();
+    while left > 0 && at < end {
+        let hole = lseek(file, at, Whence::SeekHole)?.min(end);
+        let data = match lseek(file, hole, Whence::SeekData) {
+            Err(Errno::ENXIO) => end,
+            data => data?.min(end),
+        };
+        let bytes = left.min(data - hole);
+        if bytes > 0 {
+            fallocate(file, keep, hole, bytes)?;
+            left -= bytes;
+        }
+        at = data.max(hole + 1);
+    }
+    let left = missing()?.cast_signed();
+    if left > 0 {
+        fallocate(file, keep, end, left)?;
+    }
+    lseek(file, 0, Whence::SeekSet)?;
+    Ok(())
 }
 
 /// Copies a run, as far as it is not beyond the end.
@@ -223,7 +306,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use images::PAGE_SIZE;
+    use images::messages::{AttributeEntry, FileTimesEntry};
 
     #[test]
     fn contents_rights_and_seals() {
@@ -238,7 +321,21 @@ mod tests {
             MemfdInodeEntry { name, size, mode, seals, uid, gid, ..MemfdInodeEntry::default() };
         let run = |start, pages, offset| Run { start, pages, place: Some((0, offset)) };
         let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
-        let entry = MemfdInodeEntry { shmid: 8, ..entry };
+        let attribute = AttributeEntry { name: b"user.is".to_vec(), value: b"carried".to_vec() };
+        let times = FileTimesEntry {
+            accessed: -5,
+            accessed_nanoseconds: 999_999_999,
+            changed: 2,
+            changed_nanoseconds: 3,
+        };
+        let entry = MemfdInodeEntry {
+            shmid: 8,
+            attributes: vec![attribute],
+            times: Some(times),
+            blocks: Some(64),
+            flags: Some(FileFlags::NO_DUMP.bits()),
+            ..entry
+        };
         let memory =
             FileMemory { runs: BTreeMap::from([(8, runs)]).into(), stores: [store].into() };
         let mut memfds =
@@ -246,13 +343,18 @@ mod tests {
         let wanted = MemfdFileEntry { inode_id: 3, ..MemfdFileEntry::default() };
         let made = memfds.made(&wanted).unwrap();
         let file = File::from(made.open(&wanted, libc::O_RDONLY.cast_unsigned()).unwrap());
+        let stat = fstat(&file).unwrap();
+        assert_eq!((stat.st_blocks, stat.st_mtime, stat.st_mtime_nsec), (64, 2, 3));
+        assert_eq!((stat.st_atime, stat.st_atime_nsec), (-5, 999_999_999));
+        let user = kernel::attributes::list(&file).unwrap();
+        assert_eq!(user, [(b"user.is".to_vec(), b"carried".to_vec())]);
+        assert_eq!(kernel::attributes::file_flags(&file).unwrap(), FileFlags::NO_DUMP);
+        assert_eq!((stat.st_size.cast_unsigned(), Some(stat.st_mode)), (size, mode));
+        assert_eq!(kernel::descriptors::seals(&file).unwrap(), seals);
         let mut bytes = vec![1; size as usize];
         file.read_exact_at(&mut bytes, 0).unwrap();
         let sum: usize = bytes.iter().map(|&byte| usize::from(byte)).sum();
         assert_eq!(sum, 7 * (PAGE_SIZE as usize + 100));
-        let stat = nix::sys::stat::fstat(&file).unwrap();
-        assert_eq!((stat.st_size.cast_unsigned(), Some(stat.st_mode)), (size, mode));
-        assert_eq!(kernel::descriptors::seals(&file).unwrap(), seals);
         let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
         assert_eq!(link.to_str().unwrap(), "/memfd:a name (deleted)");
     }
