@@ -215,8 +215,7 @@ fn moves(from: &Set, to: &Set, places: &Places, id: i32) -> Result<Moves, Error>
     let directory = |(name, group): (&String, &Vec<u8>)| {
         places.directory(name, group).ok_or_else(|| {
             let group = String::from_utf8_lossy(group);
-            let object = format!("control group {name}:{group} of process {id}");
-            Error::refused(ELSEWHERE.of(0, object))
+            Error::refused(ELSEWHERE.of(id, format!("control group {name}:{group}")))
         })
     };
     other.map(directory).collect()

@@ -117,12 +117,13 @@ fn line(group: &[&Unsupported]) -> String {
         if !text.is_empty() {
             text += if one.task == task { ", " } else { "; " };
         }
-        let process = format!("process {}", one.task);
         if one.task != task {
-            // The object may be the process itself.
-            if one.object != process {
-                text += &process;
-                text += ", ";
+            // The object may be the task itself.
+            if !["process", "thread"]
+                .iter()
+                .any(|kind| one.object == format!("{kind} {}", one.task))
+            {
+                text += &format!("process {}, ", one.task);
             }
             task = one.task;
         }
@@ -153,7 +154,9 @@ mod tests {
         let file = |task, fd| close.clone().of(task, format!("descriptor {fd}"));
         assert_eq!(file(7, 3).to_string(), "process 7, descriptor 3: a pidfd; close it");
         let all: Vec<_> = (0..40).map(|fd| file(7 + fd / 20, fd)).collect();
-        assert_eq!(close.clone().of(7, "process 7").to_string(), "process 7: a pidfd; close it");
+        for own in ["process 7", "thread 7"] {
+            assert_eq!(close.clone().of(7, own).to_string(), format!("{own}: a pidfd; close it"));
+        }
         let other = Refusal::new("it has 3 bytes", "truncate -s 2 /tmp/a").of(0, "/tmp/a\nb");
         let all: Vec<_> = all.into_iter().chain([other]).collect();
         assert_eq!(

@@ -184,6 +184,28 @@ fn refusals_are_made_by_the_rules_only() {
     assert!(found.is_empty(), "this belongs into support/: {found:#?}");
 }
 
+/// A rule that nobody asks refuses nothing.
+#[test]
+fn every_rule_is_asked() {
+    let (rules, others): (Vec<_>, Vec<_>) =
+        with_extension("rs").into_iter().partition(|(path, _)| path.starts_with("support/"));
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let others: Vec<&str> =
+        others.iter().flat_map(|(_, text)| text.split(|c| !is_part(c))).collect();
+    let others: std::collections::HashSet<&str> = others.into_iter().collect();
+    let mut unused = Vec::new();
+    for (path, text) in &rules {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for start in ["pub fn ", "pub const fn ", "pub const "] {
+            let names =
+                code.split(start).skip(1).filter_map(|rest| rest.split(|c| !is_part(c)).next());
+            let unknown = names.filter(|name| *name != "fn" && !others.contains(name));
+            unused.extend(unknown.map(|name| format!("{}: {name}", path.display())));
+        }
+    }
+    assert!(unused.is_empty(), "{unused:#?}");
+}
+
 #[test]
 fn every_processor_supplies_the_same_files() {
     let mut folders: Vec<(PathBuf, Vec<_>)> = Vec::new();

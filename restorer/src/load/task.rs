@@ -81,21 +81,21 @@ fn thread(tid: u32, mut core: CoreEntry) -> Result<Thread, Error> {
     let processor = ThreadImage::take(&mut core).map_err(|absent| match absent {
         Absent::Missing => missing("registers"),
         Absent::OtherProcessor => {
-            Error::refused(support::host::OTHER_PROCESSOR.of(0, object.as_str()))
+            Error::refused(support::host::OTHER_PROCESSOR.of(tid as i32, object.as_str()))
         }
     })?;
     let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
     if processor.abi() == Abi::Compat {
-        return Err(Error::refused(support::images::OF_32_BITS.of(0, object)));
+        return Err(Error::refused(support::images::OF_32_BITS.of(tid as i32, object)));
     }
-    check_thread(&object, &own)?;
+    check_thread(tid, &object, &own)?;
     let thread = Thread { tid: tid as i32, processor, core: own };
     registers::general(&thread)?;
     Ok(thread)
 }
 
-fn check_thread(object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
-    let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(0, object)));
+fn check_thread(tid: u32, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
+    let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(tid as i32, object)));
     if core.seccomp_mode.is_some_and(|mode| mode != SECCOMP_MODE_DISABLED) {
         return refuse(support::images::SECCOMP);
     }
