@@ -135,8 +135,8 @@ static RULES: [Rule; 13] = [
 /// What a thread of a process has. An io_uring that a descriptor leads to is refused with that.
 pub(crate) fn of_thread(process: &Process, thread: &Thread) -> Vec<Unsupported> {
     let known = thread.in_task.map(|known| known.settings).unwrap_or_default();
-    let has_ring = process.files.iter().any(|file| file.target == "anon_inode:[io_uring]");
-    let told = if has_ring { unusual::RINGS } else { 0 };
+    let has_ring = || process.files.iter().any(|file| file.target == "anon_inode:[io_uring]");
+    let told = if known.unusual & unusual::RINGS != 0 && has_ring() { unusual::RINGS } else { 0 };
     let wide = known.memory_policy.is_some_and(|policy| policy.wide);
     rules(known.unusual & !told)
         .chain(wide.then_some((POLICY, WIDE_POLICY)))
