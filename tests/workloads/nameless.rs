@@ -150,7 +150,37 @@ fn attributes(file: &std::fs::File) -> Attributes {
     (attribute(file, c"trusted.note"), list, changed, flags & 0x40)
 }
 
+/// A file that was made without a name, may be given one, and is open twice.
+fn unnamed(stage: &Stage) -> (std::fs::File, std::fs::File) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::File::options();
+    let flags = libc::O_TMPFILE | libc::O_APPEND;
+    let made = options.read(true).write(true).custom_flags(flags).open(stage.dir()).expect("open");
+    let again = std::fs::File::open(format!("/proc/self/fd/{}", made.as_raw_fd())).expect("again");
+    (&made).write_all(b"text").expect("write");
+    (made, again)
+}
+
+fn flags(file: &impl AsRawFd) -> i32 {
+    // SAFETY: it takes no argument.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) }
+}
+
+/// Gives a file a name, and reads it by that.
+fn named(file: &impl AsRawFd, path: &std::path::Path) -> std::io::Result<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let from = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let to = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let (here, follow) = (libc::AT_FDCWD, libc::AT_SYMLINK_FOLLOW);
+    // SAFETY: two strings that end in 0.
+    check(unsafe { libc::linkat(here, from.as_ptr(), here, to.as_ptr(), follow) })?;
+    std::fs::read_to_string(path)
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
+    let (made, again) = unnamed(stage);
+    let of_made = (flags(&made), flags(&again));
     let deleted = deleted(stage);
     let of_deleted = attributes(&deleted);
     let (reader, writer) = pipe().expect("pipe");
@@ -175,5 +205,12 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("the other end of the pipe", &(1000, 1001, 0o660), &owner(&writer));
     found.same("the other of the pair", &usual, &owner(&other));
     found.same("the deleted file", &of_deleted, &attributes(&deleted));
+    found.same("flags of the unnamed file", &of_made, &(flags(&made), flags(&again)));
+    let name = stage.path("a name at last");
+    let text = named(&again, &name).map_err(|error| error.kind());
+    found.same("given a name", &Ok("text".to_owned()), &text);
+    let numbers =
+        |file: &std::fs::File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("stat"));
+    found.same("it is one file", &numbers(&made), &numbers(&again));
     found.outcome()
 }

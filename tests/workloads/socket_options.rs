@@ -90,6 +90,10 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let tcp = Rare::new(tcp, &[OF_ALL, OF_TCP]);
     let udp = Rare::new(UdpSocket::bind("127.0.0.1:0").expect("bind"), &[OF_ALL]);
     let both = UdpSocket::bind("[::]:0").ok().map(|both| Rare::new(both, &[OF_ALL, OF_IPV6]));
+    // Its connection has chosen its address: it goes on to be for IPv4 as well.
+    let chosen = UdpSocket::bind("[::]:0").ok().filter(|chosen| chosen.connect("[::1]:9").is_ok());
+    let only = |chosen: &UdpSocket| get(chosen, (libc::SOL_IPV6, libc::IPV6_V6ONLY, 0));
+    let only_before = chosen.as_ref().map(only);
     let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
     let polling_before = polling(&epoll, true);
 
@@ -101,6 +105,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     if let Some(both) = &both {
         both.verify(&mut found);
     }
+    found.same("for IPv6 only", &only_before, &chosen.as_ref().map(only));
     found.same("polling", &polling_before, &polling(&epoll, false));
     found.outcome()
 }

@@ -191,6 +191,7 @@ impl Survey<'_> {
             size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
             mode: Some(stat.st_mode),
             identity: found.identity.filter(|_| !found.ghost),
+            unnamed: (regular && found.ghost && flags & O_TMPFILE == O_TMPFILE).then_some(true),
             ..RegFileEntry::default()
         };
         Ok((entry, stat))

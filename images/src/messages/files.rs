@@ -252,6 +252,9 @@ pub struct RegFileEntry {
     /// Extension: what was in it, of a program or a mapped file.
     #[prost(message, optional, tag = "1001")]
     pub content: Option<FileContent>,
+    /// Extension: it was made without a name by this open (`O_TMPFILE`), and still has none.
+    #[prost(bool, optional, tag = "1002")]
+    pub unnamed: Option<bool>,
 }
 
 /// Extension: how to tell whether there is still in a file what was in it.

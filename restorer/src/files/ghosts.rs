@@ -29,6 +29,15 @@ use super::reopen::through;
 /// Largest ghost that is restored.
 const LARGEST: u64 = 1 << 40;
 
+/// A file that has been made.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// To be opened through `/proc/self/fd` (`O_PATH`).
+    pub(super) handle: OwnedFd,
+    /// The open file description that it was made by, if it has never had a name.
+    pub(super) first: Option<OwnedFd>,
+}
+
 /// A ghost as the images have it: what it is, and the pieces of its contents.
 #[derive(Debug)]
 pub(super) struct GhostImage {
@@ -55,15 +64,26 @@ impl GhostImage {
         self.entry.mode & libc::S_IFMT
     }
 
-    /// Makes the file, at `path` or near it, and takes its name away again. What is returned is
-    /// a handle (`O_PATH`), to be opened through `/proc/self/fd`.
+    /// Makes the file, at `path` or near it, and takes its name away again. One that was made without a
+    /// name, by an open with the flags `unnamed`, is made so again: it alone can be given one.
     ///
     /// Whoever owns the directory can exchange names in it at any time, so what has a name is empty and
     /// root's own; all that it is to be it becomes by a descriptor, when the name has gone.
-    pub(super) fn make(&self, approver: &Approver, path: &[u8]) -> io::Result<OwnedFd> {
+    pub(super) fn make(
+        &self,
+        approver: &Approver,
+        path: &[u8],
+        unnamed: Option<OFlag>,
+    ) -> io::Result<Made> {
         let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput)?;
         let (directory, _) = approver.nearest_directory(path)?;
         let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
+        if let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) {
+            let first = openat(&directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            let handle = handle(&first)?;
+            self.fill(&handle)?;
+            return Ok(Made { handle, first: Some(first) });
+        }
         let made = match self.kind() {
             libc::S_IFREG => regular(&directory, name)?,
             libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => self.special(&directory, name)?,
@@ -76,7 +96,7 @@ impl GhostImage {
             return Err(io::Error::other("its name was changed by somebody else meanwhile"));
         }
         self.fill(&made)?;
-        Ok(made)
+        Ok(Made { handle: made, first: None })
     }
 
     /// Contents, owner, mode and times of the file that has just been made.
@@ -186,7 +206,12 @@ fn regular(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     })?;
     unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir)?;
     let file = file.ok_or(ErrorKind::NotFound)?;
-    Ok(nix::fcntl::open(&through(&file), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+    handle(&file)
+}
+
+/// A handle on a file that we have open.
+fn handle(file: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(nix::fcntl::open(&through(file), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// Tries a name, and others like it while there is something that has it.
@@ -237,7 +262,7 @@ mod tests {
 
     fn make(ghost: &GhostImage, path: &std::path::Path) -> OwnedFd {
         let approver = Approver::new(None, Holders::default(), Trust::Files).unwrap();
-        ghost.make(&approver, path.as_os_str().as_bytes()).unwrap()
+        ghost.make(&approver, path.as_os_str().as_bytes(), None).unwrap().handle
     }
 
     #[test]

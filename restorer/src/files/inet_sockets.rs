@@ -108,30 +108,30 @@ pub(super) fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
         let operation = format!("{doing} {what}");
         move |source| Error::Kernel { operation, source }
     };
-    let v6 = entry.family.cast_signed() == AF_INET6;
-    let socket = sockets::create(
-        entry.family.cast_signed(),
-        entry.r#type.cast_signed(),
-        entry.proto.cast_signed(),
-    )
-    .map_err(failed("make"))?;
     let scope = match &entry.ifname {
         Some(name) => nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|errno| Error::kernel(format!("find interface {name} of {what}"), errno))?,
         None => 0,
     };
-    prepare(&socket, entry, v6, &what)?;
-    if entry.src_port != 0 {
-        let address = raw(here, scope).map_err(failed("name"))?;
-        sockets::bind(&socket, &address).map_err(failed("bind"))?;
-    }
-    if entry.state == SK_LISTEN {
-        sockets::listen(&socket, entry.backlog).map_err(failed("listen on"))?;
-    }
-    if entry.dst_port != 0 {
-        let address = raw(there, scope).map_err(failed("name the peer of"))?;
-        sockets::connect(&socket, &address).map_err(failed("connect"))?;
-    }
+    let loosely = match chosen_by_connect(entry, here) {
+        true => bound(
+            entry,
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), here.port()),
+            there,
+            scope,
+            &what,
+        )
+        .ok()
+        .filter(|socket| {
+            raw(here, scope)
+                .is_ok_and(|here| sockets::local_address(socket).is_ok_and(|now| now == here))
+        }),
+        false => None,
+    };
+    let socket = match loosely {
+        Some(socket) => socket,
+        None => bound(entry, here, there, scope, &what)?,
+    };
     set_status_flags(&socket, entry.flags & !libc::O_ASYNC.cast_unsigned())
         .map_err(failed("set flags of"))?;
     if let Some(shutdown) = entry.shutdown.filter(|it| *it != 0) {
@@ -142,6 +142,46 @@ pub(super) fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
             }
             _ => {}
         }
+    }
+    Ok(socket)
+}
+
+/// Whether a socket was bound to no address, and has one by its connection. A bind to an IPv6 address sets
+/// `IPV6_V6ONLY`, which no call takes back.
+fn chosen_by_connect(entry: &InetSkEntry, here: SocketAddr) -> bool {
+    let of_ipv6 = match here.ip() {
+        IpAddr::V6(ip) => !ip.is_unspecified() && ip.to_ipv4_mapped().is_none(),
+        IpAddr::V4(_) => false,
+    };
+    of_ipv6 && entry.dst_port != 0 && entry.v6only == Some(false)
+}
+
+/// A socket of an entry, bound to an address, that listens or is connected.
+fn bound(
+    entry: &InetSkEntry,
+    here: SocketAddr,
+    there: SocketAddr,
+    scope: u32,
+    what: &str,
+) -> Result<OwnedFd, Error> {
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |source| Error::Kernel { operation, source }
+    };
+    let family = entry.family.cast_signed();
+    let socket = sockets::create(family, entry.r#type.cast_signed(), entry.proto.cast_signed())
+        .map_err(failed("make"))?;
+    prepare(&socket, entry, family == AF_INET6, what)?;
+    if entry.src_port != 0 {
+        let address = raw(here, scope).map_err(failed("name"))?;
+        sockets::bind(&socket, &address).map_err(failed("bind"))?;
+    }
+    if entry.state == SK_LISTEN {
+        sockets::listen(&socket, entry.backlog).map_err(failed("listen on"))?;
+    }
+    if entry.dst_port != 0 {
+        let address = raw(there, scope).map_err(failed("name the peer of"))?;
+        sockets::connect(&socket, &address).map_err(failed("connect"))?;
     }
     Ok(socket)
 }
@@ -238,6 +278,36 @@ mod tests {
         assert_eq!(sockets::option(&socket, SOL_SOCKET, libc::SO_REUSEADDR).unwrap(), 0);
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert!(open(&entry).unwrap_err().to_string().contains(&format!("127.0.0.1:{port}")));
+    }
+
+    /// Bound to any address and connected, it goes on to be for IPv4, too.
+    #[test]
+    fn an_address_that_the_connection_chose() {
+        let peer = std::net::UdpSocket::bind("[::1]:0").unwrap();
+        let loopback = vec![0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])];
+        let port = free_port();
+        let of_ipv6 = InetSkEntry {
+            family: AF_INET6.cast_unsigned(),
+            src_addr: loopback.clone(),
+            dst_addr: loopback,
+            dst_port: peer.local_addr().unwrap().port().into(),
+            v6only: Some(false),
+            ..entry(SOCK_DGRAM, IPPROTO_UDP, 1, port)
+        };
+        for only in [false, true] {
+            let socket = open(&InetSkEntry { v6only: Some(only), ..of_ipv6.clone() }).unwrap();
+            let value = sockets::option(&socket, libc::SOL_IPV6, libc::IPV6_V6ONLY).unwrap();
+            assert_eq!(value, u32::from(only));
+            let socket = std::net::UdpSocket::from(socket);
+            assert_eq!(
+                socket.local_addr().unwrap(),
+                SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)
+            );
+            assert_eq!(socket.peer_addr().unwrap(), peer.local_addr().unwrap());
+        }
+        // A connection would choose another address: that of the dump counts.
+        let elsewhere = vec![0, 0, 0, u32::from_ne_bytes([0, 0, 0, 7])];
+        assert!(open(&InetSkEntry { src_addr: elsewhere, ..of_ipv6 }).is_err());
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let mut opening = Opening {
         files: &files,
         beside,
-        opener: Opener::new(context, ghosts, remaps)?,
+        opener: Opener::new(context, ghosts, remaps, &files)?,
         shell_job: context.shell_job,
         // What is handed over is out of the way then.
         keep: Keep(if room.is_some() { 0 } else { base }),

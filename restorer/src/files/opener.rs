@@ -5,15 +5,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use images::messages::RegFileEntry;
+use images::messages::{FileEntry, RegFileEntry};
 use nix::fcntl::OFlag;
 use nix::unistd::{Whence, lseek};
 
 use super::approve::{Approved, Approver, Purpose};
 use super::changed;
 use super::content::{self, Needs, Validation};
-use super::ghosts::GhostImage;
-use super::reopen::{flags, shown};
+use super::ghosts::{GhostImage, Made};
+use super::reopen::{self, flags, shown};
 use super::{Error, OpenContext};
 
 /// Opens files by the paths of the images.
@@ -26,8 +26,10 @@ pub(super) struct Opener {
     checked: BTreeMap<u32, Needs>,
     images: BTreeMap<u32, GhostImage>,
     remaps: BTreeMap<u32, u32>,
-    /// Handles on the ghosts that have been made.
-    made: BTreeMap<u32, OwnedFd>,
+    /// The ghosts that were made without a name, with the flags by which they were.
+    unnamed: BTreeMap<u32, OFlag>,
+    /// The ghosts that have been made.
+    made: BTreeMap<u32, Made>,
 }
 
 impl Opener {
@@ -35,24 +37,39 @@ impl Opener {
         context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
         remaps: BTreeMap<u32, u32>,
+        files: &BTreeMap<u32, Box<FileEntry>>,
     ) -> Result<Self, Error> {
         let approver =
             Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
+        let files = files.values().filter_map(|file| file.reg.as_ref());
+        let unnamed = files
+            .filter(|file| file.unnamed())
+            .filter_map(|file| Some((*remaps.get(&file.id)?, reopen::unnamed(file.flags))));
+        let unnamed = unnamed.collect();
         let (root, validation) = (context.root.clone(), context.validation);
-        Ok(Self { approver, root, validation, checked, images, remaps, made })
+        Ok(Self { approver, root, validation, checked, images, remaps, unnamed, made })
     }
 
     /// Opens the file of an entry with its own flags and position.
     pub(super) fn open(&mut self, entry: &RegFileEntry) -> Result<OwnedFd, Error> {
         let approved = self.approve(entry, Purpose::Access(entry.flags))?;
-        let fd = self.open_again(entry, &approved, entry.flags)?;
+        let fd = match self.first(entry) {
+            Some(first) => first,
+            None => self.open_again(entry, &approved, entry.flags)?,
+        };
         let handle = entry.flags & libc::O_PATH.cast_unsigned() != 0;
         if !handle && entry.pos != 0 && entry.pos != u64::MAX {
             lseek(&fd, entry.pos.cast_signed(), Whence::SeekSet)
                 .map_err(|errno| Error::kernel(format!("seek in {}", shown(entry)), errno))?;
         }
         Ok(fd)
+    }
+
+    /// The open file description by which a file was made that had no name from the beginning.
+    fn first(&mut self, entry: &RegFileEntry) -> Option<OwnedFd> {
+        let ghost = self.remaps.get(&entry.id).filter(|_| entry.unnamed())?;
+        self.made.get_mut(ghost)?.first.take()
     }
 
     /// The file of an entry: one that the tasks may have, and that is what it was.
@@ -147,19 +164,21 @@ impl Opener {
         if !self.made.contains_key(&id) {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
-            let made = image.make(&self.approver, &entry.name).map_err(|source| Error::Kernel {
-                operation: format!("make deleted file {}", shown(entry)),
-                source,
+            let unnamed = self.unnamed.get(&id).copied();
+            let made = image.make(&self.approver, &entry.name, unnamed).map_err(|source| {
+                Error::Kernel { operation: format!("make deleted file {}", shown(entry)), source }
             })?;
             self.made.insert(id, made);
         }
-        self.made.get(&id).ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
+        let made = self.made.get(&id).map(|made| &made.handle);
+        made.ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
     }
 
     /// Moves the handles on what has been made out of the way of the tasks.
     pub(super) fn keep(&mut self, keep: super::keep::Keep) -> io::Result<()> {
-        for (id, fd) in std::mem::take(&mut self.made) {
-            self.made.insert(id, keep.keep(fd)?);
+        for (id, made) in std::mem::take(&mut self.made) {
+            // Whose description the other is has been opened by now.
+            self.made.insert(id, Made { handle: keep.keep(made.handle)?, first: None });
         }
         Ok(())
     }
@@ -172,7 +191,7 @@ mod tests {
 
     fn opener(root: Option<PathBuf>) -> Opener {
         let context = OpenContext { root, ..OpenContext::default() };
-        Opener::new(&context, BTreeMap::new(), BTreeMap::new()).unwrap()
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new(), &BTreeMap::new()).unwrap()
     }
 
     #[test]

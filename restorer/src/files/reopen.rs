@@ -20,6 +20,11 @@ const AGAIN: i32 = libc::O_ACCMODE
     | libc::O_PATH
     | libc::O_LARGEFILE;
 
+/// The flags by which a file is made without a name, as it was made first.
+pub(super) fn unnamed(with: u32) -> OFlag {
+    flags(with) | OFlag::O_TMPFILE
+}
+
 /// The flags that a file with `flags` is opened with again.
 pub(super) fn flags(mut flags: u32) -> OFlag {
     // What was made without a name is there when it is opened again: it is no directory.
