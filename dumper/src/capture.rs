@@ -25,6 +25,7 @@ use crate::infect;
 use crate::inject::Bits;
 use crate::look;
 use crate::memory::{self, Early, Pages};
+use crate::namespaces::Namespaces;
 use crate::options::{AfterDump, DumpOptions};
 use crate::plan::{Plan, Planned};
 use crate::processes::is_zombie;
@@ -83,6 +84,7 @@ pub(crate) struct TreeState {
     pub(crate) id: String,
     pub(crate) inventory: Inventory,
     pub(crate) tasks: BTreeMap<i32, TaskState>,
+    pub(crate) namespaces: Namespaces,
     pub(crate) ids: BTreeMap<i32, TaskKobjIdsEntry>,
     pub(crate) files: files::Captured,
     /// Private pages, by process.
@@ -151,7 +153,8 @@ fn read(
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
-    let ids = ids::number(&inventory);
+    let namespaces = Namespaces::read(&inventory, &plan.around.namespaces)?;
+    let ids = ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
     let files = plan.files.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
@@ -175,6 +178,7 @@ fn read(
         id: early.id.clone(),
         inventory,
         tasks,
+        namespaces,
         ids,
         files,
         pages: memory.pages,

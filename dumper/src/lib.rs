@@ -26,6 +26,7 @@ mod later;
 mod look;
 mod mappings;
 mod memory;
+mod namespaces;
 mod options;
 mod plan;
 mod pre_dump;

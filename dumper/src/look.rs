@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use collector::{Collector, Inventory, Look};
 use support::Unsupported;
-use support::tree::Surroundings;
+use support::tree::{CARRIED_NAMESPACES, Surroundings};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -105,12 +105,16 @@ impl<'a> Looker<'a> {
         found.extend(unsupported::of_cgroups(&inventory));
         found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));
-        // Paths lead elsewhere in other namespaces: there is nothing to be learned of files.
+        // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;
         let foreign = |pid: &i32| {
             let process = &inventory.processes[pid];
-            process.kernel_thread
-                || process.namespaces.iter().any(|(name, id)| namespaces.get(name) != Some(id))
+            let mut others = process
+                .namespaces
+                .iter()
+                .filter(|(name, id)| namespaces.get(*name) != Some(id))
+                .map(|(name, _)| name);
+            process.kernel_thread || others.any(|name| !CARRIED_NAMESPACES.contains(name))
         };
         let none = Inventory::default();
         let looked_at = match inventory.processes.keys().any(foreign) {

@@ -114,6 +114,7 @@ fn encode(
     for (&pid, task) in &state.tasks {
         process(state, writer, pid, task, &layout, &sets)?;
     }
+    state.namespaces.encode(writer)?;
     zombies(state, writer)?;
     state.files.encode(writer)?;
     tree(state, writer, options.pid)?;

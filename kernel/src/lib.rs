@@ -22,6 +22,7 @@ pub mod landlock;
 pub mod layout;
 pub mod memory;
 pub mod multicast;
+pub mod namespaces;
 pub mod pagemap;
 pub mod passing;
 pub mod paths;

@@ -5,11 +5,12 @@
 //! 1. [`load`]: all images are read and checked in themselves;
 //! 2. [`host`]: what this machine and process can give is compared with what they want;
 //! 3. [`plan`]: who makes whom, in which order, so that sessions and groups come out right (pure);
-//! 4. [`files`]: every open file description is opened once, by the coordinator;
-//! 5. [`prepare`]: what each process's restorer will be told is laid out (pure);
-//! 6. [`task`]: the processes are made; each settles what belongs to it and leaves for the
+//! 4. [`namespaces`]: those that the tasks were in are made;
+//! 5. [`files`]: every open file description is opened once, by the coordinator;
+//! 6. [`prepare`]: what each process's restorer will be told is laid out (pure);
+//! 7. [`task`]: the processes are made; each settles what belongs to it and leaves for the
 //!    restorer (`parasite::restorer`), which makes the new address space and the threads;
-//! 7. [`finish`]: all threads are parked; they get their registers and are let go.
+//! 8. [`finish`]: all threads are parked; they get their registers and are let go.
 //!
 //! Once the root is made, a process of its own ([`holder`]) traces every task from its birth
 //! ([`tracer`]): it sees each failure, and whatever ends it, or the one that was asked to restore,
@@ -29,6 +30,7 @@ mod holder;
 mod host;
 pub mod layout;
 mod load;
+mod namespaces;
 mod numbers;
 mod on_behalf;
 mod options;

@@ -25,6 +25,7 @@ pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
 use crate::files::{FileImages, FileMemory};
+use crate::namespaces::Sets;
 use crate::run::Run;
 
 /// Everything that the images say.
@@ -38,6 +39,8 @@ pub(crate) struct World {
     pub(crate) stores: Arc<[File]>,
     /// Open files.
     pub(crate) files: FileImages,
+    /// Namespaces that they were in.
+    pub(crate) namespaces: Sets,
     /// Control groups, if they were dumped.
     pub(crate) cgroups: Option<CgroupEntry>,
     /// The set of control groups that the dumper was in.
@@ -114,7 +117,10 @@ impl World {
         for process in checkpoint.processes {
             processes.push(task::load(process, &nameless, &mut store)?);
         }
-        check_sharing(dir, &processes)?;
+        check_sharing(&processes)?;
+        let living =
+            processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
+        let namespaces = Sets::load(dir, living.map(|(pid, body)| (pid, &body.ids)))?;
         let pids = processes.iter().map(|process| process.pid).collect();
         let mut maps = checkpoint.shared_memory;
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
@@ -122,7 +128,7 @@ impl World {
         let stores: Arc<[File]> = store.into_files().into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let files = FileImages::load(dir, checkpoint.files, pids, memory)?;
-        Ok(Self { processes, segments, stores, files, cgroups, own_set })
+        Ok(Self { processes, segments, stores, files, namespaces, cgroups, own_set })
     }
 
     /// Processes that are to live, with what they have.
@@ -143,8 +149,8 @@ impl World {
     }
 }
 
-/// Tasks that share more than threads do not are refused, as are namespaces of their own.
-fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
+/// Tasks that share more than threads do not are refused.
+fn check_sharing(processes: &[Process]) -> Result<(), Error> {
     let mut owners: BTreeMap<(&str, u32), i32> = BTreeMap::new();
     for (process, body) in processes.iter().filter_map(|p| Some((p, p.body.as_ref()?))) {
         let ids = &body.ids;
@@ -162,7 +168,6 @@ fn check_sharing(dir: &ImageDir, processes: &[Process]) -> Result<(), Error> {
                 ));
             }
         }
-        task::check_namespaces(dir, process.pid, ids)?;
     }
     Ok(())
 }

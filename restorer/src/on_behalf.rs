@@ -23,6 +23,11 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
             }
         }
     }
+    if let Some(pid) = world.namespaces.first() {
+        return Err(Error::refused(
+            support::host::NAMESPACE_OF_ROOT.of(pid, format!("process {pid}")),
+        ));
+    }
     for file in world.files.files.values() {
         let Some(socket) = &file.usk else { continue };
         let who = [&socket.peer_credentials, &socket.connector];

@@ -21,6 +21,7 @@ use crate::finish::{self, Parked};
 use crate::holder::{self, Side, started};
 use crate::host::Host;
 use crate::load::{Body, Process, State, World, signal_of};
+use crate::namespaces;
 use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
@@ -64,6 +65,8 @@ pub fn restore(
     let park_signal = park_signal(&world)?;
     let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
 
+    let sets = std::mem::take(&mut world.namespaces);
+    let mut namespaces = namespaces::Made::make(&sets)?;
     let of_files = world.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
@@ -79,6 +82,7 @@ pub fn restore(
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
     progress.advance(bytes);
     let base = files.base();
+    namespaces.keep(base)?;
     session_keyring(&world)?;
     progress.begin("shared memory", None);
     let mut kept = Kept::default();
@@ -121,6 +125,7 @@ pub fn restore(
         world: &world,
         plan: &plan,
         groups: &groups,
+        namespaces: &namespaces,
         files: &files,
         places: &places,
         complaints: &complaints,
@@ -130,7 +135,7 @@ pub fn restore(
     let made = root::make(&crew, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _) = files.into_kept();
-    drop((kept, complaints));
+    drop((kept, complaints, namespaces));
     let subreaper = Subreaper::begin()?;
     let tasks: Vec<i32> = plan.tasks.iter().map(|task| task.pid).collect();
     let mut report = RestoreReport {

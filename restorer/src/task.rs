@@ -3,7 +3,7 @@
 //! This code runs in the new processes, which are copies of the coordinator: what was loaded and
 //! prepared is there. The order:
 //!
-//! 1. control groups; sessions and children, as planned; then it parks: **everybody is there**;
+//! 1. control groups and namespaces; sessions and children, as planned; then it parks: **everybody is there**;
 //! 2. process groups; then it parks again: **everybody is in their group**;
 //! 3. zombies and helpers end; their parents wait for that;
 //! 4. descriptors, then what has to be opened through `/proc`, then root and working directory;
@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Process, State, World};
+use crate::namespaces;
 use crate::plan::{Birth, Group, Plan};
 use crate::prepare::{Region, name};
 
@@ -41,6 +42,7 @@ pub(crate) struct Crew<'a> {
     pub(crate) world: &'a World,
     pub(crate) plan: &'a Plan,
     pub(crate) groups: &'a cgroups::Plan,
+    pub(crate) namespaces: &'a namespaces::Made<'a>,
     pub(crate) files: &'a OpenFiles,
     /// By process.
     pub(crate) places: &'a [Option<Place>],
@@ -82,6 +84,7 @@ impl Crew<'_> {
         let task = &self.plan.tasks[index];
         if let Some(process) = task.process {
             self.groups.enter(process)?;
+            self.namespaces.enter(task.pid)?;
         }
         if task.group == Group::Found {
             join(0)?;

@@ -195,6 +195,10 @@ pub fn ids_of_others(uid: u32, gid: u32) -> Refusal {
     )
 }
 
+/// A namespace that takes root to make.
+pub const NAMESPACE_OF_ROOT: Refusal =
+    Refusal::fixed("it was in a namespace of its own, which takes root to make", "ask as root");
+
 /// A process that has used up its address space.
 #[must_use]
 pub fn no_gap(bytes: usize) -> Refusal {

@@ -104,7 +104,7 @@ pub const OF_32_BITS: Refusal =
 pub fn own_namespace(name: &str) -> Refusal {
     Refusal::new(
         format!("it was in a {name} namespace of its own"),
-        "namespaces are not supported yet: dump from inside the namespace, restore inside one",
+        "this one is not supported yet: dump from inside the namespace, restore inside one",
     )
 }
 

@@ -19,6 +19,9 @@ pub struct Surroundings {
     pub shell_job: bool,
 }
 
+/// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
+pub const CARRIED_NAMESPACES: [&str; 1] = ["uts"];
+
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
 pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Unsupported> {
@@ -146,10 +149,11 @@ fn of_process(
         return;
     }
     for (name, id) in &process.namespaces {
-        if around.namespaces.get(name) != Some(id) {
+        if !CARRIED_NAMESPACES.contains(name) && around.namespaces.get(name) != Some(id) {
             let refusal = Refusal::fixed(
                 "it is another one than that of stasis",
-                "namespaces cannot be carried yet: start it outside of containers and unshare(1)",
+                "of namespaces only that of the host name (UTS) can be carried yet: start it outside of \
+                 containers and unshare(1)",
             );
             found.push(refusal.of(pid, format!("{name} namespace")));
         }

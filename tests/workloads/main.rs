@@ -30,6 +30,7 @@ mod memfd;
 mod memory;
 mod multicast;
 mod nameless;
+mod namespaces;
 mod pidfd;
 mod pipes;
 mod pulse;
@@ -109,6 +110,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-table-directories", shared::directories),
     ("shared-table-memory", shared::address_space),
     ("shared-timerfd", shared::timerfd),
+    ("namespaces", namespaces::together),
+    ("namespaces_apart", namespaces::apart),
     ("settings", settings::run),
     ("settings_deadline", settings::deadline),
     ("settings_unseen", settings::unseen),

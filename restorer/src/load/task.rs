@@ -3,10 +3,9 @@
 use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
 use images::messages::{
-    CoreEntry, SECCOMP_MODE_DISABLED, SignalQueueEntry, TaskCoreEntry, TaskKobjIdsEntry,
-    ThreadCoreEntry,
+    CoreEntry, SECCOMP_MODE_DISABLED, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
 };
-use images::{ImageDir, checkpoint, names};
+use images::{checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
 
@@ -161,32 +160,6 @@ pub(crate) fn capability_set(words: &[u32]) -> u64 {
         .take(2)
         .enumerate()
         .fold(0, |set, (index, word)| set | u64::from(*word) << (32 * index))
-}
-
-/// Namespaces: those of the dumping process are those of the restoring one; others are not made
-/// yet. This is the place where a plan for each would begin.
-pub(super) fn check_namespaces(
-    dir: &ImageDir,
-    pid: i32,
-    ids: &TaskKobjIdsEntry,
-) -> Result<(), Error> {
-    let Some(root) = &dir.inventory().root_ids else { return Ok(()) };
-    let pairs = [
-        ("pid", ids.pid_ns_id, root.pid_ns_id),
-        ("net", ids.net_ns_id, root.net_ns_id),
-        ("ipc", ids.ipc_ns_id, root.ipc_ns_id),
-        ("uts", ids.uts_ns_id, root.uts_ns_id),
-        ("mnt", ids.mnt_ns_id, root.mnt_ns_id),
-        ("user", ids.user_ns_id, root.user_ns_id),
-        ("cgroup", ids.cgroup_ns_id, root.cgroup_ns_id),
-        ("time", ids.time_ns_id, root.time_ns_id),
-    ];
-    match pairs.iter().find(|(_, own, root)| own.is_some() && root.is_some() && own != root) {
-        None => Ok(()),
-        Some((name, ..)) => Err(Error::refused(
-            support::images::own_namespace(name).of(pid, format!("process {pid}")),
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,103 @@
+//! Namespaces: looked into, made and entered by their descriptors (setns(2), unshare(2)).
+//!
+//! To be in a namespace is a matter of a thread. So what has to be done inside one is done by a thread
+//! that is made for it, and a namespace is held by its descriptor: it needs no process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// What a UTS namespace says of itself: at most 64 bytes each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UtsNames {
+    /// `sethostname(2)`.
+    pub node: Vec<u8>,
+    /// `setdomainname(2)`.
+    pub domain: Vec<u8>,
+}
+
+/// The longest name that the kernel takes (`__NEW_UTS_LEN`).
+pub const LONGEST_UTS_NAME: usize = 64;
+
+/// A namespace of a process, by its entry in `/proc/PID/ns`.
+///
+/// # Errors
+/// If the process has gone or may not be looked into.
+pub fn of_process(pid: i32, name: &str) -> io::Result<OwnedFd> {
+    File::open(format!("/proc/{pid}/ns/{name}")).map(OwnedFd::from)
+}
+
+/// The calling thread's own.
+///
+/// # Errors
+/// If `/proc` is not there.
+pub fn own(name: &str) -> io::Result<OwnedFd> {
+    File::open(format!("/proc/thread-self/ns/{name}")).map(OwnedFd::from)
+}
+
+/// Reads the names of a UTS namespace.
+///
+/// # Errors
+/// If it may not be entered (`CAP_SYS_ADMIN` in the user namespace that owns it).
+pub fn uts_names(namespace: impl AsFd + Send) -> io::Result<UtsNames> {
+    elsewhere(move || {
+        setns(namespace, CloneFlags::CLONE_NEWUTS)?;
+        let names = nix::sys::utsname::uname()?;
+        let bytes = |name: &std::ffi::OsStr| name.as_bytes().to_vec();
+        Ok(UtsNames { node: bytes(names.nodename()), domain: bytes(names.domainname()) })
+    })
+}
+
+/// Makes a UTS namespace with these names.
+///
+/// # Errors
+/// Without the right to (`CAP_SYS_ADMIN`), or if a name is too long.
+pub fn new_uts(names: &UtsNames) -> io::Result<OwnedFd> {
+    elsewhere(|| {
+        unshare(CloneFlags::CLONE_NEWUTS)?;
+        nix::unistd::sethostname(std::ffi::OsStr::from_bytes(&names.node))?;
+        // SAFETY: the pointer and the length are those of the name, which the kernel copies.
+        let done = unsafe { libc::setdomainname(names.domain.as_ptr().cast(), names.domain.len()) };
+        nix::errno::Errno::result(done)?;
+        own("uts")
+    })
+}
+
+/// Moves the calling thread into a UTS namespace.
+///
+/// # Errors
+/// Without the right to.
+pub fn enter_uts(namespace: impl AsFd) -> io::Result<()> {
+    Ok(setns(namespace, CloneFlags::CLONE_NEWUTS)?)
+}
+
+/// Does `work` in a thread of its own, whose namespaces end with it.
+fn elsewhere<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_made_looked_into_and_left_to_itself() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: making a UTS namespace takes root");
+            return;
+        }
+        let here = uts_names(own("uts").unwrap()).unwrap();
+        let names = UtsNames { node: b"elsewhere".to_vec(), domain: b"example".to_vec() };
+        let made = new_uts(&names).unwrap();
+        assert_eq!(uts_names(made).unwrap(), names);
+        assert_eq!(uts_names(own("uts").unwrap()).unwrap(), here);
+        let long = UtsNames { node: vec![b'x'; LONGEST_UTS_NAME + 1], ..names };
+        assert!(new_uts(&long).is_err());
+    }
+}
