@@ -67,6 +67,17 @@ impl Ends {
     }
 }
 
+/// Options of a socket that no call reads back, and that can be set again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// `IPV6_MTU`, 0 if it was not set.
+    pub packet: u32,
+    /// The address of `IPV6_PKTINFO`, if it was set.
+    pub source: Option<std::net::Ipv6Addr>,
+    /// `SO_BUSY_POLL_BUDGET`, 0 if it was not set.
+    pub polled: u16,
+}
+
 /// That a process holds something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
@@ -82,6 +93,8 @@ pub(crate) struct Held {
     pub(crate) references: Option<References>,
     /// What a socket does not tell itself.
     pub(crate) peculiar: u32,
+    /// Options of a socket that it does not tell itself.
+    pub(crate) hidden: Hidden,
     /// A mapping of the program that the process runs, which holds the description once more.
     pub(crate) is_program: bool,
 }

@@ -75,6 +75,7 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
             inode: (file.device, file.inode),
             peculiar: 0,
             is_program: false,
+            hidden: crate::holds::Hidden::default(),
             references: None,
         });
     }
@@ -91,6 +92,7 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
                 inode: (mapping.device, mapping.inode),
                 peculiar: 0,
                 is_program: false,
+                hidden: crate::holds::Hidden::default(),
                 references: None,
             });
         }
@@ -155,6 +157,7 @@ fn of_stranger(pid: i32, wanted: &Wanted, held: &mut Vec<Held>) -> Result<(), pr
                     inode,
                     peculiar: 0,
                     is_program: false,
+                    hidden: crate::holds::Hidden::default(),
                     references: None,
                 });
             }
@@ -192,6 +195,7 @@ fn of_descriptor(
         inode: (stat.device, stat.inode),
         peculiar: 0,
         is_program: false,
+        hidden: crate::holds::Hidden::default(),
         references: None,
     })
 }

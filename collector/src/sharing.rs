@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::holds::{Class, Ends, Held, is_anonymous};
-pub use crate::holds::{Hold, is_candidate};
+pub use crate::holds::{Hidden, Hold, is_candidate};
 use crate::{Error, Inventory, Process, Sources};
 
 /// What is held that has no name.
@@ -79,20 +79,26 @@ pub struct Peculiar {
     pub hold: Hold,
     /// The link text.
     pub target: std::ffi::OsString,
-    /// What it has: bits of [`ebpf_common::peculiar`].
+    /// What it has that cannot be carried: bits of [`ebpf_common::peculiar`].
     pub bits: u32,
+    /// What it has that can.
+    pub hidden: Hidden,
+}
+
+fn is_peculiar(held: &&Held) -> bool {
+    held.peculiar != 0 || held.hidden != Hidden::default()
 }
 
 fn peculiarities(inventory: &Inventory, holders: &[Held]) -> Vec<Peculiar> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    for held in holders.iter().filter(|held| held.peculiar != 0) {
+    for held in holders.iter().filter(is_peculiar) {
         let Some(process) = inventory.processes.get(&held.pid) else { continue };
         if !seen.insert(held.description) {
             continue;
         }
         let (pid, hold, target) = (held.pid, held.hold, target(process, held.hold));
-        found.push(Peculiar { pid, hold, target, bits: held.peculiar });
+        found.push(Peculiar { pid, hold, target, bits: held.peculiar, hidden: held.hidden });
     }
     found
 }

@@ -51,6 +51,7 @@ fn held(pid: i32, fd: i32, class: Class, description: u64, references: Reference
         references,
         peculiar: 0,
         is_program: false,
+        hidden: Hidden::default(),
     }
 }
 

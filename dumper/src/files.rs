@@ -48,6 +48,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use collector::Inventory;
+use collector::sharing::Hidden;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
@@ -70,6 +71,8 @@ pub struct PlanContext {
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
     /// joins them again.
     pub joined: BTreeMap<u64, u64>,
+    /// Options of sockets (by inode) that no call reads back, as far as the plan was told.
+    pub hidden: BTreeMap<u64, Hidden>,
     /// Whether it is noted what is in programs and mapped files, beside their sizes.
     pub contents: bool,
 }

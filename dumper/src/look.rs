@@ -54,6 +54,7 @@ impl<'a> Looker<'a> {
                 contents: options.contents,
                 ghost_limit: options.ghost_limit,
                 joined: BTreeMap::new(),
+                hidden: BTreeMap::new(),
             },
         })
     }
@@ -122,8 +123,8 @@ impl<'a> Looker<'a> {
             false => &inventory,
         };
         let (sharing, mut shared) = sharing::look(collector, root, looked_at)?;
-        let joined = sharing.joined.clone();
-        let context = files::PlanContext { joined, ..self.context.clone() };
+        let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
+        let context = files::PlanContext { joined, hidden, ..self.context.clone() };
         let (files, refused) = files::Plan::prepare(looked_at, &context)?;
         // Who is at the other end is told better by who holds both.
         let is_told = |other: &Unsupported| {

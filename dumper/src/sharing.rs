@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 
-use collector::sharing::{Hold, Kind, Shared, is_candidate};
+use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, Process};
 use kernel::procfs::{Dir, ProcFile, Stat};
 use support::Unsupported;
@@ -28,6 +28,8 @@ pub(crate) struct Known {
     pids: Vec<i32>,
     /// Pipes (by inode) that others keep as they are, with the machine's boot.
     pub(crate) joined: BTreeMap<u64, u64>,
+    /// Options of sockets (by inode) that no call reads back.
+    pub(crate) hidden: BTreeMap<u64, Hidden>,
 }
 
 /// Looks at what a running tree holds; an empty list if all of it is its own.
@@ -43,6 +45,7 @@ pub(crate) fn look(
         seen: all_candidates(inventory).collect(),
         pids: inventory.processes.keys().copied().collect(),
         joined: joined(&found.shared),
+        hidden: hidden(&found.peculiar),
     };
     let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
     let refused = shared.filter(|shared| !is_sealed(shared));
@@ -119,7 +122,18 @@ fn is_in(joined: &BTreeMap<u64, u64>, shared: &Shared) -> bool {
 
 /// The inode of a pipe.
 fn pipe(shared: &Shared) -> Option<u64> {
-    shared.target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+    inode(&shared.target, "pipe:[")
+}
+
+/// The number in the link text of a pipe or socket.
+fn inode(target: &std::ffi::OsStr, prefix: &str) -> Option<u64> {
+    target.to_str()?.strip_prefix(prefix)?.strip_suffix(']')?.parse().ok()
+}
+
+/// Options of sockets that no call reads back.
+fn hidden(peculiar: &[Peculiar]) -> BTreeMap<u64, Hidden> {
+    let known = peculiar.iter().filter(|socket| socket.hidden != Hidden::default());
+    known.filter_map(|socket| Some((inode(&socket.target, "socket:[")?, socket.hidden))).collect()
 }
 
 /// How often references that nobody accounts for are doubted.

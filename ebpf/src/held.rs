@@ -83,18 +83,31 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
     0
 }
 
-/// What a socket does not tell itself.
-#[inline(never)]
-fn peculiarities(file: u64) -> u32 {
-    const AF_INET: u16 = 2;
-    const AF_INET6: u16 = 10;
-    const TCP: u16 = 6;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// What a socket does not tell itself: what can be set again, and what cannot.
+#[inline(always)]
+fn of_socket(record: &mut HeldRecord, file: u64) {
     let socket: u64 = field(file, o::FILE_PRIVATE);
     let sock: u64 = field(socket, o::SOCKET_SOCK);
     let family: u16 = field(sock, o::SOCK_FAMILY);
     if family != AF_INET && family != AF_INET6 {
-        return 0;
+        return;
     }
+    record.polled = field(sock, o::SOCK_POLL_BUDGET);
+    if family == AF_INET6 {
+        let of_ipv6: u64 = field(sock, o::INET_IPV6);
+        record.packet = field(of_ipv6, o::IPV6_FRAGMENT_SIZE);
+        record.source = field(of_ipv6, o::IPV6_SOURCE);
+    }
+    record.peculiar = peculiarities(sock, family);
+}
+
+/// What of a socket's settings cannot be set again.
+#[inline(never)]
+fn peculiarities(sock: u64, family: u16) -> u32 {
+    const TCP: u16 = 6;
     let mut found = 0;
     let group: u64 = field(sock, o::SOCK_REUSEPORT);
     let program: u64 = field(group, o::REUSEPORT_PROGRAM);
@@ -117,6 +130,15 @@ fn peculiarities(file: u64) -> u32 {
         let anycast: u64 = field(of_ipv6, o::IPV6_ANYCAST);
         if anycast != 0 {
             found |= peculiar::ANYCAST;
+        }
+        let labels: [u64; 2] =
+            [field(sock, o::INET_FLOW_LABELS), field(of_ipv6, o::IPV6_FLOW_LABELS)];
+        if labels[0] | labels[1] != 0 {
+            found |= peculiar::FLOW_LABELS;
+        }
+        let source: [u32; 5] = field(of_ipv6, o::IPV6_SOURCE);
+        if source[4] != 0 {
+            found |= peculiar::SENDING_INTERFACE;
         }
     }
     if protocol == TCP {
@@ -146,7 +168,7 @@ fn describe(file: u64, magic: u64, mode: u16) -> HeldRecord {
     }
     fill(&mut record.inode, file, o::FILE_INODE);
     if magic == SOCKET_FS {
-        record.peculiar = peculiarities(file);
+        of_socket(&mut record, file);
     } else if mode & S_IFMT == S_IFIFO {
         record.count = load(load(inode, o::INODE_PIPE), o::PIPE_FILES);
     } else if magic == ANON_INODE_FS {

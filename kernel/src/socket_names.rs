@@ -68,6 +68,19 @@ pub const IPV6: &[SocketOption] = options! { SOL_IPV6:
     75 "IPV6_TRANSPARENT", 76 "IPV6_UNICAST_IF", 77 "IPV6_RECVFRAGSIZE",
 };
 
+/// `IPV6_MTU`, which only tells of the way to the peer when it is read.
+pub const IPV6_MTU: SocketOption =
+    SocketOption { level: libc::SOL_IPV6, number: 24, name: "IPV6_MTU" };
+/// `IPV6_PKTINFO`: the address and interface to send from.
+pub const IPV6_PKTINFO: SocketOption =
+    SocketOption { level: libc::SOL_IPV6, number: 50, name: "IPV6_PKTINFO" };
+/// `SO_BUSY_POLL_BUDGET`.
+pub const SO_BUSY_POLL_BUDGET: SocketOption =
+    SocketOption { level: libc::SOL_SOCKET, number: 70, name: "SO_BUSY_POLL_BUDGET" };
+
+/// What no call reads back.
+pub const HIDDEN: &[SocketOption] = &[IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET];
+
 /// The lists that a socket of this family, type and protocol is held against.
 #[must_use]
 pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
@@ -88,7 +101,7 @@ pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
 /// The option with this level and number.
 #[must_use]
 pub fn find(level: i32, number: i32) -> Option<SocketOption> {
-    [GENERAL, TCP, UDP, IP, IP_OF_IPV6, IPV6]
+    [GENERAL, TCP, UDP, IP, IP_OF_IPV6, IPV6, HIDDEN]
         .into_iter()
         .flatten()
         .copied()

@@ -7,7 +7,7 @@ use ebpf_common::peculiar;
 use crate::unsupported::Refusal;
 
 /// What sockets have that they do not tell themselves, with what to do about it, and what to call it.
-static PECULIARITIES: [(u32, Refusal, &str); 5] = [
+static PECULIARITIES: [(u32, Refusal, &str); 7] = [
     (
         peculiar::REUSEPORT_PROGRAM,
         Refusal::fixed(
@@ -47,6 +47,22 @@ static PECULIARITIES: [(u32, Refusal, &str); 5] = [
             "remove the keys before the checkpoint",
         ),
         "keys that sign TCP connections",
+    ),
+    (
+        peculiar::FLOW_LABELS,
+        Refusal::fixed(
+            "it has leases of IPv6 flow labels (IPV6_FLOWLABEL_MGR), which cannot be carried",
+            "give them back (IPV6_FL_A_PUT) before the checkpoint",
+        ),
+        "leases of flow labels",
+    ),
+    (
+        peculiar::SENDING_INTERFACE,
+        Refusal::fixed(
+            "it sends by an interface that was given by number alone (IPV6_PKTINFO)",
+            "bind it to the interface (SO_BINDTODEVICE) and set IPV6_PKTINFO without one",
+        ),
+        "interfaces by number to send by (IPV6_PKTINFO)",
     ),
 ];
 

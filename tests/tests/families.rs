@@ -148,6 +148,47 @@ fn settings_unseen_running_on_by_programs() {
     running_on("settings_unseen", true);
 }
 
+/// What no call reads back, by what the programs tell.
+#[test]
+fn socket_options_hidden_carried_by_programs() {
+    carried_with("socket_options_hidden", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn socket_options_hidden_natively() {
+    natively("socket_options_hidden");
+}
+
+/// The options of a socket that a second dump finds are those of the first.
+#[test]
+fn socket_options_hidden_are_found_again_by_programs() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("socket_options_hidden", scratch.path("work"));
+    let collector = Collector::start(&scratch.path("collector"));
+    // Level, number and value, as the images have them.
+    let options = [
+        [&[8, 41, 16, 24, 26, 4][..], &1400_u32.to_ne_bytes()].concat(),
+        [&[8, 41, 16, 50, 26, 20][..], &[0; 15], &[1, 0, 0, 0, 0]].concat(),
+        [&[8, 1, 16, 70, 26, 4][..], &6_u32.to_ne_bytes()].concat(),
+    ];
+    let dump = |name: &str, how: Dump<'_>| {
+        let images = scratch.path(name);
+        let how = Dump { collector: Some(&collector), ..how };
+        Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+        let files = std::fs::read(images.join("files.img")).expect("read");
+        for option in &options {
+            let has = files.windows(option.len()).any(|bytes| bytes == option);
+            assert!(has, "{name} has no {option:?}");
+        }
+    };
+    dump("first", Dump::ENDING);
+    machine.end_tree(workload.pid());
+    Engine::Stasis.restore(&scratch.path("first"), Dump::ENDING).must_succeed("restore");
+    dump("second", Dump::RUNNING_ON);
+    workload.check().expect("the program's own check");
+}
+
 /// A wait that was stopped before has lost the number of its call: the programs tell which it is.
 #[test]
 fn waits_carried_when_they_ran_on_by_programs() {

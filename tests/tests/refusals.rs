@@ -433,3 +433,9 @@ fn a_directory_that_holds_a_checkpoint_already() {
     assert_eq!(before, listed());
     workload.check().expect("the program's own check");
 }
+
+#[test]
+fn a_lease_of_a_flow_label() {
+    let words = ["leases of ipv6 flow labels", "ipv6_fl_a_put", "descriptor"];
+    refused_by_programs("unsupported-flow_lease", &words);
+}

@@ -117,6 +117,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("settings_unseen", settings::unseen),
     ("signals", signals::run),
     ("socket_options", socket_options::run),
+    ("socket_options_hidden", socket_options::hidden),
+    ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),
     ("still", still::run),
     ("terminal", terminal::run),

@@ -109,3 +109,61 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("polling", &polling_before, &polling(&epoll, false));
     found.outcome()
 }
+
+fn set(socket: &impl AsRawFd, (level, name, value): Setting) {
+    // SAFETY: the kernel reads a number of four bytes.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
+    assert_eq!(done, 0, "option {name} of level {level}: {}", std::io::Error::last_os_error());
+}
+
+/// Options that no call reads back: how large the packets are that a socket sends, how many packets it polls
+/// for at once, and the address that it sends from.
+pub(crate) fn hidden(stage: &Stage) -> Outcome {
+    const LARGE: [u8; 4000] = [7; 4000];
+    let sender = UdpSocket::bind("[::]:0").expect("bind");
+    set(&sender, (libc::SOL_IPV6, libc::IPV6_MTU, 1400));
+    set(&sender, (libc::SOL_SOCKET, 70, 6)); // SO_BUSY_POLL_BUDGET
+    // struct in6_pktinfo
+    let mut source = [0_u8; 20];
+    source[15] = 1;
+    let fd = sender.as_raw_fd();
+    // SAFETY: the kernel reads the 20 bytes.
+    let done = unsafe {
+        let bytes = source.as_ptr().cast();
+        libc::setsockopt(fd, libc::SOL_IPV6, libc::IPV6_PKTINFO, bytes, 20)
+    };
+    assert_eq!(done, 0, "IPV6_PKTINFO: {}", std::io::Error::last_os_error());
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let receiver = UdpSocket::bind("[::1]:0").expect("bind");
+    let there = receiver.local_addr().expect("an address");
+    found.same("whole", &Some(1000), &sender.send_to(&LARGE[..1000], there).ok());
+    set(&sender, (libc::SOL_IPV6, 62, 1)); // IPV6_DONTFRAG
+    let refused = sender.send_to(&LARGE, there).err().and_then(|error| error.raw_os_error());
+    found.same("larger than one packet", &Some(libc::EMSGSIZE), &refused);
+    found.outcome()
+}
+
+/// A lease of a flow label.
+pub(crate) fn flow_lease(stage: &Stage) -> Outcome {
+    use crate::stage::check;
+    let socket = UdpSocket::bind("[::1]:0").expect("bind");
+    // struct in6_flowlabel_req: destination, label, action (get), share (exclusive), flags (create),
+    // expires, linger, padding.
+    let mut request = [0_u8; 32];
+    request[15] = 1;
+    request[16..20].copy_from_slice(&0x0001_2345_u32.to_be_bytes());
+    request[21] = 1;
+    request[22] = 1;
+    let fd = socket.as_raw_fd();
+    // SAFETY: the kernel reads the 32 bytes.
+    let made = unsafe {
+        let bytes = request.as_mut_ptr().cast();
+        libc::setsockopt(fd, libc::SOL_IPV6, 32, bytes, 32) // IPV6_FLOWLABEL_MGR
+    };
+    check(made).expect("IPV6_FLOWLABEL_MGR");
+    stage.ready_then_wait();
+    drop(socket);
+    Ok(())
+}

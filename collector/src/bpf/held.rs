@@ -8,7 +8,7 @@ use super::BpfError;
 use super::programs::What;
 use super::reading::BpfSource;
 use super::records::{ANON_INODE_FS, PIPE_FS, SOCKET_FS, records};
-use crate::holds::{Class, Ends, Held, Hold, References};
+use crate::holds::{Class, Ends, Held, Hidden, Hold, References};
 
 impl BpfSource {
     /// All that these processes, or all of the machine, hold and that has no name.
@@ -76,6 +76,11 @@ fn decode(record: &HeldRecord) -> Held {
         description: record.file,
         inode: (0, record.inode),
         peculiar: record.peculiar,
+        hidden: Hidden {
+            packet: record.packet,
+            source: Some(record.source).filter(|source| *source != [0; 16]).map(Into::into),
+            polled: record.polled,
+        },
         is_program: record.program != 0,
         references: (record.references != 0).then(|| References {
             description: record.references,

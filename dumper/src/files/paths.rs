@@ -341,7 +341,8 @@ mod tests {
     fn context(root: Option<&str>) -> PlanContext {
         let root = root.map(PathBuf::from);
         let joined = std::collections::BTreeMap::new();
-        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined, contents: true }
+        let hidden = Default::default();
+        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined, hidden, contents: true }
     }
 
     fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {

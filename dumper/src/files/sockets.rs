@@ -1,7 +1,9 @@
 //! Sockets: what those of every family have in common. Each family is a kind of its own.
 
 use collector::OpenFile;
+use collector::sharing::Hidden;
 use images::messages::SkOptEntry;
+use kernel::socket_names::{IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET};
 use kernel::sockets::has_error;
 
 use super::memory::with_socket;
@@ -43,8 +45,29 @@ impl Survey<'_> {
             Ok(Common { family, others })
         });
         self.memory.usual = std::mem::take(usual);
-        common
+        let mut common = common?;
+        if let Some(hidden) = self.context.hidden.get(&file.inode) {
+            common.others.extend(as_options(hidden));
+        }
+        Ok(common)
     }
+}
+
+/// What no call reads back, as it is set.
+fn as_options(hidden: &Hidden) -> impl Iterator<Item = SkOptEntry> + use<> {
+    let number = |number: u32| number.to_ne_bytes().to_vec();
+    let packet = Some(hidden.packet).filter(|bytes| *bytes != 0).map(number);
+    let polled = Some(hidden.polled).filter(|count| *count != 0).map(|count| number(count.into()));
+    // struct in6_pktinfo: the address, and no interface.
+    let source = hidden.source.map(|source| [&source.octets()[..], &[0; 4]].concat());
+    let all = [(IPV6_MTU, packet), (IPV6_PKTINFO, source), (SO_BUSY_POLL_BUDGET, polled)];
+    all.into_iter().filter_map(|(option, value)| {
+        Some(SkOptEntry {
+            level: option.level.cast_unsigned(),
+            name: option.number.cast_unsigned(),
+            value: value?,
+        })
+    })
 }
 
 fn family_name(family: i32) -> String {

@@ -457,8 +457,15 @@ pub struct HeldRecord {
     pub peculiar: u32,
     /// 1 for a mapping of the program that the process runs, by the very description that it runs it by.
     pub program: u32,
+    /// Of an IPv6 socket the largest packet that it sends whole (`IPV6_MTU`), 0 if that was not set.
+    pub packet: u32,
+    /// Of an IPv6 socket the address that it sends from (`IPV6_PKTINFO`), all zeros if none was set.
+    pub source: [u8; 16],
+    /// Of an internet socket how many packets it polls for at once (`SO_BUSY_POLL_BUDGET`), 0 if that was
+    /// not set.
+    pub polled: u16,
     /// Nothing.
-    pub reserved: u32,
+    pub reserved: [u16; 3],
 }
 
 /// What only the kernel's structures tell of a socket.
@@ -473,6 +480,10 @@ pub mod peculiar {
     pub const ANYCAST: u32 = 8;
     /// Keys by which TCP is signed.
     pub const SIGNED_TCP: u32 = 16;
+    /// Leases of flow labels.
+    pub const FLOW_LABELS: u32 = 32;
+    /// An interface to send by, given by its number alone.
+    pub const SENDING_INTERFACE: u32 = 64;
 }
 
 /// What a [`PlaceRecord`] is of.

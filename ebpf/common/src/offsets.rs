@@ -265,6 +265,11 @@ offsets! {
     INET_MULTICAST_ADDRESS = "inet_sock.mc_addr";
     INET_IPV6 = "inet_sock.pinet6" optional;
     IPV6_ANYCAST = "ipv6_pinfo.ipv6_ac_list" optional;
+    IPV6_FRAGMENT_SIZE = "ipv6_pinfo.frag_size" optional;
+    IPV6_SOURCE = "ipv6_pinfo.sticky_pktinfo" optional;
+    IPV6_FLOW_LABELS = "ipv6_pinfo.ipv6_fl_list" optional;
+    INET_FLOW_LABELS = "inet_sock.ipv6_fl_list" optional;
+    SOCK_POLL_BUDGET = "sock.sk_busy_poll_budget" optional;
     TCP_MD5 = "tcp_sock.md5sig_info" optional;
     TCP_AO = "tcp_sock.ao_info" optional;
     PROTOCOL_BYTES = "proto.obj_size";
