@@ -37,7 +37,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         let error = format!("dump process {}: no such process", options.pid);
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
-    let report = dumper::dump(&asked, &mut Bar::new())?;
+    let report = dumper::dump(&asked, &mut hooks::Nobody, &mut Bar::new())?;
     for warning in &report.warnings {
         eprintln!("stasis: {warning}");
     }

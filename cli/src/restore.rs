@@ -64,7 +64,7 @@ fn restore(
         validation: options.file_validation.asked(),
         on_behalf_of: None,
     };
-    restorer::restore(&asked, &mut Bar::new())
+    restorer::restore(&asked, &mut hooks::Nobody, &mut Bar::new())
 }
 
 /// The signals by which people and their programs ask something of a command.

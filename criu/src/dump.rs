@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dumper::{AfterDump, DumpOptions, DumpReport};
+use hooks::{Hooks, Point};
 use images::{Quiet, names};
 use tracing::{info, warn};
 
@@ -38,10 +39,18 @@ fn asked(options: &Options, host: &Host, place: &Place) -> Result<DumpOptions, E
     })
 }
 
-pub(crate) fn run(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+pub(crate) fn run(
+    options: &Options,
+    host: &Host,
+    place: &Place,
+    hooks: &mut dyn Hooks,
+) -> Result<Done, Error> {
     let asked = asked(options, host, place)?;
-    let report = dumper::dump(&asked, &mut Quiet);
-    let report = finished(report, place).map_err(Error::Dump)?;
+    let report = dumper::dump(&asked, hooks, &mut Quiet);
+    let refused =
+        matches!(&report, Err(dumper::Error::Hook(hook)) if hook.point == Point::PostDump);
+    let error = if refused { Error::PostDump } else { Error::Dump };
+    let report = finished(report, place).map_err(error)?;
     info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
     info!("inventory from {:?}", report.source);
     info!("Dumping finished successfully");

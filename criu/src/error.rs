@@ -55,6 +55,9 @@ pub enum Error {
     /// The dump failed; the tree runs on.
     #[error("{0}")]
     Dump(Failure),
+    /// The images are whole, but a script at post-dump refused; the tree runs on.
+    #[error("{0}")]
+    PostDump(Failure),
     /// The pre-dump failed; the tree runs on.
     #[error("{0}")]
     PreDump(Failure),
@@ -85,10 +88,19 @@ impl Error {
         !matches!(self, Self::Rights(_) | Self::Place { .. } | Self::Log { .. })
     }
 
+    /// The exit status that CRIU has for it.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::PostDump(_) => 255,
+            _ => 1,
+        }
+    }
+
     /// CRIU's last word of it, which callers look for.
     pub(crate) const fn verdict(&self) -> Option<&'static str> {
         match self {
-            Self::Dump(_) => Some("Dumping FAILED."),
+            Self::Dump(_) | Self::PostDump(_) => Some("Dumping FAILED."),
             Self::PreDump(_) => Some("Pre-dumping FAILED."),
             Self::Restore(_) => Some("Restoring FAILED."),
             Self::Kernel(_) => Some("Does not look good."),

@@ -20,6 +20,7 @@ mod options;
 mod pidfile;
 mod restore;
 pub mod rights;
+mod scripts;
 pub mod shell;
 pub mod size;
 mod table;
@@ -37,6 +38,7 @@ pub use host::Host;
 use log::Log;
 pub use options::{Asked, FinalState, Options, UsageError, parse};
 pub use pidfile::{Pidfile, PidfileError};
+use scripts::Scripts;
 
 /// The version of CRIU whose images and behaviour these are.
 pub const VERSION: &str = "4.2";
@@ -108,12 +110,22 @@ pub fn run(command: Command, options: &Options, host: &Host) -> Result<Done, Err
         true => PathBuf::from(name),
         false => place.work.join(name),
     });
-    let log = Log::open(file.as_deref(), options.verbosity())
+    let (log, mut scripts) = Log::open(file.as_deref(), options.verbosity())
+        .and_then(|log| {
+            let scripts = Scripts::new(&options.scripts, &place.work, &log)?;
+            Ok((log, scripts))
+        })
         .map_err(|source| Error::Log { path: file.unwrap_or_default(), source })?;
-    log.during(|| logged(command, options, host, &place))
+    log.during(|| logged(command, options, host, &place, &mut scripts))
 }
 
-fn logged(command: Command, options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+fn logged(
+    command: Command,
+    options: &Options,
+    host: &Host,
+    place: &Place,
+    scripts: &mut Scripts,
+) -> Result<Done, Error> {
     tracing::debug!("images in {}", place.images.display());
     tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
     // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
@@ -121,9 +133,9 @@ fn logged(command: Command, options: &Options, host: &Host, place: &Place) -> Re
         warn!("option {option} does nothing for {}: leave it out", command.name());
     }
     let done = refuse(options, host).and_then(|()| match command {
-        Command::Dump => dump::run(options, host, place),
+        Command::Dump => dump::run(options, host, place, scripts),
         Command::PreDump => dump::pre_dump(options, host, place),
-        Command::Restore => restore::run(options, host, place),
+        Command::Restore => restore::run(options, host, place, scripts),
         Command::Check => check::run(options),
     });
     done.inspect_err(log_error)

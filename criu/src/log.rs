@@ -6,9 +6,10 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tracing::{Dispatch, Event, Level, Subscriber};
@@ -76,7 +77,10 @@ impl Write for &Target {
 }
 
 /// The log of one request.
-pub(crate) struct Log(Dispatch);
+pub(crate) struct Log {
+    lines: Dispatch,
+    target: Arc<Target>,
+}
 
 impl Log {
     /// Opens it: standard error without a file, standard output for the file `-`. A file that
@@ -93,19 +97,29 @@ impl Log {
             3 => Level::INFO,
             _ => Level::DEBUG,
         };
+        let target = Arc::new(target);
         let lines = Lines { start: Instant::now(), timestamps: verbosity >= 3 };
         let subscriber = Formatter::builder()
             .with_max_level(level)
             .with_ansi(false)
             .event_format(lines)
-            .with_writer(Mutex::new(Shared(target)))
+            .with_writer(Mutex::new(Shared(target.clone())))
             .finish();
-        Ok(Self(Dispatch::new(subscriber)))
+        Ok(Self { lines: Dispatch::new(subscriber), target })
     }
 
     /// Whatever is said during the work goes into this log, and no other.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        tracing::dispatcher::with_default(&self.0, work)
+        tracing::dispatcher::with_default(&self.lines, work)
+    }
+
+    /// A descriptor for what others have to say there.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        match &*self.target {
+            Target::Stderr => io::stderr().as_fd().try_clone_to_owned(),
+            Target::Stdout => io::stdout().as_fd().try_clone_to_owned(),
+            Target::File(file) => file.as_fd().try_clone_to_owned(),
+        }
     }
 }
 
@@ -116,14 +130,14 @@ fn open(path: &Path) -> io::Result<File> {
     })
 }
 
-struct Shared(Target);
+struct Shared(Arc<Target>);
 
 impl Write for Shared {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0).write(bytes)
+        (&*self.0).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        (&self.0).flush()
+        (&*self.0).flush()
     }
 }

@@ -62,6 +62,8 @@ pub struct Options {
     pub sizes_only: bool,
     /// What to check for, by CRIU's names; nothing for all that is needed.
     pub features: Vec<String>,
+    /// Programs to start at the notification points.
+    pub scripts: Vec<OsString>,
     /// What becomes of control groups.
     pub cgroups: CgroupsMode,
     /// Control groups in place of those that the tree was in.
@@ -144,6 +146,7 @@ impl Options {
     ) -> Result<(), UsageError> {
         let value = || value.cloned().unwrap_or_default();
         match known.long {
+            "action-script" => self.scripts.push(value()),
             "tree" => self.tree = Some(positive(written, &value())?),
             "images-dir" => self.images_dir = Some(value().into()),
             "work-dir" => self.work_dir = Some(value().into()),

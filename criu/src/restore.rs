@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hooks::Hooks;
 use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Quiet, names};
 use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Validation};
@@ -11,19 +12,29 @@ use crate::options::{FinalState, Options};
 use crate::pidfile::Pidfile;
 use crate::{Done, Error, Failure, Host, Place};
 
-pub(crate) fn run(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
+pub(crate) fn run(
+    options: &Options,
+    host: &Host,
+    place: &Place,
+    hooks: &mut dyn Hooks,
+) -> Result<Done, Error> {
     if options.tree.is_some() {
         warn!("Using -t with criu restore is obsoleted");
     }
     if options.sibling && !options.detach {
         return Err(Error::Usage("--restore-sibling only makes sense with --restore-detached"));
     }
-    let report = restore(options, host, place).map_err(Error::Restore)?;
+    let report = restore(options, host, place, hooks).map_err(Error::Restore)?;
     info!("Restore finished successfully. Tasks resumed.");
     Ok(Done::Restored(report))
 }
 
-fn restore(options: &Options, host: &Host, place: &Place) -> Result<RestoreReport, Failure> {
+fn restore(
+    options: &Options,
+    host: &Host,
+    place: &Place,
+    hooks: &mut dyn Hooks,
+) -> Result<RestoreReport, Failure> {
     let pidfile = options.pidfile.as_deref().map(|file| Pidfile::reserve(&place.work.join(file)));
     let pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
@@ -44,7 +55,7 @@ fn restore(options: &Options, host: &Host, place: &Place) -> Result<RestoreRepor
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         on_behalf_of: None,
     };
-    let report = restorer::restore(&asked, &mut Quiet)?;
+    let report = restorer::restore(&asked, hooks, &mut Quiet)?;
     if let Some(pidfile) = pidfile {
         pidfile.write(report.pid)?;
     }

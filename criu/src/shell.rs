@@ -43,6 +43,9 @@ Options:
      --cgroup-root [CONTROLLER:]/PATH
                         dump: the control group to describe, with all below it; restore: the one
                         that takes the place of the highest one that the tree was in
+     --action-script FILE
+                        start FILE at each step of a dump or restore, with CRTOOLS_SCRIPT_ACTION,
+                        CRTOOLS_IMAGE_DIR and CRTOOLS_INIT_PID; may be given several times
      --ghost-limit SIZE largest deleted file that is carried [default: 64M]
      --feature FEAT     only check a particular feature
   -h|--help             show this text
@@ -87,8 +90,9 @@ fn carry_out(command: Command, options: &Options) -> ExitCode {
         Ok(Done::Restored(_)) if !options.detach => wait_for_all(),
         Ok(_) => {}
         Err(error) => {
+            let code = error.exit_code();
             tell(error);
-            return ExitCode::FAILURE;
+            return ExitCode::from(code);
         }
     }
     ExitCode::SUCCESS

@@ -47,7 +47,7 @@ const IMAGES: &[Command] = &[Dump, PreDump, Restore];
 use Kind::{Optional, Plain, Required, Switch};
 
 pub(crate) const OPTIONS: &[Known] = &[
-    known("action-script", None, Required),
+    carried("action-script", None, Required, &[Dump, Restore]),
     known("address", None, Required),
     known("all", None, Plain),
     known("allow-uprobes", None, Switch),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use collector::{Inventory, Look, Mapping, OpenFile, VmFlags};
 use freezer::Release;
+use hooks::Point;
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 use kernel::sched::Urgent;
@@ -60,19 +61,26 @@ impl<'d> Captured<'d> {
     }
 
     /// Lets go of a target that is to run on; one that is to end or to stay stopped waits, still alive, until its
-    /// images are safe.
+    /// images are safe. So does one that somebody is to find frozen then.
     pub(crate) fn release(mut self) -> Self {
         let dump = &mut self.planned.dump;
-        let runs_on = dump.options.after == AfterDump::Resume;
+        let resumes = dump.options.after == AfterDump::Resume;
+        let runs_on = resumes && !dump.hooks.hang_on(Point::PostDump);
         if let Some(tree) = self.tree.take_if(|_| runs_on) {
             tree.release(Release::Resume);
         }
         self.frozen = self.since.elapsed();
-        dump.clock.released();
+        if runs_on || !resumes {
+            dump.clock.released();
+        }
         if runs_on {
             dump.clock.account.release = dump.clock.account.rest_of(self.frozen);
         }
         self.urgent = None;
+        // Programs that a hook starts nap as others do.
+        if let Err(error) = nix::sys::prctl::set_timerslack(0) {
+            tracing::debug!(%error, "naps stay short");
+        }
         self
     }
 }

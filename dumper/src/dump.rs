@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use hooks::{Hooks, Moment, Point};
 use images::Progress;
 use support::settings::unseen_without_bpf;
 
@@ -29,24 +30,29 @@ use crate::write::Written;
 ///
 /// # Errors
 /// [`Error::Refused`] names what cannot be carried, before anything is stopped. What only stands in the
-/// way for a moment is waited for: [`Error::Tried`] tells that it did not pass. All others say what
-/// failed on the way.
+/// way for a moment is waited for: [`Error::Tried`] tells that it did not pass. [`Error::Hook`] tells
+/// that one of the `hooks` refused: after `post-dump` the images are there nevertheless. All others say
+/// what failed on the way.
 pub fn dump(
     options: &DumpOptions,
+    hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
-    try_to_dump(options, progress).map_err(|error| denied::explain(error, options.pid))
+    try_to_dump(options, hooks, progress).map_err(|error| denied::explain(error, options.pid))
 }
 
 fn try_to_dump(
     options: &DumpOptions,
+    hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
     rights::check_tree(options)?;
+    let images = &options.images_dir;
+    hooks::call(hooks, Moment { point: Point::PreDump, root: Some(options.pid), images })?;
     let started = Instant::now();
     let mut tries = 1;
     loop {
-        let source = match attempt(options, started, progress) {
+        let source = match attempt(options, started, hooks, progress) {
             Ok(report) => return Ok(report),
             Err(Failed::Passing(error)) => error,
             // What went wrong may tell of a process that a user may not look at.
@@ -104,6 +110,7 @@ impl Failed {
 fn attempt(
     options: &DumpOptions,
     started: Instant,
+    hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Failed> {
     let _claims = Claims::of_tree(options.pid)?;
@@ -116,6 +123,7 @@ fn attempt(
         options,
         started,
         clock: Clock::start(options, started),
+        hooks,
         progress,
         early: &mut early,
         ending: &mut ending,
@@ -154,6 +162,6 @@ fn run(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
     let planned = Planned::make(dump, later)?;
     let frozen = Frozen::stop(planned)?;
     let captured = Captured::read(frozen).map_err(Failed::when_frozen)?;
-    let written = Written::write(captured.release())?;
+    let written = Written::write(captured.release())?.tell()?;
     Ok(written.end())
 }

@@ -140,6 +140,9 @@ pub enum Error {
         /// Which right is missing, and what would help.
         refusal: Refusal,
     },
+    /// One of the hooks refused.
+    #[error(transparent)]
+    Hook(#[from] hooks::Failed),
     /// It was tried again and again.
     #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]
     Tried {

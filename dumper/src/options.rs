@@ -125,6 +125,8 @@ pub struct FrozenAccount {
     pub memory: Duration,
     /// Removing the parasite and giving the registers back.
     pub cure: Duration,
+    /// Hooks that run while it stands still: what hangs on `post-dump`.
+    pub hooks: Duration,
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     pub release: Duration,
     /// Not of the frozen time, and none of the steps: for how long one thread of a process stood
@@ -140,7 +142,7 @@ impl FrozenAccount {
 
     /// The steps by the names of the fields, in the order in which they are taken.
     #[must_use]
-    pub const fn steps(&self) -> [(&'static str, Duration); 8] {
+    pub const fn steps(&self) -> [(&'static str, Duration); 9] {
         [
             ("stop", self.stop),
             ("inventory", self.inventory),
@@ -149,6 +151,7 @@ impl FrozenAccount {
             ("files", self.files),
             ("cure", self.cure),
             ("memory", self.memory),
+            ("hooks", self.hooks),
             ("release", self.release),
         ]
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look, Process};
+use hooks::Hooks;
 use images::{ImageWriter, Progress, WriteOptions};
 use support::tree::Surroundings;
 
@@ -28,6 +29,7 @@ pub(crate) struct Dump<'d> {
     pub(crate) options: &'d DumpOptions,
     pub(crate) started: Instant,
     pub(crate) clock: Clock,
+    pub(crate) hooks: &'d mut dyn Hooks,
     pub(crate) progress: &'d mut (dyn Progress + Send),
     /// What is copied while the target runs. Its tracking may go on when the dump has ended.
     pub(crate) early: &'d mut Early,

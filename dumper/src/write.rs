@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use arch::fpu::Layout;
 use collector::Inventory;
 use freezer::Release;
+use hooks::{Moment, Point};
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
     MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
@@ -72,16 +73,31 @@ impl<'d> Written<'d> {
         Ok(Self { tree, dump, report, since, inventory: state.inventory })
     }
 
+    /// Tells who is to know that the images are whole while nothing has been done to the target. If that
+    /// one refuses, the target runs on, and the images stay.
+    pub(crate) fn tell(mut self) -> Result<Self, Error> {
+        let (options, started) = (self.dump.options, Instant::now());
+        let images = &options.images_dir;
+        let moment = Moment { point: Point::PostDump, root: Some(options.pid), images };
+        hooks::call(self.dump.hooks, moment)?;
+        if self.tree.is_some() {
+            self.dump.clock.account.hooks = started.elapsed();
+        }
+        Ok(self)
+    }
+
     /// Ends the target, or leaves it stopped, where that was asked for.
     pub(crate) fn end(self) -> DumpReport {
         let Self { tree, mut dump, mut report, since, inventory } = self;
         let account = &mut dump.clock.account;
         if let Some(tree) = tree {
-            if dump.options.after == AfterDump::Kill {
-                *dump.ending = Ending::of(&inventory);
-                tree.release(Release::Kill);
-            } else {
-                tree.release(Release::Stop);
+            match dump.options.after {
+                AfterDump::Kill => {
+                    *dump.ending = Ending::of(&inventory);
+                    tree.release(Release::Kill);
+                }
+                AfterDump::Stop => tree.release(Release::Stop),
+                AfterDump::Resume => tree.release(Release::Resume),
             }
             report.frozen = since.elapsed();
         }

@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
-    match restore(&options, &mut images::Quiet) {
+    match restore(&options, &mut hooks::Nobody, &mut images::Quiet) {
         Ok(report) => tell(&format!("{report:?}")),
         Err(failure) => error = Some(Box::new(failure)),
     }

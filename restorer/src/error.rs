@@ -24,6 +24,9 @@ pub enum Error {
     /// The images hold something that this restore does not do, or not here.
     #[error("{}", support::said(.0))]
     Refused(Vec<Unsupported>),
+    /// One of the hooks refused.
+    #[error(transparent)]
+    Hook(#[from] hooks::Failed),
     /// The open files cannot be restored.
     #[error("open the files")]
     Files(#[source] files::Error),

@@ -101,19 +101,18 @@ impl Holder {
         &self.socket
     }
 
-    /// Waits until the tree is built, has it noted down by `note`, gives the word, and waits until
-    /// the tree has been let go. After an error nobody of it (`tasks`, made since `since`, as
+    /// Waits until the tree is built, has it noted down by `note`, which may refuse, gives the word, and
+    /// waits until the tree has been let go. After an error nobody of it (`tasks`, made since `since`, as
     /// [`started`] tells) is left.
     pub(crate) fn finish(
         mut self,
         tasks: &[i32],
         since: u64,
-        note: impl FnOnce(),
+        note: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut lost = None;
         let result = match self.next() {
-            Some(Word::Ready) => {
-                note();
+            Some(Word::Ready) => note().and_then(|()| {
                 // If it is gone, it is seen at the next word.
                 let given = self.socket.write_all(&[GO]).is_ok();
                 match self.next() {
@@ -123,7 +122,7 @@ impl Holder {
                         Err(said.and_then(Word::failure).unwrap_or_else(|| self.lost(given)))
                     }
                 }
-            }
+            }),
             said => Err(said.and_then(Word::failure).unwrap_or_else(|| {
                 lost = Some(false);
                 self.lost(false)

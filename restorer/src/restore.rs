@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use hooks::{Hooks, Moment, Point};
 use images::{ImageDir, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
@@ -38,14 +39,17 @@ use crate::tracer::{Loss, Tracer};
 /// for any child.
 ///
 /// # Errors
-/// Names what could not be restored. Nothing that was built is left.
+/// Names what could not be restored, or which of the `hooks` refused. Nothing that was built is left.
 pub fn restore(
     options: &RestoreOptions,
+    hooks: &mut dyn Hooks,
     progress: &mut dyn Progress,
 ) -> Result<RestoreReport, Error> {
     let started_at = Instant::now();
     progress.begin("load", None);
     let dir = ImageDir::open(&options.images_dir)?;
+    let images = &options.images_dir;
+    hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images })?;
     let mut world = World::load(&dir)?;
     on_behalf::check(&world, options)?;
     let mut host = Host::probe()?;
@@ -145,16 +149,21 @@ pub fn restore(
         threads: world.threads(),
         pages_restored: world.pages() + of_files,
     };
+    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images });
     let note = || {
+        tell(Point::PostRestore)?;
+        tell(Point::PreResume)?;
         drop(keepers);
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {
             Record::of(&report, &options.images_dir).keep(place);
         }
+        Ok(())
     };
     let finished = holder.finish(&tasks, since, note);
     drop(subreaper);
     made.and(finished)?;
+    tell(Point::PostResume)?;
     report.total = started_at.elapsed();
     Ok(report)
 }

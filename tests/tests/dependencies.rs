@@ -12,6 +12,7 @@ const ENGINES: &[&str] = &[
     "stasis-criu",
     "stasis-dumper",
     "stasis-freezer",
+    "stasis-hooks",
     "stasis-images",
     "stasis-inventory",
     "stasis-kernel",

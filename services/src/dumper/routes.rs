@@ -258,7 +258,7 @@ async fn make(
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
-        let result = dump(&options, &mut Quiet);
+        let result = dump(&options, &mut hooks::Nobody, &mut Quiet);
         metrics.finished(&result);
         result
     });

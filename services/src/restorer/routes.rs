@@ -265,7 +265,8 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             validation: Validation::Contents,
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
-        let report = restore(&options, &mut Quiet).map_err(|error| detail(&error))?;
+        let report =
+            restore(&options, &mut hooks::Nobody, &mut Quiet).map_err(|error| detail(&error))?;
         Ok(RestoreSummary::from(&report))
     })
 }

@@ -1,0 +1,270 @@
+//! Action scripts: at CRIU's points, in its order, with its environment and its exit codes. Needs root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, wait_until};
+
+/// Says what it is told and what it sees: its name, the point, whether it was told the root, how that
+/// one is, whether there are images, where it works, and whether it has a descriptor that is not its
+/// business. In the end it does what it was told to do at a point.
+const SCRIPT: &str = r#"#!/bin/sh
+told=no
+[ "$CRTOOLS_INIT_PID" = "$TARGET" ] && told=root
+state=absent
+if read -r _ _ found _ < /proc/$TARGET/stat; then
+    state=runs
+    [ "$found" = t ] && state=frozen
+fi 2>/dev/null
+images=none
+[ -e "$CRTOOLS_IMAGE_DIR/inventory.img" ] && images=whole
+work=elsewhere
+[ "$(pwd -P)" = "$WORK" ] && work=there
+leak=
+[ -e /proc/$$/fd/9 ] && leak=' leak'
+echo "${0##*/} $CRTOOLS_SCRIPT_ACTION $told $state $images $work$leak" >> "$HEARD"
+echo "words at $CRTOOLS_SCRIPT_ACTION"
+[ "$CRTOOLS_SCRIPT_ACTION" = "$AT" ] && eval "$DO"
+exit 0
+"#;
+
+struct Case {
+    scratch: Scratch,
+    workload: Workload,
+    engine: Engine,
+}
+
+impl Case {
+    fn new(engine: Engine) -> Self {
+        let scratch = Scratch::new();
+        let first = scratch.path("first");
+        fs::write(&first, SCRIPT).expect("write the script");
+        fs::set_permissions(&first, fs::Permissions::from_mode(0o755)).expect("chmod");
+        symlink(&first, scratch.path("second")).expect("symlink");
+        let workload = Workload::start("still", scratch.path("target"));
+        fs::create_dir(scratch.path("work")).expect("mkdir");
+        Self { scratch, workload, engine }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.scratch.path("images")
+    }
+
+    /// With both scripts, of which the second is to do something at a point; and with a descriptor that
+    /// whoever started it has left open.
+    fn with_scripts(&self, command: &Command, at: &str, what: &str) -> Command {
+        let mut whole = Command::new("sh");
+        whole.args(["-c", r#"exec 9</dev/null; exec "$@""#, "sh"]);
+        whole.arg(command.get_program()).args(command.get_args());
+        whole.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        for script in ["first", "second"] {
+            whole.arg("--action-script").arg(self.scratch.path(script));
+        }
+        let work = self.scratch.path("work").canonicalize().expect("a path");
+        whole.arg("--work-dir").arg(&work);
+        whole.env("WORK", work).env("HEARD", self.scratch.path("heard"));
+        whole.env("TARGET", self.workload.pid().to_string()).env("AT", at).env("DO", what);
+        whole
+    }
+
+    fn dump(&self, how: Dump<'_>, at: &str, what: &str) -> Outcome {
+        let command = self.engine.dump_command(self.workload.pid(), &self.images(), how);
+        self.with_log(&mut self.with_scripts(&command, at, what), "dump.log")
+    }
+
+    /// With the log in what it said.
+    fn with_log(&self, command: &mut Command, log: &str) -> Outcome {
+        let outcome = Outcome::of(command);
+        Outcome { stderr: outcome.stderr + &self.log(log), ..outcome }
+    }
+
+    fn restore(&self, at: &str, what: &str) -> Outcome {
+        let command = self.engine.restore_command(&self.images(), Dump::ENDING);
+        self.with_log(&mut self.with_scripts(&command, at, what), "restore.log")
+    }
+
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.scratch.path("work").join(name)).unwrap_or_default()
+    }
+
+    /// Whether the tree is there, and nobody traces it.
+    fn runs(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.workload.pid()));
+        self.workload.program().is_alive()
+            && status.is_ok_and(|text| text.contains("TracerPid:\t0\n"))
+    }
+
+    /// What the scripts said, once for both: the one that was named last comes first.
+    fn heard(&self) -> Vec<String> {
+        let file = self.scratch.path("heard");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        fs::remove_file(file).ok();
+        let mut said = Vec::new();
+        for both in text.lines().collect::<Vec<_>>().chunks(2) {
+            let [second, first] = both else { panic!("only one was started: {text}") };
+            let second = second.strip_prefix("second ").expect("the second comes first");
+            assert_eq!(Some(second), first.strip_prefix("first "), "{text}");
+            said.push(second.to_owned());
+        }
+        said
+    }
+}
+
+const DUMP: [&str; 2] = ["pre-dump root runs none there", "post-dump root frozen whole there"];
+const RESTORE: [&str; 4] = ["pre-restore", "post-restore", "pre-resume", "post-resume"];
+
+fn points(heard: &[String]) -> Vec<&str> {
+    heard.iter().filter_map(|line| line.split(' ').next()).collect()
+}
+
+/// Which points there are, in which order, and what the scripts are told and see.
+fn told(engine: Engine) {
+    let machine = Machine::prepare();
+    let case = Case::new(engine);
+    case.dump(Dump::RUNNING_ON, "", "").must_succeed("dump");
+    assert_eq!(case.heard(), DUMP);
+    assert!(case.runs());
+    // They are told each time anew, and there are images now.
+    fs::remove_dir_all(case.images()).expect("remove the images");
+    case.dump(Dump::ENDING, "", "").must_succeed("dump");
+    assert_eq!(case.heard(), DUMP);
+    machine.await_no_children();
+    assert!(case.log("dump.log").contains("words at post-dump"), "{}", case.log("dump.log"));
+
+    case.restore("", "").must_succeed("restore");
+    let heard = case.heard();
+    assert_eq!(points(&heard), RESTORE);
+    assert_eq!(heard[0], "pre-restore no absent whole there");
+    // Before post-resume tasks of ours are traced, and CRIU's wait. It no longer tells of the images then.
+    assert!(heard[1..].iter().all(|line| line.contains(" root ")), "{heard:?}");
+    assert!(heard.iter().all(|line| line.ends_with(" there")), "{heard:?}");
+    assert!(heard[3].starts_with("post-resume root runs "), "{heard:?}");
+    case.workload.check().expect("the program's own check");
+}
+
+/// A restore that waits for the tree is told the same before it waits.
+fn told_when_attached(engine: Engine) {
+    let machine = Machine::prepare();
+    let case = Case::new(engine);
+    case.dump(Dump::ENDING, "", "").must_succeed("dump");
+    machine.await_no_children();
+    case.heard();
+    let mut command = engine.command("restore");
+    command.arg("-D").arg(case.images()).args(["-v4", "-o", "restore.log"]);
+    let mut restore = case.with_scripts(&command, "", "").spawn().expect("start a restore");
+    let last = || {
+        case.scratch.path("heard").exists() && {
+            let text = fs::read_to_string(case.scratch.path("heard")).unwrap_or_default();
+            text.contains("first post-resume")
+        }
+    };
+    assert!(wait_until(Duration::from_secs(60), last), "{}", case.log("restore.log"));
+    assert_eq!(points(&case.heard()), RESTORE);
+    assert!(restore.try_wait().expect("wait").is_none(), "it waits for the tree");
+    case.workload.check().expect("the program's own check");
+    assert!(restore.wait().expect("wait").success());
+}
+
+/// What a script that fails does, at each point.
+fn refused(engine: Engine) {
+    let machine = Machine::prepare();
+    let case = Case::new(engine);
+    let outcome = case.dump(Dump::ENDING, "pre-dump", "exit 7");
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(points(&case.heard()), ["pre-dump"]);
+    assert!(!case.images().join("inventory.img").exists());
+    assert!(
+        case.log("dump.log").lines().any(|line| line.contains("Error") && line.contains("cript"))
+    );
+    assert!(case.runs());
+
+    for what in ["exit 7", "kill -9 $$"] {
+        let outcome = case.dump(Dump::ENDING, "post-dump", what);
+        assert_eq!(outcome.code, Some(255), "{what}: {outcome:?}");
+        assert_eq!(case.heard(), DUMP);
+        assert!(case.images().join("inventory.img").exists(), "the images stay");
+        assert!(case.runs());
+        fs::remove_dir_all(case.images()).expect("remove the images");
+    }
+
+    case.dump(Dump::ENDING, "", "").must_succeed("dump");
+    case.heard();
+    machine.await_no_children();
+    for (index, point) in RESTORE[..2].iter().enumerate() {
+        let outcome = case.restore(point, "exit 7");
+        assert_eq!(outcome.code, Some(1), "{point}: {outcome:?}");
+        assert_eq!(points(&case.heard()), RESTORE[..=index]);
+        machine.await_no_children();
+    }
+    for point in &RESTORE[2..] {
+        case.restore(point, "exit 7").must_succeed(point);
+        assert_eq!(points(&case.heard()), RESTORE);
+        assert!(case.runs(), "{point}: it was not restored");
+        machine.end_tree(case.workload.pid());
+    }
+}
+
+#[test]
+fn scripts_are_told_at_the_points_of_criu() {
+    told(Engine::CriuFace);
+}
+
+#[test]
+fn scripts_are_told_before_a_restore_waits() {
+    told_when_attached(Engine::CriuFace);
+}
+
+#[test]
+fn a_script_that_fails_means_what_it_means_to_criu() {
+    refused(Engine::CriuFace);
+}
+
+/// The tree stands still for a script, and the account says so.
+#[test]
+fn the_time_of_a_script_is_in_the_account() {
+    let _machine = Machine::prepare();
+    let case = Case::new(Engine::CriuFace);
+    case.dump(Dump::RUNNING_ON, "post-dump", "sleep 0.2").must_succeed("dump");
+    let log = case.log("dump.log");
+    let line = log.lines().find(|line| line.contains("frozen for")).expect("a line of the account");
+    let step = line.split(", ").find_map(|step| step.strip_prefix("hooks "));
+    let took: f64 = step.expect("a step").split(' ').next().expect("ms").parse().expect("a number");
+    assert!(took >= 200.0, "{line}");
+    case.workload.check().expect("it runs on");
+}
+
+/// A pre-dump tells nobody, and says that the option does nothing.
+#[test]
+fn a_pre_dump_has_no_points() {
+    let _machine = Machine::prepare();
+    let case = Case::new(Engine::CriuFace);
+    fs::create_dir(case.images()).expect("mkdir");
+    let mut command = Engine::CriuFace.command("pre-dump");
+    command.arg("-t").arg(case.workload.pid().to_string()).arg("-D").arg(case.images());
+    let outcome = Outcome::of(&mut case.with_scripts(&command, "", "")).must_succeed("pre-dump");
+    assert!(outcome.stderr.contains("--action-script does nothing for pre-dump"), "{outcome:?}");
+    assert_eq!(case.heard(), [""; 0]);
+}
+
+/// That all of this is what CRIU does.
+mod criu_peer {
+    use super::*;
+
+    #[test]
+    fn tells_scripts_the_same() {
+        told(Engine::Criu);
+    }
+
+    #[test]
+    fn tells_scripts_before_a_restore_waits() {
+        told_when_attached(Engine::Criu);
+    }
+
+    #[test]
+    fn takes_failures_the_same() {
+        refused(Engine::Criu);
+    }
+}
