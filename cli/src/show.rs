@@ -75,7 +75,7 @@ fn explain(error: images::Error) -> Failure {
 
 /// Reads and checks the checkpoint in `dir`, and says what is in it.
 pub(crate) fn summarize(dir: &ImageDir) -> Result<Summary, images::Error> {
-    Summary::of(&Checkpoint::load(dir.try_clone()?)?)
+    Summary::of(&Checkpoint::load(dir.clone())?)
 }
 
 #[cfg(test)]

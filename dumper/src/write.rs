@@ -47,7 +47,7 @@ impl<'d> Written<'d> {
         let Plan { store, writer, collector, files, .. } = plan.take();
         // What this holds of the target's files must not outlive their use by the target.
         drop(files);
-        state.pages.iter_mut().for_each(Pages::settle);
+        state.pages.iter_mut().try_for_each(Pages::settle)?;
         interrupted::name_calls(&mut state.tasks);
         let source = collector.source();
         // Its programs look at every system call of the machine until then.

@@ -3,17 +3,18 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
+use images::store::Memory;
 use images::{Checkpoint, ImageDir};
 
 /// The recorded sets.
 const SETS: [&str; 5] = ["minimal", "busy", "family", "ghosts", "terminal"];
 
-/// A copy of a recorded set, on a file system in memory where there is one.
+/// A recorded set: names and contents.
 struct Set {
-    place: tempfile::TempDir,
-    files: Vec<(PathBuf, Vec<u8>)>,
+    files: Vec<(String, Vec<u8>)>,
 }
 
 thread_local! {
@@ -34,42 +35,32 @@ pub fn image_dir(input: &[u8]) {
 
 impl Set {
     fn load(name: &str) -> Self {
-        let memory = Path::new("/dev/shm");
-        let place =
-            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
-                .expect("a temporary directory");
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2").join(name);
         let mut files = Vec::new();
         for entry in fs::read_dir(from).expect("a recorded set") {
             let path = entry.expect("an image").path();
-            let bytes = fs::read(&path).expect("an image");
-            let to = place.path().join(path.file_name().expect("a name"));
-            fs::write(&to, &bytes).expect("a copy");
-            files.push((to, bytes));
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            files.push((name.to_owned(), fs::read(&path).expect("an image")));
         }
         files.sort();
-        Self { place, files }
+        Self { files }
     }
 
     fn read_changed(&self, changes: &[u8]) {
         let changed = self.changed(changes);
-        for (file, bytes) in &changed {
-            let path = &self.files[*file].0;
-            match bytes {
-                Some(bytes) => fs::write(path, bytes).expect("write a changed image"),
-                None => fs::remove_file(path).expect("remove an image"),
-            }
-        }
-        if let Ok(checkpoint) = ImageDir::open(self.place.path()).and_then(Checkpoint::load) {
+        let there = self.files.iter().enumerate().filter_map(|(file, (name, bytes))| {
+            let bytes = changed.get(&file).map_or(Some(bytes), Option::as_ref)?;
+            Some((name.clone(), bytes.clone()))
+        });
+        let place = Memory::default();
+        place.put(Path::new("set"), there);
+        let store = place.open(Path::new("set")).expect("what was put there");
+        if let Ok(checkpoint) = ImageDir::of(Arc::new(store)).and_then(Checkpoint::load) {
             // What was accepted must hold what it promises.
             for process in &checkpoint.processes {
                 assert!(process.body.is_some() == !process.threads.is_empty());
             }
             assert!(checkpoint.dir.files().is_ok());
-        }
-        for file in changed.keys() {
-            let (path, bytes) = &self.files[*file];
-            fs::write(path, bytes).expect("put an image back");
         }
     }
 

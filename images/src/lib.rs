@@ -1,7 +1,8 @@
 //! The checkpoint image format, byte-compatible with CRIU's.
 //!
 //! - [`messages`]: what images say; [`names`]: which file says what; [`magic`]: how files begin.
-//! - [`ImageDir`] reads a checkpoint directory, [`ImageWriter`] writes one that is complete or absent.
+//! - [`ImageDir`] reads a checkpoint, [`ImageWriter`] writes one that is complete or absent.
+//! - [`store`]: where checkpoints are: in directories, in memory.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
 //! - [`build_id`]: what tells a program or library from all others.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
@@ -21,16 +22,18 @@ pub mod names;
 mod pagemap;
 mod progress;
 mod reader;
+pub mod store;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use dir::{ImageDir, ImageFile};
+pub use dir::{ImageDir, StoredReader};
 pub use error::Error;
 pub use lineage::Lineage;
 pub use names::Image;
-pub use pagemap::{PAGE_SIZE, PageMap, PageRun};
+pub use pagemap::{PAGE_SIZE, PageMap, PageRun, Place};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
-pub use writer::{
-    Committed, Folder, ImageSink, ImageWriter, Unfinished, WriteOptions, clear, encode, unfinished,
+pub use store::{
+    Committed, ImageFile, PageSink, PageSource, Unfinished, WriteOptions, clear, unfinished,
 };
+pub use writer::{Folder, ImageSink, ImageWriter, encode};

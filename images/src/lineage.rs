@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::names;
+use crate::store::Identity;
 
 /// Longest chain of parents.
 const MAX_PARENTS: usize = 1000;
@@ -21,19 +22,18 @@ const LEVELS_OF_A_PARENT: usize = 900;
 pub struct Lineage {
     /// The checkpoint, its parent, and so on, as far as they were asked for.
     dirs: Vec<ImageDir>,
-    /// Which directories they are (device, inode).
-    seen: BTreeSet<(u64, u64)>,
+    /// Which stores they are.
+    seen: BTreeSet<Identity>,
 }
 
 impl Lineage {
     /// Begins with a checkpoint.
     pub fn of(dir: &ImageDir) -> Result<Self, Error> {
         let seen = BTreeSet::from([dir.identity()?]);
-        Ok(Self { dirs: vec![dir.try_clone()?], seen })
+        Ok(Self { dirs: vec![dir.clone()], seen })
     }
 
-    /// The checkpoint (level 0) or the parent so many levels above it. The directory is opened when it was not
-    /// yet.
+    /// The checkpoint (level 0) or the parent so many levels above it. It is opened when it was not yet.
     ///
     /// It is an error if there are not so many, if one of them is among its own parents, or if there are absurdly
     /// many.
@@ -70,10 +70,9 @@ impl Lineage {
                 return Err(what("the new checkpoint would replace this one, which it depends on"));
             }
             if dir.parent()?.is_none() {
-                let link = dir.path().join(names::PARENT_LINK);
-                return match link.symlink_metadata() {
-                    Ok(_) => Err(what("the link leads to no directory")),
-                    Err(_) => Ok(()),
+                return match dir.parent_is_lost() {
+                    true => Err(what("the link leads to no directory")),
+                    false => Ok(()),
                 };
             }
         }

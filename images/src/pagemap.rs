@@ -10,17 +10,28 @@ use crate::reader::ImageReader;
 /// supported.
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Pages that follow one another in memory, and in the pages file if they are in it.
+/// Where pages are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the checkpoint's pages file, from this offset on.
+    Stored(u64),
+    /// In the parent checkpoint.
+    Parent,
+    /// Nowhere: they are to be brought in later, from where the dump was made.
+    Lazy,
+    /// Nowhere: they are zeros.
+    Zero,
+}
+
+/// Pages that follow one another in memory, and where they are too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRun {
     /// Address of the first.
     pub start: u64,
     /// How many there are.
     pub pages: u64,
-    /// The bits of [`page_flags`].
-    pub flags: u32,
-    /// Where they begin in the pages file, if they are there.
-    pub offset: Option<u64>,
+    /// Where they are.
+    pub place: Place,
 }
 
 impl PageRun {
@@ -36,17 +47,12 @@ impl PageRun {
 
     /// The pages are in the parent checkpoint.
     pub fn in_parent(&self) -> bool {
-        self.flags & page_flags::PARENT != 0
-    }
-
-    /// The pages may be brought in later.
-    pub fn lazy(&self) -> bool {
-        self.flags & page_flags::LAZY != 0
+        self.place == Place::Parent
     }
 
     /// The pages are in this checkpoint's pages file.
-    pub fn present(&self) -> bool {
-        self.offset.is_some()
+    pub fn is_stored(&self) -> bool {
+        matches!(self.place, Place::Stored(_))
     }
 }
 
@@ -83,7 +89,16 @@ impl PageMap {
 
     /// Pages in the pages file.
     pub fn stored_pages(&self) -> u64 {
-        self.runs.iter().filter(|run| run.present()).map(|run| run.pages).sum()
+        self.runs.iter().filter(|run| run.is_stored()).map(|run| run.pages).sum()
+    }
+
+    /// How long the pages file has to be.
+    pub(crate) fn needed_bytes(&self) -> u64 {
+        let end = |run: &PageRun| match run.place {
+            Place::Stored(offset) => offset + run.bytes(),
+            Place::Parent | Place::Lazy | Place::Zero => 0,
+        };
+        self.runs.iter().map(end).max().unwrap_or(0)
     }
 
     /// Bytes in the pages file.
@@ -100,22 +115,30 @@ impl PageMap {
 
 fn run(name: &str, entry: &PagemapEntry, stored: &mut u64) -> Result<PageRun, Error> {
     let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
-    let mut flags = entry.flags.unwrap_or(page_flags::PRESENT);
-    if entry.in_parent() {
-        flags = (flags | page_flags::PARENT) & !page_flags::PRESENT;
-    }
     let start = entry.vaddr;
     let end = pages.checked_mul(PAGE_SIZE).and_then(|bytes| start.checked_add(bytes));
     if !start.is_multiple_of(PAGE_SIZE) || pages == 0 || end.is_none() {
         return Err(Error::invalid(name, format!("{pages} pages at {start:#x}")));
     }
-    let offset = (flags & page_flags::PRESENT != 0).then_some(*stored);
-    if offset.is_some() {
+    let flags = match entry.in_parent() {
+        true => page_flags::PARENT,
+        false => entry.flags.unwrap_or(page_flags::PRESENT),
+    };
+    let offset = *stored;
+    let has = |flag: u32| flags & flag != 0;
+    if has(page_flags::PRESENT) {
         *stored = stored
             .checked_add(pages * PAGE_SIZE)
             .ok_or_else(|| Error::invalid(name, "more pages than any file holds"))?;
     }
-    Ok(PageRun { start, pages, flags, offset })
+    // What CRIU calls lazy may be stored as well: it need not come first then.
+    let place = match () {
+        () if has(page_flags::PARENT) => Place::Parent,
+        () if has(page_flags::PRESENT) => Place::Stored(offset),
+        () if has(page_flags::LAZY) => Place::Lazy,
+        () => Place::Zero,
+    };
+    Ok(PageRun { start, pages, place })
 }
 
 impl PagemapEntry {

@@ -1,72 +1,29 @@
-//! Writing a checkpoint directory that is complete or absent.
+//! Writing a checkpoint that is complete or absent.
 //!
-//! Images are written into a temporary directory and appear under their final name only by
-//! [`ImageWriter::commit`]:
-//!
-//! - If the target does not exist, or is an empty directory, the temporary directory lies beside it
-//!   (`.NAME.stasis-tmp-…`) and is renamed to it.
-//! - Else (container runtimes put logs there first; it may be a mount point; somebody may hold it open) the
-//!   temporary directory lies inside it (`.stasis-tmp-…`); files are moved out one by one, `inventory.img` last.
-//!   A directory without that is no checkpoint.
-//!
-//! A writer that is dropped removes what it made. One that is killed cannot; it held a lock (`flock`) on its
-//! temporary directory, and the next writer into the same place removes those that nobody holds
-//! ([`clear`]); until then [`unfinished`] shows them.
-//!
-//! A checkpoint is not made inside another one, nor above one.
+//! Images are written to where nobody looks for them, and appear only by [`ImageWriter::commit`]. How that is done
+//! is the store's to know ([`crate::store`]).
 
 mod folder;
-mod leftovers;
-mod nesting;
 mod sink;
-mod staging;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 
 use crate::error::Error;
 use crate::names::{self, Image};
+use crate::store::{Committed, ImageOutput, NewCheckpoint, PageSink, Staging, WriteOptions};
 
 pub use folder::Folder;
-pub use leftovers::{Unfinished, clear, unfinished};
 pub use sink::{ImageSink, encode};
-use staging::Staging;
-
-/// How a checkpoint is to be written.
-#[derive(Clone, Copy, Debug)]
-pub struct WriteOptions {
-    /// Replace a checkpoint that is there already (CRIU does; else that is refused).
-    pub overwrite: bool,
-    /// Keep the directory itself if it exists, even if empty: whoever holds it open sees the images arrive.
-    pub in_place: bool,
-    /// Have everything on the disk before the checkpoint appears.
-    pub sync: bool,
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        Self { overwrite: false, in_place: false, sync: true }
-    }
-}
-
-/// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Committed {
-    /// How many files.
-    pub files: usize,
-    /// How long they are together.
-    pub bytes: u64,
-}
 
 /// A checkpoint being written. Several threads may write different images at once.
 #[derive(Debug)]
 pub struct ImageWriter {
-    staging: Staging,
+    new: Box<dyn NewCheckpoint>,
     names: Mutex<BTreeSet<String>>,
     next_pages: AtomicU32,
     /// The same for pages that were copied while the processes ran.
@@ -77,13 +34,19 @@ pub struct ImageWriter {
 impl ImageWriter {
     /// Begins a checkpoint that will be in `directory`, whose parent must exist.
     pub fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
-        Ok(Self {
-            staging: Staging::create(directory, options)?,
+        Ok(Self::of(Box::new(Staging::create(directory, options)?)))
+    }
+
+    /// Begins a checkpoint in a store.
+    #[must_use]
+    pub fn of(new: Box<dyn NewCheckpoint>) -> Self {
+        Self {
+            new,
             names: Mutex::default(),
             next_pages: AtomicU32::new(1),
             next_early_pages: AtomicU32::new(1),
             unfinished: AtomicU32::new(0),
-        })
+        }
     }
 
     /// The checkpoint itself, as a place for page maps and pages.
@@ -97,7 +60,7 @@ impl ImageWriter {
     pub fn pre_copies(&self, count: usize) -> Result<Vec<Folder<'_>>, Error> {
         let names = names::PRE_COPIES.iter().take(count);
         let folder = |name: &&'static str| {
-            self.staging.create_directory(name)?;
+            self.new.create_directory(name)?;
             Ok(Folder::new(self, Some(name)))
         };
         names.map(folder).collect()
@@ -130,16 +93,16 @@ impl ImageWriter {
         self.here().image(image)
     }
 
-    /// Begins a pages file under the next free number (they count from 1). The file may be written at any offset,
-    /// by several threads at once; when the writer commits, its length must be what the page map says.
-    pub fn pages(&self) -> Result<(u32, File), Error> {
+    /// Begins a pages file under the next free number (they count from 1). Several threads may write to it; when the
+    /// writer commits, its length must be what the page map says.
+    pub fn pages(&self) -> Result<(u32, Arc<dyn PageSink>), Error> {
         self.here().pages()
     }
 
     /// Begins a file that has no messages.
-    pub fn raw(&self, name: &str) -> Result<File, Error> {
+    pub fn raw(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error> {
         self.claim(name)?;
-        self.staging.create_file(name)
+        self.new.create(name)
     }
 
     /// Links the checkpoint that holds the pages marked as being in the parent. A relative path counts from the
@@ -150,7 +113,7 @@ impl ImageWriter {
 
     /// Where the finished checkpoint will be, by its real path.
     pub fn target(&self) -> &Path {
-        self.staging.target()
+        self.new.target()
     }
 
     fn claim(&self, name: &str) -> Result<(), Error> {
@@ -169,9 +132,9 @@ impl ImageWriter {
             return Err(Error::Misuse { name: inventory, what: "it was not written" });
         }
         if self.unfinished.load(Ordering::Acquire) > 0 {
-            let name = self.staging.target().display().to_string();
+            let name = self.new.target().display().to_string();
             return Err(Error::Misuse { name, what: "an image in it was not finished" });
         }
-        self.staging.commit(&names)
+        self.new.commit(&names)
     }
 }

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs;
-use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 
+mod places;
+
+use places::Place;
 use stasis_images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
 use stasis_images::{
     Error, Folder, ImageDir, ImageWriter, Lineage, PAGE_SIZE, WriteOptions, names,
@@ -18,7 +20,8 @@ fn inventory() -> InventoryEntry {
 /// A pages file of one page, its page map with another page in the parent, and an inventory.
 fn fill(folder: Folder<'_>, byte: u8, parent: Option<&str>) -> Result<(), Error> {
     let (pages_id, pages) = folder.pages()?;
-    pages.write_all_at(&[byte; PAGE_SIZE as usize], 0).unwrap();
+    let room = pages.reserve(PAGE_SIZE).unwrap();
+    pages.write_all_at(&[byte; PAGE_SIZE as usize], room).unwrap();
     let mut map = folder.image(&names::pagemap(7))?;
     map.put(&PagemapHead { pages_id })?;
     map.put_as(&PagemapEntry::run(0x1000, 1, page_flags::PRESENT))?;
@@ -30,8 +33,7 @@ fn fill(folder: Folder<'_>, byte: u8, parent: Option<&str>) -> Result<(), Error>
     folder.write_one(&names::inventory(), &inventory())
 }
 
-fn write(target: &Path, options: WriteOptions, bytes: [u8; 3]) -> Result<(), Error> {
-    let writer = ImageWriter::create(target, options)?;
+fn write(writer: ImageWriter, bytes: [u8; 3]) -> Result<(), Error> {
     let early = writer.pre_copies(2)?;
     fill(early[1], bytes[0], None)?;
     fill(early[0], bytes[1], Some(names::PRE_COPY))?;
@@ -43,26 +45,25 @@ fn write(target: &Path, options: WriteOptions, bytes: [u8; 3]) -> Result<(), Err
 
 fn first_byte(dir: &ImageDir) -> u8 {
     let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
-    let (file, _) = dir.pages(map.pages_id).unwrap();
     let mut byte = [0];
-    file.read_exact_at(&mut byte, 0).unwrap();
+    dir.pages(map.pages_id).unwrap().read_exact_at(&mut byte, 0).unwrap();
     byte[0]
 }
 
 #[test]
 fn pages_that_were_copied_early_come_along() {
-    let place = tempfile::tempdir().unwrap();
-    for in_place in [false, true] {
-        let target = place.path().join(format!("checkpoint-{in_place}"));
-        if in_place {
-            fs::create_dir(&target).unwrap();
-            fs::write(target.join("dump.log"), "x").unwrap();
+    for (place, in_place) in Place::all().iter().flat_map(|place| [(place, false), (place, true)]) {
+        let name = format!("checkpoint-{in_place}");
+        if let (Place::Directories(place), true) = (place, in_place) {
+            fs::create_dir(place.path().join(&name)).unwrap();
+            fs::write(place.path().join(&name).join("dump.log"), "x").unwrap();
         }
         let options = WriteOptions { in_place, ..WriteOptions::default() };
-        write(&target, options, [1, 2, 3]).unwrap();
+        write(place.write(&name, options).unwrap(), [1, 2, 3]).unwrap();
         // And a second time, over the first.
-        write(&target, WriteOptions { overwrite: true, ..options }, [4, 5, 6]).unwrap();
-        let dir = ImageDir::open(&target).unwrap();
+        let options = WriteOptions { overwrite: true, ..options };
+        write(place.write(&name, options).unwrap(), [4, 5, 6]).unwrap();
+        let dir = place.open(&name).unwrap();
         let parent = dir.parent().unwrap().unwrap();
         let bytes = [&dir, &parent, &parent.parent().unwrap().unwrap()].map(first_byte);
         assert_eq!(bytes, [6, 5, 4]);
@@ -92,9 +93,9 @@ fn a_failed_commit_takes_early_pages_back() {
     assert_eq!(left, ["dump.log", "pages-1.img"]);
 }
 
-/// A directory with an inventory and a parent.
-fn link(place: &Path, name: &str, parent: Option<&str>) {
-    let writer = ImageWriter::create(&place.join(name), WriteOptions::default()).unwrap();
+/// A checkpoint with an inventory and a parent.
+fn link(place: &Place, name: &str, parent: Option<&str>) {
+    let writer = place.write(name, WriteOptions::default()).unwrap();
     writer.write_one(&names::inventory(), &inventory()).unwrap();
     if let Some(parent) = parent {
         writer.link_parent(Path::new(parent)).unwrap();
@@ -102,34 +103,42 @@ fn link(place: &Path, name: &str, parent: Option<&str>) {
     writer.commit().unwrap();
 }
 
+fn lineage(place: &Place, name: &str) -> Lineage {
+    Lineage::of(&place.open(name).unwrap()).unwrap()
+}
+
 #[test]
 fn a_lineage_ends_where_the_links_end() {
-    let place = tempfile::tempdir().unwrap();
-    link(place.path(), "a", None);
-    link(place.path(), "b", Some("../a"));
-    link(place.path(), "c", Some("../b"));
-    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("c")).unwrap()).unwrap();
-    assert!(lineage.level(2).unwrap().path().ends_with("c/parent/parent"));
-    assert!(lineage.level(3).unwrap_err().to_string().contains("no link leads"));
-    assert!(lineage.level(1).is_ok());
+    for place in Place::all() {
+        link(&place, "a", None);
+        link(&place, "b", Some("../a"));
+        link(&place, "c", Some("../b"));
+        let mut lineage = lineage(&place, "c");
+        assert!(lineage.level(2).unwrap().path().ends_with("c/parent/parent"));
+        assert!(lineage.level(3).unwrap_err().to_string().contains("no link leads"));
+        assert!(lineage.level(1).is_ok());
+    }
 }
 
 #[test]
 fn a_lineage_does_not_run_in_circles() {
-    let place = tempfile::tempdir().unwrap();
-    link(place.path(), "a", Some("../c"));
-    link(place.path(), "b", Some("../a"));
-    link(place.path(), "c", Some("../b"));
-    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("c")).unwrap()).unwrap();
-    assert!(lineage.level(1000).unwrap_err().to_string().contains("its own parent"));
+    for place in Place::all() {
+        link(&place, "a", Some("../c"));
+        link(&place, "b", Some("../a"));
+        link(&place, "c", Some("../b"));
+        let mut lineage = lineage(&place, "c");
+        assert!(lineage.level(1000).unwrap_err().to_string().contains("its own parent"));
+    }
 }
 
 #[test]
 fn a_parent_that_is_gone_is_named() {
-    let place = tempfile::tempdir().unwrap();
-    link(place.path(), "a", None);
-    symlink("../gone", place.path().join("a/parent")).unwrap();
-    let mut lineage = Lineage::of(&ImageDir::open(&place.path().join("a")).unwrap()).unwrap();
-    let error = lineage.level(1).unwrap_err().to_string();
-    assert!(error.contains("no link leads") && error.contains("/a)"), "{error}");
+    for place in Place::all() {
+        link(&place, "a", Some("../gone"));
+        let mut lineage = lineage(&place, "a");
+        let error = lineage.level(1).unwrap_err().to_string();
+        assert!(error.contains("no link leads") && error.contains("a)"), "{error}");
+        let error = lineage.check_for_child(Path::new("new")).unwrap_err().to_string();
+        assert!(error.contains("leads to no directory"), "{error}");
+    }
 }

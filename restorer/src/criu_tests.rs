@@ -1,15 +1,19 @@
 //! Images that CRIU 4.2 wrote (`tests/data/criu-4.2`), through every stage that makes nothing.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use images::ImageDir;
+use images::store::Memory;
 
 use crate::host::{Host, Range, Vdso};
 use crate::load::registers;
 use crate::load::{State, World};
 use crate::plan::{Birth, Caller, Plan};
 use crate::prepare::{self, Descriptors};
+use crate::run::Run;
 
 const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
 
@@ -17,6 +21,39 @@ fn world(set: &str) -> World {
     let path: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
     World::load(&ImageDir::open(&path).unwrap()).unwrap()
+}
+
+/// Where pages are in no file, they are brought into one: each is what it is in a directory.
+#[test]
+fn a_set_in_memory_is_loaded_as_from_a_directory() {
+    for set in SETS {
+        let path: PathBuf =
+            [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
+        let files = std::fs::read_dir(path).unwrap().map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read(path).unwrap())
+        });
+        let memory = Memory::default();
+        memory.put(set.as_ref(), files);
+        let store = memory.open(set.as_ref()).unwrap();
+        let (there, here) =
+            (world(set), World::load(&ImageDir::of(Arc::new(store)).unwrap()).unwrap());
+        assert_eq!(here.pages(), there.pages(), "{set}");
+        let bytes = |world: &World| -> Vec<Vec<u8>> {
+            let private = world.living().flat_map(|(_, body)| body.runs.iter().chain(&body.vdso));
+            let shared = world.segments.iter().flat_map(|segment| &segment.runs);
+            let bytes = |run: &Run| {
+                let (store, offset) = run.stored()?;
+                let mut bytes = vec![0; run.bytes() as usize];
+                world.stores[store].read_exact_at(&mut bytes, offset).unwrap();
+                Some(bytes)
+            };
+            private.chain(shared).filter_map(bytes).collect()
+        };
+        assert!(bytes(&here) == bytes(&there), "{set}");
+        assert!(!bytes(&here).is_empty(), "{set}");
+    }
 }
 
 fn plan(world: &World) -> Plan {

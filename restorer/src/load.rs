@@ -6,6 +6,7 @@
 mod memory;
 mod nameless;
 pub(crate) mod registers;
+mod store;
 mod task;
 
 use std::collections::BTreeMap;
@@ -18,9 +19,9 @@ use images::messages::{
 };
 use images::{Checkpoint, ImageDir};
 
-use memory::Store;
 pub(crate) use memory::{SharedSegment, is_ordinary};
 use nameless::Nameless;
+use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
@@ -108,7 +109,7 @@ impl World {
     /// Reads and checks all images of `dir`.
     pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
         // Whatever is referred to is there, and nothing is there twice.
-        let checkpoint = Checkpoint::load(dir.try_clone()?)?;
+        let checkpoint = Checkpoint::load(dir.clone())?;
         let nameless = Nameless::of(&checkpoint);
         let mut store = Store::of(dir)?;
         let cgroups = checkpoint.cgroups;
@@ -125,7 +126,7 @@ impl World {
         let mut maps = checkpoint.shared_memory;
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
-        let stores: Arc<[File]> = store.into_files().into();
+        let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let files = FileImages::load(dir, checkpoint.files, pids, memory)?;
         Ok(Self { processes, segments, stores, files, namespaces, cgroups, own_set })
@@ -145,7 +146,7 @@ impl World {
     pub(crate) fn pages(&self) -> u64 {
         let private = self.living().flat_map(|(_, body)| &body.runs);
         let shared = self.segments.iter().flat_map(|segment| &segment.runs);
-        private.chain(shared).filter(|run| run.place.is_some()).map(|run| run.pages).sum()
+        private.chain(shared).filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
     }
 }
 

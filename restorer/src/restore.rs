@@ -220,7 +220,7 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
         let mut stored = vec![0; bytes as usize];
         let mut at = 0;
         for run in &body.vdso {
-            let Some((store, offset)) = run.place else { continue };
+            let Some((store, offset)) = run.stored() else { continue };
             let bytes = run.bytes() as usize;
             world.stores[store]
                 .read_exact_at(&mut stored[at..at + bytes], offset)
@@ -292,7 +292,7 @@ fn shared(
         let failed = |what| Error::kernel(format!("{what} shared memory {}", segment.shmid));
         let mut memory = SharedMemory::new(segment.bytes as usize).map_err(failed("create"))?;
         for run in &segment.runs {
-            let Some((store, offset)) = run.place else { continue };
+            let Some((store, offset)) = run.stored() else { continue };
             memory
                 .fill(run.start, run.bytes(), &world.stores[store], offset)
                 .map_err(failed("fill"))?;

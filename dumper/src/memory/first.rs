@@ -3,14 +3,12 @@
 //! A file system lets one thread at a time write to a file. So each thread that copies has a file
 //! of its own, and as a page map speaks of one file, each file is in a parent checkpoint of its own.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use images::Folder;
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
 use images::names;
+use images::{Folder, PageSink};
 use kernel::pagemap::{PageMap, PageRun, clip};
 
 use super::copy::{Piece, cut, in_a_row, share, that_pay};
@@ -94,7 +92,7 @@ pub(super) struct First(Vec<Stripe>);
 #[derive(Debug)]
 struct Stripe {
     id: u32,
-    file: File,
+    sink: Arc<dyn PageSink>,
     runs: Vec<PageRun>,
     /// Where in the file each of them begins.
     offsets: Vec<u64>,
@@ -112,9 +110,9 @@ impl First {
     ) -> Result<Self, Error> {
         let mut stripes = Vec::with_capacity(folders.len());
         for folder in folders {
-            let (id, file) = folder.pages()?;
+            let (id, sink) = folder.pages()?;
             let (runs, offsets) = (Vec::new(), Vec::new());
-            stripes.push(Stripe { id, file, runs, offsets, bytes: 0 });
+            stripes.push(Stripe { id, sink, runs, offsets, bytes: 0 });
         }
         let readers = target.readers(bytes(spans))?;
         let states = stripes.iter_mut().zip(readers).collect();
@@ -198,16 +196,18 @@ impl Stripe {
         batch: &[PageRun],
         reader: &mut Reader<'_>,
     ) -> Result<(), Error> {
+        let start = self.sink.reserve(bytes(batch));
+        let start = start.map_err(|source| Error::Pages { pid, source })?;
         let mut buffer = std::mem::take(&mut reader.buffer);
-        for piece in cut(in_a_row(batch, self.bytes)) {
+        for piece in cut(in_a_row(batch, start)) {
             buffer.resize(piece.bytes, 0);
             reader.read(&piece, &mut buffer);
-            self.file
+            self.sink
                 .write_all_at(&buffer, piece.offset)
                 .map_err(|source| Error::Pages { pid, source })?;
         }
         reader.buffer = buffer;
-        for (run, offset) in in_a_row(batch, self.bytes) {
+        for (run, offset) in in_a_row(batch, start) {
             self.runs.push(run);
             self.offsets.push(offset);
         }
@@ -230,7 +230,7 @@ impl Stripe {
             while let (Some(run), false) = (self.runs.get(index), here.is_empty()) {
                 let count = here.len().min((run.end - at) as usize);
                 let (part, left) = here.split_at(count);
-                self.file
+                self.sink
                     .write_all_at(part, self.offsets[index] + (at - run.start))
                     .map_err(|source| Error::Pages { pid, source })?;
                 at += count as u64;

@@ -1,11 +1,10 @@
 //! The pages of one address space or shared segment: which they are, where their bytes are while
 //! the dump goes on, and what their page map says in the end.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
-use images::{Image, ImageWriter, Progress};
+use images::{Image, ImageWriter, PageSink, Progress};
 use kernel::arena::Arena;
 use kernel::pagemap::{PageRun, clip};
 
@@ -56,7 +55,7 @@ pub(crate) struct Pages {
     pub(crate) guards: Vec<PageRun>,
     /// Number of the pages file.
     id: u32,
-    pub(super) file: File,
+    pub(super) sink: Arc<dyn PageSink>,
     /// First byte in the arena, when they are there.
     pub(super) in_arena: Option<usize>,
     /// All of them in order, once [`Pages::settle`] has said.
@@ -66,7 +65,7 @@ pub(crate) struct Pages {
 impl Pages {
     /// Pages that will be written to a new pages file of `writer`.
     pub(crate) fn new(writer: &ImageWriter, pid: i32, origin: Origin) -> Result<Self, Error> {
-        let (id, file) = writer.pages()?;
+        let (id, sink) = writer.pages()?;
         Ok(Self {
             pid,
             origin,
@@ -75,7 +74,7 @@ impl Pages {
             rounds: Vec::new(),
             guards: Vec::new(),
             id,
-            file,
+            sink,
             in_arena: None,
             placed: Vec::new(),
         })
@@ -97,12 +96,15 @@ impl Pages {
         parent.map(|placed| placed.run.pages()).sum()
     }
 
-    /// Puts all that is known of them in order. This takes time, so if at all possible it is done
-    /// when the target no longer waits.
-    pub(crate) fn settle(&mut self) {
+    /// Puts all that is known of them in order, and takes room for it. This takes time, so if at all possible it
+    /// is done when the target no longer waits.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.placed.is_empty() {
             self.placed = place(&self.runs, &self.kept, &self.rounds);
+            let pid = self.pid;
+            self.sink.reserve(self.bytes()).map_err(|source| Error::Pages { pid, source })?;
         }
+        Ok(())
     }
 
     /// What goes into the pages file, with offsets.
@@ -167,13 +169,13 @@ impl Pages {
             for (index, piece) in bytes.chunks(16 * PIECE).enumerate() {
                 let here = at + (index * 16 * PIECE) as u64;
                 if gathered.len() + piece.len() > PIECE || here != offset + gathered.len() as u64 {
-                    self.file.write_all_at(&gathered, offset).map_err(failed)?;
+                    self.sink.write_all_at(&gathered, offset).map_err(failed)?;
                     progress.advance(gathered.len() as u64);
                     gathered.clear();
                     offset = here;
                 }
                 if piece.len() > PIECE {
-                    self.file.write_all_at(piece, here).map_err(failed)?;
+                    self.sink.write_all_at(piece, here).map_err(failed)?;
                     progress.advance(piece.len() as u64);
                     offset = here + piece.len() as u64;
                 } else {
@@ -181,7 +183,7 @@ impl Pages {
                 }
             }
         }
-        self.file.write_all_at(&gathered, offset).map_err(failed)?;
+        self.sink.write_all_at(&gathered, offset).map_err(failed)?;
         progress.advance(gathered.len() as u64);
         Ok(())
     }

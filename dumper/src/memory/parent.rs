@@ -37,7 +37,7 @@ impl Parent {
         let map = self.dir.page_map(&names::pagemap(pid.cast_unsigned()));
         let map = map.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();
-        for run in map.runs.iter().filter(|run| run.present() || run.in_parent()) {
+        for run in map.runs.iter().filter(|run| run.is_stored() || run.in_parent()) {
             push(&mut pages, run.start, run.end());
         }
         Ok(pages)

@@ -1,7 +1,5 @@
 //! Where pages are copied to while the target stands still.
 
-use std::os::unix::fs::FileExt;
-
 use images::Progress;
 use kernel::arena::Arena;
 
@@ -61,7 +59,7 @@ impl Store {
             // It may have grown by more than was foreseen: slower, and right.
             place => {
                 *place = Place::Files;
-                sets.iter_mut().for_each(Pages::settle);
+                sets.iter_mut().try_for_each(Pages::settle)?;
                 copy_to_files(sets, threads, clock)
             }
         }
@@ -109,7 +107,7 @@ fn copy_to_files(sets: &[Pages], threads: usize, clock: &Clock) -> Result<(), Er
         clock.check(STEP)?;
         buffer.resize(piece.bytes, 0);
         set.origin.read(&piece.ranges, buffer).map_err(failed(set.pid))?;
-        set.file
+        set.sink
             .write_all_at(buffer, piece.offset)
             .map_err(|source| Error::Pages { pid: set.pid, source })
     })

@@ -1,7 +1,6 @@
 //! What is in pipes, socket queues and files without a name: where it is, not the bytes themselves.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Take};
 
 use prost::Message;
 
@@ -10,6 +9,7 @@ use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry};
 use crate::names::{self, Image};
+use crate::store::Content;
 
 /// Where bytes are in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,11 @@ impl Payload {
     }
 
     /// The bytes as something to copy from.
-    pub fn open<M>(&self, dir: &ImageDir, image: &Image<M>) -> Result<std::io::Take<File>, Error> {
+    pub fn open<M>(
+        &self,
+        dir: &ImageDir,
+        image: &Image<M>,
+    ) -> Result<Take<Box<dyn Content>>, Error> {
         let mut file = dir.raw(image.name())?;
         file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("seek in", image.name()))?;
         Ok(file.take(self.size))

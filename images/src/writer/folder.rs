@@ -1,8 +1,8 @@
 //! A checkpoint's directory, or the one inside it for pages that were copied early: what both hold
 //! in the same form.
 
-use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use prost::Message;
@@ -10,6 +10,7 @@ use prost::Message;
 use super::{ImageSink, ImageWriter};
 use crate::error::Error;
 use crate::names::{self, Image};
+use crate::store::PageSink;
 
 /// A directory of a checkpoint that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +34,8 @@ impl<'w> Folder<'w> {
 
     /// Begins an image, to be written message by message. It must be [finished](ImageSink::finish).
     pub fn image<M: Message>(&self, image: &Image<M>) -> Result<ImageSink<'w, M>, Error> {
-        let file = self.writer.raw(&self.path(image.name()))?;
-        ImageSink::begin(&self.writer.unfinished, image, file)
+        let output = self.writer.raw(&self.path(image.name()))?;
+        ImageSink::begin(&self.writer.unfinished, image, output)
     }
 
     /// Writes an image of one message.
@@ -45,19 +46,21 @@ impl<'w> Folder<'w> {
     }
 
     /// Begins a pages file under the next free number of this directory.
-    pub fn pages(&self) -> Result<(u32, File), Error> {
+    pub fn pages(&self) -> Result<(u32, Arc<dyn PageSink>), Error> {
         let next = match self.inside {
             None => &self.writer.next_pages,
             Some(_) => &self.writer.next_early_pages,
         };
         let id = next.fetch_add(1, Ordering::Relaxed);
-        Ok((id, self.writer.raw(&self.path(&names::pages(id)))?))
+        let name = self.path(&names::pages(id));
+        self.writer.claim(&name)?;
+        Ok((id, self.writer.new.create_pages(&name)?))
     }
 
     /// Links the parent of this directory. A relative path counts from the directory, once it is finished.
     pub fn link_parent(&self, parent: &Path) -> Result<(), Error> {
         let name = self.path(names::PARENT_LINK);
         self.writer.claim(&name)?;
-        self.writer.staging.link(&name, parent)
+        self.writer.new.link(&name, parent)
     }
 }

@@ -1,6 +1,5 @@
 //! Writing one image.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,12 +10,13 @@ use crate::error::Error;
 use crate::magic;
 use crate::names::{Head, Image};
 use crate::reader::MAX_MESSAGE;
+use crate::store::ImageOutput;
 
 /// An image being written, message by message.
 #[derive(Debug)]
 pub struct ImageSink<'w, M> {
     name: String,
-    output: BufWriter<File>,
+    output: BufWriter<Box<dyn ImageOutput>>,
     message_bytes: Vec<u8>,
     /// Counts the images that were begun and not finished, so that a commit can refuse them.
     unfinished: &'w AtomicU32,
@@ -27,12 +27,12 @@ impl<'w, M: Message> ImageSink<'w, M> {
     pub(super) fn begin(
         unfinished: &'w AtomicU32,
         image: &Image<M>,
-        file: File,
+        output: Box<dyn ImageOutput>,
     ) -> Result<Self, Error> {
         unfinished.fetch_add(1, Ordering::AcqRel);
         let mut sink = Self {
             name: image.name().to_owned(),
-            output: BufWriter::new(file),
+            output: BufWriter::new(output),
             message_bytes: Vec::new(),
             unfinished,
             message: PhantomData,
@@ -73,7 +73,14 @@ impl<'w, M: Message> ImageSink<'w, M> {
 
     /// Copies what `input` gives, to its end, in the kernel where it can; returns how much that was.
     pub fn payload_from(&mut self, input: &mut impl Read) -> Result<u64, Error> {
-        io::copy(input, &mut self.output).map_err(Error::io("write", &self.name))
+        let mut copy = |output: &mut BufWriter<Box<dyn ImageOutput>>| {
+            output.flush()?;
+            match output.get_mut().file() {
+                Some(file) => io::copy(input, file),
+                None => io::copy(input, output),
+            }
+        };
+        copy(&mut self.output).map_err(Error::io("write", &self.name))
     }
 
     /// Ends the image.

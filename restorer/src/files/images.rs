@@ -45,7 +45,7 @@ impl FileImages {
     pub(crate) fn pages(&self) -> u64 {
         let runs = self.beside.get::<FileMemory>().map(|memory| &memory.runs);
         let runs = runs.into_iter().flat_map(|runs| runs.values().flatten());
-        runs.filter(|run| run.place.is_some()).map(|run| run.pages).sum()
+        runs.filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
     }
 
     /// The ids that descriptors refer to.

@@ -287,7 +287,7 @@ fn reserve(file: &File, size: u64, blocks: u64) -> nix::Result<()> {
 
 /// Copies a run, as far as it is not beyond the end.
 fn fill(file: &File, run: &Run, size: u64, stores: &[File]) -> std::io::Result<()> {
-    let Some((store, from)) = run.place else { return Ok(()) };
+    let Some((store, from)) = run.stored() else { return Ok(()) };
     let store = stores.get(store).ok_or(std::io::ErrorKind::NotFound)?;
     let bytes = run.end().min(size).saturating_sub(run.start);
     let mut buffer = vec![0; bytes.min(AT_ONCE) as usize];
@@ -306,6 +306,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::run::Place;
     use images::messages::{AttributeEntry, FileTimesEntry};
 
     #[test]
@@ -319,7 +320,7 @@ mod tests {
         let (uid, gid) = (stat.st_uid, stat.st_gid);
         let entry =
             MemfdInodeEntry { name, size, mode, seals, uid, gid, ..MemfdInodeEntry::default() };
-        let run = |start, pages, offset| Run { start, pages, place: Some((0, offset)) };
+        let run = |start, pages, offset| Run { start, pages, place: Place::Stored(0, offset) };
         let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
         let attribute = AttributeEntry { name: b"user.is".to_vec(), value: b"carried".to_vec() };
         let times = FileTimesEntry {

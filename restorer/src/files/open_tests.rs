@@ -17,7 +17,7 @@ use super::*;
 fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
-    let checkpoint = Checkpoint::load(dir.try_clone().unwrap()).unwrap();
+    let checkpoint = Checkpoint::load(dir.clone()).unwrap();
     let (pids, memory) = Default::default();
     FileImages::load(&dir, checkpoint.files, pids, memory).unwrap()
 }

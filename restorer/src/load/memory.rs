@@ -1,16 +1,16 @@
 //! Address spaces, page maps and shared memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use arch::memory::END_OF_SPACE;
 use images::messages::{MmEntry, VmaEntry, vma_status};
-use images::{ImageDir, Lineage, PAGE_SIZE, PageMap, names};
+use images::{ImageDir, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
 use super::Process;
+use super::store::Store;
 use crate::error::Error;
-use crate::run::Run;
+use crate::run::{Place, Run};
 
 const MAP_HUGETLB: u32 = 0x4_0000;
 
@@ -20,35 +20,6 @@ pub(crate) struct SharedSegment {
     pub(crate) shmid: u64,
     pub(crate) bytes: u64,
     pub(crate) runs: Vec<Run>,
-}
-
-/// The checkpoint with its parents, and the pages files in use, each opened once.
-#[derive(Debug)]
-pub(crate) struct Store {
-    lineage: Lineage,
-    files: Vec<File>,
-    /// By how many parents up the checkpoint is, and the number of the file.
-    known: BTreeMap<(usize, u32), usize>,
-}
-
-impl Store {
-    pub(super) fn of(dir: &ImageDir) -> Result<Self, Error> {
-        Ok(Self { lineage: Lineage::of(dir)?, files: Vec::new(), known: BTreeMap::new() })
-    }
-
-    fn index(&mut self, level: usize, pages_id: u32) -> Result<usize, Error> {
-        if let Some(&index) = self.known.get(&(level, pages_id)) {
-            return Ok(index);
-        }
-        let (file, _) = self.lineage.level(level)?.pages(pages_id)?;
-        self.files.push(file);
-        self.known.insert((level, pages_id), self.files.len() - 1);
-        Ok(self.files.len() - 1)
-    }
-
-    pub(super) fn into_files(self) -> Vec<File> {
-        self.files
-    }
 }
 
 /// Which page map, in whichever checkpoint of the chain.
@@ -68,8 +39,7 @@ impl Owner {
 
     /// Refuses pages that stayed with the dumper, to be asked for later.
     fn check(self, map: &PageMap) -> Result<(), Error> {
-        let mut missing =
-            map.runs.iter().filter(|run| run.lazy() && !run.present() && !run.in_parent());
+        let mut missing = map.runs.iter().filter(|run| run.place == images::Place::Lazy);
         let Some(first) = missing.next() else { return Ok(()) };
         let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
         Err(Error::refused(support::images::lazy_pages(pages, first.start).of(0, self.name())))
@@ -93,10 +63,7 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
             in_parent.push((run.start, run.end()));
             continue;
         }
-        let place = match run.offset {
-            None => None,
-            Some(offset) => Some((store.index(0, map.pages_id)?, offset)),
-        };
+        let place = place(store, 0, map, run, (run.start, run.end()))?;
         found.push(Run { start: run.start, pages: run.pages, place });
     }
     for level in 1.. {
@@ -109,6 +76,22 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
     }
     found.sort_by_key(|run| run.start);
     Ok(found)
+}
+
+/// Where a part of a run is, of a page map that is so many levels up.
+fn place(
+    store: &mut Store,
+    level: usize,
+    map: &PageMap,
+    run: &PageRun,
+    (start, end): (u64, u64),
+) -> Result<Place, Error> {
+    match run.place {
+        images::Place::Stored(offset) => {
+            store.place(level, map.pages_id, offset + (start - run.start), end - start)
+        }
+        images::Place::Zero | images::Place::Parent | images::Place::Lazy => Ok(Place::Zero),
+    }
 }
 
 /// Finds `wanted` ranges in a parent checkpoint; returns what is in the next one up.
@@ -133,12 +116,7 @@ fn from_parent(
             if run.in_parent() {
                 further.push((at, until));
             } else {
-                let place = match run.offset {
-                    None => None,
-                    Some(offset) => {
-                        Some((store.index(level, map.pages_id)?, offset + (at - run.start)))
-                    }
-                };
+                let place = place(store, level, map, run, (at, until))?;
                 found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, place });
             }
             at = until;
@@ -242,7 +220,7 @@ pub(super) fn private_runs(
                     return Err(Error::image(object.name(), reason));
                 }
                 // New anonymous memory is zeros without anybody's help.
-                if rest.place.is_some() || vma.status & ANON_PRIVATE == 0 {
+                if rest.stored().is_some() || vma.status & ANON_PRIVATE == 0 {
                     kept.push(Run { pages, ..rest });
                 }
             } else if vma.status & vma_status::VDSO != 0 {
@@ -251,7 +229,7 @@ pub(super) fn private_runs(
             let bytes = pages * PAGE_SIZE;
             rest.start += bytes;
             rest.pages -= pages;
-            rest.place = rest.place.map(|(file, offset)| (file, offset + bytes));
+            rest.place = rest.place.after(bytes);
         }
     }
     Ok((kept, vdso))
@@ -318,7 +296,8 @@ mod tests {
             stored += if flags & STORED != 0 { count } else { 0 };
         }
         map.finish().unwrap();
-        pages.set_len(stored * PAGE_SIZE).unwrap();
+        let room = pages.reserve(stored * PAGE_SIZE).unwrap();
+        pages.write_all_at(&vec![1; (stored * PAGE_SIZE) as usize], room).unwrap();
         if let Some(parent) = parent {
             writer.link_parent(Path::new(parent)).unwrap();
         }
@@ -339,7 +318,7 @@ mod tests {
         Ok(runs
             .iter()
             .map(|run| {
-                let place = run.place.map(|(file, offset)| (file, pages(offset)));
+                let place = run.stored().map(|(file, offset)| (file, pages(offset)));
                 (pages(run.start), run.pages, place)
             })
             .collect())

@@ -9,9 +9,10 @@ use images::{checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
 
-use super::memory::{self, Store};
+use super::memory;
 use super::nameless::Nameless;
 use super::registers;
+use super::store::Store;
 use super::{Body, Process, State, Thread};
 use crate::dead;
 use crate::error::Error;

@@ -11,7 +11,7 @@ use super::{Descriptors, Host};
 use crate::error::Error;
 use crate::files::Needs;
 use crate::load::{Body, is_ordinary};
-use crate::run::Run;
+use crate::run::{Place, Run};
 
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
@@ -185,14 +185,14 @@ fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
         let mut rest = *run;
         while rest.pages > 0 {
             let bytes = rest.bytes().min(MAX_READ);
-            let joins = rest.place.is_some()
-                && end == rest.place
+            let joins = rest.stored().is_some()
+                && end == Some(rest.place)
                 && taken + bytes <= MAX_READ
                 && reads.last().is_some_and(|read| (read.segments as usize) < MAX_SEGMENTS);
             if !joins {
                 let (fd, offset) = match rest.place {
-                    Some((store, offset)) => (descriptors.stores[store], offset),
-                    None => (-1, 0),
+                    Place::Stored(store, offset) => (descriptors.stores[store], offset),
+                    Place::Zero => (-1, 0),
                 };
                 reads.push(Read { fd, segments: 0, first: segments.len() as u64, offset });
                 taken = 0;
@@ -210,8 +210,8 @@ fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
             taken += bytes;
             rest.start += bytes;
             rest.pages -= bytes / PAGE_SIZE;
-            rest.place = rest.place.map(|(store, offset)| (store, offset + bytes));
-            end = rest.place;
+            rest.place = rest.place.after(bytes);
+            end = Some(rest.place);
         }
     }
     (reads, segments)
@@ -250,11 +250,11 @@ mod tests {
         let descriptors = Descriptors { stores: vec![70, 71], ..Descriptors::default() };
         let run = |start, pages, place| Run { start, pages, place };
         let runs = [
-            run(0x1000, 1, Some((0, 0))),
-            run(0x2000, 1, Some((0, 4096))),
-            run(0x8000, 2, Some((0, 8192))),
-            run(0x1_0000, 1, None),
-            run(0x2_0000, 1, Some((1, 0))),
+            run(0x1000, 1, Place::Stored(0, 0)),
+            run(0x2000, 1, Place::Stored(0, 4096)),
+            run(0x8000, 2, Place::Stored(0, 8192)),
+            run(0x1_0000, 1, Place::Zero),
+            run(0x2_0000, 1, Place::Stored(1, 0)),
         ];
         let (reads, segments) = reads(&runs, &descriptors);
         assert_eq!(reads.len(), 3);
@@ -270,7 +270,7 @@ mod tests {
         let descriptors = Descriptors { stores: vec![70], ..Descriptors::default() };
         let pages = 3 * MAX_READ / PAGE_SIZE / 2;
         let (reads, segments) =
-            reads(&[Run { start: 0, pages, place: Some((0, 4096)) }], &descriptors);
+            reads(&[Run { start: 0, pages, place: Place::Stored(0, 4096) }], &descriptors);
         assert_eq!(reads.len(), 2);
         assert_eq!(reads[1].offset, 4096 + MAX_READ);
         assert_eq!(segments.iter().map(|segment| segment.bytes).sum::<u64>(), pages * PAGE_SIZE);

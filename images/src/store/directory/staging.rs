@@ -1,23 +1,37 @@
 //! The temporary directory of a checkpoint, and how it becomes the final one.
+//!
+//! - If the target does not exist, or is an empty directory, the temporary directory lies beside it
+//!   (`.NAME.stasis-tmp-…`) and is renamed to it.
+//! - Else (container runtimes put logs there first; it may be a mount point; somebody may hold it open) the
+//!   temporary directory lies inside it (`.stasis-tmp-…`); files are moved out one by one, `inventory.img` last.
+//!   A directory without that is no checkpoint.
+//!
+//! A writer that is dropped removes what it made. One that is killed cannot; it held a lock (`flock`) on its
+//! temporary directory, and the next writer into the same place removes those that nobody holds
+//! ([`leftovers::clear`]); until then [`leftovers::unfinished`] shows them.
+//!
+//! A checkpoint is not made inside another one, nor above one.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::leftovers::{self, MARK};
 use super::nesting::refuse_nested;
-use super::{Committed, WriteOptions};
+use super::output::PagesOutput;
 use crate::error::Error;
 use crate::names;
+use crate::store::{Committed, ImageOutput, NewCheckpoint, PageSink, WriteOptions};
 
 /// Files that are being synchronised at once.
 const SYNC_THREADS: usize = 8;
 
 /// A temporary directory. Dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub(crate) struct Staging {
     /// The final directory.
     target: PathBuf,
     /// The temporary one.
@@ -32,7 +46,7 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub(super) fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
+    pub(crate) fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
         let target = resolve(directory)?;
         let exists = target.exists();
         refuse_checkpoint(&target, options)?;
@@ -84,11 +98,7 @@ impl Staging {
         Err(Error::path("create a temporary directory in", place)(source))
     }
 
-    pub(super) fn target(&self) -> &Path {
-        &self.target
-    }
-
-    pub(super) fn create_file(&self, name: &str) -> Result<File, Error> {
+    fn create_file(&self, name: &str) -> Result<File, Error> {
         OpenOptions::new()
             .read(true)
             .write(true)
@@ -96,31 +106,6 @@ impl Staging {
             .mode(0o600)
             .open(self.path.join(name))
             .map_err(Error::io("create", name))
-    }
-
-    /// Makes a directory inside, if it is not there yet.
-    pub(super) fn create_directory(&self, name: &str) -> Result<(), Error> {
-        match fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(Error::path("create directory", self.path.join(name))(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn link(&self, name: &str, to: &Path) -> Result<(), Error> {
-        std::os::unix::fs::symlink(to, self.path.join(name)).map_err(Error::io("link", name))
-    }
-
-    pub(super) fn commit(mut self, names: &BTreeSet<String>) -> Result<Committed, Error> {
-        let committed = self.settle(names)?;
-        self.renamed = self.beside && self.rename()?;
-        if !self.renamed {
-            self.move_all(names)?;
-        } else if self.options.sync {
-            sync_directory(self.target.parent().unwrap_or(Path::new("/")))?;
-        }
-        Ok(committed)
     }
 
     /// Counts the files and, if asked, has them on the disk.
@@ -203,6 +188,44 @@ impl Staging {
         {
             tracing::warn!(%error, "a directory of the failed checkpoint stays");
         }
+    }
+}
+
+impl NewCheckpoint for Staging {
+    fn target(&self) -> &Path {
+        &self.target
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error> {
+        Ok(Box::new(self.create_file(name)?))
+    }
+
+    fn create_pages(&self, name: &str) -> Result<Arc<dyn PageSink>, Error> {
+        Ok(Arc::new(PagesOutput::new(self.create_file(name)?)))
+    }
+
+    fn create_directory(&self, name: &str) -> Result<(), Error> {
+        match fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::path("create directory", self.path.join(name))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn link(&self, name: &str, to: &Path) -> Result<(), Error> {
+        std::os::unix::fs::symlink(to, self.path.join(name)).map_err(Error::io("link", name))
+    }
+
+    fn commit(mut self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error> {
+        let committed = self.settle(names)?;
+        self.renamed = self.beside && self.rename()?;
+        if !self.renamed {
+            self.move_all(names)?;
+        } else if self.options.sync {
+            sync_directory(self.target.parent().unwrap_or(Path::new("/")))?;
+        }
+        Ok(committed)
     }
 }
 

@@ -1,0 +1,152 @@
+//! Where a checkpoint's images are: a directory, memory, and what is to come beside them.
+//!
+//! [`ImageStore`] is read from, [`NewCheckpoint`] written to; [`PageSource`] and [`PageSink`] are their pages. The
+//! rest of the crate, and everybody who uses it, knows these and not where the bytes are. A new kind of store is a
+//! module here that implements all four.
+
+mod directory;
+mod memory;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+pub(crate) use directory::Staging;
+pub use directory::{Directory, Unfinished, clear, unfinished};
+pub use memory::{Memory, MemoryStore, NewInMemory};
+
+/// A file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFile {
+    /// Its name.
+    pub name: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What tells a store from all others that are open: device and inode of a directory.
+pub type Identity = (u64, u64);
+
+/// The content of an image that is open.
+pub trait Content: Read + Seek + Send + Debug {}
+
+impl<T: Read + Seek + Send + Debug> Content for T {}
+
+/// An image that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// What is in it.
+    pub content: Box<dyn Content>,
+    /// How long it is.
+    pub size: u64,
+}
+
+/// A checkpoint to read from. Names are those of [`crate::names`]; those in the directories for pages that were
+/// copied early ([`crate::names::PRE_COPIES`]) have these in front.
+pub trait ImageStore: Debug + Send + Sync {
+    /// What errors call it. A path, whether or not a file system has it.
+    fn path(&self) -> &Path;
+
+    /// Opens an image; `None` if there is none of that name.
+    fn open(&self, name: &str) -> Result<Option<Opened>, Error>;
+
+    /// Opens a pages file; `None` if there is none of that name.
+    fn pages(&self, name: &str) -> Result<Option<Arc<dyn PageSource>>, Error>;
+
+    /// All images, in any order.
+    fn list(&self) -> Result<Vec<ImageFile>, Error>;
+
+    /// The store that holds the pages marked as being in the parent; `None` if no link leads to one.
+    fn parent(&self) -> Result<Option<Arc<dyn ImageStore>>, Error>;
+
+    /// Whether there is a link to a parent that leads nowhere.
+    fn parent_is_lost(&self) -> bool;
+
+    /// By which it is known if it is met twice.
+    fn identity(&self) -> Result<Identity, Error>;
+}
+
+/// Pages that were stored, one behind the other. Several threads may read at once.
+pub trait PageSource: Debug + Send + Sync {
+    /// How long they are together.
+    fn bytes(&self) -> u64;
+
+    /// Fills the buffer with what begins at `offset`.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The file that they are in, offset by offset, where there is one: it can be handed to another process.
+    fn file(&self) -> Option<&File>;
+}
+
+/// How a checkpoint is to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// Replace a checkpoint that is there already (CRIU does; else that is refused).
+    pub overwrite: bool,
+    /// Keep the directory itself if it exists, even if empty: whoever holds it open sees the images arrive.
+    pub in_place: bool,
+    /// Have everything on the disk before the checkpoint appears.
+    pub sync: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { overwrite: false, in_place: false, sync: true }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// How many files.
+    pub files: usize,
+    /// How long they are together.
+    pub bytes: u64,
+}
+
+/// A checkpoint that is being written: nobody sees it before it is committed. Several threads may write different
+/// images at once. Dropping it leaves nothing.
+pub trait NewCheckpoint: Debug + Send + Sync {
+    /// Where the finished checkpoint will be. Relative links count from there.
+    fn target(&self) -> &Path;
+
+    /// Begins an image.
+    fn create(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error>;
+
+    /// Begins a pages file.
+    fn create_pages(&self, name: &str) -> Result<Arc<dyn PageSink>, Error>;
+
+    /// Makes one of [`crate::names::PRE_COPIES`], if it is not there yet.
+    fn create_directory(&self, name: &str) -> Result<(), Error>;
+
+    /// Links the parent, by the name [`crate::names::PARENT_LINK`] or one in a directory inside.
+    fn link(&self, name: &str, to: &Path) -> Result<(), Error>;
+
+    /// Makes the checkpoint appear. It consists of what was created and linked, which is `names`, and exists from
+    /// the moment on that its `inventory.img`, which is among them, does.
+    fn commit(self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error>;
+}
+
+/// An image that is being written, from its beginning to its end.
+pub trait ImageOutput: Write + Send + Debug {
+    /// The file that it goes to, at its end so far, where there is one: the kernel can copy into it.
+    fn file(&mut self) -> Option<&mut File>;
+}
+
+/// A pages file that is being written. It grows in the order in which pages are captured, and no byte is written
+/// twice, so that it may as well be a stream. Several threads may fill the room that was taken.
+pub trait PageSink: Debug + Send + Sync {
+    /// Takes room for so many bytes behind all that was taken before; says where it begins.
+    fn reserve(&self, bytes: u64) -> io::Result<u64>;
+
+    /// Writes into the room that was taken.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Says that nobody will read these bytes, which were written: the room may be had for others.
+    fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
+}

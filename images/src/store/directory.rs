@@ -1,0 +1,156 @@
+//! A checkpoint in a directory, as CRIU has it.
+
+mod leftovers;
+mod nesting;
+mod output;
+mod staging;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+pub use leftovers::{Unfinished, clear, unfinished};
+pub(crate) use staging::Staging;
+
+use super::{Identity, ImageFile, ImageStore, Opened, PageSource};
+use crate::error::Error;
+use crate::names;
+
+/// A directory, open for reading.
+///
+/// It holds a descriptor of the directory and opens files relative to it: what happens to the path, the mount
+/// namespace or the root of the process afterwards does not matter.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens the directory.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::OpenDirectory { path: path.into(), source: errno.into() })?;
+        Ok(Self::from_fd(fd, path))
+    }
+
+    /// Takes a directory that is open already; `path` is what errors call it.
+    pub fn from_fd(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd, path: path.into() }
+    }
+
+    fn list_below(&self, at: &str, prefix: &str, files: &mut Vec<ImageFile>) -> Result<(), Error> {
+        let listing = |errno: Errno| Error::path("list", self.path.join(at))(errno.into());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut dir = Dir::openat(&self.fd, at, flags, Mode::empty()).map_err(listing)?;
+        for entry in dir.iter() {
+            let entry = entry.map_err(listing)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if !names::is_image(name) && !names::is_service(name) {
+                continue;
+            }
+            let name = format!("{prefix}{name}");
+            if let Some((_, size)) = self.open_file(&name)? {
+                files.push(ImageFile { name, size });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a file of the directory. Only a regular file will do: no link that leads elsewhere, no fifo to hang on.
+    fn open_file(&self, name: &str) -> Result<Option<(File, u64)>, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(Error::io("open", name)(errno.into())),
+        };
+        let metadata = file.metadata().map_err(Error::io("stat", name))?;
+        if !metadata.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(Error::io("open", name)(source));
+        }
+        Ok(Some((file, metadata.len())))
+    }
+}
+
+impl ImageStore for Directory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open(&self, name: &str) -> Result<Option<Opened>, Error> {
+        let opened = self.open_file(name)?;
+        Ok(opened.map(|(file, size)| Opened { content: Box::new(file), size }))
+    }
+
+    fn pages(&self, name: &str) -> Result<Option<Arc<dyn PageSource>>, Error> {
+        let opened = self.open_file(name)?;
+        Ok(opened.map(|(file, bytes)| Arc::new(PagesFile { file, bytes }) as Arc<dyn PageSource>))
+    }
+
+    fn list(&self) -> Result<Vec<ImageFile>, Error> {
+        let mut files = Vec::new();
+        self.list_below(".", "", &mut files)?;
+        for early in names::PRE_COPIES {
+            match self.list_below(early, &format!("{early}/"), &mut files) {
+                Err(Error::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    break;
+                }
+                listed => listed?,
+            }
+        }
+        Ok(files)
+    }
+
+    fn parent(&self) -> Result<Option<Arc<dyn ImageStore>>, Error> {
+        let path = self.path.join(names::PARENT_LINK);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match openat(&self.fd, names::PARENT_LINK, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Arc::new(Self { fd, path }))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::OpenDirectory { path, source: errno.into() }),
+        }
+    }
+
+    fn parent_is_lost(&self) -> bool {
+        let link = self.path.join(names::PARENT_LINK);
+        link.symlink_metadata().is_ok() && !link.exists()
+    }
+
+    fn identity(&self) -> Result<Identity, Error> {
+        let stat = nix::sys::stat::fstat(&self.fd)
+            .map_err(|errno| Error::path("stat", &self.path)(errno.into()))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+}
+
+/// A pages file.
+#[derive(Debug)]
+struct PagesFile {
+    file: File,
+    bytes: u64,
+}
+
+impl PageSource for PagesFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+}

@@ -1,0 +1,96 @@
+//! Where pages are read from: the checkpoint with its parents, and the pages files in use.
+//!
+//! Tasks read their pages themselves, from descriptors. Of a store whose pages are in no file, what is wanted is
+//! brought into memory that is one.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use images::{ImageDir, Lineage, PageSource};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::Error;
+use crate::run::Place;
+
+/// Bytes that are brought at once.
+const AT_ONCE: u64 = 1 << 20;
+
+/// The checkpoint with its parents, and the pages files in use, each opened once.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(super) lineage: Lineage,
+    sources: Vec<Source>,
+    /// By how many parents up the checkpoint is, and the number of the file.
+    known: BTreeMap<(usize, u32), usize>,
+}
+
+/// A pages file.
+#[derive(Debug)]
+struct Source {
+    pages: Arc<dyn PageSource>,
+    /// What of it is wanted, if it has to be brought: offset and bytes.
+    wanted: Vec<(u64, u64)>,
+}
+
+impl Store {
+    pub(super) fn of(dir: &ImageDir) -> Result<Self, Error> {
+        Ok(Self { lineage: Lineage::of(dir)?, sources: Vec::new(), known: BTreeMap::new() })
+    }
+
+    /// The place of bytes that are wanted: in a pages file of the checkpoint that is so many levels up.
+    pub(super) fn place(
+        &mut self,
+        level: usize,
+        pages_id: u32,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Place, Error> {
+        let index = match self.known.get(&(level, pages_id)) {
+            Some(&index) => index,
+            None => {
+                let pages = self.lineage.level(level)?.pages(pages_id)?;
+                self.sources.push(Source { pages, wanted: Vec::new() });
+                self.known.insert((level, pages_id), self.sources.len() - 1);
+                self.sources.len() - 1
+            }
+        };
+        let source = &mut self.sources[index];
+        if source.pages.file().is_none() {
+            source.wanted.push((offset, bytes));
+        }
+        Ok(Place::Stored(index, offset))
+    }
+
+    /// The files that the places refer to.
+    pub(super) fn into_files(self) -> Result<Vec<File>, Error> {
+        self.sources.iter().map(Source::to_file).collect()
+    }
+}
+
+impl Source {
+    fn to_file(&self) -> Result<File, Error> {
+        match self.pages.file() {
+            Some(file) => file.try_clone().map_err(Error::kernel("duplicate a pages file")),
+            None => self.bring().map_err(Error::kernel("bring pages into memory")),
+        }
+    }
+
+    /// A file that holds what is wanted, where it is in the source.
+    fn bring(&self) -> std::io::Result<File> {
+        let file = File::from(memfd_create(c"pages", MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(self.pages.bytes())?;
+        let mut buffer = Vec::new();
+        for &(start, bytes) in &self.wanted {
+            let mut done = 0;
+            while done < bytes {
+                buffer.resize((bytes - done).min(AT_ONCE) as usize, 0);
+                self.pages.read_exact_at(&mut buffer, start + done)?;
+                file.write_all_at(&buffer, start + done)?;
+                done += buffer.len() as u64;
+            }
+        }
+        Ok(file)
+    }
+}
