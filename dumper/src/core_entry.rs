@@ -46,6 +46,8 @@ pub(crate) fn thread(
         thread_core: Some(ThreadCoreEntry {
             cg_set: Some(groups),
             signals_p: Some(queue(&signals.pending)),
+            // The leader's is that of the process.
+            personality: task.is_none().then_some(capture.settings.personality),
             ..thread_core(capture, in_task, securebits)
         }),
         ..image::encode(&state, layout)

@@ -89,6 +89,7 @@ impl ThreadFacts {
                 memory_failure: memory_failure(stat.flags),
                 // The folder of a thread inside its process's has no such file.
                 timer_slack: TimerSlack::read(&Dir::open(tid)?)?.0,
+                personality: personality(&dir, &mut Vec::new())?,
                 ..ThreadSettings::default()
             }),
         };
@@ -148,6 +149,7 @@ impl ThreadFacts {
             ("I/O priority", own.io_priority == known.io_priority),
             ("memory failure policy", own.memory_failure == known.memory_failure),
             ("timer slack", own.timer_slack == known.timer_slack),
+            ("personality", own.personality == known.personality),
         ])
     }
 }
@@ -157,14 +159,16 @@ fn first_difference<const N: usize>(same: [(&'static str, bool); N]) -> Option<&
     same.into_iter().find(|(_, same)| !same).map(|(name, _)| name)
 }
 
+fn personality(dir: &Dir, buffer: &mut Vec<u8>) -> Result<u32, Error> {
+    dir.read("personality", buffer)?;
+    let text = std::str::from_utf8(buffer).ok();
+    Ok(text.and_then(|text| u32::from_str_radix(text.trim(), 16).ok()).unwrap_or(0))
+}
+
 impl ProcessFacts {
     fn read(dir: &Dir, settings: Wanted) -> Result<Self, Error> {
         let mut buffer = Vec::with_capacity(4096);
-        dir.read("personality", &mut buffer)?;
-        let personality = std::str::from_utf8(&buffer)
-            .ok()
-            .and_then(|text| u32::from_str_radix(text.trim(), 16).ok())
-            .unwrap_or(0);
+        let personality = personality(dir, &mut buffer)?;
         let settings = match settings {
             Wanted::No => None,
             Wanted::Yes => Some(ProcessSettings {

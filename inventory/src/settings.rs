@@ -20,6 +20,8 @@ pub struct ThreadSettings {
     pub speculation: u64,
     /// The signal that its parent gets at its end (a leader's).
     pub exit_signal: i32,
+    /// As `/proc/PID/task/TID/personality` has it.
+    pub personality: u32,
     /// Bits of what it has beside.
     #[serde(skip)]
     pub unusual: u32,

@@ -319,6 +319,10 @@ pub struct Settings {
     pub memory_failure: u32,
     /// The kernel's `PFA_*` flags of `PR_SET_SPECULATION_CTRL`.
     pub speculation: u32,
+    /// `personality`, or [`UNSET`].
+    pub personality: u32,
+    /// Nothing.
+    pub pad: u32,
 }
 
 /// A setting that is left as it is.
@@ -485,8 +489,8 @@ const _: () = {
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
-    assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 40);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 40 + 8 + 16 + 104 + 16 + 16);
+    assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 104 + 16 + 16);
     assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 88);
     assert!(size_of::<LateDescriptor>() == 16);
 };

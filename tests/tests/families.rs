@@ -294,9 +294,19 @@ fn changing_files_tracked() {
 /// frozen: dumped and restored again and again, with the inventory by eBPF, it must not notice.
 #[test]
 fn changing_files_again_and_again_by_programs() {
+    again_and_again("changing_files");
+}
+
+/// A process is waited for between the plan and the freeze, while what stands for it is open.
+#[test]
+fn pidfds_again_and_again_by_programs() {
+    again_and_again("pidfd_changing");
+}
+
+fn again_and_again(family: &str) {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
-    let workload = Workload::start("changing_files", scratch.path("work"));
+    let workload = Workload::start(family, scratch.path("work"));
     let collector = Collector::start(&scratch.path("collector"));
     for round in 0..ROUNDS {
         let images = scratch.path(&format!("images-{round}"));

@@ -89,6 +89,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("multicast", multicast::run),
     ("nameless", nameless::run),
     ("pidfd", pidfd::run),
+    ("pidfd_changing", pidfd::changing),
     ("nameless_peers", nameless::peers),
     ("pipes", pipes::run),
     ("pulse", pulse::run),

@@ -110,3 +110,42 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("gone too", &-1, &pid(&other));
     found.outcome()
 }
+
+/// A process that waits, and what stands for it.
+fn waiting() -> (Pid, OwnedFd) {
+    // SAFETY: this process has one thread, and the child makes two calls.
+    let pid = unsafe {
+        let pid = check(libc::fork()).expect("fork");
+        if pid == 0 {
+            libc::pause();
+            libc::_exit(0);
+        }
+        Pid::from_raw(pid)
+    };
+    (pid, open(pid, 0))
+}
+
+/// Processes that are ended and waited for all the time, while what stands for them stays open.
+pub(crate) fn changing(stage: &Stage) -> Outcome {
+    let mut living = waiting();
+    let mut gone: Vec<OwnedFd> = Vec::new();
+    stage.ready_then_wait_and(|| {
+        for _ in 0..20 {
+            send(&living.1, libc::SIGKILL).expect("kill");
+            waitpid(living.0, None).expect("wait");
+            gone.push(std::mem::replace(&mut living, waiting()).1);
+            gone.drain(..gone.len().saturating_sub(4));
+        }
+    });
+    let mut found = Findings::default();
+    let (child, pidfd) = &living;
+    found.same("living", &(child.as_raw(), Ok(0)), &(pid(pidfd), send(pidfd, 0)));
+    for pidfd in &gone {
+        found.same("gone", &(-1, Err(libc::ESRCH)), &(pid(pidfd), send(pidfd, 0)));
+        found.must("has ended", has_ended(pidfd));
+    }
+    found.same("kill", &Ok(0), &send(pidfd, libc::SIGKILL));
+    let killed = WaitStatus::Signaled(*child, nix::sys::signal::Signal::SIGKILL, false);
+    found.same("killed", &Ok(killed), &waitpid(*child, None));
+    found.outcome()
+}

@@ -25,7 +25,10 @@ fn of_thread() -> BTreeMap<&'static str, i64> {
         )
     };
     let slice = attributes().runtime;
+    // SAFETY: it takes an integer, by which it only asks.
+    let personality = unsafe { libc::personality(0xffff_ffff) };
     BTreeMap::from([
+        ("personality", personality.into()),
         ("I/O priority", io),
         ("timer slack", slack.into()),
         ("memory failure policy", failure.into()),
@@ -126,6 +129,9 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         || {
             set(BEST_EFFORT_6, 123_456, libc::PR_MCE_KILL_LATE);
             set_attributes(&Attributes { nice: 3, runtime: 5_000_000, ..Attributes::default() });
+            // SAFETY: it takes an integer.
+            check(unsafe { libc::personality(libc::UNAME26 as libc::c_ulong) })
+                .expect("personality");
         },
         of_thread,
     );

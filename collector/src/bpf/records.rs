@@ -155,6 +155,7 @@ fn thread_settings(task: &TaskRecord, landlock: Landlock) -> ThreadSettings {
         memory_failure: settings::memory_failure(task.ids.flags),
         speculation: set.atomic_flags & settings::SPECULATION,
         exit_signal: set.exit_signal,
+        personality: set.personality,
         unusual: set.unusual | if domain { settings::LANDLOCK } else { 0 },
     }
 }

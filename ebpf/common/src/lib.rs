@@ -240,6 +240,10 @@ pub struct TaskSettings {
     pub exit_signal: i32,
     /// Nice value of the session's scheduling group, in the leader's record only.
     pub autogroup_nice: i32,
+    /// As `personality` has it.
+    pub personality: u32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
 /// A NUMA policy, of a task or of a mapping.

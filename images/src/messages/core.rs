@@ -236,6 +236,9 @@ pub struct ThreadCoreEntry {
     /// Extension: scheduling beyond policy, priority and nice value.
     #[prost(message, optional, tag = "1016")]
     pub scheduling: Option<SchedulingEntry>,
+    /// Extension: `personality` of a thread that has another one than its process (its leader).
+    #[prost(uint32, optional, tag = "1017")]
+    pub personality: Option<u32>,
 }
 
 /// Extension: a NUMA policy, as `set_mempolicy` takes it.

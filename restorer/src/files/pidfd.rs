@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 use images::messages::{FileEntry, PidfdEntry, fd_type};
 use kernel::pidfd::open_with;
 use kernel::process::{Fork, exit_now, fork_as, wait_status};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use super::Error;
 use super::file_kind::{FileKind, missing};
@@ -105,7 +107,10 @@ fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<i32>) -> Result<Vec<Owned
         };
         match fork_as(number, false) {
             Ok(Fork::Child) => {
-                dead::end_as(status);
+                // It ends at once; if we end before, so that nobody waits for it, all the more.
+                if set_pdeathsig(Signal::SIGKILL).is_ok() {
+                    dead::end_as(status);
+                }
                 exit_now(libc::WEXITSTATUS(status))
             }
             Ok(Fork::Parent) => {

@@ -104,6 +104,8 @@ fn settings(core: &ThreadCoreEntry) -> Settings {
         io_priority: core.io_priority.unwrap_or(UNSET),
         memory_failure: core.memory_failure.unwrap_or(UNSET),
         speculation: core.speculation.unwrap_or(0) as u32,
+        personality: core.personality.unwrap_or(UNSET),
+        pad: 0,
     }
 }
 

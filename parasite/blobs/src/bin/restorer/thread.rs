@@ -221,6 +221,11 @@ fn settings(context: &Context) {
         let args = [PR_MCE_KILL, PR_MCE_KILL_SET, failure as usize, 0, 0, 0];
         context.must(Step::Setting, failure.into(), nr::PRCTL, args);
     }
+    let personality = settings.personality;
+    if personality != UNSET {
+        let args = [personality as usize, 0, 0, 0, 0, 0];
+        context.must(Step::Personality, personality.into(), nr::PERSONALITY, args);
+    }
     for (flag, which, control) in SPECULATION {
         if settings.speculation & flag != 0 {
             // Where the processor needs no such thing, or the administrator decides, it is refused,
