@@ -20,15 +20,15 @@ mod show;
 mod track;
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command, UntrackOptions};
-use criu::Failure;
 use criu::shell::{main as criu_main, require};
+use criu::{Failure, Host};
 
 /// The C library's own allocator asks the kernel for every few pages that a thread other than the
 /// first allocates, while a target stands still.
@@ -52,6 +52,7 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         return Ok(criu_main(arguments));
     }
     log_to_stderr();
+    freezer::undo_left(&run_dir(&args.command).join(freezer::UNDO));
     match args.command {
         Command::Dump(options) => {
             require("dump")?;
@@ -85,6 +86,16 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Tracks(options) => track::tracks(&options),
         Command::Show(options) => show::run(&options),
         Command::Criu { .. } => unreachable!("the criu face has its own log"),
+    }
+}
+
+/// The directory of what is known at run time.
+fn run_dir(command: &Command) -> PathBuf {
+    match command {
+        Command::Dump(options) => options.run_dir.clone(),
+        Command::Untrack(options) => options.run_dir.clone(),
+        Command::Restore(options) => options.run_dir.clone(),
+        _ => Host::of_the_environment().run_dir,
     }
 }
 

@@ -7,7 +7,7 @@ use collector::Home;
 /// Where things are on this machine that a request does not name.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Where it is noted down what is tracked and what was restored.
+    /// Where it is noted down what is tracked, what was restored and what is to be undone.
     pub run_dir: PathBuf,
     /// Where eBPF programs are found, or left for others.
     pub programs: Home,

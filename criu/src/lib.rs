@@ -128,6 +128,7 @@ fn logged(
 ) -> Result<Done, Error> {
     tracing::debug!("images in {}", place.images.display());
     tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
+    freezer::undo_left(&host.run_dir.join(freezer::UNDO));
     // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
     for option in &options.misplaced {
         warn!("option {option} does nothing for {}: leave it out", command.name());

@@ -55,12 +55,12 @@ pub enum Error {
     /// A cgroup cannot be stopped by ptrace.
     #[error("freeze cgroup {0} by ptrace: ptrace stops process trees")]
     CgroupByPtrace(String),
-    /// The record of freezes cannot be kept.
-    #[error("{operation} {path}")]
-    Journal {
+    /// What is to be undone cannot be written down, or read.
+    #[error("{operation} {path}, which tells what to undo")]
+    Undo {
         /// What was tried.
         operation: &'static str,
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
         /// Why.
         #[source]

@@ -1,6 +1,7 @@
 //! One freeze: which way, and the guard.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kernel::cgroup::{Cgroup, Hierarchies, Version};
@@ -8,6 +9,7 @@ use kernel::procfs;
 
 use crate::Error;
 use crate::held::Held;
+use crate::undo::{Deed, Undo};
 
 /// What to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +45,8 @@ pub struct Freeze {
 enum How {
     Cgroup {
         cgroup: Cgroup,
-        /// Somebody had frozen it before: it stays frozen for them.
-        before: bool,
+        /// Thaws it. `None` if somebody had frozen it before: it stays frozen for them.
+        _undo: Option<Undo>,
         processes: BTreeSet<i32>,
     },
     Ptrace(Held),
@@ -77,30 +79,11 @@ impl Freeze {
     pub const fn took(&self) -> Duration {
         self.took
     }
-
-    /// The cgroup that this freeze froze and will thaw.
-    #[must_use]
-    pub const fn cgroup(&self) -> Option<&Cgroup> {
-        match &self.how {
-            How::Cgroup { cgroup, before: false, .. } => Some(cgroup),
-            _ => None,
-        }
-    }
-}
-
-impl Drop for Freeze {
-    fn drop(&mut self) {
-        if let Some(cgroup) = self.cgroup()
-            && let Err(error) = cgroup.thaw()
-        {
-            tracing::error!("thaw {}: {error}", cgroup.directory().display());
-        }
-    }
 }
 
 /// Stops a target, within a time; when it does not stop in time it runs on.
 ///
-/// `before_cgroup` is called before a cgroup is frozen, and may refuse.
+/// A cgroup is frozen only when the folder `undo` says so ([`Undo`]).
 ///
 /// # Errors
 /// If the target cannot be found or stopped; then it runs as it did.
@@ -108,7 +91,7 @@ pub fn freeze(
     target: &Target,
     method: Method,
     within: Duration,
-    before_cgroup: &mut dyn FnMut(&Cgroup) -> Result<(), Error>,
+    undo: &Path,
 ) -> Result<Freeze, Error> {
     let start = Instant::now();
     let cgroup = match choose(target, method)? {
@@ -122,24 +105,12 @@ pub fn freeze(
     if cgroup.processes()?.contains(&own) {
         return Err(Error::Ourselves(cgroup.directory().to_owned()));
     }
-    let before = cgroup.freeze_is_asked()?;
-    if !before {
-        before_cgroup(&cgroup)?;
-    }
+    let deed = if cgroup.freeze_is_asked()? { None } else { Some(Deed::freeze_of(&cgroup)?) };
+    let undo = deed.map(|deed| Undo::before(undo, deed)).transpose()?;
     cgroup.freeze(within)?;
     let took = start.elapsed();
-    match cgroup.processes() {
-        Ok(pids) => {
-            let processes = pids.into_iter().collect();
-            Ok(Freeze { how: How::Cgroup { cgroup, before, processes }, took })
-        }
-        Err(error) => {
-            if !before {
-                cgroup.thaw()?;
-            }
-            Err(error.into())
-        }
-    }
+    let processes = cgroup.processes()?.into_iter().collect();
+    Ok(Freeze { how: How::Cgroup { cgroup, _undo: undo, processes }, took })
 }
 
 enum Choice {

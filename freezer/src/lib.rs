@@ -4,8 +4,8 @@
 //! run, on every path. There are three ways to stop one:
 //!
 //! - **cgroup v2** and **cgroup v1**, where the tree has a cgroup to itself. The kernel remembers
-//!   such a freeze, also when we die: whoever holds one across time must be able to find it again
-//!   ([`Journal`]).
+//!   such a freeze, also when we die: so it is written down before it is made, and whatever is started
+//!   next undoes it ([`Undo`], [`undo_left`]).
 //! - **ptrace**, always possible where we may trace. It belongs to a thread (each freeze has one
 //!   of its own) and ends with it: when we die, however we die, the tree runs on.
 //!
@@ -15,12 +15,12 @@ mod error;
 mod freeze;
 mod frozen;
 mod held;
-mod journal;
 mod late;
 mod stop;
+mod undo;
 
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};
-pub use journal::Journal;
 pub use stop::{Error as StopError, stop, stop_thread};
+pub use undo::{Deed, UNDO, Undo, undo_left};

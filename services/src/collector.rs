@@ -72,6 +72,7 @@ fn run(args: &Args) -> Result<(), Error> {
     if let Some(reason) = live.reason() {
         prepared.note(reason);
     }
+    super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
         tokio::spawn(sweep(live.clone()));
         Ok(router(live))

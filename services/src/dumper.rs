@@ -64,6 +64,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let service = Service { name: "dumper", privileges: PRIVILEGES };
     let prepared = service.prepare(args.settings.log, None)?;
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
+    super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;

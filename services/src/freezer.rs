@@ -6,7 +6,6 @@ mod routes;
 use std::process::ExitCode;
 
 use clap::Parser;
-use freezer::Journal;
 use leases::Leases;
 use service::{Capability, Error, Privileges, Service, Settings};
 
@@ -32,16 +31,6 @@ fn run(settings: &Settings) -> Result<(), Error> {
     let service = Service { name: "freezer", privileges: PRIVILEGES };
     let prepared = service.prepare(settings.log, None)?;
     let metrics = prepared.metrics().clone();
-    // Beside the socket: one freezer, one socket, one record.
-    let record = settings.socket("freezer").with_extension("leases");
-    prepared.run(settings, async || {
-        if let Some(directory) = record.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let (journal, thawed) = Journal::open(&record)?;
-        for cgroup in thawed {
-            tracing::warn!("thawed {}, left frozen by a freezer before", cgroup.display());
-        }
-        Ok(routes::router(Leases::new(journal), &metrics)?)
-    })
+    let undo = super::undo_left(settings);
+    prepared.run(settings, async || Ok(routes::router(Leases::new(undo), &metrics)?))
 }

@@ -53,6 +53,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let service = Service { name: "restorer", privileges: Privileges::All };
     let prepared = service.prepare(args.settings.log, None)?;
     let metrics = prepared.metrics().clone();
+    super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         let reaper = Reaper::start(&metrics)?;

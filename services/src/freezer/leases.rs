@@ -2,15 +2,15 @@
 //! their time is over.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{FreezeMethod, Lease};
-use kernel::cgroup::Cgroup;
 use service::Connection;
 use tokio::sync::{oneshot, watch};
 
-use freezer::{Error, Freeze, Journal, Method, Target, freeze};
+use freezer::{Error, Freeze, Method, Target, freeze};
 
 /// Longest time that stopping a target is waited for.
 const LONGEST_STOP: Duration = Duration::from_secs(5);
@@ -42,7 +42,8 @@ impl Ended {
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
     held: Arc<Mutex<HashMap<String, Held>>>,
-    journal: Arc<Mutex<Journal>>,
+    /// Where it is written down what to undo.
+    undo: Arc<Path>,
 }
 
 #[derive(Debug)]
@@ -59,53 +60,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A freeze whose cgroup is in the journal for as long as it is frozen.
-#[derive(Debug)]
-struct Recorded {
-    // Dropped in this order: the cgroup is thawed, then the record says so.
-    freeze: Freeze,
-    _entry: Entry,
-}
-
-/// What of a freeze is in the journal.
-#[derive(Debug)]
-struct Entry {
-    journal: Arc<Mutex<Journal>>,
-    cgroup: Option<Cgroup>,
-}
-
-impl Recorded {
-    fn freeze(
-        journal: Arc<Mutex<Journal>>,
-        target: &Target,
-        method: Method,
-        within: Duration,
-    ) -> Result<Self, Error> {
-        let mut entry = Entry { journal, cgroup: None };
-        let freeze = freeze(target, method, within, &mut |cgroup| {
-            lock(&entry.journal).enter(cgroup)?;
-            entry.cgroup = Some(cgroup.clone());
-            Ok(())
-        })?;
-        Ok(Self { freeze, _entry: entry })
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Some(cgroup) = &self.cgroup
-            && let Err(error) = lock(&self.journal).leave(cgroup)
-        {
-            tracing::warn!("{}", service::chain(&error));
-        }
-    }
-}
-
 impl Leases {
-    /// No leases yet, and a record for those that outlive us.
+    /// No leases yet. Those that would outlive us are written down in the folder `undo`.
     #[must_use]
-    pub(super) fn new(journal: Journal) -> Self {
-        Self { held: Arc::default(), journal: Arc::new(Mutex::new(journal)) }
+    pub(super) fn new(undo: PathBuf) -> Self {
+        Self { held: Arc::default(), undo: undo.into() }
     }
 
     /// Stops a target for whoever is at the other end of a connection. `ended` is told when and
@@ -121,8 +80,8 @@ impl Leases {
         connection: Connection,
         ended: impl FnOnce(Method, Ended) + Send + 'static,
     ) -> Result<Lease, Error> {
-        let journal = self.journal.clone();
-        let work = move || Recorded::freeze(journal, &target, method, ttl.min(LONGEST_STOP));
+        let undo = self.undo.clone();
+        let work = move || freeze(&target, method, ttl.min(LONGEST_STOP), &undo);
         // Stopping blocks. When this future is dropped meanwhile (its connection closed), the
         // freeze that comes of it is dropped with the join handle: the target runs.
         let freeze = match tokio::task::spawn_blocking(work).await {
@@ -131,9 +90,9 @@ impl Leases {
         };
         let lease = Lease {
             id: uuid::Uuid::new_v4().to_string(),
-            method: as_told(freeze.freeze.method()),
-            processes: freeze.freeze.processes().len() as u64,
-            stop_us: u64::try_from(freeze.freeze.took().as_micros()).unwrap_or(u64::MAX),
+            method: as_told(freeze.method()),
+            processes: freeze.processes().len() as u64,
+            stop_us: u64::try_from(freeze.took().as_micros()).unwrap_or(u64::MAX),
             expires_in_ms: millis(ttl),
         };
         let (expires, expiry) = watch::channel(Instant::now() + ttl);
@@ -151,7 +110,7 @@ impl Leases {
     async fn watch(
         self,
         id: String,
-        freeze: Recorded,
+        freeze: Freeze,
         expiry: watch::Receiver<Instant>,
         released: oneshot::Receiver<oneshot::Sender<()>>,
         connection: Connection,
@@ -163,7 +122,7 @@ impl Leases {
             () = connection.closed() => (Ended::ConnectionClosed, None),
         };
         lock(&self.held).remove(&id);
-        let method = freeze.freeze.method();
+        let method = freeze.method();
         let thaw = tokio::task::spawn_blocking(move || drop(freeze));
         if let Err(error) = thaw.await {
             tracing::error!("thaw for lease {id}: {error}");

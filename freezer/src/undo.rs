@@ -1,0 +1,304 @@
+//! What would outlive whoever did it, and how it is undone.
+//!
+//! Most of what is done to a target ends with its doer: the kernel lets go of what a tracer holds. What the
+//! kernel would keep is a [`Deed`]. It is written down, synced, before it is done ([`Undo::before`]), one file
+//! a deed in `RUN_DIR/undo`, and undone when the [`Undo`] is dropped, on every path. If its doer is
+//! killed, whatever stasis starts next undoes it ([`undo_left`]).
+//!
+//! The doer holds a lock on the file (flock(2)), which goes with it, however it ends; whoever undoes takes
+//! the lock first and removes the file last. So a deed of a living process is left alone, and nothing is
+//! undone twice. A file of another boot is removed: what it tells of ended with that.
+//!
+//! A new kind of deed is a value of [`Deed`] that names its object by what cannot come to mean another
+//! one, and its two arms below. What several deeds make is a list of `Undo`, the last one dropped first.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use kernel::boot::boot;
+use kernel::cgroup::{Cgroup, Version};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::Error;
+
+/// The folder in which deeds are written down, in the one of what is known at run time.
+pub const UNDO: &str = "undo";
+
+/// Something done that the kernel keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    /// A control group is frozen that nobody had frozen before.
+    FrozenCgroup {
+        /// Of the hierarchy: 1 or 2.
+        version: u8,
+        /// Its directory.
+        directory: PathBuf,
+        /// The number of that, which no group made later has.
+        inode: u64,
+    },
+}
+
+impl Deed {
+    /// The freeze of a control group.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn freeze_of(cgroup: &Cgroup) -> Result<Self, Error> {
+        let directory = cgroup.directory().to_owned();
+        let version = match cgroup.version() {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        };
+        match directory.metadata() {
+            Ok(metadata) => Ok(Self::FrozenCgroup { version, directory, inode: metadata.ino() }),
+            Err(source) => Err(Error::Undo { operation: "look at", path: directory, source }),
+        }
+    }
+
+    /// Undoes it, if what it was done to is still there; whether it is.
+    fn undo(&self) -> Result<bool, Error> {
+        let Self::FrozenCgroup { version, directory, inode } = self;
+        if directory.metadata().map_or(0, |metadata| metadata.ino()) != *inode {
+            return Ok(false);
+        }
+        let version = if *version == 1 { Version::V1 } else { Version::V2 };
+        Cgroup::at(version, directory.clone()).thaw()?;
+        Ok(true)
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::FrozenCgroup { directory, .. } = self;
+        write!(f, "freeze of control group {}", directory.display())
+    }
+}
+
+/// What a file says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record<D> {
+    /// Of the machine; `None` where the kernel does not tell.
+    boot: Option<u64>,
+    /// Who did it, for people.
+    pid: i32,
+    deed: D,
+}
+
+/// A deed that is written down; dropping it undoes it.
+#[derive(Debug)]
+pub struct Undo {
+    deed: Deed,
+    path: PathBuf,
+    /// Held for as long as the deed is ours.
+    _lock: Flock<File>,
+}
+
+impl Undo {
+    /// Writes down, in the folder `place`, what is about to be done.
+    ///
+    /// # Errors
+    /// If it cannot be written: then it must not be done.
+    pub fn before(place: &Path, deed: Deed) -> Result<Self, Error> {
+        let failed = |source| Error::Undo { operation: "write", path: place.to_owned(), source };
+        let record = Record { boot: boot(), pid: own_pid(), deed: &deed };
+        let text = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
+        let (path, lock) = create(place).map_err(failed)?;
+        let written = (&*lock)
+            .write_all(&text)
+            .and_then(|()| lock.sync_all())
+            .and_then(|()| File::open(place)?.sync_all());
+        if let Err(source) = written {
+            // Nothing has been done yet.
+            remove(&path);
+            return Err(failed(source));
+        }
+        Ok(Self { deed, path, _lock: lock })
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        match self.deed.undo() {
+            Ok(_) => remove(&self.path),
+            // Whoever starts next tries again.
+            Err(error) => tracing::error!("undo the {}: {}", self.deed, chain(&error)),
+        }
+    }
+}
+
+fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+/// Makes a file that nobody else undoes by.
+fn create(place: &Path) -> io::Result<(PathBuf, Flock<File>)> {
+    DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+    let mut number = 0u32;
+    loop {
+        let path = place.join(format!("{}-{number}.json", own_pid()));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => {
+                let lock =
+                    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+                // Somebody may have found it empty, and taken it away, before it was locked.
+                if lock.metadata()?.nlink() > 0 {
+                    return Ok((path, lock));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Undoes what others, which were killed, have left done and written down in the folder `place`. Every
+/// command and service begins with it. Returns what was undone; all else is in the log.
+pub fn undo_left(place: &Path) -> Vec<Deed> {
+    let mut undone = Vec::new();
+    for path in left(place) {
+        match undo_file(&path) {
+            Ok(Some((pid, deed))) => {
+                tracing::warn!("undid the {deed}, left by process {pid}, which was killed");
+                undone.push(deed);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{}", chain(&error)),
+        }
+    }
+    undone
+}
+
+/// The files of a folder that nobody but us may write to, of each process the newest first.
+fn left(place: &Path) -> Vec<PathBuf> {
+    let ours = |metadata: &std::fs::Metadata| {
+        metadata.is_dir()
+            && metadata.uid() == nix::unistd::geteuid().as_raw()
+            && metadata.mode() & 0o022 == 0
+    };
+    if !place.symlink_metadata().is_ok_and(|metadata| ours(&metadata)) {
+        return Vec::new();
+    }
+    let number = |path: &PathBuf| -> Option<(i32, u32)> {
+        let (pid, number) = path.file_name()?.to_str()?.strip_suffix(".json")?.split_once('-')?;
+        Some((pid.parse().ok()?, number.parse().ok()?))
+    };
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| number(&entry.path()).map(|number| (number, entry.path())))
+        .collect();
+    files.sort();
+    files.into_iter().rev().map(|(_, path)| path).collect()
+}
+
+/// Undoes what a file tells of, if its writer is gone: who that was, and what.
+fn undo_file(path: &Path) -> Result<Option<(i32, Deed)>, Error> {
+    /// More than any file has.
+    const LONGEST: u64 = 1 << 16;
+    let failed = |operation| {
+        move |source: io::Error| Error::Undo { operation, path: path.to_owned(), source }
+    };
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed("open"))?,
+    };
+    let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        // Its writer lives, or somebody else is at it.
+        Err((_, nix::Error::EWOULDBLOCK)) => return Ok(None),
+        Err((_, errno)) => return Err(failed("lock")(errno.into())),
+    };
+    if lock.metadata().map_err(failed("look at"))?.nlink() == 0 {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    (&*lock).take(LONGEST).read_to_end(&mut text).map_err(failed("read"))?;
+    // One that was not written to its end is of a deed that was not done.
+    let record: Option<Record<Value>> = serde_json::from_slice(&text).ok();
+    let Some(Record { pid, deed, .. }) = record.filter(|record| record.boot == boot()) else {
+        remove(path);
+        return Ok(None);
+    };
+    let deed: Deed = serde_json::from_value(deed)
+        .map_err(|error| failed("understand, as this version cannot,")(error.into()))?;
+    let done = deed.undo()?;
+    remove(path);
+    Ok(done.then_some((pid, deed)))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deed() -> Deed {
+        let directory = "/sys/fs/cgroup/stasis-no-such-group".into();
+        Deed::FrozenCgroup { version: 2, directory, inode: 1 }
+    }
+
+    #[test]
+    fn a_deed_is_written_before_it_is_done_and_left_alone_while_its_doer_lives() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path().join("undo");
+        assert_eq!(undo_left(&place), []);
+        let undo = Undo::before(&place, deed()).unwrap();
+        let second = Undo::before(&place, deed()).unwrap();
+        assert_eq!(left(&place), [second.path.clone(), undo.path.clone()]);
+        let text = std::fs::read(&undo.path).unwrap();
+        let record: Record<Deed> = serde_json::from_slice(&text).unwrap();
+        assert_eq!((record.boot, record.pid, record.deed), (boot(), own_pid(), deed()));
+        assert_eq!(undo_left(&place), []);
+        assert!(undo.path.exists());
+        drop((undo, second));
+        assert_eq!(left(&place), [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn what_was_not_written_whole_and_what_another_boot_has_left_goes_unread() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path();
+        let write = |name: &str, text: &str| std::fs::write(place.join(name), text).unwrap();
+        let deed = serde_json::to_string(&deed()).unwrap();
+        write("1-0.json", "");
+        write("1-1.json", &format!("{{\"boot\":1,\"pid\":1,\"deed\":{deed}"));
+        write("1-2.json", &format!("{{\"boot\":1,\"pid\":1,\"deed\":{deed}}}"));
+        let own = serde_json::to_string(&boot()).unwrap();
+        write("1-3.json", &format!("{{\"boot\":{own},\"pid\":1,\"deed\":{{\"of_later\":1}}}}"));
+        write("else", "");
+        assert_eq!(undo_left(place), []);
+        let mut names: Vec<_> =
+            std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["1-3.json", "else"], "what is not understood is kept");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path();
+        std::fs::write(place.join("1-0.json"), "").unwrap();
+        assert_eq!(left(place).len(), 1);
+        std::fs::set_permissions(place, PermissionsExt::from_mode(0o777)).unwrap();
+        assert_eq!(left(place).len(), 0);
+    }
+}
