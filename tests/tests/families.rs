@@ -208,6 +208,17 @@ fn waits_carried_when_they_ran_on_by_programs() {
     }
 }
 
+/// CRIU's own dump has them say `EINTR`.
+#[test]
+fn waits_restored_by_criu_peer() {
+    carried("waits", Engine::Stasis, Engine::Criu);
+}
+
+#[test]
+fn woken_restored_by_criu_peer() {
+    carried("woken", Engine::Stasis, Engine::Criu);
+}
+
 /// CRIU loses what it has no place for, and restores the rest.
 fn restored_by_criu(family: &str) {
     let machine = Machine::prepare();
