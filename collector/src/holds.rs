@@ -43,6 +43,8 @@ pub(crate) enum Class {
     Socket,
     /// Of whichever kind.
     Anonymous,
+    /// A file with a name, which is told of for what is peculiar about it.
+    Named,
     /// A file without a name, that can be written by one of those who hold it, or not.
     File {
         is_written: bool,
@@ -91,7 +93,7 @@ pub(crate) struct Held {
     /// Names the inode.
     pub(crate) inode: (u64, u64),
     pub(crate) references: Option<References>,
-    /// What a socket does not tell itself.
+    /// What it does not tell itself.
     pub(crate) peculiar: u32,
     /// Options of a socket that it does not tell itself.
     pub(crate) hidden: Hidden,

@@ -184,7 +184,7 @@ fn of_descriptor(
             description = wanted.anonymous.iter().find(same)?.2;
         }
         // A socket has one description; of the others it does not matter.
-        Class::File { .. } | Class::Socket | Class::Pipe => {}
+        Class::File { .. } | Class::Named | Class::Socket | Class::Pipe => {}
     }
     Some(Held {
         pid,

@@ -172,7 +172,7 @@ fn judge(inventory: &Inventory, holders: &[Held], own: i32) -> Judged {
 
 const fn key(held: &Held) -> Key {
     match held.class {
-        Class::Pipe | Class::File { .. } => Key::Inode(held.inode),
+        Class::Pipe | Class::Named | Class::File { .. } => Key::Inode(held.inode),
         Class::Socket | Class::Anonymous => Key::Description(held.description),
     }
 }
@@ -204,6 +204,7 @@ fn unaccounted(kind: Kind, holders: &[&Held]) -> (bool, bool) {
 /// What a process of the tree holds, if it is something that must not be cut in two.
 fn kind(process: &Process, held: &Held) -> Option<Kind> {
     match held.class {
+        Class::Named => None,
         Class::Pipe => Some(Kind::Pipe),
         Class::Socket => Some(Kind::Socket),
         Class::Anonymous => match target(process, held.hold).as_bytes() {
@@ -249,6 +250,15 @@ fn has_candidates(inventory: &Inventory) -> bool {
     })
 }
 
+/// Whether any process has a file open that it may have written to.
+fn has_written(inventory: &Inventory) -> bool {
+    let mut files = inventory.processes.values().flat_map(|process| &process.files);
+    files.any(|file| {
+        file.mode & libc::S_IFMT == libc::S_IFREG
+            && file.flags.cast_signed() & libc::O_ACCMODE != libc::O_RDONLY
+    })
+}
+
 fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {
     let name = mapping.name.as_bytes();
     mapping.inode != 0
@@ -258,7 +268,8 @@ fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {
 
 /// Finds out who else holds what the processes of `inventory` do.
 pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Sharing, Error> {
-    if !has_candidates(inventory) {
+    let is_seeing = matches!(sources, Sources::Bpf(_));
+    if !(has_candidates(inventory) || is_seeing && has_written(inventory)) {
         return Ok(Sharing::default());
     }
     let own = std::process::id().cast_signed();

@@ -34,10 +34,15 @@ extern "C" fn task_file_held(context: *mut FileContext) -> i32 {
         || magic == ANON_INODE_FS
         || mode & S_IFMT == S_IFIFO
         || mode & S_IFMT == S_IFREG && names == 0;
-    if !is_nameless {
+    let has_failed = mode & S_IFMT == S_IFREG && has_failed(file, inode);
+    if !is_nameless && !has_failed {
         return 0;
     }
     let mut record = describe(file, magic, mode);
+    if has_failed {
+        record.peculiar |= peculiar::WRITE_ERROR;
+        record.named = u16::from(!is_nameless);
+    }
     record.file = file;
     record.tgid = load(task, o::TASK_TGID);
     record.fd = fd as i32;
@@ -81,6 +86,18 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
     // SAFETY: as above.
     emit(unsafe { (*meta).seq }, &record);
     0
+}
+
+/// Whether a write to a file has failed since it was opened to be written, or since fsync(2) told of the
+/// last error: the word that counts errors is another one than the file has noted.
+#[inline(always)]
+fn has_failed(file: u64, inode: u64) -> bool {
+    const ACCESS: u32 = 3;
+    const ERROR: u32 = 4095;
+    let flags: u32 = load(file, o::FILE_FLAGS);
+    let noted: u32 = field(file, o::FILE_WRITE_ERROR);
+    let now: u32 = field(load(inode, o::INODE_MAPPING), o::MAPPING_WRITE_ERROR);
+    flags & ACCESS != 0 && now != noted && now & ERROR != 0
 }
 
 const AF_INET: u16 = 2;

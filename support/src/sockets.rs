@@ -6,8 +6,8 @@ use ebpf_common::peculiar;
 
 use crate::unsupported::Refusal;
 
-/// What sockets have that they do not tell themselves, with what to do about it, and what to call it.
-static PECULIARITIES: [(u32, Refusal, &str); 7] = [
+/// What sockets and files have that they do not tell themselves, with what to do about it, and what to call it.
+static PECULIARITIES: [(u32, Refusal, &str); 8] = [
     (
         peculiar::REUSEPORT_PROGRAM,
         Refusal::fixed(
@@ -64,9 +64,17 @@ static PECULIARITIES: [(u32, Refusal, &str); 7] = [
         ),
         "interfaces by number to send by (IPV6_PKTINFO)",
     ),
+    (
+        peculiar::WRITE_ERROR,
+        Refusal::fixed(
+            "a write to it has failed, which the program was not told yet: after a restore it would not be",
+            "have the program call fsync on this descriptor, which tells it",
+        ),
+        "write errors that were not told yet",
+    ),
 ];
 
-/// What a socket has that it does not tell itself (bits of [`peculiar`]).
+/// What a socket or file has that it does not tell itself (bits of [`peculiar`]).
 pub fn of_peculiar(bits: u32) -> impl Iterator<Item = Refusal> {
     let found = PECULIARITIES.iter().filter(move |(bit, ..)| bits & bit != 0);
     found.map(|(_, refusal, _)| refusal.clone())

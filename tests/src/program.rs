@@ -127,7 +127,9 @@ impl Workload {
     /// When it does not come to stand.
     #[must_use]
     pub fn start_with(family: &str, dir: PathBuf, environment: &[(&str, &str)]) -> Self {
-        fs::create_dir(&dir).expect("make the workload's directory");
+        if !dir.is_dir() {
+            fs::create_dir(&dir).expect("make the workload's directory");
+        }
         let mut command = Command::new(built_program("stasis-workload"));
         command.arg(family).arg(&dir).envs(environment.iter().copied());
         let program = Program::start(&mut command, &dir.join("log"));

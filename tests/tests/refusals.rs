@@ -439,3 +439,46 @@ fn a_lease_of_a_flow_label() {
     let words = ["leases of ipv6 flow labels", "ipv6_fl_a_put", "descriptor"];
     refused_by_programs("unsupported-flow_lease", &words);
 }
+
+/// A file system that has less room than it promises: its disk is a file on a smaller one.
+struct Small {
+    at: std::path::PathBuf,
+}
+
+const MAKE_SMALL: &str = "mkdir -p $0/small $0/disk && mount -t tmpfs -o size=3m none $0/disk && \
+    truncate -s 20M $0/disk/image && mkfs.ext4 -q -E nodiscard $0/disk/image && \
+    mount -o loop $0/disk/image $0/small";
+
+impl Small {
+    fn mount(at: std::path::PathBuf) -> Self {
+        let mut shell = std::process::Command::new("sh");
+        Outcome::of(shell.args(["-ec", MAKE_SMALL]).arg(&at))
+            .must_succeed("mount a small file system (this needs loop devices and mkfs.ext4)");
+        Self { at }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        for place in ["small", "disk"] {
+            nix::mount::umount2(&self.at.join(place), nix::mount::MntFlags::MNT_DETACH).ok();
+        }
+    }
+}
+
+/// What a write has failed by is told by the next fsync, and by nothing after a restore.
+#[test]
+fn an_error_of_a_write_that_was_not_told() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let _small = Small::mount(scratch.path("work"));
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start("unsupported-write_error", scratch.path("work"));
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
+    assert!(!outcome.success, "it was dumped");
+    for word in ["small/file", "a write to it has failed", "fsync"] {
+        assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    workload.check().expect("the program's own check");
+}

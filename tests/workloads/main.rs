@@ -49,6 +49,7 @@ mod timers;
 mod tree;
 mod unix_sockets;
 mod unsupported;
+mod unsupported_files;
 mod waits;
 mod woken;
 
@@ -164,6 +165,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-socket_error", unsupported::socket_error),
     ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-unchangeable", memfd::unchangeable),
+    ("unsupported-write_error", unsupported_files::write_error),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
     ("waits", waits::run),
     ("woken", woken::run),

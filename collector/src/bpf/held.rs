@@ -59,6 +59,7 @@ impl BpfSource {
 fn decode(record: &HeldRecord) -> Held {
     let count = |count: i32| u64::try_from(count).unwrap_or(0);
     let class = match record.magic {
+        _ if record.named != 0 => Class::Named,
         PIPE_FS => Class::Pipe,
         SOCKET_FS => Class::Socket,
         ANON_INODE_FS => Class::Anonymous,

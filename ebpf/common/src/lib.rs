@@ -457,7 +457,7 @@ pub struct HeldRecord {
     pub mode: u32,
     /// `O_*` flags.
     pub flags: u32,
-    /// Of a socket, what it does not tell itself: of [`peculiar`].
+    /// What it does not tell itself: of [`peculiar`].
     pub peculiar: u32,
     /// 1 for a mapping of the program that the process runs, by the very description that it runs it by.
     pub program: u32,
@@ -468,11 +468,13 @@ pub struct HeldRecord {
     /// Of an internet socket how many packets it polls for at once (`SO_BUSY_POLL_BUDGET`), 0 if that was
     /// not set.
     pub polled: u16,
+    /// 1 for a file that has a name, which is shown for what is peculiar about it alone.
+    pub named: u16,
     /// Nothing.
-    pub reserved: [u16; 3],
+    pub reserved: [u16; 2],
 }
 
-/// What only the kernel's structures tell of a socket.
+/// What only the kernel's structures tell of a socket or file.
 pub mod peculiar {
     /// A program chooses who of several at one address is meant.
     pub const REUSEPORT_PROGRAM: u32 = 1;
@@ -488,6 +490,8 @@ pub mod peculiar {
     pub const FLOW_LABELS: u32 = 32;
     /// An interface to send by, given by its number alone.
     pub const SENDING_INTERFACE: u32 = 64;
+    /// Of a file: a write has failed, and who has it open was not told yet.
+    pub const WRITE_ERROR: u32 = 128;
 }
 
 /// What a [`PlaceRecord`] is of.

@@ -269,6 +269,8 @@ offsets! {
     IPV6_SOURCE = "ipv6_pinfo.sticky_pktinfo" optional;
     IPV6_FLOW_LABELS = "ipv6_pinfo.ipv6_fl_list" optional;
     INET_FLOW_LABELS = "inet_sock.ipv6_fl_list" optional;
+    FILE_WRITE_ERROR = "file.f_wb_err" optional;
+    MAPPING_WRITE_ERROR = "address_space.wb_err" optional;
     SOCK_POLL_BUDGET = "sock.sk_busy_poll_budget" optional;
     TCP_MD5 = "tcp_sock.md5sig_info" optional;
     TCP_AO = "tcp_sock.ao_info" optional;
