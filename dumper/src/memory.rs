@@ -6,14 +6,15 @@
 //! is written when it runs. If it is to end anyway, or there is not memory enough, straight into
 //! the pages file ([`store`]). Either way the work is cut into pieces that several threads take.
 
+mod copies;
 mod copy;
 mod early;
-mod first;
 mod keeper;
 mod look;
 mod origin;
 mod pages;
 mod parent;
+mod room;
 mod runs;
 mod shared;
 mod store;

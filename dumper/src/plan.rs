@@ -134,11 +134,11 @@ impl Plan {
             (inventory, facts, files, sharing)
         };
         memory::learn(&mut memory, &inventory);
-        early.copy_again(clock)?;
+        early.copy_again(&writer, clock)?;
         let expected = early.expected(memory::resident_bytes(&inventory));
         let store = Store::choose(runs_on, expected, early.threads);
         // To choose has taken a while, too.
-        early.copy_again(clock)?;
+        early.copy_again(&writer, clock)?;
         // What has changed meanwhile is old news by now: it need not be read again in the frozen
         // moment, which finds the rest where the processor has it at hand.
         let mut earlier = inventory;

@@ -218,18 +218,29 @@ pub fn stats_restore() -> Image<StatsEntry> {
 /// Name of the link to the checkpoint that holds the pages marked as being in the parent.
 pub const PARENT_LINK: &str = "parent";
 
-/// Name of the directory inside a checkpoint to which [`PARENT_LINK`] leads when pages were copied while the
-/// processes still ran: a parent checkpoint of its own, with page maps and pages.
+/// Name of the directory inside a checkpoint for pages that were copied while the processes still ran: a parent
+/// checkpoint of its own, with page maps and pages.
 pub const PRE_COPY: &str = PRE_COPIES[0];
 
-/// The same, and those inside it to which its own [`PARENT_LINK`] leads, and so on: several threads that copy the
-/// memory of one process each write into a directory of their own.
-pub const PRE_COPIES: [&str; 4] = [
-    "pre-copy",
-    "pre-copy/pre-copy",
-    "pre-copy/pre-copy/pre-copy",
+/// The same, and those inside it for what was copied later, or by another thread: a page map speaks of one pages file,
+/// so each file needs a directory of its own. The parent of each is the one that it lies in, and
+/// [`PARENT_LINK`] of the checkpoint leads to the last.
+pub const PRE_COPIES: [&str; 12] = {
+    let mut names = [""; 12];
+    let mut depth = 0;
+    while depth < names.len() {
+        names[depth] = NESTED.split_at("pre-copy/".len() * depth + "pre-copy".len()).0;
+        depth += 1;
+    }
+    names
+};
+
+/// The deepest of them.
+const NESTED: &str = concat!(
+    "pre-copy/pre-copy/pre-copy/pre-copy/",
+    "pre-copy/pre-copy/pre-copy/pre-copy/",
     "pre-copy/pre-copy/pre-copy/pre-copy",
-];
+);
 
 /// Images of which a checkpoint has one.
 const SINGLE: &[&str] = &[

@@ -55,8 +55,8 @@ impl ImageWriter {
     }
 
     /// The directories inside it for pages that are copied while the processes still run, so many of
-    /// [`names::PRE_COPIES`]. [`ImageWriter::link_parent`] has to lead to the first, and [`Folder::link_parent`]
-    /// from each to the next.
+    /// [`names::PRE_COPIES`]. [`ImageWriter::link_parent`] has to lead to the last, and [`Folder::link_parent`]
+    /// from each to the one before.
     pub fn pre_copies(&self, count: usize) -> Result<Vec<Folder<'_>>, Error> {
         let names = names::PRE_COPIES.iter().take(count);
         let folder = |name: &&'static str| {

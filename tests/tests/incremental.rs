@@ -19,13 +19,13 @@ struct Chain {
 impl Chain {
     /// A program whose every page says what it must hold, some of which change all the while.
     fn start(family: &str) -> Self {
-        Self::start_with(family, "40")
+        Self::start_with(family, "40", "4")
     }
 
-    fn start_with(family: &str, mib: &str) -> Self {
+    fn start_with(family: &str, mib: &str, rate: &str) -> Self {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
-        let settings = [("STASIS_WORKLOAD_MIB", mib), ("STASIS_WORKLOAD_RATE", "4")];
+        let settings = [("STASIS_WORKLOAD_MIB", mib), ("STASIS_WORKLOAD_RATE", rate)];
         let workload = Workload::start_with(family, scratch.path("work"), &settings);
         Self { machine, scratch, workload }
     }
@@ -111,7 +111,7 @@ fn three_in_a_row_restored_by_criu_peer() {
 
 /// Large memory is copied by several threads, each into a checkpoint of its own.
 fn several_files(by: Engine) {
-    let chain = Chain::start_with("dirty", "100");
+    let chain = Chain::start_with("dirty", "100", "4");
     chain.dump("first", RUNNING_ON, &["--track"]).must_succeed("the first");
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     if processors > 1 {
@@ -135,9 +135,34 @@ fn large_memory_in_several_files_restored_by_criu_peer() {
     several_files(Engine::Criu);
 }
 
+/// What was written much while it was copied is copied again, into a checkpoint that comes between.
+fn much_that_is_written_meanwhile(by: Engine) {
+    let chain = Chain::start_with("dirty", "48", "1000");
+    // The program may have had no processor meanwhile.
+    let wrote_much = (0..20).map(|n| format!("n{n}")).find(|name| {
+        chain.dump(name, RUNNING_ON, &[]).must_succeed("a dump");
+        stored(&chain.images(name).join("pre-copy/pre-copy")) > 0
+    });
+    let wrote_much = wrote_much.expect("a dump that copied much again into further files");
+    chain.dump("end", ENDING, &[]).must_succeed("the last");
+    for name in ["end", &wrote_much] {
+        chain.must_be_right(name, by);
+    }
+}
+
+#[test]
+fn much_that_is_written_while_it_is_copied() {
+    much_that_is_written_meanwhile(Engine::Stasis);
+}
+
+#[test]
+fn much_that_is_written_while_it_is_copied_restored_by_criu_peer() {
+    much_that_is_written_meanwhile(Engine::Criu);
+}
+
 #[test]
 fn a_pre_dump_of_large_memory() {
-    let chain = Chain::start_with("dirty", "100");
+    let chain = Chain::start_with("dirty", "100", "4");
     let images = |name: &str| {
         let images = chain.images(name);
         std::fs::create_dir_all(&images).expect("make the directory");

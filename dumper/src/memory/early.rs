@@ -1,11 +1,11 @@
 //! Copying memory while the target runs.
 //!
 //! The first round copies everything that is worth it into a parent checkpoint inside the one that
-//! is being made; further rounds copy over what was written meanwhile, until little is left or it
-//! does not become less. What the target then waits for is the rest.
+//! is being made; further rounds copy what was written meanwhile, much of it into parent checkpoints that
+//! come between, until little is left or it does not become less. What the target then waits for is the rest.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
@@ -18,6 +18,7 @@ use super::copy::processors;
 use super::keeper::{self, Taken};
 use super::pages::Pages;
 use super::parent::Parent;
+use super::room::{Room, WORTH_A_FILE, files};
 use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
 use crate::clock::Clock;
@@ -37,8 +38,6 @@ const LEAST: u64 = 64 << 10;
 const LITTLE: u64 = 512 << 10;
 /// Bytes that are written before the target stands still, beside those of the last round.
 const SPARE: u64 = 8 << 20;
-/// Bytes of private memory that are worth several threads with a file of its own each.
-const WORTH_A_FILE: u64 = 64 << 20;
 /// Rounds after the first.
 const ROUNDS: u32 = 16;
 /// Rounds after which not much less was left than before.
@@ -52,9 +51,9 @@ pub(crate) struct Early {
     tracked: BTreeMap<i32, Tracked>,
     /// Bytes that the last round copied.
     last_round: u64,
-    /// Where the first round went, and into how many files of each process.
+    /// Where the first round went, and into how many folders what was copied went by now.
     first: First,
-    files: usize,
+    folders: usize,
     /// Link to the checkpoint that the tracking is relative to, from the finished directory.
     parent: Option<PathBuf>,
     /// What is copied frozen is protected again, for the next dump.
@@ -85,7 +84,7 @@ impl Early {
             tracked: BTreeMap::new(),
             last_round: 0,
             first: if pre_dump { First::Here } else { First::Nowhere },
-            files: 1,
+            folders: 0,
             parent: None,
             protect: false,
             threads: processors(),
@@ -173,9 +172,10 @@ impl Early {
             }
         }
         let bytes: u64 = self.tracked.keys().map(|&pid| private_bytes(pid)).sum();
-        self.files = match (self.first, bytes) {
-            (First::Inside, WORTH_A_FILE..) => self.threads.min(names::PRE_COPIES.len()),
-            _ => 1,
+        self.folders = match (self.first, bytes) {
+            (First::Inside, WORTH_A_FILE..) => files(self.threads),
+            (First::Inside, _) => 1,
+            (First::Nowhere | First::Here, _) => 0,
         };
         let folders = self.folders(writer)?;
         if folders.is_empty() {
@@ -215,11 +215,11 @@ impl Early {
         }
     }
 
-    /// Where what is copied first goes; the parent of each is the next.
+    /// Where what is copied early goes; the parent of each is the one before.
     fn folders<'w>(&self, writer: &'w ImageWriter) -> Result<Vec<Folder<'w>>, Error> {
         Ok(match self.first {
             First::Nowhere => Vec::new(),
-            First::Inside => writer.pre_copies(self.files)?,
+            First::Inside => writer.pre_copies(self.folders)?,
             First::Here => vec![writer.here()],
         })
     }
@@ -267,26 +267,25 @@ impl Early {
 
     /// Copies what was written meanwhile, again and again. The last thing before the target is
     /// stopped.
-    pub(crate) fn copy_again(&mut self, clock: &Clock) -> Result<(), Error> {
+    pub(crate) fn copy_again(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
         if self.tracked.is_empty() {
             return Ok(());
         }
-        let budget = available_memory() / 4;
-        let mut taken = 0;
+        let mut budget = available_memory() / 4;
         let mut in_vain = 0;
         for round in 1..=ROUNDS {
             let mut copied = 0;
+            let mut room = Room::of_round(writer, self.folders, self.threads, budget);
             self.of_each(|tracked| {
-                let (all, in_memory) = tracked.next_round(budget.saturating_sub(taken))?;
-                copied += all;
-                taken += in_memory;
+                copied += tracked.next_round(&mut room)?;
                 Ok(())
             })?;
+            (self.folders, budget) = (room.taken, room.budget);
             clock.check("copy memory that is in use")?;
             tracing::debug!(round, bytes = copied, "memory was copied again");
             in_vain += u32::from(copied > self.last_round / 4 * 3);
             self.last_round = copied;
-            if copied <= LITTLE || in_vain > PATIENCE || taken > budget {
+            if copied <= LITTLE || in_vain > PATIENCE || room.is_full {
                 break;
             }
         }
@@ -393,7 +392,8 @@ impl Early {
         self.warnings.push(what.to_owned());
     }
 
-    /// Writes the page maps of what was copied first, and links the parents.
+    /// Writes the page maps of what was copied into folders, and links the parents: the checkpoint's is the newest
+    /// of them.
     pub(crate) fn encode(
         &self,
         writer: &ImageWriter,
@@ -401,35 +401,36 @@ impl Early {
     ) -> Result<(), Error> {
         let folders = self.folders(writer)?;
         for tracked in self.tracked.values() {
-            tracked.encode_first(&folders)?;
+            tracked.encode(&folders)?;
         }
-        // From the checkpoint itself, and then from each of those inside, to the next.
-        let places = match self.first {
+        let inside = match self.first {
             First::Inside => &folders[..],
             First::Nowhere | First::Here => &[],
         };
-        let inside = places.len();
-        for (depth, place) in std::iter::once(&writer.here()).chain(places).enumerate() {
+        for (depth, folder) in inside.iter().enumerate() {
+            // Known by another name: it lacks what was written later, so that nothing must be
+            // relative to it.
+            let inventory =
+                InventoryEntry { dump_criu_run_id: Some(unique_id()), ..inventory.clone() };
+            folder.write_one(&names::inventory(), &inventory)?;
             if depth > 0 {
-                // Known by another name: it lacks what was written later, so that nothing must be
-                // relative to it.
-                let inventory =
-                    InventoryEntry { dump_criu_run_id: Some(unique_id()), ..inventory.clone() };
-                place.write_one(&names::inventory(), &inventory)?;
+                folder.link_parent(Path::new(".."))?;
             }
-            if depth < inside {
-                place.link_parent(names::PRE_COPY.as_ref())?;
-            } else if let Some(parent) = &self.parent {
-                let up: PathBuf = std::iter::repeat_n(Component::ParentDir, depth).collect();
-                place.link_parent(&up.join(parent))?;
-            }
+        }
+        if let Some(newest) = inside.len().checked_sub(1) {
+            writer.link_parent(names::PRE_COPIES[newest].as_ref())?;
+        }
+        match (&self.parent, inside.first()) {
+            (Some(parent), Some(oldest)) => oldest.link_parent(&Path::new("..").join(parent))?,
+            (Some(parent), None) => writer.link_parent(parent)?,
+            (None, _) => {}
         }
         Ok(())
     }
 
-    /// Bytes that were copied first.
+    /// Bytes that were copied into folders.
     pub(crate) fn bytes(&self) -> u64 {
-        self.tracked.values().map(Tracked::first_bytes).sum()
+        self.tracked.values().map(Tracked::stored_bytes).sum()
     }
 }
 

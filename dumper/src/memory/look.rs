@@ -4,7 +4,7 @@ use std::io;
 
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 
-use super::first::windows;
+use super::copies::windows;
 use super::runs::{bytes, coalesce};
 
 /// If of so many pages more than one begins a run of unprotected ones, all are looked at together.

@@ -19,6 +19,8 @@ pub(crate) struct Round {
     pub(super) runs: Vec<PageRun>,
     /// Their bytes, one run behind the other.
     pub(super) bytes: Arena,
+    /// Those of which no newer copy is in a pages file.
+    pub(super) newest: Vec<PageRun>,
 }
 
 /// Where the bytes of a run are.
@@ -209,7 +211,7 @@ fn place(frozen: &[PageRun], kept: &[PageRun], rounds: &[Round]) -> Vec<Placed> 
             (*run, here)
         });
         let mut copy = copies.next();
-        for run in clip(&round.runs, &left) {
+        for run in clip(&round.newest, &left) {
             let mut at = run.start;
             // A run of what is left may lie in several copies that touch.
             while let Some((copied, start)) = copy
@@ -225,7 +227,7 @@ fn place(frozen: &[PageRun], kept: &[PageRun], rounds: &[Round]) -> Vec<Placed> 
                 at = part.end;
             }
         }
-        left = subtract(&left, &round.runs);
+        left = subtract(&left, &round.newest);
     }
     placed.extend(left.into_iter().map(|run| Placed { run, source: Source::Parent }));
     placed.sort_by_key(|placed| placed.run.start);
@@ -242,7 +244,7 @@ mod tests {
     }
 
     fn round(pages: &[(u64, u64)]) -> Round {
-        Round { runs: runs(pages), bytes: Arena::new(1).unwrap() }
+        Round { runs: runs(pages), bytes: Arena::new(1).unwrap(), newest: runs(pages) }
     }
 
     #[test]

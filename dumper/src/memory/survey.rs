@@ -8,9 +8,9 @@ use collector::{Inventory, Mapping, Process, VmFlags};
 use images::ImageWriter;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
+use super::copies::windows;
 use super::copy::share;
 use super::early::{Early, Marked, private_bytes};
-use super::first::windows;
 use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
 use super::runs::{bytes, joined, subtract, union};

@@ -24,11 +24,12 @@ use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 use kernel::userfaultfd::WriteTracker;
 
+use super::copies::{Copies, SLICE, Target, windows};
 use super::copy::{cut, in_a_row, into_memory, share, that_pay};
-use super::first::{First, SLICE, Target, windows};
 use super::look::{Look, look, parts, without_holes};
 use super::origin::Memory;
 use super::pages::Round;
+use super::room::Room;
 use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -58,8 +59,9 @@ pub(crate) struct Tracked {
     spans: Vec<PageRun>,
     /// Pages that an earlier checkpoint holds.
     inherited: Vec<PageRun>,
-    /// Pages that were copied first, into a pages file of their own.
-    first: Option<First>,
+    /// Pages that were copied into pages files of their own, if a first round was.
+    copies: Option<Copies>,
+    /// What was copied into memory later.
     rounds: Vec<Round>,
     /// All pages of which there is a copy.
     covered: Vec<PageRun>,
@@ -241,7 +243,7 @@ impl Tracked {
             map,
             spans,
             inherited: Vec::new(),
-            first: None,
+            copies: None,
             rounds: Vec::new(),
             covered: Vec::new(),
             doubtful: Vec::new(),
@@ -268,28 +270,44 @@ impl Tracked {
     ) -> Result<u64, Error> {
         let lost = Mutex::default();
         let target = Target { threads: folders.len(), ..self.target(&lost) };
-        let first = First::copy(folders, &target, &self.spans, clock)?;
-        self.covered = union(&self.inherited, &first.runs());
-        let copied = first.bytes();
-        self.first = Some(first);
+        let copies = Copies::first(folders, &target, &self.spans, clock)?;
+        self.covered = union(&self.inherited, &copies.runs());
+        let copied = copies.bytes();
+        self.copies = Some(copies);
         self.doubt(lost);
         Ok(copied)
     }
 
-    /// Protects and copies what was written since the last round. Pages that were copied first are
-    /// copied over; others go into memory, of which at most `budget` bytes are taken. Returns
-    /// how many bytes were copied, and how many of them are in memory.
-    pub(super) fn next_round(&mut self, budget: u64) -> Result<(u64, u64), Error> {
+    /// Protects and copies what was written since the last round, to where the round has room. Returns how many
+    /// bytes that was.
+    pub(super) fn next_round(&mut self, room: &mut Room<'_>) -> Result<u64, Error> {
         let written = self.written(&self.spans.clone(), true)?;
+        let total = bytes(&written);
         let lost = Mutex::default();
-        let new = match &self.first {
-            Some(first) => first.copy_again(&self.target(&lost), &written)?,
-            None => written.clone(),
+        let folders = match self.copies {
+            Some(_) if total > room.in_memory => room.folders(total)?,
+            _ => Vec::new(),
         };
-        let in_memory = bytes(&new);
-        self.copy_to_memory(new, budget, &lost)?;
+        match self.copies.take() {
+            Some(mut copies) if !folders.is_empty() => {
+                copies.again(room.after, &folders, &self.target(&lost), &written)?;
+                self.copies = Some(copies);
+                self.covered = union(&self.covered, &written);
+                // What was copied into memory before is older.
+                for round in &mut self.rounds {
+                    round.newest = subtract(&round.newest, &written);
+                }
+            }
+            copies => {
+                self.copies = copies;
+                self.copy_to_memory(written, room.budget, &lost)?;
+                room.is_full |= total > room.budget;
+                room.in_memory = room.in_memory.saturating_sub(total);
+                room.budget = room.budget.saturating_sub(total);
+            }
+        }
         self.doubt(lost);
-        Ok((bytes(&written), in_memory))
+        Ok(total)
     }
 
     fn copy_to_memory(
@@ -314,7 +332,7 @@ impl Tracked {
             Ok(())
         })?;
         self.covered = union(&self.covered, &runs);
-        self.rounds.push(Round { runs, bytes: memory });
+        self.rounds.push(Round { newest: runs.clone(), runs, bytes: memory });
         Ok(())
     }
 
@@ -407,17 +425,17 @@ impl Tracked {
         std::mem::take(&mut self.rounds)
     }
 
-    /// Writes the page maps of what was copied first, if anything was.
-    pub(super) fn encode_first(&self, folders: &[Folder<'_>]) -> Result<(), Error> {
-        match &self.first {
-            Some(first) => first.encode(folders, self.pid, &self.inherited),
+    /// Writes the page maps of what was copied into pages files, if anything was.
+    pub(super) fn encode(&self, folders: &[Folder<'_>]) -> Result<(), Error> {
+        match &self.copies {
+            Some(copies) => copies.encode(folders, self.pid, &self.inherited),
             None => Ok(()),
         }
     }
 
-    /// Bytes that are in the pages files of the first round.
-    pub(super) fn first_bytes(&self) -> u64 {
-        self.first.as_ref().map_or(0, First::bytes)
+    /// Bytes that are in those pages files.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.copies.as_ref().map_or(0, Copies::bytes)
     }
 
     /// Bytes of which there is a copy.
