@@ -27,7 +27,7 @@ pub enum Point {
     PreStream,
     /// Before anything is read but that there are images.
     PreRestore,
-    /// The root is there, in its namespaces, which are empty.
+    /// The root is there, in namespaces of its own.
     SetupNamespaces,
     /// The namespaces are filled.
     PostSetupNamespaces,

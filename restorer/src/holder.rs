@@ -6,6 +6,8 @@
 //! sockets:
 //!
 //! ```text
+//! holder: "entered"  if the root has namespaces of its own: all tasks are in theirs; one word, and it goes on
+//! commander: go      nobody objects
 //! holder: "ready"    everything is built; one word, and it runs
 //! commander: go      the switch: it has noted down what there will be
 //! holder: "done"     all have been let go
@@ -39,6 +41,7 @@ use crate::failure::Failure;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
+    Entered,
     Ready,
     Done,
     Failed(Failure),
@@ -48,6 +51,15 @@ const GO: u8 = b'g';
 
 /// How long what was killed may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How far a tree is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The tasks are in their namespaces. It is told if the root has some of its own.
+    Entered,
+    /// All is built, and about to be let go.
+    Built,
+}
 
 /// The commander's hold on the holder.
 #[derive(Debug)]
@@ -101,20 +113,28 @@ impl Holder {
         &self.socket
     }
 
-    /// Waits until the tree is built, has it noted down by `note`, which may refuse, gives the word, and
-    /// waits until the tree has been let go. After an error nobody of it (`tasks`, made since `since`, as
+    /// Waits until the tree is built, gives the word, and waits until the tree has been let go. Before each
+    /// word `reached` is told how far the tree is, and may refuse. After an error nobody of it (`tasks`, made since `since`, as
     /// [`started`] tells) is left.
     pub(crate) fn finish(
         mut self,
         tasks: &[i32],
         since: u64,
-        note: impl FnOnce() -> Result<(), Error>,
+        mut reached: impl FnMut(Stage) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut lost = None;
-        let result = match self.next() {
-            Some(Word::Ready) => note().and_then(|()| {
-                // If it is gone, it is seen at the next word.
-                let given = self.socket.write_all(&[GO]).is_ok();
+        let mut said = self.next();
+        let mut refused = Ok(());
+        if matches!(said, Some(Word::Entered)) {
+            refused = reached(Stage::Entered);
+            if refused.is_ok() {
+                self.go();
+                said = self.next();
+            }
+        }
+        let result = refused.and_then(|()| match said {
+            Some(Word::Ready) => reached(Stage::Built).and_then(|()| {
+                let given = self.go();
                 match self.next() {
                     Some(Word::Done) => Ok(()),
                     said => {
@@ -127,7 +147,7 @@ impl Holder {
                 lost = Some(false);
                 self.lost(false)
             })),
-        };
+        });
         let pid = self.pid;
         drop(self);
         wait_status(pid).map_err(Error::kernel("wait for the process that holds the tree"))?;
@@ -137,6 +157,11 @@ impl Holder {
         // What their parents can no longer take away has come to us.
         while result.is_err() && matches!(kernel::ptrace::poll_any(), Ok(Some(_))) {}
         result
+    }
+
+    /// Whether the word could be given. If the holder is gone, it is seen at its next word.
+    fn go(&mut self) -> bool {
+        self.socket.write_all(&[GO]).is_ok()
     }
 
     fn next(&mut self) -> Option<Word> {
@@ -165,7 +190,7 @@ impl Word {
     fn failure(self) -> Option<Error> {
         match self {
             Self::Failed(failure) => Some(failure.into_error()),
-            Self::Ready | Self::Done => None,
+            Self::Entered | Self::Ready | Self::Done => None,
         }
     }
 }
@@ -224,6 +249,23 @@ impl Held {
         exit_now(0)
     }
 
+    /// Says that the tasks are in their namespaces, and waits until nobody objects.
+    pub(crate) fn entered(&mut self) -> Result<(), Error> {
+        say(&mut self.socket, &Word::Entered);
+        if self.hear() {
+            return Ok(());
+        }
+        Err(Error::Lost {
+            pid: self.commander,
+            what: "it does not want the tree any more".to_owned(),
+        })
+    }
+
+    fn hear(&mut self) -> bool {
+        let mut word = [0];
+        self.socket.read_exact(&mut word).is_ok() && word[0] == GO
+    }
+
     /// Says that the tree is built and waits for the word; whether it was given. From then on
     /// nothing but SIGKILL ends this process before it has let go.
     pub(crate) fn ask(&mut self) -> Result<bool, Error> {
@@ -231,7 +273,6 @@ impl Held {
         // From here on the end of the sockets tells that the commander is gone.
         prctl::set_pdeathsig(None).map_err(operation("ask to outlive the restore"))?;
         say(&mut self.socket, &Word::Ready);
-        let mut word = [0];
-        Ok(self.socket.read_exact(&mut word).is_ok() && word[0] == GO)
+        Ok(self.hear())
     }
 }

@@ -49,6 +49,11 @@ impl Sets {
         Ok(sets)
     }
 
+    /// Whether a process was in namespaces beside the dumper's.
+    pub(crate) fn has_own(&self, pid: i32) -> bool {
+        self.of.contains_key(&pid)
+    }
+
     /// A process that was in namespaces beside the dumper's.
     pub(crate) fn first(&self) -> Option<i32> {
         self.of.keys().next().copied()

@@ -19,7 +19,7 @@ use crate::explain::explain;
 use crate::files::changed::{self, Which};
 use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
-use crate::holder::{self, Side, started};
+use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
 use crate::load::{Body, Process, State, World, signal_of};
 use crate::namespaces;
@@ -103,14 +103,17 @@ pub fn restore(
     let root = plan.tasks[0].pid;
     let since = started(std::process::id().cast_signed()).unwrap_or(0);
     let reins = Reins::new(base)?;
+    let own_namespaces = sets.has_own(root);
     let mut spare =
         numbers::spare(&world, &plan).filter(|number| !helpers.values().any(|h| h == number));
     let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
         Side::Commander(holder) => holder,
         Side::Holder(held) => held.live(move |held| {
             let stop = options.after == AfterRestore::Stop;
+            let entered = || if own_namespaces { held.entered() } else { Ok(()) };
             let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
-                let parked = build(&plan, (&world, &groups), &mut tracer, go, (files, kept))?;
+                let parked =
+                    build(&plan, (&world, &groups), &mut tracer, (go, entered), (files, kept))?;
                 Ok(finish::finish(&world, &plan, &places, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
@@ -150,17 +153,22 @@ pub fn restore(
         pages_restored: world.pages() + of_files,
     };
     let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images });
-    let note = || {
+    let mut keepers = Some(keepers);
+    let reached = |stage| {
+        if stage == Stage::Entered {
+            tell(Point::SetupNamespaces)?;
+            return Ok(tell(Point::PostSetupNamespaces)?);
+        }
         tell(Point::PostRestore)?;
         tell(Point::PreResume)?;
-        drop(keepers);
+        keepers.take();
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {
             Record::of(&report, &options.images_dir).keep(place);
         }
         Ok(())
     };
-    let finished = holder.finish(&tasks, since, note);
+    let finished = holder.finish(&tasks, since, reached);
     drop(subreaper);
     made.and(finished)?;
     tell(Point::PostResume)?;
@@ -386,7 +394,7 @@ fn build(
     plan: &Plan,
     (world, groups): (&World, &cgroups::Plan),
     tracer: &mut Tracer,
-    mut go: File,
+    (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
     (files, kept): (OpenFiles, Kept),
 ) -> Result<Parked, Loss> {
     let root = tracer.seize_root(plan.tasks[0].pid)?;
@@ -395,7 +403,9 @@ fn build(
     go.write_all(&root::message(&rseq)).map_err(Error::kernel("set the root going"))?;
     drop(go);
     let everybody = plan.tasks.len();
-    for task in tracer.gather(everybody)?.into_values() {
+    let there = tracer.gather(everybody)?;
+    entered()?;
+    for task in there.into_values() {
         task.resume(0)?;
     }
     let grouped = tracer.gather(everybody)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, wait_until};
+use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, Workload, wait_until};
 
 /// Says what it is told and what it sees: its name, the point, whether it was told the root, how that
 /// one is, whether there are images, where it works, and whether it has a descriptor that is not its
@@ -34,6 +34,8 @@ exit 0
 struct Case {
     scratch: Scratch,
     workload: Workload,
+    /// The root of the tree: the workload, unless it is said otherwise.
+    pid: i32,
     engine: Engine,
 }
 
@@ -46,7 +48,8 @@ impl Case {
         symlink(&first, scratch.path("second")).expect("symlink");
         let workload = Workload::start("still", scratch.path("target"));
         fs::create_dir(scratch.path("work")).expect("mkdir");
-        Self { scratch, workload, engine }
+        let pid = workload.pid();
+        Self { scratch, workload, pid, engine }
     }
 
     fn images(&self) -> PathBuf {
@@ -66,12 +69,12 @@ impl Case {
         let work = self.scratch.path("work").canonicalize().expect("a path");
         whole.arg("--work-dir").arg(&work);
         whole.env("WORK", work).env("HEARD", self.scratch.path("heard"));
-        whole.env("TARGET", self.workload.pid().to_string()).env("AT", at).env("DO", what);
+        whole.env("TARGET", self.pid.to_string()).env("AT", at).env("DO", what);
         whole
     }
 
     fn dump(&self, how: Dump<'_>, at: &str, what: &str) -> Outcome {
-        let command = self.engine.dump_command(self.workload.pid(), &self.images(), how);
+        let command = self.engine.dump_command(self.pid, &self.images(), how);
         self.with_log(&mut self.with_scripts(&command, at, what), "dump.log")
     }
 
@@ -207,6 +210,40 @@ fn refused(engine: Engine) {
     }
 }
 
+/// A tree whose root has namespaces of its own has two more points, at which it can still be refused.
+fn told_of_namespaces(engine: Engine) {
+    let machine = Machine::prepare();
+    let mut case = Case::new(engine);
+    machine.end_tree(case.workload.pid());
+    let mut command = Command::new("unshare");
+    let program =
+        Program::start(command.args(["--uts", "sleep", "1000"]), &case.scratch.path("log"));
+    case.pid = program.pid();
+    let link = |process: &str| fs::read_link(format!("/proc/{process}/ns/uts")).expect("a link");
+    let there = || link(&program.pid().to_string()) != link("self");
+    assert!(wait_until(Duration::from_secs(60), there), "it has no namespace of its own");
+    case.dump(Dump::ENDING, "", "").must_succeed("dump");
+    assert_eq!(points(&case.heard()), ["pre-dump", "post-dump"]);
+    machine.await_no_children();
+    let all = ["pre-restore", "setup-namespaces", "post-setup-namespaces"];
+    for (index, point) in all.iter().enumerate() {
+        let outcome = case.restore(point, "exit 7");
+        assert_eq!(outcome.code, Some(1), "{point}: {outcome:?}");
+        assert_eq!(points(&case.heard()), all[..=index]);
+        machine.await_no_children();
+    }
+    case.restore("", "").must_succeed("restore");
+    let heard = case.heard();
+    assert_eq!(points(&heard), [&all[..], &RESTORE[1..]].concat());
+    assert!(heard[1..].iter().all(|line| line.contains(" root ")), "{heard:?}");
+    machine.end_tree(case.pid);
+}
+
+#[test]
+fn scripts_are_told_of_namespaces() {
+    told_of_namespaces(Engine::CriuFace);
+}
+
 #[test]
 fn scripts_are_told_at_the_points_of_criu() {
     told(Engine::CriuFace);
@@ -256,6 +293,11 @@ mod criu_peer {
     #[test]
     fn tells_scripts_the_same() {
         told(Engine::Criu);
+    }
+
+    #[test]
+    fn tells_scripts_of_namespaces() {
+        told_of_namespaces(Engine::Criu);
     }
 
     #[test]
