@@ -4,7 +4,8 @@
 use std::io;
 
 use arch::settings;
-use libc::{c_int, c_long};
+use ids::{HostPid, ImagePid};
+use libc::{c_int, c_long, pid_t};
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,11 @@ fn answer(value: c_long) -> io::Result<c_long> {
 ///
 /// # Errors
 /// When the number is taken (`EEXIST`), or may not be chosen (`EPERM`).
-pub fn fork_as(pid: i32, sibling: bool) -> io::Result<Fork> {
+pub fn fork_as(pid: ImagePid, sibling: bool) -> io::Result<Fork> {
+    fork_numbered(pid.get(), sibling)
+}
+
+fn fork_numbered(pid: pid_t, sibling: bool) -> io::Result<Fork> {
     let arguments = CloneArgs {
         flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 },
         // A sibling's is its parent's affair: it is that of the caller.
@@ -61,14 +66,16 @@ pub fn fork_as(pid: i32, sibling: bool) -> io::Result<Fork> {
     Ok(if made == 0 { Fork::Child } else { Fork::Parent })
 }
 
-/// Forks a process that has one of `numbers`, the first that nobody else has by now: which, and on
+/// Forks a process of our own pid namespace that has one of `numbers`, the first that nobody else has by now: which, and on
 /// which side of the fork the caller is. `None` if all are taken.
 ///
 /// # Errors
 /// As [`fork_as`].
-pub fn fork_as_any(numbers: impl IntoIterator<Item = i32>) -> io::Result<Option<(i32, Fork)>> {
+pub fn fork_as_any(
+    numbers: impl IntoIterator<Item = HostPid>,
+) -> io::Result<Option<(HostPid, Fork)>> {
     for number in numbers {
-        match fork_as(number, false) {
+        match fork_numbered(number.get(), false) {
             Ok(made) => return Ok(Some((number, made))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -77,18 +84,18 @@ pub fn fork_as_any(numbers: impl IntoIterator<Item = i32>) -> io::Result<Option<
     Ok(None)
 }
 
-/// Forks a process with any number, which the parent learns (the child: 0). What else [`fork_as`] says
+/// Forks a process with any number, which the parent learns (the child: `None`). What else [`fork_as`] says
 /// holds here, too.
 ///
 /// # Errors
 /// When there can be no more processes.
-pub fn fork_any() -> io::Result<i32> {
+pub fn fork_any() -> io::Result<Option<HostPid>> {
     let arguments = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    // SAFETY: as in `fork_as`.
+    // SAFETY: as in `fork_numbered`.
     let made = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
     })?;
-    Ok(made as i32)
+    Ok(HostPid::new(made as i32))
 }
 
 /// Ends the process at once: no handlers, no destructors, nothing flushed.
@@ -111,11 +118,11 @@ pub fn let_be_traced() {
 ///
 /// # Errors
 /// When it is no child of the caller.
-pub fn wait_status(pid: i32) -> io::Result<c_int> {
+pub fn wait_status(pid: HostPid) -> io::Result<c_int> {
     let mut status = 0;
     loop {
         // SAFETY: `status` outlives the call, which writes nothing else.
-        if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } >= 0 {
+        if unsafe { libc::waitpid(pid.get(), &raw mut status, libc::__WALL) } >= 0 {
             return Ok(status);
         }
         let error = io::Error::last_os_error();
@@ -182,7 +189,7 @@ pub fn reset_signal_actions() {
 ///
 /// # Errors
 /// When it is no child of the caller.
-pub fn wait_ended(pid: i32, leave: bool) -> io::Result<()> {
+pub fn wait_ended(pid: HostPid, leave: bool) -> io::Result<()> {
     let options = libc::WEXITED | if leave { libc::WNOWAIT } else { 0 };
     loop {
         // SAFETY: the information is not asked for.
@@ -190,7 +197,7 @@ pub fn wait_ended(pid: i32, leave: bool) -> io::Result<()> {
             libc::syscall(
                 libc::SYS_waitid,
                 libc::P_PID,
-                pid,
+                pid.get(),
                 std::ptr::null_mut::<u8>(),
                 options,
                 std::ptr::null_mut::<u8>(),
@@ -205,9 +212,9 @@ pub fn wait_ended(pid: i32, leave: bool) -> io::Result<()> {
 
 /// Whether a process or thread with this number exists.
 #[must_use]
-pub fn exists(id: i32) -> bool {
+pub fn exists(id: HostPid) -> bool {
     // SAFETY: signal 0 only asks.
-    let asked = unsafe { libc::kill(id, 0) };
+    let asked = unsafe { libc::kill(id.get(), 0) };
     asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
@@ -215,9 +222,9 @@ pub fn exists(id: i32) -> bool {
 ///
 /// # Errors
 /// When it is gone or we may not.
-pub fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
+pub fn send_signal(pid: HostPid, signal: c_int) -> io::Result<()> {
     // SAFETY: takes two integers.
-    answer(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+    answer(unsafe { libc::kill(pid.get(), signal) }.into()).map(drop)
 }
 
 /// An instruction that can be made a fault for the calling thread.

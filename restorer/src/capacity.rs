@@ -94,7 +94,7 @@ fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
 /// What of the tree this machine has no room for.
 pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
     let machine = Machine::read();
-    let root = plan.tasks.first().map_or(0, |task| task.pid);
+    let root = plan.tasks.first().map_or(0, |task| task.pid.get());
     let threads = world.threads().saturating_sub(world.living().count());
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
     let mut found: Vec<Unsupported> =
@@ -106,7 +106,7 @@ pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
         let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
         let count = own().count() as u64;
-        found.extend(room::of_mappings(process.pid, count, machine.most_mappings));
+        found.extend(room::of_mappings(process.pid.get(), count, machine.most_mappings));
         let writable = libc::PROT_WRITE.cast_unsigned();
         let private = libc::MAP_PRIVATE.cast_unsigned();
         let counted = own().filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);

@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use api::{CgroupRoot, CgroupsMode};
+use ids::{ImagePid, PidMap};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::Places;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
@@ -36,7 +37,7 @@ pub(crate) struct Plan {
     /// By index of the process.
     processes: HashMap<usize, Moves>,
     /// Threads that are elsewhere than their process, by their number.
-    threads: BTreeMap<i32, Moves>,
+    threads: BTreeMap<ImagePid, Moves>,
     /// How many tasks are made in each group.
     births: Births,
 }
@@ -102,7 +103,7 @@ impl Plan {
 
     /// Before any group is made: whether all tasks may be in theirs.
     fn check_room(&self, world: &World) -> Result<(), Error> {
-        let root = world.processes.first().map_or(0, |process| process.pid);
+        let root = world.processes.first().map_or(0, |process| process.pid.get());
         let found = capacity::of_groups(root, &self.births);
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
@@ -115,9 +116,10 @@ impl Plan {
     ) -> Result<Self, Error> {
         let mut plan = Self::default();
         plan.note_own(start, places);
-        let mut found: HashMap<i32, Set> = HashMap::new();
+        let mut found: HashMap<ImagePid, Set> = HashMap::new();
         for (index, process) in world.processes.iter().enumerate() {
-            let begins = found.get(&process.ppid).filter(|_| index > 0).unwrap_or(start);
+            let begins = process.ppid.filter(|_| index > 0).and_then(|parent| found.get(&parent));
+            let begins = begins.unwrap_or(start);
             let (number, is_dead) = (number(process), matches!(process.state, State::Dead { .. }));
             // One that has ended does not say where it was.
             let wanted = match number.filter(|_| !is_dead) {
@@ -157,8 +159,11 @@ impl Plan {
     }
 
     /// Moves the threads that are elsewhere than their processes.
-    pub(crate) fn move_threads(&self) -> Result<(), Error> {
+    pub(crate) fn move_threads(&self, pids: &PidMap) -> Result<(), Error> {
         for (tid, groups) in &self.threads {
+            let tid = pids
+                .host(*tid)
+                .ok_or_else(|| Error::image(format!("thread {tid}"), "nobody is it"))?;
             for group in groups {
                 let threads = group.join("tasks");
                 let threads = if threads.exists() { threads } else { group.join("cgroup.threads") };
@@ -176,7 +181,7 @@ fn number(process: &Process) -> Option<u32> {
     set.filter(|set| *set != 0)
 }
 
-fn set(sets: &BTreeMap<u32, Set>, number: u32, id: i32) -> Result<&Set, Error> {
+fn set(sets: &BTreeMap<u32, Set>, number: u32, id: ImagePid) -> Result<&Set, Error> {
     let missing = || {
         Error::image(
             format!("process {id}"),
@@ -191,7 +196,7 @@ fn start() -> Result<Set, Error> {
     let failed = |source: kernel::procfs::Error| {
         Error::kernel("read the control groups of this process")(std::io::Error::other(source))
     };
-    let own = Dir::open(std::process::id().cast_signed()).map_err(failed)?;
+    let own = Dir::open(ids::HostPid::own().get()).map_err(failed)?;
     let own = Cgroup::read(&own).map_err(failed)?;
     Ok(own.0.iter().map(|group| (group.name(), group.path.as_bytes().to_vec())).collect())
 }
@@ -210,12 +215,12 @@ fn sets(entry: &CgroupEntry) -> Result<BTreeMap<u32, Set>, Error> {
 }
 
 /// The groups to go into for who is in `from`.
-fn moves(from: &Set, to: &Set, places: &Places, id: i32) -> Result<Moves, Error> {
+fn moves(from: &Set, to: &Set, places: &Places, id: ImagePid) -> Result<Moves, Error> {
     let other = to.iter().filter(|(name, group)| from.get(*name) != Some(*group));
     let directory = |(name, group): (&String, &Vec<u8>)| {
         places.directory(name, group).ok_or_else(|| {
             let group = String::from_utf8_lossy(group);
-            Error::refused(ELSEWHERE.of(id, format!("control group {name}:{group}")))
+            Error::refused(ELSEWHERE.of(id.get(), format!("control group {name}:{group}")))
         })
     };
     other.map(directory).collect()
@@ -506,8 +511,9 @@ mod tests {
             Set::from([("cpu".to_owned(), group.into()), ("gone".to_owned(), b"/".to_vec())])
         };
         let none = Places::default();
-        assert_eq!(moves(&set("/a"), &set("/a"), &none, 7).unwrap(), Moves::new());
-        let error = moves(&set("/a"), &set("/b"), &none, 7).unwrap_err();
+        let who = ImagePid::new(7).unwrap();
+        assert_eq!(moves(&set("/a"), &set("/a"), &none, who).unwrap(), Moves::new());
+        let error = moves(&set("/a"), &set("/b"), &none, who).unwrap_err();
         assert!(error.to_string().contains("cpu:/b"), "{error}");
     }
 

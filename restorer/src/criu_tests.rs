@@ -57,14 +57,15 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
 }
 
 fn plan(world: &World) -> Plan {
-    Plan::new(world, Caller { sid: 1, pgid: 1, shell_job: true }).unwrap()
+    let first = ids::ImagePid::new(1);
+    Plan::new(world, Caller { sid: first, pgid: first, shell_job: true }).unwrap()
 }
 
 /// A host that has everything.
 fn host() -> Host {
     Host {
-        sid: 1,
-        pgid: 1,
+        sid: ids::HostPid::new(1),
+        pgid: ids::HostPid::new(1),
         permitted: u64::MAX,
         bounding: u64::MAX,
         components: arch::fpu::Layout::of_this_processor().components(),
@@ -113,7 +114,7 @@ fn every_process_gets_a_region_of_its_own() {
                 descriptors.mapped.insert((id, prepare::open_flags(vma)), 940);
             }
             let region =
-                prepare::region(&host(), process, body, &descriptors, libc::SIGTRAP, 0).unwrap();
+                prepare::region(&host(), process, body, &descriptors, libc::SIGTRAP, None).unwrap();
             let end = region.address + region.bytes as u64;
             let free = |start: u64, stop: u64| stop <= region.address || start >= end;
             assert!(body.mm.vmas.iter().all(|vma| free(vma.start, vma.end)), "{set}");

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use ids::HostPid;
 use kernel::memory::read_exact;
 use parasite::restorer::{Report, Step};
 
 use crate::error::{Error, chain};
 use crate::failure::Failure;
 use crate::load::World;
+use crate::plan::Plan;
 use crate::task::Place;
 use crate::tracer::Loss;
 
@@ -16,7 +18,7 @@ use crate::tracer::Loss;
 /// that failed in the restorer has left a report in its memory.
 pub(crate) fn explain(
     loss: Loss,
-    world: &World,
+    (world, plan): (&World, &Plan),
     places: &[Option<Place>],
     complaints: &mut File,
 ) -> Error {
@@ -25,10 +27,11 @@ pub(crate) fn explain(
     }
     match loss {
         Loss::Failed(error) => error,
-        Loss::Ended { tid, status } => Error::Lost { pid: tid, what: ending(status) },
+        Loss::Ended { tid, status } => Error::Lost { pid: tid.get(), what: ending(status) },
         Loss::Crashed { task, signal } => {
             let tid = task.tid();
-            if let Some((pid, report)) = report(world, places, tid) {
+            let told = HostPid::new(tid).and_then(|tid| report((world, plan), places, tid));
+            if let Some((pid, report)) = told {
                 let step = Step::describe(report.step);
                 let object = report.object;
                 if report.error != 0 {
@@ -61,15 +64,20 @@ fn complaint(pipe: &mut File) -> Option<Error> {
 }
 
 /// The report of a thread, if its process has left for the restorer.
-fn report(world: &World, places: &[Option<Place>], tid: i32) -> Option<(i32, Report)> {
+fn report(
+    (world, plan): (&World, &Plan),
+    places: &[Option<Place>],
+    tid: HostPid,
+) -> Option<(i32, Report)> {
+    let wanted = plan.pids.image(tid);
     for (index, process) in world.processes.iter().enumerate() {
         let Some(body) = &process.body else { continue };
-        let Some(thread) = body.threads.iter().position(|thread| thread.tid == tid) else {
+        let Some(thread) = body.threads.iter().position(|thread| Some(thread.tid) == wanted) else {
             continue;
         };
         let address = places[index].as_ref()?.region.report(thread)?;
         let mut bytes = [0u8; size_of::<Report>()];
-        read_exact(tid, address, &mut bytes).ok()?;
+        read_exact(tid.get(), address, &mut bytes).ok()?;
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         let object = u64::from_ne_bytes(bytes[8..16].try_into().ok()?);
         let report = Report {
@@ -77,7 +85,7 @@ fn report(world: &World, places: &[Option<Place>], tid: i32) -> Option<(i32, Rep
             error: i32::from_ne_bytes(word(4)),
             object,
         };
-        return Some((process.pid, report));
+        return Some((process.pid.get(), report));
     }
     None
 }

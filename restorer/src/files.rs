@@ -44,6 +44,7 @@ use std::path::PathBuf;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
+use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
 
@@ -74,7 +75,7 @@ pub struct OpenContext {
     /// How many numbers the restore needs for itself in every task.
     pub work: usize,
     /// Free process numbers, for processes that keep files which one process cannot have.
-    pub numbers: Vec<i32>,
+    pub numbers: Vec<HostPid>,
 }
 
 /// Why the files of the images were not opened.
@@ -129,9 +130,9 @@ pub struct InstallTask {
     /// The id of its descriptor table (`TaskKobjIdsEntry.files_id`).
     pub files_id: u32,
     /// Its pid.
-    pub pid: i32,
+    pub pid: ImagePid,
     /// The process that holds the tree, and has what was opened after its birth.
-    pub holder: i32,
+    pub holder: HostPid,
 }
 
 /// What a file that no descriptor holds is held for.

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use arch::fpu::Layout;
 use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
 use arch::syscall::nr;
+use ids::HostPid;
 use kernel::memory::write_all;
 use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
@@ -34,7 +35,7 @@ use crate::task::Place;
 const SIGSET_BYTES: u64 = 8;
 
 /// The parked threads by their numbers.
-pub(crate) type Parked = BTreeMap<i32, Stopped>;
+pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
 
 /// Finishes every process; with `stop` all stay stopped when they are let go.
 pub(crate) fn finish(
@@ -48,7 +49,7 @@ pub(crate) fn finish(
     for (index, process) in world.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &places[index]) else { continue };
         let children_stopped = if stop {
-            world.processes.iter().any(|child| child.ppid == process.pid)
+            world.processes.iter().any(|child| child.ppid == Some(process.pid))
         } else {
             !plan.tasks[index].stopped.is_empty()
         };
@@ -57,8 +58,9 @@ pub(crate) fn finish(
             State::Stopped => Some(stop_signal(world, process)),
             _ => stop.then_some(libc::SIGSTOP),
         };
-        leader(process, &place.region, &mut parked, drain, halt)?;
-        threads(process, body, &parked, &layout)?;
+        let pid = plan.host(process.pid)?;
+        leader((process, pid), &place.region, &mut parked, drain, halt)?;
+        threads((process, body), plan, &parked, &layout)?;
     }
     Ok(parked)
 }
@@ -92,7 +94,7 @@ fn is_pending(process: &Process, signal: i32) -> bool {
 fn stop_signal(world: &World, process: &Process) -> i32 {
     // In the images actions are without those of SIGKILL and SIGSTOP.
     let action = |signal: i32| process.core.sigactions.get(usize::try_from(signal).ok()? - 3);
-    let parent = world.processes.iter().find(|parent| parent.pid == process.ppid);
+    let parent = world.processes.iter().find(|parent| Some(parent.pid) == process.ppid);
     let watched =
         parent.is_some_and(|parent| parent.sid == process.sid && parent.pgid != process.pgid);
     match process.core.stop_signo.map(u32::cast_signed) {
@@ -109,13 +111,13 @@ fn stop_signal(world: &World, process: &Process) -> i32 {
 
 /// What is done to a process by its leader.
 fn leader(
-    process: &Process,
+    (process, pid): (&Process, HostPid),
     region: &Region,
     parked: &mut Parked,
     drain: bool,
     halt: Option<i32>,
 ) -> Result<(), Error> {
-    let mut leader = take(parked, process.pid)?;
+    let mut leader = take(parked, pid)?;
     let at = leader.registers()?.instruction() - SYSCALL_INSTRUCTION_LEN;
     if drain {
         leader = drain_child_signal(leader, region, at)?;
@@ -128,21 +130,27 @@ fn leader(
         return Err(Error::kernel(operation)(std::io::Error::from_raw_os_error(-answer as i32)));
     }
     if let Some(signal) = halt {
-        leader = stop(leader, signal)?;
+        leader = stop((leader, pid), signal)?;
     }
-    parked.insert(process.pid, leader);
+    parked.insert(pid, leader);
     Ok(())
 }
 
 /// Registers and signal masks.
-fn threads(process: &Process, body: &Body, parked: &Parked, layout: &Layout) -> Result<(), Error> {
+fn threads(
+    (process, body): (&Process, &Body),
+    plan: &Plan,
+    parked: &Parked,
+    layout: &Layout,
+) -> Result<(), Error> {
     let mut state = Vec::new();
     for thread in &body.threads {
-        let task = parked.get(&thread.tid).ok_or_else(|| lost(thread.tid))?;
+        let tid = plan.host(thread.tid)?;
+        let task = parked.get(&tid).ok_or_else(|| lost(tid))?;
         task.extended_state(&mut state)?;
         task.set_extended_state(&registers::extended(thread, &state, layout)?)?;
         let mut general = registers::general(thread)?;
-        critical_section(thread, &mut general)?;
+        critical_section(thread, tid, &mut general)?;
         task.set_registers(&general)?;
         task.set_signal_mask(thread.core.blk_sigset.unwrap_or(process.core.blk_sigset))?;
     }
@@ -152,25 +160,29 @@ fn threads(process: &Process, body: &Body, parked: &Parked, layout: &Layout) -> 
 /// Finds out for a thread that was inside a restartable sequence when CRIU dumped it what the kernel
 /// does with it: the kernel itself may not look when it sets the thread going from here, and
 /// has cleared its pointer to the sequence when the thread ran elsewhere.
-fn critical_section(thread: &Thread, registers: &mut GeneralRegs) -> Result<(), Error> {
+fn critical_section(
+    thread: &Thread,
+    tid: HostPid,
+    registers: &mut GeneralRegs,
+) -> Result<(), Error> {
     let Some(rseq) = thread.core.rseq_entry else { return Ok(()) };
     let pointer = rseq.rseq_cs_pointer.unwrap_or(0);
-    match at_section(thread.tid, pointer, 0, rseq.signature, registers.instruction()) {
+    match at_section(tid.get(), pointer, 0, rseq.signature, registers.instruction()) {
         Interrupted::Outside => {}
         Interrupted::Aborted(handler) => registers.go_on_at(handler),
         Interrupted::Unresolved(pointer) => {
-            set_section(thread.tid, rseq.rseq_abi_pointer, pointer)
+            set_section(tid.get(), rseq.rseq_abi_pointer, pointer)
                 .map_err(Error::kernel(format!("write to thread {}", thread.tid)))?;
         }
     }
     Ok(())
 }
 
-fn lost(pid: i32) -> Error {
-    Error::Lost { pid, what: "it did not come to its end of the restore".to_owned() }
+fn lost(pid: HostPid) -> Error {
+    Error::Lost { pid: pid.get(), what: "it did not come to its end of the restore".to_owned() }
 }
 
-fn take(parked: &mut Parked, tid: i32) -> Result<Stopped, Error> {
+fn take(parked: &mut Parked, tid: HostPid) -> Result<Stopped, Error> {
     parked.remove(&tid).ok_or_else(|| lost(tid))
 }
 
@@ -216,8 +228,7 @@ fn drain_child_signal(task: Stopped, region: &Region, at: u64) -> Result<Stopped
 
 /// Stops a process by a signal. All others are blocked, so that this is the one that its leader
 /// meets; it stops the other threads before they could run.
-fn stop(leader: Stopped, signal: i32) -> Result<Stopped, Error> {
-    let pid = leader.tid();
+fn stop((leader, pid): (Stopped, HostPid), signal: i32) -> Result<Stopped, Error> {
     leader.set_signal_mask(!(1 << (signal - 1)))?;
     send_signal(pid, signal).map_err(Error::kernel(format!("stop process {pid}")))?;
     let leader = leader.resume(0)?.wait_stopped()?;

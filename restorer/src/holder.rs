@@ -25,6 +25,7 @@ use std::io::{Read, Write};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
 use kernel::descriptors::duplicate_from;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, set_signal_mask, wait_status};
@@ -64,14 +65,14 @@ pub(crate) enum Stage {
 /// The commander's hold on the holder.
 #[derive(Debug)]
 pub(crate) struct Holder {
-    pid: i32,
+    pid: HostPid,
     socket: File,
 }
 
 /// The holder's side.
 #[derive(Debug)]
 pub(crate) struct Held {
-    commander: i32,
+    commander: HostPid,
     socket: File,
 }
 
@@ -87,13 +88,13 @@ pub(crate) enum Side {
 }
 
 /// Makes the holder, a copy of the caller, with one of the `numbers`, none of which the tree wants.
-pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<Side, Error> {
+pub(crate) fn split(numbers: impl Iterator<Item = HostPid>, base: RawFd) -> Result<Side, Error> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
         .map_err(operation("make a pair of sockets"))?;
     let keep = |end| duplicate_from(end, base).map_err(Error::kernel("keep a socket"));
     let (ours, theirs) = (File::from(keep(&ours)?), File::from(keep(&theirs)?));
-    let commander = std::process::id().cast_signed();
+    let commander = HostPid::own();
     let made = fork_as_any(numbers).map_err(Error::kernel("create a process to hold the tree"))?;
     match made {
         Some((pid, Fork::Parent)) => Ok(Side::Commander(Holder { pid, socket: ours })),
@@ -104,7 +105,7 @@ pub(crate) fn split(numbers: impl Iterator<Item = i32>, base: RawFd) -> Result<S
 
 impl Holder {
     /// Its number.
-    pub(crate) const fn pid(&self) -> i32 {
+    pub(crate) const fn pid(&self) -> HostPid {
         self.pid
     }
 
@@ -118,7 +119,7 @@ impl Holder {
     /// [`started`] tells) is left.
     pub(crate) fn finish(
         mut self,
-        tasks: &[i32],
+        tasks: &[HostPid],
         since: u64,
         mut reached: impl FnMut(Stage) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -182,7 +183,7 @@ impl Holder {
         } else {
             "it was ended while it built the tree, and what it had built with it"
         };
-        Error::Lost { pid: self.pid, what: what.to_owned() }
+        Error::Lost { pid: self.pid.get(), what: what.to_owned() }
     }
 }
 
@@ -197,11 +198,13 @@ impl Word {
 
 /// Waits until nobody of the tree is left. Before the word was given all are being ended already;
 /// afterwards those that had been let go are ended here.
-fn end(tasks: &[i32], since: u64, given: bool) {
+fn end(tasks: &[HostPid], since: u64, given: bool) {
     let ours: Vec<PidFd> = tasks
         .iter()
-        .filter_map(|&pid| PidFd::open(pid).ok())
-        .filter(|task| started(task.pid()).is_some_and(|start| start >= since))
+        .filter_map(|&pid| PidFd::open(pid.get()).ok())
+        .filter(|task| {
+            HostPid::new(task.pid()).and_then(started).is_some_and(|start| start >= since)
+        })
         .collect();
     let deadline = Instant::now() + PATIENCE;
     for task in ours.iter().filter(|_| given) {
@@ -216,8 +219,8 @@ fn end(tasks: &[i32], since: u64, given: bool) {
 }
 
 /// When a process was started, in ticks since the machine was.
-pub(crate) fn started(pid: i32) -> Option<u64> {
-    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
+pub(crate) fn started(pid: HostPid) -> Option<u64> {
+    let stat = Dir::open(pid.get()).and_then(|dir| Stat::read(&dir));
     stat.ok().map(|stat| stat.start_time)
 }
 
@@ -235,7 +238,7 @@ impl Held {
             .map_err(operation("ask to die with the restore"))
             // Out of the reach of what is sent to the commander's process group.
             .and_then(|()| nix::unistd::setsid().map(drop).map_err(operation("found a session")));
-        if nix::unistd::getppid().as_raw() != self.commander {
+        if nix::unistd::getppid().as_raw() != self.commander.get() {
             exit_now(1);
         }
         // A panic must not unwind into the commander's code, of which this process is a copy.
@@ -256,7 +259,7 @@ impl Held {
             return Ok(());
         }
         Err(Error::Lost {
-            pid: self.commander,
+            pid: self.commander.get(),
             what: "it does not want the tree any more".to_owned(),
         })
     }

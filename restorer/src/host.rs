@@ -4,6 +4,7 @@
 
 use arch::fpu::Layout;
 use arch::memory::GATE;
+use ids::{HostPid, ImagePid};
 use images::messages::vma_status;
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
@@ -39,8 +40,9 @@ pub(crate) struct Vdso {
 /// What this process has.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) sid: i32,
-    pub(crate) pgid: i32,
+    /// `None` for a session or group whose leader is outside of our pid namespace.
+    pub(crate) sid: Option<HostPid>,
+    pub(crate) pgid: Option<HostPid>,
     pub(crate) permitted: u64,
     pub(crate) bounding: u64,
     /// Capabilities that the kernel knows.
@@ -61,17 +63,16 @@ const CAP_SYS_RESOURCE: u64 = 24;
 impl Host {
     /// Asks the kernel about this process.
     pub(crate) fn probe() -> Result<Self, Error> {
-        let dir = Dir::open(std::process::id() as i32)?;
+        let dir = Dir::open(HostPid::own().get())?;
         let status = Status::read(&dir)?;
         let limits = Limits::read(&dir)?;
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .map_err(Error::kernel("read /proc/sys/kernel/cap_last_cap"))?;
         let last: u32 = last.trim().parse().unwrap_or(63);
-        let own =
-            |pid: Result<nix::unistd::Pid, nix::Error>| pid.map_or(0, nix::unistd::Pid::as_raw);
+        let session = nix::unistd::getsid(None).ok();
         let mut host = Self {
-            sid: own(nix::unistd::getsid(None)),
-            pgid: nix::unistd::getpgrp().as_raw(),
+            sid: session.and_then(|sid| HostPid::new(sid.as_raw())),
+            pgid: HostPid::new(nix::unistd::getpgrp().as_raw()),
             permitted: status.cap_permitted,
             bounding: status.cap_bounding,
             known: u64::MAX >> (63 - last.min(63)),
@@ -105,7 +106,7 @@ impl Host {
         }
         if let Some(code) = self.vdso.code {
             self.vdso.image = vec![0; code.bytes() as usize];
-            kernel::memory::read_exact(std::process::id() as i32, code.start, &mut self.vdso.image)
+            kernel::memory::read_exact(HostPid::own().get(), code.start, &mut self.vdso.image)
                 .map_err(Error::kernel("read the vdso"))?;
         }
         Ok(())
@@ -131,14 +132,14 @@ impl Host {
         let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
         for (resource, limit) in limits.enumerate() {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
-            found.extend(support::host::of_limit(process.pid, resource, limit.max, ours));
+            found.extend(support::host::of_limit(process.pid.get(), resource, limit.max, ours));
         }
     }
 
     fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
         let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
         if let Some(guard) = guards.next().filter(|_| !self.guards) {
-            found.push(support::host::of_guard(process.pid, guard.start, guard.end));
+            found.push(support::host::of_guard(process.pid.get(), guard.start, guard.end));
         }
     }
 
@@ -148,12 +149,12 @@ impl Host {
             let missing = thread.processor.missing(self.components);
             if missing != 0 {
                 let refusal = support::host::processor_state(&names(missing));
-                found.push(refusal.of(thread.tid, "processor state"));
+                found.push(refusal.of(thread.tid.get(), "processor state"));
             }
         }
         let missing = body.permitted_components() & !self.components;
         if missing != 0 {
-            found.push(support::host::of_permitted(process.pid, &names(missing)));
+            found.push(support::host::of_permitted(process.pid.get(), &names(missing)));
         }
     }
 
@@ -165,7 +166,7 @@ impl Host {
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
                 let names = kernel::rights::names_of(missing | unbounded);
-                found.push(support::host::of_capabilities(thread.tid, &names));
+                found.push(support::host::of_capabilities(thread.tid.get(), &names));
             }
         }
     }
@@ -174,7 +175,7 @@ impl Host {
     /// addresses of, functions that are elsewhere in ours.
     pub(crate) fn check_vdso(
         &self,
-        pid: i32,
+        pid: ImagePid,
         body: &Body,
         stored: Option<&[u8]>,
     ) -> Result<(), Error> {
@@ -192,6 +193,6 @@ impl Host {
         if same {
             return Ok(());
         }
-        Err(Error::refused(support::host::OTHER_VDSO.of(pid, format!("process {pid}"))))
+        Err(Error::refused(support::host::OTHER_VDSO.of(pid.get(), format!("process {pid}"))))
     }
 }

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arch::image::ThreadImage;
+use ids::ImagePid;
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
 };
@@ -51,10 +52,12 @@ pub(crate) struct World {
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    pub(crate) pid: i32,
-    pub(crate) ppid: i32,
-    pub(crate) pgid: i32,
-    pub(crate) sid: i32,
+    pub(crate) pid: ImagePid,
+    /// The root's is outside the tree.
+    pub(crate) ppid: Option<ImagePid>,
+    /// `None` for a group or session whose leader is outside of the pid namespace.
+    pub(crate) pgid: Option<ImagePid>,
+    pub(crate) sid: Option<ImagePid>,
     pub(crate) state: State,
     /// What belongs to the whole process.
     pub(crate) core: TaskCoreEntry,
@@ -92,7 +95,7 @@ pub(crate) struct Body {
 /// A thread.
 #[derive(Debug)]
 pub(crate) struct Thread {
-    pub(crate) tid: i32,
+    pub(crate) tid: ImagePid,
     /// What is the processor's.
     pub(crate) processor: ThreadImage,
     pub(crate) core: ThreadCoreEntry,
@@ -152,7 +155,7 @@ impl World {
 
 /// Tasks that share more than threads do not are refused.
 fn check_sharing(processes: &[Process]) -> Result<(), Error> {
-    let mut owners: BTreeMap<(&str, u32), i32> = BTreeMap::new();
+    let mut owners: BTreeMap<(&str, u32), ImagePid> = BTreeMap::new();
     for (process, body) in processes.iter().filter_map(|p| Some((p, p.body.as_ref()?))) {
         let ids = &body.ids;
         let shared = [
@@ -164,8 +167,8 @@ fn check_sharing(processes: &[Process]) -> Result<(), Error> {
         for (what, id) in shared {
             if let Some(other) = owners.insert((what, id), process.pid) {
                 return Err(Error::refused(
-                    support::images::shares(what, other)
-                        .of(process.pid, format!("process {}", process.pid)),
+                    support::images::shares(what, other.get())
+                        .of(process.pid.get(), format!("process {}", process.pid)),
                 ));
             }
         }

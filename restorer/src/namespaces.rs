@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{OwnedFd, RawFd};
 
+use ids::ImagePid;
 use images::messages::{TaskKobjIdsEntry, UtsnsEntry};
 use images::{ImageDir, names};
 use kernel::descriptors::duplicate_from;
@@ -21,7 +22,7 @@ pub(crate) struct Sets {
     /// UTS namespaces that were not the dumper's, by number.
     uts: BTreeMap<u32, UtsnsEntry>,
     /// Processes in such ones.
-    of: BTreeMap<i32, Set>,
+    of: BTreeMap<ImagePid, Set>,
 }
 
 /// The namespaces of a process; `None` stands for the one of the restoring process.
@@ -34,7 +35,7 @@ impl Sets {
     /// Those of processes with these ids.
     pub(crate) fn load<'i>(
         dir: &ImageDir,
-        processes: impl Iterator<Item = (i32, &'i TaskKobjIdsEntry)>,
+        processes: impl Iterator<Item = (ImagePid, &'i TaskKobjIdsEntry)>,
     ) -> Result<Self, Error> {
         let mut sets = Self::default();
         let Some(own) = &dir.inventory().root_ids else { return Ok(sets) };
@@ -50,12 +51,12 @@ impl Sets {
     }
 
     /// Whether a process was in namespaces beside the dumper's.
-    pub(crate) fn has_own(&self, pid: i32) -> bool {
+    pub(crate) fn has_own(&self, pid: ImagePid) -> bool {
         self.of.contains_key(&pid)
     }
 
     /// A process that was in namespaces beside the dumper's.
-    pub(crate) fn first(&self) -> Option<i32> {
+    pub(crate) fn first(&self) -> Option<ImagePid> {
         self.of.keys().next().copied()
     }
 }
@@ -66,7 +67,11 @@ fn other(number: Option<u32>, own: Option<u32>) -> Option<u32> {
 }
 
 /// Refuses what is not made yet.
-fn refuse_others(pid: i32, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Result<(), Error> {
+fn refuse_others(
+    pid: ImagePid,
+    ids: &TaskKobjIdsEntry,
+    own: &TaskKobjIdsEntry,
+) -> Result<(), Error> {
     let pairs = [
         ("pid", ids.pid_ns_id, own.pid_ns_id),
         ("net", ids.net_ns_id, own.net_ns_id),
@@ -79,7 +84,7 @@ fn refuse_others(pid: i32, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Re
     match pairs.iter().find(|(_, number, own)| other(*number, *own).is_some()) {
         None => Ok(()),
         Some((name, ..)) => Err(Error::refused(
-            support::images::own_namespace(name).of(pid, format!("process {pid}")),
+            support::images::own_namespace(name).of(pid.get(), format!("process {pid}")),
         )),
     }
 }
@@ -127,7 +132,7 @@ impl<'s> Made<'s> {
     }
 
     /// In a new task: enters the namespaces of process `pid`.
-    pub(crate) fn enter(&self, pid: i32) -> Result<(), Error> {
+    pub(crate) fn enter(&self, pid: ImagePid) -> Result<(), Error> {
         let set = self.sets.of.get(&pid).copied().unwrap_or_default();
         let uts = set.uts.map_or(self.own_uts.as_ref(), |number| self.uts.get(&number));
         match uts {
@@ -153,7 +158,9 @@ mod tests {
     #[test]
     fn what_is_not_made_is_refused_by_its_name() {
         let own = TaskKobjIdsEntry { net_ns_id: Some(2), uts_ns_id: Some(4), ..Default::default() };
-        let refuse = |ids| refuse_others(7, &ids, &own).map_err(|error| error.to_string());
+        let refuse = |ids| {
+            refuse_others(ImagePid::new(7).unwrap(), &ids, &own).map_err(|error| error.to_string())
+        };
         assert_eq!(refuse(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Ok(()));
         let error = refuse(TaskKobjIdsEntry { net_ns_id: Some(9), ..own }).unwrap_err();
         assert!(error.contains("process 7") && error.contains("net namespace"), "{error}");

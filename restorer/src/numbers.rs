@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ids::{HostPid, ImagePid};
 use kernel::pidfd::{End, PidFd};
 use kernel::process::exists;
 use kernel::procfs::{Dir, ProcFile, Stat};
@@ -21,28 +22,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const EXITING: u32 = 0x4;
 
 /// The numbers that are to be given out: those of tasks and of threads.
-pub(crate) fn wanted<'a>(world: &'a World, plan: &'a Plan) -> impl Iterator<Item = i32> + 'a {
-    let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
-    plan.tasks.iter().map(|task| task.pid).chain(threads)
+pub(crate) fn wanted(plan: &Plan) -> impl Iterator<Item = HostPid> + '_ {
+    plan.pids.iter().map(|(host, _)| host)
 }
 
 /// Every number that is to be given out must be one that this machine has, and free. What is
 /// ending is waited for.
-pub(crate) fn check(world: &World, plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
+pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
     let limit = pid_max();
-    if let Some(id) = wanted(world, plan).find(|&id| id >= limit) {
+    if let Some(id) = wanted(plan).find(|id| id.get() >= limit) {
         return Err(Error::refused(
-            support::host::number_too_high(id, limit).of(id, format!("process {id}")),
+            support::host::number_too_high(id.get(), limit).of(id.get(), format!("process {id}")),
         ));
     }
     let deadline = Instant::now() + PATIENCE;
-    for id in wanted(world, plan).filter(|&id| exists(id)) {
+    for id in wanted(plan).filter(|&id| exists(id)) {
         if await_free(id, deadline)? {
             continue;
         }
-        return Err(match records.and_then(|place| Record::of_root(place, id)) {
+        return Err(match records.and_then(|place| Record::of_root(place, id.get())) {
             Some(record) => Error::refused(
-                support::host::runs_already(&record.images).of(id, format!("process {id}")),
+                support::host::runs_already(&record.images).of(id.get(), format!("process {id}")),
             ),
             None => taken(id),
         });
@@ -51,10 +51,10 @@ pub(crate) fn check(world: &World, plan: &Plan, records: Option<&Path>) -> Resul
 }
 
 /// Waits until a number is free if what has it is ending; whether it is.
-fn await_free(id: i32, deadline: Instant) -> Result<bool, Error> {
-    let stat = Dir::open(id).and_then(|dir| Stat::read(&dir));
+fn await_free(id: HostPid, deadline: Instant) -> Result<bool, Error> {
+    let stat = Dir::open(id.get()).and_then(|dir| Stat::read(&dir));
     let ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
-    match PidFd::open(id) {
+    match PidFd::open(id.get()) {
         Ok(process) if ending => {
             let end = process.await_end(true, deadline);
             let end = end.map_err(Error::kernel(format!("wait for the end of process {id}")))?;
@@ -65,11 +65,12 @@ fn await_free(id: i32, deadline: Instant) -> Result<bool, Error> {
 }
 
 /// Says who has a number, and why.
-fn taken(id: i32) -> Error {
-    let of = |pid: i32| Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok();
-    let named = |pid: i32| match of(pid) {
-        Some(stat) => format!("process {pid} ({})", stat.comm.to_string_lossy()),
-        None => format!("process {pid}"),
+fn taken(id: HostPid) -> Error {
+    let id = id.get();
+    let of = |number: i32| Dir::open(number).and_then(|dir| Stat::read(&dir)).ok();
+    let named = |number: i32| match of(number) {
+        Some(stat) => format!("process {number} ({})", stat.comm.to_string_lossy()),
+        None => format!("process {number}"),
     };
     let object = format!("process {id}");
     match of(id) {
@@ -96,19 +97,22 @@ pub(crate) fn pid_max() -> i32 {
 
 /// Numbers that are free, wanted by nobody in the tree, and far from where the kernel gives out
 /// numbers next.
-pub(crate) fn spare(world: &World, plan: &Plan) -> impl Iterator<Item = i32> + use<> {
-    let wanted: BTreeSet<i32> = wanted(world, plan).collect();
-    (1..pid_max()).rev().filter(move |id| !wanted.contains(id) && !exists(*id))
+pub(crate) fn spare(plan: &Plan) -> impl Iterator<Item = HostPid> + use<> {
+    let wanted: BTreeSet<HostPid> = wanted(plan).collect();
+    (1..pid_max())
+        .rev()
+        .filter_map(HostPid::new)
+        .filter(move |id| !wanted.contains(id) && !exists(*id))
 }
 
 /// Numbers for threads that help processes with much memory to read it.
-pub(crate) fn helpers(world: &World, plan: &Plan) -> BTreeMap<i32, i32> {
+pub(crate) fn helpers(world: &World, plan: &Plan) -> BTreeMap<ImagePid, HostPid> {
     /// Bytes that are worth a thread.
     const MUCH: u64 = 32 << 20;
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return BTreeMap::new();
     }
-    let mut free = spare(world, plan);
+    let mut free = spare(plan);
     let large = world
         .living()
         .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);

@@ -18,14 +18,14 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
             if !thread.core.creds.as_ref().is_some_and(|creds| is_plain(creds, uid, gid)) {
                 return Err(Error::refused(
                     support::host::more_rights(uid, gid)
-                        .of(process.pid, format!("thread {}", thread.tid)),
+                        .of(process.pid.get(), format!("thread {}", thread.tid)),
                 ));
             }
         }
     }
     if let Some(pid) = world.namespaces.first() {
         return Err(Error::refused(
-            support::host::NAMESPACE_OF_ROOT.of(pid, format!("process {pid}")),
+            support::host::NAMESPACE_OF_ROOT.of(pid.get(), format!("process {pid}")),
         ));
     }
     for file in world.files.files.values() {

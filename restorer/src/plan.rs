@@ -17,6 +17,8 @@
 //! (see [`crate::task`]). Zombies and helpers end when all groups are joined.
 
 use std::collections::BTreeMap;
+
+use ids::{HostPid, ImagePid, PidMap};
 use support::Refusal;
 
 use crate::error::Error;
@@ -26,12 +28,14 @@ use crate::load::{State, World};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) tasks: Vec<Task>,
+    /// Who all these will be here, and the threads of processes.
+    pub(crate) pids: PidMap,
 }
 
 /// A process to be made.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Task {
-    pub(crate) pid: i32,
+    pub(crate) pid: ImagePid,
     /// Index of the process in the images; `None` for a helper.
     pub(crate) process: Option<usize>,
     /// What it does first, in this order.
@@ -39,11 +43,11 @@ pub(crate) struct Task {
     /// Its group.
     pub(crate) group: Group,
     /// Its children that end while the tree is built: helpers, which it waits for and forgets.
-    pub(crate) helpers: Vec<i32>,
+    pub(crate) helpers: Vec<ImagePid>,
     /// Its children that are born dead, which stay to be waited for.
-    pub(crate) zombies: Vec<i32>,
+    pub(crate) zombies: Vec<ImagePid>,
     /// Its children that are stopped.
-    pub(crate) stopped: Vec<i32>,
+    pub(crate) stopped: Vec<ImagePid>,
 }
 
 /// A step in the making of the tree.
@@ -66,14 +70,14 @@ pub(crate) enum Group {
     /// It founds it at birth.
     Found,
     /// It joins it when all are there.
-    Join(i32),
+    Join(ImagePid),
 }
 
 /// The session and group of the caller, for a tree that joins them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
-    pub(crate) sid: i32,
-    pub(crate) pgid: i32,
+    pub(crate) sid: Option<ImagePid>,
+    pub(crate) pgid: Option<ImagePid>,
     /// The root need not lead a session.
     pub(crate) shell_job: bool,
 }
@@ -81,19 +85,31 @@ pub(crate) struct Caller {
 /// A process on the way to a task.
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    pid: i32,
+    pid: ImagePid,
     /// Index of the parent; the root has none.
     parent: Option<usize>,
-    pgid: i32,
-    sid: i32,
+    pgid: Option<ImagePid>,
+    sid: Option<ImagePid>,
     dead: bool,
     stopped: bool,
 }
 
+impl Member {
+    fn leads_session(&self) -> bool {
+        self.sid == Some(self.pid)
+    }
+}
+
 impl Plan {
+    /// Who a task or thread of the images is here.
+    pub(crate) fn host(&self, pid: ImagePid) -> Result<HostPid, Error> {
+        let unknown = || Error::image(format!("process {pid}"), "nobody is to have this number");
+        self.pids.host(pid).ok_or_else(unknown)
+    }
+
     /// Plans the making of `world`.
     pub(crate) fn new(world: &World, caller: Caller) -> Result<Self, Error> {
-        let index_of: BTreeMap<i32, usize> = world
+        let index_of: BTreeMap<ImagePid, usize> = world
             .processes
             .iter()
             .enumerate()
@@ -101,24 +117,36 @@ impl Plan {
             .collect();
         let members = world.processes.iter().enumerate().map(|(index, process)| Member {
             pid: process.pid,
-            parent: if index == 0 { None } else { index_of.get(&process.ppid).copied() },
+            parent: if index == 0 {
+                None
+            } else {
+                process.ppid.and_then(|parent| index_of.get(&parent).copied())
+            },
             pgid: process.pgid,
             sid: process.sid,
             dead: matches!(process.state, State::Dead { .. }),
             stopped: process.state == State::Stopped,
         });
-        build(members.collect(), caller)
+        let mut plan = build(members.collect(), caller)?;
+        let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
+        for pid in plan.tasks.iter().map(|task| task.pid).chain(threads) {
+            // The tree comes back into the pid namespace of this process.
+            plan.pids
+                .insert(pid.in_own_namespace(), pid)
+                .map_err(|clash| Error::image(format!("process {pid}"), clash.to_string()))?;
+        }
+        Ok(plan)
     }
 }
 
-fn refuse(pid: i32, refusal: Refusal) -> Error {
-    Error::refused(refusal.of(pid, format!("process {pid}")))
+fn refuse(pid: ImagePid, refusal: Refusal) -> Error {
+    Error::refused(refusal.of(pid.get(), format!("process {pid}")))
 }
 
 fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
     let joins = adopt_caller(&mut members, caller)?;
     refuse_strangers(&members, joins.then_some(caller))?;
-    let mut plan = Plan { tasks: Vec::new() };
+    let mut plan = Plan { tasks: Vec::new(), pids: PidMap::default() };
     for (index, member) in members.iter().enumerate() {
         plan.tasks.push(Task {
             pid: member.pid,
@@ -135,7 +163,7 @@ fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-fn of(members: &[Member], parent: usize, which: impl Fn(&Member) -> bool) -> Vec<i32> {
+fn of(members: &[Member], parent: usize, which: impl Fn(&Member) -> bool) -> Vec<ImagePid> {
     let children = members.iter().filter(|child| child.parent == Some(parent));
     children.filter(|child| which(child)).map(|child| child.pid).collect()
 }
@@ -144,13 +172,13 @@ fn of(members: &[Member], parent: usize, which: impl Fn(&Member) -> bool) -> Vec
 /// takes the caller's instead. Whether the tree is one.
 fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<bool, Error> {
     let Some(root) = members.first().copied() else { return Ok(false) };
-    if root.sid == root.pid {
+    if root.leads_session() {
         return Ok(false);
     }
     if !caller.shell_job {
         return Err(refuse(root.pid, support::host::JOB));
     }
-    let led = members.iter().any(|member| member.pid == root.pgid);
+    let led = members.iter().any(|member| Some(member.pid) == root.pgid);
     for member in members {
         if member.sid == root.sid {
             member.sid = caller.sid;
@@ -166,14 +194,14 @@ fn adopt_caller(members: &mut [Member], caller: Caller) -> Result<bool, Error> {
 /// join it by number. Who is born into the caller's (`adopted`) has it all the same.
 fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), Error> {
     for member in members {
-        let is_callers = |own: i32, callers: fn(&Caller) -> i32| {
+        let is_callers = |own: Option<ImagePid>, callers: fn(&Caller) -> Option<ImagePid>| {
             adopted.as_ref().is_some_and(|caller| own == callers(caller))
         };
-        let born = member.parent.is_none_or(|parent| members[parent].pgid == 0);
-        if member.sid == 0 && !is_callers(member.sid, |caller| caller.sid) {
+        let born = member.parent.is_none_or(|parent| members[parent].pgid.is_none());
+        if member.sid.is_none() && !is_callers(member.sid, |caller| caller.sid) {
             return Err(refuse(member.pid, support::images::SESSION_OUTSIDE));
         }
-        if member.pgid == 0 && !(born && is_callers(member.pgid, |caller| caller.pgid)) {
+        if member.pgid.is_none() && !(born && is_callers(member.pgid, |caller| caller.pgid)) {
             return Err(refuse(member.pid, support::host::GROUP_OUTSIDE));
         }
     }
@@ -183,28 +211,32 @@ fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), E
 /// Decides who forks whom and when.
 fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
     let birth_session = |index: usize| match members[index].parent {
-        _ if members[index].sid != members[index].pid => members[index].sid,
+        _ if !members[index].leads_session() => members[index].sid,
         Some(parent) => members[parent].sid,
         None => caller.sid,
     };
     let mut early: Vec<Vec<usize>> = vec![Vec::new(); members.len()];
     let mut late: Vec<Vec<Birth>> = vec![Vec::new(); members.len()];
-    let mut helpers: BTreeMap<(usize, i32), usize> = BTreeMap::new();
+    let mut helpers: BTreeMap<(usize, ImagePid), usize> = BTreeMap::new();
     for (index, child) in members.iter().enumerate() {
         let Some(parent) = child.parent else { continue };
-        let leads = child.sid == child.pid;
+        let leads = child.leads_session();
         if leads || child.sid == members[parent].sid {
             late[parent].push(Birth::Child(index));
         } else if child.sid == birth_session(parent) {
             early[parent].push(index);
-        } else if let Some(leader) = members.iter().position(|other| other.pid == child.sid) {
+        } else if let Some(leader) = members.iter().position(|other| Some(other.pid) == child.sid) {
             if members[leader].parent != Some(parent) {
-                return Err(refuse(child.pid, support::images::session_elsewhere(child.sid)));
+                let refusal = support::images::session_elsewhere(members[leader].pid.get());
+                return Err(refuse(child.pid, refusal));
             }
             late[leader].push(Birth::Sibling(index));
         } else {
-            let helper = *helpers.entry((parent, child.sid)).or_insert_with(|| {
-                plan.tasks.push(helper(child.sid, vec![Birth::Session], Group::Given));
+            let Some(sid) = child.sid else {
+                return Err(refuse(child.pid, support::images::SESSION_OUTSIDE));
+            };
+            let helper = *helpers.entry((parent, sid)).or_insert_with(|| {
+                plan.tasks.push(helper(sid, vec![Birth::Session], Group::Given));
                 plan.tasks.len() - 1
             });
             plan.tasks[helper].births.push(Birth::Sibling(index));
@@ -217,7 +249,7 @@ fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
     for (index, member) in members.iter().enumerate() {
         let births = &mut plan.tasks[index].births;
         births.extend(early[index].iter().map(|&child| Birth::Child(child)));
-        if member.sid == member.pid {
+        if member.leads_session() {
             births.push(Birth::Session);
         }
         births.append(&mut late[index]);
@@ -225,7 +257,7 @@ fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
     Ok(())
 }
 
-fn helper(pid: i32, births: Vec<Birth>, group: Group) -> Task {
+fn helper(pid: ImagePid, births: Vec<Birth>, group: Group) -> Task {
     Task {
         pid,
         process: None,
@@ -239,36 +271,38 @@ fn helper(pid: i32, births: Vec<Birth>, group: Group) -> Task {
 
 /// Decides who founds and who joins a group.
 fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
-    let mut founded: BTreeMap<i32, i32> = BTreeMap::new();
+    let mut founded: BTreeMap<ImagePid, Option<ImagePid>> = BTreeMap::new();
     for (index, member) in members.iter().enumerate() {
-        if member.sid == member.pid {
-            if member.pgid != member.pid {
-                return Err(refuse(member.pid, support::images::leader_in_group(member.pgid)));
+        if member.leads_session() {
+            if member.pgid != Some(member.pid) {
+                let group = member.pgid.map_or(0, ImagePid::get);
+                return Err(refuse(member.pid, support::images::leader_in_group(group)));
             }
             continue;
         }
         plan.tasks[index].group = match member.pgid {
-            0 => Group::Given,
-            own if own == member.pid => Group::Found,
-            other => Group::Join(other),
+            None => Group::Given,
+            Some(own) if own == member.pid => Group::Found,
+            Some(other) => Group::Join(other),
         };
     }
     for (index, member) in members.iter().enumerate() {
-        if let Some(&sid) = founded.get(&member.pgid)
+        let Some(pgid) = member.pgid else { continue };
+        if let Some(&sid) = founded.get(&pgid)
             && sid != member.sid
         {
-            return Err(refuse(member.pid, support::images::group_in_two_sessions(member.pgid)));
+            return Err(refuse(member.pid, support::images::group_in_two_sessions(pgid.get())));
         }
-        let led = plan.tasks.iter().any(|task| task.pid == member.pgid);
+        let led = plan.tasks.iter().any(|task| task.pid == pgid);
         if led || (member.pgid, member.sid) == (caller.pgid, caller.sid) {
             continue;
         }
         // The leader is dead: a helper, born into the member's session, stands in for it.
-        founded.insert(member.pgid, member.sid);
-        plan.tasks.push(helper(member.pgid, Vec::new(), Group::Found));
+        founded.insert(pgid, member.sid);
+        plan.tasks.push(helper(pgid, Vec::new(), Group::Found));
         let made = plan.tasks.len() - 1;
         plan.tasks[index].births.push(Birth::Child(made));
-        plan.tasks[index].helpers.push(member.pgid);
+        plan.tasks[index].helpers.push(pgid);
     }
     Ok(())
 }

@@ -1,14 +1,20 @@
 use super::*;
 
-const CALLER: Caller = Caller { sid: 5, pgid: 6, shell_job: false };
+const CALLER: Caller = Caller { sid: ImagePid::new(5), pgid: ImagePid::new(6), shell_job: false };
 const JOB: Caller = Caller { shell_job: true, ..CALLER };
 
+fn image(number: i32) -> ImagePid {
+    ImagePid::new(number).unwrap()
+}
+
 fn member(pid: i32, parent: Option<usize>, pgid: i32, sid: i32) -> Member {
-    Member { pid, parent, pgid, sid, dead: false, stopped: false }
+    // 0 is nobody.
+    let (pgid, sid) = (ImagePid::new(pgid), ImagePid::new(sid));
+    Member { pid: image(pid), parent, pgid, sid, dead: false, stopped: false }
 }
 
 fn task(plan: &Plan, pid: i32) -> &Task {
-    plan.tasks.iter().find(|task| task.pid == pid).unwrap()
+    plan.tasks.iter().find(|task| task.pid == image(pid)).unwrap()
 }
 
 #[test]
@@ -25,9 +31,9 @@ fn a_daemon_with_children_of_its_session() {
     .unwrap();
     assert_eq!(plan.tasks.len(), 4);
     assert_eq!(task(&plan, 100).births, [Birth::Session, Birth::Child(1), Birth::Child(2)]);
-    assert_eq!(task(&plan, 101).group, Group::Join(100));
+    assert_eq!(task(&plan, 101).group, Group::Join(image(100)));
     assert_eq!(task(&plan, 102).group, Group::Found);
-    assert_eq!(task(&plan, 103).group, Group::Join(102));
+    assert_eq!(task(&plan, 103).group, Group::Join(image(102)));
 }
 
 #[test]
@@ -42,7 +48,7 @@ fn a_child_left_in_the_session_its_parent_came_from() {
     )
     .unwrap();
     assert_eq!(task(&plan, 101).births, [Birth::Child(2), Birth::Session]);
-    assert_eq!(task(&plan, 102).group, Group::Join(100));
+    assert_eq!(task(&plan, 102).group, Group::Join(image(100)));
 }
 
 #[test]
@@ -72,15 +78,15 @@ fn dead_leaders_are_stood_in_for() {
         CALLER,
     )
     .unwrap();
-    let session = plan.tasks.iter().position(|task| task.pid == 101).unwrap();
+    let session = plan.tasks.iter().position(|task| task.pid == image(101)).unwrap();
     assert_eq!(plan.tasks[session].births, [Birth::Session, Birth::Sibling(1)]);
     assert_eq!(plan.tasks[session].process, None);
     assert!(task(&plan, 100).births.contains(&Birth::Child(session)));
-    assert_eq!(task(&plan, 100).helpers, [101]);
-    assert_eq!(task(&plan, 103).helpers, [104]);
+    assert_eq!(task(&plan, 100).helpers, [image(101)]);
+    assert_eq!(task(&plan, 103).helpers, [image(104)]);
     assert_eq!(task(&plan, 104).group, Group::Found);
-    assert_eq!(task(&plan, 105).group, Group::Join(104));
-    assert_eq!(task(&plan, 102).group, Group::Join(101));
+    assert_eq!(task(&plan, 105).group, Group::Join(image(104)));
+    assert_eq!(task(&plan, 102).group, Group::Join(image(101)));
 }
 
 #[test]
@@ -92,7 +98,7 @@ fn a_terminal_job_takes_the_callers_session() {
     assert_eq!(task(&plan, 100).group, Group::Found);
     // Part of a pipeline, whose leader was not dumped.
     let plan = build(vec![member(100, None, 99, 50)], JOB).unwrap();
-    assert_eq!(task(&plan, 100).group, Group::Join(6));
+    assert_eq!(task(&plan, 100).group, Group::Join(image(6)));
     assert_eq!(plan.tasks.len(), 1);
 }
 
@@ -121,8 +127,8 @@ fn the_dead_and_the_stopped_are_noted() {
     members[1].dead = true;
     members.push(Member { stopped: true, ..member(102, Some(0), 100, 100) });
     let plan = build(members, CALLER).unwrap();
-    assert_eq!(task(&plan, 100).zombies, [101]);
-    assert_eq!(task(&plan, 100).stopped, [102]);
+    assert_eq!(task(&plan, 100).zombies, [image(101)]);
+    assert_eq!(task(&plan, 100).stopped, [image(102)]);
 }
 
 #[test]
@@ -130,17 +136,17 @@ fn a_job_whose_session_is_led_from_outside_of_the_pid_namespace() {
     let job =
         || vec![member(100, None, 0, 0), member(101, Some(0), 0, 0), member(102, Some(0), 102, 0)];
     // Restored from within such a session, and from an ordinary one.
-    let plan = build(job(), Caller { sid: 0, pgid: 0, shell_job: true }).unwrap();
+    let plan = build(job(), Caller { sid: None, pgid: None, shell_job: true }).unwrap();
     assert_eq!(plan.tasks.len(), 3);
     assert_eq!(task(&plan, 100).group, Group::Given);
     assert_eq!(task(&plan, 101).group, Group::Given);
     assert_eq!(task(&plan, 102).group, Group::Found);
     let plan = build(job(), JOB).unwrap();
-    assert_eq!(task(&plan, 101).group, Group::Join(JOB.pgid));
+    assert_eq!(task(&plan, 101).group, Group::Join(JOB.pgid.unwrap()));
     build(job(), CALLER).unwrap_err();
     // A group that nobody can join by number.
     let foreign = vec![member(100, None, 100, 0), member(101, Some(0), 0, 0)];
-    build(foreign, Caller { sid: 0, pgid: 0, shell_job: true }).unwrap_err();
+    build(foreign, Caller { sid: None, pgid: None, shell_job: true }).unwrap_err();
     let led = vec![member(100, None, 100, 100), member(101, Some(0), 0, 0)];
-    build(led, Caller { sid: 0, pgid: 0, shell_job: true }).unwrap_err();
+    build(led, Caller { sid: None, pgid: None, shell_job: true }).unwrap_err();
 }

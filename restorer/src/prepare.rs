@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use arch::memory::{END_OF_SPACE, PAGE_SIZE};
+use ids::HostPid;
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report};
@@ -82,16 +83,16 @@ pub(crate) fn region(
     body: &Body,
     descriptors: &Descriptors,
     park_signal: i32,
-    helper: i32,
+    helper: Option<HostPid>,
 ) -> Result<Region, Error> {
     let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
     let mut tables = Tables::new(size_of::<Arguments>());
     let mut arguments = Arguments {
         end_of_space: END_OF_SPACE,
-        pid: process.pid,
+        pid: process.pid.get(),
         close_from: descriptors.base,
         park_signal,
-        helper,
+        helper: helper.map_or(0, HostPid::get),
         dumpable: body.mm.dumpable.unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
@@ -132,7 +133,8 @@ pub(crate) fn region(
     let address =
         place(taken.chain(host.mappings.iter().copied()), bytes as u64).ok_or_else(|| {
             Error::refused(
-                support::host::no_gap(bytes).of(process.pid, format!("process {}", process.pid)),
+                support::host::no_gap(bytes)
+                    .of(process.pid.get(), format!("process {}", process.pid)),
             )
         })?;
     arguments.region_start = address;

@@ -44,7 +44,7 @@ impl From<&RestoreReport> for RestoreSummary {
 impl Record {
     pub(crate) fn of(report: &RestoreReport, images: &Path) -> Self {
         Self {
-            started: crate::holder::started(report.pid).unwrap_or(0),
+            started: ids::HostPid::new(report.pid).and_then(crate::holder::started).unwrap_or(0),
             images: images.canonicalize().unwrap_or_else(|_| images.to_owned()),
             summary: report.into(),
         }

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
+use ids::{HostPid, ImagePid};
 use images::{ImageDir, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
@@ -59,9 +60,13 @@ pub fn restore(
     let unchanged = changed::check(&world.files, options.root.as_deref(), which);
     Error::all([possible, unchanged.map_err(Error::from)])?;
     check_vdso(&host, &world)?;
-    let caller = Caller { sid: host.sid, pgid: host.pgid, shell_job: options.shell_job };
+    let caller = Caller {
+        sid: host.sid.map(HostPid::in_own_namespace),
+        pgid: host.pgid.map(HostPid::in_own_namespace),
+        shell_job: options.shell_job,
+    };
     let plan = Plan::new(&world, caller)?;
-    numbers::check(&world, &plan, options.records.as_deref())?;
+    numbers::check(&plan, options.records.as_deref())?;
     let lacking = capacity::find(&world, &plan);
     if !lacking.is_empty() {
         return Err(Error::Refused(lacking));
@@ -81,7 +86,7 @@ pub fn restore(
         trust: options.trust,
         validation: options.validation,
         work: work(&world),
-        numbers: numbers::spare(&world, &plan).take(ATTEMPTS).collect(),
+        numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
     progress.advance(bytes);
@@ -97,15 +102,14 @@ pub fn restore(
     let places = places(&world, &host, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(world.pages() * images::PAGE_SIZE));
-    let mut dying = dying(&world, &plan);
+    let mut dying = dying(&world, &plan)?;
     dying.extend(helpers.values());
-    let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&world, &plan).collect());
-    let root = plan.tasks[0].pid;
-    let since = started(std::process::id().cast_signed()).unwrap_or(0);
+    let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&plan).collect());
+    let root = plan.host(plan.tasks[0].pid)?;
+    let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;
-    let own_namespaces = sets.has_own(root);
-    let mut spare =
-        numbers::spare(&world, &plan).filter(|number| !helpers.values().any(|h| h == number));
+    let own_namespaces = sets.has_own(plan.tasks[0].pid);
+    let mut spare = numbers::spare(&plan).filter(|number| !helpers.values().any(|h| h == number));
     let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
         Side::Commander(holder) => holder,
         Side::Holder(held) => held.live(move |held| {
@@ -117,7 +121,7 @@ pub fn restore(
                 Ok(finish::finish(&world, &plan, &places, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
-                let error = explain(loss, &world, &places, &mut heard);
+                let error = explain(loss, (&world, &plan), &places, &mut heard);
                 tracer.destroy();
                 error
             })?;
@@ -125,7 +129,7 @@ pub fn restore(
                 return finish::let_go(parked);
             }
             tracer.destroy();
-            Err(Error::Lost { pid: root, what: "nobody wants it any more".to_owned() })
+            Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
         }),
     };
     let crew = Crew {
@@ -144,15 +148,15 @@ pub fn restore(
     let (keepers, _) = files.into_kept();
     drop((kept, complaints, namespaces));
     let subreaper = Subreaper::begin()?;
-    let tasks: Vec<i32> = plan.tasks.iter().map(|task| task.pid).collect();
+    let tasks = plan.tasks.iter().map(|task| plan.host(task.pid)).collect::<Result<Vec<_>, _>>()?;
     let mut report = RestoreReport {
-        pid: root,
+        pid: root.get(),
         total: Duration::ZERO,
         processes: world.processes.len(),
         threads: world.threads(),
         pages_restored: world.pages() + of_files,
     };
-    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images });
+    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root.get()), images });
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {
@@ -258,11 +262,11 @@ fn park_signal(world: &World) -> Result<i32, Error> {
 }
 
 /// Tasks that end while the tree is being built.
-fn dying(world: &World, plan: &Plan) -> BTreeSet<i32> {
+fn dying(world: &World, plan: &Plan) -> Result<BTreeSet<HostPid>, Error> {
     let ends = plan.tasks.iter().filter(|task| {
         task.process.is_none_or(|index| matches!(world.processes[index].state, State::Dead { .. }))
     });
-    ends.map(|task| task.pid).collect()
+    ends.map(|task| plan.host(task.pid)).collect()
 }
 
 /// Descriptors of the restore's own, from the base on, which close when it is over.
@@ -327,7 +331,7 @@ fn places(
     host: &Host,
     files: &mut OpenFiles,
     shared: &Shared,
-    helpers: &BTreeMap<i32, i32>,
+    helpers: &BTreeMap<ImagePid, HostPid>,
     park_signal: i32,
 ) -> Result<Vec<Option<Place>>, Error> {
     let base = files.base();
@@ -345,7 +349,7 @@ fn places(
             base,
             late: files.late(body.ids.files_id),
         };
-        let helper = helpers.get(&process.pid).copied().unwrap_or(0);
+        let helper = helpers.get(&process.pid).copied();
         places.push(Some(Place {
             region: prepare::region(host, process, body, &descriptors, park_signal, helper)?,
             cwd: files.working_directory(body.fs.cwd_id)?,
@@ -397,7 +401,7 @@ fn build(
     (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
     (files, kept): (OpenFiles, Kept),
 ) -> Result<Parked, Loss> {
-    let root = tracer.seize_root(plan.tasks[0].pid)?;
+    let root = tracer.seize_root(plan.host(plan.tasks[0].pid)?)?;
     let rseq = root.rseq()?;
     root.resume(0)?;
     go.write_all(&root::message(&rseq)).map_err(Error::kernel("set the root going"))?;
@@ -409,7 +413,7 @@ fn build(
         task.resume(0)?;
     }
     let grouped = tracer.gather(everybody)?;
-    files.open_later().map_err(Error::from)?;
+    files.open_later(&plan.pids).map_err(Error::from)?;
     for task in grouped.into_values() {
         task.resume(0)?;
     }
@@ -417,6 +421,6 @@ fn build(
     drop(kept);
     let parked = tracer.gather_all(world.threads())?;
     drop(later);
-    groups.move_threads()?;
+    groups.move_threads(&plan.pids)?;
     Ok(parked)
 }

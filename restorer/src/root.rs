@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 
+use ids::HostPid;
 use kernel::descriptors::duplicate_from;
 use kernel::process::{
     Fork, exit_now, fork_as, fork_as_any, let_be_traced, reset_signal_actions, set_signal_mask,
@@ -47,11 +48,11 @@ impl Reins {
     }
 
     /// In the holder: waits until the root is there.
-    pub(crate) fn await_root(self, pid: i32) -> Result<File, Error> {
+    pub(crate) fn await_root(self, pid: HostPid) -> Result<File, Error> {
         let Pipe { mut read, write } = self.there;
         drop(write);
         drop(self.go.read);
-        let gone = |_| Error::Lost { pid, what: "it ended before it began".to_owned() };
+        let gone = |_| Error::Lost { pid: pid.get(), what: "it ended before it began".to_owned() };
         read.read_exact(&mut [0]).map_err(gone)?;
         Ok(self.go.write)
     }
@@ -63,7 +64,7 @@ pub(crate) fn make(
     crew: &Crew<'_>,
     reins: Reins,
     parent: Parent,
-    spare: &mut impl Iterator<Item = i32>,
+    spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
 ) -> Result<(), Error> {
     crew.pass_slack(0)?;
@@ -88,7 +89,7 @@ fn bear(crew: &Crew<'_>, reins: Reins, ours: &File, sibling: bool) -> io::Result
 fn orphan(
     crew: &Crew<'_>,
     reins: Reins,
-    spare: &mut impl Iterator<Item = i32>,
+    spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
 ) -> io::Result<()> {
     match fork_as_any(spare.take(10))?.ok_or(io::ErrorKind::AlreadyExists)? {

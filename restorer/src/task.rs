@@ -19,6 +19,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use ids::{HostPid, ImagePid};
 use kernel::process::{Fork, exit_now, fork_as, raise, wait_ended};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
@@ -50,7 +51,7 @@ pub(crate) struct Crew<'a> {
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
     /// The process that holds the tree while it is built.
-    pub(crate) holder: i32,
+    pub(crate) holder: HostPid,
 }
 
 /// What was prepared for a living process.
@@ -75,7 +76,7 @@ impl Crew<'_> {
             let pid = self.plan.tasks[index].pid;
             let mut pipe = self.complaints;
             // Who cannot even complain just ends.
-            drop(pipe.write_all(&Failure::complaint(pid, &error)));
+            drop(pipe.write_all(&Failure::complaint(pid.get(), &error)));
         }
         exit_now(1)
     }
@@ -87,25 +88,26 @@ impl Crew<'_> {
             self.namespaces.enter(task.pid)?;
         }
         if task.group == Group::Found {
-            join(0)?;
+            join(None)?;
         }
         for birth in &task.births {
             self.bear(*birth, rseq)?;
         }
         self.park()?;
         if let Group::Join(pgid) = task.group
-            && nix::unistd::getpgrp().as_raw() != pgid
+            && nix::unistd::getpgrp().as_raw() != pgid.get()
         {
-            join(pgid)?;
+            join(Some(pgid))?;
         }
         self.park()?;
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
-            wait_ended(helper, false)
+            wait_ended(self.plan.host(helper)?, false)
                 .map_err(Error::kernel(format!("wait for helper {helper}")))?;
         }
         for &zombie in &task.zombies {
-            wait_ended(zombie, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+            wait_ended(self.plan.host(zombie)?, true)
+                .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
         let process = &self.world.processes[number];
         match (process.state, &process.body, &self.places[number]) {
@@ -166,7 +168,9 @@ impl Crew<'_> {
     }
 }
 
-fn join(pgid: i32) -> Result<(), Error> {
+/// Joins a process group of its own pid namespace, or founds one.
+fn join(pgid: Option<ImagePid>) -> Result<(), Error> {
+    let pgid = pgid.map_or(0, ImagePid::get);
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(pgid))
         .map_err(|errno| Error::kernel(format!("join process group {pgid}"))(errno.into()))
 }
@@ -200,7 +204,7 @@ fn proc_values(process: &Process) -> Result<(), Error> {
     // The leader of a session has begun a new scheduling group with it; that of a session outside
     // the tree is not ours.
     match core.autogroup_nice {
-        Some(nice) if process.sid == process.pid => autogroup(nice),
+        Some(nice) if process.sid == Some(process.pid) => autogroup(nice),
         _ => Ok(()),
     }
 }

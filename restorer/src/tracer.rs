@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ids::HostPid;
 use kernel::process::send_signal;
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any};
 
@@ -23,18 +24,18 @@ const OPTIONS: Options = Options::SYSCALL_GOOD
 pub(crate) struct Tracer {
     park_signal: i32,
     /// Tasks that are there.
-    alive: BTreeSet<i32>,
+    alive: BTreeSet<HostPid>,
     /// Tasks that are to end: zombies and helpers.
-    dying: BTreeSet<i32>,
+    dying: BTreeSet<HostPid>,
     /// Numbers of all tasks that are to be: others may end as they like.
-    ours: BTreeSet<i32>,
+    ours: BTreeSet<HostPid>,
 }
 
 /// Why a task is lost.
 #[derive(Debug)]
 pub(crate) enum Loss {
     /// It ended, with this wait status.
-    Ended { tid: i32, status: i32 },
+    Ended { tid: HostPid, status: i32 },
     /// A signal that it caused itself.
     Crashed { task: Stopped, signal: i32 },
     /// Something else went wrong with it.
@@ -47,27 +48,33 @@ impl<E: Into<Error>> From<E> for Loss {
     }
 }
 
+/// The number that a wait told.
+fn number(told: i32) -> Result<HostPid, Error> {
+    HostPid::try_from(told)
+        .map_err(|error| Error::kernel("wait for a task")(std::io::Error::other(error)))
+}
+
 impl Tracer {
     /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
-    pub(crate) fn new(park_signal: i32, dying: BTreeSet<i32>, ours: BTreeSet<i32>) -> Self {
+    pub(crate) fn new(park_signal: i32, dying: BTreeSet<HostPid>, ours: BTreeSet<HostPid>) -> Self {
         Self { park_signal, alive: BTreeSet::new(), dying, ours }
     }
 
     /// Starts with the root, which is left stopped.
-    pub(crate) fn seize_root(&mut self, pid: i32) -> Result<Stopped, Error> {
+    pub(crate) fn seize_root(&mut self, pid: HostPid) -> Result<Stopped, Error> {
         self.alive.insert(pid);
-        let root = Running::seize(pid, OPTIONS)?;
+        let root = Running::seize(pid.get(), OPTIONS)?;
         root.interrupt()?;
         Ok(root.wait_stopped()?)
     }
 
     /// Waits until `count` tasks are parked. It is too early for any of them to end.
-    pub(crate) fn gather(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
+    pub(crate) fn gather(&mut self, count: usize) -> Result<BTreeMap<HostPid, Stopped>, Loss> {
         self.gather_until(false, |_, parked| parked == count)
     }
 
     /// Waits until `count` tasks are parked and all that were to end have ended.
-    pub(crate) fn gather_all(&mut self, count: usize) -> Result<BTreeMap<i32, Stopped>, Loss> {
+    pub(crate) fn gather_all(&mut self, count: usize) -> Result<BTreeMap<HostPid, Stopped>, Loss> {
         self.gather_until(true, |tracer, parked| {
             parked == count && tracer.alive.is_disjoint(&tracer.dying)
         })
@@ -77,20 +84,22 @@ impl Tracer {
         &mut self,
         may_end: bool,
         done: impl Fn(&Self, usize) -> bool,
-    ) -> Result<BTreeMap<i32, Stopped>, Loss> {
+    ) -> Result<BTreeMap<HostPid, Stopped>, Loss> {
         let mut parked = BTreeMap::new();
         while !done(self, parked.len()) {
             match wait_any()? {
                 Event::Ended { tid, status } => {
+                    let tid = number(tid)?;
                     self.alive.remove(&tid);
                     if self.ours.contains(&tid) && !(may_end && self.dying.contains(&tid)) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
                 Event::Stopped(task) => {
-                    self.alive.insert(task.tid());
-                    if let Some(task) = self.pass(task)? {
-                        parked.insert(task.tid(), task);
+                    let tid = number(task.tid())?;
+                    self.alive.insert(tid);
+                    if let Some(task) = self.pass(task, tid)? {
+                        parked.insert(tid, task);
                     }
                 }
             }
@@ -99,11 +108,11 @@ impl Tracer {
     }
 
     /// Lets a task go on from a stop that is none of its parking; gives it back if it is.
-    fn pass(&self, task: Stopped) -> Result<Option<Stopped>, Loss> {
+    fn pass(&self, task: Stopped, tid: HostPid) -> Result<Option<Stopped>, Loss> {
         let signal = match task.stop() {
             Stop::Signal(signal) if signal == self.park_signal => return Ok(Some(task)),
             // It dies as it once did.
-            Stop::Signal(signal) if self.dying.contains(&task.tid()) => signal,
+            Stop::Signal(signal) if self.dying.contains(&tid) => signal,
             // Somebody else's wish, which waits until there is a process to fulfil it.
             Stop::Signal(libc::SIGSTOP | libc::SIGCHLD | libc::SIGCONT) => 0,
             Stop::Signal(signal) => return Err(Loss::Crashed { task, signal }),
@@ -125,12 +134,14 @@ impl Tracer {
         while !self.alive.is_empty() {
             match wait_any() {
                 Ok(Event::Ended { tid, .. }) => {
-                    self.alive.remove(&tid);
+                    self.alive.retain(|known| known.get() != tid);
                 }
                 Ok(Event::Stopped(task)) => {
                     // One that was being born, or that stopped on its way out.
-                    self.alive.insert(task.tid());
-                    drop(send_signal(task.tid(), libc::SIGKILL));
+                    if let Some(tid) = HostPid::new(task.tid()) {
+                        self.alive.insert(tid);
+                        drop(send_signal(tid, libc::SIGKILL));
+                    }
                     drop(task.resume(0));
                 }
                 Err(_) => break,

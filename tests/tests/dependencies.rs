@@ -13,6 +13,7 @@ const ENGINES: &[&str] = &[
     "stasis-dumper",
     "stasis-freezer",
     "stasis-hooks",
+    "stasis-ids",
     "stasis-images",
     "stasis-inventory",
     "stasis-kernel",

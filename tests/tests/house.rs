@@ -206,6 +206,33 @@ fn every_rule_is_asked() {
     assert!(unused.is_empty(), "{unused:#?}");
 }
 
+/// Who is who on this machine and in the images is said by types (`ids/`) where a restore works with it, and
+/// by one map that its plan makes. Bare numbers are for what is told to people and kept in records.
+#[test]
+fn numbers_of_tasks_are_types_in_a_restore() {
+    let told = ["error.rs", "failure.rs", "options.rs", "record.rs"];
+    let makers = ["restorer/src/plan.rs", "restorer/src/restore.rs"];
+    let is_bare = |line: &str| {
+        let names = ["pid", "tid", "ppid", "pgid", "sid"];
+        let types = ["i32", "u32", "Option<i32>", "Option<u32>"];
+        names.iter().any(|name| types.iter().any(|of| line.contains(&format!("{name}: {of}"))))
+    };
+    let mut found = Vec::new();
+    for (path, text) in with_extension("rs") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let works = path.starts_with("restorer/src") || path == Path::new("kernel/src/process.rs");
+        let bare = works && !told.contains(&&*name) && !name.ends_with("_tests.rs");
+        let elsewhere = !path.starts_with("ids") && path != Path::new("tests/tests/house.rs");
+        let made = elsewhere && !makers.iter().any(|maker| path == Path::new(maker));
+        for (line, number) in text.lines().zip(1..) {
+            if bare && is_bare(line) || made && line.contains("in_own_namespace") {
+                found.push(format!("{}:{number}: {}", path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn every_processor_supplies_the_same_files() {
     let mut folders: Vec<(PathBuf, Vec<_>)> = Vec::new();

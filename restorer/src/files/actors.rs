@@ -13,9 +13,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use ids::HostPid;
 use images::messages::PeerCredentials;
 use kernel::passing;
-use kernel::process::{Fork, exit_now, fork_any, fork_as, send_signal, wait_status};
+use kernel::process::{Fork, exit_now, fork_any, fork_as_any, send_signal, wait_status};
 use kernel::sockets::create_pair;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -96,14 +97,13 @@ fn somebody_else(who: Option<&PeerCredentials>) -> io::Result<Option<&PeerCreden
 #[derive(Debug)]
 struct Actor {
     /// Nothing once it has been waited for.
-    pid: Option<i32>,
+    pid: Option<HostPid>,
 }
 
 impl Actor {
     fn start(who: &PeerCredentials, work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
-        let maker = std::process::id().cast_signed();
-        let pid = fork(who)?;
-        if pid != 0 {
+        let maker = HostPid::own();
+        if let Some(pid) = fork(who)? {
             return Ok(Self { pid: Some(pid) });
         }
         exit_now(match become_actor(who, maker).and_then(|()| work()) {
@@ -134,14 +134,14 @@ impl Drop for Actor {
     }
 }
 
-/// The number of the child; 0 in it.
-fn fork(who: &PeerCredentials) -> io::Result<i32> {
-    let wanted = who.pid.cast_signed();
-    if wanted > 0 {
-        match fork_as(wanted, false) {
-            Ok(Fork::Child) => return Ok(0),
-            Ok(Fork::Parent) => return Ok(wanted),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+/// The number of the child; nothing in it.
+fn fork(who: &PeerCredentials) -> io::Result<Option<HostPid>> {
+    // The pid namespace of the tree is ours.
+    if let Ok(wanted) = HostPid::try_from(who.pid) {
+        match fork_as_any([wanted]) {
+            Ok(Some((_, Fork::Child))) => return Ok(None),
+            Ok(Some((number, Fork::Parent))) => return Ok(Some(number)),
+            Ok(None) => {}
             // There may be no such number here.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Err(error) => return Err(error),
@@ -152,7 +152,7 @@ fn fork(who: &PeerCredentials) -> io::Result<i32> {
 
 /// Takes on the ids of somebody, and stays able to reach what we have opened. It ends with its maker at
 /// the latest.
-fn become_actor(who: &PeerCredentials, maker: i32) -> io::Result<()> {
+fn become_actor(who: &PeerCredentials, maker: HostPid) -> io::Result<()> {
     let groups: Vec<Gid> = who.groups.iter().copied().map(Gid::from_raw).collect();
     // In a user namespace nobody may set them, and they may be right.
     if getgroups()? != groups {
@@ -165,7 +165,7 @@ fn become_actor(who: &PeerCredentials, maker: i32) -> io::Result<()> {
     setfsuid(Uid::from_raw(0));
     // The kernel forgets this at a change of ids.
     set_pdeathsig(Signal::SIGKILL)?;
-    if getppid().as_raw() != maker {
+    if getppid().as_raw() != maker.get() {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     Ok(())
@@ -178,8 +178,9 @@ mod tests {
 
     /// A number that nobody has.
     fn free_number() -> u32 {
-        let free = (1..30_000).rev().find(|id| !kernel::process::exists(*id));
-        free.unwrap().cast_unsigned()
+        let free =
+            (1..30_000).rev().filter_map(HostPid::new).find(|id| !kernel::process::exists(*id));
+        free.unwrap().unsigned()
     }
 
     fn who(uid: u32) -> PeerCredentials {

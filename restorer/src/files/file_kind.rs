@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
+use ids::PidMap;
 use images::ImageDir;
 use images::messages::{FdinfoEntry, FileEntry};
 
@@ -59,7 +60,7 @@ pub(super) trait FileKind: Debug + Sync {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    fn open_later(&self, file: &FileEntry) -> Result<OwnedFd, Error> {
+    fn open_later(&self, file: &FileEntry, _pids: &PidMap) -> Result<OwnedFd, Error> {
         Err(missing(file))
     }
 

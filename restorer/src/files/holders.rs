@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ids::ImagePid;
 use kernel::credentials::Credentials;
 
 /// Who holds each file of the images.
@@ -17,7 +18,7 @@ pub struct Holders {
 /// A process, which stands for all that have the same rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
-    pub(super) pid: i32,
+    pub(super) pid: ImagePid,
     /// Those of its threads. They share memory and descriptors: what one may do is done for all.
     pub(super) credentials: Vec<Credentials>,
 }
@@ -33,7 +34,7 @@ impl Holders {
     /// Notes a process: its program, and all files that it holds in any way.
     pub fn add(
         &mut self,
-        pid: i32,
+        pid: ImagePid,
         credentials: impl IntoIterator<Item = Credentials>,
         program: u32,
         files: impl IntoIterator<Item = u32>,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 
+use ids::ImagePid;
 use images::messages::{FdinfoEntry, FileEntry};
 
 use super::beside::{Beside, Part};
@@ -37,7 +38,7 @@ pub struct FileImages {
     pub(super) remaps: BTreeMap<u32, u32>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
     /// The processes that will be there.
-    pub(super) pids: BTreeSet<i32>,
+    pub(super) pids: BTreeSet<ImagePid>,
 }
 
 impl FileImages {

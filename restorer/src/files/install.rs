@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use ids::PidMap;
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::descriptors::{self, Owner, close_range, place};
 use kernel::pidfd::PidFd;
@@ -61,7 +62,7 @@ impl OpenFiles {
         let Some(stand_in) = self.later.get(&id) else {
             return self.kept.fetch(id).map(AtHand::Fetched);
         };
-        let holder = task.holder;
+        let holder = task.holder.get();
         let fetched = PidFd::open(holder).and_then(|holder| holder.get(stand_in.as_raw_fd()));
         fetched.map(AtHand::Fetched).map_err(|source| Error::Kernel {
             operation: format!("fetch file {id} from process {holder}"),
@@ -74,11 +75,11 @@ impl OpenFiles {
     ///
     /// # Errors
     /// Names the file and what went wrong with it.
-    pub(crate) fn open_later(&self) -> Result<(), Error> {
+    pub(crate) fn open_later(&self, pids: &PidMap) -> Result<(), Error> {
         for (id, stand_in) in &self.later {
             let Some(file) = self.files.get(id) else { continue };
             let Some(kind) = of_type(file.r#type) else { continue };
-            let opened = kind.open_later(file)?;
+            let opened = kind.open_later(file, pids)?;
             place(&opened, stand_in.as_raw_fd(), true)
                 .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;
         }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use ids::HostPid;
 use images::messages::FdinfoEntry;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, let_be_traced, send_signal, wait_status};
@@ -78,7 +79,7 @@ pub(super) fn is_late(entry: &FdinfoEntry, base: RawFd) -> bool {
 pub(crate) struct Keepers {
     owner: u32,
     /// Free numbers, for their pids.
-    numbers: Vec<i32>,
+    numbers: Vec<HostPid>,
     processes: Vec<PidFd>,
     /// The files that they keep, by id.
     spots: BTreeMap<u32, Spot>,
@@ -87,7 +88,7 @@ pub(crate) struct Keepers {
 }
 
 impl Keepers {
-    pub(super) fn new(numbers: Vec<i32>) -> Self {
+    pub(super) fn new(numbers: Vec<HostPid>) -> Self {
         let owner = std::process::id();
         let (processes, spots, late) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         Self { owner, numbers, processes, spots, late }
@@ -103,7 +104,8 @@ impl Keepers {
         match fork_as_any(numbers).map_err(failed)? {
             Some((_, Fork::Child)) => hold(self.owner),
             Some((number, Fork::Parent)) => {
-                let process = PidFd::open(number).and_then(|process| process.moved_from(base));
+                let process =
+                    PidFd::open(number.get()).and_then(|process| process.moved_from(base));
                 self.processes.push(process.map_err(failed)?);
                 Ok(self.processes.len() - 1)
             }
@@ -195,8 +197,9 @@ impl Drop for Keepers {
         }
         for process in &self.processes {
             // It may have been ended by others, and is waited for all the same.
-            drop(send_signal(process.pid(), libc::SIGKILL));
-            drop(wait_status(process.pid()));
+            let Some(pid) = HostPid::new(process.pid()) else { continue };
+            drop(send_signal(pid, libc::SIGKILL));
+            drop(wait_status(pid));
         }
     }
 }
@@ -267,7 +270,11 @@ mod tests {
     #[test]
     fn files_are_kept_and_fetched_and_their_keepers_end() {
         // Far from where numbers are given out; another test may take some.
-        let numbers = (1..30_000).rev().filter(|id| !kernel::process::exists(*id)).take(20);
+        let numbers = (1..30_000)
+            .rev()
+            .filter_map(HostPid::new)
+            .filter(|id| !kernel::process::exists(*id))
+            .take(20);
         let mut keepers = Keepers::new(numbers.collect());
         let (read, write) = nix::unistd::pipe().unwrap();
         let mut files = BTreeMap::from([(7, read), (8, write)]);
@@ -282,7 +289,8 @@ mod tests {
         read.read_exact(&mut four).unwrap();
         assert_eq!(&four, b"kept");
         assert!(keepers.fetch(9).is_err());
-        let pids: Vec<i32> = keepers.processes.iter().map(PidFd::pid).collect();
+        let pids: Vec<_> =
+            keepers.processes.iter().filter_map(|process| HostPid::new(process.pid())).collect();
         drop(keepers);
         assert!(pids.iter().all(|pid| !kernel::process::exists(*pid)));
     }

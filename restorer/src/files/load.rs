@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 
+use ids::ImagePid;
 use images::messages::{FileEntry, REMAP_GHOST, RemapFilePathEntry, fd_type};
 use images::{ImageDir, names};
 
@@ -21,7 +22,7 @@ impl FileImages {
     pub(crate) fn load(
         dir: &ImageDir,
         found: ::images::checkpoint::Files,
-        pids: BTreeSet<i32>,
+        pids: BTreeSet<ImagePid>,
         memory: FileMemory,
     ) -> Result<Self, Error> {
         let (files, tables) = (found.entries, found.tables);

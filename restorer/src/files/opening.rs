@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use ids::HostPid;
 use images::messages::FileEntry;
 use kernel::descriptors::set_status_flags;
 
@@ -28,7 +29,7 @@ pub(super) struct Opening<'a> {
     pub(super) room: Option<Room>,
     pub(super) keepers: Keepers,
     /// Free numbers, for processes that are made for a file.
-    pub(super) numbers: Vec<i32>,
+    pub(super) numbers: Vec<HostPid>,
     /// What is opened when the tree is there, with what keeps its number until then.
     pub(super) later: BTreeMap<u32, OwnedFd>,
 }

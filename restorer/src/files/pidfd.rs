@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
+use ids::{HostPid, ImagePid, PidMap};
 use images::messages::{FileEntry, PidfdEntry, fd_type};
 use kernel::pidfd::open_with;
-use kernel::process::{Fork, exit_now, fork_as, wait_status};
+use kernel::process::{Fork, exit_now, fork_as_any, wait_status};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
@@ -37,7 +38,9 @@ impl FileKind for Pidfd {
             let reason = format!("nothing ends with the status {status:#x}");
             return Err(Error::image(format!("pidfd {}", file.id), reason));
         }
-        match entry.nspid == ENDED || images.pids.contains(&entry.nspid) {
+        match entry.nspid == ENDED
+            || ImagePid::new(entry.nspid).is_some_and(|pid| images.pids.contains(&pid))
+        {
             true => Ok(()),
             false => {
                 let reason = format!("it is of process {}, which is not there", entry.nspid);
@@ -68,10 +71,12 @@ impl FileKind for Pidfd {
         file.pidfd.as_ref().is_some_and(|entry| entry.nspid != ENDED)
     }
 
-    fn open_later(&self, file: &FileEntry) -> Result<OwnedFd, Error> {
+    fn open_later(&self, file: &FileEntry, pids: &PidMap) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
+        let process = ImagePid::new(entry.nspid).and_then(|pid| pids.host(pid));
+        let process = process.ok_or_else(|| missing(file))?;
         let opened =
-            open_with(entry.nspid, entry.flags & OPEN).map_err(|source| Error::Kernel {
+            open_with(process.get(), entry.flags & OPEN).map_err(|source| Error::Kernel {
                 operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
                 source,
             })?;
@@ -94,37 +99,30 @@ fn entry(file: &FileEntry) -> Result<&PidfdEntry, Error> {
 }
 
 /// The pidfds of one process that has ended, one for each of `entries`.
-fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<i32>) -> Result<Vec<OwnedFd>, Error> {
+fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<HostPid>) -> Result<Vec<OwnedFd>, Error> {
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let failed = |source| Error::Kernel {
         operation: format!("make a process that has ended for pidfd {}", first.id),
         source,
     };
     let status = first.exit_status.unwrap_or(0);
-    loop {
-        let Some(number) = numbers.pop() else {
-            return Err(failed(ErrorKind::AlreadyExists.into()));
-        };
-        match fork_as(number, false) {
-            Ok(Fork::Child) => {
-                // It ends at once; if we end before, so that nobody waits for it, all the more.
-                if set_pdeathsig(Signal::SIGKILL).is_ok() {
-                    dead::end_as(status);
-                }
-                exit_now(libc::WEXITSTATUS(status))
+    match fork_as_any(std::iter::from_fn(|| numbers.pop())).map_err(failed)? {
+        Some((_, Fork::Child)) => {
+            // It ends at once; if we end before, so that nobody waits for it, all the more.
+            if set_pdeathsig(Signal::SIGKILL).is_ok() {
+                dead::end_as(status);
             }
-            Ok(Fork::Parent) => {
-                // While it has not been waited for its number is its own.
-                let opened = entries.iter().map(|entry| open_with(number, entry.flags & OPEN));
-                let opened = opened.collect::<Result<Vec<_>, _>>();
-                wait_status(number).map_err(failed)?;
-                numbers.push(number);
-                return opened.map_err(failed);
-            }
-            // Somebody else has it by now.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(error)),
+            exit_now(libc::WEXITSTATUS(status))
         }
+        Some((number, Fork::Parent)) => {
+            // While it has not been waited for its number is its own.
+            let opened = entries.iter().map(|entry| open_with(number.get(), entry.flags & OPEN));
+            let opened = opened.collect::<Result<Vec<_>, _>>();
+            wait_status(number).map_err(failed)?;
+            numbers.push(number);
+            opened.map_err(failed)
+        }
+        None => Err(failed(ErrorKind::AlreadyExists.into())),
     }
 }
 
@@ -135,8 +133,9 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_told_as_it_was() {
-        let mut numbers: Vec<i32> = (1..30_000)
+        let mut numbers: Vec<HostPid> = (1..30_000)
             .rev()
+            .filter_map(HostPid::new)
             .filter(|id| !kernel::process::exists(*id))
             .skip(50)
             .take(20)

@@ -77,10 +77,10 @@ impl FileKind for OpenTerminal {
     ) -> Result<(), Error> {
         let infos = files.beside.get::<Infos>();
         let info = file.tty.as_ref().and_then(|tty| infos?.0.get(&tty.tty_info_id));
-        if info.is_none_or(|info| info.pgrp != task.pid.cast_unsigned()) {
+        if info.is_none_or(|info| info.pgrp != task.pid.unsigned()) {
             return Ok(());
         }
-        match tty::set_foreground(files.opened(entry.id, task)?, task.pid) {
+        match tty::set_foreground(files.opened(entry.id, task)?, task.pid.get()) {
             // A terminal that does not control this session has no foreground of ours.
             Err(source) if source.raw_os_error() != Some(libc::ENOTTY) => {
                 let operation =

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use arch::memory::END_OF_SPACE;
+use ids::ImagePid;
 use images::messages::{MmEntry, VmaEntry, vma_status};
 use images::{ImageDir, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
@@ -25,14 +26,14 @@ pub(crate) struct SharedSegment {
 /// Which page map, in whichever checkpoint of the chain.
 #[derive(Clone, Copy)]
 enum Owner {
-    Process(u32),
+    Process(ImagePid),
     Segment(u64),
 }
 
 impl Owner {
     fn map(self, dir: &ImageDir) -> Result<Option<PageMap>, Error> {
         Ok(match self {
-            Self::Process(pid) => dir.page_map(&names::pagemap(pid))?,
+            Self::Process(pid) => dir.page_map(&names::pagemap(pid.unsigned()))?,
             Self::Segment(shmid) => dir.page_map(&names::pagemap_shmem(shmid))?,
         })
     }
@@ -47,7 +48,7 @@ impl Owner {
 
     fn name(self) -> String {
         match self {
-            Self::Process(pid) => names::pagemap(pid).name().to_owned(),
+            Self::Process(pid) => names::pagemap(pid.unsigned()).name().to_owned(),
             Self::Segment(shmid) => names::pagemap_shmem(shmid).name().to_owned(),
         }
     }
@@ -132,11 +133,11 @@ pub(crate) fn is_ordinary(vma: &VmaEntry) -> bool {
 }
 
 /// Checks the mappings: in order, within bounds, of kinds that can be made.
-pub(super) fn check_mm(pid: u32, mm: &MmEntry) -> Result<(), Error> {
+pub(super) fn check_mm(pid: ImagePid, mm: &MmEntry) -> Result<(), Error> {
     let object = |vma: &VmaEntry| format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end);
     if !mm.aios.is_empty() {
         return Err(Error::refused(
-            support::images::ASYNCHRONOUS_IO.of(pid.cast_signed(), format!("process {pid}")),
+            support::images::ASYNCHRONOUS_IO.of(pid.get(), format!("process {pid}")),
         ));
     }
     let mut last = 0;
@@ -158,7 +159,7 @@ pub(super) fn check_mm(pid: u32, mm: &MmEntry) -> Result<(), Error> {
         }
         check_kind(vma).map_err(|refusal| {
             let object = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
-            Error::refused(refusal.of(pid.cast_signed(), object))
+            Error::refused(refusal.of(pid.get(), object))
         })?;
     }
     Ok(())
@@ -193,7 +194,7 @@ fn check_kind(vma: &VmaEntry) -> Result<(), Refusal> {
 
 /// What the private memory of a process holds; beside it, what its vDSO held.
 pub(super) fn private_runs(
-    pid: u32,
+    pid: ImagePid,
     mm: &MmEntry,
     pages: &PageMap,
     store: &mut Store,
@@ -209,13 +210,13 @@ pub(super) fn private_runs(
         while rest.pages > 0 {
             while vmas.next_if(|vma| vma.end <= rest.start).is_some() {}
             let vma = vmas.peek().filter(|vma| vma.start <= rest.start).ok_or_else(|| {
-                let name = names::pagemap(pid);
+                let name = names::pagemap(pid.unsigned());
                 Error::image(name.name(), format!("no mapping at {:#x}", rest.start))
             })?;
             let pages = rest.pages.min((vma.end - rest.start) / PAGE_SIZE);
             if is_ordinary(vma) {
                 if vma.status & (ANON_PRIVATE | FILE_PRIVATE) == 0 {
-                    let object = names::pagemap(pid);
+                    let object = names::pagemap(pid.unsigned());
                     let reason = format!("pages of shared memory at {:#x}", rest.start);
                     return Err(Error::image(object.name(), reason));
                 }
@@ -313,7 +314,7 @@ mod tests {
         let dir = ImageDir::open(&place.join(name)).unwrap();
         let mut store = Store::of(&dir).unwrap();
         let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
-        let runs = runs(Owner::Process(7), &map, &mut store)?;
+        let runs = runs(Owner::Process(ImagePid::new(7).unwrap()), &map, &mut store)?;
         let pages = |bytes: u64| bytes / PAGE_SIZE;
         Ok(runs
             .iter()

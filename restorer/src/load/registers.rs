@@ -25,6 +25,7 @@ pub(crate) fn extended(thread: &Thread, current: &[u8], layout: &Layout) -> Resu
     }
     let names: Vec<_> = fpu::names(missing).collect();
     Err(Error::refused(
-        support::host::processor_state(&names.join(" and ")).of(thread.tid, "processor state"),
+        support::host::processor_state(&names.join(" and "))
+            .of(thread.tid.get(), "processor state"),
     ))
 }

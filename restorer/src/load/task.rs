@@ -2,6 +2,7 @@
 
 use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
+use ids::ImagePid;
 use images::messages::{
     CoreEntry, SECCOMP_MODE_DISABLED, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
 };
@@ -28,7 +29,7 @@ pub(super) fn load(
     nameless: &Nameless,
     store: &mut Store,
 ) -> Result<Process, Error> {
-    let pid = process.pid;
+    let pid = known(process.pid)?;
     let object = format!("process {pid}");
     let core = process.task;
     let state = match process.state {
@@ -49,18 +50,29 @@ pub(super) fn load(
         }
     };
     Ok(Process {
-        pid: pid as i32,
-        ppid: process.ppid as i32,
-        pgid: process.pgid as i32,
-        sid: process.sid as i32,
+        pid,
+        ppid: known_or_outside(process.ppid)?,
+        pgid: known_or_outside(process.pgid)?,
+        sid: known_or_outside(process.sid)?,
         state,
         core,
         body,
     })
 }
 
+/// A number that a task can have.
+fn known(number: u32) -> Result<ImagePid, Error> {
+    ImagePid::try_from(number)
+        .map_err(|error| Error::image(format!("process {number}"), error.to_string()))
+}
+
+/// The same, or 0 for what is outside of the pid namespace.
+fn known_or_outside(number: u32) -> Result<Option<ImagePid>, Error> {
+    if number == 0 { Ok(None) } else { known(number).map(Some) }
+}
+
 fn load_body(
-    pid: u32,
+    pid: ImagePid,
     threads: Vec<checkpoint::Thread>,
     body: checkpoint::Body,
     nameless: &Nameless,
@@ -75,27 +87,28 @@ fn load_body(
     Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })
 }
 
-fn thread(tid: u32, mut core: CoreEntry) -> Result<Thread, Error> {
+fn thread(number: u32, mut core: CoreEntry) -> Result<Thread, Error> {
+    let tid = known(number)?;
     let object = format!("thread {tid}");
-    let missing = |what| Error::image(names::core(tid).name(), format!("no {what}"));
+    let missing = |what| Error::image(names::core(number).name(), format!("no {what}"));
     let processor = ThreadImage::take(&mut core).map_err(|absent| match absent {
         Absent::Missing => missing("registers"),
         Absent::OtherProcessor => {
-            Error::refused(support::host::OTHER_PROCESSOR.of(tid as i32, object.as_str()))
+            Error::refused(support::host::OTHER_PROCESSOR.of(tid.get(), object.as_str()))
         }
     })?;
     let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
     if processor.abi() == Abi::Compat {
-        return Err(Error::refused(support::images::OF_32_BITS.of(tid as i32, object)));
+        return Err(Error::refused(support::images::OF_32_BITS.of(tid.get(), object)));
     }
     check_thread(tid, &object, &own)?;
-    let thread = Thread { tid: tid as i32, processor, core: own };
+    let thread = Thread { tid, processor, core: own };
     registers::general(&thread)?;
     Ok(thread)
 }
 
-fn check_thread(tid: u32, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
-    let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(tid as i32, object)));
+fn check_thread(tid: ImagePid, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
+    let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(tid.get(), object)));
     if core.seccomp_mode.is_some_and(|mode| mode != SECCOMP_MODE_DISABLED) {
         return refuse(support::images::SECCOMP);
     }

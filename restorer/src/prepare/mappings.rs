@@ -1,5 +1,6 @@
 //! The new address space: mappings, what fills them, what they are advised.
 
+use ids::ImagePid;
 use images::PAGE_SIZE;
 use images::messages::{VmaEntry, vma_status};
 use parasite::restorer::{
@@ -74,7 +75,7 @@ pub(crate) fn needs(vma: &VmaEntry) -> Needs {
 
 /// Lays out all of it.
 pub(super) fn lay_out(
-    pid: i32,
+    pid: ImagePid,
     body: &Body,
     descriptors: &Descriptors,
     tables: &mut Tables,
@@ -112,7 +113,7 @@ pub(super) fn lay_out(
 }
 
 fn mapping(
-    pid: i32,
+    pid: ImagePid,
     vma: &VmaEntry,
     filled: bool,
     descriptors: &Descriptors,
@@ -156,13 +157,13 @@ fn mapping(
 }
 
 /// The image has bit N for advice N.
-fn advise(pid: i32, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(), Error> {
+fn advise(pid: ImagePid, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(), Error> {
     let given = vma.madv.unwrap_or(0);
     let known = LASTING.iter().fold(0, |set, advice| set | 1 << advice);
     if given & !known != 0 {
         return Err(Error::refused(
             support::images::unknown_advice(given & !known)
-                .of(pid, format!("mapping {:#x}", vma.start)),
+                .of(pid.get(), format!("mapping {:#x}", vma.start)),
         ));
     }
     let (start, bytes) = (vma.start, vma.end - vma.start);

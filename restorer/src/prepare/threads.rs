@@ -40,7 +40,7 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         .as_ref()
         .ok_or_else(|| Error::image(format!("thread {}", thread.tid), "it has no credentials"))?;
     Ok(Thread {
-        tid: thread.tid,
+        tid: thread.tid.get(),
         parent_death_signal: core.pdeath_sig.unwrap_or(0) as i32,
         stack: 0,
         clear_child_tid: thread.processor.clear_child_tid(),
