@@ -25,7 +25,7 @@ use crate::ids;
 use crate::infect;
 use crate::inject::Bits;
 use crate::look;
-use crate::memory::{self, Early, Pages};
+use crate::memory::{self, Pages, PreCopy};
 use crate::namespaces::Namespaces;
 use crate::options::{AfterDump, DumpOptions};
 use crate::plan::{Plan, Planned};
@@ -54,7 +54,7 @@ impl<'d> Captured<'d> {
     pub(crate) fn read(frozen: Frozen<'d>) -> Result<Self, Error> {
         let Frozen { mut planned, at, urgent, mut tree } = frozen;
         let Planned { dump, plan } = &mut planned;
-        let state = read(plan, &mut tree, dump.options, dump.early, &mut dump.clock)?;
+        let state = read(plan, &mut tree, dump.options, dump.pre_copy, &mut dump.clock)?;
         let since = tree.since;
         let frozen = since.elapsed();
         Ok(Self { tree: Some(tree), urgent, at, since, frozen, planned, state })
@@ -127,7 +127,7 @@ fn read(
     plan: &mut Plan,
     frozen: &mut freezer::Frozen,
     options: &DumpOptions,
-    early: &mut Early,
+    pre_copy: &mut PreCopy,
     clock: &mut Clock,
 ) -> Result<TreeState, Error> {
     clock.account.stop = frozen.since.elapsed();
@@ -148,8 +148,8 @@ fn read(
     if options.cross_check {
         compare(&inventory, &take(&mut Inventory::default())?)?;
     }
-    let marked = early.take_marks(&mut inventory)?;
-    early.doubt(&inventory);
+    let marked = pre_copy.take_marks(&mut inventory)?;
+    pre_copy.doubt(&inventory);
     let root = options.pid;
     let mut found = unsupported::find(root, &inventory, Vec::new(), &plan.around);
     found.extend(sharing::look_again(&plan.sharing, &mut plan.collector, root, &inventory)?);
@@ -178,12 +178,12 @@ fn read(
 
     let (planned, writer) = (&mut plan.memory, &plan.writer);
     let mut memory =
-        memory::find(planned, early, &marked, writer, &inventory, files.take_memory(), clock)?;
+        memory::find(planned, pre_copy, &marked, writer, &inventory, files.take_memory(), clock)?;
     plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(TreeState {
-        id: early.id.clone(),
+        id: pre_copy.id.clone(),
         inventory,
         tasks,
         namespaces,

@@ -14,7 +14,7 @@ use crate::denied;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::freeze::Frozen;
-use crate::memory::Early;
+use crate::memory::PreCopy;
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::has_ended;
@@ -116,7 +116,7 @@ fn attempt(
     let _claims = Claims::of_tree(options.pid)?;
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.
-    let mut early = Early::new(false);
+    let mut pre_copy = PreCopy::new(false);
     let mut ending = Ending::default();
     let (later, dropped_later) = channel();
     let dump = Dump {
@@ -125,7 +125,7 @@ fn attempt(
         clock: Clock::start(options, started),
         hooks,
         progress,
-        early: &mut early,
+        pre_copy: &mut pre_copy,
         ending: &mut ending,
     };
     let dumped = std::thread::scope(|scope| {
@@ -143,17 +143,17 @@ fn attempt(
     // Only now, as this takes a while, and in the thread the target may still stand still.
     drop(dropped_later);
     match options.track && options.after != AfterDump::Kill && dumped.is_ok() {
-        true => early.keep(options),
-        false => early.end(),
+        true => pre_copy.keep(options),
+        false => pre_copy.end(),
     }
     // Their tracer has ended: nothing but their parents keeps them now.
-    early.warnings.append(&mut ending.wait());
+    pre_copy.warnings.append(&mut ending.wait());
     dumped.map(|report| {
         let blind = report.source == Some(collector::Source::Proc);
         let unseen = blind.then(|| {
             format!("without eBPF it was not seen whether there are {}", unseen_without_bpf())
         });
-        DumpReport { warnings: early.warnings.into_iter().chain(unseen).collect(), ..report }
+        DumpReport { warnings: pre_copy.warnings.into_iter().chain(unseen).collect(), ..report }
     })
 }
 

@@ -14,10 +14,10 @@ mod encode;
 mod epoll;
 mod eventfd;
 mod fifos;
+mod file_cache;
 mod file_kind;
 mod identity;
 mod inet_sockets;
-mod kept;
 mod locks;
 mod memfd;
 mod memory;
@@ -26,10 +26,10 @@ mod neighbours;
 mod other_options;
 mod owners;
 mod paths;
+mod paths_of_process;
 mod pidfd;
 mod pipes;
 mod place;
-mod places;
 mod problem;
 mod regular;
 mod signalfd;
@@ -54,10 +54,10 @@ use support::Unsupported;
 
 use crate::segment::Segment;
 use beside::Beside;
-use kept::{Contents, Keeping, Kept, Standing};
+use file_cache::{Contents, FileCache, Keeping, Standing};
 use memory::Memory;
+pub(crate) use paths_of_process::mapping_status;
 pub use place::Place;
-pub(crate) use places::mapping_status;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ pub enum Error {
 pub struct Plan {
     context: PlanContext,
     memory: Memory,
-    kept: Kept,
+    kept: FileCache,
 }
 
 impl Plan {
@@ -127,8 +127,14 @@ impl Plan {
         context: &PlanContext,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let mut memory = Memory::default();
-        let (captured, mut kept, refusals) =
-            walk::look(context, &mut memory, inventory, Kept::default(), &BTreeMap::new(), None)?;
+        let (captured, mut kept, refusals) = walk::look(
+            context,
+            &mut memory,
+            inventory,
+            FileCache::default(),
+            &BTreeMap::new(),
+            None,
+        )?;
         kept.files = captured.files;
         Ok((Self { context: context.clone(), memory, kept }, refusals))
     }

@@ -7,7 +7,7 @@ use collector::{Inventory, Process};
 use kernel::ptrace::Running;
 
 use crate::error::Error;
-use crate::inject::{Asking, Codes, Infection, Request, Room, ask_threads};
+use crate::inject::{Asking, Gadgets, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::denies_parasites;
@@ -56,26 +56,26 @@ pub(crate) fn begin(
 
 fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Request, Error> {
     let pid = process.pid;
-    let codes = codes(plan, process)?;
+    let gadgets = gadgets(plan, process)?;
     let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
     let bytes = Request::region_bytes(timers.len());
     let region = mappings::free_range(&process.mappings, bytes)
         .ok_or_else(|| inject_error(pid)(crate::inject::Error::NoRoom { tid: pid }))?;
     let leader = process.threads.get(&pid);
-    Ok(Request { pid, codes, region, bell: leader.map_or(0, bell), timers, donate: false })
+    Ok(Request { pid, gadgets, region, bell: leader.map_or(0, bell), timers, uffd_handover: false })
 }
 
 /// Where the process's own code has what is needed: found in the plan, where it was foreseen that it
 /// would be.
-fn codes(plan: &mut Plan, process: &Process) -> Result<Codes, Error> {
+fn gadgets(plan: &mut Plan, process: &Process) -> Result<Gadgets, Error> {
     let pid = process.pid;
     // An exec between plan and freeze leaves other code in the process.
-    let codes = match plan.codes.get(&pid) {
-        Some(codes) if codes.still_there(pid) => *codes,
+    let gadgets = match plan.gadgets.get(&pid) {
+        Some(gadgets) if gadgets.still_there(pid) => *gadgets,
         _ => plan.finder.find(process).map_err(inject_error(pid))?,
     };
-    plan.codes.insert(pid, codes);
-    Ok(codes)
+    plan.gadgets.insert(pid, gadgets);
+    Ok(gadgets)
 }
 
 /// A signal that is nothing to this process: ignored by default or by choice, and not pending (a
@@ -157,22 +157,22 @@ pub(crate) fn ask_other_threads(
                 continue;
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
-            let codes = codes(plan, process)?;
+            let gadgets = gadgets(plan, process)?;
             let room = (process, index as u64);
             let stopped = frozen
                 .processes
                 .get_mut(&pid)
                 .and_then(|threads| threads.get_mut(&thread.tid)?.stopped.take());
             if let Some(stopped) = stopped {
-                asked.push((stopped, pid, thread.original.clone(), codes, room));
+                asked.push((stopped, pid, thread.original.clone(), gadgets, room));
                 whom.push((pid, index));
             }
         }
     }
     let layout = &plan.layout;
-    let asked = asked.into_iter().map(|(stopped, pid, original, codes, (process, slot))| {
+    let asked = asked.into_iter().map(|(stopped, pid, original, gadgets, (process, slot))| {
         let room = Room::of(layout, process, stopped.tid(), slot);
-        Asking { stopped, pid, original, codes, room }
+        Asking { stopped, pid, original, gadgets, room }
     });
     let answers = ask_threads(asked.collect(), &mut frozen.postponed)
         .map_err(|source| Error::Inject { pid: whom.first().map_or(0, |(pid, _)| *pid), source })?;

@@ -22,19 +22,19 @@
 
 mod bits;
 mod calls;
-mod codes;
-mod donate;
-mod home;
+mod gadgets;
 mod parasite;
 mod place;
+mod return_frame;
+mod uffd_handover;
 
 pub(crate) use bits::Bits;
 pub(crate) use calls::{Asking, ThreadState, ask_threads};
-pub(crate) use codes::{CodeFinder, Codes};
-pub(crate) use donate::userfaultfd_of;
-pub(crate) use home::{Home, Original};
+pub(crate) use gadgets::{GadgetFinder, Gadgets};
 pub(crate) use parasite::{Infection, Report, Request};
 pub(crate) use place::Room;
+pub(crate) use return_frame::{Original, ReturnFrame};
+pub(crate) use uffd_handover::userfaultfd_of;
 
 use kernel::ptrace::{Event, Running, Stop, Stopped};
 

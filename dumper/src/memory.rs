@@ -1,6 +1,6 @@
 //! Memory: which pages are content, and where their bytes go.
 //!
-//! What is large is copied while the target runs ([`early`]), with the kernel noting what is
+//! What is large is copied while the target runs ([`pre_copy`]), with the kernel noting what is
 //! written meanwhile ([`tracked`]). The rest is copied while it stands still; where to depends on
 //! what happens to it next. If it runs on, into memory that was filled with pages beforehand and
 //! is written when it runs. If it is to end anyway, or there is not memory enough, straight into
@@ -8,21 +8,21 @@
 
 mod copies;
 mod copy;
-mod early;
-mod keeper;
 mod look;
 mod origin;
 mod pages;
 mod parent;
+mod pre_copy;
 mod room;
 mod runs;
 mod shared;
 mod store;
 mod survey;
 mod tracked;
+mod uffd_holder;
 
-pub(crate) use early::{Early, untrack};
-pub use keeper::{KEEP, keep};
 pub(crate) use pages::Pages;
+pub(crate) use pre_copy::{PreCopy, untrack};
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};
+pub use uffd_holder::{KEEP, keep};

@@ -66,16 +66,16 @@ pub struct DumpOptions {
     /// Checkpoint that holds the pages that have not changed since. If nothing has tracked the
     /// changes since then, all pages are dumped.
     pub parent: Option<PathBuf>,
-    /// Directory in which keepers of tracking say what they hold.
+    /// Directory in which uffd holders of tracking say what they hold.
     pub tracks: PathBuf,
-    /// The `stasis` that a keeper is made of.
-    pub keeper: PathBuf,
+    /// The `stasis` that a uffd holder is made of.
+    pub uffd_holder: PathBuf,
     /// Who asks, if that is somebody who may not do everything: he must be allowed to trace every
     /// task of the tree, before it is stopped and again when it stands still.
     pub on_behalf_of: Option<User>,
 }
 
-/// Where keepers say what they hold.
+/// Where uffd holders say what they hold.
 pub const TRACKS: &str = "/run/stasis/tracks";
 
 impl DumpOptions {
@@ -102,7 +102,7 @@ impl DumpOptions {
             track: false,
             parent: None,
             tracks: TRACKS.into(),
-            keeper: "/proc/self/exe".into(),
+            uffd_holder: "/proc/self/exe".into(),
             on_behalf_of: None,
         }
     }

@@ -16,10 +16,10 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::files;
-use crate::inject::{Bits, CodeFinder, Codes, Report};
+use crate::inject::{Bits, GadgetFinder, Gadgets, Report};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
-use crate::memory::{self, Early, PlannedMemory, Store};
+use crate::memory::{self, PlannedMemory, PreCopy, Store};
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
 use crate::sharing;
@@ -32,7 +32,7 @@ pub(crate) struct Dump<'d> {
     pub(crate) hooks: &'d mut dyn Hooks,
     pub(crate) progress: &'d mut (dyn Progress + Send),
     /// What is copied while the target runs. Its tracking may go on when the dump has ended.
-    pub(crate) early: &'d mut Early,
+    pub(crate) pre_copy: &'d mut PreCopy,
     /// Whose end has to be waited for.
     pub(crate) ending: &'d mut Ending,
 }
@@ -48,8 +48,8 @@ impl<'d> Planned<'d> {
     /// goes to `later`.
     pub(crate) fn make(mut dump: Dump<'d>, later: Sender<Plan>) -> Result<Self, Error> {
         dump.progress.begin("plan", None);
-        let plan = Plan::make(dump.options, &dump.clock, dump.early)?;
-        dump.clock.account.handover = dump.early.handover();
+        let plan = Plan::make(dump.options, &dump.clock, dump.pre_copy)?;
+        dump.clock.account.handover = dump.pre_copy.handover();
         Ok(Self { dump, plan: Later::new(plan, later) })
     }
 }
@@ -65,9 +65,9 @@ pub(crate) struct Plan {
     pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
     pub(crate) sharing: sharing::Known,
-    pub(crate) finder: CodeFinder,
+    pub(crate) finder: GadgetFinder,
     /// Code to lean on, by process, of those that have to be asked.
-    pub(crate) codes: BTreeMap<i32, Codes>,
+    pub(crate) gadgets: BTreeMap<i32, Gadgets>,
     /// By process.
     pub(crate) memory: BTreeMap<i32, PlannedMemory>,
     pub(crate) store: Store,
@@ -81,8 +81,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Makes it. Last of all, memory is copied into `early` while the target runs.
-    fn make(options: &DumpOptions, clock: &Clock, early: &mut Early) -> Result<Self, Error> {
+    /// Makes it. Last of all, memory is copied into `pre_copy` while the target runs.
+    fn make(options: &DumpOptions, clock: &Clock, pre_copy: &mut PreCopy) -> Result<Self, Error> {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
@@ -95,8 +95,8 @@ impl Plan {
             ..WriteOptions::default()
         };
         let writer = ImageWriter::create(&options.images_dir, write)?;
-        let mut finder = CodeFinder::default();
-        let mut codes = BTreeMap::new();
+        let mut finder = GadgetFinder::default();
+        let mut gadgets = BTreeMap::new();
         let mut memory = BTreeMap::new();
         let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, &inventory);
         for process in inventory.processes.values().filter(own) {
@@ -111,7 +111,7 @@ impl Plan {
                 .and_then(|found| Ok((found, PlannedMemory::open(&writer, pid)?)));
             match ready {
                 Ok((found, planned)) => {
-                    codes.extend(found.map(|found| (pid, found)));
+                    gadgets.extend(found.map(|found| (pid, found)));
                     memory.insert(pid, planned);
                 }
                 // It executes a program that has no library yet, or ends, as descendants may: it is
@@ -122,10 +122,10 @@ impl Plan {
             }
         }
         let runs_on = options.after == AfterDump::Resume;
-        early.copy(options, &inventory, &mut finder, &codes, &writer, clock)?;
+        pre_copy.copy(options, &inventory, &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let (inventory, facts, files, sharing) = if early.is_empty() {
+        let (inventory, facts, files, sharing) = if pre_copy.is_empty() {
             (inventory, facts, files, sharing)
         } else {
             drop(files);
@@ -134,11 +134,11 @@ impl Plan {
             (inventory, facts, files, sharing)
         };
         memory::learn(&mut memory, &inventory);
-        early.copy_again(&writer, clock)?;
-        let expected = early.expected(memory::resident_bytes(&inventory));
-        let store = Store::choose(runs_on, expected, early.threads);
+        pre_copy.copy_again(&writer, clock)?;
+        let expected = pre_copy.expected(memory::resident_bytes(&inventory));
+        let store = Store::choose(runs_on, expected, pre_copy.threads);
         // To choose has taken a while, too.
-        early.copy_again(&writer, clock)?;
+        pre_copy.copy_again(&writer, clock)?;
         // What has changed meanwhile is old news by now: it need not be read again in the frozen
         // moment, which finds the rest where the processor has it at hand.
         let mut earlier = inventory;
@@ -152,7 +152,7 @@ impl Plan {
             files,
             sharing,
             finder,
-            codes,
+            gadgets,
             memory,
             store,
             around,

@@ -12,9 +12,9 @@ use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::denied;
 use crate::error::Error;
-use crate::inject::CodeFinder;
+use crate::inject::GadgetFinder;
 use crate::look::{Looker, Seen, inventory};
-use crate::memory::{self, Early};
+use crate::memory::{self, PreCopy};
 use crate::options::{DumpOptions, DumpReport};
 use crate::write;
 
@@ -35,18 +35,18 @@ fn try_to_pre_dump(
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
     let _claims = Claims::of_tree(options.pid)?;
-    let mut early = Early::new(true);
-    let done = copy(options, &mut early, progress);
+    let mut pre_copy = PreCopy::new(true);
+    let done = copy(options, &mut pre_copy, progress);
     match done.is_ok() {
-        true => early.keep(options),
-        false => early.end(),
+        true => pre_copy.keep(options),
+        false => pre_copy.end(),
     }
-    done.map(|report| DumpReport { warnings: early.warnings, ..report })
+    done.map(|report| DumpReport { warnings: pre_copy.warnings, ..report })
 }
 
 fn copy(
     options: &DumpOptions,
-    early: &mut Early,
+    pre_copy: &mut PreCopy,
     progress: &mut dyn Progress,
 ) -> Result<DumpReport, Error> {
     let started = Instant::now();
@@ -64,15 +64,15 @@ fn copy(
     };
     let writer = ImageWriter::create(&options.images_dir, write)?;
     progress.begin("copy", None);
-    let mut finder = CodeFinder::default();
-    early.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;
-    early.encode(&writer, &write::inventory(&early.id))?;
-    let pages_written = early.bytes() / images::PAGE_SIZE;
+    let mut finder = GadgetFinder::default();
+    pre_copy.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;
+    pre_copy.encode(&writer, &write::inventory(&pre_copy.id))?;
+    let pages_written = pre_copy.bytes() / images::PAGE_SIZE;
     let dump =
         DumpStatsEntry { pages_written, shpages_written: Some(0), ..DumpStatsEntry::default() };
     let stats = StatsEntry { dump: Some(dump), restore: None };
     writer.write_one(&names::stats_dump(), &stats)?;
-    writer.write_one(&names::inventory(), &write::inventory(&early.id))?;
+    writer.write_one(&names::inventory(), &write::inventory(&pre_copy.id))?;
     let committed = writer.commit()?;
     Ok(DumpReport {
         total: started.elapsed(),

@@ -52,7 +52,7 @@ impl<'d> Written<'d> {
         let source = collector.source();
         // Its programs look at every system call of the machine until then.
         drop(collector);
-        dump.early.encode(&writer, &inventory(&state.id))?;
+        dump.pre_copy.encode(&writer, &inventory(&state.id))?;
         let bytes = state.pages.iter().map(Pages::bytes).sum();
         dump.progress.begin("write", Some(bytes));
         store.write(&state.pages, dump.progress)?;
@@ -64,7 +64,7 @@ impl<'d> Written<'d> {
             processes: state.inventory.processes.len(),
             threads: state.tasks.values().map(|task| task.threads.len()).sum(),
             pages_scanned: state.pages_scanned,
-            pages_written: (bytes + dump.early.bytes()) / images::PAGE_SIZE,
+            pages_written: (bytes + dump.pre_copy.bytes()) / images::PAGE_SIZE,
             frozen_at: Some(at),
             image_bytes: committed.bytes,
             source: Some(source),

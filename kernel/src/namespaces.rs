@@ -87,6 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::print_stdout, reason = "nothing is skipped without a word")]
     fn a_namespace_is_made_looked_into_and_left_to_itself() {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: making a UTS namespace takes root");

@@ -83,7 +83,7 @@ pub struct Parasite {
     /// In: address of a `syscall; ret` of the task's own.
     pub syscall_return: u64,
     /// In: stack pointer from which that `ret` leads home: the address of a signal frame.
-    pub home: u64,
+    pub return_frame: u64,
     /// In: the task's pid.
     pub pid: i32,
     /// In: the thread's tid.
@@ -96,7 +96,7 @@ pub struct Parasite {
     pub timer_count: u32,
     /// In: 1 to make a userfaultfd and close it again, instead of all reporting: a host that stops
     /// the task in between can take it over, and without one nothing stays.
-    pub donate: u32,
+    pub uffd_handover: u32,
     /// In: the flags that the userfaultfd is made with.
     pub donated_flags: u32,
     /// Out: 0, or the error number of the first system call that failed.
@@ -144,12 +144,12 @@ impl Parasite {
         region_start: 0,
         region_bytes: 0,
         syscall_return: 0,
-        home: 0,
+        return_frame: 0,
         pid: 0,
         tid: 0,
         bell: 0,
         timer_count: 0,
-        donate: 0,
+        uffd_handover: 0,
         donated_flags: 0,
         error: 0,
         failed_call: 0,

@@ -74,9 +74,9 @@ impl Machine {
 pub(crate) type Births = BTreeMap<PathBuf, u64>;
 
 /// What control groups, or one of those above them, do not allow (`pids.max`).
-pub(crate) fn of_groups(root: i32, births: &Births) -> Vec<Unsupported> {
+pub(crate) fn of_groups(root: i32, forks: &Births) -> Vec<Unsupported> {
     let mut all: Births = Births::new();
-    for (group, tasks) in births {
+    for (group, tasks) in forks {
         for above in group.ancestors() {
             *all.entry(above.to_owned()).or_default() += tasks;
         }
@@ -144,9 +144,9 @@ mod tests {
             std::fs::write(group.join("pids.max"), format!("{most}\n")).unwrap();
         }
         // One that will be made, too.
-        let births = |more| Births::from([(inner.clone(), 2), (outer.join("new"), more)]);
-        assert_eq!(of_groups(7, &births(1)), []);
-        let found = of_groups(7, &births(2));
+        let forks = |more| Births::from([(inner.clone(), 2), (outer.join("new"), more)]);
+        assert_eq!(of_groups(7, &forks(1)), []);
+        let found = of_groups(7, &forks(2));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].remedy, format!("echo 11 > {}", outer.join("pids.max").display()));
     }

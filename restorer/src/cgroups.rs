@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     /// Threads that are elsewhere than their process, by their number.
     threads: BTreeMap<ImagePid, Moves>,
     /// How many tasks are made in each group.
-    births: Births,
+    forks: Births,
 }
 
 impl Plan {
@@ -89,7 +89,7 @@ impl Plan {
     /// Notes the tasks of the restore's own.
     fn note_own(&mut self, start: &Set, places: &Places) {
         for directory in start.iter().filter_map(|(name, group)| places.directory(name, group)) {
-            *self.births.entry(directory).or_default() += capacity::OWN_TASKS;
+            *self.forks.entry(directory).or_default() += capacity::OWN_TASKS;
         }
     }
 
@@ -97,14 +97,14 @@ impl Plan {
     fn note_births(&mut self, process: &Process, set: &Set, places: &Places) {
         let tasks = process.body.as_ref().map_or(1, |body| body.threads.len().max(1));
         for directory in set.iter().filter_map(|(name, group)| places.directory(name, group)) {
-            *self.births.entry(directory).or_default() += tasks as u64;
+            *self.forks.entry(directory).or_default() += tasks as u64;
         }
     }
 
     /// Before any group is made: whether all tasks may be in theirs.
     fn check_room(&self, world: &World) -> Result<(), Error> {
         let root = world.processes.first().map_or(0, |process| process.pid.get());
-        let found = capacity::of_groups(root, &self.births);
+        let found = capacity::of_groups(root, &self.forks);
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
 

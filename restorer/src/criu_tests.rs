@@ -11,7 +11,7 @@ use images::store::Memory;
 use crate::host::{Host, Range, Vdso};
 use crate::load::registers;
 use crate::load::{State, World};
-use crate::plan::{Birth, Caller, Plan};
+use crate::plan::{Caller, ForkStep, Plan};
 use crate::prepare::{self, Descriptors};
 use crate::run::Run;
 
@@ -88,8 +88,8 @@ fn every_set_is_loaded_and_planned() {
         let plan = plan(&world);
         assert!(plan.tasks.len() >= world.processes.len(), "{set}");
         // Each but the root is born once.
-        let births = plan.tasks.iter().flat_map(|task| &task.births);
-        let born = births.filter(|birth| **birth != Birth::Session).count();
+        let forks = plan.tasks.iter().flat_map(|task| &task.forks);
+        let born = forks.filter(|birth| **birth != ForkStep::Session).count();
         assert_eq!(born, plan.tasks.len() - 1, "{set}");
         host().check(&world).unwrap();
         assert!(world.pages() > 0, "{set}");

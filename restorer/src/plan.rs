@@ -13,7 +13,7 @@
 //! Groups come afterwards, when all processes are there: a process that leads one founds it at
 //! birth, the others join; a group whose leader has died gets a helper for that time.
 //!
-//! Every task works through its [`Task::births`] and then waits for all the others
+//! Every task works through its [`Task::forks`] and then waits for all the others
 //! (see [`crate::task`]). Zombies and helpers end when all groups are joined.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ pub(crate) struct Task {
     /// Index of the process in the images; `None` for a helper.
     pub(crate) process: Option<usize>,
     /// What it does first, in this order.
-    pub(crate) births: Vec<Birth>,
+    pub(crate) forks: Vec<ForkStep>,
     /// Its group.
     pub(crate) group: Group,
     /// Its children that end while the tree is built: helpers, which it waits for and forgets.
@@ -52,7 +52,7 @@ pub(crate) struct Task {
 
 /// A step in the making of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Birth {
+pub(crate) enum ForkStep {
     /// Found a session.
     Session,
     /// Fork this task (an index) as a child.
@@ -151,14 +151,14 @@ fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
         plan.tasks.push(Task {
             pid: member.pid,
             process: Some(index),
-            births: Vec::new(),
+            forks: Vec::new(),
             group: Group::Given,
             helpers: Vec::new(),
             zombies: of(&members, index, |child| child.dead),
             stopped: of(&members, index, |child| child.stopped),
         });
     }
-    births(&mut plan, &members, caller)?;
+    forks(&mut plan, &members, caller)?;
     groups(&mut plan, &members, caller)?;
     Ok(plan)
 }
@@ -209,20 +209,20 @@ fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), E
 }
 
 /// Decides who forks whom and when.
-fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
+fn forks(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
     let birth_session = |index: usize| match members[index].parent {
         _ if !members[index].leads_session() => members[index].sid,
         Some(parent) => members[parent].sid,
         None => caller.sid,
     };
     let mut early: Vec<Vec<usize>> = vec![Vec::new(); members.len()];
-    let mut late: Vec<Vec<Birth>> = vec![Vec::new(); members.len()];
+    let mut late: Vec<Vec<ForkStep>> = vec![Vec::new(); members.len()];
     let mut helpers: BTreeMap<(usize, ImagePid), usize> = BTreeMap::new();
     for (index, child) in members.iter().enumerate() {
         let Some(parent) = child.parent else { continue };
         let leads = child.leads_session();
         if leads || child.sid == members[parent].sid {
-            late[parent].push(Birth::Child(index));
+            late[parent].push(ForkStep::Child(index));
         } else if child.sid == birth_session(parent) {
             early[parent].push(index);
         } else if let Some(leader) = members.iter().position(|other| Some(other.pid) == child.sid) {
@@ -230,38 +230,38 @@ fn births(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
                 let refusal = support::images::session_elsewhere(members[leader].pid.get());
                 return Err(refuse(child.pid, refusal));
             }
-            late[leader].push(Birth::Sibling(index));
+            late[leader].push(ForkStep::Sibling(index));
         } else {
             let Some(sid) = child.sid else {
                 return Err(refuse(child.pid, support::images::SESSION_OUTSIDE));
             };
             let helper = *helpers.entry((parent, sid)).or_insert_with(|| {
-                plan.tasks.push(helper(sid, vec![Birth::Session], Group::Given));
+                plan.tasks.push(helper(sid, vec![ForkStep::Session], Group::Given));
                 plan.tasks.len() - 1
             });
-            plan.tasks[helper].births.push(Birth::Sibling(index));
+            plan.tasks[helper].forks.push(ForkStep::Sibling(index));
         }
     }
     for ((parent, sid), helper) in helpers {
-        late[parent].push(Birth::Child(helper));
+        late[parent].push(ForkStep::Child(helper));
         plan.tasks[parent].helpers.push(sid);
     }
     for (index, member) in members.iter().enumerate() {
-        let births = &mut plan.tasks[index].births;
-        births.extend(early[index].iter().map(|&child| Birth::Child(child)));
+        let forks = &mut plan.tasks[index].forks;
+        forks.extend(early[index].iter().map(|&child| ForkStep::Child(child)));
         if member.leads_session() {
-            births.push(Birth::Session);
+            forks.push(ForkStep::Session);
         }
-        births.append(&mut late[index]);
+        forks.append(&mut late[index]);
     }
     Ok(())
 }
 
-fn helper(pid: ImagePid, births: Vec<Birth>, group: Group) -> Task {
+fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
     Task {
         pid,
         process: None,
-        births,
+        forks,
         group,
         helpers: Vec::new(),
         zombies: Vec::new(),
@@ -301,7 +301,7 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
         founded.insert(pgid, member.sid);
         plan.tasks.push(helper(pgid, Vec::new(), Group::Found));
         let made = plan.tasks.len() - 1;
-        plan.tasks[index].births.push(Birth::Child(made));
+        plan.tasks[index].forks.push(ForkStep::Child(made));
         plan.tasks[index].helpers.push(pgid);
     }
     Ok(())

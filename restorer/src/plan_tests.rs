@@ -30,7 +30,7 @@ fn a_daemon_with_children_of_its_session() {
     )
     .unwrap();
     assert_eq!(plan.tasks.len(), 4);
-    assert_eq!(task(&plan, 100).births, [Birth::Session, Birth::Child(1), Birth::Child(2)]);
+    assert_eq!(task(&plan, 100).forks, [ForkStep::Session, ForkStep::Child(1), ForkStep::Child(2)]);
     assert_eq!(task(&plan, 101).group, Group::Join(image(100)));
     assert_eq!(task(&plan, 102).group, Group::Found);
     assert_eq!(task(&plan, 103).group, Group::Join(image(102)));
@@ -47,7 +47,7 @@ fn a_child_left_in_the_session_its_parent_came_from() {
         CALLER,
     )
     .unwrap();
-    assert_eq!(task(&plan, 101).births, [Birth::Child(2), Birth::Session]);
+    assert_eq!(task(&plan, 101).forks, [ForkStep::Child(2), ForkStep::Session]);
     assert_eq!(task(&plan, 102).group, Group::Join(image(100)));
 }
 
@@ -62,8 +62,8 @@ fn a_child_in_the_session_of_a_sibling() {
         CALLER,
     )
     .unwrap();
-    assert_eq!(task(&plan, 101).births, [Birth::Session, Birth::Sibling(2)]);
-    assert!(!task(&plan, 100).births.contains(&Birth::Child(2)));
+    assert_eq!(task(&plan, 101).forks, [ForkStep::Session, ForkStep::Sibling(2)]);
+    assert!(!task(&plan, 100).forks.contains(&ForkStep::Child(2)));
 }
 
 #[test]
@@ -79,9 +79,9 @@ fn dead_leaders_are_stood_in_for() {
     )
     .unwrap();
     let session = plan.tasks.iter().position(|task| task.pid == image(101)).unwrap();
-    assert_eq!(plan.tasks[session].births, [Birth::Session, Birth::Sibling(1)]);
+    assert_eq!(plan.tasks[session].forks, [ForkStep::Session, ForkStep::Sibling(1)]);
     assert_eq!(plan.tasks[session].process, None);
-    assert!(task(&plan, 100).births.contains(&Birth::Child(session)));
+    assert!(task(&plan, 100).forks.contains(&ForkStep::Child(session)));
     assert_eq!(task(&plan, 100).helpers, [image(101)]);
     assert_eq!(task(&plan, 103).helpers, [image(104)]);
     assert_eq!(task(&plan, 104).group, Group::Found);
@@ -94,7 +94,7 @@ fn a_terminal_job_takes_the_callers_session() {
     let job = || vec![member(100, None, 100, 50), member(101, Some(0), 100, 50)];
     assert!(matches!(build(job(), CALLER), Err(Error::Refused(_))));
     let plan = build(job(), JOB).unwrap();
-    assert_eq!(task(&plan, 100).births, [Birth::Child(1)]);
+    assert_eq!(task(&plan, 100).forks, [ForkStep::Child(1)]);
     assert_eq!(task(&plan, 100).group, Group::Found);
     // Part of a pipeline, whose leader was not dumped.
     let plan = build(vec![member(100, None, 99, 50)], JOB).unwrap();

@@ -33,7 +33,7 @@ use crate::record::Record;
 use crate::rights;
 use crate::root::{self, Reins};
 use crate::run::Run;
-use crate::task::{Crew, Place};
+use crate::task::{BuildContext, Place};
 use crate::tracer::{Loss, Tracer};
 
 /// Restores a checkpoint. The calling process must have only this thread: it forks, and it waits
@@ -132,7 +132,7 @@ pub fn restore(
             Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
         }),
     };
-    let crew = Crew {
+    let build_context = BuildContext {
         world: &world,
         plan: &plan,
         groups: &groups,
@@ -143,7 +143,7 @@ pub fn restore(
         park_signal,
         holder: holder.pid(),
     };
-    let made = root::make(&crew, reins, options.parent, &mut spare, holder.socket());
+    let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _) = files.into_kept();
     drop((kept, complaints, namespaces));

@@ -14,7 +14,7 @@ use kernel::ptrace::RseqConfiguration;
 
 use crate::error::Error;
 use crate::options::Parent;
-use crate::task::Crew;
+use crate::task::BuildContext;
 
 /// The way between the root and the holder, before the one traces the other.
 #[derive(Debug)]
@@ -61,33 +61,38 @@ impl Reins {
 /// Makes the root, which waits to be traced and told to go on. `spare` are numbers that the
 /// tree does not want, and `ours` what nobody of it must have.
 pub(crate) fn make(
-    crew: &Crew<'_>,
+    build_context: &BuildContext<'_>,
     reins: Reins,
     parent: Parent,
     spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
 ) -> Result<(), Error> {
-    crew.pass_slack(0)?;
+    build_context.pass_slack(0)?;
     let made = match parent {
-        Parent::Caller => bear(crew, reins, ours, false),
-        Parent::CallersParent => bear(crew, reins, ours, true),
-        Parent::WhoRemains => orphan(crew, reins, spare, ours),
+        Parent::Caller => bear(build_context, reins, ours, false),
+        Parent::CallersParent => bear(build_context, reins, ours, true),
+        Parent::WhoRemains => orphan(build_context, reins, spare, ours),
     };
-    made.map_err(Error::kernel(format!("create process {}", crew.plan.tasks[0].pid)))
+    made.map_err(Error::kernel(format!("create process {}", build_context.plan.tasks[0].pid)))
 }
 
 /// Makes the root a child of the caller, or of the caller's parent.
-fn bear(crew: &Crew<'_>, reins: Reins, ours: &File, sibling: bool) -> io::Result<()> {
-    match fork_as(crew.plan.tasks[0].pid, sibling)? {
+fn bear(
+    build_context: &BuildContext<'_>,
+    reins: Reins,
+    ours: &File,
+    sibling: bool,
+) -> io::Result<()> {
+    match fork_as(build_context.plan.tasks[0].pid, sibling)? {
         Fork::Parent => Ok(()),
-        Fork::Child => run(crew, reins, ours),
+        Fork::Child => run(build_context, reins, ours),
     }
 }
 
 /// Makes the root by a process that ends at once: the root is the child of whoever adopts orphans
 /// here before it asks for a signal at its parent's end.
 fn orphan(
-    crew: &Crew<'_>,
+    build_context: &BuildContext<'_>,
     reins: Reins,
     spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
@@ -97,14 +102,14 @@ fn orphan(
             0 => Ok(()),
             status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
         },
-        (_, Fork::Child) => match bear(crew, reins, ours, false) {
+        (_, Fork::Child) => match bear(build_context, reins, ours, false) {
             Ok(()) => exit_now(0),
             Err(error) => exit_now(error.raw_os_error().unwrap_or(libc::EIO)),
         },
     }
 }
 
-fn run(crew: &Crew<'_>, reins: Reins, ours: &File) -> ! {
+fn run(build_context: &BuildContext<'_>, reins: Reins, ours: &File) -> ! {
     // Its copies of these must not keep the commander or the holder from seeing the other's end,
     // nor itself from seeing the holder's. It never gets back to who owns them.
     use std::os::fd::AsRawFd;
@@ -116,7 +121,7 @@ fn run(crew: &Crew<'_>, reins: Reins, ours: &File) -> ! {
     let_be_traced();
     let mut bytes = [0; MESSAGE];
     let ready = closed
-        .and_then(|()| set_signal_mask(crew.mask()))
+        .and_then(|()| set_signal_mask(build_context.mask()))
         .and_then(|()| (&there.write).write_all(&[1]))
         .and_then(|()| {
             drop(there);
@@ -127,7 +132,7 @@ fn run(crew: &Crew<'_>, reins: Reins, ours: &File) -> ! {
     }
     drop(told);
     reset_signal_actions();
-    crew.run(0, &configuration(&bytes))
+    build_context.run(0, &configuration(&bytes))
 }
 
 /// Bytes of the message that sets the root going: where the C library of this process, and so of

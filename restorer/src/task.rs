@@ -34,12 +34,12 @@ use crate::failure::Failure;
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Process, State, World};
 use crate::namespaces;
-use crate::plan::{Birth, Group, Plan};
+use crate::plan::{ForkStep, Group, Plan};
 use crate::prepare::{Region, name};
 
 /// What all tasks inherit.
 #[derive(Debug)]
-pub(crate) struct Crew<'a> {
+pub(crate) struct BuildContext<'a> {
     pub(crate) world: &'a World,
     pub(crate) plan: &'a Plan,
     pub(crate) groups: &'a cgroups::Plan,
@@ -62,7 +62,7 @@ pub(crate) struct Place {
     pub(crate) root: RawFd,
 }
 
-impl Crew<'_> {
+impl BuildContext<'_> {
     /// Every signal but the one to park by is blocked.
     pub(crate) fn mask(&self) -> u64 {
         !(1 << (self.park_signal - 1))
@@ -90,7 +90,7 @@ impl Crew<'_> {
         if task.group == Group::Found {
             join(None)?;
         }
-        for birth in &task.births {
+        for birth in &task.forks {
             self.bear(*birth, rseq)?;
         }
         self.park()?;
@@ -117,15 +117,15 @@ impl Crew<'_> {
         }
     }
 
-    fn bear(&self, birth: Birth, rseq: &RseqConfiguration) -> Result<(), Error> {
+    fn bear(&self, birth: ForkStep, rseq: &RseqConfiguration) -> Result<(), Error> {
         let (child, sibling) = match birth {
-            Birth::Session => {
+            ForkStep::Session => {
                 return nix::unistd::setsid()
                     .map(drop)
                     .map_err(|errno| Error::kernel("found a session")(errno.into()));
             }
-            Birth::Child(child) => (child, false),
-            Birth::Sibling(child) => (child, true),
+            ForkStep::Child(child) => (child, false),
+            ForkStep::Sibling(child) => (child, true),
         };
         let pid = self.plan.tasks[child].pid;
         self.pass_slack(child)?;

@@ -109,7 +109,7 @@ fn unsafe_code_is_in_its_rooms_only() {
 fn kinds_of_open_file_are_known_to_their_modules_only() {
     let others = [
         // What is held without a descriptor is found by its path.
-        "dumper/src/files/places.rs",
+        "dumper/src/files/paths_of_process.rs",
         // What is of no kind is refused by the name of its type.
         "restorer/src/files/load.rs",
     ];

@@ -7,9 +7,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use ebpf_common::{FileRecord, KIND_FILE, beside};
 use zerocopy::FromBytes;
 
+use super::change_detection::Wanted;
 use super::programs::What;
 use super::records::{OWN, PIPE_FS, SOCKET_FS, device, file_flags, records};
-use super::settled::Wanted;
 use super::{BpfError, fallback};
 use crate::{FileMark, OpenFile};
 

@@ -8,10 +8,10 @@ use ebpf_common::asked::{ALWAYS, Asked, FILES, HOLDERS, NEVER};
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
+use super::change_detection::{Basis, Counted, Held, Needs, Reading, Wanted};
 use super::files::{Decoded, Decoding};
 use super::programs::What;
 use super::reading::{BpfSource, Found};
-use super::settled::{Basis, Counted, Held, Needs, Reading, Wanted};
 use crate::basis;
 use crate::{Inventory, Look, OpenFile, Parts};
 
@@ -222,7 +222,7 @@ impl BpfSource {
         watch.counts.ask(Asked { what: HOLDERS, ..Asked::default() })?;
         let own = std::process::id().cast_signed();
         self.iterate(What::SomeFiles, IterTarget::Process(own), own)?;
-        Ok(super::settled::descriptions(&self.output))
+        Ok(super::change_detection::descriptions(&self.output))
     }
 }
 

@@ -3,6 +3,7 @@
 mod btf;
 mod cache;
 mod calls;
+mod change_detection;
 mod fallback;
 mod files;
 mod files_pass;
@@ -17,7 +18,6 @@ mod programs;
 mod reading;
 mod ready;
 mod records;
-mod settled;
 mod source;
 mod tables;
 mod tracks;

@@ -6,8 +6,8 @@ use images::{ImageWriter, names};
 
 use super::Captured;
 use super::beside::Part;
+use super::file_cache::Keeping;
 use super::file_kind::FileKind;
-use super::kept::Keeping;
 use super::pipes::{no_packets, write_contents};
 use super::problem::Problem;
 use super::survey::Survey;

@@ -8,7 +8,7 @@ use images::messages::FileEntry;
 use images::{Error, ImageWriter};
 
 use super::Captured;
-use super::kept::Keeping;
+use super::file_cache::Keeping;
 use super::problem::Problem;
 use super::survey::Survey;
 

@@ -10,8 +10,8 @@ use kernel::sockets::{Address, local_address, option, option_bytes, peer_address
 use kernel::tty::bytes_waiting;
 use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP};
 
+use super::file_cache::Keeping;
 use super::file_kind::FileKind;
-use super::kept::Keeping;
 use super::memory::with_socket;
 use super::problem::{Doing, Problem};
 use super::socket_options;

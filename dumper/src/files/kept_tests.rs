@@ -47,7 +47,7 @@ fn of_type(r#type: u32, entry: FileEntry) -> FileEntry {
     FileEntry { r#type, ..entry }
 }
 
-fn is_kept(kept: &mut Kept, pid: i32, file: &OpenFile) -> bool {
+fn is_kept(kept: &mut FileCache, pid: i32, file: &OpenFile) -> bool {
     kept.find(pid, file, file.mark.unwrap()).is_some()
 }
 
@@ -75,7 +75,7 @@ fn a_file_is_kept_while_nothing_that_makes_it_is_another() {
 
 #[test]
 fn files_are_found_in_step() {
-    let mut kept = Kept::default();
+    let mut kept = FileCache::default();
     for pid in [40, 41] {
         let files = [3, 5, 6].map(|fd| found(&file(fd, 7)));
         kept.found.insert(pid, files.into());
@@ -93,7 +93,7 @@ fn files_are_found_in_step() {
 fn contents_are_given_once_and_only_as_they_were() {
     let pipe = OpenFile { mark: mark(7, Some(16)), ..file(3, 7) };
     let with = || {
-        let mut kept = Kept::default();
+        let mut kept = FileCache::default();
         let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: Some(65536) };
         kept.contents.insert((pipe.device, pipe.inode), (PRINT, entry, b"bytes".to_vec()));
         kept

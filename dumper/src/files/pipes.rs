@@ -9,8 +9,8 @@ use images::{Image, ImageWriter, names};
 
 use super::Captured;
 use super::beside::Part;
+use super::file_cache::Keeping;
 use super::file_kind::FileKind;
-use super::kept::Keeping;
 use super::problem::Problem;
 use super::socket_options::inode;
 use super::survey::Survey;

@@ -14,9 +14,9 @@ use support::files::{OF_ITSELF, process_behind};
 
 use super::Captured;
 use super::beside::Part;
+use super::file_cache::{Keeping, STATUS};
 use super::file_kind::FileKind;
 use super::identity::kernel_device;
-use super::kept::{Keeping, STATUS};
 use super::paths::Found;
 use super::problem::Problem;
 use super::survey::Survey;

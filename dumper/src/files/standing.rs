@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use collector::{Inventory, Process};
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
-use super::kept::{Before, Found, Kept, Standing};
+use super::file_cache::{Before, FileCache, Found, Standing};
 use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
 use super::{Captured, Error, table};
 
@@ -57,7 +57,7 @@ impl Captured {
 
 /// Whether the tree holds the sockets that it held: every process has the descriptors that it had, none
 /// has gone, and no socket is among what is different.
-pub(super) fn are_sockets_the_same(kept: &Kept, inventory: &Inventory) -> bool {
+pub(super) fn are_sockets_the_same(kept: &FileCache, inventory: &Inventory) -> bool {
     let alive = inventory.processes.values();
     let alive = alive.filter(|process| is_alive(process) && has_table(process));
     let is_socket = |process: &Process, fd: i32| {

@@ -12,7 +12,7 @@ use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
 use support::{Refusal, Unsupported};
 
-use super::kept::Kept;
+use super::file_cache::FileCache;
 use super::memory::{Memory, key};
 use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
@@ -36,7 +36,7 @@ pub(super) struct Survey<'a> {
     /// What is being looked at may turn out to hold until the target is frozen: it is read as then. A kind
     /// that finds out that it will have to be read again takes this back.
     pub(super) to_keep: bool,
-    pub(super) kept: Kept,
+    pub(super) kept: FileCache,
     pub(super) neighbours: Neighbours,
     pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
@@ -64,7 +64,7 @@ impl<'a> Survey<'a> {
         context: &'a PlanContext,
         memory: &'a mut Memory,
         inventory: &'a Inventory,
-        mut kept: Kept,
+        mut kept: FileCache,
         same_sockets: bool,
         is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {

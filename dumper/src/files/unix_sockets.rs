@@ -16,9 +16,9 @@ use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 use nix::fcntl::OFlag;
 
 use super::beside::Part;
+use super::file_cache::Keeping;
 use super::file_kind::FileKind;
 use super::identity::FileSystems;
-use super::kept::Keeping;
 use super::memory::with_socket;
 use super::neighbours::Neighbours;
 use super::problem::{Doing, Problem};

@@ -7,8 +7,8 @@ use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 use support::files::{UNKNOWN_KIND, of_file};
 
+use super::file_cache::{FileCache, Found, Keeping};
 use super::file_kind::FileKind;
-use super::kept::{Found, Keeping, Kept};
 use super::memory::{Memory, with_socket};
 use super::place::Place;
 use super::problem::Problem;
@@ -22,10 +22,10 @@ pub(super) fn look(
     context: &PlanContext,
     memory: &mut Memory,
     inventory: &Inventory,
-    kept: Kept,
+    kept: FileCache,
     tables: &BTreeMap<i32, u32>,
     is_late: Option<&dyn Fn() -> bool>,
-) -> Result<(Captured, Kept, Vec<Unsupported>), Error> {
+) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
     let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
     Survey::new(context, memory, inventory, kept, same_sockets, is_late).run(tables)
 }
@@ -34,7 +34,7 @@ impl Survey<'_> {
     fn run(
         mut self,
         tables: &BTreeMap<i32, u32>,
-    ) -> Result<(Captured, Kept, Vec<Unsupported>), Error> {
+    ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
         let inventory = self.inventory;
         let suspects = self.suspects()?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));

@@ -6,8 +6,8 @@ use arch::settings;
 use arch::syscall::nr;
 use kernel::ptrace::{Running, Stop, Stopped};
 
-use super::home::SCRATCH;
-use super::{Bits, Codes, Error, Home, Original, Room, expect_stop};
+use super::return_frame::SCRATCH;
+use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
@@ -58,16 +58,16 @@ impl ThreadState {
 /// A thread that is being asked.
 struct Asked {
     original: Original,
-    home: Home,
+    return_frame: ReturnFrame,
     pid: i32,
-    codes: Codes,
+    gadgets: Gadgets,
     identification_faults: bool,
 }
 
 impl Asked {
     /// The questions: each a system call whose answer lands in the scratch area.
     fn questions(&self) -> [(usize, [u64; 6]); QUESTIONS] {
-        let at = |offset| self.home.scratch + offset;
+        let at = |offset| self.return_frame.scratch + offset;
         [
             (nr::SIGALTSTACK, [0, at(AT_ALT_STACK), 0, 0, 0, 0]),
             (nr::PRCTL, [PR_GET_TID_ADDRESS, at(AT_CLEAR_CHILD_TID), 0, 0, 0, 0]),
@@ -79,7 +79,13 @@ impl Asked {
 
     fn ask(&self, stopped: Stopped, question: usize) -> Result<Running, Error> {
         let (call, args) = self.questions()[question];
-        let registers = self.home.call(&self.original, &self.codes, call, args, self.home.frame);
+        let registers = self.return_frame.call(
+            &self.original,
+            &self.gadgets,
+            call,
+            args,
+            self.return_frame.frame,
+        );
         stopped.set_registers(&registers)?;
         stopped.set_signal_mask(u64::MAX)?;
         Ok(stopped.resume_to_syscall()?)
@@ -104,7 +110,7 @@ impl Asked {
 
     fn answers(&self, tid: i32) -> Result<ThreadState, Error> {
         let mut scratch = [0u8; SCRATCH as usize];
-        kernel::memory::read_exact(self.pid, self.home.scratch, &mut scratch)
+        kernel::memory::read_exact(self.pid, self.return_frame.scratch, &mut scratch)
             .map_err(|source| Error::Memory { operation: "read the answers", tid, source })?;
         let mut alt_stack = [AltStack::default()];
         bytes_of_mut(&mut alt_stack).copy_from_slice(&scratch[..AT_CLEAR_CHILD_TID as usize]);
@@ -132,7 +138,7 @@ pub(crate) struct Asking<'a> {
     /// Its own state.
     pub(crate) original: Original,
     /// The code that its process has.
-    pub(crate) codes: Codes,
+    pub(crate) gadgets: Gadgets,
     /// Where its frames may lie. Its alternate stack is not known: that is being asked for.
     pub(crate) room: Room<'a>,
 }
@@ -145,9 +151,9 @@ pub(crate) fn ask_threads(
 ) -> Result<Vec<(Stopped, ThreadState)>, Error> {
     let mut asked = Vec::with_capacity(threads.len());
     let mut stopped_threads = Vec::with_capacity(threads.len());
-    for Asking { stopped, pid, original, codes, room } in threads {
-        let home = Home::lay(&stopped, pid, &original, &room, &codes, None)?;
-        asked.push(Asked { original, home, pid, codes, identification_faults: false });
+    for Asking { stopped, pid, original, gadgets, room } in threads {
+        let return_frame = ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None)?;
+        asked.push(Asked { original, return_frame, pid, gadgets, identification_faults: false });
         stopped_threads.push(stopped);
     }
     for question in 0..QUESTIONS {
@@ -169,7 +175,7 @@ pub(crate) fn ask_threads(
             matches!(stop, Stop::Interrupted | Stop::Group(_))
         })?;
         asked.original.give_back(&stopped)?;
-        asked.home.uncover()?;
+        asked.return_frame.uncover()?;
         cured.push((stopped, answer));
     }
     Ok(cured)

@@ -16,8 +16,8 @@ use arch::syscall::nr;
 use collector::Process;
 use kernel::ptrace::{Running, Stop, Stopped};
 
-use super::home::Detour;
-use super::{Bits, Codes, Error, Home, Original, Room, ThreadState, expect_stop};
+use super::return_frame::Detour;
+use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, ThreadState, expect_stop};
 
 /// Bytes of stack that the parasite gets; it uses a few hundred.
 const STACK_BYTES: usize = 4096;
@@ -28,7 +28,7 @@ pub(crate) struct Request {
     /// The process, whose leader runs the parasite.
     pub(crate) pid: i32,
     /// Where the task's own code has what is needed.
-    pub(crate) codes: Codes,
+    pub(crate) gadgets: Gadgets,
     /// An address range of [`Request::region_bytes`] where the process has no mapping.
     pub(crate) region: u64,
     /// Signal to ring with, which the process ignores, 0 for none.
@@ -36,7 +36,7 @@ pub(crate) struct Request {
     /// Ids of the POSIX timers.
     pub(crate) timers: Vec<i32>,
     /// Whether it is to donate a userfaultfd instead of reporting.
-    pub(crate) donate: bool,
+    pub(crate) uffd_handover: bool,
 }
 
 impl Request {
@@ -148,7 +148,7 @@ impl Report {
 pub(crate) struct Infection {
     request: Request,
     original: Original,
-    home: Home,
+    return_frame: ReturnFrame,
     /// Signals that came meanwhile and are to be sent again.
     pub(crate) postponed: Vec<i32>,
 }
@@ -163,12 +163,14 @@ impl Infection {
     ) -> Result<(Self, Running), Error> {
         let bytes = Request::region_bytes(request.timers.len());
         let unmap = Detour { call: nr::MUNMAP, args: [request.region, bytes, 0, 0, 0, 0] };
-        let home = Home::lay(&leader, request.pid, &original, room, &request.codes, Some(unmap))?;
+        let return_frame =
+            ReturnFrame::lay(&leader, request.pid, &original, room, &request.gadgets, Some(unmap))?;
         let protection = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
         let args = [request.region, bytes, protection, flags, u64::MAX, 0];
-        let map = home.call(&original, &request.codes, nr::MMAP, args, home.first);
-        let infection = Self { request, original, home, postponed: Vec::new() };
+        let map =
+            return_frame.call(&original, &request.gadgets, nr::MMAP, args, return_frame.first);
+        let infection = Self { request, original, return_frame, postponed: Vec::new() };
         // Registers before the mask: at the frames the thread gets its mask back, before it does
         // not.
         leader.set_registers(&map)?;
@@ -198,7 +200,7 @@ impl Infection {
         if answer != self.request.region as i64 {
             let error = i32::try_from(-answer).unwrap_or(libc::EEXIST);
             // Not mapped: the detour would unmap what is not ours. Straight home.
-            let registers = GeneralRegs { sp: self.home.frame, ..stopped.registers()? };
+            let registers = GeneralRegs { sp: self.return_frame.frame, ..stopped.registers()? };
             stopped.set_registers(&registers)?;
             return Err(Error::Call {
                 call: nr::MMAP as i32,
@@ -221,17 +223,17 @@ impl Infection {
 
     /// The bytes at the start of the region: code, arguments, timers.
     fn image(&self) -> Vec<u8> {
-        let Request { pid, codes, region, bell, timers, donate, .. } = &self.request;
+        let Request { pid, gadgets, region, bell, timers, uffd_handover, .. } = &self.request;
         let state = Parasite {
             region_start: *region,
             region_bytes: Request::region_bytes(timers.len()),
-            syscall_return: codes.syscall_return,
-            home: self.home.frame,
+            syscall_return: gadgets.syscall_return,
+            return_frame: self.return_frame.frame,
             pid: *pid,
             tid: *pid,
             bell: *bell,
             timer_count: timers.len() as u32,
-            donate: (*donate).into(),
+            uffd_handover: (*uffd_handover).into(),
             donated_flags: kernel::userfaultfd::CREATE_FLAGS as u32,
             ..Parasite::EMPTY
         };
@@ -372,7 +374,7 @@ impl Infection {
             |stopped| stopped.resume(0),
         )?;
         self.original.give_back(&stopped)?;
-        self.home.uncover()?;
+        self.return_frame.uncover()?;
         Ok(stopped)
     }
 

@@ -10,9 +10,9 @@ use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copies::windows;
 use super::copy::share;
-use super::early::{Early, Marked, private_bytes};
 use super::origin::{Memory as Source, Origin, shares_nothing};
 use super::pages::Pages;
+use super::pre_copy::{Marked, PreCopy, private_bytes};
 use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segments, segment_runs};
 use crate::clock::Clock;
@@ -118,7 +118,7 @@ pub(crate) struct Memory {
 /// descriptors.
 pub(crate) fn find(
     planned: &mut BTreeMap<i32, PlannedMemory>,
-    early: &mut Early,
+    pre_copy: &mut PreCopy,
     marked: &Marked,
     writer: &ImageWriter,
     inventory: &Inventory,
@@ -138,15 +138,15 @@ pub(crate) fn find(
         };
         let tracked = marked.get(&pid).map_or(&[][..], |spans| spans);
         clock.check(STEP)?;
-        early.sort(&mut planned.pages, tracked)?;
+        pre_copy.sort(&mut planned.pages, tracked)?;
         let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
         let known = union(tracked, &anonymous);
         let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, tracked));
         work.push((planned, process, others, anonymous, vdso));
     }
-    let at_once = early.threads.min(work.len().div_ceil(WORTH_A_THREAD));
-    let each = early.threads / at_once.max(1);
+    let at_once = pre_copy.threads.min(work.len().div_ceil(WORTH_A_THREAD));
+    let each = pre_copy.threads / at_once.max(1);
     share(
         vec![(); at_once],
         work.iter_mut().collect(),

@@ -33,7 +33,7 @@ use super::room::Room;
 use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::inject::{Codes, userfaultfd_of};
+use crate::inject::{Gadgets, userfaultfd_of};
 use crate::mappings::{self, Kind};
 use crate::processes::denies_parasites;
 
@@ -148,7 +148,7 @@ impl Tracked {
     /// so many bytes together, if all of them hold so many. `None` if they do not.
     pub(super) fn begin(
         process: &Process,
-        codes: &Codes,
+        gadgets: &Gadgets,
         worth: (u64, u64),
         threads: usize,
     ) -> Result<Option<Self>, Error> {
@@ -160,7 +160,7 @@ impl Tracked {
         if worth.is_empty() || denies_parasites(process) {
             return Ok(None);
         }
-        let handed = userfaultfd_of(process, codes);
+        let handed = userfaultfd_of(process, gadgets);
         let (fd, handover) = handed.map_err(|source| Error::Inject { pid, source })?;
         let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.

@@ -38,8 +38,9 @@ unsafe extern "C" fn parasite(state: *mut Parasite) -> ! {
     unsafe {
         report(state);
         let region = ((*state).region_start as usize, (*state).region_bytes as usize);
-        let (back, home) = ((*state).syscall_return as usize, (*state).home as usize);
-        unmap_and_return(region.0, region.1, back, home)
+        let (back, return_frame) =
+            ((*state).syscall_return as usize, (*state).return_frame as usize);
+        unmap_and_return(region.0, region.1, back, return_frame)
     }
 }
 
@@ -79,7 +80,7 @@ unsafe fn report(state: *mut Parasite) {
     // SAFETY: `state` is valid for the whole run, and only this thread and (while it is stopped)
     // the host touch it.
     unsafe {
-        if (*state).donate != 0 {
+        if (*state).uffd_handover != 0 {
             let flags = (*state).donated_flags as usize;
             let fd = report.ask(nr::USERFAULTFD, [flags, 0, 0, 0, 0, 0]);
             if (*state).error == 0 {

@@ -8,7 +8,7 @@ use kernel::ptrace::{RseqConfiguration, Stopped};
 use kernel::rseq::{Interrupted, interrupted, set_section};
 
 use super::place::{Place, places};
-use super::{Codes, Error, Room};
+use super::{Error, Gadgets, Room};
 
 /// Everything of a thread that injected code changes, as it was.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl Original {
 
 /// Signal frames laid out in a thread's memory, and what they cover.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct ReturnFrame {
     tid: i32,
     pid: i32,
     /// Lowest address written.
@@ -86,7 +86,7 @@ pub(crate) struct Home {
     pub(crate) scratch: u64,
 }
 
-/// Bytes at [`Home::scratch`].
+/// Bytes at [`ReturnFrame::scratch`].
 pub(crate) const SCRATCH: u64 = 64;
 
 /// A system call to be made on the way home.
@@ -128,7 +128,7 @@ impl Parts {
     }
 }
 
-impl Home {
+impl ReturnFrame {
     /// Writes the frames where `room` has a place for them.
     ///
     /// Nothing but memory that the thread does not use has changed when this fails.
@@ -137,7 +137,7 @@ impl Home {
         pid: i32,
         original: &Original,
         room: &Room<'_>,
-        codes: &Codes,
+        gadgets: &Gadgets,
         detour: Option<Detour>,
     ) -> Result<Self, Error> {
         let tid = stopped.tid();
@@ -148,7 +148,7 @@ impl Home {
             else {
                 continue;
             };
-            let laid = lay_out(parts, extent, original, room, codes, detour);
+            let laid = lay_out(parts, extent, original, room, gadgets, detour);
             if let Some(covered) = cover(pid, parts.scratch, &laid, place) {
                 let Parts { scratch, first, frame, .. } = parts;
                 return Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch });
@@ -170,13 +170,13 @@ impl Home {
     pub(crate) fn call(
         &self,
         original: &Original,
-        codes: &Codes,
+        gadgets: &Gadgets,
         call: usize,
         args: [u64; 6],
         stack: u64,
     ) -> GeneralRegs {
         debug_assert!(stack == self.frame || stack == self.first);
-        original.registers.calling(call, args, codes.syscall_return, stack)
+        original.registers.calling(call, args, gadgets.syscall_return, stack)
     }
 }
 
@@ -186,17 +186,17 @@ fn lay_out(
     extent: Extent,
     original: &Original,
     room: &Room<'_>,
-    codes: &Codes,
+    gadgets: &Gadgets,
     detour: Option<Detour>,
 ) -> Vec<u8> {
     let Parts { scratch, first, frame, extended, end } = parts;
     let mut laid = vec![0; (end - scratch) as usize];
     let resumed = original.registers.resumed(Handler::None);
     let encode =
-        |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, codes.trampoline);
+        |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, gadgets.trampoline);
     put(&mut laid, frame - scratch, &encode(&resumed));
     if let Some(Detour { call, args }) = detour {
-        let regs = resumed.calling(call, args, codes.syscall_return, frame);
+        let regs = resumed.calling(call, args, gadgets.syscall_return, frame);
         put(&mut laid, first - scratch, &encode(&regs));
     }
     let state = &mut laid[(extended - scratch) as usize..];

@@ -1,10 +1,10 @@
 //! Tracking that goes on between two dumps.
 //!
 //! A userfaultfd ends with its last descriptor. So a dump that lets tracking go on starts a
-//! *keeper*: a process that holds the descriptors, says in a file which they are and to which
+//! *uffd holder*: a process that holds the descriptors, says in a file which they are and to which
 //! checkpoint what they tell is relative, and ends when the processes have ended. The next dump
 //! takes the descriptors over by pidfd_getfd(2), for which the kernel asks for the same right as to
-//! trace the keeper, and ends it. From then on they are that dump's alone: if it fails, tracking
+//! trace the holder, and ends it. From then on they are that dump's alone: if it fails, tracking
 //! is over, and the next one takes all pages. So there is never tracking that is relative to
 //! a checkpoint that does not exist.
 
@@ -25,24 +25,24 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-/// The word by which the program of [`DumpOptions::keeper`] is to begin a keeper's life ([`keep`]),
+/// The word by which the program of [`DumpOptions::uffd_holder`] is to begin a holder's life ([`keep`]),
 /// with two words behind it.
 ///
-/// [`DumpOptions::keeper`]: crate::DumpOptions::keeper
+/// [`DumpOptions::uffd_holder`]: crate::DumpOptions::uffd_holder
 pub const KEEP: &str = "keep-tracks";
 
-/// How long a keeper may take to say that it is there.
+/// How long a holder may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a keeper is told, and says to who looks for it.
+/// What a holder is told, and says to who looks for it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct Holding {
-    /// The keeper, once it is there.
-    keeper: Process,
+    /// The holder, once it is there.
+    uffd_holder: Process,
     /// The checkpoint to which the tracking is relative ([`images::messages::InventoryEntry`]'s
     /// `dump_criu_run_id`).
     base: String,
-    /// The tracked processes, and the keeper's descriptors.
+    /// The tracked processes, and the holder's descriptors.
     held: Vec<(Process, i32)>,
 }
 
@@ -65,7 +65,7 @@ impl Process {
     }
 }
 
-/// What was taken over from a keeper.
+/// What was taken over from a holder.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) base: String,
@@ -76,37 +76,38 @@ fn file_of(tracks: &Path, root: i32) -> PathBuf {
     tracks.join(format!("{root}.json"))
 }
 
-/// Takes the tracking of the tree below `root` over from its keeper, if it has one.
+/// Takes the tracking of the tree below `root` over from its holder, if it has one.
 pub(super) fn take(tracks: &Path, root: i32) -> Option<Taken> {
     let file = file_of(tracks, root);
     let holding: Holding = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-    // A keeper that is gone has left nothing; neither has one of another process of this number.
-    let keeper = PidFd::open(holding.keeper.pid).ok().filter(|_| holding.keeper.is_there());
-    let fds = keeper.as_ref().map(|keeper| {
+    // A holder that is gone has left nothing; neither has one of another process of this number.
+    let uffd_holder =
+        PidFd::open(holding.uffd_holder.pid).ok().filter(|_| holding.uffd_holder.is_there());
+    let fds = uffd_holder.as_ref().map(|uffd_holder| {
         let living = holding.held.iter().filter(|(process, _)| process.is_there());
-        living.filter_map(|&(process, fd)| Some((process.pid, keeper.get(fd).ok()?))).collect()
+        living.filter_map(|&(process, fd)| Some((process.pid, uffd_holder.get(fd).ok()?))).collect()
     });
-    if let Some(keeper) = &keeper {
-        end(keeper);
+    if let Some(uffd_holder) = &uffd_holder {
+        end(uffd_holder);
     }
     if let Err(error) = fs::remove_file(&file) {
-        tracing::debug!(%error, "the keeper's file");
+        tracing::debug!(%error, "the holder's file");
     }
     let fds: BTreeMap<i32, OwnedFd> = fds?;
     (!fds.is_empty()).then_some(Taken { base: holding.base, fds })
 }
 
-/// Ends a keeper, and waits until it has.
-fn end(keeper: &PidFd) {
-    // It can only fail because the keeper is gone.
-    let _gone = keeper.signal(libc::SIGKILL);
-    let mut ended = [PollFd::new(keeper.as_fd(), PollFlags::POLLIN)];
+/// Ends a holder, and waits until it has.
+fn end(uffd_holder: &PidFd) {
+    // It can only fail because the holder is gone.
+    let _gone = uffd_holder.signal(libc::SIGKILL);
+    let mut ended = [PollFd::new(uffd_holder.as_fd(), PollFlags::POLLIN)];
     if let Err(error) = poll(&mut ended, PollTimeout::from(1000u16)) {
-        tracing::debug!(%error, "wait for the keeper's end");
+        tracing::debug!(%error, "wait for the holder's end");
     }
 }
 
-/// Starts a keeper for the tree below `root`. `program` is what to run: a `stasis`.
+/// Starts a holder for the tree below `root`. `program` is what to run: a `stasis`.
 pub(super) fn start(
     program: &Path,
     tracks: &Path,
@@ -121,13 +122,13 @@ pub(super) fn start(
     DirBuilder::new().recursive(true).mode(0o700).create(tracks)?;
     let mut held = Vec::new();
     for (&pid, fd) in fds {
-        // The keeper is to inherit it.
+        // The holder is to inherit it.
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         held.extend(Process::of(pid).map(|process| (process, fd.as_raw_fd())));
     }
-    let holding = Holding { keeper: Process::default(), base: base.to_owned(), held };
+    let holding = Holding { uffd_holder: Process::default(), base: base.to_owned(), held };
     let file = file_of(tracks, root);
-    let mut keeper = Command::new(program)
+    let mut uffd_holder = Command::new(program)
         .arg0("stasis")
         .arg(KEEP)
         .arg(&file)
@@ -139,16 +140,16 @@ pub(super) fn start(
         .spawn()?;
     let since = Instant::now();
     while !file.exists() {
-        if keeper.try_wait()?.is_some() || since.elapsed() > PATIENCE {
-            keeper.kill()?;
-            return Err(io::Error::other("the keeper did not start"));
+        if uffd_holder.try_wait()?.is_some() || since.elapsed() > PATIENCE {
+            uffd_holder.kill()?;
+            return Err(io::Error::other("the holder did not start"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
 
-/// The whole life of a keeper: says in `file` what it holds, and waits for the end of those that are
+/// The whole life of a holder: says in `file` what it holds, and waits for the end of those that are
 /// tracked.
 ///
 /// # Errors
@@ -160,7 +161,7 @@ pub fn keep(file: &Path, holding: &str) -> io::Result<()> {
     // Nor are the descriptors that it was started with: who waits for the end of such a pipe, or for a
     // lock, would wait as long as this runs.
     close_others(&holding)?;
-    holding.keeper = Process::of(nix::unistd::getpid().as_raw()).unwrap_or_default();
+    holding.uffd_holder = Process::of(nix::unistd::getpid().as_raw()).unwrap_or_default();
     let unfinished = file.with_extension("new");
     fs::write(&unfinished, serde_json::to_vec(&holding)?)?;
     fs::rename(&unfinished, file)?;
@@ -201,10 +202,10 @@ mod tests {
         assert!(own.is_there());
         let other = Process { start_time: own.start_time + 1, ..own };
         assert!(!other.is_there());
-        let holding = Holding { keeper: other, base: "b".to_owned(), held: vec![(own, 0)] };
+        let holding = Holding { uffd_holder: other, base: "b".to_owned(), held: vec![(own, 0)] };
         let file = file_of(place.path(), 7);
         fs::write(&file, serde_json::to_vec(&holding).unwrap()).unwrap();
-        assert!(take(place.path(), 7).is_none(), "another process of the keeper's number");
+        assert!(take(place.path(), 7).is_none(), "another process of the holder's number");
         assert!(!file.exists());
         fs::write(&file, b"{").unwrap();
         assert!(take(place.path(), 7).is_none());
@@ -218,16 +219,16 @@ mod tests {
         let file = file_of(place.path(), pid);
         let held = fs::File::open("/proc/self/stat").unwrap();
         fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        let mut keeper = Command::new("sleep").arg("100").spawn().unwrap();
+        let mut uffd_holder = Command::new("sleep").arg("100").spawn().unwrap();
         let holding = Holding {
-            keeper: Process::of(keeper.id() as i32).unwrap(),
+            uffd_holder: Process::of(uffd_holder.id() as i32).unwrap(),
             base: "b".to_owned(),
             held: vec![(Process::of(pid).unwrap(), held.as_raw_fd())],
         };
         fs::write(&file, serde_json::to_vec(&holding).unwrap()).unwrap();
         let taken = take(place.path(), pid).unwrap();
         assert_eq!((taken.base.as_str(), taken.fds.len()), ("b", 1));
-        assert!(!keeper.wait().unwrap().success(), "the keeper was ended");
+        assert!(!uffd_holder.wait().unwrap().success(), "the holder was ended");
         tracked.kill().unwrap();
         tracked.wait().unwrap();
     }

@@ -24,7 +24,7 @@ pub(super) const STATUS: u32 = libc::O_NONBLOCK.cast_unsigned();
 
 /// What was found while the target ran.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct FileCache {
     /// The entries of all of them.
     pub(super) files: Vec<FileEntry>,
     /// By the lowest process that holds them, and there by rising descriptor.
@@ -109,7 +109,7 @@ impl Keeping {
     }
 }
 
-impl Kept {
+impl FileCache {
     /// The file of process `pid`, if it is as it was. Files are asked for by rising descriptors, one
     /// process after the other.
     pub(super) fn find(&mut self, pid: i32, file: &OpenFile, mark: FileMark) -> Option<&Found> {

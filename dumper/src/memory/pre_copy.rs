@@ -15,15 +15,15 @@ use kernel::pagemap::PageRun;
 use support::mappings::{WRITE_PROTECTED, object_of};
 
 use super::copy::processors;
-use super::keeper::{self, Taken};
 use super::pages::Pages;
 use super::parent::Parent;
 use super::room::{Room, WORTH_A_FILE, files};
 use super::store::available_memory;
 use super::tracked::{Sorted, Tracked, trackable};
+use super::uffd_holder::{self, Taken};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::inject::{CodeFinder, Codes};
+use crate::inject::{GadgetFinder, Gadgets};
 use crate::options::{DumpOptions, FrozenAccount};
 use crate::processes::{borrows_memory, is_zombie};
 
@@ -45,7 +45,7 @@ const PATIENCE: u32 = 2;
 
 /// What was copied while the target ran, and the tracking of what it writes.
 #[derive(Debug)]
-pub(crate) struct Early {
+pub(crate) struct PreCopy {
     /// What the dump will be known by to later ones.
     pub(crate) id: String,
     tracked: BTreeMap<i32, Tracked>,
@@ -76,7 +76,7 @@ enum First {
     Here,
 }
 
-impl Early {
+impl PreCopy {
     /// Nothing yet. In a pre-dump everything goes into the checkpoint itself.
     pub(crate) fn new(pre_dump: bool) -> Self {
         Self {
@@ -97,8 +97,8 @@ impl Early {
         &mut self,
         options: &DumpOptions,
         inventory: &Inventory,
-        finder: &mut CodeFinder,
-        codes: &BTreeMap<i32, Codes>,
+        finder: &mut GadgetFinder,
+        gadgets: &BTreeMap<i32, Gadgets>,
         writer: &ImageWriter,
         clock: &Clock,
     ) -> Result<(), Error> {
@@ -127,7 +127,7 @@ impl Early {
             if self.tracked.contains_key(&process.pid) {
                 self.of_one(process.pid, |tracked| tracked.extend(process, least))?;
             } else if private_bytes(process.pid) >= worth {
-                match begin(process, finder, codes, (least, worth), self.threads) {
+                match begin(process, finder, gadgets, (least, worth), self.threads) {
                     Ok(Some(tracked)) => {
                         check(tracked.handover, options.max_freeze)?;
                         self.tracked.insert(process.pid, tracked);
@@ -235,7 +235,7 @@ impl Early {
     ) -> Result<(), Error> {
         let parent = options.parent.as_deref().map(|path| Parent::open(path, writer.target()));
         let parent = parent.transpose()?;
-        let taken = keeper::take(&options.tracks, options.pid);
+        let taken = uffd_holder::take(&options.tracks, options.pid);
         refuse_foreign(inventory, taken.as_ref())?;
         let base = taken.as_ref().map(|taken| taken.base.as_str());
         let relative = parent.filter(|parent| wanted && base.is_some() && parent.id() == base);
@@ -382,8 +382,8 @@ impl Early {
         if fds.is_empty() {
             return;
         }
-        let (program, tracks) = (&options.keeper, &options.tracks);
-        if let Err(error) = keeper::start(program, tracks, options.pid, &self.id, &fds) {
+        let (program, tracks) = (&options.uffd_holder, &options.tracks);
+        if let Err(error) = uffd_holder::start(program, tracks, options.pid, &self.id, &fds) {
             self.warn(&format!("changes cannot be tracked from here on: {error}"));
         }
     }
@@ -437,7 +437,7 @@ impl Early {
 /// Ends the tracking of the tree below `root` that an earlier dump let go on; whether there was
 /// any.
 pub(crate) fn untrack(tracks: &Path, root: i32, inventory: &Inventory) -> Result<bool, Error> {
-    let Some(taken) = keeper::take(tracks, root) else { return Ok(false) };
+    let Some(taken) = uffd_holder::take(tracks, root) else { return Ok(false) };
     for (pid, fd) in taken.fds {
         if let Some(process) = inventory.processes.get(&pid) {
             match Tracked::resume(process, fd, &[], 1) {
@@ -476,17 +476,17 @@ fn check(handover: Duration, limit: Option<Duration>) -> Result<(), Error> {
 
 fn begin(
     process: &Process,
-    finder: &mut CodeFinder,
-    codes: &BTreeMap<i32, Codes>,
+    finder: &mut GadgetFinder,
+    gadgets: &BTreeMap<i32, Gadgets>,
     worth: (u64, u64),
     threads: usize,
 ) -> Result<Option<Tracked>, Error> {
     let pid = process.pid;
-    let codes = match codes.get(&pid) {
-        Some(codes) => *codes,
+    let gadgets = match gadgets.get(&pid) {
+        Some(gadgets) => *gadgets,
         None => finder.find(process).map_err(|source| Error::Inject { pid, source })?,
     };
-    Tracked::begin(process, &codes, worth, threads)
+    Tracked::begin(process, &gadgets, worth, threads)
 }
 
 /// Bytes of memory that a process has for itself, about.

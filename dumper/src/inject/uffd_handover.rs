@@ -17,7 +17,7 @@ use kernel::pidfd::PidFd;
 use kernel::ptrace::{Options, Running, Stop};
 use kernel::sched::Urgent;
 
-use super::{Codes, Error, Infection, Original, Request, Room};
+use super::{Error, Gadgets, Infection, Original, Request, Room};
 use crate::mappings;
 use crate::threads::with_this_log;
 
@@ -27,20 +27,20 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// on, whatever becomes of this. Returns also for how long the leader stood still.
 pub(crate) fn userfaultfd_of(
     process: &Process,
-    codes: &Codes,
+    gadgets: &Gadgets,
 ) -> Result<(OwnedFd, Duration), Error> {
     let pid = process.pid;
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("donate".to_owned())
-            .spawn_scoped(scope, with_this_log(|| donate(process, codes)))
+            .spawn_scoped(scope, with_this_log(|| uffd_handover(process, gadgets)))
             .map_err(|source| Error::Memory { operation: "start a thread for", tid: pid, source })?
             .join()
             .unwrap_or(Err(Error::NoRoom { tid: pid }))
     })
 }
 
-fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error> {
+fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<(OwnedFd, Duration), Error> {
     let pid = process.pid;
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
@@ -62,7 +62,14 @@ fn donate(process: &Process, codes: &Codes) -> Result<(OwnedFd, Duration), Error
     let bytes = Request::region_bytes(0);
     let region =
         mappings::free_range(&process.mappings, bytes).ok_or(Error::NoRoom { tid: pid })?;
-    let request = Request { pid, codes: *codes, region, bell: 0, timers: Vec::new(), donate: true };
+    let request = Request {
+        pid,
+        gadgets: *gadgets,
+        region,
+        bell: 0,
+        timers: Vec::new(),
+        uffd_handover: true,
+    };
     let (mut infection, running) = Infection::begin(stopped, request, original, &room)?;
     let running = infection.map(running)?;
     let running = infection.run(running)?;

@@ -10,7 +10,7 @@ use super::Error;
 
 /// Where a process has the code that its injected calls lean on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Codes {
+pub(crate) struct Gadgets {
     /// A sigreturn trampoline.
     pub(crate) trampoline: u64,
     /// A `syscall; ret`.
@@ -29,19 +29,19 @@ struct Found {
 
 /// Searches code, and remembers what it found in which file.
 #[derive(Debug, Default)]
-pub(crate) struct CodeFinder {
+pub(crate) struct GadgetFinder {
     known: HashMap<MappingKey, Found>,
 }
 
 /// Bytes searched at a time.
 const CHUNK: usize = 256 * 1024;
 
-impl CodeFinder {
+impl GadgetFinder {
     /// Finds both snippets in the executable mappings of `process`.
     ///
     /// Only code from files counts: anonymous code belongs to a just-in-time compiler, which may
     /// rewrite it at any time.
-    pub(crate) fn find(&mut self, process: &Process) -> Result<Codes, Error> {
+    pub(crate) fn find(&mut self, process: &Process) -> Result<Gadgets, Error> {
         let (mut trampoline, mut syscall_return) = (None, None);
         for mapping in process.mappings.iter().filter(|mapping| is_file_code(mapping)) {
             let found = self.in_mapping(process.pid, mapping);
@@ -49,7 +49,7 @@ impl CodeFinder {
             syscall_return =
                 syscall_return.or(found.syscall_return.map(|offset| mapping.start + offset));
             if let (Some(trampoline), Some(syscall_return)) = (trampoline, syscall_return) {
-                return Ok(Codes { trampoline, syscall_return });
+                return Ok(Gadgets { trampoline, syscall_return });
             }
         }
         Err(Error::NoCodes { pid: process.pid })
@@ -103,7 +103,7 @@ fn search(pid: i32, mapping: &Mapping, code: &[u8]) -> std::io::Result<Option<u6
     Ok(None)
 }
 
-impl Codes {
+impl Gadgets {
     /// Whether both snippets still stand where they were found.
     pub(crate) fn still_there(&self, pid: i32) -> bool {
         let mut bytes = [0; TRAMPOLINE_CODE.len() + SYSCALL_RETURN_CODE.len()];
