@@ -3,10 +3,12 @@
 //! A wait that the kernel has continued once (after an earlier stop) has lost its number: the kernel's
 //! own note says which it was ([`name_calls`]).
 //!
-//! A waiting signal that has a handler breaks a call off. The kernel decides this when it delivers a signal to a thread that stands in an interrupted call
-//! (`handle_signal`). In a restored thread the call is over by then: it is wound back, and a handler
-//! that ran before it would not wake it. So where a handler is going to run the registers in the images say
-//! `EINTR` where the kernel would have said it.
+//! A waiting signal that has a handler breaks a call off. The kernel decides this when it delivers a
+//! signal to a thread that stands in an interrupted call (`handle_signal`).
+//!
+//! In a restored thread the call is over by then: it is wound back, and a handler that ran before it
+//! would not wake it. So where a handler is going to run, the registers in the images say `EINTR` where
+//! the kernel would have said it.
 
 use std::collections::BTreeMap;
 
