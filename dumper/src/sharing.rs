@@ -12,8 +12,8 @@ use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, Process};
 use kernel::procfs::{Dir, ProcFile, Stat};
 use support::Unsupported;
+use support::peculiar::of_bits;
 use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
-use support::sockets::of_peculiar;
 
 use crate::error::Error;
 use crate::files::Place;
@@ -54,7 +54,7 @@ pub(crate) fn look(
     known.is_in_doubt |= !refusals.is_empty();
     refusals.extend(found.peculiar.iter().flat_map(|peculiar| {
         let object = object(peculiar.hold, &peculiar.target);
-        of_peculiar(peculiar.bits).map(move |refusal| refusal.of(peculiar.pid, object.clone()))
+        of_bits(peculiar.bits).map(move |refusal| refusal.of(peculiar.pid, object.clone()))
     }));
     Ok((known, refusals))
 }

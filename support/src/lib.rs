@@ -14,6 +14,7 @@
 //! | [`files`] | open files |
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
+//! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
 //! | [`rights`] | why stasis may not look into a process |
@@ -30,6 +31,7 @@ pub mod host;
 pub mod images;
 pub mod mappings;
 pub mod paths;
+pub mod peculiar;
 pub mod rights;
 pub mod room;
 pub mod settings;

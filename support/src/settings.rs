@@ -4,7 +4,7 @@ use ebpf_common::unusual;
 use inventory::settings::LANDLOCK;
 use inventory::{Process, Thread};
 
-use crate::sockets::peculiar_names;
+use crate::peculiar;
 use crate::unsupported::{Refusal, Unsupported, word};
 
 /// Something that cannot be carried: its bit, its name, why not and what helps, and what to call it where
@@ -273,7 +273,7 @@ const UNSEEN: [&str; 8] = [
 #[must_use]
 pub fn unseen_without_bpf() -> String {
     let refused = RULES.iter().filter_map(|(.., name)| *name);
-    let mut all: Vec<&str> = refused.chain(UNSEEN).chain(peculiar_names()).collect();
+    let mut all: Vec<&str> = refused.chain(UNSEEN).chain(peculiar::names()).collect();
     all.dedup();
     all.join(", ")
 }

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use ebpf_common::peculiar;
 
+use crate::peculiar::Peculiarity;
 use crate::unsupported::Refusal;
 
-/// What sockets and files have that they do not tell themselves, with what to do about it, and what to call it.
-static PECULIARITIES: [(u32, Refusal, &str); 8] = [
+/// What sockets have that they do not tell themselves.
+pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
     (
         peculiar::REUSEPORT_PROGRAM,
         Refusal::fixed(
@@ -64,26 +65,7 @@ static PECULIARITIES: [(u32, Refusal, &str); 8] = [
         ),
         "interfaces by number to send by (IPV6_PKTINFO)",
     ),
-    (
-        peculiar::WRITE_ERROR,
-        Refusal::fixed(
-            "a write to it has failed, which the program was not told yet: after a restore it would not be",
-            "have the program call fsync on this descriptor, which tells it",
-        ),
-        "write errors that were not told yet",
-    ),
 ];
-
-/// What a socket or file has that it does not tell itself (bits of [`peculiar`]).
-pub fn of_peculiar(bits: u32) -> impl Iterator<Item = Refusal> {
-    let found = PECULIARITIES.iter().filter(move |(bit, ..)| bits & bit != 0);
-    found.map(|(_, refusal, _)| refusal.clone())
-}
-
-/// What to call these, to say that they cannot be seen.
-pub(crate) fn peculiar_names() -> impl Iterator<Item = &'static str> {
-    PECULIARITIES.iter().map(|(.., name)| *name)
-}
 
 /// An internet socket that is neither TCP nor UDP.
 #[must_use]
