@@ -174,10 +174,15 @@ impl GeneralRegs {
     ///
     /// These calls look for signals themselves and take a stop for one (signal(7)). Those with a
     /// time limit are left as they are: made again they would wait for all of it, and one that is
-    /// stopped more often than that would never end.
+    /// stopped more often than that would never end. So are those of 32-bit code, in which the numbers
+    /// mean other calls.
     #[must_use]
     pub const fn unbroken(&self) -> Option<Self> {
-        if !self.in_syscall() || self.ax as i64 != EINTR || !self.is_made_again() {
+        if !matches!(self.abi(), Abi::Native)
+            || !self.in_syscall()
+            || self.ax as i64 != EINTR
+            || !self.is_made_again()
+        {
             return None;
         }
         Some(Self { ax: ERESTARTNOHAND as u64, ..*self })
@@ -358,5 +363,8 @@ mod tests {
         }
         // A finished call's EINTR is the program's.
         assert_eq!(call(NO_SYSCALL, endless).unbroken(), None);
+        // 32-bit code means getpgrp by the number of semop.
+        let compat = GeneralRegs { cs: 0x23, ..call(65, endless) };
+        assert_eq!(compat.unbroken(), None);
     }
 }
