@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use kernel::boot::boot;
 use kernel::cgroup::{Cgroup, Version};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -62,15 +63,41 @@ impl Deed {
     }
 
     /// Undoes it, if what it was done to is still there; whether it is.
+    ///
+    /// # Errors
+    /// Also where that cannot be seen from here: what is not seen may be frozen all the same.
     fn undo(&self) -> Result<bool, Error> {
         let Self::FrozenCgroup { version, directory, inode } = self;
-        if directory.metadata().map_or(0, |metadata| metadata.ino()) != *inode {
+        if !is_there(directory, *inode).map_err(|source| Error::Undo {
+            operation: "look at",
+            path: directory.clone(),
+            source,
+        })? {
             return Ok(false);
         }
         let version = if *version == 1 { Version::V1 } else { Version::V2 };
         Cgroup::at(version, directory.clone()).thaw()?;
         Ok(true)
     }
+}
+
+/// Whether a directory of control groups is the one with this number. That it is not is believed only
+/// of a file system of control groups: in another mount namespace there may be anything, or nothing.
+fn is_there(directory: &Path, inode: u64) -> io::Result<bool> {
+    let found = match directory.metadata() {
+        Ok(metadata) => Some(metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let nearest = directory.ancestors().find(|place| found.is_some() || place.exists());
+    let system = statfs(nearest.unwrap_or(directory))?.filesystem_type();
+    if ![CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&system) {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no control groups are mounted there, as they were when it was frozen",
+        ));
+    }
+    Ok(found == Some(inode))
 }
 
 impl fmt::Display for Deed {
@@ -250,9 +277,31 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    /// Of a group that is not there.
     fn deed() -> Deed {
-        let directory = "/sys/fs/cgroup/stasis-no-such-group".into();
+        let all = kernel::cgroup::Hierarchies::find().unwrap();
+        let mounted = all.unified().or_else(|| all.freezer()).expect("control groups");
+        let directory = mounted.join("stasis-no-such-group/below");
         Deed::FrozenCgroup { version: 2, directory, inode: 1 }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_from_here_is_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path().join("undo");
+        let elsewhere = scratch.path().join("group");
+        let inode = scratch.path().metadata().unwrap().ino();
+        for directory in [elsewhere.clone(), elsewhere.join("below"), scratch.path().to_owned()] {
+            for inode in [inode, 1] {
+                let deed = Deed::FrozenCgroup { version: 2, directory: directory.clone(), inode };
+                drop(Undo::before(&place, deed).unwrap());
+                let kept = left(&place);
+                assert_eq!(kept.len(), 1, "{directory:?}");
+                assert_eq!(undo_left(&place), []);
+                assert_eq!(left(&place), kept, "{directory:?}");
+                std::fs::remove_file(&kept[0]).unwrap();
+            }
+        }
     }
 
     #[test]
