@@ -160,11 +160,11 @@ pub fn restore(
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {
-            tell(Point::SetupNamespaces)?;
-            return Ok(tell(Point::PostSetupNamespaces)?);
+            return Ok(subreaper.aside(|| {
+                tell(Point::SetupNamespaces).and_then(|()| tell(Point::PostSetupNamespaces))
+            })?);
         }
-        tell(Point::PostRestore)?;
-        tell(Point::PreResume)?;
+        subreaper.aside(|| tell(Point::PostRestore).and_then(|()| tell(Point::PreResume)))?;
         keepers.take();
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {
@@ -382,6 +382,17 @@ impl Subreaper {
         let before = nix::sys::prctl::get_child_subreaper().map_err(failed)?;
         nix::sys::prctl::set_child_subreaper(true).map_err(failed)?;
         Ok(Self { before })
+    }
+
+    /// What `others` are started by us leave running is not ours: it goes where it would go without
+    /// us. The holder waits for our word meanwhile, with every task stopped, so none ends by itself;
+    /// one that is killed from outside may go to the same place.
+    fn aside<T>(&self, others: impl FnOnce() -> T) -> T {
+        // Neither can fail, as `begin` has shown.
+        nix::sys::prctl::set_child_subreaper(self.before).unwrap_or_default();
+        let result = others();
+        nix::sys::prctl::set_child_subreaper(true).unwrap_or_default();
+        result
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, Workload, wait_until};
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, children_of, wait_until,
+};
 
 /// Says what it is told and what it sees: its name, the point, whether it was told the root, how that
 /// one is, whether there are images, where it works, and whether it has a descriptor that is not its
@@ -148,7 +150,11 @@ fn told(engine: Engine) {
     case.workload.check().expect("the program's own check");
 }
 
-/// A restore that waits for the tree is told the same before it waits.
+/// Has a script leave a process running, and say which.
+const LEAVE: &str = r#"sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >> "$HEARD.left""#;
+
+/// A restore that waits for the tree is told the same before it waits. It waits for nothing that scripts
+/// have left running.
 fn told_when_attached(engine: Engine) {
     let machine = Machine::prepare();
     let case = Case::new(engine);
@@ -157,7 +163,8 @@ fn told_when_attached(engine: Engine) {
     case.heard();
     let mut command = engine.command("restore");
     command.arg("-D").arg(case.images()).args(["-v4", "-o", "restore.log"]);
-    let mut restore = case.with_scripts(&command, "", "").spawn().expect("start a restore");
+    let mut command = case.with_scripts(&command, "post-restore", LEAVE);
+    let mut restore = command.spawn().expect("start a restore");
     let last = || {
         case.scratch.path("heard").exists() && {
             let text = fs::read_to_string(case.scratch.path("heard")).unwrap_or_default();
@@ -167,6 +174,13 @@ fn told_when_attached(engine: Engine) {
     assert!(wait_until(Duration::from_secs(60), last), "{}", case.log("restore.log"));
     assert_eq!(points(&case.heard()), RESTORE);
     assert!(restore.try_wait().expect("wait").is_none(), "it waits for the tree");
+    let left = fs::read_to_string(case.scratch.path("heard.left")).expect("what scripts have left");
+    let awaited = children_of(restore.id().cast_signed());
+    assert_eq!(left.lines().count(), 2);
+    assert!(
+        !left.lines().any(|pid| awaited.iter().any(|child| child.to_string() == pid)),
+        "{left}"
+    );
     case.workload.check().expect("the program's own check");
     assert!(restore.wait().expect("wait").success());
 }
