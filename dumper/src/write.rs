@@ -41,10 +41,12 @@ pub(crate) struct Written<'d> {
 impl<'d> Written<'d> {
     /// Writes everything and makes the checkpoint appear.
     pub(crate) fn write(captured: Captured<'d>) -> Result<Self, Error> {
-        // The target is declared last, and so let go first if this fails.
         let Captured { mut state, planned, frozen, since, at, tree, .. } = captured;
         let Planned { dump, plan } = planned;
         let Plan { store, writer, collector, files, .. } = plan.take();
+        // What is declared last is dropped first: if this fails, the target is let go before images are
+        // removed and memory is given back.
+        let tree = tree;
         // What this holds of the target's files must not outlive their use by the target.
         drop(files);
         state.pages.iter_mut().try_for_each(Pages::settle)?;

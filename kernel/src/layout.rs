@@ -6,39 +6,92 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::sys::personality::{self, Persona};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::execve;
 
-/// What a program that has started itself again finds in its environment: its process number, and the
-/// soft limit of the stack and the personality that it had.
+/// What a program that has started itself again finds in its environment ([`Before`]).
 const VARIABLE: &str = "STASIS_LAYOUT";
 
-/// Gives this process the mapping base `base` by starting its program again, with the same arguments
-/// and descriptors; to be called before anything else is done. Returns if that has been done, and
-/// where it cannot be done: no limit of the stack means this base, or the hard limit is too low.
+/// Whether new mappings will go where they are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The process has the base.
+    Taken,
+    /// It has another one, because.
+    Other(&'static str),
+}
+
+/// Gives this process the mapping base `base` by starting its program again, with the same arguments,
+/// descriptors and name; to be called before anything else is done, and in particular before there is a
+/// second thread. Returns when that has been done, or cannot be.
 ///
 /// # Errors
 /// If the limit or the personality of before cannot be had again.
-pub fn take(base: u64) -> io::Result<()> {
+pub fn take(base: u64) -> io::Result<Layout> {
     if let Some(before) = Before::of_the_environment() {
-        return before.put_back();
+        forget_variable();
+        before.put_back()?;
+        return Ok(Layout::Taken);
     }
-    let Some(wanted) = arch::memory::stack_limit_for(base) else { return Ok(()) };
+    let Some(wanted) = arch::memory::stack_limit_for(base) else {
+        return Ok(Layout::Other("its program was started with an unlimited stack"));
+    };
+    // Started by a loader by hand, or by an emulator, that would be started instead.
+    if !is_executed() {
+        return Ok(Layout::Other("/proc/self/exe is not this program"));
+    }
     let (soft, hard) = getrlimit(Resource::RLIMIT_STACK)?;
     let personality = personality::get()?;
-    let before = Before { soft, personality: personality.bits().cast_unsigned() };
+    let before = Before {
+        soft,
+        personality: personality.bits().cast_unsigned(),
+        name: prctl::get_name()?.to_bytes().to_vec(),
+    };
     if setrlimit(Resource::RLIMIT_STACK, wanted, hard).is_err() {
-        return Ok(());
+        return Ok(Layout::Other("the hard limit of the stack (ulimit -Hs) is too low"));
     }
-    let started = personality::set(personality | Persona::ADDR_NO_RANDOMIZE)
+    // It returns only if it fails, and then all is as it was once this is put back.
+    let failed = personality::set(personality | Persona::ADDR_NO_RANDOMIZE)
         .map_err(io::Error::from)
-        .and_then(|_| again(&before));
-    // Here it has failed: all goes on as if nothing had been tried.
-    drop(started);
-    before.put_back()
+        .and_then(|_| again(&before))
+        .is_err();
+    before.put_back()?;
+    Ok(match failed {
+        true => Layout::Other("this program cannot be started again"),
+        false => Layout::Taken,
+    })
+}
+
+/// Whether the program of this process is the file that this code is mapped from.
+fn is_executed() -> bool {
+    let (Ok(program), Ok(maps)) =
+        (std::fs::read_link("/proc/self/exe"), std::fs::read("/proc/self/maps"))
+    else {
+        return false;
+    };
+    let here = is_executed as *const () as usize;
+    maps.split(|&byte| byte == b'\n').any(|line| {
+        let range = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let mut ends = range.split(|&byte| byte == b'-').map(|end| {
+            usize::from_str_radix(std::str::from_utf8(end).unwrap_or_default(), 16).unwrap_or(0)
+        });
+        let holds = ends.next().is_some_and(|start| start <= here)
+            && ends.next().is_some_and(|end| here < end);
+        holds && line.ends_with(program.as_os_str().as_bytes())
+    })
+}
+
+/// Takes the variable out of the environment, which whatever is started from here on would inherit.
+fn forget_variable() {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads == 1 {
+        // SAFETY: nobody else reads or writes the environment: this is the only thread.
+        unsafe { std::env::remove_var(VARIABLE) };
+    }
 }
 
 /// Starts this program again.
@@ -53,39 +106,55 @@ fn again(before: &Before) -> io::Result<()> {
             string(name)
         })
         .collect::<io::Result<Vec<_>>>()?;
-    environment.push(string(format!("{VARIABLE}={}", before.encode()).into())?);
+    let mut variable = OsString::from(format!("{VARIABLE}="));
+    variable.push(before.encode());
+    environment.push(string(variable)?);
     execve(c"/proc/self/exe", &arguments, &environment)?;
     Ok(())
 }
 
-/// What is changed for the new start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is changed for the new start, or by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Before {
+    /// Soft limit of the stack.
     soft: u64,
     personality: u32,
+    /// Name of the process, which would be `exe`.
+    name: Vec<u8>,
 }
 
 impl Before {
-    fn encode(self) -> String {
-        format!("{}:{}:{}", std::process::id(), self.soft, self.personality)
+    fn encode(&self) -> OsString {
+        let mut text =
+            format!("{}:{}:{}:", std::process::id(), self.soft, self.personality).into_bytes();
+        text.extend(&self.name);
+        OsString::from_vec(text)
     }
 
     /// `None` in a program that has not started itself: whatever it starts inherits the variable.
     fn of_the_environment() -> Option<Self> {
-        Self::decode(&std::env::var(VARIABLE).ok()?, std::process::id())
+        Self::decode(std::env::var_os(VARIABLE)?.as_bytes(), std::process::id())
     }
 
-    fn decode(text: &str, own: u32) -> Option<Self> {
-        let mut parts = text.split(':');
-        let (pid, soft) = (parts.next()?, parts.next()?);
-        let before = Self { soft: soft.parse().ok()?, personality: parts.next()?.parse().ok()? };
-        (pid.parse() == Ok(own)).then_some(before)
+    fn decode(text: &[u8], own: u32) -> Option<Self> {
+        let mut parts = text.splitn(4, |&byte| byte == b':');
+        let mut next = || parts.next();
+        let (pid, soft, personality, name) = (next()?, next()?, next()?, next()?);
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        (text(pid)?.parse() == Ok(own)).then_some(Self {
+            soft: text(soft)?.parse().ok()?,
+            personality: text(personality)?.parse().ok()?,
+            name: name.to_vec(),
+        })
     }
 
-    fn put_back(self) -> io::Result<()> {
+    fn put_back(&self) -> io::Result<()> {
         let (_, hard) = getrlimit(Resource::RLIMIT_STACK)?;
         setrlimit(Resource::RLIMIT_STACK, self.soft, hard)?;
         personality::set(Persona::from_bits_retain(self.personality.cast_signed()))?;
+        if let Ok(name) = CString::new(self.name.clone()) {
+            prctl::set_name(&name)?;
+        }
         Ok(())
     }
 }
@@ -96,12 +165,18 @@ mod tests {
 
     #[test]
     fn only_the_process_itself_is_meant() {
-        let before = Before { soft: 8 << 20, personality: 0x40000 };
+        let before = Before { soft: 8 << 20, personality: 0x40000, name: b"a:b".to_vec() };
         let own = std::process::id();
-        assert_eq!(Before::decode(&before.encode(), own), Some(before));
-        assert_eq!(Before::decode(&before.encode(), own + 1), None);
-        for strange in ["", "1", "1:2", "1:x:3", "-1:2:3"] {
-            assert_eq!(Before::decode(strange, 1), None, "{strange}");
+        let text = before.encode();
+        assert_eq!(Before::decode(text.as_bytes(), own), Some(before));
+        assert_eq!(Before::decode(text.as_bytes(), own + 1), None);
+        for strange in ["", "1", "1:2:3", "1:x:3:n", "-1:2:3:n"] {
+            assert_eq!(Before::decode(strange.as_bytes(), 1), None, "{strange}");
         }
+    }
+
+    #[test]
+    fn this_program_is_the_one_that_is_executed() {
+        assert!(is_executed());
     }
 }

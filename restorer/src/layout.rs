@@ -9,6 +9,7 @@ use std::path::Path;
 
 use images::messages::LayoutEntry;
 use images::{ImageDir, names};
+use kernel::layout::Layout;
 
 use crate::error::Error;
 
@@ -37,5 +38,10 @@ pub fn take(images_dir: &Path) -> Result<(), Error> {
 /// # Errors
 /// As [`take`].
 pub fn take_base(base: u64) -> Result<(), Error> {
-    kernel::layout::take(base).map_err(Error::kernel("take the layout of the tree's memory"))
+    let taken = kernel::layout::take(base)
+        .map_err(Error::kernel("take the layout of the tree's memory"))?;
+    if let Layout::Other(why) = taken {
+        tracing::warn!("new mappings of the tree will go elsewhere than they would have: {why}");
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use stasis_tests::faults::{Random, SHAPES};
 use stasis_tests::killed_restores::{RestoreRig, RestoreVictim};
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Scratch, Services, Workload, built_program,
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Services, Workload, built_program,
     stasis_program, wait_until,
 };
 
@@ -304,4 +304,26 @@ fn a_worker_without_its_service_restores_nothing() {
     let answer = String::from_utf8_lossy(&output.stdout);
     assert!(answer.contains("service that asked for it has ended"), "{answer}");
     assert!(!scratch.path("restores").exists());
+}
+
+/// The program starts itself again for the layout of the tree's memory.
+#[test]
+fn a_restore_keeps_its_name() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start("still", scratch.path("work"));
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+    waitpid(Pid::from_raw(workload.pid()), None).expect("reap");
+    let mut restore = Command::new(stasis_program());
+    restore.args(["restore", "-D"]).arg(&images).stdout(Stdio::null());
+    let mut waiting = restore.spawn().expect("restore");
+    let back = wait_until(std::time::Duration::from_secs(10), || workload.program().is_alive());
+    assert!(back, "it is not restored");
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", waiting.id())).expect("a name");
+    assert_eq!(name, "stasis\n");
+    workload.check().expect("it is what it was");
+    waiting.wait().expect("reap");
 }
