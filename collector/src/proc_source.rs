@@ -170,6 +170,7 @@ impl ProcSource {
                 target,
                 owned: None,
                 locked: None,
+                linkable: None,
                 mark: None,
             });
         }

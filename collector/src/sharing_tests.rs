@@ -15,6 +15,7 @@ fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
         target: target.into(),
         owned: None,
         locked: None,
+        linkable: None,
         mark: None,
     }
 }

@@ -29,7 +29,8 @@ fn assert_tells_the_truth(collector: &mut Collector, quiet: &Quiet) {
                 thread.in_task = None;
             }
             for file in &mut process.files {
-                (file.owned, file.locked, file.mark) = (None, None, None);
+                (file.owned, file.locked, file.linkable) = (None, None, None);
+                file.mark = None;
             }
         }
         inventory

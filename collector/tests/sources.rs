@@ -87,7 +87,7 @@ fn comparable(mut inventory: Inventory) -> Inventory {
             thread.in_task = None;
         }
         for file in &mut process.files {
-            (file.owned, file.locked) = (None, None);
+            (file.owned, file.locked, file.linkable) = (None, None, None);
             file.mark = None;
         }
     }

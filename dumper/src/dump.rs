@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
 use images::Progress;
-use support::settings::unseen_without_bpf;
 
 use crate::capture::Captured;
 use crate::claims::Claims;
@@ -148,12 +147,9 @@ fn attempt(
     }
     // Their tracer has ended: nothing but their parents keeps them now.
     pre_copy.warnings.append(&mut ending.wait());
-    dumped.map(|report| {
-        let blind = report.source == Some(collector::Source::Proc);
-        let unseen = blind.then(|| {
-            format!("without eBPF it was not seen whether there are {}", unseen_without_bpf())
-        });
-        DumpReport { warnings: pre_copy.warnings.into_iter().chain(unseen).collect(), ..report }
+    dumped.map(|mut report| {
+        report.warnings.splice(..0, pre_copy.warnings);
+        report
     })
 }
 

@@ -12,6 +12,7 @@ use images::messages::{
     Timespec, VmaEntry, vma_status,
 };
 use images::{ImageWriter, names};
+use support::settings::unseen_without_bpf;
 
 use crate::capture::{Captured, TreeState};
 use crate::cgroups::{self, Sets};
@@ -104,6 +105,12 @@ impl<'d> Written<'d> {
             report.frozen = since.elapsed();
         }
         account.release += account.rest_of(report.frozen);
+        if report.source == Some(collector::Source::Proc) {
+            let unseen = unseen_without_bpf(inventory.processes.values());
+            report
+                .warnings
+                .push(format!("without eBPF it was not seen whether there are {unseen}"));
+        }
         DumpReport { account: *account, total: dump.started.elapsed(), ..report }
     }
 }

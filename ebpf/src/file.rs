@@ -11,12 +11,16 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
 use stasis_ebpf_common::asked::{ALWAYS, FILES, HOLDERS, NEVER};
 use stasis_ebpf_common::offsets as o;
+use stasis_ebpf_common::offsets::ABSENT;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES, beside};
 
-use crate::read::{at, load, offset};
+use crate::read::{at, field, load, offset};
 use crate::{Meta, Name, emit, fitting};
 pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
 use marks::{has_locks, is_owned, seen};
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
 
 #[repr(C)]
 pub(crate) struct FileContext {
@@ -141,6 +145,24 @@ fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) 
     if has_locks(inode) {
         record.beside |= beside::LOCKS;
     }
+    if record.mode & S_IFMT == S_IFREG && is_linkable(inode) {
+        record.beside |= beside::LINKABLE;
+    }
+}
+
+/// Whether a file without a name may be given one, which only its inode's state tells: the flags of the open
+/// file do not have `O_EXCL`, and stay as they are when it is given a name and loses that.
+#[inline(always)]
+fn is_linkable(inode: u64) -> bool {
+    /// `I_LINKABLE` as it was up to Linux 6.17, where it is in no enumeration.
+    const BEFORE: u32 = 1 << 10;
+    let names: u32 = load(inode, o::INODE_NLINK);
+    if names != 0 {
+        return false;
+    }
+    let flag = offset(o::INODE_STATE_LINKABLE);
+    let state: u32 = field(inode, o::INODE_STATE);
+    state & if flag == ABSENT { BEFORE } else { flag } != 0
 }
 
 /// 1 if the descriptor's bit is set in the table's bitmap.

@@ -276,6 +276,10 @@ pub struct OpenFile {
     /// Whether there are locks or leases on its inode, whoever has them; `None` from the /proc reader.
     #[serde(skip)]
     pub locked: Option<bool>,
+    /// Whether it has never had a name and may be given one (`O_TMPFILE` without `O_EXCL`); `None` from the
+    /// /proc reader, which is not told.
+    #[serde(skip)]
+    pub linkable: Option<bool>,
     /// What tells later whether it has changed; `None` from the /proc reader, of sockets and pipes that are not
     /// watched (the collector's `watch`), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.

@@ -42,6 +42,14 @@ pub fn of_file(file: &OpenFile) -> Option<Refusal> {
     }
 }
 
+/// Whether an open made a file without a name (`O_TMPFILE`), which has none still as far as its flags and its
+/// link text tell.
+pub(crate) fn is_unnamed(file: &OpenFile) -> bool {
+    file.mode & libc::S_IFMT == libc::S_IFREG
+        && file.flags.cast_signed() & libc::O_TMPFILE == libc::O_TMPFILE
+        && file.target.as_encoded_bytes().ends_with(b" (deleted)")
+}
+
 /// An open file that is of no kind that is carried.
 pub const UNKNOWN_KIND: Refusal = Refusal::fixed("it is of a kind that is not known", CLOSE);
 

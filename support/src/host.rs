@@ -109,6 +109,23 @@ pub const ABSOLUTE_NAME: Refusal = Refusal::fixed(
     "restore without a root directory",
 );
 
+/// A file that was made without a name and may be given one, where the file system makes none such
+/// (`O_TMPFILE`). Made in another way it could not be given one, and nobody would be told.
+#[must_use]
+pub fn no_unnamed_files(directory: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "it can be given a name (O_TMPFILE), and the file system of {directory} cannot make a file \
+             that can"
+        ),
+        format!(
+            "restore it where {directory} is on a file system that can (ext4, XFS, Btrfs, tmpfs; overlayfs \
+             from Linux 6.1 on), or dump the tree again after the program has named the file (linkat) or \
+             closed it"
+        ),
+    )
+}
+
 /// A machine without a free process number.
 pub const NO_NUMBER: Refusal = Refusal::fixed(
     "there is no free process number to work with",

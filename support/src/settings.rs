@@ -4,6 +4,7 @@ use ebpf_common::unusual;
 use inventory::settings::LANDLOCK;
 use inventory::{Process, Thread};
 
+use crate::files::is_unnamed;
 use crate::peculiar;
 use crate::unsupported::{Refusal, Unsupported, word};
 
@@ -269,13 +270,30 @@ const UNSEEN: [&str; 8] = [
 ];
 
 /// What is seen in the kernel's structures alone: without eBPF a dump cannot tell whether a task has
-/// any of it.
+/// any of it. Of `processes` are told which have files that it can be true of, where few have such.
 #[must_use]
-pub fn unseen_without_bpf() -> String {
+pub fn unseen_without_bpf<'a>(processes: impl Iterator<Item = &'a Process>) -> String {
     let refused = RULES.iter().filter_map(|(.., name)| *name);
     let mut all: Vec<&str> = refused.chain(UNSEEN).chain(peculiar::names()).collect();
     all.dedup();
+    let unnamed = unnamed_files(processes);
+    all.extend(unnamed.as_deref());
     all.join(", ")
+}
+
+/// Open files of which only eBPF tells whether they may be given a name; a restore without its answer takes
+/// it for no.
+fn unnamed_files<'a>(processes: impl Iterator<Item = &'a Process>) -> Option<String> {
+    let mut unnamed = processes.flat_map(|process| {
+        let files = process.files.iter().filter(|file| is_unnamed(file));
+        files.map(|file| format!("descriptor {} of process {}", file.fd, process.pid))
+    });
+    let first = unnamed.next()?;
+    let others = if unnamed.next().is_some() { ", and others" } else { "" };
+    Some(format!(
+        "unnamed files that may be given a name (O_TMPFILE without O_EXCL: {first}{others}), which they \
+         may not be when they are restored"
+    ))
 }
 
 #[cfg(test)]
@@ -315,7 +333,7 @@ mod tests {
     /// What /proc does not show is in the line that a dump without eBPF prints.
     #[test]
     fn what_is_not_seen_is_listed() {
-        let line = unseen_without_bpf();
+        let line = unseen_without_bpf(std::iter::empty());
         for (bit, .., name) in &RULES {
             let told = [unusual::IO_FLUSHER, unusual::TRACER].contains(bit);
             assert_eq!(name.is_none(), told);

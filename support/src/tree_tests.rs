@@ -57,6 +57,7 @@ fn file(target: &str, mode: u32) -> OpenFile {
         target: target.into(),
         owned: None,
         locked: None,
+        linkable: None,
         mark: None,
     }
 }

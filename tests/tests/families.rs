@@ -122,7 +122,7 @@ macro_rules! peer_tests {
 }
 
 families! {
-    beyond_criu changing_files credentials faulting memfd_attributes memfd_program memfd_sealed multicast nameless nameless_peers namespaces_apart settings
+    beyond_criu changing_files credentials faulting memfd_attributes memfd_program memfd_sealed multicast nameless nameless_peers namespaces_apart never_linked settings
     settings_deadline socket_options waits woken
 }
 
@@ -146,6 +146,34 @@ fn settings_unseen_carried_by_programs() {
 #[test]
 fn settings_unseen_running_on_by_programs() {
     running_on("settings_unseen", true);
+}
+
+#[test]
+fn unnamed_natively() {
+    natively("unnamed");
+}
+
+/// Which file of `O_TMPFILE` may be given a name is told by the kernel's structures alone.
+#[test]
+fn unnamed_carried_by_programs() {
+    carried_with("unnamed", Engine::Stasis, Engine::Stasis, true);
+}
+
+/// Without them it is not known, so that it may not be given one when it is restored, and this is told: where
+/// there is such a file.
+#[test]
+fn unnamed_files_are_told_of_without_programs() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    for (family, is_told) in [("unnamed", true), ("nameless", false)] {
+        let workload = Workload::start(family, scratch.path(&format!("work-{family}")));
+        let images = scratch.path(family);
+        let outcome = Engine::Stasis.dump(workload.pid(), &images, Dump::RUNNING_ON);
+        let outcome = outcome.must_succeed("dump");
+        let said = format!("of process {}, and others), which they may not be", workload.pid());
+        assert_eq!(outcome.stderr.contains(&said), is_told, "{family}: {}", outcome.stderr);
+        workload.check().expect("the program's own check");
+    }
 }
 
 /// What no call reads back, by what the programs tell.

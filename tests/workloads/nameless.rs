@@ -150,13 +150,18 @@ fn attributes(file: &std::fs::File) -> Attributes {
     (attribute(file, c"trusted.note"), list, changed, flags & 0x40)
 }
 
-/// A file that was made without a name, may be given one, and is open twice.
-fn unnamed(stage: &Stage) -> (std::fs::File, std::fs::File) {
-    use std::io::Write;
+/// Makes a file without a name.
+fn make_unnamed(stage: &Stage, flags: i32) -> std::fs::File {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::File::options();
-    let flags = libc::O_TMPFILE | libc::O_APPEND;
-    let made = options.read(true).write(true).custom_flags(flags).open(stage.dir()).expect("open");
+    options.read(true).write(true).custom_flags(libc::O_TMPFILE | flags);
+    options.open(stage.dir()).expect("open")
+}
+
+/// A file that was made without a name, may be given one, and is open twice.
+fn linkable(stage: &Stage) -> (std::fs::File, std::fs::File) {
+    use std::io::Write;
+    let made = make_unnamed(stage, libc::O_APPEND);
     let again = std::fs::File::open(format!("/proc/self/fd/{}", made.as_raw_fd())).expect("again");
     (&made).write_all(b"text").expect("write");
     (made, again)
@@ -178,9 +183,51 @@ fn named(file: &impl AsRawFd, path: &std::path::Path) -> std::io::Result<String>
     std::fs::read_to_string(path)
 }
 
-pub(crate) fn run(stage: &Stage) -> Outcome {
-    let (made, again) = unnamed(stage);
+/// One that was made so that it never gets a name, and one that has had one: the flags of both are the same as
+/// those of one that may be given one.
+fn never_named(stage: &Stage) -> [std::fs::File; 2] {
+    let once_named = make_unnamed(stage, 0);
+    let name = stage.path("a name for a while");
+    named(&once_named, &name).expect("link");
+    std::fs::remove_file(name).expect("unlink");
+    [make_unnamed(stage, libc::O_EXCL), once_named]
+}
+
+fn stay_without_name(stage: &Stage, files: &[std::fs::File; 2], found: &mut Findings) {
+    for (file, what) in files.iter().zip(["the exclusive file", "the file that was named once"]) {
+        let name = stage.path(what);
+        let refused = named(file, &name).map_err(|error| error.kind());
+        found.same(what, &Err(std::io::ErrorKind::NotFound), &refused);
+    }
+}
+
+/// Files of `O_TMPFILE` that may not be given a name.
+pub(crate) fn never_linked(stage: &Stage) -> Outcome {
+    let files = never_named(stage);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    stay_without_name(stage, &files, &mut found);
+    found.outcome()
+}
+
+/// Files of `O_TMPFILE`, of which one may be given a name.
+pub(crate) fn unnamed(stage: &Stage) -> Outcome {
+    let (made, again) = linkable(stage);
     let of_made = (flags(&made), flags(&again));
+    let others = never_named(stage);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    stay_without_name(stage, &others, &mut found);
+    found.same("flags of the unnamed file", &of_made, &(flags(&made), flags(&again)));
+    let text = named(&again, &stage.path("a name at last")).map_err(|error| error.kind());
+    found.same("given a name", &Ok("text".to_owned()), &text);
+    let numbers =
+        |file: &std::fs::File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("stat"));
+    found.same("it is one file", &numbers(&made), &numbers(&again));
+    found.outcome()
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
     let deleted = deleted(stage);
     let of_deleted = attributes(&deleted);
     let (reader, writer) = pipe().expect("pipe");
@@ -205,12 +252,5 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("the other end of the pipe", &(1000, 1001, 0o660), &owner(&writer));
     found.same("the other of the pair", &usual, &owner(&other));
     found.same("the deleted file", &of_deleted, &attributes(&deleted));
-    found.same("flags of the unnamed file", &of_made, &(flags(&made), flags(&again)));
-    let name = stage.path("a name at last");
-    let text = named(&again, &name).map_err(|error| error.kind());
-    found.same("given a name", &Ok("text".to_owned()), &text);
-    let numbers =
-        |file: &std::fs::File| std::os::unix::fs::MetadataExt::ino(&file.metadata().expect("stat"));
-    found.same("it is one file", &numbers(&made), &numbers(&again));
     found.outcome()
 }

@@ -43,6 +43,9 @@ const TYPE_BYTES: usize = 12;
 /// Bytes of the description of a member.
 const MEMBER_BYTES: usize = 12;
 
+/// Bytes of the description of a name of an enumeration.
+const ENUMERATOR_BYTES: usize = 8;
+
 /// Deeper than any structure of the kernel nests its nameless members, or names stand for names.
 const DEPTH: u32 = 8;
 
@@ -120,7 +123,7 @@ impl<'a> Btf<'a> {
                 INT | VAR | DECL_TAG => 4,
                 ARRAY => 12,
                 STRUCT | UNION | DATASEC | ENUM64 => ty.count * 12,
-                ENUM | FUNC_PROTO => ty.count * 8,
+                ENUM | FUNC_PROTO => ty.count * ENUMERATOR_BYTES,
                 _ => 0,
             };
             at = ty.rest + more;
@@ -179,6 +182,29 @@ impl<'a> Btf<'a> {
             ty = self.resolve(number)?;
         }
         Some(bits)
+    }
+
+    /// The value of a name in the enumeration that a member is of, or that is all there is in a structure
+    /// which the member is: 0 if the enumeration has no such name, `None` if the member is of none.
+    pub(super) fn value(&self, structure: &str, path: &str) -> Option<u32> {
+        let (members, name) = path.rsplit_once('.')?;
+        let mut ty = self.resolve(self.number(Named::Structure, structure)?)?;
+        for member in members.split('.') {
+            ty = self.resolve(self.member(ty, member.as_bytes(), 0)?.1)?;
+        }
+        if ty.kind == STRUCT && ty.count == 1 {
+            ty = self.resolve(word(self.types, ty.rest + 4)?)?;
+        }
+        if ty.kind != ENUM {
+            return None;
+        }
+        for index in 0..ty.count {
+            let at = ty.rest + index * ENUMERATOR_BYTES;
+            if self.text(word(self.types, at)?)? == name.as_bytes() {
+                return word(self.types, at + 4);
+            }
+        }
+        Some(0)
     }
 
     /// Offset in bits and type of a member, looked for in nameless members too.
@@ -297,6 +323,31 @@ mod tests {
         assert_eq!(btf.number(Named::Function, "call_me"), Some(6));
         assert_eq!(btf.number(Named::Alias, "call_me"), Some(8));
         assert_eq!((btf.bytes("nobody"), btf.bytes("atomic_t")), (None, None));
+    }
+
+    /// As `inode.i_state` was, is, and will be: a number, an enumeration, one in a structure.
+    #[test]
+    fn values_are_found_by_the_type_of_a_member() {
+        let mut table = Table::default();
+        let names = ["number", "flags", "boxed", "inner", "NEW", "LINKABLE"];
+        let [number, flags, boxed, inner, new, linkable] = names.map(|name| table.text(name));
+        // 1: an enumeration; its names take 8 bytes each.
+        table.add(ENUM, "state", 4, false, &[]);
+        let info = table.types.len() - 8;
+        table.types[info] = 2;
+        table.types.extend([new, 1, linkable, 0x800].into_iter().flat_map(u32::to_ne_bytes));
+        // 2: what it is in
+        table.add(STRUCT, "", 4, false, &[[inner, 1, 0]]);
+        let members = [[number, 4, 0], [flags, 1, 32], [boxed, 2, 64]];
+        table.add(STRUCT, "holder", 12, false, &members);
+        table.add(PTR, "", 0, false, &[]);
+        let bytes = table.bytes();
+        let btf = Btf::parse(&bytes, &WANTED).unwrap();
+        assert_eq!(btf.value("holder", "number.LINKABLE"), None);
+        assert_eq!(btf.value("holder", "flags.LINKABLE"), Some(0x800));
+        assert_eq!(btf.value("holder", "boxed.LINKABLE"), Some(0x800));
+        assert_eq!(btf.value("holder", "flags.LINK"), Some(0));
+        assert_eq!(btf.value("holder", "nothing.LINKABLE"), None);
     }
 
     #[test]

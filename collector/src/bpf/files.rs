@@ -213,6 +213,7 @@ impl Decoding {
             target: OsString::new(),
             owned: Some(record.beside & beside::OWNER != 0),
             locked: Some(record.beside & beside::LOCKS != 0),
+            linkable: Some(record.beside & beside::LINKABLE != 0),
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         };
         let mut read = ReadFile { index, before: 0, keeps_name: false, same: false };
@@ -238,6 +239,7 @@ fn is_like(one: &OpenFile, other: &OpenFile) -> bool {
         && (one.device, one.inode) == (other.device, other.inode)
         && one.owned == other.owned
         && one.locked == other.locked
+        && one.linkable == other.linkable
         && one.mark == other.mark
 }
 

@@ -50,16 +50,17 @@ impl Layout {
             let found = path.and_then(|path| match path.split_once('.') {
                 // A path that is a structure alone asks for its size.
                 None => btf.bytes(path),
+                Some((structure, members)) if want == Want::Value => btf.value(structure, members),
                 Some((structure, members)) => {
                     btf.offset(structure, members).map(|bits| match want {
                         Want::Bit => bits,
-                        Want::Byte | Want::Optional => bits / 8,
+                        Want::Byte | Want::Optional | Want::Value => bits / 8,
                     })
                 }
             });
             match found {
                 Some(offset) => *slot = offset,
-                None if want == Want::Optional => {}
+                None if matches!(want, Want::Optional | Want::Value) => {}
                 None => return Err(BpfError::Field(path.unwrap_or(name))),
             }
         }

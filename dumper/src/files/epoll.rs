@@ -140,6 +140,7 @@ mod tests {
             target: "socket:[1]".into(),
             owned: None,
             locked: None,
+            linkable: None,
             mark: None,
         }
     }

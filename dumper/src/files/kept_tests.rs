@@ -20,6 +20,7 @@ fn file(fd: i32, print: u64) -> OpenFile {
         target: "/a".into(),
         owned: Some(false),
         locked: Some(false),
+        linkable: None,
         mark: mark(print, Some(3)),
     }
 }

@@ -124,6 +124,13 @@ fn size_matters(flags: u32) -> bool {
     flags.cast_signed() & (libc::O_ACCMODE | libc::O_APPEND) != appended
 }
 
+/// Whether an open made a file without a name that may be given one still. The flags alone do not tell: they
+/// are the same with `O_EXCL`, which forbids it for good, and when the file has had a name meanwhile. Of what
+/// is not known the safe side is taken.
+fn makes_a_linkable_file(file: &OpenFile) -> bool {
+    file.linkable == Some(true) && file.flags & O_TMPFILE == O_TMPFILE
+}
+
 /// Whether an open file is the nameless one behind shared anonymous memory that is mapped by these.
 fn is_of_mapped_memory<'a>(
     file: &OpenFile,
@@ -191,7 +198,6 @@ impl Survey<'_> {
             size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
             mode: Some(stat.st_mode),
             identity: found.identity.filter(|_| !found.ghost),
-            unnamed: (regular && found.ghost && flags & O_TMPFILE == O_TMPFILE).then_some(true),
             ..RegFileEntry::default()
         };
         Ok((entry, stat))
@@ -273,7 +279,8 @@ impl Survey<'_> {
         if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
             return Err(Problem::Refused(support::files::WATCHED_DIRECTORY));
         }
-        let reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
+        let mut reg = self.regular(&found, entry.id, file.flags, file.position, fown)?;
+        reg.unnamed = makes_a_linkable_file(file).then_some(true);
         Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry })
     }
 }
@@ -296,6 +303,7 @@ mod tests {
             target: target.into(),
             owned: None,
             locked: None,
+            linkable: None,
             mark: None,
         };
         let mapping = |inode| Mapping {
@@ -313,6 +321,29 @@ mod tests {
         assert!(is_of_mapped_memory(&memory, [mapping(6), mapping(7)].iter()));
         assert!(!is_of_mapped_memory(&memory, [mapping(6)].iter()));
         assert!(!is_of_mapped_memory(&file("/tmp/f (deleted)"), [mapping(7)].iter()));
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_linkable_is_restored_so() {
+        let file = |linkable, flags| OpenFile {
+            fd: 3,
+            close_on_exec: false,
+            description: 1,
+            position: 0,
+            flags,
+            mode: libc::S_IFREG,
+            device: 1,
+            inode: 7,
+            target: "/tmp/#7 (deleted)".into(),
+            owned: None,
+            locked: None,
+            linkable,
+            mark: None,
+        };
+        assert!(makes_a_linkable_file(&file(Some(true), O_TMPFILE | 2)));
+        assert!(!makes_a_linkable_file(&file(Some(true), 2)), "opened again by another open");
+        assert!(!makes_a_linkable_file(&file(Some(false), O_TMPFILE | 2)), "O_EXCL");
+        assert!(!makes_a_linkable_file(&file(None, O_TMPFILE | 2)), "not known");
     }
 
     #[test]

@@ -84,6 +84,7 @@ mod tests {
             target: target.into(),
             owned: None,
             locked: None,
+            linkable: None,
             mark: None,
         }
     }

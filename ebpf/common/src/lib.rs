@@ -348,6 +348,8 @@ pub mod beside {
     pub const OWNER: u16 = 1;
     /// There are locks or leases on its inode, whoever has them.
     pub const LOCKS: u16 = 1 << 1;
+    /// It has never had a name, and may be given one: made by `O_TMPFILE` without `O_EXCL`.
+    pub const LINKABLE: u16 = 1 << 2;
 }
 
 /// One descriptor, then `name_bytes` of name.

@@ -28,6 +28,7 @@ macro_rules! offsets {
     };
     (@want optional) => { Want::Optional };
     (@want bit) => { Want::Bit };
+    (@want value) => { Want::Value };
     (@want) => { Want::Byte };
 }
 
@@ -40,6 +41,9 @@ pub enum Want {
     Optional,
     /// Its offset in bits, of a field of one bit; no kernel lacks it.
     Bit,
+    /// Not a field: the value that has the path's last name, in the enumeration that the field before it
+    /// is of; 0 if the enumeration lacks it, [`ABSENT`] if the field is a plain number.
+    Value,
 }
 
 offsets! {
@@ -230,6 +234,8 @@ offsets! {
     INODE_UID = "inode.i_uid";
     INODE_GID = "inode.i_gid";
     INODE_NLINK = "inode.i_nlink";
+    INODE_STATE = "inode.i_state" optional;
+    INODE_STATE_LINKABLE = "inode.i_state.I_LINKABLE" value;
     INODE_RDEV = "inode.i_rdev";
     INODE_SIZE = "inode.i_size";
     INODE_MTIME = "inode.i_mtime_sec" optional;

@@ -252,7 +252,7 @@ pub struct RegFileEntry {
     /// Extension: what was in it, of a program or a mapped file.
     #[prost(message, optional, tag = "1001")]
     pub content: Option<FileContent>,
-    /// Extension: it was made without a name by this open (`O_TMPFILE`), and still has none.
+    /// Extension: it was made without a name by this open (`O_TMPFILE`), has none still, and may be given one.
     #[prost(bool, optional, tag = "1002")]
     pub unnamed: Option<bool>,
 }

@@ -74,19 +74,37 @@ impl GhostImage {
         approver: &Approver,
         path: &[u8],
         unnamed: Option<OFlag>,
-    ) -> io::Result<Made> {
-        let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput)?;
-        let (directory, _) = approver.nearest_directory(path)?;
-        let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-        if let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) {
-            let first = openat(&directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-            let handle = handle(&first)?;
-            self.fill(&handle)?;
-            return Ok(Made { handle, first: Some(first) });
+    ) -> Result<Made, Error> {
+        let shown = String::from_utf8_lossy(path);
+        let failed =
+            |source| Error::Kernel { operation: format!("make deleted file {shown}"), source };
+        let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput.into());
+        let path = path.map_err(failed)?;
+        let (directory, above) = approver.nearest_directory(path).map_err(failed)?;
+        let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
+            let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
+            return self.make_and_remove(&directory, name).map_err(failed);
+        };
+        match openat(&directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(first) => self.fill_unnamed(first).map_err(failed),
+            Err(errno) if has_no_unnamed_files(errno, flags) => {
+                let refusal = support::host::no_unnamed_files(&above.to_string_lossy());
+                Err(Error::refused(refusal.of(0, format!("deleted file {shown}"))))
+            }
+            Err(errno) => Err(failed(errno.into())),
         }
+    }
+
+    fn fill_unnamed(&self, first: OwnedFd) -> io::Result<Made> {
+        let handle = handle(&first)?;
+        self.fill(&handle)?;
+        Ok(Made { handle, first: Some(first) })
+    }
+
+    fn make_and_remove(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<Made> {
         let made = match self.kind() {
-            libc::S_IFREG => regular(&directory, name)?,
-            libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => self.special(&directory, name)?,
+            libc::S_IFREG => regular(directory, name)?,
+            libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => self.special(directory, name)?,
             kind => {
                 let what = format!("a deleted file of kind {kind:o} is not supported");
                 return Err(io::Error::other(what));
@@ -209,6 +227,14 @@ fn regular(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     handle(&file)
 }
 
+/// Whether a file system has no `O_TMPFILE`, by the error of an open with these flags. The last of the errors
+/// may be of a combination of flags, too.
+fn has_no_unnamed_files(errno: Errno, flags: OFlag) -> bool {
+    let is_usual =
+        !flags.contains(OFlag::O_DIRECT) && flags.intersects(OFlag::O_RDWR | OFlag::O_WRONLY);
+    matches!(errno, Errno::EOPNOTSUPP | Errno::EISDIR) || errno == Errno::EINVAL && is_usual
+}
+
 /// A handle on a file that we have open.
 fn handle(file: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(&through(file), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
@@ -294,6 +320,28 @@ mod tests {
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"somebody else's");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Made in another way it would have lost that it can be named, and nobody would know. It needs root:
+    /// nobody else may write into a directory of /proc, whose file system makes no files at all.
+    #[test]
+    fn a_file_that_can_be_named_is_refused_where_there_are_none() {
+        let approver = Approver::new(None, Holders::default(), Trust::Files).unwrap();
+        let make = |path: &[u8]| {
+            let flags = Some(OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC);
+            ghost(libc::S_IFREG | 0o600, b"text").make(&approver, path, flags)
+        };
+        let refused = make(b"/proc/#7").map(|_| ()).unwrap_err();
+        let Error::Refused(found) = refused else { panic!("{refused:?}") };
+        let [found] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(found.object, "deleted file /proc/#7");
+        assert!(found.reason.contains("file system of /proc "), "{found}");
+        assert!(found.remedy.contains("restore it where /proc is on"), "{found}");
+        let dir = tempfile::tempdir().unwrap();
+        assert!(make(dir.path().join("#7").as_os_str().as_bytes()).unwrap().first.is_some());
+        assert!(has_no_unnamed_files(Errno::EINVAL, OFlag::O_RDWR));
+        assert!(!has_no_unnamed_files(Errno::EINVAL, OFlag::O_RDWR | OFlag::O_DIRECT));
+        assert!(!has_no_unnamed_files(Errno::ENOSPC, OFlag::O_RDWR));
     }
 
     #[test]

@@ -165,9 +165,7 @@ impl Opener {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
             let unnamed = self.unnamed.get(&id).copied();
-            let made = image.make(&self.approver, &entry.name, unnamed).map_err(|source| {
-                Error::Kernel { operation: format!("make deleted file {}", shown(entry)), source }
-            })?;
+            let made = image.make(&self.approver, &entry.name, unnamed)?;
             self.made.insert(id, made);
         }
         let made = self.made.get(&id).map(|made| &made.handle);
