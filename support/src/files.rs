@@ -3,8 +3,7 @@
 use ebpf_common::peculiar;
 use inventory::OpenFile;
 
-use crate::peculiar::Peculiarity;
-use crate::unsupported::Refusal;
+use crate::unsupported::{Peculiarity, Refusal};
 
 const CLOSE: &str = "close it before the dump";
 

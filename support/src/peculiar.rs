@@ -1,10 +1,7 @@
 //! What open files have that they do not tell themselves: only the kernel's own structures show it.
 
-use crate::unsupported::Refusal;
+use crate::unsupported::{Peculiarity, Refusal};
 use crate::{files, sockets};
-
-/// A bit of [`ebpf_common::peculiar`], what to do about it, and what to call it.
-pub(crate) type Peculiarity = (u32, Refusal, &'static str);
 
 fn all() -> impl Iterator<Item = &'static Peculiarity> {
     sockets::PECULIARITIES.iter().chain(&files::PECULIARITIES)

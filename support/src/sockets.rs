@@ -4,8 +4,7 @@ use std::path::Path;
 
 use ebpf_common::peculiar;
 
-use crate::peculiar::Peculiarity;
-use crate::unsupported::Refusal;
+use crate::unsupported::{Peculiarity, Refusal};
 
 /// What sockets have that they do not tell themselves.
 pub(crate) static PECULIARITIES: [Peculiarity; 7] = [

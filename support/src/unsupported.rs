@@ -15,6 +15,9 @@ pub struct Refusal {
     pub remedy: Cow<'static, str>,
 }
 
+/// A bit of [`ebpf_common::peculiar`], what to do about what has it, and what to call it.
+pub(crate) type Peculiarity = (u32, Refusal, &'static str);
+
 impl Refusal {
     /// One that is the same for whatever has it.
     pub(crate) const fn fixed(reason: &'static str, remedy: &'static str) -> Self {
