@@ -13,6 +13,8 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::execve;
 
+use crate::procfs::maps;
+
 /// What a program that has started itself again finds in its environment ([`Before`]).
 const VARIABLE: &str = "STASIS_LAYOUT";
 
@@ -68,20 +70,14 @@ pub fn take(base: u64) -> io::Result<Layout> {
 
 /// Whether the program of this process is the file that this code is mapped from.
 fn is_executed() -> bool {
-    let (Ok(program), Ok(maps)) =
+    let (Ok(program), Ok(text)) =
         (std::fs::read_link("/proc/self/exe"), std::fs::read("/proc/self/maps"))
     else {
         return false;
     };
-    let here = is_executed as *const () as usize;
-    maps.split(|&byte| byte == b'\n').any(|line| {
-        let range = line.split(|&byte| byte == b' ').next().unwrap_or_default();
-        let mut ends = range.split(|&byte| byte == b'-').map(|end| {
-            usize::from_str_radix(std::str::from_utf8(end).unwrap_or_default(), 16).unwrap_or(0)
-        });
-        let holds = ends.next().is_some_and(|start| start <= here)
-            && ends.next().is_some_and(|end| here < end);
-        holds && line.ends_with(program.as_os_str().as_bytes())
+    let here = is_executed as *const () as u64;
+    maps(&text).flatten().any(|map| {
+        (map.start..map.end).contains(&here) && *map.name() == *program.as_os_str().as_bytes()
     })
 }
 

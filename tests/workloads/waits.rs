@@ -83,7 +83,7 @@ const WAITS: &[(&str, i64, Wait)] = &[
         }
     }),
     ("pselect", 1, |bell| {
-        // SAFETY: as above.
+        // SAFETY: a zeroed set is empty, the descriptor is below its size, and there is no mask.
         unsafe {
             let mut set: libc::fd_set = std::mem::zeroed();
             libc::FD_SET(bell.event, &raw mut set);
