@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Show(ShowOptions),
     /// What holds the tracking of changes between two dumps
     #[command(hide = true)]
-    KeepTracks {
+    HoldUffds {
         /// The file to say it in
         file: PathBuf,
         /// What is held

@@ -13,7 +13,7 @@ use criu::rights::lacking;
 use criu::shell::with_sudo;
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct Features<'a> {
     usable: bool,
     features: Vec<Line<'a>>,
     programs: Stored,
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
             purpose: feature.purpose(),
             answer,
         });
-        let report = Report { usable, features: lines.collect(), programs };
+        let report = Features { usable, features: lines.collect(), programs };
         output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
     } else {
         output::print(&(text(&features) + &crate::programs::text(&programs)))?;

@@ -24,9 +24,9 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,
         programs: options.programs.home(),
-        track: options.track,
+        keep_dirty_log: options.track,
         parent: options.parent,
-        tracks: options.run_dir.join("tracks"),
+        dirty_logs: options.run_dir.join("tracks"),
         ..DumpOptions::new(options.pid, options.directory)
     };
     if options.track && after == AfterDump::Kill {
@@ -62,10 +62,10 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
 }
 
 /// `stasis untrack PID`.
-pub(crate) fn untrack(pid: i32, run_dir: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn end_dirty_log(pid: i32, run_dir: &Path) -> Result<ExitCode, Failure> {
     let asked =
-        DumpOptions { tracks: run_dir.join("tracks"), ..DumpOptions::new(pid, PathBuf::new()) };
-    if dumper::untrack(&asked)? {
+        DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid, PathBuf::new()) };
+    if dumper::end_dirty_log(&asked)? {
         return Ok(ExitCode::SUCCESS);
     }
     let error = format!("untrack process {pid}: its changes are not being tracked");

@@ -60,12 +60,12 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
             require("untrack")?;
-            dump::untrack(pid, &run_dir)
+            dump::end_dirty_log(pid, &run_dir)
         }
         Command::Untrack(UntrackOptions { id, run_dir, .. }) => {
             track::end(&run_dir, id.unwrap_or_default())
         }
-        Command::KeepTracks { file, holding } => {
+        Command::HoldUffds { file, holding } => {
             dumper::keep(&file, &holding)?;
             Ok(ExitCode::SUCCESS)
         }

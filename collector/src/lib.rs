@@ -21,7 +21,7 @@ pub use basis::Inventory;
 use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
-    Action, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Places, Process,
+    Action, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process, ProcessFiles,
     ProcessState, Tables, Thread, VmFlags, settings,
 };
 pub use parts::Parts;

@@ -83,7 +83,7 @@ pub struct Track {
     pub processes: BTreeMap<i32, TrackedProcess>,
 }
 
-struct Kept {
+struct KnownTrack {
     target: TrackTarget,
     calls: bool,
     created_ms: u64,
@@ -93,7 +93,7 @@ struct Kept {
 pub struct Tracks {
     tracers: Tracers,
     counts: Counts,
-    kept: BTreeMap<u64, Kept>,
+    kept: BTreeMap<u64, KnownTrack>,
     next: u64,
 }
 
@@ -126,7 +126,7 @@ impl Tracks {
         }
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(created.as_millis()).unwrap_or(u64::MAX);
-        let kept = Kept { target: target.clone(), calls, created_ms };
+        let kept = KnownTrack { target: target.clone(), calls, created_ms };
         self.kept.insert(id, kept);
         let entered = match self.counts.begin(id) {
             Ok(()) => self.enter_all(id, target, found),

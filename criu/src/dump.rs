@@ -8,12 +8,12 @@ use images::{Quiet, names};
 use tracing::{info, warn};
 
 use crate::options::{FinalState, Options};
-use crate::{Done, Error, Failure, Host, Place};
+use crate::{Directories, Done, Error, Failure, Host};
 
 /// CRIU's default of `--timeout`.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-fn asked(options: &Options, host: &Host, place: &Place) -> Result<DumpOptions, Error> {
+fn asked(options: &Options, host: &Host, directories: &Directories) -> Result<DumpOptions, Error> {
     let pid = options.tree.ok_or(Error::Usage("pid not specified"))?;
     Ok(DumpOptions {
         after: match options.final_state {
@@ -32,50 +32,54 @@ fn asked(options: &Options, host: &Host, place: &Place) -> Result<DumpOptions, E
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: host.programs.clone(),
         contents: !options.sizes_only,
-        track: options.track_mem,
-        parent: options.previous.as_ref().map(|previous| place.images.join(previous)),
-        tracks: host.run_dir.join("tracks"),
-        ..DumpOptions::new(pid, place.images.clone())
+        keep_dirty_log: options.track_mem,
+        parent: options.previous.as_ref().map(|previous| directories.images.join(previous)),
+        dirty_logs: host.run_dir.join("tracks"),
+        ..DumpOptions::new(pid, directories.images.clone())
     })
 }
 
 pub(crate) fn run(
     options: &Options,
     host: &Host,
-    place: &Place,
+    directories: &Directories,
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
-    let asked = asked(options, host, place)?;
+    let asked = asked(options, host, directories)?;
     let report = dumper::dump(&asked, hooks, &mut Quiet);
     let refused =
         matches!(&report, Err(dumper::Error::Hook(hook)) if hook.point == Point::PostDump);
     let error = if refused { Error::PostDump } else { Error::Dump };
-    let report = finished(report, place).map_err(error)?;
+    let report = finished(report, directories).map_err(error)?;
     info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
     info!("inventory from {:?}", report.source);
     info!("Dumping finished successfully");
     Ok(Done::Dumped(Box::new(report)))
 }
 
-pub(crate) fn pre_dump(options: &Options, host: &Host, place: &Place) -> Result<Done, Error> {
-    let asked = asked(options, host, place)?;
+pub(crate) fn pre_dump(
+    options: &Options,
+    host: &Host,
+    directories: &Directories,
+) -> Result<Done, Error> {
+    let asked = asked(options, host, directories)?;
     if options.final_state == FinalState::Default {
         info!("Enforcing tasks run after pre-dump.");
     }
     let report = dumper::pre_dump(&asked, &mut Quiet);
-    let report = finished(report, place).map_err(Error::PreDump)?;
+    let report = finished(report, directories).map_err(Error::PreDump)?;
     info!("Pre-dumping finished successfully: {} pages", report.pages_written);
     Ok(Done::PreDumped(Box::new(report)))
 }
 
 fn finished(
     report: Result<DumpReport, dumper::Error>,
-    place: &Place,
+    directories: &Directories,
 ) -> Result<DumpReport, Failure> {
     let report = report?;
     for warning in &report.warnings {
         warn!("{warning}");
     }
-    place.take_stats(names::stats_dump().name())?;
+    directories.take_stats(names::stats_dump().name())?;
     Ok(report)
 }

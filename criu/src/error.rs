@@ -24,7 +24,7 @@ pub enum Error {
     Rights(#[from] NoRights),
     /// A directory to work in is not there.
     #[error("{what} {}: {source}", path.display())]
-    Place {
+    Directory {
         /// What failed, in CRIU's words.
         what: &'static str,
         /// The directory.
@@ -85,7 +85,7 @@ impl Error {
     /// Whether the log has it; if not, there is none.
     #[must_use]
     pub const fn is_in_the_log(&self) -> bool {
-        !matches!(self, Self::Rights(_) | Self::Place { .. } | Self::Log { .. })
+        !matches!(self, Self::Rights(_) | Self::Directory { .. } | Self::Log { .. })
     }
 
     /// The exit status that CRIU has for it.

@@ -60,16 +60,16 @@ pub enum Done {
 
 /// The directories that a command works in.
 #[derive(Debug)]
-struct Place {
+struct Directories {
     images: PathBuf,
     work: PathBuf,
 }
 
-impl Place {
+impl Directories {
     /// Both must be there before anything else: the log goes into the one or the other.
     fn of(options: &Options) -> Result<Self, Error> {
         let there = |what, path: &Path| {
-            path.canonicalize().map_err(|source| Error::Place {
+            path.canonicalize().map_err(|source| Error::Directory {
                 what,
                 path: path.to_owned(),
                 source,
@@ -104,29 +104,29 @@ impl Place {
 pub fn run(command: Command, options: &Options, host: &Host) -> Result<Done, Error> {
     // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
     rights::require(command.name())?;
-    let place = Place::of(options)?;
+    let directories = Directories::of(options)?;
     // Absolute names stay as they are, and `-` is no name.
     let file = options.log_file.as_ref().map(|name| match name == "-" {
         true => PathBuf::from(name),
-        false => place.work.join(name),
+        false => directories.work.join(name),
     });
     let (log, mut scripts) = Log::open(file.as_deref(), options.verbosity())
         .and_then(|log| {
-            let scripts = Scripts::new(&options.scripts, &place.work, &log)?;
+            let scripts = Scripts::new(&options.scripts, &directories.work, &log)?;
             Ok((log, scripts))
         })
         .map_err(|source| Error::Log { path: file.unwrap_or_default(), source })?;
-    log.during(|| logged(command, options, host, &place, &mut scripts))
+    log.during(|| logged(command, options, host, &directories, &mut scripts))
 }
 
 fn logged(
     command: Command,
     options: &Options,
     host: &Host,
-    place: &Place,
+    directories: &Directories,
     scripts: &mut Scripts,
 ) -> Result<Done, Error> {
-    tracing::debug!("images in {}", place.images.display());
+    tracing::debug!("images in {}", directories.images.display());
     tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
     freezer::undo_left(&host.run_dir.join(freezer::UNDO));
     // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
@@ -134,9 +134,9 @@ fn logged(
         warn!("option {option} does nothing for {}: leave it out", command.name());
     }
     let done = refuse(options, host).and_then(|()| match command {
-        Command::Dump => dump::run(options, host, place, scripts),
-        Command::PreDump => dump::pre_dump(options, host, place),
-        Command::Restore => restore::run(options, host, place, scripts),
+        Command::Dump => dump::run(options, host, directories, scripts),
+        Command::PreDump => dump::pre_dump(options, host, directories),
+        Command::Restore => restore::run(options, host, directories, scripts),
         Command::Check => check::run(options),
     });
     done.inspect_err(log_error)

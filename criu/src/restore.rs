@@ -10,12 +10,12 @@ use tracing::{info, warn};
 
 use crate::options::{FinalState, Options};
 use crate::pidfile::Pidfile;
-use crate::{Done, Error, Failure, Host, Place};
+use crate::{Directories, Done, Error, Failure, Host};
 
 pub(crate) fn run(
     options: &Options,
     host: &Host,
-    place: &Place,
+    directories: &Directories,
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
     if options.tree.is_some() {
@@ -24,7 +24,7 @@ pub(crate) fn run(
     if options.sibling && !options.detach {
         return Err(Error::Usage("--restore-sibling only makes sense with --restore-detached"));
     }
-    let report = restore(options, host, place, hooks).map_err(Error::Restore)?;
+    let report = restore(options, host, directories, hooks).map_err(Error::Restore)?;
     info!("Restore finished successfully. Tasks resumed.");
     Ok(Done::Restored(report))
 }
@@ -32,14 +32,15 @@ pub(crate) fn run(
 fn restore(
     options: &Options,
     host: &Host,
-    place: &Place,
+    directories: &Directories,
     hooks: &mut dyn Hooks,
 ) -> Result<RestoreReport, Failure> {
-    let pidfile = options.pidfile.as_deref().map(|file| Pidfile::reserve(&place.work.join(file)));
+    let pidfile =
+        options.pidfile.as_deref().map(|file| Pidfile::reserve(&directories.work.join(file)));
     let pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
     let asked = RestoreOptions {
-        images_dir: place.images.clone(),
+        images_dir: directories.images.clone(),
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
         root: options.root.clone(),
@@ -60,13 +61,13 @@ fn restore(
         pidfile.write(report.pid)?;
     }
     // The tree runs: what it is told of cannot fail it any more.
-    if let Err(failure) = write_stats(place, &report) {
+    if let Err(failure) = write_stats(directories, &report) {
         warn!("{failure}");
     }
     Ok(report)
 }
 
-fn write_stats(place: &Place, report: &RestoreReport) -> Result<(), Failure> {
+fn write_stats(directories: &Directories, report: &RestoreReport) -> Result<(), Failure> {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     let restore = RestoreStatsEntry {
         restore_time: micros(report.total),
@@ -76,6 +77,6 @@ fn write_stats(place: &Place, report: &RestoreReport) -> Result<(), Failure> {
     let entry = StatsEntry { dump: None, restore: Some(restore) };
     let image = names::stats_restore();
     let bytes = images::encode(&image, [&entry]);
-    std::fs::write(place.work.join(image.name()), bytes)?;
+    std::fs::write(directories.work.join(image.name()), bytes)?;
     Ok(())
 }

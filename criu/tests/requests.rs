@@ -101,7 +101,7 @@ fn a_request_that_fails_is_an_error_and_the_next_is_served() {
 
     let nowhere = Options { images_dir: Some(scratch.path().join("x")), ..Options::default() };
     let error = run(Command::Check, &nowhere, &host).unwrap_err();
-    assert!(matches!(error, Error::Place { .. }) && !error.is_in_the_log(), "{error:?}");
+    assert!(matches!(error, Error::Directory { .. }) && !error.is_in_the_log(), "{error:?}");
 
     let refused = Options {
         refused: vec!["--lazy-pages".to_owned()],

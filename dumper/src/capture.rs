@@ -18,7 +18,6 @@ use kernel::sched::Urgent;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::files;
 use crate::freeze::{Frozen, stop_rest};
 use crate::ids;
@@ -31,7 +30,8 @@ use crate::options::{AfterDump, DumpOptions};
 use crate::plan::{Plan, Planned};
 use crate::processes::is_zombie;
 use crate::sharing;
-use crate::tasks::{TaskState, ThreadCapture};
+use crate::task_state::TaskStates;
+use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::unsupported;
 
 /// The third step: all that the images need is in memory.
@@ -91,7 +91,7 @@ pub(crate) struct TreeState {
     /// What this dump is known by to later ones.
     pub(crate) id: String,
     pub(crate) inventory: Inventory,
-    pub(crate) tasks: BTreeMap<i32, TaskState>,
+    pub(crate) tasks: BTreeMap<i32, TaskCapture>,
     pub(crate) namespaces: Namespaces,
     pub(crate) ids: BTreeMap<i32, TaskKobjIdsEntry>,
     pub(crate) files: files::Captured,
@@ -157,7 +157,8 @@ fn read(
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
 
-    let mut tasks = read_tasks(&inventory, frozen, &mut plan.facts, plan.bits.as_ref(), clock)?;
+    let mut tasks =
+        read_tasks(&inventory, frozen, &mut plan.task_states, plan.bits.as_ref(), clock)?;
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
@@ -226,10 +227,10 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
 fn read_tasks(
     inventory: &Inventory,
     frozen: &freezer::Frozen,
-    facts: &mut Facts,
+    states: &mut TaskStates,
     bits: Option<&Bits>,
     clock: &Clock,
-) -> Result<BTreeMap<i32, TaskState>, Error> {
+) -> Result<BTreeMap<i32, TaskCapture>, Error> {
     let mut tasks = BTreeMap::new();
     let mut buffer = Vec::new();
     for (&pid, threads) in &frozen.processes {
@@ -245,15 +246,21 @@ fn read_tasks(
                 kernel::ptrace::Error::Gone { operation: "stop the leader of", tid: pid }.into()
             );
         };
-        let mut task =
-            TaskState::read(&dir, process, stopped, leader.group_stop, (facts, bits), &mut buffer)?;
+        let mut task = TaskCapture::read(
+            &dir,
+            process,
+            stopped,
+            leader.group_stop,
+            (states, bits),
+            &mut buffer,
+        )?;
         for (_, thread) in threads.iter().filter(|(tid, _)| **tid != pid) {
             if let Some(stopped) = &thread.stopped {
                 task.threads.push(ThreadCapture::read(
                     &dir,
                     process,
                     stopped,
-                    (facts, bits),
+                    (states, bits),
                     &mut buffer,
                 )?);
             }

@@ -15,7 +15,7 @@ use images::messages::{
     CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPerms,
     CgroupPropEntry,
 };
-use kernel::cgroup::Places;
+use kernel::cgroup::GroupDirectories;
 use kernel::procfs::{Cgroup, CgroupMembership, Dir, ProcFile};
 use support::cgroups::{NO_CONTROLLER, NOT_MOUNTED, not_there};
 use support::{Refusal, Unsupported};
@@ -75,7 +75,7 @@ impl Sets {
         if self.numbers.len() < 2 {
             return Ok(None);
         }
-        let places = Places::find().map_err(|source| Error::Process {
+        let directories = GroupDirectories::find().map_err(|source| Error::Process {
             operation: "find the control groups",
             pid: 0,
             source: std::io::Error::other(source),
@@ -105,7 +105,7 @@ impl Sets {
             }
             groups.sort_unstable();
             groups.dedup();
-            controllers.push(hierarchy_entry(hierarchy, &groups, &places, whole));
+            controllers.push(hierarchy_entry(hierarchy, &groups, &directories, whole));
         }
         Ok(Some(CgroupEntry { sets, controllers }))
     }
@@ -117,14 +117,14 @@ pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Unsupported> {
         return Vec::new();
     }
     let own = Dir::open(std::process::id().cast_signed()).and_then(|own| Cgroup::read(&own));
-    let (Ok(places), Ok(own)) = (Places::find(), own) else { return Vec::new() };
+    let (Ok(directories), Ok(own)) = (GroupDirectories::find(), own) else { return Vec::new() };
     let hierarchies: Vec<String> = own.0.iter().map(CgroupMembership::name).collect();
     let mut found = Vec::new();
     let mut add = |object: String, refusal: Refusal| found.push(refusal.of(options.pid, object));
     for hierarchy in &hierarchies {
         let Some(root) = CgroupRoot::of(&options.cgroup_roots, hierarchy) else { continue };
         let object = format!("control group {hierarchy}:{}", root.path.display());
-        match places.directory(hierarchy, root.path.as_os_str().as_bytes()) {
+        match directories.directory(hierarchy, root.path.as_os_str().as_bytes()) {
             Some(directory) if directory.is_dir() => {}
             Some(directory) => {
                 add(object, not_there(&directory.display().to_string()));
@@ -154,7 +154,7 @@ fn members(set: &Set) -> Vec<CgMemberEntry> {
 fn hierarchy_entry(
     hierarchy: &str,
     groups: &[&[u8]],
-    places: &Places,
+    directories: &GroupDirectories,
     whole: bool,
 ) -> CgControllerEntry {
     let mut entry = CgControllerEntry {
@@ -169,7 +169,7 @@ fn hierarchy_entry(
         if above.is_some_and(|above| is_below(group, above)) {
             continue;
         }
-        let Some(directory) = places.directory(hierarchy, group) else { continue };
+        let Some(directory) = directories.directory(hierarchy, group) else { continue };
         let name = group.strip_prefix(b"/").unwrap_or(group);
         let is_root = name.is_empty();
         let and_below = whole || !is_root;

@@ -13,9 +13,9 @@ use kernel::ptrace::RawSigInfo;
 use kernel::sched::Scheduling;
 use parasite::task::SigAction;
 
-use crate::inject::{Report, ThreadState};
+use crate::inject::{ParasiteReport, ThreadState};
 use crate::interrupted::ToThread;
-use crate::tasks::{TaskState, ThreadCapture};
+use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::timers;
 
 /// The image of a thread; `task` is its process, with the signals that wait for it, if the thread leads
@@ -24,7 +24,7 @@ pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
-    task: Option<(&TaskState, &Report, &[&RawSigInfo])>,
+    task: Option<(&TaskCapture, &ParasiteReport, &[&RawSigInfo])>,
     layout: &Layout,
     groups: u32,
     signals: &ToThread<'_>,
@@ -67,21 +67,21 @@ pub(crate) fn zombie(name: &[u8], exit_status: i32) -> CoreEntry {
     }
 }
 
-fn task_core(task: &TaskState, report: &Report, leader: &ThreadCapture) -> TaskCoreEntry {
+fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture) -> TaskCoreEntry {
     let stopped = task.group_stop != 0;
     TaskCoreEntry {
         task_state: if stopped { TASK_STOPPED } else { TASK_ALIVE },
         exit_code: 0,
-        personality: task.facts.personality,
-        flags: task.facts.stat.flags,
+        personality: task.attributes.personality,
+        flags: task.attributes.stat.flags,
         blk_sigset: leader.original.mask,
         comm: comm(&leader.comm),
         timers: Some(timers::encode(report, &task.timers)),
         rlimits: Some(TaskRlimitsEntry {
-            rlimits: task.facts.limits.0.iter().map(limit).collect(),
+            rlimits: task.attributes.limits.0.iter().map(limit).collect(),
         }),
-        loginuid: Some(task.facts.login_uid),
-        oom_score_adj: Some(task.facts.oom_score_adj),
+        loginuid: Some(task.attributes.login_uid),
+        oom_score_adj: Some(task.attributes.oom_score_adj),
         sigactions: actions(&report.state.actions),
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
@@ -101,10 +101,10 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
     ThreadCoreEntry {
         futex_rla: robust_list,
         futex_rla_len: robust_list_bytes as u32,
-        sched_nice: Some(capture.facts.scheduling.nice),
-        sched_policy: Some(policy(&capture.facts.scheduling)),
-        sched_prio: (capture.facts.scheduling.priority != 0)
-            .then_some(capture.facts.scheduling.priority),
+        sched_nice: Some(capture.attributes.scheduling.nice),
+        sched_policy: Some(policy(&capture.attributes.scheduling)),
+        sched_prio: (capture.attributes.scheduling.priority != 0)
+            .then_some(capture.attributes.scheduling.priority),
         blk_sigset: Some(capture.original.mask),
         sas: Some(ThreadSasEntry {
             ss_sp: in_task.alt_stack.start,
@@ -112,7 +112,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             ss_flags: in_task.alt_stack.flags,
         }),
         pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
-        creds: Some(creds(&capture.facts.status, securebits)),
+        creds: Some(creds(&capture.attributes.status, securebits)),
         seccomp_mode: Some(SECCOMP_MODE_DISABLED),
         comm: Some(comm(&capture.comm)),
         rseq_entry: (rseq.pointer != 0).then_some(RseqEntry {
@@ -121,7 +121,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             signature: rseq.signature,
             rseq_cs_pointer: capture.original.section.map(|(_, descriptor)| descriptor),
         }),
-        cpu_affinity: Some(capture.facts.affinity.clone()),
+        cpu_affinity: Some(capture.attributes.affinity.clone()),
         io_priority: Some(settings.io_priority),
         timer_slack: Some(settings.timer_slack),
         default_timer_slack: settings.default_timer_slack,
@@ -130,7 +130,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             .map(|policy| MemoryPolicyEntry { mode: policy.mode, nodes: policy.nodes }),
         memory_failure: Some(settings.memory_failure),
         speculation: Some(settings.speculation).filter(|flags| *flags != 0),
-        scheduling: scheduling(&capture.facts.scheduling, default_slice()),
+        scheduling: scheduling(&capture.attributes.scheduling, default_slice()),
         ..ThreadCoreEntry::default()
     }
 }

@@ -141,7 +141,7 @@ fn attempt(
     });
     // Only now, as this takes a while, and in the thread the target may still stand still.
     drop(dropped_later);
-    match options.track && options.after != AfterDump::Kill && dumped.is_ok() {
+    match options.keep_dirty_log && options.after != AfterDump::Kill && dumped.is_ok() {
         true => pre_copy.keep(options),
         false => pre_copy.end(),
     }

@@ -16,11 +16,12 @@ mod eventfd;
 mod fifos;
 mod file_cache;
 mod file_kind;
+mod file_reference;
+mod held;
 mod identity;
 mod inet_sockets;
 mod locks;
 mod memfd;
-mod memory;
 mod multicast;
 mod neighbours;
 mod other_options;
@@ -29,18 +30,17 @@ mod paths;
 mod paths_of_process;
 mod pidfd;
 mod pipes;
-mod place;
 mod problem;
 mod regular;
 mod signalfd;
 mod socket_options;
 mod sockets;
-mod standing;
 mod survey;
 mod table;
 mod taps;
 mod terminals;
 mod timerfd;
+mod unchanged;
 mod unix_sockets;
 mod walk;
 
@@ -54,10 +54,10 @@ use support::Unsupported;
 
 use crate::segment::Segment;
 use beside::Beside;
-use file_cache::{Contents, FileCache, Keeping, Standing};
-use memory::Memory;
+use file_cache::{Contents, FileCache, Keeping, Unchanged};
+pub use file_reference::FileReference;
+use held::HeldFiles;
 pub(crate) use paths_of_process::mapping_status;
-pub use place::Place;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -106,8 +106,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Plan {
     context: PlanContext,
-    memory: Memory,
-    kept: FileCache,
+    held: HeldFiles,
+    cache: FileCache,
 }
 
 impl Plan {
@@ -126,17 +126,17 @@ impl Plan {
         inventory: &Inventory,
         context: &PlanContext,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
-        let mut memory = Memory::default();
-        let (captured, mut kept, refusals) = walk::look(
+        let mut held = HeldFiles::default();
+        let (captured, mut cache, refusals) = walk::look(
             context,
-            &mut memory,
+            &mut held,
             inventory,
             FileCache::default(),
             &BTreeMap::new(),
             None,
         )?;
-        kept.files = captured.files;
-        Ok((Self { context: context.clone(), memory, kept }, refusals))
+        cache.files = captured.files;
+        Ok((Self { context: context.clone(), held, cache }, refusals))
     }
 
     /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
@@ -157,14 +157,14 @@ impl Plan {
         tables: &BTreeMap<i32, u32>,
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
-        let kept = std::mem::take(&mut self.kept);
-        let (context, memory) = (&self.context, &mut self.memory);
-        let (captured, kept, refusals) =
-            walk::look(context, memory, frozen, kept, tables, Some(is_late))?;
+        let cache = std::mem::take(&mut self.cache);
+        let (context, held) = (&self.context, &mut self.held);
+        let (captured, cache, refusals) =
+            walk::look(context, held, frozen, cache, tables, Some(is_late))?;
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }
-        Ok(Captured { kept: kept.files, contents: kept.contents, ..captured })
+        Ok(Captured { cached: cache.files, contents: cache.contents, ..captured })
     }
 }
 
@@ -187,15 +187,15 @@ pub(crate) fn raise_limit() -> Result<(), Error> {
 #[derive(Debug, Default)]
 pub struct Captured {
     /// Ids of files that are not held by a descriptor, by process and place.
-    places: BTreeMap<(i32, Place), u32>,
+    places: BTreeMap<(i32, FileReference), u32>,
     /// The same by the file itself, of mapped ones too.
     paths: HashMap<paths::Key, u32>,
     files: Vec<FileEntry>,
-    /// Entries of before, of which those in `keeping` and `standing` are written.
-    kept: Vec<FileEntry>,
+    /// Entries of before, of which those in `keeping` and `unchanged` are written.
+    cached: Vec<FileEntry>,
     keeping: Vec<Keeping>,
-    standing: Vec<Standing>,
-    /// What was read of pipes and fifos before: of those in `standing` it is written.
+    unchanged: Vec<Unchanged>,
+    /// What was read of pipes and fifos before: of those in `unchanged` it is written.
     contents: Contents,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     beside: Beside,
@@ -205,7 +205,7 @@ impl Captured {
     /// Id of the program that `pid` runs (`MmEntry.exe_file_id`).
     #[must_use]
     pub fn exe(&self, pid: i32) -> Option<u32> {
-        self.places.get(&(pid, Place::Exe)).copied()
+        self.places.get(&(pid, FileReference::Exe)).copied()
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.
@@ -216,12 +216,12 @@ impl Captured {
     /// Id of the working directory of `pid` (`FsEntry.cwd_id`).
     #[must_use]
     pub fn cwd(&self, pid: i32) -> Option<u32> {
-        self.places.get(&(pid, Place::Cwd)).copied()
+        self.places.get(&(pid, FileReference::Cwd)).copied()
     }
 
     /// Id of the root directory of `pid` (`FsEntry.root_id`).
     #[must_use]
     pub fn root(&self, pid: i32) -> Option<u32> {
-        self.places.get(&(pid, Place::Root)).copied()
+        self.places.get(&(pid, FileReference::Root)).copied()
     }
 }

@@ -11,7 +11,7 @@ use crate::inject::{Asking, Gadgets, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::denies_parasites;
-use crate::tasks::TaskState;
+use crate::tasks::TaskCapture;
 use freezer::Frozen;
 
 fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
@@ -24,7 +24,7 @@ pub(crate) type Infected = Vec<(i32, Infection, Running)>;
 pub(crate) fn begin(
     plan: &mut Plan,
     inventory: &Inventory,
-    tasks: &BTreeMap<i32, TaskState>,
+    tasks: &BTreeMap<i32, TaskCapture>,
     frozen: &mut Frozen,
     cross_check: bool,
 ) -> Result<Infected, Error> {
@@ -54,7 +54,7 @@ pub(crate) fn begin(
     step(infected, Infection::run)
 }
 
-fn request(plan: &mut Plan, process: &Process, task: &TaskState) -> Result<Request, Error> {
+fn request(plan: &mut Plan, process: &Process, task: &TaskCapture) -> Result<Request, Error> {
     let pid = process.pid;
     let gadgets = gadgets(plan, process)?;
     let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
@@ -104,7 +104,7 @@ fn step(
 /// Takes the reports, and sends the parasites away.
 pub(crate) fn collect_reports(
     infected: Infected,
-    tasks: &mut BTreeMap<i32, TaskState>,
+    tasks: &mut BTreeMap<i32, TaskCapture>,
     frozen: &mut Frozen,
 ) -> Result<Infected, Error> {
     let mut leaving = Vec::with_capacity(infected.len());
@@ -146,7 +146,7 @@ pub(crate) fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error>
 pub(crate) fn ask_other_threads(
     plan: &mut Plan,
     inventory: &Inventory,
-    tasks: &mut BTreeMap<i32, TaskState>,
+    tasks: &mut BTreeMap<i32, TaskCapture>,
     frozen: &mut Frozen,
 ) -> Result<(), Error> {
     let mut asked = Vec::new();

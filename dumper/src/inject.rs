@@ -16,23 +16,23 @@
 //! Errors need no undoing for the same reason: whoever gets one lets go of the task (the thread
 //! that traces it ends), and the task finds home.
 //!
-//! The frames need memory that the task does not use ([`place`]): on the alternate signal stack
+//! The frames need memory that the task does not use ([`frame_space`]): on the alternate signal stack
 //! where there is one with room, below the red zone of the current stack, or at the far end of the
 //! initial stack. What stood there is saved and put back.
 
 mod bits;
 mod calls;
+mod frame_space;
 mod gadgets;
 mod parasite;
-mod place;
 mod return_frame;
 mod uffd_handover;
 
 pub(crate) use bits::Bits;
 pub(crate) use calls::{Asking, ThreadState, ask_threads};
+pub(crate) use frame_space::Room;
 pub(crate) use gadgets::{GadgetFinder, Gadgets};
-pub(crate) use parasite::{Infection, Report, Request};
-pub(crate) use place::Room;
+pub(crate) use parasite::{Infection, ParasiteReport, Request};
 pub(crate) use return_frame::{Original, ReturnFrame};
 pub(crate) use uffd_handover::userfaultfd_of;
 

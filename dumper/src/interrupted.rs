@@ -16,12 +16,12 @@ use arch::regs::{CONTINUING, Handler};
 use kernel::ptrace::RawSigInfo;
 use parasite::task::SigAction;
 
-use crate::inject::Report;
-use crate::tasks::TaskState;
+use crate::inject::ParasiteReport;
+use crate::tasks::TaskCapture;
 
 /// Gives waits that were continued the numbers of their calls, where the inventory tells. The others say
 /// `EINTR` in the images.
-pub(crate) fn name_calls(tasks: &mut BTreeMap<i32, TaskState>) {
+pub(crate) fn name_calls(tasks: &mut BTreeMap<i32, TaskCapture>) {
     let threads = tasks.values_mut().flat_map(|task| &mut task.threads);
     let mut continued = threads
         .filter(|thread| thread.continues != 0 && thread.registers().in_continued_call())
@@ -73,7 +73,7 @@ struct Thread<'a> {
 
 impl<'a> Delivery<'a> {
     /// Of a process that stands still.
-    pub(crate) fn of(task: &'a TaskState, report: &Report) -> Self {
+    pub(crate) fn of(task: &'a TaskCapture, report: &ParasiteReport) -> Self {
         let threads = task.threads.iter().map(|thread| Thread {
             blocked: thread.original.mask | thread.blocked,
             pending: &thread.pending,

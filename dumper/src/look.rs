@@ -15,12 +15,12 @@ use support::tree::{CARRIED_NAMESPACES, Surroundings};
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::files;
 use crate::options::DumpOptions;
 use crate::processes::has_ended;
 use crate::room;
 use crate::sharing;
+use crate::task_state::TaskStates;
 use crate::unsupported;
 
 /// Pauses between looks.
@@ -30,7 +30,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) inventory: Inventory,
-    pub(crate) facts: Facts,
+    pub(crate) task_states: TaskStates,
     pub(crate) files: files::Plan,
     pub(crate) sharing: sharing::Known,
 }
@@ -101,8 +101,9 @@ impl<'a> Looker<'a> {
     ) -> Result<(Seen, Vec<Unsupported>), Error> {
         let root = self.options.pid;
         let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
-        let facts = Facts::read(&inventory, self.options.cross_check);
-        let mut found = unsupported::find(root, &inventory, facts.unsupported(root), &self.around);
+        let task_states = TaskStates::read(&inventory, self.options.cross_check);
+        let mut found =
+            unsupported::find(root, &inventory, task_states.unsupported(root), &self.around);
         found.extend(unsupported::of_cgroups(&inventory));
         found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));
@@ -134,7 +135,7 @@ impl<'a> Looker<'a> {
         shared.extend(others);
         found.extend(shared);
         inventory.refer_to_this();
-        Ok((Seen { inventory, facts, files, sharing }, found))
+        Ok((Seen { inventory, task_states, files, sharing }, found))
     }
 }
 

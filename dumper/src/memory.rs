@@ -1,13 +1,14 @@
 //! Memory: which pages are content, and where their bytes go.
 //!
 //! What is large is copied while the target runs ([`pre_copy`]), with the kernel noting what is
-//! written meanwhile ([`tracked`]). The rest is copied while it stands still; where to depends on
+//! written meanwhile ([`dirty_log`]). The rest is copied while it stands still; where to depends on
 //! what happens to it next. If it runs on, into memory that was filled with pages beforehand and
 //! is written when it runs. If it is to end anyway, or there is not memory enough, straight into
 //! the pages file ([`store`]). Either way the work is cut into pieces that several threads take.
 
 mod copies;
 mod copy;
+mod dirty_log;
 mod look;
 mod origin;
 mod pages;
@@ -18,11 +19,10 @@ mod runs;
 mod shared;
 mod store;
 mod survey;
-mod tracked;
 mod uffd_holder;
 
 pub(crate) use pages::Pages;
-pub(crate) use pre_copy::{PreCopy, untrack};
+pub(crate) use pre_copy::{PreCopy, end_dirty_log};
 pub(crate) use store::Store;
 pub(crate) use survey::{PlannedMemory, find, learn, resident_bytes};
 pub use uffd_holder::{KEEP, keep};

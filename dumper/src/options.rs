@@ -60,14 +60,14 @@ pub struct DumpOptions {
     /// Note what is in programs and mapped files (build ids, checksums), so that a restore recognises
     /// other versions of them; otherwise only their sizes.
     pub contents: bool,
-    /// Go on tracking what the tree writes when it runs on, for a later dump that has this one as
+    /// Go on logging what the tree writes when it runs on, for a later dump that has this one as
     /// its parent.
-    pub track: bool,
-    /// Checkpoint that holds the pages that have not changed since. If nothing has tracked the
+    pub keep_dirty_log: bool,
+    /// Checkpoint that holds the pages that have not changed since. If nothing has logged the
     /// changes since then, all pages are dumped.
     pub parent: Option<PathBuf>,
-    /// Directory in which uffd holders of tracking say what they hold.
-    pub tracks: PathBuf,
+    /// Directory in which uffd holders of logging say what they hold.
+    pub dirty_logs: PathBuf,
     /// The `stasis` that a uffd holder is made of.
     pub uffd_holder: PathBuf,
     /// Who asks, if that is somebody who may not do everything: he must be allowed to trace every
@@ -76,7 +76,7 @@ pub struct DumpOptions {
 }
 
 /// Where uffd holders say what they hold.
-pub const TRACKS: &str = "/run/stasis/tracks";
+pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
@@ -99,9 +99,9 @@ impl DumpOptions {
             cross_check: false,
             programs: Home::default(),
             contents: true,
-            track: false,
+            keep_dirty_log: false,
             parent: None,
-            tracks: TRACKS.into(),
+            dirty_logs: DIRTY_LOGS.into(),
             uffd_holder: "/proc/self/exe".into(),
             on_behalf_of: None,
         }
@@ -130,7 +130,7 @@ pub struct FrozenAccount {
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     pub release: Duration,
     /// Not of the frozen time, and none of the steps: for how long one thread of a process stood
-    /// still before, to hand over what its memory is tracked by; the longest of them.
+    /// still before, to hand over what its memory is logged by; the longest of them.
     pub handover: Duration,
 }
 

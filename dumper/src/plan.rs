@@ -14,15 +14,15 @@ use support::tree::Surroundings;
 use crate::clock::Clock;
 use crate::ending::Ending;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::files;
-use crate::inject::{Bits, GadgetFinder, Gadgets, Report};
+use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, PlannedMemory, PreCopy, Store};
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
 use crate::sharing;
+use crate::task_state::TaskStates;
 
 /// A dump under way: what all of its steps use.
 pub(crate) struct Dump<'d> {
@@ -31,7 +31,7 @@ pub(crate) struct Dump<'d> {
     pub(crate) clock: Clock,
     pub(crate) hooks: &'d mut dyn Hooks,
     pub(crate) progress: &'d mut (dyn Progress + Send),
-    /// What is copied while the target runs. Its tracking may go on when the dump has ended.
+    /// What is copied while the target runs. Its logging may go on when the dump has ended.
     pub(crate) pre_copy: &'d mut PreCopy,
     /// Whose end has to be waited for.
     pub(crate) ending: &'d mut Ending,
@@ -60,7 +60,7 @@ pub(crate) struct Plan {
     pub(crate) collector: Collector,
     /// Taken before all else that is planned.
     pub(crate) inventory: Inventory,
-    pub(crate) facts: Facts,
+    pub(crate) task_states: TaskStates,
     /// It holds some of the target's files.
     pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
@@ -87,7 +87,7 @@ impl Plan {
         let bits = Bits::find(&mut collector);
         collector.watch();
         let looker = Looker::new(options)?;
-        let Seen { inventory, facts, files, sharing } =
+        let Seen { inventory, task_states, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let write = WriteOptions {
             overwrite: options.overwrite,
@@ -101,7 +101,8 @@ impl Plan {
         let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, &inventory);
         for process in inventory.processes.values().filter(own) {
             let pid = process.pid;
-            let found = match options.cross_check || Report::known(process, bits.as_ref()).is_none()
+            let found = match options.cross_check
+                || ParasiteReport::known(process, bits.as_ref()).is_none()
             {
                 true => finder.find(process).map(Some),
                 false => Ok(None),
@@ -125,13 +126,13 @@ impl Plan {
         pre_copy.copy(options, &inventory, &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let (inventory, facts, files, sharing) = if pre_copy.is_empty() {
-            (inventory, facts, files, sharing)
+        let (inventory, task_states, files, sharing) = if pre_copy.is_empty() {
+            (inventory, task_states, files, sharing)
         } else {
             drop(files);
-            let Seen { inventory, facts, files, sharing } =
+            let Seen { inventory, task_states, files, sharing } =
                 looker.look(&mut collector, inventory, clock)?;
-            (inventory, facts, files, sharing)
+            (inventory, task_states, files, sharing)
         };
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
@@ -148,7 +149,7 @@ impl Plan {
         Ok(Self {
             collector,
             inventory,
-            facts,
+            task_states,
             files,
             sharing,
             finder,

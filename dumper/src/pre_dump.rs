@@ -1,5 +1,5 @@
 //! A pre-dump: memory alone, copied while the tree runs and never stands still, as the parent of a
-//! dump that follows. And the end of the tracking that both leave behind.
+//! dump that follows. And the end of the logging that both leave behind.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::options::{DumpOptions, DumpReport};
 use crate::write;
 
 /// Copies the larger part of the memory of the tree below [`DumpOptions::pid`], and lets its
-/// changes be tracked from there on. The tree runs on, whatever [`DumpOptions::after`] says.
+/// changes be logged from there on. The tree runs on, whatever [`DumpOptions::after`] says.
 ///
 /// # Errors
 /// As [`crate::dump`].
@@ -84,12 +84,12 @@ fn copy(
     })
 }
 
-/// Ends the tracking that a dump or pre-dump of [`DumpOptions::pid`] let go on. Whether there was
+/// Ends the logging that a dump or pre-dump of [`DumpOptions::pid`] let go on. Whether there was
 /// any.
 ///
 /// # Errors
 /// When there is no such process, or a dump of it is under way.
-pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
+pub fn end_dirty_log(options: &DumpOptions) -> Result<bool, Error> {
     let _claims = Claims::of_tree(options.pid)?;
     let inventory = inventory(
         &mut Collector::open_at(&options.programs),
@@ -97,5 +97,5 @@ pub fn untrack(options: &DumpOptions) -> Result<bool, Error> {
         &mut Inventory::default(),
         Look::Now,
     )?;
-    memory::untrack(&options.tracks, options.pid, &inventory)
+    memory::end_dirty_log(&options.dirty_logs, options.pid, &inventory)
 }

@@ -16,7 +16,7 @@ use support::peculiar::of_bits;
 use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
 
 use crate::error::Error;
-use crate::files::Place;
+use crate::files::FileReference;
 
 /// What was found out while the tree ran.
 #[derive(Debug, Default)]
@@ -199,10 +199,10 @@ fn object(hold: Hold, target: &std::ffi::OsStr) -> String {
     format!("{} ({})", place(hold), target.to_string_lossy())
 }
 
-const fn place(hold: Hold) -> Place {
+const fn place(hold: Hold) -> FileReference {
     match hold {
-        Hold::Descriptor(fd) => Place::Descriptor(fd),
-        Hold::Mapping(start) => Place::Mapping(start),
+        Hold::Descriptor(fd) => FileReference::Descriptor(fd),
+        Hold::Mapping(start) => FileReference::Mapping(start),
     }
 }
 

@@ -7,14 +7,14 @@ use kernel::procfs::{Dir, PosixTimers, ProcFile};
 use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
 
 use crate::error::Error;
-use crate::facts::{Facts, ProcessFacts, ThreadFacts};
-use crate::inject::{Bits, Original, Report, ThreadState};
+use crate::inject::{Bits, Original, ParasiteReport, ThreadState};
+use crate::task_state::{ProcessAttributes, TaskStates, ThreadAttributes};
 use crate::unsupported;
 
 /// A process that stands still.
 #[derive(Debug)]
-pub(crate) struct TaskState {
-    pub(crate) facts: ProcessFacts,
+pub(crate) struct TaskCapture {
+    pub(crate) attributes: ProcessAttributes,
     pub(crate) settings: ProcessSettings,
     pub(crate) timers: PosixTimers,
     /// Signals pending for the process, oldest first.
@@ -23,7 +23,7 @@ pub(crate) struct TaskState {
     pub(crate) group_stop: i32,
     /// What it says of itself: known from the kernel's structures, or there once the parasite has
     /// run.
-    pub(crate) report: Option<Report>,
+    pub(crate) report: Option<ParasiteReport>,
     /// The leader first, then by rising tid.
     pub(crate) threads: Vec<ThreadCapture>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct TaskState {
 pub(crate) struct ThreadCapture {
     pub(crate) tid: i32,
     pub(crate) original: Original,
-    pub(crate) facts: ThreadFacts,
+    pub(crate) attributes: ThreadAttributes,
     pub(crate) settings: ThreadSettings,
     pub(crate) comm: Vec<u8>,
     pub(crate) rseq: RseqConfiguration,
@@ -53,32 +53,32 @@ pub(crate) struct ThreadCapture {
 /// Bytes of `struct robust_list_head`, the one size that the kernel accepts.
 const ROBUST_LIST_BYTES: u64 = 24;
 
-impl TaskState {
+impl TaskCapture {
     /// Reads all of a process but its other threads. `stopped` is its stopped leader.
     pub(crate) fn read(
         dir: &Dir,
         process: &Process,
         stopped: &Stopped,
         group_stop: i32,
-        (facts, bits): (&mut Facts, Option<&Bits>),
+        (states, bits): (&mut TaskStates, Option<&Bits>),
         buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let leader = ThreadCapture::read(dir, process, stopped, (facts, bits), buffer)?;
+        let leader = ThreadCapture::read(dir, process, stopped, (states, bits), buffer)?;
         let timers = match &process.in_process {
             Some(known) if !known.timers => PosixTimers(Vec::new()),
             _ => PosixTimers::read(dir)?,
         };
         let shared_pending =
             process.threads.get(&process.pid).map_or(0, |leader| leader.shared_pending);
-        let facts = facts.of_process(dir, process)?;
+        let attributes = states.of_process(dir, process)?;
         let known = process.in_process.as_ref().map(|known| known.settings);
         Ok(Self {
-            settings: known.or(facts.settings).unwrap_or_default(),
-            facts,
+            settings: known.or(attributes.settings).unwrap_or_default(),
+            attributes,
             timers,
             pending: pending(stopped, shared_pending, true)?,
             group_stop,
-            report: Report::known(process, bits),
+            report: ParasiteReport::known(process, bits),
             threads: vec![leader],
         })
     }
@@ -90,7 +90,7 @@ impl ThreadCapture {
         dir: &Dir,
         process: &Process,
         stopped: &Stopped,
-        (facts, bits): (&mut Facts, Option<&Bits>),
+        (states, bits): (&mut TaskStates, Option<&Bits>),
         buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
         let (pid, tid) = (process.pid, stopped.tid());
@@ -119,13 +119,13 @@ impl ThreadCapture {
         let original =
             Original::of(stopped, &rseq, buffer).map_err(|source| Error::Inject { pid, source })?;
         unsupported::of_thread(pid, tid, &original)?;
-        let facts = facts.of_thread(dir, process, tid)?;
+        let attributes = states.of_thread(dir, process, tid)?;
         let settings = known.in_task.map(|known| known.settings);
         Ok(Self {
             tid,
             original,
-            settings: settings.or(facts.settings).unwrap_or_default(),
-            facts,
+            settings: settings.or(attributes.settings).unwrap_or_default(),
+            attributes,
             comm: known.comm.as_encoded_bytes().to_vec(),
             rseq,
             robust_list,

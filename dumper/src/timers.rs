@@ -5,7 +5,7 @@ use images::messages::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use kernel::procfs::{Notify, NotifyTarget, PosixTimer, PosixTimers};
 use parasite::task::{TimerState, TimerValue};
 
-use crate::inject::Report;
+use crate::inject::ParasiteReport;
 
 /// `SIGEV_*`.
 const SIGEV_SIGNAL: u32 = 0;
@@ -13,7 +13,7 @@ const SIGEV_NONE: u32 = 1;
 const SIGEV_THREAD: u32 = 2;
 const SIGEV_THREAD_ID: u32 = 4;
 
-pub(crate) fn encode(report: &Report, posix: &PosixTimers) -> TaskTimersEntry {
+pub(crate) fn encode(report: &ParasiteReport, posix: &PosixTimers) -> TaskTimersEntry {
     let [real, virt, prof] = report.state.interval_timers.map(interval);
     TaskTimersEntry {
         real,

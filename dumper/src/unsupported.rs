@@ -20,17 +20,17 @@ use crate::inject::Original;
 use crate::options::DumpOptions;
 use crate::processes::is_zombie;
 
-/// All that stands in the way, by `inventory` and what [facts](crate::facts) tell. (Facts that are read
+/// All that stands in the way, by `inventory` and what [the state of tasks](crate::task_state) tells. (Facts that are read
 /// later are looked at when they are.)
 pub(crate) fn find(
     root: i32,
     inventory: &Inventory,
-    of_facts: Vec<Unsupported>,
+    of_tasks: Vec<Unsupported>,
     around: &Surroundings,
 ) -> Vec<Unsupported> {
     let tree: Vec<&Process> = inventory.processes.values().collect();
     let mut found = of_tree(root, &tree, around);
-    found.extend(of_facts);
+    found.extend(of_tasks);
     let told = |process: &&&Process| process.in_process.is_none() && !is_zombie(process);
     let untold: Vec<&Process> =
         tree.iter().filter(told).filter(|process| !process.kernel_thread).copied().collect();

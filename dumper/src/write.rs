@@ -27,7 +27,7 @@ use crate::mappings::{self, Kind};
 use crate::memory::Pages;
 use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
-use crate::tasks::TaskState;
+use crate::tasks::TaskCapture;
 
 /// The last step: the checkpoint is there, and the target runs on or may end.
 pub(crate) struct Written<'d> {
@@ -132,7 +132,7 @@ fn encode(
     }
     let layout = Layout::of_this_processor();
     let threads = state.tasks.values().flat_map(|task| &task.threads);
-    let sets = Sets::of(threads.map(|thread| &thread.facts.groups))?;
+    let sets = Sets::of(threads.map(|thread| &thread.attributes.groups))?;
     if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
@@ -161,7 +161,7 @@ fn process(
     state: &TreeState,
     writer: &ImageWriter,
     pid: i32,
-    task: &TaskState,
+    task: &TaskCapture,
     layout: &Layout,
     sets: &Sets,
 ) -> Result<(), Error> {
@@ -170,7 +170,7 @@ fn process(
     for (index, (thread, signals)) in task.threads.iter().zip(&threads).enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
         let process = (index == 0).then_some((task, report, &shared[..]));
-        let groups = sets.number(&thread.facts.groups);
+        let groups = sets.number(&thread.attributes.groups);
         let bits = report.state.securebits;
         let entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
         writer.write_one(&names::core(number(thread.tid)), &entry)?;
@@ -182,7 +182,7 @@ fn process(
     let files = &state.files;
     let missing =
         |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };
-    let status = task.threads.first().map(|leader| &leader.facts.status);
+    let status = task.threads.first().map(|leader| &leader.attributes.status);
     let entry = FsEntry {
         cwd_id: files.cwd(pid).ok_or_else(|| missing("name the working directory"))?,
         root_id: files.root(pid).ok_or_else(|| missing("name the root directory"))?,
@@ -195,8 +195,8 @@ fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
     vma.status & vma_status::VVAR != 0 && vma.end == end
 }
 
-fn memory_map(state: &TreeState, pid: i32, task: &TaskState) -> Result<MmEntry, Error> {
-    let (stat, report) = (&task.facts.stat, task.report.as_ref());
+fn memory_map(state: &TreeState, pid: i32, task: &TaskCapture) -> Result<MmEntry, Error> {
+    let (stat, report) = (&task.attributes.stat, task.report.as_ref());
     let process = state.inventory.processes.get(&pid);
     let (mut vmas, mut policies) = (Vec::new(), Vec::new());
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
@@ -246,7 +246,7 @@ fn memory_map(state: &TreeState, pid: i32, task: &TaskState) -> Result<MmEntry, 
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: state.files.exe(pid).unwrap_or(0),
-        mm_saved_auxv: auxiliary_vector(&task.facts.auxv.0),
+        mm_saved_auxv: auxiliary_vector(&task.attributes.auxv.0),
         vmas,
         dumpable: report.map(|report| report.state.dumpable),
         thp_disabled: report.map(|report| report.state.thp_disable != 0),

@@ -51,10 +51,10 @@ impl Drop for Held {
     }
 }
 
-type Report = Sender<Result<BTreeSet<i32>, Error>>;
+type StopReply = Sender<Result<BTreeSet<i32>, Error>>;
 
 /// The life of a holder.
-fn hold(root: i32, within: Duration, report: &Report, released: &Receiver<()>) {
+fn hold(root: i32, within: Duration, report: &StopReply, released: &Receiver<()>) {
     let (frozen, told) = match stop_whole(root, within) {
         Ok(frozen) => {
             let processes = frozen.processes.keys().copied().collect();

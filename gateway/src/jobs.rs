@@ -17,19 +17,19 @@ const AT_WORK: usize = 4;
 /// The jobs of this gateway, oldest first.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    jobs: Arc<Mutex<VecDeque<Kept>>>,
+    jobs: Arc<Mutex<VecDeque<StoredJob>>>,
     /// Counts finished jobs, for those who wait for one.
     finished: Arc<watch::Sender<u64>>,
 }
 
 /// A job, and the user that asked for it; `None`: somebody who may do everything.
 #[derive(Clone, Debug)]
-struct Kept {
+struct StoredJob {
     user: Option<u32>,
     job: Job,
 }
 
-impl Kept {
+impl StoredJob {
     fn is_running(&self) -> bool {
         self.job.state == JobState::Running
     }
@@ -69,7 +69,7 @@ fn now_ms() -> u64 {
 }
 
 impl Jobs {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<StoredJob>> {
         // A panic can leave nothing half done here: each change is one assignment or push.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +84,7 @@ impl Jobs {
     ) -> Result<Job, NoJob> {
         let mut jobs = self.lock();
         let user = asker.user.map(|user| user.uid);
-        let own = |kept: &&Kept| kept.user == user;
+        let own = |kept: &&StoredJob| kept.user == user;
         let mut running = jobs.iter().filter(own).filter(|kept| kept.is_running());
         if let Some(other) = running.clone().find(|kept| kept.job.directory.overlaps(&directory)) {
             return Err(NoJob::Busy(other.job.id.clone()));
@@ -110,13 +110,13 @@ impl Jobs {
             restore: None,
             error: None,
         };
-        jobs.push_back(Kept { user, job: job.clone() });
+        jobs.push_back(StoredJob { user, job: job.clone() });
         Ok(job)
     }
 
     /// Notes what came of a job.
     pub(crate) fn finish(&self, id: &str, outcome: Outcome) {
-        if let Some(Kept { job, .. }) = self.lock().iter_mut().find(|kept| kept.job.id == id) {
+        if let Some(StoredJob { job, .. }) = self.lock().iter_mut().find(|kept| kept.job.id == id) {
             job.finished_ms = Some(now_ms());
             match outcome {
                 Outcome::Dumped(summary) => {

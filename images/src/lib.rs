@@ -30,7 +30,7 @@ pub use dir::{ImageDir, StoredReader};
 pub use error::Error;
 pub use lineage::Lineage;
 pub use names::Image;
-pub use pagemap::{PAGE_SIZE, PageMap, PageRun, Place};
+pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{

@@ -12,7 +12,7 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// Where pages are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum RunPlace {
     /// In the checkpoint's pages file, from this offset on.
     Stored(u64),
     /// In the parent checkpoint.
@@ -31,7 +31,7 @@ pub struct PageRun {
     /// How many there are.
     pub pages: u64,
     /// Where they are.
-    pub place: Place,
+    pub place: RunPlace,
 }
 
 impl PageRun {
@@ -47,12 +47,12 @@ impl PageRun {
 
     /// The pages are in the parent checkpoint.
     pub fn in_parent(&self) -> bool {
-        self.place == Place::Parent
+        self.place == RunPlace::Parent
     }
 
     /// The pages are in this checkpoint's pages file.
     pub fn is_stored(&self) -> bool {
-        matches!(self.place, Place::Stored(_))
+        matches!(self.place, RunPlace::Stored(_))
     }
 }
 
@@ -95,8 +95,8 @@ impl PageMap {
     /// How long the pages file has to be.
     pub(crate) fn needed_bytes(&self) -> u64 {
         let end = |run: &PageRun| match run.place {
-            Place::Stored(offset) => offset + run.bytes(),
-            Place::Parent | Place::Lazy | Place::Zero => 0,
+            RunPlace::Stored(offset) => offset + run.bytes(),
+            RunPlace::Parent | RunPlace::Lazy | RunPlace::Zero => 0,
         };
         self.runs.iter().map(end).max().unwrap_or(0)
     }
@@ -133,10 +133,10 @@ fn run(name: &str, entry: &PagemapEntry, stored: &mut u64) -> Result<PageRun, Er
     }
     // What CRIU calls lazy may be stored as well: it need not come first then.
     let place = match () {
-        () if has(page_flags::PARENT) => Place::Parent,
-        () if has(page_flags::PRESENT) => Place::Stored(offset),
-        () if has(page_flags::LAZY) => Place::Lazy,
-        () => Place::Zero,
+        () if has(page_flags::PARENT) => RunPlace::Parent,
+        () if has(page_flags::PRESENT) => RunPlace::Stored(offset),
+        () if has(page_flags::LAZY) => RunPlace::Lazy,
+        () => RunPlace::Zero,
     };
     Ok(PageRun { start, pages, place })
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 mod places;
 
-use places::Place;
+use places::StoreKind;
 use stasis_images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
 use stasis_images::{
     Error, Folder, ImageDir, ImageWriter, Lineage, PAGE_SIZE, WriteOptions, names,
@@ -52,9 +52,11 @@ fn first_byte(dir: &ImageDir) -> u8 {
 
 #[test]
 fn pages_that_were_copied_early_come_along() {
-    for (place, in_place) in Place::all().iter().flat_map(|place| [(place, false), (place, true)]) {
+    for (place, in_place) in
+        StoreKind::all().iter().flat_map(|place| [(place, false), (place, true)])
+    {
         let name = format!("checkpoint-{in_place}");
-        if let (Place::Directories(place), true) = (place, in_place) {
+        if let (StoreKind::Directories(place), true) = (place, in_place) {
             fs::create_dir(place.path().join(&name)).unwrap();
             fs::write(place.path().join(&name).join("dump.log"), "x").unwrap();
         }
@@ -94,7 +96,7 @@ fn a_failed_commit_takes_early_pages_back() {
 }
 
 /// A checkpoint with an inventory and a parent.
-fn link(place: &Place, name: &str, parent: Option<&str>) {
+fn link(place: &StoreKind, name: &str, parent: Option<&str>) {
     let writer = place.write(name, WriteOptions::default()).unwrap();
     writer.write_one(&names::inventory(), &inventory()).unwrap();
     if let Some(parent) = parent {
@@ -103,13 +105,13 @@ fn link(place: &Place, name: &str, parent: Option<&str>) {
     writer.commit().unwrap();
 }
 
-fn lineage(place: &Place, name: &str) -> Lineage {
+fn lineage(place: &StoreKind, name: &str) -> Lineage {
     Lineage::of(&place.open(name).unwrap()).unwrap()
 }
 
 #[test]
 fn a_lineage_ends_where_the_links_end() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         link(&place, "a", None);
         link(&place, "b", Some("../a"));
         link(&place, "c", Some("../b"));
@@ -122,7 +124,7 @@ fn a_lineage_ends_where_the_links_end() {
 
 #[test]
 fn a_lineage_does_not_run_in_circles() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         link(&place, "a", Some("../c"));
         link(&place, "b", Some("../a"));
         link(&place, "c", Some("../b"));
@@ -133,7 +135,7 @@ fn a_lineage_does_not_run_in_circles() {
 
 #[test]
 fn a_parent_that_is_gone_is_named() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         link(&place, "a", Some("../gone"));
         let mut lineage = lineage(&place, "a");
         let error = lineage.level(1).unwrap_err().to_string();

@@ -9,7 +9,7 @@ use stasis_images::messages::{
     page_flags,
 };
 use stasis_images::{
-    ImageDir, ImageReader, ImageWriter, PAGE_SIZE, Place, WriteOptions, encode, messages, names,
+    ImageDir, ImageReader, ImageWriter, PAGE_SIZE, RunPlace, WriteOptions, encode, messages, names,
 };
 
 fn vma() -> impl Strategy<Value = VmaEntry> {
@@ -203,7 +203,7 @@ proptest! {
         for (address, offset) in &model {
             let run = map.find(*address).unwrap();
             prop_assert_eq!(match run.place {
-                Place::Stored(start) => Some(start + (address - run.start)),
+                RunPlace::Stored(start) => Some(start + (address - run.start)),
                 _ => None,
             }, *offset);
         }

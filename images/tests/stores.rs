@@ -3,7 +3,7 @@
 
 mod places;
 
-use places::Place;
+use places::StoreKind;
 use stasis_images::messages::{
     InventoryEntry, PagemapEntry, PagemapHead, PipeDataEntry, PstreeEntry, page_flags,
 };
@@ -19,7 +19,7 @@ fn write_inventory(writer: &ImageWriter) {
     writer.write_one(&names::inventory(), &inventory).unwrap();
 }
 
-fn write(place: &Place, options: WriteOptions, pids: &[u32]) -> Result<(), Error> {
+fn write(place: &StoreKind, options: WriteOptions, pids: &[u32]) -> Result<(), Error> {
     let writer = place.write("checkpoint", options)?;
     let processes: Vec<_> = pids.iter().copied().map(process).collect();
     writer.write_all(&names::pstree(), &processes)?;
@@ -33,7 +33,7 @@ fn pids(images: &ImageDir) -> Vec<u32> {
 
 #[test]
 fn a_checkpoint_appears_whole() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         writer.write_one(&names::pstree(), &process(7)).unwrap();
         write_inventory(&writer);
@@ -50,7 +50,7 @@ fn a_checkpoint_appears_whole() {
 
 #[test]
 fn a_dropped_writer_leaves_nothing() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         write_inventory(&writer);
         drop(writer);
@@ -60,7 +60,7 @@ fn a_dropped_writer_leaves_nothing() {
 
 #[test]
 fn without_an_inventory_or_with_an_open_image_nothing_is_committed() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         writer.write_one(&names::pstree(), &process(7)).unwrap();
         assert!(matches!(writer.commit(), Err(Error::Misuse { .. })));
@@ -75,7 +75,7 @@ fn without_an_inventory_or_with_an_open_image_nothing_is_committed() {
 
 #[test]
 fn an_image_is_written_once() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         writer.write_one(&names::pstree(), &process(7)).unwrap();
         assert!(writer.write_one(&names::pstree(), &process(8)).is_err());
@@ -84,7 +84,7 @@ fn an_image_is_written_once() {
 
 #[test]
 fn a_checkpoint_is_replaced_only_when_asked() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let with = |overwrite| WriteOptions { overwrite, ..Default::default() };
         write(&place, with(false), &[7]).unwrap();
         assert!(matches!(write(&place, with(false), &[8]), Err(Error::Exists { .. })));
@@ -96,7 +96,7 @@ fn a_checkpoint_is_replaced_only_when_asked() {
 
 #[test]
 fn pages_are_read_where_the_map_says() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         let (pages_id, pages) = writer.pages().unwrap();
         // Room is taken in the order of capture, and filled in any.
@@ -122,7 +122,7 @@ fn pages_are_read_where_the_map_says() {
         let images = place.open("checkpoint").unwrap();
         let map = images.page_map(&names::pagemap(7)).unwrap().unwrap();
         assert_eq!((map.pages_id, map.stored_pages()), (pages_id, 3));
-        use stasis_images::Place::{Lazy, Parent, Stored, Zero};
+        use stasis_images::RunPlace::{Lazy, Parent, Stored, Zero};
         let found = [0x1000, 0x4000, 0xa000, 0xb000, 0xc000].map(|at| map.find(at).unwrap().place);
         assert_eq!(found, [Stored(0), Parent, Stored(PAGE_SIZE), Lazy, Zero]);
         assert!(map.find(0x2000).is_none());
@@ -149,7 +149,7 @@ fn pages_are_read_where_the_map_says() {
 
 #[test]
 fn bytes_that_follow_a_message_are_read_back() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         let writer = place.write("checkpoint", WriteOptions::default()).unwrap();
         let mut sink = writer.image(&names::pipes_data()).unwrap();
         for (pipe_id, text) in [(1, "one"), (2, "three")] {
@@ -173,7 +173,7 @@ fn bytes_that_follow_a_message_are_read_back() {
 
 #[test]
 fn lengths_are_believed_only_as_far_as_the_image_goes() {
-    for place in Place::all() {
+    for place in StoreKind::all() {
         write(&place, WriteOptions::default(), &[7]).unwrap();
         let mut bytes = place.bytes("checkpoint", "pstree.img");
         let read = |bytes: &[u8]| {
@@ -191,7 +191,7 @@ fn lengths_are_believed_only_as_far_as_the_image_goes() {
 /// Memory, which the others are tested with, finds whoever would go back in a stream.
 #[test]
 fn memory_takes_no_byte_twice() {
-    let [_, memory] = Place::all();
+    let [_, memory] = StoreKind::all();
     let writer = memory.write("checkpoint", WriteOptions::default()).unwrap();
     let (_, pages) = writer.pages().unwrap();
     pages.reserve(3 * PAGE_SIZE).unwrap();

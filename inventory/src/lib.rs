@@ -59,7 +59,7 @@ pub struct InProcess {
     pub membarrier: u32,
     /// Its program and directories; `None` where they take another look: names too long for a record,
     /// file systems that tell `stat` other numbers than the kernel itself uses.
-    pub places: Option<Places>,
+    pub places: Option<ProcessFiles>,
     /// Components of the processor's extended state that it may use.
     pub permitted_components: u64,
     /// It has segments of its own (`modify_ldt`).
@@ -78,7 +78,7 @@ pub struct InProcess {
 
 /// Where a process is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Places {
+pub struct ProcessFiles {
     /// The program that it runs (`/proc/PID/exe`).
     pub program: NamedFile,
     /// Its working directory (`/proc/PID/cwd`).

@@ -6,8 +6,8 @@
 //! v1 reports nothing: its `freezer.state` brings itself up to date when it is read, so it is
 //! read again after waits that double from 20 µs.
 
+mod directories;
 mod parse;
-mod places;
 
 use std::fs::{self, File};
 use std::io;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::procfs::{self, Dir, Mounts, ProcFile};
 
-pub use places::Places;
+pub use directories::GroupDirectories;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 

@@ -55,9 +55,9 @@ struct Register {
 
 /// A userfaultfd of some address space, in asynchronous write-protect mode.
 #[derive(Debug)]
-pub struct WriteTracker(OwnedFd);
+pub struct WriteLog(OwnedFd);
 
-impl WriteTracker {
+impl WriteLog {
     /// Takes over a userfaultfd that has not been used yet.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl WriteTracker {
     }
 }
 
-impl AsFd for WriteTracker {
+impl AsFd for WriteLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -226,12 +226,12 @@ mod tests {
     #[test]
     fn what_is_written_or_given_back_is_seen() {
         // A kernel without asynchronous write-protection has nothing to show here.
-        let Ok(tracker) = create().and_then(WriteTracker::begin) else { return };
+        let Ok(write_log) = create().and_then(WriteLog::begin) else { return };
         let region = Region::new();
         let span = region.span();
         let mut map = PageMap::open(std::process::id() as i32).unwrap();
-        tracker.register(span.start, span.bytes()).unwrap();
-        assert!(tracker.is_alive());
+        write_log.register(span.start, span.bytes()).unwrap();
+        assert!(write_log.is_alive());
 
         let mut found = Vec::new();
         let stopped = map.written(span, true, 10, &mut found).unwrap();
@@ -257,7 +257,7 @@ mod tests {
         found.clear();
         map.anonymous_pages(span, &mut found).unwrap();
         assert_eq!(region.numbers(&found), [(0, 20), (22, PAGES)]);
-        tracker.unregister(span.start, span.bytes()).unwrap();
+        write_log.unregister(span.start, span.bytes()).unwrap();
         found.clear();
         map.written(span, true, 0, &mut found).unwrap();
         assert_eq!(found, [], "what is not tracked is not protected");

@@ -15,7 +15,7 @@
 //!
 //! Each thread ends by *parking*: it sends itself [`Arguments::park_signal`], the one signal that
 //! is not blocked, and its tracer finds it stopped. A thread that cannot go on leaves its
-//! [`Report`] and runs into an illegal instruction, which the tracer sees likewise.
+//! [`ThreadProgress`] and runs into an illegal instruction, which the tracer sees likewise.
 
 use core::marker::PhantomData;
 
@@ -331,7 +331,7 @@ pub const UNSET: u32 = u32::MAX;
 /// How far a thread came.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ThreadProgress {
     /// What it was doing: a [`Step`].
     pub step: u32,
     /// Error number of what failed, 0 when nothing did.
@@ -390,7 +390,7 @@ pub struct Thread {
     /// Signals pending for this thread alone.
     pub pending: Table<[u8; SIGINFO_BYTES]>,
     /// Out.
-    pub report: Report,
+    pub report: ThreadProgress,
 }
 
 /// What the restorer is told.

@@ -21,12 +21,12 @@ struct Machine {
     tasks: u64,
     most_tasks: u64,
     most_mappings: u64,
-    memory: Memory,
+    memory: MemoryPromise,
 }
 
 /// How the kernel promises memory (`vm.overcommit_memory`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Memory {
+enum MemoryPromise {
     /// It does not count.
     Uncounted,
     /// What may still be promised, in bytes.
@@ -57,9 +57,9 @@ impl Machine {
                 let meminfo = text("/proc/meminfo");
                 let limit = field(&meminfo, "CommitLimit").unwrap_or(u64::MAX);
                 let promised = field(&meminfo, "Committed_AS").unwrap_or(0);
-                Memory::Counted(limit.saturating_sub(promised))
+                MemoryPromise::Counted(limit.saturating_sub(promised))
             }
-            _ => Memory::Uncounted,
+            _ => MemoryPromise::Uncounted,
         };
         Self {
             tasks: tasks(&text("/proc/loadavg")).unwrap_or(0),
@@ -113,7 +113,7 @@ pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
         let bytes = counted.map(|vma| vma.end.saturating_sub(vma.start));
         promised = bytes.fold(promised, u64::saturating_add);
     }
-    if let Memory::Counted(left) = machine.memory {
+    if let MemoryPromise::Counted(left) = machine.memory {
         found.extend(room::of_memory(root, promised, left));
     }
     found

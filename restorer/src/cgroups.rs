@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use api::{CgroupRoot, CgroupsMode};
 use ids::{ImagePid, PidMap};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
-use kernel::cgroup::Places;
+use kernel::cgroup::GroupDirectories;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
 use support::cgroups::{ELSEWHERE, GONE, LEAVE, NO_SETTING, NOT_MADE, stopped};
 
@@ -52,51 +52,54 @@ impl Plan {
         let entry = world.cgroups.take().filter(|_| mode != CgroupsMode::Ignore);
         let Some(mut entry) = entry else {
             // They stay where the restore is. That this is not known is no error.
-            let stay = |places: Places| Self::staying(world, &start().unwrap_or_default(), &places);
-            let plan = Places::find().map_or_else(|_| Self::default(), stay);
+            let stay = |directories: GroupDirectories| {
+                Self::staying(world, &start().unwrap_or_default(), &directories)
+            };
+            let plan = GroupDirectories::find().map_or_else(|_| Self::default(), stay);
             plan.check_room(world)?;
             return Ok(plan);
         };
         if !roots.is_empty() {
             rewrite(&mut entry, roots);
         }
-        let places = Places::find().map_err(|source| {
+        let directories = GroupDirectories::find().map_err(|source| {
             Error::kernel("find the control groups")(std::io::Error::other(source))
         })?;
         let start = start()?;
         let sets = sets(&entry)?;
-        let plan = Self::of(world, &sets, &start, &places)?;
+        let plan = Self::of(world, &sets, &start, &directories)?;
         plan.check_room(world)?;
         if plan.processes.is_empty() && plan.threads.is_empty() {
             return Ok(plan);
         }
-        make_groups(&entry, mode, &places)?;
+        make_groups(&entry, mode, &directories)?;
         for group in plan.processes.values().chain(plan.threads.values()).flatten() {
             check_group(group)?;
         }
         Ok(plan)
     }
 
-    fn staying(world: &World, start: &Set, places: &Places) -> Self {
+    fn staying(world: &World, start: &Set, directories: &GroupDirectories) -> Self {
         let mut plan = Self::default();
-        plan.note_own(start, places);
+        plan.note_own(start, directories);
         for process in &world.processes {
-            plan.note_births(process, start, places);
+            plan.note_births(process, start, directories);
         }
         plan
     }
 
     /// Notes the tasks of the restore's own.
-    fn note_own(&mut self, start: &Set, places: &Places) {
-        for directory in start.iter().filter_map(|(name, group)| places.directory(name, group)) {
+    fn note_own(&mut self, start: &Set, directories: &GroupDirectories) {
+        for directory in start.iter().filter_map(|(name, group)| directories.directory(name, group))
+        {
             *self.forks.entry(directory).or_default() += capacity::OWN_TASKS;
         }
     }
 
     /// Notes the tasks of a process where they are made. (Threads of other groups are made there, too.)
-    fn note_births(&mut self, process: &Process, set: &Set, places: &Places) {
+    fn note_births(&mut self, process: &Process, set: &Set, directories: &GroupDirectories) {
         let tasks = process.body.as_ref().map_or(1, |body| body.threads.len().max(1));
-        for directory in set.iter().filter_map(|(name, group)| places.directory(name, group)) {
+        for directory in set.iter().filter_map(|(name, group)| directories.directory(name, group)) {
             *self.forks.entry(directory).or_default() += tasks as u64;
         }
     }
@@ -112,10 +115,10 @@ impl Plan {
         world: &World,
         sets: &BTreeMap<u32, Set>,
         start: &Set,
-        places: &Places,
+        directories: &GroupDirectories,
     ) -> Result<Self, Error> {
         let mut plan = Self::default();
-        plan.note_own(start, places);
+        plan.note_own(start, directories);
         let mut found: HashMap<ImagePid, Set> = HashMap::new();
         for (index, process) in world.processes.iter().enumerate() {
             let begins = process.ppid.filter(|_| index > 0).and_then(|parent| found.get(&parent));
@@ -127,8 +130,8 @@ impl Plan {
                 Some(_) => start.clone(),
                 None => begins.clone(),
             };
-            plan.note_births(process, &wanted, places);
-            let moves = moves(begins, &wanted, places, process.pid)?;
+            plan.note_births(process, &wanted, directories);
+            let moves = moves(begins, &wanted, directories, process.pid)?;
             if !moves.is_empty() {
                 plan.processes.insert(index, moves);
             }
@@ -140,7 +143,7 @@ impl Plan {
                     true => start,
                     false => set(sets, other, thread.tid)?,
                 };
-                let moves = self::moves(&wanted, other, places, thread.tid)?;
+                let moves = self::moves(&wanted, other, directories, thread.tid)?;
                 if !moves.is_empty() {
                     plan.threads.insert(thread.tid, moves);
                 }
@@ -215,10 +218,15 @@ fn sets(entry: &CgroupEntry) -> Result<BTreeMap<u32, Set>, Error> {
 }
 
 /// The groups to go into for who is in `from`.
-fn moves(from: &Set, to: &Set, places: &Places, id: ImagePid) -> Result<Moves, Error> {
+fn moves(
+    from: &Set,
+    to: &Set,
+    directories: &GroupDirectories,
+    id: ImagePid,
+) -> Result<Moves, Error> {
     let other = to.iter().filter(|(name, group)| from.get(*name) != Some(*group));
     let directory = |(name, group): (&String, &Vec<u8>)| {
-        places.directory(name, group).ok_or_else(|| {
+        directories.directory(name, group).ok_or_else(|| {
             let group = String::from_utf8_lossy(group);
             Error::refused(ELSEWHERE.of(id.get(), format!("control group {name}:{group}")))
         })
@@ -227,7 +235,11 @@ fn moves(from: &Set, to: &Set, places: &Places, id: ImagePid) -> Result<Moves, E
 }
 
 /// Makes the groups of the images that are not there.
-fn make_groups(entry: &CgroupEntry, mode: CgroupsMode, places: &Places) -> Result<(), Error> {
+fn make_groups(
+    entry: &CgroupEntry,
+    mode: CgroupsMode,
+    directories: &GroupDirectories,
+) -> Result<(), Error> {
     for hierarchy in &entry.controllers {
         let name = hierarchy.cnames.join(",");
         for group in &hierarchy.dirs {
@@ -237,7 +249,7 @@ fn make_groups(entry: &CgroupEntry, mode: CgroupsMode, places: &Places) -> Resul
             }
             let path = [b"/", &*group.dir_name].concat();
             // Nobody who is moved needs it.
-            let Some(directory) = places.directory(&name, &path) else { continue };
+            let Some(directory) = directories.directory(&name, &path) else { continue };
             make_group(group, &directory, mode, group.dir_name.is_empty())?;
         }
     }
@@ -510,7 +522,7 @@ mod tests {
         let set = |group: &str| {
             Set::from([("cpu".to_owned(), group.into()), ("gone".to_owned(), b"/".to_vec())])
         };
-        let none = Places::default();
+        let none = GroupDirectories::default();
         let who = ImagePid::new(7).unwrap();
         assert_eq!(moves(&set("/a"), &set("/a"), &none, who).unwrap(), Moves::new());
         let error = moves(&set("/a"), &set("/b"), &none, who).unwrap_err();

@@ -5,13 +5,13 @@ use std::io::{self, Read};
 
 use ids::HostPid;
 use kernel::memory::read_exact;
-use parasite::restorer::{Report, Step};
+use parasite::restorer::{Step, ThreadProgress};
 
 use crate::error::{Error, chain};
 use crate::failure::Failure;
 use crate::load::World;
 use crate::plan::Plan;
-use crate::task::Place;
+use crate::task::PreparedTask;
 use crate::tracer::Loss;
 
 /// Turns a loss into an error. A task that could still speak has left a complaint in the pipe; one
@@ -19,7 +19,7 @@ use crate::tracer::Loss;
 pub(crate) fn explain(
     loss: Loss,
     (world, plan): (&World, &Plan),
-    places: &[Option<Place>],
+    prepared: &[Option<PreparedTask>],
     complaints: &mut File,
 ) -> Error {
     if let Some(error) = complaint(complaints) {
@@ -30,7 +30,7 @@ pub(crate) fn explain(
         Loss::Ended { tid, status } => Error::Lost { pid: tid.get(), what: ending(status) },
         Loss::Crashed { task, signal } => {
             let tid = task.tid();
-            let told = HostPid::new(tid).and_then(|tid| report((world, plan), places, tid));
+            let told = HostPid::new(tid).and_then(|tid| report((world, plan), prepared, tid));
             if let Some((pid, report)) = told {
                 let step = Step::describe(report.step);
                 let object = report.object;
@@ -66,21 +66,21 @@ fn complaint(pipe: &mut File) -> Option<Error> {
 /// The report of a thread, if its process has left for the restorer.
 fn report(
     (world, plan): (&World, &Plan),
-    places: &[Option<Place>],
+    prepared: &[Option<PreparedTask>],
     tid: HostPid,
-) -> Option<(i32, Report)> {
+) -> Option<(i32, ThreadProgress)> {
     let wanted = plan.pids.image(tid);
     for (index, process) in world.processes.iter().enumerate() {
         let Some(body) = &process.body else { continue };
         let Some(thread) = body.threads.iter().position(|thread| Some(thread.tid) == wanted) else {
             continue;
         };
-        let address = places[index].as_ref()?.region.report(thread)?;
-        let mut bytes = [0u8; size_of::<Report>()];
+        let address = prepared[index].as_ref()?.region.report(thread)?;
+        let mut bytes = [0u8; size_of::<ThreadProgress>()];
         read_exact(tid.get(), address, &mut bytes).ok()?;
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         let object = u64::from_ne_bytes(bytes[8..16].try_into().ok()?);
-        let report = Report {
+        let report = ThreadProgress {
             step: u32::from_ne_bytes(word(0)),
             error: i32::from_ne_bytes(word(4)),
             object,

@@ -30,7 +30,7 @@ use crate::load::registers;
 use crate::load::{Body, Process, State, Thread, World, signal_of};
 use crate::plan::Plan;
 use crate::prepare::Region;
-use crate::task::Place;
+use crate::task::PreparedTask;
 
 const SIGSET_BYTES: u64 = 8;
 
@@ -41,13 +41,13 @@ pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
 pub(crate) fn finish(
     world: &World,
     plan: &Plan,
-    places: &[Option<Place>],
+    prepared: &[Option<PreparedTask>],
     mut parked: Parked,
     stop: bool,
 ) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
     for (index, process) in world.processes.iter().enumerate().rev() {
-        let (Some(body), Some(place)) = (&process.body, &places[index]) else { continue };
+        let (Some(body), Some(place)) = (&process.body, &prepared[index]) else { continue };
         let children_stopped = if stop {
             world.processes.iter().any(|child| child.ppid == Some(process.pid))
         } else {

@@ -15,7 +15,7 @@ use arch::memory::{END_OF_SPACE, PAGE_SIZE};
 use ids::HostPid;
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
-use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Report};
+use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, ThreadProgress};
 use parasite::task::{SigAction, Time, TimerValue};
 
 pub(crate) use mappings::{needs, of_file, open_flags};
@@ -156,7 +156,7 @@ pub(crate) fn region(
     })
 }
 
-const _: () = assert!(size_of::<Report>() == 16);
+const _: () = assert!(size_of::<ThreadProgress>() == 16);
 
 /// A place for `bytes` in the middle of the largest gap between `taken` ranges: whatever the
 /// tasks map while they are being made, they map beside what they have.

@@ -33,7 +33,7 @@ use crate::record::Record;
 use crate::rights;
 use crate::root::{self, Reins};
 use crate::run::Run;
-use crate::task::{BuildContext, Place};
+use crate::task::{BuildContext, PreparedTask};
 use crate::tracer::{Loss, Tracer};
 
 /// Restores a checkpoint. The calling process must have only this thread: it forks, and it waits
@@ -94,12 +94,12 @@ pub fn restore(
     namespaces.keep(base)?;
     session_keyring(&world)?;
     progress.begin("shared memory", None);
-    let mut kept = Kept::default();
+    let mut kept = OwnDescriptors::default();
     let shared = shared(&world, base, &mut kept, progress)?;
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
     let helpers = numbers::helpers(&world, &plan);
-    let places = places(&world, &host, &mut files, &shared, &helpers, park_signal)?;
+    let prepared = prepared(&world, &host, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(world.pages() * images::PAGE_SIZE));
     let mut dying = dying(&world, &plan)?;
@@ -118,10 +118,10 @@ pub fn restore(
             let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
                 let parked =
                     build(&plan, (&world, &groups), &mut tracer, (go, entered), (files, kept))?;
-                Ok(finish::finish(&world, &plan, &places, parked, stop)?)
+                Ok(finish::finish(&world, &plan, &prepared, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
-                let error = explain(loss, (&world, &plan), &places, &mut heard);
+                let error = explain(loss, (&world, &plan), &prepared, &mut heard);
                 tracer.destroy();
                 error
             })?;
@@ -138,7 +138,7 @@ pub fn restore(
         groups: &groups,
         namespaces: &namespaces,
         files: &files,
-        places: &places,
+        prepared: &prepared,
         complaints: &complaints,
         park_signal,
         holder: holder.pid(),
@@ -271,9 +271,9 @@ fn dying(world: &World, plan: &Plan) -> Result<BTreeSet<HostPid>, Error> {
 
 /// Descriptors of the restore's own, from the base on, which close when it is over.
 #[derive(Debug, Default)]
-struct Kept(Vec<OwnedFd>);
+struct OwnDescriptors(Vec<OwnedFd>);
 
-impl Kept {
+impl OwnDescriptors {
     /// A second descriptor for `file`, out of the tasks' way.
     fn keep(&mut self, file: &File, base: RawFd) -> Result<RawFd, Error> {
         let fd = duplicate_from(file, base).map_err(Error::kernel("duplicate a descriptor"))?;
@@ -293,7 +293,7 @@ struct Shared {
 fn shared(
     world: &World,
     base: RawFd,
-    kept: &mut Kept,
+    kept: &mut OwnDescriptors,
     progress: &mut dyn Progress,
 ) -> Result<Shared, Error> {
     let mut shared = Shared::default();
@@ -326,19 +326,19 @@ fn pipe(base: RawFd) -> Result<(File, File), Error> {
 }
 
 /// Prepares every living process.
-fn places(
+fn prepared(
     world: &World,
     host: &Host,
     files: &mut OpenFiles,
     shared: &Shared,
     helpers: &BTreeMap<ImagePid, HostPid>,
     park_signal: i32,
-) -> Result<Vec<Option<Place>>, Error> {
+) -> Result<Vec<Option<PreparedTask>>, Error> {
     let base = files.base();
-    let mut places = Vec::new();
+    let mut prepared = Vec::new();
     for process in &world.processes {
         let Some(body) = &process.body else {
-            places.push(None);
+            prepared.push(None);
             continue;
         };
         let descriptors = Descriptors {
@@ -350,13 +350,13 @@ fn places(
             late: files.late(body.ids.files_id),
         };
         let helper = helpers.get(&process.pid).copied();
-        places.push(Some(Place {
+        prepared.push(Some(PreparedTask {
             region: prepare::region(host, process, body, &descriptors, park_signal, helper)?,
             cwd: files.working_directory(body.fs.cwd_id)?,
             root: files.root_directory(body.fs.root_id)?,
         }));
     }
-    Ok(places)
+    Ok(prepared)
 }
 
 fn mapped(body: &Body, files: &mut OpenFiles) -> Result<BTreeMap<(u32, u32), RawFd>, Error> {
@@ -410,7 +410,7 @@ fn build(
     (world, groups): (&World, &cgroups::Plan),
     tracer: &mut Tracer,
     (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
-    (files, kept): (OpenFiles, Kept),
+    (files, kept): (OpenFiles, OwnDescriptors),
 ) -> Result<Parked, Loss> {
     let root = tracer.seize_root(plan.host(plan.tasks[0].pid)?)?;
     let rseq = root.rseq()?;

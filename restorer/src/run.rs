@@ -4,14 +4,14 @@ use images::PAGE_SIZE;
 
 /// Where pages are. What is at one place follows in the order of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum RunSource {
     /// Nowhere: they are zeros.
     Zero,
     /// In a pages file: its index, and the offset in it.
     Stored(usize, u64),
 }
 
-impl Place {
+impl RunSource {
     /// The place that is so many bytes behind.
     pub(crate) fn after(self, bytes: u64) -> Self {
         match self {
@@ -27,7 +27,7 @@ pub(crate) struct Run {
     /// Address (or offset in a segment).
     pub(crate) start: u64,
     pub(crate) pages: u64,
-    pub(crate) place: Place,
+    pub(crate) source: RunSource,
 }
 
 impl Run {
@@ -41,9 +41,9 @@ impl Run {
 
     /// The pages file, and the offset in it, if they are in one.
     pub(crate) fn stored(&self) -> Option<(usize, u64)> {
-        match self.place {
-            Place::Stored(store, offset) => Some((store, offset)),
-            Place::Zero => None,
+        match self.source {
+            RunSource::Stored(store, offset) => Some((store, offset)),
+            RunSource::Zero => None,
         }
     }
 }

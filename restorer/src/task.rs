@@ -46,7 +46,7 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) namespaces: &'a namespaces::Made<'a>,
     pub(crate) files: &'a OpenFiles,
     /// By process.
-    pub(crate) places: &'a [Option<Place>],
+    pub(crate) prepared: &'a [Option<PreparedTask>],
     /// Where a task says what went wrong.
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
@@ -56,7 +56,7 @@ pub(crate) struct BuildContext<'a> {
 
 /// What was prepared for a living process.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct PreparedTask {
     pub(crate) region: Region,
     pub(crate) cwd: RawFd,
     pub(crate) root: RawFd,
@@ -110,7 +110,7 @@ impl BuildContext<'_> {
                 .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
         let process = &self.world.processes[number];
-        match (process.state, &process.body, &self.places[number]) {
+        match (process.state, &process.body, &self.prepared[number]) {
             (State::Dead { status }, ..) => die(process, status),
             (_, Some(body), Some(place)) => self.become_process(process, body, place, rseq),
             _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
@@ -154,7 +154,7 @@ impl BuildContext<'_> {
         &self,
         process: &Process,
         body: &Body,
-        place: &Place,
+        place: &PreparedTask,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
         self.files.install(&InstallTask {
@@ -235,7 +235,7 @@ fn write_if_other(path: &str, wanted: &str) -> Result<(), Error> {
 
 /// Root first: it is opened already, as is the working directory, so that neither is looked for
 /// inside the other.
-fn directories(place: &Place, body: &Body) -> Result<(), Error> {
+fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
     let change = |fd: RawFd, what: &str| {
         std::env::set_current_dir(format!("/proc/self/fd/{fd}"))
             .map_err(Error::kernel(format!("change to the {what} directory")))

@@ -11,7 +11,7 @@ use super::BpfError;
 use super::change_detection::{Basis, Counted, Held, Needs, Reading, Wanted};
 use super::files::{Decoded, Decoding};
 use super::programs::What;
-use super::reading::{BpfSource, Found};
+use super::reading::{BpfSource, FoundProcess};
 use crate::basis;
 use crate::{Inventory, Look, OpenFile, Parts};
 
@@ -85,7 +85,7 @@ impl FilesPass {
     pub(super) fn read(
         &mut self,
         source: &mut BpfSource,
-        found: &mut Found,
+        found: &mut FoundProcess,
         before: Vec<OpenFile>,
     ) -> Result<(), BpfError> {
         let pid = found.process.pid;
@@ -141,7 +141,7 @@ impl FilesPass {
     /// What to keep for the next inventory.
     pub(super) fn basis(
         self,
-        found: &BTreeMap<i32, Found>,
+        found: &BTreeMap<i32, FoundProcess>,
         earlier: &basis::Basis,
     ) -> basis::Basis {
         let nothing = Basis::default();
@@ -226,7 +226,7 @@ impl BpfSource {
     }
 }
 
-impl Found {
+impl FoundProcess {
     fn take_files(&mut self, decoded: Decoded) {
         self.process.files = decoded.files;
         self.read = decoded.read;

@@ -73,7 +73,7 @@ pub(crate) fn quicker_at_once(count: usize) -> bool {
 }
 
 /// A process, with what only this source needs to know of it.
-pub(super) struct Found {
+pub(super) struct FoundProcess {
     pub(super) process: Process,
     pub(super) leader: TaskRecord,
     /// A thread that has memory and descriptors to show, if any has.
@@ -88,7 +88,7 @@ pub(super) struct Found {
     pub(super) differing: Vec<i32>,
 }
 
-impl Found {
+impl FoundProcess {
     /// A thread that has memory and descriptors to show.
     pub(super) fn speaker(&self) -> Option<i32> {
         self.speaker.as_ref().map(|speaker| speaker.ids.tid)

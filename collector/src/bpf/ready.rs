@@ -77,8 +77,8 @@ pub(crate) fn open(home: &Home) -> Result<BpfSource, BpfError> {
         Err(error) => {
             tracing::debug!(%error, "no programs are pinned: they are loaded");
             may_load()?;
-            match Place::take(home) {
-                Ok(place) => place.fill(home, None),
+            match LockedPins::take(home) {
+                Ok(locked) => locked.fill(home, None),
                 Err(error) => {
                     tracing::warn!(
                         "the eBPF programs are loaded for this command alone: {}",
@@ -99,14 +99,14 @@ pub(crate) fn serve(
 ) -> Result<(BpfSource, Option<BpfError>), BpfError> {
     check_namespaces()?;
     may_load()?;
-    let kept = Place::take(home).and_then(|place| {
-        let keeper = place.pins.keep(&place.lock)?;
+    let kept = LockedPins::take(home).and_then(|locked| {
+        let keeper = locked.pins.keep(&locked.lock)?;
         let keeper = keeper.ok_or_else(|| BpfError::PinsTaken(home.pins.clone()))?;
-        Ok((place, keeper))
+        Ok((locked, keeper))
     });
     match kept {
-        Ok((place, keeper)) => {
-            let mut source = place.fill(home, Some(tracked))?;
+        Ok((locked, keeper)) => {
+            let mut source = locked.fill(home, Some(tracked))?;
             let programs = source.programs();
             if let Some(counting) = programs.counting() {
                 counting.sweep()?;
@@ -135,12 +135,12 @@ fn pinned(home: &Home) -> Result<BpfSource, BpfError> {
 }
 
 /// The right to what is pinned.
-struct Place {
+struct LockedPins {
     pins: Pins,
     lock: Lock,
 }
 
-impl Place {
+impl LockedPins {
     fn take(home: &Home) -> Result<Self, BpfError> {
         let pins = Pins::make(&home.pins)?;
         let lock = pins.lock()?;
@@ -227,8 +227,8 @@ impl Home {
             return Ok(());
         }
         // Said again by whatever it failed by.
-        let place = Place::take(self)?;
-        place.pins.put(&place.lock, source.programs().objects()).map(drop)
+        let locked = LockedPins::take(self)?;
+        locked.pins.put(&locked.lock, source.programs().objects()).map(drop)
     }
 
     /// What is kept; nothing of what this user may not see.

@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 
 use super::landlock::Landlock;
 use crate::settings::{self, MemoryPolicy, ProcessSettings, ThreadSettings};
-use crate::{Action, InProcess, InTask, NamedFile, Places, ProcessState, Thread, VmFlags};
+use crate::{Action, InProcess, InTask, NamedFile, ProcessFiles, ProcessState, Thread, VmFlags};
 
 // include/uapi/linux/magic.h
 pub(super) const ANON_INODE_FS: u64 = 0x0904_1934;
@@ -222,7 +222,7 @@ pub(super) fn in_process(
         timers: marks.timers != 0,
         membarrier: membarrier(marks.membarrier),
         places: match places {
-            [Some(program), Some(working_directory), Some(root_directory)] => Some(Places {
+            [Some(program), Some(working_directory), Some(root_directory)] => Some(ProcessFiles {
                 program: program.clone(),
                 working_directory: working_directory.clone(),
                 root_directory: root_directory.clone(),

@@ -10,7 +10,7 @@ use super::files::ReadFile;
 use super::files_pass::FilesPass;
 use super::landlock::{self, Landlock};
 use super::mappings::{own_gate, unchanged};
-use super::reading::{BpfSource, Found, LINKS_KEPT, Tasks};
+use super::reading::{BpfSource, FoundProcess, LINKS_KEPT, Tasks};
 use super::records::{self, is_kernel_thread, process_state, thread};
 use super::tables::{self, Uses};
 use super::{BpfError, Counts, Loaded, Tracers, fallback};
@@ -212,7 +212,7 @@ impl BpfSource {
     ///
     /// Those that have not been read, or only for what they may be called in the file system, have their
     /// names: nobody else holds them than did before.
-    fn name_descriptions(&mut self, found: &mut BTreeMap<i32, Found>) {
+    fn name_descriptions(&mut self, found: &mut BTreeMap<i32, FoundProcess>) {
         self.descriptions.clear();
         for (&pid, found) in found {
             let files = &mut found.process.files;
@@ -265,7 +265,7 @@ fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
     tasks.threads.iter().find(|task| task.ids.tid == pid)
 }
 
-fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<Found> {
+fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<FoundProcess> {
     let leader = *leader(pid, tasks)?;
     let kernel_thread = is_kernel_thread(&leader);
     let all = tasks.threads.iter();
@@ -298,7 +298,7 @@ fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<Found> {
             false => tasks.threads.iter().filter(|task| task.places.files == table).count(),
         }
     });
-    Some(Found {
+    Some(FoundProcess {
         process,
         leader,
         speaker,

@@ -10,7 +10,7 @@ use ebpf_common::{TABLES, TaskPlaces};
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
-use super::reading::{BpfSource, Found, Tasks};
+use super::reading::{BpfSource, FoundProcess, Tasks};
 use super::records::is_kernel_thread;
 use crate::{ProcessState, Tables};
 
@@ -110,14 +110,14 @@ fn descends(pid: i32, all: &BTreeMap<i32, Tasks>, inside: &HashSet<i32>) -> bool
 }
 
 /// Says of every process whose tables it uses; `holders` are those outside that use some of them, too.
-pub(super) fn name(found: &mut BTreeMap<i32, Found>, holders: &HashMap<Table, i32>) {
+pub(super) fn name(found: &mut BTreeMap<i32, FoundProcess>, holders: &HashMap<Table, i32>) {
     // The lowest two of each.
     let mut owners: HashMap<Table, (i32, i32)> = HashMap::new();
-    let is_alive = |found: &Found| {
+    let is_alive = |found: &FoundProcess| {
         let is_zombie = matches!(found.process.state, ProcessState::Zombie { .. });
         !found.process.kernel_thread && !is_zombie
     };
-    let places = |found: &Found| found.speaker.as_ref().unwrap_or(&found.leader).places;
+    let places = |found: &FoundProcess| found.speaker.as_ref().unwrap_or(&found.leader).places;
     for (&pid, found) in found.iter().filter(|(_, found)| is_alive(found)) {
         for table in addresses(&places(found)).into_iter().enumerate().filter(|table| table.1 != 0)
         {

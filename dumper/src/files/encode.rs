@@ -12,7 +12,7 @@ impl Captured {
     /// When an image cannot be written.
     pub fn encode(&self, writer: &ImageWriter) -> Result<(), Error> {
         let mut sink = writer.image(&names::files())?;
-        self.standing_entries(|entry| sink.put(entry))?;
+        self.unchanged_entries(|entry| sink.put(entry))?;
         for entry in &self.files {
             sink.put(entry)?;
         }

@@ -49,7 +49,7 @@ impl FileKind for Epoll {
         } else {
             Vec::new()
         };
-        let epoll = survey.memory.borrow(process.pid, file.fd)?;
+        let epoll = survey.held.borrow(process.pid, file.fd)?;
         let polling = epoll_polling(&epoll).doing("get parameters of")?;
         let polling = polling.map(|parameters| parameters.to_vec());
         let (id, flags) = (entry.id, file.flags);

@@ -68,8 +68,8 @@ impl FileKind for Fifo {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let standing = captured.standing_contents(fd_type::FIFO);
+        let unchanged = captured.unchanged_contents(fd_type::FIFO);
         let read = captured.beside.get::<InFifos>().map_or(&[][..], |fifos| &fifos.0);
-        write_contents(writer, &names::fifo_data(), read, &standing)
+        write_contents(writer, &names::fifo_data(), read, &unchanged)
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct FileCache {
     /// The entries of all of them.
     pub(super) files: Vec<FileEntry>,
     /// By the lowest process that holds them, and there by rising descriptor.
-    pub(super) found: BTreeMap<i32, Vec<Found>>,
+    pub(super) found: BTreeMap<i32, Vec<CachedFile>>,
     /// The descriptors of each process.
     pub(super) tables: Tables,
     pub(super) contents: Contents,
@@ -37,14 +37,14 @@ pub(super) struct FileCache {
     /// The mappings of each process by which files are mapped first, with the mark of its mappings.
     pub(super) mapped: HashMap<i32, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.
-    at: (i32, Vec<Found>, usize),
+    at: (i32, Vec<CachedFile>, usize),
     /// The last number that was given to an entry.
     pub(super) last_id: u32,
 }
 
 /// One open file description.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct CachedFile {
     pub(super) fd: i32,
     pub(super) device: u64,
     pub(super) inode: u64,
@@ -60,7 +60,7 @@ pub(super) struct Found {
     pub(super) peer: u32,
 }
 
-impl Found {
+impl CachedFile {
     fn is(&self, file: &OpenFile, mark: FileMark) -> bool {
         self.mark.print == mark.print
             && self.inode == file.inode
@@ -112,7 +112,12 @@ impl Keeping {
 impl FileCache {
     /// The file of process `pid`, if it is as it was. Files are asked for by rising descriptors, one
     /// process after the other.
-    pub(super) fn find(&mut self, pid: i32, file: &OpenFile, mark: FileMark) -> Option<&Found> {
+    pub(super) fn find(
+        &mut self,
+        pid: i32,
+        file: &OpenFile,
+        mark: FileMark,
+    ) -> Option<&CachedFile> {
         if self.at.0 != pid {
             self.at = (pid, self.found.remove(&pid).unwrap_or_default(), 0);
         }
@@ -138,7 +143,7 @@ impl FileCache {
     }
 
     /// The file of process `pid` that was found last.
-    pub(super) fn last_found(&self, pid: i32) -> Option<&Found> {
+    pub(super) fn last_file(&self, pid: i32) -> Option<&CachedFile> {
         self.found.get(&pid)?.last()
     }
 
@@ -149,12 +154,12 @@ impl FileCache {
         neighbours: &Neighbours,
     ) -> impl Iterator<Item = i32> {
         let found = self.found.get(&pid).map(Vec::as_slice).unwrap_or_default();
-        let is_alone = |found: &&Found| found.peer != 0 && !neighbours.holds(found.peer);
+        let is_alone = |found: &&CachedFile| found.peer != 0 && !neighbours.holds(found.peer);
         found.iter().filter(is_alone).map(|found| found.fd)
     }
 
     /// All that was found of process `pid`, when there is no more to be compared.
-    pub(super) fn rest_of(&mut self, pid: i32) -> Vec<Found> {
+    pub(super) fn rest_of(&mut self, pid: i32) -> Vec<CachedFile> {
         let (at, found, _) = &mut self.at;
         if *at == pid { std::mem::take(found) } else { self.found.remove(&pid).unwrap_or_default() }
     }
@@ -170,8 +175,8 @@ pub(super) struct Before {
 
 /// What was found of the files of a process, of which all is written but for some descriptors.
 #[derive(Debug)]
-pub(super) struct Standing {
-    pub(super) found: Vec<Found>,
+pub(super) struct Unchanged {
+    pub(super) found: Vec<CachedFile>,
     /// By rising number.
     pub(super) but: Vec<i32>,
 }
@@ -179,8 +184,8 @@ pub(super) struct Standing {
 /// Contents of pipes and fifos, by device and inode, with the marks that they had before.
 pub(super) type Contents = HashMap<(u64, u64), (NonZeroU64, PipeDataEntry, Vec<u8>)>;
 
-impl Standing {
-    pub(super) fn files(&self) -> impl Iterator<Item = &Found> {
+impl Unchanged {
+    pub(super) fn files(&self) -> impl Iterator<Item = &CachedFile> {
         self.found.iter().filter(|found| self.but.binary_search(&found.fd()).is_err())
     }
 }
@@ -188,7 +193,7 @@ impl Standing {
 /// The tables as they were found, by process.
 pub(super) type Tables = BTreeMap<i32, Before>;
 
-impl Found {
+impl CachedFile {
     /// Whether this is an end that reads, of a file of this type.
     pub(super) fn reads(&self, r#type: u32) -> bool {
         self.is_of(r#type) && self.keeping().flags.cast_signed() & libc::O_ACCMODE != libc::O_WRONLY
@@ -196,5 +201,5 @@ impl Found {
 }
 
 #[cfg(test)]
-#[path = "kept_tests.rs"]
+#[path = "file_cache_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP}
 
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
-use super::memory::with_socket;
+use super::held::with_socket;
 use super::problem::{Doing, Problem};
 use super::socket_options;
 use super::survey::Survey;
@@ -45,13 +45,13 @@ impl FileKind for InetSocket {
         let common = survey.common(pid, file)?;
         let strict = survey.is_strict();
         let neighbours = &mut survey.neighbours;
-        let mut socket = with_socket(survey.memory, pid, file, |socket| {
+        let mut socket = with_socket(survey.held, pid, file, |socket| {
             self::entry(socket, common.family, file.inode, strict, || {
                 neighbours.udp_shutdown(file.inode as u32)
             })
         })?;
         let groups = &mut survey.neighbours.groups;
-        socket.groups = with_socket(survey.memory, pid, file, |socket| groups.of(socket))?;
+        socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
         socket.opts.others = common.others;
         let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };
         Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })

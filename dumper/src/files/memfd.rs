@@ -74,7 +74,7 @@ impl FileKind for Memfd {
         if file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Err(Problem::Refused(support::files::MEMFD_HANDLE));
         }
-        let fd = survey.memory.borrow(pid, file.fd)?;
+        let fd = survey.held.borrow(pid, file.fd)?;
         // A file of that name that was deleted from the root directory.
         let Ok(seals) = seals(&fd) else { return survey.path_file(pid, file, entry) };
         let fown = survey.owner(pid, file)?;

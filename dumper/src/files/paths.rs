@@ -45,7 +45,7 @@ pub(super) enum Check {
 
 /// What is known of a file.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FileByPath {
     /// An `O_PATH` handle on the file itself.
     handle: OwnedFd,
     /// What the file was when it was looked at.
@@ -79,7 +79,7 @@ pub(super) fn file_flags(file: impl AsFd) -> Result<Option<u32>, Problem> {
 /// Bytes of a ghost that are read between two looks at the clock.
 const AT_ONCE: usize = 1 << 20;
 
-impl Found {
+impl FileByPath {
     /// What the file is now.
     pub(super) fn stat(&self) -> Result<FileStat, Problem> {
         fstat(&self.handle).doing("stat")
@@ -169,7 +169,7 @@ fn data_from(file: &File, at: u64, size: u64) -> Result<Option<(u64, u64)>, Prob
 /// The files that have been looked at.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    found: HashMap<Key, Arc<Found>>,
+    found: HashMap<Key, Arc<FileByPath>>,
     file_systems: FileSystems,
 }
 
@@ -188,7 +188,7 @@ impl Paths {
         check: Check,
         context: &PlanContext,
         open: impl FnOnce() -> Result<OwnedFd, Problem>,
-    ) -> Result<Arc<Found>, Problem> {
+    ) -> Result<Arc<FileByPath>, Problem> {
         if let Some(found) = self.found.get(key) {
             return Ok(Arc::clone(found));
         }
@@ -202,7 +202,7 @@ impl Paths {
             return Err(Problem::Gone);
         }
         let identity = self.file_systems.identity(&handle, &stat);
-        let found = Arc::new(Found { identity, ..look(&key.target, handle, stat, context)? });
+        let found = Arc::new(FileByPath { identity, ..look(&key.target, handle, stat, context)? });
         self.found.insert(key.clone(), Arc::clone(&found));
         Ok(found)
     }
@@ -218,7 +218,7 @@ fn look(
     handle: OwnedFd,
     stat: FileStat,
     context: &PlanContext,
-) -> Result<Found, Problem> {
+) -> Result<FileByPath, Problem> {
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
     let path = match without_suffix(target) {
         Some(path) if ghost || terminal => path,
@@ -240,7 +240,7 @@ fn look(
     checked?;
     let name = name_in_images(&path, context)?;
     let (identity, content) = (None, OnceLock::new());
-    Ok(Found { handle, stat_of_then: stat, name, ghost, identity, content })
+    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, identity, content })
 }
 
 /// Files of the kernel's own that look like deleted ones, as their names are in no directory that
@@ -345,7 +345,7 @@ mod tests {
         PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined, hidden, contents: true }
     }
 
-    fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<Found, Problem> {
+    fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<FileByPath, Problem> {
         let stat = fstat(&handle).unwrap();
         super::look(target, handle, stat, context)
     }

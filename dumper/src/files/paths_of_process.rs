@@ -12,15 +12,16 @@ use kernel::procfs::Dir;
 use support::mappings::of_mapping;
 
 use super::file_kind::FileKind;
+use super::file_reference::FileReference;
 use super::owners;
 use super::paths::{Check, Key};
-use super::place::Place;
 use super::problem::{Doing, Problem};
 use super::survey::{AT_ONCE, Survey};
 use super::{Captured, Error, table};
 
 /// The places that a process has one of, with the links that show them.
-const LINKS: [(Place, &str); 3] = [(Place::Exe, "exe"), (Place::Cwd, "cwd"), (Place::Root, "root")];
+const LINKS: [(FileReference, &str); 3] =
+    [(FileReference::Exe, "exe"), (FileReference::Cwd, "cwd"), (FileReference::Root, "root")];
 
 pub(super) fn key_of(mapping: &Mapping) -> Key {
     Key { device: mapping.device, inode: mapping.inode, target: mapping.name.clone() }
@@ -85,11 +86,11 @@ impl Survey<'_> {
         if self.frozen
             && let Some(mark) = mark
             && let Some((_, firsts)) =
-                self.kept.mapped.remove(&process.pid).filter(|(before, _)| *before == mark)
+                self.cache.mapped.remove(&process.pid).filter(|(before, _)| *before == mark)
         {
             for mapping in firsts.into_iter().filter_map(|nth| process.mappings.get(nth)) {
                 let id = self.mapping_of_before(process.pid, mapping);
-                self.settle(process.pid, Place::Mapping(mapping.start), &mapping.name, id)?;
+                self.settle(process.pid, FileReference::Mapping(mapping.start), &mapping.name, id)?;
             }
             return Ok(());
         }
@@ -108,10 +109,10 @@ impl Survey<'_> {
             let id = self.mapping(process.pid, mapping);
             last = Some(mapping);
             firsts.push(nth);
-            self.settle(process.pid, Place::Mapping(mapping.start), &mapping.name, id)?;
+            self.settle(process.pid, FileReference::Mapping(mapping.start), &mapping.name, id)?;
         }
         if let (Some(mark), false) = (mark, self.frozen) {
-            self.kept.mapped.insert(process.pid, (mark, firsts));
+            self.cache.mapped.insert(process.pid, (mark, firsts));
         }
         Ok(())
     }
@@ -151,7 +152,7 @@ impl Survey<'_> {
             return Ok(*id);
         }
         if table::of_mapped(mapping.inode, &mapping.name).is_some()
-            || self.memory.paths.is_called(&key)?
+            || self.held.paths.is_called(&key)?
         {
             return self.mapping(pid, mapping);
         }
@@ -177,7 +178,7 @@ impl Survey<'_> {
             return Ok(*id);
         }
         let open = || Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open");
-        let found = self.memory.paths.find(&key, check, self.context, open)?;
+        let found = self.held.paths.find(&key, check, self.context, open)?;
         let id = self.new_id();
         let (mut reg, now) = self.regular_now(&found, id, 0, 0, owners::nobody())?;
         let regular = now.st_mode & libc::S_IFMT == libc::S_IFREG;

@@ -41,7 +41,7 @@ impl FileKind for Pidfd {
             return Err(unexpected("a pidfd"));
         };
         let exit_status = match target {
-            ENDED => exit_status(survey.memory.borrow(process.pid, file.fd)?.as_fd()),
+            ENDED => exit_status(survey.held.borrow(process.pid, file.fd)?.as_fd()),
             _ => None,
         };
         let processes = &survey.inventory.processes;

@@ -48,7 +48,7 @@ impl FileKind for Pipe {
         let fown = survey.owner(pid, file)?;
         let contents = survey.contents(pid, file)?;
         survey.out.beside.of::<InPipes>().0.extend(contents);
-        let end = survey.memory.borrow(pid, file.fd)?;
+        let end = survey.held.borrow(pid, file.fd)?;
         let inode = inode(end.as_fd(), 0o600)?;
         let pipe = PipeEntry {
             id: entry.id,
@@ -84,9 +84,9 @@ impl FileKind for Pipe {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let standing = captured.standing_contents(fd_type::PIPE);
+        let unchanged = captured.unchanged_contents(fd_type::PIPE);
         let read = captured.beside.get::<InPipes>().map_or(&[][..], |pipes| &pipes.0);
-        write_contents(writer, &names::pipes_data(), read, &standing)
+        write_contents(writer, &names::pipes_data(), read, &unchanged)
     }
 }
 
@@ -103,14 +103,14 @@ pub(super) fn write_contents(
     writer: &ImageWriter,
     image: &Image<PipeDataEntry>,
     read: &[(PipeDataEntry, Vec<u8>)],
-    standing: &[(&PipeDataEntry, &[u8])],
+    unchanged: &[(&PipeDataEntry, &[u8])],
 ) -> Result<(), images::Error> {
-    if read.is_empty() && standing.is_empty() {
+    if read.is_empty() && unchanged.is_empty() {
         return Ok(());
     }
     let mut sink = writer.image(image)?;
     let read = read.iter().map(|(entry, bytes)| (entry, &bytes[..]));
-    for (entry, bytes) in read.chain(standing.iter().copied()) {
+    for (entry, bytes) in read.chain(unchanged.iter().copied()) {
         sink.put(entry)?;
         sink.payload(bytes)?;
     }
@@ -133,11 +133,11 @@ impl Survey<'_> {
             return Ok(None);
         }
         if self.frozen
-            && let Some(contents) = self.kept.take_contents(file)
+            && let Some(contents) = self.cache.take_contents(file)
         {
             return Ok(Some(contents));
         }
-        let tap = self.memory.tap(pid, file)?;
+        let tap = self.held.tap(pid, file)?;
         if !wanted {
             return Ok(None);
         }
@@ -150,7 +150,7 @@ impl Survey<'_> {
         if self.frozen {
             return Ok(Some((entry, contents)));
         }
-        self.kept.put_contents(file, entry, contents);
+        self.cache.put_contents(file, entry, contents);
         Ok(None)
     }
 }

@@ -17,7 +17,7 @@ use super::beside::Part;
 use super::file_cache::{Keeping, STATUS};
 use super::file_kind::FileKind;
 use super::identity::kernel_device;
-use super::paths::Found;
+use super::paths::FileByPath;
 use super::problem::Problem;
 use super::survey::Survey;
 
@@ -147,7 +147,7 @@ impl Survey<'_> {
     /// The entry of something found by its path.
     pub(super) fn regular(
         &mut self,
-        found: &Found,
+        found: &FileByPath,
         id: u32,
         flags: u32,
         pos: u64,
@@ -159,7 +159,7 @@ impl Survey<'_> {
     /// The entry of something found by its path, and what it was when that was made.
     pub(super) fn regular_now(
         &mut self,
-        found: &Found,
+        found: &FileByPath,
         id: u32,
         flags: u32,
         pos: u64,
@@ -204,7 +204,7 @@ impl Survey<'_> {
     }
 
     /// Notes that the file `id` is a ghost, and reads it when it is met first.
-    fn ghost(&mut self, found: &Found, id: u32, stat: &FileStat) -> Result<(), Problem> {
+    fn ghost(&mut self, found: &FileByPath, id: u32, stat: &FileStat) -> Result<(), Problem> {
         let ghosts = self.out.beside.of::<Ghosts>();
         let next = ghosts.numbers.len() as u32 + 1;
         let name = (stat.st_dev, stat.st_ino);

@@ -6,7 +6,7 @@ use images::messages::SkOptEntry;
 use kernel::socket_names::{IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET};
 use kernel::sockets::has_error;
 
-use super::memory::with_socket;
+use super::held::with_socket;
 use super::problem::{Doing, Problem};
 use super::socket_options;
 use super::survey::Survey;
@@ -34,8 +34,8 @@ impl Survey<'_> {
     /// What a socket has whatever its family.
     pub(super) fn common(&mut self, pid: i32, file: &OpenFile) -> Result<Common, Problem> {
         let strict = self.is_strict();
-        let usual = &mut std::mem::take(&mut self.memory.usual);
-        let common = with_socket(self.memory, pid, file, |socket| {
+        let usual = &mut std::mem::take(&mut self.held.usual);
+        let common = with_socket(self.held, pid, file, |socket| {
             let family = socket_options::family(socket)?;
             let others = usual.differences(socket, family)?;
             // One that is about to be received is the frozen look's to judge.
@@ -44,7 +44,7 @@ impl Survey<'_> {
             }
             Ok(Common { family, others })
         });
-        self.memory.usual = std::mem::take(usual);
+        self.held.usual = std::mem::take(usual);
         let mut common = common?;
         if let Some(hidden) = self.context.hidden.get(&file.inode) {
             common.others.extend(as_options(hidden));

@@ -1,7 +1,7 @@
 //! One look at every file of a tree: what becomes of each, and in which entry.
 //!
 //! The same look is taken twice. While the target runs it finds what cannot be dumped and fills
-//! the [`Memory`]; when the target is frozen it finds most answers there, and reads what changes:
+//! the [`HeldFiles`]; when the target is frozen it finds most answers there, and reads what changes:
 //! contents, queues, counters.
 
 use std::collections::{HashMap, HashSet};
@@ -13,10 +13,10 @@ use kernel::procfs::{Dir, FdInfo};
 use support::{Refusal, Unsupported};
 
 use super::file_cache::FileCache;
-use super::memory::{Memory, key};
+use super::file_reference::FileReference;
+use super::held::{HeldFiles, key};
 use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
-use super::place::Place;
 use super::problem::{Doing, Problem};
 use super::taps::Taps;
 use super::{Captured, Error, PlanContext, locks, owners};
@@ -24,7 +24,7 @@ use super::{Captured, Error, PlanContext, locks, owners};
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
     pub(super) context: &'a PlanContext,
-    pub(super) memory: &'a mut Memory,
+    pub(super) held: &'a mut HeldFiles,
     pub(super) inventory: &'a Inventory,
     /// The target does not run: what changes by the moment is read, and what is missing is an
     /// error.
@@ -36,7 +36,7 @@ pub(super) struct Survey<'a> {
     /// What is being looked at may turn out to hold until the target is frozen: it is read as then. A kind
     /// that finds out that it will have to be read again takes this back.
     pub(super) to_keep: bool,
-    pub(super) kept: FileCache,
+    pub(super) cache: FileCache,
     pub(super) neighbours: Neighbours,
     pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
@@ -62,14 +62,14 @@ impl<'a> Survey<'a> {
     /// whether the tree holds the sockets that it held.
     pub(super) fn new(
         context: &'a PlanContext,
-        memory: &'a mut Memory,
+        held: &'a mut HeldFiles,
         inventory: &'a Inventory,
-        mut kept: FileCache,
+        mut cache: FileCache,
         same_sockets: bool,
         is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {
-        let held = if same_sockets {
-            std::mem::take(&mut kept.sockets)
+        let sockets = if same_sockets {
+            std::mem::take(&mut cache.sockets)
         } else {
             let files = inventory.processes.values().flat_map(|process| &process.files);
             let sockets = files.filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
@@ -77,14 +77,14 @@ impl<'a> Survey<'a> {
         };
         Self {
             context,
-            memory,
+            held,
             inventory,
             frozen: is_late.is_some(),
             same_sockets,
             is_late: is_late.unwrap_or(&|| false),
             to_keep: false,
-            kept,
-            neighbours: Neighbours::new(held),
+            cache,
+            neighbours: Neighbours::new(sockets),
             taps: Taps::default(),
             known: owners::ids(inventory),
             tables: HashMap::new(),
@@ -103,8 +103,8 @@ impl<'a> Survey<'a> {
     }
 
     pub(super) fn new_id(&mut self) -> u32 {
-        self.kept.last_id += 1;
-        self.kept.last_id
+        self.cache.last_id += 1;
+        self.cache.last_id
     }
 
     /// Sorts out what went wrong with one file: it is refused, it has gone while the target runs,
@@ -112,7 +112,7 @@ impl<'a> Survey<'a> {
     pub(super) fn settle<T>(
         &mut self,
         pid: i32,
-        place: Place,
+        place: FileReference,
         target: &std::ffi::OsStr,
         result: Result<T, Problem>,
     ) -> Result<Option<T>, Error> {
@@ -149,7 +149,7 @@ impl<'a> Survey<'a> {
             return Ok(owners::nobody());
         }
         let is_process = |pid: i32| self.inventory.processes.contains_key(&pid);
-        owners::owner(&self.memory.borrow(pid, file.fd)?, &self.known, is_process)
+        owners::owner(&self.held.borrow(pid, file.fd)?, &self.known, is_process)
     }
 
     /// What `/proc/PID/fdinfo` says of an open file.
@@ -199,9 +199,9 @@ impl<'a> Survey<'a> {
         &mut self,
         pid: i32,
         file: &OpenFile,
-    ) -> Result<Arc<super::paths::Found>, Problem> {
+    ) -> Result<Arc<super::paths::FileByPath>, Problem> {
         let dir = self.dir(pid)?;
-        let found = self.memory.paths.find(&key(file), Check::Numbers, self.context, || {
+        let found = self.held.paths.find(&key(file), Check::Numbers, self.context, || {
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
         });
         match found {
@@ -221,15 +221,15 @@ pub(super) fn is_alive(process: &Process) -> bool {
 }
 
 /// A file that is held in `place`, and has lost the name that it had.
-fn lost_name(pid: i32, place: Place, path: &std::path::Path) -> Refusal {
+fn lost_name(pid: i32, place: FileReference, path: &std::path::Path) -> Refusal {
     let link = match place {
-        Place::Descriptor(fd) => format!("fd/{fd}"),
+        FileReference::Descriptor(fd) => format!("fd/{fd}"),
         // The shell finds the other end of the mapping.
-        Place::Mapping(start) => format!("map_files/{start:x}-*"),
-        Place::Exe => "exe".to_owned(),
-        Place::Cwd => "cwd".to_owned(),
-        Place::Root => "root".to_owned(),
-        Place::Thread(tid) => format!("task/{tid}/exe"),
+        FileReference::Mapping(start) => format!("map_files/{start:x}-*"),
+        FileReference::Exe => "exe".to_owned(),
+        FileReference::Cwd => "cwd".to_owned(),
+        FileReference::Root => "root".to_owned(),
+        FileReference::Thread(tid) => format!("task/{tid}/exe"),
     };
     let needs_directory = path.parent().is_some_and(|parent| !parent.exists());
     support::paths::lost(&format!("/proc/{pid}/{link}"), path, needs_directory)

@@ -67,7 +67,7 @@ impl FileKind for OpenTerminal {
         survey.to_keep = false;
         let known = &survey.out.beside.of::<Infos>().0;
         if known.iter().all(|info| info.id != terminal.id()) {
-            let fd = survey.memory.borrow(pid, file.fd)?;
+            let fd = survey.held.borrow(pid, file.fd)?;
             let info = info(terminal, fd.as_fd(), &stat, survey.inventory)?;
             survey.out.beside.of::<Infos>().0.push(info);
         }

@@ -31,7 +31,7 @@ impl FileKind for Timerfd {
         let fown = survey.owner(process.pid, file)?;
         let mut info = survey.fdinfo(process.pid, file)?;
         if survey.frozen && stands_still(&info) {
-            let timer = survey.memory.borrow(process.pid, file.fd)?;
+            let timer = survey.held.borrow(process.pid, file.fd)?;
             kernel::timerfd::catch_up(&timer).doing("count expirations of")?;
             info = survey.fdinfo(process.pid, file)?;
         }

@@ -18,8 +18,8 @@ use nix::fcntl::OFlag;
 use super::beside::Part;
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
+use super::held::with_socket;
 use super::identity::FileSystems;
-use super::memory::with_socket;
 use super::neighbours::Neighbours;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
@@ -64,7 +64,7 @@ impl FileKind for UnixSocket {
             survey.neighbours.load()?;
         }
         let neighbours = &survey.neighbours;
-        let mut socket = with_socket(survey.memory, pid, file, |socket| {
+        let mut socket = with_socket(survey.held, pid, file, |socket| {
             self::entry(socket, file.inode, neighbours, strict)
         })?;
         if survey.neighbours.is_waiting(file.inode as u32) {
@@ -87,7 +87,7 @@ impl FileKind for UnixSocket {
         file: &OpenFile,
         keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
-        let mut entries = survey.kept.files[keeping.entries.clone()].iter_mut();
+        let mut entries = survey.cache.files[keeping.entries.clone()].iter_mut();
         let Some((id, entry)) = entries.find_map(|file| Some((file.id, file.usk.as_mut()?))) else {
             return Ok(false);
         };
@@ -97,7 +97,7 @@ impl FileKind for UnixSocket {
             return Ok(false);
         }
         if is_path(&entry.name) {
-            with_socket(survey.memory, pid, file, |socket| locate(socket, entry))?;
+            with_socket(survey.held, pid, file, |socket| locate(socket, entry))?;
         }
         if waiting {
             let (kind, state) = (entry.r#type.cast_signed(), entry.state);
@@ -146,7 +146,7 @@ impl Survey<'_> {
         state: u32,
     ) -> Result<(), Problem> {
         let neighbours = &self.neighbours;
-        let queue = with_socket(self.memory, pid, file, |socket| {
+        let queue = with_socket(self.held, pid, file, |socket| {
             let sender = match kind {
                 SOCK_DGRAM => neighbours.sender(socket, file.inode as u32),
                 _ => Vec::new(),

@@ -7,27 +7,27 @@ use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 use support::files::{UNKNOWN_KIND, of_file};
 
-use super::file_cache::{FileCache, Found, Keeping};
+use super::file_cache::{CachedFile, FileCache, Keeping};
 use super::file_kind::FileKind;
-use super::memory::{Memory, with_socket};
-use super::place::Place;
+use super::file_reference::FileReference;
+use super::held::{HeldFiles, with_socket};
 use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
-use super::{Captured, Error, PlanContext, devices, socket_options, sockets, standing, table};
+use super::{Captured, Error, PlanContext, devices, socket_options, sockets, table, unchanged};
 
 /// Takes a look at all files of `inventory`; `tables` gives the id of each process's descriptor table. A
 /// look at a frozen target is given time, and `is_late` when there is none left. Also returns what
 /// cannot be dumped.
 pub(super) fn look(
     context: &PlanContext,
-    memory: &mut Memory,
+    held: &mut HeldFiles,
     inventory: &Inventory,
-    kept: FileCache,
+    cache: FileCache,
     tables: &BTreeMap<i32, u32>,
     is_late: Option<&dyn Fn() -> bool>,
 ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
-    let same_sockets = is_late.is_some() && standing::are_sockets_the_same(&kept, inventory);
-    Survey::new(context, memory, inventory, kept, same_sockets, is_late).run(tables)
+    let same_sockets = is_late.is_some() && unchanged::are_sockets_the_same(&cache, inventory);
+    Survey::new(context, held, inventory, cache, same_sockets, is_late).run(tables)
 }
 
 impl Survey<'_> {
@@ -40,11 +40,11 @@ impl Survey<'_> {
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
         for process in alive() {
             if has_table(process) {
-                let standing = match self.frozen {
-                    true => self.standing(process, &suspects)?,
+                let unchanged = match self.frozen {
+                    true => self.unchanged(process, &suspects)?,
                     false => None,
                 };
-                let entries = match standing {
+                let entries = match unchanged {
                     Some(entries) => entries,
                     None => self.table(process, &suspects)?,
                 };
@@ -57,8 +57,8 @@ impl Survey<'_> {
             self.places(process)?;
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
-        self.kept.sockets = self.neighbours.into_held();
-        Ok((self.out, self.kept, self.refusals))
+        self.cache.sockets = self.neighbours.into_held();
+        Ok((self.out, self.cache, self.refusals))
     }
 
     /// The descriptors of a process.
@@ -97,7 +97,7 @@ impl Survey<'_> {
                 self.stray(process, file)
             }
         });
-        let place = Place::Descriptor(file.fd);
+        let place = FileReference::Descriptor(file.fd);
         let described = self.settle(process.pid, place, &file.target, described)?;
         Ok(described.map(|(id, r#type)| FdinfoEntry {
             id,
@@ -135,8 +135,8 @@ impl Survey<'_> {
     /// The entry of a description that is met first: its id and type.
     fn description(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
         if self.frozen {
-            if let Some(kept) = self.kept(process.pid, file)? {
-                return Ok(kept);
+            if let Some(cached) = self.cached(process.pid, file)? {
+                return Ok(cached);
             }
         } else if file.mark.is_some() {
             let before = self.out.files.len();
@@ -174,7 +174,7 @@ impl Survey<'_> {
         let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
         match file.mode & libc::S_IFMT {
             libc::S_IFSOCK if !handle => {
-                let (family, ..) = with_socket(self.memory, pid, file, socket_options::family)?;
+                let (family, ..) = with_socket(self.held, pid, file, socket_options::family)?;
                 table::of_family(family).ok_or_else(|| sockets::unknown(family))
             }
             libc::S_IFCHR if !handle => {
@@ -194,7 +194,7 @@ impl Survey<'_> {
             return;
         };
         let kind = table::of_type(own.r#type);
-        self.kept.found.entry(pid).or_default().push(Found {
+        self.cache.found.entry(pid).or_default().push(CachedFile {
             fd: file.fd,
             device: file.device,
             inode: file.inode,
@@ -210,9 +210,9 @@ impl Survey<'_> {
 
     /// The id and type of a file that is as it was when it was read; `None` for one that has to be
     /// read now.
-    fn kept(&mut self, pid: i32, file: &OpenFile) -> Result<Option<(u32, u32)>, Problem> {
+    fn cached(&mut self, pid: i32, file: &OpenFile) -> Result<Option<(u32, u32)>, Problem> {
         let Some(mark) = file.mark else { return Ok(None) };
-        let Some(found) = self.kept.find(pid, file, mark) else { return Ok(None) };
+        let Some(found) = self.cache.find(pid, file, mark) else { return Ok(None) };
         let (id, r#type, entries) = (found.id, found.r#type, found.keeping.entries.clone());
         let Some(kind) = table::of_type(r#type) else { return Ok(None) };
         let mut keeping = Keeping::new(file, entries, mark.size);

@@ -22,7 +22,7 @@ type MappingKey = (u64, u64, u64, u64);
 
 /// Offsets into a mapping.
 #[derive(Clone, Copy, Debug, Default)]
-struct Found {
+struct CodeOffsets {
     trampoline: Option<u64>,
     syscall_return: Option<u64>,
 }
@@ -30,7 +30,7 @@ struct Found {
 /// Searches code, and remembers what it found in which file.
 #[derive(Debug, Default)]
 pub(crate) struct GadgetFinder {
-    known: HashMap<MappingKey, Found>,
+    known: HashMap<MappingKey, CodeOffsets>,
 }
 
 /// Bytes searched at a time.
@@ -55,7 +55,7 @@ impl GadgetFinder {
         Err(Error::NoCodes { pid: process.pid })
     }
 
-    fn in_mapping(&mut self, pid: i32, mapping: &Mapping) -> Found {
+    fn in_mapping(&mut self, pid: i32, mapping: &Mapping) -> CodeOffsets {
         let bytes = mapping.end - mapping.start;
         let key = (mapping.device, mapping.inode, mapping.offset, bytes);
         if let Some(found) = self.known.get(&key) {
@@ -63,12 +63,12 @@ impl GadgetFinder {
         }
         let searched = search(pid, mapping, &TRAMPOLINE_CODE).and_then(|trampoline| {
             let syscall_return = search(pid, mapping, &SYSCALL_RETURN_CODE)?;
-            Ok(Found { trampoline, syscall_return })
+            Ok(CodeOffsets { trampoline, syscall_return })
         });
         match searched {
             Ok(found) => *self.known.entry(key).or_insert(found),
             // It says nothing of the file: the process may be ending.
-            Err(_) => Found::default(),
+            Err(_) => CodeOffsets::default(),
         }
     }
 }

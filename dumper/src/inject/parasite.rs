@@ -54,14 +54,14 @@ const fn state_offset() -> usize {
 
 /// What the parasite reported.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct ParasiteReport {
     /// The fixed part.
     pub(crate) state: Box<Parasite>,
     /// The POSIX timers, in the order in which they were asked for.
     pub(crate) timers: Vec<TimerState>,
 }
 
-impl Report {
+impl ParasiteReport {
     /// What the parasite would report, where the kernel's structures tell all of it.
     pub(crate) fn known(process: &Process, bits: Option<&Bits>) -> Option<Self> {
         let bits = bits?;
@@ -248,7 +248,7 @@ impl Infection {
     }
 
     /// Waits for the bell and reads the report. The leader stays stopped, the parasite in it.
-    pub(crate) fn report(&mut self, running: Running) -> Result<(Stopped, Report), Error> {
+    pub(crate) fn report(&mut self, running: Running) -> Result<(Stopped, ParasiteReport), Error> {
         let bell = self.request.bell;
         let stopped = if bell == 0 {
             self.walk_to_leaving(running, |_| ())?
@@ -265,7 +265,7 @@ impl Infection {
         Ok((stopped, report))
     }
 
-    fn read_report(&self, tid: i32) -> Result<Report, Error> {
+    fn read_report(&self, tid: i32) -> Result<ParasiteReport, Error> {
         let mut state = Box::new(Parasite::EMPTY);
         let mut timers = vec![TimerState::default(); self.request.timers.len()];
         let at = self.request.region + state_offset() as u64;
@@ -285,7 +285,7 @@ impl Infection {
                 source: io::Error::from_raw_os_error(state.error),
             });
         }
-        Ok(Report { state, timers })
+        Ok(ParasiteReport { state, timers })
     }
 
     /// Without a bell: takes over the descriptor that the parasite makes, while it has it.

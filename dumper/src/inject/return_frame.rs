@@ -7,7 +7,7 @@ use kernel::memory::{MemoryFile, read_exact, write_all};
 use kernel::ptrace::{RseqConfiguration, Stopped};
 use kernel::rseq::{Interrupted, interrupted, set_section};
 
-use super::place::{Place, places};
+use super::frame_space::{FrameSpace, frame_spaces};
 use super::{Error, Gadgets, Room};
 
 /// Everything of a thread that injected code changes, as it was.
@@ -143,13 +143,13 @@ impl ReturnFrame {
         let tid = stopped.tid();
         let extent = Extent::of(&original.extended, room.layout, room.extended_bytes);
         let bytes = Parts::most_bytes(extent.frame_bytes(), detour.is_some());
-        for place in places(original.registers.stack(), bytes, room) {
-            let Some(parts) = Parts::below(place.top, extent.frame_bytes(), detour.is_some())
+        for space in frame_spaces(original.registers.stack(), bytes, room) {
+            let Some(parts) = Parts::below(space.top, extent.frame_bytes(), detour.is_some())
             else {
                 continue;
             };
             let laid = lay_out(parts, extent, original, room, gadgets, detour);
-            if let Some(covered) = cover(pid, parts.scratch, &laid, place) {
+            if let Some(covered) = cover(pid, parts.scratch, &laid, space) {
                 let Parts { scratch, first, frame, .. } = parts;
                 return Ok(Self { tid, pid, start: scratch, covered, frame, first, scratch });
             }
@@ -205,10 +205,10 @@ fn lay_out(
 }
 
 /// Writes the frames; returns what stood in their place, or `None` if they cannot lie there.
-fn cover(pid: i32, at: u64, laid: &[u8], place: Place) -> Option<Vec<u8>> {
-    if place.zeros != 0 {
-        let mut unused = vec![0xff; place.zeros as usize];
-        read_exact(pid, place.floor, &mut unused).ok()?;
+fn cover(pid: i32, at: u64, laid: &[u8], space: FrameSpace) -> Option<Vec<u8>> {
+    if space.zeros != 0 {
+        let mut unused = vec![0xff; space.zeros as usize];
+        read_exact(pid, space.floor, &mut unused).ok()?;
         if unused.iter().any(|&byte| byte != 0) {
             return None;
         }
@@ -227,7 +227,7 @@ fn cover(pid: i32, at: u64, laid: &[u8], place: Place) -> Option<Vec<u8>> {
         let _nothing_else_to_try = write_all(pid, at, &covered[..written]);
         return None;
     }
-    if !place.grows {
+    if !space.grows {
         return None;
     }
     // A stack that ends just below the stack pointer: it has to grow, as it would for a signal.

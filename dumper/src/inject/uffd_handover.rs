@@ -1,5 +1,5 @@
 //! A running process makes a userfaultfd and hands it over: all that has to happen inside it so
-//! that its writes can be tracked from outside.
+//! that its writes can be logged from outside.
 //!
 //! Only its leader is stopped, and has the parasite for a moment, which makes the descriptor, closes
 //! it again and leaves. While it is there it is taken over. Abandoned at any instant, the parasite

@@ -1,4 +1,4 @@
-//! Copies of a tracked process's pages in pages files: all of it first, and then what has been written since.
+//! Copies of a logged process's pages in pages files: all of it first, and then what has been written since.
 //!
 //! No file is gone back in: what is copied again goes into a file of its own, and the newest copy counts. A page map
 //! speaks of one file, all of it, so each file is in a folder of its own, a parent checkpoint whose own parent is the
@@ -14,7 +14,7 @@ use images::{Folder, PageSink};
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 
 use super::copy::{Piece, cut, in_a_row, share, that_pay};
-use super::origin::{Memory, is_alone};
+use super::origin::{ProcessMemory, is_alone};
 use super::runs::{bytes, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -36,7 +36,7 @@ const WORTH_A_HOLE: u64 = 1 << 20;
 pub(super) struct Target<'t> {
     pub(super) pid: i32,
     pub(super) map: &'t PageMap,
-    pub(super) memory: &'t Memory,
+    pub(super) memory: &'t ProcessMemory,
     /// Pages that could not be read.
     pub(super) lost: &'t Mutex<Vec<PageRun>>,
     pub(super) threads: usize,
@@ -45,7 +45,7 @@ pub(super) struct Target<'t> {
 /// How a thread reads it.
 pub(super) struct Reader<'t> {
     map: PageMap,
-    memory: &'t Memory,
+    memory: &'t ProcessMemory,
     lost: &'t Mutex<Vec<PageRun>>,
     buffer: Vec<u8>,
 }
@@ -312,7 +312,7 @@ mod tests {
     use std::path::Path;
 
     use images::store::Memory;
-    use images::{ImageDir, ImageWriter, Place, WriteOptions};
+    use images::{ImageDir, ImageWriter, RunPlace, WriteOptions};
 
     use super::*;
 
@@ -358,7 +358,7 @@ mod tests {
             loop {
                 let map = there.page_map(&names::pagemap(7)).unwrap().unwrap();
                 let run = *map.find(page * PAGE_SIZE).unwrap();
-                let Place::Stored(offset) = run.place else {
+                let RunPlace::Stored(offset) = run.place else {
                     match there.parent().unwrap() {
                         Some(parent) => there = parent,
                         None => return None,

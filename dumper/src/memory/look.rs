@@ -1,4 +1,4 @@
-//! What page tables tell of tracked memory: which pages are written, and which are still there.
+//! What page tables tell of logged memory: which pages are written, and which are still there.
 
 use std::io;
 
@@ -34,7 +34,7 @@ pub(super) fn parts(spans: &[PageRun], count: usize) -> Vec<Vec<PageRun>> {
     parts
 }
 
-/// What a look at tracked memory tells.
+/// What a look at logged memory tells.
 pub(super) struct Look {
     /// Pages that were written and hold anything.
     pub(super) written: Vec<PageRun>,
@@ -42,7 +42,7 @@ pub(super) struct Look {
     pub(super) unprotected: Vec<PageRun>,
 }
 
-/// Looks at tracked memory; with `protect` what was written is protected again.
+/// Looks at logged memory; with `protect` what was written is protected again.
 pub(super) fn look(map: &mut PageMap, spans: &[PageRun], protect: bool) -> io::Result<Look> {
     let mut unprotected = Vec::new();
     for &span in spans {

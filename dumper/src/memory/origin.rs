@@ -21,14 +21,14 @@ const SPARSE: u64 = 16;
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// Addresses of a process.
-    Process(Memory),
+    Process(ProcessMemory),
     /// Offsets in the file behind shared memory.
     Segment(File),
 }
 
 /// The memory of a process.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct ProcessMemory {
     pid: i32,
     /// It shares none of its pages.
     pub(super) alone: bool,
@@ -69,7 +69,7 @@ fn read_to_end(file: &File, offset: u64, to: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-impl Memory {
+impl ProcessMemory {
     /// The memory of a process of which it is not known yet whether it shares any.
     pub(super) fn of(pid: i32) -> Self {
         Self { pid, alone: false, map: None, file: OnceLock::new() }
@@ -201,7 +201,7 @@ mod tests {
         // Nothing is mapped at the lowest addresses.
         let ranges = [(at, PAGE), (0x1000, PAGE)];
         for alone in [false, true] {
-            let memory = Memory::of(std::process::id() as i32);
+            let memory = ProcessMemory::of(std::process::id() as i32);
             let lost = Mutex::default();
             let mut to = vec![1; 2 * PAGE];
             memory.read_running(alone, &ranges, &mut to, &lost);
@@ -219,7 +219,7 @@ mod tests {
         let ranges = [(start + PAGE as u64, PAGE), (start + 5, 100), (start, 5)];
         let expected = [&own[PAGE..2 * PAGE], &own[5..105], &own[..5]].concat();
         for alone in [false, true] {
-            let memory = Memory::of(std::process::id() as i32);
+            let memory = ProcessMemory::of(std::process::id() as i32);
             let mut to = vec![0; expected.len()];
             memory.read(alone, &ranges, &mut to).unwrap();
             assert_eq!(to, expected);

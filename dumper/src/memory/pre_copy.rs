@@ -15,11 +15,11 @@ use kernel::pagemap::PageRun;
 use support::mappings::{WRITE_PROTECTED, object_of};
 
 use super::copy::processors;
+use super::dirty_log::{DirtyLog, Sorted, can_log};
 use super::pages::Pages;
 use super::parent::Parent;
 use super::room::{Room, WORTH_A_FILE, files};
 use super::store::available_memory;
-use super::tracked::{Sorted, Tracked, trackable};
 use super::uffd_holder::{self, Taken};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -27,12 +27,12 @@ use crate::inject::{GadgetFinder, Gadgets};
 use crate::options::{DumpOptions, FrozenAccount};
 use crate::processes::{borrows_memory, is_zombie};
 
-/// Bytes of private memory from which on tracking pays: to copy less takes no longer than the moment
-/// for which the process's leader is stopped to have it tracked.
+/// Bytes of private memory from which on logging pays: to copy less takes no longer than the moment
+/// for which the process's leader is stopped to have it logged.
 const WORTH_TRACKING: u64 = 4 << 20;
-/// Bytes in mappings that lie side by side from which on they are tracked.
+/// Bytes in mappings that lie side by side from which on they are logged.
 const WORTH_REGISTERING: u64 = 256 << 10;
-/// The same, where tracking is to go on after the dump.
+/// The same, where logging is to go on after the dump.
 const LEAST: u64 = 64 << 10;
 /// Bytes that are little enough to be copied while the target stands still.
 const LITTLE: u64 = 512 << 10;
@@ -43,18 +43,18 @@ const ROUNDS: u32 = 16;
 /// Rounds after which not much less was left than before.
 const PATIENCE: u32 = 2;
 
-/// What was copied while the target ran, and the tracking of what it writes.
+/// What was copied while the target ran, and the logging of what it writes.
 #[derive(Debug)]
 pub(crate) struct PreCopy {
     /// What the dump will be known by to later ones.
     pub(crate) id: String,
-    tracked: BTreeMap<i32, Tracked>,
+    logs: BTreeMap<i32, DirtyLog>,
     /// Bytes that the last round copied.
     last_round: u64,
     /// Where the first round went, and into how many folders what was copied went by now.
     first: First,
     folders: usize,
-    /// Link to the checkpoint that the tracking is relative to, from the finished directory.
+    /// Link to the checkpoint that the logging is relative to, from the finished directory.
     parent: Option<PathBuf>,
     /// What is copied frozen is protected again, for the next dump.
     protect: bool,
@@ -81,7 +81,7 @@ impl PreCopy {
     pub(crate) fn new(pre_dump: bool) -> Self {
         Self {
             id: unique_id(),
-            tracked: BTreeMap::new(),
+            logs: BTreeMap::new(),
             last_round: 0,
             first: if pre_dump { First::Here } else { First::Nowhere },
             folders: 0,
@@ -92,7 +92,7 @@ impl PreCopy {
         }
     }
 
-    /// Starts to track what is worth it, and copies it.
+    /// Starts to log the writes to what is worth it, and copies it.
     pub(crate) fn copy(
         &mut self,
         options: &DumpOptions,
@@ -102,7 +102,7 @@ impl PreCopy {
         writer: &ImageWriter,
         clock: &Clock,
     ) -> Result<(), Error> {
-        let lasting = options.track || self.first == First::Here;
+        let lasting = options.keep_dirty_log || self.first == First::Here;
         self.protect = lasting;
         let direct = direct_io(inventory);
         if let Some(path) = &direct {
@@ -124,17 +124,17 @@ impl PreCopy {
         let mut fresh = false;
         let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, inventory);
         for process in inventory.processes.values().filter(own) {
-            if self.tracked.contains_key(&process.pid) {
-                self.of_one(process.pid, |tracked| tracked.extend(process, least))?;
+            if self.logs.contains_key(&process.pid) {
+                self.of_one(process.pid, |log| log.extend(process, least))?;
             } else if private_bytes(process.pid) >= worth {
                 match begin(process, finder, gadgets, (least, worth), self.threads) {
-                    Ok(Some(tracked)) => {
-                        check(tracked.handover, options.max_freeze)?;
-                        self.tracked.insert(process.pid, tracked);
+                    Ok(Some(log)) => {
+                        check(log.handover, options.max_freeze)?;
+                        self.logs.insert(process.pid, log);
                         fresh = true;
                     }
                     Ok(None) => {}
-                    // It has ended: there is nothing to be tracked.
+                    // It has ended: there is nothing to be logged.
                     Err(error) if error.is_gone() => {}
                     Err(error) => {
                         let pid = process.pid;
@@ -162,8 +162,8 @@ impl PreCopy {
         if self.first == First::Nowhere {
             let mut written = 0;
             if !fresh {
-                self.of_each(|tracked| {
-                    written += tracked.written_bytes()?;
+                self.of_each(|log| {
+                    written += log.written_bytes()?;
                     Ok(())
                 })?;
             }
@@ -171,7 +171,7 @@ impl PreCopy {
                 self.first = First::Inside;
             }
         }
-        let bytes: u64 = self.tracked.keys().map(|&pid| private_bytes(pid)).sum();
+        let bytes: u64 = self.logs.keys().map(|&pid| private_bytes(pid)).sum();
         self.folders = match (self.first, bytes) {
             (First::Inside, WORTH_A_FILE..) => files(self.threads),
             (First::Inside, _) => 1,
@@ -182,33 +182,33 @@ impl PreCopy {
             return Ok(());
         }
         let mut copied = 0;
-        self.of_each(|tracked| {
-            copied += tracked.first_round(&folders, clock)?;
+        self.of_each(|log| {
+            copied += log.first_round(&folders, clock)?;
             Ok(())
         })?;
         self.last_round += copied;
         Ok(())
     }
 
-    /// Does something with each of the tracked processes. What has ended meanwhile is tracked no more.
+    /// Does something with each of the logged processes. What has ended meanwhile is logged no more.
     fn of_each(
         &mut self,
-        mut what: impl FnMut(&mut Tracked) -> Result<(), Error>,
+        mut what: impl FnMut(&mut DirtyLog) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let pids: Vec<i32> = self.tracked.keys().copied().collect();
+        let pids: Vec<i32> = self.logs.keys().copied().collect();
         pids.into_iter().try_for_each(|pid| self.of_one(pid, &mut what))
     }
 
     fn of_one(
         &mut self,
         pid: i32,
-        what: impl FnOnce(&mut Tracked) -> Result<(), Error>,
+        what: impl FnOnce(&mut DirtyLog) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Some(tracked) = self.tracked.get_mut(&pid) else { return Ok(()) };
-        match what(tracked) {
+        let Some(log) = self.logs.get_mut(&pid) else { return Ok(()) };
+        match what(log) {
             Err(error) if error.is_gone() => {
                 tracing::info!(pid, "it has ended, or executed another program");
-                self.tracked.remove(&pid);
+                self.logs.remove(&pid);
                 Ok(())
             }
             done => done,
@@ -224,7 +224,7 @@ impl PreCopy {
         })
     }
 
-    /// Takes over the tracking that an earlier dump began. It is of use if it is relative to
+    /// Takes over the logging that an earlier dump began. It is of use if it is relative to
     /// the parent that was asked for, and `wanted` at all; otherwise it ends here.
     fn take_over(
         &mut self,
@@ -235,7 +235,7 @@ impl PreCopy {
     ) -> Result<(), Error> {
         let parent = options.parent.as_deref().map(|path| Parent::open(path, writer.target()));
         let parent = parent.transpose()?;
-        let taken = uffd_holder::take(&options.tracks, options.pid);
+        let taken = uffd_holder::take(&options.dirty_logs, options.pid);
         refuse_foreign(inventory, taken.as_ref())?;
         let base = taken.as_ref().map(|taken| taken.base.as_str());
         let relative = parent.filter(|parent| wanted && base.is_some() && parent.id() == base);
@@ -245,17 +245,17 @@ impl PreCopy {
                 Some(parent) => parent.pages(pid)?,
                 None => Vec::new(),
             };
-            let tracked = match Tracked::resume(process, fd, &inherited, self.threads) {
-                Ok(Some(tracked)) => tracked,
+            let log = match DirtyLog::resume(process, fd, &inherited, self.threads) {
+                Ok(Some(log)) => log,
                 Ok(None) => continue,
                 Err(error) if error.is_gone() => continue,
                 Err(error) => return Err(error),
             };
             match relative {
                 Some(_) => {
-                    self.tracked.insert(pid, tracked);
+                    self.logs.insert(pid, log);
                 }
-                None => tracked.end(),
+                None => log.end(),
             }
         }
         if options.parent.is_some() && relative.is_none() {
@@ -268,7 +268,7 @@ impl PreCopy {
     /// Copies what was written meanwhile, again and again. The last thing before the target is
     /// stopped.
     pub(crate) fn copy_again(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
-        if self.tracked.is_empty() {
+        if self.logs.is_empty() {
             return Ok(());
         }
         let mut budget = available_memory() / 4;
@@ -276,8 +276,8 @@ impl PreCopy {
         for round in 1..=ROUNDS {
             let mut copied = 0;
             let mut room = Room::of_round(writer, self.folders, self.threads, budget);
-            self.of_each(|tracked| {
-                copied += tracked.next_round(&mut room)?;
+            self.of_each(|log| {
+                copied += log.next_round(&mut room)?;
                 Ok(())
             })?;
             (self.folders, budget) = (room.taken, room.budget);
@@ -292,22 +292,22 @@ impl PreCopy {
         Ok(())
     }
 
-    /// For how long one thread of a process stood still so that its memory can be tracked; the
+    /// For how long one thread of a process stood still so that its memory can be logged; the
     /// longest of them.
     pub(crate) fn handover(&self) -> Duration {
-        self.tracked.values().map(|tracked| tracked.handover).max().unwrap_or_default()
+        self.logs.values().map(|log| log.handover).max().unwrap_or_default()
     }
 
-    /// Whether nothing is tracked.
+    /// Whether nothing is logged.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tracked.is_empty()
+        self.logs.is_empty()
     }
 
     /// Bytes that will have to be copied while the target stands still, of a tree that holds about
     /// `resident` bytes.
     pub(crate) fn expected(&self, resident: u64) -> u64 {
-        let covered: u64 = self.tracked.values().map(Tracked::covered_bytes).sum();
-        match self.tracked.is_empty() {
+        let covered: u64 = self.logs.values().map(DirtyLog::covered_bytes).sum();
+        match self.logs.is_empty() {
             true => resident,
             // As much as is written in the worst of cases, between the last look and the freeze.
             false => resident.saturating_sub(covered) + 2 * self.last_round + SPARE,
@@ -321,17 +321,17 @@ impl PreCopy {
     pub(crate) fn take_marks(&self, inventory: &mut Inventory) -> Result<Marked, Error> {
         let mut marked = Marked::new();
         for (pid, process) in &mut inventory.processes {
-            let Some(tracked) = self.tracked.get(pid) else { continue };
+            let Some(log) = self.logs.get(pid) else { continue };
             let spans = marked.entry(*pid).or_default();
             let protected =
                 |mapping: &&mut Mapping| mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT);
             for mapping in process.mappings.iter_mut().filter(protected) {
-                let ours = tracked.own_part(mapping);
+                let ours = log.own_part(mapping);
                 if ours.is_empty() {
                     continue;
                 }
                 mapping.flags.0 &= !VmFlags::UFFD_WRITE_PROTECT.0;
-                if trackable(mapping) {
+                if can_log(mapping) {
                     for part in ours {
                         kernel::pagemap::push(spans, part.start, part.end);
                     }
@@ -345,7 +345,7 @@ impl PreCopy {
     /// Looks once more for direct I/O, into a tree that stands still: a device may have written behind
     /// the protection's back since, so that no copy counts if there is any.
     pub(crate) fn doubt(&mut self, inventory: &Inventory) {
-        if self.tracked.is_empty() {
+        if self.logs.is_empty() {
             return;
         }
         if let Some(path) = direct_io(inventory) {
@@ -353,37 +353,37 @@ impl PreCopy {
             self.warnings.push(format!(
                 "{path} was opened for direct I/O during the dump: all memory was copied frozen"
             ));
-            self.tracked.values_mut().for_each(Tracked::forget);
+            self.logs.values_mut().for_each(DirtyLog::forget);
         }
     }
 
-    /// Sorts the tracked pages of a process that stands still; `spans` are its marked mappings.
+    /// Sorts the logged pages of a process that stands still; `spans` are its marked mappings.
     pub(crate) fn sort(&mut self, pages: &mut Pages, spans: &[PageRun]) -> Result<(), Error> {
-        let Some(tracked) = self.tracked.get_mut(&pages.pid) else { return Ok(()) };
-        let Sorted { changed, kept, guards } = tracked.sort(spans, self.protect)?;
+        let Some(log) = self.logs.get_mut(&pages.pid) else { return Ok(()) };
+        let Sorted { changed, kept, guards } = log.sort(spans, self.protect)?;
         pages.runs = changed;
         pages.kept = kept;
         pages.guards = guards;
-        pages.rounds = tracked.take_rounds();
+        pages.rounds = log.take_rounds();
         Ok(())
     }
 
-    /// Stops to track. The target may run.
+    /// Stops logging. The target may run.
     pub(crate) fn end(&mut self) {
-        for tracked in std::mem::take(&mut self.tracked).into_values() {
-            tracked.end();
+        for log in std::mem::take(&mut self.logs).into_values() {
+            log.end();
         }
     }
 
-    /// Lets tracking go on for the next dump, with what is protected now being in this checkpoint.
+    /// Lets logging go on for the next dump, with what is protected now being in this checkpoint.
     pub(crate) fn keep(&mut self, options: &DumpOptions) {
-        let tracked = std::mem::take(&mut self.tracked).into_iter();
-        let fds: BTreeMap<_, _> = tracked.map(|(pid, tracked)| (pid, tracked.into_fd())).collect();
+        let logs = std::mem::take(&mut self.logs).into_iter();
+        let fds: BTreeMap<_, _> = logs.map(|(pid, log)| (pid, log.into_fd())).collect();
         if fds.is_empty() {
             return;
         }
-        let (program, tracks) = (&options.uffd_holder, &options.tracks);
-        if let Err(error) = uffd_holder::start(program, tracks, options.pid, &self.id, &fds) {
+        let (program, dirty_logs) = (&options.uffd_holder, &options.dirty_logs);
+        if let Err(error) = uffd_holder::start(program, dirty_logs, options.pid, &self.id, &fds) {
             self.warn(&format!("changes cannot be tracked from here on: {error}"));
         }
     }
@@ -400,8 +400,8 @@ impl PreCopy {
         inventory: &InventoryEntry,
     ) -> Result<(), Error> {
         let folders = self.folders(writer)?;
-        for tracked in self.tracked.values() {
-            tracked.encode(&folders)?;
+        for log in self.logs.values() {
+            log.encode(&folders)?;
         }
         let inside = match self.first {
             First::Inside => &folders[..],
@@ -430,18 +430,22 @@ impl PreCopy {
 
     /// Bytes that were copied into folders.
     pub(crate) fn bytes(&self) -> u64 {
-        self.tracked.values().map(Tracked::stored_bytes).sum()
+        self.logs.values().map(DirtyLog::stored_bytes).sum()
     }
 }
 
-/// Ends the tracking of the tree below `root` that an earlier dump let go on; whether there was
+/// Ends the logging of the tree below `root` that an earlier dump let go on; whether there was
 /// any.
-pub(crate) fn untrack(tracks: &Path, root: i32, inventory: &Inventory) -> Result<bool, Error> {
-    let Some(taken) = uffd_holder::take(tracks, root) else { return Ok(false) };
+pub(crate) fn end_dirty_log(
+    dirty_logs: &Path,
+    root: i32,
+    inventory: &Inventory,
+) -> Result<bool, Error> {
+    let Some(taken) = uffd_holder::take(dirty_logs, root) else { return Ok(false) };
     for (pid, fd) in taken.fds {
         if let Some(process) = inventory.processes.get(&pid) {
-            match Tracked::resume(process, fd, &[], 1) {
-                Ok(tracked) => tracked.into_iter().for_each(Tracked::end),
+            match DirtyLog::resume(process, fd, &[], 1) {
+                Ok(log) => log.into_iter().for_each(DirtyLog::end),
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
             }
@@ -480,13 +484,13 @@ fn begin(
     gadgets: &BTreeMap<i32, Gadgets>,
     worth: (u64, u64),
     threads: usize,
-) -> Result<Option<Tracked>, Error> {
+) -> Result<Option<DirtyLog>, Error> {
     let pid = process.pid;
     let gadgets = match gadgets.get(&pid) {
         Some(gadgets) => *gadgets,
         None => finder.find(process).map_err(|source| Error::Inject { pid, source })?,
     };
-    Tracked::begin(process, &gadgets, worth, threads)
+    DirtyLog::begin(process, &gadgets, worth, threads)
 }
 
 /// Bytes of memory that a process has for itself, about.

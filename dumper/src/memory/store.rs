@@ -14,12 +14,12 @@ const STEP: &str = "copy the memory";
 /// Where frozen pages are copied to, and by how many threads.
 #[derive(Debug)]
 pub(crate) struct Store {
-    place: Place,
+    destination: Destination,
     threads: usize,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Destination {
     /// Memory that is there already.
     Arena(Arena),
     /// The pages files.
@@ -39,7 +39,7 @@ impl Store {
             true => usize::try_from(wanted).ok().and_then(|wanted| Arena::new(wanted).ok()),
             false => None,
         };
-        Self { place: arena.map_or(Place::Files, Place::Arena), threads }
+        Self { destination: arena.map_or(Destination::Files, Destination::Arena), threads }
     }
 
     /// Copies the pages of all `sets`. The only part of the memory work that the target waits
@@ -47,8 +47,8 @@ impl Store {
     pub(crate) fn copy(&mut self, sets: &mut [Pages], clock: &Clock) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
         let threads = that_pay(self.threads, total);
-        match &mut self.place {
-            Place::Arena(arena) if total <= arena.len() as u64 => {
+        match &mut self.destination {
+            Destination::Arena(arena) if total <= arena.len() as u64 => {
                 let mut start = 0;
                 for set in sets.iter_mut() {
                     set.in_arena = Some(start);
@@ -57,8 +57,8 @@ impl Store {
                 copy_to_arena(arena, sets, threads, clock)
             }
             // It may have grown by more than was foreseen: slower, and right.
-            place => {
-                *place = Place::Files;
+            destination => {
+                *destination = Destination::Files;
                 sets.iter_mut().try_for_each(Pages::settle)?;
                 copy_to_files(sets, threads, clock)
             }
@@ -68,8 +68,8 @@ impl Store {
     /// Writes what is in memory.
     pub(crate) fn write(&self, sets: &[Pages], progress: &mut dyn Progress) -> Result<(), Error> {
         for set in sets {
-            let frozen = match (&self.place, set.in_arena) {
-                (Place::Arena(arena), Some(start)) => Some(&arena[start..]),
+            let frozen = match (&self.destination, set.in_arena) {
+                (Destination::Arena(arena), Some(start)) => Some(&arena[start..]),
                 _ => None,
             };
             set.write(frozen, progress)?;

@@ -10,7 +10,7 @@ use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copies::windows;
 use super::copy::share;
-use super::origin::{Memory as Source, Origin, shares_nothing};
+use super::origin::{Origin, ProcessMemory as Source, shares_nothing};
 use super::pages::Pages;
 use super::pre_copy::{Marked, PreCopy, private_bytes};
 use super::runs::{bytes, joined, subtract, union};
@@ -103,7 +103,7 @@ fn has_kin(process: &Process, inventory: &Inventory) -> bool {
 
 /// The pages of a tree.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct TreePages {
     /// Private pages, by process, and then those of the segments.
     pub(crate) pages: Vec<Pages>,
     /// How many of `pages` belong to processes.
@@ -124,9 +124,9 @@ pub(crate) fn find(
     inventory: &Inventory,
     held: BTreeMap<(u64, u64), Segment>,
     clock: &Clock,
-) -> Result<Memory, Error> {
+) -> Result<TreePages, Error> {
     const STEP: &str = "find the pages";
-    let mut memory = Memory::default();
+    let mut memory = TreePages::default();
     let mut segments = Segments(held);
     let mut work = Vec::new();
     for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
@@ -136,13 +136,13 @@ pub(crate) fn find(
             // Born since the plan.
             None => PlannedMemory::open(writer, pid)?,
         };
-        let tracked = marked.get(&pid).map_or(&[][..], |spans| spans);
+        let logged = marked.get(&pid).map_or(&[][..], |spans| spans);
         clock.check(STEP)?;
-        pre_copy.sort(&mut planned.pages, tracked)?;
+        pre_copy.sort(&mut planned.pages, logged)?;
         let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
-        let known = union(tracked, &anonymous);
-        let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, tracked));
+        let known = union(logged, &anonymous);
+        let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, logged));
         work.push((planned, process, others, anonymous, vdso));
     }
     let at_once = pre_copy.threads.min(work.len().div_ceil(WORTH_A_THREAD));

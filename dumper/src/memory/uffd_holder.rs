@@ -1,11 +1,11 @@
-//! Tracking that goes on between two dumps.
+//! Logging that goes on between two dumps.
 //!
-//! A userfaultfd ends with its last descriptor. So a dump that lets tracking go on starts a
+//! A userfaultfd ends with its last descriptor. So a dump that lets logging go on starts a
 //! *uffd holder*: a process that holds the descriptors, says in a file which they are and to which
 //! checkpoint what they tell is relative, and ends when the processes have ended. The next dump
 //! takes the descriptors over by pidfd_getfd(2), for which the kernel asks for the same right as to
-//! trace the holder, and ends it. From then on they are that dump's alone: if it fails, tracking
-//! is over, and the next one takes all pages. So there is never tracking that is relative to
+//! trace the holder, and ends it. From then on they are that dump's alone: if it fails, logging
+//! is over, and the next one takes all pages. So there is never logging that is relative to
 //! a checkpoint that does not exist.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 /// with two words behind it.
 ///
 /// [`DumpOptions::uffd_holder`]: crate::DumpOptions::uffd_holder
-pub const KEEP: &str = "keep-tracks";
+pub const KEEP: &str = "hold-uffds";
 
 /// How long a holder may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,10 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Holding {
     /// The holder, once it is there.
     uffd_holder: Process,
-    /// The checkpoint to which the tracking is relative ([`images::messages::InventoryEntry`]'s
+    /// The checkpoint to which the logging is relative ([`images::messages::InventoryEntry`]'s
     /// `dump_criu_run_id`).
     base: String,
-    /// The tracked processes, and the holder's descriptors.
+    /// The logged processes, and the holder's descriptors.
     held: Vec<(Process, i32)>,
 }
 
@@ -72,13 +72,13 @@ pub(super) struct Taken {
     pub(super) fds: BTreeMap<i32, OwnedFd>,
 }
 
-fn file_of(tracks: &Path, root: i32) -> PathBuf {
-    tracks.join(format!("{root}.json"))
+fn file_of(dirty_logs: &Path, root: i32) -> PathBuf {
+    dirty_logs.join(format!("{root}.json"))
 }
 
-/// Takes the tracking of the tree below `root` over from its holder, if it has one.
-pub(super) fn take(tracks: &Path, root: i32) -> Option<Taken> {
-    let file = file_of(tracks, root);
+/// Takes the logging of the tree below `root` over from its holder, if it has one.
+pub(super) fn take(dirty_logs: &Path, root: i32) -> Option<Taken> {
+    let file = file_of(dirty_logs, root);
     let holding: Holding = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
     // A holder that is gone has left nothing; neither has one of another process of this number.
     let uffd_holder =
@@ -110,16 +110,16 @@ fn end(uffd_holder: &PidFd) {
 /// Starts a holder for the tree below `root`. `program` is what to run: a `stasis`.
 pub(super) fn start(
     program: &Path,
-    tracks: &Path,
+    dirty_logs: &Path,
     root: i32,
     base: &str,
     fds: &BTreeMap<i32, OwnedFd>,
 ) -> io::Result<()> {
-    if let Some(run_dir) = tracks.parent() {
+    if let Some(run_dir) = dirty_logs.parent() {
         fs::create_dir_all(run_dir)?;
     }
     // Who may write here says what a dump believes.
-    DirBuilder::new().recursive(true).mode(0o700).create(tracks)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dirty_logs)?;
     let mut held = Vec::new();
     for (&pid, fd) in fds {
         // The holder is to inherit it.
@@ -127,7 +127,7 @@ pub(super) fn start(
         held.extend(Process::of(pid).map(|process| (process, fd.as_raw_fd())));
     }
     let holding = Holding { uffd_holder: Process::default(), base: base.to_owned(), held };
-    let file = file_of(tracks, root);
+    let file = file_of(dirty_logs, root);
     let mut uffd_holder = Command::new(program)
         .arg0("stasis")
         .arg(KEEP)
@@ -150,7 +150,7 @@ pub(super) fn start(
 }
 
 /// The whole life of a holder: says in `file` what it holds, and waits for the end of those that are
-/// tracked.
+/// logged.
 ///
 /// # Errors
 /// When the file cannot be written, or `holding` is not what [`start`] makes of it.
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn descriptors_outlive_who_started_the_keeper() {
         let place = tempfile::tempdir().unwrap();
-        let mut tracked = Command::new("sleep").arg("100").spawn().unwrap();
-        let pid = tracked.id() as i32;
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id() as i32;
         let file = file_of(place.path(), pid);
         let held = fs::File::open("/proc/self/stat").unwrap();
         fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
@@ -229,7 +229,7 @@ mod tests {
         let taken = take(place.path(), pid).unwrap();
         assert_eq!((taken.base.as_str(), taken.fds.len()), ("b", 1));
         assert!(!uffd_holder.wait().unwrap().success(), "the holder was ended");
-        tracked.kill().unwrap();
-        tracked.wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -10,12 +10,12 @@ use stasis_images::{Error, ImageDir, ImageWriter, WriteOptions};
 
 /// A place for checkpoints.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum StoreKind {
     Directories(tempfile::TempDir),
     Memory(Memory),
 }
 
-impl Place {
+impl StoreKind {
     /// An empty one of each kind.
     pub(crate) fn all() -> [Self; 2] {
         [Self::Directories(tempfile::tempdir().unwrap()), Self::Memory(Memory::default())]

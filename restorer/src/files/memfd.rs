@@ -306,7 +306,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::run::Place;
+    use crate::run::RunSource;
     use images::messages::{AttributeEntry, FileTimesEntry};
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
         let (uid, gid) = (stat.st_uid, stat.st_gid);
         let entry =
             MemfdInodeEntry { name, size, mode, seals, uid, gid, ..MemfdInodeEntry::default() };
-        let run = |start, pages, offset| Run { start, pages, place: Place::Stored(0, offset) };
+        let run = |start, pages, offset| Run { start, pages, source: RunSource::Stored(0, offset) };
         let runs = vec![run(PAGE_SIZE, 1, 0), run(5 * PAGE_SIZE, 1, PAGE_SIZE)];
         let attribute = AttributeEntry { name: b"user.is".to_vec(), value: b"carried".to_vec() };
         let times = FileTimesEntry {

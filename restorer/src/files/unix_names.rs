@@ -30,7 +30,7 @@ use super::approve::Approver;
 use super::unix_plan::{failed, what};
 
 /// Where the file of a socket goes.
-struct Place {
+struct BindPoint {
     /// The directory that a relative name counts from.
     start: Option<Rc<OwnedFd>>,
     /// The directory of the file, and its name in there.
@@ -111,7 +111,7 @@ impl<'a> Names<'a> {
     fn settle_file(
         &mut self,
         socket: &OwnedFd,
-        place: &Place,
+        place: &BindPoint,
         entry: &UnixSkEntry,
     ) -> Result<(), Error> {
         let file = unix_file(socket).map_err(failed("find the file of", entry))?;
@@ -135,7 +135,7 @@ impl<'a> Names<'a> {
             .map_err(|errno| failed("set mode of the file of", entry)(errno.into()))
     }
 
-    fn place(&mut self, entry: &UnixSkEntry) -> Result<Place, Error> {
+    fn place(&mut self, entry: &UnixSkEntry) -> Result<BindPoint, Error> {
         let plain = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
         let no_path = || Error::image(what(entry), "its name is no path");
         let given = of_bytes(plain).ok_or_else(no_path)?;
@@ -165,7 +165,7 @@ impl<'a> Names<'a> {
             Err(error) => return Err(error),
         };
         let start = given.is_relative().then(|| self.directory(start, entry)).transpose()?;
-        Ok(Place { start, directory, name })
+        Ok(BindPoint { start, directory, name })
     }
 
     fn directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Rc<OwnedFd>, Error> {
@@ -194,8 +194,8 @@ impl<'a> Names<'a> {
 
     /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
     /// returned); anything else stays.
-    fn make_way(&self, place: &Place, entry: &UnixSkEntry) -> Result<Option<OsString>, Error> {
-        let Place { directory, name, .. } = place;
+    fn make_way(&self, place: &BindPoint, entry: &UnixSkEntry) -> Result<Option<OsString>, Error> {
+        let BindPoint { directory, name, .. } = place;
         let stat = match fstatat(&**directory, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::ENOENT) => return Ok(None),

@@ -11,7 +11,7 @@ use support::Refusal;
 use super::Process;
 use super::store::Store;
 use crate::error::Error;
-use crate::run::{Place, Run};
+use crate::run::{Run, RunSource};
 
 const MAP_HUGETLB: u32 = 0x4_0000;
 
@@ -40,7 +40,7 @@ impl Owner {
 
     /// Refuses pages that stayed with the dumper, to be asked for later.
     fn check(self, map: &PageMap) -> Result<(), Error> {
-        let mut missing = map.runs.iter().filter(|run| run.place == images::Place::Lazy);
+        let mut missing = map.runs.iter().filter(|run| run.place == images::RunPlace::Lazy);
         let Some(first) = missing.next() else { return Ok(()) };
         let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
         Err(Error::refused(support::images::lazy_pages(pages, first.start).of(0, self.name())))
@@ -64,8 +64,8 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
             in_parent.push((run.start, run.end()));
             continue;
         }
-        let place = place(store, 0, map, run, (run.start, run.end()))?;
-        found.push(Run { start: run.start, pages: run.pages, place });
+        let source = source(store, 0, map, run, (run.start, run.end()))?;
+        found.push(Run { start: run.start, pages: run.pages, source });
     }
     for level in 1.. {
         if in_parent.is_empty() {
@@ -80,18 +80,20 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
 }
 
 /// Where a part of a run is, of a page map that is so many levels up.
-fn place(
+fn source(
     store: &mut Store,
     level: usize,
     map: &PageMap,
     run: &PageRun,
     (start, end): (u64, u64),
-) -> Result<Place, Error> {
+) -> Result<RunSource, Error> {
     match run.place {
-        images::Place::Stored(offset) => {
-            store.place(level, map.pages_id, offset + (start - run.start), end - start)
+        images::RunPlace::Stored(offset) => {
+            store.source(level, map.pages_id, offset + (start - run.start), end - start)
         }
-        images::Place::Zero | images::Place::Parent | images::Place::Lazy => Ok(Place::Zero),
+        images::RunPlace::Zero | images::RunPlace::Parent | images::RunPlace::Lazy => {
+            Ok(RunSource::Zero)
+        }
     }
 }
 
@@ -117,8 +119,8 @@ fn from_parent(
             if run.in_parent() {
                 further.push((at, until));
             } else {
-                let place = place(store, level, map, run, (at, until))?;
-                found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, place });
+                let source = source(store, level, map, run, (at, until))?;
+                found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, source });
             }
             at = until;
         }
@@ -230,7 +232,7 @@ pub(super) fn private_runs(
             let bytes = pages * PAGE_SIZE;
             rest.start += bytes;
             rest.pages -= pages;
-            rest.place = rest.place.after(bytes);
+            rest.source = rest.source.after(bytes);
         }
     }
     Ok((kept, vdso))

@@ -12,7 +12,7 @@ use images::{ImageDir, Lineage, PageSource};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::error::Error;
-use crate::run::Place;
+use crate::run::RunSource;
 
 /// Bytes that are brought at once.
 const AT_ONCE: u64 = 1 << 20;
@@ -40,13 +40,13 @@ impl Store {
     }
 
     /// The place of bytes that are wanted: in a pages file of the checkpoint that is so many levels up.
-    pub(super) fn place(
+    pub(super) fn source(
         &mut self,
         level: usize,
         pages_id: u32,
         offset: u64,
         bytes: u64,
-    ) -> Result<Place, Error> {
+    ) -> Result<RunSource, Error> {
         let index = match self.known.get(&(level, pages_id)) {
             Some(&index) => index,
             None => {
@@ -60,7 +60,7 @@ impl Store {
         if source.pages.file().is_none() {
             source.wanted.push((offset, bytes));
         }
-        Ok(Place::Stored(index, offset))
+        Ok(RunSource::Stored(index, offset))
     }
 
     /// The files that the places refer to.

@@ -12,7 +12,7 @@ use super::{Descriptors, Host};
 use crate::error::Error;
 use crate::files::Needs;
 use crate::load::{Body, is_ordinary};
-use crate::run::{Place, Run};
+use crate::run::{Run, RunSource};
 
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
@@ -176,7 +176,7 @@ fn advise(pid: ImagePid, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(),
 /// the kernel takes.
 fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
     let mut ordered: Vec<&Run> = runs.iter().collect();
-    ordered.sort_by_key(|run| run.place);
+    ordered.sort_by_key(|run| run.source);
     let mut reads: Vec<Read> = Vec::new();
     let mut segments: Vec<Segment> = Vec::new();
     // Where the last read ends in its file, and how much it takes.
@@ -187,13 +187,13 @@ fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
         while rest.pages > 0 {
             let bytes = rest.bytes().min(MAX_READ);
             let joins = rest.stored().is_some()
-                && end == Some(rest.place)
+                && end == Some(rest.source)
                 && taken + bytes <= MAX_READ
                 && reads.last().is_some_and(|read| (read.segments as usize) < MAX_SEGMENTS);
             if !joins {
-                let (fd, offset) = match rest.place {
-                    Place::Stored(store, offset) => (descriptors.stores[store], offset),
-                    Place::Zero => (-1, 0),
+                let (fd, offset) = match rest.source {
+                    RunSource::Stored(store, offset) => (descriptors.stores[store], offset),
+                    RunSource::Zero => (-1, 0),
                 };
                 reads.push(Read { fd, segments: 0, first: segments.len() as u64, offset });
                 taken = 0;
@@ -211,8 +211,8 @@ fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
             taken += bytes;
             rest.start += bytes;
             rest.pages -= bytes / PAGE_SIZE;
-            rest.place = rest.place.after(bytes);
-            end = Some(rest.place);
+            rest.source = rest.source.after(bytes);
+            end = Some(rest.source);
         }
     }
     (reads, segments)
@@ -249,13 +249,13 @@ mod tests {
     #[test]
     fn runs_in_a_row_are_read_together() {
         let descriptors = Descriptors { stores: vec![70, 71], ..Descriptors::default() };
-        let run = |start, pages, place| Run { start, pages, place };
+        let run = |start, pages, source| Run { start, pages, source };
         let runs = [
-            run(0x1000, 1, Place::Stored(0, 0)),
-            run(0x2000, 1, Place::Stored(0, 4096)),
-            run(0x8000, 2, Place::Stored(0, 8192)),
-            run(0x1_0000, 1, Place::Zero),
-            run(0x2_0000, 1, Place::Stored(1, 0)),
+            run(0x1000, 1, RunSource::Stored(0, 0)),
+            run(0x2000, 1, RunSource::Stored(0, 4096)),
+            run(0x8000, 2, RunSource::Stored(0, 8192)),
+            run(0x1_0000, 1, RunSource::Zero),
+            run(0x2_0000, 1, RunSource::Stored(1, 0)),
         ];
         let (reads, segments) = reads(&runs, &descriptors);
         assert_eq!(reads.len(), 3);
@@ -271,7 +271,7 @@ mod tests {
         let descriptors = Descriptors { stores: vec![70], ..Descriptors::default() };
         let pages = 3 * MAX_READ / PAGE_SIZE / 2;
         let (reads, segments) =
-            reads(&[Run { start: 0, pages, place: Place::Stored(0, 4096) }], &descriptors);
+            reads(&[Run { start: 0, pages, source: RunSource::Stored(0, 4096) }], &descriptors);
         assert_eq!(reads.len(), 2);
         assert_eq!(reads[1].offset, 4096 + MAX_READ);
         assert_eq!(segments.iter().map(|segment| segment.bytes).sum::<u64>(), pages * PAGE_SIZE);

@@ -45,9 +45,9 @@ unsafe extern "C" fn parasite(state: *mut Parasite) -> ! {
 }
 
 /// The report, in whose place errors are noted.
-struct Report(*mut Parasite);
+struct Answers(*mut Parasite);
 
-impl Report {
+impl Answers {
     /// Makes a system call that only reads and writes its answer into the report.
     fn ask(&self, number: usize, args: [usize; 6]) -> usize {
         // SAFETY: every call made here is a getter whose pointers lie in the region.
@@ -76,7 +76,7 @@ impl Report {
 /// # Safety
 /// `state` is the struct that the host laid out, followed by its timers.
 unsafe fn report(state: *mut Parasite) {
-    let report = Report(state);
+    let report = Answers(state);
     // SAFETY: `state` is valid for the whole run, and only this thread and (while it is stopped)
     // the host touch it.
     unsafe {

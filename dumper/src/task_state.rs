@@ -44,7 +44,7 @@ impl Wanted {
 
 /// Of a thread: what [`collector::InTask::mark`] covers.
 #[derive(Debug)]
-pub(crate) struct ThreadFacts {
+pub(crate) struct ThreadAttributes {
     /// Of its fields only those are of use that the mark covers: credentials, umask, seccomp.
     pub(crate) status: Status,
     pub(crate) scheduling: Scheduling,
@@ -58,7 +58,7 @@ pub(crate) struct ThreadFacts {
 
 /// Of a process: what [`collector::InProcess::mark`] covers.
 #[derive(Debug)]
-pub(crate) struct ProcessFacts {
+pub(crate) struct ProcessAttributes {
     /// Of its fields only the places in memory are of use, and the flags.
     pub(crate) stat: Stat,
     pub(crate) limits: Limits,
@@ -71,7 +71,7 @@ pub(crate) struct ProcessFacts {
     pub(crate) settings: Option<ProcessSettings>,
 }
 
-impl ThreadFacts {
+impl ThreadAttributes {
     fn read(dir: &Dir, tid: i32, settings: Wanted, own: &Labels) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
         let dir = dir.thread(tid)?;
@@ -165,7 +165,7 @@ fn personality(dir: &Dir, buffer: &mut Vec<u8>) -> Result<u32, Error> {
     Ok(text.and_then(|text| u32::from_str_radix(text.trim(), 16).ok()).unwrap_or(0))
 }
 
-impl ProcessFacts {
+impl ProcessAttributes {
     fn read(dir: &Dir, settings: Wanted) -> Result<Self, Error> {
         let mut buffer = Vec::with_capacity(4096);
         let personality = personality(dir, &mut buffer)?;
@@ -225,50 +225,53 @@ fn merges_memory(dir: &Dir, buffer: &mut Vec<u8>) -> bool {
         && buffer.split(|&byte| byte == b'\n').any(|line| line == b"ksm_merge_any: yes")
 }
 
-/// A fact with the mark of a moment before it was read.
+/// Attributes with the mark of a moment before it was read.
 type Marked<T> = (Option<NonZeroU64>, T);
 
-/// The facts of a tree.
+/// The attributes of the tasks of a tree.
 #[derive(Debug, Default)]
-pub(crate) struct Facts {
-    processes: BTreeMap<i32, Marked<ProcessFacts>>,
-    threads: BTreeMap<i32, Marked<ThreadFacts>>,
+pub(crate) struct TaskStates {
+    processes: BTreeMap<i32, Marked<ProcessAttributes>>,
+    threads: BTreeMap<i32, Marked<ThreadAttributes>>,
     /// What a mark says to hold is read again all the same, and compared.
     cross_check: bool,
     /// Labels of security modules that this process has.
     labels: Labels,
 }
 
-impl Facts {
+impl TaskStates {
     /// Reads all of a running tree, of what does not end meanwhile. `inventory` is of before.
     pub(crate) fn read(inventory: &Inventory, cross_check: bool) -> Self {
-        let mut facts = Self { cross_check, labels: Labels::own(), ..Self::default() };
+        let mut states = Self { cross_check, labels: Labels::own(), ..Self::default() };
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
         for process in inventory.processes.values().filter(alive) {
             let Ok(dir) = Dir::open(process.pid) else { continue };
-            if let Ok(read) = ProcessFacts::read(&dir, Wanted::of_process(process)) {
-                facts.processes.insert(process.pid, (process_mark(process), read));
+            if let Ok(read) = ProcessAttributes::read(&dir, Wanted::of_process(process)) {
+                states.processes.insert(process.pid, (process_mark(process), read));
             }
             for &tid in process.threads.keys() {
-                if let Ok(read) =
-                    ThreadFacts::read(&dir, tid, Wanted::of_thread(process, tid), &facts.labels)
-                {
-                    facts.threads.insert(tid, (thread_mark(process, tid), read));
+                if let Ok(read) = ThreadAttributes::read(
+                    &dir,
+                    tid,
+                    Wanted::of_thread(process, tid),
+                    &states.labels,
+                ) {
+                    states.threads.insert(tid, (thread_mark(process, tid), read));
                 }
             }
         }
-        facts
+        states
     }
 
     /// What of it stands in the way of a dump.
     pub(crate) fn unsupported(&self, root: i32) -> Vec<Unsupported> {
         let threads = self.threads.iter();
         let own = nix::unistd::gettid().as_raw();
-        let of_threads = threads.flat_map(|(&tid, (_, facts))| {
-            let mut found = facts.of_status(tid);
-            found.extend(of_tracer(tid, facts.status.tracer, own));
-            found.extend(facts.labels.unsupported(tid, &self.labels));
-            found.extend(facts.in_place_of_programs(tid, root));
+        let of_threads = threads.flat_map(|(&tid, (_, attributes))| {
+            let mut found = attributes.of_status(tid);
+            found.extend(of_tracer(tid, attributes.status.tracer, own));
+            found.extend(attributes.labels.unsupported(tid, &self.labels));
+            found.extend(attributes.in_place_of_programs(tid, root));
             found
         });
         self.processes
@@ -283,21 +286,21 @@ impl Facts {
         &mut self,
         dir: &Dir,
         process: &Process,
-    ) -> Result<ProcessFacts, Error> {
+    ) -> Result<ProcessAttributes, Error> {
         match self.processes.remove(&process.pid) {
-            Some((mark, facts)) if holds(mark, process_mark(process)) => {
+            Some((mark, attributes)) if holds(mark, process_mark(process)) => {
                 if self.cross_check {
-                    let again = ProcessFacts::read(dir, Wanted::Yes)?;
-                    compared(process.pid, facts.differs(&again))?;
+                    let again = ProcessAttributes::read(dir, Wanted::Yes)?;
+                    compared(process.pid, attributes.differs(&again))?;
                     let known = process.in_process.as_ref().map(|known| known.settings);
                     compared(process.pid, known.and_then(|known| again.differs_from(&known)))?;
                 }
-                Ok(facts)
+                Ok(attributes)
             }
             _ => {
                 let found = unsupported::of_program(process.pid);
                 unsupported::refuse(process.pid, found.into_iter().collect())?;
-                ProcessFacts::read(dir, Wanted::of_process(process))
+                ProcessAttributes::read(dir, Wanted::of_process(process))
             }
         }
     }
@@ -308,25 +311,29 @@ impl Facts {
         dir: &Dir,
         process: &Process,
         tid: i32,
-    ) -> Result<ThreadFacts, Error> {
+    ) -> Result<ThreadAttributes, Error> {
         match self.threads.remove(&tid) {
-            Some((mark, facts)) if holds(mark, thread_mark(process, tid)) => {
+            Some((mark, attributes)) if holds(mark, thread_mark(process, tid)) => {
                 if self.cross_check {
-                    let again = ThreadFacts::read(dir, tid, Wanted::Yes, &self.labels)?;
-                    compared(tid, facts.differs(&again))?;
+                    let again = ThreadAttributes::read(dir, tid, Wanted::Yes, &self.labels)?;
+                    compared(tid, attributes.differs(&again))?;
                     let known = process.threads.get(&tid).and_then(|thread| thread.in_task);
                     let differs = |known: InTask| again.differs_from(&known.settings);
                     compared(tid, known.and_then(differs))?;
                 }
-                Ok(facts)
+                Ok(attributes)
             }
             _ => {
-                let facts =
-                    ThreadFacts::read(dir, tid, Wanted::of_thread(process, tid), &self.labels)?;
-                let mut found = facts.of_status(tid);
-                found.extend(facts.labels.unsupported(tid, &self.labels));
+                let attributes = ThreadAttributes::read(
+                    dir,
+                    tid,
+                    Wanted::of_thread(process, tid),
+                    &self.labels,
+                )?;
+                let mut found = attributes.of_status(tid);
+                found.extend(attributes.labels.unsupported(tid, &self.labels));
                 unsupported::refuse(process.pid, found)?;
-                Ok(facts)
+                Ok(attributes)
             }
         }
     }

@@ -12,9 +12,9 @@ use super::{Error, Mount, parse};
 /// The mounted hierarchies of both versions: by controller, by `name=…`, and by the empty name for
 /// version 2.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places(BTreeMap<String, Mount>);
+pub struct GroupDirectories(BTreeMap<String, Mount>);
 
-impl Places {
+impl GroupDirectories {
     /// Looks through our own mounts; of several mounts of one hierarchy the first counts.
     ///
     /// # Errors
@@ -25,23 +25,23 @@ impl Places {
     }
 
     fn among(mounts: &Mounts) -> Self {
-        let mut places = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for mount in &mounts.0 {
             let here = || Mount { root: (&mount.root).into(), point: (&mount.mount_point).into() };
             match mount.fs_type.as_bytes() {
                 b"cgroup2" => {
-                    places.entry(String::new()).or_insert_with(here);
+                    found.entry(String::new()).or_insert_with(here);
                 }
                 b"cgroup" => {
                     let options = mount.super_options.to_string_lossy();
                     for option in options.split(',') {
-                        places.entry(option.to_owned()).or_insert_with(here);
+                        found.entry(option.to_owned()).or_insert_with(here);
                     }
                 }
                 _ => {}
             }
         }
-        Self(places)
+        Self(found)
     }
 
     /// The directory of a group, by the hierarchy's name as `/proc/PID/cgroup` has it (`cpu,cpuacct`,
@@ -63,8 +63,8 @@ mod tests {
         let text = b"26 25 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
             27 25 0:24 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
             28 25 0:25 /box /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
-        let places = Places::among(&Mounts::parse(text).unwrap());
-        let of = |name, group: &str| places.directory(name, group.as_bytes());
+        let found = GroupDirectories::among(&Mounts::parse(text).unwrap());
+        let of = |name, group: &str| found.directory(name, group.as_bytes());
         assert_eq!(of("", "/a/b"), Some("/sys/fs/cgroup/unified/a/b".into()));
         assert_eq!(of("cpu,cpuacct", "/"), Some("/sys/fs/cgroup/cpu,cpuacct/".into()));
         assert_eq!(of("name=systemd", "/box/c"), Some("/sys/fs/cgroup/systemd/c".into()));

@@ -25,8 +25,8 @@ fn file(fd: i32, print: u64) -> OpenFile {
     }
 }
 
-fn found(file: &OpenFile) -> Found {
-    Found {
+fn found(file: &OpenFile) -> CachedFile {
+    CachedFile {
         fd: file.fd,
         device: file.device,
         inode: file.inode,
@@ -48,12 +48,12 @@ fn of_type(r#type: u32, entry: FileEntry) -> FileEntry {
     FileEntry { r#type, ..entry }
 }
 
-fn is_kept(kept: &mut FileCache, pid: i32, file: &OpenFile) -> bool {
-    kept.find(pid, file, file.mark.unwrap()).is_some()
+fn is_cached(cache: &mut FileCache, pid: i32, file: &OpenFile) -> bool {
+    cache.find(pid, file, file.mark.unwrap()).is_some()
 }
 
 #[test]
-fn a_file_is_kept_while_nothing_that_makes_it_is_another() {
+fn a_file_is_cached_while_nothing_that_makes_it_is_another() {
     let before = file(3, 7);
     let same = |after: &OpenFile| found(&before).is(after, after.mark.unwrap());
     let is = |change: fn(&mut OpenFile)| {
@@ -76,28 +76,28 @@ fn a_file_is_kept_while_nothing_that_makes_it_is_another() {
 
 #[test]
 fn files_are_found_in_step() {
-    let mut kept = FileCache::default();
+    let mut cache = FileCache::default();
     for pid in [40, 41] {
         let files = [3, 5, 6].map(|fd| found(&file(fd, 7)));
-        kept.found.insert(pid, files.into());
+        cache.found.insert(pid, files.into());
     }
     // One that was opened since, one that was closed, one that has changed.
-    assert!(is_kept(&mut kept, 40, &file(3, 7)));
-    assert!(!is_kept(&mut kept, 40, &file(4, 7)));
-    assert!(!is_kept(&mut kept, 40, &file(6, 8)));
-    assert!(!is_kept(&mut kept, 40, &file(7, 7)));
-    assert!(!is_kept(&mut kept, 42, &file(3, 7)));
-    assert!(is_kept(&mut kept, 41, &file(6, 7)));
+    assert!(is_cached(&mut cache, 40, &file(3, 7)));
+    assert!(!is_cached(&mut cache, 40, &file(4, 7)));
+    assert!(!is_cached(&mut cache, 40, &file(6, 8)));
+    assert!(!is_cached(&mut cache, 40, &file(7, 7)));
+    assert!(!is_cached(&mut cache, 42, &file(3, 7)));
+    assert!(is_cached(&mut cache, 41, &file(6, 7)));
 }
 
 #[test]
 fn contents_are_given_once_and_only_as_they_were() {
     let pipe = OpenFile { mark: mark(7, Some(16)), ..file(3, 7) };
     let with = || {
-        let mut kept = FileCache::default();
+        let mut cache = FileCache::default();
         let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: Some(65536) };
-        kept.contents.insert((pipe.device, pipe.inode), (PRINT, entry, b"bytes".to_vec()));
-        kept
+        cache.contents.insert((pipe.device, pipe.inode), (PRINT, entry, b"bytes".to_vec()));
+        cache
     };
     let (entry, bytes) = with().take_contents(&pipe).unwrap();
     assert_eq!((entry.bytes, entry.size, &bytes[..]), (5, Some(65536), &b"bytes"[..]));
@@ -105,11 +105,11 @@ fn contents_are_given_once_and_only_as_they_were() {
     assert!(taken(&OpenFile { mark: mark(8, Some(16)), ..pipe.clone() }).is_none());
     assert!(taken(&OpenFile { mark: None, ..pipe.clone() }).is_none());
     assert!(taken(&OpenFile { inode: 9, ..pipe.clone() }).is_none());
-    let mut kept = with();
-    assert!(kept.take_contents(&OpenFile { mark: None, ..pipe.clone() }).is_none());
-    assert!(kept.take_contents(&pipe).is_none(), "what is no more so is not given later");
-    let mut kept = with();
-    assert!(kept.take_contents(&pipe).is_some() && kept.take_contents(&pipe).is_none());
+    let mut cache = with();
+    assert!(cache.take_contents(&OpenFile { mark: None, ..pipe.clone() }).is_none());
+    assert!(cache.take_contents(&pipe).is_none(), "what is no more so is not given later");
+    let mut cache = with();
+    assert!(cache.take_contents(&pipe).is_some() && cache.take_contents(&pipe).is_none());
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl<'a> Room<'a> {
 
 /// A place for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FrameSpace {
     /// Address below which they may lie.
     pub(crate) top: u64,
     /// Lowest address that they may have.
@@ -62,30 +62,31 @@ const DISTANCE: u64 = 64 << 10;
 const SLOT: u64 = 16 << 10;
 
 /// Where `bytes` of frames may lie, best first. `sp` is the thread's stack pointer.
-pub(crate) fn places(sp: u64, bytes: u64, room: &Room<'_>) -> Vec<Place> {
-    let mut places = Vec::new();
-    let fixed = |top, floor| Place { top, floor, grows: false, zeros: 0 };
+pub(crate) fn frame_spaces(sp: u64, bytes: u64, room: &Room<'_>) -> Vec<FrameSpace> {
+    let mut frame_spaces = Vec::new();
+    let fixed = |top, floor| FrameSpace { top, floor, grows: false, zeros: 0 };
     let on_alt_stack = match room.alt_stack {
         Some((start, bytes)) if bytes > 0 => {
             let on = sp.wrapping_sub(start) < bytes;
             let top = if on { sp.saturating_sub(RED_ZONE) } else { start.saturating_add(bytes) };
-            places.push(fixed(top, start));
+            frame_spaces.push(fixed(top, start));
             on
         }
         _ => false,
     };
     if !on_alt_stack && let Some(mapping) = stack_of(sp, room) {
         let top = sp - RED_ZONE.min(sp);
-        places.push(match is_initial_stack(mapping) {
-            true => Place { grows: true, ..fixed(top, 0) },
+        frame_spaces.push(match is_initial_stack(mapping) {
+            true => FrameSpace { grows: true, ..fixed(top, 0) },
             false => fixed(top, mapping.start),
         });
     }
     if let Some(stack) = room.mappings.iter().rev().find(|mapping| is_initial_stack(mapping)) {
-        places.extend(far_end(stack, bytes, room.slot));
+        frame_spaces.extend(far_end(stack, bytes, room.slot));
     }
-    places.retain(|place| place.top.checked_sub(bytes).is_some_and(|start| start >= place.floor));
-    places
+    frame_spaces
+        .retain(|space| space.top.checked_sub(bytes).is_some_and(|start| start >= space.floor));
+    frame_spaces
 }
 
 /// The mapping that `sp` is in, if it is likely that what lies below is free: not in the heap, nor
@@ -105,23 +106,23 @@ fn is_initial_stack(mapping: &Mapping) -> bool {
 }
 
 /// The end of the initial stack: inside, where it was never used, or else below.
-fn far_end(stack: &Mapping, bytes: u64, slot: u64) -> Vec<Place> {
+fn far_end(stack: &Mapping, bytes: u64, slot: u64) -> Vec<FrameSpace> {
     let slot_bytes = bytes.next_multiple_of(SLOT);
     let Some(offset) = slot.checked_mul(slot_bytes) else { return Vec::new() };
-    let inside = stack.start.checked_add(offset).map(|floor| Place {
+    let inside = stack.start.checked_add(offset).map(|floor| FrameSpace {
         top: floor + slot_bytes,
         floor,
         grows: false,
         zeros: slot_bytes + DISTANCE,
     });
     let below = stack.start.checked_sub(DISTANCE).and_then(|start| start.checked_sub(offset));
-    let below = below.map(|top| Place {
+    let below = below.map(|top| FrameSpace {
         top,
         floor: top.saturating_sub(slot_bytes),
         grows: true,
         zeros: 0,
     });
-    inside.filter(|place| place.floor + place.zeros <= stack.end).into_iter().chain(below).collect()
+    inside.filter(|space| space.floor + space.zeros <= stack.end).into_iter().chain(below).collect()
 }
 
 #[cfg(test)]
@@ -175,13 +176,13 @@ mod tests {
     /// Tops of the places for frames of `bytes`, the far end of the initial stack as 0 (inside) and
     /// 1 (below).
     fn tops(sp: u64, bytes: u64, alt_stack: Option<(u64, u64)>) -> Vec<u64> {
-        let places = with(alt_stack, false, |room| places(sp, bytes, room));
-        let far = |place: &Place| match place {
-            Place { zeros: 1.., .. } => 0,
-            Place { top, grows: true, .. } if *top < STACK => 1,
-            Place { top, .. } => *top,
+        let frame_spaces = with(alt_stack, false, |room| frame_spaces(sp, bytes, room));
+        let far = |space: &FrameSpace| match space {
+            FrameSpace { zeros: 1.., .. } => 0,
+            FrameSpace { top, grows: true, .. } if *top < STACK => 1,
+            FrameSpace { top, .. } => *top,
         };
-        places.iter().map(far).collect()
+        frame_spaces.iter().map(far).collect()
     }
 
     #[test]
@@ -228,9 +229,9 @@ mod tests {
     #[test]
     fn with_others_running_only_the_initial_stack_will_do() {
         let sp = THREAD + 0x8000;
-        with(None, true, |room| assert!(places(sp, SIZES[0], room)[0].zeros != 0));
+        with(None, true, |room| assert!(frame_spaces(sp, SIZES[0], room)[0].zeros != 0));
         let sp = STACK + 0x2_0000;
-        with(None, true, |room| assert_eq!(places(sp, SIZES[0], room)[0].top, sp - RED_ZONE));
+        with(None, true, |room| assert_eq!(frame_spaces(sp, SIZES[0], room)[0].top, sp - RED_ZONE));
     }
 
     #[test]
@@ -239,9 +240,9 @@ mod tests {
         for bytes in SIZES {
             let mut taken: Vec<(u64, u64)> = Vec::new();
             for slot in 0..100 {
-                for place in far_end(&stack, bytes, slot) {
-                    let range = (place.top - bytes, place.top);
-                    assert!(place.top - place.floor >= bytes);
+                for space in far_end(&stack, bytes, slot) {
+                    let range = (space.top - bytes, space.top);
+                    assert!(space.top - space.floor >= bytes);
                     assert!(taken.iter().all(|other| range.1 <= other.0 || other.1 <= range.0));
                     taken.push(range);
                 }

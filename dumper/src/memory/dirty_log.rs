@@ -1,4 +1,4 @@
-//! One process whose writes are tracked while it runs.
+//! The dirty log of one process: its writes are logged while it runs.
 //!
 //! Its larger anonymous mappings are registered with a userfaultfd that writes are noted by. A page
 //! that is found written is protected and then copied, in this order: what is written during the
@@ -22,12 +22,12 @@ use collector::{Mapping, Process, VmFlags};
 use images::Folder;
 use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
-use kernel::userfaultfd::WriteTracker;
+use kernel::userfaultfd::WriteLog;
 
 use super::copies::{Copies, SLICE, Target, windows};
 use super::copy::{cut, in_a_row, into_memory, share, that_pay};
 use super::look::{Look, look, parts, without_holes};
-use super::origin::Memory;
+use super::origin::ProcessMemory;
 use super::pages::Round;
 use super::room::Room;
 use super::runs::{bytes, coalesce, joined, subtract, union};
@@ -44,13 +44,13 @@ const MAPPINGS: usize = 64;
 const WORTH_A_MAPPING: u64 = 32 << 10;
 /// Bytes that are worth several threads to look at.
 const MUCH: u64 = 512 << 20;
-/// A tracked process.
+/// The dirty log of one process: which of its pages were written since they were last copied.
 #[derive(Debug)]
-pub(crate) struct Tracked {
+pub(crate) struct DirtyLog {
     pid: i32,
-    tracker: WriteTracker,
+    write_log: WriteLog,
     map: PageMap,
-    memory: Memory,
+    memory: ProcessMemory,
     /// How many threads there is use for at most.
     threads: usize,
     /// What was registered, in parts of few mappings.
@@ -82,22 +82,22 @@ pub(crate) struct Sorted {
     pub(crate) guards: Vec<PageRun>,
 }
 
-/// Whether a mapping is one that can be tracked.
-pub(super) fn trackable(mapping: &Mapping) -> bool {
+/// Whether a mapping is one that can be logged.
+pub(super) fn can_log(mapping: &Mapping) -> bool {
     matches!(mappings::classify(mapping), Ok(Kind::Anonymous | Kind::Heap))
         && mapping.flags.contains(VmFlags::MAY_WRITE)
 }
 
-/// Groups of mappings that can be tracked and lie side by side.
+/// Groups of mappings that can be logged and lie side by side.
 fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
     mappings
-        .chunk_by(|a, b| a.end == b.start && trackable(a) && trackable(b))
-        .filter(|group| trackable(&group[0]))
+        .chunk_by(|a, b| a.end == b.start && can_log(a) && can_log(b))
+        .filter(|group| can_log(&group[0]))
 }
 
-/// What of `mappings` is worth tracking: where those that lie side by side hold at least `least`
+/// What of `mappings` is worth logging: where those that lie side by side hold at least `least`
 /// bytes together, if all of that is `worth` it. In parts of few mappings.
-fn worth_tracking(
+fn worth_logging(
     map: &mut PageMap,
     pid: i32,
     mappings: &[Mapping],
@@ -143,8 +143,8 @@ fn held(map: &mut PageMap, span: PageRun, enough: u64) -> io::Result<u64> {
     Ok(held)
 }
 
-impl Tracked {
-    /// Starts to track the mappings of `process`, where those that lie side by side hold at least
+impl DirtyLog {
+    /// Starts to log the writes to the mappings of `process`, where those that lie side by side hold at least
     /// so many bytes together, if all of them hold so many. `None` if they do not.
     pub(super) fn begin(
         process: &Process,
@@ -155,21 +155,21 @@ impl Tracked {
         let pid = process.pid;
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
-        let mut worth = worth_tracking(&mut map, pid, &process.mappings, worth)?;
+        let mut worth = worth_logging(&mut map, pid, &process.mappings, worth)?;
         // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
         if worth.is_empty() || denies_parasites(process) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, gadgets);
         let (fd, handover) = handed.map_err(|source| Error::Inject { pid, source })?;
-        let tracker = WriteTracker::begin(fd).map_err(failed("track the writes"))?;
+        let write_log = WriteLog::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
-        worth.retain(|span| tracker.register(span.start, span.bytes()).is_ok());
+        worth.retain(|span| write_log.register(span.start, span.bytes()).is_ok());
         Ok((!worth.is_empty())
-            .then(|| Self { handover, ..Self::with(pid, tracker, map, worth, threads) }))
+            .then(|| Self { handover, ..Self::with(pid, write_log, map, worth, threads) }))
     }
 
-    /// Goes on with the tracking that another dump began. `inherited` are the pages that its
+    /// Goes on with the logging that another dump began. `inherited` are the pages that its
     /// checkpoint holds. `None` if the process has executed another program since.
     pub(super) fn resume(
         process: &Process,
@@ -178,8 +178,8 @@ impl Tracked {
         threads: usize,
     ) -> Result<Option<Self>, Error> {
         let pid = process.pid;
-        let tracker = WriteTracker::resume(fd);
-        if !tracker.is_alive() {
+        let write_log = WriteLog::resume(fd);
+        if !write_log.is_alive() {
             return Ok(None);
         }
         let map = PageMap::open(pid).map_err(|source| Error::Process {
@@ -188,27 +188,27 @@ impl Tracked {
             source,
         })?;
         let marked = |mapping: &&Mapping| {
-            trackable(mapping) && mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT)
+            can_log(mapping) && mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT)
         };
         let parts = process.mappings.iter().filter(marked);
         let parts = parts.map(|mapping| PageRun::new(mapping.start, mapping.end));
         // To register once more what this userfaultfd has changes nothing; what another one has
         // cannot be.
         let parts =
-            parts.filter(|part| tracker.register(part.start, part.bytes()).is_ok()).collect();
-        let mut tracked = Self::with(pid, tracker, map, parts, threads);
-        tracked.inherited = clip(inherited, &tracked.spans);
-        tracked.covered = tracked.inherited.clone();
-        Ok(Some(tracked))
+            parts.filter(|part| write_log.register(part.start, part.bytes()).is_ok()).collect();
+        let mut log = Self::with(pid, write_log, map, parts, threads);
+        log.inherited = clip(inherited, &log.spans);
+        log.covered = log.inherited.clone();
+        Ok(Some(log))
     }
 
-    /// Tracks mappings that are newer than the tracking as well, by the rules of
-    /// [`Tracked::begin`].
+    /// Logs mappings that are newer than the logging as well, by the rules of
+    /// [`DirtyLog::begin`].
     pub(super) fn extend(&mut self, process: &Process, least: u64) -> Result<(), Error> {
         let new = |mapping: &&Mapping| !mapping.flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         let new: Vec<Mapping> = process.mappings.iter().filter(new).cloned().collect();
-        let mut worth = worth_tracking(&mut self.map, self.pid, &new, (least, 0))?;
-        worth.retain(|span| self.tracker.register(span.start, span.bytes()).is_ok());
+        let mut worth = worth_logging(&mut self.map, self.pid, &new, (least, 0))?;
+        worth.retain(|span| self.write_log.register(span.start, span.bytes()).is_ok());
         self.parts.append(&mut worth);
         self.parts.sort_by_key(|part| part.start);
         self.spans = coalesce(&self.parts, 0);
@@ -228,7 +228,7 @@ impl Tracked {
 
     fn with(
         pid: i32,
-        tracker: WriteTracker,
+        write_log: WriteLog,
         map: PageMap,
         parts: Vec<PageRun>,
         threads: usize,
@@ -236,10 +236,10 @@ impl Tracked {
         let spans = coalesce(&parts, 0);
         Self {
             pid,
-            memory: Memory::of(pid),
+            memory: ProcessMemory::of(pid),
             threads,
             parts,
-            tracker,
+            write_log,
             map,
             spans,
             inherited: Vec::new(),
@@ -346,7 +346,7 @@ impl Tracked {
     /// written: there is no copy of them. Those that it will not say it of are noted.
     fn give_up(&mut self, runs: &[PageRun]) {
         let kept =
-            runs.iter().filter(|run| self.tracker.unprotect(run.start, run.bytes()).is_err());
+            runs.iter().filter(|run| self.write_log.unprotect(run.start, run.bytes()).is_err());
         let kept: Vec<PageRun> = kept.copied().collect();
         self.doubtful = union(&self.doubtful, &kept);
     }
@@ -358,7 +358,7 @@ impl Tracked {
         self.each_part(spans, look).map(joined)
     }
 
-    /// Sorts the pages in `spans`, which are the tracked mappings of the process as it stands
+    /// Sorts the pages in `spans`, which are the logged mappings of the process as it stands
     /// still. With `protect` those that have to be copied are protected again.
     pub(super) fn sort(&mut self, spans: &[PageRun], protect: bool) -> Result<Sorted, Error> {
         // Those that were met before may have gone.
@@ -414,9 +414,9 @@ impl Tracked {
         self.doubtful.clone_from(&self.spans);
     }
 
-    /// Gives the tracking away, to be gone on with.
+    /// Gives the logging away, to be gone on with.
     pub(super) fn into_fd(self) -> OwnedFd {
-        self.tracker.into_fd()
+        self.write_log.into_fd()
     }
 
     /// The copies in memory; they are to be written with what is copied while the process stands
@@ -443,7 +443,7 @@ impl Tracked {
         bytes(&self.covered)
     }
 
-    /// Stops to track. The kernel would do it by itself, in one step for which the whole process
+    /// Stops logging. The kernel would do it by itself, in one step for which the whole process
     /// waits. This takes the protection off in small steps, and then the registration, which is quick
     /// when nothing is protected. (The registration cannot be taken off in steps: a mapping would be
     /// two for a while, and the process may be about to move it as one.)
@@ -456,7 +456,7 @@ impl Tracked {
         })
         .ok();
         for span in &self.parts {
-            if let Err(error) = self.tracker.unregister(span.start, span.bytes()) {
+            if let Err(error) = self.write_log.unregister(span.start, span.bytes()) {
                 tracing::debug!(pid = self.pid, %error, "left to the descriptor's end");
             }
         }
@@ -467,7 +467,7 @@ impl Tracked {
         while at < window.end {
             let end = window.end.min(at + SLICE * PAGE_SIZE);
             // Where nothing is mapped any more, or something else, there is nothing to do.
-            if self.tracker.unprotect(at, end - at).is_err() && !self.tracker.is_alive() {
+            if self.write_log.unprotect(at, end - at).is_err() && !self.write_log.is_alive() {
                 return;
             }
             at = end;

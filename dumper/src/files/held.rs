@@ -17,7 +17,7 @@ use super::taps::Tap;
 
 /// What is remembered from one look to the next.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct HeldFiles {
     pub(super) paths: Paths,
     pidfds: HashMap<i32, PidFd>,
     sockets: HashMap<u64, OwnedFd>,
@@ -30,7 +30,7 @@ pub(super) fn key(file: &OpenFile) -> Key {
     Key { device: file.device, inode: file.inode, target: file.target.clone() }
 }
 
-impl Memory {
+impl HeldFiles {
     /// A descriptor of ours for the open file that `pid` has as `fd`.
     pub(super) fn borrow(&mut self, pid: i32, fd: i32) -> Result<OwnedFd, Problem> {
         let pidfd = match self.pidfds.entry(pid) {
@@ -70,7 +70,7 @@ impl Memory {
 
 /// Runs `work` with the socket of `file`.
 pub(super) fn with_socket<T>(
-    memory: &mut Memory,
+    memory: &mut HeldFiles,
     pid: i32,
     file: &OpenFile,
     work: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T, Problem>,

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use collector::{Inventory, Process};
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
-use super::file_cache::{Before, FileCache, Found, Standing};
+use super::file_cache::{Before, CachedFile, FileCache, Unchanged};
 use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
 use super::{Captured, Error, table};
 
@@ -26,13 +26,13 @@ fn had_socket(before: &Before, fd: i32) -> bool {
 
 impl Captured {
     /// Calls `put` with the entries that stand as they were found.
-    pub(super) fn standing_entries<E>(
+    pub(super) fn unchanged_entries<E>(
         &self,
         mut put: impl FnMut(&FileEntry) -> Result<(), E>,
     ) -> Result<(), E> {
-        let standing = self.standing.iter().flat_map(Standing::files).map(Found::keeping);
-        for keeping in self.keeping.iter().chain(standing) {
-            for entry in self.kept.get(keeping.entries.clone()).unwrap_or_default() {
+        let unchanged = self.unchanged.iter().flat_map(Unchanged::files).map(CachedFile::keeping);
+        for keeping in self.keeping.iter().chain(unchanged) {
+            for entry in self.cached.get(keeping.entries.clone()).unwrap_or_default() {
                 let mut entry = entry.clone();
                 if let Some(kind) = table::of_type(entry.r#type) {
                     kind.update(&mut entry, keeping);
@@ -44,9 +44,9 @@ impl Captured {
     }
 
     /// The contents of pipes, or of fifos, that stand as they were found.
-    pub(super) fn standing_contents(&self, r#type: u32) -> Vec<(&PipeDataEntry, &[u8])> {
+    pub(super) fn unchanged_contents(&self, r#type: u32) -> Vec<(&PipeDataEntry, &[u8])> {
         let mut written = HashSet::new();
-        let readers = self.standing.iter().flat_map(Standing::files);
+        let readers = self.unchanged.iter().flat_map(Unchanged::files);
         readers
             .filter(|found| found.reads(r#type) && written.insert(found.file()))
             .filter_map(|found| self.contents.get(&found.file()))
@@ -57,29 +57,29 @@ impl Captured {
 
 /// Whether the tree holds the sockets that it held: every process has the descriptors that it had, none
 /// has gone, and no socket is among what is different.
-pub(super) fn are_sockets_the_same(kept: &FileCache, inventory: &Inventory) -> bool {
+pub(super) fn are_sockets_the_same(cache: &FileCache, inventory: &Inventory) -> bool {
     let alive = inventory.processes.values();
     let alive = alive.filter(|process| is_alive(process) && has_table(process));
     let is_socket = |process: &Process, fd: i32| {
         let index = process.files.binary_search_by_key(&fd, |file| file.fd);
         let file = index.ok().and_then(|index| process.files.get(index));
         let is_now = file.is_none_or(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
-        is_now || kept.tables.get(&process.pid).is_none_or(|before| had_socket(before, fd))
+        is_now || cache.tables.get(&process.pid).is_none_or(|before| had_socket(before, fd))
     };
     let is_same = |process: &&Process| {
         let different = inventory.different_files(process.pid);
         different.is_some_and(|different| different.iter().all(|fd| !is_socket(process, *fd)))
     };
-    kept.tables.keys().copied().eq(alive.clone().map(|process| process.pid))
+    cache.tables.keys().copied().eq(alive.clone().map(|process| process.pid))
         && alive.into_iter().all(|process| is_same(&process))
 }
 
 impl Survey<'_> {
     /// Notes what becomes of a descriptor, while the target runs.
     pub(super) fn note(&mut self, pid: i32, fd: i32, entry: Option<&FdinfoEntry>) {
-        let found = self.kept.last_found(pid).filter(|found| found.fd() == fd);
-        let is_steady = found.is_some_and(Found::is_steady);
-        let before = self.kept.tables.entry(pid).or_default();
+        let found = self.cache.last_file(pid).filter(|found| found.fd() == fd);
+        let is_steady = found.is_some_and(CachedFile::is_steady);
+        let before = self.cache.tables.entry(pid).or_default();
         before.entries.extend(entry.cloned());
         if !is_steady || entry.is_none() {
             before.looks.push(fd);
@@ -87,19 +87,19 @@ impl Survey<'_> {
     }
 
     /// The descriptors of a process that are those of before; `None` if they are not.
-    pub(super) fn standing(
+    pub(super) fn unchanged(
         &mut self,
         process: &Process,
         suspects: &Suspects,
     ) -> Result<Option<Vec<FdinfoEntry>>, Error> {
         let pid = process.pid;
         let Some(different) = self.inventory.different_files(pid) else { return Ok(None) };
-        let Some(before) = self.kept.tables.remove(&pid) else { return Ok(None) };
+        let Some(before) = self.cache.tables.remove(&pid) else { return Ok(None) };
         let Before { mut entries, mut looks } = before;
         looks.extend(different);
         if !self.same_sockets {
             // Whoever was at the other end of a socket may have gone.
-            looks.extend(self.kept.without_peer(pid, &self.neighbours));
+            looks.extend(self.cache.without_peer(pid, &self.neighbours));
         }
         looks.sort_unstable();
         looks.dedup();
@@ -121,8 +121,8 @@ impl Survey<'_> {
                 (Err(_), None) => {}
             }
         }
-        let found = self.kept.rest_of(pid);
-        self.out.standing.push(Standing { found, but: looks });
+        let found = self.cache.rest_of(pid);
+        self.out.unchanged.push(Unchanged { found, but: looks });
         Ok(Some(entries))
     }
 }

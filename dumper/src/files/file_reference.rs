@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The places in which a process holds a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum FileReference {
     /// An open descriptor.
     Descriptor(i32),
     /// A mapping, by its first address.
@@ -19,7 +19,7 @@ pub enum Place {
     Thread(i32),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FileReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Descriptor(fd) => write!(f, "descriptor {fd}"),
