@@ -17,13 +17,13 @@ use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{
     CgroupEntry, FileLockEntry, MemfdInodeEntry, SeccompEntry, TimensEntry, TtyDataEntry,
-    TtyInfoEntry,
+    TtyInfoEntry, UtsnsEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
 use unique::unique;
 
-pub use contents::{Ghost, GhostPart, Payload, PipeContents, QueuedPacket};
+pub use contents::{Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket};
 pub use files::Files;
 pub use processes::{Body, Process, State, Thread};
 
@@ -56,6 +56,8 @@ pub struct Checkpoint {
     pub seccomp: SeccompEntry,
     /// Control groups, where they were dumped.
     pub cgroups: Option<CgroupEntry>,
+    /// UTS namespaces of the processes, by number. Those of the dumper have no image.
+    pub uts_namespaces: BTreeMap<u32, UtsnsEntry>,
     /// The clocks when the dump was made.
     pub clocks: Option<TimensEntry>,
 }
@@ -83,6 +85,7 @@ impl Checkpoint {
             locks: dir.read_all(&names::file_locks())?,
             seccomp: dir.read_one(&names::seccomp())?.unwrap_or_default(),
             cgroups: dir.read_one(&names::cgroup())?,
+            uts_namespaces: processes::uts_namespaces(&dir, &processes)?,
             clocks: dir.read_one(&names::timens(0))?,
             processes,
             dir,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use stasis_images::checkpoint::State;
+use stasis_images::checkpoint::{Payload, PayloadReader, State};
 use stasis_images::messages::{
     GhostChunkEntry, PagemapEntry, SHUTDOWN_NONE, SK_LISTEN, fd_type, vma_status,
 };
@@ -96,6 +96,10 @@ fn written_again(name: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
+fn bytes_of<M>(checkpoint: &Checkpoint, image: &Image<M>, payload: Payload) -> Vec<u8> {
+    PayloadReader::open(&checkpoint.dir, image).unwrap().read(payload).unwrap()
+}
+
 #[test]
 fn every_image_is_written_again_byte_for_byte() {
     let mut images = 0;
@@ -147,15 +151,15 @@ fn threads_files_and_queues_are_read() {
     assert_eq!(inet.shutdown.unwrap_or(SHUTDOWN_NONE), SHUTDOWN_NONE);
 
     let pipe = checkpoint.pipes.iter().find(|pipe| pipe.entry.bytes > 0).unwrap();
-    let bytes = pipe.payload.read(&checkpoint.dir, &names::pipes_data()).unwrap();
+    let bytes = bytes_of(&checkpoint, &names::pipes_data(), pipe.payload);
     assert_eq!(bytes, b"in the pipe");
-    let bytes = checkpoint.fifos[0].payload.read(&checkpoint.dir, &names::fifo_data()).unwrap();
+    let bytes = bytes_of(&checkpoint, &names::fifo_data(), checkpoint.fifos[0].payload);
     assert_eq!(bytes, b"in the fifo");
     let queues = names::sk_queues();
     let packets: Vec<_> = checkpoint
         .packets
         .iter()
-        .map(|packet| packet.payload.read(&checkpoint.dir, &queues).unwrap())
+        .map(|packet| bytes_of(&checkpoint, &queues, packet.payload))
         .collect();
     assert_eq!(packets, [b"in the socket", b"to the server"]);
 
@@ -172,14 +176,16 @@ fn threads_files_and_queues_are_read() {
 fn a_family_is_read() {
     let checkpoint = load("family");
     let states: Vec<_> = checkpoint.processes.iter().map(|process| process.state).collect();
-    assert_eq!(states.iter().filter(|state| **state == State::Dead).count(), 2);
+    assert_eq!(states.iter().filter(|state| matches!(state, State::Dead { .. })).count(), 2);
     assert_eq!(states.iter().filter(|state| **state == State::Stopped).count(), 1);
     assert_eq!(states.iter().filter(|state| **state == State::Alive).count(), 3);
     let codes: Vec<_> = checkpoint
         .processes
         .iter()
-        .filter(|process| process.state == State::Dead)
-        .map(|process| process.task.exit_code)
+        .filter_map(|process| match process.state {
+            State::Dead { status } => Some(status),
+            State::Alive | State::Stopped => None,
+        })
         .collect();
     assert_eq!(codes, [17 << 8, 9]);
     assert!(checkpoint.root().task.child_subreaper());
@@ -196,7 +202,7 @@ fn files_without_names_are_read() {
     let sparse = files.ghosts.values().find(|ghost| ghost.entry.chunks()).unwrap();
     assert_eq!((sparse.size(), sparse.parts.len()), ((3 << 20) + 3, 2));
     let (id, ghost) = files.ghosts.iter().find(|(_, ghost)| ghost.size() == 12).unwrap();
-    let bytes = ghost.parts[0].payload.read(&checkpoint.dir, &names::ghost_file(*id)).unwrap();
+    let bytes = bytes_of(&checkpoint, &names::ghost_file(*id), ghost.parts[0].payload);
     assert_eq!(bytes, b"I was a file");
     let odd = files.entries.values().find_map(|file| {
         file.reg.as_ref().filter(|file| file.name.ends_with(b"/na\xffme with spaces"))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use images::messages::vma_status;
 use support::{Unsupported, room};
 
-use crate::load::World;
+use crate::load::Checkpoint;
 use crate::plan::Plan;
 
 /// Tasks of the restore's own: who holds the tree, and who makes its root.
@@ -92,17 +92,17 @@ fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
 }
 
 /// What of the tree this machine has no room for.
-pub(crate) fn find(world: &World, plan: &Plan) -> Vec<Unsupported> {
+pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
     let machine = Machine::read();
     let root = plan.tasks.first().map_or(0, |task| task.pid.get());
-    let threads = world.threads().saturating_sub(world.living().count());
+    let threads = checkpoint.threads().saturating_sub(checkpoint.living().count());
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
     let mut found: Vec<Unsupported> =
         room::of_tasks(root, tasks, machine.tasks, machine.most_tasks).into_iter().collect();
-    let of_segments: u64 = world.segments.iter().map(|segment| segment.bytes).sum();
-    let of_files = world.files.pages().saturating_mul(images::PAGE_SIZE);
+    let of_segments: u64 = checkpoint.segments.iter().map(|segment| segment.bytes).sum();
+    let of_files = checkpoint.files.pages().saturating_mul(images::PAGE_SIZE);
     let mut promised = of_segments.saturating_add(of_files);
-    for (process, body) in world.living() {
+    for (process, body) in checkpoint.living() {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
         let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
         let count = own().count() as u64;

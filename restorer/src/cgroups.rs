@@ -23,7 +23,7 @@ use support::cgroups::{ELSEWHERE, GONE, LEAVE, NO_SETTING, NOT_MADE, stopped};
 
 use crate::capacity::{self, Births};
 use crate::error::Error;
-use crate::load::{Process, State, World};
+use crate::load::{Checkpoint, Process, State};
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
 type Set = BTreeMap<String, Vec<u8>>;
@@ -45,18 +45,18 @@ pub(crate) struct Plan {
 impl Plan {
     /// Makes the groups that are gone, and finds out who has to be moved.
     pub(crate) fn make(
-        world: &mut World,
+        checkpoint: &mut Checkpoint,
         mode: CgroupsMode,
         roots: &[CgroupRoot],
     ) -> Result<Self, Error> {
-        let entry = world.cgroups.take().filter(|_| mode != CgroupsMode::Ignore);
+        let entry = checkpoint.cgroups.take().filter(|_| mode != CgroupsMode::Ignore);
         let Some(mut entry) = entry else {
             // They stay where the restore is. That this is not known is no error.
             let stay = |directories: GroupDirectories| {
-                Self::staying(world, &start().unwrap_or_default(), &directories)
+                Self::staying(checkpoint, &start().unwrap_or_default(), &directories)
             };
             let plan = GroupDirectories::find().map_or_else(|_| Self::default(), stay);
-            plan.check_room(world)?;
+            plan.check_room(checkpoint)?;
             return Ok(plan);
         };
         if !roots.is_empty() {
@@ -67,8 +67,8 @@ impl Plan {
         })?;
         let start = start()?;
         let sets = sets(&entry)?;
-        let plan = Self::of(world, &sets, &start, &directories)?;
-        plan.check_room(world)?;
+        let plan = Self::of(checkpoint, &sets, &start, &directories)?;
+        plan.check_room(checkpoint)?;
         if plan.processes.is_empty() && plan.threads.is_empty() {
             return Ok(plan);
         }
@@ -79,10 +79,10 @@ impl Plan {
         Ok(plan)
     }
 
-    fn staying(world: &World, start: &Set, directories: &GroupDirectories) -> Self {
+    fn staying(checkpoint: &Checkpoint, start: &Set, directories: &GroupDirectories) -> Self {
         let mut plan = Self::default();
         plan.note_own(start, directories);
-        for process in &world.processes {
+        for process in &checkpoint.processes {
             plan.note_births(process, start, directories);
         }
         plan
@@ -105,14 +105,14 @@ impl Plan {
     }
 
     /// Before any group is made: whether all tasks may be in theirs.
-    fn check_room(&self, world: &World) -> Result<(), Error> {
-        let root = world.processes.first().map_or(0, |process| process.pid.get());
+    fn check_room(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let root = checkpoint.processes.first().map_or(0, |process| process.pid.get());
         let found = capacity::of_groups(root, &self.forks);
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
 
     fn of(
-        world: &World,
+        checkpoint: &Checkpoint,
         sets: &BTreeMap<u32, Set>,
         start: &Set,
         directories: &GroupDirectories,
@@ -120,13 +120,15 @@ impl Plan {
         let mut plan = Self::default();
         plan.note_own(start, directories);
         let mut found: HashMap<ImagePid, Set> = HashMap::new();
-        for (index, process) in world.processes.iter().enumerate() {
+        for (index, process) in checkpoint.processes.iter().enumerate() {
             let begins = process.ppid.filter(|_| index > 0).and_then(|parent| found.get(&parent));
             let begins = begins.unwrap_or(start);
             let (number, is_dead) = (number(process), matches!(process.state, State::Dead { .. }));
             // One that has ended does not say where it was.
             let wanted = match number.filter(|_| !is_dead) {
-                Some(number) if number != world.own_set => set(sets, number, process.pid)?.clone(),
+                Some(number) if number != checkpoint.own_set => {
+                    set(sets, number, process.pid)?.clone()
+                }
                 Some(_) => start.clone(),
                 None => begins.clone(),
             };
@@ -139,7 +141,7 @@ impl Plan {
             for thread in threads.filter(|thread| thread.tid != process.pid) {
                 let other = thread.core.cg_set.filter(|set| *set != 0 && Some(*set) != number);
                 let Some(other) = other else { continue };
-                let other = match other == world.own_set {
+                let other = match other == checkpoint.own_set {
                     true => start,
                     false => set(sets, other, thread.tid)?,
                 };

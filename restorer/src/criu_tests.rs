@@ -10,17 +10,17 @@ use images::store::Memory;
 
 use crate::host::{Host, Range, Vdso};
 use crate::load::registers;
-use crate::load::{State, World};
+use crate::load::{Checkpoint, State};
 use crate::plan::{Caller, ForkStep, Plan};
 use crate::prepare::{self, Descriptors};
 use crate::run::Run;
 
 const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
 
-fn world(set: &str) -> World {
+fn checkpoint(set: &str) -> Checkpoint {
     let path: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
-    World::load(&ImageDir::open(&path).unwrap()).unwrap()
+    Checkpoint::load(&ImageDir::open(&path).unwrap()).unwrap()
 }
 
 /// Where pages are in no file, they are brought into one: each is what it is in a directory.
@@ -38,15 +38,16 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
         memory.put(set.as_ref(), files);
         let store = memory.open(set.as_ref()).unwrap();
         let (there, here) =
-            (world(set), World::load(&ImageDir::of(Arc::new(store)).unwrap()).unwrap());
+            (checkpoint(set), Checkpoint::load(&ImageDir::of(Arc::new(store)).unwrap()).unwrap());
         assert_eq!(here.pages(), there.pages(), "{set}");
-        let bytes = |world: &World| -> Vec<Vec<u8>> {
-            let private = world.living().flat_map(|(_, body)| body.runs.iter().chain(&body.vdso));
-            let shared = world.segments.iter().flat_map(|segment| &segment.runs);
+        let bytes = |checkpoint: &Checkpoint| -> Vec<Vec<u8>> {
+            let private =
+                checkpoint.living().flat_map(|(_, body)| body.runs.iter().chain(&body.vdso));
+            let shared = checkpoint.segments.iter().flat_map(|segment| &segment.runs);
             let bytes = |run: &Run| {
                 let (store, offset) = run.stored()?;
                 let mut bytes = vec![0; run.bytes() as usize];
-                world.stores[store].read_exact_at(&mut bytes, offset).unwrap();
+                checkpoint.stores[store].read_exact_at(&mut bytes, offset).unwrap();
                 Some(bytes)
             };
             private.chain(shared).filter_map(bytes).collect()
@@ -56,9 +57,9 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
     }
 }
 
-fn plan(world: &World) -> Plan {
+fn plan(checkpoint: &Checkpoint) -> Plan {
     let first = ids::ImagePid::new(1);
-    Plan::new(world, Caller { sid: first, pgid: first, shell_job: true }).unwrap()
+    Plan::new(checkpoint, Caller { sid: first, pgid: first, shell_job: true }).unwrap()
 }
 
 /// A host that has everything.
@@ -84,28 +85,28 @@ fn host() -> Host {
 #[test]
 fn every_set_is_loaded_and_planned() {
     for set in SETS {
-        let world = world(set);
-        let plan = plan(&world);
-        assert!(plan.tasks.len() >= world.processes.len(), "{set}");
+        let checkpoint = checkpoint(set);
+        let plan = plan(&checkpoint);
+        assert!(plan.tasks.len() >= checkpoint.processes.len(), "{set}");
         // Each but the root is born once.
         let forks = plan.tasks.iter().flat_map(|task| &task.forks);
         let born = forks.filter(|birth| **birth != ForkStep::Session).count();
         assert_eq!(born, plan.tasks.len() - 1, "{set}");
-        host().check(&world).unwrap();
-        assert!(world.pages() > 0, "{set}");
+        host().check(&checkpoint).unwrap();
+        assert!(checkpoint.pages() > 0, "{set}");
     }
 }
 
 #[test]
 fn every_process_gets_a_region_of_its_own() {
     for set in SETS {
-        let world = world(set);
-        for (process, body) in world.living() {
+        let checkpoint = checkpoint(set);
+        for (process, body) in checkpoint.living() {
             let mut descriptors = Descriptors {
                 late: (Vec::new(), -1),
                 exe: 900,
-                stores: (910..).take(world.stores.len()).collect(),
-                segments: world.segments.iter().map(|segment| (segment.shmid, 930)).collect(),
+                stores: (910..).take(checkpoint.stores.len()).collect(),
+                segments: checkpoint.segments.iter().map(|segment| (segment.shmid, 930)).collect(),
                 mapped: BTreeMap::new(),
                 base: 900,
             };
@@ -132,8 +133,8 @@ fn registers_of_every_thread_can_be_given() {
     let layout = arch::fpu::Layout::of_this_processor();
     current[464..472].copy_from_slice(&0x2e7u64.to_le_bytes());
     for set in SETS {
-        let world = world(set);
-        for thread in world.living().flat_map(|(_, body)| &body.threads) {
+        let checkpoint = checkpoint(set);
+        for thread in checkpoint.living().flat_map(|(_, body)| &body.threads) {
             registers::general(thread).unwrap();
             let area = registers::extended(thread, &current, &layout).unwrap();
             assert_eq!(area.len(), STATE);
@@ -145,24 +146,25 @@ fn registers_of_every_thread_can_be_given() {
 
 #[test]
 fn guard_regions_need_a_kernel_that_has_them() {
-    let mut world = world("family");
-    let mut bodies = world.processes.iter_mut().filter_map(|process| process.body.as_mut());
+    let mut checkpoint = checkpoint("family");
+    let mut bodies = checkpoint.processes.iter_mut().filter_map(|process| process.body.as_mut());
     let body = bodies.next().unwrap();
     let (start, end) = (body.mm.vmas[0].start, body.mm.vmas[0].end);
     let status = images::messages::vma_status::GUARD;
     body.mm.vmas.push(images::messages::VmaEntry { start, end, status, ..Default::default() });
-    host().check(&world).unwrap();
-    let error = Host { guards: false, ..host() }.check(&world).unwrap_err();
+    host().check(&checkpoint).unwrap();
+    let error = Host { guards: false, ..host() }.check(&checkpoint).unwrap_err();
     assert!(error.to_string().contains("guard region"), "{error}");
 }
 
 #[test]
 fn the_family_has_its_dead_and_its_stopped() {
-    let world = world("family");
-    assert!(world.processes.len() > 1);
-    let plan = plan(&world);
-    let dead = world.processes.iter().filter(|p| matches!(p.state, State::Dead { .. })).count();
+    let checkpoint = checkpoint("family");
+    assert!(checkpoint.processes.len() > 1);
+    let plan = plan(&checkpoint);
+    let dead =
+        checkpoint.processes.iter().filter(|p| matches!(p.state, State::Dead { .. })).count();
     let noted: usize = plan.tasks.iter().map(|task| task.zombies.len()).sum();
     assert_eq!(dead, noted);
-    assert!(world.processes.iter().filter(|p| p.body.is_none()).count() == dead);
+    assert!(checkpoint.processes.iter().filter(|p| p.body.is_none()).count() == dead);
 }

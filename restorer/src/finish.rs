@@ -27,7 +27,7 @@ use kernel::rseq::{Interrupted, at_section, set_section};
 
 use crate::error::Error;
 use crate::load::registers;
-use crate::load::{Body, Process, State, Thread, World, signal_of};
+use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::plan::Plan;
 use crate::prepare::Region;
 use crate::task::PreparedTask;
@@ -39,23 +39,23 @@ pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
 
 /// Finishes every process; with `stop` all stay stopped when they are let go.
 pub(crate) fn finish(
-    world: &World,
+    checkpoint: &Checkpoint,
     plan: &Plan,
     prepared: &[Option<PreparedTask>],
     mut parked: Parked,
     stop: bool,
 ) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
-    for (index, process) in world.processes.iter().enumerate().rev() {
+    for (index, process) in checkpoint.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &prepared[index]) else { continue };
         let children_stopped = if stop {
-            world.processes.iter().any(|child| child.ppid == Some(process.pid))
+            checkpoint.processes.iter().any(|child| child.ppid == Some(process.pid))
         } else {
             !plan.tasks[index].stopped.is_empty()
         };
         let drain = children_stopped && !child_signal_pending(process);
         let halt = match process.state {
-            State::Stopped => Some(stop_signal(world, process)),
+            State::Stopped => Some(stop_signal(checkpoint, process)),
             _ => stop.then_some(libc::SIGSTOP),
         };
         let pid = plan.host(process.pid)?;
@@ -91,10 +91,10 @@ fn is_pending(process: &Process, signal: i32) -> bool {
 /// stops the process for certain; else SIGSTOP, which always does. A terminal's signals do not if
 /// they are handled, nor in an orphaned process group (`is_current_pgrp_orphaned` in the kernel):
 /// one in which nobody has a parent in another group of the same session.
-fn stop_signal(world: &World, process: &Process) -> i32 {
+fn stop_signal(checkpoint: &Checkpoint, process: &Process) -> i32 {
     // In the images actions are without those of SIGKILL and SIGSTOP.
     let action = |signal: i32| process.core.sigactions.get(usize::try_from(signal).ok()? - 3);
-    let parent = world.processes.iter().find(|parent| Some(parent.pid) == process.ppid);
+    let parent = checkpoint.processes.iter().find(|parent| Some(parent.pid) == process.ppid);
     let watched =
         parent.is_some_and(|parent| parent.sid == process.sid && parent.pgid != process.pgid);
     match process.core.stop_signo.map(u32::cast_signed) {

@@ -11,7 +11,7 @@ use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 use support::Unsupported;
 
 use crate::error::Error;
-use crate::load::{Body, Process, World, capability_set};
+use crate::load::{Body, Checkpoint, Process, capability_set};
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +113,9 @@ impl Host {
     }
 
     /// Refuses, by name, all that cannot be had here.
-    pub(crate) fn check(&self, world: &World) -> Result<(), Error> {
+    pub(crate) fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let mut found = Vec::new();
-        for (process, body) in world.living() {
+        for (process, body) in checkpoint.living() {
             self.check_limits(process, &mut found);
             self.check_capabilities(body, &mut found);
             self.check_processor(process, body, &mut found);

@@ -2,7 +2,7 @@
 //!
 //! A restore goes through these stages, each a module:
 //!
-//! 1. [`load`]: all images are read and checked in themselves;
+//! 1. [`load`]: all images are read, each once, and checked ([`images::Checkpoint`]), and taken apart;
 //! 2. [`host`]: what this machine and process can give is compared with what they want;
 //! 3. [`plan`]: who makes whom, in which order, so that sessions and groups come out right (pure);
 //! 4. [`namespaces`]: those that the tasks were in are made;

@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use arch::image::ThreadImage;
 use ids::ImagePid;
+use images::ImageDir;
+pub(crate) use images::checkpoint::State;
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
 };
-use images::{Checkpoint, ImageDir};
 
 pub(crate) use memory::{SharedSegment, is_ordinary};
 use nameless::Nameless;
@@ -30,9 +31,10 @@ use crate::files::{FileImages, FileMemory};
 use crate::namespaces::Sets;
 use crate::run::Run;
 
-/// Everything that the images say.
+/// A checkpoint that was read and checked ([`images::Checkpoint`]), in the form in which it is restored: registers are
+/// decoded, and of all memory it is known which file has the pages.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct Checkpoint {
     /// Processes, parents before their children; the first is the root.
     pub(crate) processes: Vec<Process>,
     /// Shared anonymous memory.
@@ -63,18 +65,6 @@ pub(crate) struct Process {
     pub(crate) core: TaskCoreEntry,
     /// What only a living process has.
     pub(crate) body: Option<Body>,
-}
-
-/// How a process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    Alive,
-    /// Stopped by job control.
-    Stopped,
-    /// Ended and not waited for, with this wait status.
-    Dead {
-        status: i32,
-    },
 }
 
 /// What only a living process has.
@@ -108,30 +98,30 @@ impl Body {
     }
 }
 
-impl World {
+impl Checkpoint {
     /// Reads and checks all images of `dir`.
     pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
         // Whatever is referred to is there, and nothing is there twice.
-        let checkpoint = Checkpoint::load(dir.clone())?;
-        let nameless = Nameless::of(&checkpoint);
+        let mut read = images::Checkpoint::load(dir.clone())?;
+        let nameless = Nameless::of(&read);
         let mut store = Store::of(dir)?;
-        let cgroups = checkpoint.cgroups;
-        let own_set = checkpoint.dir.inventory().root_cg_set.unwrap_or(0);
         let mut processes = Vec::new();
-        for process in checkpoint.processes {
+        for process in std::mem::take(&mut read.processes) {
             processes.push(task::load(process, &nameless, &mut store)?);
         }
         check_sharing(&processes)?;
         let living =
             processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
-        let namespaces = Sets::load(dir, living.map(|(pid, body)| (pid, &body.ids)))?;
+        let namespaces = Sets::of(&read, living.map(|(pid, body)| (pid, &body.ids)))?;
         let pids = processes.iter().map(|process| process.pid).collect();
-        let mut maps = checkpoint.shared_memory;
+        let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
-        let files = FileImages::load(dir, checkpoint.files, pids, memory)?;
+        let files = FileImages::load(&mut read, pids, memory)?;
+        let own_set = dir.inventory().root_cg_set.unwrap_or(0);
+        let cgroups = read.cgroups;
         Ok(Self { processes, segments, stores, files, namespaces, cgroups, own_set })
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use ids::ImagePid;
 use images::messages::{TaskKobjIdsEntry, UtsnsEntry};
-use images::{ImageDir, names};
+use images::{Checkpoint, names};
 use kernel::descriptors::duplicate_from;
 use kernel::namespaces::{LONGEST_UTS_NAME, UtsNames, enter_uts, new_uts, own};
 
@@ -33,18 +33,18 @@ struct Set {
 
 impl Sets {
     /// Those of processes with these ids.
-    pub(crate) fn load<'i>(
-        dir: &ImageDir,
+    pub(crate) fn of<'i>(
+        checkpoint: &Checkpoint,
         processes: impl Iterator<Item = (ImagePid, &'i TaskKobjIdsEntry)>,
     ) -> Result<Self, Error> {
         let mut sets = Self::default();
-        let Some(own) = &dir.inventory().root_ids else { return Ok(sets) };
+        let Some(own) = &checkpoint.dir.inventory().root_ids else { return Ok(sets) };
         for (pid, ids) in processes {
             refuse_others(pid, ids, own)?;
             let Some(number) = other(ids.uts_ns_id, own.uts_ns_id) else { continue };
             sets.of.insert(pid, Set { uts: Some(number) });
             if let Entry::Vacant(vacant) = sets.uts.entry(number) {
-                vacant.insert(uts(dir, number)?);
+                vacant.insert(uts(checkpoint, number)?);
             }
         }
         Ok(sets)
@@ -89,11 +89,12 @@ fn refuse_others(
     }
 }
 
-fn uts(dir: &ImageDir, number: u32) -> Result<UtsnsEntry, Error> {
+fn uts(checkpoint: &Checkpoint, number: u32) -> Result<UtsnsEntry, Error> {
     let image = names::utsns(number);
-    let entry = dir.require(&image)?;
+    let missing = || images::Error::Missing { name: image.name().into() };
+    let entry = checkpoint.uts_namespaces.get(&number).ok_or_else(missing)?;
     match entry.nodename.len().max(entry.domainname.len()) {
-        0..=LONGEST_UTS_NAME => Ok(entry),
+        0..=LONGEST_UTS_NAME => Ok(entry.clone()),
         long => Err(Error::image(image.name(), format!("a name of {long} bytes"))),
     }
 }

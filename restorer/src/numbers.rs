@@ -11,7 +11,7 @@ use kernel::process::exists;
 use kernel::procfs::{Dir, ProcFile, Stat};
 
 use crate::error::Error;
-use crate::load::World;
+use crate::load::Checkpoint;
 use crate::plan::Plan;
 use crate::record::Record;
 
@@ -106,14 +106,14 @@ pub(crate) fn spare(plan: &Plan) -> impl Iterator<Item = HostPid> + use<> {
 }
 
 /// Numbers for threads that help processes with much memory to read it.
-pub(crate) fn helpers(world: &World, plan: &Plan) -> BTreeMap<ImagePid, HostPid> {
+pub(crate) fn helpers(checkpoint: &Checkpoint, plan: &Plan) -> BTreeMap<ImagePid, HostPid> {
     /// Bytes that are worth a thread.
     const MUCH: u64 = 32 << 20;
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return BTreeMap::new();
     }
     let mut free = spare(plan);
-    let large = world
+    let large = checkpoint
         .living()
         .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);
     large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()

@@ -7,13 +7,13 @@
 use images::messages::{CredsEntry, PeerCredentials};
 
 use crate::error::Error;
-use crate::load::World;
+use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
 
 /// Refuses what is not the user's, if it is a user that asks.
-pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error> {
+pub(crate) fn check(checkpoint: &Checkpoint, options: &RestoreOptions) -> Result<(), Error> {
     let Some((uid, gid)) = options.on_behalf_of else { return Ok(()) };
-    for (process, body) in world.living() {
+    for (process, body) in checkpoint.living() {
         for thread in &body.threads {
             if !thread.core.creds.as_ref().is_some_and(|creds| is_plain(creds, uid, gid)) {
                 return Err(Error::refused(
@@ -23,15 +23,15 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
             }
         }
     }
-    if let Some(pid) = world.namespaces.first() {
+    if let Some(pid) = checkpoint.namespaces.first() {
         return Err(Error::refused(
             support::host::NAMESPACE_OF_ROOT.of(pid.get(), format!("process {pid}")),
         ));
     }
-    for file in world.files.files.values() {
+    for file in checkpoint.files.files.values() {
         let Some(socket) = &file.usk else { continue };
         let who = [&socket.peer_credentials, &socket.connector];
-        if !who.into_iter().flatten().all(|who| is_user(who, world, uid, gid)) {
+        if !who.into_iter().flatten().all(|who| is_user(who, checkpoint, uid, gid)) {
             return Err(Error::refused(
                 support::host::ids_of_others(uid, gid)
                     .of(0, format!("Unix socket of file {}", file.id)),
@@ -43,8 +43,8 @@ pub(crate) fn check(world: &World, options: &RestoreOptions) -> Result<(), Error
 
 /// Whether a socket that says this of its maker says no more than that it is the user's. Supplementary
 /// groups are those that one of the threads has.
-fn is_user(who: &PeerCredentials, world: &World, uid: u32, gid: u32) -> bool {
-    let threads = world.living().flat_map(|(_, body)| &body.threads);
+fn is_user(who: &PeerCredentials, checkpoint: &Checkpoint, uid: u32, gid: u32) -> bool {
+    let threads = checkpoint.living().flat_map(|(_, body)| &body.threads);
     let mut held = threads.filter_map(|thread| thread.core.creds.as_ref());
     (who.uid, who.gid) == (uid, gid)
         && (who.groups.is_empty() || held.any(|creds| are_of(&who.groups, creds)))

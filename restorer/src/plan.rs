@@ -22,7 +22,7 @@ use ids::{HostPid, ImagePid, PidMap};
 use support::Refusal;
 
 use crate::error::Error;
-use crate::load::{State, World};
+use crate::load::{Checkpoint, State};
 
 /// The tasks to be made; the first is the root.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,15 +107,15 @@ impl Plan {
         self.pids.host(pid).ok_or_else(unknown)
     }
 
-    /// Plans the making of `world`.
-    pub(crate) fn new(world: &World, caller: Caller) -> Result<Self, Error> {
-        let index_of: BTreeMap<ImagePid, usize> = world
+    /// Plans the making of `checkpoint`.
+    pub(crate) fn new(checkpoint: &Checkpoint, caller: Caller) -> Result<Self, Error> {
+        let index_of: BTreeMap<ImagePid, usize> = checkpoint
             .processes
             .iter()
             .enumerate()
             .map(|(index, process)| (process.pid, index))
             .collect();
-        let members = world.processes.iter().enumerate().map(|(index, process)| Member {
+        let members = checkpoint.processes.iter().enumerate().map(|(index, process)| Member {
             pid: process.pid,
             parent: if index == 0 {
                 None
@@ -128,7 +128,8 @@ impl Plan {
             stopped: process.state == State::Stopped,
         });
         let mut plan = build(members.collect(), caller)?;
-        let threads = world.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
+        let threads =
+            checkpoint.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
         for pid in plan.tasks.iter().map(|task| task.pid).chain(threads) {
             // The tree comes back into the pid namespace of this process.
             plan.pids

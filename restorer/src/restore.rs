@@ -22,7 +22,7 @@ use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
-use crate::load::{Body, Process, State, World, signal_of};
+use crate::load::{Body, Checkpoint, Process, State, signal_of};
 use crate::namespaces;
 use crate::numbers;
 use crate::on_behalf;
@@ -51,58 +51,58 @@ pub fn restore(
     let dir = ImageDir::open(&options.images_dir)?;
     let images = &options.images_dir;
     hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images })?;
-    let mut world = World::load(&dir)?;
-    on_behalf::check(&world, options)?;
+    let mut checkpoint = Checkpoint::load(&dir)?;
+    on_behalf::check(&checkpoint, options)?;
     let mut host = Host::probe()?;
-    let possible = host.check(&world);
+    let possible = host.check(&checkpoint);
     // What is opened is looked at then, unless it does not come to that.
     let which = if possible.is_ok() { Which::Undescribed } else { Which::All };
-    let unchanged = changed::check(&world.files, options.root.as_deref(), which);
+    let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
     Error::all([possible, unchanged.map_err(Error::from)])?;
-    check_vdso(&host, &world)?;
+    check_vdso(&host, &checkpoint)?;
     let caller = Caller {
         sid: host.sid.map(HostPid::in_own_namespace),
         pgid: host.pgid.map(HostPid::in_own_namespace),
         shell_job: options.shell_job,
     };
-    let plan = Plan::new(&world, caller)?;
+    let plan = Plan::new(&checkpoint, caller)?;
     numbers::check(&plan, options.records.as_deref())?;
-    let lacking = capacity::find(&world, &plan);
+    let lacking = capacity::find(&checkpoint, &plan);
     if !lacking.is_empty() {
         return Err(Error::Refused(lacking));
     }
-    let park_signal = park_signal(&world)?;
-    let groups = cgroups::Plan::make(&mut world, options.cgroups, &options.cgroup_roots)?;
+    let park_signal = park_signal(&checkpoint)?;
+    let groups = cgroups::Plan::make(&mut checkpoint, options.cgroups, &options.cgroup_roots)?;
 
-    let sets = std::mem::take(&mut world.namespaces);
+    let sets = std::mem::take(&mut checkpoint.namespaces);
     let mut namespaces = namespaces::Made::make(&sets)?;
-    let of_files = world.files.pages();
+    let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
     let context = OpenContext {
         shell_job: options.shell_job,
         root: options.root.clone(),
-        holders: rights::holders(&world),
+        holders: rights::holders(&checkpoint),
         trust: options.trust,
         validation: options.validation,
-        work: work(&world),
+        work: work(&checkpoint),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
-    let mut files = OpenFiles::open(std::mem::take(&mut world.files), &context)?;
+    let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
     progress.advance(bytes);
     let base = files.base();
     namespaces.keep(base)?;
-    session_keyring(&world)?;
+    session_keyring(&checkpoint)?;
     progress.begin("shared memory", None);
     let mut kept = OwnDescriptors::default();
-    let shared = shared(&world, base, &mut kept, progress)?;
+    let shared = shared(&checkpoint, base, &mut kept, progress)?;
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
-    let helpers = numbers::helpers(&world, &plan);
-    let prepared = prepared(&world, &host, &mut files, &shared, &helpers, park_signal)?;
+    let helpers = numbers::helpers(&checkpoint, &plan);
+    let prepared = prepared(&checkpoint, &host, &mut files, &shared, &helpers, park_signal)?;
 
-    progress.begin("restore processes", Some(world.pages() * images::PAGE_SIZE));
-    let mut dying = dying(&world, &plan)?;
+    progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
+    let mut dying = dying(&checkpoint, &plan)?;
     dying.extend(helpers.values());
     let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&plan).collect());
     let root = plan.host(plan.tasks[0].pid)?;
@@ -116,12 +116,17 @@ pub fn restore(
             let stop = options.after == AfterRestore::Stop;
             let entered = || if own_namespaces { held.entered() } else { Ok(()) };
             let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
-                let parked =
-                    build(&plan, (&world, &groups), &mut tracer, (go, entered), (files, kept))?;
-                Ok(finish::finish(&world, &plan, &prepared, parked, stop)?)
+                let parked = build(
+                    &plan,
+                    (&checkpoint, &groups),
+                    &mut tracer,
+                    (go, entered),
+                    (files, kept),
+                )?;
+                Ok(finish::finish(&checkpoint, &plan, &prepared, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
-                let error = explain(loss, (&world, &plan), &prepared, &mut heard);
+                let error = explain(loss, (&checkpoint, &plan), &prepared, &mut heard);
                 tracer.destroy();
                 error
             })?;
@@ -133,7 +138,7 @@ pub fn restore(
         }),
     };
     let build_context = BuildContext {
-        world: &world,
+        checkpoint: &checkpoint,
         plan: &plan,
         groups: &groups,
         namespaces: &namespaces,
@@ -152,9 +157,9 @@ pub fn restore(
     let mut report = RestoreReport {
         pid: root.get(),
         total: Duration::ZERO,
-        processes: world.processes.len(),
-        threads: world.threads(),
-        pages_restored: world.pages() + of_files,
+        processes: checkpoint.processes.len(),
+        threads: checkpoint.threads(),
+        pages_restored: checkpoint.pages() + of_files,
     };
     let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root.get()), images });
     let mut keepers = Some(keepers);
@@ -182,12 +187,12 @@ pub fn restore(
 
 /// Tasks come back in the session keyring that this process has. They get an empty one instead where
 /// one of them had that, and where this process's would lend them keys.
-fn session_keyring(world: &World) -> Result<(), Error> {
+fn session_keyring(checkpoint: &Checkpoint) -> Result<(), Error> {
     let empty = |process: &Process| process.core.empty_session_keyring == Some(true);
     // In a thread of its own, as looking makes the user's keyring that of whoever looks.
     let lends =
         || !std::thread::spawn(kernel::keyrings::session_is_the_users).join().unwrap_or(true);
-    if world.processes.iter().any(empty) || lends() {
+    if checkpoint.processes.iter().any(empty) || lends() {
         kernel::keyrings::join_new_session().map_err(Error::kernel("make a session keyring"))?;
     }
     Ok(())
@@ -201,15 +206,15 @@ const LARGEST_VDSO: u64 = 1 << 20;
 
 /// How many descriptors the restore needs for itself in every task: programs and directories, mapped
 /// files, pages files, shared memory, and a few more.
-fn work(world: &World) -> usize {
+fn work(checkpoint: &Checkpoint) -> usize {
     const MORE: usize = 64;
     let mut files = BTreeSet::new();
-    for (_, body) in world.living() {
+    for (_, body) in checkpoint.living() {
         let paths = [body.mm.exe_file_id, body.fs.cwd_id, body.fs.root_id];
         files.extend(paths.map(|id| (id, libc::O_RDONLY.cast_unsigned())));
         files.extend(mapped_ids(body).map(|(key, _)| key));
     }
-    files.len() + world.stores.len() + world.segments.len() + MORE
+    files.len() + checkpoint.stores.len() + checkpoint.segments.len() + MORE
 }
 
 /// The files that a process maps, with the flags to open them with, and what of them must be as it was.
@@ -222,8 +227,8 @@ fn mapped_ids(body: &Body) -> impl Iterator<Item = ((u32, u32), Needs)> + '_ {
 }
 
 /// Compares the vDSO that was dumped with ours.
-fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
-    for (process, body) in world.living() {
+fn check_vdso(host: &Host, checkpoint: &Checkpoint) -> Result<(), Error> {
+    for (process, body) in checkpoint.living() {
         let bytes = body.vdso.iter().map(Run::bytes).fold(0, u64::saturating_add);
         if bytes > LARGEST_VDSO {
             let object = format!("process {}", process.pid);
@@ -234,7 +239,7 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
         for run in &body.vdso {
             let Some((store, offset)) = run.stored() else { continue };
             let bytes = run.bytes() as usize;
-            world.stores[store]
+            checkpoint.stores[store]
                 .read_exact_at(&mut stored[at..at + bytes], offset)
                 .map_err(Error::kernel("read the dumped vdso"))?;
             at += bytes;
@@ -245,9 +250,9 @@ fn check_vdso(host: &Host, world: &World) -> Result<(), Error> {
 }
 
 /// A signal that is pending nowhere, so that parking cannot be mistaken for it.
-fn park_signal(world: &World) -> Result<i32, Error> {
+fn park_signal(checkpoint: &Checkpoint) -> Result<i32, Error> {
     let mut pending = 0u64;
-    for (process, body) in world.living() {
+    for (process, body) in checkpoint.living() {
         let queues = body.threads.iter().filter_map(|thread| thread.core.signals_p.as_ref());
         for entry in queues.chain(&process.core.signals_s).flat_map(|queue| &queue.signals) {
             pending |= 1 << (signal_of(&entry.siginfo) - 1);
@@ -262,9 +267,10 @@ fn park_signal(world: &World) -> Result<i32, Error> {
 }
 
 /// Tasks that end while the tree is being built.
-fn dying(world: &World, plan: &Plan) -> Result<BTreeSet<HostPid>, Error> {
+fn dying(checkpoint: &Checkpoint, plan: &Plan) -> Result<BTreeSet<HostPid>, Error> {
     let ends = plan.tasks.iter().filter(|task| {
-        task.process.is_none_or(|index| matches!(world.processes[index].state, State::Dead { .. }))
+        task.process
+            .is_none_or(|index| matches!(checkpoint.processes[index].state, State::Dead { .. }))
     });
     ends.map(|task| plan.host(task.pid)).collect()
 }
@@ -291,22 +297,22 @@ struct Shared {
 
 /// Fills shared anonymous memory, once, and moves the pages files out of the way.
 fn shared(
-    world: &World,
+    checkpoint: &Checkpoint,
     base: RawFd,
     kept: &mut OwnDescriptors,
     progress: &mut dyn Progress,
 ) -> Result<Shared, Error> {
     let mut shared = Shared::default();
-    for store in world.stores.iter() {
+    for store in checkpoint.stores.iter() {
         shared.stores.push(kept.keep(store, base)?);
     }
-    for segment in &world.segments {
+    for segment in &checkpoint.segments {
         let failed = |what| Error::kernel(format!("{what} shared memory {}", segment.shmid));
         let mut memory = SharedMemory::new(segment.bytes as usize).map_err(failed("create"))?;
         for run in &segment.runs {
             let Some((store, offset)) = run.stored() else { continue };
             memory
-                .fill(run.start, run.bytes(), &world.stores[store], offset)
+                .fill(run.start, run.bytes(), &checkpoint.stores[store], offset)
                 .map_err(failed("fill"))?;
             progress.advance(run.bytes());
         }
@@ -327,7 +333,7 @@ fn pipe(base: RawFd) -> Result<(File, File), Error> {
 
 /// Prepares every living process.
 fn prepared(
-    world: &World,
+    checkpoint: &Checkpoint,
     host: &Host,
     files: &mut OpenFiles,
     shared: &Shared,
@@ -336,7 +342,7 @@ fn prepared(
 ) -> Result<Vec<Option<PreparedTask>>, Error> {
     let base = files.base();
     let mut prepared = Vec::new();
-    for process in &world.processes {
+    for process in &checkpoint.processes {
         let Some(body) = &process.body else {
             prepared.push(None);
             continue;
@@ -407,7 +413,7 @@ impl Drop for Subreaper {
 /// closed when there is nothing to do but to wait.
 fn build(
     plan: &Plan,
-    (world, groups): (&World, &cgroups::Plan),
+    (checkpoint, groups): (&Checkpoint, &cgroups::Plan),
     tracer: &mut Tracer,
     (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
     (files, kept): (OpenFiles, OwnDescriptors),
@@ -430,7 +436,7 @@ fn build(
     }
     let (_, later) = files.into_kept();
     drop(kept);
-    let parked = tracer.gather_all(world.threads())?;
+    let parked = tracer.gather_all(checkpoint.threads())?;
     drop(later);
     groups.move_threads(&plan.pids)?;
     Ok(parked)

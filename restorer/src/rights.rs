@@ -4,15 +4,15 @@ use images::messages::CredsEntry;
 use kernel::credentials::Credentials;
 
 use crate::files::Holders;
-use crate::load::{Body, Thread, World, capability_set};
+use crate::load::{Body, Checkpoint, Thread, capability_set};
 use crate::prepare;
 
 /// Everybody's files, by the images.
-pub(crate) fn holders(world: &World) -> Holders {
+pub(crate) fn holders(checkpoint: &Checkpoint) -> Holders {
     let mut holders = Holders::default();
-    for (process, body) in world.living() {
+    for (process, body) in checkpoint.living() {
         let credentials = body.threads.iter().filter_map(of_thread);
-        holders.add(process.pid, credentials, body.mm.exe_file_id, files(world, body));
+        holders.add(process.pid, credentials, body.mm.exe_file_id, files(checkpoint, body));
     }
     holders
 }
@@ -31,10 +31,10 @@ fn credentials(creds: &CredsEntry) -> Credentials {
 }
 
 /// The files of a process: its descriptors', with what these refer to, its mappings' and directories.
-fn files<'a>(world: &'a World, body: &'a Body) -> impl Iterator<Item = u32> + 'a {
-    let descriptors = world.files.tables.get(&body.ids.files_id).into_iter().flatten();
+fn files<'a>(checkpoint: &'a Checkpoint, body: &'a Body) -> impl Iterator<Item = u32> + 'a {
+    let descriptors = checkpoint.files.tables.get(&body.ids.files_id).into_iter().flatten();
     let opened = descriptors.flat_map(|descriptor| {
-        let file = world.files.files.get(&descriptor.id);
+        let file = checkpoint.files.files.get(&descriptor.id);
         let fifo = file.and_then(|file| file.fifo.as_ref()?.regf_id);
         [Some(descriptor.id), fifo]
     });

@@ -32,7 +32,7 @@ use crate::dead;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{InstallTask, OpenFiles};
-use crate::load::{Body, Process, State, World};
+use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{ForkStep, Group, Plan};
 use crate::prepare::{Region, name};
@@ -40,7 +40,7 @@ use crate::prepare::{Region, name};
 /// What all tasks inherit.
 #[derive(Debug)]
 pub(crate) struct BuildContext<'a> {
-    pub(crate) world: &'a World,
+    pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) plan: &'a Plan,
     pub(crate) groups: &'a cgroups::Plan,
     pub(crate) namespaces: &'a namespaces::Made<'a>,
@@ -109,7 +109,7 @@ impl BuildContext<'_> {
             wait_ended(self.plan.host(zombie)?, true)
                 .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
-        let process = &self.world.processes[number];
+        let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
             (State::Dead { status }, ..) => die(process, status),
             (_, Some(body), Some(place)) => self.become_process(process, body, place, rseq),
@@ -137,7 +137,8 @@ impl BuildContext<'_> {
 
     /// A process begins with the timer slack of the one that makes it, and goes back to that.
     pub(crate) fn pass_slack(&self, child: usize) -> Result<(), Error> {
-        let process = self.plan.tasks[child].process.map(|number| &self.world.processes[number]);
+        let process =
+            self.plan.tasks[child].process.map(|number| &self.checkpoint.processes[number]);
         let leader = process.and_then(|process| process.body.as_ref()?.threads.first());
         match leader.and_then(|leader| leader.core.default_timer_slack) {
             Some(slack) => nix::sys::prctl::set_timerslack(slack)

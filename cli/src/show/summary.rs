@@ -201,9 +201,12 @@ fn summarize_process(checkpoint: &Checkpoint, process: &Process) -> ProcessSumma
         state: match process.state {
             State::Alive => "running",
             State::Stopped => "stopped",
-            State::Dead => "zombie",
+            State::Dead { .. } => "zombie",
         },
-        wait_status: (process.state == State::Dead).then_some(process.task.exit_code),
+        wait_status: match process.state {
+            State::Dead { status } => Some(status.cast_unsigned()),
+            State::Alive | State::Stopped => None,
+        },
         program: body.and_then(|body| path(body.mm.exe_file_id)),
         directory: body.and_then(|body| path(body.fs.cwd_id)),
         uid: creds.map(|creds| creds.euid),

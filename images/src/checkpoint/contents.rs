@@ -1,6 +1,6 @@
 //! What is in pipes, socket queues and files without a name: where it is, not the bytes themselves.
 
-use std::io::{Read, Seek, SeekFrom, Take};
+use std::io::{Read, Seek, SeekFrom};
 
 use prost::Message;
 
@@ -20,24 +20,27 @@ pub struct Payload {
     pub size: u64,
 }
 
-impl Payload {
-    /// Reads the bytes from the image.
-    pub fn read<M>(&self, dir: &ImageDir, image: &Image<M>) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        let mut file = self.open(dir, image)?;
-        file.read_to_end(&mut bytes).map_err(Error::io("read", image.name()))?;
-        Ok(bytes)
+/// Reads the bytes that payloads of one image are.
+#[derive(Debug)]
+pub struct PayloadReader {
+    name: String,
+    content: Box<dyn Content>,
+}
+
+impl PayloadReader {
+    /// Opens the image.
+    pub fn open<M>(dir: &ImageDir, image: &Image<M>) -> Result<Self, Error> {
+        Ok(Self { name: image.name().to_owned(), content: dir.raw(image.name())? })
     }
 
-    /// The bytes as something to copy from.
-    pub fn open<M>(
-        &self,
-        dir: &ImageDir,
-        image: &Image<M>,
-    ) -> Result<Take<Box<dyn Content>>, Error> {
-        let mut file = dir.raw(image.name())?;
-        file.seek(SeekFrom::Start(self.offset)).map_err(Error::io("seek in", image.name()))?;
-        Ok(file.take(self.size))
+    /// The bytes of a payload.
+    pub fn read(&mut self, payload: Payload) -> Result<Vec<u8>, Error> {
+        let from = SeekFrom::Start(payload.offset);
+        self.content.seek(from).map_err(Error::io("seek in", &self.name))?;
+        let mut bytes = Vec::new();
+        let mut content = (&mut self.content).take(payload.size);
+        content.read_to_end(&mut bytes).map_err(Error::io("read", &self.name))?;
+        Ok(bytes)
     }
 }
 

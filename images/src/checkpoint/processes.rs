@@ -6,7 +6,7 @@ use crate::dir::ImageDir;
 use crate::error::Error;
 use crate::messages::{
     CoreEntry, FsEntry, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
-    TaskKobjIdsEntry,
+    TaskKobjIdsEntry, UtsnsEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
@@ -21,8 +21,11 @@ pub enum State {
     Alive,
     /// It was stopped by a signal.
     Stopped,
-    /// It has ended and was not yet waited for.
-    Dead,
+    /// It has ended with this wait status and was not yet waited for.
+    Dead {
+        /// As `wait4` tells it.
+        status: i32,
+    },
 }
 
 /// A process.
@@ -68,6 +71,20 @@ pub struct Body {
     pub pages: PageMap,
     /// Its working directory, root and umask.
     pub fs: FsEntry,
+}
+
+/// The UTS namespaces that the processes are in, as far as they have images.
+pub(super) fn uts_namespaces(
+    dir: &ImageDir,
+    processes: &[Process],
+) -> Result<BTreeMap<u32, UtsnsEntry>, Error> {
+    let bodies = processes.iter().filter_map(|process| process.body.as_ref());
+    let numbers: BTreeSet<u32> = bodies.filter_map(|body| body.ids.uts_ns_id).collect();
+    let mut found = BTreeMap::new();
+    for number in numbers {
+        found.extend(dir.read_one(&names::utsns(number))?.map(|entry| (number, entry)));
+    }
+    Ok(found)
 }
 
 pub(super) fn load(dir: &ImageDir) -> Result<Vec<Process>, Error> {
@@ -116,7 +133,7 @@ impl Tree {
             pgid,
             sid,
             parent,
-            state: State::Dead,
+            state: State::Dead { status: 0 },
             task: TaskCoreEntry::default(),
             threads: Vec::new(),
             body: None,
@@ -126,7 +143,7 @@ impl Tree {
     /// Registers the threads of the process read last.
     fn threads(&mut self, entry: &PstreeEntry) -> Result<(), String> {
         // What CRIU writes as the threads of a dead process is not initialised.
-        if self.processes.last().is_none_or(|process| process.state == State::Dead) {
+        if self.processes.last().is_none_or(|process| matches!(process.state, State::Dead { .. })) {
             return Ok(());
         }
         for tid in entry.threads.iter().skip(1) {
@@ -153,7 +170,11 @@ fn load_process(
     process.state = match process.task.task_state {
         TASK_ALIVE => State::Alive,
         TASK_STOPPED => State::Stopped,
-        TASK_DEAD => return Ok(process),
+        TASK_DEAD => {
+            let status = process.task.exit_code.cast_signed();
+            process.state = State::Dead { status };
+            return Ok(process);
+        }
         other => return Err(Error::invalid(image.name(), format!("state {other} is not known"))),
     };
     if entry.threads.first() != Some(&pid) {

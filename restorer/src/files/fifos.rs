@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use images::messages::{FifoEntry, FileEntry, RegFileEntry, fd_type};
-use images::{ImageDir, names};
+use images::{Checkpoint, names};
 
 use super::Error;
 use super::approve::Purpose;
@@ -32,8 +32,9 @@ impl FileKind for Fifo {
         fd_type::FIFO
     }
 
-    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
-        beside.of::<InFifos>().0 = contents(dir, &names::fifo_data())?;
+    fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
+        let read = &checkpoint.fifos;
+        beside.of::<InFifos>().0 = contents(&checkpoint.dir, &names::fifo_data(), read)?;
         Ok(())
     }
 

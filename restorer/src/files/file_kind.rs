@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
 use ids::PidMap;
-use images::ImageDir;
+use images::Checkpoint;
 use images::messages::{FdinfoEntry, FileEntry};
 
 use super::beside::Beside;
@@ -29,11 +29,11 @@ pub(super) trait FileKind: Debug + Sync {
         false
     }
 
-    /// Reads what the kind has in images of its own.
+    /// Takes what the kind has beside the entries of files: what a checkpoint refers to is read from its images.
     ///
     /// # Errors
     /// When an image is wrong in itself, or holds what is not restored.
-    fn load(&self, _dir: &ImageDir, _beside: &mut Beside) -> Result<(), Error> {
+    fn load(&self, _checkpoint: &Checkpoint, _beside: &mut Beside) -> Result<(), Error> {
         Ok(())
     }
 

@@ -10,8 +10,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use images::messages::{GhostChunkEntry, GhostFileEntry};
-use images::{ImageDir, ImageReader, names};
+use images::checkpoint::{Ghost, GhostPart, PayloadReader};
+use images::messages::GhostFileEntry;
+use images::{ImageDir, names};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{
@@ -46,17 +47,20 @@ pub(super) struct GhostImage {
 }
 
 impl GhostImage {
-    /// Reads `ghost-file-ID.img`.
-    pub(super) fn read(dir: &ImageDir, id: u32) -> Result<Self, Error> {
+    /// Reads the contents from `ghost-file-ID.img`.
+    pub(super) fn read(dir: &ImageDir, id: u32, ghost: Ghost) -> Result<Self, Error> {
         let image = names::ghost_file(id);
-        let missing = || Error::image(image.name(), "it is missing or empty");
-        let mut reader = dir.reader(&image)?.ok_or_else(missing)?;
-        let entry = reader.next_entry()?.ok_or_else(missing)?;
-        let pieces = if entry.chunks() {
-            chunks(&mut reader, image.name())?
-        } else {
-            vec![(0, reader.bytes(reader.left())?)]
-        };
+        let Ghost { entry, parts } = ghost;
+        let mut pieces = Vec::new();
+        if !parts.is_empty() {
+            let mut reader = PayloadReader::open(dir, &image)?;
+            for GhostPart { at, payload } in parts {
+                if at.saturating_add(payload.size) > LARGEST {
+                    return Err(Error::image(image.name(), "a piece of it lies beyond any file"));
+                }
+                pieces.push((at, reader.read(payload)?));
+            }
+        }
         Ok(Self { entry, pieces })
     }
 
@@ -257,20 +261,6 @@ fn free_name(
         }
     }
     Err(ErrorKind::AlreadyExists.into())
-}
-
-fn chunks<R: io::Read>(
-    reader: &mut ImageReader<R, GhostFileEntry>,
-    name: &str,
-) -> Result<Vec<(u64, Vec<u8>)>, Error> {
-    let mut pieces = Vec::new();
-    while let Some(chunk) = reader.next_as::<GhostChunkEntry>()? {
-        if chunk.off.saturating_add(chunk.len) > LARGEST {
-            return Err(Error::image(name, "a piece of it lies beyond any file"));
-        }
-        pieces.push((chunk.off, reader.bytes(chunk.len)?));
-    }
-    Ok(pieces)
 }
 
 #[cfg(test)]

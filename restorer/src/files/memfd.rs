@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
-use images::{ImageDir, PAGE_SIZE, names};
+use images::{Checkpoint, PAGE_SIZE};
 use kernel::attributes::FileFlags;
 use kernel::descriptors::add_seals;
 use nix::errno::Errno;
@@ -64,10 +64,9 @@ impl FileKind for Memfd {
         fd_type::MEMFD
     }
 
-    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
+    fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
         let memory = beside.of::<FileMemory>().clone();
-        let entries = dir.read_all(&names::memfd())?;
-        let inodes = entries.into_iter().map(|entry| (entry.inode_id, entry)).collect();
+        let inodes = checkpoint.memfds.clone();
         *beside.of::<Inodes>() = Inodes { inodes, memory, made: BTreeMap::new() };
         Ok(())
     }

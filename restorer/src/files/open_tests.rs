@@ -17,9 +17,9 @@ use super::*;
 fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
-    let checkpoint = Checkpoint::load(dir.clone()).unwrap();
+    let mut checkpoint = Checkpoint::load(dir).unwrap();
     let (pids, memory) = Default::default();
-    FileImages::load(&dir, checkpoint.files, pids, memory).unwrap()
+    FileImages::load(&mut checkpoint, pids, memory).unwrap()
 }
 
 /// Makes what the images find by a path, as they say that it was.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use images::checkpoint::{PayloadReader, PipeContents};
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
-use images::{Image, ImageDir, names};
+use images::{Checkpoint, Image, ImageDir, names};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
@@ -30,8 +31,9 @@ impl FileKind for Pipe {
         fd_type::PIPE
     }
 
-    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
-        beside.of::<InPipes>().0 = contents(dir, &names::pipes_data())?;
+    fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
+        let read = &checkpoint.pipes;
+        beside.of::<InPipes>().0 = contents(&checkpoint.dir, &names::pipes_data(), read)?;
         Ok(())
     }
 
@@ -53,17 +55,24 @@ impl FileKind for Pipe {
 }
 
 /// Reads the contents of pipes, or of fifos.
-pub(super) fn contents(dir: &ImageDir, image: &Image<PipeDataEntry>) -> Result<Contents, Error> {
+pub(super) fn contents(
+    dir: &ImageDir,
+    image: &Image<PipeDataEntry>,
+    pipes: &[PipeContents],
+) -> Result<Contents, Error> {
     let mut contents = BTreeMap::new();
-    let Some(mut reader) = dir.reader(image)? else { return Ok(contents) };
-    while let Some(entry) = reader.next_entry()? {
+    if pipes.is_empty() {
+        return Ok(contents);
+    }
+    let mut reader = PayloadReader::open(dir, image)?;
+    for PipeContents { entry, payload } in pipes {
         if entry.bytes > LONGEST {
             return Err(Error::image(
                 format!("pipe {} of {}", entry.pipe_id, image.name()),
                 format!("it holds {} bytes, more than a pipe can", entry.bytes),
             ));
         }
-        let bytes = reader.bytes(entry.bytes.into())?;
+        let bytes = reader.read(*payload)?;
         contents.insert(entry.pipe_id, (entry.size, bytes));
     }
     Ok(contents)

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use images::Checkpoint;
 use images::messages::{
     FdinfoEntry, FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, fd_type, tty_type,
 };
-use images::{ImageDir, names};
 use kernel::tty::{self, Modes};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -35,9 +35,8 @@ impl FileKind for OpenTerminal {
         fd_type::TTY
     }
 
-    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
-        let infos = dir.read_all(&names::tty_info())?;
-        beside.of::<Infos>().0 = infos.into_iter().map(|info| (info.id, info)).collect();
+    fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
+        beside.of::<Infos>().0 = checkpoint.terminals.clone();
         Ok(())
     }
 

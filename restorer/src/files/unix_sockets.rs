@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use images::checkpoint::{PayloadReader, QueuedPacket};
 use images::messages::{FileEntry, PeerCredentials, SK_LISTEN, UnixSkEntry, fd_type};
-use images::{ImageDir, names};
+use images::{Checkpoint, names};
 use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 use nix::sys::socket::{MsgFlags, send};
@@ -41,8 +42,8 @@ impl FileKind for UnixSocket {
         fd_type::UNIXSK
     }
 
-    fn load(&self, dir: &ImageDir, beside: &mut Beside) -> Result<(), Error> {
-        beside.of::<Queued>().0 = load(dir)?;
+    fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
+        beside.of::<Queued>().0 = queues(checkpoint)?;
         Ok(())
     }
 
@@ -66,11 +67,14 @@ impl FileKind for UnixSocket {
 }
 
 /// Reads what is queued in sockets, oldest first.
-fn load(dir: &ImageDir) -> Result<Queues, Error> {
+fn queues(checkpoint: &Checkpoint) -> Result<Queues, Error> {
     let mut queues = Queues::new();
     let image = names::sk_queues();
-    let Some(mut reader) = dir.reader(&image)? else { return Ok(queues) };
-    while let Some(entry) = reader.next_entry()? {
+    if checkpoint.packets.is_empty() {
+        return Ok(queues);
+    }
+    let mut reader = PayloadReader::open(&checkpoint.dir, &image)?;
+    for QueuedPacket { entry, payload } in &checkpoint.packets {
         let object = || format!("a message for socket {} of {}", entry.id_for, image.name());
         if entry.length > LONGEST {
             return Err(Error::image(object(), "it is longer than a message can be"));
@@ -78,7 +82,7 @@ fn load(dir: &ImageDir) -> Result<Queues, Error> {
         if !entry.scm.is_empty() {
             return Err(Error::refused(support::images::DESCRIPTORS_WAIT.of(0, object())));
         }
-        let bytes = reader.bytes(entry.length.into())?;
+        let bytes = reader.read(*payload)?;
         queues.entry(entry.id_for).or_default().push(bytes);
     }
     Ok(queues)

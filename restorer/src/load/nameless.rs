@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use images::Checkpoint;
 use images::messages::{MmEntry, vma_status};
 
 /// The kernel's name for shared anonymous memory.
@@ -20,7 +19,7 @@ pub(super) struct Nameless {
 
 impl Nameless {
     /// Looks through the memfds.
-    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+    pub(super) fn of(checkpoint: &images::Checkpoint) -> Self {
         let mut segments = BTreeMap::new();
         let memfds = checkpoint.files.entries.values().filter_map(|file| file.memfd.as_ref());
         for memfd in memfds {

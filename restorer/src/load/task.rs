@@ -32,12 +32,7 @@ pub(super) fn load(
     let pid = known(process.pid)?;
     let object = format!("process {pid}");
     let core = process.task;
-    let state = match process.state {
-        checkpoint::State::Alive => State::Alive,
-        checkpoint::State::Stopped => State::Stopped,
-        checkpoint::State::Dead => State::Dead { status: core.exit_code as i32 },
-    };
-    if let State::Dead { status } = state
+    if let State::Dead { status } = process.state
         && !dead::can_be(status)
     {
         return Err(Error::image(object, format!("nothing ends with the status {status:#x}")));
@@ -54,7 +49,7 @@ pub(super) fn load(
         ppid: known_or_outside(process.ppid)?,
         pgid: known_or_outside(process.pgid)?,
         sid: known_or_outside(process.sid)?,
-        state,
+        state: process.state,
         core,
         body,
     })
