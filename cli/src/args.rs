@@ -74,6 +74,10 @@ pub(crate) struct DumpOptions {
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = criu::size::parse)]
     pub(crate) ghost_limit: u64,
+    /// Directory below which names of watched files (inotify, fanotify) are looked for that the kernel does not
+    /// tell; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub(crate) irmap_scan_path: Vec<PathBuf>,
     /// Go on tracking what changes, for a dump with this one as its --parent
     #[arg(long)]
     pub(crate) track: bool,

@@ -20,6 +20,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         after,
         shell_job: options.shell_job,
         ghost_limit: options.ghost_limit,
+        search: dumper::files::Search { always: false, below: options.irmap_scan_path },
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,

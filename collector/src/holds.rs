@@ -114,7 +114,11 @@ pub fn is_candidate(file: &crate::OpenFile) -> bool {
     matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
         || matches!(
             target,
-            b"anon_inode:[eventfd]" | b"anon_inode:[eventpoll]" | b"anon_inode:[timerfd]"
+            b"anon_inode:[eventfd]"
+                | b"anon_inode:[eventpoll]"
+                | b"anon_inode:[timerfd]"
+                | b"anon_inode:inotify"
+                | b"anon_inode:[fanotify]"
         )
         || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
 }

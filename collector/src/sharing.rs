@@ -32,6 +32,8 @@ pub enum Kind {
     Epoll,
     /// A timerfd.
     Timerfd,
+    /// An inotify instance or fanotify group.
+    Watches,
     /// A deleted file that somebody may write, or a memfd.
     DeletedFile,
     /// Anonymous memory.
@@ -211,6 +213,7 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
             b"anon_inode:[eventfd]" => Some(Kind::Eventfd),
             b"anon_inode:[eventpoll]" => Some(Kind::Epoll),
             b"anon_inode:[timerfd]" => Some(Kind::Timerfd),
+            b"anon_inode:inotify" | b"anon_inode:[fanotify]" => Some(Kind::Watches),
             // A signalfd gives each reader his own signals; others are refused for what they are.
             _ => None,
         },

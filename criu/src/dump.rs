@@ -24,6 +24,10 @@ fn asked(options: &Options, host: &Host, directories: &Directories) -> Result<Du
         shell_job: options.shell_job,
         root: options.root.clone(),
         ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
+        search: dumper::files::Search {
+            always: options.force_irmap,
+            below: options.irmap_scan_paths.clone(),
+        },
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         // CRIU's callers dump into directories of their own making, and again into the same.

@@ -54,6 +54,10 @@ pub struct Options {
     pub root: Option<PathBuf>,
     /// The largest deleted file that goes into the images; `None` for the default.
     pub ghost_limit: Option<u64>,
+    /// Names of watched files are looked for in directories, too, if their handles can be opened.
+    pub force_irmap: bool,
+    /// Directories below which such names are looked for.
+    pub irmap_scan_paths: Vec<PathBuf>,
     /// Go on tracking what changes in memory.
     pub track_mem: bool,
     /// Images of before, relative to the images' directory.
@@ -166,6 +170,8 @@ impl Options {
                 }
             }
             "ghost-limit" => self.ghost_limit = Some(size(written, &value())?),
+            "force-irmap" => self.force_irmap = on,
+            "irmap-scan-path" => self.irmap_scan_paths.push(value().into()),
             "root" => self.root = Some(value().into()),
             "track-mem" => self.track_mem = on,
             "prev-images-dir" => self.previous = Some(value().into()),

@@ -20,6 +20,7 @@ mod file_reference;
 mod held;
 mod identity;
 mod inet_sockets;
+mod inotify;
 mod locks;
 mod memfd;
 mod multicast;
@@ -43,6 +44,7 @@ mod timerfd;
 mod unchanged;
 mod unix_sockets;
 mod walk;
+mod watched;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ use file_cache::{Contents, FileCache, Keeping, Unchanged};
 pub use file_reference::FileReference;
 use held::HeldFiles;
 pub(crate) use paths_of_process::mapping_status;
+pub use watched::Search;
 
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug)]
@@ -75,6 +78,8 @@ pub struct PlanContext {
     pub hidden: BTreeMap<u64, Hidden>,
     /// Whether it is noted what is in programs and mapped files, beside their sizes.
     pub contents: bool,
+    /// Where the names of watched files are looked for.
+    pub search: Search,
 }
 
 impl PlanContext {
@@ -199,6 +204,8 @@ pub struct Captured {
     contents: Contents,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     beside: Beside,
+    /// What is lost, though the checkpoint is whole.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Captured {

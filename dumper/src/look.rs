@@ -55,6 +55,7 @@ impl<'a> Looker<'a> {
                 ghost_limit: options.ghost_limit,
                 joined: BTreeMap::new(),
                 hidden: BTreeMap::new(),
+                search: options.search.clone(),
             },
         })
     }

@@ -33,6 +33,8 @@ pub struct DumpOptions {
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
+    /// Where the names of watched files (inotify, fanotify) are looked for that the kernel does not tell.
+    pub search: crate::files::Search,
     /// How much is said of its control groups: where the threads are, always; what the groups are, so that
     /// they can be made and set again, unless they are to be ignored.
     pub cgroups: CgroupsMode,
@@ -89,6 +91,7 @@ impl DumpOptions {
             shell_job: false,
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
+            search: crate::files::Search::default(),
             cgroups: CgroupsMode::default(),
             cgroup_roots: Vec::new(),
             overwrite: false,

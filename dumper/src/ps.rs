@@ -175,7 +175,7 @@ mod tests {
 
     /// Needs root.
     #[test]
-    fn a_plain_process_can_be_dumped_and_one_with_an_inotify_cannot() {
+    fn a_plain_process_can_be_dumped_and_who_asks_cannot() {
         let sleep = |command: &[&str]| {
             let mut all = std::process::Command::new("setsid");
             let quiet = std::process::Stdio::null;

@@ -174,7 +174,7 @@ fn unsupported(root: i32, shared: &Shared) -> Unsupported {
     let thing = match shared.kind {
         Kind::Pipe => Thing::Pipe,
         Kind::Socket => Thing::Socket,
-        Kind::Eventfd | Kind::Epoll | Kind::Timerfd => Thing::Events,
+        Kind::Eventfd | Kind::Epoll | Kind::Timerfd | Kind::Watches => Thing::Events,
         Kind::DeletedFile => Thing::DeletedFile,
         Kind::SharedMemory => Thing::Memory,
     };

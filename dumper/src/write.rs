@@ -71,6 +71,7 @@ impl<'d> Written<'d> {
             frozen_at: Some(at),
             image_bytes: committed.bytes,
             source: Some(source),
+            warnings: std::mem::take(&mut state.files.warnings),
             ..DumpReport::default()
         };
         Ok(Self { tree, dump, report, since, inventory: state.inventory })

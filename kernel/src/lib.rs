@@ -16,6 +16,8 @@ pub mod cgroup;
 pub mod credentials;
 pub mod descriptors;
 pub mod features;
+pub mod handles;
+pub mod inotify;
 pub mod kcmp;
 pub mod keyrings;
 pub mod landlock;

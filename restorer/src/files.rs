@@ -17,6 +17,7 @@ mod ghosts;
 mod holders;
 mod images;
 mod inet_sockets;
+mod inotify;
 mod install;
 mod keep;
 mod keepers;
@@ -37,6 +38,7 @@ mod timerfd;
 mod unix_names;
 mod unix_plan;
 mod unix_sockets;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

@@ -19,6 +19,12 @@ pub fn of_gone(path: &Path) -> Unsupported {
     of_file(path, Refusal::fixed("it is not there any more", PUT_BACK))
 }
 
+/// A watched file that is known by its handle alone.
+pub const WATCHED_GONE: Refusal = Refusal::fixed(
+    "it is not there any more, or on another file system, and the images have no name of it",
+    "dump again when the program watches it by a name that it has",
+);
+
 fn of_file(path: &Path, refusal: Refusal) -> Unsupported {
     refusal.of(0, format!("file {}", path.display()))
 }

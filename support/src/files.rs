@@ -69,8 +69,9 @@ pub fn process_behind(path: &[u8]) -> Option<i32> {
 /// What to call an anonymous file that is not carried.
 fn anonymous(name: &[u8]) -> Option<String> {
     let text = match name {
-        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" => return None,
-        b"inotify" => "an inotify instance",
+        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" | b"inotify" => {
+            return None;
+        }
         b"[fanotify]" => "a fanotify group",
         b"[io_uring]" => "an io_uring",
         b"[perf_event]" => "a performance counter",
@@ -113,6 +114,23 @@ pub fn watched_elsewhere(fd: i32) -> Refusal {
         "remove the entry (EPOLL_CTL_DEL) before the descriptor is closed",
     )
 }
+
+/// Something watched whose name is not known.
+#[must_use]
+pub fn watched_unnamed(inode: u64, (major, minor): (u32, u32)) -> Refusal {
+    Refusal::new(
+        format!(
+            "it watches a file whose name the kernel does not tell (number {inode} of device {major}:{minor})"
+        ),
+        "name a directory that it is below (--irmap-scan-path DIR), or have the program remove the watch",
+    )
+}
+
+/// A deleted file that is watched, and that nobody of the tree has open.
+pub const WATCHED_DELETED: Refusal = Refusal::fixed(
+    "it watches a deleted file that no process of the tree has open",
+    "have the program remove the watch, or end whoever has the file open",
+);
 
 /// A mapping of a file of a kind that no program can map.
 pub const NOT_MAPPABLE: Refusal = Refusal::fixed("it cannot be mapped", "unmap it before the dump");

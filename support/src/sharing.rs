@@ -9,7 +9,7 @@ pub enum Thing {
     Pipe,
     /// A socket.
     Socket,
-    /// Something that tells of events: an eventfd, an epoll instance, a timerfd.
+    /// Something that tells of events: an eventfd, an epoll instance, a timerfd, an inotify instance.
     Events,
     /// A deleted file, or a memfd.
     DeletedFile,

@@ -122,12 +122,12 @@ macro_rules! peer_tests {
 }
 
 families! {
-    beyond_criu changing_files credentials faulting memfd_attributes memfd_program memfd_sealed multicast nameless nameless_peers namespaces_apart never_linked settings
+    beyond_criu changing_files credentials faulting inotify_lost memfd_attributes memfd_program memfd_sealed multicast nameless nameless_peers namespaces_apart never_linked settings
     settings_deadline socket_options waits woken
 }
 
 families_that_criu_carries! {
-    busy churn dirty eventfds files ghosts guards identity inet jail many_files many_mappings many_processes
+    busy churn dirty eventfds files ghosts guards identity inet inotify jail many_files many_mappings many_processes
     many_threads mappings memfd memory namespaces pidfd pipes pulse registers signals still threads timers tree
     unix_sockets
 }

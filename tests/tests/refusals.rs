@@ -123,7 +123,7 @@ fn a_large_deleted_file() {
 
 #[test]
 fn inotify() {
-    refused("unsupported-inotify", &["inotify", "descriptor"]);
+    refused("unsupported-inotify", &["inotify", "descriptor", "--irmap-scan-path"]);
 }
 
 /// The remedy is a command that works as it stands.

@@ -23,6 +23,7 @@ mod guards;
 mod held;
 mod identity;
 mod inet;
+mod inotify;
 mod jail;
 mod many;
 mod mappings;
@@ -75,6 +76,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("held", held::run),
     ("identity", identity::run),
     ("inet", inet::run),
+    ("inotify", inotify::run),
+    ("inotify_lost", inotify::lost),
     ("jail", jail::run),
     ("many_files", many::files::run),
     ("many_mappings", many::mappings::run),

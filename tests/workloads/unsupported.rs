@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::stage::{Findings, Outcome, Stage, check};
 
@@ -17,9 +17,17 @@ fn holding(stage: &Stage, fd: libc::c_long, what: &str) -> Outcome {
     Ok(())
 }
 
+/// A pipe that is watched: it has no name to be found by.
 pub(crate) fn inotify(stage: &Stage) -> Outcome {
+    let (reader, _writer) = nix::unistd::pipe().expect("pipe");
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+    let path = path.expect("a path");
     // SAFETY: takes an integer.
-    holding(stage, unsafe { libc::inotify_init1(0) }.into(), "inotify")
+    let instance = check(unsafe { libc::inotify_init1(0) }).expect("inotify");
+    // SAFETY: the path is a string.
+    check(unsafe { libc::inotify_add_watch(instance, path.as_ptr(), libc::IN_ACCESS) })
+        .expect("watch");
+    holding(stage, instance.into(), "inotify")
 }
 
 pub(crate) fn io_uring(stage: &Stage) -> Outcome {
@@ -86,7 +94,7 @@ pub(crate) fn dnotify(stage: &Stage) -> Outcome {
     let directory = std::fs::File::open(stage.dir()).expect("open");
     // SAFETY: takes integers; the signal is ignored by default.
     unsafe {
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+        let fd = AsRawFd::as_raw_fd(&directory);
         check(libc::fcntl(fd, F_SETSIG, libc::SIGWINCH)).expect("F_SETSIG");
         check(libc::fcntl(fd, libc::F_NOTIFY, DN_CREATE | DN_MULTISHOT)).expect("F_NOTIFY");
     }
@@ -122,7 +130,7 @@ pub(crate) fn signed_tcp(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-fn set<T>(socket: &impl std::os::fd::AsRawFd, level: i32, option: i32, value: &T) {
+fn set<T>(socket: &impl AsRawFd, level: i32, option: i32, value: &T) {
     let bytes = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads the value, whose size is given.
     let done = unsafe {
@@ -140,7 +148,7 @@ pub(crate) fn flow_label(stage: &Stage) -> Outcome {
     set(&socket, libc::SOL_IPV6, IPV6_FLOWINFO_SEND, &1_i32);
     let label = 0x1_2345_u32.to_be();
     let there = std::net::SocketAddrV6::new(std::net::Ipv6Addr::LOCALHOST, 9, label, 0);
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrIn6::from(there)).expect("connect");
+    connect(AsRawFd::as_raw_fd(&socket), &SockaddrIn6::from(there)).expect("connect");
     stage.ready_then_wait();
     drop(socket);
     Ok(())
@@ -242,7 +250,7 @@ pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
 
 /// A lock on something that is no regular file.
 #[allow(clippy::needless_pass_by_value, reason = "it stays open until the program ends")]
-fn locked(stage: &Stage, file: impl std::os::fd::AsRawFd) -> Outcome {
+fn locked(stage: &Stage, file: impl AsRawFd) -> Outcome {
     // SAFETY: takes integers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).expect("lock");
     stage.ready_then_wait();
@@ -451,7 +459,7 @@ pub(crate) fn thread_owner(stage: &Stage) -> Outcome {
     });
     let owner = Owner { kind: 0, pid: is_there.recv().expect("a thread") };
     let (reader, _writer) = nix::unistd::pipe().expect("pipe");
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    let fd = AsRawFd::as_raw_fd(&reader);
     // SAFETY: the structure is the one that the command reads, and outlives the call.
     check(unsafe { libc::fcntl(fd, F_SETOWN_EX, &raw const owner) }).expect("F_SETOWN_EX");
     stage.ready_then_wait();

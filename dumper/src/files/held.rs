@@ -14,6 +14,7 @@ use super::other_options::Usual;
 use super::paths::{Key, Paths};
 use super::problem::{Doing, Problem};
 use super::taps::Tap;
+use super::watched::Watched;
 
 /// What is remembered from one look to the next.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ pub(super) struct HeldFiles {
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
     pub(super) usual: Usual,
+    pub(super) watched: Watched,
 }
 
 /// What names the file of a descriptor to us.

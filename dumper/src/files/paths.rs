@@ -303,7 +303,7 @@ fn lstat_or_stat(path: &Path, mode: u32) -> nix::Result<FileStat> {
 }
 
 /// The path as the images have it: below the root that was asked for.
-fn name_in_images(path: &Path, context: &PlanContext) -> Result<Vec<u8>, Problem> {
+pub(super) fn name_in_images(path: &Path, context: &PlanContext) -> Result<Vec<u8>, Problem> {
     let Some(root) = &context.root else {
         return Ok(path.as_os_str().as_bytes().to_vec());
     };
@@ -342,7 +342,8 @@ mod tests {
         let root = root.map(PathBuf::from);
         let joined = std::collections::BTreeMap::new();
         let hidden = Default::default();
-        PlanContext { shell_job: false, root, ghost_limit: 1 << 20, joined, hidden, contents: true }
+        let (ghost_limit, search) = (1 << 20, Default::default());
+        PlanContext { shell_job: false, root, ghost_limit, joined, hidden, contents: true, search }
     }
 
     fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<FileByPath, Problem> {

@@ -10,6 +10,7 @@ use super::eventfd::Eventfd;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
+use super::inotify::Inotify;
 use super::memfd::Memfd;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
@@ -25,6 +26,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Epoll,
     &Timerfd,
     &Signalfd,
+    &Inotify,
     &Pidfd,
     &Memfd,
     &UnixSocket,
@@ -103,6 +105,7 @@ mod tests {
             ("anon_inode:[eventpoll]", libc::S_IFREG, 0, "Epoll"),
             ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
             ("anon_inode:[signalfd]", 0, 0, "Signalfd"),
+            ("anon_inode:inotify", 0, 0, "Inotify"),
             ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
             ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),
             ("/memfd:x (deleted)", libc::S_IFREG, 0, "Memfd"),

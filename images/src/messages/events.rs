@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::parts::{FhEntry, FownEntry};
+use super::parts::{FhEntry, FileIdentity, FownEntry};
 
 /// An eventfd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
@@ -134,6 +134,9 @@ pub struct InotifyFileEntry {
     /// Watches.
     #[prost(message, repeated, tag = "5")]
     pub wd: Vec<InotifyWdEntry>,
+    /// Ours: events waited in it, which are lost.
+    #[prost(bool, optional, tag = "1000")]
+    pub events_lost: Option<bool>,
 }
 
 /// A watch of an inotify instance.
@@ -160,6 +163,12 @@ pub struct InotifyWdEntry {
     /// Handle of it.
     #[prost(message, required, tag = "7")]
     pub f_handle: FhEntry,
+    /// Ours: which file the path leads to.
+    #[prost(message, optional, tag = "1000")]
+    pub identity: Option<FileIdentity>,
+    /// Ours: its kind and permissions.
+    #[prost(uint32, optional, tag = "1001")]
+    pub mode: Option<u32>,
 }
 
 /// A fanotify group.
@@ -183,6 +192,9 @@ pub struct FanotifyFileEntry {
     /// Marks.
     #[prost(message, repeated, tag = "6")]
     pub mark: Vec<FanotifyMarkEntry>,
+    /// Ours: events waited in it, which are lost.
+    #[prost(bool, optional, tag = "1000")]
+    pub events_lost: Option<bool>,
 }
 
 /// A mark of a fanotify group.
@@ -212,6 +224,12 @@ pub struct FanotifyMarkEntry {
     /// For a mount.
     #[prost(message, optional, tag = "8")]
     pub me: Option<FanotifyMountMarkEntry>,
+    /// Ours: which file the path of an inode mark leads to.
+    #[prost(message, optional, tag = "1000")]
+    pub identity: Option<FileIdentity>,
+    /// Ours: its kind and permissions.
+    #[prost(uint32, optional, tag = "1001")]
+    pub mode: Option<u32>,
 }
 
 /// What an inode mark is on.

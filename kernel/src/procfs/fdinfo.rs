@@ -124,7 +124,7 @@ pub struct InotifyWatch {
 }
 
 /// One mark of a fanotify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FanotifyMark {
     /// Inode, for a mark on a file.
     pub inode: Option<u64>,
@@ -138,6 +138,10 @@ pub struct FanotifyMark {
     pub mask: u64,
     /// Ignored events.
     pub ignored: u64,
+    /// Type of the file handle of a mark on a file, for `open_by_handle_at`; 0 when the kernel gives none.
+    pub handle_type: u32,
+    /// The file handle's bytes.
+    pub handle: Vec<u8>,
 }
 
 /// How a lock was taken.
@@ -352,25 +356,28 @@ fn epoll_entry(line: &[u8]) -> Option<EpollEntry> {
     })
 }
 
+/// Type and bytes of the handle that a line tells; 0 and none if it does not.
+fn file_handle(line: &[u8]) -> Option<(u32, Vec<u8>)> {
+    let Some(digits) = field(line, b"f_handle:") else { return Some((0, Vec::new())) };
+    let bytes = digits.chunks(2).map(|pair| hex(pair).and_then(|byte| u8::try_from(byte).ok()));
+    let kind = field(line, b"fhandle-type:").map_or(Some(0), hex32)?;
+    Some((kind, bytes.collect::<Option<_>>()?))
+}
+
 fn inotify_watch(line: &[u8]) -> Option<InotifyWatch> {
-    let handle = match field(line, b"f_handle:") {
-        Some(digits) => digits
-            .chunks(2)
-            .map(|pair| hex(pair).and_then(|byte| u8::try_from(byte).ok()))
-            .collect::<Option<_>>()?,
-        None => Vec::new(),
-    };
+    let (handle_type, handle) = file_handle(line)?;
     Some(InotifyWatch {
         wd: i32::try_from(hex(field(line, b"wd:")?)?).ok()?,
         inode: hex(field(line, b"ino:")?)?,
         device: kernel_device(field(line, b"sdev:")?)?,
         mask: hex32(field(line, b"mask:")?)?,
-        handle_type: field(line, b"fhandle-type:").map_or(Some(0), hex32)?,
+        handle_type,
         handle,
     })
 }
 
 fn fanotify_mark(line: &[u8]) -> Option<FanotifyMark> {
+    let (handle_type, handle) = file_handle(line)?;
     Some(FanotifyMark {
         inode: field(line, b"ino:").map(hex).map_or(Some(None), |value| value.map(Some))?,
         mount: match field(line, b"mnt_id:") {
@@ -384,6 +391,8 @@ fn fanotify_mark(line: &[u8]) -> Option<FanotifyMark> {
         flags: hex32(field(line, b"mflags:")?)?,
         mask: hex(field(line, b"mask:")?)?,
         ignored: hex(field(line, b"ignored_mask:")?)?,
+        handle_type,
+        handle,
     })
 }
 

@@ -190,6 +190,19 @@ impl Approver {
         Err(Errno::ENOENT.into())
     }
 
+    /// Does something as one of those who hold a file, if that is another user.
+    pub(super) fn as_holder<T: Send>(
+        &self,
+        file: u32,
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        let own = nix::unistd::geteuid().as_raw();
+        match self.holders.of(file).flat_map(|holder| &holder.credentials).next() {
+            Some(credentials) if credentials.users[1] != own => credentials.during(work),
+            _ => Ok(work()),
+        }
+    }
+
     /// The credentials by which a holder may have a file; `None` for such as open what ours open.
     fn check_rights(
         &self,

@@ -60,7 +60,12 @@ pub(super) trait FileKind: Debug + Sync {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    fn open_later(&self, file: &FileEntry, _pids: &PidMap) -> Result<OwnedFd, Error> {
+    fn open_later(
+        &self,
+        _files: &OpenFiles,
+        file: &FileEntry,
+        _pids: &PidMap,
+    ) -> Result<OwnedFd, Error> {
         Err(missing(file))
     }
 

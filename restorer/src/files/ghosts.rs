@@ -64,6 +64,11 @@ impl GhostImage {
         Ok(Self { entry, pieces })
     }
 
+    /// The device, as the kernel packs it, and the inode that it had.
+    pub(super) fn inode(&self) -> Option<(u32, u64)> {
+        Some((self.entry.dev?, self.entry.ino?))
+    }
+
     fn kind(&self) -> u32 {
         self.entry.mode & libc::S_IFMT
     }

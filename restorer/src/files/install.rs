@@ -79,7 +79,7 @@ impl OpenFiles {
         for (id, stand_in) in &self.later {
             let Some(file) = self.files.get(id) else { continue };
             let Some(kind) = of_type(file.r#type) else { continue };
-            let opened = kind.open_later(file, pids)?;
+            let opened = kind.open_later(self, file, pids)?;
             place(&opened, stand_in.as_raw_fd(), true)
                 .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;
         }

@@ -30,6 +30,8 @@ pub(super) struct Opener {
     unnamed: BTreeMap<u32, OFlag>,
     /// The ghosts that have been made.
     made: BTreeMap<u32, Made>,
+    /// The ghosts by the device and inode that they had.
+    inodes: BTreeMap<(u32, u64), u32>,
 }
 
 impl Opener {
@@ -47,8 +49,9 @@ impl Opener {
             .filter(|file| file.unnamed())
             .filter_map(|file| Some((*remaps.get(&file.id)?, reopen::unnamed(file.flags))));
         let unnamed = unnamed.collect();
+        let inodes = images.iter().filter_map(|(id, image)| Some((image.inode()?, *id))).collect();
         let (root, validation) = (context.root.clone(), context.validation);
-        Ok(Self { approver, root, validation, checked, images, remaps, unnamed, made })
+        Ok(Self { approver, root, validation, checked, images, remaps, unnamed, made, inodes })
     }
 
     /// Opens the file of an entry with its own flags and position.
@@ -170,6 +173,11 @@ impl Opener {
         }
         let made = self.made.get(&id).map(|made| &made.handle);
         made.ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
+    }
+
+    /// A handle on the deleted file that had this device, as the kernel packs it, and inode, if it has been made.
+    pub(super) fn made_of(&self, device: u32, inode: u64) -> Option<&OwnedFd> {
+        Some(&self.made.get(self.inodes.get(&(device, inode))?)?.handle)
     }
 
     /// Moves the handles on what has been made out of the way of the tasks.

@@ -13,6 +13,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Error;
+use super::OpenFiles;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
@@ -71,7 +72,12 @@ impl FileKind for Pidfd {
         file.pidfd.as_ref().is_some_and(|entry| entry.nspid != ENDED)
     }
 
-    fn open_later(&self, file: &FileEntry, pids: &PidMap) -> Result<OwnedFd, Error> {
+    fn open_later(
+        &self,
+        _files: &OpenFiles,
+        file: &FileEntry,
+        pids: &PidMap,
+    ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
         let process = ImagePid::new(entry.nspid).and_then(|pid| pids.host(pid));
         let process = process.ok_or_else(|| missing(file))?;

@@ -5,6 +5,7 @@ use super::eventfd::Eventfd;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
+use super::inotify::Inotify;
 use super::memfd::Memfd;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
@@ -25,6 +26,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Signalfd,
     &Epoll,
     &Pidfd,
+    &Inotify,
     &OpenTerminal,
     &InetSocket,
     // Last, because they leave names in file systems, which no error must leave behind.
