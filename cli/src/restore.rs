@@ -62,6 +62,7 @@ fn restore(
         cgroup_roots: options.cgroup_root.clone(),
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },
         validation: options.file_validation.asked(),
+        file_locks: true,
         on_behalf_of: None,
     };
     restorer::restore(&asked, &mut hooks::Nobody, &mut Bar::new())

@@ -28,6 +28,7 @@ fn asked(options: &Options, host: &Host, directories: &Directories) -> Result<Du
             always: options.force_irmap,
             below: options.irmap_scan_paths.clone(),
         },
+        file_locks: options.file_locks,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         // CRIU's callers dump into directories of their own making, and again into the same.

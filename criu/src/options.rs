@@ -52,6 +52,8 @@ pub struct Options {
     pub pidfile: Option<PathBuf>,
     /// The root directory of the tree.
     pub root: Option<PathBuf>,
+    /// File locks and leases are carried.
+    pub file_locks: bool,
     /// The largest deleted file that goes into the images; `None` for the default.
     pub ghost_limit: Option<u64>,
     /// Names of watched files are looked for in directories, too, if their handles can be opened.
@@ -169,6 +171,7 @@ impl Options {
                     self.timeout = Some(Duration::from_secs(seconds));
                 }
             }
+            "file-locks" => self.file_locks = on,
             "ghost-limit" => self.ghost_limit = Some(size(written, &value())?),
             "force-irmap" => self.force_irmap = on,
             "irmap-scan-path" => self.irmap_scan_paths.push(value().into()),
@@ -378,8 +381,8 @@ mod tests {
 
     #[test]
     fn what_criu_has_and_we_have_not_is_named() {
-        let read = options("check --tcp-established --no-tcp-close -l --external mnt[/a]:b");
-        assert_eq!(read.refused, ["--tcp-established", "-l", "--external"]);
+        let read = options("check --tcp-established --no-tcp-close -x --external mnt[/a]:b");
+        assert_eq!(read.refused, ["--tcp-established", "-x", "--external"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"

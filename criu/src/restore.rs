@@ -54,6 +54,7 @@ fn restore(
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
+        file_locks: options.file_locks,
         on_behalf_of: None,
     };
     let report = restorer::restore(&asked, hooks, &mut Quiet)?;

@@ -46,6 +46,7 @@ Options:
      --action-script FILE
                         start FILE at each step of a dump or restore, with CRTOOLS_SCRIPT_ACTION,
                         CRTOOLS_IMAGE_DIR and CRTOOLS_INIT_PID; may be given several times
+  -l|--file-locks       file locks and leases are carried: dumped, and taken again
      --ghost-limit SIZE largest deleted file that is carried [default: 64M]
      --feature FEAT     only check a particular feature
   -h|--help             show this text

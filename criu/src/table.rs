@@ -75,7 +75,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("external", None, Required),
     known("extra", None, Switch),
     carried("feature", None, Required, &[Check]),
-    known("file-locks", Some('l'), Switch),
+    carried("file-locks", Some('l'), Switch, IMAGES),
     carried("file-validation", None, Required, IMAGES),
     carried("force-irmap", None, Switch, DUMPS),
     known("freeze-cgroup", None, Required),

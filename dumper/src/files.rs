@@ -37,6 +37,7 @@ mod signalfd;
 mod socket_options;
 mod sockets;
 mod survey;
+mod suspects;
 mod table;
 mod taps;
 mod terminals;
@@ -71,6 +72,8 @@ pub struct PlanContext {
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
+    /// Whether locks and leases are carried, or refused.
+    pub file_locks: bool,
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
     /// joins them again.
     pub joined: BTreeMap<u64, u64>,

@@ -53,6 +53,7 @@ impl<'a> Looker<'a> {
                 root: options.root.clone(),
                 contents: options.contents,
                 ghost_limit: options.ghost_limit,
+                file_locks: options.file_locks,
                 joined: BTreeMap::new(),
                 hidden: BTreeMap::new(),
                 search: options.search.clone(),

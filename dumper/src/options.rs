@@ -35,6 +35,8 @@ pub struct DumpOptions {
     pub ghost_limit: u64,
     /// Where the names of watched files (inotify, fanotify) are looked for that the kernel does not tell.
     pub search: crate::files::Search,
+    /// Whether file locks and leases are carried, or refused.
+    pub file_locks: bool,
     /// How much is said of its control groups: where the threads are, always; what the groups are, so that
     /// they can be made and set again, unless they are to be ignored.
     pub cgroups: CgroupsMode,
@@ -92,6 +94,7 @@ impl DumpOptions {
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             search: crate::files::Search::default(),
+            file_locks: true,
             cgroups: CgroupsMode::default(),
             cgroup_roots: Vec::new(),
             overwrite: false,

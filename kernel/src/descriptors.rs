@@ -146,6 +146,16 @@ pub fn change_status_flags(fd: impl AsFd, now: u32, flags: u32) -> io::Result<()
     if (now ^ flags) & STATUS == 0 { Ok(()) } else { set_status_flags(fd, flags) }
 }
 
+/// Takes a lease on the file behind `number` of our table, which the kernel names when somebody breaks it:
+/// `F_RDLCK` or `F_WRLCK`.
+///
+/// # Errors
+/// When others have it open (`EAGAIN`), and for whoever is neither its owner nor has CAP_LEASE.
+pub fn set_lease(number: RawFd, lease: i32) -> io::Result<()> {
+    // SAFETY: takes three integers; a number that is not open is an answer.
+    answer(unsafe { libc::fcntl(number, libc::F_SETLEASE, lease) }).map(drop)
+}
+
 /// The capacity of a pipe.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
         cgroup_roots: Vec::new(),
         trust: Trust::Files,
         validation: Validation::Contents,
+        file_locks: true,
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;

@@ -21,6 +21,7 @@ mod inotify;
 mod install;
 mod keep;
 mod keepers;
+mod leases;
 mod load;
 mod memfd;
 mod open;
@@ -59,6 +60,7 @@ pub use self::images::FileImages;
 pub(crate) use self::images::FileMemory;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
+pub(crate) use self::leases::Leases;
 use self::opener::Opener;
 
 /// What the rest of the restore tells the files part.

@@ -5,14 +5,18 @@
 //!
 //! 1. where children have been stopped, the SIGCHLD that this caused in the parent is taken away
 //!    (unless the images say that one was pending);
-//! 2. the restorer's region goes, by a system call that the leader is made to make at its own
+//! 2. its file locks are taken, in the same way as the next one;
+//! 3. the restorer's region goes, by a system call that the leader is made to make at its own
 //!    `syscall` instruction, the last one in the region that is used;
-//! 3. a process that was stopped is stopped, while all its signals are still blocked;
-//! 4. every thread gets its registers, extended state and signal mask.
+//! 4. a process that was stopped is stopped, while all its signals are still blocked;
+//! 5. every thread gets its registers, extended state and signal mask.
 //!
 //! Then, on the word of the commander, all are let go ([`crate::holder`]). Up to that moment any
 //! error ends everything; from then on a task that has gone is no error: it was killed like any
 //! other process.
+
+mod inject;
+mod locks;
 
 use std::collections::BTreeMap;
 
@@ -20,19 +24,18 @@ use arch::fpu::Layout;
 use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
 use arch::syscall::nr;
 use ids::HostPid;
-use kernel::memory::write_all;
+use images::messages::FileLockEntry;
 use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
 use kernel::rseq::{Interrupted, at_section, set_section};
 
+use self::inject::{drain_child_signal, expect, inject};
 use crate::error::Error;
 use crate::load::registers;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::plan::Plan;
 use crate::prepare::Region;
 use crate::task::PreparedTask;
-
-const SIGSET_BYTES: u64 = 8;
 
 /// The parked threads by their numbers.
 pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
@@ -59,7 +62,8 @@ pub(crate) fn finish(
             _ => stop.then_some(libc::SIGSTOP),
         };
         let pid = plan.host(process.pid)?;
-        leader((process, pid), &place.region, &mut parked, drain, halt)?;
+        let locks = checkpoint.locks.of(process.pid);
+        leader((process, pid), (&place.region, locks), &mut parked, drain, halt)?;
         threads((process, body), plan, &parked, &layout)?;
     }
     Ok(parked)
@@ -112,7 +116,7 @@ fn stop_signal(checkpoint: &Checkpoint, process: &Process) -> i32 {
 /// What is done to a process by its leader.
 fn leader(
     (process, pid): (&Process, HostPid),
-    region: &Region,
+    (region, locks): (&Region, &[FileLockEntry]),
     parked: &mut Parked,
     drain: bool,
     halt: Option<i32>,
@@ -122,6 +126,7 @@ fn leader(
     if drain {
         leader = drain_child_signal(leader, region, at)?;
     }
+    leader = locks::take(leader, (region, at), (process.pid, pid), locks)?;
     let unmap = [region.address, region.bytes as u64, 0, 0, 0, 0];
     let (stopped, answer) = inject(leader, region, at, nr::MUNMAP, unmap)?;
     leader = stopped;
@@ -184,46 +189,6 @@ fn lost(pid: HostPid) -> Error {
 
 fn take(parked: &mut Parked, tid: HostPid) -> Result<Stopped, Error> {
     parked.remove(&tid).ok_or_else(|| lost(tid))
-}
-
-/// Makes a stopped task make a system call at the instruction `at`; returns its answer.
-fn inject(
-    task: Stopped,
-    region: &Region,
-    at: u64,
-    number: usize,
-    args: [u64; 6],
-) -> Result<(Stopped, i64), Error> {
-    let stack = region.address + region.stack as u64;
-    task.set_registers(&task.registers()?.calling(number, args, at, stack))?;
-    let task = task.resume_to_syscall()?.wait_stopped()?;
-    expect(&task, Stop::Syscall)?;
-    let task = task.resume_to_syscall()?.wait_stopped()?;
-    expect(&task, Stop::Syscall)?;
-    let answer = task.registers()?.return_value();
-    Ok((task, answer))
-}
-
-fn expect(task: &Stopped, stop: Stop) -> Result<(), Error> {
-    if task.stop() == stop {
-        return Ok(());
-    }
-    let what = format!("it stopped as {:?} instead of {stop:?}", task.stop());
-    Err(Error::Lost { pid: task.tid(), what })
-}
-
-/// Takes a pending SIGCHLD away.
-fn drain_child_signal(task: Stopped, region: &Region, at: u64) -> Result<Stopped, Error> {
-    // The set, and behind it a time-out of nothing, where the leader's stack was.
-    let place = region.address + region.stack as u64 - 64;
-    let mut bytes = [0u8; 24];
-    bytes[..8].copy_from_slice(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
-    write_all(task.tid(), place, &bytes)
-        .map_err(Error::kernel(format!("write to process {}", task.tid())))?;
-    let args = [place, 0, place + 8, SIGSET_BYTES, 0, 0];
-    // That there was none is as good.
-    let (task, _) = inject(task, region, at, nr::RT_SIGTIMEDWAIT, args)?;
-    Ok(task)
 }
 
 /// Stops a process by a signal. All others are blocked, so that this is the one that its leader

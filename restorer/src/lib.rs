@@ -30,6 +30,7 @@ mod holder;
 mod host;
 pub mod layout;
 mod load;
+mod locks;
 mod namespaces;
 mod numbers;
 mod on_behalf;

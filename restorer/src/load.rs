@@ -3,6 +3,7 @@
 //! What is refused here, and by name, is what no host could help with: objects that stasis does
 //! not restore (yet). What depends on the host is refused by [`crate::host`].
 
+mod locks;
 mod memory;
 mod nameless;
 pub(crate) mod registers;
@@ -28,6 +29,7 @@ pub(crate) use task::{capability_set, personality, signal_of};
 
 use crate::error::Error;
 use crate::files::{FileImages, FileMemory};
+use crate::locks::Locks;
 use crate::namespaces::Sets;
 use crate::run::Run;
 
@@ -43,6 +45,8 @@ pub(crate) struct Checkpoint {
     pub(crate) stores: Arc<[File]>,
     /// Open files.
     pub(crate) files: FileImages,
+    /// Locks on them.
+    pub(crate) locks: Locks,
     /// Namespaces that they were in.
     pub(crate) namespaces: Sets,
     /// Control groups, if they were dumped.
@@ -119,10 +123,20 @@ impl Checkpoint {
         let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
-        let files = FileImages::load(&mut read, pids, memory)?;
+        let taken = std::mem::take(&mut read.locks);
+        let (locks, leases) = locks::load(taken, &processes, &read.files.tables)?;
+        let mut files = FileImages::load(&mut read, pids, memory)?;
+        *files.leases() = leases;
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;
-        Ok(Self { processes, segments, stores, files, namespaces, cgroups, own_set })
+        Ok(Self { processes, segments, stores, files, locks, namespaces, cgroups, own_set })
+    }
+
+    /// Leaves the locks and leases out, if there are any; whether there were.
+    pub(crate) fn leave_locks(&mut self) -> bool {
+        let leases = std::mem::take(self.files.leases());
+        let locks = std::mem::take(&mut self.locks);
+        !locks.is_empty() || !leases.is_empty()
     }
 
     /// Processes that are to live, with what they have.

@@ -52,6 +52,8 @@ pub struct RestoreOptions {
     pub trust: Trust,
     /// What of the files is compared with what the images say.
     pub validation: Validation,
+    /// Whether the file locks and leases in the images are taken again.
+    pub file_locks: bool,
     /// User and primary group of who asks, if that is somebody who may not do everything: all tasks
     /// must have been his alone.
     pub on_behalf_of: Option<(u32, u32)>,

@@ -53,6 +53,10 @@ pub fn restore(
     hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images })?;
     let mut checkpoint = Checkpoint::load(&dir)?;
     on_behalf::check(&checkpoint, options)?;
+    checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
+    if !options.file_locks && checkpoint.leave_locks() {
+        tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
+    }
     let mut host = Host::probe()?;
     let possible = host.check(&checkpoint);
     // What is opened is looked at then, unless it does not come to that.

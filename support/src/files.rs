@@ -239,10 +239,22 @@ pub const WATCHED_DIRECTORY: Refusal = Refusal::fixed(
     "close it before the checkpoint, or open it anew for other uses",
 );
 
-/// Locks and leases, of any file.
+/// Locks and leases, where it was not asked that they be carried.
 pub const LOCKED: Refusal = Refusal::fixed(
-    "file locks and leases are not supported yet",
-    "release the lock before the checkpoint",
+    "a file lock or a lease is held through it",
+    "give --file-locks, or have the program release it before the dump",
+);
+
+/// A lock that no program can take by itself again.
+pub const OTHER_LOCK: Refusal = Refusal::fixed(
+    "a lock of a kind that cannot be carried is held through it (a delegation, or a mandatory flock)",
+    "have the program release it before the dump",
+);
+
+/// A lease that reading the file would break.
+pub const DELETED_LEASE: Refusal = Refusal::fixed(
+    "it is a deleted file, whose contents cannot be read without breaking the lease on it",
+    "have the program give the lease up (fcntl F_SETLEASE with F_UNLCK) before the dump",
 );
 
 /// Packets in a pipe, which are read one by one.

@@ -68,6 +68,42 @@ pub fn of_permitted(pid: i32, names: &str) -> Unsupported {
     .of(pid, "processor state")
 }
 
+/// What keeps a lock or a lease from being taken again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InTheWay {
+    /// A lock.
+    Lock,
+    /// That somebody has the file open.
+    OpenFile,
+}
+
+/// A lock or a lease that cannot be had now; `holder` is who stands in its way, with its program, if he is
+/// to be seen from here.
+#[must_use]
+pub fn lock_taken(what: InTheWay, holder: Option<(i32, &str)>) -> Refusal {
+    let (has, gives_up) = match what {
+        InTheWay::Lock => ("holds a lock on the file that does not go with it", "releases it"),
+        InTheWay::OpenFile => ("has the file open in a way that does not go with it", "closes it"),
+    };
+    match holder {
+        Some((pid, program)) => Refusal::new(
+            format!("process {pid} ({program}) {has}"),
+            format!("restore again when it {gives_up} or has ended (kill {pid})"),
+        ),
+        None => Refusal::new(
+            format!("somebody who cannot be seen from here {has}"),
+            "find out who has it (lslocks, as root in the initial namespaces) and restore again when it \
+             has ended",
+        ),
+    }
+}
+
+/// A lease that a user might not take himself.
+pub const LEASE_OF_ANOTHER: Refusal = Refusal::fixed(
+    "the file belongs to another user, who alone may take it",
+    "restore as root, or have the program give the lease up before the dump",
+);
+
 /// More open files than may be.
 #[must_use]
 pub fn open_files(hard: u64) -> Refusal {

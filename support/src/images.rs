@@ -12,10 +12,6 @@ pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
 pub const ESTABLISHED: Refusal =
     Refusal::fixed("established TCP connections are not supported yet", "close it before the dump");
 
-/// Locks of files.
-pub const FILE_LOCKS: Refusal =
-    Refusal::fixed("file locks are not supported yet", "release them before the dump");
-
 /// A file that had lost its name, and was given another one by whoever dumped it.
 pub const LINK_REMAP: Refusal = Refusal::fixed(
     "its name was gone, and the images refer to another one (link remap)",

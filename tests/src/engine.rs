@@ -102,7 +102,7 @@ impl Engine {
         } else {
             // CRIU wants the directory to be there.
             std::fs::create_dir_all(images).expect("make the images directory");
-            command.arg("-t").arg(pid.to_string()).args(["-v4", "-o", "dump.log"]);
+            command.arg("-t").arg(pid.to_string()).args(["-v4", "-o", "dump.log", "--file-locks"]);
         }
         command.arg("-D").arg(images);
         if how.leave_running {
@@ -127,7 +127,7 @@ impl Engine {
         if self == Self::Stasis {
             command.arg("--detach");
         } else {
-            command.args(["-d", "-v4", "-o", "restore.log"]);
+            command.args(["-d", "-v4", "-o", "restore.log", "--file-locks"]);
         }
         if how.shell_job {
             command.arg("--shell-job");

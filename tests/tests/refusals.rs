@@ -317,12 +317,10 @@ fn message_queues() {
     refused_as("unsupported-message_queue", &["message queue", "mq_close"]);
 }
 
-/// flock(2) works on whatever is open.
+/// Who reads its contents would break it.
 #[test]
-fn locks_on_what_is_no_regular_file() {
-    for kind in ["device", "eventfd", "pipe", "socket"] {
-        refused_as(&format!("unsupported-locked_{kind}"), &["locks"]);
-    }
+fn a_lease_on_a_deleted_file() {
+    refused_as("locks_deleted_lease", &["lease", "F_UNLCK"]);
 }
 
 /// What eBPF would tell, and `/proc` as well.

@@ -25,6 +25,7 @@ mod identity;
 mod inet;
 mod inotify;
 mod jail;
+mod locks;
 mod many;
 mod mappings;
 mod memfd;
@@ -79,6 +80,12 @@ const FAMILIES: &[(&str, Family)] = &[
     ("inotify", inotify::run),
     ("inotify_lost", inotify::lost),
     ("jail", jail::run),
+    ("locks", locks::run),
+    ("locks_elsewhere", locks::elsewhere),
+    ("locks_breaking", locks::breaking),
+    ("locks_deleted_lease", locks::deleted_lease),
+    ("locks_one", locks::one),
+    ("locks_plain", locks::plain),
     ("many_files", many::files::run),
     ("many_mappings", many::mappings::run),
     ("many_processes", many::processes::run),
@@ -137,10 +144,6 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-flow_label", unsupported::flow_label),
     ("unsupported-inotify", unsupported::inotify),
     ("unsupported-io_uring", unsupported::io_uring),
-    ("unsupported-locked_device", unsupported::locked_device),
-    ("unsupported-locked_eventfd", unsupported::locked_eventfd),
-    ("unsupported-locked_pipe", unsupported::locked_pipe),
-    ("unsupported-locked_socket", unsupported::locked_socket),
     ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-keyring", unsupported::keyring),
     ("unsupported-landlock", unsupported::landlock),

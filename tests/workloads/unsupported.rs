@@ -248,36 +248,6 @@ pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// A lock on something that is no regular file.
-#[allow(clippy::needless_pass_by_value, reason = "it stays open until the program ends")]
-fn locked(stage: &Stage, file: impl AsRawFd) -> Outcome {
-    // SAFETY: takes integers.
-    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).expect("lock");
-    stage.ready_then_wait();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
-    let mut found = Findings::default();
-    found.must("the lock", info.is_ok_and(|text| text.contains("FLOCK")));
-    found.outcome()
-}
-
-pub(crate) fn locked_device(stage: &Stage) -> Outcome {
-    locked(stage, std::fs::File::open("/dev/null").expect("open"))
-}
-
-pub(crate) fn locked_pipe(stage: &Stage) -> Outcome {
-    let (read, _write) = nix::unistd::pipe().expect("pipe");
-    locked(stage, read)
-}
-
-pub(crate) fn locked_socket(stage: &Stage) -> Outcome {
-    let (one, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
-    locked(stage, one)
-}
-
-pub(crate) fn locked_eventfd(stage: &Stage) -> Outcome {
-    locked(stage, OwnedFd::from(nix::sys::eventfd::EventFd::new().expect("eventfd")))
-}
-
 /// A segment of its own.
 pub(crate) fn segments(stage: &Stage) -> Outcome {
     // struct user_desc: entry 0, base 0, limit of one page, a 32-bit data segment.

@@ -35,6 +35,7 @@ pub mod nr {
     pub const KILL: usize = 62;
     pub const SEMOP: usize = 65;
     pub const FCNTL: usize = 72;
+    pub const FLOCK: usize = 73;
     pub const UMASK: usize = 95;
     pub const SETRESUID: usize = 117;
     pub const SETRESGID: usize = 119;

@@ -2,6 +2,7 @@
 
 use images::{Error, ImageWriter, names};
 
+use super::locks::Locks;
 use super::{Captured, table};
 
 impl Captured {
@@ -25,6 +26,7 @@ impl Captured {
             }
             sink.finish()?;
         }
+        Locks::encode(self, writer)?;
         table::all().try_for_each(|kind| kind.encode(self, writer))
     }
 }

@@ -343,7 +343,17 @@ mod tests {
         let joined = std::collections::BTreeMap::new();
         let hidden = Default::default();
         let (ghost_limit, search) = (1 << 20, Default::default());
-        PlanContext { shell_job: false, root, ghost_limit, joined, hidden, contents: true, search }
+        let (contents, file_locks) = (true, true);
+        PlanContext {
+            shell_job: false,
+            root,
+            ghost_limit,
+            file_locks,
+            joined,
+            hidden,
+            contents,
+            search,
+        }
     }
 
     fn look(target: &OsStr, handle: OwnedFd, context: &PlanContext) -> Result<FileByPath, Problem> {

@@ -4,7 +4,7 @@
 //! the [`HeldFiles`]; when the target is frozen it finds most answers there, and reads what changes:
 //! contents, queues, counters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use collector::{Inventory, OpenFile, Process, ProcessState};
@@ -19,7 +19,7 @@ use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
 use super::taps::Taps;
-use super::{Captured, Error, PlanContext, locks, owners};
+use super::{Captured, Error, PlanContext, owners};
 
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
@@ -158,32 +158,6 @@ impl<'a> Survey<'a> {
         FdInfo::read_with(&dir, file.fd, &mut self.text).doing("read fdinfo of")
     }
 
-    /// The open files that may have locks on them.
-    ///
-    /// `/proc/locks` tells of all at once, but makes the kernel wait for every processor (10 ms):
-    /// a few hundred descriptors are asked one by one in less.
-    pub(super) fn suspects(&self) -> Result<Suspects, Error> {
-        let lockable = || {
-            let files = self.inventory.processes.values().flat_map(|process| &process.files);
-            files.filter(|file| is_lockable(file))
-        };
-        if lockable().count() <= FEW {
-            return Ok(Suspects::All);
-        }
-        let wanted = lockable().map(|file| file.inode).collect();
-        let text = std::fs::read("/proc/locks")
-            .map_err(|source| Error::Kernel { operation: "read /proc/locks".to_owned(), source })?;
-        Ok(Suspects::Inodes(locks::locked(&text, &wanted)))
-    }
-
-    /// Refuses a file through which locks are held.
-    pub(super) fn no_locks(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
-        if self.fdinfo(pid, file)?.locks.is_empty() {
-            return Ok(());
-        }
-        Err(Problem::Refused(support::files::LOCKED))
-    }
-
     /// `/proc/PID`, opened once.
     pub(super) fn dir(&mut self, pid: i32) -> Result<Arc<Dir>, Problem> {
         if let Some(dir) = self.dirs.get(&pid) {
@@ -249,31 +223,4 @@ pub(super) const fn has_table(process: &Process) -> bool {
 fn is_renamed(pid: i32, file: &OpenFile) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{}", file.fd)));
     link.map_or(true, |link| link != file.target)
-}
-
-/// Up to how many descriptors are asked for locks one by one.
-const FEW: usize = 1000;
-
-/// The open files that may have locks on them.
-pub(super) enum Suspects {
-    /// Any of them.
-    All,
-    /// Those with these inodes, on whatever file system.
-    Inodes(HashSet<u64>),
-}
-
-impl Suspects {
-    pub(super) fn contains(&self, file: &OpenFile) -> bool {
-        is_lockable(file)
-            && match self {
-                Self::All => true,
-                Self::Inodes(inodes) => inodes.contains(&file.inode),
-            }
-    }
-}
-
-/// Whether there may be locks on a file: files of every kind can have some (flock(2)).
-fn is_lockable(file: &OpenFile) -> bool {
-    let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-    !handle && file.locked != Some(false)
 }

@@ -9,11 +9,12 @@
 
 use std::collections::HashSet;
 
-use collector::{Inventory, Process};
+use collector::{Inventory, OpenFile, Process};
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
 use super::file_cache::{Before, CachedFile, FileCache, Unchanged};
-use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
+use super::survey::{AT_ONCE, Survey, has_table, is_alive};
+use super::suspects::Suspects;
 use super::{Captured, Error, table};
 
 /// Whether a socket was behind a descriptor, or nobody knows what.
@@ -76,9 +77,11 @@ pub(super) fn are_sockets_the_same(cache: &FileCache, inventory: &Inventory) -> 
 
 impl Survey<'_> {
     /// Notes what becomes of a descriptor, while the target runs.
-    pub(super) fn note(&mut self, pid: i32, fd: i32, entry: Option<&FdinfoEntry>) {
+    pub(super) fn note(&mut self, pid: i32, file: &OpenFile, entry: Option<&FdinfoEntry>) {
+        let fd = file.fd;
         let found = self.cache.last_file(pid).filter(|found| found.fd() == fd);
-        let is_steady = found.is_some_and(CachedFile::is_steady);
+        // Locks are read when all stands still: no mark covers them.
+        let is_steady = found.is_some_and(CachedFile::is_steady) && file.locked == Some(false);
         let before = self.cache.tables.entry(pid).or_default();
         before.entries.extend(entry.cloned());
         if !is_steady || entry.is_none() {

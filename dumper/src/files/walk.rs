@@ -12,7 +12,8 @@ use super::file_kind::FileKind;
 use super::file_reference::FileReference;
 use super::held::{HeldFiles, with_socket};
 use super::problem::Problem;
-use super::survey::{AT_ONCE, Survey, Suspects, has_table, is_alive};
+use super::survey::{AT_ONCE, Survey, has_table, is_alive};
+use super::suspects::Suspects;
 use super::{Captured, Error, PlanContext, devices, socket_options, sockets, table, unchanged};
 
 /// Takes a look at all files of `inventory`; `tables` gives the id of each process's descriptor table. A
@@ -36,7 +37,7 @@ impl Survey<'_> {
         tables: &BTreeMap<i32, u32>,
     ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
         let inventory = self.inventory;
-        let suspects = self.suspects()?;
+        let suspects = Suspects::of(inventory)?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
         for process in alive() {
             if has_table(process) {
@@ -70,7 +71,7 @@ impl Survey<'_> {
             }
             let entry = self.entry(process, file, suspects, &entries)?;
             if !self.frozen {
-                self.note(process.pid, file.fd, entry.as_ref());
+                self.note(process.pid, file, entry.as_ref());
             }
             entries.extend(entry);
         }
@@ -87,8 +88,8 @@ impl Survey<'_> {
         entries: &[FdinfoEntry],
     ) -> Result<Option<FdinfoEntry>, Error> {
         // Locks belong to a process or an open file: every descriptor is asked.
-        let free = if suspects.contains(file) { self.no_locks(process.pid, file) } else { Ok(()) };
-        let described = free.and_then(|()| {
+        let locks = if suspects.contains(file) { self.locks(process, file) } else { Ok(()) };
+        let described = locks.and_then(|()| {
             if file.description == OpenFile::description_of(process.pid, file.fd) {
                 self.description(process, file)
             } else if let Some(described) = self.described(process.pid, file, entries) {

@@ -145,7 +145,7 @@ pub struct FanotifyMark {
 }
 
 /// How a lock was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockKind {
     /// `fcntl(F_SETLK)`.
     Posix,
@@ -162,7 +162,7 @@ pub enum LockKind {
 }
 
 /// A lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lock {
     /// How it was taken.
     pub kind: LockKind,

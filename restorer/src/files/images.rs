@@ -9,6 +9,7 @@ use images::messages::{FdinfoEntry, FileEntry};
 
 use super::beside::{Beside, Part};
 use super::ghosts::GhostImage;
+use super::leases::Leases;
 use crate::run::Run;
 
 /// Most bytes that a pipe or a message may hold: a pipe's largest size by default.
@@ -42,6 +43,11 @@ pub struct FileImages {
 }
 
 impl FileImages {
+    /// Leases on open files.
+    pub(crate) fn leases(&mut self) -> &mut Leases {
+        self.beside.of()
+    }
+
     /// Pages of memory that files hold, which will be put back.
     pub(crate) fn pages(&self) -> u64 {
         let runs = self.beside.get::<FileMemory>().map(|memory| &memory.runs);

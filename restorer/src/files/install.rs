@@ -89,8 +89,9 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// What is done once for a file: its owner, and what its kind has to do.
+    /// What is done once for a file: its lease, its owner, and what its kind has to do.
     fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
+        self.lease(entry, task)?;
         if let Some((owner, flags)) = file.owner() {
             let what = format!("descriptor {} of process {}", entry.fd, task.pid);
             set_owner(self.opened(entry.id, task)?.as_fd(), owner, flags, &what)?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ids::ImagePid;
+use images::Checkpoint;
 use images::checkpoint::Files;
 use images::messages::{FileEntry, REMAP_GHOST, RemapFilePathEntry, fd_type};
-use images::{Checkpoint, names};
 
 use super::file_kind::FileKind;
 use super::ghosts::GhostImage;
@@ -25,11 +25,6 @@ impl FileImages {
     ) -> Result<Self, Error> {
         let Files { entries, tables, remaps, ghosts } = std::mem::take(&mut checkpoint.files);
         let mut images = Self { files: entries, tables, pids, ..Self::default() };
-        if !checkpoint.locks.is_empty() {
-            return Err(Error::refused(
-                support::images::FILE_LOCKS.of(0, names::file_locks().name()),
-            ));
-        }
         *images.beside.of::<FileMemory>() = memory;
         for kind in table::all() {
             kind.load(checkpoint, &mut images.beside)?;

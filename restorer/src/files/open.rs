@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::images::FileImages;
 use super::keep::Keep;
 use super::keepers::{Keepers, Room, is_late, open_now};
+use super::leases::Leases;
 use super::opener::Opener;
 use super::opening::Opening;
 use super::{Error, OpenContext, OpenFiles, table};
@@ -119,7 +120,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         .keep(Keep(base))
         .and_then(|()| beside.keep(Keep(base)))
         .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
-    let holders = holders(&files, &tables);
+    let mut holders = holders(&files, &tables);
+    holders.extend(beside.get::<Leases>().into_iter().flat_map(Leases::tables));
     let held = BTreeMap::new();
     Ok(OpenFiles { base, opened, held, kept, opener, files, tables, holders, beside, later })
 }

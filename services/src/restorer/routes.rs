@@ -263,6 +263,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             // Whoever may ask a service for a restore may not tell it what to believe.
             trust: Trust::Files,
             validation: Validation::Contents,
+            file_locks: true,
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let report =

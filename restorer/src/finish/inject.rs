@@ -1,0 +1,59 @@
+//! Calls that a parked thread is made to make.
+
+use arch::syscall::nr;
+use kernel::memory::write_all;
+use kernel::ptrace::{Stop, Stopped};
+
+use crate::error::Error;
+use crate::prepare::Region;
+
+/// Makes a stopped task make a system call at the instruction `at`; returns its answer.
+pub(super) fn inject(
+    task: Stopped,
+    region: &Region,
+    at: u64,
+    number: usize,
+    args: [u64; 6],
+) -> Result<(Stopped, i64), Error> {
+    let stack = region.address + region.stack as u64;
+    task.set_registers(&task.registers()?.calling(number, args, at, stack))?;
+    let task = task.resume_to_syscall()?.wait_stopped()?;
+    expect(&task, Stop::Syscall)?;
+    let task = task.resume_to_syscall()?.wait_stopped()?;
+    expect(&task, Stop::Syscall)?;
+    let answer = task.registers()?.return_value();
+    Ok((task, answer))
+}
+
+pub(super) fn expect(task: &Stopped, stop: Stop) -> Result<(), Error> {
+    if task.stop() == stop {
+        return Ok(());
+    }
+    let what = format!("it stopped as {:?} instead of {stop:?}", task.stop());
+    Err(Error::Lost { pid: task.tid(), what })
+}
+
+/// Puts what a call reads where the leader's stack was; returns its address.
+pub(super) fn lay_out(task: &Stopped, region: &Region, bytes: &[u8]) -> Result<u64, Error> {
+    let place = region.address + region.stack as u64 - 64;
+    write_all(task.tid(), place, bytes)
+        .map_err(Error::kernel(format!("write to process {}", task.tid())))?;
+    Ok(place)
+}
+
+/// Takes a pending SIGCHLD away.
+pub(super) fn drain_child_signal(
+    task: Stopped,
+    region: &Region,
+    at: u64,
+) -> Result<Stopped, Error> {
+    const SIGSET_BYTES: u64 = 8;
+    // The set, and behind it a time-out of nothing.
+    let mut bytes = [0u8; 24];
+    bytes[..8].copy_from_slice(&(1u64 << (libc::SIGCHLD - 1)).to_ne_bytes());
+    let place = lay_out(&task, region, &bytes)?;
+    let args = [place, 0, place + 8, SIGSET_BYTES, 0, 0];
+    // That there was none is as good.
+    let (task, _) = inject(task, region, at, nr::RT_SIGTIMEDWAIT, args)?;
+    Ok(task)
+}
