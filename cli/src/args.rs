@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use collector::Home;
+use ids::HostPid;
 
 /// Checkpoint running process trees and restore them.
 #[derive(Debug, Parser)]
@@ -57,8 +58,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DumpOptions {
     /// Process at the root of the tree
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) pid: i32,
+    pub(crate) pid: HostPid,
     /// Directory for the images; it is made, and must not hold a checkpoint yet
     #[arg(short = 'D', long, value_name = "DIR")]
     pub(crate) directory: PathBuf,
@@ -139,8 +139,8 @@ pub(crate) struct ProgramsOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct UntrackOptions {
     /// Process at the root of the tree whose memory is tracked
-    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "id")]
-    pub(crate) pid: Option<i32>,
+    #[arg(required_unless_present = "id")]
+    pub(crate) pid: Option<HostPid>,
     /// The track to end, by the id that `stasis track` printed
     #[arg(long, conflicts_with = "pid")]
     pub(crate) id: Option<u64>,
@@ -251,8 +251,8 @@ pub(crate) struct CollectorSocket {
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrackOptions {
     /// Process to track, with those that it makes from now on
-    #[arg(value_parser = clap::value_parser!(i32).range(1..), required_unless_present = "cgroup")]
-    pub(crate) pid: Option<i32>,
+    #[arg(required_unless_present = "cgroup")]
+    pub(crate) pid: Option<HostPid>,
     /// Track the whole tree below it too
     #[arg(long, requires = "pid")]
     pub(crate) tree: bool,

@@ -9,6 +9,7 @@ use dumper::{AfterDump, DumpOptions};
 use crate::args;
 use crate::progress::{Bar, bytes, count, time};
 use criu::Failure;
+use ids::HostPid;
 
 pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     let after = match (options.leave_running, options.leave_stopped) {
@@ -63,7 +64,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
 }
 
 /// `stasis untrack PID`.
-pub(crate) fn end_dirty_log(pid: i32, run_dir: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn end_dirty_log(pid: HostPid, run_dir: &Path) -> Result<ExitCode, Failure> {
     let asked =
         DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid, PathBuf::new()) };
     if dumper::end_dirty_log(&asked)? {

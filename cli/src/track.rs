@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use api::{Track, TrackList, TrackRequest, TrackTarget};
+use ids::HostPid;
 use service::{Client, ClientError};
 
 use crate::args::{TrackOptions, TracksOptions};
@@ -14,8 +15,8 @@ use criu::Failure;
 
 pub(crate) fn track(options: &TrackOptions) -> Result<ExitCode, Failure> {
     let request = TrackRequest {
-        pid: options.pid.filter(|_| !options.tree),
-        tree: options.pid.filter(|_| options.tree),
+        pid: options.pid.filter(|_| !options.tree).map(HostPid::get),
+        tree: options.pid.filter(|_| options.tree).map(HostPid::get),
         cgroup: options.cgroup.clone(),
         files: options.files,
     };

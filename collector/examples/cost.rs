@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ids::HostPid;
 use nix::time::{ClockId, clock_gettime};
 
 use stasis_collector::{Collector, Inventory, Parts, Process, tree};
@@ -14,7 +15,7 @@ const ROUNDS: usize = 5;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = match std::env::args().nth(1) {
         Some(pid) => pid.parse()?,
-        None => std::process::id().cast_signed(),
+        None => HostPid::own(),
     };
     let pids = tree(root)?;
     let (bpf, took) = timed(Collector::with_bpf)?;

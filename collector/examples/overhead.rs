@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use api::TrackTarget;
+use ids::HostPid;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{getppid, pipe, read, write};
@@ -65,8 +66,8 @@ fn main() -> Result<(), Failure> {
 struct Ended(Child);
 
 impl Ended {
-    fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
+    fn pid(&self) -> HostPid {
+        HostPid::from(&self.0)
     }
 }
 
@@ -88,16 +89,17 @@ fn measure(what: &str, runs: usize, tracks: &mut Tracks, other: &Ended) -> Resul
                 None => Some(Round::start(what)?),
             };
             let own = match (&redis, &program) {
-                (Some(redis), _) => redis.server.pid(),
-                (None, Some(program)) => program.child.pid(),
-                (None, None) => 0,
+                (Some(redis), _) => Some(redis.server.pid()),
+                (None, Some(program)) => Some(program.child.pid()),
+                (None, None) => None,
             };
             let pid = match who {
                 Who::Nobody => None,
                 Who::Another => Some(other.pid()),
-                Who::Itself => Some(own),
+                Who::Itself => own,
             };
-            let track = pid.map(|pid| tracks.begin(&TrackTarget::Pid(pid), *calls)).transpose()?;
+            let track =
+                pid.map(|pid| tracks.begin(&TrackTarget::Pid(pid.get()), *calls)).transpose()?;
             times.push(match (&redis, program) {
                 (Some(redis), _) => redis.round()?,
                 (None, Some(program)) => program.finish()?,

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ids::HostPid;
 use inventory::Process;
 use serde::Serialize;
 
@@ -11,7 +12,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Inventory {
     /// The processes by their pid, in no particular order of kinship.
-    pub processes: BTreeMap<i32, Process>,
+    pub processes: BTreeMap<HostPid, Process>,
     /// What the next inventory may be based on.
     #[serde(skip)]
     pub(crate) basis: Basis,
@@ -28,7 +29,7 @@ impl Inventory {
     /// inventory that was referred to ([`Inventory::refer_to_this`]). `None` if that is not known, or if
     /// there are others than there were.
     #[must_use]
-    pub fn different_files(&self, pid: i32) -> Option<&[i32]> {
+    pub fn different_files(&self, pid: HostPid) -> Option<&[i32]> {
         self.basis.differing.as_ref()?.get(&pid).map(Vec::as_slice)
     }
 }
@@ -40,7 +41,7 @@ pub(crate) struct Basis {
     pub(crate) of_source: Option<Arc<dyn Any + Send + Sync>>,
     /// Of each process whose descriptors are those of the inventory that was referred to, those that
     /// may mean something else than there.
-    pub(crate) differing: Option<BTreeMap<i32, Vec<i32>>>,
+    pub(crate) differing: Option<BTreeMap<HostPid, Vec<i32>>>,
 }
 
 impl PartialEq for Basis {

@@ -1,5 +1,6 @@
 //! What can go wrong while an inventory is taken.
 
+use ids::HostPid;
 use kernel::procfs;
 
 /// What can go wrong while an inventory is taken. That a process, thread, descriptor or mapping has
@@ -10,11 +11,14 @@ pub enum Error {
     #[error("take an inventory of process {pid} from /proc")]
     Proc {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// What was being read.
         #[source]
         source: procfs::Error,
     },
+    /// `/proc` would not tell who else holds something.
+    #[error("find out from /proc who else holds what the processes do")]
+    Holders(#[source] procfs::Error),
     /// It took longer than it may.
     #[error("take an inventory in the time there is")]
     OutOfTime,
@@ -25,7 +29,7 @@ pub enum Error {
     #[error("list the process tree of {root}")]
     Tree {
         /// The process at its root.
-        root: i32,
+        root: HostPid,
         /// What was being read.
         #[source]
         source: procfs::Error,
@@ -36,9 +40,9 @@ pub enum Error {
         /// What was compared.
         what: &'static str,
         /// One process.
-        first: i32,
+        first: HostPid,
         /// The other.
-        second: i32,
+        second: HostPid,
         /// The kernel's answer.
         #[source]
         source: nix::Error,

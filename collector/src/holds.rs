@@ -3,6 +3,8 @@
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
+
 /// Where a process holds something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hold {
@@ -83,7 +85,7 @@ pub struct Hidden {
 /// That a process holds something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
-    pub(crate) pid: i32,
+    pub(crate) pid: HostPid,
     pub(crate) hold: Hold,
     pub(crate) class: Class,
     /// Of a pipe.

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use ids::HostPid;
 use kernel::kcmp::{self, Resource};
 use nix::errno::Errno;
 
@@ -12,7 +13,7 @@ use crate::{Error, Inventory, OpenFile, ProcessState, Tables};
 #[derive(Clone, Copy)]
 struct Candidate {
     alike: (u64, u64, u32),
-    pid: i32,
+    pid: HostPid,
     fd: i32,
 }
 
@@ -20,7 +21,7 @@ struct Candidate {
 fn answer(
     answer: Result<Ordering, Errno>,
     what: &'static str,
-    (first, second): (i32, i32),
+    (first, second): (HostPid, HostPid),
 ) -> Result<Option<Ordering>, Error> {
     match answer {
         Ok(order) => Ok(Some(order)),
@@ -91,7 +92,7 @@ pub(crate) fn name_descriptions(inventory: &mut Inventory) -> Result<(), Error> 
     Ok(())
 }
 
-fn file_mut(inventory: &mut Inventory, pid: i32, fd: i32) -> Option<&mut OpenFile> {
+fn file_mut(inventory: &mut Inventory, pid: HostPid, fd: i32) -> Option<&mut OpenFile> {
     let files = &mut inventory.processes.get_mut(&pid)?.files;
     let index = files.binary_search_by_key(&fd, |file| file.fd).ok()?;
     files.get_mut(index)
@@ -99,7 +100,7 @@ fn file_mut(inventory: &mut Inventory, pid: i32, fd: i32) -> Option<&mut OpenFil
 
 /// Finds who shares which table with whom.
 pub(crate) fn name_tables(inventory: &mut Inventory) -> Result<(), Error> {
-    let pids: Vec<i32> = inventory
+    let pids: Vec<HostPid> = inventory
         .processes
         .values()
         .filter(|process| {
@@ -111,13 +112,15 @@ pub(crate) fn name_tables(inventory: &mut Inventory) -> Result<(), Error> {
     let files = owners(&pids, Resource::Files)?;
     let file_system = owners(&pids, Resource::FileSystem)?;
     let signal_handlers = owners(&pids, Resource::SignalHandlers)?;
-    let owner = |table: &[(i32, i32)], pid: i32| {
-        table.binary_search_by_key(&pid, |entry| entry.0).map_or(0, |index| table[index].1)
+    let owner = |table: &[(HostPid, HostPid)], pid: HostPid| {
+        table.binary_search_by_key(&pid, |entry| entry.0).ok().map(|index| table[index].1)
     };
-    let other = |table: &[(i32, i32)], pid: i32| match owner(table, pid) {
-        0 => 0,
-        lowest if lowest != pid => lowest,
-        _ => table.iter().find(|entry| entry.1 == pid && entry.0 != pid).map_or(0, |entry| entry.0),
+    let other = |table: &[(HostPid, HostPid)], pid: HostPid| {
+        let lowest = owner(table, pid)?;
+        if lowest != pid {
+            return Some(lowest);
+        }
+        table.iter().find(|entry| entry.1 == pid && entry.0 != pid).map(|entry| entry.0)
     };
     for (&pid, process) in &mut inventory.processes {
         process.tables = Tables {
@@ -133,7 +136,7 @@ pub(crate) fn name_tables(inventory: &mut Inventory) -> Result<(), Error> {
 }
 
 /// Each process with the lowest one that has the same table, by rising pid.
-fn owners(pids: &[i32], resource: Resource) -> Result<Vec<(i32, i32)>, Error> {
+fn owners(pids: &[HostPid], resource: Resource) -> Result<Vec<(HostPid, HostPid)>, Error> {
     let lowest = firsts(pids, |first, second| {
         answer(kcmp::resources(first, second, resource), "tables", (first, second))
     })?;
@@ -141,7 +144,7 @@ fn owners(pids: &[i32], resource: Resource) -> Result<Vec<(i32, i32)>, Error> {
 }
 
 /// Whether a thread has a descriptor table or file system state that are not its leader's.
-pub(crate) fn tables_differ(tid: i32, leader: i32) -> Result<bool, Errno> {
+pub(crate) fn tables_differ(tid: HostPid, leader: HostPid) -> Result<bool, Errno> {
     Ok(kcmp::resources(tid, leader, Resource::Files)? != Ordering::Equal
         || kcmp::resources(tid, leader, Resource::FileSystem)? != Ordering::Equal)
 }

@@ -29,6 +29,7 @@ pub use tracks::{ROOM, Track, TrackError, Tracks};
 
 pub use bpf::Home;
 use bpf::{BpfError, BpfSource, Loaded};
+use ids::HostPid;
 use proc_source::ProcSource;
 
 /// Every process of the tree below and with `root`, parents before their children, zombies
@@ -36,7 +37,7 @@ use proc_source::ProcSource;
 ///
 /// # Errors
 /// If `root` has gone, or `/proc` cannot be read.
-pub fn tree(root: i32) -> Result<Vec<i32>, Error> {
+pub fn tree(root: HostPid) -> Result<Vec<HostPid>, Error> {
     kernel::procfs::tree(root).map_err(|source| Error::Tree { root, source })
 }
 
@@ -224,7 +225,7 @@ impl Collector {
     ///
     /// # Errors
     /// If `root` has gone, or the processes cannot be listed.
-    pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, Error> {
+    pub fn tree(&mut self, root: HostPid) -> Result<Vec<HostPid>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) if bpf::quicker_at_once(self.threads) => {
                 let pids = source.tree(root)?;
@@ -239,7 +240,7 @@ impl Collector {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn inventory(&mut self, pids: &[i32]) -> Result<Inventory, Error> {
+    pub fn inventory(&mut self, pids: &[HostPid]) -> Result<Inventory, Error> {
         self.parts(pids, Parts::all())
     }
 
@@ -250,7 +251,7 @@ impl Collector {
     /// If something that is there cannot be read or understood.
     pub fn take_tree(
         &mut self,
-        root: i32,
+        root: HostPid,
         earlier: &mut Inventory,
         look: Look,
     ) -> Result<Inventory, Error> {
@@ -276,7 +277,7 @@ impl Collector {
     /// If something that is there cannot be read or understood.
     pub fn again(
         &mut self,
-        pids: &[i32],
+        pids: &[HostPid],
         earlier: &mut Inventory,
         look: Look,
     ) -> Result<Inventory, Error> {
@@ -304,7 +305,7 @@ impl Collector {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn parts(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+    pub fn parts(&mut self, pids: &[HostPid], parts: Parts) -> Result<Inventory, Error> {
         let taken = match &mut self.sources {
             Sources::Bpf(source) => {
                 source.take(pids, parts, &mut Inventory::default(), Look::Now).map_err(Error::from)

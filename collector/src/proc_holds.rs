@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
 use kernel::kcmp;
 use kernel::procfs::{self, Dir, FdInfo, FileStat, ProcFile, Stat};
 
@@ -23,7 +24,7 @@ struct Wanted {
     /// The mapped files.
     mapped: HashSet<(u64, u64)>,
     /// Descriptors of the tree that only the kernel can compare with others, one of each description.
-    anonymous: Vec<(i32, i32, u64)>,
+    anonymous: Vec<(HostPid, i32, u64)>,
 }
 
 /// What the processes of an inventory hold, and who else does.
@@ -33,7 +34,7 @@ pub(crate) fn held(inventory: &Inventory) -> Result<Vec<Held>, procfs::Error> {
         of_tree(process, &mut held);
     }
     let wanted = Wanted::of(inventory, &held);
-    let own = std::process::id().cast_signed();
+    let own = HostPid::own();
     for pid in procfs::processes()? {
         if pid == own || inventory.processes.contains_key(&pid) {
             continue;
@@ -107,8 +108,9 @@ impl Wanted {
         };
         let candidates = || files().filter(|(_, file)| is_candidate(file));
         let is_anonymous = |file: &crate::OpenFile| file.target.as_bytes().starts_with(b"anon_");
-        let anonymous = candidates()
-            .filter(|(pid, file)| is_anonymous(file) && file.lowest_holder() == (*pid, file.fd));
+        let anonymous = candidates().filter(|(pid, file)| {
+            is_anonymous(file) && file.lowest_holder() == Some((*pid, file.fd))
+        });
         let mapped = held.iter().filter(|held| matches!(held.class, Class::File { .. }));
         Self {
             targets: candidates().map(|(_, file)| file.target.clone()).collect(),
@@ -125,7 +127,7 @@ impl Wanted {
     }
 }
 
-fn of_stranger(pid: i32, wanted: &Wanted, held: &mut Vec<Held>) -> Result<(), procfs::Error> {
+fn of_stranger(pid: HostPid, wanted: &Wanted, held: &mut Vec<Held>) -> Result<(), procfs::Error> {
     let dir = Dir::open(pid)?;
     if Stat::read(&dir)?.is_kernel_thread() {
         return Ok(());
@@ -168,7 +170,7 @@ fn of_stranger(pid: i32, wanted: &Wanted, held: &mut Vec<Held>) -> Result<(), pr
 
 fn of_descriptor(
     dir: &Dir,
-    (pid, fd): (i32, i32),
+    (pid, fd): (HostPid, i32),
     target: &[u8],
     stat: FileStat,
     wanted: &Wanted,
@@ -178,7 +180,7 @@ fn of_descriptor(
     let mut description = 0;
     match class {
         Class::Anonymous => {
-            let same = |&&(other, number, _): &&(i32, i32, u64)| {
+            let same = |&&(other, number, _): &&(HostPid, i32, u64)| {
                 kcmp::files((other, number), (pid, fd)) == Ok(Ordering::Equal)
             };
             description = wanted.anonymous.iter().find(same)?.2;

@@ -1,6 +1,7 @@
 //! The inventory from /proc: works on every kernel, at thousands of system calls for what the eBPF
 //! source reads in three.
 
+use ids::HostPid;
 use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status};
 
 use crate::deadline::Deadline;
@@ -12,7 +13,8 @@ use crate::{Error, Inventory, OpenFile, Parts, Process, ProcessState, Thread};
 #[derive(Debug, Default)]
 pub struct ProcSource {
     text: Vec<u8>,
-    numbers: Vec<i32>,
+    tids: Vec<HostPid>,
+    fds: Vec<i32>,
     /// When to stop, with what has been read until then.
     pub(crate) until: Deadline,
 }
@@ -21,7 +23,7 @@ pub struct ProcSource {
 ///
 /// # Errors
 /// If something that is there cannot be read or understood.
-pub fn take(pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+pub fn take(pids: &[HostPid], parts: Parts) -> Result<Inventory, Error> {
     ProcSource::default().take(pids, parts)
 }
 
@@ -39,7 +41,7 @@ impl ProcSource {
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn take(&mut self, pids: &[i32], parts: Parts) -> Result<Inventory, Error> {
+    pub fn take(&mut self, pids: &[HostPid], parts: Parts) -> Result<Inventory, Error> {
         let mut inventory = Inventory::default();
         for &pid in pids {
             if self.until.is_over() {
@@ -60,7 +62,7 @@ impl ProcSource {
         Ok(inventory)
     }
 
-    fn process(&mut self, pid: i32, parts: Parts) -> Result<Process, procfs::Error> {
+    fn process(&mut self, pid: HostPid, parts: Parts) -> Result<Process, procfs::Error> {
         let dir = Dir::open(pid)?;
         let stat = Stat::read_with(&dir, &mut self.text)?;
         let kernel_thread = stat.is_kernel_thread();
@@ -101,8 +103,8 @@ impl ProcSource {
     }
 
     fn living_thread(&mut self, dir: &Dir) -> Result<Option<Dir>, procfs::Error> {
-        dir.numbers("task", &mut self.numbers)?;
-        for &tid in &self.numbers {
+        dir.threads_into(&mut self.tids)?;
+        for &tid in &self.tids {
             if let Some(thread) = present(dir.thread(tid))?
                 && let Some(stat) = present(Stat::read_with(&thread, &mut self.text))?
                 && !stat.is_dead()
@@ -114,12 +116,12 @@ impl ProcSource {
     }
 
     fn threads(&mut self, dir: &Dir, process: &mut Process) -> Result<(), procfs::Error> {
-        dir.numbers("task", &mut self.numbers)?;
-        for index in 0..self.numbers.len() {
+        dir.threads_into(&mut self.tids)?;
+        for index in 0..self.tids.len() {
             if self.until.is_over() {
                 break;
             }
-            let tid = self.numbers[index];
+            let tid = self.tids[index];
             let Some(thread) = present(dir.thread(tid))? else { continue };
             let Some(stat) = present(Stat::read_with(&thread, &mut self.text))? else { continue };
             let Some(status) = present(Status::read_with(&thread, &mut self.text))? else {
@@ -148,9 +150,9 @@ impl ProcSource {
     }
 
     fn files(&mut self, dir: &Dir) -> Result<Vec<OpenFile>, procfs::Error> {
-        dir.numbers("fd", &mut self.numbers)?;
-        let mut files = Vec::with_capacity(self.numbers.len());
-        for &fd in &self.numbers {
+        dir.numbers("fd", &mut self.fds)?;
+        let mut files = Vec::with_capacity(self.fds.len());
+        for &fd in &self.fds {
             if self.until.is_over() {
                 break;
             }

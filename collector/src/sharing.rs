@@ -15,6 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
+
 use crate::holds::{Class, Ends, Held, is_anonymous};
 pub use crate::holds::{Hidden, Hold, is_candidate};
 use crate::{Error, Inventory, Process, Sources};
@@ -44,7 +46,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// A process of the tree that holds it, the lowest.
-    pub pid: i32,
+    pub pid: HostPid,
     /// Where it holds it.
     pub hold: Hold,
     /// The link text or the name of the mapping.
@@ -53,7 +55,7 @@ pub struct Shared {
     pub kind: Kind,
     /// The processes outside, each with one place in which it holds it. If there is none, the kernel
     /// itself holds it.
-    pub outside: BTreeMap<i32, Hold>,
+    pub outside: BTreeMap<HostPid, Hold>,
     /// A pipe of which others hold both ends: it goes on as it is when the tree has gone, nobody reads an
     /// end of it and what is in it stays there. So it can be joined again.
     pub outlives: bool,
@@ -76,7 +78,7 @@ pub struct Sharing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peculiar {
     /// A process that has it.
-    pub pid: i32,
+    pub pid: HostPid,
     /// Where.
     pub hold: Hold,
     /// The link text.
@@ -124,7 +126,7 @@ enum Key {
 
 /// Judges what `holders` say of the things that the processes of `inventory` hold; `own` is the process
 /// that looks, which is not somebody outside.
-fn judge(inventory: &Inventory, holders: &[Held], own: i32) -> Judged {
+fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
     let is_inside = |held: &&Held| inventory.processes.contains_key(&held.pid);
     let mut wanted: HashMap<Key, (Kind, &Held)> = HashMap::new();
     for held in holders.iter().filter(is_inside) {
@@ -275,11 +277,11 @@ pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Shari
     if !(has_candidates(inventory) || is_seeing && has_written(inventory)) {
         return Ok(Sharing::default());
     }
-    let own = std::process::id().cast_signed();
+    let own = HostPid::own();
     let mut peculiar = Vec::new();
     let mut judged = match sources {
         Sources::Bpf(source) => {
-            let near: Vec<i32> = inventory.processes.keys().copied().chain([own]).collect();
+            let near: Vec<HostPid> = inventory.processes.keys().copied().chain([own]).collect();
             let held = source.held(Some(&near))?;
             peculiar = peculiarities(inventory, &held);
             let judged = judge(inventory, &held, own);
@@ -290,7 +292,7 @@ pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Shari
         }
         Sources::Proc(_) => {
             let held = crate::proc_holds::held(inventory);
-            judge(inventory, &held.map_err(|source| Error::Proc { pid: 0, source })?, own)
+            judge(inventory, &held.map_err(Error::Holders)?, own)
         }
     };
     drop_descendants(&mut judged.shared, inventory);
@@ -300,9 +302,9 @@ pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Shari
 /// Of these holders outside of a tree those that do not descend from it: what has been started since the
 /// inventory was taken belongs to the tree.
 fn drop_descendants(shared: &mut Vec<Shared>, inventory: &Inventory) {
-    let pids: BTreeSet<i32> =
+    let pids: BTreeSet<HostPid> =
         shared.iter().flat_map(|shared| shared.outside.keys().copied()).collect();
-    let strangers: HashSet<i32> =
+    let strangers: HashSet<HostPid> =
         pids.into_iter().filter(|pid| is_stranger(*pid, inventory)).collect();
     for shared in shared.iter_mut() {
         shared.outside.retain(|pid, _| strangers.contains(pid));
@@ -311,22 +313,23 @@ fn drop_descendants(shared: &mut Vec<Shared>, inventory: &Inventory) {
 }
 
 /// Whether a process is there and has none of the inventory above it.
-fn is_stranger(pid: i32, inventory: &Inventory) -> bool {
+fn is_stranger(pid: HostPid, inventory: &Inventory) -> bool {
     use kernel::procfs::{Dir, ProcFile, Stat};
     let mut above = pid;
-    while above > 0 {
+    loop {
         if inventory.processes.contains_key(&above) {
             return false;
         }
         match Dir::open(above).and_then(|dir| Stat::read(&dir)) {
             Ok(stat) if above == pid && stat.is_dead() => return false,
-            Ok(stat) if stat.ppid != above => above = stat.ppid,
-            Ok(_) => break,
+            Ok(stat) => match stat.ppid.filter(|parent| *parent != above) {
+                Some(parent) => above = parent,
+                None => return true,
+            },
             // Its parent may have ended in between; it itself has gone, and holds nothing.
             Err(_) => return above != pid,
         }
     }
-    true
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@ use super::*;
 use crate::holds::References;
 use crate::{OpenFile, Process, ProcessState, Tables};
 
+fn pid(number: i32) -> HostPid {
+    HostPid::new(number).unwrap()
+}
+
 fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
     OpenFile {
         fd,
@@ -22,10 +26,10 @@ fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
 
 fn tree(files: Vec<OpenFile>) -> Inventory {
     let process = Process {
-        pid: 10,
-        ppid: 1,
-        pgid: 10,
-        sid: 10,
+        pid: pid(10),
+        ppid: HostPid::new(1),
+        pgid: HostPid::new(10),
+        sid: HostPid::new(10),
         state: ProcessState::Alive,
         threads: BTreeMap::new(),
         mappings: Vec::new(),
@@ -35,10 +39,10 @@ fn tree(files: Vec<OpenFile>) -> Inventory {
         tables: Tables::default(),
         in_process: None,
     };
-    Inventory { processes: BTreeMap::from([(10, process)]), ..Inventory::default() }
+    Inventory { processes: BTreeMap::from([(pid(10), process)]), ..Inventory::default() }
 }
 
-fn held(pid: i32, fd: i32, class: Class, description: u64, references: References) -> Held {
+fn held(pid: HostPid, fd: i32, class: Class, description: u64, references: References) -> Held {
     let hold = Hold::Descriptor(fd);
     let ends = Ends::of(libc::O_RDONLY.cast_unsigned());
     let references = Some(references);
@@ -59,37 +63,37 @@ fn held(pid: i32, fd: i32, class: Class, description: u64, references: Reference
 const ALONE: References =
     References { description: 1, descriptions: 2, by_name: 1, names: 1, context: 1 };
 
-const OWN: i32 = 99;
+const OWN: HostPid = HostPid::new(99).expect("a number");
 
 #[test]
 fn a_pipe_of_the_tree_alone_is_nobody_elses() {
     let tree = tree(vec![file(3, libc::S_IFIFO, "pipe:[7]"), file(4, libc::S_IFIFO, "pipe:[7]")]);
-    let both = [held(10, 3, Class::Pipe, 1, ALONE), held(10, 4, Class::Pipe, 2, ALONE)];
+    let both = [held(pid(10), 3, Class::Pipe, 1, ALONE), held(pid(10), 4, Class::Pipe, 2, ALONE)];
     assert_eq!(judge(&tree, &both, OWN), Judged::default());
     // The other end may be closed.
     let alone = References { descriptions: 1, ..ALONE };
-    let one = [held(10, 3, Class::Pipe, 1, alone)];
+    let one = [held(pid(10), 3, Class::Pipe, 1, alone)];
     assert_eq!(judge(&tree, &one, OWN), Judged::default());
 }
 
 #[test]
 fn the_other_end_of_a_pipe_is_found_by_the_pipe() {
     let tree = tree(vec![file(3, libc::S_IFIFO, "pipe:[7]")]);
-    let one = held(10, 3, Class::Pipe, 1, ALONE);
+    let one = held(pid(10), 3, Class::Pipe, 1, ALONE);
     let judged = judge(&tree, &[one], OWN);
     assert!(judged.has_unknown && judged.shared.is_empty() && judged.unaccounted.len() == 1);
-    let judged = judge(&tree, &[one, held(20, 0, Class::Pipe, 2, ALONE)], OWN);
+    let judged = judge(&tree, &[one, held(pid(20), 0, Class::Pipe, 2, ALONE)], OWN);
     assert!(!judged.has_unknown);
     let [shared] = &judged.shared[..] else { panic!("{judged:?}") };
-    assert_eq!((shared.pid, shared.hold, shared.kind), (10, Hold::Descriptor(3), Kind::Pipe));
-    assert_eq!(shared.outside, BTreeMap::from([(20, Hold::Descriptor(0))]));
+    assert_eq!((shared.pid, shared.hold, shared.kind), (pid(10), Hold::Descriptor(3), Kind::Pipe));
+    assert_eq!(shared.outside, BTreeMap::from([(pid(20), Hold::Descriptor(0))]));
     // It is joined again if it lives on without the tree.
     assert!(!shared.outlives);
     let writer = Held {
         ends: Ends::of(libc::O_WRONLY.cast_unsigned()),
-        ..held(20, 1, Class::Pipe, 3, ALONE)
+        ..held(pid(20), 1, Class::Pipe, 3, ALONE)
     };
-    let judged = judge(&tree, &[one, held(20, 0, Class::Pipe, 2, ALONE), writer], OWN);
+    let judged = judge(&tree, &[one, held(pid(20), 0, Class::Pipe, 2, ALONE), writer], OWN);
     assert!(judged.shared[0].outlives);
     // Whoever looks has got at it to look.
     let judged = judge(&tree, &[one, held(OWN, 5, Class::Pipe, 2, ALONE)], OWN);
@@ -101,18 +105,18 @@ fn an_event_file_is_told_by_its_description() {
     let tree = tree(vec![file(3, 0, "anon_inode:[eventfd]"), file(4, 0, "anon_inode:[signalfd]")]);
     let two = References { description: 2, ..ALONE };
     let mine = [
-        held(10, 3, Class::Anonymous, 1, two),
-        held(10, 4, Class::Anonymous, 2, two),
-        held(20, 4, Class::Anonymous, 2, two),
+        held(pid(10), 3, Class::Anonymous, 1, two),
+        held(pid(10), 4, Class::Anonymous, 2, two),
+        held(pid(20), 4, Class::Anonymous, 2, two),
     ];
     let judged = judge(&tree, &mine, OWN);
     assert!(judged.has_unknown && judged.shared.is_empty());
-    let other = held(30, 8, Class::Anonymous, 1, two);
+    let other = held(pid(30), 8, Class::Anonymous, 1, two);
     let judged = judge(&tree, &[mine[0], mine[1], mine[2], other], OWN);
     assert_eq!(judged.shared.len(), 1);
-    assert_eq!(judged.shared[0].outside, BTreeMap::from([(30, Hold::Descriptor(8))]));
+    assert_eq!(judged.shared[0].outside, BTreeMap::from([(pid(30), Hold::Descriptor(8))]));
     // The kernel can hold what it counts with.
-    let by_kernel = held(10, 3, Class::Anonymous, 1, References { context: 2, ..ALONE });
+    let by_kernel = held(pid(10), 3, Class::Anonymous, 1, References { context: 2, ..ALONE });
     let judged = judge(&tree, &[by_kernel], OWN);
     assert_eq!((judged.shared.len(), judged.unaccounted.len()), (0, 1));
 }
@@ -122,7 +126,7 @@ fn a_deleted_file_that_nobody_writes_may_be_held_by_all() {
     let tree = tree(vec![file(3, libc::S_IFREG, "/lib/old (deleted)")]);
     for is_written in [false, true] {
         let class = Class::File { is_written };
-        let holders = [held(10, 3, class, 1, ALONE), held(20, 3, class, 2, ALONE)];
+        let holders = [held(pid(10), 3, class, 1, ALONE), held(pid(20), 3, class, 2, ALONE)];
         assert_eq!(judge(&tree, &holders, OWN).shared.len(), usize::from(is_written));
     }
 }
@@ -141,14 +145,14 @@ fn who_runs_a_program_holds_it_once_more() {
         policy: None,
         name: "/memfd:program (deleted)".into(),
     };
-    let process = tree.processes.get_mut(&10).unwrap();
+    let process = tree.processes.get_mut(&pid(10)).unwrap();
     process.mappings = vec![mapping(0x1000), mapping(0x2000)];
     let references = References { description: 3, ..ALONE };
     let class = Class::File { is_written: false };
     let map = |start, is_program| Held {
         hold: Hold::Mapping(start),
         is_program,
-        ..held(10, 0, class, 1, references)
+        ..held(pid(10), 0, class, 1, references)
     };
     let program = [map(0x1000, true), map(0x2000, true)];
     assert_eq!(judge(&tree, &program, OWN), Judged::default());

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::TrackTarget;
 use ebpf_common::track::{TrackedProcess, dumper_of};
+use ids::HostPid;
 use kernel::cgroup::{self, Hierarchies, Version};
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 
@@ -52,7 +53,7 @@ pub enum TrackError {
     #[error("process {pid} belongs to track {track} already")]
     Taken {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// The track.
         track: u64,
     },
@@ -80,7 +81,7 @@ pub struct Track {
     /// Processes that there was no room for: if there are any, the track is stale for good.
     pub lost: u64,
     /// The processes.
-    pub processes: BTreeMap<i32, TrackedProcess>,
+    pub processes: BTreeMap<HostPid, TrackedProcess>,
 }
 
 struct KnownTrack {
@@ -148,7 +149,7 @@ impl Tracks {
         &mut self,
         id: u64,
         target: &TrackTarget,
-        mut found: Vec<i32>,
+        mut found: Vec<HostPid>,
     ) -> Result<(), TrackError> {
         let mut seen = BTreeSet::new();
         for _ in 0..ROUNDS {
@@ -176,7 +177,7 @@ impl Tracks {
     }
 
     /// Whether the process is a new one, that the kernel had not entered itself.
-    fn enter(&mut self, id: u64, pid: i32) -> Result<bool, TrackError> {
+    fn enter(&mut self, id: u64, pid: HostPid) -> Result<bool, TrackError> {
         let process = TrackedProcess { track: id, entered: now(), ..TrackedProcess::default() };
         match self.counts.enter(pid, process) {
             Ok(()) => {}
@@ -259,7 +260,7 @@ impl Tracks {
     /// If the maps cannot be read.
     pub fn all(&mut self) -> Result<Vec<Track>, TrackError> {
         self.sweep()?;
-        let mut processes: BTreeMap<u64, BTreeMap<i32, TrackedProcess>> = BTreeMap::new();
+        let mut processes: BTreeMap<u64, BTreeMap<HostPid, TrackedProcess>> = BTreeMap::new();
         if !self.kept.is_empty() {
             for (pid, process) in self.counts.all()? {
                 processes.entry(process.track).or_default().insert(pid, process);
@@ -299,11 +300,14 @@ fn name(target: &TrackTarget) -> String {
 }
 
 /// The processes that a target has now.
-fn list(target: &TrackTarget) -> Result<Vec<i32>, TrackError> {
+fn list(target: &TrackTarget) -> Result<Vec<HostPid>, TrackError> {
     let of_proc = |source| TrackError::Process { what: name(target), source };
+    let known = |pid| HostPid::new(pid).ok_or_else(|| TrackError::Nobody { what: name(target) });
     let pids = match target {
-        TrackTarget::Pid(pid) => vec![process_of(*pid).map_err(of_proc)?],
-        TrackTarget::Tree(root) => process_of(*root).and_then(procfs::tree).map_err(of_proc)?,
+        TrackTarget::Pid(pid) => vec![process_of(known(*pid)?).map_err(of_proc)?],
+        TrackTarget::Tree(root) => {
+            process_of(known(*root)?).and_then(procfs::tree).map_err(of_proc)?
+        }
         TrackTarget::Cgroup(name) => {
             of_cgroup(name).map_err(|source| TrackError::Cgroup { name: name.clone(), source })?
         }
@@ -312,23 +316,23 @@ fn list(target: &TrackTarget) -> Result<Vec<i32>, TrackError> {
 }
 
 /// The process that a number is of: its own, or that of a thread of it.
-fn process_of(tid: i32) -> Result<i32, procfs::Error> {
+fn process_of(tid: HostPid) -> Result<HostPid, procfs::Error> {
     Ok(Status::read(&Dir::open(tid)?)?.tgid)
 }
 
 /// In the unified hierarchy if it is there, else in that of the freezer.
-fn of_cgroup(name: &str) -> Result<Vec<i32>, cgroup::Error> {
+fn of_cgroup(name: &str) -> Result<Vec<HostPid>, cgroup::Error> {
     let hierarchies = Hierarchies::find()?;
-    let processes =
-        |version| hierarchies.named(version, name).and_then(|cgroup| cgroup.processes());
-    match processes(Version::V2) {
-        Err(cgroup::Error::NotMounted(_) | cgroup::Error::Read { .. }) => processes(Version::V1),
+    let members = |version| hierarchies.named(version, name).and_then(|cgroup| cgroup.members());
+    let members = match members(Version::V2) {
+        Err(cgroup::Error::NotMounted(_) | cgroup::Error::Read { .. }) => members(Version::V1),
         answer => answer,
-    }
+    };
+    Ok(members?.processes.into_iter().collect())
 }
 
 /// Whether a thread of the process has not begun to end.
-fn is_alive(pid: i32) -> bool {
+fn is_alive(pid: HostPid) -> bool {
     const PF_EXITING: u32 = 4;
     let alive = |stat: &Stat| !stat.is_dead() && stat.flags & PF_EXITING == 0;
     let Ok(dir) = Dir::open(pid) else { return false };

@@ -9,6 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
+use ids::{HostPid, ImagePid};
 use kernel::descriptors::Owner;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -25,7 +26,7 @@ impl Eye {
     }
 
     fn mark(&mut self, file: &impl AsFd) -> Option<FileMark> {
-        let pid = std::process::id().cast_signed();
+        let pid = HostPid::own();
         let fd = file.as_fd().as_raw_fd();
         let inventory = self.0.inventory(&[pid]).unwrap();
         let files = &inventory.processes[&pid].files;
@@ -219,8 +220,9 @@ fn files_with_a_name() {
     let unlocked = eye.still(&file);
     fcntl(&file, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_APPEND)).unwrap();
     assert_eq!(eye.still(&file), unlocked, "flags are in the inventory");
-    let own = std::process::id().cast_signed();
-    kernel::descriptors::set_owner(&file, Owner { kind: 1, pid: own }).unwrap();
+    let own = HostPid::own();
+    kernel::descriptors::set_owner(&file, Owner { kind: 1, pid: ImagePid::new(own.get()) })
+        .unwrap();
     assert_eq!(eye.mark(&file), None);
     drop(file);
     let again = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path).unwrap();

@@ -5,13 +5,14 @@
 
 use std::num::NonZeroU64;
 
+use ids::HostPid;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stasis_collector::{Collector, InProcess, InTask, Inventory, Look};
 
 /// This very process, as the kernel's structures have it.
 fn own(collector: &mut Collector) -> (InProcess, InTask) {
-    let pid = std::process::id().cast_signed();
-    let tid = nix::unistd::gettid().as_raw();
+    let pid = HostPid::own();
+    let tid = kernel::process::own_thread();
     let mut inventory: Inventory = collector.inventory(&[pid]).unwrap();
     let process = inventory.processes.remove(&pid).unwrap();
     let thread = process.threads[&tid].in_task.unwrap();
@@ -75,7 +76,7 @@ fn marks_of_mappings_change_with_them() {
     let mut collector = Collector::with_bpf().unwrap();
     // A child that does nothing, so that its mappings stay.
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-    let pid = child.id().cast_signed();
+    let pid = HostPid::from(&child);
     let mark = |collector: &mut Collector| {
         let inventory = collector.inventory(&[pid]).unwrap();
         inventory.processes[&pid].in_process.as_ref().unwrap().mappings_mark.unwrap()

@@ -16,6 +16,7 @@ use std::time::Duration;
 use api::TrackTarget;
 use common::{Quiet, until};
 use home::TestHome;
+use ids::HostPid;
 use stasis_collector::bpf::{BpfError, Stored};
 use stasis_collector::{Collector, Home, Inventory, ROOM, Source};
 
@@ -220,7 +221,7 @@ fn a_service_and_commands_share_them() {
     assert!(refused.is_none() && home.stored().kept);
     assert_eq!(identity(&home), made);
     let mut tracks = service.tracks().unwrap();
-    tracks.begin(&TrackTarget::Pid(quiet.pid()), true).unwrap();
+    tracks.begin(&TrackTarget::Pid(quiet.pid().get()), true).unwrap();
     let link = set(&home).join("sys_exit_link");
     assert!(link.exists());
     for mut collector in [Collector::open_at(&home), earlier] {
@@ -255,8 +256,8 @@ fn helper_keeps_a_track() {
     let home = Home { pins: pins.into(), cache: "/nonexistent/cache".into() };
     let (mut service, _) = Collector::serve(&home, ROOM).unwrap();
     let mut tracks = service.tracks().unwrap();
-    let own = std::process::id().cast_signed();
-    tracks.begin(&TrackTarget::Pid(own), true).unwrap();
+    let own = HostPid::own();
+    tracks.begin(&TrackTarget::Pid(own.get()), true).unwrap();
     std::thread::sleep(Duration::from_secs(60));
 }
 
@@ -283,8 +284,8 @@ fn what_a_killed_service_left_attached_is_detached() {
     // And its tracks are forgotten.
     let (mut service, _) = Collector::serve(&home, ROOM).unwrap();
     let mut tracks = service.tracks().unwrap();
-    let own = std::process::id().cast_signed();
-    tracks.begin(&TrackTarget::Pid(own), false).unwrap();
+    let own = HostPid::own();
+    tracks.begin(&TrackTarget::Pid(own.get()), false).unwrap();
 }
 
 #[test]

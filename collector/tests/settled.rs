@@ -193,7 +193,7 @@ fn a_track_takes_over_what_a_dump_has_entered() {
     collector.watch();
     let mut tracks = collector.tracks().unwrap();
     collector.take_tree(quiet.pid(), &mut Inventory::default(), Look::Ahead).unwrap();
-    let id = tracks.begin(&TrackTarget::Pid(quiet.pid()), true).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(quiet.pid().get()), true).unwrap();
     drop(collector);
     let track = tracks.get(id).unwrap().unwrap();
     assert!(track.processes.contains_key(&quiet.pid()), "the end of the dump leaves it alone");

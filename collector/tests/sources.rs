@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use stasis_collector::bpf::{BpfSource, Loaded};
 use stasis_collector::{Collector, InTask, Inventory, Parts, ProcessState, Source, VmFlags, tree};
@@ -63,8 +64,8 @@ impl Busy {
         }
     }
 
-    fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+    fn pid(&self) -> HostPid {
+        HostPid::from(&self.child)
     }
 }
 
@@ -72,7 +73,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         // Its session-leading child is in the same folder of /proc, not in its group.
         for pid in tree(self.pid()).unwrap_or_default().into_iter().rev() {
-            let pid = nix::unistd::Pid::from_raw(pid);
+            let pid = nix::unistd::Pid::from_raw(pid.get());
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
         }
         self.child.wait().ok();
@@ -128,12 +129,12 @@ fn both_sources_tell_the_same() {
     assert_eq!(by_bpf, bpf.inventory(&pids).unwrap());
 
     let mut again = BpfSource::new(Loaded::load().unwrap());
-    let sorted = |mut pids: Vec<i32>| {
+    let sorted = |mut pids: Vec<HostPid>| {
         pids.sort_unstable();
         pids
     };
     assert_eq!(sorted(again.tree(busy.pid()).unwrap()), sorted(pids));
-    assert!(again.tree(i32::MAX).unwrap().is_empty());
+    assert!(again.tree(HostPid::new(i32::MAX).unwrap()).unwrap().is_empty());
     let everything = again
         .take(
             &kernel::procfs::processes().unwrap(),
@@ -144,7 +145,7 @@ fn both_sources_tell_the_same() {
         .unwrap();
     let threads = |inventory: &Inventory| inventory.processes[&busy.pid()].threads.clone();
     assert_eq!(threads(&everything), threads(&by_bpf));
-    assert!(bpf.tree(i32::MAX).is_err());
+    assert!(bpf.tree(HostPid::new(i32::MAX).unwrap()).is_err());
 
     covers_what_it_should(&busy, &by_proc);
     let inside = by_bpf.processes[&busy.pid()].in_process.as_ref().unwrap();
@@ -187,8 +188,11 @@ fn covers_what_it_should(busy: &Busy, inventory: &Inventory) {
     assert!(states.contains(&ProcessState::Stopped));
     assert!(states.contains(&ProcessState::Zombie { exit_status: 7 << 8 }));
     assert!(states.contains(&ProcessState::Zombie { exit_status: 9 }));
-    let child = inventory.processes.values().find(|child| child.sid == child.pid).unwrap();
-    let shared = child.files.iter().filter(|file| file.description >> 32 == busy.pid() as u64);
+    let child = inventory.processes.values().find(|child| child.sid == Some(child.pid)).unwrap();
+    let shared = child
+        .files
+        .iter()
+        .filter(|file| file.description >> 32 == u64::from(busy.pid().unsigned()));
     assert!(shared.count() > 600, "the child has its parent's files open");
 }
 
@@ -231,7 +235,7 @@ fn both_sources_tell_the_same_of_an_overlay() {
 fn processes_that_are_not_there_are_absent() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
-    let gone = child.id().cast_signed();
+    let gone = HostPid::from(&child);
     for mut collector in [Collector::proc_only(), Collector::with_bpf().unwrap()] {
         assert_eq!(collector.inventory(&[gone]).unwrap(), Inventory::default());
     }

@@ -14,6 +14,7 @@ use api::TrackTarget;
 use common::{Quiet, until};
 use ebpf_common::track::TrackedProcess;
 use home::TestHome;
+use ids::HostPid;
 use stasis_collector::{Collector, Inventory, Look, OpenFile, ROOM, TrackError, Tracks};
 
 #[test]
@@ -23,7 +24,7 @@ fn files_that_cannot_have_changed_are_not_read_again() {
     let (mut loader, _) = Collector::serve(&home, ROOM).unwrap();
     loader.watch();
     let mut tracks = loader.tracks().unwrap();
-    let id = tracks.begin(&TrackTarget::Tree(quiet.pid()), true).unwrap();
+    let id = tracks.begin(&TrackTarget::Tree(quiet.pid().get()), true).unwrap();
     let mut follower = Collector::open_at(&home);
     follower.watch();
     let mut take = |earlier: &mut Inventory, times: usize| {
@@ -115,8 +116,8 @@ impl Program {
         Self(child)
     }
 
-    fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
+    fn pid(&self) -> HostPid {
+        HostPid::from(&self.0)
     }
 
     fn does(&mut self, line: &str) {
@@ -146,7 +147,7 @@ fn tracks() -> Tracks {
     Collector::with_bpf().unwrap().tracks().unwrap()
 }
 
-fn process(tracks: &mut Tracks, id: u64, pid: i32) -> TrackedProcess {
+fn process(tracks: &mut Tracks, id: u64, pid: HostPid) -> TrackedProcess {
     tracks.get(id).unwrap().unwrap().processes[&pid]
 }
 
@@ -154,7 +155,7 @@ fn process(tracks: &mut Tracks, id: u64, pid: i32) -> TrackedProcess {
 fn generations_move_with_their_calls_and_stand_still_without() {
     let mut program = Program::start();
     let mut tracks = tracks();
-    let id = tracks.begin(&TrackTarget::Pid(program.pid()), true).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid().get()), true).unwrap();
     let pid = program.pid();
     let first = process(&mut tracks, id, pid);
     std::thread::sleep(Duration::from_millis(200));
@@ -217,7 +218,7 @@ fn generations_move_with_their_calls_and_stand_still_without() {
 fn without_calls_only_the_scheduler_tells() {
     let mut program = Program::start();
     let mut tracks = tracks();
-    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid().get()), false).unwrap();
     let before = process(&mut tracks, id, program.pid());
     program.does("os.setpriority(os.PRIO_PROCESS, 0, 1)");
     assert_eq!(process(&mut tracks, id, program.pid()), before);
@@ -234,7 +235,7 @@ fn forks_are_followed_through_a_storm_and_the_track_ends_with_the_last_process()
     );
     // In the midst of it.
     std::thread::sleep(Duration::from_millis(20));
-    let id = tracks.begin(&TrackTarget::Tree(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Tree(program.pid().get()), false).unwrap();
     let mut answer = String::new();
     BufReader::new(program.0.stdout.as_mut().unwrap()).read_line(&mut answer).unwrap();
     until("the storm is over", || {
@@ -248,7 +249,8 @@ fn forks_are_followed_through_a_storm_and_the_track_ends_with_the_last_process()
     let track = tracks.get(id).unwrap().unwrap();
     assert!(track.tree > 0);
     for &pid in track.processes.keys() {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).ok();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.get()), nix::sys::signal::SIGKILL)
+            .ok();
     }
     until("the track ends", || tracks.all().unwrap().is_empty());
 }
@@ -258,7 +260,7 @@ fn what_has_no_room_is_counted_as_lost() {
     let mut program = Program::start();
     let room = NonZeroU32::new(4).unwrap();
     let mut tracks = Collector::with_bpf_for(room).unwrap().tracks().unwrap();
-    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid().get()), false).unwrap();
     program.does("p = [subprocess.Popen(['/bin/sleep', '60']) for _ in range(60)]");
     let track = tracks.get(id).unwrap().unwrap();
     assert!(track.lost >= 30, "{track:?}");
@@ -268,7 +270,7 @@ fn what_has_no_room_is_counted_as_lost() {
     assert_eq!(lost, track.lost, "and it stays so");
     // The maps have room again.
     assert!(tracks.end(id).unwrap());
-    let id = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap();
+    let id = tracks.begin(&TrackTarget::Pid(program.pid().get()), false).unwrap();
     assert_eq!(tracks.get(id).unwrap().unwrap().lost, 0);
 }
 
@@ -280,8 +282,8 @@ fn what_cannot_be_tracked_is_refused() {
     assert!(matches!(gone, TrackError::Process { .. }), "{gone:?}");
     let gone = tracks.begin(&TrackTarget::Cgroup("/no/such".to_owned()), false).unwrap_err();
     assert!(matches!(gone, TrackError::Cgroup { .. }), "{gone:?}");
-    let id = tracks.begin(&TrackTarget::Tree(program.pid()), false).unwrap();
-    let twice = tracks.begin(&TrackTarget::Pid(program.pid()), false).unwrap_err();
+    let id = tracks.begin(&TrackTarget::Tree(program.pid().get()), false).unwrap();
+    let twice = tracks.begin(&TrackTarget::Pid(program.pid().get()), false).unwrap_err();
     assert!(matches!(twice, TrackError::Taken { track, .. } if track == id), "{twice:?}");
     assert_eq!(tracks.all().unwrap().len(), 1);
     assert!(!tracks.end(id + 7).unwrap());

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{CgroupRoot, CgroupsMode};
+use ids::HostPid;
 use lexopt::{Arg, Parser};
 
 use crate::command::Command;
@@ -31,7 +32,7 @@ pub enum FinalState {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The root of the tree to dump.
-    pub tree: Option<i32>,
+    pub tree: Option<HostPid>,
     /// Where the images are; `None` for the working directory.
     pub images_dir: Option<PathBuf>,
     /// Where log, statistics and pidfile are; `None` for the images' directory.
@@ -153,7 +154,7 @@ impl Options {
         let value = || value.cloned().unwrap_or_default();
         match known.long {
             "action-script" => self.scripts.push(value()),
-            "tree" => self.tree = Some(positive(written, &value())?),
+            "tree" => self.tree = Some(parsed(written, &value())?),
             "images-dir" => self.images_dir = Some(value().into()),
             "work-dir" => self.work_dir = Some(value().into()),
             "log-file" => self.log_file = Some(value()),
@@ -221,12 +222,6 @@ fn parsed<T: std::str::FromStr>(option: &str, value: &OsStr) -> Result<T, UsageE
     value.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| UsageError::Value {
         option: option.to_owned(),
         value: value.to_string_lossy().into_owned(),
-    })
-}
-
-fn positive(option: &str, value: &OsStr) -> Result<i32, UsageError> {
-    value.to_str().and_then(|text| text.parse().ok()).filter(|pid| *pid > 0).ok_or_else(|| {
-        UsageError::Value { option: option.to_owned(), value: value.to_string_lossy().into_owned() }
     })
 }
 
@@ -339,7 +334,7 @@ mod tests {
     #[test]
     fn options_are_read_as_getopt_does() {
         let read = options("-v4 check -t 7 -D dir -jR -o x.log --pidfile=p --root / -d");
-        assert_eq!(read.tree, Some(7));
+        assert_eq!(read.tree, HostPid::new(7));
         assert_eq!(read.images_dir, Some("dir".into()));
         assert_eq!(read.verbosity(), 4);
         assert_eq!(read.final_state, FinalState::Running);

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command as Program, Stdio};
 
 use collector::Home;
+use ids::HostPid;
 use stasis_criu::{Command, Done, Error, FinalState, Host, Options, run};
 
 /// A program to be dumped, ended when dropped.
@@ -23,7 +24,7 @@ impl Target {
     fn request(&self, images: &Path) -> Options {
         std::fs::create_dir(images).unwrap();
         Options {
-            tree: Some(self.0.id().cast_signed()),
+            tree: Some(HostPid::from(&self.0)),
             images_dir: Some(images.to_owned()),
             log_file: Some("dump.log".into()),
             verbosity: Some(4),
@@ -91,7 +92,7 @@ fn a_request_that_fails_is_an_error_and_the_next_is_served() {
     let target = Target::start();
 
     let images = scratch.path().join("failed");
-    let gone = Options { tree: Some(i32::MAX), ..target.request(&images) };
+    let gone = Options { tree: HostPid::new(i32::MAX), ..target.request(&images) };
     let error = run(Command::Dump, &gone, &host).unwrap_err();
     assert!(matches!(error, Error::Dump(_)) && error.is_in_the_log(), "{error:?}");
     let log = std::fs::read_to_string(images.join("dump.log")).unwrap();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use collector::{Inventory, Look, Mapping, OpenFile, VmFlags};
 use freezer::Release;
 use hooks::Point;
+use ids::HostPid;
 use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 use kernel::sched::Urgent;
@@ -20,9 +21,9 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
 use crate::freeze::{Frozen, stop_rest};
-use crate::ids;
 use crate::infect;
 use crate::inject::Bits;
+use crate::kobj_ids;
 use crate::look;
 use crate::memory::{self, Pages, PreCopy};
 use crate::namespaces::Namespaces;
@@ -91,9 +92,9 @@ pub(crate) struct TreeState {
     /// What this dump is known by to later ones.
     pub(crate) id: String,
     pub(crate) inventory: Inventory,
-    pub(crate) tasks: BTreeMap<i32, TaskCapture>,
+    pub(crate) tasks: BTreeMap<HostPid, TaskCapture>,
     pub(crate) namespaces: Namespaces,
-    pub(crate) ids: BTreeMap<i32, TaskKobjIdsEntry>,
+    pub(crate) ids: BTreeMap<HostPid, TaskKobjIdsEntry>,
     pub(crate) files: files::Captured,
     /// Private pages, by process.
     pub(crate) pages: Vec<Pages>,
@@ -163,7 +164,7 @@ fn read(
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
     let namespaces = Namespaces::read(&inventory, &plan.around.namespaces)?;
-    let ids = ids::number(&inventory, &namespaces);
+    let ids = kobj_ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
     let files = plan.files.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
@@ -173,7 +174,7 @@ fn read(
     let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
     clock.account.parasite += laps.lap();
     infect::cure(infected, frozen)?;
-    infect::ask_other_threads(plan, &inventory, &mut tasks, frozen)?;
+    infect::ask_other_threads(plan, &inventory, &mut tasks, frozen, root)?;
     clock.account.cure = laps.lap();
     clock.check("ask the tasks")?;
 
@@ -230,7 +231,7 @@ fn read_tasks(
     states: &mut TaskStates,
     bits: Option<&Bits>,
     clock: &Clock,
-) -> Result<BTreeMap<i32, TaskCapture>, Error> {
+) -> Result<BTreeMap<HostPid, TaskCapture>, Error> {
     let mut tasks = BTreeMap::new();
     let mut buffer = Vec::new();
     for (&pid, threads) in &frozen.processes {

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use api::{CgroupRoot, CgroupsMode};
+use ids::HostPid;
 use images::messages::{
     CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry, CgroupEntry, CgroupPerms,
     CgroupPropEntry,
@@ -52,7 +53,7 @@ fn set(cgroup: &Cgroup) -> Set {
 impl Sets {
     /// The sets of these threads, and the dumper's own.
     pub(crate) fn of<'a>(threads: impl Iterator<Item = &'a Cgroup>) -> Result<Self, Error> {
-        let own = Cgroup::read(&Dir::open(std::process::id().cast_signed())?)?;
+        let own = Cgroup::read(&Dir::open(HostPid::own())?)?;
         let mut numbers = BTreeMap::from([(set(&own), OWN_SET)]);
         for thread in threads {
             let next = OWN_SET + numbers.len() as u32;
@@ -77,7 +78,7 @@ impl Sets {
         }
         let directories = GroupDirectories::find().map_err(|source| Error::Process {
             operation: "find the control groups",
-            pid: 0,
+            pid: HostPid::own(),
             source: std::io::Error::other(source),
         })?;
         let mut groups: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
@@ -116,7 +117,7 @@ pub(crate) fn of_roots(options: &DumpOptions) -> Vec<Unsupported> {
     if options.cgroups == CgroupsMode::Ignore || options.cgroup_roots.is_empty() {
         return Vec::new();
     }
-    let own = Dir::open(std::process::id().cast_signed()).and_then(|own| Cgroup::read(&own));
+    let own = Dir::open(HostPid::own()).and_then(|own| Cgroup::read(&own));
     let (Ok(directories), Ok(own)) = (GroupDirectories::find(), own) else { return Vec::new() };
     let hierarchies: Vec<String> = own.0.iter().map(CgroupMembership::name).collect();
     let mut found = Vec::new();
@@ -357,7 +358,7 @@ mod tests {
         let sets = Sets::of(threads.iter().chain(&threads)).unwrap();
         let numbers: Vec<u32> = threads.iter().map(|thread| sets.number(thread)).collect();
         assert_eq!(numbers, [2, 3]);
-        let own = Cgroup::read(&Dir::open(std::process::id().cast_signed()).unwrap()).unwrap();
+        let own = Cgroup::read(&Dir::open(HostPid::own()).unwrap()).unwrap();
         assert_eq!(sets.number(&own), OWN_SET);
         assert!(
             Sets::of([&own].into_iter()).unwrap().encode(CgroupsMode::Soft, &[]).unwrap().is_none()

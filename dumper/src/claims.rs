@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
+use ids::HostPid;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -26,7 +27,7 @@ impl Claims {
     ///
     /// # Errors
     /// [`Error::Claimed`] if another dump has one of them.
-    pub(crate) fn of_tree(root: i32) -> Result<Self, Error> {
+    pub(crate) fn of_tree(root: HostPid) -> Result<Self, Error> {
         if let Some(found) = support::tree::of_init(root) {
             return Err(Error::Refused { root, found: vec![found] });
         }
@@ -61,7 +62,7 @@ impl Claims {
 }
 
 /// Who holds a lock on a file, by `/proc/locks`, if that tells.
-fn holder(file: &File) -> Option<i32> {
+fn holder(file: &File) -> Option<HostPid> {
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     let inode = file.metadata().ok()?.ino().to_string();
     // "1: FLOCK  ADVISORY  WRITE 4711 00:16:12345 0 EOF"
@@ -70,8 +71,8 @@ fn holder(file: &File) -> Option<i32> {
         words.nth(1) == Some("FLOCK")
             && words.nth(3).and_then(|place| place.rsplit(':').next()) == Some(&inode)
     };
-    // Of another pid namespace it is 0.
-    locks.lines().find(of_file)?.split_whitespace().nth(4)?.parse().ok().filter(|pid| *pid > 0)
+    // Of another pid namespace it is 0, which is none.
+    locks.lines().find(of_file)?.split_whitespace().nth(4)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_claim_holds_until_it_goes() {
-        let own = std::process::id().cast_signed();
+        let own = HostPid::own();
         let claims = Claims::of_tree(own).unwrap();
         let refused = Claims::of_tree(own).unwrap_err();
         assert!(matches!(refused, Error::Claimed { pid, by } if pid == own && by == Some(own)));

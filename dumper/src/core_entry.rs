@@ -170,7 +170,7 @@ fn scheduling(scheduling: &Scheduling, default_slice: u64) -> Option<SchedulingE
 
 /// The slice of a thread that asked for none: that of this one, which does not.
 fn default_slice() -> u64 {
-    kernel::sched::scheduling(0).map_or(0, |own| own.runtime)
+    kernel::sched::scheduling(kernel::process::own_thread()).map_or(0, |own| own.runtime)
 }
 
 const SCHED_FLAG_RESET_ON_FORK: u64 = 1;

@@ -3,6 +3,7 @@
 //! The kernel's answer to who may not look into a process is "Operation not permitted", wherever in a
 //! dump that is. What this process lacks, and what the other one has, tells why.
 
+use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::rights::{capability, names_of};
 use support::{Refusal, rights};
@@ -26,7 +27,7 @@ struct Side {
 }
 
 impl Side {
-    fn of(pid: i32) -> Option<Self> {
+    fn of(pid: HostPid) -> Option<Self> {
         let status = Dir::open(pid).and_then(|dir| Status::read(&dir)).ok()?;
         let ids = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok();
         Some(Self { uid: status.uid.effective, capabilities: status.cap_permitted, ids })
@@ -34,9 +35,9 @@ impl Side {
 }
 
 /// The error of a dump of the tree below `root`; one that is a lack of rights says which.
-pub(crate) fn explain(error: Error, root: i32) -> Error {
+pub(crate) fn explain(error: Error, root: HostPid) -> Error {
     let Some(pid) = error.denied(root) else { return error };
-    let Some(own) = Side::of(std::process::id().cast_signed()) else { return error };
+    let Some(own) = Side::of(HostPid::own()) else { return error };
     let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     let closed = yama.is_ok_and(|scope| scope.trim() == "3");
     let refusal = why(&own, Side::of(pid).as_ref(), closed);

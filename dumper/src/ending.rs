@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use collector::Inventory;
+use ids::HostPid;
 use kernel::pidfd::{End, PidFd};
 use kernel::procfs::{Dir, ProcFile, Stat};
 
@@ -24,7 +25,7 @@ pub(crate) struct Ending(Vec<Process>);
 /// A process by its number and the time of its birth, in clock ticks after the machine started.
 #[derive(Clone, Copy, Debug)]
 struct Process {
-    pid: i32,
+    pid: HostPid,
     start_time: u64,
 }
 
@@ -76,14 +77,14 @@ impl Ending {
         }
         let ours = ancestors();
         let started = Instant::now();
-        let mut zombies: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        let mut zombies: BTreeMap<Option<HostPid>, Vec<HostPid>> = BTreeMap::new();
         for process in unreaped {
             let ancestor = parent(process.pid).is_none_or(|parent| ours.contains(&parent));
             let patience = if ancestor { TO_REAP_OF_OURS } else { TO_REAP };
             match process.await_end(true, started + patience) {
                 Ok(End::Gone) => {}
                 _ => {
-                    let parent = parent(process.pid).unwrap_or(0);
+                    let parent = parent(process.pid);
                     zombies.entry(parent).or_default().push(process.pid);
                 }
             }
@@ -93,34 +94,37 @@ impl Ending {
     }
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+fn stat(pid: HostPid) -> Option<Stat> {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok()
 }
 
-fn parent(pid: i32) -> Option<i32> {
-    stat(pid).map(|stat| stat.ppid)
+fn parent(pid: HostPid) -> Option<HostPid> {
+    stat(pid)?.ppid
 }
 
 /// Our parent, its parent, and so on.
-fn ancestors() -> Vec<i32> {
-    let first = Some(std::process::id().cast_signed());
-    std::iter::successors(first, |&pid| parent(pid).filter(|&parent| parent > 0)).skip(1).collect()
+fn ancestors() -> Vec<HostPid> {
+    let first = Some(HostPid::own());
+    std::iter::successors(first, |&pid| parent(pid)).skip(1).collect()
 }
 
-fn say(parent: i32, children: &[i32]) -> String {
+fn say(parent: Option<HostPid>, children: &[HostPid]) -> String {
     /// Numbers that are worth reading.
     const SHOWN: usize = 3;
-    let name = stat(parent).map(|stat| stat.comm.to_string_lossy().into_owned());
-    let numbers: Vec<_> = children.iter().take(SHOWN).map(i32::to_string).collect();
+    let parent = match (parent, parent.and_then(stat)) {
+        (Some(parent), Some(stat)) => format!("process {parent} ({})", stat.comm.to_string_lossy()),
+        (Some(parent), None) => format!("process {parent}"),
+        (None, _) => "outside of this pid namespace".to_owned(),
+    };
+    let numbers: Vec<_> = children.iter().take(SHOWN).map(HostPid::to_string).collect();
     let more = match children.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     format!(
-        "process {}{more} has ended, but the parent, process {parent} ({}), has not waited for it: \
-         it cannot be restored before that",
+        "process {}{more} has ended, but the parent, {parent}, has not waited for it: it \
+         cannot be restored before that",
         numbers.join(", "),
-        name.unwrap_or_default(),
     )
 }
 
@@ -132,15 +136,15 @@ mod tests {
 
     use super::*;
 
-    fn ending(pids: &[i32]) -> Ending {
-        let of = |&pid: &i32| Process { pid, start_time: stat(pid).unwrap().start_time };
+    fn ending(pids: &[HostPid]) -> Ending {
+        let of = |&pid: &HostPid| Process { pid, start_time: stat(pid).unwrap().start_time };
         Ending(pids.iter().map(of).collect())
     }
 
     #[test]
     fn a_zombie_is_named_with_its_parent_and_what_is_reaped_is_not() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().cast_signed();
+        let pid = HostPid::from(&child);
         let tree = ending(&[pid]);
         child.kill().unwrap();
         let left = tree.wait();
@@ -153,7 +157,7 @@ mod tests {
     fn a_tree_of_more_processes_than_there_may_be_open_files_is_waited_for() {
         let mut children: Vec<_> =
             (0..40).map(|_| Command::new("sleep").arg("1000").spawn().unwrap()).collect();
-        let pids: Vec<i32> = children.iter().map(|child| child.id().cast_signed()).collect();
+        let pids: Vec<HostPid> = children.iter().map(HostPid::from).collect();
         let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
         setrlimit(Resource::RLIMIT_NOFILE, 20, hard).unwrap();
         let tree = ending(&pids);

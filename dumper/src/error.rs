@@ -2,6 +2,7 @@
 
 use std::io;
 
+use ids::HostPid;
 use support::{Refusal, Unsupported};
 
 /// Why a dump did not happen.
@@ -12,7 +13,7 @@ pub enum Error {
     #[error("cannot dump process {root}: {}", support::said(found))]
     Refused {
         /// Root of the tree.
-        root: i32,
+        root: HostPid,
         /// Everything that stands in the way.
         found: Vec<Unsupported>,
     },
@@ -24,17 +25,17 @@ pub enum Error {
     )]
     Claimed {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Who has it, if that is known.
-        by: Option<i32>,
+        by: Option<HostPid>,
     },
     /// Who asks may not trace a task of the tree.
     #[error("dump process {root}: uid {uid} may not trace process {pid} of its tree")]
     NotAllowed {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Root of the tree.
-        root: i32,
+        root: HostPid,
         /// The user.
         uid: u32,
     },
@@ -45,7 +46,7 @@ pub enum Error {
     #[error("stop process {root} and its descendants")]
     Freeze {
         /// Root of the tree.
-        root: i32,
+        root: HostPid,
         /// Why not.
         #[source]
         source: freezer::StopError,
@@ -54,7 +55,7 @@ pub enum Error {
     #[error("ask process {pid} for its state")]
     Inject {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Why not.
         #[source]
         source: crate::inject::Error,
@@ -63,7 +64,7 @@ pub enum Error {
     #[error("take the inventory of process {pid}")]
     Inventory {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Why not.
         #[source]
         source: collector::Error,
@@ -80,7 +81,7 @@ pub enum Error {
         /// What was read.
         operation: &'static str,
         /// The process or thread.
-        pid: i32,
+        pid: HostPid,
         /// The kernel's answer.
         #[source]
         source: io::Error,
@@ -95,7 +96,7 @@ pub enum Error {
     #[error("write the pages of process {pid}")]
     Pages {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Why not.
         #[source]
         source: io::Error,
@@ -128,7 +129,7 @@ pub enum Error {
     )]
     CrossCheck {
         /// The process or thread.
-        pid: i32,
+        pid: HostPid,
         /// What differs.
         field: &'static str,
     },
@@ -160,7 +161,7 @@ pub enum Error {
 
 impl Error {
     /// What went wrong with the open files of the tree below `root`.
-    pub(crate) fn of_files(root: i32, error: crate::files::Error) -> Self {
+    pub(crate) fn of_files(root: HostPid, error: crate::files::Error) -> Self {
         match error {
             crate::files::Error::Refused(found) => Self::Refused { root, found },
             error => Self::Files(error),
@@ -188,7 +189,7 @@ impl Error {
     }
 
     /// The process, of the tree below `root`, that this one was not allowed to look into, if it is that.
-    pub(crate) fn denied(&self, root: i32) -> Option<i32> {
+    pub(crate) fn denied(&self, root: HostPid) -> Option<HostPid> {
         let denied = |number| matches!(number, libc::EPERM | libc::EACCES);
         if !self.is_of_the_target() || !causes(self).any(|error| number(error).is_some_and(denied))
         {

@@ -52,6 +52,7 @@ use std::path::PathBuf;
 
 use collector::Inventory;
 use collector::sharing::Hidden;
+use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
@@ -162,7 +163,7 @@ impl Plan {
     pub fn capture(
         &mut self,
         frozen: &Inventory,
-        tables: &BTreeMap<i32, u32>,
+        tables: &BTreeMap<HostPid, u32>,
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
         let cache = std::mem::take(&mut self.cache);
@@ -195,7 +196,7 @@ pub(crate) fn raise_limit() -> Result<(), Error> {
 #[derive(Debug, Default)]
 pub struct Captured {
     /// Ids of files that are not held by a descriptor, by process and place.
-    places: BTreeMap<(i32, FileReference), u32>,
+    places: BTreeMap<(HostPid, FileReference), u32>,
     /// The same by the file itself, of mapped ones too.
     paths: HashMap<paths::Key, u32>,
     files: Vec<FileEntry>,
@@ -214,7 +215,7 @@ pub struct Captured {
 impl Captured {
     /// Id of the program that `pid` runs (`MmEntry.exe_file_id`).
     #[must_use]
-    pub fn exe(&self, pid: i32) -> Option<u32> {
+    pub fn exe(&self, pid: HostPid) -> Option<u32> {
         self.places.get(&(pid, FileReference::Exe)).copied()
     }
 
@@ -225,13 +226,13 @@ impl Captured {
 
     /// Id of the working directory of `pid` (`FsEntry.cwd_id`).
     #[must_use]
-    pub fn cwd(&self, pid: i32) -> Option<u32> {
+    pub fn cwd(&self, pid: HostPid) -> Option<u32> {
         self.places.get(&(pid, FileReference::Cwd)).copied()
     }
 
     /// Id of the root directory of `pid` (`FsEntry.root_id`).
     #[must_use]
-    pub fn root(&self, pid: i32) -> Option<u32> {
+    pub fn root(&self, pid: HostPid) -> Option<u32> {
         self.places.get(&(pid, FileReference::Root)).copied()
     }
 }

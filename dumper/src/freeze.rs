@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use collector::Inventory;
 use freezer::StopError;
+use ids::HostPid;
 use kernel::sched::Urgent;
 
 use crate::error::Error;
@@ -52,7 +53,7 @@ pub(crate) fn stop_rest(
     frozen: &mut freezer::Frozen,
     inventory: &Inventory,
 ) -> Result<bool, StopError> {
-    let missed: Vec<(i32, i32)> = inventory
+    let missed: Vec<(HostPid, HostPid)> = inventory
         .processes
         .values()
         .filter(|process| !is_zombie(process))

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use collector::{Inventory, Process};
+use ids::HostPid;
 use kernel::ptrace::Running;
 
 use crate::error::Error;
@@ -14,17 +15,17 @@ use crate::processes::denies_parasites;
 use crate::tasks::TaskCapture;
 use freezer::Frozen;
 
-fn inject_error(pid: i32) -> impl Fn(crate::inject::Error) -> Error {
+fn inject_error(pid: HostPid) -> impl Fn(crate::inject::Error) -> Error {
     move |source| Error::Inject { pid, source }
 }
 
-pub(crate) type Infected = Vec<(i32, Infection, Running)>;
+pub(crate) type Infected = Vec<(HostPid, Infection, Running)>;
 
 /// Brings the parasite into every process and sets it going.
 pub(crate) fn begin(
     plan: &mut Plan,
     inventory: &Inventory,
-    tasks: &BTreeMap<i32, TaskCapture>,
+    tasks: &BTreeMap<HostPid, TaskCapture>,
     frozen: &mut Frozen,
     cross_check: bool,
 ) -> Result<Infected, Error> {
@@ -104,7 +105,7 @@ fn step(
 /// Takes the reports, and sends the parasites away.
 pub(crate) fn collect_reports(
     infected: Infected,
-    tasks: &mut BTreeMap<i32, TaskCapture>,
+    tasks: &mut BTreeMap<HostPid, TaskCapture>,
     frozen: &mut Frozen,
 ) -> Result<Infected, Error> {
     let mut leaving = Vec::with_capacity(infected.len());
@@ -146,8 +147,9 @@ pub(crate) fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error>
 pub(crate) fn ask_other_threads(
     plan: &mut Plan,
     inventory: &Inventory,
-    tasks: &mut BTreeMap<i32, TaskCapture>,
+    tasks: &mut BTreeMap<HostPid, TaskCapture>,
     frozen: &mut Frozen,
+    root: HostPid,
 ) -> Result<(), Error> {
     let mut asked = Vec::new();
     let mut whom = Vec::new();
@@ -174,8 +176,9 @@ pub(crate) fn ask_other_threads(
         let room = Room::of(layout, process, stopped.tid(), slot);
         Asking { stopped, pid, original, gadgets, room }
     });
-    let answers = ask_threads(asked.collect(), &mut frozen.postponed)
-        .map_err(|source| Error::Inject { pid: whom.first().map_or(0, |(pid, _)| *pid), source })?;
+    let answers = ask_threads(asked.collect(), &mut frozen.postponed).map_err(|source| {
+        Error::Inject { pid: whom.first().map_or(root, |(pid, _)| *pid), source }
+    })?;
     for ((pid, index), (stopped, answer)) in whom.into_iter().zip(answers) {
         let tid = stopped.tid();
         if let Some(thread) = tasks.get_mut(&pid).and_then(|task| task.threads.get_mut(index)) {

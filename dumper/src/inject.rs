@@ -36,6 +36,7 @@ pub(crate) use parasite::{Infection, ParasiteReport, Request};
 pub(crate) use return_frame::{Original, ReturnFrame};
 pub(crate) use uffd_handover::userfaultfd_of;
 
+use ids::HostPid;
 use kernel::ptrace::{Event, Running, Stop, Stopped};
 
 /// Why code could not be run in a task.
@@ -53,7 +54,7 @@ pub enum Error {
         /// What was tried.
         operation: &'static str,
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// Why not.
         #[source]
         source: std::io::Error,
@@ -65,7 +66,7 @@ pub enum Error {
     )]
     NoRoom {
         /// The thread.
-        tid: i32,
+        tid: HostPid,
     },
     /// The task's code has nothing to make a system call with and return from it.
     #[error(
@@ -74,7 +75,7 @@ pub enum Error {
     )]
     NoCodes {
         /// The process.
-        pid: i32,
+        pid: HostPid,
     },
     /// A system call failed in the task.
     #[error("system call {call} inside thread {tid}")]
@@ -82,7 +83,7 @@ pub enum Error {
         /// Its number.
         call: i32,
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
@@ -91,7 +92,7 @@ pub enum Error {
     #[error("thread {tid} stopped unexpectedly {during}: {stop:?}")]
     Unexpected {
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// At which point.
         during: &'static str,
         /// How it stopped.

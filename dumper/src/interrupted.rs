@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use arch::regs::{CONTINUING, Handler};
+use ids::HostPid;
 use kernel::ptrace::RawSigInfo;
 use parasite::task::SigAction;
 
@@ -21,7 +22,7 @@ use crate::tasks::TaskCapture;
 
 /// Gives waits that were continued the numbers of their calls, where the inventory tells. The others say
 /// `EINTR` in the images.
-pub(crate) fn name_calls(tasks: &mut BTreeMap<i32, TaskCapture>) {
+pub(crate) fn name_calls(tasks: &mut BTreeMap<HostPid, TaskCapture>) {
     let threads = tasks.values_mut().flat_map(|task| &mut task.threads);
     let mut continued = threads
         .filter(|thread| thread.continues != 0 && thread.registers().in_continued_call())

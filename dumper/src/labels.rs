@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use ids::HostPid;
 use kernel::procfs::Dir;
 use support::Unsupported;
 use support::settings::of_label;
@@ -19,7 +20,7 @@ impl Labels {
         let names = modules.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let files = names.map(|name| format!("attr/{name}/current"));
         let files = std::iter::once("attr/current".to_owned()).chain(files);
-        match Dir::open(std::process::id().cast_signed()) {
+        match Dir::open(HostPid::own()) {
             Ok(dir) => Self::read(&dir, files),
             Err(_) => Self::default(),
         }
@@ -42,7 +43,7 @@ impl Labels {
     }
 
     /// What of them a restore by a process with `own` ones would not give back.
-    pub(crate) fn unsupported(&self, task: i32, own: &Self) -> Vec<Unsupported> {
+    pub(crate) fn unsupported(&self, task: HostPid, own: &Self) -> Vec<Unsupported> {
         let pairs = self.0.iter().filter_map(|(file, label)| Some((label, own.0.get(file)?)));
         let mut found: Vec<_> =
             pairs.filter_map(|(label, own)| of_label(task, label, own)).collect();
@@ -56,6 +57,10 @@ impl Labels {
 mod tests {
     use super::*;
 
+    fn pid(number: i32) -> HostPid {
+        HostPid::new(number).unwrap()
+    }
+
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         Labels(pairs.iter().map(|(file, label)| ((*file).into(), (*label).into())).collect())
     }
@@ -64,15 +69,15 @@ mod tests {
     fn a_label_in_two_files_is_one() {
         let own = labels(&[("attr/apparmor/current", "a"), ("attr/current", "a")]);
         let other = labels(&[("attr/apparmor/current", "b"), ("attr/current", "b")]);
-        assert_eq!(other.unsupported(7, &own).len(), 1);
-        assert!(own.unsupported(7, &own).is_empty());
-        assert!(other.unsupported(7, &Labels::default()).is_empty());
+        assert_eq!(other.unsupported(pid(7), &own).len(), 1);
+        assert!(own.unsupported(pid(7), &own).is_empty());
+        assert!(other.unsupported(pid(7), &Labels::default()).is_empty());
     }
 
     #[test]
     fn a_thread_of_this_process_has_its_labels() {
         let own = Labels::own();
-        let dir = Dir::open(std::process::id().cast_signed()).unwrap();
-        assert!(Labels::of(&dir, &own).unsupported(7, &own).is_empty());
+        let dir = Dir::open(HostPid::own()).unwrap();
+        assert!(Labels::of(&dir, &own).unsupported(pid(7), &own).is_empty());
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use collector::{Collector, Inventory, Look};
+use ids::HostPid;
 use support::Unsupported;
 use support::tree::{CARRIED_NAMESPACES, Surroundings};
 
@@ -111,7 +112,7 @@ impl<'a> Looker<'a> {
         found.extend(room::find(root, &inventory));
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;
-        let foreign = |pid: &i32| {
+        let foreign = |pid: &HostPid| {
             let process = &inventory.processes[pid];
             let mut others = process
                 .namespaces
@@ -144,7 +145,7 @@ impl<'a> Looker<'a> {
 /// The whole tree below `root`; what has not changed since `earlier` is taken from there.
 pub(crate) fn inventory(
     collector: &mut Collector,
-    root: i32,
+    root: HostPid,
     earlier: &mut Inventory,
     look: Look,
 ) -> Result<Inventory, Error> {

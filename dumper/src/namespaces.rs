@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use collector::{Inventory, Process};
+use ids::HostPid;
 use images::messages::{TaskKobjIdsEntry, UtsnsEntry};
 use images::{ImageWriter, names};
 use kernel::namespaces::{of_process, uts_names};
@@ -86,7 +87,7 @@ impl Namespaces {
     }
 }
 
-fn read_uts(pid: i32) -> Result<UtsnsEntry, Error> {
+fn read_uts(pid: HostPid) -> Result<UtsnsEntry, Error> {
     let failed = |source: io::Error| Error::Process {
         operation: "read the host name in the namespace of",
         pid,

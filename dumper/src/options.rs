@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
+use ids::HostPid;
 use kernel::rights::User;
 
 /// What becomes of the tree when its images are safe.
@@ -22,7 +23,7 @@ pub enum AfterDump {
 #[derive(Clone, Debug)]
 pub struct DumpOptions {
     /// Process at the root of the tree.
-    pub pid: i32,
+    pub pid: HostPid,
     /// Directory that will hold the images. It is made when it does not exist.
     pub images_dir: PathBuf,
     /// What becomes of the tree afterwards.
@@ -85,7 +86,7 @@ pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
-    pub fn new(pid: i32, images_dir: PathBuf) -> Self {
+    pub fn new(pid: HostPid, images_dir: PathBuf) -> Self {
         Self {
             pid,
             images_dir,

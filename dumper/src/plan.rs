@@ -8,6 +8,7 @@ use std::time::Instant;
 use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look, Process};
 use hooks::Hooks;
+use ids::HostPid;
 use images::{ImageWriter, Progress, WriteOptions};
 use support::tree::Surroundings;
 
@@ -67,9 +68,9 @@ pub(crate) struct Plan {
     pub(crate) sharing: sharing::Known,
     pub(crate) finder: GadgetFinder,
     /// Code to lean on, by process, of those that have to be asked.
-    pub(crate) gadgets: BTreeMap<i32, Gadgets>,
+    pub(crate) gadgets: BTreeMap<HostPid, Gadgets>,
     /// By process.
-    pub(crate) memory: BTreeMap<i32, PlannedMemory>,
+    pub(crate) memory: BTreeMap<HostPid, PlannedMemory>,
     pub(crate) store: Store,
     /// The dumper and its namespaces.
     pub(crate) around: Surroundings,

@@ -1,16 +1,18 @@
 //! What processes are, at a glance.
 
 use collector::{Inventory, Process, ProcessState};
+use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
 
 /// Whether a process has the memory of another one that made it, as a child of vfork does until it
 /// executes a program: what is opened of its memory is the other one's.
 pub(crate) fn borrows_memory(process: &Process, inventory: &Inventory) -> bool {
     let memory = process.tables.memory;
-    let shares = |other: &Process| memory != 0 && other.tables.memory == memory;
-    let of_parent = inventory.processes.get(&process.ppid).is_some_and(shares);
+    let shares = |other: &Process| memory.is_some() && other.tables.memory == memory;
+    let of_parent =
+        process.ppid.and_then(|parent| inventory.processes.get(&parent)).is_some_and(shares);
     let mut others = inventory.processes.values().filter(|other| other.pid != process.pid);
-    of_parent || others.any(|other| shares(other) && other.ppid != process.pid)
+    of_parent || others.any(|other| shares(other) && other.ppid != Some(process.pid))
 }
 
 /// Whether it has ended and waits to be collected.
@@ -19,7 +21,7 @@ pub(crate) fn is_zombie(process: &Process) -> bool {
 }
 
 /// Whether a process is gone, or a zombie.
-pub(crate) fn has_ended(pid: i32) -> bool {
+pub(crate) fn has_ended(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use api::{ProcessList, ProcessSummary};
 use collector::{Collector, Home, Inventory, Parts, Process, ProcessState, proc_source};
+use ids::HostPid;
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::rights::{Right, User, held};
 use support::Unsupported;
@@ -26,11 +27,12 @@ use crate::options::DumpOptions;
 /// If the processes cannot be listed, or an inventory of them not be taken.
 pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
     let mut collector = Collector::open_at(programs);
-    let own = std::process::id().cast_signed();
+    let own = HostPid::own();
     let pids = procfs::processes()?;
     let visible = visible(user, &pids)?;
     let is_open = |pid| visible.contains(&pid) && may_inspect(pid);
-    let (open, closed): (Vec<i32>, Vec<i32>) = pids.into_iter().partition(|&pid| is_open(pid));
+    let (open, closed): (Vec<HostPid>, Vec<HostPid>) =
+        pids.into_iter().partition(|&pid| is_open(pid));
     let failed = |source| Error::Inventory { pid: own, source };
     let mut inventory = collector.inventory(&open).map_err(failed)?;
     // Of what may not be looked into there is still a name to list.
@@ -47,41 +49,42 @@ pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
     }
     let children = children(&inventory);
     let mut processes = Vec::with_capacity(rows.len());
-    let shown = |pid: &i32| *pid != own && (user.is_none() || open.contains(pid));
+    let shown = |pid: &HostPid| *pid != own && (user.is_none() || open.contains(pid));
     for (&pid, row) in rows.iter().filter(|(pid, _)| shown(pid)) {
         let refusals = refusals(pid, &inventory, &children, &rows, &mut collector)?;
         let dumpable = refusals.is_empty();
-        processes.push(ProcessSummary { dumpable, refusals, ..row.summary.clone() });
+        processes.push((pid, ProcessSummary { dumpable, refusals, ..row.summary.clone() }));
     }
     // A program with other rights may have been executed meanwhile: what was found is not his to see.
     let still = self::visible(user, &open)?;
-    let his = |pid: &i32| !open.contains(pid) || still.contains(pid);
-    processes.retain(|row| user.is_none() || tree(row.pid, &children).iter().all(his));
+    let his = |pid: &HostPid| !open.contains(pid) || still.contains(pid);
+    processes.retain(|(pid, _)| user.is_none() || tree(*pid, &children).iter().all(his));
+    let processes = processes.into_iter().map(|(_, row)| row).collect();
     Ok(ProcessList { processes })
 }
 
 /// Those that a user may look into; all of them if none asks.
-fn visible(user: Option<User>, pids: &[i32]) -> Result<BTreeSet<i32>, Error> {
+fn visible(user: Option<User>, pids: &[HostPid]) -> Result<BTreeSet<HostPid>, Error> {
     let Some(user) = user else { return Ok(pids.iter().copied().collect()) };
     held(user, Right::Read, pids).map_err(|source| Error::Process {
         operation: "ask who may look into the processes",
-        pid: std::process::id().cast_signed(),
+        pid: HostPid::own(),
         source,
     })
 }
 
 /// What has gone may be looked for: the inventory will not have it.
-fn may_inspect(pid: i32) -> bool {
+fn may_inspect(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| dir.may_inspect()).unwrap_or(true)
 }
 
 /// What stands in the way of a dump of the tree below a process. Only where nothing is known to is
 /// looked closer, as a dump does before it stops anything: that takes a while.
 fn refusals(
-    root: i32,
+    root: HostPid,
     inventory: &Inventory,
-    children: &BTreeMap<i32, Vec<i32>>,
-    rows: &BTreeMap<i32, Row>,
+    children: &BTreeMap<HostPid, Vec<HostPid>>,
+    rows: &BTreeMap<HostPid, Row>,
     collector: &mut Collector,
 ) -> Result<Vec<Unsupported>, Error> {
     let options = DumpOptions::new(root, PathBuf::new());
@@ -109,16 +112,18 @@ const fn is_zombie(process: &Process) -> bool {
     matches!(process.state, ProcessState::Zombie { .. })
 }
 
-fn children(inventory: &Inventory) -> BTreeMap<i32, Vec<i32>> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+fn children(inventory: &Inventory) -> BTreeMap<HostPid, Vec<HostPid>> {
+    let mut children: BTreeMap<HostPid, Vec<HostPid>> = BTreeMap::new();
     for process in inventory.processes.values() {
-        children.entry(process.ppid).or_default().push(process.pid);
+        if let Some(parent) = process.ppid {
+            children.entry(parent).or_default().push(process.pid);
+        }
     }
     children
 }
 
 /// The processes below and with `root`.
-fn tree(root: i32, children: &BTreeMap<i32, Vec<i32>>) -> Vec<i32> {
+fn tree(root: HostPid, children: &BTreeMap<HostPid, Vec<HostPid>>) -> Vec<HostPid> {
     let mut all = vec![root];
     let mut next = 0;
     while let Some(parent) = all.get(next) {
@@ -152,8 +157,8 @@ impl Row {
         // Arguments end with zero bytes.
         let arguments = command.split(|&byte| byte == 0).map(String::from_utf8_lossy);
         let summary = ProcessSummary {
-            pid: process.pid,
-            ppid: process.ppid,
+            pid: process.pid.get(),
+            ppid: process.ppid.map_or(0, HostPid::get),
             comm: stat.comm.to_string_lossy().into_owned(),
             command: arguments.collect::<Vec<_>>().join(" ").trim_end().to_owned(),
             uid: status.uid.effective,
@@ -164,7 +169,7 @@ impl Row {
         };
         let features = status.thread_features.as_deref();
         let mut found = of_status(process.pid, status.seccomp, features);
-        found.extend(of_tracer(process.pid, status.tracer, 0));
+        found.extend(of_tracer(process.pid, status.tracer, None));
         Ok(Self { summary, found })
     }
 }
@@ -182,22 +187,22 @@ mod tests {
             all.args(command).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap()
         };
         let mut plain = sleep(&["sleep", "60"]);
-        let pid = plain.id().cast_signed();
+        let pid = HostPid::from(&plain);
         let executed = || std::fs::read(format!("/proc/{pid}/comm")).unwrap() == b"sleep\n";
         while !executed() {
             std::thread::yield_now();
         }
         let list = list(&Home::default(), None).unwrap();
-        let of = |pid| list.processes.iter().find(|row| row.pid == pid);
+        let of = |pid| list.processes.iter().find(|row| row.pid == HostPid::get(pid));
         plain.kill().unwrap();
         plain.wait().unwrap();
         let sleep = of(pid).unwrap();
         assert!(sleep.dumpable, "{sleep:?}");
         assert_eq!((&*sleep.comm, &*sleep.command, sleep.threads), ("sleep", "sleep 60", 1));
         assert!(sleep.memory_bytes > 0);
-        let own = std::process::id().cast_signed();
+        let own = HostPid::own();
         assert!(of(own).is_none(), "the program that lists does not list itself");
-        let parent = of(nix::unistd::getppid().as_raw()).unwrap();
+        let parent = of(HostPid::new(nix::unistd::getppid().as_raw()).unwrap()).unwrap();
         assert!(parent.refusals.iter().any(|refusal| refusal.object == "stasis itself"));
     }
 }

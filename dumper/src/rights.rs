@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use ids::HostPid;
 use kernel::rights::{Right, held};
 
 use crate::error::Error;
@@ -30,7 +31,7 @@ pub(crate) fn check_frozen(options: &DumpOptions, frozen: &Frozen) -> Result<(),
     check(options, &frozen.processes.keys().copied().collect::<Vec<_>>())
 }
 
-fn check(options: &DumpOptions, pids: &[i32]) -> Result<(), Error> {
+fn check(options: &DumpOptions, pids: &[HostPid]) -> Result<(), Error> {
     let Some(user) = options.on_behalf_of else { return Ok(()) };
     let root = options.pid;
     let held = held(user, Right::Attach, pids).map_err(|source| Error::Process {
@@ -39,7 +40,7 @@ fn check(options: &DumpOptions, pids: &[i32]) -> Result<(), Error> {
         source,
     })?;
     // One that has ended meanwhile is nobody's, and not in the images.
-    let there = |pid: i32| Path::new(&format!("/proc/{pid}")).exists();
+    let there = |pid: HostPid| Path::new(&format!("/proc/{pid}")).exists();
     match pids.iter().find(|pid| !held.contains(pid) && there(**pid)) {
         None => Ok(()),
         Some(&pid) => Err(Error::NotAllowed { pid, root, uid: user.uid }),

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use collector::Inventory;
+use ids::HostPid;
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
 use support::room::{OpenFiles, of_mappings};
 
 /// What does not leave room for a restore.
-pub(crate) fn find(root: i32, inventory: &Inventory) -> Vec<Unsupported> {
+pub(crate) fn find(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
     let most = most_mappings();
     let of_process = |process: &collector::Process| {
         of_mappings(process.pid, process.mappings.len() as u64, most)

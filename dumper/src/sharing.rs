@@ -10,6 +10,7 @@ use std::fs::File;
 
 use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, Process};
+use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use support::Unsupported;
 use support::peculiar::of_bits;
@@ -24,8 +25,8 @@ pub(crate) struct Known {
     /// Something had more references than there were holders of it, or a holder outside.
     is_in_doubt: bool,
     /// What was looked at: process, descriptor, device and inode.
-    seen: HashSet<(i32, i32, u64, u64)>,
-    pids: Vec<i32>,
+    seen: HashSet<(HostPid, i32, u64, u64)>,
+    pids: Vec<HostPid>,
     /// Pipes (by inode) that others keep as they are, with the machine's boot.
     pub(crate) joined: BTreeMap<u64, u64>,
     /// Options of sockets (by inode) that no call reads back.
@@ -35,7 +36,7 @@ pub(crate) struct Known {
 /// Looks at what a running tree holds; an empty list if all of it is its own.
 pub(crate) fn look(
     collector: &mut Collector,
-    root: i32,
+    root: HostPid,
     inventory: &Inventory,
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     let failed = |source| Error::Inventory { pid: root, source };
@@ -64,7 +65,7 @@ pub(crate) fn look(
 pub(crate) fn look_again(
     known: &Known,
     collector: &mut Collector,
-    root: i32,
+    root: HostPid,
     frozen: &Inventory,
 ) -> Result<Vec<Unsupported>, Error> {
     if !known.is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
@@ -102,7 +103,7 @@ fn is_sealed(shared: &Shared) -> bool {
 }
 
 /// The name in `map_files` of the mapping that begins at an address.
-fn mapping_link(pid: i32, start: u64) -> Option<String> {
+fn mapping_link(pid: HostPid, start: u64) -> Option<String> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/map_files")).ok()?;
     let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     names.find(|name| name.strip_prefix(&format!("{start:x}-")).is_some())
@@ -158,19 +159,19 @@ fn has_new(known: &Known, frozen: &Inventory) -> bool {
     })
 }
 
-fn all_candidates(inventory: &Inventory) -> impl Iterator<Item = (i32, i32, u64, u64)> {
+fn all_candidates(inventory: &Inventory) -> impl Iterator<Item = (HostPid, i32, u64, u64)> {
     inventory.processes.values().flat_map(candidates)
 }
 
-fn candidates(process: &Process) -> impl Iterator<Item = (i32, i32, u64, u64)> {
+fn candidates(process: &Process) -> impl Iterator<Item = (HostPid, i32, u64, u64)> {
     process.files.iter().filter_map(|file| candidate(process.pid, file))
 }
 
-fn candidate(pid: i32, file: &collector::OpenFile) -> Option<(i32, i32, u64, u64)> {
+fn candidate(pid: HostPid, file: &collector::OpenFile) -> Option<(HostPid, i32, u64, u64)> {
     is_candidate(file).then_some((pid, file.fd, file.device, file.inode))
 }
 
-fn unsupported(root: i32, shared: &Shared) -> Unsupported {
+fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
     let thing = match shared.kind {
         Kind::Pipe => Thing::Pipe,
         Kind::Socket => Thing::Socket,
@@ -208,28 +209,27 @@ const fn place(hold: Hold) -> FileReference {
 
 /// The process, with its command, whose tree holds what both of these do, if it does not hold whoever dumps
 /// it.
-fn common(root: i32, outside: i32) -> Option<(i32, String)> {
+fn common(root: HostPid, outside: HostPid) -> Option<(HostPid, String)> {
     let above = ancestors(root);
-    let own = ancestors(std::process::id().cast_signed());
+    let own = ancestors(HostPid::own());
     let common = ancestors(outside).into_iter().find(|pid| above.contains(pid));
-    let common = common.filter(|pid| *pid > 1 && !own.contains(pid))?;
+    let common = common.filter(|pid| pid.get() > 1 && !own.contains(pid))?;
     Some((common, command(common)))
 }
 
 /// A process and those above it.
-fn ancestors(pid: i32) -> Vec<i32> {
+fn ancestors(pid: HostPid) -> Vec<HostPid> {
     let mut all = vec![pid];
     while let Some(&last) = all.last()
         && let Ok(stat) = Dir::open(last).and_then(|dir| Stat::read(&dir))
-        && stat.ppid > 0
-        && !all.contains(&stat.ppid)
+        && let Some(parent) = stat.ppid.filter(|parent| !all.contains(parent))
     {
-        all.push(stat.ppid);
+        all.push(parent);
     }
     all
 }
 
-fn command(pid: i32) -> String {
+fn command(pid: HostPid) -> String {
     let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
     stat.map_or_else(|_| "it has ended".to_owned(), |stat| stat.comm.to_string_lossy().into_owned())
 }

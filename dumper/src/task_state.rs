@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 
 use collector::settings::{ProcessSettings, ThreadSettings, memory_failure, unusual_by_flags};
 use collector::{InTask, Inventory, Process};
+use ids::HostPid;
 use kernel::procfs::{
     Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
     Status, TimerSlack,
@@ -37,7 +38,7 @@ impl Wanted {
         Self::unless(process.in_process.is_some())
     }
 
-    fn of_thread(process: &Process, tid: i32) -> Self {
+    fn of_thread(process: &Process, tid: HostPid) -> Self {
         Self::unless(process.threads.get(&tid).is_some_and(|thread| thread.in_task.is_some()))
     }
 }
@@ -72,7 +73,7 @@ pub(crate) struct ProcessAttributes {
 }
 
 impl ThreadAttributes {
-    fn read(dir: &Dir, tid: i32, settings: Wanted, own: &Labels) -> Result<Self, Error> {
+    fn read(dir: &Dir, tid: HostPid, settings: Wanted, own: &Labels) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
         let dir = dir.thread(tid)?;
         let stat = match settings {
@@ -103,12 +104,12 @@ impl ThreadAttributes {
         })
     }
 
-    fn of_status(&self, tid: i32) -> Vec<Unsupported> {
+    fn of_status(&self, tid: HostPid) -> Vec<Unsupported> {
         of_status(tid, self.status.seccomp, self.status.thread_features.as_deref())
     }
 
     /// What stands in the way that an inventory by eBPF would have told.
-    fn in_place_of_programs(&self, tid: i32, root: i32) -> Vec<Unsupported> {
+    fn in_place_of_programs(&self, tid: HostPid, root: HostPid) -> Vec<Unsupported> {
         let Some(settings) = &self.settings else { return Vec::new() };
         let is_child = self.status.tgid == tid && tid != root;
         let of_child = is_child.then(|| of_exit_signal(tid, settings.exit_signal)).flatten();
@@ -231,8 +232,8 @@ type Marked<T> = (Option<NonZeroU64>, T);
 /// The attributes of the tasks of a tree.
 #[derive(Debug, Default)]
 pub(crate) struct TaskStates {
-    processes: BTreeMap<i32, Marked<ProcessAttributes>>,
-    threads: BTreeMap<i32, Marked<ThreadAttributes>>,
+    processes: BTreeMap<HostPid, Marked<ProcessAttributes>>,
+    threads: BTreeMap<HostPid, Marked<ThreadAttributes>>,
     /// What a mark says to hold is read again all the same, and compared.
     cross_check: bool,
     /// Labels of security modules that this process has.
@@ -264,12 +265,12 @@ impl TaskStates {
     }
 
     /// What of it stands in the way of a dump.
-    pub(crate) fn unsupported(&self, root: i32) -> Vec<Unsupported> {
+    pub(crate) fn unsupported(&self, root: HostPid) -> Vec<Unsupported> {
         let threads = self.threads.iter();
-        let own = nix::unistd::gettid().as_raw();
+        let own = kernel::process::own_thread();
         let of_threads = threads.flat_map(|(&tid, (_, attributes))| {
             let mut found = attributes.of_status(tid);
-            found.extend(of_tracer(tid, attributes.status.tracer, own));
+            found.extend(of_tracer(tid, attributes.status.tracer, Some(own)));
             found.extend(attributes.labels.unsupported(tid, &self.labels));
             found.extend(attributes.in_place_of_programs(tid, root));
             found
@@ -310,7 +311,7 @@ impl TaskStates {
         &mut self,
         dir: &Dir,
         process: &Process,
-        tid: i32,
+        tid: HostPid,
     ) -> Result<ThreadAttributes, Error> {
         match self.threads.remove(&tid) {
             Some((mark, attributes)) if holds(mark, thread_mark(process, tid)) => {
@@ -339,7 +340,7 @@ impl TaskStates {
     }
 }
 
-fn compared(pid: i32, differs: Option<&'static str>) -> Result<(), Error> {
+fn compared(pid: HostPid, differs: Option<&'static str>) -> Result<(), Error> {
     differs.map_or(Ok(()), |field| Err(Error::CrossCheck { pid, field }))
 }
 
@@ -351,7 +352,7 @@ fn process_mark(process: &Process) -> Option<NonZeroU64> {
     process.in_process.as_ref()?.mark
 }
 
-fn thread_mark(process: &Process, tid: i32) -> Option<NonZeroU64> {
+fn thread_mark(process: &Process, tid: HostPid) -> Option<NonZeroU64> {
     process.threads.get(&tid)?.in_task?.mark
 }
 

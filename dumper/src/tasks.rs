@@ -3,6 +3,7 @@
 use arch::regs::GeneralRegs;
 use collector::settings::{ProcessSettings, ThreadSettings};
 use collector::{Process, Thread};
+use ids::HostPid;
 use kernel::procfs::{Dir, PosixTimers, ProcFile};
 use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
 
@@ -31,7 +32,7 @@ pub(crate) struct TaskCapture {
 /// A thread that stands still.
 #[derive(Debug)]
 pub(crate) struct ThreadCapture {
-    pub(crate) tid: i32,
+    pub(crate) tid: HostPid,
     pub(crate) original: Original,
     pub(crate) attributes: ThreadAttributes,
     pub(crate) settings: ThreadSettings,

@@ -1,6 +1,7 @@
 //! Interval and POSIX timers: what is outside (`/proc/PID/timers`) joined to what the parasite
 //! read (settings and overruns).
 
+use ids::HostPid;
 use images::messages::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use kernel::procfs::{Notify, NotifyTarget, PosixTimer, PosixTimers};
 use parasite::task::{TimerState, TimerValue};
@@ -54,6 +55,6 @@ fn one(timer: &PosixTimer, state: &TimerState) -> PosixTimerEntry {
         insec: interval.fraction.cast_unsigned(),
         vsec: value.seconds.cast_unsigned(),
         vnsec: value.fraction.cast_unsigned(),
-        notify_thread_id: thread,
+        notify_thread_id: thread.map(HostPid::get),
     }
 }

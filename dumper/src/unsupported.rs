@@ -7,6 +7,7 @@ use std::io::Read;
 use arch::regs::Abi;
 use collector::settings::unusual;
 use collector::{Inventory, Process};
+use ids::HostPid;
 use kernel::cgroup::{Hierarchies, Version};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 use support::Unsupported;
@@ -23,7 +24,7 @@ use crate::processes::is_zombie;
 /// All that stands in the way, by `inventory` and what [the state of tasks](crate::task_state) tells. (Facts that are read
 /// later are looked at when they are.)
 pub(crate) fn find(
-    root: i32,
+    root: HostPid,
     inventory: &Inventory,
     of_tasks: Vec<Unsupported>,
     around: &Surroundings,
@@ -71,12 +72,12 @@ fn has_policy(text: &[u8]) -> bool {
 
 /// Threads that trace others, by the processes that say by whom their first threads are traced.
 fn of_tracers(tree: &[&Process]) -> Vec<Unsupported> {
-    let own: BTreeSet<i32> =
+    let own: BTreeSet<HostPid> =
         tree.iter().flat_map(|process| process.threads.keys()).copied().collect();
     let mut tracers = BTreeSet::new();
     for pid in processes().unwrap_or_default() {
         let status = Dir::open(pid).and_then(|dir| Status::read(&dir));
-        tracers.extend(status.ok().map(|status| status.tracer).filter(|it| own.contains(it)));
+        tracers.extend(status.ok().and_then(|status| status.tracer).filter(|it| own.contains(it)));
     }
     tracers.into_iter().flat_map(|tid| of_unusual(tid, unusual::TRACER)).collect()
 }
@@ -88,7 +89,7 @@ pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Unsupported> {
     if hierarchies.freezer().is_none() {
         return Vec::new();
     }
-    let frozen = |&pid: &i32| {
+    let frozen = |&pid: &HostPid| {
         let cgroup = hierarchies.frozen(Version::V1, pid).ok().flatten()?;
         let object = format!("cgroup {}", cgroup.directory().display());
         Some(support::cgroups::frozen(&cgroup.thaw_command()).of(pid, object))
@@ -97,7 +98,7 @@ pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Unsupported> {
 }
 
 /// Fails if there are any.
-pub(crate) fn refuse(root: i32, found: Vec<Unsupported>) -> Result<(), Error> {
+pub(crate) fn refuse(root: HostPid, found: Vec<Unsupported>) -> Result<(), Error> {
     match found.is_empty() {
         true => Ok(()),
         false => Err(Error::Refused { root, found }),
@@ -106,18 +107,18 @@ pub(crate) fn refuse(root: i32, found: Vec<Unsupported>) -> Result<(), Error> {
 
 /// What is around a dump: this process and its namespaces.
 pub(crate) fn surroundings(options: &DumpOptions) -> Result<Surroundings, Error> {
-    let own = std::process::id().cast_signed();
+    let own = HostPid::own();
     let namespaces = Namespaces::read(&Dir::open(own)?)?.0;
-    Ok(Surroundings { own, namespaces, shell_job: options.shell_job })
+    Ok(Surroundings { own: Some(own), namespaces, shell_job: options.shell_job })
 }
 
 /// A program that is not of this processor's own kind.
-pub(crate) fn of_program(pid: i32) -> Option<Unsupported> {
+pub(crate) fn of_program(pid: HostPid) -> Option<Unsupported> {
     is_32_bit(pid).then(|| of_program_of_32_bits(pid))
 }
 
 /// By the class byte of the program's ELF header.
-fn is_32_bit(pid: i32) -> bool {
+fn is_32_bit(pid: HostPid) -> bool {
     const CLASS_32: u8 = 1;
     let mut head = [0; 5];
     std::fs::File::open(format!("/proc/{pid}/exe"))
@@ -126,7 +127,7 @@ fn is_32_bit(pid: i32) -> bool {
 }
 
 /// What only a stopped thread shows: state of the processor that the images have no field for.
-pub(crate) fn of_thread(pid: i32, tid: i32, original: &Original) -> Result<(), Error> {
+pub(crate) fn of_thread(pid: HostPid, tid: HostPid, original: &Original) -> Result<(), Error> {
     if original.registers.abi() != Abi::Native {
         return refuse(pid, vec![of_code_of_32_bits(pid, tid)]);
     }

@@ -6,6 +6,7 @@ use arch::fpu::Layout;
 use collector::Inventory;
 use freezer::Release;
 use hooks::{Moment, Point};
+use ids::HostPid;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
     MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
@@ -21,8 +22,8 @@ use crate::core_entry;
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::files::mapping_status;
-use crate::ids;
 use crate::interrupted::{self, Delivery};
+use crate::kobj_ids;
 use crate::mappings::{self, Kind};
 use crate::memory::Pages;
 use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
@@ -153,15 +154,20 @@ fn encode(
     Ok(())
 }
 
+/// What has no number here has 0 in the images.
+fn or_zero(pid: Option<HostPid>) -> u32 {
+    pid.map_or(0, number)
+}
+
 /// Pids and tids are positive.
-const fn number(pid: i32) -> u32 {
-    pid.cast_unsigned()
+const fn number(pid: HostPid) -> u32 {
+    pid.unsigned()
 }
 
 fn process(
     state: &TreeState,
     writer: &ImageWriter,
-    pid: i32,
+    pid: HostPid,
     task: &TaskCapture,
     layout: &Layout,
     sets: &Sets,
@@ -196,7 +202,7 @@ fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
     vma.status & vma_status::VVAR != 0 && vma.end == end
 }
 
-fn memory_map(state: &TreeState, pid: i32, task: &TaskCapture) -> Result<MmEntry, Error> {
+fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmEntry, Error> {
     let (stat, report) = (&task.attributes.stat, task.report.as_ref());
     let process = state.inventory.processes.get(&pid);
     let (mut vmas, mut policies) = (Vec::new(), Vec::new());
@@ -283,12 +289,12 @@ fn zombies(state: &TreeState, writer: &ImageWriter) -> Result<(), Error> {
 }
 
 /// The process tree, parents before children.
-fn tree(state: &TreeState, writer: &ImageWriter, root: i32) -> Result<(), Error> {
+fn tree(state: &TreeState, writer: &ImageWriter, root: HostPid) -> Result<(), Error> {
     let processes = &state.inventory.processes;
     let mut ordered = vec![root];
     let mut at = 0;
     while let Some(&parent) = ordered.get(at) {
-        let children = processes.values().filter(|process| process.ppid == parent);
+        let children = processes.values().filter(|process| process.ppid == Some(parent));
         ordered.extend(children.map(|child| child.pid).filter(|&pid| pid != root));
         at += 1;
     }
@@ -297,9 +303,9 @@ fn tree(state: &TreeState, writer: &ImageWriter, root: i32) -> Result<(), Error>
         .filter_map(|pid| processes.get(pid))
         .map(|process| PstreeEntry {
             pid: number(process.pid),
-            ppid: if process.pid == root { 0 } else { number(process.ppid) },
-            pgid: number(process.pgid),
-            sid: number(process.sid),
+            ppid: if process.pid == root { 0 } else { or_zero(process.ppid) },
+            pgid: or_zero(process.pgid),
+            sid: or_zero(process.sid),
             threads: match state.tasks.get(&process.pid) {
                 Some(task) => task.threads.iter().map(|thread| number(thread.tid)).collect(),
                 None => vec![number(process.pid)],
@@ -315,7 +321,7 @@ pub(crate) fn inventory(id: &str) -> InventoryEntry {
     InventoryEntry {
         img_version: IMG_VERSION_1_1,
         fdinfo_per_id: Some(true),
-        root_ids: Some(ids::own()),
+        root_ids: Some(kobj_ids::own()),
         ns_per_id: Some(true),
         root_cg_set: Some(cgroups::OWN_SET),
         lsmtype: Some(LSM_NONE),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use ids::HostPid;
 use kernel::{cgroup, procfs};
 
 use crate::stop;
@@ -21,7 +22,7 @@ pub enum Error {
     #[error("stop process tree {root}")]
     Stop {
         /// Root of the tree.
-        root: i32,
+        root: HostPid,
         /// Why.
         #[source]
         source: stop::Error,
@@ -30,14 +31,14 @@ pub enum Error {
     #[error("make a thread to hold process tree {root}")]
     Thread {
         /// Root of the tree.
-        root: i32,
+        root: HostPid,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// The thread that would hold the tree panicked.
     #[error("stop process tree {0}: the thread that holds it is gone")]
-    Lost(i32),
+    Lost(HostPid),
     /// We would stop ourselves.
     #[error("freeze {0}: this process is in it")]
     Ourselves(PathBuf),
@@ -45,13 +46,13 @@ pub enum Error {
     #[error("freeze the cgroup of process {pid}: process {other} is in it and not in the tree")]
     Shared {
         /// Root of the tree.
-        pid: i32,
+        pid: HostPid,
         /// A process that would be stopped with it.
-        other: i32,
+        other: HostPid,
     },
     /// The tree is not in one cgroup that can be frozen.
     #[error("freeze the cgroup of process {0}: the tree is not in one of its own")]
-    NoCgroup(i32),
+    NoCgroup(HostPid),
     /// A cgroup cannot be stopped by ptrace.
     #[error("freeze cgroup {0} by ptrace: ptrace stops process trees")]
     CgroupByPtrace(String),

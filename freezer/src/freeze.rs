@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kernel::cgroup::{Cgroup, Hierarchies, Version};
+use ids::HostPid;
+use kernel::cgroup::{Cgroup, Hierarchies, Members, Version};
 use kernel::procfs;
 
 use crate::Error;
@@ -15,7 +16,7 @@ use crate::undo::{Deed, Undo};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A process and its descendants.
-    Tree(i32),
+    Tree(HostPid),
     /// A cgroup, by its path in the hierarchy.
     Cgroup(String),
 }
@@ -47,7 +48,7 @@ enum How {
         cgroup: Cgroup,
         /// Thaws it. `None` if somebody had frozen it before: it stays frozen for them.
         _undo: Option<Undo>,
-        processes: BTreeSet<i32>,
+        processes: BTreeSet<HostPid>,
     },
     Ptrace(Held),
 }
@@ -55,7 +56,7 @@ enum How {
 impl Freeze {
     /// Processes that are stopped.
     #[must_use]
-    pub const fn processes(&self) -> &BTreeSet<i32> {
+    pub const fn processes(&self) -> &BTreeSet<HostPid> {
         match &self.how {
             How::Cgroup { processes, .. } => processes,
             How::Ptrace(held) => held.processes(),
@@ -101,21 +102,21 @@ pub fn freeze(
             return Ok(Freeze { how: How::Ptrace(held), took: start.elapsed() });
         }
     };
-    let own = std::process::id().cast_signed();
-    if cgroup.processes()?.contains(&own) {
+    let own = HostPid::own();
+    if cgroup.members()?.processes.contains(&own) {
         return Err(Error::Ourselves(cgroup.directory().to_owned()));
     }
     let deed = if cgroup.freeze_is_asked()? { None } else { Some(Deed::freeze_of(&cgroup)?) };
     let undo = deed.map(|deed| Undo::before(undo, deed)).transpose()?;
     cgroup.freeze(within)?;
     let took = start.elapsed();
-    let processes = cgroup.processes()?.into_iter().collect();
+    let processes = cgroup.members()?.processes;
     Ok(Freeze { how: How::Cgroup { cgroup, _undo: undo, processes }, took })
 }
 
 enum Choice {
     Cgroup(Cgroup),
-    Ptrace(i32),
+    Ptrace(HostPid),
 }
 
 fn choose(target: &Target, method: Method) -> Result<Choice, Error> {
@@ -152,13 +153,16 @@ fn named(name: &str, version: Version) -> Result<Choice, Error> {
 }
 
 /// The cgroup that holds a tree and nothing else.
-fn own_cgroup(root: i32, version: Version) -> Result<Cgroup, Error> {
+fn own_cgroup(root: HostPid, version: Version) -> Result<Cgroup, Error> {
     let hierarchies = Hierarchies::find()?;
     let cgroup = hierarchies.of_process(version, root)?.ok_or(Error::NoCgroup(root))?;
-    let tree: BTreeSet<i32> = procfs::tree(root)?.into_iter().collect();
-    let inside: BTreeSet<i32> = cgroup.processes()?.into_iter().collect();
+    let tree: BTreeSet<HostPid> = procfs::tree(root)?.into_iter().collect();
+    let Members { processes: inside, hidden } = cgroup.members()?;
     if let Some(other) = inside.difference(&tree).next() {
         return Err(Error::Shared { pid: root, other: *other });
+    }
+    if hidden > 0 {
+        return Err(Error::NoCgroup(root));
     }
     // Zombies have left their cgroup; anything else that is elsewhere would run on.
     match tree.difference(&inside).find(|pid| !is_dead(**pid)) {
@@ -167,7 +171,7 @@ fn own_cgroup(root: i32, version: Version) -> Result<Cgroup, Error> {
     }
 }
 
-fn is_dead(pid: i32) -> bool {
+fn is_dead(pid: HostPid) -> bool {
     use procfs::ProcFile;
     procfs::Dir::open(pid).and_then(|dir| procfs::Stat::read(&dir)).is_ok_and(|stat| stat.is_dead())
 }

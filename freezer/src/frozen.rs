@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ids::HostPid;
 use kernel::ptrace::Stopped;
 
 /// One stopped thread.
@@ -15,7 +16,7 @@ pub struct FrozenThread {
 }
 
 /// Stopped threads by process and tid.
-pub type Processes = BTreeMap<i32, BTreeMap<i32, FrozenThread>>;
+pub type Processes = BTreeMap<HostPid, BTreeMap<HostPid, FrozenThread>>;
 
 /// A tree that stands still.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Frozen {
     /// When the first thread was told to stop.
     pub since: Instant,
     /// Stop signals that came from others meanwhile, by process: sent again at the release.
-    pub postponed: Vec<(i32, i32)>,
+    pub postponed: Vec<(HostPid, i32)>,
 }
 
 /// What becomes of the tree.
@@ -44,12 +45,12 @@ pub enum Release {
 impl Frozen {
     /// Whether a thread of a process is among those that stand still.
     #[must_use]
-    pub fn has(&self, pid: i32, tid: i32) -> bool {
+    pub fn has(&self, pid: HostPid, tid: HostPid) -> bool {
         self.processes.get(&pid).is_some_and(|threads| threads.contains_key(&tid))
     }
 
     /// Lets go of all processes but these: they run on.
-    pub fn keep_only(&mut self, is_ours: impl Fn(i32) -> bool) {
+    pub fn keep_only(&mut self, is_ours: impl Fn(HostPid) -> bool) {
         self.processes.retain(|pid, threads| {
             let ours = is_ours(*pid);
             if !ours {
@@ -88,12 +89,9 @@ impl Drop for Frozen {
     }
 }
 
-fn signal(pid: i32, signal: i32) {
+fn signal(pid: HostPid, signal: i32) {
     // It can only fail because the process is gone, and then there is nobody to tell.
-    let _gone = nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::try_from(signal).ok(),
-    );
+    let _gone = kernel::process::send_signal(pid, signal);
 }
 
 pub(crate) fn detach(thread: &mut FrozenThread) {

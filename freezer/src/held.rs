@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ids::HostPid;
 use kernel::procfs::{self, Dir, ProcFile, Stat};
 
 use crate::Error;
@@ -15,14 +16,14 @@ use crate::stop::{self, stop};
 /// A tree that a thread of ours holds stopped; dropping it lets the tree run.
 #[derive(Debug)]
 pub(crate) struct Held {
-    processes: BTreeSet<i32>,
+    processes: BTreeSet<HostPid>,
     release: Option<Sender<()>>,
     holder: Option<JoinHandle<()>>,
 }
 
 impl Held {
     /// Stops a tree, within a time.
-    pub(crate) fn stop(root: i32, within: Duration) -> Result<Self, Error> {
+    pub(crate) fn stop(root: HostPid, within: Duration) -> Result<Self, Error> {
         let (report, reported) = channel();
         let (release, released) = channel();
         let holder = std::thread::Builder::new()
@@ -34,7 +35,7 @@ impl Held {
         Ok(Self { processes, release: Some(release), holder: Some(holder) })
     }
 
-    pub(crate) const fn processes(&self) -> &BTreeSet<i32> {
+    pub(crate) const fn processes(&self) -> &BTreeSet<HostPid> {
         &self.processes
     }
 }
@@ -51,10 +52,10 @@ impl Drop for Held {
     }
 }
 
-type StopReply = Sender<Result<BTreeSet<i32>, Error>>;
+type StopReply = Sender<Result<BTreeSet<HostPid>, Error>>;
 
 /// The life of a holder.
-fn hold(root: i32, within: Duration, report: &StopReply, released: &Receiver<()>) {
+fn hold(root: HostPid, within: Duration, report: &StopReply, released: &Receiver<()>) {
     let (frozen, told) = match stop_whole(root, within) {
         Ok(frozen) => {
             let processes = frozen.processes.keys().copied().collect();
@@ -73,7 +74,7 @@ fn hold(root: i32, within: Duration, report: &StopReply, released: &Receiver<()>
 }
 
 /// Stops every thread of a tree, and looks until there is none that was missed.
-fn stop_whole(root: i32, within: Duration) -> Result<Frozen, stop::Error> {
+fn stop_whole(root: HostPid, within: Duration) -> Result<Frozen, stop::Error> {
     let mut frozen = stop(root, within, Some(within))?;
     loop {
         let missed = running(root, &frozen)?;
@@ -85,13 +86,13 @@ fn stop_whole(root: i32, within: Duration) -> Result<Frozen, stop::Error> {
 }
 
 /// The processes and threads of a tree that do not stand still.
-fn running(root: i32, frozen: &Frozen) -> Result<Vec<(i32, i32)>, procfs::Error> {
+fn running(root: HostPid, frozen: &Frozen) -> Result<Vec<(HostPid, HostPid)>, procfs::Error> {
     let mut running = Vec::new();
     for pid in procfs::tree(root)? {
         let Ok(dir) = Dir::open(pid) else { continue };
         let threads = dir.threads().unwrap_or_default();
         let others = threads.into_iter().filter(|&tid| !frozen.has(pid, tid));
-        let lives = |tid: &i32| {
+        let lives = |tid: &HostPid| {
             let stat = dir.thread(*tid).and_then(|thread| Stat::read(&thread));
             stat.is_ok_and(|stat| !stat.is_dead())
         };

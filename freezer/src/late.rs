@@ -2,36 +2,41 @@
 
 use std::collections::BTreeMap;
 
+use ids::HostPid;
 use kernel::cgroup::{Cgroup, Hierarchies, Version};
 use kernel::kcmp::{self, Resource};
 use kernel::procfs::{self, Dir, ProcFile, Stat};
 
 /// The children for which a thread waits in a vfork: while it does it cannot stop, and they use its
 /// memory.
-pub(crate) fn vfork_children(tid: i32) -> Vec<i32> {
+pub(crate) fn vfork_children(tid: HostPid) -> Vec<HostPid> {
     if state(tid) != Some('D') {
         return Vec::new();
     }
     let children = Dir::open(tid).and_then(|dir| procfs::children(&dir)).unwrap_or_default();
     let shares =
-        |child: &i32| kcmp::resources(*child, tid, Resource::Memory).is_ok_and(|o| o.is_eq());
+        |child: &HostPid| kcmp::resources(*child, tid, Resource::Memory).is_ok_and(|o| o.is_eq());
     children.into_iter().filter(shares).collect()
 }
 
 /// The cgroup that keeps a task from running, and so from stopping. (A task of a frozen cgroup of the
 /// second version does stop.)
-fn frozen_cgroup(tid: i32) -> Option<Cgroup> {
+fn frozen_cgroup(tid: HostPid) -> Option<Cgroup> {
     Hierarchies::find().and_then(|all| all.frozen(Version::V1, tid)).ok().flatten()
 }
 
-fn state(tid: i32) -> Option<char> {
+fn state(tid: HostPid) -> Option<char> {
     Dir::open(tid).and_then(|dir| Stat::read(&dir)).ok().map(|stat| stat.state.into())
 }
 
 /// The first of the threads that have not stopped, and what it is at. `hurrying` are children of
 /// vforks, with the threads that wait for them.
-pub(crate) fn why_late(late: &[i32], root: i32, hurrying: &BTreeMap<i32, i32>) -> (i32, String) {
-    let waits = |tid: &&i32| !hurrying.contains_key(tid);
+pub(crate) fn why_late(
+    late: &[HostPid],
+    root: HostPid,
+    hurrying: &BTreeMap<HostPid, HostPid>,
+) -> (HostPid, String) {
+    let waits = |tid: &&HostPid| !hurrying.contains_key(tid);
     let tid = late.iter().find(waits).or(late.first()).copied().unwrap_or(root);
     let state = state(tid).unwrap_or('?');
     let why = if let Some(cgroup) = frozen_cgroup(tid) {

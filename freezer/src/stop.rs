@@ -12,6 +12,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
+use kernel::process::own_thread;
 use kernel::procfs::{self, Dir, ProcFile, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
@@ -31,15 +33,15 @@ pub enum Error {
     #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
     Traced {
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// Its tracer.
-        tracer: i32,
+        tracer: HostPid,
     },
     /// A thread did not stop in time.
     #[error("thread {tid} did not stop within {} ms (tried {tries} times): {why}", after.as_millis())]
     DidNotStop {
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// What it seems to be at.
         why: String,
         /// How long it was given, with pauses.
@@ -53,13 +55,13 @@ pub enum Error {
     )]
     Slipped {
         /// Its process.
-        pid: i32,
+        pid: HostPid,
         /// The task.
-        tid: i32,
+        tid: HostPid,
     },
     /// The root ended before it could be stopped.
     #[error("process {0} has ended")]
-    RootEnded(i32),
+    RootEnded(HostPid),
 }
 
 impl Error {
@@ -101,7 +103,7 @@ const OPTIONS: Options =
 ///
 /// # Errors
 /// If it cannot be stopped; it runs on.
-pub fn stop(root: i32, within: Duration, limit: Option<Duration>) -> Result<Frozen, Error> {
+pub fn stop(root: HostPid, within: Duration, limit: Option<Duration>) -> Result<Frozen, Error> {
     let started = Instant::now();
     let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
     let mut patience = FIRST_PATIENCE.min(most);
@@ -144,14 +146,14 @@ fn let_run(mut late: Vec<Running>, until: Instant) {
 }
 
 struct Attempt {
-    root: i32,
-    running: BTreeMap<i32, Running>,
+    root: HostPid,
+    running: BTreeMap<HostPid, Running>,
     /// Processes of the threads that were found in /proc.
-    process_of: BTreeMap<i32, i32>,
-    stopped: BTreeMap<i32, FrozenThread>,
+    process_of: BTreeMap<HostPid, HostPid>,
+    stopped: BTreeMap<HostPid, FrozenThread>,
     /// Children of vforks, with the threads that wait in the kernel for them to execute a program or to
     /// end: they must run until those stop.
-    hurrying: BTreeMap<i32, i32>,
+    hurrying: BTreeMap<HostPid, HostPid>,
     /// When it was last looked for such children.
     hurried: Instant,
     since: Instant,
@@ -159,7 +161,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(root: i32, patience: Duration) -> Self {
+    fn new(root: HostPid, patience: Duration) -> Self {
         Self {
             root,
             patience,
@@ -212,7 +214,7 @@ impl Attempt {
         Ok(any)
     }
 
-    fn seize(&mut self, dir: &Dir, tid: i32) -> Result<bool, Error> {
+    fn seize(&mut self, dir: &Dir, tid: HostPid) -> Result<bool, Error> {
         if self.running.contains_key(&tid) {
             return Ok(false);
         }
@@ -230,14 +232,14 @@ impl Attempt {
         if matches!(status.state, b'Z' | b'X') {
             return Ok(false);
         }
-        if status.tracer == nix::unistd::gettid().as_raw() {
+        if status.tracer == Some(own_thread()) {
             // Born of a task that was already seized.
             self.running.insert(tid, Running::traced_from_birth(tid));
             return Ok(true);
         }
         match status.tracer {
-            0 => Err(error.into()),
-            tracer => Err(Error::Traced { tid, tracer }),
+            None => Err(error.into()),
+            Some(tracer) => Err(Error::Traced { tid, tracer }),
         }
     }
 
@@ -284,7 +286,7 @@ impl Attempt {
             std::thread::sleep(NAP);
             return Ok(());
         }
-        let late: Vec<i32> = self.running.keys().copied().collect();
+        let late: Vec<HostPid> = self.running.keys().copied().collect();
         let (tid, why) = why_late(&late, self.root, &self.hurrying);
         Err(Error::DidNotStop { tid, why, after, tries: 1 })
     }
@@ -292,7 +294,7 @@ impl Attempt {
     /// Sets those going again that others wait for in a vfork which began before they were seized.
     fn hurry(&mut self) -> Result<(), Error> {
         let running = self.running.keys().copied();
-        let late: Vec<i32> = running.filter(|tid| !self.hurrying.contains_key(tid)).collect();
+        let late: Vec<HostPid> = running.filter(|tid| !self.hurrying.contains_key(tid)).collect();
         for tid in late {
             for child in vfork_children(tid) {
                 if self.hurrying.insert(child, tid).is_none() {
@@ -304,7 +306,7 @@ impl Attempt {
     }
 
     /// Resumes a task that has stopped before it was known that another one waits for it.
-    fn set_going(&mut self, tid: i32) {
+    fn set_going(&mut self, tid: HostPid) {
         if let Some(FrozenThread { stopped: Some(stopped), .. }) = self.stopped.remove(&tid)
             && let Ok(running) = stopped.resume(0)
         {
@@ -323,7 +325,9 @@ impl Attempt {
             Stop::Syscall => stopped.resume(0),
             Stop::Event(event) => {
                 let vfork = event == libc::PTRACE_EVENT_VFORK;
-                self.born(stopped.event_message()? as i32, vfork.then_some(tid));
+                if let Some(born) = HostPid::new(stopped.event_message()? as i32) {
+                    self.born(born, vfork.then_some(tid));
+                }
                 stopped.resume(0)
             }
         };
@@ -345,8 +349,8 @@ impl Attempt {
     }
 
     /// A parent that stops, or ends, has its vfork behind it: the child need not run any more.
-    fn has_been_waited_for(&mut self, parent: i32) -> Result<(), Error> {
-        let children: Vec<i32> =
+    fn has_been_waited_for(&mut self, parent: HostPid) -> Result<(), Error> {
+        let children: Vec<HostPid> =
             self.hurrying.iter().filter(|(_, by)| **by == parent).map(|(tid, _)| *tid).collect();
         for child in children {
             self.hurrying.remove(&child);
@@ -358,7 +362,7 @@ impl Attempt {
     }
 
     /// `waits` is the thread that waits for it, if one does.
-    fn born(&mut self, tid: i32, waits: Option<i32>) {
+    fn born(&mut self, tid: HostPid, waits: Option<HostPid>) {
         if let Some(parent) = waits {
             self.hurrying.insert(tid, parent);
             // Its stop at birth may have been seen before its parent told of it.
@@ -369,7 +373,7 @@ impl Attempt {
         }
     }
 
-    fn forget(&mut self, tid: i32) -> Result<(), Error> {
+    fn forget(&mut self, tid: HostPid) -> Result<(), Error> {
         self.running.remove(&tid);
         self.stopped.remove(&tid);
         self.process_of.remove(&tid);
@@ -406,7 +410,7 @@ impl Frozen {
     ///
     /// # Errors
     /// As [`stop`], and if tasks are missed again and again.
-    pub fn stop_missed(&mut self, missed: &[(i32, i32)]) -> Result<(), Error> {
+    pub fn stop_missed(&mut self, missed: &[(HostPid, HostPid)]) -> Result<(), Error> {
         let Some(&(pid, tid)) = missed.first() else { return Ok(()) };
         self.missed += 1;
         if self.missed > MISSED {

@@ -18,6 +18,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ids::HostPid;
 use kernel::boot::boot;
 use kernel::cgroup::{Cgroup, Version};
 use nix::fcntl::{Flock, FlockArg};
@@ -113,7 +114,7 @@ struct Record<D> {
     /// Of the machine; `None` where the kernel does not tell.
     boot: Option<u64>,
     /// Who did it, for people.
-    pid: i32,
+    pid: HostPid,
     deed: D,
 }
 
@@ -133,7 +134,7 @@ impl Undo {
     /// If it cannot be written: then it must not be done.
     pub fn before(place: &Path, deed: Deed) -> Result<Self, Error> {
         let failed = |source| Error::Undo { operation: "write", path: place.to_owned(), source };
-        let record = Record { boot: boot(), pid: own_pid(), deed: &deed };
+        let record = Record { boot: boot(), pid: HostPid::own(), deed: &deed };
         let text = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
         let (path, lock) = create(place).map_err(failed)?;
         let written = (&*lock)
@@ -159,10 +160,6 @@ impl Drop for Undo {
     }
 }
 
-fn own_pid() -> i32 {
-    std::process::id().cast_signed()
-}
-
 fn remove(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -177,7 +174,7 @@ fn create(place: &Path) -> io::Result<(PathBuf, Flock<File>)> {
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
     let mut number = 0u32;
     loop {
-        let path = place.join(format!("{}-{number}.json", own_pid()));
+        let path = place.join(format!("{}-{number}.json", HostPid::own()));
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => {
                 let lock =
@@ -220,7 +217,7 @@ fn left(place: &Path) -> Vec<PathBuf> {
     if !place.symlink_metadata().is_ok_and(|metadata| ours(&metadata)) {
         return Vec::new();
     }
-    let number = |path: &PathBuf| -> Option<(i32, u32)> {
+    let number = |path: &PathBuf| -> Option<(HostPid, u32)> {
         let (pid, number) = path.file_name()?.to_str()?.strip_suffix(".json")?.split_once('-')?;
         Some((pid.parse().ok()?, number.parse().ok()?))
     };
@@ -233,7 +230,7 @@ fn left(place: &Path) -> Vec<PathBuf> {
 }
 
 /// Undoes what a file tells of, if its writer is gone: who that was, and what.
-fn undo_file(path: &Path) -> Result<Option<(i32, Deed)>, Error> {
+fn undo_file(path: &Path) -> Result<Option<(HostPid, Deed)>, Error> {
     /// More than any file has.
     const LONGEST: u64 = 1 << 16;
     let failed = |operation| {
@@ -314,7 +311,7 @@ mod tests {
         assert_eq!(left(&place), [second.path.clone(), undo.path.clone()]);
         let text = std::fs::read(&undo.path).unwrap();
         let record: Record<Deed> = serde_json::from_slice(&text).unwrap();
-        assert_eq!((record.boot, record.pid, record.deed), (boot(), own_pid(), deed()));
+        assert_eq!((record.boot, record.pid, record.deed), (boot(), HostPid::own(), deed()));
         assert_eq!(undo_left(&place), []);
         assert!(undo.path.exists());
         drop((undo, second));

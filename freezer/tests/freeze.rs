@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Group, Tree, eventually, frozen};
+use ids::HostPid;
 use kernel::cgroup::Version;
 use kernel::ptrace::{Options, Running};
 use stasis_freezer::{Error, Method, Release, Target, freeze, stop, stop_thread, undo_left};
@@ -142,7 +143,9 @@ fn a_tree_is_released_as_it_is_asked_for() {
     assert!(frozen.processes[&tree.pid()][&tree.pid()].group_stop != 0);
     drop(frozen);
     eventually("job control keeps both", || tree.states() == b"TT");
-    assert!(matches!(stop(i32::MAX, SECOND, None), Err(error) if error.is_gone()));
+    assert!(
+        matches!(stop(HostPid::new(i32::MAX).unwrap(), SECOND, None), Err(error) if error.is_gone())
+    );
 }
 
 #[test]

@@ -9,6 +9,8 @@
 use std::error::Error;
 use std::path::Path;
 
+use ids::HostPid;
+
 /// A point of a dump or restore, by CRIU's names (4.2). First those of a dump, then those of a restore,
 /// in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,7 +145,7 @@ pub struct Moment<'a> {
     /// The point.
     pub point: Point,
     /// The root of the tree as the caller numbers it, once that is known.
-    pub root: Option<i32>,
+    pub root: Option<HostPid>,
     /// The directory of the images. They are whole from `post-dump` on.
     pub images: &'a Path,
 }

@@ -5,6 +5,8 @@ use std::num::NonZeroI32;
 use std::process::Child;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// What cannot be the number of a task: zero, negative, more than the kernel's type holds, or no
 /// number at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +23,8 @@ impl std::error::Error for NoPid {}
 macro_rules! pid {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "i32", try_from = "i32")]
         pub struct $name(NonZeroI32);
 
         impl $name {
@@ -44,6 +47,12 @@ macro_rules! pid {
             #[must_use]
             pub const fn unsigned(self) -> u32 {
                 self.get().cast_unsigned()
+            }
+        }
+
+        impl From<$name> for i32 {
+            fn from(pid: $name) -> Self {
+                pid.get()
             }
         }
 

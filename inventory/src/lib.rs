@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU64;
 
+use ids::HostPid;
 use serde::{Serialize, Serializer};
 
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
@@ -15,17 +16,20 @@ use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// Thread group id.
-    pub pid: i32,
-    /// Parent's thread group id, 0 for none that this pid namespace can name.
-    pub ppid: i32,
-    /// Process group id.
-    pub pgid: i32,
-    /// Session id.
-    pub sid: i32,
+    pub pid: HostPid,
+    /// Parent's thread group id; `None` if this pid namespace has no number for it.
+    #[serde(serialize_with = "or_zero")]
+    pub ppid: Option<HostPid>,
+    /// Process group id; `None` if this pid namespace has no number for it.
+    #[serde(serialize_with = "or_zero")]
+    pub pgid: Option<HostPid>,
+    /// Session id; `None` if this pid namespace has no number for it.
+    #[serde(serialize_with = "or_zero")]
+    pub sid: Option<HostPid>,
     /// What the process is doing, as far as a checkpoint cares.
     pub state: ProcessState,
     /// The threads by tid, the leader among them.
-    pub threads: BTreeMap<i32, Thread>,
+    pub threads: BTreeMap<HostPid, Thread>,
     /// The mappings, by rising address.
     pub mappings: Vec<Mapping>,
     /// The open files, by rising descriptor number.
@@ -113,21 +117,21 @@ pub struct Action {
 }
 
 /// Whose tables a process uses: for each, the lowest pid of this inventory that has the same one,
-/// which is its own pid when it shares with none of a lower pid. 0 for a table that is gone (a
+/// which is its own pid when it shares with none of a lower pid. `None` for a table that is gone (a
 /// zombie) or never was (a kernel thread).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tables {
     /// Address space (`CLONE_VM`).
-    pub memory: i32,
+    pub memory: Option<HostPid>,
     /// Descriptors (`CLONE_FILES`).
-    pub files: i32,
+    pub files: Option<HostPid>,
     /// Root, working directory and umask (`CLONE_FS`).
-    pub file_system: i32,
+    pub file_system: Option<HostPid>,
     /// Signal handlers (`CLONE_SIGHAND`).
-    pub signal_handlers: i32,
+    pub signal_handlers: Option<HostPid>,
     /// Of each of these, in this order, another process that has the same: one that is not in the
-    /// inventory, if there is any (which the /proc reader does not look for); 0 for none.
-    pub others: [i32; 4],
+    /// inventory, if there is any (which the /proc reader does not look for).
+    pub others: [Option<HostPid>; 4],
 }
 
 /// The states that a checkpoint treats differently.
@@ -148,7 +152,7 @@ pub enum ProcessState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Thread {
     /// Thread id.
-    pub tid: i32,
+    pub tid: HostPid,
     /// Start, in clock ticks since boot (`/proc/PID/stat` field 22): with the tid it names a
     /// thread for ever.
     pub start_time: u64,
@@ -304,15 +308,21 @@ pub struct FileMark {
 impl OpenFile {
     /// The name of the description whose lowest holder is descriptor `fd` of process `pid`.
     #[must_use]
-    pub const fn description_of(pid: i32, fd: i32) -> u64 {
-        ((pid.cast_unsigned() as u64) << 32) | fd.cast_unsigned() as u64
+    pub const fn description_of(pid: HostPid, fd: i32) -> u64 {
+        ((pid.unsigned() as u64) << 32) | fd.cast_unsigned() as u64
     }
 
-    /// The process and the descriptor that the description is named by.
+    /// The process and the descriptor that the description is named by; `None` if it has not been named.
     #[must_use]
-    pub const fn lowest_holder(&self) -> (i32, i32) {
-        (((self.description >> 32) as u32).cast_signed(), (self.description as u32).cast_signed())
+    pub fn lowest_holder(&self) -> Option<(HostPid, i32)> {
+        let pid = HostPid::try_from((self.description >> 32) as u32).ok()?;
+        Some((pid, (self.description as u32).cast_signed()))
     }
+}
+
+/// A number of a process for who reads it in JSON: 0 stands for none.
+fn or_zero<S: Serializer>(pid: &Option<HostPid>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i32(pid.map_or(0, HostPid::get))
 }
 
 fn lossy<S: Serializer>(text: &OsString, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ids::HostPid;
 use nix::errno::Errno;
 
 pub use load::{Called, MapSpec, ProgramSpec, map_constant, map_create, program_load};
@@ -25,11 +26,21 @@ const BPF_TRACE_ITER: u32 = 28;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IterTarget {
     /// One thread.
-    Thread(i32),
+    Thread(HostPid),
     /// All threads of a process.
-    Process(i32),
+    Process(HostPid),
     /// All threads of the machine.
     All,
+}
+
+impl std::fmt::Display for IterTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Thread(tid) => write!(f, "thread {tid}"),
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::All => f.write_str("all processes"),
+        }
+    }
 }
 
 /// `union bpf_iter_link_info`, of which this is the largest member.
@@ -145,8 +156,8 @@ pub fn raw_tracepoint(program: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// `EPERM` without the right to use BPF, `EINVAL` from kernels before 6.1, which cannot filter.
 pub fn iter_link(program: BorrowedFd<'_>, target: IterTarget) -> Result<OwnedFd, Errno> {
     let (tid, pid) = match target {
-        IterTarget::Thread(tid) => (tid.cast_unsigned(), 0),
-        IterTarget::Process(pid) => (0, pid.cast_unsigned()),
+        IterTarget::Thread(tid) => (tid.unsigned(), 0),
+        IterTarget::Process(pid) => (0, pid.unsigned()),
         IterTarget::All => (0, 0),
     };
     let info = IterLinkInfo { tid, pid, pid_fd: 0, padding: 0 };

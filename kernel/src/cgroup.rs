@@ -9,6 +9,7 @@
 mod directories;
 mod parse;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -21,6 +22,7 @@ use crate::procfs::{self, Dir, Mounts, ProcFile};
 
 pub use directories::GroupDirectories;
 
+use ids::HostPid;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Why a cgroup could not be found, stopped or resumed.
@@ -73,7 +75,7 @@ pub enum Error {
     #[error("find the {version} of process {pid}: {path} is outside the mounted part")]
     Outside {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// Which hierarchy.
         version: Version,
         /// Its cgroup.
@@ -131,7 +133,7 @@ impl Hierarchies {
     /// # Errors
     /// If the mounts cannot be read.
     pub fn find() -> Result<Self, Error> {
-        let own = Dir::open(std::process::id().cast_signed())?;
+        let own = Dir::open(HostPid::own())?;
         Ok(Self::among(&Mounts::read(&own)?))
     }
 
@@ -178,7 +180,7 @@ impl Hierarchies {
     ///
     /// # Errors
     /// If the hierarchy is not mounted, or the process gone or outside its mounted part.
-    pub fn of_process(&self, version: Version, pid: i32) -> Result<Option<Cgroup>, Error> {
+    pub fn of_process(&self, version: Version, pid: HostPid) -> Result<Option<Cgroup>, Error> {
         let mount = self.mount(version)?;
         let memberships = procfs::Cgroup::read(&Dir::open(pid)?)?;
         let membership = match version {
@@ -202,7 +204,7 @@ impl Hierarchies {
     ///
     /// # Errors
     /// If the hierarchy is not mounted, or the process gone or outside its mounted part.
-    pub fn frozen(&self, version: Version, pid: i32) -> Result<Option<Cgroup>, Error> {
+    pub fn frozen(&self, version: Version, pid: HostPid) -> Result<Option<Cgroup>, Error> {
         let Some(own) = self.of_process(version, pid)? else { return Ok(None) };
         let top = &self.mount(version)?.point;
         let above = own.directory.ancestors().take_while(|directory| *directory != top);
@@ -223,6 +225,15 @@ impl Hierarchies {
             .ok_or_else(|| Error::Name(name.to_owned()))?;
         Ok(Cgroup { version, directory: mount.point.join(below) })
     }
+}
+
+/// The processes of a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Those that our pid namespace has numbers for.
+    pub processes: BTreeSet<HostPid>,
+    /// How many others there are.
+    pub hidden: usize,
 }
 
 /// One cgroup that can be frozen.
@@ -255,7 +266,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// If the cgroup is gone or cannot be read.
-    pub fn processes(&self) -> Result<Vec<i32>, Error> {
+    pub fn members(&self) -> Result<Members, Error> {
         let mut pids = Vec::new();
         let mut waiting = vec![self.directory.clone()];
         while let Some(directory) = waiting.pop() {
@@ -270,8 +281,8 @@ impl Cgroup {
                 }
             }
         }
-        pids.sort_unstable();
-        Ok(pids)
+        let hidden = pids.iter().filter(|pid| pid.is_none()).count();
+        Ok(Members { processes: pids.into_iter().flatten().collect(), hidden })
     }
 
     /// Whether somebody asked for this very cgroup to be frozen (whether or not all its tasks

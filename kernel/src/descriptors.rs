@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use ids::{HostPid, ImagePid};
+
 /// Who is signalled when input or output becomes possible.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner<Pid> {
     /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
     pub kind: i32,
-    /// The thread, process or process group; 0 for nobody.
-    pub pid: i32,
+    /// The thread, process or process group; `None` for nobody.
+    pub pid: Option<Pid>,
 }
 
 #[repr(C)]
@@ -37,19 +39,20 @@ fn answer(value: libc::c_int) -> io::Result<i32> {
 ///
 /// # Errors
 /// For `O_PATH` descriptors.
-pub fn owner(fd: impl AsFd) -> io::Result<Owner> {
+pub fn owner(fd: impl AsFd) -> io::Result<Owner<HostPid>> {
     let mut raw = FOwnerEx { kind: 0, pid: 0 };
     // SAFETY: the kernel writes one `f_owner_ex`, which `raw` has the layout of.
     answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_GETOWN_EX, &raw mut raw) })?;
-    Ok(Owner { kind: raw.kind, pid: raw.pid })
+    Ok(Owner { kind: raw.kind, pid: HostPid::new(raw.pid) })
 }
 
-/// Makes a file signal somebody, with the caller's credentials of this moment.
+/// Makes a file signal somebody, with the caller's credentials of this moment. The caller is a task of the
+/// tree, in its own pid namespace.
 ///
 /// # Errors
 /// When there is no such thread, process or group.
-pub fn set_owner(fd: impl AsFd, owner: Owner) -> io::Result<()> {
-    let raw = FOwnerEx { kind: owner.kind, pid: owner.pid };
+pub fn set_owner(fd: impl AsFd, owner: Owner<ImagePid>) -> io::Result<()> {
+    let raw = FOwnerEx { kind: owner.kind, pid: owner.pid.map_or(0, ImagePid::get) };
     // SAFETY: the kernel reads one `f_owner_ex`, which `raw` has the layout of.
     answer(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), F_SETOWN_EX, &raw const raw) }).map(drop)
 }
@@ -316,7 +319,12 @@ struct KcmpEpollSlot {
 ///
 /// # Errors
 /// When one of them is gone, or may not be looked into.
-pub fn is_epoll_target(pid: i32, fd: i32, epoll_pid: i32, slot: EpollSlot) -> io::Result<bool> {
+pub fn is_epoll_target(
+    pid: HostPid,
+    fd: i32,
+    epoll_pid: HostPid,
+    slot: EpollSlot,
+) -> io::Result<bool> {
     let raw = KcmpEpollSlot {
         efd: slot.epoll.cast_unsigned(),
         tfd: slot.added_as.cast_unsigned(),
@@ -324,7 +332,14 @@ pub fn is_epoll_target(pid: i32, fd: i32, epoll_pid: i32, slot: EpollSlot) -> io
     };
     // SAFETY: the kernel reads one `kcmp_epoll_slot`, which `raw` has the layout of.
     let order = unsafe {
-        libc::syscall(libc::SYS_kcmp, pid, epoll_pid, KCMP_EPOLL_TFD, fd, &raw const raw)
+        libc::syscall(
+            libc::SYS_kcmp,
+            pid.get(),
+            epoll_pid.get(),
+            KCMP_EPOLL_TFD,
+            fd,
+            &raw const raw,
+        )
     };
     if order < 0 { Err(io::Error::last_os_error()) } else { Ok(order == 0) }
 }
@@ -339,7 +354,7 @@ mod tests {
         let (read, write) = nix::unistd::pipe().unwrap();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         epoll.add(&read, EpollEvent::new(EpollFlags::EPOLLIN, 7)).unwrap();
-        let pid = std::process::id().cast_signed();
+        let pid = HostPid::own();
         let slot = EpollSlot { epoll: epoll.0.as_raw_fd(), added_as: read.as_raw_fd(), nth: 0 };
         assert!(is_epoll_target(pid, read.as_raw_fd(), pid, slot).unwrap());
         assert!(!is_epoll_target(pid, write.as_raw_fd(), pid, slot).unwrap());
@@ -363,11 +378,11 @@ mod tests {
     #[test]
     fn owner_and_signal_of_a_pipe() {
         let (read, _write) = nix::unistd::pipe().unwrap();
-        assert_eq!(owner(&read).unwrap().pid, 0);
-        let me = Owner { kind: 1, pid: std::process::id().cast_signed() };
-        set_owner(&read, me).unwrap();
+        assert_eq!(owner(&read).unwrap().pid, None);
+        let own = ImagePid::new(HostPid::own().get());
+        set_owner(&read, Owner { kind: 1, pid: own }).unwrap();
         set_signal(&read, libc::SIGUSR1).unwrap();
-        assert_eq!(owner(&read).unwrap(), me);
+        assert_eq!(owner(&read).unwrap(), Owner { kind: 1, pid: Some(HostPid::own()) });
         assert_eq!(signal(&read).unwrap(), libc::SIGUSR1);
     }
 }

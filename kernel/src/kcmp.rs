@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use ids::HostPid;
 use nix::errno::Errno;
 
 /// What two tasks may share.
@@ -43,7 +44,7 @@ impl Resource {
 /// # Errors
 /// `ESRCH` if a task has gone, `EPERM` without the right to trace both, `ENOSYS` where the kernel
 /// has no `kcmp`.
-pub fn resources(first: i32, second: i32, resource: Resource) -> Result<Ordering, Errno> {
+pub fn resources(first: HostPid, second: HostPid, resource: Resource) -> Result<Ordering, Errno> {
     kcmp(first, second, resource.number(), 0, 0)
 }
 
@@ -51,19 +52,20 @@ pub fn resources(first: i32, second: i32, resource: Resource) -> Result<Ordering
 ///
 /// # Errors
 /// As [`resources`], and `EBADF` if a descriptor is not open.
-pub fn files(first: (i32, i32), second: (i32, i32)) -> Result<Ordering, Errno> {
+pub fn files(first: (HostPid, i32), second: (HostPid, i32)) -> Result<Ordering, Errno> {
     // A negative descriptor becomes a number that no table reaches, hence EBADF.
     let number = |fd: i32| libc::c_ulong::from(fd.cast_unsigned());
     kcmp(first.0, second.0, KCMP_FILE, number(first.1), number(second.1))
 }
 
 fn kcmp(
-    first: i32,
-    second: i32,
+    first: HostPid,
+    second: HostPid,
     kind: libc::c_int,
     index1: libc::c_ulong,
     index2: libc::c_ulong,
 ) -> Result<Ordering, Errno> {
+    let (first, second) = (first.get(), second.get());
     // SAFETY: the kinds passed take numbers, no addresses: the call touches no memory of ours.
     let answer = unsafe { libc::syscall(libc::SYS_kcmp, first, second, kind, index1, index2) };
     match Errno::result(answer)? {
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_duplicate_is_the_same_file_and_a_second_opening_is_not() {
-        let own = std::process::id().cast_signed();
+        let own = HostPid::own();
         let first = std::fs::File::open("/dev/null").unwrap();
         let copy = first.try_clone().unwrap();
         let second = std::fs::File::open("/dev/null").unwrap();

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use ids::HostPid;
+
 /// Largest number of segments in one vectored call (`IOV_MAX`).
 pub const IOV_MAX: usize = 1024;
 
@@ -15,7 +17,7 @@ pub const IOV_MAX: usize = 1024;
 ///
 /// # Panics
 /// When `from` has more than [`IOV_MAX`] ranges.
-pub fn read_ranges(pid: i32, from: &[(u64, usize)], to: &mut [u8]) -> io::Result<usize> {
+pub fn read_ranges(pid: HostPid, from: &[(u64, usize)], to: &mut [u8]) -> io::Result<usize> {
     assert!(from.len() <= IOV_MAX, "too many ranges in one read");
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
     let mut remote = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOV_MAX];
@@ -25,7 +27,7 @@ pub fn read_ranges(pid: i32, from: &[(u64, usize)], to: &mut [u8]) -> io::Result
     // SAFETY: the local segment is the caller's exclusive slice; remote addresses belong to
     // another address space and are checked by the kernel.
     let read = unsafe {
-        libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), from.len() as _, 0)
+        libc::process_vm_readv(pid.get(), &raw const local, 1, remote.as_ptr(), from.len() as _, 0)
     };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
@@ -34,7 +36,7 @@ pub fn read_ranges(pid: i32, from: &[(u64, usize)], to: &mut [u8]) -> io::Result
 ///
 /// # Errors
 /// When any of it cannot be read.
-pub fn read_exact(pid: i32, address: u64, to: &mut [u8]) -> io::Result<()> {
+pub fn read_exact(pid: HostPid, address: u64, to: &mut [u8]) -> io::Result<()> {
     match read_ranges(pid, &[(address, to.len())], to)? {
         read if read == to.len() => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
@@ -45,13 +47,13 @@ pub fn read_exact(pid: i32, address: u64, to: &mut [u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// When any of it cannot be written.
-pub fn write_all(pid: i32, address: u64, from: &[u8]) -> io::Result<()> {
+pub fn write_all(pid: HostPid, address: u64, from: &[u8]) -> io::Result<()> {
     let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: from.len() };
     // SAFETY: the local segment is only read; the remote address belongs to another address
     // space and is checked by the kernel.
     let written =
-        unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
+        unsafe { libc::process_vm_writev(pid.get(), &raw const local, 1, &raw const remote, 1, 0) };
     match usize::try_from(written) {
         Err(_) => Err(io::Error::last_os_error()),
         Ok(written) if written == from.len() => Ok(()),
@@ -70,7 +72,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// When there is no such process, or no right to trace it.
-    pub fn open(pid: i32) -> io::Result<Self> {
+    pub fn open(pid: HostPid) -> io::Result<Self> {
         File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(Self)
     }
 
@@ -78,7 +80,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// When there is no such process, or no right to trace it.
-    pub fn open_to_read(pid: i32) -> io::Result<Self> {
+    pub fn open_to_read(pid: HostPid) -> io::Result<Self> {
         File::open(format!("/proc/{pid}/mem")).map(Self)
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// What a UTS namespace says of itself: at most 64 bytes each.
@@ -26,7 +27,7 @@ pub const LONGEST_UTS_NAME: usize = 64;
 ///
 /// # Errors
 /// If the process has gone or may not be looked into.
-pub fn of_process(pid: i32, name: &str) -> io::Result<OwnedFd> {
+pub fn of_process(pid: HostPid, name: &str) -> io::Result<OwnedFd> {
     File::open(format!("/proc/{pid}/ns/{name}")).map(OwnedFd::from)
 }
 

@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use ids::HostPid;
+
 pub use arch::memory::PAGE_SIZE;
 
 /// A run of pages.
@@ -103,7 +105,7 @@ impl PageMap {
     ///
     /// # Errors
     /// When there is no such process, or no right to read it.
-    pub fn open(pid: i32) -> io::Result<Self> {
+    pub fn open(pid: HostPid) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/pagemap"))?;
         Ok(Self::of(file, false, false))
     }
@@ -438,7 +440,7 @@ mod tests {
                 // SAFETY: inside the mapping.
                 unsafe { (run.start as *mut u8).write_volatile(1) };
             }
-            let mut map = PageMap::open(std::process::id() as i32).unwrap();
+            let mut map = PageMap::open(HostPid::own()).unwrap();
             let span = PageRun::new(start, start + bytes.get() as u64);
             let found = map.private_pages(&[span]).unwrap();
             assert_eq!(found, expected, "{count} runs");
@@ -476,7 +478,7 @@ mod tests {
                 return;
             }
         }
-        let mut map = PageMap::open(std::process::id().cast_signed()).unwrap();
+        let mut map = PageMap::open(HostPid::own()).unwrap();
         let guards = [run(0, 2), run(4, 5), run(8, 9)];
         let span = run(0, 16);
         assert_eq!(map.private_pages(&[span]).unwrap(), [run(3, 4), run(9, 10)]);
@@ -518,7 +520,7 @@ mod tests {
         // A read of an untouched page maps the zero page, which is no content.
         // SAFETY: inside the mapping.
         let _ = unsafe { ((start + 20 * PAGE_SIZE) as *const u8).read_volatile() };
-        let mut map = PageMap::open(std::process::id() as i32).unwrap();
+        let mut map = PageMap::open(HostPid::own()).unwrap();
         let end = start + bytes.get() as u64;
         let scanned = map.private_pages(&[PageRun::new(start, end)]).unwrap();
         let expected =

@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
+
 /// A descriptor that names one process for ever.
 #[derive(Debug)]
 pub struct PidFd {
-    pid: i32,
+    pid: HostPid,
     fd: OwnedFd,
 }
 
@@ -24,9 +26,9 @@ fn owned(answer: libc::c_long) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When there is none with this pid, or the kernel does not know a flag.
-pub fn open_with(pid: i32, flags: u32) -> io::Result<OwnedFd> {
+pub fn open_with(pid: HostPid, flags: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes two integers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.get(), flags) })
 }
 
 impl PidFd {
@@ -34,7 +36,7 @@ impl PidFd {
     ///
     /// # Errors
     /// When there is none with this pid, or it is a thread but no leader.
-    pub fn open(pid: i32) -> io::Result<Self> {
+    pub fn open(pid: HostPid) -> io::Result<Self> {
         Ok(Self { pid, fd: open_with(pid, 0)? })
     }
 
@@ -49,7 +51,7 @@ impl PidFd {
 
     /// The pid it was opened by.
     #[must_use]
-    pub const fn pid(&self) -> i32 {
+    pub const fn pid(&self) -> HostPid {
         self.pid
     }
 

@@ -98,6 +98,15 @@ pub fn fork_any() -> io::Result<Option<HostPid>> {
     Ok(HostPid::new(made as i32))
 }
 
+/// The calling thread.
+///
+/// # Panics
+/// Never: the kernel has a number for whoever asks.
+#[must_use]
+pub fn own_thread() -> HostPid {
+    HostPid::new(nix::unistd::gettid().as_raw()).expect("the kernel numbers threads from 1")
+}
+
 /// Ends the process at once: no handlers, no destructors, nothing flushed.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing runs afterwards.

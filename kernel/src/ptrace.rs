@@ -14,7 +14,8 @@ use std::marker::PhantomData;
 
 use arch::fpu::REGSET;
 use arch::regs::GeneralRegs;
-use libc::{c_int, c_long, c_void, pid_t};
+use ids::HostPid;
+use libc::{c_int, c_long, c_void};
 
 bitflags::bitflags! {
     /// `PTRACE_O_*`: which events stop the task, and what becomes of it when the tracer dies.
@@ -48,15 +49,18 @@ pub enum Error {
         /// What was tried.
         operation: &'static str,
         /// The thread.
-        tid: i32,
+        tid: HostPid,
     },
+    /// The calling thread traces nobody (any more), and has no child.
+    #[error("wait for any thread: there is none")]
+    Nobody,
     /// The kernel refused.
     #[error("{operation} thread {tid}")]
     Refused {
         /// What was tried.
         operation: &'static str,
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// Why.
         #[source]
         source: io::Error,
@@ -64,7 +68,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn last(operation: &'static str, tid: i32) -> Self {
+    fn last(operation: &'static str, tid: HostPid) -> Self {
         let source = io::Error::last_os_error();
         match source.raw_os_error() {
             Some(libc::ESRCH | libc::ECHILD) => Self::Gone { operation, tid },
@@ -75,7 +79,7 @@ impl Error {
     /// Whether the task was gone, which is often no error at all.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
-        matches!(self, Self::Gone { .. })
+        matches!(self, Self::Gone { .. } | Self::Nobody)
     }
 }
 
@@ -85,14 +89,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A seized task that runs, or is about to stop.
 #[derive(Debug)]
 pub struct Running {
-    tid: i32,
+    tid: HostPid,
     not_send: PhantomData<*const ()>,
 }
 
 /// A traced task that is stopped until it is resumed.
 #[derive(Debug)]
 pub struct Stopped {
-    tid: i32,
+    tid: HostPid,
     stop: Stop,
     /// Whether its registers are those with which it is to go on: looked at ([`Stopped::settled`]),
     /// or set.
@@ -123,7 +127,7 @@ pub enum Event {
     /// The task ended, with this status as `waitpid` gave it.
     Ended {
         /// The thread.
-        tid: i32,
+        tid: HostPid,
         /// Wait status.
         status: c_int,
     },
@@ -158,31 +162,35 @@ const SIGSET_BYTES: usize = 8;
 fn ptrace(
     operation: &'static str,
     request: u32,
-    tid: i32,
+    tid: HostPid,
     addr: usize,
     data: *mut c_void,
 ) -> Result<c_long> {
     // SAFETY: each caller in this module passes for `data` either a plain integer, where the
     // request takes one, or a pointer to a live buffer of the size that the request fills.
-    let answer = unsafe { libc::ptrace(request as _, tid as pid_t, addr, data) };
+    let answer = unsafe { libc::ptrace(request as _, tid.get(), addr, data) };
     if answer == -1 { Err(Error::last(operation, tid)) } else { Ok(answer) }
 }
 
-fn wait_status(tid: i32, flags: c_int) -> Result<Option<(i32, c_int)>> {
+/// Waits for one task, or for any: who has stopped or ended, and its wait status.
+fn wait_status(whom: Option<HostPid>, flags: c_int) -> Result<Option<(HostPid, c_int)>> {
     let mut status = 0;
+    let number = whom.map_or(-1, HostPid::get);
     loop {
         // SAFETY: `status` outlives the call, which writes nothing else.
-        let seen = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | flags) };
-        match seen {
-            0 => return Ok(None),
-            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            -1 => return Err(Error::last("wait for", tid)),
-            tid => return Ok(Some((tid, status))),
+        let seen = unsafe { libc::waitpid(number, &raw mut status, libc::__WALL | flags) };
+        match (HostPid::new(seen), whom) {
+            (Some(tid), _) => return Ok(Some((tid, status))),
+            (None, _) if seen == 0 => return Ok(None),
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            (None, Some(tid)) => return Err(Error::last("wait for", tid)),
+            // To wait for any fails only so.
+            (None, None) => return Err(Error::Nobody),
         }
     }
 }
 
-fn event(tid: i32, status: c_int) -> Event {
+fn event(tid: HostPid, status: c_int) -> Event {
     if !libc::WIFSTOPPED(status) {
         return Event::Ended { tid, status };
     }
@@ -200,20 +208,20 @@ fn event(tid: i32, status: c_int) -> Event {
 /// Waits for any traced task (or child) of this thread to stop or end.
 ///
 /// # Errors
-/// [`Error::Gone`] when there is none to wait for.
+/// [`Error::Nobody`] when there is none to wait for.
 pub fn wait_any() -> Result<Event> {
-    match wait_status(-1, 0)? {
+    match wait_status(None, 0)? {
         Some((tid, status)) => Ok(event(tid, status)),
-        None => Err(Error::Gone { operation: "wait for", tid: -1 }),
+        None => Err(Error::Nobody),
     }
 }
 
 /// As [`wait_any`], but returns `None` at once when nothing has happened yet.
 ///
 /// # Errors
-/// [`Error::Gone`] when there is none to wait for.
+/// [`Error::Nobody`] when there is none to wait for.
 pub fn poll_any() -> Result<Option<Event>> {
-    Ok(wait_status(-1, libc::WNOHANG)?.map(|(tid, status)| event(tid, status)))
+    Ok(wait_status(None, libc::WNOHANG)?.map(|(tid, status)| event(tid, status)))
 }
 
 impl Running {
@@ -222,7 +230,7 @@ impl Running {
     /// # Errors
     /// [`Error::Gone`] when there is no such thread; otherwise refused, by rights or because
     /// another tracer has it.
-    pub fn seize(tid: i32, options: Options) -> Result<Self> {
+    pub fn seize(tid: HostPid, options: Options) -> Result<Self> {
         ptrace("seize", libc::PTRACE_SEIZE, tid, 0, options.bits() as usize as *mut c_void)?;
         Ok(Self { tid, not_send: PhantomData })
     }
@@ -230,13 +238,13 @@ impl Running {
     /// Takes up a task that became traced on its own: a child of a traced task whose tracer asked
     /// for such events.
     #[must_use]
-    pub const fn traced_from_birth(tid: i32) -> Self {
+    pub const fn traced_from_birth(tid: HostPid) -> Self {
         Self { tid, not_send: PhantomData }
     }
 
     /// Thread id.
     #[must_use]
-    pub const fn tid(&self) -> i32 {
+    pub const fn tid(&self) -> HostPid {
         self.tid
     }
 
@@ -254,7 +262,7 @@ impl Running {
     /// # Errors
     /// [`Error::Gone`] when someone else has reaped it.
     pub fn wait(self) -> Result<Event> {
-        match wait_status(self.tid, 0)? {
+        match wait_status(Some(self.tid), 0)? {
             Some((tid, status)) => Ok(event(tid, status)),
             None => Err(Error::Gone { operation: "wait for", tid: self.tid }),
         }
@@ -265,7 +273,7 @@ impl Running {
     /// # Errors
     /// [`Error::Gone`] when someone else has reaped it.
     pub fn poll(self) -> Result<std::result::Result<Event, Self>> {
-        Ok(match wait_status(self.tid, libc::WNOHANG)? {
+        Ok(match wait_status(Some(self.tid), libc::WNOHANG)? {
             Some((tid, status)) => Ok(event(tid, status)),
             None => Err(self),
         })
@@ -287,7 +295,7 @@ impl Running {
 impl Stopped {
     /// Thread id.
     #[must_use]
-    pub const fn tid(&self) -> i32 {
+    pub const fn tid(&self) -> HostPid {
         self.tid
     }
 

@@ -17,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use caps::CapSet;
+use ids::HostPid;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 /// Capabilities by their numbers, as `/proc/PID/status` has them in its sets.
@@ -80,7 +81,7 @@ pub enum Right {
 ///
 /// # Errors
 /// If this process may not take on the user's ids (`CAP_SETUID`, `CAP_SETGID`).
-pub fn held(user: User, right: Right, pids: &[i32]) -> io::Result<BTreeSet<i32>> {
+pub fn held(user: User, right: Right, pids: &[HostPid]) -> io::Result<BTreeSet<HostPid>> {
     std::thread::scope(|scope| {
         let ask = || {
             let asker = Asker::become_user(user)?;
@@ -116,7 +117,7 @@ impl Asker {
     }
 
     /// Whether the user has the right to every thread of a process; not to what has gone.
-    fn has(&self, right: Right, pid: i32) -> bool {
+    fn has(&self, right: Right, pid: HostPid) -> bool {
         let process = format!("/proc/{pid}");
         let threads = || {
             let listed = fs::read_dir(format!("{process}/task")).ok()?;
@@ -156,8 +157,8 @@ mod tests {
             Self(Command::new("sleep").arg("60").uid(uid).gid(gid).spawn().unwrap())
         }
 
-        fn pid(&self) -> i32 {
-            self.0.id().cast_signed()
+        fn pid(&self) -> HostPid {
+            HostPid::from(&self.0)
         }
     }
 
@@ -174,7 +175,9 @@ mod tests {
         let (his, roots) = (Sleeper::of(USER.uid, USER.gid), Sleeper::of(0, 0));
         let other_group = Sleeper::of(USER.uid, 1);
         let other_user = Sleeper::of(1, USER.gid);
-        let pids = [his.pid(), roots.pid(), other_group.pid(), other_user.pid(), 1, i32::MAX];
+        let others = [1, i32::MAX].map(|number| HostPid::new(number).unwrap());
+        let own = [his.pid(), roots.pid(), other_group.pid(), other_user.pid()];
+        let pids = [&own[..], &others].concat();
         for right in [Right::Read, Right::Attach] {
             let held = held(USER, right, &pids).unwrap();
             assert_eq!(held.into_iter().collect::<Vec<_>>(), [his.pid()], "{right:?}");

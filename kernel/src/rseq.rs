@@ -8,6 +8,8 @@
 
 use std::io;
 
+use ids::HostPid;
+
 use crate::memory::read_exact;
 
 /// Where `struct rseq` has the pointer to the section's descriptor; behind it, the flags.
@@ -35,7 +37,7 @@ pub enum Interrupted {
 ///
 /// # Errors
 /// When the area cannot be read.
-pub fn interrupted(tid: i32, area: u64, signature: u32, ip: u64) -> io::Result<Interrupted> {
+pub fn interrupted(tid: HostPid, area: u64, signature: u32, ip: u64) -> io::Result<Interrupted> {
     let mut bytes = [0; 12];
     read_exact(tid, area.wrapping_add(POINTER), &mut bytes)?;
     let (pointer, flags) = (quad(&bytes, 0), half(&bytes, 8));
@@ -44,7 +46,7 @@ pub fn interrupted(tid: i32, area: u64, signature: u32, ip: u64) -> io::Result<I
 
 /// As [`interrupted`], of a thread whose area has, or had, this pointer to a descriptor.
 #[must_use]
-pub fn at_section(tid: i32, pointer: u64, flags: u32, signature: u32, ip: u64) -> Interrupted {
+pub fn at_section(tid: HostPid, pointer: u64, flags: u32, signature: u32, ip: u64) -> Interrupted {
     if pointer == 0 {
         return Interrupted::Outside;
     }
@@ -69,7 +71,7 @@ pub fn at_section(tid: i32, pointer: u64, flags: u32, signature: u32, ip: u64) -
 ///
 /// # Errors
 /// When the area cannot be written.
-pub fn set_section(tid: i32, area: u64, pointer: u64) -> io::Result<()> {
+pub fn set_section(tid: HostPid, area: u64, pointer: u64) -> io::Result<()> {
     crate::memory::write_all(tid, area.wrapping_add(POINTER), &pointer.to_ne_bytes())
 }
 
@@ -148,7 +150,7 @@ mod tests {
 
     fn look(memory: &Memory, ip: u64) -> Interrupted {
         let area = (&raw const memory.area) as u64;
-        interrupted(std::process::id() as i32, area, SIGNATURE, ip).unwrap()
+        interrupted(HostPid::own(), area, SIGNATURE, ip).unwrap()
     }
 
     #[test]

@@ -3,6 +3,10 @@
 
 use std::io;
 
+use ids::HostPid;
+
+use crate::process::own_thread;
+
 /// Scheduling of a thread (sched_getattr(2)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scheduling {
@@ -48,7 +52,7 @@ struct SchedAttr {
 pub struct Urgent {
     /// What it was before.
     nice: i32,
-    tid: u32,
+    tid: HostPid,
 }
 
 impl Urgent {
@@ -57,15 +61,15 @@ impl Urgent {
     /// where that is not allowed (`CAP_SYS_NICE`).
     #[must_use]
     pub fn begin() -> Option<Self> {
-        let tid = nix::unistd::gettid().as_raw();
+        let tid = own_thread();
         let nice = scheduling(tid).ok()?.nice;
-        let urgent = Self { nice, tid: tid.cast_unsigned() };
+        let urgent = Self { nice, tid };
         urgent.set(-20).then_some(urgent)
     }
 
     fn set(&self, nice: i32) -> bool {
         // SAFETY: takes integers only.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid, nice) == 0 }
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.tid.unsigned(), nice) == 0 }
     }
 }
 
@@ -79,11 +83,11 @@ impl Drop for Urgent {
 ///
 /// # Errors
 /// When there is no such thread.
-pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
+pub fn scheduling(tid: HostPid) -> io::Result<Scheduling> {
     let mut attr = SchedAttr::default();
     // SAFETY: the kernel fills at most the size that it is told, which is the struct's.
     let answer = unsafe {
-        libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size_of::<SchedAttr>(), 0)
+        libc::syscall(libc::SYS_sched_getattr, tid.get(), &raw mut attr, size_of::<SchedAttr>(), 0)
     };
     if answer < 0 {
         return Err(io::Error::last_os_error());
@@ -91,7 +95,7 @@ pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
     // Of a real-time thread sched_getattr tells no nice value, though it keeps one for the day when
     // it is none any more. The system call answers 1 to 40, so that no answer is an error.
     // SAFETY: takes two integers.
-    let answer = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) };
+    let answer = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid.get()) };
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -105,12 +109,13 @@ pub fn scheduling(tid: i32) -> io::Result<Scheduling> {
 ///
 /// # Errors
 /// When there is no such thread.
-pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
+pub fn affinity(tid: HostPid) -> io::Result<Vec<u8>> {
     // Enough for 8,192 processors, the most that Linux is built for.
     let mut mask = vec![0u8; 1024];
     // SAFETY: the kernel fills at most the length that it is told, which is the buffer's.
-    let bytes =
-        unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) };
+    let bytes = unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, tid.get(), mask.len(), mask.as_mut_ptr())
+    };
     let Ok(bytes) = usize::try_from(bytes) else { return Err(io::Error::last_os_error()) };
     mask.truncate(bytes);
     Ok(mask)
@@ -120,10 +125,10 @@ pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When there is no such thread.
-pub fn io_priority(tid: i32) -> io::Result<u32> {
+pub fn io_priority(tid: HostPid) -> io::Result<u32> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: takes two integers.
-    let answer = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid) };
+    let answer = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.get()) };
     u32::try_from(answer).map_err(|_| io::Error::last_os_error())
 }
 
@@ -131,19 +136,22 @@ pub fn io_priority(tid: i32) -> io::Result<u32> {
 ///
 /// # Errors
 /// When there is no such thread, or no right to trace it.
-pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
+pub fn robust_list(tid: HostPid) -> io::Result<(u64, u64)> {
     let (mut head, mut bytes) = (0u64, 0u64);
     // SAFETY: both pointers are to words that outlive the call.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut bytes) };
+    let answer = unsafe {
+        libc::syscall(libc::SYS_get_robust_list, tid.get(), &raw mut head, &raw mut bytes)
+    };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok((head, bytes)) }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::process::own_thread;
+
     #[test]
     fn of_this_thread() {
-        let tid = nix::unistd::gettid().as_raw();
+        let tid = own_thread();
         assert!(super::scheduling(tid).unwrap().nice < 20);
         assert!(super::affinity(tid).unwrap().iter().any(|&byte| byte != 0));
         // The C library registers one for every thread.

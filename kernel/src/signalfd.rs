@@ -21,6 +21,8 @@ pub fn create(mask: u64) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
     use std::os::fd::AsRawFd;
 
@@ -28,7 +30,7 @@ mod tests {
     fn the_mask_is_what_was_asked_for() {
         let mask = 1 << 9 | 1 << 63;
         let fd = create(mask).unwrap();
-        let dir = crate::procfs::Dir::open(std::process::id().cast_signed()).unwrap();
+        let dir = crate::procfs::Dir::open(HostPid::own()).unwrap();
         let info = crate::procfs::FdInfo::read(&dir, fd.as_raw_fd()).unwrap();
         assert_eq!(info.detail, crate::procfs::Detail::Signalfd { mask });
     }

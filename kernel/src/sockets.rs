@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use ids::HostPid;
+
 /// `SIOCUNIXFILE`: a descriptor for the file a Unix socket is bound to.
 const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
 
@@ -168,8 +170,8 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
 /// Who is at the other end of a Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// Process.
-    pub pid: u32,
+    /// Process; `None` if it is outside of our pid namespace.
+    pub pid: Option<HostPid>,
     /// Effective user.
     pub uid: u32,
     /// Effective group.
@@ -188,7 +190,8 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<PeerCredentials>
     let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
     let mut bytes = [0; 12];
     option_bytes(&socket, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut bytes)?;
-    let (pid, uid, gid) = (word(&bytes), word(&bytes[4..]), word(&bytes[8..]));
+    let pid = HostPid::new(word(&bytes).cast_signed());
+    let (uid, gid) = (word(&bytes[4..]), word(&bytes[8..]));
     if uid == u32::MAX {
         return Ok(None);
     }
@@ -296,7 +299,7 @@ pub fn unix_file(socket: impl AsFd) -> io::Result<OwnedFd> {
 /// The name of the protocol of the socket that process `pid` has as `fd` (`TCP`, `UNIX-STREAM`,
 /// `NETLINK`, …), without touching it; `None` when it is no socket, or has gone.
 #[must_use]
-pub fn protocol_name(pid: i32, fd: i32) -> Option<String> {
+pub fn protocol_name(pid: HostPid, fd: i32) -> Option<String> {
     let path = std::ffi::CString::new(format!("/proc/{pid}/fd/{fd}")).ok()?;
     let mut name = [0_u8; 64];
     // SAFETY: two strings that end in 0, and a buffer with its length.
@@ -429,7 +432,7 @@ mod tests {
 
     #[test]
     fn protocols_have_names() {
-        let pid = std::process::id().cast_signed();
+        let pid = HostPid::own();
         for (family, kind, name) in [
             (libc::AF_NETLINK, libc::SOCK_RAW, "NETLINK"),
             (libc::AF_INET6, libc::SOCK_STREAM, "TCPv6"),

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use ids::ImagePid;
+
 /// Number of control characters of the kernel's own `struct termios`.
 pub const CONTROL_CHARACTERS: usize = 19;
 
@@ -171,8 +173,8 @@ pub fn make_controlling(fd: impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When the terminal is not the caller's, or the group not of its session.
-pub fn set_foreground(fd: impl AsFd, group: i32) -> io::Result<()> {
-    ioctl(fd, libc::TIOCSPGRP, &mut group.clone())
+pub fn set_foreground(fd: impl AsFd, group: ImagePid) -> io::Result<()> {
+    ioctl(fd, libc::TIOCSPGRP, &mut group.get())
 }
 
 /// Bytes waiting to be read (`FIONREAD`): of a pipe, a socket, a terminal.

@@ -165,6 +165,8 @@ pub fn create() -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
     use crate::pagemap::{PAGE_SIZE, PageMap, PageRun};
 
@@ -229,7 +231,7 @@ mod tests {
         let Ok(write_log) = create().and_then(WriteLog::begin) else { return };
         let region = Region::new();
         let span = region.span();
-        let mut map = PageMap::open(std::process::id() as i32).unwrap();
+        let mut map = PageMap::open(HostPid::own()).unwrap();
         write_log.register(span.start, span.bytes()).unwrap();
         assert!(write_log.is_alive());
 

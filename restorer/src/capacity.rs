@@ -106,7 +106,7 @@ pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
         let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
         let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
         let count = own().count() as u64;
-        found.extend(room::of_mappings(process.pid.get(), count, machine.most_mappings));
+        found.extend(room::of_mappings(process.pid, count, machine.most_mappings));
         let writable = libc::PROT_WRITE.cast_unsigned();
         let private = libc::MAP_PRIVATE.cast_unsigned();
         let counted = own().filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);

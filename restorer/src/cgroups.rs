@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use api::{CgroupRoot, CgroupsMode};
-use ids::{ImagePid, PidMap};
+use ids::{HostPid, ImagePid, PidMap};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::GroupDirectories;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
@@ -201,7 +201,7 @@ fn start() -> Result<Set, Error> {
     let failed = |source: kernel::procfs::Error| {
         Error::kernel("read the control groups of this process")(std::io::Error::other(source))
     };
-    let own = Dir::open(ids::HostPid::own().get()).map_err(failed)?;
+    let own = Dir::open(HostPid::own()).map_err(failed)?;
     let own = Cgroup::read(&own).map_err(failed)?;
     Ok(own.0.iter().map(|group| (group.name(), group.path.as_bytes().to_vec())).collect())
 }

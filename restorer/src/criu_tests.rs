@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ids::{HostPid, ImagePid};
 use images::ImageDir;
 use images::store::Memory;
 
@@ -58,15 +59,15 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
 }
 
 fn plan(checkpoint: &Checkpoint) -> Plan {
-    let first = ids::ImagePid::new(1);
+    let first = ImagePid::new(1);
     Plan::new(checkpoint, Caller { sid: first, pgid: first, shell_job: true }).unwrap()
 }
 
 /// A host that has everything.
 fn host() -> Host {
     Host {
-        sid: ids::HostPid::new(1),
-        pgid: ids::HostPid::new(1),
+        sid: HostPid::new(1),
+        pgid: HostPid::new(1),
         permitted: u64::MAX,
         bounding: u64::MAX,
         components: arch::fpu::Layout::of_this_processor().components(),

@@ -30,7 +30,7 @@ pub(crate) fn explain(
         Loss::Ended { tid, status } => Error::Lost { pid: tid.get(), what: ending(status) },
         Loss::Crashed { task, signal } => {
             let tid = task.tid();
-            let told = HostPid::new(tid).and_then(|tid| report((checkpoint, plan), prepared, tid));
+            let told = report((checkpoint, plan), prepared, tid);
             if let Some((pid, report)) = told {
                 let step = Step::describe(report.step);
                 let object = report.object;
@@ -42,7 +42,7 @@ pub(crate) fn explain(
                 let message = format!("{step} {object:#x}: signal {signal}");
                 return Error::Task { pid, message };
             }
-            Error::Lost { pid: tid, what: format!("signal {signal} while it was being made") }
+            Error::Lost { pid: tid.get(), what: format!("signal {signal} while it was being made") }
         }
     }
 }
@@ -77,7 +77,7 @@ fn report(
         };
         let address = prepared[index].as_ref()?.region.report(thread)?;
         let mut bytes = [0u8; size_of::<ThreadProgress>()];
-        read_exact(tid.get(), address, &mut bytes).ok()?;
+        read_exact(tid, address, &mut bytes).ok()?;
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
         let object = u64::from_ne_bytes(bytes[8..16].try_into().ok()?);
         let report = ThreadProgress {

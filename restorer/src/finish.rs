@@ -172,11 +172,11 @@ fn critical_section(
 ) -> Result<(), Error> {
     let Some(rseq) = thread.core.rseq_entry else { return Ok(()) };
     let pointer = rseq.rseq_cs_pointer.unwrap_or(0);
-    match at_section(tid.get(), pointer, 0, rseq.signature, registers.instruction()) {
+    match at_section(tid, pointer, 0, rseq.signature, registers.instruction()) {
         Interrupted::Outside => {}
         Interrupted::Aborted(handler) => registers.go_on_at(handler),
         Interrupted::Unresolved(pointer) => {
-            set_section(tid.get(), rseq.rseq_abi_pointer, pointer)
+            set_section(tid, rseq.rseq_abi_pointer, pointer)
                 .map_err(Error::kernel(format!("write to thread {}", thread.tid)))?;
         }
     }

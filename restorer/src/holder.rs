@@ -201,10 +201,8 @@ impl Word {
 fn end(tasks: &[HostPid], since: u64, given: bool) {
     let ours: Vec<PidFd> = tasks
         .iter()
-        .filter_map(|&pid| PidFd::open(pid.get()).ok())
-        .filter(|task| {
-            HostPid::new(task.pid()).and_then(started).is_some_and(|start| start >= since)
-        })
+        .filter_map(|&pid| PidFd::open(pid).ok())
+        .filter(|task| started(task.pid()).is_some_and(|start| start >= since))
         .collect();
     let deadline = Instant::now() + PATIENCE;
     for task in ours.iter().filter(|_| given) {
@@ -220,7 +218,7 @@ fn end(tasks: &[HostPid], since: u64, given: bool) {
 
 /// When a process was started, in ticks since the machine was.
 pub(crate) fn started(pid: HostPid) -> Option<u64> {
-    let stat = Dir::open(pid.get()).and_then(|dir| Stat::read(&dir));
+    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
     stat.ok().map(|stat| stat.start_time)
 }
 

@@ -63,7 +63,7 @@ const CAP_SYS_RESOURCE: u64 = 24;
 impl Host {
     /// Asks the kernel about this process.
     pub(crate) fn probe() -> Result<Self, Error> {
-        let dir = Dir::open(HostPid::own().get())?;
+        let dir = Dir::open(HostPid::own())?;
         let status = Status::read(&dir)?;
         let limits = Limits::read(&dir)?;
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
@@ -106,7 +106,7 @@ impl Host {
         }
         if let Some(code) = self.vdso.code {
             self.vdso.image = vec![0; code.bytes() as usize];
-            kernel::memory::read_exact(HostPid::own().get(), code.start, &mut self.vdso.image)
+            kernel::memory::read_exact(HostPid::own(), code.start, &mut self.vdso.image)
                 .map_err(Error::kernel("read the vdso"))?;
         }
         Ok(())
@@ -132,14 +132,14 @@ impl Host {
         let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
         for (resource, limit) in limits.enumerate() {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
-            found.extend(support::host::of_limit(process.pid.get(), resource, limit.max, ours));
+            found.extend(support::host::of_limit(process.pid, resource, limit.max, ours));
         }
     }
 
     fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
         let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
         if let Some(guard) = guards.next().filter(|_| !self.guards) {
-            found.push(support::host::of_guard(process.pid.get(), guard.start, guard.end));
+            found.push(support::host::of_guard(process.pid, guard.start, guard.end));
         }
     }
 
@@ -154,7 +154,7 @@ impl Host {
         }
         let missing = body.permitted_components() & !self.components;
         if missing != 0 {
-            found.push(support::host::of_permitted(process.pid.get(), &names(missing)));
+            found.push(support::host::of_permitted(process.pid, &names(missing)));
         }
     }
 
@@ -166,7 +166,7 @@ impl Host {
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
                 let names = kernel::rights::names_of(missing | unbounded);
-                found.push(support::host::of_capabilities(thread.tid.get(), &names));
+                found.push(support::host::of_capabilities(thread.tid, &names));
             }
         }
     }

@@ -171,7 +171,7 @@ fn check_sharing(processes: &[Process]) -> Result<(), Error> {
         for (what, id) in shared {
             if let Some(other) = owners.insert((what, id), process.pid) {
                 return Err(Error::refused(
-                    support::images::shares(what, other.get())
+                    support::images::shares(what, other)
                         .of(process.pid.get(), format!("process {}", process.pid)),
                 ));
             }

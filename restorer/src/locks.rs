@@ -115,10 +115,9 @@ fn holder(
     process: HostPid,
     fd: RawFd,
     conflicts: impl Fn(&FdInfo) -> bool,
-) -> Option<(i32, String)> {
-    let process = process.get();
+) -> Option<(HostPid, String)> {
     let wanted = Dir::open(process).and_then(|dir| dir.stat_behind(&format!("fd/{fd}"))).ok()?;
-    let is_it = |dir: &Dir, other: i32, number: i32| {
+    let is_it = |dir: &Dir, other: HostPid, number: i32| {
         let stat = dir.stat_behind(&format!("fd/{number}"));
         let is_same =
             stat.is_ok_and(|stat| (stat.device, stat.inode) == (wanted.device, wanted.inode));
@@ -145,7 +144,7 @@ mod tests {
 
     fn held(kind: LockKind, write: bool, start: u64, end: Option<u64>) -> Lock {
         let (mandatory, breaking) = (false, false);
-        let (read, pid, device, inode) = (!write, 7, 1, 2);
+        let (read, pid, device, inode) = (!write, HostPid::new(7), 1, 2);
         Lock { kind, write, read, mandatory, breaking, pid, device, inode, start, end }
     }
 

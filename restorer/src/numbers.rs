@@ -32,7 +32,7 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
     let limit = pid_max();
     if let Some(id) = wanted(plan).find(|id| id.get() >= limit) {
         return Err(Error::refused(
-            support::host::number_too_high(id.get(), limit).of(id.get(), format!("process {id}")),
+            support::host::number_too_high(id, limit).of(id.get(), format!("process {id}")),
         ));
     }
     let deadline = Instant::now() + PATIENCE;
@@ -52,9 +52,9 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
 
 /// Waits until a number is free if what has it is ending; whether it is.
 fn await_free(id: HostPid, deadline: Instant) -> Result<bool, Error> {
-    let stat = Dir::open(id.get()).and_then(|dir| Stat::read(&dir));
+    let stat = Dir::open(id).and_then(|dir| Stat::read(&dir));
     let ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
-    match PidFd::open(id.get()) {
+    match PidFd::open(id) {
         Ok(process) if ending => {
             let end = process.await_end(true, deadline);
             let end = end.map_err(Error::kernel(format!("wait for the end of process {id}")))?;
@@ -66,19 +66,21 @@ fn await_free(id: HostPid, deadline: Instant) -> Result<bool, Error> {
 
 /// Says who has a number, and why.
 fn taken(id: HostPid) -> Error {
-    let id = id.get();
-    let of = |number: i32| Dir::open(number).and_then(|dir| Stat::read(&dir)).ok();
-    let named = |number: i32| match of(number) {
+    let of = |number: HostPid| Dir::open(number).and_then(|dir| Stat::read(&dir)).ok();
+    let named = |number: HostPid| match of(number) {
         Some(stat) => format!("process {number} ({})", stat.comm.to_string_lossy()),
         None => format!("process {number}"),
+    };
+    let parent = |stat: &Stat| {
+        stat.ppid.map_or_else(|| "a process outside of this pid namespace".to_owned(), named)
     };
     let object = format!("process {id}");
     match of(id) {
         Some(stat) if stat.is_dead() => Error::refused(
-            support::host::number_of_zombie(&named(stat.ppid), stat.ppid).of(id, object),
+            support::host::number_of_zombie(&parent(&stat), stat.ppid).of(id, object),
         ),
         Some(stat) => Error::refused(
-            support::host::number_taken(id, &named(id), char::from(stat.state), &named(stat.ppid))
+            support::host::number_taken(id, &named(id), char::from(stat.state), &parent(&stat))
                 .of(id, object),
         ),
         None => Error::refused(support::host::NUMBER_WAS_TAKEN.of(id, object)),

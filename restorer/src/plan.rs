@@ -228,7 +228,7 @@ fn forks(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Erro
             early[parent].push(index);
         } else if let Some(leader) = members.iter().position(|other| Some(other.pid) == child.sid) {
             if members[leader].parent != Some(parent) {
-                let refusal = support::images::session_elsewhere(members[leader].pid.get());
+                let refusal = support::images::session_elsewhere(members[leader].pid);
                 return Err(refuse(child.pid, refusal));
             }
             late[leader].push(ForkStep::Sibling(index));
@@ -276,8 +276,7 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
     for (index, member) in members.iter().enumerate() {
         if member.leads_session() {
             if member.pgid != Some(member.pid) {
-                let group = member.pgid.map_or(0, ImagePid::get);
-                return Err(refuse(member.pid, support::images::leader_in_group(group)));
+                return Err(refuse(member.pid, support::images::leader_in_group(member.pgid)));
             }
             continue;
         }
@@ -292,7 +291,7 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
         if let Some(&sid) = founded.get(&pgid)
             && sid != member.sid
         {
-            return Err(refuse(member.pid, support::images::group_in_two_sessions(pgid.get())));
+            return Err(refuse(member.pid, support::images::group_in_two_sessions(pgid)));
         }
         let led = plan.tasks.iter().any(|task| task.pid == pgid);
         if led || (member.pgid, member.sid) == (caller.pgid, caller.sid) {

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use api::RestoreSummary;
+use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ impl From<&RestoreReport> for RestoreSummary {
 impl Record {
     pub(crate) fn of(report: &RestoreReport, images: &Path) -> Self {
         Self {
-            started: ids::HostPid::new(report.pid).and_then(crate::holder::started).unwrap_or(0),
+            started: HostPid::new(report.pid).and_then(crate::holder::started).unwrap_or(0),
             images: images.canonicalize().unwrap_or_else(|_| images.to_owned()),
             summary: report.into(),
         }
@@ -101,8 +102,10 @@ impl Record {
     /// Whether its root is there.
     #[must_use]
     pub fn is_true(&self) -> bool {
-        let stat = Dir::open(self.summary.pid).and_then(|dir| Stat::read(&dir));
-        stat.is_ok_and(|stat| stat.start_time == self.started && !stat.is_dead())
+        HostPid::new(self.summary.pid).is_some_and(|root| {
+            let stat = Dir::open(root).and_then(|dir| Stat::read(&dir));
+            stat.is_ok_and(|stat| stat.start_time == self.started && !stat.is_dead())
+        })
     }
 }
 
@@ -114,7 +117,7 @@ mod tests {
     fn a_note_is_true_as_long_as_the_process_is_there() {
         let place = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id().cast_signed();
+        let pid = HostPid::from(&child).get();
         let report = RestoreReport { pid, ..RestoreReport::default() };
         let record = Record::of(&report, Path::new("/images"));
         let notes = place.path().join("restores");

@@ -165,7 +165,7 @@ pub fn restore(
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
     };
-    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root.get()), images });
+    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images });
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {

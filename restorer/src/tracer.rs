@@ -48,12 +48,6 @@ impl<E: Into<Error>> From<E> for Loss {
     }
 }
 
-/// The number that a wait told.
-fn number(told: i32) -> Result<HostPid, Error> {
-    HostPid::try_from(told)
-        .map_err(|error| Error::kernel("wait for a task")(std::io::Error::other(error)))
-}
-
 impl Tracer {
     /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
     pub(crate) fn new(park_signal: i32, dying: BTreeSet<HostPid>, ours: BTreeSet<HostPid>) -> Self {
@@ -63,7 +57,7 @@ impl Tracer {
     /// Starts with the root, which is left stopped.
     pub(crate) fn seize_root(&mut self, pid: HostPid) -> Result<Stopped, Error> {
         self.alive.insert(pid);
-        let root = Running::seize(pid.get(), OPTIONS)?;
+        let root = Running::seize(pid, OPTIONS)?;
         root.interrupt()?;
         Ok(root.wait_stopped()?)
     }
@@ -89,14 +83,13 @@ impl Tracer {
         while !done(self, parked.len()) {
             match wait_any()? {
                 Event::Ended { tid, status } => {
-                    let tid = number(tid)?;
                     self.alive.remove(&tid);
                     if self.ours.contains(&tid) && !(may_end && self.dying.contains(&tid)) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
                 Event::Stopped(task) => {
-                    let tid = number(task.tid())?;
+                    let tid = task.tid();
                     self.alive.insert(tid);
                     if let Some(task) = self.pass(task, tid)? {
                         parked.insert(tid, task);
@@ -134,14 +127,12 @@ impl Tracer {
         while !self.alive.is_empty() {
             match wait_any() {
                 Ok(Event::Ended { tid, .. }) => {
-                    self.alive.retain(|known| known.get() != tid);
+                    self.alive.retain(|known| *known != tid);
                 }
                 Ok(Event::Stopped(task)) => {
                     // One that was being born, or that stopped on its way out.
-                    if let Some(tid) = HostPid::new(task.tid()) {
-                        self.alive.insert(tid);
-                        drop(send_signal(tid, libc::SIGKILL));
-                    }
+                    self.alive.insert(task.tid());
+                    drop(send_signal(task.tid(), libc::SIGKILL));
                     drop(task.resume(0));
                 }
                 Err(_) => break,

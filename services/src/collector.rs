@@ -16,6 +16,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use collector::bpf::PIN_ROOT;
 use collector::{Home, Inventory, ROOM, TrackError};
+use ids::HostPid;
 use prometheus::Registry;
 use service::{Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, chain};
 
@@ -111,7 +112,7 @@ async fn inventory(
         let message = "inventories are not given on behalf of a user";
         return Err(Problem::new(StatusCode::FORBIDDEN, message).remedy("ask as root"));
     }
-    let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| {
+    let pid: HostPid = pid.parse().map_err(|_| {
         Problem::field("pid", format!("{pid} is no process id"))
             .remedy("name the pid of a running process")
     })?;

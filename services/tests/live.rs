@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use collector::{Home, ROOM, Source};
+use ids::HostPid;
 use prometheus::Registry;
 use stasis_services::collector::Live;
 
 #[test]
 fn inventories_are_counted_and_serialised() {
     let registry = Registry::new();
-    let own = std::process::id().cast_signed();
+    let own = HostPid::own();
     let cache = tempfile::tempdir().unwrap();
     let pins = format!("/sys/fs/bpf/stasis-test-live-{own}").into();
     let home = Home { pins, cache: cache.path().join("cache") };
@@ -16,9 +17,9 @@ fn inventories_are_counted_and_serialised() {
     assert_eq!((live.source(), live.reason()), (Source::Bpf, None));
     let inventory = serde_json::to_value(live.inventory(own).unwrap()).unwrap();
     let process = &inventory["processes"][own.to_string()];
-    assert_eq!(process["pid"], own);
+    assert_eq!(process["pid"], own.get());
     assert!(process["mappings"][0]["flags"].as_str().unwrap().starts_with("rd"));
-    assert!(live.inventory(i32::MAX).is_err());
+    assert!(live.inventory(HostPid::new(i32::MAX).unwrap()).is_err());
     let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
     assert!(text.contains("stasis_inventories_total{source=\"bpf\"} 1"), "{text}");
     assert!(text.contains("stasis_inventory_failures_total 1"), "{text}");

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ids::ImagePid;
+
 use crate::unsupported::{Refusal, Unsupported, word};
 
 /// Which remedy there always is.
@@ -87,7 +89,7 @@ pub enum Contents<'a> {
 
 /// The directory that a socket is bound in, if it is another one and its holder may not write there.
 #[must_use]
-pub fn directory_taken(pid: i32) -> Refusal {
+pub fn directory_taken(pid: ImagePid) -> Refusal {
     Refusal::new(
         format!(
             "its directory is another one than when it was dumped, and process {pid} may not make \
@@ -112,7 +114,12 @@ pub fn link_in_the_way(link: &Path) -> Refusal {
 /// A file that is not the one that was dumped, of a holder (with these users) that may not have it.
 /// `owners` are who owned the file that was dumped, if that is known, and who owns this one.
 #[must_use]
-pub fn other_file(owners: Option<(u32, u32)>, pid: i32, users: &[u32], doing: &str) -> Refusal {
+pub fn other_file(
+    owners: Option<(u32, u32)>,
+    pid: ImagePid,
+    users: &[u32],
+    doing: &str,
+) -> Refusal {
     let which = match owners {
         Some((was, is)) if was != is => format!(
             "it is another file than the one that was dumped (it is user {is}'s, and was user {was}'s)"
@@ -177,6 +184,10 @@ pub fn other_socket(error: &str) -> Refusal {
 mod tests {
     use super::*;
 
+    fn pid(number: i32) -> ImagePid {
+        ImagePid::new(number).unwrap()
+    }
+
     #[test]
     fn each_change_has_its_command() {
         let found = |size, mode| {
@@ -195,7 +206,7 @@ mod tests {
 
     #[test]
     fn who_owned_a_file_is_said_if_it_matters() {
-        let reason = |owners| other_file(owners, 7, &[3, 4], "run it").reason;
+        let reason = |owners| other_file(owners, pid(7), &[3, 4], "run it").reason;
         assert!(reason(Some((0, 1))).contains("(it is user 1's, and was user 0's), and process 7"));
         assert!(reason(Some((1, 1))).ends_with("and process 7 (user 3, 4) may not run it"));
         assert!(reason(None).starts_with("the images do not say"));

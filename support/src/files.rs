@@ -1,6 +1,7 @@
 //! Open files.
 
 use ebpf_common::peculiar;
+use ids::HostPid;
 use inventory::OpenFile;
 
 use crate::unsupported::{Peculiarity, Refusal};
@@ -61,7 +62,7 @@ pub const OF_ITSELF: Refusal = Refusal::fixed(
 
 /// The process that a file of `/proc/PID` is about.
 #[must_use]
-pub fn process_behind(path: &[u8]) -> Option<i32> {
+pub fn process_behind(path: &[u8]) -> Option<HostPid> {
     let number = path.strip_prefix(b"/proc/")?.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(number).ok()?.parse().ok()
 }
@@ -174,7 +175,7 @@ pub const MEMFD_SEALED: Refusal = Refusal::fixed(
 
 /// Somebody outside is signalled when the file is ready.
 #[must_use]
-pub fn owner_outside(owner: i32) -> Refusal {
+pub fn owner_outside(owner: HostPid) -> Refusal {
     Refusal::new(
         format!("its owner (F_SETOWN) is {owner}, which is not in the tree"),
         "set its owner to 0, or dump a tree that holds the owner",
@@ -183,7 +184,7 @@ pub fn owner_outside(owner: i32) -> Refusal {
 
 /// A single thread is signalled when the file is ready.
 #[must_use]
-pub fn owner_thread(owner: i32) -> Refusal {
+pub fn owner_thread(owner: HostPid) -> Refusal {
     Refusal::new(
         format!("its owner is thread {owner} (F_SETOWN_EX), and not a process"),
         "have it set the process as its owner (fcntl F_SETOWN)",
@@ -192,7 +193,7 @@ pub fn owner_thread(owner: i32) -> Refusal {
 
 /// A pidfd of a single thread.
 #[must_use]
-pub fn pidfd_of_thread(thread: i32, pid: i32) -> Refusal {
+pub fn pidfd_of_thread(thread: HostPid, pid: HostPid) -> Refusal {
     Refusal::new(
         format!(
             "it stands for thread {thread} of process {pid} (PIDFD_THREAD), which cannot be carried yet"
@@ -207,7 +208,7 @@ pub const PIDFD_ELSEWHERE: Refusal =
 
 /// A pidfd whose process is not in the checkpoint.
 #[must_use]
-pub fn pidfd_outside(target: i32) -> Refusal {
+pub fn pidfd_outside(target: HostPid) -> Refusal {
     Refusal::new(
         format!("it stands for process {target}, which is outside the tree"),
         "close it before the dump, or dump a tree that holds both",

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ids::{HostPid, ImagePid};
+
 use crate::unsupported::{Refusal, Unsupported};
 
 /// `RLIMIT_*` by number, as `ulimit` and `setrlimit` call them.
@@ -27,7 +29,7 @@ const LIMIT_NAMES: [&str; 16] = [
 /// A hard limit of a process, above that of whoever restores: it can be lowered by anyone, raised only with
 /// CAP_SYS_RESOURCE.
 #[must_use]
-pub fn of_limit(pid: i32, resource: usize, limit: u64, ours: u64) -> Option<Unsupported> {
+pub fn of_limit(pid: ImagePid, resource: usize, limit: u64, ours: u64) -> Option<Unsupported> {
     (limit > ours).then(|| {
         let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
         Refusal::new(
@@ -40,7 +42,7 @@ pub fn of_limit(pid: i32, resource: usize, limit: u64, ours: u64) -> Option<Unsu
 
 /// Capabilities, by their names, that a thread had and whoever restores has not.
 #[must_use]
-pub fn of_capabilities(tid: i32, names: &str) -> Unsupported {
+pub fn of_capabilities(tid: ImagePid, names: &str) -> Unsupported {
     Refusal::new(
         format!("it had {names}, which this process has not"),
         "restore as root, with all capabilities that the tree had",
@@ -50,7 +52,7 @@ pub fn of_capabilities(tid: i32, names: &str) -> Unsupported {
 
 /// A guard region, under a kernel that has none.
 #[must_use]
-pub fn of_guard(pid: i32, start: u64, end: u64) -> Unsupported {
+pub fn of_guard(pid: ImagePid, start: u64, end: u64) -> Unsupported {
     Refusal::fixed(
         "this kernel has none (MADV_GUARD_INSTALL)",
         "restore it under Linux 6.13 or newer",
@@ -60,7 +62,7 @@ pub fn of_guard(pid: i32, start: u64, end: u64) -> Unsupported {
 
 /// Registers, by the names of their components, that a process may use and this processor does not have.
 #[must_use]
-pub fn of_permitted(pid: i32, names: &str) -> Unsupported {
+pub fn of_permitted(pid: ImagePid, names: &str) -> Unsupported {
     Refusal::new(
         format!("it may use {names}, which this processor lacks"),
         "restore it on a processor with the features of the one it was dumped on",
@@ -80,7 +82,7 @@ pub enum InTheWay {
 /// A lock or a lease that cannot be had now; `holder` is who stands in its way, with its program, if he is
 /// to be seen from here.
 #[must_use]
-pub fn lock_taken(what: InTheWay, holder: Option<(i32, &str)>) -> Refusal {
+pub fn lock_taken(what: InTheWay, holder: Option<(HostPid, &str)>) -> Refusal {
     let (has, gives_up) = match what {
         InTheWay::Lock => ("holds a lock on the file that does not go with it", "releases it"),
         InTheWay::OpenFile => ("has the file open in a way that does not go with it", "closes it"),
@@ -192,10 +194,10 @@ pub const OTHER_PROCESSOR: Refusal = Refusal::fixed(
 
 /// A number of a process that this machine does not have.
 #[must_use]
-pub fn number_too_high(id: i32, limit: i32) -> Refusal {
+pub fn number_too_high(id: HostPid, limit: i32) -> Refusal {
     Refusal::new(
         format!("process numbers end at {limit} here"),
-        format!("sysctl -w kernel.pid_max={}", id.saturating_add(1)),
+        format!("sysctl -w kernel.pid_max={}", id.get().saturating_add(1)),
     )
 }
 
@@ -210,16 +212,20 @@ pub fn runs_already(images: &Path) -> Refusal {
 
 /// A number that a zombie has, with its parent as it is said (`process 7 (sh)`).
 #[must_use]
-pub fn number_of_zombie(parent: &str, ppid: i32) -> Refusal {
+pub fn number_of_zombie(parent: &str, ppid: Option<HostPid>) -> Refusal {
+    let remedy = match ppid {
+        Some(ppid) => format!("have its parent wait for it, or end the parent: kill {ppid}"),
+        None => "have its parent wait for it, or end the parent".to_owned(),
+    };
     Refusal::new(
         format!("its number is in use by a zombie: {parent} has not waited for its child"),
-        format!("have its parent wait for it, or end the parent: kill {ppid}"),
+        remedy,
     )
 }
 
 /// A number that somebody has, with its parent, as they are said.
 #[must_use]
-pub fn number_taken(id: i32, who: &str, state: char, parent: &str) -> Refusal {
+pub fn number_taken(id: HostPid, who: &str, state: char, parent: &str) -> Refusal {
     Refusal::new(
         format!("its number is in use by {who} in state {state}, a child of {parent}"),
         format!("end it (kill {id}), or restore in another pid namespace"),
@@ -283,15 +289,22 @@ pub const GROUP_OUTSIDE: Refusal = Refusal::fixed(
 mod tests {
     use super::*;
 
+    fn image(number: i32) -> ImagePid {
+        ImagePid::new(number).unwrap()
+    }
+
     #[test]
     fn limits_are_named() {
-        assert_eq!(of_limit(7, 7, 1024, 1024), None);
-        assert_eq!(of_limit(7, 7, 1025, 1024).unwrap().object, "hard limit of nofile");
-        assert!(of_limit(7, 99, 1, 0).unwrap().object.ends_with("an unknown resource"));
+        assert_eq!(of_limit(image(7), 7, 1024, 1024), None);
+        assert_eq!(of_limit(image(7), 7, 1025, 1024).unwrap().object, "hard limit of nofile");
+        assert!(of_limit(image(7), 99, 1, 0).unwrap().object.ends_with("an unknown resource"));
     }
 
     #[test]
     fn a_number_that_is_too_high_is_allowed_by_a_command() {
-        assert_eq!(number_too_high(40000, 32768).remedy, "sysctl -w kernel.pid_max=40001");
+        assert_eq!(
+            number_too_high(HostPid::new(40000).unwrap(), 32768).remedy,
+            "sysctl -w kernel.pid_max=40001"
+        );
     }
 }

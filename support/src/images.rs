@@ -1,5 +1,7 @@
 //! What images hold that a restore does not make: those of CRIU's, of another version, or damaged ones.
 
+use ids::ImagePid;
+
 use crate::unsupported::Refusal;
 
 /// An internet socket of another protocol.
@@ -66,7 +68,7 @@ pub const DESCRIPTORS_WAIT: Refusal = Refusal::fixed(
 
 /// Processes that share what is not made shared.
 #[must_use]
-pub fn shares(what: &str, other: i32) -> Refusal {
+pub fn shares(what: &str, other: ImagePid) -> Refusal {
     Refusal::new(
         format!("it shares its {what} with process {other}"),
         "have the program start them without CLONE_VM, CLONE_FILES and CLONE_FS, and dump it again",
@@ -169,7 +171,7 @@ pub const SESSION_OUTSIDE: Refusal = Refusal::fixed(
 
 /// A process in a session that it cannot have been born into.
 #[must_use]
-pub fn session_elsewhere(sid: i32) -> Refusal {
+pub fn session_elsewhere(sid: ImagePid) -> Refusal {
     Refusal::new(
         format!("its session {sid} is neither its parent's nor a sibling's"),
         "start it with setsid, and dump the tree again",
@@ -178,16 +180,16 @@ pub fn session_elsewhere(sid: i32) -> Refusal {
 
 /// A leader of a session in another group.
 #[must_use]
-pub fn leader_in_group(pgid: i32) -> Refusal {
+pub fn leader_in_group(pgid: Option<ImagePid>) -> Refusal {
     Refusal::new(
-        format!("it leads a session but is in group {pgid}"),
+        format!("it leads a session but is in group {}", pgid.map_or(0, ImagePid::get)),
         "no kernel makes such a process, so the images are damaged: dump the tree again",
     )
 }
 
 /// A group in two sessions.
 #[must_use]
-pub fn group_in_two_sessions(pgid: i32) -> Refusal {
+pub fn group_in_two_sessions(pgid: ImagePid) -> Refusal {
     Refusal::new(
         format!("its group {pgid} is in two sessions"),
         "no kernel makes such a group, so the images are damaged: dump the tree again",

@@ -18,7 +18,7 @@ const FILES_OF_PROCESS: usize = 4;
 
 /// A process with `count` mappings, of which it may have `most` (`vm.max_map_count`).
 #[must_use]
-pub fn of_mappings(pid: i32, count: u64, most: u64) -> Option<Unsupported> {
+pub fn of_mappings(pid: impl Into<i32>, count: u64, most: u64) -> Option<Unsupported> {
     let needed = count.saturating_add(MAPPINGS);
     (needed > most).then(|| {
         let reason = format!(
@@ -53,7 +53,7 @@ impl OpenFiles {
 
     /// Of a tree, of which a process may have `most` files open (the hard limit).
     #[must_use]
-    pub fn check(self, root: i32, most: u64) -> Option<Unsupported> {
+    pub fn check(self, root: impl Into<i32>, most: u64) -> Option<Unsupported> {
         // A socket may be made with the other end of its pair.
         let needed = (self.highest + 1).max(self.own + 2 * self.sockets);
         (needed as u64 > most).then(|| {
@@ -72,7 +72,7 @@ impl OpenFiles {
 
 /// A tree of more processes than a dump may have open files; `hard` is the limit.
 #[must_use]
-pub fn of_processes(root: i32, processes: usize, hard: u64) -> Unsupported {
+pub fn of_processes(root: impl Into<i32>, processes: usize, hard: u64) -> Unsupported {
     // A process's memory and files take some, too.
     let needed = processes.saturating_mul(4).saturating_add(1024);
     let reason = format!(
@@ -84,7 +84,7 @@ pub fn of_processes(root: i32, processes: usize, hard: u64) -> Unsupported {
 
 /// A restore that makes `needed` tasks on a machine that has `now` and may have `most`.
 #[must_use]
-pub fn of_tasks(root: i32, needed: u64, now: u64, most: u64) -> Option<Unsupported> {
+pub fn of_tasks(root: impl Into<i32>, needed: u64, now: u64, most: u64) -> Option<Unsupported> {
     let all = now.saturating_add(needed);
     (all > most).then(|| {
         let reason =
@@ -96,7 +96,13 @@ pub fn of_tasks(root: i32, needed: u64, now: u64, most: u64) -> Option<Unsupport
 
 /// The same in a control group (`pids.current` and `pids.max`), by the name of its directory.
 #[must_use]
-pub fn of_group(root: i32, group: &str, needed: u64, now: u64, most: u64) -> Option<Unsupported> {
+pub fn of_group(
+    root: impl Into<i32>,
+    group: &str,
+    needed: u64,
+    now: u64,
+    most: u64,
+) -> Option<Unsupported> {
     let all = now.saturating_add(needed);
     // One task alone goes into a group whatever its limit is.
     (needed > 1 && all > most).then(|| {
@@ -109,7 +115,7 @@ pub fn of_group(root: i32, group: &str, needed: u64, now: u64, most: u64) -> Opt
 /// Memory that the tree may write to, on a machine that counts what it promises and may still promise
 /// `left` bytes.
 #[must_use]
-pub fn of_memory(root: i32, needed: u64, left: u64) -> Option<Unsupported> {
+pub fn of_memory(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsupported> {
     (needed > left).then(|| {
         let reason = format!(
             "it is {needed} bytes, and vm.overcommit_memory is 2 here: {left} bytes may still be \

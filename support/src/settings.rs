@@ -1,6 +1,7 @@
 //! What few tasks have set for themselves and a checkpoint cannot carry.
 
 use ebpf_common::unusual;
+use ids::HostPid;
 use inventory::settings::LANDLOCK;
 use inventory::{Process, Thread};
 
@@ -148,7 +149,7 @@ pub(crate) fn of_thread(process: &Process, thread: &Thread) -> Vec<Unsupported> 
 }
 
 /// What a task has of these things (bits of [`unusual`]).
-pub fn of_unusual(task: i32, unusual: u32) -> impl Iterator<Item = Unsupported> {
+pub fn of_unusual(task: HostPid, unusual: u32) -> impl Iterator<Item = Unsupported> {
     rules(unusual).map(move |(object, refusal)| refusal.of(task, object))
 }
 
@@ -167,7 +168,7 @@ pub(crate) const WIDE_POLICY: Refusal = Refusal::fixed(
 
 /// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
 #[must_use]
-pub fn of_policy_without_bpf(pid: i32) -> Unsupported {
+pub fn of_policy_without_bpf(pid: HostPid) -> Unsupported {
     let reason = "without eBPF it cannot be read to be carried";
     let remedy = "dump it by root with eBPF (`stasis check` says what is missing), or give it the \
                   default policy";
@@ -196,7 +197,7 @@ pub(crate) fn of_child(process: &Process) -> Option<Unsupported> {
 
 /// The signal that a child's parent gets at its end.
 #[must_use]
-pub fn of_exit_signal(pid: i32, signal: i32) -> Option<Unsupported> {
+pub fn of_exit_signal(pid: HostPid, signal: i32) -> Option<Unsupported> {
     let refusal = Refusal::fixed(
         "its end is not told to its parent by SIGCHLD (clone with another signal, or with none)",
         "start it by fork, or by clone with SIGCHLD",
@@ -207,7 +208,7 @@ pub fn of_exit_signal(pid: i32, signal: i32) -> Option<Unsupported> {
 /// What the status of a task (`/proc/PID/status`) tells: its mode of seccomp, and the processor's features
 /// that it has turned on.
 #[must_use]
-pub fn of_status(task: i32, seccomp: u32, features: Option<&str>) -> Vec<Unsupported> {
+pub fn of_status(task: HostPid, seccomp: u32, features: Option<&str>) -> Vec<Unsupported> {
     let mut found = Vec::new();
     if seccomp != 0 {
         let remedy = "start it without a seccomp filter";
@@ -224,7 +225,7 @@ pub fn of_status(task: i32, seccomp: u32, features: Option<&str>) -> Vec<Unsuppo
 /// A label of a security module (SELinux, AppArmor, Smack) that a restore would not give back: what it
 /// restores gets its own. `own` is that of whoever dumps.
 #[must_use]
-pub fn of_label(task: i32, label: &str, own: &str) -> Option<Unsupported> {
+pub fn of_label(task: HostPid, label: &str, own: &str) -> Option<Unsupported> {
     let reason = format!("a restore would give it the label of stasis, {own}");
     let remedy = format!(
         "dump and restore under this label (SELinux: runcon {} stasis …; AppArmor: aa-exec -p PROFILE -- \
@@ -237,21 +238,21 @@ pub fn of_label(task: i32, label: &str, own: &str) -> Option<Unsupported> {
 
 /// A process that runs a program of 32 bits.
 #[must_use]
-pub fn of_program_of_32_bits(pid: i32) -> Unsupported {
+pub fn of_program_of_32_bits(pid: HostPid) -> Unsupported {
     Refusal::fixed("it is a 32-bit program", "run the 64-bit build of the program")
         .of(pid, "program")
 }
 
 /// A thread that is stopped in code of 32 bits.
 #[must_use]
-pub fn of_code_of_32_bits(pid: i32, tid: i32) -> Unsupported {
+pub fn of_code_of_32_bits(pid: HostPid, tid: HostPid) -> Unsupported {
     Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program")
         .of(pid, format!("thread {tid}"))
 }
 
 /// Registers of a thread that the images have no field for, by the names of the processor's components.
 #[must_use]
-pub fn of_registers(pid: i32, tid: i32, names: &[&str]) -> Unsupported {
+pub fn of_registers(pid: HostPid, tid: HostPid, names: &[&str]) -> Unsupported {
     let object = format!("thread {tid}, registers of {}", names.join(" and "));
     let reason = "the images have no place for them";
     Refusal::fixed(reason, "run the program with a library that does not use them").of(pid, object)
@@ -300,25 +301,29 @@ fn unnamed_files<'a>(processes: impl Iterator<Item = &'a Process>) -> Option<Str
 mod tests {
     use super::*;
 
+    fn pid(number: i32) -> HostPid {
+        HostPid::new(number).unwrap()
+    }
+
     #[test]
     fn labels_that_a_restore_would_not_give() {
         let shell = "unconfined_u:unconfined_r:unconfined_t:s0";
         let daemon = "system_u:system_r:httpd_t:s0";
-        let found = of_label(40, daemon, shell).expect("refused");
+        let found = of_label(pid(40), daemon, shell).expect("refused");
         assert!(found.object.contains(daemon) && found.remedy.contains(daemon), "{found}");
         assert!(found.reason.contains(shell), "{found}");
-        assert_eq!(of_label(40, daemon, daemon), None);
-        assert!(of_label(40, shell, daemon).is_some());
-        assert_eq!(of_label(40, "unconfined", "/usr/bin/stasis (enforce)"), None);
-        assert!(of_label(40, "/usr/sbin/cupsd (enforce)", "unconfined").is_some());
+        assert_eq!(of_label(pid(40), daemon, daemon), None);
+        assert!(of_label(pid(40), shell, daemon).is_some());
+        assert_eq!(of_label(pid(40), "unconfined", "/usr/bin/stasis (enforce)"), None);
+        assert!(of_label(pid(40), "/usr/sbin/cupsd (enforce)", "unconfined").is_some());
     }
 
     #[test]
     fn what_the_status_tells() {
-        let found = of_status(40, 2, Some(arch::kernel::SHADOW_STACK));
+        let found = of_status(pid(40), 2, Some(arch::kernel::SHADOW_STACK));
         let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
         assert_eq!(objects, ["seccomp", "shadow stack"]);
-        assert!(of_status(40, 0, Some("")).is_empty());
+        assert!(of_status(pid(40), 0, Some("")).is_empty());
     }
 
     #[test]

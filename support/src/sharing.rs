@@ -1,5 +1,7 @@
 //! What a tree holds together with others, which a restore would cut in two.
 
+use ids::HostPid;
+
 use crate::unsupported::Refusal;
 
 /// What is held.
@@ -34,7 +36,7 @@ impl Thing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Which.
-    pub pid: i32,
+    pub pid: HostPid,
     /// The name of its program.
     pub command: String,
     /// Where it holds it: `descriptor 5`.
@@ -44,7 +46,7 @@ pub struct Holder {
     /// There is no other.
     pub alone: bool,
     /// The process, and its program, whose tree holds both, if that can be dumped.
-    pub common: Option<(i32, String)>,
+    pub common: Option<(HostPid, String)>,
 }
 
 /// Something that a process outside of the tree holds as well.
@@ -92,7 +94,7 @@ mod tests {
     #[test]
     fn the_holder_is_named_with_what_ends_it() {
         let holder = Holder {
-            pid: 9,
+            pid: HostPid::new(9).unwrap(),
             command: "x".to_owned(),
             place: "descriptor 5".to_owned(),
             by_mapping: false,
@@ -102,7 +104,7 @@ mod tests {
         let found = held_outside(Thing::Pipe, &holder);
         assert!(found.reason.starts_with("process 9 (x, descriptor 5) outside the tree holds it"));
         assert_eq!(found.remedy, "have process 9 close it, or end it (kill 9)");
-        let common = Some((4, "sh".to_owned()));
+        let common = Some((HostPid::new(4).unwrap(), "sh".to_owned()));
         let several = Holder { alone: false, by_mapping: true, common, ..holder };
         let found = held_outside(Thing::Memory, &several);
         assert!(found.reason.contains("and others outside the tree hold it"), "{}", found.reason);

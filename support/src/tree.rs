@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ids::HostPid;
 use inventory::{Process, ProcessState, Thread};
 
 use crate::mappings::{object_of, of_mapping};
@@ -12,7 +13,7 @@ use crate::unsupported::{Refusal, Unsupported};
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     /// The process that asks, which cannot stop itself.
-    pub own: i32,
+    pub own: Option<HostPid>,
     /// Its namespaces.
     pub namespaces: BTreeMap<&'static str, u64>,
     /// The root may belong to a session (and a terminal) outside the tree.
@@ -24,25 +25,28 @@ pub const CARRIED_NAMESPACES: [&str; 1] = ["uts"];
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
-pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Unsupported> {
+pub fn of_tree(root: HostPid, tree: &[&Process], around: &Surroundings) -> Vec<Unsupported> {
     let mut found = Vec::new();
-    let members: BTreeSet<i32> = tree.iter().map(|process| process.pid).collect();
-    if members.contains(&around.own) {
+    let members: BTreeSet<HostPid> = tree.iter().map(|process| process.pid).collect();
+    if let Some(own) = around.own.filter(|own| members.contains(own)) {
         let (reason, remedy) = (
             "a process cannot stop itself and go on",
             "run stasis outside the tree that it is to dump (in another terminal, or by setsid)",
         );
-        found.push(Refusal::fixed(reason, remedy).of(around.own, "stasis itself"));
+        found.push(Refusal::fixed(reason, remedy).of(own, "stasis itself"));
     }
     found.extend(of_init(root));
-    let sid = tree.iter().find(|process| process.pid == root).map(|process| process.sid);
+    let sid = tree.iter().find(|process| process.pid == root).and_then(|process| process.sid);
     for process in tree {
         session(process, (root, sid), &members, around.shell_job, &mut found);
         if !is_zombie(process) {
             of_process(process, tree, around, &mut found);
         } else if process.pid == root {
             let reason = "it has ended and waits for its parent to collect it";
-            let remedy = format!("dump the tree of its parent, process {}", process.ppid);
+            let remedy = match process.ppid {
+                Some(parent) => format!("dump the tree of its parent, process {parent}"),
+                None => "dump the tree of its parent".to_owned(),
+            };
             found.push(Refusal::new(reason, remedy).of(root, "the process"));
         }
         if process.pid != root {
@@ -55,8 +59,8 @@ pub fn of_tree(root: i32, tree: &[&Process], around: &Surroundings) -> Vec<Unsup
 /// The first process of a machine, or of a container, cannot come back: it has its number for as long as
 /// there are others.
 #[must_use]
-pub fn of_init(root: i32) -> Option<Unsupported> {
-    (root == 1).then(|| {
+pub fn of_init(root: HostPid) -> Option<Unsupported> {
+    (root.get() == 1).then(|| {
         let reason = "it is the init of this machine or container: all processes end with it, so it could \
                       not be restored";
         let remedy = "dump the trees below it one by one (`stasis ps` lists them), or a container from \
@@ -69,24 +73,27 @@ pub fn of_init(root: i32) -> Option<Unsupported> {
 /// tree is a terminal's job.
 fn session(
     process: &Process,
-    (root, root_sid): (i32, Option<i32>),
-    members: &BTreeSet<i32>,
+    (root, root_sid): (HostPid, Option<HostPid>),
+    members: &BTreeSet<HostPid>,
     shell_job: bool,
     found: &mut Vec<Unsupported>,
 ) {
     let (pid, sid) = (process.pid, process.sid);
     let mut add = |reason: &'static str, remedy: String| {
-        found.push(Refusal::new(reason, remedy).of(pid, format!("session {sid}")));
+        found.push(
+            Refusal::new(reason, remedy)
+                .of(pid, format!("session {}", sid.map_or(0, HostPid::get))),
+        );
     };
-    if pid == root && sid != pid && !shell_job && !process.kernel_thread {
+    if pid == root && sid != Some(pid) && !shell_job && !process.kernel_thread {
         let join = "give --shell-job, to have it join the session of whoever restores it";
-        // The number 0: the leader is outside of the pid namespace.
         let remedy = match sid {
-            0 => format!("{join}, or start it with setsid"),
-            _ => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
+            // The leader is outside of the pid namespace.
+            None => format!("{join}, or start it with setsid"),
+            Some(sid) => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
         };
         add("its leader is outside the tree", remedy);
-    } else if pid != root && !members.contains(&sid) && root_sid != Some(sid) {
+    } else if pid != root && sid != root_sid && !sid.is_some_and(|sid| members.contains(&sid)) {
         add(
             "its leader has ended or is outside the tree",
             "keep the session's leader alive, or start the process with setsid".to_owned(),
@@ -105,7 +112,7 @@ fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
 /// Tables that a process shares with another, inside of the tree or outside.
 fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
     let (pid, tables) = (process.pid, &process.tables);
-    let is_inside = |pid: i32| tree.iter().any(|process| process.pid == pid);
+    let is_inside = |pid: HostPid| tree.iter().any(|process| process.pid == pid);
     let mut found = Vec::new();
     for (index, (name, flag, owner)) in [
         ("memory", "CLONE_VM", tables.memory),
@@ -116,10 +123,9 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
     .into_iter()
     .enumerate()
     {
-        let outside = [tables.others[index], owner].into_iter().find(|other| {
-            // The inventory does not tell of itself that it is complete.
-            *other != 0 && *other != pid && !is_inside(*other)
-        });
+        // The inventory does not tell of itself that it is complete.
+        let mut others = [tables.others[index], owner].into_iter().flatten();
+        let outside = others.find(|other| *other != pid && !is_inside(*other));
         if let Some(other) = outside {
             let reason = format!("it is shared with process {other} outside the tree ({flag})");
             let remedy = format!(
@@ -127,7 +133,9 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
                  processes share by it cannot be carried"
             );
             found.push(Refusal::new(reason, remedy).of(pid, name));
-        } else if owner != 0 && owner != pid && !is_in_vfork(process, tree) {
+        } else if let Some(owner) =
+            owner.filter(|owner| *owner != pid && !is_in_vfork(process, tree))
+        {
             let reason = format!("it is shared with process {owner}");
             let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
             found.push(Refusal::new(reason, remedy).of(pid, name));
@@ -213,8 +221,12 @@ const fn is_zombie(process: &Process) -> bool {
 
 /// A task that `tracer`, a thread other than `own`, traces: a task can only have one.
 #[must_use]
-pub fn of_tracer(task: i32, tracer: i32, own: i32) -> Option<Unsupported> {
-    (tracer != 0 && tracer != own).then(|| {
+pub fn of_tracer(
+    task: HostPid,
+    tracer: Option<HostPid>,
+    own: Option<HostPid>,
+) -> Option<Unsupported> {
+    tracer.filter(|_| tracer != own).map(|tracer| {
         let remedy = format!("detach the debugger, process {tracer}, or end it: kill {tracer}");
         Refusal::new(format!("process {tracer} traces it"), remedy).of(task, "the process")
     })
@@ -222,7 +234,7 @@ pub fn of_tracer(task: i32, tracer: i32, own: i32) -> Option<Unsupported> {
 
 /// A process that whoever asks may not look into: this program, or a user.
 #[must_use]
-pub fn of_closed(pid: i32, to_user: bool) -> Unsupported {
+pub fn of_closed(pid: HostPid, to_user: bool) -> Unsupported {
     let refusal = match to_user {
         false => Refusal::fixed(
             "this program may not look into it",
@@ -235,7 +247,7 @@ pub fn of_closed(pid: i32, to_user: bool) -> Unsupported {
 
 /// A process that is no longer there.
 #[must_use]
-pub fn of_ended(pid: i32) -> Unsupported {
+pub fn of_ended(pid: HostPid) -> Unsupported {
     Refusal::fixed("it has ended", "choose a process that is there").of(pid, "the process")
 }
 

@@ -3,12 +3,16 @@ use inventory::{InProcess, InTask, Mapping, OpenFile, Tables, VmFlags};
 use super::*;
 use crate::files::{of_file, process_behind};
 
+fn pid(number: i32) -> HostPid {
+    HostPid::new(number).unwrap()
+}
+
 fn process() -> Process {
     Process {
-        pid: 40,
-        ppid: 1,
-        pgid: 40,
-        sid: 40,
+        pid: pid(40),
+        ppid: HostPid::new(1),
+        pgid: HostPid::new(40),
+        sid: HostPid::new(40),
         state: ProcessState::Alive,
         threads: BTreeMap::new(),
         mappings: Vec::new(),
@@ -16,18 +20,22 @@ fn process() -> Process {
         namespaces: BTreeMap::from([("net", 7)]),
         kernel_thread: false,
         tables: Tables {
-            memory: 40,
-            files: 40,
-            file_system: 40,
-            signal_handlers: 40,
-            others: [0; 4],
+            memory: HostPid::new(40),
+            files: HostPid::new(40),
+            file_system: HostPid::new(40),
+            signal_handlers: HostPid::new(40),
+            others: [None; 4],
         },
         in_process: None,
     }
 }
 
 fn around() -> Surroundings {
-    Surroundings { own: 1, namespaces: BTreeMap::from([("net", 7)]), shell_job: false }
+    Surroundings {
+        own: HostPid::new(1),
+        namespaces: BTreeMap::from([("net", 7)]),
+        shell_job: false,
+    }
 }
 
 fn mapping(name: &str, flags: VmFlags) -> Mapping {
@@ -67,7 +75,7 @@ fn objects(change: impl FnOnce(&mut Process)) -> Vec<String> {
     let mut process = process();
     change(&mut process);
     let mut found: Vec<_> =
-        of_tree(40, &[&process], &around()).into_iter().map(|found| found.object).collect();
+        of_tree(pid(40), &[&process], &around()).into_iter().map(|found| found.object).collect();
     found.extend(process.files.iter().filter_map(of_file).map(|found| found.reason.into_owned()));
     found
 }
@@ -92,7 +100,7 @@ fn what_concerns_the_whole_process() {
     assert_eq!(objects(|process| process.kernel_thread = true), ["the process"]);
     let zombie = ProcessState::Zombie { exit_status: 0 };
     assert_eq!(objects(|process| process.state = zombie), ["the process"]);
-    assert_eq!(objects(|process| process.tables.files = 39), ["descriptor table"]);
+    assert_eq!(objects(|process| process.tables.files = HostPid::new(39)), ["descriptor table"]);
     assert_eq!(
         objects(|process| {
             process.namespaces.insert("net", 8);
@@ -101,11 +109,11 @@ fn what_concerns_the_whole_process() {
     );
     assert_eq!(
         objects(|process| {
-            process.threads.insert(40, thread('Z'));
+            process.threads.insert(pid(40), thread('Z'));
         }),
         ["thread 40"]
     );
-    assert_eq!(objects(|process| process.sid = 39), ["session 39"]);
+    assert_eq!(objects(|process| process.sid = HostPid::new(39)), ["session 39"]);
 }
 
 #[test]
@@ -115,14 +123,14 @@ fn what_the_processor_was_set_up_for() {
     assert_eq!(found, ["local descriptor table"]);
     let ports = InTask { ports: true, ..InTask::default() };
     let found = objects(|process| {
-        process.threads.insert(40, Thread { in_task: Some(ports), ..thread('S') });
+        process.threads.insert(pid(40), Thread { in_task: Some(ports), ..thread('S') });
     });
     assert_eq!(found, ["I/O ports of thread 40"]);
 }
 
 fn thread(state: char) -> Thread {
     Thread {
-        tid: 40,
+        tid: pid(40),
         start_time: 0,
         comm: "x".into(),
         state,
@@ -141,11 +149,14 @@ fn thread(state: char) -> Thread {
 fn a_vfork_passes_and_other_sharing_of_memory_does_not() {
     for (state, refused) in [('S', true), ('D', false)] {
         let mut parent = process();
-        parent.threads.insert(40, thread(state));
+        parent.threads.insert(pid(40), thread(state));
         let mut child = process();
-        (child.pid, child.ppid) = (41, 40);
-        child.tables = Tables { files: 41, file_system: 41, signal_handlers: 41, ..child.tables };
-        let found = of_tree(40, &[&parent, &child], &around());
+        (child.pid, child.ppid) = (pid(41), HostPid::new(40));
+        child.tables = {
+            let own = HostPid::new(41);
+            Tables { files: own, file_system: own, signal_handlers: own, ..child.tables }
+        };
+        let found = of_tree(pid(40), &[&parent, &child], &around());
         let objects: Vec<_> = found.iter().map(|found| (found.task, &*found.object)).collect();
         let expected: &[_] = if refused { &[(41, "memory")] } else { &[] };
         assert_eq!(objects, expected, "{state}");
@@ -156,13 +167,13 @@ fn a_vfork_passes_and_other_sharing_of_memory_does_not() {
 fn tables_that_others_use_are_named_with_them() {
     let mut parent = process();
     let mut child = process();
-    (child.pid, child.ppid) = (41, 40);
-    parent.tables.others = [41, 39, 0, 0];
-    child.tables.others = [40, 39, 0, 40];
-    child.tables.file_system = 41;
+    (child.pid, child.ppid) = (pid(41), HostPid::new(40));
+    parent.tables.others = [41, 39, 0, 0].map(HostPid::new);
+    child.tables.others = [40, 39, 0, 40].map(HostPid::new);
+    child.tables.file_system = HostPid::new(41);
     // What both have is theirs alone, but for the descriptors.
-    parent.threads.insert(40, thread('D'));
-    let found = of_tree(40, &[&parent, &child], &around());
+    parent.threads.insert(pid(40), thread('D'));
+    let found = of_tree(pid(40), &[&parent, &child], &around());
     let outside: Vec<_> = found.iter().map(|found| (found.task, &*found.object)).collect();
     assert_eq!(outside, [(40, "descriptor table"), (41, "descriptor table")]);
     assert!(found[0].reason.contains("process 39 outside"), "{}", found[0].reason);
@@ -178,25 +189,32 @@ fn tables_that_others_use_are_named_with_them() {
 #[test]
 fn sessions_lie_inside_the_tree() {
     let mut job = process();
-    job.sid = 39;
+    job.sid = HostPid::new(39);
     let mut child = process();
-    (child.pid, child.ppid, child.sid) = (41, 40, 39);
-    child.tables =
-        Tables { memory: 41, files: 41, file_system: 41, signal_handlers: 41, others: [0; 4] };
+    (child.pid, child.ppid, child.sid) = (pid(41), HostPid::new(40), HostPid::new(39));
+    let own = HostPid::new(41);
+    child.tables = Tables {
+        memory: own,
+        files: own,
+        file_system: own,
+        signal_handlers: own,
+        others: [None; 4],
+    };
     let shell_job = Surroundings { shell_job: true, ..around() };
-    assert_eq!(of_tree(40, &[&job, &child], &around()).len(), 1);
-    assert!(of_tree(40, &[&job, &child], &shell_job).is_empty());
-    child.sid = 17;
-    assert_eq!(of_tree(40, &[&job, &child], &shell_job).len(), 1);
-    let inside = Surroundings { own: 41, ..shell_job };
-    child.sid = 41;
-    assert_eq!(of_tree(40, &[&job, &child], &inside)[0].object, "stasis itself");
+    assert_eq!(of_tree(pid(40), &[&job, &child], &around()).len(), 1);
+    assert!(of_tree(pid(40), &[&job, &child], &shell_job).is_empty());
+    child.sid = HostPid::new(17);
+    assert_eq!(of_tree(pid(40), &[&job, &child], &shell_job).len(), 1);
+    let inside = Surroundings { own: HostPid::new(41), ..shell_job };
+    child.sid = HostPid::new(41);
+    assert_eq!(of_tree(pid(40), &[&job, &child], &inside)[0].object, "stasis itself");
 }
 
 #[test]
 fn one_tracer_is_ours() {
-    assert!(of_tracer(40, 9, 1).is_some());
-    assert!(of_tracer(40, 9, 9).is_none() && of_tracer(40, 0, 1).is_none());
+    let found = |tracer, own| of_tracer(pid(40), HostPid::new(tracer), HostPid::new(own));
+    assert!(found(9, 1).is_some() && found(9, 0).is_some());
+    assert!(found(9, 9).is_none() && found(0, 1).is_none());
 }
 
 #[test]
@@ -233,6 +251,11 @@ fn files_of_proc_are_about_a_process_or_not() {
         (b"/processes/17", None),
     ];
     for (path, process) in cases {
-        assert_eq!(process_behind(path), process, "{}", String::from_utf8_lossy(path));
+        assert_eq!(
+            process_behind(path),
+            process.and_then(HostPid::new),
+            "{}",
+            String::from_utf8_lossy(path)
+        );
     }
 }

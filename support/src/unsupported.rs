@@ -34,9 +34,9 @@ impl Refusal {
 
     /// Of an object that a process or thread has; task 0 is none in particular.
     #[must_use]
-    pub fn of(self, task: i32, object: impl Into<String>) -> Unsupported {
+    pub fn of(self, task: impl Into<i32>, object: impl Into<String>) -> Unsupported {
         let (reason, remedy) = (self.reason.into_owned(), self.remedy.into_owned());
-        Unsupported { task, object: object.into(), reason, remedy }
+        Unsupported { task: task.into(), object: object.into(), reason, remedy }
     }
 }
 

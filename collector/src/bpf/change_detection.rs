@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use ebpf_common::track::TrackedProcess;
 use ebpf_common::{FileRecord, HoldersRecord, KIND_FILE, KIND_HOLDERS};
+use ids::HostPid;
 use zerocopy::FromBytes;
 
 use super::BpfError;
@@ -48,22 +49,25 @@ use crate::{Mapping, Process};
 /// What spares the next inventory a look.
 #[derive(Debug, Default)]
 pub(super) struct Basis {
-    processes: BTreeMap<i32, Arc<Held>>,
-    settled: BTreeMap<i32, Arc<Settled>>,
+    processes: BTreeMap<HostPid, Arc<Held>>,
+    settled: BTreeMap<HostPid, Arc<Settled>>,
     /// The processes that hold files of each cluster.
-    clusters: Arc<Vec<BTreeSet<i32>>>,
+    clusters: Arc<Vec<BTreeSet<HostPid>>>,
 }
 
 /// What is counted, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counted {
-    processes: BTreeMap<i32, TrackedProcess>,
+    processes: BTreeMap<HostPid, TrackedProcess>,
     names: [u64; 2],
 }
 
 impl Counted {
     /// Reads what is counted of these processes.
-    pub(super) fn read(counts: &Counts, pids: impl Iterator<Item = i32>) -> Result<Self, BpfError> {
+    pub(super) fn read(
+        counts: &Counts,
+        pids: impl Iterator<Item = HostPid>,
+    ) -> Result<Self, BpfError> {
         let mut counted = Self { processes: BTreeMap::new(), names: counts.names()? };
         for pid in pids {
             if let Some(process) = counts.process(pid)? {
@@ -76,7 +80,7 @@ impl Counted {
 
 /// What has to be read again of each process: all else is as it was. Of a process that is not there,
 /// all.
-pub(super) type Needs = BTreeMap<i32, Wanted>;
+pub(super) type Needs = BTreeMap<HostPid, Wanted>;
 
 /// Descriptors whose files are to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,7 +207,7 @@ pub(super) fn descriptions(output: &[u8]) -> Vec<u64> {
 impl Basis {
     /// What has to be read of these processes' files; of those that are not named, all.
     pub(super) fn needs(&self, now: &Counted, touched: &dyn Fn(usize) -> u64) -> Needs {
-        let has_changed = |pid: &i32| {
+        let has_changed = |pid: &HostPid| {
             let of = |counts: &TrackedProcess| {
                 // Threads, as one that ends makes room for somebody else in a count of those that
                 // use the table of descriptors.
@@ -212,7 +216,8 @@ impl Basis {
             now.processes.get(pid).map(of)
                 != self.settled.get(pid).map(|settled| of(&settled.counts))
         };
-        let changed: HashSet<i32> = self.processes.keys().copied().filter(has_changed).collect();
+        let changed: HashSet<HostPid> =
+            self.processes.keys().copied().filter(has_changed).collect();
         let clusters: Vec<bool> = self
             .clusters
             .iter()
@@ -245,8 +250,8 @@ impl Basis {
     }
 
     /// The processes of whose settled files none has to be read.
-    pub(super) fn without_news(&self, needs: &Needs) -> HashSet<i32> {
-        let others = |pid: &i32| self.settled.get(pid).map(|settled| settled.others.len());
+    pub(super) fn without_news(&self, needs: &Needs) -> HashSet<HostPid> {
+        let others = |pid: &HostPid| self.settled.get(pid).map(|settled| settled.others.len());
         // The others are among what has to be read.
         let needs = needs.iter().filter(|(pid, wanted)| {
             wanted.unless.is_empty() && others(pid) == Some(wanted.always.len())
@@ -259,9 +264,9 @@ impl Basis {
     /// still holds.
     pub(super) fn establish(
         &self,
-        pids: impl Iterator<Item = i32>,
-        mut held: BTreeMap<i32, Held>,
-        unchanged: &HashSet<i32>,
+        pids: impl Iterator<Item = HostPid>,
+        mut held: BTreeMap<HostPid, Held>,
+        unchanged: &HashSet<HostPid>,
     ) -> Self {
         let mut processes = BTreeMap::new();
         for pid in pids {
@@ -328,8 +333,8 @@ impl Clusters {
 
 /// Sorts out which files are settled, and the clusters with their holders.
 fn settle(
-    processes: &BTreeMap<i32, Arc<Held>>,
-) -> (BTreeMap<i32, Arc<Settled>>, Vec<BTreeSet<i32>>) {
+    processes: &BTreeMap<HostPid, Arc<Held>>,
+) -> (BTreeMap<HostPid, Arc<Settled>>, Vec<BTreeSet<HostPid>>) {
     let mut descriptors: HashMap<u64, u64> = HashMap::new();
     let mut clusters = Clusters::default();
     let closed = || processes.iter().filter(|(_, held)| !held.is_open);
@@ -378,7 +383,7 @@ fn settle(
     let unsettled = all().filter(|held| !seems_settled(held));
     let unsettled: HashSet<u64> = unsettled.map(|held| held.file.file).collect();
     let is_settled = |held: &HeldFile| !unsettled.contains(&held.file.file);
-    let mut holders: HashMap<usize, BTreeSet<i32>> = HashMap::new();
+    let mut holders: HashMap<usize, BTreeSet<HostPid>> = HashMap::new();
     let mut settled = BTreeMap::new();
     for (&pid, held) in closed() {
         let (mut files, mut others) = (Vec::new(), Vec::new());

@@ -5,6 +5,8 @@ use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use ebpf_common::{FileRecord, KIND_FILE, beside};
+use ids::HostPid;
+use kernel::bpf::IterTarget;
 use zerocopy::FromBytes;
 
 use super::change_detection::Wanted;
@@ -23,9 +25,9 @@ fn has_exact_sizes(magic: u64) -> bool {
 
 /// What the records of a process are decoded with.
 pub(super) struct Decoding {
-    pub(super) pid: i32,
+    pub(super) pid: HostPid,
     /// A thread of the process that has the descriptors.
-    pub(super) tid: i32,
+    pub(super) tid: HostPid,
     /// Changes of settings are counted: a socket's or a pipe's mark is worth nothing without.
     pub(super) watched: bool,
 }
@@ -156,8 +158,8 @@ impl Decoding {
         &self,
         output: &'a [u8],
     ) -> impl Iterator<Item = Result<(FileRecord, &'a [u8]), BpfError>> {
-        let pid = self.pid;
-        let bad = move || BpfError::Record { what: What::Files.text(), pid };
+        let of = IterTarget::Process(self.pid);
+        let bad = move || BpfError::Record { what: What::Files.text(), of };
         records(output).filter_map(move |record| match record {
             None => Some(Err(bad())),
             Some((KIND_FILE, bytes)) => {
@@ -185,7 +187,7 @@ impl Decoding {
         let name = if name.is_empty() {
             let link = format!("fd/{}", record.fd);
             tracing::debug!(
-                pid = self.pid,
+                pid = %self.pid,
                 "the path of descriptor {} is too long for its record: /proc is asked",
                 record.fd
             );
@@ -309,7 +311,8 @@ mod tests {
     use super::*;
     use zerocopy::IntoBytes;
 
-    const DECODING: Decoding = Decoding { pid: 1, tid: 1, watched: true };
+    const ONE: HostPid = HostPid::new(1).expect("a number");
+    const DECODING: Decoding = Decoding { pid: ONE, tid: ONE, watched: true };
 
     fn record(fd: i32, name: &str, output: &mut Vec<u8>) {
         let mut record = FileRecord { fd, inode: 7, position: 9, ..FileRecord::default() };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use ebpf_common::asked::{ALWAYS, Asked, FILES, HOLDERS, NEVER};
+use ids::HostPid;
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
@@ -34,17 +35,17 @@ pub(super) struct FilesPass {
     /// somebody needs to know.
     own: Option<HashMap<u64, u64>>,
     /// Processes of whose settled files none has to be read.
-    settled: HashSet<i32>,
-    held: BTreeMap<i32, Held>,
+    settled: HashSet<HostPid>,
+    held: BTreeMap<HostPid, Held>,
     /// Processes whose files have not been read.
-    spared: HashSet<i32>,
+    spared: HashSet<HostPid>,
 }
 
 impl FilesPass {
     /// Comes before anything else is read: what changes from here on is counted behind this.
     pub(super) fn begin(
         source: &mut BpfSource,
-        pids: impl Iterator<Item = i32> + Clone,
+        pids: impl Iterator<Item = HostPid> + Clone,
         parts: Parts,
         earlier: &Inventory,
         look: Look,
@@ -134,14 +135,14 @@ impl FilesPass {
     }
 
     /// Whether to read only some of a process's files: of few, all are read sooner.
-    fn pays(&self, pid: i32, count: usize) -> bool {
+    fn pays(&self, pid: HostPid, count: usize) -> bool {
         if self.looks_ahead { self.settled.contains(&pid) } else { count > FEW }
     }
 
     /// What to keep for the next inventory.
     pub(super) fn basis(
         self,
-        found: &BTreeMap<i32, FoundProcess>,
+        found: &BTreeMap<HostPid, FoundProcess>,
         earlier: &basis::Basis,
     ) -> basis::Basis {
         let nothing = Basis::default();
@@ -175,7 +176,7 @@ fn settled_in(basis: &basis::Basis) -> Option<Arc<Basis>> {
 
 impl BpfSource {
     /// Reads all files of a process into the buffer, and if asked for also who holds them.
-    fn read_files(&mut self, pid: i32, and_holders: bool) -> Result<(), BpfError> {
+    fn read_files(&mut self, pid: HostPid, and_holders: bool) -> Result<(), BpfError> {
         let what = match &mut self.watch {
             Some(watch) if and_holders => {
                 watch.counts.ask(Asked { what: FILES | HOLDERS, ..Asked::default() })?;
@@ -185,11 +186,11 @@ impl BpfSource {
         };
         // Not IterTarget::Thread: such an iterator, read on behind its end, goes back to where the
         // last buffer ended and never ends (seen on Linux 6.18).
-        self.iterate(what, IterTarget::Process(pid), pid)
+        self.iterate(what, IterTarget::Process(pid))
     }
 
     /// Reads the files behind some descriptors of a process into the buffer.
-    fn read_some_files(&mut self, pid: i32, wanted: &Wanted) -> Result<(), BpfError> {
+    fn read_some_files(&mut self, pid: HostPid, wanted: &Wanted) -> Result<(), BpfError> {
         let Some(watch) = &mut self.watch else { return self.read_files(pid, false) };
         let words = words(wanted);
         watch.counts.ask(Asked {
@@ -201,7 +202,7 @@ impl BpfSource {
         let count = Some(wanted.always.len()).filter(|_| wanted.unless.is_empty());
         let objects = count.filter(|count| *count <= FEW);
         let target = IterTarget::Process(pid);
-        let read = self.iterate_over(What::SomeFiles, target, pid, objects);
+        let read = self.iterate_over(What::SomeFiles, target, objects);
         drop(words);
         read
     }
@@ -220,8 +221,7 @@ impl BpfSource {
     pub(super) fn own_files(&mut self) -> Result<Vec<u64>, BpfError> {
         let Some(watch) = &mut self.watch else { return Ok(Vec::new()) };
         watch.counts.ask(Asked { what: HOLDERS, ..Asked::default() })?;
-        let own = std::process::id().cast_signed();
-        self.iterate(What::SomeFiles, IterTarget::Process(own), own)?;
+        self.iterate(What::SomeFiles, IterTarget::Process(HostPid::own()))?;
         Ok(super::change_detection::descriptions(&self.output))
     }
 }

@@ -1,6 +1,7 @@
 //! Who holds what has no name, by the iterators.
 
 use ebpf_common::{HeldRecord, KIND_HELD};
+use ids::HostPid;
 use kernel::bpf::IterTarget;
 use zerocopy::FromBytes;
 
@@ -12,14 +13,14 @@ use crate::holds::{Class, Ends, Held, Hidden, Hold, References};
 
 impl BpfSource {
     /// All that these processes, or all of the machine, hold and that has no name.
-    pub(crate) fn held(&mut self, pids: Option<&[i32]>) -> Result<Vec<Held>, BpfError> {
+    pub(crate) fn held(&mut self, pids: Option<&[HostPid]>) -> Result<Vec<Held>, BpfError> {
         let mut held = Vec::new();
         for what in [What::HeldFiles, What::HeldMappings] {
             match pids {
-                None => self.add_held(what, IterTarget::All, 0, &mut held)?,
+                None => self.add_held(what, IterTarget::All, &mut held)?,
                 Some(pids) => {
                     for &pid in pids {
-                        self.add_held(what, IterTarget::Process(pid), pid, &mut held)?;
+                        self.add_held(what, IterTarget::Process(pid), &mut held)?;
                     }
                 }
             }
@@ -34,29 +35,28 @@ impl BpfSource {
         &mut self,
         what: What,
         target: IterTarget,
-        pid: i32,
         held: &mut Vec<Held>,
     ) -> Result<(), BpfError> {
-        match self.iterate(what, target, pid) {
+        match self.iterate(what, target) {
             // It has ended.
             Err(BpfError::Iterate { source, .. })
-                if source.raw_os_error() == Some(libc::ESRCH) && pid != 0 =>
+                if source.raw_os_error() == Some(libc::ESRCH) && target != IterTarget::All =>
             {
                 return Ok(());
             }
             done => done?,
         }
-        let bad = || BpfError::Record { what: what.text(), pid };
+        let bad = || BpfError::Record { what: what.text(), of: target };
         for record in records(&self.output) {
             let (KIND_HELD, bytes) = record.ok_or_else(bad)? else { continue };
             let (record, _) = HeldRecord::read_from_prefix(bytes).map_err(|_| bad())?;
-            held.push(decode(&record));
+            held.extend(decode(&record));
         }
         Ok(())
     }
 }
 
-fn decode(record: &HeldRecord) -> Held {
+fn decode(record: &HeldRecord) -> Option<Held> {
     let count = |count: i32| u64::try_from(count).unwrap_or(0);
     let class = match record.magic {
         _ if record.named != 0 => Class::Named,
@@ -66,8 +66,8 @@ fn decode(record: &HeldRecord) -> Held {
         _ if record.mode & libc::S_IFMT == libc::S_IFIFO => Class::Pipe,
         _ => Class::File { is_written: record.count > 0 || record.writable_mappings > 0 },
     };
-    Held {
-        pid: record.tgid,
+    Some(Held {
+        pid: HostPid::new(record.tgid)?,
         hold: match record.fd {
             -1 => Hold::Mapping(record.start),
             fd => Hold::Descriptor(fd),
@@ -90,5 +90,5 @@ fn decode(record: &HeldRecord) -> Held {
             names: count(record.inode_references),
             context: count(record.context_references),
         }),
-    }
+    })
 }

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use ebpf_common::SECURITY_WORDS;
+use ids::HostPid;
 
 use super::BpfError;
 
@@ -33,7 +34,7 @@ const TRIES: usize = 16;
 
 /// Finds out how domains are told; `words` reads what the security modules keep of a thread.
 pub(super) fn find(
-    mut words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>,
+    mut words: impl FnMut(HostPid) -> Result<[u64; SECURITY_WORDS], BpfError>,
 ) -> Landlock {
     let mut left = [true; SECURITY_WORDS];
     for _ in 0..TRIES {
@@ -61,7 +62,7 @@ type Words = ([u64; SECURITY_WORDS], [u64; SECURITY_WORDS]);
 
 /// Gives a thread a domain; `None` where there are none.
 fn try_out(
-    mut words: impl FnMut(i32) -> Result<[u64; SECURITY_WORDS], BpfError>,
+    mut words: impl FnMut(HostPid) -> Result<[u64; SECURITY_WORDS], BpfError>,
 ) -> Result<Option<Words>, BpfError> {
     let (say_tid, tid) = mpsc::channel();
     let (go, wait) = mpsc::channel::<()>();
@@ -70,7 +71,7 @@ fn try_out(
         thread::Builder::new()
             .name("landlock".to_owned())
             .spawn_scoped(scope, move || {
-                let own = nix::unistd::gettid().as_raw();
+                let own = kernel::process::own_thread();
                 // An error of any of these means that nobody waits for this any more.
                 if say_tid.send(own).is_ok() && wait.recv().is_ok() {
                     let restricted = kernel::landlock::restrict_this_thread();

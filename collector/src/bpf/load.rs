@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ids::HostPid;
 use kernel::procfs::{Dir, Namespaces};
 
 use super::BpfError;
@@ -38,7 +39,7 @@ const INITIAL: [(&str, u64); 2] = [("pid", 0xEFFF_FFFC), ("time", 0xEFFF_FFFA)];
 /// The programs give numbers of the initial pid namespace and times since the machine's boot. From
 /// inside other namespaces /proc gives others, and only those are of use.
 pub(super) fn check_namespaces() -> Result<(), BpfError> {
-    let pid = std::process::id().cast_signed();
+    let pid = HostPid::own();
     let own = Dir::open(pid)
         .and_then(|dir| Namespaces::read(&dir))
         .map_err(|source| BpfError::Proc { pid, source })?;

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use arch::memory::GATE;
 use ebpf_common::{KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, name};
+use ids::HostPid;
 use kernel::bpf::IterTarget;
 use kernel::procfs::{self, Dir};
 use zerocopy::FromBytes;
@@ -19,11 +20,13 @@ use crate::{Inventory, Mapping, Process, VmFlags};
 impl BpfSource {
     pub(super) fn mappings(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         speaker: &TaskRecord,
     ) -> Result<Vec<Mapping>, BpfError> {
-        self.iterate(What::Mappings, IterTarget::Process(pid), pid)?;
-        let bad = || BpfError::Record { what: What::Mappings.text(), pid };
+        self.iterate(What::Mappings, IterTarget::Process(pid))?;
+        // A number that is none is of a thread that has gone.
+        let tid = HostPid::new(speaker.ids.tid).unwrap_or(pid);
+        let bad = || BpfError::Record { what: What::Mappings.text(), of: IterTarget::Process(pid) };
         let mut mappings: Vec<Mapping> = Vec::new();
         for record in records(&self.output) {
             let bytes = match record.ok_or_else(bad)? {
@@ -45,17 +48,17 @@ impl BpfSource {
             }
             if record.backing == backing::STACKED {
                 // What the program mapped is known to /proc alone.
-                return fallback::mappings(pid, speaker.ids.tid);
+                return fallback::mappings(pid, tid);
             }
             let name = match record.name_kind {
                 name::PATH if record.name_bytes == 0 => {
                     let range = format!("map_files/{:x}-{:x}", record.start, record.end);
                     tracing::debug!(
-                        pid,
+                        %pid,
                         "the name of mapping {:x} is too long for its record: /proc is asked",
                         record.start
                     );
-                    let Some(text) = fallback::link(pid, speaker.ids.tid, &range)? else {
+                    let Some(text) = fallback::link(pid, tid, &range)? else {
                         continue;
                     };
                     text
@@ -94,7 +97,7 @@ pub(super) fn unchanged(process: &Process, earlier: &mut Inventory) -> Option<Ve
 /// the permissions that it shows and nothing more.
 pub(super) fn own_gate() -> Option<Mapping> {
     let mut text = Vec::new();
-    Dir::open(std::process::id().cast_signed()).ok()?.read("maps", &mut text).ok()?;
+    Dir::open(HostPid::own()).ok()?.read("maps", &mut text).ok()?;
     let map = procfs::maps(&text).last()?.ok()?;
     if map.raw_name != GATE {
         return None;

@@ -22,6 +22,9 @@ mod source;
 mod tables;
 mod tracks;
 
+use ids::HostPid;
+use kernel::bpf::IterTarget;
+
 pub use load::Loaded;
 pub use pins::PIN_ROOT;
 pub use reading::BpfSource;
@@ -170,29 +173,29 @@ pub enum BpfError {
         source: nix::Error,
     },
     /// An iterator could not be made or read.
-    #[error("iterate over the {what} of process {pid}")]
+    #[error("iterate over the {what} of {of}")]
     Iterate {
         /// Threads, files or mappings.
         what: &'static str,
-        /// The process.
-        pid: i32,
+        /// Whose.
+        of: IterTarget,
         /// The kernel's answer.
         #[source]
         source: std::io::Error,
     },
     /// A program wrote something that is no record.
-    #[error("understand the records of the {what} of process {pid}")]
+    #[error("understand the records of the {what} of {of}")]
     Record {
         /// Threads, files or mappings.
         what: &'static str,
-        /// The process.
-        pid: i32,
+        /// Whose.
+        of: IterTarget,
     },
     /// What /proc had to be asked for would not be told.
     #[error("read from /proc what a record had no room for, of process {pid}")]
     Proc {
         /// The process.
-        pid: i32,
+        pid: HostPid,
         /// What was being read.
         #[source]
         source: kernel::procfs::Error,

@@ -11,6 +11,7 @@ use ebpf_common::{
     KIND_PLACE, KIND_SIGNAL_ACTIONS, KIND_TASK, PlaceRecord, SignalAction, SignalActionsRecord,
     TaskRecord,
 };
+use ids::HostPid;
 use kernel::bpf::{IterTarget, iter_create, iter_link};
 use zerocopy::FromBytes;
 
@@ -90,20 +91,15 @@ pub(super) struct FoundProcess {
 
 impl FoundProcess {
     /// A thread that has memory and descriptors to show.
-    pub(super) fn speaker(&self) -> Option<i32> {
-        self.speaker.as_ref().map(|speaker| speaker.ids.tid)
+    pub(super) fn speaker(&self) -> Option<HostPid> {
+        self.speaker.as_ref().and_then(|speaker| HostPid::new(speaker.ids.tid))
     }
 }
 
 impl BpfSource {
     /// Runs an iterator to its end, into the buffer.
-    pub(super) fn iterate(
-        &mut self,
-        what: What,
-        target: IterTarget,
-        pid: i32,
-    ) -> Result<(), BpfError> {
-        self.iterate_over(what, target, pid, None)
+    pub(super) fn iterate(&mut self, what: What, target: IterTarget) -> Result<(), BpfError> {
+        self.iterate_over(what, target, None)
     }
 
     /// Runs an iterator into the buffer, to its end or over so many objects that it writes out, if that
@@ -112,10 +108,9 @@ impl BpfSource {
         &mut self,
         what: What,
         target: IterTarget,
-        pid: i32,
         mut objects: Option<usize>,
     ) -> Result<(), BpfError> {
-        let failed = |source| BpfError::Iterate { what: what.text(), pid, source };
+        let failed = |source| BpfError::Iterate { what: what.text(), of: target, source };
         let program = self.programs.iterator(what as usize);
         let link = match self.links.entry((what, target)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -161,15 +156,15 @@ impl BpfSource {
     }
 
     /// The threads of these processes, of those that are there.
-    pub(super) fn tasks(&mut self, pids: &[i32]) -> Result<BTreeMap<i32, Tasks>, BpfError> {
+    pub(super) fn tasks(&mut self, pids: &[HostPid]) -> Result<BTreeMap<HostPid, Tasks>, BpfError> {
         let mut all = BTreeMap::new();
         if pids.len() > 1 && quicker_at_once(pids.len()) {
-            let wanted: HashSet<i32> = pids.iter().copied().collect();
-            self.read_tasks(IterTarget::All, 0, &mut all)?;
+            let wanted: HashSet<HostPid> = pids.iter().copied().collect();
+            self.read_tasks(IterTarget::All, &mut all)?;
             all.retain(|pid, _| wanted.contains(pid));
         } else {
             for &pid in pids {
-                self.read_tasks(IterTarget::Process(pid), pid, &mut all)?;
+                self.read_tasks(IterTarget::Process(pid), &mut all)?;
             }
             // A thread's number finds its process.
             all.retain(|pid, _| pids.contains(pid));
@@ -180,24 +175,26 @@ impl BpfSource {
     pub(super) fn read_tasks(
         &mut self,
         target: IterTarget,
-        pid: i32,
-        all: &mut BTreeMap<i32, Tasks>,
+        all: &mut BTreeMap<HostPid, Tasks>,
     ) -> Result<(), BpfError> {
-        self.iterate(What::Threads, target, pid)?;
-        let bad = || BpfError::Record { what: What::Threads.text(), pid };
+        self.iterate(What::Threads, target)?;
+        let bad = || BpfError::Record { what: What::Threads.text(), of: target };
         for record in records(&self.output) {
             match record.ok_or_else(bad)? {
                 (KIND_TASK, bytes) => {
                     let (task, _) = TaskRecord::read_from_prefix(bytes).map_err(|_| bad())?;
-                    all.entry(task.ids.tgid).or_default().threads.push(task);
+                    let Some(pid) = HostPid::new(task.ids.tgid) else { continue };
+                    all.entry(pid).or_default().threads.push(task);
                 }
                 (KIND_SIGNAL_ACTIONS, bytes) => {
                     let (tgid, actions) = signal_actions(bytes).ok_or_else(bad)?;
-                    all.entry(tgid).or_default().actions = actions;
+                    let Some(pid) = HostPid::new(tgid) else { continue };
+                    all.entry(pid).or_default().actions = actions;
                 }
                 (KIND_PLACE, bytes) => {
                     let (place, target) = with_name::<PlaceRecord>(bytes).ok_or_else(bad)?;
-                    let places = &mut all.entry(place.tgid).or_default().places;
+                    let Some(pid) = HostPid::new(place.tgid) else { continue };
+                    let places = &mut all.entry(pid).or_default().places;
                     if let Some(slot) = places.get_mut(place.place as usize) {
                         *slot = named_file(&place, target);
                     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use arch::memory::{PROTECTION_KEY, VM_FLAGS};
 use ebpf_common::{FileRecord, Header, SIGNALS, SignalAction, TaskRecord, VmaRecord};
+use ids::HostPid;
 use zerocopy::FromBytes;
 
 use super::landlock::Landlock;
@@ -94,6 +95,7 @@ pub(super) fn process_state(leader: &TaskRecord) -> ProcessState {
 const NANOSECONDS_A_TICK: u64 = 1_000_000_000 / 100;
 
 pub(super) fn thread(
+    tid: HostPid,
     task: &TaskRecord,
     leader: &TaskRecord,
     actions: &[SignalAction],
@@ -103,7 +105,7 @@ pub(super) fn thread(
     let signals = &task.signals;
     let (ignored, caught) = dispositions(actions);
     Thread {
-        tid: task.ids.tid,
+        tid,
         start_time: task.ids.start_boottime / NANOSECONDS_A_TICK,
         comm: OsString::from_vec(name.to_vec()),
         state: state_letter(task),

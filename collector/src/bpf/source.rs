@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ebpf_common::TaskRecord;
+use ids::HostPid;
 use kernel::bpf::IterTarget;
 use kernel::procfs::NAMESPACES;
 
@@ -41,11 +42,11 @@ impl BpfSource {
             return known;
         }
         let found = landlock::find(|tid| {
-            let pid = std::process::id().cast_signed();
+            let pid = HostPid::own();
             let mut own = BTreeMap::new();
-            self.read_tasks(IterTarget::Process(pid), pid, &mut own)?;
+            self.read_tasks(IterTarget::Process(pid), &mut own)?;
             let threads = own.get(&pid).map_or(&[][..], |tasks| &tasks.threads);
-            let thread = threads.iter().find(|task| task.ids.tid == tid);
+            let thread = threads.iter().find(|task| task.ids.tid == tid.get());
             thread.map(|task| task.settings.security).ok_or(BpfError::SelfCheck)
         });
         *self.landlock.insert(found)
@@ -97,7 +98,7 @@ impl BpfSource {
     /// # Errors
     /// If the programs do not work, or do not tell what /proc tells.
     pub fn check(&mut self) -> Result<(), BpfError> {
-        let own = std::process::id().cast_signed();
+        let own = HostPid::own();
         let mut by_proc = fallback::mappings(own, own)?;
         let by_bpf =
             self.take(&[own], Parts::MAPPINGS, &mut Inventory::default(), Look::default())?;
@@ -125,7 +126,7 @@ impl BpfSource {
     /// If an iterator cannot be made or read.
     pub fn take(
         &mut self,
-        pids: &[i32],
+        pids: &[HostPid],
         parts: Parts,
         earlier: &mut Inventory,
         look: Look,
@@ -141,14 +142,14 @@ impl BpfSource {
     /// If an iterator cannot be made or read.
     pub fn take_tree(
         &mut self,
-        root: i32,
+        root: HostPid,
         parts: Parts,
         earlier: &mut Inventory,
         look: Look,
     ) -> Result<Inventory, BpfError> {
         let mut all = BTreeMap::new();
-        self.read_tasks(IterTarget::All, 0, &mut all)?;
-        let tree: HashSet<i32> = tree(&all, root).into_iter().collect();
+        self.read_tasks(IterTarget::All, &mut all)?;
+        let tree: HashSet<HostPid> = tree(&all, root).into_iter().collect();
         all.retain(|pid, _| tree.contains(pid));
         self.complete(all, parts, earlier, look)
     }
@@ -156,7 +157,7 @@ impl BpfSource {
     /// Adds to the threads of processes what else belongs to them.
     fn complete(
         &mut self,
-        tasks: BTreeMap<i32, Tasks>,
+        tasks: BTreeMap<HostPid, Tasks>,
         parts: Parts,
         earlier: &mut Inventory,
         look: Look,
@@ -212,7 +213,7 @@ impl BpfSource {
     ///
     /// Those that have not been read, or only for what they may be called in the file system, have their
     /// names: nobody else holds them than did before.
-    fn name_descriptions(&mut self, found: &mut BTreeMap<i32, FoundProcess>) {
+    fn name_descriptions(&mut self, found: &mut BTreeMap<HostPid, FoundProcess>) {
         self.descriptions.clear();
         for (&pid, found) in found {
             let files = &mut found.process.files;
@@ -236,22 +237,23 @@ impl BpfSource {
     ///
     /// # Errors
     /// If an iterator cannot be made or read.
-    pub fn tree(&mut self, root: i32) -> Result<Vec<i32>, BpfError> {
+    pub fn tree(&mut self, root: HostPid) -> Result<Vec<HostPid>, BpfError> {
         let mut all = BTreeMap::new();
-        self.read_tasks(IterTarget::All, 0, &mut all)?;
+        self.read_tasks(IterTarget::All, &mut all)?;
         Ok(tree(&all, root))
     }
 }
 
 /// The processes below and with `root`, parents before their children.
-fn tree(all: &BTreeMap<i32, Tasks>, root: i32) -> Vec<i32> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+fn tree(all: &BTreeMap<HostPid, Tasks>, root: HostPid) -> Vec<HostPid> {
+    let mut children: HashMap<HostPid, Vec<HostPid>> = HashMap::new();
     for (&pid, tasks) in all {
-        if let Some(leader) = leader(pid, tasks) {
-            children.entry(leader.ids.ppid).or_default().push(pid);
+        let parent = leader(pid, tasks).and_then(|leader| HostPid::new(leader.ids.ppid));
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(pid);
         }
     }
-    let mut tree: Vec<i32> = all.contains_key(&root).then_some(root).into_iter().collect();
+    let mut tree: Vec<HostPid> = all.contains_key(&root).then_some(root).into_iter().collect();
     let mut next = 0;
     while let Some(parent) = tree.get(next) {
         next += 1;
@@ -261,21 +263,24 @@ fn tree(all: &BTreeMap<i32, Tasks>, root: i32) -> Vec<i32> {
     tree
 }
 
-fn leader(pid: i32, tasks: &Tasks) -> Option<&TaskRecord> {
-    tasks.threads.iter().find(|task| task.ids.tid == pid)
+fn leader(pid: HostPid, tasks: &Tasks) -> Option<&TaskRecord> {
+    tasks.threads.iter().find(|task| task.ids.tid == pid.get())
 }
 
-fn process(pid: i32, tasks: &Tasks, landlock: Landlock) -> Option<FoundProcess> {
+fn process(pid: HostPid, tasks: &Tasks, landlock: Landlock) -> Option<FoundProcess> {
     let leader = *leader(pid, tasks)?;
     let kernel_thread = is_kernel_thread(&leader);
     let all = tasks.threads.iter();
     let speaker = all.clone().find(|task| !kernel_thread && task.places.memory != 0).copied();
-    let threads = all.map(|task| (task.ids.tid, thread(task, &leader, &tasks.actions, landlock)));
+    let threads = all.filter_map(|task| {
+        let tid = HostPid::new(task.ids.tid)?;
+        Some((tid, thread(tid, task, &leader, &tasks.actions, landlock)))
+    });
     let process = Process {
         pid,
-        ppid: leader.ids.ppid,
-        pgid: leader.ids.pgid,
-        sid: leader.ids.sid,
+        ppid: HostPid::new(leader.ids.ppid),
+        pgid: HostPid::new(leader.ids.pgid),
+        sid: HostPid::new(leader.ids.sid),
         state: process_state(&leader),
         threads: threads.collect(),
         mappings: Vec::new(),

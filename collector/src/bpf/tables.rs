@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ebpf_common::{TABLES, TaskPlaces};
+use ids::HostPid;
 use kernel::bpf::IterTarget;
 
 use super::BpfError;
@@ -25,11 +26,11 @@ fn addresses(places: &TaskPlaces) -> [u64; TABLES] {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Uses {
     doubtful: HashSet<Table>,
-    inside: HashSet<i32>,
+    inside: HashSet<HostPid>,
 }
 
 impl Uses {
-    pub(super) fn of(tasks: &BTreeMap<i32, Tasks>) -> Self {
+    pub(super) fn of(tasks: &BTreeMap<HostPid, Tasks>) -> Self {
         let threads = tasks.values().flat_map(|tasks| &tasks.threads);
         let doubtful = doubtful(threads.map(|task| &task.places));
         // Only a search for others asks who is inside.
@@ -70,13 +71,13 @@ fn doubtful<'a>(threads: impl Iterator<Item = &'a TaskPlaces>) -> HashSet<Table>
 
 impl BpfSource {
     /// Who else uses these tables: for each the lowest process that is not inside, nor begotten there.
-    pub(super) fn others(&mut self, uses: &Uses) -> Result<HashMap<Table, i32>, BpfError> {
+    pub(super) fn others(&mut self, uses: &Uses) -> Result<HashMap<Table, HostPid>, BpfError> {
         let mut holders = HashMap::new();
         if uses.doubtful.is_empty() {
             return Ok(holders);
         }
         let mut all = BTreeMap::new();
-        self.read_tasks(IterTarget::All, 0, &mut all)?;
+        self.read_tasks(IterTarget::All, &mut all)?;
         for (&pid, tasks) in &all {
             if descends(pid, &all, &uses.inside) {
                 continue;
@@ -94,25 +95,24 @@ impl BpfSource {
 }
 
 /// Whether a process is inside, or below one that is: started since.
-fn descends(pid: i32, all: &BTreeMap<i32, Tasks>, inside: &HashSet<i32>) -> bool {
+fn descends(pid: HostPid, all: &BTreeMap<HostPid, Tasks>, inside: &HashSet<HostPid>) -> bool {
     let mut above = pid;
     // No tree is deeper than it has members, whatever the kernel said.
     for _ in 0..=all.len() {
         if inside.contains(&above) {
             return true;
         }
-        match all.get(&above).and_then(|tasks| tasks.threads.first()) {
-            Some(task) => above = task.ids.ppid,
-            None => return false,
-        }
+        let task = all.get(&above).and_then(|tasks| tasks.threads.first());
+        let Some(parent) = task.and_then(|task| HostPid::new(task.ids.ppid)) else { return false };
+        above = parent;
     }
     false
 }
 
 /// Says of every process whose tables it uses; `holders` are those outside that use some of them, too.
-pub(super) fn name(found: &mut BTreeMap<i32, FoundProcess>, holders: &HashMap<Table, i32>) {
+pub(super) fn name(found: &mut BTreeMap<HostPid, FoundProcess>, holders: &HashMap<Table, HostPid>) {
     // The lowest two of each.
-    let mut owners: HashMap<Table, (i32, i32)> = HashMap::new();
+    let mut owners: HashMap<Table, (HostPid, Option<HostPid>)> = HashMap::new();
     let is_alive = |found: &FoundProcess| {
         let is_zombie = matches!(found.process.state, ProcessState::Zombie { .. });
         !found.process.kernel_thread && !is_zombie
@@ -121,20 +121,20 @@ pub(super) fn name(found: &mut BTreeMap<i32, FoundProcess>, holders: &HashMap<Ta
     for (&pid, found) in found.iter().filter(|(_, found)| is_alive(found)) {
         for table in addresses(&places(found)).into_iter().enumerate().filter(|table| table.1 != 0)
         {
-            let owner = owners.entry(table).or_insert((pid, 0));
-            if owner.0 != pid && owner.1 == 0 {
-                owner.1 = pid;
+            let owner = owners.entry(table).or_insert((pid, None));
+            if owner.0 != pid && owner.1.is_none() {
+                owner.1 = Some(pid);
             }
         }
     }
     for (&pid, found) in found.iter_mut().filter(|(_, found)| is_alive(found)) {
-        let mut own = [0; TABLES];
-        let mut others = [0; TABLES];
+        let mut own = [None; TABLES];
+        let mut others = [None; TABLES];
         for table in addresses(&places(found)).into_iter().enumerate() {
             let Some(&(lowest, second)) = owners.get(&table) else { continue };
-            own[table.0] = lowest;
-            let inside = if lowest == pid { second } else { lowest };
-            others[table.0] = holders.get(&table).copied().unwrap_or(inside);
+            own[table.0] = Some(lowest);
+            let inside = if lowest == pid { second } else { Some(lowest) };
+            others[table.0] = holders.get(&table).copied().or(inside);
         }
         let [memory, files, file_system, signal_handlers] = own;
         found.process.tables = Tables { memory, files, file_system, signal_handlers, others };

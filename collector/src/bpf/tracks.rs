@@ -12,6 +12,7 @@ use ebpf_common::track::{
     TOUCHED, TOUCHED_UNKNOWN, TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess, dump_track,
     dumper_of,
 };
+use ids::HostPid;
 use kernel::bpf::{Numbers, object_get, object_pin, raw_tracepoint};
 use nix::time::{ClockId, clock_gettime};
 
@@ -81,7 +82,7 @@ impl Counts {
 
     /// Says what this thread wants of the next iteration over some files.
     pub(super) fn ask(&mut self, asked: Asked) -> Result<(), BpfError> {
-        let thread = nix::unistd::gettid().as_raw().cast_unsigned();
+        let thread = kernel::process::own_thread().unsigned();
         let failed = |source| BpfError::Map { name: MAPS[3], source };
         self.asked.insert(thread, <[u64; ASKED_WORDS]>::from(asked), 0).map_err(failed)
     }
@@ -98,8 +99,8 @@ impl Counts {
     }
 
     /// What is kept of a process, if it is tracked.
-    pub(crate) fn process(&self, pid: i32) -> Result<Option<TrackedProcess>, BpfError> {
-        found(self.tracked.get(&pid, 0), MAPS[0]).map(|words| words.map(Into::into))
+    pub(crate) fn process(&self, pid: HostPid) -> Result<Option<TrackedProcess>, BpfError> {
+        found(self.tracked.get(&pid.get(), 0), MAPS[0]).map(|words| words.map(Into::into))
     }
 
     /// What is kept of a track.
@@ -119,11 +120,12 @@ impl Counts {
     }
 
     /// All tracked processes. One that comes or goes meanwhile may be there or not.
-    pub(crate) fn all(&self) -> Result<BTreeMap<i32, TrackedProcess>, BpfError> {
+    pub(crate) fn all(&self) -> Result<BTreeMap<HostPid, TrackedProcess>, BpfError> {
         let mut all = BTreeMap::new();
         // By numbers first: an iteration over a map that changes may start anew, and see some twice.
         for pid in self.tracked.keys() {
             let pid = pid.map_err(|source| BpfError::Map { name: MAPS[0], source })?;
+            let Some(pid) = HostPid::new(pid) else { continue };
             if let Some(process) = self.process(pid)? {
                 all.insert(pid, process);
             }
@@ -132,9 +134,13 @@ impl Counts {
     }
 
     /// Enters a process.
-    pub(crate) fn enter(&mut self, pid: i32, process: TrackedProcess) -> Result<(), NotEntered> {
+    pub(crate) fn enter(
+        &mut self,
+        pid: HostPid,
+        process: TrackedProcess,
+    ) -> Result<(), NotEntered> {
         let words: [u64; TRACKED_WORDS] = process.into();
-        match self.tracked.insert(pid, words, BPF_NOEXIST) {
+        match self.tracked.insert(pid.get(), words, BPF_NOEXIST) {
             Ok(()) => Ok(()),
             Err(MapError::SyscallError(error)) => match error.io_error.raw_os_error() {
                 Some(libc::EEXIST) => match self.process(pid) {
@@ -154,9 +160,15 @@ impl Counts {
     }
 
     /// Enters a process that a dump has entered, if it is the same one still.
-    pub(crate) fn take_over(&mut self, pid: i32, process: TrackedProcess) -> Result<(), BpfError> {
+    pub(crate) fn take_over(
+        &mut self,
+        pid: HostPid,
+        process: TrackedProcess,
+    ) -> Result<(), BpfError> {
         let words: [u64; TRACKED_WORDS] = process.into();
-        self.tracked.insert(pid, words, 0).map_err(|source| BpfError::Map { name: MAPS[0], source })
+        self.tracked
+            .insert(pid.get(), words, 0)
+            .map_err(|source| BpfError::Map { name: MAPS[0], source })
     }
 
     /// Forgets the processes of a dump's track, and what dumps that have been killed have left.
@@ -189,9 +201,9 @@ impl Counts {
     }
 
     /// Forgets a process; one that is not there is none the less forgotten.
-    pub(crate) fn forget(&mut self, pid: i32) {
-        if let Err(error) = self.tracked.remove(&pid) {
-            tracing::trace!(pid, %error, "not tracked any more");
+    pub(crate) fn forget(&mut self, pid: HostPid) {
+        if let Err(error) = self.tracked.remove(&pid.get()) {
+            tracing::trace!(%pid, %error, "not tracked any more");
         }
     }
 
@@ -252,8 +264,8 @@ impl Counting<'_> {
         });
         let links = links.collect::<Result<_, _>>()?;
         let counts = self.counts()?;
-        let (pid, number) = (std::process::id().cast_signed(), now() / 1000);
-        let track = Some(dump_track(pid, number as u32));
+        let (pid, number) = (HostPid::own(), now() / 1000);
+        let track = Some(dump_track(pid.get(), number as u32));
         let mut watch = Watch { counts, track, own: HashSet::new(), _links: links };
         watch.enter(std::iter::once(pid));
         Ok(watch)
@@ -328,7 +340,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Has the changes of processes counted, from here on.
-    pub(super) fn enter(&mut self, pids: impl Iterator<Item = i32>) {
+    pub(super) fn enter(&mut self, pids: impl Iterator<Item = HostPid>) {
         let Some(track) = self.track else { return };
         for pid in pids {
             let entered = now();

@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
+
 /// Python that holds pipes, sockets and files that nobody else has, stands still, and does what a file
 /// says when it is sent a signal.
 pub(crate) struct Quiet {
@@ -34,15 +36,15 @@ impl Quiet {
         Self { child, dir }
     }
 
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+    pub(crate) fn pid(&self) -> HostPid {
+        HostPid::from(&self.child)
     }
 
     pub(crate) fn does(&self, line: &str) {
         let done = self.dir.path().join("did");
         std::fs::remove_file(&done).ok();
         std::fs::write(self.dir.path().join("what"), line).unwrap();
-        let pid = nix::unistd::Pid::from_raw(self.pid());
+        let pid = nix::unistd::Pid::from_raw(self.pid().get());
         nix::sys::signal::kill(pid, nix::sys::signal::SIGUSR1).unwrap();
         until(line, || done.exists());
         std::thread::sleep(Duration::from_millis(50));

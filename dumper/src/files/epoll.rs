@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{EventpollFileEntry, EventpollTfdEntry, FileEntry, fd_type};
 use kernel::descriptors::{EpollSlot, epoll_polling, is_epoll_target};
 use kernel::procfs::{Detail, EpollEntry};
@@ -60,7 +61,7 @@ impl FileKind for Epoll {
 
 /// The entries of the epoll that process `pid` has as `epoll`, found among its open `files`.
 fn entries(
-    pid: i32,
+    pid: HostPid,
     epoll: i32,
     watched: &[EpollEntry],
     files: &[OpenFile],
@@ -98,7 +99,7 @@ fn twice(fd: i32, closed: i32) -> Problem {
 
 /// A descriptor of the process that is the file of the entry.
 fn holder(
-    pid: i32,
+    pid: HostPid,
     slot: EpollSlot,
     entry: &EpollEntry,
     files: &[OpenFile],

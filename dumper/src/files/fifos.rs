@@ -1,6 +1,7 @@
 //! Fifos: pipes that are found by their path.
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FifoEntry, FileEntry, PipeDataEntry, fd_type};
 use images::{ImageWriter, names};
 
@@ -54,7 +55,7 @@ impl FileKind for Fifo {
     fn holds(
         &self,
         survey: &mut Survey<'_>,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {

@@ -15,6 +15,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use collector::{FileMark, OpenFile};
+use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
 use super::neighbours::Neighbours;
@@ -28,16 +29,16 @@ pub(super) struct FileCache {
     /// The entries of all of them.
     pub(super) files: Vec<FileEntry>,
     /// By the lowest process that holds them, and there by rising descriptor.
-    pub(super) found: BTreeMap<i32, Vec<CachedFile>>,
+    pub(super) found: BTreeMap<HostPid, Vec<CachedFile>>,
     /// The descriptors of each process.
     pub(super) tables: Tables,
     pub(super) contents: Contents,
     /// The sockets that the tree holds, by inode.
     pub(super) sockets: HashSet<u32>,
     /// The mappings of each process by which files are mapped first, with the mark of its mappings.
-    pub(super) mapped: HashMap<i32, (NonZeroU64, Vec<usize>)>,
+    pub(super) mapped: HashMap<HostPid, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.
-    at: (i32, Vec<CachedFile>, usize),
+    at: (Option<HostPid>, Vec<CachedFile>, usize),
     /// The last number that was given to an entry.
     pub(super) last_id: u32,
 }
@@ -114,12 +115,12 @@ impl FileCache {
     /// process after the other.
     pub(super) fn find(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         mark: FileMark,
     ) -> Option<&CachedFile> {
-        if self.at.0 != pid {
-            self.at = (pid, self.found.remove(&pid).unwrap_or_default(), 0);
+        if self.at.0 != Some(pid) {
+            self.at = (Some(pid), self.found.remove(&pid).unwrap_or_default(), 0);
         }
         let (_, found, next) = &mut self.at;
         while found.get(*next).is_some_and(|found| found.fd < file.fd) {
@@ -143,14 +144,14 @@ impl FileCache {
     }
 
     /// The file of process `pid` that was found last.
-    pub(super) fn last_file(&self, pid: i32) -> Option<&CachedFile> {
+    pub(super) fn last_file(&self, pid: HostPid) -> Option<&CachedFile> {
         self.found.get(&pid)?.last()
     }
 
     /// Descriptors of Unix sockets of a process whose other ends the tree does not hold.
     pub(super) fn without_peer(
         &self,
-        pid: i32,
+        pid: HostPid,
         neighbours: &Neighbours,
     ) -> impl Iterator<Item = i32> {
         let found = self.found.get(&pid).map(Vec::as_slice).unwrap_or_default();
@@ -159,9 +160,13 @@ impl FileCache {
     }
 
     /// All that was found of process `pid`, when there is no more to be compared.
-    pub(super) fn rest_of(&mut self, pid: i32) -> Vec<CachedFile> {
+    pub(super) fn rest_of(&mut self, pid: HostPid) -> Vec<CachedFile> {
         let (at, found, _) = &mut self.at;
-        if *at == pid { std::mem::take(found) } else { self.found.remove(&pid).unwrap_or_default() }
+        if *at == Some(pid) {
+            std::mem::take(found)
+        } else {
+            self.found.remove(&pid).unwrap_or_default()
+        }
     }
 }
 
@@ -191,7 +196,7 @@ impl Unchanged {
 }
 
 /// The tables as they were found, by process.
-pub(super) type Tables = BTreeMap<i32, Before>;
+pub(super) type Tables = BTreeMap<HostPid, Before>;
 
 impl CachedFile {
     /// Whether this is an end that reads, of a file of this type.

@@ -3,6 +3,10 @@ use images::messages::{PipeEntry, RegFileEntry, fd_type};
 
 const PRINT: NonZeroU64 = NonZeroU64::new(7).unwrap();
 
+fn pid(number: i32) -> HostPid {
+    HostPid::new(number).unwrap()
+}
+
 fn mark(print: u64, size: Option<u64>) -> Option<FileMark> {
     Some(FileMark { print: NonZeroU64::new(print).unwrap(), size })
 }
@@ -11,7 +15,7 @@ fn file(fd: i32, print: u64) -> OpenFile {
     OpenFile {
         fd,
         close_on_exec: false,
-        description: OpenFile::description_of(40, fd),
+        description: OpenFile::description_of(pid(40), fd),
         position: 5,
         flags: libc::O_RDWR.cast_unsigned(),
         mode: libc::S_IFREG | 0o600,
@@ -48,7 +52,7 @@ fn of_type(r#type: u32, entry: FileEntry) -> FileEntry {
     FileEntry { r#type, ..entry }
 }
 
-fn is_cached(cache: &mut FileCache, pid: i32, file: &OpenFile) -> bool {
+fn is_cached(cache: &mut FileCache, pid: HostPid, file: &OpenFile) -> bool {
     cache.find(pid, file, file.mark.unwrap()).is_some()
 }
 
@@ -77,17 +81,17 @@ fn a_file_is_cached_while_nothing_that_makes_it_is_another() {
 #[test]
 fn files_are_found_in_step() {
     let mut cache = FileCache::default();
-    for pid in [40, 41] {
+    for number in [40, 41] {
         let files = [3, 5, 6].map(|fd| found(&file(fd, 7)));
-        cache.found.insert(pid, files.into());
+        cache.found.insert(pid(number), files.into());
     }
     // One that was opened since, one that was closed, one that has changed.
-    assert!(is_cached(&mut cache, 40, &file(3, 7)));
-    assert!(!is_cached(&mut cache, 40, &file(4, 7)));
-    assert!(!is_cached(&mut cache, 40, &file(6, 8)));
-    assert!(!is_cached(&mut cache, 40, &file(7, 7)));
-    assert!(!is_cached(&mut cache, 42, &file(3, 7)));
-    assert!(is_cached(&mut cache, 41, &file(6, 7)));
+    assert!(is_cached(&mut cache, pid(40), &file(3, 7)));
+    assert!(!is_cached(&mut cache, pid(40), &file(4, 7)));
+    assert!(!is_cached(&mut cache, pid(40), &file(6, 8)));
+    assert!(!is_cached(&mut cache, pid(40), &file(7, 7)));
+    assert!(!is_cached(&mut cache, pid(42), &file(3, 7)));
+    assert!(is_cached(&mut cache, pid(41), &file(6, 7)));
 }
 
 #[test]

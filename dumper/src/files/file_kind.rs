@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::FileEntry;
 use images::{Error, ImageWriter};
 
@@ -69,7 +70,7 @@ pub(super) trait FileKind: Debug + Sync {
     fn capture_mapped(
         &self,
         _survey: &mut Survey<'_>,
-        _pid: i32,
+        _pid: HostPid,
         _link: &str,
         _name: &OsStr,
         _entry: FileEntry,
@@ -85,7 +86,7 @@ pub(super) trait FileKind: Debug + Sync {
     fn holds(
         &self,
         _survey: &mut Survey<'_>,
-        _pid: i32,
+        _pid: HostPid,
         _file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ids::HostPid;
+
 /// The places in which a process holds a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileReference {
@@ -16,7 +18,7 @@ pub enum FileReference {
     /// Its root directory.
     Root,
     /// A thread's own, by its tid.
-    Thread(i32),
+    Thread(HostPid),
 }
 
 impl fmt::Display for FileReference {

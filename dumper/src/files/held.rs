@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 
 use collector::OpenFile;
+use ids::HostPid;
 use kernel::pidfd::PidFd;
 
 use super::other_options::Usual;
@@ -20,7 +21,7 @@ use super::watched::Watched;
 #[derive(Debug, Default)]
 pub(super) struct HeldFiles {
     pub(super) paths: Paths,
-    pidfds: HashMap<i32, PidFd>,
+    pidfds: HashMap<HostPid, PidFd>,
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
     pub(super) usual: Usual,
@@ -34,7 +35,7 @@ pub(super) fn key(file: &OpenFile) -> Key {
 
 impl HeldFiles {
     /// A descriptor of ours for the open file that `pid` has as `fd`.
-    pub(super) fn borrow(&mut self, pid: i32, fd: i32) -> Result<OwnedFd, Problem> {
+    pub(super) fn borrow(&mut self, pid: HostPid, fd: i32) -> Result<OwnedFd, Problem> {
         let pidfd = match self.pidfds.entry(pid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(PidFd::open(pid).doing("open the process of")?),
@@ -43,7 +44,7 @@ impl HeldFiles {
     }
 
     /// A descriptor of ours for the socket that `pid` has as `file`.
-    pub(super) fn socket(&mut self, pid: i32, file: &OpenFile) -> Result<&OwnedFd, Problem> {
+    pub(super) fn socket(&mut self, pid: HostPid, file: &OpenFile) -> Result<&OwnedFd, Problem> {
         if !self.sockets.contains_key(&file.inode) {
             let socket = self.borrow(pid, file.fd)?;
             let stat = nix::sys::stat::fstat(&socket).doing("stat")?;
@@ -57,7 +58,7 @@ impl HeldFiles {
     }
 
     /// A way to look into the pipe or fifo that `pid` has as `file`, which reads.
-    pub(super) fn tap(&mut self, pid: i32, file: &OpenFile) -> Result<&Tap, Problem> {
+    pub(super) fn tap(&mut self, pid: HostPid, file: &OpenFile) -> Result<&Tap, Problem> {
         let name = (file.device, file.inode);
         if !self.taps.contains_key(&name) {
             let end = self.borrow(pid, file.fd)?;
@@ -73,7 +74,7 @@ impl HeldFiles {
 /// Runs `work` with the socket of `file`.
 pub(super) fn with_socket<T>(
     memory: &mut HeldFiles,
-    pid: i32,
+    pid: HostPid,
     file: &OpenFile,
     work: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T, Problem>,
 ) -> Result<T, Problem> {

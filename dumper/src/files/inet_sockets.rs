@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{
     FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, fd_type,
 };
@@ -61,7 +62,7 @@ impl FileKind for InetSocket {
     fn holds(
         &self,
         _survey: &mut Survey<'_>,
-        _pid: i32,
+        _pid: HostPid,
         _file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {

@@ -2,6 +2,7 @@
 //! into a queue again: a restore tells of them as the kernel tells of lost ones (`IN_Q_OVERFLOW`).
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileEntry, InotifyFileEntry, InotifyWdEntry, fd_type};
 use kernel::procfs::{Detail, InotifyWatch};
 
@@ -50,7 +51,7 @@ impl FileKind for Inotify {
 impl Survey<'_> {
     /// Whether events wait in an instance, which a restore cannot put there again: of a frozen target the dump
     /// says so.
-    pub(super) fn events_wait(&mut self, pid: i32, file: &OpenFile) -> Result<bool, Problem> {
+    pub(super) fn events_wait(&mut self, pid: HostPid, file: &OpenFile) -> Result<bool, Problem> {
         let instance = self.held.borrow(pid, file.fd)?;
         let waiting = kernel::tty::bytes_waiting(&instance).doing("look for events in")?;
         if waiting > 0 && self.frozen {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileLockEntry, LEASE_BREAKING, lock_kind};
 use images::{Error, ImageWriter, names};
 use kernel::procfs::{Lock, LockKind};
@@ -30,14 +31,14 @@ pub(super) struct Locks(BTreeMap<Key, Holder>);
 struct Key {
     description: u64,
     /// The process, of a lock that is a process's.
-    process: i32,
+    process: Option<HostPid>,
     lock: Lock,
 }
 
 /// The descriptor by which a lock stands in the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
-    pid: i32,
+    pid: HostPid,
     fd: i32,
 }
 
@@ -46,11 +47,11 @@ impl Part for Locks {}
 impl Locks {
     /// Notes a lock that has been met at a descriptor.
     fn note(&mut self, description: u64, holder: Holder, lock: Lock) {
-        let process = if lock.kind == LockKind::Posix { holder.pid } else { 0 };
+        let process = (lock.kind == LockKind::Posix).then_some(holder.pid);
         match self.0.entry(Key { description, process, lock }) {
             Entry::Vacant(entry) => drop(entry.insert(holder)),
             Entry::Occupied(mut entry) => {
-                if holder.pid == lock.pid && entry.get().pid != lock.pid {
+                if Some(holder.pid) == lock.pid && Some(entry.get().pid) != lock.pid {
                     entry.insert(holder);
                 }
             }
@@ -89,7 +90,7 @@ fn entry(lock: &Lock, holder: Holder) -> Option<FileLockEntry> {
     Some(FileLockEntry {
         flag: kind,
         r#type: access.cast_unsigned() | breaking,
-        pid: holder.pid,
+        pid: holder.pid.get(),
         fd: holder.fd,
         start,
         len,
@@ -128,14 +129,18 @@ impl Survey<'_> {
 mod tests {
     use super::*;
 
-    fn lock(kind: LockKind, pid: i32) -> Lock {
+    fn held(pid: i32, fd: i32) -> Holder {
+        Holder { pid: HostPid::new(pid).unwrap(), fd }
+    }
+
+    fn lock(kind: LockKind, holder: i32) -> Lock {
         Lock {
             kind,
             write: true,
             read: false,
             mandatory: false,
             breaking: false,
-            pid,
+            pid: HostPid::new(holder),
             device: 1,
             inode: 7,
             start: 10,
@@ -148,24 +153,24 @@ mod tests {
         let mut locks = Locks::default();
         let flock = lock(LockKind::Flock, 11);
         for (pid, fd) in [(10, 3), (10, 4), (11, 5), (12, 6)] {
-            locks.note(77, Holder { pid, fd }, flock);
+            locks.note(77, held(pid, fd), flock);
         }
-        assert_eq!(locks.0.values().collect::<Vec<_>>(), [&Holder { pid: 11, fd: 5 }]);
+        assert_eq!(locks.0.values().collect::<Vec<_>>(), [&held(11, 5)]);
     }
 
     #[test]
     fn a_lock_of_a_process_is_each_ones_own() {
         let mut locks = Locks::default();
         for (pid, fd) in [(10, 3), (10, 4), (11, 3)] {
-            locks.note(77, Holder { pid, fd }, lock(LockKind::Posix, pid));
+            locks.note(77, held(pid, fd), lock(LockKind::Posix, pid));
         }
-        let expected = [&Holder { pid: 10, fd: 3 }, &Holder { pid: 11, fd: 3 }];
+        let expected = [&held(10, 3), &held(11, 3)];
         assert_eq!(locks.0.values().collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn ranges_and_leases_as_the_images_have_them() {
-        let holder = Holder { pid: 10, fd: 3 };
+        let holder = held(10, 3);
         let range = entry(&lock(LockKind::OpenFileDescription, -1), holder).unwrap();
         assert_eq!((range.flag, range.r#type, range.start, range.len), (4, 1, 10, 10));
         let all = Lock { start: 0, end: None, ..lock(LockKind::Posix, 10) };

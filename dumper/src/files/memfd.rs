@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
+use ids::HostPid;
 use images::messages::{
     FileEntry, FileTimesEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
 };
@@ -95,7 +96,7 @@ impl FileKind for Memfd {
     fn capture_mapped(
         &self,
         survey: &mut Survey<'_>,
-        pid: i32,
+        pid: HostPid,
         link: &str,
         called: &OsStr,
         entry: FileEntry,
@@ -141,7 +142,13 @@ fn name(target: &OsStr) -> Option<&[u8]> {
 
 impl Survey<'_> {
     /// The number of the memfd behind a descriptor of ours, which is looked at when it is met first.
-    fn memfd(&mut self, pid: i32, fd: &OwnedFd, seals: u32, name: &[u8]) -> Result<u32, Problem> {
+    fn memfd(
+        &mut self,
+        pid: HostPid,
+        fd: &OwnedFd,
+        seals: u32,
+        name: &[u8],
+    ) -> Result<u32, Problem> {
         let stat = fstat(fd).doing("stat")?;
         let key = (stat.st_dev, stat.st_ino);
         if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {

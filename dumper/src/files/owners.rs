@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use collector::Inventory;
+use ids::HostPid;
 use images::messages::FownEntry;
 use kernel::descriptors;
 
@@ -12,29 +13,27 @@ use super::problem::{Doing, Problem};
 /// The owner of an open file, checked to be one that a restore will find.
 pub(super) fn owner(
     fd: impl AsFd,
-    known: &BTreeSet<i32>,
-    is_process: impl FnOnce(i32) -> bool,
+    known: &BTreeSet<HostPid>,
+    is_process: impl FnOnce(HostPid) -> bool,
 ) -> Result<FownEntry, Problem> {
     /// `F_OWNER_TID`.
     const THREAD: i32 = 0;
     let signal = descriptors::signal(&fd).doing("get signal of")?;
     let owner = descriptors::owner(&fd).doing("get owner of")?;
     let mut entry = FownEntry { signum: signal.cast_unsigned(), ..nobody() };
-    if owner.pid == 0 {
-        return Ok(entry);
-    }
-    if !known.contains(&owner.pid) {
-        return Err(Problem::Refused(support::files::owner_outside(owner.pid)));
+    let Some(pid) = owner.pid else { return Ok(entry) };
+    if !known.contains(&pid) {
+        return Err(Problem::Refused(support::files::owner_outside(pid)));
     }
     // Owners are set when there is one thread of each process yet.
-    if owner.kind == THREAD && !is_process(owner.pid) {
-        return Err(Problem::Refused(support::files::owner_thread(owner.pid)));
+    if owner.kind == THREAD && !is_process(pid) {
+        return Err(Problem::Refused(support::files::owner_thread(pid)));
     }
     let (uid, euid) = descriptors::owner_uids(&fd).doing("get user ids of the owner of")?;
     entry.uid = uid;
     entry.euid = euid;
     entry.pid_type = owner.kind.cast_unsigned();
-    entry.pid = owner.pid.cast_unsigned();
+    entry.pid = pid.unsigned();
     Ok(entry)
 }
 
@@ -44,10 +43,12 @@ pub(super) fn nobody() -> FownEntry {
 }
 
 /// Every id of the tree that can own a file: threads (which are told that they cannot), processes, process groups.
-pub(super) fn ids(inventory: &Inventory) -> BTreeSet<i32> {
+pub(super) fn ids(inventory: &Inventory) -> BTreeSet<HostPid> {
     inventory
         .processes
         .values()
-        .flat_map(|process| process.threads.keys().copied().chain([process.pid, process.pgid]))
+        .flat_map(|process| {
+            process.threads.keys().copied().chain([process.pid]).chain(process.pgid)
+        })
         .collect()
 }

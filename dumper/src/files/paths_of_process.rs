@@ -7,6 +7,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, NamedFile, Process, VmFlags};
+use ids::HostPid;
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 use support::mappings::of_mapping;
@@ -63,14 +64,14 @@ impl Survey<'_> {
         self.mappings(process)
     }
 
-    fn ask(&mut self, pid: i32, link: &str) -> Result<NamedFile, Problem> {
+    fn ask(&mut self, pid: HostPid, link: &str) -> Result<NamedFile, Problem> {
         let dir = self.dir(pid)?;
         let target = dir.link(link).doing("read link of")?;
         let stat = dir.stat_behind(link).doing("stat")?;
         Ok(NamedFile { device: stat.device, inode: stat.inode, target })
     }
 
-    fn place(&mut self, pid: i32, link: &str, named: NamedFile) -> Result<u32, Problem> {
+    fn place(&mut self, pid: HostPid, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
         let key = Key { device, inode, target };
         if let Some(kind) = table::of_mapped(inode, &key.target).filter(|_| link == "exe") {
@@ -117,7 +118,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    fn mapping(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
+    fn mapping(&mut self, pid: HostPid, mapping: &Mapping) -> Result<u32, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         if let Some(kind) = table::of_mapped(mapping.inode, &mapping.name) {
             return self.place_of_kind(kind, pid, &link, key_of(mapping));
@@ -129,7 +130,7 @@ impl Survey<'_> {
     fn place_of_kind(
         &mut self,
         kind: &dyn FileKind,
-        pid: i32,
+        pid: HostPid,
         link: &str,
         key: Key,
     ) -> Result<u32, Problem> {
@@ -146,7 +147,7 @@ impl Survey<'_> {
 
     /// The id of the file behind a mapping that has not been read again: it may have another name by
     /// now.
-    fn mapping_of_before(&mut self, pid: i32, mapping: &Mapping) -> Result<u32, Problem> {
+    fn mapping_of_before(&mut self, pid: HostPid, mapping: &Mapping) -> Result<u32, Problem> {
         let key = key_of(mapping);
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
@@ -170,7 +171,7 @@ impl Survey<'_> {
         &mut self,
         key: Key,
         check: Check,
-        pid: i32,
+        pid: HostPid,
         link: &str,
         holds: Holds,
     ) -> Result<u32, Problem> {

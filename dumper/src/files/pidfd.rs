@@ -4,15 +4,16 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileEntry, PidfdEntry, fd_type};
 use kernel::pidfd::exit_status;
-use kernel::procfs::Detail;
+use kernel::procfs::{Detail, PidfdTarget};
 
 use super::file_kind::FileKind;
 use super::problem::{Problem, unexpected};
 use super::survey::Survey;
 
-/// What the kernel tells instead of the number of a process that has been waited for.
+/// What the images have instead of the number of a process that has been waited for.
 const ENDED: i32 = -1;
 
 /// A pidfd.
@@ -37,26 +38,33 @@ impl FileKind for Pidfd {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let fown = survey.owner(process.pid, file)?;
-        let Detail::Pidfd { pid: target, .. } = survey.fdinfo(process.pid, file)?.detail else {
+        let Detail::Pidfd(target) = survey.fdinfo(process.pid, file)?.detail else {
             return Err(unexpected("a pidfd"));
         };
         let exit_status = match target {
-            ENDED => exit_status(survey.held.borrow(process.pid, file.fd)?.as_fd()),
+            PidfdTarget::Ended => exit_status(survey.held.borrow(process.pid, file.fd)?.as_fd()),
             _ => None,
         };
         let processes = &survey.inventory.processes;
-        if target != ENDED && !processes.contains_key(&target) {
-            return Err(match thread_of(processes.values(), target) {
-                Some(pid) => of_thread(pid, target),
-                None => outside(target),
-            });
-        }
+        let nspid = match target {
+            PidfdTarget::Ended => ENDED,
+            PidfdTarget::Elsewhere => {
+                return Err(Problem::Refused(support::files::PIDFD_ELSEWHERE));
+            }
+            PidfdTarget::Task(pid) if processes.contains_key(&pid) => pid.get(),
+            PidfdTarget::Task(target) => {
+                return Err(match thread_of(processes.values(), target) {
+                    Some(pid) => of_thread(pid, target),
+                    None => Problem::Refused(support::files::pidfd_outside(target)),
+                });
+            }
+        };
         let pidfd = PidfdEntry {
             id: entry.id,
             ino: file.inode as u32,
             // Without the access mode, which every pidfd has, as CRIU hands them to pidfd_open.
             flags: file.flags & !libc::O_RDWR.cast_unsigned(),
-            nspid: target,
+            nspid,
             fown,
             exit_status,
         };
@@ -65,19 +73,11 @@ impl FileKind for Pidfd {
 }
 
 /// The process of the tree that has this thread.
-fn thread_of<'a>(processes: impl Iterator<Item = &'a Process>, thread: i32) -> Option<i32> {
+fn thread_of<'a>(processes: impl Iterator<Item = &'a Process>, thread: HostPid) -> Option<HostPid> {
     let mut owners = processes.filter(|process| process.threads.contains_key(&thread));
     owners.next().map(|process| process.pid)
 }
 
-fn of_thread(pid: i32, thread: i32) -> Problem {
+fn of_thread(pid: HostPid, thread: HostPid) -> Problem {
     Problem::Refused(support::files::pidfd_of_thread(thread, pid))
-}
-
-fn outside(target: i32) -> Problem {
-    match target {
-        // It has none in this pid namespace.
-        0 => Problem::Refused(support::files::PIDFD_ELSEWHERE),
-        _ => Problem::Refused(support::files::pidfd_outside(target)),
-    }
 }

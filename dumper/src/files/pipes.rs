@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
 use images::{Image, ImageWriter, names};
 
@@ -64,7 +65,7 @@ impl FileKind for Pipe {
     fn holds(
         &self,
         survey: &mut Survey<'_>,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
@@ -122,7 +123,7 @@ impl Survey<'_> {
     /// be given when it stands still.
     pub(super) fn contents(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
     ) -> Result<Option<(PipeDataEntry, Vec<u8>)>, Problem> {
         if file.flags.cast_signed() & libc::O_ACCMODE == libc::O_WRONLY {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use collector::{Mapping, OpenFile, Process};
+use ids::HostPid;
 use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
@@ -71,7 +72,7 @@ impl FileKind for Regular {
     fn holds(
         &self,
         survey: &mut Survey<'_>,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
@@ -265,7 +266,7 @@ impl Survey<'_> {
 
     pub(super) fn path_file(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {

@@ -2,6 +2,7 @@
 
 use collector::OpenFile;
 use collector::sharing::Hidden;
+use ids::HostPid;
 use images::messages::SkOptEntry;
 use kernel::socket_names::{IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET};
 use kernel::sockets::has_error;
@@ -32,7 +33,7 @@ impl Survey<'_> {
     }
 
     /// What a socket has whatever its family.
-    pub(super) fn common(&mut self, pid: i32, file: &OpenFile) -> Result<Common, Problem> {
+    pub(super) fn common(&mut self, pid: HostPid, file: &OpenFile) -> Result<Common, Problem> {
         let strict = self.is_strict();
         let usual = &mut std::mem::take(&mut self.held.usual);
         let common = with_socket(self.held, pid, file, |socket| {

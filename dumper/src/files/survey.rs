@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use collector::{Inventory, OpenFile, Process, ProcessState};
+use ids::HostPid;
 use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
 use support::{Refusal, Unsupported};
@@ -40,15 +41,15 @@ pub(super) struct Survey<'a> {
     pub(super) neighbours: Neighbours,
     pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
-    pub(super) known: std::collections::BTreeSet<i32>,
+    pub(super) known: std::collections::BTreeSet<HostPid>,
     /// The table of each process whose descriptors have been looked at.
-    pub(super) tables: HashMap<i32, u32>,
+    pub(super) tables: HashMap<HostPid, u32>,
     /// Descriptions whose lowest holders were not to be had.
     pub(super) strays: HashMap<u64, (u32, u32)>,
     /// Ids of files that no descriptor holds.
     pub(super) path_ids: HashMap<Key, u32>,
     pub(super) refusals: Vec<Unsupported>,
-    dirs: HashMap<i32, Arc<Dir>>,
+    dirs: HashMap<HostPid, Arc<Dir>>,
     /// Room for the text of `/proc`.
     pub(super) text: Vec<u8>,
     pub(super) out: Captured,
@@ -111,7 +112,7 @@ impl<'a> Survey<'a> {
     /// or the look fails.
     pub(super) fn settle<T>(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         place: FileReference,
         target: &std::ffi::OsStr,
         result: Result<T, Problem>,
@@ -144,22 +145,22 @@ impl<'a> Survey<'a> {
     }
 
     /// The owner of an open file, asked for where there may be one.
-    pub(super) fn owner(&mut self, pid: i32, file: &OpenFile) -> Result<FownEntry, Problem> {
+    pub(super) fn owner(&mut self, pid: HostPid, file: &OpenFile) -> Result<FownEntry, Problem> {
         if file.owned == Some(false) || file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Ok(owners::nobody());
         }
-        let is_process = |pid: i32| self.inventory.processes.contains_key(&pid);
+        let is_process = |pid: HostPid| self.inventory.processes.contains_key(&pid);
         owners::owner(&self.held.borrow(pid, file.fd)?, &self.known, is_process)
     }
 
     /// What `/proc/PID/fdinfo` says of an open file.
-    pub(super) fn fdinfo(&mut self, pid: i32, file: &OpenFile) -> Result<FdInfo, Problem> {
+    pub(super) fn fdinfo(&mut self, pid: HostPid, file: &OpenFile) -> Result<FdInfo, Problem> {
         let dir = self.dir(pid)?;
         FdInfo::read_with(&dir, file.fd, &mut self.text).doing("read fdinfo of")
     }
 
     /// `/proc/PID`, opened once.
-    pub(super) fn dir(&mut self, pid: i32) -> Result<Arc<Dir>, Problem> {
+    pub(super) fn dir(&mut self, pid: HostPid) -> Result<Arc<Dir>, Problem> {
         if let Some(dir) = self.dirs.get(&pid) {
             return Ok(Arc::clone(dir));
         }
@@ -171,7 +172,7 @@ impl<'a> Survey<'a> {
     /// The path of an open file, looked at.
     pub(super) fn find(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
     ) -> Result<Arc<super::paths::FileByPath>, Problem> {
         let dir = self.dir(pid)?;
@@ -195,7 +196,7 @@ pub(super) fn is_alive(process: &Process) -> bool {
 }
 
 /// A file that is held in `place`, and has lost the name that it had.
-fn lost_name(pid: i32, place: FileReference, path: &std::path::Path) -> Refusal {
+fn lost_name(pid: HostPid, place: FileReference, path: &std::path::Path) -> Refusal {
     let link = match place {
         FileReference::Descriptor(fd) => format!("fd/{fd}"),
         // The shell finds the other end of the mapping.
@@ -210,17 +211,17 @@ fn lost_name(pid: i32, place: FileReference, path: &std::path::Path) -> Refusal 
 }
 
 /// Whether a process has ended, or has let go of its files to end.
-fn is_ending(pid: i32) -> bool {
+fn is_ending(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| dir.descriptors()).map_or(true, |fds| fds.is_empty())
 }
 
 /// Whether a process is the one by which its descriptors are written.
-pub(super) const fn has_table(process: &Process) -> bool {
-    process.tables.files == process.pid || process.tables.files == 0
+pub(super) fn has_table(process: &Process) -> bool {
+    process.tables.files.is_none_or(|owner| owner == process.pid)
 }
 
 /// Whether a descriptor is of another file, or the file has another name, than the inventory says.
-fn is_renamed(pid: i32, file: &OpenFile) -> bool {
+fn is_renamed(pid: HostPid, file: &OpenFile) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{}", file.fd)));
     link.map_or(true, |link| link != file.target)
 }

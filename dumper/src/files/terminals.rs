@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use collector::{Inventory, OpenFile, Process};
+use ids::HostPid;
 use images::messages::{
     FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, fd_type,
     tty_type,
@@ -138,8 +139,8 @@ fn session(inventory: &Inventory, device: u64) -> Result<(u32, u32), Problem> {
             other => other.doing("read stat of a holder of")?,
         };
         if u64::from(stat.tty_nr.cast_unsigned()) == device && device != 0 {
-            let group = u32::try_from(stat.tty_pgrp).unwrap_or(0);
-            return Ok((stat.session.cast_unsigned(), group));
+            let number = |pid: Option<HostPid>| pid.map_or(0, HostPid::unsigned);
+            return Ok((number(stat.session), number(stat.tty_pgrp)));
         }
     }
     Ok((0, 0))

@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 
 use collector::{Inventory, OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry, PipeDataEntry};
 
 use super::file_cache::{Before, CachedFile, FileCache, Unchanged};
@@ -77,7 +78,7 @@ pub(super) fn are_sockets_the_same(cache: &FileCache, inventory: &Inventory) -> 
 
 impl Survey<'_> {
     /// Notes what becomes of a descriptor, while the target runs.
-    pub(super) fn note(&mut self, pid: i32, file: &OpenFile, entry: Option<&FdinfoEntry>) {
+    pub(super) fn note(&mut self, pid: HostPid, file: &OpenFile, entry: Option<&FdinfoEntry>) {
         let fd = file.fd;
         let found = self.cache.last_file(pid).filter(|found| found.fd() == fd);
         // Locks are read when all stands still: no mark covers them.

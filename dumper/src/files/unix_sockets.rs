@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{
     FileEntry, FileIdentity, FilePermsEntry, FownEntry, PeerCredentials, SHUTDOWN_NONE, SK_CLOSE,
     SK_ESTABLISHED, SK_LISTEN, SkPacketEntry, UnixSkEntry, fd_type,
@@ -83,7 +84,7 @@ impl FileKind for UnixSocket {
     fn holds(
         &self,
         survey: &mut Survey<'_>,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
@@ -139,7 +140,7 @@ impl Survey<'_> {
     /// Takes down what is queued in a Unix socket of a kind (`SOCK_*`) and a state.
     fn unix_queue(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         file: &OpenFile,
         id_for: u32,
         kind: i32,
@@ -208,7 +209,7 @@ fn entry(
         peer_credentials: kernel::sockets::peer_credentials(socket)
             .doing("get the credentials of the peer of")?
             .map(|peer| PeerCredentials {
-                pid: peer.pid,
+                pid: peer.pid.map_or(0, HostPid::unsigned),
                 uid: peer.uid,
                 gid: peer.gid,
                 groups: peer.groups,
@@ -222,10 +223,10 @@ fn entry(
 }
 
 /// Whom a socket says that it is connected to if this process connects now.
-fn connector(dir: &Dir, pid: i32) -> Result<PeerCredentials, Problem> {
+fn connector(dir: &Dir, pid: HostPid) -> Result<PeerCredentials, Problem> {
     let status = Status::read(dir).doing("read the status of the process of")?;
     let (uid, gid) = (status.uid.effective, status.gid.effective);
-    Ok(PeerCredentials { pid: pid.cast_unsigned(), uid, gid, groups: status.groups })
+    Ok(PeerCredentials { pid: pid.unsigned(), uid, gid, groups: status.groups })
 }
 
 /// Whether a socket's name is a path (and neither none nor an abstract one).

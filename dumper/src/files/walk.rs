@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use collector::{Inventory, OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 use support::files::{UNKNOWN_KIND, of_file};
@@ -24,7 +25,7 @@ pub(super) fn look(
     held: &mut HeldFiles,
     inventory: &Inventory,
     cache: FileCache,
-    tables: &BTreeMap<i32, u32>,
+    tables: &BTreeMap<HostPid, u32>,
     is_late: Option<&dyn Fn() -> bool>,
 ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
     let same_sockets = is_late.is_some() && unchanged::are_sockets_the_same(&cache, inventory);
@@ -34,7 +35,7 @@ pub(super) fn look(
 impl Survey<'_> {
     fn run(
         mut self,
-        tables: &BTreeMap<i32, u32>,
+        tables: &BTreeMap<HostPid, u32>,
     ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
         let inventory = self.inventory;
         let suspects = Suspects::of(inventory)?;
@@ -50,7 +51,7 @@ impl Survey<'_> {
                     None => self.table(process, &suspects)?,
                 };
                 let id = tables.get(&process.pid).copied();
-                let id = id.unwrap_or(process.pid.cast_unsigned());
+                let id = id.unwrap_or(process.pid.unsigned());
                 self.out.tables.insert(id, entries);
                 self.tables.insert(process.pid, id);
             }
@@ -111,8 +112,13 @@ impl Survey<'_> {
 
     /// Id and type of the entry of a description whose lowest holder has been met: in a process
     /// before, or in this one, of which `entries` have been written.
-    fn described(&self, pid: i32, file: &OpenFile, entries: &[FdinfoEntry]) -> Option<(u32, u32)> {
-        let (holder, fd) = file.lowest_holder();
+    fn described(
+        &self,
+        pid: HostPid,
+        file: &OpenFile,
+        entries: &[FdinfoEntry],
+    ) -> Option<(u32, u32)> {
+        let (holder, fd) = file.lowest_holder()?;
         let entries = if holder == pid {
             entries
         } else {
@@ -168,7 +174,7 @@ impl Survey<'_> {
     }
 
     /// The kind of an open file; what has none that is carried is refused.
-    fn kind(&mut self, pid: i32, file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
+    fn kind(&mut self, pid: HostPid, file: &OpenFile) -> Result<&'static dyn FileKind, Problem> {
         if let Some(refusal) = of_file(file) {
             return Err(Problem::Refused(refusal));
         }
@@ -188,7 +194,7 @@ impl Survey<'_> {
 
     /// Notes what has been found of a file since there were `before` entries, to be used if it does not
     /// change.
-    fn keep(&mut self, pid: i32, file: &OpenFile, id: u32, before: usize) {
+    fn keep(&mut self, pid: HostPid, file: &OpenFile, id: u32, before: usize) {
         let Some(mark) = file.mark else { return };
         let entries = before..self.out.files.len();
         let Some(own) = self.out.files[entries.clone()].iter().find(|entry| entry.id == id) else {
@@ -211,7 +217,7 @@ impl Survey<'_> {
 
     /// The id and type of a file that is as it was when it was read; `None` for one that has to be
     /// read now.
-    fn cached(&mut self, pid: i32, file: &OpenFile) -> Result<Option<(u32, u32)>, Problem> {
+    fn cached(&mut self, pid: HostPid, file: &OpenFile) -> Result<Option<(u32, u32)>, Problem> {
         let Some(mark) = file.mark else { return Ok(None) };
         let Some(found) = self.cache.find(pid, file, mark) else { return Ok(None) };
         let (id, r#type, entries) = (found.id, found.r#type, found.keeping.entries.clone());

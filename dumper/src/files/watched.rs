@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use collector::Inventory;
+use ids::HostPid;
 use images::messages::{FhEntry, FileIdentity};
 use kernel::procfs::{Dir, FdInfo, Mounts, ProcFile};
 use nix::fcntl::{OFlag, open};
@@ -208,8 +209,7 @@ impl Watched {
 
     fn mounts(&mut self) -> Result<&Mounts, Problem> {
         if self.mounts.is_none() {
-            let own =
-                Dir::open(std::process::id().cast_signed()).doing("open our own process for")?;
+            let own = Dir::open(HostPid::own()).doing("open our own process for")?;
             self.mounts = Some(Mounts::read(&own).doing("read the mounts for")?);
         }
         self.mounts.as_ref().ok_or(Problem::Gone)
@@ -268,7 +268,7 @@ impl Watched {
 
 /// The number of the mount that a descriptor of ours is of.
 fn mount_of(fd: &OwnedFd) -> Option<i32> {
-    let own = Dir::open(std::process::id().cast_signed()).ok()?;
+    let own = Dir::open(HostPid::own()).ok()?;
     Some(FdInfo::read(&own, fd.as_fd().as_raw_fd()).ok()?.mount)
 }
 

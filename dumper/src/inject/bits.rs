@@ -7,6 +7,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use collector::{Collector, Parts, Source};
+use ids::HostPid;
 use kernel::process::{FaultingInstructions, set_faulting};
 
 /// Masks of one bit; 0 for what this kernel or this processor lacks.
@@ -71,8 +72,8 @@ fn bit(
 
 /// The helper: sets what it is told, alone, and stands still until it is told the next. While an
 /// instruction is a fault it does nothing but wait.
-fn obey(orders: &Receiver<Option<FaultingInstructions>>, answers: &SyncSender<(i32, bool)>) {
-    let tid = nix::unistd::gettid().as_raw();
+fn obey(orders: &Receiver<Option<FaultingInstructions>>, answers: &SyncSender<(HostPid, bool)>) {
+    let tid = kernel::process::own_thread();
     while let Ok(wanted) = orders.recv() {
         let mut done = true;
         for setting in SETTINGS {
@@ -89,8 +90,8 @@ fn obey(orders: &Receiver<Option<FaultingInstructions>>, answers: &SyncSender<(i
     }
 }
 
-fn flags(collector: &mut Collector, tid: i32) -> Option<u64> {
-    let own = std::process::id() as i32;
+fn flags(collector: &mut Collector, tid: HostPid) -> Option<u64> {
+    let own = HostPid::own();
     let taken = collector.parts(&[own], Parts::THREADS).ok()?;
     Some(taken.processes.get(&own)?.threads.get(&tid)?.in_task?.kernel_flags)
 }

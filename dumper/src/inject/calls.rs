@@ -4,6 +4,7 @@ use ::parasite::plain::bytes_of_mut;
 use ::parasite::task::AltStack;
 use arch::settings;
 use arch::syscall::nr;
+use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::return_frame::SCRATCH;
@@ -59,7 +60,7 @@ impl ThreadState {
 struct Asked {
     original: Original,
     return_frame: ReturnFrame,
-    pid: i32,
+    pid: HostPid,
     gadgets: Gadgets,
     identification_faults: bool,
 }
@@ -108,7 +109,7 @@ impl Asked {
         Ok(())
     }
 
-    fn answers(&self, tid: i32) -> Result<ThreadState, Error> {
+    fn answers(&self, tid: HostPid) -> Result<ThreadState, Error> {
         let mut scratch = [0u8; SCRATCH as usize];
         kernel::memory::read_exact(self.pid, self.return_frame.scratch, &mut scratch)
             .map_err(|source| Error::Memory { operation: "read the answers", tid, source })?;
@@ -134,7 +135,7 @@ impl Asked {
 pub(crate) struct Asking<'a> {
     pub(crate) stopped: Stopped,
     /// Its process.
-    pub(crate) pid: i32,
+    pub(crate) pid: HostPid,
     /// Its own state.
     pub(crate) original: Original,
     /// The code that its process has.
@@ -147,7 +148,7 @@ pub(crate) struct Asking<'a> {
 /// they were.
 pub(crate) fn ask_threads(
     threads: Vec<Asking<'_>>,
-    postponed: &mut Vec<(i32, i32)>,
+    postponed: &mut Vec<(HostPid, i32)>,
 ) -> Result<Vec<(Stopped, ThreadState)>, Error> {
     let mut asked = Vec::with_capacity(threads.len());
     let mut stopped_threads = Vec::with_capacity(threads.len());
@@ -185,7 +186,7 @@ pub(crate) fn ask_threads(
 fn wave(
     asked: &mut [Asked],
     stopped: Vec<Stopped>,
-    postponed: &mut Vec<(i32, i32)>,
+    postponed: &mut Vec<(HostPid, i32)>,
     question: usize,
 ) -> Result<Vec<Stopped>, Error> {
     let mut running = Vec::with_capacity(stopped.len());
@@ -209,7 +210,7 @@ fn wave(
 fn wait(
     asked: &Asked,
     running: Running,
-    postponed: &mut Vec<(i32, i32)>,
+    postponed: &mut Vec<(HostPid, i32)>,
     wanted: impl Fn(Stop) -> bool,
 ) -> Result<Stopped, Error> {
     let mut late = Vec::new();

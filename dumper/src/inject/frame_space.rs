@@ -9,6 +9,7 @@
 use arch::fpu::Layout;
 use arch::regs::RED_ZONE;
 use collector::{Mapping, Process, VmFlags};
+use ids::HostPid;
 
 /// What is known of the places in a thread.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Room<'a> {
 
 impl<'a> Room<'a> {
     /// Of a thread of a process that stands still, as far as the inventory knows.
-    pub(crate) fn of(layout: &'a Layout, process: &'a Process, tid: i32, slot: u64) -> Self {
+    pub(crate) fn of(layout: &'a Layout, process: &'a Process, tid: HostPid, slot: u64) -> Self {
         let known = process.threads.get(&tid).and_then(|thread| thread.in_task);
         Self {
             layout,

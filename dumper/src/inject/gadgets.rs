@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use arch::sigframe::{SYSCALL_RETURN_CODE, TRAMPOLINE_CODE};
 use collector::{Mapping, Process, VmFlags};
+use ids::HostPid;
 use memchr::memmem::Finder;
 
 use super::Error;
@@ -55,7 +56,7 @@ impl GadgetFinder {
         Err(Error::NoCodes { pid: process.pid })
     }
 
-    fn in_mapping(&mut self, pid: i32, mapping: &Mapping) -> CodeOffsets {
+    fn in_mapping(&mut self, pid: HostPid, mapping: &Mapping) -> CodeOffsets {
         let bytes = mapping.end - mapping.start;
         let key = (mapping.device, mapping.inode, mapping.offset, bytes);
         if let Some(found) = self.known.get(&key) {
@@ -81,7 +82,7 @@ fn is_file_code(mapping: &Mapping) -> bool {
 }
 
 /// Offset of the first occurrence of `code` in a mapping.
-fn search(pid: i32, mapping: &Mapping, code: &[u8]) -> std::io::Result<Option<u64>> {
+fn search(pid: HostPid, mapping: &Mapping, code: &[u8]) -> std::io::Result<Option<u64>> {
     let finder = Finder::new(code);
     let mut chunk = vec![0; CHUNK];
     let mut at = mapping.start;
@@ -105,7 +106,7 @@ fn search(pid: i32, mapping: &Mapping, code: &[u8]) -> std::io::Result<Option<u6
 
 impl Gadgets {
     /// Whether both snippets still stand where they were found.
-    pub(crate) fn still_there(&self, pid: i32) -> bool {
+    pub(crate) fn still_there(&self, pid: HostPid) -> bool {
         let mut bytes = [0; TRAMPOLINE_CODE.len() + SYSCALL_RETURN_CODE.len()];
         let ranges = [
             (self.trampoline, TRAMPOLINE_CODE.len()),

@@ -14,6 +14,7 @@ use arch::memory::PAGE_SIZE;
 use arch::regs::GeneralRegs;
 use arch::syscall::nr;
 use collector::Process;
+use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use super::return_frame::Detour;
@@ -26,7 +27,7 @@ const STACK_BYTES: usize = 4096;
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// The process, whose leader runs the parasite.
-    pub(crate) pid: i32,
+    pub(crate) pid: HostPid,
     /// Where the task's own code has what is needed.
     pub(crate) gadgets: Gadgets,
     /// An address range of [`Request::region_bytes`] where the process has no mapping.
@@ -229,8 +230,8 @@ impl Infection {
             region_bytes: Request::region_bytes(timers.len()),
             syscall_return: gadgets.syscall_return,
             return_frame: self.return_frame.frame,
-            pid: *pid,
-            tid: *pid,
+            pid: pid.get(),
+            tid: pid.get(),
             bell: *bell,
             timer_count: timers.len() as u32,
             uffd_handover: (*uffd_handover).into(),
@@ -265,7 +266,7 @@ impl Infection {
         Ok((stopped, report))
     }
 
-    fn read_report(&self, tid: i32) -> Result<ParasiteReport, Error> {
+    fn read_report(&self, tid: HostPid) -> Result<ParasiteReport, Error> {
         let mut state = Box::new(Parasite::EMPTY);
         let mut timers = vec![TimerState::default(); self.request.timers.len()];
         let at = self.request.region + state_offset() as u64;

@@ -3,6 +3,7 @@
 use arch::fpu::Extent;
 use arch::regs::{GeneralRegs, Handler};
 use arch::{fpu, sigframe};
+use ids::HostPid;
 use kernel::memory::{MemoryFile, read_exact, write_all};
 use kernel::ptrace::{RseqConfiguration, Stopped};
 use kernel::rseq::{Interrupted, interrupted, set_section};
@@ -72,8 +73,8 @@ impl Original {
 /// Signal frames laid out in a thread's memory, and what they cover.
 #[derive(Debug)]
 pub(crate) struct ReturnFrame {
-    tid: i32,
-    pid: i32,
+    tid: HostPid,
+    pid: HostPid,
     /// Lowest address written.
     start: u64,
     /// What stood there.
@@ -134,7 +135,7 @@ impl ReturnFrame {
     /// Nothing but memory that the thread does not use has changed when this fails.
     pub(crate) fn lay(
         stopped: &Stopped,
-        pid: i32,
+        pid: HostPid,
         original: &Original,
         room: &Room<'_>,
         gadgets: &Gadgets,
@@ -205,7 +206,7 @@ fn lay_out(
 }
 
 /// Writes the frames; returns what stood in their place, or `None` if they cannot lie there.
-fn cover(pid: i32, at: u64, laid: &[u8], space: FrameSpace) -> Option<Vec<u8>> {
+fn cover(pid: HostPid, at: u64, laid: &[u8], space: FrameSpace) -> Option<Vec<u8>> {
     if space.zeros != 0 {
         let mut unused = vec![0xff; space.zeros as usize];
         read_exact(pid, space.floor, &mut unused).ok()?;

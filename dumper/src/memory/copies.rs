@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use ids::HostPid;
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
 use images::names;
 use images::{Folder, PageSink};
@@ -34,7 +35,7 @@ const WORTH_A_HOLE: u64 = 1 << 20;
 /// A process whose memory is read while it runs.
 #[derive(Debug)]
 pub(super) struct Target<'t> {
-    pub(super) pid: i32,
+    pub(super) pid: HostPid,
     pub(super) map: &'t PageMap,
     pub(super) memory: &'t ProcessMemory,
     /// Pages that could not be read.
@@ -178,7 +179,7 @@ impl Copies {
     pub(super) fn encode(
         &self,
         folders: &[Folder<'_>],
-        pid: i32,
+        pid: HostPid,
         inherited: &[PageRun],
     ) -> Result<(), Error> {
         self.give_back();
@@ -189,7 +190,7 @@ impl Copies {
                 // A folder that other processes needed.
                 None => (folder.pages()?.0, &[][..]),
             };
-            let mut sink = folder.image(&names::pagemap(pid.cast_unsigned()))?;
+            let mut sink = folder.image(&names::pagemap(pid.unsigned()))?;
             sink.put(&PagemapHead { pages_id: id })?;
             let left = subtract(&below, runs);
             let stored = runs.iter().map(|run| (run, page_flags::PRESENT));
@@ -228,7 +229,7 @@ impl Layer {
     }
 
     /// Takes room for pages that lie behind all others; says how they are to be copied there.
-    fn take(&mut self, pid: i32, pages: &[PageRun]) -> Result<Vec<Piece>, Error> {
+    fn take(&mut self, pid: HostPid, pages: &[PageRun]) -> Result<Vec<Piece>, Error> {
         let start = self.sink.reserve(bytes(pages));
         let start = start.map_err(|source| Error::Pages { pid, source })?;
         self.runs.extend_from_slice(pages);
@@ -259,7 +260,7 @@ impl Layer {
 
 /// Copies a piece to where it belongs.
 fn copy(
-    pid: i32,
+    pid: HostPid,
     piece: &Piece,
     reader: &mut Reader<'_>,
     sink: &dyn PageSink,
@@ -316,6 +317,10 @@ mod tests {
 
     use super::*;
 
+    fn pid(number: i32) -> HostPid {
+        HostPid::new(number).unwrap()
+    }
+
     fn run(from: u64, to: u64) -> PageRun {
         PageRun::new(from * PAGE_SIZE, to * PAGE_SIZE)
     }
@@ -323,7 +328,7 @@ mod tests {
     /// A layer whose pages all are `byte`.
     fn layer(index: usize, folder: &Folder<'_>, runs: &[PageRun], byte: u8) -> Layer {
         let mut layer = Layer::begin(index, folder).unwrap();
-        for piece in layer.take(7, runs).unwrap() {
+        for piece in layer.take(pid(7), runs).unwrap() {
             layer.sink.write_all_at(&vec![byte; piece.bytes], piece.offset).unwrap();
         }
         layer
@@ -341,7 +346,7 @@ mod tests {
             layer(2, &folders[2], &[run(140, 640), run(800, 801)], 2),
         ]);
         assert_eq!(copies.bytes(), 1301 * PAGE_SIZE);
-        copies.encode(&folders, 7, &[run(90, 101), run(950, 951)]).unwrap();
+        copies.encode(&folders, pid(7), &[run(90, 101), run(950, 951)]).unwrap();
         let inventory = images::messages::InventoryEntry { img_version: 2, ..Default::default() };
         for (index, folder) in folders.iter().enumerate() {
             folder.write_one(&names::inventory(), &inventory).unwrap();

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use ids::HostPid;
 use kernel::memory::IOV_MAX;
 use kernel::pagemap::PageRun;
 
@@ -62,7 +63,7 @@ pub(super) fn in_a_row(runs: &[PageRun], first: u64) -> impl Iterator<Item = (Pa
     })
 }
 
-pub(super) fn failed(pid: i32) -> impl Fn(io::Error) -> Error {
+pub(super) fn failed(pid: HostPid) -> impl Fn(io::Error) -> Error {
     move |source| Error::Process { operation: "copy the memory", pid, source }
 }
 

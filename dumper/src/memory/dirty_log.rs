@@ -19,6 +19,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use collector::{Mapping, Process, VmFlags};
+use ids::HostPid;
 use images::Folder;
 use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
@@ -47,7 +48,7 @@ const MUCH: u64 = 512 << 20;
 /// The dirty log of one process: which of its pages were written since they were last copied.
 #[derive(Debug)]
 pub(crate) struct DirtyLog {
-    pid: i32,
+    pid: HostPid,
     write_log: WriteLog,
     map: PageMap,
     memory: ProcessMemory,
@@ -99,7 +100,7 @@ fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
 /// bytes together, if all of that is `worth` it. In parts of few mappings.
 fn worth_logging(
     map: &mut PageMap,
-    pid: i32,
+    pid: HostPid,
     mappings: &[Mapping],
     (least, worth): (u64, u64),
 ) -> Result<Vec<PageRun>, Error> {
@@ -227,7 +228,7 @@ impl DirtyLog {
     }
 
     fn with(
-        pid: i32,
+        pid: HostPid,
         write_log: WriteLog,
         map: PageMap,
         parts: Vec<PageRun>,
@@ -457,7 +458,7 @@ impl DirtyLog {
         .ok();
         for span in &self.parts {
             if let Err(error) = self.write_log.unregister(span.start, span.bytes()) {
-                tracing::debug!(pid = self.pid, %error, "left to the descriptor's end");
+                tracing::debug!(pid = %self.pid, %error, "left to the descriptor's end");
             }
         }
     }

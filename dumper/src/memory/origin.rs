@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use ids::HostPid;
 use kernel::memory::{self, MemoryFile};
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun};
 
@@ -29,7 +30,7 @@ pub(crate) enum Origin {
 /// The memory of a process.
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
-    pid: i32,
+    pid: HostPid,
     /// It shares none of its pages.
     pub(super) alone: bool,
     /// Where that is not known, it can be looked up.
@@ -71,7 +72,7 @@ fn read_to_end(file: &File, offset: u64, to: &mut [u8]) -> io::Result<()> {
 
 impl ProcessMemory {
     /// The memory of a process of which it is not known yet whether it shares any.
-    pub(super) fn of(pid: i32) -> Self {
+    pub(super) fn of(pid: HostPid) -> Self {
         Self { pid, alone: false, map: None, file: OnceLock::new() }
     }
 
@@ -162,7 +163,7 @@ pub(super) fn is_alone(map: &PageMap, ranges: &[(u64, usize)]) -> bool {
 /// Whether a process shares no page of its own memory with another, as a copy of it since a fork or
 /// by the kernel's merging of equal pages (that goes on in mappings that allow it, which the caller
 /// has to look for). Takes some 16 ms for each GiB.
-pub(super) fn shares_nothing(pid: i32) -> bool {
+pub(super) fn shares_nothing(pid: HostPid) -> bool {
     let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     all_is_its_own(&sums)
 }
@@ -201,7 +202,7 @@ mod tests {
         // Nothing is mapped at the lowest addresses.
         let ranges = [(at, PAGE), (0x1000, PAGE)];
         for alone in [false, true] {
-            let memory = ProcessMemory::of(std::process::id() as i32);
+            let memory = ProcessMemory::of(HostPid::own());
             let lost = Mutex::default();
             let mut to = vec![1; 2 * PAGE];
             memory.read_running(alone, &ranges, &mut to, &lost);
@@ -219,7 +220,7 @@ mod tests {
         let ranges = [(start + PAGE as u64, PAGE), (start + 5, 100), (start, 5)];
         let expected = [&own[PAGE..2 * PAGE], &own[5..105], &own[..5]].concat();
         for alone in [false, true] {
-            let memory = ProcessMemory::of(std::process::id() as i32);
+            let memory = ProcessMemory::of(HostPid::own());
             let mut to = vec![0; expected.len()];
             memory.read(alone, &ranges, &mut to).unwrap();
             assert_eq!(to, expected);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ids::HostPid;
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
 use images::{Image, ImageWriter, PageSink, Progress};
 use kernel::arena::Arena;
@@ -45,7 +46,7 @@ struct Placed {
 #[derive(Debug)]
 pub(crate) struct Pages {
     /// Process or segment that they belong to, for messages.
-    pub(crate) pid: i32,
+    pub(crate) pid: HostPid,
     pub(crate) origin: Origin,
     /// Those to copy while the target stands still, by rising address.
     pub(crate) runs: Vec<PageRun>,
@@ -66,7 +67,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Pages that will be written to a new pages file of `writer`.
-    pub(crate) fn new(writer: &ImageWriter, pid: i32, origin: Origin) -> Result<Self, Error> {
+    pub(crate) fn new(writer: &ImageWriter, pid: HostPid, origin: Origin) -> Result<Self, Error> {
         let (id, sink) = writer.pages()?;
         Ok(Self {
             pid,

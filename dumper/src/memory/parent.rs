@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use ids::HostPid;
 use images::{ImageDir, Lineage, names};
 use kernel::pagemap::{PageRun, push};
 
@@ -33,8 +34,8 @@ impl Parent {
     }
 
     /// The pages of a process that it, or one of its own parents, holds.
-    pub(super) fn pages(&self, pid: i32) -> Result<Vec<PageRun>, Error> {
-        let map = self.dir.page_map(&names::pagemap(pid.cast_unsigned()));
+    pub(super) fn pages(&self, pid: HostPid) -> Result<Vec<PageRun>, Error> {
+        let map = self.dir.page_map(&names::pagemap(pid.unsigned()));
         let map = map.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();
         for run in map.runs.iter().filter(|run| run.is_stored() || run.in_parent()) {

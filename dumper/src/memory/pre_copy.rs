@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
+use ids::HostPid;
 use images::messages::InventoryEntry;
 use images::{Folder, ImageWriter, names};
 use kernel::pagemap::PageRun;
@@ -48,7 +49,7 @@ const PATIENCE: u32 = 2;
 pub(crate) struct PreCopy {
     /// What the dump will be known by to later ones.
     pub(crate) id: String,
-    logs: BTreeMap<i32, DirtyLog>,
+    logs: BTreeMap<HostPid, DirtyLog>,
     /// Bytes that the last round copied.
     last_round: u64,
     /// Where the first round went, and into how many folders what was copied went by now.
@@ -98,7 +99,7 @@ impl PreCopy {
         options: &DumpOptions,
         inventory: &Inventory,
         finder: &mut GadgetFinder,
-        gadgets: &BTreeMap<i32, Gadgets>,
+        gadgets: &BTreeMap<HostPid, Gadgets>,
         writer: &ImageWriter,
         clock: &Clock,
     ) -> Result<(), Error> {
@@ -144,7 +145,7 @@ impl PreCopy {
                             ));
                         }
                         let error: &dyn std::error::Error = &error;
-                        tracing::info!(pid, error, "memory is copied frozen");
+                        tracing::info!(%pid, error, "memory is copied frozen");
                     }
                 }
             }
@@ -195,19 +196,19 @@ impl PreCopy {
         &mut self,
         mut what: impl FnMut(&mut DirtyLog) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let pids: Vec<i32> = self.logs.keys().copied().collect();
+        let pids: Vec<HostPid> = self.logs.keys().copied().collect();
         pids.into_iter().try_for_each(|pid| self.of_one(pid, &mut what))
     }
 
     fn of_one(
         &mut self,
-        pid: i32,
+        pid: HostPid,
         what: impl FnOnce(&mut DirtyLog) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Some(log) = self.logs.get_mut(&pid) else { return Ok(()) };
         match what(log) {
             Err(error) if error.is_gone() => {
-                tracing::info!(pid, "it has ended, or executed another program");
+                tracing::info!(%pid, "it has ended, or executed another program");
                 self.logs.remove(&pid);
                 Ok(())
             }
@@ -438,7 +439,7 @@ impl PreCopy {
 /// any.
 pub(crate) fn end_dirty_log(
     dirty_logs: &Path,
-    root: i32,
+    root: HostPid,
     inventory: &Inventory,
 ) -> Result<bool, Error> {
     let Some(taken) = uffd_holder::take(dirty_logs, root) else { return Ok(false) };
@@ -464,7 +465,7 @@ fn unique_id() -> String {
 }
 
 /// Mappings that bear our marks, by process.
-pub(crate) type Marked = BTreeMap<i32, Vec<PageRun>>;
+pub(crate) type Marked = BTreeMap<HostPid, Vec<PageRun>>;
 
 /// Fails if a thread stood still for longer than the tree may.
 fn check(handover: Duration, limit: Option<Duration>) -> Result<(), Error> {
@@ -481,7 +482,7 @@ fn check(handover: Duration, limit: Option<Duration>) -> Result<(), Error> {
 fn begin(
     process: &Process,
     finder: &mut GadgetFinder,
-    gadgets: &BTreeMap<i32, Gadgets>,
+    gadgets: &BTreeMap<HostPid, Gadgets>,
     worth: (u64, u64),
     threads: usize,
 ) -> Result<Option<DirtyLog>, Error> {
@@ -494,7 +495,7 @@ fn begin(
 }
 
 /// Bytes of memory that a process has for itself, about.
-pub(super) fn private_bytes(pid: i32) -> u64 {
+pub(super) fn private_bytes(pid: HostPid) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let mut fields = text.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0u64));
     let (resident, file) = (fields.nth(1).unwrap_or(0), fields.next().unwrap_or(0));
@@ -505,7 +506,7 @@ pub(super) fn private_bytes(pid: i32) -> u64 {
 /// not be told from ours.
 fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Error> {
     let mut found = Vec::new();
-    let is_ours = |pid: &i32| ours.is_some_and(|taken| taken.fds.contains_key(pid));
+    let is_ours = |pid: &HostPid| ours.is_some_and(|taken| taken.fds.contains_key(pid));
     for process in inventory.processes.values().filter(|process| !is_ours(&process.pid)) {
         let protected = |flags: VmFlags| flags.contains(VmFlags::UFFD_WRITE_PROTECT);
         for mapping in process.mappings.iter().filter(|mapping| protected(mapping.flags)) {

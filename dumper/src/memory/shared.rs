@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 
 use collector::Mapping;
+use ids::HostPid;
 use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
@@ -16,7 +17,7 @@ pub(super) struct Segments(pub(super) BTreeMap<(u64, u64), Segment>);
 
 impl Segments {
     /// Notes a mapping; the first of a segment opens its file.
-    pub(super) fn note(&mut self, pid: i32, mapping: &Mapping) -> Result<(), Error> {
+    pub(super) fn note(&mut self, pid: HostPid, mapping: &Mapping) -> Result<(), Error> {
         let reach = mapping.offset + (mapping.end - mapping.start);
         let key = (mapping.device, mapping.inode);
         if let Some(segment) = self.0.get_mut(&key) {

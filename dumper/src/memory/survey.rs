@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroU64;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
+use ids::HostPid;
 use images::ImageWriter;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
@@ -64,13 +65,13 @@ struct Known {
 }
 
 impl PlannedMemory {
-    pub(crate) fn open(writer: &ImageWriter, pid: i32) -> Result<Self, Error> {
+    pub(crate) fn open(writer: &ImageWriter, pid: HostPid) -> Result<Self, Error> {
         let pages = Pages::new(writer, pid, Origin::Process(Source::of(pid)))?;
         Ok(Self { map: open(pid)?, pages, known: None })
     }
 }
 
-fn open(pid: i32) -> Result<PageMap, Error> {
+fn open(pid: HostPid) -> Result<PageMap, Error> {
     PageMap::open(pid).map_err(|source| Error::Process {
         operation: "open the page map",
         pid,
@@ -80,11 +81,11 @@ fn open(pid: i32) -> Result<PageMap, Error> {
 
 /// Learns what can be learned of the memory of a tree that runs; `inventory` is the last one that
 /// is taken of it.
-pub(crate) fn learn(planned: &mut BTreeMap<i32, PlannedMemory>, inventory: &Inventory) {
+pub(crate) fn learn(planned: &mut BTreeMap<HostPid, PlannedMemory>, inventory: &Inventory) {
     for (pid, planned) in planned {
         let Some(process) = inventory.processes.get(pid) else { continue };
         if let Err(error) = planned.learn(process, has_kin(process, inventory)) {
-            tracing::debug!(pid, %error, "read the page map of a running process");
+            tracing::debug!(%pid, %error, "read the page map of a running process");
         }
     }
 }
@@ -97,7 +98,8 @@ fn has_kin(process: &Process, inventory: &Inventory) -> bool {
         Some((places.program.device, places.program.inode))
     };
     let own = program(process);
-    let related = |other: &&Process| other.ppid == process.pid || other.pid == process.ppid;
+    let related =
+        |other: &&Process| other.ppid == Some(process.pid) || Some(other.pid) == process.ppid;
     inventory.processes.values().filter(related).any(|other| program(other) == own)
 }
 
@@ -117,7 +119,7 @@ pub(crate) struct TreePages {
 /// Finds the pages that hold anything, of a tree that stands still; `held` is what it has of memory by
 /// descriptors.
 pub(crate) fn find(
-    planned: &mut BTreeMap<i32, PlannedMemory>,
+    planned: &mut BTreeMap<HostPid, PlannedMemory>,
     pre_copy: &mut PreCopy,
     marked: &Marked,
     writer: &ImageWriter,
@@ -359,7 +361,7 @@ fn parts(process: &Process, spans: &[PageRun]) -> Vec<PageRun> {
 
 /// The pages in parts of anonymous memory that hold anything, found by so many threads.
 fn anonymous_pages(
-    pid: i32,
+    pid: HostPid,
     map: &mut PageMap,
     parts: Vec<PageRun>,
     threads: usize,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
 use kernel::descriptors::close_range;
 use kernel::pidfd::PidFd;
 use kernel::procfs::{Dir, ProcFile, Stat};
@@ -38,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct Holding {
     /// The holder, once it is there.
-    uffd_holder: Process,
+    uffd_holder: Option<Process>,
     /// The checkpoint to which the logging is relative ([`images::messages::InventoryEntry`]'s
     /// `dump_criu_run_id`).
     base: String,
@@ -47,15 +48,15 @@ struct Holding {
 }
 
 /// A process that cannot be taken for a later one of the same number.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 struct Process {
-    pid: i32,
+    pid: HostPid,
     /// Clock ticks after the machine started.
     start_time: u64,
 }
 
 impl Process {
-    fn of(pid: i32) -> Option<Self> {
+    fn of(pid: HostPid) -> Option<Self> {
         let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok()?;
         (!stat.is_dead()).then_some(Self { pid, start_time: stat.start_time })
     }
@@ -69,20 +70,21 @@ impl Process {
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) base: String,
-    pub(super) fds: BTreeMap<i32, OwnedFd>,
+    pub(super) fds: BTreeMap<HostPid, OwnedFd>,
 }
 
-fn file_of(dirty_logs: &Path, root: i32) -> PathBuf {
+fn file_of(dirty_logs: &Path, root: HostPid) -> PathBuf {
     dirty_logs.join(format!("{root}.json"))
 }
 
 /// Takes the logging of the tree below `root` over from its holder, if it has one.
-pub(super) fn take(dirty_logs: &Path, root: i32) -> Option<Taken> {
+pub(super) fn take(dirty_logs: &Path, root: HostPid) -> Option<Taken> {
     let file = file_of(dirty_logs, root);
     let holding: Holding = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
     // A holder that is gone has left nothing; neither has one of another process of this number.
-    let uffd_holder =
-        PidFd::open(holding.uffd_holder.pid).ok().filter(|_| holding.uffd_holder.is_there());
+    let uffd_holder = holding
+        .uffd_holder
+        .and_then(|holder| PidFd::open(holder.pid).ok().filter(|_| holder.is_there()));
     let fds = uffd_holder.as_ref().map(|uffd_holder| {
         let living = holding.held.iter().filter(|(process, _)| process.is_there());
         living.filter_map(|&(process, fd)| Some((process.pid, uffd_holder.get(fd).ok()?))).collect()
@@ -93,7 +95,7 @@ pub(super) fn take(dirty_logs: &Path, root: i32) -> Option<Taken> {
     if let Err(error) = fs::remove_file(&file) {
         tracing::debug!(%error, "the holder's file");
     }
-    let fds: BTreeMap<i32, OwnedFd> = fds?;
+    let fds: BTreeMap<HostPid, OwnedFd> = fds?;
     (!fds.is_empty()).then_some(Taken { base: holding.base, fds })
 }
 
@@ -111,9 +113,9 @@ fn end(uffd_holder: &PidFd) {
 pub(super) fn start(
     program: &Path,
     dirty_logs: &Path,
-    root: i32,
+    root: HostPid,
     base: &str,
-    fds: &BTreeMap<i32, OwnedFd>,
+    fds: &BTreeMap<HostPid, OwnedFd>,
 ) -> io::Result<()> {
     if let Some(run_dir) = dirty_logs.parent() {
         fs::create_dir_all(run_dir)?;
@@ -126,7 +128,7 @@ pub(super) fn start(
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         held.extend(Process::of(pid).map(|process| (process, fd.as_raw_fd())));
     }
-    let holding = Holding { uffd_holder: Process::default(), base: base.to_owned(), held };
+    let holding = Holding { uffd_holder: None, base: base.to_owned(), held };
     let file = file_of(dirty_logs, root);
     let mut uffd_holder = Command::new(program)
         .arg0("stasis")
@@ -161,7 +163,7 @@ pub fn keep(file: &Path, holding: &str) -> io::Result<()> {
     // Nor are the descriptors that it was started with: who waits for the end of such a pipe, or for a
     // lock, would wait as long as this runs.
     close_others(&holding)?;
-    holding.uffd_holder = Process::of(nix::unistd::getpid().as_raw()).unwrap_or_default();
+    holding.uffd_holder = Process::of(HostPid::own());
     let unfinished = file.with_extension("new");
     fs::write(&unfinished, serde_json::to_vec(&holding)?)?;
     fs::rename(&unfinished, file)?;
@@ -194,34 +196,39 @@ const FIRST_OF_OTHERS: i32 = 3;
 mod tests {
     use super::*;
 
+    fn pid(number: i32) -> HostPid {
+        HostPid::new(number).unwrap()
+    }
+
     #[test]
     fn who_is_gone_holds_nothing() {
         let place = tempfile::tempdir().unwrap();
-        assert!(take(place.path(), 7).is_none());
-        let own = Process::of(nix::unistd::getpid().as_raw()).unwrap();
+        assert!(take(place.path(), pid(7)).is_none());
+        let own = Process::of(HostPid::own()).unwrap();
         assert!(own.is_there());
         let other = Process { start_time: own.start_time + 1, ..own };
         assert!(!other.is_there());
-        let holding = Holding { uffd_holder: other, base: "b".to_owned(), held: vec![(own, 0)] };
-        let file = file_of(place.path(), 7);
+        let holding =
+            Holding { uffd_holder: Some(other), base: "b".to_owned(), held: vec![(own, 0)] };
+        let file = file_of(place.path(), pid(7));
         fs::write(&file, serde_json::to_vec(&holding).unwrap()).unwrap();
-        assert!(take(place.path(), 7).is_none(), "another process of the holder's number");
+        assert!(take(place.path(), pid(7)).is_none(), "another process of the holder's number");
         assert!(!file.exists());
         fs::write(&file, b"{").unwrap();
-        assert!(take(place.path(), 7).is_none());
+        assert!(take(place.path(), pid(7)).is_none());
     }
 
     #[test]
     fn descriptors_outlive_who_started_the_keeper() {
         let place = tempfile::tempdir().unwrap();
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        let pid = child.id() as i32;
+        let pid = HostPid::from(&child);
         let file = file_of(place.path(), pid);
         let held = fs::File::open("/proc/self/stat").unwrap();
         fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let mut uffd_holder = Command::new("sleep").arg("100").spawn().unwrap();
         let holding = Holding {
-            uffd_holder: Process::of(uffd_holder.id() as i32).unwrap(),
+            uffd_holder: Process::of(HostPid::from(&uffd_holder)),
             base: "b".to_owned(),
             held: vec![(Process::of(pid).unwrap(), held.as_raw_fd())],
         };

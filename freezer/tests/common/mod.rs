@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use ids::HostPid;
 use kernel::cgroup::{Hierarchies, Version};
 use kernel::procfs::{self, Dir, ProcFile, Stat};
 
@@ -22,8 +23,8 @@ impl Tree {
         tree
     }
 
-    pub(crate) fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
+    pub(crate) fn pid(&self) -> HostPid {
+        HostPid::from(&self.0)
     }
 
     pub(crate) fn states(&self) -> Vec<u8> {
@@ -36,8 +37,7 @@ impl Tree {
 impl Drop for Tree {
     fn drop(&mut self) {
         for pid in procfs::tree(self.pid()).unwrap_or_default() {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
+            kernel::process::send_signal(pid, 9).ok();
         }
         self.0.wait().ok();
     }

@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use ids::HostPid;
+
 use crate::procfs::{Dir, Mounts, ProcFile};
 
 use super::{Error, Mount, parse};
@@ -20,7 +22,7 @@ impl GroupDirectories {
     /// # Errors
     /// If the mounts cannot be read.
     pub fn find() -> Result<Self, Error> {
-        let own = Dir::open(std::process::id().cast_signed())?;
+        let own = Dir::open(HostPid::own())?;
         Ok(Self::among(&Mounts::read(&own)?))
     }
 

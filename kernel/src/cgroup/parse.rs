@@ -2,9 +2,13 @@
 
 use std::path::{Component, Path};
 
-/// The processes of a `cgroup.procs`; `None` when a line is no pid.
-pub(super) fn pids(text: &[u8]) -> Option<Vec<i32>> {
-    std::str::from_utf8(text).ok()?.lines().map(|line| line.parse().ok()).collect()
+use ids::HostPid;
+
+/// The processes of a `cgroup.procs`, each `None` that is outside of our pid namespace; `None` when a line is
+/// no pid.
+pub(super) fn pids(text: &[u8]) -> Option<Vec<Option<HostPid>>> {
+    let numbers = std::str::from_utf8(text).ok()?.lines().map(|line| line.parse().ok());
+    numbers.map(|number| number.map(HostPid::new)).collect()
 }
 
 /// The line `frozen` of a `cgroup.events`.
@@ -32,7 +36,7 @@ mod tests {
         assert_eq!(frozen_event(b"populated 1\nfrozen 0\n"), Some(false));
         assert_eq!(frozen_event(b"populated 1\nfrozen 1\n"), Some(true));
         assert_eq!(frozen_event(b"populated 1\n"), None);
-        assert_eq!(pids(b"12\n7\n"), Some(vec![12, 7]));
+        assert_eq!(pids(b"12\n0\n7\n"), Some([12, 0, 7].map(HostPid::new).to_vec()));
         assert_eq!(pids(b""), Some(vec![]));
         assert_eq!(pids(b"x\n"), None);
     }

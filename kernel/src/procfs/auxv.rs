@@ -34,11 +34,13 @@ impl ProcFile for Auxv {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
 
     #[test]
     fn own_vector_has_the_page_size() {
-        let own = super::super::Dir::open(std::process::id().cast_signed()).unwrap();
+        let own = super::super::Dir::open(HostPid::own()).unwrap();
         assert_eq!(Auxv::read(&own).unwrap().get(libc::AT_PAGESZ), Some(4096));
         assert!(Auxv::parse(&[0; 7]).is_err());
     }

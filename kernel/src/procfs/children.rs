@@ -1,11 +1,12 @@
 //! `/proc/PID/task/TID/children`, and the process tree that they make.
 
+use ids::HostPid;
 use nix::errno::Errno;
 
 use super::parse::{dec, words};
 use super::{Dir, Error, Malformed, ProcFile, Stat, processes};
 
-struct ThreadChildren(Vec<i32>);
+struct ThreadChildren(Vec<HostPid>);
 
 impl ProcFile for ThreadChildren {
     const NAME: &'static str = "children";
@@ -22,11 +23,11 @@ impl ProcFile for ThreadChildren {
 ///
 /// # Errors
 /// If the process has gone, or `/proc` cannot be read.
-pub fn children(dir: &Dir) -> Result<Vec<i32>, Error> {
+pub fn children(dir: &Dir) -> Result<Vec<HostPid>, Error> {
     let mut all = Vec::new();
     let mut tids = Vec::new();
     let mut buffer = Vec::new();
-    dir.numbers("task", &mut tids)?;
+    dir.threads_into(&mut tids)?;
     for (index, tid) in tids.iter().enumerate() {
         let name = format!("task/{tid}/children");
         match dir.read(&name, &mut buffer) {
@@ -50,12 +51,12 @@ pub fn children(dir: &Dir) -> Result<Vec<i32>, Error> {
 }
 
 /// Every process whose parent is the one of `dir`.
-fn children_by_scan(dir: &Dir) -> Result<Vec<i32>, Error> {
+fn children_by_scan(dir: &Dir) -> Result<Vec<HostPid>, Error> {
     let parent = Stat::read(dir)?.pid;
     let mut all = Vec::new();
     for pid in processes()? {
         match Dir::open(pid).and_then(|dir| Stat::read(&dir)) {
-            Ok(stat) if stat.ppid == parent => all.push(pid),
+            Ok(stat) if stat.ppid == Some(parent) => all.push(pid),
             Ok(_) => {}
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
@@ -69,7 +70,7 @@ fn children_by_scan(dir: &Dir) -> Result<Vec<i32>, Error> {
 ///
 /// # Errors
 /// If `root` has gone, or `/proc` cannot be read.
-pub fn tree(root: i32) -> Result<Vec<i32>, Error> {
+pub fn tree(root: HostPid) -> Result<Vec<HostPid>, Error> {
     let mut all = vec![root];
     let mut seen = std::collections::BTreeSet::from([root]);
     let mut next = 0;
@@ -91,8 +92,8 @@ mod tests {
     #[test]
     fn the_tree_holds_a_child_and_both_ways_agree() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = child.id().cast_signed();
-        let own = std::process::id().cast_signed();
+        let pid = HostPid::from(&child);
+        let own = HostPid::own();
         let all = tree(own).unwrap();
         assert_eq!(all.first(), Some(&own));
         assert!(all.contains(&pid));
@@ -104,7 +105,8 @@ mod tests {
 
     #[test]
     fn text_is_checked() {
-        assert_eq!(ThreadChildren::parse(b"1 2 ").unwrap().0, [1, 2]);
+        let two = ThreadChildren::parse(b"1 2 ").unwrap().0;
+        assert_eq!(two.into_iter().map(HostPid::get).collect::<Vec<_>>(), [1, 2]);
         assert!(ThreadChildren::parse(b"1 x").is_err());
     }
 }

@@ -3,7 +3,9 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
 
+use ids::HostPid;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
@@ -106,7 +108,7 @@ impl Dir {
     ///
     /// # Errors
     /// If there is no such process.
-    pub fn open(pid: i32) -> Result<Self, Error> {
+    pub fn open(pid: HostPid) -> Result<Self, Error> {
         let path = format!("/proc/{pid}");
         let fd = open_dir(AT_FDCWD, &path, &path)?;
         Ok(Self { fd, path })
@@ -116,7 +118,7 @@ impl Dir {
     ///
     /// # Errors
     /// If there is no such thread.
-    pub fn thread(&self, tid: i32) -> Result<Self, Error> {
+    pub fn thread(&self, tid: HostPid) -> Result<Self, Error> {
         let name = format!("task/{tid}");
         let path = format!("{}/{name}", self.path);
         let fd = open_dir(self.fd.as_fd(), &name, &path)?;
@@ -176,12 +178,24 @@ impl Dir {
         Ok(())
     }
 
-    /// The numbers that name the entries of a folder below this one (`task`, `fd`, `fdinfo`),
-    /// rising, in place of what `numbers` held.
+    /// The numbers that name the entries of a folder below this one (`fd`, `fdinfo`), rising, in place of
+    /// what `numbers` held.
     ///
     /// # Errors
     /// If it cannot be opened or read.
     pub fn numbers(&self, name: &str, numbers: &mut Vec<i32>) -> Result<(), Error> {
+        self.named(name, numbers)
+    }
+
+    /// The tids of the process's threads, rising, in place of what `tids` held.
+    ///
+    /// # Errors
+    /// If the process has gone.
+    pub fn threads_into(&self, tids: &mut Vec<HostPid>) -> Result<(), Error> {
+        self.named("task", tids)
+    }
+
+    fn named<T: FromStr + Ord>(&self, name: &str, numbers: &mut Vec<T>) -> Result<(), Error> {
         numbers.clear();
         let fd =
             open_dir(self.fd.as_fd(), name, name).map_err(|error| self.located(name, error))?;
@@ -192,9 +206,9 @@ impl Dir {
     ///
     /// # Errors
     /// If the process has gone.
-    pub fn threads(&self) -> Result<Vec<i32>, Error> {
+    pub fn threads(&self) -> Result<Vec<HostPid>, Error> {
         let mut tids = Vec::new();
-        self.numbers("task", &mut tids)?;
+        self.threads_into(&mut tids)?;
         Ok(tids)
     }
 
@@ -241,7 +255,7 @@ impl Dir {
 ///
 /// # Errors
 /// If `/proc` cannot be read.
-pub fn processes() -> Result<Vec<i32>, Error> {
+pub fn processes() -> Result<Vec<HostPid>, Error> {
     let mut pids = Vec::new();
     let fd = open_dir(AT_FDCWD, "/proc", "/proc")?;
     collect_numbers(fd.as_fd(), &mut pids)
@@ -255,14 +269,17 @@ fn open_dir(at: BorrowedFd<'_>, name: &str, path: &str) -> Result<OwnedFd, Error
         .map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
-fn collect_numbers(fd: BorrowedFd<'_>, numbers: &mut Vec<i32>) -> Result<(), Errno> {
+fn collect_numbers<T: FromStr + Ord>(
+    fd: BorrowedFd<'_>,
+    numbers: &mut Vec<T>,
+) -> Result<(), Errno> {
     let mut buffer = vec![0; 32 << 10];
     loop {
         let filled = entries(fd, &mut buffer)?;
         if filled == 0 {
             break;
         }
-        numbers.extend(names(&buffer[..filled]).filter_map(dec::<i32>));
+        numbers.extend(names(&buffer[..filled]).filter_map(dec::<T>));
     }
     // The kernel lists them in rising order, but does not promise to.
     numbers.sort_unstable();

@@ -1,5 +1,7 @@
 //! `/proc/PID/fdinfo/N`: what the kernel tells of one descriptor.
 
+use ids::HostPid;
+
 use super::parse::{dec, hex, hex_device, kernel_device, key_value, lines, oct, split_once, words};
 use super::{Dir, Error, Malformed};
 
@@ -58,13 +60,7 @@ pub enum Detail {
         marks: Vec<FanotifyMark>,
     },
     /// `pidfd`.
-    Pidfd {
-        /// The process in the reader's pid namespace: 0 when it has none there, -1 when it has
-        /// been reaped.
-        pid: i32,
-        /// Its id in each pid namespace, from the reader's inwards.
-        ns_pid: Vec<i32>,
-    },
+    Pidfd(PidfdTarget),
     /// `io_uring`.
     IoUring,
     /// `userfaultfd`.
@@ -161,6 +157,17 @@ pub enum LockKind {
     Other,
 }
 
+/// Whom a pidfd names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidfdTarget {
+    /// A task that is there.
+    Task(HostPid),
+    /// One that has no number in the reader's pid namespace.
+    Elsewhere,
+    /// One that has ended and been waited for.
+    Ended,
+}
+
 /// A lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lock {
@@ -174,8 +181,8 @@ pub struct Lock {
     pub mandatory: bool,
     /// A lease that is being broken.
     pub breaking: bool,
-    /// Who holds it in the reader's pid namespace; -1 for a file description's lock.
-    pub pid: i32,
+    /// Who holds it; `None` for a file description's lock, or outside of the reader's pid namespace.
+    pub pid: Option<HostPid>,
     /// Device, as `st_dev` encodes it.
     pub device: u64,
     /// Inode.
@@ -248,12 +255,7 @@ impl FdInfo {
             b"clockid" | b"ticks" | b"settime flags" | b"it_value" | b"it_interval" => {
                 self.timerfd(key, value)?;
             }
-            b"Pid" => self.detail = Detail::Pidfd { pid: dec(value)?, ns_pid: Vec::new() },
-            b"NSpid" => {
-                if let Detail::Pidfd { ns_pid, .. } = &mut self.detail {
-                    *ns_pid = words(value).map(dec).collect::<Option<_>>()?;
-                }
-            }
+            b"Pid" => self.detail = Detail::Pidfd(pidfd_target(value)?),
             b"SqMask" => self.detail = Detail::IoUring,
             b"API" => self.detail = Detail::Userfaultfd,
             b"map_type" | b"prog_type" | b"link_type" => self.detail = Detail::Bpf,
@@ -396,6 +398,14 @@ fn fanotify_mark(line: &[u8]) -> Option<FanotifyMark> {
     })
 }
 
+fn pidfd_target(value: &[u8]) -> Option<PidfdTarget> {
+    match dec::<i32>(value)? {
+        -1 => Some(PidfdTarget::Ended),
+        0 => Some(PidfdTarget::Elsewhere),
+        number => HostPid::new(number).map(PidfdTarget::Task),
+    }
+}
+
 /// `1: POSIX  ADVISORY  WRITE 17164 fe:00:10010628 0 EOF`.
 fn lock(value: &[u8]) -> Option<Lock> {
     let mut words = words(value).skip(1).filter(|word| *word != b"->");
@@ -409,7 +419,7 @@ fn lock(value: &[u8]) -> Option<Lock> {
     };
     let nature = words.next()?;
     let access = words.next()?;
-    let pid = dec(words.next()?)?;
+    let pid = HostPid::new(dec(words.next()?)?);
     let place = words.next()?;
     let colon = place.iter().rposition(|&byte| byte == b':')?;
     let end = match (words.next().and_then(dec)?, words.next()?) {

@@ -1,5 +1,7 @@
 //! Texts as Linux 6.18 prints them.
 
+use ids::HostPid;
+
 use super::*;
 
 fn parse(rest: &str) -> FdInfo {
@@ -70,7 +72,10 @@ fn notifiers() {
 #[test]
 fn other_kinds() {
     let info = parse("Pid:\t17164\nNSpid:\t17164\t2\n");
-    assert_eq!(info.detail, Detail::Pidfd { pid: 17164, ns_pid: vec![17164, 2] });
+    let task = HostPid::new(17164).map(PidfdTarget::Task).unwrap();
+    assert_eq!(info.detail, Detail::Pidfd(task));
+    assert_eq!(parse("Pid:\t0\nNSpid:\t0\n").detail, Detail::Pidfd(PidfdTarget::Elsewhere));
+    assert_eq!(parse("Pid:\t-1\nNSpid:\t-1\n").detail, Detail::Pidfd(PidfdTarget::Ended));
     assert_eq!(parse("SqMask:\t0x7\nSqHead:\t0\nPollList:\n").detail, Detail::IoUring);
     let info = parse("pending:\t0\ntotal:\t0\nAPI:\taa:0:80000000000001ff\n");
     assert_eq!(info.detail, Detail::Userfaultfd);
@@ -84,11 +89,11 @@ fn locks() {
     );
     assert_eq!(info.locks.len(), 2);
     let first = info.locks[0];
-    assert_eq!((first.kind, first.write, first.pid), (LockKind::Posix, true, 17164));
+    assert_eq!((first.kind, first.write, first.pid), (LockKind::Posix, true, HostPid::new(17164)));
     assert_eq!((first.device, first.inode), (libc::makedev(0xfe, 0), 10_010_628));
     assert_eq!((first.start, first.end), (0, None));
     let second = info.locks[1];
-    assert_eq!((second.kind, second.read, second.pid), (LockKind::OpenFileDescription, true, -1));
+    assert_eq!((second.kind, second.read, second.pid), (LockKind::OpenFileDescription, true, None));
     assert_eq!((second.start, second.end), (10, Some(19)));
 }
 

@@ -102,12 +102,13 @@ impl ProcFile for Limits {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
 
     #[test]
     fn own_limits_are_those_of_getrlimit() {
-        let limits =
-            Limits::read(&super::super::Dir::open(std::process::id().cast_signed()).unwrap());
+        let limits = Limits::read(&super::super::Dir::open(HostPid::own()).unwrap());
         let (soft, hard) =
             nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
         let expected = Limit { soft: Some(soft), hard: Some(hard) };

@@ -84,12 +84,14 @@ impl Dir {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
 
     #[test]
     fn links_of_a_process_that_is_gone_are_gone() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let dir = Dir::open(child.id().cast_signed()).unwrap();
+        let dir = Dir::open(HostPid::from(&child)).unwrap();
         dir.link("exe").unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn own_links_lead_where_they_should() {
-        let dir = Dir::open(std::process::id().cast_signed()).unwrap();
+        let dir = Dir::open(HostPid::own()).unwrap();
         assert_eq!(dir.exe().unwrap(), Some(std::env::current_exe().unwrap().into_os_string()));
         assert_eq!(dir.link("cwd").unwrap(), std::env::current_dir().unwrap());
         assert!(dir.stat_behind("cwd").unwrap().mode & libc::S_IFDIR != 0);

@@ -29,7 +29,8 @@ pub use cgroup::{Cgroup, CgroupMembership};
 pub use children::{children, tree};
 pub use dir::{Dir, Error, Malformed, ProcFile, processes};
 pub use fdinfo::{
-    Detail, EpollEntry, FanotifyMark, FdInfo, InotifyWatch, Lock, LockKind, TimerSetting,
+    Detail, EpollEntry, FanotifyMark, FdInfo, InotifyWatch, Lock, LockKind, PidfdTarget,
+    TimerSetting,
 };
 pub use limits::{Limit, Limits, Resource};
 pub use links::{FileStat, LinkTarget};

@@ -57,11 +57,13 @@ impl Namespaces {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
 
     #[test]
     fn own_namespaces() {
-        let own = Namespaces::read(&Dir::open(std::process::id().cast_signed()).unwrap()).unwrap();
+        let own = Namespaces::read(&Dir::open(HostPid::own()).unwrap()).unwrap();
         assert!(own.0.contains_key("mnt") && own.0.contains_key("pid"));
         assert_eq!(parse(b"mnt:[12]"), Ok(12));
         assert!(parse(b"mnt:12").is_err());

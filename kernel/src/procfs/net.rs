@@ -105,6 +105,8 @@ impl Sockets {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
 
     #[test]
@@ -125,7 +127,7 @@ mod tests {
         use std::os::fd::AsFd;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = nix::sys::stat::fstat(listener.as_fd()).unwrap().st_ino;
-        let own = Dir::open(std::process::id().cast_signed()).unwrap();
+        let own = Dir::open(HostPid::own()).unwrap();
         assert_eq!(Sockets::read(&own).unwrap().get(inode), Some(SocketKind::Tcp(10)));
     }
 }

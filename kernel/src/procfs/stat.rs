@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use ids::HostPid;
+
 use super::parse::{dec, words};
 use super::{Malformed, ProcFile};
 
@@ -11,17 +13,18 @@ use super::{Malformed, ProcFile};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of the kernel's own table")]
 pub struct Stat {
-    pub pid: i32,
+    pub pid: HostPid,
     /// The name, raw, at most 15 bytes for user tasks.
     pub comm: OsString,
     /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, `I`, …
     pub state: u8,
-    pub ppid: i32,
-    pub pgrp: i32,
-    pub session: i32,
+    /// `None` for a parent outside of the reader's pid namespace, and so on.
+    pub ppid: Option<HostPid>,
+    pub pgrp: Option<HostPid>,
+    pub session: Option<HostPid>,
     /// Controlling terminal, in the kernel's encoding, 0 for none.
     pub tty_nr: i32,
-    pub tty_pgrp: i32,
+    pub tty_pgrp: Option<HostPid>,
     /// `PF_*` flags.
     pub flags: u32,
     pub min_flt: u64,
@@ -86,6 +89,11 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Fields<'a, I> {
         self.0.next().and_then(dec).ok_or(Malformed(name))
     }
 
+    /// A number of a task; 0 and -1 stand for none.
+    fn pid(&mut self, name: &'static str) -> Result<Option<HostPid>, Malformed> {
+        self.next(name).map(HostPid::new)
+    }
+
     fn skip(&mut self, count: usize) {
         for _ in 0..count {
             self.0.next();
@@ -111,11 +119,11 @@ impl ProcFile for Stat {
             pid,
             comm: OsString::from_vec(comm.to_vec()),
             state,
-            ppid: f.next("ppid")?,
-            pgrp: f.next("pgrp")?,
-            session: f.next("session")?,
+            ppid: f.pid("ppid")?,
+            pgrp: f.pid("pgrp")?,
+            session: f.pid("session")?,
             tty_nr: f.next("tty_nr")?,
-            tty_pgrp: f.next("tty_pgrp")?,
+            tty_pgrp: f.pid("tty_pgrp")?,
             flags: f.next("flags")?,
             min_flt: f.next("min_flt")?,
             cmin_flt: f.next("cmin_flt")?,
@@ -176,7 +184,9 @@ mod tests {
     fn every_field_lands_in_its_place() {
         let stat = Stat::parse(TEXT).unwrap();
         assert_eq!(stat.comm, "c) a(t");
-        assert_eq!((stat.pid, stat.state, stat.ppid, stat.session), (17132, b'R', 17130, 14382));
+        let numbers = [Some(stat.pid), stat.ppid, stat.session, stat.tty_pgrp];
+        assert_eq!(numbers, [17132, 17130, 14382, -1].map(HostPid::new));
+        assert_eq!(stat.state, b'R');
         assert_eq!((stat.tty_nr, stat.num_threads, stat.start_time), (1026, 3, 156_452));
         assert_eq!((stat.wchan, stat.exit_signal, stat.rt_priority, stat.policy), (7, 17, 50, 2));
         assert_eq!((stat.start_data, stat.env_end), (93_837_328_624_688, 140_724_907_290_603));

@@ -1,5 +1,7 @@
 //! `/proc/PID/status`.
 
+use ids::{HostPid, ImagePid};
+
 use super::parse::{dec, hex, key_value, lines, oct, words};
 use super::{Malformed, ProcFile};
 
@@ -15,34 +17,32 @@ pub struct Ids {
 
 /// What a checkpoint wants of `/proc/PID/status`. Signal and capability sets have signal 1 and
 /// capability 0 at bit 0. Zombies lack what belongs to an address space.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// File mode creation mask; `None` for a task whose file system state is gone (a zombie).
     pub umask: Option<u32>,
     /// The state's letter.
     pub state: u8,
     /// Thread group id.
-    pub tgid: i32,
+    pub tgid: HostPid,
     /// Thread id.
-    pub pid: i32,
-    /// Parent's thread group id.
-    pub ppid: i32,
-    /// Who traces the task, 0 for nobody.
-    pub tracer: i32,
+    pub pid: HostPid,
+    /// Parent's thread group id; `None` if it is outside of the reader's pid namespace.
+    pub ppid: Option<HostPid>,
+    /// Who traces the task.
+    pub tracer: Option<HostPid>,
     /// User ids.
     pub uid: Ids,
     /// Group ids.
     pub gid: Ids,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// The thread group's id in each pid namespace, from the reader's inwards.
-    pub ns_tgid: Vec<i32>,
-    /// The thread's id in each pid namespace, from the reader's inwards.
-    pub ns_pid: Vec<i32>,
-    /// The process group's id in each pid namespace, from the reader's inwards.
-    pub ns_pgid: Vec<i32>,
-    /// The session's id in each pid namespace, from the reader's inwards.
-    pub ns_sid: Vec<i32>,
+    /// The thread's id in each pid namespace, from the reader's inwards to its own.
+    pub ns_pid: Vec<ImagePid>,
+    /// The process group's id in each of them; `None` where it has none.
+    pub ns_pgid: Vec<Option<ImagePid>>,
+    /// The session's id in each of them; `None` where it has none.
+    pub ns_sid: Vec<Option<ImagePid>>,
     /// A thread of the kernel's (kernel 6.8 and later say so).
     pub kernel_thread: Option<bool>,
     /// `PR_SET_THP_DISABLE` is not in force.
@@ -96,6 +96,15 @@ fn numbers<T: std::str::FromStr>(value: &[u8]) -> Option<Vec<T>> {
     words(value).map(dec).collect()
 }
 
+/// A number of a task; 0 stands for none.
+fn pid(value: &[u8]) -> Option<Option<HostPid>> {
+    dec(value).map(HostPid::new)
+}
+
+fn levels(value: &[u8]) -> Option<Vec<Option<ImagePid>>> {
+    Some(numbers(value)?.into_iter().map(ImagePid::new).collect())
+}
+
 fn flag(value: &[u8]) -> Option<bool> {
     dec::<u8>(value).map(|number| number != 0)
 }
@@ -105,22 +114,55 @@ fn text(value: &[u8]) -> Option<String> {
 }
 
 impl Status {
+    /// What nothing is known of yet but its ids.
+    fn of(tgid: HostPid, pid: HostPid) -> Self {
+        Self {
+            umask: None,
+            state: 0,
+            tgid,
+            pid,
+            ppid: None,
+            tracer: None,
+            uid: Ids::default(),
+            gid: Ids::default(),
+            groups: Vec::new(),
+            ns_pid: Vec::new(),
+            ns_pgid: Vec::new(),
+            ns_sid: Vec::new(),
+            kernel_thread: None,
+            thp_enabled: None,
+            threads: 0,
+            pending: 0,
+            shared_pending: 0,
+            blocked: 0,
+            ignored: 0,
+            caught: 0,
+            cap_inheritable: 0,
+            cap_permitted: 0,
+            cap_effective: 0,
+            cap_bounding: 0,
+            cap_ambient: 0,
+            no_new_privs: false,
+            seccomp: 0,
+            seccomp_filters: None,
+            thread_features: None,
+            thread_features_locked: None,
+        }
+    }
+
     /// Takes one line in; `None` for a value that cannot be understood.
     fn take(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         match key {
             b"Umask" => self.umask = Some(u32::try_from(oct(value)?).ok()?),
             b"State" => self.state = *value.first()?,
-            b"Tgid" => self.tgid = dec(value)?,
-            b"Pid" => self.pid = dec(value)?,
-            b"PPid" => self.ppid = dec(value)?,
-            b"TracerPid" => self.tracer = dec(value)?,
+            b"PPid" => self.ppid = pid(value)?,
+            b"TracerPid" => self.tracer = pid(value)?,
             b"Uid" => self.uid = ids(value)?,
             b"Gid" => self.gid = ids(value)?,
             b"Groups" => self.groups = numbers(value)?,
-            b"NStgid" => self.ns_tgid = numbers(value)?,
             b"NSpid" => self.ns_pid = numbers(value)?,
-            b"NSpgid" => self.ns_pgid = numbers(value)?,
-            b"NSsid" => self.ns_sid = numbers(value)?,
+            b"NSpgid" => self.ns_pgid = levels(value)?,
+            b"NSsid" => self.ns_sid = levels(value)?,
             b"Kthread" => self.kernel_thread = Some(flag(value)?),
             b"THP_enabled" => self.thp_enabled = Some(flag(value)?),
             b"Threads" => self.threads = dec(value)?,
@@ -151,14 +193,17 @@ impl ProcFile for Status {
     const NAME: &'static str = "status";
 
     fn parse(text: &[u8]) -> Result<Self, Malformed> {
-        let mut status = Self::default();
+        let id = |name: &[u8]| {
+            let mut all = lines(text).filter_map(key_value);
+            all.find(|(key, _)| *key == name).and_then(|(_, value)| dec(value))
+        };
+        let ids = id(b"Tgid").zip(id(b"Pid"));
+        let (tgid, pid) = ids.ok_or(Malformed("Pid or Tgid"))?;
+        let mut status = Self::of(tgid, pid);
         for line in lines(text) {
             // The name's line escapes line ends, so no line of its own making comes in here.
             let (key, value) = key_value(line).ok_or(Malformed("a line"))?;
             status.take(key, value).ok_or(Malformed("a value"))?;
-        }
-        if status.pid == 0 || status.tgid == 0 {
-            return Err(Malformed("Pid or Tgid"));
         }
         Ok(status)
     }
@@ -174,10 +219,11 @@ mod tests {
     fn values_are_read() {
         let status = Status::parse(TEXT).unwrap();
         assert_eq!(status.umask, Some(0o27));
-        assert_eq!((status.tgid, status.pid, status.threads), (12, 13, 2));
+        assert_eq!([status.tgid, status.pid].map(HostPid::get), [12, 13]);
+        assert_eq!((status.threads, status.tracer, status.ppid), (2, None, HostPid::new(1)));
         assert_eq!(status.uid, Ids { real: 1, effective: 2, saved: 3, fs: 4 });
         assert_eq!(status.groups, [10, 20]);
-        assert_eq!(status.ns_pid, [13, 2]);
+        assert_eq!(status.ns_pid.iter().map(|pid| pid.get()).collect::<Vec<_>>(), [13, 2]);
         assert_eq!((status.pending, status.shared_pending, status.blocked), (1, 2, 1 << 63));
         assert_eq!(status.cap_effective, 0x1ff_feff_ffff);
         assert_eq!(

@@ -1,5 +1,7 @@
 //! `/proc/PID/timers`: POSIX timers.
 
+use ids::HostPid;
+
 use super::parse::{dec, hex, key_value, lines, split_once};
 use super::{Malformed, ProcFile};
 
@@ -18,9 +20,9 @@ pub enum Notify {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotifyTarget {
     /// The process.
-    Process(i32),
+    Process(HostPid),
     /// One thread (`SIGEV_THREAD_ID`).
-    Thread(i32),
+    Thread(HostPid),
 }
 
 /// One POSIX timer. Its setting is only to be had from inside (`timer_gettime`).
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!((timers[0].id, timers[0].signal, timers[0].value), (1, 14, 0x7ffc_0000_0001));
         assert_eq!(
             (timers[0].notify, timers[0].target),
-            (Notify::Signal, NotifyTarget::Thread(17164))
+            (Notify::Signal, NotifyTarget::Thread(HostPid::new(17164).unwrap()))
         );
         assert_eq!((timers[1].notify, timers[1].clock), (Notify::None, -6));
         assert!(PosixTimers::parse(b"").unwrap().0.is_empty());

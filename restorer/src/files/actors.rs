@@ -189,7 +189,12 @@ mod tests {
 
     fn seen(socket: &OwnedFd) -> PeerCredentials {
         let peer = peer_credentials(socket).unwrap().unwrap();
-        PeerCredentials { pid: peer.pid, uid: peer.uid, gid: peer.gid, groups: peer.groups }
+        PeerCredentials {
+            pid: peer.pid.map_or(0, HostPid::unsigned),
+            uid: peer.uid,
+            gid: peer.gid,
+            groups: peer.groups,
+        }
     }
 
     #[test]

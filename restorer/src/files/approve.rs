@@ -284,7 +284,7 @@ impl Approver {
             };
             if !holder.credentials.iter().any(may) {
                 return Err(Error::refused(
-                    support::changed::directory_taken(holder.pid.get()).of(0, what),
+                    support::changed::directory_taken(holder.pid).of(0, what),
                 ));
             }
         }
@@ -372,7 +372,7 @@ fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, now: &Attrib
         Purpose::Root => "make it its root directory",
     };
     let users: Vec<_> = holder.credentials.iter().map(|own| own.users[3]).collect();
-    let refusal = support::changed::other_file(owners, holder.pid.get(), &users, doing);
+    let refusal = support::changed::other_file(owners, holder.pid, &users, doing);
     Error::refused(refusal.of(0, shown(entry)))
 }
 

@@ -47,6 +47,8 @@ fn make(entry: &EventfdFileEntry) -> Result<OwnedFd, Error> {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
     use kernel::procfs::{Detail, Dir, FdInfo};
     use std::os::fd::AsRawFd;
@@ -55,7 +57,7 @@ mod tests {
     fn counters_and_semaphores() {
         let entry = EventfdFileEntry { flags: 3, counter: 1 << 40, ..EventfdFileEntry::default() };
         let fd = make(&entry).unwrap();
-        let dir = Dir::open(std::process::id().cast_signed()).unwrap();
+        let dir = Dir::open(HostPid::own()).unwrap();
         let info = FdInfo::read(&dir, fd.as_raw_fd()).unwrap();
         let Detail::Eventfd { count, semaphore, .. } = info.detail else { panic!("no eventfd") };
         assert_eq!((count, semaphore), (1 << 40, Some(true)));

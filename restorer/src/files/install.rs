@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ids::PidMap;
+use ids::{ImagePid, PidMap};
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::descriptors::{self, Owner, close_range, place};
 use kernel::pidfd::PidFd;
@@ -62,7 +62,7 @@ impl OpenFiles {
         let Some(stand_in) = self.later.get(&id) else {
             return self.kept.fetch(id).map(AtHand::Fetched);
         };
-        let holder = task.holder.get();
+        let holder = task.holder;
         let fetched = PidFd::open(holder).and_then(|holder| holder.get(stand_in.as_raw_fd()));
         fetched.map(AtHand::Fetched).map_err(|source| Error::Kernel {
             operation: format!("fetch file {id} from process {holder}"),
@@ -116,7 +116,8 @@ fn set_owner(fd: BorrowedFd<'_>, owner: &FownEntry, flags: u32, what: &str) -> R
         descriptors::set_signal(fd, owner.signum.cast_signed()).map_err(failed("set signal"))?;
     }
     if owner.pid != 0 {
-        let who = Owner { kind: owner.pid_type.cast_signed(), pid: owner.pid.cast_signed() };
+        let who =
+            Owner { kind: owner.pid_type.cast_signed(), pid: ImagePid::try_from(owner.pid).ok() };
         // The kernel remembers who set it, and checks that when it sends the signal.
         as_user(owner.uid, owner.euid, || descriptors::set_owner(fd, who))
             .map_err(failed("set owner"))?;

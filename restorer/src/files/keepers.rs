@@ -104,8 +104,7 @@ impl Keepers {
         match fork_as_any(numbers).map_err(failed)? {
             Some((_, Fork::Child)) => hold(self.owner),
             Some((number, Fork::Parent)) => {
-                let process =
-                    PidFd::open(number.get()).and_then(|process| process.moved_from(base));
+                let process = PidFd::open(number).and_then(|process| process.moved_from(base));
                 self.processes.push(process.map_err(failed)?);
                 Ok(self.processes.len() - 1)
             }
@@ -197,7 +196,7 @@ impl Drop for Keepers {
         }
         for process in &self.processes {
             // It may have been ended by others, and is waited for all the same.
-            let Some(pid) = HostPid::new(process.pid()) else { continue };
+            let pid = process.pid();
             drop(send_signal(pid, libc::SIGKILL));
             drop(wait_status(pid));
         }
@@ -289,8 +288,7 @@ mod tests {
         read.read_exact(&mut four).unwrap();
         assert_eq!(&four, b"kept");
         assert!(keepers.fetch(9).is_err());
-        let pids: Vec<_> =
-            keepers.processes.iter().filter_map(|process| HostPid::new(process.pid())).collect();
+        let pids: Vec<_> = keepers.processes.iter().map(PidFd::pid).collect();
         drop(keepers);
         assert!(pids.iter().all(|pid| !kernel::process::exists(*pid)));
     }

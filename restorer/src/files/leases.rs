@@ -104,7 +104,7 @@ fn take(file: BorrowedFd<'_>, number: RawFd, owner: u32, entry: &FileLockEntry) 
     setfsuid(us);
     taken?;
     // With a lease the file has an owner, which is told of its breaking: the images say whom that shall be.
-    set_owner(file, Owner::default())?;
+    set_owner(file, Owner { kind: 0, pid: None })?;
     if is_broken {
         break_it(number, target)?;
     }

@@ -66,7 +66,7 @@ fn by(files: &OpenFiles, what: impl Fn(&FileEntry) -> bool) -> &OwnedFd {
 }
 
 fn info(fd: impl AsFd) -> FdInfo {
-    let dir = Dir::open(std::process::id().cast_signed()).unwrap();
+    let dir = Dir::open(ids::HostPid::own()).unwrap();
     FdInfo::read(&dir, fd.as_fd().as_raw_fd()).unwrap()
 }
 

@@ -81,11 +81,10 @@ impl FileKind for Pidfd {
         let entry = entry(file)?;
         let process = ImagePid::new(entry.nspid).and_then(|pid| pids.host(pid));
         let process = process.ok_or_else(|| missing(file))?;
-        let opened =
-            open_with(process.get(), entry.flags & OPEN).map_err(|source| Error::Kernel {
-                operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
-                source,
-            })?;
+        let opened = open_with(process, entry.flags & OPEN).map_err(|source| Error::Kernel {
+            operation: format!("open process {} for pidfd {}", entry.nspid, file.id),
+            source,
+        })?;
         with_flags(opened, entry)
     }
 }
@@ -122,7 +121,7 @@ fn of_ended(entries: &[&PidfdEntry], numbers: &mut Vec<HostPid>) -> Result<Vec<O
         }
         Some((number, Fork::Parent)) => {
             // While it has not been waited for its number is its own.
-            let opened = entries.iter().map(|entry| open_with(number.get(), entry.flags & OPEN));
+            let opened = entries.iter().map(|entry| open_with(number, entry.flags & OPEN));
             let opened = opened.collect::<Result<Vec<_>, _>>();
             wait_status(number).map_err(failed)?;
             numbers.push(number);

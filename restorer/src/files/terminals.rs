@@ -79,7 +79,7 @@ impl FileKind for OpenTerminal {
         if info.is_none_or(|info| info.pgrp != task.pid.unsigned()) {
             return Ok(());
         }
-        match tty::set_foreground(files.opened(entry.id, task)?, task.pid.get()) {
+        match tty::set_foreground(files.opened(entry.id, task)?, task.pid) {
             // A terminal that does not control this session has no foreground of ours.
             Err(source) if source.raw_os_error() != Some(libc::ENOTTY) => {
                 let operation =

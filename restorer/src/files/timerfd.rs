@@ -78,12 +78,14 @@ fn now(clock: i32, what: &str) -> Result<Duration, Error> {
 
 #[cfg(test)]
 mod tests {
+    use ids::HostPid;
+
     use super::*;
     use kernel::procfs::{Detail, Dir, FdInfo};
     use std::os::fd::AsRawFd;
 
     fn detail(fd: &OwnedFd) -> Detail {
-        let dir = Dir::open(std::process::id().cast_signed()).unwrap();
+        let dir = Dir::open(HostPid::own()).unwrap();
         FdInfo::read(&dir, fd.as_raw_fd()).unwrap().detail
     }
 

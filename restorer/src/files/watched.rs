@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
 use images::messages::{FhEntry, FileIdentity, RegFileEntry};
 use kernel::handles;
 use kernel::paths;
@@ -113,7 +114,7 @@ fn by_handle(target: &Target<'_>) -> Result<OwnedFd, Error> {
         operation: format!("look for {target} among the mounts"),
         source: std::io::Error::other(source),
     };
-    let own = Dir::open(std::process::id().cast_signed()).map_err(failed)?;
+    let own = Dir::open(HostPid::own()).map_err(failed)?;
     let mounts = Mounts::read(&own).map_err(failed)?;
     let device = libc::makedev(target.device >> 20, target.device & 0xf_ffff);
     let of_device = mounts.0.iter().filter(|mount| mount.device == device);

@@ -30,7 +30,7 @@ pub(super) fn expect(task: &Stopped, stop: Stop) -> Result<(), Error> {
         return Ok(());
     }
     let what = format!("it stopped as {:?} instead of {stop:?}", task.stop());
-    Err(Error::Lost { pid: task.tid(), what })
+    Err(Error::Lost { pid: task.tid().get(), what })
 }
 
 /// Puts what a call reads where the leader's stack was; returns its address.

@@ -6,6 +6,7 @@ mod tracks;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ids::HostPid;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use collector::{Collector, Error, Home, Inventory, ROOM, Source};
@@ -81,7 +82,7 @@ impl Live {
     ///
     /// # Errors
     /// If there is no such process, or what is there cannot be read.
-    pub fn inventory(&self, root: i32) -> Result<Inventory, Error> {
+    pub fn inventory(&self, root: HostPid) -> Result<Inventory, Error> {
         self.counted(|collector| {
             let pids = collector.tree(root)?;
             collector.inventory(&pids)

@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use collector::{Inventory, Track, TrackError};
+use ids::HostPid;
 use kernel::rights::{self, Right};
 use service::{Body, OnBehalfOf, Problem, chain};
 
@@ -61,9 +62,12 @@ async fn may_begin(user: Option<User>, target: &TrackTarget, files: bool) -> Res
             .remedy("leave it out, or ask as root"));
     }
     let (field, pids) = match target {
-        TrackTarget::Pid(pid) => ("pid", vec![*pid]),
+        TrackTarget::Pid(pid) => ("pid", HostPid::new(*pid).into_iter().collect()),
         // One that has gone is not his, either.
-        TrackTarget::Tree(root) => ("tree", collector::tree(*root).unwrap_or_default()),
+        TrackTarget::Tree(root) => {
+            let tree = HostPid::new(*root).and_then(|root| collector::tree(root).ok());
+            ("tree", tree.unwrap_or_default())
+        }
         TrackTarget::Cgroup(_) => return Err(not_his("cgroup")),
     };
     if pids.is_empty() || !may_trace(user, pids).await? { Err(not_his(field)) } else { Ok(()) }
@@ -80,7 +84,7 @@ async fn is_his(user: Option<User>, track: &Track) -> Result<bool, Problem> {
 }
 
 /// Whether who asks may trace all of these.
-async fn may_trace(user: Option<User>, pids: Vec<i32>) -> Result<bool, Problem> {
+async fn may_trace(user: Option<User>, pids: Vec<HostPid>) -> Result<bool, Problem> {
     let Some(User { uid, gid }) = user else { return Ok(true) };
     let asked = blocking(move || {
         let held = rights::held(rights::User { uid, gid }, Right::Attach, &pids);
@@ -232,7 +236,7 @@ fn problem(error: &TrackError, field: Option<&str>) -> Problem {
 
 fn told(track: Track) -> api::Track {
     let processes = track.processes.into_iter().map(|(pid, process)| api::TrackedProcess {
-        pid,
+        pid: pid.get(),
         comm: std::fs::read_to_string(format!("/proc/{pid}/comm"))
             .map(|name| name.trim_end().to_owned())
             .unwrap_or_default(),

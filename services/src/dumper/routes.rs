@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use collector::Home;
+use ids::HostPid;
 use images::{ImageDir, Quiet, names};
 use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
@@ -190,11 +191,11 @@ fn options(
     request: &DumpRequest,
     user: Option<User>,
 ) -> Result<DumpOptions, Problem> {
-    let pid = request.pid;
-    if pid < 1 || !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-        return Err(Problem::field("pid", format!("no process {pid}"))
-            .remedy("send the pid of a running process"));
-    }
+    let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
+        Problem::field("pid", format!("no process {}", request.pid))
+            .remedy("send the pid of a running process")
+    })?;
     let directory = &request.directory;
     if user.is_none() && CheckpointRoot::is_of_users(directory) {
         let message = format!("directory {directory}: checkpoints of users lie there");

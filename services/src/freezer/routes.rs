@@ -7,6 +7,7 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use ids::HostPid;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{Body, Peer, Problem};
@@ -67,9 +68,10 @@ fn ttl(ttl_ms: u64) -> Result<Duration, Problem> {
 
 fn target(request: &LeaseRequest) -> Result<Target, Problem> {
     match (request.pid, &request.cgroup) {
-        (Some(pid), None) if pid > 0 => Ok(Target::Tree(pid)),
-        (Some(pid), None) => Err(Problem::field("pid", format!("pid is {pid}"))
-            .remedy("send the pid of a running process")),
+        (Some(pid), None) => HostPid::new(pid).map(Target::Tree).ok_or_else(|| {
+            Problem::field("pid", format!("pid is {pid}"))
+                .remedy("send the pid of a running process")
+        }),
         (None, Some(name)) => Ok(Target::Cgroup(name.clone())),
         _ => Err(Problem::field("pid", "exactly one of pid and cgroup is needed")
             .remedy("send one of the two")),

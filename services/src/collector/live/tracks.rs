@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::TrackTarget;
+use ids::HostPid;
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::Live;
@@ -146,7 +147,7 @@ impl Live {
     /// If the maps cannot be read, or what is there cannot.
     pub fn track_inventory(&self, id: u64) -> Result<Result<Option<Inventory>, Error>, TrackError> {
         let Some(track) = self.track(id)? else { return Ok(Ok(None)) };
-        let pids: Vec<i32> = track.processes.keys().copied().collect();
+        let pids: Vec<HostPid> = track.processes.keys().copied().collect();
         let mut earlier = self.tracks.state().inventories.remove(&id).unwrap_or_default();
         let mut spared = true;
         let is_first = earlier.processes.is_empty();

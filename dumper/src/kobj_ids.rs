@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use collector::Inventory;
+use ids::HostPid;
 use images::messages::TaskKobjIdsEntry;
 
 use crate::namespaces::Namespaces;
@@ -31,7 +32,7 @@ pub(crate) fn own() -> TaskKobjIdsEntry {
 pub(crate) fn number(
     inventory: &Inventory,
     namespaces: &Namespaces,
-) -> BTreeMap<i32, TaskKobjIdsEntry> {
+) -> BTreeMap<HostPid, TaskKobjIdsEntry> {
     inventory
         .processes
         .values()
