@@ -9,7 +9,9 @@
 
 mod beside;
 mod content;
+mod datagrams;
 mod devices;
+mod diagnosed;
 mod encode;
 mod epoll;
 mod eventfd;
@@ -25,8 +27,10 @@ mod locks;
 mod memfd;
 mod multicast;
 mod neighbours;
+mod netlink_sockets;
 mod other_options;
 mod owners;
+mod packet_sockets;
 mod paths;
 mod paths_of_process;
 mod pidfd;
@@ -80,6 +84,8 @@ pub struct PlanContext {
     pub joined: BTreeMap<u64, u64>,
     /// Options of sockets (by inode) that no call reads back, as far as the plan was told.
     pub hidden: BTreeMap<u64, Hidden>,
+    /// A user asks, who gets no more from a restore than he may make himself.
+    pub for_user: bool,
     /// Whether it is noted what is in programs and mapped files, beside their sizes.
     pub contents: bool,
     /// Where the names of watched files are looked for.
@@ -210,6 +216,8 @@ pub struct Captured {
     beside: Beside,
     /// What is lost, though the checkpoint is whole.
     pub(crate) warnings: Vec<String>,
+    /// Sockets of which the packets that wait are left behind.
+    left_behind: usize,
 }
 
 impl Captured {
@@ -217,6 +225,17 @@ impl Captured {
     #[must_use]
     pub fn exe(&self, pid: HostPid) -> Option<u32> {
         self.places.get(&(pid, FileReference::Exe)).copied()
+    }
+
+    /// What is to be told of packets that are not in the images, if there are any.
+    fn packets_left(&self) -> Option<String> {
+        let sockets = self.left_behind;
+        (sockets > 0).then(|| {
+            format!(
+                "packets that waited in {sockets} raw or packet sockets, copies of what passed, are not in \
+                 the images"
+            )
+        })
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.

@@ -51,6 +51,7 @@ impl<'a> Looker<'a> {
             around: unsupported::surroundings(options)?,
             context: files::PlanContext {
                 shell_job: options.shell_job,
+                for_user: options.on_behalf_of.is_some(),
                 root: options.root.clone(),
                 contents: options.contents,
                 ghost_limit: options.ghost_limit,

@@ -227,7 +227,11 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             source: std::io::ErrorKind::NotFound.into(),
         })?;
         let entry = mappings::encode(mapping, kind, object);
-        let status = entry.status | mapping_status(mapping);
+        let status = match mapping_status(mapping) {
+            // What maps a socket is of no other kind.
+            of_socket if of_socket & vma_status::SOCKET != 0 => vma_status::REGULAR | of_socket,
+            of_file => entry.status | of_file,
+        };
         vmas.push(VmaEntry { status, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
             start: mapping.start,

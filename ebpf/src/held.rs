@@ -66,10 +66,11 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
     let inode: u64 = load(file, o::FILE_INODE);
     let mode: u16 = load(inode, o::INODE_MODE);
     let names: u32 = load(inode, o::INODE_NLINK);
-    if mode & S_IFMT != S_IFREG || names != 0 {
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
+    // The rings of a packet socket are mapped from the socket.
+    if magic != SOCKET_FS && (mode & S_IFMT != S_IFREG || names != 0) {
         return 0;
     }
-    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
     let mut record = describe(file, magic, mode);
     record.tgid = load(task, o::TASK_TGID);
     record.fd = -1;

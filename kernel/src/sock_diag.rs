@@ -48,7 +48,7 @@ pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
     Ok(sockets)
 }
 
-/// Which of the UDP sockets of the caller's network namespace have been shut down, by inode:
+/// Which of the UDP and UDP-Lite sockets of the caller's network namespace have been shut down, by inode:
 /// receive side (bit 0), send side (bit 1). Of sockets without a port the kernel does not tell, nor
 /// of any where it was built without `INET_UDP_DIAG`.
 ///
@@ -56,10 +56,14 @@ pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
 /// When the kernel answers with what is not understood.
 pub fn udp_shutdowns() -> io::Result<HashMap<u32, u8>> {
     let mut found = HashMap::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    let families = [libc::AF_INET, libc::AF_INET6];
+    let protocols = [libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE];
+    for (family, protocol) in
+        families.into_iter().flat_map(|family| protocols.map(|protocol| (family, protocol)))
+    {
         let request = InetRequest {
             family: family as u8,
-            protocol: libc::IPPROTO_UDP as u8,
+            protocol: protocol as u8,
             extensions: ExtensionFlags::empty(),
             states: InetStates::from_bits_retain(u32::MAX),
             socket_id: match family {
@@ -127,6 +131,79 @@ impl UnixLookup {
             Ok(_) => Ok(sockets.pop().filter(|socket| socket.inode == inode)),
         }
     }
+}
+
+/// Asks for many sockets of a family by a request of its own, and hands over the answers behind their headers.
+///
+/// # Errors
+/// When the kernel was built without what answers, or answers with what is not understood.
+pub(crate) fn dump_as(request: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    const HEADER: usize = 16;
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    let mut message = u32::try_from(HEADER + request.len()).unwrap_or(0).to_ne_bytes().to_vec();
+    message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    message.resize(HEADER, 0);
+    message.extend_from_slice(request);
+    let socket = connect()?;
+    socket.send(&message, 0)?;
+    let mut buffer = vec![0_u8; 64 << 10];
+    loop {
+        let size = socket.recv(&mut &mut buffer[..], 0)?;
+        if each_as(&buffer[..size], &mut take)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Hands over the messages of one datagram; returns whether the last one was among them.
+fn each_as(mut bytes: &[u8], take: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    const HEADER: usize = 16;
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    while !bytes.is_empty() {
+        let length = word(bytes, 0).ok_or_else(malformed)? as usize;
+        let kind = half(bytes, 4).ok_or_else(malformed)?;
+        let payload = bytes.get(HEADER..length).ok_or_else(malformed)?;
+        match kind {
+            DONE => return Ok(true),
+            ERROR => {
+                let number = word(payload, 0).ok_or_else(malformed)?.cast_signed();
+                return Err(match number.wrapping_neg() {
+                    libc::ENOENT => io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        "this kernel was built without diagnosis of such sockets",
+                    ),
+                    number => io::Error::from_raw_os_error(number),
+                });
+            }
+            _ => take(payload),
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// The word at a place.
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+/// The half word at a place.
+pub(crate) fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+/// The attributes behind the fixed part of an answer: number and value of each.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const HEADER: usize = 4;
+    std::iter::from_fn(move || {
+        let (length, kind) = (usize::from(half(bytes, 0)?), half(bytes, 2)?);
+        let value = bytes.get(HEADER..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 fn connect() -> io::Result<Socket> {

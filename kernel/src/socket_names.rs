@@ -39,8 +39,17 @@ pub const TCP: &[SocketOption] = options! { SOL_TCP:
 
 /// Of UDP sockets.
 pub const UDP: &[SocketOption] = options! { SOL_UDP:
-    100 "UDP_ENCAP", 101 "UDP_NO_CHECK6_TX", 102 "UDP_NO_CHECK6_RX", 103 "UDP_SEGMENT", 104 "UDP_GRO",
+    1 "UDP_CORK", 100 "UDP_ENCAP", 101 "UDP_NO_CHECK6_TX", 102 "UDP_NO_CHECK6_RX", 103 "UDP_SEGMENT", 104 "UDP_GRO",
 };
+
+/// Of UDP-Lite sockets, beside those of UDP sockets.
+pub const UDP_LITE: &[SocketOption] = &[
+    SocketOption { level: libc::IPPROTO_UDPLITE, number: 10, name: "UDPLITE_SEND_CSCOV" },
+    SocketOption { level: libc::IPPROTO_UDPLITE, number: 11, name: "UDPLITE_RECV_CSCOV" },
+];
+
+/// Of raw sockets of IPv6.
+pub const RAW: &[SocketOption] = options! { SOL_IPV6: 7 "IPV6_CHECKSUM", };
 
 /// Of IPv4 sockets, and of IPv6 sockets that take IPv4, too.
 pub const IP: &[SocketOption] = options! { SOL_IP:
@@ -68,6 +77,25 @@ pub const IPV6: &[SocketOption] = options! { SOL_IPV6:
     75 "IPV6_TRANSPARENT", 76 "IPV6_UNICAST_IF", 77 "IPV6_RECVFRAGSIZE",
 };
 
+/// Of packet sockets.
+pub const PACKET: &[SocketOption] = options! { SOL_PACKET:
+    19 "PACKET_TX_HAS_OFF", 20 "PACKET_QDISC_BYPASS", 23 "PACKET_IGNORE_OUTGOING", 24 "PACKET_VNET_HDR_SZ",
+};
+
+/// `SOL_NETLINK`, of netlink sockets.
+const SOL_NETLINK: i32 = 270;
+
+/// Of netlink sockets.
+pub const NETLINK: &[SocketOption] = &[
+    SocketOption { level: SOL_NETLINK, number: 3, name: "NETLINK_PKTINFO" },
+    SocketOption { level: SOL_NETLINK, number: 4, name: "NETLINK_BROADCAST_ERROR" },
+    SocketOption { level: SOL_NETLINK, number: 5, name: "NETLINK_NO_ENOBUFS" },
+    SocketOption { level: SOL_NETLINK, number: 8, name: "NETLINK_LISTEN_ALL_NSID" },
+    SocketOption { level: SOL_NETLINK, number: 10, name: "NETLINK_CAP_ACK" },
+    SocketOption { level: SOL_NETLINK, number: 11, name: "NETLINK_EXT_ACK" },
+    SocketOption { level: SOL_NETLINK, number: 12, name: "NETLINK_GET_STRICT_CHK" },
+];
+
 /// `IPV6_MTU`, which only tells of the way to the peer when it is read.
 pub const IPV6_MTU: SocketOption =
     SocketOption { level: libc::SOL_IPV6, number: 24, name: "IPV6_MTU" };
@@ -83,17 +111,23 @@ pub const HIDDEN: &[SocketOption] = &[IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGE
 
 /// The lists that a socket of this family, type and protocol is held against.
 #[must_use]
-pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
+pub fn of(family: i32, kind: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
     let mut lists = vec![GENERAL];
-    match protocol {
-        libc::IPPROTO_TCP => lists.push(TCP),
-        libc::IPPROTO_UDP => lists.push(UDP),
-        _ => {}
-    }
     match family {
+        libc::AF_NETLINK => lists.push(NETLINK),
+        libc::AF_PACKET => lists.push(PACKET),
         libc::AF_INET => lists.push(IP),
         libc::AF_INET6 => lists.extend([IP, IP_OF_IPV6, IPV6]),
         _ => {}
+    }
+    if matches!(family, libc::AF_INET | libc::AF_INET6) {
+        match (kind, protocol) {
+            (libc::SOCK_RAW, _) => lists.push(RAW),
+            (_, libc::IPPROTO_TCP) => lists.push(TCP),
+            (_, libc::IPPROTO_UDP) => lists.push(UDP),
+            (_, libc::IPPROTO_UDPLITE) => lists.extend([UDP, UDP_LITE]),
+            _ => {}
+        }
     }
     lists
 }
@@ -101,7 +135,7 @@ pub fn of(family: i32, protocol: i32) -> Vec<&'static [SocketOption]> {
 /// The option with this level and number.
 #[must_use]
 pub fn find(level: i32, number: i32) -> Option<SocketOption> {
-    [GENERAL, TCP, UDP, IP, IP_OF_IPV6, IPV6, HIDDEN]
+    [GENERAL, TCP, UDP, UDP_LITE, RAW, IP, IP_OF_IPV6, IPV6, NETLINK, PACKET, HIDDEN]
         .into_iter()
         .flatten()
         .copied()

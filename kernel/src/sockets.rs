@@ -394,10 +394,53 @@ pub fn has_urgent_byte(socket: impl AsFd) -> io::Result<bool> {
 /// # Errors
 /// As poll(2).
 pub fn has_error(socket: impl AsFd) -> io::Result<bool> {
-    let mut asked = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: 0, revents: 0 };
+    Ok(events(socket, 0)? & libc::POLLERR != 0)
+}
+
+/// Whether something waits in a socket, or nothing will come any more.
+///
+/// # Errors
+/// As poll(2).
+pub fn is_readable(socket: impl AsFd) -> io::Result<bool> {
+    Ok(events(socket, libc::POLLIN)? & libc::POLLIN != 0)
+}
+
+/// How many bytes have been sent by a datagram socket and have not left the machine: what waits for the rest of
+/// its datagram (`MSG_MORE`, `UDP_CORK`), and what is on its way through the network card.
+///
+/// # Errors
+/// When it is no socket. Kinds that do not tell have none.
+pub fn bytes_unsent(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer.
+    let done = unsafe {
+        libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ as libc::Ioctl, &raw mut bytes)
+    };
+    match answer(done) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(0),
+        Err(error) => Err(error),
+        Ok(_) => Ok(bytes.cast_unsigned()),
+    }
+}
+
+/// How far a socket is shut down, as far as poll(2) tells: receive side (bit 0), and both (bits 0 and 1).
+///
+/// # Errors
+/// As poll(2).
+pub fn shut_down(socket: impl AsFd) -> io::Result<u8> {
+    let found = events(socket, libc::POLLRDHUP)?;
+    Ok(match (found & libc::POLLHUP != 0, found & libc::POLLRDHUP != 0) {
+        (true, _) => 3,
+        (false, receive) => u8::from(receive),
+    })
+}
+
+/// Which of the events that are asked for, and of those that always are, a descriptor has.
+fn events(file: impl AsFd, wanted: i16) -> io::Result<i16> {
+    let mut asked = libc::pollfd { fd: file.as_fd().as_raw_fd(), events: wanted, revents: 0 };
     // SAFETY: one structure is passed, and the call does not wait.
     answer(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
-    Ok(asked.revents & libc::POLLERR != 0)
+    Ok(asked.revents)
 }
 
 /// Closes the descriptors that a message brought; returns whether there were any.

@@ -29,6 +29,14 @@ pub(crate) fn check(checkpoint: &Checkpoint, options: &RestoreOptions) -> Result
         ));
     }
     for file in checkpoint.files.files.values() {
+        // To make one takes rights that no user has, and who has one needs none to use it.
+        let is_raw =
+            file.isk.as_ref().is_some_and(|it| it.r#type == libc::SOCK_RAW.cast_unsigned());
+        if is_raw || file.psk.is_some() {
+            return Err(Error::refused(
+                support::sockets::OF_ROOT.of(0, format!("socket of file {}", file.id)),
+            ));
+        }
         let Some(socket) = &file.usk else { continue };
         let who = [&socket.peer_credentials, &socket.connector];
         if !who.into_iter().flatten().all(|who| is_user(who, checkpoint, uid, gid)) {

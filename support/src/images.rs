@@ -42,12 +42,6 @@ pub const HUGE_MEMFD: Refusal = Refusal::fixed(
     "have the program make it without MFD_HUGETLB, and dump again",
 );
 
-/// A packet filter of a socket.
-pub const PACKET_FILTER: Refusal = Refusal::fixed(
-    "it has a packet filter, which is not supported yet",
-    "detach the filter before the dump",
-);
-
 /// A terminal that is no pseudo-terminal, or its master.
 pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
     "only the terminals of a shell's jobs are supported yet",
@@ -138,9 +132,6 @@ const fn mapping(reason: &'static str) -> Refusal {
 
 /// System V shared memory.
 pub const SYSTEM_V_MEMORY: Refusal = mapping("it is System V shared memory");
-
-/// The ring of a packet socket.
-pub const PACKET_RING: Refusal = mapping("it is the ring of a packet socket");
 
 /// The ring of an asynchronous I/O context.
 pub const AIO_RING: Refusal = mapping("it is the ring of an asynchronous I/O context");

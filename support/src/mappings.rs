@@ -77,7 +77,11 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     if let Some((_, refusal)) = NAMES.iter().find(|(start, _)| name.starts_with(start)) {
         return Some(refusal.clone());
     }
-    if let Some((_, refusal)) = FLAGS.iter().find(|(flag, _)| mapping.flags.contains(*flag)) {
+    // The rings of a packet socket are pages of the kernel's own, as those of some devices.
+    let is_ring = name.starts_with(b"socket:[");
+    let is_unknown = |flag: VmFlags| !(is_ring && flag == VmFlags::MIXED_MAP);
+    let mut flags = FLAGS.iter().filter(|(flag, _)| is_unknown(*flag));
+    if let Some((_, refusal)) = flags.find(|(flag, _)| mapping.flags.contains(*flag)) {
         return Some(refusal.clone());
     }
     if mapping.policy.is_some_and(|policy| policy.wide) {
@@ -107,7 +111,7 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             "unmap it before the dump",
         ));
     }
-    if name.starts_with(b"anon_inode:") || name.starts_with(b"socket:[") {
+    if name.starts_with(b"anon_inode:") {
         return Some(Refusal::fixed("of a file without a path", "unmap it before the dump"));
     }
     None

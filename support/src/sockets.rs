@@ -66,12 +66,36 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
     ),
 ];
 
-/// An internet socket that is neither TCP nor UDP.
+/// An internet socket of a protocol that is not carried.
 #[must_use]
 pub fn unknown_internet_socket(kind: i32, protocol: i32) -> Refusal {
+    const DCCP: i32 = 33;
+    const SCTP: i32 = 132;
+    const SMC: i32 = 256;
+    const MPTCP: i32 = 262;
+    const QUIC: i32 = 261;
+    let (name, remedy) = match protocol {
+        MPTCP => (
+            "MPTCP",
+            "have the program use TCP (of a Go program: GODEBUG=multipathtcp=0; of others: sysctl -w \
+             net.mptcp.enabled=0 before they start)",
+        ),
+        SCTP => ("SCTP", "close it before the checkpoint"),
+        DCCP => ("DCCP", "close it before the checkpoint"),
+        SMC => ("SMC", "have the program use TCP (start it without smc_run)"),
+        QUIC => ("QUIC", "close it before the checkpoint"),
+        _ => {
+            return Refusal::new(
+                format!(
+                    "internet sockets of type {kind} and protocol {protocol} are not supported"
+                ),
+                "close it before the checkpoint",
+            );
+        }
+    };
     Refusal::new(
-        format!("internet sockets of type {kind} and protocol {protocol} are not supported"),
-        "close it before the checkpoint",
+        format!("the kernel gives nobody the state of an {name} socket, so it cannot be carried"),
+        remedy,
     )
 }
 
@@ -103,14 +127,23 @@ pub const ESTABLISHED: Refusal = Refusal::fixed(
              dump again",
 );
 
-/// A UDP socket that holds back what is sent.
-pub const CORKED: Refusal =
-    Refusal::fixed("it is corked (UDP_CORK)", "uncork it before the checkpoint");
+/// A socket with a part of a datagram, which nobody can read.
+pub const HELD_BACK: Refusal = Refusal::fixed(
+    "it holds parts of a datagram that is not sent yet (UDP_CORK, MSG_MORE)",
+    "try again when it has been sent",
+);
 
-/// Datagrams in a UDP socket that stands still.
+/// Datagrams in a socket that stands still.
 pub const DATAGRAMS_WAIT: Refusal = Refusal::fixed(
-    "UDP datagrams wait to be read, and would be lost",
+    "datagrams wait to be read, and would be lost",
     "try again when they have been read",
+);
+
+/// A datagram that would be told of otherwise after a restore than it is now.
+pub const DATAGRAM_TOLD: Refusal = Refusal::fixed(
+    "a datagram waits in it of which more is told than who sent it (IP_PKTINFO, UDP_GRO, a link-local sender), \
+     which cannot be put back",
+    "try again when it has been read",
 );
 
 /// A Unix socket whose peer nobody in the tree holds.
@@ -150,10 +183,71 @@ pub const OTHER_NETWORK: Refusal = Refusal::fixed(
     "run stasis in that namespace (nsenter --net), or close it before the checkpoint",
 );
 
-/// A filter, which cannot be read back in every case.
-pub const PACKET_FILTER: Refusal = Refusal::fixed(
-    "it has a packet filter, which is not supported yet",
-    "detach the filter (SO_DETACH_FILTER) before the checkpoint",
+/// A filter that no call reads back.
+pub const EBPF_FILTER: Refusal = Refusal::fixed(
+    "it has an eBPF filter (SO_ATTACH_BPF), which the kernel does not give back",
+    "detach the filter (SO_DETACH_FILTER) before the checkpoint, or use a classic one (SO_ATTACH_FILTER)",
+);
+
+/// Messages in a netlink socket.
+pub const NETLINK_MESSAGES: Refusal = Refusal::fixed(
+    "messages of the kernel wait in it, which nobody else can send",
+    "try again when they have been read",
+);
+
+/// A list that is on its way through a netlink socket.
+pub const NETLINK_LIST: Refusal = Refusal::fixed(
+    "a list that it asked the kernel for is still on its way",
+    "try again when it has been read",
+);
+
+/// A netlink socket that is given packets, of a `queue` or a `log group`.
+#[must_use]
+pub fn netfilter_port(what: &str, number: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "the kernel hands it the packets of netfilter's {what} {number}, which it was told by messages"
+        ),
+        "close it before the checkpoint, and open it again after the restore",
+    )
+}
+
+/// A raw or packet socket of a user's process, which he could not make again.
+pub const OF_ROOT: Refusal = Refusal::fixed(
+    "a raw or packet socket, which takes more rights to make than who asks has (CAP_NET_RAW)",
+    "ask as root, or close it before the checkpoint",
+);
+
+/// A packet socket of an interface that is not there any more.
+pub const INTERFACE_GONE: Refusal = Refusal::fixed(
+    "the interface that it is bound to has been removed",
+    "close it before the checkpoint, or bind it to another interface",
+);
+
+/// A group of packet sockets with a program that nobody can read.
+pub const FANOUT_PROGRAM: Refusal = Refusal::fixed(
+    "a program chooses who of its group gets a packet (PACKET_FANOUT_CBPF or _EBPF), which the kernel does not \
+     give back",
+    "close it before the checkpoint, or share packets in another way (PACKET_FANOUT_HASH)",
+);
+
+/// A ring of packets that is in use: where in it the kernel goes on is not to be set.
+pub const RING_USED: Refusal = Refusal::fixed(
+    "packets have passed through its ring (PACKET_RX_RING, PACKET_TX_RING), and the kernel would begin anew in \
+     a new one",
+    "close it before the checkpoint, and open it again after the restore",
+);
+
+/// A mapping of a part of a ring.
+pub const RING_IN_PARTS: Refusal = Refusal::fixed(
+    "a part of the rings of a packet socket, which the kernel maps as a whole only",
+    "unmap it before the dump",
+);
+
+/// A mapping of a socket that no process of the tree has open, or that is no packet socket.
+pub const RING_WITHOUT_SOCKET: Refusal = Refusal::fixed(
+    "of a socket that is no packet socket, or that nobody in the tree has open",
+    "unmap it before the dump",
 );
 
 /// A TCP socket that somebody restores or dumps.

@@ -132,6 +132,42 @@ families_that_criu_carries! {
     unix_sockets
 }
 
+// Sockets that are not of TCP or Unix.
+
+families! {
+    datagrams_bound datagrams_waiting netlink_groups packet_beyond_criu raw_sockets socket_filters_locked
+}
+
+families_that_criu_carries! { netlink packet packet_old socket_filters udplite }
+
+/// Has a range of groups that may have ping sockets, where nobody may.
+fn allow_pings() {
+    const GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
+    let text = std::fs::read_to_string(GROUPS).expect("read the groups of ping sockets");
+    let bounds: Vec<u32> = text.split_whitespace().filter_map(|it| it.parse().ok()).collect();
+    if !matches!(bounds[..], [0, _]) {
+        std::fs::write(GROUPS, "0 0").expect("let root have ping sockets");
+    }
+}
+
+#[test]
+fn ping_natively() {
+    allow_pings();
+    natively("ping");
+}
+
+#[test]
+fn ping_carried() {
+    allow_pings();
+    carried("ping", Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn ping_carried_by_programs() {
+    allow_pings();
+    carried_with("ping", Engine::Stasis, Engine::Stasis, true);
+}
+
 #[test]
 fn settings_unseen_natively() {
     natively("settings_unseen");

@@ -386,13 +386,23 @@ fn files_of_proc_about_the_program_itself() {
 }
 
 #[test]
-fn netlink_sockets() {
-    refused("unsupported-netlink", &["netlink"]);
+fn messages_in_a_netlink_socket() {
+    refused_as("unsupported-netlink", &["messages of the kernel"]);
 }
 
 #[test]
-fn packet_sockets() {
-    refused("unsupported-packet", &["packet"]);
+fn a_filter_that_nobody_can_read() {
+    refused("unsupported-ebpf_filter", &["ebpf filter", "so_detach_filter"]);
+}
+
+#[test]
+fn a_part_of_a_datagram() {
+    refused("unsupported-held_back", &["udp_cork"]);
+}
+
+#[test]
+fn a_ring_that_packets_have_passed() {
+    refused("unsupported-packet_ring", &["packet_rx_ring"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod changing_files;
 mod churn;
 mod cramped;
 mod credentials;
+mod datagrams;
 mod dirty;
 mod eventfds;
 mod faulting;
@@ -33,6 +34,8 @@ mod memory;
 mod multicast;
 mod nameless;
 mod namespaces;
+mod netlink;
+mod packet;
 mod pidfd;
 mod pipes;
 mod pulse;
@@ -41,7 +44,9 @@ mod restartable;
 mod settings;
 mod shared;
 mod signals;
+mod socket_filters;
 mod socket_options;
+mod sockets;
 mod spawning;
 mod stage;
 mod still;
@@ -68,6 +73,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("churn", churn::run),
     ("cramped", cramped::run),
     ("credentials", credentials::run),
+    ("datagrams_bound", datagrams::bound),
+    ("datagrams_waiting", datagrams::waiting),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
     ("faulting", faulting::run),
@@ -99,12 +106,19 @@ const FAMILIES: &[(&str, Family)] = &[
     ("memory", memory::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
+    ("netlink", netlink::run),
+    ("netlink_groups", netlink::groups),
+    ("packet", packet::run),
+    ("packet_beyond_criu", packet::beyond_criu),
+    ("packet_old", packet::old),
     ("pidfd", pidfd::run),
+    ("ping", datagrams::ping),
     ("pidfd_changing", pidfd::changing),
     ("nameless_peers", nameless::peers),
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
     ("pulse", pulse::run),
+    ("raw_sockets", datagrams::raw),
     ("registers", registers::run),
     ("restartable", restartable::run),
     ("shared-deleted", shared::deleted),
@@ -129,6 +143,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("settings_deadline", settings::deadline),
     ("settings_unseen", settings::unseen),
     ("signals", signals::run),
+    ("socket_filters", socket_filters::run),
+    ("socket_filters_locked", socket_filters::locked),
     ("socket_options", socket_options::run),
     ("socket_options_hidden", socket_options::hidden),
     ("unsupported-flow_lease", socket_options::flow_lease),
@@ -138,6 +154,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("threads", threads::run),
     ("timers", timers::run),
     ("tree", tree::run),
+    ("udplite", datagrams::udplite),
     ("unix_sockets", unix_sockets::run),
     ("unnamed", nameless::unnamed),
     ("unsupported-dnotify", unsupported::dnotify),
@@ -153,8 +170,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-semaphores", unsupported::semaphores),
     ("unsupported-system_calls", unsupported::system_calls),
     ("unsupported-thread_keyring", unsupported::thread_keyring),
-    ("unsupported-netlink", unsupported::netlink),
-    ("unsupported-packet", unsupported::packet),
+    ("unsupported-ebpf_filter", socket_filters::of_ebpf),
+    ("unsupported-held_back", datagrams::held_back),
+    ("unsupported-netlink", netlink::waiting),
+    ("unsupported-packet_ring", packet::used_ring),
     ("unsupported-segments", unsupported::segments),
     ("unsupported-packet_fifo", unsupported::packet_fifo),
     ("unsupported-proc_self", unsupported::proc_self),

@@ -65,26 +65,6 @@ pub(crate) fn proc_self(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn netlink(stage: &Stage) -> Outcome {
-    // SAFETY: takes integers.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE) };
-    // Bound, as every one in use is: before that the kernel lists it nowhere.
-    // SAFETY: a zeroed sockaddr_nl is valid, and of the size that is given.
-    unsafe {
-        let mut address: libc::sockaddr_nl = std::mem::zeroed();
-        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        let bytes = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-        check(libc::bind(fd, (&raw const address).cast(), bytes)).expect("bind");
-    }
-    holding(stage, fd.into(), "netlink socket")
-}
-
-pub(crate) fn packet(stage: &Stage) -> Outcome {
-    // SAFETY: takes integers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0) };
-    holding(stage, fd.into(), "packet socket")
-}
-
 /// A directory whose changes are told by a signal.
 pub(crate) fn dnotify(stage: &Stage) -> Outcome {
     // include/uapi/linux/fcntl.h

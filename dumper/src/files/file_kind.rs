@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Debug;
 
-use collector::{OpenFile, Process};
+use collector::{Mapping, OpenFile, Process};
 use ids::HostPid;
 use images::messages::FileEntry;
 use images::{Error, ImageWriter};
@@ -76,6 +76,15 @@ pub(super) trait FileKind: Debug + Sync {
         _entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         Err(Problem::Refused(support::files::NOT_MAPPABLE))
+    }
+
+    /// The id of the open file that such a mapping is one of, where a file cannot be opened by its mappings.
+    fn mapped_as(
+        &self,
+        _survey: &mut Survey<'_>,
+        _mapping: &Mapping,
+    ) -> Option<Result<u32, Problem>> {
+        None
     }
 
     /// Of a file whose mark is that of the plan: whether its entry of then holds. What a mark does not

@@ -1,4 +1,4 @@
-//! TCP and UDP sockets that wait for others: bound, listening, or (UDP) aimed at an address.
+//! TCP sockets that wait for others, and sockets without connections ([`datagrams`](super::datagrams)).
 
 use std::os::fd::BorrowedFd;
 
@@ -7,19 +7,17 @@ use ids::HostPid;
 use images::messages::{
     FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, fd_type,
 };
+use kernel::procfs::Peer;
 use kernel::sockets::{Address, local_address, option, option_bytes, peer_address};
-use kernel::tty::bytes_waiting;
-use libc::{IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_IPV6, SOL_TCP};
+use libc::{IPPROTO_TCP, SOCK_STREAM, SOL_IPV6, SOL_TCP};
 
+use super::datagrams;
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
 use super::held::with_socket;
 use super::problem::{Doing, Problem};
 use super::socket_options;
 use super::survey::Survey;
-
-const SOL_UDP: i32 = 17;
-const UDP_CORK: i32 = 1;
 
 /// An internet socket.
 #[derive(Debug)]
@@ -45,12 +43,24 @@ impl FileKind for InetSocket {
         let fown = survey.owner(pid, file)?;
         let common = survey.common(pid, file)?;
         let strict = survey.is_strict();
-        let neighbours = &mut survey.neighbours;
+        let is_raw = common.family.1 == libc::SOCK_RAW;
+        if is_raw && survey.context.for_user {
+            return Err(Problem::Refused(support::sockets::OF_ROOT));
+        }
+        let (neighbours, diagnosed) = (&mut survey.neighbours, &mut survey.diagnosed);
+        let mut others = Others {
+            shutdown: &mut || neighbours.udp_shutdown(file.inode as u32),
+            peer: &mut || diagnosed.peer(file.inode),
+        };
+        let frozen = survey.frozen;
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            self::entry(socket, common.family, file.inode, strict, || {
-                neighbours.udp_shutdown(file.inode as u32)
-            })
+            self::entry(socket, common.family, file.inode, (strict, frozen), &mut others)
         })?;
+        if is_raw && survey.frozen {
+            let shutdown = socket.shutdown();
+            let waits = |socket: BorrowedFd<'_>| datagrams::waits(socket, shutdown);
+            survey.out.left_behind += usize::from(with_socket(survey.held, pid, file, waits)?);
+        }
         let groups = &mut survey.neighbours.groups;
         socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
         socket.opts.others = common.others;
@@ -122,35 +132,66 @@ fn tcp_state(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Problem> {
     Ok((u32::from(info[0]), word(24), word(28)))
 }
 
-/// The entry of an internet socket; `frozen` says whether what changes by the moment counts, and
-/// `shut_down` how far a UDP socket has been shut down.
+/// What others than the socket tell of it.
+struct Others<'a> {
+    /// How far a UDP socket has been shut down.
+    shutdown: &'a mut dyn FnMut() -> Result<u32, Problem>,
+    /// Whom a raw or ping socket is connected to.
+    peer: &'a mut dyn FnMut() -> Result<Option<Peer>, Problem>,
+}
+
+/// The entry of an internet socket; `strict` says whether what changes by the moment counts, `frozen` whether
+/// nothing changes.
 fn entry(
     socket: BorrowedFd<'_>,
     (family, kind, protocol): (i32, i32, i32),
     inode: u64,
-    frozen: bool,
-    shut_down: impl FnOnce() -> Result<u32, Problem>,
+    (strict, frozen): (bool, bool),
+    others: &mut Others<'_>,
 ) -> Result<InetSkEntry, Problem> {
     let v6 = family == libc::AF_INET6;
-    let ((state, backlog), shutdown) = match (kind, protocol) {
+    let datagrams = datagrams::Kind::of(kind, protocol);
+    let address = local_address(socket).doing("get the address of")?;
+    let local = name(&address, v6)?;
+    let mut peer = peer_address(socket).ok().map(|address| name(&address, v6)).transpose()?;
+    if matches!(datagrams, Some(datagrams::Kind::Ping | datagrams::Kind::Raw)) {
+        peer = (others.peer)()?.map(|peer| Name {
+            port: peer.port.into(),
+            words: peer.address,
+            scope: 0,
+            flow: 0,
+        });
+    }
+    let ((state, backlog), shutdown) = match (datagrams, protocol) {
         // Of one that is neither connected nor listens it is not known.
-        (SOCK_STREAM, IPPROTO_TCP) => (tcp(socket, frozen)?, SHUTDOWN_NONE),
-        (SOCK_DGRAM, IPPROTO_UDP) => (udp(socket, frozen)?, shut_down()?),
+        (None, IPPROTO_TCP) if kind == SOCK_STREAM => (tcp(socket, strict)?, SHUTDOWN_NONE),
+        (Some(kind), _) => {
+            let shutdown = kind.shutdown(socket, &mut others.shutdown)?;
+            kind.is_empty(socket, shutdown, (strict, frozen))?;
+            let connected = peer.is_some();
+            ((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0), shutdown)
+        }
         _ => {
             return Err(Problem::Refused(support::sockets::unknown_internet_socket(
                 kind, protocol,
             )));
         }
     };
-    let local = name(&local_address(socket).doing("get the address of")?, v6)?;
-    let peer = match peer_address(socket) {
-        Ok(address) => name(&address, v6)?,
-        Err(_) => Name { port: 0, words: vec![0; local.words.len()], scope: 0, flow: 0 },
-    };
+    let none = || Name { port: 0, words: vec![0; local.words.len()], scope: 0, flow: 0 };
+    let peer = peer.unwrap_or_else(none);
     if peer.flow != 0 {
         return Err(Problem::Refused(support::sockets::FLOW_LABEL));
     }
+    let mut ip_opts = socket_options::ip(socket, v6)?;
+    if datagrams == Some(datagrams::Kind::Raw) {
+        ip_opts.raw = Some(datagrams::raw_options(socket, v6, protocol)?);
+    }
+    let is_nowhere = ip_opts.freebind.is_none() && datagrams::is_nowhere(&address)?;
     let opts = socket_options::options(socket, false)?;
+    let waiting = match datagrams {
+        Some(datagrams::Kind::Udp) if frozen => datagrams::queue(socket, shutdown, &opts)?,
+        _ => Vec::new(),
+    };
     Ok(InetSkEntry {
         id: 0,
         ino: inode as u32,
@@ -168,11 +209,13 @@ fn entry(
         fown: FownEntry::default(),
         opts,
         v6only: v6_only(socket, v6)?,
-        ip_opts: Some(socket_options::ip(socket, v6)?),
+        ip_opts: Some(ip_opts),
         ns_id: None,
         shutdown: Some(shutdown).filter(|state| *state != SHUTDOWN_NONE),
         tcp_opts: if kind == SOCK_STREAM { Some(socket_options::tcp(socket)?) } else { None },
         groups: Vec::new(),
+        nowhere: is_nowhere.then_some(true),
+        datagrams: waiting,
     })
 }
 
@@ -206,17 +249,6 @@ fn tcp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
     }
 }
 
-fn udp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
-    if option(socket, SOL_UDP, UDP_CORK).doing("get socket option of")? != 0 {
-        return Err(Problem::Refused(support::sockets::CORKED));
-    }
-    if frozen && bytes_waiting(socket).doing("get queue of")? > 0 {
-        return Err(Problem::Refused(support::sockets::DATAGRAMS_WAIT));
-    }
-    let connected = peer_address(socket).is_ok();
-    Ok((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +257,8 @@ mod tests {
 
     fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
         let family = socket_options::family(socket.as_fd()).unwrap();
-        entry(socket.as_fd(), family, 9, true, || Ok(SHUTDOWN_NONE))
+        let mut others = Others { shutdown: &mut || Ok(SHUTDOWN_NONE), peer: &mut || Ok(None) };
+        entry(socket.as_fd(), family, 9, (true, true), &mut others)
     }
 
     #[test]
@@ -250,7 +283,7 @@ mod tests {
         assert_eq!((entry.state, entry.dst_port), (SK_ESTABLISHED, entry.src_port));
         assert_eq!(entry.dst_addr.len(), 4);
         socket.send(b"x").unwrap();
-        assert!(matches!(of(&socket), Err(Problem::Refused { .. })));
+        assert_eq!(of(&socket).unwrap().datagrams.len(), 1);
     }
 
     #[test]

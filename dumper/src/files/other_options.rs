@@ -58,8 +58,13 @@ fn namespace(socket: BorrowedFd<'_>) -> Option<[u8; 8]> {
 }
 
 fn of_new(kind: Kind) -> Result<New, Problem> {
-    let new = create(kind.0, kind.1, kind.2).doing("make a socket to compare with")?;
-    let options = socket_names::of(kind.0, kind.2).into_iter().flatten();
+    let protocol = match (kind.1, kind.2) {
+        // Not everybody may have one; a UDP socket has the same options to begin with.
+        (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => libc::IPPROTO_UDP,
+        (_, protocol) => protocol,
+    };
+    let new = create(kind.0, kind.1, protocol).doing("make a socket to compare with")?;
+    let options = socket_names::of(kind.0, kind.1, kind.2).into_iter().flatten();
     let options = options.map(|option| (*option, value(new.as_fd(), *option))).collect();
     Ok(New { namespace: namespace(new.as_fd()), options })
 }

@@ -351,6 +351,7 @@ mod tests {
             file_locks,
             joined,
             hidden,
+            for_user: false,
             contents,
             search,
         }

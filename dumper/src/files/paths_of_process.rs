@@ -121,6 +121,11 @@ impl Survey<'_> {
     fn mapping(&mut self, pid: HostPid, mapping: &Mapping) -> Result<u32, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
         if let Some(kind) = table::of_mapped(mapping.inode, &mapping.name) {
+            if let Some(id) = kind.mapped_as(self, mapping) {
+                let id = id?;
+                self.path_ids.insert(key_of(mapping), id);
+                return Ok(id);
+            }
             return self.place_of_kind(kind, pid, &link, key_of(mapping));
         }
         self.held_path(key_of(mapping), Check::Name, pid, &link, holds(mapping))
@@ -221,5 +226,6 @@ fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
 fn is_of_file(mapping: &Mapping) -> bool {
     let name = mapping.name.as_bytes();
     let has_path = mapping.inode != 0 && name.starts_with(b"/") && name != b"/dev/zero (deleted)";
-    has_path && of_mapping(mapping).is_none()
+    (has_path || table::of_mapped(mapping.inode, &mapping.name).is_some())
+        && of_mapping(mapping).is_none()
 }

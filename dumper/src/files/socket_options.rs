@@ -3,7 +3,8 @@
 use std::os::fd::BorrowedFd;
 
 use images::messages::{FilePermsEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
-use kernel::sockets::{filter_length, option, option_bytes};
+use kernel::socket_filter;
+use kernel::sockets::{option, option_bytes};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 
 use super::problem::{Doing, Problem};
@@ -44,16 +45,21 @@ fn linger(socket: BorrowedFd<'_>) -> Result<Option<u32>, Problem> {
     Ok(on.then(|| u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])))
 }
 
-/// The options that sockets of every family have.
-pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry, Problem> {
-    let has_filter = match filter_length(socket) {
+/// The program by which a socket chooses what it receives.
+fn filter(socket: BorrowedFd<'_>) -> Result<Vec<u64>, Problem> {
+    match socket_filter::filter(socket) {
         // Of an eBPF program the kernel tells only that it is there.
-        Err(error) if error.raw_os_error() == Some(libc::EACCES) => true,
-        length => length.doing("get filter of")? != 0,
-    };
-    if has_filter {
-        return Err(Problem::Refused(support::sockets::PACKET_FILTER));
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            Err(Problem::Refused(support::sockets::EBPF_FILTER))
+        }
+        found => found.doing("get filter of"),
     }
+}
+
+/// The options that sockets of every family have; those that tell of senders, which a few families have, if
+/// `told` says so.
+pub(super) fn options(socket: BorrowedFd<'_>, told: bool) -> Result<SkOptsEntry, Problem> {
+    let so_filter = filter(socket)?;
     let (so_snd_tmo_sec, so_snd_tmo_usec) = time(socket, libc::SO_SNDTIMEO)?;
     let (so_rcv_tmo_sec, so_rcv_tmo_usec) = time(socket, libc::SO_RCVTIMEO)?;
     let base = |name| number(socket, SOL_SOCKET, name);
@@ -69,12 +75,12 @@ pub(super) fn options(socket: BorrowedFd<'_>, unix: bool) -> Result<SkOptsEntry,
         so_priority: Some(base(libc::SO_PRIORITY)?),
         so_rcvlowat: Some(base(libc::SO_RCVLOWAT)?),
         so_mark: Some(base(libc::SO_MARK)?).filter(|mark| *mark != 0),
-        so_passcred: if unix { flag(libc::SO_PASSCRED)? } else { None },
-        so_passsec: if unix { flag(libc::SO_PASSSEC)? } else { None },
+        so_passcred: if told { flag(libc::SO_PASSCRED)? } else { None },
+        so_passsec: if told { flag(libc::SO_PASSSEC)? } else { None },
         so_dontroute: flag(libc::SO_DONTROUTE)?,
         so_no_check: flag(libc::SO_NO_CHECK)?,
         so_bound_dev: bound_device(socket)?,
-        so_filter: Vec::new(),
+        so_filter,
         so_reuseport: flag(libc::SO_REUSEPORT)?,
         so_broadcast: flag(libc::SO_BROADCAST)?,
         so_keepalive: flag(libc::SO_KEEPALIVE)?,

@@ -13,6 +13,7 @@ use images::messages::FownEntry;
 use kernel::procfs::{Dir, FdInfo};
 use support::{Refusal, Unsupported};
 
+use super::diagnosed::Diagnosed;
 use super::file_cache::FileCache;
 use super::file_reference::FileReference;
 use super::held::{HeldFiles, key};
@@ -39,6 +40,7 @@ pub(super) struct Survey<'a> {
     pub(super) to_keep: bool,
     pub(super) cache: FileCache,
     pub(super) neighbours: Neighbours,
+    pub(super) diagnosed: Diagnosed,
     pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<HostPid>,
@@ -86,6 +88,7 @@ impl<'a> Survey<'a> {
             to_keep: false,
             cache,
             neighbours: Neighbours::new(sockets),
+            diagnosed: Diagnosed::default(),
             taps: Taps::default(),
             known: owners::ids(inventory),
             tables: HashMap::new(),

@@ -12,6 +12,8 @@ use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
 use super::memfd::Memfd;
+use super::netlink_sockets::NetlinkSocket;
+use super::packet_sockets::PacketSocket;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
 use super::regular::Regular;
@@ -31,6 +33,8 @@ static KINDS: &[&dyn FileKind] = &[
     &Memfd,
     &UnixSocket,
     &InetSocket,
+    &NetlinkSocket,
+    &PacketSocket,
     &Pipe,
     &Fifo,
     &Device,

@@ -60,6 +60,7 @@ impl Survey<'_> {
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
         self.cache.sockets = self.neighbours.into_held();
+        self.out.warnings.extend(self.out.packets_left());
         Ok((self.out, self.cache, self.refusals))
     }
 

@@ -280,6 +280,8 @@ offsets! {
     SOCK_POLL_BUDGET = "sock.sk_busy_poll_budget" optional;
     TCP_MD5 = "tcp_sock.md5sig_info" optional;
     TCP_AO = "tcp_sock.ao_info" optional;
+    NETLINK_GROUPS = "netlink_sock.groups" optional;
+    NETLINK_GROUP_COUNT = "netlink_sock.ngroups" optional;
     PROTOCOL_BYTES = "proto.obj_size";
     UNIX_PEER = "unix_sock.peer" optional;
     SUPER_BLOCK_DEV = "super_block.s_dev";

@@ -233,11 +233,39 @@ fn socket(socket: u64, changes: u64, mut mark: Mark) -> Seen {
             mark.add(field(peer, o::SOCK_SOCKET));
         }
     }
+    const AF_NETLINK: u16 = 16;
+    if family == AF_NETLINK && !add_groups(&mut mark, sock) {
+        return UNKNOWN;
+    }
     let waiting: u32 = field(sock, o::SOCK_RECEIVE_QUEUE_LENGTH);
     if family != AF_UNIX && (waiting != 0 || has_received(sock)) {
         return UNKNOWN;
     }
     Seen { mark: mark.finish(), size: u64::from(waiting) }
+}
+
+/// Words of the groups that a netlink socket is a member of, that are looked at at most.
+const GROUP_WORDS: u64 = 8;
+
+/// Adds the groups of a netlink socket, which are no part of it: a bind(2) changes them and no more. Returns
+/// false where there may be more of them than are looked at.
+#[inline(never)]
+fn add_groups(mark: &mut Mark, sock: u64) -> bool {
+    if offset(o::NETLINK_GROUPS) == ABSENT || offset(o::NETLINK_GROUP_COUNT) == ABSENT {
+        return false;
+    }
+    let groups: u64 = field(sock, o::NETLINK_GROUPS);
+    let count: u32 = field(sock, o::NETLINK_GROUP_COUNT);
+    if groups == 0 {
+        return true;
+    }
+    for word in 0..GROUP_WORDS {
+        if word * 64 >= u64::from(count) {
+            break;
+        }
+        mark.add(at(groups + word * 8));
+    }
+    u64::from(count) <= GROUP_WORDS * 64
 }
 
 /// Whether anything waits in a socket, in whichever queue its protocol keeps it: messages are

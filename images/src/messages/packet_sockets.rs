@@ -44,6 +44,9 @@ pub struct NetlinkSkEntry {
     /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "13")]
     pub ns_id: Option<u32>,
+    /// Extension: `SOCK_RAW` or `SOCK_DGRAM`; CRIU makes all of them raw.
+    #[prost(uint32, optional, tag = "1000")]
+    pub r#type: Option<u32>,
 }
 
 /// A packet socket.
@@ -109,6 +112,9 @@ pub struct PacketSockEntry {
     /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "20")]
     pub ns_id: Option<u32>,
+    /// Extension: name of the device, whose number may be another one's where it is restored.
+    #[prost(string, optional, tag = "1000")]
+    pub interface: Option<String>,
 }
 
 /// A multicast membership of a packet socket.
@@ -123,6 +129,9 @@ pub struct PacketMclist {
     /// Address.
     #[prost(bytes = "vec", required, tag = "3")]
     pub addr: Vec<u8>,
+    /// Extension: name of the device.
+    #[prost(string, optional, tag = "1000")]
+    pub interface: Option<String>,
 }
 
 /// A ring of a packet socket.

@@ -176,6 +176,27 @@ pub struct InetSkEntry {
     /// Multicast groups that it is a member of. An extension.
     #[prost(message, repeated, tag = "1000")]
     pub groups: Vec<MulticastEntry>,
+    /// It was bound to an address that nobody could bind to (`IP_FREEBIND`, `IP_TRANSPARENT`), though it may not do
+    /// so itself any more. An extension.
+    #[prost(bool, optional, tag = "1001")]
+    pub nowhere: Option<bool>,
+    /// What waits in a UDP or UDP-Lite socket, oldest first. An extension.
+    #[prost(message, repeated, tag = "1002")]
+    pub datagrams: Vec<DatagramEntry>,
+}
+
+/// A datagram that waits in a socket. An extension.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct DatagramEntry {
+    /// The sender's address, as in [`InetSkEntry`].
+    #[prost(uint32, repeated, packed = "false", tag = "1")]
+    pub address: Vec<u32>,
+    /// The sender's port.
+    #[prost(uint32, required, tag = "2")]
+    pub port: u32,
+    /// What is in it.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub bytes: Vec<u8>,
 }
 
 /// A multicast group that a socket is a member of. An extension.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::parse::{dec, hex, lines, words};
+use super::parse::{dec, hex, lines, split_once, words};
 use super::{Dir, Error, Malformed};
 
 /// A kind of socket, by the table that it is listed in.
@@ -103,11 +103,71 @@ impl Sockets {
     }
 }
 
+/// Whom a datagram socket sends to by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The address, in words as they lie in memory: one for IPv4, four for IPv6.
+    pub address: Vec<u32>,
+    /// The port, in the order of this machine.
+    pub port: u16,
+}
+
+/// The peers of raw and ping sockets of a task's network namespace by inode, of those that have one. No call tells
+/// of one with port 0, which is what they usually have.
+///
+/// # Errors
+/// If one of the tables is there and cannot be read or understood.
+pub fn datagram_peers(dir: &Dir) -> Result<HashMap<u64, Peer>, Error> {
+    let mut found = HashMap::new();
+    let mut text = Vec::new();
+    for name in ["net/raw", "net/raw6", "net/icmp", "net/icmp6"] {
+        match dir.read(name, &mut text) {
+            Ok(()) => {
+                for line in lines(&text).skip(1) {
+                    let peer = peer(line).map_err(|source| dir.malformed(name, source))?;
+                    found.extend(peer);
+                }
+            }
+            // The kernel was built without.
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn peer(line: &[u8]) -> Result<Option<(u64, Peer)>, Malformed> {
+    const ESTABLISHED: u64 = 1;
+    let column = |nth: usize| words(line).nth(nth).ok_or(Malformed("line"));
+    let inode = dec(column(9)?).ok_or(Malformed("inode"))?;
+    let state = hex(column(3)?).ok_or(Malformed("state"))?;
+    let (address, port) = split_once(column(2)?, b':').ok_or(Malformed("address"))?;
+    let words = address.chunks(8).map(|word| hex(word).and_then(|word| u32::try_from(word).ok()));
+    let address = words.collect::<Option<_>>().ok_or(Malformed("address"))?;
+    let port = hex(port).and_then(|port| u16::try_from(port).ok()).ok_or(Malformed("port"))?;
+    Ok((state == ESTABLISHED && inode != 0).then_some((inode, Peer { address, port })))
+}
+
 #[cfg(test)]
 mod tests {
     use ids::HostPid;
 
     use super::*;
+
+    #[test]
+    fn peers_are_read() {
+        let line = b"  1: 0100007F:0001 0200007F:0000 01 00000000:00000000 00:00000000 00000000     0        0 54022 2 0000 0";
+        let peer_of = Peer { address: vec![0x0200_007f], port: 0 };
+        assert_eq!(peer(line).unwrap(), Some((54022, peer_of)));
+        let line = b" 58: 00000000000000000000000000000000:003A 00000000000000000000000001000000:0007 01 00000000:00000000 00:00000000 00000000 0 0 9 2 0 0";
+        let peer_of = Peer { address: vec![0, 0, 0, 0x0100_0000], port: 7 };
+        assert_eq!(peer(line).unwrap(), Some((9, peer_of)));
+        assert_eq!(peer(b"1: 0100007F:0001 00000000:0000 07 0 0 0 0 0 9 2").unwrap(), None);
+        for bad in ["1: 0:1 zz:0 01 0 0 0 0 0 9 2", "1: 0:1 0:0", "1: 0:1 0000007F 01 0 0 0 0 0 9"]
+        {
+            assert!(peer(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn tables_are_read() {

@@ -25,7 +25,7 @@ use kernel::paths::{self, Attributes, Links, Moment};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::Error;
 use super::holders::{Holder, Holders};
@@ -122,6 +122,20 @@ impl Approver {
         Ok(Self { root, descriptors, whole, holders, trust })
     }
 
+    /// Does `work` with the least rights that anybody has who holds a file; with our own where nobody holds it,
+    /// and where we could not take on others'.
+    pub(super) fn as_holder<T: Send>(
+        &self,
+        file: u32,
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
+        let all = self.holders.of(file).flat_map(|holder| &holder.credentials);
+        match all.min_by_key(|own| own.effective.count_ones()) {
+            Some(own) if geteuid().is_root() && !opens_all(own) => own.during(work),
+            _ => Ok(work()),
+        }
+    }
+
     /// Whether paths count from our own root directory.
     pub(super) const fn is_whole(&self) -> bool {
         self.whole
@@ -188,19 +202,6 @@ impl Approver {
             }
         }
         Err(Errno::ENOENT.into())
-    }
-
-    /// Does something as one of those who hold a file, if that is another user.
-    pub(super) fn as_holder<T: Send>(
-        &self,
-        file: u32,
-        work: impl FnOnce() -> T + Send,
-    ) -> io::Result<T> {
-        let own = nix::unistd::geteuid().as_raw();
-        match self.holders.of(file).flat_map(|holder| &holder.credentials).next() {
-            Some(credentials) if credentials.users[1] != own => credentials.during(work),
-            _ => Ok(work()),
-        }
     }
 
     /// The credentials by which a holder may have a file; `None` for such as open what ours open.

@@ -1,19 +1,25 @@
-//! TCP and UDP sockets that wait for others: bound, listening, or (UDP) aimed at an address.
+//! TCP sockets that wait for others, and sockets without connections: UDP, UDP-Lite, ping and raw ones.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use images::messages::{
-    FileEntry, InetSkEntry, MulticastEntry, SK_CLOSE, SK_LISTEN, SkOptsEntry, fd_type,
+    FileEntry, InetSkEntry, MulticastEntry, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, SkOptsEntry,
+    fd_type,
 };
 use kernel::descriptors::set_status_flags;
 use kernel::multicast::{self, Group, Sources};
 use kernel::sockets::{self, Address, set_option};
-use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
+use libc::{
+    AF_INET, AF_INET6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE,
+    SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, SOL_SOCKET,
+};
 
 use super::Error;
+use super::datagrams::{self, address};
 use super::file_kind::{FileKind, missing};
 use super::opening::Opening;
+use super::ping;
 use super::socket_options;
 
 /// An internet socket.
@@ -45,23 +51,6 @@ impl FileKind for InetSocket {
     }
 }
 
-/// An address from the words of the images.
-fn address(words: &[u32], port: u32) -> Option<SocketAddr> {
-    let port = u16::try_from(port).ok()?;
-    let ip: IpAddr = match *words {
-        [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
-        [a, b, c, d] => {
-            let mut bytes = [0; 16];
-            for (place, word) in bytes.chunks_exact_mut(4).zip([a, b, c, d]) {
-                place.copy_from_slice(&word.to_ne_bytes());
-            }
-            Ipv6Addr::from(bytes).into()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
 /// The address as the kernel takes it: `sockaddr_in` or `sockaddr_in6`.
 fn raw(address: SocketAddr, scope: u32) -> std::io::Result<Address> {
     let mut data = address.port().to_be_bytes().to_vec();
@@ -81,12 +70,36 @@ fn raw(address: SocketAddr, scope: u32) -> std::io::Result<Address> {
     Address::new(family as u16, &data)
 }
 
+/// What to call sockets of a type and protocol; `None` for those that are not restored.
+const fn name(kind: i32, protocol: i32) -> Option<&'static str> {
+    match (kind, protocol) {
+        (SOCK_STREAM, IPPROTO_TCP) => Some("TCP"),
+        (SOCK_DGRAM, IPPROTO_UDP) => Some("UDP"),
+        (SOCK_DGRAM, IPPROTO_UDPLITE) => Some("UDP-Lite"),
+        (SOCK_DGRAM, IPPROTO_ICMP | IPPROTO_ICMPV6) => Some("ping"),
+        (SOCK_RAW, _) => Some("raw"),
+        _ => None,
+    }
+}
+
+/// Whether it is a TCP socket (and not a raw one that sends such packets).
+const fn is_tcp(entry: &InetSkEntry) -> bool {
+    entry.proto.cast_signed() == IPPROTO_TCP && !is_raw(entry)
+}
+
+const fn is_raw(entry: &InetSkEntry) -> bool {
+    entry.r#type.cast_signed() == SOCK_RAW
+}
+
 /// Refuses what is not restored.
 fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
     let (kind, protocol) = (entry.r#type.cast_signed(), entry.proto.cast_signed());
-    let known = matches!((kind, protocol), (SOCK_STREAM, IPPROTO_TCP) | (SOCK_DGRAM, IPPROTO_UDP));
-    if !known || !matches!(entry.family.cast_signed(), AF_INET | AF_INET6) {
+    if name(kind, protocol).is_none() || !matches!(entry.family.cast_signed(), AF_INET | AF_INET6) {
         return Err(Error::refused(support::images::OTHER_INTERNET_SOCKET.of(0, what)));
+    }
+    let is_udp = kind == SOCK_DGRAM && matches!(protocol, IPPROTO_UDP | IPPROTO_UDPLITE);
+    if !entry.datagrams.is_empty() && (!is_udp || entry.src_port == 0) {
+        return Err(Error::image(what, "datagrams wait in it, which cannot be"));
     }
     if kind == SOCK_STREAM && !matches!(entry.state, SK_LISTEN | SK_CLOSE) {
         return Err(Error::refused(support::images::ESTABLISHED.of(0, what)));
@@ -96,7 +109,7 @@ fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
 
 /// Makes the socket of an entry.
 pub(super) fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
-    let kind = if entry.proto.cast_signed() == IPPROTO_TCP { "TCP" } else { "UDP" };
+    let kind = name(entry.r#type.cast_signed(), entry.proto.cast_signed()).unwrap_or("internet");
     let here = address(&entry.src_addr, entry.src_port);
     let there = address(&entry.dst_addr, entry.dst_port);
     let (Some(here), Some(there)) = (here, there) else {
@@ -169,17 +182,29 @@ fn bound(
         move |source| Error::Kernel { operation, source }
     };
     let family = entry.family.cast_signed();
-    let socket = sockets::create(family, entry.r#type.cast_signed(), entry.proto.cast_signed())
+    let socket = ping::create(family, entry.r#type.cast_signed(), entry.proto.cast_signed())
         .map_err(failed("make"))?;
     prepare(&socket, entry, family == AF_INET6, what)?;
     if entry.src_port != 0 {
         let address = raw(here, scope).map_err(failed("name"))?;
+        let nowhere = entry.nowhere();
+        if nowhere {
+            socket_options::free_bind(&socket, family, true).map_err(failed("prepare"))?;
+        }
         sockets::bind(&socket, &address).map_err(failed("bind"))?;
+        if nowhere {
+            socket_options::free_bind(&socket, family, false).map_err(failed("finish"))?;
+        }
+    }
+    if !entry.datagrams.is_empty() {
+        datagrams::put_back(&socket, entry, here, what)?;
+        socket_options::filter(&socket, &entry.opts, what)?;
     }
     if entry.state == SK_LISTEN {
         sockets::listen(&socket, entry.backlog).map_err(failed("listen on"))?;
     }
-    if entry.dst_port != 0 {
+    // Where there is no port to send to it need not have one.
+    if entry.dst_port != 0 || entry.state == SK_ESTABLISHED && !is_tcp(entry) {
         let address = raw(there, scope).map_err(failed("name the peer of"))?;
         sockets::connect(&socket, &address).map_err(failed("connect"))?;
     }
@@ -192,16 +217,22 @@ fn prepare(socket: &OwnedFd, entry: &InetSkEntry, v6: bool, what: &str) -> Resul
         set_option(socket, level, option, value.into())
             .map_err(|source| Error::Kernel { operation: format!("prepare {what}"), source })
     };
-    if v6 {
+    // Of a raw socket it cannot be set, and means nothing.
+    if v6 && !is_raw(entry) {
         set(libc::SOL_IPV6, libc::IPV6_V6ONLY, entry.v6only())?;
     }
     // A listener's port may still be held by connections that linger (TIME_WAIT).
-    let tcp = entry.proto.cast_signed() == IPPROTO_TCP;
-    set(SOL_SOCKET, libc::SO_REUSEADDR, tcp || entry.opts.reuseaddr())?;
+    set(SOL_SOCKET, libc::SO_REUSEADDR, is_tcp(entry) || entry.opts.reuseaddr())?;
     socket_options::before_bind(socket, &entry.opts, what)?;
     socket_options::others(socket, &entry.opts, what)?;
+    if entry.datagrams.is_empty() {
+        socket_options::filter(socket, &entry.opts, what)?;
+    }
     if let Some(options) = &entry.ip_opts {
         socket_options::ip(socket, options, v6, what)?;
+        if let Some(options) = options.raw.as_ref().filter(|_| is_raw(entry)) {
+            socket_options::raw(socket, options, (v6, entry.proto.cast_signed()), what)?;
+        }
     }
     Ok(())
 }
@@ -219,9 +250,7 @@ pub(super) fn finish(socket: &OwnedFd, entry: &InetSkEntry) -> Result<(), Error>
         join(socket, group, &what)?;
     }
     match &entry.tcp_opts {
-        Some(options) if entry.proto.cast_signed() == IPPROTO_TCP => {
-            socket_options::tcp(socket, options, &what)
-        }
+        Some(options) if is_tcp(entry) => socket_options::tcp(socket, options, &what),
         _ => Ok(()),
     }
 }
@@ -313,7 +342,7 @@ mod tests {
     #[test]
     fn connections_and_strange_sockets_are_refused() {
         assert!(open(&entry(SOCK_STREAM, IPPROTO_TCP, 1, 80)).is_err());
-        assert!(open(&entry(libc::SOCK_RAW, 1, SK_CLOSE, 0)).is_err());
+        assert!(open(&entry(libc::SOCK_SEQPACKET, 132, SK_CLOSE, 0)).is_err());
         let bad = InetSkEntry { src_addr: vec![1, 2], ..entry(SOCK_DGRAM, IPPROTO_UDP, 7, 0) };
         assert!(open(&bad).is_err());
     }

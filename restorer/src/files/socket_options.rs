@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use images::messages::{FilePermsEntry, IpOptsEntry, SkOptsEntry, TcpOptsEntry};
-use kernel::socket_names;
+use images::messages::{
+    FilePermsEntry, IpOptsEntry, IpOptsRawEntry, SkOptEntry, SkOptsEntry, TcpOptsEntry,
+};
 use kernel::sockets::{option, set_option, set_option_bytes};
+use kernel::{socket_filter, socket_names};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
@@ -62,6 +64,14 @@ pub(super) fn make_room(socket: &OwnedFd, bytes: usize, what: &str) -> Result<()
     let setter = Setter { socket, what };
     let size = u32::try_from(bytes).unwrap_or(u32::MAX / 4).saturating_mul(4).max(1 << 20);
     setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", size.min(1 << 30))
+}
+
+/// Room for what is to wait in a socket: more than it was.
+pub(super) fn room_to_receive(socket: &OwnedFd, bytes: usize, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    // A packet takes more room than its bytes.
+    let size = u32::try_from(bytes).unwrap_or(u32::MAX / 8).saturating_mul(8).max(1 << 21);
+    setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", size.min(1 << 30))
 }
 
 /// What counts when a socket is bound.
@@ -125,9 +135,6 @@ pub(super) fn all(
 ) -> Result<(), Error> {
     inode(socket, options.inode.as_ref(), what)?;
     let setter = Setter { socket, what };
-    if !options.so_filter.is_empty() {
-        return Err(Error::refused(support::images::PACKET_FILTER.of(0, what)));
-    }
     if untouched.is_none() || Buffers::wanted(options) != untouched {
         setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", options.so_sndbuf)?;
         setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", options.so_rcvbuf)?;
@@ -166,7 +173,7 @@ pub(super) fn all(
 /// being set before.
 pub(super) fn others(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result<(), Error> {
     let setter = Setter { socket, what };
-    for option in &options.others {
+    for option in options.others.iter().filter(|option| !is_lock(option)) {
         let (level, number) = (option.level.cast_signed(), option.name.cast_signed());
         let Some(known) = socket_names::find(level, number) else {
             let reason = format!("option {number} of level {level} is not known");
@@ -176,6 +183,28 @@ pub(super) fn others(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Res
             .map_err(setter.failed(known.name))?;
     }
     Ok(())
+}
+
+/// Whether an option forbids to change the filter (`SO_LOCK_FILTER`).
+fn is_lock(option: &SkOptEntry) -> bool {
+    const SO_LOCK_FILTER: i32 = 44;
+    (option.level.cast_signed(), option.name.cast_signed()) == (SOL_SOCKET, SO_LOCK_FILTER)
+}
+
+/// The program by which a socket chooses what it receives: set before anything can come that it would not
+/// have taken, and after what is put back into its queue.
+pub(super) fn filter(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    if !options.so_filter.is_empty() {
+        socket_filter::attach(socket, &options.so_filter)
+            .map_err(setter.failed("SO_ATTACH_FILTER"))?;
+    }
+    let mut locks = options.others.iter().filter(|option| is_lock(option));
+    locks.try_for_each(|lock| {
+        let (level, number) = (lock.level.cast_signed(), lock.name.cast_signed());
+        set_option_bytes(socket, level, number, &lock.value)
+            .map_err(setter.failed("SO_LOCK_FILTER"))
+    })
 }
 
 /// The options of IP.
@@ -194,6 +223,46 @@ pub(super) fn ip(
     setter.on(SOL_IP, libc::IP_PKTINFO, "IP_PKTINFO", options.pktinfo)?;
     setter.set(SOL_IP, libc::IP_TOS, "IP_TOS", options.tos)?;
     setter.set(SOL_IP, libc::IP_TTL, "IP_TTL", options.ttl)
+}
+
+/// Lets a socket bind to addresses that are not there, or no more.
+pub(super) fn free_bind(socket: &OwnedFd, family: i32, on: bool) -> io::Result<()> {
+    match family {
+        libc::AF_INET6 => set_option(socket, SOL_IPV6, libc::IPV6_FREEBIND, on.into()),
+        _ => set_option(socket, SOL_IP, libc::IP_FREEBIND, on.into()),
+    }
+}
+
+/// The options of a raw socket of a protocol, of IPv6 or not.
+pub(super) fn raw(
+    socket: &OwnedFd,
+    options: &IpOptsRawEntry,
+    (v6, protocol): (bool, i32),
+    what: &str,
+) -> Result<(), Error> {
+    const SOL_RAW: i32 = 255;
+    const SOL_ICMPV6: i32 = 58;
+    const ICMP_FILTER: i32 = 1;
+    const IPV6_HDRINCL: i32 = 36;
+    const IP_NODEFRAG: i32 = 22;
+    let setter = Setter { socket, what };
+    let included = options.hdrincl.map(u32::from);
+    match v6 {
+        true => setter.set(SOL_IPV6, IPV6_HDRINCL, "IPV6_HDRINCL", included)?,
+        false => setter.set(SOL_IP, libc::IP_HDRINCL, "IP_HDRINCL", included)?,
+    }
+    setter.on(SOL_IP, IP_NODEFRAG, "IP_NODEFRAG", options.nodefrag)?;
+    let level = match (v6, protocol) {
+        (false, libc::IPPROTO_ICMP) => SOL_RAW,
+        (true, libc::IPPROTO_ICMPV6) => SOL_ICMPV6,
+        _ => return Ok(()),
+    };
+    let filter: Vec<u8> = options.icmpv_filter.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    match filter.is_empty() {
+        true => Ok(()),
+        false => set_option_bytes(socket, level, ICMP_FILTER, &filter)
+            .map_err(setter.failed("the ICMP filter")),
+    }
 }
 
 /// The options of TCP.

@@ -7,6 +7,8 @@ use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
 use super::memfd::Memfd;
+use super::netlink_sockets::NetlinkSocket;
+use super::packet_sockets::PacketSocket;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
 use super::regular::Regular;
@@ -29,6 +31,8 @@ static KINDS: &[&dyn FileKind] = &[
     &Inotify,
     &OpenTerminal,
     &InetSocket,
+    &NetlinkSocket,
+    &PacketSocket,
     // Last, because they leave names in file systems, which no error must leave behind.
     &UnixSocket,
 ];

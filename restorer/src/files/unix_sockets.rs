@@ -345,6 +345,7 @@ impl<'a> Maker<'a, '_> {
                 }
                 socket_options::all(&socket, &entry.opts, buffers, &what(entry))?;
                 socket_options::others(&socket, &entry.opts, &what(entry))?;
+                socket_options::filter(&socket, &entry.opts, &what(entry))?;
                 let flags = entry.flags & !O_ASYNC;
                 match paired.contains(&index) {
                     // As it was born.

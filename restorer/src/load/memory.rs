@@ -175,7 +175,6 @@ fn check_kind(vma: &VmaEntry) -> Result<(), Refusal> {
     };
     for (bit, refusal) in [
         (SYSVIPC, images::SYSTEM_V_MEMORY),
-        (SOCKET, images::PACKET_RING),
         (AIORING, images::AIO_RING),
         (SHSTK, images::SHADOW_STACK),
         (UPROBES, images::PROBES),
@@ -188,7 +187,9 @@ fn check_kind(vma: &VmaEntry) -> Result<(), Refusal> {
         return Err(images::HUGE_PAGES);
     }
     let kinds = vma.status & (ANON_PRIVATE | ANON_SHARED | FILE_PRIVATE | FILE_SHARED);
-    if is_ordinary(vma) && kinds.count_ones() != 1 {
+    // What maps a socket is of no other kind.
+    let wanted = u32::from(vma.status & SOCKET == 0);
+    if is_ordinary(vma) && kinds.count_ones() != wanted {
         return Err(images::UNKNOWN_MAPPING);
     }
     Ok(())

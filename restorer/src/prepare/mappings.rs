@@ -59,7 +59,8 @@ pub(crate) fn open_flags(vma: &VmaEntry) -> u32 {
 
 /// Whether the mapping is one of a file.
 pub(crate) fn of_file(vma: &VmaEntry) -> bool {
-    is_ordinary(vma) && vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) != 0
+    use vma_status::{FILE_PRIVATE, FILE_SHARED, SOCKET};
+    is_ordinary(vma) && vma.status & (FILE_PRIVATE | FILE_SHARED | SOCKET) != 0
 }
 
 /// What a mapping needs of its file: of a private one the images hold only the pages that differ from
@@ -126,7 +127,10 @@ fn mapping(
     let (fd, flags, offset) = if of_file(vma) {
         let id = u32::try_from(vma.shmid).map_err(|_| lost())?;
         let fd = *descriptors.mapped.get(&(id, open_flags(vma))).ok_or_else(lost)?;
-        let shared = vma.status & vma_status::FILE_SHARED != 0;
+        let shared = match vma.status & vma_status::SOCKET {
+            0 => vma.status & vma_status::FILE_SHARED != 0,
+            _ => vma.flags & MAP_SHARED != 0,
+        };
         (fd, if shared { MAP_SHARED } else { MAP_PRIVATE }, vma.pgoff)
     } else if vma.status & vma_status::ANON_SHARED != 0 {
         // Each segment is a file by now.
