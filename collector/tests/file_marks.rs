@@ -190,6 +190,55 @@ fn sockets() {
     eye.still(&udp);
 }
 
+/// Needs root, as packet and raw sockets do.
+#[test]
+fn sockets_of_other_families() {
+    use kernel::socket_filter;
+    use kernel::sockets::{Address, bind, connect, create, set_option};
+    let mut eye = Eye::open();
+    let netlink = create(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).unwrap();
+    let name = |groups: u32| {
+        let port = 0x6000_0000 | std::process::id();
+        let data = [&[0, 0][..], &port.to_ne_bytes(), &groups.to_ne_bytes()].concat();
+        Address::new(libc::AF_NETLINK as u16, &data).unwrap()
+    };
+    each_changes(
+        &mut eye,
+        &netlink,
+        &[
+            ("port and a group", &|| bind(&netlink, &name(1)).unwrap()),
+            ("another group in its place", &|| bind(&netlink, &name(2)).unwrap()),
+            ("no group", &|| bind(&netlink, &name(0)).unwrap()),
+            ("option", &|| set_option(&netlink, 270, 11, 1).unwrap()),
+        ],
+    );
+    let packet = create(libc::AF_PACKET, libc::SOCK_DGRAM, 0).expect("needs root");
+    let loopback = [&0x88b5_u16.to_be_bytes()[..], &1_u32.to_ne_bytes(), &[0; 12]].concat();
+    let loopback = Address::new(libc::AF_PACKET as u16, &loopback).unwrap();
+    let filter = |code: u64| socket_filter::attach(&packet, &[6 << 48 | code]).unwrap();
+    each_changes(
+        &mut eye,
+        &packet,
+        &[
+            ("interface", &|| bind(&packet, &loopback).unwrap()),
+            ("PACKET_AUXDATA", &|| set_option(&packet, libc::SOL_PACKET, 8, 1).unwrap()),
+            ("filter", &|| filter(0xffff)),
+            ("another filter", &|| filter(0x7fff)),
+        ],
+    );
+    let raw = create(libc::AF_INET, libc::SOCK_RAW, 253).expect("needs root");
+    let peer = Address::new(libc::AF_INET as u16, &[0, 0, 127, 0, 0, 83, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let peer = peer.unwrap();
+    each_changes(
+        &mut eye,
+        &raw,
+        &[
+            ("peer", &|| connect(&raw, &peer).unwrap()),
+            ("IP_HDRINCL", &|| set_option(&raw, libc::SOL_IP, libc::IP_HDRINCL, 1).unwrap()),
+        ],
+    );
+}
+
 #[test]
 fn files_with_a_name() {
     let mut eye = Eye::open();

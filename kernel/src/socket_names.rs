@@ -48,8 +48,12 @@ pub const UDP_LITE: &[SocketOption] = &[
     SocketOption { level: libc::IPPROTO_UDPLITE, number: 11, name: "UDPLITE_RECV_CSCOV" },
 ];
 
-/// Of raw sockets of IPv6.
-pub const RAW: &[SocketOption] = options! { SOL_IPV6: 7 "IPV6_CHECKSUM", };
+/// Of raw sockets.
+pub const RAW: &[SocketOption] = &[
+    SocketOption { level: libc::SOL_IP, number: 5, name: "IP_ROUTER_ALERT" },
+    SocketOption { level: libc::SOL_IPV6, number: 7, name: "IPV6_CHECKSUM" },
+    SocketOption { level: libc::SOL_IPV6, number: 22, name: "IPV6_ROUTER_ALERT" },
+];
 
 /// Of IPv4 sockets, and of IPv6 sockets that take IPv4, too.
 pub const IP: &[SocketOption] = options! { SOL_IP:

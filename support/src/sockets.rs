@@ -212,6 +212,12 @@ pub fn netfilter_port(what: &str, number: &str) -> Refusal {
     )
 }
 
+/// A raw socket that may be a multicast router's.
+pub const MULTICAST_ROUTER: Refusal = Refusal::fixed(
+    "multicast is routed in this network, maybe by it (MRT_INIT), and the kernel would not route on",
+    "stop the multicast router before the checkpoint",
+);
+
 /// A raw or packet socket of a user's process, which he could not make again.
 pub const OF_ROOT: Refusal = Refusal::fixed(
     "a raw or packet socket, which takes more rights to make than who asks has (CAP_NET_RAW)",
@@ -256,13 +262,67 @@ pub const REPAIRED: Refusal = Refusal::fixed(
     "have that ended, or close it before the checkpoint",
 );
 
+// include/linux/socket.h
+const AF_QIPCRTR: i32 = 42;
+const AF_SMC: i32 = 43;
+
+/// Families of sockets that no kind of file carries, with what to call them, why, and what helps.
+static FAMILIES: [(i32, &str, &str, &str); 12] = [
+    (libc::AF_AX25, "AX.25", "its connections are the kernel's and the radio's", CLOSE),
+    (libc::AF_KEY, "PF_KEY", "the kernel does not tell what it has registered for", NETLINK),
+    (libc::AF_RDS, "RDS", "what is under way through it is the kernel's alone", CLOSE),
+    (libc::AF_PPPOX, "PPP (PPPOX)", "its session is kept by the other side of the line", CLOSE),
+    (
+        libc::AF_CAN,
+        "CAN",
+        "what it waits for of the bus (CAN_BCM, CAN_ISOTP, filters) is not all to be read back",
+        CLOSE,
+    ),
+    (libc::AF_TIPC, "TIPC", "its connections and subscriptions are the cluster's", CLOSE),
+    (
+        libc::AF_BLUETOOTH,
+        "Bluetooth",
+        "its connection is kept by the device at the other end",
+        CLOSE,
+    ),
+    (
+        libc::AF_ALG,
+        "kernel crypto (AF_ALG)",
+        "the kernel does not give back the key and the state of the cipher",
+        LIBRARY,
+    ),
+    (
+        libc::AF_VSOCK,
+        "VM (vsock)",
+        "its connections end in the hypervisor or a virtual machine",
+        TCP,
+    ),
+    (AF_QIPCRTR, "Qualcomm IPC router", "its connections end in a device", CLOSE),
+    (AF_SMC, "SMC", "its connections are kept by the network card", SMC_TCP),
+    (libc::AF_XDP, "XDP", "its rings and memory are shared with the network card", CLOSE),
+];
+
+const CLOSE: &str = "close it before the checkpoint";
+const NETLINK: &str =
+    "close it before the checkpoint, or have the program use netlink (NETLINK_XFRM)";
+const LIBRARY: &str =
+    "have the program use a library for it (of OpenSSL: without the engine afalg)";
+const TCP: &str = "close it before the checkpoint, or have the program use TCP or a Unix socket";
+const SMC_TCP: &str = "have the program use TCP (start it without smc_run)";
+
 /// A socket of an address family that no kind of file carries.
 #[must_use]
-pub fn unknown_family(family: &str) -> Refusal {
-    Refusal::new(
-        format!("{family} sockets are not supported yet"),
-        "close it before the checkpoint",
-    )
+pub fn unknown_family(family: i32) -> Refusal {
+    let known = FAMILIES.iter().find(|(number, ..)| *number == family);
+    match known {
+        Some((_, name, reason, remedy)) => {
+            Refusal::new(format!("{name} sockets cannot be carried: {reason}"), *remedy)
+        }
+        None => Refusal::new(
+            format!("sockets of address family {family} are not known to this version"),
+            CLOSE,
+        ),
+    }
 }
 
 /// An error that a call has yet to be told of.

@@ -395,6 +395,15 @@ fn a_filter_that_nobody_can_read() {
     refused("unsupported-ebpf_filter", &["ebpf filter", "so_detach_filter"]);
 }
 
+/// Each is told why. This needs a kernel with `CONFIG_MPTCP`, `CONFIG_VSOCKETS` and `CONFIG_XDP_SOCKETS`.
+#[test]
+fn sockets_of_other_families() {
+    refused(
+        "unsupported-other_sockets",
+        &["mptcp", "multipathtcp=0", "vsock", "hypervisor", "xdp"],
+    );
+}
+
 #[test]
 fn a_part_of_a_datagram() {
     refused("unsupported-held_back", &["udp_cork"]);

@@ -222,6 +222,16 @@ pub(crate) fn waiting(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// Sockets of families and protocols that are not carried.
+pub(crate) fn of_others(stage: &Stage) -> Outcome {
+    const IPPROTO_MPTCP: i32 = 262;
+    let _mptcp = new(AF_INET, libc::SOCK_STREAM, IPPROTO_MPTCP);
+    let _vsock = new(libc::AF_VSOCK, libc::SOCK_STREAM, 0);
+    let _xdp = new(libc::AF_XDP, SOCK_RAW, 0);
+    stage.ready_then_wait();
+    Ok(())
+}
+
 /// The first part of a datagram.
 pub(crate) fn held_back(stage: &Stage) -> Outcome {
     let receiver = new(AF_INET, SOCK_DGRAM, 0);

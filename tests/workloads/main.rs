@@ -172,6 +172,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-thread_keyring", unsupported::thread_keyring),
     ("unsupported-ebpf_filter", socket_filters::of_ebpf),
     ("unsupported-held_back", datagrams::held_back),
+    ("unsupported-other_sockets", datagrams::of_others),
     ("unsupported-netlink", netlink::waiting),
     ("unsupported-packet_ring", packet::used_ring),
     ("unsupported-segments", unsupported::segments),

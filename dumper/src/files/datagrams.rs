@@ -177,6 +177,21 @@ fn holds_back(socket: BorrowedFd<'_>) -> Result<bool, Problem> {
     Ok(true)
 }
 
+/// Refuses a raw socket that may be the one by which a program routes multicast (`MRT_INIT`): the kernel does not
+/// tell which it is, but whether anybody does.
+fn routes_nothing(v6: bool, protocol: i32) -> Result<(), Problem> {
+    let switch = match (v6, protocol) {
+        (false, libc::IPPROTO_IGMP) => "/proc/sys/net/ipv4/conf/all/mc_forwarding",
+        (true, IPPROTO_ICMPV6) => "/proc/sys/net/ipv6/conf/all/mc_forwarding",
+        _ => return Ok(()),
+    };
+    match std::fs::read_to_string(switch) {
+        Ok(text) if text.trim() != "0" => Err(Problem::Refused(support::sockets::MULTICAST_ROUTER)),
+        // Without the switch nobody can.
+        _ => Ok(()),
+    }
+}
+
 /// The options of a raw socket.
 pub(super) fn raw_options(
     socket: BorrowedFd<'_>,
@@ -188,6 +203,7 @@ pub(super) fn raw_options(
     const ICMP_FILTER: i32 = 1;
     const IPV6_HDRINCL: i32 = 36;
     const IP_NODEFRAG: i32 = 22;
+    routes_nothing(v6, protocol)?;
     let is_set = |level, name| -> Result<Option<bool>, Problem> {
         Ok(Some(option(socket, level, name).doing("get socket option of")? != 0))
     };

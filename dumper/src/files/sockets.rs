@@ -23,7 +23,7 @@ pub(super) struct Common {
 
 /// A socket of a family that is carried by no kind.
 pub(super) fn unknown(family: i32) -> Problem {
-    Problem::Refused(support::sockets::unknown_family(&family_name(family)))
+    Problem::Refused(support::sockets::unknown_family(family))
 }
 
 impl Survey<'_> {
@@ -69,16 +69,4 @@ fn as_options(hidden: &Hidden) -> impl Iterator<Item = SkOptEntry> + use<> {
             value: value?,
         })
     })
-}
-
-fn family_name(family: i32) -> String {
-    match family {
-        libc::AF_NETLINK => "netlink".to_owned(),
-        libc::AF_PACKET => "packet".to_owned(),
-        libc::AF_VSOCK => "VM".to_owned(),
-        libc::AF_ALG => "kernel crypto".to_owned(),
-        libc::AF_BLUETOOTH => "Bluetooth".to_owned(),
-        libc::AF_XDP => "XDP".to_owned(),
-        other => format!("family {other}"),
-    }
 }
