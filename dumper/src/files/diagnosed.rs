@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ids::HostPid;
 use kernel::netlink_diag::{self, NetlinkSocket};
 use kernel::packet_diag::{self, PacketSocket};
 use kernel::procfs::{Dir, Peer, datagram_peers};
@@ -32,7 +33,7 @@ impl Diagnosed {
         let peers = match &mut self.peers {
             Some(peers) => peers,
             none => {
-                let own = Dir::open(std::process::id().cast_signed());
+                let own = Dir::open(HostPid::own());
                 let peers = own.and_then(|own| datagram_peers(&own));
                 none.insert(peers.doing("list the raw and ping sockets beside")?)
             }

@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileEntry, NetlinkSkEntry, fd_type};
 use kernel::netlink_diag::NetlinkSocket as Known;
 use kernel::sockets::is_readable;
@@ -74,7 +75,7 @@ impl FileKind for NetlinkSocket {
     fn holds(
         &self,
         _survey: &mut Survey<'_>,
-        _pid: i32,
+        _pid: HostPid,
         _file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {

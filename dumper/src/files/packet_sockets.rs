@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, OpenFile, Process};
+use ids::HostPid;
 use images::messages::{FileEntry, PacketMclist, PacketRing, PacketSockEntry, fd_type, vma_status};
 use kernel::packet_diag::{Membership, PacketSocket as Known, Ring};
 use kernel::packet_ring::MappedRings;
@@ -114,7 +115,7 @@ impl FileKind for PacketSocket {
     fn holds(
         &self,
         _survey: &mut Survey<'_>,
-        _pid: i32,
+        _pid: HostPid,
         _file: &OpenFile,
         _keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
