@@ -103,11 +103,6 @@ pub(crate) struct Held {
     pub(crate) is_program: bool,
 }
 
-/// Whether a mapping of this name is of memory that no file has ever been opened for.
-pub(crate) fn is_anonymous(name: &[u8]) -> bool {
-    name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
-}
-
 /// Whether what is open may be of a kind that must not be cut in two.
 #[must_use]
 pub fn is_candidate(file: &crate::OpenFile) -> bool {

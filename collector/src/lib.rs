@@ -22,7 +22,7 @@ use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
     Action, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process, ProcessFiles,
-    ProcessState, Tables, Thread, VmFlags, settings,
+    ProcessState, Tables, Thread, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};

@@ -11,7 +11,9 @@ use ids::HostPid;
 use kernel::kcmp;
 use kernel::procfs::{self, Dir, FdInfo, FileStat, ProcFile, Stat};
 
-use crate::holds::{Class, Ends, Held, Hold, is_anonymous, is_candidate};
+use inventory::is_shared_anonymous;
+
+use crate::holds::{Class, Ends, Held, Hold, is_candidate};
 use crate::{Inventory, Process, VmFlags};
 
 /// Text that stands behind the path of a file without a name.
@@ -82,7 +84,7 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
     }
     for mapping in process.mappings.iter().filter(|mapping| mapping.inode != 0) {
         let name = mapping.name.as_bytes();
-        if name.ends_with(DELETED) || is_anonymous(name) {
+        if name.ends_with(DELETED) || is_shared_anonymous(name) {
             let both = VmFlags::SHARED.0 | VmFlags::MAY_WRITE.0;
             held.push(Held {
                 pid: process.pid,

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 
 use kernel::procfs::{self, Dir, smaps};
 
+use inventory::mapping_kind;
+
 use crate::{Mapping, VmFlags};
 
 /// The mappings of a process, or none if it has lost its memory.
@@ -26,15 +28,17 @@ fn mapping(smap: &procfs::Smap<'_>) -> Mapping {
     for letters in smap.flag_letters() {
         flags |= VmFlags::from_letters(letters);
     }
+    let name = map.name().into_owned();
     Mapping {
         start: map.start,
         end: map.end,
+        kind: mapping_kind(&name, map.inode, flags),
         flags,
         offset: map.offset,
         device: map.device,
         inode: map.inode,
         protection_key: smap.protection_key,
         policy: None,
-        name: OsString::from_vec(map.name().into_owned()),
+        name: OsString::from_vec(name),
     }
 }

@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use ids::HostPid;
+use inventory::is_shared_anonymous;
 
-use crate::holds::{Class, Ends, Held, is_anonymous};
+use crate::holds::{Class, Ends, Held};
 pub use crate::holds::{Hidden, Hold, is_candidate};
 use crate::{Error, Inventory, Process, Sources};
 
@@ -227,7 +228,7 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
                 _ if !is_written && !name.starts_with(b"/memfd:") => None,
                 // These are refused for what they are.
                 _ if name.starts_with(b"/SYSV") => None,
-                Hold::Mapping(_) if is_anonymous(name) => Some(Kind::SharedMemory),
+                Hold::Mapping(_) if is_shared_anonymous(name) => Some(Kind::SharedMemory),
                 _ => Some(Kind::DeletedFile),
             }
         }
@@ -268,7 +269,7 @@ fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {
     let name = mapping.name.as_bytes();
     mapping.inode != 0
         && mapping.flags.contains(crate::VmFlags::MAY_SHARE)
-        && (name.ends_with(b" (deleted)") || is_anonymous(name))
+        && (name.ends_with(b" (deleted)") || is_shared_anonymous(name))
 }
 
 /// Finds out who else holds what the processes of `inventory` do.

@@ -144,6 +144,7 @@ fn who_runs_a_program_holds_it_once_more() {
         protection_key: 0,
         policy: None,
         name: "/memfd:program (deleted)".into(),
+        kind: images::MappingKind::File { shared: false },
     };
     let process = tree.processes.get_mut(&pid(10)).unwrap();
     process.mappings = vec![mapping(0x1000), mapping(0x2000)];

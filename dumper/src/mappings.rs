@@ -1,56 +1,10 @@
-//! Mappings: what each is, whether it can be carried, and its entry in `mm-PID.img`.
+//! Mappings: their entries in `mm-PID.img`.
 
-use arch::memory::{END_OF_SPACE, GATE};
+use arch::memory::END_OF_SPACE;
 use collector::{Mapping, VmFlags};
+use images::MappingKind;
 use images::messages::{VmaEntry, vma_status};
 use kernel::pagemap::PageRun;
-use support::Refusal;
-use support::mappings::of_mapping;
-
-/// What a mapping is, as far as carrying it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Private, of no file.
-    Anonymous,
-    /// The heap: as the former.
-    Heap,
-    /// Shared, of no file: `MAP_SHARED | MAP_ANONYMOUS`. The kernel backs it with an unlinked
-    /// file of its own.
-    SharedAnonymous,
-    /// Of a file, private or shared.
-    File {
-        /// Writes go to the file.
-        shared: bool,
-    },
-    /// The kernel's code for user space.
-    Vdso,
-    /// The data of that code.
-    Vvar,
-    /// The processor's page in every address space ([`GATE`]).
-    Vsyscall,
-}
-
-/// What a mapping is, or why it cannot be carried.
-pub(crate) fn classify(mapping: &Mapping) -> Result<Kind, Refusal> {
-    let name = mapping.name.as_encoded_bytes();
-    // The kernel's own mappings carry flags of devices.
-    match name {
-        b"[vdso]" => return Ok(Kind::Vdso),
-        b"[vvar]" | b"[vvar_vclock]" => return Ok(Kind::Vvar),
-        GATE => return Ok(Kind::Vsyscall),
-        _ => {}
-    }
-    if let Some(refusal) = of_mapping(mapping) {
-        return Err(refusal);
-    }
-    let shared = mapping.flags.contains(VmFlags::MAY_SHARE);
-    match name {
-        b"[heap]" => Ok(Kind::Heap),
-        b"/dev/zero (deleted)" if shared => Ok(Kind::SharedAnonymous),
-        _ if mapping.inode == 0 => Ok(Kind::Anonymous),
-        _ => Ok(Kind::File { shared }),
-    }
-}
 
 /// `MADV_*` numbers of the advice that stays with a mapping.
 const ADVICE: [(VmFlags, u32); 8] = [
@@ -65,17 +19,21 @@ const ADVICE: [(VmFlags, u32); 8] = [
 ];
 
 /// The entry of a mapping. `object` is the file's id for a file, the segment's for shared
-/// anonymous memory, and 0 for all others.
-pub(crate) fn encode(mapping: &Mapping, kind: Kind, object: u64) -> VmaEntry {
+/// anonymous memory, and 0 for all others. `None` for what is not carried, which no dump comes this far with.
+pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
+    let kind = mapping.kind;
+    let status = kind.status()?;
     let has = |flags| mapping.flags.contains(flags);
     let choose = |flag, value: i32| if has(flag) { value.cast_unsigned() } else { 0 };
     let prot = choose(VmFlags::READ, libc::PROT_READ)
         | choose(VmFlags::WRITE, libc::PROT_WRITE)
         | choose(VmFlags::EXEC, libc::PROT_EXEC);
-    let of_file = matches!(kind, Kind::File { .. });
+    let of_file = kind.is_of_file();
     // MAP_LOCKED would bring in all of its pages.
     let on_fault = has(VmFlags::LOCK_ON_FAULT);
-    let shared = matches!(kind, Kind::File { shared: true, .. } | Kind::SharedAnonymous);
+    let shared = matches!(kind, MappingKind::File { shared: true }
+            | MappingKind::PacketRing { shared: true }
+            | MappingKind::SharedAnonymous);
     let map = |flag: i32| flag.cast_unsigned();
     let flags = (if shared { map(libc::MAP_SHARED) } else { map(libc::MAP_PRIVATE) })
         | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
@@ -88,19 +46,20 @@ pub(crate) fn encode(mapping: &Mapping, kind: Kind, object: u64) -> VmaEntry {
         .fold(0u64, |mask, (_, number)| mask | 1 << number);
     // A shared mapping that may become writable needs its file open for writing.
     let file_flags = if shared && has(VmFlags::MAY_WRITE) { libc::O_RDWR } else { libc::O_RDONLY };
-    VmaEntry {
+    let has_offset = of_file || kind == MappingKind::SharedAnonymous;
+    Some(VmaEntry {
         start: mapping.start,
         end: mapping.end,
-        pgoff: if of_file { mapping.offset } else { shared_offset(mapping, kind) },
+        pgoff: if has_offset { mapping.offset } else { 0 },
         shmid: object,
         prot,
         flags,
-        status: status(kind),
+        status,
         fd: -1,
         madv: (advice != 0).then_some(advice),
         fdflags: of_file.then_some(file_flags.cast_unsigned()),
         lock_on_fault: on_fault.then_some(true),
-    }
+    })
 }
 
 /// The entry of a guard region, which is none of a mapping: CRIU has them behind all of these.
@@ -112,29 +71,6 @@ pub(crate) fn guard(region: &PageRun) -> VmaEntry {
         fd: -1,
         ..VmaEntry::default()
     }
-}
-
-/// Where in its segment a mapping of shared anonymous memory begins.
-fn shared_offset(mapping: &Mapping, kind: Kind) -> u64 {
-    if kind == Kind::SharedAnonymous { mapping.offset } else { 0 }
-}
-
-fn status(kind: Kind) -> u32 {
-    let carried = match kind {
-        Kind::Vsyscall => 0,
-        _ => vma_status::REGULAR,
-    };
-    carried
-        | match kind {
-            Kind::Anonymous => vma_status::ANON_PRIVATE,
-            Kind::Heap => vma_status::HEAP | vma_status::ANON_PRIVATE,
-            Kind::SharedAnonymous => vma_status::ANON_SHARED,
-            Kind::Vdso => vma_status::VDSO | vma_status::ANON_PRIVATE,
-            Kind::Vvar => vma_status::VVAR | vma_status::ANON_PRIVATE,
-            Kind::Vsyscall => vma_status::VSYSCALL | vma_status::ANON_PRIVATE,
-            Kind::File { shared: true } => vma_status::FILE_SHARED,
-            Kind::File { shared: false } => vma_status::FILE_PRIVATE,
-        }
 }
 
 /// A free range of `bytes` between a process's mappings, far from where the kernel puts new ones:
@@ -169,6 +105,7 @@ mod tests {
             protection_key: 0,
             policy: None,
             name: name.into(),
+            kind: collector::mapping_kind(name.as_bytes(), inode, flags),
         }
     }
 
@@ -176,17 +113,16 @@ mod tests {
     fn entries_are_those_that_criu_writes() {
         let code = VmFlags::READ | VmFlags::EXEC | VmFlags::MAY_READ;
         let libc = mapping(0x1000, 0x2000, code, 7, "/usr/lib/libc.so.6");
-        let kind = classify(&libc).unwrap();
-        let entry = encode(&libc, kind, 3);
+        let entry = encode(&libc, 3).unwrap();
         assert_eq!((entry.prot, entry.flags, entry.status), (5, 2, 65));
         assert_eq!((entry.shmid, entry.fd, entry.fdflags), (3, -1, Some(0)));
         let data = VmFlags::READ | VmFlags::WRITE | VmFlags::GROWS_DOWN;
         let stack = mapping(0x1000, 0x2000, data, 0, "[stack]");
-        let entry = encode(&stack, classify(&stack).unwrap(), 0);
+        let entry = encode(&stack, 0).unwrap();
         assert_eq!((entry.prot, entry.flags, entry.status), (3, 290, 513));
         let vvar =
             mapping(0, 0x1000, VmFlags::READ | VmFlags::PFN_MAP | VmFlags::DONT_DUMP, 0, "[vvar]");
-        let entry = encode(&vvar, classify(&vvar).unwrap(), 0);
+        let entry = encode(&vvar, 0).unwrap();
         assert_eq!((entry.status, entry.flags, entry.madv), (4609, 34, Some(65536)));
     }
 
@@ -194,21 +130,8 @@ mod tests {
     fn a_shared_mapping_is_told_by_what_it_may_become() {
         let read_only = VmFlags::READ | VmFlags::MAY_SHARE | VmFlags::MAY_READ;
         let file = mapping(0, 0x1000, read_only, 9, "/tmp/f");
-        assert_eq!(classify(&file), Ok(Kind::File { shared: true }));
-        assert_eq!(encode(&file, classify(&file).unwrap(), 1).fdflags, Some(0));
-        let zero = mapping(0, 0x1000, VmFlags::MAY_SHARE, 9, "/dev/zero (deleted)");
-        assert_eq!(classify(&zero), Ok(Kind::SharedAnonymous));
-    }
-
-    #[test]
-    fn what_cannot_be_carried_is_named() {
-        for flags in [VmFlags::HUGE_TLB, VmFlags::UFFD_MISSING, VmFlags::SEALED] {
-            assert!(classify(&mapping(0, 0x1000, flags, 0, "")).is_err());
-        }
-        assert!(
-            classify(&mapping(0, 0x1000, VmFlags::MAY_SHARE, 1, "/SYSV00000000 (deleted)"))
-                .is_err()
-        );
+        let entry = encode(&file, 1).unwrap();
+        assert_eq!((entry.status, entry.fdflags), (129, Some(0)));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use ids::HostPid;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
     MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
-    Timespec, VmaEntry, vma_status,
+    Timespec, VmaEntry,
 };
-use images::{ImageWriter, names};
+use images::{ImageWriter, MappingKind, names};
 use support::settings::unseen_without_bpf;
 
 use crate::capture::{Captured, TreeState};
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::files::mapping_status;
 use crate::interrupted::{self, Delivery};
 use crate::kobj_ids;
-use crate::mappings::{self, Kind};
+use crate::mappings;
 use crate::memory::Pages;
 use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
@@ -199,7 +199,7 @@ fn process(
 }
 
 fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
-    vma.status & vma_status::VVAR != 0 && vma.end == end
+    MappingKind::of(vma) == MappingKind::Vvar && vma.end == end
 }
 
 fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmEntry, Error> {
@@ -207,8 +207,7 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
     let process = state.inventory.processes.get(&pid);
     let (mut vmas, mut policies) = (Vec::new(), Vec::new());
     for mapping in process.map_or(&[][..], |process| &process.mappings) {
-        let Ok(kind) = mappings::classify(mapping) else { continue };
-        if kind == Kind::Vvar
+        if mapping.kind == MappingKind::Vvar
             && let Some(last) = vmas.last_mut().filter(|last| is_vvar_up_to(last, mapping.start))
         {
             // Newer kernels cut the vDSO's data in two; in CRIU's images it is one, and CRIU
@@ -216,9 +215,11 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             last.end = mapping.end;
             continue;
         }
-        let object = match kind {
-            Kind::File { .. } => state.files.mapped(mapping).map(u64::from),
-            Kind::SharedAnonymous => state.segments.get(&(mapping.device, mapping.inode)).copied(),
+        let object = match mapping.kind {
+            kind if kind.is_of_file() => state.files.mapped(mapping).map(u64::from),
+            MappingKind::SharedAnonymous => {
+                state.segments.get(&(mapping.device, mapping.inode)).copied()
+            }
             _ => Some(0),
         };
         let object = object.ok_or_else(|| Error::Process {
@@ -226,12 +227,8 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             pid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let entry = mappings::encode(mapping, kind, object);
-        let status = match mapping_status(mapping) {
-            // What maps a socket is of no other kind.
-            of_socket if of_socket & vma_status::SOCKET != 0 => vma_status::REGULAR | of_socket,
-            of_file => entry.status | of_file,
-        };
+        let Some(entry) = mappings::encode(mapping, object) else { continue };
+        let status = entry.status | mapping_status(mapping);
         vmas.push(VmaEntry { status, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
             start: mapping.start,

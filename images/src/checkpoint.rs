@@ -25,7 +25,7 @@ use unique::unique;
 
 pub use contents::{Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket};
 pub use files::Files;
-pub use processes::{Body, Process, State, Thread};
+pub use processes::{Body, Mapping, Process, State, Thread};
 
 /// A checkpoint in which everything that is referred to is there.
 #[derive(Debug)]

@@ -167,8 +167,8 @@ fn threads_files_and_queues_are_read() {
     assert_eq!((timers.real.isec, timers.posix.len()), (100, 1));
     let pending = &process.task.signals_s.as_ref().unwrap().signals;
     assert_eq!(pending.iter().map(|signal| signal.siginfo.len()).collect::<Vec<_>>(), [128]);
-    let shared = process.body.as_ref().unwrap().mm.vmas.iter();
-    assert_eq!(shared.filter(|vma| vma.status & vma_status::MEMFD != 0).count(), 1);
+    let shared = process.body.as_ref().unwrap().mappings.iter();
+    assert_eq!(shared.filter(|mapping| mapping.vma.status & vma_status::MEMFD != 0).count(), 1);
     assert_eq!(checkpoint.shared_memory.len(), 1);
 }
 

@@ -1,6 +1,7 @@
 //! What is known of processes without stopping them: types, and nothing that finds it out. The collector
 //! fills them, from eBPF or from /proc; the rules about what can be carried read them.
 
+mod mapping_kind;
 pub mod settings;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,10 @@ use std::ffi::OsString;
 use std::num::NonZeroU64;
 
 use ids::HostPid;
+use images::MappingKind;
 use serde::{Serialize, Serializer};
 
+pub use mapping_kind::{is_shared_anonymous, mapping_kind};
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 
 /// One process (thread group).
@@ -245,6 +248,9 @@ pub struct Mapping {
     /// The name as `/proc/PID/maps` has it: path, `[heap]`, `[vdso]`, …; empty for none.
     #[serde(serialize_with = "lossy")]
     pub name: OsString,
+    /// What that makes it ([`mapping_kind`]).
+    #[serde(skip)]
+    pub kind: MappingKind,
 }
 
 /// One open file descriptor.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use images::messages::vma_status;
 use support::{Unsupported, room};
 
 use crate::load::Checkpoint;
@@ -103,13 +102,14 @@ pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
     let of_files = checkpoint.files.pages().saturating_mul(images::PAGE_SIZE);
     let mut promised = of_segments.saturating_add(of_files);
     for (process, body) in checkpoint.living() {
-        let kernels = vma_status::VDSO | vma_status::VVAR | vma_status::VSYSCALL;
-        let own = || body.mm.vmas.iter().filter(|vma| vma.status & kernels == 0);
+        let own = || body.mappings.iter().filter(|mapping| !mapping.kind.is_the_kernels());
         let count = own().count() as u64;
         found.extend(room::of_mappings(process.pid, count, machine.most_mappings));
         let writable = libc::PROT_WRITE.cast_unsigned();
         let private = libc::MAP_PRIVATE.cast_unsigned();
-        let counted = own().filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);
+        let counted = own()
+            .map(|mapping| &mapping.vma)
+            .filter(|vma| vma.prot & writable != 0 && vma.flags & private != 0);
         let bytes = counted.map(|vma| vma.end.saturating_sub(vma.start));
         promised = bytes.fold(promised, u64::saturating_add);
     }

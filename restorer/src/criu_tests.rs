@@ -111,15 +111,18 @@ fn every_process_gets_a_region_of_its_own() {
                 mapped: BTreeMap::new(),
                 base: 900,
             };
-            for vma in body.mm.vmas.iter().filter(|vma| prepare::of_file(vma)) {
-                let id = u32::try_from(vma.shmid).unwrap();
-                descriptors.mapped.insert((id, prepare::open_flags(vma)), 940);
+            for mapping in body.mappings.iter().filter(|mapping| mapping.kind.is_of_file()) {
+                let id = u32::try_from(mapping.vma.shmid).unwrap();
+                descriptors.mapped.insert((id, prepare::open_flags(mapping)), 940);
             }
             let region =
                 prepare::region(&host(), process, body, &descriptors, libc::SIGTRAP, None).unwrap();
             let end = region.address + region.bytes as u64;
             let free = |start: u64, stop: u64| stop <= region.address || start >= end;
-            assert!(body.mm.vmas.iter().all(|vma| free(vma.start, vma.end)), "{set}");
+            assert!(
+                body.mappings.iter().all(|mapping| free(mapping.vma.start, mapping.vma.end)),
+                "{set}"
+            );
             assert!(region.arguments_at + region.arguments.len() <= region.bytes, "{set}");
             assert!(region.report(body.threads.len() - 1).is_some());
         }
@@ -150,9 +153,10 @@ fn guard_regions_need_a_kernel_that_has_them() {
     let mut checkpoint = checkpoint("family");
     let mut bodies = checkpoint.processes.iter_mut().filter_map(|process| process.body.as_mut());
     let body = bodies.next().unwrap();
-    let (start, end) = (body.mm.vmas[0].start, body.mm.vmas[0].end);
+    let (start, end) = (body.mappings[0].vma.start, body.mappings[0].vma.end);
     let status = images::messages::vma_status::GUARD;
-    body.mm.vmas.push(images::messages::VmaEntry { start, end, status, ..Default::default() });
+    let vma = images::messages::VmaEntry { start, end, status, ..Default::default() };
+    body.mappings.push(images::checkpoint::Mapping::new(vma));
     host().check(&checkpoint).unwrap();
     let error = Host { guards: false, ..host() }.check(&checkpoint).unwrap_err();
     assert!(error.to_string().contains("guard region"), "{error}");

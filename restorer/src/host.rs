@@ -3,15 +3,15 @@
 //! [`Host`] is probed once; the comparison makes no system call.
 
 use arch::fpu::Layout;
-use arch::memory::GATE;
 use ids::{HostPid, ImagePid};
-use images::messages::vma_status;
+use images::MappingKind;
+use inventory::{VmFlags, mapping_kind};
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 use support::Unsupported;
 
 use crate::error::Error;
-use crate::load::{Body, Checkpoint, Process, capability_set};
+use crate::load::{Body, Checkpoint, Mapping, Process, capability_set};
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +96,10 @@ impl Host {
             let map =
                 map.map_err(|malformed| Error::image("/proc/self/maps", malformed.to_string()))?;
             let range = Range { start: map.start, end: map.end };
-            match map.raw_name {
-                b"[vdso]" => self.vdso.code = Some(range),
-                b"[vvar]" | b"[vvar_vclock]" => self.vdso.data.push(range),
-                GATE => continue,
+            match mapping_kind(map.raw_name, map.inode, VmFlags::default()) {
+                MappingKind::Vdso => self.vdso.code = Some(range),
+                MappingKind::Vvar => self.vdso.data.push(range),
+                MappingKind::Vsyscall => continue,
                 _ => {}
             }
             self.mappings.push(range);
@@ -137,9 +137,9 @@ impl Host {
     }
 
     fn check_guards(&self, process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
-        let mut guards = body.mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD != 0);
-        if let Some(guard) = guards.next().filter(|_| !self.guards) {
-            found.push(support::host::of_guard(process.pid, guard.start, guard.end));
+        let mut guards = body.mappings.iter().filter(|mapping| mapping.kind == MappingKind::Guard);
+        if let Some(Mapping { vma, .. }) = guards.next().filter(|_| !self.guards) {
+            found.push(support::host::of_guard(process.pid, vma.start, vma.end));
         }
     }
 
@@ -179,12 +179,12 @@ impl Host {
         body: &Body,
         stored: Option<&[u8]>,
     ) -> Result<(), Error> {
-        let sum = |bit: u32| -> u64 {
-            let of = body.mm.vmas.iter().filter(|vma| vma.status & bit != 0);
-            of.map(|vma| vma.end - vma.start).sum()
+        let sum = |kind: MappingKind| -> u64 {
+            let of = body.mappings.iter().filter(|mapping| mapping.kind == kind);
+            of.map(|mapping| mapping.vma.end - mapping.vma.start).sum()
         };
-        let code = sum(vma_status::VDSO);
-        let data = sum(vma_status::VVAR);
+        let code = sum(MappingKind::Vdso);
+        let data = sum(MappingKind::Vvar);
         let our_data: u64 = self.vdso.data.iter().map(|range| range.bytes()).sum();
         let same = code == 0
             || code == self.vdso.image.len() as u64

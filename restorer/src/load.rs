@@ -17,12 +17,12 @@ use std::sync::Arc;
 use arch::image::ThreadImage;
 use ids::ImagePid;
 use images::ImageDir;
-pub(crate) use images::checkpoint::State;
+pub(crate) use images::checkpoint::{Mapping, State};
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
 };
 
-pub(crate) use memory::{SharedSegment, is_ordinary};
+pub(crate) use memory::SharedSegment;
 use nameless::Nameless;
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
@@ -77,6 +77,7 @@ pub(crate) struct Body {
     /// The leader first.
     pub(crate) threads: Vec<Thread>,
     pub(crate) mm: MmEntry,
+    pub(crate) mappings: Vec<Mapping>,
     /// What its private memory holds, in ascending order of addresses.
     pub(crate) runs: Vec<Run>,
     /// What its vDSO held.

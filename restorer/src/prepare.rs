@@ -18,7 +18,7 @@ use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, ThreadProgress};
 use parasite::task::{SigAction, Time, TimerValue};
 
-pub(crate) use mappings::{needs, of_file, open_flags};
+pub(crate) use mappings::{needs, open_flags};
 pub(crate) use threads::name;
 
 use self::table::Tables;
@@ -129,7 +129,8 @@ pub(crate) fn region(
     arguments.specials = tables.put(&specials);
 
     let bytes = (parked_at + parked_bytes) as usize;
-    let taken = body.mm.vmas.iter().map(|vma| Range { start: vma.start, end: vma.end });
+    let mapped = body.mappings.iter().map(|mapping| &mapping.vma);
+    let taken = mapped.map(|vma| Range { start: vma.start, end: vma.end });
     let address =
         place(taken.chain(host.mappings.iter().copied()), bytes as u64).ok_or_else(|| {
             Error::refused(

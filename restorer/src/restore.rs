@@ -223,10 +223,10 @@ fn work(checkpoint: &Checkpoint) -> usize {
 
 /// The files that a process maps, with the flags to open them with, and what of them must be as it was.
 fn mapped_ids(body: &Body) -> impl Iterator<Item = ((u32, u32), Needs)> + '_ {
-    let mapped = body.mm.vmas.iter().filter(|vma| prepare::of_file(vma));
-    mapped.filter_map(|vma| {
-        let id = u32::try_from(vma.shmid).ok()?;
-        Some(((id, prepare::open_flags(vma)), prepare::needs(vma)))
+    let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
+    mapped.filter_map(|mapping| {
+        let id = u32::try_from(mapping.vma.shmid).ok()?;
+        Some(((id, prepare::open_flags(mapping)), prepare::needs(mapping)))
     })
 }
 

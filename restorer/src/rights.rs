@@ -5,7 +5,6 @@ use kernel::credentials::Credentials;
 
 use crate::files::Holders;
 use crate::load::{Body, Checkpoint, Thread, capability_set};
-use crate::prepare;
 
 /// Everybody's files, by the images.
 pub(crate) fn holders(checkpoint: &Checkpoint) -> Holders {
@@ -38,7 +37,7 @@ fn files<'a>(checkpoint: &'a Checkpoint, body: &'a Body) -> impl Iterator<Item =
         let fifo = file.and_then(|file| file.fifo.as_ref()?.regf_id);
         [Some(descriptor.id), fifo]
     });
-    let mapped = body.mm.vmas.iter().filter(|vma| prepare::of_file(vma));
-    let mapped = mapped.filter_map(|vma| u32::try_from(vma.shmid).ok());
+    let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
+    let mapped = mapped.filter_map(|mapping| u32::try_from(mapping.vma.shmid).ok());
     opened.flatten().chain(mapped).chain([body.fs.cwd_id, body.fs.root_id])
 }

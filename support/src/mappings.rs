@@ -1,5 +1,6 @@
 //! Memory: mappings, by what the kernel tells of each.
 
+use images::MappingKind;
 use inventory::{Mapping, VmFlags};
 
 use crate::settings::WIDE_POLICY;
@@ -40,45 +41,35 @@ static FLAGS: [(VmFlags, Refusal); 10] = [
     ),
 ];
 
-/// Mappings by what their names begin with.
-static NAMES: [(&[u8], Refusal); 3] = [
-    (
-        b"/secretmem",
-        Refusal::fixed(
-            "memory that nobody but the process may read (memfd_secret)",
-            "unmap it before the dump",
-        ),
-    ),
-    (
-        b"anon_inode:[io_uring]",
-        Refusal::fixed("the rings of an io_uring", "close the io_uring before the dump"),
-    ),
-    (
-        b"anon_inode:[perf_event]",
-        Refusal::fixed("the ring of a performance counter", "close the counter before the dump"),
-    ),
-];
-
 /// Why a mapping cannot be carried, if it cannot. (Whether a file can that is mapped is a question of
 /// its own; here only those without any path are refused.)
 #[must_use]
 pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
-    let name = mapping.name.as_encoded_bytes();
-    match name {
+    match mapping.kind {
         // The kernel's own carry the flags of devices, and come with every kernel anew.
-        b"[vdso]" | b"[vvar]" | b"[vvar_vclock]" | arch::memory::GATE => return None,
-        b"[uprobes]" => {
+        MappingKind::Vdso | MappingKind::Vvar | MappingKind::Vsyscall => return None,
+        // Before the flags, which say no more than that somebody else put the pages there.
+        MappingKind::Uprobes => {
             return Some(Refusal::fixed("holds the kernel's uprobes", "detach the tracer first"));
         }
-        b"/anon_hugepage (deleted)" => return Some(HUGE_PAGES),
+        MappingKind::HugePages => return Some(HUGE_PAGES),
+        MappingKind::Secret => return Some(SECRET),
+        MappingKind::IoUringRing => {
+            return Some(Refusal::fixed(
+                "the rings of an io_uring",
+                "close the io_uring before the dump",
+            ));
+        }
+        MappingKind::PerfRing => {
+            return Some(Refusal::fixed(
+                "the ring of a performance counter",
+                "close the counter before the dump",
+            ));
+        }
         _ => {}
     }
-    // Before the flags, which say no more than that somebody else put the pages there.
-    if let Some((_, refusal)) = NAMES.iter().find(|(start, _)| name.starts_with(start)) {
-        return Some(refusal.clone());
-    }
     // The rings of a packet socket are pages of the kernel's own, as those of some devices.
-    let is_ring = name.starts_with(b"socket:[");
+    let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. });
     let is_unknown = |flag: VmFlags| !(is_ring && flag == VmFlags::MIXED_MAP);
     let mut flags = FLAGS.iter().filter(|(flag, _)| is_unknown(*flag));
     if let Some((_, refusal)) = flags.find(|(flag, _)| mapping.flags.contains(*flag)) {
@@ -93,34 +84,30 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             "free its protection key before the dump",
         ));
     }
-    if name.starts_with(b"/[aio]") {
-        return Some(Refusal::fixed(
+    match mapping.kind {
+        MappingKind::AioRing => Some(Refusal::fixed(
             "the ring of an asynchronous I/O context",
             "io_destroy it before the dump",
-        ));
-    }
-    if name.starts_with(b"/SYSV") {
-        return Some(Refusal::fixed(
+        )),
+        MappingKind::SystemV => Some(Refusal::fixed(
             "System V shared memory",
             "use POSIX shared memory or a shared anonymous mapping instead",
-        ));
-    }
-    if is_anonymous_file(name) && !mapping.flags.contains(VmFlags::MAY_SHARE) {
-        return Some(Refusal::fixed(
+        )),
+        MappingKind::PrivateOfSharedAnonymous => Some(Refusal::fixed(
             "a private mapping of shared anonymous memory (made by /proc/PID/map_files)",
             "unmap it before the dump",
-        ));
+        )),
+        MappingKind::Pathless => {
+            Some(Refusal::fixed("of a file without a path", "unmap it before the dump"))
+        }
+        _ => None,
     }
-    if name.starts_with(b"anon_inode:") {
-        return Some(Refusal::fixed("of a file without a path", "unmap it before the dump"));
-    }
-    None
 }
 
-/// Whether this is the name of the file that the kernel makes for shared anonymous memory.
-fn is_anonymous_file(name: &[u8]) -> bool {
-    name == b"/dev/zero (deleted)"
-}
+const SECRET: Refusal = Refusal::fixed(
+    "memory that nobody but the process may read (memfd_secret)",
+    "unmap it before the dump",
+);
 
 /// Memory that is write-protected by a userfaultfd of somebody else's: its pages could not be told from
 /// those that a dump protects.

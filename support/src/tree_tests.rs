@@ -49,6 +49,7 @@ fn mapping(name: &str, flags: VmFlags) -> Mapping {
         protection_key: 0,
         policy: None,
         name: name.into(),
+        kind: inventory::mapping_kind(name.as_bytes(), 0, flags),
     }
 }
 

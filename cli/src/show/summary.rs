@@ -228,12 +228,11 @@ fn thread_comm(process: &Process, thread: &Thread) -> String {
 
 fn process_memory(body: &Body) -> MemorySummary {
     let mut memory = MemorySummary {
-        mappings: body.mm.vmas.len(),
+        mappings: body.mappings.len(),
         mapped_bytes: body
-            .mm
-            .vmas
+            .mappings
             .iter()
-            .fold(0, |sum: u64, vma| sum.saturating_add(vma.end - vma.start)),
+            .fold(0, |sum: u64, mapping| sum.saturating_add(mapping.vma.end - mapping.vma.start)),
         ..Default::default()
     };
     memory.add_pages(&body.pages);

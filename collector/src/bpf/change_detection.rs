@@ -33,12 +33,12 @@
 //! others do by asynchronous calls or by descriptors that the kernel opened for them (fanotify).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use ebpf_common::track::TrackedProcess;
 use ebpf_common::{FileRecord, HoldersRecord, KIND_FILE, KIND_HOLDERS};
 use ids::HostPid;
+use images::MappingKind;
 use zerocopy::FromBytes;
 
 use super::BpfError;
@@ -412,9 +412,8 @@ fn settle(
     (settled, holders.collect())
 }
 
-fn is_asynchronous(mapping: &Mapping) -> bool {
-    let name = mapping.name.as_bytes();
-    name.starts_with(b"/[aio]") || name.starts_with(b"anon_inode:[io_uring]")
+const fn is_asynchronous(mapping: &Mapping) -> bool {
+    matches!(mapping.kind, MappingKind::AioRing | MappingKind::IoUringRing)
 }
 
 const fn is_pipe(file: &FileRecord) -> bool {

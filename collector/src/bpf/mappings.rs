@@ -1,11 +1,13 @@
 //! The mappings of a process, out of the iterator's records.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use arch::memory::GATE;
 use ebpf_common::{KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, name};
 use ids::HostPid;
+use images::MappingKind;
+use inventory::mapping_kind;
 use kernel::bpf::IterTarget;
 use kernel::procfs::{self, Dir};
 use zerocopy::FromBytes;
@@ -68,10 +70,12 @@ impl BpfSource {
                 name::ANONYMOUS_SHARED => bracketed("anon_shmem", &text),
                 _ => place_name(&record, speaker).into(),
             };
+            let flags = vm_flags(&record);
             mappings.push(Mapping {
                 start: record.start,
                 end: record.end,
-                flags: vm_flags(&record),
+                kind: mapping_kind(name.as_bytes(), record.inode, flags),
+                flags,
                 offset: if record.backing == backing::NONE { 0 } else { record.page_offset << 12 },
                 device: device(record.device),
                 inode: record.inode,
@@ -118,6 +122,7 @@ pub(super) fn own_gate() -> Option<Mapping> {
         protection_key: 0,
         policy: None,
         name: OsString::from_vec(GATE.to_vec()),
+        kind: MappingKind::Vsyscall,
     })
 }
 

@@ -224,8 +224,7 @@ fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
 
 /// Whether a mapping is of a file. (What the rules for mappings refuse is of none.)
 fn is_of_file(mapping: &Mapping) -> bool {
-    let name = mapping.name.as_bytes();
-    let has_path = mapping.inode != 0 && name.starts_with(b"/") && name != b"/dev/zero (deleted)";
+    let has_path = mapping.kind.is_of_file() && mapping.name.as_bytes().starts_with(b"/");
     (has_path || table::of_mapped(mapping.inode, &mapping.name).is_some())
         && of_mapping(mapping).is_none()
 }

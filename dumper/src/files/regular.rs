@@ -9,7 +9,7 @@ use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
 };
-use images::{Error, ImageWriter, names};
+use images::{Error, ImageWriter, MappingKind, names};
 use nix::sys::stat::FileStat;
 use support::files::{OF_ITSELF, process_behind};
 
@@ -139,7 +139,7 @@ fn is_of_mapped_memory<'a>(
 ) -> bool {
     let is_it = |mapping: &Mapping| {
         (mapping.device, mapping.inode) == (file.device, file.inode)
-            && mapping.name == "/dev/zero (deleted)"
+            && mapping.kind == MappingKind::SharedAnonymous
     };
     file.target == "/dev/zero (deleted)" && mappings.any(is_it)
 }
@@ -317,6 +317,7 @@ mod tests {
             protection_key: 0,
             policy: None,
             name: "/dev/zero (deleted)".into(),
+            kind: MappingKind::SharedAnonymous,
         };
         let memory = file("/dev/zero (deleted)");
         assert!(is_of_mapped_memory(&memory, [mapping(6), mapping(7)].iter()));

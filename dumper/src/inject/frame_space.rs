@@ -10,6 +10,7 @@ use arch::fpu::Layout;
 use arch::regs::RED_ZONE;
 use collector::{Mapping, Process, VmFlags};
 use ids::HostPid;
+use images::MappingKind;
 
 /// What is known of the places in a thread.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +97,14 @@ fn stack_of<'a>(sp: u64, room: &Room<'a>) -> Option<&'a Mapping> {
     // A stack that is used to its first byte begins where it ends.
     let mapping = room.mappings.iter().find(|mapping| mapping.start < sp && sp <= mapping.end)?;
     let stack = mapping.inode == 0
-        && mapping.name != "[heap]"
+        && mapping.kind != MappingKind::Heap
         && mapping.flags.contains(VmFlags::READ | VmFlags::WRITE);
     let known = !room.others_run || is_initial_stack(mapping);
     (stack && known).then_some(mapping)
 }
 
 fn is_initial_stack(mapping: &Mapping) -> bool {
-    mapping.name == "[stack]"
+    mapping.kind == MappingKind::Stack
 }
 
 /// The end of the initial stack: inside, where it was never used, or else below.
@@ -141,6 +142,7 @@ mod tests {
             protection_key: 0,
             policy: None,
             name: name.into(),
+            kind: collector::mapping_kind(name.as_bytes(), 0, VmFlags::default()),
         }
     }
 

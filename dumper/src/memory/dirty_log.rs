@@ -24,6 +24,7 @@ use images::Folder;
 use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 use kernel::userfaultfd::WriteLog;
+use support::mappings::of_mapping;
 
 use super::copies::{Copies, SLICE, Target, windows};
 use super::copy::{cut, in_a_row, into_memory, share, that_pay};
@@ -35,7 +36,6 @@ use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Gadgets, userfaultfd_of};
-use crate::mappings::{self, Kind};
 use crate::processes::denies_parasites;
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
@@ -85,7 +85,8 @@ pub(crate) struct Sorted {
 
 /// Whether a mapping is one that can be logged.
 pub(super) fn can_log(mapping: &Mapping) -> bool {
-    matches!(mappings::classify(mapping), Ok(Kind::Anonymous | Kind::Heap))
+    mapping.kind.is_anonymous()
+        && of_mapping(mapping).is_none()
         && mapping.flags.contains(VmFlags::MAY_WRITE)
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
 use ids::HostPid;
-use images::ImageWriter;
+use images::{ImageWriter, MappingKind};
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copies::windows;
@@ -18,7 +18,6 @@ use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segments, segment_runs};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::mappings::{self, Kind};
 use crate::processes::is_zombie;
 use crate::segment::Segment;
 
@@ -186,14 +185,14 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
     let mut spans = Spans { own, anonymous: Vec::new(), vdso: None };
     for mapping in &process.mappings {
         let span = PageRun::new(mapping.start, mapping.end);
-        match mappings::classify(mapping) {
-            Ok(Kind::Anonymous | Kind::Heap) => {
+        match mapping.kind {
+            kind if kind.is_anonymous() => {
                 spans.own.push(span);
                 push(&mut spans.anonymous, span.start, span.end);
             }
-            Ok(Kind::File { shared: false, .. }) => spans.own.push(span),
-            Ok(Kind::Vdso) => spans.vdso = Some(span),
-            Ok(Kind::SharedAnonymous) => segments.note(process.pid, mapping)?,
+            MappingKind::File { shared: false } => spans.own.push(span),
+            MappingKind::Vdso => spans.vdso = Some(span),
+            MappingKind::SharedAnonymous => segments.note(process.pid, mapping)?,
             _ => {}
         }
     }
@@ -208,7 +207,7 @@ impl PlannedMemory {
     fn learn(&mut self, process: &Process, has_kin: bool) -> io::Result<()> {
         let Some(mark) = mark(process) else { return Ok(()) };
         let of_file = |mapping: &&Mapping| {
-            matches!(mappings::classify(mapping), Ok(Kind::File { shared: false, .. }))
+            mapping.kind == MappingKind::File { shared: false }
                 && !mapping.flags.contains(VmFlags::WRITE)
         };
         let closed = process.mappings.iter().filter(of_file);
@@ -310,7 +309,7 @@ impl PlannedMemory {
 fn unread(process: &Process) -> impl Iterator<Item = PageRun> {
     let guarded = process.mappings.iter().filter(|mapping| mapping.flags.contains(VmFlags::GUARD));
     let unread = guarded.filter(|mapping| {
-        matches!(mappings::classify(mapping), Ok(Kind::File { .. } | Kind::SharedAnonymous))
+        mapping.kind.is_of_file() || mapping.kind == MappingKind::SharedAnonymous
     });
     unread.map(|mapping| PageRun::new(mapping.start, mapping.end))
 }
@@ -392,8 +391,7 @@ pub(crate) fn resident_bytes(inventory: &Inventory) -> u64 {
         .processes
         .values()
         .flat_map(|process| &process.mappings)
-        .filter(|mapping| mapping.flags.contains(VmFlags::MAY_SHARE))
-        .filter(|mapping| mapping.name == "/dev/zero (deleted)")
+        .filter(|mapping| mapping.kind == MappingKind::SharedAnonymous)
         .map(|mapping| mapping.end - mapping.start)
         .sum();
     inventory.processes.keys().map(|&pid| private_bytes(pid)).sum::<u64>() + shared

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::unique::unique;
-use super::{Body, Checkpoint, Process};
+use super::{Body, Checkpoint, Mapping, Process};
 use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::mapping_kind::MappingKind;
 use crate::messages::{MemfdInodeEntry, VmaEntry, fd_type, vma_status};
 use crate::names;
 use crate::pagemap::{PAGE_SIZE, PageMap};
@@ -22,10 +23,10 @@ pub(super) fn shared(
     processes: &[Process],
     memfds: &BTreeMap<u64, MemfdInodeEntry>,
 ) -> Result<BTreeMap<u64, PageMap>, Error> {
-    let mapped = processes.iter().flat_map(|process| &process.body).flat_map(|body| &body.mm.vmas);
+    let mapped = processes.iter().flat_map(|process| &process.body).flat_map(|body| &body.mappings);
     let ids: BTreeSet<u64> = mapped
-        .filter(|vma| vma.status & vma_status::ANON_SHARED != 0)
-        .map(|vma| vma.shmid)
+        .filter(|mapping| mapping.kind == MappingKind::SharedAnonymous)
+        .map(|mapping| mapping.vma.shmid)
         .chain(memfds.values().map(|memfd| u64::from(memfd.shmid)))
         .collect();
     let mut maps = BTreeMap::new();
@@ -49,23 +50,22 @@ pub(super) fn check(checkpoint: &Checkpoint, process: &Process, body: &Body) -> 
     files.require(body.fs.root_id, fs.name(), "the root")?;
 
     let mut end = 0;
-    for vma in body.mm.vmas.iter().filter(|vma| !is_guard(vma)) {
-        if !range_is_sane(vma) || vma.start < end {
-            let what = format!("mapping {:#x}-{:#x} cannot be", vma.start, vma.end);
+    for mapping in &body.mappings {
+        let vma = &mapping.vma;
+        let (is_guard, what) = match mapping.kind {
+            MappingKind::Guard => (true, "guard"),
+            _ => (false, "mapping"),
+        };
+        if !range_is_sane(vma) || vma.start < end && !is_guard {
+            let what = format!("{what} {:#x}-{:#x} cannot be", vma.start, vma.end);
             return Err(Error::invalid(name, what));
         }
-        end = vma.end;
-        check_backing(checkpoint, name, vma)?;
-    }
-    if let Some(guard) = body.mm.vmas.iter().find(|vma| is_guard(vma) && !range_is_sane(vma)) {
-        let what = format!("guard {:#x}-{:#x} cannot be", guard.start, guard.end);
-        return Err(Error::invalid(name, what));
+        if !is_guard {
+            end = vma.end;
+            check_backing(checkpoint, name, mapping)?;
+        }
     }
     check_pages(checkpoint, process, body)
-}
-
-fn is_guard(vma: &VmaEntry) -> bool {
-    vma.status & vma_status::GUARD != 0
 }
 
 fn range_is_sane(vma: &VmaEntry) -> bool {
@@ -73,8 +73,9 @@ fn range_is_sane(vma: &VmaEntry) -> bool {
 }
 
 /// A mapping of a file needs the file.
-fn check_backing(checkpoint: &Checkpoint, name: &str, vma: &VmaEntry) -> Result<(), Error> {
-    if vma.status & (vma_status::FILE_PRIVATE | vma_status::FILE_SHARED) == 0 {
+fn check_backing(checkpoint: &Checkpoint, name: &str, mapping: &Mapping) -> Result<(), Error> {
+    let vma = &mapping.vma;
+    if !mapping.kind.is_of_file() {
         return Ok(());
     }
     let mapping = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
@@ -93,7 +94,8 @@ fn check_backing(checkpoint: &Checkpoint, name: &str, vma: &VmaEntry) -> Result<
 fn check_pages(checkpoint: &Checkpoint, process: &Process, body: &Body) -> Result<(), Error> {
     let image = names::pagemap(process.pid);
     check_parent(&checkpoint.dir, image.name(), &body.pages)?;
-    let vmas: Vec<_> = body.mm.vmas.iter().filter(|vma| !is_guard(vma)).collect();
+    let mappings = body.mappings.iter().filter(|mapping| mapping.kind != MappingKind::Guard);
+    let vmas: Vec<_> = mappings.map(|mapping| &mapping.vma).collect();
     for run in &body.pages.runs {
         let mut at = run.start;
         while at < run.end() {

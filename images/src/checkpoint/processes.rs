@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::mapping_kind::MappingKind;
 use crate::messages::{
     CoreEntry, FsEntry, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
-    TaskKobjIdsEntry, UtsnsEntry,
+    TaskKobjIdsEntry, UtsnsEntry, VmaEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
@@ -65,8 +66,10 @@ pub struct Thread {
 pub struct Body {
     /// Which kernel objects it shares with others.
     pub ids: TaskKobjIdsEntry,
-    /// Its address space.
+    /// Its address space; the mappings are moved to [`Body::mappings`].
     pub mm: MmEntry,
+    /// Its mappings by rising address, and guards behind them.
+    pub mappings: Vec<Mapping>,
     /// Its stored pages.
     pub pages: PageMap,
     /// Its working directory, root and umask.
@@ -85,6 +88,22 @@ pub(super) fn uts_namespaces(
         found.extend(dir.read_one(&names::utsns(number))?.map(|entry| (number, entry)));
     }
     Ok(found)
+}
+
+/// A mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its entry.
+    pub vma: VmaEntry,
+    /// What it is.
+    pub kind: MappingKind,
+}
+
+impl Mapping {
+    /// Of an entry.
+    pub fn new(vma: VmaEntry) -> Self {
+        Self { vma, kind: MappingKind::of(&vma) }
+    }
 }
 
 pub(super) fn load(dir: &ImageDir) -> Result<Vec<Process>, Error> {
@@ -209,9 +228,11 @@ fn body(dir: &ImageDir, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body,
         Some(ids) => ids,
         None => return Err(Error::Missing { name: names::ids(pid).name().into() }),
     };
+    let mut mm = dir.require(&names::mm(pid))?;
     Ok(Body {
         ids,
-        mm: dir.require(&names::mm(pid))?,
+        mappings: std::mem::take(&mut mm.vmas).into_iter().map(Mapping::new).collect(),
+        mm,
         // A process has one even when it has no pages.
         pages: dir
             .page_map(&names::pagemap(pid))?

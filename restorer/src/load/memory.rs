@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
-use images::messages::{MmEntry, VmaEntry, vma_status};
-use images::{ImageDir, PAGE_SIZE, PageMap, PageRun, names};
+use images::checkpoint::Mapping;
+use images::messages::MmEntry;
+use images::{ImageDir, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
 use super::Process;
 use super::store::Store;
 use crate::error::Error;
 use crate::run::{Run, RunSource};
-
-const MAP_HUGETLB: u32 = 0x4_0000;
 
 /// Shared anonymous memory.
 #[derive(Debug)]
@@ -128,107 +127,99 @@ fn from_parent(
     Ok(further)
 }
 
-/// Whether the mapping is one that a task makes (and not the kernel by itself).
-pub(crate) fn is_ordinary(vma: &VmaEntry) -> bool {
-    use vma_status::{GUARD, REGULAR, UPROBES, VDSO, VSYSCALL, VVAR};
-    vma.status & REGULAR != 0 && vma.status & (VSYSCALL | VDSO | VVAR | GUARD | UPROBES) == 0
-}
-
-/// Checks the mappings: in order, within bounds, of kinds that can be made.
-pub(super) fn check_mm(pid: ImagePid, mm: &MmEntry) -> Result<(), Error> {
-    let object = |vma: &VmaEntry| format!("process {pid}, mapping {:#x}-{:#x}", vma.start, vma.end);
+/// Checks what the images do not check by themselves: that the mappings are of kinds that can be made, and have
+/// room in an address space.
+pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result<(), Error> {
     if !mm.aios.is_empty() {
         return Err(Error::refused(
             support::images::ASYNCHRONOUS_IO.of(pid.get(), format!("process {pid}")),
         ));
     }
-    let mut last = 0;
-    for vma in &mm.vmas {
-        if vma.status & vma_status::VSYSCALL != 0 {
+    for Mapping { vma, kind } in mappings {
+        if *kind == MappingKind::Vsyscall {
             continue;
         }
-        let aligned = vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE);
-        let guard = vma.status & vma_status::GUARD != 0;
-        if !aligned || vma.start >= vma.end || vma.end > END_OF_SPACE || vma.start < last && !guard
-        {
-            return Err(Error::image(object(vma), "it cannot be there"));
-        }
-        if !guard {
-            last = vma.end;
+        let object = || format!("mapping {:#x}-{:#x}", vma.start, vma.end);
+        let wrong = |what| Err(Error::image(format!("process {pid}, {}", object()), what));
+        if vma.end > END_OF_SPACE {
+            return wrong("it cannot be there");
         }
         if vma.end.checked_add(vma.pgoff).is_none() {
-            return Err(Error::image(object(vma), "its file offset cannot be"));
+            return wrong("its file offset cannot be");
         }
-        check_kind(vma).map_err(|refusal| {
-            let object = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
-            Error::refused(refusal.of(pid.get(), object))
-        })?;
+        if let Some(refusal) = refusal(*kind) {
+            return Err(Error::refused(refusal.of(pid.get(), object())));
+        }
     }
     Ok(())
 }
 
-fn check_kind(vma: &VmaEntry) -> Result<(), Refusal> {
+/// Why a mapping cannot be made, if it cannot.
+fn refusal(kind: MappingKind) -> Option<Refusal> {
     use support::images;
-    use vma_status::{
-        AIORING, ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED, SHSTK, SOCKET, SYSVIPC,
-        UPROBES,
-    };
-    for (bit, refusal) in [
-        (SYSVIPC, images::SYSTEM_V_MEMORY),
-        (AIORING, images::AIO_RING),
-        (SHSTK, images::SHADOW_STACK),
-        (UPROBES, images::PROBES),
-    ] {
-        if vma.status & bit != 0 {
-            return Err(refusal);
-        }
-    }
-    if vma.flags & MAP_HUGETLB != 0 {
-        return Err(images::HUGE_PAGES);
-    }
-    let kinds = vma.status & (ANON_PRIVATE | ANON_SHARED | FILE_PRIVATE | FILE_SHARED);
-    // What maps a socket is of no other kind.
-    let wanted = u32::from(vma.status & SOCKET == 0);
-    if is_ordinary(vma) && kinds.count_ones() != wanted {
-        return Err(images::UNKNOWN_MAPPING);
-    }
-    Ok(())
+    Some(match kind {
+        MappingKind::Anonymous
+        | MappingKind::Heap
+        | MappingKind::Stack
+        | MappingKind::SharedAnonymous
+        | MappingKind::File { .. }
+        | MappingKind::PacketRing { .. }
+        | MappingKind::Vdso
+        | MappingKind::Vvar
+        | MappingKind::Vsyscall
+        | MappingKind::Guard => return None,
+        MappingKind::SystemV => images::SYSTEM_V_MEMORY,
+        MappingKind::AioRing => images::AIO_RING,
+        MappingKind::ShadowStack => images::SHADOW_STACK,
+        MappingKind::Uprobes => images::PROBES,
+        MappingKind::HugePages => images::HUGE_PAGES,
+        // No image says these.
+        MappingKind::PrivateOfSharedAnonymous
+        | MappingKind::Secret
+        | MappingKind::IoUringRing
+        | MappingKind::PerfRing
+        | MappingKind::Pathless
+        | MappingKind::Unknown => images::UNKNOWN_MAPPING,
+    })
 }
 
 /// What the private memory of a process holds; beside it, what its vDSO held.
 pub(super) fn private_runs(
     pid: ImagePid,
-    mm: &MmEntry,
+    mappings: &[Mapping],
     pages: &PageMap,
     store: &mut Store,
 ) -> Result<(Vec<Run>, Vec<Run>), Error> {
-    use vma_status::{ANON_PRIVATE, FILE_PRIVATE};
     let all = runs(Owner::Process(pid), pages, store)?;
     let mut kept = Vec::with_capacity(all.len());
     let mut vdso = Vec::new();
-    let mut vmas = mm.vmas.iter().filter(|vma| vma.status & vma_status::GUARD == 0).peekable();
+    let mapped = mappings.iter().filter(|mapping| mapping.kind != MappingKind::Guard);
+    let mut mapped = mapped.peekable();
     for run in all {
         let mut rest = run;
         // A run may reach over several adjacent mappings.
         while rest.pages > 0 {
-            while vmas.next_if(|vma| vma.end <= rest.start).is_some() {}
-            let vma = vmas.peek().filter(|vma| vma.start <= rest.start).ok_or_else(|| {
+            while mapped.next_if(|mapping| mapping.vma.end <= rest.start).is_some() {}
+            let mapping = mapped.peek().filter(|mapping| mapping.vma.start <= rest.start);
+            let Mapping { vma, kind } = mapping.ok_or_else(|| {
                 let name = names::pagemap(pid.unsigned());
                 Error::image(name.name(), format!("no mapping at {:#x}", rest.start))
             })?;
             let pages = rest.pages.min((vma.end - rest.start) / PAGE_SIZE);
-            if is_ordinary(vma) {
-                if vma.status & (ANON_PRIVATE | FILE_PRIVATE) == 0 {
+            let run = Run { pages, ..rest };
+            match kind {
+                // New anonymous memory is zeros without anybody's help.
+                kind if kind.is_anonymous() => kept.extend(run.stored().map(|_| run)),
+                MappingKind::File { shared: false } => kept.push(run),
+                MappingKind::File { shared: true }
+                | MappingKind::PacketRing { .. }
+                | MappingKind::SharedAnonymous => {
                     let object = names::pagemap(pid.unsigned());
                     let reason = format!("pages of shared memory at {:#x}", rest.start);
                     return Err(Error::image(object.name(), reason));
                 }
-                // New anonymous memory is zeros without anybody's help.
-                if rest.stored().is_some() || vma.status & ANON_PRIVATE == 0 {
-                    kept.push(Run { pages, ..rest });
-                }
-            } else if vma.status & vma_status::VDSO != 0 {
-                vdso.push(Run { pages, ..rest });
+                MappingKind::Vdso => vdso.push(run),
+                _ => {}
             }
             let bytes = pages * PAGE_SIZE;
             rest.start += bytes;
@@ -248,8 +239,8 @@ pub(super) fn segments(
 ) -> Result<Vec<SharedSegment>, Error> {
     let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
     let bodies = processes.iter().filter_map(|process| process.body.as_ref());
-    for vma in bodies.flat_map(|body| &body.mm.vmas) {
-        if is_ordinary(vma) && vma.status & vma_status::ANON_SHARED != 0 {
+    for Mapping { vma, kind } in bodies.flat_map(|body| &body.mappings) {
+        if *kind == MappingKind::SharedAnonymous {
             let size = sizes.entry(vma.shmid).or_default();
             *size = (*size).max(vma.pgoff + (vma.end - vma.start));
         }

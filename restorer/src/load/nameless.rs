@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use images::messages::{MmEntry, vma_status};
+use images::MappingKind;
+use images::checkpoint::Mapping;
 
 /// The kernel's name for shared anonymous memory.
 const NAME: &[u8] = b"/dev/zero";
@@ -32,14 +33,13 @@ impl Nameless {
     }
 
     /// Makes mappings of such memory mappings of shared memory again.
-    pub(super) fn correct(&self, mm: &mut MmEntry) {
-        use vma_status::{ANON_SHARED, FILE_PRIVATE, FILE_SHARED, MEMFD};
-        for vma in mm.vmas.iter_mut().filter(|vma| vma.status & MEMFD != 0) {
-            if let Some(&shmid) = self.segments.get(&vma.shmid)
-                && vma.status & FILE_SHARED != 0
-            {
-                vma.shmid = shmid;
-                vma.status = vma.status & !(MEMFD | FILE_SHARED | FILE_PRIVATE) | ANON_SHARED;
+    pub(super) fn correct(&self, mappings: &mut [Mapping]) {
+        let shared = MappingKind::File { shared: true };
+        for mapping in mappings.iter_mut().filter(|mapping| mapping.kind == shared) {
+            // (Files have their numbers in the same row as memfds, and no two the same.)
+            if let Some(&shmid) = self.segments.get(&mapping.vma.shmid) {
+                mapping.vma.shmid = shmid;
+                mapping.kind = MappingKind::SharedAnonymous;
             }
         }
     }

@@ -75,11 +75,11 @@ fn load_body(
 ) -> Result<Body, Error> {
     let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core));
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
-    let mut mm = body.mm;
-    nameless.correct(&mut mm);
-    memory::check_mm(pid, &mm)?;
-    let (runs, vdso) = memory::private_runs(pid, &mm, &body.pages, store)?;
-    Ok(Body { threads, mm, runs, vdso, fs: body.fs, ids: body.ids })
+    let checkpoint::Body { ids, mm, mut mappings, pages, fs } = body;
+    nameless.correct(&mut mappings);
+    memory::check(pid, &mm, &mappings)?;
+    let (runs, vdso) = memory::private_runs(pid, &mappings, &pages, store)?;
+    Ok(Body { threads, mm, mappings, runs, vdso, fs, ids })
 }
 
 fn thread(number: u32, mut core: CoreEntry) -> Result<Thread, Error> {

@@ -1,8 +1,9 @@
 //! The new address space: mappings, what fills them, what they are advised.
 
 use ids::ImagePid;
-use images::PAGE_SIZE;
-use images::messages::{VmaEntry, vma_status};
+use images::checkpoint::Mapping as Mapped;
+use images::messages::VmaEntry;
+use images::{MappingKind, PAGE_SIZE};
 use parasite::restorer::{
     Advice, Arguments, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Read, Segment, Special,
 };
@@ -11,9 +12,10 @@ use super::table::Tables;
 use super::{Descriptors, Host};
 use crate::error::Error;
 use crate::files::Needs;
-use crate::load::{Body, is_ordinary};
+use crate::load::Body;
 use crate::run::{Run, RunSource};
 
+const SHARED_FILE: MappingKind = MappingKind::File { shared: true };
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
 const MAP_PRIVATE: u32 = 0x02;
@@ -52,22 +54,16 @@ const MAX_SEGMENTS: usize = 1024;
 const MAX_READ: u64 = 2 << 20;
 
 /// With which flags a mapping's file is to be opened.
-pub(crate) fn open_flags(vma: &VmaEntry) -> u32 {
-    let writes = vma.status & vma_status::FILE_SHARED != 0 && vma.prot & PROT_WRITE != 0;
+pub(crate) fn open_flags(Mapped { vma, kind }: &Mapped) -> u32 {
+    let writes = *kind == SHARED_FILE && vma.prot & PROT_WRITE != 0;
     vma.fdflags.unwrap_or(if writes { O_RDWR } else { O_RDONLY })
-}
-
-/// Whether the mapping is one of a file.
-pub(crate) fn of_file(vma: &VmaEntry) -> bool {
-    use vma_status::{FILE_PRIVATE, FILE_SHARED, SOCKET};
-    is_ordinary(vma) && vma.status & (FILE_PRIVATE | FILE_SHARED | SOCKET) != 0
 }
 
 /// What a mapping needs of its file: of a private one the images hold only the pages that differ from
 /// it; what is mapped shared is the file itself.
-pub(crate) fn needs(vma: &VmaEntry) -> Needs {
-    let writes = open_flags(vma).cast_signed() & libc::O_ACCMODE != libc::O_RDONLY;
-    match vma.status & vma_status::FILE_SHARED != 0 {
+pub(crate) fn needs(mapped: &Mapped) -> Needs {
+    let writes = open_flags(mapped).cast_signed() & libc::O_ACCMODE != libc::O_RDONLY;
+    match mapped.kind == SHARED_FILE {
         true if writes => Needs::File,
         true => Needs::Identity,
         false => Needs::Contents,
@@ -85,17 +81,18 @@ pub(super) fn lay_out(
     let mut mappings = Vec::new();
     let mut advice = Vec::new();
     let mut runs = body.runs.iter().peekable();
-    for vma in &body.mm.vmas {
-        if vma.status & vma_status::GUARD != 0 {
+    for mapped in &body.mappings {
+        let vma = &mapped.vma;
+        if mapped.kind == MappingKind::Guard {
             let (start, bytes) = (vma.start, vma.end - vma.start);
             advice.push(Advice { start, bytes, advice: MADV_GUARD_INSTALL });
         }
-        if !is_ordinary(vma) {
+        if !mapped.kind.is_ordinary() {
             continue;
         }
         while runs.next_if(|run| run.end() <= vma.start).is_some() {}
         let filled = runs.peek().is_some_and(|run| run.start < vma.end);
-        mappings.push(mapping(pid, vma, filled, descriptors)?);
+        mappings.push(mapping(pid, mapped, filled, descriptors)?);
         advise(pid, vma, &mut advice)?;
     }
     let (reads, segments) = reads(&body.runs, descriptors);
@@ -115,28 +112,27 @@ pub(super) fn lay_out(
 
 fn mapping(
     pid: ImagePid,
-    vma: &VmaEntry,
+    mapped: &Mapped,
     filled: bool,
     descriptors: &Descriptors,
 ) -> Result<Mapping, Error> {
+    let vma = &mapped.vma;
     let lost = || {
         let object = format!("process {pid}, mapping {:#x}", vma.start);
         Error::image(object, "the file or memory that it maps is not in the images")
     };
     let kept = vma.flags & (MAP_GROWSDOWN | MAP_NORESERVE);
-    let (fd, flags, offset) = if of_file(vma) {
-        let id = u32::try_from(vma.shmid).map_err(|_| lost())?;
-        let fd = *descriptors.mapped.get(&(id, open_flags(vma))).ok_or_else(lost)?;
-        let shared = match vma.status & vma_status::SOCKET {
-            0 => vma.status & vma_status::FILE_SHARED != 0,
-            _ => vma.flags & MAP_SHARED != 0,
-        };
-        (fd, if shared { MAP_SHARED } else { MAP_PRIVATE }, vma.pgoff)
-    } else if vma.status & vma_status::ANON_SHARED != 0 {
+    let (fd, flags, offset) = match mapped.kind {
+        MappingKind::File { shared } | MappingKind::PacketRing { shared } => {
+            let id = u32::try_from(vma.shmid).map_err(|_| lost())?;
+            let fd = *descriptors.mapped.get(&(id, open_flags(mapped))).ok_or_else(lost)?;
+            (fd, if shared { MAP_SHARED } else { MAP_PRIVATE }, vma.pgoff)
+        }
         // Each segment is a file by now.
-        (*descriptors.segments.get(&vma.shmid).ok_or_else(lost)?, MAP_SHARED, vma.pgoff)
-    } else {
-        (-1, MAP_PRIVATE | MAP_ANONYMOUS, 0)
+        MappingKind::SharedAnonymous => {
+            (*descriptors.segments.get(&vma.shmid).ok_or_else(lost)?, MAP_SHARED, vma.pgoff)
+        }
+        _ => (-1, MAP_PRIVATE | MAP_ANONYMOUS, 0),
     };
     Ok(Mapping {
         start: vma.start,
@@ -225,13 +221,14 @@ fn reads(runs: &[Run], descriptors: &Descriptors) -> (Vec<Read>, Vec<Segment>) {
 /// Where the kernel's own mappings go, and how many bytes they take while they wait behind
 /// `parked_at`. A process that had none gets none.
 pub(super) fn specials(host: &Host, body: &Body, parked_at: u64) -> (Vec<Special>, u64) {
-    let first =
-        |bit: u32| body.mm.vmas.iter().find(|vma| vma.status & bit != 0).map(|vma| vma.start);
+    let first = |kind: MappingKind| {
+        body.mappings.iter().find(|mapped| mapped.kind == kind).map(|mapped| mapped.vma.start)
+    };
     let mut specials = Vec::new();
     let mut parked = parked_at;
     let groups = [
-        (first(vma_status::VVAR), host.vdso.data.as_slice()),
-        (first(vma_status::VDSO), host.vdso.code.as_slice()),
+        (first(MappingKind::Vvar), host.vdso.data.as_slice()),
+        (first(MappingKind::Vdso), host.vdso.code.as_slice()),
     ];
     for (to, pieces) in groups {
         // The pieces keep their distances: they are one behind the other everywhere.

@@ -1,0 +1,184 @@
+//! What a mapping is: one classification, for those of a running process and for those in images.
+
+use crate::messages::{VmaEntry, vma_status};
+
+const MAP_SHARED: u32 = 0x01;
+const MAP_HUGETLB: u32 = 0x4_0000;
+
+/// What a mapping is. The dumper has it from the kernel's name of the mapping (`inventory::mapping_kind`), the restorer
+/// from its entry; nobody else asks names or status bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MappingKind {
+    /// Private, of no file.
+    Anonymous,
+    /// The heap: as the former.
+    Heap,
+    /// The initial stack of a running process: as the former. Images do not tell it from them.
+    Stack,
+    /// Shared, of no file: `MAP_SHARED | MAP_ANONYMOUS`. The kernel backs it with an unlinked file of its own.
+    SharedAnonymous,
+    /// Of a file, private or shared.
+    File {
+        /// Writes go to the file.
+        shared: bool,
+    },
+    /// The kernel's code for user space.
+    Vdso,
+    /// The data of that code.
+    Vvar,
+    /// The processor's page in every address space.
+    Vsyscall,
+    /// Only in images, and no mapping: a range guarded by `MADV_GUARD_INSTALL`.
+    Guard,
+    /// The kernel's `[uprobes]` page.
+    Uprobes,
+    /// A private mapping of the file behind shared anonymous memory.
+    PrivateOfSharedAnonymous,
+    /// System V shared memory.
+    SystemV,
+    /// Memory of hugetlbfs.
+    HugePages,
+    /// Memory of `memfd_secret`.
+    Secret,
+    /// A shadow stack.
+    ShadowStack,
+    /// The ring of an asynchronous I/O context.
+    AioRing,
+    /// The rings of an io_uring.
+    IoUringRing,
+    /// The ring of a performance counter.
+    PerfRing,
+    /// The rings of a packet socket.
+    PacketRing {
+        /// As the mapping of a file.
+        shared: bool,
+    },
+    /// Of another file that has no path.
+    Pathless,
+    /// Only in images: nothing of the above, or several of them.
+    Unknown,
+}
+
+impl MappingKind {
+    /// What an entry is of.
+    pub fn of(vma: &VmaEntry) -> Self {
+        const SPECIAL: [(u32, MappingKind); 8] = [
+            (vma_status::VSYSCALL, MappingKind::Vsyscall),
+            (vma_status::GUARD, MappingKind::Guard),
+            (vma_status::SYSVIPC, MappingKind::SystemV),
+            (vma_status::AIORING, MappingKind::AioRing),
+            (vma_status::SHSTK, MappingKind::ShadowStack),
+            (vma_status::UPROBES, MappingKind::Uprobes),
+            (vma_status::VDSO, MappingKind::Vdso),
+            (vma_status::VVAR, MappingKind::Vvar),
+        ];
+        const KINDS: u32 = vma_status::ANON_PRIVATE
+            | vma_status::ANON_SHARED
+            | vma_status::FILE_PRIVATE
+            | vma_status::FILE_SHARED;
+        if let Some((_, kind)) = SPECIAL.iter().find(|(bit, _)| vma.status & bit != 0) {
+            return *kind;
+        }
+        if vma.flags & MAP_HUGETLB != 0 {
+            return Self::HugePages;
+        }
+        let is_ring = vma.status & vma_status::SOCKET != 0;
+        let is_regular = vma.status & vma_status::REGULAR != 0;
+        match vma.status & KINDS {
+            _ if !is_regular => Self::Unknown,
+            // What maps a socket is of no other kind.
+            0 if is_ring => Self::PacketRing { shared: vma.flags & MAP_SHARED != 0 },
+            _ if is_ring => Self::Unknown,
+            vma_status::ANON_PRIVATE if vma.status & vma_status::HEAP != 0 => Self::Heap,
+            vma_status::ANON_PRIVATE => Self::Anonymous,
+            vma_status::ANON_SHARED => Self::SharedAnonymous,
+            vma_status::FILE_PRIVATE => Self::File { shared: false },
+            vma_status::FILE_SHARED => Self::File { shared: true },
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Its bits in [`VmaEntry::status`]; `None` for what no images of ours have.
+    pub fn status(self) -> Option<u32> {
+        use vma_status::{
+            ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED, HEAP, REGULAR, VDSO, VSYSCALL,
+            VVAR,
+        };
+        Some(match self {
+            Self::Anonymous | Self::Stack => REGULAR | ANON_PRIVATE,
+            Self::Heap => REGULAR | HEAP | ANON_PRIVATE,
+            Self::SharedAnonymous => REGULAR | ANON_SHARED,
+            Self::File { shared: true } => REGULAR | FILE_SHARED,
+            Self::File { shared: false } => REGULAR | FILE_PRIVATE,
+            Self::PacketRing { .. } => REGULAR | vma_status::SOCKET,
+            Self::Vdso => REGULAR | VDSO | ANON_PRIVATE,
+            Self::Vvar => REGULAR | VVAR | ANON_PRIVATE,
+            Self::Vsyscall => VSYSCALL | ANON_PRIVATE,
+            Self::Guard => vma_status::GUARD,
+            Self::Uprobes
+            | Self::PrivateOfSharedAnonymous
+            | Self::SystemV
+            | Self::HugePages
+            | Self::Secret
+            | Self::ShadowStack
+            | Self::AioRing
+            | Self::IoUringRing
+            | Self::PerfRing
+            | Self::Pathless
+            | Self::Unknown => return None,
+        })
+    }
+
+    /// Whether it is private memory of no file.
+    pub fn is_anonymous(self) -> bool {
+        matches!(self, Self::Anonymous | Self::Heap | Self::Stack)
+    }
+
+    /// Whether it is one of a file in the images: one that has a path, a memfd, a packet socket.
+    pub fn is_of_file(self) -> bool {
+        matches!(self, Self::File { .. } | Self::PacketRing { .. })
+    }
+
+    /// Whether a task makes such mappings, and not the kernel by itself.
+    pub fn is_ordinary(self) -> bool {
+        self.is_anonymous() || self.is_of_file() || self == Self::SharedAnonymous
+    }
+
+    /// Whether the kernel makes it by itself in a new program.
+    pub fn is_the_kernels(self) -> bool {
+        matches!(self, Self::Vdso | Self::Vvar | Self::Vsyscall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for kind in [
+            MappingKind::Anonymous,
+            MappingKind::Heap,
+            MappingKind::SharedAnonymous,
+            MappingKind::File { shared: true },
+            MappingKind::File { shared: false },
+            MappingKind::PacketRing { shared: false },
+            MappingKind::Vdso,
+            MappingKind::Vvar,
+            MappingKind::Vsyscall,
+            MappingKind::Guard,
+        ] {
+            let status = kind.status().expect("it is carried");
+            assert_eq!(MappingKind::of(&VmaEntry { status, ..VmaEntry::default() }), kind);
+        }
+    }
+
+    #[test]
+    fn what_nothing_or_several_things_say_is_unknown() {
+        use vma_status::{ANON_PRIVATE, FILE_SHARED, REGULAR};
+        for status in [0, REGULAR, ANON_PRIVATE, REGULAR | ANON_PRIVATE | FILE_SHARED] {
+            let entry = VmaEntry { status, ..VmaEntry::default() };
+            assert_eq!(MappingKind::of(&entry), MappingKind::Unknown);
+        }
+    }
+}

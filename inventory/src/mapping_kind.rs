@@ -1,0 +1,68 @@
+//! What a mapping of a running process is, by the name that the kernel has for it.
+
+use arch::memory::GATE;
+use images::MappingKind;
+
+use crate::VmFlags;
+
+/// What a mapping is that has this name in `/proc/PID/maps`.
+#[must_use]
+pub fn mapping_kind(name: &[u8], inode: u64, flags: VmFlags) -> MappingKind {
+    let shared = flags.contains(VmFlags::MAY_SHARE);
+    match name {
+        b"" if inode == 0 => MappingKind::Anonymous,
+        b"[heap]" => MappingKind::Heap,
+        b"[stack]" => MappingKind::Stack,
+        b"[vdso]" => MappingKind::Vdso,
+        b"[vvar]" | b"[vvar_vclock]" => MappingKind::Vvar,
+        b"[uprobes]" => MappingKind::Uprobes,
+        b"/anon_hugepage (deleted)" => MappingKind::HugePages,
+        GATE => MappingKind::Vsyscall,
+        _ if name.starts_with(b"socket:[") => MappingKind::PacketRing { shared },
+        _ if is_shared_anonymous(name) && shared => MappingKind::SharedAnonymous,
+        _ if is_shared_anonymous(name) => MappingKind::PrivateOfSharedAnonymous,
+        _ => by_beginning(name).unwrap_or(match inode {
+            0 => MappingKind::Anonymous,
+            _ => MappingKind::File { shared },
+        }),
+    }
+}
+
+/// Whether this is the name of shared memory that no file has ever been opened for. A process may give it one.
+#[must_use]
+pub fn is_shared_anonymous(name: &[u8]) -> bool {
+    name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
+}
+
+fn by_beginning(name: &[u8]) -> Option<MappingKind> {
+    const NAMES: [(&[u8], MappingKind); 6] = [
+        (b"/secretmem", MappingKind::Secret),
+        (b"/[aio]", MappingKind::AioRing),
+        (b"/SYSV", MappingKind::SystemV),
+        (b"anon_inode:[io_uring]", MappingKind::IoUringRing),
+        (b"anon_inode:[perf_event]", MappingKind::PerfRing),
+        (b"anon_inode:", MappingKind::Pathless),
+    ];
+    NAMES.iter().find(|(start, _)| name.starts_with(start)).map(|(_, kind)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_kinds() {
+        let kind = |name: &str, inode, flags| mapping_kind(name.as_bytes(), inode, flags);
+        let (private, shared) = (VmFlags::READ, VmFlags::READ | VmFlags::MAY_SHARE);
+        assert_eq!(kind("", 0, private), MappingKind::Anonymous);
+        assert_eq!(kind("[anon:a name]", 0, private), MappingKind::Anonymous);
+        assert_eq!(kind("/dev/zero (deleted)", 9, shared), MappingKind::SharedAnonymous);
+        assert_eq!(kind("[anon_shmem:a name]", 9, shared), MappingKind::SharedAnonymous);
+        let other = MappingKind::PrivateOfSharedAnonymous;
+        assert_eq!(kind("/dev/zero (deleted)", 9, private), other);
+        assert_eq!(kind("/tmp/f", 9, shared), MappingKind::File { shared: true });
+        assert_eq!(kind("/tmp/f", 9, private), MappingKind::File { shared: false });
+        assert_eq!(kind("/SYSV00000000 (deleted)", 9, shared), MappingKind::SystemV);
+        assert_eq!(kind("anon_inode:[x]", 9, shared), MappingKind::Pathless);
+    }
+}
