@@ -1,10 +1,11 @@
 //! `stasis dump`.
 
 use std::io::{IsTerminal, stdout};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use dumper::{AfterDump, DumpOptions};
+use images::{Images, NewDirectory, WriteOptions};
 
 use crate::args;
 use crate::progress::{Bar, bytes, count, time};
@@ -17,6 +18,8 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         (_, true) => AfterDump::Stop,
         _ => AfterDump::Kill,
     };
+    let parent = options.parent.as_deref().map(Images::open).transpose();
+    let parent = parent.map_err(dumper::Error::Parent)?;
     let asked = DumpOptions {
         after,
         shell_job: options.shell_job,
@@ -27,9 +30,9 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         cross_check: options.cross_check,
         programs: options.programs.home(),
         keep_dirty_log: options.track,
-        parent: options.parent,
+        parent,
         dirty_logs: options.run_dir.join("tracks"),
-        ..DumpOptions::new(options.pid, options.directory)
+        ..DumpOptions::new(options.pid)
     };
     if options.track && after == AfterDump::Kill {
         let error = "dump with --track: the tree ends with the dump, and nothing is left to track";
@@ -39,7 +42,8 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         let error = format!("dump process {}: no such process", options.pid);
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
-    let report = dumper::dump(&asked, &mut hooks::Nobody, &mut Bar::new())?;
+    let destination = NewDirectory { path: options.directory, options: WriteOptions::default() };
+    let report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut Bar::new())?;
     for warning in &report.warnings {
         eprintln!("stasis: {warning}");
     }
@@ -65,8 +69,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
 
 /// `stasis untrack PID`.
 pub(crate) fn end_dirty_log(pid: HostPid, run_dir: &Path) -> Result<ExitCode, Failure> {
-    let asked =
-        DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid, PathBuf::new()) };
+    let asked = DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid) };
     if dumper::end_dirty_log(&asked)? {
         return Ok(ExitCode::SUCCESS);
     }

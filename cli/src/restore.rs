@@ -1,9 +1,9 @@
 //! `stasis restore`.
 
 use std::io::{IsTerminal, stdout};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use images::Images;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -25,9 +25,10 @@ struct WaitError {
 }
 
 pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
-    restorer::layout::take(&options.directory)?;
+    let images = Images::open(&options.directory).map_err(restorer::Error::from)?;
+    restorer::layout::take(&images)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
-    let report = restore(options, options.directory.clone())?;
+    let report = restore(options, &images)?;
     if let Some(pidfile) = pidfile {
         pidfile.write(report.pid)?;
     }
@@ -49,10 +50,9 @@ pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
 
 fn restore(
     options: &args::RestoreOptions,
-    images_dir: PathBuf,
+    images: &Images,
 ) -> Result<RestoreReport, restorer::Error> {
     let asked = RestoreOptions {
-        images_dir,
         after: if options.leave_stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
         root: None,
@@ -65,7 +65,7 @@ fn restore(
         file_locks: true,
         on_behalf_of: None,
     };
-    restorer::restore(&asked, &mut hooks::Nobody, &mut Bar::new())
+    restorer::restore(&asked, images, &mut hooks::Nobody, &mut Bar::new())
 }
 
 /// The signals by which people and their programs ask something of a command.

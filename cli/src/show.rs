@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use images::{Checkpoint, ImageDir, Unfinished};
+use images::{Checkpoint, Images, Unfinished};
 
 use crate::args::ShowOptions;
 use crate::output;
@@ -24,7 +24,7 @@ pub(crate) use summary::Summary;
 
 /// `stasis show`.
 pub(crate) fn run(options: &ShowOptions) -> Result<ExitCode, Failure> {
-    let shown = ImageDir::open(&options.directory).and_then(|dir| summarize(&dir));
+    let shown = Images::open(&options.directory).and_then(|dir| summarize(&dir));
     for left in unfinished(&options.directory) {
         let (path, size) = (left.path.display(), bytes(left.bytes));
         match left.being_written {
@@ -74,7 +74,7 @@ fn explain(error: images::Error) -> Failure {
 }
 
 /// Reads and checks the checkpoint in `dir`, and says what is in it.
-pub(crate) fn summarize(dir: &ImageDir) -> Result<Summary, images::Error> {
+pub(crate) fn summarize(dir: &Images) -> Result<Summary, images::Error> {
     Summary::of(&Checkpoint::load(dir.clone())?)
 }
 
@@ -84,7 +84,7 @@ mod tests {
 
     fn set(name: &str) -> Summary {
         let sets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2");
-        summarize(&ImageDir::open(&sets.join(name)).unwrap()).unwrap()
+        summarize(&Images::open(&sets.join(name)).unwrap()).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dumper::{AfterDump, DumpOptions, DumpReport};
 use hooks::{Hooks, Point};
-use images::{Quiet, names};
+use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
 use crate::options::{FinalState, Options};
@@ -13,8 +13,16 @@ use crate::{Directories, Done, Error, Failure, Host};
 /// CRIU's default of `--timeout`.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-fn asked(options: &Options, host: &Host, directories: &Directories) -> Result<DumpOptions, Error> {
+fn asked(
+    options: &Options,
+    host: &Host,
+    directories: &Directories,
+    failed: fn(Failure) -> Error,
+) -> Result<DumpOptions, Error> {
     let pid = options.tree.ok_or(Error::Usage("pid not specified"))?;
+    let parent = options.previous.as_ref().map(|previous| directories.images.join(previous));
+    let parent = parent.as_deref().map(Images::open).transpose();
+    let parent = parent.map_err(|error| failed(dumper::Error::Parent(error).into()))?;
     Ok(DumpOptions {
         after: match options.final_state {
             FinalState::Default => AfterDump::Kill,
@@ -31,17 +39,20 @@ fn asked(options: &Options, host: &Host, directories: &Directories) -> Result<Du
         file_locks: options.file_locks,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
-        // CRIU's callers dump into directories of their own making, and again into the same.
-        overwrite: true,
-        in_place: true,
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: host.programs.clone(),
         contents: !options.sizes_only,
         keep_dirty_log: options.track_mem,
-        parent: options.previous.as_ref().map(|previous| directories.images.join(previous)),
+        parent,
         dirty_logs: host.run_dir.join("tracks"),
-        ..DumpOptions::new(pid, directories.images.clone())
+        ..DumpOptions::new(pid)
     })
+}
+
+/// CRIU's callers dump into directories of their own making, and again into the same.
+fn destination(directories: &Directories) -> NewDirectory {
+    let options = WriteOptions { overwrite: true, in_place: true, ..WriteOptions::default() };
+    NewDirectory { path: directories.images.clone(), options }
 }
 
 pub(crate) fn run(
@@ -50,8 +61,8 @@ pub(crate) fn run(
     directories: &Directories,
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
-    let asked = asked(options, host, directories)?;
-    let report = dumper::dump(&asked, hooks, &mut Quiet);
+    let asked = asked(options, host, directories, Error::Dump)?;
+    let report = dumper::dump(&asked, &destination(directories), hooks, &mut Quiet);
     let refused =
         matches!(&report, Err(dumper::Error::Hook(hook)) if hook.point == Point::PostDump);
     let error = if refused { Error::PostDump } else { Error::Dump };
@@ -67,11 +78,11 @@ pub(crate) fn pre_dump(
     host: &Host,
     directories: &Directories,
 ) -> Result<Done, Error> {
-    let asked = asked(options, host, directories)?;
+    let asked = asked(options, host, directories, Error::PreDump)?;
     if options.final_state == FinalState::Default {
         info!("Enforcing tasks run after pre-dump.");
     }
-    let report = dumper::pre_dump(&asked, &mut Quiet);
+    let report = dumper::pre_dump(&asked, &destination(directories), &mut Quiet);
     let report = finished(report, directories).map_err(Error::PreDump)?;
     info!("Pre-dumping finished successfully: {} pages", report.pages_written);
     Ok(Done::PreDumped(Box::new(report)))

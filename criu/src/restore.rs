@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hooks::Hooks;
 use images::messages::{RestoreStatsEntry, StatsEntry};
-use images::{Quiet, names};
+use images::{Images, Quiet, names};
 use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Validation};
 use tracing::{info, warn};
 
@@ -40,7 +40,6 @@ fn restore(
     let pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
     let asked = RestoreOptions {
-        images_dir: directories.images.clone(),
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
         root: options.root.clone(),
@@ -57,7 +56,8 @@ fn restore(
         file_locks: options.file_locks,
         on_behalf_of: None,
     };
-    let report = restorer::restore(&asked, hooks, &mut Quiet)?;
+    let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
+    let report = restorer::restore(&asked, &images, hooks, &mut Quiet)?;
     if let Some(pidfile) = pidfile {
         pidfile.write(report.pid)?;
     }

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use images::Images;
 use nix::errno::Errno;
 use nix::sys::wait::wait;
 
@@ -81,7 +82,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 fn carry_out(command: Command, options: &Options) -> ExitCode {
     if command == Command::Restore {
         let images = options.images_dir.as_deref().unwrap_or(Path::new("."));
-        if let Err(error) = restorer::layout::take(images) {
+        // What is wrong with the images is said by the restore.
+        let taken = Images::open(images).map_or(Ok(()), |images| restorer::layout::take(&images));
+        if let Err(error) = taken {
             tell(Error::Restore(error.into()));
             return ExitCode::FAILURE;
         }

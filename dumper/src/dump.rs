@@ -4,7 +4,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
-use images::Progress;
+use images::{Destination, Progress};
 
 use crate::capture::Captured;
 use crate::claims::Claims;
@@ -21,7 +21,7 @@ use crate::rights;
 use crate::threads::with_this_log;
 use crate::write::Written;
 
-/// Dumps the tree below [`DumpOptions::pid`] into images.
+/// Dumps the tree below [`DumpOptions::pid`] into images, which come to `destination`.
 ///
 /// The images are complete or absent. Whatever goes wrong, a panic or a `SIGKILL` of this process
 /// included, the tree runs on as it was; it is ended, where that was asked for, only once the
@@ -34,24 +34,27 @@ use crate::write::Written;
 /// what failed on the way.
 pub fn dump(
     options: &DumpOptions,
+    destination: &dyn Destination,
     hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
-    try_to_dump(options, hooks, progress).map_err(|error| denied::explain(error, options.pid))
+    try_to_dump(options, destination, hooks, progress)
+        .map_err(|error| denied::explain(error, options.pid))
 }
 
 fn try_to_dump(
     options: &DumpOptions,
+    destination: &dyn Destination,
     hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
     rights::check_tree(options)?;
-    let images = &options.images_dir;
+    let images = destination.path();
     hooks::call(hooks, Moment { point: Point::PreDump, root: Some(options.pid), images })?;
     let started = Instant::now();
     let mut tries = 1;
     loop {
-        let source = match attempt(options, started, hooks, progress) {
+        let source = match attempt(options, destination, started, hooks, progress) {
             Ok(report) => return Ok(report),
             Err(Failed::Passing(error)) => error,
             // What went wrong may tell of a process that a user may not look at.
@@ -108,6 +111,7 @@ impl Failed {
 
 fn attempt(
     options: &DumpOptions,
+    destination: &dyn Destination,
     started: Instant,
     hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
@@ -120,6 +124,7 @@ fn attempt(
     let (later, dropped_later) = channel();
     let dump = Dump {
         options,
+        destination,
         started,
         clock: Clock::start(options, started),
         hooks,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use ids::HostPid;
+use images::Images;
 use kernel::rights::User;
 
 /// What becomes of the tree when its images are safe.
@@ -24,8 +25,6 @@ pub enum AfterDump {
 pub struct DumpOptions {
     /// Process at the root of the tree.
     pub pid: HostPid,
-    /// Directory that will hold the images. It is made when it does not exist.
-    pub images_dir: PathBuf,
     /// What becomes of the tree afterwards.
     pub after: AfterDump,
     /// The root may belong to a session (and a terminal) outside the tree.
@@ -44,10 +43,6 @@ pub struct DumpOptions {
     /// The groups to describe, with all below them, of a hierarchy or of all; without one those that the
     /// tree is in, with all below them.
     pub cgroup_roots: Vec<CgroupRoot>,
-    /// Replace a checkpoint that is in the directory already.
-    pub overwrite: bool,
-    /// Keep the directory itself even if it is empty: someone holds it open.
-    pub in_place: bool,
     /// How long to go on trying to stop every task, between tries of which all run on.
     pub stop_within: Duration,
     /// How long the tree may stand still, from the first task that is stopped until it is let go
@@ -70,7 +65,7 @@ pub struct DumpOptions {
     pub keep_dirty_log: bool,
     /// Checkpoint that holds the pages that have not changed since. If nothing has logged the
     /// changes since then, all pages are dumped.
-    pub parent: Option<PathBuf>,
+    pub parent: Option<Images>,
     /// Directory in which uffd holders of logging say what they hold.
     pub dirty_logs: PathBuf,
     /// The `stasis` that a uffd holder is made of.
@@ -86,10 +81,9 @@ pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
-    pub fn new(pid: HostPid, images_dir: PathBuf) -> Self {
+    pub fn new(pid: HostPid) -> Self {
         Self {
             pid,
-            images_dir,
             after: AfterDump::Kill,
             shell_job: false,
             root: None,
@@ -98,8 +92,6 @@ impl DumpOptions {
             file_locks: true,
             cgroups: CgroupsMode::default(),
             cgroup_roots: Vec::new(),
-            overwrite: false,
-            in_place: false,
             stop_within: Duration::from_secs(5),
             max_freeze: None,
             timeout: None,

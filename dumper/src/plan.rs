@@ -9,7 +9,7 @@ use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look, Process};
 use hooks::Hooks;
 use ids::HostPid;
-use images::{ImageWriter, Progress, WriteOptions};
+use images::{Destination, ImageWriter, Progress};
 use support::tree::Surroundings;
 
 use crate::clock::Clock;
@@ -28,6 +28,7 @@ use crate::task_state::TaskStates;
 /// A dump under way: what all of its steps use.
 pub(crate) struct Dump<'d> {
     pub(crate) options: &'d DumpOptions,
+    pub(crate) destination: &'d dyn Destination,
     pub(crate) started: Instant,
     pub(crate) clock: Clock,
     pub(crate) hooks: &'d mut dyn Hooks,
@@ -49,7 +50,7 @@ impl<'d> Planned<'d> {
     /// goes to `later`.
     pub(crate) fn make(mut dump: Dump<'d>, later: Sender<Plan>) -> Result<Self, Error> {
         dump.progress.begin("plan", None);
-        let plan = Plan::make(dump.options, &dump.clock, dump.pre_copy)?;
+        let plan = Plan::make(dump.options, dump.destination, &dump.clock, dump.pre_copy)?;
         dump.clock.account.handover = dump.pre_copy.handover();
         Ok(Self { dump, plan: Later::new(plan, later) })
     }
@@ -83,19 +84,19 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Makes it. Last of all, memory is copied into `pre_copy` while the target runs.
-    fn make(options: &DumpOptions, clock: &Clock, pre_copy: &mut PreCopy) -> Result<Self, Error> {
+    fn make(
+        options: &DumpOptions,
+        destination: &dyn Destination,
+        clock: &Clock,
+        pre_copy: &mut PreCopy,
+    ) -> Result<Self, Error> {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
         let looker = Looker::new(options)?;
         let Seen { inventory, task_states, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
-        let write = WriteOptions {
-            overwrite: options.overwrite,
-            in_place: options.in_place,
-            ..WriteOptions::default()
-        };
-        let writer = ImageWriter::create(&options.images_dir, write)?;
+        let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
         let mut gadgets = BTreeMap::new();
         let mut memory = BTreeMap::new();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use collector::{Collector, Inventory, Look};
 use images::messages::{DumpStatsEntry, StatsEntry};
-use images::{ImageWriter, Progress, WriteOptions, names};
+use images::{Destination, ImageWriter, Progress, names};
 
 use crate::claims::Claims;
 use crate::clock::Clock;
@@ -25,18 +25,21 @@ use crate::write;
 /// As [`crate::dump`].
 pub fn pre_dump(
     options: &DumpOptions,
+    destination: &dyn Destination,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
-    try_to_pre_dump(options, progress).map_err(|error| denied::explain(error, options.pid))
+    try_to_pre_dump(options, destination, progress)
+        .map_err(|error| denied::explain(error, options.pid))
 }
 
 fn try_to_pre_dump(
     options: &DumpOptions,
+    destination: &dyn Destination,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Error> {
     let _claims = Claims::of_tree(options.pid)?;
     let mut pre_copy = PreCopy::new(true);
-    let done = copy(options, &mut pre_copy, progress);
+    let done = copy(options, destination, &mut pre_copy, progress);
     match done.is_ok() {
         true => pre_copy.keep(options),
         false => pre_copy.end(),
@@ -46,6 +49,7 @@ fn try_to_pre_dump(
 
 fn copy(
     options: &DumpOptions,
+    destination: &dyn Destination,
     pre_copy: &mut PreCopy,
     progress: &mut dyn Progress,
 ) -> Result<DumpReport, Error> {
@@ -57,12 +61,7 @@ fn copy(
     let look = Looker::new(options)?;
     let Seen { inventory, .. } =
         look.look(&mut Collector::open_at(&options.programs), Inventory::default(), &clock)?;
-    let write = WriteOptions {
-        overwrite: options.overwrite,
-        in_place: options.in_place,
-        ..WriteOptions::default()
-    };
-    let writer = ImageWriter::create(&options.images_dir, write)?;
+    let writer = ImageWriter::of(destination.begin()?);
     progress.begin("copy", None);
     let mut finder = GadgetFinder::default();
     pre_copy.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;

@@ -2,7 +2,6 @@
 //! would say: it is looked for by the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use api::{ProcessList, ProcessSummary};
@@ -87,7 +86,7 @@ fn refusals(
     rows: &BTreeMap<HostPid, Row>,
     collector: &mut Collector,
 ) -> Result<Vec<Unsupported>, Error> {
-    let options = DumpOptions::new(root, PathBuf::new());
+    let options = DumpOptions::new(root);
     let looker = Looker::new(&options)?;
     let tree: Vec<&Process> =
         tree(root, children).into_iter().filter_map(|pid| inventory.processes.get(&pid)).collect();

@@ -82,7 +82,7 @@ impl<'d> Written<'d> {
     /// one refuses, the target runs on, and the images stay.
     pub(crate) fn tell(mut self) -> Result<Self, Error> {
         let (options, started) = (self.dump.options, Instant::now());
-        let images = &options.images_dir;
+        let images = self.dump.destination.path();
         let moment = Moment { point: Point::PostDump, root: Some(options.pid), images };
         hooks::call(self.dump.hooks, moment)?;
         if self.tree.is_some() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use images::store::Memory;
-use images::{Checkpoint, ImageDir};
+use images::{Checkpoint, Images};
 
 /// The recorded sets.
 const SETS: [&str; 5] = ["minimal", "busy", "family", "ghosts", "terminal"];
@@ -55,12 +55,12 @@ impl Set {
         let place = Memory::default();
         place.put(Path::new("set"), there);
         let store = place.open(Path::new("set")).expect("what was put there");
-        if let Ok(checkpoint) = ImageDir::of(Arc::new(store)).and_then(Checkpoint::load) {
+        if let Ok(checkpoint) = Images::of(Arc::new(store)).and_then(Checkpoint::load) {
             // What was accepted must hold what it promises.
             for process in &checkpoint.processes {
                 assert!(process.body.is_some() == !process.threads.is_empty());
             }
-            assert!(checkpoint.dir.files().is_ok());
+            assert!(checkpoint.images.files().is_ok());
         }
     }
 

@@ -13,8 +13,8 @@ mod unique;
 
 use std::collections::BTreeMap;
 
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::messages::{
     CgroupEntry, FileLockEntry, MemfdInodeEntry, SeccompEntry, TimensEntry, TtyDataEntry,
     TtyInfoEntry, UtsnsEntry,
@@ -31,7 +31,7 @@ pub use processes::{Body, Mapping, Process, State, Thread};
 #[derive(Debug)]
 pub struct Checkpoint {
     /// Where it was read from, and where its pages are.
-    pub dir: ImageDir,
+    pub images: Images,
     /// The processes, parents before children. The first is the root of the tree.
     pub processes: Vec<Process>,
     /// Open files, descriptor tables, and what stands in for lost names.
@@ -63,32 +63,32 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads and checks the checkpoint in `dir`.
-    pub fn load(dir: ImageDir) -> Result<Self, Error> {
-        if !dir.inventory().fdinfo_per_id() {
+    /// Reads and checks the checkpoint in `images`.
+    pub fn load(images: Images) -> Result<Self, Error> {
+        if !images.inventory().fdinfo_per_id() {
             return Err(Error::invalid(
                 names::inventory().name(),
                 "one descriptor table per process: images older than CRIU 1.0 are not supported",
             ));
         }
-        let processes = processes::load(&dir)?;
-        let memfds = memory::memfds(&dir)?;
+        let processes = processes::load(&images)?;
+        let memfds = memory::memfds(&images)?;
         let checkpoint = Self {
-            files: Files::load(&dir, &processes)?,
-            shared_memory: memory::shared(&dir, &processes, &memfds)?,
+            files: Files::load(&images, &processes)?,
+            shared_memory: memory::shared(&images, &processes, &memfds)?,
             memfds,
-            terminals: terminals(&dir)?,
-            terminal_input: dir.read_all(&names::tty_data())?,
-            pipes: contents::pipes(&dir, &names::pipes_data())?,
-            fifos: contents::pipes(&dir, &names::fifo_data())?,
-            packets: contents::packets(&dir)?,
-            locks: dir.read_all(&names::file_locks())?,
-            seccomp: dir.read_one(&names::seccomp())?.unwrap_or_default(),
-            cgroups: dir.read_one(&names::cgroup())?,
-            uts_namespaces: processes::uts_namespaces(&dir, &processes)?,
-            clocks: dir.read_one(&names::timens(0))?,
+            terminals: terminals(&images)?,
+            terminal_input: images.read_all(&names::tty_data())?,
+            pipes: contents::pipes(&images, &names::pipes_data())?,
+            fifos: contents::pipes(&images, &names::fifo_data())?,
+            packets: contents::packets(&images)?,
+            locks: images.read_all(&names::file_locks())?,
+            seccomp: images.read_one(&names::seccomp())?.unwrap_or_default(),
+            cgroups: images.read_one(&names::cgroup())?,
+            uts_namespaces: processes::uts_namespaces(&images, &processes)?,
+            clocks: images.read_one(&names::timens(0))?,
             processes,
-            dir,
+            images,
         };
         checkpoint.check()?;
         Ok(checkpoint)
@@ -128,7 +128,7 @@ impl Checkpoint {
     }
 }
 
-fn terminals(dir: &ImageDir) -> Result<BTreeMap<u32, TtyInfoEntry>, Error> {
+fn terminals(images: &Images) -> Result<BTreeMap<u32, TtyInfoEntry>, Error> {
     let image = names::tty_info();
-    unique(image.name(), "terminal", dir.read_all(&image)?.into_iter().map(|tty| (tty.id, tty)))
+    unique(image.name(), "terminal", images.read_all(&image)?.into_iter().map(|tty| (tty.id, tty)))
 }

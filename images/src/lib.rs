@@ -1,7 +1,7 @@
 //! The checkpoint image format, byte-compatible with CRIU's.
 //!
 //! - [`messages`]: what images say; [`names`]: which file says what; [`magic`]: how files begin.
-//! - [`ImageDir`] reads a checkpoint, [`ImageWriter`] writes one that is complete or absent.
+//! - [`Images`] reads a checkpoint, [`ImageWriter`] writes one that is complete or absent.
 //! - [`store`]: where checkpoints are: in directories, in memory.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
 //! - [`build_id`]: what tells a program or library from all others.
@@ -13,8 +13,8 @@
 
 pub mod build_id;
 pub mod checkpoint;
-mod dir;
 mod error;
+mod images;
 mod lineage;
 pub mod magic;
 mod mapping_kind;
@@ -27,8 +27,8 @@ pub mod store;
 mod writer;
 
 pub use checkpoint::Checkpoint;
-pub use dir::{ImageDir, StoredReader};
 pub use error::Error;
+pub use images::{Images, StoredReader};
 pub use lineage::Lineage;
 pub use mapping_kind::MappingKind;
 pub use names::Image;
@@ -36,6 +36,7 @@ pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
-    Committed, ImageFile, PageSink, PageSource, Unfinished, WriteOptions, clear, unfinished,
+    Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Unfinished,
+    WriteOptions, clear, unfinished,
 };
 pub use writer::{Folder, ImageSink, ImageWriter, encode};

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::names;
 use crate::store::Identity;
 
@@ -21,29 +21,29 @@ const LEVELS_OF_A_PARENT: usize = 900;
 #[derive(Debug)]
 pub struct Lineage {
     /// The checkpoint, its parent, and so on, as far as they were asked for.
-    dirs: Vec<ImageDir>,
+    levels: Vec<Images>,
     /// Which stores they are.
     seen: BTreeSet<Identity>,
 }
 
 impl Lineage {
     /// Begins with a checkpoint.
-    pub fn of(dir: &ImageDir) -> Result<Self, Error> {
+    pub fn of(dir: &Images) -> Result<Self, Error> {
         let seen = BTreeSet::from([dir.identity()?]);
-        Ok(Self { dirs: vec![dir.clone()], seen })
+        Ok(Self { levels: vec![dir.clone()], seen })
     }
 
     /// The checkpoint (level 0) or the parent so many levels above it. It is opened when it was not yet.
     ///
     /// It is an error if there are not so many, if one of them is among its own parents, or if there are absurdly
     /// many.
-    pub fn level(&mut self, level: usize) -> Result<&ImageDir, Error> {
-        while self.dirs.len() <= level {
-            let last = &self.dirs[self.dirs.len() - 1];
+    pub fn level(&mut self, level: usize) -> Result<&Images, Error> {
+        while self.levels.len() <= level {
+            let last = &self.levels[self.levels.len() - 1];
             let path = last.path().display().to_string();
             let what =
                 |what: &str| Error::invalid(names::PARENT_LINK, format!("{what} (in {path})"));
-            if self.dirs.len() > MAX_PARENTS {
+            if self.levels.len() > MAX_PARENTS {
                 return Err(what("more than 1000 checkpoints are each the parent of another"));
             }
             let parent = last.parent()?.ok_or_else(|| {
@@ -52,9 +52,9 @@ impl Lineage {
             if !self.seen.insert(parent.identity()?) {
                 return Err(what("a checkpoint is its own parent, or its parent's"));
             }
-            self.dirs.push(parent);
+            self.levels.push(parent);
         }
-        Ok(&self.dirs[level])
+        Ok(&self.levels[level])
     }
 
     /// Whether a new checkpoint, in the directory `child`, may leave pages to this one: all parents have to be

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use crate::error::Error;
 
 pub(crate) use directory::Staging;
-pub use directory::{Directory, Unfinished, clear, unfinished};
-pub use memory::{Memory, MemoryStore, NewInMemory};
+pub use directory::{Directory, NewDirectory, Unfinished, clear, unfinished};
+pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +130,15 @@ pub trait NewCheckpoint: Debug + Send + Sync {
     /// Makes the checkpoint appear. It consists of what was created and linked, which is `names`, and exists from
     /// the moment on that its `inventory.img`, which is among them, does.
     fn commit(self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error>;
+}
+
+/// A place in which a checkpoint may be begun, as often as it takes. Nothing is there before.
+pub trait Destination: Debug + Send + Sync {
+    /// What errors and hooks call it. A path, whether or not a file system has it.
+    fn path(&self) -> &Path;
+
+    /// Begins a checkpoint there.
+    fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error>;
 }
 
 /// An image that is being written, from its beginning to its end.

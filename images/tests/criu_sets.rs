@@ -11,7 +11,7 @@ use stasis_images::messages::{
     GhostChunkEntry, PagemapEntry, SHUTDOWN_NONE, SK_LISTEN, fd_type, vma_status,
 };
 use stasis_images::{
-    Checkpoint, Image, ImageDir, ImageReader, ImageWriter, WriteOptions, encode, names,
+    Checkpoint, Image, ImageReader, ImageWriter, Images, WriteOptions, encode, names,
 };
 
 fn set(name: &str) -> PathBuf {
@@ -19,7 +19,7 @@ fn set(name: &str) -> PathBuf {
 }
 
 fn load(name: &str) -> Checkpoint {
-    Checkpoint::load(ImageDir::open(&set(name)).unwrap()).unwrap()
+    Checkpoint::load(Images::open(&set(name)).unwrap()).unwrap()
 }
 
 /// Reads an image whose entries are followed by as many bytes as `payload` says, and writes it again.
@@ -97,7 +97,7 @@ fn written_again(name: &str, bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn bytes_of<M>(checkpoint: &Checkpoint, image: &Image<M>, payload: Payload) -> Vec<u8> {
-    PayloadReader::open(&checkpoint.dir, image).unwrap().read(payload).unwrap()
+    PayloadReader::open(&checkpoint.images, image).unwrap().read(payload).unwrap()
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn images_without_the_common_number_are_read() {
             fs::write(&path, &bytes[4..]).unwrap();
         }
     }
-    let checkpoint = Checkpoint::load(ImageDir::open(old.0.path()).unwrap()).unwrap();
+    let checkpoint = Checkpoint::load(Images::open(old.0.path()).unwrap()).unwrap();
     assert_eq!(checkpoint.root().threads.len(), 2);
     assert_eq!(checkpoint.packets.len(), 2);
 }
@@ -267,7 +267,7 @@ fn a_damaged_checkpoint_is_refused() {
     for (what, apply) in damage {
         let mut set = Damage::new("busy");
         apply(&mut set);
-        let loaded = ImageDir::open(set.0.path()).and_then(Checkpoint::load);
+        let loaded = Images::open(set.0.path()).and_then(Checkpoint::load);
         assert!(loaded.is_err(), "{what}");
     }
 }
@@ -319,7 +319,7 @@ fn cut_and_flipped_images_do_no_harm() {
         let target = copy.0.path().join(&name);
         let try_with = |damaged: &[u8]| {
             fs::write(&target, damaged).unwrap();
-            drop(ImageDir::open(copy.0.path()).and_then(Checkpoint::load));
+            drop(Images::open(copy.0.path()).and_then(Checkpoint::load));
         };
         for length in (0..bytes.len().min(200)).step_by(7) {
             try_with(&bytes[..length]);
@@ -337,13 +337,13 @@ fn cut_and_flipped_images_do_no_harm() {
 fn a_copy_through_reader_and_writer_is_the_same() {
     let copy = tempfile::tempdir().unwrap();
     let target = copy.path().join("copy");
-    let from = ImageDir::open(&set("family")).unwrap();
+    let from = Images::open(&set("family")).unwrap();
     let writer = ImageWriter::create(&target, WriteOptions::default()).unwrap();
     for file in from.files().unwrap() {
         let mut output = writer.raw(&file.name).unwrap();
         std::io::copy(&mut from.raw(&file.name).unwrap(), &mut output).unwrap();
     }
     writer.commit().unwrap();
-    let there = Checkpoint::load(ImageDir::open(&target).unwrap()).unwrap();
+    let there = Checkpoint::load(Images::open(&target).unwrap()).unwrap();
     assert_eq!(there.processes.len(), 6);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use stasis_images::messages::{FdinfoEntry, FileEntry, InventoryEntry, PagemapHead, PstreeEntry};
-use stasis_images::{Error, ImageDir, ImageWriter, WriteOptions, encode, names};
+use stasis_images::{Error, ImageWriter, Images, WriteOptions, encode, names};
 
 fn inventory() -> InventoryEntry {
     InventoryEntry { img_version: 2, fdinfo_per_id: Some(true), ..Default::default() }
@@ -24,7 +24,7 @@ fn write(target: &Path, options: WriteOptions, pids: &[u32]) -> Result<(), Error
 }
 
 fn pids(target: &Path) -> Vec<u32> {
-    let dir = ImageDir::open(target).unwrap();
+    let dir = Images::open(target).unwrap();
     dir.read_all(&names::pstree()).unwrap().iter().map(|process| process.pid).collect()
 }
 
@@ -104,7 +104,7 @@ fn in_place_keeps_the_directory_itself() {
     let target = tempfile::tempdir().unwrap();
     let open = fs::File::open(target.path()).unwrap();
     write(target.path(), WriteOptions { in_place: true, ..Default::default() }, &[7]).unwrap();
-    let dir = ImageDir::from_fd(open.into(), target.path()).unwrap();
+    let dir = Images::from_fd(open.into(), target.path()).unwrap();
     assert_eq!(dir.files().unwrap().len(), 2);
 }
 
@@ -163,14 +163,14 @@ fn an_image_is_a_file_and_no_link() {
     let path = target.path().join("pstree.img");
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-    let dir = ImageDir::open(target.path()).unwrap();
+    let dir = Images::open(target.path()).unwrap();
     assert!(matches!(dir.read_all(&names::pstree()), Err(Error::Io { .. })));
 }
 
 #[test]
 fn a_directory_without_an_inventory_is_no_checkpoint() {
     let target = tempfile::tempdir().unwrap();
-    assert!(matches!(ImageDir::open(target.path()), Err(Error::NotACheckpoint { .. })));
+    assert!(matches!(Images::open(target.path()), Err(Error::NotACheckpoint { .. })));
 }
 
 #[test]
@@ -204,24 +204,24 @@ fn a_sparse_image_takes_no_memory() {
             "files.img" => {
                 fs::write(&path, encode::<FileEntry>(&names::files(), [])).unwrap();
                 lengthen(name);
-                let dir = ImageDir::open(target.path()).unwrap();
+                let dir = Images::open(target.path()).unwrap();
                 dir.read_all(&names::files()).err()
             }
             "fdinfo-2.img" => {
                 fs::write(&path, encode::<FdinfoEntry>(&names::fdinfo(2), [])).unwrap();
                 lengthen(name);
-                let dir = ImageDir::open(target.path()).unwrap();
+                let dir = Images::open(target.path()).unwrap();
                 dir.read_all(&names::fdinfo(2)).err()
             }
             "pagemap-7.img" => {
                 let head = PagemapHead { pages_id: 1 };
                 fs::write(&path, encode(&names::pagemap(7), [&head])).unwrap();
                 lengthen(name);
-                ImageDir::open(target.path()).unwrap().page_map(&names::pagemap(7)).err()
+                Images::open(target.path()).unwrap().page_map(&names::pagemap(7)).err()
             }
             _ => {
                 lengthen(name);
-                let dir = ImageDir::open(target.path()).unwrap();
+                let dir = Images::open(target.path()).unwrap();
                 dir.read_all(&names::pstree()).err()
             }
         };

@@ -9,9 +9,7 @@ mod places;
 
 use places::StoreKind;
 use stasis_images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
-use stasis_images::{
-    Error, Folder, ImageDir, ImageWriter, Lineage, PAGE_SIZE, WriteOptions, names,
-};
+use stasis_images::{Error, Folder, ImageWriter, Images, Lineage, PAGE_SIZE, WriteOptions, names};
 
 fn inventory() -> InventoryEntry {
     InventoryEntry { img_version: 2, ..InventoryEntry::default() }
@@ -43,7 +41,7 @@ fn write(writer: ImageWriter, bytes: [u8; 3]) -> Result<(), Error> {
     Ok(())
 }
 
-fn first_byte(dir: &ImageDir) -> u8 {
+fn first_byte(dir: &Images) -> u8 {
     let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
     let mut byte = [0];
     dir.pages(map.pages_id).unwrap().read_exact_at(&mut byte, 0).unwrap();

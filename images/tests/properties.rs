@@ -9,7 +9,7 @@ use stasis_images::messages::{
     page_flags,
 };
 use stasis_images::{
-    ImageDir, ImageReader, ImageWriter, PAGE_SIZE, RunPlace, WriteOptions, encode, messages, names,
+    ImageReader, ImageWriter, Images, PAGE_SIZE, RunPlace, WriteOptions, encode, messages, names,
 };
 
 fn vma() -> impl Strategy<Value = VmaEntry> {
@@ -196,7 +196,7 @@ proptest! {
         writer.write_one(&names::inventory(), &inventory).unwrap();
         writer.commit().unwrap();
 
-        let dir = ImageDir::open(&target).unwrap();
+        let dir = Images::open(&target).unwrap();
         let map = dir.page_map(&names::pagemap(1)).unwrap().unwrap();
         let here = model.iter().filter(|(_, offset)| offset.is_some()).count();
         prop_assert_eq!(map.stored_pages(), here as u64);

@@ -7,7 +7,7 @@ use places::StoreKind;
 use stasis_images::messages::{
     InventoryEntry, PagemapEntry, PagemapHead, PipeDataEntry, PstreeEntry, page_flags,
 };
-use stasis_images::{Error, ImageDir, ImageWriter, PAGE_SIZE, WriteOptions, names};
+use stasis_images::{Error, ImageWriter, Images, PAGE_SIZE, WriteOptions, names};
 
 fn process(pid: u32) -> PstreeEntry {
     PstreeEntry { pid, pgid: pid, sid: pid, threads: vec![pid], ..Default::default() }
@@ -27,7 +27,7 @@ fn write(place: &StoreKind, options: WriteOptions, pids: &[u32]) -> Result<(), E
     writer.commit().map(|_| ())
 }
 
-fn pids(images: &ImageDir) -> Vec<u32> {
+fn pids(images: &Images) -> Vec<u32> {
     images.read_all(&names::pstree()).unwrap().iter().map(|process| process.pid).collect()
 }
 

@@ -5,7 +5,6 @@ fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let options = RestoreOptions {
-        images_dir: arguments.get(1).cloned().unwrap_or_default().into(),
         after: if has("--stop") { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: has("--shell-job"),
         root: None,
@@ -19,7 +18,11 @@ fn main() -> std::process::ExitCode {
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;
-    match restore(&options, &mut hooks::Nobody, &mut images::Quiet) {
+    let directory = arguments.get(1).cloned().unwrap_or_default();
+    let restored = images::Images::open(directory.as_ref())
+        .map_err(stasis_restorer::Error::from)
+        .and_then(|images| restore(&options, &images, &mut hooks::Nobody, &mut images::Quiet));
+    match restored {
         Ok(report) => tell(&format!("{report:?}")),
         Err(failure) => error = Some(Box::new(failure)),
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ids::{HostPid, ImagePid};
-use images::ImageDir;
+use images::Images;
 use images::store::Memory;
 
 use crate::host::{Host, Range, Vdso};
@@ -21,7 +21,7 @@ const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
 fn checkpoint(set: &str) -> Checkpoint {
     let path: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
-    Checkpoint::load(&ImageDir::open(&path).unwrap()).unwrap()
+    Checkpoint::load(&Images::open(&path).unwrap()).unwrap()
 }
 
 /// Where pages are in no file, they are brought into one: each is what it is in a directory.
@@ -39,7 +39,7 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
         memory.put(set.as_ref(), files);
         let store = memory.open(set.as_ref()).unwrap();
         let (there, here) =
-            (checkpoint(set), Checkpoint::load(&ImageDir::of(Arc::new(store)).unwrap()).unwrap());
+            (checkpoint(set), Checkpoint::load(&Images::of(Arc::new(store)).unwrap()).unwrap());
         assert_eq!(here.pages(), there.pages(), "{set}");
         let bytes = |checkpoint: &Checkpoint| -> Vec<Vec<u8>> {
             let private =

@@ -5,31 +5,28 @@
 //! itself again, before it does anything else, to have the base of the tree's root; who executed a
 //! program of his own below the root had another one, which is not carried.
 
-use std::path::Path;
-
 use images::messages::LayoutEntry;
-use images::{ImageDir, names};
+use images::{Images, names};
 use kernel::layout::Layout;
 
 use crate::error::Error;
 
-/// The mapping base of the root of the checkpoint in `images_dir`, as far as the images tell. What is
-/// wrong with them is left to the restore.
+/// The mapping base of the root of a checkpoint, as far as the images tell. What is wrong with them is left to
+/// the restore.
 #[must_use]
-pub fn mapping_base(images_dir: &Path) -> Option<u64> {
-    let dir = ImageDir::open(images_dir).ok()?;
-    let root = dir.reader(&names::pstree()).ok()??.next_entry().ok()??;
-    let memory: LayoutEntry = dir.reader(&names::mm(root.pid)).ok()??.next_as().ok()??;
+pub fn mapping_base(images: &Images) -> Option<u64> {
+    let root = images.reader(&names::pstree()).ok()??.next_entry().ok()??;
+    let memory: LayoutEntry = images.reader(&names::mm(root.pid)).ok()??.next_as().ok()??;
     memory.mapping_base
 }
 
 /// Starts this program again, as it was started, if new mappings would go elsewhere than those of the
-/// checkpoint in `images_dir` did. Does nothing the second time.
+/// checkpoint did. Does nothing the second time.
 ///
 /// # Errors
 /// If what was changed for that cannot be changed back.
-pub fn take(images_dir: &Path) -> Result<(), Error> {
-    let Some(base) = mapping_base(images_dir) else { return Ok(()) };
+pub fn take(images: &Images) -> Result<(), Error> {
+    let Some(base) = mapping_base(images) else { return Ok(()) };
     take_base(base)
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arch::image::ThreadImage;
 use ids::ImagePid;
-use images::ImageDir;
+use images::Images;
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
@@ -105,7 +105,7 @@ impl Body {
 
 impl Checkpoint {
     /// Reads and checks all images of `dir`.
-    pub(crate) fn load(dir: &ImageDir) -> Result<Self, Error> {
+    pub(crate) fn load(dir: &Images) -> Result<Self, Error> {
         // Whatever is referred to is there, and nothing is there twice.
         let mut read = images::Checkpoint::load(dir.clone())?;
         let nameless = Nameless::of(&read);

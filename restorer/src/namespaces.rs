@@ -38,7 +38,7 @@ impl Sets {
         processes: impl Iterator<Item = (ImagePid, &'i TaskKobjIdsEntry)>,
     ) -> Result<Self, Error> {
         let mut sets = Self::default();
-        let Some(own) = &checkpoint.dir.inventory().root_ids else { return Ok(sets) };
+        let Some(own) = &checkpoint.images.inventory().root_ids else { return Ok(sets) };
         for (pid, ids) in processes {
             refuse_others(pid, ids, own)?;
             let Some(number) = other(ids.uts_ns_id, own.uts_ns_id) else { continue };

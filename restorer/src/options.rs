@@ -31,8 +31,6 @@ pub enum Parent {
 /// What a restore is asked for.
 #[derive(Clone, Debug)]
 pub struct RestoreOptions {
-    /// Directory that holds the images.
-    pub images_dir: PathBuf,
     /// What becomes of the tree.
     pub after: AfterRestore,
     /// The root joins the caller's session (and terminal) instead of one of its own.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
 use ids::{HostPid, ImagePid};
-use images::{ImageDir, Progress};
+use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
 
@@ -36,22 +36,22 @@ use crate::run::Run;
 use crate::task::{BuildContext, PreparedTask};
 use crate::tracer::{Loss, Tracer};
 
-/// Restores a checkpoint. The calling process must have only this thread: it forks, and it waits
+/// Restores the checkpoint that `images` are. The calling process must have only this thread: it forks, and it waits
 /// for any child.
 ///
 /// # Errors
 /// Names what could not be restored, or which of the `hooks` refused. Nothing that was built is left.
 pub fn restore(
     options: &RestoreOptions,
+    images: &Images,
     hooks: &mut dyn Hooks,
     progress: &mut dyn Progress,
 ) -> Result<RestoreReport, Error> {
     let started_at = Instant::now();
     progress.begin("load", None);
-    let dir = ImageDir::open(&options.images_dir)?;
-    let images = &options.images_dir;
-    hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images })?;
-    let mut checkpoint = Checkpoint::load(&dir)?;
+    let path = images.path();
+    hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images: path })?;
+    let mut checkpoint = Checkpoint::load(images)?;
     on_behalf::check(&checkpoint, options)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
     if !options.file_locks && checkpoint.leave_locks() {
@@ -165,7 +165,7 @@ pub fn restore(
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
     };
-    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images });
+    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images: path });
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {
@@ -177,7 +177,7 @@ pub fn restore(
         keepers.take();
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {
-            Record::of(&report, &options.images_dir).keep(place);
+            Record::of(&report, path).keep(place);
         }
         Ok(())
     };

@@ -145,7 +145,7 @@ pub(crate) struct FrozenAccount {
 impl Summary {
     /// Says what is in a checkpoint.
     pub(super) fn of(checkpoint: &Checkpoint) -> Result<Self, images::Error> {
-        let dir = &checkpoint.dir;
+        let dir = &checkpoint.images;
         let processes: Vec<_> = checkpoint
             .processes
             .iter()

@@ -313,7 +313,7 @@ mod tests {
     use std::path::Path;
 
     use images::store::Memory;
-    use images::{ImageDir, ImageWriter, RunPlace, WriteOptions};
+    use images::{ImageWriter, Images, RunPlace, WriteOptions};
 
     use super::*;
 
@@ -359,7 +359,7 @@ mod tests {
         let byte = |page: u64| {
             let at = format!("c/{}", names::PRE_COPIES[2]);
             let store = memory.open(at.as_ref()).unwrap();
-            let mut there = ImageDir::of(Arc::new(store)).unwrap();
+            let mut there = Images::of(Arc::new(store)).unwrap();
             loop {
                 let map = there.page_map(&names::pagemap(7)).unwrap().unwrap();
                 let run = *map.find(page * PAGE_SIZE).unwrap();

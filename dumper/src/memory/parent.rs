@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use ids::HostPid;
-use images::{ImageDir, Lineage, names};
+use images::{Images, Lineage, names};
 use kernel::pagemap::{PageRun, push};
 
 use crate::error::Error;
@@ -11,31 +11,31 @@ use crate::error::Error;
 /// A parent checkpoint.
 #[derive(Debug)]
 pub(super) struct Parent {
-    dir: ImageDir,
+    images: Images,
     /// The way there from the directory of the new one.
     pub(super) link: PathBuf,
 }
 
 impl Parent {
-    /// Opens the parent of a checkpoint that will be in `target`.
-    pub(super) fn open(path: &Path, target: &Path) -> Result<Self, Error> {
-        let dir = ImageDir::open(path).map_err(Error::Parent)?;
-        // It is open, so there is a real path to it.
+    /// The parent of a checkpoint that will be in `target`.
+    pub(super) fn of(images: &Images, target: &Path) -> Result<Self, Error> {
+        // It is open: where a file system has it, there is a real path to it.
+        let path = images.path();
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Lineage::of(&dir)
+        Lineage::of(images)
             .and_then(|mut lineage| lineage.check_for_child(target))
             .map_err(Error::Parent)?;
-        Ok(Self { dir, link: way(target, &real) })
+        Ok(Self { images: images.clone(), link: way(target, &real) })
     }
 
     /// By what its dump is known.
     pub(super) fn id(&self) -> Option<&str> {
-        self.dir.inventory().dump_criu_run_id.as_deref()
+        self.images.inventory().dump_criu_run_id.as_deref()
     }
 
     /// The pages of a process that it, or one of its own parents, holds.
     pub(super) fn pages(&self, pid: HostPid) -> Result<Vec<PageRun>, Error> {
-        let map = self.dir.page_map(&names::pagemap(pid.unsigned()));
+        let map = self.images.page_map(&names::pagemap(pid.unsigned()));
         let map = map.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();
         for run in map.runs.iter().filter(|run| run.is_stored() || run.in_parent()) {

@@ -234,7 +234,7 @@ impl PreCopy {
         writer: &ImageWriter,
         wanted: bool,
     ) -> Result<(), Error> {
-        let parent = options.parent.as_deref().map(|path| Parent::open(path, writer.target()));
+        let parent = options.parent.as_ref().map(|images| Parent::of(images, writer.target()));
         let parent = parent.transpose()?;
         let taken = uffd_holder::take(&options.dirty_logs, options.pid);
         refuse_foreign(inventory, taken.as_ref())?;

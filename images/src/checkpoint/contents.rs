@@ -5,8 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use prost::Message;
 
 use super::unique::unique;
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::messages::{GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry};
 use crate::names::{self, Image};
 use crate::store::Content;
@@ -29,8 +29,8 @@ pub struct PayloadReader {
 
 impl PayloadReader {
     /// Opens the image.
-    pub fn open<M>(dir: &ImageDir, image: &Image<M>) -> Result<Self, Error> {
-        Ok(Self { name: image.name().to_owned(), content: dir.raw(image.name())? })
+    pub fn open<M>(images: &Images, image: &Image<M>) -> Result<Self, Error> {
+        Ok(Self { name: image.name().to_owned(), content: images.raw(image.name())? })
     }
 
     /// The bytes of a payload.
@@ -89,28 +89,28 @@ impl Ghost {
 }
 
 pub(super) fn pipes(
-    dir: &ImageDir,
+    images: &Images,
     image: &Image<PipeDataEntry>,
 ) -> Result<Vec<PipeContents>, Error> {
-    let found = with_payloads(dir, image, |entry| u64::from(entry.bytes))?;
+    let found = with_payloads(images, image, |entry| u64::from(entry.bytes))?;
     let by_id =
         found.into_iter().map(|(entry, payload)| (entry.pipe_id, PipeContents { entry, payload }));
     Ok(unique(image.name(), "pipe", by_id)?.into_values().collect())
 }
 
-pub(super) fn packets(dir: &ImageDir) -> Result<Vec<QueuedPacket>, Error> {
-    let found = with_payloads(dir, &names::sk_queues(), |entry| u64::from(entry.length))?;
+pub(super) fn packets(images: &Images) -> Result<Vec<QueuedPacket>, Error> {
+    let found = with_payloads(images, &names::sk_queues(), |entry| u64::from(entry.length))?;
     Ok(found.into_iter().map(|(entry, payload)| QueuedPacket { entry, payload }).collect())
 }
 
 /// Messages that are each followed by bytes.
 fn with_payloads<M: Message + Default>(
-    dir: &ImageDir,
+    images: &Images,
     image: &Image<M>,
     size: impl Fn(&M) -> u64,
 ) -> Result<Vec<(M, Payload)>, Error> {
     let mut found = Vec::new();
-    let Some(mut reader) = dir.reader(image)? else { return Ok(found) };
+    let Some(mut reader) = images.reader(image)? else { return Ok(found) };
     while let Some(entry) = reader.next_entry()? {
         let payload = Payload { offset: reader.offset(), size: size(&entry) };
         reader.skip(payload.size)?;
@@ -119,10 +119,10 @@ fn with_payloads<M: Message + Default>(
     Ok(found)
 }
 
-pub(super) fn ghost(dir: &ImageDir, id: u32) -> Result<Ghost, Error> {
+pub(super) fn ghost(images: &Images, id: u32) -> Result<Ghost, Error> {
     let image = names::ghost_file(id);
     let missing = || Error::Missing { name: image.name().into() };
-    let mut reader = dir.reader(&image)?.ok_or_else(missing)?;
+    let mut reader = images.reader(&image)?.ok_or_else(missing)?;
     let entry = reader.next_entry()?.ok_or_else(missing)?;
     let mut parts = Vec::new();
     if entry.chunks() {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::contents::{self, Ghost};
 use super::unique::unique;
 use super::{Checkpoint, Process};
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::messages::{
     FdinfoEntry, FileEntry, REMAP_GHOST, REMAP_LINKED, REMAP_PROCFS, RemapFilePathEntry, fd_type,
 };
@@ -30,24 +30,25 @@ pub struct Files {
 }
 
 impl Files {
-    pub(super) fn load(dir: &ImageDir, processes: &[Process]) -> Result<Self, Error> {
-        let mut files = Self { entries: entries(dir)?, ..Default::default() };
+    pub(super) fn load(images: &Images, processes: &[Process]) -> Result<Self, Error> {
+        let mut files = Self { entries: entries(images)?, ..Default::default() };
 
         let ids: BTreeSet<u32> = processes
             .iter()
             .filter_map(|process| Some(process.body.as_ref()?.ids.files_id))
             .collect();
         for id in ids {
-            files.tables.insert(id, table(dir, id)?);
+            files.tables.insert(id, table(images, id)?);
         }
 
         let image = names::remap_fpath();
-        let remaps = dir.read_all(&image)?.into_iter().map(|remap| (remap.orig_id, typed(remap)));
+        let remaps =
+            images.read_all(&image)?.into_iter().map(|remap| (remap.orig_id, typed(remap)));
         files.remaps = unique(image.name(), "remap of file", remaps)?;
         for remap in files.remaps.values() {
             let id = remap.remap_id;
             if remap.remap_type == Some(REMAP_GHOST) && !files.ghosts.contains_key(&id) {
-                files.ghosts.insert(id, contents::ghost(dir, id)?);
+                files.ghosts.insert(id, contents::ghost(images, id)?);
             }
         }
         Ok(files)
@@ -126,10 +127,10 @@ impl Files {
     }
 }
 
-fn entries(dir: &ImageDir) -> Result<BTreeMap<u32, Box<FileEntry>>, Error> {
+fn entries(images: &Images) -> Result<BTreeMap<u32, Box<FileEntry>>, Error> {
     let image = names::files();
     let mut entries = Vec::new();
-    if let Some(mut reader) = dir.reader(&image)? {
+    if let Some(mut reader) = images.reader(&image)? {
         while let Some(file) = reader.next_entry()? {
             entries.push((file.id, Box::new(file)));
         }
@@ -147,9 +148,9 @@ fn typed(mut remap: RemapFilePathEntry) -> RemapFilePathEntry {
     remap
 }
 
-fn table(dir: &ImageDir, id: u32) -> Result<Vec<FdinfoEntry>, Error> {
+fn table(images: &Images, id: u32) -> Result<Vec<FdinfoEntry>, Error> {
     let image = names::fdinfo(id);
-    let mut entries = dir.read_all(&image)?;
+    let mut entries = images.read_all(&image)?;
     entries.sort_by_key(|info| info.fd);
     if let Some(info) = entries.iter().find(|info| info.fd > FD_MAX) {
         return Err(Error::invalid(image.name(), format!("descriptor {} cannot be", info.fd)));

@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::unique::unique;
 use super::{Body, Checkpoint, Mapping, Process};
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::mapping_kind::MappingKind;
 use crate::messages::{MemfdInodeEntry, VmaEntry, fd_type, vma_status};
 use crate::names;
 use crate::pagemap::{PAGE_SIZE, PageMap};
 
-pub(super) fn memfds(dir: &ImageDir) -> Result<BTreeMap<u64, MemfdInodeEntry>, Error> {
+pub(super) fn memfds(images: &Images) -> Result<BTreeMap<u64, MemfdInodeEntry>, Error> {
     let image = names::memfd();
-    let entries = dir.read_all(&image)?;
+    let entries = images.read_all(&image)?;
     unique(image.name(), "memfd", entries.into_iter().map(|memfd| (memfd.inode_id, memfd)))
 }
 
 /// Page maps of all shared memory that a mapping or a memfd refers to. Memory never written to has none.
 pub(super) fn shared(
-    dir: &ImageDir,
+    images: &Images,
     processes: &[Process],
     memfds: &BTreeMap<u64, MemfdInodeEntry>,
 ) -> Result<BTreeMap<u64, PageMap>, Error> {
@@ -32,8 +32,8 @@ pub(super) fn shared(
     let mut maps = BTreeMap::new();
     for id in ids {
         let image = names::pagemap_shmem(id);
-        if let Some(map) = dir.page_map(&image)? {
-            check_parent(dir, image.name(), &map)?;
+        if let Some(map) = images.page_map(&image)? {
+            check_parent(images, image.name(), &map)?;
             maps.insert(id, map);
         }
     }
@@ -93,7 +93,7 @@ fn check_backing(checkpoint: &Checkpoint, name: &str, mapping: &Mapping) -> Resu
 /// Every stored page is in a mapping.
 fn check_pages(checkpoint: &Checkpoint, process: &Process, body: &Body) -> Result<(), Error> {
     let image = names::pagemap(process.pid);
-    check_parent(&checkpoint.dir, image.name(), &body.pages)?;
+    check_parent(&checkpoint.images, image.name(), &body.pages)?;
     let mappings = body.mappings.iter().filter(|mapping| mapping.kind != MappingKind::Guard);
     let vmas: Vec<_> = mappings.map(|mapping| &mapping.vma).collect();
     for run in &body.pages.runs {
@@ -112,8 +112,8 @@ fn check_pages(checkpoint: &Checkpoint, process: &Process, body: &Body) -> Resul
     Ok(())
 }
 
-fn check_parent(dir: &ImageDir, name: &str, map: &PageMap) -> Result<(), Error> {
-    if map.runs.iter().any(crate::PageRun::in_parent) && dir.parent()?.is_none() {
+fn check_parent(images: &Images, name: &str, map: &PageMap) -> Result<(), Error> {
+    if map.runs.iter().any(crate::PageRun::in_parent) && images.parent()?.is_none() {
         let what = format!("pages are in the parent, and there is no link {}", names::PARENT_LINK);
         return Err(Error::invalid(name, what));
     }

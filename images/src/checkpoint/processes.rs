@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dir::ImageDir;
 use crate::error::Error;
+use crate::images::Images;
 use crate::mapping_kind::MappingKind;
 use crate::messages::{
     CoreEntry, FsEntry, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
@@ -78,14 +78,14 @@ pub struct Body {
 
 /// The UTS namespaces that the processes are in, as far as they have images.
 pub(super) fn uts_namespaces(
-    dir: &ImageDir,
+    images: &Images,
     processes: &[Process],
 ) -> Result<BTreeMap<u32, UtsnsEntry>, Error> {
     let bodies = processes.iter().filter_map(|process| process.body.as_ref());
     let numbers: BTreeSet<u32> = bodies.filter_map(|body| body.ids.uts_ns_id).collect();
     let mut found = BTreeMap::new();
     for number in numbers {
-        found.extend(dir.read_one(&names::utsns(number))?.map(|entry| (number, entry)));
+        found.extend(images.read_one(&names::utsns(number))?.map(|entry| (number, entry)));
     }
     Ok(found)
 }
@@ -106,12 +106,12 @@ impl Mapping {
     }
 }
 
-pub(super) fn load(dir: &ImageDir) -> Result<Vec<Process>, Error> {
+pub(super) fn load(images: &Images) -> Result<Vec<Process>, Error> {
     let image = names::pstree();
     let mut tree = Tree::default();
-    for entry in dir.read_all(&image)? {
+    for entry in images.read_all(&image)? {
         let process = tree.add(&entry).map_err(|what| Error::invalid(image.name(), what))?;
-        tree.processes.push(load_process(dir, process, &entry)?);
+        tree.processes.push(load_process(images, process, &entry)?);
         tree.threads(&entry).map_err(|what| Error::invalid(image.name(), what))?;
     }
     if tree.processes.is_empty() {
@@ -175,13 +175,13 @@ impl Tree {
 }
 
 fn load_process(
-    dir: &ImageDir,
+    images: &Images,
     mut process: Process,
     entry: &PstreeEntry,
 ) -> Result<Process, Error> {
     let pid = process.pid;
     let image = names::core(pid);
-    let mut core = dir.require(&image)?;
+    let mut core = images.require(&image)?;
     process.task = core
         .tc
         .take()
@@ -200,14 +200,14 @@ fn load_process(
         let what = format!("the threads of process {pid} do not begin with its leader");
         return Err(Error::invalid(names::pstree().name(), what));
     }
-    process.body = Some(body(dir, pid, core.ids.take())?);
+    process.body = Some(body(images, pid, core.ids.take())?);
     process.threads.push(thread(pid, core)?);
     for &tid in &entry.threads[1..] {
         if tid == 0 || tid > PID_MAX {
             let what = format!("thread {tid} of process {pid} cannot be");
             return Err(Error::invalid(names::pstree().name(), what));
         }
-        process.threads.push(thread(tid, dir.require(&names::core(tid))?)?);
+        process.threads.push(thread(tid, images.require(&names::core(tid))?)?);
     }
     Ok(process)
 }
@@ -223,20 +223,20 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
     Ok(Thread { tid, core })
 }
 
-fn body(dir: &ImageDir, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body, Error> {
-    let ids = match dir.read_one(&names::ids(pid))?.or(ids) {
+fn body(images: &Images, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body, Error> {
+    let ids = match images.read_one(&names::ids(pid))?.or(ids) {
         Some(ids) => ids,
         None => return Err(Error::Missing { name: names::ids(pid).name().into() }),
     };
-    let mut mm = dir.require(&names::mm(pid))?;
+    let mut mm = images.require(&names::mm(pid))?;
     Ok(Body {
         ids,
         mappings: std::mem::take(&mut mm.vmas).into_iter().map(Mapping::new).collect(),
         mm,
         // A process has one even when it has no pages.
-        pages: dir
+        pages: images
             .page_map(&names::pagemap(pid))?
             .ok_or_else(|| Error::Missing { name: names::pagemap(pid).name().into() })?,
-        fs: dir.require(&names::fs(pid))?,
+        fs: images.require(&names::fs(pid))?,
     })
 }

@@ -20,7 +20,9 @@ use nix::sys::stat::Mode;
 pub use leftovers::{Unfinished, clear, unfinished};
 pub(crate) use staging::Staging;
 
-use super::{Identity, ImageFile, ImageStore, Opened, PageSource};
+use super::{
+    Destination, Identity, ImageFile, ImageStore, NewCheckpoint, Opened, PageSource, WriteOptions,
+};
 use crate::error::Error;
 use crate::names;
 
@@ -80,6 +82,25 @@ impl Directory {
             return Err(Error::io("open", name)(source));
         }
         Ok(Some((file, metadata.len())))
+    }
+}
+
+/// A directory that a checkpoint is to come into. It is made when it does not exist; its parent must.
+#[derive(Clone, Debug)]
+pub struct NewDirectory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How it is written.
+    pub options: WriteOptions,
+}
+
+impl Destination for NewDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
+        Ok(Box::new(Staging::create(&self.path, self.options)?))
     }
 }
 

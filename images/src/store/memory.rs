@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Committed, Identity, ImageFile, ImageOutput, ImageStore, NewCheckpoint, Opened, PageSink,
-    PageSource, WriteOptions,
+    Committed, Destination, Identity, ImageFile, ImageOutput, ImageStore, NewCheckpoint, Opened,
+    PageSink, PageSource, WriteOptions,
 };
 use crate::error::Error;
 use crate::names;
@@ -194,6 +194,27 @@ impl PageSource for Bytes {
 
     fn file(&self) -> Option<&File> {
         None
+    }
+}
+
+/// A path in memory that a checkpoint is to come to.
+#[derive(Clone, Debug)]
+pub struct MemoryDestination {
+    /// The memory.
+    pub memory: Memory,
+    /// The path.
+    pub path: PathBuf,
+    /// How it is written.
+    pub options: WriteOptions,
+}
+
+impl Destination for MemoryDestination {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
+        Ok(Box::new(self.memory.create(&self.path, self.options)?))
     }
 }
 

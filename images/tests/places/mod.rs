@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stasis_images::store::{Memory, MemoryStore};
-use stasis_images::{Error, ImageDir, ImageWriter, WriteOptions};
+use stasis_images::{Error, ImageWriter, Images, WriteOptions};
 
 /// A place for checkpoints.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl StoreKind {
         }
     }
 
-    pub(crate) fn open(&self, name: &str) -> Result<ImageDir, Error> {
+    pub(crate) fn open(&self, name: &str) -> Result<Images, Error> {
         match self {
-            Self::Directories(place) => ImageDir::open(&place.path().join(name)),
+            Self::Directories(place) => Images::open(&place.path().join(name)),
             Self::Memory(memory) => memory.open(name.as_ref()).and_then(of),
         }
     }
@@ -59,11 +59,11 @@ impl StoreKind {
     }
 }
 
-fn of(store: MemoryStore) -> Result<ImageDir, Error> {
-    ImageDir::of(Arc::new(store))
+fn of(store: MemoryStore) -> Result<Images, Error> {
+    Images::of(Arc::new(store))
 }
 
-fn read(images: &ImageDir, file: &str) -> Vec<u8> {
+fn read(images: &Images, file: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     images.raw(file).unwrap().read_to_end(&mut bytes).unwrap();
     bytes

@@ -34,7 +34,7 @@ impl FileKind for Fifo {
 
     fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
         let read = &checkpoint.fifos;
-        beside.of::<InFifos>().0 = contents(&checkpoint.dir, &names::fifo_data(), read)?;
+        beside.of::<InFifos>().0 = contents(&checkpoint.images, &names::fifo_data(), read)?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use images::checkpoint::{Ghost, GhostPart, PayloadReader};
 use images::messages::GhostFileEntry;
-use images::{ImageDir, names};
+use images::{Images, names};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{
@@ -48,7 +48,7 @@ pub(super) struct GhostImage {
 
 impl GhostImage {
     /// Reads the contents from `ghost-file-ID.img`.
-    pub(super) fn read(dir: &ImageDir, id: u32, ghost: Ghost) -> Result<Self, Error> {
+    pub(super) fn read(dir: &Images, id: u32, ghost: Ghost) -> Result<Self, Error> {
         let image = names::ghost_file(id);
         let Ghost { entry, parts } = ghost;
         let mut pieces = Vec::new();

@@ -33,7 +33,7 @@ impl FileImages {
             images.remap(remap)?;
         }
         for (id, ghost) in ghosts {
-            images.ghosts.insert(id, GhostImage::read(&checkpoint.dir, id, ghost)?);
+            images.ghosts.insert(id, GhostImage::read(&checkpoint.images, id, ghost)?);
         }
         images.check()?;
         Ok(images)

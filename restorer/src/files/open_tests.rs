@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use images::messages::{EventfdFileEntry, RegFileEntry, fd_type};
-use images::{Checkpoint, ImageDir};
+use images::{Checkpoint, Images};
 use kernel::procfs::{Detail, Dir, FdInfo};
 use nix::sys::stat::Mode;
 
@@ -16,7 +16,7 @@ use super::*;
 
 fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = ImageDir::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
+    let dir = Images::open(&here.join("../tests/data/criu-4.2").join(name)).unwrap();
     let mut checkpoint = Checkpoint::load(dir).unwrap();
     let (pids, memory) = Default::default();
     FileImages::load(&mut checkpoint, pids, memory).unwrap()

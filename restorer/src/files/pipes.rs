@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use images::checkpoint::{PayloadReader, PipeContents};
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
-use images::{Checkpoint, Image, ImageDir, names};
+use images::{Checkpoint, Image, Images, names};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
@@ -33,7 +33,7 @@ impl FileKind for Pipe {
 
     fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
         let read = &checkpoint.pipes;
-        beside.of::<InPipes>().0 = contents(&checkpoint.dir, &names::pipes_data(), read)?;
+        beside.of::<InPipes>().0 = contents(&checkpoint.images, &names::pipes_data(), read)?;
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl FileKind for Pipe {
 
 /// Reads the contents of pipes, or of fifos.
 pub(super) fn contents(
-    dir: &ImageDir,
+    dir: &Images,
     image: &Image<PipeDataEntry>,
     pipes: &[PipeContents],
 ) -> Result<Contents, Error> {

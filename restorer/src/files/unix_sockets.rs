@@ -73,7 +73,7 @@ fn queues(checkpoint: &Checkpoint) -> Result<Queues, Error> {
     if checkpoint.packets.is_empty() {
         return Ok(queues);
     }
-    let mut reader = PayloadReader::open(&checkpoint.dir, &image)?;
+    let mut reader = PayloadReader::open(&checkpoint.images, &image)?;
     for QueuedPacket { entry, payload } in &checkpoint.packets {
         let object = || format!("a message for socket {} of {}", entry.id_for, image.name());
         if entry.length > LONGEST {

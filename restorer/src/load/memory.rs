@@ -6,7 +6,7 @@ use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::Mapping;
 use images::messages::MmEntry;
-use images::{ImageDir, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
+use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
 use super::Process;
@@ -30,7 +30,7 @@ enum Owner {
 }
 
 impl Owner {
-    fn map(self, dir: &ImageDir) -> Result<Option<PageMap>, Error> {
+    fn map(self, dir: &Images) -> Result<Option<PageMap>, Error> {
         Ok(match self {
             Self::Process(pid) => dir.page_map(&names::pagemap(pid.unsigned()))?,
             Self::Segment(shmid) => dir.page_map(&names::pagemap_shmem(shmid))?,
@@ -305,7 +305,7 @@ mod tests {
     type Resolved = (u64, u64, Option<(usize, u64)>);
 
     fn resolve(place: &Path, name: &str) -> Result<Vec<Resolved>, Error> {
-        let dir = ImageDir::open(&place.join(name)).unwrap();
+        let dir = Images::open(&place.join(name)).unwrap();
         let mut store = Store::of(&dir).unwrap();
         let map = dir.page_map(&names::pagemap(7)).unwrap().unwrap();
         let runs = runs(Owner::Process(ImagePid::new(7).unwrap()), &map, &mut store)?;

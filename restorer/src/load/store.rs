@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use images::{ImageDir, Lineage, PageSource};
+use images::{Images, Lineage, PageSource};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::error::Error;
@@ -35,7 +35,7 @@ struct Source {
 }
 
 impl Store {
-    pub(super) fn of(dir: &ImageDir) -> Result<Self, Error> {
+    pub(super) fn of(dir: &Images) -> Result<Self, Error> {
         Ok(Self { lineage: Lineage::of(dir)?, sources: Vec::new(), known: BTreeMap::new() })
     }
 

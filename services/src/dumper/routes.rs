@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{ImageDir, Quiet, names};
+use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
@@ -190,7 +190,7 @@ fn options(
     dumper: &Dumper,
     request: &DumpRequest,
     user: Option<User>,
-) -> Result<DumpOptions, Problem> {
+) -> Result<(DumpOptions, NewDirectory), Problem> {
     let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
         Problem::field("pid", format!("no process {}", request.pid))
@@ -215,7 +215,8 @@ fn options(
             .of("directory")
             .remedy("name another directory"));
     }
-    Ok(DumpOptions {
+    let destination = NewDirectory { path: images_dir, options: WriteOptions::default() };
+    let options = DumpOptions {
         after: match request.after {
             After::Resume => AfterDump::Resume,
             After::Stop => AfterDump::Stop,
@@ -226,8 +227,9 @@ fn options(
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),
         on_behalf_of: user.map(|User { uid, gid }| rights::User { uid, gid }),
-        ..DumpOptions::new(pid, images_dir)
-    })
+        ..DumpOptions::new(pid)
+    };
+    Ok((options, destination))
 }
 
 fn whole_name(user: Option<User>, directory: &Directory) -> Result<Directory, Problem> {
@@ -251,7 +253,8 @@ async fn make(
 ) -> Result<Json<DumpSummary>, Problem> {
     let pid = request.pid;
     let directory = whole_name(asker.0, &request.directory)?;
-    let options = options(&dumper, &request, asker.0).inspect_err(|problem| {
+    let asked = options(&dumper, &request, asker.0);
+    let (options, destination) = asked.inspect_err(|problem| {
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let metrics = dumper.metrics.clone();
@@ -259,7 +262,7 @@ async fn make(
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
-        let result = dump(&options, &mut hooks::Nobody, &mut Quiet);
+        let result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
         metrics.finished(&result);
         result
     });
@@ -308,13 +311,13 @@ fn summarize(root: &CheckpointRoot, directory: Directory) -> Result<CheckpointSu
         frozen_us: None,
         damage: None,
     };
-    if let Err(error) = ImageDir::open(&path).and_then(|images| fill(&mut summary, &images)) {
+    if let Err(error) = Images::open(&path).and_then(|images| fill(&mut summary, &images)) {
         summary.damage = Some(chain(&error));
     }
     Ok(summary)
 }
 
-fn fill(summary: &mut CheckpointSummary, images: &ImageDir) -> Result<(), images::Error> {
+fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::Error> {
     summary.image_bytes = images.files()?.iter().map(|file| file.size).sum();
     let tree = images.read_all(&names::pstree())?;
     summary.processes = tree.len() as u64;

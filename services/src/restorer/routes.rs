@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use images::Quiet;
+use images::{Images, Quiet};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use serde::{Deserialize, Serialize};
 use service::metrics::{Metrics, seconds_buckets};
@@ -185,7 +185,8 @@ async fn make(
     let name = directory.clone();
     let task = tokio::task::spawn_blocking(move || {
         let spawn = |mut command: Command| {
-            if let Some(base) = layout::mapping_base(&work.images_dir) {
+            let images = Images::open(&work.images_dir).ok();
+            if let Some(base) = images.as_ref().and_then(layout::mapping_base) {
                 command.args(["--mapping-base", &base.to_string()]);
             }
             restorer.reaper.spawn(command)
@@ -247,7 +248,6 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             return Err(detail(&Error::Told(gone)));
         }
         let options = RestoreOptions {
-            images_dir: work.images_dir,
             after: match work.after {
                 api::AfterRestore::Resume => AfterRestore::Resume,
                 api::AfterRestore::Stop => AfterRestore::Stop,
@@ -266,8 +266,10 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             file_locks: true,
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
-        let report =
-            restore(&options, &mut hooks::Nobody, &mut Quiet).map_err(|error| detail(&error))?;
+        let images = Images::open(&work.images_dir).map_err(Error::from);
+        let report = images
+            .and_then(|images| restore(&options, &images, &mut hooks::Nobody, &mut Quiet))
+            .map_err(|error| detail(&error))?;
         Ok(RestoreSummary::from(&report))
     })
 }

@@ -19,12 +19,12 @@ pub type StoredReader<M> = ImageReader<BufReader<Box<dyn Content>>, M>;
 
 /// The images of a checkpoint, wherever they are. A clone is the same checkpoint.
 #[derive(Clone, Debug)]
-pub struct ImageDir {
+pub struct Images {
     store: Arc<dyn ImageStore>,
     inventory: Arc<InventoryEntry>,
 }
 
-impl ImageDir {
+impl Images {
     /// Opens the checkpoint in the directory `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::of(Arc::new(Directory::open(path)?))
