@@ -29,8 +29,9 @@ pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
     restorer::layout::take(&images)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
     let report = restore(options, &images)?;
-    if let Some(pidfile) = pidfile {
+    if let Some(mut pidfile) = pidfile {
         pidfile.write(report.pid)?;
+        pidfile.keep();
     }
     if options.detach {
         println!("{}", report.pid);

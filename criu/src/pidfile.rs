@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use hooks::{Hooks, Moment, Point, Refusal};
+
 /// Why a pidfile could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} pidfile {path}")]
@@ -15,7 +17,7 @@ pub struct PidfileError {
     source: io::Error,
 }
 
-/// A pidfile that is ours; it is taken away again unless it is written.
+/// A pidfile that is ours; it is taken away again unless it is [kept](Pidfile::keep).
 #[derive(Debug)]
 pub struct Pidfile {
     path: PathBuf,
@@ -42,13 +44,42 @@ impl Pidfile {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(mut self, pid: i32) -> Result<(), PidfileError> {
-        let Some(mut file) = self.file.take() else { return Ok(()) };
+    pub fn write(&mut self, pid: i32) -> Result<(), PidfileError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         file.write_all(pid.to_string().as_bytes()).map_err(|source| PidfileError {
             operation: "write",
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// Leaves it where it is.
+    pub fn keep(mut self) {
+        self.file = None;
+    }
+}
+
+/// Writes the pid where CRIU does: after the scripts at `post-restore`, before those at `pre-resume`.
+pub(crate) struct WithPidfile<'a> {
+    pub(crate) hooks: &'a mut dyn Hooks,
+    pub(crate) pidfile: Option<&'a mut Pidfile>,
+}
+
+impl Hooks for WithPidfile<'_> {
+    fn hang_on(&self, point: Point) -> bool {
+        self.hooks.hang_on(point) || point == Point::PostRestore && self.pidfile.is_some()
+    }
+
+    fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
+        if self.hooks.hang_on(moment.point) {
+            self.hooks.at(moment)?;
+        }
+        if let (Point::PostRestore, Some(pidfile), Some(root)) =
+            (moment.point, &mut self.pidfile, moment.root)
+        {
+            pidfile.write(root)?;
+        }
+        Ok(())
     }
 }
 
@@ -67,12 +98,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pidfile_is_new_and_stays_only_when_written() {
+    fn a_pidfile_is_new_and_stays_only_when_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         drop(Pidfile::reserve(&path).unwrap());
         assert!(!path.exists());
-        Pidfile::reserve(&path).unwrap().write(41).unwrap();
+        let mut pidfile = Pidfile::reserve(&path).unwrap();
+        pidfile.write(41).unwrap();
+        pidfile.keep();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "41");
         assert!(Pidfile::reserve(&path).is_err());
     }

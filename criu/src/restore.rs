@@ -9,7 +9,7 @@ use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Valid
 use tracing::{info, warn};
 
 use crate::options::{FinalState, Options};
-use crate::pidfile::Pidfile;
+use crate::pidfile::{Pidfile, WithPidfile};
 use crate::{Directories, Done, Error, Failure, Host};
 
 pub(crate) fn run(
@@ -37,7 +37,7 @@ fn restore(
 ) -> Result<RestoreReport, Failure> {
     let pidfile =
         options.pidfile.as_deref().map(|file| Pidfile::reserve(&directories.work.join(file)));
-    let pidfile = pidfile.transpose()?;
+    let mut pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
     let asked = RestoreOptions {
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
@@ -57,9 +57,10 @@ fn restore(
         on_behalf_of: None,
     };
     let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
-    let report = restorer::restore(&asked, &images, hooks, &mut Quiet)?;
+    let mut hooks = WithPidfile { hooks, pidfile: pidfile.as_mut() };
+    let report = restorer::restore(&asked, &images, &mut hooks, &mut Quiet)?;
     if let Some(pidfile) = pidfile {
-        pidfile.write(report.pid)?;
+        pidfile.keep();
     }
     // The tree runs: what it is told of cannot fail it any more.
     if let Err(failure) = write_stats(directories, &report) {

@@ -150,6 +150,31 @@ fn told(engine: Engine) {
     case.workload.check().expect("the program's own check");
 }
 
+/// Has a script say what is in the pidfile.
+const PIDFILE: &str = r#"echo "$CRTOOLS_SCRIPT_ACTION $(cat restored.pid)" >> "$HEARD.pid""#;
+
+/// The pidfile is written when the scripts at post-restore have agreed, before the tree is let go.
+fn told_of_the_pid(engine: Engine) {
+    let machine = Machine::prepare();
+    let case = Case::new(engine);
+    case.dump(Dump::ENDING, "", "").must_succeed("dump");
+    machine.await_no_children();
+    for (at, found) in [("post-restore", String::new()), ("pre-resume", case.pid.to_string())] {
+        let mut command = engine.restore_command(&case.images(), Dump::ENDING);
+        command.args(["--pidfile", "restored.pid"]);
+        let restored = case.with_log(&mut case.with_scripts(&command, at, PIDFILE), "restore.log");
+        restored.must_succeed("restore");
+        let heard = fs::read_to_string(case.scratch.path("heard.pid")).expect("what was in it");
+        assert!(
+            heard.lines().all(|line| line.trim_end() == format!("{at} {found}").trim_end()),
+            "{heard}"
+        );
+        fs::remove_file(case.scratch.path("heard.pid")).expect("remove");
+        fs::remove_file(case.scratch.path("work/restored.pid")).expect("the pidfile");
+        machine.end_tree(case.pid);
+    }
+}
+
 /// Has a script leave a process running, and say which.
 const LEAVE: &str = r#"sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >> "$HEARD.left""#;
 
@@ -261,6 +286,11 @@ fn scripts_are_told_of_namespaces() {
 #[test]
 fn scripts_are_told_at_the_points_of_criu() {
     told(Engine::CriuFace);
+}
+
+#[test]
+fn a_pidfile_is_written_between_the_scripts_of_criu() {
+    told_of_the_pid(Engine::CriuFace);
 }
 
 #[test]
