@@ -58,7 +58,7 @@ impl Set {
         if let Ok(checkpoint) = Images::of(Arc::new(store)).and_then(Checkpoint::load) {
             // What was accepted must hold what it promises.
             for process in &checkpoint.processes {
-                assert!(process.body.is_some() == !process.threads.is_empty());
+                assert_ne!(process.body.is_some(), process.threads.is_empty());
             }
             assert!(checkpoint.images.files().is_ok());
         }

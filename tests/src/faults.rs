@@ -394,11 +394,13 @@ impl<'a> Rig<'a> {
         Outcome::of(&mut self.command()).must_succeed("a dump after all that");
         self.workload.check().expect("the program's own check");
         self.machine.end_tree(pid);
-        self.cgroup = None;
+        let group = self.cgroup.take().map(|group| group.0.clone());
         self.workload.forget_check().expect("let the copy be asked");
         Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("a restore after all that");
         self.workload.check().expect("the copy's own check");
         self.machine.end_tree(pid);
+        // The restore has made it again.
+        drop(group.map(Cgroup));
         self.clear();
     }
 }

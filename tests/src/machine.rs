@@ -9,6 +9,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use signal_hook::consts::SIGTERM;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 /// Makes the test process adopt orphans; ends every descendant when dropped.
 ///
@@ -22,6 +25,7 @@ impl Machine {
     pub fn prepare() -> Self {
         crate::require!(nix::unistd::geteuid().is_root(), "checkpoints need root");
         nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
+        end_with_the_test();
         Self(())
     }
 
@@ -63,21 +67,38 @@ impl Machine {
 
     /// Ends and reaps every process below this one.
     pub fn end_all(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            for pid in self.descendants() {
-                // It may have ended by itself.
-                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-            }
-            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
-            {
-            }
-            if self.descendants().is_empty() || Instant::now() > deadline {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        end_descendants();
     }
+}
+
+fn end_descendants() {
+    let descendants = || descendants_of(nix::unistd::getpid().as_raw());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        for pid in descendants() {
+            // It may have ended by itself.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+        {
+        }
+        if descendants().is_empty() || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A test that takes too long is told to end before it is killed. Programs are in sessions of their own and would
+/// outlive it; a parent-death signal would be state that is dumped with them.
+fn end_with_the_test() {
+    let mut signals = Signals::new([SIGTERM]).expect("handle SIGTERM");
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            end_descendants();
+            emulate_default_handler(SIGTERM).expect("end by SIGTERM");
+        }
+    });
 }
 
 impl Drop for Machine {
