@@ -77,7 +77,7 @@ impl Hooks for WithPidfile<'_> {
         if let (Point::PostRestore, Some(pidfile), Some(root)) =
             (moment.point, &mut self.pidfile, moment.root)
         {
-            pidfile.write(root)?;
+            pidfile.write(root.get())?;
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ pub fn fs(pid: u32) -> Image<FsEntry> {
 }
 
 /// `pagemap-PID.img`: where the pages of an address space are. Read it with
-/// [`Images::page_map`](crate::ImageDir::page_map): its first entry differs from the others.
+/// [`Images::page_map`](crate::Images::page_map): its first entry differs from the others.
 pub fn pagemap(pid: u32) -> Image<PagemapHead> {
     Image::new(format!("pagemap-{pid}.img"), magic::PAGEMAP)
 }
