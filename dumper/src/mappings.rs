@@ -31,9 +31,12 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
     let of_file = kind.is_of_file();
     // MAP_LOCKED would bring in all of its pages.
     let on_fault = has(VmFlags::LOCK_ON_FAULT);
-    let shared = matches!(kind, MappingKind::File { shared: true }
+    let shared = matches!(
+        kind,
+        MappingKind::File { shared: true }
             | MappingKind::PacketRing { shared: true }
-            | MappingKind::SharedAnonymous);
+            | MappingKind::SharedAnonymous
+    );
     let map = |flag: i32| flag.cast_unsigned();
     let flags = (if shared { map(libc::MAP_SHARED) } else { map(libc::MAP_PRIVATE) })
         | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
