@@ -43,12 +43,6 @@ pub enum Error {
     /// Options that CRIU has and stasis has not.
     #[error("{}", unsupported(.0))]
     Options(Vec<String>),
-    /// CRIU would read options from a file.
-    #[error(
-        "configuration file {} is not supported by this version of stasis: give its options on the \
-         command line and add --no-default-config", .0.display()
-    )]
-    Configuration(PathBuf),
     /// An option that is missing, or that another one needs.
     #[error("{0}")]
     Usage(&'static str),
@@ -67,6 +61,9 @@ pub enum Error {
     /// What checkpoint and restore cannot do without and is not there, one a line.
     #[error("{}", .0.join("\n"))]
     Kernel(Vec<String>),
+    /// What some programs cannot be dumped or restored without and is not there, one a line.
+    #[error("{}", .0.join("\n"))]
+    Extras(Vec<String>),
     /// Features that were asked for and are not there, one a line.
     #[error("{}", .0.join("\n"))]
     Features(Vec<String>),
@@ -104,6 +101,7 @@ impl Error {
             Self::PreDump(_) => Some("Pre-dumping FAILED."),
             Self::Restore(_) => Some("Restoring FAILED."),
             Self::Kernel(_) => Some("Does not look good."),
+            Self::Extras(_) => Some("Looks good but some kernel features are missing."),
             _ => None,
         }
     }

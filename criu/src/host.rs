@@ -1,6 +1,6 @@
 //! Where things are on this machine that a request does not name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use collector::Home;
 
@@ -11,8 +11,10 @@ pub struct Host {
     pub run_dir: PathBuf,
     /// Where eBPF programs are found, or left for others.
     pub programs: Home,
-    /// Files from which CRIU would read options unasked, in its order.
+    /// Files from which options are read unless told otherwise, in this order.
     pub configuration: Vec<PathBuf>,
+    /// A file from which options are read in any case.
+    pub configuration_too: Option<PathBuf>,
 }
 
 impl Host {
@@ -25,15 +27,8 @@ impl Host {
         Self {
             run_dir: path("STASIS_RUN_DIR").unwrap_or_else(|| "/run/stasis".into()),
             programs: Home::at(path("STASIS_BPF_DIR"), path("STASIS_CACHE_DIR")),
-            configuration: [Some(system), home, path("CRIU_CONFIG_FILE")]
-                .into_iter()
-                .flatten()
-                .collect(),
+            configuration: [Some(system), home].into_iter().flatten().collect(),
+            configuration_too: path("CRIU_CONFIG_FILE"),
         }
-    }
-
-    /// The first file of options that is there.
-    pub(crate) fn configuration(&self) -> Option<&Path> {
-        self.configuration.iter().map(PathBuf::as_path).find(|file| file.exists())
     }
 }

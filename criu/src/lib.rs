@@ -11,6 +11,7 @@
 
 mod check;
 mod command;
+pub mod configuration;
 mod dump;
 mod error;
 mod failure;
@@ -133,7 +134,7 @@ fn logged(
     for option in &options.misplaced {
         warn!("option {option} does nothing for {}: leave it out", command.name());
     }
-    let done = refuse(options, host).and_then(|()| match command {
+    let done = refuse(options).and_then(|()| match command {
         Command::Dump => dump::run(options, host, directories, scripts),
         Command::PreDump => dump::pre_dump(options, host, directories),
         Command::Restore => restore::run(options, host, directories, scripts),
@@ -143,14 +144,11 @@ fn logged(
 }
 
 /// Refuses by name what is asked for and not there.
-fn refuse(options: &Options, host: &Host) -> Result<(), Error> {
+fn refuse(options: &Options) -> Result<(), Error> {
     if !options.refused.is_empty() {
         return Err(Error::Options(options.refused.clone()));
     }
-    match host.configuration() {
-        Some(file) if !options.no_default_config => Err(Error::Configuration(file.to_owned())),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Logs an error, each of its lines as one that begins with `Error`.

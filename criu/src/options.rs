@@ -69,14 +69,16 @@ pub struct Options {
     pub sizes_only: bool,
     /// What to check for, by CRIU's names; nothing for all that is needed.
     pub features: Vec<String>,
+    /// Check for what only some programs need as well.
+    pub check_extra: bool,
+    /// Check for what CRIU calls experimental as well.
+    pub check_experimental: bool,
     /// Programs to start at the notification points.
     pub scripts: Vec<OsString>,
     /// What becomes of control groups.
     pub cgroups: CgroupsMode,
     /// Control groups in place of those that the tree was in.
     pub cgroup_roots: Vec<CgroupRoot>,
-    /// Files of options are not looked at.
-    pub no_default_config: bool,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
@@ -180,6 +182,9 @@ impl Options {
             "track-mem" => self.track_mem = on,
             "prev-images-dir" => self.previous = Some(value().into()),
             "feature" => self.features.push(value().to_string_lossy().into_owned()),
+            "extra" => self.check_extra = on,
+            "experimental" => self.check_experimental = on,
+            "all" => (self.check_extra, self.check_experimental) = (true, true),
             // Without a mode, and by default, CRIU makes what is gone and leaves what is there.
             "manage-cgroups" => {
                 let mode = Some(value()).filter(|mode| !mode.is_empty());
@@ -187,22 +192,28 @@ impl Options {
             }
             "cgroup-root" => self.cgroup_roots.push(parsed(written, &value())?),
             "file-validation" => {
-                self.sizes_only = match value().to_str() {
-                    Some("filesize") => true,
-                    Some("buildid") => false,
-                    _ => {
-                        let value = value().to_string_lossy().into_owned();
-                        return Err(UsageError::Value { option: written.to_owned(), value });
-                    }
-                }
+                self.sizes_only = one_of(written, &value(), &["buildid", "filesize"])? == 1;
             }
-            "no-default-config" => self.no_default_config = true,
+            // They have been followed before the words of files came to those of the command line.
+            "config" | "no-default-config" => {}
+            // How memory is read while the target runs. Ours is one way, which needs nothing of the target.
+            "pre-dump-mode" => {
+                one_of(written, &value(), &["splice", "read"])?;
+            }
             // What an option of CRIU's that we lack is negated to is what we do.
             _ if !on => {}
             _ => self.refused.push(written.to_owned()),
         }
         Ok(())
     }
+}
+
+/// Which of its values an option has.
+fn one_of(option: &str, value: &OsStr, values: &[&str]) -> Result<usize, UsageError> {
+    values.iter().position(|known| value == *known).ok_or_else(|| UsageError::Value {
+        option: option.to_owned(),
+        value: value.to_string_lossy().into_owned(),
+    })
 }
 
 fn whole(option: &str, value: &OsStr) -> Result<u64, UsageError> {
@@ -406,7 +417,7 @@ mod tests {
             if matches!(known.long, "help" | "version") {
                 continue;
             }
-            let values = ["", "=1", "=soft", "=filesize", "=/x"];
+            let values = ["", "=1", "=soft", "=filesize", "=read", "=/x"];
             let lines = values.iter().map(|value| format!("dump --{}{value}", known.long));
             let read = lines.filter_map(|line| match parse(words(&line)) {
                 Ok(Asked::Run(_, options)) => Some(options.refused.is_empty()),

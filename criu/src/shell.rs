@@ -13,7 +13,9 @@ use images::Images;
 use nix::errno::Errno;
 use nix::sys::wait::wait;
 
-use crate::{Asked, Command, Done, Error, Failure, Host, Options, VERSION, parse, rights, run};
+use crate::{
+    Asked, Command, Done, Error, Failure, Host, Options, VERSION, configuration, parse, rights, run,
+};
 
 const USAGE: &str = "
 Usage:
@@ -50,6 +52,15 @@ Options:
   -l|--file-locks       file locks and leases are carried: dumped, and taken again
      --ghost-limit SIZE largest deleted file that is carried [default: 64M]
      --feature FEAT     only check a particular feature
+     --extra            check for what only some programs need as well
+     --experimental     check for what CRIU calls experimental as well
+     --all              check for all of it
+     --config FILE      take options from FILE, in place of /etc/criu/default.conf and
+                        ~/.criu/default.conf
+     --no-default-config
+                        take options from neither of these
+     --pre-dump-mode MODE
+                        splice or read: CRIU's two ways, which are one here
   -h|--help             show this text
   -V|--version          show version
 
@@ -67,10 +78,23 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    match parse(arguments) {
+    let host = Host::of_the_environment();
+    let configured = match wants_help(&arguments) {
+        // A broken file must not keep anybody from reading how it is mended.
+        true => Ok(Vec::new()),
+        false => configuration::of(&arguments, &host),
+    };
+    let words = match configured {
+        Ok(configured) => configured.into_iter().chain(arguments).collect(),
+        Err(error) => {
+            eprintln!("criu: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match parse(words) {
         Ok(Asked::Version) => println!("Version: {VERSION}"),
         Ok(Asked::Help) => println!("{USAGE}"),
-        Ok(Asked::Run(command, options)) => return carry_out(command, &options),
+        Ok(Asked::Run(command, options)) => return carry_out(command, &options, &host),
         Err(error) => {
             eprintln!("criu: {error}\n{USAGE}\nTry -h|--help for more info");
             return ExitCode::FAILURE;
@@ -79,7 +103,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn carry_out(command: Command, options: &Options) -> ExitCode {
+fn wants_help(arguments: &[OsString]) -> bool {
+    arguments.iter().any(|word| word == "--help" || word == "-h")
+}
+
+fn carry_out(command: Command, options: &Options, host: &Host) -> ExitCode {
     if command == Command::Restore {
         let images = options.images_dir.as_deref().unwrap_or(Path::new("."));
         // What is wrong with the images is said by the restore.
@@ -89,7 +117,7 @@ fn carry_out(command: Command, options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match run(command, options, &Host::of_the_environment()) {
+    match run(command, options, host) {
         Ok(Done::Checked) => println!("Looks good."),
         Ok(Done::Restored(_)) if !options.detach => wait_for_all(),
         Ok(_) => {}

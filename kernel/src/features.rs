@@ -7,8 +7,10 @@
 //!
 //! One [`KernelFeatures`] is probed once and passed to who needs it.
 
+mod files;
 mod probes;
 mod ptrace;
+mod sockets;
 
 use std::collections::BTreeMap;
 
@@ -144,9 +146,9 @@ features! {
         "track written pages where userfaultfd cannot";
     BpfIterators = "bpf_iterators", Useful, probes::bpf_iterators,
         "take the inventory in bulk; /proc serves without it";
-    UnixDiag = "unix_diag", Useful, probes::unix_diag, "describe Unix sockets";
-    InetDiag = "inet_diag", Useful, probes::inet_diag, "describe TCP and UDP sockets";
-    TcpRepair = "tcp_repair", Useful, probes::tcp_repair, "carry TCP connections";
+    UnixDiag = "unix_diag", Useful, sockets::unix_diag, "describe Unix sockets";
+    InetDiag = "inet_diag", Useful, sockets::inet_diag, "describe TCP and UDP sockets";
+    TcpRepair = "tcp_repair", Useful, sockets::tcp_repair, "carry TCP connections";
     TimeNamespaces = "time_namespaces", Useful, probes::time_namespaces,
         "keep monotonic clocks across machines";
     CgroupV2Freeze = "cgroup_v2_freeze", Useful, probes::cgroup_v2_freeze,
@@ -155,6 +157,59 @@ features! {
         "stop a whole cgroup at once (v1 freezer)";
     RaiseLimits = "cap_sys_resource", Useful, probes::cap_sys_resource,
         "raise hard limits (CAP_SYS_RESOURCE): needed where a target's exceed our own";
+    TcpWindow = "tcp_repair_window", Useful, sockets::tcp_window,
+        "carry the windows of TCP connections";
+    Nftables = "nftables", Useful, sockets::nftables,
+        "lock the network while a connection is carried";
+    SeccompFilters = "seccomp_filters", Useful, ptrace::seccomp_filters,
+        "read the seccomp filters of a task (PTRACE_SECCOMP_GET_FILTER)";
+    SuspendSeccomp = "seccomp_suspend", Useful, ptrace::suspend_seccomp,
+        "ask a task what its seccomp filters forbid it to say (PTRACE_O_SUSPEND_SECCOMP)";
+    FdinfoLocks = "fdinfo_lock", Useful, files::fdinfo_lock, "tell whose a file lock is";
+    FdinfoMount = "fdinfo_mnt_id", Useful, files::mnt_id, "tell the mount of an open file";
+    TimerfdTicks = "timerfd_ticks", Useful, files::timerfd_ticks, "give a timerfd its ticks back";
+    AioRemap = "aio_remap", Useful, files::aio_remap, "give an AIO ring its address back";
+    KcmpEpoll = "kcmp_epoll", Useful, probes::kcmp_epoll,
+        "tell which open file an epoll watches";
+    SocketFile = "unix_socket_file", Useful, sockets::socket_file,
+        "find the file that a Unix socket is bound to (SIOCUNIXFILE)";
+    SocketNamespace = "socket_namespace", Useful, sockets::socket_namespace,
+        "tell the network namespace of a socket (SIOCGSKNS)";
+    RawDiag = "raw_diag", Useful, sockets::raw_diag, "describe raw sockets";
+    BufferLocks = "socket_buffer_lock", Useful, sockets::buffer_locks,
+        "tell whether a program set the sizes of a socket's buffers (SO_BUF_LOCK)";
+    Ipv6Freebind = "ipv6_freebind", Useful, sockets::ipv6_freebind,
+        "bind to IPv6 addresses that are not there (IPV6_FREEBIND)";
+    HugetlbMemfd = "hugetlb_memfd", Useful, files::hugetlb_memfd,
+        "hold shared memory in huge pages";
+    Loginuid = "loginuid", Useful, files::loginuid, "give a task its audit user id back";
+    Openat2 = "openat2", Useful, files::openat2, "open files without following links";
+    NsPid = "nspid", Useful, files::nspid, "tell the pids that a task has in its namespaces";
+    MapVdso = "map_vdso", Informative, probes::map_vdso,
+        "map the vDSO of a task at another address";
+    OverlayMaps = "overlayfs_maps", Informative, files::overlayfs_maps,
+        "find the mapped files of an overlayfs through /proc/PID/map_files";
+    Uffd = "userfaultfd", Informative, probes::uffd, "serve the pages of a task when it touches them";
+    UffdEvents = "userfaultfd_events", Informative, probes::uffd_events,
+        "follow a task's mappings while its pages are served";
+    UserNamespaces = "user_namespaces", Informative, probes::user_namespaces,
+        "containers with user ids of their own";
+    CgroupNamespaces = "cgroup_namespaces", Informative, probes::cgroup_namespaces,
+        "containers that see their own control groups";
+    NamespaceNumbers = "network_namespace_ids", Informative, sockets::namespace_numbers,
+        "devices that reach into another network namespace (RTM_GETNSID)";
+    NewIndex = "new_interface_index", Informative, sockets::new_index,
+        "give a network device its index when it moves (IFLA_NEW_IFINDEX)";
+    MountGroups = "mount_groups", Informative, probes::mount_groups,
+        "put a mount into the sharing group of another (MOVE_MOUNT_SET_GROUP)";
+    Tun = "tun", Informative, files::tun, "virtual network devices of a program";
+    TunNamespace = "tun_namespace", Informative, files::tun_namespace,
+        "tell the network namespace of a tun device";
+    Autofs = "autofs", Informative, files::autofs, "mounts that are made when they are used";
+    ApparmorStacking = "apparmor_stacking", Informative, files::apparmor_stacking,
+        "AppArmor profiles of namespaces";
+    Breakpoints = "breakpoints", Informative, ptrace::breakpoints,
+        "stop a task at an address by the processor";
     IoUring = "io_uring", Informative, probes::io_uring,
         "programs may use io_uring, whose instances cannot be dumped";
 }

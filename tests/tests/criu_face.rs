@@ -125,3 +125,49 @@ fn a_failure_says_error_in_the_log() {
     assert!(error.is_some_and(|line| line.contains("inotify")), "{log}");
     workload.check().expect("the program's own check");
 }
+
+/// Each of CRIU's names is answered by asking the kernel, or said not to be carried; others are unknown.
+#[test]
+fn features_are_asked_of_the_kernel_by_name() {
+    for feature in ["mnt_id", "fdinfo_lock", "clone3_set_tid", "openat2", "ns_pid", "sk_ns"] {
+        criu(&["check", "--feature", feature]).must_succeed(feature);
+    }
+    for (feature, said) in [("uffd", "--lazy-pages"), ("bogus", "no feature bogus")] {
+        let outcome = criu(&["check", "--feature", feature]);
+        assert!(!outcome.success && outcome.stderr.contains(said), "{feature}: {}", outcome.stderr);
+    }
+    let all = criu(&["check", "--all"]);
+    let lacking =
+        ["feature compat_cr", "feature uffd", "Looks good but some kernel features are missing."];
+    for said in lacking {
+        assert!(!all.success && all.stderr.contains(said), "{}", all.stderr);
+    }
+}
+
+#[test]
+fn options_come_from_files_too() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("pipes", scratch.path("work"));
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let file = scratch.path("criu.conf");
+    let text = format!(
+        "# a comment\nleave-running\nlog-file \"from a file.log\"\nimages-dir {}\n",
+        images.display()
+    );
+    std::fs::write(&file, text).expect("write");
+    let dump = |arguments: &[&str]| {
+        let mut command = Command::new(built_program("criu"));
+        command.args(["dump", "-t", &workload.pid().to_string()]).args(arguments);
+        Outcome::of(command.env("CRIU_CONFIG_FILE", &file))
+    };
+    dump(&[]).must_succeed("dump by a file of options");
+    assert!(images.join("from a file.log").exists());
+    dump(&["-o", "said.log"]).must_succeed("dump by a file and an option");
+    assert!(images.join("said.log").exists(), "the command line counts more");
+    std::fs::write(&file, "leave-running\nroot a b\n").expect("write");
+    let outcome = dump(&[]);
+    assert!(!outcome.success && outcome.stderr.contains("line 2"), "{}", outcome.stderr);
+    workload.check().expect("the program's own check");
+}

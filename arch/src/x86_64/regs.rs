@@ -368,3 +368,17 @@ mod tests {
         assert_eq!(compat.unbroken(), None);
     }
 }
+
+/// What a tracer writes, in this order, into `struct user` (`PTRACE_POKEUSER`: an offset and a value), for a thread
+/// to stop before it executes the instruction at an address, or to stop nowhere.
+pub const fn breakpoint(at: Option<u64>) -> [(usize, u64); 2] {
+    /// The kernel's `struct user` has them at this offset.
+    const DEBUG_REGISTERS: usize = 848;
+    const ADDRESS: usize = DEBUG_REGISTERS;
+    const CONTROL: usize = DEBUG_REGISTERS + 7 * size_of::<u64>();
+    const ENABLE_FIRST: u64 = 1;
+    match at {
+        Some(address) => [(ADDRESS, address), (CONTROL, ENABLE_FIRST)],
+        None => [(CONTROL, 0), (ADDRESS, 0)],
+    }
+}

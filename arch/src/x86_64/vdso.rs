@@ -10,3 +10,11 @@ pub const SYMBOLS: [&str; 6] = [
     "__vdso_clock_getres",
     "__vdso_getrandom",
 ];
+
+/// The call that maps the vDSO at an address, asked in a process that has one: with its own number,
+/// the arguments, and the error of a kernel that can (there is one already).
+pub const ASK_MAP: (usize, [u64; 2], i32) =
+    (super::syscall::nr::ARCH_PRCTL, [ARCH_MAP_VDSO_64, 0x1000], EEXIST);
+
+const ARCH_MAP_VDSO_64: u64 = 0x2003;
+const EEXIST: i32 = 17;

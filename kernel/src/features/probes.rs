@@ -5,6 +5,7 @@ use std::path::Path;
 
 use arch::memory::PAGE_SIZE;
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 
 use super::Answer;
 
@@ -21,11 +22,11 @@ pub(super) fn unknown(what: &str, errno: Errno) -> Answer {
 }
 
 /// The answer of a call that succeeds where the feature is there.
-fn outcome(what: &str, result: libc::c_long) -> Answer {
+pub(super) fn outcome(what: &str, result: libc::c_long) -> Answer {
     if result >= 0 { Answer::Yes } else { no(what, Errno::last()) }
 }
 
-fn owned(what: &str, result: libc::c_long) -> Result<OwnedFd, Answer> {
+pub(super) fn owned(what: &str, result: libc::c_long) -> Result<OwnedFd, Answer> {
     match i32::try_from(result) {
         // SAFETY: the system call has just returned this descriptor, so nobody else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -33,11 +34,11 @@ fn owned(what: &str, result: libc::c_long) -> Result<OwnedFd, Answer> {
     }
 }
 
-fn own_pid() -> libc::pid_t {
+pub(super) fn own_pid() -> libc::pid_t {
     nix::unistd::getpid().as_raw()
 }
 
-fn exists(path: &str, missing: &str) -> Answer {
+pub(super) fn exists(path: &str, missing: &str) -> Answer {
     match Path::new(path).try_exists() {
         Ok(true) => Answer::Yes,
         Ok(false) => Answer::No(missing.to_owned()),
@@ -55,6 +56,41 @@ pub(super) fn proc_timers() -> Answer {
 
 pub(super) fn time_namespaces() -> Answer {
     exists("/proc/self/ns/time", "the kernel was built without CONFIG_TIME_NS")
+}
+
+pub(super) fn user_namespaces() -> Answer {
+    exists("/proc/self/ns/user", "the kernel was built without CONFIG_USER_NS")
+}
+
+pub(super) fn cgroup_namespaces() -> Answer {
+    exists("/proc/self/ns/cgroup", "the kernel has no namespaces of control groups")
+}
+
+/// Moves nothing, whose name is empty: a kernel that knows the flag says that there is no such file.
+pub(super) fn mount_groups() -> Answer {
+    const MOVE_MOUNT_SET_GROUP: libc::c_uint = 0x100;
+    // SAFETY: both paths are strings with their terminating zeros.
+    let result = unsafe {
+        let (nowhere, none) = (libc::AT_FDCWD, c"".as_ptr());
+        libc::syscall(libc::SYS_move_mount, nowhere, none, nowhere, none, MOVE_MOUNT_SET_GROUP)
+    };
+    match (result, Errno::last()) {
+        (-1, Errno::ENOENT) => Answer::Yes,
+        (-1, Errno::EINVAL) => Answer::No("the kernel has no MOVE_MOUNT_SET_GROUP".into()),
+        (_, errno) => no("move_mount MOVE_MOUNT_SET_GROUP", errno),
+    }
+}
+
+/// Asks for a second vDSO: a kernel that can map one says that there is one.
+pub(super) fn map_vdso() -> Answer {
+    let (number, arguments, there) = arch::vdso::ASK_MAP;
+    // SAFETY: in a process that has a vDSO the call changes nothing.
+    let result = unsafe { libc::syscall(number as libc::c_long, arguments[0], arguments[1]) };
+    match (result, Errno::last()) {
+        (-1, errno) if errno as i32 == there => Answer::Yes,
+        (-1, Errno::EINVAL) => Answer::No("the kernel maps no vDSO where it is told".into()),
+        (_, errno) => unknown("map a vDSO", errno),
+    }
 }
 
 /// Opens the mapping that holds this very code by its link in `/proc/self/map_files`, which
@@ -167,6 +203,28 @@ pub(super) fn kcmp() -> Answer {
     outcome("kcmp", result)
 }
 
+/// Asks whether the one file that an epoll watches is itself, by `struct kcmp_epoll_slot`.
+pub(super) fn kcmp_epoll() -> Answer {
+    const KCMP_EPOLL_TFD: libc::c_int = 7;
+    let (read, _write) = match nix::unistd::pipe() {
+        Ok(pipe) => pipe,
+        Err(errno) => return unknown("make a pipe", errno),
+    };
+    let watched = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+        .and_then(|epoll| epoll.add(&read, EpollEvent::empty()).map(|()| epoll));
+    let epoll = match watched {
+        Ok(epoll) => epoll,
+        Err(errno) => return unknown("watch a pipe by an epoll", errno),
+    };
+    let slot = [epoll.0.as_raw_fd() as u32, read.as_raw_fd() as u32, 0];
+    // SAFETY: the kernel reads one slot of three words at the address, which `slot` is.
+    let result = unsafe {
+        let (pid, fd) = (own_pid(), read.as_raw_fd());
+        libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, fd, slot.as_ptr())
+    };
+    outcome("kcmp KCMP_EPOLL_TFD", result)
+}
+
 /// `struct pm_scan_arg` of `<linux/fs.h>`.
 #[repr(C)]
 #[derive(Default)]
@@ -274,27 +332,43 @@ pub(super) fn guard_regions() -> Answer {
     outcome("madvise MADV_GUARD_INSTALL", result.into())
 }
 
-pub(super) fn uffd_wp_async() -> Answer {
+/// Asks for nothing and is told of every feature that the kernel's userfaultfd has.
+fn uffd_features() -> Result<u64, Answer> {
     const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
     const UFFD_API: u64 = 0xaa;
-    const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
     // SAFETY: userfaultfd touches no memory; the descriptor registers nothing yet.
     let made = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
-    let uffd = match owned("userfaultfd", made) {
-        Ok(uffd) => uffd,
-        Err(answer) => return answer,
-    };
+    let uffd = owned("userfaultfd", made)?;
     let mut argument = UffdioApi { api: UFFD_API, features: 0, ioctls: 0 };
     // SAFETY: the request reads and writes one uffdio_api, which `argument` is.
     let result = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut argument) };
     if result < 0 {
-        return unknown("UFFDIO_API", Errno::last());
+        return Err(unknown("UFFDIO_API", Errno::last()));
     }
-    if argument.features & UFFD_FEATURE_WP_ASYNC != 0 {
-        Answer::Yes
-    } else {
-        Answer::No("userfaultfd has no asynchronous write-protection".into())
+    Ok(argument.features)
+}
+
+fn uffd_has(wanted: u64, missing: &str) -> Answer {
+    match uffd_features() {
+        Ok(features) if features & wanted == wanted => Answer::Yes,
+        Ok(_) => Answer::No(missing.to_owned()),
+        Err(answer) => answer,
     }
+}
+
+pub(super) fn uffd() -> Answer {
+    uffd_has(0, "")
+}
+
+pub(super) fn uffd_wp_async() -> Answer {
+    const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
+    uffd_has(UFFD_FEATURE_WP_ASYNC, "userfaultfd has no asynchronous write-protection")
+}
+
+/// Events of forks and of mappings that move or go.
+pub(super) fn uffd_events() -> Answer {
+    const FORK_REMAP_REMOVE_UNMAP: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6;
+    uffd_has(FORK_REMAP_REMOVE_UNMAP, "userfaultfd does not tell of forks and mappings that move")
 }
 
 /// The right to make BPF maps, and a kernel whose type information names the iterators.
@@ -327,90 +401,6 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
         libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len())
     };
     !found.is_null()
-}
-
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-
-pub(super) fn unix_diag() -> Answer {
-    // struct unix_diag_req: family, protocol, pad, states (none: no answer but the end), inode,
-    // show, cookie.
-    let mut request = [0_u8; 24];
-    request[0] = libc::AF_UNIX as u8;
-    sock_diag("UNIX_DIAG", &request)
-}
-
-pub(super) fn inet_diag() -> Answer {
-    // struct inet_diag_req_v2: family, protocol, extensions, pad, states (none), socket id.
-    let mut request = [0_u8; 56];
-    request[0] = libc::AF_INET as u8;
-    request[1] = libc::IPPROTO_TCP as u8;
-    let tcp = sock_diag("INET_TCP_DIAG", &request);
-    request[1] = libc::IPPROTO_UDP as u8;
-    if tcp.is_yes() { sock_diag("INET_UDP_DIAG", &request) } else { tcp }
-}
-
-/// Sends a dump request that matches no socket and reads whether the kernel has the handler.
-fn sock_diag(what: &str, body: &[u8]) -> Answer {
-    // SAFETY: socket touches no memory.
-    let made = unsafe {
-        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG)
-    };
-    let socket = match owned("open a sock_diag socket", made.into()) {
-        Ok(socket) => socket,
-        Err(answer) => return answer,
-    };
-    let length = (16 + body.len()) as u32;
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let mut message = Vec::with_capacity(length as usize);
-    message.extend(length.to_ne_bytes());
-    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    // SAFETY: sends the bytes of `message`, whose length is passed along.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
-    if sent < 0 {
-        return no(what, Errno::last());
-    }
-    let mut answer = [0_u8; 8192];
-    // SAFETY: receives at most the length of `answer`. The kernel has answered within `send`,
-    // so this does not wait.
-    let received = unsafe {
-        libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), libc::MSG_DONTWAIT)
-    };
-    if received < 20 {
-        return unknown(what, Errno::last());
-    }
-    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-    let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-    if i32::from(kind) == libc::NLMSG_ERROR && error != 0 {
-        return match Errno::from_raw(-error) {
-            Errno::ENOENT => Answer::No(format!("the kernel has no {what}")),
-            errno => no(what, errno),
-        };
-    }
-    Answer::Yes
-}
-
-pub(super) fn tcp_repair() -> Answer {
-    // SAFETY: socket touches no memory.
-    let made = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    let socket = match owned("open a TCP socket", made.into()) {
-        Ok(socket) => socket,
-        Err(answer) => return answer,
-    };
-    let on: libc::c_int = 1;
-    // SAFETY: the option's value is one int, whose size is passed along.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_REPAIR,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    outcome("TCP_REPAIR", result.into())
 }
 
 /// The root of a hierarchy has no `cgroup.freeze`: looks for one in its children.

@@ -1,7 +1,9 @@
-//! Probes that need a traced child.
+//! Probes that need a child, most of them a traced one.
 //!
-//! The child is made for one question by a bare `fork` and does nothing but `pause`: it is safe
+//! The child is made for one question by a bare `fork` and does nothing but stop itself: it is safe
 //! to make in a process with threads, and it dies with us (`PR_SET_PDEATHSIG`).
+
+use std::ffi::CStr;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -28,21 +30,26 @@ impl Drop for Stopped {
     }
 }
 
-fn child() -> Result<Stopped, Answer> {
-    // SAFETY: the child makes only system calls that are async-signal-safe (prctl, getppid,
-    // pause, _exit) and never returns into Rust code.
+/// A child that has begun with some calls of its own.
+fn child(begin: fn()) -> Result<Stopped, Answer> {
+    // SAFETY: the child makes only system calls that are async-signal-safe (prctl, seccomp,
+    // pause) and never returns into Rust code.
     match unsafe { fork() }.map_err(|errno| unknown("make a child", errno))? {
         ForkResult::Child => {
             // SAFETY: these calls touch no memory of ours.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                begin();
                 loop {
-                    libc::pause();
+                    libc::raise(libc::SIGSTOP);
                 }
             }
         }
         ForkResult::Parent { child } => {
             let stopped = Stopped(child);
+            // Until the child has begun and stopped itself.
+            waitpid(child, Some(WaitPidFlag::WUNTRACED))
+                .map_err(|errno| unknown("wait for a child", errno))?;
             ptrace::seize(child, ptrace::Options::PTRACE_O_EXITKILL)
                 .map_err(|errno| no("seize a child", errno))?;
             ptrace::interrupt(child).map_err(|errno| no("interrupt a child", errno))?;
@@ -54,7 +61,11 @@ fn child() -> Result<Stopped, Answer> {
 }
 
 fn ask(question: impl FnOnce(Pid) -> Result<(), Answer>) -> Answer {
-    match child().and_then(|stopped| question(stopped.0)) {
+    ask_after(|| (), question)
+}
+
+fn ask_after(begin: fn(), question: impl FnOnce(Pid) -> Result<(), Answer>) -> Answer {
+    match child(begin).and_then(|stopped| question(stopped.0)) {
         Ok(()) => Answer::Yes,
         Err(answer) => answer,
     }
@@ -134,4 +145,74 @@ pub(super) fn syscall_info() -> Answer {
             info.as_mut_ptr(),
         )
     })
+}
+
+/// `PTRACE_O_SUSPEND_SECCOMP`.
+pub(super) fn suspend_seccomp() -> Answer {
+    const PTRACE_O_SUSPEND_SECCOMP: usize = 1 << 21;
+    ask(|pid| {
+        let data = std::ptr::without_provenance_mut(PTRACE_O_SUSPEND_SECCOMP);
+        request("PTRACE_O_SUSPEND_SECCOMP", libc::PTRACE_SETOPTIONS, pid, 0, data)
+    })
+}
+
+/// `PTRACE_SECCOMP_GET_FILTER`, of a child that has one.
+pub(super) fn seccomp_filters() -> Answer {
+    const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+    /// Lets every call be made.
+    fn filter() {
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let mut all = libc::sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut all };
+        let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+        // SAFETY: the kernel reads the program, of one instruction, as its length says.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program);
+        }
+    }
+    ask_after(filter, |pid| {
+        let nowhere = std::ptr::null_mut();
+        request("PTRACE_SECCOMP_GET_FILTER", PTRACE_SECCOMP_GET_FILTER, pid, 0, nowhere)
+    })
+}
+
+/// Sets a hardware breakpoint and takes it back.
+pub(super) fn breakpoints() -> Answer {
+    ask(|pid| {
+        let poke = |(place, value): (usize, u64)| {
+            let value = std::ptr::without_provenance_mut(value as usize);
+            request("hardware breakpoints", libc::PTRACE_POKEUSER, pid, place, value)
+        };
+        let at = breakpoints as fn() -> Answer as usize as u64;
+        arch::regs::breakpoint(Some(at)).into_iter().try_for_each(poke)?;
+        arch::regs::breakpoint(None).into_iter().try_for_each(poke)
+    })
+}
+
+/// Writes to a file in a child, for what would change this process.
+///
+/// # Errors
+/// Those of open and write; `ECHILD` if the child died.
+pub(super) fn child_writes(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the child makes only system calls that are async-signal-safe (open, write, _exit), and reads
+    // its copy of two buffers that are there.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            // SAFETY: the path ends with its zero, and the bytes are as many as is said.
+            unsafe {
+                let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                let wrote = match file {
+                    0.. => libc::write(file, bytes.as_ptr().cast(), bytes.len()),
+                    _ => -1,
+                };
+                libc::_exit(if wrote < 0 { Errno::last_raw() } else { 0 })
+            }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, errno) => Err(Errno::from_raw(errno)),
+            _ => Err(Errno::ECHILD),
+        },
+    }
 }
