@@ -174,6 +174,8 @@ pub(crate) fn waiting(stage: &Stage) -> Outcome {
     let six = new(AF_INET6, SOCK_DGRAM, 0);
     bind(&six, &ipv6(Ipv6Addr::UNSPECIFIED, 0));
     let aimed = new(AF_INET, SOCK_DGRAM, 0);
+    // It might share its address, and does not.
+    set(&aimed, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1);
     bind(&aimed, &ipv4(LOOPBACK, 0));
     let light = new(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE);
     bind(&light, &ipv4(LOOPBACK, 0));

@@ -47,7 +47,6 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let port = std::process::id() | 0x4000_0000;
     let receiver = new(libc::AF_NETLINK, libc::SOCK_RAW, USERSOCK);
     bind(&receiver, &address(port, 1 << (GROUP - 1)));
-    set(&receiver, SOL_NETLINK, PKTINFO, 1);
     set(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 70_000);
     set(&receiver, libc::SOL_SOCKET, libc::SO_PASSCRED, 1);
     let buffer = get(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF);
@@ -58,7 +57,6 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     connect(&sender, &address(port, 1 << (GROUP - 1)));
     let own = name(&sender);
     let plain = new(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
-    set(&plain, SOL_NETLINK, EXT_ACK, 1);
     let asked = new(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE);
     assert!(asks_for_loopback(&asked), "natively");
     let asked_by = name(&asked);
@@ -73,10 +71,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         let word = |at: usize| u32::from_ne_bytes(peer[at..at + 4].try_into().expect("4 bytes"));
         (word(4), word(8))
     });
-    found.same("NETLINK_PKTINFO", &1, &get(&receiver, SOL_NETLINK, PKTINFO));
     found.same("SO_PASSCRED", &1, &get(&receiver, libc::SOL_SOCKET, libc::SO_PASSCRED));
     found.same("SO_RCVBUF", &buffer, &get(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF));
-    found.same("NETLINK_EXT_ACK", &1, &get(&plain, SOL_NETLINK, EXT_ACK));
     found.works("send", send(&sender, b"to all"));
     let mut bytes = [0; 16];
     for socket in [&receiver, &member] {
@@ -90,7 +86,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// What CRIU does not carry: groups beyond the 32nd, groups without a port, sockets of datagrams.
+/// What CRIU does not carry: groups beyond the 32nd, groups without a port, options, sockets of datagrams.
 pub(crate) fn groups(stage: &Stage) -> Outcome {
     const NEXTHOP: u32 = 32;
     const BRVLAN: u32 = 33;
@@ -113,12 +109,16 @@ pub(crate) fn groups(stage: &Stage) -> Outcome {
     let member = new(libc::AF_NETLINK, libc::SOCK_DGRAM, libc::NETLINK_ROUTE);
     set(&member, SOL_NETLINK, ADD_MEMBERSHIP, NEXTHOP);
     set(&member, SOL_NETLINK, ADD_MEMBERSHIP, BRVLAN);
+    set(&member, SOL_NETLINK, PKTINFO, 1);
+    set(&member, SOL_NETLINK, EXT_ACK, 1);
     let before = groups(&member);
 
     stage.ready_then_wait();
 
     let mut found = Findings::default();
     found.same("groups", &before, &groups(&member));
+    found.same("NETLINK_PKTINFO", &1, &get(&member, SOL_NETLINK, PKTINFO));
+    found.same("NETLINK_EXT_ACK", &1, &get(&member, SOL_NETLINK, EXT_ACK));
     found.same("port", &0, &name(&member).0);
     let kind = get(&member, libc::SOL_SOCKET, libc::SO_TYPE);
     found.same("type", &libc::SOCK_DGRAM.cast_unsigned(), &kind);

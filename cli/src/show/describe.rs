@@ -38,9 +38,12 @@ pub(super) fn kind(file: &FileEntry) -> &'static str {
             Some(0o02 | 0o06) => "device",
             _ => "file",
         },
-        fd_type::INETSK => match file.isk.as_ref().map(|socket| socket.proto) {
-            Some(6) => "tcp socket",
-            Some(17) => "udp socket",
+        fd_type::INETSK => match file.isk.as_ref().map(|socket| (socket.r#type, socket.proto)) {
+            Some((3, _)) => "raw socket",
+            Some((_, 6)) => "tcp socket",
+            Some((_, 17)) => "udp socket",
+            Some((_, 136)) => "udp-lite socket",
+            Some((_, 1 | 58)) => "ping socket",
             _ => "ip socket",
         },
         other => fd_type::name(other),
@@ -69,6 +72,14 @@ pub(super) fn what(checkpoint: &Checkpoint, file: &FileEntry) -> String {
     }
     if let Some(socket) = &file.usk {
         return unix(socket);
+    }
+    if let Some(socket) = &file.nlsk {
+        return format!("protocol {}, port {}", socket.protocol, socket.portid);
+    }
+    if let Some(socket) = &file.psk {
+        let interface = socket.interface.as_deref().unwrap_or("any interface");
+        let protocol = u16::from_be(socket.protocol as u16);
+        return format!("{}, protocol {protocol:#06x}", printable(interface.as_bytes()));
     }
     state(checkpoint, file)
 }
@@ -117,7 +128,11 @@ fn regular(checkpoint: &Checkpoint, reg: &RegFileEntry) -> String {
 }
 
 fn inet(socket: &InetSkEntry) -> String {
-    let local = address(&socket.src_addr, socket.src_port);
+    let mut local = address(&socket.src_addr, socket.src_port);
+    if !socket.datagrams.is_empty() {
+        // Writing to a string cannot fail.
+        write!(local, ", {} datagrams in it", socket.datagrams.len()).ok();
+    }
     match socket.state {
         SK_LISTEN => format!("{local}, listening"),
         SK_ESTABLISHED => format!("{local} to {}", address(&socket.dst_addr, socket.dst_port)),

@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use ids::HostPid;
 use images::messages::{DatagramEntry, IpOptsRawEntry, SHUTDOWN_NONE, SHUTDOWN_READ, SkOptsEntry};
 use kernel::datagrams::peek;
+use kernel::procfs::{Dir, udp_sockets_at};
 use kernel::sockets::{
     Address, bind, bytes_unsent, connect, create, is_readable, local_address, option, option_bytes,
     set_option, shut_down,
@@ -101,8 +103,9 @@ pub(super) fn queue(
     // A restore sends them over the loopback interface, and of several sockets at one address the kernel chooses
     // one (SO_REUSEPORT).
     let device = options.so_bound_dev.as_deref();
-    let is_reached =
-        device.is_none_or(|device| device == "lo") && !options.so_reuseport() && is_own(socket)?;
+    let is_reached = device.is_none_or(|device| device == "lo")
+        && is_own(socket)?
+        && (!options.so_reuseport() || has_its_port_alone(socket)?);
     if !is_reached {
         return Err(Problem::Refused(support::sockets::DATAGRAMS_WAIT));
     }
@@ -112,6 +115,13 @@ pub(super) fn queue(
     let found = walk(socket);
     set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, before).doing("restore peek offset of")?;
     found
+}
+
+fn has_its_port_alone(socket: BorrowedFd<'_>) -> Result<bool, Problem> {
+    let address = local_address(socket).doing("get the address of")?;
+    let port = address.data().first_chunk().map_or(0, |port| u16::from_be_bytes(*port));
+    let own = Dir::open(HostPid::own()).doing("list the UDP sockets beside")?;
+    Ok(udp_sockets_at(&own, port).doing("list the UDP sockets beside")? <= 1)
 }
 
 fn walk(socket: BorrowedFd<'_>) -> Result<Vec<DatagramEntry>, Problem> {
@@ -286,7 +296,7 @@ mod tests {
         let elsewhere = SkOptsEntry { so_bound_dev: Some("eth0".into()), ..Default::default() };
         assert!(queue(socket.as_fd(), SHUTDOWN_NONE, &elsewhere).is_err());
         let shared = SkOptsEntry { so_reuseport: Some(true), ..Default::default() };
-        assert!(queue(socket.as_fd(), SHUTDOWN_NONE, &shared).is_err());
+        assert!(queue(socket.as_fd(), SHUTDOWN_NONE, &shared).is_ok());
     }
 
     #[test]

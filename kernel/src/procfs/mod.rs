@@ -37,7 +37,7 @@ pub use links::{FileStat, LinkTarget};
 pub use maps::{Map, maps};
 pub use mountinfo::{Mount, Mounts};
 pub use namespaces::{NAMESPACES, Namespaces};
-pub use net::{Peer, SocketKind, Sockets, datagram_peers};
+pub use net::{Peer, SocketKind, Sockets, datagram_peers, udp_sockets_at};
 pub use parse::unescape_octal;
 pub use smaps::{Smap, smaps};
 pub use stat::Stat;

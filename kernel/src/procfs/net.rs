@@ -136,6 +136,32 @@ pub fn datagram_peers(dir: &Dir) -> Result<HashMap<u64, Peer>, Error> {
     Ok(found)
 }
 
+/// How many UDP and UDP-Lite sockets of a task's network namespace have a port.
+///
+/// # Errors
+/// If one of the tables is there and cannot be read or understood.
+pub fn udp_sockets_at(dir: &Dir, port: u16) -> Result<usize, Error> {
+    let mut count = 0;
+    let mut text = Vec::new();
+    for name in ["net/udp", "net/udp6", "net/udplite", "net/udplite6"] {
+        match dir.read(name, &mut text) {
+            Ok(()) => {
+                let ports = lines(&text).skip(1).map(|line| {
+                    let (_, port) = split_once(words(line).nth(1)?, b':')?;
+                    hex(port)
+                });
+                let ports = ports.collect::<Option<Vec<_>>>();
+                let ports = ports.ok_or_else(|| dir.malformed(name, Malformed("address")))?;
+                count += ports.into_iter().filter(|other| *other == u64::from(port)).count();
+            }
+            // The kernel was built without.
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
 fn peer(line: &[u8]) -> Result<Option<(u64, Peer)>, Malformed> {
     const ESTABLISHED: u64 = 1;
     let column = |nth: usize| words(line).nth(nth).ok_or(Malformed("line"));
@@ -180,6 +206,16 @@ mod tests {
         assert_eq!(sockets.get(193_831), Some(SocketKind::Unix));
         assert_eq!(sockets.get(1), None);
         assert!(sockets.take(b"\nx\n\ny", SocketKind::Udp, 9, None).is_err());
+    }
+
+    #[test]
+    fn sockets_of_a_port_are_counted() {
+        let own = Dir::open(HostPid::own()).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert_eq!(udp_sockets_at(&own, port).unwrap(), 1);
+        let _other = std::net::UdpSocket::bind(("127.0.0.2", port)).unwrap();
+        assert_eq!(udp_sockets_at(&own, port).unwrap(), 2);
     }
 
     #[test]

@@ -98,7 +98,10 @@ fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
         return Err(Error::refused(support::images::OTHER_INTERNET_SOCKET.of(0, what)));
     }
     let is_udp = kind == SOCK_DGRAM && matches!(protocol, IPPROTO_UDP | IPPROTO_UDPLITE);
-    if !entry.datagrams.is_empty() && (!is_udp || entry.src_port == 0) {
+    // They are sent to where it is bound, which must be nobody else's.
+    let many =
+        address(&entry.src_addr, 0).is_none_or(|here| here.ip().to_canonical().is_multicast());
+    if !entry.datagrams.is_empty() && (!is_udp || many || entry.src_port == 0) {
         return Err(Error::image(what, "datagrams wait in it, which cannot be"));
     }
     if kind == SOCK_STREAM && !matches!(entry.state, SK_LISTEN | SK_CLOSE) {
@@ -276,6 +279,7 @@ fn join(socket: &OwnedFd, entry: &MulticastEntry, what: &str) -> Result<(), Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use images::messages::DatagramEntry;
     use std::net::TcpListener;
 
     fn entry(kind: i32, protocol: i32, state: u32, port: u16) -> InetSkEntry {
@@ -345,5 +349,36 @@ mod tests {
         assert!(open(&entry(libc::SOCK_SEQPACKET, 132, SK_CLOSE, 0)).is_err());
         let bad = InetSkEntry { src_addr: vec![1, 2], ..entry(SOCK_DGRAM, IPPROTO_UDP, 7, 0) };
         assert!(open(&bad).is_err());
+    }
+
+    #[test]
+    fn datagrams_are_put_back_where_they_can_have_been() {
+        let waiting = DatagramEntry {
+            address: vec![u32::from_ne_bytes([192, 0, 2, 7])],
+            port: 53,
+            bytes: b"waits".to_vec(),
+        };
+        let udp = InetSkEntry {
+            datagrams: vec![waiting],
+            ..entry(SOCK_DGRAM, IPPROTO_UDP, SK_CLOSE, free_port())
+        };
+        let group =
+            InetSkEntry { src_addr: vec![u32::from_ne_bytes([239, 83, 7, 1])], ..udp.clone() };
+        assert!(open(&group).unwrap_err().to_string().contains("cannot be"));
+        let stream = InetSkEntry {
+            r#type: SOCK_STREAM.cast_unsigned(),
+            proto: IPPROTO_TCP.cast_unsigned(),
+            state: SK_LISTEN,
+            ..udp.clone()
+        };
+        assert!(open(&stream).unwrap_err().to_string().contains("cannot be"));
+        // This needs root.
+        let socket = std::net::UdpSocket::from(open(&udp).unwrap());
+        let mut bytes = [0; 16];
+        let (count, sender) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(
+            (&bytes[..count], sender.to_string()),
+            (&b"waits"[..], "192.0.2.7:53".to_owned())
+        );
     }
 }
