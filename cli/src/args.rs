@@ -71,6 +71,14 @@ pub(crate) struct DumpOptions {
     /// Allow a tree whose session or terminal lies outside it
     #[arg(long)]
     pub(crate) shell_job: bool,
+    /// Allow Unix sockets that send datagrams to processes outside the tree (syslog, the journal): a restore
+    /// with --ext-unix-sk connects them again, by the name of the other end
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
+    /// Allow one Unix socket of the tree, by its inode, to be connected to a process outside, whatever its
+    /// type: a restore with --ext-unix-sk makes a new connection to the name of the other end
+    #[arg(long, value_name = "unix[INODE]", value_parser = unix_socket)]
+    pub(crate) external: Vec<u32>,
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = criu::size::parse)]
     pub(crate) ghost_limit: u64,
@@ -101,6 +109,12 @@ pub(crate) struct DumpOptions {
     pub(crate) cross_check: bool,
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
+}
+
+/// The inode in `unix[INODE]`.
+fn unix_socket(text: &str) -> Result<u32, &'static str> {
+    let inode = text.strip_prefix("unix[").and_then(|rest| rest.strip_suffix(']'));
+    inode.and_then(|inode| inode.parse().ok()).ok_or("only unix[INODE] can be external")
 }
 
 /// Where eBPF programs are, and what it takes to load them.
@@ -164,6 +178,9 @@ pub(crate) struct RestoreOptions {
     /// Join the caller's session and terminal
     #[arg(long)]
     pub(crate) shell_job: bool,
+    /// Connect Unix sockets to processes outside the tree again, by the names of the other ends
+    #[arg(long)]
+    pub(crate) ext_unix_sk: bool,
     /// Leave the tree stopped, as by SIGSTOP
     #[arg(long)]
     pub(crate) leave_stopped: bool,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use dumper::{AfterDump, DumpOptions};
+use dumper::{AfterDump, DumpOptions, ExternalUnix};
 use images::{Images, NewDirectory, WriteOptions};
 
 use crate::args;
@@ -23,6 +23,10 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
     let asked = DumpOptions {
         after,
         shell_job: options.shell_job,
+        external_unix: ExternalUnix {
+            datagrams: options.ext_unix_sk,
+            sockets: options.external.into_iter().collect(),
+        },
         ghost_limit: options.ghost_limit,
         search: dumper::files::Search { always: false, below: options.irmap_scan_path },
         max_freeze: options.max_freeze.map(Into::into),

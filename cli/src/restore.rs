@@ -56,6 +56,7 @@ fn restore(
     let asked = RestoreOptions {
         after: if options.leave_stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
+        external_unix: options.ext_unix_sk,
         root: None,
         parent: if options.detach { Parent::WhoRemains } else { Parent::Caller },
         records: Some(options.run_dir.join("restores")),

@@ -292,12 +292,17 @@ impl Collector {
 
     /// Who outside of the processes of an inventory holds what they hold and what has no name: pipes,
     /// sockets, event files, deleted files, anonymous shared memory. All that the tree itself holds may be
-    /// told by counts of references; else every process of the machine is looked at.
+    /// told by counts of references; else every process of the machine is looked at. `sent` are files that
+    /// are on their way to them in messages: this process has each open once for each such message.
     ///
     /// # Errors
     /// If something that is there cannot be read or understood.
-    pub fn sharing(&mut self, inventory: &Inventory) -> Result<sharing::Sharing, Error> {
-        let found = sharing::look(&mut self.sources, inventory);
+    pub fn sharing(
+        &mut self,
+        inventory: &Inventory,
+        sent: &[OpenFile],
+    ) -> Result<sharing::Sharing, Error> {
+        let found = sharing::look(&mut self.sources, inventory, sent);
         self.in_time(found)
     }
 

@@ -29,14 +29,19 @@ struct Wanted {
     anonymous: Vec<(HostPid, i32, u64)>,
 }
 
-/// What the processes of an inventory hold, and who else does.
-pub(crate) fn held(inventory: &Inventory) -> Result<Vec<Held>, procfs::Error> {
+/// What the processes of an inventory hold, and what is on its way to them, and who else does.
+pub(crate) fn held(
+    inventory: &Inventory,
+    sent: &[crate::OpenFile],
+) -> Result<Vec<Held>, procfs::Error> {
     let mut held = Vec::new();
-    for process in inventory.processes.values() {
+    let own = HostPid::own();
+    let receiving = Process::with_files(own, sent.to_vec());
+    let tree = || inventory.processes.values().chain([&receiving]);
+    for process in tree() {
         of_tree(process, &mut held);
     }
-    let wanted = Wanted::of(inventory, &held);
-    let own = HostPid::own();
+    let wanted = Wanted::of(tree, &held);
     for pid in procfs::processes()? {
         if pid == own || inventory.processes.contains_key(&pid) {
             continue;
@@ -103,11 +108,9 @@ fn of_tree(process: &Process, held: &mut Vec<Held>) {
 }
 
 impl Wanted {
-    fn of(inventory: &Inventory, held: &[Held]) -> Self {
-        let files = || {
-            let processes = inventory.processes.values();
-            processes.flat_map(|process| process.files.iter().map(move |file| (process.pid, file)))
-        };
+    fn of<'a, T: Iterator<Item = &'a Process>>(tree: impl Fn() -> T, held: &[Held]) -> Self {
+        let files =
+            || tree().flat_map(|process| process.files.iter().map(move |file| (process.pid, file)));
         let candidates = || files().filter(|(_, file)| is_candidate(file));
         let is_anonymous = |file: &crate::OpenFile| file.target.as_bytes().starts_with(b"anon_");
         let anonymous = candidates().filter(|(pid, file)| {

@@ -156,28 +156,40 @@ impl ProcSource {
             if self.until.is_over() {
                 break;
             }
-            let link = format!("fd/{fd}");
-            let Some(info) = present(FdInfo::read_with(dir, fd, &mut self.text))? else { continue };
-            let Some(target) = present(dir.link(&link))? else { continue };
-            let Some(stat) = present(dir.stat_behind(&link))? else { continue };
-            files.push(OpenFile {
-                fd,
-                close_on_exec: info.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
-                description: 0,
-                position: info.position,
-                flags: info.flags & !libc::O_CLOEXEC.cast_unsigned(),
-                mode: stat.mode,
-                device: stat.device,
-                inode: stat.inode,
-                target,
-                owned: None,
-                locked: None,
-                linkable: None,
-                mark: None,
-            });
+            files.extend(open_file(dir, fd, &mut self.text)?);
         }
         Ok(files)
     }
+}
+
+/// What a process has as descriptor `fd`; `None` if that is not open. `text` is room for the text of /proc.
+///
+/// # Errors
+/// If something that is there cannot be read or understood.
+pub fn open_file(
+    dir: &Dir,
+    fd: i32,
+    text: &mut Vec<u8>,
+) -> Result<Option<OpenFile>, procfs::Error> {
+    let link = format!("fd/{fd}");
+    let Some(info) = present(FdInfo::read_with(dir, fd, text))? else { return Ok(None) };
+    let Some(target) = present(dir.link(&link))? else { return Ok(None) };
+    let Some(stat) = present(dir.stat_behind(&link))? else { return Ok(None) };
+    Ok(Some(OpenFile {
+        fd,
+        close_on_exec: info.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+        description: 0,
+        position: info.position,
+        flags: info.flags & !libc::O_CLOEXEC.cast_unsigned(),
+        mode: stat.mode,
+        device: stat.device,
+        inode: stat.inode,
+        target,
+        owned: None,
+        locked: None,
+        linkable: None,
+        mark: None,
+    }))
 }
 
 /// Whether a thread is in other namespaces than the first of its process. One that is ending has none.

@@ -20,7 +20,7 @@ use inventory::is_shared_anonymous;
 
 use crate::holds::{Class, Ends, Held};
 pub use crate::holds::{Hidden, Hold, is_candidate};
-use crate::{Error, Inventory, Process, Sources};
+use crate::{Error, Inventory, OpenFile, Process, Sources};
 
 /// What is held that has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,16 +125,48 @@ enum Key {
     Inode((u64, u64)),
 }
 
-/// Judges what `holders` say of the things that the processes of `inventory` hold; `own` is the process
-/// that looks, which is not somebody outside.
-fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
-    let is_inside = |held: &&Held| inventory.processes.contains_key(&held.pid);
+/// A tree, with what is on its way to it.
+struct Tree<'a> {
+    inventory: &'a Inventory,
+    /// Files in messages, by the descriptors of the process that looks: it has each once for each message.
+    sent: HashMap<i32, &'a OpenFile>,
+    /// The process that looks, which is not somebody outside.
+    own: HostPid,
+}
+
+impl<'a> Tree<'a> {
+    fn of(inventory: &'a Inventory, sent: &'a [OpenFile], own: HostPid) -> Self {
+        Self { inventory, sent: sent.iter().map(|file| (file.fd, file)).collect(), own }
+    }
+
+    /// What is on its way, if a holder has it for that.
+    fn sent(&self, held: &Held) -> Option<&'a OpenFile> {
+        match held.hold {
+            Hold::Descriptor(fd) if held.pid == self.own => self.sent.get(&fd).copied(),
+            _ => None,
+        }
+    }
+
+    fn has(&self, held: &Held) -> bool {
+        self.inventory.processes.contains_key(&held.pid) || self.sent(held).is_some()
+    }
+
+    /// The link text, or the name of a mapping.
+    fn target(&self, held: &Held) -> std::ffi::OsString {
+        match (self.sent(held), self.inventory.processes.get(&held.pid)) {
+            (Some(file), _) => file.target.clone(),
+            (None, Some(process)) => target(process, held.hold),
+            (None, None) => std::ffi::OsString::new(),
+        }
+    }
+}
+
+/// Judges what `holders` say of the things that a tree holds.
+fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
+    let is_inside = |held: &&Held| tree.has(held);
     let mut wanted: HashMap<Key, (Kind, &Held)> = HashMap::new();
     for held in holders.iter().filter(is_inside) {
-        let Some(kind) = inventory.processes.get(&held.pid).and_then(|process| kind(process, held))
-        else {
-            continue;
-        };
+        let Some(kind) = kind(held, &tree.target(held)) else { continue };
         let lowest = wanted.entry(key(held)).or_insert((kind, held));
         if (held.pid, held.hold) < (lowest.1.pid, lowest.1.hold) {
             lowest.1 = held;
@@ -151,9 +183,9 @@ fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
     let mut judged = Judged::default();
     for (key, (kind, lowest)) in things {
         let all = by_key.get(&key).map_or(&[][..], Vec::as_slice);
-        let is_outside = |held: &&&Held| !is_inside(held) && held.pid != own;
+        let is_outside = |held: &&&Held| !is_inside(held) && held.pid != tree.own;
         let outside = all.iter().filter(is_outside).map(|held| (held.pid, held.hold));
-        let target = target(&inventory.processes[&lowest.pid], lowest.hold);
+        let target = tree.target(lowest);
         let is_pipe = target.as_bytes().starts_with(b"pipe:[");
         let has = |is: fn(Ends) -> bool| all.iter().filter(is_outside).any(|held| is(held.ends));
         let shared = Shared {
@@ -164,7 +196,7 @@ fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
             outside: outside.collect(),
             outlives: is_pipe && has(|ends| ends.reads) && has(|ends| ends.writes),
         };
-        let (is_unknown, is_unaccounted) = unaccounted(kind, all);
+        let (is_unknown, is_unaccounted) = unaccounted(tree, kind, all);
         judged.has_unknown |= is_unknown;
         if !shared.outside.is_empty() {
             judged.shared.push(shared);
@@ -184,12 +216,15 @@ const fn key(held: &Held) -> Key {
 
 /// Whether there are references that none of these holders accounts for; and whether there are if what
 /// only hints at others (names) is left out.
-fn unaccounted(kind: Kind, holders: &[&Held]) -> (bool, bool) {
+fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, bool) {
     let mut descriptions: HashMap<u64, u64> = HashMap::new();
     let mut programs = HashSet::new();
     for held in holders {
         let runs = held.is_program && programs.insert((held.pid, held.description));
-        *descriptions.entry(held.description).or_default() += 1 + u64::from(runs);
+        // The message itself holds it as well.
+        let is_sent = tree.sent(held).is_some();
+        let count = 1 + u64::from(runs) + u64::from(is_sent);
+        *descriptions.entry(held.description).or_default() += count;
     }
     let of_others = |held: &&&Held| {
         let Some(references) = held.references else { return (true, false) };
@@ -206,13 +241,14 @@ fn unaccounted(kind: Kind, holders: &[&Held]) -> (bool, bool) {
     told.fold((false, false), |sum, (any, sure)| (sum.0 || any, sum.1 || sure))
 }
 
-/// What a process of the tree holds, if it is something that must not be cut in two.
-fn kind(process: &Process, held: &Held) -> Option<Kind> {
+/// What the tree holds, by its link text or the name of the mapping, if it is something that must not be cut in
+/// two.
+fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
     match held.class {
         Class::Named => None,
         Class::Pipe => Some(Kind::Pipe),
         Class::Socket => Some(Kind::Socket),
-        Class::Anonymous => match target(process, held.hold).as_bytes() {
+        Class::Anonymous => match target.as_bytes() {
             b"anon_inode:[eventfd]" => Some(Kind::Eventfd),
             b"anon_inode:[eventpoll]" => Some(Kind::Epoll),
             b"anon_inode:[timerfd]" => Some(Kind::Timerfd),
@@ -221,7 +257,6 @@ fn kind(process: &Process, held: &Held) -> Option<Kind> {
             _ => None,
         },
         Class::File { is_written } => {
-            let target = target(process, held.hold);
             let name = target.as_bytes();
             match held.hold {
                 // The kernel does not count who writes a memfd.
@@ -273,27 +308,32 @@ fn is_mapped_candidate(mapping: &crate::Mapping) -> bool {
 }
 
 /// Finds out who else holds what the processes of `inventory` do.
-pub(crate) fn look(sources: &mut Sources, inventory: &Inventory) -> Result<Sharing, Error> {
+pub(crate) fn look(
+    sources: &mut Sources,
+    inventory: &Inventory,
+    sent: &[OpenFile],
+) -> Result<Sharing, Error> {
     let is_seeing = matches!(sources, Sources::Bpf(_));
     if !(has_candidates(inventory) || is_seeing && has_written(inventory)) {
         return Ok(Sharing::default());
     }
     let own = HostPid::own();
+    let tree = Tree::of(inventory, sent, own);
     let mut peculiar = Vec::new();
     let mut judged = match sources {
         Sources::Bpf(source) => {
             let near: Vec<HostPid> = inventory.processes.keys().copied().chain([own]).collect();
             let held = source.held(Some(&near))?;
             peculiar = peculiarities(inventory, &held);
-            let judged = judge(inventory, &held, own);
+            let judged = judge(&tree, &held);
             match judged.has_unknown {
-                true => judge(inventory, &source.held(None)?, own),
+                true => judge(&tree, &source.held(None)?),
                 false => judged,
             }
         }
         Sources::Proc(_) => {
-            let held = crate::proc_holds::held(inventory);
-            judge(inventory, &held.map_err(Error::Holders)?, own)
+            let held = crate::proc_holds::held(inventory, sent);
+            judge(&tree, &held.map_err(Error::Holders)?)
         }
     };
     drop_descendants(&mut judged.shared, inventory);

@@ -1,9 +1,13 @@
 use super::*;
 use crate::holds::References;
-use crate::{OpenFile, Process, ProcessState, Tables};
+use crate::{OpenFile, Process};
 
 fn pid(number: i32) -> HostPid {
     HostPid::new(number).unwrap()
+}
+
+fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
+    super::judge(&Tree::of(inventory, &[], own), holders)
 }
 
 fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
@@ -25,20 +29,7 @@ fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
 }
 
 fn tree(files: Vec<OpenFile>) -> Inventory {
-    let process = Process {
-        pid: pid(10),
-        ppid: HostPid::new(1),
-        pgid: HostPid::new(10),
-        sid: HostPid::new(10),
-        state: ProcessState::Alive,
-        threads: BTreeMap::new(),
-        mappings: Vec::new(),
-        files,
-        namespaces: BTreeMap::new(),
-        kernel_thread: false,
-        tables: Tables::default(),
-        in_process: None,
-    };
+    let process = Process::with_files(pid(10), files);
     Inventory { processes: BTreeMap::from([(pid(10), process)]), ..Inventory::default() }
 }
 
@@ -159,4 +150,21 @@ fn who_runs_a_program_holds_it_once_more() {
     assert_eq!(judge(&tree, &program, OWN), Judged::default());
     let other = [map(0x1000, false), map(0x2000, false)];
     assert_eq!(judge(&tree, &other, OWN).unaccounted.len(), 1);
+}
+
+/// What is on its way is held by the message and, for the moment, by who looks.
+#[test]
+fn what_is_on_its_way_is_the_trees() {
+    let tree = tree(vec![file(3, libc::S_IFIFO, "pipe:[7]")]);
+    let sent = [file(5, libc::S_IFIFO, "pipe:[7]")];
+    let twice = References { description: 3, descriptions: 1, ..ALONE };
+    let one = held(pid(10), 3, Class::Pipe, 1, twice);
+    let peeked = held(OWN, 5, Class::Pipe, 1, twice);
+    let with =
+        |sent: &[OpenFile], holders: &[Held]| super::judge(&Tree::of(&tree, sent, OWN), holders);
+    assert_eq!(with(&sent, &[one, peeked]), Judged::default());
+    assert_eq!(with(&[], &[one, peeked]).unaccounted.len(), 1);
+    let stranger = held(pid(20), 0, Class::Pipe, 1, twice);
+    let judged = with(&sent, &[peeked, stranger]);
+    assert_eq!((judged.shared.len(), judged.shared[0].pid), (1, OWN));
 }

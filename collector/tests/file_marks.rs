@@ -297,7 +297,7 @@ fn looking_changes_nothing() {
     nix::unistd::write(&writer, b"bytes").unwrap();
     let before = [eye.still(&a), eye.still(&b), eye.still(&reader)];
     kernel::sock_diag::unix_sockets().unwrap();
-    kernel::sockets::peek(b.as_fd(), &mut [0; 64]).unwrap().unwrap();
+    kernel::queues::peek(b.as_fd(), &mut [0; 64]).unwrap().unwrap();
     let (copy, into) = nix::unistd::pipe().unwrap();
     nix::fcntl::tee(&reader, &into, 5, nix::fcntl::SpliceFFlags::empty()).unwrap();
     let mut child = Command::new("true").spawn().unwrap();

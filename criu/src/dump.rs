@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dumper::{AfterDump, DumpOptions, DumpReport};
+use dumper::{AfterDump, DumpOptions, DumpReport, ExternalUnix};
 use hooks::{Hooks, Point};
 use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
@@ -30,6 +30,10 @@ fn asked(
             FinalState::Stopped => AfterDump::Stop,
         },
         shell_job: options.shell_job,
+        external_unix: ExternalUnix {
+            datagrams: options.external_datagrams,
+            sockets: options.external_sockets.clone(),
+        },
         root: options.root.clone(),
         ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
         search: dumper::files::Search {

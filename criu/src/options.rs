@@ -5,6 +5,7 @@
 //! an optional value only when it is attached, unambiguous beginnings of long names, commands
 //! and options in any order. Names, kinds and defaults are those of CRIU 4.2.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,10 @@ pub struct Options {
     pub final_state: FinalState,
     /// Its session or terminal may lie outside it.
     pub shell_job: bool,
+    /// Unix sockets that send datagrams may be connected to processes outside it.
+    pub external_datagrams: bool,
+    /// Unix sockets of it, by inode, that may be connected to processes outside it.
+    pub external_sockets: BTreeSet<u32>,
     /// Who restores does not wait for the tree to end.
     pub detach: bool,
     /// The restored root is the sibling of who restores.
@@ -166,6 +171,18 @@ impl Options {
             "shell-job" => self.shell_job = on,
             "restore-detached" | "daemon" => self.detach = on,
             "restore-sibling" => self.sibling = on,
+            // With inodes, by commas, those sockets may be of any type.
+            "ext-unix-sk" => {
+                let text = value().to_string_lossy().into_owned();
+                for inode in text.split(',').filter(|inode| !inode.is_empty()) {
+                    self.external_sockets.insert(parsed(written, OsStr::new(inode))?);
+                }
+                self.external_datagrams = true;
+            }
+            "external" => match unix_inode(&value()) {
+                Some(inode) => drop(self.external_sockets.insert(inode)),
+                None => self.refused.push(format!("{written} {}", value().to_string_lossy())),
+            },
             "pidfile" => self.pidfile = Some(value().into()),
             "timeout" => {
                 // CRIU takes 0 for its default.
@@ -214,6 +231,11 @@ fn one_of(option: &str, value: &OsStr, values: &[&str]) -> Result<usize, UsageEr
         option: option.to_owned(),
         value: value.to_string_lossy().into_owned(),
     })
+}
+
+/// The inode in `unix[INODE]`.
+fn unix_inode(value: &OsStr) -> Option<u32> {
+    value.to_str()?.strip_prefix("unix[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn whole(option: &str, value: &OsStr) -> Result<u64, UsageError> {
@@ -387,8 +409,9 @@ mod tests {
 
     #[test]
     fn what_criu_has_and_we_have_not_is_named() {
-        let read = options("check --tcp-established --no-tcp-close -x --external mnt[/a]:b");
-        assert_eq!(read.refused, ["--tcp-established", "-x", "--external"]);
+        let read =
+            options("check --tcp-established --no-tcp-close --skip-in-flight --external mnt[/a]:b");
+        assert_eq!(read.refused, ["--tcp-established", "--skip-in-flight", "--external mnt[/a]:b"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
@@ -417,7 +440,11 @@ mod tests {
             if matches!(known.long, "help" | "version") {
                 continue;
             }
-            let values = ["", "=1", "=soft", "=filesize", "=read", "=/x"];
+            // Of what can be external only some is carried.
+            let values: &[&str] = match known.long {
+                "external" => &["=unix[1]"],
+                _ => &["", "=1", "=soft", "=filesize", "=read", "=/x"],
+            };
             let lines = values.iter().map(|value| format!("dump --{}{value}", known.long));
             let read = lines.filter_map(|line| match parse(words(&line)) {
                 Ok(Asked::Run(_, options)) => Some(options.refused.is_empty()),

@@ -42,6 +42,7 @@ fn restore(
     let asked = RestoreOptions {
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
+        external_unix: options.external_datagrams,
         root: options.root.clone(),
         parent: match (options.sibling, options.detach) {
             (true, _) => Parent::CallersParent,

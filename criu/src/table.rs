@@ -71,8 +71,9 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("exec-cmd", None, Plain),
     carried("experimental", None, Switch, &[Check]),
     known("ext-mount-map", Some('M'), Required),
-    known("ext-unix-sk", Some('x'), Optional),
-    known("external", None, Required),
+    carried("ext-unix-sk", Some('x'), Optional, IMAGES),
+    // Of what is external only Unix sockets are carried; what else is asked for is refused.
+    carried("external", None, Required, ALL),
     carried("extra", None, Switch, &[Check]),
     carried("feature", None, Required, &[Check]),
     carried("file-locks", Some('l'), Switch, IMAGES),

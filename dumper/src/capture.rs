@@ -153,7 +153,11 @@ fn read(
     pre_copy.doubt(&inventory);
     let root = options.pid;
     let mut found = unsupported::find(root, &inventory, Vec::new(), &plan.around);
-    found.extend(sharing::look_again(&plan.sharing, &mut plan.collector, root, &inventory)?);
+    let is_late = || clock.check(READ_FILES).is_err();
+    plan.files.receive(&inventory, &is_late).map_err(|error| Error::of_files(root, error))?;
+    let sent: Vec<_> = plan.files.in_flight().cloned().collect();
+    let collector = &mut plan.collector;
+    found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
     unsupported::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;

@@ -1,7 +1,7 @@
 //! Open files of every kind: what to capture of them and how to write it.
 //!
-//! Three steps, one for each phase of a dump: [`Plan::prepare`] while the target runs (classify,
-//! resolve paths, refuse, read), [`Plan::capture`] while it is frozen (what has changed since, and
+//! Three steps, one for each phase of a dump: [`Plan::begin`] and [`Plan::prepare`] while the target runs
+//! (classify, resolve paths, refuse, read), [`Plan::receive`] and [`Plan::capture`] while it is frozen (what has changed since, and
 //! what may have: socket queues, counters), [`Captured::encode`] when it runs again.
 //!
 //! Everything that a file can be held by gets its id here: descriptors, mappings, the program,
@@ -21,6 +21,7 @@ mod file_kind;
 mod file_reference;
 mod held;
 mod identity;
+mod in_flight;
 mod inet_sockets;
 mod inotify;
 mod locks;
@@ -29,6 +30,7 @@ mod multicast;
 mod neighbours;
 mod netlink_sockets;
 mod other_options;
+mod outside;
 mod owners;
 mod packet_sockets;
 mod paths;
@@ -36,7 +38,9 @@ mod paths_of_process;
 mod pidfd;
 mod pipes;
 mod problem;
+mod queues;
 mod regular;
+mod sent_files;
 mod signalfd;
 mod socket_options;
 mod sockets;
@@ -54,8 +58,8 @@ mod watched;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use collector::Inventory;
 use collector::sharing::Hidden;
+use collector::{Inventory, OpenFile};
 use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
@@ -65,14 +69,18 @@ use beside::Beside;
 use file_cache::{Contents, FileCache, Keeping, Unchanged};
 pub use file_reference::FileReference;
 use held::HeldFiles;
+use in_flight::InFlight;
+pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
 pub use watched::Search;
 
 /// What the rest of the dump tells the files part.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PlanContext {
     /// The root may belong to a session and a terminal outside the tree.
     pub shell_job: bool,
+    /// Which Unix sockets may be connected to processes outside the tree.
+    pub external_unix: ExternalUnix,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
@@ -118,40 +126,74 @@ pub enum Error {
 }
 
 /// What is known of the open files before the target is stopped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     context: PlanContext,
     held: HeldFiles,
     cache: FileCache,
+    in_flight: InFlight,
 }
 
 impl Plan {
+    /// Looks for files that are on their way in messages to the processes of `inventory`, which run. This
+    /// process has them open until [`Plan::prepare`] has looked at them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer.
+    pub fn begin(inventory: &Inventory) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        plan.in_flight =
+            sent_files::gather(inventory, &mut plan.held, None).map_err(sent_files::in_queues)?;
+        Ok(plan)
+    }
+
     /// Looks at every file that the processes of `inventory` hold, while they run. The files' marks
     /// in `inventory` were taken before: that is what tells later which have changed since.
     ///
     /// It keeps a descriptor for nearly each of them, which the caller's limit must allow.
     ///
-    /// Also returns everything that cannot be dumped now. Something that vanishes meanwhile is neither
+    /// Returns everything that cannot be dumped now. Something that vanishes meanwhile is neither
     /// that nor an error: it is looked at again in [`Plan::capture`].
     ///
     /// # Errors
     ///
     /// If the kernel does not answer.
     pub fn prepare(
+        &mut self,
         inventory: &Inventory,
-        context: &PlanContext,
-    ) -> Result<(Self, Vec<Unsupported>), Error> {
-        let mut held = HeldFiles::default();
+        context: PlanContext,
+    ) -> Result<Vec<Unsupported>, Error> {
+        self.context = context;
         let (captured, mut cache, refusals) = walk::look(
-            context,
-            &mut held,
+            &self.context,
+            &mut self.held,
             inventory,
             FileCache::default(),
             &BTreeMap::new(),
+            &mut self.in_flight,
             None,
         )?;
         cache.files = captured.files;
-        Ok((Self { context: context.clone(), held, cache }, refusals))
+        self.cache = cache;
+        self.in_flight = InFlight::default();
+        Ok(refusals)
+    }
+
+    /// Looks for files that are on their way in messages to a frozen target, and reads those messages, once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer; [`Error::TooLate`] once `is_late`.
+    pub fn receive(&mut self, frozen: &Inventory, is_late: &dyn Fn() -> bool) -> Result<(), Error> {
+        let gathered = sent_files::gather(frozen, &mut self.held, Some(is_late));
+        self.in_flight = gathered.map_err(sent_files::in_queues)?;
+        Ok(())
+    }
+
+    /// The files on their way, as this process has them open.
+    pub fn in_flight(&self) -> impl Iterator<Item = &OpenFile> {
+        self.in_flight.files()
     }
 
     /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
@@ -174,8 +216,9 @@ impl Plan {
     ) -> Result<Captured, Error> {
         let cache = std::mem::take(&mut self.cache);
         let (context, held) = (&self.context, &mut self.held);
+        let in_flight = &mut self.in_flight;
         let (captured, cache, refusals) =
-            walk::look(context, held, frozen, cache, tables, Some(is_late))?;
+            walk::look(context, held, frozen, cache, tables, in_flight, Some(is_late))?;
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }
@@ -218,6 +261,8 @@ pub struct Captured {
     pub(crate) warnings: Vec<String>,
     /// Sockets of which the packets that wait are left behind.
     left_behind: usize,
+    /// Sockets outside of the tree that its own may be connected to.
+    outside: Vec<FileEntry>,
 }
 
 impl Captured {

@@ -44,6 +44,7 @@ mod write;
 
 pub use dump::dump;
 pub use error::Error;
+pub use files::ExternalUnix;
 pub use freezer::StopError as FreezeError;
 pub use inject::Error as InjectError;
 pub use memory::{KEEP, keep};

@@ -52,6 +52,7 @@ impl<'a> Looker<'a> {
             context: files::PlanContext {
                 shell_job: options.shell_job,
                 for_user: options.on_behalf_of.is_some(),
+                external_unix: options.external_unix.clone(),
                 root: options.root.clone(),
                 contents: options.contents,
                 ghost_limit: options.ghost_limit,
@@ -127,10 +128,12 @@ impl<'a> Looker<'a> {
             true => &none,
             false => &inventory,
         };
-        let (sharing, mut shared) = sharing::look(collector, root, looked_at)?;
+        let mut files = files::Plan::begin(looked_at)?;
+        let sent: Vec<_> = files.in_flight().cloned().collect();
+        let (sharing, mut shared) = sharing::look(collector, root, looked_at, &sent)?;
         let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
         let context = files::PlanContext { joined, hidden, ..self.context.clone() };
-        let (files, refused) = files::Plan::prepare(looked_at, &context)?;
+        let refused = files.prepare(looked_at, context)?;
         // Who is at the other end is told better by who holds both.
         let is_told = |other: &Unsupported| {
             shared.iter().any(|it| (it.task, &it.object) == (other.task, &other.object))

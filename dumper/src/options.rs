@@ -9,6 +9,8 @@ use ids::HostPid;
 use images::Images;
 use kernel::rights::User;
 
+use crate::files::ExternalUnix;
+
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterDump {
@@ -29,6 +31,8 @@ pub struct DumpOptions {
     pub after: AfterDump,
     /// The root may belong to a session (and a terminal) outside the tree.
     pub shell_job: bool,
+    /// Which Unix sockets may be connected to processes outside the tree.
+    pub external_unix: ExternalUnix,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
@@ -86,6 +90,7 @@ impl DumpOptions {
             pid,
             after: AfterDump::Kill,
             shell_job: false,
+            external_unix: ExternalUnix::default(),
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             search: crate::files::Search::default(),

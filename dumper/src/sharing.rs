@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 
 use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
-use collector::{Collector, Inventory, Process};
+use collector::{Collector, Inventory, OpenFile, Process};
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use support::Unsupported;
@@ -33,14 +33,16 @@ pub(crate) struct Known {
     pub(crate) hidden: BTreeMap<u64, Hidden>,
 }
 
-/// Looks at what a running tree holds; an empty list if all of it is its own.
+/// Looks at what a running tree holds, with the files that are on their way to it, `sent`; an empty list if
+/// all of it is its own.
 pub(crate) fn look(
     collector: &mut Collector,
     root: HostPid,
     inventory: &Inventory,
+    sent: &[OpenFile],
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     let failed = |source| Error::Inventory { pid: root, source };
-    let found = collector.sharing(inventory).map_err(failed)?;
+    let found = collector.sharing(inventory, sent).map_err(failed)?;
     let mut known = Known {
         is_in_doubt: !found.unaccounted.is_empty(),
         seen: all_candidates(inventory).collect(),
@@ -61,24 +63,26 @@ pub(crate) fn look(
 }
 
 /// Looks again, at a tree that stands still, if something may have come to be shared since, or was not to
-/// be told.
+/// be told. `sent` are the files on their way to it.
 pub(crate) fn look_again(
     known: &Known,
     collector: &mut Collector,
     root: HostPid,
     frozen: &Inventory,
+    sent: &[OpenFile],
 ) -> Result<Vec<Unsupported>, Error> {
-    if !known.is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
+    let is_in_doubt = known.is_in_doubt || !sent.is_empty();
+    if !is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
         return Ok(Vec::new());
     }
     let failed = |source| Error::Inventory { pid: root, source };
-    let mut found = collector.sharing(frozen).map_err(failed)?;
+    let mut found = collector.sharing(frozen, sent).map_err(failed)?;
     // Others may look into it just now, as whoever reads /proc/PID/fdinfo does.
     for _ in 0..LOOKS {
         if found.unaccounted.is_empty() {
             break;
         }
-        found = collector.sharing(frozen).map_err(failed)?;
+        found = collector.sharing(frozen, sent).map_err(failed)?;
     }
     let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
     let refusals = shared.chain(&found.unaccounted).filter(|shared| !is_sealed(shared));
@@ -167,7 +171,7 @@ fn candidates(process: &Process) -> impl Iterator<Item = (HostPid, i32, u64, u64
     process.files.iter().filter_map(|file| candidate(process.pid, file))
 }
 
-fn candidate(pid: HostPid, file: &collector::OpenFile) -> Option<(HostPid, i32, u64, u64)> {
+fn candidate(pid: HostPid, file: &OpenFile) -> Option<(HostPid, i32, u64, u64)> {
     is_candidate(file).then_some((pid, file.fd, file.device, file.inode))
 }
 
@@ -193,6 +197,11 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
         ),
         None => held_by_kernel(thing),
     };
+    if shared.pid == HostPid::own() {
+        // No process of the tree has it yet.
+        return refusal
+            .of(root, format!("a file on its way ({})", shared.target.to_string_lossy()));
+    }
     refusal.of(shared.pid, object(shared.hold, &shared.target))
 }
 

@@ -111,6 +111,9 @@ impl Checkpoint {
         }
         for packet in &self.packets {
             self.files.require(packet.entry.id_for, names::sk_queues().name(), "a packet")?;
+            for file in packet.entry.scm.iter().flat_map(|part| &part.rights) {
+                self.files.require(*file, names::sk_queues().name(), "a packet")?;
+            }
         }
         Ok(())
     }

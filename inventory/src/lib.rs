@@ -47,6 +47,27 @@ pub struct Process {
     pub in_process: Option<Box<InProcess>>,
 }
 
+impl Process {
+    /// A process of which no more is known than its open files.
+    #[must_use]
+    pub fn with_files(pid: HostPid, files: Vec<OpenFile>) -> Self {
+        Self {
+            pid,
+            ppid: None,
+            pgid: None,
+            sid: None,
+            state: ProcessState::Alive,
+            threads: BTreeMap::new(),
+            mappings: Vec::new(),
+            files,
+            namespaces: BTreeMap::new(),
+            kernel_thread: false,
+            tables: Tables::default(),
+            in_process: None,
+        }
+    }
+}
+
 /// Per-process state that only the kernel's own structures, or the process itself, know.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InProcess {

@@ -36,6 +36,7 @@ pub mod pidfd;
 pub mod process;
 pub mod procfs;
 pub mod ptrace;
+pub mod queues;
 pub mod region;
 pub mod reserved;
 pub mod rights;

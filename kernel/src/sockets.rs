@@ -45,6 +45,11 @@ impl Address {
         }
     }
 
+    /// As the kernel takes it.
+    pub(crate) fn parts(&self) -> (*const libc::sockaddr, libc::socklen_t) {
+        (self.pointer(), self.length())
+    }
+
     fn pointer(&self) -> *const libc::sockaddr {
         self.0.as_ptr().cast()
     }
@@ -316,78 +321,6 @@ pub fn protocol_name(pid: HostPid, fd: i32) -> Option<String> {
     std::str::from_utf8(name).ok().map(str::to_owned)
 }
 
-/// What [`peek`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peeked {
-    /// Bytes written to the buffer.
-    pub bytes: usize,
-    /// The message was longer than the buffer.
-    pub truncated: bool,
-    /// Descriptors travel with the message. (They are not received.)
-    pub descriptors: bool,
-    /// The name of who sent a datagram; empty for one without.
-    pub sender: Vec<u8>,
-}
-
-/// Looks at what is queued in a socket, from its peek offset on, and leaves it there. `None` when
-/// nothing (more) is queued.
-///
-/// # Errors
-/// As recvmsg(2).
-pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Peeked>> {
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // Room for credentials, which come first, but not for a descriptor: the kernel then drops
-    // what does not fit and says so.
-    let mut control = [0_u64; 4];
-    let mut sender = [0_u8; Address::MAX];
-    // SAFETY: all zero is a valid `msghdr`: null pointers with lengths of 0.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_name = sender.as_mut_ptr().cast();
-    message.msg_namelen = size_of_val(&sender) as _;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header points to one part (the caller's buffer), to `sender` and to `control`, with
-    // their true lengths; all live until the call returns.
-    let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
-    if count < 0 {
-        let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
-    }
-    let descriptors = close_received(&message) || message.msg_flags & libc::MSG_CTRUNC != 0;
-    Ok(Some(Peeked {
-        bytes: count as usize,
-        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
-        descriptors,
-        sender: sender
-            .get(size_of::<libc::sa_family_t>()..message.msg_namelen as usize)
-            .unwrap_or_default()
-            .to_vec(),
-    }))
-}
-
-/// Whether an urgent byte (`MSG_OOB`) is queued in a stream socket; it stays there.
-///
-/// # Errors
-/// As recv(2), but for those that say that there is none.
-pub fn has_urgent_byte(socket: impl AsFd) -> io::Result<bool> {
-    let flags = libc::MSG_OOB | libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    let mut byte = 0_u8;
-    // SAFETY: the kernel writes at most one byte, which there is.
-    let count = unsafe { libc::recv(socket.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
-    if count >= 0 {
-        return Ok(count > 0);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // None; none, or in the stream (SO_OOBINLINE); a kernel that has none in Unix sockets.
-        Some(libc::EAGAIN | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
-        _ => Err(error),
-    }
-}
-
 /// Whether an error waits in a socket that has not been received (`SO_ERROR`, `MSG_ERRQUEUE`); it stays
 /// there.
 ///
@@ -443,32 +376,6 @@ fn events(file: impl AsFd, wanted: i16) -> io::Result<i16> {
     Ok(asked.revents)
 }
 
-/// Closes the descriptors that a message brought; returns whether there were any.
-fn close_received(message: &libc::msghdr) -> bool {
-    let mut found = false;
-    // SAFETY: the header is one that recvmsg has just filled in, its control buffer lives.
-    let mut head = unsafe { libc::CMSG_FIRSTHDR(message) };
-    while !head.is_null() {
-        // SAFETY: `CMSG_FIRSTHDR` and `CMSG_NXTHDR` give null or a header inside the buffer.
-        let part = unsafe { &*head };
-        if part.cmsg_level == libc::SOL_SOCKET && part.cmsg_type == libc::SCM_RIGHTS {
-            found = true;
-            // SAFETY: the kernel wrote as many descriptors behind the header as `cmsg_len`
-            // has room for, and they are ours.
-            unsafe {
-                let data = libc::CMSG_DATA(head).cast::<libc::c_int>();
-                let count = (part.cmsg_len as usize - libc::CMSG_LEN(0) as usize) / 4;
-                for index in 0..count {
-                    drop(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
-                }
-            }
-        }
-        // SAFETY: as above.
-        head = unsafe { libc::CMSG_NXTHDR(message, head) };
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,21 +394,6 @@ mod tests {
     }
 
     #[test]
-    fn peeking_leaves_messages_where_they_are() {
-        let (a, b) = create_pair(libc::SOCK_SEQPACKET).unwrap();
-        nix::unistd::write(&a, b"one").unwrap();
-        nix::unistd::write(&a, b"three").unwrap();
-        set_option(&b, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).unwrap();
-        let mut buffer = [0; 16];
-        let first = peek(&b, &mut buffer).unwrap().unwrap();
-        assert_eq!(&buffer[..first.bytes], b"one");
-        let second = peek(&b, &mut buffer).unwrap().unwrap();
-        assert_eq!(&buffer[..second.bytes], b"three");
-        assert_eq!(peek(&b, &mut buffer).unwrap(), None);
-        assert!(!first.descriptors && !first.truncated);
-    }
-
-    #[test]
     fn an_error_is_seen_and_stays() {
         let refused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -512,34 +404,5 @@ mod tests {
         assert!(has_error(&socket).unwrap() && has_error(&socket).unwrap());
         assert!(socket.take_error().unwrap().is_some());
         assert!(!has_error(&socket).unwrap());
-    }
-
-    #[test]
-    fn an_urgent_byte_is_seen_and_stays() {
-        let (a, b) = create_pair(libc::SOCK_STREAM).unwrap();
-        nix::unistd::write(&a, b"one").unwrap();
-        assert!(!has_urgent_byte(&b).unwrap());
-        // SAFETY: one byte is read.
-        let sent = unsafe { libc::send(a.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB) };
-        assert_eq!(sent, 1);
-        assert!(has_urgent_byte(&b).unwrap() && has_urgent_byte(&b).unwrap());
-    }
-
-    #[test]
-    fn descriptors_in_flight_are_seen_and_not_kept() {
-        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-        let (a, b) = create_pair(libc::SOCK_STREAM).unwrap();
-        let rights = [a.as_raw_fd()];
-        sendmsg::<()>(
-            a.as_raw_fd(),
-            &[io::IoSlice::new(b"x")],
-            &[ControlMessage::ScmRights(&rights)],
-            MsgFlags::empty(),
-            None,
-        )
-        .unwrap();
-        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
-        assert!(peek(&b, &mut [0; 8]).unwrap().unwrap().descriptors);
-        assert_eq!(std::fs::read_dir("/proc/self/fd").unwrap().count(), before);
     }
 }

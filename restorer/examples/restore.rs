@@ -7,6 +7,7 @@ fn main() -> std::process::ExitCode {
     let options = RestoreOptions {
         after: if has("--stop") { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: has("--shell-job"),
+        external_unix: false,
         root: None,
         parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
         records: None,

@@ -41,11 +41,13 @@ mod table;
 mod terminals;
 mod timerfd;
 mod unix_names;
+mod unix_outside;
 mod unix_plan;
+mod unix_queues;
 mod unix_sockets;
 mod watched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -72,6 +74,8 @@ use self::opener::Opener;
 pub struct OpenContext {
     /// The root joins the caller's session and terminal.
     pub shell_job: bool,
+    /// Unix sockets are connected again to processes outside the tree.
+    pub external_unix: bool,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.
     pub root: Option<PathBuf>,
     /// Who holds which file. A file that nobody holds is opened by our own rights.
@@ -158,6 +162,8 @@ pub struct OpenFiles {
     base: RawFd,
     files: BTreeMap<u32, Box<FileEntry>>,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
+    /// Files that are on their way in messages, and no table has.
+    sent: BTreeSet<u32>,
     /// The table in which what is to be done once for a file is done, by the file's id.
     holders: BTreeMap<u32, u32>,
     /// What kinds of file have in images of their own, and what they have made of it.

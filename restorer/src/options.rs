@@ -35,6 +35,8 @@ pub struct RestoreOptions {
     pub after: AfterRestore,
     /// The root joins the caller's session (and terminal) instead of one of its own.
     pub shell_job: bool,
+    /// Connect Unix sockets again to processes outside the tree.
+    pub external_unix: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
     /// Whose child the root is.

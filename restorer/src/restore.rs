@@ -85,6 +85,7 @@ pub fn restore(
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
     let context = OpenContext {
         shell_job: options.shell_job,
+        external_unix: options.external_unix,
         root: options.root.clone(),
         holders: rights::holders(&checkpoint),
         trust: options.trust,

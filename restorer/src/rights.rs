@@ -29,13 +29,14 @@ fn credentials(creds: &CredsEntry) -> Credentials {
     }
 }
 
-/// The files of a process: its descriptors', with what these refer to, its mappings' and directories.
+/// The files of a process: its descriptors', with what is on its way to these and what they refer to, its
+/// mappings' and directories.
 fn files<'a>(checkpoint: &'a Checkpoint, body: &'a Body) -> impl Iterator<Item = u32> + 'a {
     let descriptors = checkpoint.files.tables.get(&body.ids.files_id).into_iter().flatten();
-    let opened = descriptors.flat_map(|descriptor| {
-        let file = checkpoint.files.files.get(&descriptor.id);
-        let fifo = file.and_then(|file| file.fifo.as_ref()?.regf_id);
-        [Some(descriptor.id), fifo]
+    let ids = checkpoint.files.with_sent(descriptors.map(|descriptor| descriptor.id));
+    let opened = ids.into_iter().flat_map(|id| {
+        let fifo = checkpoint.files.files.get(&id).and_then(|file| file.fifo.as_ref()?.regf_id);
+        [Some(id), fifo]
     });
     let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
     let mapped = mapped.filter_map(|mapping| u32::try_from(mapping.vma.shmid).ok());

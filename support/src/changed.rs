@@ -180,6 +180,16 @@ pub fn other_socket(error: &str) -> Refusal {
     )
 }
 
+/// A socket outside of the tree that one of its sockets is to be connected to again, and cannot be, as the
+/// kernel says.
+#[must_use]
+pub fn outside_socket(name: &str, error: &str) -> Refusal {
+    Refusal::new(
+        format!("it was connected to {name} outside the tree, and cannot be again ({error})"),
+        format!("start what listens at {name}, and let the tasks' users write to it"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

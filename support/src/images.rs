@@ -48,16 +48,26 @@ pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
     "dump the job inside the terminal",
 );
 
-/// A Unix socket with a peer that the images do not have.
-pub const CONNECTED_OUTSIDE: Refusal = Refusal::fixed(
-    "it was connected to a process outside the tree",
+/// A Unix socket whose peer was outside of the tree.
+#[must_use]
+pub fn connected_outside(name: &[u8]) -> Refusal {
+    let name = crate::sockets::unix_name(name);
+    Refusal::new(
+        format!("it was connected to a process outside the tree ({name})"),
+        format!("restore with --ext-unix-sk, which connects it to {name} again"),
+    )
+}
+
+/// A peer outside of the tree that cannot be found again.
+pub const NAMELESS_OUTSIDE: Refusal = Refusal::fixed(
+    "it was connected to a process outside the tree that has no name to connect to",
     "dump a tree that holds both ends",
 );
 
-/// Descriptors on their way.
-pub const DESCRIPTORS_WAIT: Refusal = Refusal::fixed(
-    "descriptors travel with it (SCM_RIGHTS), which is not supported yet",
-    "dump again when they have been received",
+/// A Unix socket that CRIU expects somebody else to make.
+pub const UNIX_BY_OTHERS: Refusal = Refusal::fixed(
+    "it was left to a plugin of CRIU's, or inherited from who dumped it",
+    "dump it again without",
 );
 
 /// Processes that share what is not made shared.

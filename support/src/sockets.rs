@@ -146,10 +146,64 @@ pub const DATAGRAM_TOLD: Refusal = Refusal::fixed(
     "try again when it has been read",
 );
 
+/// The other end of a Unix socket, which nobody in the tree holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherEnd<'a> {
+    /// The name that it has, as the kernel gives it; empty for none.
+    pub name: &'a [u8],
+    /// It receives datagrams.
+    pub takes_datagrams: bool,
+    /// The inode of the socket that is connected to it.
+    pub socket: u64,
+}
+
 /// A Unix socket whose peer nobody in the tree holds.
-pub const CONNECTED_OUTSIDE: Refusal = Refusal::fixed(
-    "it is connected to a process outside the tree",
-    "close the connection, or dump a tree that holds both ends",
+#[must_use]
+pub fn connected_outside(end: OtherEnd<'_>) -> Refusal {
+    const REMEDY: &str = "close the connection, or dump a tree that holds both ends";
+    let name = unix_name(end.name);
+    if name.is_empty() {
+        return Refusal::fixed("it is connected to a process outside the tree", REMEDY);
+    }
+    let again = match end.takes_datagrams {
+        true => "dump and restore with --ext-unix-sk, which connects it again".to_owned(),
+        false => format!(
+            "dump with --external unix[{}] and restore with --ext-unix-sk, which makes a new connection",
+            end.socket
+        ),
+    };
+    Refusal::new(
+        format!("it is connected to a process outside the tree ({name})"),
+        format!("{again} to {name}; or {REMEDY}"),
+    )
+}
+
+/// The name of a Unix socket as people write it, with `@` for an abstract one.
+#[must_use]
+pub fn unix_name(name: &[u8]) -> String {
+    match name {
+        [0, rest @ ..] => format!("@{}", String::from_utf8_lossy(rest)),
+        name => String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned(),
+    }
+}
+
+/// A peer outside of the tree whose name leads nowhere by itself.
+#[must_use]
+pub fn relative_outside(name: &[u8]) -> Refusal {
+    Refusal::new(
+        format!(
+            "it is connected to a process outside the tree by the relative path {}, which a restore \
+             does not find",
+            unix_name(name)
+        ),
+        "bind that socket to an absolute path",
+    )
+}
+
+/// What an outside peer of a stream has sent.
+pub const OUTSIDE_SENT: Refusal = Refusal::fixed(
+    "data that a process outside the tree has sent waits in it, and a new connection would not have it",
+    "try again when it has been received",
 );
 
 /// A stream that leads one way only.
@@ -374,10 +428,40 @@ pub const URGENT_BYTE: Refusal = Refusal::fixed(
 pub const EMPTY_MESSAGE: Refusal =
     Refusal::fixed("an empty message is queued in it", "try again when it has been received");
 
-/// Descriptors on their way.
-pub const DESCRIPTORS_WAIT: Refusal = Refusal::fixed(
-    "descriptors are queued in it (SCM_RIGHTS), which is not supported yet",
-    "try again when they have been received",
+/// More descriptors on their way than the dumper may have open.
+pub const MANY_DESCRIPTORS: Refusal = Refusal::fixed(
+    "more descriptors are queued in it (SCM_RIGHTS) than this process may have open",
+    "raise its limit of open files (`ulimit -n`), or try again when they have been received",
+);
+
+/// A file on its way whose name has been taken away, while it has others.
+#[must_use]
+pub fn lost_on_its_way(path: &Path) -> Refusal {
+    Refusal::new(
+        format!("its name {} has been removed, and it has others", path.display()),
+        format!(
+            "give it that name again: find its inode below the mount point and link it to {}",
+            path.display()
+        ),
+    )
+}
+
+/// A file that only messages have, with a lock.
+pub const LOCKED_ON_ITS_WAY: Refusal = Refusal::fixed(
+    "it is on its way to a process (SCM_RIGHTS) with a lock on it (flock, lease), which no process has",
+    "try again when it has been received",
+);
+
+/// A file of a kind that a restore opens too late to send it.
+pub const NOT_SENT: Refusal = Refusal::fixed(
+    "it is on its way to a process (SCM_RIGHTS), and can only be made when all processes are there",
+    "try again when it has been received",
+);
+
+/// A message from a process that has no number here.
+pub const FOREIGN_SENDER: Refusal = Refusal::fixed(
+    "a message waits in it whose sender (SO_PASSCRED) is in another pid namespace",
+    "try again when it has been received",
 );
 
 /// A message that is longer than what is looked at.
@@ -389,11 +473,14 @@ pub fn long_message(bytes: usize) -> Refusal {
     )
 }
 
-/// A datagram from a name that nobody would have in a restore.
+/// A datagram from a socket whose name leads nowhere by itself.
 #[must_use]
-pub fn other_sender(sender: &str) -> Refusal {
+pub fn relative_sender(name: &str) -> Refusal {
     Refusal::new(
-        format!("a datagram from {} is queued in it, to whom an answer would go", sender),
+        format!(
+            "a datagram is queued in it from a socket with the relative path {name}, to which an answer \
+             would go"
+        ),
         "try again when it has been received",
     )
 }

@@ -23,6 +23,7 @@ mod ghosts;
 mod guards;
 mod held;
 mod identity;
+mod in_flight;
 mod inet;
 mod inotify;
 mod jail;
@@ -35,6 +36,7 @@ mod multicast;
 mod nameless;
 mod namespaces;
 mod netlink;
+mod outside;
 mod packet;
 mod pidfd;
 mod pipes;
@@ -83,6 +85,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("guards", guards::run),
     ("held", held::run),
     ("identity", identity::run),
+    ("in_flight", in_flight::run),
+    ("in_flight_credentials", in_flight::credentials),
+    ("in_flight_plain", in_flight::plain),
     ("inet", inet::run),
     ("inotify", inotify::run),
     ("inotify_lost", inotify::lost),
@@ -140,6 +145,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("namespaces", namespaces::together),
     ("namespaces_apart", namespaces::apart),
     ("settings", settings::run),
+    ("outside_datagrams", outside::datagrams),
+    ("outside_stream", outside::stream),
     ("settings_deadline", settings::deadline),
     ("settings_unseen", settings::unseen),
     ("signals", signals::run),

@@ -46,7 +46,10 @@ impl FileKind for Epoll {
         };
         // The numbers count in the frozen moment only: what is watched changes all the time.
         let tfd = if survey.frozen {
-            entries(process.pid, file.fd, watched, &process.files)?
+            // One on its way is filled by who receives it.
+            let receiver = survey.receiver.and_then(|pid| survey.inventory.processes.get(&pid));
+            let by = receiver.unwrap_or(process);
+            entries((process.pid, file.fd), watched, (by.pid, &by.files))?
         } else {
             Vec::new()
         };
@@ -59,12 +62,11 @@ impl FileKind for Epoll {
     }
 }
 
-/// The entries of the epoll that process `pid` has as `epoll`, found among its open `files`.
+/// The entries of the epoll that a process has as a descriptor, found among the open files of one.
 fn entries(
-    pid: HostPid,
-    epoll: i32,
+    (pid, epoll): (HostPid, i32),
     watched: &[EpollEntry],
-    files: &[OpenFile],
+    among: (HostPid, &[OpenFile]),
 ) -> Result<Vec<EventpollTfdEntry>, Problem> {
     let mut seen: HashMap<i32, u32> = HashMap::new();
     let mut written: HashMap<i32, i32> = HashMap::new();
@@ -74,7 +76,7 @@ fn entries(
             let count = seen.entry(entry.fd).or_default();
             let slot = EpollSlot { epoll, added_as: entry.fd, nth: *count };
             *count += 1;
-            let fd = holder(pid, slot, entry, files)?;
+            let fd = holder(pid, slot, entry, among)?;
             if let Some(other) = written.insert(fd, entry.fd) {
                 return Err(twice(fd, if other == fd { entry.fd } else { other }));
             }
@@ -97,15 +99,15 @@ fn twice(fd: i32, closed: i32) -> Problem {
     Problem::Refused(support::files::watched_twice(fd, closed))
 }
 
-/// A descriptor of the process that is the file of the entry.
+/// A descriptor of a process that is the file of the entry, in an epoll of process `pid`.
 fn holder(
     pid: HostPid,
     slot: EpollSlot,
     entry: &EpollEntry,
-    files: &[OpenFile],
+    (by, files): (HostPid, &[OpenFile]),
 ) -> Result<i32, Problem> {
     for file in candidates(entry, files) {
-        if is_epoll_target(pid, file.fd, pid, slot).doing("compare watched files of")? {
+        if is_epoll_target(by, file.fd, pid, slot).doing("compare watched files of")? {
             return Ok(file.fd);
         }
     }

@@ -35,6 +35,10 @@ pub(super) struct FileCache {
     pub(super) contents: Contents,
     /// The sockets that the tree holds, by inode.
     pub(super) sockets: HashSet<u32>,
+    /// The sockets that were on their way in messages, by inode.
+    pub(super) in_flight: HashSet<u32>,
+    /// Sockets outside of the tree that its own are connected to, by inode: type (`SOCK_*`) and name.
+    pub(super) outside: BTreeMap<u32, (i32, Vec<u8>)>,
     /// The mappings of each process by which files are mapped first, with the mark of its mappings.
     pub(super) mapped: HashMap<HostPid, (NonZeroU64, Vec<usize>)>,
     /// The process whose files are being compared, its files, and how far it has come.

@@ -51,6 +51,11 @@ pub(super) trait FileKind: Debug + Sync {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem>;
 
+    /// Whether it can be sent in a message before the processes of the tree are there (`SCM_RIGHTS`).
+    fn can_be_sent(&self) -> bool {
+        true
+    }
+
     /// Whether a file that is mapped, or run as a program, is of this kind, other than one that is found by
     /// its path. `name` is that of the mapping, or the link text.
     fn is_mapped(&self, _inode: u64, _name: &OsStr) -> bool {

@@ -19,6 +19,8 @@ pub enum FileReference {
     Root,
     /// A thread's own, by its tid.
     Thread(HostPid),
+    /// A message that waits in the socket of a descriptor.
+    Queue(i32),
 }
 
 impl fmt::Display for FileReference {
@@ -30,6 +32,7 @@ impl fmt::Display for FileReference {
             Self::Cwd => write!(f, "working directory"),
             Self::Root => write!(f, "root directory"),
             Self::Thread(tid) => write!(f, "thread {tid}"),
+            Self::Queue(fd) => write!(f, "queue of descriptor {fd}"),
         }
     }
 }

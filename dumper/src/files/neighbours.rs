@@ -15,6 +15,8 @@ use super::problem::{Doing, Problem};
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     held: HashSet<u32>,
+    /// Those that are on their way to the tree in messages.
+    in_flight: HashSet<u32>,
     /// Known once they have been asked for: that takes a while.
     pub(super) known: Option<Known>,
     /// Those that were asked for one by one.
@@ -49,8 +51,8 @@ impl Known {
 
 impl Neighbours {
     /// Those of a tree that holds the sockets with these inodes.
-    pub(super) fn new(held: HashSet<u32>) -> Self {
-        Self { held, ..Self::default() }
+    pub(super) fn new(held: HashSet<u32>, in_flight: HashSet<u32>) -> Self {
+        Self { held, in_flight, ..Self::default() }
     }
 
     /// The sockets that the tree holds.
@@ -58,9 +60,9 @@ impl Neighbours {
         self.held
     }
 
-    /// Whether the tree holds the socket with this inode.
+    /// Whether the tree holds the socket with this inode, or it is on its way there.
     pub(super) fn holds(&self, inode: u32) -> bool {
-        self.held.contains(&inode)
+        self.held.contains(&inode) || self.in_flight.contains(&inode)
     }
 
     /// Asks for all of them, if that has not been done.
@@ -146,8 +148,9 @@ impl Neighbours {
     pub(super) fn peer(&self, socket: &UnixSocket, frozen: bool) -> Result<u32, Problem> {
         let stream = i32::from(socket.kind) != SOCK_DGRAM;
         match socket.peer {
-            Some(peer) if self.held.contains(&peer) => self.reachable(socket, peer),
-            Some(_) => Err(Problem::Refused(support::sockets::CONNECTED_OUTSIDE)),
+            Some(peer) if self.holds(peer) => self.reachable(socket, peer),
+            // Who asks sees whether that may be.
+            Some(peer) => Ok(peer),
             None if stream && u32::from(socket.state) == SK_ESTABLISHED => {
                 self.waiting(socket, frozen)
             }
@@ -177,7 +180,7 @@ impl Neighbours {
                 Err(Problem::Refused(support::sockets::NO_PEER))
             };
         };
-        if !self.held.contains(listener) {
+        if !self.holds(*listener) {
             return Err(Problem::Refused(support::sockets::WAITS_OUTSIDE));
         }
         if frozen && socket.send_queue > 0 {
@@ -187,7 +190,7 @@ impl Neighbours {
     }
 
     fn accepts_only_ours(&self, socket: &UnixSocket, frozen: bool) -> Result<(), Problem> {
-        let strange = socket.waiting.iter().any(|client| !self.held.contains(client));
+        let strange = socket.waiting.iter().any(|client| !self.holds(*client));
         if frozen && strange {
             return Err(Problem::Refused(support::sockets::STRANGER_WAITS));
         }

@@ -343,17 +343,15 @@ mod tests {
         let joined = std::collections::BTreeMap::new();
         let hidden = Default::default();
         let (ghost_limit, search) = (1 << 20, Default::default());
-        let (contents, file_locks) = (true, true);
         PlanContext {
-            shell_job: false,
             root,
             ghost_limit,
-            file_locks,
+            file_locks: true,
             joined,
             hidden,
-            for_user: false,
-            contents,
+            contents: true,
             search,
+            ..Default::default()
         }
     }
 

@@ -25,6 +25,10 @@ impl FileKind for Pidfd {
         &[fd_type::PIDFD]
     }
 
+    fn can_be_sent(&self) -> bool {
+        false
+    }
+
     fn is(&self, file: &OpenFile) -> bool {
         // The second is that of kernels before 6.9, where they are no file system of their own.
         file.target.as_bytes().starts_with(b"pidfd:[") || file.target == "anon_inode:[pidfd]"

@@ -17,6 +17,7 @@ use super::diagnosed::Diagnosed;
 use super::file_cache::FileCache;
 use super::file_reference::FileReference;
 use super::held::{HeldFiles, key};
+use super::in_flight::InFlight;
 use super::neighbours::Neighbours;
 use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
@@ -41,6 +42,9 @@ pub(super) struct Survey<'a> {
     pub(super) cache: FileCache,
     pub(super) neighbours: Neighbours,
     pub(super) diagnosed: Diagnosed,
+    pub(super) in_flight: &'a mut InFlight,
+    /// The process that receives the file which is looked at, if that is on its way.
+    pub(super) receiver: Option<HostPid>,
     pub(super) taps: Taps,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<HostPid>,
@@ -68,9 +72,12 @@ impl<'a> Survey<'a> {
         held: &'a mut HeldFiles,
         inventory: &'a Inventory,
         mut cache: FileCache,
+        in_flight: &'a mut InFlight,
         same_sockets: bool,
         is_late: Option<&'a dyn Fn() -> bool>,
     ) -> Self {
+        let same_sockets = same_sockets && cache.in_flight == in_flight.sockets;
+        cache.in_flight.clone_from(&in_flight.sockets);
         let sockets = if same_sockets {
             std::mem::take(&mut cache.sockets)
         } else {
@@ -87,7 +94,9 @@ impl<'a> Survey<'a> {
             is_late: is_late.unwrap_or(&|| false),
             to_keep: false,
             cache,
-            neighbours: Neighbours::new(sockets),
+            neighbours: Neighbours::new(sockets, in_flight.sockets.clone()),
+            in_flight,
+            receiver: None,
             diagnosed: Diagnosed::default(),
             taps: Taps::default(),
             known: owners::ids(inventory),
@@ -132,7 +141,10 @@ impl<'a> Survey<'a> {
                 Ok(None)
             }
             Err(Problem::Lost { path }) => {
-                let refusal = lost_name(pid, place, &path);
+                let refusal = match place {
+                    FileReference::Queue(_) => support::sockets::lost_on_its_way(&path),
+                    _ => lost_name(pid, place, &path),
+                };
                 self.refusals.push(refusal.of(pid, format!("{place} ({})", object())));
                 Ok(None)
             }
@@ -208,6 +220,8 @@ fn lost_name(pid: HostPid, place: FileReference, path: &std::path::Path) -> Refu
         FileReference::Cwd => "cwd".to_owned(),
         FileReference::Root => "root".to_owned(),
         FileReference::Thread(tid) => format!("task/{tid}/exe"),
+        // It is nowhere to be linked from.
+        FileReference::Queue(_) => String::new(),
     };
     let needs_directory = path.parent().is_some_and(|parent| !parent.exists());
     support::paths::lost(&format!("/proc/{pid}/{link}"), path, needs_directory)

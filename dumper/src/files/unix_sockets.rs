@@ -1,41 +1,42 @@
 //! Unix sockets: names, peers, and what is queued.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::messages::{
-    FileEntry, FileIdentity, FilePermsEntry, FownEntry, PeerCredentials, SHUTDOWN_NONE, SK_CLOSE,
-    SK_ESTABLISHED, SK_LISTEN, SkPacketEntry, UnixSkEntry, fd_type,
+    FileEntry, FileIdentity, FilePermsEntry, FownEntry, PacketSender, PeerCredentials,
+    SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, ScmEntry, SkPacketEntry, UNIX_OUTSIDE,
+    UnixSkEntry, fd_type,
 };
 use images::{ImageWriter, names};
 use kernel::procfs::{Dir, ProcFile, Status};
-use kernel::sockets::{has_urgent_byte, local_address, option, peek, set_option, unix_file};
-use kernel::tty::bytes_waiting;
-use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
+use kernel::sockets::{local_address, unix_file};
+use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
 use nix::fcntl::OFlag;
 
-use super::beside::Part;
+use super::beside::{Beside, Part};
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
 use super::held::with_socket;
 use super::identity::FileSystems;
+use super::in_flight::Queued;
 use super::neighbours::Neighbours;
 use super::problem::{Doing, Problem};
+use super::queues::empty_message;
 use super::survey::Survey;
 use super::{Captured, socket_options};
-
-/// Longest message that a queue is read with at first; longer ones are read again.
-const MESSAGE: usize = 256 << 10;
 
 /// A Unix socket.
 #[derive(Debug)]
 pub(super) struct UnixSocket;
 
-/// What is queued in sockets.
+/// What is queued in sockets: each message with its bytes, and the places of its files among all that are on
+/// their way.
 #[derive(Debug, Default)]
-struct Queues(Vec<(SkPacketEntry, Vec<u8>)>);
+struct Queues(Vec<(SkPacketEntry, Vec<u8>, Range<usize>)>);
 
 impl Part for Queues {}
 
@@ -68,11 +69,16 @@ impl FileKind for UnixSocket {
         let mut socket = with_socket(survey.held, pid, file, |socket| {
             self::entry(socket, file.inode, neighbours, strict)
         })?;
-        if survey.neighbours.is_waiting(file.inode as u32) {
+        let is_outside = survey.is_outside(socket.peer);
+        if is_outside {
+            survey.note_outside(pid, file, &socket)?;
+        }
+        let is_stream = socket.r#type.cast_signed() != SOCK_DGRAM;
+        if survey.neighbours.is_waiting(file.inode as u32) || is_outside && is_stream {
             socket.connector = Some(connector(&*survey.dir(pid)?, pid)?);
         }
         if frozen {
-            survey.unix_queue(pid, file, id, socket.r#type.cast_signed(), socket.state)?;
+            survey.unix_queue(pid, file, id, &socket)?;
         }
         socket.opts.others = common.others;
         let usk = UnixSkEntry { id, flags: file.flags, fown, ..socket };
@@ -93,7 +99,9 @@ impl FileKind for UnixSocket {
             return Ok(false);
         };
         let waiting = keeping.size != Some(0);
-        let is_alone = entry.peer != 0 && !survey.neighbours.holds(entry.peer);
+        let is_alone = entry.peer != 0
+            && !survey.neighbours.holds(entry.peer)
+            && !survey.cache.outside.contains_key(&entry.peer);
         if is_alone || entry.state == SK_LISTEN && waiting {
             return Ok(false);
         }
@@ -101,11 +109,11 @@ impl FileKind for UnixSocket {
             with_socket(survey.held, pid, file, |socket| locate(socket, entry))?;
         }
         if waiting {
-            let (kind, state) = (entry.r#type.cast_signed(), entry.state);
-            if kind == SOCK_DGRAM {
+            let entry = entry.clone();
+            if entry.r#type.cast_signed() == SOCK_DGRAM {
                 survey.neighbours.load_one(file.inode as u32)?;
             }
-            survey.unix_queue(pid, file, id, kind, state)?;
+            survey.unix_queue(pid, file, id, &entry)?;
         }
         Ok(true)
     }
@@ -128,7 +136,7 @@ impl FileKind for UnixSocket {
             return Ok(());
         };
         let mut sink = writer.image(&names::sk_queues())?;
-        for (entry, bytes) in queues {
+        for (entry, bytes, _) in queues {
             sink.put(entry)?;
             sink.payload(bytes)?;
         }
@@ -137,33 +145,67 @@ impl FileKind for UnixSocket {
 }
 
 impl Survey<'_> {
-    /// Takes down what is queued in a Unix socket of a kind (`SOCK_*`) and a state.
+    /// Takes down what is queued in a Unix socket.
     fn unix_queue(
         &mut self,
         pid: HostPid,
         file: &OpenFile,
         id_for: u32,
-        kind: i32,
-        state: u32,
+        entry: &UnixSkEntry,
     ) -> Result<(), Problem> {
-        let neighbours = &self.neighbours;
-        let queue = with_socket(self.held, pid, file, |socket| {
-            let sender = match kind {
-                SOCK_DGRAM => neighbours.sender(socket, file.inode as u32),
-                _ => Vec::new(),
-            };
-            queue(socket, kind, state, &sender)
-        })?;
+        let (kind, state) = (entry.r#type.cast_signed(), entry.state);
+        let queue = self.in_flight.take(file.inode)?;
+        // What its peer has sent comes from there again.
+        let mut peer = None;
+        if kind == SOCK_DGRAM && queue.iter().any(|message| !message.name.is_empty()) {
+            let neighbours = &self.neighbours;
+            peer = with_socket(self.held, pid, file, |socket| {
+                Ok(Some(neighbours.sender(socket, file.inode as u32)))
+            })?;
+        }
+        let is_named = |name: &&Vec<u8>| !name.is_empty() && Some(*name) != peer.as_ref();
+        let is_relative = |name: &&Vec<u8>| !matches!(name.first(), Some(0 | b'/'));
+        let names = || queue.iter().map(|message| &message.name).filter(is_named);
+        if kind == SOCK_DGRAM
+            && let Some(name) = names().find(is_relative)
+        {
+            let name = support::sockets::unix_name(name);
+            return Err(Problem::Refused(support::sockets::relative_sender(&name)));
+        }
+        if kind != SOCK_DGRAM && !queue.is_empty() && self.is_outside(entry.peer) {
+            return Err(Problem::Refused(support::sockets::OUTSIDE_SENT));
+        }
         let counted = file.mark.and_then(|mark| mark.size);
         let has_messages = kind != SOCK_STREAM && state != SK_LISTEN;
         if has_messages && counted.is_some_and(|counted| counted != queue.len() as u64) {
             return Err(empty_message());
         }
         self.out.beside.of::<Queues>().0.extend(queue.into_iter().map(|message| {
-            let length = message.len() as u32;
-            (SkPacketEntry { id_for, length, scm: Vec::new() }, message)
+            let Queued { bytes, sender, files, name } = message;
+            let entry = SkPacketEntry {
+                id_for,
+                length: bytes.len() as u32,
+                scm: Vec::new(),
+                sender: sender.map(|sender| PacketSender {
+                    pid: sender.pid.cast_unsigned(),
+                    uid: sender.uid,
+                    gid: sender.gid,
+                }),
+                from: Some(name).filter(|name| kind == SOCK_DGRAM && is_named(&name)),
+            };
+            (entry, bytes, files)
         }));
         Ok(())
+    }
+}
+
+/// Says which entries the files have that travel with messages: `ids` by their places among all that do.
+pub(super) fn address(beside: &mut Beside, ids: &[u32]) {
+    for (entry, _, files) in &mut beside.of::<Queues>().0 {
+        let rights = ids.get(files.clone()).unwrap_or_default().to_vec();
+        if !rights.is_empty() {
+            entry.scm.push(ScmEntry { r#type: libc::SCM_RIGHTS.cast_unsigned(), rights });
+        }
     }
 }
 
@@ -220,6 +262,20 @@ fn entry(
         locate(socket, &mut entry)?;
     }
     Ok(entry)
+}
+
+/// The entry of a socket outside of the tree, of a type (`SOCK_*`), that others are connected to.
+pub(super) fn outside(id: u32, ino: u32, kind: i32, name: Vec<u8>) -> FileEntry {
+    let usk = UnixSkEntry {
+        id,
+        ino,
+        r#type: kind.cast_unsigned(),
+        state: SK_LISTEN,
+        uflags: UNIX_OUTSIDE,
+        name,
+        ..UnixSkEntry::default()
+    };
+    FileEntry { r#type: fd_type::UNIXSK, id, usk: Some(Box::new(usk)), ..FileEntry::default() }
 }
 
 /// Whom a socket says that it is connected to if this process connects now.
@@ -286,122 +342,6 @@ fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
         .and_then(|rest| rest.strip_suffix(b"/"))
         .map(|rest| if rest.is_empty() { b"/".to_vec() } else { rest.to_vec() })
         .ok_or_else(|| Problem::Refused(support::sockets::relative_name(shown)))
-}
-
-/// What is queued in a socket of a kind (`SOCK_*`) and a state: one element a message, of a stream
-/// all of it in one or more. `sender` is the only name that a sender may have.
-fn queue(
-    socket: BorrowedFd<'_>,
-    kind: i32,
-    state: u32,
-    sender: &[u8],
-) -> Result<Vec<Vec<u8>>, Problem> {
-    if state == SK_LISTEN {
-        return Ok(Vec::new());
-    }
-    let messages = read_queue(socket, kind, sender)?;
-    // A message says who sent it to whoever asked for that.
-    for (name, what) in [(libc::SO_PASSCRED, "SO_PASSCRED"), (SO_PASSPIDFD, "SO_PASSPIDFD")] {
-        if !messages.is_empty() && option(socket, SOL_SOCKET, name).is_ok_and(|set| set != 0) {
-            return Err(Problem::Refused(support::sockets::credentials_wait(what)));
-        }
-    }
-    Ok(messages)
-}
-
-/// `SO_PASSPIDFD`.
-const SO_PASSPIDFD: i32 = 76;
-
-fn read_queue(socket: BorrowedFd<'_>, kind: i32, sender: &[u8]) -> Result<Vec<Vec<u8>>, Problem> {
-    let stream = kind == SOCK_STREAM;
-    let waiting = bytes_waiting(socket).doing("get queue of")? as usize;
-    if stream && waiting == 0 {
-        return Ok(Vec::new());
-    }
-    if waiting == 0 {
-        // Only datagrams can be queued and be of no bytes.
-        let empty = kind == SOCK_DGRAM && look(socket, &mut [0], None)?.is_some();
-        return if empty { Err(empty_message()) } else { Ok(Vec::new()) };
-    }
-    if stream && has_urgent_byte(socket).doing("look for an urgent byte in")? {
-        return Err(Problem::Refused(support::sockets::URGENT_BYTE));
-    }
-    let mut buffer = vec![0; if stream { waiting } else { MESSAGE.max(waiting) }];
-    // One look without a peek offset is enough for nearly every queue, and changes nothing.
-    let sender = (kind == SOCK_DGRAM).then_some(sender);
-    let Some(first) = look(socket, &mut buffer, sender)? else { return Ok(Vec::new()) };
-    if first == waiting && (stream || kind == SOCK_SEQPACKET) {
-        buffer.truncate(first);
-        return Ok(vec![buffer]);
-    }
-    walk(socket, &mut buffer, waiting, sender)
-}
-
-/// Reads a queue message by message. The peek offset is the target's own: it is put back.
-fn walk(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    waiting: usize,
-    sender: Option<&[u8]>,
-) -> Result<Vec<Vec<u8>>, Problem> {
-    let before = option(socket, SOL_SOCKET, libc::SO_PEEK_OFF).doing("get peek offset of")?;
-    set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, 0).doing("set peek offset of")?;
-    let messages = messages(socket, buffer, waiting, sender);
-    set_option(socket, SOL_SOCKET, libc::SO_PEEK_OFF, before).doing("restore peek offset of")?;
-    messages
-}
-
-fn messages(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    waiting: usize,
-    sender: Option<&[u8]>,
-) -> Result<Vec<Vec<u8>>, Problem> {
-    let mut messages = Vec::new();
-    let mut total = 0;
-    while let Some(count) = look(socket, buffer, sender)? {
-        // Empty messages do not move the peek offset: they cannot be told apart. The end of a
-        // connection, which looks the same, comes after all that waits.
-        if count == 0 {
-            return Err(empty_message());
-        }
-        messages.push(buffer[..count].to_vec());
-        total += count;
-        if sender.is_none() && total >= waiting {
-            break;
-        }
-    }
-    Ok(messages)
-}
-
-/// The kernel shows an empty message to one look only, so it counts as well how many there are.
-fn empty_message() -> Problem {
-    Problem::Refused(support::sockets::EMPTY_MESSAGE)
-}
-
-/// Looks at the next message. With a `sender`, which datagrams have, one from another name is refused:
-/// a restore has nobody to send it.
-fn look(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    sender: Option<&[u8]>,
-) -> Result<Option<usize>, Problem> {
-    let other = |name: &[u8]| sender.is_some_and(|sender| !name.is_empty() && name != sender);
-    match peek(socket, buffer).doing("look into the queue of")? {
-        None => Ok(None),
-        Some(found) if found.descriptors => {
-            Err(Problem::Refused(support::sockets::DESCRIPTORS_WAIT))
-        }
-        Some(found) if found.truncated => {
-            Err(Problem::Refused(support::sockets::long_message(buffer.len())))
-        }
-        Some(found) if other(&found.sender) => {
-            Err(Problem::Refused(support::sockets::other_sender(
-                String::from_utf8_lossy(&found.sender).trim_matches('\0'),
-            )))
-        }
-        Some(found) => Ok(Some(found.bytes)),
-    }
 }
 
 #[cfg(test)]

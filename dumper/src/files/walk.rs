@@ -12,6 +12,7 @@ use super::file_cache::{CachedFile, FileCache, Keeping};
 use super::file_kind::FileKind;
 use super::file_reference::FileReference;
 use super::held::{HeldFiles, with_socket};
+use super::in_flight::InFlight;
 use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey, has_table, is_alive};
 use super::suspects::Suspects;
@@ -26,10 +27,11 @@ pub(super) fn look(
     inventory: &Inventory,
     cache: FileCache,
     tables: &BTreeMap<HostPid, u32>,
+    in_flight: &mut InFlight,
     is_late: Option<&dyn Fn() -> bool>,
 ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
     let same_sockets = is_late.is_some() && unchanged::are_sockets_the_same(&cache, inventory);
-    Survey::new(context, held, inventory, cache, same_sockets, is_late).run(tables)
+    Survey::new(context, held, inventory, cache, in_flight, same_sockets, is_late).run(tables)
 }
 
 impl Survey<'_> {
@@ -59,6 +61,10 @@ impl Survey<'_> {
             self.places(process)?;
         }
         self.out.paths = std::mem::take(&mut self.path_ids);
+        self.on_their_way(&suspects)?;
+        if self.frozen {
+            self.number_outside();
+        }
         self.cache.sockets = self.neighbours.into_held();
         self.out.warnings.extend(self.out.packets_left());
         Ok((self.out, self.cache, self.refusals))
@@ -164,8 +170,15 @@ impl Survey<'_> {
     }
 
     /// The entry of an open file description that has none yet: its id and type.
-    fn file(&mut self, process: &Process, file: &OpenFile) -> Result<(u32, u32), Problem> {
+    pub(super) fn file(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+    ) -> Result<(u32, u32), Problem> {
         let kind = self.kind(process.pid, file)?;
+        if self.receiver.is_some() && !kind.can_be_sent() {
+            return Err(Problem::Refused(support::sockets::NOT_SENT));
+        }
         let id = self.new_id();
         let entry = FileEntry { id, ..FileEntry::default() };
         let entry = kind.capture(self, process, file, entry)?;

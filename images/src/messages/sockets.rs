@@ -11,6 +11,9 @@ pub const SK_CLOSE: u32 = 7;
 /// `state` of a listening socket (`TCP_LISTEN`).
 pub const SK_LISTEN: u32 = 10;
 
+/// `uflags` of a Unix socket outside of the tree, which others are connected to.
+pub const UNIX_OUTSIDE: u32 = 1;
+
 /// `shutdown`: both directions open.
 pub const SHUTDOWN_NONE: u32 = 0;
 /// `shutdown`: no more reading.
@@ -456,6 +459,27 @@ pub struct SkPacketEntry {
     /// What travels with it.
     #[prost(message, repeated, tag = "4")]
     pub scm: Vec<ScmEntry>,
+    /// Extension: who sent it, as the socket asks for that (`SO_PASSCRED`).
+    #[prost(message, optional, tag = "1000")]
+    pub sender: Option<PacketSender>,
+    /// Extension: the name of the socket that sent it, if that is not the one that this one is connected
+    /// to. As in `sun_path`.
+    #[prost(bytes = "vec", optional, tag = "1001")]
+    pub from: Option<Vec<u8>>,
+}
+
+/// Who sent a packet. An extension.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct PacketSender {
+    /// Process id.
+    #[prost(uint32, required, tag = "1")]
+    pub pid: u32,
+    /// User id.
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    /// Group id.
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
 }
 
 /// A control message that travels with a packet.

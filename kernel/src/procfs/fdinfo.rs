@@ -18,6 +18,8 @@ pub struct FdInfo {
     pub inode: Option<u64>,
     /// Index of the terminal behind a `ptmx`.
     pub tty_index: Option<u32>,
+    /// Of a Unix socket: how many descriptors the messages in its queue bring (Linux 5.10).
+    pub descriptors_queued: u32,
     /// Locks that this process holds through this file.
     pub locks: Vec<Lock>,
     /// What the kind of file adds.
@@ -246,6 +248,7 @@ impl FdInfo {
             b"mnt_id" => self.mount = dec(value)?,
             b"ino" => self.inode = Some(dec(value)?),
             b"tty-index" => self.tty_index = Some(dec(value)?),
+            b"scm_fds" => self.descriptors_queued = dec(value)?,
             b"lock" => self.locks.push(lock(value)?),
             b"eventfd-count" => {
                 self.detail = Detail::Eventfd { count: hex(value)?, id: None, semaphore: None };

@@ -266,6 +266,34 @@ impl Approver {
         Ok(removed?)
     }
 
+    /// A handle on a socket outside of the tree, if all that hold the file `id` may connect to it.
+    pub(super) fn outside(&self, path: &Path, id: u32) -> io::Result<OwnedFd> {
+        let found = paths::find(&self.root, path, self.links())?;
+        if self.trust == Trust::Paths {
+            return Ok(found);
+        }
+        let is = paths::attributes(&found)?;
+        let may = || {
+            let found = paths::find(&self.root, path, Links::Refused)?;
+            let now = paths::attributes(&found)?;
+            match (now.device, now.inode) == (is.device, is.inode) {
+                true => paths::may(&found, libc::W_OK),
+                false => Err(Errno::ESTALE.into()),
+            }
+        };
+        for holder in self.holders.of(id) {
+            let mut allowed = Err(Errno::EACCES.into());
+            for own in &holder.credentials {
+                allowed = if opens_all(own) { Ok(()) } else { own.during(may)? };
+                if allowed.is_ok() {
+                    break;
+                }
+            }
+            allowed?;
+        }
+        Ok(found)
+    }
+
     /// Whether all that hold a file may make and remove names in a directory, as they did.
     pub(super) fn check_directory(
         &self,

@@ -37,6 +37,11 @@ pub(super) trait FileKind: Debug + Sync {
         Ok(())
     }
 
+    /// The files that are on their way to files of this kind, each with the id of that one before its own.
+    fn sent(&self, _beside: &Beside) -> Vec<(u32, u32)> {
+        Vec::new()
+    }
+
     /// Checks an entry with what the images hold beside it, before anything is made.
     ///
     /// # Errors
@@ -98,7 +103,8 @@ pub(super) trait FileKind: Debug + Sync {
         Ok(())
     }
 
-    /// Does what is done once for a file, in a task that has it, when all its descriptors are in place.
+    /// Does what is done once for a file, in a task that has it, when all its descriptors are in place. For
+    /// one that is on its way to the task, `entry` has the number [`NO_DESCRIPTOR`].
     ///
     /// # Errors
     /// Names the descriptor and what was done to it.
@@ -112,6 +118,9 @@ pub(super) trait FileKind: Debug + Sync {
         Ok(())
     }
 }
+
+/// The number of a file that no task has a descriptor for.
+pub(super) const NO_DESCRIPTOR: u32 = u32::MAX;
 
 /// An entry without what its type needs.
 pub(super) fn missing(file: &FileEntry) -> Error {

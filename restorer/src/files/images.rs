@@ -38,6 +38,8 @@ pub struct FileImages {
     /// The ghost that each file with a lost name is.
     pub(super) remaps: BTreeMap<u32, u32>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
+    /// The files that are on their way to each file, by ids.
+    pub(super) sent: BTreeMap<u32, BTreeSet<u32>>,
     /// The processes that will be there.
     pub(super) pids: BTreeSet<ImagePid>,
 }
@@ -55,8 +57,22 @@ impl FileImages {
         runs.filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
     }
 
-    /// The ids that descriptors refer to.
+    /// The ids of files that descriptors refer to, or that are on their way to those.
     pub(super) fn wanted(&self) -> BTreeSet<u32> {
-        self.tables.values().flatten().map(|entry| entry.id).collect()
+        self.with_sent(self.tables.values().flatten().map(|entry| entry.id))
+    }
+
+    /// These files, with all that are on their way to them.
+    pub(crate) fn with_sent(&self, ids: impl Iterator<Item = u32>) -> BTreeSet<u32> {
+        let mut found: BTreeSet<u32> = ids.collect();
+        if self.sent.is_empty() {
+            return found;
+        }
+        let mut new: Vec<u32> = found.iter().copied().collect();
+        while let Some(id) = new.pop() {
+            let sent = self.sent.get(&id).into_iter().flatten();
+            new.extend(sent.copied().filter(|id| found.insert(*id)));
+        }
+        found
     }
 }

@@ -8,6 +8,7 @@ use kernel::descriptors::{self, Owner, close_range, place};
 use kernel::pidfd::PidFd;
 use kernel::process::let_be_traced;
 
+use super::file_kind::NO_DESCRIPTOR;
 use super::keepers::AtHand;
 use super::keepers::is_late;
 use super::table::of_type;
@@ -46,6 +47,13 @@ impl OpenFiles {
             }
             if let Some(kind) = of_type(file.r#type) {
                 kind.in_task(self, entry, file, task)?;
+            }
+        }
+        for id in self.sent.iter().filter(|id| self.holders.get(id) == Some(&task.files_id)) {
+            if let Some(file) = self.files.get(id) {
+                let (id, r#type) = (*id, file.r#type);
+                let entry = FdinfoEntry { id, r#type, fd: NO_DESCRIPTOR, ..FdinfoEntry::default() };
+                self.own(&entry, file, task)?;
             }
         }
         match self.late(task.files_id) {
@@ -93,7 +101,10 @@ impl OpenFiles {
     fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
         self.lease(entry, task)?;
         if let Some((owner, flags)) = file.owner() {
-            let what = format!("descriptor {} of process {}", entry.fd, task.pid);
+            let what = match entry.fd {
+                NO_DESCRIPTOR => format!("file {} on its way to process {}", entry.id, task.pid),
+                fd => format!("descriptor {fd} of process {}", task.pid),
+            };
             set_owner(self.opened(entry.id, task)?.as_fd(), owner, flags, &what)?;
         }
         match of_type(file.r#type) {

@@ -29,6 +29,9 @@ impl FileImages {
         for kind in table::all() {
             kind.load(checkpoint, &mut images.beside)?;
         }
+        for (to, sent) in table::all().flat_map(|kind| kind.sent(&images.beside)) {
+            images.sent.entry(to).or_default().insert(sent);
+        }
         for remap in remaps.values() {
             images.remap(remap)?;
         }
@@ -49,11 +52,19 @@ impl FileImages {
         Ok(())
     }
 
-    /// The files that descriptors refer to are of kinds that are restored.
+    /// The files that descriptors refer to, and those on their way, are of kinds that are restored.
     fn check(&self) -> Result<(), Error> {
         for entry in self.tables.values().flatten() {
             if let Some(file) = self.files.get(&entry.id) {
                 supported(file)?.check(file, self)?;
+            }
+        }
+        for id in self.sent.values().flatten() {
+            let Some(file) = self.files.get(id) else { continue };
+            let kind = supported(file)?;
+            kind.check(file, self)?;
+            if kind.is_later(file) {
+                return Err(Error::refused(support::sockets::NOT_SENT.of(0, format!("file {id}"))));
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Opens everything, once, in the coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 
 use images::messages::{FdinfoEntry, FileEntry};
@@ -68,12 +68,13 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let later = files.filter(|file| is_later(file)).count();
     let room = make_room(highest, wanted.len(), context.work.max(SPARE) + later)?;
     let base = room.map_or(highest, |room| room.base);
-    let FileImages { files, tables, beside, remaps, ghosts, .. } = images;
+    let FileImages { files, tables, beside, remaps, ghosts, sent: on_their_way, .. } = images;
     let mut opening = Opening {
         files: &files,
         beside,
         opener: Opener::new(context, ghosts, remaps, &files)?,
         shell_job: context.shell_job,
+        external_unix: context.external_unix,
         // What is handed over is out of the way then.
         keep: Keep(if room.is_some() { 0 } else { base }),
         opened: BTreeMap::new(),
@@ -121,9 +122,41 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         .and_then(|()| beside.keep(Keep(base)))
         .map_err(|source| Error::Kernel { operation: "keep deleted files".to_owned(), source })?;
     let mut holders = holders(&files, &tables);
+    let sent = receivers(&files, &tables, &on_their_way, &mut holders);
     holders.extend(beside.get::<Leases>().into_iter().flat_map(Leases::tables));
     let held = BTreeMap::new();
-    Ok(OpenFiles { base, opened, held, kept, opener, files, tables, holders, beside, later })
+    Ok(OpenFiles { base, opened, held, kept, opener, files, tables, sent, holders, beside, later })
+}
+
+/// Adds to `holders` the tables of those to whom files are on their way, `sent`, where nobody has them yet;
+/// these files are returned. For an epoll it is one that has every number it watches, if there is one.
+fn receivers(
+    files: &BTreeMap<u32, Box<FileEntry>>,
+    tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
+    sent: &BTreeMap<u32, BTreeSet<u32>>,
+    holders: &mut BTreeMap<u32, u32>,
+) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut new: Vec<u32> = sent.keys().copied().filter(|id| holders.contains_key(id)).collect();
+    while let Some(to) = new.pop() {
+        let Some(&table) = holders.get(&to) else { continue };
+        for &id in sent.get(&to).into_iter().flatten() {
+            if holders.contains_key(&id) {
+                continue;
+            }
+            let epoll = files.get(&id).and_then(|file| file.epfd.as_ref());
+            let has_all = |table: &u32| {
+                let table = tables.get(table).map_or(&[][..], |table| table);
+                let mut watched = epoll.map_or(&[][..], |epoll| &epoll.tfd).iter();
+                watched.all(|watched| table.iter().any(|entry| entry.fd == watched.tfd))
+            };
+            let by = [table].into_iter().chain(tables.keys().copied()).find(has_all);
+            holders.insert(id, by.unwrap_or(table));
+            found.insert(id);
+            new.push(id);
+        }
+    }
+    found
 }
 
 /// The table of each file in which what is to be done once for it is done: the first that has it,

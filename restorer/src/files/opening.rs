@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ids::HostPid;
 use images::messages::FileEntry;
@@ -12,7 +12,7 @@ use kernel::descriptors::set_status_flags;
 use super::Error;
 use super::beside::Beside;
 use super::keep::Keep;
-use super::keepers::{Keepers, Room};
+use super::keepers::{AtHand, Keepers, Room};
 use super::opener::Opener;
 
 /// What has been opened so far, and what it is opened by.
@@ -23,6 +23,8 @@ pub(super) struct Opening<'a> {
     pub(super) opener: Opener,
     /// The root joins the caller's terminal.
     pub(super) shell_job: bool,
+    /// Unix sockets are connected again to processes outside the tree.
+    pub(super) external_unix: bool,
     pub(super) keep: Keep,
     pub(super) opened: BTreeMap<u32, OwnedFd>,
     /// Where not all can be open at once.
@@ -41,6 +43,14 @@ impl Opening<'_> {
             |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
         self.opened.insert(id, self.keep.keep(fd).map_err(failed)?);
         self.have_room_for(1, "file")
+    }
+
+    /// A file that has been opened.
+    pub(super) fn at_hand(&self, id: u32) -> Result<AtHand<'_>, Error> {
+        match self.opened.get(&id) {
+            Some(file) => Ok(AtHand::Ours(file.as_fd())),
+            None => self.keepers.fetch(id).map(AtHand::Fetched),
+        }
     }
 
     /// Leaves a file to be opened when the processes of the tree are there; its kind does so

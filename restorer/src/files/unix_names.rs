@@ -69,17 +69,23 @@ pub(super) fn connect(
     if entry.name.is_empty() {
         return Err(Error::image(what(entry), "it has no name to connect to"));
     }
-    let connected = if is_path(entry) {
-        let to = to.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
-        let file = unix_file(to).map_err(failed("find the file of", entry))?;
-        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let address = Address::new(libc::AF_UNIX as u16, link.as_bytes());
-        address.and_then(|address| act(who, || sockets::connect(socket, &address)))
-    } else {
-        let address = address(entry)?;
-        act(who, || sockets::connect(socket, &address))
-    };
-    connected.map_err(failed("connect to", entry))
+    let (address, _file) = address_of(to, entry)?;
+    act(who, || sockets::connect(socket, &address)).map_err(failed("connect to", entry))
+}
+
+/// An address that leads to the socket of an entry for as long as the descriptor beside it is open.
+pub(super) fn address_of(
+    to: Option<&OwnedFd>,
+    entry: &UnixSkEntry,
+) -> Result<(Address, Option<OwnedFd>), Error> {
+    if !is_path(entry) {
+        return Ok((address(entry)?, None));
+    }
+    let to = to.ok_or_else(|| Error::image(what(entry), "it was not made"))?;
+    let file = unix_file(to).map_err(failed("find the file of", entry))?;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let address = Address::new(libc::AF_UNIX as u16, link.as_bytes());
+    Ok((address.map_err(failed("name", entry))?, Some(file)))
 }
 
 impl<'a> Names<'a> {

@@ -4,7 +4,7 @@
 //! (an accepted connection has its listener's name) it cannot be bound to it: it must be accepted
 //! from a listener of that name, the true one or, where that has been closed, a temporary one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use images::messages::{SHUTDOWN_BOTH, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, UnixSkEntry};
 
@@ -26,6 +26,8 @@ pub(super) enum Step {
     },
     /// Connected to a listener, and not accepted yet.
     Waiting { client: usize, listener: usize },
+    /// Connected to a socket outside of the tree.
+    Outward(usize),
     /// A datagram socket aimed at another that is not aimed at it.
     Aimed { from: usize, to: usize },
 }
@@ -38,7 +40,8 @@ impl Step {
             Self::Pair(..) => 1,
             Self::Accepted { .. } => 2,
             Self::Waiting { .. } => 3,
-            Self::Aimed { .. } => 4,
+            Self::Outward(_) => 4,
+            Self::Aimed { .. } => 5,
         }
     }
 
@@ -75,9 +78,9 @@ pub(super) fn name(entry: &UnixSkEntry) -> Name<'_> {
     }
 }
 
-/// The steps, in the order in which they are taken.
-pub(super) fn plan(entries: &[&UnixSkEntry]) -> Result<Vec<Step>, Error> {
-    let planner = Planner::new(entries)?;
+/// The steps, in the order in which they are taken; `outside` are sockets outside of the tree, by inode.
+pub(super) fn plan(entries: &[&UnixSkEntry], outside: &BTreeSet<u32>) -> Result<Vec<Step>, Error> {
+    let planner = Planner::new(entries, outside)?;
     let mut steps = Vec::new();
     let mut done = vec![false; entries.len()];
     for index in 0..entries.len() {
@@ -129,6 +132,8 @@ fn in_order(mut aims: Vec<Step>) -> Vec<Step> {
 
 struct Planner<'a> {
     entries: &'a [&'a UnixSkEntry],
+    /// Sockets outside of the tree, by inode.
+    outside: &'a BTreeSet<u32>,
     by_inode: BTreeMap<u32, usize>,
     by_name: BTreeMap<Name<'a>, Vec<usize>>,
     /// How many sockets are connected to each.
@@ -140,13 +145,13 @@ fn wrong(entry: &UnixSkEntry, reason: &str) -> Error {
 }
 
 impl<'a> Planner<'a> {
-    fn new(entries: &'a [&'a UnixSkEntry]) -> Result<Self, Error> {
+    fn new(entries: &'a [&'a UnixSkEntry], outside: &'a BTreeSet<u32>) -> Result<Self, Error> {
         let mut by_inode = BTreeMap::new();
         let mut by_name: BTreeMap<Name<'_>, Vec<usize>> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             if entry.uflags != 0 {
                 return Err(Error::refused(
-                    support::images::CONNECTED_OUTSIDE.of(0, format!("Unix socket {}", entry.id)),
+                    support::images::UNIX_BY_OTHERS.of(0, format!("Unix socket {}", entry.id)),
                 ));
             }
             let kind = entry.r#type.cast_signed();
@@ -164,7 +169,7 @@ impl<'a> Planner<'a> {
         for entry in entries {
             *aims.entry(entry.peer).or_default() += 1;
         }
-        Ok(Self { entries, by_inode, by_name, aims })
+        Ok(Self { entries, outside, by_inode, by_name, aims })
     }
 
     fn shared(&self, index: usize) -> bool {
@@ -191,6 +196,10 @@ impl<'a> Planner<'a> {
         done[index] = true;
         let entry = self.entries[index];
         let datagrams = entry.r#type.cast_signed() == libc::SOCK_DGRAM;
+        if !self.by_inode.contains_key(&entry.peer) && self.outside.contains(&entry.peer) {
+            steps.extend([Step::Single(index), Step::Outward(index)]);
+            return Ok(());
+        }
         let peer = self.peer(index)?;
         let mutual = peer.filter(|&peer| self.entries[peer].peer == entry.ino && !done[peer]);
         // A pair is aimed from its birth: nobody else could come to aim at one of them.
@@ -302,7 +311,7 @@ mod tests {
     }
 
     fn steps(sockets: &[UnixSkEntry]) -> Result<Vec<Step>, Error> {
-        plan(&sockets.iter().collect::<Vec<_>>())
+        plan(&sockets.iter().collect::<Vec<_>>(), &BTreeSet::new())
     }
 
     #[test]
@@ -338,7 +347,7 @@ mod tests {
             })
             .collect();
         let entries: Vec<_> = sockets.iter().collect();
-        let steps = plan(&entries).unwrap();
+        let steps = plan(&entries, &BTreeSet::new()).unwrap();
         let together: Vec<usize> =
             steps.chunk_by(|a, b| a.is_like(*b, &entries)).map(<[_]>::len).collect();
         assert_eq!(together, [2, 2]);

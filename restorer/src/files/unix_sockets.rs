@@ -1,37 +1,28 @@
 //! Unix sockets: made, named, connected and filled in the order that [`super::unix_plan`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use images::checkpoint::{PayloadReader, QueuedPacket};
+use images::Checkpoint;
 use images::messages::{FileEntry, PeerCredentials, SK_LISTEN, UnixSkEntry, fd_type};
-use images::{Checkpoint, names};
 use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
-use nix::sys::socket::{MsgFlags, send};
 
 use super::Error;
 use super::actors::{act, pairs};
 use super::approve::Approver;
-use super::beside::{Beside, Part};
+use super::beside::Beside;
 use super::file_kind::{FileKind, missing};
-use super::images::LONGEST;
+use super::keepers::AtHand;
 use super::opening::Opening;
 use super::socket_options::{self, Buffers};
-use super::unix_names::{Names, connect};
+use super::unix_names::{Names, address_of, connect};
+use super::unix_outside::Outside;
 use super::unix_plan::{Name, Step, failed, name, plan, what};
+use super::unix_queues::{Message, Queued, Queues, deliver, load};
 
 const O_NONBLOCK: u32 = libc::O_NONBLOCK.cast_unsigned();
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
-
-/// What is queued in sockets, by file id.
-pub(super) type Queues = BTreeMap<u32, Vec<Vec<u8>>>;
-
-/// What is queued in the sockets of the images.
-#[derive(Debug, Default)]
-struct Queued(Queues);
-
-impl Part for Queued {}
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -43,8 +34,16 @@ impl FileKind for UnixSocket {
     }
 
     fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
-        beside.of::<Queued>().0 = queues(checkpoint)?;
+        beside.of::<Queued>().0 = load(checkpoint)?;
         Ok(())
+    }
+
+    fn sent(&self, beside: &Beside) -> Vec<(u32, u32)> {
+        let Some(Queued(queues)) = beside.get() else { return Vec::new() };
+        let sent = queues.iter().flat_map(|(socket, messages)| {
+            messages.iter().flat_map(|message| &message.files).map(|file| (*socket, *file))
+        });
+        sent.collect()
     }
 
     fn opens_others(&self) -> bool {
@@ -58,7 +57,15 @@ impl FileKind for UnixSocket {
             .collect::<Result<Vec<_>, _>>()?;
         // All are made before the first is complete, some of them with another.
         opening.have_room_for(entries.len() * 2, "sockets")?;
-        let sockets = open(&entries, &opening.beside.of::<Queued>().0, &opening.opener.approver)?;
+        let outside = Outside::of(opening.files);
+        if !opening.external_unix {
+            outside.refuse(&entries)?;
+        }
+        let none = Queues::new();
+        let queues = opening.beside.get::<Queued>().map_or(&none, |queued| &queued.0);
+        let at_hand = |id| opening.at_hand(id);
+        let others = Others { queues, outside: &outside, at_hand: &at_hand };
+        let sockets = open(&entries, &others, &opening.opener.approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             opening.add(entry.id, fd)?;
         }
@@ -66,35 +73,21 @@ impl FileKind for UnixSocket {
     }
 }
 
-/// Reads what is queued in sockets, oldest first.
-fn queues(checkpoint: &Checkpoint) -> Result<Queues, Error> {
-    let mut queues = Queues::new();
-    let image = names::sk_queues();
-    if checkpoint.packets.is_empty() {
-        return Ok(queues);
-    }
-    let mut reader = PayloadReader::open(&checkpoint.images, &image)?;
-    for QueuedPacket { entry, payload } in &checkpoint.packets {
-        let object = || format!("a message for socket {} of {}", entry.id_for, image.name());
-        if entry.length > LONGEST {
-            return Err(Error::image(object(), "it is longer than a message can be"));
-        }
-        if !entry.scm.is_empty() {
-            return Err(Error::refused(support::images::DESCRIPTORS_WAIT.of(0, object())));
-        }
-        let bytes = reader.read(*payload)?;
-        queues.entry(entry.id_for).or_default().push(bytes);
-    }
-    Ok(queues)
+/// What there is beside the sockets themselves.
+pub(super) struct Others<'a, 'b> {
+    pub(super) queues: &'a Queues,
+    pub(super) outside: &'a Outside<'a>,
+    /// Gives files of other kinds.
+    pub(super) at_hand: &'a dyn Fn(u32) -> Result<AtHand<'b>, Error>,
 }
 
 /// Makes all Unix sockets; what is returned is in the order of `entries`.
 pub(super) fn open(
     entries: &[&UnixSkEntry],
-    queues: &Queues,
+    others: &Others<'_, '_>,
     approver: &Approver,
 ) -> Result<Vec<OwnedFd>, Error> {
-    let steps = plan(entries)?;
+    let steps = plan(entries, &others.outside.inodes())?;
     let mut names = Names::new(approver);
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let fresh = sockets::create(libc::AF_UNIX, libc::SOCK_STREAM, 0)
@@ -113,7 +106,8 @@ pub(super) fn open(
         maker.take(alike)?;
     }
     maker.listen_as_before()?;
-    maker.fill(&steps, queues)?;
+    maker.fill(&steps, others)?;
+    maker.connect_outward(&steps, others.outside, approver)?;
     let sockets = maker.finish(&steps)?;
     names.settle();
     Ok(sockets)
@@ -131,6 +125,44 @@ struct Maker<'a, 'b> {
     /// Who listens to each listener now, by its descriptor: whoever connects to it is told.
     listening: BTreeMap<i32, Option<&'a PeerCredentials>>,
     names: &'a mut Names<'b>,
+}
+
+/// Who can send what to whom; numbers are places in the list of entries.
+struct Routes<'a> {
+    peers: BTreeMap<usize, usize>,
+    /// Those that are connected to others outside of the tree.
+    outward: BTreeSet<usize>,
+    /// By id.
+    places: BTreeMap<u32, usize>,
+    /// Those that send datagrams and have a name.
+    by_name: BTreeMap<&'a [u8], usize>,
+}
+
+impl<'a> Routes<'a> {
+    fn of(entries: &'a [&'a UnixSkEntry], steps: &[Step]) -> Self {
+        let (mut peers, mut outward) = (BTreeMap::new(), BTreeSet::new());
+        for step in steps {
+            match *step {
+                Step::Outward(index) => drop(outward.insert(index)),
+                Step::Pair(a, Some(b)) | Step::Accepted { server: a, client: Some(b), .. } => {
+                    peers.insert(a, b);
+                    peers.insert(b, a);
+                }
+                _ => {}
+            }
+        }
+        let is_named = |entry: &UnixSkEntry| {
+            entry.r#type.cast_signed() == libc::SOCK_DGRAM && entry.deleted != Some(true)
+        };
+        let all = || entries.iter().enumerate();
+        let named = all().filter(|(_, entry)| is_named(entry));
+        Self {
+            peers,
+            outward,
+            places: all().map(|(place, entry)| (entry.id, place)).collect(),
+            by_name: named.map(|(place, entry)| (&entry.name[..], place)).collect(),
+        }
+    }
 }
 
 const NO_LISTENER: &str = "its listener was not made";
@@ -164,7 +196,7 @@ impl<'a> Maker<'a, '_> {
                 self.made[client] = Some(socket);
             }
             // When it is filled: from then on only its peer could send to it.
-            Step::Aimed { .. } => {}
+            Step::Aimed { .. } | Step::Outward(_) => {}
         }
         Ok(())
     }
@@ -278,35 +310,98 @@ impl<'a> Maker<'a, '_> {
     }
 
     /// Puts back what was queued, each message from the socket that can have sent it.
-    fn fill(&mut self, steps: &[Step], queues: &Queues) -> Result<(), Error> {
-        let mut peers: BTreeMap<usize, usize> = BTreeMap::new();
-        for step in steps {
-            match *step {
-                Step::Pair(a, Some(b)) | Step::Accepted { server: a, client: Some(b), .. } => {
-                    peers.insert(a, b);
-                    peers.insert(b, a);
-                }
-                _ => {}
+    fn fill(&mut self, steps: &[Step], others: &Others<'_, '_>) -> Result<(), Error> {
+        let routes = Routes::of(self.entries, steps);
+        for (index, entry) in self.entries.iter().enumerate() {
+            let messages = others.queues.get(&entry.id).map_or(&[][..], |messages| messages);
+            if messages.is_empty() {
+                continue;
+            }
+            // CRIU takes down what a new connection cannot have: what the old one had brought.
+            if routes.outward.contains(&index) && entry.r#type.cast_signed() != libc::SOCK_DGRAM {
+                tracing::warn!(socket = entry.id, "what waited in a connection to outside is lost");
+                continue;
+            }
+            if let Some(&peer) = routes.peers.get(&index) {
+                self.buffers[peer] = None;
+            }
+            for run in messages.chunk_by(|one, next| one.from == next.from) {
+                self.send(&routes, index, run, others)?;
             }
         }
-        for (index, entry) in self.entries.iter().enumerate() {
-            let Some(messages) = queues.get(&entry.id).filter(|it| !it.is_empty()) else {
-                continue;
-            };
-            let passing;
-            let peer = peers.get(&index).and_then(|&peer| {
-                self.buffers[peer] = None;
-                self.made[peer].as_ref()
-            });
-            let sender = match peer.or_else(|| self.others.get(&index)) {
+        Ok(())
+    }
+
+    /// Sends messages that have one sender to a socket.
+    fn send(
+        &mut self,
+        routes: &Routes<'_>,
+        index: usize,
+        run: &[Message],
+        others: &Others<'_, '_>,
+    ) -> Result<(), Error> {
+        let entry = self.entries[index];
+        let from = run.first().map_or(&[][..], |message| &message.from);
+        let (passing, address);
+        let sender = if from.is_empty() {
+            address = None;
+            let peer = routes.peers.get(&index).and_then(|&peer| self.made[peer].as_ref());
+            match peer.or_else(|| self.others.get(&index)) {
                 Some(sender) => sender,
                 None => {
                     passing = self.new_socket(index)?;
                     connect(None, &passing, self.made[index].as_ref(), entry)?;
                     &passing
                 }
-            };
-            deliver(sender, messages, entry)?;
+            }
+        } else {
+            address = Some(address_of(self.made[index].as_ref(), entry)?);
+            match routes.by_name.get(from).and_then(|&at| self.made[at].as_ref()) {
+                Some(sender) => sender,
+                None => {
+                    passing = Self::named(self.names, from, entry)?;
+                    &passing
+                }
+            }
+        };
+        let address = address.as_ref().map(|(address, _)| address);
+        deliver(sender, run, entry, address, |id| match routes.places.get(&id) {
+            Some(&place) => match &self.made[place] {
+                Some(socket) => Ok(AtHand::Ours(socket.as_fd())),
+                None => Err(Error::image(format!("Unix socket {id}"), "it was not made")),
+            },
+            None => (others.at_hand)(id),
+        })
+    }
+
+    /// A socket that has a name for a moment, to send datagrams to that of an entry.
+    fn named(names: &mut Names<'_>, name: &[u8], to: &UnixSkEntry) -> Result<OwnedFd, Error> {
+        let socket = sockets::create(libc::AF_UNIX, libc::SOCK_DGRAM, 0);
+        let socket = socket.map_err(failed("make a sender for", to))?;
+        let entry = UnixSkEntry {
+            id: to.id,
+            r#type: libc::SOCK_DGRAM.cast_unsigned(),
+            name: name.to_vec(),
+            deleted: Some(true),
+            ..UnixSkEntry::default()
+        };
+        names.bind(&socket, &entry)?;
+        Ok(socket)
+    }
+
+    /// Connects what was connected to others outside of the tree.
+    fn connect_outward(
+        &self,
+        steps: &[Step],
+        outside: &Outside<'_>,
+        approver: &Approver,
+    ) -> Result<(), Error> {
+        for step in steps {
+            if let Step::Outward(index) = *step
+                && let Some(socket) = &self.made[index]
+            {
+                outside.connect(socket, self.entries[index], approver)?;
+            }
         }
         Ok(())
     }
@@ -357,25 +452,6 @@ impl<'a> Maker<'a, '_> {
             })
             .collect()
     }
-}
-
-fn deliver(sender: &OwnedFd, messages: &[Vec<u8>], entry: &UnixSkEntry) -> Result<(), Error> {
-    let to = what(entry);
-    socket_options::make_room(sender, messages.iter().map(Vec::len).sum(), &to)?;
-    let stream = entry.r#type.cast_signed() == libc::SOCK_STREAM;
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    for message in messages {
-        let mut rest = &message[..];
-        loop {
-            let count = send(sender.as_raw_fd(), rest, flags)
-                .map_err(|errno| Error::kernel(format!("fill the queue of {to}"), errno))?;
-            rest = &rest[count..];
-            if rest.is_empty() || !stream {
-                break;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -25,8 +25,15 @@ fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {
     }
 }
 
+fn plain(bytes: &[u8]) -> Message {
+    Message { bytes: bytes.to_vec(), ..Message::default() }
+}
+
 fn make(entries: &[UnixSkEntry], queues: &Queues) -> Result<Vec<OwnedFd>, Error> {
-    open(&entries.iter().collect::<Vec<_>>(), queues, &approver())
+    let outside = Outside::default();
+    let at_hand = |id: u32| Err(Error::image(format!("file {id}"), "it is not there"));
+    let others = Others { queues, outside: &outside, at_hand: &at_hand };
+    open(&entries.iter().collect::<Vec<_>>(), &others, &approver())
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn an_accepted_connection_has_its_listeners_name() {
         socket(4, SK_CLOSE, 0, b""),
         socket(5, SK_ESTABLISHED, 3, b""),
     ];
-    let queues = Queues::from([(102, vec![b"to the server".to_vec()])]);
+    let queues = Queues::from([(102, vec![plain(b"to the server")])]);
     let made = make(&entries, &queues).unwrap();
     assert_eq!(sockets::local_address(&made[1]).unwrap().data(), b"s\0");
     let server = UnixStream::from(made[1].try_clone().unwrap());
@@ -59,7 +66,7 @@ fn half_closed_connections_keep_their_last_words() {
     let half = UnixSkEntry { shutdown: Some(2), ..socket(1, SK_ESTABLISHED, 2, b"") };
     let other = UnixSkEntry { shutdown: Some(1), ..socket(2, SK_ESTABLISHED, 1, b"") };
     let gone = UnixSkEntry { shutdown: Some(3), ..socket(3, SK_ESTABLISHED, 0, b"") };
-    let queues = Queues::from([(102, vec![b"bye".to_vec()]), (103, vec![b"last".to_vec()])]);
+    let queues = Queues::from([(102, vec![plain(b"bye")]), (103, vec![plain(b"last")])]);
     let mut made = make(&[half, other, gone], &queues).unwrap().into_iter();
     let _half = made.next().unwrap();
     for expected in ["bye", "last"] {
@@ -100,7 +107,7 @@ fn datagrams_to_a_name_and_between_two() {
         of(socket(4, SK_ESTABLISHED, 3, b"")),
     ];
     let queues =
-        Queues::from([(101, vec![b"one".to_vec(), b"three".to_vec()]), (104, vec![b"x".to_vec()])]);
+        Queues::from([(101, vec![plain(b"one"), plain(b"three")]), (104, vec![plain(b"x")])]);
     let made = make(&entries, &queues).unwrap();
     let receive = |index: usize| {
         let mut bytes = [0; 16];
