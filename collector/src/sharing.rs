@@ -164,6 +164,13 @@ impl<'a> Tree<'a> {
 /// Judges what `holders` say of the things that a tree holds.
 fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
     let is_inside = |held: &&Held| tree.has(held);
+    // What is in a table that processes share is held once, by the one that the table is known by.
+    let counts = |held: &&Held| {
+        let process = tree.inventory.processes.get(&held.pid);
+        let table = process.and_then(|process| process.tables.files);
+        table.is_none_or(|table| table == held.pid) || !matches!(held.hold, Hold::Descriptor(_))
+    };
+    let holders: Vec<Held> = holders.iter().filter(counts).copied().collect();
     let mut wanted: HashMap<Key, (Kind, &Held)> = HashMap::new();
     for held in holders.iter().filter(is_inside) {
         let Some(kind) = kind(held, &tree.target(held)) else { continue };
@@ -173,7 +180,7 @@ fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
         }
     }
     let mut by_key: HashMap<Key, Vec<&Held>> = HashMap::new();
-    for held in holders {
+    for held in &holders {
         if wanted.contains_key(&key(held)) {
             by_key.entry(key(held)).or_default().push(held);
         }

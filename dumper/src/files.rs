@@ -15,6 +15,7 @@ mod diagnosed;
 mod encode;
 mod epoll;
 mod eventfd;
+mod fanotify;
 mod fifos;
 mod file_cache;
 mod file_kind;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use collector::Inventory;
+use collector::{Inventory, Process};
 use ids::HostPid;
 use images::messages::TaskKobjIdsEntry;
 
@@ -22,22 +22,33 @@ fn with_tables(number: u32, namespaces: TaskKobjIdsEntry) -> TaskKobjIdsEntry {
     }
 }
 
+/// The number of the process that a table is known by.
+fn of_owner(numbers: &BTreeMap<HostPid, u32>, owner: Option<HostPid>, own: u32) -> u32 {
+    owner.and_then(|owner| numbers.get(&owner).copied()).unwrap_or(own)
+}
+
 /// The dumper's own (`InventoryEntry.root_ids`): what a restore compares the tasks' with.
 pub(crate) fn own() -> TaskKobjIdsEntry {
     with_tables(OWN, Namespaces::own())
 }
 
-/// Those of every process but zombies. No two processes share a table: a tree in which they do was
-/// refused.
+/// Those of every process but zombies. What processes share by `CLONE_FILES` and `CLONE_FS` has one number; a tree in
+/// which they share more was refused.
 pub(crate) fn number(
     inventory: &Inventory,
     namespaces: &Namespaces,
 ) -> BTreeMap<HostPid, TaskKobjIdsEntry> {
-    inventory
-        .processes
-        .values()
-        .filter(|process| !is_zombie(process))
-        .zip(OWN + 1..)
-        .map(|(process, number)| (process.pid, with_tables(number, namespaces.of(process))))
-        .collect()
+    let living =
+        || inventory.processes.values().filter(|process| !is_zombie(process)).zip(OWN + 1..);
+    let numbers: BTreeMap<HostPid, u32> =
+        living().map(|(process, number)| (process.pid, number)).collect();
+    let ids = |(process, number): (&Process, u32)| {
+        let ids = TaskKobjIdsEntry {
+            files_id: of_owner(&numbers, process.tables.files, number),
+            fs_id: of_owner(&numbers, process.tables.file_system, number),
+            ..with_tables(number, namespaces.of(process))
+        };
+        (process.pid, ids)
+    };
+    living().map(ids).collect()
 }

@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod credentials;
 pub mod datagrams;
 pub mod descriptors;
+pub mod fanotify;
 pub mod features;
 pub mod handles;
 pub mod inotify;

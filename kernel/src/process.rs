@@ -6,6 +6,7 @@ use std::io;
 use arch::settings;
 use ids::{HostPid, ImagePid};
 use libc::{c_int, c_long, pid_t};
+use nix::sched::CloneFlags;
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,8 @@ fn answer(value: c_long) -> io::Result<c_long> {
 }
 
 /// Forks a process that has the number `pid`. As a `sibling` it is a child of the caller's
-/// parent, born into the caller's session and group all the same.
+/// parent, born into the caller's session and group all the same. What is `shared` (`CLONE_FILES`, `CLONE_FS`)
+/// is the caller's, too, and not a copy.
 ///
 /// The C library is not told: neither its handlers for forks run, nor does it learn that thread
 /// and process numbers are new. The caller must be the only thread of its process, or the child
@@ -45,20 +47,21 @@ fn answer(value: c_long) -> io::Result<c_long> {
 ///
 /// # Errors
 /// When the number is taken (`EEXIST`), or may not be chosen (`EPERM`).
-pub fn fork_as(pid: ImagePid, sibling: bool) -> io::Result<Fork> {
-    fork_numbered(pid.get(), sibling)
+pub fn fork_as(pid: ImagePid, sibling: bool, shared: CloneFlags) -> io::Result<Fork> {
+    fork_numbered(pid.get(), sibling, shared & (CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS))
 }
 
-fn fork_numbered(pid: pid_t, sibling: bool) -> io::Result<Fork> {
+fn fork_numbered(pid: pid_t, sibling: bool, shared: CloneFlags) -> io::Result<Fork> {
     let arguments = CloneArgs {
-        flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 },
+        flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 }
+            | u64::from(shared.bits().cast_unsigned()),
         // A sibling's is its parent's affair: it is that of the caller.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         set_tid: (&raw const pid) as u64,
         set_tid_size: 1,
         ..CloneArgs::default()
     };
-    // SAFETY: without CLONE_VM the child has a copy of everything and goes on from here as after
+    // SAFETY: without CLONE_VM the child has a copy of all memory and goes on from here as after
     // fork(2); the arguments outlive the call.
     let made = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
@@ -75,7 +78,7 @@ pub fn fork_as_any(
     numbers: impl IntoIterator<Item = HostPid>,
 ) -> io::Result<Option<(HostPid, Fork)>> {
     for number in numbers {
-        match fork_numbered(number.get(), false) {
+        match fork_numbered(number.get(), false, CloneFlags::empty()) {
             Ok(made) => return Ok(Some((number, made))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

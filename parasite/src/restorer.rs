@@ -471,6 +471,10 @@ pub struct Arguments {
     pub merge_memory: u32,
     /// Descriptor (pidfd) of the process that keeps the late descriptors; -1 for none.
     pub late_from: i32,
+    /// Descriptor (eventfd) by which those wait for each other who have the same descriptors; -1 for none.
+    pub turns: i32,
+    /// How many others the one who closes the restore's own descriptors waits for; 0 for one of the others.
+    pub others: u32,
     /// Padding.
     pub pad: u32,
     /// The late descriptors.
@@ -491,7 +495,7 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 88);
+    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 96);
     assert!(size_of::<LateDescriptor>() == 16);
 };
 
@@ -582,4 +586,6 @@ steps! {
     Future = 30, "set how memory to come is locked: MCL flags";
     /// A descriptor whose number was the restore's own is put into place.
     Late = 31, "put in place descriptor";
+    /// Others who have the same descriptors are waited for, or told.
+    Turn = 32, "wait for who shares the descriptors, by descriptor";
 }

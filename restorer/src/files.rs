@@ -12,6 +12,7 @@ mod content;
 mod datagrams;
 mod epoll;
 mod eventfd;
+mod fanotify;
 mod fifos;
 mod file_kind;
 mod ghosts;
@@ -337,5 +338,17 @@ impl OpenFiles {
     /// Names the descriptor and what was done to it.
     pub fn install(&self, task: &InstallTask) -> Result<(), Error> {
         self.install_in(task)
+    }
+
+    /// The same in a child whose descriptors another one has put into place: what each task does.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenFiles::install`].
+    pub(crate) fn join(&self, task: &InstallTask) -> Result<(), Error> {
+        self.each(task, |entry, file| match table::of_type(file.r#type) {
+            Some(kind) => kind.in_task(self, entry, file, task),
+            None => Ok(()),
+        })
     }
 }

@@ -44,6 +44,7 @@ mod root;
 mod run;
 mod task;
 mod tracer;
+mod turns;
 
 pub use error::Error;
 pub use files::{Trust, Validation};

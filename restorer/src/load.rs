@@ -158,17 +158,12 @@ impl Checkpoint {
     }
 }
 
-/// Tasks that share more than threads do not are refused.
+/// Tasks that share what is not passed on from birth to birth are refused.
 fn check_sharing(processes: &[Process]) -> Result<(), Error> {
     let mut owners: BTreeMap<(&str, u32), ImagePid> = BTreeMap::new();
     for (process, body) in processes.iter().filter_map(|p| Some((p, p.body.as_ref()?))) {
         let ids = &body.ids;
-        let shared = [
-            ("address space", ids.vm_id),
-            ("descriptor table", ids.files_id),
-            ("working directory", ids.fs_id),
-            ("signal handlers", ids.sighand_id),
-        ];
+        let shared = [("address space", ids.vm_id), ("signal handlers", ids.sighand_id)];
         for (what, id) in shared {
             if let Some(other) = owners.insert((what, id), process.pid) {
                 return Err(Error::refused(

@@ -13,12 +13,17 @@
 //! Groups come afterwards, when all processes are there: a process that leads one founds it at
 //! birth, the others join; a group whose leader has died gets a helper for that time.
 //!
+//! Tables that processes use together are passed on at births ([`tables`]).
+//!
 //! Every task works through its [`Task::forks`] and then waits for all the others
 //! (see [`crate::task`]). Zombies and helpers end when all groups are joined.
+
+mod tables;
 
 use std::collections::BTreeMap;
 
 use ids::{HostPid, ImagePid, PidMap};
+use images::messages::TaskKobjIdsEntry;
 use support::Refusal;
 
 use crate::error::Error;
@@ -48,6 +53,52 @@ pub(crate) struct Task {
     pub(crate) zombies: Vec<ImagePid>,
     /// Its children that are stopped.
     pub(crate) stopped: Vec<ImagePid>,
+    /// Whether it uses its descriptors together with others.
+    pub(crate) descriptors: Share,
+    /// The same of its root and working directory.
+    pub(crate) directories: Share,
+}
+
+/// A table that processes may use together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// The descriptors (`CLONE_FILES`).
+    Descriptors,
+    /// Root and working directory, and the mask of new files (`CLONE_FS`).
+    Directories,
+}
+
+/// What a process has to do with a table that processes use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// It is born into the table of who makes it.
+    pub(crate) born: bool,
+    /// Who puts into it what belongs there.
+    pub(crate) part: Part,
+}
+
+/// Who fills a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The process has it alone.
+    #[default]
+    Alone,
+    /// The process, for so many others, too.
+    First {
+        /// How many.
+        others: u32,
+    },
+    /// Another one.
+    Other,
+}
+
+impl Task {
+    fn share(&mut self, table: Table) -> &mut Share {
+        match table {
+            Table::Descriptors => &mut self.descriptors,
+            Table::Directories => &mut self.directories,
+        }
+    }
 }
 
 /// A step in the making of the tree.
@@ -59,6 +110,18 @@ pub(crate) enum ForkStep {
     Child(usize),
     /// Fork this task as a sibling.
     Sibling(usize),
+    /// Take a copy of a table, for itself alone.
+    Own(Table),
+}
+
+impl ForkStep {
+    /// The task that is forked.
+    const fn made(self) -> Option<usize> {
+        match self {
+            Self::Child(made) | Self::Sibling(made) => Some(made),
+            Self::Session | Self::Own(_) => None,
+        }
+    }
 }
 
 /// How a task comes into its process group.
@@ -128,6 +191,13 @@ impl Plan {
             stopped: process.state == State::Stopped,
         });
         let mut plan = build(members.collect(), caller)?;
+        let ids = |process: usize| Some(&checkpoint.processes.get(process)?.body.as_ref()?.ids);
+        let of = |tasks: &mut [Task], table, id: fn(&TaskKobjIdsEntry) -> u32| {
+            tables::share(tasks, table, |process| ids(process).map(id))
+                .map_err(|torn| refuse(tasks[torn.0].pid, support::images::SHARED_APART))
+        };
+        of(&mut plan.tasks, Table::Descriptors, |ids| ids.files_id)?;
+        of(&mut plan.tasks, Table::Directories, |ids| ids.fs_id)?;
         let threads =
             checkpoint.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
         for pid in plan.tasks.iter().map(|task| task.pid).chain(threads) {
@@ -157,6 +227,8 @@ fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
             helpers: Vec::new(),
             zombies: of(&members, index, |child| child.dead),
             stopped: of(&members, index, |child| child.stopped),
+            descriptors: Share::default(),
+            directories: Share::default(),
         });
     }
     forks(&mut plan, &members, caller)?;
@@ -267,6 +339,8 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         helpers: Vec::new(),
         zombies: Vec::new(),
         stopped: Vec::new(),
+        descriptors: Share::default(),
+        directories: Share::default(),
     }
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct Descriptors {
     pub(crate) base: RawFd,
     /// Descriptors that have such numbers all the same, and where the way to their holder is.
     pub(crate) late: (Vec<Late>, RawFd),
+    /// If others have the descriptors, too: by which one waits for the others' turns, and for how many; one of
+    /// the others waits for none.
+    pub(crate) turns: Option<(RawFd, u32)>,
 }
 
 /// A process's region, ready to be copied.
@@ -111,6 +114,7 @@ pub(crate) fn region(
     arguments.limits = tables.put(&limits(process));
     let (late, slot) = &descriptors.late;
     arguments.late_from = *slot;
+    (arguments.turns, arguments.others) = descriptors.turns.unwrap_or((-1, 0));
     arguments.late = tables.put(&late.iter().map(late_entry).collect::<Vec<_>>());
     arguments.actions = tables.put(&actions(process)?);
     arguments.timers = tables.put(&timers(process)?);

@@ -27,7 +27,7 @@ use crate::namespaces;
 use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
-use crate::plan::{Caller, Plan};
+use crate::plan::{Caller, Part, Plan, Table};
 use crate::prepare::{self, Descriptors};
 use crate::record::Record;
 use crate::rights;
@@ -35,6 +35,7 @@ use crate::root::{self, Reins};
 use crate::run::Run;
 use crate::task::{BuildContext, PreparedTask};
 use crate::tracer::{Loss, Tracer};
+use crate::turns::AllTurns;
 
 /// Restores the checkpoint that `images` are. The calling process must have only this thread: it forks, and it waits
 /// for any child.
@@ -104,7 +105,9 @@ pub fn restore(
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
     let helpers = numbers::helpers(&checkpoint, &plan);
-    let prepared = prepared(&checkpoint, &host, &mut files, &shared, &helpers, park_signal)?;
+    let turns = AllTurns::new(&checkpoint, &plan, base)?;
+    let of = (&checkpoint, &plan);
+    let prepared = prepared(of, &host, &turns, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
     let mut dying = dying(&checkpoint, &plan)?;
@@ -148,6 +151,7 @@ pub fn restore(
         groups: &groups,
         namespaces: &namespaces,
         files: &files,
+        turns: &turns,
         prepared: &prepared,
         complaints: &complaints,
         park_signal,
@@ -338,8 +342,9 @@ fn pipe(base: RawFd) -> Result<(File, File), Error> {
 
 /// Prepares every living process.
 fn prepared(
-    checkpoint: &Checkpoint,
+    (checkpoint, plan): (&Checkpoint, &Plan),
     host: &Host,
+    turns: &AllTurns,
     files: &mut OpenFiles,
     shared: &Shared,
     helpers: &BTreeMap<ImagePid, HostPid>,
@@ -347,18 +352,28 @@ fn prepared(
 ) -> Result<Vec<Option<PreparedTask>>, Error> {
     let base = files.base();
     let mut prepared = Vec::new();
-    for process in &checkpoint.processes {
+    for (index, process) in checkpoint.processes.iter().enumerate() {
         let Some(body) = &process.body else {
             prepared.push(None);
             continue;
         };
+        let task = plan.tasks.iter().find(|task| task.process == Some(index));
+        let part = task.map_or(Part::Alone, |task| task.descriptors.part);
         let descriptors = Descriptors {
             exe: files.program(body.mm.exe_file_id)?,
             mapped: mapped(body, files)?,
             segments: shared.segments.clone(),
             stores: shared.stores.clone(),
             base,
-            late: files.late(body.ids.files_id),
+            late: if part == Part::Other {
+                (Vec::new(), -1)
+            } else {
+                files.late(body.ids.files_id)
+            },
+            turns: turns.at(Table::Descriptors, body).map(|turns| {
+                let others = if let Part::First { others } = part { others } else { 0 };
+                (turns.done.number(), others)
+            }),
         };
         let helper = helpers.get(&process.pid).copied();
         prepared.push(Some(PreparedTask {

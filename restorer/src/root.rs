@@ -11,6 +11,7 @@ use kernel::process::{
     wait_status,
 };
 use kernel::ptrace::RseqConfiguration;
+use nix::sched::CloneFlags;
 
 use crate::error::Error;
 use crate::options::Parent;
@@ -83,7 +84,7 @@ fn bear(
     ours: &File,
     sibling: bool,
 ) -> io::Result<()> {
-    match fork_as(build_context.plan.tasks[0].pid, sibling)? {
+    match fork_as(build_context.plan.tasks[0].pid, sibling, CloneFlags::empty())? {
         Fork::Parent => Ok(()),
         Fork::Child => run(build_context, reins, ours),
     }

@@ -23,6 +23,7 @@ use ids::{HostPid, ImagePid};
 use kernel::process::{Fork, exit_now, fork_as, raise, wait_ended};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use parasite::RESTORER;
 use parasite::restorer::Arguments;
@@ -34,8 +35,9 @@ use crate::failure::Failure;
 use crate::files::{InstallTask, OpenFiles};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
-use crate::plan::{ForkStep, Group, Plan};
+use crate::plan::{ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
+use crate::turns::AllTurns;
 
 /// What all tasks inherit.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) groups: &'a cgroups::Plan,
     pub(crate) namespaces: &'a namespaces::Made<'a>,
     pub(crate) files: &'a OpenFiles,
+    /// How those wait for each other who share a table.
+    pub(crate) turns: &'a AllTurns,
     /// By process.
     pub(crate) prepared: &'a [Option<PreparedTask>],
     /// Where a task says what went wrong.
@@ -112,7 +116,7 @@ impl BuildContext<'_> {
         let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
             (State::Dead { status }, ..) => die(process, status),
-            (_, Some(body), Some(place)) => self.become_process(process, body, place, rseq),
+            (_, Some(body), Some(place)) => self.become_process(task, process, body, place, rseq),
             _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
         }
     }
@@ -124,12 +128,20 @@ impl BuildContext<'_> {
                     .map(drop)
                     .map_err(|errno| Error::kernel("found a session")(errno.into()));
             }
+            ForkStep::Own(table) => {
+                let copied = unshare(flag(table));
+                return copied
+                    .map_err(|errno| Error::kernel("take a copy of a table")(errno.into()));
+            }
             ForkStep::Child(child) => (child, false),
             ForkStep::Sibling(child) => (child, true),
         };
         let pid = self.plan.tasks[child].pid;
         self.pass_slack(child)?;
-        match fork_as(pid, sibling).map_err(Error::kernel(format!("create process {pid}")))? {
+        let shared = shared(&self.plan.tasks[child]);
+        match fork_as(pid, sibling, shared)
+            .map_err(Error::kernel(format!("create process {pid}")))?
+        {
             Fork::Parent => Ok(()),
             Fork::Child => self.run(child, rseq),
         }
@@ -153,19 +165,56 @@ impl BuildContext<'_> {
 
     fn become_process(
         &self,
+        task: &Task,
         process: &Process,
         body: &Body,
         place: &PreparedTask,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
-        self.files.install(&InstallTask {
-            files_id: body.ids.files_id,
-            pid: process.pid,
-            holder: self.holder,
-        })?;
+        self.descriptors(task, process, body)?;
         proc_values(process)?;
-        directories(place, body)?;
+        // Paths lead somewhere else afterwards, for all who share them.
+        match (task.directories.part, self.turns.at(Table::Directories, body)) {
+            (Part::Other, Some(turns)) => turns.done.tell(1)?,
+            (Part::First { others }, Some(turns)) => {
+                turns.done.wait(others)?;
+                directories(place, body)?;
+            }
+            _ => directories(place, body)?,
+        }
         enter(&place.region, rseq)
+    }
+
+    /// Puts the descriptors into place, or waits for who does.
+    fn descriptors(&self, task: &Task, process: &Process, body: &Body) -> Result<(), Error> {
+        let install =
+            InstallTask { files_id: body.ids.files_id, pid: process.pid, holder: self.holder };
+        match (task.descriptors.part, self.turns.at(Table::Descriptors, body)) {
+            (Part::Other, Some(turns)) => {
+                turns.filled.wait(1)?;
+                self.files.join(&install)?;
+            }
+            (Part::First { others }, Some(turns)) => {
+                self.files.install(&install)?;
+                turns.filled.tell(others)?;
+            }
+            _ => self.files.install(&install)?,
+        }
+        Ok(())
+    }
+}
+
+/// What a process is born with that is its maker's, too.
+fn shared(task: &Task) -> CloneFlags {
+    let tables = [(Table::Descriptors, task.descriptors), (Table::Directories, task.directories)];
+    let born = tables.into_iter().filter(|(_, share)| share.born);
+    born.map(|(table, _)| flag(table)).collect()
+}
+
+const fn flag(table: Table) -> CloneFlags {
+    match table {
+        Table::Descriptors => CloneFlags::CLONE_FILES,
+        Table::Directories => CloneFlags::CLONE_FS,
     }
 }
 

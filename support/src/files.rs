@@ -70,10 +70,8 @@ pub fn process_behind(path: &[u8]) -> Option<HostPid> {
 /// What to call an anonymous file that is not carried.
 fn anonymous(name: &[u8]) -> Option<String> {
     let text = match name {
-        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" | b"inotify" => {
-            return None;
-        }
-        b"[fanotify]" => "a fanotify group",
+        b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" | b"inotify"
+        | b"[fanotify]" => return None,
         b"[io_uring]" => "an io_uring",
         b"[perf_event]" => "a performance counter",
         b"[userfaultfd]" => "a userfaultfd",
@@ -126,6 +124,19 @@ pub fn watched_unnamed(inode: u64, (major, minor): (u32, u32)) -> Refusal {
         "name a directory that it is below (--irmap-scan-path DIR), or have the program remove the watch",
     )
 }
+
+/// A fanotify group that others ask for permission.
+pub const FANOTIFY_PERMISSION: Refusal = Refusal::fixed(
+    "it is asked for permission (FAN_OPEN_PERM and its like): whoever opens a file would wait for a program \
+     that stands still",
+    "have the program remove those marks, or end it and start it again after the restore",
+);
+
+/// A mark on a mount of another mount namespace.
+pub const MOUNT_ELSEWHERE: Refusal = Refusal::fixed(
+    "it watches a mount that is not among those of stasis",
+    "have the program remove the mark, or run stasis in its mount namespace",
+);
 
 /// A deleted file that is watched, and that nobody of the tree has open.
 pub const WATCHED_DELETED: Refusal = Refusal::fixed(

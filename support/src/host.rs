@@ -40,6 +40,12 @@ pub fn of_limit(pid: ImagePid, resource: usize, limit: u64, ours: u64) -> Option
     })
 }
 
+/// A fanotify group that watches all of a mount, of somebody who could not make it so.
+pub const WATCHES_A_MOUNT: Refusal = Refusal::fixed(
+    "a fanotify group watches all of it, and those who have the group lack CAP_SYS_ADMIN",
+    "have the program remove the mark (FAN_MARK_REMOVE), and dump it again",
+);
+
 /// Capabilities, by their names, that a thread had and whoever restores has not.
 #[must_use]
 pub fn of_capabilities(tid: ImagePid, names: &str) -> Unsupported {

@@ -75,9 +75,16 @@ pub const UNIX_BY_OTHERS: Refusal = Refusal::fixed(
 pub fn shares(what: &str, other: ImagePid) -> Refusal {
     Refusal::new(
         format!("it shares its {what} with process {other}"),
-        "have the program start them without CLONE_VM, CLONE_FILES and CLONE_FS, and dump it again",
+        "have the program start them without CLONE_VM and CLONE_SIGHAND, and dump it again",
     )
 }
+
+/// A process that would have to pass on one table at its birth and use another.
+pub const SHARED_APART: Refusal = Refusal::fixed(
+    "processes that use descriptors or directories together lie so far apart in the tree that it would have to \
+     pass on two tables at once",
+    "have the program start them by one parent, and dump it again",
+);
 
 /// Pages that stayed with the dumper, to be asked for later.
 #[must_use]

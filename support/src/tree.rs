@@ -109,6 +109,9 @@ fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
     sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
 }
 
+/// The flags of `clone` by which processes of a tree may share a table.
+const CARRIED_TABLES: [&str; 2] = ["CLONE_FILES", "CLONE_FS"];
+
 /// Tables that a process shares with another, inside of the tree or outside.
 fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
     let (pid, tables) = (process.pid, &process.tables);
@@ -129,10 +132,12 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
         if let Some(other) = outside {
             let reason = format!("it is shared with process {other} outside the tree ({flag})");
             let remedy = format!(
-                "end that process (kill {other}), or have the program start it without {flag}: what \
-                 processes share by it cannot be carried"
+                "end that process (kill {other}), dump a tree that holds both, or have the program start it \
+                 without {flag}"
             );
             found.push(Refusal::new(reason, remedy).of(pid, name));
+        } else if CARRIED_TABLES.contains(&flag) {
+            // Passed on from birth to birth.
         } else if let Some(owner) =
             owner.filter(|owner| *owner != pid && !is_in_vfork(process, tree))
         {

@@ -17,6 +17,7 @@ mod credentials;
 mod datagrams;
 mod dirty;
 mod eventfds;
+mod fanotify;
 mod faulting;
 mod files;
 mod ghosts;
@@ -45,6 +46,7 @@ mod registers;
 mod restartable;
 mod settings;
 mod shared;
+mod shared_tables;
 mod signals;
 mod socket_filters;
 mod socket_options;
@@ -79,6 +81,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("datagrams_waiting", datagrams::waiting),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
+    ("fanotify", fanotify::run),
     ("faulting", faulting::run),
     ("files", files::run),
     ("ghosts", ghosts::run),
@@ -142,6 +145,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-table-directories", shared::directories),
     ("shared-table-memory", shared::address_space),
     ("shared-timerfd", shared::timerfd),
+    ("shared_tables", shared_tables::run),
+    ("shared_tables_apart", shared_tables::apart),
     ("namespaces", namespaces::together),
     ("namespaces_apart", namespaces::apart),
     ("settings", settings::run),

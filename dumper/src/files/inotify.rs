@@ -51,14 +51,13 @@ impl FileKind for Inotify {
 impl Survey<'_> {
     /// Whether events wait in an instance, which a restore cannot put there again: of a frozen target the dump
     /// says so.
-    pub(super) fn events_wait(&mut self, pid: HostPid, file: &OpenFile) -> Result<bool, Problem> {
+    fn events_wait(&mut self, pid: HostPid, file: &OpenFile) -> Result<bool, Problem> {
         let instance = self.held.borrow(pid, file.fd)?;
         let waiting = kernel::tty::bytes_waiting(&instance).doing("look for events in")?;
         if waiting > 0 && self.frozen {
-            let kind = file.target.to_string_lossy();
             self.out.warnings.push(format!(
-                "process {pid}: descriptor {} ({kind}): events wait in it ({waiting} bytes), which cannot be \
-                 carried: a restore tells its reader of their loss where it can (Q_OVERFLOW)",
+                "process {pid}: descriptor {} (inotify instance): events wait in it ({waiting} bytes), which \
+                 cannot be carried: a restore tells its reader of their loss (IN_Q_OVERFLOW)",
                 file.fd
             ));
         }

@@ -7,6 +7,7 @@ use collector::OpenFile;
 use super::devices::Device;
 use super::epoll::Epoll;
 use super::eventfd::Eventfd;
+use super::fanotify::Fanotify;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
@@ -29,6 +30,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Timerfd,
     &Signalfd,
     &Inotify,
+    &Fanotify,
     &Pidfd,
     &Memfd,
     &UnixSocket,
@@ -110,6 +112,7 @@ mod tests {
             ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
             ("anon_inode:[signalfd]", 0, 0, "Signalfd"),
             ("anon_inode:inotify", 0, 0, "Inotify"),
+            ("anon_inode:[fanotify]", 0, 0, "Fanotify"),
             ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
             ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),
             ("/memfd:x (deleted)", libc::S_IFREG, 0, "Memfd"),

@@ -207,7 +207,7 @@ impl Watched {
         Ok(opened.next())
     }
 
-    fn mounts(&mut self) -> Result<&Mounts, Problem> {
+    pub(super) fn mounts(&mut self) -> Result<&Mounts, Problem> {
         if self.mounts.is_none() {
             let own = Dir::open(HostPid::own()).doing("open our own process for")?;
             self.mounts = Some(Mounts::read(&own).doing("read the mounts for")?);

@@ -192,9 +192,6 @@ pub struct FanotifyFileEntry {
     /// Marks.
     #[prost(message, repeated, tag = "6")]
     pub mark: Vec<FanotifyMarkEntry>,
-    /// Ours: events waited in it, which are lost.
-    #[prost(bool, optional, tag = "1000")]
-    pub events_lost: Option<bool>,
 }
 
 /// A mark of a fanotify group.
@@ -203,7 +200,7 @@ pub struct FanotifyMarkEntry {
     /// File id of the group.
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
-    /// 1 on an inode, 2 on a mount.
+    /// 1 on an inode, 2 on a mount; ours: 3 on the file system of one.
     #[prost(uint32, required, tag = "2")]
     pub r#type: u32,
     /// Flags of the mark.

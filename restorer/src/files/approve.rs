@@ -88,6 +88,7 @@ const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 const CAP_FOWNER: u64 = 1 << 3;
 const CAP_SYS_CHROOT: u64 = 1 << 18;
+pub(super) const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// Whether credentials open all files that ours do.
 fn opens_all(credentials: &Credentials) -> bool {
@@ -131,7 +132,9 @@ impl Approver {
     ) -> io::Result<T> {
         let all = self.holders.of(file).flat_map(|holder| &holder.credentials);
         match all.min_by_key(|own| own.effective.count_ones()) {
-            Some(own) if geteuid().is_root() && !opens_all(own) => own.during(work),
+            Some(own) if geteuid().is_root() && !(opens_all(own) && own.effective & CAP_SYS_ADMIN != 0) => {
+                own.during(work)
+            }
             _ => Ok(work()),
         }
     }
@@ -202,6 +205,11 @@ impl Approver {
             }
         }
         Err(Errno::ENOENT.into())
+    }
+
+    /// Whether each of those who hold a file has a capability.
+    pub(super) fn all_can(&self, file: u32, capability: u64) -> bool {
+        self.holders.of(file).all(|holder| holder.can(capability))
     }
 
     /// The credentials by which a holder may have a file; `None` for such as open what ours open.

@@ -37,18 +37,15 @@ impl OpenFiles {
                 .map_err(of_task(format!("put in place descriptor {number}")))?;
             file.settle(number);
         }
-        let mut seen = std::collections::BTreeSet::new();
-        for entry in table {
-            let Some(file) = self.files.get(&entry.id).filter(|_| seen.insert(entry.id)) else {
-                continue;
-            };
+        self.each(task, |entry, file| {
             if self.holders.get(&entry.id) == Some(&task.files_id) {
                 self.own(entry, file, task)?;
             }
-            if let Some(kind) = of_type(file.r#type) {
-                kind.in_task(self, entry, file, task)?;
+            match of_type(file.r#type) {
+                Some(kind) => kind.in_task(self, entry, file, task),
+                None => Ok(()),
             }
-        }
+        })?;
         for id in self.sent.iter().filter(|id| self.holders.get(id) == Some(&task.files_id)) {
             if let Some(file) = self.files.get(id) {
                 let (id, r#type) = (*id, file.r#type);
@@ -60,6 +57,21 @@ impl OpenFiles {
             (late, _) if late.is_empty() => Ok(()),
             (_, slot) => self.kept.place(slot),
         }
+    }
+
+    /// Does something with each open file of a task, by one of its descriptors.
+    pub(super) fn each(
+        &self,
+        task: &InstallTask,
+        mut work: impl FnMut(&FdinfoEntry, &FileEntry) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut seen = std::collections::BTreeSet::new();
+        for entry in self.tables.get(&task.files_id).into_iter().flatten() {
+            if let Some(file) = self.files.get(&entry.id).filter(|_| seen.insert(entry.id)) {
+                work(entry, file)?;
+            }
+        }
+        Ok(())
     }
 
     /// An open file of the images.

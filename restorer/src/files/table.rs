@@ -2,6 +2,7 @@
 
 use super::epoll::Epoll;
 use super::eventfd::Eventfd;
+use super::fanotify::Fanotify;
 use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
@@ -29,6 +30,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Epoll,
     &Pidfd,
     &Inotify,
+    &Fanotify,
     &OpenTerminal,
     &InetSocket,
     &NetlinkSocket,

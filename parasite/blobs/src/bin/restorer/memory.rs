@@ -163,10 +163,32 @@ fn notes(context: &Context) {
     descriptors(context);
 }
 
+/// Of those who have the same descriptors one closes them, when the others have no more use for them: it waits for
+/// that here, and the others say so. Whether it is this one.
+fn take_turn(context: &Context) -> bool {
+    let arguments = context.arguments();
+    let by = arguments.turns as usize;
+    let mut count = 1_u64;
+    let mut call = |number| {
+        let args = [by, &raw mut count as usize, size_of::<u64>(), 0, 0, 0];
+        context.must(Step::Turn, by as u64, number, args);
+    };
+    for _ in 0..arguments.others {
+        call(nr::READ);
+    }
+    if arguments.others == 0 {
+        call(nr::WRITE);
+    }
+    arguments.others != 0
+}
+
 /// Closes the restore's own descriptors, and puts those into place whose numbers they had: another
 /// process keeps them, and the way to it is the last that goes.
 fn descriptors(context: &Context) {
     let arguments = context.arguments();
+    if arguments.turns >= 0 && !take_turn(context) {
+        return;
+    }
     let close = |from: usize, to: usize| {
         if from <= to {
             context.must(Step::Close, from as u64, nr::CLOSE_RANGE, [from, to, 0, 0, 0, 0]);

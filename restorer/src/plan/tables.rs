@@ -1,0 +1,209 @@
+//! Tables that processes use together: who passes them on to whom. Pure.
+//!
+//! Nobody can enter a table of another process: one is born into it. So a table is passed on from birth to birth,
+//! from the process that is above all who use it. Who is on the way and has a table of its own takes a copy when
+//! it has passed on the one that is not its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ForkStep, Part, Table, Task};
+
+/// The task that cannot have both the table that it uses and the one that it would have to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Torn(pub(super) usize);
+
+/// Plans who shares a table; `id` tells the one that a process of the images uses.
+pub(super) fn share(
+    tasks: &mut [Task],
+    table: Table,
+    id: impl Fn(usize) -> Option<u32>,
+) -> Result<(), Torn> {
+    let mut users: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (index, task) in tasks.iter().enumerate() {
+        if let Some(id) = task.process.and_then(&id) {
+            users.entry(id).or_default().push(index);
+        }
+    }
+    users.retain(|_, users| users.len() > 1);
+    if users.is_empty() {
+        return Ok(());
+    }
+    let makers = makers(tasks);
+    let mut own: Vec<Option<u32>> = vec![None; tasks.len()];
+    let mut born: Vec<Option<u32>> = vec![None; tasks.len()];
+    for (&id, users) in &users {
+        let ways: Vec<Vec<usize>> = users.iter().map(|user| way(&makers, *user)).collect();
+        for &step in ways.iter().flat_map(|way| &way[common(&ways)..]) {
+            if born[step].replace(id).is_some_and(|other| other != id) {
+                return Err(Torn(step));
+            }
+        }
+        for (nth, &user) in users.iter().enumerate() {
+            own[user] = Some(id);
+            tasks[user].share(table).part = match nth {
+                0 => Part::First { others: users.len() as u32 - 1 },
+                _ => Part::Other,
+            };
+        }
+    }
+    for (index, task) in tasks.iter_mut().enumerate() {
+        task.share(table).born = born[index].is_some();
+        let used = Used { own: own[index], now: born[index].or(own[index]) };
+        task.forks = pass_on(&task.forks, table, used, &born).ok_or(Torn(index))?;
+    }
+    Ok(())
+}
+
+/// The task that makes each.
+fn makers(tasks: &[Task]) -> Vec<Option<usize>> {
+    let mut makers = vec![None; tasks.len()];
+    for (index, task) in tasks.iter().enumerate() {
+        for made in task.forks.iter().filter_map(|step| step.made()) {
+            makers[made] = Some(index);
+        }
+    }
+    makers
+}
+
+/// The tasks from the root to this one.
+fn way(makers: &[Option<usize>], task: usize) -> Vec<usize> {
+    let mut way: Vec<usize> = std::iter::successors(Some(task), |task| makers[*task]).collect();
+    way.reverse();
+    way
+}
+
+/// How many steps all ways have in common.
+fn common(ways: &[Vec<usize>]) -> usize {
+    let Some((first, others)) = ways.split_first() else { return 0 };
+    let is_common =
+        |(nth, task): &(usize, &usize)| others.iter().all(|way| way.get(*nth) == Some(*task));
+    first.iter().enumerate().take_while(is_common).count()
+}
+
+/// The table that a task has at the end, and the one that it has at the moment, of those that are shared.
+#[derive(Clone, Copy)]
+struct Used {
+    own: Option<u32>,
+    now: Option<u32>,
+}
+
+/// The steps of a task, with those by which it takes a table of its own; `born` tells which table each task is
+/// born into.
+fn pass_on(
+    forks: &[ForkStep],
+    table: Table,
+    mut used: Used,
+    born: &[Option<u32>],
+) -> Option<Vec<ForkStep>> {
+    let (mut steps, mut left) = (Vec::with_capacity(forks.len() + 1), BTreeSet::new());
+    for step in forks {
+        let passed = step.made().and_then(|made| born[made]);
+        if let Some(id) = passed.filter(|id| used.now != Some(*id)) {
+            if let Some(now) = used.now {
+                if used.own == Some(now) {
+                    return None;
+                }
+                steps.push(ForkStep::Own(table));
+                left.insert(now);
+            }
+            if left.contains(&id) {
+                return None;
+            }
+            used.now = Some(id);
+        }
+        steps.push(*step);
+    }
+    match used.own {
+        own if own == used.now => {}
+        None => steps.push(ForkStep::Own(table)),
+        Some(_) => return None,
+    }
+    Some(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ForkStep::{Child, Own, Session, Sibling};
+
+    const TABLE: Table = Table::Descriptors;
+
+    fn tasks(forks: &[&[ForkStep]]) -> Vec<Task> {
+        let task = |(index, forks): (usize, &&[ForkStep])| Task {
+            process: Some(index),
+            ..super::super::helper(
+                ids::ImagePid::new(index as i32 + 100).unwrap(),
+                forks.to_vec(),
+                super::super::Group::Given,
+            )
+        };
+        forks.iter().enumerate().map(task).collect()
+    }
+
+    /// Which tasks are born into a shared table, and the steps of all.
+    fn planned(
+        forks: &[&[ForkStep]],
+        ids: &[u32],
+    ) -> Result<(Vec<bool>, Vec<Vec<ForkStep>>), Torn> {
+        let mut tasks = tasks(forks);
+        share(&mut tasks, TABLE, |process| ids.get(process).copied())?;
+        let born = tasks.iter().map(|task| task.descriptors.born).collect();
+        Ok((born, tasks.into_iter().map(|task| task.forks).collect()))
+    }
+
+    #[test]
+    fn who_has_a_table_alone_is_made_as_ever() {
+        let forks: [&[ForkStep]; 2] = [&[Session, Child(1)], &[]];
+        let (born, steps) = planned(&forks, &[1, 2]).unwrap();
+        assert_eq!((born, steps), (vec![false; 2], vec![vec![Session, Child(1)], vec![]]));
+    }
+
+    #[test]
+    fn a_parent_passes_its_table_on() {
+        let forks: [&[ForkStep]; 4] = [&[Child(1), Child(2)], &[], &[Child(3)], &[]];
+        let (born, steps) = planned(&forks, &[1, 2, 1, 1]).unwrap();
+        assert_eq!(born, [false, false, true, true]);
+        assert_eq!(steps, forks);
+    }
+
+    #[test]
+    fn siblings_have_it_from_a_parent_who_takes_a_copy() {
+        let forks: [&[ForkStep]; 4] = [&[Child(1), Child(2), Child(3)], &[], &[], &[]];
+        let (born, steps) = planned(&forks, &[1, 2, 3, 2]).unwrap();
+        assert_eq!(born, [false, true, false, true]);
+        assert_eq!(steps[0], [Child(1), Child(2), Child(3), Own(TABLE)]);
+        let forks: [&[ForkStep]; 5] =
+            [&[Child(1), Child(2), Child(3), Child(4)], &[], &[], &[], &[]];
+        let (_, steps) = planned(&forks, &[1, 2, 2, 3, 3]).unwrap();
+        let expected = [Child(1), Child(2), Own(TABLE), Child(3), Child(4), Own(TABLE)];
+        assert_eq!(steps[0], expected);
+        assert_eq!(planned(&forks, &[1, 2, 3, 2, 3]), Err(Torn(0)));
+    }
+
+    #[test]
+    fn who_is_on_the_way_takes_a_copy() {
+        let forks: [&[ForkStep]; 3] = [&[Child(1)], &[Child(2)], &[]];
+        let (born, steps) = planned(&forks, &[1, 2, 1]).unwrap();
+        assert_eq!(born, [false, true, true]);
+        assert_eq!(steps, [vec![Child(1)], vec![Child(2), Own(TABLE)], vec![]]);
+        let forks: [&[ForkStep]; 4] = [&[Child(1)], &[Child(2), Child(3)], &[], &[]];
+        assert_eq!(planned(&forks, &[1, 2, 1, 2]).unwrap().1[1], [Child(2), Own(TABLE), Child(3)]);
+    }
+
+    #[test]
+    fn a_sibling_has_it_from_who_makes_it() {
+        let forks: [&[ForkStep]; 3] = [&[Child(1)], &[Session, Sibling(2)], &[]];
+        let (born, steps) = planned(&forks, &[1, 2, 2]).unwrap();
+        assert_eq!(born, [false, false, true]);
+        assert_eq!(steps, forks);
+    }
+
+    #[test]
+    fn the_first_fills_it() {
+        let mut tasks = tasks(&[&[Child(1), Child(2)], &[], &[]]);
+        share(&mut tasks, TABLE, |_| Some(7)).unwrap();
+        let parts: Vec<Part> = tasks.iter().map(|task| task.descriptors.part).collect();
+        assert_eq!(parts, [Part::First { others: 2 }, Part::Other, Part::Other]);
+        assert_eq!(tasks[0].directories, super::super::Share::default());
+    }
+}
