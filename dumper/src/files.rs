@@ -30,6 +30,7 @@ mod memfd;
 mod multicast;
 mod neighbours;
 mod netlink_sockets;
+mod nsfs;
 mod other_options;
 mod outside;
 mod owners;

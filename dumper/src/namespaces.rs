@@ -19,6 +19,11 @@ use crate::processes::is_zombie;
 /// Names in `/proc/PID/ns`, in the order of the numbers of the dumper's own.
 const KINDS: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
 
+/// The number that the dumper's own namespace of a kind has in the images.
+pub(crate) fn own_number(name: &str) -> Option<u32> {
+    Some(KINDS.iter().position(|kind| *kind == name)? as u32 + 1)
+}
+
 /// The namespaces of a tree.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {

@@ -3,10 +3,12 @@
 //! To be in a namespace is a matter of a thread. So what has to be done inside one is done by a thread
 //! that is made for it, and a namespace is held by its descriptor: it needs no process.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use ids::HostPid;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -22,6 +24,43 @@ pub struct UtsNames {
 
 /// The longest name that the kernel takes (`__NEW_UTS_LEN`).
 pub const LONGEST_UTS_NAME: usize = 64;
+
+/// The kinds of namespaces by their names in `/proc/PID/ns`, with the flags of `clone`.
+const FLAGS: [(&str, CloneFlags); 8] = [
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+    ("time", CloneFlags::from_bits_retain(0x80)),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+];
+
+/// The last number of the images that is of a namespace of the dumper's own: there is one of each kind.
+pub const LAST_OWN: u32 = FLAGS.len() as u32;
+
+/// The flag of a kind of namespace (`CLONE_NEW*`).
+#[must_use]
+pub fn flag(name: &str) -> Option<u32> {
+    let (_, flag) = FLAGS.iter().find(|(known, _)| *known == name)?;
+    Some(flag.bits().cast_unsigned())
+}
+
+/// The name of the kind of namespace that has this flag.
+#[must_use]
+pub fn of_flag(flag: u32) -> Option<&'static str> {
+    let (name, _) = FLAGS.iter().find(|(_, known)| known.bits().cast_unsigned() == flag)?;
+    Some(name)
+}
+
+/// The link text of the caller's own namespace of a kind: `net:[4026531840]`.
+///
+/// # Errors
+/// If `/proc` is not there, or the kernel has no such namespaces.
+pub fn own_link(name: &str) -> io::Result<OsString> {
+    std::fs::read_link(format!("/proc/self/ns/{name}")).map(PathBuf::into_os_string)
+}
 
 /// A namespace of a process, by its entry in `/proc/PID/ns`.
 ///

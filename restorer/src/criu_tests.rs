@@ -104,6 +104,7 @@ fn every_process_gets_a_region_of_its_own() {
         let checkpoint = checkpoint(set);
         for (process, body) in checkpoint.living() {
             let mut descriptors = Descriptors {
+                turns: None,
                 late: (Vec::new(), -1),
                 exe: 900,
                 stores: (910..).take(checkpoint.stores.len()).collect(),

@@ -35,9 +35,7 @@ pub fn of_file(file: &OpenFile) -> Option<Refusal> {
         libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,
         _ if target.starts_with(b"pidfd:") => None,
-        _ if target.contains(&b'[') && !target.starts_with(b"/") => {
-            close("a namespace kept open by a descriptor cannot be carried yet")
-        }
+        _ if target.contains(&b'[') && !target.starts_with(b"/") => None,
         _ => Some(UNKNOWN_KIND),
     }
 }
@@ -53,11 +51,40 @@ pub(crate) fn is_unnamed(file: &OpenFile) -> bool {
 /// An open file that is of no kind that is carried.
 pub const UNKNOWN_KIND: Refusal = Refusal::fixed("it is of a kind that is not known", CLOSE);
 
-/// A file of `/proc/PID` if the process is in the checkpoint itself.
+/// A directory of `/proc/PID`, or a file that is mapped or run, if the process is in the checkpoint itself.
 pub const OF_ITSELF: Refusal = Refusal::fixed(
-    "a file of /proc about a process of the tree cannot be carried: it is opened before the process is \
-     there again",
+    "a folder of /proc about a process of the tree cannot be one's directory after a restore: it is entered \
+     before the process is there again",
     "close it before the checkpoint",
+);
+
+/// A namespace that a descriptor keeps open, other than those of stasis.
+pub const NAMESPACE_ELSEWHERE: Refusal = Refusal::fixed(
+    "it keeps a namespace open that is not that of stasis, which cannot be carried yet",
+    "close it before the dump, or run stasis in that namespace (nsenter)",
+);
+
+/// Why a file of `/proc` about the process `about`, of the tree, cannot be carried, which the process `holder` has
+/// open. Most can: they are opened when the processes are there, before they have their threads and mappings.
+#[must_use]
+pub fn of_process_file(path: &[u8], about: HostPid, holder: HostPid) -> Option<Refusal> {
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').skip(3).collect();
+    let leader = about.to_string();
+    let is_there = match parts.as_slice() {
+        // By then the process itself has its descriptors.
+        [b"fdinfo", _] => about == holder,
+        [b"fd" | b"map_files", _] | [b"task", _, _, _, ..] => false,
+        [b"task", thread, ..] => *thread == leader.as_bytes(),
+        _ => true,
+    };
+    (!is_there).then_some(NOT_THERE_YET)
+}
+
+/// A file of `/proc` about a thread, a descriptor or a mapping.
+pub const NOT_THERE_YET: Refusal = Refusal::fixed(
+    "a file of /proc about a thread, a descriptor or a mapping cannot be carried: it is opened before that is \
+     there again",
+    "close it before the dump",
 );
 
 /// The process that a file of `/proc/PID` is about.

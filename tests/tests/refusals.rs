@@ -381,8 +381,8 @@ fn userfaultfd() {
 }
 
 #[test]
-fn files_of_proc_about_the_program_itself() {
-    refused("unsupported-proc_self", &["/proc", "descriptor"]);
+fn files_of_proc_about_threads() {
+    refused("unsupported-proc_thread", &["/proc", "descriptor"]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod outside;
 mod packet;
 mod pidfd;
 mod pipes;
+mod proc_files;
 mod pulse;
 mod registers;
 mod restartable;
@@ -125,6 +126,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("nameless_peers", nameless::peers),
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
+    ("proc_files", proc_files::run),
     ("pulse", pulse::run),
     ("raw_sockets", datagrams::raw),
     ("registers", registers::run),
@@ -189,7 +191,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-packet_ring", packet::used_ring),
     ("unsupported-segments", unsupported::segments),
     ("unsupported-packet_fifo", unsupported::packet_fifo),
-    ("unsupported-proc_self", unsupported::proc_self),
+    ("unsupported-proc_thread", unsupported::proc_thread),
     ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),

@@ -57,9 +57,10 @@ pub(crate) fn lost_name(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// A file of `/proc` about the program itself.
-pub(crate) fn proc_self(stage: &Stage) -> Outcome {
-    let held = std::fs::File::open("/proc/self/stat").expect("open");
+/// A file of `/proc` about a thread.
+pub(crate) fn proc_thread(stage: &Stage) -> Outcome {
+    let opened = std::thread::spawn(|| std::fs::File::open("/proc/thread-self/fdinfo/1"));
+    let held = opened.join().expect("a thread").expect("open");
     stage.ready_then_wait();
     drop(held);
     Ok(())

@@ -4,6 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use collector::{OpenFile, Process};
+use ids::HostPid;
 use images::messages::{
     FanotifyFileEntry, FanotifyInodeMarkEntry, FanotifyMarkEntry, FanotifyMountMarkEntry,
     FileEntry, fd_type,
@@ -123,7 +124,7 @@ impl Survey<'_> {
         Ok(FanotifyMarkEntry { s_dev, me: Some(me), ..entry(id, r#type, mark)? })
     }
 
-    fn warn_of_events(&mut self, pid: i32, file: &OpenFile) -> Result<(), Problem> {
+    fn warn_of_events(&mut self, pid: HostPid, file: &OpenFile) -> Result<(), Problem> {
         let group = self.held.borrow(pid, file.fd)?;
         let waiting = kernel::tty::bytes_waiting(&group).doing("look for events in")?;
         if waiting > 0 && self.frozen {

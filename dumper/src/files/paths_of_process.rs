@@ -10,6 +10,7 @@ use collector::{Mapping, NamedFile, Process, VmFlags};
 use ids::HostPid;
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
+use support::files::{OF_ITSELF, process_behind};
 use support::mappings::of_mapping;
 
 use super::file_kind::FileKind;
@@ -185,6 +186,9 @@ impl Survey<'_> {
         }
         let open = || Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open");
         let found = self.held.paths.find(&key, check, self.context, open)?;
+        if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
+            return Err(Problem::Refused(OF_ITSELF));
+        }
         let id = self.new_id();
         let (mut reg, now) = self.regular_now(&found, id, 0, 0, owners::nobody())?;
         let regular = now.st_mode & libc::S_IFMT == libc::S_IFREG;

@@ -11,7 +11,7 @@ use images::messages::{
 };
 use images::{Error, ImageWriter, MappingKind, names};
 use nix::sys::stat::FileStat;
-use support::files::{OF_ITSELF, process_behind};
+use support::files::{of_process_file, process_behind};
 
 use super::Captured;
 use super::beside::Part;
@@ -166,9 +166,6 @@ impl Survey<'_> {
         pos: u64,
         fown: FownEntry,
     ) -> Result<(RegFileEntry, FileStat), Problem> {
-        if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
-            return Err(Problem::Refused(OF_ITSELF));
-        }
         // What it is when it is frozen is asked then.
         let stat = if self.frozen { found.stat()? } else { found.stat_of_then };
         let now;
@@ -271,6 +268,10 @@ impl Survey<'_> {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let found = self.find(pid, file)?;
+        let about = process_behind(&found.name).filter(|about| self.known.contains(about));
+        if let Some(refusal) = about.and_then(|about| of_process_file(&found.name, about, pid)) {
+            return Err(Problem::Refused(refusal));
+        }
         let fown = self.owner(pid, file)?;
         let mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
         if is_of_mapped_memory(file, mappings) {

@@ -14,6 +14,7 @@ use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
 use super::memfd::Memfd;
 use super::netlink_sockets::NetlinkSocket;
+use super::nsfs::Namespace;
 use super::packet_sockets::PacketSocket;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
@@ -31,6 +32,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Signalfd,
     &Inotify,
     &Fanotify,
+    &Namespace,
     &Pidfd,
     &Memfd,
     &UnixSocket,
@@ -112,6 +114,7 @@ mod tests {
             ("anon_inode:[timerfd]", 0, 0, "Timerfd"),
             ("anon_inode:[signalfd]", 0, 0, "Signalfd"),
             ("anon_inode:inotify", 0, 0, "Inotify"),
+            ("net:[4026531840]", libc::S_IFREG, 0, "Namespace"),
             ("anon_inode:[fanotify]", 0, 0, "Fanotify"),
             ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
             ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),

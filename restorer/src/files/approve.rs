@@ -132,7 +132,10 @@ impl Approver {
     ) -> io::Result<T> {
         let all = self.holders.of(file).flat_map(|holder| &holder.credentials);
         match all.min_by_key(|own| own.effective.count_ones()) {
-            Some(own) if geteuid().is_root() && !(opens_all(own) && own.effective & CAP_SYS_ADMIN != 0) => {
+            Some(own)
+                if geteuid().is_root()
+                    && !(opens_all(own) && own.effective & CAP_SYS_ADMIN != 0) =>
+            {
                 own.during(work)
             }
             _ => Ok(work()),

@@ -15,6 +15,7 @@ use support::changed::{Was, of_change, of_gone};
 
 use super::Error;
 use super::images::FileImages;
+use super::proc_files::is_of_process;
 
 /// Which files are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,8 @@ const fn is_plain_mode(mode: u32) -> bool {
 }
 
 fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Unsupported> {
-    if !is_plain(entry) {
+    // What is about a process is there when that is.
+    if !is_plain(entry) || is_of_process(entry) {
         return None;
     }
     match path.symlink_metadata() {

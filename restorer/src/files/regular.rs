@@ -2,15 +2,18 @@
 
 use std::os::fd::OwnedFd;
 
-use images::messages::{FileEntry, RegFileEntry, fd_type};
+use ids::PidMap;
+use images::messages::{FdinfoEntry, FileEntry, RegFileEntry, fd_type};
 
-use super::Error;
 use super::approve::Purpose;
 use super::beside::Beside;
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
+use super::images::FileImages;
 use super::opener::Opener;
 use super::opening::Opening;
+use super::proc_files;
+use super::{Error, InstallTask, OpenFiles};
 
 /// A file that is found by its path.
 #[derive(Debug)]
@@ -21,8 +24,42 @@ impl FileKind for Regular {
         fd_type::REG
     }
 
+    fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
+        proc_files::check(file, images)
+    }
+
+    fn is_later(&self, file: &FileEntry) -> bool {
+        file.reg.as_ref().is_some_and(proc_files::is_of_process)
+    }
+
+    fn open_later(
+        &self,
+        files: &OpenFiles,
+        file: &FileEntry,
+        _pids: &PidMap,
+    ) -> Result<OwnedFd, Error> {
+        files.open_of_process(file.reg.as_ref().ok_or_else(|| missing(file))?)
+    }
+
+    fn own(
+        &self,
+        files: &OpenFiles,
+        _entry: &FdinfoEntry,
+        file: &FileEntry,
+        task: &InstallTask,
+    ) -> Result<(), Error> {
+        match file.reg.as_ref().filter(|_| self.is_later(file)) {
+            Some(entry) => files.own_of_process(entry, task),
+            None => Ok(()),
+        }
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
-        let entries = files.iter().map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
+        for file in files.iter().filter(|file| self.is_later(file)) {
+            opening.later(file.id)?;
+        }
+        let now = files.iter().filter(|file| !self.is_later(file));
+        let entries = now.map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         // What may have changed comes before what has an effect: a device, or a ghost that is made.
         let (plain, others): (Vec<&RegFileEntry>, Vec<&RegFileEntry>) =

@@ -9,6 +9,7 @@ use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
 use super::memfd::Memfd;
 use super::netlink_sockets::NetlinkSocket;
+use super::nsfs::Namespace;
 use super::packet_sockets::PacketSocket;
 use super::pidfd::Pidfd;
 use super::pipes::Pipe;
@@ -31,6 +32,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Pidfd,
     &Inotify,
     &Fanotify,
+    &Namespace,
     &OpenTerminal,
     &InetSocket,
     &NetlinkSocket,

@@ -1,12 +1,13 @@
 //! Tables that processes use together: who passes them on to whom. Pure.
 //!
 //! Nobody can enter a table of another process: one is born into it. So a table is passed on from birth to birth,
-//! from the process that is above all who use it. Who is on the way and has a table of its own takes a copy when
-//! it has passed on the one that is not its own.
+//! from the process that is above all who use it; among siblings, from the first of them, which makes the others as
+//! siblings (`CLONE_PARENT`). Who is on the way and has a table of its own takes a copy when it has passed on the
+//! one that is not its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ForkStep, Part, Table, Task};
+use super::{ForkStep, Group, Part, Table, Task};
 
 /// The task that cannot have both the table that it uses and the one that it would have to pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub(super) fn share(
     users.retain(|_, users| users.len() > 1);
     if users.is_empty() {
         return Ok(());
+    }
+    for users in users.values() {
+        make_by_siblings(tasks, users);
     }
     let makers = makers(tasks);
     let mut own: Vec<Option<u32>> = vec![None; tasks.len()];
@@ -52,6 +56,36 @@ pub(super) fn share(
         task.forks = pass_on(&task.forks, table, used, &born).ok_or(Torn(index))?;
     }
     Ok(())
+}
+
+/// Has the first of siblings that share make the others, if their parent does not share with them, and would make them
+/// in the same session.
+fn make_by_siblings(tasks: &mut [Task], users: &[usize]) {
+    let makers = makers(tasks);
+    let ways: Vec<Vec<usize>> = users.iter().map(|user| way(&makers, *user)).collect();
+    let above = common(&ways);
+    let Some(top) = above.checked_sub(1).and_then(|last| ways.first()?.get(last).copied()) else {
+        return;
+    };
+    let below: BTreeSet<usize> = ways.iter().filter_map(|way| way.get(above).copied()).collect();
+    let is_moved = |step: &ForkStep| matches!(step, ForkStep::Child(made) if below.contains(made));
+    let of_top = &tasks[top].forks;
+    let places: Vec<usize> =
+        of_top.iter().enumerate().filter(|(_, step)| is_moved(step)).map(|(at, _)| at).collect();
+    let (Some(&first), Some(&last)) = (places.first(), places.last()) else { return };
+    let between = &of_top[first..=last];
+    if users.contains(&top) || places.len() != below.len() || between.contains(&ForkStep::Session) {
+        return;
+    }
+    let moved: Vec<usize> = places.iter().filter_map(|at| of_top[*at].made()).collect();
+    let Some((&maker, others)) = moved.split_first() else { return };
+    // A group that the first founds is that of the others, too, until they join their own.
+    if others.iter().any(|other| tasks[*other].group == Group::Given) {
+        return;
+    }
+    tasks[top].forks.retain(|step| !step.made().is_some_and(|made| others.contains(&made)));
+    let siblings = others.iter().map(|other| ForkStep::Sibling(*other));
+    tasks[maker].forks.splice(..0, siblings);
 }
 
 /// The task that makes each.
@@ -134,7 +168,7 @@ mod tests {
             ..super::super::helper(
                 ids::ImagePid::new(index as i32 + 100).unwrap(),
                 forks.to_vec(),
-                super::super::Group::Given,
+                Group::Join(ids::ImagePid::new(100).unwrap()),
             )
         };
         forks.iter().enumerate().map(task).collect()
@@ -167,17 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn siblings_have_it_from_a_parent_who_takes_a_copy() {
+    fn siblings_have_it_from_the_first_of_them() {
         let forks: [&[ForkStep]; 4] = [&[Child(1), Child(2), Child(3)], &[], &[], &[]];
         let (born, steps) = planned(&forks, &[1, 2, 3, 2]).unwrap();
-        assert_eq!(born, [false, true, false, true]);
-        assert_eq!(steps[0], [Child(1), Child(2), Child(3), Own(TABLE)]);
+        assert_eq!(born, [false, false, false, true]);
+        assert_eq!(steps, [vec![Child(1), Child(2)], vec![Sibling(3)], vec![], vec![]]);
         let forks: [&[ForkStep]; 5] =
             [&[Child(1), Child(2), Child(3), Child(4)], &[], &[], &[], &[]];
-        let (_, steps) = planned(&forks, &[1, 2, 2, 3, 3]).unwrap();
-        let expected = [Child(1), Child(2), Own(TABLE), Child(3), Child(4), Own(TABLE)];
-        assert_eq!(steps[0], expected);
-        assert_eq!(planned(&forks, &[1, 2, 3, 2, 3]), Err(Torn(0)));
+        let (_, steps) = planned(&forks, &[1, 2, 3, 2, 3]).unwrap();
+        assert_eq!(steps[..3], [vec![Child(1), Child(2)], vec![Sibling(3)], vec![Sibling(4)]]);
+    }
+
+    #[test]
+    fn siblings_of_two_sessions_have_it_from_a_parent_who_takes_a_copy() {
+        let forks: [&[ForkStep]; 3] = [&[Child(1), Session, Child(2)], &[], &[]];
+        let (born, steps) = planned(&forks, &[1, 2, 2]).unwrap();
+        assert_eq!(born, [false, true, true]);
+        assert_eq!(steps[0], [Child(1), Session, Child(2), Own(TABLE)]);
+    }
+
+    #[test]
+    fn nobody_passes_on_two_tables_at_once() {
+        let forks: [&[ForkStep]; 4] = [&[Child(1)], &[Child(2), Child(3)], &[], &[]];
+        assert_eq!(planned(&forks, &[1, 2, 2, 1]), Err(Torn(1)));
     }
 
     #[test]
