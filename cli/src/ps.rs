@@ -78,9 +78,9 @@ fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn process(pid: i32, command: &str) -> ProcessSummary {
+    fn process(number: i32, command: &str) -> ProcessSummary {
         ProcessSummary {
-            pid,
+            pid: number,
             ppid: 1,
             comm: "name".into(),
             command: command.into(),

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
+use ids::HostPid;
 use images::Images;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -19,7 +20,7 @@ use criu::Pidfile;
 #[derive(Debug, thiserror::Error)]
 #[error("wait for process {pid}")]
 struct WaitError {
-    pid: i32,
+    pid: HostPid,
     #[source]
     source: Errno,
 }
@@ -84,8 +85,8 @@ const PASSED_ON: [Signal; 8] = [
 
 /// Stands in for the restored root until it ends: what we are sent it is sent, and its exit
 /// status becomes ours (128 and the signal's number when a signal ended it, as shells have it).
-fn wait(root: i32) -> Result<ExitCode, Failure> {
-    let pid = Pid::from_raw(root);
+fn wait(root: HostPid) -> Result<ExitCode, Failure> {
+    let pid = Pid::from_raw(root.get());
     let failed = |source| WaitError { pid: root, source };
     let mut awaited: SigSet = PASSED_ON.into_iter().collect();
     awaited.add(Signal::SIGCHLD);

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use hooks::{Hooks, Moment, Point, Refusal};
+use ids::HostPid;
 
 /// Why a pidfile could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ impl Pidfile {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&mut self, pid: i32) -> Result<(), PidfileError> {
+    pub fn write(&mut self, pid: HostPid) -> Result<(), PidfileError> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.write_all(pid.to_string().as_bytes()).map_err(|source| PidfileError {
             operation: "write",
@@ -77,7 +78,7 @@ impl Hooks for WithPidfile<'_> {
         if let (Point::PostRestore, Some(pidfile), Some(root)) =
             (moment.point, &mut self.pidfile, moment.root)
         {
-            pidfile.write(root.get())?;
+            pidfile.write(root)?;
         }
         Ok(())
     }
@@ -104,7 +105,7 @@ mod tests {
         drop(Pidfile::reserve(&path).unwrap());
         assert!(!path.exists());
         let mut pidfile = Pidfile::reserve(&path).unwrap();
-        pidfile.write(41).unwrap();
+        pidfile.write(HostPid::new(41).unwrap()).unwrap();
         pidfile.keep();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "41");
         assert!(Pidfile::reserve(&path).is_err());

@@ -27,6 +27,7 @@ use crate::kobj_ids;
 use crate::look;
 use crate::memory::{self, Pages, PreCopy};
 use crate::namespaces::Namespaces;
+use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 use crate::plan::{Plan, Planned};
 use crate::processes::is_zombie;
@@ -93,6 +94,8 @@ pub(crate) struct TreeState {
     pub(crate) id: String,
     pub(crate) inventory: Inventory,
     pub(crate) tasks: BTreeMap<HostPid, TaskCapture>,
+    /// What the images call the tasks.
+    pub(crate) numbers: Numbers,
     pub(crate) namespaces: Namespaces,
     pub(crate) ids: BTreeMap<HostPid, TaskKobjIdsEntry>,
     pub(crate) files: files::Captured,
@@ -164,6 +167,10 @@ fn read(
 
     let mut tasks =
         read_tasks(&inventory, frozen, &mut plan.task_states, plan.bits.as_ref(), clock)?;
+    let mut numbers = std::mem::take(&mut plan.numbers);
+    for thread in tasks.values().flat_map(|task| &task.threads) {
+        numbers.add(thread.tid, &thread.attributes.status.ns_pid)?;
+    }
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
@@ -171,7 +178,8 @@ fn read(
     let ids = kobj_ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
-    let files = plan.files.capture(&inventory, &tables, &|| clock.check(READ_FILES).is_err());
+    let files =
+        plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
@@ -192,6 +200,7 @@ fn read(
         id: pre_copy.id.clone(),
         inventory,
         tasks,
+        numbers,
         namespaces,
         ids,
         files,

@@ -15,16 +15,17 @@ use parasite::task::SigAction;
 
 use crate::inject::{ParasiteReport, ThreadState};
 use crate::interrupted::ToThread;
+use crate::numbers::Numbers;
 use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::timers;
 
-/// The image of a thread; `task` is its process, with the signals that wait for it, if the thread leads
-/// it, `layout` that of the processor, `groups` the number of its control groups.
+/// The image of a thread; `task` is its process, with the signals that wait for it and what its
+/// threads are called, if the thread leads it, `layout` that of the processor, `groups` the number of its control groups.
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
-    task: Option<(&TaskCapture, &ParasiteReport, &[&RawSigInfo])>,
+    task: Option<(&TaskCapture, &ParasiteReport, &[&RawSigInfo], &Numbers)>,
     layout: &Layout,
     groups: u32,
     signals: &ToThread<'_>,
@@ -34,13 +35,14 @@ pub(crate) fn thread(
         handler: signals.handler,
         extended: &capture.original.extended,
         clear_child_tid: in_task.clear_child_tid,
-        permitted: task.map(|(_, report, _)| report.state.permitted),
+        permitted: task.map(|(_, report, ..)| report.state.permitted),
         identification_faults: in_task.identification_faults,
         clock_faults: in_task.clock_faults,
     };
     CoreEntry {
-        tc: task.map(|(task, report, shared)| TaskCoreEntry {
+        tc: task.map(|(task, report, shared, numbers)| TaskCoreEntry {
             signals_s: Some(queue(shared)),
+            timers: Some(timers::encode(report, &task.timers, numbers)),
             ..task_core(task, report, capture)
         }),
         thread_core: Some(ThreadCoreEntry {
@@ -76,7 +78,6 @@ fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture
         flags: task.attributes.stat.flags,
         blk_sigset: leader.original.mask,
         comm: comm(&leader.comm),
-        timers: Some(timers::encode(report, &task.timers)),
         rlimits: Some(TaskRlimitsEntry {
             rlimits: task.attributes.limits.0.iter().map(limit).collect(),
         }),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ids::HostPid;
+use ids::{Clash, HostPid};
 use support::{Refusal, Unsupported};
 
 /// Why a dump did not happen.
@@ -42,6 +42,12 @@ pub enum Error {
     /// Open files could not be read.
     #[error("look at the open files of the tree")]
     Files(#[from] crate::files::Error),
+    /// Two tasks have one number: one of them is younger than what was read of the other.
+    #[error("number the tasks of the tree")]
+    Numbers(#[from] Clash),
+    /// A task cannot be named in the images.
+    #[error(transparent)]
+    Unnumbered(#[from] crate::numbers::Unnumbered),
     /// The tree could not be stopped.
     #[error("stop process {root} and its descendants")]
     Freeze {

@@ -66,6 +66,7 @@ use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
+use crate::numbers::Numbers;
 use crate::segment::Segment;
 use beside::Beside;
 use file_cache::{Contents, FileCache, Keeping, Unchanged};
@@ -161,16 +162,17 @@ impl Plan {
     /// # Errors
     ///
     /// If the kernel does not answer.
-    pub fn prepare(
+    pub(crate) fn prepare(
         &mut self,
         inventory: &Inventory,
+        numbers: &Numbers,
         context: PlanContext,
     ) -> Result<Vec<Unsupported>, Error> {
         self.context = context;
         let (captured, mut cache, refusals) = walk::look(
             &self.context,
             &mut self.held,
-            inventory,
+            (inventory, numbers),
             FileCache::default(),
             &BTreeMap::new(),
             &mut self.in_flight,
@@ -210,9 +212,10 @@ impl Plan {
     ///
     /// [`Error::Refused`] for what has been opened or has changed since and cannot be dumped;
     /// [`Error::TooLate`] once `is_late`, which is asked between any two longer steps.
-    pub fn capture(
+    pub(crate) fn capture(
         &mut self,
         frozen: &Inventory,
+        numbers: &Numbers,
         tables: &BTreeMap<HostPid, u32>,
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
@@ -220,7 +223,7 @@ impl Plan {
         let (context, held) = (&self.context, &mut self.held);
         let in_flight = &mut self.in_flight;
         let (captured, cache, refusals) =
-            walk::look(context, held, frozen, cache, tables, in_flight, Some(is_late))?;
+            walk::look(context, held, (frozen, numbers), cache, tables, in_flight, Some(is_late))?;
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }

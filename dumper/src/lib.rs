@@ -26,6 +26,7 @@ mod look;
 mod mappings;
 mod memory;
 mod namespaces;
+mod numbers;
 mod options;
 mod plan;
 mod pre_dump;

@@ -17,6 +17,7 @@ use support::tree::{CARRIED_NAMESPACES, Surroundings};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
+use crate::numbers::Numbers;
 use crate::options::DumpOptions;
 use crate::processes::has_ended;
 use crate::room;
@@ -32,6 +33,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5
 pub(crate) struct Seen {
     pub(crate) inventory: Inventory,
     pub(crate) task_states: TaskStates,
+    /// What the images call the tasks.
+    pub(crate) numbers: Numbers,
     pub(crate) files: files::Plan,
     pub(crate) sharing: sharing::Known,
 }
@@ -124,16 +127,16 @@ impl<'a> Looker<'a> {
             process.kernel_thread || others.any(|name| !CARRIED_NAMESPACES.contains(name))
         };
         let none = Inventory::default();
-        let looked_at = match inventory.processes.keys().any(foreign) {
-            true => &none,
-            false => &inventory,
+        let (looked_at, numbers) = match inventory.processes.keys().any(foreign) {
+            true => (&none, Numbers::default()),
+            false => (&inventory, task_states.numbers(root)?),
         };
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
         let (sharing, mut shared) = sharing::look(collector, root, looked_at, &sent)?;
         let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
         let context = files::PlanContext { joined, hidden, ..self.context.clone() };
-        let refused = files.prepare(looked_at, context)?;
+        let refused = files.prepare(looked_at, &numbers, context)?;
         // Who is at the other end is told better by who holds both.
         let is_told = |other: &Unsupported| {
             shared.iter().any(|it| (it.task, &it.object) == (other.task, &other.object))
@@ -142,7 +145,7 @@ impl<'a> Looker<'a> {
         shared.extend(others);
         found.extend(shared);
         inventory.refer_to_this();
-        Ok((Seen { inventory, task_states, files, sharing }, found))
+        Ok((Seen { inventory, task_states, numbers, files, sharing }, found))
     }
 }
 

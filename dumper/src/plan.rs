@@ -20,6 +20,7 @@ use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, PlannedMemory, PreCopy, Store};
+use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
 use crate::sharing;
@@ -63,6 +64,8 @@ pub(crate) struct Plan {
     /// Taken before all else that is planned.
     pub(crate) inventory: Inventory,
     pub(crate) task_states: TaskStates,
+    /// What the images call the tasks.
+    pub(crate) numbers: Numbers,
     /// It holds some of the target's files.
     pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
@@ -94,7 +97,7 @@ impl Plan {
         let bits = Bits::find(&mut collector);
         collector.watch();
         let looker = Looker::new(options)?;
-        let Seen { inventory, task_states, files, sharing } =
+        let Seen { inventory, task_states, numbers, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
@@ -125,16 +128,15 @@ impl Plan {
             }
         }
         let runs_on = options.after == AfterDump::Resume;
-        pre_copy.copy(options, &inventory, &mut finder, &gadgets, &writer, clock)?;
+        pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let (inventory, task_states, files, sharing) = if pre_copy.is_empty() {
-            (inventory, task_states, files, sharing)
+        let seen = Seen { inventory, task_states, numbers, files, sharing };
+        let Seen { inventory, task_states, numbers, files, sharing } = if pre_copy.is_empty() {
+            seen
         } else {
-            drop(files);
-            let Seen { inventory, task_states, files, sharing } =
-                looker.look(&mut collector, inventory, clock)?;
-            (inventory, task_states, files, sharing)
+            drop(seen.files);
+            looker.look(&mut collector, seen.inventory, clock)?
         };
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
@@ -152,6 +154,7 @@ impl Plan {
             collector,
             inventory,
             task_states,
+            numbers,
             files,
             sharing,
             finder,

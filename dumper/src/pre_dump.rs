@@ -59,13 +59,20 @@ fn copy(
     // What a dump would refuse is refused now, and some of it, as an io_uring, would write into
     // memory unseen.
     let look = Looker::new(options)?;
-    let Seen { inventory, .. } =
+    let Seen { inventory, numbers, .. } =
         look.look(&mut Collector::open_at(&options.programs), Inventory::default(), &clock)?;
     let writer = ImageWriter::of(destination.begin()?);
     progress.begin("copy", None);
     let mut finder = GadgetFinder::default();
-    pre_copy.copy(options, &inventory, &mut finder, &BTreeMap::new(), &writer, &clock)?;
-    pre_copy.encode(&writer, &write::inventory(&pre_copy.id))?;
+    pre_copy.copy(
+        options,
+        (&inventory, &numbers),
+        &mut finder,
+        &BTreeMap::new(),
+        &writer,
+        &clock,
+    )?;
+    pre_copy.encode(&writer, &write::inventory(&pre_copy.id), &numbers)?;
     let pages_written = pre_copy.bytes() / images::PAGE_SIZE;
     let dump =
         DumpStatsEntry { pages_written, shpages_written: Some(0), ..DumpStatsEntry::default() };

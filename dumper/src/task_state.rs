@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 
 use collector::settings::{ProcessSettings, ThreadSettings, memory_failure, unusual_by_flags};
 use collector::{InTask, Inventory, Process};
-use ids::HostPid;
+use ids::{Clash, HostPid};
 use kernel::procfs::{
     Autogroup, Auxv, Cgroup, CoreDumpFilter, Dir, Limits, LoginUid, OomScoreAdj, ProcFile, Stat,
     Status, TimerSlack,
@@ -19,6 +19,7 @@ use support::tree::of_tracer;
 
 use crate::error::Error;
 use crate::labels::Labels;
+use crate::numbers::Numbers;
 use crate::processes::is_zombie;
 use crate::unsupported;
 
@@ -262,6 +263,14 @@ impl TaskStates {
             }
         }
         states
+    }
+
+    /// What the images call these threads.
+    pub(crate) fn numbers(&self, root: HostPid) -> Result<Numbers, Clash> {
+        let threads = self.threads.iter();
+        let levels = threads.map(|(&tid, (_, thread))| (tid, &thread.status.ns_pid[..]));
+        let of_root = self.threads.get(&root).map_or(&[][..], |(_, root)| &root.status.ns_pid);
+        Numbers::of(of_root, levels)
     }
 
     /// What of it stands in the way of a dump.

@@ -1,12 +1,12 @@
 //! Interval and POSIX timers: what is outside (`/proc/PID/timers`) joined to what the parasite
 //! read (settings and overruns).
 
-use ids::HostPid;
 use images::messages::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use kernel::procfs::{Notify, NotifyTarget, PosixTimer, PosixTimers};
 use parasite::task::{TimerState, TimerValue};
 
 use crate::inject::ParasiteReport;
+use crate::numbers::Numbers;
 
 /// `SIGEV_*`.
 const SIGEV_SIGNAL: u32 = 0;
@@ -14,13 +14,22 @@ const SIGEV_NONE: u32 = 1;
 const SIGEV_THREAD: u32 = 2;
 const SIGEV_THREAD_ID: u32 = 4;
 
-pub(crate) fn encode(report: &ParasiteReport, posix: &PosixTimers) -> TaskTimersEntry {
+pub(crate) fn encode(
+    report: &ParasiteReport,
+    posix: &PosixTimers,
+    numbers: &Numbers,
+) -> TaskTimersEntry {
     let [real, virt, prof] = report.state.interval_timers.map(interval);
     TaskTimersEntry {
         real,
         virt,
         prof,
-        posix: posix.0.iter().zip(&report.timers).map(|(timer, state)| one(timer, state)).collect(),
+        posix: posix
+            .0
+            .iter()
+            .zip(&report.timers)
+            .map(|(timer, state)| one(timer, state, numbers))
+            .collect(),
     }
 }
 
@@ -33,7 +42,7 @@ fn interval(TimerValue { interval, value }: TimerValue) -> ItimerEntry {
     }
 }
 
-fn one(timer: &PosixTimer, state: &TimerState) -> PosixTimerEntry {
+fn one(timer: &PosixTimer, state: &TimerState, numbers: &Numbers) -> PosixTimerEntry {
     let how = match timer.notify {
         Notify::Signal => SIGEV_SIGNAL,
         Notify::None => SIGEV_NONE,
@@ -55,6 +64,6 @@ fn one(timer: &PosixTimer, state: &TimerState) -> PosixTimerEntry {
         insec: interval.fraction.cast_unsigned(),
         vsec: value.seconds.cast_unsigned(),
         vnsec: value.fraction.cast_unsigned(),
-        notify_thread_id: thread.map(HostPid::get),
+        notify_thread_id: thread.map(|tid| numbers.message(Some(tid)).cast_signed()),
     }
 }

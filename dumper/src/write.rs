@@ -56,7 +56,7 @@ impl<'d> Written<'d> {
         let source = collector.source();
         // Its programs look at every system call of the machine until then.
         drop(collector);
-        dump.pre_copy.encode(&writer, &inventory(&state.id))?;
+        dump.pre_copy.encode(&writer, &inventory(&state.id), &state.numbers)?;
         let bytes = state.pages.iter().map(Pages::bytes).sum();
         dump.progress.begin("write", Some(bytes));
         store.write(&state.pages, dump.progress)?;
@@ -126,7 +126,8 @@ fn encode(
     clock: &Clock,
 ) -> Result<(), Error> {
     for pages in &state.pages[..state.process_pages] {
-        pages.encode_map(writer, &names::pagemap(number(pages.pid)))?;
+        let pid = state.numbers.named(pages.pid)?;
+        pages.encode_map(writer, &names::pagemap(pid.unsigned()))?;
     }
     let segments = &state.pages[state.process_pages..];
     for (pages, &segment) in segments.iter().zip(state.segments.values()) {
@@ -154,16 +155,6 @@ fn encode(
     Ok(())
 }
 
-/// What has no number here has 0 in the images.
-fn or_zero(pid: Option<HostPid>) -> u32 {
-    pid.map_or(0, number)
-}
-
-/// Pids and tids are positive.
-const fn number(pid: HostPid) -> u32 {
-    pid.unsigned()
-}
-
 fn process(
     state: &TreeState,
     writer: &ImageWriter,
@@ -173,19 +164,21 @@ fn process(
     sets: &Sets,
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
+    let numbers = &state.numbers;
     let Delivery { threads, shared } = Delivery::of(task, report);
     for (index, (thread, signals)) in task.threads.iter().zip(&threads).enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
-        let process = (index == 0).then_some((task, report, &shared[..]));
+        let process = (index == 0).then_some((task, report, &shared[..], numbers));
         let groups = sets.number(&thread.attributes.groups);
         let bits = report.state.securebits;
         let entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
-        writer.write_one(&names::core(number(thread.tid)), &entry)?;
+        writer.write_one(&names::core(numbers.named(thread.tid)?.unsigned()), &entry)?;
     }
+    let image = numbers.named(pid)?.unsigned();
     if let Some(ids) = state.ids.get(&pid) {
-        writer.write_one(&names::ids(number(pid)), ids)?;
+        writer.write_one(&names::ids(image), ids)?;
     }
-    writer.write_one(&names::mm(number(pid)), &memory_map(state, pid, task)?)?;
+    writer.write_one(&names::mm(image), &memory_map(state, pid, task)?)?;
     let files = &state.files;
     let missing =
         |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };
@@ -195,7 +188,7 @@ fn process(
         root_id: files.root(pid).ok_or_else(|| missing("name the root directory"))?,
         umask: status.and_then(|status| status.umask),
     };
-    Ok(writer.write_one(&names::fs(number(pid)), &entry)?)
+    Ok(writer.write_one(&names::fs(image), &entry)?)
 }
 
 fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
@@ -283,7 +276,7 @@ fn zombies(state: &TreeState, writer: &ImageWriter) -> Result<(), Error> {
             let name =
                 process.threads.get(&process.pid).map(|thread| thread.comm.as_encoded_bytes());
             let entry = core_entry::zombie(name.unwrap_or_default(), exit_status);
-            writer.write_one(&names::core(number(process.pid)), &entry)?;
+            writer.write_one(&names::core(state.numbers.named(process.pid)?.unsigned()), &entry)?;
         }
     }
     Ok(())
@@ -292,6 +285,7 @@ fn zombies(state: &TreeState, writer: &ImageWriter) -> Result<(), Error> {
 /// The process tree, parents before children.
 fn tree(state: &TreeState, writer: &ImageWriter, root: HostPid) -> Result<(), Error> {
     let processes = &state.inventory.processes;
+    let number = |host| state.numbers.message(host);
     let mut ordered = vec![root];
     let mut at = 0;
     while let Some(&parent) = ordered.get(at) {
@@ -303,13 +297,13 @@ fn tree(state: &TreeState, writer: &ImageWriter, root: HostPid) -> Result<(), Er
         .iter()
         .filter_map(|pid| processes.get(pid))
         .map(|process| PstreeEntry {
-            pid: number(process.pid),
-            ppid: if process.pid == root { 0 } else { or_zero(process.ppid) },
-            pgid: or_zero(process.pgid),
-            sid: or_zero(process.sid),
+            pid: number(Some(process.pid)),
+            ppid: if process.pid == root { 0 } else { number(process.ppid) },
+            pgid: number(process.pgid),
+            sid: number(process.sid),
             threads: match state.tasks.get(&process.pid) {
-                Some(task) => task.threads.iter().map(|thread| number(thread.tid)).collect(),
-                None => vec![number(process.pid)],
+                Some(task) => task.threads.iter().map(|thread| number(Some(thread.tid))).collect(),
+                None => vec![number(Some(process.pid))],
             },
         })
         .collect();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ids::ImagePid;
 use support::{Unsupported, room};
 
 use crate::load::Checkpoint;
@@ -73,7 +74,7 @@ impl Machine {
 pub(crate) type Births = BTreeMap<PathBuf, u64>;
 
 /// What control groups, or one of those above them, do not allow (`pids.max`).
-pub(crate) fn of_groups(root: i32, forks: &Births) -> Vec<Unsupported> {
+pub(crate) fn of_groups(root: ImagePid, forks: &Births) -> Vec<Unsupported> {
     let mut all: Births = Births::new();
     for (group, tasks) in forks {
         for above in group.ancestors() {
@@ -83,7 +84,7 @@ pub(crate) fn of_groups(root: i32, forks: &Births) -> Vec<Unsupported> {
     all.iter().filter_map(|(group, tasks)| of_group(root, group, *tasks)).collect()
 }
 
-fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
+fn of_group(root: ImagePid, group: &Path, needed: u64) -> Option<Unsupported> {
     let limit = group.join("pids.max");
     // Without a limit it says "max".
     let (most, now) = (number(&limit)?, number(group.join("pids.current"))?);
@@ -93,7 +94,7 @@ fn of_group(root: i32, group: &Path, needed: u64) -> Option<Unsupported> {
 /// What of the tree this machine has no room for.
 pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
     let machine = Machine::read();
-    let root = plan.tasks.first().map_or(0, |task| task.pid.get());
+    let Some(root) = plan.tasks.first().map(|task| task.pid) else { return Vec::new() };
     let threads = checkpoint.threads().saturating_sub(checkpoint.living().count());
     let tasks = (plan.tasks.len() + threads) as u64 + OWN_TASKS;
     let mut found: Vec<Unsupported> =
@@ -143,10 +144,11 @@ mod tests {
             std::fs::write(group.join("pids.current"), format!("{now}\n")).unwrap();
             std::fs::write(group.join("pids.max"), format!("{most}\n")).unwrap();
         }
+        let root = ImagePid::new(7).unwrap();
         // One that will be made, too.
         let forks = |more| Births::from([(inner.clone(), 2), (outer.join("new"), more)]);
-        assert_eq!(of_groups(7, &forks(1)), []);
-        let found = of_groups(7, &forks(2));
+        assert_eq!(of_groups(root, &forks(1)), []);
+        let found = of_groups(root, &forks(2));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].remedy, format!("echo 11 > {}", outer.join("pids.max").display()));
     }

@@ -106,8 +106,8 @@ impl Plan {
 
     /// Before any group is made: whether all tasks may be in theirs.
     fn check_room(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let root = checkpoint.processes.first().map_or(0, |process| process.pid.get());
-        let found = capacity::of_groups(root, &self.forks);
+        let Some(root) = checkpoint.processes.first() else { return Ok(()) };
+        let found = capacity::of_groups(root.pid, &self.forks);
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
         if await_free(id, deadline)? {
             continue;
         }
-        return Err(match records.and_then(|place| Record::of_root(place, id.get())) {
+        return Err(match records.and_then(|place| Record::of_root(place, id)) {
             Some(record) => Error::refused(
                 support::host::runs_already(&record.images).of(id.get(), format!("process {id}")),
             ),

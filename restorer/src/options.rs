@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{CgroupRoot, CgroupsMode};
+use ids::HostPid;
 
 use crate::files::{Trust, Validation};
 
@@ -60,10 +61,10 @@ pub struct RestoreOptions {
 }
 
 /// What a restore says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RestoreReport {
     /// Pid of the restored root.
-    pub pid: i32,
+    pub pid: HostPid,
     /// The whole restore.
     pub total: Duration,
     /// Processes restored, zombies included.

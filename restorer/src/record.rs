@@ -33,7 +33,7 @@ pub struct Record {
 impl From<&RestoreReport> for RestoreSummary {
     fn from(report: &RestoreReport) -> Self {
         Self {
-            pid: report.pid,
+            pid: report.pid.get(),
             total_us: u64::try_from(report.total.as_micros()).unwrap_or(u64::MAX),
             processes: report.processes as u64,
             threads: report.threads as u64,
@@ -45,7 +45,7 @@ impl From<&RestoreReport> for RestoreSummary {
 impl Record {
     pub(crate) fn of(report: &RestoreReport, images: &Path) -> Self {
         Self {
-            started: HostPid::new(report.pid).and_then(crate::holder::started).unwrap_or(0),
+            started: crate::holder::started(report.pid).unwrap_or(0),
             images: images.canonicalize().unwrap_or_else(|_| images.to_owned()),
             summary: report.into(),
         }
@@ -70,7 +70,7 @@ impl Record {
 
     /// The restored tree whose root is `pid`, if it is there.
     #[must_use]
-    pub fn of_root(place: &Path, pid: i32) -> Option<Self> {
+    pub fn of_root(place: &Path, pid: HostPid) -> Option<Self> {
         Self::read(&place.join(format!("{pid}.json"))).filter(Self::is_true)
     }
 
@@ -117,8 +117,14 @@ mod tests {
     fn a_note_is_true_as_long_as_the_process_is_there() {
         let place = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = HostPid::from(&child).get();
-        let report = RestoreReport { pid, ..RestoreReport::default() };
+        let pid = HostPid::from(&child);
+        let report = RestoreReport {
+            pid,
+            total: std::time::Duration::ZERO,
+            processes: 1,
+            threads: 1,
+            pages_restored: 0,
+        };
         let record = Record::of(&report, Path::new("/images"));
         let notes = place.path().join("restores");
         record.keep(&notes);

@@ -164,7 +164,7 @@ pub fn restore(
     let subreaper = Subreaper::begin()?;
     let tasks = plan.tasks.iter().map(|task| plan.host(task.pid)).collect::<Result<Vec<_>, _>>()?;
     let mut report = RestoreReport {
-        pid: root.get(),
+        pid: root,
         total: Duration::ZERO,
         processes: checkpoint.processes.len(),
         threads: checkpoint.threads(),

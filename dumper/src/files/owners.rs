@@ -9,11 +9,13 @@ use images::messages::FownEntry;
 use kernel::descriptors;
 
 use super::problem::{Doing, Problem};
+use crate::numbers::Numbers;
 
 /// The owner of an open file, checked to be one that a restore will find.
 pub(super) fn owner(
     fd: impl AsFd,
     known: &BTreeSet<HostPid>,
+    numbers: &Numbers,
     is_process: impl FnOnce(HostPid) -> bool,
 ) -> Result<FownEntry, Problem> {
     /// `F_OWNER_TID`.
@@ -33,7 +35,7 @@ pub(super) fn owner(
     entry.uid = uid;
     entry.euid = euid;
     entry.pid_type = owner.kind.cast_unsigned();
-    entry.pid = pid.unsigned();
+    entry.pid = numbers.message(Some(pid));
     Ok(entry)
 }
 

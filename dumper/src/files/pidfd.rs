@@ -55,7 +55,9 @@ impl FileKind for Pidfd {
             PidfdTarget::Elsewhere => {
                 return Err(Problem::Refused(support::files::PIDFD_ELSEWHERE));
             }
-            PidfdTarget::Task(pid) if processes.contains_key(&pid) => pid.get(),
+            PidfdTarget::Task(pid) if processes.contains_key(&pid) => {
+                survey.numbers.message(Some(pid)).cast_signed()
+            }
             PidfdTarget::Task(target) => {
                 return Err(match thread_of(processes.values(), target) {
                     Some(pid) => of_thread(pid, target),

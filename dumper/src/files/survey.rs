@@ -23,12 +23,15 @@ use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
 use super::taps::Taps;
 use super::{Captured, Error, PlanContext, owners};
+use crate::numbers::Numbers;
 
 /// A look that is being taken.
 pub(super) struct Survey<'a> {
     pub(super) context: &'a PlanContext,
     pub(super) held: &'a mut HeldFiles,
     pub(super) inventory: &'a Inventory,
+    /// What the images call the tasks.
+    pub(super) numbers: &'a Numbers,
     /// The target does not run: what changes by the moment is read, and what is missing is an
     /// error.
     pub(super) frozen: bool,
@@ -70,7 +73,7 @@ impl<'a> Survey<'a> {
     pub(super) fn new(
         context: &'a PlanContext,
         held: &'a mut HeldFiles,
-        inventory: &'a Inventory,
+        (inventory, numbers): (&'a Inventory, &'a Numbers),
         mut cache: FileCache,
         in_flight: &'a mut InFlight,
         same_sockets: bool,
@@ -89,6 +92,7 @@ impl<'a> Survey<'a> {
             context,
             held,
             inventory,
+            numbers,
             frozen: is_late.is_some(),
             same_sockets,
             is_late: is_late.unwrap_or(&|| false),
@@ -165,7 +169,8 @@ impl<'a> Survey<'a> {
             return Ok(owners::nobody());
         }
         let is_process = |pid: HostPid| self.inventory.processes.contains_key(&pid);
-        owners::owner(&self.held.borrow(pid, file.fd)?, &self.known, is_process)
+        let fd = self.held.borrow(pid, file.fd)?;
+        owners::owner(&fd, &self.known, self.numbers, is_process)
     }
 
     /// What `/proc/PID/fdinfo` says of an open file.

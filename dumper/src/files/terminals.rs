@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use collector::{Inventory, OpenFile, Process};
-use ids::HostPid;
 use images::messages::{
     FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, fd_type,
     tty_type,
@@ -19,6 +18,7 @@ use super::file_kind::FileKind;
 use super::paths::is_terminal;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
+use crate::numbers::Numbers;
 
 /// `/dev/tty` counts as terminal number 1006 in the images.
 const CONTROLLING: u32 = 1006;
@@ -69,7 +69,7 @@ impl FileKind for OpenTerminal {
         let known = &survey.out.beside.of::<Infos>().0;
         if known.iter().all(|info| info.id != terminal.id()) {
             let fd = survey.held.borrow(pid, file.fd)?;
-            let info = info(terminal, fd.as_fd(), &stat, survey.inventory)?;
+            let info = info(terminal, fd.as_fd(), &stat, (survey.inventory, survey.numbers))?;
             survey.out.beside.of::<Infos>().0.push(info);
         }
         let tty = TtyFileEntry {
@@ -131,7 +131,7 @@ impl Terminal {
 
 /// The session and the foreground group of the terminal `device`, from a process of the tree that
 /// it controls; zeros when it controls none.
-fn session(inventory: &Inventory, device: u64) -> Result<(u32, u32), Problem> {
+fn session(inventory: &Inventory, numbers: &Numbers, device: u64) -> Result<(u32, u32), Problem> {
     for pid in inventory.processes.keys() {
         let stat = Dir::open(*pid).and_then(|dir| Stat::read(&dir));
         let stat = match stat {
@@ -139,8 +139,7 @@ fn session(inventory: &Inventory, device: u64) -> Result<(u32, u32), Problem> {
             other => other.doing("read stat of a holder of")?,
         };
         if u64::from(stat.tty_nr.cast_unsigned()) == device && device != 0 {
-            let number = |pid: Option<HostPid>| pid.map_or(0, HostPid::unsigned);
-            return Ok((number(stat.session), number(stat.tty_pgrp)));
+            return Ok((numbers.message(stat.session), numbers.message(stat.tty_pgrp)));
         }
     }
     Ok((0, 0))
@@ -151,13 +150,13 @@ fn info(
     terminal: Terminal,
     fd: BorrowedFd<'_>,
     stat: &FileStat,
-    inventory: &Inventory,
+    (inventory, numbers): (&Inventory, &Numbers),
 ) -> Result<TtyInfoEntry, Problem> {
     let (kind, pty) = match terminal {
         Terminal::Slave(index) => (tty_type::PTY, Some(TtyPtyEntry { index })),
         Terminal::Controlling => (tty_type::CTTY, None),
     };
-    let (sid, pgrp) = session(inventory, stat.st_rdev)?;
+    let (sid, pgrp) = session(inventory, numbers, stat.st_rdev)?;
     let mut info = TtyInfoEntry {
         id: terminal.id(),
         r#type: kind,

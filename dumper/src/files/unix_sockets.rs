@@ -28,6 +28,7 @@ use super::problem::{Doing, Problem};
 use super::queues::empty_message;
 use super::survey::Survey;
 use super::{Captured, socket_options};
+use crate::numbers::Numbers;
 
 /// A Unix socket.
 #[derive(Debug)]
@@ -65,9 +66,9 @@ impl FileKind for UnixSocket {
         } else {
             survey.neighbours.load()?;
         }
-        let neighbours = &survey.neighbours;
+        let (neighbours, numbers) = (&survey.neighbours, survey.numbers);
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            self::entry(socket, file.inode, neighbours, strict)
+            self::entry(socket, file.inode, neighbours, numbers, strict)
         })?;
         let is_outside = survey.is_outside(socket.peer);
         if is_outside {
@@ -75,7 +76,7 @@ impl FileKind for UnixSocket {
         }
         let is_stream = socket.r#type.cast_signed() != SOCK_DGRAM;
         if survey.neighbours.is_waiting(file.inode as u32) || is_outside && is_stream {
-            socket.connector = Some(connector(&*survey.dir(pid)?, pid)?);
+            socket.connector = Some(connector(&*survey.dir(pid)?, pid, survey.numbers)?);
         }
         if frozen {
             survey.unix_queue(pid, file, id, &socket)?;
@@ -214,6 +215,7 @@ fn entry(
     socket: BorrowedFd<'_>,
     inode: u64,
     neighbours: &Neighbours,
+    numbers: &Numbers,
     frozen: bool,
 ) -> Result<UnixSkEntry, Problem> {
     let inode = inode as u32;
@@ -251,7 +253,7 @@ fn entry(
         peer_credentials: kernel::sockets::peer_credentials(socket)
             .doing("get the credentials of the peer of")?
             .map(|peer| PeerCredentials {
-                pid: peer.pid.map_or(0, HostPid::unsigned),
+                pid: numbers.message(peer.pid),
                 uid: peer.uid,
                 gid: peer.gid,
                 groups: peer.groups,
@@ -279,10 +281,10 @@ pub(super) fn outside(id: u32, ino: u32, kind: i32, name: Vec<u8>) -> FileEntry 
 }
 
 /// Whom a socket says that it is connected to if this process connects now.
-fn connector(dir: &Dir, pid: HostPid) -> Result<PeerCredentials, Problem> {
+fn connector(dir: &Dir, pid: HostPid, numbers: &Numbers) -> Result<PeerCredentials, Problem> {
     let status = Status::read(dir).doing("read the status of the process of")?;
     let (uid, gid) = (status.uid.effective, status.gid.effective);
-    Ok(PeerCredentials { pid: pid.unsigned(), uid, gid, groups: status.groups })
+    Ok(PeerCredentials { pid: numbers.message(Some(pid)), uid, gid, groups: status.groups })
 }
 
 /// Whether a socket's name is a path (and neither none nor an abstract one).

@@ -25,10 +25,11 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
 fn a_pair_knows_its_ends() {
     let (a, b) = create_pair(SOCK_STREAM).unwrap();
     let both = neighbours(&[&a, &b]);
-    let entry = entry(a.as_fd(), inode(&a), &both, true).unwrap();
+    let entry = entry(a.as_fd(), inode(&a), &both, &Numbers::default(), true).unwrap();
     assert_eq!((entry.peer, entry.state), (inode(&b) as u32, SK_ESTABLISHED));
     let alone = neighbours(&[&a]);
-    let outside = super::entry(a.as_fd(), inode(&a), &alone, true).unwrap().peer;
+    let outside =
+        super::entry(a.as_fd(), inode(&a), &alone, &Numbers::default(), true).unwrap().peer;
     assert!(outside == inode(&b) as u32 && !alone.holds(outside));
 }
 
@@ -38,7 +39,7 @@ fn what_a_closed_peer_left_is_read() {
     nix::unistd::write(&a, b"last words").unwrap();
     drop(a);
     let alone = neighbours(&[&b]);
-    let entry = entry(b.as_fd(), inode(&b), &alone, true).unwrap();
+    let entry = entry(b.as_fd(), inode(&b), &alone, &Numbers::default(), true).unwrap();
     assert_eq!((entry.peer, entry.shutdown), (0, Some(SHUTDOWN_BOTH)));
     let queue = super::super::queues::read(b.as_fd(), SOCK_STREAM).unwrap();
     assert_eq!(queue[0].bytes, b"last words");
@@ -61,8 +62,8 @@ fn one_that_is_asked_for_alone_is_as_among_all() {
         Neighbours::new([inode(&a) as u32, inode(&b) as u32].into(), Default::default());
     alone.load_one(inode(&a) as u32).unwrap();
     assert!(alone.known.is_none());
-    let by_all = entry(a.as_fd(), inode(&a), &all, true).unwrap();
-    assert_eq!(entry(a.as_fd(), inode(&a), &alone, true).unwrap(), by_all);
+    let by_all = entry(a.as_fd(), inode(&a), &all, &Numbers::default(), true).unwrap();
+    assert_eq!(entry(a.as_fd(), inode(&a), &alone, &Numbers::default(), true).unwrap(), by_all);
     // Nothing but the list of all tells whether it waits at another.
     drop(b);
     let mut alone = Neighbours::new([inode(&a) as u32].into(), Default::default());

@@ -17,6 +17,7 @@ use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey, has_table, is_alive};
 use super::suspects::Suspects;
 use super::{Captured, Error, PlanContext, devices, socket_options, sockets, table, unchanged};
+use crate::numbers::Numbers;
 
 /// Takes a look at all files of `inventory`; `tables` gives the id of each process's descriptor table. A
 /// look at a frozen target is given time, and `is_late` when there is none left. Also returns what
@@ -24,14 +25,15 @@ use super::{Captured, Error, PlanContext, devices, socket_options, sockets, tabl
 pub(super) fn look(
     context: &PlanContext,
     held: &mut HeldFiles,
-    inventory: &Inventory,
+    (inventory, numbers): (&Inventory, &Numbers),
     cache: FileCache,
     tables: &BTreeMap<HostPid, u32>,
     in_flight: &mut InFlight,
     is_late: Option<&dyn Fn() -> bool>,
 ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
     let same_sockets = is_late.is_some() && unchanged::are_sockets_the_same(&cache, inventory);
-    Survey::new(context, held, inventory, cache, in_flight, same_sockets, is_late).run(tables)
+    let tree = (inventory, numbers);
+    Survey::new(context, held, tree, cache, in_flight, same_sockets, is_late).run(tables)
 }
 
 impl Survey<'_> {

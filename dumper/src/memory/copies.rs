@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
 use images::names;
 use images::{Folder, PageSink};
@@ -179,7 +179,7 @@ impl Copies {
     pub(super) fn encode(
         &self,
         folders: &[Folder<'_>],
-        pid: HostPid,
+        pid: ImagePid,
         inherited: &[PageRun],
     ) -> Result<(), Error> {
         self.give_back();
@@ -346,7 +346,7 @@ mod tests {
             layer(2, &folders[2], &[run(140, 640), run(800, 801)], 2),
         ]);
         assert_eq!(copies.bytes(), 1301 * PAGE_SIZE);
-        copies.encode(&folders, pid(7), &[run(90, 101), run(950, 951)]).unwrap();
+        copies.encode(&folders, ImagePid::new(7).unwrap(), &[run(90, 101), run(950, 951)]).unwrap();
         let inventory = images::messages::InventoryEntry { img_version: 2, ..Default::default() };
         for (index, folder) in folders.iter().enumerate() {
             folder.write_one(&names::inventory(), &inventory).unwrap();

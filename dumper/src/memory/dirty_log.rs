@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use collector::{Mapping, Process, VmFlags};
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use images::Folder;
 use kernel::arena::Arena;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
@@ -428,9 +428,9 @@ impl DirtyLog {
     }
 
     /// Writes the page maps of what was copied into pages files, if anything was.
-    pub(super) fn encode(&self, folders: &[Folder<'_>]) -> Result<(), Error> {
+    pub(super) fn encode(&self, folders: &[Folder<'_>], pid: ImagePid) -> Result<(), Error> {
         match &self.copies {
-            Some(copies) => copies.encode(folders, self.pid, &self.inherited),
+            Some(copies) => copies.encode(folders, pid, &self.inherited),
             None => Ok(()),
         }
     }

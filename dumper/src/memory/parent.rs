@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use ids::HostPid;
+use ids::ImagePid;
 use images::{Images, Lineage, names};
 use kernel::pagemap::{PageRun, push};
 
@@ -34,7 +34,7 @@ impl Parent {
     }
 
     /// The pages of a process that it, or one of its own parents, holds.
-    pub(super) fn pages(&self, pid: HostPid) -> Result<Vec<PageRun>, Error> {
+    pub(super) fn pages(&self, pid: ImagePid) -> Result<Vec<PageRun>, Error> {
         let map = self.images.page_map(&names::pagemap(pid.unsigned()));
         let map = map.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();

@@ -25,6 +25,7 @@ use super::uffd_holder::{self, Taken};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{GadgetFinder, Gadgets};
+use crate::numbers::Numbers;
 use crate::options::{DumpOptions, FrozenAccount};
 use crate::processes::{borrows_memory, is_zombie};
 
@@ -97,7 +98,7 @@ impl PreCopy {
     pub(crate) fn copy(
         &mut self,
         options: &DumpOptions,
-        inventory: &Inventory,
+        (inventory, numbers): (&Inventory, &Numbers),
         finder: &mut GadgetFinder,
         gadgets: &BTreeMap<HostPid, Gadgets>,
         writer: &ImageWriter,
@@ -114,7 +115,7 @@ impl PreCopy {
                 ));
             }
         }
-        self.take_over(options, inventory, writer, direct.is_none())?;
+        self.take_over(options, (inventory, numbers), writer, direct.is_none())?;
         if direct.is_some() {
             return Ok(());
         }
@@ -230,7 +231,7 @@ impl PreCopy {
     fn take_over(
         &mut self,
         options: &DumpOptions,
-        inventory: &Inventory,
+        (inventory, numbers): (&Inventory, &Numbers),
         writer: &ImageWriter,
         wanted: bool,
     ) -> Result<(), Error> {
@@ -242,9 +243,9 @@ impl PreCopy {
         let relative = parent.filter(|parent| wanted && base.is_some() && parent.id() == base);
         for (pid, fd) in taken.map(|taken| taken.fds).unwrap_or_default() {
             let Some(process) = inventory.processes.get(&pid) else { continue };
-            let inherited = match &relative {
-                Some(parent) => parent.pages(pid)?,
-                None => Vec::new(),
+            let inherited = match (&relative, numbers.image(pid)) {
+                (Some(parent), Some(pid)) => parent.pages(pid)?,
+                _ => Vec::new(),
             };
             let log = match DirtyLog::resume(process, fd, &inherited, self.threads) {
                 Ok(Some(log)) => log,
@@ -399,10 +400,11 @@ impl PreCopy {
         &self,
         writer: &ImageWriter,
         inventory: &InventoryEntry,
+        numbers: &Numbers,
     ) -> Result<(), Error> {
         let folders = self.folders(writer)?;
-        for log in self.logs.values() {
-            log.encode(&folders)?;
+        for (&pid, log) in &self.logs {
+            log.encode(&folders, numbers.named(pid)?)?;
         }
         let inside = match self.first {
             First::Inside => &folders[..],

@@ -15,6 +15,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use api::{Directory, RestoredTree};
+use ids::HostPid;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -58,8 +59,8 @@ struct State {
     trees: VecDeque<RestoredTree>,
     /// How children ended that nobody has claimed yet: a tree may end before its worker has told
     /// of it.
-    unclaimed: BTreeMap<i32, WaitStatus>,
-    workers: Vec<i32>,
+    unclaimed: BTreeMap<HostPid, WaitStatus>,
+    workers: Vec<HostPid>,
 }
 
 impl Reaper {
@@ -101,7 +102,7 @@ impl Reaper {
         let (answer, started) = mpsc::channel();
         self.parent.send((command, answer)).map_err(|_| gone())?;
         let mut child = started.recv().map_err(|_| gone())??;
-        state.workers.push(child.id().cast_signed());
+        state.workers.push(HostPid::from(&child));
         match (child.stdin.take(), child.stdout.take()) {
             (Some(input), Some(output)) => Ok((input, output)),
             _ => Err(io::Error::other("the worker has no pipes")),
@@ -109,10 +110,15 @@ impl Reaper {
     }
 
     /// Notes a tree that stands.
-    pub(super) fn adopt(&self, directory: Directory, pid: i32) {
+    pub(super) fn adopt(&self, directory: Directory, pid: HostPid) {
         let mut state = self.lock();
-        let mut tree =
-            RestoredTree { directory, pid, running: true, exit_code: None, signal: None };
+        let mut tree = RestoredTree {
+            directory,
+            pid: pid.get(),
+            running: true,
+            exit_code: None,
+            signal: None,
+        };
         match state.unclaimed.remove(&pid) {
             Some(status) => end(&mut tree, status),
             None => self.running.inc(),
@@ -158,8 +164,9 @@ impl Reaper {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(status) => {
-                    if let Some(pid) = status.pid() {
-                        self.ended(&mut state, pid.as_raw(), status);
+                    let pid = status.pid().and_then(|pid| HostPid::new(pid.as_raw()));
+                    if let Some(pid) = pid {
+                        self.ended(&mut state, pid, status);
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -171,7 +178,7 @@ impl Reaper {
         }
     }
 
-    fn ended(&self, state: &mut State, pid: i32, status: WaitStatus) {
+    fn ended(&self, state: &mut State, pid: HostPid, status: WaitStatus) {
         if let Some(worker) = state.workers.iter().position(|worker| *worker == pid) {
             state.workers.swap_remove(worker);
             if !matches!(status, WaitStatus::Exited(_, 0)) {
@@ -180,7 +187,7 @@ impl Reaper {
             return;
         }
         self.reaped.inc();
-        let tree = state.trees.iter_mut().find(|tree| tree.pid == pid && tree.running);
+        let tree = state.trees.iter_mut().find(|tree| tree.pid == pid.get() && tree.running);
         match tree {
             Some(tree) => {
                 tracing::info!("restored process {pid} ({}) ended: {status:?}", tree.directory);

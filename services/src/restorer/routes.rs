@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use ids::HostPid;
 use images::{Images, Quiet};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use serde::{Deserialize, Serialize};
@@ -195,8 +196,10 @@ async fn make(
             Err(WorkerError::Strange(error)) => noted(&work).ok_or(WorkerError::Strange(error)),
             result => result,
         };
-        if let Ok(summary) = &result {
-            restorer.reaper.adopt(name, summary.pid);
+        if let Ok(summary) = &result
+            && let Some(pid) = HostPid::new(summary.pid)
+        {
+            restorer.reaper.adopt(name, pid);
         }
         restorer.metrics.finished(&result);
         result
