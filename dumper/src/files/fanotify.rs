@@ -31,6 +31,10 @@ impl FileKind for Fanotify {
         file.target == "anon_inode:[fanotify]"
     }
 
+    fn can_be_sent(&self) -> bool {
+        false
+    }
+
     fn capture(
         &self,
         survey: &mut Survey<'_>,

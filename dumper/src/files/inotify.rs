@@ -24,6 +24,10 @@ impl FileKind for Inotify {
         file.target == "anon_inode:inotify"
     }
 
+    fn can_be_sent(&self) -> bool {
+        false
+    }
+
     fn capture(
         &self,
         survey: &mut Survey<'_>,

@@ -268,6 +268,10 @@ impl Survey<'_> {
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let found = self.find(pid, file)?;
+        // It is opened when the processes are there, whomever it is about.
+        if self.receiver.is_some() && process_behind(&found.name).is_some() {
+            return Err(Problem::Refused(support::sockets::NOT_SENT));
+        }
         let about = process_behind(&found.name).filter(|about| self.known.contains(about));
         if let Some(refusal) = about.and_then(|about| of_process_file(&found.name, about, pid)) {
             return Err(Problem::Refused(refusal));
