@@ -51,7 +51,11 @@ impl FileKind for Fanotify {
             return Err(Problem::Refused(support::files::FANOTIFY_PERMISSION));
         }
         let inodes: Vec<Inode> = marks.iter().filter_map(inode).collect();
-        let mut targets = survey.watched(&inodes)?.into_iter();
+        let mut targets = survey
+            .held
+            .watched
+            .targets(&inodes, survey.inventory, survey.context, survey.frozen)?
+            .into_iter();
         let mark = marks.iter().map(|mark| match mark.inode {
             Some(inode) => {
                 let target = targets.next().ok_or_else(|| unexpected("a fanotify group"))?;

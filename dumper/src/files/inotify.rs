@@ -42,7 +42,12 @@ impl FileKind for Inotify {
             _ => return Err(unexpected("an inotify instance")),
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
-        let targets = survey.watched(&inodes)?;
+        let targets = survey.held.watched.targets(
+            &inodes,
+            survey.inventory,
+            survey.context,
+            survey.frozen,
+        )?;
         let (id, flags) = (entry.id, file.flags);
         let wd = watches.iter().zip(targets).map(|(watch, target)| watched(id, watch, target));
         let wd = wd.collect();

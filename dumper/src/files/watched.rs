@@ -18,10 +18,10 @@ use kernel::procfs::{Dir, FdInfo, Mounts, ProcFile};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, lstat};
 
+use super::PlanContext;
 use super::identity::{FileSystems, kernel_device};
 use super::paths::name_in_images;
 use super::problem::{Doing, Problem};
-use super::survey::Survey;
 
 /// Words of a handle in the images, which CRIU reads so many of.
 const WORDS: usize = 16;
@@ -85,11 +85,18 @@ pub struct Search {
     pub below: Vec<PathBuf>,
 }
 
-impl Survey<'_> {
-    /// What the images say of what an instance watches, in the same order.
-    pub(super) fn watched(&mut self, inodes: &[Inode]) -> Result<Vec<Target>, Problem> {
-        let (frozen, search) = (self.frozen, &self.context.search);
-        let watched = &mut self.held.watched;
+impl Watched {
+    /// What the images say of what an instance watches, in the same order. Nothing is searched for when the target is
+    /// `frozen`.
+    pub(super) fn targets(
+        &mut self,
+        inodes: &[Inode],
+        inventory: &Inventory,
+        context: &PlanContext,
+        frozen: bool,
+    ) -> Result<Vec<Target>, Problem> {
+        let search = &context.search;
+        let watched = &mut *self;
         let unknown = |watched: &Watched| -> Vec<Inode> {
             inodes.iter().filter(|inode| !watched.holds(inode)).cloned().collect()
         };
@@ -102,13 +109,10 @@ impl Survey<'_> {
         };
         missing.extend(inodes.iter().filter(nameless).cloned());
         if !missing.is_empty() && !frozen {
-            watched.search(&missing, search, self.inventory)?;
+            watched.search(&missing, search, inventory)?;
         }
-        let context = self.context;
-        let targets = inodes.iter().map(|inode| match self.held.watched.known.get(inode) {
-            Some(known) => {
-                target(inode, known, self.inventory, |path| name_in_images(path, context))
-            }
+        let targets = inodes.iter().map(|inode| match self.known.get(inode) {
+            Some(known) => target(inode, known, inventory, |path| name_in_images(path, context)),
             None => Err(Problem::Refused(support::files::watched_unnamed(
                 inode.number,
                 (libc::major(inode.device), libc::minor(inode.device)),
