@@ -226,9 +226,10 @@ fn numbers_of_tasks_are_types() {
         "ids/src/map.rs",
     ];
     let borders = [
-        // Structures of bpf(2) and capget(2).
+        // Structures of bpf(2) and capget(2), and what goes with a message by SCM_CREDENTIALS.
         "kernel/src/bpf.rs",
         "kernel/src/credentials.rs",
+        "kernel/src/queues.rs",
         // What processes of a restore tell each other, and people.
         "restorer/src/error.rs",
         "restorer/src/failure.rs",
