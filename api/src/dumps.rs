@@ -29,6 +29,15 @@ pub struct DumpRequest {
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,
+    /// Every TCP connection is carried, not only those with both ends in the tree.
+    #[serde(default)]
+    pub tcp_established: bool,
+    /// TCP connections are closed in the restored tree.
+    #[serde(default)]
+    pub tcp_close: bool,
+    /// TCP connections that nobody has accepted yet are left out.
+    #[serde(default)]
+    pub skip_in_flight: bool,
     /// How long the tree may stand still, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_freeze_ms: Option<u64>,

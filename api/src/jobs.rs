@@ -20,6 +20,15 @@ pub struct CheckpointRequest {
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,
+    /// Every TCP connection is carried, not only those with both ends in the tree.
+    #[serde(default)]
+    pub tcp_established: bool,
+    /// TCP connections are closed in the restored tree.
+    #[serde(default)]
+    pub tcp_close: bool,
+    /// TCP connections that nobody has accepted yet are left out.
+    #[serde(default)]
+    pub skip_in_flight: bool,
     /// How long the tree may stand still, milliseconds; when that is over it runs on and the job
     /// has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +47,9 @@ pub struct RestoreJobRequest {
     /// The root joins the restorer's session instead of one of its own.
     #[serde(default)]
     pub shell_job: bool,
+    /// TCP connections come back closed.
+    #[serde(default)]
+    pub tcp_close: bool,
     /// What becomes of its control groups.
     #[serde(default)]
     pub cgroups: CgroupsMode,

@@ -27,6 +27,9 @@ pub struct RestoreRequest {
     /// The root joins the restorer's session instead of one of its own.
     #[serde(default)]
     pub shell_job: bool,
+    /// TCP connections come back closed.
+    #[serde(default)]
+    pub tcp_close: bool,
     /// What becomes of its control groups.
     #[serde(default)]
     pub cgroups: CgroupsMode,

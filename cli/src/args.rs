@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Untrack(UntrackOptions),
     /// Restore a checkpoint
     Restore(RestoreOptions),
+    /// Let go of the TCP connections of a checkpoint that is not going to be restored: what comes for
+    /// them is dropped no longer
+    Unlock(UnlockOptions),
     /// Say what runs, what of it can be dumped, and what speaks against it
     Ps(PsOptions),
     /// Say what this kernel can do; the exit code is 0 when all that is required is there
@@ -86,6 +89,19 @@ pub(crate) struct DumpOptions {
     /// tell; may be given more than once
     #[arg(long, value_name = "DIR")]
     pub(crate) irmap_scan_path: Vec<PathBuf>,
+    /// Carry all TCP connections, those to programs outside the tree as well. While the tree is away,
+    /// what comes for them is dropped by the machine's packet filter, until a restore
+    #[arg(long)]
+    pub(crate) tcp_established: bool,
+    /// Carry no TCP connection: they are closed in the restored tree
+    #[arg(long, conflicts_with = "tcp_established")]
+    pub(crate) tcp_close: bool,
+    /// Leave out TCP connections that nobody has accepted yet
+    #[arg(long)]
+    pub(crate) skip_in_flight: bool,
+    /// How what comes for TCP connections is dropped; without this by nftables, or else by iptables
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) network_lock: Option<NetworkLock>,
     /// Go on tracking what changes, for a dump with this one as its --parent
     #[arg(long)]
     pub(crate) track: bool,
@@ -115,6 +131,28 @@ pub(crate) struct DumpOptions {
 fn unix_socket(text: &str) -> Result<u32, &'static str> {
     let inode = text.strip_prefix("unix[").and_then(|rest| rest.strip_suffix(']'));
     inode.and_then(|inode| inode.parse().ok()).ok_or("only unix[INODE] can be external")
+}
+
+/// How the network of a tree is locked: CRIU's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum NetworkLock {
+    /// A table of nftables.
+    Nftables,
+    /// Rules of iptables.
+    Iptables,
+    /// Not at all: who asks sees to it.
+    Skip,
+}
+
+impl NetworkLock {
+    /// What a dump is asked for by it.
+    pub(crate) const fn asked(self) -> dumper::LockMethod {
+        match self {
+            Self::Nftables => dumper::LockMethod::Nftables,
+            Self::Iptables => dumper::LockMethod::Iptables,
+            Self::Skip => dumper::LockMethod::Skip,
+        }
+    }
 }
 
 /// Where eBPF programs are, and what it takes to load them.
@@ -200,6 +238,9 @@ pub(crate) struct RestoreOptions {
     /// times of change and checksums, or only their sizes
     #[arg(long, value_name = "METHOD", default_value = "buildid")]
     pub(crate) file_validation: FileValidation,
+    /// Have TCP connections come back closed
+    #[arg(long)]
+    pub(crate) tcp_close: bool,
     /// Directory of what is known at run time: which trees were restored
     #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
     pub(crate) run_dir: PathBuf,
@@ -224,6 +265,13 @@ impl FileValidation {
             Self::FileSize => restorer::Validation::Size,
         }
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UnlockOptions {
+    /// Directory that holds the checkpoint
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use dumper::{AfterDump, DumpOptions, ExternalUnix};
+use dumper::{AfterDump, Connections, DumpOptions, ExternalUnix};
 use images::{Images, NewDirectory, WriteOptions};
 
 use crate::args;
@@ -29,6 +29,14 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         },
         ghost_limit: options.ghost_limit,
         search: dumper::files::Search { always: false, below: options.irmap_scan_path },
+        connections: match (options.tcp_established, options.tcp_close) {
+            (_, true) => Connections::Closed,
+            (true, false) => Connections::All,
+            (false, false) => Connections::Inside,
+        },
+        skip_in_flight: options.skip_in_flight,
+        network_lock: options.network_lock.map(args::NetworkLock::asked),
+        undo: options.run_dir.join(freezer::UNDO),
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,

@@ -73,6 +73,10 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
             require("restore")?;
             restore::run(&options)
         }
+        Command::Unlock(options) => {
+            require("unlock")?;
+            restore::unlock(&options.directory)
+        }
         Command::Ps(options) => {
             require("ps")?;
             ps::run(&options)

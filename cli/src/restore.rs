@@ -1,6 +1,7 @@
 //! `stasis restore`.
 
 use std::io::{IsTerminal, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use ids::HostPid;
@@ -9,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid, getpgrp};
-use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust};
+use restorer::{AfterRestore, Connections, Parent, RestoreOptions, RestoreReport, Trust, Unlocked};
 
 use crate::args;
 use crate::progress::{Bar, count, time};
@@ -64,11 +65,25 @@ fn restore(
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },
+        connections: match options.tcp_close {
+            true => Connections::Closed,
+            false => Connections::Restored,
+        },
         validation: options.file_validation.asked(),
         file_locks: true,
         on_behalf_of: None,
     };
     restorer::restore(&asked, images, &mut hooks::Nobody, &mut Bar::new())
+}
+
+/// `stasis unlock`.
+pub(crate) fn unlock(directory: &Path) -> Result<ExitCode, Failure> {
+    match restorer::unlock(&Images::open(directory)?)? {
+        Unlocked::Taken(name) => println!("unlocked: {name} is gone"),
+        Unlocked::Gone(name) => println!("nothing is locked: there is no {name}"),
+        Unlocked::Never => println!("nothing was locked for this checkpoint"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The signals by which people and their programs ask something of a command.

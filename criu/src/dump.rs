@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dumper::{AfterDump, DumpOptions, DumpReport, ExternalUnix};
+use dumper::{AfterDump, Connections, DumpOptions, DumpReport, ExternalUnix};
 use hooks::{Hooks, Point};
 use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
@@ -35,6 +35,15 @@ fn asked(
             sockets: options.external_sockets.clone(),
         },
         root: options.root.clone(),
+        connections: match (options.tcp_established, options.tcp_close) {
+            (_, true) => Connections::Closed,
+            (true, false) => Connections::All,
+            (false, false) => Connections::Refused,
+        },
+        skip_in_flight: options.skip_in_flight,
+        network_lock: options.network_lock,
+        lock_inside: true,
+        undo: host.run_dir.join(freezer::UNDO),
         ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
         search: dumper::files::Search {
             always: options.force_irmap,

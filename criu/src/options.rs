@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{CgroupRoot, CgroupsMode};
+use dumper::LockMethod;
 use ids::HostPid;
 use lexopt::{Arg, Parser};
 
@@ -84,6 +85,14 @@ pub struct Options {
     pub cgroups: CgroupsMode,
     /// Control groups in place of those that the tree was in.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// TCP connections are carried.
+    pub tcp_established: bool,
+    /// TCP connections are closed in the restored tree.
+    pub tcp_close: bool,
+    /// TCP connections that nobody has accepted yet are left out.
+    pub skip_in_flight: bool,
+    /// How connections are locked; `None` for what this machine has.
+    pub network_lock: Option<LockMethod>,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
@@ -216,6 +225,14 @@ impl Options {
             // How memory is read while the target runs. Ours is one way, which needs nothing of the target.
             "pre-dump-mode" => {
                 one_of(written, &value(), &["splice", "read"])?;
+            }
+            "tcp-established" => self.tcp_established = on,
+            "tcp-close" => self.tcp_close = on,
+            "skip-in-flight" => self.skip_in_flight = on,
+            "network-lock" => {
+                let methods = [LockMethod::Nftables, LockMethod::Iptables, LockMethod::Skip];
+                let names = &["nftables", "iptables", "skip"];
+                self.network_lock = Some(methods[one_of(written, &value(), names)?]);
             }
             // What an option of CRIU's that we lack is negated to is what we do.
             _ if !on => {}
@@ -409,9 +426,8 @@ mod tests {
 
     #[test]
     fn what_criu_has_and_we_have_not_is_named() {
-        let read =
-            options("check --tcp-established --no-tcp-close --skip-in-flight --external mnt[/a]:b");
-        assert_eq!(read.refused, ["--tcp-established", "--skip-in-flight", "--external mnt[/a]:b"]);
+        let read = options("check --lsm-profile x --no-tcp-close --external mnt[/a]:b");
+        assert_eq!(read.refused, ["--lsm-profile", "--external mnt[/a]:b"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
@@ -443,7 +459,7 @@ mod tests {
             // Of what can be external only some is carried.
             let values: &[&str] = match known.long {
                 "external" => &["=unix[1]"],
-                _ => &["", "=1", "=soft", "=filesize", "=read", "=/x"],
+                _ => &["", "=1", "=soft", "=filesize", "=read", "=skip", "=/x"],
             };
             let lines = values.iter().map(|value| format!("dump --{}{value}", known.long));
             let read = lines.filter_map(|line| match parse(words(&line)) {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use hooks::Hooks;
 use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Images, Quiet, names};
-use restorer::{AfterRestore, Parent, RestoreOptions, RestoreReport, Trust, Validation};
+use restorer::{
+    AfterRestore, Connections, Parent, RestoreOptions, RestoreReport, Trust, Validation,
+};
 use tracing::{info, warn};
 
 use crate::options::{FinalState, Options};
@@ -53,6 +55,11 @@ fn restore(
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         trust: Trust::Files,
+        connections: match (options.tcp_established, options.tcp_close) {
+            (_, true) => Connections::Closed,
+            (true, false) => Connections::Restored,
+            (false, false) => Connections::Refused,
+        },
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         file_locks: options.file_locks,
         on_behalf_of: None,

@@ -25,11 +25,11 @@ use crate::infect;
 use crate::inject::Bits;
 use crate::kobj_ids;
 use crate::look;
-use crate::memory::{self, Pages, PreCopy};
+use crate::memory::{self, Pages};
 use crate::namespaces::Namespaces;
 use crate::numbers::Numbers;
-use crate::options::{AfterDump, DumpOptions};
-use crate::plan::{Plan, Planned};
+use crate::options::AfterDump;
+use crate::plan::{Dump, Plan, Planned};
 use crate::processes::is_zombie;
 use crate::sharing;
 use crate::task_state::TaskStates;
@@ -56,7 +56,7 @@ impl<'d> Captured<'d> {
     pub(crate) fn read(frozen: Frozen<'d>) -> Result<Self, Error> {
         let Frozen { mut planned, at, urgent, mut tree } = frozen;
         let Planned { dump, plan } = &mut planned;
-        let state = read(plan, &mut tree, dump.options, dump.pre_copy, &mut dump.clock)?;
+        let state = read(plan, &mut tree, dump)?;
         let since = tree.since;
         let frozen = since.elapsed();
         Ok(Self { tree: Some(tree), urgent, at, since, frozen, planned, state })
@@ -130,10 +130,9 @@ impl Laps {
 fn read(
     plan: &mut Plan,
     frozen: &mut freezer::Frozen,
-    options: &DumpOptions,
-    pre_copy: &mut PreCopy,
-    clock: &mut Clock,
+    dump: &mut Dump<'_>,
 ) -> Result<TreeState, Error> {
+    let Dump { options, pre_copy, clock, network, .. } = dump;
     clock.account.stop = frozen.since.elapsed();
     let mut laps = Laps(Instant::now());
     let collector = &mut plan.collector;
@@ -180,9 +179,14 @@ fn read(
     clock.account.parasite = laps.lap();
     let files =
         plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
+    let mut files = files.map_err(|error| Error::of_files(root, error))?;
+    // Most often those of the plan, so that there is nothing to be done.
+    network.prepare(options, &pre_copy.id, &inventory, files.connections())?;
+    plan.files
+        .read_connections(&mut files, &|| clock.check(READ_FILES).is_err())
+        .map_err(|error| Error::of_files(root, error))?;
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;
-    let mut files = files.map_err(|error| Error::of_files(root, error))?;
     let infected = infect::collect_reports(infected, &mut tasks, frozen)?;
     clock.account.parasite += laps.lap();
     infect::cure(infected, frozen)?;

@@ -14,6 +14,7 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::freeze::Frozen;
 use crate::memory::PreCopy;
+use crate::network::Network;
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::has_ended;
@@ -121,6 +122,8 @@ fn attempt(
     // thread for each dump, every way out of it releases the target.
     let mut pre_copy = PreCopy::new(false);
     let mut ending = Ending::default();
+    // Undone when the target runs again.
+    let mut network = Network::default();
     let (later, dropped_later) = channel();
     let dump = Dump {
         options,
@@ -131,6 +134,7 @@ fn attempt(
         progress,
         pre_copy: &mut pre_copy,
         ending: &mut ending,
+        network: &mut network,
     };
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -160,7 +164,7 @@ fn attempt(
 
 /// The steps. Each is made of the one before, and lets go of the target when it fails.
 fn run(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
-    let planned = Planned::make(dump, later)?;
+    let planned = Planned::make(dump, later)?.hold_network()?;
     let frozen = Frozen::stop(planned)?;
     let captured = Captured::read(frozen).map_err(Failed::when_frozen)?;
     let written = Written::write(captured.release())?.tell()?;

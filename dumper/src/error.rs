@@ -150,6 +150,15 @@ pub enum Error {
     /// One of the hooks refused.
     #[error(transparent)]
     Hook(#[from] hooks::Failed),
+    /// What would outlive this process could not be written down.
+    #[error("write down what has to be undone")]
+    Undo(#[source] freezer::Error),
+    /// Connections could not be locked.
+    #[error(
+        "lock the TCP connections of the tree, so that nobody answers for it while it is away (install \
+         nftables; or dump with --leave-running, --tcp-close or --network-lock skip)"
+    )]
+    Lock(#[source] io::Error),
     /// It was tried again and again.
     #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]
     Tried {

@@ -8,6 +8,7 @@
 //! the working and the root directory. The ids are those of `files.img`.
 
 mod beside;
+mod connections;
 mod content;
 mod datagrams;
 mod devices;
@@ -67,8 +68,10 @@ use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
 use crate::numbers::Numbers;
+use crate::options::Connections;
 use crate::segment::Segment;
 use beside::Beside;
+pub(crate) use connections::Connection;
 use file_cache::{Contents, FileCache, Keeping, Unchanged};
 pub use file_reference::FileReference;
 use held::HeldFiles;
@@ -101,6 +104,10 @@ pub struct PlanContext {
     pub contents: bool,
     /// Where the names of watched files are looked for.
     pub search: Search,
+    /// What becomes of TCP connections.
+    pub connections: Connections,
+    /// TCP connections that nobody has accepted yet are left out.
+    pub skip_in_flight: bool,
 }
 
 impl PlanContext {
@@ -135,6 +142,7 @@ pub struct Plan {
     held: HeldFiles,
     cache: FileCache,
     in_flight: InFlight,
+    connections: Vec<Connection>,
 }
 
 impl Plan {
@@ -178,8 +186,10 @@ impl Plan {
             &mut self.in_flight,
             None,
         )?;
+        let connections = captured.connections().to_vec();
         cache.files = captured.files;
         self.cache = cache;
+        self.connections = connections;
         self.in_flight = InFlight::default();
         Ok(refusals)
     }

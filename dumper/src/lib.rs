@@ -26,6 +26,7 @@ mod look;
 mod mappings;
 mod memory;
 mod namespaces;
+mod network;
 mod numbers;
 mod options;
 mod plan;
@@ -48,7 +49,10 @@ pub use error::Error;
 pub use files::ExternalUnix;
 pub use freezer::StopError as FreezeError;
 pub use inject::Error as InjectError;
+pub use kernel::netfilter::Method as LockMethod;
 pub use memory::{KEEP, keep};
-pub use options::{AfterDump, DIRTY_LOGS, DumpOptions, DumpReport, FrozenAccount};
+pub use options::{
+    AfterDump, Connections, DIRTY_LOGS, DumpOptions, DumpReport, FrozenAccount, UNDO_DIR,
+};
 pub use pre_dump::{end_dirty_log, pre_dump};
 pub use support::Unsupported;

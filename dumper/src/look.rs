@@ -63,6 +63,8 @@ impl<'a> Looker<'a> {
                 joined: BTreeMap::new(),
                 hidden: BTreeMap::new(),
                 search: options.search.clone(),
+                connections: options.connections,
+                skip_in_flight: options.skip_in_flight,
             },
         })
     }

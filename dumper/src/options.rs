@@ -7,6 +7,7 @@ use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use ids::HostPid;
 use images::Images;
+use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 
 use crate::files::ExternalUnix;
@@ -20,6 +21,21 @@ pub enum AfterDump {
     Stop,
     /// It is ended by `SIGKILL`.
     Kill,
+}
+
+/// What becomes of TCP connections. Those that are over are carried in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// Those with both ends in the tree are carried; any other is refused.
+    #[default]
+    Inside,
+    /// All are carried. While the tree is away, the network drops what comes for those with an end
+    /// outside.
+    All,
+    /// Each is refused.
+    Refused,
+    /// None is carried: they are closed in the restored tree.
+    Closed,
 }
 
 /// What a dump is asked for.
@@ -47,6 +63,16 @@ pub struct DumpOptions {
     /// The groups to describe, with all below them, of a hierarchy or of all; without one those that the
     /// tree is in, with all below them.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// What becomes of TCP connections.
+    pub connections: Connections,
+    /// TCP connections that nobody has accepted yet are left out.
+    pub skip_in_flight: bool,
+    /// How connections are locked while the tree is away; `None` for what this machine has.
+    pub network_lock: Option<LockMethod>,
+    /// Connections with both ends in the tree are locked, too: a restore by CRIU counts on it.
+    pub lock_inside: bool,
+    /// Directory in which it is written down what would outlive a dump that is killed.
+    pub undo: PathBuf,
     /// How long to go on trying to stop every task, between tries of which all run on.
     pub stop_within: Duration,
     /// How long the tree may stand still, from the first task that is stopped until it is let go
@@ -82,6 +108,9 @@ pub struct DumpOptions {
 /// Where uffd holders say what they hold.
 pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 
+/// Where it is written down what would outlive a dump that is killed.
+pub const UNDO_DIR: &str = "/run/stasis/undo";
+
 impl DumpOptions {
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
@@ -97,6 +126,11 @@ impl DumpOptions {
             file_locks: true,
             cgroups: CgroupsMode::default(),
             cgroup_roots: Vec::new(),
+            connections: Connections::default(),
+            skip_in_flight: false,
+            network_lock: None,
+            lock_inside: false,
+            undo: UNDO_DIR.into(),
             stop_within: Duration::from_secs(5),
             max_freeze: None,
             timeout: None,

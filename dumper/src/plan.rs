@@ -20,6 +20,7 @@ use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, PlannedMemory, PreCopy, Store};
+use crate::network::Network;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
@@ -38,6 +39,8 @@ pub(crate) struct Dump<'d> {
     pub(crate) pre_copy: &'d mut PreCopy,
     /// Whose end has to be waited for.
     pub(crate) ending: &'d mut Ending,
+    /// What is done to connections, and undone when the dump has ended.
+    pub(crate) network: &'d mut Network,
 }
 
 /// The first step: all is known and ready, and the target runs.
@@ -54,6 +57,15 @@ impl<'d> Planned<'d> {
         let plan = Plan::make(dump.options, dump.destination, &dump.clock, dump.pre_copy)?;
         dump.clock.account.handover = dump.pre_copy.handover();
         Ok(Self { dump, plan: Later::new(plan, later) })
+    }
+
+    /// Holds the connections of the target still, if it is to end, and makes ready to read them. It is the
+    /// last thing before the freeze, as they wait from here on.
+    pub(crate) fn hold_network(mut self) -> Result<Self, Error> {
+        let Dump { network, options, pre_copy, .. } = &mut self.dump;
+        let Plan { inventory, files, .. } = &*self.plan;
+        network.prepare(options, &pre_copy.id, inventory, files.connections())?;
+        Ok(self)
     }
 }
 

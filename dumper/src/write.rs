@@ -1,5 +1,6 @@
 //! The last step: what was captured becomes images, while the target runs or is gone.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
@@ -13,6 +14,7 @@ use images::messages::{
     Timespec, VmaEntry,
 };
 use images::{ImageWriter, MappingKind, names};
+use kernel::netfilter::Method as LockMethod;
 use support::settings::unseen_without_bpf;
 
 use crate::capture::{Captured, TreeState};
@@ -26,7 +28,7 @@ use crate::interrupted::{self, Delivery};
 use crate::kobj_ids;
 use crate::mappings;
 use crate::memory::Pages;
-use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
+use crate::options::{AfterDump, Connections, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
 use crate::tasks::TaskCapture;
 
@@ -38,6 +40,8 @@ pub(crate) struct Written<'d> {
     report: DumpReport,
     since: Instant,
     inventory: Inventory,
+    /// Those of the target's connections, of a target that is to end.
+    sockets: Vec<OwnedFd>,
 }
 
 impl<'d> Written<'d> {
@@ -50,18 +54,31 @@ impl<'d> Written<'d> {
         // removed and memory is given back.
         let tree = tree;
         // What this holds of the target's files must not outlive their use by the target.
-        drop(files);
+        let sockets = match dump.options.after {
+            AfterDump::Kill => files.into_sockets(&state.files),
+            AfterDump::Resume | AfterDump::Stop => {
+                drop(files);
+                Vec::new()
+            }
+        };
         state.pages.iter_mut().try_for_each(Pages::settle)?;
         interrupted::name_calls(&mut state.tasks);
         let source = collector.source();
         // Its programs look at every system call of the machine until then.
         drop(collector);
-        dump.pre_copy.encode(&writer, &inventory(&state.id), &state.numbers)?;
+        let inventory = InventoryEntry {
+            network_lock_method: Some(dump.network.method().number()),
+            tcp_close: (dump.options.connections == Connections::Closed).then_some(true),
+            ..inventory(&state.id)
+        };
+        dump.pre_copy.encode(&writer, &inventory, &state.numbers)?;
         let bytes = state.pages.iter().map(Pages::bytes).sum();
         dump.progress.begin("write", Some(bytes));
         store.write(&state.pages, dump.progress)?;
         dump.clock.check("write the pages")?;
         encode(&state, &writer, dump.options, frozen, &dump.clock)?;
+        writer.write_one(&names::inventory(), &inventory)?;
+        dump.clock.check("write the images")?;
         let committed = writer.commit()?;
         let report = DumpReport {
             frozen,
@@ -75,7 +92,7 @@ impl<'d> Written<'d> {
             warnings: std::mem::take(&mut state.files.warnings),
             ..DumpReport::default()
         };
-        Ok(Self { tree, dump, report, since, inventory: state.inventory })
+        Ok(Self { tree, dump, report, since, inventory: state.inventory, sockets })
     }
 
     /// Tells who is to know that the images are whole while nothing has been done to the target. If that
@@ -93,13 +110,15 @@ impl<'d> Written<'d> {
 
     /// Ends the target, or leaves it stopped, where that was asked for.
     pub(crate) fn end(self) -> DumpReport {
-        let Self { tree, mut dump, mut report, since, inventory } = self;
+        let Self { tree, mut dump, mut report, since, inventory, sockets } = self;
         let account = &mut dump.clock.account;
         if let Some(tree) = tree {
             match dump.options.after {
                 AfterDump::Kill => {
                     *dump.ending = Ending::of(&inventory);
+                    dump.network.end(&sockets);
                     tree.release(Release::Kill);
+                    dump.network.keep();
                 }
                 AfterDump::Stop => tree.release(Release::Stop),
                 AfterDump::Resume => tree.release(Release::Resume),
@@ -150,8 +169,6 @@ fn encode(
     writer.write_one(&names::timens(0), &clocks())?;
     let stats = stats(state, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
-    writer.write_one(&names::inventory(), &inventory(&state.id))?;
-    clock.check("write the images")?;
     Ok(())
 }
 
@@ -321,7 +338,7 @@ pub(crate) fn inventory(id: &str) -> InventoryEntry {
         root_cg_set: Some(cgroups::OWN_SET),
         lsmtype: Some(LSM_NONE),
         plugins_entry: Some(PluginsEntry::default()),
-        network_lock_method: Some(0),
+        network_lock_method: Some(LockMethod::Skip.number()),
         dump_uptime: uptime_micros(),
         dump_criu_run_id: Some(id.to_owned()),
         ..InventoryEntry::default()

@@ -56,6 +56,15 @@ pub enum Error {
     /// A cgroup cannot be stopped by ptrace.
     #[error("freeze cgroup {0} by ptrace: ptrace stops process trees")]
     CgroupByPtrace(String),
+    /// Connections are locked, and stay so.
+    #[error("take away the {what}")]
+    Locked {
+        /// The lock.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What is to be undone cannot be written down, or read.
     #[error("{operation} {path}, which tells what to undo")]
     Undo {

@@ -11,6 +11,7 @@
 //!
 //! The freezer's service hands freezes out as leases.
 
+mod connections;
 mod error;
 mod freeze;
 mod frozen;
@@ -19,6 +20,7 @@ mod late;
 mod stop;
 mod undo;
 
+pub use connections::{LockedNetwork, RepairedSocket};
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};

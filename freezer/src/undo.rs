@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Error;
+use crate::connections::{LockedNetwork, RepairedSocket};
 
 /// The folder in which deeds are written down, in the one of what is known at run time.
 pub const UNDO: &str = "undo";
@@ -43,6 +44,13 @@ pub enum Deed {
         directory: PathBuf,
         /// The number of that, which no group made later has.
         inode: u64,
+    },
+    /// What comes for connections, and goes from them, is dropped.
+    LockedNetwork(LockedNetwork),
+    /// Sockets of a target are in repair mode (`TCP_REPAIR`), or may be.
+    RepairedSockets {
+        /// Which.
+        sockets: Vec<RepairedSocket>,
     },
 }
 
@@ -68,7 +76,13 @@ impl Deed {
     /// # Errors
     /// Also where that cannot be seen from here: what is not seen may be frozen all the same.
     fn undo(&self) -> Result<bool, Error> {
-        let Self::FrozenCgroup { version, directory, inode } = self;
+        let (version, directory, inode) = match self {
+            Self::FrozenCgroup { version, directory, inode } => (version, directory, inode),
+            Self::LockedNetwork(lock) => return lock.undo(),
+            Self::RepairedSockets { sockets } => {
+                return Ok(sockets.iter().filter(|socket| socket.undo()).count() > 0);
+            }
+        };
         if !is_there(directory, *inode).map_err(|source| Error::Undo {
             operation: "look at",
             path: directory.clone(),
@@ -103,8 +117,15 @@ fn is_there(directory: &Path, inode: u64) -> io::Result<bool> {
 
 impl fmt::Display for Deed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::FrozenCgroup { directory, .. } = self;
-        write!(f, "freeze of control group {}", directory.display())
+        match self {
+            Self::FrozenCgroup { directory, .. } => {
+                write!(f, "freeze of control group {}", directory.display())
+            }
+            Self::LockedNetwork(lock) => write!(f, "{lock}"),
+            Self::RepairedSockets { sockets } => {
+                write!(f, "repair mode of TCP connections ({} looked at)", sockets.len())
+            }
+        }
     }
 }
 
@@ -121,7 +142,8 @@ struct Record<D> {
 /// A deed that is written down; dropping it undoes it.
 #[derive(Debug)]
 pub struct Undo {
-    deed: Deed,
+    /// `None` when it is to stay.
+    deed: Option<Deed>,
     path: PathBuf,
     /// Held for as long as the deed is ours.
     _lock: Flock<File>,
@@ -146,16 +168,22 @@ impl Undo {
             remove(&path);
             return Err(failed(source));
         }
-        Ok(Self { deed, path, _lock: lock })
+        Ok(Self { deed: Some(deed), path, _lock: lock })
+    }
+
+    /// What was done is to stay: nobody undoes it.
+    pub fn keep(mut self) {
+        self.deed = None;
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        match self.deed.undo() {
+        let Some(deed) = &self.deed else { return remove(&self.path) };
+        match deed.undo() {
             Ok(_) => remove(&self.path),
             // Whoever starts next tries again.
-            Err(error) => tracing::error!("undo the {}: {}", self.deed, chain(&error)),
+            Err(error) => tracing::error!("undo the {deed}: {}", chain(&error)),
         }
     }
 }
@@ -232,7 +260,7 @@ fn left(place: &Path) -> Vec<PathBuf> {
 /// Undoes what a file tells of, if its writer is gone: who that was, and what.
 fn undo_file(path: &Path) -> Result<Option<(HostPid, Deed)>, Error> {
     /// More than any file has.
-    const LONGEST: u64 = 1 << 16;
+    const LONGEST: u64 = 16 << 20;
     let failed = |operation| {
         move |source: io::Error| Error::Undo { operation, path: path.to_owned(), source }
     };

@@ -145,6 +145,9 @@ async fn checkpoint(
         directory: directory.clone(),
         after,
         shell_job: request.shell_job,
+        tcp_established: request.tcp_established,
+        tcp_close: request.tcp_close,
+        skip_in_flight: request.skip_in_flight,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
     };
@@ -189,6 +192,7 @@ async fn restore(
         directory: directory.clone(),
         after: AfterRestore::Resume,
         shell_job: request.shell_job,
+        tcp_close: request.tcp_close,
         cgroups: request.cgroups,
     };
     let task = Task { asker, kind: JobKind::Restore, pid: None, directory };

@@ -23,7 +23,9 @@ use crate::names;
 use crate::pagemap::PageMap;
 use unique::unique;
 
-pub use contents::{Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket};
+pub use contents::{
+    Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket, StreamContents,
+};
 pub use files::Files;
 pub use processes::{Body, Mapping, Process, State, Thread};
 
@@ -50,6 +52,8 @@ pub struct Checkpoint {
     pub fifos: Vec<PipeContents>,
     /// What is in sockets' receive queues, oldest first for each socket.
     pub packets: Vec<QueuedPacket>,
+    /// What is in TCP connections, by the inodes of their sockets.
+    pub streams: BTreeMap<u32, StreamContents>,
     /// Locks on files.
     pub locks: Vec<FileLockEntry>,
     /// Filters of system calls; threads refer to them by index.
@@ -73,8 +77,10 @@ impl Checkpoint {
         }
         let processes = processes::load(&images)?;
         let memfds = memory::memfds(&images)?;
+        let files = Files::load(&images, &processes)?;
         let checkpoint = Self {
-            files: Files::load(&images, &processes)?,
+            streams: contents::streams(&images, files.entries.values().map(|file| &**file))?,
+            files,
             shared_memory: memory::shared(&images, &processes, &memfds)?,
             memfds,
             terminals: terminals(&images)?,

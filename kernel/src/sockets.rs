@@ -172,6 +172,19 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
     name_by(libc::getpeername, socket)
 }
 
+/// The address a socket is connected to, or was, or will be when the peer has answered.
+///
+/// # Errors
+/// As getpeername(2): `ENOTCONN` when there is none.
+pub fn peer_name(socket: impl AsFd) -> io::Result<Address> {
+    const SO_PEERNAME: i32 = 28;
+    // The kernel gives no more than is asked for, and refuses to give less.
+    let mut bytes = vec![0; local_address(&socket)?.0.len()];
+    let length = option_bytes(socket, libc::SOL_SOCKET, SO_PEERNAME, &mut bytes)?;
+    bytes.truncate(length);
+    Ok(Address(bytes))
+}
+
 /// Who is at the other end of a Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerCredentials {

@@ -1,5 +1,7 @@
 //! Restores the checkpoint in a directory: `restore DIR [--shell-job] [--stop] [--sibling]`.
-use stasis_restorer::{AfterRestore, Parent, RestoreOptions, Trust, Validation, restore};
+use stasis_restorer::{
+    AfterRestore, Connections, Parent, RestoreOptions, Trust, Validation, restore,
+};
 
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -16,6 +18,7 @@ fn main() -> std::process::ExitCode {
         trust: Trust::Files,
         validation: Validation::Contents,
         file_locks: true,
+        connections: Connections::default(),
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;

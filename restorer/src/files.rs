@@ -8,6 +8,7 @@ mod actors;
 mod approve;
 mod beside;
 pub(crate) mod changed;
+mod connections;
 mod content;
 mod datagrams;
 mod epoll;
@@ -18,6 +19,7 @@ mod file_kind;
 mod ghosts;
 mod holders;
 mod images;
+mod inet_common;
 mod inet_sockets;
 mod inotify;
 mod install;
@@ -63,6 +65,8 @@ use support::Unsupported;
 use self::approve::Purpose;
 pub use self::approve::Trust;
 use self::beside::Beside;
+pub use self::connections::Connections;
+pub(crate) use self::connections::Repaired;
 pub use self::content::{Needs, Validation};
 pub use self::holders::Holders;
 pub use self::images::FileImages;
@@ -89,6 +93,8 @@ pub struct OpenContext {
     pub validation: Validation,
     /// How many numbers the restore needs for itself in every task.
     pub work: usize,
+    /// What becomes of TCP connections.
+    pub connections: Connections,
     /// Free process numbers, for processes that keep files which one process cannot have.
     pub numbers: Vec<HostPid>,
 }
@@ -162,6 +168,7 @@ enum Held {
 /// The open files of the images, in the descriptor table of the coordinator.
 #[derive(Debug)]
 pub struct OpenFiles {
+    connections: Connections,
     base: RawFd,
     files: BTreeMap<u32, Box<FileEntry>>,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,

@@ -32,6 +32,7 @@ pub mod layout;
 mod load;
 mod locks;
 mod namespaces;
+mod network;
 mod numbers;
 mod on_behalf;
 mod options;
@@ -47,7 +48,8 @@ mod tracer;
 mod turns;
 
 pub use error::Error;
-pub use files::{Trust, Validation};
+pub use files::{Connections, Trust, Validation};
+pub use network::{Unlocked, unlock};
 pub use options::{AfterRestore, Parent, RestoreOptions, RestoreReport};
 pub use record::Record;
 pub use restore::restore;

@@ -7,11 +7,16 @@
 use images::messages::{CredsEntry, PeerCredentials};
 
 use crate::error::Error;
+use crate::files::Connections;
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
 
 /// Refuses what is not the user's, if it is a user that asks.
-pub(crate) fn check(checkpoint: &Checkpoint, options: &RestoreOptions) -> Result<(), Error> {
+pub(crate) fn check(
+    checkpoint: &Checkpoint,
+    options: &RestoreOptions,
+    connections: Connections,
+) -> Result<(), Error> {
     let Some((uid, gid)) = options.on_behalf_of else { return Ok(()) };
     for (process, body) in checkpoint.living() {
         for thread in &body.threads {
@@ -27,6 +32,14 @@ pub(crate) fn check(checkpoint: &Checkpoint, options: &RestoreOptions) -> Result
         return Err(Error::refused(
             support::host::NAMESPACE_OF_ROOT.of(pid.get(), format!("process {pid}")),
         ));
+    }
+    let sockets = checkpoint.files.files.values().filter_map(|file| file.isk.as_deref());
+    for socket in sockets.filter(|socket| socket.is_connection()) {
+        // Repair mode asks nobody whether an address is free, or may be had.
+        if connections != Connections::Closed {
+            let object = format!("TCP connection of file {}", socket.id);
+            return Err(Error::refused(support::host::CONNECTION_OF_USER.of(0, object)));
+        }
     }
     for file in checkpoint.files.files.values() {
         // To make one takes rights that no user has, and who has one needs none to use it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{CgroupRoot, CgroupsMode};
 use ids::HostPid;
 
-use crate::files::{Trust, Validation};
+use crate::files::{Connections, Trust, Validation};
 
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct RestoreOptions {
     pub validation: Validation,
     /// Whether the file locks and leases in the images are taken again.
     pub file_locks: bool,
+    /// What becomes of TCP connections. Those that were dumped as closed come back so.
+    pub connections: Connections,
     /// User and primary group of who asks, if that is somebody who may not do everything: all tasks
     /// must have been his alone.
     pub on_behalf_of: Option<(u32, u32)>,

@@ -24,6 +24,7 @@ use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
 use crate::load::{Body, Checkpoint, Process, State, signal_of};
 use crate::namespaces;
+use crate::network::{self, Network};
 use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
@@ -53,7 +54,8 @@ pub fn restore(
     let path = images.path();
     hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images: path })?;
     let mut checkpoint = Checkpoint::load(images)?;
-    on_behalf::check(&checkpoint, options)?;
+    let connections = network::connections(options, images);
+    on_behalf::check(&checkpoint, options, connections)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
     if !options.file_locks && checkpoint.leave_locks() {
         tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
@@ -81,6 +83,8 @@ pub fn restore(
 
     let sets = std::mem::take(&mut checkpoint.namespaces);
     let mut namespaces = namespaces::Made::make(&sets)?;
+    let root = checkpoint.processes.first().map(|process| process.pid.get());
+    let lock = network::lock(images, root, checkpoint.files.files.values().map(|file| &**file));
     let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
@@ -91,11 +95,13 @@ pub fn restore(
         holders: rights::holders(&checkpoint),
         trust: options.trust,
         validation: options.validation,
+        connections,
         work: work(&checkpoint),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
     progress.advance(bytes);
+    let network = Network::of(&checkpoint, lock, &files, &plan)?;
     let base = files.base();
     namespaces.keep(base)?;
     session_keyring(&checkpoint)?;
@@ -178,7 +184,12 @@ pub fn restore(
                 tell(Point::SetupNamespaces).and_then(|()| tell(Point::PostSetupNamespaces))
             })?);
         }
-        subreaper.aside(|| tell(Point::PostRestore).and_then(|()| tell(Point::PreResume)))?;
+        subreaper.aside(|| {
+            tell(Point::PostRestore)?;
+            network.unlock();
+            tell(Point::PreResume)
+        })?;
+        network.let_go()?;
         keepers.take();
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {

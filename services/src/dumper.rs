@@ -64,13 +64,14 @@ fn run(args: &Args) -> Result<(), Error> {
     let service = Service { name: "dumper", privileges: PRIVILEGES };
     let prepared = service.prepare(args.settings.log, None)?;
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
-    super::undo_left(&args.settings);
+    let undo = super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
         Ok(routes::router(
             root,
             Home::at(args.bpf_dir.clone(), args.cache_dir.clone()),
+            undo,
             &metrics,
             traces,
         )?)

@@ -260,6 +260,12 @@ pub fn ids_of_others(uid: u32, gid: u32) -> Refusal {
     )
 }
 
+/// A TCP connection of a user: it could take the place of another's.
+pub const CONNECTION_OF_USER: Refusal = Refusal::fixed(
+    "TCP connections are restored for root alone, as they may have addresses that are another's by now",
+    "have root restore it, or restore it with its connections closed (tcp_close)",
+);
+
 /// A namespace that takes root to make.
 pub const NAMESPACE_OF_ROOT: Refusal =
     Refusal::fixed("it was in a namespace of its own, which takes root to make", "ask as root");

@@ -11,8 +11,10 @@ pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
 );
 
 /// A TCP connection.
-pub const ESTABLISHED: Refusal =
-    Refusal::fixed("established TCP connections are not supported yet", "close it before the dump");
+pub const ESTABLISHED: Refusal = Refusal::fixed(
+    "it was connected when it was dumped",
+    "restore with --tcp-established to have it go on, or with --tcp-close to have it closed",
+);
 
 /// A file that had lost its name, and was given another one by whoever dumped it.
 pub const LINK_REMAP: Refusal = Refusal::fixed(

@@ -116,15 +116,67 @@ pub const LINK_LOCAL: Refusal = Refusal::fixed(
 pub fn waiting_connections(waiting: u32) -> Refusal {
     Refusal::new(
         format!("{waiting} TCP connections wait to be accepted"),
-        "try again when they have been",
+        "try again when they have been, or dump with --skip-in-flight to leave them out",
     )
 }
 
-/// A TCP connection.
+/// A TCP connection, where none is to be carried.
 pub const ESTABLISHED: Refusal = Refusal::fixed(
-    "established TCP connections cannot be carried yet",
-    "close the connection at one of its ends (`ss -tnp` lists both with their processes), then \
-             dump again",
+    "it is a TCP connection",
+    "dump with --tcp-established to carry it, or with --tcp-close to have it closed in the restored tree",
+);
+
+/// A TCP connection whose other end is not in the tree.
+#[must_use]
+pub fn connected_to(peer: std::net::SocketAddr) -> Refusal {
+    Refusal::new(
+        format!("it is a TCP connection to {peer}, and no process of the tree has the other end"),
+        "dump with --tcp-established to carry it, or with --tcp-close to have it closed in the restored \
+         tree; or dump a tree that holds both ends",
+    )
+}
+
+/// A TCP socket in a state that it has for a moment.
+#[must_use]
+pub fn passing_state(state: u8) -> Refusal {
+    Refusal::new(
+        format!("its TCP state {state} is one that passes"),
+        "try again when it is connected",
+    )
+}
+
+/// A TCP connection that is handed over.
+pub const CONNECTION_ON_ITS_WAY: Refusal = Refusal::fixed(
+    "it is a TCP connection on its way in a message (SCM_RIGHTS)",
+    "try again when it has been received, or dump with --tcp-close",
+);
+
+/// A TCP connection that goes on while it is read.
+pub const MOVES: Refusal = Refusal::fixed(
+    "its TCP connection did not stand still for as long as it takes to read it",
+    "try again",
+);
+
+/// An urgent byte in a TCP connection.
+pub const URGENT_TCP: Refusal = Refusal::fixed(
+    "an urgent byte is queued in it (MSG_OOB), which cannot be put back as one",
+    "try again when it has been received",
+);
+
+/// A TCP socket whose bytes the kernel translates.
+#[must_use]
+pub fn upper_protocol(name: &str) -> Refusal {
+    Refusal::new(
+        format!("the kernel speaks {name} over its TCP connection (TCP_ULP), and keeps the keys"),
+        "have the program do that itself, or close the connection before the checkpoint",
+    )
+}
+
+/// No way to hold connections still while the tree is away.
+pub const NO_LOCK: Refusal = Refusal::fixed(
+    "while the tree is away, what comes for its TCP connections has to be dropped, and this machine has \
+     neither nft nor iptables",
+    "install nftables, or dump with --leave-running, or with --tcp-close",
 );
 
 /// A socket with a part of a datagram, which nobody can read.

@@ -104,6 +104,10 @@ impl Engine {
             std::fs::create_dir_all(images).expect("make the images directory");
             command.arg("-t").arg(pid.to_string()).args(["-v4", "-o", "dump.log", "--file-locks"]);
         }
+        if self == Self::Criu {
+            // Stasis carries what concerns nobody else without being told to.
+            command.arg("--tcp-established");
+        }
         command.arg("-D").arg(images);
         if how.leave_running {
             command.arg("--leave-running");
@@ -128,6 +132,9 @@ impl Engine {
             command.arg("--detach");
         } else {
             command.args(["-d", "-v4", "-o", "restore.log", "--file-locks"]);
+        }
+        if self == Self::Criu {
+            command.arg("--tcp-established");
         }
         if how.shell_job {
             command.arg("--shell-job");

@@ -128,7 +128,7 @@ families! {
 
 families_that_criu_carries! {
     busy churn dirty eventfds files ghosts guards identity in_flight_plain inet inotify jail locks_plain many_files many_mappings many_processes
-    many_threads mappings memfd memory namespaces pidfd pipes proc_files pulse registers shared_tables signals still threads timers tree
+    many_threads mappings memfd memory namespaces pidfd pipes proc_files pulse registers shared_tables signals still tcp threads timers tree
     unix_sockets
 }
 

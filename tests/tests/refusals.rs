@@ -416,7 +416,12 @@ fn a_ring_that_packets_have_passed() {
 
 #[test]
 fn connected_tcp_sockets() {
-    refused("unsupported-tcp", &["tcp", "ss -tnp"]);
+    refused("unsupported-tcp", &["tcp", "--tcp-established", "--tcp-close"]);
+}
+
+#[test]
+fn an_urgent_byte_in_a_connection() {
+    refused("unsupported-urgent_tcp", &["urgent byte", "msg_oob"]);
 }
 
 #[test]

@@ -55,6 +55,7 @@ mod sockets;
 mod spawning;
 mod stage;
 mod still;
+mod tcp;
 mod terminal;
 mod threads;
 mod timers;
@@ -164,6 +165,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),
     ("still", still::run),
+    ("tcp", tcp::both),
+    ("tcp_closed", tcp::closed),
+    ("tcp_in_flight", tcp::in_flight),
+    ("tcp_many", tcp::many),
+    ("tcp_outside", tcp::outside),
     ("terminal", terminal::run),
     ("threads", threads::run),
     ("timers", timers::run),
@@ -205,6 +211,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-numa_policy", unsupported::numa_policy),
     ("unsupported-tracing", unsupported::tracing),
     ("unsupported-socket_error", unsupported::socket_error),
+    ("unsupported-urgent_tcp", tcp::urgent),
     ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-unchangeable", memfd::unchangeable),
     ("unsupported-write_error", unsupported_files::write_error),

@@ -246,11 +246,13 @@ pub(crate) fn tcp(stage: &Stage) -> Outcome {
     let address = listener.local_addr().expect("address");
     let mut client = TcpStream::connect(address).expect("connect");
     let (mut server, _) = listener.accept().expect("accept");
-    client.write_all(b"queued").expect("write");
+    server.write_all(b"queued").expect("write");
+    // The kernel has the other end from here on.
+    drop(server);
     stage.ready_then_wait();
     let mut found = Findings::default();
     let mut bytes = [0; 6];
-    found.works("read", server.read_exact(&mut bytes));
+    found.works("read", client.read_exact(&mut bytes));
     found.same("connection", b"queued", &bytes);
     found.outcome()
 }

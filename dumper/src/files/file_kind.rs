@@ -116,6 +116,10 @@ pub(super) trait FileKind: Debug + Sync {
     /// Brings an entry of the plan up to date with the frozen inventory.
     fn update(&self, _entry: &mut FileEntry, _keeping: &Keeping) {}
 
+    /// Is called when a look has come to its end: what can only be told of a file when all are known is
+    /// told then.
+    fn complete(&self, _survey: &mut Survey<'_>) {}
+
     /// Writes the images that the files of this kind have beside `files.img`.
     ///
     /// # Errors

@@ -57,6 +57,16 @@ impl HeldFiles {
         self.sockets.get(&file.inode).ok_or(Problem::Gone)
     }
 
+    /// The socket with this inode, if it is held.
+    pub(super) fn held_socket(&self, inode: u64) -> Option<&OwnedFd> {
+        self.sockets.get(&inode)
+    }
+
+    /// Hands over the socket with this inode, if it is held.
+    pub(super) fn take_socket(&mut self, inode: u64) -> Option<OwnedFd> {
+        self.sockets.remove(&inode)
+    }
+
     /// A way to look into the pipe or fifo that `pid` has as `file`, which reads.
     pub(super) fn tap(&mut self, pid: HostPid, file: &OpenFile) -> Result<&Tap, Problem> {
         let name = (file.device, file.inode);

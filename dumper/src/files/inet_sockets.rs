@@ -1,16 +1,22 @@
-//! TCP sockets that wait for others, and sockets without connections ([`datagrams`](super::datagrams)).
+//! TCP sockets that wait for others or are connected ([`super::connections`]), and sockets without connections
+//! ([`datagrams`](super::datagrams)).
 
 use std::os::fd::BorrowedFd;
 
 use collector::{OpenFile, Process};
 use ids::HostPid;
+use images::ImageWriter;
 use images::messages::{
-    FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, fd_type,
+    FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
+    SkOptEntry, fd_type,
 };
 use kernel::procfs::Peer;
-use kernel::sockets::{Address, local_address, option, option_bytes, peer_address};
-use libc::{IPPROTO_TCP, SOCK_STREAM, SOL_IPV6, SOL_TCP};
+use kernel::sockets::{Address, local_address, option, peer_address, peer_name};
+use kernel::tcp;
+use libc::{IPPROTO_TCP, SOCK_STREAM, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
 
+use super::Captured;
+use super::connections;
 use super::datagrams;
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
@@ -47,6 +53,7 @@ impl FileKind for InetSocket {
         if is_raw && survey.context.for_user {
             return Err(Problem::Refused(support::sockets::OF_ROOT));
         }
+        let skip_in_flight = survey.context.skip_in_flight;
         let (neighbours, diagnosed) = (&mut survey.neighbours, &mut survey.diagnosed);
         let mut others = Others {
             shutdown: &mut || neighbours.udp_shutdown(file.inode as u32),
@@ -54,7 +61,8 @@ impl FileKind for InetSocket {
         };
         let frozen = survey.frozen;
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            self::entry(socket, common.family, file.inode, (strict, frozen), &mut others)
+            let counts = Counts { now: strict, frozen, waiting: strict && !skip_in_flight };
+            self::entry(socket, common.family, file.inode, counts, &mut others)
         })?;
         if is_raw && survey.frozen {
             let shutdown = socket.shutdown();
@@ -65,22 +73,40 @@ impl FileKind for InetSocket {
         socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
         socket.opts.others = common.others;
         let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };
+        let mut isk = isk;
+        if isk.is_connection() {
+            isk.opts.others.retain(|option| !changes_by_itself(option));
+            survey.meet(pid, file, &isk);
+        }
         Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })
     }
 
-    /// A mark covers all that its protocol keeps of it.
+    /// A mark covers all that its protocol keeps of it, but not what is in a connection.
     fn holds(
         &self,
-        _survey: &mut Survey<'_>,
-        _pid: HostPid,
-        _file: &OpenFile,
-        _keeping: &mut Keeping,
+        survey: &mut Survey<'_>,
+        pid: HostPid,
+        file: &OpenFile,
+        keeping: &mut Keeping,
     ) -> Result<bool, Problem> {
+        let entry = survey.cache.files.get(keeping.entries.start);
+        let connection = entry.and_then(|entry| entry.isk.as_deref());
+        if let Some(connection) = connection.filter(|entry| entry.is_connection()).cloned() {
+            survey.meet(pid, file, &connection);
+        }
         Ok(true)
     }
 
-    fn is_steady(&self, _entry: &FileEntry, _size: Option<u64>) -> bool {
-        true
+    fn is_steady(&self, entry: &FileEntry, _size: Option<u64>) -> bool {
+        entry.isk.as_ref().is_some_and(|socket| !socket.is_connection())
+    }
+
+    fn complete(&self, survey: &mut Survey<'_>) {
+        survey.judge_connections();
+    }
+
+    fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
+        captured.encode_connections(writer)
     }
 
     fn update(&self, entry: &mut FileEntry, keeping: &Keeping) {
@@ -123,13 +149,15 @@ fn name(address: &Address, v6: bool) -> Result<Name, Problem> {
     Ok(Name { port, words, scope, flow })
 }
 
-/// What `TCP_INFO` says of a socket's state, and of a listener: connections that wait, and how
-/// many may.
-fn tcp_state(socket: BorrowedFd<'_>) -> Result<(u32, u32, u32), Problem> {
-    let mut info = [0; 32];
-    option_bytes(socket, SOL_TCP, libc::TCP_INFO, &mut info).doing("get TCP state of")?;
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    Ok((u32::from(info[0]), word(24), word(28)))
+/// What counts of what changes by the moment.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    /// What is now.
+    now: bool,
+    /// Nothing changes.
+    frozen: bool,
+    /// Connections that nobody has accepted yet.
+    waiting: bool,
 }
 
 /// What others than the socket tell of it.
@@ -140,20 +168,35 @@ struct Others<'a> {
     peer: &'a mut dyn FnMut() -> Result<Option<Peer>, Problem>,
 }
 
-/// The entry of an internet socket; `strict` says whether what changes by the moment counts, `frozen` whether
-/// nothing changes.
+/// Whether the kernel changes an option of a connection by itself.
+fn changes_by_itself(option: &SkOptEntry) -> bool {
+    let names = [
+        (SOL_TCP, libc::TCP_MAXSEG),
+        (SOL_SOCKET, libc::SO_INCOMING_CPU),
+        // Of one that was accepted, from its first packet; of a stream they cannot be set.
+        (SOL_IP, libc::IP_MULTICAST_IF),
+        (SOL_IP, libc::IP_MULTICAST_TTL),
+        (SOL_IPV6, libc::IPV6_MULTICAST_IF),
+        (SOL_IPV6, libc::IPV6_MULTICAST_HOPS),
+    ];
+    names.contains(&(option.level.cast_signed(), option.name.cast_signed()))
+}
+
+/// The entry of an internet socket.
 fn entry(
     socket: BorrowedFd<'_>,
     (family, kind, protocol): (i32, i32, i32),
     inode: u64,
-    (strict, frozen): (bool, bool),
+    counts: Counts,
     others: &mut Others<'_>,
 ) -> Result<InetSkEntry, Problem> {
     let v6 = family == libc::AF_INET6;
     let datagrams = datagrams::Kind::of(kind, protocol);
     let address = local_address(socket).doing("get the address of")?;
     let local = name(&address, v6)?;
-    let mut peer = peer_address(socket).ok().map(|address| name(&address, v6)).transpose()?;
+    // A connection that is over, or asked for, has one all the same.
+    let peer = if kind == SOCK_STREAM { peer_name(socket) } else { peer_address(socket) };
+    let mut peer = peer.ok().map(|address| name(&address, v6)).transpose()?;
     if matches!(datagrams, Some(datagrams::Kind::Ping | datagrams::Kind::Raw)) {
         peer = (others.peer)()?.map(|peer| Name {
             port: peer.port.into(),
@@ -164,10 +207,10 @@ fn entry(
     }
     let ((state, backlog), shutdown) = match (datagrams, protocol) {
         // Of one that is neither connected nor listens it is not known.
-        (None, IPPROTO_TCP) if kind == SOCK_STREAM => (tcp(socket, strict)?, SHUTDOWN_NONE),
+        (None, IPPROTO_TCP) if kind == SOCK_STREAM => (tcp(socket, counts.waiting)?, SHUTDOWN_NONE),
         (Some(kind), _) => {
             let shutdown = kind.shutdown(socket, &mut others.shutdown)?;
-            kind.is_empty(socket, shutdown, (strict, frozen))?;
+            kind.is_empty(socket, shutdown, (counts.now, counts.frozen))?;
             let connected = peer.is_some();
             ((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0), shutdown)
         }
@@ -189,7 +232,7 @@ fn entry(
     let is_nowhere = ip_opts.freebind.is_none() && datagrams::is_nowhere(&address)?;
     let opts = socket_options::options(socket, false)?;
     let waiting = match datagrams {
-        Some(datagrams::Kind::Udp) if frozen => datagrams::queue(socket, shutdown, &opts)?,
+        Some(datagrams::Kind::Udp) if counts.frozen => datagrams::queue(socket, shutdown, &opts)?,
         _ => Vec::new(),
     };
     Ok(InetSkEntry {
@@ -238,14 +281,26 @@ fn interface(local: &Name, device: Option<&str>) -> Result<Option<String>, Probl
     }
 }
 
-fn tcp(socket: BorrowedFd<'_>, frozen: bool) -> Result<(u32, u32), Problem> {
-    match tcp_state(socket)? {
-        (SK_LISTEN, waiting, _) if waiting > 0 && frozen => {
+/// State and backlog of a TCP socket; `count` says whether connections that wait count.
+fn tcp(socket: BorrowedFd<'_>, count: bool) -> Result<(u32, u32), Problem> {
+    let (state, waiting, backlog) = tcp::state(socket).doing("get TCP state of")?;
+    match state {
+        tcp::LISTEN if waiting > 0 && count => {
             Err(Problem::Refused(support::sockets::waiting_connections(waiting)))
         }
-        (SK_LISTEN, _, backlog) => Ok((SK_LISTEN, backlog)),
-        (SK_CLOSE, _, _) => Ok((SK_CLOSE, 0)),
-        _ => Err(Problem::Refused(support::sockets::ESTABLISHED)),
+        tcp::LISTEN => Ok((SK_LISTEN, backlog)),
+        tcp::CLOSE => Ok((SK_CLOSE, 0)),
+        tcp::ESTABLISHED
+        | tcp::SYN_SENT
+        | tcp::FIN_WAIT1
+        | tcp::FIN_WAIT2
+        | tcp::CLOSE_WAIT
+        | tcp::LAST_ACK
+        | tcp::CLOSING => {
+            connections::check(socket)?;
+            Ok((state.into(), 0))
+        }
+        _ => Err(Problem::Refused(support::sockets::passing_state(state))),
     }
 }
 
@@ -258,7 +313,8 @@ mod tests {
     fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
         let family = socket_options::family(socket.as_fd()).unwrap();
         let mut others = Others { shutdown: &mut || Ok(SHUTDOWN_NONE), peer: &mut || Ok(None) };
-        entry(socket.as_fd(), family, 9, (true, true), &mut others)
+        let counts = Counts { now: true, frozen: true, waiting: true };
+        entry(socket.as_fd(), family, 9, counts, &mut others)
     }
 
     #[test]
@@ -287,9 +343,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_refused() {
+    fn a_connection_has_both_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!of(&listener).unwrap().is_connection());
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert!(matches!(of(&client), Err(Problem::Refused { .. })));
+        let entry = of(&client).unwrap();
+        assert!(entry.is_connection());
+        assert_eq!(entry.local().unwrap(), client.local_addr().unwrap());
+        assert_eq!(entry.peer().unwrap(), client.peer_addr().unwrap());
     }
 }

@@ -62,6 +62,7 @@ impl Survey<'_> {
             self.in_time()?;
             self.places(process)?;
         }
+        table::all().for_each(|kind| kind.complete(&mut self));
         self.out.paths = std::mem::take(&mut self.path_ids);
         self.on_their_way(&suspects)?;
         if self.frozen {

@@ -1,5 +1,6 @@
 //! What is in pipes, socket queues and files without a name: where it is, not the bytes themselves.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 
 use prost::Message;
@@ -7,7 +8,9 @@ use prost::Message;
 use super::unique::unique;
 use crate::error::Error;
 use crate::images::Images;
-use crate::messages::{GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry};
+use crate::messages::{
+    FileEntry, GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry, TcpStreamEntry,
+};
 use crate::names::{self, Image};
 use crate::store::Content;
 
@@ -86,6 +89,40 @@ impl Ghost {
         let end = self.parts.iter().map(|part| part.at + part.payload.size).max().unwrap_or(0);
         self.entry.size.unwrap_or(end).max(end)
     }
+}
+
+/// What is in a TCP connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamContents {
+    /// Numbers, options, windows.
+    pub entry: TcpStreamEntry,
+    /// What was received, in `tcp-stream-INO.img`.
+    pub received: Payload,
+    /// What was written and not confirmed, right behind it.
+    pub sent: Payload,
+}
+
+/// What is in the connections among `files`, by the number in the name of the image. Those that were dumped
+/// as closed have none.
+pub(super) fn streams<'f>(
+    dir: &Images,
+    files: impl Iterator<Item = &'f FileEntry>,
+) -> Result<BTreeMap<u32, StreamContents>, Error> {
+    let mut found = BTreeMap::new();
+    let sockets = files.filter_map(|file| file.isk.as_deref());
+    for socket in sockets.filter(|socket| socket.is_connection()) {
+        let image = names::tcp_stream(socket.ino);
+        let Some(mut reader) = dir.reader(&image)? else { continue };
+        let missing = || Error::Missing { name: image.name().into() };
+        let entry = reader.next_entry()?.ok_or_else(missing)?;
+        let mut next = |size: u32| {
+            let payload = Payload { offset: reader.offset(), size: size.into() };
+            reader.skip(payload.size).map(|()| payload)
+        };
+        let (received, sent) = (next(entry.inq_len)?, next(entry.outq_len)?);
+        found.insert(socket.ino, StreamContents { entry, received, sent });
+    }
+    Ok(found)
 }
 
 pub(super) fn pipes(

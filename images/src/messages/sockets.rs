@@ -1,5 +1,7 @@
 //! Sockets: Unix, internet, netlink, packet, and what is queued in them.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use prost::Message;
 
 use super::parts::{FileIdentity, FownEntry};
@@ -200,6 +202,45 @@ pub struct DatagramEntry {
     /// What is in it.
     #[prost(bytes = "vec", required, tag = "3")]
     pub bytes: Vec<u8>,
+}
+
+/// An address from its words and its port.
+fn address(words: &[u32], port: u32) -> Option<SocketAddr> {
+    let ip: IpAddr = match *words {
+        [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
+        [a, b, c, d] => {
+            let mut bytes = [0; 16];
+            for (place, word) in bytes.chunks_exact_mut(4).zip([a, b, c, d]) {
+                place.copy_from_slice(&word.to_ne_bytes());
+            }
+            Ipv6Addr::from(bytes).into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::try_from(port).ok()?))
+}
+
+impl InetSkEntry {
+    /// Own address; `None` if it is none.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        address(&self.src_addr, self.src_port)
+    }
+
+    /// Address of the other side; `None` if it is none.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        address(&self.dst_addr, self.dst_port)
+    }
+
+    /// Whether it is a TCP connection, or was one: then there is a [`TcpStreamEntry`], unless connections
+    /// were dumped as closed.
+    #[must_use]
+    pub const fn is_connection(&self) -> bool {
+        const STREAM: u32 = 1;
+        const TCP: u32 = 6;
+        self.r#type == STREAM && self.proto == TCP && self.dst_port != 0 && self.state != SK_LISTEN
+    }
 }
 
 /// A multicast group that a socket is a member of. An extension.

@@ -75,6 +75,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         opener: Opener::new(context, ghosts, remaps, &files)?,
         shell_job: context.shell_job,
         external_unix: context.external_unix,
+        connections: context.connections,
         // What is handed over is out of the way then.
         keep: Keep(if room.is_some() { 0 } else { base }),
         opened: BTreeMap::new(),
@@ -125,7 +126,21 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let sent = receivers(&files, &tables, &on_their_way, &mut holders);
     holders.extend(beside.get::<Leases>().into_iter().flat_map(Leases::tables));
     let held = BTreeMap::new();
-    Ok(OpenFiles { base, opened, held, kept, opener, files, tables, sent, holders, beside, later })
+    let connections = context.connections;
+    Ok(OpenFiles {
+        connections,
+        base,
+        opened,
+        held,
+        kept,
+        opener,
+        files,
+        tables,
+        sent,
+        holders,
+        beside,
+        later,
+    })
 }
 
 /// Adds to `holders` the tables of those to whom files are on their way, `sent`, where nobody has them yet;

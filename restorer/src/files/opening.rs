@@ -11,6 +11,7 @@ use kernel::descriptors::set_status_flags;
 
 use super::Error;
 use super::beside::Beside;
+use super::connections::Connections;
 use super::keep::Keep;
 use super::keepers::{AtHand, Keepers, Room};
 use super::opener::Opener;
@@ -25,6 +26,8 @@ pub(super) struct Opening<'a> {
     pub(super) shell_job: bool,
     /// Unix sockets are connected again to processes outside the tree.
     pub(super) external_unix: bool,
+    /// What becomes of TCP connections.
+    pub(super) connections: Connections,
     pub(super) keep: Keep,
     pub(super) opened: BTreeMap<u32, OwnedFd>,
     /// Where not all can be open at once.

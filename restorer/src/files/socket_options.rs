@@ -62,8 +62,21 @@ impl Setter<'_> {
 /// Room for what is queued: more than any queue was.
 pub(super) fn make_room(socket: &OwnedFd, bytes: usize, what: &str) -> Result<(), Error> {
     let setter = Setter { socket, what };
-    let size = u32::try_from(bytes).unwrap_or(u32::MAX / 4).saturating_mul(4).max(1 << 20);
-    setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", size.min(1 << 30))
+    setter.buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, "SO_SNDBUF", room(bytes))
+}
+
+/// Room for what is put where it would have been received.
+pub(super) fn make_room_to_receive(
+    socket: &OwnedFd,
+    bytes: usize,
+    what: &str,
+) -> Result<(), Error> {
+    let setter = Setter { socket, what };
+    setter.buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, "SO_RCVBUF", room(bytes))
+}
+
+fn room(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX / 4).saturating_mul(4).clamp(1 << 20, 1 << 30)
 }
 
 /// Room for what is to wait in a socket: more than it was.

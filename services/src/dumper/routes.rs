@@ -1,5 +1,6 @@
 //! The dumper's paths: dumps and checkpoints, for who asks over its socket.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use api::{
@@ -18,13 +19,15 @@ use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec
 use service::metrics::{Metrics, seconds_buckets};
 use service::{Body, CheckpointRoot, OnBehalfOf, Problem, Traces, chain, holds_checkpoint};
 
-use dumper::{AfterDump, DumpOptions, DumpReport, Error, dump, ps};
+use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump, ps};
 
 #[derive(Clone, Debug)]
 struct Dumper {
     root: CheckpointRoot,
     /// [`DumpOptions::programs`].
     programs: Home,
+    /// [`DumpOptions::undo`].
+    undo: PathBuf,
     metrics: DumpMetrics,
     traces: Traces,
 }
@@ -102,10 +105,11 @@ impl DumpMetrics {
 pub(super) fn router(
     root: CheckpointRoot,
     programs: Home,
+    undo: PathBuf,
     metrics: &Metrics,
     traces: Traces,
 ) -> Result<Router, prometheus::Error> {
-    let dumper = Dumper { root, programs, metrics: DumpMetrics::new(metrics)?, traces };
+    let dumper = Dumper { root, programs, undo, metrics: DumpMetrics::new(metrics)?, traces };
     Ok(Router::new()
         .route("/v1/dumps", post(make))
         .route("/v1/checkpoints", get(list))
@@ -223,6 +227,13 @@ fn options(
             After::Kill => AfterDump::Kill,
         },
         shell_job: request.shell_job,
+        connections: match (request.tcp_established, request.tcp_close) {
+            (_, true) => Connections::Closed,
+            (true, false) => Connections::All,
+            (false, false) => Connections::Inside,
+        },
+        skip_in_flight: request.skip_in_flight,
+        undo: dumper.undo.clone(),
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),

@@ -24,7 +24,8 @@ use service::{
 
 use super::reaper::Reaper;
 use restorer::{
-    AfterRestore, Error, Parent, Record, RestoreOptions, Trust, Validation, layout, restore,
+    AfterRestore, Connections, Error, Parent, Record, RestoreOptions, Trust, Validation, layout,
+    restore,
 };
 
 /// What a worker is asked for.
@@ -34,6 +35,7 @@ struct Work {
     images_dir: PathBuf,
     after: api::AfterRestore,
     shell_job: bool,
+    tcp_close: bool,
     cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
     records: PathBuf,
@@ -164,6 +166,7 @@ fn work_for(
         images_dir,
         after: request.after,
         shell_job: request.shell_job,
+        tcp_close: request.tcp_close,
         cgroups: request.cgroups,
         on_behalf_of: user,
         records: restorer.records.clone(),
@@ -268,6 +271,10 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             trust: Trust::Files,
             validation: Validation::Contents,
             file_locks: true,
+            connections: match work.tcp_close {
+                true => Connections::Closed,
+                false => Connections::Restored,
+            },
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let images = Images::open(&work.images_dir).map_err(Error::from);

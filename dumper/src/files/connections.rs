@@ -1,0 +1,294 @@
+//! TCP connections: which the tree has, who has their other ends, and what is in them.
+//!
+//! A look meets them one by one, and judges them when it has met all: a connection with both ends in the tree
+//! concerns nobody else. What is in them is read when the target stands still, each at one moment
+//! ([`tcp::read`]). The kernel goes on to move what is on its way between two of them: so of two ends the one
+//! that receives is read again until it has all that the one that sends will not send again.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use collector::OpenFile;
+use ids::HostPid;
+use images::messages::{InetSkEntry, TcpStreamEntry};
+use images::{ImageWriter, names};
+use kernel::netfilter::Ends;
+use kernel::queues::has_urgent_byte;
+use kernel::sockets::has_error;
+use kernel::tcp::{self, Stream};
+use support::Refusal;
+
+use super::beside::Part;
+use super::file_reference::FileReference;
+use super::problem::Problem;
+use super::survey::{AT_ONCE, Survey};
+use super::{Captured, Error, Plan};
+use crate::options::Connections;
+
+/// A TCP connection of the tree.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// Who has it.
+    pub(crate) pid: HostPid,
+    /// As which descriptor.
+    pub(crate) fd: i32,
+    pub(crate) inode: u64,
+    /// Its `SO_REUSEADDR`.
+    pub(crate) reuse: bool,
+    /// Its address and that of its peer.
+    pub(crate) ends: Ends,
+    /// Nobody in the tree has the other end.
+    pub(crate) outside: bool,
+    /// The link text.
+    target: OsString,
+    /// The number of its entry.
+    id: u32,
+    state: u8,
+}
+
+/// What is met, and what is in it.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    list: Vec<Connection>,
+    /// By the number in the name of the image.
+    streams: Vec<(u32, Stream)>,
+}
+
+impl Part for Met {}
+
+/// An address as both ends know it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl Connection {
+    /// Whether it is over.
+    const fn is_over(&self) -> bool {
+        self.state == tcp::CLOSE
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        let place = FileReference::Descriptor(self.fd);
+        let object = format!("{place} ({})", self.target.to_string_lossy());
+        Error::Refused(vec![refusal.of(self.pid, object)])
+    }
+}
+
+impl Survey<'_> {
+    /// Notes a connection.
+    pub(super) fn meet(&mut self, pid: HostPid, file: &OpenFile, entry: &InetSkEntry) {
+        let (Some(local), Some(peer)) = (entry.local(), entry.peer()) else { return };
+        self.out.beside.of::<Met>().list.push(Connection {
+            pid,
+            fd: file.fd,
+            inode: file.inode,
+            reuse: entry.opts.reuseaddr(),
+            ends: (canonical(local), canonical(peer)),
+            outside: false,
+            target: file.target.clone(),
+            id: entry.id,
+            // A state of TCP is a small number.
+            state: entry.state as u8,
+        });
+    }
+
+    /// Finds out which connections have both ends in the tree, and refuses those that are not to be carried.
+    pub(super) fn judge_connections(&mut self) {
+        let asked = self.context.connections;
+        let list = &mut self.out.beside.of::<Met>().list;
+        let alive = list.iter().filter(|connection| !connection.is_over());
+        let held: HashSet<Ends> = alive.map(|connection| connection.ends).collect();
+        for connection in list {
+            let (local, peer) = connection.ends;
+            connection.outside = !connection.is_over() && !held.contains(&(peer, local));
+            let refusal = match asked {
+                // The dumper itself has what is on its way: no task has it yet, to let it go on.
+                _ if connection.pid == HostPid::own() && asked != Connections::Closed => {
+                    support::sockets::CONNECTION_ON_ITS_WAY
+                }
+                Connections::Refused if !connection.is_over() => support::sockets::ESTABLISHED,
+                Connections::Inside if connection.outside => support::sockets::connected_to(peer),
+                _ => continue,
+            };
+            let place = FileReference::Descriptor(connection.fd);
+            let object = format!("{place} ({})", connection.target.to_string_lossy());
+            self.refusals.push(refusal.of(connection.pid, object));
+        }
+    }
+}
+
+/// Refuses a connection over which the kernel speaks for the program, or that holds what is no data.
+pub(super) fn check(socket: BorrowedFd<'_>) -> Result<(), Problem> {
+    if has_urgent_byte(socket).unwrap_or(false) {
+        return Err(Problem::Refused(support::sockets::URGENT_TCP));
+    }
+    const TCP_ULP: i32 = 31;
+    let mut name = [0; 16];
+    // A kernel without it has no such option.
+    let length =
+        kernel::sockets::option_bytes(socket, libc::SOL_TCP, TCP_ULP, &mut name).unwrap_or(0);
+    let name = name[..length].split(|byte| *byte == 0).next().unwrap_or_default();
+    match name.is_empty() {
+        true => Ok(()),
+        false => {
+            let name = String::from_utf8_lossy(name);
+            Err(Problem::Refused(support::sockets::upper_protocol(&name)))
+        }
+    }
+}
+
+impl Captured {
+    /// The TCP connections of the tree.
+    pub(crate) fn connections(&self) -> &[Connection] {
+        self.beside.get::<Met>().map_or(&[], |met| &met.list)
+    }
+
+    /// Writes what is in connections.
+    pub(super) fn encode_connections(&self, writer: &ImageWriter) -> Result<(), images::Error> {
+        let streams = self.beside.get::<Met>().map_or(&[][..], |met| &met.streams);
+        for (number, stream) in streams {
+            let mut sink = writer.image(&names::tcp_stream(*number))?;
+            sink.put(&entry(stream))?;
+            sink.payload(&stream.received)?;
+            sink.payload(&stream.sent)?;
+            sink.finish()?;
+        }
+        Ok(())
+    }
+}
+
+fn entry(stream: &Stream) -> TcpStreamEntry {
+    const SCALES: u8 = 4;
+    let window = stream.window;
+    TcpStreamEntry {
+        inq_len: stream.received.len() as u32,
+        inq_seq: stream.received_seq,
+        outq_len: stream.sent.len() as u32,
+        outq_seq: stream.sent_seq,
+        opt_mask: stream.options.into(),
+        snd_wscale: stream.sent_scale.into(),
+        mss_clamp: stream.segment,
+        rcv_wscale: (stream.options & SCALES != 0).then_some(stream.received_scale.into()),
+        timestamp: stream.timestamp,
+        cork: None,
+        nodelay: None,
+        unsq_len: Some(stream.unsent),
+        snd_wl1: window.map(|window| window.sent_update),
+        snd_wnd: window.map(|window| window.sent),
+        max_window: window.map(|window| window.largest),
+        rcv_wnd: window.map(|window| window.received),
+        rcv_wup: window.map(|window| window.received_update),
+    }
+}
+
+/// How often an end is read again for what its peer has been told.
+const TRIES: usize = 16;
+
+impl Plan {
+    /// The TCP connections that the tree had when it was looked at.
+    pub(crate) fn connections(&self) -> &[Connection] {
+        &self.connections
+    }
+
+    /// Reads what is in the connections of a target that stands still. They are as they were afterwards,
+    /// whether this succeeds or not; but if this process is killed meanwhile one of them stays in repair
+    /// mode.
+    ///
+    /// # Errors
+    /// As [`Plan::capture`].
+    pub(crate) fn read_connections(
+        &self,
+        captured: &mut Captured,
+        is_late: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        if self.context.connections == Connections::Closed || captured.connections().is_empty() {
+            return Ok(());
+        }
+        let list = captured.connections();
+        let mut streams = Vec::with_capacity(list.len());
+        for (nth, connection) in list.iter().enumerate() {
+            if nth % AT_ONCE == 0 && is_late() {
+                return Err(Error::TooLate);
+            }
+            streams.push(self.read_one(connection)?);
+        }
+        self.read_again(list, &mut streams)?;
+        let states: HashMap<u32, u32> =
+            list.iter().zip(&streams).map(|(one, stream)| (one.id, stream.state.into())).collect();
+        for entry in captured.files.iter_mut().chain(&mut captured.cached) {
+            if let (Some(socket), Some(state)) = (&mut entry.isk, states.get(&entry.id)) {
+                socket.state = *state;
+            }
+        }
+        let met = captured.beside.of::<Met>();
+        let numbers = met.list.iter().map(|connection| connection.inode as u32);
+        met.streams = numbers.zip(streams).collect();
+        Ok(())
+    }
+
+    fn read_one(&self, connection: &Connection) -> Result<Stream, Error> {
+        let failed = |operation: &str| {
+            let Connection { pid, fd, .. } = connection;
+            format!("{operation} of the TCP connection of process {pid}, descriptor {fd}")
+        };
+        let Some(socket) = self.held.held_socket(connection.inode) else {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(Error::Kernel { operation: failed("find the socket"), source });
+        };
+        let read = tcp::read(socket.as_fd()).map_err(|error| Error::Kernel {
+            operation: failed(error.step),
+            source: error.source,
+        })?;
+        match read {
+            // It has ended since, with an error that has yet to be told.
+            Some(stream) if stream.state == tcp::CLOSE && has_error(socket).unwrap_or(true) => {
+                Err(connection.refused(support::sockets::ERROR_WAITS))
+            }
+            Some(stream) => Ok(stream),
+            None if has_urgent_byte(socket).unwrap_or(false) => {
+                Err(connection.refused(support::sockets::URGENT_TCP))
+            }
+            None => Err(connection.refused(support::sockets::MOVES)),
+        }
+    }
+
+    /// Reads ends again that have not received what their peers, read later, would not send again.
+    fn read_again(&self, list: &[Connection], streams: &mut [Stream]) -> Result<(), Error> {
+        let index: HashMap<Ends, usize> = (list.iter().zip(&*streams).enumerate())
+            .filter(|(_, (_, stream))| !matches!(stream.state, tcp::CLOSE | tcp::SYN_SENT))
+            .map(|(index, (connection, _))| (connection.ends, index))
+            .collect();
+        let pairs: Vec<(usize, usize)> = index
+            .iter()
+            .filter_map(|(&(local, peer), &sender)| Some((sender, *index.get(&(peer, local))?)))
+            .collect();
+        for _ in 0..TRIES {
+            let is_behind = |&&(sender, receiver): &&(usize, usize)| {
+                let confirmed = streams[sender].unconfirmed();
+                tcp::is_before(streams[receiver].received_seq, confirmed)
+            };
+            let behind: Vec<usize> =
+                pairs.iter().filter(is_behind).map(|(_, receiver)| *receiver).collect();
+            if behind.is_empty() {
+                return Ok(());
+            }
+            for receiver in behind {
+                streams[receiver] = self.read_one(&list[receiver])?;
+            }
+        }
+        match list.first() {
+            Some(first) => Err(first.refused(support::sockets::MOVES)),
+            None => Ok(()),
+        }
+    }
+
+    /// The sockets of the connections that were read, none where they are to be closed; nothing else of the target's files is held from then
+    /// on.
+    pub(crate) fn into_sockets(mut self, captured: &Captured) -> Vec<OwnedFd> {
+        let closed = self.context.connections == Connections::Closed;
+        let list = captured.connections().iter().filter(|_| !closed);
+        list.filter_map(|connection| self.held.take_socket(connection.inode)).collect()
+    }
+}

@@ -1,0 +1,141 @@
+//! What a dump does to the network of a tree, and how it is undone.
+//!
+//! Connections with an end outside the tree go on without it: what comes for them while it is away would be
+//! answered by the kernel, and end them. So for a tree that is to end it is dropped, from before the freeze until
+//! a restore ([`kernel::netfilter`]). To read connections they are put into repair mode, each for as long as that
+//! takes; and those of a tree that ends are put into it for good, so that they end without a word.
+//!
+//! All of that the kernel keeps. So it is written down before, and undone when this is dropped, after the target
+//! runs again; should this process be killed, by whatever starts next ([`freezer::Undo`]).
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use collector::Inventory;
+use freezer::{Deed, LockedNetwork, RepairedSocket, Undo};
+use ids::HostPid;
+use kernel::netfilter::{Ends, Lock, Method};
+use kernel::tcp;
+
+use crate::error::Error;
+use crate::files::Connection;
+use crate::options::{AfterDump, Connections, DumpOptions};
+
+/// What has been done, and is undone when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    locks: Vec<Undo>,
+    locked: HashSet<Ends>,
+    method: Option<Method>,
+    repairs: Vec<Undo>,
+    /// Sockets, by process and descriptor, that may be put into repair mode.
+    written_down: HashSet<(HostPid, i32, u64)>,
+}
+
+impl Network {
+    /// How connections are locked, as the images have it.
+    pub(crate) fn method(&self) -> Method {
+        self.method.unwrap_or(Method::Skip)
+    }
+
+    /// Makes ready for the connections that a tree has: the network is locked for it, if it is to end, and
+    /// what may be put into repair mode is written down. What is known already takes no time.
+    pub(crate) fn prepare(
+        &mut self,
+        options: &DumpOptions,
+        id: &str,
+        inventory: &Inventory,
+        connections: &[Connection],
+    ) -> Result<(), Error> {
+        if options.connections == Connections::Closed {
+            return Ok(());
+        }
+        self.write_down(options, inventory, connections)?;
+        if options.after != AfterDump::Kill || options.network_lock == Some(Method::Skip) {
+            return Ok(());
+        }
+        let wanted = |connection: &&Connection| connection.outside || options.lock_inside;
+        let is_new = |ends: &Ends| {
+            let (local, peer) = *ends;
+            !self.locked.contains(ends) && !self.locked.contains(&(peer, local))
+        };
+        let ends: Vec<Ends> =
+            connections.iter().filter(wanted).map(|it| it.ends).filter(is_new).collect();
+        if ends.is_empty() {
+            return Ok(());
+        }
+        self.lock(options, id, &ends)?;
+        self.locked.extend(ends);
+        Ok(())
+    }
+
+    fn write_down(
+        &mut self,
+        options: &DumpOptions,
+        inventory: &Inventory,
+        connections: &[Connection],
+    ) -> Result<(), Error> {
+        let new = connections.iter().filter(|connection| {
+            self.written_down.insert((connection.pid, connection.fd, connection.inode))
+        });
+        let sockets: Vec<RepairedSocket> = new
+            .filter_map(|connection| {
+                let process = inventory.processes.get(&connection.pid)?;
+                Some(RepairedSocket {
+                    pid: connection.pid,
+                    start_time: process.threads.get(&connection.pid)?.start_time,
+                    fd: connection.fd,
+                    inode: connection.inode,
+                    reuse: connection.reuse,
+                })
+            })
+            .collect();
+        if !sockets.is_empty() {
+            let deed = Deed::RepairedSockets { sockets };
+            self.repairs.push(Undo::before(&options.undo, deed).map_err(Error::Undo)?);
+        }
+        Ok(())
+    }
+
+    /// Locks connections, by what is asked for or what this machine has.
+    fn lock(&mut self, options: &DumpOptions, id: &str, ends: &[Ends]) -> Result<(), Error> {
+        let any = [Method::Nftables, Method::Iptables];
+        let asked = self.method.or(options.network_lock);
+        let methods = any.into_iter().filter(|method| asked.is_none_or(|asked| asked == *method));
+        let mut failed = None;
+        for method in methods {
+            let begun = self.method.is_some();
+            let deed = |lock| LockedNetwork::here(lock).map(Deed::LockedNetwork);
+            let lock = Lock::new(method, id, ends.iter().copied())
+                .ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
+            let deed = deed(lock.clone()).map_err(Error::Lock)?;
+            let undo = Undo::before(&options.undo, deed).map_err(Error::Undo)?;
+            match if begun { lock.add() } else { lock.set() } {
+                Ok(()) => {
+                    self.method = Some(method);
+                    self.locks.push(undo);
+                    return Ok(());
+                }
+                // Dropped, it takes away what may have been done.
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(Error::Lock(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
+    }
+
+    /// The tree is about to end: its connections end without a word, and stay locked.
+    pub(crate) fn end(&mut self, sockets: &[OwnedFd]) {
+        for socket in sockets {
+            if let Err(error) = tcp::repair(socket) {
+                tracing::warn!("a TCP connection ends with a word to its peer: {error}");
+            }
+        }
+    }
+
+    /// The tree has ended: a restore takes the lock away.
+    pub(crate) fn keep(&mut self) {
+        self.locks.drain(..).for_each(Undo::keep);
+        self.repairs.drain(..).for_each(Undo::keep);
+    }
+}

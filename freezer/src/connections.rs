@@ -1,0 +1,115 @@
+//! What a dump does to TCP connections that the kernel would keep: the lock of the network, and repair mode.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use ids::HostPid;
+use kernel::netfilter::Lock;
+use kernel::pidfd::PidFd;
+use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::tcp;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// A lock of connections, in the network namespace that it was set in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedNetwork {
+    /// The number of the network namespace.
+    namespace: u64,
+    lock: Lock,
+}
+
+/// The number of the network namespace that this thread is in.
+fn namespace() -> io::Result<u64> {
+    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+impl LockedNetwork {
+    /// A lock that is about to be set here.
+    ///
+    /// # Errors
+    /// If it cannot be told where that is.
+    pub fn here(lock: Lock) -> io::Result<Self> {
+        Ok(Self { namespace: namespace()?, lock })
+    }
+
+    /// Takes it away; whether it was there.
+    pub(crate) fn undo(&self) -> Result<bool, Error> {
+        let failed = |source| Error::Locked { what: self.to_string(), source };
+        if namespace().map_err(failed)? != self.namespace {
+            // The next to start there does it.
+            let elsewhere = "it is in another network namespace: run any stasis command in that";
+            return Err(failed(io::Error::new(io::ErrorKind::NotFound, elsewhere)));
+        }
+        self.lock.take_away().map_err(failed)
+    }
+}
+
+impl fmt::Display for LockedNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lock of {} TCP connections ({})", self.lock.connections(), self.lock.name())
+    }
+}
+
+/// A socket of a target that may be in repair mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairedSocket {
+    /// Who has it.
+    pub pid: HostPid,
+    /// When that process was started, in clock ticks: no other with its number was.
+    pub start_time: u64,
+    /// As which descriptor.
+    pub fd: i32,
+    /// Its number.
+    pub inode: u64,
+    /// Its `SO_REUSEADDR`, which repair mode loses.
+    pub reuse: bool,
+}
+
+impl RepairedSocket {
+    /// Takes it out of repair mode; whether it was in it.
+    pub(crate) fn undo(&self) -> bool {
+        let Ok(process) = PidFd::open(self.pid) else { return false };
+        // If it has its number now, it had it when that was opened.
+        let stat = Dir::open(self.pid).and_then(|dir| Stat::read(&dir));
+        if !stat.is_ok_and(|stat| stat.start_time == self.start_time) {
+            return false;
+        }
+        let Ok(socket) = process.get(self.fd) else { return false };
+        let is_it = nix::sys::stat::fstat(&socket).is_ok_and(|stat| stat.st_ino == self.inode);
+        is_it
+            && tcp::is_repaired(&socket).unwrap_or(false)
+            && tcp::end_repair(&socket, self.reuse).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn a_socket_is_taken_out_of_repair_once_and_by_its_process_alone() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let pid = HostPid::own();
+        let start_time =
+            Dir::open(HostPid::own()).and_then(|dir| Stat::read(&dir)).unwrap().start_time;
+        let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
+        let fd = socket.as_raw_fd();
+        let deed = RepairedSocket { pid, start_time, fd, inode, reuse: true };
+        assert!(!deed.undo());
+        tcp::repair(&socket).unwrap();
+        assert!(!RepairedSocket { start_time: 1, ..deed }.undo());
+        assert!(!RepairedSocket { inode: 1, ..deed }.undo());
+        assert!(tcp::is_repaired(&socket).unwrap());
+        assert!(deed.undo() && !deed.undo());
+        assert!(!tcp::is_repaired(&socket).unwrap());
+    }
+}

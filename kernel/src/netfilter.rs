@@ -1,0 +1,336 @@
+//! The lock of TCP connections: what comes for them, and what goes from them, is dropped by netfilter.
+//!
+//! It is CRIU's, in form and name, so that either may take away what the other has set. By nftables it is a table
+//! of its own, `inet CRIU-ID`, with a set of connections for each family; by iptables it is two rules a
+//! connection. The programs `nft` and `iptables-restore` do it, in one transaction each.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::tcp::MARK;
+
+/// How connections are locked, by CRIU's numbers in images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// By rules of iptables and ip6tables.
+    Iptables,
+    /// By a table of nftables.
+    Nftables,
+    /// Not at all.
+    Skip,
+}
+
+impl Method {
+    /// The number that images have.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Iptables => 0,
+            Self::Nftables => 1,
+            Self::Skip => 2,
+        }
+    }
+
+    /// The method of a number.
+    #[must_use]
+    pub const fn of_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Iptables),
+            1 => Some(Self::Nftables),
+            2 => Some(Self::Skip),
+            _ => None,
+        }
+    }
+
+    /// The first that this machine has the programs for.
+    #[must_use]
+    pub fn here() -> Option<Self> {
+        match () {
+            () if find("nft").is_some() => Some(Self::Nftables),
+            () if find("iptables-restore").is_some() => Some(Self::Iptables),
+            () => None,
+        }
+    }
+}
+
+/// Both ends of a connection: ours, and its peer.
+pub type Ends = (SocketAddr, SocketAddr);
+
+/// A lock of some connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    method: Method,
+    /// What the table is called by.
+    id: String,
+    connections: Vec<Ends>,
+}
+
+/// An address as packets have it: IPv4 where it is one of those in the form of IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl Lock {
+    /// The lock of `connections` by the dump with this id (`dump_criu_run_id`). `None` for an id that is
+    /// none.
+    #[must_use]
+    pub fn new(
+        method: Method,
+        id: &str,
+        connections: impl IntoIterator<Item = Ends>,
+    ) -> Option<Self> {
+        /// So long are names of CRIU's tables, with what comes before.
+        const LONGEST: usize = 21;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let connections = connections.into_iter();
+        (!id.is_empty() && id.chars().all(is_plain)).then(|| Self {
+            method,
+            id: id.chars().take(LONGEST).collect(),
+            connections: connections
+                .map(|(local, peer)| (canonical(local), canonical(peer)))
+                .collect(),
+        })
+    }
+
+    /// How it is done.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// How many connections it is of.
+    #[must_use]
+    pub const fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// What an administrator finds it by.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.method {
+            Method::Nftables => format!("nftables table inet CRIU-{}", self.id),
+            Method::Iptables => "rules of iptables with ! --mark 0xc114".to_owned(),
+            Method::Skip => "no lock".to_owned(),
+        }
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// When there is no such program, or it fails, with what it said; then nothing is locked.
+    pub fn set(&self) -> io::Result<()> {
+        match self.method {
+            Method::Nftables => run("nft", &["-f", "-"], &self.script()),
+            Method::Iptables => {
+                let Err(error) = self.rules(true) else { return Ok(()) };
+                // One of the two families may have been done.
+                self.rules(false).unwrap_or_default();
+                Err(error)
+            }
+            Method::Skip => Ok(()),
+        }
+    }
+
+    /// Adds its connections to a lock of the same id that is set.
+    ///
+    /// # Errors
+    /// As [`Lock::set`].
+    pub fn add(&self) -> io::Result<()> {
+        match self.method {
+            Method::Nftables => {
+                let script = self.elements().map(|element| element + "\n").collect::<String>();
+                run("nft", &["-f", "-"], &script)
+            }
+            Method::Iptables | Method::Skip => self.set(),
+        }
+    }
+
+    /// Takes it away; whether it was there, where that can be told.
+    ///
+    /// # Errors
+    /// When there is no such program, or it fails, with what it said.
+    pub fn take_away(&self) -> io::Result<bool> {
+        match self.method {
+            Method::Nftables => {
+                let name = format!("CRIU-{}", self.id);
+                match run("nft", &["delete", "table", "inet", &name], "") {
+                    Err(error) if error.to_string().contains("No such file or directory") => {
+                        Ok(false)
+                    }
+                    result => result.map(|()| true),
+                }
+            }
+            Method::Iptables => Ok(self.rules(false).is_ok() || self.one_by_one()),
+            Method::Skip => Ok(false),
+        }
+    }
+
+    fn table(&self) -> String {
+        format!("inet CRIU-{}", self.id)
+    }
+
+    /// The commands that add the connections to the sets of the table.
+    fn elements(&self) -> impl Iterator<Item = String> {
+        let table = self.table();
+        let both =
+            self.connections.iter().flat_map(|&(local, peer)| [(local, peer), (peer, local)]);
+        both.map(move |(from, to)| {
+            let family = if from.is_ipv4() { '4' } else { '6' };
+            let (from, from_port, to, to_port) = (from.ip(), from.port(), to.ip(), to.port());
+            format!(
+                "add element {table} conns{family} {{ {from} . {from_port} . {to} . {to_port} }}"
+            )
+        })
+    }
+
+    /// The script that makes the table.
+    fn script(&self) -> String {
+        let table = self.table();
+        let mut lines = vec![format!("create table {table}")];
+        let chains = ["output", "input"];
+        for chain in chains {
+            let hook = format!("{{ type filter hook {chain} priority 0; }}");
+            lines.push(format!("add chain {table} {chain} {hook}"));
+            lines.push(format!("add rule {table} {chain} meta mark {MARK:#x} accept"));
+        }
+        for (family, address, word) in [('4', "ipv4_addr", "ip"), ('6', "ipv6_addr", "ip6")] {
+            let of = format!("type {address} . inet_service . {address} . inet_service;");
+            lines.push(format!("add set {table} conns{family} {{ {of} }}"));
+            let which = format!("{word} saddr . tcp sport . {word} daddr . tcp dport");
+            let drop = |chain| format!("add rule {table} {chain} {which} @conns{family} drop");
+            lines.extend(chains.map(drop));
+        }
+        lines.extend(self.elements());
+        lines.join("\n") + "\n"
+    }
+
+    /// The rules of a connection, without what is done with them.
+    fn rules_of((local, peer): &Ends) -> [String; 2] {
+        let rule = |chain: &str, from: &SocketAddr, to: &SocketAddr| {
+            let (source, sport) = (from.ip(), from.port());
+            let (destination, dport) = (to.ip(), to.port());
+            format!(
+                "{chain} --protocol tcp -m mark ! --mark {MARK:#x} --source {source} --sport {sport} \
+                 --destination {destination} --dport {dport} -j DROP"
+            )
+        };
+        [rule("INPUT", peer, local), rule("OUTPUT", local, peer)]
+    }
+
+    /// Puts the rules of all connections in, or takes them out.
+    fn rules(&self, lock: bool) -> io::Result<()> {
+        for (program, v4) in [("iptables-restore", true), ("ip6tables-restore", false)] {
+            let connections = self.connections.iter().filter(|(local, _)| local.is_ipv4() == v4);
+            let rules: Vec<String> = connections.flat_map(Self::rules_of).collect();
+            if rules.is_empty() {
+                continue;
+            }
+            let act = if lock { "-I" } else { "-D" };
+            let mut script = "*filter\n".to_owned();
+            rules.iter().for_each(|rule| script.extend([act, " ", rule, "\n"]));
+            run(program, &["-w", "--noflush"], &(script + "COMMIT\n"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes out those rules that are there; whether there were any.
+    fn one_by_one(&self) -> bool {
+        let mut found = false;
+        for ends in &self.connections {
+            let program = match ends.0.ip() {
+                IpAddr::V4(_) => "iptables",
+                IpAddr::V6(_) => "ip6tables",
+            };
+            for rule in Self::rules_of(ends) {
+                let words: Vec<&str> = ["-w", "-D"].into_iter().chain(rule.split(' ')).collect();
+                found |= run(program, &words, "").is_ok();
+            }
+        }
+        found
+    }
+}
+
+/// Where a program is: on `PATH`, or where those of administrators are.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = OsStr::new("/usr/sbin:/sbin:/usr/bin:/bin");
+    std::env::split_paths(&path)
+        .chain(std::env::split_paths(usual))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_absolute() && file.is_file())
+}
+
+/// Runs a program, with a script as its input.
+fn run(program: &str, arguments: &[&str], script: &str) -> io::Result<()> {
+    let file = find(program).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("there is no program {program}"))
+    })?;
+    let mut child = Command::new(file)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let written = match child.stdin.take() {
+        Some(mut input) => input.write_all(script.as_bytes()),
+        None => Ok(()),
+    };
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return written;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    Err(io::Error::other(format!("{program}: {} ({})", first, output.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends(local: &str, peer: &str) -> Ends {
+        (local.parse().unwrap(), peer.parse().unwrap())
+    }
+
+    #[test]
+    fn names_are_those_of_criu() {
+        let id = "0b2ac6f2-31a2-4a7b-a5c4-9de1e4f3c1aa";
+        let lock = Lock::new(Method::Nftables, id, []).unwrap();
+        assert_eq!(lock.name(), "nftables table inet CRIU-0b2ac6f2-31a2-4a7b-a5");
+        for id in ["", "x; flush ruleset", "a b", "\n"] {
+            assert!(Lock::new(Method::Nftables, id, []).is_none(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn both_ways_of_each_family() {
+        let connections = [
+            ends("10.0.0.1:80", "10.0.0.2:4000"),
+            ends("[::ffff:10.0.0.1]:81", "[::ffff:10.0.0.3]:4001"),
+            ends("[fd00::1]:80", "[fd00::2]:4000"),
+        ];
+        let lock = Lock::new(Method::Nftables, "1", connections).unwrap();
+        let table = lock.script();
+        for line in [
+            "create table inet CRIU-1",
+            "add element inet CRIU-1 conns4 { 10.0.0.1 . 80 . 10.0.0.2 . 4000 }",
+            "add element inet CRIU-1 conns4 { 10.0.0.2 . 4000 . 10.0.0.1 . 80 }",
+            "add element inet CRIU-1 conns4 { 10.0.0.3 . 4001 . 10.0.0.1 . 81 }",
+            "add element inet CRIU-1 conns6 { fd00::2 . 4000 . fd00::1 . 80 }",
+            "add rule inet CRIU-1 input meta mark 0xc114 accept",
+        ] {
+            assert!(table.lines().any(|other| other == line), "{line}\n{table}");
+        }
+        assert!(!table.contains("ffff"), "{table}");
+        let [input, output] = Lock::rules_of(&lock.connections[0]);
+        assert!(input.starts_with("INPUT ") && input.contains("--source 10.0.0.2 --sport 4000"));
+        assert!(output.starts_with("OUTPUT ") && output.contains("--source 10.0.0.1 --sport 80"));
+    }
+}

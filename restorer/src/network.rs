@@ -1,0 +1,123 @@
+//! The last steps before a restored tree runs: the network is unlocked, and its connections go on.
+
+use std::collections::BTreeMap;
+
+use ids::HostPid;
+use images::Images;
+use images::messages::FileEntry;
+use kernel::netfilter::{Ends, Lock, Method};
+use kernel::pidfd::PidFd;
+
+use crate::error::Error;
+use crate::files::{Connections, OpenFiles, Repaired};
+use crate::load::Checkpoint;
+use crate::options::RestoreOptions;
+use crate::plan::Plan;
+
+/// What has been done to connections until the tree runs.
+#[derive(Debug)]
+pub(crate) struct Network {
+    /// What a dump has left locked.
+    lock: Option<Lock>,
+    repaired: Vec<(HostPid, Repaired)>,
+}
+
+/// What becomes of connections: those that were dumped as closed come back so.
+pub(crate) fn connections(options: &RestoreOptions, dir: &Images) -> Connections {
+    match dir.inventory().tcp_close {
+        Some(true) => Connections::Closed,
+        _ => options.connections,
+    }
+}
+
+/// The lock that the dump of these images has left.
+pub(crate) fn lock<'f>(
+    dir: &Images,
+    root: Option<i32>,
+    files: impl Iterator<Item = &'f FileEntry>,
+) -> Option<Lock> {
+    let inventory = dir.inventory();
+    let method = inventory.network_lock_method.and_then(Method::of_number)?;
+    let sockets = files.filter_map(|file| file.isk.as_deref());
+    let connections = sockets.filter(|socket| socket.is_connection());
+    let ends: Vec<Ends> =
+        connections.filter_map(|socket| Some((socket.local()?, socket.peer()?))).collect();
+    let is_one = match method {
+        // It is one table, whatever is in it.
+        Method::Nftables => true,
+        Method::Iptables => !ends.is_empty(),
+        Method::Skip => false,
+    };
+    // Of images without an id CRIU calls it by the root.
+    let of_root = || root.map(|root| root.to_string());
+    let id = inventory.dump_criu_run_id.clone().or_else(of_root)?;
+    is_one.then(|| Lock::new(method, &id, ends)).flatten()
+}
+
+/// What [`unlock`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unlocked {
+    /// A lock of this name, which is gone now.
+    Taken(String),
+    /// There is no lock of this name.
+    Gone(String),
+    /// The dump has locked nothing.
+    Never,
+}
+
+/// Takes away what the dump of a checkpoint has left locked, without a restore.
+///
+/// # Errors
+/// When the images cannot be read, or the lock stays.
+pub fn unlock(images: &Images) -> Result<Unlocked, Error> {
+    let checkpoint = images::Checkpoint::load(images.clone())?;
+    let root = checkpoint.processes.first().map(|process| process.pid.cast_signed());
+    let files = checkpoint.files.entries.values().map(|file| &**file);
+    let Some(lock) = lock(images, root, files) else { return Ok(Unlocked::Never) };
+    let name = lock.name();
+    let taken = lock.take_away().map_err(Error::kernel(format!("take away {name}")))?;
+    Ok(if taken { Unlocked::Taken(name) } else { Unlocked::Gone(name) })
+}
+
+impl Network {
+    /// What there is to be undone for a tree that has these open files.
+    pub(crate) fn of(
+        checkpoint: &Checkpoint,
+        lock: Option<Lock>,
+        files: &OpenFiles,
+        plan: &Plan,
+    ) -> Result<Self, Error> {
+        let mut tables = BTreeMap::new();
+        for (process, body) in checkpoint.living() {
+            tables.insert(body.ids.files_id, plan.host(process.pid)?);
+        }
+        let repaired = files.repaired().into_iter();
+        let with_pid = |one: Repaired| Some((*tables.get(&one.table)?, one));
+        Ok(Self { lock, repaired: repaired.filter_map(with_pid).collect() })
+    }
+
+    /// Takes away what the dump has left locked. It is no error if it stays: the tree can live with it for a
+    /// while, and who reads the log takes it away.
+    pub(crate) fn unlock(&self) {
+        let Some(lock) = &self.lock else { return };
+        if let Err(error) = lock.take_away() {
+            let name = lock.name();
+            tracing::error!("connections stay locked ({name}), take that away: {error}");
+        }
+    }
+
+    /// Lets all connections go on. The tree is built, and about to run.
+    pub(crate) fn let_go(&self) -> Result<(), Error> {
+        let mut last: Option<(HostPid, PidFd)> = None;
+        for (pid, one) in &self.repaired {
+            let failed = || Error::kernel("let a TCP connection go on");
+            let opened = match last.take() {
+                Some((of, opened)) if of == *pid => opened,
+                _ => PidFd::open(*pid).map_err(failed())?,
+            };
+            one.end(&opened).map_err(failed())?;
+            last = Some((*pid, opened));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! TCP connections to programs outside of the tree. Needs root, and nftables or iptables.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Scratch, Workload, require, stasis_program, wait_until,
+};
+
+/// Sends each byte of one connection back.
+struct Echo {
+    address: SocketAddr,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl Echo {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let thread = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept()?;
+            let mut bytes = [0; 1024];
+            loop {
+                let count = connection.read(&mut bytes)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                connection.write_all(&bytes[..count])?;
+            }
+        });
+        Self { address, thread }
+    }
+
+    /// How the connection ended, as the peer saw it.
+    fn end(self) -> std::io::Result<()> {
+        self.thread.join().expect("the peer")
+    }
+}
+
+fn nft(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("nft").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What is locked of connections to an address.
+fn locks_of(address: SocketAddr) -> usize {
+    let rules = nft(&["list", "ruleset"]).unwrap_or_default();
+    let port = format!(" {} ", address.port());
+    rules.lines().filter(|line| line.contains(&port)).count()
+}
+
+fn dump(pid: i32, images: &Path, options: &[&str]) -> Outcome {
+    let mut command = Engine::Stasis.dump_command(pid, images, Dump::ENDING);
+    Outcome::of(command.args(options))
+}
+
+fn restore(images: &Path, options: &[&str]) -> Outcome {
+    let mut command = Engine::Stasis.restore_command(images, Dump::ENDING);
+    Outcome::of(command.args(options))
+}
+
+fn start(family: &str, scratch: &Scratch, peer: SocketAddr) -> Workload {
+    Workload::start_with(family, scratch.path("work"), &[("PEER", &peer.to_string())])
+}
+
+/// A connection goes on after a restore, and its peer has not noticed.
+fn goes_on(method: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    let images = scratch.path("images");
+    let refused = dump(workload.pid(), &images, &[]);
+    assert!(!refused.success && refused.stderr.contains("--tcp-established"), "{}", refused.stderr);
+    assert_eq!(locks_of(peer.address), 0);
+    let options = ["--tcp-established", "--network-lock", method];
+    dump(workload.pid(), &images, &options).must_succeed("dump");
+    machine.await_no_children();
+    assert!(locks_of(peer.address) > 0, "nothing is locked");
+    restore(&images, &[]).must_succeed("restore");
+    assert_eq!(locks_of(peer.address), 0, "it is locked still");
+    workload.check().expect("the connection");
+    drop(workload);
+    peer.end().expect("the peer sees the connection end as others do");
+}
+
+#[test]
+fn a_connection_to_outside_goes_on() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    goes_on("nftables");
+}
+
+#[test]
+fn the_same_with_iptables() {
+    let mut probe = Command::new("iptables-restore");
+    probe.args(["-w", "--noflush", "--test"]).stdin(Stdio::null());
+    let works = probe.status().is_ok_and(|status| status.success());
+    require!(works, "iptables-restore works");
+    goes_on("iptables");
+}
+
+#[test]
+fn a_tree_that_runs_on_keeps_its_connection() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    for images in ["first", "second"] {
+        let options = ["--tcp-established", "--leave-running"];
+        dump(workload.pid(), &scratch.path(images), &options).must_succeed("dump");
+        assert_eq!(locks_of(peer.address), 0);
+    }
+    workload.check().expect("the connection");
+}
+
+#[test]
+fn a_checkpoint_that_nobody_restores_is_unlocked() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    let images = scratch.path("images");
+    dump(workload.pid(), &images, &["--tcp-established"]).must_succeed("dump");
+    machine.await_no_children();
+    assert!(locks_of(peer.address) > 0);
+    let unlock = || Outcome::of(Command::new(stasis_program()).arg("unlock").arg(&images));
+    assert!(unlock().must_succeed("unlock").stdout.contains("is gone"));
+    assert_eq!(locks_of(peer.address), 0);
+    assert!(unlock().must_succeed("unlock again").stdout.contains("nothing is locked"));
+}
+
+#[test]
+fn connections_are_closed_where_that_is_asked_for() {
+    for (dumped, restored) in [("--tcp-close", None), ("--tcp-established", Some("--tcp-close"))] {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let peer = Echo::start();
+        let address = peer.address;
+        let workload = start("tcp_closed", &scratch, address);
+        let images = scratch.path("images");
+        dump(workload.pid(), &images, &[dumped]).must_succeed("dump");
+        machine.await_no_children();
+        fs::write(workload.path("restored"), "").expect("say so");
+        restore(&images, restored.as_slice()).must_succeed("restore");
+        assert_eq!(locks_of(address), 0);
+        workload.check().unwrap_or_else(|what| panic!("{dumped}: {what}"));
+    }
+}
+
+#[test]
+fn connections_that_nobody_has_accepted_are_left_out() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (work, images) = (scratch.path("work"), scratch.path("images"));
+    fs::create_dir(&work).expect("mkdir");
+    let connecting = std::thread::spawn({
+        let work = work.clone();
+        move || {
+            let told = || fs::read_to_string(work.join("address")).ok();
+            assert!(wait_until(Duration::from_secs(20), || told().is_some()));
+            let address: SocketAddr = told().expect("told").parse().expect("an address");
+            let waits = TcpStream::connect(address).expect("connect");
+            fs::write(work.join("connected"), "").expect("say so");
+            waits
+        }
+    });
+    let workload = Workload::start("tcp_in_flight", work);
+    let _waits = connecting.join().expect("who connects");
+    let refused = dump(workload.pid(), &images, &[]);
+    assert!(!refused.success && refused.stderr.contains("--skip-in-flight"), "{}", refused.stderr);
+    dump(workload.pid(), &images, &["--skip-in-flight"]).must_succeed("dump");
+    machine.await_no_children();
+    fs::write(workload.path("restored"), "").expect("say so");
+    restore(&images, &[]).must_succeed("restore");
+    workload.check().expect("the listener");
+}
+
+/// Kills a dump at instants that lie all over it. What the kernel keeps, the next command undoes.
+#[test]
+fn a_killed_dump_leaves_no_connection_behind() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    let run_dir = scratch.path("run");
+    let written = || fs::read_dir(run_dir.join("undo")).map_or(0, Iterator::count);
+    let mut left = 0;
+    for n in 0..60 {
+        let delay = Duration::from_millis(n * 4);
+        let images = scratch.path("images");
+        let ends = n % 2 == 1;
+        let how = if ends { Dump::ENDING } else { Dump::RUNNING_ON };
+        let mut command = Engine::Stasis.dump_command(workload.pid(), &images, how);
+        command.args(["--tcp-established", "--run-dir"]).arg(&run_dir);
+        if ends {
+            // It gives up when it has locked the network and frozen the tree.
+            command.args(["--max-freeze", "1us"]);
+        }
+        let mut dumper = command.stderr(Stdio::null()).spawn().expect("start a dump");
+        std::thread::sleep(delay);
+        dumper.kill().expect("kill it");
+        dumper.wait().expect("wait for it");
+        left += written();
+        let mut next = Command::new(stasis_program());
+        drop(Outcome::of(next.arg("check").env("STASIS_RUN_DIR", &run_dir)));
+        assert_eq!(written(), 0, "after {delay:?}");
+        assert_eq!(locks_of(peer.address), 0, "after {delay:?}");
+        fs::remove_dir_all(&images).ok();
+    }
+    assert!(left > 0, "no dump was killed while there was something to undo");
+    workload.check().expect("the connection");
+}
