@@ -29,6 +29,7 @@ mod namespaces;
 mod network;
 mod numbers;
 mod options;
+mod own_namespaces;
 mod plan;
 mod pre_dump;
 mod processes;

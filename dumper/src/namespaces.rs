@@ -14,15 +14,8 @@ use images::{ImageWriter, names};
 use kernel::namespaces::{of_process, uts_names};
 
 use crate::error::Error;
+use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
-
-/// Names in `/proc/PID/ns`, in the order of the numbers of the dumper's own.
-const KINDS: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
-
-/// The number that the dumper's own namespace of a kind has in the images.
-pub(crate) fn own_number(name: &str) -> Option<u32> {
-    Some(KINDS.iter().position(|kind| *kind == name)? as u32 + 1)
-}
 
 /// The namespaces of a tree.
 #[derive(Debug, Default)]

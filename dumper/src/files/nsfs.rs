@@ -7,7 +7,7 @@ use kernel::namespaces::{flag, own_link};
 use super::file_kind::FileKind;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
-use crate::namespaces::own_number;
+use crate::own_namespaces::own_number;
 
 /// A namespace that a descriptor keeps open.
 #[derive(Debug)]
