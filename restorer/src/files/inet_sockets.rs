@@ -246,16 +246,16 @@ mod tests {
         };
         let group =
             InetSkEntry { src_addr: vec![u32::from_ne_bytes([239, 83, 7, 1])], ..udp.clone() };
-        assert!(open(&group).unwrap_err().to_string().contains("cannot be"));
+        assert!(open(&group, false).unwrap_err().to_string().contains("cannot be"));
         let stream = InetSkEntry {
             r#type: SOCK_STREAM.cast_unsigned(),
             proto: IPPROTO_TCP.cast_unsigned(),
             state: SK_LISTEN,
             ..udp.clone()
         };
-        assert!(open(&stream).unwrap_err().to_string().contains("cannot be"));
+        assert!(open(&stream, false).unwrap_err().to_string().contains("cannot be"));
         // This needs root.
-        let socket = std::net::UdpSocket::from(open(&udp).unwrap());
+        let socket = std::net::UdpSocket::from(open(&udp, false).unwrap());
         let mut bytes = [0; 16];
         let (count, sender) = socket.recv_from(&mut bytes).unwrap();
         assert_eq!(
