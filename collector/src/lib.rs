@@ -95,6 +95,10 @@ impl Collector {
             Ok(source) => Self::of(Sources::Bpf(Box::new(source))),
             Err(error) => {
                 let why = bpf::chain(&error);
+                let source = match &error {
+                    BpfError::Namespace(_) => ProcSource::with_terminals(home.clone()),
+                    _ => ProcSource::default(),
+                };
                 match error {
                     // As it is to be.
                     BpfError::NoRight(_) | BpfError::Namespace(_) => {
@@ -102,7 +106,7 @@ impl Collector {
                     }
                     _ => tracing::warn!("inventories come from /proc, slower: {why}"),
                 }
-                Self::proc_only()
+                Self::of(Sources::Proc(source))
             }
         }
     }

@@ -4,6 +4,7 @@
 use ids::HostPid;
 use kernel::procfs::{self, Dir, FdInfo, Namespaces, ProcFile, Stat, Status};
 
+use crate::bpf::{Home, TerminalSource};
 use crate::deadline::Deadline;
 use crate::identity;
 use crate::proc_mappings::mappings;
@@ -17,6 +18,15 @@ pub struct ProcSource {
     fds: Vec<i32>,
     /// When to stop, with what has been read until then.
     pub(crate) until: Deadline,
+    /// What tells of terminals, which /proc does not.
+    terminals: TerminalSource,
+}
+
+impl ProcSource {
+    /// Reads /proc, but for terminals, of which eBPF tells what waits in them whatever the namespaces.
+    pub(crate) fn with_terminals(home: Home) -> Self {
+        Self { terminals: TerminalSource::NotOpened(home), ..Self::default() }
+    }
 }
 
 /// Takes an inventory of processes from /proc.
@@ -25,6 +35,12 @@ pub struct ProcSource {
 /// If something that is there cannot be read or understood.
 pub fn take(pids: &[HostPid], parts: Parts) -> Result<Inventory, Error> {
     ProcSource::default().take(pids, parts)
+}
+
+/// The terminal that controls a process; 0 for none.
+fn terminal(stat: &Stat) -> u64 {
+    // The kernel's own encoding for users, in 32 bits.
+    u64::from(stat.tty_nr.cast_unsigned())
 }
 
 /// `None` for something that has gone.
@@ -73,6 +89,8 @@ impl ProcSource {
             ppid: stat.ppid,
             pgid: stat.pgrp,
             sid: stat.session,
+            terminal: terminal(&stat),
+            foreground: stat.tty_pgrp,
             state,
             threads: std::collections::BTreeMap::new(),
             mappings: Vec::new(),
@@ -95,6 +113,9 @@ impl ProcSource {
         }
         if alive && parts.contains(Parts::FILES) {
             process.files = self.files(source)?;
+            if process.files.iter().any(may_be_terminal) {
+                self.terminals.add(pid, &mut process.files);
+            }
         }
         if parts.contains(Parts::SHARING) {
             process.namespaces = Namespaces::read(source)?.0;
@@ -188,8 +209,15 @@ pub fn open_file(
         owned: None,
         locked: None,
         linkable: None,
+        terminal: None,
         mark: None,
     }))
+}
+
+/// Whether a file is a device that may be a terminal.
+fn may_be_terminal(file: &OpenFile) -> bool {
+    let names = ["null", "zero", "full", "random", "urandom"].map(|name| format!("/dev/{name}"));
+    file.mode & libc::S_IFMT == libc::S_IFCHR && names.iter().all(|name| file.target != **name)
 }
 
 /// Whether a thread is in other namespaces than the first of its process. One that is ending has none.

@@ -89,6 +89,7 @@ fn comparable(mut inventory: Inventory) -> Inventory {
         }
         for file in &mut process.files {
             (file.owned, file.locked, file.linkable) = (None, None, None);
+            file.terminal = None;
             file.mark = None;
         }
     }

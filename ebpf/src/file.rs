@@ -4,6 +4,7 @@ mod asked;
 mod holders;
 mod marks;
 mod print;
+mod terminals;
 
 use core::ffi::c_void;
 
@@ -18,9 +19,11 @@ use crate::read::{at, field, load, offset};
 use crate::{Meta, Name, emit, fitting};
 pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
 use marks::{has_locks, is_owned, seen};
+pub(crate) use terminals::controlling;
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
+const S_IFCHR: u32 = 0o020_000;
 
 #[repr(C)]
 pub(crate) struct FileContext {
@@ -87,6 +90,9 @@ fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
         emit(seq, &record);
     } else {
         emit_with_path(seq, file, &mut record);
+    }
+    if record.mode & S_IFMT == S_IFCHR {
+        terminals::tell(seq, fd, file as u64);
     }
 }
 

@@ -12,7 +12,7 @@ use stasis_ebpf_common::{
 use crate::mark::Mark;
 use crate::places::emit_places;
 use crate::read::{at, field, fill, load, offset};
-use crate::{Meta, emit, settings};
+use crate::{Meta, emit, file, settings};
 
 #[repr(C)]
 struct TaskContext {
@@ -67,9 +67,12 @@ fn ids(seq: *mut seq_file, task: u64) -> (i32, i32) {
         group_exit_code: load(signal, o::SIGNAL_GROUP_EXIT_CODE),
         signal_flags: load(signal, o::SIGNAL_FLAGS),
         start_boottime: load(task, o::TASK_START_BOOTTIME),
+        terminal: 0,
+        foreground: 0,
         comm: [0; 16],
     };
     fill(&mut ids.comm, task, o::TASK_COMM);
+    (ids.terminal, ids.foreground) = file::controlling(field(signal, o::SIGNAL_TERMINAL));
     emit(seq, &ids);
     (ids.tid, ids.tgid)
 }

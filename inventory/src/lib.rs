@@ -3,6 +3,7 @@
 
 mod mapping_kind;
 pub mod settings;
+pub mod terminals;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 pub use mapping_kind::{is_shared_anonymous, mapping_kind};
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
+use terminals::Terminal;
 
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +31,11 @@ pub struct Process {
     /// Session id; `None` if this pid namespace has no number for it.
     #[serde(serialize_with = "or_zero")]
     pub sid: Option<HostPid>,
+    /// The terminal that controls it, as `st_rdev` has it; 0 for none.
+    pub terminal: u64,
+    /// The process group in the foreground of that terminal; `None` for none.
+    #[serde(serialize_with = "or_zero")]
+    pub foreground: Option<HostPid>,
     /// What the process is doing, as far as a checkpoint cares.
     pub state: ProcessState,
     /// The threads by tid, the leader among them.
@@ -56,6 +63,8 @@ impl Process {
             ppid: None,
             pgid: None,
             sid: None,
+            terminal: 0,
+            foreground: None,
             state: ProcessState::Alive,
             threads: BTreeMap::new(),
             mappings: Vec::new(),
@@ -311,6 +320,9 @@ pub struct OpenFile {
     /// /proc reader, which is not told.
     #[serde(skip)]
     pub linkable: Option<bool>,
+    /// How the terminal behind it is; `None` for what is none, and from the /proc reader, which is not told.
+    #[serde(skip)]
+    pub terminal: Option<Box<Terminal>>,
     /// What tells later whether it has changed; `None` from the /proc reader, of sockets and pipes that are not
     /// watched (the collector's `watch`), and for what has to be looked at each time: files with an owner to signal, with locks or with no name, terminals,
     /// event files, pipes that hold somebody else's pages.

@@ -13,6 +13,8 @@ fn process() -> Process {
         ppid: HostPid::new(1),
         pgid: HostPid::new(40),
         sid: HostPid::new(40),
+        terminal: 0,
+        foreground: None,
         state: ProcessState::Alive,
         threads: BTreeMap::new(),
         mappings: Vec::new(),
@@ -67,6 +69,7 @@ fn file(target: &str, mode: u32) -> OpenFile {
         owned: None,
         locked: None,
         linkable: None,
+        terminal: None,
         mark: None,
     }
 }

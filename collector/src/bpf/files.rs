@@ -12,7 +12,7 @@ use zerocopy::FromBytes;
 use super::change_detection::Wanted;
 use super::programs::What;
 use super::records::{OWN, PIPE_FS, SOCKET_FS, device, file_flags, records};
-use super::{BpfError, fallback};
+use super::{BpfError, fallback, terminals};
 use crate::{FileMark, OpenFile};
 
 /// proc, sysfs, devpts.
@@ -117,6 +117,7 @@ impl Decoding {
         }
         same_descriptors &= rest.next().is_none() && files.len() == count;
         files.truncate(count);
+        terminals::add(output, self.pid, &mut files)?;
         Ok(Decoded { files, read, same_descriptors })
     }
 
@@ -149,6 +150,7 @@ impl Decoding {
         if missing.peek().is_some() {
             return Ok(Err(files));
         }
+        terminals::add(output, self.pid, &mut files)?;
         let mut decoded = Decoded { files, read, same_descriptors: true };
         decoded.keep_names(wanted);
         Ok(Ok(decoded))
@@ -216,6 +218,7 @@ impl Decoding {
             owned: Some(record.beside & beside::OWNER != 0),
             locked: Some(record.beside & beside::LOCKS != 0),
             linkable: Some(record.beside & beside::LINKABLE != 0),
+            terminal: None,
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         };
         let mut read = ReadFile { index, before: 0, keeps_name: false, same: false };

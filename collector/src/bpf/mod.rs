@@ -20,6 +20,8 @@ mod ready;
 mod records;
 mod source;
 mod tables;
+mod terminal_source;
+mod terminals;
 mod tracks;
 
 use ids::HostPid;
@@ -31,6 +33,7 @@ pub use reading::BpfSource;
 pub(crate) use reading::quicker_at_once;
 pub use ready::{Home, Stored, StoredItem};
 pub(crate) use ready::{chain, open, serve};
+pub(crate) use terminal_source::TerminalSource;
 pub(crate) use tracks::{Counts, NotEntered, Tracers, now};
 
 /// What can go wrong with the eBPF programs.

@@ -53,14 +53,14 @@ impl Layout {
                 Some((structure, members)) if want == Want::Value => btf.value(structure, members),
                 Some((structure, members)) => {
                     btf.offset(structure, members).map(|bits| match want {
-                        Want::Bit => bits,
+                        Want::Bit | Want::OptionalBit => bits,
                         Want::Byte | Want::Optional | Want::Value => bits / 8,
                     })
                 }
             });
             match found {
                 Some(offset) => *slot = offset,
-                None if matches!(want, Want::Optional | Want::Value) => {}
+                None if matches!(want, Want::Optional | Want::OptionalBit | Want::Value) => {}
                 None => return Err(BpfError::Field(path.unwrap_or(name))),
             }
         }

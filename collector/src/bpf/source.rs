@@ -281,6 +281,11 @@ fn process(pid: HostPid, tasks: &Tasks, landlock: Landlock) -> Option<FoundProce
         ppid: HostPid::new(leader.ids.ppid),
         pgid: HostPid::new(leader.ids.pgid),
         sid: HostPid::new(leader.ids.sid),
+        terminal: match leader.ids.terminal {
+            0 => 0,
+            terminal => records::device(terminal),
+        },
+        foreground: HostPid::new(leader.ids.foreground),
         state: process_state(&leader),
         threads: threads.collect(),
         mappings: Vec::new(),

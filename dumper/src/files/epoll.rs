@@ -144,6 +144,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable: None,
+            terminal: None,
             mark: None,
         }
     }

@@ -310,6 +310,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable: None,
+            terminal: None,
             mark: None,
         };
         let mapping = |inode| Mapping {
@@ -345,6 +346,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable,
+            terminal: None,
             mark: None,
         };
         assert!(makes_a_linkable_file(&file(Some(true), O_TMPFILE | 2)));

@@ -95,6 +95,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable: None,
+            terminal: None,
             mark: None,
         }
     }

@@ -8,7 +8,10 @@
 
 pub mod asked;
 pub mod offsets;
+mod terminals;
 pub mod track;
+
+pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
 
 #[cfg(feature = "host")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -40,6 +43,13 @@ pub const KIND_HOLDERS: u32 = 6;
 pub const KIND_HELD: u32 = 7;
 /// A [`PolicyRecord`], behind the [`VmaRecord`] that it is about.
 pub const KIND_POLICY: u32 = 8;
+/// A [`TerminalRecord`], behind the [`FileRecord`] of a descriptor of a terminal.
+pub const KIND_TERMINAL: u32 = 9;
+/// An [`InputState`], behind the [`TerminalRecord`] that it is about, before and behind its
+/// [`QueueRecord`]s.
+pub const KIND_INPUT: u32 = 10;
+/// A [`QueueRecord`].
+pub const KIND_QUEUE: u32 = 11;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -96,6 +106,10 @@ pub struct TaskIds {
     pub signal_flags: u32,
     /// Start, in nanoseconds since boot.
     pub start_boottime: u64,
+    /// The terminal that controls the process, in the kernel's encoding of devices; 0 for none.
+    pub terminal: u32,
+    /// The process group in the foreground of that terminal.
+    pub foreground: i32,
     /// Name.
     pub comm: [u8; 16],
 }

@@ -28,6 +28,7 @@ macro_rules! offsets {
     };
     (@want optional) => { Want::Optional };
     (@want bit) => { Want::Bit };
+    (@want optional_bit) => { Want::OptionalBit };
     (@want value) => { Want::Value };
     (@want) => { Want::Byte };
 }
@@ -41,6 +42,8 @@ pub enum Want {
     Optional,
     /// Its offset in bits, of a field of one bit; no kernel lacks it.
     Bit,
+    /// Its offset in bits, of a field of one bit, or [`ABSENT`].
+    OptionalBit,
     /// Not a field: the value that has the path's last name, in the enumeration that the field before it
     /// is of; 0 if the enumeration lacks it, [`ABSENT`] if the field is a plain number.
     Value,
@@ -297,4 +300,49 @@ offsets! {
     ANON_NAME_TEXT = "anon_vma_name.name" optional;
     VM_OPS_NAME = "vm_operations_struct.name";
     SPECIAL_MAPPING_NAME = "vm_special_mapping.name";
+    SIGNAL_TERMINAL = "signal_struct.tty" optional;
+    FILE_OPERATIONS = "file.f_op";
+    OPERATIONS_OPEN = "file_operations.open";
+    TERMINAL_OF_FILE = "tty_file_private.tty" optional;
+    FILE_OF_TERMINAL = "tty_file_private.file" optional;
+    TERMINAL_INDEX = "tty_struct.index" optional;
+    TERMINAL_DRIVER = "tty_struct.driver" optional;
+    TERMINAL_PORT = "tty_struct.port" optional;
+    TERMINAL_DISCIPLINE = "tty_struct.ldisc" optional;
+    TERMINAL_MODES = "tty_struct.termios" optional;
+    TERMINAL_LOCKED = "tty_struct.termios_locked" optional;
+    TERMINAL_FLAGS = "tty_struct.flags" optional;
+    TERMINAL_OPENS = "tty_struct.count" optional;
+    TERMINAL_WINDOW = "tty_struct.winsize" optional;
+    TERMINAL_STOPPED = "tty_struct.flow.stopped" optional;
+    TERMINAL_STOPPED_BY_CALL = "tty_struct.flow.tco_stopped" optional;
+    TERMINAL_FOREGROUND = "tty_struct.ctrl.pgrp" optional;
+    TERMINAL_PACKET_STATUS = "tty_struct.ctrl.pktstatus" optional;
+    TERMINAL_PACKETS = "tty_struct.ctrl.packet" optional;
+    TERMINAL_LINK = "tty_struct.link" optional;
+    TERMINAL_INPUT = "tty_struct.disc_data" optional;
+    TERMINAL_DRIVER_DATA = "tty_struct.driver_data" optional;
+    DRIVER_MAJOR = "tty_driver.major" optional;
+    DRIVER_FIRST_MINOR = "tty_driver.minor_start" optional;
+    DISCIPLINE_OPERATIONS = "tty_ldisc.ops" optional;
+    DISCIPLINE_NUMBER = "tty_ldisc_ops.num" optional;
+    PTS_SB = "pts_fs_info.sb" optional;
+    PORT_BUFFERS = "tty_port.buf" optional;
+    BUFFERS_HEAD = "tty_bufhead.head" optional;
+    BUFFERS_WORK = "tty_bufhead.work.data.counter" optional;
+    BUFFERS_LOCK = "tty_bufhead.lock.owner.counter" optional;
+    FLIP_NEXT = "tty_buffer.next" optional;
+    FLIP_COMMIT = "tty_buffer.commit" optional;
+    FLIP_READ = "tty_buffer.read" optional;
+    FLIP_FLAGS = "tty_buffer.flags" optional;
+    FLIP_DATA = "tty_buffer.data" optional;
+    INPUT_HEAD = "n_tty_data.read_head" optional;
+    INPUT_CANONICAL = "n_tty_data.canon_head" optional;
+    INPUT_TAIL = "n_tty_data.read_tail" optional;
+    INPUT_ECHO_HEAD = "n_tty_data.echo_head" optional;
+    INPUT_ECHO_TAIL = "n_tty_data.echo_tail" optional;
+    INPUT_COLUMN = "n_tty_data.column" optional;
+    INPUT_LITERAL_NEXT = "n_tty_data.lnext" optional_bit;
+    INPUT_BUFFER = "n_tty_data.read_buf" optional;
+    INPUT_LINE_ENDS = "n_tty_data.read_flags" optional;
 }

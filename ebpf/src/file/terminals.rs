@@ -1,0 +1,295 @@
+//! Open terminals: how each is, and what waits in it, which no call shows without taking it away.
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, seq_file};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_seq_write,
+};
+use aya_ebpf::maps::{Array, HashMap};
+use stasis_ebpf_common::offsets as o;
+use stasis_ebpf_common::offsets::ABSENT;
+use stasis_ebpf_common::queue::{INPUT, LINE_ENDS, MORE, MOST, RING_BYTES, WAITING};
+use stasis_ebpf_common::{
+    Header, InputState, KIND_INPUT, KIND_QUEUE, KIND_TERMINAL, QueueRecord, TerminalModes,
+    TerminalRecord, TerminalState,
+};
+
+use crate::emit;
+use crate::read::{at, field, fill, load, offset};
+
+/// Major numbers of pseudo-terminals, masters and slaves (include/uapi/linux/major.h).
+const MASTERS: u32 = 128;
+const SLAVES: u32 = 136;
+
+/// The terminal that a process has as its controlling one, in the kernel's encoding of devices, and the
+/// process group in its foreground.
+#[inline(always)]
+pub(crate) fn controlling(terminal: u64) -> (u32, i32) {
+    if terminal == 0 {
+        return (0, 0);
+    }
+    let (major, minor) = device(terminal);
+    (major << 20 | minor & 0xf_ffff, number(terminal, o::TERMINAL_FOREGROUND))
+}
+
+#[inline(always)]
+fn device(terminal: u64) -> (u32, u32) {
+    let driver: u64 = field(terminal, o::TERMINAL_DRIVER);
+    let index: u32 = field(terminal, o::TERMINAL_INDEX);
+    let first: u32 = field(driver, o::DRIVER_FIRST_MINOR);
+    (field(driver, o::DRIVER_MAJOR), first.wrapping_add(index))
+}
+
+/// The number of a session or group in the initial pid namespace.
+#[inline(always)]
+fn number(terminal: u64, of: usize) -> i32 {
+    let pid: u64 = field(terminal, of);
+    if pid == 0 {
+        return 0;
+    }
+    at(pid + u64::from(offset(o::PID_NUMBERS)) + u64::from(offset(o::UPID_NR)))
+}
+
+/// Writes out how the terminal behind a descriptor is, if one is.
+#[inline(never)]
+pub(super) fn tell(seq: *mut seq_file, fd: u32, file: u64) -> u32 {
+    if offset(o::TERMINAL_STOPPED) == ABSENT || offset(o::INPUT_HEAD) == ABSENT {
+        return 0;
+    }
+    // Whatever else a device keeps there does not lead back to the file.
+    let private: u64 = field(file, o::FILE_PRIVATE);
+    let back: u64 = field(private, o::FILE_OF_TERMINAL);
+    let terminal: u64 = field(private, o::TERMINAL_OF_FILE);
+    if private == 0 || back != file || terminal == 0 {
+        return 0;
+    }
+    let operations: u64 = field(file, o::FILE_OPERATIONS);
+    let open: u64 = field(operations, o::OPERATIONS_OPEN);
+    let real = state(seq, fd, terminal, open == 0);
+    modes(seq, real);
+    input(seq, terminal);
+    let opens: i32 = field(real, o::TERMINAL_OPENS);
+    // A slave that nobody has open is told of by its master.
+    if real != terminal && opens <= 1 {
+        input(seq, real);
+    }
+    1
+}
+
+#[inline(always)]
+fn input(seq: *mut seq_file, terminal: u64) {
+    input_state(seq, terminal);
+    queues(seq, terminal);
+    input_state(seq, terminal);
+}
+
+/// Returns the side whose modes count: of a pseudo-terminal the slave.
+#[inline(never)]
+fn state(seq: *mut seq_file, fd: u32, terminal: u64, hung_up: bool) -> u64 {
+    let (major, minor) = device(terminal);
+    let link: u64 = field(terminal, o::TERMINAL_LINK);
+    let is_master = major == MASTERS;
+    let is_pty = is_master || major == SLAVES;
+    let real = if is_master && link != 0 { link } else { terminal };
+    let discipline: u64 = field(terminal, o::TERMINAL_DISCIPLINE);
+    let mut state = TerminalState {
+        header: Header { kind: KIND_TERMINAL, bytes: size_of::<TerminalRecord>() as u32 },
+        fd: fd as i32,
+        discipline: field(field(discipline, o::DISCIPLINE_OPERATIONS), o::DISCIPLINE_NUMBER),
+        major,
+        minor,
+        side: if is_master { 1 } else { u32::from(is_pty) * 2 },
+        hung_up: u32::from(hung_up),
+        opens: field(terminal, o::TERMINAL_OPENS),
+        flags: field(terminal, o::TERMINAL_FLAGS),
+        stopped: field(terminal, o::TERMINAL_STOPPED),
+        stopped_by_call: field(terminal, o::TERMINAL_STOPPED_BY_CALL),
+        packets: field(terminal, o::TERMINAL_PACKETS),
+        ..TerminalState::default()
+    };
+    if link != 0 {
+        state.other_opens = field(link, o::TERMINAL_OPENS);
+        state.other_flags = field(link, o::TERMINAL_FLAGS);
+        state.packet_status = field(link, o::TERMINAL_PACKET_STATUS);
+    }
+    let master = if is_master { terminal } else { link };
+    let master_opens: i32 = field(master, o::TERMINAL_OPENS);
+    if is_pty && master_opens > 0 {
+        let instance: u64 = field(field(master, o::TERMINAL_DRIVER_DATA), o::PTS_SB);
+        state.instance = field(instance, o::SUPER_BLOCK_DEV);
+    }
+    emit(seq, &state);
+    real
+}
+
+#[inline(never)]
+fn modes(seq: *mut seq_file, terminal: u64) {
+    let mut modes = TerminalModes::default();
+    fill(&mut modes.modes, terminal, o::TERMINAL_MODES);
+    fill(&mut modes.locked, terminal, o::TERMINAL_LOCKED);
+    fill(&mut modes.window, terminal, o::TERMINAL_WINDOW);
+    emit(seq, &modes);
+}
+
+#[inline(always)]
+fn buffers(terminal: u64) -> u64 {
+    let port: u64 = field(terminal, o::TERMINAL_PORT);
+    if port == 0 { 0 } else { port + u64::from(offset(o::PORT_BUFFERS)) }
+}
+
+#[inline(never)]
+fn input_state(seq: *mut seq_file, terminal: u64) {
+    /// `WORK_STRUCT_PENDING`.
+    const PENDING: u64 = 1;
+    let input: u64 = field(terminal, o::TERMINAL_INPUT);
+    let buffers = buffers(terminal);
+    let buffer: u64 = field(buffers, o::BUFFERS_HEAD);
+    let work: u64 = field(buffers, o::BUFFERS_WORK);
+    let lock: u64 = field(buffers, o::BUFFERS_LOCK);
+    let echoes: u64 = field(input, o::INPUT_ECHO_HEAD);
+    let echoed: u64 = field(input, o::INPUT_ECHO_TAIL);
+    let mut literal = 0;
+    let bit = offset(o::INPUT_LITERAL_NEXT);
+    if input != 0 && bit != ABSENT {
+        let byte: u8 = at(input + u64::from(bit / 8));
+        literal = u32::from(byte >> (bit % 8) & 1);
+    }
+    emit(
+        seq,
+        &InputState {
+            header: Header { kind: KIND_INPUT, bytes: size_of::<InputState>() as u32 },
+            head: field(input, o::INPUT_HEAD),
+            canonical: field(input, o::INPUT_CANONICAL),
+            tail: field(input, o::INPUT_TAIL),
+            echoes: echoes.wrapping_sub(echoed),
+            buffer,
+            taken: field(buffer, o::FLIP_READ),
+            column: field(input, o::INPUT_COLUMN),
+            literal_next: literal,
+            is_moving: u32::from(work & PENDING != 0 || lock != 0),
+        },
+    );
+}
+
+/// Room for what is read, which the stack has not: one for each thread that reads.
+#[unsafe(link_section = "maps")]
+#[unsafe(export_name = "ROOMS")]
+static ROOMS: HashMap<u32, [u8; MOST]> = HashMap::with_max_entries(1 << 10, BPF_F_NO_PREALLOC);
+
+/// What a room is made of.
+#[unsafe(link_section = "maps")]
+#[unsafe(export_name = "EMPTY")]
+static EMPTY: Array<[u8; MOST]> = Array::with_max_entries(1, 0);
+
+/// A room, until it is left.
+struct Room {
+    reader: u32,
+    start: *mut u8,
+}
+
+impl Room {
+    /// `None` where there is no memory for it.
+    #[inline(always)]
+    fn enter() -> Option<Self> {
+        // SAFETY: the helper takes nothing.
+        let reader = unsafe { bpf_get_current_pid_tgid() } as u32;
+        let empty = EMPTY.get(0)?;
+        ROOMS.insert(&reader, empty, 0).ok()?;
+        let start = ROOMS.get_ptr_mut(&reader)?.cast();
+        Some(Self { reader, start })
+    }
+
+    /// Whether so many bytes, which are in bounds, could be read at an address.
+    #[inline(always)]
+    fn read(&self, from: u64, count: u32) -> bool {
+        // SAFETY: the helper checks the address, and the verifier that the bytes fit.
+        let failed = unsafe {
+            bpf_probe_read_kernel(self.start.cast(), count, from as *const core::ffi::c_void)
+        };
+        failed == 0
+    }
+
+    /// Writes out what was read.
+    #[inline(always)]
+    fn write(&self, seq: *mut seq_file, queue: u32, count: u32) {
+        let bytes = size_of::<QueueRecord>() as u32 + count;
+        emit(seq, &QueueRecord { header: Header { kind: KIND_QUEUE, bytes }, queue, padding: 0 });
+        // SAFETY: as above.
+        unsafe { bpf_seq_write(seq, self.start.cast(), count) };
+    }
+
+    #[inline(always)]
+    fn leave(self) {
+        // It may be gone.
+        let _ = ROOMS.remove(&self.reader);
+    }
+}
+
+/// Says that more waits than is written out.
+#[inline(always)]
+fn more(seq: *mut seq_file) {
+    let header = Header { kind: KIND_QUEUE, bytes: size_of::<QueueRecord>() as u32 };
+    emit(seq, &QueueRecord { header, queue: MORE, padding: 0 });
+}
+
+/// Writes out what waits: what the line discipline has taken and nobody has read, with where lines end, and
+/// what it has not taken.
+#[inline(never)]
+fn queues(seq: *mut seq_file, terminal: u64) {
+    let input: u64 = field(terminal, o::TERMINAL_INPUT);
+    let head: u64 = field(input, o::INPUT_HEAD);
+    let tail: u64 = field(input, o::INPUT_TAIL);
+    let first: u64 = field(buffers(terminal), o::BUFFERS_HEAD);
+    let next: u64 = field(first, o::FLIP_NEXT);
+    let (commit, read): (u32, u32) = (field(first, o::FLIP_COMMIT), field(first, o::FLIP_READ));
+    if head == tail && next == 0 && commit == read {
+        return;
+    }
+    let Some(room) = Room::enter() else { return more(seq) };
+    let mut is_whole = true;
+    if input != 0 && head != tail {
+        is_whole &= room.read(input + u64::from(offset(o::INPUT_BUFFER)), RING_BYTES as u32);
+        room.write(seq, INPUT, RING_BYTES as u32);
+        let bits = RING_BYTES as u32 / 8;
+        is_whole &= room.read(input + u64::from(offset(o::INPUT_LINE_ENDS)), bits);
+        room.write(seq, LINE_ENDS, bits);
+    }
+    is_whole &= waiting(seq, &room, first);
+    if !is_whole {
+        more(seq);
+    }
+    room.leave();
+}
+
+/// As many buffers as a pseudo-terminal has at most, each for 256 bytes or more.
+const BUFFERS: u32 = 40;
+
+/// Writes out what the line discipline has not taken; returns whether that is all.
+#[inline(always)]
+fn waiting(seq: *mut seq_file, room: &Room, first: u64) -> bool {
+    let mut buffer = first;
+    for _ in 0..BUFFERS {
+        if buffer == 0 {
+            return true;
+        }
+        let commit: u32 = field(buffer, o::FLIP_COMMIT);
+        let read: u32 = field(buffer, o::FLIP_READ);
+        let errors: u8 = field(buffer, o::FLIP_FLAGS);
+        let count = commit.wrapping_sub(read);
+        if count != 0 {
+            // Beside a flag for errors there are some.
+            if errors != 0 || count >= MOST as u32 {
+                return false;
+            }
+            // SAFETY: a local. Read volatile so that the compiler, which may know that the mask changes
+            // nothing, keeps it: it is what shows the verifier that the length is in bounds.
+            let count = unsafe { core::ptr::read_volatile(&raw const count) } & (MOST as u32 - 1);
+            let data = buffer + u64::from(offset(o::FLIP_DATA)) + u64::from(read);
+            if !room.read(data, count) {
+                return false;
+            }
+            room.write(seq, WAITING, count);
+        }
+        buffer = field(buffer, o::FLIP_NEXT);
+    }
+    buffer == 0
+}
