@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
-use collector::Inventory;
+use collector::{Inventory, Process};
 use freezer::Release;
 use hooks::{Moment, Point};
 use ids::HostPid;
@@ -172,6 +172,16 @@ fn encode(
     Ok(())
 }
 
+/// Whether a process has no controlling terminal, while others of its session have one.
+fn gave_up_terminal(inventory: &Inventory, pid: HostPid) -> bool {
+    let of = |pid: HostPid| inventory.processes.get(&pid);
+    let Some(process) = of(pid).filter(|process| process.terminal == 0) else { return false };
+    let has_one = |other: &Process| other.sid == process.sid && other.terminal != 0;
+    // As a rule the leader tells.
+    let leader = process.sid.and_then(of);
+    leader.map_or_else(|| inventory.processes.values().any(has_one), has_one)
+}
+
 fn process(
     state: &TreeState,
     writer: &ImageWriter,
@@ -188,7 +198,10 @@ fn process(
         let process = (index == 0).then_some((task, report, &shared[..], numbers));
         let groups = sets.number(&thread.attributes.groups);
         let bits = report.state.securebits;
-        let entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
+        let mut entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
+        if let Some(process) = &mut entry.tc {
+            process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);
+        }
         writer.write_one(&names::core(numbers.named(thread.tid)?.unsigned()), &entry)?;
     }
     let image = numbers.named(pid)?.unsigned();

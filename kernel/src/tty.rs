@@ -1,14 +1,16 @@
 //! Terminals (ioctl_tty(2)): modes, size, locks, and who is in the foreground.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::OFlag;
 
 use ids::ImagePid;
 
 /// Number of control characters of the kernel's own `struct termios`.
 pub const CONTROL_CHARACTERS: usize = 19;
 
-/// Modes of a terminal: the kernel's `struct termios`.
+/// Modes of a terminal: the kernel's `struct termios2`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Modes {
@@ -24,6 +26,10 @@ pub struct Modes {
     pub line: u8,
     /// Control characters.
     pub characters: [u8; CONTROL_CHARACTERS],
+    /// Speed of input, in bits a second.
+    pub input_speed: u32,
+    /// Speed of output.
+    pub output_speed: u32,
 }
 
 /// Window size: the kernel's `struct winsize`.
@@ -48,6 +54,11 @@ fn ioctl<T>(fd: impl AsFd, request: libc::Ioctl, argument: &mut T) -> io::Result
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `_IOR('T', 0x2A, struct termios2)` and `_IOW('T', 0x2B, struct termios2)`.
+const TCGETS2: libc::Ioctl = 0x802C_542A;
+const TCSETS2: libc::Ioctl = 0x402C_542B;
+/// `_IO('T', 0x41)`.
+const TIOCGPTPEER: libc::Ioctl = 0x5441;
 /// `_IOR('T', N, unsigned int)`.
 const TIOCGPTN: libc::Ioctl = 0x8004_5430;
 const TIOCGPKT: libc::Ioctl = 0x8004_5438;
@@ -62,16 +73,19 @@ const TIOCSPTLCK: libc::Ioctl = 0x4004_5431;
 /// When it is no terminal, or has hung up.
 pub fn modes(fd: impl AsFd) -> io::Result<Modes> {
     let mut modes = Modes::default();
-    ioctl(fd, libc::TCGETS, &mut modes)?;
+    ioctl(fd, TCGETS2, &mut modes)?;
     Ok(modes)
 }
 
-/// Sets the modes at once.
+/// Sets the modes at once. Speeds of 0 are not set.
 ///
 /// # Errors
 /// As [`modes`].
 pub fn set_modes(fd: impl AsFd, modes: &Modes) -> io::Result<()> {
-    ioctl(fd, libc::TCSETS, &mut modes.clone())
+    // The first kind of structure is the other one without the speeds.
+    let request =
+        if (modes.input_speed, modes.output_speed) == (0, 0) { libc::TCSETS } else { TCSETS2 };
+    ioctl(fd, request, &mut modes.clone())
 }
 
 /// Which modes are locked.
@@ -148,6 +162,84 @@ pub fn is_packet_mode(master: impl AsFd) -> io::Result<bool> {
     flag(master, TIOCGPKT)
 }
 
+/// Puts this pseudo-terminal master into packet mode, or out of it.
+///
+/// # Errors
+/// When it is no master.
+pub fn set_packet_mode(master: impl AsFd, on: bool) -> io::Result<()> {
+    ioctl(master, libc::TIOCPKT, &mut i32::from(on))
+}
+
+/// Has nobody open the terminal again (but who may administrate the system).
+///
+/// # Errors
+/// As [`modes`].
+pub fn set_exclusive(fd: impl AsFd) -> io::Result<()> {
+    with_number(fd, libc::TIOCEXCL, 0)
+}
+
+/// Opens the slave of this pseudo-terminal master, whatever its name leads to.
+///
+/// # Errors
+/// When it is locked, or no master.
+pub fn open_slave(master: impl AsFd, flags: OFlag) -> io::Result<OwnedFd> {
+    // SAFETY: the argument is an integer.
+    let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), TIOCGPTPEER, flags.bits()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Stops the terminal's output, or lets it go on.
+///
+/// # Errors
+/// As [`modes`].
+pub fn stop_output(fd: impl AsFd, stop: bool) -> io::Result<()> {
+    let action = if stop { libc::TCOOFF } else { libc::TCOON };
+    with_number(fd, libc::TCXONC, action)
+}
+
+/// The session that a terminal controls, if it is the caller's, or asked of a master.
+///
+/// # Errors
+/// When it controls none, or not the caller's.
+pub fn session(fd: impl AsFd) -> io::Result<i32> {
+    let mut session = 0_i32;
+    ioctl(fd, libc::TIOCGSID, &mut session)?;
+    Ok(session)
+}
+
+/// Gives up the caller's controlling terminal. If the caller leads its session, all of that loses it.
+///
+/// # Errors
+/// When it is not the caller's.
+pub fn give_up(fd: impl AsFd) -> io::Result<()> {
+    with_number(fd, libc::TIOCNOTTY, 0)
+}
+
+/// Whether a virtual terminal shows text, and no program takes part in switching it.
+///
+/// # Errors
+/// When it is none.
+pub fn shows_text(fd: impl AsFd) -> io::Result<bool> {
+    const KDGETMODE: libc::Ioctl = 0x4B3B;
+    const VT_GETMODE: libc::Ioctl = 0x5601;
+    let mut mode = 0_i32;
+    ioctl(fd.as_fd(), KDGETMODE, &mut mode)?;
+    // `struct vt_mode`: its first byte is the mode, VT_AUTO.
+    let mut switching = [0_u16; 4];
+    ioctl(fd, VT_GETMODE, &mut switching)?;
+    Ok(mode == 0 && switching[0].to_ne_bytes()[0] == 0)
+}
+
+fn with_number(fd: impl AsFd, request: libc::Ioctl, argument: i32) -> io::Result<()> {
+    // SAFETY: private to this module: the requests take an integer.
+    let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, argument) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// The number of this pseudo-terminal master.
 ///
 /// # Errors
@@ -163,9 +255,8 @@ pub fn number(master: impl AsFd) -> io::Result<u32> {
 /// # Errors
 /// When the caller leads no session, or the terminal controls another.
 pub fn make_controlling(fd: impl AsFd) -> io::Result<()> {
-    // SAFETY: the argument is an integer: 0, to take it from nobody.
-    let answer = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // 0: it is taken from nobody.
+    with_number(fd, libc::TIOCSCTTY, 0)
 }
 
 /// Puts a process group in the foreground of the caller's controlling terminal. The caller has
@@ -202,6 +293,15 @@ mod tests {
         let modes = modes(&pty.slave).unwrap();
         assert_ne!(modes.local & libc::ECHO, 0);
         set_modes(&pty.slave, &modes).unwrap();
+        assert_eq!(super::modes(&pty.master).unwrap(), modes);
+        let again = open_slave(&pty.master, OFlag::O_RDWR | OFlag::O_NOCTTY).unwrap();
+        assert_eq!(super::modes(&again).unwrap(), modes);
+        lock_slave(&pty.master, true).unwrap();
+        assert!(open_slave(&pty.master, OFlag::O_RDWR | OFlag::O_NOCTTY).is_err());
+        set_packet_mode(&pty.master, true).unwrap();
+        assert!(is_packet_mode(&pty.master).unwrap());
+        set_exclusive(&pty.slave).unwrap();
+        assert!(is_exclusive(&pty.slave).unwrap() && !is_exclusive(&pty.master).unwrap());
     }
 
     #[test]

@@ -68,6 +68,7 @@ use self::beside::Beside;
 pub use self::connections::Connections;
 pub(crate) use self::connections::Repaired;
 pub use self::content::{Needs, Validation};
+pub use self::file_kind::Member;
 pub use self::holders::Holders;
 pub use self::images::FileImages;
 pub(crate) use self::images::FileMemory;
@@ -334,6 +335,25 @@ impl OpenFiles {
         let number = fd.as_raw_fd();
         self.held.insert((id, held), fd);
         Ok(number)
+    }
+
+    /// In a child that has just founded a session: does what its leader does with files of it (its terminal).
+    ///
+    /// # Errors
+    ///
+    /// Names what was done.
+    pub fn found_session(&self, leader: ImagePid) -> Result<(), Error> {
+        table::all().try_for_each(|kind| kind.found_session(self, leader))
+    }
+
+    /// In a child, when everybody is there and in their groups, with `SIGTTOU` blocked: does what belongs to
+    /// it as a member of its session.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenFiles::found_session`].
+    pub fn in_session(&self, member: &Member) -> Result<(), Error> {
+        table::all().try_for_each(|kind| kind.in_session(self, member))
     }
 
     /// In a child: closes everything below the base and puts the descriptors of the task's table

@@ -4,7 +4,7 @@
 //! prepared is there. The order:
 //!
 //! 1. control groups and namespaces; sessions and children, as planned; then it parks: **everybody is there**;
-//! 2. process groups; then it parks again: **everybody is in their group**;
+//! 2. process groups; then it parks again: **everybody is in their group**; the foreground of terminals;
 //! 3. zombies and helpers end; their parents wait for that;
 //! 4. descriptors, then what has to be opened through `/proc`, then root and working directory;
 //! 5. the region is mapped and filled, and the task leaves.
@@ -32,7 +32,7 @@ use crate::cgroups;
 use crate::dead;
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::files::{InstallTask, OpenFiles};
+use crate::files::{InstallTask, Member, OpenFiles};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{ForkStep, Group, Part, Plan, Table, Task};
@@ -95,7 +95,7 @@ impl BuildContext<'_> {
             join(None)?;
         }
         for birth in &task.forks {
-            self.bear(*birth, rseq)?;
+            self.bear(task.pid, *birth, rseq)?;
         }
         self.park()?;
         if let Group::Join(pgid) = task.group
@@ -104,6 +104,7 @@ impl BuildContext<'_> {
             join(Some(pgid))?;
         }
         self.park()?;
+        self.settle_in_session(task)?;
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
             wait_ended(self.plan.host(helper)?, false)
@@ -121,12 +122,32 @@ impl BuildContext<'_> {
         }
     }
 
-    fn bear(&self, birth: ForkStep, rseq: &RseqConfiguration) -> Result<(), Error> {
+    /// Does what a task does as a member of its session.
+    fn settle_in_session(&self, task: &Task) -> Result<(), Error> {
+        let Some(number) = task.process else { return Ok(()) };
+        let process = &self.checkpoint.processes[number];
+        let member = Member {
+            pid: task.pid,
+            leads: process.sid == Some(process.pid),
+            gave_up_terminal: process.core.without_terminal == Some(true),
+        };
+        match process.state {
+            State::Dead { .. } => Ok(()),
+            _ => Ok(self.files.in_session(&member)?),
+        }
+    }
+
+    fn bear(
+        &self,
+        leader: ImagePid,
+        birth: ForkStep,
+        rseq: &RseqConfiguration,
+    ) -> Result<(), Error> {
         let (child, sibling) = match birth {
             ForkStep::Session => {
-                return nix::unistd::setsid()
-                    .map(drop)
-                    .map_err(|errno| Error::kernel("found a session")(errno.into()));
+                nix::unistd::setsid()
+                    .map_err(|errno| Error::kernel("found a session")(errno.into()))?;
+                return Ok(self.files.found_session(leader)?);
             }
             ForkStep::Own(table) => {
                 let copied = unshare(flag(table));

@@ -301,30 +301,3 @@ pub const PACKETS_WAIT: Refusal = Refusal::fixed(
     "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
     "try again when they have been read",
 );
-
-/// A terminal program's side of a terminal.
-pub const TERMINAL_MASTER: Refusal = Refusal::fixed(
-    "the master side of a pseudo-terminal is not supported yet",
-    "dump the job inside the terminal (with --shell-job) instead of its master",
-);
-
-/// A terminal of hardware.
-pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
-    "terminals other than pseudo-terminals are not supported yet",
-    "start the program with its input and output elsewhere",
-);
-
-/// A terminal whose master is not in the tree.
-pub const TERMINAL_OUTSIDE: Refusal = Refusal::fixed(
-    "it is a terminal outside the tree",
-    "dump with --shell-job, and restore with it from the terminal it shall have",
-);
-
-/// The images' numbers of terminals end at `most`.
-#[must_use]
-pub fn terminal_number(most: u32) -> Refusal {
-    Refusal::new(
-        format!("the images have no place for pseudo-terminals above {most}"),
-        "start the program in another terminal",
-    )
-}

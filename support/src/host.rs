@@ -137,7 +137,7 @@ pub fn files_at_once(batch: usize) -> Refusal {
     )
 }
 
-/// A shell's job, restored as none.
+/// A terminal of a shell's job, restored as none.
 pub const TERMINAL_OUTSIDE: Refusal = Refusal::fixed(
     "it was outside the tree",
     "restore with --shell-job, from the terminal it shall have",

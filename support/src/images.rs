@@ -44,12 +44,6 @@ pub const HUGE_MEMFD: Refusal = Refusal::fixed(
     "have the program make it without MFD_HUGETLB, and dump again",
 );
 
-/// A terminal that is no pseudo-terminal, or its master.
-pub const OTHER_TERMINAL: Refusal = Refusal::fixed(
-    "only the terminals of a shell's jobs are supported yet",
-    "dump the job inside the terminal",
-);
-
 /// A Unix socket whose peer was outside of the tree.
 #[must_use]
 pub fn connected_outside(name: &[u8]) -> Refusal {

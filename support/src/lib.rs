@@ -14,6 +14,7 @@
 //! | [`files`] | open files |
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
+//! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
@@ -37,6 +38,7 @@ pub mod room;
 pub mod settings;
 pub mod sharing;
 pub mod sockets;
+pub mod terminals;
 pub mod tree;
 pub mod unsupported;
 

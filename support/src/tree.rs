@@ -7,6 +7,7 @@ use inventory::{Process, ProcessState, Thread};
 
 use crate::mappings::{object_of, of_mapping};
 use crate::settings;
+use crate::terminals;
 use crate::unsupported::{Refusal, Unsupported};
 
 /// What else one has to know to judge a tree.
@@ -36,6 +37,7 @@ pub fn of_tree(root: HostPid, tree: &[&Process], around: &Surroundings) -> Vec<U
         found.push(Refusal::fixed(reason, remedy).of(own, "stasis itself"));
     }
     found.extend(of_init(root));
+    found.extend(terminals::of_sessions(tree));
     let sid = tree.iter().find(|process| process.pid == root).and_then(|process| process.sid);
     for process in tree {
         session(process, (root, sid), &members, around.shell_job, &mut found);

@@ -42,6 +42,7 @@ mod packet;
 mod pidfd;
 mod pipes;
 mod proc_files;
+mod ptys;
 mod pulse;
 mod registers;
 mod restartable;
@@ -128,6 +129,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
     ("proc_files", proc_files::run),
+    ("ptys", ptys::run),
+    ("ptys_plain", ptys::plain),
+    ("ptys_plain_waiting", ptys::plain_waiting),
+    ("ptys_waiting", ptys::waiting),
     ("pulse", pulse::run),
     ("raw_sockets", datagrams::raw),
     ("registers", registers::run),

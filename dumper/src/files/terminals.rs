@@ -1,35 +1,29 @@
-//! Terminals of a shell's job: modes and size, and who is in the foreground.
+//! Terminals: pseudo-terminals with both sides, what waits in them, and which sessions they control;
+//! consoles and virtual terminals; the terminal of a shell's job, which is outside.
+//!
+//! The images have a terminal once for each of its sides that is open in the tree, whatever it was opened by
+//! (`/dev/tty` is the terminal of who opened it). How it is comes with the inventory, what waits in it
+//! too: no call shows that without taking it away. Without eBPF the terminal is asked, and one in which
+//! anything waits is refused.
 
-use std::os::fd::{AsFd, BorrowedFd};
+mod asked;
+mod entries;
+mod known;
 
-use collector::{Inventory, OpenFile, Process};
-use images::messages::{
-    FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry, WinsizeEntry, fd_type,
-    tty_type,
-};
+use collector::{OpenFile, Process};
+use ids::HostPid;
+use images::messages::{FileEntry, TtyFileEntry, fd_type};
 use images::{ImageWriter, names};
-use kernel::procfs::{Dir, ProcFile, Stat};
-use kernel::tty::{self, Modes};
+use inventory::terminals::{Side, Terminal};
 use nix::sys::stat::FileStat;
+use support::terminals as rules;
 
 use super::Captured;
-use super::beside::Part;
 use super::file_kind::FileKind;
 use super::paths::is_terminal;
-use super::problem::{Doing, Problem};
+use super::problem::Problem;
 use super::survey::Survey;
-use crate::numbers::Numbers;
-
-/// `/dev/tty` counts as terminal number 1006 in the images.
-const CONTROLLING: u32 = 1006;
-/// Largest number of a pseudo-terminal that the images have a place for.
-const LARGEST: u32 = 1000;
-
-/// What is known of terminals, each once.
-#[derive(Debug, Default)]
-struct Infos(Vec<TtyInfoEntry>);
-
-impl Part for Infos {}
+use known::{Known, Outside};
 
 /// An open terminal.
 #[derive(Debug)]
@@ -54,186 +48,121 @@ impl FileKind for OpenTerminal {
         let pid = process.pid;
         let found = survey.find(pid, file)?;
         let stat = found.stat()?;
-        let terminal = Terminal::of(stat.st_rdev, survey.context.shell_job)?;
+        // What it is like is the frozen look's to tell.
+        survey.to_keep = false;
+        Known::begin(survey)?;
+        let asked;
+        let terminal = match &file.terminal {
+            Some(terminal) => &**terminal,
+            None => {
+                asked = asked::ask(survey, pid, file, &stat)?;
+                &asked
+            }
+        };
         let fown = survey.owner(pid, file)?;
         let regf_id = survey.new_id();
         let reg = survey.regular(&found, regf_id, file.flags, file.position, fown)?;
+        let own = survey.terminal(pid, file, terminal, &stat)?;
+        let (tty_info_id, is) = match is_current(stat.st_rdev) {
+            true => (survey.current(terminal, &stat), Some(own)),
+            false => (own, None),
+        };
         survey.out.files.push(FileEntry {
             id: regf_id,
             r#type: fd_type::REG,
             reg: Some(reg),
             ..FileEntry::default()
         });
-        // What it is like is the frozen look's to tell.
-        survey.to_keep = false;
-        let known = &survey.out.beside.of::<Infos>().0;
-        if known.iter().all(|info| info.id != terminal.id()) {
-            let fd = survey.held.borrow(pid, file.fd)?;
-            let info = info(terminal, fd.as_fd(), &stat, (survey.inventory, survey.numbers))?;
-            survey.out.beside.of::<Infos>().0.push(info);
-        }
-        let tty = TtyFileEntry {
-            id: entry.id,
-            tty_info_id: terminal.id(),
-            flags: file.flags,
-            fown,
-            regf_id: Some(regf_id),
-        };
+        let (id, regf_id) = (entry.id, Some(regf_id));
+        let tty = TtyFileEntry { id, tty_info_id, flags: file.flags, fown, regf_id, terminal: is };
         Ok(FileEntry { r#type: fd_type::TTY, tty: Some(tty), ..entry })
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let infos = captured.beside.get::<Infos>().map_or(&[][..], |infos| &infos.0);
-        writer.write_all(&names::tty_info(), infos)
+        let Some(known) = captured.beside.get::<Known>() else { return Ok(()) };
+        writer.write_all(&names::tty_info(), &known.infos)?;
+        writer.write_all(&names::tty_data(), &known.data)
     }
 }
 
-/// What a device number says of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Terminal {
-    /// The slave side of a pseudo-terminal.
-    Slave(u32),
-    /// `/dev/tty`: whatever terminal controls the process.
-    Controlling,
+/// Whether this is `/dev/tty`: the terminal that controls whoever opens it.
+fn is_current(device: u64) -> bool {
+    (libc::major(device), libc::minor(device)) == (5, 0)
 }
 
-impl Terminal {
-    /// The terminal with the device number `device`; refused when it is of another kind, or when
-    /// a job of a shell was not asked for.
-    fn of(device: u64, shell_job: bool) -> Result<Self, Problem> {
-        let terminal = match (libc::major(device), libc::minor(device)) {
-            (major @ 136..=143, minor) => Self::Slave((major - 136) * 256 + minor),
-            (5, 0) => Self::Controlling,
-            (5, 2) => {
-                return Err(Problem::Refused(support::files::TERMINAL_MASTER));
-            }
-            _ => {
-                return Err(Problem::Refused(support::files::OTHER_TERMINAL));
-            }
+impl Survey<'_> {
+    /// The id of a terminal of which a file is open, with an entry in the images.
+    fn terminal(
+        &mut self,
+        pid: HostPid,
+        file: &OpenFile,
+        terminal: &Terminal,
+        stat: &FileStat,
+    ) -> Result<u32, Problem> {
+        if let Some(refusal) = rules::of_terminal(terminal) {
+            return Err(Problem::Refused(refusal));
+        }
+        match terminal.side {
+            _ if terminal.hung_up => {}
+            Side::Master => {}
+            Side::Slave => self.slave(terminal)?,
+            Side::Line => self.line(pid, file, terminal)?,
+        }
+        let session = self.session(terminal);
+        let own = (!is_current(stat.st_rdev)).then_some(stat);
+        let known = self.out.beside.of::<Known>();
+        known.add(terminal, session, own)
+    }
+
+    /// The id of the entry that `/dev/tty` has in the images, of all who opened that.
+    fn current(&mut self, terminal: &Terminal, stat: &FileStat) -> u32 {
+        let session = self.session(terminal);
+        self.out.beside.of::<Known>().add_current(terminal, session, stat)
+    }
+
+    /// A slave has its master in the tree, or is a job's terminal.
+    fn slave(&mut self, terminal: &Terminal) -> Result<(), Problem> {
+        let shell_job = self.context.shell_job;
+        let known = self.out.beside.of::<Known>();
+        if known.has_master(terminal) {
+            return match known.is_held_outside(terminal) {
+                true => Err(Problem::Refused(rules::held_outside(terminal.number()))),
+                false => Ok(()),
+            };
+        }
+        match known.outside(terminal) {
+            _ if !shell_job => Err(Problem::Refused(rules::OUTSIDE)),
+            Outside::Second => Err(Problem::Refused(rules::SECOND_OUTSIDE)),
+            Outside::First => Ok(()),
+        }
+    }
+
+    /// A virtual terminal shows text.
+    fn line(&mut self, pid: HostPid, file: &OpenFile, terminal: &Terminal) -> Result<(), Problem> {
+        const VIRTUAL: std::ops::RangeInclusive<u32> = 1..=63;
+        let (major, minor) = (libc::major(terminal.device), libc::minor(terminal.device));
+        if major != 4 || !VIRTUAL.contains(&minor) {
+            return Ok(());
+        }
+        let fd = self.held.borrow(pid, file.fd)?;
+        match kernel::tty::shows_text(&fd) {
+            Ok(false) => Err(Problem::Refused(rules::DRAWN)),
+            // There may be none behind the name.
+            _ => Ok(()),
+        }
+    }
+
+    /// The session that a terminal controls, if any process of the tree is in it, and the group in its
+    /// foreground.
+    fn session(&self, terminal: &Terminal) -> (u32, u32) {
+        let device = match terminal.side {
+            Side::Master => rules::slave(terminal.number()),
+            Side::Slave | Side::Line => terminal.device,
         };
-        if !shell_job {
-            return Err(Problem::Refused(support::files::TERMINAL_OUTSIDE));
-        }
-        if matches!(terminal, Self::Slave(number) if number > LARGEST) {
-            return Err(Problem::Refused(support::files::terminal_number(LARGEST)));
-        }
-        Ok(terminal)
-    }
-
-    /// Its id in `tty-info.img`: twice its number, and one more for a master.
-    fn id(self) -> u32 {
-        match self {
-            Self::Slave(number) => number << 1,
-            Self::Controlling => CONTROLLING << 1,
-        }
-    }
-}
-
-/// The session and the foreground group of the terminal `device`, from a process of the tree that
-/// it controls; zeros when it controls none.
-fn session(inventory: &Inventory, numbers: &Numbers, device: u64) -> Result<(u32, u32), Problem> {
-    for pid in inventory.processes.keys() {
-        let stat = Dir::open(*pid).and_then(|dir| Stat::read(&dir));
-        let stat = match stat {
-            Err(error) if error.is_gone() => continue,
-            other => other.doing("read stat of a holder of")?,
-        };
-        if u64::from(stat.tty_nr.cast_unsigned()) == device && device != 0 {
-            return Ok((numbers.message(stat.session), numbers.message(stat.tty_pgrp)));
-        }
-    }
-    Ok((0, 0))
-}
-
-/// The entry in `tty-info.img`.
-fn info(
-    terminal: Terminal,
-    fd: BorrowedFd<'_>,
-    stat: &FileStat,
-    (inventory, numbers): (&Inventory, &Numbers),
-) -> Result<TtyInfoEntry, Problem> {
-    let (kind, pty) = match terminal {
-        Terminal::Slave(index) => (tty_type::PTY, Some(TtyPtyEntry { index })),
-        Terminal::Controlling => (tty_type::CTTY, None),
-    };
-    let (sid, pgrp) = session(inventory, numbers, stat.st_rdev)?;
-    let mut info = TtyInfoEntry {
-        id: terminal.id(),
-        r#type: kind,
-        locked: false,
-        exclusive: false,
-        packet_mode: false,
-        sid,
-        pgrp,
-        rdev: stat.st_rdev as u32,
-        termios: None,
-        termios_locked: None,
-        winsize: None,
-        pty,
-        dev: Some(stat.st_dev as u32),
-        uid: Some(stat.st_uid),
-        gid: Some(stat.st_gid),
-    };
-    // A terminal that has hung up answers nothing: its entry stays bare.
-    let Ok(modes) = tty::modes(fd) else { return Ok(info) };
-    info.exclusive = tty::is_exclusive(fd).doing("get exclusive mode of")?;
-    info.termios = Some(termios(&modes));
-    info.termios_locked = Some(termios(&tty::locked_modes(fd).doing("get locked modes of")?));
-    let size = tty::window_size(fd).doing("get window size of")?;
-    info.winsize = Some(WinsizeEntry {
-        ws_row: size.rows.into(),
-        ws_col: size.columns.into(),
-        ws_xpixel: size.x_pixels.into(),
-        ws_ypixel: size.y_pixels.into(),
-    });
-    Ok(info)
-}
-
-fn termios(modes: &Modes) -> TermiosEntry {
-    TermiosEntry {
-        c_iflag: modes.input,
-        c_oflag: modes.output,
-        c_cflag: modes.control,
-        c_lflag: modes.local,
-        c_line: modes.line.into(),
-        // The speeds are in `c_cflag`.
-        c_ispeed: 0,
-        c_ospeed: 0,
-        c_cc: characters(modes),
-    }
-}
-
-/// The control characters as CRIU has them: as many words as there are characters, with the
-/// characters one behind the other in the first few.
-fn characters(modes: &Modes) -> Vec<u32> {
-    let mut words = vec![0; tty::CONTROL_CHARACTERS];
-    for (word, bytes) in words.iter_mut().zip(modes.characters.chunks(4)) {
-        let mut four = [0; 4];
-        four[..bytes.len()].copy_from_slice(bytes);
-        *word = u32::from_ne_bytes(four);
-    }
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_lie_close() {
-        let mut modes = Modes::default();
-        modes.characters[..5].copy_from_slice(&[3, 28, 127, 21, 4]);
-        let words = characters(&modes);
-        assert_eq!((words.len(), words[0], words[1]), (19, 0x157f_1c03, 4));
-    }
-
-    #[test]
-    fn terminals_by_device() {
-        let of = |major, minor| Terminal::of(libc::makedev(major, minor), true);
-        assert_eq!(of(136, 3).unwrap().id(), 6);
-        assert_eq!(of(137, 1).unwrap(), Terminal::Slave(257));
-        assert_eq!(of(5, 0).unwrap(), Terminal::Controlling);
-        assert!(of(5, 2).is_err() && of(4, 1).is_err() && of(143, 200).is_err());
-        assert!(Terminal::of(libc::makedev(136, 0), false).is_err());
+        let mut own = self.inventory.processes.values();
+        let found = own.find(|process| process.terminal == device && !terminal.hung_up);
+        found.map_or((0, 0), |process| {
+            (self.numbers.message(process.sid), self.numbers.message(process.foreground))
+        })
     }
 }

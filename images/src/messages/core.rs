@@ -158,6 +158,9 @@ pub struct TaskCoreEntry {
     /// Extension: it is in a session keyring of its own, which is empty.
     #[prost(bool, optional, tag = "1012")]
     pub empty_session_keyring: Option<bool>,
+    /// Extension: the terminal that controls its session does not control it (`TIOCNOTTY`).
+    #[prost(bool, optional, tag = "1040")]
+    pub without_terminal: Option<bool>,
 }
 
 /// What belongs to one thread, registers aside.

@@ -40,6 +40,9 @@ pub struct TtyFileEntry {
     /// File id of its path.
     #[prost(uint32, optional, tag = "6")]
     pub regf_id: Option<u32>,
+    /// Extension: of what was opened as `/dev/tty`, the terminal that it is.
+    #[prost(uint32, optional, tag = "1000")]
+    pub terminal: Option<u32>,
 }
 
 /// A terminal.
@@ -90,6 +93,18 @@ pub struct TtyInfoEntry {
     /// Group of its node.
     #[prost(uint32, optional, tag = "15")]
     pub gid: Option<u32>,
+    /// Extension: of a master, the slave was open once and nobody had it open any more.
+    #[prost(bool, optional, tag = "1000")]
+    pub other_closed: Option<bool>,
+    /// Extension: its output is stopped.
+    #[prost(bool, optional, tag = "1001")]
+    pub stopped: Option<bool>,
+    /// Extension: its output was stopped by a call (`TCOOFF`).
+    #[prost(bool, optional, tag = "1002")]
+    pub stopped_by_call: Option<bool>,
+    /// Extension: of a master, owner, group and permissions of the slave's node.
+    #[prost(message, optional, tag = "1003")]
+    pub node: Option<TtyNodeEntry>,
 }
 
 /// What is in a terminal's input queue.
@@ -98,9 +113,46 @@ pub struct TtyDataEntry {
     /// Which terminal.
     #[prost(uint32, required, tag = "1")]
     pub tty_id: u32,
-    /// The bytes.
+    /// The bytes, as a reader would get them: CRIU has no more.
     #[prost(bytes = "vec", required, tag = "2")]
     pub data: Vec<u8>,
+    /// Extension: all that there is to it.
+    #[prost(message, optional, tag = "1000")]
+    pub input: Option<TtyInputEntry>,
+    /// Extension: of a master whose slave nobody has open, what waits in that.
+    #[prost(message, optional, tag = "1001")]
+    pub slave: Option<TtyInputEntry>,
+}
+
+/// Extension: owner, group and permissions of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct TtyNodeEntry {
+    /// Owner.
+    #[prost(uint32, required, tag = "1")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "2")]
+    pub gid: u32,
+    /// Permissions.
+    #[prost(uint32, required, tag = "3")]
+    pub mode: u32,
+}
+
+/// Extension: the input queue of a terminal.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TtyInputEntry {
+    /// What the line discipline has taken, as it holds it: whole lines, then one that is being typed.
+    #[prost(bytes = "vec", required, tag = "1")]
+    pub taken: Vec<u8>,
+    /// Where in it lines end: the last byte of each; a byte 0 there is the end of a file.
+    #[prost(uint32, repeated, packed = "false", tag = "2")]
+    pub line_ends: Vec<u32>,
+    /// How much of it is whole lines.
+    #[prost(uint32, required, tag = "3")]
+    pub whole: u32,
+    /// What the line discipline has not taken yet.
+    #[prost(bytes = "vec", required, tag = "4")]
+    pub waiting: Vec<u8>,
 }
 
 /// What pseudo-terminals have.

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
-use ids::PidMap;
+use ids::{ImagePid, PidMap};
 use images::Checkpoint;
 use images::messages::{FdinfoEntry, FileEntry};
 
@@ -89,6 +89,22 @@ pub(super) trait FileKind: Debug + Sync {
         Err(Error::image(format!("file {}", file.id), "it is mapped, and has no path"))
     }
 
+    /// Does what the leader of a session does when it has founded it, before anybody else is in it.
+    ///
+    /// # Errors
+    /// Names what was done.
+    fn found_session(&self, _files: &OpenFiles, _leader: ImagePid) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Does what a task does when everybody is there and in their process groups.
+    ///
+    /// # Errors
+    /// Names what was done.
+    fn in_session(&self, _files: &OpenFiles, _member: &Member) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Does what every task that has the file does, when all its descriptors are in place.
     ///
     /// # Errors
@@ -121,6 +137,17 @@ pub(super) trait FileKind: Debug + Sync {
 
 /// The number of a file that no task has a descriptor for.
 pub(super) const NO_DESCRIPTOR: u32 = u32::MAX;
+
+/// A task as a member of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub pid: ImagePid,
+    /// It leads the session.
+    pub leads: bool,
+    /// The terminal of its session does not control it.
+    pub gave_up_terminal: bool,
+}
 
 /// An entry without what its type needs.
 pub(super) fn missing(file: &FileEntry) -> Error {

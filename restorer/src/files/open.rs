@@ -68,7 +68,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let later = files.filter(|file| is_later(file)).count();
     let room = make_room(highest, wanted.len(), context.work.max(SPARE) + later)?;
     let base = room.map_or(highest, |room| room.base);
-    let FileImages { files, tables, beside, remaps, ghosts, sent: on_their_way, .. } = images;
+    let FileImages { files, tables, beside, remaps, ghosts, sent: on_their_way, pids, .. } = images;
     let mut opening = Opening {
         files: &files,
         beside,
@@ -76,6 +76,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         shell_job: context.shell_job,
         external_unix: context.external_unix,
         connections: context.connections,
+        members: &pids,
         // What is handed over is out of the way then.
         keep: Keep(if room.is_some() { 0 } else { base }),
         opened: BTreeMap::new(),

@@ -1,11 +1,11 @@
 //! What has been opened so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use images::messages::FileEntry;
 use kernel::descriptors::set_status_flags;
 
@@ -28,6 +28,8 @@ pub(super) struct Opening<'a> {
     pub(super) external_unix: bool,
     /// What becomes of TCP connections.
     pub(super) connections: Connections,
+    /// The processes that will be there.
+    pub(super) members: &'a BTreeSet<ImagePid>,
     pub(super) keep: Keep,
     pub(super) opened: BTreeMap<u32, OwnedFd>,
     /// Where not all can be open at once.

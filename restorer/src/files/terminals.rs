@@ -1,30 +1,55 @@
-//! Terminals of a shell's job: the caller's terminal takes the place of the one there was. One that
-//! had hung up, as its window was closed, is one that has hung up again.
+//! Terminals. Pseudo-terminals are made again, both sides, under the numbers that they had, with what waited
+//! in them; consoles and virtual terminals are opened again as files are; the caller's terminal takes the
+//! place of one that was outside of the tree. One that had hung up, as its window was closed, is one that has
+//! hung up again.
+//!
+//! A slave is opened by way of its master, never by its name: the name may be somebody else's terminal by
+//! now. Sessions get their terminals when they are founded, before they have other members.
+
+mod caller;
+mod current;
+mod known;
+mod numbers;
+mod pairs;
+mod queue;
+mod settings;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io;
 
+use ids::ImagePid;
 use images::Checkpoint;
-use images::messages::{
-    FdinfoEntry, FileEntry, TermiosEntry, TtyFileEntry, TtyInfoEntry, fd_type, tty_type,
-};
-use kernel::tty::{self, Modes};
-use nix::fcntl::OFlag;
-use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::stat::Mode;
+use images::messages::{FdinfoEntry, FileEntry, TtyDataEntry, TtyInfoEntry, fd_type, tty_type};
+use kernel::tty;
 
+use self::caller::Caller;
+use self::known::{Controlling, File, is_led, number};
+use self::pairs::Pair;
 use super::beside::{Beside, Part};
-use super::file_kind::{FileKind, missing};
-use super::opening::Opening;
-use super::reopen::{flags as flags_again, reopen};
+use super::file_kind::{FileKind, Member, missing};
+use super::images::FileImages;
+use super::keep::Keep;
+use super::opening::{Opening, flagged};
 use super::{Error, InstallTask, OpenFiles};
 
-/// What is known of terminals, by their ids.
+/// What is known of terminals, and of the sessions that they control.
 #[derive(Debug, Default)]
-struct Infos(BTreeMap<u32, TtyInfoEntry>);
+struct Terminals {
+    infos: BTreeMap<u32, TtyInfoEntry>,
+    /// What waited in them.
+    inputs: BTreeMap<u32, TtyDataEntry>,
+    /// By session.
+    controlling: BTreeMap<u32, Controlling>,
+}
 
-impl Part for Infos {}
+impl Part for Terminals {
+    fn keep(&mut self, keep: Keep) -> io::Result<()> {
+        for (session, Controlling { fd, group }) in std::mem::take(&mut self.controlling) {
+            self.controlling.insert(session, Controlling { fd: keep.keep(fd)?, group });
+        }
+        Ok(())
+    }
+}
 
 /// An open terminal.
 #[derive(Debug)]
@@ -36,37 +61,56 @@ impl FileKind for OpenTerminal {
     }
 
     fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
-        beside.of::<Infos>().0 = checkpoint.terminals.clone();
+        let known = beside.of::<Terminals>();
+        checkpoint.terminals.values().try_for_each(settings::check)?;
+        known.infos = checkpoint.terminals.clone();
+        checkpoint.terminal_input.iter().try_for_each(queue::check)?;
+        let inputs = checkpoint.terminal_input.iter().cloned();
+        known.inputs = inputs.map(|data| (data.tty_id, data)).collect();
         Ok(())
     }
 
-    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
-        let mut caller = None;
-        for file in files {
-            let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
-            let infos = &opening.beside.of::<Infos>().0;
-            let info = infos.get(&entry.tty_info_id);
-            let info = info.ok_or_else(|| missing(file))?;
-            if has_hung_up(info) {
-                opening.add(file.id, hung_up(entry)?)?;
-                continue;
-            }
-            if !opening.shell_job {
-                return Err(Error::refused(
-                    support::host::TERMINAL_OUTSIDE.of(0, "terminal of the job"),
-                ));
-            }
-            let terminal = match &caller {
-                Some(terminal) => terminal,
-                None => caller.insert(Terminal::of_caller()?),
-            };
-            let opened = terminal.open(entry, info)?;
-            opening.add(file.id, opened)?;
+    fn check(&self, file: &FileEntry, images: &FileImages) -> Result<(), Error> {
+        let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
+        let known = images.beside.get::<Terminals>();
+        for id in [Some(entry.tty_info_id), entry.terminal].into_iter().flatten() {
+            known.and_then(|known| known.infos.get(&id)).ok_or_else(|| missing(file))?;
         }
         Ok(())
     }
 
-    /// The job that was in the foreground of its terminal is so again.
+    fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let known = std::mem::take(opening.beside.of::<Terminals>());
+        let all = sort(&known, opening.files, files)?;
+        let controlling = all.open(opening, &known)?;
+        *opening.beside.of::<Terminals>() = Terminals { controlling, ..known };
+        Ok(())
+    }
+
+    /// The leader of a session takes the terminal that controlled it.
+    fn found_session(&self, files: &OpenFiles, leader: ImagePid) -> Result<(), Error> {
+        let known = files.beside.get::<Terminals>();
+        let own = known.and_then(|known| known.controlling.get(&leader.unsigned()));
+        let Some(own) = own else { return Ok(()) };
+        tty::make_controlling(&own.fd).map_err(|source| Error::Kernel {
+            operation: format!("make a terminal the controlling one of session {leader}"),
+            source,
+        })
+    }
+
+    /// The group that was in the foreground of a terminal is so again, and who had given up the terminal of
+    /// the session has done so again.
+    fn in_session(&self, files: &OpenFiles, member: &Member) -> Result<(), Error> {
+        if member.gave_up_terminal {
+            return current::give_up(member.pid);
+        }
+        let known = files.beside.get::<Terminals>();
+        let own = known.and_then(|known| known.controlling.get(&member.pid.unsigned()));
+        let Some(own) = own.filter(|_| member.leads) else { return Ok(()) };
+        set_foreground(&own.fd, own.group)
+    }
+
+    /// The job that was in the foreground of its terminal outside is so again.
     fn in_task(
         &self,
         files: &OpenFiles,
@@ -74,140 +118,151 @@ impl FileKind for OpenTerminal {
         file: &FileEntry,
         task: &InstallTask,
     ) -> Result<(), Error> {
-        let infos = files.beside.get::<Infos>();
-        let info = file.tty.as_ref().and_then(|tty| infos?.0.get(&tty.tty_info_id));
-        if info.is_none_or(|info| info.pgrp != task.pid.unsigned()) {
-            return Ok(());
-        }
-        match tty::set_foreground(files.opened(entry.id, task)?, task.pid) {
-            // A terminal that does not control this session has no foreground of ours.
-            Err(source) if source.raw_os_error() != Some(libc::ENOTTY) => {
-                let operation =
-                    format!("put process group {} in the foreground of its terminal", task.pid);
-                Err(Error::Kernel { operation, source })
+        let Some(known) = files.beside.get::<Terminals>() else { return Ok(()) };
+        let info = file.tty.as_ref().and_then(|tty| known.infos.get(&tty.tty_info_id));
+        match info {
+            Some(info)
+                if info.pgrp == task.pid.unsigned()
+                    && !known.controlling.contains_key(&info.sid) =>
+            {
+                set_foreground(files.opened(entry.id, task)?, info.pgrp)
             }
             _ => Ok(()),
         }
     }
 }
 
-/// The caller's terminal.
-#[derive(Debug)]
-struct Terminal(OwnedFd);
+/// Puts a process group in the foreground of a terminal.
+fn set_foreground(fd: impl std::os::fd::AsFd, group: u32) -> Result<(), Error> {
+    let Ok(group) = ImagePid::try_from(group) else { return Ok(()) };
+    match tty::set_foreground(fd, group) {
+        // A terminal that does not control this session has no foreground of ours; a group may have lost its
+        // last member while it was in the foreground.
+        Err(source) if !matches!(source.raw_os_error(), Some(libc::ENOTTY | libc::ESRCH)) => {
+            let operation = format!("put process group {group} in the foreground of its terminal");
+            Err(Error::Kernel { operation, source })
+        }
+        _ => Ok(()),
+    }
+}
 
-impl Terminal {
-    /// Finds the caller's terminal: what it reads from or writes to, or what controls it.
-    fn of_caller() -> Result<Self, Error> {
-        for path in ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/dev/tty"] {
-            let opened = File::options().read(true).write(true).custom_flags_no_tty().open(path);
-            if let Ok(file) = opened
-                && tty::modes(&file).is_ok()
-            {
-                return Ok(Self(file.into()));
+/// The open files of all terminals, by what becomes of them.
+#[derive(Debug, Default)]
+struct Sorted<'a> {
+    /// With both sides in the tree, by number.
+    pairs: BTreeMap<u32, Pair<'a>>,
+    hung_up: Vec<File<'a>>,
+    /// The terminal of a job.
+    outside: Vec<(File<'a>, &'a TtyInfoEntry)>,
+    /// Consoles, virtual terminals.
+    lines: Vec<(File<'a>, &'a TtyInfoEntry)>,
+}
+
+fn sort<'a>(
+    known: &'a Terminals,
+    entries: &'a BTreeMap<u32, Box<FileEntry>>,
+    files: &[&'a FileEntry],
+) -> Result<Sorted<'a>, Error> {
+    let mut all = Sorted::default();
+    let mut rest = Vec::new();
+    for file in files {
+        let entry = file.tty.as_ref().ok_or_else(|| missing(file))?;
+        let path = entry.regf_id.and_then(|id| entries.get(&id)?.reg.as_ref());
+        let own = File { id: file.id, entry, path };
+        let info = known.infos.get(&entry.tty_info_id).ok_or_else(|| missing(file))?;
+        if info.r#type == tty_type::PTY && info.id & 1 == 1 {
+            let number = number(info)?;
+            let pair = Pair::new(own, info);
+            if all.pairs.insert(number, pair).is_some() {
+                return Err(Error::image(own.what(), format!("/dev/pts/{number} has two masters")));
             }
+        } else {
+            rest.push((own, info));
         }
-        Err(Error::refused(support::host::NO_TERMINAL.of(0, "terminal of the job")))
     }
-
-    /// Opens the terminal for an entry, and gives it the modes that its terminal had.
-    fn open(&self, entry: &TtyFileEntry, info: &TtyInfoEntry) -> Result<OwnedFd, Error> {
-        let what = format!("terminal of file {}", entry.id);
-        if !matches!(info.r#type, tty_type::PTY | tty_type::CTTY) || info.id & 1 == 1 {
-            return Err(Error::refused(support::images::OTHER_TERMINAL.of(0, what)));
-        }
-        let fd = reopen(&self.0, entry.flags)
-            .map_err(|errno| Error::kernel(format!("open {what}"), errno))?;
-        // The window has the size it has; the modes are the program's.
-        if let Some(termios) = &info.termios {
-            let failed =
-                |source| Error::Kernel { operation: format!("set modes of {what}"), source };
-            let modes = modes(termios, &what)?;
-            if tty::modes(&fd).map_err(failed)? != modes {
-                tty::set_modes(&fd, &modes).map_err(|source| Error::Kernel {
-                    operation: format!("set modes of {what}"),
-                    source,
-                })?;
-            }
-        }
-        Ok(fd)
+    for (file, info) in rest {
+        all.add(known, file, info)?;
     }
+    Ok(all)
 }
 
-/// Whether the terminal had hung up: it told nothing of itself.
-fn has_hung_up(info: &TtyInfoEntry) -> bool {
-    info.termios.is_none() && info.r#type == tty_type::PTY && info.id & 1 == 0
-}
-
-/// A terminal that has hung up: its reads find the end, its writes fail, as they did before.
-fn hung_up(entry: &TtyFileEntry) -> Result<OwnedFd, Error> {
-    let what = format!("hung-up terminal of file {}", entry.id);
-    let failed = |doing: &str| {
-        let operation = format!("{doing} {what}");
-        move |errno| Error::kernel(operation, errno)
-    };
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let master = posix_openpt(flags).map_err(failed("make the"))?;
-    grantpt(&master).map_err(failed("grant the"))?;
-    unlockpt(&master).map_err(failed("unlock the"))?;
-    let path = ptsname_r(&master).map_err(failed("name the"))?;
-    let flags = flags_again(entry.flags);
-    // It hangs up as its master is closed.
-    nix::fcntl::open(path.as_str(), flags, Mode::empty()).map_err(failed("open the"))
-}
-
-/// Opens without making the terminal ours.
-trait NoTty {
-    fn custom_flags_no_tty(&mut self) -> &mut Self;
-}
-
-impl NoTty for std::fs::OpenOptions {
-    fn custom_flags_no_tty(&mut self) -> &mut Self {
-        use std::os::unix::fs::OpenOptionsExt;
-        self.custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-    }
-}
-
-fn modes(entry: &TermiosEntry, what: &str) -> Result<Modes, Error> {
-    let malformed = || Error::image(what, "its modes are none");
-    let mut modes = Modes {
-        input: entry.c_iflag,
-        output: entry.c_oflag,
-        control: entry.c_cflag,
-        local: entry.c_lflag,
-        line: u8::try_from(entry.c_line).map_err(|_| malformed())?,
-        ..Modes::default()
-    };
-    // Four in each word; what follows the last of them means nothing.
-    let characters = entry.c_cc.iter().flat_map(|word| word.to_ne_bytes());
-    for (place, character) in modes.characters.iter_mut().zip(characters) {
-        *place = character;
-    }
-    Ok(modes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_that_has_hung_up() {
-        let entry = TtyFileEntry { flags: libc::O_RDWR.cast_unsigned(), ..TtyFileEntry::default() };
-        let fd = hung_up(&entry).unwrap();
-        assert_eq!(nix::unistd::read(&fd, &mut [0; 8]), Ok(0));
-        assert_eq!(nix::unistd::write(&fd, b"x"), Err(nix::errno::Errno::EIO));
-        assert!(tty::modes(&fd).is_err());
-    }
-
-    #[test]
-    fn modes_as_criu_writes_them() {
-        let entry = TermiosEntry {
-            c_lflag: 35379,
-            c_cc: vec![360_651_779, 65540, 1_708_817, 370_609_938, 0, 7, 9, u32::MAX],
-            ..TermiosEntry::default()
+impl<'a> Sorted<'a> {
+    /// A file of something else than a master.
+    fn add(
+        &mut self,
+        known: &'a Terminals,
+        file: File<'a>,
+        info: &'a TtyInfoEntry,
+    ) -> Result<(), Error> {
+        let is_current = info.r#type == tty_type::CTTY;
+        // CRIU does not say which terminal it was: that of the session.
+        let of_session = || {
+            let mut others = known.infos.values();
+            others.find(|other| other.r#type != tty_type::CTTY && other.sid == info.sid)
         };
-        let modes = modes(&entry, "x").unwrap();
-        assert_eq!(modes.characters[..5], [3, 28, 127, 21, 4]);
-        assert_eq!((modes.local, modes.characters[18]), (35379, 0));
-        assert!(super::modes(&TermiosEntry { c_line: 256, ..entry }, "x").is_err());
+        let real = match file.entry.terminal {
+            Some(id) => known.infos.get(&id),
+            None if is_current && info.sid != 0 => of_session(),
+            None => None,
+        };
+        let real = real.unwrap_or(info);
+        match real.r#type {
+            tty_type::PTY if real.termios.is_none() => self.hung_up.push(file),
+            tty_type::PTY => match self.pairs.get_mut(&number(real)?) {
+                Some(pair) if is_current => pair.current.push(file),
+                Some(pair) => {
+                    pair.slaves.push(file);
+                    pair.slave = Some(real);
+                }
+                None => self.outside.push((file, real)),
+            },
+            tty_type::CTTY => self.outside.push((file, real)),
+            tty_type::CONSOLE | tty_type::VT | tty_type::SERIAL => self.lines.push((file, real)),
+            _ => {
+                return Err(Error::image(file.what(), "it is of a kind that is not known"));
+            }
+        }
+        Ok(())
     }
+
+    /// Also returns the terminals of sessions.
+    fn open(
+        self,
+        opening: &mut Opening<'_>,
+        known: &Terminals,
+    ) -> Result<BTreeMap<u32, Controlling>, Error> {
+        let Self { pairs, hung_up, outside, lines } = self;
+        let mut controlling = BTreeMap::new();
+        pairs::open(opening, &known.infos, &known.inputs, pairs, &mut controlling)?;
+        for file in hung_up {
+            let opened = pairs::hung_up(opening, &file)?;
+            opening.add(file.id, opened)?;
+        }
+        if !outside.is_empty() {
+            Caller::open(opening, outside, &mut controlling)?;
+        }
+        for (file, info) in lines {
+            line(opening, &file, info, &mut controlling)?;
+        }
+        Ok(controlling)
+    }
+}
+
+/// Opens a console or a virtual terminal again.
+fn line(
+    opening: &mut Opening<'_>,
+    file: &File<'_>,
+    info: &TtyInfoEntry,
+    controlling: &mut BTreeMap<u32, Controlling>,
+) -> Result<(), Error> {
+    let (path, what) = (file.path()?, file.what());
+    let opened = opening.opener.open(path)?;
+    settings::apply(&opened, info, &what)?;
+    if is_led(opening, info) && !controlling.contains_key(&info.sid) {
+        let fd = opened
+            .try_clone()
+            .map_err(|source| Error::Kernel { operation: format!("duplicate {what}"), source })?;
+        controlling.insert(info.sid, Controlling { fd, group: info.pgrp });
+    }
+    opening.add(file.id, flagged(opened, file.entry.flags, &what)?)
 }
