@@ -10,6 +10,9 @@ use tracing::{info, warn};
 use crate::options::{FinalState, Options};
 use crate::{Directories, Done, Error, Failure, Host};
 
+/// CRIU's default of `--ghost-limit`.
+const GHOST_LIMIT: u64 = 1 << 20;
+
 /// CRIU's default of `--timeout`.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,7 +47,7 @@ fn asked(
         network_lock: options.network_lock,
         lock_inside: true,
         undo: host.run_dir.join(freezer::UNDO),
-        ghost_limit: options.ghost_limit.unwrap_or(dumper::files::PlanContext::GHOST_LIMIT),
+        ghost_limit: options.ghost_limit.unwrap_or(GHOST_LIMIT),
         search: dumper::files::Search {
             always: options.force_irmap,
             below: options.irmap_scan_paths.clone(),

@@ -201,6 +201,8 @@ impl Options {
                 }
             }
             "file-locks" => self.file_locks = on,
+            // Holes are found by SEEK_DATA and SEEK_HOLE, which tell the same of every file system.
+            "ghost-fiemap" => {}
             "ghost-limit" => self.ghost_limit = Some(size(written, &value())?),
             "force-irmap" => self.force_irmap = on,
             "irmap-scan-path" => self.irmap_scan_paths.push(value().into()),

@@ -50,7 +50,7 @@ Options:
                         start FILE at each step of a dump or restore, with CRTOOLS_SCRIPT_ACTION,
                         CRTOOLS_IMAGE_DIR and CRTOOLS_INIT_PID; may be given several times
   -l|--file-locks       file locks and leases are carried: dumped, and taken again
-     --ghost-limit SIZE largest deleted file that is carried [default: 64M]
+     --ghost-limit SIZE largest deleted file that is carried [default: 1M]
      --feature FEAT     only check a particular feature
      --extra            check for what only some programs need as well
      --experimental     check for what CRIU calls experimental as well

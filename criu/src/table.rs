@@ -80,7 +80,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("file-validation", None, Required, IMAGES),
     carried("force-irmap", None, Switch, DUMPS),
     known("freeze-cgroup", None, Required),
-    known("ghost-fiemap", None, Switch),
+    carried("ghost-fiemap", None, Switch, DUMPS),
     carried("ghost-limit", None, Required, DUMPS),
     carried("help", Some('h'), Plain, ALL),
     carried("images-dir", Some('D'), Required, ALL),

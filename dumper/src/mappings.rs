@@ -6,6 +6,9 @@ use images::MappingKind;
 use images::messages::{VmaEntry, vma_status};
 use kernel::pagemap::PageRun;
 
+/// In place of `MAP_PRIVATE`: memory that the kernel may take the contents of.
+const MAP_DROPPABLE: u32 = 0x08;
+
 /// `MADV_*` numbers of the advice that stays with a mapping.
 const ADVICE: [(VmFlags, u32); 8] = [
     (VmFlags::RANDOM_READ, 1),
@@ -38,7 +41,8 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
             | MappingKind::SharedAnonymous
     );
     let map = |flag: i32| flag.cast_unsigned();
-    let flags = (if shared { map(libc::MAP_SHARED) } else { map(libc::MAP_PRIVATE) })
+    let private = if has(VmFlags::DROPPABLE) { MAP_DROPPABLE } else { map(libc::MAP_PRIVATE) };
+    let flags = (if shared { map(libc::MAP_SHARED) } else { private })
         | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
         | choose(VmFlags::GROWS_DOWN, libc::MAP_GROWSDOWN)
         | if on_fault { 0 } else { choose(VmFlags::LOCKED, libc::MAP_LOCKED) }
@@ -62,6 +66,7 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         madv: (advice != 0).then_some(advice),
         fdflags: of_file.then_some(file_flags.cast_unsigned()),
         lock_on_fault: on_fault.then_some(true),
+        sealed: has(VmFlags::SEALED).then_some(true),
     })
 }
 

@@ -140,6 +140,10 @@ features! {
         "create POSIX timers with the ids they had (PR_TIMER_CREATE_RESTORE_IDS)";
     GuardRegions = "guard_regions", Useful, probes::guard_regions,
         "carry guard regions (MADV_GUARD_INSTALL), as glibc 2.42 has on threads' stacks";
+    SealedMemory = "sealed_memory", Useful, probes::sealed_memory,
+        "carry sealed mappings (mseal)";
+    DroppableMemory = "droppable_memory", Useful, probes::droppable_memory,
+        "carry memory that the kernel may drop (MAP_DROPPABLE)";
     UffdWpAsync = "uffd_wp_async", Useful, probes::uffd_wp_async,
         "track written pages without soft-dirty bits (userfaultfd, asynchronous)";
     SoftDirty = "soft_dirty", Useful, probes::soft_dirty,

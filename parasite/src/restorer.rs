@@ -102,8 +102,8 @@ pub struct Mapping {
     pub protection: u32,
     /// Whether it is locked into memory: a `LOCK_*`.
     pub locked: u32,
-    /// Padding.
-    pub pad: u32,
+    /// 1 if nothing about it may be changed any more in the end (`mseal`).
+    pub sealed: u32,
 }
 
 /// [`Mapping::locked`]: all of it.
@@ -588,4 +588,6 @@ steps! {
     Late = 31, "put in place descriptor";
     /// Others who have the same descriptors are waited for, or told.
     Turn = 32, "wait for who shares the descriptors, by descriptor";
+    /// A mapping is sealed.
+    Seal = 33, "seal the memory at";
 }

@@ -5,6 +5,7 @@
 use arch::fpu::Layout;
 use ids::{HostPid, ImagePid};
 use images::MappingKind;
+use images::messages::VmaEntry;
 use inventory::{VmFlags, mapping_kind};
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
@@ -120,6 +121,7 @@ impl Host {
             self.check_capabilities(body, &mut found);
             self.check_processor(process, body, &mut found);
             self.check_guards(process, body, &mut found);
+            check_mappings(process, body, &mut found);
         }
         if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
     }
@@ -194,5 +196,24 @@ impl Host {
             return Ok(());
         }
         Err(Error::refused(support::host::OTHER_VDSO.of(pid.get(), format!("process {pid}"))))
+    }
+}
+
+/// Mappings of kinds that this kernel may not have. It is asked only if there are some.
+fn check_mappings(process: &Process, body: &Body, found: &mut Vec<Unsupported>) {
+    let vmas = || body.mappings.iter().map(|mapping| &mapping.vma);
+    let first = |is_it: fn(&&VmaEntry) -> bool| vmas().find(is_it);
+    let sealed = first(|vma| vma.sealed == Some(true));
+    let droppable = first(|vma| vma.is_droppable());
+    for (vma, feature, refusal) in [
+        (sealed, Feature::SealedMemory, support::host::NO_SEALS),
+        (droppable, Feature::DroppableMemory, support::host::NO_DROPPABLE),
+    ] {
+        if let Some(vma) = vma
+            && feature.probe() != Answer::Yes
+        {
+            let object = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
+            found.push(refusal.of(process.pid.get(), object));
+        }
     }
 }

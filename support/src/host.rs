@@ -66,6 +66,18 @@ pub fn of_guard(pid: ImagePid, start: u64, end: u64) -> Unsupported {
     .of(pid, format!("guard region {start:#x}-{end:#x}"))
 }
 
+/// Sealed memory, under a kernel that cannot seal any.
+pub const NO_SEALS: Refusal = Refusal::fixed(
+    "it was sealed (mseal), which this kernel cannot do",
+    "restore it under Linux 6.10 or newer",
+);
+
+/// Droppable memory, under a kernel that has none.
+pub const NO_DROPPABLE: Refusal = Refusal::fixed(
+    "it was made by MAP_DROPPABLE, which this kernel does not have",
+    "restore it under Linux 6.11 or newer",
+);
+
 /// Registers, by the names of their components, that a process may use and this processor does not have.
 #[must_use]
 pub fn of_permitted(pid: ImagePid, names: &str) -> Unsupported {

@@ -22,7 +22,7 @@ const USERFAULTFD: Refusal = Refusal::fixed(
     "unregister it before the dump",
 );
 
-static FLAGS: [(VmFlags, Refusal); 10] = [
+static FLAGS: [(VmFlags, Refusal); 8] = [
     (VmFlags::HUGE_TLB, HUGE_PAGES),
     (VmFlags::PFN_MAP, DEVICE),
     (VmFlags::IO, DEVICE),
@@ -30,11 +30,6 @@ static FLAGS: [(VmFlags, Refusal); 10] = [
     (VmFlags::UFFD_MISSING, USERFAULTFD),
     (VmFlags::UFFD_MINOR, USERFAULTFD),
     (VmFlags::SHADOW_STACK, Refusal::fixed("a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK)),
-    (
-        VmFlags::SEALED,
-        Refusal::fixed("sealed by mseal", "start the program without sealing its mappings"),
-    ),
-    (VmFlags::DROPPABLE, Refusal::fixed("made by MAP_DROPPABLE", "unmap it before the dump")),
     (
         VmFlags::UNKNOWN,
         Refusal::fixed("has a flag that this program does not know", "unmap it before the dump"),

@@ -24,7 +24,7 @@ pub const OUTSIDE_OF_ROOT: Refusal = Refusal::fixed(
 
 /// A deleted file that no restore makes.
 pub const DELETED_KIND: Refusal = Refusal::fixed(
-    "it has been deleted and is neither a regular file nor a directory",
+    "it has been deleted and is of a kind that cannot be made anew (a socket or a block device)",
     "close it before the checkpoint",
 );
 

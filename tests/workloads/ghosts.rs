@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage, pattern};
@@ -35,6 +35,12 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let mapped = make(stage, "mapped", &pattern(42, 8192));
     let mapped = Region::map(8192, rw, libc::MAP_SHARED, Some((&mapped, 0)));
     mapped.bytes()[4096] ^= 1;
+    // A link that has no name any more, and leads nowhere.
+    std::os::unix::fs::symlink("/nowhere/at all", stage.path("link")).expect("link");
+    let mut handle = OpenOptions::new();
+    let handle = handle.read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
+    let link = handle.open(stage.path("link")).expect("open");
+    fs::remove_file(stage.path("link")).expect("unlink");
     let files = [&plain, &again, &sparse, &empty, &replaced].map(|f| f.metadata().expect("stat"));
 
     stage.ready_then_wait();
@@ -69,6 +75,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let mut expected = pattern(42, 8192);
     expected[4096] ^= 1;
     found.must("mapped deleted file", mapped.bytes() == expected);
+    let leads = nix::fcntl::readlinkat(&link, "");
+    found.same("where the link leads", &Ok("/nowhere/at all".into()), &leads);
     let names = fs::read_dir(stage.dir()).expect("list").flatten().map(|e| e.file_name());
     let mut left: Vec<_> = names.filter(|n| n.to_string_lossy().contains("plain")).collect();
     left.sort();

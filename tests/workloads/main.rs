@@ -109,6 +109,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("many_processes", many::processes::run),
     ("many_threads", many::threads::run),
     ("mappings", mappings::run),
+    ("mappings_rare", mappings::rare),
     ("memfd", memfd::run),
     ("memfd_attributes", memfd::attributes),
     ("memfd_never_run", memfd::never_run),

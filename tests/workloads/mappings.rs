@@ -71,6 +71,49 @@ fn flags_at(addr: usize) -> Vec<String> {
     Vec::new()
 }
 
+/// Mappings of rare kinds: sealed ones, and memory that the kernel may drop. Where the kernel has none, there are
+/// none.
+pub(crate) fn rare(stage: &Stage) -> Outcome {
+    const MAP_DROPPABLE: i32 = 0x08;
+    const SYS_MSEAL: libc::c_long = 462;
+    let sealed = Region::map(64 << 10, RW, libc::MAP_PRIVATE, None);
+    sealed.bytes().fill(5);
+    let half = (sealed.addr(), 32 << 10);
+    // SAFETY: nobody changes these mappings after this.
+    let has_seals = unsafe { libc::syscall(SYS_MSEAL, half.0, half.1, 0) } == 0;
+    // SAFETY: a new mapping.
+    let droppable = unsafe {
+        libc::mmap(std::ptr::null_mut(), 8192, RW, MAP_DROPPABLE | libc::MAP_ANONYMOUS, -1, 0)
+    };
+    if droppable != libc::MAP_FAILED {
+        // SAFETY: a byte of the mapping that has just been made.
+        unsafe { droppable.cast::<u8>().write(9) };
+    }
+    let flags =
+        || [sealed.addr(), sealed.addr() + half.1, droppable as usize].map(|addr| flags_at(addr));
+    let before = flags();
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("seals", &has_seals, &before[0].iter().any(|flag| flag == "sl"));
+    found.same("flags", &before, &flags());
+    found.must("contents", sealed.bytes().iter().all(|byte| *byte == 5));
+    // SAFETY: the pages are our own; a sealed mapping stays as it is, and an other one was to be read before.
+    let protect =
+        |start: usize| unsafe { libc::mprotect(start as *mut libc::c_void, 4096, libc::PROT_READ) };
+    found.same("the sealed half cannot be changed", &has_seals, &(protect(half.0) < 0));
+    found.same("the other can", &0, &protect(half.0 + half.1));
+    if droppable != libc::MAP_FAILED {
+        // SAFETY: a byte of that mapping.
+        let byte = unsafe { droppable.cast::<u8>().read() };
+        // It must not come to be in two processes.
+        let may_be = if stage.path("restored").exists() { 0 } else { 9 };
+        found.must("what may be dropped is gone after a restore", byte == 0 || byte == may_be);
+    }
+    found.outcome()
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     let advice: BTreeMap<&str, i32> = [
         ("hg", libc::MADV_HUGEPAGE),

@@ -84,6 +84,7 @@ pub mod nr {
     pub const SET_MEMPOLICY: usize = 238;
     pub const IOPRIO_SET: usize = 251;
     pub const MLOCK2: usize = 325;
+    pub const MSEAL: usize = 462;
     pub const SECCOMP: usize = 317;
     pub const USERFAULTFD: usize = 323;
     pub const MEMBARRIER: usize = 324;

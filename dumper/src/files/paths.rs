@@ -96,6 +96,12 @@ impl FileByPath {
         file_flags(&File::open(path).doing("open again")?)
     }
 
+    /// Where a symbolic link leads.
+    pub(super) fn leads_to(&self) -> Result<Vec<u8>, Problem> {
+        let target = nix::fcntl::readlinkat(&self.handle, "").doing("read the link")?;
+        Ok(target.into_vec())
+    }
+
     /// Whether it was a ghost and has a name by now, or the other way round.
     pub(super) const fn is_outdated(&self, now: &FileStat) -> bool {
         self.ghost != is_ghost(now)
@@ -262,7 +268,7 @@ fn of_file_system(handle: &OwnedFd) -> Result<(), Problem> {
 /// A deleted file is carried in the images when it is small enough and of a kind that we make.
 fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
     match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => {}
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR | libc::S_IFLNK => {}
         _ => {
             return Err(Problem::Refused(support::paths::DELETED_KIND));
         }

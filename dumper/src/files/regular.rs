@@ -232,6 +232,7 @@ impl Survey<'_> {
             dev: Some(kernel_device(stat.st_dev)),
             ino: Some(stat.st_ino),
             rdev: is(stat, libc::S_IFCHR).then_some(stat.st_rdev as u32),
+            symlnk_target: is(stat, libc::S_IFLNK).then(|| found.leads_to()).transpose()?,
             atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
             mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
             attributes: found.attributes()?,

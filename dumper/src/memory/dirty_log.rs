@@ -88,6 +88,8 @@ pub(super) fn can_log(mapping: &Mapping) -> bool {
     mapping.kind.is_anonymous()
         && of_mapping(mapping).is_none()
         && mapping.flags.contains(VmFlags::MAY_WRITE)
+        // The kernel registers none of it.
+        && !mapping.flags.contains(VmFlags::DROPPABLE)
 }
 
 /// Groups of mappings that can be logged and lie side by side.

@@ -171,6 +171,11 @@ pub(crate) fn find(
     Ok(memory)
 }
 
+/// Whether the kernel may take the contents of a mapping.
+const fn is_droppable(mapping: &Mapping) -> bool {
+    mapping.flags.contains(VmFlags::DROPPABLE)
+}
+
 /// Mappings of a process that are its own.
 struct Spans {
     own: Vec<PageRun>,
@@ -186,6 +191,9 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
     for mapping in &process.mappings {
         let span = PageRun::new(mapping.start, mapping.end);
         match mapping.kind {
+            // Programs keep there what must be nowhere else, and in no second process: the states of random
+            // number generators. They expect to lose it.
+            MappingKind::Anonymous if is_droppable(mapping) => {}
             kind if kind.is_anonymous() => {
                 spans.own.push(span);
                 push(&mut spans.anonymous, span.start, span.end);
@@ -309,7 +317,9 @@ impl PlannedMemory {
 fn unread(process: &Process) -> impl Iterator<Item = PageRun> {
     let guarded = process.mappings.iter().filter(|mapping| mapping.flags.contains(VmFlags::GUARD));
     let unread = guarded.filter(|mapping| {
-        mapping.kind.is_of_file() || mapping.kind == MappingKind::SharedAnonymous
+        is_droppable(mapping)
+            || mapping.kind.is_of_file()
+            || mapping.kind == MappingKind::SharedAnonymous
     });
     unread.map(|mapping| PageRun::new(mapping.start, mapping.end))
 }

@@ -187,6 +187,18 @@ pub struct VmaEntry {
     /// Extension: its pages are locked as they are touched (`MLOCK_ONFAULT`).
     #[prost(bool, optional, tag = "1010")]
     pub lock_on_fault: Option<bool>,
+    /// Extension: nothing about it can be changed (`mseal`).
+    #[prost(bool, optional, tag = "1011")]
+    pub sealed: Option<bool>,
+}
+
+impl VmaEntry {
+    /// Whether the kernel may take its contents (`MAP_DROPPABLE`).
+    pub const fn is_droppable(&self) -> bool {
+        const MAP_TYPE: u32 = 0x0f;
+        const MAP_DROPPABLE: u32 = 0x08;
+        self.flags & MAP_TYPE == MAP_DROPPABLE
+    }
 }
 
 /// An asynchronous I/O context.

@@ -332,6 +332,25 @@ pub(super) fn guard_regions() -> Answer {
     outcome("madvise MADV_GUARD_INSTALL", result.into())
 }
 
+pub(super) fn sealed_memory() -> Answer {
+    const MSEAL: libc::c_long = arch::syscall::nr::MSEAL as libc::c_long;
+    // SAFETY: no page is meant: the kernel says whether it knows the call.
+    let result = unsafe { libc::syscall(MSEAL, 0, 0, 0) };
+    outcome("mseal", result)
+}
+
+pub(super) fn droppable_memory() -> Answer {
+    const MAP_DROPPABLE: libc::c_int = 0x08;
+    let flags = MAP_DROPPABLE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, of a page, where the kernel has room for it.
+    let made = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, flags, -1, 0) };
+    if made == libc::MAP_FAILED {
+        return outcome("mmap MAP_DROPPABLE", -1);
+    }
+    // SAFETY: that mapping, to which nothing refers.
+    outcome("munmap", unsafe { libc::munmap(made, 4096) }.into())
+}
+
 /// Asks for nothing and is told of every feature that the kernel's userfaultfd has.
 fn uffd_features() -> Result<u64, Answer> {
     const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;

@@ -19,7 +19,7 @@ use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use kernel::attributes::FileFlags;
 
@@ -113,7 +113,9 @@ impl GhostImage {
     fn make_and_remove(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<Made> {
         let made = match self.kind() {
             libc::S_IFREG => regular(directory, name)?,
-            libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR => self.special(directory, name)?,
+            libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR | libc::S_IFLNK => {
+                self.special(directory, name)?
+            }
             kind => {
                 let what = format!("a deleted file of kind {kind:o} is not supported");
                 return Err(io::Error::other(what));
@@ -133,8 +135,11 @@ impl GhostImage {
             self.write(&OpenOptions::new().write(true).open(&path)?)?;
         }
         std::os::unix::fs::chown(&path, Some(self.entry.uid), Some(self.entry.gid))?;
-        let mode = Mode::from_bits_truncate(self.entry.mode);
-        fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::FollowSymlink)?;
+        // A symbolic link has no permissions.
+        if self.kind() != libc::S_IFLNK {
+            let mode = Mode::from_bits_truncate(self.entry.mode);
+            fchmodat(AT_FDCWD, &path, mode, FchmodatFlags::FollowSymlink)?;
+        }
         for attribute in &self.entry.attributes {
             kernel::attributes::set(handle, &attribute.name, &attribute.value).map_err(
                 |error| {
@@ -178,7 +183,7 @@ impl GhostImage {
         Ok(())
     }
 
-    /// A directory, fifo or device without a name. The call that makes one gives no descriptor, so it is
+    /// A directory, fifo, device or symbolic link without a name. The call that makes one gives no descriptor, so it is
     /// made in a directory that nobody else can enter, and comes to its own name from there.
     fn special(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         let closed = Mode::S_IRWXU;
@@ -205,6 +210,10 @@ impl GhostImage {
         );
         if self.kind() == libc::S_IFDIR {
             mkdirat(&inner, name, only)?;
+        } else if self.kind() == libc::S_IFLNK {
+            let target = self.entry.symlnk_target.as_deref().unwrap_or_default();
+            let target = kernel::paths::of_bytes(target).ok_or(ErrorKind::InvalidInput)?;
+            symlinkat(target, &inner, name)?;
         } else {
             let kind = SFlag::from_bits_truncate(self.kind());
             mknodat(&inner, name, kind, only, self.entry.rdev.unwrap_or(0).into())?;
@@ -337,6 +346,17 @@ mod tests {
         assert!(has_no_unnamed_files(Errno::EINVAL, OFlag::O_RDWR));
         assert!(!has_no_unnamed_files(Errno::EINVAL, OFlag::O_RDWR | OFlag::O_DIRECT));
         assert!(!has_no_unnamed_files(Errno::ENOSPC, OFlag::O_RDWR));
+    }
+
+    #[test]
+    fn a_link_leads_where_it_led() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut link = ghost(libc::S_IFLNK | 0o777, b"");
+        link.pieces.clear();
+        link.entry.symlnk_target = Some(b"/nowhere/at all".to_vec());
+        let handle = make(&link, &dir.path().join("gone"));
+        assert_eq!(nix::fcntl::readlinkat(&handle, "").unwrap(), "/nowhere/at all");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -147,6 +147,9 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
         if vma.end.checked_add(vma.pgoff).is_none() {
             return wrong("its file offset cannot be");
         }
+        if vma.is_droppable() && *kind != MappingKind::Anonymous {
+            return wrong("what may be dropped is of no file");
+        }
         if let Some(refusal) = refusal(*kind) {
             return Err(Error::refused(refusal.of(pid.get(), object())));
         }

@@ -19,6 +19,8 @@ const SHARED_FILE: MappingKind = MappingKind::File { shared: true };
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
 const MAP_PRIVATE: u32 = 0x02;
+/// In place of `MAP_PRIVATE`.
+const MAP_DROPPABLE: u32 = 0x08;
 const MAP_ANONYMOUS: u32 = 0x20;
 const MAP_GROWSDOWN: u32 = 0x100;
 const MAP_LOCKED: u32 = 0x2000;
@@ -132,6 +134,7 @@ fn mapping(
         MappingKind::SharedAnonymous => {
             (*descriptors.segments.get(&vma.shmid).ok_or_else(lost)?, MAP_SHARED, vma.pgoff)
         }
+        _ if vma.is_droppable() => (-1, MAP_DROPPABLE | MAP_ANONYMOUS, 0),
         _ => (-1, MAP_PRIVATE | MAP_ANONYMOUS, 0),
     };
     Ok(Mapping {
@@ -152,7 +155,7 @@ fn mapping(
                 }
             }
         },
-        pad: 0,
+        sealed: vma.sealed.unwrap_or_default().into(),
     })
 }
 

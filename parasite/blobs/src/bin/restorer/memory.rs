@@ -31,6 +31,7 @@ pub fn restore(context: &Context) {
     finish(context);
     notes(context);
     attributes(context);
+    seal(context);
 }
 
 /// Everything but the region goes. The kernel keeps no address of what goes: the area that the C
@@ -114,6 +115,16 @@ fn attributes(context: &Context) {
     // Last: what was written before could not be made executable any more.
     if arguments.deny_write_execute != 0 {
         context.prctl(Step::Attribute, PR_SET_MDWE, arguments.deny_write_execute as usize);
+    }
+}
+
+/// Seals what was sealed, when nothing is to be done to it any more.
+fn seal(context: &Context) {
+    for mapping in context.entries(context.arguments().mappings) {
+        if mapping.sealed != 0 {
+            let args = [mapping.start as usize, mapping.bytes as usize, 0, 0, 0, 0];
+            context.must(Step::Seal, mapping.start, nr::MSEAL, args);
+        }
     }
 }
 
