@@ -4,9 +4,9 @@ use arch::fpu::Layout;
 use arch::image;
 use collector::settings::in_empty_session;
 use images::messages::{
-    CoreEntry, CredsEntry, MemoryPolicyEntry, RlimitEntry, RseqEntry, SECCOMP_MODE_DISABLED,
-    SaEntry, SchedulingEntry, SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
-    TaskCoreEntry, TaskRlimitsEntry, ThreadCoreEntry, ThreadSasEntry,
+    CoreEntry, CredsEntry, MemoryPolicyEntry, RlimitEntry, RseqEntry, SaEntry, SchedulingEntry,
+    SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
+    TaskRlimitsEntry, ThreadCoreEntry, ThreadSasEntry,
 };
 use kernel::procfs::{Limit, Status};
 use kernel::ptrace::RawSigInfo;
@@ -19,15 +19,23 @@ use crate::numbers::Numbers;
 use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::timers;
 
+/// What other images say of a thread.
+pub(crate) struct Elsewhere {
+    /// The number of its control groups.
+    pub(crate) groups: u32,
+    /// Its mode of seccomp, and the number of its last filter.
+    pub(crate) seccomp: (u32, Option<u32>),
+}
+
 /// The image of a thread; `task` is its process, with the signals that wait for it and what its
-/// threads are called, if the thread leads it, `layout` that of the processor, `groups` the number of its control groups.
+/// threads are called, if the thread leads it, `layout` that of the processor.
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
     securebits: i32,
     task: Option<(&TaskCapture, &ParasiteReport, &[&RawSigInfo], &Numbers)>,
     layout: &Layout,
-    groups: u32,
+    elsewhere: &Elsewhere,
     signals: &ToThread<'_>,
 ) -> CoreEntry {
     let state = image::ThreadState {
@@ -46,8 +54,10 @@ pub(crate) fn thread(
             ..task_core(task, report, capture)
         }),
         thread_core: Some(ThreadCoreEntry {
-            cg_set: Some(groups),
+            cg_set: Some(elsewhere.groups),
             signals_p: Some(queue(&signals.pending)),
+            seccomp_mode: Some(elsewhere.seccomp.0),
+            seccomp_filter: elsewhere.seccomp.1,
             // The leader's is that of the process.
             personality: task.is_none().then_some(capture.settings.personality),
             ..thread_core(capture, in_task, securebits)
@@ -114,7 +124,6 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         }),
         pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
         creds: Some(creds(&capture.attributes.status, securebits)),
-        seccomp_mode: Some(SECCOMP_MODE_DISABLED),
         comm: Some(comm(&capture.comm)),
         rseq_entry: (rseq.pointer != 0).then_some(RseqEntry {
             rseq_abi_pointer: rseq.pointer,

@@ -12,6 +12,7 @@ use crate::inject::{Asking, Gadgets, Infection, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::denies_parasites;
+use crate::seccomp::{Seccomp, refuse_to_ask};
 use crate::tasks::TaskCapture;
 use freezer::Frozen;
 
@@ -32,13 +33,15 @@ pub(crate) fn begin(
     let mut infected: Infected = Vec::new();
     let asked = tasks.iter().filter(|(pid, task)| {
         let denies = || inventory.processes.get(pid).is_some_and(denies_parasites);
-        task.report.is_none() || cross_check && !denies()
+        let may_be = !denies() && task.threads.iter().all(|thread| thread.seccomp == Seccomp::Off);
+        task.report.is_none() || cross_check && may_be
     });
     for (&pid, task) in asked {
         let (Some(process), Some(thread)) = (inventory.processes.get(&pid), task.threads.first())
         else {
             continue;
         };
+        refuse_to_ask(process, thread)?;
         let request = request(plan, process, task)?;
         let leader = frozen
             .processes
@@ -159,6 +162,7 @@ pub(crate) fn ask_other_threads(
                 continue;
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
+            refuse_to_ask(process, thread)?;
             let gadgets = gadgets(plan, process)?;
             let room = (process, index as u64);
             let stopped = frozen

@@ -36,6 +36,7 @@ mod processes;
 pub mod ps;
 mod rights;
 mod room;
+mod seccomp;
 mod segment;
 mod sharing;
 mod task_state;

@@ -112,8 +112,12 @@ impl<'a> Looker<'a> {
         let root = self.options.pid;
         let mut inventory = inventory(collector, root, earlier, Look::Ahead)?;
         let task_states = TaskStates::read(&inventory, self.options.cross_check);
-        let mut found =
-            unsupported::find(root, &inventory, task_states.unsupported(root), &self.around);
+        let mut found = unsupported::find(
+            root,
+            &inventory,
+            task_states.unsupported(root, &inventory),
+            &self.around,
+        );
         found.extend(unsupported::of_cgroups(&inventory));
         found.extend(crate::cgroups::of_roots(self.options));
         found.extend(room::find(root, &inventory));

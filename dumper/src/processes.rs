@@ -2,7 +2,7 @@
 
 use collector::{Inventory, Process, ProcessState};
 use ids::HostPid;
-use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::procfs::{Dir, ProcFile, Stat, Status};
 
 /// Whether a process has the memory of another one that made it, as a child of vfork does until it
 /// executes a program: what is opened of its memory is the other one's.
@@ -23,6 +23,11 @@ pub(crate) fn is_zombie(process: &Process) -> bool {
 /// Whether a process is gone, or a zombie.
 pub(crate) fn has_ended(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
+}
+
+/// Whether the system calls of the process are filtered, so that none may be made in it that is not its own.
+pub(crate) fn is_filtered(pid: HostPid) -> bool {
+    Dir::open(pid).and_then(|dir| Status::read(&dir)).is_ok_and(|status| status.seccomp != 0)
 }
 
 /// Whether no memory of the process can be both written and executed (`PR_SET_MDWE`), as a parasite

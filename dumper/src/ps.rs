@@ -10,7 +10,7 @@ use ids::HostPid;
 use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::rights::{Right, User, held};
 use support::Unsupported;
-use support::settings::of_status;
+use support::settings::{of_seccomp, of_status};
 use support::tree::{of_closed, of_ended, of_tracer, of_tree};
 
 use crate::clock::Clock;
@@ -167,7 +167,9 @@ impl Row {
             refusals: Vec::new(),
         };
         let features = status.thread_features.as_deref();
-        let mut found = of_status(process.pid, status.seccomp, features);
+        let mut found = of_status(process.pid, features);
+        let readable = status.seccomp == 0 || kernel::seccomp::may_read();
+        found.extend(of_seccomp(process, process.pid, status.seccomp, readable));
         found.extend(of_tracer(process.pid, status.tracer, None));
         Ok(Self { summary, found })
     }

@@ -14,7 +14,7 @@ use kernel::procfs::{
 };
 use kernel::sched::Scheduling;
 use support::Unsupported;
-use support::settings::{of_exit_signal, of_status, of_unusual};
+use support::settings::{of_exit_signal, of_seccomp, of_status, of_unusual};
 use support::tree::of_tracer;
 
 use crate::error::Error;
@@ -106,7 +106,7 @@ impl ThreadAttributes {
     }
 
     fn of_status(&self, tid: HostPid) -> Vec<Unsupported> {
-        of_status(tid, self.status.seccomp, self.status.thread_features.as_deref())
+        of_status(tid, self.status.thread_features.as_deref())
     }
 
     /// What stands in the way that an inventory by eBPF would have told.
@@ -274,11 +274,15 @@ impl TaskStates {
     }
 
     /// What of it stands in the way of a dump.
-    pub(crate) fn unsupported(&self, root: HostPid) -> Vec<Unsupported> {
+    pub(crate) fn unsupported(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
         let threads = self.threads.iter();
+        let readable = self.filters_are_readable();
         let own = kernel::process::own_thread();
         let of_threads = threads.flat_map(|(&tid, (_, attributes))| {
             let mut found = attributes.of_status(tid);
+            let process = inventory.processes.get(&attributes.status.tgid);
+            let mode = attributes.status.seccomp;
+            found.extend(process.and_then(|process| of_seccomp(process, tid, mode, readable)));
             found.extend(of_tracer(tid, attributes.status.tracer, Some(own)));
             found.extend(attributes.labels.unsupported(tid, &self.labels));
             found.extend(attributes.in_place_of_programs(tid, root));
@@ -289,6 +293,12 @@ impl TaskStates {
             .filter_map(|&pid| unsupported::of_program(pid))
             .chain(of_threads)
             .collect()
+    }
+
+    /// Whether the filters of those that have some can be read.
+    fn filters_are_readable(&self) -> bool {
+        let mut modes = self.threads.values().map(|(_, attributes)| attributes.status.seccomp);
+        modes.all(|mode| mode == 0) || kernel::seccomp::may_read()
     }
 
     /// Those of a process that stands still; `process` is of the inventory that was taken since.
@@ -341,6 +351,9 @@ impl TaskStates {
                     &self.labels,
                 )?;
                 let mut found = attributes.of_status(tid);
+                let mode = attributes.status.seccomp;
+                let readable = || mode == 0 || kernel::seccomp::may_read();
+                found.extend(of_seccomp(process, tid, mode, readable()));
                 found.extend(attributes.labels.unsupported(tid, &self.labels));
                 unsupported::refuse(process.pid, found)?;
                 Ok(attributes)

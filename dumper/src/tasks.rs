@@ -9,6 +9,7 @@ use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
 
 use crate::error::Error;
 use crate::inject::{Bits, Original, ParasiteReport, ThreadState};
+use crate::seccomp::Seccomp;
 use crate::task_state::{ProcessAttributes, TaskStates, ThreadAttributes};
 use crate::unsupported;
 
@@ -47,6 +48,7 @@ pub(crate) struct ThreadCapture {
     pub(crate) blocked: u64,
     /// [`collector::InTask::continues`].
     pub(crate) continues: u64,
+    pub(crate) seccomp: Seccomp,
     /// What only the thread knows; there once it, or the kernel's own structures, were asked.
     pub(crate) in_task: Option<ThreadState>,
 }
@@ -122,6 +124,8 @@ impl ThreadCapture {
         unsupported::of_thread(pid, tid, &original)?;
         let attributes = states.of_thread(dir, process, tid)?;
         let settings = known.in_task.map(|known| known.settings);
+        let seccomp = Seccomp::read(stopped, attributes.status.seccomp)?;
+        unsupported::refuse(pid, seccomp.unsupported(tid).into_iter().collect())?;
         Ok(Self {
             tid,
             original,
@@ -133,6 +137,7 @@ impl ThreadCapture {
             pending: pending(stopped, known.pending, false)?,
             blocked: known.blocked,
             continues: known.in_task.map_or(0, |known| known.continues),
+            seccomp,
             in_task: known.in_task.zip(bits).map(|(known, bits)| ThreadState::known(&known, bits)),
         })
     }

@@ -10,8 +10,8 @@ use hooks::{Moment, Point};
 use ids::HostPid;
 use images::messages::{
     DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
-    MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, SeccompEntry, StatsEntry, TimensEntry,
-    Timespec, VmaEntry,
+    MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, StatsEntry, TimensEntry, Timespec,
+    VmaEntry,
 };
 use images::{ImageWriter, MappingKind, names};
 use kernel::netfilter::Method as LockMethod;
@@ -20,7 +20,7 @@ use support::settings::unseen_without_bpf;
 use crate::capture::{Captured, TreeState};
 use crate::cgroups::{self, Sets};
 use crate::clock::Clock;
-use crate::core_entry;
+use crate::core_entry::{self, Elsewhere};
 use crate::ending::Ending;
 use crate::error::Error;
 use crate::files::mapping_status;
@@ -30,6 +30,7 @@ use crate::mappings;
 use crate::memory::Pages;
 use crate::options::{AfterDump, Connections, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
+use crate::seccomp::Numbered;
 use crate::tasks::TaskCapture;
 
 /// The last step: the checkpoint is there, and the target runs on or may end.
@@ -158,14 +159,15 @@ fn encode(
     if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
+    let filters = Numbered::of(state.tasks.values());
     for (&pid, task) in &state.tasks {
-        process(state, writer, pid, task, &layout, &sets)?;
+        process(state, writer, pid, task, &layout, (&sets, &filters))?;
     }
     state.namespaces.encode(writer)?;
     zombies(state, writer)?;
     state.files.encode(writer)?;
     tree(state, writer, options.pid)?;
-    writer.write_one(&names::seccomp(), &SeccompEntry::default())?;
+    writer.write_one(&names::seccomp(), &filters.encode())?;
     writer.write_one(&names::timens(0), &clocks())?;
     let stats = stats(state, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
@@ -188,7 +190,7 @@ fn process(
     pid: HostPid,
     task: &TaskCapture,
     layout: &Layout,
-    sets: &Sets,
+    (sets, filters): (&Sets, &Numbered),
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
     let numbers = &state.numbers;
@@ -196,9 +198,13 @@ fn process(
     for (index, (thread, signals)) in task.threads.iter().zip(&threads).enumerate() {
         let Some(in_task) = &thread.in_task else { continue };
         let process = (index == 0).then_some((task, report, &shared[..], numbers));
-        let groups = sets.number(&thread.attributes.groups);
+        let elsewhere = Elsewhere {
+            groups: sets.number(&thread.attributes.groups),
+            seccomp: filters.of_thread(&thread.seccomp),
+        };
         let bits = report.state.securebits;
-        let mut entry = core_entry::thread(thread, in_task, bits, process, layout, groups, signals);
+        let mut entry =
+            core_entry::thread(thread, in_task, bits, process, layout, &elsewhere, signals);
         if let Some(process) = &mut entry.tc {
             process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);
         }

@@ -44,6 +44,7 @@ pub mod reserved;
 pub mod rights;
 pub mod rseq;
 pub mod sched;
+pub mod seccomp;
 pub mod shared_memory;
 pub mod signalfd;
 pub mod sock_diag;

@@ -35,6 +35,8 @@ bitflags::bitflags! {
         const EXIT = libc::PTRACE_O_TRACEEXIT;
         /// The task is killed when the tracer ends.
         const KILL_WITH_TRACER = libc::PTRACE_O_EXITKILL;
+        /// Filters of system calls have no effect while the task is traced.
+        const SUSPEND_SECCOMP = 1 << 21;
     }
 }
 
@@ -74,6 +76,12 @@ impl Error {
             Some(libc::ESRCH | libc::ECHILD) => Self::Gone { operation, tid },
             _ => Self::Refused { operation, tid, source },
         }
+    }
+
+    /// Whether the kernel refused with this error.
+    #[must_use]
+    pub fn is(&self, errno: nix::errno::Errno) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.raw_os_error() == Some(errno as i32))
     }
 
     /// Whether the task was gone, which is often no error at all.
@@ -159,14 +167,14 @@ const PTRACE_EVENT_STOP: c_int = 128;
 /// Signal sets are eight bytes for every 64-bit kernel.
 const SIGSET_BYTES: usize = 8;
 
-fn ptrace(
+pub(crate) fn ptrace(
     operation: &'static str,
     request: u32,
     tid: HostPid,
     addr: usize,
     data: *mut c_void,
 ) -> Result<c_long> {
-    // SAFETY: each caller in this module passes for `data` either a plain integer, where the
+    // SAFETY: each caller in this crate passes for `data` either a plain integer, where the
     // request takes one, or a pointer to a live buffer of the size that the request fills.
     let answer = unsafe { libc::ptrace(request as _, tid.get(), addr, data) };
     if answer == -1 { Err(Error::last(operation, tid)) } else { Ok(answer) }

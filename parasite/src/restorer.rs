@@ -42,7 +42,8 @@ plain!(
     Special,
     Action,
     PosixTimer,
-    LateDescriptor
+    LateDescriptor,
+    Filter
 );
 plain!(Limit, Thread, Arguments, MemoryPolicy);
 
@@ -256,6 +257,18 @@ pub struct LateDescriptor {
     pub pad: u32,
 }
 
+/// A filter of system calls.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter {
+    /// Its instructions (`struct sock_filter`).
+    pub instructions: Table<u64>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
 /// Credentials of a thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -381,8 +394,10 @@ pub struct Thread {
     pub settings: Settings,
     /// What the processor is told of it: [`IDENTIFICATION_FAULTS`], [`CLOCK_FAULTS`], [`NEEDS_ROOM`].
     pub processor: u32,
-    /// Padding.
-    pub pad: u32,
+    /// Whether it may only read, write, exit and return from signals (seccomp's strict mode).
+    pub strict: u32,
+    /// Its filters of system calls, the one first that was installed first.
+    pub filters: Table<Filter>,
     /// Processors that it may run on, one bit each; empty to leave them as they are.
     pub affinity: Table<u8>,
     /// Credentials.
@@ -475,8 +490,8 @@ pub struct Arguments {
     pub turns: i32,
     /// How many others the one who closes the restore's own descriptors waits for; 0 for one of the others.
     pub others: u32,
-    /// Padding.
-    pub pad: u32,
+    /// How many of their first filters all threads have in common, as they had them before they were made.
+    pub common_filters: u32,
     /// The late descriptors.
     pub late: Table<LateDescriptor>,
     /// Where the helper's stack ends, from the start of the region.
@@ -494,9 +509,9 @@ const _: () = {
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 104 + 16 + 16);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 104 + 16 + 16);
     assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 96);
-    assert!(size_of::<LateDescriptor>() == 16);
+    assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };
 
 macro_rules! steps {
@@ -590,4 +605,6 @@ steps! {
     Turn = 32, "wait for who shares the descriptors, by descriptor";
     /// A mapping is sealed.
     Seal = 33, "seal the memory at";
+    /// Filters of system calls.
+    Seccomp = 34, "filter the system calls, by filter";
 }

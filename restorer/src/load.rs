@@ -19,7 +19,8 @@ use ids::ImagePid;
 use images::Images;
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::messages::{
-    CgroupEntry, FsEntry, MmEntry, TaskCoreEntry, TaskKobjIdsEntry, ThreadCoreEntry,
+    CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, SeccompFilter, TaskCoreEntry,
+    TaskKobjIdsEntry, ThreadCoreEntry,
 };
 
 pub(crate) use memory::SharedSegment;
@@ -94,6 +95,20 @@ pub(crate) struct Thread {
     /// What is the processor's.
     pub(crate) processor: ThreadImage,
     pub(crate) core: ThreadCoreEntry,
+    /// Its filters of system calls, the one first that was installed first.
+    pub(crate) filters: Vec<SeccompFilter>,
+}
+
+impl Thread {
+    /// Whether it is in seccomp's strict mode.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.core.seccomp_mode == Some(SECCOMP_MODE_STRICT)
+    }
+
+    /// Whether some of its system calls are forbidden.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.is_strict() || !self.filters.is_empty()
+    }
 }
 
 impl Body {
@@ -112,7 +127,7 @@ impl Checkpoint {
         let mut store = Store::of(dir)?;
         let mut processes = Vec::new();
         for process in std::mem::take(&mut read.processes) {
-            processes.push(task::load(process, &nameless, &mut store)?);
+            processes.push(task::load(process, (&nameless, &read.seccomp), &mut store)?);
         }
         check_sharing(&processes)?;
         let living =

@@ -20,12 +20,16 @@ pub(crate) fn check(
     let Some((uid, gid)) = options.on_behalf_of else { return Ok(()) };
     for (process, body) in checkpoint.living() {
         for thread in &body.threads {
-            if !thread.core.creds.as_ref().is_some_and(|creds| is_plain(creds, uid, gid)) {
-                return Err(Error::refused(
-                    support::host::more_rights(uid, gid)
-                        .of(process.pid.get(), format!("thread {}", thread.tid)),
-                ));
-            }
+            let creds = thread.core.creds.as_ref();
+            let refusal = if !creds.is_some_and(|creds| is_plain(creds, uid, gid)) {
+                support::host::more_rights(uid, gid)
+            } else if !thread.filters.is_empty() && !creds.is_some_and(gains_nothing) {
+                support::host::FILTERS_OF_ROOT
+            } else {
+                continue;
+            };
+            let object = format!("thread {}", thread.tid);
+            return Err(Error::refused(refusal.of(process.pid.get(), object)));
         }
     }
     if let Some(pid) = checkpoint.namespaces.first() {
@@ -73,6 +77,11 @@ fn is_user(who: &PeerCredentials, checkpoint: &Checkpoint, uid: u32, gid: u32) -
 
 fn are_of(groups: &[u32], creds: &CredsEntry) -> bool {
     groups.iter().all(|group| creds.groups.contains(group))
+}
+
+/// Whether programs that it executes gain no rights, so that it may filter what they call.
+fn gains_nothing(creds: &CredsEntry) -> bool {
+    creds.no_new_privs == Some(1)
 }
 
 /// Whether these are a user's own rights, as one has them who has logged in.

@@ -107,6 +107,7 @@ pub(crate) fn region(
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
         components: body.permitted_components(),
         mm: mm(body, descriptors.exe),
+        common_filters: threads::common_filters(&body.threads) as u32,
         ..Arguments::default()
     };
     arguments.auxv = tables.put(&body.mm.mm_saved_auxv);

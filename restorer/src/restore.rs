@@ -22,7 +22,7 @@ use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
-use crate::load::{Body, Checkpoint, Process, State, signal_of};
+use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::namespaces;
 use crate::network::{self, Network};
 use crate::numbers;
@@ -119,6 +119,14 @@ pub fn restore(
     let mut dying = dying(&checkpoint, &plan)?;
     dying.extend(helpers.values());
     let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&plan).collect());
+    let filtered = |(_, body): &(_, &Body)| body.threads.iter().any(Thread::is_filtered);
+    if let Some((process, _)) = checkpoint.living().find(filtered) {
+        if !kernel::seccomp::may_read() {
+            let refusal = support::host::FILTERS_FROM_INSIDE;
+            return Err(Error::refused(refusal.of(process.pid.get(), "seccomp")));
+        }
+        tracer = tracer.suspend_seccomp();
+    }
     let root = plan.host(plan.tasks[0].pid)?;
     let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;

@@ -23,6 +23,8 @@ const OPTIONS: Options = Options::SYSCALL_GOOD
 #[derive(Debug)]
 pub(crate) struct Tracer {
     park_signal: i32,
+    /// [`OPTIONS`], and more where the tasks need it.
+    options: Options,
     /// Tasks that are there.
     alive: BTreeSet<HostPid>,
     /// Tasks that are to end: zombies and helpers.
@@ -51,13 +53,18 @@ impl<E: Into<Error>> From<E> for Loss {
 impl Tracer {
     /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
     pub(crate) fn new(park_signal: i32, dying: BTreeSet<HostPid>, ours: BTreeSet<HostPid>) -> Self {
-        Self { park_signal, alive: BTreeSet::new(), dying, ours }
+        Self { park_signal, options: OPTIONS, alive: BTreeSet::new(), dying, ours }
+    }
+
+    /// For tasks that have filters of system calls: none has an effect until the tracer lets go.
+    pub(crate) fn suspend_seccomp(self) -> Self {
+        Self { options: self.options | Options::SUSPEND_SECCOMP, ..self }
     }
 
     /// Starts with the root, which is left stopped.
     pub(crate) fn seize_root(&mut self, pid: HostPid) -> Result<Stopped, Error> {
         self.alive.insert(pid);
-        let root = Running::seize(pid, OPTIONS)?;
+        let root = Running::seize(pid, self.options)?;
         root.interrupt()?;
         Ok(root.wait_stopped()?)
     }

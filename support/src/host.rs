@@ -282,6 +282,18 @@ pub const CONNECTION_OF_USER: Refusal = Refusal::fixed(
 pub const NAMESPACE_OF_ROOT: Refusal =
     Refusal::fixed("it was in a namespace of its own, which takes root to make", "ask as root");
 
+/// Filters of system calls that programs with more rights would meet.
+pub const FILTERS_OF_ROOT: Refusal = Refusal::fixed(
+    "it has seccomp filters and not PR_SET_NO_NEW_PRIVS, which takes root to make",
+    "ask as root",
+);
+
+/// A restore of filters by a program that is under seccomp itself, or lacks a right.
+pub const FILTERS_FROM_INSIDE: Refusal = Refusal::fixed(
+    "a program that has seccomp filters itself, or lacks CAP_SYS_ADMIN, cannot restore one that has some",
+    "restore it as root, from outside of containers and sandboxes",
+);
+
 /// A process that has used up its address space.
 #[must_use]
 pub fn no_gap(bytes: usize) -> Refusal {

@@ -122,12 +122,6 @@ pub fn unknown_advice(bits: u64) -> Refusal {
     )
 }
 
-/// A thread with filters of system calls.
-pub const SECCOMP: Refusal = Refusal::fixed(
-    "it has seccomp filters",
-    "start the program without a seccomp filter, and dump it again",
-);
-
 /// A thread that is scheduled by deadline.
 pub const DEADLINE: Refusal =
     Refusal::fixed("it is scheduled by deadline", "give it another policy before the dump (chrt)");

@@ -205,15 +205,68 @@ pub fn of_exit_signal(pid: HostPid, signal: i32) -> Option<Unsupported> {
     (signal != libc::SIGCHLD).then(|| refusal.of(pid, "exit signal"))
 }
 
-/// What the status of a task (`/proc/PID/status`) tells: its mode of seccomp, and the processor's features
-/// that it has turned on.
+/// What to call filters of system calls.
+const SECCOMP: &str = "seccomp";
+
+/// A thread in a `mode` of seccomp. `readable` is whether who dumps may read filters.
 #[must_use]
-pub fn of_status(task: HostPid, seccomp: u32, features: Option<&str>) -> Vec<Unsupported> {
-    let mut found = Vec::new();
-    if seccomp != 0 {
-        let remedy = "start it without a seccomp filter";
-        found.push(Refusal::fixed("its system calls are filtered", remedy).of(task, "seccomp"));
+pub fn of_seccomp(
+    process: &Process,
+    task: HostPid,
+    mode: u32,
+    readable: bool,
+) -> Option<Unsupported> {
+    const FILTERS: u32 = 2;
+    let told = process.threads.get(&task).is_some_and(|thread| thread.in_task.is_some());
+    let known = process.in_process.as_ref().filter(|_| told);
+    match (mode, known) {
+        (0, _) => None,
+        (FILTERS, _) if !readable => Some(
+            Refusal::fixed(
+                "its seccomp filters cannot be read by a program that has filters itself, or that lacks \
+                 CAP_SYS_ADMIN",
+                "dump it as root, from outside of containers and sandboxes",
+            )
+            .of(task, SECCOMP),
+        ),
+        (_, Some(known)) if !known.timers && !known.thp_restricted => None,
+        (_, known) => Some(seccomp_asked(task, known.is_some())),
     }
+}
+
+/// A task under seccomp that would have to be asked: where it is not for what programs of eBPF lack
+/// (`by_programs`), it is for want of them.
+#[must_use]
+pub fn seccomp_asked(task: HostPid, by_programs: bool) -> Unsupported {
+    let refusal = match by_programs {
+        true => Refusal::fixed(
+            "it has POSIX timers or restricts huge pages, for which it has to be asked by code of ours, \
+             which its filters may end",
+            "delete its timers before the dump, or start it without seccomp (systemd: SystemCallFilter=)",
+        ),
+        false => Refusal::fixed(
+            "without eBPF it has to be asked by code of ours, which its filters may end",
+            "dump it by root with eBPF (`stasis check` says what is missing)",
+        ),
+    };
+    refusal.of(task, SECCOMP)
+}
+
+/// A task whose filters hand calls to a supervisor.
+#[must_use]
+pub fn seccomp_supervised(task: HostPid) -> Unsupported {
+    Refusal::fixed(
+        "a filter hands calls to a supervisor (SECCOMP_RET_USER_NOTIF), whose descriptor a restore cannot \
+         make",
+        "start it without the supervisor",
+    )
+    .of(task, SECCOMP)
+}
+
+/// What the status of a task (`/proc/PID/status`) tells: the processor's features that it has turned on.
+#[must_use]
+pub fn of_status(task: HostPid, features: Option<&str>) -> Vec<Unsupported> {
+    let mut found = Vec::new();
     if features.is_some_and(|features| features.contains(arch::kernel::SHADOW_STACK)) {
         let remedy = arch::kernel::WITHOUT_SHADOW_STACK;
         let refusal = Refusal::fixed("signal frames cannot be made for it", remedy);
@@ -320,10 +373,10 @@ mod tests {
 
     #[test]
     fn what_the_status_tells() {
-        let found = of_status(pid(40), 2, Some(arch::kernel::SHADOW_STACK));
+        let found = of_status(pid(40), Some(arch::kernel::SHADOW_STACK));
         let objects: Vec<_> = found.iter().map(|found| &*found.object).collect();
-        assert_eq!(objects, ["seccomp", "shadow stack"]);
-        assert!(of_status(pid(40), 0, Some("")).is_empty());
+        assert_eq!(objects, ["shadow stack"]);
+        assert!(of_status(pid(40), Some("")).is_empty());
     }
 
     #[test]

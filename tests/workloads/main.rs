@@ -46,6 +46,7 @@ mod ptys;
 mod pulse;
 mod registers;
 mod restartable;
+mod seccomp;
 mod settings;
 mod shared;
 mod shared_tables;
@@ -158,6 +159,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared_tables_apart", shared_tables::apart),
     ("namespaces", namespaces::together),
     ("namespaces_apart", namespaces::apart),
+    ("seccomp", seccomp::run),
+    ("seccomp_together", seccomp::together),
+    ("seccomp_supervised", seccomp::supervised),
     ("settings", settings::run),
     ("outside_datagrams", outside::datagrams),
     ("outside_stream", outside::stream),

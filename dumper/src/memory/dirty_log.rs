@@ -36,7 +36,7 @@ use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Gadgets, userfaultfd_of};
-use crate::processes::denies_parasites;
+use crate::processes::{denies_parasites, is_filtered};
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
 const MAPPINGS: usize = 64;
@@ -161,7 +161,8 @@ impl DirtyLog {
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
         let mut worth = worth_logging(&mut map, pid, &process.mappings, worth)?;
         // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
-        if worth.is_empty() || denies_parasites(process) {
+        // Nor is any run where filters may end it.
+        if worth.is_empty() || denies_parasites(process) || is_filtered(pid) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, gadgets);

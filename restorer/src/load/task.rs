@@ -4,9 +4,11 @@ use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
 use ids::ImagePid;
 use images::messages::{
-    CoreEntry, SECCOMP_MODE_DISABLED, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
+    CoreEntry, SECCOMP_MODE_DISABLED, SECCOMP_MODE_FILTER, SECCOMP_MODE_STRICT, SeccompEntry,
+    SeccompFilter, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
 };
 use images::{checkpoint, names};
+use kernel::seccomp::{INSTRUCTION_BYTES, LONGEST};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
 
@@ -26,7 +28,7 @@ const SCHED_DEADLINE: u32 = 6;
 /// Takes up one process.
 pub(super) fn load(
     process: checkpoint::Process,
-    nameless: &Nameless,
+    (nameless, filters): (&Nameless, &SeccompEntry),
     store: &mut Store,
 ) -> Result<Process, Error> {
     let pid = known(process.pid)?;
@@ -41,7 +43,7 @@ pub(super) fn load(
         None => None,
         Some(body) => {
             check_process(&object, &core)?;
-            Some(load_body(pid, process.threads, body, nameless, store)?)
+            Some(load_body(pid, (process.threads, &core), body, (nameless, filters), store)?)
         }
     };
     Ok(Process {
@@ -68,12 +70,12 @@ fn known_or_outside(number: u32) -> Result<Option<ImagePid>, Error> {
 
 fn load_body(
     pid: ImagePid,
-    threads: Vec<checkpoint::Thread>,
+    (threads, task): (Vec<checkpoint::Thread>, &TaskCoreEntry),
     body: checkpoint::Body,
-    nameless: &Nameless,
+    (nameless, filters): (&Nameless, &SeccompEntry),
     store: &mut Store,
 ) -> Result<Body, Error> {
-    let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core));
+    let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core, task, filters));
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
     let checkpoint::Body { ids, mm, mut mappings, pages, fs } = body;
     nameless.correct(&mut mappings);
@@ -82,7 +84,12 @@ fn load_body(
     Ok(Body { threads, mm, mappings, runs, vdso, fs, ids })
 }
 
-fn thread(number: u32, mut core: CoreEntry) -> Result<Thread, Error> {
+fn thread(
+    number: u32,
+    mut core: CoreEntry,
+    task: &TaskCoreEntry,
+    filters: &SeccompEntry,
+) -> Result<Thread, Error> {
     let tid = known(number)?;
     let object = format!("thread {tid}");
     let missing = |what| Error::image(names::core(number).name(), format!("no {what}"));
@@ -92,21 +99,55 @@ fn thread(number: u32, mut core: CoreEntry) -> Result<Thread, Error> {
             Error::refused(support::host::OTHER_PROCESSOR.of(tid.get(), object.as_str()))
         }
     })?;
-    let own = core.thread_core.ok_or_else(|| missing("thread state"))?;
+    let mut own = core.thread_core.ok_or_else(|| missing("thread state"))?;
     if processor.abi() == Abi::Compat {
         return Err(Error::refused(support::images::OF_32_BITS.of(tid.get(), object)));
     }
     check_thread(tid, &object, &own)?;
-    let thread = Thread { tid, processor, core: own };
+    // Images of before CRIU 3.7 have it once for all threads.
+    own.seccomp_mode = own.seccomp_mode.or(task.old_seccomp_mode);
+    own.seccomp_filter = own.seccomp_filter.or(task.old_seccomp_filter);
+    let filters = of_thread(&own, filters).map_err(|what| Error::image(object, what))?;
+    let thread = Thread { tid, processor, core: own, filters };
     registers::general(&thread)?;
     Ok(thread)
 }
 
+/// The filters of a thread, the one first that was installed first. The kernel lets no thread have
+/// more than a number of instructions.
+fn of_thread(
+    core: &ThreadCoreEntry,
+    all: &SeccompEntry,
+) -> Result<Vec<SeccompFilter>, &'static str> {
+    const MOST_INSTRUCTIONS: usize = 1 << 15;
+    let mut next = match core.seccomp_mode.unwrap_or(SECCOMP_MODE_DISABLED) {
+        SECCOMP_MODE_FILTER => Some(core.seccomp_filter.ok_or("its seccomp filter is not named")?),
+        SECCOMP_MODE_DISABLED | SECCOMP_MODE_STRICT => None,
+        _ => return Err("its mode of seccomp is unknown"),
+    };
+    let (mut chain, mut instructions) = (Vec::new(), 0);
+    while let Some(number) = next {
+        let filter =
+            all.seccomp_filters.get(number as usize).ok_or("a seccomp filter is not there")?;
+        let count = filter.filter.len() / INSTRUCTION_BYTES;
+        if !(1..=LONGEST).contains(&count) || filter.filter.len() % INSTRUCTION_BYTES != 0 {
+            return Err("a seccomp filter has a wrong length");
+        }
+        instructions += count;
+        if instructions > MOST_INSTRUCTIONS {
+            return Err(
+                "its seccomp filters are longer than the kernel allows, or go round in a circle",
+            );
+        }
+        chain.push(filter.clone());
+        next = filter.prev;
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
 fn check_thread(tid: ImagePid, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
     let refuse = |refusal: Refusal| Err(Error::refused(refusal.of(tid.get(), object)));
-    if core.seccomp_mode.is_some_and(|mode| mode != SECCOMP_MODE_DISABLED) {
-        return refuse(support::images::SECCOMP);
-    }
     if core.sched_policy == Some(SCHED_DEADLINE) {
         return refuse(support::images::DEADLINE);
     }

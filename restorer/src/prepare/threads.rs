@@ -1,9 +1,9 @@
 //! What each thread's part of the restorer is told.
 
-use images::messages::{CredsEntry, SchedulingEntry, ThreadCoreEntry};
+use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
-    CLOCK_FAULTS, Credentials, IDENTIFICATION_FAULTS, NEEDS_ROOM, SIGINFO_BYTES, SchedAttr,
+    CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, SIGINFO_BYTES, SchedAttr,
     Settings, Table, Thread, UNSET,
 };
 use parasite::task::AltStack;
@@ -56,9 +56,33 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, host, tables),
+        strict: thread.is_strict().into(),
+        filters: filters(&thread.filters, tables),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
     })
+}
+
+fn filters(filters: &[SeccompFilter], tables: &mut Tables) -> Table<Filter> {
+    let laid: Vec<_> = filters
+        .iter()
+        .map(|filter| {
+            let instructions = filter.filter.as_chunks().0.iter().copied().map(u64::from_ne_bytes);
+            let instructions = tables.put(&instructions.collect::<Vec<_>>());
+            Filter { instructions, flags: filter.flags.unwrap_or(0), pad: 0 }
+        })
+        .collect();
+    tables.put(&laid)
+}
+
+/// How many of their first filters all threads have in common.
+pub(super) fn common_filters(threads: &[load::Thread]) -> usize {
+    let Some((first, others)) = threads.split_first() else { return 0 };
+    let same = |count: usize, other: &load::Thread| {
+        let pairs = first.filters[..count].iter().zip(&other.filters);
+        pairs.take_while(|(one, two)| one == two).count()
+    };
+    others.iter().fold(first.filters.len(), same)
 }
 
 fn processor(thread: &load::Thread) -> u32 {

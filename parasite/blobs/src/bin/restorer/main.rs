@@ -8,8 +8,8 @@
 //!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]).
 //! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
 //!    to a thread) and limits, which could have stood in the way before ([`process`]).
-//! 3. **thread**, in every thread: what it has registered with the kernel, name, scheduling,
-//!    credentials, and only then what a change of credentials takes back ([`thread`]).
+//! 3. **thread**, in every thread: what it has registered with the kernel, name, scheduling, filters of
+//!    system calls (which the tracer keeps from having an effect until it lets go), credentials, and only then what a change of credentials takes back ([`thread`]).
 //! 4. **pending**: signals that were waiting. All signals but the one to park by are blocked
 //!    throughout, so that they wait on.
 //! 5. **park**: the thread stops for its tracer, which gives it its registers and signal mask.
@@ -40,9 +40,11 @@ unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
     let context = unsafe { Context::leader(arguments) };
     memory::restore(&context);
     process::before_threads(&context);
+    thread::common_filters(&context);
     thread::create_others(&context);
     process::after_threads(&context);
     thread::register(&context);
+    thread::own_filters(&context);
     thread::credentials(&context);
     process::when_settled(&context);
     thread::parent_death_signal(&context);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use arch::settings;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{
-    CLOCK_FAULTS, Credentials, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
+    CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
 use crate::context::{Context, Seat};
@@ -48,6 +48,9 @@ const PR_GET_SECUREBITS: usize = 27;
 const PR_SET_SECUREBITS: usize = 28;
 const PR_SET_NO_NEW_PRIVS: usize = 38;
 const PR_CAP_AMBIENT: usize = 47;
+const PR_SET_SECCOMP: usize = 22;
+const SECCOMP_MODE_STRICT: usize = 1;
+const SECCOMP_SET_MODE_FILTER: usize = 1;
 const PR_CAP_AMBIENT_RAISE: usize = 2;
 const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
 
@@ -116,6 +119,7 @@ unsafe extern "C" fn follower(seat: usize) -> ! {
     // SAFETY: the leader put the seat at the top of this thread's own stack.
     let context = unsafe { Context::follower(seat) };
     register(&context);
+    own_filters(&context);
     credentials(&context);
     settle(&context);
     parent_death_signal(&context);
@@ -168,6 +172,42 @@ pub fn register(context: &Context) {
     // The leader's has been in force since before its memory was brought in; others have it from
     // there until now.
     memory_policy(context);
+}
+
+/// Installs the filters that all threads have in common: those that are made from here on share them.
+pub fn common_filters(context: &Context) {
+    let filters = context.entries(context.thread().filters);
+    let common = context.arguments().common_filters as usize;
+    install(context, 0, filters.get(..common).unwrap_or_default());
+}
+
+/// Installs the filters that the thread has for itself. It takes rights that it may have lost in the end.
+pub fn own_filters(context: &Context) {
+    let thread = context.thread();
+    let common = context.arguments().common_filters as usize;
+    let filters = context.entries(thread.filters);
+    install(context, common, filters.get(common..).unwrap_or_default());
+    if thread.strict != 0 {
+        context.prctl(Step::Seccomp, PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+    }
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct Program {
+    length: u16,
+    instructions: *const u64,
+}
+
+fn install(context: &Context, first: usize, filters: &[Filter]) {
+    for (index, filter) in filters.iter().enumerate() {
+        let instructions = context.entries(filter.instructions);
+        let program =
+            Program { length: instructions.len() as u16, instructions: instructions.as_ptr() };
+        let args = [SECCOMP_SET_MODE_FILTER, filter.flags as usize, &raw const program as usize];
+        let args = [args[0], args[1], args[2], 0, 0, 0];
+        context.must(Step::Seccomp, (first + index) as u64, nr::SECCOMP, args);
+    }
 }
 
 /// Processors first: a deadline thread may not be kept from any.

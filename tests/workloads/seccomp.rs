@@ -1,0 +1,163 @@
+//! System calls that are filtered: by filters that all threads share, by one more of a single thread, and
+//! in a child by strict mode. What a checkpoint by injected code would call is forbidden, and ends who calls it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+
+use crate::stage::{Findings, Outcome, Stage, check};
+
+const NO_SUCH: i32 = 99;
+const OTHER: i32 = 77;
+
+/// A filter that gives each of the calls its answer, and lets all others be made.
+fn filter(answers: &[(libc::c_long, u32)]) -> Vec<libc::sock_filter> {
+    let instruction =
+        |code: u32, jump: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump, k };
+    let mut program = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for (call, answer) in answers {
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, *call as u32));
+        program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, *answer));
+    }
+    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW));
+    program
+}
+
+fn install(flags: libc::c_ulong, mut program: Vec<libc::sock_filter>) -> i32 {
+    let length = program.len() as u16;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let (mode, at) = (libc::SECCOMP_SET_MODE_FILTER, &raw const program);
+    // SAFETY: the kernel reads the program, of as many instructions as it says.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, at) };
+    check(done as i32).expect("install a filter")
+}
+
+const fn fails(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+/// What two calls say that hardly anything makes, and what the kernel shows of the thread.
+fn answers() -> (i32, i32, Vec<String>) {
+    // SAFETY: both take integers only.
+    let (first, second) = unsafe {
+        let errno = |answer: libc::c_long| match answer {
+            -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            _ => 0,
+        };
+        (
+            errno(libc::syscall(libc::SYS_sched_get_priority_max, 0)),
+            errno(libc::syscall(libc::SYS_sched_get_priority_min, 0)),
+        )
+    };
+    let status = fs::read_to_string("/proc/thread-self/status").expect("status");
+    let of_seccomp = status.lines().filter(|line| line.starts_with("Seccomp"));
+    (first, second, of_seccomp.map(str::to_owned).collect())
+}
+
+/// A child in strict mode, which echoes a byte until there is none.
+fn strict_child() -> (i32, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    // SAFETY: the child makes only system calls, on a buffer of its own.
+    let pid = check(unsafe { libc::fork() }).expect("fork");
+    if pid == 0 {
+        drop(ours);
+        let socket = theirs.as_raw_fd();
+        // SAFETY: one byte is read into and written from a place of that size; exit is the raw call, which
+        // strict mode lets through, as it does not exit_group.
+        unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT);
+            let mut byte = 0_u8;
+            while libc::read(socket, (&raw mut byte).cast(), 1) == 1 {
+                libc::write(socket, (&raw const byte).cast(), 1);
+            }
+            libc::syscall(libc::SYS_exit, 42);
+            libc::_exit(1);
+        }
+    }
+    (pid, ours)
+}
+
+fn echoes(child: &mut UnixStream, byte: u8) -> bool {
+    let mut back = [0];
+    child.write_all(&[byte]).and_then(|()| child.read_exact(&mut back)).is_ok() && back == [byte]
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    let (pid, mut child) = strict_child();
+    assert!(echoes(&mut child, 1));
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).expect("no new rights");
+    let (ask, asked) = mpsc::channel::<()>();
+    let (say, said) = mpsc::channel();
+    let (begin, begun) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        begun.recv().expect("the filters are there");
+        install(0, filter(&[(libc::SYS_sched_get_priority_min, fails(OTHER))]));
+        while asked.recv().is_ok() {
+            say.send(answers()).expect("somebody asked");
+        }
+    });
+    let fatal = libc::SECCOMP_RET_KILL_PROCESS;
+    let deadly = [libc::SYS_ptrace, libc::SYS_userfaultfd, libc::SYS_getitimer, libc::SYS_prctl];
+    install(0, filter(&deadly.map(|call| (call, fatal))));
+    let shared = filter(&[(libc::SYS_sched_get_priority_max, fails(NO_SUCH))]);
+    install(libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_LOG, shared);
+    begin.send(()).expect("the thread is there");
+    let look = || {
+        ask.send(()).expect("the thread is there");
+        (answers(), said.recv().expect("the thread answers"))
+    };
+    let before = look();
+    assert_eq!((before.0.0, before.0.1, before.1.0, before.1.1), (NO_SUCH, 0, NO_SUCH, OTHER));
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("answers and filters", &before, &look());
+    found.must("the strict child answers", echoes(&mut child, 2));
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    found.must("the child is in strict mode", status.contains("\nSeccomp:\t1\n"));
+    drop(child);
+    let mut ended = 0;
+    // SAFETY: the kernel writes one int.
+    unsafe { libc::waitpid(pid, &raw mut ended, 0) };
+    found.same("how the child ended", &(42 << 8), &ended);
+    found.outcome()
+}
+
+/// Threads that share their filters: one more is given to all of them at once, which the kernel does only if
+/// each has those that the first has.
+pub(crate) fn together(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).expect("no new rights");
+    install(0, filter(&[(libc::SYS_sched_get_priority_max, fails(NO_SUCH))]));
+    let (ask, asked) = mpsc::channel::<()>();
+    let (say, said) = mpsc::channel();
+    std::thread::spawn(move || {
+        while asked.recv().is_ok() {
+            say.send(answers()).expect("somebody asked");
+        }
+    });
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let more = filter(&[(libc::SYS_sched_get_priority_min, fails(OTHER))]);
+    found.same("threads without the filters", &0, &install(libc::SECCOMP_FILTER_FLAG_TSYNC, more));
+    ask.send(()).expect("the thread is there");
+    let other = said.recv().expect("the thread answers");
+    found.same("what the other thread meets", &(NO_SUCH, OTHER), &(other.0, other.1));
+    found.outcome()
+}
+
+/// A filter that hands a call to a supervisor, who is here and has closed its descriptor.
+pub(crate) fn supervised(stage: &Stage) -> Outcome {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).expect("no new rights");
+    let program = filter(&[(libc::SYS_sched_get_priority_max, libc::SECCOMP_RET_USER_NOTIF)]);
+    let listener = install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, program);
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    check(unsafe { libc::close(listener) }).expect("close");
+    stage.ready_then_wait();
+    Ok(())
+}
