@@ -64,11 +64,11 @@ fn chosen(arguments: &[OsString]) -> Option<PathBuf> {
         Some(PathBuf::from(OsStr::from_bytes(word.as_bytes().strip_prefix(b"--config=")?)))
     };
     let next = |index: usize| arguments.get(index + 1).map(PathBuf::from);
-    let found = arguments.iter().enumerate().filter_map(|(index, word)| match word == "--config" {
+    let mut found = arguments.iter().enumerate().filter_map(|(index, word)| match word == "--config" {
         true => next(index),
         false => attached(word),
     });
-    found.last()
+    found.next_back()
 }
 
 /// The options of one file.

@@ -260,6 +260,20 @@ pub const CONTINUING: [&str; 5] = [
     "futex_wait_restart",
 ];
 
+/// What a tracer writes, in this order, into `struct user` (`PTRACE_POKEUSER`: an offset and a value), for a thread
+/// to stop before it executes the instruction at an address, or to stop nowhere.
+pub const fn breakpoint(at: Option<u64>) -> [(usize, u64); 2] {
+    /// The kernel's `struct user` has them at this offset.
+    const DEBUG_REGISTERS: usize = 848;
+    const ADDRESS: usize = DEBUG_REGISTERS;
+    const CONTROL: usize = DEBUG_REGISTERS + 7 * size_of::<u64>();
+    const ENABLE_FIRST: u64 = 1;
+    match at {
+        Some(address) => [(ADDRESS, address), (CONTROL, ENABLE_FIRST)],
+        None => [(CONTROL, 0), (ADDRESS, 0)],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,19 +380,5 @@ mod tests {
         // 32-bit code means getpgrp by the number of semop.
         let compat = GeneralRegs { cs: 0x23, ..call(65, endless) };
         assert_eq!(compat.unbroken(), None);
-    }
-}
-
-/// What a tracer writes, in this order, into `struct user` (`PTRACE_POKEUSER`: an offset and a value), for a thread
-/// to stop before it executes the instruction at an address, or to stop nowhere.
-pub const fn breakpoint(at: Option<u64>) -> [(usize, u64); 2] {
-    /// The kernel's `struct user` has them at this offset.
-    const DEBUG_REGISTERS: usize = 848;
-    const ADDRESS: usize = DEBUG_REGISTERS;
-    const CONTROL: usize = DEBUG_REGISTERS + 7 * size_of::<u64>();
-    const ENABLE_FIRST: u64 = 1;
-    match at {
-        Some(address) => [(ADDRESS, address), (CONTROL, ENABLE_FIRST)],
-        None => [(CONTROL, 0), (ADDRESS, 0)],
     }
 }

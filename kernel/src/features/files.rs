@@ -242,7 +242,8 @@ fn overlay_map() -> Result<bool, Answer> {
     let link = format!("/proc/self/map_files/{start:x}-{:x}", start + PAGE_SIZE);
     let shown = std::fs::metadata(link).map_err(told("look at a link of /proc/self/map_files"));
     // SAFETY: the page was mapped above, and nothing refers to it.
-    let _ = unsafe { munmap(page, PAGE_SIZE as usize) };
+    unsafe { munmap(page, PAGE_SIZE as usize) }
+        .map_err(|errno| unknown("unmap a file on overlayfs", errno))?;
     let (shown, open) = (shown?, file.metadata().map_err(told("look at a file on overlayfs"))?);
     Ok((shown.dev(), shown.ino()) == (open.dev(), open.ino()))
 }
