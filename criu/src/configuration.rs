@@ -51,8 +51,15 @@ pub fn of(arguments: &[OsString], host: &Host) -> Result<Vec<OsString>, Configur
     let chosen = chosen(arguments);
     let defaults = chosen.is_none() && !arguments.iter().any(|word| word == "--no-default-config");
     let mut words = Vec::new();
-    let files = host.configuration.iter().filter(|_| defaults);
-    for file in files.chain(&host.configuration_too).chain(&chosen) {
+    for file in host.configuration.iter().filter(|_| defaults) {
+        match read(file) {
+            // A home that is somebody else's, as after a change of user.
+            Err(ConfigurationError::Read { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied => {}
+            read => words.extend(read?),
+        }
+    }
+    for file in host.configuration_too.iter().chain(&chosen) {
         words.extend(read(file)?);
     }
     Ok(words)
@@ -64,10 +71,11 @@ fn chosen(arguments: &[OsString]) -> Option<PathBuf> {
         Some(PathBuf::from(OsStr::from_bytes(word.as_bytes().strip_prefix(b"--config=")?)))
     };
     let next = |index: usize| arguments.get(index + 1).map(PathBuf::from);
-    let mut found = arguments.iter().enumerate().filter_map(|(index, word)| match word == "--config" {
-        true => next(index),
-        false => attached(word),
-    });
+    let mut found =
+        arguments.iter().enumerate().filter_map(|(index, word)| match word == "--config" {
+            true => next(index),
+            false => attached(word),
+        });
     found.next_back()
 }
 

@@ -68,10 +68,10 @@ use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
 use crate::numbers::Numbers;
-use crate::options::Connections;
 use crate::segment::Segment;
 use beside::Beside;
 pub(crate) use connections::Connection;
+pub use connections::Connections;
 use file_cache::{Contents, FileCache, Keeping, Unchanged};
 pub use file_reference::FileReference;
 use held::HeldFiles;

@@ -41,7 +41,7 @@ pub(crate) fn begin(
         else {
             continue;
         };
-        refuse_to_ask(process, thread)?;
+        refuse_to_ask(process, thread.tid, &thread.seccomp)?;
         let request = request(plan, process, task)?;
         let leader = frozen
             .processes
@@ -162,7 +162,7 @@ pub(crate) fn ask_other_threads(
                 continue;
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
-            refuse_to_ask(process, thread)?;
+            refuse_to_ask(process, thread.tid, &thread.seccomp)?;
             let gadgets = gadgets(plan, process)?;
             let room = (process, index as u64);
             let stopped = frozen

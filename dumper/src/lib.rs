@@ -48,13 +48,11 @@ mod write;
 
 pub use dump::dump;
 pub use error::Error;
-pub use files::ExternalUnix;
+pub use files::{Connections, ExternalUnix};
 pub use freezer::StopError as FreezeError;
 pub use inject::Error as InjectError;
 pub use kernel::netfilter::Method as LockMethod;
 pub use memory::{KEEP, keep};
-pub use options::{
-    AfterDump, Connections, DIRTY_LOGS, DumpOptions, DumpReport, FrozenAccount, UNDO_DIR,
-};
+pub use options::{AfterDump, DIRTY_LOGS, DumpOptions, DumpReport, FrozenAccount, UNDO_DIR};
 pub use pre_dump::{end_dirty_log, pre_dump};
 pub use support::Unsupported;

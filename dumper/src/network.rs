@@ -20,7 +20,8 @@ use kernel::tcp;
 
 use crate::error::Error;
 use crate::files::Connection;
-use crate::options::{AfterDump, Connections, DumpOptions};
+use crate::files::Connections;
+use crate::options::{AfterDump, DumpOptions};
 
 /// What has been done, and is undone when this is dropped.
 #[derive(Debug, Default)]
@@ -121,7 +122,13 @@ impl Network {
                 Err(error) => failed = Some(error),
             }
         }
-        Err(Error::Lock(failed.unwrap_or_else(|| io::ErrorKind::NotFound.into())))
+        match failed {
+            Some(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Lock(error)),
+            _ => {
+                let found = vec![support::sockets::NO_LOCK.of(options.pid, "TCP connections")];
+                Err(Error::Refused { root: options.pid, found })
+            }
+        }
     }
 
     /// The tree is about to end: its connections end without a word, and stay locked.

@@ -10,7 +10,7 @@ use images::Images;
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 
-use crate::files::ExternalUnix;
+use crate::files::{Connections, ExternalUnix};
 
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,21 +21,6 @@ pub enum AfterDump {
     Stop,
     /// It is ended by `SIGKILL`.
     Kill,
-}
-
-/// What becomes of TCP connections. Those that are over are carried in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Connections {
-    /// Those with both ends in the tree are carried; any other is refused.
-    #[default]
-    Inside,
-    /// All are carried. While the tree is away, the network drops what comes for those with an end
-    /// outside.
-    All,
-    /// Each is refused.
-    Refused,
-    /// None is carried: they are closed in the restored tree.
-    Closed,
 }
 
 /// What a dump is asked for.

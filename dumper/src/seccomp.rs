@@ -18,7 +18,6 @@ use support::Unsupported;
 use support::settings::{seccomp_asked, seccomp_supervised};
 
 use crate::error::Error;
-use crate::tasks::{TaskCapture, ThreadCapture};
 
 /// What a thread may call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,11 +61,15 @@ impl Seccomp {
 }
 
 /// Refuses to run code in a thread under seccomp.
-pub(crate) fn refuse_to_ask(process: &Process, thread: &ThreadCapture) -> Result<(), Error> {
-    match thread.seccomp {
+pub(crate) fn refuse_to_ask(
+    process: &Process,
+    tid: HostPid,
+    seccomp: &Seccomp,
+) -> Result<(), Error> {
+    match seccomp {
         Seccomp::Off => Ok(()),
         _ => {
-            let found = vec![seccomp_asked(thread.tid, process.in_process.is_some())];
+            let found = vec![seccomp_asked(tid, process.in_process.is_some())];
             Err(Error::Refused { root: process.pid, found })
         }
     }
@@ -81,9 +84,9 @@ pub(crate) struct Numbered {
 
 impl Numbered {
     /// Those of all threads.
-    pub(crate) fn of<'a>(tasks: impl Iterator<Item = &'a TaskCapture>) -> Self {
+    pub(crate) fn of<'a>(threads: impl Iterator<Item = &'a Seccomp>) -> Self {
         let mut numbered = Self::default();
-        for seccomp in tasks.flat_map(|task| &task.threads).map(|thread| &thread.seccomp) {
+        for seccomp in threads {
             let Seccomp::Filters(filters) = seccomp else { continue };
             let mut prev = None;
             for filter in filters {

@@ -23,12 +23,12 @@ use crate::clock::Clock;
 use crate::core_entry::{self, Elsewhere};
 use crate::ending::Ending;
 use crate::error::Error;
-use crate::files::mapping_status;
+use crate::files::{Connections, mapping_status};
 use crate::interrupted::{self, Delivery};
 use crate::kobj_ids;
 use crate::mappings;
 use crate::memory::Pages;
-use crate::options::{AfterDump, Connections, DumpOptions, DumpReport, FrozenAccount};
+use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
 use crate::seccomp::Numbered;
 use crate::tasks::TaskCapture;
@@ -155,11 +155,11 @@ fn encode(
     }
     let layout = Layout::of_this_processor();
     let threads = state.tasks.values().flat_map(|task| &task.threads);
-    let sets = Sets::of(threads.map(|thread| &thread.attributes.groups))?;
+    let sets = Sets::of(threads.clone().map(|thread| &thread.attributes.groups))?;
     if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
-    let filters = Numbered::of(state.tasks.values());
+    let filters = Numbered::of(threads.map(|thread| &thread.seccomp));
     for (&pid, task) in &state.tasks {
         process(state, writer, pid, task, &layout, (&sets, &filters))?;
     }

@@ -89,8 +89,7 @@ pub(crate) fn rare(stage: &Stage) -> Outcome {
         // SAFETY: a byte of the mapping that has just been made.
         unsafe { droppable.cast::<u8>().write(9) };
     }
-    let flags =
-        || [sealed.addr(), sealed.addr() + half.1, droppable as usize].map(|addr| flags_at(addr));
+    let flags = || [sealed.addr(), sealed.addr() + half.1, droppable as usize].map(flags_at);
     let before = flags();
 
     stage.ready_then_wait();

@@ -25,7 +25,21 @@ use super::file_reference::FileReference;
 use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey};
 use super::{Captured, Error, Plan};
-use crate::options::Connections;
+
+/// What becomes of TCP connections. Those that are over are carried in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// Those with both ends in the tree are carried; any other is refused.
+    #[default]
+    Inside,
+    /// All are carried. While the tree is away, the network drops what comes for those with an end
+    /// outside.
+    All,
+    /// Each is refused.
+    Refused,
+    /// None is carried: they are closed in the restored tree.
+    Closed,
+}
 
 /// A TCP connection of the tree.
 #[derive(Clone, Debug)]
