@@ -2,7 +2,7 @@
 //!
 //! [`ImageStore`] is read from, [`NewCheckpoint`] written to; [`PageSource`] and [`PageSink`] are their pages. The
 //! rest of the crate, and everybody who uses it, knows these and not where the bytes are. A new kind of store is a
-//! module here that implements all four.
+//! module here that implements its traits.
 
 mod directory;
 mod memory;

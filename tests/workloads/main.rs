@@ -180,6 +180,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("tcp_in_flight", tcp::in_flight),
     ("tcp_many", tcp::many),
     ("tcp_outside", tcp::outside),
+    ("tcp_plain", tcp::plain),
     ("terminal", terminal::run),
     ("threads", threads::run),
     ("timers", timers::run),

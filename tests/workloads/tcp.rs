@@ -177,6 +177,28 @@ pub(crate) fn both(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// What CRIU carries as well: connections at rest, with bytes that have arrived and are not read yet.
+pub(crate) fn plain(stage: &Stage) -> Outcome {
+    let mut pairs = [Pair::of("IPv4", "127.0.0.1:0"), Pair::of("IPv6", "[::1]:0")];
+    let (question, answer) = (pattern(7, 3000), pattern(8, 2000));
+    for pair in &mut pairs {
+        pair.client.write_all(&question).expect("write");
+        pair.server.write_all(&answer).expect("write");
+    }
+    let before = pairs.each_ref().map(Pair::ends);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("addresses", &before, &pairs.each_ref().map(Pair::ends));
+    for pair in &mut pairs {
+        let mut bytes = (vec![0; question.len()], vec![0; answer.len()]);
+        found.works("read the question", pair.server.read_exact(&mut bytes.0));
+        found.works("read the answer", pair.client.read_exact(&mut bytes.1));
+        found.must("what waited is what was sent", bytes == (question.clone(), answer.clone()));
+        pair.works(&mut found);
+    }
+    found.outcome()
+}
+
 /// Connections to whoever listens at the address in `PEER`, which sends each byte back; and one that comes in.
 pub(crate) fn outside(stage: &Stage) -> Outcome {
     let peer: SocketAddr = std::env::var("PEER").expect("PEER").parse().expect("an address");

@@ -10,8 +10,8 @@ use nix::sys::socket::{MsgFlags, SockaddrStorage, send, sendto};
 use super::{
     CLOSING, Error, FIN_WAIT1, FIN_WAIT2, MARK, OFF, OFF_QUIETLY, OPTION_SACK, OPTION_WINDOW_SCALE,
     RECEIVED, SENT, SYN_SENT, Stream, TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_OPTIONS,
-    TCP_REPAIR_QUEUE, TCP_REPAIR_WINDOW, TCP_TIMESTAMP, failed, is_closed_here, is_closed_there,
-    is_confirmed, repair, segment,
+    TCP_REPAIR_QUEUE, TCP_REPAIR_WINDOW, TCP_TIMESTAMP, Window, failed, is_before, is_closed_here,
+    is_closed_there, is_confirmed, repair, segment,
 };
 use crate::sockets::{self, Address, set_option, set_option_bytes};
 
@@ -29,6 +29,21 @@ fn put(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 
 fn select(socket: BorrowedFd<'_>, queue: u32) -> io::Result<()> {
     set_option(socket, SOL_TCP, TCP_REPAIR_QUEUE, queue)
+}
+
+impl Window {
+    /// As the kernel takes it of a connection that has received all before `next`. It refuses numbers beyond the
+    /// window, which it has itself when it drops what there is no room for: the segment that was dropped has
+    /// changed the peer's window, and its own is closed.
+    fn allowed(self, next: u32) -> Self {
+        let earlier = |one: u32, two: u32| if is_before(two, one) { two } else { one };
+        Self {
+            largest: self.largest.max(self.sent),
+            received_update: earlier(self.received_update, next),
+            sent_update: earlier(self.sent_update, next.wrapping_add(self.received)),
+            ..self
+        }
+    }
 }
 
 impl Stream {
@@ -119,6 +134,7 @@ impl Stream {
             window.received_update = window.received_update.wrapping_sub(1);
             window.received = window.received.saturating_add(1);
         }
+        let window = window.allowed(self.after_data().0);
         let words = [
             window.sent_update,
             window.sent,
@@ -245,4 +261,25 @@ fn inject(packet: &[u8], to: SocketAddr) -> io::Result<()> {
     to.set_port(0);
     sendto(socket.as_raw_fd(), packet, &SockaddrStorage::from(to), MsgFlags::empty())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod window_tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_as_the_kernel_takes_them() {
+        let usual = Window {
+            sent_update: u32::MAX - 9,
+            sent: 100,
+            largest: 200,
+            received: 50,
+            received_update: u32::MAX - 20,
+        };
+        assert_eq!(usual.allowed(10), usual);
+        let dropped = Window { sent_update: 300, received: 0, ..usual };
+        assert_eq!(dropped.allowed(10), Window { sent_update: 10, ..dropped });
+        let wrong = Window { largest: 1, received_update: 90, ..usual };
+        assert_eq!(wrong.allowed(10), Window { largest: 100, received_update: 10, ..wrong });
+    }
 }
