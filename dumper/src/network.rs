@@ -131,7 +131,7 @@ impl Network {
         }
     }
 
-    /// The tree is about to end: its connections end without a word, and stay locked.
+    /// The tree has ended, and its connections live on in `sockets` alone: they end without a word.
     pub(crate) fn end(&mut self, sockets: &[OwnedFd]) {
         for socket in sockets {
             if let Err(error) = tcp::repair(socket) {

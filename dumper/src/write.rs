@@ -117,9 +117,11 @@ impl<'d> Written<'d> {
             match dump.options.after {
                 AfterDump::Kill => {
                     *dump.ending = Ending::of(&inventory);
-                    dump.network.end(&sockets);
+                    // The sockets are held here as well: they end with this process's hold, by when they are in
+                    // repair mode. Before the tree has ended they must not be: a dumper that is killed leaves it alive.
                     tree.release(Release::Kill);
                     dump.network.keep();
+                    dump.network.end(&sockets);
                 }
                 AfterDump::Stop => tree.release(Release::Stop),
                 AfterDump::Resume => tree.release(Release::Resume),

@@ -70,18 +70,31 @@ pub struct RepairedSocket {
 
 impl RepairedSocket {
     /// Takes it out of repair mode; whether it was in it.
-    pub(crate) fn undo(&self) -> bool {
-        let Ok(process) = PidFd::open(self.pid) else { return false };
+    ///
+    /// # Errors
+    /// When this process may not: somebody else has to. That it has gone is none.
+    pub(crate) fn undo(&self) -> io::Result<bool> {
+        let Some(process) = there(PidFd::open(self.pid))? else { return Ok(false) };
         // If it has its number now, it had it when that was opened.
         let stat = Dir::open(self.pid).and_then(|dir| Stat::read(&dir));
         if !stat.is_ok_and(|stat| stat.start_time == self.start_time) {
-            return false;
+            return Ok(false);
         }
-        let Ok(socket) = process.get(self.fd) else { return false };
+        let Some(socket) = there(process.get(self.fd))? else { return Ok(false) };
         let is_it = nix::sys::stat::fstat(&socket).is_ok_and(|stat| stat.st_ino == self.inode);
-        is_it
-            && tcp::is_repaired(&socket).unwrap_or(false)
-            && tcp::end_repair(&socket, self.reuse).is_ok()
+        if !is_it || !tcp::is_repaired(&socket)? {
+            return Ok(false);
+        }
+        tcp::end_repair(&socket, self.reuse)?;
+        Ok(true)
+    }
+}
+
+/// `None` of a process or descriptor that has gone.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => Ok(None),
+        found => found.map(Some),
     }
 }
 
@@ -104,12 +117,12 @@ mod tests {
         let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino;
         let fd = socket.as_raw_fd();
         let deed = RepairedSocket { pid, start_time, fd, inode, reuse: true };
-        assert!(!deed.undo());
+        assert!(!deed.undo().unwrap());
         tcp::repair(&socket).unwrap();
-        assert!(!RepairedSocket { start_time: 1, ..deed }.undo());
-        assert!(!RepairedSocket { inode: 1, ..deed }.undo());
+        assert!(!RepairedSocket { start_time: 1, ..deed }.undo().unwrap());
+        assert!(!RepairedSocket { inode: 1, ..deed }.undo().unwrap());
         assert!(tcp::is_repaired(&socket).unwrap());
-        assert!(deed.undo() && !deed.undo());
+        assert!(deed.undo().unwrap() && !deed.undo().unwrap());
         assert!(!tcp::is_repaired(&socket).unwrap());
     }
 }

@@ -80,7 +80,13 @@ impl Deed {
             Self::FrozenCgroup { version, directory, inode } => (version, directory, inode),
             Self::LockedNetwork(lock) => return lock.undo(),
             Self::RepairedSockets { sockets } => {
-                return Ok(sockets.iter().filter(|socket| socket.undo()).count() > 0);
+                let what = || "repair mode of TCP connections".to_owned();
+                let failed = |source| Error::Locked { what: what(), source };
+                let mut found = false;
+                for socket in sockets {
+                    found |= socket.undo().map_err(failed)?;
+                }
+                return Ok(found);
             }
         };
         if !is_there(directory, *inode).map_err(|source| Error::Undo {

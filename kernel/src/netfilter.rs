@@ -166,7 +166,10 @@ impl Lock {
                     result => result.map(|()| true),
                 }
             }
-            Method::Iptables => Ok(self.rules(false).is_ok() || self.one_by_one()),
+            Method::Iptables => match self.rules(false) {
+                Ok(()) => Ok(true),
+                Err(_) => self.one_by_one(),
+            },
             Method::Skip => Ok(false),
         }
     }
@@ -240,7 +243,9 @@ impl Lock {
     }
 
     /// Takes out those rules that are there; whether there were any.
-    fn one_by_one(&self) -> bool {
+    fn one_by_one(&self) -> io::Result<bool> {
+        /// What iptables says of a rule that is not there.
+        const ABSENT: &str = "matching rule exist";
         let mut found = false;
         for ends in &self.connections {
             let program = match ends.0.ip() {
@@ -249,10 +254,14 @@ impl Lock {
             };
             for rule in Self::rules_of(ends) {
                 let words: Vec<&str> = ["-w", "-D"].into_iter().chain(rule.split(' ')).collect();
-                found |= run(program, &words, "").is_ok();
+                match run(program, &words, "") {
+                    Ok(()) => found = true,
+                    Err(error) if error.to_string().contains(ABSENT) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
-        found
+        Ok(found)
     }
 }
 
