@@ -3,6 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use ids::HostPid;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::procfs::{Dir, FdInfo, Mount};
+
 /// Most bytes that a handle has (`MAX_HANDLE_SZ`).
 pub const LONGEST: usize = 128;
 
@@ -12,6 +18,22 @@ struct Handle {
     bytes: u32,
     kind: i32,
     handle: [u8; LONGEST],
+}
+
+/// The mount that an open file is of, by the id that `mountinfo` has.
+#[must_use]
+pub fn mount_of(fd: impl AsFd) -> Option<i32> {
+    let own = Dir::open(HostPid::own()).ok()?;
+    Some(FdInfo::read(&own, fd.as_fd().as_raw_fd()).ok()?.mount)
+}
+
+/// The root of a mount, to open files of it by ([`open()`]): nothing but a directory, and `None` if its place leads
+/// elsewhere by now, as it does below another mount.
+#[must_use]
+pub fn anchor(mount: &Mount) -> Option<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(&*mount.mount_point, flags, Mode::empty()).ok()?;
+    (mount_of(&directory) == Some(mount.id)).then_some(directory)
 }
 
 /// An `O_PATH` handle on the file that its file system, of which `mount` is a descriptor, knows by `handle`.

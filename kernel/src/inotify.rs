@@ -92,21 +92,23 @@ pub fn watch_as(inotify: impl AsFd, target: impl AsFd, mask: u32, number: i32) -
     Err(ErrorKind::Unsupported.into())
 }
 
-/// Forgets all events that wait. The instance is non-blocking.
+/// Forgets the events that wait now; others may come all the while. The instance is non-blocking.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn forget(inotify: impl AsFd) -> io::Result<()> {
     let mut file = File::from(inotify.as_fd().try_clone_to_owned()?);
     let mut events = vec![0; 1 << 16];
-    loop {
+    let mut waiting = bytes_waiting(&file)? as usize;
+    while waiting > 0 {
         match file.read(&mut events) {
-            Ok(_) => {}
+            Ok(read) => waiting = waiting.saturating_sub(read),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// Has the reader find `IN_Q_OVERFLOW`, by which the kernel tells that events were lost, and nothing before it.

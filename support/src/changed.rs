@@ -167,6 +167,10 @@ pub const SOCKET_STRAYED: Refusal = Refusal::fixed(
     "put the directory back, and restore again",
 );
 
+/// Something that has the name of a terminal and is none.
+pub const NO_TERMINAL: Refusal =
+    Refusal::fixed("what has its name is no terminal", "put the device back, and restore again");
+
 /// Something that has the name of a Unix socket's file and is no socket.
 pub const NO_SOCKET: Refusal = Refusal::fixed("what has its name is no socket", "move it away");
 

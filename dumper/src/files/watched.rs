@@ -8,13 +8,13 @@
 //! All of this is done while the target runs; of a frozen one it is asked whether each name leads where it led.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use collector::Inventory;
 use ids::HostPid;
 use images::messages::{FhEntry, FileIdentity};
-use kernel::procfs::{Dir, FdInfo, Mounts, ProcFile};
+use kernel::procfs::{Dir, Mounts, ProcFile};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, lstat};
 
@@ -196,12 +196,7 @@ impl Watched {
         if !self.anchors.contains_key(&inode.device) {
             let mounts = self.mounts()?;
             let of_device = mounts.0.iter().filter(|mount| mount.device == inode.device);
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let anchors = of_device.filter_map(|mount| {
-                let directory = open(&*mount.mount_point, flags, Mode::empty()).ok()?;
-                (mount_of(&directory) == Some(mount.id)).then_some(directory)
-            });
-            let anchors = anchors.collect();
+            let anchors = of_device.filter_map(kernel::handles::anchor).collect();
             self.anchors.insert(inode.device, anchors);
         }
         let anchors = self.anchors.get(&inode.device).map_or(&[][..], Vec::as_slice);
@@ -258,7 +253,7 @@ impl Watched {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let Ok(handle) = open(path, flags, Mode::empty()) else { return false };
         let Ok(stat) = fstat(&handle) else { return false };
-        let mount = mount_of(&handle).and_then(|id| mounts.get(id));
+        let mount = kernel::handles::mount_of(&handle).and_then(|id| mounts.get(id));
         if stat.st_ino != inode.number || mount.is_none_or(|mount| mount.device != inode.device) {
             return false;
         }
@@ -271,11 +266,6 @@ impl Watched {
 }
 
 /// The number of the mount that a descriptor of ours is of.
-fn mount_of(fd: &OwnedFd) -> Option<i32> {
-    let own = Dir::open(HostPid::own()).ok()?;
-    Some(FdInfo::read(&own, fd.as_fd().as_raw_fd()).ok()?.mount)
-}
-
 /// Directories to look in, and how deep.
 #[derive(Debug, Default)]
 struct Places(VecDeque<(PathBuf, usize)>);

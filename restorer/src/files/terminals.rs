@@ -256,7 +256,7 @@ fn line(
     controlling: &mut BTreeMap<u32, Controlling>,
 ) -> Result<(), Error> {
     let (path, what) = (file.path()?, file.what());
-    let opened = opening.opener.open(path)?;
+    let opened = current::open_now(opening, path)?;
     settings::apply(&opened, info, &what)?;
     if is_led(opening, info) && !controlling.contains_key(&info.sid) {
         let fd = opened

@@ -3,7 +3,6 @@
 //! It is judged as what is opened is: it must be what was watched when it was dumped, or those who have the
 //! instance may read it.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -119,8 +118,7 @@ fn by_handle(target: &Target<'_>) -> Result<OwnedFd, Error> {
     let device = libc::makedev(target.device >> 20, target.device & 0xf_ffff);
     let of_device = mounts.0.iter().filter(|mount| mount.device == device);
     let mut found = of_device.filter_map(|mount| {
-        let directory = File::open(&mount.mount_point).ok()?;
-        handles::open(&directory, target.handle.r#type, &bytes).ok()
+        handles::open(handles::anchor(mount)?, target.handle.r#type, &bytes).ok()
     });
     found.next().ok_or_else(|| gone(target))
 }
