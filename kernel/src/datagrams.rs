@@ -5,7 +5,7 @@
 //! is from.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::sockets::create;
@@ -100,10 +100,11 @@ pub struct Courier {
 }
 
 impl Courier {
-    /// Sends a datagram of a protocol (UDP or UDP-Lite). IPv4 addresses that are mapped into IPv6 are IPv4's.
+    /// Sends a datagram of a protocol (UDP or UDP-Lite). IPv4 addresses that are mapped into IPv6 are IPv4's. What
+    /// says that it is from somebody else may not leave the machine: the address must be one of its own.
     ///
     /// # Errors
-    /// `EPERM` without `CAP_NET_RAW`; `EINVAL` for addresses of two families, or bytes that no datagram has room
+    /// [`io::ErrorKind::AddrNotAvailable`] for other addresses; `EPERM` without `CAP_NET_RAW`; `EINVAL` for addresses of two families, or bytes that no datagram has room
     /// for; or as sendto(2).
     pub fn deliver(
         &mut self,
@@ -116,6 +117,10 @@ impl Courier {
         let (source, target) = (from.ip().to_canonical(), to.ip().to_canonical());
         let datagram = datagram(protocol, (source, from.port()), (target, to.port()), bytes);
         let datagram = datagram.ok_or_else(invalid)?;
+        if !is_of_this_machine(target) {
+            let reason = "the socket's address is none of this machine's";
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, reason));
+        }
         let (family, nth) = if target.is_ipv4() { (libc::AF_INET, 0) } else { (libc::AF_INET6, 1) };
         let raw = match &mut self.raw[nth] {
             Some(raw) => raw,
@@ -130,6 +135,20 @@ impl Courier {
         )?;
         if sent == datagram.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
+}
+
+/// Whether what is sent to an address stays here: the kernel sends to its own addresses from the same one. (A bind
+/// does not tell: there are options by which it takes any address.)
+fn is_of_this_machine(target: IpAddr) -> bool {
+    /// Nothing is sent there.
+    const ANY_PORT: u16 = 9;
+    let unspecified: IpAddr = match target {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = UdpSocket::bind((unspecified, 0))
+        .and_then(|socket| socket.connect((target, ANY_PORT)).and_then(|()| socket.local_addr()));
+    target.is_loopback() || from.is_ok_and(|from| from.ip() == target)
 }
 
 /// A packet with all its headers; `None` if there can be none.
@@ -190,7 +209,6 @@ const fn folded(mut sum: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
 
     /// Needs root.
     #[test]
@@ -227,6 +245,19 @@ mod tests {
         assert!(!peek(&socket).unwrap().unwrap().told);
         crate::sockets::set_option(&socket, libc::SOL_IP, libc::IP_PKTINFO, 1).unwrap();
         assert!(peek(&socket).unwrap().unwrap().told);
+    }
+
+    #[test]
+    fn nothing_is_sent_to_other_machines() {
+        let sender: SocketAddr = "198.51.100.9:53".parse().unwrap();
+        for other in ["192.0.2.77:9", "224.0.0.251:9", "255.255.255.255:9", "[2001:db8::77]:9"] {
+            let other: SocketAddr = other.parse().unwrap();
+            let from = if other.is_ipv4() { sender } else { "[2001:db8::7]:9".parse().unwrap() };
+            let error = Courier::default().deliver(17, from, other, b"x").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{other}");
+        }
+        assert!(is_of_this_machine("127.0.0.9".parse().unwrap()));
+        assert!(is_of_this_machine("::1".parse().unwrap()));
     }
 
     #[test]

@@ -85,6 +85,24 @@ pub fn attach(socket: impl AsFd, filter: &[u64]) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets in what comes by the loopback interface alone, which has number 1 in every network namespace.
+pub const FROM_LOOPBACK: [u64; 4] = {
+    /// `SKF_AD_OFF + SKF_AD_IFINDEX`: the number of the interface.
+    const INTERFACE: u64 = 0xffff_f008;
+    const LOAD: u64 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u64;
+    const COMPARE: u64 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u64;
+    const RETURN: u64 = (libc::BPF_RET | libc::BPF_K) as u64;
+    [LOAD << 48 | INTERFACE, COMPARE << 48 | 1 << 32 | 1, RETURN << 48 | 0xffff_ffff, RETURN << 48]
+};
+
+/// Takes the filter of a socket away.
+///
+/// # Errors
+/// As setsockopt(2): `EPERM` if it is locked.
+pub fn detach(socket: impl AsFd) -> io::Result<()> {
+    crate::sockets::set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +119,22 @@ mod tests {
         assert_eq!(filter(&socket).unwrap(), ALL);
         assert!(attach(&socket, &[u64::MAX]).is_err());
         assert_eq!(filter(&socket).unwrap(), ALL);
+        detach(&socket).unwrap();
+        assert_eq!(filter(&socket).unwrap(), []);
+    }
+
+    #[test]
+    fn loopback_passes() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        attach(&socket, &FROM_LOOPBACK).unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert_eq!(socket.recv(&mut [0; 2]).unwrap(), 1);
+        // The same of an interface that there is not.
+        let mut other = FROM_LOOPBACK;
+        other[1] += 0x00ff_fff0;
+        attach(&socket, &other).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert!(socket.recv(&mut [0; 2]).is_err());
     }
 }

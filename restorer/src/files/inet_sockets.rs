@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use images::Checkpoint;
 use images::messages::{FileEntry, InetSkEntry, SK_ESTABLISHED, SK_LISTEN, fd_type};
 use kernel::descriptors::set_status_flags;
+use kernel::socket_filter;
 use kernel::sockets::{self, set_option};
 use libc::SOL_SOCKET;
 
@@ -126,6 +127,10 @@ fn bound(
     if shares {
         set_option(&socket, SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("prepare"))?;
     }
+    if !entry.datagrams.is_empty() {
+        // Nobody else's come in until it is connected, and has its own filter.
+        socket_filter::attach(&socket, &socket_filter::FROM_LOOPBACK).map_err(failed("prepare"))?;
+    }
     if entry.src_port != 0 {
         let family = entry.family.cast_signed();
         let address = raw(here, scope).map_err(failed("name"))?;
@@ -140,7 +145,6 @@ fn bound(
     }
     if !entry.datagrams.is_empty() {
         datagrams::put_back(&socket, entry, here, what)?;
-        socket_options::filter(&socket, &entry.opts, what)?;
     }
     if entry.state == SK_LISTEN {
         sockets::listen(&socket, entry.backlog).map_err(failed("listen on"))?;
@@ -149,6 +153,12 @@ fn bound(
     if entry.dst_port != 0 || entry.state == SK_ESTABLISHED && !is_tcp(entry) {
         let address = raw(there, scope).map_err(failed("name the peer of"))?;
         sockets::connect(&socket, &address).map_err(failed("connect"))?;
+    }
+    if !entry.datagrams.is_empty() {
+        if entry.opts.so_filter.is_empty() {
+            socket_filter::detach(&socket).map_err(failed("finish"))?;
+        }
+        socket_options::filter(&socket, &entry.opts, what)?;
     }
     Ok((socket, scope))
 }
