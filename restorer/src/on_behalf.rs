@@ -54,6 +54,16 @@ pub(crate) fn check(
                 support::sockets::OF_ROOT.of(0, format!("socket of file {}", file.id)),
             ));
         }
+        let groups = file.nlsk.as_ref().filter(|socket| {
+            // Of these two the kernel lets everybody join any group.
+            let open = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT].map(i32::cast_unsigned);
+            !open.contains(&socket.protocol) && socket.groups.iter().any(|word| *word != 0)
+        });
+        if groups.is_some() {
+            return Err(Error::refused(
+                support::sockets::GROUPS_OF_ROOT.of(0, format!("socket of file {}", file.id)),
+            ));
+        }
         let Some(socket) = &file.usk else { continue };
         let who = [&socket.peer_credentials, &socket.connector];
         if !who.into_iter().flatten().all(|who| is_user(who, checkpoint, uid, gid)) {

@@ -330,6 +330,21 @@ pub const OF_ROOT: Refusal = Refusal::fixed(
     "ask as root, or close it before the checkpoint",
 );
 
+/// A packet socket that asked for the same packets over and over.
+#[must_use]
+pub fn membership_count(count: u32) -> Refusal {
+    Refusal::new(
+        format!("it has asked {count} times for one membership (PACKET_ADD_MEMBERSHIP)"),
+        "close it before the checkpoint: the kernel takes one membership back at a time",
+    )
+}
+
+/// Groups of netlink that it takes rights to join.
+pub const GROUPS_OF_ROOT: Refusal = Refusal::fixed(
+    "a netlink socket of groups that it may take more rights to join than who asks has",
+    "ask as root, or close it before the checkpoint",
+);
+
 /// A packet socket of an interface that is not there any more.
 pub const INTERFACE_GONE: Refusal = Refusal::fixed(
     "the interface that it is bound to has been removed",

@@ -25,6 +25,8 @@ const SOCK_PACKET: i32 = 10;
 const PROTOCOL: u16 = 0x88b5;
 /// Of the ring alone.
 const OF_RING: u16 = PROTOCOL + 2;
+/// Nobody else is disturbed by what is sent with this.
+const OF_USED_RING: u16 = PROTOCOL + 16;
 const LOOPBACK: u32 = 1;
 const PAGE: usize = 4096;
 const FRAME: usize = 2048;
@@ -185,8 +187,8 @@ pub(crate) fn used_ring(stage: &Stage) -> Outcome {
     let ringed = new(AF_PACKET, SOCK_DGRAM, 0);
     set(&ringed, SOL_PACKET, VERSION, 1);
     set_bytes(&ringed, SOL_PACKET, RX_RING, &ring()).expect("PACKET_RX_RING");
-    bind(&ringed, &address(OF_RING));
-    sends(OF_RING, b"ring");
+    bind(&ringed, &address(OF_USED_RING));
+    sends(OF_USED_RING, b"ring");
     assert!(arrives(&ringed), "a packet");
     stage.ready_then_wait();
     let mut found = Findings::default();

@@ -176,8 +176,12 @@ fn interface(number: u32) -> Result<Option<String>, Problem> {
     }
 }
 
-/// A membership as often as it was asked for.
+/// A membership as often as it was asked for. The kernel counts without an end, and a restore asks again each time.
 fn membership(known: &Membership) -> Result<Vec<PacketMclist>, Problem> {
+    const MOST: u32 = 4096;
+    if known.count > MOST {
+        return Err(Problem::Refused(support::sockets::membership_count(known.count)));
+    }
     let entry = PacketMclist {
         index: known.interface,
         r#type: known.kind.into(),
