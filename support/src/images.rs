@@ -6,7 +6,7 @@ use crate::unsupported::Refusal;
 
 /// An internet socket of another protocol.
 pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
-    "internet sockets other than TCP and UDP are not supported",
+    "it is no TCP, UDP, UDP-Lite, ping or raw socket: others are not supported",
     "close it before the dump",
 );
 

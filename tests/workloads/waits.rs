@@ -224,9 +224,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         found.same(&format!("{} ({error:?})", waiter.name), &waiter.expected, &answer);
     }
     // SAFETY: it takes numbers.
-    found.works(
-        "remove the semaphores",
-        check(unsafe { libc::semctl(bell.semaphores, 0, libc::IPC_RMID) }),
-    );
+    let removed = check(unsafe { libc::semctl(bell.semaphores, 0, libc::IPC_RMID) });
+    found.works("remove the semaphores", removed);
     found.outcome()
 }
