@@ -123,7 +123,7 @@ fn attempt(
     let mut pre_copy = PreCopy::new(false);
     let mut ending = Ending::default();
     // Undone when the target runs again.
-    let mut network = Network::default();
+    let mut network = Network::new(destination.path());
     let (later, dropped_later) = channel();
     let dump = Dump {
         options,

@@ -11,9 +11,10 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use collector::Inventory;
-use freezer::{Deed, LockedNetwork, RepairedSocket, Undo};
+use freezer::{Deed, LockedNetwork, LockedTree, RepairedSocket, Undo};
 use ids::HostPid;
 use kernel::netfilter::{Ends, Lock, Method};
 use kernel::tcp;
@@ -26,6 +27,8 @@ use crate::options::{AfterDump, DumpOptions};
 /// What has been done, and is undone when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
+    /// Where the checkpoint is to be.
+    images: PathBuf,
     locks: Vec<Undo>,
     locked: HashSet<Ends>,
     method: Option<Method>,
@@ -35,6 +38,13 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// Nothing has been done, for a checkpoint that is to be at `images`.
+    pub(crate) fn new(images: &Path) -> Self {
+        // Whoever undoes what is left works in another directory.
+        let images = std::path::absolute(images).unwrap_or_else(|_| images.to_owned());
+        Self { images, ..Self::default() }
+    }
+
     /// How connections are locked, as the images have it.
     pub(crate) fn method(&self) -> Method {
         self.method.unwrap_or(Method::Skip)
@@ -66,7 +76,14 @@ impl Network {
         if ends.is_empty() {
             return Ok(());
         }
-        self.lock(options, id, &ends)?;
+        let root = inventory.processes.get(&options.pid);
+        let leader = root.and_then(|root| root.threads.get(&options.pid));
+        let tree = LockedTree {
+            root: options.pid,
+            start_time: leader.map_or(0, |leader| leader.start_time),
+            images: self.images.clone(),
+        };
+        self.lock(options, id, &ends, &tree)?;
         self.locked.extend(ends);
         Ok(())
     }
@@ -100,14 +117,20 @@ impl Network {
     }
 
     /// Locks connections, by what is asked for or what this machine has.
-    fn lock(&mut self, options: &DumpOptions, id: &str, ends: &[Ends]) -> Result<(), Error> {
+    fn lock(
+        &mut self,
+        options: &DumpOptions,
+        id: &str,
+        ends: &[Ends],
+        tree: &LockedTree,
+    ) -> Result<(), Error> {
         let any = [Method::Nftables, Method::Iptables];
         let asked = self.method.or(options.network_lock);
         let methods = any.into_iter().filter(|method| asked.is_none_or(|asked| asked == *method));
         let mut failed = None;
         for method in methods {
             let begun = self.method.is_some();
-            let deed = |lock| LockedNetwork::here(lock).map(Deed::LockedNetwork);
+            let deed = |lock| LockedNetwork::here(lock, tree.clone()).map(Deed::LockedNetwork);
             let lock = Lock::new(method, id, ends.iter().copied())
                 .ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
             let deed = deed(lock.clone()).map_err(Error::Lock)?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use ids::HostPid;
 use kernel::netfilter::Lock;
@@ -13,12 +14,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// Whom a lock is for, and until when: a tree that has ended is away for as long as its checkpoint is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedTree {
+    /// Its root.
+    pub root: HostPid,
+    /// When that was started, in clock ticks.
+    pub start_time: u64,
+    /// Where its checkpoint is to be.
+    pub images: PathBuf,
+}
+
+impl LockedTree {
+    /// Whether the tree has ended and left a checkpoint, for whose restore the lock stays.
+    fn is_away(&self) -> bool {
+        let stat = Dir::open(self.root).and_then(|dir| Stat::read(&dir));
+        let lives = stat.is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead());
+        // It is there whole when it has an inventory.
+        !lives && self.images.join("inventory.img").exists()
+    }
+}
+
 /// A lock of connections, in the network namespace that it was set in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedNetwork {
     /// The number of the network namespace.
     namespace: u64,
     lock: Lock,
+    tree: LockedTree,
 }
 
 /// The number of the network namespace that this thread is in.
@@ -31,12 +54,15 @@ impl LockedNetwork {
     ///
     /// # Errors
     /// If it cannot be told where that is.
-    pub fn here(lock: Lock) -> io::Result<Self> {
-        Ok(Self { namespace: namespace()?, lock })
+    pub fn here(lock: Lock, tree: LockedTree) -> io::Result<Self> {
+        Ok(Self { namespace: namespace()?, lock, tree })
     }
 
-    /// Takes it away; whether it was there.
+    /// Takes it away, but for a tree whose dumper was killed when all was done; whether it was there.
     pub(crate) fn undo(&self) -> Result<bool, Error> {
+        if self.tree.is_away() {
+            return Ok(false);
+        }
         let failed = |source| Error::Locked { what: self.to_string(), source };
         if namespace().map_err(failed)? != self.namespace {
             // The next to start there does it.
@@ -104,6 +130,18 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+
+    #[test]
+    fn a_tree_is_away_when_it_has_ended_and_left_a_checkpoint() {
+        let images = tempfile::tempdir().unwrap();
+        let root = HostPid::own();
+        let start_time = Dir::open(root).and_then(|dir| Stat::read(&dir)).unwrap().start_time;
+        let here = LockedTree { root, start_time, images: images.path().to_owned() };
+        let ended = LockedTree { start_time: start_time + 1, ..here.clone() };
+        assert!(!here.is_away() && !ended.is_away());
+        std::fs::write(images.path().join("inventory.img"), "").unwrap();
+        assert!(!here.is_away() && ended.is_away());
+    }
 
     /// Needs root.
     #[test]

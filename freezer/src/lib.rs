@@ -20,7 +20,7 @@ mod late;
 mod stop;
 mod undo;
 
-pub use connections::{LockedNetwork, RepairedSocket};
+pub use connections::{LockedNetwork, LockedTree, RepairedSocket};
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};
