@@ -2,27 +2,47 @@
 //!
 //! Tasks refer to namespaces by numbers of the checkpoint. The dumper's own have the first ones, in the
 //! order in which CRIU meets them: a restore takes its own for those. All others are described by an image of
-//! their number.
+//! their number. Each kind has a module, and a line in [`TABLE`].
+
+mod uts;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fmt::Debug;
 
 use collector::{Inventory, Process};
 use ids::HostPid;
-use images::messages::{TaskKobjIdsEntry, UtsnsEntry};
-use images::{ImageWriter, names};
-use kernel::namespaces::{of_process, uts_names};
+use images::ImageWriter;
+use images::messages::TaskKobjIdsEntry;
 
 use crate::error::Error;
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
+
+/// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
+const TABLE: [(&str, Read); 1] = [("uts", uts::read)];
+
+/// Reads what a namespace of one kind says of itself.
+type Read = fn(&Namespace) -> Result<Box<dyn Described>, Error>;
+
+/// A namespace of a frozen tree that is not the dumper's.
+#[derive(Clone, Copy, Debug)]
+struct Namespace {
+    /// A process that is in it.
+    member: HostPid,
+}
+
+/// What a namespace says of itself.
+trait Described: Debug + Send {
+    /// Writes its images, which have this number in their names.
+    fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error>;
+}
 
 /// The namespaces of a tree.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
     /// Those that are not the dumper's, by name and the kernel's id.
     others: BTreeMap<(&'static str, u64), u32>,
-    uts: BTreeMap<u32, UtsnsEntry>,
+    described: BTreeMap<u32, Box<dyn Described>>,
 }
 
 impl Namespaces {
@@ -40,8 +60,8 @@ impl Namespaces {
                     continue;
                 }
                 found.others.insert((name, id), next);
-                if name == "uts" {
-                    found.uts.insert(next, read_uts(process.pid)?);
+                if let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) {
+                    found.described.insert(next, read(&Namespace { member: process.pid })?);
                 }
             }
         }
@@ -79,18 +99,17 @@ impl Namespaces {
 
     /// Writes the images of those that are not the dumper's.
     pub(crate) fn encode(&self, writer: &ImageWriter) -> Result<(), images::Error> {
-        self.uts
-            .iter()
-            .try_for_each(|(&number, entry)| writer.write_one(&names::utsns(number), entry))
+        self.described.iter().try_for_each(|(&number, namespace)| namespace.encode(number, writer))
     }
 }
 
-fn read_uts(pid: HostPid) -> Result<UtsnsEntry, Error> {
-    let failed = |source: io::Error| Error::Process {
-        operation: "read the host name in the namespace of",
-        pid,
-        source,
-    };
-    let names = of_process(pid, "uts").and_then(uts_names).map_err(failed)?;
-    Ok(UtsnsEntry { nodename: names.node, domainname: names.domain })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_carried_is_described() {
+        let described: Vec<_> = TABLE.iter().map(|(name, _)| *name).collect();
+        assert_eq!(described, support::tree::CARRIED_NAMESPACES);
+    }
 }

@@ -106,12 +106,16 @@ pub fn new_uts(names: &UtsNames) -> io::Result<OwnedFd> {
     })
 }
 
-/// Moves the calling thread into a UTS namespace.
+/// Moves the calling thread into a namespace of a kind, by its name in `/proc/PID/ns`.
 ///
 /// # Errors
-/// Without the right to.
-pub fn enter_uts(namespace: impl AsFd) -> io::Result<()> {
-    Ok(setns(namespace, CloneFlags::CLONE_NEWUTS)?)
+/// Without the right to, or if the descriptor is no such namespace.
+pub fn enter(name: &str, namespace: impl AsFd) -> io::Result<()> {
+    let (_, flag) = FLAGS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| io::Error::other(format!("no kind of namespace is called {name}")))?;
+    Ok(setns(namespace, *flag)?)
 }
 
 /// Does `work` in a thread of its own, whose namespaces end with it.

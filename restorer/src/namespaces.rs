@@ -2,34 +2,55 @@
 //!
 //! The tasks of a checkpoint are in sets of namespaces. Those of the dumping process ([`Sets`] compares)
 //! are those of the restoring one; every other is made anew and held by a descriptor ([`Made`]), and
-//! each task enters its own at its birth, before it has any children.
+//! each task enters its own at its birth, before it has any children. Each kind has a module, and a line in
+//! [`TABLE`].
+
+mod uts;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt::Debug;
 use std::os::fd::{OwnedFd, RawFd};
 
 use ids::ImagePid;
-use images::messages::{TaskKobjIdsEntry, UtsnsEntry};
-use images::{Checkpoint, names};
+use images::Checkpoint;
+use images::messages::TaskKobjIdsEntry;
 use kernel::descriptors::duplicate_from;
-use kernel::namespaces::{LONGEST_UTS_NAME, UtsNames, enter_uts, new_uts, own};
+use kernel::namespaces::{enter, own};
 
 use crate::error::Error;
+
+/// Kinds of namespaces that are made, in the order in which they are made and entered.
+const TABLE: [Kind; 1] = [uts::KIND];
+
+/// A kind of namespace.
+struct Kind {
+    /// Its name in `/proc/PID/ns`.
+    name: &'static str,
+    load: Load,
+}
+
+/// Reads from the images what the namespace with this number is to be like, and checks that.
+type Load = fn(&Checkpoint, u32) -> Result<Box<dyn Making>, Error>;
+
+/// A namespace that is to be made.
+trait Making: Debug {
+    /// Makes it; nobody is in it.
+    fn make(&self, number: u32) -> Result<OwnedFd, Error>;
+}
 
 /// Which namespaces the tasks of a checkpoint were in, and what those were like.
 #[derive(Debug, Default)]
 pub(crate) struct Sets {
-    /// UTS namespaces that were not the dumper's, by number.
-    uts: BTreeMap<u32, UtsnsEntry>,
+    /// Namespaces that were not the dumper's, by the place of their kind in the table and their number.
+    others: BTreeMap<(usize, u32), Box<dyn Making>>,
     /// Processes in such ones.
     of: BTreeMap<ImagePid, Set>,
 }
 
-/// The namespaces of a process; `None` stands for the one of the restoring process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Set {
-    uts: Option<u32>,
-}
+/// The numbers of a process's namespaces, by the place of their kind in the table; of a kind that is not there, its
+/// namespace is that of the restoring process.
+type Set = BTreeMap<usize, u32>;
 
 impl Sets {
     /// Those of processes with these ids.
@@ -40,11 +61,14 @@ impl Sets {
         let mut sets = Self::default();
         let Some(own) = &checkpoint.images.inventory().root_ids else { return Ok(sets) };
         for (pid, ids) in processes {
-            refuse_others(pid, ids, own)?;
-            let Some(number) = other(ids.uts_ns_id, own.uts_ns_id) else { continue };
-            sets.of.insert(pid, Set { uts: Some(number) });
-            if let Entry::Vacant(vacant) = sets.uts.entry(number) {
-                vacant.insert(uts(checkpoint, number)?);
+            let set = set_of(pid, ids, own)?;
+            for (&kind, &number) in &set {
+                if let Entry::Vacant(vacant) = sets.others.entry((kind, number)) {
+                    vacant.insert((TABLE[kind].load)(checkpoint, number)?);
+                }
+            }
+            if !set.is_empty() {
+                sets.of.insert(pid, set);
             }
         }
         Ok(sets)
@@ -66,67 +90,61 @@ fn other(number: Option<u32>, own: Option<u32>) -> Option<u32> {
     number.filter(|_| own.is_some() && own != number)
 }
 
-/// Refuses what is not made yet.
-fn refuse_others(
-    pid: ImagePid,
-    ids: &TaskKobjIdsEntry,
-    own: &TaskKobjIdsEntry,
-) -> Result<(), Error> {
-    let pairs = [
-        ("pid", ids.pid_ns_id, own.pid_ns_id),
-        ("net", ids.net_ns_id, own.net_ns_id),
-        ("ipc", ids.ipc_ns_id, own.ipc_ns_id),
-        ("mnt", ids.mnt_ns_id, own.mnt_ns_id),
-        ("user", ids.user_ns_id, own.user_ns_id),
-        ("cgroup", ids.cgroup_ns_id, own.cgroup_ns_id),
-        ("time", ids.time_ns_id, own.time_ns_id),
-    ];
-    match pairs.iter().find(|(_, number, own)| other(*number, *own).is_some()) {
-        None => Ok(()),
-        Some((name, ..)) => Err(Error::refused(
-            support::images::own_namespace(name).of(pid.get(), format!("process {pid}")),
-        )),
+/// Those namespaces of a process that are not the dumper's; what cannot be made is refused.
+fn set_of(pid: ImagePid, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Result<Set, Error> {
+    let mut set = Set::new();
+    for ((name, number), (_, own)) in numbers(ids).into_iter().zip(numbers(own)) {
+        let Some(number) = other(number, own) else { continue };
+        let kind = TABLE.iter().position(|kind| kind.name == name).ok_or_else(|| {
+            let refusal = support::images::own_namespace(name);
+            Error::refused(refusal.of(pid.get(), format!("process {pid}")))
+        })?;
+        set.insert(kind, number);
     }
+    Ok(set)
 }
 
-fn uts(checkpoint: &Checkpoint, number: u32) -> Result<UtsnsEntry, Error> {
-    let image = names::utsns(number);
-    let missing = || images::Error::Missing { name: image.name().into() };
-    let entry = checkpoint.uts_namespaces.get(&number).ok_or_else(missing)?;
-    match entry.nodename.len().max(entry.domainname.len()) {
-        0..=LONGEST_UTS_NAME => Ok(entry.clone()),
-        long => Err(Error::image(image.name(), format!("a name of {long} bytes"))),
-    }
+/// The numbers of namespaces that an entry has, by the names in `/proc/PID/ns`.
+fn numbers(ids: &TaskKobjIdsEntry) -> [(&'static str, Option<u32>); 8] {
+    [
+        ("pid", ids.pid_ns_id),
+        ("net", ids.net_ns_id),
+        ("ipc", ids.ipc_ns_id),
+        ("uts", ids.uts_ns_id),
+        ("mnt", ids.mnt_ns_id),
+        ("user", ids.user_ns_id),
+        ("cgroup", ids.cgroup_ns_id),
+        ("time", ids.time_ns_id),
+    ]
 }
 
 /// Namespaces that are there for the tasks to enter.
 #[derive(Debug)]
 pub(crate) struct Made<'s> {
     sets: &'s Sets,
-    /// The restoring process's own, for who is born in another.
-    own_uts: Option<OwnedFd>,
-    uts: BTreeMap<u32, OwnedFd>,
+    /// The restoring process's own, of kinds of which others are made: for who is born in another.
+    own: BTreeMap<usize, OwnedFd>,
+    /// By the place of their kind in the table and their number.
+    others: BTreeMap<(usize, u32), OwnedFd>,
 }
 
 impl<'s> Made<'s> {
     /// Makes them.
     pub(crate) fn make(sets: &'s Sets) -> Result<Self, Error> {
-        let mut made = Self { sets, own_uts: None, uts: BTreeMap::new() };
-        for (&number, entry) in &sets.uts {
-            let names = UtsNames { node: entry.nodename.clone(), domain: entry.domainname.clone() };
-            let uts =
-                new_uts(&names).map_err(Error::kernel(format!("make UTS namespace {number}")))?;
-            made.uts.insert(number, uts);
-        }
-        if !made.uts.is_empty() {
-            made.own_uts = Some(own("uts").map_err(Error::kernel("open the own UTS namespace"))?);
+        let mut made = Self { sets, own: BTreeMap::new(), others: BTreeMap::new() };
+        for (&(kind, number), namespace) in &sets.others {
+            made.others.insert((kind, number), namespace.make(number)?);
+            if let Entry::Vacant(vacant) = made.own.entry(kind) {
+                let failed = format!("open the own {} namespace", TABLE[kind].name);
+                vacant.insert(own(TABLE[kind].name).map_err(Error::kernel(failed))?);
+            }
         }
         Ok(made)
     }
 
     /// Moves the descriptors to numbers from `base` on, out of the tasks' way.
     pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
-        for fd in self.uts.values_mut().chain(&mut self.own_uts) {
+        for fd in self.others.values_mut().chain(self.own.values_mut()) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
         }
         Ok(())
@@ -134,12 +152,15 @@ impl<'s> Made<'s> {
 
     /// In a new task: enters the namespaces of process `pid`.
     pub(crate) fn enter(&self, pid: ImagePid) -> Result<(), Error> {
-        let set = self.sets.of.get(&pid).copied().unwrap_or_default();
-        let uts = set.uts.map_or(self.own_uts.as_ref(), |number| self.uts.get(&number));
-        match uts {
-            Some(uts) => enter_uts(uts).map_err(Error::kernel("enter a UTS namespace")),
-            None => Ok(()),
+        let set = self.sets.of.get(&pid);
+        for (kind, own) in &self.own {
+            let number = set.and_then(|set| set.get(kind));
+            let namespace = number.and_then(|number| self.others.get(&(*kind, *number)));
+            let name = TABLE[*kind].name;
+            enter(name, namespace.unwrap_or(own))
+                .map_err(Error::kernel(format!("enter a {name} namespace")))?;
         }
+        Ok(())
     }
 }
 
@@ -159,11 +180,16 @@ mod tests {
     #[test]
     fn what_is_not_made_is_refused_by_its_name() {
         let own = TaskKobjIdsEntry { net_ns_id: Some(2), uts_ns_id: Some(4), ..Default::default() };
-        let refuse = |ids| {
-            refuse_others(ImagePid::new(7).unwrap(), &ids, &own).map_err(|error| error.to_string())
-        };
-        assert_eq!(refuse(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Ok(()));
-        let error = refuse(TaskKobjIdsEntry { net_ns_id: Some(9), ..own }).unwrap_err();
+        let set =
+            |ids| set_of(ImagePid::new(7).unwrap(), &ids, &own).map_err(|error| error.to_string());
+        assert_eq!(set(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Ok(Set::from([(0, 9)])));
+        let error = set(TaskKobjIdsEntry { net_ns_id: Some(9), ..own }).unwrap_err();
         assert!(error.contains("process 7") && error.contains("net namespace"), "{error}");
+    }
+
+    #[test]
+    fn what_is_carried_is_made() {
+        let made: Vec<_> = TABLE.iter().map(|kind| kind.name).collect();
+        assert!(support::tree::CARRIED_NAMESPACES.iter().all(|name| made.contains(name)));
     }
 }
