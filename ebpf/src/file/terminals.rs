@@ -233,31 +233,51 @@ fn more(seq: *mut seq_file) {
 
 /// Writes out what waits: what the line discipline has taken and nobody has read, with where lines end, and
 /// what it has not taken.
+///
+/// Nothing but the terminal is known to more than one of the steps: for each case that the verifier sees in what is
+/// known, it goes through all that follows once more.
 #[inline(never)]
 fn queues(seq: *mut seq_file, terminal: u64) {
+    if !waits(terminal) {
+        return;
+    }
+    let Some(room) = Room::enter() else { return more(seq) };
+    if !waiting(seq, &room, terminal) {
+        more(seq);
+    }
+    taken(seq, &room, terminal);
+    room.leave();
+}
+
+/// Whether anything waits, be it that the line discipline has taken it or not.
+#[inline(never)]
+fn waits(terminal: u64) -> bool {
     let input: u64 = field(terminal, o::TERMINAL_INPUT);
     let head: u64 = field(input, o::INPUT_HEAD);
     let tail: u64 = field(input, o::INPUT_TAIL);
     let first: u64 = field(buffers(terminal), o::BUFFERS_HEAD);
     let next: u64 = field(first, o::FLIP_NEXT);
     let (commit, read): (u32, u32) = (field(first, o::FLIP_COMMIT), field(first, o::FLIP_READ));
-    if head == tail && next == 0 && commit == read {
+    head != tail || next != 0 || commit != read
+}
+
+/// Writes out what the line discipline has taken.
+#[inline(always)]
+fn taken(seq: *mut seq_file, room: &Room, terminal: u64) {
+    let input: u64 = field(terminal, o::TERMINAL_INPUT);
+    let head: u64 = field(input, o::INPUT_HEAD);
+    let tail: u64 = field(input, o::INPUT_TAIL);
+    if input == 0 || head == tail {
         return;
     }
-    let Some(room) = Room::enter() else { return more(seq) };
-    // The longest first: what the verifier knows of the others would have it go through this for each case.
-    let mut is_whole = waiting(seq, &room, first);
-    if input != 0 && head != tail {
-        is_whole &= room.read(input + u64::from(offset(o::INPUT_BUFFER)), RING_BYTES as u32) == 0;
-        room.write(seq, INPUT, RING_BYTES as u32);
-        let bits = RING_BYTES as u32 / 8;
-        is_whole &= room.read(input + u64::from(offset(o::INPUT_LINE_ENDS)), bits) == 0;
-        room.write(seq, LINE_ENDS, bits);
-    }
-    if !is_whole {
+    let mut wrong = room.read(input + u64::from(offset(o::INPUT_BUFFER)), RING_BYTES as u32);
+    room.write(seq, INPUT, RING_BYTES as u32);
+    let bits = RING_BYTES as u32 / 8;
+    wrong |= room.read(input + u64::from(offset(o::INPUT_LINE_ENDS)), bits);
+    room.write(seq, LINE_ENDS, bits);
+    if wrong != 0 {
         more(seq);
     }
-    room.leave();
 }
 
 /// As many buffers as a pseudo-terminal has at most, each for 256 bytes or more.
@@ -266,9 +286,10 @@ const BUFFERS: u32 = 40;
 /// Writes out what the line discipline has not taken; returns whether that is all. A loop without branches: the
 /// verifier goes through each of them in each turn.
 #[inline(always)]
-fn waiting(seq: *mut seq_file, room: &Room, first: u64) -> bool {
+fn waiting(seq: *mut seq_file, room: &Room, terminal: u64) -> bool {
     const LENGTH: u32 = MOST as u32 - 1;
-    let (mut buffer, mut wrong) = (first, 0);
+    let mut buffer: u64 = field(buffers(terminal), o::BUFFERS_HEAD);
+    let mut wrong = 0;
     for _ in 0..BUFFERS {
         if buffer == 0 {
             break;
