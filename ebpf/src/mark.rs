@@ -1,9 +1,8 @@
 //! Fingerprints.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use stasis_ebpf_common::offsets::ABSENT;
 
-use crate::read::offset;
+use crate::read::{many_at, offset};
 
 /// Words that are read at a time: what the stack has room for.
 const WORDS: usize = 8;
@@ -43,16 +42,7 @@ impl Mark {
     /// Adds `COUNT` words from an address, 8 at most.
     #[inline(always)]
     pub(crate) fn add_words<const COUNT: usize>(&mut self, address: u64) {
-        let mut words = [0u64; COUNT];
-        // SAFETY: the helper checks the address and writes just the array, for which every bit
-        // pattern is valid.
-        unsafe {
-            bpf_probe_read_kernel(
-                words.as_mut_ptr().cast(),
-                COUNT as u32 * 8,
-                address as *const core::ffi::c_void,
-            )
-        };
+        let words: [u64; COUNT] = many_at(address);
         for word in words {
             self.add(word);
         }

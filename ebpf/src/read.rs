@@ -1,6 +1,7 @@
 //! Reading the kernel's memory, by offsets from its type information.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use stasis_ebpf_common::offsets::{ABSENT, COUNT};
@@ -23,6 +24,22 @@ pub(crate) fn at<T: Default>(address: u64) -> T {
     let mut value = T::default();
     fill_from(&mut value, address);
     value
+}
+
+/// As [`at`], for values of many bytes: no zeroes are written before, as that is a loop over bytes, through each turn of
+/// which the verifier goes.
+#[inline(always)]
+pub(crate) fn many_at<T>(address: u64) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in [`fill_from`]; the helper writes all of the place, with zeroes where nothing can be read.
+    unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
+        value.assume_init()
+    }
 }
 
 /// Loads a field of a structure that the verifier knows: one of the context's pointers, or what was

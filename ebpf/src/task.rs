@@ -11,7 +11,7 @@ use stasis_ebpf_common::{
 
 use crate::mark::Mark;
 use crate::places::emit_places;
-use crate::read::{at, field, fill, load, offset};
+use crate::read::{at, field, fill, load, many_at, offset};
 use crate::{Meta, emit, file, settings};
 
 #[repr(C)]
@@ -361,7 +361,7 @@ fn actions(seq: *mut seq_file, tgid: i32, handlers: u64) {
     let first = handlers + u64::from(offset(o::SIGHAND_ACTION));
     let step = (ACTIONS_AT_ONCE * size_of::<SignalAction>()) as u64;
     for chunk in 0..(SIGNALS / ACTIONS_AT_ONCE) as u64 {
-        let some: [SignalAction; ACTIONS_AT_ONCE] = at(first + chunk * step);
+        let some: [SignalAction; ACTIONS_AT_ONCE] = many_at(first + chunk * step);
         emit(seq, &some);
     }
 }

@@ -7,13 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aya_obj::generated::bpf_insn;
 use aya_obj::{EbpfSectionKind, Map, Object};
 use kernel::bpf::{MapSpec, ProgramSpec, map_constant, map_create, program_load};
 
 use super::offsets::Layout;
-use super::programs::{ITERATORS, MAPS, PROGRAMS, Program, TRACKED};
+use super::programs::{ITERATORS, LONGEST_FIRST, MAPS, PROGRAMS, Program, TRACKED};
 use super::{BpfError, calls};
 
 /// The programs' object, in the alignment that its parser wants.
@@ -41,20 +42,7 @@ pub(super) struct CountingObjects {
 pub(super) fn load(layout: &Layout, room: Option<NonZeroU32>) -> Result<Objects, BpfError> {
     let linked = Linked::new(layout, room)?;
     let refused = || BpfError::Missing(PROGRAMS[0].name);
-    // The verifier looks at one program at a time in each thread.
-    let loaded: Vec<Result<OwnedFd, BpfError>> = std::thread::scope(|scope| {
-        let other = std::thread::Builder::new().spawn_scoped(scope, || linked.half(layout, 1));
-        let own = linked.half(layout, 0);
-        let other = match other.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(other)) => other,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            // No thread is to be had.
-            Err(_) => linked.half(layout, 1),
-        };
-        let mut halves = [own.into_iter(), other.into_iter()];
-        (0..PROGRAMS.len()).filter_map(|index| halves[index % 2].next()).collect()
-    });
-    let mut loaded = loaded.into_iter();
+    let mut loaded = linked.load_all(layout).into_iter();
     let iterators = loaded.by_ref().take(ITERATORS).collect::<Result<Vec<_>, _>>()?;
     let iterators = iterators.try_into().map_err(|_| refused())?;
     let counting = loaded.collect::<Result<Vec<_>, _>>().and_then(|programs| {
@@ -102,9 +90,26 @@ impl Linked {
         Ok(Self { object, maps })
     }
 
-    /// Loads every second program.
-    fn half(&self, layout: &Layout, first: usize) -> Vec<Result<OwnedFd, BpfError>> {
-        (first..PROGRAMS.len()).step_by(2).map(|index| self.load(layout, index)).collect()
+    /// Loads the programs, in their order. The verifier looks at one at a time in each thread, so that there are two, and
+    /// whoever is free takes the next.
+    fn load_all(&self, layout: &Layout) -> Vec<Result<OwnedFd, BpfError>> {
+        let next = AtomicUsize::new(0);
+        let some = || {
+            let taken =
+                std::iter::from_fn(|| LONGEST_FIRST.get(next.fetch_add(1, Ordering::Relaxed)));
+            taken.map(|&index| (index, self.load(layout, index))).collect()
+        };
+        let mut loaded: Vec<_> = std::thread::scope(|scope| {
+            let other = std::thread::Builder::new().spawn_scoped(scope, some);
+            let mut own: Vec<(usize, Result<OwnedFd, BpfError>)> = some();
+            // Where no thread is to be had, this one has loaded all.
+            if let Ok(other) = other {
+                own.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            own
+        });
+        loaded.sort_by_key(|(index, _)| *index);
+        loaded.into_iter().map(|(_, program)| program).collect()
     }
 
     fn load(&self, layout: &Layout, index: usize) -> Result<OwnedFd, BpfError> {
