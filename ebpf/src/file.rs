@@ -7,6 +7,7 @@ mod print;
 mod terminals;
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_d_path;
@@ -15,7 +16,7 @@ use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
 use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES, beside};
 
-use crate::read::{at, field, load, offset};
+use crate::read::{at, field, load, offset, zero};
 use crate::{Meta, Name, emit, fitting};
 pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
 use marks::{has_locks, is_owned, seen};
@@ -81,15 +82,18 @@ fn show(context: *mut FileContext, task: u64, file: *mut c_void) {
     let inode: u64 = load(file as u64, o::FILE_INODE);
     let mode: u16 = load(inode, o::INODE_MODE);
     let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
-    let mut record = FileRecord { mode: u32::from(mode), magic, ..FileRecord::default() };
-    record.beside = look(file as u64, inode, &mut record);
-    describe(task, fd, file as u64, inode, &mut record);
+    let mut place = MaybeUninit::uninit();
+    let record: &mut FileRecord = zero(&mut place);
+    record.mode = u32::from(mode);
+    record.magic = magic;
+    record.beside = look(file as u64, inode, record);
+    describe(task, fd, file as u64, inode, record);
     // The kernel makes up the names of pipes and sockets when it is asked, out of their numbers:
     // so can the reader, at less cost.
     if magic == PIPE_FS || magic == SOCKET_FS {
-        emit(seq, &record);
+        emit(seq, record);
     } else {
-        emit_with_path(seq, file, &mut record);
+        emit_with_path(seq, file, record);
     }
     if record.mode & S_IFMT == S_IFCHR {
         terminals::tell(seq, fd, file as u64);

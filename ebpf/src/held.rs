@@ -9,7 +9,7 @@ use stasis_ebpf_common::{Header, HeldRecord, KIND_HELD, peculiar};
 
 use crate::emit;
 use crate::file::{ANON_INODE_FS, FileContext, PIPE_FS, SOCKET_FS};
-use crate::read::{field, fill, load, offset};
+use crate::read::{field, fill, load, many_in_field, offset};
 use crate::vma::VmaContext;
 
 const S_IFMT: u16 = 0o170_000;
@@ -132,7 +132,7 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
     if program != 0 {
         found |= peculiar::REUSEPORT_PROGRAM;
     }
-    let policies: [u64; 2] = field(sock, o::SOCK_POLICY);
+    let policies: [u64; 2] = many_in_field(sock, o::SOCK_POLICY);
     if policies[0] | policies[1] != 0 {
         found |= peculiar::IPSEC_POLICY;
     }
@@ -154,7 +154,7 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
         if labels[0] | labels[1] != 0 {
             found |= peculiar::FLOW_LABELS;
         }
-        let source: [u32; 5] = field(of_ipv6, o::IPV6_SOURCE);
+        let source: [u32; 5] = many_in_field(of_ipv6, o::IPV6_SOURCE);
         if source[4] != 0 {
             found |= peculiar::SENDING_INTERFACE;
         }

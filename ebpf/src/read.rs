@@ -42,6 +42,29 @@ pub(crate) fn many_at<T>(address: u64) -> T {
     }
 }
 
+/// As [`field`], for values of many bytes.
+#[inline(always)]
+pub(crate) fn many_in_field<T>(base: u64, index: usize) -> T {
+    let offset = offset(index);
+    // Nothing can be read at 0.
+    many_at(if base == 0 || offset == ABSENT { 0 } else { base + u64::from(offset) })
+}
+
+/// Makes a record of zeroes, by words. (What the compiler makes of `default()` is a loop over bytes.)
+#[inline(always)]
+pub(crate) fn zero<T: Default + Copy>(place: &mut MaybeUninit<T>) -> &mut T {
+    const WORD: usize = size_of::<u32>();
+    const { assert!(size_of::<T>() % WORD == 0 && align_of::<T>() % WORD == 0) };
+    // SAFETY: the words are all of the place, which is aligned to them; 0 is valid for the fields of the records, which are
+    // numbers and arrays of numbers. Volatile, so that it does not become a loop over bytes again.
+    unsafe {
+        for word in 0..size_of::<T>() / WORD {
+            place.as_mut_ptr().cast::<u32>().add(word).write_volatile(0);
+        }
+        place.assume_init_mut()
+    }
+}
+
 /// Loads a field of a structure that the verifier knows: one of the context's pointers, or what was
 /// loaded from such a one. It costs a tenth of [`field`]; 0 for what cannot be read or what this
 /// kernel lacks. A pointer that it gives is no number: it may not be put into a record or a mark.

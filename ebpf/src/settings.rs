@@ -6,7 +6,7 @@ use stasis_ebpf_common::offsets::{self as o, ABSENT};
 use stasis_ebpf_common::{MemoryPolicy, SECURITY_WORDS, TaskSettings, unusual};
 
 use crate::emit;
-use crate::read::{at, field, fill, load, offset};
+use crate::read::{at, field, fill, load, many_at, offset};
 
 /// Writes the last part of a thread's record.
 #[inline(never)]
@@ -43,7 +43,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
 fn fill_security(words: &mut [u64; SECURITY_WORDS], cred: u64) {
     let security: u64 = field(cred, o::CRED_SECURITY);
     if security != 0 {
-        *words = at(security);
+        *words = many_at(security);
     }
 }
 

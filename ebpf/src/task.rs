@@ -1,6 +1,7 @@
 //! `iter/task`: threads.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::seq_file;
 use stasis_ebpf_common::offsets::{self as o, ABSENT};
@@ -11,7 +12,7 @@ use stasis_ebpf_common::{
 
 use crate::mark::Mark;
 use crate::places::emit_places;
-use crate::read::{at, field, fill, load, many_at, offset};
+use crate::read::{at, field, fill, load, many_at, many_in_field, offset, zero};
 use crate::{Meta, emit, file, settings};
 
 #[repr(C)]
@@ -100,7 +101,8 @@ fn signals(seq: *mut seq_file, task: u64) {
 
 #[inline(never)]
 fn places(seq: *mut seq_file, task: u64) {
-    let mut places = TaskPlaces::default();
+    let mut place = MaybeUninit::uninit();
+    let places: &mut TaskPlaces = zero(&mut place);
     // As numbers, to be compared with others.
     fill(&mut places.memory, task, o::TASK_MM);
     fill(&mut places.files, task, o::TASK_FILES);
@@ -117,7 +119,7 @@ fn places(seq: *mut seq_file, task: u64) {
         load(load(task, o::TASK_SIGHAND), o::SIGHAND_COUNT),
     ];
     namespaces(&mut places.namespaces, task);
-    emit(seq, &places);
+    emit(seq, places);
 }
 
 /// The number of a process group or session in the initial pid namespace.
@@ -331,7 +333,7 @@ fn has_timers(signal: u64) -> bool {
     let posix: u64 = field(signal, o::SIGNAL_POSIX_TIMERS);
     let real: u8 = field(signal, o::SIGNAL_REAL_TIMER_STATE);
     let period: u64 = field(signal, o::SIGNAL_REAL_TIMER_PERIOD);
-    let processor: [u64; 4] = field(signal, o::SIGNAL_CPU_TIMERS);
+    let processor: [u64; 4] = many_in_field(signal, o::SIGNAL_CPU_TIMERS);
     posix | u64::from(real) | period | processor[0] | processor[1] | processor[2] | processor[3]
         != 0
 }

@@ -10,7 +10,7 @@ use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
 
 use crate::mark::Mark;
-use crate::read::{at, field, fill_from, load, offset};
+use crate::read::{at, field, fill_from, load, many_at, offset};
 use crate::touch::changes;
 
 const S_IFMT: u16 = 0o170_000;
@@ -175,7 +175,7 @@ fn pipe(inode: u64, changes: u64, mut mark: Mark) -> Seen {
         }
         let slot = tail.wrapping_add(nth) & slots.wrapping_sub(1);
         let buffer: [u64; BUFFER_WORDS] =
-            at(buffers + u64::from(slot) * u64::from(offset(o::BUFFER_BYTES)));
+            many_at(buffers + u64::from(slot) * u64::from(offset(o::BUFFER_BYTES)));
         if buffer[3] as u32 & CAN_MERGE == 0 {
             return UNKNOWN;
         }

@@ -1,5 +1,7 @@
 //! Open terminals: how each is, and what waits in it, which no call shows without taking it away.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, seq_file};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_seq_write,
@@ -14,7 +16,7 @@ use stasis_ebpf_common::{
 };
 
 use crate::emit;
-use crate::read::{at, field, fill, load, offset};
+use crate::read::{at, field, fill, load, offset, zero};
 
 /// Major numbers of pseudo-terminals, masters and slaves (include/uapi/linux/major.h).
 const MASTERS: u32 = 128;
@@ -123,11 +125,12 @@ fn state(seq: *mut seq_file, fd: u32, terminal: u64, hung_up: bool) -> u64 {
 
 #[inline(never)]
 fn modes(seq: *mut seq_file, terminal: u64) {
-    let mut modes = TerminalModes::default();
+    let mut place = MaybeUninit::uninit();
+    let modes: &mut TerminalModes = zero(&mut place);
     fill(&mut modes.modes, terminal, o::TERMINAL_MODES);
     fill(&mut modes.locked, terminal, o::TERMINAL_LOCKED);
     fill(&mut modes.window, terminal, o::TERMINAL_WINDOW);
-    emit(seq, &modes);
+    emit(seq, modes);
 }
 
 #[inline(always)]
