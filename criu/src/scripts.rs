@@ -67,8 +67,10 @@ impl Scripts {
 }
 
 impl Hooks for Scripts {
-    fn hang_on(&self, _: Point) -> bool {
-        !self.scripts.is_empty()
+    fn hang_on(&self, point: Point) -> bool {
+        // These are questions of the RPC alone.
+        let asked = matches!(point, Point::QueryExtFiles | Point::OrphanPtsMaster);
+        !self.scripts.is_empty() && !asked
     }
 
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {

@@ -69,6 +69,7 @@ impl<'d> Captured<'d> {
         let resumes = dump.options.after == AfterDump::Resume;
         let runs_on = resumes && !dump.hooks.hang_on(Point::PostDump);
         if let Some(tree) = self.tree.take_if(|_| runs_on) {
+            dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
             tree.release(Release::Resume);
         }
         self.frozen = self.since.elapsed();
@@ -133,7 +134,7 @@ fn read(
     dump: &mut Dump<'_>,
 ) -> Result<TreeState, Error> {
     let Dump { options, pre_copy, clock, network, .. } = dump;
-    clock.account.stop = frozen.since.elapsed();
+    clock.account.stop = frozen.since.elapsed().saturating_sub(clock.account.hooks);
     let mut laps = Laps(Instant::now());
     let collector = &mut plan.collector;
     collector.limit(clock.frozen_until());

@@ -51,7 +51,7 @@ fn try_to_dump(
 ) -> Result<DumpReport, Error> {
     rights::check_tree(options)?;
     let images = destination.path();
-    hooks::call(hooks, Moment { point: Point::PreDump, root: Some(options.pid), images })?;
+    hooks::call(hooks, Moment::of(Point::PreDump, Some(options.pid), images))?;
     let started = Instant::now();
     let mut tries = 1;
     loop {
@@ -148,6 +148,8 @@ fn attempt(
             .join()
             .unwrap_or(Err(Failed::Final(Error::Panicked)))
     });
+    // Of a dump that has failed: the target runs already.
+    network.tell_to_unlock(hooks, options.pid);
     // Only now, as this takes a while, and in the thread the target may still stand still.
     drop(dropped_later);
     match options.keep_dirty_log && options.after != AfterDump::Kill && dumped.is_ok() {
@@ -165,7 +167,7 @@ fn attempt(
 /// The steps. Each is made of the one before, and lets go of the target when it fails.
 fn run(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
     let planned = Planned::make(dump, later)?.hold_network()?;
-    let frozen = Frozen::stop(planned)?;
+    let frozen = Frozen::stop(planned)?.tell()?;
     let captured = Captured::read(frozen).map_err(Failed::when_frozen)?;
     let written = Written::write(captured.release())?.tell()?;
     Ok(written.end())

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use collector::Inventory;
 use freezer::StopError;
+use hooks::{Moment, Point};
 use ids::HostPid;
 use kernel::sched::Urgent;
 
@@ -43,6 +44,22 @@ impl<'d> Frozen<'d> {
         let frozen = Self { tree, urgent, at, planned };
         rights::check_frozen(options, &frozen.tree)?;
         Ok(frozen)
+    }
+
+    /// Tells who is to lock the network of a tree that has one of its own, and who vouches for what is open
+    /// outside of it.
+    pub(crate) fn tell(mut self) -> Result<Self, Error> {
+        let Planned { dump, plan } = &mut self.planned;
+        let (root, started) = (dump.options.pid, Instant::now());
+        let network =
+            plan.inventory.processes.get(&root).and_then(|root| root.namespaces.get("net"));
+        if network.is_some() && network != plan.around.namespaces.get("net") {
+            dump.network.tell_to_lock(dump.hooks, root)?;
+        }
+        let images = dump.destination.path();
+        hooks::call(dump.hooks, Moment::of(Point::QueryExtFiles, Some(root), images))?;
+        dump.clock.account.hooks += started.elapsed();
+        Ok(self)
     }
 }
 

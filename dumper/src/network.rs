@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use collector::Inventory;
 use freezer::{Deed, LockedNetwork, LockedTree, RepairedSocket, Undo};
+use hooks::{Hooks, Moment, Point};
 use ids::HostPid;
 use kernel::netfilter::{Ends, Lock, Method};
 use kernel::tcp;
@@ -35,6 +36,8 @@ pub(crate) struct Network {
     repairs: Vec<Undo>,
     /// Sockets, by process and descriptor, that may be put into repair mode.
     written_down: HashSet<(HostPid, i32, u64)>,
+    /// Who locks the network of a tree that has one of its own has been told to.
+    told: bool,
 }
 
 impl Network {
@@ -86,6 +89,26 @@ impl Network {
         self.lock(options, id, &ends, &tree)?;
         self.locked.extend(ends);
         Ok(())
+    }
+
+    /// Tells who is to lock the network of a tree that has one of its own.
+    pub(crate) fn tell_to_lock(
+        &mut self,
+        hooks: &mut dyn Hooks,
+        root: HostPid,
+    ) -> Result<(), Error> {
+        // Who refuses may have begun.
+        self.told = true;
+        Ok(hooks::call(hooks, Moment::of(Point::NetworkLock, Some(root), &self.images))?)
+    }
+
+    /// Tells who was told to lock to unlock.
+    pub(crate) fn tell_to_unlock(&mut self, hooks: &mut dyn Hooks, root: HostPid) {
+        if std::mem::take(&mut self.told) {
+            let moment = Moment::of(Point::NetworkUnlock, Some(root), &self.images);
+            // What it says is logged: no failure of this point ends anything.
+            drop(hooks::call(hooks, moment));
+        }
     }
 
     fn write_down(
@@ -165,6 +188,7 @@ impl Network {
 
     /// The tree has ended: a restore takes the lock away.
     pub(crate) fn keep(&mut self) {
+        self.told = false;
         self.locks.drain(..).for_each(Undo::keep);
         self.repairs.drain(..).for_each(Undo::keep);
     }

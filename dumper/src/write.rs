@@ -101,10 +101,10 @@ impl<'d> Written<'d> {
     pub(crate) fn tell(mut self) -> Result<Self, Error> {
         let (options, started) = (self.dump.options, Instant::now());
         let images = self.dump.destination.path();
-        let moment = Moment { point: Point::PostDump, root: Some(options.pid), images };
+        let moment = Moment::of(Point::PostDump, Some(options.pid), images);
         hooks::call(self.dump.hooks, moment)?;
         if self.tree.is_some() {
-            self.dump.clock.account.hooks = started.elapsed();
+            self.dump.clock.account.hooks += started.elapsed();
         }
         Ok(self)
     }
@@ -123,8 +123,14 @@ impl<'d> Written<'d> {
                     dump.network.keep();
                     dump.network.end(&sockets);
                 }
-                AfterDump::Stop => tree.release(Release::Stop),
-                AfterDump::Resume => tree.release(Release::Resume),
+                AfterDump::Stop => {
+                    dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
+                    tree.release(Release::Stop);
+                }
+                AfterDump::Resume => {
+                    dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
+                    tree.release(Release::Resume);
+                }
             }
             report.frozen = since.elapsed();
         }

@@ -2,11 +2,12 @@
 //!
 //! Container engines build on which points there are, in which order they come, whether the tree stands
 //! still meanwhile, and what a refusal means. All of that is one table, [`Point::contract`], which the
-//! engines follow through [`call`] alone. Action scripts hang on the points; notifications of the RPC,
+//! engines follow through [`call`] alone. Action scripts and notifications of the RPC hang on the points;
 //! plugins of devices and events of the gateway are to. A new user implements [`Hooks`]; a new point of
 //! CRIU's is a value of [`Point`], a line of the table, and one call in the engine.
 
 use std::error::Error;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use ids::HostPid;
@@ -148,6 +149,16 @@ pub struct Moment<'a> {
     pub root: Option<HostPid>,
     /// The directory of the images. They are whole from `post-dump` on.
     pub images: &'a Path,
+    /// What is handed over: at `orphan-pts-master` the master.
+    pub descriptor: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Moment<'a> {
+    /// At a point at which nothing is handed over.
+    #[must_use]
+    pub const fn of(point: Point, root: Option<HostPid>, images: &'a Path) -> Self {
+        Self { point, root, images, descriptor: None }
+    }
 }
 
 /// Why a hook refused.
@@ -199,6 +210,30 @@ pub fn call(hooks: &mut dyn Hooks, moment: Moment<'_>) -> Result<(), Failed> {
     }
 }
 
+/// Two who hang on the points. The first is asked first, and the second only if that one agrees.
+pub struct Both<'a>(pub &'a mut dyn Hooks, pub &'a mut dyn Hooks);
+
+impl Hooks for Both<'_> {
+    fn hang_on(&self, point: Point) -> bool {
+        self.0.hang_on(point) || self.1.hang_on(point)
+    }
+
+    fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
+        for hooks in [&mut *self.0, &mut *self.1] {
+            if hooks.hang_on(moment.point) {
+                hooks.at(moment)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Both<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Both")
+    }
+}
+
 /// Nobody hangs on any point.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nobody;
@@ -235,12 +270,28 @@ mod tests {
     fn a_refusal_means_what_the_table_says() {
         for point in Point::ALL {
             let images = Path::new("/images");
-            let called = |at| call(&mut Refuses(point), Moment { point: at, root: None, images });
+            let called = |at| call(&mut Refuses(point), Moment::of(at, None, images));
             let ends = point.contract().on_failure == OnFailure::Ends;
             assert_eq!(called(point).is_err(), ends, "{}", point.name());
             let others = Point::ALL.into_iter().filter(|other| *other != point);
             assert!(others.map(called).all(|called| called.is_ok()));
         }
+    }
+
+    #[test]
+    fn of_two_the_second_is_asked_when_the_first_has_agreed() {
+        let images = Path::new("/images");
+        let moment = |point| Moment::of(point, None, images);
+        let (mut first, mut second) = (Refuses(Point::PreDump), Refuses(Point::PostDump));
+        let mut both = Both(&mut first, &mut second);
+        assert!(both.hang_on(Point::PreDump) && both.hang_on(Point::PostDump));
+        assert!(!both.hang_on(Point::PreResume));
+        assert!(
+            both.at(moment(Point::PreDump)).is_err() && both.at(moment(Point::PostDump)).is_err()
+        );
+        assert!(
+            Both(&mut Nobody, &mut Refuses(Point::PreDump)).at(moment(Point::PreDump)).is_err()
+        );
     }
 
     /// The table of the design is this one.

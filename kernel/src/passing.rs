@@ -13,8 +13,8 @@ pub const MOST: usize = 253;
 ///
 /// # Errors
 /// As sendmsg(2).
-pub fn send(socket: impl AsFd, bytes: &[u8], passed: &[&OwnedFd]) -> io::Result<()> {
-    let numbers: Vec<RawFd> = passed.iter().map(|fd| fd.as_raw_fd()).collect();
+pub fn send(socket: impl AsFd, bytes: &[u8], passed: &[impl AsFd]) -> io::Result<()> {
+    let numbers: Vec<RawFd> = passed.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let parts = [IoSlice::new(bytes)];
     let rights = [ControlMessage::ScmRights(&numbers)];
     let to = socket.as_fd().as_raw_fd();

@@ -79,6 +79,13 @@ impl Sets {
         self.of.contains_key(&pid)
     }
 
+    /// Whether the one of a kind that a process was in was not the dumper's.
+    pub(crate) fn has_own_of(&self, pid: ImagePid, name: &str) -> bool {
+        let kind = TABLE.iter().position(|kind| kind.name == name);
+        let set = self.of.get(&pid);
+        set.zip(kind).is_some_and(|(set, kind)| set.contains_key(&kind))
+    }
+
     /// A process that was in namespaces beside the dumper's.
     pub(crate) fn first(&self) -> Option<ImagePid> {
         self.of.keys().next().copied()

@@ -52,7 +52,7 @@ pub fn restore(
     let started_at = Instant::now();
     progress.begin("load", None);
     let path = images.path();
-    hooks::call(hooks, Moment { point: Point::PreRestore, root: None, images: path })?;
+    hooks::call(hooks, Moment::of(Point::PreRestore, None, path))?;
     let mut checkpoint = Checkpoint::load(images)?;
     let connections = network::connections(options, images);
     on_behalf::check(&checkpoint, options, connections)?;
@@ -131,6 +131,7 @@ pub fn restore(
     let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;
     let own_namespaces = sets.has_own(plan.tasks[0].pid);
+    let own_network = sets.has_own_of(plan.tasks[0].pid, "net");
     let mut spare = numbers::spare(&plan).filter(|number| !helpers.values().any(|h| h == number));
     let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
         Side::Commander(holder) => holder,
@@ -184,7 +185,7 @@ pub fn restore(
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
     };
-    let mut tell = |point| hooks::call(hooks, Moment { point, root: Some(root), images: path });
+    let mut tell = |point| hooks::call(hooks, Moment::of(point, Some(root), path));
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {
@@ -195,6 +196,9 @@ pub fn restore(
         subreaper.aside(|| {
             tell(Point::PostRestore)?;
             network.unlock();
+            if own_network {
+                tell(Point::NetworkUnlock)?;
+            }
             tell(Point::PreResume)
         })?;
         network.let_go()?;
