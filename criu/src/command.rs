@@ -11,6 +11,8 @@ pub enum Command {
     Restore,
     /// Say what the kernel can do.
     Check,
+    /// Listen for clients of the RPC.
+    Service,
 }
 
 impl Command {
@@ -22,6 +24,7 @@ impl Command {
             Self::PreDump => "pre-dump",
             Self::Restore => "restore",
             Self::Check => "check",
+            Self::Service => "service",
         }
     }
 }

@@ -79,8 +79,8 @@ fn chosen(arguments: &[OsString]) -> Option<PathBuf> {
     found.next_back()
 }
 
-/// The options of one file.
-fn read(path: &Path) -> Result<Vec<OsString>, ConfigurationError> {
+/// The options of one file, as words of a command line.
+pub(crate) fn read(path: &Path) -> Result<Vec<OsString>, ConfigurationError> {
     let failed = |source| ConfigurationError::Read { path: path.to_owned(), source };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,

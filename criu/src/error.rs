@@ -15,6 +15,15 @@ pub(crate) struct StatsError {
     pub(crate) source: io::Error,
 }
 
+/// Why there is no service.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct ServiceError {
+    pub(crate) what: String,
+    #[source]
+    pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Why a request was not carried out. Its text is whole: causes and remedies are part of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +67,12 @@ pub enum Error {
     /// The restore failed; nothing of it is left.
     #[error("{0}")]
     Restore(Failure),
+    /// A worker has no client.
+    #[error("Can't get socket options: {0}")]
+    Connection(#[source] io::Error),
+    /// There is no service.
+    #[error(transparent)]
+    Service(ServiceError),
     /// What checkpoint and restore cannot do without and is not there, one a line.
     #[error("{}", .0.join("\n"))]
     Kernel(Vec<String>),
@@ -82,7 +97,10 @@ impl Error {
     /// Whether the log has it; if not, there is none.
     #[must_use]
     pub const fn is_in_the_log(&self) -> bool {
-        !matches!(self, Self::Rights(_) | Self::Directory { .. } | Self::Log { .. })
+        !matches!(
+            self,
+            Self::Rights(_) | Self::Directory { .. } | Self::Log { .. } | Self::Connection(_)
+        )
     }
 
     /// The exit status that CRIU has for it.

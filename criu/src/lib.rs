@@ -9,6 +9,7 @@
 //!
 //! [`shell`] is what makes a command line of that: arguments, environment, standard streams, exit codes.
 
+mod carrying_out;
 mod check;
 mod command;
 pub mod configuration;
@@ -19,9 +20,13 @@ mod host;
 mod log;
 mod options;
 mod pidfile;
+mod program;
+mod reading;
 mod restore;
 pub mod rights;
+mod rpc;
 mod scripts;
+mod service;
 pub mod shell;
 pub mod size;
 mod table;
@@ -30,16 +35,15 @@ use std::path::{Path, PathBuf};
 
 use dumper::DumpReport;
 use restorer::RestoreReport;
-use tracing::{error, warn};
 
+pub use carrying_out::run;
 pub use command::Command;
 pub use error::Error;
 pub use failure::Failure;
 pub use host::Host;
-use log::Log;
-pub use options::{Asked, FinalState, Options, UsageError, parse};
+pub use options::{FinalState, Options, UsageError};
 pub use pidfile::{Pidfile, PidfileError};
-use scripts::Scripts;
+pub use reading::{Asked, Reading, parse};
 
 /// The version of CRIU whose images and behaviour these are.
 pub const VERSION: &str = "4.2";
@@ -94,69 +98,5 @@ impl Directories {
             .and_then(|_| std::fs::remove_file(&from))
             .map_err(|source| error::StatsError { to, source })?;
         Ok(())
-    }
-}
-
-/// Carries a request out.
-///
-/// # Errors
-/// Why it was not done. From the moment at which there is a log, the log says so as well
-/// ([`Error::is_in_the_log`]).
-pub fn run(command: Command, options: &Options, host: &Host) -> Result<Done, Error> {
-    // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
-    rights::require(command.name())?;
-    let directories = Directories::of(options)?;
-    // Absolute names stay as they are, and `-` is no name.
-    let file = options.log_file.as_ref().map(|name| match name == "-" {
-        true => PathBuf::from(name),
-        false => directories.work.join(name),
-    });
-    let (log, mut scripts) = Log::open(file.as_deref(), options.verbosity())
-        .and_then(|log| {
-            let scripts = Scripts::new(&options.scripts, &directories.work, &log)?;
-            Ok((log, scripts))
-        })
-        .map_err(|source| Error::Log { path: file.unwrap_or_default(), source })?;
-    log.during(|| logged(command, options, host, &directories, &mut scripts))
-}
-
-fn logged(
-    command: Command,
-    options: &Options,
-    host: &Host,
-    directories: &Directories,
-    scripts: &mut Scripts,
-) -> Result<Done, Error> {
-    tracing::debug!("images in {}", directories.images.display());
-    tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
-    freezer::undo_left(&host.run_dir.join(freezer::UNDO));
-    // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
-    for option in &options.misplaced {
-        warn!("option {option} does nothing for {}: leave it out", command.name());
-    }
-    let done = refuse(options).and_then(|()| match command {
-        Command::Dump => dump::run(options, host, directories, scripts),
-        Command::PreDump => dump::pre_dump(options, host, directories),
-        Command::Restore => restore::run(options, host, directories, scripts),
-        Command::Check => check::run(options),
-    });
-    done.inspect_err(log_error)
-}
-
-/// Refuses by name what is asked for and not there.
-fn refuse(options: &Options) -> Result<(), Error> {
-    if !options.refused.is_empty() {
-        return Err(Error::Options(options.refused.clone()));
-    }
-    Ok(())
-}
-
-/// Logs an error, each of its lines as one that begins with `Error`.
-fn log_error(error: &Error) {
-    for line in error.to_string().lines() {
-        error!("{line}");
-    }
-    if let Some(verdict) = error.verdict() {
-        error!("{verdict}");
     }
 }

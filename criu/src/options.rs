@@ -1,22 +1,19 @@
 //! CRIU's options: those that are supported, and the names of all others, so that each is
 //! refused by name and none is ignored.
 //!
-//! CRIU reads its options as `getopt_long` does, so this does too: clusters of short options,
-//! an optional value only when it is attached, unambiguous beginnings of long names, commands
-//! and options in any order. Names, kinds and defaults are those of CRIU 4.2.
+//! Names, kinds and defaults are those of CRIU 4.2. [`Reading`](crate::Reading) reads them.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{CgroupRoot, CgroupsMode};
 use dumper::LockMethod;
 use ids::HostPid;
-use lexopt::{Arg, Parser};
 
-use crate::command::Command;
-use crate::table::{Kind, Known, find_long, find_short};
+use crate::table::Known;
 
 /// What becomes of the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,21 +92,16 @@ pub struct Options {
     pub network_lock: Option<LockMethod>,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
+    /// What is executed in place of the program that has restored, with its arguments; nothing for none.
+    pub exec: Vec<OsString>,
+    /// Where a service listens; `None` for the default.
+    pub address: Option<PathBuf>,
+    /// A descriptor to which a service writes a byte when it is ready.
+    pub status_fd: Option<RawFd>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
     pub refused: Vec<String>,
     /// Options that other commands have, and this one has no use for, as they were written.
     pub misplaced: Vec<String>,
-}
-
-/// What the command line asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// That something be done.
-    Run(Command, Box<Options>),
-    /// The version.
-    Version,
-    /// How it is used.
-    Help,
 }
 
 /// Why a command line is not understood.
@@ -141,6 +133,12 @@ pub enum UsageError {
     /// CRIU has the command, and stasis has not.
     #[error("command {0} is not supported by this version of stasis")]
     UnsupportedCommand(String),
+    /// What a worker has for a descriptor is none.
+    #[error("a worker takes one number, that of its socket: criu swrk <fd>")]
+    Worker,
+    /// There is nothing to execute.
+    #[error("--exec-cmd requires a command")]
+    NoProgram,
     /// A command takes no more words.
     #[error("excessive parameter for command {0}")]
     Excessive(String),
@@ -149,10 +147,6 @@ pub enum UsageError {
     Syntax(#[from] lexopt::Error),
 }
 
-/// Commands that CRIU has and this version of stasis has not.
-const UNSUPPORTED_COMMANDS: &[&str] =
-    &["lazy-pages", "page-server", "service", "swrk", "dedup", "cpuinfo", "exec", "show"];
-
 impl Options {
     /// How much is logged: CRIU's default is errors, messages and warnings.
     #[must_use]
@@ -160,7 +154,7 @@ impl Options {
         self.verbosity.unwrap_or(2)
     }
 
-    fn take(
+    pub(crate) fn take(
         &mut self,
         known: &Known,
         written: &str,
@@ -236,9 +230,12 @@ impl Options {
                 let names = &["nftables", "iptables", "skip"];
                 self.network_lock = Some(methods[one_of(written, &value(), names)?]);
             }
-            // What an option of CRIU's that we lack is negated to is what we do.
-            _ if !on => {}
-            _ => self.refused.push(written.to_owned()),
+            "address" => self.address = Some(value().into()),
+            "status-fd" => self.status_fd = Some(parsed(written, &value())?),
+            // The words after the command are the program.
+            "exec-cmd" => {}
+            // What we lack is refused by the table, for the commands that would do something with it.
+            _ => {}
         }
         Ok(())
     }
@@ -292,81 +289,11 @@ fn verbosity(before: Option<u32>, value: &OsStr) -> u32 {
     text[..digits].parse().unwrap_or(0)
 }
 
-/// Reads a command line, the program's name aside.
-///
-/// # Errors
-/// If it is none of CRIU's, or asks for a command that stasis has not.
-pub fn parse(arguments: Vec<OsString>) -> Result<Asked, UsageError> {
-    let mut options = Options::default();
-    let mut words = Vec::new();
-    let mut given: Vec<(&Known, String)> = Vec::new();
-    let mut parser = Parser::from_args(arguments);
-    while let Some(argument) = parser.next()? {
-        let (known, written, on) = match argument {
-            Arg::Value(word) => {
-                words.push(word.to_string_lossy().into_owned());
-                continue;
-            }
-            Arg::Short(letter) => {
-                let written = format!("-{letter}");
-                let Some(known) = find_short(letter) else {
-                    return Err(UsageError::Unknown(written));
-                };
-                (known, written, true)
-            }
-            Arg::Long(name) => {
-                let written = format!("--{name}");
-                let (known, on) = find_long(name).map_err(|many| match many {
-                    true => UsageError::Ambiguous(written.clone()),
-                    false => UsageError::Unknown(written.clone()),
-                })?;
-                (known, written, on)
-            }
-        };
-        match known.long {
-            "version" => return Ok(Asked::Version),
-            "help" => return Ok(Asked::Help),
-            _ => {}
-        }
-        let value = match known.kind {
-            Kind::Plain | Kind::Switch => None,
-            Kind::Optional => parser.optional_value(),
-            Kind::Required => {
-                Some(parser.value().map_err(|_| UsageError::NoValue(written.clone()))?)
-            }
-        };
-        options.take(known, &written, on, value.as_ref())?;
-        if on && !known.commands.is_empty() {
-            given.push((known, written));
-        }
-    }
-    let command = command(&words)?;
-    let misplaced = given.into_iter().filter(|(known, _)| !known.commands.contains(&command));
-    options.misplaced = misplaced.map(|(_, written)| written).collect();
-    Ok(Asked::Run(command, Box::new(options)))
-}
-
-fn command(words: &[String]) -> Result<Command, UsageError> {
-    let name = words.first().ok_or(UsageError::NoCommand)?;
-    let command = match name.as_str() {
-        "dump" => Command::Dump,
-        "pre-dump" => Command::PreDump,
-        "restore" => Command::Restore,
-        "check" => Command::Check,
-        name if UNSUPPORTED_COMMANDS.contains(&name) => {
-            return Err(UsageError::UnsupportedCommand(name.to_owned()));
-        }
-        name => return Err(UsageError::UnknownCommand(name.to_owned())),
-    };
-    match words.len() {
-        1 => Ok(command),
-        _ => Err(UsageError::Excessive(name.clone())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Command;
+    use crate::reading::{Asked, parse};
 
     fn words(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -429,7 +356,7 @@ mod tests {
     #[test]
     fn what_criu_has_and_we_have_not_is_named() {
         let read = options("check --lsm-profile x --no-tcp-close --external mnt[/a]:b");
-        assert_eq!(read.refused, ["--lsm-profile", "--external mnt[/a]:b"]);
+        assert_eq!(read.refused, ["--external mnt[/a]:b", "--lsm-profile"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
@@ -451,6 +378,15 @@ mod tests {
         }
     }
 
+    /// What a command does not use is no reason to refuse it.
+    #[test]
+    fn what_another_command_lacks_is_named_and_not_refused() {
+        let read = options("restore --evasive-devices");
+        assert_eq!((read.refused.len(), read.misplaced.len()), (0, 1));
+        assert_eq!(options("dump --evasive-devices").refused, ["--evasive-devices"]);
+        assert!(options("dump --evasive-devices --no-evasive-devices").refused.is_empty());
+    }
+
     /// The table says of every option whether it is read.
     #[test]
     fn the_table_and_what_is_read_agree() {
@@ -463,15 +399,35 @@ mod tests {
                 "external" => &["=unix[1]"],
                 _ => &["", "=1", "=soft", "=filesize", "=read", "=skip", "=/x"],
             };
-            let lines = values.iter().map(|value| format!("dump --{}{value}", known.long));
-            let read = lines.filter_map(|line| match parse(words(&line)) {
-                Ok(Asked::Run(_, options)) => Some(options.refused.is_empty()),
-                _ => None,
-            });
-            let read: Vec<bool> = read.collect();
-            assert!(!read.is_empty(), "no value does for --{}", known.long);
-            let carried = !known.commands.is_empty();
-            assert!(read.iter().all(|read| *read == carried), "--{}", known.long);
+            for command in [Command::Dump, Command::PreDump, Command::Restore, Command::Check] {
+                let more =
+                    if known.long == "exec-cmd" && command == Command::Restore { " x" } else { "" };
+                let line = |value| format!("{} --{}{value}{more}", command.name(), known.long);
+                let read = values.iter().filter_map(|value| match parse(words(&line(value))) {
+                    Ok(Asked::Run(_, options)) => Some(options.refused.is_empty()),
+                    _ => None,
+                });
+                let read: Vec<bool> = read.collect();
+                assert!(!read.is_empty(), "no value does for --{}", known.long);
+                let carried = !known.refused.contains(&command);
+                assert!(read.iter().all(|read| *read == carried), "--{}", known.long);
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_to_execute_follows_the_command() {
+        let read = options("restore -D x --exec-cmd -- sh -c exit");
+        assert_eq!(read.exec, ["sh", "-c", "exit"]);
+        assert_eq!(error("restore --exec-cmd"), "--exec-cmd requires a command");
+        assert_eq!(error("dump --exec-cmd -- sh"), "excessive parameter for command dump");
+    }
+
+    #[test]
+    fn a_worker_has_a_descriptor() {
+        assert!(matches!(parse(words("swrk 3 -v4")), Ok(Asked::Work(_, 3))));
+        for line in ["swrk", "swrk x", "swrk -- -1", "swrk 3 4"] {
+            assert!(matches!(parse(words(line)), Err(UsageError::Worker)), "{line}");
         }
     }
 

@@ -48,7 +48,8 @@ fn restore(
         root: options.root.clone(),
         parent: match (options.sibling, options.detach) {
             (true, _) => Parent::CallersParent,
-            (_, true) => Parent::WhoRemains,
+            // Who is executed in our place is the parent.
+            (_, true) if options.exec.is_empty() => Parent::WhoRemains,
             _ => Parent::Caller,
         },
         records: Some(host.run_dir.join("restores")),

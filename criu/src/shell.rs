@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::sys::wait::wait;
 
 use crate::{
-    Asked, Command, Done, Error, Failure, Host, Options, VERSION, configuration, parse, rights, run,
+    Asked, Command, Done, Error, Failure, Host, Options, Reading, VERSION, configuration, parse,
+    program, rights, rpc, run, service,
 };
 
 const USAGE: &str = "
@@ -23,6 +24,9 @@ Usage:
   criu pre-dump -t PID [<options>]
   criu restore [<options>]
   criu check [--feature FEAT]
+  criu restore [<options>] --exec-cmd -- COMMAND [ARGUMENTS]
+  criu service [<options>]
+  criu swrk FD
 
 Options:
   -t|--tree PID         root of the process tree to dump
@@ -38,7 +42,12 @@ Options:
   -j|--shell-job        dump and restore jobs of a shell
   -d|--restore-detached detach after the restore
   -S|--restore-sibling  restore the root as a sibling (needs -d)
-     --pidfile FILE     write the pid of the restored root to FILE, which must not exist
+     --pidfile FILE     write the pid of the restored root (or of the service) to FILE, which must
+                        not exist
+     --exec-cmd         execute the words after the command in place of criu when it has restored
+     --address PATH     socket that a service listens at [default: criu_service.socket]
+     --daemon           a service goes into the background
+     --status-fd FD     a service writes a byte of 0 to it when it listens
   -r|--root PATH        root file system
      --manage-cgroups[=MODE]
                         ignore, none, props, soft (default), full or strict; a dump with ignore
@@ -79,6 +88,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         };
     }
     let host = Host::of_the_environment();
+    if let [command] = &arguments[..]
+        && command == service::SERVE
+    {
+        return serve(&host);
+    }
     let configured = match wants_help(&arguments) {
         // A broken file must not keep anybody from reading how it is mended.
         true => Ok(Vec::new()),
@@ -95,12 +109,37 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Ok(Asked::Version) => println!("Version: {VERSION}"),
         Ok(Asked::Help) => println!("{USAGE}"),
         Ok(Asked::Run(command, options)) => return carry_out(command, &options, &host),
+        Ok(Asked::Work(base, number)) => return worked(rpc::work(number, &base, &host)),
         Err(error) => {
             eprintln!("criu: {error}\n{USAGE}\nTry -h|--help for more info");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Serves a client of a service. What a service was told on its command line is its own affair.
+fn serve(host: &Host) -> ExitCode {
+    let mut base = Reading::default();
+    let read = configuration::of(&[], host).map_err(|error| error.to_string());
+    match read.and_then(|words| base.read(words).map_err(|error| error.to_string())) {
+        Ok(_) => worked(rpc::serve_connection(&base, host)),
+        Err(error) => {
+            eprintln!("criu: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn worked(done: Result<bool, Error>) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tell(error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn wants_help(arguments: &[OsString]) -> bool {
@@ -119,6 +158,10 @@ fn carry_out(command: Command, options: &Options, host: &Host) -> ExitCode {
     }
     match run(command, options, host) {
         Ok(Done::Checked) => println!("Looks good."),
+        Ok(Done::Restored(_)) if !options.exec.is_empty() => {
+            eprintln!("Error (criu): {}", program::execute(options));
+            return ExitCode::FAILURE;
+        }
         Ok(Done::Restored(_)) if !options.detach => wait_for_all(),
         Ok(_) => {}
         Err(error) => {

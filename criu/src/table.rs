@@ -1,6 +1,6 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
-use crate::command::Command::{self, Check, Dump, PreDump, Restore};
+use crate::command::Command::{self, Check, Dump, PreDump, Restore, Service};
 
 /// Whether an option takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,26 @@ pub(crate) struct Known {
     pub(crate) long: &'static str,
     pub(crate) short: Option<char>,
     pub(crate) kind: Kind,
-    /// The commands that carry it out; to any other it means nothing, which the log says.
+    /// The commands that carry it out.
     pub(crate) commands: &'static [Command],
+    /// The commands that would have to, and do not: they refuse it. To any other it means nothing, which the
+    /// log says.
+    pub(crate) refused: &'static [Command],
 }
 
 /// An option that no command carries out.
 const fn known(long: &'static str, short: Option<char>, kind: Kind) -> Known {
-    carried(long, short, kind, &[])
+    lacking(long, short, kind, ALL)
+}
+
+/// An option that no command carries out, and that is refused by those that would have to.
+const fn lacking(
+    long: &'static str,
+    short: Option<char>,
+    kind: Kind,
+    refused: &'static [Command],
+) -> Known {
+    Known { long, short, kind, commands: &[], refused }
 }
 
 const fn carried(
@@ -36,10 +49,10 @@ const fn carried(
     kind: Kind,
     commands: &'static [Command],
 ) -> Known {
-    Known { long, short, kind, commands }
+    Known { long, short, kind, commands, refused: &[] }
 }
 
-const ALL: &[Command] = &[Dump, PreDump, Restore, Check];
+const ALL: &[Command] = &[Dump, PreDump, Restore, Check, Service];
 /// What a dump would refuse, a pre-dump refuses as well: so it takes a dump's options.
 const DUMPS: &[Command] = &[Dump, PreDump];
 const IMAGES: &[Command] = &[Dump, PreDump, Restore];
@@ -47,8 +60,8 @@ const IMAGES: &[Command] = &[Dump, PreDump, Restore];
 use Kind::{Optional, Plain, Required, Switch};
 
 pub(crate) const OPTIONS: &[Known] = &[
-    carried("action-script", None, Required, &[Dump, Restore]),
-    known("address", None, Required),
+    carried("action-script", None, Required, &[Dump, Restore, Service]),
+    carried("address", None, Required, &[Service]),
     carried("all", None, Plain, &[Check]),
     known("allow-uprobes", None, Switch),
     known("auto-dedup", None, Switch),
@@ -60,15 +73,15 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("close", None, Required),
     carried("config", None, Required, ALL),
     known("cpu-cap", None, Optional),
-    carried("daemon", None, Switch, &[Restore]),
+    carried("daemon", None, Switch, &[Restore, Service]),
     known("deprecated", None, Switch),
     known("display-stats", None, Switch),
     known("empty-ns", None, Required),
     known("enable-external-masters", None, Plain),
     known("enable-external-sharing", None, Plain),
     known("enable-fs", None, Required),
-    known("evasive-devices", None, Switch),
-    known("exec-cmd", None, Plain),
+    lacking("evasive-devices", None, Switch, DUMPS),
+    carried("exec-cmd", None, Plain, &[Restore]),
     carried("experimental", None, Switch, &[Check]),
     known("ext-mount-map", Some('M'), Required),
     carried("ext-unix-sk", Some('x'), Optional, IMAGES),
@@ -102,19 +115,19 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("network-lock", None, Required, DUMPS),
     carried("no-default-config", None, Plain, ALL),
     known("page-server", None, Switch),
-    carried("pidfile", None, Required, &[Restore]),
+    carried("pidfile", None, Required, &[Restore, Service]),
     known("port", None, Required),
     carried("pre-dump-mode", None, Required, &[PreDump]),
     carried("prev-images-dir", None, Required, DUMPS),
     known("ps-socket", None, Required),
-    carried("restore-detached", Some('d'), Switch, &[Restore]),
+    carried("restore-detached", Some('d'), Switch, &[Restore, Service]),
     carried("restore-sibling", Some('S'), Switch, &[Restore]),
     carried("root", Some('r'), Required, IMAGES),
     carried("shell-job", Some('j'), Switch, IMAGES),
     known("skip-file-rwx-check", None, Switch),
     carried("skip-in-flight", None, Switch, DUMPS),
     known("skip-mnt", None, Required),
-    known("status-fd", None, Required),
+    carried("status-fd", None, Required, &[Service]),
     known("stream", None, Switch),
     carried("tcp-close", None, Switch, IMAGES),
     carried("tcp-established", None, Switch, IMAGES),

@@ -8,6 +8,7 @@ pub mod killed_restores;
 mod machine;
 mod program;
 mod real;
+pub mod rpc;
 mod services;
 mod snapshot;
 pub mod state;

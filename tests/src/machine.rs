@@ -43,6 +43,16 @@ impl Machine {
         assert!(ended, "these should be gone: {:?}", descriptions(&self.descendants()));
     }
 
+    /// Waits until a process is gone; a child of ours is waited for.
+    pub fn await_gone(&self, pid: i32) {
+        let gone = wait_until(Duration::from_secs(10), || {
+            // It may be nobody's of ours.
+            waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
+            !Path::new(&format!("/proc/{pid}")).exists()
+        });
+        assert!(gone, "this should be gone: {:?}", descriptions(&[pid]));
+    }
+
     /// Every process below this one.
     #[must_use]
     pub fn descendants(&self) -> Vec<i32> {

@@ -233,6 +233,8 @@ fn numbers_of_tasks_are_types() {
         // What processes of a restore tell each other, and people.
         "restorer/src/error.rs",
         "restorer/src/failure.rs",
+        // Messages of CRIU's RPC.
+        "criu/src/rpc/messages.rs",
         // What messages of images say, as it is shown.
         "cli/src/show/summary.rs",
     ];

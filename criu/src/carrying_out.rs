@@ -1,0 +1,88 @@
+//! How a request is carried out, wherever it comes from.
+
+use std::path::PathBuf;
+
+use hooks::{Both, Hooks};
+use tracing::{error, warn};
+
+use crate::command::Command;
+use crate::log::Log;
+use crate::options::Options;
+use crate::scripts::Scripts;
+use crate::{Directories, Done, Error, Host, VERSION, check, dump, restore, rights, service};
+
+/// Carries a request out.
+///
+/// # Errors
+/// Why it was not done. From the moment at which there is a log, the log says so as well
+/// ([`Error::is_in_the_log`]).
+pub fn run(command: Command, options: &Options, host: &Host) -> Result<Done, Error> {
+    run_told(command, options, host, &mut hooks::Nobody)
+}
+
+/// The same, with somebody who hangs on the points before the action scripts do.
+pub(crate) fn run_told(
+    command: Command,
+    options: &Options,
+    host: &Host,
+    told: &mut dyn Hooks,
+) -> Result<Done, Error> {
+    // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
+    rights::require(command.name())?;
+    let directories = Directories::of(options)?;
+    // Absolute names stay as they are, and `-` is no name.
+    let file = options.log_file.as_ref().map(|name| match name == "-" {
+        true => PathBuf::from(name),
+        false => directories.work.join(name),
+    });
+    let (log, mut scripts) = Log::open(file.as_deref(), options.verbosity())
+        .and_then(|log| {
+            let scripts = Scripts::new(&options.scripts, &directories.work, &log)?;
+            Ok((log, scripts))
+        })
+        .map_err(|source| Error::Log { path: file.unwrap_or_default(), source })?;
+    let mut told = Both(told, &mut scripts);
+    log.during(|| logged(command, options, host, &directories, &mut told))
+}
+
+fn logged(
+    command: Command,
+    options: &Options,
+    host: &Host,
+    directories: &Directories,
+    hooks: &mut dyn Hooks,
+) -> Result<Done, Error> {
+    tracing::debug!("images in {}", directories.images.display());
+    tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
+    freezer::undo_left(&host.run_dir.join(freezer::UNDO));
+    // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
+    for option in &options.misplaced {
+        warn!("option {option} does nothing for {}: leave it out", command.name());
+    }
+    let done = refuse(options).and_then(|()| match command {
+        Command::Dump => dump::run(options, host, directories, hooks),
+        Command::PreDump => dump::pre_dump(options, host, directories),
+        Command::Restore => restore::run(options, host, directories, hooks),
+        Command::Check => check::run(options),
+        Command::Service => service::run(options, directories, hooks),
+    });
+    done.inspect_err(log_error)
+}
+
+/// Refuses by name what is asked for and not there.
+fn refuse(options: &Options) -> Result<(), Error> {
+    if !options.refused.is_empty() {
+        return Err(Error::Options(options.refused.clone()));
+    }
+    Ok(())
+}
+
+/// Logs an error, each of its lines as one that begins with `Error`.
+fn log_error(error: &Error) {
+    for line in error.to_string().lines() {
+        error!("{line}");
+    }
+    if let Some(verdict) = error.verdict() {
+        error!("{verdict}");
+    }
+}
