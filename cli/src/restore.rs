@@ -64,6 +64,7 @@ fn restore(
         records: Some(options.run_dir.join("restores")),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
+        cgroup_yard: None,
         trust: if options.trust_paths { Trust::Paths } else { Trust::Files },
         connections: match options.tcp_close {
             true => Connections::Closed,

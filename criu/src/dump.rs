@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use dumper::{AfterDump, Connections, DumpOptions, DumpReport, ExternalUnix};
+use dumper::{AfterDump, CgroupProperties, Connections, DumpOptions, DumpReport, ExternalUnix};
 use hooks::{Hooks, Point};
 use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
+use crate::cgroup_properties::{self, PropertiesError};
 use crate::options::{FinalState, Options};
 use crate::{Directories, Done, Error, Failure, Host};
 
@@ -55,6 +56,11 @@ fn asked(
         file_locks: options.file_locks,
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
+        cgroup_controllers: options.cgroup_controllers.clone(),
+        cgroup_properties: properties(options, directories)
+            .map_err(|error| failed(error.into()))?,
+        cgroup_yard: options.cgroup_yard.as_ref().map(|yard| directories.work.join(yard)),
+        freeze_cgroup: options.freeze_cgroup.clone(),
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: host.programs.clone(),
         contents: !options.sizes_only,
@@ -63,6 +69,21 @@ fn asked(
         dirty_logs: host.run_dir.join("tracks"),
         ..DumpOptions::new(pid)
     })
+}
+
+/// The settings of control groups that are described beside those that are known.
+fn properties(
+    options: &Options,
+    directories: &Directories,
+) -> Result<CgroupProperties, PropertiesError> {
+    let mut properties = CgroupProperties::default();
+    if let Some(text) = &options.cgroup_props {
+        cgroup_properties::read(text, &mut properties)?;
+    }
+    if let Some(file) = &options.cgroup_props_file {
+        cgroup_properties::read_file(&directories.work.join(file), &mut properties)?;
+    }
+    Ok(properties)
 }
 
 /// CRIU's callers dump into directories of their own making, and again into the same.

@@ -10,6 +10,7 @@
 //! [`shell`] is what makes a command line of that: arguments, environment, standard streams, exit codes.
 
 mod carrying_out;
+mod cgroup_properties;
 mod check;
 mod command;
 pub mod configuration;

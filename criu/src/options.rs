@@ -82,6 +82,16 @@ pub struct Options {
     pub cgroups: CgroupsMode,
     /// Control groups in place of those that the tree was in.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// Settings of control groups to describe, as [`cgroup_properties`](crate::cgroup_properties) reads them.
+    pub cgroup_props: Option<String>,
+    /// A file with such settings, relative to the working directory.
+    pub cgroup_props_file: Option<PathBuf>,
+    /// The only hierarchies of which something is said.
+    pub cgroup_controllers: Vec<String>,
+    /// Where all hierarchies are mounted, relative to the working directory; `None` to look for them.
+    pub cgroup_yard: Option<PathBuf>,
+    /// The directory of the control group that stops the tree.
+    pub freeze_cgroup: Option<PathBuf>,
     /// TCP connections are carried.
     pub tcp_established: bool,
     /// TCP connections are closed in the restored tree.
@@ -213,6 +223,15 @@ impl Options {
                 self.cgroups = mode.map_or(Ok(CgroupsMode::Soft), |mode| parsed(written, &mode))?;
             }
             "cgroup-root" => self.cgroup_roots.push(parsed(written, &value())?),
+            "cgroup-props" => {
+                self.cgroup_props = Some(value().to_string_lossy().into_owned());
+            }
+            "cgroup-props-file" => self.cgroup_props_file = Some(value().into()),
+            "cgroup-dump-controller" => {
+                self.cgroup_controllers.push(value().to_string_lossy().into_owned());
+            }
+            "cgroup-yard" => self.cgroup_yard = Some(value().into()),
+            "freeze-cgroup" => self.freeze_cgroup = Some(value().into()),
             "file-validation" => {
                 self.sizes_only = one_of(written, &value(), &["buildid", "filesize"])? == 1;
             }

@@ -55,6 +55,7 @@ fn restore(
         records: Some(host.run_dir.join("restores")),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
+        cgroup_yard: options.cgroup_yard.as_ref().map(|yard| directories.work.join(yard)),
         trust: Trust::Files,
         connections: match (options.tcp_established, options.tcp_close) {
             (_, true) => Connections::Closed,

@@ -55,6 +55,14 @@ Options:
      --cgroup-root [CONTROLLER:]/PATH
                         dump: the control group to describe, with all below it; restore: the one
                         that takes the place of the highest one that the tree was in
+     --cgroup-props TEXT, --cgroup-props-file FILE
+                        dump: settings of control groups to describe, in CRIU's form, beside those known
+     --cgroup-dump-controller NAME
+                        dump: describe only this hierarchy; may be given several times
+     --cgroup-yard DIR  directory in which all control group hierarchies are mounted
+     --freeze-cgroup DIR
+                        dump: the control group of the tree (DIR has freezer.state or cgroup.freeze) stops
+                        it; one that is frozen already is left so
      --action-script FILE
                         start FILE at each step of a dump or restore, with CRTOOLS_SCRIPT_ACTION,
                         CRTOOLS_IMAGE_DIR and CRTOOLS_INIT_PID; may be given several times

@@ -26,7 +26,7 @@ use crate::inject::Bits;
 use crate::kobj_ids;
 use crate::look;
 use crate::memory::{self, Pages};
-use crate::namespaces::Namespaces;
+use crate::namespaces::{CgroupRoots, Namespaces};
 use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
@@ -108,6 +108,15 @@ pub(crate) struct TreeState {
     /// Shared anonymous segments (device, inode) and the number that the images give them.
     pub(crate) segments: BTreeMap<(u64, u64), u64>,
     pub(crate) pages_scanned: u64,
+    /// Somebody had frozen the control group that has stopped it.
+    pub(crate) paused: bool,
+}
+
+impl TreeState {
+    /// The roots of the cgroup namespace of a process, if that is not the dumper's.
+    pub(crate) fn cgroup_roots(&self, pid: HostPid) -> Option<&CgroupRoots> {
+        self.namespaces.cgroup_roots(self.inventory.processes.get(&pid)?)
+    }
 }
 
 const TAKE_INVENTORY: &str = "take the inventory";
@@ -213,6 +222,7 @@ fn read(
         process_pages: memory.process_pages,
         segments: memory.segments,
         pages_scanned: memory.scanned,
+        paused: frozen.was_paused(),
     })
 }
 

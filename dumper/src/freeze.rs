@@ -4,7 +4,7 @@
 use std::time::{Instant, SystemTime};
 
 use collector::Inventory;
-use freezer::StopError;
+use freezer::{FreezeGroup, StopError};
 use hooks::{Moment, Point};
 use ids::HostPid;
 use kernel::sched::Urgent;
@@ -31,14 +31,18 @@ impl<'d> Frozen<'d> {
         let dump = &mut planned.dump;
         let options = dump.options;
         dump.progress.begin("freeze", None);
+        let failed = |source| Error::Freeze { root: options.pid, source };
+        let group =
+            options.freeze_cgroup.as_deref().map(|it| FreezeGroup::of_directory(it, &options.undo));
+        let group = group.transpose().map_err(|error| failed(StopError::Group(Box::new(error))))?;
         let urgent = Urgent::begin();
         // It naps while the target's tasks come to a stop, and not for longer than it means to.
         if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
             tracing::debug!(%error, "naps last longer than they should");
         }
         let (date, before) = (SystemTime::now(), Instant::now());
-        let tree = freezer::stop(options.pid, options.stop_within, options.max_freeze)
-            .map_err(|source| Error::Freeze { root: options.pid, source })?;
+        let (within, limit) = (options.stop_within, options.max_freeze);
+        let tree = freezer::stop(options.pid, within, limit, group.as_ref()).map_err(failed)?;
         dump.clock.freeze(tree.since, options.max_freeze);
         let at = date + tree.since.duration_since(before);
         let frozen = Self { tree, urgent, at, planned };

@@ -48,6 +48,7 @@ pub(crate) fn begin(
             .get_mut(&pid)
             .and_then(|threads| threads.get_mut(&pid)?.stopped.take());
         let Some(leader) = leader else { continue };
+        frozen.let_code_run().map_err(Error::Undo)?;
         let room = Room::of(&plan.layout, process, pid, 0);
         let (infection, running) =
             Infection::begin(leader, request, thread.original.clone(), &room)
@@ -174,6 +175,9 @@ pub(crate) fn ask_other_threads(
                 whom.push((pid, index));
             }
         }
+    }
+    if !asked.is_empty() {
+        frozen.let_code_run().map_err(Error::Undo)?;
     }
     let layout = &plan.layout;
     let asked = asked.into_iter().map(|(stopped, pid, original, gadgets, (process, slot))| {

@@ -46,6 +46,7 @@ mod timers;
 mod unsupported;
 mod write;
 
+pub use cgroups::CgroupProperties;
 pub use dump::dump;
 pub use error::Error;
 pub use files::{Connections, ExternalUnix};

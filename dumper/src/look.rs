@@ -118,8 +118,8 @@ impl<'a> Looker<'a> {
             task_states.unsupported(root, &inventory),
             &self.around,
         );
-        found.extend(unsupported::of_cgroups(&inventory));
-        found.extend(crate::cgroups::of_roots(self.options));
+        found.extend(unsupported::of_cgroups(self.options, &inventory));
+        found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;

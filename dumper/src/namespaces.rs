@@ -4,6 +4,7 @@
 //! order in which CRIU meets them: a restore takes its own for those. All others are described by an image of
 //! their number. Each kind has a module, and a line in [`TABLE`].
 
+mod cgroup;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -17,9 +18,10 @@ use images::messages::TaskKobjIdsEntry;
 use crate::error::Error;
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
+pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 1] = [("uts", uts::read)];
+const TABLE: [(&str, Read); 2] = [("uts", uts::read), ("cgroup", cgroup::read)];
 
 /// Reads what a namespace of one kind says of itself.
 type Read = fn(&Namespace) -> Result<Box<dyn Described>, Error>;
@@ -35,6 +37,11 @@ struct Namespace {
 trait Described: Debug + Send {
     /// Writes its images, which have this number in their names.
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error>;
+
+    /// What is above the control groups of who is in it, of a cgroup namespace.
+    fn cgroup_roots(&self) -> Option<&CgroupRoots> {
+        None
+    }
 }
 
 /// The namespaces of a tree.
@@ -71,6 +78,13 @@ impl Namespaces {
     /// The numbers of the namespaces that a process is in; the rest of the entry is empty.
     pub(crate) fn of(&self, process: &Process) -> TaskKobjIdsEntry {
         self.numbered(|name| process.namespaces.get(name).copied())
+    }
+
+    /// The roots of the cgroup namespace of a process, if that is not the dumper's.
+    pub(crate) fn cgroup_roots(&self, process: &Process) -> Option<&CgroupRoots> {
+        let id = *process.namespaces.get("cgroup")?;
+        let number = self.others.get(&("cgroup", id))?;
+        self.described.get(number)?.cgroup_roots()
     }
 
     /// Those of the dumper.

@@ -10,6 +10,7 @@ use images::Images;
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 
+use crate::cgroups::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
 
 /// What becomes of the tree when its images are safe.
@@ -48,6 +49,14 @@ pub struct DumpOptions {
     /// The groups to describe, with all below them, of a hierarchy or of all; without one those that the
     /// tree is in, with all below them.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// Of which hierarchies something is said, by a controller or their whole name; of all if none is listed.
+    pub cgroup_controllers: Vec<String>,
+    /// Settings beside those that are known.
+    pub cgroup_properties: CgroupProperties,
+    /// The directory in which all hierarchies are mounted; `None` to look for them.
+    pub cgroup_yard: Option<PathBuf>,
+    /// The directory of a control group that stops the tree. One that is frozen already is left so.
+    pub freeze_cgroup: Option<PathBuf>,
     /// What becomes of TCP connections.
     pub connections: Connections,
     /// TCP connections that nobody has accepted yet are left out.
@@ -111,6 +120,10 @@ impl DumpOptions {
             file_locks: true,
             cgroups: CgroupsMode::default(),
             cgroup_roots: Vec::new(),
+            cgroup_controllers: Vec::new(),
+            cgroup_properties: CgroupProperties::default(),
+            cgroup_yard: None,
+            freeze_cgroup: None,
             connections: Connections::default(),
             skip_in_flight: false,
             network_lock: None,

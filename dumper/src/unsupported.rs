@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use arch::regs::Abi;
 use collector::settings::unusual;
 use collector::{Inventory, Process};
 use ids::HostPid;
-use kernel::cgroup::{Hierarchies, Version};
+use kernel::cgroup::{Cgroup, Hierarchies, Version};
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 use support::Unsupported;
 use support::settings::{
@@ -83,18 +85,47 @@ fn of_tracers(tree: &[&Process]) -> Vec<Unsupported> {
 }
 
 /// Control groups of the first version that are frozen: their tasks do not stop for a tracer either.
-/// (Those of the second version do.)
-pub(crate) fn of_cgroups(inventory: &Inventory) -> Vec<Unsupported> {
-    let Ok(hierarchies) = Hierarchies::find() else { return Vec::new() };
+/// (Those of the second version do.) The one that is to stop the tree may be so.
+pub(crate) fn of_cgroups(options: &DumpOptions, inventory: &Inventory) -> Vec<Unsupported> {
+    let by = options.freeze_cgroup.as_deref();
+    let mut found: Vec<Unsupported> =
+        by.and_then(|by| of_freeze_group(options.pid, by)).into_iter().collect();
+    let Ok(hierarchies) = Hierarchies::find() else { return found };
     if hierarchies.freezer().is_none() {
-        return Vec::new();
+        return found;
     }
+    let number = |path: &Path| path.metadata().ok().map(|found| (found.dev(), found.ino()));
+    let by = by.and_then(number);
     let frozen = |&pid: &HostPid| {
         let cgroup = hierarchies.frozen(Version::V1, pid).ok().flatten()?;
+        if by.is_some() && by == number(cgroup.directory()) {
+            return None;
+        }
         let object = format!("cgroup {}", cgroup.directory().display());
         Some(support::cgroups::frozen(&cgroup.thaw_command()).of(pid, object))
     };
-    inventory.processes.keys().filter_map(frozen).collect()
+    found.extend(inventory.processes.keys().filter_map(frozen));
+    found
+}
+
+/// Why a control group cannot stop the tree.
+fn of_freeze_group(root: HostPid, directory: &Path) -> Option<Unsupported> {
+    let object = format!("control group {}", directory.display());
+    let members = Cgroup::of_directory(directory).and_then(|cgroup| cgroup.members());
+    let refusal = match members.map(|members| members.processes) {
+        Err(_) => support::cgroups::NOT_FREEZABLE,
+        Ok(members) if members.contains(&HostPid::own()) => support::cgroups::WOULD_STOP_US,
+        Ok(members) if !members.contains(&root) => support::cgroups::TREE_NOT_IN_IT,
+        Ok(_) => return None,
+    };
+    Some(refusal.of(root, object))
+}
+
+/// Whether somebody keeps the tree from running, so that no code can be run in it.
+pub(crate) fn is_paused(root: HostPid) -> bool {
+    let Ok(hierarchies) = Hierarchies::find() else { return false };
+    let frozen = |version| hierarchies.frozen(version, root).is_ok_and(|group| group.is_some());
+    frozen(Version::V2) || frozen(Version::V1)
 }
 
 /// Fails if there are any.

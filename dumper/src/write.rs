@@ -163,8 +163,12 @@ fn encode(
     }
     let layout = Layout::of_this_processor();
     let threads = state.tasks.values().flat_map(|task| &task.threads);
-    let sets = Sets::of(threads.clone().map(|thread| &thread.attributes.groups))?;
-    if let Some(groups) = sets.encode(options.cgroups, &options.cgroup_roots)? {
+    let members = state.tasks.iter().flat_map(|(pid, task)| {
+        let namespace = state.cgroup_roots(*pid);
+        task.threads.iter().map(move |thread| (&thread.attributes.groups, namespace))
+    });
+    let sets = Sets::of(options, members)?;
+    if let Some(groups) = sets.encode(state.paused)? {
         writer.write_one(&names::cgroup(), &groups)?;
     }
     let filters = Numbered::of(threads.map(|thread| &thread.seccomp));
@@ -198,7 +202,7 @@ fn process(
     pid: HostPid,
     task: &TaskCapture,
     layout: &Layout,
-    (sets, filters): (&Sets, &Numbered),
+    (sets, filters): (&Sets<'_>, &Numbered),
 ) -> Result<(), Error> {
     let Some(report) = &task.report else { return Ok(()) };
     let numbers = &state.numbers;
@@ -207,7 +211,7 @@ fn process(
         let Some(in_task) = &thread.in_task else { continue };
         let process = (index == 0).then_some((task, report, &shared[..], numbers));
         let elsewhere = Elsewhere {
-            groups: sets.number(&thread.attributes.groups),
+            groups: sets.number(&thread.attributes.groups, state.cgroup_roots(pid)),
             seccomp: filters.of_thread(&thread.seccomp),
         };
         let bits = report.state.securebits;

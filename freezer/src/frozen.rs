@@ -6,6 +6,9 @@ use std::time::Instant;
 use ids::HostPid;
 use kernel::ptrace::Stopped;
 
+use crate::Error;
+use crate::group::StoppedGroup;
+
 /// One stopped thread.
 #[derive(Debug)]
 pub struct FrozenThread {
@@ -29,6 +32,8 @@ pub struct Frozen {
     pub since: Instant,
     /// Stop signals that came from others meanwhile, by process: sent again at the release.
     pub postponed: Vec<(HostPid, i32)>,
+    /// The control group that it was stopped by.
+    pub(crate) group: Option<StoppedGroup>,
 }
 
 /// What becomes of the tree.
@@ -60,8 +65,27 @@ impl Frozen {
         });
     }
 
-    /// Ends the frozen time in the way asked for.
+    /// Whether somebody had frozen the control group that it was stopped by.
+    #[must_use]
+    pub fn was_paused(&self) -> bool {
+        self.group.as_ref().is_some_and(StoppedGroup::was_frozen)
+    }
+
+    /// Makes it possible to run code in the tasks: a control group that somebody had frozen is thawed until all
+    /// are let go.
+    ///
+    /// # Errors
+    /// If it cannot be thawed.
+    pub fn let_code_run(&mut self) -> Result<(), Error> {
+        self.group.as_mut().map_or(Ok(()), StoppedGroup::let_code_run)
+    }
+
+    /// Ends the frozen time in the way asked for. A control group is as it was before when its tasks are let go; that
+    /// of tasks that are killed, which do not end while it is frozen, is left thawed.
     pub fn release(mut self, how: Release) {
+        if how != Release::Kill {
+            self.group.take();
+        }
         for (&pid, threads) in &mut self.processes {
             match how {
                 Release::Resume => {}
@@ -75,6 +99,9 @@ impl Frozen {
         if how != Release::Resume {
             self.postponed.clear();
         }
+        if let Some(group) = self.group.take() {
+            group.leave_thawed();
+        }
     }
 }
 
@@ -82,6 +109,7 @@ impl Frozen {
 /// thread ends.)
 impl Drop for Frozen {
     fn drop(&mut self) {
+        self.group.take();
         self.processes.values_mut().flat_map(BTreeMap::values_mut).for_each(detach);
         for (pid, postponed) in std::mem::take(&mut self.postponed) {
             signal(pid, postponed);

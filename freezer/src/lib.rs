@@ -9,12 +9,15 @@
 //! - **ptrace**, always possible where we may trace. It belongs to a thread (each freeze has one
 //!   of its own) and ends with it: when we die, however we die, the tree runs on.
 //!
+//! A dump always holds its tree by ptrace; it may have a control group stop it ([`FreezeGroup`]).
+//!
 //! The freezer's service hands freezes out as leases.
 
 mod connections;
 mod error;
 mod freeze;
 mod frozen;
+mod group;
 mod held;
 mod late;
 mod stop;
@@ -24,5 +27,6 @@ pub use connections::{LockedNetwork, LockedTree, RepairedSocket};
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};
+pub use group::FreezeGroup;
 pub use stop::{Error as StopError, stop, stop_thread};
 pub use undo::{Deed, UNDO, Undo, undo_left};

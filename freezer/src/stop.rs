@@ -18,6 +18,7 @@ use kernel::procfs::{self, Dir, ProcFile, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
 use crate::frozen::{Frozen, FrozenThread, Processes, detach};
+use crate::group::{FreezeGroup, StoppedGroup};
 use crate::late::{vfork_children, why_late};
 
 /// Why a tree or a thread could not be stopped.
@@ -29,6 +30,9 @@ pub enum Error {
     /// /proc could not be read.
     #[error(transparent)]
     Procfs(#[from] procfs::Error),
+    /// The control group that is to stop the tree cannot be used.
+    #[error("stop the tree by its control group")]
+    Group(#[source] Box<crate::Error>),
     /// Another tracer has the task.
     #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
     Traced {
@@ -99,17 +103,23 @@ const OPTIONS: Options =
 /// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
 /// in an exec that is under way, is tried again until `within` is over, with growing patience; no try
 /// holds the others for longer than `limit`. Between the tries all run on, so that what it waits for
-/// can happen.
+/// can happen. A control group that has the tree (`by`) makes all of them begin to stop at once.
 ///
 /// # Errors
 /// If it cannot be stopped; it runs on.
-pub fn stop(root: HostPid, within: Duration, limit: Option<Duration>) -> Result<Frozen, Error> {
+pub fn stop(
+    root: HostPid,
+    within: Duration,
+    limit: Option<Duration>,
+    by: Option<&FreezeGroup>,
+) -> Result<Frozen, Error> {
     let started = Instant::now();
     let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
     let mut patience = FIRST_PATIENCE.min(most);
     let mut tries = 1;
     loop {
-        match Attempt::new(root, patience).run() {
+        let group = by.map(FreezeGroup::prepare).transpose().map_err(of_group)?;
+        match (Attempt { group, ..Attempt::new(root, patience) }).run() {
             Err((Error::DidNotStop { tid, why, .. }, late)) => {
                 let after = started.elapsed();
                 if after >= within {
@@ -124,6 +134,10 @@ pub fn stop(root: HostPid, within: Duration, limit: Option<Duration>) -> Result<
         tries += 1;
         patience = (2 * patience).min(most);
     }
+}
+
+fn of_group(error: crate::Error) -> Error {
+    Error::Group(Box::new(error))
 }
 
 /// Lets tasks run on, as they stop after all, that were told to and did not in time; until `until`.
@@ -158,6 +172,8 @@ struct Attempt {
     hurried: Instant,
     since: Instant,
     patience: Duration,
+    /// That stops them, too.
+    group: Option<StoppedGroup>,
 }
 
 impl Attempt {
@@ -171,6 +187,7 @@ impl Attempt {
             hurrying: BTreeMap::new(),
             hurried: Instant::now(),
             since: Instant::now(),
+            group: None,
         }
     }
 
@@ -181,23 +198,35 @@ impl Attempt {
         let (root, since) = (self.root, Instant::now());
         self.since = since;
         self.hurried = since;
-        let processes = self.stop()?.sort().map_err(others)?;
-        if !processes.contains_key(&root) {
-            return Err(others(Error::RootEnded(root)));
+        let mut stopped = self.stop()?;
+        let group = stopped.group.take();
+        let processes = stopped.sort().map_err(others)?;
+        let frozen = Frozen { processes, since, postponed: Vec::new(), missed: 0, group };
+        match frozen.processes.contains_key(&root) {
+            true => Ok(frozen),
+            false => Err(others(Error::RootEnded(root))),
         }
-        Ok(Frozen { processes, since, postponed: Vec::new(), missed: 0 })
     }
 
     /// Stops all that is seized, or lets go of it.
     fn stop(mut self) -> Result<Self, (Error, Vec<Running>)> {
-        let told = self.running.values().try_for_each(|task| ignore_gone(task.interrupt()));
-        match told.map_err(Error::from).and_then(|()| self.wait_for_all()) {
+        match self.tell_to_stop().and_then(|()| self.wait_for_all()) {
             Ok(()) => Ok(self),
             Err(error) => {
+                self.group.take();
                 self.let_go();
                 Err((error, self.running.into_values().collect()))
             }
         }
+    }
+
+    /// What a frozen group holds meets the tracer's stop when the group is thawed, before it runs.
+    fn tell_to_stop(&mut self) -> Result<(), Error> {
+        if let Some(group) = &self.group {
+            group.freeze().map_err(of_group)?;
+        }
+        self.running.values().try_for_each(|task| ignore_gone(task.interrupt()))?;
+        self.group.as_mut().map_or(Ok(()), StoppedGroup::leave_to_tracer).map_err(of_group)
     }
 
     /// Seizes every task of the tree that is not yet seized; whether there were any.

@@ -45,6 +45,15 @@ pub enum Deed {
         /// The number of that, which no group made later has.
         inode: u64,
     },
+    /// A control group is thawed for a while that somebody else has frozen.
+    ThawedCgroup {
+        /// Of the hierarchy: 1 or 2.
+        version: u8,
+        /// Its directory.
+        directory: PathBuf,
+        /// The number of that.
+        inode: u64,
+    },
     /// What comes for connections, and goes from them, is dropped.
     LockedNetwork(LockedNetwork),
     /// Sockets of a target are in repair mode (`TCP_REPAIR`), or may be.
@@ -60,15 +69,17 @@ impl Deed {
     /// # Errors
     /// If there is none.
     pub(crate) fn freeze_of(cgroup: &Cgroup) -> Result<Self, Error> {
-        let directory = cgroup.directory().to_owned();
-        let version = match cgroup.version() {
-            Version::V1 => 1,
-            Version::V2 => 2,
-        };
-        match directory.metadata() {
-            Ok(metadata) => Ok(Self::FrozenCgroup { version, directory, inode: metadata.ino() }),
-            Err(source) => Err(Error::Undo { operation: "look at", path: directory, source }),
-        }
+        let (version, directory, inode) = identity(cgroup)?;
+        Ok(Self::FrozenCgroup { version, directory, inode })
+    }
+
+    /// The thaw of a control group that is frozen.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn thaw_of(cgroup: &Cgroup) -> Result<Self, Error> {
+        let (version, directory, inode) = identity(cgroup)?;
+        Ok(Self::ThawedCgroup { version, directory, inode })
     }
 
     /// Undoes it, if what it was done to is still there; whether it is.
@@ -77,7 +88,8 @@ impl Deed {
     /// Also where that cannot be seen from here: what is not seen may be frozen all the same.
     fn undo(&self) -> Result<bool, Error> {
         let (version, directory, inode) = match self {
-            Self::FrozenCgroup { version, directory, inode } => (version, directory, inode),
+            Self::FrozenCgroup { version, directory, inode }
+            | Self::ThawedCgroup { version, directory, inode } => (version, directory, inode),
             Self::LockedNetwork(lock) => return lock.undo(),
             Self::RepairedSockets { sockets } => {
                 let what = || "repair mode of TCP connections".to_owned();
@@ -97,8 +109,25 @@ impl Deed {
             return Ok(false);
         }
         let version = if *version == 1 { Version::V1 } else { Version::V2 };
-        Cgroup::at(version, directory.clone()).thaw()?;
+        let cgroup = Cgroup::at(version, directory.clone());
+        match self {
+            Self::ThawedCgroup { .. } => cgroup.begin_freeze()?,
+            _ => cgroup.thaw()?,
+        }
         Ok(true)
+    }
+}
+
+/// Version, directory and number of a control group.
+fn identity(cgroup: &Cgroup) -> Result<(u8, PathBuf, u64), Error> {
+    let directory = cgroup.directory().to_owned();
+    let version = match cgroup.version() {
+        Version::V1 => 1,
+        Version::V2 => 2,
+    };
+    match directory.metadata() {
+        Ok(metadata) => Ok((version, directory, metadata.ino())),
+        Err(source) => Err(Error::Undo { operation: "look at", path: directory, source }),
     }
 }
 
@@ -126,6 +155,9 @@ impl fmt::Display for Deed {
         match self {
             Self::FrozenCgroup { directory, .. } => {
                 write!(f, "freeze of control group {}", directory.display())
+            }
+            Self::ThawedCgroup { directory, .. } => {
+                write!(f, "thaw of control group {}", directory.display())
             }
             Self::LockedNetwork(lock) => write!(f, "{lock}"),
             Self::RepairedSockets { sockets } => {

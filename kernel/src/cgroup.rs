@@ -7,6 +7,7 @@
 //! read again after waits that double from 20 µs.
 
 mod directories;
+mod own_mounts;
 mod parse;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ pub use directories::GroupDirectories;
 
 use ids::HostPid;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 /// Why a cgroup could not be found, stopped or resumed.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,9 @@ pub enum Error {
         /// Its cgroup.
         path: String,
     },
+    /// A directory is none of a cgroup that can be frozen.
+    #[error("{} is not the directory of a control group that can be frozen", .0.display())]
+    NotFreezable(PathBuf),
     /// The path is not one of a cgroup below the root.
     #[error("name a cgroup: {0:?} is not an absolute path without dots below the root")]
     Name(String),
@@ -250,6 +255,21 @@ impl Cgroup {
         Self { version, directory }
     }
 
+    /// The cgroup of a directory that somebody names.
+    ///
+    /// # Errors
+    /// If it is none of a cgroup that can be frozen.
+    pub fn of_directory(directory: &Path) -> Result<Self, Error> {
+        let has = |file: &str| directory.join(file).exists();
+        let system = statfs(directory).map(|found| found.filesystem_type());
+        let version = match system {
+            Ok(CGROUP_SUPER_MAGIC) if has("freezer.state") => Version::V1,
+            Ok(CGROUP2_SUPER_MAGIC) if has("cgroup.freeze") => Version::V2,
+            _ => return Err(Error::NotFreezable(directory.to_owned())),
+        };
+        Ok(Self { version, directory: directory.to_owned() })
+    }
+
     /// Which hierarchy it is of.
     #[must_use]
     pub const fn version(&self) -> Version {
@@ -301,6 +321,14 @@ impl Cgroup {
             b"1" => Ok(true),
             _ => Err(strange(file, &text)),
         }
+    }
+
+    /// Asks for the freeze, and does not wait for it.
+    ///
+    /// # Errors
+    /// If the cgroup cannot be written.
+    pub fn begin_freeze(&self) -> Result<(), Error> {
+        self.ask(true)
     }
 
     /// Asks for the freeze and waits until every task has stopped. When they do not by the

@@ -106,6 +106,17 @@ pub fn new_uts(names: &UtsNames) -> io::Result<OwnedFd> {
     })
 }
 
+/// Makes a cgroup namespace, whose roots are the groups that the calling process is in.
+///
+/// # Errors
+/// Without the right to (`CAP_SYS_ADMIN`).
+pub fn new_cgroup() -> io::Result<OwnedFd> {
+    elsewhere(|| {
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+        own("cgroup")
+    })
+}
+
 /// Moves the calling thread into a namespace of a kind, by its name in `/proc/PID/ns`.
 ///
 /// # Errors
@@ -116,6 +127,18 @@ pub fn enter(name: &str, namespace: impl AsFd) -> io::Result<()> {
         .find(|(known, _)| *known == name)
         .ok_or_else(|| io::Error::other(format!("no kind of namespace is called {name}")))?;
     Ok(setns(namespace, *flag)?)
+}
+
+/// Does `work` in a thread that is in a namespace of a kind.
+///
+/// # Errors
+/// If it may not be entered, or the work fails.
+pub fn within<T: Send>(
+    name: &str,
+    namespace: OwnedFd,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    elsewhere(move || enter(name, namespace).and_then(|()| work()))
 }
 
 /// Does `work` in a thread of its own, whose namespaces end with it.

@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
         records: None,
         cgroups: Default::default(),
         cgroup_roots: Vec::new(),
+        cgroup_yard: None,
         trust: Trust::Files,
         validation: Validation::Contents,
         file_locks: true,

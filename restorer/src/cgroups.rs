@@ -7,23 +7,27 @@
 //! restore is.
 
 mod groups;
+mod namespaces;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use api::{CgroupRoot, CgroupsMode};
 use ids::{HostPid, ImagePid, PidMap};
-use images::messages::CgroupEntry;
+use images::messages::{CgMemberEntry, CgroupEntry};
 use kernel::cgroup::GroupDirectories;
+use kernel::descriptors::duplicate_from;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
 use support::cgroups::{ELSEWHERE, GONE, LEAVE, stopped};
 
 use crate::capacity::{self, Births};
 use crate::error::Error;
 use crate::load::{Checkpoint, Process, State};
-use groups::make_groups;
+use groups::Groups;
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
 type Set = BTreeMap<String, Vec<u8>>;
@@ -40,15 +44,25 @@ pub(crate) struct Plan {
     threads: BTreeMap<ImagePid, Moves>,
     /// How many tasks are made in each group.
     forks: Births,
+    /// The files by which tasks go into groups, open: a task goes when its paths lead elsewhere, and with the rights
+    /// of this process.
+    doors: BTreeMap<PathBuf, File>,
+    /// Groups that somebody had frozen, by the files that freeze them, with what is written to them last of all.
+    freezes: Vec<(File, &'static str)>,
+}
+
+/// What is asked for of control groups.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'o> {
+    pub(crate) mode: CgroupsMode,
+    pub(crate) roots: &'o [CgroupRoot],
+    pub(crate) yard: Option<&'o Path>,
 }
 
 impl Plan {
     /// Makes the groups that are gone, and finds out who has to be moved.
-    pub(crate) fn make(
-        checkpoint: &mut Checkpoint,
-        mode: CgroupsMode,
-        roots: &[CgroupRoot],
-    ) -> Result<Self, Error> {
+    pub(crate) fn make(checkpoint: &mut Checkpoint, asked: Asked<'_>) -> Result<Self, Error> {
+        let mode = asked.mode;
         let entry = checkpoint.cgroups.take().filter(|_| mode != CgroupsMode::Ignore);
         let Some(mut entry) = entry else {
             // They stay where the restore is. That this is not known is no error.
@@ -59,24 +73,71 @@ impl Plan {
             plan.check_room(checkpoint)?;
             return Ok(plan);
         };
-        if !roots.is_empty() {
-            rewrite(&mut entry, roots);
+        // What is rewritten has been looked at.
+        sets(&entry)?;
+        if !asked.roots.is_empty() {
+            rewrite(&mut entry, asked.roots);
         }
-        let directories = GroupDirectories::find().map_err(|source| {
-            Error::kernel("find the control groups")(std::io::Error::other(source))
-        })?;
         let start = start()?;
+        let directories = directories(&entry, asked, &start)?;
         let sets = sets(&entry)?;
-        let plan = Self::of(checkpoint, &sets, &start, &directories)?;
+        let mut plan = Self::of(checkpoint, &sets, &start, &directories)?;
         plan.check_room(checkpoint)?;
-        if plan.processes.is_empty() && plan.threads.is_empty() {
-            return Ok(plan);
-        }
-        make_groups(&entry, mode, &directories)?;
-        for group in plan.processes.values().chain(plan.threads.values()).flatten() {
-            check_group(group)?;
+        let moves = !plan.processes.is_empty() || !plan.threads.is_empty();
+        let groups = moves.then(|| Groups::make(&entry, mode, &directories)).transpose()?;
+        // Somebody has to be in their roots for that, and in a root there may be nobody once it is set.
+        namespaces::make(checkpoint, &entry, &directories)?;
+        if let Some(groups) = groups {
+            let freezes = groups.set()?;
+            plan.open(&freezes)?;
         }
         Ok(plan)
+    }
+
+    /// Opens what is written to later.
+    fn open(&mut self, freezes: &[PathBuf]) -> Result<(), Error> {
+        let opened = |file: &Path| {
+            let doing = format!("open {} ({LEAVE})", file.display());
+            OpenOptions::new().write(true).open(file).map_err(Error::kernel(doing))
+        };
+        let groups = self.processes.values().flatten().map(|group| (group, group.join(PROCESSES)));
+        let threads = self.threads.values().flatten().map(|group| (group, door_of_threads(group)));
+        for (group, door) in groups.chain(threads).collect::<Vec<_>>() {
+            if !self.doors.contains_key(&door) {
+                check_group(group)?;
+                self.doors.insert(door.clone(), opened(&door)?);
+            }
+        }
+        let own = HostPid::own();
+        for file in freezes {
+            let group = file.parent().unwrap_or(file);
+            let cgroup = kernel::cgroup::Cgroup::of_directory(group);
+            // It would stop this process, too, and nobody would be there to say that all is done.
+            if cgroup
+                .and_then(|cgroup| cgroup.members())
+                .is_ok_and(|it| it.processes.contains(&own))
+            {
+                tracing::warn!(
+                    "{} was frozen, and is not again: this process is in it",
+                    group.display()
+                );
+                continue;
+            }
+            let value = if file.ends_with("freezer.state") { "FROZEN" } else { "1" };
+            self.freezes.push((opened(file)?, value));
+        }
+        Ok(())
+    }
+
+    /// Moves the descriptors to numbers from `base` on, out of the tasks' way.
+    pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
+        let freezes = self.freezes.iter_mut().map(|(file, _)| file);
+        for file in self.doors.values_mut().chain(freezes) {
+            let fd =
+                duplicate_from(&*file, base).map_err(Error::kernel("duplicate a descriptor"))?;
+            *file = fd.into();
+        }
+        Ok(())
     }
 
     fn staying(checkpoint: &Checkpoint, start: &Set, directories: &GroupDirectories) -> Self {
@@ -158,7 +219,7 @@ impl Plan {
     /// Goes into the groups of process `index`, which calls this.
     pub(crate) fn enter(&self, index: usize) -> Result<(), Error> {
         for group in self.processes.get(&index).into_iter().flatten() {
-            write(&group.join("cgroup.procs"), b"0")?;
+            self.go(&group.join(PROCESSES), b"0")?;
         }
         Ok(())
     }
@@ -170,13 +231,64 @@ impl Plan {
                 .host(*tid)
                 .ok_or_else(|| Error::image(format!("thread {tid}"), "nobody is it"))?;
             for group in groups {
-                let threads = group.join("tasks");
-                let threads = if threads.exists() { threads } else { group.join("cgroup.threads") };
-                write(&threads, tid.to_string().as_bytes())?;
+                self.go(&door_of_threads(group), tid.to_string().as_bytes())?;
             }
         }
         Ok(())
     }
+
+    fn go(&self, door: &Path, who: &[u8]) -> Result<(), Error> {
+        let doing = format!("go into the control group of {} ({LEAVE})", door.display());
+        let written = match self.doors.get(door) {
+            Some(file) => (&*file).write_all(who),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        written.map_err(Error::kernel(doing))
+    }
+
+    /// Freezes the groups again that were frozen: the last thing before their tasks are let go.
+    pub(crate) fn freeze(&self) {
+        for (file, value) in &self.freezes {
+            if let Err(error) = (&*file).write_all(value.as_bytes()) {
+                tracing::error!(%error, "freeze a control group again that was frozen");
+            }
+        }
+    }
+}
+
+/// The file by which processes go into a group.
+const PROCESSES: &str = "cgroup.procs";
+
+/// The file by which threads do.
+fn door_of_threads(group: &Path) -> PathBuf {
+    let threads = group.join("tasks");
+    if threads.exists() { threads } else { group.join("cgroup.threads") }
+}
+
+/// Where the groups of the images are here.
+fn directories(
+    entry: &CgroupEntry,
+    asked: Asked<'_>,
+    start: &Set,
+) -> Result<GroupDirectories, Error> {
+    if let Some(yard) = asked.yard {
+        if !yard.is_dir() {
+            let object = format!("directory {}", yard.display());
+            return Err(Error::refused(support::cgroups::NO_YARD.of(0, object)));
+        }
+        return Ok(GroupDirectories::in_yard(yard));
+    }
+    let mut found = GroupDirectories::find().map_err(|source| {
+        Error::kernel("find the control groups")(std::io::Error::other(source))
+    })?;
+    let makes = !matches!(asked.mode, CgroupsMode::None | CgroupsMode::Props);
+    let names: Vec<String> = entry.controllers.iter().map(|one| one.cnames.join(",")).collect();
+    // Controllers are not taken from where they are by a mount. Who has a name and nothing else is made.
+    let is_ours = |name: &&str| {
+        start.contains_key(*name) || makes && name.starts_with("name=") && !name.contains(',')
+    };
+    found.show(names.iter().map(String::as_str).filter(is_ours));
+    Ok(found)
 }
 
 /// The number of a process's set; old images have it elsewhere.
@@ -213,6 +325,15 @@ fn sets(entry: &CgroupEntry) -> Result<BTreeMap<u32, Set>, Error> {
             let object = format!("control groups {}", set.id);
             return Err(Error::image(object, "a group has no absolute path"));
         }
+        let is_cut = |member: &CgMemberEntry| {
+            let prefix = member.cgns_prefix.unwrap_or(0) as usize;
+            let rest = member.path.get(prefix..);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        if !set.ctls.iter().all(is_cut) {
+            let object = format!("control groups {}", set.id);
+            return Err(Error::image(object, "the root of a cgroup namespace ends within a name"));
+        }
         let members = set.ctls.iter().map(|member| (member.name.clone(), member.path.clone()));
         sets.insert(set.id, members.collect());
     }
@@ -226,7 +347,11 @@ fn moves(
     directories: &GroupDirectories,
     id: ImagePid,
 ) -> Result<Moves, Error> {
-    let other = to.iter().filter(|(name, group)| from.get(*name) != Some(*group));
+    // All are in the root of a hierarchy in which nothing is made.
+    let other = to.iter().filter(|(name, group)| {
+        let is_in = from.get(*name).map_or(&b"/"[..], |group| group);
+        is_in != group.as_slice()
+    });
     let directory = |(name, group): (&String, &Vec<u8>)| {
         directories.directory(name, group).ok_or_else(|| {
             let group = String::from_utf8_lossy(group);
@@ -234,11 +359,6 @@ fn moves(
         })
     };
     other.map(directory).collect()
-}
-
-fn write(path: &Path, value: &[u8]) -> Result<(), Error> {
-    let doing = format!("go into the control group of {} ({LEAVE})", path.display());
-    fs::write(path, value).map_err(Error::kernel(doing))
 }
 
 /// A group that is frozen would stop what goes into it.
@@ -264,8 +384,8 @@ fn check_group(group: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the groups of the images below other ones: of each hierarchy the highest described group that
-/// a member is in (or is below) becomes the new root.
+/// Puts the groups of the images below other ones: of each hierarchy the root of the tree's cgroup namespace becomes the
+/// new root, or else the highest described group that a member is in (or is below).
 fn rewrite(entry: &mut CgroupEntry, roots: &[CgroupRoot]) {
     for hierarchy in &mut entry.controllers {
         let name = hierarchy.cnames.join(",");
@@ -273,34 +393,41 @@ fn rewrite(entry: &mut CgroupEntry, roots: &[CgroupRoot]) {
         let new = root.path.as_os_str().as_bytes();
         for group in &mut hierarchy.dirs {
             let old = [b"/", &*group.dir_name].concat();
-            for member in entry.sets.iter_mut().flat_map(|set| &mut set.ctls) {
-                if member.name != name {
-                    continue;
+            let all = if group.dir_name.is_empty() { 0 } else { old.len() };
+            let is_in = |path: &[u8]| path == old || all == 0 || is_below(path, &old);
+            let mut highest = all;
+            let members = entry.sets.iter_mut().flat_map(|set| &mut set.ctls);
+            for member in members.filter(|member| member.name == name && is_in(&member.path)) {
+                let prefix = member.cgns_prefix.filter(|prefix| *prefix > 0);
+                let cut = prefix.map_or(all, |prefix| prefix as usize);
+                let Some(rest) = member.path.get(cut..) else { continue };
+                member.path = joined(new, rest);
+                if prefix.is_some() {
+                    highest = highest.min(cut);
+                    member.cgns_prefix = u32::try_from(new.len()).ok().filter(|_| new != b"/");
                 }
-                let rest = match member.path.strip_prefix(&*old) {
-                    Some(rest)
-                        if rest.is_empty()
-                            || rest.starts_with(b"/")
-                            || group.dir_name.is_empty() =>
-                    {
-                        rest
-                    }
-                    _ => continue,
-                };
-                let rest = rest.strip_prefix(b"/").unwrap_or(rest);
-                let between: &[u8] = if rest.is_empty() || new == b"/" { b"" } else { b"/" };
-                member.path = [new, between, rest].concat();
             }
-            group.dir_name = new.strip_prefix(b"/").unwrap_or(new).to_vec();
+            let kept = joined(new, old.get(highest..).filter(|_| all > 0).unwrap_or_default());
+            group.dir_name = kept.strip_prefix(b"/").unwrap_or(&kept).to_vec();
         }
     }
+}
+
+fn is_below(group: &[u8], above: &[u8]) -> bool {
+    group.strip_prefix(above).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+fn joined(above: &[u8], below: &[u8]) -> Vec<u8> {
+    let below = below.strip_prefix(b"/").unwrap_or(below);
+    let between: &[u8] = if below.is_empty() || above == b"/" { b"" } else { b"/" };
+    [above, between, below].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::groups::is_plain;
     use super::*;
-    use images::messages::{CgControllerEntry, CgMemberEntry, CgSetEntry, CgroupDirEntry};
+    use images::messages::{CgControllerEntry, CgSetEntry, CgroupDirEntry};
 
     fn entry(group: &str) -> CgroupEntry {
         let ctls =
@@ -325,6 +452,13 @@ mod tests {
             assert_eq!(entry.sets[0].ctls[0].path, expected.as_bytes(), "{old} to {new}");
             assert_eq!(entry.controllers[0].dirs[0].dir_name, &expected.as_bytes()[1..]);
         }
+        let mut other = entry("/ns/in");
+        other.sets[0].ctls[0].cgns_prefix = Some(3);
+        let root = CgroupRoot { controller: None, path: "/new".into() };
+        rewrite(&mut other, &[root]);
+        let member = &other.sets[0].ctls[0];
+        assert_eq!((&*member.path, member.cgns_prefix), (&b"/new/in"[..], Some(4)));
+        assert_eq!(other.controllers[0].dirs[0].dir_name, b"new/in");
         let mut other = entry("/a");
         let root = CgroupRoot { controller: Some("pids".to_owned()), path: "/n".into() };
         rewrite(&mut other, &[root]);

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use arch::fpu::Layout;
 use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
 use arch::syscall::nr;
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use images::messages::FileLockEntry;
 use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
@@ -98,9 +98,16 @@ fn is_pending(process: &Process, signal: i32) -> bool {
 fn stop_signal(checkpoint: &Checkpoint, process: &Process) -> i32 {
     // In the images actions are without those of SIGKILL and SIGSTOP.
     let action = |signal: i32| process.core.sigactions.get(usize::try_from(signal).ok()? - 3);
-    let parent = checkpoint.processes.iter().find(|parent| Some(parent.pid) == process.ppid);
-    let watched =
-        parent.is_some_and(|parent| parent.sid == process.sid && parent.pgid != process.pgid);
+    let of =
+        |pid: Option<ImagePid>| checkpoint.processes.iter().find(|other| Some(other.pid) == pid);
+    let is_member = |other: &&Process| {
+        (other.sid, other.pgid) == (process.sid, process.pgid)
+            && !matches!(other.state, State::Dead { .. })
+    };
+    let watched = checkpoint.processes.iter().filter(is_member).any(|member| {
+        of(member.ppid)
+            .is_some_and(|parent| parent.sid == process.sid && parent.pgid != process.pgid)
+    });
     match process.core.stop_signo.map(u32::cast_signed) {
         Some(signal @ (libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU))
             if watched

@@ -5,6 +5,7 @@
 //! each task enters its own at its birth, before it has any children. Each kind has a module, and a line in
 //! [`TABLE`].
 
+mod cgroup;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use kernel::namespaces::{enter, own};
 use crate::error::Error;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
-const TABLE: [Kind; 1] = [uts::KIND];
+const TABLE: [Kind; 2] = [uts::KIND, cgroup::KIND];
 
 /// A kind of namespace.
 struct Kind {
@@ -37,6 +38,16 @@ type Load = fn(&Checkpoint, u32) -> Result<Box<dyn Making>, Error>;
 trait Making: Debug {
     /// Makes it; nobody is in it.
     fn make(&self, number: u32) -> Result<OwnedFd, Error>;
+}
+
+/// One that has been made.
+#[derive(Debug)]
+struct There(OwnedFd);
+
+impl Making for There {
+    fn make(&self, _number: u32) -> Result<OwnedFd, Error> {
+        self.0.try_clone().map_err(Error::kernel("duplicate a descriptor"))
+    }
 }
 
 /// Which namespaces the tasks of a checkpoint were in, and what those were like.
@@ -81,9 +92,20 @@ impl Sets {
 
     /// Whether the one of a kind that a process was in was not the dumper's.
     pub(crate) fn has_own_of(&self, pid: ImagePid, name: &str) -> bool {
-        let kind = TABLE.iter().position(|kind| kind.name == name);
-        let set = self.of.get(&pid);
-        set.zip(kind).is_some_and(|(set, kind)| set.contains_key(&kind))
+        self.number(pid, name).is_some()
+    }
+
+    /// The number of the namespace of a kind that a process was in, if it was not the dumper's.
+    pub(crate) fn number(&self, pid: ImagePid, name: &str) -> Option<u32> {
+        let kind = TABLE.iter().position(|kind| kind.name == name)?;
+        self.of.get(&pid)?.get(&kind).copied()
+    }
+
+    /// Takes for a namespace of a kind one that has been made already.
+    pub(crate) fn is_made(&mut self, number: u32, name: &str, made: OwnedFd) {
+        if let Some(kind) = TABLE.iter().position(|kind| kind.name == name) {
+            self.others.insert((kind, number), Box::new(There(made)));
+        }
     }
 
     /// A process that was in namespaces beside the dumper's.

@@ -49,6 +49,8 @@ pub struct RestoreOptions {
     pub cgroups: CgroupsMode,
     /// Other places for them.
     pub cgroup_roots: Vec<CgroupRoot>,
+    /// The directory in which all hierarchies are mounted; `None` to look for them.
+    pub cgroup_yard: Option<PathBuf>,
     /// What is believed of the paths in the images.
     pub trust: Trust,
     /// What of the files is compared with what the images say.

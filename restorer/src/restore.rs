@@ -79,7 +79,9 @@ pub fn restore(
         return Err(Error::Refused(lacking));
     }
     let park_signal = park_signal(&checkpoint)?;
-    let groups = cgroups::Plan::make(&mut checkpoint, options.cgroups, &options.cgroup_roots)?;
+    let (mode, roots) = (options.cgroups, &options.cgroup_roots[..]);
+    let asked = cgroups::Asked { mode, roots, yard: options.cgroup_yard.as_deref() };
+    let mut groups = cgroups::Plan::make(&mut checkpoint, asked)?;
 
     let sets = std::mem::take(&mut checkpoint.namespaces);
     let mut namespaces = namespaces::Made::make(&sets)?;
@@ -104,6 +106,7 @@ pub fn restore(
     let network = Network::of(&checkpoint, lock, &files, &plan)?;
     let base = files.base();
     namespaces.keep(base)?;
+    groups.keep(base)?;
     session_keyring(&checkpoint)?;
     progress.begin("shared memory", None);
     let mut kept = OwnDescriptors::default();
@@ -202,6 +205,7 @@ pub fn restore(
             tell(Point::PreResume)
         })?;
         network.let_go()?;
+        groups.freeze();
         keepers.take();
         report.total = started_at.elapsed();
         if let Some(place) = &options.records {

@@ -8,9 +8,30 @@ use crate::unsupported::Refusal;
 pub fn frozen(thaw: &str) -> Refusal {
     Refusal::new(
         "it is frozen, and a frozen task cannot be stopped and read",
-        format!("thaw it, or have whoever paused it do so: {thaw}"),
+        format!(
+            "name it (--freeze-cgroup) and it is left frozen, or thaw it, or have whoever paused it do so: {thaw}"
+        ),
     )
 }
+
+/// What is to stop a tree, and is no group that could.
+pub const NOT_FREEZABLE: Refusal = Refusal::fixed(
+    "the tree is to be stopped by it, and it is not the directory of a control group that can be frozen",
+    "name the directory of one of the first version's freezer or of the second version, which has freezer.state or \
+     cgroup.freeze (--freeze-cgroup)",
+);
+
+/// A group that is to stop a tree, and does not have it.
+pub const TREE_NOT_IN_IT: Refusal = Refusal::fixed(
+    "the tree is to be stopped by it, and its root is not in it",
+    "name one that is (/proc/PID/cgroup), or leave --freeze-cgroup out",
+);
+
+/// A group that is to stop a tree, and would stop stasis.
+pub const WOULD_STOP_US: Refusal = Refusal::fixed(
+    "the tree is to be stopped by it, and stasis is in it, too",
+    "start stasis outside of it, or leave --freeze-cgroup out",
+);
 
 /// A group that is to be described, of which there would be such a directory.
 #[must_use]
@@ -25,6 +46,12 @@ pub fn not_there(directory: &str) -> Refusal {
 pub const NOT_MOUNTED: Refusal = Refusal::fixed(
     "it is to be described, and its hierarchy is not mounted here",
     "mount the hierarchy, or name groups of others alone (--cgroup-root CONTROLLER:/PATH)",
+);
+
+/// Where hierarchies are to be mounted, and is no directory.
+pub const NO_YARD: Refusal = Refusal::fixed(
+    "control groups are to be found in it (--cgroup-yard), and it is not there",
+    "make it and mount each hierarchy in a folder of it (cpu,cpuacct; systemd; unified), or leave the option out",
 );
 
 /// A group that is to be described, by a controller that there is none of.
@@ -43,6 +70,12 @@ pub const LEAVE: &str = "restore with --cgroups ignore to leave the tree in the 
 /// A group of a hierarchy that is not mounted, or not that part of it.
 pub const ELSEWHERE: Refusal =
     Refusal::fixed("its hierarchy is not mounted here, or not that part of it", LEAVE);
+
+/// A cgroup namespace whose root is not above its tasks.
+pub const ROOT_BELOW: Refusal = Refusal::fixed(
+    "a task is in a control group outside of the root of its cgroup namespace, so that nothing tells which that is",
+    "move the task into a group below that in which the namespace was made",
+);
 
 /// A group that is gone, and is not to be made again.
 pub const NOT_MADE: Refusal = Refusal::fixed("it is not there, and is not to be made", LEAVE);

@@ -22,7 +22,7 @@ pub struct Surroundings {
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
-pub const CARRIED_NAMESPACES: [&str; 1] = ["uts"];
+pub const CARRIED_NAMESPACES: [&str; 2] = ["uts", "cgroup"];
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]

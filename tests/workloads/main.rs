@@ -10,6 +10,7 @@
 
 mod beyond_criu;
 mod busy;
+mod cgroup_namespaces;
 mod changing_files;
 mod churn;
 mod cramped;
@@ -157,6 +158,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-timerfd", shared::timerfd),
     ("shared_tables", shared_tables::run),
     ("shared_tables_apart", shared_tables::apart),
+    ("cgroup_namespaces", cgroup_namespaces::together),
+    ("cgroup_namespaces_apart", cgroup_namespaces::apart),
     ("namespaces", namespaces::together),
     ("namespaces_apart", namespaces::apart),
     ("seccomp", seccomp::run),

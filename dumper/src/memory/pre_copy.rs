@@ -28,6 +28,7 @@ use crate::inject::{GadgetFinder, Gadgets};
 use crate::numbers::Numbers;
 use crate::options::{DumpOptions, FrozenAccount};
 use crate::processes::{borrows_memory, is_zombie};
+use crate::unsupported::is_paused;
 
 /// Bytes of private memory from which on logging pays: to copy less takes no longer than the moment
 /// for which the process's leader is stopped to have it logged.
@@ -119,6 +120,13 @@ impl PreCopy {
         if direct.is_some() {
             return Ok(());
         }
+        // No code runs in it, so that it could not begin to log.
+        let paused = is_paused(options.pid);
+        if paused && lasting && self.logs.is_empty() {
+            self.warn(
+                "changes cannot be tracked of a tree that is paused: let it run, and dump it again",
+            );
+        }
         let (worth, least) = match lasting || self.parent.is_some() {
             true => (0, LEAST),
             false => (WORTH_TRACKING, WORTH_REGISTERING),
@@ -128,7 +136,7 @@ impl PreCopy {
         for process in inventory.processes.values().filter(own) {
             if self.logs.contains_key(&process.pid) {
                 self.of_one(process.pid, |log| log.extend(process, least))?;
-            } else if private_bytes(process.pid) >= worth {
+            } else if !paused && private_bytes(process.pid) >= worth {
                 match begin(process, finder, gadgets, (least, worth), self.threads) {
                     Ok(Some(log)) => {
                         check(log.handover, options.max_freeze)?;

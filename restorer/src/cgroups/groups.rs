@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use api::CgroupsMode;
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
@@ -14,38 +14,70 @@ use support::cgroups::{LEAVE, NO_SETTING, NOT_MADE};
 
 use crate::error::Error;
 
-/// Makes the groups of the images that are not there.
-pub(super) fn make_groups(
-    entry: &CgroupEntry,
+/// Groups that are there, with the settings that they are to have.
+#[derive(Debug)]
+pub(super) struct Groups<'e> {
     mode: CgroupsMode,
-    directories: &GroupDirectories,
-) -> Result<(), Error> {
-    for hierarchy in &entry.controllers {
-        let name = hierarchy.cnames.join(",");
-        for group in &hierarchy.dirs {
-            // The root of a hierarchy is nobody's to make or to set.
-            if group.dir_name.is_empty() && group.children.is_empty() {
-                continue;
-            }
-            let path = [b"/", &*group.dir_name].concat();
-            // Nobody who is moved needs it.
-            let Some(directory) = directories.directory(&name, &path) else { continue };
-            make_group(group, &directory, mode, group.dir_name.is_empty())?;
-        }
-    }
-    Ok(())
+    /// Those of the second version, in which nobody may be in a group any more that gives controllers to others.
+    settings: Vec<(PathBuf, &'e CgroupPropEntry)>,
+    /// The files by which those were frozen that are to be so again.
+    freezes: Vec<PathBuf>,
 }
 
-/// Deeper groups than the kernel makes.
-fn make_group(
-    group: &CgroupDirEntry,
-    directory: &Path,
-    mode: CgroupsMode,
-    is_root: bool,
-) -> Result<(), Error> {
-    let object = || format!("control group {}", directory.display());
-    let exists = directory.is_dir();
-    if !is_root {
+impl<'e> Groups<'e> {
+    /// Makes the groups of the images that are not there.
+    pub(super) fn make(
+        entry: &'e CgroupEntry,
+        mode: CgroupsMode,
+        directories: &GroupDirectories,
+    ) -> Result<Self, Error> {
+        let mut groups = Self { mode, settings: Vec::new(), freezes: Vec::new() };
+        for hierarchy in &entry.controllers {
+            let name = hierarchy.cnames.join(",");
+            for group in &hierarchy.dirs {
+                // The root of a hierarchy is nobody's to make or to set.
+                if group.dir_name.is_empty() && group.children.is_empty() {
+                    continue;
+                }
+                let path = [b"/", &*group.dir_name].concat();
+                // Nobody who is moved needs it.
+                let Some(directory) = directories.directory(&name, &path) else { continue };
+                groups.group(group, &directory, (group.dir_name.is_empty(), name.is_empty()))?;
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Makes a group and those below it. (No deeper ones than the kernel makes.)
+    fn group(
+        &mut self,
+        group: &'e CgroupDirEntry,
+        directory: &Path,
+        (is_root, is_second): (bool, bool),
+    ) -> Result<(), Error> {
+        let object = || format!("control group {}", directory.display());
+        if !is_root {
+            self.settle(group, directory, is_second)?;
+        }
+        for child in &group.children {
+            let name = Path::new(OsStr::from_bytes(&child.dir_name));
+            if !is_plain(name) {
+                return Err(Error::image(object(), "a group below it has a name that is none"));
+            }
+            self.group(child, &directory.join(name), (false, is_second))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a group if it is gone, as the mode has it.
+    fn settle(
+        &mut self,
+        group: &'e CgroupDirEntry,
+        directory: &Path,
+        is_second: bool,
+    ) -> Result<(), Error> {
+        let object = || format!("control group {}", directory.display());
+        let (exists, mode) = (directory.is_dir(), self.mode);
         match (exists, mode) {
             (false, CgroupsMode::None | CgroupsMode::Props) => {
                 return Err(Error::refused(NOT_MADE.of(0, object())));
@@ -54,28 +86,34 @@ fn make_group(
                 return Err(Error::refused(support::cgroups::THERE_ALREADY.of(0, object())));
             }
             (false, _) => {
-                make_directory(directory).map_err(Error::kernel(format!(
-                    "make control group {}",
-                    directory.display()
-                )))?;
-                set_permissions(directory, group.dir_perms.as_ref())?;
+                let failed = Error::kernel(format!("make {}", object()));
+                make_directory(directory).map_err(failed)?;
             }
             (true, _) => {}
         }
         if !exists || matches!(mode, CgroupsMode::Props | CgroupsMode::Full) {
-            for property in &group.properties {
-                set_property(directory, property)?;
+            set_permissions(directory, group.dir_perms.as_ref())?;
+            for setting in &group.properties {
+                match (setting.name.as_str(), setting.value.trim_ascii()) {
+                    ("freezer.state", b"FROZEN") | ("cgroup.freeze", b"1") => {
+                        self.freezes.push(directory.join(&setting.name));
+                    }
+                    _ if is_second => self.settings.push((directory.to_owned(), setting)),
+                    // Some of the first version's cannot be made any more when there are groups below.
+                    _ => set_property(directory, setting)?,
+                }
             }
         }
+        Ok(())
     }
-    for child in &group.children {
-        let name = Path::new(OsStr::from_bytes(&child.dir_name));
-        if !is_plain(name) {
-            return Err(Error::image(object(), "a group below it has a name that is none"));
+
+    /// Sets those that are not set yet; the files by which groups were frozen that are to be so again.
+    pub(super) fn set(self) -> Result<Vec<PathBuf>, Error> {
+        for (directory, setting) in &self.settings {
+            set_property(directory, setting)?;
         }
-        make_group(child, &directory.join(name), mode, false)?;
+        Ok(self.freezes)
     }
-    Ok(())
 }
 
 /// Makes a group with those above it.
@@ -124,7 +162,7 @@ fn set_permissions(path: &Path, wanted: Option<&CgroupPerms>) -> Result<(), Erro
 
 /// What is no setting, or is set by another file.
 const NOT_SET: &[&str] = &[
-    // A tree that comes back runs.
+    // One that was frozen is so again last of all.
     "freezer.state",
     "cgroup.freeze",
     // The kernel has taken these back.

@@ -267,6 +267,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             records: Some(work.records),
             cgroups: work.cgroups,
             cgroup_roots: Vec::new(),
+            cgroup_yard: None,
             // Whoever may ask a service for a restore may not tell it what to believe.
             trust: Trust::Files,
             validation: Validation::Contents,

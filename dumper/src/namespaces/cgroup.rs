@@ -1,0 +1,103 @@
+//! Cgroup namespaces: of each hierarchy the group that is its root for who is in the namespace
+//! (cgroup_namespaces(7)).
+//!
+//! Nothing tells the roots by themselves. But `/proc/PID/cgroup` gives a path from the root of the reader's namespace:
+//! what the path is shorter by when it is read inside is the root. The images have it with the memberships of the
+//! tasks (`cgns_prefix`).
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+
+use images::ImageWriter;
+use kernel::namespaces::{of_process, within};
+use kernel::procfs::{Cgroup, Dir, ProcFile};
+use support::cgroups::ROOT_BELOW;
+
+use super::{Described, Namespace};
+use crate::error::Error;
+
+/// The roots of a cgroup namespace: by hierarchy, as `/proc/PID/cgroup` calls it, the group's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CgroupRoots(BTreeMap<String, Vec<u8>>);
+
+impl CgroupRoots {
+    /// Those of the namespace of a task, by what is read of it outside and inside; else the hierarchy of which that
+    /// does not tell.
+    fn of(outside: &Cgroup, inside: &Cgroup) -> Result<Self, String> {
+        let mut roots = BTreeMap::new();
+        for group in &inside.0 {
+            let name = group.name();
+            let same = |other: &&kernel::procfs::CgroupMembership| other.name() == name;
+            let Some(outside) = outside.0.iter().find(same) else { continue };
+            let (path, seen) = (outside.path.as_bytes(), group.path.as_bytes());
+            let seen = if seen == b"/" { b"" } else { seen };
+            let Some(root) = path.strip_suffix(seen) else { return Err(name) };
+            roots.insert(name, if root.is_empty() { b"/".to_vec() } else { root.to_vec() });
+        }
+        Ok(Self(roots))
+    }
+
+    /// How many bytes of the path of a group are above the root; `None` if that is the root of the hierarchy, or
+    /// not above the group.
+    pub(crate) fn above(&self, hierarchy: &str, group: &[u8]) -> Option<u32> {
+        let root = self.0.get(hierarchy).filter(|root| *root != b"/")?;
+        let rest = group.strip_prefix(&root[..])?;
+        (rest.is_empty() || rest.starts_with(b"/")).then(|| u32::try_from(root.len()).ok())?
+    }
+}
+
+/// Reads the roots of a namespace.
+pub(super) fn read(namespace: &Namespace) -> Result<Box<dyn Described>, Error> {
+    let pid = namespace.member;
+    let failed = |source| Error::Process {
+        operation: "read the control groups in the cgroup namespace of",
+        pid,
+        source,
+    };
+    let outside = Cgroup::read(&Dir::open(pid)?)?;
+    let look = || Dir::open(pid).and_then(|dir| Cgroup::read(&dir)).map_err(std::io::Error::other);
+    let inside = of_process(pid, "cgroup").and_then(|it| within("cgroup", it, look));
+    match CgroupRoots::of(&outside, &inside.map_err(failed)?) {
+        Ok(roots) => Ok(Box::new(roots)),
+        Err(hierarchy) => {
+            let found =
+                vec![ROOT_BELOW.of(pid, format!("control groups of hierarchy {hierarchy:?}"))];
+            Err(Error::Refused { root: pid, found })
+        }
+    }
+}
+
+impl Described for CgroupRoots {
+    fn encode(&self, _number: u32, _writer: &ImageWriter) -> Result<(), images::Error> {
+        // They come with the memberships of tasks.
+        Ok(())
+    }
+
+    fn cgroup_roots(&self) -> Option<&CgroupRoots> {
+        Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cgroup(text: &str) -> Cgroup {
+        Cgroup::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_root_is_what_is_not_seen_inside() {
+        let outside = cgroup("3:cpu:/\n2:pids:/a/b\n1:name=x:/a/b\n0::/a\n");
+        let inside = cgroup("3:cpu:/\n2:pids:/\n1:name=x:/b\n0::/a\n");
+        let roots = CgroupRoots::of(&outside, &inside).unwrap();
+        assert_eq!(roots.above("pids", b"/a/b"), Some(4));
+        assert_eq!(roots.above("pids", b"/a/b/c"), Some(4));
+        assert_eq!(roots.above("pids", b"/a/bc"), None);
+        assert_eq!(roots.above("name=x", b"/a/b"), Some(2));
+        assert_eq!(roots.above("cpu", b"/"), None);
+        assert_eq!(roots.above("", b"/a"), None);
+        let beside = cgroup("2:pids:/../c\n");
+        assert_eq!(CgroupRoots::of(&outside, &beside), Err("pids".to_owned()));
+    }
+}
