@@ -34,10 +34,13 @@ fn asked(
             FinalState::Stopped => AfterDump::Stop,
         },
         shell_job: options.shell_job,
+        gives_masters: options.gives_masters,
         external_unix: ExternalUnix {
             datagrams: options.external_datagrams,
             sockets: options.external_sockets.clone(),
         },
+        // As CRIU's, which says nothing of them: engines hand over their own to a restore.
+        external_pipes: true,
         root: options.root.clone(),
         connections: match (options.tcp_established, options.tcp_close) {
             (_, true) => Connections::Closed,

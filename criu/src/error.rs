@@ -15,6 +15,15 @@ pub(crate) struct StatsError {
     pub(crate) source: io::Error,
 }
 
+/// A descriptor that is to be inherited is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("use descriptor {number} in place of a file of the tree (--inherit-fd)")]
+pub(crate) struct InheritError {
+    pub(crate) number: std::os::fd::RawFd,
+    #[source]
+    pub(crate) source: io::Error,
+}
+
 /// Why there is no service.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,6 +103,10 @@ pub struct Options {
     pub network_lock: Option<LockMethod>,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
+    /// Descriptors of this process, by number, that take the place of files of the tree, by CRIU's names.
+    pub inherited: Vec<(RawFd, Vec<u8>)>,
+    /// Whoever asks takes the masters of terminals that are outside the tree. The RPC alone says so.
+    pub gives_masters: bool,
     /// What is executed in place of the program that has restored, with its arguments; nothing for none.
     pub exec: Vec<OsString>,
     /// Where a service listens; `None` for the default.
@@ -250,6 +255,13 @@ impl Options {
                 self.network_lock = Some(methods[one_of(written, &value(), names)?]);
             }
             "address" => self.address = Some(value().into()),
+            "inherit-fd" => {
+                let inherited = inherited(&value());
+                self.inherited.push(inherited.ok_or_else(|| UsageError::Value {
+                    option: written.to_owned(),
+                    value: value().to_string_lossy().into_owned(),
+                })?);
+            }
             "status-fd" => self.status_fd = Some(parsed(written, &value())?),
             // The words after the command are the program.
             "exec-cmd" => {}
@@ -271,6 +283,15 @@ fn one_of(option: &str, value: &OsStr, values: &[&str]) -> Result<usize, UsageEr
 /// The inode in `unix[INODE]`.
 fn unix_inode(value: &OsStr) -> Option<u32> {
     value.to_str()?.strip_prefix("unix[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The number and the name in `fd[NUMBER]:NAME`.
+fn inherited(value: &OsStr) -> Option<(RawFd, Vec<u8>)> {
+    let rest = value.as_bytes().strip_prefix(b"fd[")?;
+    let end = rest.iter().position(|byte| *byte == b']')?;
+    let number = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+    let name = rest[end + 1..].strip_prefix(b":").filter(|name| !name.is_empty())?;
+    Some((number, name.to_vec())).filter(|(number, _)| *number >= 0)
 }
 
 fn whole(option: &str, value: &OsStr) -> Result<u64, UsageError> {
@@ -416,6 +437,7 @@ mod tests {
             // Of what can be external only some is carried.
             let values: &[&str] = match known.long {
                 "external" => &["=unix[1]"],
+                "inherit-fd" => &["=fd[1]:x"],
                 _ => &["", "=1", "=soft", "=filesize", "=read", "=skip", "=/x"],
             };
             for command in [Command::Dump, Command::PreDump, Command::Restore, Command::Check] {
@@ -440,6 +462,15 @@ mod tests {
         assert_eq!(read.exec, ["sh", "-c", "exit"]);
         assert_eq!(error("restore --exec-cmd"), "--exec-cmd requires a command");
         assert_eq!(error("dump --exec-cmd -- sh"), "excessive parameter for command dump");
+    }
+
+    #[test]
+    fn descriptors_are_inherited_by_names() {
+        let read = options("restore --inherit-fd fd[5]:pipe:[77] --inherit-fd fd[0]:a/b:c");
+        assert_eq!(read.inherited, [(5, b"pipe:[77]".to_vec()), (0, b"a/b:c".to_vec())]);
+        for value in ["fd[x]:y", "fd[1]", "fd[1]:", "fd[-1]:x", "debug[1]:x", "fd[1:x"] {
+            assert!(error(&format!("restore --inherit-fd {value}")).contains(value), "{value}");
+        }
     }
 
     #[test]

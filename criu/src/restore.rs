@@ -1,15 +1,20 @@
 //! `criu restore`.
 
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hooks::Hooks;
 use images::messages::{RestoreStatsEntry, StatsEntry};
 use images::{Images, Quiet, names};
+use kernel::descriptors::duplicate_number;
 use restorer::{
-    AfterRestore, Connections, Parent, RestoreOptions, RestoreReport, Trust, Validation,
+    AfterRestore, Connections, Inherited, Parent, RestoreOptions, RestoreReport, Trust, Validation,
 };
 use tracing::{info, warn};
 
+use crate::error::InheritError;
 use crate::options::{FinalState, Options};
 use crate::pidfile::{Pidfile, WithPidfile};
 use crate::{Directories, Done, Error, Failure, Host};
@@ -64,6 +69,7 @@ fn restore(
         },
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         file_locks: options.file_locks,
+        inherited: inherited(&options.inherited)?,
         on_behalf_of: None,
     };
     let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
@@ -77,6 +83,17 @@ fn restore(
         warn!("{failure}");
     }
     Ok(report)
+}
+
+/// What this process has under these numbers.
+fn inherited(asked: &[(RawFd, Vec<u8>)]) -> Result<Vec<Inherited>, Failure> {
+    let open = |(number, key): &(RawFd, Vec<u8>)| {
+        let failed = |source| InheritError { number: *number, source };
+        let file = duplicate_number(*number).map_err(failed)?;
+        let file = file.ok_or_else(|| failed(io::Error::from_raw_os_error(libc::EBADF)))?;
+        Ok(Inherited { key: key.clone(), file: Arc::new(file) })
+    };
+    asked.iter().map(open).collect()
 }
 
 fn write_stats(directories: &Directories, report: &RestoreReport) -> Result<(), Failure> {

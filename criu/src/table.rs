@@ -97,7 +97,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("ghost-limit", None, Required, DUMPS),
     carried("help", Some('h'), Plain, ALL),
     carried("images-dir", Some('D'), Required, ALL),
-    known("inherit-fd", None, Required),
+    carried("inherit-fd", None, Required, &[Restore]),
     carried("irmap-scan-path", None, Required, DUMPS),
     known("join-ns", Some('J'), Required),
     known("lazy-pages", None, Plain),

@@ -85,6 +85,8 @@ pub use watched::Search;
 pub struct PlanContext {
     /// The root may belong to a session and a terminal outside the tree.
     pub shell_job: bool,
+    /// Terminals may have their masters outside the tree, whom a restore gives masters that it makes.
+    pub gives_masters: bool,
     /// Which Unix sockets may be connected to processes outside the tree.
     pub external_unix: ExternalUnix,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.

@@ -54,6 +54,7 @@ impl<'a> Looker<'a> {
             around: unsupported::surroundings(options)?,
             context: files::PlanContext {
                 shell_job: options.shell_job,
+                gives_masters: options.gives_masters,
                 for_user: options.on_behalf_of.is_some(),
                 external_unix: options.external_unix.clone(),
                 root: options.root.clone(),
@@ -139,7 +140,8 @@ impl<'a> Looker<'a> {
         };
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
-        let (sharing, mut shared) = sharing::look(collector, root, looked_at, &sent)?;
+        let (sharing, mut shared) =
+            sharing::look(collector, root, looked_at, &sent, self.options.external_pipes)?;
         let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
         let context = files::PlanContext { joined, hidden, ..self.context.clone() };
         let refused = files.prepare(looked_at, &numbers, context)?;

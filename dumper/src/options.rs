@@ -33,8 +33,12 @@ pub struct DumpOptions {
     pub after: AfterDump,
     /// The root may belong to a session (and a terminal) outside the tree.
     pub shell_job: bool,
+    /// Terminals may have their masters outside the tree: a restore makes them anew, and gives the masters away.
+    pub gives_masters: bool,
     /// Which Unix sockets may be connected to processes outside the tree.
     pub external_unix: ExternalUnix,
+    /// Pipes may lead out of the tree: a restore joins them again, or is handed what takes their place.
+    pub external_pipes: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
@@ -113,7 +117,9 @@ impl DumpOptions {
             pid,
             after: AfterDump::Kill,
             shell_job: false,
+            gives_masters: false,
             external_unix: ExternalUnix::default(),
+            external_pipes: false,
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             search: crate::files::Search::default(),

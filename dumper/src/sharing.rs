@@ -3,7 +3,8 @@
 //! An open file *description* of something that has a name (a log, `/dev/null`, a terminal) may be shared with
 //! others, and is carried: it is opened again by its name, and only the file position is no longer
 //! shared. So is a pipe of which others hold both ends (that of a job server, or one by which a parent
-//! learns that all have ended): it goes on without the tree, and is joined again.
+//! learns that all have ended): it goes on without the tree, and is joined again. So is, where it is asked for, any
+//! pipe that leads outside, as engines hand a restore others in the place of those.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -27,7 +28,9 @@ pub(crate) struct Known {
     /// What was looked at: process, descriptor, device and inode.
     seen: HashSet<(HostPid, i32, u64, u64)>,
     pids: Vec<HostPid>,
-    /// Pipes (by inode) that others keep as they are, with the machine's boot.
+    /// Pipes may lead out of the tree.
+    external_pipes: bool,
+    /// Pipes (by inode) that others keep as they are, or that may lead out of the tree, with the machine's boot.
     pub(crate) joined: BTreeMap<u64, u64>,
     /// Options of sockets (by inode) that no call reads back.
     pub(crate) hidden: BTreeMap<u64, Hidden>,
@@ -40,6 +43,7 @@ pub(crate) fn look(
     root: HostPid,
     inventory: &Inventory,
     sent: &[OpenFile],
+    external_pipes: bool,
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     let failed = |source| Error::Inventory { pid: root, source };
     let found = collector.sharing(inventory, sent).map_err(failed)?;
@@ -47,10 +51,11 @@ pub(crate) fn look(
         is_in_doubt: !found.unaccounted.is_empty(),
         seen: all_candidates(inventory).collect(),
         pids: inventory.processes.keys().copied().collect(),
-        joined: joined(&found.shared),
+        external_pipes,
+        joined: joined(&found.shared, external_pipes),
         hidden: hidden(&found.peculiar),
     };
-    let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     let refused = shared.filter(|shared| !is_sealed(shared));
     let mut refusals: Vec<_> = refused.map(|shared| unsupported(root, shared)).collect();
     // What is not there in another look may be there in the frozen one.
@@ -84,7 +89,7 @@ pub(crate) fn look_again(
         }
         found = collector.sharing(frozen, sent).map_err(failed)?;
     }
-    let shared = found.shared.iter().filter(|shared| !is_in(&known.joined, shared));
+    let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     let refusals = shared.chain(&found.unaccounted).filter(|shared| !is_sealed(shared));
     Ok(refusals.map(|shared| unsupported(root, shared)).collect())
 }
@@ -113,16 +118,19 @@ fn mapping_link(pid: HostPid, start: u64) -> Option<String> {
     names.find(|name| name.strip_prefix(&format!("{start:x}-")).is_some())
 }
 
-/// The pipes that others keep as they are.
-fn joined(shared: &[Shared]) -> BTreeMap<u64, u64> {
+/// The pipes that are joined again: those that others keep as they are, or all that lead outside.
+fn joined(shared: &[Shared], external: bool) -> BTreeMap<u64, u64> {
     let Some(boot) = kernel::boot::boot() else { return BTreeMap::new() };
-    let outlive = shared.iter().filter(|shared| shared.outlives);
+    let outlive = shared.iter().filter(|shared| shared.outlives || external);
     outlive.filter_map(|shared| Some((pipe(shared)?, boot))).collect()
 }
 
-/// Whether this is a pipe that is still kept as it is, and known to be.
-fn is_in(joined: &BTreeMap<u64, u64>, shared: &Shared) -> bool {
-    shared.outlives && pipe(shared).is_some_and(|inode| joined.contains_key(&inode))
+impl Known {
+    /// Whether this is a pipe that is known to be joined again, and can be.
+    fn joins(&self, shared: &Shared) -> bool {
+        let is_kept = shared.outlives || self.external_pipes;
+        is_kept && pipe(shared).is_some_and(|inode| self.joined.contains_key(&inode))
+    }
 }
 
 /// The inode of a pipe.

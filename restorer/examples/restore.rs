@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
         validation: Validation::Contents,
         file_locks: true,
         connections: Connections::default(),
+        inherited: Vec::new(),
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;

@@ -21,6 +21,7 @@ mod holders;
 mod images;
 mod inet_common;
 mod inet_sockets;
+mod inherited;
 mod inotify;
 mod install;
 mod keep;
@@ -72,6 +73,7 @@ pub use self::file_kind::Member;
 pub use self::holders::Holders;
 pub use self::images::FileImages;
 pub(crate) use self::images::FileMemory;
+pub use self::inherited::Inherited;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
 pub(crate) use self::leases::Leases;
@@ -96,6 +98,8 @@ pub struct OpenContext {
     pub work: usize,
     /// What becomes of TCP connections.
     pub connections: Connections,
+    /// The caller takes the masters of terminals outside the tree, which are made for it.
+    pub gives_masters: bool,
     /// Free process numbers, for processes that keep files which one process cannot have.
     pub numbers: Vec<HostPid>,
 }
@@ -185,6 +189,8 @@ pub struct OpenFiles {
     later: BTreeMap<u32, OwnedFd>,
     /// Those of them that are in processes of their own.
     kept: Keepers,
+    /// The masters of terminals that the caller takes.
+    orphans: Vec<OwnedFd>,
     /// Files that no descriptor holds, by id and what for.
     held: BTreeMap<(u32, Held), OwnedFd>,
     opener: Opener,
@@ -265,6 +271,11 @@ impl OpenFiles {
         let ours = opened.into_values().chain(held.into_values());
         close_all(ours);
         (kept, later)
+    }
+
+    /// The masters of terminals that the caller takes, which are no longer these files' then.
+    pub(crate) fn take_orphans(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.orphans)
     }
 
     /// A handle (at or above the base, close-on-exec) on the working directory `id`.

@@ -48,7 +48,7 @@ mod tracer;
 mod turns;
 
 pub use error::Error;
-pub use files::{Connections, Trust, Validation};
+pub use files::{Connections, Inherited, Trust, Validation};
 pub use network::{Unlocked, unlock};
 pub use options::{AfterRestore, Parent, RestoreOptions, RestoreReport};
 pub use record::Record;

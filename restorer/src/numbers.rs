@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ids::{HostPid, ImagePid};
 use kernel::pidfd::{End, PidFd};
 use kernel::process::exists;
-use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::procfs::{Dir, ProcFile, Stat, Status};
 
 use crate::error::Error;
 use crate::load::Checkpoint;
@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The kernel's mark of a task that is ending (`PF_EXITING`).
 const EXITING: u32 = 0x4;
+
+/// `SIGKILL` as a set of signals.
+const KILLED: u64 = 1 << (libc::SIGKILL - 1);
 
 /// The numbers that are to be given out: those of tasks and of threads.
 pub(crate) fn wanted(plan: &Plan) -> impl Iterator<Item = HostPid> + '_ {
@@ -52,16 +55,17 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
 
 /// Waits until a number is free if what has it is ending; whether it is.
 fn await_free(id: HostPid, deadline: Instant) -> Result<bool, Error> {
-    let stat = Dir::open(id).and_then(|dir| Stat::read(&dir));
-    let ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
-    match PidFd::open(id) {
-        Ok(process) if ending => {
-            let end = process.await_end(true, deadline);
-            let end = end.map_err(Error::kernel(format!("wait for the end of process {id}")))?;
-            Ok(end == End::Gone)
-        }
-        _ => Ok(!exists(id)),
-    }
+    let Ok(dir) = Dir::open(id) else { return Ok(!exists(id)) };
+    let (stat, status) = (Stat::read(&dir), Status::read(&dir));
+    let killed = |status: &Status| (status.pending | status.shared_pending) & KILLED != 0;
+    let ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0)
+        || status.as_ref().is_ok_and(killed);
+    // A thread ends with its process, which alone can be waited for.
+    let process = PidFd::open(status.map_or(id, |status| status.tgid));
+    let Some(process) = process.ok().filter(|_| ending) else { return Ok(!exists(id)) };
+    let end = process.await_end(true, deadline);
+    let end = end.map_err(Error::kernel(format!("wait for the end of process {id}")))?;
+    Ok(end == End::Gone && !exists(id))
 }
 
 /// Says who has a number, and why.

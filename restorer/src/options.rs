@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::{CgroupRoot, CgroupsMode};
 use ids::HostPid;
 
-use crate::files::{Connections, Trust, Validation};
+use crate::files::{Connections, Inherited, Trust, Validation};
 
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct RestoreOptions {
     pub file_locks: bool,
     /// What becomes of TCP connections. Those that were dumped as closed come back so.
     pub connections: Connections,
+    /// Descriptors that take the place of files of the tree.
+    pub inherited: Vec<Inherited>,
     /// User and primary group of who asks, if that is somebody who may not do everything: all tasks
     /// must have been his alone.
     pub on_behalf_of: Option<(u32, u32)>,

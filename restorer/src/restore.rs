@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,7 @@ pub fn restore(
     let connections = network::connections(options, images);
     on_behalf::check(&checkpoint, options, connections)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
+    checkpoint.files.inherit(&options.inherited);
     if !options.file_locks && checkpoint.leave_locks() {
         tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
     }
@@ -92,6 +93,7 @@ pub fn restore(
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
     let context = OpenContext {
         shell_job: options.shell_job,
+        gives_masters: hooks.hang_on(Point::OrphanPtsMaster),
         external_unix: options.external_unix,
         root: options.root.clone(),
         holders: rights::holders(&checkpoint),
@@ -103,6 +105,8 @@ pub fn restore(
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
     progress.advance(bytes);
+    // Not the holder's: only the caller's copies keep these terminals.
+    let mut orphans = files.take_orphans();
     let network = Network::of(&checkpoint, lock, &files, &plan)?;
     let base = files.base();
     namespaces.keep(base)?;
@@ -188,21 +192,27 @@ pub fn restore(
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
     };
-    let mut tell = |point| hooks::call(hooks, Moment::of(point, Some(root), path));
+    let mut tell = |point, descriptor: Option<BorrowedFd<'_>>| {
+        hooks::call(hooks, Moment { descriptor, ..Moment::of(point, Some(root), path) })
+    };
     let mut keepers = Some(keepers);
     let reached = |stage| {
         if stage == Stage::Entered {
             return Ok(subreaper.aside(|| {
-                tell(Point::SetupNamespaces).and_then(|()| tell(Point::PostSetupNamespaces))
+                tell(Point::SetupNamespaces, None)?;
+                tell(Point::PostSetupNamespaces, None)
             })?);
         }
         subreaper.aside(|| {
-            tell(Point::PostRestore)?;
+            for master in orphans.drain(..) {
+                tell(Point::OrphanPtsMaster, Some(master.as_fd()))?;
+            }
+            tell(Point::PostRestore, None)?;
             network.unlock();
             if own_network {
-                tell(Point::NetworkUnlock)?;
+                tell(Point::NetworkUnlock, None)?;
             }
-            tell(Point::PreResume)
+            tell(Point::PreResume, None)
         })?;
         network.let_go()?;
         groups.freeze();
@@ -216,7 +226,7 @@ pub fn restore(
     let finished = holder.finish(&tasks, since, reached);
     drop(subreaper);
     made.and(finished)?;
-    tell(Point::PostResume)?;
+    tell(Point::PostResume, None)?;
     report.total = started_at.elapsed();
     Ok(report)
 }

@@ -1,13 +1,12 @@
 //! A client of CRIU's RPC. Messages are put together and taken apart here, by the numbers of their fields, so
-//! that nothing of what is tested is used for it.
+//! that the messages of what is tested are not used for it.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket,
-    socketpair, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket, socketpair,
 };
 
 use crate::built::{built_program, criu_program};
@@ -167,6 +166,8 @@ pub struct Heard {
     pub points: Vec<String>,
     /// The pids that it was told with them.
     pub pids: Vec<(String, i64)>,
+    /// The descriptors that came with them.
+    pub passed: Vec<OwnedFd>,
     /// The answer; `None` if there was none, but an end.
     pub answer: Option<Fields>,
 }
@@ -231,6 +232,21 @@ impl Client {
         Self::started(&mut command)
     }
 
+    /// Starts `criu swrk`, which is handed descriptors, two at most, as numbers 7 and 8.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_handing(handed: &[OwnedFd]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"exec "$0" "$@" 7<>"$A" 8<>"$B""#]).arg(built_program("criu"));
+        let own = std::process::id();
+        for (name, handed) in ["A", "B"].iter().zip(handed) {
+            command.env(name, format!("/proc/{own}/fd/{}", handed.as_raw_fd()));
+        }
+        Self::started(&mut command)
+    }
+
     fn started(command: &mut Command) -> Self {
         let kind = SockType::SeqPacket;
         let (ours, theirs) =
@@ -265,14 +281,6 @@ impl Client {
         self.socket.as_raw_fd()
     }
 
-    /// Makes room for long packets.
-    ///
-    /// # Panics
-    /// Without the right to it.
-    pub fn make_room(&self, bytes: usize) {
-        setsockopt(&self.socket, sockopt::SndBufForce, &bytes).expect("room");
-    }
-
     /// Sends bytes in one packet; whether somebody takes them.
     pub fn send(&self, bytes: &[u8]) -> bool {
         send(self.number(), bytes, MsgFlags::MSG_NOSIGNAL).is_ok()
@@ -281,11 +289,22 @@ impl Client {
     /// The next packet; `None` at the end.
     #[must_use]
     pub fn receive(&self) -> Option<Fields> {
-        // What clients have: no answer may be longer.
+        self.receive_with().0
+    }
+
+    /// The same, and the descriptor that comes with it.
+    ///
+    /// # Panics
+    /// When a packet is longer than clients have room for.
+    #[must_use]
+    pub fn receive_with(&self) -> (Option<Fields>, Option<OwnedFd>) {
         let mut bytes = [0; 1024];
-        let length = recv(self.number(), &mut bytes, MsgFlags::MSG_TRUNC).unwrap_or(0);
+        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        let length = recv(self.number(), &mut bytes, look).unwrap_or(0);
         assert!(length <= bytes.len(), "a packet of {length} bytes");
-        (length > 0).then(|| Fields::of(&bytes[..length]))
+        let passed = kernel::passing::receive(&self.socket, &mut bytes).unwrap_or_default();
+        let passed = passed.into_iter().next();
+        ((length > 0).then(|| Fields::of(&bytes[..length])), passed)
     }
 
     /// Asks, and agrees to all that it is told until the answer comes.
@@ -302,8 +321,10 @@ impl Client {
         mut agrees: impl FnMut(&str) -> Option<bool>,
     ) -> Heard {
         self.send(request.encoded());
-        let mut heard = Heard { points: Vec::new(), pids: Vec::new(), answer: None };
-        while let Some(fields) = self.receive() {
+        let mut heard =
+            Heard { points: Vec::new(), pids: Vec::new(), passed: Vec::new(), answer: None };
+        while let (Some(fields), passed) = self.receive_with() {
+            heard.passed.extend(passed);
             if fields.number(1) != Some(kind::NOTIFY) {
                 heard.answer = Some(fields);
                 break;

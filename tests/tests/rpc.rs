@@ -296,9 +296,9 @@ fn what_is_asked_wrongly_is_answered_and_nothing_is_done() {
 fn garbage_is_refused() {
     let _machine = Machine::prepare();
     // A length that goes beyond the end, groups, fields of another type, a name that is no text.
-    let huge = vec![0; 150 << 10];
+    let long = vec![0; 100 << 10];
     for garbage in
-        [&b"\x12\xff\xff\xff\xff\x0f"[..], b"\x0b\x0b\x0b", b"\x0a\x01\x01", b"GET /", &huge]
+        [&b"\x12\xff\xff\xff\xff\x0f"[..], b"\x0b\x0b\x0b", b"\x0a\x01\x01", b"GET /", &long]
     {
         let client = Client::start();
         assert!(client.send(garbage));
@@ -308,8 +308,7 @@ fn garbage_is_refused() {
     }
     // Longer than any request may be.
     let client = Client::start();
-    client.make_room(8 << 20);
-    assert!(client.send(&vec![0; 3 << 20]));
+    assert!(client.send(&vec![0; 150 << 10]));
     assert!(client.receive().expect("an answer").text(9).expect("why").contains("longer than"));
     assert_eq!(client.end(), Some(1));
     // Nobody says anything.
@@ -373,6 +372,58 @@ fn the_root_is_whose_child_it_is_to_be() {
     client.end();
     assert!(case.log("restore.log").contains("said"), "{}", case.log("restore.log"));
     case.workload.check().expect("the program's own check");
+}
+
+/// What is written to a pipe that leads outside comes to whom the restore is told, by its own name.
+#[test]
+fn pipes_and_files_are_handed_over() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    fs::create_dir(&images).expect("mkdir");
+    fs::write(scratch.path("old"), "").expect("write");
+    let (from, to) = std::io::pipe().expect("a pipe");
+    let name = fs::read_link(format!("/proc/self/fd/{}", to.as_raw_fd())).expect("its name");
+    let mut script = Command::new("setsid");
+    script.args(["sh", "-c", r#"exec 5>>old; : > ready; read x < go; echo said; echo filed >&5"#]);
+    nix::unistd::mkfifo(&scratch.path("go"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let program = script.current_dir(scratch.path("")).stdin(std::process::Stdio::null());
+    let mut program =
+        program.stderr(std::process::Stdio::null()).stdout(to).spawn().expect("start");
+    drop(script);
+    assert!(wait_until(Duration::from_secs(20), || scratch.path("ready").exists()));
+    let pid = i64::from(program.id());
+    let directory = File::open(&images).expect("open");
+    let options = || Message::new().number(1, directory.as_raw_fd().into()).number(9, 4);
+    let dump = options().number(2, pid).bytes(10, b"dump.log");
+    Client::start().ask(&request(kind::DUMP, &dump)).must_succeed(kind::DUMP);
+    program.wait().expect("it has been ended");
+    machine.await_no_children();
+    drop(from);
+
+    let (mut said, into) = std::io::pipe().expect("a pipe");
+    let new = File::create(scratch.path("new")).expect("a file");
+    let path = scratch.path("old").canonicalize().expect("a path");
+    let path = path.strip_prefix("/").expect("absolute").to_str().expect("UTF-8").to_owned();
+    let handed = |key: &str, number: i64| Message::new().bytes(1, key.as_bytes()).number(2, number);
+    let restore =
+        options().bytes(10, b"restore.log").message(27, &handed(name.to_str().expect("UTF-8"), 7));
+    let restore = restore.message(27, &handed(&path, 8)).message(27, &handed("pipe:[1]", 7));
+    let given = [into.into(), new.into()];
+    let client = Client::start_handing(&given);
+    client.ask(&request(kind::RESTORE, &restore)).must_succeed(kind::RESTORE);
+    assert_eq!(client.end(), Some(0));
+    drop(given);
+    fs::write(scratch.path("go"), "go\n").expect("write");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut said, &mut text).expect("read");
+    assert_eq!(text, "said\n");
+    machine.await_no_children();
+    assert_eq!(fs::read_to_string(scratch.path("new")).expect("read"), "filed\n");
+    let missing = options().bytes(10, b"missing.log").message(27, &handed("pipe:[1]", 77));
+    let (error, _) =
+        Client::start().ask(&request(kind::RESTORE, &missing)).must_fail(kind::RESTORE);
+    assert!(error.contains("descriptor 77"), "{error}");
 }
 
 /// A service in the background of a test, which ends it.

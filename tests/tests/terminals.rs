@@ -1,11 +1,15 @@
 //! Programs that have terminals of their own, and terminals that a restore must not give them.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{PtyMaster, posix_openpt, ptsname_r};
+use stasis_tests::rpc::{Client, Message, kind, request};
 use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -172,4 +176,53 @@ fn sides_outside_of_the_tree() {
     assert!(!refused.success && refused.stderr.contains("terminal outside"), "{}", refused.stderr);
     drop(pair);
     machine.end_tree(pid);
+}
+
+/// What a container has for a console: its other side was an engine's, which takes the new one.
+#[test]
+fn the_master_of_a_console_is_given_to_who_restores() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    for end in [&terminal.master, &terminal.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close on exec");
+    }
+    let slave = || Stdio::from(terminal.slave.try_clone().expect("dup"));
+    let script = r#"stty -echo; : > ready; while read x; do echo "got $x by $(tty)"; done"#;
+    let mut program = Command::new("setsid")
+        .args(["--ctty", "sh", "-c", script])
+        .current_dir(scratch.path(""))
+        .stdin(slave())
+        .stdout(slave())
+        .stderr(slave())
+        .spawn()
+        .expect("start");
+    let name = nix::unistd::ttyname(&terminal.slave).expect("its name");
+    drop(terminal.slave);
+    assert!(wait_until(PATIENCE, || scratch.path("ready").exists()));
+    let directory = File::open(&images).expect("open");
+    let options = || Message::new().number(1, directory.as_raw_fd().into()).number(9, 4);
+    let dump = options().number(2, program.id().into()).bytes(10, b"dump.log");
+    let (refused, _) = Client::start().ask(&request(kind::DUMP, &dump)).must_fail(kind::DUMP);
+    assert!(refused.contains("outside the tree"), "{refused}");
+    let (takes, notify) = (50, 12);
+    let dump = dump.number(takes, 1);
+    Client::start().ask(&request(kind::DUMP, &dump)).must_succeed(kind::DUMP);
+    program.wait().expect("it has been ended");
+    machine.await_no_children();
+    drop(terminal.master);
+
+    let restore = options().bytes(10, b"restore.log").number(takes, 1).number(notify, 1);
+    let mut heard = Client::start().ask(&request(kind::RESTORE, &restore));
+    let points = ["pre-restore", "orphan-pts-master", "post-restore", "pre-resume", "post-resume"];
+    assert_eq!(heard.points, points);
+    let mut master = File::from(heard.passed.pop().expect("a master"));
+    heard.must_succeed(kind::RESTORE);
+    master.write_all(b"a line\n").expect("type");
+    let wanted = format!("got a line by {}\r\n", name.display());
+    let mut said = vec![0; wanted.len()];
+    master.read_exact(&mut said).expect("read");
+    assert_eq!(String::from_utf8_lossy(&said), wanted);
 }

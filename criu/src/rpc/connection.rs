@@ -15,7 +15,7 @@ use prost::Message;
 use super::messages::{Request, Response};
 
 /// No request is longer, in bytes.
-const LONGEST: usize = 1 << 20;
+const LONGEST: usize = 128 << 10;
 
 /// How many bytes of an error an answer has: clients read into buffers of 1 KiB.
 const LONGEST_ERROR: usize = 800;
@@ -96,7 +96,7 @@ impl Connection {
         match (length, read) {
             (0, _) => Ok(None),
             (length, _) if length > LONGEST => {
-                Err(ConnectionError::NotARequest("it is longer than 1 MiB"))
+                Err(ConnectionError::NotARequest("it is longer than 128 KiB"))
             }
             (_, read) => match Request::decode(&bytes[..read]) {
                 Ok(request) => Ok(Some(request)),

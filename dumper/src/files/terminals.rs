@@ -122,7 +122,7 @@ impl Survey<'_> {
 
     /// A slave has its master in the tree, or is a job's terminal.
     fn slave(&mut self, terminal: &Terminal) -> Result<(), Problem> {
-        let shell_job = self.context.shell_job;
+        let (shell_job, gives_masters) = (self.context.shell_job, self.context.gives_masters);
         let known = self.out.beside.of::<Known>();
         if known.has_master(terminal) {
             return match known.is_held_outside(terminal) {
@@ -131,6 +131,7 @@ impl Survey<'_> {
             };
         }
         match known.outside(terminal) {
+            _ if gives_masters => Ok(()),
             _ if !shell_job => Err(Problem::Refused(rules::OUTSIDE)),
             Outside::Second => Err(Problem::Refused(rules::SECOND_OUTSIDE)),
             Outside::First => Ok(()),

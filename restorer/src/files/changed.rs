@@ -33,7 +33,9 @@ pub(crate) enum Which {
 /// With every one of them, and a command for each that has only grown.
 pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> Result<(), Error> {
     let entries = images.files.values().filter_map(|file| file.reg.as_ref());
-    let named = entries.filter(|entry| !images.remaps.contains_key(&entry.id));
+    let named = entries.filter(|entry| {
+        !images.remaps.contains_key(&entry.id) && !images.inherited.contains_key(&entry.id)
+    });
     if which == Which::Undescribed {
         let opened = images.wanted();
         if all(named.clone().filter(|entry| !opened.contains(&entry.id)), root).is_empty() {

@@ -56,6 +56,26 @@ pub(super) trait FileKind: Debug + Sync {
     /// Names the file and what is wrong with it.
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error>;
 
+    /// What a caller calls a file who hands over a descriptor in its place; a kind that has no such names gives
+    /// none.
+    fn name(&self, _file: &FileEntry, _beside: &Beside) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Makes of a descriptor that is handed over what a file has.
+    ///
+    /// # Errors
+    /// Names the file and what was done.
+    fn inherit(
+        &self,
+        _opening: &mut Opening<'_>,
+        file: &FileEntry,
+        handed: &OwnedFd,
+    ) -> Result<OwnedFd, Error> {
+        let operation = || format!("duplicate the descriptor for file {}", file.id);
+        handed.try_clone().map_err(|source| Error::Kernel { operation: operation(), source })
+    }
+
     /// Whether a file can only be opened when the processes of the tree are there.
     fn is_later(&self, _file: &FileEntry) -> bool {
         false

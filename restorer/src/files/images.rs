@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ids::ImagePid;
@@ -40,6 +41,8 @@ pub struct FileImages {
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
     /// The files that are on their way to each file, by ids.
     pub(super) sent: BTreeMap<u32, BTreeSet<u32>>,
+    /// What takes the place of files that the caller hands over, by their ids.
+    pub(super) inherited: BTreeMap<u32, Arc<OwnedFd>>,
     /// The processes that will be there.
     pub(super) pids: BTreeSet<ImagePid>,
 }

@@ -13,7 +13,7 @@ use super::keepers::{Keepers, Room, is_late, open_now};
 use super::leases::Leases;
 use super::opener::Opener;
 use super::opening::Opening;
-use super::{Error, OpenContext, OpenFiles, table};
+use super::{Error, OpenContext, OpenFiles, inherited, table};
 
 /// Numbers left to the rest of the restore: its pipes, images, shared memory.
 const SPARE: usize = 64;
@@ -68,12 +68,24 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     let later = files.filter(|file| is_later(file)).count();
     let room = make_room(highest, wanted.len(), context.work.max(SPARE) + later)?;
     let base = room.map_or(highest, |room| room.base);
-    let FileImages { files, tables, beside, remaps, ghosts, sent: on_their_way, pids, .. } = images;
+    let FileImages {
+        files,
+        tables,
+        beside,
+        remaps,
+        ghosts,
+        sent: on_their_way,
+        pids,
+        inherited,
+        ..
+    } = images;
     let mut opening = Opening {
         files: &files,
         beside,
         opener: Opener::new(context, ghosts, remaps, &files)?,
         shell_job: context.shell_job,
+        gives_masters: context.gives_masters,
+        orphans: Vec::new(),
         external_unix: context.external_unix,
         connections: context.connections,
         members: &pids,
@@ -98,11 +110,15 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         if kind.opens_others() {
             drop(reserved.take());
         }
-        if let Some(files) = kinds.get(&kind.r#type()) {
-            kind.open(&mut opening, files)?;
+        let Some(files) = kinds.get(&kind.r#type()) else { continue };
+        let files = inherited::take(&mut opening, kind, files, &inherited)?;
+        if !files.is_empty() {
+            kind.open(&mut opening, &files)?;
         }
     }
-    let Opening { mut beside, mut opener, mut opened, keepers: mut kept, mut later, .. } = opening;
+    let Opening {
+        mut beside, mut opener, mut opened, keepers: mut kept, mut later, orphans, ..
+    } = opening;
     if room.is_some() {
         kept.take(&mut opened, base)?;
         let late = tables.values().flatten().filter(|entry| is_late(entry, base));
@@ -141,6 +157,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         holders,
         beside,
         later,
+        orphans,
     })
 }
 

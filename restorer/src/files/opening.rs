@@ -24,6 +24,10 @@ pub(super) struct Opening<'a> {
     pub(super) opener: Opener,
     /// The root joins the caller's terminal.
     pub(super) shell_job: bool,
+    /// The caller takes the masters of terminals outside the tree.
+    pub(super) gives_masters: bool,
+    /// The masters that it takes.
+    pub(super) orphans: Vec<OwnedFd>,
     /// Unix sockets are connected again to processes outside the tree.
     pub(super) external_unix: bool,
     /// What becomes of TCP connections.

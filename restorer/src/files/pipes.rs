@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::images::LONGEST;
-use super::opening::Opening;
+use super::opening::{Opening, flagged};
 use super::reopen::reopen;
 use super::{Error, socket_options};
 
@@ -35,6 +35,24 @@ impl FileKind for Pipe {
         let read = &checkpoint.pipes;
         beside.of::<InPipes>().0 = contents(&checkpoint.images, &names::pipes_data(), read)?;
         Ok(())
+    }
+
+    fn name(&self, file: &FileEntry, _beside: &Beside) -> Option<Vec<u8>> {
+        Some(format!("pipe:[{}]", file.pipe.as_ref()?.pipe_id).into_bytes())
+    }
+
+    /// What waited in the pipe is in that of whoever handed it over, or with them.
+    fn inherit(
+        &self,
+        _opening: &mut Opening<'_>,
+        file: &FileEntry,
+        handed: &OwnedFd,
+    ) -> Result<OwnedFd, Error> {
+        let entry = file.pipe.as_ref().ok_or_else(|| missing(file))?;
+        let what = format!("pipe {}", entry.pipe_id);
+        let opened = reopen(handed, entry.flags | libc::O_NONBLOCK.cast_unsigned())
+            .map_err(|errno| Error::kernel(format!("open {what} again"), errno))?;
+        flagged(opened, entry.flags, &what)
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

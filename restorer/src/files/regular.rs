@@ -54,6 +54,12 @@ impl FileKind for Regular {
         }
     }
 
+    fn name(&self, file: &FileEntry, _beside: &Beside) -> Option<Vec<u8>> {
+        let entry = file.reg.as_ref()?;
+        let path = entry.name.strip_prefix(b"/").filter(|_| entry.ext != Some(true));
+        Some(path.unwrap_or(&entry.name).to_vec())
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files.iter().filter(|file| self.is_later(file)) {
             opening.later(file.id)?;

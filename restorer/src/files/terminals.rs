@@ -1,6 +1,6 @@
 //! Terminals. Pseudo-terminals are made again, both sides, under the numbers that they had, with what waited
 //! in them; consoles and virtual terminals are opened again as files are; the caller's terminal takes the
-//! place of one that was outside of the tree. One that had hung up, as its window was closed, is one that has
+//! place of one that was outside of the tree, or one is made whose master the caller takes. One that had hung up, as its window was closed, is one that has
 //! hung up again.
 //!
 //! A slave is opened by way of its master, never by its name: the name may be somebody else's terminal by
@@ -10,12 +10,14 @@ mod caller;
 mod current;
 mod known;
 mod numbers;
+mod orphans;
 mod pairs;
 mod queue;
 mod settings;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use ids::ImagePid;
 use images::Checkpoint;
@@ -77,6 +79,29 @@ impl FileKind for OpenTerminal {
             known.and_then(|known| known.infos.get(&id)).ok_or_else(|| missing(file))?;
         }
         Ok(())
+    }
+
+    fn name(&self, file: &FileEntry, beside: &Beside) -> Option<Vec<u8>> {
+        let known = beside.get::<Terminals>()?;
+        let info = known.infos.get(&file.tty.as_ref()?.tty_info_id)?;
+        Some(format!("tty[{:x}:{:x}]", info.rdev, info.dev.unwrap_or(0)).into_bytes())
+    }
+
+    /// It has the modes that the program knows, and the size that the caller's window has.
+    fn inherit(
+        &self,
+        opening: &mut Opening<'_>,
+        file: &FileEntry,
+        handed: &OwnedFd,
+    ) -> Result<OwnedFd, Error> {
+        let what = format!("terminal of file {}", file.id);
+        let failed = |source| Error::Kernel { operation: format!("duplicate {what}"), source };
+        let info = file.tty.as_ref().map_or(0, |tty| tty.tty_info_id);
+        let known = opening.beside.of::<Terminals>();
+        if let Some(info) = known.infos.get(&info).filter(|info| info.termios.is_some()) {
+            settings::apply_modes(handed, info, &what)?;
+        }
+        handed.try_clone().map_err(failed)
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
@@ -238,6 +263,10 @@ impl<'a> Sorted<'a> {
             let opened = pairs::hung_up(opening, &file)?;
             opening.add(file.id, opened)?;
         }
+        let outside = match opening.gives_masters {
+            true => orphans::open(opening, outside, &mut controlling)?,
+            false => outside,
+        };
         if !outside.is_empty() {
             Caller::open(opening, outside, &mut controlling)?;
         }

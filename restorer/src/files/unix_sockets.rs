@@ -50,6 +50,10 @@ impl FileKind for UnixSocket {
         true
     }
 
+    fn name(&self, file: &FileEntry, _beside: &Beside) -> Option<Vec<u8>> {
+        Some(format!("socket:[{}]", file.usk.as_ref()?.ino).into_bytes())
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         let entries = files
             .iter()

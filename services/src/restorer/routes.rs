@@ -276,6 +276,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
                 true => Connections::Closed,
                 false => Connections::Restored,
             },
+            inherited: Vec::new(),
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let images = Images::open(&work.images_dir).map_err(Error::from);
