@@ -5,7 +5,8 @@
 //! could not keep them from it. So a task under seccomp is dumped where the kernel's structures tell all of
 //! it ([`refuse_to_ask`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use collector::Process;
 use ids::HostPid;
@@ -28,16 +29,35 @@ pub(crate) enum Seccomp {
     /// Read, write, exit and sigreturn.
     Strict,
     /// What these let through, the one first that was installed first.
-    Filters(Vec<Filter>),
+    Filters(Chain),
+}
+
+/// Filters, each installed after the one before it; one copy for all threads that have the same.
+type Chain = Arc<[Filter]>;
+
+/// The filters that have been read: threads of a program have the same as a rule, and there may be thousands.
+#[derive(Debug, Default)]
+pub(crate) struct Chains(BTreeSet<Chain>);
+
+impl Chains {
+    /// The one copy of these.
+    fn share(&mut self, filters: Vec<Filter>) -> Chain {
+        if let Some(known) = self.0.get(&filters[..]) {
+            return Arc::clone(known);
+        }
+        let chain: Chain = filters.into();
+        self.0.insert(Arc::clone(&chain));
+        chain
+    }
 }
 
 impl Seccomp {
     /// Reads what a thread has that is in this mode (`/proc/PID/status`).
-    pub(crate) fn read(stopped: &Stopped, mode: u32) -> Result<Self, Error> {
+    pub(crate) fn read(stopped: &Stopped, mode: u32, known: &mut Chains) -> Result<Self, Error> {
         match mode {
             SECCOMP_MODE_DISABLED => Ok(Self::Off),
             SECCOMP_MODE_STRICT => Ok(Self::Strict),
-            _ => Ok(Self::Filters(stopped.seccomp_filters()?)),
+            _ => Ok(Self::Filters(known.share(stopped.seccomp_filters()?))),
         }
     }
 
@@ -80,6 +100,8 @@ pub(crate) fn refuse_to_ask(
 pub(crate) struct Numbered {
     filters: Vec<SeccompFilter>,
     numbers: BTreeMap<(Option<u32>, Filter), u32>,
+    /// The number of the last filter of each chain.
+    last: BTreeMap<Chain, Option<u32>>,
 }
 
 impl Numbered {
@@ -88,8 +110,11 @@ impl Numbered {
         let mut numbered = Self::default();
         for seccomp in threads {
             let Seccomp::Filters(filters) = seccomp else { continue };
+            if numbered.last.contains_key(filters) {
+                continue;
+            }
             let mut prev = None;
-            for filter in filters {
+            for filter in filters.iter() {
                 let next = u32::try_from(numbered.filters.len()).unwrap_or(u32::MAX);
                 let number = *numbered.numbers.entry((prev, filter.clone())).or_insert(next);
                 if number == next {
@@ -101,6 +126,7 @@ impl Numbered {
                 }
                 prev = Some(number);
             }
+            numbered.last.insert(Arc::clone(filters), prev);
         }
         numbered
     }
@@ -108,9 +134,7 @@ impl Numbered {
     /// A thread's mode, and the number of the filter that it installed last.
     pub(crate) fn of_thread(&self, seccomp: &Seccomp) -> (u32, Option<u32>) {
         let last = match seccomp {
-            Seccomp::Filters(filters) => filters
-                .iter()
-                .fold(None, |prev, filter| self.numbers.get(&(prev, filter.clone())).copied()),
+            Seccomp::Filters(filters) => self.last.get(filters).copied().flatten(),
             _ => None,
         };
         (seccomp.mode(), last)
@@ -119,5 +143,26 @@ impl Numbered {
     /// What `seccomp.img` says.
     pub(crate) fn encode(self) -> SeccompEntry {
         SeccompEntry { seccomp_filters: self.filters }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_with_the_same_filters_share_them() {
+        let filter = |number: u8| Filter { instructions: vec![number; 8], flags: 0 };
+        let mut chains = Chains::default();
+        let one = chains.share(vec![filter(1), filter(2)]);
+        let again = chains.share(vec![filter(1), filter(2)]);
+        assert!(Arc::ptr_eq(&one, &again));
+        let other = chains.share(vec![filter(1), filter(3)]);
+        let threads = [one, again, other].map(Seccomp::Filters);
+        let numbered = Numbered::of(threads.iter());
+        let last: Vec<_> = threads.iter().map(|thread| numbered.of_thread(thread).1).collect();
+        assert_eq!(last, [Some(1), Some(1), Some(2)]);
+        let prev: Vec<_> = numbered.encode().seccomp_filters.iter().map(|it| it.prev).collect();
+        assert_eq!(prev, [None, Some(0), Some(0)]);
     }
 }

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::labels::Labels;
 use crate::numbers::Numbers;
 use crate::processes::is_zombie;
+use crate::seccomp::Chains;
 use crate::unsupported;
 
 /// Whether settings are read that an inventory by eBPF tells.
@@ -239,6 +240,8 @@ pub(crate) struct TaskStates {
     cross_check: bool,
     /// Labels of security modules that this process has.
     labels: Labels,
+    /// Filters of system calls that threads have.
+    pub(crate) filters: Chains,
 }
 
 impl TaskStates {

@@ -124,7 +124,7 @@ impl ThreadCapture {
         unsupported::of_thread(pid, tid, &original)?;
         let attributes = states.of_thread(dir, process, tid)?;
         let settings = known.in_task.map(|known| known.settings);
-        let seccomp = Seccomp::read(stopped, attributes.status.seccomp)?;
+        let seccomp = Seccomp::read(stopped, attributes.status.seccomp, &mut states.filters)?;
         unsupported::refuse(pid, seccomp.unsupported(tid).into_iter().collect())?;
         Ok(Self {
             tid,

@@ -3,6 +3,7 @@
 //! What is refused here, and by name, is what no host could help with: objects that stasis does
 //! not restore (yet). What depends on the host is refused by [`crate::host`].
 
+mod filters;
 mod locks;
 mod memory;
 mod nameless;
@@ -19,10 +20,12 @@ use ids::ImagePid;
 use images::Images;
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::messages::{
-    CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, SeccompFilter, TaskCoreEntry,
-    TaskKobjIdsEntry, ThreadCoreEntry,
+    CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, TaskCoreEntry, TaskKobjIdsEntry,
+    ThreadCoreEntry,
 };
 
+pub(crate) use filters::Chain;
+use filters::Filters;
 pub(crate) use memory::SharedSegment;
 use nameless::Nameless;
 use store::Store;
@@ -96,7 +99,7 @@ pub(crate) struct Thread {
     pub(crate) processor: ThreadImage,
     pub(crate) core: ThreadCoreEntry,
     /// Its filters of system calls, the one first that was installed first.
-    pub(crate) filters: Vec<SeccompFilter>,
+    pub(crate) filters: Chain,
 }
 
 impl Thread {
@@ -126,8 +129,9 @@ impl Checkpoint {
         let nameless = Nameless::of(&read);
         let mut store = Store::of(dir)?;
         let mut processes = Vec::new();
+        let mut filters = Filters::of(std::mem::take(&mut read.seccomp));
         for process in std::mem::take(&mut read.processes) {
-            processes.push(task::load(process, (&nameless, &read.seccomp), &mut store)?);
+            processes.push(task::load(process, (&nameless, &mut filters), &mut store)?);
         }
         check_sharing(&processes)?;
         let living =

@@ -3,15 +3,12 @@
 use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
 use ids::ImagePid;
-use images::messages::{
-    CoreEntry, SECCOMP_MODE_DISABLED, SECCOMP_MODE_FILTER, SECCOMP_MODE_STRICT, SeccompEntry,
-    SeccompFilter, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
-};
+use images::messages::{CoreEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry};
 use images::{checkpoint, names};
-use kernel::seccomp::{INSTRUCTION_BYTES, LONGEST};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
 
+use super::filters::Filters;
 use super::memory;
 use super::nameless::Nameless;
 use super::registers;
@@ -28,7 +25,7 @@ const SCHED_DEADLINE: u32 = 6;
 /// Takes up one process.
 pub(super) fn load(
     process: checkpoint::Process,
-    (nameless, filters): (&Nameless, &SeccompEntry),
+    (nameless, filters): (&Nameless, &mut Filters),
     store: &mut Store,
 ) -> Result<Process, Error> {
     let pid = known(process.pid)?;
@@ -72,7 +69,7 @@ fn load_body(
     pid: ImagePid,
     (threads, task): (Vec<checkpoint::Thread>, &TaskCoreEntry),
     body: checkpoint::Body,
-    (nameless, filters): (&Nameless, &SeccompEntry),
+    (nameless, filters): (&Nameless, &mut Filters),
     store: &mut Store,
 ) -> Result<Body, Error> {
     let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core, task, filters));
@@ -88,7 +85,7 @@ fn thread(
     number: u32,
     mut core: CoreEntry,
     task: &TaskCoreEntry,
-    filters: &SeccompEntry,
+    filters: &mut Filters,
 ) -> Result<Thread, Error> {
     let tid = known(number)?;
     let object = format!("thread {tid}");
@@ -107,43 +104,10 @@ fn thread(
     // Images of before CRIU 3.7 have it once for all threads.
     own.seccomp_mode = own.seccomp_mode.or(task.old_seccomp_mode);
     own.seccomp_filter = own.seccomp_filter.or(task.old_seccomp_filter);
-    let filters = of_thread(&own, filters).map_err(|what| Error::image(object, what))?;
+    let filters = filters.of_thread(&own).map_err(|what| Error::image(object, what))?;
     let thread = Thread { tid, processor, core: own, filters };
     registers::general(&thread)?;
     Ok(thread)
-}
-
-/// The filters of a thread, the one first that was installed first. The kernel lets no thread have
-/// more than a number of instructions.
-fn of_thread(
-    core: &ThreadCoreEntry,
-    all: &SeccompEntry,
-) -> Result<Vec<SeccompFilter>, &'static str> {
-    const MOST_INSTRUCTIONS: usize = 1 << 15;
-    let mut next = match core.seccomp_mode.unwrap_or(SECCOMP_MODE_DISABLED) {
-        SECCOMP_MODE_FILTER => Some(core.seccomp_filter.ok_or("its seccomp filter is not named")?),
-        SECCOMP_MODE_DISABLED | SECCOMP_MODE_STRICT => None,
-        _ => return Err("its mode of seccomp is unknown"),
-    };
-    let (mut chain, mut instructions) = (Vec::new(), 0);
-    while let Some(number) = next {
-        let filter =
-            all.seccomp_filters.get(number as usize).ok_or("a seccomp filter is not there")?;
-        let count = filter.filter.len() / INSTRUCTION_BYTES;
-        if !(1..=LONGEST).contains(&count) || filter.filter.len() % INSTRUCTION_BYTES != 0 {
-            return Err("a seccomp filter has a wrong length");
-        }
-        instructions += count;
-        if instructions > MOST_INSTRUCTIONS {
-            return Err(
-                "its seccomp filters are longer than the kernel allows, or go round in a circle",
-            );
-        }
-        chain.push(filter.clone());
-        next = filter.prev;
-    }
-    chain.reverse();
-    Ok(chain)
 }
 
 fn check_thread(tid: ImagePid, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {

@@ -1,5 +1,8 @@
 //! What each thread's part of the restorer is told.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
@@ -11,7 +14,7 @@ use parasite::task::AltStack;
 use super::table::Tables;
 use crate::error::Error;
 use crate::host::Host;
-use crate::load::{self, Body, capability_set};
+use crate::load::{self, Body, Chain, capability_set};
 
 /// `SS_DISABLE`: no alternate stack.
 const SS_DISABLE: u32 = 2;
@@ -26,8 +29,10 @@ pub(super) fn lay_out(
     tables: &mut Tables,
 ) -> Result<Table<Thread>, Error> {
     let mut threads = Vec::with_capacity(body.threads.len());
+    let mut filters = Filters::default();
     for (index, thread) in body.threads.iter().enumerate() {
-        threads.push(Thread { stack: stack_of(index), ..one(thread, host, tables)? });
+        let filters = filters.of(&thread.filters, tables);
+        threads.push(Thread { stack: stack_of(index), filters, ..one(thread, host, tables)? });
     }
     Ok(tables.put(&threads))
 }
@@ -57,29 +62,44 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, host, tables),
         strict: thread.is_strict().into(),
-        filters: filters(&thread.filters, tables),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
     })
 }
 
-fn filters(filters: &[SeccompFilter], tables: &mut Tables) -> Table<Filter> {
-    let laid: Vec<_> = filters
-        .iter()
-        .map(|filter| {
+/// The filters that have been laid out, each once: where they are, by where they are kept.
+#[derive(Debug, Default)]
+struct Filters {
+    chains: BTreeMap<*const Arc<SeccompFilter>, (u64, u64)>,
+    filters: BTreeMap<*const SeccompFilter, (u64, u64)>,
+}
+
+impl Filters {
+    fn of(&mut self, chain: &Chain, tables: &mut Tables) -> Table<Filter> {
+        if let Some(&(offset, count)) = self.chains.get(&chain.as_ptr()) {
+            return Table::new(offset, count);
+        }
+        let laid: Vec<_> = chain.iter().map(|filter| self.one(filter, tables)).collect();
+        let table = tables.put(&laid);
+        self.chains.insert(chain.as_ptr(), (table.offset, table.count));
+        table
+    }
+
+    fn one(&mut self, filter: &Arc<SeccompFilter>, tables: &mut Tables) -> Filter {
+        let &mut (offset, count) = self.filters.entry(Arc::as_ptr(filter)).or_insert_with(|| {
             let instructions = filter.filter.as_chunks().0.iter().copied().map(u64::from_ne_bytes);
-            let instructions = tables.put(&instructions.collect::<Vec<_>>());
-            Filter { instructions, flags: filter.flags.unwrap_or(0), pad: 0 }
-        })
-        .collect();
-    tables.put(&laid)
+            let table = tables.put(&instructions.collect::<Vec<_>>());
+            (table.offset, table.count)
+        });
+        Filter { instructions: Table::new(offset, count), flags: filter.flags.unwrap_or(0), pad: 0 }
+    }
 }
 
 /// How many of their first filters all threads have in common.
 pub(super) fn common_filters(threads: &[load::Thread]) -> usize {
     let Some((first, others)) = threads.split_first() else { return 0 };
     let same = |count: usize, other: &load::Thread| {
-        let pairs = first.filters[..count].iter().zip(&other.filters);
+        let pairs = first.filters[..count].iter().zip(other.filters.iter());
         pairs.take_while(|(one, two)| one == two).count()
     };
     others.iter().fold(first.filters.len(), same)
