@@ -11,6 +11,7 @@ use collector::settings::unusual;
 use collector::{Inventory, Process};
 use ids::HostPid;
 use kernel::cgroup::{Cgroup, Hierarchies, Version};
+use kernel::process::exists;
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 use support::Unsupported;
 use support::settings::{
@@ -32,7 +33,8 @@ pub(crate) fn find(
     around: &Surroundings,
 ) -> Vec<Unsupported> {
     let tree: Vec<&Process> = inventory.processes.values().collect();
-    let mut found = of_tree(root, &tree, around);
+    let around = Surroundings { leaders: leaders_outside(inventory), ..around.clone() };
+    let mut found = of_tree(root, &tree, &around);
     found.extend(of_tasks);
     let told = |process: &&&Process| process.in_process.is_none() && !is_zombie(process);
     let untold: Vec<&Process> =
@@ -42,6 +44,14 @@ pub(crate) fn find(
         found.extend(of_tracers(&untold));
     }
     found
+}
+
+/// Leaders of sessions of the tree that are not in it, and live.
+fn leaders_outside(inventory: &Inventory) -> BTreeSet<HostPid> {
+    let sessions: BTreeSet<HostPid> =
+        inventory.processes.values().filter_map(|process| process.sid).collect();
+    let is_inside = |leader: &HostPid| inventory.processes.contains_key(leader);
+    sessions.into_iter().filter(|leader| !is_inside(leader) && exists(*leader)).collect()
 }
 
 /// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
@@ -140,7 +150,8 @@ pub(crate) fn refuse(root: HostPid, found: Vec<Unsupported>) -> Result<(), Error
 pub(crate) fn surroundings(options: &DumpOptions) -> Result<Surroundings, Error> {
     let own = HostPid::own();
     let namespaces = Namespaces::read(&Dir::open(own)?)?.0;
-    Ok(Surroundings { own: Some(own), namespaces, shell_job: options.shell_job })
+    let shell_job = options.shell_job;
+    Ok(Surroundings { own: Some(own), namespaces, shell_job, ..Surroundings::default() })
 }
 
 /// A program that is not of this processor's own kind.

@@ -7,6 +7,8 @@ use nix::fcntl::OFlag;
 
 use ids::ImagePid;
 
+use crate::descriptors::place;
+
 /// Number of control characters of the kernel's own `struct termios`.
 pub const CONTROL_CHARACTERS: usize = 19;
 
@@ -178,18 +180,22 @@ pub fn set_exclusive(fd: impl AsFd) -> io::Result<()> {
     with_number(fd, libc::TIOCEXCL, 0)
 }
 
-/// Opens the slave of this pseudo-terminal master, whatever its name leads to.
+/// Opens the slave of this pseudo-terminal master, whatever its name leads to. (The kernel would keep `O_CLOEXEC`
+/// among the flags of the open file, where it says nothing of its descriptors, and `/proc` show it.)
 ///
 /// # Errors
 /// When it is locked, or no master.
 pub fn open_slave(master: impl AsFd, flags: OFlag) -> io::Result<OwnedFd> {
+    let of_file = (flags - OFlag::O_CLOEXEC).bits();
     // SAFETY: the argument is an integer.
-    let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), TIOCGPTPEER, flags.bits()) };
+    let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), TIOCGPTPEER, of_file) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let slave = unsafe { OwnedFd::from_raw_fd(fd) };
+    place(&slave, fd, flags.contains(OFlag::O_CLOEXEC))?;
+    Ok(slave)
 }
 
 /// Stops the terminal's output, or lets it go on.

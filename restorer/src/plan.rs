@@ -1,14 +1,8 @@
 //! Stage 2 of a restore: who makes whom, in which order. Pure: no system call is made here.
 //!
-//! A process cannot choose its session: it is born into its parent's and can only found one of
-//! its own. So a tree is rebuilt by forking at the right moment:
-//!
-//! - a child in its parent's session is forked after the parent has founded (or not) its own;
-//! - a child in the session that its parent was born into is forked before;
-//! - a child in the session of one of its siblings is forked by that sibling, *as* a sibling
-//!   (`CLONE_PARENT`);
-//! - a child in a session whose leader has died is forked so by a *helper*, a process that takes
-//!   the dead leader's place while the tree is being built.
+//! A process cannot choose its session: it is born into that of its maker and can only found one of
+//! its own. So a tree is rebuilt by forking at the right moment, by who is in the right session
+//! ([`support::births`] says who that is). Who stands in for a leader that has died is a *helper*.
 //!
 //! Groups come afterwards, when all processes are there: a process that leads one founds it at
 //! birth, the others join; a group whose leader has died gets a helper for that time.
@@ -25,6 +19,7 @@ use std::collections::BTreeMap;
 use ids::{HostPid, ImagePid, PidMap};
 use images::messages::TaskKobjIdsEntry;
 use support::Refusal;
+use support::births::{self, Born, Maker};
 
 use crate::error::Error;
 use crate::load::{Checkpoint, State};
@@ -45,6 +40,8 @@ pub(crate) struct Task {
     pub(crate) process: Option<usize>,
     /// What it does first, in this order.
     pub(crate) forks: Vec<ForkStep>,
+    /// It gets the orphans that are made below it.
+    pub(crate) adopts: bool,
     /// Its group.
     pub(crate) group: Group,
     /// Its children that end while the tree is built: helpers, which it waits for and forgets.
@@ -110,6 +107,8 @@ pub(crate) enum ForkStep {
     Child(usize),
     /// Fork this task as a sibling.
     Sibling(usize),
+    /// Have this task forked by a process that ends at once, so that the next above that adopts orphans gets it.
+    Orphan(usize),
     /// Take a copy of a table, for itself alone.
     Own(Table),
 }
@@ -118,7 +117,7 @@ impl ForkStep {
     /// The task that is forked.
     const fn made(self) -> Option<usize> {
         match self {
-            Self::Child(made) | Self::Sibling(made) => Some(made),
+            Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) => Some(made),
             Self::Session | Self::Own(_) => None,
         }
     }
@@ -223,6 +222,7 @@ fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
             pid: member.pid,
             process: Some(index),
             forks: Vec::new(),
+            adopts: false,
             group: Group::Given,
             helpers: Vec::new(),
             zombies: of(&members, index, |child| child.dead),
@@ -283,46 +283,45 @@ fn refuse_strangers(members: &[Member], adopted: Option<Caller>) -> Result<(), E
 
 /// Decides who forks whom and when.
 fn forks(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
-    let birth_session = |index: usize| match members[index].parent {
-        _ if !members[index].leads_session() => members[index].sid,
-        Some(parent) => members[parent].sid,
-        None => caller.sid,
-    };
+    let born = |member: &Member| Born { pid: member.pid, parent: member.parent, sid: member.sid };
+    let born: Vec<Born<ImagePid>> = members.iter().map(born).collect();
+    let makers = births::makers(&born, caller.sid).map_err(|index| {
+        let (pid, sid) = (members[index].pid, members[index].sid);
+        refuse(pid, sid.map_or(support::images::SESSION_OUTSIDE, births::nobody_makes))
+    })?;
     let mut early: Vec<Vec<usize>> = vec![Vec::new(); members.len()];
     let mut late: Vec<Vec<ForkStep>> = vec![Vec::new(); members.len()];
-    let mut helpers: BTreeMap<(usize, ImagePid), usize> = BTreeMap::new();
-    for (index, child) in members.iter().enumerate() {
-        let Some(parent) = child.parent else { continue };
-        let leads = child.leads_session();
-        if leads || child.sid == members[parent].sid {
-            late[parent].push(ForkStep::Child(index));
-        } else if child.sid == birth_session(parent) {
-            early[parent].push(index);
-        } else if let Some(leader) = members.iter().position(|other| Some(other.pid) == child.sid) {
-            if members[leader].parent != Some(parent) {
-                let refusal = support::images::session_elsewhere(members[leader].pid);
-                return Err(refuse(child.pid, refusal));
+    let mut helpers: BTreeMap<(usize, ImagePid), Vec<ForkStep>> = BTreeMap::new();
+    for (index, (child, maker)) in members.iter().zip(makers).enumerate() {
+        let (Some(parent), Some(sid)) = (child.parent, child.sid.or(Some(child.pid))) else {
+            continue;
+        };
+        match maker {
+            Maker::Outside => {}
+            Maker::Parent => late[parent].push(ForkStep::Child(index)),
+            Maker::EarlyParent => early[parent].push(index),
+            Maker::Leader(leader) => late[leader].push(ForkStep::Sibling(index)),
+            Maker::StandIn => {
+                helpers.entry((parent, sid)).or_default().push(ForkStep::Sibling(index));
             }
-            late[leader].push(ForkStep::Sibling(index));
-        } else {
-            let Some(sid) = child.sid else {
-                return Err(refuse(child.pid, support::images::SESSION_OUTSIDE));
-            };
-            let helper = *helpers.entry((parent, sid)).or_insert_with(|| {
-                plan.tasks.push(helper(sid, vec![ForkStep::Session], Group::Given));
-                plan.tasks.len() - 1
-            });
-            plan.tasks[helper].forks.push(ForkStep::Sibling(index));
+            Maker::Orphaned(leader) => late[leader].push(ForkStep::Orphan(index)),
+            Maker::OrphanedByStandIn(home) => {
+                helpers.entry((home, sid)).or_default().push(ForkStep::Orphan(index));
+            }
         }
+        plan.tasks[parent].adopts |=
+            matches!(maker, Maker::Orphaned(_) | Maker::OrphanedByStandIn(_));
     }
-    for ((parent, sid), helper) in helpers {
-        late[parent].push(ForkStep::Child(helper));
+    for ((parent, sid), steps) in helpers {
+        let steps = std::iter::once(ForkStep::Session).chain(steps).collect();
+        plan.tasks.push(helper(sid, steps, Group::Given));
+        late[parent].push(ForkStep::Child(plan.tasks.len() - 1));
         plan.tasks[parent].helpers.push(sid);
     }
-    for (index, member) in members.iter().enumerate() {
+    for (index, born) in born.iter().enumerate() {
         let forks = &mut plan.tasks[index].forks;
         forks.extend(early[index].iter().map(|&child| ForkStep::Child(child)));
-        if member.leads_session() {
+        if born.leads() {
             forks.push(ForkStep::Session);
         }
         forks.append(&mut late[index]);
@@ -335,6 +334,7 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         pid,
         process: None,
         forks,
+        adopts: false,
         group,
         helpers: Vec::new(),
         zombies: Vec::new(),

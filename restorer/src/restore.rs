@@ -140,6 +140,8 @@ pub fn restore(
     let own_namespaces = sets.has_own(plan.tasks[0].pid);
     let own_network = sets.has_own_of(plan.tasks[0].pid, "net");
     let mut spare = numbers::spare(&plan).filter(|number| !helpers.values().any(|h| h == number));
+    let adopted = if plan.tasks.iter().any(|task| task.adopts) { ATTEMPTS } else { 0 };
+    let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
     let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
         Side::Commander(holder) => holder,
         Side::Holder(held) => held.live(move |held| {
@@ -178,6 +180,7 @@ pub fn restore(
         complaints: &complaints,
         park_signal,
         holder: holder.pid(),
+        spare: &passing,
     };
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.

@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid};
-use kernel::process::{Fork, exit_now, fork_as, raise, wait_ended};
+use kernel::process::{Fork, exit_now, fork_as, fork_as_any, raise, wait_ended, wait_status};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
 use nix::sched::{CloneFlags, unshare};
@@ -56,6 +56,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) park_signal: i32,
     /// The process that holds the tree while it is built.
     pub(crate) holder: HostPid,
+    /// Numbers that nobody of the tree wants, for processes that pass.
+    pub(crate) spare: &'a [HostPid],
 }
 
 /// What was prepared for a living process.
@@ -93,6 +95,11 @@ impl BuildContext<'_> {
         }
         if task.group == Group::Found {
             join(None)?;
+        }
+        if task.adopts {
+            // The process sets it as it had it when it is its own self.
+            nix::sys::prctl::set_child_subreaper(true)
+                .map_err(|errno| Error::kernel("adopt orphans")(errno.into()))?;
         }
         for birth in &task.forks {
             self.bear(task.pid, *birth, rseq)?;
@@ -156,7 +163,28 @@ impl BuildContext<'_> {
             }
             ForkStep::Child(child) => (child, false),
             ForkStep::Sibling(child) => (child, true),
+            ForkStep::Orphan(child) => return self.orphan(child, rseq),
         };
+        self.make(child, sibling, rseq)
+    }
+
+    /// Has a task made by a process that ends at once.
+    fn orphan(&self, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
+        let failed = || Error::kernel("create a process that leaves an orphan");
+        let taken = || failed()(std::io::ErrorKind::AlreadyExists.into());
+        match fork_as_any(self.spare.iter().copied()).map_err(failed())?.ok_or_else(taken)? {
+            (passing, Fork::Parent) => match wait_status(passing).map_err(failed())? {
+                0 => Ok(()),
+                status => Err(failed()(std::io::Error::other(format!("wait status {status:#x}")))),
+            },
+            (_, Fork::Child) => {
+                self.make(child, false, rseq)?;
+                exit_now(0)
+            }
+        }
+    }
+
+    fn make(&self, child: usize, sibling: bool, rseq: &RseqConfiguration) -> Result<(), Error> {
         let pid = self.plan.tasks[child].pid;
         self.pass_slack(child)?;
         let shared = shared(&self.plan.tasks[child]);

@@ -167,15 +167,6 @@ pub const SESSION_OUTSIDE: Refusal = Refusal::fixed(
     "dump a tree whose root leads a session (start it with setsid)",
 );
 
-/// A process in a session that it cannot have been born into.
-#[must_use]
-pub fn session_elsewhere(sid: ImagePid) -> Refusal {
-    Refusal::new(
-        format!("its session {sid} is neither its parent's nor a sibling's"),
-        "start it with setsid, and dump the tree again",
-    )
-}
-
 /// A leader of a session in another group.
 #[must_use]
 pub fn leader_in_group(pgid: Option<ImagePid>) -> Refusal {

@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! |---|---|
 //! | [`tree`] | processes and threads: what they share, where they are, who has them |
+//! | [`births`] | who makes a process again, in its session |
 //! | [`settings`] | what few tasks have set for themselves |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
@@ -25,6 +26,7 @@
 //! | [`changed`] | a restore: files that are not what they were |
 //! | [`unsupported`] | the types, and how they are said to people |
 
+pub mod births;
 pub mod cgroups;
 pub mod changed;
 pub mod files;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ids::HostPid;
 use inventory::{Process, ProcessState, Thread};
 
+use crate::births::{self, Born};
 use crate::mappings::{object_of, of_mapping};
 use crate::settings;
 use crate::terminals;
@@ -19,6 +20,8 @@ pub struct Surroundings {
     pub namespaces: BTreeMap<&'static str, u64>,
     /// The root may belong to a session (and a terminal) outside the tree.
     pub shell_job: bool,
+    /// Leaders of the tree's sessions that live outside of it.
+    pub leaders: BTreeSet<HostPid>,
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
@@ -38,9 +41,10 @@ pub fn of_tree(root: HostPid, tree: &[&Process], around: &Surroundings) -> Vec<U
     }
     found.extend(of_init(root));
     found.extend(terminals::of_sessions(tree));
+    found.extend(of_births(root, tree));
     let sid = tree.iter().find(|process| process.pid == root).and_then(|process| process.sid);
     for process in tree {
-        session(process, (root, sid), &members, around.shell_job, &mut found);
+        session(process, (root, sid), around, &mut found);
         if !is_zombie(process) {
             of_process(process, tree, around, &mut found);
         } else if process.pid == root {
@@ -76,8 +80,7 @@ pub fn of_init(root: HostPid) -> Option<Unsupported> {
 fn session(
     process: &Process,
     (root, root_sid): (HostPid, Option<HostPid>),
-    members: &BTreeSet<HostPid>,
-    shell_job: bool,
+    around: &Surroundings,
     found: &mut Vec<Unsupported>,
 ) {
     let (pid, sid) = (process.pid, process.sid);
@@ -87,7 +90,7 @@ fn session(
                 .of(pid, format!("session {}", sid.map_or(0, HostPid::get))),
         );
     };
-    if pid == root && sid != Some(pid) && !shell_job && !process.kernel_thread {
+    if pid == root && sid != Some(pid) && !around.shell_job && !process.kernel_thread {
         let join = "give --shell-job, to have it join the session of whoever restores it";
         let remedy = match sid {
             // The leader is outside of the pid namespace.
@@ -95,12 +98,31 @@ fn session(
             Some(sid) => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
         };
         add("its leader is outside the tree", remedy);
-    } else if pid != root && sid != root_sid && !sid.is_some_and(|sid| members.contains(&sid)) {
-        add(
-            "its leader has ended or is outside the tree",
-            "keep the session's leader alive, or start the process with setsid".to_owned(),
-        );
+    } else if pid != root && sid != root_sid && sid.is_none_or(|sid| around.leaders.contains(&sid))
+    {
+        let remedy = "dump a tree that holds both, or start the process with setsid";
+        add("its leader is outside the tree", remedy.to_owned());
     }
+}
+
+/// Whether every process can be born into its session again.
+fn of_births(root: HostPid, tree: &[&Process]) -> Option<Unsupported> {
+    let indices: BTreeMap<HostPid, usize> =
+        tree.iter().enumerate().map(|(index, process)| (process.pid, index)).collect();
+    let born = |process: &&Process| Born {
+        pid: process.pid,
+        parent: process
+            .ppid
+            .filter(|_| process.pid != root)
+            .and_then(|ppid| indices.get(&ppid).copied()),
+        sid: process.sid,
+    };
+    let members: Vec<Born<HostPid>> = tree.iter().map(born).collect();
+    let outside = indices.get(&root).and_then(|index| tree[*index].sid);
+    let process = tree[births::makers(&members, outside).err()?];
+    // Of a session whose number is not known something else is said.
+    let sid = process.sid?;
+    Some(births::nobody_makes(sid).of(process.pid, format!("session {sid}")))
 }
 
 /// A child of vfork uses the memory of its parent, which waits in the kernel until the child executes

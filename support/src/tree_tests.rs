@@ -37,6 +37,7 @@ fn around() -> Surroundings {
         own: HostPid::new(1),
         namespaces: BTreeMap::from([("net", 7)]),
         shell_job: false,
+        leaders: BTreeSet::new(),
     }
 }
 
@@ -207,8 +208,11 @@ fn sessions_lie_inside_the_tree() {
     let shell_job = Surroundings { shell_job: true, ..around() };
     assert_eq!(of_tree(pid(40), &[&job, &child], &around()).len(), 1);
     assert!(of_tree(pid(40), &[&job, &child], &shell_job).is_empty());
+    // Its leader lives, or has ended.
     child.sid = HostPid::new(17);
-    assert_eq!(of_tree(pid(40), &[&job, &child], &shell_job).len(), 1);
+    let outside = Surroundings { leaders: BTreeSet::from([pid(17)]), ..shell_job.clone() };
+    assert_eq!(of_tree(pid(40), &[&job, &child], &outside).len(), 1);
+    assert!(of_tree(pid(40), &[&job, &child], &shell_job).is_empty());
     let inside = Surroundings { own: HostPid::new(41), ..shell_job };
     child.sid = HostPid::new(41);
     assert_eq!(of_tree(pid(40), &[&job, &child], &inside)[0].object, "stasis itself");

@@ -48,6 +48,7 @@ mod pulse;
 mod registers;
 mod restartable;
 mod seccomp;
+mod sessions;
 mod settings;
 mod shared;
 mod shared_tables;
@@ -187,6 +188,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("terminal", terminal::run),
     ("threads", threads::run),
     ("timers", timers::run),
+    ("sessions", sessions::run),
     ("tree", tree::run),
     ("udplite", datagrams::udplite),
     ("unix_sockets", unix_sockets::run),

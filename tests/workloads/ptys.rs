@@ -373,6 +373,7 @@ fn all(stage: &Stage, waits: bool) -> Outcome {
     let mut found = Findings::default();
     pairs.check(&mut found);
     single.check(&mut found);
+    no_file_closes_at_exec(&mut found);
     let mut sid = 0_i32;
     // SAFETY: the request writes an integer.
     unsafe { libc::ioctl(terminal.0.as_raw_fd(), libc::TIOCGSID, &raw mut sid) };
@@ -381,6 +382,18 @@ fn all(stage: &Stage, waits: bool) -> Outcome {
     ended_well(&mut found, "leader", leader);
     found.same("what it wrote", &b"current".to_vec(), &reads(&terminal.0, 1));
     found.outcome()
+}
+
+/// That is a matter of descriptors, and these files were opened without.
+fn no_file_closes_at_exec(found: &mut Findings) {
+    for entry in std::fs::read_dir("/proc/self/fd").expect("list descriptors").flatten() {
+        let fd = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(-1);
+        // SAFETY: takes three integers. (The descriptor of the listing has its flags from elsewhere.)
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+        let is_terminal = entry.path().read_link().is_ok_and(|to| to.starts_with("/dev/pts"));
+        let closes = is_terminal && flags & libc::O_CLOEXEC != 0;
+        found.must(&format!("the file of descriptor {fd} has no O_CLOEXEC"), !closes);
+    }
 }
 
 /// What CRIU carries as well: pairs, a session and its terminal.

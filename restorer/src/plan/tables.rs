@@ -50,6 +50,15 @@ pub(super) fn share(
             };
         }
     }
+    // Who makes an orphan is itself no user of the table.
+    let orphan = |step: &ForkStep| match step {
+        ForkStep::Orphan(made) => Some(*made),
+        _ => None,
+    };
+    let mut orphans = tasks.iter().flat_map(|task| &task.forks).filter_map(orphan);
+    if let Some(orphan) = orphans.find(|made| born[*made].is_some()) {
+        return Err(Torn(orphan));
+    }
     for (index, task) in tasks.iter_mut().enumerate() {
         task.share(table).born = born[index].is_some();
         let used = Used { own: own[index], now: born[index].or(own[index]) };
