@@ -57,6 +57,13 @@ test: deps ## all tests: units, and real programs checkpointed and restored
 	@[ -n "$(CRIU_WORKS)" ] || echo "note: no working criu on PATH or in \$$CRIU: tests against CRIU as a peer are left out (its images in tests/data are still read)"
 	@.ci/alone cargo nextest run --locked --workspace $(WITHOUT_CRIU) $(NEXTEST_ARGS)
 
+# What needs large packages is marked as ignored.
+.PHONY: test-all
+test-all: export STASIS_JUPYTER := $(abspath $(or $(CARGO_TARGET_DIR),target)/jupyter)
+test-all: ## all tests, those too that need large packages (MariaDB, Java, Chromium ...), which it installs
+	@.ci/deps all
+	@$(MAKE) --no-print-directory test NEXTEST_ARGS="$(NEXTEST_ARGS) --run-ignored all"
+
 .PHONY: docs-state
 docs-state: deps ## docs/state.md from docs/state.tsv
 	UPDATE_DOCS=1 cargo nextest run --locked -p stasis-tests the_page_is_made_from_the_table

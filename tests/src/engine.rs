@@ -28,12 +28,19 @@ pub struct Dump<'a> {
     pub collector: Option<&'a Collector>,
     /// The tasks are asked also for what the programs tell.
     pub cross_check: bool,
+    /// Its TCP connections to programs outside are carried, too.
+    pub connections: bool,
 }
 
 impl Dump<'_> {
     /// The target is ended.
-    pub const ENDING: Self =
-        Self { leave_running: false, shell_job: false, collector: None, cross_check: false };
+    pub const ENDING: Self = Self {
+        leave_running: false,
+        shell_job: false,
+        collector: None,
+        cross_check: false,
+        connections: false,
+    };
     /// The target runs on.
     pub const RUNNING_ON: Self = Self { leave_running: true, ..Self::ENDING };
 }
@@ -104,7 +111,7 @@ impl Engine {
             std::fs::create_dir_all(images).expect("make the images directory");
             command.arg("-t").arg(pid.to_string()).args(["-v4", "-o", "dump.log", "--file-locks"]);
         }
-        if self == Self::Criu {
+        if self == Self::Criu || how.connections {
             // Stasis carries what concerns nobody else without being told to.
             command.arg("--tcp-established");
         }
@@ -133,7 +140,7 @@ impl Engine {
         } else {
             command.args(["-d", "-v4", "-o", "restore.log", "--file-locks"]);
         }
-        if self == Self::Criu {
+        if self == Self::Criu || (how.connections && self == Self::CriuFace) {
             command.arg("--tcp-established");
         }
         if how.shell_job {

@@ -1,7 +1,9 @@
 //! What the end-to-end tests, the demo and the benchmarks share: programs to checkpoint, the
 //! engines that do it, and a clean machine around them.
 
+pub mod at_work;
 mod built;
+pub mod clients;
 mod engine;
 pub mod faults;
 pub mod killed_restores;
@@ -15,7 +17,7 @@ pub mod state;
 
 pub use built::{built_program, find_criu, stasis_program};
 pub use engine::{Dump, Engine, Outcome};
-pub use machine::{Machine, children_of, wait_until};
+pub use machine::{Machine, children_of, tree_of, wait_until};
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};
 pub use services::{Answer, Collector, Services};

@@ -53,6 +53,17 @@ impl Machine {
         assert!(gone, "this should be gone: {:?}", descriptions(&[pid]));
     }
 
+    /// Waits until none of these processes is left, alive or zombie.
+    pub fn await_end(&self, tree: &[i32]) {
+        let gone = wait_until(Duration::from_secs(30), || {
+            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+            {
+            }
+            !tree.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists())
+        });
+        assert!(gone, "these should be gone: {:?}", descriptions(tree));
+    }
+
     /// Every process below this one.
     #[must_use]
     pub fn descendants(&self) -> Vec<i32> {
@@ -66,13 +77,7 @@ impl Machine {
             // It may have ended by itself.
             kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
         }
-        let gone = wait_until(Duration::from_secs(30), || {
-            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
-            {
-            }
-            tree.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-        });
-        assert!(gone, "these should be gone: {:?}", descriptions(&tree));
+        self.await_end(&tree);
     }
 
     /// Ends and reaps every process below this one.
@@ -129,7 +134,8 @@ pub fn children_of(pid: i32) -> Vec<i32> {
 }
 
 /// A process and all below it.
-pub(crate) fn tree_of(root: i32) -> Vec<i32> {
+#[must_use]
+pub fn tree_of(root: i32) -> Vec<i32> {
     std::iter::once(root).chain(descendants_of(root)).collect()
 }
 
