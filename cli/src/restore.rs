@@ -62,6 +62,7 @@ fn restore(
         root: None,
         parent: if options.detach { Parent::WhoRemains } else { Parent::Caller },
         records: Some(options.run_dir.join("restores")),
+        undo: options.run_dir.join(freezer::UNDO),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),
         cgroup_yard: None,

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use ids::HostPid;
-use inventory::is_shared_anonymous;
+use inventory::{is_shared_anonymous, is_system_v};
 
 use crate::holds::{Class, Ends, Held};
 pub use crate::holds::{Hidden, Hold, is_candidate};
@@ -268,8 +268,8 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
             match held.hold {
                 // The kernel does not count who writes a memfd.
                 _ if !is_written && !name.starts_with(b"/memfd:") => None,
-                // These are refused for what they are.
-                _ if name.starts_with(b"/SYSV") => None,
+                // The kernel counts their attachments, which whoever dumps them compares.
+                _ if is_system_v(name) => None,
                 Hold::Mapping(_) if is_shared_anonymous(name) => Some(Kind::SharedMemory),
                 _ => Some(Kind::DeletedFile),
             }

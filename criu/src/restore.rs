@@ -58,6 +58,7 @@ fn restore(
             _ => Parent::Caller,
         },
         records: Some(host.run_dir.join("restores")),
+        undo: host.run_dir.join(freezer::UNDO),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),
         cgroup_yard: options.cgroup_yard.as_ref().map(|yard| directories.work.join(yard)),

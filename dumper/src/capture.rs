@@ -31,7 +31,9 @@ use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::is_zombie;
+use crate::segment::Key;
 use crate::sharing;
+use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::unsupported;
@@ -105,8 +107,10 @@ pub(crate) struct TreeState {
     /// How many of `pages` belong to processes, in the order of `tasks`; the others are the
     /// segments', in the order of `segments`.
     pub(crate) process_pages: usize,
-    /// Shared anonymous segments (device, inode) and the number that the images give them.
-    pub(crate) segments: BTreeMap<(u64, u64), u64>,
+    /// Shared memory, and the number that the images give it.
+    pub(crate) segments: BTreeMap<Key, u64>,
+    /// What of it is System V's.
+    pub(crate) system_v: sysv::Segments,
     pub(crate) pages_scanned: u64,
     /// Somebody had frozen the control group that has stopped it.
     pub(crate) paused: bool,
@@ -170,6 +174,8 @@ fn read(
     let sent: Vec<_> = plan.files.in_flight().cloned().collect();
     let collector = &mut plan.collector;
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
+    let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
+    found.extend(refused);
     unsupported::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
@@ -205,8 +211,9 @@ fn read(
     clock.check("ask the tasks")?;
 
     let (planned, writer) = (&mut plan.memory, &plan.writer);
-    let mut memory =
-        memory::find(planned, pre_copy, &marked, writer, &inventory, files.take_memory(), clock)?;
+    let mut held = files.take_memory();
+    held.extend(system_v.open()?);
+    let mut memory = memory::find(planned, pre_copy, &marked, writer, &inventory, held, clock)?;
     plan.store.copy(&mut memory.pages, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
@@ -221,6 +228,7 @@ fn read(
         pages: memory.pages,
         process_pages: memory.process_pages,
         segments: memory.segments,
+        system_v,
         pages_scanned: memory.scanned,
         paused: frozen.was_paused(),
     })

@@ -68,7 +68,7 @@ use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
 use crate::numbers::Numbers;
-use crate::segment::Segment;
+use crate::segment::{Key, Segment};
 use beside::Beside;
 pub(crate) use connections::Connection;
 pub use connections::Connections;
@@ -301,7 +301,7 @@ impl Captured {
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.
-    pub(crate) fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+    pub(crate) fn take_memory(&mut self) -> BTreeMap<Key, Segment> {
         self.beside.take_memory()
     }
 

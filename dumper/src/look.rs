@@ -22,6 +22,7 @@ use crate::options::DumpOptions;
 use crate::processes::has_ended;
 use crate::room;
 use crate::sharing;
+use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::unsupported;
 
@@ -122,6 +123,7 @@ impl<'a> Looker<'a> {
         found.extend(unsupported::of_cgroups(self.options, &inventory));
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
+        found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let namespaces = &self.around.namespaces;
         let foreign = |pid: &HostPid| {

@@ -22,7 +22,7 @@ const ADVICE: [(VmFlags, u32); 8] = [
 ];
 
 /// The entry of a mapping. `object` is the file's id for a file, the segment's for shared
-/// anonymous memory, and 0 for all others. `None` for what is not carried, which no dump comes this far with.
+/// memory, and 0 for all others. `None` for what is not carried, which no dump comes this far with.
 pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
     let kind = mapping.kind;
     let status = kind.status()?;
@@ -39,6 +39,7 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         MappingKind::File { shared: true }
             | MappingKind::PacketRing { shared: true }
             | MappingKind::SharedAnonymous
+            | MappingKind::SystemV
     );
     let map = |flag: i32| flag.cast_unsigned();
     let private = if has(VmFlags::DROPPABLE) { MAP_DROPPABLE } else { map(libc::MAP_PRIVATE) };
@@ -53,7 +54,7 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         .fold(0u64, |mask, (_, number)| mask | 1 << number);
     // A shared mapping that may become writable needs its file open for writing.
     let file_flags = if shared && has(VmFlags::MAY_WRITE) { libc::O_RDWR } else { libc::O_RDONLY };
-    let has_offset = of_file || kind == MappingKind::SharedAnonymous;
+    let has_offset = of_file || kind.is_shared_memory();
     Some(VmaEntry {
         start: mapping.start,
         end: mapping.end,
@@ -64,7 +65,8 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         status,
         fd: -1,
         madv: (advice != 0).then_some(advice),
-        fdflags: of_file.then_some(file_flags.cast_unsigned()),
+        // A segment is attached to be read only, or to be written as well.
+        fdflags: (of_file || kind == MappingKind::SystemV).then_some(file_flags.cast_unsigned()),
         lock_on_fault: on_fault.then_some(true),
         sealed: has(VmFlags::SEALED).then_some(true),
     })

@@ -5,6 +5,7 @@
 //! their number. Each kind has a module, and a line in [`TABLE`].
 
 mod cgroup;
+mod ipc;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crate::processes::is_zombie;
 pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 2] = [("uts", uts::read), ("cgroup", cgroup::read)];
+const TABLE: [(&str, Read); 3] = [("uts", uts::read), ("cgroup", cgroup::read), ("ipc", ipc::read)];
 
 /// Reads what a namespace of one kind says of itself.
 type Read = fn(&Namespace) -> Result<Box<dyn Described>, Error>;

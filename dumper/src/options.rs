@@ -9,6 +9,7 @@ use ids::HostPid;
 use images::Images;
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
+use support::tree::Surroundings;
 
 use crate::cgroups::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
@@ -22,6 +23,16 @@ pub enum AfterDump {
     Stop,
     /// It is ended by `SIGKILL`.
     Kill,
+}
+
+/// Whose System V segments are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AskedSegments {
+    pub(crate) root: HostPid,
+    /// The kernel's number of the dumper's IPC namespace.
+    pub(crate) own: Option<u64>,
+    /// Who asks, if that is a user.
+    pub(crate) user: Option<u32>,
 }
 
 /// What a dump is asked for.
@@ -110,6 +121,15 @@ pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 pub const UNDO_DIR: &str = "/run/stasis/undo";
 
 impl DumpOptions {
+    /// Whose System V segments a look is for.
+    pub(crate) fn asks_for_segments(&self, around: &Surroundings) -> AskedSegments {
+        AskedSegments {
+            root: self.pid,
+            own: around.namespaces.get("ipc").copied(),
+            user: self.on_behalf_of.map(|user| user.uid),
+        }
+    }
+
     /// A dump that ends the tree, with nothing else asked for.
     #[must_use]
     pub fn new(pid: HostPid) -> Self {

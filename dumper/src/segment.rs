@@ -4,6 +4,22 @@ use std::fs::File;
 
 use ids::HostPid;
 
+/// What tells one piece of memory from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// A file's device and inode. That of shared anonymous memory has such, too.
+    File(u64, u64),
+    /// A System V segment, whose inode number is its id: others may have that as well.
+    SystemV {
+        /// The kernel's number of its IPC namespace.
+        namespace: u64,
+        id: i32,
+    },
+}
+
+/// Numbers of the images that would be equal are so far apart: farther than inodes and ids of the kernel's go.
+pub(crate) const APART: u64 = 1 << 32;
+
 /// Shared memory, or the memory behind a descriptor.
 #[derive(Debug)]
 pub(crate) struct Segment {

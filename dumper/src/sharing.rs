@@ -13,9 +13,9 @@ use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, OpenFile, Process};
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
-use support::Unsupported;
 use support::peculiar::of_bits;
 use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
+use support::{Refusal, Unsupported};
 
 use crate::error::Error;
 use crate::files::FileReference;
@@ -192,17 +192,10 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
         Kind::SharedMemory => Thing::Memory,
     };
     let refusal = match shared.outside.iter().next() {
-        Some((&pid, hold)) => held_outside(
-            thing,
-            &Holder {
-                pid,
-                command: command(pid),
-                place: hold.to_string(),
-                by_mapping: matches!(hold, Hold::Mapping(_)),
-                alone: shared.outside.len() == 1,
-                common: common(root, pid),
-            },
-        ),
+        Some((&pid, hold)) => {
+            let place = (hold.to_string(), matches!(hold, Hold::Mapping(_)));
+            held_by(root, thing, pid, place, shared.outside.len() == 1)
+        }
         None => held_by_kernel(thing),
     };
     if shared.pid == HostPid::own() {
@@ -211,6 +204,19 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
             .of(root, format!("a file on its way ({})", shared.target.to_string_lossy()));
     }
     refusal.of(shared.pid, object(shared.hold, &shared.target))
+}
+
+/// A process outside of the tree holds something as well; `place` says where, and whether that is a mapping. It is
+/// `alone` if no other process does.
+pub(crate) fn held_by(
+    root: HostPid,
+    thing: Thing,
+    pid: HostPid,
+    (place, by_mapping): (String, bool),
+    alone: bool,
+) -> Refusal {
+    let (command, common) = (command(pid), common(root, pid));
+    held_outside(thing, &Holder { pid, command, place, by_mapping, alone, common })
 }
 
 fn object(hold: Hold, target: &std::ffi::OsStr) -> String {

@@ -31,6 +31,7 @@ use crate::memory::Pages;
 use crate::options::{AfterDump, DumpOptions, DumpReport, FrozenAccount};
 use crate::plan::{Dump, Plan, Planned};
 use crate::seccomp::Numbered;
+use crate::segment::Key;
 use crate::tasks::TaskCapture;
 
 /// The last step: the checkpoint is there, and the target runs on or may end.
@@ -176,6 +177,7 @@ fn encode(
         process(state, writer, pid, task, &layout, (&sets, &filters))?;
     }
     state.namespaces.encode(writer)?;
+    state.system_v.encode(&state.namespaces, &state.inventory, writer)?;
     zombies(state, writer)?;
     state.files.encode(writer)?;
     tree(state, writer, options.pid)?;
@@ -259,8 +261,9 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         let object = match mapping.kind {
             kind if kind.is_of_file() => state.files.mapped(mapping).map(u64::from),
             MappingKind::SharedAnonymous => {
-                state.segments.get(&(mapping.device, mapping.inode)).copied()
+                state.segments.get(&Key::File(mapping.device, mapping.inode)).copied()
             }
+            MappingKind::SystemV => Some(mapping.inode),
             _ => Some(0),
         };
         let object = object.ok_or_else(|| Error::Process {

@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use ids::HostPid;
 use kernel::boot::boot;
 use kernel::cgroup::{Cgroup, Version};
+use kernel::procfs::{Dir, Namespaces};
+use kernel::sysv::is_gone;
+use kernel::sysv::segments::{self, Segment};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
@@ -61,6 +64,15 @@ pub enum Deed {
         /// Which.
         sockets: Vec<RepairedSocket>,
     },
+    /// A System V shared memory segment is made for a tree that is being restored.
+    MadeSegment {
+        /// Its id.
+        id: i32,
+        /// The process that makes it, which the kernel tells of the segment.
+        maker: i32,
+        /// The kernel's number of its IPC namespace.
+        namespace: u64,
+    },
 }
 
 impl Deed {
@@ -91,6 +103,9 @@ impl Deed {
             Self::FrozenCgroup { version, directory, inode }
             | Self::ThawedCgroup { version, directory, inode } => (version, directory, inode),
             Self::LockedNetwork(lock) => return lock.undo(),
+            Self::MadeSegment { id, maker, namespace } => {
+                return remove_segment(*id, *maker, *namespace);
+            }
             Self::RepairedSockets { sockets } => {
                 let what = || "repair mode of TCP connections".to_owned();
                 let failed = |source| Error::Locked { what: what(), source };
@@ -131,6 +146,23 @@ fn identity(cgroup: &Cgroup) -> Result<(u8, PathBuf, u64), Error> {
     }
 }
 
+/// Removes a segment, unless a tree lives that has it; whether it was there.
+fn remove_segment(id: i32, maker: i32, namespace: u64) -> Result<bool, Error> {
+    let what = || format!("shared memory segment {id}");
+    let own = Dir::open(HostPid::own()).and_then(|dir| Namespaces::read(&dir));
+    if own.is_ok_and(|own| own.0.get("ipc") != Some(&namespace)) {
+        return Ok(false);
+    }
+    match Segment::read(id) {
+        Ok(found) if found.creator == maker && found.attached == 0 => segments::remove(id)
+            .map(|()| true)
+            .map_err(|source| Error::Locked { what: what(), source }),
+        Ok(_) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(source) => Err(Error::Locked { what: what(), source }),
+    }
+}
+
 /// Whether a directory of control groups is the one with this number. That it is not is believed only
 /// of a file system of control groups: in another mount namespace there may be anything, or nothing.
 fn is_there(directory: &Path, inode: u64) -> io::Result<bool> {
@@ -160,6 +192,7 @@ impl fmt::Display for Deed {
                 write!(f, "thaw of control group {}", directory.display())
             }
             Self::LockedNetwork(lock) => write!(f, "{lock}"),
+            Self::MadeSegment { id, .. } => write!(f, "making of shared memory segment {id}"),
             Self::RepairedSockets { sockets } => {
                 write!(f, "repair mode of TCP connections ({} looked at)", sockets.len())
             }

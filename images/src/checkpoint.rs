@@ -7,6 +7,7 @@
 
 mod contents;
 mod files;
+mod ipc;
 mod memory;
 mod processes;
 mod unique;
@@ -27,6 +28,7 @@ pub use contents::{
     Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket, StreamContents,
 };
 pub use files::Files;
+pub use ipc::{IpcNamespace, MessageQueue, SemaphoreSet};
 pub use processes::{Body, Mapping, Process, State, Thread};
 
 /// A checkpoint in which everything that is referred to is there.
@@ -38,7 +40,8 @@ pub struct Checkpoint {
     pub processes: Vec<Process>,
     /// Open files, descriptor tables, and what stands in for lost names.
     pub files: Files,
-    /// Shared memory by its id (`shmid`): that of shared anonymous mappings, and of memfds.
+    /// Shared memory by its id (`shmid`): that of shared anonymous mappings, of memfds, and of System V
+    /// segments.
     pub shared_memory: BTreeMap<u64, PageMap>,
     /// Memfds by `inode_id`. CRIU stores shared anonymous mappings as memfds as well.
     pub memfds: BTreeMap<u64, MemfdInodeEntry>,
@@ -62,6 +65,8 @@ pub struct Checkpoint {
     pub cgroups: Option<CgroupEntry>,
     /// UTS namespaces of the processes, by number. Those of the dumper have no image.
     pub uts_namespaces: BTreeMap<u32, UtsnsEntry>,
+    /// IPC namespaces of the processes, by number, with what belongs to them of the dumper's own.
+    pub ipc_namespaces: BTreeMap<u32, IpcNamespace>,
     /// The clocks when the dump was made.
     pub clocks: Option<TimensEntry>,
 }
@@ -78,10 +83,11 @@ impl Checkpoint {
         let processes = processes::load(&images)?;
         let memfds = memory::memfds(&images)?;
         let files = Files::load(&images, &processes)?;
+        let ipc_namespaces = ipc::load(&images, &processes)?;
         let checkpoint = Self {
             streams: contents::streams(&images, files.entries.values().map(|file| &**file))?,
             files,
-            shared_memory: memory::shared(&images, &processes, &memfds)?,
+            shared_memory: memory::shared(&images, &processes, &memfds, &ipc_namespaces)?,
             memfds,
             terminals: terminals(&images)?,
             terminal_input: images.read_all(&names::tty_data())?,
@@ -92,6 +98,7 @@ impl Checkpoint {
             seccomp: images.read_one(&names::seccomp())?.unwrap_or_default(),
             cgroups: images.read_one(&names::cgroup())?,
             uts_namespaces: processes::uts_namespaces(&images, &processes)?,
+            ipc_namespaces,
             clocks: images.read_one(&names::timens(0))?,
             processes,
             images,

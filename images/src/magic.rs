@@ -59,6 +59,12 @@ pub const TIMENS: u32 = 0x4311_4433;
 pub const UTSNS: u32 = 0x5447_3203;
 /// `ipcns-var-ID.img`.
 pub const IPC_VAR: u32 = 0x5311_5007;
+/// `ipcns-shm-ID.img`.
+pub const IPCNS_SHM: u32 = 0x4628_3044;
+/// `ipcns-msg-ID.img`.
+pub const IPCNS_MSG: u32 = 0x5545_3737;
+/// `ipcns-sem-ID.img`.
+pub const IPCNS_SEM: u32 = 0x5957_3019;
 /// `userns-ID.img`.
 pub const USERNS: u32 = 0x5547_4906;
 /// `pidns-ID.img`.

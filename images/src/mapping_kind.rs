@@ -108,6 +108,7 @@ impl MappingKind {
             Self::Anonymous | Self::Stack => REGULAR | ANON_PRIVATE,
             Self::Heap => REGULAR | HEAP | ANON_PRIVATE,
             Self::SharedAnonymous => REGULAR | ANON_SHARED,
+            Self::SystemV => REGULAR | ANON_SHARED | vma_status::SYSVIPC,
             Self::File { shared: true } => REGULAR | FILE_SHARED,
             Self::File { shared: false } => REGULAR | FILE_PRIVATE,
             Self::PacketRing { .. } => REGULAR | vma_status::SOCKET,
@@ -117,7 +118,6 @@ impl MappingKind {
             Self::Guard => vma_status::GUARD,
             Self::Uprobes
             | Self::PrivateOfSharedAnonymous
-            | Self::SystemV
             | Self::HugePages
             | Self::Secret
             | Self::ShadowStack
@@ -141,7 +141,12 @@ impl MappingKind {
 
     /// Whether a task makes such mappings, and not the kernel by itself.
     pub fn is_ordinary(self) -> bool {
-        self.is_anonymous() || self.is_of_file() || self == Self::SharedAnonymous
+        self.is_anonymous() || self.is_of_file() || self.is_shared_memory()
+    }
+
+    /// Whether it is shared memory of no file, of which a checkpoint has one copy.
+    pub fn is_shared_memory(self) -> bool {
+        matches!(self, Self::SharedAnonymous | Self::SystemV)
     }
 
     /// Whether the kernel makes it by itself in a new program.
@@ -160,6 +165,7 @@ mod tests {
             MappingKind::Anonymous,
             MappingKind::Heap,
             MappingKind::SharedAnonymous,
+            MappingKind::SystemV,
             MappingKind::File { shared: true },
             MappingKind::File { shared: false },
             MappingKind::PacketRing { shared: false },

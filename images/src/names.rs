@@ -8,10 +8,10 @@ use std::marker::PhantomData;
 use crate::magic;
 use crate::messages::{
     CgroupEntry, CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
-    InventoryEntry, IpcVarEntry, MemfdInodeEntry, MmEntry, MntEntry, PagemapHead, PidnsEntry,
-    PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry,
-    TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry,
-    UtsnsEntry,
+    InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, MemfdInodeEntry, MmEntry,
+    MntEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry,
+    SeccompEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry,
+    TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -188,6 +188,22 @@ pub fn utsns(id: u32) -> Image<UtsnsEntry> {
 /// `ipcns-var-ID.img`: limits of an IPC namespace. One entry.
 pub fn ipcns_var(id: u32) -> Image<IpcVarEntry> {
     Image::new(format!("ipcns-var-{id}.img"), magic::IPC_VAR)
+}
+
+/// `ipcns-shm-ID.img`: its shared memory; in that of the dumper's own namespace, what the processes have attached.
+pub fn ipcns_shm(id: u32) -> Image<IpcShmEntry> {
+    Image::new(format!("ipcns-shm-{id}.img"), magic::IPCNS_SHM)
+}
+
+/// `ipcns-sem-ID.img`: its sets of semaphores. Each entry is followed by their values.
+pub fn ipcns_sem(id: u32) -> Image<IpcSemEntry> {
+    Image::new(format!("ipcns-sem-{id}.img"), magic::IPCNS_SEM)
+}
+
+/// `ipcns-msg-ID.img`: its message queues. Each entry is followed by its messages ([`IpcMsg`](crate::messages::IpcMsg)),
+/// and each of these by its bytes.
+pub fn ipcns_msg(id: u32) -> Image<IpcMsgEntry> {
+    Image::new(format!("ipcns-msg-{id}.img"), magic::IPCNS_MSG)
 }
 
 /// `userns-ID.img`: mappings of ids. One entry.

@@ -13,7 +13,7 @@ use ids::HostPid;
 use images::MappingKind;
 use serde::{Serialize, Serializer};
 
-pub use mapping_kind::{is_shared_anonymous, mapping_kind};
+pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;
 

@@ -21,6 +21,8 @@ pub fn mapping_kind(name: &[u8], inode: u64, flags: VmFlags) -> MappingKind {
         _ if name.starts_with(b"socket:[") => MappingKind::PacketRing { shared },
         _ if is_shared_anonymous(name) && shared => MappingKind::SharedAnonymous,
         _ if is_shared_anonymous(name) => MappingKind::PrivateOfSharedAnonymous,
+        _ if is_system_v(name) && shared => MappingKind::SystemV,
+        _ if is_system_v(name) => MappingKind::PrivateOfSharedAnonymous,
         _ => by_beginning(name).unwrap_or(match inode {
             0 => MappingKind::Anonymous,
             _ => MappingKind::File { shared },
@@ -34,11 +36,19 @@ pub fn is_shared_anonymous(name: &[u8]) -> bool {
     name == b"/dev/zero (deleted)" || name.starts_with(b"[anon_shmem:")
 }
 
+/// Whether the kernel calls a System V segment so: by its key. It says nothing of the device, which whoever reads it
+/// compares: a file may have such a name.
+#[must_use]
+pub fn is_system_v(name: &[u8]) -> bool {
+    const DIGITS: usize = 8;
+    let key = name.strip_prefix(b"/SYSV").and_then(|rest| rest.strip_suffix(b" (deleted)"));
+    key.is_some_and(|key| key.len() == DIGITS && key.iter().all(u8::is_ascii_hexdigit))
+}
+
 fn by_beginning(name: &[u8]) -> Option<MappingKind> {
-    const NAMES: [(&[u8], MappingKind); 6] = [
+    const NAMES: [(&[u8], MappingKind); 5] = [
         (b"/secretmem", MappingKind::Secret),
         (b"/[aio]", MappingKind::AioRing),
-        (b"/SYSV", MappingKind::SystemV),
         (b"anon_inode:[io_uring]", MappingKind::IoUringRing),
         (b"anon_inode:[perf_event]", MappingKind::PerfRing),
         (b"anon_inode:", MappingKind::Pathless),
@@ -62,7 +72,10 @@ mod tests {
         assert_eq!(kind("/dev/zero (deleted)", 9, private), other);
         assert_eq!(kind("/tmp/f", 9, shared), MappingKind::File { shared: true });
         assert_eq!(kind("/tmp/f", 9, private), MappingKind::File { shared: false });
-        assert_eq!(kind("/SYSV00000000 (deleted)", 9, shared), MappingKind::SystemV);
+        assert_eq!(kind("/SYSV0052e2c1 (deleted)", 9, shared), MappingKind::SystemV);
+        assert_eq!(kind("/SYSV0052e2c1 (deleted)", 9, private), other);
+        assert_eq!(kind("/SYSV0052e2c1", 9, shared), MappingKind::File { shared: true });
+        assert_eq!(kind("/SYSVthing (deleted)", 9, shared), MappingKind::File { shared: true });
         assert_eq!(kind("anon_inode:[x]", 9, shared), MappingKind::Pathless);
     }
 }

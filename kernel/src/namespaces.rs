@@ -122,11 +122,41 @@ pub fn new_cgroup() -> io::Result<OwnedFd> {
 /// # Errors
 /// Without the right to, or if the descriptor is no such namespace.
 pub fn enter(name: &str, namespace: impl AsFd) -> io::Result<()> {
-    let (_, flag) = FLAGS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .ok_or_else(|| io::Error::other(format!("no kind of namespace is called {name}")))?;
-    Ok(setns(namespace, *flag)?)
+    Ok(setns(namespace, flag_of(name)?)?)
+}
+
+/// Makes a namespace of a kind, and does `work` inside.
+///
+/// # Errors
+/// Without the right to, or when the work fails.
+pub fn new(name: &str, work: impl FnOnce() -> io::Result<()> + Send) -> io::Result<OwnedFd> {
+    let flag = flag_of(name)?;
+    elsewhere(|| {
+        unshare(flag)?;
+        work()?;
+        own(name)
+    })
+}
+
+fn flag_of(name: &str) -> io::Result<CloneFlags> {
+    let known = FLAGS.iter().find(|(known, _)| *known == name);
+    let unknown = || io::Error::other(format!("no kind of namespace is called {name}"));
+    known.map(|(_, flag)| *flag).ok_or_else(unknown)
+}
+
+/// Does `work` in a thread that has entered a namespace of a kind, and ends with it.
+///
+/// # Errors
+/// If it may not be entered, or when the work fails.
+pub fn inside<T: Send>(
+    name: &str,
+    namespace: impl AsFd + Send,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    elsewhere(|| {
+        enter(name, namespace)?;
+        work()
+    })
 }
 
 /// Does `work` in a thread that is in a namespace of a kind.

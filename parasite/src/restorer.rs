@@ -47,7 +47,9 @@ plain!(
     Action,
     PosixTimer,
     LateDescriptor,
-    Filter
+    Filter,
+    Attachment,
+    Piece
 );
 plain!(Limit, Thread, Arguments, MemoryPolicy);
 
@@ -99,7 +101,7 @@ pub struct Mapping {
     pub offset: u64,
     /// File, or -1 for anonymous memory.
     pub fd: i32,
-    /// `MAP_*`.
+    /// `MAP_*`; 0 for what an [`Attachment`] has made.
     pub flags: u32,
     /// `PROT_*` while pages are put back.
     pub fill_protection: u32,
@@ -115,6 +117,32 @@ pub struct Mapping {
 pub const LOCK_NOW: u32 = 1;
 /// [`Mapping::locked`]: pages as they are touched.
 pub const LOCK_ON_FAULT: u32 = 2;
+
+/// A System V segment that is attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its id.
+    pub id: u32,
+    /// `SHM_*`.
+    pub flags: u32,
+    /// Its size in whole pages.
+    pub bytes: u64,
+    /// How many of the [`Piece`]s are of it.
+    pub pieces: u64,
+}
+
+/// A part of an attached segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it goes.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Where it is in the segment.
+    pub offset: u64,
+}
 
 /// The NUMA policy of a mapping.
 #[repr(C)]
@@ -432,6 +460,12 @@ pub struct Arguments {
     pub specials: Table<Special>,
     /// The new address space.
     pub mappings: Table<Mapping>,
+    /// System V segments.
+    pub attachments: Table<Attachment>,
+    /// The parts of them, of each in a row.
+    pub attached: Table<Piece>,
+    /// Where there is room for the largest of them.
+    pub scratch: u64,
     /// Its contents.
     pub reads: Table<Read>,
     /// Where they go.
@@ -514,6 +548,7 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 104 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 6 * 16 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Arguments>() == 40 + 8 * 16 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

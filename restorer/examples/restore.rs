@@ -13,6 +13,7 @@ fn main() -> std::process::ExitCode {
         root: None,
         parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
         records: None,
+        undo: "/run/stasis/undo".into(),
         cgroups: Default::default(),
         cgroup_roots: Vec::new(),
         cgroup_yard: None,

@@ -109,6 +109,7 @@ fn every_process_gets_a_region_of_its_own() {
                 exe: 900,
                 stores: (910..).take(checkpoint.stores.len()).collect(),
                 segments: checkpoint.segments.iter().map(|segment| (segment.shmid, 930)).collect(),
+                segment_sizes: BTreeMap::new(),
                 mapped: BTreeMap::new(),
                 base: 900,
             };

@@ -26,7 +26,7 @@ use images::messages::{
 
 pub(crate) use filters::Chain;
 use filters::Filters;
-pub(crate) use memory::SharedSegment;
+pub(crate) use memory::{SharedSegment, SystemVSegment};
 use nameless::Nameless;
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
@@ -45,6 +45,8 @@ pub(crate) struct Checkpoint {
     pub(crate) processes: Vec<Process>,
     /// Shared anonymous memory.
     pub(crate) segments: Vec<SharedSegment>,
+    /// Shared memory of System V.
+    pub(crate) system_v: Vec<SystemVSegment>,
     /// Pages files that the processes and segments refer to by index.
     pub(crate) stores: Arc<[File]>,
     /// Open files.
@@ -140,6 +142,8 @@ impl Checkpoint {
         let pids = processes.iter().map(|process| process.pid).collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
+        let own = dir.inventory().root_ids.as_ref().and_then(|ids| ids.ipc_ns_id);
+        let system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
@@ -149,7 +153,17 @@ impl Checkpoint {
         *files.leases() = leases;
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;
-        Ok(Self { processes, segments, stores, files, locks, namespaces, cgroups, own_set })
+        Ok(Self {
+            processes,
+            segments,
+            system_v,
+            stores,
+            files,
+            locks,
+            namespaces,
+            cgroups,
+            own_set,
+        })
     }
 
     /// Leaves the locks and leases out, if there are any; whether there were.
@@ -173,6 +187,7 @@ impl Checkpoint {
     pub(crate) fn pages(&self) -> u64 {
         let private = self.living().flat_map(|(_, body)| &body.runs);
         let shared = self.segments.iter().flat_map(|segment| &segment.runs);
+        let shared = shared.chain(self.system_v.iter().flat_map(|segment| &segment.runs));
         private.chain(shared).filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
     }
 }

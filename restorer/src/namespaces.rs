@@ -6,6 +6,7 @@
 //! [`TABLE`].
 
 mod cgroup;
+mod ipc;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use kernel::namespaces::{enter, own};
 use crate::error::Error;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
-const TABLE: [Kind; 2] = [uts::KIND, cgroup::KIND];
+const TABLE: [Kind; 3] = [uts::KIND, cgroup::KIND, ipc::KIND];
 
 /// A kind of namespace.
 struct Kind {
@@ -169,6 +170,12 @@ impl<'s> Made<'s> {
             }
         }
         Ok(made)
+    }
+
+    /// The namespace of a kind that has been made under this number.
+    pub(crate) fn namespace(&self, name: &str, number: u32) -> Option<&OwnedFd> {
+        let kind = TABLE.iter().position(|kind| kind.name == name)?;
+        self.others.get(&(kind, number))
     }
 
     /// Moves the descriptors to numbers from `base` on, out of the tasks' way.

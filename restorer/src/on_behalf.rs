@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::files::Connections;
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
+use crate::sysv;
 
 /// Refuses what is not the user's, if it is a user that asks.
 pub(crate) fn check(
@@ -37,6 +38,7 @@ pub(crate) fn check(
             support::host::NAMESPACE_OF_ROOT.of(pid.get(), format!("process {pid}")),
         ));
     }
+    sysv::check_user(checkpoint, uid)?;
     let sockets = checkpoint.files.files.values().filter_map(|file| file.isk.as_deref());
     for socket in sockets.filter(|socket| socket.is_connection()) {
         // Repair mode asks nobody whether an address is free, or may be had.

@@ -4,6 +4,7 @@
 //! All of it is made before the first task is, so that a child has nothing left to do but to copy
 //! it into place.
 
+mod attachments;
 mod mappings;
 mod table;
 mod threads;
@@ -18,6 +19,7 @@ use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, ThreadProgress};
 use parasite::task::{SigAction, Time, TimerValue};
 
+pub(crate) use attachments::is_read_only;
 pub(crate) use mappings::{needs, open_flags};
 pub(crate) use threads::name;
 
@@ -42,6 +44,8 @@ pub(crate) struct Descriptors {
     pub(crate) mapped: BTreeMap<(u32, u32), RawFd>,
     /// Shared anonymous memory, by its id.
     pub(crate) segments: BTreeMap<u64, RawFd>,
+    /// How large System V segments are, by namespace and id.
+    pub(crate) segment_sizes: BTreeMap<(u32, u64), u64>,
     /// Pages files.
     pub(crate) stores: Vec<RawFd>,
     /// Descriptors from this one on are the restore's own.
@@ -121,6 +125,9 @@ pub(crate) fn region(
     arguments.timers = tables.put(&timers(process)?);
     arguments.interval_timers = interval_timers(process)?;
     mappings::lay_out(process.pid, body, descriptors, &mut tables, &mut arguments)?;
+    let (attachments, pieces) = attachments::of(body, descriptors);
+    arguments.attachments = tables.put(&attachments);
+    arguments.attached = tables.put(&pieces);
 
     // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
     let threads = body.threads.len();
@@ -136,13 +143,17 @@ pub(crate) fn region(
     let bytes = (parked_at + parked_bytes) as usize;
     let mapped = body.mappings.iter().map(|mapping| &mapping.vma);
     let taken = mapped.map(|vma| Range { start: vma.start, end: vma.end });
-    let address =
-        place(taken.chain(host.mappings.iter().copied()), bytes as u64).ok_or_else(|| {
-            Error::refused(
-                support::host::no_gap(bytes)
-                    .of(process.pid.get(), format!("process {}", process.pid)),
-            )
-        })?;
+    let no_gap = |bytes| {
+        let refusal = support::host::no_gap(bytes);
+        Error::refused(refusal.of(process.pid.get(), format!("process {}", process.pid)))
+    };
+    let address = place(taken.clone().chain(host.mappings.iter().copied()), bytes as u64)
+        .ok_or_else(|| no_gap(bytes))?;
+    if let Some(largest) = attachments.iter().map(|attachment| attachment.bytes).max() {
+        let region = Range { start: address, end: address + bytes as u64 };
+        arguments.scratch = place(taken.chain([region]), largest)
+            .ok_or_else(|| no_gap(usize::try_from(largest).unwrap_or(usize::MAX)))?;
+    }
     arguments.region_start = address;
     arguments.region_bytes = bytes as u64;
     let base = address + arguments_at as u64;

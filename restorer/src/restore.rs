@@ -34,6 +34,7 @@ use crate::record::Record;
 use crate::rights;
 use crate::root::{self, Reins};
 use crate::run::Run;
+use crate::sysv::{self, Attachments};
 use crate::task::{BuildContext, PreparedTask};
 use crate::tracer::{Loss, Tracer};
 use crate::turns::AllTurns;
@@ -115,6 +116,8 @@ pub fn restore(
     progress.begin("shared memory", None);
     let mut kept = OwnDescriptors::default();
     let shared = shared(&checkpoint, base, &mut kept, progress)?;
+    let (attachments, made_segments) =
+        sysv::make(&checkpoint, &namespaces, &options.undo, progress)?;
     let (complaints, mut heard) = pipe(base)?;
     host.map()?;
     let helpers = numbers::helpers(&checkpoint, &plan);
@@ -153,7 +156,7 @@ pub fn restore(
                     (&checkpoint, &groups),
                     &mut tracer,
                     (go, entered),
-                    (files, kept),
+                    (files, kept, attachments),
                 )?;
                 Ok(finish::finish(&checkpoint, &plan, &prepared, parked, stop)?)
             });
@@ -185,7 +188,7 @@ pub fn restore(
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _) = files.into_kept();
-    drop((kept, complaints, namespaces));
+    drop((kept, complaints, namespaces, attachments));
     let subreaper = Subreaper::begin()?;
     let tasks = plan.tasks.iter().map(|task| plan.host(task.pid)).collect::<Result<Vec<_>, _>>()?;
     let mut report = RestoreReport {
@@ -229,6 +232,7 @@ pub fn restore(
     let finished = holder.finish(&tasks, since, reached);
     drop(subreaper);
     made.and(finished)?;
+    made_segments.keep();
     tell(Point::PostResume, None)?;
     report.total = started_at.elapsed();
     Ok(report)
@@ -341,6 +345,8 @@ impl OwnDescriptors {
 #[derive(Debug, Default)]
 struct Shared {
     segments: BTreeMap<u64, RawFd>,
+    /// Of System V segments, by namespace and id.
+    segment_sizes: BTreeMap<(u32, u64), u64>,
     stores: Vec<RawFd>,
 }
 
@@ -351,7 +357,7 @@ fn shared(
     kept: &mut OwnDescriptors,
     progress: &mut dyn Progress,
 ) -> Result<Shared, Error> {
-    let mut shared = Shared::default();
+    let mut shared = Shared { segment_sizes: sysv::sizes(checkpoint), ..Shared::default() };
     for store in checkpoint.stores.iter() {
         shared.stores.push(kept.keep(store, base)?);
     }
@@ -403,6 +409,7 @@ fn prepared(
             exe: files.program(body.mm.exe_file_id)?,
             mapped: mapped(body, files)?,
             segments: shared.segments.clone(),
+            segment_sizes: shared.segment_sizes.clone(),
             stores: shared.stores.clone(),
             base,
             late: if part == Part::Other {
@@ -476,7 +483,7 @@ fn build(
     (checkpoint, groups): (&Checkpoint, &cgroups::Plan),
     tracer: &mut Tracer,
     (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
-    (files, kept): (OpenFiles, OwnDescriptors),
+    (files, kept, attachments): (OpenFiles, OwnDescriptors, Attachments),
 ) -> Result<Parked, Loss> {
     let root = tracer.seize_root(plan.host(plan.tasks[0].pid)?)?;
     let rseq = root.rseq()?;
@@ -497,7 +504,7 @@ fn build(
     let (_, later) = files.into_kept();
     drop(kept);
     let parked = tracer.gather_all(checkpoint.threads())?;
-    drop(later);
+    drop((later, attachments));
     groups.move_threads(&plan.pids)?;
     Ok(parked)
 }

@@ -1,5 +1,7 @@
 //! Who holds which file of the images, with which rights. Pure.
 
+use std::collections::BTreeSet;
+
 use images::messages::CredsEntry;
 use kernel::credentials::Credentials;
 
@@ -14,6 +16,11 @@ pub(crate) fn holders(checkpoint: &Checkpoint) -> Holders {
         holders.add(process.pid, credentials, body.mm.exe_file_id, files(checkpoint, body));
     }
     holders
+}
+
+/// The rights of a process's threads.
+pub(crate) fn of_threads(body: &Body) -> BTreeSet<Credentials> {
+    body.threads.iter().filter_map(of_thread).collect()
 }
 
 fn of_thread(thread: &Thread) -> Option<Credentials> {

@@ -137,9 +137,6 @@ const fn mapping(reason: &'static str) -> Refusal {
     Refusal::fixed(reason, "have it unmapped before the dump, and dump the tree again")
 }
 
-/// System V shared memory.
-pub const SYSTEM_V_MEMORY: Refusal = mapping("it is System V shared memory");
-
 /// The ring of an asynchronous I/O context.
 pub const AIO_RING: Refusal = mapping("it is the ring of an asynchronous I/O context");
 

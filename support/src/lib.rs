@@ -32,6 +32,7 @@ pub mod changed;
 pub mod files;
 pub mod host;
 pub mod images;
+pub mod ipc;
 pub mod mappings;
 pub mod paths;
 pub mod peculiar;

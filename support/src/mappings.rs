@@ -84,10 +84,6 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             "the ring of an asynchronous I/O context",
             "io_destroy it before the dump",
         )),
-        MappingKind::SystemV => Some(Refusal::fixed(
-            "System V shared memory",
-            "use POSIX shared memory or a shared anonymous mapping instead",
-        )),
         MappingKind::PrivateOfSharedAnonymous => Some(Refusal::fixed(
             "a private mapping of shared anonymous memory (made by /proc/PID/map_files)",
             "unmap it before the dump",

@@ -91,6 +91,7 @@ only_together! {
     timerfd: "anon_inode:[timerfd]";
     epoll: "anon_inode:[eventpoll]";
     memory: "/dev/zero (deleted)" "mapping";
+    system_v: "/SYSV00000000 (deleted)" "mapping";
     deleted: "/gone (deleted)";
     memfd: "/memfd:both (deleted)";
     memfd_mapping: "/memfd:both (deleted)" "mapping";

@@ -59,6 +59,7 @@ mod sockets;
 mod spawning;
 mod stage;
 mod still;
+mod sysv;
 mod tcp;
 mod terminal;
 mod threads;
@@ -150,6 +151,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-memfd", shared::memfd),
     ("shared-memfd_sealed", shared::memfd_sealed),
     ("shared-memfd_mapping", shared::memfd_mapping),
+    ("shared-system_v", shared::system_v),
     ("shared-memory", shared::memory),
     ("shared-pipe", shared::pipe),
     ("shared-socket", shared::socket),
@@ -179,6 +181,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),
     ("still", still::run),
+    ("sysv_memory", sysv::memory),
+    ("sysv_namespace", sysv::namespace),
+    ("sysv_namespace_plain", sysv::namespace_plain),
     ("tcp", tcp::both),
     ("tcp_closed", tcp::closed),
     ("tcp_in_flight", tcp::in_flight),

@@ -126,6 +126,12 @@ pub(crate) fn memory(stage: &Stage) -> Outcome {
     both(stage, || word.store(7, Ordering::SeqCst), || word.load(Ordering::SeqCst) == 7)
 }
 
+pub(crate) fn system_v(stage: &Stage) -> Outcome {
+    crate::sysv::shared(stage, |stage, word| {
+        both(stage, || word.store(7, Ordering::SeqCst), || word.load(Ordering::SeqCst) == 7)
+    })
+}
+
 pub(crate) fn deleted(stage: &Stage) -> Outcome {
     let path = stage.path("gone");
     let file =

@@ -25,6 +25,7 @@ pub mod nr {
     pub const PREAD64: usize = 17;
     pub const MREMAP: usize = 25;
     pub const MADVISE: usize = 28;
+    pub const SHMAT: usize = 30;
     pub const NANOSLEEP: usize = 35;
     pub const GETITIMER: usize = 36;
     pub const SETITIMER: usize = 38;

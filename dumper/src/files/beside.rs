@@ -4,12 +4,12 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
-use crate::segment::Segment;
+use crate::segment::{Key, Segment};
 
 /// What one kind keeps.
 pub(super) trait Part: Any + Debug + Send {
-    /// Takes out memory that files hold, by device and inode; it is read with that of the tasks.
-    fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+    /// Takes out memory that files hold, it is read with that of the tasks.
+    fn take_memory(&mut self) -> BTreeMap<Key, Segment> {
         BTreeMap::new()
     }
 }
@@ -35,8 +35,8 @@ impl Beside {
         }
     }
 
-    /// Memory that files hold, by device and inode.
-    pub(super) fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+    /// Memory that files hold.
+    pub(super) fn take_memory(&mut self) -> BTreeMap<Key, Segment> {
         self.0.values_mut().flat_map(|part| part.take_memory()).collect()
     }
 }

@@ -27,7 +27,7 @@ use super::owners;
 use super::paths::{attributes, file_flags};
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
-use crate::segment::Segment;
+use crate::segment::{Key, Segment};
 
 /// What the link text and the name of a mapping begin with.
 const PREFIX: &[u8] = b"/memfd:";
@@ -49,9 +49,11 @@ struct Inode {
 }
 
 impl Part for Inodes {
-    fn take_memory(&mut self) -> BTreeMap<(u64, u64), Segment> {
+    fn take_memory(&mut self) -> BTreeMap<Key, Segment> {
         let inodes = self.0.iter_mut();
-        inodes.filter_map(|(key, inode)| Some((*key, inode.contents.take()?))).collect()
+        inodes
+            .filter_map(|(key, inode)| Some((Key::File(key.0, key.1), inode.contents.take()?)))
+            .collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Shared anonymous memory, of which a dump has one copy however many processes map it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 
@@ -9,18 +9,28 @@ use ids::HostPid;
 use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
-use crate::segment::Segment;
+use crate::segment::{APART, Key, Segment};
 
-/// The segments that processes map, by device and inode.
+/// The segments that processes map.
 #[derive(Debug, Default)]
-pub(super) struct Segments(pub(super) BTreeMap<(u64, u64), Segment>);
+pub(super) struct Segments {
+    pub(super) by_key: BTreeMap<Key, Segment>,
+    /// The numbers that the images give them.
+    numbers: BTreeSet<u64>,
+}
 
 impl Segments {
+    /// Those that are known otherwise.
+    pub(super) fn of(by_key: BTreeMap<Key, Segment>) -> Self {
+        let numbers = by_key.values().map(|segment| segment.number).collect();
+        Self { by_key, numbers }
+    }
+
     /// Notes a mapping; the first of a segment opens its file.
     pub(super) fn note(&mut self, pid: HostPid, mapping: &Mapping) -> Result<(), Error> {
         let reach = mapping.offset + (mapping.end - mapping.start);
-        let key = (mapping.device, mapping.inode);
-        if let Some(segment) = self.0.get_mut(&key) {
+        let key = Key::File(mapping.device, mapping.inode);
+        if let Some(segment) = self.by_key.get_mut(&key) {
             segment.bytes = segment.bytes.max(reach);
             return Ok(());
         }
@@ -30,7 +40,11 @@ impl Segments {
             pid,
             source,
         })?;
-        self.0.insert(key, Segment { file, pid, bytes: reach, number: key.1 });
+        let mut number = mapping.inode;
+        while !self.numbers.insert(number) {
+            number += APART;
+        }
+        self.by_key.insert(key, Segment { file, pid, bytes: reach, number });
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use super::shared::{Segments, segment_runs};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::processes::is_zombie;
-use crate::segment::Segment;
+use crate::segment::{Key, Segment};
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
@@ -109,26 +109,26 @@ pub(crate) struct TreePages {
     pub(crate) pages: Vec<Pages>,
     /// How many of `pages` belong to processes.
     pub(crate) process_pages: usize,
-    /// Shared anonymous segments (device, inode) and the number that the images give them.
-    pub(crate) segments: BTreeMap<(u64, u64), u64>,
+    /// Shared memory, and the number that the images give it.
+    pub(crate) segments: BTreeMap<Key, u64>,
     /// Pages looked at.
     pub(crate) scanned: u64,
 }
 
 /// Finds the pages that hold anything, of a tree that stands still; `held` is what it has of memory by
-/// descriptors.
+/// descriptors and ids.
 pub(crate) fn find(
     planned: &mut BTreeMap<HostPid, PlannedMemory>,
     pre_copy: &mut PreCopy,
     marked: &Marked,
     writer: &ImageWriter,
     inventory: &Inventory,
-    held: BTreeMap<(u64, u64), Segment>,
+    held: BTreeMap<Key, Segment>,
     clock: &Clock,
 ) -> Result<TreePages, Error> {
     const STEP: &str = "find the pages";
     let mut memory = TreePages::default();
-    let mut segments = Segments(held);
+    let mut segments = Segments::of(held);
     let mut work = Vec::new();
     for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
         let pid = process.pid;
@@ -158,7 +158,7 @@ pub(crate) fn find(
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
     memory.process_pages = memory.pages.len();
-    for (key, Segment { file, pid, bytes, number }) in segments.0 {
+    for (key, Segment { file, pid, bytes, number }) in segments.by_key {
         clock.check(STEP)?;
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
         let runs = segment_runs(&file, bytes).map_err(failed)?;
@@ -317,9 +317,7 @@ impl PlannedMemory {
 fn unread(process: &Process) -> impl Iterator<Item = PageRun> {
     let guarded = process.mappings.iter().filter(|mapping| mapping.flags.contains(VmFlags::GUARD));
     let unread = guarded.filter(|mapping| {
-        is_droppable(mapping)
-            || mapping.kind.is_of_file()
-            || mapping.kind == MappingKind::SharedAnonymous
+        is_droppable(mapping) || mapping.kind.is_of_file() || mapping.kind.is_shared_memory()
     });
     unread.map(|mapping| PageRun::new(mapping.start, mapping.end))
 }
@@ -401,7 +399,7 @@ pub(crate) fn resident_bytes(inventory: &Inventory) -> u64 {
         .processes
         .values()
         .flat_map(|process| &process.mappings)
-        .filter(|mapping| mapping.kind == MappingKind::SharedAnonymous)
+        .filter(|mapping| mapping.kind.is_shared_memory())
         .map(|mapping| mapping.end - mapping.start)
         .sum();
     inventory.processes.keys().map(|&pid| private_bytes(pid)).sum::<u64>() + shared

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::unique::unique;
-use super::{Body, Checkpoint, Mapping, Process};
+use super::{Body, Checkpoint, IpcNamespace, Mapping, Process, ipc};
 use crate::error::Error;
 use crate::images::Images;
 use crate::mapping_kind::MappingKind;
@@ -17,18 +17,25 @@ pub(super) fn memfds(images: &Images) -> Result<BTreeMap<u64, MemfdInodeEntry>, 
     unique(image.name(), "memfd", entries.into_iter().map(|memfd| (memfd.inode_id, memfd)))
 }
 
-/// Page maps of all shared memory that a mapping or a memfd refers to. Memory never written to has none.
+/// Page maps of all shared memory that a mapping, a memfd or a System V segment refers to. Memory never written to has none.
 pub(super) fn shared(
     images: &Images,
     processes: &[Process],
     memfds: &BTreeMap<u64, MemfdInodeEntry>,
+    ipc: &BTreeMap<u32, IpcNamespace>,
 ) -> Result<BTreeMap<u64, PageMap>, Error> {
     let mapped = processes.iter().flat_map(|process| &process.body).flat_map(|body| &body.mappings);
-    let ids: BTreeSet<u64> = mapped
+    let mut ids: BTreeSet<u64> = mapped
         .filter(|mapping| mapping.kind == MappingKind::SharedAnonymous)
         .map(|mapping| mapping.vma.shmid)
         .chain(memfds.values().map(|memfd| u64::from(memfd.shmid)))
         .collect();
+    for segment in ipc.values().flat_map(|namespace| namespace.segments.values()) {
+        if !ids.insert(segment.page_map()) {
+            let what = format!("segment {} has the page map of other memory", segment.desc.id);
+            return Err(Error::invalid(names::pagemap_shmem(segment.page_map()).name(), what));
+        }
+    }
     let mut maps = BTreeMap::new();
     for id in ids {
         let image = names::pagemap_shmem(id);
@@ -63,6 +70,7 @@ pub(super) fn check(checkpoint: &Checkpoint, process: &Process, body: &Body) -> 
         if !is_guard {
             end = vma.end;
             check_backing(checkpoint, name, mapping)?;
+            ipc::check(&checkpoint.ipc_namespaces, process, mapping)?;
         }
     }
     check_pages(checkpoint, process, body)

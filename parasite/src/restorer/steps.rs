@@ -93,4 +93,8 @@ steps! {
     Seal = 33, "seal the memory at";
     /// Filters of system calls.
     Seccomp = 34, "filter the system calls, by filter";
+    /// A System V segment is attached.
+    Attach = 35, "attach the System V shared memory segment";
+    /// A part of it gets its place.
+    MoveAttached = 36, "move attached System V shared memory to";
 }

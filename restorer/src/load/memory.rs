@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
-use images::checkpoint::Mapping;
-use images::messages::MmEntry;
+use images::checkpoint::{IpcNamespace, Mapping};
+use images::messages::{IpcShmEntry, MmEntry};
 use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
@@ -19,6 +19,19 @@ use crate::run::{Run, RunSource};
 pub(crate) struct SharedSegment {
     pub(crate) shmid: u64,
     pub(crate) bytes: u64,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// A System V shared memory segment.
+#[derive(Debug)]
+pub(crate) struct SystemVSegment {
+    /// The number of its IPC namespace.
+    pub(crate) namespace: u32,
+    /// That is the one which the dumper was in: it is made in the restoring process's.
+    pub(crate) is_outside: bool,
+    /// The namespace removes what nobody has attached (`kernel.shm_rmid_forced`).
+    pub(crate) is_forced: bool,
+    pub(crate) entry: IpcShmEntry,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -165,13 +178,13 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         | MappingKind::Heap
         | MappingKind::Stack
         | MappingKind::SharedAnonymous
+        | MappingKind::SystemV
         | MappingKind::File { .. }
         | MappingKind::PacketRing { .. }
         | MappingKind::Vdso
         | MappingKind::Vvar
         | MappingKind::Vsyscall
         | MappingKind::Guard => return None,
-        MappingKind::SystemV => images::SYSTEM_V_MEMORY,
         MappingKind::AioRing => images::AIO_RING,
         MappingKind::ShadowStack => images::SHADOW_STACK,
         MappingKind::Uprobes => images::PROBES,
@@ -216,7 +229,8 @@ pub(super) fn private_runs(
                 MappingKind::File { shared: false } => kept.push(run),
                 MappingKind::File { shared: true }
                 | MappingKind::PacketRing { .. }
-                | MappingKind::SharedAnonymous => {
+                | MappingKind::SharedAnonymous
+                | MappingKind::SystemV => {
                     let object = names::pagemap(pid.unsigned());
                     let reason = format!("pages of shared memory at {:#x}", rest.start);
                     return Err(Error::image(object.name(), reason));
@@ -259,6 +273,38 @@ pub(super) fn segments(
         segments.push(SharedSegment { shmid, bytes, runs });
     }
     Ok(segments)
+}
+
+/// System V segments; what they hold is taken from `maps`. `own` is the number of the dumper's IPC namespace.
+pub(super) fn system_v(
+    namespaces: &BTreeMap<u32, IpcNamespace>,
+    own: Option<u32>,
+    maps: &mut BTreeMap<u64, PageMap>,
+    store: &mut Store,
+) -> Result<Vec<SystemVSegment>, Error> {
+    let mut found = Vec::new();
+    for (&namespace, objects) in namespaces {
+        for entry in objects.segments.values() {
+            let number = entry.page_map();
+            let map = maps.remove(&number).unwrap_or_default();
+            let runs = runs(Owner::Segment(number), &map, store)?;
+            let end = runs.iter().map(Run::end).max().unwrap_or(0);
+            if end > entry.size.next_multiple_of(PAGE_SIZE) || entry.size > END_OF_SPACE {
+                let name = Owner::Segment(number).name();
+                let what = format!("pages up to {end:#x} of a segment of {:#x} bytes", entry.size);
+                return Err(Error::image(name, what));
+            }
+            let limits = objects.limits.as_ref();
+            found.push(SystemVSegment {
+                namespace,
+                is_outside: own.is_none_or(|own| own == namespace),
+                is_forced: limits.is_some_and(|limits| limits.shm_rmid_forced != 0),
+                entry: entry.clone(),
+                runs,
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// What is in shared memory that no mapping of its own has, by its id: files hold it.

@@ -16,6 +16,7 @@ use crate::load::Body;
 use crate::run::{Run, RunSource};
 
 const SHARED_FILE: MappingKind = MappingKind::File { shared: true };
+const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
 const MAP_PRIVATE: u32 = 0x02;
@@ -123,6 +124,9 @@ fn mapping(
         let object = format!("process {pid}, mapping {:#x}", vma.start);
         Error::image(object, "the file or memory that it maps is not in the images")
     };
+    if mapped.kind == MappingKind::SystemV {
+        return Ok(attached(vma));
+    }
     let kept = vma.flags & (MAP_GROWSDOWN | MAP_NORESERVE);
     let (fd, flags, offset) = match mapped.kind {
         MappingKind::File { shared } | MappingKind::PacketRing { shared } => {
@@ -145,18 +149,36 @@ fn mapping(
         flags: flags | kept,
         fill_protection: if filled { vma.prot | PROT_WRITE } else { vma.prot },
         protection: vma.prot,
-        locked: match (vma.lock_on_fault, vma.flags & MAP_LOCKED != 0) {
-            (Some(true), _) => LOCK_ON_FAULT,
-            (_, locked) => {
-                if locked {
-                    LOCK_NOW
-                } else {
-                    0
-                }
-            }
-        },
+        locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),
     })
+}
+
+/// A mapping that an attachment makes.
+fn attached(vma: &VmaEntry) -> Mapping {
+    let fill_protection = match super::attachments::is_read_only(vma) {
+        true => PROT_READ,
+        false => PROT_READ | PROT_WRITE,
+    };
+    Mapping {
+        start: vma.start,
+        bytes: vma.end - vma.start,
+        offset: 0,
+        fd: -1,
+        flags: 0,
+        fill_protection,
+        protection: vma.prot,
+        locked: locked(vma),
+        sealed: vma.sealed.unwrap_or_default().into(),
+    }
+}
+
+fn locked(vma: &VmaEntry) -> u32 {
+    match (vma.lock_on_fault, vma.flags & MAP_LOCKED != 0) {
+        (Some(true), _) => LOCK_ON_FAULT,
+        (_, true) => LOCK_NOW,
+        (_, false) => 0,
+    }
 }
 
 /// The image has bit N for advice N.

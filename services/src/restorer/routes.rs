@@ -264,6 +264,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.
             parent: Parent::CallersParent,
+            undo: work.records.with_file_name(freezer::UNDO),
             records: Some(work.records),
             cgroups: work.cgroups,
             cgroup_roots: Vec::new(),

@@ -26,6 +26,7 @@ const O_CLOEXEC: usize = 0o2_000_000;
 pub fn restore(context: &Context) {
     leave(context);
     map(context);
+    attach(context);
     place(context);
     pages::fill(context);
     finish(context);
@@ -69,9 +70,29 @@ fn relocate(context: &Context, step: Step, from: u64, to: u64, bytes: u64) {
     context.must(step, if step == Step::ParkVdso { from } else { to }, nr::MREMAP, args);
 }
 
+/// Attaches System V segments, each in an empty place, and moves the parts that are wanted to theirs.
+fn attach(context: &Context) {
+    let arguments = context.arguments();
+    let scratch = arguments.scratch as usize;
+    let mut pieces = context.entries(arguments.attached).iter();
+    for attachment in context.entries(arguments.attachments) {
+        let args = [attachment.id as usize, scratch, attachment.flags as usize, 0, 0, 0];
+        context.must(Step::Attach, attachment.id.into(), nr::SHMAT, args);
+        for piece in pieces.by_ref().take(attachment.pieces as usize) {
+            let (from, bytes) = (scratch + piece.offset as usize, piece.bytes as usize);
+            let how = MREMAP_MAYMOVE | MREMAP_FIXED;
+            let args = [from, bytes, bytes, how, piece.start as usize, 0];
+            context.must(Step::MoveAttached, piece.start, nr::MREMAP, args);
+        }
+        let args = [scratch, attachment.bytes as usize, 0, 0, 0, 0];
+        context.must(Step::Unmap, arguments.scratch, nr::MUNMAP, args);
+    }
+}
+
 /// All mappings, in ascending order, each writable if pages must be put into it.
 fn map(context: &Context) {
-    for mapping in context.entries(context.arguments().mappings) {
+    let mappings = context.entries(context.arguments().mappings).iter();
+    for mapping in mappings.filter(|mapping| mapping.flags != 0) {
         let flags = mapping.flags as usize & !MAP_POPULATE | MAP_FIXED;
         context.must(
             Step::Map,
