@@ -41,6 +41,7 @@ fn asked(
         },
         // As CRIU's, which says nothing of them: engines hand over their own to a restore.
         external_pipes: true,
+        client: options.client,
         root: options.root.clone(),
         connections: match (options.tcp_established, options.tcp_close) {
             (_, true) => Connections::Closed,

@@ -107,6 +107,8 @@ pub struct Options {
     pub inherited: Vec<(RawFd, Vec<u8>)>,
     /// Whoever asks takes the masters of terminals that are outside the tree. The RPC alone says so.
     pub gives_masters: bool,
+    /// The inode of the socket by which a client asks, who may be of the tree. The RPC alone says so.
+    pub client: Option<u32>,
     /// What is executed in place of the program that has restored, with its arguments; nothing for none.
     pub exec: Vec<OsString>,
     /// Where a service listens; `None` for the default.

@@ -89,6 +89,8 @@ pub struct PlanContext {
     pub gives_masters: bool,
     /// Which Unix sockets may be connected to processes outside the tree.
     pub external_unix: ExternalUnix,
+    /// The inode of the socket by which somebody of the tree has asked for the dump.
+    pub client: Option<u32>,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.

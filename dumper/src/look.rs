@@ -58,6 +58,7 @@ impl<'a> Looker<'a> {
                 gives_masters: options.gives_masters,
                 for_user: options.on_behalf_of.is_some(),
                 external_unix: options.external_unix.clone(),
+                client: options.client,
                 root: options.root.clone(),
                 contents: options.contents,
                 ghost_limit: options.ghost_limit,

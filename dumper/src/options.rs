@@ -50,6 +50,9 @@ pub struct DumpOptions {
     pub external_unix: ExternalUnix,
     /// Pipes may lead out of the tree: a restore joins them again, or is handed what takes their place.
     pub external_pipes: bool,
+    /// The inode of the Unix socket by which somebody of the tree has asked for this dump: who is restored finds
+    /// the answer in his end of the connection.
+    pub client: Option<u32>,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
@@ -140,6 +143,7 @@ impl DumpOptions {
             gives_masters: false,
             external_unix: ExternalUnix::default(),
             external_pipes: false,
+            client: None,
             root: None,
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             search: crate::files::Search::default(),

@@ -46,6 +46,7 @@ mod socket_options;
 mod table;
 mod terminals;
 mod timerfd;
+mod unix_clients;
 mod unix_names;
 mod unix_outside;
 mod unix_plan;

@@ -429,6 +429,37 @@ fn pipes_and_files_are_handed_over() {
 /// A service in the background of a test, which ends it.
 struct Service(Child);
 
+impl Service {
+    /// Starts it, and waits until it listens at `socket` in `work`.
+    fn start(work: &Path) -> Self {
+        let (ready, says) = nix::unistd::pipe().expect("a pipe");
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"exec "$@" 7<&0 8<&- </dev/null"#, "sh"]).arg(built_program("criu"));
+        command.args([
+            "service",
+            "-v4",
+            "-o",
+            "service.log",
+            "--address",
+            "socket",
+            "--status-fd",
+            "7",
+        ]);
+        command.arg("-W").arg(work).args(["--pidfile", "pid"]).stdin(says);
+        let service = Self(command.spawn().expect("start a service"));
+        drop(command);
+        let mut told = [1];
+        assert_eq!(
+            nix::unistd::read(&ready, &mut told),
+            Ok(1),
+            "{}",
+            fs::read_to_string(work.join("service.log")).unwrap_or_default()
+        );
+        assert_eq!(told, [0]);
+        service
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         self.0.kill().ok();
@@ -442,30 +473,7 @@ fn a_service_serves_whoever_may_ask() {
     let case = Case::new("still");
     let work = case.scratch.path("work");
     fs::create_dir(&work).expect("mkdir");
-    let (ready, says) = nix::unistd::pipe().expect("a pipe");
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"exec "$@" 7<&0 8<&- </dev/null"#, "sh"]).arg(built_program("criu"));
-    command.args([
-        "service",
-        "-v4",
-        "-o",
-        "service.log",
-        "--address",
-        "socket",
-        "--status-fd",
-        "7",
-    ]);
-    command.arg("-W").arg(&work).args(["--pidfile", "pid"]).stdin(says);
-    let service = Service(command.spawn().expect("start a service"));
-    drop(command);
-    let mut told = [1];
-    assert_eq!(
-        nix::unistd::read(&ready, &mut told),
-        Ok(1),
-        "{}",
-        fs::read_to_string(work.join("service.log")).unwrap_or_default()
-    );
-    assert_eq!(told, [0]);
+    let service = Service::start(&work);
     let pid = fs::read_to_string(work.join("pid")).expect("the pidfile");
     assert_eq!(pid, service.0.id().to_string());
     let connect = || Client::connect(&work.join("socket"));
@@ -498,6 +506,29 @@ fn a_service_serves_whoever_may_ask() {
         children_of(service.0.id().cast_signed()).is_empty()
     });
     assert!(reaped, "workers are waited for");
+}
+
+/// Who has itself dumped hears that it was dumped, and when it is restored, that it is.
+#[test]
+fn a_program_has_itself_dumped() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    for name in ["work", "images"] {
+        fs::create_dir(scratch.path(name)).expect("mkdir");
+    }
+    let _service = Service::start(&scratch.path("work"));
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let (images, address) = (path("images"), path("work/socket"));
+    let environment = [("IMAGES", &*images), ("ADDRESS", &*address)];
+    let workload = Workload::start_with("own_client", scratch.path("target"), &environment);
+    fs::write(workload.path("go"), "").expect("write");
+    let told = wait_until(Duration::from_secs(20), || workload.path("dumped").exists());
+    assert!(told, "{}", fs::read_to_string(scratch.path("images/dump.log")).unwrap_or_default());
+    machine.await_gone(workload.pid());
+    let directory = File::open(scratch.path("images")).expect("open");
+    let options = Message::new().number(1, directory.as_raw_fd().into());
+    Client::start().ask(&request(kind::RESTORE, &options)).must_succeed(kind::RESTORE);
+    workload.check().expect("it hears that it is restored");
 }
 
 /// Asks as another user.

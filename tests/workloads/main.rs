@@ -39,6 +39,7 @@ mod nameless;
 mod namespaces;
 mod netlink;
 mod outside;
+mod own_client;
 mod packet;
 mod pidfd;
 mod pipes;
@@ -124,6 +125,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("nameless", nameless::run),
     ("netlink", netlink::run),
     ("netlink_groups", netlink::groups),
+    ("own_client", own_client::run),
     ("packet", packet::run),
     ("packet_beyond_criu", packet::beyond_criu),
     ("packet_old", packet::old),

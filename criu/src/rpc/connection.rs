@@ -56,6 +56,12 @@ impl Connection {
         &self.peer
     }
 
+    /// The inode of its socket.
+    pub(crate) fn inode(&self) -> Option<u32> {
+        let inode = nix::sys::stat::fstat(&self.socket).ok()?.st_ino;
+        u32::try_from(inode).ok()
+    }
+
     /// The next request, which stays where it is; `None` when the client has gone.
     pub(crate) fn peek(&self) -> Result<Option<Request>, ConnectionError> {
         self.read(MsgFlags::MSG_PEEK)

@@ -106,6 +106,7 @@ pub(crate) fn options(
         words.extend(configuration::read(OsStr::from_bytes(file).as_ref())?);
     }
     reading.read(words)?;
+    reading.options.client = connection.inode();
     reading.options.gives_masters = fields.orphan_pts_master == Some(true);
     reading.options.exec = fields.exec_cmd.iter().cloned().map(OsString::from_vec).collect();
     Ok(reading.options_for(command))

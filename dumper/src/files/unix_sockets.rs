@@ -8,8 +8,8 @@ use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::messages::{
     FileEntry, FileIdentity, FilePermsEntry, FownEntry, PacketSender, PeerCredentials,
-    SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, ScmEntry, SkPacketEntry, UNIX_OUTSIDE,
-    UnixSkEntry, fd_type,
+    SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, ScmEntry, SkPacketEntry, UNIX_CLIENT,
+    UNIX_OUTSIDE, UnixSkEntry, fd_type,
 };
 use images::{ImageWriter, names};
 use kernel::procfs::{Dir, ProcFile, Status};
@@ -70,6 +70,9 @@ impl FileKind for UnixSocket {
         let mut socket = with_socket(survey.held, pid, file, |socket| {
             self::entry(socket, file.inode, neighbours, numbers, strict)
         })?;
+        if survey.context.client.is_some_and(|client| client == socket.peer) {
+            socket = UnixSkEntry { peer: 0, state: SK_CLOSE, uflags: UNIX_CLIENT, ..socket };
+        }
         let is_outside = survey.is_outside(socket.peer);
         if is_outside {
             survey.note_outside(pid, file, &socket)?;

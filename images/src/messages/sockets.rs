@@ -15,6 +15,8 @@ pub const SK_LISTEN: u32 = 10;
 
 /// `uflags` of a Unix socket outside of the tree, which others are connected to.
 pub const UNIX_OUTSIDE: u32 = 1;
+/// `uflags` of a Unix socket by which its process had asked to be dumped.
+pub const UNIX_CLIENT: u32 = 2;
 
 /// `shutdown`: both directions open.
 pub const SHUTDOWN_NONE: u32 = 0;

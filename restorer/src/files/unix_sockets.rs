@@ -16,6 +16,7 @@ use super::file_kind::{FileKind, missing};
 use super::keepers::AtHand;
 use super::opening::Opening;
 use super::socket_options::{self, Buffers};
+use super::unix_clients;
 use super::unix_names::{Names, address_of, connect};
 use super::unix_outside::Outside;
 use super::unix_plan::{Name, Step, failed, name, plan, what};
@@ -59,6 +60,12 @@ impl FileKind for UnixSocket {
             .iter()
             .map(|file| file.usk.as_deref().ok_or_else(|| missing(file)))
             .collect::<Result<Vec<_>, _>>()?;
+        let (clients, entries): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| unix_clients::is_client(entry));
+        for entry in clients {
+            let client = unix_clients::open(entry)?;
+            opening.add(entry.id, client)?;
+        }
         // All are made before the first is complete, some of them with another.
         opening.have_room_for(entries.len() * 2, "sockets")?;
         let outside = Outside::of(opening.files);
