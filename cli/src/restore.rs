@@ -74,6 +74,7 @@ fn restore(
         validation: options.file_validation.asked(),
         file_locks: true,
         inherited: Vec::new(),
+        networks: Default::default(),
         on_behalf_of: None,
     };
     restorer::restore(&asked, images, &mut hooks::Nobody, &mut Bar::new())

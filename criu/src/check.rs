@@ -39,7 +39,7 @@ const FEATURES: &[(&str, When, Ask)] = &[
     ("cgroupns", Extra, Kernel(Feature::CgroupNamespaces)),
     ("clone3_set_tid", Extra, Kernel(Feature::Clone3SetTid)),
     ("compat_cr", Experimental, NotCarried("programs of 32-bit code")),
-    ("external_net_ns", Named, NotCarried("network namespaces from outside")),
+    ("external_net_ns", Named, Kernel(Feature::SocketNamespace)),
     ("fdinfo_lock", Extra, Kernel(Feature::FdinfoLocks)),
     ("get_rseq_conf", Extra, Kernel(Feature::PtraceRseq)),
     ("has_ipt_legacy", Named, LegacyTables),

@@ -49,6 +49,8 @@ fn asked(
             (false, false) => Connections::Refused,
         },
         skip_in_flight: options.skip_in_flight,
+        external_networks: options.networks.external.clone(),
+        empty_networks: options.networks.empty,
         network_lock: options.network_lock,
         lock_inside: true,
         undo: host.run_dir.join(freezer::UNDO),

@@ -19,6 +19,7 @@ mod error;
 mod failure;
 mod host;
 mod log;
+mod networks;
 mod options;
 mod pidfile;
 mod program;

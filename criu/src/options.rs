@@ -14,6 +14,7 @@ use api::{CgroupRoot, CgroupsMode};
 use dumper::LockMethod;
 use ids::HostPid;
 
+use crate::networks::Networks;
 use crate::table::Known;
 
 /// What becomes of the tree.
@@ -101,6 +102,8 @@ pub struct Options {
     pub skip_in_flight: bool,
     /// How connections are locked; `None` for what this machine has.
     pub network_lock: Option<LockMethod>,
+    /// What is said of network namespaces.
+    pub networks: Networks,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
     /// Descriptors of this process, by number, that take the place of files of the tree, by CRIU's names.
@@ -201,8 +204,19 @@ impl Options {
             }
             "external" => match unix_inode(&value()) {
                 Some(inode) => drop(self.external_sockets.insert(inode)),
+                None if self.networks.take_external(&value()) => {}
                 None => self.refused.push(format!("{written} {}", value().to_string_lossy())),
             },
+            "empty-ns" => {
+                one_of(written, &value(), &["net"])?;
+                self.networks.empty = true;
+            }
+            "veth-pair" => wrong_unless(self.networks.take_pair(&value()), written, &value())?,
+            "join-ns" => match self.networks.take_joined(&value()) {
+                true => {}
+                false => self.refused.push(format!("{written} {}", value().to_string_lossy())),
+            },
+            "weak-sysctls" => self.networks.weak_settings = on,
             "pidfile" => self.pidfile = Some(value().into()),
             "timeout" => {
                 // CRIU takes 0 for its default.
@@ -272,6 +286,12 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Fails for a value that an option does not take.
+fn wrong_unless(is_right: bool, option: &str, value: &OsStr) -> Result<(), UsageError> {
+    let (option, value) = (option.to_owned(), value.to_string_lossy().into_owned());
+    if is_right { Ok(()) } else { Err(UsageError::Value { option, value }) }
 }
 
 /// Which of its values an option has.
@@ -440,6 +460,9 @@ mod tests {
             let values: &[&str] = match known.long {
                 "external" => &["=unix[1]"],
                 "inherit-fd" => &["=fd[1]:x"],
+                "empty-ns" => &["=net"],
+                "veth-pair" => &["=a=b"],
+                "join-ns" => &["=net:1"],
                 _ => &["", "=1", "=soft", "=filesize", "=read", "=skip", "=/x"],
             };
             for command in [Command::Dump, Command::PreDump, Command::Restore, Command::Check] {

@@ -71,8 +71,15 @@ fn restore(
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         file_locks: options.file_locks,
         inherited: inherited(&options.inherited)?,
+        networks: restorer::Given {
+            inherited: Default::default(),
+            empty: options.networks.empty,
+            devices: options.networks.devices.clone(),
+            weak_settings: options.networks.weak_settings,
+        },
         on_behalf_of: None,
     };
+    options.networks.join()?;
     let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
     let mut hooks = WithPidfile { hooks, pidfile: pidfile.as_mut() };
     let report = restorer::restore(&asked, &images, &mut hooks, &mut Quiet)?;

@@ -76,7 +76,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("daemon", None, Switch, &[Restore, Service]),
     known("deprecated", None, Switch),
     known("display-stats", None, Switch),
-    known("empty-ns", None, Required),
+    carried("empty-ns", None, Required, IMAGES),
     known("enable-external-masters", None, Plain),
     known("enable-external-sharing", None, Plain),
     known("enable-fs", None, Required),
@@ -99,7 +99,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("images-dir", Some('D'), Required, ALL),
     carried("inherit-fd", None, Required, &[Restore]),
     carried("irmap-scan-path", None, Required, DUMPS),
-    known("join-ns", Some('J'), Required),
+    carried("join-ns", Some('J'), Required, &[Restore]),
     known("lazy-pages", None, Plain),
     carried("leave-running", Some('R'), Plain, IMAGES),
     carried("leave-stopped", Some('s'), Plain, &[Dump, Restore]),
@@ -143,8 +143,8 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("unprivileged", None, Switch),
     carried("verbosity", Some('v'), Optional, ALL),
     carried("version", Some('V'), Plain, ALL),
-    known("veth-pair", None, Required),
-    known("weak-sysctls", None, Switch),
+    carried("veth-pair", None, Required, &[Restore]),
+    carried("weak-sysctls", None, Switch, &[Restore]),
     carried("work-dir", Some('W'), Required, ALL),
 ];
 

@@ -189,13 +189,15 @@ fn read(
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
-    let namespaces = Namespaces::read(&inventory, &plan.around.namespaces)?;
+    let own = &plan.around.namespaces;
+    let namespaces = Namespaces::read(&inventory, own, root, &plan.networks)?;
     let ids = kobj_ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
     let files =
         plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
+    files.number_networks(namespaces.networks());
     // Most often those of the plan, so that there is nothing to be done.
     network.prepare(options, &pre_copy.id, &inventory, files.connections())?;
     plan.files

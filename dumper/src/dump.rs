@@ -130,7 +130,7 @@ fn attempt(
         destination,
         started,
         clock: Clock::start(options, started),
-        hooks,
+        hooks: &mut *hooks,
         progress,
         pre_copy: &mut pre_copy,
         ending: &mut ending,

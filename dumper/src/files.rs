@@ -31,6 +31,7 @@ mod memfd;
 mod multicast;
 mod neighbours;
 mod netlink_sockets;
+mod networks;
 mod nsfs;
 mod other_options;
 mod outside;
@@ -214,6 +215,12 @@ impl Plan {
         self.in_flight.files()
     }
 
+    /// The network namespaces in which the tree has sockets or processes, beside this process's own, by the kernel's
+    /// ids.
+    pub(crate) fn networks(&self) -> &BTreeMap<u64, std::sync::Arc<std::os::fd::OwnedFd>> {
+        self.held.networks.others()
+    }
+
     /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
     /// gives the id of each process's descriptor table (`TaskKobjIdsEntry.files_id`; processes
     /// that share a table have equal ids).
@@ -282,6 +289,8 @@ pub struct Captured {
     left_behind: usize,
     /// Sockets outside of the tree that its own may be connected to.
     outside: Vec<FileEntry>,
+    /// The numbers that network namespaces beside the dumper's have in the images, by the kernel's ids.
+    networks: BTreeMap<u64, u32>,
 }
 
 impl Captured {
@@ -300,6 +309,11 @@ impl Captured {
                  the images"
             )
         })
+    }
+
+    /// Takes the numbers that network namespaces beside the dumper's have in the images, by the kernel's ids.
+    pub(crate) fn number_networks(&mut self, numbers: BTreeMap<u64, u32>) {
+        self.networks = numbers;
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.

@@ -17,6 +17,7 @@ use support::tree::{CARRIED_NAMESPACES, Surroundings};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
+use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
 use crate::processes::has_ended;
@@ -155,6 +156,7 @@ impl<'a> Looker<'a> {
         let others: Vec<_> = refused.into_iter().filter(|other| !is_told(other)).collect();
         shared.extend(others);
         found.extend(shared);
+        found.extend(Networks::begin(files.networks(), self.options)?.unsupported(root)?);
         inventory.refer_to_this();
         Ok((Seen { inventory, task_states, numbers, files, sharing }, found))
     }

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod ipc;
+pub(crate) mod net;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -22,16 +23,33 @@ use crate::processes::is_zombie;
 pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 3] = [("uts", uts::read), ("cgroup", cgroup::read), ("ipc", ipc::read)];
+const TABLE: [(&str, Read); 4] =
+    [("uts", uts::read), ("cgroup", cgroup::read), ("ipc", ipc::read), ("net", net::read)];
 
 /// Reads what a namespace of one kind says of itself.
-type Read = fn(&Namespace) -> Result<Box<dyn Described>, Error>;
+type Read = fn(&Namespace<'_>) -> Result<Box<dyn Described>, Error>;
 
 /// A namespace of a frozen tree that is not the dumper's.
 #[derive(Clone, Copy, Debug)]
-struct Namespace {
-    /// A process that is in it.
+struct Namespace<'a> {
+    /// A process that is in it; of one that only sockets are in, the root.
     member: HostPid,
+    /// The kernel's id.
+    id: u64,
+    /// Its number in the images.
+    number: u32,
+    /// What is known of network namespaces.
+    networks: &'a net::Plans,
+    /// The numbers of all that are not the dumper's, by name and the kernel's id.
+    numbers: &'a BTreeMap<(&'static str, u64), u32>,
+}
+
+impl Namespace<'_> {
+    /// The numbers of all namespaces of a kind that are not the dumper's, by the kernel's ids.
+    fn numbers_of(&self, name: &str) -> impl Iterator<Item = (u64, u32)> {
+        let same = self.numbers.iter().filter(move |((kind, _), _)| *kind == name);
+        same.map(|((_, id), number)| (*id, *number))
+    }
 }
 
 /// What a namespace says of itself.
@@ -58,22 +76,42 @@ impl Namespaces {
     pub(crate) fn read(
         inventory: &Inventory,
         own: &BTreeMap<&'static str, u64>,
+        root: HostPid,
+        networks: &net::Plans,
     ) -> Result<Self, Error> {
         let mut found = Self::default();
+        let mut members = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             for name in KINDS {
                 let Some(&id) = process.namespaces.get(name) else { continue };
-                let next = (KINDS.len() + found.others.len() + 1) as u32;
-                if own.get(name) == Some(&id) || found.others.contains_key(&(name, id)) {
-                    continue;
-                }
-                found.others.insert((name, id), next);
-                if let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) {
-                    found.described.insert(next, read(&Namespace { member: process.pid })?);
+                if own.get(name) != Some(&id) {
+                    found.number(name, id);
+                    members.entry((name, id)).or_insert(process.pid);
                 }
             }
         }
+        for id in networks.ids() {
+            found.number("net", id);
+        }
+        for (&(name, id), &number) in &found.others {
+            let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) else { continue };
+            let member = members.get(&(name, id)).copied().unwrap_or(root);
+            let namespace = Namespace { member, id, number, networks, numbers: &found.others };
+            found.described.insert(number, read(&namespace)?);
+        }
         Ok(found)
+    }
+
+    /// Gives a namespace that is not the dumper's a number, if it has none.
+    fn number(&mut self, name: &'static str, id: u64) {
+        let next = (KINDS.len() + self.others.len() + 1) as u32;
+        self.others.entry((name, id)).or_insert(next);
+    }
+
+    /// The numbers of network namespaces that are not the dumper's, by the kernel's ids.
+    pub(crate) fn networks(&self) -> BTreeMap<u64, u32> {
+        let networks = self.others.iter().filter(|((name, _), _)| *name == "net");
+        networks.map(|((_, id), number)| (*id, *number)).collect()
     }
 
     /// The numbers of the namespaces that a process is in; the rest of the entry is empty.

@@ -8,15 +8,17 @@
 //! All of that the kernel keeps. So it is written down before, and undone when this is dropped, after the target
 //! runs again; should this process be killed, by whatever starts next ([`freezer::Undo`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use collector::Inventory;
 use freezer::{Deed, LockedNetwork, LockedTree, RepairedSocket, Undo};
 use hooks::{Hooks, Moment, Point};
 use ids::HostPid;
+use kernel::namespaces::within_network;
 use kernel::netfilter::{Ends, Lock, Method};
 use kernel::tcp;
 
@@ -25,13 +27,19 @@ use crate::files::Connection;
 use crate::files::Connections;
 use crate::options::{AfterDump, DumpOptions};
 
+/// Connections with the namespace that they are in, if that is not our own.
+type InNetwork = (Option<Arc<OwnedFd>>, Vec<Ends>);
+
 /// What has been done, and is undone when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     /// Where the checkpoint is to be.
     images: PathBuf,
     locks: Vec<Undo>,
-    locked: HashSet<Ends>,
+    /// With the kernel's ids of the network namespaces that they are in, beside our own.
+    locked: HashSet<(Option<u64>, Ends)>,
+    /// The namespaces in which a lock has been set.
+    begun: HashSet<Option<u64>>,
     method: Option<Method>,
     repairs: Vec<Undo>,
     /// Sockets, by process and descriptor, that may be put into repair mode.
@@ -70,13 +78,17 @@ impl Network {
             return Ok(());
         }
         let wanted = |connection: &&Connection| connection.outside || options.lock_inside;
-        let is_new = |ends: &Ends| {
-            let (local, peer) = *ends;
-            !self.locked.contains(ends) && !self.locked.contains(&(peer, local))
-        };
-        let ends: Vec<Ends> =
-            connections.iter().filter(wanted).map(|it| it.ends).filter(is_new).collect();
-        if ends.is_empty() {
+        let mut new: BTreeMap<Option<u64>, InNetwork> = BTreeMap::new();
+        for connection in connections.iter().filter(wanted) {
+            let place = connection.network.as_ref().map(|(id, _)| *id);
+            let (local, peer) = connection.ends;
+            let is_locked = |ends| self.locked.contains(&(place, ends));
+            if !is_locked((local, peer)) && !is_locked((peer, local)) {
+                let namespace = connection.network.as_ref().map(|(_, it)| Arc::clone(it));
+                new.entry(place).or_insert((namespace, Vec::new())).1.push(connection.ends);
+            }
+        }
+        if new.is_empty() {
             return Ok(());
         }
         let root = inventory.processes.get(&options.pid);
@@ -86,8 +98,16 @@ impl Network {
             start_time: leader.map_or(0, |leader| leader.start_time),
             images: self.images.clone(),
         };
-        self.lock(options, id, &ends, &tree)?;
-        self.locked.extend(ends);
+        for (place, (namespace, ends)) in new {
+            match namespace {
+                None => self.lock(options, id, (place, &ends), &tree)?,
+                Some(namespace) => {
+                    within_network(&*namespace, || self.lock(options, id, (place, &ends), &tree))
+                        .map_err(Error::Lock)??;
+                }
+            }
+            self.locked.extend(ends.into_iter().map(|ends| (place, ends)));
+        }
         Ok(())
     }
 
@@ -139,12 +159,12 @@ impl Network {
         Ok(())
     }
 
-    /// Locks connections, by what is asked for or what this machine has.
+    /// Locks connections of the namespace that this thread is in, by what is asked for or what this machine has.
     fn lock(
         &mut self,
         options: &DumpOptions,
         id: &str,
-        ends: &[Ends],
+        (place, ends): (Option<u64>, &[Ends]),
         tree: &LockedTree,
     ) -> Result<(), Error> {
         let any = [Method::Nftables, Method::Iptables];
@@ -152,7 +172,7 @@ impl Network {
         let methods = any.into_iter().filter(|method| asked.is_none_or(|asked| asked == *method));
         let mut failed = None;
         for method in methods {
-            let begun = self.method.is_some();
+            let begun = self.begun.contains(&place);
             let deed = |lock| LockedNetwork::here(lock, tree.clone()).map(Deed::LockedNetwork);
             let lock = Lock::new(method, id, ends.iter().copied())
                 .ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
@@ -161,6 +181,7 @@ impl Network {
             match if begun { lock.add() } else { lock.set() } {
                 Ok(()) => {
                     self.method = Some(method);
+                    self.begun.insert(place);
                     self.locks.push(undo);
                     return Ok(());
                 }

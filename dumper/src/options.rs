@@ -79,6 +79,11 @@ pub struct DumpOptions {
     pub connections: Connections,
     /// TCP connections that nobody has accepted yet are left out.
     pub skip_in_flight: bool,
+    /// Network namespaces that are not part of the checkpoint, by the kernel's ids, with what a restore is told
+    /// by which stands for each.
+    pub external_networks: std::collections::BTreeMap<u64, String>,
+    /// Network namespaces come back empty.
+    pub empty_networks: bool,
     /// How connections are locked while the tree is away; `None` for what this machine has.
     pub network_lock: Option<LockMethod>,
     /// Connections with both ends in the tree are locked, too: a restore by CRIU counts on it.
@@ -156,6 +161,8 @@ impl DumpOptions {
             freeze_cgroup: None,
             connections: Connections::default(),
             skip_in_flight: false,
+            external_networks: Default::default(),
+            empty_networks: false,
             network_lock: None,
             lock_inside: false,
             undo: UNDO_DIR.into(),

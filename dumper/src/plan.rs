@@ -20,6 +20,7 @@ use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, PlannedMemory, PreCopy, Store};
+use crate::namespaces::net::Plans as Networks;
 use crate::network::Network;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
@@ -88,6 +89,8 @@ pub(crate) struct Plan {
     /// By process.
     pub(crate) memory: BTreeMap<HostPid, PlannedMemory>,
     pub(crate) store: Store,
+    /// What is known of network namespaces beside the dumper's.
+    pub(crate) networks: Networks,
     /// The dumper and its namespaces.
     pub(crate) around: Surroundings,
     pub(crate) writer: ImageWriter,
@@ -161,6 +164,7 @@ impl Plan {
         let mut earlier = inventory;
         let inventory = look::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
         let around = looker.around;
+        let networks = Networks::begin(files.networks(), options)?;
         let layout = Layout::of_this_processor();
         Ok(Self {
             collector,
@@ -173,6 +177,7 @@ impl Plan {
             gadgets,
             memory,
             store,
+            networks,
             around,
             writer,
             layout,

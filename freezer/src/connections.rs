@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use ids::HostPid;
+use kernel::namespaces::{find_network, within_network};
 use kernel::netfilter::Lock;
 use kernel::pidfd::PidFd;
 use kernel::procfs::{Dir, ProcFile, Stat};
@@ -64,12 +65,17 @@ impl LockedNetwork {
             return Ok(false);
         }
         let failed = |source| Error::Locked { what: self.to_string(), source };
-        if namespace().map_err(failed)? != self.namespace {
-            // The next to start there does it.
-            let elsewhere = "it is in another network namespace: run any stasis command in that";
-            return Err(failed(io::Error::new(io::ErrorKind::NotFound, elsewhere)));
+        if namespace().map_err(failed)? == self.namespace {
+            return self.lock.take_away().map_err(failed);
         }
-        self.lock.take_away().map_err(failed)
+        match find_network(self.namespace).map_err(failed)? {
+            Some(namespace) => {
+                let taken = within_network(namespace, || self.lock.take_away());
+                taken.flatten().map_err(failed)
+            }
+            // It went with the last who was in it.
+            None => Ok(false),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod contents;
 mod files;
 mod ipc;
 mod memory;
+mod networks;
 mod processes;
 mod unique;
 
@@ -29,6 +30,7 @@ pub use contents::{
 };
 pub use files::Files;
 pub use ipc::{IpcNamespace, MessageQueue, SemaphoreSet};
+pub use networks::{Network, network_of};
 pub use processes::{Body, Mapping, Process, State, Thread};
 
 /// A checkpoint in which everything that is referred to is there.
@@ -67,6 +69,8 @@ pub struct Checkpoint {
     pub uts_namespaces: BTreeMap<u32, UtsnsEntry>,
     /// IPC namespaces of the processes, by number, with what belongs to them of the dumper's own.
     pub ipc_namespaces: BTreeMap<u32, IpcNamespace>,
+    /// Network namespaces of the processes and of their sockets, by number, beside the dumper's.
+    pub networks: BTreeMap<u32, Network>,
     /// The clocks when the dump was made.
     pub clocks: Option<TimensEntry>,
 }
@@ -84,8 +88,10 @@ impl Checkpoint {
         let memfds = memory::memfds(&images)?;
         let files = Files::load(&images, &processes)?;
         let ipc_namespaces = ipc::load(&images, &processes)?;
+        let entries = || files.entries.values().map(|file| &**file);
         let checkpoint = Self {
-            streams: contents::streams(&images, files.entries.values().map(|file| &**file))?,
+            streams: contents::streams(&images, entries())?,
+            networks: networks::load(&images, &processes, entries())?,
             files,
             shared_memory: memory::shared(&images, &processes, &memfds, &ipc_namespaces)?,
             memfds,

@@ -1,6 +1,6 @@
 //! Reading a checkpoint.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,6 +112,18 @@ impl Images {
     pub fn raw(&self, name: &str) -> Result<Box<dyn Content>, Error> {
         let missing = || Error::Missing { name: name.into() };
         Ok(self.store.open(name)?.ok_or_else(missing)?.content)
+    }
+
+    /// All of a small image without messages; none if there is no such file.
+    pub fn read_raw(&self, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
+        let Some(Opened { content, size }) = self.store.open(name)? else { return Ok(Vec::new()) };
+        let failed = |source| Error::Io { operation: "read", name: name.into(), source };
+        let mut bytes = Vec::new();
+        content.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+        match size.max(bytes.len() as u64) <= limit {
+            true => Ok(bytes),
+            false => Err(Error::invalid(name, format!("it is longer than {limit} bytes"))),
+        }
     }
 
     /// The checkpoint that holds the pages marked as being in the parent; `None` if there is none.

@@ -20,6 +20,8 @@ pub mod magic;
 mod mapping_kind;
 pub mod messages;
 pub mod names;
+pub mod network_devices;
+pub mod network_settings;
 mod pagemap;
 mod progress;
 mod reader;

@@ -71,5 +71,9 @@ pub const USERNS: u32 = 0x5547_4906;
 pub const PIDNS: u32 = 0x6115_7326;
 /// `mountpoints-ID.img`.
 pub const MNTS: u32 = 0x5556_3928;
+/// `netns-ID.img`.
+pub const NETNS: u32 = 0x5593_3752;
+/// `netdev-ID.img`.
+pub const NETDEV: u32 = 0x5737_3951;
 /// `stats-dump` and `stats-restore`.
 pub const STATS: u32 = 0x5709_3306;

@@ -9,9 +9,9 @@ use crate::magic;
 use crate::messages::{
     CgroupEntry, CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
     InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, MemfdInodeEntry, MmEntry,
-    MntEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry,
-    SeccompEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry,
-    TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
+    MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry,
+    RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry,
+    TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -221,6 +221,80 @@ pub fn mountpoints(id: u32) -> Image<MntEntry> {
     Image::new(format!("mountpoints-{id}.img"), magic::MNTS)
 }
 
+/// `netns-ID.img`: a network namespace. One entry, or none where it is restored empty.
+pub fn netns(id: u32) -> Image<NetnsEntry> {
+    Image::new(format!("netns-{id}.img"), magic::NETNS)
+}
+
+/// `netdev-ID.img`: network devices.
+pub fn netdev(id: u32) -> Image<NetDeviceEntry> {
+    Image::new(format!("netdev-{id}.img"), magic::NETDEV)
+}
+
+/// What a network namespace has beside, in images that hold no messages: `ifaddr-ID.img` and the like.
+pub fn of_network(kind: NetworkImage, id: u32) -> String {
+    format!("{}-{id}.img", kind.stem())
+}
+
+/// An image of a network namespace that holds no messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkImage {
+    /// Addresses, as `ip address save` writes them.
+    Addresses,
+    /// Routes of IPv4, as `ip route save` writes them.
+    Routes,
+    /// Routes of IPv6, as `ip -6 route save` writes them.
+    Routes6,
+    /// Rules of IPv4, as `ip rule save` writes them.
+    Rules,
+    /// Rules of IPv6, in the same form. Only stasis writes it.
+    Rules6,
+    /// As `nft list ruleset` writes it.
+    Nftables,
+    /// As `iptables-legacy-save` writes it.
+    Iptables,
+    /// As `ip6tables-legacy-save` writes it.
+    Ip6tables,
+}
+
+impl NetworkImage {
+    /// All of them, in the order in which they are restored.
+    pub const ALL: [Self; 8] = [
+        Self::Addresses,
+        Self::Routes,
+        Self::Routes6,
+        Self::Rules,
+        Self::Rules6,
+        Self::Iptables,
+        Self::Ip6tables,
+        Self::Nftables,
+    ];
+
+    /// What its name begins with.
+    pub const fn stem(self) -> &'static str {
+        match self {
+            Self::Addresses => "ifaddr",
+            Self::Routes => "route",
+            Self::Routes6 => "route6",
+            Self::Rules => "rule",
+            Self::Rules6 => "rule6",
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::Ip6tables => "ip6tables",
+        }
+    }
+
+    /// The number that it begins with, if it holds messages of netlink. It is iproute2's.
+    pub const fn magic(self) -> Option<u32> {
+        match self {
+            Self::Addresses => Some(0x4736_1222),
+            Self::Routes | Self::Routes6 => Some(0x4531_1224),
+            Self::Rules | Self::Rules6 => Some(0x7170_6986),
+            Self::Nftables | Self::Iptables | Self::Ip6tables => None,
+        }
+    }
+}
+
 /// `stats-dump`: what a dump cost. A service file: it lies in the work directory. One entry.
 pub fn stats_dump() -> Image<StatsEntry> {
     Image::new("stats-dump", magic::STATS).with_head(Head::Service)
@@ -337,6 +411,7 @@ const NUMBERED: &[&str] = &[
     "route",
     "route6",
     "rule",
+    "rule6",
     "sigacts",
     "signal-p",
     "signal-s",

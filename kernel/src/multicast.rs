@@ -91,8 +91,8 @@ pub fn groups() -> io::Result<Vec<Group>> {
         text => text,
     };
     let strange = || io::Error::other("understand the list of multicast groups");
-    let mut groups = of_ipv4(&read("/proc/net/igmp")?).ok_or_else(strange)?;
-    groups.extend(of_ipv6(&read("/proc/net/igmp6")?).ok_or_else(strange)?);
+    let mut groups = of_ipv4(&read("/proc/thread-self/net/igmp")?).ok_or_else(strange)?;
+    groups.extend(of_ipv6(&read("/proc/thread-self/net/igmp6")?).ok_or_else(strange)?);
     Ok(groups)
 }
 

@@ -171,6 +171,50 @@ pub fn within<T: Send>(
     elsewhere(move || enter(name, namespace).and_then(|()| work()))
 }
 
+/// Makes a network namespace, which has nothing but a loopback device that is down.
+///
+/// # Errors
+/// Without the right to (`CAP_SYS_ADMIN`).
+pub fn new_network() -> io::Result<OwnedFd> {
+    elsewhere(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        own("net")
+    })
+}
+
+/// The kernel's id of a namespace.
+///
+/// # Errors
+/// As fstat(2).
+pub fn id(namespace: impl AsFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(namespace)?.st_ino)
+}
+
+/// The network namespace with this id, if a process is in it, or it has a name of `ip netns`.
+///
+/// # Errors
+/// If the processes cannot be listed.
+pub fn find_network(wanted: u64) -> io::Result<Option<OwnedFd>> {
+    let is_it = |namespace: &OwnedFd| id(namespace).is_ok_and(|id| id == wanted);
+    let processes = crate::procfs::processes().map_err(io::Error::other)?;
+    let of_processes = processes.into_iter().filter_map(|pid| of_process(pid, "net").ok());
+    let named = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let named = named.filter_map(|entry| File::open(entry.path()).ok()).map(OwnedFd::from);
+    Ok(of_processes.chain(named).find(is_it))
+}
+
+/// Does `work` in the calling thread while that is in a network namespace. Nothing else of the process notices.
+///
+/// # Errors
+/// If the namespace may not be entered, or the thread does not get back.
+pub fn within_network<T>(namespace: impl AsFd, work: impl FnOnce() -> T) -> io::Result<T> {
+    let back = own("net")?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let done = work();
+    setns(back, CloneFlags::CLONE_NEWNET)?;
+    Ok(done)
+}
+
 /// Does `work` in a thread of its own, whose namespaces end with it.
 fn elsewhere<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
@@ -195,6 +239,10 @@ mod tests {
         let made = new_uts(&names).unwrap();
         assert_eq!(uts_names(made).unwrap(), names);
         assert_eq!(uts_names(own("uts").unwrap()).unwrap(), here);
+        let made = new_network().unwrap();
+        let inside = within_network(&made, || own("net").and_then(id)).unwrap().unwrap();
+        assert_eq!(inside, id(&made).unwrap());
+        assert_ne!(inside, own("net").and_then(id).unwrap());
         let long = UtsNames { node: vec![b'x'; LONGEST_UTS_NAME + 1], ..names };
         assert!(new_uts(&long).is_err());
     }

@@ -265,6 +265,22 @@ impl Lock {
     }
 }
 
+/// Takes away the lock of a whole network namespace that CRIU sets by iptables, if it is there: a chain of its own, to which the
+/// others jump.
+///
+/// # Errors
+/// When a program fails, with what it said.
+pub fn unlock_namespace_by_iptables() -> io::Result<()> {
+    const CHAIN: &str = "*filter\n-D INPUT -j CRIU\n-D OUTPUT -j CRIU\n-F CRIU\n-X CRIU\nCOMMIT\n";
+    for (program, restore) in [("iptables", "iptables-restore"), ("ip6tables", "ip6tables-restore")]
+    {
+        if run(program, &["-w", "-C", "INPUT", "-j", "CRIU"], "").is_ok() {
+            run(restore, &["-w", "--noflush"], CHAIN)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where a program is: on `PATH`, or where those of administrators are.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -277,6 +293,20 @@ fn find(program: &str) -> Option<PathBuf> {
 
 /// Runs a program, with a script as its input.
 fn run(program: &str, arguments: &[&str], script: &str) -> io::Result<()> {
+    run_quietly(program, arguments, script.as_bytes())
+}
+
+/// The same with bytes.
+pub(crate) fn run_quietly(program: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
+    result_of(program, arguments, input, Stdio::null()).map(drop)
+}
+
+/// What a program writes.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> io::Result<Vec<u8>> {
+    result_of(program, arguments, &[], Stdio::piped())
+}
+
+fn result_of(program: &str, arguments: &[&str], input: &[u8], to: Stdio) -> io::Result<Vec<u8>> {
     let file = find(program).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, format!("there is no program {program}"))
     })?;
@@ -284,16 +314,16 @@ fn run(program: &str, arguments: &[&str], script: &str) -> io::Result<()> {
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(to)
         .stderr(Stdio::piped())
         .spawn()?;
     let written = match child.stdin.take() {
-        Some(mut input) => input.write_all(script.as_bytes()),
+        Some(mut stdin) => stdin.write_all(input),
         None => Ok(()),
     };
     let output = child.wait_with_output()?;
     if output.status.success() {
-        return written;
+        return written.map(|()| output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();

@@ -79,6 +79,16 @@ pub fn create(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })
 }
 
+/// The network namespace that a socket is in.
+///
+/// # Errors
+/// Without `CAP_NET_ADMIN` there.
+pub fn network_namespace(socket: impl AsFd) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: the request takes no argument, and returns a descriptor.
+    owned(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCGSKNS, 0) })
+}
+
 /// Two Unix sockets that are connected to each other, close-on-exec.
 ///
 /// # Errors

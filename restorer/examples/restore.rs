@@ -22,6 +22,7 @@ fn main() -> std::process::ExitCode {
         file_locks: true,
         connections: Connections::default(),
         inherited: Vec::new(),
+        networks: Default::default(),
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;

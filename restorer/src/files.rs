@@ -30,6 +30,7 @@ mod leases;
 mod load;
 mod memfd;
 mod netlink_sockets;
+mod networks;
 mod nsfs;
 mod open;
 mod opener;
@@ -78,6 +79,7 @@ pub use self::inherited::Inherited;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
 pub(crate) use self::leases::Leases;
+pub use self::networks::Networks;
 use self::opener::Opener;
 
 /// What the rest of the restore tells the files part.
@@ -101,6 +103,8 @@ pub struct OpenContext {
     pub connections: Connections,
     /// The caller takes the masters of terminals outside the tree, which are made for it.
     pub gives_masters: bool,
+    /// Where sockets are made.
+    pub networks: Networks,
     /// Free process numbers, for processes that keep files which one process cannot have.
     pub numbers: Vec<HostPid>,
 }

@@ -51,6 +51,7 @@ mod turns;
 
 pub use error::Error;
 pub use files::{Connections, Inherited, Trust, Validation};
+pub use namespaces::Given;
 pub use network::{Unlocked, unlock};
 pub use options::{AfterRestore, Parent, RestoreOptions, RestoreReport};
 pub use record::Record;

@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod ipc;
+mod net;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -21,9 +22,12 @@ use kernel::descriptors::duplicate_from;
 use kernel::namespaces::{enter, own};
 
 use crate::error::Error;
+use crate::files::Networks;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
-const TABLE: [Kind; 3] = [uts::KIND, cgroup::KIND, ipc::KIND];
+const TABLE: [Kind; 4] = [uts::KIND, net::KIND, cgroup::KIND, ipc::KIND];
+
+pub use net::Given;
 
 /// A kind of namespace.
 struct Kind {
@@ -38,7 +42,12 @@ type Load = fn(&Checkpoint, u32) -> Result<Box<dyn Making>, Error>;
 /// A namespace that is to be made.
 trait Making: Debug {
     /// Makes it; nobody is in it.
-    fn make(&self, number: u32) -> Result<OwnedFd, Error>;
+    fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error>;
+
+    /// Fills it, when all have been made.
+    fn fill(&self, _number: u32, _made: &Made<'_>, _given: &Given) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// One that has been made.
@@ -46,7 +55,7 @@ trait Making: Debug {
 struct There(OwnedFd);
 
 impl Making for There {
-    fn make(&self, _number: u32) -> Result<OwnedFd, Error> {
+    fn make(&self, _number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         self.0.try_clone().map_err(Error::kernel("duplicate a descriptor"))
     }
 }
@@ -83,6 +92,13 @@ impl Sets {
                 sets.of.insert(pid, set);
             }
         }
+        // Some may be those of sockets alone.
+        let network = kind_of(net::NAME);
+        for &number in checkpoint.networks.keys() {
+            if let Entry::Vacant(vacant) = sets.others.entry((network, number)) {
+                vacant.insert((TABLE[network].load)(checkpoint, number)?);
+            }
+        }
         Ok(sets)
     }
 
@@ -113,6 +129,11 @@ impl Sets {
     pub(crate) fn first(&self) -> Option<ImagePid> {
         self.of.keys().next().copied()
     }
+}
+
+/// The place of a kind in the table.
+fn kind_of(name: &str) -> usize {
+    TABLE.iter().position(|kind| kind.name == name).unwrap_or(TABLE.len())
 }
 
 /// The number of a namespace that is not the dumper's.
@@ -159,15 +180,18 @@ pub(crate) struct Made<'s> {
 }
 
 impl<'s> Made<'s> {
-    /// Makes them.
-    pub(crate) fn make(sets: &'s Sets) -> Result<Self, Error> {
+    /// Makes and fills them.
+    pub(crate) fn make(sets: &'s Sets, given: &Given) -> Result<Self, Error> {
         let mut made = Self { sets, own: BTreeMap::new(), others: BTreeMap::new() };
         for (&(kind, number), namespace) in &sets.others {
-            made.others.insert((kind, number), namespace.make(number)?);
+            made.others.insert((kind, number), namespace.make(number, given)?);
             if let Entry::Vacant(vacant) = made.own.entry(kind) {
                 let failed = format!("open the own {} namespace", TABLE[kind].name);
                 vacant.insert(own(TABLE[kind].name).map_err(Error::kernel(failed))?);
             }
+        }
+        for (&(_, number), namespace) in &sets.others {
+            namespace.fill(number, &made, given)?;
         }
         Ok(made)
     }
@@ -176,6 +200,24 @@ impl<'s> Made<'s> {
     pub(crate) fn namespace(&self, name: &str, number: u32) -> Option<&OwnedFd> {
         let kind = TABLE.iter().position(|kind| kind.name == name)?;
         self.others.get(&(kind, number))
+    }
+
+    /// Those of a kind, by number.
+    fn of_kind(&self, name: &str) -> BTreeMap<u32, &OwnedFd> {
+        let kind = kind_of(name);
+        let same = self.others.iter().filter(|((other, _), _)| *other == kind);
+        same.map(|((_, number), namespace)| (*number, namespace)).collect()
+    }
+
+    /// Where the sockets of the tree are made; `root` is the root of that.
+    pub(crate) fn networks(&self, root: Option<ImagePid>) -> Result<Networks, Error> {
+        let set = root.and_then(|root| self.sets.of.get(&root));
+        let usual = set.and_then(|set| set.get(&kind_of(net::NAME)).copied());
+        let copies = self.of_kind(net::NAME).into_iter().map(|(number, namespace)| {
+            let copy = namespace.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
+            Ok((number, std::sync::Arc::new(copy)))
+        });
+        Ok(Networks { made: copies.collect::<Result<_, Error>>()?, usual })
     }
 
     /// Moves the descriptors to numbers from `base` on, out of the tasks' way.

@@ -1,15 +1,18 @@
 //! The last steps before a restored tree runs: the network is unlocked, and its connections go on.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use ids::HostPid;
 use images::Images;
 use images::messages::FileEntry;
-use kernel::netfilter::{Ends, Lock, Method};
+use kernel::namespaces::within_network;
+use kernel::netfilter::{Ends, Lock, Method, unlock_namespace_by_iptables};
 use kernel::pidfd::PidFd;
 
 use crate::error::Error;
-use crate::files::{Connections, OpenFiles, Repaired};
+use crate::files::{Connections, Networks, OpenFiles, Repaired};
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
 use crate::plan::Plan;
@@ -17,8 +20,9 @@ use crate::plan::Plan;
 /// What has been done to connections until the tree runs.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// What a dump has left locked.
-    lock: Option<Lock>,
+    /// What a dump has left locked, or was locked while the tree is built, with the network namespace that it is
+    /// in, if that is not our own.
+    locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
     repaired: Vec<(HostPid, Repaired)>,
 }
 
@@ -30,22 +34,46 @@ pub(crate) fn connections(options: &RestoreOptions, dir: &Images) -> Connections
     }
 }
 
-/// The lock that the dump of these images has left.
-pub(crate) fn lock<'f>(
+/// The locks that the dump of these images has left, and of those namespaces that have been made.
+pub(crate) fn locks<'f>(
     dir: &Images,
     root: Option<i32>,
     files: impl Iterator<Item = &'f FileEntry>,
+    networks: &Networks,
+) -> Vec<(Option<Arc<OwnedFd>>, Lock)> {
+    let mut ends: BTreeMap<Option<u32>, Vec<Ends>> = BTreeMap::new();
+    ends.insert(networks.usual, Vec::new());
+    let sockets = files.filter_map(|file| file.isk.as_deref());
+    for socket in sockets.filter(|socket| socket.is_connection()) {
+        let number = socket.ns_id.or(networks.usual);
+        let number = number.filter(|number| networks.made.contains_key(number));
+        let both = socket.local().zip(socket.peer());
+        ends.entry(number).or_default().extend(both);
+    }
+    let of = |(number, ends): (Option<u32>, _)| {
+        let namespace = number.and_then(|number| networks.made.get(&number).cloned());
+        // Of a new namespace it may be one that came with the images' tables, or ours.
+        let method = number.and_then(|_| Method::here());
+        Some((namespace, lock(dir, root, ends, method)?))
+    };
+    ends.into_iter().filter_map(of).collect()
+}
+
+/// The lock of connections, as the images have it, or by a method where these have none.
+fn lock(
+    dir: &Images,
+    root: Option<i32>,
+    ends: Vec<Ends>,
+    otherwise: Option<Method>,
 ) -> Option<Lock> {
     let inventory = dir.inventory();
-    let method = inventory.network_lock_method.and_then(Method::of_number)?;
-    let sockets = files.filter_map(|file| file.isk.as_deref());
-    let connections = sockets.filter(|socket| socket.is_connection());
-    let ends: Vec<Ends> =
-        connections.filter_map(|socket| Some((socket.local()?, socket.peer()?))).collect();
+    let told = inventory.network_lock_method.and_then(Method::of_number);
+    let method = told.filter(|method| *method != Method::Skip).or(otherwise)?;
     let is_one = match method {
         // It is one table, whatever is in it.
         Method::Nftables => true,
-        Method::Iptables => !ends.is_empty(),
+        // In a namespace of its own CRIU locks all of it.
+        Method::Iptables => otherwise.is_some() || !ends.is_empty(),
         Method::Skip => false,
     };
     // Of images without an id CRIU calls it by the root.
@@ -73,7 +101,9 @@ pub fn unlock(images: &Images) -> Result<Unlocked, Error> {
     let checkpoint = images::Checkpoint::load(images.clone())?;
     let root = checkpoint.processes.first().map(|process| process.pid.cast_signed());
     let files = checkpoint.files.entries.values().map(|file| &**file);
-    let Some(lock) = lock(images, root, files) else { return Ok(Unlocked::Never) };
+    // Those of namespaces that are gone went with them.
+    let own = locks(images, root, files, &Networks::default()).pop();
+    let Some((_, lock)) = own else { return Ok(Unlocked::Never) };
     let name = lock.name();
     let taken = lock.take_away().map_err(Error::kernel(format!("take away {name}")))?;
     Ok(if taken { Unlocked::Taken(name) } else { Unlocked::Gone(name) })
@@ -83,7 +113,7 @@ impl Network {
     /// What there is to be undone for a tree that has these open files.
     pub(crate) fn of(
         checkpoint: &Checkpoint,
-        lock: Option<Lock>,
+        locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
         files: &OpenFiles,
         plan: &Plan,
     ) -> Result<Self, Error> {
@@ -93,16 +123,29 @@ impl Network {
         }
         let repaired = files.repaired().into_iter();
         let with_pid = |one: Repaired| Some((*tables.get(&one.table)?, one));
-        Ok(Self { lock, repaired: repaired.filter_map(with_pid).collect() })
+        Ok(Self { locks, repaired: repaired.filter_map(with_pid).collect() })
     }
 
     /// Takes away what the dump has left locked. It is no error if it stays: the tree can live with it for a
     /// while, and who reads the log takes it away.
     pub(crate) fn unlock(&self) {
-        let Some(lock) = &self.lock else { return };
-        if let Err(error) = lock.take_away() {
-            let name = lock.name();
-            tracing::error!("connections stay locked ({name}), take that away: {error}");
+        for (namespace, lock) in &self.locks {
+            let taken = match namespace {
+                None => lock.take_away(),
+                Some(namespace) => {
+                    let take_away = || {
+                        if lock.method() == Method::Iptables {
+                            unlock_namespace_by_iptables()?;
+                        }
+                        lock.take_away()
+                    };
+                    within_network(&**namespace, take_away).flatten()
+                }
+            };
+            if let Err(error) = taken {
+                let name = lock.name();
+                tracing::error!("connections stay locked ({name}), take that away: {error}");
+            }
         }
     }
 

@@ -63,6 +63,8 @@ pub struct RestoreOptions {
     pub connections: Connections,
     /// Descriptors that take the place of files of the tree.
     pub inherited: Vec<Inherited>,
+    /// What it is told of network namespaces.
+    pub networks: crate::namespaces::Given,
     /// User and primary group of who asks, if that is somebody who may not do everything: all tasks
     /// must have been his alone.
     pub on_behalf_of: Option<(u32, u32)>,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
@@ -86,9 +87,18 @@ pub fn restore(
     let mut groups = cgroups::Plan::make(&mut checkpoint, asked)?;
 
     let sets = std::mem::take(&mut checkpoint.namespaces);
-    let mut namespaces = namespaces::Made::make(&sets)?;
-    let root = checkpoint.processes.first().map(|process| process.pid.get());
-    let lock = network::lock(images, root, checkpoint.files.files.values().map(|file| &**file));
+    let mut namespaces = {
+        let inherited = options.inherited.iter();
+        let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        let inherited = inherited.map(|it| (name(&it.key), Arc::clone(&it.file))).collect();
+        let given = namespaces::Given { inherited, ..options.networks.clone() };
+        namespaces::Made::make(&sets, &given)?
+    };
+    let first = checkpoint.processes.first().map(|process| process.pid);
+    let networks = namespaces.networks(first)?;
+    let root = first.map(ImagePid::get);
+    let entries = checkpoint.files.files.values().map(|file| &**file);
+    let locks = network::locks(images, root, entries, &networks);
     let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
@@ -101,6 +111,7 @@ pub fn restore(
         trust: options.trust,
         validation: options.validation,
         connections,
+        networks,
         work: work(&checkpoint),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
@@ -108,7 +119,8 @@ pub fn restore(
     progress.advance(bytes);
     // Not the holder's: only the caller's copies keep these terminals.
     let mut orphans = files.take_orphans();
-    let network = Network::of(&checkpoint, lock, &files, &plan)?;
+    drop(context);
+    let network = Network::of(&checkpoint, locks, &files, &plan)?;
     let base = files.base();
     namespaces.keep(base)?;
     groups.keep(base)?;

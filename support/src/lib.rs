@@ -15,6 +15,7 @@
 //! | [`files`] | open files |
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
+//! | [`networks`] | network namespaces |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
@@ -34,6 +35,7 @@ pub mod host;
 pub mod images;
 pub mod ipc;
 pub mod mappings;
+pub mod networks;
 pub mod paths;
 pub mod peculiar;
 pub mod rights;

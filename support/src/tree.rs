@@ -25,7 +25,7 @@ pub struct Surroundings {
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
-pub const CARRIED_NAMESPACES: [&str; 3] = ["uts", "cgroup", "ipc"];
+pub const CARRIED_NAMESPACES: [&str; 4] = ["uts", "cgroup", "ipc", "net"];
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
@@ -189,8 +189,8 @@ fn of_process(
         if !CARRIED_NAMESPACES.contains(name) && around.namespaces.get(name) != Some(id) {
             let refusal = Refusal::fixed(
                 "it is another one than that of stasis",
-                "of namespaces only those of the host name (UTS), of control groups and of System V IPC can be \
-                 carried yet: start it outside of containers and unshare(1)",
+                "of namespaces only those of the host name (UTS), of control groups, of System V IPC and of the network \
+                 can be carried yet: start it outside of containers and unshare(1)",
             );
             found.push(refusal.of(pid, format!("{name} namespace")));
         }

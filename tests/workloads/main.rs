@@ -38,6 +38,7 @@ mod multicast;
 mod nameless;
 mod namespaces;
 mod netlink;
+mod networks;
 mod outside;
 mod own_client;
 mod packet;
@@ -167,6 +168,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("cgroup_namespaces_apart", cgroup_namespaces::apart),
     ("namespaces", namespaces::together),
     ("namespaces_apart", namespaces::apart),
+    ("networks", networks::one),
+    ("networks_beyond_criu", networks::more),
+    ("networks_several", networks::several),
+    ("networks_socket", networks::socket),
     ("seccomp", seccomp::run),
     ("seccomp_together", seccomp::together),
     ("seccomp_supervised", seccomp::supervised),
@@ -226,7 +231,6 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-tcp", unsupported::tcp),
     ("unsupported-foreign_thread", unsupported::foreign_thread),
     ("unsupported-watched_twice", unsupported::watched_twice),
-    ("unsupported-foreign_socket", unsupported::foreign_socket),
     ("unsupported-thread_owner", unsupported::thread_owner),
     ("unsupported-socket_path", unsupported::socket_path),
     ("unsupported-empty_message", unsupported::empty_message),

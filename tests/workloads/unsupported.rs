@@ -382,19 +382,6 @@ pub(crate) fn foreign_thread(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// A socket that was made in another network namespace, by a thread that is back.
-pub(crate) fn foreign_socket(stage: &Stage) -> Outcome {
-    use nix::sched::{CloneFlags, setns, unshare};
-    let here = std::fs::File::open("/proc/thread-self/ns/net").expect("open");
-    unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
-    setns(&here, CloneFlags::CLONE_NEWNET).expect("go back");
-    drop(here);
-    stage.ready_then_wait();
-    drop(socket);
-    Ok(())
-}
-
 /// A pipe that signals one thread.
 pub(crate) fn thread_owner(stage: &Stage) -> Outcome {
     #[repr(C)]

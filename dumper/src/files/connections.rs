@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use collector::OpenFile;
 use ids::HostPid;
@@ -55,6 +56,8 @@ pub(crate) struct Connection {
     pub(crate) ends: Ends,
     /// Nobody in the tree has the other end.
     pub(crate) outside: bool,
+    /// The network namespace that it is in, with the kernel's id, if that is not the dumper's.
+    pub(crate) network: Option<(u64, Arc<OwnedFd>)>,
     /// The link text.
     target: OsString,
     /// The number of its entry.
@@ -83,6 +86,12 @@ impl Connection {
         self.state == tcp::CLOSE
     }
 
+    /// Where else its addresses mean somebody else: on the loopback device of another namespace.
+    fn place(&self) -> Option<u64> {
+        let is_loopback = self.ends.0.ip().is_loopback();
+        self.network.as_ref().filter(|_| is_loopback).map(|(id, _)| *id)
+    }
+
     fn refused(&self, refusal: Refusal) -> Error {
         let place = FileReference::Descriptor(self.fd);
         let object = format!("{place} ({})", self.target.to_string_lossy());
@@ -101,6 +110,7 @@ impl Survey<'_> {
             reuse: entry.opts.reuseaddr(),
             ends: (canonical(local), canonical(peer)),
             outside: false,
+            network: self.held.networks.of(file.inode).map(|(id, it)| (id, Arc::clone(it))),
             target: file.target.clone(),
             id: entry.id,
             // A state of TCP is a small number.
@@ -113,10 +123,11 @@ impl Survey<'_> {
         let asked = self.context.connections;
         let list = &mut self.out.beside.of::<Met>().list;
         let alive = list.iter().filter(|connection| !connection.is_over());
-        let held: HashSet<Ends> = alive.map(|connection| connection.ends).collect();
+        let held: HashSet<_> = alive.map(|it| (it.place(), it.ends)).collect();
         for connection in list {
             let (local, peer) = connection.ends;
-            connection.outside = !connection.is_over() && !held.contains(&(peer, local));
+            let other = (connection.place(), (peer, local));
+            connection.outside = !connection.is_over() && !held.contains(&other);
             let refusal = match asked {
                 // The dumper itself has what is on its way: no task has it yet, to let it go on.
                 _ if connection.pid == HostPid::own() && asked != Connections::Closed => {
@@ -270,13 +281,15 @@ impl Plan {
 
     /// Reads ends again that have not received what their peers, read later, would not send again.
     fn read_again(&self, list: &[Connection], streams: &mut [Stream]) -> Result<(), Error> {
-        let index: HashMap<Ends, usize> = (list.iter().zip(&*streams).enumerate())
+        let index: HashMap<(Option<u64>, Ends), usize> = (list.iter().zip(&*streams).enumerate())
             .filter(|(_, (_, stream))| !matches!(stream.state, tcp::CLOSE | tcp::SYN_SENT))
-            .map(|(index, (connection, _))| (connection.ends, index))
+            .map(|(index, (connection, _))| ((connection.place(), connection.ends), index))
             .collect();
         let pairs: Vec<(usize, usize)> = index
             .iter()
-            .filter_map(|(&(local, peer), &sender)| Some((sender, *index.get(&(peer, local))?)))
+            .filter_map(|(&(place, (local, peer)), &sender)| {
+                Some((sender, *index.get(&(place, (peer, local)))?))
+            })
             .collect();
         for _ in 0..TRIES {
             let is_behind = |&&(sender, receiver): &&(usize, usize)| {

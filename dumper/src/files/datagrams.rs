@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use ids::HostPid;
 use images::messages::{DatagramEntry, IpOptsRawEntry, SHUTDOWN_NONE, SHUTDOWN_READ, SkOptsEntry};
 use kernel::datagrams::peek;
 use kernel::procfs::{Dir, udp_sockets_at};
@@ -120,7 +119,7 @@ pub(super) fn queue(
 fn has_its_port_alone(socket: BorrowedFd<'_>) -> Result<bool, Problem> {
     let address = local_address(socket).doing("get the address of")?;
     let port = address.data().first_chunk().map_or(0, |port| u16::from_be_bytes(*port));
-    let own = Dir::open(HostPid::own()).doing("list the UDP sockets beside")?;
+    let own = Dir::of_this_thread().doing("list the UDP sockets beside")?;
     Ok(udp_sockets_at(&own, port).doing("list the UDP sockets beside")? <= 1)
 }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 
-use ids::HostPid;
 use kernel::netlink_diag::{self, NetlinkSocket};
 use kernel::packet_diag::{self, PacketSocket};
 use kernel::procfs::{Dir, Peer, datagram_peers};
 
+use super::networks::All;
 use super::problem::{Doing, Problem};
 
 /// How often a list is asked for in all, when somebody is missed in it: the kernel goes on in it by counting, and
@@ -44,18 +44,29 @@ impl<T: Clone> List<T> {
     }
 }
 
-/// The sockets of the network namespace by their inodes, as far as they have been asked for.
+/// What `ask` gives in each namespace, together.
+fn merged<K: Eq + std::hash::Hash, T>(
+    networks: &All,
+    ask: impl FnMut() -> io::Result<HashMap<K, T>>,
+) -> io::Result<HashMap<K, T>> {
+    Ok(networks.each(ask)?.into_iter().flatten().collect())
+}
+
+/// The sockets of the network namespaces by their inodes, as far as they have been asked for.
 #[derive(Debug, Default)]
 pub(super) struct Diagnosed {
     netlink: List<NetlinkSocket>,
     packet: List<PacketSocket>,
     peers: Option<HashMap<u64, Peer>>,
+    /// The namespaces in which there are sockets of the tree.
+    pub(super) networks: All,
 }
 
 impl Diagnosed {
     /// A netlink socket; one that has neither a port nor groups is like a new one.
     pub(super) fn netlink(&mut self, inode: u64) -> Result<NetlinkSocket, Problem> {
-        let known = self.netlink.get(inode, netlink_diag::netlink_sockets);
+        let known =
+            self.netlink.get(inode, || merged(&self.networks, netlink_diag::netlink_sockets));
         Ok(known.doing("list the netlink sockets beside")?.unwrap_or_default())
     }
 
@@ -64,8 +75,11 @@ impl Diagnosed {
         let peers = match &mut self.peers {
             Some(peers) => peers,
             none => {
-                let own = Dir::open(HostPid::own());
-                let peers = own.and_then(|own| datagram_peers(&own));
+                let peers = || {
+                    let own = Dir::of_this_thread();
+                    own.and_then(|own| datagram_peers(&own)).map_err(io::Error::other)
+                };
+                let peers = merged(&self.networks, peers);
                 none.insert(peers.doing("list the raw and ping sockets beside")?)
             }
         };
@@ -74,7 +88,7 @@ impl Diagnosed {
 
     /// A packet socket; `None` if it has been closed.
     pub(super) fn packet(&mut self, inode: u64) -> Result<Option<PacketSocket>, Problem> {
-        let known = self.packet.get(inode, packet_diag::packet_sockets);
+        let known = self.packet.get(inode, || merged(&self.networks, packet_diag::packet_sockets));
         known.doing("list the packet sockets beside")
     }
 }

@@ -6,7 +6,8 @@ use images::messages::FileEntry;
 use images::{Error, ImageWriter, names};
 
 use super::locks::Locks;
-use super::{Captured, table};
+use super::{Captured, networks, table};
+use crate::own_namespaces::own_number;
 
 impl Captured {
     /// Writes the images of open files: `files.img`, `fdinfo-N.img`, and what belongs to them.
@@ -17,12 +18,25 @@ impl Captured {
     pub fn encode(&self, writer: &ImageWriter) -> Result<(), Error> {
         let mut sink = writer.image(&names::files())?;
         let mut connected = Vec::new();
-        let mut put = |entry: &FileEntry| match &entry.usk {
-            Some(socket) if socket.peer != 0 => {
-                connected.push(entry.clone());
-                Ok(())
+        let own = own_number("net").unwrap_or_default();
+        let mut put = |entry: &FileEntry| {
+            let numbered;
+            let entry = match self.networks.is_empty() {
+                true => entry,
+                false => {
+                    let mut entry = entry.clone();
+                    networks::renumber(&mut entry, &self.networks, own);
+                    numbered = entry;
+                    &numbered
+                }
+            };
+            match &entry.usk {
+                Some(socket) if socket.peer != 0 => {
+                    connected.push(entry.clone());
+                    Ok(())
+                }
+                _ => sink.put(entry),
             }
-            _ => sink.put(entry),
         };
         self.unchanged_entries(&mut put)?;
         self.files.iter().chain(&self.outside).try_for_each(&mut put)?;

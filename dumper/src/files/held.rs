@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use collector::OpenFile;
 use ids::HostPid;
 use kernel::pidfd::PidFd;
 
+use super::networks::Networks;
 use super::other_options::Usual;
 use super::paths::{Key, Paths};
 use super::problem::{Doing, Problem};
@@ -26,6 +27,7 @@ pub(super) struct HeldFiles {
     taps: HashMap<(u64, u64), Tap>,
     pub(super) usual: Usual,
     pub(super) watched: Watched,
+    pub(super) networks: Networks,
 }
 
 /// What names the file of a descriptor to us.
@@ -57,6 +59,15 @@ impl HeldFiles {
         self.sockets.get(&file.inode).ok_or(Problem::Gone)
     }
 
+    /// The socket with this inode, which is held, and what is known of namespaces.
+    pub(super) fn socket_and_networks(
+        &mut self,
+        inode: u64,
+    ) -> Result<(BorrowedFd<'_>, &mut Networks), Problem> {
+        let socket = self.sockets.get(&inode).ok_or(Problem::Gone)?;
+        Ok((socket.as_fd(), &mut self.networks))
+    }
+
     /// The socket with this inode, if it is held.
     pub(super) fn held_socket(&self, inode: u64) -> Option<&OwnedFd> {
         self.sockets.get(&inode)
@@ -86,7 +97,7 @@ pub(super) fn with_socket<T>(
     memory: &mut HeldFiles,
     pid: HostPid,
     file: &OpenFile,
-    work: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T, Problem>,
+    work: impl FnOnce(BorrowedFd<'_>) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
     work(memory.socket(pid, file)?.as_fd())
 }

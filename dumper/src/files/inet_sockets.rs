@@ -69,7 +69,7 @@ impl FileKind for InetSocket {
             let waits = |socket: BorrowedFd<'_>| datagrams::waits(socket, shutdown);
             survey.out.left_behind += usize::from(with_socket(survey.held, pid, file, waits)?);
         }
-        let groups = &mut survey.neighbours.groups;
+        let groups = survey.neighbours.groups();
         socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
         socket.opts.others = common.others;
         let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };

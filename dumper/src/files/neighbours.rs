@@ -9,9 +9,10 @@ use kernel::sockets::peer_address;
 use libc::SOCK_DGRAM;
 
 use super::multicast::Groups;
+use super::networks::All;
 use super::problem::{Doing, Problem};
 
-/// The Unix sockets of the network namespace, and which of them the tree holds.
+/// The Unix sockets of the network namespaces, and which of them the tree holds.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     held: HashSet<u32>,
@@ -21,11 +22,15 @@ pub(super) struct Neighbours {
     pub(super) known: Option<Known>,
     /// Those that were asked for one by one.
     single: HashMap<u32, UnixSocket>,
-    lookup: Option<UnixLookup>,
+    lookups: Vec<UnixLookup>,
+    /// The namespaces in which there are sockets of the tree.
+    pub(super) networks: All,
+    /// The one from inside of which a socket is being looked at, by the kernel's id; `None` for our own.
+    pub(super) place: Option<u64>,
     /// UDP sockets that have been shut down, and how far.
     shut_down: Option<HashMap<u32, u8>>,
-    /// Multicast groups of the network namespace.
-    pub(super) groups: Groups,
+    /// Multicast groups, by namespace.
+    groups: HashMap<Option<u64>, Groups>,
 }
 
 /// How many are asked for one by one before all are: the kernel looks through all of them for each.
@@ -68,9 +73,9 @@ impl Neighbours {
     /// Asks for all of them, if that has not been done.
     pub(super) fn load(&mut self) -> Result<(), Problem> {
         if self.known.is_none() {
-            let sockets =
-                kernel::sock_diag::unix_sockets().doing("list the Unix sockets beside")?;
-            self.known = Some(Known::of(sockets));
+            let sockets = self.networks.each(kernel::sock_diag::unix_sockets);
+            let sockets = sockets.doing("list the Unix sockets beside")?;
+            self.known = Some(Known::of(sockets.concat()));
         }
         Ok(())
     }
@@ -102,8 +107,9 @@ impl Neighbours {
         let shut_down = match &mut self.shut_down {
             Some(shut_down) => shut_down,
             none => {
-                let listed = kernel::sock_diag::udp_shutdowns();
-                none.insert(listed.doing("list the UDP sockets beside")?)
+                let listed = self.networks.each(kernel::sock_diag::udp_shutdowns);
+                let listed = listed.doing("list the UDP sockets beside")?;
+                none.insert(listed.into_iter().flatten().collect())
             }
         };
         Ok(shut_down.get(&inode).copied().unwrap_or(0).into())
@@ -111,11 +117,20 @@ impl Neighbours {
 
     fn look_up(&mut self, inode: u32) -> Result<Option<UnixSocket>, Problem> {
         let doing = "look up the Unix socket of";
-        let lookup = match &mut self.lookup {
-            Some(lookup) => lookup,
-            none => none.insert(UnixLookup::new().doing(doing)?),
-        };
-        lookup.find(inode).doing(doing)
+        if self.lookups.is_empty() {
+            self.lookups = self.networks.each(UnixLookup::new).doing(doing)?;
+        }
+        for lookup in &self.lookups {
+            if let Some(socket) = lookup.find(inode).doing(doing)? {
+                return Ok(Some(socket));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The multicast groups of the namespace from inside of which a socket is being looked at.
+    pub(super) fn groups(&mut self) -> &mut Groups {
+        self.groups.entry(self.place).or_default()
     }
 
     pub(super) fn socket(&self, inode: u32) -> Option<&UnixSocket> {

@@ -108,8 +108,8 @@ fn is_quiet(socket: BorrowedFd<'_>, known: &Known) -> Result<(), Problem> {
 /// they were.
 fn receives_packets(port: u32) -> Result<(), Problem> {
     for (list, what) in [
-        ("/proc/net/netfilter/nfnetlink_queue", "queue"),
-        ("/proc/net/netfilter/nfnetlink_log", "log group"),
+        ("/proc/thread-self/net/netfilter/nfnetlink_queue", "queue"),
+        ("/proc/thread-self/net/netfilter/nfnetlink_log", "log group"),
     ] {
         // Without the module nobody has any.
         let text = std::fs::read_to_string(list).unwrap_or_default();

@@ -37,9 +37,9 @@ struct New {
     options: Vec<(SocketOption, Value)>,
 }
 
-/// What new sockets have, by kind of socket.
+/// What new sockets have, by network namespace and kind of socket.
 #[derive(Debug, Default)]
-pub(super) struct Usual(HashMap<Kind, New>);
+pub(super) struct Usual(HashMap<(Option<[u8; 8]>, Kind), New>);
 
 fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
     let mut bytes = vec![0; LONGEST];
@@ -76,7 +76,7 @@ impl Usual {
         socket: BorrowedFd<'_>,
         kind: Kind,
     ) -> Result<Vec<SkOptEntry>, Problem> {
-        let usual = match self.0.entry(kind) {
+        let usual = match self.0.entry((namespace(socket), kind)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(of_new(kind)?),
         };

@@ -42,6 +42,7 @@ impl Survey<'_> {
         tables: &BTreeMap<HostPid, u32>,
     ) -> Result<(Captured, FileCache, Vec<Unsupported>), Error> {
         let inventory = self.inventory;
+        self.find_networks();
         let suspects = Suspects::of(inventory)?;
         let alive = || inventory.processes.values().filter(|process| is_alive(process));
         for process in alive() {
@@ -184,7 +185,11 @@ impl Survey<'_> {
         }
         let id = self.new_id();
         let entry = FileEntry { id, ..FileEntry::default() };
-        let entry = kind.capture(self, process, file, entry)?;
+        let entry = match kind.families() {
+            [] => kind.capture(self, process, file, entry),
+            _ => self.in_network(process, file, |it| kind.capture(it, process, file, entry)),
+        };
+        let entry = entry?;
         let r#type = entry.r#type;
         self.out.files.push(entry);
         Ok((id, r#type))

@@ -114,6 +114,16 @@ impl Dir {
         Ok(Self { fd, path })
     }
 
+    /// The folder of the calling thread, which may be in other namespaces than its process.
+    ///
+    /// # Errors
+    /// If there is no `/proc`.
+    pub fn of_this_thread() -> Result<Self, Error> {
+        let path = "/proc/thread-self".to_owned();
+        let fd = open_dir(AT_FDCWD, &path, &path)?;
+        Ok(Self { fd, path })
+    }
+
     /// The folder of one of the process's threads.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use kernel::sockets::{self, Address};
 use kernel::tcp::{self, Stream, Window};
 
 use super::beside::{Beside, Part};
+use super::networks::Networks;
 use super::{Error, OpenFiles, inet_common, socket_options};
 
 /// What becomes of TCP connections that the images have.
@@ -151,7 +152,7 @@ fn failed(what: &str) -> impl Fn(tcp::Error) -> Error + use<> {
 
 /// Opens connections, all of them. They stay in repair mode, but for those that are over.
 pub(super) fn open(
-    mode: Connections,
+    (mode, networks): (Connections, &Networks),
     beside: &mut Beside,
     entries: Vec<&InetSkEntry>,
 ) -> Result<Vec<(u32, OwnedFd)>, Error> {
@@ -170,7 +171,8 @@ pub(super) fn open(
             let what = format!("TCP connection {} ({local} to {peer})", entry.id);
             inet_common::check(entry, &what)?;
             if mode == Connections::Closed {
-                done.push((entry.id, closed(entry, &what)?));
+                let socket = networks.within(entry.ns_id, || closed(entry, &what))?;
+                done.push((entry.id, socket));
                 continue;
             }
             if mode == Connections::Refused && !is_over(&entry) {
@@ -184,10 +186,13 @@ pub(super) fn open(
             let state =
                 state.ok_or_else(|| Error::image(&what, "no connection is in its state"))?;
             let stream = Stream { state, ..stream };
-            let socket = connect(entry, &stream, (local, peer), &what)?;
+            let connect = || connect(entry, &stream, (local, peer), &what);
+            let socket = networks.within(entry.ns_id, connect)?;
             opened.push(Opened { entry, stream, ends: (local, peer), what, socket });
         }
-        opened.iter().try_for_each(Opened::complete)?;
+        for one in &opened {
+            networks.within(one.entry.ns_id, || one.complete())?;
+        }
         done.extend(opened.into_iter().map(|opened| (opened.entry.id, opened.socket)));
     }
     Ok(done)

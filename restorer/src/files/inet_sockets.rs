@@ -50,15 +50,21 @@ impl FileKind for InetSocket {
             }
         }
         let shared = shared_ports(&sockets);
-        let shares = |entry: &InetSkEntry| shared.contains(&(entry.proto, entry.src_port));
-        let opened = sockets.into_iter().map(|entry| Ok((entry, open(entry, shares(entry))?)));
+        let shares =
+            |entry: &InetSkEntry| shared.contains(&(entry.ns_id, entry.proto, entry.src_port));
+        let networks = opening.opener.networks.clone();
+        let opened = sockets.into_iter().map(|entry| {
+            let socket = networks.within(entry.ns_id, || open(entry, shares(entry)))?;
+            Ok((entry, socket))
+        });
         let opened = opened.collect::<Result<Vec<_>, Error>>()?;
-        let connected = connections::open(opening.connections, &mut opening.beside, connected)?;
+        let how = (opening.connections, &networks);
+        let connected = connections::open(how, &mut opening.beside, connected)?;
         for (id, socket) in connected {
             opening.add(id, socket)?;
         }
         for (entry, socket) in opened {
-            finish(&socket, entry)?;
+            networks.within(entry.ns_id, || finish(&socket, entry))?;
             opening.add(entry.id, socket)?;
         }
         Ok(())
@@ -67,10 +73,10 @@ impl FileKind for InetSocket {
 
 /// Ports that TCP sockets share by `SO_REUSEPORT`, which one of them may have set back since: all of them
 /// are bound with it.
-fn shared_ports(entries: &[&InetSkEntry]) -> BTreeSet<(u32, u32)> {
+fn shared_ports(entries: &[&InetSkEntry]) -> BTreeSet<(Option<u32>, u32, u32)> {
     let tcp = entries.iter().filter(|entry| is_tcp(entry));
     tcp.filter(|entry| entry.opts.so_reuseport())
-        .map(|entry| (entry.proto, entry.src_port))
+        .map(|entry| (entry.ns_id, entry.proto, entry.src_port))
         .collect()
 }
 

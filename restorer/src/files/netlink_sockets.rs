@@ -41,7 +41,7 @@ impl FileKind for NetlinkSocket {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = file.nlsk.as_deref().ok_or_else(|| missing(file))?;
-            let socket = make(opening, entry)?;
+            let socket = opening.opener.networks.within(entry.ns_id, || make(opening, entry))?;
             opening.add(entry.id, socket)?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::images::FileImages;
 use super::keep::Keep;
 use super::keepers::{Keepers, Room, is_late, open_now};
 use super::leases::Leases;
+use super::networks::Networks;
 use super::opener::Opener;
 use super::opening::Opening;
 use super::{Error, OpenContext, OpenFiles, inherited, table};
@@ -135,6 +136,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         }
         kept.take_late(late.map(|entry| entry.id), base)?;
     }
+    // All sockets are there.
+    opener.networks = Networks::default();
     opener
         .keep(Keep(base))
         .and_then(|()| beside.keep(Keep(base)))

@@ -13,6 +13,7 @@ use super::approve::{Approved, Approver, Purpose};
 use super::changed;
 use super::content::{self, Needs, Validation};
 use super::ghosts::{GhostImage, Made};
+use super::networks::Networks;
 use super::reopen::{self, flags, shown};
 use super::{Error, OpenContext};
 
@@ -22,6 +23,8 @@ pub(super) struct Opener {
     pub(super) approver: Approver,
     root: Option<PathBuf>,
     validation: Validation,
+    /// Where sockets are made.
+    pub(super) networks: Networks,
     /// What has been found of the contents of files, by id.
     checked: BTreeMap<u32, Needs>,
     images: BTreeMap<u32, GhostImage>,
@@ -51,7 +54,19 @@ impl Opener {
         let unnamed = unnamed.collect();
         let inodes = images.iter().filter_map(|(id, image)| Some((image.inode()?, *id))).collect();
         let (root, validation) = (context.root.clone(), context.validation);
-        Ok(Self { approver, root, validation, checked, images, remaps, unnamed, made, inodes })
+        let networks = context.networks.clone();
+        Ok(Self {
+            approver,
+            root,
+            validation,
+            networks,
+            checked,
+            images,
+            remaps,
+            unnamed,
+            made,
+            inodes,
+        })
     }
 
     /// Opens the file of an entry with its own flags and position.

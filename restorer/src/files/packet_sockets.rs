@@ -75,7 +75,7 @@ impl FileKind for PacketSocket {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = entry(file)?;
-            let socket = make(entry)?;
+            let socket = opening.opener.networks.within(entry.ns_id, || make(entry))?;
             if entry.rx_ring.is_some() || entry.tx_ring.is_some() {
                 let mapped = socket.try_clone().map_err(|source| Error::Kernel {
                     operation: format!("copy the descriptor of {}", what(entry)),

@@ -57,7 +57,7 @@ impl Step {
     pub(super) fn is_like(self, other: Self, entries: &[&UnixSkEntry]) -> bool {
         let (Self::Pair(a, _), Self::Pair(b, _)) = (self, other) else { return false };
         let (a, b) = (entries[a], entries[b]);
-        a.r#type == b.r#type && a.peer_credentials == b.peer_credentials
+        a.r#type == b.r#type && a.peer_credentials == b.peer_credentials && a.ns_id == b.ns_id
     }
 }
 
@@ -68,6 +68,8 @@ pub(super) struct Name<'a> {
     pub(super) directory: &'a [u8],
     pub(super) name: &'a [u8],
     pub(super) deleted: bool,
+    /// The network namespace that an abstract name is of.
+    pub(super) network: Option<u32>,
 }
 
 pub(super) fn name(entry: &UnixSkEntry) -> Name<'_> {
@@ -75,6 +77,7 @@ pub(super) fn name(entry: &UnixSkEntry) -> Name<'_> {
         directory: entry.name_dir.as_deref().unwrap_or_default(),
         name: &entry.name,
         deleted: entry.deleted == Some(true),
+        network: entry.ns_id.filter(|_| entry.name.first() == Some(&0)),
     }
 }
 

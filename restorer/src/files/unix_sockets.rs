@@ -14,6 +14,7 @@ use super::approve::Approver;
 use super::beside::Beside;
 use super::file_kind::{FileKind, missing};
 use super::keepers::AtHand;
+use super::networks::Networks;
 use super::opening::Opening;
 use super::socket_options::{self, Buffers};
 use super::unix_clients;
@@ -75,7 +76,8 @@ impl FileKind for UnixSocket {
         let none = Queues::new();
         let queues = opening.beside.get::<Queued>().map_or(&none, |queued| &queued.0);
         let at_hand = |id| opening.at_hand(id);
-        let others = Others { queues, outside: &outside, at_hand: &at_hand };
+        let networks = &opening.opener.networks;
+        let others = Others { queues, outside: &outside, at_hand: &at_hand, networks };
         let sockets = open(&entries, &others, &opening.opener.approver)?;
         for (entry, fd) in entries.iter().zip(sockets) {
             opening.add(entry.id, fd)?;
@@ -90,6 +92,8 @@ pub(super) struct Others<'a, 'b> {
     pub(super) outside: &'a Outside<'a>,
     /// Gives files of other kinds.
     pub(super) at_hand: &'a dyn Fn(u32) -> Result<AtHand<'b>, Error>,
+    /// Where they are made.
+    pub(super) networks: &'a Networks,
 }
 
 /// Makes all Unix sockets; what is returned is in the order of `entries`.
@@ -112,6 +116,7 @@ pub(super) fn open(
         stands: BTreeMap::new(),
         listening: BTreeMap::new(),
         names: &mut names,
+        networks: others.networks,
     };
     for alike in steps.chunk_by(|a, b| a.is_like(*b, entries)) {
         maker.take(alike)?;
@@ -136,6 +141,7 @@ struct Maker<'a, 'b> {
     /// Who listens to each listener now, by its descriptor: whoever connects to it is told.
     listening: BTreeMap<i32, Option<&'a PeerCredentials>>,
     names: &'a mut Names<'b>,
+    networks: &'a Networks,
 }
 
 /// Who can send what to whom; numbers are places in the list of entries.
@@ -216,7 +222,8 @@ impl<'a> Maker<'a, '_> {
     fn make_pairs(&mut self, like: usize, steps: &[Step]) -> Result<(), Error> {
         let entry = self.entries[like];
         let (who, kind) = (entry.peer_credentials.as_ref(), entry.r#type.cast_signed());
-        let made = pairs(who, kind, steps.len()).map_err(failed("make", entry))?;
+        let make = || pairs(who, kind, steps.len()).map_err(failed("make", entry));
+        let made = self.networks.within(entry.ns_id, make)?;
         for (step, (a, b)) in steps.iter().zip(made) {
             let Step::Pair(first, second) = *step else { continue };
             self.name(first, &a)?;
@@ -234,8 +241,11 @@ impl<'a> Maker<'a, '_> {
 
     fn new_socket(&self, index: usize) -> Result<OwnedFd, Error> {
         let entry = self.entries[index];
-        let socket = sockets::create(libc::AF_UNIX, entry.r#type.cast_signed(), 0)
-            .map_err(failed("make", entry))?;
+        let make = || {
+            sockets::create(libc::AF_UNIX, entry.r#type.cast_signed(), 0)
+                .map_err(failed("make", entry))
+        };
+        let socket = self.networks.within(entry.ns_id, make)?;
         // Nothing here may wait: it is an error then. Its own flags come later.
         set_status_flags(&socket, O_NONBLOCK).map_err(failed("make", entry))?;
         Ok(socket)
@@ -370,7 +380,7 @@ impl<'a> Maker<'a, '_> {
             match routes.by_name.get(from).and_then(|&at| self.made[at].as_ref()) {
                 Some(sender) => sender,
                 None => {
-                    passing = Self::named(self.names, from, entry)?;
+                    passing = Self::named((self.names, self.networks), from, entry)?;
                     &passing
                 }
             }
@@ -386,9 +396,15 @@ impl<'a> Maker<'a, '_> {
     }
 
     /// A socket that has a name for a moment, to send datagrams to that of an entry.
-    fn named(names: &mut Names<'_>, name: &[u8], to: &UnixSkEntry) -> Result<OwnedFd, Error> {
-        let socket = sockets::create(libc::AF_UNIX, libc::SOCK_DGRAM, 0);
-        let socket = socket.map_err(failed("make a sender for", to))?;
+    fn named(
+        (names, networks): (&mut Names<'_>, &Networks),
+        name: &[u8],
+        to: &UnixSkEntry,
+    ) -> Result<OwnedFd, Error> {
+        let socket = networks.within(to.ns_id, || {
+            let socket = sockets::create(libc::AF_UNIX, libc::SOCK_DGRAM, 0);
+            socket.map_err(failed("make a sender for", to))
+        })?;
         let entry = UnixSkEntry {
             id: to.id,
             r#type: libc::SOCK_DGRAM.cast_unsigned(),

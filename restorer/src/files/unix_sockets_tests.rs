@@ -32,7 +32,8 @@ fn plain(bytes: &[u8]) -> Message {
 fn make(entries: &[UnixSkEntry], queues: &Queues) -> Result<Vec<OwnedFd>, Error> {
     let outside = Outside::default();
     let at_hand = |id: u32| Err(Error::image(format!("file {id}"), "it is not there"));
-    let others = Others { queues, outside: &outside, at_hand: &at_hand };
+    let networks = Networks::default();
+    let others = Others { queues, outside: &outside, at_hand: &at_hand, networks: &networks };
     open(&entries.iter().collect::<Vec<_>>(), &others, &approver())
 }
 

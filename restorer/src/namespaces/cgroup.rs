@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use images::Checkpoint;
 use kernel::namespaces::new_cgroup;
 
-use super::{Kind, Making};
+use super::{Given, Kind, Making};
 use crate::error::Error;
 
 /// The kind.
@@ -22,7 +22,7 @@ fn load(_checkpoint: &Checkpoint, _number: u32) -> Result<Box<dyn Making>, Error
 }
 
 impl Making for Here {
-    fn make(&self, number: u32) -> Result<OwnedFd, Error> {
+    fn make(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         new_cgroup().map_err(Error::kernel(format!("make cgroup namespace {number}")))
     }
 }

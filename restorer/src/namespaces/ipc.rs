@@ -13,7 +13,7 @@ use kernel::sysv::queues::{Message, Queue, send};
 use kernel::sysv::segments::Segment;
 use kernel::sysv::semaphores::Set;
 
-use super::{Kind, Making};
+use super::{Given, Kind, Making};
 use crate::error::Error;
 use crate::ipc_owner::owner;
 
@@ -49,7 +49,7 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
 }
 
 impl Making for Ipc {
-    fn make(&self, number: u32) -> Result<OwnedFd, Error> {
+    fn make(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         // The bytes of messages are read before, so that what fails in the namespace is the kernel's.
         let mut reader = match self.objects.queues.is_empty() {
             true => None,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use images::{Checkpoint, names};
 use kernel::namespaces::{LONGEST_UTS_NAME, UtsNames, new_uts};
 
-use super::{Kind, Making};
+use super::{Given, Kind, Making};
 use crate::error::Error;
 
 /// The kind.
@@ -29,7 +29,7 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
 }
 
 impl Making for Uts {
-    fn make(&self, number: u32) -> Result<OwnedFd, Error> {
+    fn make(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         new_uts(&self.0).map_err(Error::kernel(format!("make UTS namespace {number}")))
     }
 }

@@ -1,0 +1,181 @@
+//! The network namespaces that the sockets of a tree are in. Each socket is looked at from inside of its own: what
+//! the kernel tells of sockets, interfaces and groups it tells of the namespace of who asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use collector::{OpenFile, Process};
+use images::messages::FileEntry;
+use kernel::namespaces::{id, of_process, own, within_network};
+use kernel::sockets::network_namespace;
+
+use super::problem::{Doing, Problem};
+use super::survey::{Survey, is_alive};
+
+/// What is known of them, from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Networks {
+    /// This process's own; `None` where there is no telling.
+    own: Option<u64>,
+    /// The others, by the kernel's ids.
+    others: BTreeMap<u64, Arc<OwnedFd>>,
+    /// Which of the others a socket is in, by its inode; `None` of one that is in our own.
+    of: HashMap<u64, Option<u64>>,
+}
+
+impl Networks {
+    /// The namespaces that are not this process's own, by the kernel's ids.
+    pub(super) const fn others(&self) -> &BTreeMap<u64, Arc<OwnedFd>> {
+        &self.others
+    }
+
+    /// The namespace of a socket, if it is not this process's own.
+    pub(super) fn of(&self, inode: u64) -> Option<(u64, &Arc<OwnedFd>)> {
+        let (id, namespace) = self.others.get_key_value(&(*self.of.get(&inode)?)?)?;
+        Some((*id, namespace))
+    }
+
+    /// All of them, if there is another than this process's own.
+    pub(super) fn all(&self) -> All {
+        let own = own("net").ok().map(Arc::new).filter(|_| !self.others.is_empty());
+        All(own.into_iter().chain(self.others.values().cloned()).collect())
+    }
+
+    fn find_own(&mut self) -> Option<u64> {
+        if self.own.is_none() {
+            self.own = own("net").and_then(id).ok();
+        }
+        self.own
+    }
+
+    /// Takes down the namespace of a process.
+    fn add_process(&mut self, process: &Process) -> Option<u64> {
+        let number = *process.namespaces.get("net")?;
+        if Some(number) == self.find_own() {
+            return None;
+        }
+        if !self.others.contains_key(&number) {
+            let namespace = of_process(process.pid, "net").ok()?;
+            self.others.insert(id(&namespace).ok()?, Arc::new(namespace));
+        }
+        Some(number)
+    }
+
+    /// Takes down the namespace of a socket of a process whose own is `usual`.
+    fn add(
+        &mut self,
+        inode: u64,
+        socket: BorrowedFd<'_>,
+        usual: Option<u64>,
+    ) -> Result<(), Problem> {
+        let number = match network_namespace(socket) {
+            Ok(namespace) => {
+                let number = id(&namespace).doing("tell the network namespace of")?;
+                let other = Some(number).filter(|number| Some(*number) != self.find_own());
+                if let Some(number) = other {
+                    self.others.entry(number).or_insert_with(|| Arc::new(namespace));
+                }
+                other
+            }
+            // Who may not ask has no socket in another than that of its tasks.
+            Err(_) => usual,
+        };
+        self.of.insert(inode, number);
+        Ok(())
+    }
+}
+
+/// Every namespace in which the tree has sockets, if there are several.
+#[derive(Clone, Debug, Default)]
+pub(super) struct All(Vec<Arc<OwnedFd>>);
+
+impl All {
+    /// Gathers what `ask` gives in each of them.
+    pub(super) fn each<T>(&self, mut ask: impl FnMut() -> io::Result<T>) -> io::Result<Vec<T>> {
+        if self.0.is_empty() {
+            return Ok(vec![ask()?]);
+        }
+        self.0.iter().map(|namespace| within_network(&**namespace, &mut ask)?).collect()
+    }
+}
+
+impl Survey<'_> {
+    /// Finds out which namespaces there are, before anything is asked in them.
+    pub(super) fn find_networks(&mut self) {
+        let inventory = self.inventory;
+        for process in inventory.processes.values().filter(|process| is_alive(process)) {
+            let usual = self.held.networks.add_process(process);
+            if self.same_sockets {
+                continue;
+            }
+            for file in &process.files {
+                // What goes wrong with one is told when it is captured.
+                if let Err(problem) = self.network_of(process, file, usual) {
+                    tracing::debug!(?problem, "the network namespace of a socket is not known");
+                }
+            }
+        }
+        let all = self.held.networks.all();
+        (self.neighbours.networks, self.diagnosed.networks) = (all.clone(), all);
+    }
+
+    fn network_of(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        usual: Option<u64>,
+    ) -> Result<(), Problem> {
+        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
+        let is_socket = file.mode & libc::S_IFMT == libc::S_IFSOCK && !handle;
+        if !is_socket || self.held.networks.of.contains_key(&file.inode) {
+            return Ok(());
+        }
+        self.held.socket(process.pid, file)?;
+        let (socket, networks) = self.held.socket_and_networks(file.inode)?;
+        networks.add(file.inode, socket, usual)
+    }
+
+    /// Does `work` from inside of the namespace that a file belongs to, if it is a socket of another than this
+    /// process's own; and notes in the entry which that is.
+    pub(super) fn in_network(
+        &mut self,
+        process: &Process,
+        file: &OpenFile,
+        work: impl FnOnce(&mut Self) -> Result<FileEntry, Problem>,
+    ) -> Result<FileEntry, Problem> {
+        let usual = self.held.networks.add_process(process);
+        self.network_of(process, file, usual)?;
+        let Some((number, namespace)) = self.held.networks.of(file.inode) else {
+            return work(self);
+        };
+        let namespace = Arc::clone(namespace);
+        self.neighbours.place = Some(number);
+        let entry = within_network(&*namespace, || work(self));
+        self.neighbours.place = None;
+        let mut entry = entry.doing("enter the network namespace of")??;
+        // It is given its number in the images when they are written.
+        set(&mut entry, number as u32);
+        Ok(entry)
+    }
+}
+
+/// Notes which namespace the socket of an entry is in.
+fn set(entry: &mut FileEntry, number: u32) {
+    let FileEntry { usk, isk, nlsk, psk, .. } = entry;
+    let places = [
+        usk.as_mut().map(|socket| &mut socket.ns_id),
+        isk.as_mut().map(|socket| &mut socket.ns_id),
+        nlsk.as_mut().map(|socket| &mut socket.ns_id),
+        psk.as_mut().map(|socket| &mut socket.ns_id),
+    ];
+    places.into_iter().flatten().for_each(|place| *place = Some(number));
+}
+
+/// Gives the socket of an entry the number that its namespace has in the images; `own` is that of the dumper's.
+pub(super) fn renumber(entry: &mut FileEntry, numbers: &BTreeMap<u64, u32>, own: u32) {
+    let number = images::checkpoint::network_of(entry).map(u64::from);
+    let number = number.and_then(|number| numbers.get(&number).copied());
+    set(entry, number.unwrap_or(own));
+}

@@ -1,0 +1,213 @@
+//! Network devices: what the kernel says of them, as the images have it.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use ids::HostPid;
+use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, device};
+use kernel::rtnetlink::{Attribute, Message};
+use support::Unsupported;
+
+use super::{settings, strange};
+
+/// Bytes of `struct ifinfomsg`.
+pub(super) const LINK: usize = 16;
+
+// include/uapi/linux/if_link.h
+const ADDRESS: u16 = 1;
+const NAME: u16 = 3;
+const MTU: u16 = 4;
+const LOWER: u16 = 5;
+const MASTER: u16 = 10;
+const QUEUE: u16 = 13;
+const INFORMATION: u16 = 18;
+const LOWER_NAMESPACE: u16 = 37;
+const PROGRAM: u16 = 43;
+const KIND: u16 = 1;
+const DATA: u16 = 2;
+
+const LOOPBACK: u16 = 772;
+
+/// Devices that come with a namespace where their modules are loaded, and can be neither made nor removed.
+const FALLBACKS: [&str; 9] =
+    ["tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
+
+/// A device.
+struct Device<'m> {
+    message: &'m Message,
+    number: u32,
+    flags: u32,
+    name: &'m str,
+    /// The kernel's name for its kind; empty of the loopback device, and of one that is none of software.
+    kind: String,
+    data: Vec<Attribute>,
+}
+
+impl<'m> Device<'m> {
+    fn of(message: &'m Message) -> Option<Self> {
+        let fixed = &message.fixed;
+        let number = |at: usize| Some(u32::from_ne_bytes(fixed.get(at..at + 4)?.try_into().ok()?));
+        let information = match message.attribute(INFORMATION) {
+            Some(information) => information.inner()?,
+            None => Vec::new(),
+        };
+        let find = |kind| information.iter().find(|attribute| attribute.kind == kind);
+        let is_loopback = u16::from_ne_bytes([fixed[2], fixed[3]]) == LOOPBACK;
+        let kind =
+            if is_loopback { "loopback" } else { find(KIND).map_or(Some(""), Attribute::text)? };
+        Some(Self {
+            message,
+            number: number(4)?,
+            flags: number(8)?,
+            name: message.attribute(NAME)?.text()?,
+            kind: kind.to_owned(),
+            data: find(DATA).map_or(Some(Vec::new()), Attribute::inner)?,
+        })
+    }
+
+    fn is_fallback(&self) -> bool {
+        FALLBACKS.contains(&self.name)
+    }
+
+    fn attribute(&self, kind: u16) -> Option<u32> {
+        self.message.attribute(kind).and_then(Attribute::number)
+    }
+}
+
+/// What of devices is not carried.
+pub(super) fn unsupported(messages: &[Message], root: HostPid) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    for device in messages.iter().filter_map(Device::of).filter(|device| !device.is_fallback()) {
+        let object = format!("network device {}", device.name);
+        if images::network_devices::kind(&device.kind).is_none() {
+            found.push(support::networks::device(&device.kind).of(root, object));
+        } else if let Some(programs) = device.message.attribute(PROGRAM).and_then(Attribute::inner)
+            && has_program(&programs)
+        {
+            found.push(support::networks::PROGRAM.of(root, object));
+        }
+    }
+    found
+}
+
+/// Whether a program is attached that sees packets first (XDP).
+fn has_program(attributes: &[Attribute]) -> bool {
+    const ATTACHED: u16 = 2;
+    let attached = attributes.iter().find(|attribute| attribute.kind == ATTACHED);
+    attached.is_some_and(|attached| attached.value.first().is_some_and(|kind| *kind != 0))
+}
+
+/// The settings of a device, of IPv4 and IPv6.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    v4: Vec<SysctlEntry>,
+    v6: Vec<SysctlEntry>,
+    /// The kernel's own arrays of them, from before they were read: while these are the same, so are they.
+    mark: Option<[Vec<u8>; 2]>,
+}
+
+/// The settings of all devices of the namespace that this thread is in, by their numbers.
+pub(super) fn settings(messages: &[Message]) -> io::Result<BTreeMap<u32, Settings>> {
+    let devices = messages.iter().filter_map(Device::of).filter(|device| !device.is_fallback());
+    let read = |device: Device<'_>| {
+        Ok((
+            device.number,
+            Settings {
+                v4: settings::of_device("ipv4", device.name)?,
+                v6: settings::of_device("ipv6", device.name)?,
+                mark: mark(device.message),
+            },
+        ))
+    };
+    devices.map(read).collect()
+}
+
+/// The arrays in which the kernel has the settings of a device, but for texts.
+fn mark(message: &Message) -> Option<[Vec<u8>; 2]> {
+    const BY_FAMILY: u16 = 26;
+    const V4: (u16, u16) = (libc::AF_INET as u16, 1);
+    const V6: (u16, u16) = (libc::AF_INET6 as u16, 2);
+    let families = message.attribute(BY_FAMILY)?.inner()?;
+    let array = |(family, array): (u16, u16)| {
+        let of = families.iter().find(|attribute| attribute.kind == family)?.inner()?;
+        Some(of.into_iter().find(|attribute| attribute.kind == array)?.value)
+    };
+    Some([array(V4)?, array(V6)?])
+}
+
+/// The entries of the devices of the namespace `own`, with the settings that were `read` before, if these hold;
+/// `known` are the numbers by which it knows others.
+pub(super) fn entries(
+    messages: &[Message],
+    own: u32,
+    known: &BTreeMap<i32, u32>,
+    read: &BTreeMap<u32, Settings>,
+) -> io::Result<Vec<NetDeviceEntry>> {
+    let mut entries = Vec::new();
+    for message in messages {
+        let device = Device::of(message).ok_or_else(strange)?;
+        if !device.is_fallback() {
+            entries.push(entry(&device, own, known, read.get(&device.number))?);
+        }
+    }
+    // Who belongs to another comes after that one.
+    entries.sort_by_key(|entry| entry.ifindex);
+    Ok(entries)
+}
+
+fn entry(
+    device: &Device<'_>,
+    own: u32,
+    known: &BTreeMap<i32, u32>,
+    read: Option<&Settings>,
+) -> io::Result<NetDeviceEntry> {
+    const MODE: u16 = 1;
+    const FLAGS: u16 = 2;
+    let carried = images::network_devices::kind(&device.kind).ok_or_else(strange)?;
+    let elsewhere = device.message.attribute(LOWER_NAMESPACE).and_then(Attribute::number);
+    let elsewhere = elsewhere.map(u32::cast_signed).filter(|nsid| *nsid >= 0);
+    let is_loopback = carried.r#type == device::LOOPBACK;
+    let data: Vec<Attribute> =
+        device.data.iter().filter(|it| carried.data.contains(&it.kind)).cloned().collect();
+    let of = |kind| device.data.iter().find(|attribute| attribute.kind == kind);
+    let macvlan = || MacvlanLinkEntry {
+        mode: of(MODE).and_then(Attribute::number).unwrap_or_default(),
+        flags: of(FLAGS)
+            .and_then(|flags| flags.value.first_chunk().copied())
+            .map(|flags| u16::from_ne_bytes(flags).into()),
+    };
+    let now = mark(device.message);
+    let kept = read.filter(|read| now.is_some() && read.mark == now);
+    let (conf4, conf6) = match kept {
+        Some(kept) => {
+            let mut conf6 = kept.v6.clone();
+            settings::read_texts(device.name, &mut conf6)?;
+            (kept.v4.clone(), conf6)
+        }
+        None => {
+            (settings::of_device("ipv4", device.name)?, settings::of_device("ipv6", device.name)?)
+        }
+    };
+    let address = device.message.attribute(ADDRESS).filter(|_| !is_loopback);
+    Ok(NetDeviceEntry {
+        r#type: carried.r#type,
+        ifindex: device.number,
+        mtu: device.attribute(MTU).unwrap_or_default(),
+        flags: device.flags,
+        name: device.name.to_owned(),
+        address: address.map(|address| address.value.clone()),
+        macvlan: (carried.r#type == device::MACVLAN).then(macvlan),
+        peer_ifindex: Some(device.attribute(LOWER).unwrap_or(device.number)),
+        peer_nsid: match elsewhere {
+            None => Some(own),
+            Some(nsid) => known.get(&nsid).copied(),
+        },
+        master: device.attribute(MASTER),
+        conf4,
+        conf6,
+        kind: (!is_loopback).then(|| device.kind.clone()),
+        data: (!data.is_empty()).then(|| Attribute::of(0, &data).value),
+        queue: device.attribute(QUEUE),
+        ..NetDeviceEntry::default()
+    })
+}

@@ -1,0 +1,45 @@
+//! Which kinds of network devices are carried, and what of each.
+
+use crate::messages::device;
+
+/// A kind of network device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The kernel's name for it.
+    pub name: &'static str,
+    /// What images call it ([`device`]).
+    pub r#type: u32,
+    /// The numbers of what is said of it, besides, as it is made (`IFLA_INFO_DATA`). What a device of this
+    /// kind tells, and cannot be told, is not among them.
+    pub data: &'static [u16],
+}
+
+/// All of them.
+const KINDS: &[Kind] = &[
+    Kind { name: "loopback", r#type: device::LOOPBACK, data: &[] },
+    Kind { name: "veth", r#type: device::VETH, data: &[] },
+    // include/uapi/linux/if_link.h: delays, ages, spanning tree, priority, VLANs, what is forwarded; multicast.
+    Kind {
+        name: "bridge",
+        r#type: device::BRIDGE,
+        data: &[
+            1, 2, 3, 4, 5, 6, 7, 8, 9, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 39,
+            41, 42, 43, 44,
+        ],
+    },
+    Kind { name: "macvlan", r#type: device::MACVLAN, data: &[1, 2] },
+    Kind { name: "ipvlan", r#type: device::EXTERNAL, data: &[1, 2] },
+    Kind { name: "vlan", r#type: device::EXTERNAL, data: &[1, 2, 3, 4, 5] },
+    Kind { name: "dummy", r#type: device::EXTERNAL, data: &[] },
+    Kind { name: "ifb", r#type: device::EXTERNAL, data: &[] },
+];
+
+/// The kind with this name, if it is carried.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// The kind that images of CRIU's call so.
+pub fn of_type(r#type: u32) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.r#type == r#type && r#type != device::EXTERNAL)
+}

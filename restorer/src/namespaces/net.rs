@@ -1,0 +1,261 @@
+//! Network namespaces: made, and filled with settings, devices, addresses, routes, rules and firewalls.
+//!
+//! All is done by this thread from inside of the namespace, so that it goes with the namespace if the restore
+//! fails. Messages from images are checked attribute by attribute ([`messages`]): they may concern nothing else.
+
+mod devices;
+mod messages;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use images::messages::{NetDeviceEntry, NetnsEntry, device};
+use images::names::{self, NetworkImage};
+use images::{Checkpoint, checkpoint};
+use kernel::firewall::{self, Family};
+use kernel::namespaces::{new_network, own, within_network};
+use kernel::netfilter::{Lock, Method};
+use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
+
+use super::{Kind, Made, Making};
+use crate::error::Error;
+
+/// The kind.
+pub(super) const KIND: Kind = Kind { name: NAME, load };
+
+/// Its name in `/proc/PID/ns`.
+pub(super) const NAME: &str = "net";
+
+/// What a restore is told of network namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Descriptors by the names that the caller gives them: among them namespaces that stand for those that were not dumped.
+    pub inherited: BTreeMap<String, Arc<OwnedFd>>,
+    /// They come back empty.
+    pub empty: bool,
+    /// What stands for the other ends of devices, by what images call these: `veth[eth0]`, `macvlan[eth0]`.
+    pub devices: BTreeMap<String, String>,
+    /// Settings that this kernel does not have, or does not take, are left out.
+    pub weak_settings: bool,
+}
+
+/// What a network namespace is to be like.
+#[derive(Debug)]
+struct Network {
+    entry: NetnsEntry,
+    is_empty: bool,
+    devices: Vec<NetDeviceEntry>,
+    messages: BTreeMap<NetworkImage, Vec<Message>>,
+    texts: BTreeMap<NetworkImage, Vec<u8>>,
+    /// What drops packets until its sockets are there, if any can come.
+    lock: Option<Lock>,
+}
+
+fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> {
+    let image = names::netns(number);
+    let missing = || images::Error::Missing { name: image.name().into() };
+    let network = checkpoint.networks.get(&number).ok_or_else(missing)?;
+    let (mut messages, mut texts) = (BTreeMap::new(), BTreeMap::new());
+    for (&kind, bytes) in &network.raw {
+        let name = names::of_network(kind, number);
+        match kind.magic() {
+            Some(_) => {
+                let read = messages::read(kind, bytes);
+                messages.insert(kind, read.map_err(|reason| Error::image(name, reason))?);
+            }
+            None => drop(texts.insert(kind, bytes.clone())),
+        }
+    }
+    for device in &network.devices {
+        devices::check(device).map_err(|reason| {
+            Error::image(
+                names::netdev(number).name(),
+                format!("device {:?}: {reason}", device.name),
+            )
+        })?;
+    }
+    let can_receive = network.devices.iter().any(|it| it.r#type != device::LOOPBACK);
+    Ok(Box::new(Network {
+        entry: network.entry.clone().unwrap_or_default(),
+        is_empty: network.entry.is_none(),
+        devices: network.devices.clone(),
+        messages,
+        texts,
+        lock: can_receive.then(|| lock(checkpoint, number)).flatten(),
+    }))
+}
+
+/// The lock of the connections that are in a namespace.
+fn lock(read: &Checkpoint, number: u32) -> Option<Lock> {
+    let inventory = read.images.inventory();
+    let method = inventory.network_lock_method.and_then(Method::of_number);
+    let method = method.filter(|method| *method != Method::Skip).or_else(Method::here)?;
+    let is_in = |file: &&Box<_>| checkpoint::network_of(file) == Some(number);
+    let sockets = read.files.entries.values().filter(is_in).filter_map(|file| file.isk.as_deref());
+    let connections = sockets.filter(|socket| socket.is_connection());
+    let ends: Vec<(SocketAddr, SocketAddr)> =
+        connections.filter_map(|socket| Some((socket.local()?, socket.peer()?))).collect();
+    let of_root = || read.processes.first().map(|process| process.pid.to_string());
+    let id = inventory.dump_criu_run_id.clone().or_else(of_root)?;
+    if ends.is_empty() { None } else { Lock::new(method, &id, ends) }
+}
+
+impl Making for Network {
+    fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
+        let Some(key) = &self.entry.ext_key else {
+            let what = format!("make network namespace {number}");
+            return new_network().map_err(Error::kernel(what));
+        };
+        let Some(inherited) = given.inherited.get(key) else {
+            let refusal = support::networks::external(key);
+            return Err(Error::refused(refusal.of(0, format!("network namespace {number}"))));
+        };
+        let failed = || Error::kernel(format!("use the network namespace {key}"));
+        // That it is one is found out before anything is made.
+        within_network(&**inherited, || ()).map_err(failed())?;
+        inherited.try_clone().map_err(failed())
+    }
+
+    fn fill(&self, number: u32, made: &Made<'_>, given: &Given) -> Result<(), Error> {
+        if self.entry.ext_key.is_some() || self.is_empty || given.empty {
+            return Ok(());
+        }
+        let outside = own(NAME).map_err(Error::kernel("open the own network namespace"))?;
+        let networks = made.of_kind(NAME);
+        let place = Place { number, outside: &outside, networks: &networks, given };
+        let namespace = networks.get(&number).copied();
+        let namespace =
+            namespace.ok_or_else(|| Error::image(names::netns(number).name(), "it is not made"))?;
+        within_network(namespace, || self.fill_here(&place))
+            .map_err(Error::kernel("enter a network namespace"))?
+    }
+}
+
+/// Where a namespace is filled.
+struct Place<'a> {
+    number: u32,
+    /// That of the restoring process.
+    outside: &'a OwnedFd,
+    /// All that have been made, by number.
+    networks: &'a BTreeMap<u32, &'a OwnedFd>,
+    given: &'a Given,
+}
+
+/// A step of the filling failed.
+fn failed(doing: impl AsRef<str>) -> impl FnOnce(io::Error) -> Error {
+    Error::kernel(format!("{} in a new network namespace", doing.as_ref()))
+}
+
+impl Network {
+    /// In the namespace.
+    fn fill_here(&self, place: &Place<'_>) -> Result<(), Error> {
+        let door = Rtnetlink::open().map_err(failed("ask for devices"))?;
+        if let Some(lock) = &self.lock {
+            lock.set().map_err(failed("lock connections"))?;
+        }
+        settings::of_namespace(&self.entry, place.given.weak_settings)?;
+        self.name_namespaces(&door, place)?;
+        devices::make(&door, &self.devices, place)?;
+        self.addresses(&door)?;
+        self.routes(&door)?;
+        self.rules(&door)?;
+        for (kind, text) in &self.texts {
+            let (what, loaded) = match kind {
+                NetworkImage::Iptables => {
+                    ("iptables", firewall::load_legacy_tables(Family::V4, text))
+                }
+                NetworkImage::Ip6tables => {
+                    ("ip6tables", firewall::load_legacy_tables(Family::V6, text))
+                }
+                _ => ("nftables", firewall::load_nftables(text)),
+            };
+            loaded.map_err(failed(format!("load the tables of {what}")))?;
+        }
+        Ok(())
+    }
+
+    /// Gives other namespaces the numbers by which this one knows them.
+    fn name_namespaces(&self, door: &Rtnetlink, place: &Place<'_>) -> Result<(), Error> {
+        const NEW_NSID: u16 = 88;
+        const NSID: u16 = 1;
+        const FD: u16 = 3;
+        for id in &self.entry.nsids {
+            let Some(other) = place.networks.get(&id.target_ns_id) else { continue };
+            let message = Message {
+                kind: NEW_NSID,
+                flags: 0,
+                fixed: vec![0; 4],
+                attributes: vec![
+                    Attribute::new(NSID, id.netnsid_value.to_ne_bytes()),
+                    Attribute::new(FD, other.as_raw_fd().to_ne_bytes()),
+                ],
+            };
+            match door.request(&message) {
+                // It has one: the kernel has given it one for a device.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                done => done.map_err(failed("number a namespace"))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, kind: NetworkImage) -> &[Message] {
+        self.messages.get(&kind).map_or(&[], |messages| messages)
+    }
+
+    fn addresses(&self, door: &Rtnetlink) -> Result<(), Error> {
+        let wanted = self.of(NetworkImage::Addresses);
+        for address in wanted {
+            let verified = messages::verified(address);
+            let is_new = add(door, &verified).map_err(failed("add an address"))?;
+            if is_new && verified != *address {
+                messages::replace(door, address).map_err(failed("set an address"))?;
+            }
+        }
+        // The kernel gives a device some of its own when that comes up.
+        for address in messages::addresses(door).map_err(failed("list the addresses"))? {
+            if !wanted.iter().any(|it| messages::same_address(it, &address)) {
+                messages::remove_address(door, &address).map_err(failed("remove an address"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that lead to a device come first: the others need them.
+    fn routes(&self, door: &Rtnetlink) -> Result<(), Error> {
+        for kind in [NetworkImage::Routes, NetworkImage::Routes6] {
+            let (through, direct): (Vec<_>, Vec<_>) =
+                self.of(kind).iter().partition(|route| messages::has_gateway(route));
+            for route in direct.into_iter().chain(through) {
+                add(door, route).map_err(failed("add a route"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rules(&self, door: &Rtnetlink) -> Result<(), Error> {
+        for (kind, family) in
+            [(NetworkImage::Rules, libc::AF_INET), (NetworkImage::Rules6, libc::AF_INET6)]
+        {
+            let Some(rules) = self.messages.get(&kind) else { continue };
+            messages::remove_rules(door, family).map_err(failed("remove the rules"))?;
+            for rule in rules {
+                add(door, rule).map_err(failed("add a rule"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds what a message describes, if it is not there; whether it was not.
+fn add(door: &Rtnetlink, message: &Message) -> io::Result<bool> {
+    const CREATE: u16 = 0x400;
+    match door.request(&Message { flags: CREATE, ..message.clone() }) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        done => done.map(|()| true),
+    }
+}

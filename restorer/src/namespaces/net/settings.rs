@@ -1,0 +1,73 @@
+//! Settings of a network namespace (`/proc/sys/net`): those of the one that this thread is in.
+
+use std::io;
+
+use images::messages::{NetnsEntry, SYSCTL_TEXT, SysctlEntry};
+use images::network_settings::{IPV4, IPV6, OF_IPV4, UNIX};
+
+use crate::error::Error;
+
+/// Is written after the others: what another one means changes it.
+const LAST: &str = "accept_redirects";
+
+/// Sets those of the namespace; `weak` leaves out what cannot be set.
+pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
+    // First those of all devices, which set others as well.
+    of_device("ipv4", "all", (&entry.all_conf4, &entry.all_conf), weak)?;
+    of_device("ipv4", "default", (&entry.def_conf4, &entry.def_conf), weak)?;
+    of_device("ipv6", "all", (&entry.all_conf6, &[]), weak)?;
+    of_device("ipv6", "default", (&entry.def_conf6, &[]), weak)?;
+    for (directory, names, values) in
+        [("unix", &UNIX[..], &entry.unix_conf), ("ipv4", &OF_IPV4[..], &entry.ipv4_sysctl)]
+    {
+        for (name, value) in names.iter().zip(values) {
+            set(&format!("/proc/sys/net/{directory}/{name}"), value, weak)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets those of a device, or of `default` or `all`; the second list is that of old images.
+pub(super) fn of_device(
+    protocol: &str,
+    device: &str,
+    (values, old): (&[SysctlEntry], &[i32]),
+    weak: bool,
+) -> Result<(), Error> {
+    /// In old images, of a setting that the kernel did not have.
+    const NONE: i32 = -1;
+    let names: &[&str] = if protocol == "ipv4" { &IPV4 } else { &IPV6 };
+    let of_old = |value: &i32| SysctlEntry {
+        iarg: Some(*value).filter(|value| *value != NONE),
+        ..SysctlEntry::default()
+    };
+    let old: Vec<SysctlEntry> = old.iter().map(of_old).collect();
+    let values = if values.is_empty() { &old } else { values };
+    let (last, first): (Vec<_>, Vec<_>) =
+        names.iter().zip(values).partition(|(name, _)| **name == LAST);
+    for (name, value) in first.into_iter().chain(last) {
+        set(&format!("/proc/sys/net/{protocol}/conf/{device}/{name}"), value, weak)?;
+    }
+    Ok(())
+}
+
+/// Sets one, if it is not as it should be.
+fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
+    let value = match entry.r#type {
+        SYSCTL_TEXT => entry.sarg.as_deref().map(|text| text.trim().to_owned()),
+        _ => entry.iarg.map(|number| number.to_string()),
+    };
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
+    match std::fs::read_to_string(path) {
+        Ok(now) if now.split_whitespace().eq(value.split_whitespace()) => return Ok(()),
+        Err(error) if weak && error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        _ => {}
+    }
+    match std::fs::write(path, &value) {
+        Err(error) if weak => {
+            tracing::warn!("{path} stays as it is: {error}");
+            Ok(())
+        }
+        written => written.map_err(Error::kernel(format!("write {value} to {path}"))),
+    }
+}
