@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use collector::Home;
+use criu::{External, ExternalMounts};
 use ids::HostPid;
 
 /// Checkpoint running process trees and restore them.
@@ -78,10 +79,12 @@ pub(crate) struct DumpOptions {
     /// with --ext-unix-sk connects them again, by the name of the other end
     #[arg(long)]
     pub(crate) ext_unix_sk: bool,
-    /// Allow one Unix socket of the tree, by its inode, to be connected to a process outside, whatever its
-    /// type: a restore with --ext-unix-sk makes a new connection to the name of the other end
-    #[arg(long, value_name = "unix[INODE]", value_parser = unix_socket)]
-    pub(crate) external: Vec<u32>,
+    /// What the tree has of the outside. unix[INODE]: a Unix socket, of any type, that is connected to a process
+    /// outside; a restore with --ext-unix-sk makes a new connection to the name of the other end. mnt[PATH]:NAME: what
+    /// is mounted there in the tree's own mount namespace; a restore is given it by that name. mnt[]: all that is
+    /// mounted here, too; mnt[]:sm also if it shares mounts with others or receives them. May be given more than once
+    #[arg(long, value_name = "WHAT", value_parser = external)]
+    pub(crate) external: Vec<External>,
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = criu::size::parse)]
     pub(crate) ghost_limit: u64,
@@ -127,10 +130,27 @@ pub(crate) struct DumpOptions {
     pub(crate) programs: ProgramPlaces,
 }
 
-/// The inode in `unix[INODE]`.
-fn unix_socket(text: &str) -> Result<u32, &'static str> {
-    let inode = text.strip_prefix("unix[").and_then(|rest| rest.strip_suffix(']'));
-    inode.and_then(|inode| inode.parse().ok()).ok_or("only unix[INODE] can be external")
+fn external(text: &str) -> Result<External, &'static str> {
+    External::parse(text.as_ref())
+        .ok_or("only unix[INODE], mnt[KEY]:VALUE and mnt[]:FLAGS can be external")
+}
+
+/// The inode of a Unix socket.
+pub(crate) const fn socket(external: &External) -> Option<u32> {
+    match external {
+        External::UnixSocket(inode) => Some(*inode),
+        _ => None,
+    }
+}
+
+/// What is external of mounts.
+pub(crate) fn mounts(external: &[External]) -> ExternalMounts {
+    let mut mounts = ExternalMounts::default();
+    for one in external {
+        // Unix sockets are told apart by `socket`.
+        mounts.add(one.clone()).unwrap_or_default();
+    }
+    mounts
 }
 
 /// How the network of a tree is locked: CRIU's names.
@@ -213,6 +233,14 @@ pub(crate) struct RestoreOptions {
     /// File for the pid of the restored root; it must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,
+    /// The directory with the tree's files: it becomes the root of the tree's own mount namespace, or, where the tree
+    /// had none, all paths count from it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// What the tree had of the outside. mnt[NAME]:PATH: what the dump was told of by that name; mnt[]: all that
+    /// the dump found, from the same paths. May be given more than once
+    #[arg(long, value_name = "WHAT", value_parser = external)]
+    pub(crate) external: Vec<External>,
     /// Join the caller's session and terminal
     #[arg(long)]
     pub(crate) shell_job: bool,

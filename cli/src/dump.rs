@@ -25,8 +25,9 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         shell_job: options.shell_job,
         external_unix: ExternalUnix {
             datagrams: options.ext_unix_sk,
-            sockets: options.external.into_iter().collect(),
+            sockets: options.external.iter().filter_map(args::socket).collect(),
         },
+        mounts: args::mounts(&options.external).of_dump(),
         ghost_limit: options.ghost_limit,
         search: dumper::files::Search { always: false, below: options.irmap_scan_path },
         connections: match (options.tcp_established, options.tcp_close) {

@@ -43,6 +43,11 @@ fn asked(
         external_pipes: true,
         client: options.client,
         root: options.root.clone(),
+        mounts: dumper::MountOptions {
+            other_kinds: options.file_systems.clone(),
+            skipped: options.skipped_mounts.clone(),
+            ..options.external_mounts.of_dump()
+        },
         connections: match (options.tcp_established, options.tcp_close) {
             (_, true) => Connections::Closed,
             (true, false) => Connections::All,

@@ -14,6 +14,7 @@ use api::{CgroupRoot, CgroupsMode};
 use dumper::LockMethod;
 use ids::HostPid;
 
+use crate::external::{External, ExternalMounts};
 use crate::networks::Networks;
 use crate::table::Known;
 
@@ -50,6 +51,12 @@ pub struct Options {
     pub external_datagrams: bool,
     /// Unix sockets of it, by inode, that may be connected to processes outside it.
     pub external_sockets: BTreeSet<u32>,
+    /// Mounts that come from outside.
+    pub external_mounts: ExternalMounts,
+    /// More kinds of file systems that a restore just mounts.
+    pub file_systems: Vec<String>,
+    /// Mounts that are left out.
+    pub skipped_mounts: Vec<PathBuf>,
     /// Who restores does not wait for the tree to end.
     pub detach: bool,
     /// The restored root is the sibling of who restores.
@@ -202,8 +209,9 @@ impl Options {
                 }
                 self.external_datagrams = true;
             }
-            "external" => match unix_inode(&value()) {
-                Some(inode) => drop(self.external_sockets.insert(inode)),
+            "external" => match External::parse(&value()) {
+                Some(External::UnixSocket(inode)) => drop(self.external_sockets.insert(inode)),
+                Some(mount) => drop(self.external_mounts.add(mount)),
                 None if self.networks.take_external(&value()) => {}
                 None => self.refused.push(format!("{written} {}", value().to_string_lossy())),
             },
@@ -217,6 +225,16 @@ impl Options {
                 false => self.refused.push(format!("{written} {}", value().to_string_lossy())),
             },
             "weak-sysctls" => self.networks.weak_settings = on,
+            "ext-mount-map" => self.take_mount(written, &value())?,
+            "enable-external-sharing" => self.external_mounts.shared = true,
+            "enable-external-masters" => self.external_mounts.masters = true,
+            "enable-fs" => {
+                let kinds = value().to_string_lossy().into_owned();
+                self.file_systems.extend(kinds.split(',').map(str::to_owned));
+            }
+            "skip-mnt" => self.skipped_mounts.push(value().into()),
+            // Which of CRIU's ways builds the mounts; ours is one, and they come out the same.
+            "mntns-compat-mode" => {}
             "pidfile" => self.pidfile = Some(value().into()),
             "timeout" => {
                 // CRIU takes 0 for its default.
@@ -294,17 +312,35 @@ fn wrong_unless(is_right: bool, option: &str, value: &OsStr) -> Result<(), Usage
     if is_right { Ok(()) } else { Err(UsageError::Value { option, value }) }
 }
 
+impl Options {
+    /// `KEY:VALUE`, or `auto` for all.
+    fn take_mount(&mut self, written: &str, value: &OsStr) -> Result<(), UsageError> {
+        let external = match value == "auto" {
+            true => Some(External::Mounts { shared: false, masters: false }),
+            false => {
+                let text = value.to_string_lossy();
+                let parts = text
+                    .split_once(':')
+                    .filter(|(key, value)| !key.is_empty() && !value.is_empty());
+                parts.map(|(key, value)| External::Mount { key: key.into(), value: value.into() })
+            }
+        };
+        match external {
+            Some(external) => Ok(drop(self.external_mounts.add(external))),
+            None => Err(UsageError::Value {
+                option: written.to_owned(),
+                value: value.to_string_lossy().into_owned(),
+            }),
+        }
+    }
+}
+
 /// Which of its values an option has.
 fn one_of(option: &str, value: &OsStr, values: &[&str]) -> Result<usize, UsageError> {
     values.iter().position(|known| value == *known).ok_or_else(|| UsageError::Value {
         option: option.to_owned(),
         value: value.to_string_lossy().into_owned(),
     })
-}
-
-/// The inode in `unix[INODE]`.
-fn unix_inode(value: &OsStr) -> Option<u32> {
-    value.to_str()?.strip_prefix("unix[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// The number and the name in `fd[NUMBER]:NAME`.
@@ -417,8 +453,8 @@ mod tests {
 
     #[test]
     fn what_criu_has_and_we_have_not_is_named() {
-        let read = options("check --lsm-profile x --no-tcp-close --external mnt[/a]:b");
-        assert_eq!(read.refused, ["--external mnt[/a]:b", "--lsm-profile"]);
+        let read = options("check --lsm-profile x --no-tcp-close --external dev[8/1]:b");
+        assert_eq!(read.refused, ["--external dev[8/1]:b", "--lsm-profile"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
@@ -458,7 +494,8 @@ mod tests {
             }
             // Of what can be external only some is carried.
             let values: &[&str] = match known.long {
-                "external" => &["=unix[1]"],
+                "external" => &["=unix[1]", "=mnt[/a]:b", "=mnt[]"],
+                "ext-mount-map" => &["=/a:b", "=auto"],
                 "inherit-fd" => &["=fd[1]:x"],
                 "empty-ns" => &["=net"],
                 "veth-pair" => &["=a=b"],

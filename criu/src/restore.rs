@@ -51,6 +51,10 @@ fn restore(
         shell_job: options.shell_job,
         external_unix: options.external_datagrams,
         root: options.root.clone(),
+        mounts: restorer::MountOptions {
+            skipped: options.skipped_mounts.clone(),
+            ..options.external_mounts.of_restore()
+        },
         parent: match (options.sibling, options.detach) {
             (true, _) => Parent::CallersParent,
             // Who is executed in our place is the parent.

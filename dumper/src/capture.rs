@@ -124,6 +124,7 @@ impl TreeState {
 }
 
 const TAKE_INVENTORY: &str = "take the inventory";
+const READ_MOUNTS: &str = "read the mounts";
 const READ_FILES: &str = "read the open files";
 
 /// Takes the time since the last lap.
@@ -176,6 +177,7 @@ fn read(
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
     let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
     found.extend(refused);
+    found.extend(unsupported::of_mounts(root, &inventory, &plan.views, &plan.around)?);
     unsupported::refuse(root, found)?;
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
@@ -189,8 +191,11 @@ fn read(
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
+    let is_late = || clock.check(READ_MOUNTS).is_err();
     let own = &plan.around.namespaces;
-    let namespaces = Namespaces::read(&inventory, own, root, &plan.networks)?;
+    let namespaces =
+        Namespaces::read(&inventory, own, root, &plan.networks, &plan.views, &is_late)?;
+    clock.check(READ_MOUNTS)?;
     let ids = kobj_ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();

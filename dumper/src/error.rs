@@ -92,6 +92,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A look at mounts failed.
+    #[error(transparent)]
+    Mounts(#[from] crate::mounts::Error),
     /// The images could not be written.
     #[error("write the images")]
     Images(#[from] images::Error),
@@ -194,6 +197,7 @@ impl Error {
                 | Self::Freeze { .. }
                 | Self::Inject { .. }
                 | Self::Files(_)
+                | Self::Mounts(_)
         )
     }
 

@@ -61,6 +61,7 @@ mod watched;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use collector::sharing::Hidden;
 use collector::{Inventory, OpenFile};
@@ -68,6 +69,7 @@ use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
+use crate::mounts::Views;
 use crate::numbers::Numbers;
 use crate::segment::{Key, Segment};
 use beside::Beside;
@@ -113,6 +115,8 @@ pub struct PlanContext {
     pub connections: Connections,
     /// TCP connections that nobody has accepted yet are left out.
     pub skip_in_flight: bool,
+    /// The mount namespaces of the tree that are not the dumper's.
+    pub views: Arc<Views>,
 }
 
 impl PlanContext {
@@ -217,7 +221,7 @@ impl Plan {
 
     /// The network namespaces in which the tree has sockets or processes, beside this process's own, by the kernel's
     /// ids.
-    pub(crate) fn networks(&self) -> &BTreeMap<u64, std::sync::Arc<std::os::fd::OwnedFd>> {
+    pub(crate) fn networks(&self) -> &BTreeMap<u64, Arc<std::os::fd::OwnedFd>> {
         self.held.networks.others()
     }
 
@@ -274,6 +278,8 @@ pub struct Captured {
     places: BTreeMap<(HostPid, FileReference), u32>,
     /// The same by the file itself, of mapped ones too.
     paths: HashMap<paths::Key, u32>,
+    /// The mount namespaces of processes that are not in the dumper's.
+    namespaces: BTreeMap<HostPid, u64>,
     files: Vec<FileEntry>,
     /// Entries of before, of which those in `keeping` and `unchanged` are written.
     cached: Vec<FileEntry>,

@@ -7,6 +7,7 @@
 //! frozen look, which sees all at one moment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use collector::{Collector, Inventory, Look};
@@ -17,6 +18,7 @@ use support::tree::{CARRIED_NAMESPACES, Surroundings};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
+use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
@@ -37,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) task_states: TaskStates,
     /// What the images call the tasks.
     pub(crate) numbers: Numbers,
+    /// The mount namespaces of the tree that are not the dumper's.
+    pub(crate) views: Arc<Views>,
     pub(crate) files: files::Plan,
     pub(crate) sharing: sharing::Known,
 }
@@ -69,6 +73,7 @@ impl<'a> Looker<'a> {
                 search: options.search.clone(),
                 connections: options.connections,
                 skip_in_flight: options.skip_in_flight,
+                views: Arc::default(),
             },
         })
     }
@@ -142,12 +147,21 @@ impl<'a> Looker<'a> {
             true => (&none, Numbers::default()),
             false => (&inventory, task_states.numbers(root)?),
         };
+        let own = namespaces.get("mnt").copied();
+        let (views, refused) = Views::read(looked_at, root, own, &self.options.mounts)?;
+        let views = Arc::new(views);
+        found.extend(refused);
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
         let (sharing, mut shared) =
             sharing::look(collector, root, looked_at, &sent, self.options.external_pipes)?;
         let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
-        let context = files::PlanContext { joined, hidden, ..self.context.clone() };
+        let context = files::PlanContext {
+            joined,
+            hidden,
+            views: Arc::clone(&views),
+            ..self.context.clone()
+        };
         let refused = files.prepare(looked_at, &numbers, context)?;
         // Who is at the other end is told better by who holds both.
         let is_told = |other: &Unsupported| {
@@ -158,7 +172,7 @@ impl<'a> Looker<'a> {
         found.extend(shared);
         found.extend(Networks::begin(files.networks(), self.options)?.unsupported(root)?);
         inventory.refer_to_this();
-        Ok((Seen { inventory, task_states, numbers, files, sharing }, found))
+        Ok((Seen { inventory, task_states, numbers, views, files, sharing }, found))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod ipc;
+mod mnt;
 pub(crate) mod net;
 mod uts;
 
@@ -18,13 +19,19 @@ use images::ImageWriter;
 use images::messages::TaskKobjIdsEntry;
 
 use crate::error::Error;
+use crate::mounts::{Contents, Views};
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
 pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 4] =
-    [("uts", uts::read), ("cgroup", cgroup::read), ("ipc", ipc::read), ("net", net::read)];
+const TABLE: [(&str, Read); 5] = [
+    ("uts", uts::read),
+    ("cgroup", cgroup::read),
+    ("ipc", ipc::read),
+    ("net", net::read),
+    ("mnt", mnt::read),
+];
 
 /// Reads what a namespace of one kind says of itself.
 type Read = fn(&Namespace<'_>) -> Result<Box<dyn Described>, Error>;
@@ -38,6 +45,8 @@ struct Namespace<'a> {
     id: u64,
     /// Its number in the images.
     number: u32,
+    /// What was seen of mount namespaces while the tree ran.
+    mounts: &'a Views,
     /// What is known of network namespaces.
     networks: &'a net::Plans,
     /// The numbers of all that are not the dumper's, by name and the kernel's id.
@@ -69,17 +78,23 @@ pub(crate) struct Namespaces {
     /// Those that are not the dumper's, by name and the kernel's id.
     others: BTreeMap<(&'static str, u64), u32>,
     described: BTreeMap<u32, Box<dyn Described>>,
+    /// What is in file systems that live in memory.
+    contents: Contents,
 }
 
 impl Namespaces {
-    /// Numbers the namespaces of a frozen tree, and reads those that are not the dumper's, of which `own` are the ids.
+    /// Numbers the namespaces of a frozen tree, and reads those that are not the dumper's, of which `own` are the ids;
+    /// `mounts` were looked into before.
     pub(crate) fn read(
         inventory: &Inventory,
         own: &BTreeMap<&'static str, u64>,
         root: HostPid,
         networks: &net::Plans,
+        mounts: &Views,
+        is_late: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
-        let mut found = Self::default();
+        let contents = mounts.read_contents(is_late)?;
+        let mut found = Self { contents, ..Self::default() };
         let mut members = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             for name in KINDS {
@@ -96,7 +111,8 @@ impl Namespaces {
         for (&(name, id), &number) in &found.others {
             let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) else { continue };
             let member = members.get(&(name, id)).copied().unwrap_or(root);
-            let namespace = Namespace { member, id, number, networks, numbers: &found.others };
+            let numbers = &found.others;
+            let namespace = Namespace { member, id, number, mounts, networks, numbers };
             found.described.insert(number, read(&namespace)?);
         }
         Ok(found)
@@ -152,6 +168,7 @@ impl Namespaces {
 
     /// Writes the images of those that are not the dumper's.
     pub(crate) fn encode(&self, writer: &ImageWriter) -> Result<(), images::Error> {
+        self.contents.encode(writer)?;
         self.described.iter().try_for_each(|(&number, namespace)| namespace.encode(number, writer))
     }
 }

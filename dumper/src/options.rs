@@ -13,6 +13,7 @@ use support::tree::Surroundings;
 
 use crate::cgroups::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
+use crate::mounts::MountOptions;
 
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct DumpOptions {
     pub client: Option<u32>,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
+    /// What is asked about mounts, of a tree that is in another mount namespace.
+    pub mounts: MountOptions,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
     /// Where the names of watched files (inotify, fanotify) are looked for that the kernel does not tell.
@@ -150,6 +153,7 @@ impl DumpOptions {
             external_pipes: false,
             client: None,
             root: None,
+            mounts: MountOptions::default(),
             ghost_limit: crate::files::PlanContext::GHOST_LIMIT,
             search: crate::files::Search::default(),
             file_locks: true,

@@ -2,6 +2,7 @@
 //! runs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
 use crate::memory::{self, PlannedMemory, PreCopy, Store};
+use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::network::Network;
 use crate::numbers::Numbers;
@@ -79,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) task_states: TaskStates,
     /// What the images call the tasks.
     pub(crate) numbers: Numbers,
+    /// The mount namespaces of the tree that are not the dumper's.
+    pub(crate) views: Arc<Views>,
     /// It holds some of the target's files.
     pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
@@ -112,7 +116,7 @@ impl Plan {
         let bits = Bits::find(&mut collector);
         collector.watch();
         let looker = Looker::new(options)?;
-        let Seen { inventory, task_states, numbers, files, sharing } =
+        let Seen { inventory, task_states, numbers, views, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
@@ -146,8 +150,9 @@ impl Plan {
         pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let seen = Seen { inventory, task_states, numbers, files, sharing };
-        let Seen { inventory, task_states, numbers, files, sharing } = if pre_copy.is_empty() {
+        let seen = Seen { inventory, task_states, numbers, views, files, sharing };
+        let Seen { inventory, task_states, numbers, views, files, sharing } = if pre_copy.is_empty()
+        {
             seen
         } else {
             drop(seen.files);
@@ -171,6 +176,7 @@ impl Plan {
             inventory,
             task_states,
             numbers,
+            views,
             files,
             sharing,
             finder,

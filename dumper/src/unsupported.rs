@@ -21,6 +21,7 @@ use support::tree::{Surroundings, of_tree};
 
 use crate::error::Error;
 use crate::inject::Original;
+use crate::mounts::Views;
 use crate::options::DumpOptions;
 use crate::processes::is_zombie;
 
@@ -136,6 +137,28 @@ pub(crate) fn is_paused(root: HostPid) -> bool {
     let Ok(hierarchies) = Hierarchies::find() else { return false };
     let frozen = |version| hierarchies.frozen(version, root).is_ok_and(|group| group.is_some());
     frozen(Version::V2) || frozen(Version::V1)
+}
+
+/// What has changed of mounts since they were looked at: their tables, or who is in which namespace.
+pub(crate) fn of_mounts(
+    root: HostPid,
+    inventory: &Inventory,
+    views: &Views,
+    around: &Surroundings,
+) -> Result<Vec<Unsupported>, Error> {
+    let own = around.namespaces.get("mnt");
+    let alive = inventory.processes.values().filter(|process| !is_zombie(process));
+    let mut others = alive
+        .filter_map(|process| Some((process.pid, process.namespaces.get("mnt")?)))
+        .filter(|(_, id)| Some(*id) != own);
+    if let Some((pid, _)) = others.find(|(_, id)| views.get(**id).is_none()) {
+        return Ok(vec![support::mounts::CHANGED.of(pid, "the mount namespace")]);
+    }
+    let same = views.are_the_same();
+    match same.map_err(crate::mounts::Error::of("read the table of mounts"))? {
+        true => Ok(Vec::new()),
+        false => Ok(vec![support::mounts::CHANGED.of(root, "the mount namespace")]),
+    }
 }
 
 /// Fails if there are any.

@@ -259,7 +259,7 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             continue;
         }
         let object = match mapping.kind {
-            kind if kind.is_of_file() => state.files.mapped(mapping).map(u64::from),
+            kind if kind.is_of_file() => state.files.mapped(pid, mapping).map(u64::from),
             MappingKind::SharedAnonymous => {
                 state.segments.get(&Key::File(mapping.device, mapping.inode)).copied()
             }

@@ -14,6 +14,7 @@
 pub mod build_id;
 pub mod checkpoint;
 mod error;
+pub mod file_systems;
 mod images;
 mod lineage;
 pub mod magic;

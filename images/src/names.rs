@@ -295,6 +295,17 @@ impl NetworkImage {
     }
 }
 
+/// `tmpfs-dev-ID.tar.gz.img`: what is in a file system that lives in memory, by its device as the kernel packs it. It
+/// is an archive without any head.
+pub fn tmpfs(device: u32) -> String {
+    format!("tmpfs-dev-{device}.tar.gz.img")
+}
+
+/// The name by which CRIU 1.x had the same, by the number of the mount.
+pub fn older_tmpfs(mount: u32) -> String {
+    format!("tmpfs-{mount}.tar.gz.img")
+}
+
 /// `stats-dump`: what a dump cost. A service file: it lies in the work directory. One entry.
 pub fn stats_dump() -> Image<StatsEntry> {
     Image::new("stats-dump", magic::STATS).with_head(Head::Service)

@@ -26,6 +26,7 @@ pub mod keyrings;
 pub mod landlock;
 pub mod layout;
 pub mod memory;
+pub mod mounts;
 pub mod mqueue;
 pub mod multicast;
 pub mod namespaces;

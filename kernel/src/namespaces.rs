@@ -11,7 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use ids::HostPid;
+use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
 
 /// What a UTS namespace says of itself: at most 64 bytes each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,6 +215,96 @@ pub fn within_network<T>(namespace: impl AsFd, work: impl FnOnce() -> T) -> io::
     let done = work();
     setns(back, CloneFlags::CLONE_NEWNET)?;
     Ok(done)
+}
+
+/// A mount namespace, as it is seen from its root.
+#[derive(Debug)]
+pub struct MountView {
+    /// A handle on the root directory of the namespace: paths that begin there lead where they lead to its processes.
+    pub root: OwnedFd,
+    /// `mountinfo` of the namespace, which can be read again and again.
+    pub table: File,
+}
+
+/// Looks into a mount namespace.
+///
+/// # Errors
+/// If it may not be entered (`CAP_SYS_ADMIN` in the user namespace that owns it, `CAP_SYS_CHROOT`).
+pub fn mount_view(namespace: impl AsFd + Send) -> io::Result<MountView> {
+    in_mounts(namespace, |thread| {
+        let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
+        let table = openat(thread, "mountinfo", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(MountView { root, table: File::from(table) })
+    })
+}
+
+/// A handle on a directory.
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Does `work` in a mount namespace, from its root. It is given its thread's directory in `/proc`.
+///
+/// # Errors
+/// If the namespace may not be entered, and those of `work`.
+pub fn in_mounts<T: Send>(
+    namespace: impl AsFd + Send,
+    work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    elsewhere(move || {
+        let thread = nix::fcntl::open("/proc/thread-self", HANDLE, Mode::empty())?;
+        // Its directories are shared with the other threads.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        work(&thread)
+    })
+}
+
+/// Moves the calling process into a mount namespace; its root directory stays where it is, so that paths lead where
+/// they led. It shares its directories with nobody, unless it is there already.
+///
+/// # Errors
+/// Without the right to.
+pub fn enter_mounts(namespace: impl AsFd) -> io::Result<()> {
+    // Who is in it already may share its directories with whom it was made by.
+    let here = nix::sys::stat::stat("/proc/thread-self/ns/mnt")?.st_ino;
+    if nix::sys::stat::fstat(&namespace)?.st_ino == here {
+        return Ok(());
+    }
+    let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
+    let here = nix::fcntl::open(".", HANDLE, Mode::empty())?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    nix::unistd::fchdir(&root)?;
+    nix::unistd::chroot(".")?;
+    Ok(nix::unistd::fchdir(&here)?)
+}
+
+/// Does `work` in a mount namespace that is made for it, a copy of the caller's in which nothing propagates. It ends with `work` unless
+/// that keeps a descriptor.
+///
+/// # Errors
+/// Without the right to, and those of `work`.
+pub fn in_new_mounts<T: Send>(
+    work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    elsewhere(move || {
+        let thread = nix::fcntl::open("/proc/thread-self", HANDLE, Mode::empty())?;
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+        let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
+        let change = crate::mounts::Change {
+            all_below: true,
+            propagation: Some(crate::mounts::Propagation::Private),
+            ..Default::default()
+        };
+        crate::mounts::change(&root, &change)?;
+        work(&thread)
+    })
+}
+
+/// Moves the calling thread, which shares its directories with no other, into a copy of its mount namespace.
+///
+/// # Errors
+/// Without the right to.
+pub fn copy_mounts() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWNS)?)
 }
 
 /// Does `work` in a thread of its own, whose namespaces end with it.

@@ -137,6 +137,18 @@ fn statx(fd: impl AsFd, wanted: u32) -> Result<libc::statx, Errno> {
     Errno::result(answer).map(|_| found)
 }
 
+/// The mount that a descriptor, or a handle, is of, by the number that `mountinfo` has.
+///
+/// # Errors
+/// When the kernel does not tell (before Linux 5.8).
+pub fn mount(fd: impl AsFd) -> io::Result<i32> {
+    let found = statx(fd, libc::STATX_MNT_ID)?;
+    match found.stx_mask & libc::STATX_MNT_ID {
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => i32::try_from(found.stx_mnt_id).map_err(io::Error::other),
+    }
+}
+
 fn born(found: &libc::statx) -> Option<Moment> {
     let known = found.stx_mask & libc::STATX_BTIME != 0;
     known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec))

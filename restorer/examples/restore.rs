@@ -11,6 +11,7 @@ fn main() -> std::process::ExitCode {
         shell_job: has("--shell-job"),
         external_unix: false,
         root: None,
+        mounts: stasis_restorer::MountOptions::default(),
         parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
         records: None,
         undo: "/run/stasis/undo".into(),

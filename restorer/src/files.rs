@@ -58,12 +58,15 @@ mod watched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
 use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
+
+use crate::places::Roots;
 
 use self::approve::Purpose;
 pub use self::approve::Trust;
@@ -91,6 +94,8 @@ pub struct OpenContext {
     pub external_unix: bool,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.
     pub root: Option<PathBuf>,
+    /// Where the paths of files begin that were in mount namespaces of the tree's own.
+    pub roots: Arc<Roots>,
     /// Who holds which file. A file that nobody holds is opened by our own rights.
     pub holders: Holders,
     /// What is believed of the paths.

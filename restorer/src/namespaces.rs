@@ -7,25 +7,30 @@
 
 mod cgroup;
 mod ipc;
+mod mnt;
 mod net;
 mod uts;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Debug;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
-use ids::ImagePid;
-use images::Checkpoint;
-use images::messages::TaskKobjIdsEntry;
+use ids::{HostPid, ImagePid};
+use images::messages::{MntEntry, TaskKobjIdsEntry};
+use images::{Checkpoint, Images};
 use kernel::descriptors::duplicate_from;
-use kernel::namespaces::{enter, own};
+use kernel::namespaces::{enter, enter_mounts, own};
+use kernel::procfs::{Dir, Mounts, ProcFile};
 
 use crate::error::Error;
 use crate::files::Networks;
+use crate::mounts::{self, MountOptions};
+use crate::places::Roots;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
-const TABLE: [Kind; 4] = [uts::KIND, net::KIND, cgroup::KIND, ipc::KIND];
+const TABLE: [Kind; 5] = [uts::KIND, net::KIND, cgroup::KIND, ipc::KIND, mnt::KIND];
 
 pub use net::Given;
 
@@ -47,6 +52,11 @@ trait Making: Debug {
     /// Fills it, when all have been made.
     fn fill(&self, _number: u32, _made: &Made<'_>, _given: &Given) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// What is mounted in one that is made together with all of its kind, when the others are there.
+    fn mounts(&self) -> Option<&[MntEntry]> {
+        None
     }
 }
 
@@ -179,12 +189,33 @@ pub(crate) struct Made<'s> {
     others: BTreeMap<(usize, u32), OwnedFd>,
 }
 
+/// What mounts are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ground<'a> {
+    /// The process at the root of the tree.
+    pub(crate) root_process: ImagePid,
+    /// The directory that becomes the root of its mount namespace.
+    pub(crate) root: Option<&'a Path>,
+    pub(crate) options: &'a MountOptions,
+    pub(crate) images: &'a Images,
+    /// Files that are looked for: the mounts that they are on, and their paths.
+    pub(crate) files: &'a [(i32, PathBuf)],
+}
+
 impl<'s> Made<'s> {
-    /// Makes and fills them.
-    pub(crate) fn make(sets: &'s Sets, given: &Given) -> Result<Self, Error> {
+    /// Makes and fills them; also returns how files are found in mount namespaces.
+    pub(crate) fn make(
+        sets: &'s Sets,
+        given: &Given,
+        ground: &Ground<'_>,
+    ) -> Result<(Self, Roots), Error> {
         let mut made = Self { sets, own: BTreeMap::new(), others: BTreeMap::new() };
+        let mut mounted = BTreeMap::new();
         for (&(kind, number), namespace) in &sets.others {
-            made.others.insert((kind, number), namespace.make(number, given)?);
+            match namespace.mounts() {
+                Some(mounts) => drop(mounted.insert((kind, number), mounts)),
+                None => drop(made.others.insert((kind, number), namespace.make(number, given)?)),
+            }
             if let Entry::Vacant(vacant) = made.own.entry(kind) {
                 let failed = format!("open the own {} namespace", TABLE[kind].name);
                 vacant.insert(own(TABLE[kind].name).map_err(Error::kernel(failed))?);
@@ -193,7 +224,36 @@ impl<'s> Made<'s> {
         for (&(_, number), namespace) in &sets.others {
             namespace.fill(number, &made, given)?;
         }
-        Ok(made)
+        let roots = made.mount(&mounted, ground)?;
+        Ok((made, roots))
+    }
+
+    /// Builds the mount namespaces.
+    fn mount(
+        &mut self,
+        mounted: &BTreeMap<(usize, u32), &[MntEntry]>,
+        ground: &Ground<'_>,
+    ) -> Result<Roots, Error> {
+        let Some(((kind, _), _)) = mounted.first_key_value() else { return Ok(Roots::default()) };
+        let set = self.sets.of.get(&ground.root_process);
+        let inside = set.into_iter().flatten().filter_map(|(kind, number)| {
+            let namespace = self.others.get(&(*kind, *number))?;
+            Some((TABLE[*kind].name, namespace.as_fd()))
+        });
+        let request = mounts::Request {
+            namespaces: mounted.iter().map(|((_, number), mounts)| (*number, *mounts)).collect(),
+            root_namespace: set.and_then(|set| set.get(kind)).copied(),
+            root: ground.root,
+            files: ground.files.to_vec(),
+            own: Mounts::read(&Dir::open(HostPid::own())?)?,
+            options: ground.options,
+            images: ground.images,
+            inside: inside.collect(),
+        };
+        let mounts::Built { namespaces, roots } = mounts::build(&request)?;
+        let named = namespaces.into_iter().map(|(number, namespace)| ((*kind, number), namespace));
+        self.others.extend(named);
+        Ok(roots)
     }
 
     /// The namespace of a kind that has been made under this number.
@@ -235,8 +295,12 @@ impl<'s> Made<'s> {
             let number = set.and_then(|set| set.get(kind));
             let namespace = number.and_then(|number| self.others.get(&(*kind, *number)));
             let name = TABLE[*kind].name;
-            enter(name, namespace.unwrap_or(own))
-                .map_err(Error::kernel(format!("enter a {name} namespace")))?;
+            let namespace = namespace.unwrap_or(own);
+            let entered = match name {
+                "mnt" => enter_mounts(namespace),
+                name => enter(name, namespace),
+            };
+            entered.map_err(Error::kernel(format!("enter a {name} namespace")))?;
         }
         Ok(())
     }

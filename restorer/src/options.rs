@@ -7,6 +7,7 @@ use api::{CgroupRoot, CgroupsMode};
 use ids::HostPid;
 
 use crate::files::{Connections, Inherited, Trust, Validation};
+use crate::mounts::MountOptions;
 
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct RestoreOptions {
     pub external_unix: bool,
     /// Root directory that the paths in the images are relative to; `None` for the caller's.
     pub root: Option<PathBuf>,
+    /// What is asked about mounts, of a tree that is in another mount namespace.
+    pub mounts: MountOptions,
     /// Whose child the root is.
     pub parent: Parent,
     /// Where it is noted down which trees were restored ([`crate::Record`]), for those who ask when

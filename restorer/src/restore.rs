@@ -87,12 +87,20 @@ pub fn restore(
     let mut groups = cgroups::Plan::make(&mut checkpoint, asked)?;
 
     let sets = std::mem::take(&mut checkpoint.namespaces);
-    let mut namespaces = {
+    let on_mounts = checkpoint.files.on_mounts();
+    let ground = namespaces::Ground {
+        root_process: plan.tasks[0].pid,
+        root: options.root.as_deref(),
+        options: &options.mounts,
+        images,
+        files: &on_mounts,
+    };
+    let (mut namespaces, roots) = {
         let inherited = options.inherited.iter();
         let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
         let inherited = inherited.map(|it| (name(&it.key), Arc::clone(&it.file))).collect();
         let given = namespaces::Given { inherited, ..options.networks.clone() };
-        namespaces::Made::make(&sets, &given)?
+        namespaces::Made::make(&sets, &given, &ground)?
     };
     let first = checkpoint.processes.first().map(|process| process.pid);
     let networks = namespaces.networks(first)?;
@@ -106,13 +114,15 @@ pub fn restore(
         shell_job: options.shell_job,
         gives_masters: hooks.hang_on(Point::OrphanPtsMaster),
         external_unix: options.external_unix,
-        root: options.root.clone(),
+        // It is the root of the tree's own namespace.
+        root: options.root.clone().filter(|_| roots.is_empty()),
         holders: rights::holders(&checkpoint),
         trust: options.trust,
         validation: options.validation,
         connections,
         networks,
-        work: work(&checkpoint),
+        work: work(&checkpoint) + roots.descriptors(),
+        roots: Arc::new(roots),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;

@@ -16,7 +16,6 @@ use std::fs::File;
 use std::io::Write;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid};
@@ -339,10 +338,15 @@ fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
         std::env::set_current_dir(format!("/proc/self/fd/{fd}"))
             .map_err(Error::kernel(format!("change to the {what} directory")))
     };
+    // One directory may be mounted twice.
     let identity = |path: &str| {
-        std::fs::metadata(path)
-            .map(|metadata| (metadata.dev(), metadata.ino()))
-            .map_err(Error::kernel(format!("stat {path}")))
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
+        let found = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
+        let found = found.map_err(std::io::Error::from).and_then(|found| {
+            let stat = nix::sys::stat::fstat(&found)?;
+            Ok((stat.st_dev, stat.st_ino, kernel::mounts::id(&found).ok()))
+        });
+        found.map_err(Error::kernel(format!("stat {path}")))
     };
     let other_root = identity("/")? != identity(&format!("/proc/self/fd/{}", place.root))?;
     change(place.cwd, "working")?;

@@ -13,6 +13,7 @@
 //! | [`settings`] | what few tasks have set for themselves |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
+//! | [`mounts`] | mounts of other namespaces |
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
 //! | [`networks`] | network namespaces |
@@ -35,6 +36,7 @@ pub mod host;
 pub mod images;
 pub mod ipc;
 pub mod mappings;
+pub mod mounts;
 pub mod networks;
 pub mod paths;
 pub mod peculiar;

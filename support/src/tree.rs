@@ -25,7 +25,7 @@ pub struct Surroundings {
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
-pub const CARRIED_NAMESPACES: [&str; 4] = ["uts", "cgroup", "ipc", "net"];
+pub const CARRIED_NAMESPACES: [&str; 5] = ["uts", "cgroup", "ipc", "net", "mnt"];
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]

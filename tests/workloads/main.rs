@@ -34,6 +34,7 @@ mod many;
 mod mappings;
 mod memfd;
 mod memory;
+mod mounts;
 mod multicast;
 mod nameless;
 mod namespaces;
@@ -122,6 +123,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("memfd_program", memfd::program),
     ("memfd_sealed", memfd::sealed),
     ("memory", memory::run),
+    ("mounts", mounts::run),
+    ("mounts_inside", mounts::inside),
+    ("mounts_nested", mounts::nested),
+    ("mounts_nested_inside", mounts::nested_inside),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
     ("netlink", netlink::run),

@@ -114,6 +114,20 @@ impl Findings {
     }
 }
 
+/// Whether something comes to hold within a minute.
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if holds() {
+            return true;
+        }
+        if std::time::Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Turns a libc return value into a result.
 pub(crate) fn check(value: i32) -> Result<i32, std::io::Error> {
     if value < 0 { Err(std::io::Error::last_os_error()) } else { Ok(value) }

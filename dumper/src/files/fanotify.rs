@@ -51,6 +51,9 @@ impl FileKind for Fanotify {
             return Err(Problem::Refused(support::files::FANOTIFY_PERMISSION));
         }
         let inodes: Vec<Inode> = marks.iter().filter_map(inode).collect();
+        if survey.namespace(process.pid) != 0 {
+            return Err(Problem::Refused(support::mounts::WATCHED));
+        }
         let mut targets = survey
             .held
             .watched

@@ -31,8 +31,8 @@ pub(super) struct HeldFiles {
 }
 
 /// What names the file of a descriptor to us.
-pub(super) fn key(file: &OpenFile) -> Key {
-    Key { device: file.device, inode: file.inode, target: file.target.clone() }
+pub(super) fn key(namespace: u64, file: &OpenFile) -> Key {
+    Key { namespace, device: file.device, inode: file.inode, target: file.target.clone() }
 }
 
 impl HeldFiles {

@@ -42,6 +42,9 @@ impl FileKind for Inotify {
             _ => return Err(unexpected("an inotify instance")),
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
+        if survey.namespace(process.pid) != 0 {
+            return Err(Problem::Refused(support::mounts::WATCHED));
+        }
         let targets = survey.held.watched.targets(
             &inodes,
             survey.inventory,

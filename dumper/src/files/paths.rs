@@ -24,10 +24,13 @@ use super::PlanContext;
 use super::content::Content;
 use super::identity::FileSystems;
 use super::problem::{Doing, Problem};
+use crate::mounts::Place;
 
-/// What names a file to us: device, inode and link text.
+/// What names a file to us: device, inode and link text, in the mount namespace of who has it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
+    /// The kernel's number of the namespace.
+    pub(super) namespace: u64,
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) target: OsString,
@@ -56,6 +59,8 @@ pub(super) struct FileByPath {
     pub(super) ghost: bool,
     /// Which file it is.
     pub(super) identity: Option<FileIdentity>,
+    /// Its mount, where the images have mounts.
+    pub(super) mount: Option<i32>,
     /// What is in it, once that has been read.
     content: OnceLock<Content>,
 }
@@ -225,11 +230,16 @@ fn look(
     stat: FileStat,
     context: &PlanContext,
 ) -> Result<FileByPath, Problem> {
+    let place = context.views.place(&handle).doing("find the mount of")?;
+    if !place.is_known {
+        return Err(Problem::Refused(support::mounts::UNMOUNTED));
+    }
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
+    let leads_to = |path: &Path| leads_to(&place, path, &stat);
     let path = match without_suffix(target) {
         Some(path) if ghost || terminal => path,
         // It lost this name and was given it again, or the like, which the kernel does not tell.
-        Some(path) if leads_to(&path, &stat) && !leads_to(Path::new(target), &stat) => path,
+        Some(path) if leads_to(&path) && !leads_to(Path::new(target)) => path,
         _ => PathBuf::from(target),
     };
     if !path.is_absolute() {
@@ -238,15 +248,18 @@ fn look(
     let checked = match (ghost, terminal) {
         (true, _) => check_ghost(&stat, context),
         (false, true) => Ok(()),
-        (false, false) => check_path(&path, &stat),
+        (false, false) => check_path(&place, &path, &stat),
     };
     if ghost || checked.is_err() {
         of_file_system(&handle)?;
     }
     checked?;
-    let name = name_in_images(&path, context)?;
-    let (identity, content) = (None, OnceLock::new());
-    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, identity, content })
+    let name = match place.view {
+        Some(_) => path.as_os_str().as_bytes().to_vec(),
+        None => name_in_images(&path, context)?,
+    };
+    let (mount, identity, content) = (place.mount, None, OnceLock::new());
+    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, identity, mount, content })
 }
 
 /// Files of the kernel's own that look like deleted ones, as their names are in no directory that
@@ -282,9 +295,11 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
 }
 
 /// The path must lead to the very file.
-fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
-    let by_path = match lstat_or_stat(path, stat.st_mode) {
+fn check_path(place: &Place<'_>, path: &Path, stat: &FileStat) -> Result<(), Problem> {
+    let by_path = match at(place, path, stat.st_mode) {
         Ok(by_path) => by_path,
+        // What another mount hides is found by its own, below which the kernel says that it has this name.
+        _ if place.is_hidden(path) => return Ok(()),
         Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {
             let lost = without_suffix(path.as_os_str()).unwrap_or_else(|| path.to_owned());
             return Err(Problem::Lost { path: lost });
@@ -293,19 +308,28 @@ fn check_path(path: &Path, stat: &FileStat) -> Result<(), Problem> {
             return Err(Problem::Kernel { operation: "stat path", source: source.into() });
         }
     };
-    if (by_path.st_dev, by_path.st_ino) == (stat.st_dev, stat.st_ino) {
+    if (by_path.st_dev, by_path.st_ino) == (stat.st_dev, stat.st_ino) || place.is_hidden(path) {
         return Ok(());
     }
     Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
 }
 
-fn leads_to(path: &Path, stat: &FileStat) -> bool {
-    lstat_or_stat(path, stat.st_mode)
+fn leads_to(place: &Place<'_>, path: &Path, stat: &FileStat) -> bool {
+    at(place, path, stat.st_mode)
         .is_ok_and(|found| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino))
 }
 
-fn lstat_or_stat(path: &Path, mode: u32) -> nix::Result<FileStat> {
-    if mode & libc::S_IFMT == libc::S_IFLNK { lstat(path) } else { nix::sys::stat::stat(path) }
+/// What a path leads to. (The kernel's paths have no links; in our own namespace the last may be one, if it is none that is asked for.)
+fn at(place: &Place<'_>, path: &Path, mode: u32) -> nix::Result<FileStat> {
+    match place.view {
+        Some(_) => {
+            let found = place.find(path);
+            let number = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+            fstat(&found.map_err(|error| nix::errno::Errno::from_raw(number(error)))?)
+        }
+        None if mode & libc::S_IFMT == libc::S_IFLNK => lstat(path),
+        None => nix::sys::stat::stat(path),
+    }
 }
 
 /// The path as the images have it: below the root that was asked for.

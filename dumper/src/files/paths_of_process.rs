@@ -25,8 +25,8 @@ use super::{Captured, Error, table};
 const LINKS: [(FileReference, &str); 3] =
     [(FileReference::Exe, "exe"), (FileReference::Cwd, "cwd"), (FileReference::Root, "root")];
 
-pub(super) fn key_of(mapping: &Mapping) -> Key {
-    Key { device: mapping.device, inode: mapping.inode, target: mapping.name.clone() }
+pub(super) fn key_of(namespace: u64, mapping: &Mapping) -> Key {
+    Key { namespace, device: mapping.device, inode: mapping.inode, target: mapping.name.clone() }
 }
 
 impl Captured {
@@ -34,8 +34,9 @@ impl Captured {
     /// with no file that has a path: anonymous and shared anonymous memory (`/dev/zero (deleted)`),
     /// System V segments, the vDSO.
     #[must_use]
-    pub fn mapped(&self, mapping: &Mapping) -> Option<u32> {
-        is_of_file(mapping).then(|| self.paths.get(&key_of(mapping)).copied()).flatten()
+    pub fn mapped(&self, pid: HostPid, mapping: &Mapping) -> Option<u32> {
+        let namespace = self.namespaces.get(&pid).copied().unwrap_or(0);
+        is_of_file(mapping).then(|| self.paths.get(&key_of(namespace, mapping)).copied()).flatten()
     }
 }
 
@@ -74,7 +75,7 @@ impl Survey<'_> {
 
     fn place(&mut self, pid: HostPid, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
-        let key = Key { device, inode, target };
+        let key = Key { namespace: self.namespace(pid), device, inode, target };
         if let Some(kind) = table::of_mapped(inode, &key.target).filter(|_| link == "exe") {
             return self.place_of_kind(kind, pid, link, key);
         }
@@ -121,15 +122,16 @@ impl Survey<'_> {
 
     fn mapping(&mut self, pid: HostPid, mapping: &Mapping) -> Result<u32, Problem> {
         let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let key = key_of(self.namespace(pid), mapping);
         if let Some(kind) = table::of_mapped(mapping.inode, &mapping.name) {
             if let Some(id) = kind.mapped_as(self, mapping) {
                 let id = id?;
-                self.path_ids.insert(key_of(mapping), id);
+                self.path_ids.insert(key, id);
                 return Ok(id);
             }
-            return self.place_of_kind(kind, pid, &link, key_of(mapping));
+            return self.place_of_kind(kind, pid, &link, key);
         }
-        self.held_path(key_of(mapping), Check::Name, pid, &link, holds(mapping))
+        self.held_path(key, Check::Name, pid, &link, holds(mapping))
     }
 
     /// The id of a file that is mapped or run and is not found by its path.
@@ -154,7 +156,7 @@ impl Survey<'_> {
     /// The id of the file behind a mapping that has not been read again: it may have another name by
     /// now.
     fn mapping_of_before(&mut self, pid: HostPid, mapping: &Mapping) -> Result<u32, Problem> {
-        let key = key_of(mapping);
+        let key = key_of(self.namespace(pid), mapping);
         if let Some(id) = self.path_ids.get(&key) {
             return Ok(*id);
         }

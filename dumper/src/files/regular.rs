@@ -196,6 +196,7 @@ impl Survey<'_> {
             size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
             mode: Some(stat.st_mode),
             identity: found.identity.filter(|_| !found.ghost),
+            mnt_id: found.mount,
             ..RegFileEntry::default()
         };
         Ok((entry, stat))

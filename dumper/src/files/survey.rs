@@ -189,6 +189,11 @@ impl<'a> Survey<'a> {
         Ok(dir)
     }
 
+    /// The mount namespace of a process; 0 where all are in the dumper's.
+    pub(super) fn namespace(&self, pid: HostPid) -> u64 {
+        self.context.views.of(pid).map_or(0, |view| view.id)
+    }
+
     /// The path of an open file, looked at.
     pub(super) fn find(
         &mut self,
@@ -196,7 +201,8 @@ impl<'a> Survey<'a> {
         file: &OpenFile,
     ) -> Result<Arc<super::paths::FileByPath>, Problem> {
         let dir = self.dir(pid)?;
-        let found = self.held.paths.find(&key(file), Check::Numbers, self.context, || {
+        let key = key(self.namespace(pid), file);
+        let found = self.held.paths.find(&key, Check::Numbers, self.context, || {
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
         });
         match found {

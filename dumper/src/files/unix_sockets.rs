@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use std::sync::Arc;
+
 use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::messages::{
@@ -15,7 +17,6 @@ use images::{ImageWriter, names};
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::sockets::{local_address, unix_file};
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
-use nix::fcntl::OFlag;
 
 use super::beside::{Beside, Part};
 use super::file_cache::Keeping;
@@ -28,6 +29,7 @@ use super::problem::{Doing, Problem};
 use super::queues::empty_message;
 use super::survey::Survey;
 use super::{Captured, socket_options};
+use crate::mounts::{Place, Views};
 use crate::numbers::Numbers;
 
 /// A Unix socket.
@@ -84,6 +86,12 @@ impl FileKind for UnixSocket {
         if frozen {
             survey.unix_queue(pid, file, id, &socket)?;
         }
+        if is_path(&socket.name) {
+            let views = Arc::clone(&survey.context.views);
+            let found =
+                with_socket(survey.held, pid, file, |file| locate(file, &mut socket, &views));
+            found?;
+        }
         socket.opts.others = common.others;
         let usk = UnixSkEntry { id, flags: file.flags, fown, ..socket };
         Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(Box::new(usk)), ..entry })
@@ -110,7 +118,8 @@ impl FileKind for UnixSocket {
             return Ok(false);
         }
         if is_path(&entry.name) {
-            with_socket(survey.held, pid, file, |socket| locate(socket, entry))?;
+            let views = &survey.context.views;
+            with_socket(survey.held, pid, file, |socket| locate(socket, entry, views))?;
         }
         if waiting {
             let entry = entry.clone();
@@ -232,7 +241,7 @@ fn entry(
         return Err(Problem::Refused(support::sockets::unknown_state(state)));
     }
     let shutdown = u32::from(known.shutdown);
-    let mut entry = UnixSkEntry {
+    let entry = UnixSkEntry {
         id: 0,
         ino: inode,
         r#type: kind.cast_unsigned(),
@@ -263,9 +272,6 @@ fn entry(
             }),
         connector: None,
     };
-    if is_path(&entry.name) {
-        locate(socket, &mut entry)?;
-    }
     Ok(entry)
 }
 
@@ -296,11 +302,16 @@ fn is_path(name: &[u8]) -> bool {
 }
 
 /// What the file that a socket is bound to adds: permissions, directory, whether it is deleted.
-fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem> {
+fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Result<(), Problem> {
     let file = unix_file(socket).doing("get the file of")?;
     let stat = nix::sys::stat::fstat(&file).doing("stat the file of")?;
     entry.file_perms =
         Some(FilePermsEntry { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid });
+    let place = views.place(&file).doing("find the mount of the file of")?;
+    if !place.is_known {
+        return Err(Problem::Refused(support::mounts::UNMOUNTED));
+    }
+    entry.mnt_id = place.mount;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = nix::fcntl::readlink(link.as_str()).doing("read the path of")?.into_vec();
     let (path, deleted) = match path.strip_suffix(b" (deleted)") {
@@ -313,7 +324,7 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem
     if !is_same || entry.path.as_deref() != Some(path) {
         let mut file_systems = FileSystems::default();
         entry.file = file_systems.identity(&file, &stat).filter(|_| !deleted);
-        entry.directory = directory_of(path, &mut file_systems);
+        entry.directory = directory_of(&place, path, &mut file_systems);
         entry.path = Some(path.to_vec());
     }
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
@@ -331,11 +342,15 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry) -> Result<(), Problem
 }
 
 /// Which directory a file is in; `None` if that is not there any more.
-fn directory_of(path: &[u8], file_systems: &mut FileSystems) -> Option<FileIdentity> {
+fn directory_of(
+    place: &Place<'_>,
+    path: &[u8],
+    file_systems: &mut FileSystems,
+) -> Option<FileIdentity> {
     let parent = std::path::Path::new(std::ffi::OsStr::from_bytes(path)).parent()?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let handle = nix::fcntl::open(parent, flags, nix::sys::stat::Mode::empty()).ok()?;
-    file_systems.identity(&handle, &nix::sys::stat::fstat(&handle).ok()?)
+    let handle = place.find(parent).ok()?;
+    let stat = nix::sys::stat::fstat(&handle).ok()?;
+    file_systems.identity(&handle, &stat).filter(|_| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// What stands before a relative name in the path that it led to.

@@ -65,6 +65,7 @@ impl Survey<'_> {
         }
         table::all().for_each(|kind| kind.complete(&mut self));
         self.out.paths = std::mem::take(&mut self.path_ids);
+        self.out.namespaces = self.context.views.namespaces().clone();
         self.on_their_way(&suspects)?;
         if self.frozen {
             self.number_outside();

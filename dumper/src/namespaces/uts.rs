@@ -14,7 +14,7 @@ use crate::error::Error;
 struct Uts(UtsnsEntry);
 
 /// Reads the names in a namespace.
-pub(super) fn read(namespace: &Namespace) -> Result<Box<dyn Described>, Error> {
+pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Error> {
     let pid = namespace.member;
     let failed = |source: io::Error| Error::Process {
         operation: "read the host name in the namespace of",

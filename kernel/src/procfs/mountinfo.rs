@@ -1,7 +1,7 @@
 //! `/proc/PID/mountinfo`.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::parse::{dec, dec_device, lines, unescape_octal, words};
 use super::{Malformed, ProcFile};
@@ -29,6 +29,85 @@ pub struct Mount {
     pub source: OsString,
     /// Options of the file system.
     pub super_options: OsString,
+}
+
+/// Options of a mount, by what mount(2) calls them.
+const MOUNT_FLAGS: [(&[u8], u64); 8] = [
+    (b"ro", libc::MS_RDONLY),
+    (b"nosuid", libc::MS_NOSUID),
+    (b"nodev", libc::MS_NODEV),
+    (b"noexec", libc::MS_NOEXEC),
+    (b"noatime", libc::MS_NOATIME),
+    (b"nodiratime", libc::MS_NODIRATIME),
+    (b"relatime", libc::MS_RELATIME),
+    (b"nosymfollow", libc::MS_NOSYMFOLLOW),
+];
+
+/// Options of a file system, by what mount(2) calls them.
+const FILE_SYSTEM_FLAGS: [(&[u8], u64); 5] = [
+    (b"ro", libc::MS_RDONLY),
+    (b"sync", libc::MS_SYNCHRONOUS),
+    (b"dirsync", libc::MS_DIRSYNC),
+    (b"mand", libc::MS_MANDLOCK),
+    (b"lazytime", libc::MS_LAZYTIME),
+];
+
+/// The flags among options, and all other options.
+fn split_options<'o>(options: &'o OsStr, known: &[(&[u8], u64)]) -> (u64, Vec<&'o [u8]>) {
+    let (mut flags, mut others) = (0, Vec::new());
+    for option in options.as_bytes().split(|byte| *byte == b',') {
+        match known.iter().find(|(name, _)| *name == option) {
+            Some((_, flag)) => flags |= flag,
+            None if option == b"rw" || option.is_empty() => {}
+            None => others.push(option),
+        }
+    }
+    (flags, others)
+}
+
+impl Mount {
+    /// `MS_*` of the mount, but for how it propagates, and options that are none of them.
+    #[must_use]
+    pub fn flags(&self) -> (u64, Vec<&[u8]>) {
+        let (flags, others) = split_options(&self.options, &MOUNT_FLAGS);
+        let chosen = flags & (libc::MS_NOATIME | libc::MS_RELATIME) != 0;
+        (if chosen { flags } else { flags | libc::MS_STRICTATIME }, others)
+    }
+
+    /// `MS_*` of the file system, and its other options.
+    #[must_use]
+    pub fn file_system_flags(&self) -> (u64, Vec<&[u8]>) {
+        split_options(&self.super_options, &FILE_SYSTEM_FLAGS)
+    }
+
+    /// The number of its peer group.
+    #[must_use]
+    pub fn shared(&self) -> Option<u32> {
+        self.group(b"shared:")
+    }
+
+    /// The number of the peer group that it receives mounts from.
+    #[must_use]
+    pub fn master(&self) -> Option<u32> {
+        self.group(b"master:")
+    }
+
+    /// Whether it cannot be copied.
+    #[must_use]
+    pub fn is_unbindable(&self) -> bool {
+        self.propagation.iter().any(|word| word == "unbindable")
+    }
+
+    fn group(&self, name: &[u8]) -> Option<u32> {
+        self.propagation.iter().find_map(|word| dec(word.as_bytes().strip_prefix(name)?))
+    }
+
+    /// The kind of its file system, without a subtype (`fuse.sshfs`).
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let kind = self.fs_type.to_string_lossy();
+        kind.split('.').next().unwrap_or_default().to_owned()
+    }
 }
 
 /// The mounts of a mount namespace, in the kernel's order.
@@ -103,6 +182,11 @@ mod tests {
             ("ext3".as_ref(), "rw,errors=continue".as_ref())
         );
         assert_eq!(mounts.0[1].propagation.len(), 0);
+        let flags = mount.flags();
+        assert_eq!(flags, (libc::MS_NOATIME, vec![]));
+        assert_eq!(mount.file_system_flags(), (0, vec![&b"errors=continue"[..]]));
+        assert_eq!((mount.shared(), mount.master()), (Some(7), Some(1)));
+        assert_eq!(mounts.0[1].flags().0, libc::MS_STRICTATIME);
         assert!(Mounts::parse(b"36 35 98:0 / / rw shared:1\n").is_err());
     }
 }

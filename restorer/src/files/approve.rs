@@ -16,8 +16,9 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use images::messages::{FileIdentity, RegFileEntry};
 use kernel::credentials::Credentials;
@@ -30,6 +31,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use super::Error;
 use super::holders::{Holder, Holders};
 use super::reopen::shown;
+use crate::places::{Roots, Start};
 
 /// What is believed of the paths in the images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub(super) struct Approved {
     pub(super) rights: Option<Credentials>,
     /// Where it was found.
     path: PathBuf,
+    /// The mount that it was on.
+    mount: Option<i32>,
 }
 
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
@@ -105,12 +109,19 @@ pub(super) struct Approver {
     descriptors: OwnedFd,
     /// The root directory is our own.
     whole: bool,
+    /// Where paths begin in mount namespaces of the tree's own.
+    roots: Arc<Roots>,
     holders: Holders,
     trust: Trust,
 }
 
 impl Approver {
-    pub(super) fn new(root: Option<&Path>, holders: Holders, trust: Trust) -> Result<Self, Error> {
+    pub(super) fn new(
+        root: Option<&Path>,
+        roots: Arc<Roots>,
+        holders: Holders,
+        trust: Trust,
+    ) -> Result<Self, Error> {
         let path = root.unwrap_or_else(|| "/".as_ref());
         // Whoever gives a root directory knows by which links.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -120,7 +131,7 @@ impl Approver {
         let descriptors = nix::fcntl::open("/proc/self/fd", flags, Mode::empty())
             .map_err(|errno| Error::kernel("open /proc/self/fd".to_owned(), errno))?;
         let whole = path == Path::new("/");
-        Ok(Self { root, descriptors, whole, holders, trust })
+        Ok(Self { root, descriptors, whole, roots, holders, trust })
     }
 
     /// Does `work` with the least rights that anybody has who holds a file; with our own where nobody holds it,
@@ -142,9 +153,31 @@ impl Approver {
         }
     }
 
-    /// Whether paths count from our own root directory.
-    pub(super) const fn is_whole(&self) -> bool {
-        self.whole
+    /// Whether paths of what is on a mount count from our own root directory.
+    pub(super) fn is_whole(&self, mount: Option<i32>) -> bool {
+        self.whole || self.roots.holds(mount)
+    }
+
+    /// Where the path of what is on a mount begins.
+    pub(super) fn start(&self, mount: Option<i32>, path: &Path) -> Start<'_> {
+        self.roots.start(mount, path).unwrap_or_else(|| {
+            let root = self.root.as_fd();
+            Start { from: root, path: path.to_owned(), hidden: None, root, is_made: false }
+        })
+    }
+
+    /// Whether a mount is in one of the tree's own namespaces.
+    pub(super) fn is_inside(&self, mount: Option<i32>) -> bool {
+        self.roots.holds(mount)
+    }
+
+    /// The root of the namespace that a mount is in, if that is one of the tree's own.
+    pub(super) fn root_of(&self, mount: Option<i32>) -> Option<BorrowedFd<'_>> {
+        Some(self.roots.start(mount, Path::new("/"))?.root)
+    }
+
+    fn find(&self, mount: Option<i32>, path: &Path, links: Links) -> io::Result<OwnedFd> {
+        self.start(mount, path).find(links)
     }
 
     /// The file of an entry, if the tasks may have it for this purpose.
@@ -156,15 +189,16 @@ impl Approver {
         let (path, what) = (path_of(&entry.name, &shown(entry))?, shown(entry));
         let is_link = entry.mode.is_some_and(|mode| mode & libc::S_IFMT == libc::S_IFLNK);
         let links = if is_link { Links::Refused } else { self.links() };
-        let handle = paths::find(&self.root, path, links)
-            .map_err(|source| self.lost(path, &what, source))?;
+        let start = self.start(entry.mnt_id, path);
+        let handle = start.find(links).map_err(|source| self.lost(path, &what, source))?;
         let attributes = attributes_of(&handle, &what)?;
         if !is_link && attributes.mode & libc::S_IFMT == libc::S_IFLNK {
             return Err(link_in(path, &what));
         }
-        let same = is_same(entry.identity.as_ref(), &attributes);
-        let path = path.to_owned();
-        let mut approved = Approved { handle, attributes, same, rights: None, path };
+        // What the images have made is what was dumped.
+        let same = start.is_made || is_same(entry.identity.as_ref(), &attributes);
+        let (path, mount) = (path.to_owned(), entry.mnt_id);
+        let mut approved = Approved { handle, attributes, same, rights: None, path, mount };
         let is_our_root = purpose == Purpose::Root && approved.path == Path::new("/");
         if same || is_our_root || self.trust == Trust::Paths {
             return Ok(approved);
@@ -190,9 +224,14 @@ impl Approver {
     }
 
     /// A directory.
-    pub(super) fn directory(&self, path: &Path, what: &str) -> Result<OwnedFd, Error> {
+    pub(super) fn directory(
+        &self,
+        mount: Option<i32>,
+        path: &Path,
+        what: &str,
+    ) -> Result<OwnedFd, Error> {
         let lost = |source| self.lost(path, what, source);
-        let found = paths::find(&self.root, path, self.links()).map_err(lost)?;
+        let found = self.find(mount, path, self.links()).map_err(lost)?;
         match attributes_of(&found, what)?.mode & libc::S_IFMT {
             libc::S_IFDIR => Ok(found),
             libc::S_IFLNK => Err(link_in(path, what)),
@@ -201,9 +240,13 @@ impl Approver {
     }
 
     /// The directory of a path, or the nearest one above that is there.
-    pub(super) fn nearest_directory(&self, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    pub(super) fn nearest_directory(
+        &self,
+        mount: Option<i32>,
+        path: &Path,
+    ) -> io::Result<(OwnedFd, PathBuf)> {
         for directory in path.ancestors().skip(1) {
-            if let Ok(found) = self.directory(directory, "") {
+            if let Ok(found) = self.directory(mount, directory, "") {
                 return Ok((found, directory.to_owned()));
             }
         }
@@ -235,7 +278,7 @@ impl Approver {
         for credentials in holder.credentials.iter().filter(|_| may_change_root) {
             let tried = credentials.during(|| {
                 // Found anew: the directories on the way ask for rights too.
-                let found = paths::find(&self.root, &approved.path, Links::Refused)?;
+                let found = self.find(approved.mount, &approved.path, Links::Refused)?;
                 if !approved.is(&paths::attributes(&found)?) {
                     return Err(Errno::ESTALE.into());
                 }
@@ -279,13 +322,14 @@ impl Approver {
 
     /// A handle on a socket outside of the tree, if all that hold the file `id` may connect to it.
     pub(super) fn outside(&self, path: &Path, id: u32) -> io::Result<OwnedFd> {
-        let found = paths::find(&self.root, path, self.links())?;
+        let root = self.roots.first().unwrap_or(self.root.as_fd());
+        let found = paths::find(root, path, self.links())?;
         if self.trust == Trust::Paths {
             return Ok(found);
         }
         let is = paths::attributes(&found)?;
         let may = || {
-            let found = paths::find(&self.root, path, Links::Refused)?;
+            let found = paths::find(root, path, Links::Refused)?;
             let now = paths::attributes(&found)?;
             match (now.device, now.inode) == (is.device, is.inode) {
                 true => paths::may(&found, libc::W_OK),
@@ -336,7 +380,7 @@ impl Approved {
     /// A file that has been made for the tasks.
     pub(super) fn own(handle: OwnedFd, entry: &RegFileEntry) -> Result<Self, Error> {
         let attributes = attributes_of(&handle, &shown(entry))?;
-        Ok(Self { handle, attributes, same: true, rights: None, path: PathBuf::new() })
+        Ok(Self { handle, attributes, same: true, rights: None, path: PathBuf::new(), mount: None })
     }
 
     /// Whether these are the attributes of the same file.
@@ -354,16 +398,19 @@ impl Approved {
     }
 
     fn open_here(&self, root: &Approver, flags: OFlag) -> io::Result<OwnedFd> {
-        if !flags.contains(OFlag::O_NOFOLLOW) || root.trust == Trust::Paths {
+        let start = root.start(self.mount, &self.path);
+        // What is hidden has no way that could be a link.
+        let by_handle = root.trust == Trust::Paths || start.hidden.is_some();
+        if !flags.contains(OFlag::O_NOFOLLOW) || by_handle {
             let flags = flags.difference(OFlag::O_NOFOLLOW);
             let number = self.handle.as_raw_fd().to_string();
             return Ok(openat(&root.descriptors, &*number, flags, Mode::empty())?);
         }
         // The way through a handle is a link, and the flag is to be seen afterwards: by the name, then,
         // and what has been opened must be what was looked at.
-        let below = self.path.strip_prefix("/").unwrap_or(&self.path);
+        let below = start.path.strip_prefix("/").unwrap_or(&start.path);
         let waiting = flags | OFlag::O_NONBLOCK;
-        let opened = openat(&root.root, below, waiting, Mode::empty())?;
+        let opened = openat(start.from, below, waiting, Mode::empty())?;
         if !self.is(&paths::attributes(&opened)?) {
             return Err(Errno::ESTALE.into());
         }

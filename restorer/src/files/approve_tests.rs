@@ -25,7 +25,7 @@ fn given(own: &[Credentials], mode: u32, flags: i32, identity: Option<FileIdenti
     let name = path.as_os_str().as_bytes().to_vec();
     let entry = RegFileEntry { id: 7, name, identity, ..RegFileEntry::default() };
     let purpose = Purpose::Access(flags.cast_unsigned());
-    let approver = Approver::new(None, holders.clone(), Trust::Files).unwrap();
+    let approver = Approver::new(None, Arc::default(), holders.clone(), Trust::Files).unwrap();
     let approved = approver.approve(&entry, purpose);
     // The rights are asked for again when it is opened.
     let opened = approved.and_then(|file| {
@@ -33,7 +33,7 @@ fn given(own: &[Credentials], mode: u32, flags: i32, identity: Option<FileIdenti
         let failed = |source| Error::Kernel { operation: String::new(), source };
         file.open(&approver, flags).map_err(failed)
     });
-    let trusting = Approver::new(None, holders, Trust::Paths).unwrap();
+    let trusting = Approver::new(None, Arc::default(), holders, Trust::Paths).unwrap();
     assert!(trusting.approve(&entry, purpose).is_ok(), "paths are trusted");
     opened.is_ok()
 }
@@ -68,12 +68,12 @@ fn a_directory_on_the_way_asks_for_rights_too() {
     holders.add(ids::ImagePid::new(1).unwrap(), [holder(0, [USER; 4])], 99, [7]);
     let name = path.as_os_str().as_bytes().to_vec();
     let mut entry = RegFileEntry { id: 7, name, ..RegFileEntry::default() };
-    let approver = Approver::new(None, holders, Trust::Files).unwrap();
+    let approver = Approver::new(None, Arc::default(), holders, Trust::Files).unwrap();
     let purpose = Purpose::Access(libc::O_RDONLY.cast_unsigned());
     let error = approver.approve(&entry, purpose).unwrap_err().to_string();
     assert!(error.contains("do not say which file") && error.contains("user 54321"), "{error}");
     // The very file is given back all the same, if it is that.
-    let handle = approver.directory(dir.path(), "").unwrap();
+    let handle = approver.directory(None, dir.path(), "").unwrap();
     let file = paths::find(&handle, Path::new("file"), Links::Refused).unwrap();
     let Attributes { device, inode, born, .. } = paths::attributes(&file).unwrap();
     let birth = nanoseconds(born.expect("a file system with times of birth"));

@@ -33,6 +33,8 @@ pub(crate) enum Which {
 /// With every one of them, and a command for each that has only grown.
 pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> Result<(), Error> {
     let entries = images.files.values().filter_map(|file| file.reg.as_ref());
+    // Where mounts are made there is no path yet.
+    let entries = entries.filter(|entry| entry.mnt_id.is_none_or(|mount| mount < 0));
     let named = entries.filter(|entry| {
         !images.remaps.contains_key(&entry.id) && !images.inherited.contains_key(&entry.id)
     });

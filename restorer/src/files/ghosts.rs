@@ -81,7 +81,7 @@ impl GhostImage {
     pub(super) fn make(
         &self,
         approver: &Approver,
-        path: &[u8],
+        (mount, path): (Option<i32>, &[u8]),
         unnamed: Option<OFlag>,
     ) -> Result<Made, Error> {
         let shown = String::from_utf8_lossy(path);
@@ -89,7 +89,7 @@ impl GhostImage {
             |source| Error::Kernel { operation: format!("make deleted file {shown}"), source };
         let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput.into());
         let path = path.map_err(failed)?;
-        let (directory, above) = approver.nearest_directory(path).map_err(failed)?;
+        let (directory, above) = approver.nearest_directory(mount, path).map_err(failed)?;
         let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
             let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
             return self.make_and_remove(&directory, name).map_err(failed);
@@ -284,6 +284,7 @@ mod tests {
     use crate::files::holders::Holders;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::MetadataExt;
+    use std::sync::Arc;
 
     fn ghost(mode: u32, bytes: &[u8]) -> GhostImage {
         let entry = GhostFileEntry { mode, ..GhostFileEntry::default() };
@@ -291,8 +292,9 @@ mod tests {
     }
 
     fn make(ghost: &GhostImage, path: &std::path::Path) -> OwnedFd {
-        let approver = Approver::new(None, Holders::default(), Trust::Files).unwrap();
-        ghost.make(&approver, path.as_os_str().as_bytes(), None).unwrap().handle
+        let approver =
+            Approver::new(None, Arc::default(), Holders::default(), Trust::Files).unwrap();
+        ghost.make(&approver, (None, path.as_os_str().as_bytes()), None).unwrap().handle
     }
 
     #[test]
@@ -330,10 +332,11 @@ mod tests {
     /// nobody else may write into a directory of /proc, whose file system makes no files at all.
     #[test]
     fn a_file_that_can_be_named_is_refused_where_there_are_none() {
-        let approver = Approver::new(None, Holders::default(), Trust::Files).unwrap();
+        let approver =
+            Approver::new(None, Arc::default(), Holders::default(), Trust::Files).unwrap();
         let make = |path: &[u8]| {
             let flags = Some(OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC);
-            ghost(libc::S_IFREG | 0o600, b"text").make(&approver, path, flags)
+            ghost(libc::S_IFREG | 0o600, b"text").make(&approver, (None, path), flags)
         };
         let refused = make(b"/proc/#7").map(|_| ()).unwrap_err();
         let Error::Refused(found) = refused else { panic!("{refused:?}") };

@@ -1,12 +1,15 @@
 //! What the images say of files, in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ids::ImagePid;
-use images::messages::{FdinfoEntry, FileEntry};
+use images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 
 use super::beside::{Beside, Part};
 use super::ghosts::GhostImage;
@@ -51,6 +54,17 @@ impl FileImages {
     /// Leases on open files.
     pub(crate) fn leases(&mut self) -> &mut Leases {
         self.beside.of()
+    }
+
+    /// The mounts and paths of files that are found so.
+    pub(crate) fn on_mounts(&self) -> Vec<(i32, PathBuf)> {
+        let entries = self.files.values().filter_map(|file| file.reg.as_ref());
+        let named = entries.filter(|entry| !self.remaps.contains_key(&entry.id));
+        let of = |entry: &RegFileEntry| {
+            let path = PathBuf::from(OsStr::from_bytes(&entry.name));
+            Some((entry.mnt_id.filter(|mount| *mount >= 0)?, path))
+        };
+        named.filter_map(of).collect()
     }
 
     /// Pages of memory that files hold, which will be put back.

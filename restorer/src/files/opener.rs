@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use images::messages::{FileEntry, RegFileEntry};
 use nix::fcntl::OFlag;
@@ -44,8 +45,9 @@ impl Opener {
         remaps: BTreeMap<u32, u32>,
         files: &BTreeMap<u32, Box<FileEntry>>,
     ) -> Result<Self, Error> {
+        let roots = Arc::clone(&context.roots);
         let approver =
-            Approver::new(context.root.as_deref(), context.holders.clone(), context.trust)?;
+            Approver::new(context.root.as_deref(), roots, context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
         let files = files.values().filter_map(|file| file.reg.as_ref());
         let unnamed = files
@@ -160,6 +162,8 @@ impl Opener {
         files: impl Iterator<Item = &'a RegFileEntry>,
     ) -> Error {
         let named = files.filter(|entry| !self.remaps.contains_key(&entry.id));
+        // In a namespace that is gone when this has failed nobody can change anything.
+        let named = named.filter(|entry| !self.approver.is_inside(entry.mnt_id));
         let mut found = changed::all(named, self.root.as_deref());
         match error {
             error if found.is_empty() => error,
@@ -183,7 +187,7 @@ impl Opener {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
             let unnamed = self.unnamed.get(&id).copied();
-            let made = image.make(&self.approver, &entry.name, unnamed)?;
+            let made = image.make(&self.approver, (entry.mnt_id, &entry.name), unnamed)?;
             self.made.insert(id, made);
         }
         let made = self.made.get(&id).map(|made| &made.handle);

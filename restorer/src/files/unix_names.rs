@@ -31,6 +31,8 @@ use super::unix_plan::{failed, what};
 
 /// Where the file of a socket goes.
 struct BindPoint {
+    /// The root directory that an absolute name counts from, if it is not ours.
+    root: Option<OwnedFd>,
     /// The directory that a relative name counts from.
     start: Option<Rc<OwnedFd>>,
     /// The directory of the file, and its name in there.
@@ -41,7 +43,7 @@ struct BindPoint {
 /// The files of sockets.
 pub(super) struct Names<'a> {
     approver: &'a Approver,
-    found: BTreeMap<PathBuf, Rc<OwnedFd>>,
+    found: BTreeMap<(Option<i32>, PathBuf), Rc<OwnedFd>>,
     /// Directories that were made for names that were deleted with them, each before what is in it.
     directories: Vec<(Rc<OwnedFd>, OsString)>,
     /// Everything that was bound, to be taken away if not all goes well.
@@ -102,9 +104,11 @@ impl<'a> Names<'a> {
         }
         let place = self.place(entry)?;
         let aside = self.make_way(&place, entry)?;
-        let bound = within(place.start.as_deref(), || sockets::bind(socket, &address))
-            .map_err(failed("bind", entry))
-            .and_then(|()| self.settle_file(socket, &place, entry));
+        let bound = rooted(place.root.as_ref(), || {
+            within(place.start.as_deref(), || sockets::bind(socket, &address))
+        })
+        .map_err(failed("bind", entry))
+        .and_then(|()| self.settle_file(socket, &place, entry));
         if let Some(aside) = aside {
             let (directory, flags) = (&*place.directory, RenameFlags::RENAME_NOREPLACE);
             renameat2(directory, &*aside, directory, &*place.name, flags)
@@ -145,7 +149,7 @@ impl<'a> Names<'a> {
         let plain = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
         let no_path = || Error::image(what(entry), "its name is no path");
         let given = of_bytes(plain).ok_or_else(no_path)?;
-        if given.is_absolute() && !self.approver.is_whole() {
+        if given.is_absolute() && !self.approver.is_whole(entry.mnt_id) {
             return Err(Error::refused(support::host::ABSOLUTE_NAME.of(0, what(entry))));
         }
         let name = given.file_name().ok_or_else(no_path)?.to_owned();
@@ -166,27 +170,31 @@ impl<'a> Names<'a> {
             Err(Error::Kernel { source, .. })
                 if entry.deleted == Some(true) && source.kind() == io::ErrorKind::NotFound =>
             {
-                self.make_directory(&parent).map_err(failed("make the directory of", entry))?
+                self.make_directory(&parent, entry.mnt_id)
+                    .map_err(failed("make the directory of", entry))?
             }
             Err(error) => return Err(error),
         };
         let start = given.is_relative().then(|| self.directory(start, entry)).transpose()?;
-        Ok(BindPoint { start, directory, name })
+        let root = self.approver.root_of(entry.mnt_id).map(|root| root.try_clone_to_owned());
+        let root = root.transpose().map_err(failed("find the root directory of", entry))?;
+        Ok(BindPoint { root, start, directory, name })
     }
 
     fn directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Rc<OwnedFd>, Error> {
-        if let Some(found) = self.found.get(path) {
+        let key = (entry.mnt_id, path.to_owned());
+        if let Some(found) = self.found.get(&key) {
             return Ok(Rc::clone(found));
         }
-        let found = Rc::new(self.approver.directory(path, &what(entry))?);
-        self.found.insert(path.to_owned(), Rc::clone(&found));
+        let found = Rc::new(self.approver.directory(entry.mnt_id, path, &what(entry))?);
+        self.found.insert(key, Rc::clone(&found));
         Ok(found)
     }
 
     /// Makes a directory that is not there, for as long as it takes to bind a socket in it.
-    fn make_directory(&mut self, path: &Path) -> io::Result<Rc<OwnedFd>> {
+    fn make_directory(&mut self, path: &Path, mount: Option<i32>) -> io::Result<Rc<OwnedFd>> {
         // A path that ends in a name, so that the directory itself is looked for too.
-        let (nearest, above) = self.approver.nearest_directory(&path.join("name"))?;
+        let (nearest, above) = self.approver.nearest_directory(mount, &path.join("name"))?;
         let mut at = Rc::new(nearest);
         let missing = path.strip_prefix(&above).map_err(io::Error::other)?;
         for name in missing.iter() {
@@ -265,6 +273,20 @@ fn withdraw_strayed(file: &OwnedFd, stat: &FileStat) {
         // An empty socket that nobody listens to does no harm if it stays.
         std::fs::remove_file(path).unwrap_or_default();
     }
+}
+
+/// Does something with another root directory. The caller has one thread.
+fn rooted<T>(root: Option<&OwnedFd>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(root) = root else { return work() };
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let here = nix::fcntl::open("/", flags, Mode::empty())?;
+    within(Some(root), || {
+        nix::unistd::chroot(".")?;
+        let done = work();
+        nix::unistd::fchdir(&here)?;
+        nix::unistd::chroot(".")?;
+        done
+    })
 }
 
 /// Does something in another working directory. The caller has one thread.

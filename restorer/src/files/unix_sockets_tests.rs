@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
 fn approver() -> Approver {
-    Approver::new(None, Holders::default(), Trust::Files).unwrap()
+    Approver::new(None, std::sync::Arc::default(), Holders::default(), Trust::Files).unwrap()
 }
 
 fn socket(ino: u32, state: u32, peer: u32, name: &[u8]) -> UnixSkEntry {

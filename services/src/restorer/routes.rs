@@ -260,6 +260,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             },
             shell_job: work.shell_job,
             external_unix: false,
+            mounts: restorer::MountOptions::default(),
             root: None,
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.

@@ -1,11 +1,15 @@
 //! The entries that terminals have in the images.
 
+use std::path::Path;
+
 use images::messages::{
     TermiosEntry, TtyDataEntry, TtyInfoEntry, TtyInputEntry, TtyNodeEntry, TtyPtyEntry,
     WinsizeEntry, tty_type,
 };
 use inventory::terminals::{Input, Modes, Side, Terminal};
 use support::terminals as rules;
+
+use crate::mounts::Views;
 
 /// The entry of a terminal in `tty-info.img`. One that has hung up answers nothing: its entry stays bare.
 pub(super) fn info(id: u32, terminal: &Terminal, session: (u32, u32)) -> TtyInfoEntry {
@@ -93,9 +97,13 @@ fn termios(modes: &Modes) -> TermiosEntry {
 }
 
 /// Owner, group and permissions of the node of a slave, if it is where it usually is.
-pub(super) fn node(terminal: &Terminal) -> Option<TtyNodeEntry> {
+pub(super) fn node(terminal: &Terminal, views: &Views) -> Option<TtyNodeEntry> {
     let number = terminal.number();
-    let stat = nix::sys::stat::lstat(format!("/dev/pts/{number}").as_str()).ok()?;
+    let inside = views.find_on(terminal.instance, Path::new(&number.to_string()));
+    let stat = match inside {
+        Some(found) => nix::sys::stat::fstat(&found).ok()?,
+        None => nix::sys::stat::lstat(format!("/dev/pts/{number}").as_str()).ok()?,
+    };
     let is_it = stat.st_rdev == rules::slave(number)
         && (terminal.instance == 0 || terminal.instance == stat.st_dev);
     let (uid, gid, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);

@@ -1,6 +1,7 @@
 //! The terminals of a tree: which sides of which are in it, and their entries in the images.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use images::messages::{TtyDataEntry, TtyInfoEntry, tty_type};
 use inventory::terminals::{Side, Terminal};
@@ -11,6 +12,7 @@ use super::super::beside::Part;
 use super::super::problem::Problem;
 use super::super::survey::{Survey, is_alive};
 use super::entries::{data, info, node};
+use crate::mounts::Views;
 
 // What CRIU calls terminals in the images: pseudo-terminals by twice their number, and one more for the
 // master; others by twice these.
@@ -32,6 +34,8 @@ type Pair = (u64, u32);
 pub(super) struct Known {
     /// The tree has been looked through.
     begun: bool,
+    /// The mount namespaces of the tree.
+    views: Arc<Views>,
     /// Pseudo-terminals whose masters are in the tree.
     masters: BTreeSet<Pair>,
     /// Open files of the slaves.
@@ -61,6 +65,7 @@ impl Known {
         if std::mem::replace(&mut survey.out.beside.of::<Self>().begun, true) {
             return Ok(());
         }
+        survey.out.beside.of::<Self>().views = Arc::clone(&survey.context.views);
         let (mut masters, mut slaves) = (BTreeSet::new(), BTreeMap::<Pair, BTreeSet<u64>>::new());
         let inventory = survey.inventory;
         for process in inventory.processes.values().filter(|process| is_alive(process)) {
@@ -133,7 +138,7 @@ impl Known {
         let id = self.free_id(terminal);
         let mut entry = info(id, terminal, session);
         if terminal.side == Side::Master && !terminal.hung_up {
-            entry.node = node(terminal);
+            entry.node = node(terminal, &self.views);
         }
         self.ids.insert(key, id);
         self.infos.push(entry);

@@ -1,0 +1,127 @@
+//! What `--external` names: things that a dump leaves to the world outside, and a restore is given.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// Something from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// `unix[INODE]`: a Unix socket that is connected to a process outside.
+    UnixSocket(u32),
+    /// `mnt[KEY]:VALUE`: to a dump, where it is mounted and a name; to a restore, the name and a path.
+    Mount {
+        /// What stands in the brackets.
+        key: OsString,
+        /// What comes after them.
+        value: OsString,
+    },
+    /// `mnt[]:FLAGS`: all mounts that are of the outside, too.
+    Mounts {
+        /// `s`: also those that share mounts with others.
+        shared: bool,
+        /// `m`: also those that receive mounts from others.
+        masters: bool,
+    },
+}
+
+impl External {
+    /// Reads one; `None` of what is none, or is not carried.
+    #[must_use]
+    pub fn parse(text: &OsStr) -> Option<Self> {
+        let text = text.as_bytes();
+        if let Some(inode) = text.strip_prefix(b"unix[") {
+            let inode = std::str::from_utf8(inode.strip_suffix(b"]")?).ok()?;
+            return Some(Self::UnixSocket(inode.parse().ok()?));
+        }
+        let rest = text.strip_prefix(b"mnt[")?;
+        let end = rest.iter().position(|byte| *byte == b']')?;
+        let (key, rest) = (&rest[..end], &rest[end + 1..]);
+        let value = match rest {
+            [] => &[][..],
+            [b':', value @ ..] => value,
+            _ => return None,
+        };
+        if key.is_empty() {
+            let known = value.iter().all(|flag| b"ms".contains(flag));
+            let has = |flag| value.contains(&flag);
+            return known.then(|| Self::Mounts { shared: has(b's'), masters: has(b'm') });
+        }
+        let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        (!value.is_empty()).then(|| Self::Mount { key: owned(key), value: owned(value) })
+    }
+}
+
+/// All that is external of mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExternalMounts {
+    /// Keys and values.
+    pub named: Vec<(OsString, OsString)>,
+    /// All that are of the outside are taken from there.
+    pub find: bool,
+    /// This also of those that share mounts with others.
+    pub shared: bool,
+    /// This also of those that receive mounts from others.
+    pub masters: bool,
+}
+
+impl ExternalMounts {
+    /// Adds one; it is given back if it is no mount.
+    ///
+    /// # Errors
+    /// With what is no mount.
+    pub fn add(&mut self, external: External) -> Result<(), External> {
+        match external {
+            External::Mount { key, value } => self.named.push((key, value)),
+            External::Mounts { shared, masters } => {
+                self.find = true;
+                self.shared |= shared;
+                self.masters |= masters;
+            }
+            other @ External::UnixSocket(_) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// What a dump is asked for by it.
+    #[must_use]
+    pub fn of_dump(&self) -> dumper::MountOptions {
+        let name = |name: &OsString| name.to_string_lossy().into_owned();
+        dumper::MountOptions {
+            external: self.named.iter().map(|(key, value)| (key.into(), name(value))).collect(),
+            find_outside: self.find,
+            shared_outside: self.shared,
+            masters_outside: self.masters,
+            ..dumper::MountOptions::default()
+        }
+    }
+
+    /// What a restore is asked for by it.
+    #[must_use]
+    pub fn of_restore(&self) -> restorer::MountOptions {
+        let name = |name: &OsString| name.to_string_lossy().into_owned();
+        restorer::MountOptions {
+            external: self.named.iter().map(|(key, value)| (name(key), value.into())).collect(),
+            find_outside: self.find,
+            ..restorer::MountOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_external_is_read() {
+        let parse = |text: &str| External::parse(text.as_ref());
+        assert_eq!(parse("unix[7]"), Some(External::UnixSocket(7)));
+        let (key, value) = ("/a".into(), "b".into());
+        assert_eq!(parse("mnt[/a]:b"), Some(External::Mount { key, value }));
+        let all = |shared, masters| Some(External::Mounts { shared, masters });
+        assert_eq!(parse("mnt[]"), all(false, false));
+        assert_eq!(parse("mnt[]:sm"), all(true, true));
+        for other in ["mnt[/a]", "mnt[/a]b", "mnt[]:x", "dev[8/1]:x", "unix[x]"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Mount namespaces that are not the dumper's: looked into from outside.
+//!
+//! A path of such a process leads nowhere here. What is open, mapped or run is had as a handle, through
+//! `/proc/PID`; the handle tells its mount, the mount its namespace, and from a handle on the root of that a path leads
+//! where it leads to the process. All of it is read while the target runs; of a frozen one the table of mounts is compared.
+
+mod contents;
+mod judge;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use collector::Inventory;
+use ids::HostPid;
+use kernel::mounts as doors;
+use kernel::namespaces::{MountView, in_mounts, mount_view, of_process};
+use kernel::paths::{Links, find};
+use kernel::procfs::{Dir, Mount, Mounts, ProcFile};
+use support::Unsupported;
+
+use crate::processes::is_zombie;
+pub(crate) use contents::Contents;
+pub(crate) use judge::Origin;
+
+/// Why mounts were not looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct Error {
+    operation: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Error {
+    /// Names what failed.
+    pub(crate) fn of(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self { operation, source }
+    }
+}
+
+/// What is asked about mounts.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// Mounts of the root's namespace that a restore is given, by where they are, with the names by which it is told.
+    pub external: BTreeMap<PathBuf, String>,
+    /// What is mounted in the dumper's namespace, too, is taken from there again.
+    pub find_outside: bool,
+    /// This also of what shares mounts with others.
+    pub shared_outside: bool,
+    /// This also of what receives mounts from others.
+    pub masters_outside: bool,
+    /// More kinds of file systems that a restore can just mount; `all` stands for every one.
+    pub other_kinds: Vec<String>,
+    /// Mounts that are left out, by where they are.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// A mount namespace.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// The kernel's number of it.
+    pub(crate) id: u64,
+    /// A process in it.
+    pub(crate) member: HostPid,
+    inside: MountView,
+    pub(crate) mounts: Mounts,
+    /// Where each comes from, in the same order; none for what is left out.
+    pub(crate) origins: Vec<Option<Origin>>,
+}
+
+/// The mount namespaces of a tree that are not the dumper's.
+#[derive(Debug, Default)]
+pub struct Views {
+    views: BTreeMap<u64, View>,
+    /// The dumper's own mounts; none if the tree has no others.
+    own: Mounts,
+    /// The namespaces of processes in others than the dumper's.
+    of: BTreeMap<HostPid, u64>,
+    /// File systems whose contents are carried, by device, with the roots of copies of their mounts.
+    contents: BTreeMap<u64, OwnedFd>,
+}
+
+impl Views {
+    /// Looks into the namespaces of a tree that are not the dumper's, which has the id `own`; also returns what cannot
+    /// be carried of them.
+    pub(crate) fn read(
+        inventory: &Inventory,
+        root: HostPid,
+        own: Option<u64>,
+        options: &MountOptions,
+    ) -> Result<(Self, Vec<Unsupported>), Error> {
+        let mut found = Self::default();
+        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+            let Some(&id) = process.namespaces.get("mnt").filter(|id| own != Some(**id)) else {
+                continue;
+            };
+            found.of.insert(process.pid, id);
+            if !found.views.contains_key(&id) {
+                found.views.insert(id, View::open(process.pid, id)?);
+            }
+        }
+        if found.views.is_empty() {
+            return Ok((found, Vec::new()));
+        }
+        let own = Dir::open(HostPid::own()).and_then(|dir| Mounts::read(&dir));
+        found.own = own.map_err(io::Error::other).map_err(Error::of("read the own mounts"))?;
+        let mut refused = judge::judge(&mut found.views, found.of.get(&root), &found.own, options);
+        found.copy_memory(&mut refused)?;
+        Ok((found, refused))
+    }
+
+    /// The namespace of a process; `None` if that is the dumper's.
+    pub(crate) fn of(&self, pid: HostPid) -> Option<&View> {
+        self.views.get(self.of.get(&pid)?)
+    }
+
+    /// The namespaces of processes in others than the dumper's.
+    pub(crate) const fn namespaces(&self) -> &BTreeMap<HostPid, u64> {
+        &self.of
+    }
+
+    /// The namespace with this id.
+    pub(crate) fn get(&self, id: u64) -> Option<&View> {
+        self.views.get(&id)
+    }
+
+    /// A handle on what a path leads to from the root of the file system with this device, where it is mounted whole in
+    /// one of the namespaces.
+    pub(crate) fn find_on(&self, device: u64, path: &Path) -> Option<OwnedFd> {
+        self.views.values().find_map(|view| {
+            let is_it = |mount: &&Mount| mount.device == device && mount.root == "/";
+            let roots = view.mounts.0.iter().filter(is_it).filter_map(|mount| view.root_of(mount));
+            roots.filter_map(|root| find(&root, path, Links::Refused).ok()).next()
+        })
+    }
+
+    /// Whether all is in the dumper's namespace.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// The namespace that a mount is in, by what `found` is a handle on.
+    pub(crate) fn place(&self, found: impl AsFd) -> io::Result<Place<'_>> {
+        if self.is_empty() {
+            return Ok(Place { mount: None, view: None, is_known: true });
+        }
+        let id = doors::id(found)?;
+        let view = self.views.values().find(|view| view.mounts.get(id).is_some());
+        let is_known = view.is_some() || self.own.get(id).is_some();
+        Ok(Place { mount: Some(id), view, is_known })
+    }
+
+    /// Whether the tables of mounts are what they were.
+    pub(crate) fn are_the_same(&self) -> io::Result<bool> {
+        for view in self.views.values() {
+            if view.inside.read()? != view.mounts {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Copies the mounts of what lives in memory: their contents are read by way of these, whatever is mounted in there.
+    fn copy_memory(&mut self, refused: &mut Vec<Unsupported>) -> Result<(), Error> {
+        let mut wanted: BTreeMap<u64, Vec<(u64, &Mount)>> = BTreeMap::new();
+        for view in self.views.values() {
+            for (mount, origin) in view.mounts.0.iter().zip(&view.origins) {
+                if *origin == Some(Origin::Made) && mount.kind() == "tmpfs" && mount.root == "/" {
+                    wanted.entry(mount.device).or_default().push((view.id, mount));
+                }
+            }
+        }
+        for (device, mounts) in wanted {
+            let mut copy = None;
+            for (id, mount) in &mounts {
+                let view = &self.views[id];
+                let failed = format!("look into {} of process {}", shown(mount), view.member);
+                copy = view.copy(mount).map_err(Error::of(failed))?;
+                if copy.is_some() {
+                    break;
+                }
+            }
+            match (copy, mounts.first()) {
+                (Some(copy), _) => drop(self.contents.insert(device, copy)),
+                (None, Some((id, mount))) => {
+                    let member = self.views[id].member;
+                    refused.push(support::mounts::HIDDEN.of(member, shown(mount)));
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is in file systems that live in memory, of a frozen tree.
+    pub(crate) fn read_contents(&self, is_late: &dyn Fn() -> bool) -> Result<Contents, Error> {
+        let mut contents = Contents::default();
+        for (&device, copy) in &self.contents {
+            contents.add(device, copy, is_late)?;
+        }
+        Ok(contents)
+    }
+}
+
+/// How errors and refusals call a mount.
+pub(crate) fn shown(mount: &Mount) -> String {
+    format!("mount {} ({})", mount.mount_point.to_string_lossy(), mount.kind())
+}
+
+impl View {
+    fn open(member: HostPid, id: u64) -> Result<Self, Error> {
+        let failed = || Error::of(format!("look into the mount namespace of process {member}"));
+        let inside = of_process(member, "mnt").and_then(mount_view).map_err(failed())?;
+        let mounts = inside.read().map_err(failed())?;
+        Ok(Self { id, member, inside, mounts, origins: Vec::new() })
+    }
+
+    /// A handle on what a path of the namespace leads to, which has no links.
+    pub(crate) fn find(&self, path: &Path) -> io::Result<OwnedFd> {
+        find(&self.inside.root, path, Links::Refused)
+    }
+
+    /// A handle on the root of a mount; `None` if it is hidden below another one.
+    pub(crate) fn root_of(&self, mount: &Mount) -> Option<OwnedFd> {
+        let found = self.find(Path::new(&mount.mount_point)).ok()?;
+        (doors::id(&found).ok()? == mount.id).then_some(found)
+    }
+
+    /// A copy of a mount that is in no namespace; `None` of one that is hidden.
+    fn copy(&self, mount: &Mount) -> io::Result<Option<OwnedFd>> {
+        let Some(root) = self.root_of(mount) else { return Ok(None) };
+        let namespace = of_process(self.member, "mnt")?;
+        let copy = in_mounts(namespace, |_| doors::copy(&root, Path::new(""), false))?;
+        let private = doors::Change {
+            propagation: Some(doors::Propagation::Private),
+            ..doors::Change::default()
+        };
+        doors::change(&copy, &private)?;
+        Ok(Some(copy))
+    }
+}
+
+trait ReadTable {
+    fn read(&self) -> io::Result<Mounts>;
+}
+
+impl ReadTable for MountView {
+    fn read(&self) -> io::Result<Mounts> {
+        let mut text = Vec::new();
+        let mut table = &self.table;
+        table.rewind()?;
+        table.read_to_end(&mut text)?;
+        Mounts::parse(&text).map_err(io::Error::other)
+    }
+}
+
+/// Where a file is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'v> {
+    /// Its mount, if the images have mounts.
+    pub(crate) mount: Option<i32>,
+    /// Its namespace; `None` if that is the dumper's.
+    pub(crate) view: Option<&'v View>,
+    /// The mount is in one of the namespaces.
+    pub(crate) is_known: bool,
+}
+
+impl Place<'_> {
+    /// A handle on what a path leads to there, without following links; in the dumper's namespace the last
+    /// of it may be one if `follows`.
+    pub(crate) fn find(&self, path: &Path) -> io::Result<OwnedFd> {
+        match self.view {
+            Some(view) => view.find(path),
+            None => {
+                use nix::fcntl::{OFlag, open};
+                let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                Ok(open(path, flags, nix::sys::stat::Mode::empty())?)
+            }
+        }
+    }
+
+    /// Whether another mount hides what has this path: the kernel knows that it has it, and nobody finds it there.
+    pub(crate) fn is_hidden(&self, path: &Path) -> bool {
+        let (Some(view), Some(id)) = (self.view, self.mount) else { return false };
+        let nearest = path.ancestors().find_map(|above| view.find(above).ok());
+        nearest.is_some_and(|found| doors::id(found).is_ok_and(|found| found != id))
+    }
+}

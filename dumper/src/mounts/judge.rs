@@ -1,0 +1,155 @@
+//! Where each mount comes from at a restore, and what cannot be carried.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use images::file_systems;
+use kernel::procfs::{Mount, Mounts};
+use support::{Refusal, Unsupported};
+
+use super::{MountOptions, View, shown};
+
+/// Where a mount comes from at a restore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It is the root of its namespace.
+    Root,
+    /// Its file system is made anew, unless another mount has made it.
+    Made,
+    /// It is a part of the file system of another mount.
+    Part,
+    /// It is given by this name.
+    Named(String),
+    /// It is at this path in the dumper's namespace.
+    Outside(PathBuf),
+}
+
+/// Finds out where the mounts of namespaces come from, of which that of the tree's root has the id `root`; `own` are the dumper's
+/// mounts. Returns what is refused.
+pub(super) fn judge(
+    views: &mut BTreeMap<u64, View>,
+    root: Option<&u64>,
+    own: &Mounts,
+    options: &MountOptions,
+) -> Vec<Unsupported> {
+    let mut origins: BTreeMap<i32, Option<Origin>> = BTreeMap::new();
+    for view in views.values() {
+        let is_root = Some(&view.id) == root;
+        for mount in &view.mounts.0 {
+            origins.insert(mount.id, first(mount, is_root, own, options));
+        }
+    }
+    let all: Vec<&Mount> = views.values().flat_map(|view| &view.mounts.0).collect();
+    let mut refused = Vec::new();
+    for view in views.values() {
+        for mount in &view.mounts.0 {
+            let Some(Some(origin)) = origins.get(&mount.id) else { continue };
+            let found = problem(mount, origin, &all, &origins, own, options);
+            refused.extend(found.map(|refusal| refusal.of(view.member, shown(mount))));
+        }
+    }
+    for view in views.values_mut() {
+        let of = |mount: &Mount| origins.get(&mount.id).cloned().flatten();
+        view.origins = view.mounts.0.iter().map(of).collect();
+    }
+    refused
+}
+
+/// Where a mount comes from by itself; `None` if it is left out.
+fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> Option<Origin> {
+    let place = Path::new(&mount.mount_point);
+    if options.skipped.iter().any(|skipped| skipped == place) {
+        return None;
+    }
+    if place == Path::new("/") {
+        return Some(Origin::Root);
+    }
+    if let Some(name) = options.external.get(place).filter(|_| is_root) {
+        return Some(Origin::Named(name.clone()));
+    }
+    let outside = options.find_outside.then(|| outside(mount, own, options)).flatten();
+    if let Some(path) = outside {
+        return Some(Origin::Outside(path));
+    }
+    let known = is_made(&mount.kind(), options);
+    Some(if known && (mount.root == "/" || is_control_group(mount)) {
+        Origin::Made
+    } else {
+        Origin::Part
+    })
+}
+
+/// Of a control group namespace its own group is the root, which looks like a part from outside.
+fn is_control_group(mount: &Mount) -> bool {
+    mount.kind().starts_with("cgroup") && mount.root.as_encoded_bytes().starts_with(b"/..")
+}
+
+/// Whether a restore can make file systems of a kind.
+fn is_made(kind: &str, options: &MountOptions) -> bool {
+    // Where the layers of an overlay are is not known here.
+    let known = !matches!(kind, "fuse" | "overlay" | "autofs")
+        && file_systems::number(kind) != file_systems::UNKNOWN;
+    known || options.other_kinds.iter().any(|other| other == kind || other == "all")
+}
+
+/// The path in the dumper's namespace of what a mount shows.
+fn outside(mount: &Mount, own: &Mounts, options: &MountOptions) -> Option<PathBuf> {
+    let holds = |other: &&Mount| other.device == mount.device && below(mount, other).is_some();
+    let depth = |other: &&Mount| other.root.len();
+    let other = own.0.iter().filter(holds).max_by_key(depth)?;
+    if mount.shared().is_some() && !options.shared_outside {
+        return None;
+    }
+    if let Some(master) = mount.master() {
+        let is_its = other.shared() == Some(master) || other.master() == Some(master);
+        if !options.masters_outside || !is_its {
+            return None;
+        }
+    }
+    Some(Path::new(&other.mount_point).join(below(mount, other)?))
+}
+
+/// Where the root of a mount is below that of another one of the same file system.
+fn below<'m>(mount: &'m Mount, other: &Mount) -> Option<&'m Path> {
+    Path::new(&mount.root).strip_prefix(&other.root).ok()
+}
+
+/// Why a mount cannot be carried.
+fn problem(
+    mount: &Mount,
+    origin: &Origin,
+    all: &[&Mount],
+    origins: &BTreeMap<i32, Option<Origin>>,
+    own: &Mounts,
+    options: &MountOptions,
+) -> Option<Refusal> {
+    let (kind, place) = (mount.kind(), Path::new(&mount.mount_point));
+    if let Some(option) = mount.flags().1.first() {
+        return Some(support::mounts::unknown_option(&String::from_utf8_lossy(option)));
+    }
+    match origin {
+        Origin::Root | Origin::Named(_) | Origin::Outside(_) => return None,
+        Origin::Made => {
+            if kind == "tmpfs" && own.0.iter().any(|other| other.device == mount.device) {
+                return Some(support::mounts::shared_memory(place));
+            }
+        }
+        Origin::Part => {
+            let holds = |other: &&&Mount| {
+                let known = origins.get(&other.id).and_then(Option::as_ref);
+                let gives = known.is_some_and(|origin| *origin != Origin::Part);
+                gives && other.device == mount.device && below(mount, other).is_some()
+            };
+            if !all.iter().any(|other| holds(&other)) {
+                return Some(match kind.as_str() {
+                    "fuse" | "fuseblk" => support::mounts::is_served(place),
+                    kind if is_made(kind, options) => support::mounts::unreachable(place),
+                    kind => support::mounts::unknown_kind(kind, place),
+                });
+            }
+        }
+    }
+    let master = mount.master()?;
+    let is_inside = all.iter().any(|other| other.shared() == Some(master));
+    (!is_inside).then(|| support::mounts::master_outside(place))
+}

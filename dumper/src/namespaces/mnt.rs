@@ -1,0 +1,97 @@
+//! Mount namespaces: what is mounted where (mount_namespaces(7)). What is in file systems that live in memory goes into the
+//! images beside that, once for all namespaces.
+
+use images::messages::MntEntry;
+use images::{ImageWriter, file_systems, names};
+use kernel::procfs::Mount;
+
+use super::{Described, Namespace};
+use crate::error::Error;
+use crate::mounts::{Origin, View};
+
+/// What a mount namespace says of itself.
+#[derive(Debug)]
+struct Mnt(Vec<MntEntry>);
+
+/// Describes a namespace, which has been looked into.
+pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Error> {
+    let view = namespace.mounts.get(namespace.id).ok_or_else(|| Error::Process {
+        operation: "look into the mount namespace of",
+        pid: namespace.member,
+        source: std::io::ErrorKind::NotFound.into(),
+    })?;
+    Ok(Box::new(Mnt(entries(view))))
+}
+
+impl Described for Mnt {
+    fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error> {
+        writer.write_all(&names::mountpoints(number), &self.0)
+    }
+}
+
+fn entries(view: &View) -> Vec<MntEntry> {
+    let mounts = view.mounts.0.iter().zip(&view.origins);
+    mounts.filter_map(|(mount, origin)| Some(entry(mount, origin.as_ref()?))).collect()
+}
+
+fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
+    let (flags, _) = mount.flags();
+    let (sb_flags, options) = mount.file_system_flags();
+    let (shared, master) = (mount.shared(), mount.master());
+    let mut propagation = 0;
+    for (is, flag) in [
+        (shared.is_some(), libc::MS_SHARED),
+        (master.is_some(), libc::MS_SLAVE),
+        (mount.is_unbindable(), libc::MS_UNBINDABLE),
+    ] {
+        propagation |= if is { flag } else { 0 };
+    }
+    if propagation == 0 {
+        propagation = libc::MS_PRIVATE;
+    }
+    let kind = mount.kind();
+    let mut fstype = file_systems::number(&kind);
+    // What is none of the numbering is a part of another mount, or what the caller says can be mounted.
+    let named = fstype == file_systems::UNKNOWN && *origin == Origin::Made;
+    if named {
+        fstype = file_systems::NAMED;
+    }
+    let (ext_key, source) = match origin {
+        Origin::Named(name) => (Some(name.clone()), None),
+        Origin::Outside(path) => {
+            (Some(file_systems::FOUND_OUTSIDE.to_owned()), Some(path.as_os_str()))
+        }
+        Origin::Root | Origin::Made | Origin::Part => (None, None),
+    };
+    let bytes = |text: &std::ffi::OsStr| text.as_encoded_bytes().to_vec();
+    let root = bytes(&mount.root);
+    let (root, deleted) = match root.strip_suffix(b"//deleted") {
+        Some(root) => (root.to_vec(), true),
+        None => (root, false),
+    };
+    MntEntry {
+        fstype,
+        mnt_id: mount.id.cast_unsigned(),
+        root_dev: device(mount.device),
+        parent_mnt_id: mount.parent.cast_unsigned(),
+        flags: (flags | propagation) as u32,
+        root,
+        mountpoint: bytes(&mount.mount_point),
+        source: bytes(source.unwrap_or(&mount.source)),
+        options: options.join(&b','),
+        shared_id: Some(shared.unwrap_or(0)),
+        master_id: Some(master.unwrap_or(0)),
+        with_plugin: None,
+        ext_mount: None,
+        fsname: named.then_some(kind),
+        internal_sharing: None,
+        deleted: deleted.then_some(true),
+        sb_flags: Some(sb_flags as u32),
+        ext_key,
+    }
+}
+
+/// A device number as the kernel packs it.
+fn device(device: u64) -> u32 {
+    libc::major(device) << 20 | libc::minor(device)
+}

@@ -1,0 +1,76 @@
+//! Mount namespaces: built by a thread that nobody sees, before any file is opened.
+//!
+//! ```text
+//! plan      pure: which mount is made of what, and in which order they are placed
+//! yard      a namespace of the thread's own: every file system is made, or copied from outside, and filled; nothing
+//!           is mounted upon anything yet
+//! trees     a namespace each: the root first, then every mount on its parent, found from that one's root
+//! groups    who is whose peer and whose slave
+//! ```
+//!
+//! All of it is held by descriptors alone, so that nothing is left if the restore is killed. A place is found from the root of
+//! the mount that it is on, without links, so that nothing that the tree has put into its files leads out of it.
+
+mod contents;
+mod flags;
+mod groups;
+mod plan;
+mod trees;
+mod yard;
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use images::Images;
+use images::messages::MntEntry;
+use kernel::procfs::Mounts;
+
+use crate::error::Error;
+use crate::places::Roots;
+use plan::Plan;
+
+/// What is asked about mounts.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// What comes from outside: the paths, by the names in the images.
+    pub external: BTreeMap<String, PathBuf>,
+    /// What was found to come from outside is taken from the same path.
+    pub find_outside: bool,
+    /// Mounts that are left out, by where they are.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// What namespaces are built of.
+pub(crate) struct Request<'a> {
+    /// What the images say, by the numbers of namespaces.
+    pub(crate) namespaces: BTreeMap<u32, &'a [MntEntry]>,
+    /// The namespace of the tree's root.
+    pub(crate) root_namespace: Option<u32>,
+    /// The directory that becomes its root.
+    pub(crate) root: Option<&'a Path>,
+    /// Files that are looked for: the mounts that they are on, and their paths.
+    pub(crate) files: Vec<(i32, PathBuf)>,
+    /// What is mounted where in the restoring process's namespace.
+    pub(crate) own: Mounts,
+    pub(crate) options: &'a MountOptions,
+    pub(crate) images: &'a Images,
+    /// Other namespaces of the tree, by their kinds: file systems are made in these.
+    pub(crate) inside: Vec<(&'static str, BorrowedFd<'a>)>,
+}
+
+/// Namespaces that have been built.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    pub(crate) namespaces: BTreeMap<u32, OwnedFd>,
+    pub(crate) roots: Roots,
+}
+
+/// Builds them.
+pub(crate) fn build(request: &Request<'_>) -> Result<Built, Error> {
+    let plan = Plan::make(request)?;
+    let outside = yard::outside(&plan)?;
+    let work = |thread: &OwnedFd| Ok(trees::build(&plan, request, outside, thread));
+    kernel::namespaces::in_new_mounts(work)
+        .map_err(Error::kernel("make a mount namespace to build others in"))?
+}

@@ -1,0 +1,84 @@
+//! Groups of mounts that share what is mounted below them, and those that receive it (mount_namespaces(7)).
+//!
+//! Mounts are placed as private ones. A group is then made of a seat, a mount in the yard of all that its members
+//! are part of; they join it (`MOVE_MOUNT_SET_GROUP`, Linux 5.15), and it goes with the yard.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use kernel::mounts::{self, Change, Propagation};
+
+use super::plan::{Index, Mount, Plan};
+use super::yard::{Yard, failed};
+use crate::error::Error;
+
+/// Seats by group: in which mounts are shared, and from which they are received.
+pub(super) type Seats = BTreeMap<(u32, u32), OwnedFd>;
+
+/// The group of a mount that it joins.
+fn group(mount: &Mount) -> Option<(u32, u32)> {
+    let group = mount.group();
+    (!mount.shares_outside && group != (0, 0)).then_some(group)
+}
+
+/// Makes the seats.
+pub(super) fn seats(plan: &Plan, yard: &mut Yard) -> Result<Seats, Error> {
+    let mut wanted: BTreeMap<(u32, u32), Index> = BTreeMap::new();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        if let Some(group) = group(mount) {
+            let widest = wanted.entry(group).or_insert(index);
+            if mount.entry.root.len() < plan.mounts[*widest].entry.root.len() {
+                *widest = index;
+            }
+        }
+    }
+    let mut seats = Seats::new();
+    // Those who receive come after those they receive from.
+    while !wanted.is_empty() {
+        let waits = |(_, master): (u32, u32)| {
+            master != 0 && wanted.keys().any(|(shared, _)| *shared == master)
+        };
+        let Some((group, index)) =
+            wanted.iter().map(|(group, index)| (*group, *index)).find(|(group, _)| !waits(*group))
+        else {
+            return Err(Error::image("mountpoints", "groups of mounts receive from each other"));
+        };
+        wanted.remove(&group);
+        let mount = &plan.mounts[index];
+        let seat = yard.seat(index, mount)?;
+        let set = |propagation| {
+            let change = Change { propagation: Some(propagation), ..Change::default() };
+            mounts::change(&seat, &change).map_err(failed(mount, "set the propagation of"))
+        };
+        let (shared, master) = group;
+        let from = seats.iter().find(|((shared, _), _)| master != 0 && *shared == master);
+        if let Some((_, from)) = from {
+            mounts::join_group(&seat, from)
+                .map_err(failed(mount, "find the group that is received from by"))?;
+            set(Propagation::Slave)?;
+        }
+        if shared != 0 {
+            set(Propagation::Shared)?;
+        }
+        seats.insert(group, seat);
+    }
+    Ok(seats)
+}
+
+/// Has every mount join its group.
+pub(super) fn join(
+    plan: &Plan,
+    seats: &Seats,
+    copies: &BTreeMap<Index, OwnedFd>,
+) -> Result<(), Error> {
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let Some(seat) = group(mount).and_then(|group| seats.get(&group)) else { continue };
+        let (shared, master) = mount.group();
+        let is_alone = shared == 0 && !seats.keys().any(|(shared, _)| *shared == master);
+        let Some(copy) = copies.get(&index) else { continue };
+        if !is_alone {
+            mounts::join_group(copy, seat).map_err(failed(mount, "join the group of"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Namespaces, each with its tree of mounts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use kernel::mounts::{self, Change, Propagation};
+use kernel::namespaces::{copy_mounts, enter};
+use kernel::paths::{Links, find};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use super::plan::{Index, Plan, Source};
+use super::yard::{Yard, failed};
+use super::{Built, Request, flags, groups};
+use crate::error::Error;
+use crate::places::{Root, Roots};
+
+/// Builds all in the calling thread, which is in a namespace of its own and sees itself in `/proc` by `thread`.
+pub(super) fn build(
+    plan: &Plan,
+    request: &Request<'_>,
+    outside: BTreeMap<Index, OwnedFd>,
+    thread: &OwnedFd,
+) -> Result<Built, Error> {
+    let root_here = open("/", HANDLE, Mode::empty())
+        .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
+    let mut yard = Yard::make(plan, request, outside)?;
+    let here = own(thread)?;
+    let seats = groups::seats(plan, &mut yard)?;
+    // All copies are made here: what is in another namespace is not copied.
+    let mut copies = BTreeMap::new();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        copies.insert(index, yard.copy(index, mount)?);
+    }
+    let mut built = Built::default();
+    for (&number, order) in &plan.orders {
+        copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
+        place(plan, order, &copies, request, &mut built.roots)?;
+        let root = open("/", HANDLE, Mode::empty())
+            .map_err(|errno| Error::kernel("open the root of a namespace")(errno.into()))?;
+        built.namespaces.insert(number, own(thread)?);
+        built.roots.namespaces.push(root);
+        // To enter is to be on top of all that is mounted on the root.
+        enter("mnt", &here)
+            .and_then(|()| Ok(nix::unistd::fchdir(&root_here)?))
+            .and_then(|()| Ok(nix::unistd::chroot(".")?))
+            .map_err(Error::kernel("go back to the place for mounts"))?;
+        let namespace = built.roots.namespaces.len() - 1;
+        for index in order {
+            let mount = &plan.mounts[*index];
+            let is_made = match &mount.source {
+                Source::New(_) => true,
+                Source::Part(giver, _) => {
+                    matches!(plan.mounts[*giver].source, Source::New(_))
+                }
+                Source::Outside(_) => false,
+            };
+            let root = Root { namespace, is_made };
+            built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
+        }
+    }
+    groups::join(plan, &seats, &copies)?;
+    Ok(built)
+}
+
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// The calling thread's namespace.
+fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
+    openat(thread, "ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::kernel("open a mount namespace")(errno.into()))
+}
+
+/// Places the mounts of a namespace.
+fn place(
+    plan: &Plan,
+    order: &[Index],
+    copies: &BTreeMap<Index, OwnedFd>,
+    request: &Request<'_>,
+    roots: &mut Roots,
+) -> Result<(), Error> {
+    for index in order {
+        let mount = &plan.mounts[*index];
+        let placed = || {
+            let copy = copies.get(index).ok_or(io::ErrorKind::NotFound)?;
+            let Some((parent, below)) = &mount.on else {
+                mounts::attach(copy, open("/", HANDLE, Mode::empty())?)?;
+                return mounts::change_root(copy);
+            };
+            let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
+            mounts::attach(copy, find(parent, below, Links::Refused)?)
+        };
+        placed().map_err(failed(mount, "place"))?;
+        let Some(copy) = copies.get(index) else { continue };
+        for (number, path) in plan.hidden(*index, request) {
+            let below = path.strip_prefix(&mount.place).unwrap_or(path);
+            // What is not there is told by whoever opens it.
+            if let Ok(found) = find(copy, below, Links::Refused) {
+                roots.hidden.insert((*number, path.clone()), found);
+            }
+        }
+    }
+    // What is read-only need not be written to any more.
+    for index in order {
+        let (mount, copy) = (&plan.mounts[*index], copies.get(index));
+        let Some(copy) = copy else { continue };
+        let unbindable = u64::from(mount.entry.flags) & libc::MS_UNBINDABLE != 0;
+        let propagation = unbindable.then_some(Propagation::Unbindable);
+        let change = Change { propagation, ..flags::change(&mount.entry) };
+        mounts::change(copy, &change).map_err(failed(mount, "set the flags of"))?;
+    }
+    nix::unistd::chdir(Path::new("/"))
+        .map_err(|errno| Error::kernel("go to the root")(errno.into()))
+}

@@ -1,0 +1,149 @@
+//! The yard: every file system is made or copied from outside, and filled, before any mount is placed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use kernel::mounts::{self, Change, Propagation};
+use kernel::paths::{Links, find};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+
+use super::plan::{Index, Mount, Plan, Source};
+use super::{Request, contents, flags};
+use crate::error::Error;
+
+const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
+
+/// Copies, in no namespace, of what comes from outside. They are made where the paths are meant, by who restores.
+pub(super) fn outside(plan: &Plan) -> Result<BTreeMap<Index, OwnedFd>, Error> {
+    let mut copies = BTreeMap::new();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let Source::Outside(path) = &mount.source else { continue };
+        let copy = open(path.as_path(), HANDLE, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|found| mounts::copy(found, Path::new(""), false))
+            .map_err(failed(mount, &format!("copy {} for", path.display())))?;
+        // From now on nothing is mounted into it from outside that is not to be.
+        let receives = mount.shares_outside && mount.group().0 == 0;
+        let propagation = match mount.shares_outside {
+            true if receives => Some(Propagation::Slave),
+            true => None,
+            false => Some(Propagation::Private),
+        };
+        let change = Change { propagation, ..Change::default() };
+        mounts::change(&copy, &change).map_err(failed(mount, "set the propagation of"))?;
+        copies.insert(index, copy);
+    }
+    Ok(copies)
+}
+
+/// What errors of a mount say.
+pub(super) fn failed(mount: &Mount, what: &str) -> impl FnOnce(io::Error) -> Error + use<> {
+    Error::kernel(format!("{what} {}", mount.shown()))
+}
+
+/// The yard.
+#[derive(Debug)]
+pub(super) struct Yard {
+    /// A directory where things are mounted.
+    ground: OwnedFd,
+    taken: usize,
+    /// Mounts that others are copied from.
+    givers: BTreeMap<Index, OwnedFd>,
+}
+
+impl Yard {
+    /// Makes it in the calling thread's namespace, with all that mounts are made of.
+    pub(super) fn make(
+        plan: &Plan,
+        request: &Request<'_>,
+        outside: BTreeMap<Index, OwnedFd>,
+    ) -> Result<Self, Error> {
+        let no_yard = || Error::kernel("make a place for mounts");
+        let ground = mounts::make(b"tmpfs", b"stasis", []).map_err(no_yard())?;
+        let root = open("/", HANDLE, Mode::empty()).map_err(io::Error::from).map_err(no_yard())?;
+        mounts::attach(&ground, root).map_err(no_yard())?;
+        let mut yard = Self { ground, taken: 0, givers: BTreeMap::new() };
+        for (index, copy) in outside {
+            yard.give(&plan.mounts[index], index, copy)?;
+        }
+        for (name, namespace) in &request.inside {
+            kernel::namespaces::enter(name, namespace)
+                .map_err(Error::kernel(format!("enter a {name} namespace to make mounts in")))?;
+        }
+        for (index, mount) in plan.mounts.iter().enumerate() {
+            let Source::New(kind) = &mount.source else { continue };
+            let made = new(mount, kind, request)?;
+            yard.give(mount, index, made)?;
+        }
+        Ok(yard)
+    }
+
+    fn give(&mut self, mount: &Mount, index: Index, giver: OwnedFd) -> Result<(), Error> {
+        self.park(&giver).map_err(failed(mount, "hold"))?;
+        self.givers.insert(index, giver);
+        Ok(())
+    }
+
+    /// Mounts something in the yard.
+    fn park(&mut self, mount: &OwnedFd) -> io::Result<()> {
+        self.taken += 1;
+        let name = self.taken.to_string();
+        if fstat(mount)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            mkdirat(&self.ground, name.as_str(), Mode::S_IRWXU)?;
+        } else {
+            mknodat(&self.ground, name.as_str(), SFlag::S_IFREG, Mode::S_IRUSR, 0)?;
+        }
+        mounts::attach(mount, find(&self.ground, Path::new(&name), Links::Refused)?)
+    }
+
+    /// The giver of a mount, and where its root is there.
+    fn giver<'m>(&self, index: Index, mount: &'m Mount) -> io::Result<(&OwnedFd, &'m Path)> {
+        let (giver, below) = match &mount.source {
+            Source::Part(giver, below) => (*giver, below.as_path()),
+            Source::Outside(_) | Source::New(_) => (index, Path::new("")),
+        };
+        Ok((self.givers.get(&giver).ok_or(io::ErrorKind::NotFound)?, below))
+    }
+
+    /// A mount, to be placed.
+    pub(super) fn copy(&self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
+        let copied = || {
+            let (giver, below) = self.giver(index, mount)?;
+            mounts::copy(find(giver, below, Links::Refused)?, Path::new(""), false)
+        };
+        copied().map_err(failed(mount, "make"))
+    }
+
+    /// A copy of all that a mount is part of, mounted here: it stands for a group while that is made.
+    pub(super) fn seat(&mut self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
+        let mut seated = || {
+            let (giver, _) = self.giver(index, mount)?;
+            let seat = mounts::copy(giver, Path::new(""), false)?;
+            let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
+            mounts::change(&seat, &private)?;
+            self.park(&seat)?;
+            Ok(seat)
+        };
+        seated().map_err(failed(mount, "make a peer of"))
+    }
+}
+
+/// A new file system with what the images have of it.
+fn new(mount: &Mount, kind: &str, request: &Request<'_>) -> Result<OwnedFd, Error> {
+    let entry = &mount.entry;
+    let options = flags::options(entry);
+    let made = mounts::make(kind.as_bytes(), &entry.source, options)
+        .map_err(failed(mount, &format!("make a file system of kind {kind} for")))?;
+    if kind == "tmpfs" {
+        contents::fill(&made, entry, request.images, &mount.shown())?;
+    }
+    // Those of the kernel's own are there once for all who use them.
+    if kind == "tmpfs" && flags::of_file_system(entry) & libc::MS_RDONLY != 0 {
+        mounts::reconfigure(&made, [(&b"ro"[..], None)])
+            .map_err(failed(mount, "make read-only the file system of"))?;
+    }
+    Ok(made)
+}

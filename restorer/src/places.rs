@@ -1,0 +1,90 @@
+//! Where the paths of files begin that are in mount namespaces of the tree's own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use kernel::paths::{Links, find};
+
+/// How files are found in mount namespaces that have been built.
+#[derive(Debug, Default)]
+pub struct Roots {
+    pub(crate) namespaces: Vec<OwnedFd>,
+    /// By the numbers that the images have.
+    pub(crate) mounts: BTreeMap<i32, Root>,
+    /// What other mounts hide, by the number of its own and its path: handles that were taken before it was hidden.
+    pub(crate) hidden: BTreeMap<(i32, PathBuf), OwnedFd>,
+}
+
+/// A mount.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) namespace: usize,
+    /// Its file system has been made from the images.
+    pub(crate) is_made: bool,
+}
+
+/// Where a path begins.
+#[derive(Debug)]
+pub struct Start<'r> {
+    /// The directory.
+    pub from: BorrowedFd<'r>,
+    /// The path from there.
+    pub path: PathBuf,
+    /// What it leads to, if no path leads there.
+    pub hidden: Option<BorrowedFd<'r>>,
+    /// The root of the namespace.
+    pub root: BorrowedFd<'r>,
+    /// The file system has been made from the images.
+    pub is_made: bool,
+}
+
+impl Start<'_> {
+    /// A handle on what the path leads to.
+    ///
+    /// # Errors
+    /// As [`find`].
+    pub fn find(&self, links: Links) -> io::Result<OwnedFd> {
+        match self.hidden {
+            Some(hidden) => hidden.try_clone_to_owned(),
+            None => find(self.from, &self.path, links),
+        }
+    }
+}
+
+impl Roots {
+    /// Where the path of a file that was on a mount begins; `None` of one that is in no namespace that has been built.
+    #[must_use]
+    pub fn start(&self, mount: Option<i32>, path: &Path) -> Option<Start<'_>> {
+        let number = mount?;
+        let mount = self.mounts.get(&number)?;
+        let root = self.namespaces.get(mount.namespace)?.as_fd();
+        let hidden = self.hidden.get(&(number, path.to_owned())).map(OwnedFd::as_fd);
+        Some(Start { from: root, path: path.to_owned(), hidden, root, is_made: mount.is_made })
+    }
+
+    /// The root of the namespace of the tree's root, if that is one of these.
+    #[must_use]
+    pub fn first(&self) -> Option<BorrowedFd<'_>> {
+        self.namespaces.first().map(OwnedFd::as_fd)
+    }
+
+    /// Whether files are in other namespaces than the restoring process's.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mounts.is_empty()
+    }
+
+    /// Whether a mount of the images is in one of the namespaces.
+    #[must_use]
+    pub fn holds(&self, mount: Option<i32>) -> bool {
+        mount.is_some_and(|mount| self.mounts.contains_key(&mount))
+    }
+
+    /// How many descriptors this has.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.namespaces.len() + self.hidden.len()
+    }
+}

@@ -1,0 +1,131 @@
+//! Mounts of mount namespaces that are not those of stasis.
+
+use std::path::Path;
+
+use crate::unsupported::{Refusal, word};
+
+fn external(mount_point: &Path) -> String {
+    format!(
+        "give --external 'mnt[{}]:NAME' to the dump, and --external 'mnt[NAME]:PATH' to the restore",
+        mount_point.display()
+    )
+}
+
+/// A file system that a restore cannot make.
+#[must_use]
+pub fn unknown_kind(kind: &str, mount_point: &Path) -> Refusal {
+    let kind = word(kind);
+    Refusal::new(
+        format!("a mount of a file system of kind {kind} cannot be made again"),
+        external(mount_point),
+    )
+}
+
+/// A file system of a kind that the caller says a restore can just mount.
+#[must_use]
+pub fn is_served(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "its file system is served by a process (FUSE), which cannot be carried",
+        external(mount_point),
+    )
+}
+
+/// A part of a file system of which the whole is mounted nowhere in the tree's namespaces.
+#[must_use]
+pub fn unreachable(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "a part of a file system is mounted there that is mounted nowhere else in the tree's namespaces",
+        external(mount_point),
+    )
+}
+
+/// A file system in memory that others use, too.
+#[must_use]
+pub fn shared_memory(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "its file system lives in memory and is mounted outside of the tree's namespaces as well: a restore \
+         would cut it in two",
+        external(mount_point),
+    )
+}
+
+/// A file system in memory that cannot be looked into.
+pub const HIDDEN: Refusal = Refusal::fixed(
+    "its file system lives in memory, and all its mounts are hidden below others, so that its contents cannot be read",
+    "unmount what hides it for the time of the dump",
+);
+
+/// A mount that receives mounts from outside.
+#[must_use]
+pub fn master_outside(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "it receives what is mounted at a place outside of the tree's namespaces",
+        format!(
+            "mount --make-private {}, or dump and restore with --external 'mnt[]:m'",
+            word(&mount_point.to_string_lossy())
+        ),
+    )
+}
+
+/// A mount that gives ids another meaning, or has an option that is not known.
+#[must_use]
+pub fn unknown_option(option: &str) -> Refusal {
+    Refusal::new(
+        format!("it is mounted with an option that cannot be carried ({})", word(option)),
+        "mount it without that option",
+    )
+}
+
+/// The table of mounts is not what it was.
+pub const CHANGED: Refusal = Refusal::fixed(
+    "the mounts of its namespace have changed during the dump",
+    "dump it when nothing is being mounted",
+);
+
+/// An open file of a mount that is in no namespace any more.
+pub const UNMOUNTED: Refusal = Refusal::fixed(
+    "it is on a mount that has been taken away (umount -l), or is in a namespace that no process of the tree is in",
+    "close it before the dump",
+);
+
+/// What inotify and fanotify watch.
+pub const WATCHED: Refusal = Refusal::fixed(
+    "what it watches is in another mount namespace than that of stasis, where it cannot be looked for yet",
+    "close it before the dump",
+);
+
+/// A directory tree that is deeper than any path is long.
+pub const TOO_DEEP: Refusal = Refusal::fixed(
+    "it holds directories so deep that no path leads to them",
+    "remove them before the dump",
+);
+
+/// A restore: no root directory was given.
+pub const NO_ROOT: Refusal = Refusal::fixed(
+    "the root file system of the tree's mount namespace is not known here",
+    "restore with --root DIRECTORY, where its files are",
+);
+
+/// A restore: what comes from outside was not given.
+#[must_use]
+pub fn no_external(key: &str) -> Refusal {
+    Refusal::new(
+        "it comes from outside of the tree's namespaces",
+        format!("restore with --external {}", word(&format!("mnt[{key}]:PATH"))),
+    )
+}
+
+/// A restore: mounts that were found to come from outside.
+pub const NOT_FOUND_OUTSIDE: Refusal = Refusal::fixed(
+    "it was found to come from outside of the tree's namespaces",
+    "restore with --external 'mnt[]', which takes it from the same path",
+);
+
+/// A restore: what is mounted where.
+#[must_use]
+pub fn no_way(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "what is mounted there is nowhere in the images",
+        format!("dump again with --external 'mnt[{}]:NAME'", mount_point.display()),
+    )
+}

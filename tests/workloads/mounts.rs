@@ -1,0 +1,273 @@
+//! Processes in mount namespaces of their own: with their own root, with file systems that live in memory, with groups
+//! of mounts that share what is mounted below them, with mounts that hide files.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use crate::stage::{Findings, Outcome, Stage};
+use crate::tree::child;
+
+const NONE: Option<&str> = None;
+
+fn attach(source: &str, at: &Path, kind: &str, flags: MsFlags, options: &str) {
+    mount(Some(source), at, Some(kind), flags, Some(options))
+        .unwrap_or_else(|error| panic!("mount {kind} on {}: {error}", at.display()));
+}
+
+fn bind(from: &Path, at: &Path) {
+    mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE)
+        .unwrap_or_else(|error| panic!("bind {} on {}: {error}", from.display(), at.display()));
+}
+
+fn propagate(at: &Path, how: MsFlags) {
+    mount(NONE, at, NONE, how, NONE).expect("set the propagation");
+}
+
+/// Copies the program and its libraries below a directory.
+fn copy_program(root: &Path) {
+    let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+    let files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let program = std::env::current_exe().expect("a program");
+    fs::copy(&program, root.join("program")).expect("copy");
+    for file in files.filter(|file| Path::new(file) != program) {
+        let copy = root.join(&file[1..]);
+        if !copy.exists() {
+            fs::create_dir_all(copy.parent().expect("a directory")).expect("mkdir");
+            fs::copy(file, copy).expect("copy");
+        }
+    }
+    // The program names its interpreter by a path with a link.
+    let interpreter = Path::new("/lib64/ld-linux-x86-64.so.2");
+    if interpreter.exists() && !root.join("lib64").exists() {
+        fs::create_dir_all(root.join("lib64")).expect("mkdir");
+        fs::copy(interpreter, root.join("lib64/ld-linux-x86-64.so.2")).expect("copy");
+    }
+}
+
+/// Makes a namespace with a root of its own, in which only the stage is of the outside, and goes on there.
+fn enter_root(stage: &Stage, then: &str) -> ! {
+    let root = stage.path("root");
+    fs::create_dir(&root).expect("mkdir");
+    copy_program(&root);
+    for name in ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"] {
+        fs::create_dir(root.join(name)).expect("mkdir");
+    }
+    unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+    propagate(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    bind(&root, &root);
+    bind(&stage.dir(), &root.join("stage"));
+    nix::unistd::pivot_root(&root, &root.join("old")).expect("pivot_root");
+    std::env::set_current_dir("/").expect("chdir");
+    umount2("/old", MntFlags::MNT_DETACH).expect("umount");
+    let error = Command::new("/program").arg(then).arg("/stage").exec();
+    panic!("execute the program again: {error}");
+}
+
+/// A root of its own, with all kinds of mounts.
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    enter_root(stage, "mounts_inside")
+}
+
+/// The same, in which a process is in another namespace below.
+pub(crate) fn nested(stage: &Stage) -> Outcome {
+    enter_root(stage, "mounts_nested_inside")
+}
+
+fn make_mounts() {
+    attach("proc", Path::new("/proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
+    attach("some", Path::new("/tmp"), "tmpfs", quiet, "size=8m,mode=1777");
+    fs::create_dir(Path::new("/tmp/directory")).expect("mkdir");
+    bind(Path::new("/tmp/directory"), Path::new("/bound"));
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(NONE, "/bound", NONE, read_only, NONE).expect("remount");
+    attach("ro", Path::new("/ro"), "tmpfs", MsFlags::empty(), "size=1m");
+    fs::write("/ro/file", "not to be written").expect("write");
+    mount(NONE, "/ro", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, NONE).expect("remount");
+    attach("shared", Path::new("/shared"), "tmpfs", MsFlags::empty(), "size=1m");
+    for name in ["x", "y"] {
+        fs::create_dir(Path::new("/shared").join(name)).expect("mkdir");
+    }
+    propagate(Path::new("/shared"), MsFlags::MS_SHARED);
+    bind(Path::new("/shared"), Path::new("/peer"));
+    bind(Path::new("/shared"), Path::new("/slave"));
+    propagate(Path::new("/slave"), MsFlags::MS_SLAVE);
+}
+
+/// What `mountinfo` says, but for numbers that others give.
+fn table() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let line = |line: &str| {
+        let mut words = line.split(' ').skip(4);
+        let (place, options) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let groups = words.by_ref().take_while(|word| *word != "-");
+        let groups: Vec<&str> = groups.filter_map(|word| word.split(':').next()).collect();
+        let kind = words.next().unwrap_or("");
+        let about = words.collect::<Vec<_>>().join(" ");
+        format!("{place} {options} {groups:?} {kind} {about}")
+    };
+    let mut lines: Vec<String> = text.lines().map(line).collect();
+    lines.sort();
+    lines
+}
+
+/// What the files in memory are like.
+fn files() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut waiting = vec![PathBuf::from("/tmp")];
+    while let Some(path) = waiting.pop() {
+        let is = path.symlink_metadata().expect("stat");
+        let (uid, gid) = (is.uid(), is.gid());
+        let content = match is.file_type() {
+            kind if kind.is_file() => format!("{:?}", fs::read(&path).map(|it| it.len())),
+            kind if kind.is_symlink() => format!("{:?}", fs::read_link(&path)),
+            kind if kind.is_dir() => {
+                let below = fs::read_dir(&path).expect("read");
+                waiting.extend(below.map(|entry| entry.expect("an entry").path()));
+                String::new()
+            }
+            _ => format!("{}", is.rdev()),
+        };
+        let times = format!("{}.{}", is.mtime(), is.mtime_nsec());
+        let line = format!(
+            "{} {:o} {uid} {gid} {} {times} {} {content}",
+            path.display(),
+            is.mode(),
+            is.nlink(),
+            if is.is_file() { is.blocks() } else { 0 },
+        );
+        found.push(line);
+    }
+    found.sort();
+    found
+}
+
+fn make_files() {
+    let in_memory = Path::new("/tmp/directory");
+    fs::write(in_memory.join("file"), "contents").expect("write");
+    fs::hard_link(in_memory.join("file"), in_memory.join("second")).expect("link");
+    symlink("/nowhere/at/all", in_memory.join("link")).expect("symlink");
+    let sparse = File::create(in_memory.join("sparse")).expect("create");
+    sparse.write_all_at(b"far", 3 << 20).expect("write");
+    sparse.set_len(4 << 20).expect("truncate");
+    let mode = fs::Permissions::from_mode(0o4751);
+    std::os::unix::fs::chown(in_memory.join("sparse"), Some(1234), Some(70_000)).expect("chown");
+    fs::set_permissions(in_memory.join("sparse"), mode).expect("chmod");
+    nix::unistd::mkfifo(&in_memory.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let long = in_memory.join("a".repeat(120)).join("b".repeat(120));
+    fs::create_dir_all(&long).expect("mkdir");
+    fs::write(long.join("file"), "deep").expect("write");
+}
+
+/// The second half: in the new root, with nothing of the outside but the stage.
+pub(crate) fn inside(stage: &Stage) -> Outcome {
+    make_mounts();
+    make_files();
+    carried(stage, |stage| stage.ready_then_wait())
+}
+
+/// The same, with a process that has a namespace below that one.
+pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
+    make_mounts();
+    make_files();
+    let member = child(stage, "nested", || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+        attach("own", Path::new("/old"), "tmpfs", MsFlags::empty(), "size=1m");
+        fs::write("/old/file", "only here").expect("write");
+        let mut open = File::open("/old/file").expect("open");
+        let lines = table();
+        stage.publish("nested", "");
+        stage.wait();
+        let mut found = Findings::default();
+        found.same("mounts", &lines, &table());
+        stage.publish("checked", "");
+        let mut text = String::new();
+        found.works("read", open.read_to_string(&mut text));
+        found.same("own file", &"only here", &text.as_str());
+        // The namespaces are peers still.
+        let mounted = || Path::new("/shared/x/of the other").exists();
+        found.must("what the other mounts", crate::stage::eventually(mounted));
+        found.outcome()
+    });
+    while !stage.path("nested").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let outcome = carried(stage, |stage| {
+        stage.ready_then_wait();
+        // What is mounted here from now on is mounted there, too.
+        assert!(crate::stage::eventually(|| stage.path("checked").exists()), "no child");
+    });
+    let mut found = Findings::default();
+    found.works("checks", outcome);
+    found.must("what is mounted below", !Path::new("/old/file").exists());
+    attach("new", Path::new("/shared/x"), "tmpfs", MsFlags::empty(), "size=1m");
+    fs::write("/shared/x/of the other", "").expect("write");
+    found.same("end of a child", &Ok(WaitStatus::Exited(member, 0)), &waitpid(member, None));
+    found.outcome()
+}
+
+fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
+    std::env::set_current_dir("/tmp/directory").expect("chdir");
+    let mut open = File::open("file").expect("open");
+    open.seek(SeekFrom::Start(3)).expect("seek");
+    let ghost = File::options().read(true).write(true).create_new(true).open("gone").expect("open");
+    ghost.write_all_at(b"gone", 0).expect("write");
+    fs::remove_file("gone").expect("remove");
+    fs::create_dir_all("/over/below").expect("mkdir");
+    fs::write("/over/below/hidden", "hidden").expect("write");
+    let mut hidden = File::open("/over/below/hidden").expect("open");
+    attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
+    let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
+    let (lines, in_memory) = (table(), files());
+    wait(stage);
+    let mut found = Findings::default();
+    found.same("mounts", &lines, &table());
+    let without_socket = |lines: &[String]| -> Vec<String> {
+        let is_it =
+            |line: &&String| !line.contains("/socket") && !line.starts_with("/tmp/directory ");
+        lines.iter().filter(is_it).cloned().collect()
+    };
+    found.same("files in memory", &without_socket(&in_memory), &without_socket(&files()));
+    let mut text = String::new();
+    found.works("read", open.read_to_string(&mut text));
+    found.same("open file", &"tents", &text.as_str());
+    let mut gone = [0; 4];
+    found.works("read", ghost.read_exact_at(&mut gone, 0));
+    found.same("deleted file", b"gone", &gone);
+    let mut text = String::new();
+    found.works("read", hidden.read_to_string(&mut text));
+    found.same("hidden file", &"hidden", &text.as_str());
+    found.must("what hides it", fs::read_dir("/over").is_ok_and(|entries| entries.count() == 0));
+    found.works("connect", UnixStream::connect("/tmp/directory/socket"));
+    found.works("accept", bound.accept());
+    let here = std::env::current_dir().ok();
+    found.same("current directory", &Some("/tmp/directory".into()), &here);
+    found.must("read-only file system", File::create("/ro/new").is_err());
+    found.must("read-only mount", File::create("/bound/new").is_err());
+    found.works("mount that can be written to", File::create("/tmp/directory/new"));
+    found.must("a root of its own", !Path::new("/usr/bin/env").exists());
+    groups(&mut found);
+    found.must("descriptor", open.as_raw_fd() >= 0);
+    found.outcome()
+}
+
+/// What is mounted in one of a group is in the others.
+fn groups(found: &mut Findings) {
+    attach("new", Path::new("/peer/y"), "tmpfs", MsFlags::empty(), "size=1m");
+    found.works("write", File::create("/peer/y/file").and_then(|mut file| file.write_all(b"x")));
+    found.must("shared", Path::new("/shared/y/file").exists());
+    found.must("received", Path::new("/slave/y/file").exists());
+    attach("new", Path::new("/slave/x"), "tmpfs", MsFlags::empty(), "size=1m");
+    found.works("write", File::create("/slave/x/file"));
+    found.must("not sent", !Path::new("/shared/x/file").exists());
+}
