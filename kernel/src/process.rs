@@ -230,6 +230,18 @@ pub fn exists(id: HostPid) -> bool {
     asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
+/// Whether a process group has this number, whose leader may have ended.
+#[must_use]
+pub fn group_exists(id: HostPid) -> bool {
+    // The number 1 would stand for all processes.
+    if id.get() <= 1 {
+        return false;
+    }
+    // SAFETY: signal 0 only asks.
+    let asked = unsafe { libc::kill(-id.get(), 0) };
+    asked == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
 /// Sends a signal to a process.
 ///
 /// # Errors

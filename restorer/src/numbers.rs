@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ids::{HostPid, ImagePid};
 use kernel::pidfd::{End, PidFd};
-use kernel::process::exists;
-use kernel::procfs::{Dir, ProcFile, Stat, Status};
+use kernel::process::{exists, group_exists};
+use kernel::procfs::{Dir, ProcFile, Stat, Status, processes};
 
 use crate::error::Error;
 use crate::load::Checkpoint;
@@ -50,6 +50,10 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
             None => taken(id),
         });
     }
+    // All who had these numbers are gone: what they left behind is not of the tree.
+    if let Some(id) = wanted(plan).find(|&id| group_exists(id)) {
+        return Err(left_behind(id));
+    }
     Ok(())
 }
 
@@ -89,6 +93,22 @@ fn taken(id: HostPid) -> Error {
         ),
         None => Error::refused(support::host::NUMBER_WAS_TAKEN.of(id, object)),
     }
+}
+
+/// Says who keeps a number in use, as a member of the group or session that has it.
+fn left_behind(id: HostPid) -> Error {
+    let stat = |pid| Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok();
+    let is_member = |stat: &Stat| stat.pgrp == Some(id) || stat.session == Some(id);
+    let mut members =
+        processes().unwrap_or_default().into_iter().filter_map(stat).filter(is_member);
+    let refusal = match members.next() {
+        Some(stat) => {
+            let who = format!("process {} ({})", stat.pid, stat.comm.to_string_lossy());
+            support::host::number_of_group(stat.pid, &who)
+        }
+        None => support::host::NUMBER_WAS_TAKEN,
+    };
+    Error::refused(refusal.of(id, format!("process {id}")))
 }
 
 /// The number at which process numbers end.

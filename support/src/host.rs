@@ -250,6 +250,15 @@ pub fn number_taken(id: HostPid, who: &str, state: char, parent: &str) -> Refusa
     )
 }
 
+/// A number that a process group or session has, as this process of it lives.
+#[must_use]
+pub fn number_of_group(member: HostPid, who: &str) -> Refusal {
+    Refusal::new(
+        format!("its number is in use as that of a process group or session, which {who} is in"),
+        format!("end that process (kill {member}), or restore in another pid namespace"),
+    )
+}
+
 /// A number that somebody had a moment ago.
 pub const NUMBER_WAS_TAKEN: Refusal =
     Refusal::fixed("its number is in use", "try again: it has ended by now");

@@ -327,3 +327,38 @@ fn a_restore_keeps_its_name() {
     workload.check().expect("it is what it was");
     waiting.wait().expect("reap");
 }
+
+/// The number of a process stays in use while its group has members; one that was left behind is not of the tree.
+#[test]
+fn who_is_left_of_a_group_of_the_tree_is_named() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut command = Command::new("sh");
+    let pid_file = scratch.path("left");
+    command.args(["-c", "(sleep 1000 & echo $! > $0); exec sleep 1001"]).arg(&pid_file);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let pid = program.pid();
+    let mut left = None;
+    assert!(
+        wait_until(std::time::Duration::from_secs(20), || {
+            left =
+                std::fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
+            left.is_some_and(|left| parent_of(left) != Some(pid))
+                && runs_program(pid, "sleep")
+                && stasis_tests::children_of(pid).is_empty()
+        }),
+        "nobody was left behind"
+    );
+    let left: i32 = left.expect("who was left behind");
+    let images = scratch.path("images");
+    Engine::Stasis.dump(pid, &images, Dump::ENDING).must_succeed("dump");
+    machine.await_gone(pid);
+    let refused = Engine::Stasis.restore(&images, Dump::ENDING);
+    assert!(!refused.success, "a number has two owners");
+    for words in [format!("process {left} (sleep) is in"), format!("kill {left}")] {
+        assert!(refused.stderr.contains(&words), "{words:?} is not in: {}", refused.stderr);
+    }
+    machine.end_tree(left);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert!(program.is_alive());
+}
