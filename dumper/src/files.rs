@@ -28,6 +28,7 @@ mod inet_sockets;
 mod inotify;
 mod locks;
 mod memfd;
+mod mqueue;
 mod multicast;
 mod neighbours;
 mod netlink_sockets;

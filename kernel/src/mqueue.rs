@@ -3,9 +3,9 @@
 //! The kernel keeps queues as files of a file system of their own, one for each IPC namespace, which need not be mounted
 //! anywhere.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// `fsconfig`: make the file system.
@@ -55,4 +55,137 @@ fn opened(answer: libc::c_long) -> io::Result<OwnedFd> {
     let fd = done(answer)?;
     // SAFETY: the kernel has just opened it, for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// What a queue takes, and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Most messages in it.
+    pub most: u64,
+    /// Most bytes of each.
+    pub bytes: u64,
+    /// Messages in it.
+    pub waiting: u64,
+}
+
+/// Whether an open file is a queue.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn is_queue(fd: impl AsFd) -> io::Result<bool> {
+    // ipc/mqueue.c
+    const MAGIC: i64 = 0x1980_0202;
+    Ok(nix::sys::statfs::fstatfs(fd)?.filesystem_type().0 == MAGIC)
+}
+
+/// What an open queue takes, and has.
+///
+/// # Errors
+/// If it is no queue.
+pub fn attributes(fd: impl AsFd) -> io::Result<Attributes> {
+    // SAFETY: of integers all zeros are a value.
+    let mut found: libc::mq_attr = unsafe { std::mem::zeroed() };
+    let null = std::ptr::null::<libc::mq_attr>();
+    // SAFETY: nothing is set, and the kernel writes an `mq_attr`.
+    done(unsafe {
+        libc::syscall(libc::SYS_mq_getsetattr, fd.as_fd().as_raw_fd(), null, &raw mut found)
+    })?;
+    let number = |number: libc::c_long| u64::try_from(number).unwrap_or(0);
+    Ok(Attributes {
+        most: number(found.mq_maxmsg),
+        bytes: number(found.mq_msgsize),
+        waiting: number(found.mq_curmsgs),
+    })
+}
+
+/// Whether a process is to be told of the next message in an open queue.
+///
+/// # Errors
+/// If it cannot be read, or the kernel's text is not understood.
+pub fn is_notified(fd: impl AsFd) -> io::Result<bool> {
+    let text = std::fs::read_to_string(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    let mut words = text.split_ascii_whitespace();
+    let pid = words.find_map(|word| word.strip_prefix("NOTIFY_PID:"));
+    // It is filled up with blanks behind the number.
+    pid.map(|pid| pid != "0").ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Device and inode of the queue with this name, if there is one.
+///
+/// # Errors
+/// If it may not be opened, or there are too many open files.
+pub fn number_of(name: &[u8]) -> io::Result<Option<(u64, u64)>> {
+    match open(name, libc::O_RDONLY.cast_unsigned()) {
+        Ok(fd) => {
+            let stat = nix::sys::stat::fstat(&fd)?;
+            Ok(Some((stat.st_dev, stat.st_ino)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a queue by its name, which is without the stroke. It closes at an exec, as the kernel has it of every queue; to
+/// ask for that would show in the flags that it tells.
+///
+/// # Errors
+/// If there is none, or it may not be opened so.
+pub fn open(name: &[u8], flags: u32) -> io::Result<OwnedFd> {
+    let (name, flags) = (CString::new(name)?, flags.cast_signed());
+    // SAFETY: the name is a C string; without O_CREAT the other two are not looked at.
+    opened(unsafe { libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, 0, 0) })
+}
+
+/// Makes an empty queue like another.
+///
+/// # Errors
+/// If there is one of that name, or the limits leave no room.
+pub fn make(name: &[u8], like: &Attributes) -> io::Result<OwnedFd> {
+    let name = CString::new(name)?;
+    // SAFETY: of integers all zeros are a value.
+    let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
+    let number = |number| libc::c_long::try_from(number).map_err(|_| io::ErrorKind::InvalidInput);
+    (attributes.mq_maxmsg, attributes.mq_msgsize) = (number(like.most)?, number(like.bytes)?);
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    // SAFETY: the name is a C string, and the kernel reads an `mq_attr`.
+    opened(unsafe {
+        libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, 0o600, &raw const attributes)
+    })
+}
+
+/// Removes a queue's name.
+///
+/// # Errors
+/// If there is none, or the rights are missing.
+pub fn unlink(name: &[u8]) -> io::Result<()> {
+    let name = CString::new(name)?;
+    // SAFETY: the name is a C string.
+    done(unsafe { libc::syscall(libc::SYS_mq_unlink, name.as_ptr()) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_known_by_its_name_and_tells_who_waits() {
+        let name = format!("stasis-test-{}", std::process::id()).into_bytes();
+        let like = Attributes { most: 3, bytes: 100, waiting: 0 };
+        let made = make(&name, &like).unwrap();
+        assert!(is_queue(&made).unwrap() && !is_queue(tempfile::tempfile().unwrap()).unwrap());
+        assert_eq!(attributes(&made).unwrap(), like);
+        assert!(!is_notified(&made).unwrap());
+        let stat = nix::sys::stat::fstat(&made).unwrap();
+        assert_eq!(number_of(&name).unwrap(), Some((stat.st_dev, stat.st_ino)));
+        // SAFETY: of integers all zeros are a value; the kernel reads a `sigevent`.
+        unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_NONE;
+            let fd = made.as_raw_fd();
+            assert_eq!(libc::syscall(libc::SYS_mq_notify, fd, &raw const event), 0);
+        }
+        assert!(is_notified(&made).unwrap());
+        unlink(&name).unwrap();
+        assert_eq!(number_of(&name).unwrap(), None);
+    }
 }

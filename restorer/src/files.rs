@@ -29,6 +29,7 @@ mod keepers;
 mod leases;
 mod load;
 mod memfd;
+mod mqueue;
 mod netlink_sockets;
 mod networks;
 mod nsfs;

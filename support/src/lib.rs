@@ -37,6 +37,7 @@ pub mod images;
 pub mod ipc;
 pub mod mappings;
 pub mod mounts;
+pub mod mqueue;
 pub mod networks;
 pub mod paths;
 pub mod peculiar;

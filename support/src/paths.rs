@@ -82,12 +82,6 @@ pub const SECRET_MEMORY: Refusal = Refusal::fixed(
     "close and unmap it before the dump",
 );
 
-/// A POSIX message queue.
-pub const MESSAGE_QUEUE: Refusal = Refusal::fixed(
-    "POSIX message queues cannot be carried yet",
-    "have it close the queue (mq_close) before the dump",
-);
-
 /// A file of hugetlbfs without a name.
 pub const HUGE_PAGES: Refusal =
     Refusal::fixed("memory of hugetlbfs cannot be carried", "close and unmap it before the dump");

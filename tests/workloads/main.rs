@@ -35,6 +35,7 @@ mod mappings;
 mod memfd;
 mod memory;
 mod mounts;
+mod mqueue;
 mod multicast;
 mod nameless;
 mod namespaces;
@@ -127,6 +128,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mounts_inside", mounts::inside),
     ("mounts_nested", mounts::nested),
     ("mounts_nested_inside", mounts::nested_inside),
+    ("mqueue", mqueue::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
     ("netlink", netlink::run),

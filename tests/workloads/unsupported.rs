@@ -324,10 +324,12 @@ pub(crate) fn message_queue(stage: &Stage) -> Outcome {
     let queue = unsafe {
         libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null_mut::<libc::mq_attr>())
     };
-    let outcome = holding(stage, queue.into(), "message queue");
-    // SAFETY: as above.
-    check(unsafe { libc::mq_unlink(name.as_ptr()) }).expect("remove the queue");
-    outcome
+    // SAFETY: as above; the message has a byte.
+    unsafe {
+        check(libc::mq_send(queue, c"x".as_ptr(), 1, 0)).expect("send a message");
+        check(libc::mq_unlink(name.as_ptr())).expect("remove the queue's name");
+    }
+    holding(stage, queue.into(), "message queue")
 }
 
 /// A semaphore that is to be given back at the end.

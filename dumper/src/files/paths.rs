@@ -272,7 +272,7 @@ fn of_file_system(handle: &OwnedFd) -> Result<(), Problem> {
     let found = nix::sys::statfs::fstatfs(handle).doing("find the file system of")?;
     match found.filesystem_type().0 {
         SECRETMEM => Err(Problem::Refused(support::paths::SECRET_MEMORY)),
-        MQUEUE => Err(Problem::Refused(support::paths::MESSAGE_QUEUE)),
+        MQUEUE => Err(Problem::Refused(support::mqueue::BY_PATH)),
         HUGETLBFS => Err(Problem::Refused(support::paths::HUGE_PAGES)),
         _ => Ok(()),
     }

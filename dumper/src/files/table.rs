@@ -13,6 +13,7 @@ use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
 use super::memfd::Memfd;
+use super::mqueue::MessageQueue;
 use super::netlink_sockets::NetlinkSocket;
 use super::nsfs::Namespace;
 use super::packet_sockets::PacketSocket;
@@ -35,6 +36,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Namespace,
     &Pidfd,
     &Memfd,
+    &MessageQueue,
     &UnixSocket,
     &InetSocket,
     &NetlinkSocket,

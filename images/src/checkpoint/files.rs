@@ -188,6 +188,7 @@ impl FileEntry {
             fd_type::MEMFD => self.memfd.as_ref().map(|file| file.id),
             fd_type::BPFMAP => self.bpf.as_ref().map(|file| file.id),
             fd_type::PIDFD => self.pidfd.as_ref().map(|file| file.id),
+            fd_type::MQUEUE => self.mq.as_ref().map(|file| file.id),
             _ => None,
         }
     }

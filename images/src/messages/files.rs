@@ -58,6 +58,8 @@ pub mod fd_type {
     pub const BPFMAP: u32 = 19;
     /// A pidfd.
     pub const PIDFD: u32 = 20;
+    /// A POSIX message queue (ours: CRIU has none).
+    pub const MQUEUE: u32 = 1000;
 
     /// A kind in a word or two.
     #[must_use]
@@ -83,6 +85,7 @@ pub mod fd_type {
             MEMFD => "memfd",
             BPFMAP => "bpf map",
             PIDFD => "pidfd",
+            MQUEUE => "message queue",
             _ => "file of an unknown kind",
         }
     }
@@ -178,6 +181,9 @@ pub struct FileEntry {
     /// Of kind `PIDFD`.
     #[prost(message, optional, tag = "22")]
     pub pidfd: Option<PidfdEntry>,
+    /// Of kind `MQUEUE`.
+    #[prost(message, optional, tag = "1001")]
+    pub mq: Option<MqueueFileEntry>,
 }
 
 impl FileEntry {
@@ -200,6 +206,7 @@ impl FileEntry {
             .or_else(|| self.memfd.as_ref().map(|it| (&it.fown, it.flags)))
             .or_else(|| self.bpf.as_ref().map(|it| (&it.fown, it.flags)))
             .or_else(|| self.pidfd.as_ref().map(|it| (&it.fown, it.flags)))
+            .or_else(|| self.mq.as_ref().map(|it| (&it.fown, it.flags)))
     }
 }
 
@@ -468,6 +475,47 @@ pub struct PidfdEntry {
     /// Extension: how it ended, as wait(2) has it, where the kernel tells.
     #[prost(int32, optional, tag = "1000")]
     pub exit_status: Option<i32>,
+}
+
+/// Extension: a POSIX message queue.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct MqueueFileEntry {
+    /// Number of the file in the checkpoint.
+    #[prost(uint32, required, tag = "1")]
+    pub id: u32,
+    /// Flags, as `F_GETFL` gives them.
+    #[prost(uint32, required, tag = "2")]
+    pub flags: u32,
+    /// Who is signalled.
+    #[prost(message, required, tag = "3")]
+    pub fown: FownEntry,
+    /// Name, without the stroke.
+    #[prost(bytes = "vec", required, tag = "4")]
+    pub name: Vec<u8>,
+    /// The name is gone, and so is the queue when nobody has it open any more.
+    #[prost(bool, optional, tag = "5")]
+    pub unlinked: Option<bool>,
+    /// Inode: files of one queue have the same.
+    #[prost(uint64, required, tag = "6")]
+    pub inode: u64,
+    /// The machine's boot, in which a queue with that inode is this one.
+    #[prost(fixed64, optional, tag = "7")]
+    pub boot: Option<u64>,
+    /// Most messages.
+    #[prost(uint64, required, tag = "8")]
+    pub most: u64,
+    /// Most bytes of each.
+    #[prost(uint64, required, tag = "9")]
+    pub bytes: u64,
+    /// Owner.
+    #[prost(uint32, required, tag = "10")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "11")]
+    pub gid: u32,
+    /// Type and permissions, as `st_mode`.
+    #[prost(uint32, required, tag = "12")]
+    pub mode: u32,
 }
 
 /// Kinds of locks ([`FileLockEntry::flag`]).

@@ -1,0 +1,87 @@
+//! POSIX message queues: which one, and how it is open.
+//!
+//! A queue with a name lies in the IPC namespace and stays there, with its messages, whoever has it open: as a file does. One
+//! without a name goes with who has it open, so it is made anew. Its messages can only be read by taking them away:
+//! so it must have none.
+
+use collector::{OpenFile, Process};
+use images::messages::{FileEntry, MqueueFileEntry, fd_type};
+use kernel::mqueue::{self, Attributes};
+use support::mqueue as refusals;
+
+use super::file_kind::FileKind;
+use super::problem::{Doing, Problem};
+use super::regular::Regular;
+use super::survey::Survey;
+
+/// An open message queue.
+#[derive(Debug)]
+pub(super) struct MessageQueue;
+
+const DELETED: &[u8] = b" (deleted)";
+
+impl FileKind for MessageQueue {
+    fn types(&self) -> &'static [u32] {
+        &[fd_type::MQUEUE]
+    }
+
+    /// Or a file in the root directory, as their file system is nowhere but has a root of its own.
+    fn is(&self, file: &OpenFile) -> bool {
+        let name = file.target.as_encoded_bytes().strip_prefix(b"/");
+        file.mode & libc::S_IFMT == libc::S_IFREG
+            && file.flags & libc::O_PATH.cast_unsigned() == 0
+            && name.is_some_and(|name| !name.contains(&b'/'))
+    }
+
+    fn capture(
+        &self,
+        survey: &mut Survey<'_>,
+        process: &Process,
+        file: &OpenFile,
+        entry: FileEntry,
+    ) -> Result<FileEntry, Problem> {
+        let fd = survey.held.borrow(process.pid, file.fd)?;
+        let stat = nix::sys::stat::fstat(&fd).doing("stat")?;
+        // The target runs: the number may be another file's by now.
+        if stat.st_ino != file.inode {
+            return Err(Problem::Gone);
+        }
+        if !mqueue::is_queue(&fd).doing("find the file system of")? {
+            return Regular.capture(survey, process, file, entry);
+        }
+        let fown = survey.owner(process.pid, file)?;
+        // No mark covers its messages and who is notified of them.
+        survey.to_keep = false;
+        if mqueue::is_notified(&fd).doing("read who is notified by")? {
+            return Err(Problem::Refused(refusals::NOTIFIES));
+        }
+        let Attributes { most, bytes, waiting } = mqueue::attributes(&fd).doing("look at")?;
+        let path = file.target.as_encoded_bytes();
+        let path = path.strip_suffix(DELETED).unwrap_or(path);
+        let name = path.strip_prefix(b"/").unwrap_or(path).to_vec();
+        let is_unlinked = stat.st_nlink == 0;
+        if is_unlinked && waiting > 0 {
+            return Err(Problem::Refused(refusals::UNLINKED_WITH_MESSAGES));
+        }
+        if !is_unlinked
+            && mqueue::number_of(&name).doing("look for")? != Some((stat.st_dev, stat.st_ino))
+        {
+            return Err(Problem::Refused(refusals::ELSEWHERE));
+        }
+        let mq = MqueueFileEntry {
+            id: entry.id,
+            flags: file.flags,
+            fown,
+            name,
+            unlinked: is_unlinked.then_some(true),
+            inode: stat.st_ino,
+            boot: kernel::boot::boot(),
+            most,
+            bytes,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode,
+        };
+        Ok(FileEntry { r#type: fd_type::MQUEUE, mq: Some(mq), ..entry })
+    }
+}
