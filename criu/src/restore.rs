@@ -78,6 +78,7 @@ fn restore(
         networks: restorer::Given {
             inherited: Default::default(),
             empty: options.networks.empty,
+            joined: options.networks.join.is_some(),
             devices: options.networks.devices.clone(),
             weak_settings: options.networks.weak_settings,
         },
