@@ -181,6 +181,15 @@ enum Held {
     Mapped(u32, Needs),
 }
 
+/// A working directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// A handle on it.
+    Here(RawFd),
+    /// It is about a process, and is entered when all are there: the file's id.
+    OfProcess(u32),
+}
+
 /// The open files of the images, in the descriptor table of the coordinator.
 #[derive(Debug)]
 pub struct OpenFiles {
@@ -294,9 +303,31 @@ impl OpenFiles {
     /// # Errors
     ///
     /// As [`OpenFiles::program`].
-    pub fn working_directory(&mut self, id: u32) -> Result<RawFd, Error> {
-        self.hold(id, Held::Directory, |opener, entry| {
+    pub fn working_directory(&mut self, id: u32) -> Result<Directory, Error> {
+        let reg = self.files.get(&id).and_then(|file| file.reg.as_ref());
+        if reg.is_some_and(proc_files::is_of_process) {
+            return Ok(Directory::OfProcess(id));
+        }
+        let entered = self.hold(id, Held::Directory, |opener, entry| {
             opener.approve(entry, Purpose::Enter).map(|approved| approved.handle)
+        });
+        entered.map(Directory::Here)
+    }
+
+    /// In a task, when all processes are there: enters a directory that is about one of them.
+    ///
+    /// # Errors
+    ///
+    /// Names it.
+    pub(crate) fn enter_of_process(&self, id: u32) -> Result<(), Error> {
+        let file = self.files.get(&id).ok_or_else(|| no_path(id))?;
+        let entry = file.reg.as_ref().ok_or_else(|| no_path(id))?;
+        let approved = self.opener.approver.approve(entry, Purpose::Enter)?;
+        nix::unistd::fchdir(&approved.handle).map_err(|errno| {
+            Error::kernel(
+                format!("change to the working directory {}", reopen::shown(entry)),
+                errno,
+            )
         })
     }
 

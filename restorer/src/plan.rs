@@ -169,6 +169,18 @@ impl Plan {
         self.pids.host(pid).ok_or_else(unknown)
     }
 
+    /// Has a process that has ended there while the tree is built, as a child of the root: files of `/proc` about it are
+    /// opened then.
+    fn have_for_a_moment(&mut self, dead: ImagePid) {
+        if self.tasks.is_empty() || self.tasks.iter().any(|task| task.pid == dead) {
+            return;
+        }
+        let made = self.tasks.len();
+        self.tasks.push(helper(dead, Vec::new(), Group::Given));
+        self.tasks[0].forks.push(ForkStep::Child(made));
+        self.tasks[0].helpers.push(dead);
+    }
+
     /// Plans the making of `checkpoint`.
     pub(crate) fn new(checkpoint: &Checkpoint, caller: Caller) -> Result<Self, Error> {
         let index_of: BTreeMap<ImagePid, usize> = checkpoint
@@ -190,6 +202,9 @@ impl Plan {
             stopped: process.state == State::Stopped,
         });
         let mut plan = build(members.collect(), caller)?;
+        for dead in checkpoint.files.dead() {
+            plan.have_for_a_moment(dead);
+        }
         let ids = |process: usize| Some(&checkpoint.processes.get(process)?.body.as_ref()?.ids);
         let of = |tasks: &mut [Task], table, id: fn(&TaskKobjIdsEntry) -> u32| {
             tables::share(tasks, table, |process| ids(process).map(id))

@@ -4,7 +4,7 @@
 //! prepared is there. The order:
 //!
 //! 1. control groups and namespaces; sessions and children, as planned; then it parks: **everybody is there**;
-//! 2. process groups; then it parks again: **everybody is in their group**; the foreground of terminals;
+//! 2. a working directory of `/proc/PID`; process groups; then it parks again: **everybody is in their group**; the foreground of terminals;
 //! 3. zombies and helpers end; their parents wait for that;
 //! 4. descriptors, then what has to be opened through `/proc`, then root and working directory;
 //! 5. the region is mapped and filled, and the task leaves.
@@ -31,7 +31,7 @@ use crate::cgroups;
 use crate::dead;
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::files::{InstallTask, Member, OpenFiles};
+use crate::files::{Directory, InstallTask, Member, OpenFiles};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{ForkStep, Group, Part, Plan, Table, Task};
@@ -63,7 +63,7 @@ pub(crate) struct BuildContext<'a> {
 #[derive(Debug)]
 pub(crate) struct PreparedTask {
     pub(crate) region: Region,
-    pub(crate) cwd: RawFd,
+    pub(crate) cwd: Directory,
     pub(crate) root: RawFd,
 }
 
@@ -104,6 +104,11 @@ impl BuildContext<'_> {
             self.bear(task.pid, *birth, rseq)?;
         }
         self.park()?;
+        // Who has ended is there until all have parked again.
+        let prepared = task.process.and_then(|number| self.prepared[number].as_ref());
+        if let Some(PreparedTask { cwd: Directory::OfProcess(id), .. }) = prepared {
+            self.files.enter_of_process(*id)?;
+        }
         if let Group::Join(pgid) = task.group
             && nix::unistd::getpgrp().as_raw() != pgid.get()
         {
@@ -349,7 +354,9 @@ fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
         found.map_err(Error::kernel(format!("stat {path}")))
     };
     let other_root = identity("/")? != identity(&format!("/proc/self/fd/{}", place.root))?;
-    change(place.cwd, "working")?;
+    if let Directory::Here(cwd) = place.cwd {
+        change(cwd, "working")?;
+    }
     if other_root {
         std::os::unix::fs::chroot(format!("/proc/self/fd/{}", place.root))
             .map_err(Error::kernel("change the root directory"))?;

@@ -51,10 +51,11 @@ pub(crate) fn is_unnamed(file: &OpenFile) -> bool {
 /// An open file that is of no kind that is carried.
 pub const UNKNOWN_KIND: Refusal = Refusal::fixed("it is of a kind that is not known", CLOSE);
 
-/// A directory of `/proc/PID`, or a file that is mapped or run, if the process is in the checkpoint itself.
+/// A root directory in `/proc/PID`, or a file of it that is mapped or run, if the process is in the checkpoint itself or
+/// has ended.
 pub const OF_ITSELF: Refusal = Refusal::fixed(
-    "a folder of /proc about a process of the tree cannot be one's directory after a restore: it is entered \
-     before the process is there again",
+    "a folder of /proc about a process of the tree, or one that has ended, cannot be one's root directory after a \
+     restore: that is entered before the process is there again",
     "close it before the checkpoint",
 );
 

@@ -144,6 +144,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
     ("proc_files", proc_files::run),
+    ("proc_files_dead", proc_files::dead),
     ("ptys", ptys::run),
     ("ptys_plain", ptys::plain),
     ("ptys_plain_waiting", ptys::plain_waiting),

@@ -56,3 +56,51 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.must("the child has gone", of_child.read_to_string(&mut gone).is_err());
     found.outcome()
 }
+
+/// Files of `/proc` about a process that has ended, which is also where the program is; and a child that is in the
+/// folder of its parent.
+pub(crate) fn dead(stage: &Stage) -> Outcome {
+    let ended = crate::tree::child(stage, "ended", || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1000));
+        }
+    });
+    let mut status = File::open(format!("/proc/{ended}/status")).expect("open");
+    let folder = format!("/proc/{ended}");
+    let parent = nix::unistd::getpid();
+    let inside = crate::tree::child(stage, "inside", || {
+        std::env::set_current_dir(format!("/proc/{parent}")).expect("go there");
+        stage.publish("inside", "");
+        stage.wait();
+        let mut found = Findings::default();
+        let comm = std::fs::read_to_string("comm").ok();
+        found.same(
+            "the parent",
+            &std::fs::read_to_string(format!("/proc/{parent}/comm")).ok(),
+            &comm,
+        );
+        found.must(
+            "its folder",
+            std::env::current_dir().is_ok_and(|it| it.ends_with(parent.to_string())),
+        );
+        found.outcome()
+    });
+    while !stage.path("inside").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    std::env::set_current_dir(&folder).expect("go there");
+    kill(ended, Signal::SIGKILL).expect("kill");
+    waitpid(ended, None).expect("wait");
+    let link = || std::fs::read_link("/proc/self/cwd").expect("link");
+    let before = link();
+    let gone = |status: &mut File| status.read_to_string(&mut String::new()).is_err();
+    assert!(gone(&mut status) && std::env::current_dir().is_err());
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("directory", &before, &link());
+    found.must("nothing is there", std::env::current_dir().is_err() && gone(&mut status));
+    found.must("nobody is there", !std::path::Path::new(&folder).exists());
+    let end = waitpid(inside, None);
+    found.same("end of a child", &Ok(nix::sys::wait::WaitStatus::Exited(inside, 0)), &end);
+    found.outcome()
+}

@@ -15,10 +15,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use ids::HostPid;
 use images::messages::{AttributeEntry, FileIdentity};
 use kernel::attributes::FileFlags;
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
+use support::files::process_behind;
 
 use super::PlanContext;
 use super::content::Content;
@@ -57,6 +59,8 @@ pub(super) struct FileByPath {
     pub(super) name: Vec<u8>,
     /// It has no name any more.
     pub(super) ghost: bool,
+    /// It is of `/proc`, about this process that has ended.
+    pub(super) about_dead: Option<HostPid>,
     /// Which file it is.
     pub(super) identity: Option<FileIdentity>,
     /// Its mount, where the images have mounts.
@@ -235,9 +239,14 @@ fn look(
         return Err(Problem::Refused(support::mounts::UNMOUNTED));
     }
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
+    let about_dead = match place.view {
+        // Its numbers are those of another namespace.
+        Some(_) => None,
+        None => about_dead(target, &handle)?,
+    };
     let leads_to = |path: &Path| leads_to(&place, path, &stat);
     let path = match without_suffix(target) {
-        Some(path) if ghost || terminal => path,
+        Some(path) if ghost || terminal || about_dead.is_some() => path,
         // It lost this name and was given it again, or the like, which the kernel does not tell.
         Some(path) if leads_to(&path) && !leads_to(Path::new(target)) => path,
         _ => PathBuf::from(target),
@@ -248,6 +257,7 @@ fn look(
     let checked = match (ghost, terminal) {
         (true, _) => check_ghost(&stat, context),
         (false, true) => Ok(()),
+        _ if about_dead.is_some() => Ok(()),
         (false, false) => check_path(&place, &path, &stat),
     };
     if ghost || checked.is_err() {
@@ -259,7 +269,17 @@ fn look(
         None => name_in_images(&path, context)?,
     };
     let (mount, identity, content) = (place.mount, None, OnceLock::new());
-    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, identity, mount, content })
+    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, about_dead, identity, mount, content })
+}
+
+/// The process that a file of `/proc` is about, if that has ended: its folder is there no more.
+fn about_dead(target: &OsStr, handle: &OwnedFd) -> Result<Option<HostPid>, Problem> {
+    let path = without_suffix(target).unwrap_or_else(|| PathBuf::from(target));
+    let Some(about) = process_behind(path.as_os_str().as_bytes()) else { return Ok(None) };
+    let system = nix::sys::statfs::fstatfs(handle).doing("find the file system of")?;
+    let is_there = Path::new(&format!("/proc/{about}")).exists();
+    let is_of_proc = system.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC;
+    Ok(Some(about).filter(|_| is_of_proc && !is_there))
 }
 
 /// Files of the kernel's own that look like deleted ones, as their names are in no directory that

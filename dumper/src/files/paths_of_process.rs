@@ -188,7 +188,10 @@ impl Survey<'_> {
         }
         let open = || Dir::open(pid).and_then(|dir| dir.open_behind(link)).doing("open");
         let found = self.held.paths.find(&key, check, self.context, open)?;
-        if process_behind(&found.name).is_some_and(|pid| self.known.contains(&pid)) {
+        // A directory is entered when all processes are there, or have been for a moment.
+        let is_of_tree = process_behind(&found.name)
+            .is_some_and(|pid| self.known.contains(&pid) || found.about_dead.is_some());
+        if is_of_tree && link != "cwd" {
             return Err(Problem::Refused(OF_ITSELF));
         }
         let id = self.new_id();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use collector::{Mapping, OpenFile, Process};
 use ids::HostPid;
 use images::messages::{
-    FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, RegFileEntry,
+    FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, REMAP_PROCFS, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
 };
 use images::{Error, ImageWriter, MappingKind, names};
@@ -180,6 +180,15 @@ impl Survey<'_> {
         }
         if found.ghost {
             self.ghost(found, id, &stat)?;
+        }
+        if let Some(pid) = found.about_dead {
+            self.out.beside.of::<Ghosts>().remaps.push(RemapFilePathEntry {
+                orig_id: id,
+                remap_id: pid.unsigned(),
+                remap_type: Some(REMAP_PROCFS),
+            });
+            // Whether it is so is the frozen look's to tell.
+            self.to_keep = false;
         }
         let regular = is(&stat, libc::S_IFREG);
         let entry = RegFileEntry {

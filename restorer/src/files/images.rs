@@ -42,6 +42,8 @@ pub struct FileImages {
     /// The ghost that each file with a lost name is.
     pub(super) remaps: BTreeMap<u32, u32>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
+    /// Processes that have ended and of which files of `/proc` are open: they are there for a moment.
+    pub(super) dead: BTreeSet<ImagePid>,
     /// The files that are on their way to each file, by ids.
     pub(super) sent: BTreeMap<u32, BTreeSet<u32>>,
     /// What takes the place of files that the caller hands over, by their ids.
@@ -51,6 +53,11 @@ pub struct FileImages {
 }
 
 impl FileImages {
+    /// Processes that have ended, and are to be there while files of `/proc` about them are opened.
+    pub(crate) fn dead(&self) -> impl Iterator<Item = ImagePid> + '_ {
+        self.dead.iter().copied()
+    }
+
     /// Leases on open files.
     pub(crate) fn leases(&mut self) -> &mut Leases {
         self.beside.of()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ids::ImagePid;
 use images::Checkpoint;
 use images::checkpoint::Files;
-use images::messages::{FileEntry, REMAP_GHOST, RemapFilePathEntry, fd_type};
+use images::messages::{FileEntry, REMAP_GHOST, REMAP_PROCFS, RemapFilePathEntry, fd_type};
 
 use super::file_kind::FileKind;
 use super::ghosts::GhostImage;
@@ -43,6 +43,14 @@ impl FileImages {
     }
 
     fn remap(&mut self, remap: &RemapFilePathEntry) -> Result<(), Error> {
+        if remap.remap_type == Some(REMAP_PROCFS) {
+            let pid = ImagePid::try_from(remap.remap_id).map_err(|error| Error::Image {
+                object: format!("process {}", remap.remap_id),
+                reason: error.to_string(),
+            })?;
+            self.dead.insert(pid);
+            return Ok(());
+        }
         if remap.remap_type != Some(REMAP_GHOST) {
             return Err(Error::refused(
                 support::images::LINK_REMAP.of(0, format!("file {}", remap.orig_id)),
