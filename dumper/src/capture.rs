@@ -188,6 +188,8 @@ fn read(
     for thread in tasks.values().flat_map(|task| &task.threads) {
         numbers.add(thread.tid, &thread.attributes.status.ns_pid)?;
     }
+    numbers.complete(&inventory)?;
+    unsupported::refuse(root, numbers.foreign(root, &inventory, plan.around.shell_job))?;
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;

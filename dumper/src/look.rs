@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use collector::{Collector, Inventory, Look};
+use collector::{Collector, Inventory, Look, Process};
 use ids::HostPid;
 use support::Unsupported;
-use support::tree::{CARRIED_NAMESPACES, Surroundings};
+use support::tree::{Surroundings, foreign_namespaces};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -132,25 +132,21 @@ impl<'a> Looker<'a> {
         found.extend(room::find(root, &inventory));
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
-        let namespaces = &self.around.namespaces;
-        let foreign = |pid: &HostPid| {
-            let process = &inventory.processes[pid];
-            let mut others = process
-                .namespaces
-                .iter()
-                .filter(|(name, id)| namespaces.get(*name) != Some(id))
-                .map(|(name, _)| name);
-            process.kernel_thread || others.any(|name| !CARRIED_NAMESPACES.contains(name))
+        let of_root = inventory.processes.get(&root);
+        let foreign = |process: &Process| {
+            let mut others = foreign_namespaces(process, of_root, &self.around);
+            process.kernel_thread || others.next().is_some()
         };
         let none = Inventory::default();
-        let (looked_at, numbers) = match inventory.processes.keys().any(foreign) {
+        let (looked_at, numbers) = match inventory.processes.values().any(foreign) {
             true => (&none, Numbers::default()),
-            false => (&inventory, task_states.numbers(root)?),
+            false => (&inventory, task_states.numbers(root, &inventory)?),
         };
-        let own = namespaces.get("mnt").copied();
+        let own = self.around.namespaces.get("mnt").copied();
         let (views, refused) = Views::read(looked_at, root, own, &self.options.mounts)?;
         let views = Arc::new(views);
         found.extend(refused);
+        found.extend(numbers.foreign(root, looked_at, self.around.shell_job));
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
         let (sharing, mut shared) =

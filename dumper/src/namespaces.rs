@@ -8,6 +8,8 @@ mod cgroup;
 mod ipc;
 mod mnt;
 pub(crate) mod net;
+mod pid;
+mod time;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,9 @@ use crate::processes::is_zombie;
 pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 5] = [
+const TABLE: [(&str, Read); 7] = [
+    ("pid", pid::read),
+    ("time", time::read),
     ("uts", uts::read),
     ("cgroup", cgroup::read),
     ("ipc", ipc::read),

@@ -2,13 +2,21 @@
 //!
 //! The images name a task by its number in the pid namespace of the tree's root. The status of a thread lists its
 //! numbers in all pid namespaces from ours to its own (`NSpid`), so that of the root tells how far its
-//! namespace is below ours, and which of the others' numbers are those of the images. Today only trees in our own
-//! pid namespace are carried: then both numbers of a task are equal, and those of processes outside the tree, too.
+//! namespace is below ours, and which of the others' numbers are those of the images. In our own
+//! pid namespace both numbers of a task are equal, and those of processes outside the tree, too. In another, whoever
+//! is outside of that has no number; the number of a group or session whose leader has ended is told by its members
+//! (`NSpgid`, `NSsid`).
 //!
 //! When the tree stands still, what has come since is added. Encoders ask [`Numbers::image`] and know no other
 //! way from the one kind of number to the other.
 
+use collector::{Inventory, Process};
 use ids::{Clash, HostPid, ImagePid, ImagePids, PidMap};
+use kernel::procfs::{Dir, ProcFile, Status};
+use support::Unsupported;
+use support::tree::of_foreign_session;
+
+use crate::processes::is_zombie;
 
 /// A task that the images have no number for.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -44,6 +52,50 @@ impl Numbers {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Adds what threads that live do not tell: zombies, and leaders of groups and sessions who are gone. Of a tree in our own
+    /// pid namespace nothing is looked at.
+    pub(crate) fn complete(&mut self, inventory: &Inventory) -> Result<(), Clash> {
+        let inside = self.depth > 0;
+        for process in inventory.processes.values().filter(|_| inside) {
+            let wanted = [Some(process.pid), process.pgid, process.sid];
+            if wanted.into_iter().flatten().all(|pid| self.pids.image(pid).is_some()) {
+                continue;
+            }
+            // One that has gone meanwhile will not be in the images.
+            let Ok(status) = Dir::open(process.pid).and_then(|dir| Status::read(&dir)) else {
+                continue;
+            };
+            self.add(process.pid, &status.ns_pid)?;
+            for (leader, levels) in [(process.pgid, &status.ns_pgid), (process.sid, &status.ns_sid)]
+            {
+                // A level at which it is not seen is 0.
+                let levels: Option<Vec<ImagePid>> = levels.iter().copied().collect();
+                if let (Some(leader), Some(levels)) = (leader, levels) {
+                    self.add(leader, &levels)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Processes whose session or group has no number in the images, but for a terminal's job (`shell_job`), which comes
+    /// into those of whoever restores it.
+    pub(crate) fn foreign(
+        &self,
+        root: HostPid,
+        inventory: &Inventory,
+        shell_job: bool,
+    ) -> Vec<Unsupported> {
+        let job = inventory.processes.get(&root).and_then(|root| root.sid).filter(|_| shell_job);
+        let all = inventory.processes.values().filter(|process| !is_zombie(process));
+        let is_foreign = |process: &&Process| {
+            let of_job = job.is_some() && process.sid == job;
+            let leaders = [process.sid, process.pgid].into_iter().flatten();
+            !of_job && leaders.into_iter().any(|leader| self.image(leader).is_none())
+        };
+        all.filter(is_foreign).map(of_foreign_session).collect()
     }
 
     /// What the images call a task, a group or a session; `None` if they have no number for it.

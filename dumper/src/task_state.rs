@@ -268,12 +268,14 @@ impl TaskStates {
         states
     }
 
-    /// What the images call these threads.
-    pub(crate) fn numbers(&self, root: HostPid) -> Result<Numbers, Clash> {
+    /// What the images call these threads, and the others of the tree.
+    pub(crate) fn numbers(&self, root: HostPid, inventory: &Inventory) -> Result<Numbers, Clash> {
         let threads = self.threads.iter();
         let levels = threads.map(|(&tid, (_, thread))| (tid, &thread.status.ns_pid[..]));
         let of_root = self.threads.get(&root).map_or(&[][..], |(_, root)| &root.status.ns_pid);
-        Numbers::of(of_root, levels)
+        let mut numbers = Numbers::of(of_root, levels)?;
+        numbers.complete(inventory)?;
+        Ok(numbers)
     }
 
     /// What of it stands in the way of a dump.

@@ -7,7 +7,7 @@ use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
 use stasis_ebpf_common::{Header, HeldRecord, KIND_HELD, peculiar};
 
-use crate::emit;
+use crate::{emit, numbers};
 use crate::file::{ANON_INODE_FS, FileContext, PIPE_FS, SOCKET_FS};
 use crate::read::{field, fill, load, many_in_field, offset};
 use crate::vma::VmaContext;
@@ -44,7 +44,7 @@ extern "C" fn task_file_held(context: *mut FileContext) -> i32 {
         record.named = u16::from(!is_nameless);
     }
     record.file = file;
-    record.tgid = load(task, o::TASK_TGID);
+    record.tgid = numbers::of_process(load(task, o::TASK_SIGNAL));
     record.fd = fd as i32;
     // SAFETY: as above.
     emit(unsafe { (*meta).seq }, &record);
@@ -72,7 +72,7 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
         return 0;
     }
     let mut record = describe(file, magic, mode);
-    record.tgid = load(task, o::TASK_TGID);
+    record.tgid = numbers::of_process(load(task, o::TASK_SIGNAL));
     record.fd = -1;
     record.start = field(vma as u64, o::VMA_START);
     // As a number, to be compared with others.

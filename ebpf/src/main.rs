@@ -14,6 +14,7 @@ mod calls;
 mod file;
 mod held;
 mod mark;
+mod numbers;
 mod places;
 mod read;
 mod settings;

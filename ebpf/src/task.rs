@@ -13,17 +13,13 @@ use stasis_ebpf_common::{
 use crate::mark::Mark;
 use crate::places::emit_places;
 use crate::read::{at, field, fill, load, many_at, many_in_field, offset, zero};
-use crate::{Meta, emit, file, settings};
+use crate::{Meta, emit, file, numbers, settings};
 
 #[repr(C)]
 struct TaskContext {
     meta: *mut Meta,
     task: *mut c_void,
 }
-
-// Places in `signal_struct.pids` (`enum pid_type`).
-const PIDTYPE_PGID: u64 = 2;
-const PIDTYPE_SID: u64 = 3;
 
 #[unsafe(link_section = "iter/task")]
 #[unsafe(no_mangle)]
@@ -55,11 +51,11 @@ fn ids(seq: *mut seq_file, task: u64) -> (i32, i32) {
     let signal: u64 = load(task, o::TASK_SIGNAL);
     let mut ids = TaskIds {
         header: Header { kind: KIND_TASK, bytes: size_of::<TaskRecord>() as u32 },
-        tid: load(task, o::TASK_PID),
-        tgid: load(task, o::TASK_TGID),
-        ppid: load(load(task, o::TASK_REAL_PARENT), o::TASK_TGID),
-        pgid: number(signal, PIDTYPE_PGID),
-        sid: number(signal, PIDTYPE_SID),
+        tid: numbers::of(field(task, o::TASK_THREAD_PID)),
+        tgid: numbers::of_process(signal),
+        ppid: numbers::of_process(load(load(task, o::TASK_REAL_PARENT), o::TASK_SIGNAL)),
+        pgid: numbers::of_group(signal),
+        sid: numbers::of_session(signal),
         threads: load(signal, o::SIGNAL_NR_THREADS),
         flags: load(task, o::TASK_FLAGS),
         state: load(task, o::TASK_STATE),
@@ -120,19 +116,6 @@ fn places(seq: *mut seq_file, task: u64) {
     ];
     namespaces(&mut places.namespaces, task);
     emit(seq, places);
-}
-
-/// The number of a process group or session in the initial pid namespace.
-#[inline(always)]
-fn number(signal: u64, kind: u64) -> i32 {
-    if signal == 0 {
-        return 0;
-    }
-    let pid: u64 = at(signal + u64::from(offset(o::SIGNAL_PIDS)) + kind * 8);
-    if pid == 0 {
-        return 0;
-    }
-    at(pid + u64::from(offset(o::PID_NUMBERS)) + u64::from(offset(o::UPID_NR)))
 }
 
 /// In the order of `/proc/PID/ns`: that of the alphabet.

@@ -13,6 +13,7 @@ pub mod attributes;
 pub mod boot;
 pub mod bpf;
 pub mod cgroup;
+pub mod clocks;
 pub mod credentials;
 pub mod datagrams;
 pub mod descriptors;

@@ -1,10 +1,15 @@
-//! Descriptors that are passed to another process in a message (`SCM_RIGHTS`, unix(7)).
+//! Descriptors that are passed to another process in a message (`SCM_RIGHTS`, unix(7)), and who passes a
+//! message (`SCM_CREDENTIALS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use ids::HostPid;
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, setsockopt, socketpair, sockopt,
+};
 
 /// The most descriptors in one message (`SCM_MAX_FD`).
 pub const MOST: usize = 253;
@@ -44,4 +49,56 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>> 
         }
     }
     Ok(received)
+}
+
+/// A pair of sockets, the first of which tells who writes to the second.
+///
+/// # Errors
+/// As socketpair(2).
+pub fn pair_with_senders() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    let (read, write) = socketpair(AddressFamily::Unix, kind, None, flags)?;
+    setsockopt(&read, sockopt::PassCred, &true)?;
+    Ok((read, write))
+}
+
+/// Writes to a [pair](pair_with_senders).
+///
+/// # Errors
+/// When nobody reads any more.
+pub fn tell_sender(socket: impl AsFd) -> io::Result<()> {
+    send(socket, b".", &[] as &[&OwnedFd])
+}
+
+/// Waits for somebody to write to a [pair](pair_with_senders): who that is in the pid namespace of the caller, whatever
+/// number it has in its own.
+///
+/// # Errors
+/// When nobody is there to do so any more (`UnexpectedEof`), or it is in a pid namespace that is not seen from here.
+pub fn await_sender(socket: impl AsFd) -> io::Result<HostPid> {
+    let mut byte = [0];
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let mut space = cmsg_space!(libc::ucred);
+    let from = socket.as_fd().as_raw_fd();
+    let message = recvmsg::<()>(from, &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut told = message.cmsgs()?.filter_map(|part| match part {
+        ControlMessageOwned::ScmCredentials(sender) => HostPid::new(sender.pid()),
+        _ => None,
+    });
+    let sender = told.next().filter(|_| message.bytes > 0);
+    sender.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_is_told() {
+        let (read, write) = pair_with_senders().unwrap();
+        tell_sender(&write).unwrap();
+        assert_eq!(await_sender(&read).unwrap(), HostPid::own());
+        drop(write);
+        assert_eq!(await_sender(&read).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use arch::settings;
-use ids::{HostPid, ImagePid};
+use ids::{HostPid, ImagePid, ImagePids};
 use libc::{c_int, c_long, pid_t};
 use nix::sched::CloneFlags;
 
@@ -37,9 +37,10 @@ fn answer(value: c_long) -> io::Result<c_long> {
     if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
-/// Forks a process that has the number `pid`. As a `sibling` it is a child of the caller's
-/// parent, born into the caller's session and group all the same. What is `shared` (`CLONE_FILES`, `CLONE_FS`)
-/// is the caller's, too, and not a copy.
+/// Forks a process that has these numbers, each in a pid namespace, and which the parent learns by its number in the
+/// parent's (the child: `None`). As a `sibling` it is a child of the caller's
+/// parent, born into the caller's session and group all the same. Of `flags`, `CLONE_FILES` and `CLONE_FS` are for
+/// tables that are the caller's, too, and not copies; `CLONE_NEWPID` makes the process the init of a pid namespace.
 ///
 /// The C library is not told: neither its handlers for forks run, nor does it learn that thread
 /// and process numbers are new. The caller must be the only thread of its process, or the child
@@ -47,18 +48,24 @@ fn answer(value: c_long) -> io::Result<c_long> {
 ///
 /// # Errors
 /// When the number is taken (`EEXIST`), or may not be chosen (`EPERM`).
-pub fn fork_as(pid: ImagePid, sibling: bool, shared: CloneFlags) -> io::Result<Fork> {
-    fork_numbered(pid.get(), sibling, shared & (CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS))
+pub fn fork_as(pids: &ImagePids, sibling: bool, flags: CloneFlags) -> io::Result<Option<HostPid>> {
+    let known = CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWPID;
+    let numbers: Vec<pid_t> = pids.from_innermost().map(ImagePid::get).collect();
+    fork_numbered(&numbers, sibling, flags & known)
 }
 
-fn fork_numbered(pid: pid_t, sibling: bool, shared: CloneFlags) -> io::Result<Fork> {
+fn fork_numbered(
+    numbers: &[pid_t],
+    sibling: bool,
+    flags: CloneFlags,
+) -> io::Result<Option<HostPid>> {
     let arguments = CloneArgs {
         flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 }
-            | u64::from(shared.bits().cast_unsigned()),
+            | u64::from(flags.bits().cast_unsigned()),
         // A sibling's is its parent's affair: it is that of the caller.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
-        set_tid: (&raw const pid) as u64,
-        set_tid_size: 1,
+        set_tid: numbers.as_ptr() as u64,
+        set_tid_size: numbers.len() as u64,
         ..CloneArgs::default()
     };
     // SAFETY: without CLONE_VM the child has a copy of all memory and goes on from here as after
@@ -66,7 +73,7 @@ fn fork_numbered(pid: pid_t, sibling: bool, shared: CloneFlags) -> io::Result<Fo
     let made = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
     })?;
-    Ok(if made == 0 { Fork::Child } else { Fork::Parent })
+    Ok(HostPid::new(made as i32))
 }
 
 /// Forks a process of our own pid namespace that has one of `numbers`, the first that nobody else has by now: which, and on
@@ -78,8 +85,11 @@ pub fn fork_as_any(
     numbers: impl IntoIterator<Item = HostPid>,
 ) -> io::Result<Option<(HostPid, Fork)>> {
     for number in numbers {
-        match fork_numbered(number.get(), false, CloneFlags::empty()) {
-            Ok(made) => return Ok(Some((number, made))),
+        match fork_numbered(&[number.get()], false, CloneFlags::empty()) {
+            Ok(made) => {
+                let side = if made.is_some() { Fork::Parent } else { Fork::Child };
+                return Ok(Some((number, side)));
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -197,11 +207,12 @@ pub fn reset_signal_actions() {
     }
 }
 
-/// Waits until a child has ended; with `leave` it stays to be waited for again.
+/// Waits until a child has ended, by its number in the pid namespace of the caller, which may be one of the tree's;
+/// with `leave` it stays to be waited for again.
 ///
 /// # Errors
 /// When it is no child of the caller.
-pub fn wait_ended(pid: HostPid, leave: bool) -> io::Result<()> {
+pub fn wait_ended(pid: ImagePid, leave: bool) -> io::Result<()> {
     let options = libc::WEXITED | if leave { libc::WNOWAIT } else { 0 };
     loop {
         // SAFETY: the information is not asked for.

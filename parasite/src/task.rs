@@ -84,10 +84,6 @@ pub struct Parasite {
     pub syscall_return: u64,
     /// In: stack pointer from which that `ret` leads home: the address of a signal frame.
     pub return_frame: u64,
-    /// In: the task's pid.
-    pub pid: i32,
-    /// In: the thread's tid.
-    pub tid: i32,
     /// In: signal that the parasite sends to itself when the report is complete. It must be one
     /// that the task ignores, by default or by choice: a tracer sees such a signal delivered, and
     /// without a tracer it is nothing. 0 for none.
@@ -145,8 +141,6 @@ impl Parasite {
         region_bytes: 0,
         syscall_return: 0,
         return_frame: 0,
-        pid: 0,
-        tid: 0,
         bell: 0,
         timer_count: 0,
         uffd_handover: 0,

@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use api::{CgroupRoot, CgroupsMode};
-use ids::{HostPid, ImagePid, PidMap};
+use ids::{HostPid, ImagePid};
 use images::messages::{CgMemberEntry, CgroupEntry};
 use kernel::cgroup::GroupDirectories;
 use kernel::descriptors::duplicate_from;
@@ -27,6 +27,7 @@ use support::cgroups::{ELSEWHERE, GONE, LEAVE, stopped};
 use crate::capacity::{self, Births};
 use crate::error::Error;
 use crate::load::{Checkpoint, Process, State};
+use crate::pids::Pids;
 use groups::Groups;
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
@@ -225,11 +226,9 @@ impl Plan {
     }
 
     /// Moves the threads that are elsewhere than their processes.
-    pub(crate) fn move_threads(&self, pids: &PidMap) -> Result<(), Error> {
+    pub(crate) fn move_threads(&self, pids: &Pids) -> Result<(), Error> {
         for (tid, groups) in &self.threads {
-            let tid = pids
-                .host(*tid)
-                .ok_or_else(|| Error::image(format!("thread {tid}"), "nobody is it"))?;
+            let tid = pids.host(*tid)?;
             for group in groups {
                 self.go(&door_of_threads(group), tid.to_string().as_bytes())?;
             }

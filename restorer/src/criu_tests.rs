@@ -60,7 +60,7 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
 
 fn plan(checkpoint: &Checkpoint) -> Plan {
     let first = ImagePid::new(1);
-    Plan::new(checkpoint, Caller { sid: first, pgid: first, shell_job: true }).unwrap()
+    Plan::new(checkpoint, Caller { sid: first, pgid: first, shell_job: true }, false).unwrap()
 }
 
 /// A host that has everything.

@@ -5,6 +5,7 @@ use std::io;
 use support::Unsupported;
 
 use crate::files;
+use crate::pids::NoTask;
 
 /// Why a restore failed. Whatever had been built by then is gone again.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,15 @@ pub enum Error {
         /// What became of it.
         what: String,
     },
+}
+
+impl From<NoTask> for Error {
+    fn from(error: NoTask) -> Self {
+        match error {
+            NoTask::Asked(source) => Self::ProcFs(source),
+            error => Self::image("the process tree", error.to_string()),
+        }
+    }
 }
 
 impl From<files::Error> for Error {

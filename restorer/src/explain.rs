@@ -10,7 +10,7 @@ use parasite::restorer::{Step, ThreadProgress};
 use crate::error::{Error, chain};
 use crate::failure::Failure;
 use crate::load::Checkpoint;
-use crate::plan::Plan;
+use crate::pids::Pids;
 use crate::task::PreparedTask;
 use crate::tracer::Loss;
 
@@ -18,7 +18,7 @@ use crate::tracer::Loss;
 /// that failed in the restorer has left a report in its memory.
 pub(crate) fn explain(
     loss: Loss,
-    (checkpoint, plan): (&Checkpoint, &Plan),
+    (checkpoint, pids): (&Checkpoint, &Pids),
     prepared: &[Option<PreparedTask>],
     complaints: &mut File,
 ) -> Error {
@@ -30,7 +30,7 @@ pub(crate) fn explain(
         Loss::Ended { tid, status } => Error::Lost { pid: tid.get(), what: ending(status) },
         Loss::Crashed { task, signal } => {
             let tid = task.tid();
-            let told = report((checkpoint, plan), prepared, tid);
+            let told = report((checkpoint, pids), prepared, tid);
             if let Some((pid, report)) = told {
                 let step = Step::describe(report.step);
                 let object = report.object;
@@ -65,11 +65,11 @@ fn complaint(pipe: &mut File) -> Option<Error> {
 
 /// The report of a thread, if its process has left for the restorer.
 fn report(
-    (checkpoint, plan): (&Checkpoint, &Plan),
+    (checkpoint, pids): (&Checkpoint, &Pids),
     prepared: &[Option<PreparedTask>],
     tid: HostPid,
 ) -> Option<(i32, ThreadProgress)> {
-    let wanted = plan.pids.image(tid);
+    let wanted = pids.image(tid);
     for (index, process) in checkpoint.processes.iter().enumerate() {
         let Some(body) = &process.body else { continue };
         let Some(thread) = body.threads.iter().position(|thread| Some(thread.tid) == wanted) else {

@@ -63,6 +63,7 @@ use std::sync::Arc;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
+use ::kernel::pidfd::PidFd;
 use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
@@ -162,14 +163,14 @@ fn no_path(id: u32) -> Error {
 }
 
 /// The task that [`OpenFiles::install`] is called in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InstallTask {
+#[derive(Clone, Copy, Debug)]
+pub struct InstallTask<'a> {
     /// The id of its descriptor table (`TaskKobjIdsEntry.files_id`).
     pub files_id: u32,
     /// Its pid.
     pub pid: ImagePid,
     /// The process that holds the tree, and has what was opened after its birth.
-    pub holder: HostPid,
+    pub holder: &'a PidFd,
 }
 
 /// What a file that no descriptor holds is held for.
@@ -418,7 +419,7 @@ impl OpenFiles {
     /// # Errors
     ///
     /// Names the descriptor and what was done to it.
-    pub fn install(&self, task: &InstallTask) -> Result<(), Error> {
+    pub fn install(&self, task: &InstallTask<'_>) -> Result<(), Error> {
         self.install_in(task)
     }
 
@@ -427,7 +428,7 @@ impl OpenFiles {
     /// # Errors
     ///
     /// As [`OpenFiles::install`].
-    pub(crate) fn join(&self, task: &InstallTask) -> Result<(), Error> {
+    pub(crate) fn join(&self, task: &InstallTask<'_>) -> Result<(), Error> {
         self.each(task, |entry, file| match table::of_type(file.r#type) {
             Some(kind) => kind.in_task(self, entry, file, task),
             None => Ok(()),

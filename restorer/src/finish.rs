@@ -33,6 +33,7 @@ use self::inject::{drain_child_signal, expect, inject};
 use crate::error::Error;
 use crate::load::registers;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
+use crate::pids::Pids;
 use crate::plan::Plan;
 use crate::prepare::Region;
 use crate::task::PreparedTask;
@@ -43,7 +44,7 @@ pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
 /// Finishes every process; with `stop` all stay stopped when they are let go.
 pub(crate) fn finish(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    (plan, pids): (&Plan, &Pids),
     prepared: &[Option<PreparedTask>],
     mut parked: Parked,
     stop: bool,
@@ -61,10 +62,10 @@ pub(crate) fn finish(
             State::Stopped => Some(stop_signal(checkpoint, process)),
             _ => stop.then_some(libc::SIGSTOP),
         };
-        let pid = plan.host(process.pid)?;
+        let pid = pids.host(process.pid)?;
         let locks = checkpoint.locks.of(process.pid);
         leader((process, pid), (&place.region, locks), &mut parked, drain, halt)?;
-        threads((process, body), plan, &parked, &layout)?;
+        threads((process, body), pids, &parked, &layout)?;
     }
     Ok(parked)
 }
@@ -151,13 +152,13 @@ fn leader(
 /// Registers and signal masks.
 fn threads(
     (process, body): (&Process, &Body),
-    plan: &Plan,
+    pids: &Pids,
     parked: &Parked,
     layout: &Layout,
 ) -> Result<(), Error> {
     let mut state = Vec::new();
     for thread in &body.threads {
-        let tid = plan.host(thread.tid)?;
+        let tid = pids.host(thread.tid)?;
         let task = parked.get(&tid).ok_or_else(|| lost(tid))?;
         task.extended_state(&mut state)?;
         task.set_extended_state(&registers::extended(thread, &state, layout)?)?;

@@ -21,11 +21,11 @@
 //! So after either of them is killed all live or nobody does.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use kernel::descriptors::duplicate_from;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, set_signal_mask, wait_status};
@@ -37,13 +37,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::pids::Pids;
 
 /// What the holder says, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     Entered,
-    Ready,
+    Ready(Vec<(HostPid, ImagePid)>),
     Done,
     Failed(Failure),
 }
@@ -54,12 +55,12 @@ const GO: u8 = b'g';
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How far a tree is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Stage {
     /// The tasks are in their namespaces. It is told if the root has some of its own.
     Entered,
-    /// All is built, and about to be let go.
-    Built,
+    /// All is built, and about to be let go: who is who.
+    Built(Pids),
 }
 
 /// The commander's hold on the holder.
@@ -67,6 +68,8 @@ pub(crate) enum Stage {
 pub(crate) struct Holder {
     pid: HostPid,
     socket: File,
+    /// The tree has a pid namespace of its own.
+    inside: bool,
 }
 
 /// The holder's side.
@@ -88,7 +91,12 @@ pub(crate) enum Side {
 }
 
 /// Makes the holder, a copy of the caller, with one of the `numbers`, none of which the tree wants.
-pub(crate) fn split(numbers: impl Iterator<Item = HostPid>, base: RawFd) -> Result<Side, Error> {
+/// The tree that it holds may be `inside` a pid namespace of its own.
+pub(crate) fn split(
+    numbers: impl Iterator<Item = HostPid>,
+    base: RawFd,
+    inside: bool,
+) -> Result<Side, Error> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
         .map_err(operation("make a pair of sockets"))?;
@@ -97,7 +105,7 @@ pub(crate) fn split(numbers: impl Iterator<Item = HostPid>, base: RawFd) -> Resu
     let commander = HostPid::own();
     let made = fork_as_any(numbers).map_err(Error::kernel("create a process to hold the tree"))?;
     match made {
-        Some((pid, Fork::Parent)) => Ok(Side::Commander(Holder { pid, socket: ours })),
+        Some((pid, Fork::Parent)) => Ok(Side::Commander(Holder { pid, socket: ours, inside })),
         Some((_, Fork::Child)) => Ok(Side::Holder(Held { commander, socket: theirs })),
         None => Err(Error::refused(support::host::NO_NUMBER.of(0, "the tree"))),
     }
@@ -134,7 +142,7 @@ impl Holder {
             }
         }
         let result = refused.and_then(|()| match said {
-            Some(Word::Ready) => reached(Stage::Built).and_then(|()| {
+            Some(Word::Ready(pairs)) => self.built(pairs).and_then(&mut reached).and_then(|()| {
                 let given = self.go();
                 match self.next() {
                     Some(Word::Done) => Ok(()),
@@ -160,21 +168,21 @@ impl Holder {
         result
     }
 
+    /// The stage that is reached when all is built, of tasks that are `pairs` of numbers.
+    fn built(&self, pairs: Vec<(HostPid, ImagePid)>) -> Result<Stage, Error> {
+        Ok(Stage::Built(if self.inside { Pids::told(pairs)? } else { Pids::of(false) }))
+    }
+
     /// Whether the word could be given. If the holder is gone, it is seen at its next word.
     fn go(&mut self) -> bool {
         self.socket.write_all(&[GO]).is_ok()
     }
 
     fn next(&mut self) -> Option<Word> {
+        // It says nothing more before it is answered, so no more than a line is there.
         let mut line = Vec::new();
-        let mut byte = [0];
-        while self.socket.read_exact(&mut byte).is_ok() {
-            if byte[0] == b'\n' {
-                return serde_json::from_slice(&line).ok();
-            }
-            line.push(byte[0]);
-        }
-        None
+        BufReader::new(&self.socket).read_until(b'\n', &mut line).ok()?;
+        serde_json::from_slice(&line).ok()
     }
 
     fn lost(&self, given: bool) -> Error {
@@ -191,7 +199,7 @@ impl Word {
     fn failure(self) -> Option<Error> {
         match self {
             Self::Failed(failure) => Some(failure.into_error()),
-            Self::Entered | Self::Ready | Self::Done => None,
+            Self::Entered | Self::Ready(_) | Self::Done => None,
         }
     }
 }
@@ -267,13 +275,13 @@ impl Held {
         self.socket.read_exact(&mut word).is_ok() && word[0] == GO
     }
 
-    /// Says that the tree is built and waits for the word; whether it was given. From then on
+    /// Says that the tree is built, and who is who in it, and waits for the word; whether it was given. From then on
     /// nothing but SIGKILL ends this process before it has let go.
-    pub(crate) fn ask(&mut self) -> Result<bool, Error> {
+    pub(crate) fn ask(&mut self, pids: &Pids) -> Result<bool, Error> {
         set_signal_mask(u64::MAX).map_err(Error::kernel("block signals"))?;
         // From here on the end of the sockets tells that the commander is gone.
         prctl::set_pdeathsig(None).map_err(operation("ask to outlive the restore"))?;
-        say(&mut self.socket, &Word::Ready);
+        say(&mut self.socket, &Word::Ready(pids.pairs()));
         Ok(self.hear())
     }
 }

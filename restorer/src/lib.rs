@@ -38,6 +38,7 @@ mod network;
 mod numbers;
 mod on_behalf;
 mod options;
+mod pids;
 pub mod places;
 mod plan;
 mod prepare;

@@ -9,6 +9,7 @@ mod cgroup;
 mod ipc;
 mod mnt;
 mod net;
+mod time;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,10 @@ use crate::mounts::{self, MountOptions};
 use crate::places::Roots;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
-const TABLE: [Kind; 5] = [uts::KIND, net::KIND, cgroup::KIND, ipc::KIND, mnt::KIND];
+const TABLE: [Kind; 6] = [uts::KIND, time::KIND, net::KIND, cgroup::KIND, ipc::KIND, mnt::KIND];
+
+/// The kind that nobody enters: a process is born into it, so births make it ([`crate::task`]).
+const BORN_INTO: &str = "pid";
 
 pub use net::Given;
 
@@ -77,6 +81,8 @@ pub(crate) struct Sets {
     others: BTreeMap<(usize, u32), Box<dyn Making>>,
     /// Processes in such ones.
     of: BTreeMap<ImagePid, Set>,
+    /// The pid namespace that all are in, if it was not the dumper's.
+    pids: Option<u32>,
 }
 
 /// The numbers of a process's namespaces, by the place of their kind in the table; of a kind that is not there, its
@@ -91,14 +97,21 @@ impl Sets {
     ) -> Result<Self, Error> {
         let mut sets = Self::default();
         let Some(own) = &checkpoint.images.inventory().root_ids else { return Ok(sets) };
-        for (pid, ids) in processes {
-            let set = set_of(pid, ids, own)?;
+        for (nth, (pid, ids)) in processes.enumerate() {
+            let (set, pids) = (set_of(pid, ids, own)?, other(ids.pid_ns_id, own.pid_ns_id));
+            if nth == 0 {
+                sets.pids = pids;
+            }
+            if pids != sets.pids {
+                let refusal = support::images::NESTED_PIDS;
+                return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
+            }
             for (&kind, &number) in &set {
                 if let Entry::Vacant(vacant) = sets.others.entry((kind, number)) {
                     vacant.insert((TABLE[kind].load)(checkpoint, number)?);
                 }
             }
-            if !set.is_empty() {
+            if !set.is_empty() || pids.is_some() {
                 sets.of.insert(pid, set);
             }
         }
@@ -110,6 +123,11 @@ impl Sets {
             }
         }
         Ok(sets)
+    }
+
+    /// Whether the tree was in a pid namespace of its own.
+    pub(crate) const fn own_pids(&self) -> bool {
+        self.pids.is_some()
     }
 
     /// Whether a process was in namespaces beside the dumper's.
@@ -155,7 +173,7 @@ fn other(number: Option<u32>, own: Option<u32>) -> Option<u32> {
 fn set_of(pid: ImagePid, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Result<Set, Error> {
     let mut set = Set::new();
     for ((name, number), (_, own)) in numbers(ids).into_iter().zip(numbers(own)) {
-        let Some(number) = other(number, own) else { continue };
+        let Some(number) = other(number, own).filter(|_| name != BORN_INTO) else { continue };
         let kind = TABLE.iter().position(|kind| kind.name == name).ok_or_else(|| {
             let refusal = support::images::own_namespace(name);
             Error::refused(refusal.of(pid.get(), format!("process {pid}")))
@@ -331,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_is_carried_is_made() {
-        let made: Vec<_> = TABLE.iter().map(|kind| kind.name).collect();
+        let made: Vec<_> = TABLE.iter().map(|kind| kind.name).chain([BORN_INTO]).collect();
         assert!(support::tree::CARRIED_NAMESPACES.iter().all(|name| made.contains(name)));
     }
 }

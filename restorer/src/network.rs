@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use ids::HostPid;
+use ids::ImagePid;
 use images::Images;
 use images::messages::FileEntry;
 use kernel::namespaces::within_network;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::files::{Connections, Networks, OpenFiles, Repaired};
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
-use crate::plan::Plan;
+use crate::pids::Pids;
 
 /// What has been done to connections until the tree runs.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Network {
     /// What a dump has left locked, or was locked while the tree is built, with the network namespace that it is
     /// in, if that is not our own.
     locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
-    repaired: Vec<(HostPid, Repaired)>,
+    repaired: Vec<(ImagePid, Repaired)>,
 }
 
 /// What becomes of connections: those that were dumped as closed come back so.
@@ -115,15 +115,12 @@ impl Network {
         checkpoint: &Checkpoint,
         locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
         files: &OpenFiles,
-        plan: &Plan,
-    ) -> Result<Self, Error> {
-        let mut tables = BTreeMap::new();
-        for (process, body) in checkpoint.living() {
-            tables.insert(body.ids.files_id, plan.host(process.pid)?);
-        }
+    ) -> Self {
+        let tables: BTreeMap<u32, ImagePid> =
+            checkpoint.living().map(|(process, body)| (body.ids.files_id, process.pid)).collect();
         let repaired = files.repaired().into_iter();
         let with_pid = |one: Repaired| Some((*tables.get(&one.table)?, one));
-        Ok(Self { locks, repaired: repaired.filter_map(with_pid).collect() })
+        Self { locks, repaired: repaired.filter_map(with_pid).collect() }
     }
 
     /// Takes away what the dump has left locked. It is no error if it stays: the tree can live with it for a
@@ -150,13 +147,13 @@ impl Network {
     }
 
     /// Lets all connections go on. The tree is built, and about to run.
-    pub(crate) fn let_go(&self) -> Result<(), Error> {
-        let mut last: Option<(HostPid, PidFd)> = None;
+    pub(crate) fn let_go(&self, pids: &Pids) -> Result<(), Error> {
+        let mut last: Option<(ImagePid, PidFd)> = None;
         for (pid, one) in &self.repaired {
             let failed = || Error::kernel("let a TCP connection go on");
             let opened = match last.take() {
                 Some((of, opened)) if of == *pid => opened,
-                _ => PidFd::open(*pid).map_err(failed())?,
+                _ => PidFd::open(pids.host(*pid)?).map_err(failed())?,
             };
             one.end(&opened).map_err(failed())?;
             last = Some((*pid, opened));

@@ -24,9 +24,10 @@ const EXITING: u32 = 0x4;
 /// `SIGKILL` as a set of signals.
 const KILLED: u64 = 1 << (libc::SIGKILL - 1);
 
-/// The numbers that are to be given out: those of tasks and of threads.
-pub(crate) fn wanted(plan: &Plan) -> impl Iterator<Item = HostPid> + '_ {
-    plan.pids.iter().map(|(host, _)| host)
+/// The numbers that are to be given out here: those of tasks and of threads, if the tree comes back into this
+/// process's pid namespace. In one of its own all are free.
+fn wanted(plan: &Plan) -> impl Iterator<Item = HostPid> + '_ {
+    plan.numbers.iter().filter(|_| !plan.inside).map(|number| number.in_own_namespace())
 }
 
 /// Every number that is to be given out must be one that this machine has, and free. What is
@@ -124,7 +125,9 @@ pub(crate) fn pid_max() -> i32 {
 /// Numbers that are free, wanted by nobody in the tree, and far from where the kernel gives out
 /// numbers next.
 pub(crate) fn spare(plan: &Plan) -> impl Iterator<Item = HostPid> + use<> {
-    let wanted: BTreeSet<HostPid> = wanted(plan).collect();
+    // Also of a tree that has numbers elsewhere: processes that pass there have them, too.
+    let wanted: BTreeSet<HostPid> =
+        plan.numbers.iter().map(|number| number.in_own_namespace()).collect();
     (1..pid_max())
         .rev()
         .filter_map(HostPid::new)
@@ -132,13 +135,15 @@ pub(crate) fn spare(plan: &Plan) -> impl Iterator<Item = HostPid> + use<> {
 }
 
 /// Numbers for threads that help processes with much memory to read it.
-pub(crate) fn helpers(checkpoint: &Checkpoint, plan: &Plan) -> BTreeMap<ImagePid, HostPid> {
+pub(crate) fn helpers(checkpoint: &Checkpoint, plan: &Plan) -> BTreeMap<ImagePid, ImagePid> {
     /// Bytes that are worth a thread.
     const MUCH: u64 = 32 << 20;
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return BTreeMap::new();
     }
-    let mut free = spare(plan);
+    let numbers = (1..pid_max()).rev().filter_map(ImagePid::new);
+    let is_free = |number: &ImagePid| plan.inside || !exists(number.in_own_namespace());
+    let mut free = numbers.filter(|number| !plan.numbers.contains(number)).filter(is_free);
     let large = checkpoint
         .living()
         .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);

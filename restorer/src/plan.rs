@@ -14,9 +14,9 @@
 
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ids::{HostPid, ImagePid, PidMap};
+use ids::ImagePid;
 use images::messages::TaskKobjIdsEntry;
 use support::Refusal;
 use support::births::{self, Born, Maker};
@@ -28,8 +28,10 @@ use crate::load::{Checkpoint, State};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) tasks: Vec<Task>,
-    /// Who all these will be here, and the threads of processes.
-    pub(crate) pids: PidMap,
+    /// The numbers of all these, and of the threads of processes.
+    pub(crate) numbers: BTreeSet<ImagePid>,
+    /// The tree comes back into a pid namespace of its own, whose init is the root, and not into that of this process.
+    pub(crate) inside: bool,
 }
 
 /// A process to be made.
@@ -163,12 +165,6 @@ impl Member {
 }
 
 impl Plan {
-    /// Who a task or thread of the images is here.
-    pub(crate) fn host(&self, pid: ImagePid) -> Result<HostPid, Error> {
-        let unknown = || Error::image(format!("process {pid}"), "nobody is to have this number");
-        self.pids.host(pid).ok_or_else(unknown)
-    }
-
     /// Has a process that has ended there while the tree is built, as a child of the root: files of `/proc` about it are
     /// opened then.
     fn have_for_a_moment(&mut self, dead: ImagePid) {
@@ -181,8 +177,12 @@ impl Plan {
         self.tasks[0].helpers.push(dead);
     }
 
-    /// Plans the making of `checkpoint`.
-    pub(crate) fn new(checkpoint: &Checkpoint, caller: Caller) -> Result<Self, Error> {
+    /// Plans the making of `checkpoint`, `inside` a pid namespace of its own or in that of this process.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        caller: Caller,
+        inside: bool,
+    ) -> Result<Self, Error> {
         let index_of: BTreeMap<ImagePid, usize> = checkpoint
             .processes
             .iter()
@@ -214,12 +214,8 @@ impl Plan {
         of(&mut plan.tasks, Table::Directories, |ids| ids.fs_id)?;
         let threads =
             checkpoint.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
-        for pid in plan.tasks.iter().map(|task| task.pid).chain(threads) {
-            // The tree comes back into the pid namespace of this process.
-            plan.pids
-                .insert(pid.in_own_namespace(), pid)
-                .map_err(|clash| Error::image(format!("process {pid}"), clash.to_string()))?;
-        }
+        plan.numbers = plan.tasks.iter().map(|task| task.pid).chain(threads).collect();
+        plan.inside = inside;
         Ok(plan)
     }
 }
@@ -231,7 +227,7 @@ fn refuse(pid: ImagePid, refusal: Refusal) -> Error {
 fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
     let joins = adopt_caller(&mut members, caller)?;
     refuse_strangers(&members, joins.then_some(caller))?;
-    let mut plan = Plan { tasks: Vec::new(), pids: PidMap::default() };
+    let mut plan = Plan { tasks: Vec::new(), numbers: BTreeSet::new(), inside: false };
     for (index, member) in members.iter().enumerate() {
         plan.tasks.push(Task {
             pid: member.pid,

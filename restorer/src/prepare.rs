@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use arch::memory::{END_OF_SPACE, PAGE_SIZE};
-use ids::HostPid;
+use ids::ImagePid;
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, ThreadProgress};
@@ -90,7 +90,7 @@ pub(crate) fn region(
     body: &Body,
     descriptors: &Descriptors,
     park_signal: i32,
-    helper: Option<HostPid>,
+    helper: Option<ImagePid>,
 ) -> Result<Region, Error> {
     let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
     let mut tables = Tables::new(size_of::<Arguments>());
@@ -99,7 +99,7 @@ pub(crate) fn region(
         pid: process.pid.get(),
         close_from: descriptors.base,
         park_signal,
-        helper: helper.map_or(0, HostPid::get),
+        helper: helper.map_or(0, ImagePid::get),
         dumpable: body.mm.dumpable.unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),

@@ -12,6 +12,7 @@ use hooks::{Hooks, Moment, Point};
 use ids::{HostPid, ImagePid};
 use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
+use kernel::pidfd::PidFd;
 use kernel::shared_memory::SharedMemory;
 
 use crate::capacity;
@@ -29,6 +30,7 @@ use crate::network::{self, Network};
 use crate::numbers;
 use crate::on_behalf;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
+use crate::pids::Pids;
 use crate::plan::{Caller, Part, Plan, Table};
 use crate::prepare::{self, Descriptors};
 use crate::record::Record;
@@ -70,12 +72,14 @@ pub fn restore(
     let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
     Error::all([possible, unchanged.map_err(Error::from)])?;
     check_vdso(&host, &checkpoint)?;
+    let inside = checkpoint.namespaces.own_pids();
+    let of_caller = |pid: Option<HostPid>| pid.map(HostPid::in_own_namespace).filter(|_| !inside);
     let caller = Caller {
-        sid: host.sid.map(HostPid::in_own_namespace),
-        pgid: host.pgid.map(HostPid::in_own_namespace),
+        sid: of_caller(host.sid),
+        pgid: of_caller(host.pgid),
         shell_job: options.shell_job,
     };
-    let plan = Plan::new(&checkpoint, caller)?;
+    let plan = Plan::new(&checkpoint, caller, inside)?;
     numbers::check(&plan, options.records.as_deref())?;
     let lacking = capacity::find(&checkpoint, &plan);
     if !lacking.is_empty() {
@@ -130,7 +134,7 @@ pub fn restore(
     // Not the holder's: only the caller's copies keep these terminals.
     let mut orphans = files.take_orphans();
     drop(context);
-    let network = Network::of(&checkpoint, locks, &files, &plan)?;
+    let network = Network::of(&checkpoint, locks, &files);
     let base = files.base();
     namespaces.keep(base)?;
     groups.keep(base)?;
@@ -148,9 +152,9 @@ pub fn restore(
     let prepared = prepared(of, &host, &turns, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
-    let mut dying = dying(&checkpoint, &plan)?;
+    let mut dying = dying(&checkpoint, &plan);
     dying.extend(helpers.values());
-    let mut tracer = Tracer::new(park_signal, dying, numbers::wanted(&plan).collect());
+    let mut tracer = Tracer::new(park_signal, dying, plan.numbers.clone(), Pids::of(inside));
     let filtered = |(_, body): &(_, &Body)| body.threads.iter().any(Thread::is_filtered);
     if let Some((process, _)) = checkpoint.living().find(filtered) {
         if !kernel::seccomp::may_read() {
@@ -159,41 +163,45 @@ pub fn restore(
         }
         tracer = tracer.suspend_seccomp();
     }
-    let root = plan.host(plan.tasks[0].pid)?;
+    let root = plan.tasks[0].pid;
     let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;
-    let own_namespaces = sets.has_own(plan.tasks[0].pid);
-    let own_network = sets.has_own_of(plan.tasks[0].pid, "net");
-    let mut spare = numbers::spare(&plan).filter(|number| !helpers.values().any(|h| h == number));
+    let own_namespaces = sets.has_own(root);
+    let own_network = sets.has_own_of(root, "net");
+    let mut spare = numbers::spare(&plan)
+        .filter(|number| !helpers.values().any(|helper| helper.get() == number.get()));
     let adopted = if plan.tasks.iter().any(|task| task.adopts) { ATTEMPTS } else { 0 };
     let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
-    let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base)? {
+    let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base, inside)? {
         Side::Commander(holder) => holder,
         Side::Holder(held) => held.live(move |held| {
             let stop = options.after == AfterRestore::Stop;
             let entered = || if own_namespaces { held.entered() } else { Ok(()) };
-            let built = reins.await_root(root).map_err(Loss::from).and_then(|go| {
+            let built = reins.await_root(root).map_err(Loss::from).and_then(|root| {
                 let parked = build(
                     &plan,
                     (&checkpoint, &groups),
                     &mut tracer,
-                    (go, entered),
+                    (root, entered),
                     (files, kept, attachments),
                 )?;
-                Ok(finish::finish(&checkpoint, &plan, &prepared, parked, stop)?)
+                let plan = (&plan, tracer.pids());
+                Ok(finish::finish(&checkpoint, plan, &prepared, parked, stop)?)
             });
             let parked = built.map_err(|loss| {
-                let error = explain(loss, (&checkpoint, &plan), &prepared, &mut heard);
+                let error = explain(loss, (&checkpoint, tracer.pids()), &prepared, &mut heard);
                 tracer.destroy();
                 error
             })?;
-            if held.ask()? {
+            if held.ask(tracer.pids())? {
                 return finish::let_go(parked);
             }
             tracer.destroy();
             Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
         }),
     };
+    let way = PidFd::open(holder.pid()).and_then(|holder| holder.moved_from(base));
+    let way = way.map_err(Error::kernel("open the process that holds the tree"))?;
     let build_context = BuildContext {
         checkpoint: &checkpoint,
         plan: &plan,
@@ -204,7 +212,7 @@ pub fn restore(
         prepared: &prepared,
         complaints: &complaints,
         park_signal,
-        holder: holder.pid(),
+        holder: &way,
         spare: &passing,
     };
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
@@ -212,25 +220,33 @@ pub fn restore(
     let (keepers, _) = files.into_kept();
     drop((kept, complaints, namespaces, attachments));
     let subreaper = Subreaper::begin()?;
-    let tasks = plan.tasks.iter().map(|task| plan.host(task.pid)).collect::<Result<Vec<_>, _>>()?;
+    let (root, made) = match made {
+        Ok(root) => (Some(root), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let tasks: Vec<HostPid> = match inside {
+        // All the others end with the init of a pid namespace.
+        true => root.into_iter().collect(),
+        false => plan.tasks.iter().map(|task| task.pid.in_own_namespace()).collect(),
+    };
     let mut report = RestoreReport {
-        pid: root,
+        pid: root.unwrap_or_else(HostPid::own),
         total: Duration::ZERO,
         processes: checkpoint.processes.len(),
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
     };
     let mut tell = |point, descriptor: Option<BorrowedFd<'_>>| {
-        hooks::call(hooks, Moment { descriptor, ..Moment::of(point, Some(root), path) })
+        hooks::call(hooks, Moment { descriptor, ..Moment::of(point, root, path) })
     };
     let mut keepers = Some(keepers);
     let reached = |stage| {
-        if stage == Stage::Entered {
+        let Stage::Built(pids) = stage else {
             return Ok(subreaper.aside(|| {
                 tell(Point::SetupNamespaces, None)?;
                 tell(Point::PostSetupNamespaces, None)
             })?);
-        }
+        };
         subreaper.aside(|| {
             for master in orphans.drain(..) {
                 tell(Point::OrphanPtsMaster, Some(master.as_fd()))?;
@@ -242,7 +258,7 @@ pub fn restore(
             }
             tell(Point::PreResume, None)
         })?;
-        network.let_go()?;
+        network.let_go(&pids)?;
         groups.freeze();
         keepers.take();
         report.total = started_at.elapsed();
@@ -342,12 +358,12 @@ fn park_signal(checkpoint: &Checkpoint) -> Result<i32, Error> {
 }
 
 /// Tasks that end while the tree is being built.
-fn dying(checkpoint: &Checkpoint, plan: &Plan) -> Result<BTreeSet<HostPid>, Error> {
+fn dying(checkpoint: &Checkpoint, plan: &Plan) -> BTreeSet<ImagePid> {
     let ends = plan.tasks.iter().filter(|task| {
         task.process
             .is_none_or(|index| matches!(checkpoint.processes[index].state, State::Dead { .. }))
     });
-    ends.map(|task| plan.host(task.pid)).collect()
+    ends.map(|task| task.pid).collect()
 }
 
 /// Descriptors of the restore's own, from the base on, which close when it is over.
@@ -415,7 +431,7 @@ fn prepared(
     turns: &AllTurns,
     files: &mut OpenFiles,
     shared: &Shared,
-    helpers: &BTreeMap<ImagePid, HostPid>,
+    helpers: &BTreeMap<ImagePid, ImagePid>,
     park_signal: i32,
 ) -> Result<Vec<Option<PreparedTask>>, Error> {
     let base = files.base();
@@ -504,10 +520,10 @@ fn build(
     plan: &Plan,
     (checkpoint, groups): (&Checkpoint, &cgroups::Plan),
     tracer: &mut Tracer,
-    (mut go, entered): (File, impl FnOnce() -> Result<(), Error>),
+    ((root, mut go), entered): ((HostPid, File), impl FnOnce() -> Result<(), Error>),
     (files, kept, attachments): (OpenFiles, OwnDescriptors, Attachments),
 ) -> Result<Parked, Loss> {
-    let root = tracer.seize_root(plan.host(plan.tasks[0].pid)?)?;
+    let root = tracer.seize_root(root)?;
     let rseq = root.rseq()?;
     root.resume(0)?;
     go.write_all(&root::message(&rseq)).map_err(Error::kernel("set the root going"))?;
@@ -519,7 +535,7 @@ fn build(
         task.resume(0)?;
     }
     let grouped = tracer.gather(everybody)?;
-    files.open_later(&plan.pids).map_err(Error::from)?;
+    files.open_later(tracer.pids()).map_err(Error::from)?;
     for task in grouped.into_values() {
         task.resume(0)?;
     }
@@ -527,6 +543,6 @@ fn build(
     drop(kept);
     let parked = tracer.gather_all(checkpoint.threads())?;
     drop((later, attachments));
-    groups.move_threads(&plan.pids)?;
+    groups.move_threads(tracer.pids())?;
     Ok(parked)
 }

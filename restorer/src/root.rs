@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::RawFd;
 
-use ids::HostPid;
+use ids::{HostPid, ImagePid, ImagePids};
 use kernel::descriptors::duplicate_from;
+use kernel::passing::{await_sender, tell_sender};
 use kernel::process::{
     Fork, exit_now, fork_as, fork_as_any, let_be_traced, reset_signal_actions, set_signal_mask,
     wait_status,
@@ -20,7 +21,8 @@ use crate::task::BuildContext;
 /// The way between the root and the holder, before the one traces the other.
 #[derive(Debug)]
 pub(crate) struct Reins {
-    /// The root is there, and may be traced.
+    /// The root is there, and may be traced. It is a socket, as that tells who writes to it: the root itself
+    /// knows only its number in its own pid namespace.
     pub(crate) there: Pipe,
     /// It goes on.
     pub(crate) go: Pipe,
@@ -41,33 +43,41 @@ impl Pipe {
         let keep = |end| duplicate_from(end, base).map(File::from).map_err(failed());
         Ok(Self { read: keep(&read)?, write: keep(&write)? })
     }
+
+    /// One whose reader learns who writes.
+    fn with_names(base: RawFd) -> Result<Self, Error> {
+        let failed = || Error::kernel("make a pair of sockets");
+        let (read, write) = kernel::passing::pair_with_senders().map_err(failed())?;
+        let keep = |end| duplicate_from(end, base).map(File::from).map_err(failed());
+        Ok(Self { read: keep(&read)?, write: keep(&write)? })
+    }
 }
 
 impl Reins {
     pub(crate) fn new(base: RawFd) -> Result<Self, Error> {
-        Ok(Self { there: Pipe::new(base)?, go: Pipe::new(base)? })
+        Ok(Self { there: Pipe::with_names(base)?, go: Pipe::new(base)? })
     }
 
-    /// In the holder: waits until the root is there.
-    pub(crate) fn await_root(self, pid: HostPid) -> Result<File, Error> {
-        let Pipe { mut read, write } = self.there;
+    /// In the holder: waits until the root is there, which the images call `pid`; who that is, and the way to
+    /// set it going.
+    pub(crate) fn await_root(self, pid: ImagePid) -> Result<(HostPid, File), Error> {
+        let Pipe { read, write } = self.there;
         drop(write);
         drop(self.go.read);
         let gone = |_| Error::Lost { pid: pid.get(), what: "it ended before it began".to_owned() };
-        read.read_exact(&mut [0]).map_err(gone)?;
-        Ok(self.go.write)
+        Ok((await_sender(&read).map_err(gone)?, self.go.write))
     }
 }
 
 /// Makes the root, which waits to be traced and told to go on. `spare` are numbers that the
-/// tree does not want, and `ours` what nobody of it must have.
+/// tree does not want, and `ours` what nobody of it must have. Who it is here.
 pub(crate) fn make(
     build_context: &BuildContext<'_>,
     reins: Reins,
     parent: Parent,
     spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
-) -> Result<(), Error> {
+) -> Result<HostPid, Error> {
     build_context.pass_slack(0)?;
     let made = match parent {
         Parent::Caller => bear(build_context, reins, ours, false),
@@ -83,11 +93,11 @@ fn bear(
     reins: Reins,
     ours: &File,
     sibling: bool,
-) -> io::Result<()> {
-    match fork_as(build_context.plan.tasks[0].pid, sibling, CloneFlags::empty())? {
-        Fork::Parent => Ok(()),
-        Fork::Child => run(build_context, reins, ours),
-    }
+) -> io::Result<HostPid> {
+    let plan = build_context.plan;
+    let flags = if plan.inside { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
+    let made = fork_as(&ImagePids::single(plan.tasks[0].pid), sibling, flags)?;
+    made.map_or_else(|| run(build_context, reins, ours), Ok)
 }
 
 /// Makes the root by a process that ends at once: the root is the child of whoever adopts orphans
@@ -97,16 +107,23 @@ fn orphan(
     reins: Reins,
     spare: &mut impl Iterator<Item = HostPid>,
     ours: &File,
-) -> io::Result<()> {
+) -> io::Result<HostPid> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (mut read, mut write) = (File::from(read), File::from(write));
+    let mut number = [0; 4];
     match fork_as_any(spare.take(10))?.ok_or(io::ErrorKind::AlreadyExists)? {
         (passing, Fork::Parent) => match wait_status(passing)? {
-            0 => Ok(()),
+            0 => {
+                read.read_exact(&mut number)?;
+                HostPid::new(i32::from_ne_bytes(number)).ok_or(io::ErrorKind::InvalidData.into())
+            }
             status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
         },
-        (_, Fork::Child) => match bear(build_context, reins, ours, false) {
-            Ok(()) => exit_now(0),
-            Err(error) => exit_now(error.raw_os_error().unwrap_or(libc::EIO)),
-        },
+        (_, Fork::Child) => {
+            let made = bear(build_context, reins, ours, false)
+                .and_then(|root| write.write_all(&root.get().to_ne_bytes()));
+            exit_now(made.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+        }
     }
 }
 
@@ -123,7 +140,7 @@ fn run(build_context: &BuildContext<'_>, reins: Reins, ours: &File) -> ! {
     let mut bytes = [0; MESSAGE];
     let ready = closed
         .and_then(|()| set_signal_mask(build_context.mask()))
-        .and_then(|()| (&there.write).write_all(&[1]))
+        .and_then(|()| tell_sender(&there.write))
         .and_then(|()| {
             drop(there);
             told.read_exact(&mut bytes)

@@ -18,7 +18,8 @@ use std::mem::offset_of;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ids::{HostPid, ImagePid};
+use ids::{HostPid, ImagePid, ImagePids};
+use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as, fork_as_any, raise, wait_ended, wait_status};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
@@ -54,7 +55,7 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
     /// The process that holds the tree while it is built.
-    pub(crate) holder: HostPid,
+    pub(crate) holder: &'a PidFd,
     /// Numbers that nobody of the tree wants, for processes that pass.
     pub(crate) spare: &'a [HostPid],
 }
@@ -118,12 +119,11 @@ impl BuildContext<'_> {
         self.settle_in_session(task)?;
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
-            wait_ended(self.plan.host(helper)?, false)
+            wait_ended(helper, false)
                 .map_err(Error::kernel(format!("wait for helper {helper}")))?;
         }
         for &zombie in &task.zombies {
-            wait_ended(self.plan.host(zombie)?, true)
-                .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+            wait_ended(zombie, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
         let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
@@ -192,11 +192,10 @@ impl BuildContext<'_> {
         let pid = self.plan.tasks[child].pid;
         self.pass_slack(child)?;
         let shared = shared(&self.plan.tasks[child]);
-        match fork_as(pid, sibling, shared)
-            .map_err(Error::kernel(format!("create process {pid}")))?
-        {
-            Fork::Parent => Ok(()),
-            Fork::Child => self.run(child, rseq),
+        let made = fork_as(&ImagePids::single(pid), sibling, shared);
+        match made.map_err(Error::kernel(format!("create process {pid}")))? {
+            Some(_) => Ok(()),
+            None => self.run(child, rseq),
         }
     }
 

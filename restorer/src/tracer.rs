@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use kernel::process::send_signal;
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any};
 
 use crate::error::Error;
+use crate::pids::Pids;
 
 /// What the tracer asks for: every task made by a traced one is traced, and dies with the tracer.
 const OPTIONS: Options = Options::SYSCALL_GOOD
@@ -28,9 +29,11 @@ pub(crate) struct Tracer {
     /// Tasks that are there.
     alive: BTreeSet<HostPid>,
     /// Tasks that are to end: zombies and helpers.
-    dying: BTreeSet<HostPid>,
+    dying: BTreeSet<ImagePid>,
     /// Numbers of all tasks that are to be: others may end as they like.
-    ours: BTreeSet<HostPid>,
+    ours: BTreeSet<ImagePid>,
+    /// Who is who.
+    pids: Pids,
 }
 
 /// Why a task is lost.
@@ -52,8 +55,18 @@ impl<E: Into<Error>> From<E> for Loss {
 
 impl Tracer {
     /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
-    pub(crate) fn new(park_signal: i32, dying: BTreeSet<HostPid>, ours: BTreeSet<HostPid>) -> Self {
-        Self { park_signal, options: OPTIONS, alive: BTreeSet::new(), dying, ours }
+    pub(crate) fn new(
+        park_signal: i32,
+        dying: BTreeSet<ImagePid>,
+        ours: BTreeSet<ImagePid>,
+        pids: Pids,
+    ) -> Self {
+        Self { park_signal, options: OPTIONS, alive: BTreeSet::new(), dying, ours, pids }
+    }
+
+    /// Who is who, of those that are there.
+    pub(crate) const fn pids(&self) -> &Pids {
+        &self.pids
     }
 
     /// For tasks that have filters of system calls: none has an effect until the tracer lets go.
@@ -66,7 +79,9 @@ impl Tracer {
         self.alive.insert(pid);
         let root = Running::seize(pid, self.options)?;
         root.interrupt()?;
-        Ok(root.wait_stopped()?)
+        let root = root.wait_stopped()?;
+        self.pids.meet(pid)?;
+        Ok(root)
     }
 
     /// Waits until `count` tasks are parked. It is too early for any of them to end.
@@ -77,7 +92,7 @@ impl Tracer {
     /// Waits until `count` tasks are parked and all that were to end have ended.
     pub(crate) fn gather_all(&mut self, count: usize) -> Result<BTreeMap<HostPid, Stopped>, Loss> {
         self.gather_until(true, |tracer, parked| {
-            parked == count && tracer.alive.is_disjoint(&tracer.dying)
+            parked == count && !tracer.alive.iter().any(|task| tracer.is_dying(*task))
         })
     }
 
@@ -91,13 +106,14 @@ impl Tracer {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);
-                    if self.ours.contains(&tid) && !(may_end && self.dying.contains(&tid)) {
+                    if self.is_ours(tid) && !(may_end && self.is_dying(tid)) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
                 Event::Stopped(task) => {
                     let tid = task.tid();
                     self.alive.insert(tid);
+                    self.pids.meet(tid)?;
                     if let Some(task) = self.pass(task, tid)? {
                         parked.insert(tid, task);
                     }
@@ -107,12 +123,21 @@ impl Tracer {
         Ok(parked)
     }
 
+    /// Whether a task is one that is to be. Who ended before it was met can only be one of them.
+    fn is_ours(&self, tid: HostPid) -> bool {
+        self.pids.image(tid).is_none_or(|tid| self.ours.contains(&tid))
+    }
+
+    fn is_dying(&self, tid: HostPid) -> bool {
+        self.pids.image(tid).is_some_and(|tid| self.dying.contains(&tid))
+    }
+
     /// Lets a task go on from a stop that is none of its parking; gives it back if it is.
     fn pass(&self, task: Stopped, tid: HostPid) -> Result<Option<Stopped>, Loss> {
         let signal = match task.stop() {
             Stop::Signal(signal) if signal == self.park_signal => return Ok(Some(task)),
             // It dies as it once did.
-            Stop::Signal(signal) if self.dying.contains(&tid) => signal,
+            Stop::Signal(signal) if self.is_dying(tid) => signal,
             // Somebody else's wish, which waits until there is a process to fulfil it.
             Stop::Signal(libc::SIGSTOP | libc::SIGCHLD | libc::SIGCONT) => 0,
             Stop::Signal(signal) => return Err(Loss::Crashed { task, signal }),

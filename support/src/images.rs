@@ -113,6 +113,12 @@ pub fn own_namespace(name: &str) -> Refusal {
     )
 }
 
+/// A process in another pid namespace than the root of the tree.
+pub const NESTED_PIDS: Refusal = Refusal::fixed(
+    "it was in a pid namespace below that of the tree's root",
+    "this is not supported yet: dump the tree of the first process of that namespace by itself",
+);
+
 /// Advice (madvise) that this version does not know.
 #[must_use]
 pub fn unknown_advice(bits: u64) -> Refusal {

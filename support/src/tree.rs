@@ -25,7 +25,24 @@ pub struct Surroundings {
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
-pub const CARRIED_NAMESPACES: [&str; 5] = ["uts", "cgroup", "ipc", "net", "mnt"];
+pub const CARRIED_NAMESPACES: [&str; 7] = ["pid", "time", "uts", "cgroup", "ipc", "net", "mnt"];
+
+/// The namespaces of a process, by their names in `/proc/PID/ns`, in which it cannot be carried: of a tree with this root.
+pub fn foreign_namespaces<'a>(
+    process: &'a Process,
+    root: Option<&'a Process>,
+    around: &'a Surroundings,
+) -> impl Iterator<Item = &'static str> + 'a {
+    let others = process.namespaces.iter().filter(move |(name, id)| {
+        let (own, of_root) = (&process.namespaces, root.and_then(|it| it.namespaces.get(*name)));
+        if let Some(kind) = name.strip_suffix("_for_children") {
+            return own.get(kind).is_some_and(|own| own != *id);
+        }
+        let is_ours = around.namespaces.get(*name) == Some(*id);
+        !is_ours && (!CARRIED_NAMESPACES.contains(name) || **name == "pid" && of_root != Some(*id))
+    });
+    others.map(|(name, _)| *name)
+}
 
 /// What stands in the way of a dump of the tree below `root`, whose processes these are.
 #[must_use]
@@ -46,7 +63,7 @@ pub fn of_tree(root: HostPid, tree: &[&Process], around: &Surroundings) -> Vec<U
     for process in tree {
         session(process, (root, sid), around, &mut found);
         if !is_zombie(process) {
-            of_process(process, tree, around, &mut found);
+            of_process(process, (root, tree), around, &mut found);
         } else if process.pid == root {
             let reason = "it has ended and waits for its parent to collect it";
             let remedy = match process.ppid {
@@ -73,6 +90,17 @@ pub fn of_init(root: HostPid) -> Option<Unsupported> {
                       outside, by the number that its init has there";
         Refusal::fixed(reason, remedy).of(1, "the process")
     })
+}
+
+/// A process whose session or group is led from outside of the pid namespace that the tree has for itself.
+#[must_use]
+pub fn of_foreign_session(process: &Process) -> Unsupported {
+    Refusal::fixed(
+        "its leader is outside of the pid namespace of the tree, in which it has no number",
+        "end this process, or have it found a session of its own (setsid): one that was started from outside \
+         (nsenter, exec of a container engine) has that of where it came from",
+    )
+    .of(process.pid, "session")
 }
 
 /// Sessions and process groups have to lie inside the tree, or else the caller says that the
@@ -175,7 +203,7 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
 
 fn of_process(
     process: &Process,
-    tree: &[&Process],
+    (root, tree): (HostPid, &[&Process]),
     around: &Surroundings,
     found: &mut Vec<Unsupported>,
 ) {
@@ -185,15 +213,23 @@ fn of_process(
         found.push(refusal.of(pid, "the process"));
         return;
     }
-    for (name, id) in &process.namespaces {
-        if !CARRIED_NAMESPACES.contains(name) && around.namespaces.get(name) != Some(id) {
-            let refusal = Refusal::fixed(
-                "it is another one than that of stasis",
-                "of namespaces only those of the host name (UTS), of control groups, of System V IPC and of the network \
-                 can be carried yet: start it outside of containers and unshare(1)",
-            );
-            found.push(refusal.of(pid, format!("{name} namespace")));
-        }
+    let root = tree.iter().find(|process| process.pid == root).copied();
+    for name in foreign_namespaces(process, root, around) {
+        let refusal = match name {
+            "pid" => Refusal::fixed(
+                "it is below that of the tree's root, which cannot be carried yet",
+                "dump the tree of its first process by itself (`stasis ps` lists them)",
+            ),
+            "pid_for_children" | "time_for_children" => Refusal::fixed(
+                "children of this process would be in another one than it is itself (unshare, setns)",
+                "have it start a child there, and dump the tree of that child",
+            ),
+            _ => Refusal::fixed(
+                "it is another one than that of stasis, and namespaces of this kind cannot be carried yet",
+                "start it outside of containers and unshare(1)",
+            ),
+        };
+        found.push(refusal.of(pid, format!("{name} namespace")));
     }
     found.extend(of_tables(process, tree));
     if process.in_process.as_ref().is_some_and(|known| known.local_descriptors) {

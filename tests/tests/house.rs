@@ -238,7 +238,12 @@ fn numbers_of_tasks_are_types() {
         // What messages of images say, as it is shown.
         "cli/src/show/summary.rs",
     ];
-    let makers = ["dumper/src/numbers.rs", "restorer/src/plan.rs", "restorer/src/restore.rs"];
+    let makers = [
+        "dumper/src/numbers.rs",
+        "restorer/src/numbers.rs",
+        "restorer/src/pids.rs",
+        "restorer/src/restore.rs",
+    ];
     let mut found = Vec::new();
     for (path, text) in with_extension("rs") {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

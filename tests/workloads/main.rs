@@ -27,6 +27,7 @@ mod held;
 mod identity;
 mod in_flight;
 mod inet;
+mod init;
 mod inotify;
 mod jail;
 mod locks;
@@ -103,6 +104,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("in_flight_credentials", in_flight::credentials),
     ("in_flight_plain", in_flight::plain),
     ("inet", inet::run),
+    ("init", init::run),
+    ("init_clocks", init::clocks),
     ("inotify", inotify::run),
     ("inotify_lost", inotify::lost),
     ("jail", jail::run),

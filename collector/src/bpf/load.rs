@@ -36,19 +36,20 @@ enum Keeps {
 /// The initial namespaces' ids are fixed (include/uapi/linux/nsfs.h).
 const INITIAL: [(&str, u64); 2] = [("pid", 0xEFFF_FFFC), ("time", 0xEFFF_FFFA)];
 
-/// The programs give numbers of the initial pid namespace and times since the machine's boot. From
-/// inside other namespaces /proc gives others, and only those are of use.
-pub(super) fn check_namespaces() -> Result<(), BpfError> {
+/// Whether this process is in the initial namespace of a kind.
+fn is_in_initial(kind: &str) -> Result<bool, BpfError> {
     let pid = HostPid::own();
     let own = Dir::open(pid)
         .and_then(|dir| Namespaces::read(&dir))
         .map_err(|source| BpfError::Proc { pid, source })?;
-    for (name, initial) in INITIAL {
-        if own.0.get(name).is_some_and(|id| *id != initial) {
-            return Err(BpfError::Namespace(name));
-        }
-    }
-    Ok(())
+    let initial = INITIAL.iter().find(|(name, _)| *name == kind).map(|(_, id)| id);
+    Ok(own.0.get(kind).is_none_or(|id| Some(id) == initial))
+}
+
+/// The programs give times since the machine's boot. From inside another time namespace /proc gives others, and only
+/// those are of use. (Numbers of tasks are those of the reader's pid namespace.)
+pub(super) fn check_namespaces() -> Result<(), BpfError> {
+    if is_in_initial("time")? { Ok(()) } else { Err(BpfError::Namespace("time")) }
 }
 
 impl Loaded {
@@ -104,8 +105,12 @@ impl Loaded {
         self.objects.iterators[which.min(ITERATORS - 1)].as_fd()
     }
 
-    /// What counts; not there on every processor.
+    /// What counts; not there on every processor, and nothing is counted for a process in another pid namespace than the
+    /// machine's: counts go by the machine's numbers, as nobody reads them while they are made.
     pub(super) fn counting(&self) -> Option<Counting<'_>> {
+        if !is_in_initial("pid").unwrap_or(false) {
+            return None;
+        }
         let objects = self.objects.counting.as_ref()?;
         Some(Counting { objects, folder: self.folder.as_ref() })
     }

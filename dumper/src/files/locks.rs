@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use collector::{OpenFile, Process};
-use ids::HostPid;
+use ids::{HostPid, ImagePid};
 use images::messages::{FileLockEntry, LEASE_BREAKING, lock_kind};
 use images::{Error, ImageWriter, names};
 use kernel::procfs::{Lock, LockKind};
@@ -39,6 +39,8 @@ struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     pid: HostPid,
+    /// What the images call it.
+    image: Option<ImagePid>,
     fd: i32,
 }
 
@@ -90,7 +92,7 @@ fn entry(lock: &Lock, holder: Holder) -> Option<FileLockEntry> {
     Some(FileLockEntry {
         flag: kind,
         r#type: access.cast_unsigned() | breaking,
-        pid: holder.pid.get(),
+        pid: holder.image?.get(),
         fd: holder.fd,
         start,
         len,
@@ -113,7 +115,8 @@ fn refusal(lock: &Lock, file: &OpenFile, is_asked_for: bool) -> Option<Refusal> 
 impl Survey<'_> {
     /// Notes the locks that are held through a descriptor.
     pub(super) fn locks(&mut self, process: &Process, file: &OpenFile) -> Result<(), Problem> {
-        let holder = Holder { pid: process.pid, fd: file.fd };
+        let holder =
+            Holder { pid: process.pid, image: self.numbers.image(process.pid), fd: file.fd };
         for lock in self.fdinfo(process.pid, file)?.locks {
             if let Some(refusal) = refusal(&lock, file, self.context.file_locks) {
                 return Err(Problem::Refused(refusal));
@@ -130,7 +133,7 @@ mod tests {
     use super::*;
 
     fn held(pid: i32, fd: i32) -> Holder {
-        Holder { pid: HostPid::new(pid).unwrap(), fd }
+        Holder { pid: HostPid::new(pid).unwrap(), image: ImagePid::new(pid), fd }
     }
 
     fn lock(kind: LockKind, holder: i32) -> Lock {

@@ -193,6 +193,7 @@ impl Survey<'_> {
         if has_messages && counted.is_some_and(|counted| counted != queue.len() as u64) {
             return Err(empty_message());
         }
+        let numbers = self.numbers;
         self.out.beside.of::<Queues>().0.extend(queue.into_iter().map(|message| {
             let Queued { bytes, sender, files, name } = message;
             let entry = SkPacketEntry {
@@ -200,7 +201,7 @@ impl Survey<'_> {
                 length: bytes.len() as u32,
                 scm: Vec::new(),
                 sender: sender.map(|sender| PacketSender {
-                    pid: sender.pid.cast_unsigned(),
+                    pid: numbers.message(HostPid::new(sender.pid)),
                     uid: sender.uid,
                     gid: sender.gid,
                 }),

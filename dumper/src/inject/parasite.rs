@@ -224,14 +224,12 @@ impl Infection {
 
     /// The bytes at the start of the region: code, arguments, timers.
     fn image(&self) -> Vec<u8> {
-        let Request { pid, gadgets, region, bell, timers, uffd_handover, .. } = &self.request;
+        let Request { gadgets, region, bell, timers, uffd_handover, .. } = &self.request;
         let state = Parasite {
             region_start: *region,
             region_bytes: Request::region_bytes(timers.len()),
             syscall_return: gadgets.syscall_return,
             return_frame: self.return_frame.frame,
-            pid: pid.get(),
-            tid: pid.get(),
             bell: *bell,
             timer_count: timers.len() as u32,
             uffd_handover: (*uffd_handover).into(),

@@ -15,7 +15,7 @@ use stasis_ebpf_common::{
     TerminalRecord, TerminalState,
 };
 
-use crate::emit;
+use crate::{emit, numbers};
 use crate::read::{at, field, fill, load, offset, zero};
 
 /// Major numbers of pseudo-terminals, masters and slaves (include/uapi/linux/major.h).
@@ -41,14 +41,10 @@ fn device(terminal: u64) -> (u32, u32) {
     (field(driver, o::DRIVER_MAJOR), first.wrapping_add(index))
 }
 
-/// The number of a session or group in the initial pid namespace.
+/// The number of a session or group.
 #[inline(always)]
 fn number(terminal: u64, of: usize) -> i32 {
-    let pid: u64 = field(terminal, of);
-    if pid == 0 {
-        return 0;
-    }
-    at(pid + u64::from(offset(o::PID_NUMBERS)) + u64::from(offset(o::UPID_NR)))
+    numbers::of(field(terminal, of))
 }
 
 /// Writes out how the terminal behind a descriptor is, if one is.

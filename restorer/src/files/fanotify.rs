@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use ids::PidMap;
 use images::messages::{FanotifyFileEntry, FanotifyMarkEntry, FileEntry, RegFileEntry, fd_type};
 use kernel::fanotify::{self, On};
 
@@ -13,6 +12,7 @@ use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::watched::Target;
 use super::{Error, OpenFiles};
+use crate::pids::Pids;
 
 /// A fanotify group.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl FileKind for Fanotify {
         &self,
         files: &OpenFiles,
         file: &FileEntry,
-        _pids: &PidMap,
+        _pids: &Pids,
     ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
         let what = format!("fanotify group {}", file.id);

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 
-use ids::{ImagePid, PidMap};
+use ids::ImagePid;
 use images::Checkpoint;
 use images::messages::{FdinfoEntry, FileEntry};
 
@@ -13,6 +13,7 @@ use super::images::FileImages;
 use super::opener::Opener;
 use super::opening::Opening;
 use super::{Error, InstallTask, OpenFiles};
+use crate::pids::Pids;
 
 /// One kind of open file.
 ///
@@ -89,7 +90,7 @@ pub(super) trait FileKind: Debug + Sync {
         &self,
         _files: &OpenFiles,
         file: &FileEntry,
-        _pids: &PidMap,
+        _pids: &Pids,
     ) -> Result<OwnedFd, Error> {
         Err(missing(file))
     }
@@ -134,7 +135,7 @@ pub(super) trait FileKind: Debug + Sync {
         _files: &OpenFiles,
         _entry: &FdinfoEntry,
         _file: &FileEntry,
-        _task: &InstallTask,
+        _task: &InstallTask<'_>,
     ) -> Result<(), Error> {
         Ok(())
     }
@@ -149,7 +150,7 @@ pub(super) trait FileKind: Debug + Sync {
         _files: &OpenFiles,
         _entry: &FdinfoEntry,
         _file: &FileEntry,
-        _task: &InstallTask,
+        _task: &InstallTask<'_>,
     ) -> Result<(), Error> {
         Ok(())
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use ids::PidMap;
 use images::messages::{FileEntry, InotifyFileEntry, InotifyWdEntry, fd_type};
 use kernel::inotify;
 
@@ -12,6 +11,7 @@ use super::images::FileImages;
 use super::opening::{Opening, flagged};
 use super::watched::Target;
 use super::{Error, OpenFiles};
+use crate::pids::Pids;
 
 /// An inotify instance.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl FileKind for Inotify {
         &self,
         files: &OpenFiles,
         file: &FileEntry,
-        _pids: &PidMap,
+        _pids: &Pids,
     ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
         let what = format!("inotify instance {}", file.id);

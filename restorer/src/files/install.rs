@@ -2,10 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ids::{ImagePid, PidMap};
+use ids::ImagePid;
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::descriptors::{self, Owner, close_range, place};
-use kernel::pidfd::PidFd;
 use kernel::process::let_be_traced;
 
 use super::file_kind::NO_DESCRIPTOR;
@@ -13,12 +12,13 @@ use super::keepers::AtHand;
 use super::keepers::is_late;
 use super::table::of_type;
 use super::{Error, InstallTask, OpenFiles};
+use crate::pids::Pids;
 
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 const CLOSE_ON_EXEC: u32 = libc::FD_CLOEXEC.cast_unsigned();
 
 impl OpenFiles {
-    pub(super) fn install_in(&self, task: &InstallTask) -> Result<(), Error> {
+    pub(super) fn install_in(&self, task: &InstallTask<'_>) -> Result<(), Error> {
         let of_task = |doing: String| {
             let operation = format!("{doing} of process {}", task.pid);
             move |source| Error::Kernel { operation, source }
@@ -62,7 +62,7 @@ impl OpenFiles {
     /// Does something with each open file of a task, by one of its descriptors.
     pub(super) fn each(
         &self,
-        task: &InstallTask,
+        task: &InstallTask<'_>,
         mut work: impl FnMut(&FdinfoEntry, &FileEntry) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut seen = std::collections::BTreeSet::new();
@@ -75,7 +75,7 @@ impl OpenFiles {
     }
 
     /// An open file of the images.
-    pub(super) fn opened(&self, id: u32, task: &InstallTask) -> Result<AtHand<'_>, Error> {
+    pub(super) fn opened(&self, id: u32, task: &InstallTask<'_>) -> Result<AtHand<'_>, Error> {
         if let Some(file) = self.opened.get(&id) {
             return Ok(AtHand::Ours(file.as_fd()));
         }
@@ -83,9 +83,9 @@ impl OpenFiles {
             return self.kept.fetch(id).map(AtHand::Fetched);
         };
         let holder = task.holder;
-        let fetched = PidFd::open(holder).and_then(|holder| holder.get(stand_in.as_raw_fd()));
+        let fetched = holder.get(stand_in.as_raw_fd());
         fetched.map(AtHand::Fetched).map_err(|source| Error::Kernel {
-            operation: format!("fetch file {id} from process {holder}"),
+            operation: format!("fetch file {id} from process {}", holder.pid()),
             source,
         })
     }
@@ -95,7 +95,7 @@ impl OpenFiles {
     ///
     /// # Errors
     /// Names the file and what went wrong with it.
-    pub(crate) fn open_later(&self, pids: &PidMap) -> Result<(), Error> {
+    pub(crate) fn open_later(&self, pids: &Pids) -> Result<(), Error> {
         for (id, stand_in) in &self.later {
             let Some(file) = self.files.get(id) else { continue };
             let Some(kind) = of_type(file.r#type) else { continue };
@@ -110,7 +110,12 @@ impl OpenFiles {
     }
 
     /// What is done once for a file: its lease, its owner, and what its kind has to do.
-    fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
+    fn own(
+        &self,
+        entry: &FdinfoEntry,
+        file: &FileEntry,
+        task: &InstallTask<'_>,
+    ) -> Result<(), Error> {
         self.lease(entry, task)?;
         if let Some((owner, flags)) = file.owner() {
             let what = match entry.fd {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
-use ids::{HostPid, ImagePid, PidMap};
+use ids::{HostPid, ImagePid};
 use images::messages::{FileEntry, PidfdEntry, fd_type};
 use kernel::pidfd::open_with;
 use kernel::process::{Fork, exit_now, fork_as_any, wait_status};
@@ -18,6 +18,7 @@ use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
 use crate::dead;
+use crate::pids::Pids;
 
 /// The process has been waited for.
 const ENDED: i32 = -1;
@@ -76,10 +77,10 @@ impl FileKind for Pidfd {
         &self,
         _files: &OpenFiles,
         file: &FileEntry,
-        pids: &PidMap,
+        pids: &Pids,
     ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
-        let process = ImagePid::new(entry.nspid).and_then(|pid| pids.host(pid));
+        let process = ImagePid::new(entry.nspid).and_then(|pid| pids.host(pid).ok());
         let process = process.ok_or_else(|| missing(file))?;
         let opened = open_with(process, entry.flags & OPEN).map_err(|source| Error::Kernel {
             operation: format!("open process {} for pidfd {}", entry.nspid, file.id),

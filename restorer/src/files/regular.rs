@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use ids::PidMap;
 use images::messages::{FdinfoEntry, FileEntry, RegFileEntry, fd_type};
 
 use super::approve::Purpose;
@@ -14,6 +13,7 @@ use super::opener::Opener;
 use super::opening::Opening;
 use super::proc_files;
 use super::{Error, InstallTask, OpenFiles};
+use crate::pids::Pids;
 
 /// A file that is found by its path.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl FileKind for Regular {
         &self,
         files: &OpenFiles,
         file: &FileEntry,
-        _pids: &PidMap,
+        _pids: &Pids,
     ) -> Result<OwnedFd, Error> {
         files.open_of_process(file.reg.as_ref().ok_or_else(|| missing(file))?)
     }
@@ -46,7 +46,7 @@ impl FileKind for Regular {
         files: &OpenFiles,
         _entry: &FdinfoEntry,
         file: &FileEntry,
-        task: &InstallTask,
+        task: &InstallTask<'_>,
     ) -> Result<(), Error> {
         match file.reg.as_ref().filter(|_| self.is_later(file)) {
             Some(entry) => files.own_of_process(entry, task),

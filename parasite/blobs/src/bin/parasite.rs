@@ -120,7 +120,8 @@ unsafe fn report(state: *mut Parasite) {
         (*state).permitted = settings::permitted_components();
         (*state).clock_faults = settings::clock_faults().into();
         if (*state).bell != 0 {
-            let (pid, tid) = ((*state).pid as usize, (*state).tid as usize);
+            // In its own pid namespace, of which the host may know other numbers.
+            let (pid, tid) = (report.ask(nr::GETPID, [0; 6]), report.ask(nr::GETTID, [0; 6]));
             report.ask(nr::TGKILL, [pid, tid, (*state).bell as usize, 0, 0, 0]);
         }
     }

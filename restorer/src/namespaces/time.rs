@@ -1,0 +1,32 @@
+//! Time namespaces: their clocks go on from what they showed (time_namespaces(7)).
+
+use std::os::fd::OwnedFd;
+
+use images::messages::Timespec;
+use images::{Checkpoint, names};
+use kernel::clocks::{Clocks, new_time};
+
+use super::{Given, Kind, Making};
+use crate::error::Error;
+
+/// The kind.
+pub(super) const KIND: Kind = Kind { name: "time", load };
+
+/// What the clocks are to show.
+#[derive(Debug)]
+struct Time(Clocks);
+
+fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> {
+    let image = names::timens(number);
+    let missing = || images::Error::Missing { name: image.name().into() };
+    let entry = checkpoint.images.read_one(&image)?.ok_or_else(missing)?;
+    let clock = |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    let clocks = Clocks { monotonic: clock(entry.monotonic), boottime: clock(entry.boottime) };
+    Ok(Box::new(Time(clocks)))
+}
+
+impl Making for Time {
+    fn make(&self, number: u32, _: &Given) -> Result<OwnedFd, Error> {
+        new_time(self.0).map_err(Error::kernel(format!("make time namespace {number}")))
+    }
+}

@@ -1,0 +1,202 @@
+//! Trees in namespaces of their own whose root is born into them: the init of a pid namespace, and processes in a
+//! time namespace. The program that makes the namespaces stays outside; what is dumped is its child.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Scratch, Workload, built_program, children_of, stasis_program,
+    wait_until,
+};
+
+struct Rig {
+    machine: Machine,
+    scratch: Scratch,
+    workload: Workload,
+    root: i32,
+}
+
+impl Rig {
+    fn start(family: &str) -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let workload = Workload::start(family, scratch.path("work"));
+        let root = children_of(workload.pid())[0];
+        Self { machine, scratch, workload, root }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.scratch.path("images")
+    }
+
+    /// Dumps and ends it.
+    fn dump(&self, by: Engine) {
+        by.dump(self.root, &self.images(), Dump::ENDING).must_succeed("dump");
+        self.machine.await_no_children();
+    }
+
+    /// Restores it; the root's number outside.
+    fn restore(&self, by: Engine) -> i32 {
+        by.restore(&self.images(), Dump::ENDING).must_succeed("restore");
+        let tops: Vec<i32> = self.machine.descendants();
+        *tops.first().unwrap_or_else(|| panic!("nobody is there: {}", self.workload.log()))
+    }
+
+    /// Has it check itself. (The program that the test has started ends with its child, at the dump.)
+    fn check(&self) {
+        std::fs::write(self.workload.path("go"), "").expect("say so");
+        let result = self.workload.path("result");
+        wait_until(Duration::from_secs(30), || result.exists());
+        let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
+        assert_eq!(told, "PASS\n", "{}", self.workload.log());
+    }
+
+    fn carried(&self, by: Engine, to: Engine) {
+        self.dump(by);
+        self.restore(to);
+        self.check();
+        self.machine.await_no_children();
+    }
+}
+
+/// The numbers of a process in each pid namespace, ours first.
+fn numbers(pid: i32) -> Vec<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+/// What all below a process, and it, are called in the innermost namespace.
+fn inside(machine: &Machine, root: i32) -> BTreeSet<i32> {
+    let all = machine.descendants().into_iter().map(numbers).filter(|levels| levels.len() > 1);
+    let found: BTreeSet<i32> = all.filter_map(|levels| levels.last().copied()).collect();
+    assert!(numbers(root).last() == Some(&1), "the root is {:?}", numbers(root));
+    found
+}
+
+#[test]
+fn an_init_natively() {
+    let rig = Rig::start("init");
+    rig.check();
+}
+
+#[test]
+fn an_init_comes_back_with_the_numbers_inside() {
+    let rig = Rig::start("init");
+    let before = inside(&rig.machine, rig.root);
+    assert!(before.len() > 4, "{before:?}");
+    rig.dump(Engine::Stasis);
+    let root = rig.restore(Engine::Stasis);
+    assert_eq!(inside(&rig.machine, root), before);
+    rig.check();
+    // With init all have ended.
+    rig.machine.await_no_children();
+}
+
+#[test]
+fn an_init_runs_on() {
+    let rig = Rig::start("init");
+    let dumped = Engine::Stasis.dump(rig.root, &rig.images(), Dump::RUNNING_ON);
+    dumped.must_succeed("dump");
+    rig.check();
+}
+
+#[test]
+fn a_restored_init_is_told_by_its_number_outside() {
+    let rig = Rig::start("init");
+    rig.dump(Engine::Stasis);
+    let restored = Engine::Stasis.restore(&rig.images(), Dump::ENDING).must_succeed("restore");
+    let told: i32 = restored.stdout.trim().parse().expect("a pid");
+    assert_eq!(numbers(told), [told, 1]);
+    kill(Pid::from_raw(told), Signal::SIGKILL).expect("end it");
+    rig.machine.await_no_children();
+    rig.restore(Engine::Stasis);
+    rig.check();
+}
+
+/// A child that has ended, if one has.
+fn waited() -> nix::Result<Option<Pid>> {
+    waitpid(None, Some(WaitPidFlag::WNOHANG)).map(|status| status.pid())
+}
+
+/// Whatever instant it is killed at, all live or nobody does.
+#[test]
+fn a_killed_restore_of_an_init_leaves_nothing() {
+    let rig = Rig::start("init");
+    let before = inside(&rig.machine, rig.root).len();
+    rig.dump(Engine::Stasis);
+    for round in 0..12_u64 {
+        let mut restore = Engine::Stasis.restore_command(&rig.images(), Dump::ENDING);
+        let mut restore = restore.spawn().expect("restore");
+        std::thread::sleep(Duration::from_millis(7 * round));
+        restore.kill().expect("kill the restore");
+        restore.wait().expect("wait");
+        let settled = wait_until(Duration::from_secs(20), || {
+            // What has come to this process by its end.
+            while let Ok(Some(_)) = waited() {}
+            let there = rig.machine.descendants();
+            let inside = there.iter().filter(|pid| numbers(**pid).len() > 1).count();
+            there.is_empty() || inside == before && there.len() == before
+        });
+        assert!(settled, "round {round}: {:?}", rig.machine.descendants());
+        rig.machine.end_all();
+    }
+    rig.restore(Engine::Stasis);
+    rig.check();
+}
+
+#[test]
+fn clocks_natively() {
+    Rig::start("init_clocks").check();
+}
+
+#[test]
+fn clocks_go_on() {
+    Rig::start("init_clocks").carried(Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn clocks_restored_by_criu_peer() {
+    Rig::start("init_clocks").carried(Engine::Stasis, Engine::Criu);
+}
+
+#[test]
+fn clocks_dumped_by_criu_peer() {
+    Rig::start("init_clocks").carried(Engine::Criu, Engine::Stasis);
+}
+
+/// Everything happens in a pid namespace in which stasis itself is.
+const INSIDE: &str = r#"
+mount -t bpf bpf "$STASIS_BPF_DIR/.." || exit 1
+setsid "$WORKLOAD" seccomp "$DIR" </dev/null >"$DIR/log" 2>&1 &
+while [ ! -e "$DIR/ready" ]; do sleep 0.02; done
+"$STASIS" dump $! -D "$DIR/images" && "$STASIS" restore -D "$DIR/images" --detach || exit 1
+touch "$DIR/go"
+while [ ! -e "$DIR/result" ]; do sleep 0.02; done
+grep PASS "$DIR/result"
+"#;
+
+/// The programs tell the numbers that their reader knows. (Filters of system calls cannot be dumped without them.)
+#[test]
+fn programs_are_used_in_a_pid_namespace_of_stasis_itself() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let dir = scratch.path("work");
+    std::fs::create_dir_all(scratch.path("bpf/programs")).expect("mkdir");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let mut shell = Command::new("timeout");
+    shell
+        .args(["60", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["bash", "-c", INSIDE])
+        .env("WORKLOAD", built_program("stasis-workload"))
+        .env("STASIS", stasis_program())
+        .env("STASIS_BPF_DIR", scratch.path("bpf/programs"))
+        .env("STASIS_CROSS_CHECK", "yes")
+        .env("DIR", &dir);
+    Outcome::of(&mut shell).must_succeed("a dump and a restore inside");
+}
