@@ -38,6 +38,9 @@ pub struct DumpRequest {
     /// TCP connections that nobody has accepted yet are left out.
     #[serde(default)]
     pub skip_in_flight: bool,
+    /// A file that has lost its name, and has others, is given one beside it. Not for a user.
+    #[serde(default)]
+    pub link_remap: bool,
     /// How long the tree may stand still, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_freeze_ms: Option<u64>,

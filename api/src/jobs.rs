@@ -29,6 +29,9 @@ pub struct CheckpointRequest {
     /// TCP connections that nobody has accepted yet are left out.
     #[serde(default)]
     pub skip_in_flight: bool,
+    /// A file that has lost its name, and has others, is given one beside it. Not for a user.
+    #[serde(default)]
+    pub link_remap: bool,
     /// How long the tree may stand still, milliseconds; when that is over it runs on and the job
     /// has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

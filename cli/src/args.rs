@@ -88,6 +88,10 @@ pub(crate) struct DumpOptions {
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = criu::size::parse)]
     pub(crate) ghost_limit: u64,
+    /// Give a file that has lost its name, and has others, a name beside the lost one (link_remap.N), by which a
+    /// restore finds it, and which it removes
+    #[arg(long)]
+    pub(crate) link_remap: bool,
     /// Directory below which names of watched files (inotify, fanotify) are looked for that the kernel does not
     /// tell; may be given more than once
     #[arg(long, value_name = "DIR")]

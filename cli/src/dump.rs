@@ -29,6 +29,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         },
         mounts: args::mounts(&options.external).of_dump(),
         ghost_limit: options.ghost_limit,
+        link_remap: options.link_remap,
         search: dumper::files::Search { always: false, below: options.irmap_scan_path },
         connections: match (options.tcp_established, options.tcp_close) {
             (_, true) => Connections::Closed,

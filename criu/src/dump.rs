@@ -60,6 +60,7 @@ fn asked(
         lock_inside: true,
         undo: host.run_dir.join(freezer::UNDO),
         ghost_limit: options.ghost_limit.unwrap_or(GHOST_LIMIT),
+        link_remap: options.link_remap,
         search: dumper::files::Search {
             always: options.force_irmap,
             below: options.irmap_scan_paths.clone(),

@@ -69,6 +69,8 @@ pub struct Options {
     pub file_locks: bool,
     /// The largest deleted file that goes into the images; `None` for the default.
     pub ghost_limit: Option<u64>,
+    /// Files that have lost their names are given others.
+    pub link_remap: bool,
     /// Names of watched files are looked for in directories, too, if their handles can be opened.
     pub force_irmap: bool,
     /// Directories below which such names are looked for.
@@ -247,6 +249,7 @@ impl Options {
             // Holes are found by SEEK_DATA and SEEK_HOLE, which tell the same of every file system.
             "ghost-fiemap" => {}
             "ghost-limit" => self.ghost_limit = Some(size(written, &value())?),
+            "link-remap" => self.link_remap = on,
             "force-irmap" => self.force_irmap = on,
             "irmap-scan-path" => self.irmap_scan_paths.push(value().into()),
             "root" => self.root = Some(value().into()),
@@ -325,13 +328,11 @@ impl Options {
                 parts.map(|(key, value)| External::Mount { key: key.into(), value: value.into() })
             }
         };
-        match external {
-            Some(external) => Ok(drop(self.external_mounts.add(external))),
-            None => Err(UsageError::Value {
-                option: written.to_owned(),
-                value: value.to_string_lossy().into_owned(),
-            }),
-        }
+        let wrong = || UsageError::Value {
+            option: written.to_owned(),
+            value: value.to_string_lossy().into_owned(),
+        };
+        self.external_mounts.add(external.ok_or_else(wrong)?).map_err(|_| wrong())
     }
 }
 

@@ -68,6 +68,8 @@ Options:
                         CRTOOLS_IMAGE_DIR and CRTOOLS_INIT_PID; may be given several times
   -l|--file-locks       file locks and leases are carried: dumped, and taken again
      --ghost-limit SIZE largest deleted file that is carried [default: 1M]
+     --link-remap       a file that has lost its name, and has others, is given one (link_remap.N)
+                        beside that, which a restore removes
      --feature FEAT     only check a particular feature
      --extra            check for what only some programs need as well
      --experimental     check for what CRIU calls experimental as well

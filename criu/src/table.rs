@@ -104,7 +104,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("leave-running", Some('R'), Plain, IMAGES),
     carried("leave-stopped", Some('s'), Plain, &[Dump, Restore]),
     known("libdir", Some('L'), Required),
-    known("link-remap", None, Switch),
+    carried("link-remap", None, Switch, DUMPS),
     carried("log-file", Some('o'), Required, ALL),
     known("log-pid", None, Switch),
     known("lsm-mount-context", None, Required),

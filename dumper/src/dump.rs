@@ -1,5 +1,6 @@
 //! The way of a dump: plan, freeze, capture, write.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::clock::Clock;
 use crate::denied;
 use crate::ending::Ending;
 use crate::error::Error;
+use crate::files::GivenLinks;
 use crate::freeze::Frozen;
 use crate::memory::PreCopy;
 use crate::network::Network;
@@ -124,6 +126,8 @@ fn attempt(
     let mut ending = Ending::default();
     // Undone when the target runs again.
     let mut network = Network::new(destination.path());
+    let given = || GivenLinks::new(options.pid, &options.undo, destination.path());
+    let links = options.link_remap.then(given).transpose().map_err(Error::from)?.map(Arc::new);
     let (later, dropped_later) = channel();
     let dump = Dump {
         options,
@@ -135,6 +139,7 @@ fn attempt(
         pre_copy: &mut pre_copy,
         ending: &mut ending,
         network: &mut network,
+        links: links.clone(),
     };
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -151,7 +156,7 @@ fn attempt(
     // Of a dump that has failed: the target runs already.
     network.tell_to_unlock(hooks, options.pid);
     // Only now, as this takes a while, and in the thread the target may still stand still.
-    drop(dropped_later);
+    drop((dropped_later, links));
     match options.keep_dirty_log && options.after != AfterDump::Kill && dumped.is_ok() {
         true => pre_copy.keep(options),
         false => pre_copy.end(),

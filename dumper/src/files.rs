@@ -26,6 +26,7 @@ mod identity;
 mod in_flight;
 mod inet_sockets;
 mod inotify;
+mod link_remaps;
 mod locks;
 mod memfd;
 mod mqueue;
@@ -80,6 +81,7 @@ use file_cache::{Contents, FileCache, Keeping, Unchanged};
 pub use file_reference::FileReference;
 use held::HeldFiles;
 use in_flight::InFlight;
+pub use link_remaps::{GivenLinks, LinkRemaps};
 pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
 pub use watched::Search;
@@ -118,6 +120,8 @@ pub struct PlanContext {
     pub skip_in_flight: bool,
     /// The mount namespaces of the tree that are not the dumper's.
     pub views: Arc<Views>,
+    /// What becomes of files that have lost their names.
+    pub link_remaps: LinkRemaps,
 }
 
 impl PlanContext {
@@ -245,6 +249,7 @@ impl Plan {
         tables: &BTreeMap<HostPid, u32>,
         is_late: &dyn Fn() -> bool,
     ) -> Result<Captured, Error> {
+        self.context.link_remaps.freeze();
         let cache = std::mem::take(&mut self.cache);
         let (context, held) = (&self.context, &mut self.held);
         let in_flight = &mut self.in_flight;

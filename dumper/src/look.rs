@@ -74,8 +74,17 @@ impl<'a> Looker<'a> {
                 connections: options.connections,
                 skip_in_flight: options.skip_in_flight,
                 views: Arc::default(),
+                link_remaps: match options.link_remap {
+                    true => files::LinkRemaps::Allowed,
+                    false => files::LinkRemaps::Refused,
+                },
             },
         })
+    }
+
+    /// Gives names to files that have lost theirs, instead of looking only.
+    pub(crate) fn make_links(&mut self, links: Arc<files::GivenLinks>) {
+        self.context.link_remaps = files::LinkRemaps::Make(links);
     }
 
     /// Looks as often as it takes to tell what stays from what passes. What has not changed since

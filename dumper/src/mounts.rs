@@ -8,6 +8,7 @@ mod contents;
 mod judge;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -98,8 +99,8 @@ impl Views {
                 continue;
             };
             found.of.insert(process.pid, id);
-            if !found.views.contains_key(&id) {
-                found.views.insert(id, View::open(process.pid, id)?);
+            if let Entry::Vacant(vacant) = found.views.entry(id) {
+                vacant.insert(View::open(process.pid, id)?);
             }
         }
         if found.views.is_empty() {

@@ -87,6 +87,9 @@ pub struct DumpOptions {
     pub external_networks: std::collections::BTreeMap<u64, String>,
     /// Network namespaces come back empty.
     pub empty_networks: bool,
+    /// A file that has lost its name, and has others, is given one (`link_remap.N`) beside it, by which a restore
+    /// finds it.
+    pub link_remap: bool,
     /// How connections are locked while the tree is away; `None` for what this machine has.
     pub network_lock: Option<LockMethod>,
     /// Connections with both ends in the tree are locked, too: a restore by CRIU counts on it.
@@ -167,6 +170,7 @@ impl DumpOptions {
             skip_in_flight: false,
             external_networks: Default::default(),
             empty_networks: false,
+            link_remap: false,
             network_lock: None,
             lock_inside: false,
             undo: UNDO_DIR.into(),

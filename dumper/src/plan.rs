@@ -44,6 +44,8 @@ pub(crate) struct Dump<'d> {
     pub(crate) ending: &'d mut Ending,
     /// What is done to connections, and undone when the dump has ended.
     pub(crate) network: &'d mut Network,
+    /// The names that files are given which have lost theirs, if they are; removed when the dump has ended.
+    pub(crate) links: Option<Arc<files::GivenLinks>>,
 }
 
 /// The first step: all is known and ready, and the target runs.
@@ -57,7 +59,11 @@ impl<'d> Planned<'d> {
     /// goes to `later`.
     pub(crate) fn make(mut dump: Dump<'d>, later: Sender<Plan>) -> Result<Self, Error> {
         dump.progress.begin("plan", None);
-        let plan = Plan::make(dump.options, dump.destination, &dump.clock, dump.pre_copy)?;
+        let mut looker = Looker::new(dump.options)?;
+        if let Some(links) = &dump.links {
+            looker.make_links(Arc::clone(links));
+        }
+        let plan = Plan::make(looker, dump.destination, &dump.clock, dump.pre_copy)?;
         dump.clock.account.handover = dump.pre_copy.handover();
         Ok(Self { dump, plan: Later::new(plan, later) })
     }
@@ -107,15 +113,15 @@ pub(crate) struct Plan {
 impl Plan {
     /// Makes it. Last of all, memory is copied into `pre_copy` while the target runs.
     fn make(
-        options: &DumpOptions,
+        looker: Looker<'_>,
         destination: &dyn Destination,
         clock: &Clock,
         pre_copy: &mut PreCopy,
     ) -> Result<Self, Error> {
+        let options = looker.options;
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
-        let looker = Looker::new(options)?;
         let Seen { inventory, task_states, numbers, views, files, sharing } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);

@@ -225,7 +225,7 @@ impl Segments {
 
     /// The segments with the numbers of their page maps: the id of each, as CRIU has it, of the first namespace that has
     /// it.
-    fn numbered(&self) -> Vec<(u64, (&(u64, i32), &Found))> {
+    fn numbered(&self) -> impl Iterator<Item = (u64, (&(u64, i32), &Found))> {
         let mut taken = std::collections::BTreeSet::new();
         let number = |id: i32, taken: &mut std::collections::BTreeSet<u64>| {
             let mut number = u64::from(id.unsigned_abs());
@@ -234,7 +234,7 @@ impl Segments {
             }
             number
         };
-        self.0.iter().map(|one| (number(one.0.1, &mut taken), one)).collect()
+        self.0.iter().map(move |one| (number(one.0.1, &mut taken), one))
     }
 
     /// Writes what the segments are, each namespace's into an image of its own.

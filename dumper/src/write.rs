@@ -134,6 +134,9 @@ impl<'d> Written<'d> {
                 }
             }
             report.frozen = since.elapsed();
+            if let Some(links) = dump.links.filter(|_| dump.options.after != AfterDump::Resume) {
+                links.keep();
+            }
         }
         account.release += account.rest_of(report.frozen);
         if report.source == Some(collector::Source::Proc) {

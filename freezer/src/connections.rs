@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Whom a lock is for, and until when: a tree that has ended is away for as long as its checkpoint is there.
+/// Whom a lock, or a name of a file, is for, and until when: a tree that has ended is away for as long as its
+/// checkpoint is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedTree {
     /// Its root.
@@ -28,7 +29,7 @@ pub struct LockedTree {
 
 impl LockedTree {
     /// Whether the tree has ended and left a checkpoint, for whose restore the lock stays.
-    fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         let stat = Dir::open(self.root).and_then(|dir| Stat::read(&dir));
         let lives = stat.is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead());
         // It is there whole when it has an inventory.

@@ -56,10 +56,10 @@ pub enum Error {
     /// A cgroup cannot be stopped by ptrace.
     #[error("freeze cgroup {0} by ptrace: ptrace stops process trees")]
     CgroupByPtrace(String),
-    /// Connections are locked, and stay so.
+    /// Connections are locked, or a file has a name of ours, and that stays so.
     #[error("take away the {what}")]
     Locked {
-        /// The lock.
+        /// The lock, or the name.
         what: String,
         /// Why.
         #[source]

@@ -20,6 +20,7 @@ mod frozen;
 mod group;
 mod held;
 mod late;
+mod link_remaps;
 mod stop;
 mod undo;
 
@@ -28,5 +29,6 @@ pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};
 pub use group::FreezeGroup;
+pub use link_remaps::LinkRemap;
 pub use stop::{Error as StopError, stop, stop_thread};
 pub use undo::{Deed, UNDO, Undo, undo_left};

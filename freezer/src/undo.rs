@@ -31,6 +31,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::connections::{LockedNetwork, RepairedSocket};
+use crate::link_remaps::LinkRemap;
 
 /// The folder in which deeds are written down, in the one of what is known at run time.
 pub const UNDO: &str = "undo";
@@ -59,6 +60,8 @@ pub enum Deed {
     },
     /// What comes for connections, and goes from them, is dropped.
     LockedNetwork(LockedNetwork),
+    /// A file that has lost its name has another one, by which a restore finds it.
+    LinkRemap(LinkRemap),
     /// Sockets of a target are in repair mode (`TCP_REPAIR`), or may be.
     RepairedSockets {
         /// Which.
@@ -105,6 +108,10 @@ impl Deed {
             Self::LockedNetwork(lock) => return lock.undo(),
             Self::MadeSegment { id, maker, namespace } => {
                 return remove_segment(*id, *maker, *namespace);
+            }
+            Self::LinkRemap(link) => {
+                let failed = |source| Error::Locked { what: link.to_string(), source };
+                return link.undo().map_err(failed);
             }
             Self::RepairedSockets { sockets } => {
                 let what = || "repair mode of TCP connections".to_owned();
@@ -193,6 +200,7 @@ impl fmt::Display for Deed {
             }
             Self::LockedNetwork(lock) => write!(f, "{lock}"),
             Self::MadeSegment { id, .. } => write!(f, "making of shared memory segment {id}"),
+            Self::LinkRemap(link) => write!(f, "{link}"),
             Self::RepairedSockets { sockets } => {
                 write!(f, "repair mode of TCP connections ({} looked at)", sockets.len())
             }

@@ -148,6 +148,7 @@ async fn checkpoint(
         tcp_established: request.tcp_established,
         tcp_close: request.tcp_close,
         skip_in_flight: request.skip_in_flight,
+        link_remap: request.link_remap,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
     };

@@ -27,6 +27,7 @@ mod install;
 mod keep;
 mod keepers;
 mod leases;
+mod links;
 mod load;
 mod memfd;
 mod mqueue;
@@ -84,6 +85,7 @@ pub use self::inherited::Inherited;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
 pub(crate) use self::leases::Leases;
+pub(crate) use self::links::LeftLinks;
 pub use self::networks::Networks;
 use self::opener::Opener;
 
@@ -286,12 +288,12 @@ impl OpenFiles {
     ///
     /// The memory is left as it is, for the end of the process: copies of it have it, too, so that to
     /// free a page would be to copy it first.
-    pub(crate) fn into_kept(self) -> (Keepers, impl Sized) {
-        let Self { opened, held, kept, files, tables, later, .. } = self;
+    pub(crate) fn into_kept(self) -> (Keepers, impl Sized, LeftLinks) {
+        let Self { opened, held, kept, files, tables, later, opener, .. } = self;
         std::mem::forget((files, tables));
         let ours = opened.into_values().chain(held.into_values());
         close_all(ours);
-        (kept, later)
+        (kept, later, opener.into_links())
     }
 
     /// The masters of terminals that the caller takes, which are no longer these files' then.

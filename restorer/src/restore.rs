@@ -217,7 +217,7 @@ pub fn restore(
     };
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
-    let (keepers, _) = files.into_kept();
+    let (keepers, _, links) = files.into_kept();
     drop((kept, complaints, namespaces, attachments));
     let subreaper = Subreaper::begin()?;
     let (root, made) = match made {
@@ -271,6 +271,7 @@ pub fn restore(
     drop(subreaper);
     made.and(finished)?;
     made_segments.keep();
+    links.remove();
     tell(Point::PostResume, None)?;
     report.total = started_at.elapsed();
     Ok(report)
@@ -539,7 +540,7 @@ fn build(
     for task in grouped.into_values() {
         task.resume(0)?;
     }
-    let (_, later) = files.into_kept();
+    let (_, later, _) = files.into_kept();
     drop(kept);
     let parked = tracer.gather_all(checkpoint.threads())?;
     drop((later, attachments));

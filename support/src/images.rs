@@ -16,12 +16,6 @@ pub const ESTABLISHED: Refusal = Refusal::fixed(
     "restore with --tcp-established to have it go on, or with --tcp-close to have it closed",
 );
 
-/// A file that had lost its name, and was given another one by whoever dumped it.
-pub const LINK_REMAP: Refusal = Refusal::fixed(
-    "its name was gone, and the images refer to another one (link remap)",
-    "give the file its name back before the dump",
-);
-
 /// A file of a type that no kind restores.
 #[must_use]
 pub fn unknown_file(name: &str) -> Refusal {

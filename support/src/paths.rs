@@ -72,7 +72,21 @@ pub fn lost(link: &str, path: &Path, needs_directory: bool) -> Refusal {
     };
     Refusal::new(
         "its name has been deleted, while the file has other names (hard links)",
-        format!("give it that name again: {directory}ln -L {link} {}", word(path)),
+        format!(
+            "dump with --link-remap, or give it that name again: {directory}ln -L {link} {}",
+            word(path)
+        ),
+    )
+}
+
+/// A file that has lost the name that it had, and could be given no other beside it.
+#[must_use]
+pub fn not_linked(path: &Path, why: &str) -> Refusal {
+    let shown = word(&path.to_string_lossy());
+    let directory = word(&path.parent().unwrap_or(path).to_string_lossy());
+    Refusal::new(
+        format!("its name has been deleted, and it cannot be given another one beside that: {why}"),
+        format!("have the program close it, or let a link to it be made in {directory} ({shown})"),
     )
 }
 
@@ -93,10 +107,13 @@ mod tests {
     #[test]
     fn a_name_is_given_again_by_a_command() {
         let remedy = |path: &str, gone| lost("/proc/7/fd/3", Path::new(path), gone).remedy;
-        assert_eq!(remedy("/a", false), "give it that name again: ln -L /proc/7/fd/3 /a");
+        assert_eq!(
+            remedy("/a", false),
+            "dump with --link-remap, or give it that name again: ln -L /proc/7/fd/3 /a"
+        );
         assert_eq!(
             remedy("/a b/c", true),
-            "give it that name again: mkdir -p '/a b' && ln -L /proc/7/fd/3 '/a b/c'"
+            "dump with --link-remap, or give it that name again: mkdir -p '/a b' && ln -L /proc/7/fd/3 '/a b/c'"
         );
     }
 

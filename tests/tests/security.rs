@@ -232,6 +232,11 @@ fn a_user_has_his_own_process_dumped_ended_and_restored() {
     );
     assert_eq!(by_socket(&services, "DELETE", &path, None).0, 204);
 
+    // A name would be made by the dumper's rights.
+    let mut linked = asked("mine/linked", true);
+    linked["link_remap"] = json!(true);
+    let refused = job(&services, "/v1/checkpoints", &linked);
+    assert!(refused["error"]["message"].to_string().contains("given no names"), "{refused}");
     let done = job(&services, "/v1/checkpoints", &asked("mine/end", false));
     assert_eq!(done["state"], "done", "{done}");
     his.reap();

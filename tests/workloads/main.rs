@@ -30,6 +30,7 @@ mod inet;
 mod init;
 mod inotify;
 mod jail;
+mod link_remaps;
 mod locks;
 mod many;
 mod mappings;
@@ -109,6 +110,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("inotify", inotify::run),
     ("inotify_lost", inotify::lost),
     ("jail", jail::run),
+    ("link_remaps", link_remaps::run),
+    ("link_remaps_beyond_criu", link_remaps::beyond_criu),
     ("locks", locks::run),
     ("locks_elsewhere", locks::elsewhere),
     ("locks_breaking", locks::breaking),

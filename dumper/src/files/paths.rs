@@ -52,7 +52,7 @@ pub(super) enum Check {
 #[derive(Debug)]
 pub(super) struct FileByPath {
     /// An `O_PATH` handle on the file itself.
-    handle: OwnedFd,
+    pub(super) handle: OwnedFd,
     /// What the file was when it was looked at.
     pub(super) stat_of_then: FileStat,
     /// Its path, as the images have it: from the root, without ` (deleted)`.
@@ -61,6 +61,8 @@ pub(super) struct FileByPath {
     pub(super) ghost: bool,
     /// It is of `/proc`, about this process that has ended.
     pub(super) about_dead: Option<HostPid>,
+    /// The name that it has lost, if it has others (and may be carried nevertheless).
+    pub(super) lost: Option<PathBuf>,
     /// Which file it is.
     pub(super) identity: Option<FileIdentity>,
     /// Its mount, where the images have mounts.
@@ -258,7 +260,16 @@ fn look(
         (true, _) => check_ghost(&stat, context),
         (false, true) => Ok(()),
         _ if about_dead.is_some() => Ok(()),
-        (false, false) => check_path(&place, &path, &stat),
+        (false, false) => check_path(&place, &path, &stat, || is_nfs(&handle)),
+    };
+    let (path, checked, lost) = match checked {
+        // Links are made in the dumper's own mount namespace.
+        Err(Problem::Lost { path })
+            if context.link_remaps.are_allowed() && place.view.is_none() =>
+        {
+            (path.clone(), Ok(()), Some(path))
+        }
+        checked => (path, checked, None),
     };
     if ghost || checked.is_err() {
         of_file_system(&handle)?;
@@ -269,7 +280,17 @@ fn look(
         None => name_in_images(&path, context)?,
     };
     let (mount, identity, content) = (place.mount, None, OnceLock::new());
-    Ok(FileByPath { handle, stat_of_then: stat, name, ghost, about_dead, identity, mount, content })
+    Ok(FileByPath {
+        handle,
+        stat_of_then: stat,
+        name,
+        ghost,
+        about_dead,
+        lost,
+        identity,
+        mount,
+        content,
+    })
 }
 
 /// The process that a file of `/proc` is about, if that has ended: its folder is there no more.
@@ -315,7 +336,12 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
 }
 
 /// The path must lead to the very file.
-fn check_path(place: &Place<'_>, path: &Path, stat: &FileStat) -> Result<(), Problem> {
+fn check_path(
+    place: &Place<'_>,
+    path: &Path,
+    stat: &FileStat,
+    is_nfs: impl FnOnce() -> bool,
+) -> Result<(), Problem> {
     let by_path = match at(place, path, stat.st_mode) {
         Ok(by_path) => by_path,
         // What another mount hides is found by its own, below which the kernel says that it has this name.
@@ -329,9 +355,23 @@ fn check_path(place: &Place<'_>, path: &Path, stat: &FileStat) -> Result<(), Pro
         }
     };
     if (by_path.st_dev, by_path.st_ino) == (stat.st_dev, stat.st_ino) || place.is_hidden(path) {
-        return Ok(());
+        return match is_silly(path) && is_nfs() {
+            true => Err(Problem::Lost { path: path.to_owned() }),
+            false => Ok(()),
+        };
     }
     Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
+}
+
+/// Whether a name is like those that NFS gives to files which are deleted while they are open. It goes when
+/// they are closed.
+fn is_silly(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".nfs"))
+}
+
+fn is_nfs(handle: &OwnedFd) -> bool {
+    let found = nix::sys::statfs::fstatfs(handle);
+    found.is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::NFS_SUPER_MAGIC)
 }
 
 fn leads_to(place: &Place<'_>, path: &Path, stat: &FileStat) -> bool {

@@ -18,6 +18,7 @@ use super::beside::Part;
 use super::file_cache::{Keeping, STATUS};
 use super::file_kind::FileKind;
 use super::identity::kernel_device;
+use super::link_remaps::{Found, RemappedFiles};
 use super::paths::FileByPath;
 use super::problem::Problem;
 use super::survey::Survey;
@@ -97,9 +98,15 @@ impl FileKind for Regular {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), Error> {
-        let Some(ghosts) = captured.beside.get::<Ghosts>() else { return Ok(()) };
-        writer.write_all(&names::remap_fpath(), &ghosts.remaps)?;
-        for ghost in &ghosts.files {
+        let ghosts = captured.beside.get::<Ghosts>();
+        let linked = captured.beside.get::<RemappedFiles>();
+        let remaps = ghosts.iter().flat_map(|ghosts| &ghosts.remaps);
+        let remaps = remaps.chain(linked.iter().flat_map(|linked| &linked.remaps));
+        let remaps: Vec<RemapFilePathEntry> = remaps.copied().collect();
+        if !remaps.is_empty() {
+            writer.write_all(&names::remap_fpath(), &remaps)?;
+        }
+        for ghost in ghosts.iter().flat_map(|ghosts| &ghosts.files) {
             let mut sink = writer.image(&names::ghost_file(ghost.id))?;
             sink.put(&ghost.entry)?;
             for (off, bytes) in &ghost.pieces {
@@ -178,7 +185,23 @@ impl Survey<'_> {
         if is(&stat, libc::S_IFSOCK) {
             return Err(Problem::Refused(support::files::SOCKET_FILE));
         }
-        if found.ghost {
+        let is_ghost = match &found.lost {
+            Some(lost) => match self.link_remap(found, lost, id, &stat)? {
+                Found::Linked(link) => {
+                    let entry = |link: RegFileEntry| FileEntry {
+                        id: link.id,
+                        r#type: fd_type::REG,
+                        reg: Some(link),
+                        ..FileEntry::default()
+                    };
+                    self.out.files.extend(link.map(entry));
+                    false
+                }
+                Found::Deleted => true,
+            },
+            None => found.ghost,
+        };
+        if is_ghost {
             self.ghost(found, id, &stat)?;
         }
         if let Some(pid) = found.about_dead {
@@ -204,7 +227,7 @@ impl Survey<'_> {
             name: found.name.clone(),
             size: (regular && size_matters(flags)).then_some(stat.st_size.cast_unsigned()),
             mode: Some(stat.st_mode),
-            identity: found.identity.filter(|_| !found.ghost),
+            identity: found.identity.filter(|_| !is_ghost),
             mnt_id: found.mount,
             ..RegFileEntry::default()
         };

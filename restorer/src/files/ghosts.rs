@@ -259,7 +259,7 @@ fn handle(file: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// Tries a name, and others like it while there is something that has it.
-fn free_name(
+pub(super) fn free_name(
     name: &OsStr,
     mut make: impl FnMut(&OsStr) -> nix::Result<()>,
 ) -> io::Result<OsString> {

@@ -30,6 +30,25 @@ pub(crate) struct FileMemory {
 
 impl Part for FileMemory {}
 
+/// How a file that has lost its name is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remap {
+    /// It is made: the number of a ghost.
+    Ghost(u32),
+    /// It has been given another name: that of this file.
+    Link(u32),
+}
+
+impl Remap {
+    /// The ghost that it is, if it is one.
+    pub(super) const fn ghost(self) -> Option<u32> {
+        match self {
+            Self::Ghost(id) => Some(id),
+            Self::Link(_) => None,
+        }
+    }
+}
+
 /// All that the images say of files.
 #[derive(Debug, Default)]
 pub struct FileImages {
@@ -39,8 +58,8 @@ pub struct FileImages {
     pub tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     /// What kinds of file have in images of their own.
     pub(super) beside: Beside,
-    /// The ghost that each file with a lost name is.
-    pub(super) remaps: BTreeMap<u32, u32>,
+    /// How each file that has lost its name is found.
+    pub(super) remaps: BTreeMap<u32, Remap>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
     /// Processes that have ended and of which files of `/proc` are open: they are there for a moment.
     pub(super) dead: BTreeSet<ImagePid>,

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use ids::ImagePid;
 use images::Checkpoint;
 use images::checkpoint::Files;
-use images::messages::{FileEntry, REMAP_GHOST, REMAP_PROCFS, RemapFilePathEntry, fd_type};
+use images::messages::{
+    FileEntry, REMAP_GHOST, REMAP_LINKED, REMAP_PROCFS, RemapFilePathEntry, fd_type,
+};
 
 use super::file_kind::FileKind;
 use super::ghosts::GhostImage;
-use super::images::{FileImages, FileMemory};
-use super::{Error, table};
+use super::images::{FileImages, FileMemory, Remap};
+use super::{Error, links, table};
 
 impl FileImages {
     /// Takes the files out of a checkpoint, and of what kinds of file have in images of their own the bytes.
@@ -43,20 +45,27 @@ impl FileImages {
     }
 
     fn remap(&mut self, remap: &RemapFilePathEntry) -> Result<(), Error> {
-        if remap.remap_type == Some(REMAP_PROCFS) {
-            let pid = ImagePid::try_from(remap.remap_id).map_err(|error| Error::Image {
-                object: format!("process {}", remap.remap_id),
-                reason: error.to_string(),
-            })?;
-            self.dead.insert(pid);
-            return Ok(());
-        }
-        if remap.remap_type != Some(REMAP_GHOST) {
-            return Err(Error::refused(
-                support::images::LINK_REMAP.of(0, format!("file {}", remap.orig_id)),
-            ));
-        }
-        self.remaps.insert(remap.orig_id, remap.remap_id);
+        let object = || format!("file {}", remap.orig_id);
+        let found = match remap.remap_type() {
+            REMAP_GHOST => Remap::Ghost(remap.remap_id),
+            REMAP_LINKED => {
+                let link = self.files.get(&remap.remap_id).and_then(|file| file.reg.as_ref());
+                let link = link.filter(|_| remap.remap_id != remap.orig_id);
+                if !link.is_some_and(|link| links::is_name(&link.name)) {
+                    let what = "what stands in for its lost name is no link_remap.N";
+                    return Err(Error::image(object(), what));
+                }
+                Remap::Link(remap.remap_id)
+            }
+            REMAP_PROCFS => {
+                let pid = ImagePid::try_from(remap.remap_id)
+                    .map_err(|error| Error::image(object(), error.to_string()))?;
+                self.dead.insert(pid);
+                return Ok(());
+            }
+            other => return Err(Error::image(object(), format!("a remap of kind {other}"))),
+        };
+        self.remaps.insert(remap.orig_id, found);
         Ok(())
     }
 

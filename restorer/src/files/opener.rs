@@ -14,6 +14,8 @@ use super::approve::{Approved, Approver, Purpose};
 use super::changed;
 use super::content::{self, Needs, Validation};
 use super::ghosts::{GhostImage, Made};
+use super::images::Remap;
+use super::links::{self, LeftLinks};
 use super::networks::Networks;
 use super::reopen::{self, flags, shown};
 use super::{Error, OpenContext};
@@ -29,7 +31,9 @@ pub(super) struct Opener {
     /// What has been found of the contents of files, by id.
     checked: BTreeMap<u32, Needs>,
     images: BTreeMap<u32, GhostImage>,
-    remaps: BTreeMap<u32, u32>,
+    remaps: BTreeMap<u32, Remap>,
+    /// The names that stand in for lost ones, by their ids.
+    links: BTreeMap<u32, RegFileEntry>,
     /// The ghosts that were made without a name, with the flags by which they were.
     unnamed: BTreeMap<u32, OFlag>,
     /// The ghosts that have been made.
@@ -42,17 +46,22 @@ impl Opener {
     pub(super) fn new(
         context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
-        remaps: BTreeMap<u32, u32>,
+        remaps: BTreeMap<u32, Remap>,
         files: &BTreeMap<u32, Box<FileEntry>>,
     ) -> Result<Self, Error> {
         let roots = Arc::clone(&context.roots);
         let approver =
             Approver::new(context.root.as_deref(), roots, context.holders.clone(), context.trust)?;
         let (checked, made) = Default::default();
+        let links = remaps.values().filter_map(|remap| match remap {
+            Remap::Ghost(_) => None,
+            Remap::Link(id) => Some((*id, files.get(id)?.reg.clone()?)),
+        });
+        let links = links.collect();
         let files = files.values().filter_map(|file| file.reg.as_ref());
         let unnamed = files
             .filter(|file| file.unnamed())
-            .filter_map(|file| Some((*remaps.get(&file.id)?, reopen::unnamed(file.flags))));
+            .filter_map(|file| Some((remaps.get(&file.id)?.ghost()?, reopen::unnamed(file.flags))));
         let unnamed = unnamed.collect();
         let inodes = images.iter().filter_map(|(id, image)| Some((image.inode()?, *id))).collect();
         let (root, validation) = (context.root.clone(), context.validation);
@@ -65,6 +74,7 @@ impl Opener {
             checked,
             images,
             remaps,
+            links,
             unnamed,
             made,
             inodes,
@@ -88,8 +98,8 @@ impl Opener {
 
     /// The open file description by which a file was made that had no name from the beginning.
     fn first(&mut self, entry: &RegFileEntry) -> Option<OwnedFd> {
-        let ghost = self.remaps.get(&entry.id).filter(|_| entry.unnamed())?;
-        self.made.get_mut(ghost)?.first.take()
+        let ghost = self.remaps.get(&entry.id).filter(|_| entry.unnamed())?.ghost()?;
+        self.made.get_mut(&ghost)?.first.take()
     }
 
     /// The file of an entry: one that the tasks may have, and that is what it was.
@@ -99,7 +109,12 @@ impl Opener {
         purpose: Purpose,
     ) -> Result<Approved, Error> {
         let approved = match self.remaps.get(&entry.id) {
-            Some(&ghost) => {
+            Some(Remap::Link(id)) => {
+                let missing = || Error::image(shown(entry), "its link is not in the images");
+                let link = self.links.get(id).ok_or_else(missing)?;
+                links::approve(&self.approver, entry, link, purpose)?
+            }
+            Some(&Remap::Ghost(ghost)) => {
                 let made = self.ghost(ghost, entry)?.try_clone();
                 let failed = |source| {
                     let operation = format!("copy a handle on {}", shown(entry));
@@ -126,7 +141,7 @@ impl Opener {
     ) -> Result<OwnedFd, Error> {
         let mut with = flags(with);
         if self.remaps.contains_key(&entry.id) {
-            // A ghost has no name to be opened by.
+            // It has no name to be opened by.
             with.remove(OFlag::O_NOFOLLOW);
         }
         approved
@@ -144,7 +159,7 @@ impl Opener {
     ) -> Result<OwnedFd, Error> {
         let approved = self.approve(entry, purpose)?;
         let known = self.checked.get(&entry.id);
-        let ghost = self.remaps.contains_key(&entry.id);
+        let ghost = self.remaps.get(&entry.id).is_some_and(|remap| remap.ghost().is_some());
         if self.validation == Validation::Contents
             && !ghost
             && known.is_none_or(|&known| known < needs)
@@ -197,6 +212,11 @@ impl Opener {
     /// A handle on the deleted file that had this device, as the kernel packs it, and inode, if it has been made.
     pub(super) fn made_of(&self, device: u32, inode: u64) -> Option<&OwnedFd> {
         Some(&self.made.get(self.inodes.get(&(device, inode))?)?.handle)
+    }
+
+    /// The names that stand in for lost ones, to be removed when the tree is there.
+    pub(super) fn into_links(self) -> LeftLinks {
+        LeftLinks::new(self.approver, self.remaps, self.links, self.root)
     }
 
     /// Moves the handles on what has been made out of the way of the tasks.

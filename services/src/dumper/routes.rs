@@ -208,6 +208,9 @@ fn options(
     if user.is_some() && request.shell_job {
         return Err(no_shell_job());
     }
+    if user.is_some() && request.link_remap {
+        return Err(no_links());
+    }
     let images_dir = dumper
         .root
         .of(user)
@@ -233,6 +236,7 @@ fn options(
             (false, false) => Connections::Inside,
         },
         skip_in_flight: request.skip_in_flight,
+        link_remap: request.link_remap,
         undo: dumper.undo.clone(),
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
@@ -255,6 +259,14 @@ fn no_shell_job() -> Problem {
     Problem::new(StatusCode::FORBIDDEN, message)
         .of("shell_job")
         .remedy("start the program with setsid, or ask as root")
+}
+
+/// A link is made where the file had its name, and it may be that the user may make none there.
+fn no_links() -> Problem {
+    let message = "files are given no names on behalf of a user: the directory may be another's";
+    Problem::new(StatusCode::FORBIDDEN, message)
+        .of("link_remap")
+        .remedy("give the file its name back with ln, or ask as root")
 }
 
 async fn make(

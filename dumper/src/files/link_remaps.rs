@@ -1,0 +1,280 @@
+//! Files that have lost the name by which they were opened, and have others (`--link-remap`). The kernel does not
+//! tell those, so such a file is given a name, `link_remap.N`, beside the lost one: by that a restore finds it, and
+//! removes it then. As in CRIU's images, each open file has a link of its own.
+//!
+//! The links are made while the target runs. One that is missing when it is frozen, since a name was lost
+//! in between, lets the dump fail, which is tried again. A link of a dump that is killed or fails goes, and so
+//! does that of a target which runs on: it is written down before it is made ([`freezer::LinkRemap`]).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use freezer::{Deed, LinkRemap, LockedTree, Undo};
+use ids::HostPid;
+use images::messages::{REMAP_LINKED, RegFileEntry, RemapFilePathEntry};
+use kernel::paths::{Links, find};
+use kernel::procfs::{Dir, ProcFile, Stat};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::unistd::linkat;
+
+use super::owners;
+use super::paths::{FileByPath, name_in_images};
+use super::problem::Problem;
+use super::survey::Survey;
+
+/// What becomes of a file that has lost its name.
+#[derive(Clone, Debug, Default)]
+pub enum LinkRemaps {
+    /// It is refused.
+    #[default]
+    Refused,
+    /// A dump would give it one; who only looks does not.
+    Allowed,
+    /// It is given one.
+    Make(Arc<GivenLinks>),
+    /// It has been given one, or the look fails: the target is frozen.
+    Find(Arc<GivenLinks>),
+}
+
+/// The device and inode of a file, and the name that it has lost.
+type Lost = (u64, u64, PathBuf);
+
+/// The links that a dump makes. They are removed when this is dropped.
+#[derive(Debug)]
+pub struct GivenLinks {
+    /// Where they are written down.
+    undo: PathBuf,
+    tree: LockedTree,
+    made: Mutex<Made>,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    links: HashMap<Lost, Vec<PathBuf>>,
+    undo: Vec<Undo>,
+    last: u32,
+}
+
+/// How many names in a directory are tried.
+const TRIED: u32 = 100_000;
+
+impl GivenLinks {
+    /// None yet, of the tree below `root`, for a checkpoint that is to be at `images`; they are written down in `undo`.
+    ///
+    /// # Errors
+    /// If the root of the tree has gone.
+    pub(crate) fn new(
+        root: HostPid,
+        undo: &Path,
+        images: &Path,
+    ) -> Result<Self, kernel::procfs::Error> {
+        let start_time = Dir::open(root).and_then(|dir| Stat::read(&dir))?.start_time;
+        let images = std::path::absolute(images).unwrap_or_else(|_| images.to_owned());
+        let tree = LockedTree { root, start_time, images };
+        Ok(Self { undo: undo.to_owned(), tree, made: Mutex::default() })
+    }
+
+    /// The tree has ended, or stays stopped: a restore removes them.
+    pub(crate) fn keep(&self) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.undo.drain(..).for_each(Undo::keep);
+    }
+
+    /// The link number `nth` of a file, if it has been made.
+    fn get(&self, lost: &Lost, nth: usize) -> Option<PathBuf> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.links.get(lost)?.get(nth).cloned()
+    }
+
+    /// Makes one; `None` for a file of which there is no name at all.
+    fn make(&self, handle: &OwnedFd, lost: Lost) -> io::Result<Option<PathBuf>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let (directory, path) = nearest(lost.2.parent().unwrap_or_else(|| "/".as_ref()))?;
+        let from = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        for _ in 0..TRIED {
+            made.last += 1;
+            let name = format!("link_remap.{}", made.last);
+            match fstatat(&directory, &*name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => {}
+                found => {
+                    found?;
+                    continue;
+                }
+            }
+            let path = path.join(&name);
+            let deed = LinkRemap::here(path.clone(), (lost.0, lost.1), self.tree.clone())?;
+            let undo = Undo::before(&self.undo, Deed::LinkRemap(deed)).map_err(io::Error::other)?;
+            match linkat(AT_FDCWD, &*from, &directory, &*name, AtFlags::AT_SYMLINK_FOLLOW) {
+                Ok(()) => {
+                    made.undo.push(undo);
+                    made.links.entry(lost).or_default().push(path.clone());
+                    return Ok(Some(path));
+                }
+                // It is another one's, which may lead to the same file.
+                Err(Errno::EEXIST) => undo.keep(),
+                Err(Errno::ENOENT) => {
+                    undo.keep();
+                    return Ok(None);
+                }
+                Err(errno) => {
+                    undo.keep();
+                    return Err(errno.into());
+                }
+            }
+        }
+        Err(Errno::EEXIST.into())
+    }
+}
+
+/// A directory, or the nearest one above that is there, without links on the way.
+fn nearest(directory: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    for above in directory.ancestors() {
+        match find(&root, above, Links::Refused) {
+            Ok(found) => return Ok((found, above.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::ENOENT.into())
+}
+
+impl LinkRemaps {
+    /// Whether a file may have lost its name.
+    pub(super) const fn are_allowed(&self) -> bool {
+        !matches!(self, Self::Refused)
+    }
+
+    /// From now on the target is frozen.
+    pub(super) fn freeze(&mut self) {
+        if let Self::Make(links) = self {
+            *self = Self::Find(Arc::clone(links));
+        }
+    }
+}
+
+/// What is kept of such files beside their entries.
+#[derive(Debug, Default)]
+pub(super) struct RemappedFiles {
+    /// How often each has been met.
+    met: HashMap<Lost, usize>,
+    pub(super) remaps: Vec<RemapFilePathEntry>,
+}
+
+impl super::beside::Part for RemappedFiles {}
+
+/// How a file that has lost its name comes into the images.
+pub(super) enum Found {
+    /// By another name: the entry of that, if one is made.
+    Linked(Option<RegFileEntry>),
+    /// As deleted: it has no name at all, and its file system (overlayfs) does not say so.
+    Deleted,
+}
+
+impl Survey<'_> {
+    /// Gives the file `id`, which has lost its name, another one.
+    pub(super) fn link_remap(
+        &mut self,
+        found: &FileByPath,
+        lost: &Path,
+        id: u32,
+        stat: &FileStat,
+    ) -> Result<Found, Problem> {
+        let refused = || Problem::Lost { path: lost.to_owned() };
+        let name = (stat.st_dev, stat.st_ino, lost.to_owned());
+        let remapped = self.out.beside.of::<RemappedFiles>();
+        let met = remapped.met.entry(name.clone()).or_default();
+        let nth = *met;
+        *met += 1;
+        let path = match &self.context.link_remaps {
+            LinkRemaps::Refused => return Err(refused()),
+            LinkRemaps::Allowed => return Ok(Found::Linked(None)),
+            LinkRemaps::Find(links) => links.get(&name, nth).ok_or_else(refused)?,
+            LinkRemaps::Make(links) => match links.get(&name, nth) {
+                Some(path) => path,
+                None => match links.make(&found.handle, name) {
+                    Ok(Some(path)) => path,
+                    Ok(None) => return Ok(Found::Deleted),
+                    Err(error) => {
+                        let refusal = support::paths::not_linked(lost, &error.to_string());
+                        return Err(Problem::Refused(refusal));
+                    }
+                },
+            },
+        };
+        // Which link it is, is for the frozen look to say.
+        self.to_keep = false;
+        let link = RegFileEntry {
+            id: self.new_id(),
+            fown: owners::nobody(),
+            name: name_in_images(&path, self.context)?,
+            mode: Some(stat.st_mode),
+            identity: found.identity,
+            ..RegFileEntry::default()
+        };
+        self.out.beside.of::<RemappedFiles>().remaps.push(RemapFilePathEntry {
+            orig_id: id,
+            remap_id: link.id,
+            remap_type: Some(REMAP_LINKED),
+        });
+        Ok(Found::Linked(Some(link)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn links(undo: &Path) -> GivenLinks {
+        GivenLinks::new(HostPid::own(), undo, &undo.join("images")).unwrap()
+    }
+
+    #[test]
+    fn each_link_has_a_free_name_and_goes_with_its_maker() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().canonicalize().unwrap();
+        let place = dir.join("undo");
+        std::fs::write(dir.join("other"), "text").unwrap();
+        std::fs::write(dir.join("link_remap.1"), "not ours").unwrap();
+        let file = File::open(dir.join("other")).unwrap();
+        let found = file.metadata().unwrap();
+        let lost: Lost = (found.dev(), found.ino(), dir.join("gone/lost"));
+        let handle: OwnedFd = file.into();
+        let made = links(&place);
+        assert_eq!(made.get(&lost, 0), None);
+        let first = made.make(&handle, lost.clone()).unwrap().unwrap();
+        let second = made.make(&handle, lost.clone()).unwrap().unwrap();
+        assert_eq!((&first, &second), (&dir.join("link_remap.2"), &dir.join("link_remap.3")));
+        assert_eq!(made.get(&lost, 1).as_ref(), Some(&second));
+        assert_eq!(std::fs::metadata(&second).unwrap().ino(), found.ino());
+        drop(made);
+        assert!(!first.exists() && !second.exists() && dir.join("link_remap.1").exists());
+        let kept = links(&place);
+        let first = kept.make(&handle, lost.clone()).unwrap().unwrap();
+        kept.keep();
+        drop(kept);
+        assert!(first.exists());
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+        std::fs::remove_file(dir.join("other")).unwrap();
+        std::fs::remove_file(&first).unwrap();
+        assert_eq!(links(&place).make(&handle, lost).unwrap(), None, "it has no name at all");
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn no_link_is_followed_to_where_one_is_made() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("/etc", dir.join("directory")).unwrap();
+        assert!(nearest(&dir.join("directory")).is_ok_and(|(_, path)| path.ends_with("directory")));
+        assert!(nearest(&dir.join("directory/inner")).is_err());
+    }
+}
