@@ -56,12 +56,17 @@ impl Machine {
     /// Waits until none of these processes is left, alive or zombie.
     pub fn await_end(&self, tree: &[i32]) {
         let gone = wait_until(Duration::from_secs(30), || {
-            while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
-            {
-            }
+            self.reap();
             !tree.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists())
         });
         assert!(gone, "these should be gone: {:?}", descriptions(tree));
+    }
+
+    /// Reaps what has ended.
+    pub fn reap(&self) {
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+        {
+        }
     }
 
     /// Every process below this one.
