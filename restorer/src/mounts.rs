@@ -5,6 +5,7 @@
 //! yard      a namespace of the thread's own: every file system is made, or copied from outside, and filled; nothing
 //!           is mounted upon anything yet
 //! trees     a namespace each: the root first, then every mount on its parent, found from that one's root
+//! late      what only the first task of a pid namespace can make, when it is there
 //! groups    who is whose peer and whose slave
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod contents;
 mod flags;
 mod groups;
+mod late;
 mod plan;
 mod trees;
 mod yard;
@@ -28,6 +30,7 @@ use kernel::procfs::Mounts;
 
 use crate::error::Error;
 use crate::places::Roots;
+pub(crate) use late::Late;
 use plan::Plan;
 
 /// What is asked about mounts.
@@ -57,6 +60,8 @@ pub(crate) struct Request<'a> {
     pub(crate) images: &'a Images,
     /// Other namespaces of the tree, by their kinds: file systems are made in these.
     pub(crate) inside: Vec<(&'static str, BorrowedFd<'a>)>,
+    /// The tree has a pid namespace of its own.
+    pub(crate) own_pids: bool,
 }
 
 /// Namespaces that have been built.
@@ -64,6 +69,8 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Built {
     pub(crate) namespaces: BTreeMap<u32, OwnedFd>,
     pub(crate) roots: Roots,
+    /// What is left to the first task.
+    pub(crate) late: Late,
 }
 
 /// Builds them.

@@ -15,6 +15,7 @@ mod uts;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Debug;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ use kernel::procfs::{Dir, Mounts, ProcFile};
 
 use crate::error::Error;
 use crate::files::Networks;
-use crate::mounts::{self, MountOptions};
+use crate::mounts::{self, Late, MountOptions};
 use crate::places::Roots;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
@@ -205,6 +206,9 @@ pub(crate) struct Made<'s> {
     own: BTreeMap<usize, OwnedFd>,
     /// By the place of their kind in the table and their number.
     others: BTreeMap<(usize, u32), OwnedFd>,
+    /// Mounts that are left to the tree's first task.
+    late: Late,
+    root_process: ImagePid,
 }
 
 /// What mounts are made of.
@@ -227,7 +231,13 @@ impl<'s> Made<'s> {
         given: &Given,
         ground: &Ground<'_>,
     ) -> Result<(Self, Roots), Error> {
-        let mut made = Self { sets, own: BTreeMap::new(), others: BTreeMap::new() };
+        let mut made = Self {
+            sets,
+            own: BTreeMap::new(),
+            others: BTreeMap::new(),
+            late: Late::default(),
+            root_process: ground.root_process,
+        };
         let mut mounted = BTreeMap::new();
         for (&(kind, number), namespace) in &sets.others {
             match namespace.mounts() {
@@ -267,10 +277,12 @@ impl<'s> Made<'s> {
             options: ground.options,
             images: ground.images,
             inside: inside.collect(),
+            own_pids: self.sets.own_pids(),
         };
-        let mounts::Built { namespaces, roots } = mounts::build(&request)?;
+        let mounts::Built { namespaces, roots, late } = mounts::build(&request)?;
         let named = namespaces.into_iter().map(|(number, namespace)| ((*kind, number), namespace));
         self.others.extend(named);
+        self.late = late;
         Ok(roots)
     }
 
@@ -303,11 +315,20 @@ impl<'s> Made<'s> {
         for fd in self.others.values_mut().chain(self.own.values_mut()) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
         }
-        Ok(())
+        self.late.keep(base)
     }
 
-    /// In a new task: enters the namespaces of process `pid`.
+    /// In a new task: enters the namespaces of process `pid`; the first one makes what was left to it.
     pub(crate) fn enter(&self, pid: ImagePid) -> Result<(), Error> {
+        if pid == self.root_process {
+            let failed = || Error::kernel("enter a mount namespace");
+            self.late.place(|number| {
+                let namespace = self.namespace(mnt::KIND.name, number);
+                let namespace =
+                    namespace.ok_or_else(|| failed()(io::ErrorKind::NotFound.into()))?;
+                enter_mounts(namespace).map_err(failed())
+            })?;
+        }
         let set = self.sets.of.get(&pid);
         for (kind, own) in &self.own {
             let number = set.and_then(|set| set.get(kind));

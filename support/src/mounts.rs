@@ -106,6 +106,13 @@ pub const NO_ROOT: Refusal = Refusal::fixed(
     "restore with --root DIRECTORY, where its files are",
 );
 
+/// A restore: a mount of `/proc`, or below that, that is one of a group.
+pub const SHARED_WITH_PROC: Refusal = Refusal::fixed(
+    "it shares with other mounts what is mounted below it, which cannot be made again for the files of /proc of a pid \
+     namespace of its own",
+    "before the dump: nsenter --mount --target PID mount --make-rprivate /proc",
+);
+
 /// A restore: what comes from outside was not given.
 #[must_use]
 pub fn no_external(key: &str) -> Refusal {

@@ -3,7 +3,7 @@
 //! Mounts are placed as private ones. A group is then made of a seat, a mount in the yard of all that its members
 //! are part of; they join it (`MOVE_MOUNT_SET_GROUP`, Linux 5.15), and it goes with the yard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use kernel::mounts::{self, Change, Propagation};
@@ -22,10 +22,10 @@ fn group(mount: &Mount) -> Option<(u32, u32)> {
 }
 
 /// Makes the seats.
-pub(super) fn seats(plan: &Plan, yard: &mut Yard) -> Result<Seats, Error> {
+pub(super) fn seats(plan: &Plan, yard: &mut Yard, late: &BTreeSet<Index>) -> Result<Seats, Error> {
     let mut wanted: BTreeMap<(u32, u32), Index> = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        if let Some(group) = group(mount) {
+        if let Some(group) = group(mount).filter(|_| !late.contains(&index)) {
             let widest = wanted.entry(group).or_insert(index);
             if mount.entry.root.len() < plan.mounts[*widest].entry.root.len() {
                 *widest = index;

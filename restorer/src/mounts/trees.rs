@@ -1,6 +1,6 @@
 //! Namespaces, each with its tree of mounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,7 +11,8 @@ use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::plan::{Index, Plan, Source};
+use super::late::{self, Late};
+use super::plan::{Index, Mount, Plan, Source};
 use super::yard::{Yard, failed};
 use super::{Built, Request, flags, groups};
 use crate::error::Error;
@@ -26,18 +27,23 @@ pub(super) fn build(
 ) -> Result<Built, Error> {
     let root_here = open("/", HANDLE, Mode::empty())
         .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
-    let mut yard = Yard::make(plan, request, outside)?;
+    let late = if request.own_pids { late::which(plan) } else { BTreeSet::new() };
+    let mut yard = Yard::make(plan, request, outside, &late)?;
     let here = own(thread)?;
-    let seats = groups::seats(plan, &mut yard)?;
+    let seats = groups::seats(plan, &mut yard, &late)?;
     // All copies are made here: what is in another namespace is not copied.
+    let mut built = Built::default();
     let mut copies = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        copies.insert(index, yard.copy(index, mount)?);
+        if !(late.contains(&index) && late::is_proc(plan, mount)) {
+            copies.insert(index, yard.copy(index, mount)?);
+        }
     }
-    let mut built = Built::default();
+    built.late = Late::plan(plan, &late, &mut copies)?;
     for (&number, order) in &plan.orders {
         copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
-        place(plan, order, &copies, request, &mut built.roots)?;
+        let early: Vec<Index> = order.iter().copied().filter(|it| !late.contains(it)).collect();
+        place(plan, &early, &copies, request, &mut built.roots)?;
         let root = open("/", HANDLE, Mode::empty())
             .map_err(|errno| Error::kernel("open the root of a namespace")(errno.into()))?;
         built.namespaces.insert(number, own(thread)?);
@@ -73,6 +79,13 @@ fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::kernel("open a mount namespace")(errno.into()))
 }
 
+/// What is changed of a mount when all that is on it is there.
+pub(super) fn last_change(mount: &Mount) -> Change {
+    let unbindable = u64::from(mount.entry.flags) & libc::MS_UNBINDABLE != 0;
+    let propagation = unbindable.then_some(Propagation::Unbindable);
+    Change { propagation, ..flags::change(&mount.entry) }
+}
+
 /// Places the mounts of a namespace.
 fn place(
     plan: &Plan,
@@ -106,10 +119,7 @@ fn place(
     for index in order {
         let (mount, copy) = (&plan.mounts[*index], copies.get(index));
         let Some(copy) = copy else { continue };
-        let unbindable = u64::from(mount.entry.flags) & libc::MS_UNBINDABLE != 0;
-        let propagation = unbindable.then_some(Propagation::Unbindable);
-        let change = Change { propagation, ..flags::change(&mount.entry) };
-        mounts::change(copy, &change).map_err(failed(mount, "set the flags of"))?;
+        mounts::change(copy, &last_change(mount)).map_err(failed(mount, "set the flags of"))?;
     }
     nix::unistd::chdir(Path::new("/"))
         .map_err(|errno| Error::kernel("go to the root")(errno.into()))

@@ -1,6 +1,6 @@
 //! The yard: every file system is made or copied from outside, and filled, before any mount is placed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 
 use super::plan::{Index, Mount, Plan, Source};
-use super::{Request, contents, flags};
+use super::{Request, contents, flags, late};
 use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -60,6 +60,7 @@ impl Yard {
         plan: &Plan,
         request: &Request<'_>,
         outside: BTreeMap<Index, OwnedFd>,
+        late: &BTreeSet<Index>,
     ) -> Result<Self, Error> {
         let no_yard = || Error::kernel("make a place for mounts");
         let ground = mounts::make(b"tmpfs", b"stasis", []).map_err(no_yard())?;
@@ -75,6 +76,9 @@ impl Yard {
         }
         for (index, mount) in plan.mounts.iter().enumerate() {
             let Source::New(kind) = &mount.source else { continue };
+            if late.contains(&index) && late::is_proc(plan, mount) {
+                continue;
+            }
             let made = new(mount, kind, request)?;
             yard.give(mount, index, made)?;
         }
@@ -112,7 +116,7 @@ impl Yard {
     pub(super) fn copy(&self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
         let copied = || {
             let (giver, below) = self.giver(index, mount)?;
-            mounts::copy(find(giver, below, Links::Refused)?, Path::new(""), false)
+            late::part(giver, below)
         };
         copied().map_err(failed(mount, "make"))
     }

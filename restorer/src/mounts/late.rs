@@ -1,0 +1,178 @@
+//! Mounts that only the first task of a pid namespace can make.
+//!
+//! A file system of kind `proc` shows the pid namespace of who makes it, and before the tree's first task that has nobody. So these, and
+//! all that is mounted below them, are left to that task. What does not come from `proc` is made beforehand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use images::messages::MntEntry;
+use kernel::descriptors::duplicate_from;
+use kernel::mounts::{self, Change};
+use kernel::paths::{Links, find};
+
+use super::flags;
+use super::plan::{Index, Mount, Plan, Source};
+use super::trees::last_change;
+use super::yard::failed;
+use crate::error::Error;
+
+/// What is left to do, in its order.
+#[derive(Debug, Default)]
+pub(crate) struct Late(Vec<Step>);
+
+/// A mount.
+#[derive(Debug)]
+struct Step {
+    mount: Mount,
+    made: How,
+    on: On,
+    below: PathBuf,
+    change: Change,
+}
+
+/// How it is made.
+#[derive(Debug)]
+enum How {
+    New(Box<MntEntry>),
+    /// Of the mount of another step, from its root.
+    PartOf(usize, PathBuf),
+    There(OwnedFd),
+}
+
+/// What it is placed on.
+#[derive(Debug)]
+enum On {
+    /// The mount of another step.
+    Step(usize),
+    There(OwnedFd),
+}
+
+/// Which mounts are left to the first task.
+pub(super) fn which(plan: &Plan) -> BTreeSet<Index> {
+    let mut late = BTreeSet::new();
+    for &index in plan.orders.values().flatten() {
+        let mount = &plan.mounts[index];
+        let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
+        if is_below || is_proc(plan, mount) {
+            late.insert(index);
+        }
+    }
+    late
+}
+
+/// Whether a mount is one of a `proc`, or of a part of that.
+pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
+    match &mount.source {
+        Source::New(kind) => kind == "proc",
+        Source::Part(giver, _) => {
+            matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "proc")
+        }
+        Source::Outside(_) => false,
+    }
+}
+
+impl Late {
+    /// What has to be done for the mounts `late`, where `copies` are those that have been made.
+    pub(super) fn plan(
+        plan: &Plan,
+        late: &BTreeSet<Index>,
+        copies: &mut BTreeMap<Index, OwnedFd>,
+    ) -> Result<Self, Error> {
+        let mut steps = Vec::new();
+        let mut places: BTreeMap<Index, usize> = BTreeMap::new();
+        for index in plan.orders.values().flatten().filter(|index| late.contains(index)) {
+            let mount = &plan.mounts[*index];
+            if mount.group() != (0, 0) && !mount.shares_outside {
+                let refusal = support::mounts::SHARED_WITH_PROC;
+                return Err(Error::refused(refusal.of(0, mount.shown())));
+            }
+            let unknown =
+                || failed(mount, "find what is needed for")(io::ErrorKind::NotFound.into());
+            let made = match &mount.source {
+                Source::New(kind) if kind == "proc" => How::New(Box::new(mount.entry.clone())),
+                Source::Part(giver, below) if is_proc(plan, mount) => {
+                    How::PartOf(*places.get(giver).ok_or_else(unknown)?, below.clone())
+                }
+                _ => How::There(copies.remove(index).ok_or_else(unknown)?),
+            };
+            let (on, below) = mount.on.clone().ok_or_else(unknown)?;
+            let on = match places.get(&on) {
+                Some(step) => On::Step(*step),
+                None => {
+                    let there = copies.get(&on).ok_or_else(unknown)?;
+                    On::There(there.try_clone().map_err(failed(mount, "hold the parent of"))?)
+                }
+            };
+            places.insert(*index, steps.len());
+            let change = last_change(mount);
+            steps.push(Step { mount: mount.clone(), made, on, below, change });
+        }
+        Ok(Self(steps))
+    }
+
+    /// Moves the descriptors to numbers from `base` on.
+    pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
+        for step in &mut self.0 {
+            let made = match &mut step.made {
+                How::There(fd) => Some(fd),
+                How::New(_) | How::PartOf(..) => None,
+            };
+            let on = match &mut step.on {
+                On::There(fd) => Some(fd),
+                On::Step(_) => None,
+            };
+            for fd in made.into_iter().chain(on) {
+                *fd =
+                    duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In the first task: makes and places all; `enter` moves to a mount namespace, by its number.
+    pub(crate) fn place(&self, enter: impl Fn(u32) -> Result<(), Error>) -> Result<(), Error> {
+        let mut placed: Vec<OwnedFd> = Vec::new();
+        let mut here = None;
+        for step in &self.0 {
+            if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
+                enter(step.mount.namespace)?;
+            }
+            placed.push(step.place(&placed).map_err(failed(&step.mount, "place"))?);
+        }
+        for (step, mount) in self.0.iter().zip(&placed) {
+            if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
+                enter(step.mount.namespace)?;
+            }
+            mounts::change(mount, &step.change).map_err(failed(&step.mount, "set the flags of"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn place(&self, placed: &[OwnedFd]) -> io::Result<OwnedFd> {
+        let of_step = |step: usize| placed.get(step).ok_or(io::ErrorKind::NotFound);
+        let made = match &self.made {
+            How::New(entry) => mounts::make(b"proc", &entry.source, flags::options(entry))?,
+            How::PartOf(step, below) => part(of_step(*step)?, below)?,
+            How::There(fd) => fd.try_clone()?,
+        };
+        let on: BorrowedFd<'_> = match &self.on {
+            On::Step(step) => of_step(*step)?.as_fd(),
+            On::There(fd) => fd.as_fd(),
+        };
+        mounts::attach(&made, find(on, &self.below, Links::Refused)?)?;
+        Ok(made)
+    }
+}
+
+/// A copy of a mount from `below` on, which is empty for all of it: that may be a file.
+pub(super) fn part(mount: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    match below.as_os_str().is_empty() {
+        true => mounts::copy(mount, Path::new(""), false),
+        false => mounts::copy(find(mount, below, Links::Refused)?, Path::new(""), false),
+    }
+}
