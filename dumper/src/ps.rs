@@ -11,10 +11,10 @@ use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::rights::{Right, User, held};
 use support::Unsupported;
 use support::settings::{of_seccomp, of_status};
-use support::tree::{of_closed, of_ended, of_tracer, of_tree};
+use support::tree::{of_closed, of_ended, of_tracer, of_tree, of_unseen};
 
 use crate::clock::Clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::look::Looker;
 use crate::options::DumpOptions;
 
@@ -103,7 +103,8 @@ fn refusals(
         Ok(_) => Ok(Vec::new()),
         Err(Error::Refused { found, .. }) => Ok(found),
         Err(error) if error.is_gone() => Ok(vec![of_ended(root)]),
-        Err(error) => Err(error),
+        // One that cannot be looked at hides no other.
+        Err(error) => Ok(vec![of_unseen(root, chain(&error))]),
     }
 }
 

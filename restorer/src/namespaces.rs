@@ -83,7 +83,7 @@ pub(crate) struct Sets {
     /// Processes in such ones.
     of: BTreeMap<ImagePid, Set>,
     /// The pid namespace that all are in, if it was not the dumper's.
-    pids: Option<u32>,
+    pid_namespace: Option<u32>,
 }
 
 /// The numbers of a process's namespaces, by the place of their kind in the table; of a kind that is not there, its
@@ -101,9 +101,9 @@ impl Sets {
         for (nth, (pid, ids)) in processes.enumerate() {
             let (set, pids) = (set_of(pid, ids, own)?, other(ids.pid_ns_id, own.pid_ns_id));
             if nth == 0 {
-                sets.pids = pids;
+                sets.pid_namespace = pids;
             }
-            if pids != sets.pids {
+            if pids != sets.pid_namespace {
                 let refusal = support::images::NESTED_PIDS;
                 return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
             }
@@ -128,7 +128,7 @@ impl Sets {
 
     /// Whether the tree was in a pid namespace of its own.
     pub(crate) const fn own_pids(&self) -> bool {
-        self.pids.is_some()
+        self.pid_namespace.is_some()
     }
 
     /// Whether a process was in namespaces beside the dumper's.
@@ -360,12 +360,13 @@ mod tests {
 
     #[test]
     fn what_is_not_made_is_refused_by_its_name() {
-        let own = TaskKobjIdsEntry { net_ns_id: Some(2), uts_ns_id: Some(4), ..Default::default() };
+        let own =
+            TaskKobjIdsEntry { user_ns_id: Some(2), uts_ns_id: Some(4), ..Default::default() };
         let set =
             |ids| set_of(ImagePid::new(7).unwrap(), &ids, &own).map_err(|error| error.to_string());
         assert_eq!(set(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Ok(Set::from([(0, 9)])));
-        let error = set(TaskKobjIdsEntry { net_ns_id: Some(9), ..own }).unwrap_err();
-        assert!(error.contains("process 7") && error.contains("net namespace"), "{error}");
+        let error = set(TaskKobjIdsEntry { user_ns_id: Some(9), ..own }).unwrap_err();
+        assert!(error.contains("process 7") && error.contains("user namespace"), "{error}");
     }
 
     #[test]

@@ -107,8 +107,8 @@ fn what_cannot_be_is_refused() {
     let stranger = vec![
         member(100, None, 100, 100),
         member(101, Some(0), 101, 101),
-        member(102, Some(1), 102, 102),
-        member(103, Some(0), 102, 102),
+        member(102, Some(0), 102, 102),
+        member(103, Some(1), 102, 102),
     ];
     assert!(build(stranger, CALLER).is_err());
     assert!(build(vec![member(100, None, 7, 100)], CALLER).is_err());

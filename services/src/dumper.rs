@@ -35,6 +35,8 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_CHECKPOINT_RESTORE,
     // Seccomp filters, page frame numbers, namespaces; BPF and map_files on older kernels.
     Capability::CAP_SYS_ADMIN,
+    // Mount namespaces, which are entered to look at what is mounted.
+    Capability::CAP_SYS_CHROOT,
     // The inventory by eBPF.
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,

@@ -60,6 +60,14 @@ pub enum Maker {
 /// The index of one that nobody can make.
 pub fn makers<P: Copy + Ord>(members: &[Born<P>], outside: Option<P>) -> Result<Vec<Maker>, usize> {
     let tree = Tree { members, outside };
+    let is_in_circle = |index: &usize| {
+        tree.upwards(*index)
+            .last()
+            .is_none_or(|top| members.get(top).is_none_or(|it| it.parent.is_some()))
+    };
+    if let Some(index) = (0..members.len()).find(is_in_circle) {
+        return Err(index);
+    }
     let homes = tree.homes()?;
     let makers: Vec<Maker> = (0..members.len()).map(|index| tree.maker(index, &homes)).collect();
     let orphans = || {

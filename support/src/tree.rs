@@ -310,6 +310,13 @@ pub fn of_closed(pid: HostPid, to_user: bool) -> Unsupported {
     refusal.of(pid, "the process")
 }
 
+/// A tree that could not be looked at, for an error that says nothing of whether it can be carried.
+#[must_use]
+pub fn of_unseen(pid: HostPid, error: impl std::fmt::Display) -> Unsupported {
+    let remedy = "see to what the error names, then ask again";
+    Refusal::new(format!("it could not be looked at: {error}"), remedy).of(pid, "the process")
+}
+
 /// A process that is no longer there.
 #[must_use]
 pub fn of_ended(pid: HostPid) -> Unsupported {

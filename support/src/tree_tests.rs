@@ -108,9 +108,9 @@ fn what_concerns_the_whole_process() {
     assert_eq!(objects(|process| process.tables.files = HostPid::new(39)), ["descriptor table"]);
     assert_eq!(
         objects(|process| {
-            process.namespaces.insert("net", 8);
+            process.namespaces.insert("user", 8);
         }),
-        ["net namespace"]
+        ["user namespace"]
     );
     assert_eq!(
         objects(|process| {
