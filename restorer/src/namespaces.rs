@@ -264,7 +264,10 @@ impl<'s> Made<'s> {
     ) -> Result<Roots, Error> {
         let Some(((kind, _), _)) = mounted.first_key_value() else { return Ok(Roots::default()) };
         let set = self.sets.of.get(&ground.root_process);
-        let inside = set.into_iter().flatten().filter_map(|(kind, number)| {
+        // No file system shows a time namespace, and a thread of several may not enter one.
+        let is_shown = |kind: &usize| TABLE[*kind].name != time::KIND.name;
+        let set_of_shown = set.into_iter().flatten().filter(|(kind, _)| is_shown(kind));
+        let inside = set_of_shown.filter_map(|(kind, number)| {
             let namespace = self.others.get(&(*kind, *number))?;
             Some((TABLE[*kind].name, namespace.as_fd()))
         });
