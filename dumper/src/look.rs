@@ -51,6 +51,8 @@ pub(crate) struct Looker<'a> {
     pub(crate) options: &'a DumpOptions,
     pub(crate) around: Surroundings,
     context: files::PlanContext,
+    /// What is mounted is judged, too.
+    judges_mounts: bool,
 }
 
 impl<'a> Looker<'a> {
@@ -58,6 +60,7 @@ impl<'a> Looker<'a> {
         Ok(Self {
             options,
             around: unsupported::surroundings(options)?,
+            judges_mounts: true,
             context: files::PlanContext {
                 shell_job: options.shell_job,
                 gives_masters: options.gives_masters,
@@ -80,6 +83,11 @@ impl<'a> Looker<'a> {
                 },
             },
         })
+    }
+
+    /// Of a pre-dump, which copies memory alone: engines tell only the dump what comes from outside.
+    pub(crate) fn for_memory(options: &'a DumpOptions) -> Result<Self, Error> {
+        Ok(Self { judges_mounts: false, ..Self::new(options)? })
     }
 
     /// Gives names to files that have lost theirs, instead of looking only.
@@ -154,7 +162,7 @@ impl<'a> Looker<'a> {
         let own = self.around.namespaces.get("mnt").copied();
         let (views, refused) = Views::read(looked_at, root, own, &self.options.mounts)?;
         let views = Arc::new(views);
-        found.extend(refused);
+        found.extend(refused.into_iter().filter(|_| self.judges_mounts));
         found.extend(numbers.foreign(root, looked_at, self.around.shell_job));
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();

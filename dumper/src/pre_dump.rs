@@ -58,7 +58,7 @@ fn copy(
     progress.begin("plan", None);
     // What a dump would refuse is refused now, and some of it, as an io_uring, would write into
     // memory unseen.
-    let look = Looker::new(options)?;
+    let look = Looker::for_memory(options)?;
     let Seen { inventory, numbers, .. } =
         look.look(&mut Collector::open_at(&options.programs), Inventory::default(), &clock)?;
     let writer = ImageWriter::of(destination.begin()?);

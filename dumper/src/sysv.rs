@@ -130,7 +130,8 @@ pub(crate) fn look(
 fn namespaces(asked: Asked, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
     let living = inventory.processes.values().filter(|process| !is_zombie(process));
     let of = |process: &Process| Some((*process.namespaces.get("ipc")?, process.pid));
-    let mut found: BTreeMap<_, _> = living.filter_map(of).collect();
+    // The first of each: the last ones are often children that end soon.
+    let mut found: BTreeMap<_, _> = living.rev().filter_map(of).collect();
     found.retain(|namespace, _| asked.own != Some(*namespace));
     found
 }
