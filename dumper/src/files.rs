@@ -24,6 +24,7 @@ mod file_reference;
 mod held;
 mod identity;
 mod in_flight;
+mod in_networks;
 mod inet_sockets;
 mod inotify;
 mod link_remaps;

@@ -6,6 +6,7 @@
 
 mod contents;
 mod judge;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -24,6 +25,7 @@ use support::Unsupported;
 use crate::processes::is_zombie;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;
+pub(crate) use shown::shown;
 
 /// Why mounts were not looked at.
 #[derive(Debug, thiserror::Error)]
@@ -204,11 +206,6 @@ impl Views {
         }
         Ok(contents)
     }
-}
-
-/// How errors and refusals call a mount.
-pub(crate) fn shown(mount: &Mount) -> String {
-    format!("mount {} ({})", mount.mount_point.to_string_lossy(), mount.kind())
 }
 
 impl View {

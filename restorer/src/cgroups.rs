@@ -8,6 +8,7 @@
 
 mod groups;
 mod namespaces;
+mod number;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -29,6 +30,7 @@ use crate::error::Error;
 use crate::load::{Checkpoint, Process, State};
 use crate::pids::Pids;
 use groups::Groups;
+use number::number;
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
 type Set = BTreeMap<String, Vec<u8>>;
@@ -288,13 +290,6 @@ fn directories(
     };
     found.show(names.iter().map(String::as_str).filter(is_ours));
     Ok(found)
-}
-
-/// The number of a process's set; old images have it elsewhere.
-fn number(process: &Process) -> Option<u32> {
-    let leader = process.body.as_ref().and_then(|body| body.threads.first());
-    let set = leader.and_then(|leader| leader.core.cg_set).or(process.core.cg_set);
-    set.filter(|set| *set != 0)
 }
 
 fn set(sets: &BTreeMap<u32, Set>, number: u32, id: ImagePid) -> Result<&Set, Error> {

@@ -13,8 +13,10 @@
 //! the mount that it is on, without links, so that nothing that the tree has put into its files leads out of it.
 
 mod contents;
+mod failed;
 mod flags;
 mod groups;
+mod last_change;
 mod late;
 mod plan;
 mod trees;

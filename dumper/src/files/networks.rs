@@ -6,13 +6,12 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use collector::{OpenFile, Process};
+use collector::Process;
 use images::messages::FileEntry;
 use kernel::namespaces::{id, of_process, own, within_network};
 use kernel::sockets::network_namespace;
 
 use super::problem::{Doing, Problem};
-use super::survey::{Survey, is_alive};
 
 /// What is known of them, from one look to the next.
 #[derive(Debug, Default)]
@@ -37,6 +36,11 @@ impl Networks {
         Some((*id, namespace))
     }
 
+    /// Whether it is known which namespace a socket is in.
+    pub(super) fn knows(&self, inode: u64) -> bool {
+        self.of.contains_key(&inode)
+    }
+
     /// All of them, if there is another than this process's own.
     pub(super) fn all(&self) -> All {
         let own = own("net").ok().map(Arc::new).filter(|_| !self.others.is_empty());
@@ -51,7 +55,7 @@ impl Networks {
     }
 
     /// Takes down the namespace of a process.
-    fn add_process(&mut self, process: &Process) -> Option<u64> {
+    pub(super) fn add_process(&mut self, process: &Process) -> Option<u64> {
         let number = *process.namespaces.get("net")?;
         if Some(number) == self.find_own() {
             return None;
@@ -64,7 +68,7 @@ impl Networks {
     }
 
     /// Takes down the namespace of a socket of a process whose own is `usual`.
-    fn add(
+    pub(super) fn add(
         &mut self,
         inode: u64,
         socket: BorrowedFd<'_>,
@@ -101,68 +105,8 @@ impl All {
     }
 }
 
-impl Survey<'_> {
-    /// Finds out which namespaces there are, before anything is asked in them.
-    pub(super) fn find_networks(&mut self) {
-        let inventory = self.inventory;
-        for process in inventory.processes.values().filter(|process| is_alive(process)) {
-            let usual = self.held.networks.add_process(process);
-            if self.same_sockets {
-                continue;
-            }
-            for file in &process.files {
-                // What goes wrong with one is told when it is captured.
-                if let Err(problem) = self.network_of(process, file, usual) {
-                    tracing::debug!(?problem, "the network namespace of a socket is not known");
-                }
-            }
-        }
-        let all = self.held.networks.all();
-        (self.neighbours.networks, self.diagnosed.networks) = (all.clone(), all);
-    }
-
-    fn network_of(
-        &mut self,
-        process: &Process,
-        file: &OpenFile,
-        usual: Option<u64>,
-    ) -> Result<(), Problem> {
-        let handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
-        let is_socket = file.mode & libc::S_IFMT == libc::S_IFSOCK && !handle;
-        if !is_socket || self.held.networks.of.contains_key(&file.inode) {
-            return Ok(());
-        }
-        self.held.socket(process.pid, file)?;
-        let (socket, networks) = self.held.socket_and_networks(file.inode)?;
-        networks.add(file.inode, socket, usual)
-    }
-
-    /// Does `work` from inside of the namespace that a file belongs to, if it is a socket of another than this
-    /// process's own; and notes in the entry which that is.
-    pub(super) fn in_network(
-        &mut self,
-        process: &Process,
-        file: &OpenFile,
-        work: impl FnOnce(&mut Self) -> Result<FileEntry, Problem>,
-    ) -> Result<FileEntry, Problem> {
-        let usual = self.held.networks.add_process(process);
-        self.network_of(process, file, usual)?;
-        let Some((number, namespace)) = self.held.networks.of(file.inode) else {
-            return work(self);
-        };
-        let namespace = Arc::clone(namespace);
-        self.neighbours.place = Some(number);
-        let entry = within_network(&*namespace, || work(self));
-        self.neighbours.place = None;
-        let mut entry = entry.doing("enter the network namespace of")??;
-        // It is given its number in the images when they are written.
-        set(&mut entry, number as u32);
-        Ok(entry)
-    }
-}
-
 /// Notes which namespace the socket of an entry is in.
-fn set(entry: &mut FileEntry, number: u32) {
+pub(super) fn set(entry: &mut FileEntry, number: u32) {
     let FileEntry { usk, isk, nlsk, psk, .. } = entry;
     let places = [
         usk.as_mut().map(|socket| &mut socket.ns_id),

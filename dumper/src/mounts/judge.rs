@@ -7,7 +7,8 @@ use images::file_systems;
 use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
 
-use super::{MountOptions, View, shown};
+use super::shown::shown;
+use super::{MountOptions, View};
 
 /// Where a mount comes from at a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 mod devices;
 mod settings;
+mod strange;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,7 @@ use support::Unsupported;
 use super::{Described, Namespace};
 use crate::error::Error;
 use crate::options::DumpOptions;
+use strange::strange;
 
 /// Bytes of `struct rtmsg`, and of `struct fib_rule_hdr`.
 const ROUTE: usize = 12;
@@ -176,10 +178,6 @@ fn beside() -> Vec<support::Refusal> {
     // A kernel without such objects has none.
     let has_next_hops = listed.is_ok_and(|list| !list.is_empty());
     has_next_hops.then_some(support::networks::NEXT_HOPS).into_iter().collect()
-}
-
-fn strange() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "a message of the kernel is not understood")
 }
 
 /// The devices of the namespace that this thread is in.

@@ -14,7 +14,8 @@ use kernel::process::{exit_now, fork_any, wait_status};
 use kernel::sockets::create_pair;
 use support::cgroups::{ELSEWHERE, LEAVE};
 
-use super::{PROCESSES, number};
+use super::PROCESSES;
+use super::number::number;
 use crate::error::Error;
 use crate::load::Checkpoint;
 

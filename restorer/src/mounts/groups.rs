@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 
 use kernel::mounts::{self, Change, Propagation};
 
+use super::failed::failed;
 use super::plan::{Index, Mount, Plan};
-use super::yard::{Yard, failed};
+use super::yard::Yard;
 use crate::error::Error;
 
 /// Seats by group: in which mounts are shared, and from which they are received.

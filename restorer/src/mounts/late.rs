@@ -13,10 +13,10 @@ use kernel::descriptors::duplicate_from;
 use kernel::mounts::{self, Change};
 use kernel::paths::{Links, find};
 
+use super::failed::failed;
 use super::flags;
+use super::last_change::last_change;
 use super::plan::{Index, Mount, Plan, Source};
-use super::trees::last_change;
-use super::yard::failed;
 use crate::error::Error;
 
 /// What is left to do, in its order.

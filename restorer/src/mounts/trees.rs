@@ -5,16 +5,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use kernel::mounts::{self, Change, Propagation};
+use kernel::mounts;
 use kernel::namespaces::{copy_mounts, enter};
 use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
+use super::failed::failed;
+use super::last_change::last_change;
 use super::late::{self, Late};
-use super::plan::{Index, Mount, Plan, Source};
-use super::yard::{Yard, failed};
-use super::{Built, Request, flags, groups};
+use super::plan::{Index, Plan, Source};
+use super::yard::Yard;
+use super::{Built, Request, groups};
 use crate::error::Error;
 use crate::places::{Root, Roots};
 
@@ -77,13 +79,6 @@ const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLO
 fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
     openat(thread, "ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| Error::kernel("open a mount namespace")(errno.into()))
-}
-
-/// What is changed of a mount when all that is on it is there.
-pub(super) fn last_change(mount: &Mount) -> Change {
-    let unbindable = u64::from(mount.entry.flags) & libc::MS_UNBINDABLE != 0;
-    let propagation = unbindable.then_some(Propagation::Unbindable);
-    Change { propagation, ..flags::change(&mount.entry) }
 }
 
 /// Places the mounts of a namespace.

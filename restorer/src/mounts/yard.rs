@@ -10,6 +10,7 @@ use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 
+use super::failed::failed;
 use super::plan::{Index, Mount, Plan, Source};
 use super::{Request, contents, flags, late};
 use crate::error::Error;
@@ -37,11 +38,6 @@ pub(super) fn outside(plan: &Plan) -> Result<BTreeMap<Index, OwnedFd>, Error> {
         copies.insert(index, copy);
     }
     Ok(copies)
-}
-
-/// What errors of a mount say.
-pub(super) fn failed(mount: &Mount, what: &str) -> impl FnOnce(io::Error) -> Error + use<> {
-    Error::kernel(format!("{what} {}", mount.shown()))
 }
 
 /// The yard.

@@ -4,6 +4,7 @@
 //! fails. Messages from images are checked attribute by attribute ([`messages`]): they may concern nothing else.
 
 mod devices;
+mod failed;
 mod messages;
 mod settings;
 
@@ -23,6 +24,7 @@ use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
 
 use super::{Kind, Made, Making};
 use crate::error::Error;
+use failed::failed;
 
 /// The kind.
 pub(super) const KIND: Kind = Kind { name: NAME, load };
@@ -148,11 +150,6 @@ struct Place<'a> {
     /// All that have been made, by number.
     networks: &'a BTreeMap<u32, &'a OwnedFd>,
     given: &'a Given,
-}
-
-/// A step of the filling failed.
-fn failed(doing: impl AsRef<str>) -> impl FnOnce(io::Error) -> Error {
-    Error::kernel(format!("{} in a new network namespace", doing.as_ref()))
 }
 
 impl Network {

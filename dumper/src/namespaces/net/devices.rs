@@ -8,7 +8,8 @@ use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, device};
 use kernel::rtnetlink::{Attribute, Message};
 use support::Unsupported;
 
-use super::{settings, strange};
+use super::settings;
+use super::strange::strange;
 
 /// Bytes of `struct ifinfomsg`.
 pub(super) const LINK: usize = 16;

@@ -9,7 +9,8 @@ use images::network_devices;
 use kernel::namespaces::within_network;
 use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
 
-use super::{Place, failed, settings};
+use super::failed::failed;
+use super::{Place, settings};
 use crate::error::Error;
 
 const NEW_LINK: u16 = 16;
