@@ -158,6 +158,11 @@ impl Sets {
     pub(crate) fn first(&self) -> Option<ImagePid> {
         self.of.keys().next().copied()
     }
+
+    /// Whether one would be made, be it for sockets alone or of the kind that all processes share.
+    pub(crate) fn any_is_made(&self) -> bool {
+        !self.others.is_empty() || self.pids.is_some()
+    }
 }
 
 /// The place of a kind in the table.

@@ -38,6 +38,10 @@ pub(crate) fn check(
             support::host::NAMESPACE_OF_ROOT.of(pid.get(), format!("process {pid}")),
         ));
     }
+    if checkpoint.namespaces.any_is_made() {
+        let object = "a namespace that no process has for its own".to_owned();
+        return Err(Error::refused(support::host::NAMESPACE_OF_ROOT.of(0, object)));
+    }
     sysv::check_user(checkpoint, uid)?;
     let sockets = checkpoint.files.files.values().filter_map(|file| file.isk.as_deref());
     for socket in sockets.filter(|socket| socket.is_connection()) {
