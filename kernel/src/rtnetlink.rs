@@ -19,6 +19,9 @@ const INTERRUPTED: u16 = 0x10;
 /// An attribute holds others.
 const NESTED: u16 = 0x8000;
 
+/// Bytes of the longest value of an attribute.
+const LONGEST: usize = u16::MAX as usize - 4;
+
 /// A message: its kind and flags, the fixed part, and attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -89,13 +92,14 @@ impl Attribute {
         Some(found)
     }
 
-    /// Adds its bytes to those of others.
+    /// Adds its bytes to those of others. Of a value that is longer than its length can tell the rest is left out:
+    /// it would be read as attributes of its own.
     pub fn write(&self, to: &mut Vec<u8>) {
-        // No value comes near what the length cannot tell.
-        let length = u16::try_from(self.value.len() + 4).unwrap_or(u16::MAX);
+        let value = &self.value[..self.value.len().min(LONGEST)];
+        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         to.extend_from_slice(&length.to_ne_bytes());
         to.extend_from_slice(&self.kind.to_ne_bytes());
-        to.extend_from_slice(&self.value);
+        to.extend_from_slice(value);
         to.resize(to.len().next_multiple_of(4), 0);
     }
 }
@@ -372,6 +376,17 @@ mod tests {
         let outer = Attribute::of(18, &inner);
         assert_eq!(outer.inner().unwrap(), inner);
         assert_eq!((inner[0].text(), inner[1].number()), (Some("dummy"), Some(7)));
+    }
+
+    #[test]
+    fn a_long_value_hides_no_attributes() {
+        let hidden = Attribute::new(19, 1_u32.to_ne_bytes());
+        let mut value = vec![0; LONGEST + 1];
+        hidden.write(&mut value);
+        let mut bytes = Vec::new();
+        Attribute::new(18, value).write(&mut bytes);
+        let read = Attribute::read_all(&bytes).unwrap();
+        assert_eq!((read.len(), read[0].value.len()), (1, LONGEST));
     }
 
     proptest! {

@@ -31,6 +31,9 @@ const NAMESPACE: u16 = 28;
 const KIND: u16 = 1;
 const DATA: u16 = 2;
 
+/// Bytes that any kind of device has to say of itself, and many more.
+const MOST_DATA: usize = 4096;
+
 /// Bytes of `struct ifinfomsg`.
 const LINK: usize = 16;
 
@@ -56,6 +59,14 @@ pub(super) fn check(entry: &NetDeviceEntry) -> Result<(), &'static str> {
     }
     if entry.address.as_ref().is_some_and(|address| address.len() > 32) {
         return Err("its address is too long");
+    }
+    if let Some(data) = &entry.data {
+        let all = Attribute::read_all(data).filter(|_| data.len() <= MOST_DATA);
+        let all = all.ok_or("what is said of its kind is too long, or broken")?;
+        let kinds: BTreeSet<u16> = all.iter().map(|attribute| attribute.kind).collect();
+        if kinds.len() != all.len() {
+            return Err("something is said of its kind twice");
+        }
     }
     let is_loopback = entry.r#type == device::LOOPBACK;
     if is_loopback != (name == "lo") {
@@ -315,10 +326,21 @@ fn get(door: &Rtnetlink, entry: &NetDeviceEntry) -> io::Result<Vec<u8>> {
 
 fn is_there(door: &Rtnetlink, entry: &NetDeviceEntry) -> io::Result<bool> {
     match get(door, entry) {
-        Ok(_) => Ok(true),
+        Ok(found) if is_veth(&found) => Ok(true),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("another device has its number, {}", entry.ifindex),
+        )),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether what the kernel says is of an end of a pair.
+fn is_veth(found: &[u8]) -> bool {
+    let found = Message::read_all(found, LINK).unwrap_or_default();
+    let inner = found.first().and_then(|found| found.attribute(INFORMATION)?.inner());
+    inner.is_some_and(|inner| inner.iter().any(|it| it.kind == KIND && it.text() == Some("veth")))
 }
 
 /// Gives a device that its other end has brought along its name.
@@ -356,6 +378,13 @@ mod tests {
         for bad in ["", ".", "..", "a/b", "../../kernel", "all", "lo", "0123456789abcdef", "a b"] {
             assert!(check(&entry(bad)).is_err(), "{bad}");
         }
+        let data = |attributes: &[Attribute]| NetDeviceEntry {
+            data: Some(Attribute::of(0, attributes).value),
+            ..entry("eth0")
+        };
+        let (one, long) = (Attribute::new(1, [5; 4]), Attribute::new(2, [0; MOST_DATA]));
+        assert_eq!(check(&data(std::slice::from_ref(&one))), Ok(()));
+        assert!(check(&data(&[one.clone(), one])).is_err() && check(&data(&[long])).is_err());
         assert!(check(&NetDeviceEntry { ifindex: 0, ..entry("eth0") }).is_err());
         assert!(check(&NetDeviceEntry { ifindex: u32::MAX, ..entry("eth0") }).is_err());
     }
