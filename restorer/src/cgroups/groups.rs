@@ -95,6 +95,12 @@ impl<'e> Groups<'e> {
             set_permissions(directory, group.dir_perms.as_ref())?;
             for setting in &group.properties {
                 match (setting.name.as_str(), setting.value.trim_ascii()) {
+                    // Whoever is in one that was there already is not ours to stop.
+                    ("freezer.state", b"FROZEN") | ("cgroup.freeze", b"1")
+                        if !is_empty(directory) =>
+                    {
+                        tracing::warn!("{} stays unfrozen: it has other processes", object());
+                    }
                     ("freezer.state", b"FROZEN") | ("cgroup.freeze", b"1") => {
                         self.freezes.push(directory.join(&setting.name));
                     }
@@ -139,6 +145,17 @@ fn make_directory(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether nobody is in a group and those below it, for sure.
+fn is_empty(directory: &Path) -> bool {
+    let Ok(below) = fs::read_dir(directory) else { return false };
+    let mut below = below.map(|entry| {
+        let entry = entry.ok()?;
+        Some((entry.path(), entry.file_type().ok()?.is_dir()))
+    });
+    fs::read(directory.join("cgroup.procs")).is_ok_and(|list| list.trim_ascii().is_empty())
+        && below.all(|entry| entry.is_some_and(|(path, is_dir)| !is_dir || is_empty(&path)))
+}
+
 pub(super) fn is_plain(path: &Path) -> bool {
     use std::path::Component;
     let mut parts = path.components().peekable();
@@ -165,6 +182,10 @@ const NOT_SET: &[&str] = &[
     // One that was frozen is so again last of all.
     "freezer.state",
     "cgroup.freeze",
+    // They are no settings: to write them does something to those that are in the group.
+    "cgroup.kill",
+    "memory.reclaim",
+    "memory.force_empty",
     // The kernel has taken these back.
     "memory.use_hierarchy",
     "memory.move_charge_at_immigrate",
@@ -238,5 +259,23 @@ fn write_setting(path: &Path, value: &[u8]) -> Result<(), Error> {
             String::from_utf8_lossy(value),
             path.display()
         ))(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_is_never_written() {
+        for name in ["cgroup.kill", "memory.reclaim", "memory.force_empty"] {
+            let setting = CgroupPropEntry {
+                name: name.to_owned(),
+                value: b"1".to_vec(),
+                ..CgroupPropEntry::default()
+            };
+            // There is no such directory.
+            assert!(set_property(Path::new("/nowhere"), &setting).is_ok(), "{name}");
+        }
     }
 }
