@@ -4,8 +4,6 @@
 //! these sets with what is below them. The set of the dumper itself is number 1: a thread in it is wherever
 //! the restore is.
 
-mod settings;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -23,11 +21,10 @@ use kernel::procfs::{Cgroup, CgroupMembership, Dir, ProcFile};
 use support::cgroups::{NO_CONTROLLER, NO_YARD, NOT_MOUNTED, not_there};
 use support::{Refusal, Unsupported};
 
+use crate::cgroup_settings::{LISTS, value_of};
 use crate::error::Error;
 use crate::namespaces::CgroupRoots;
 use crate::options::DumpOptions;
-pub use settings::CgroupProperties;
-use settings::{LISTS, value_of};
 
 /// The dumper's own set.
 pub(crate) const OWN_SET: u32 = 1;

@@ -6,6 +6,7 @@
 //! mappings, memory, registers, timers.
 
 mod capture;
+mod cgroup_settings;
 mod cgroups;
 mod claims;
 mod clock;
@@ -49,7 +50,7 @@ mod timers;
 mod unsupported;
 mod write;
 
-pub use cgroups::CgroupProperties;
+pub use cgroup_settings::CgroupProperties;
 pub use dump::dump;
 pub use error::Error;
 pub use files::{Connections, ExternalUnix};

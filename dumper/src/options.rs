@@ -11,7 +11,7 @@ use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 use support::tree::Surroundings;
 
-use crate::cgroups::CgroupProperties;
+use crate::cgroup_settings::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
 use crate::mounts::MountOptions;
 

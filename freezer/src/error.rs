@@ -2,11 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ids::HostPid;
-use kernel::{cgroup, procfs};
-
-use crate::stop;
+use kernel::{cgroup, procfs, ptrace};
 
 /// Why a tree cannot be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +24,7 @@ pub enum Error {
         root: HostPid,
         /// Why.
         #[source]
-        source: stop::Error,
+        source: StopError,
     },
     /// The thread that would hold the tree cannot be made.
     #[error("make a thread to hold process tree {root}")]
@@ -94,7 +93,7 @@ impl Error {
             Self::Cgroup(cgroup::Error::Name(_)) => {
                 Some("name it as /proc/PID/cgroup does, for example /box/one")
             }
-            Self::Stop { source: stop::Error::DidNotStop { .. }, .. }
+            Self::Stop { source: StopError::DidNotStop { .. }, .. }
             | Self::Cgroup(cgroup::Error::Timeout { .. }) => {
                 Some("a task may be waiting for a device or file system: try again")
             }
@@ -111,6 +110,66 @@ impl Error {
             Self::Cgroup(
                 cgroup::Error::Read { source, .. } | cgroup::Error::Write { source, .. },
             ) => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// Why a tree or a thread could not be stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// ptrace refused.
+    #[error(transparent)]
+    Ptrace(#[from] ptrace::Error),
+    /// /proc could not be read.
+    #[error(transparent)]
+    Procfs(#[from] procfs::Error),
+    /// The control group that is to stop the tree cannot be used.
+    #[error("stop the tree by its control group")]
+    Group(#[source] Box<Error>),
+    /// Another tracer has the task.
+    #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
+    Traced {
+        /// The thread.
+        tid: HostPid,
+        /// Its tracer.
+        tracer: HostPid,
+    },
+    /// A thread did not stop in time.
+    #[error("thread {tid} did not stop within {} ms (tried {tries} times): {why}", after.as_millis())]
+    DidNotStop {
+        /// The thread.
+        tid: HostPid,
+        /// What it seems to be at.
+        why: String,
+        /// How long it was given, with pauses.
+        after: Duration,
+        /// How often.
+        tries: u32,
+    },
+    /// Tasks of the tree were missed again and again.
+    #[error(
+        "thread {tid} of process {pid} was missed while the tree was being stopped, as others before"
+    )]
+    Slipped {
+        /// Its process.
+        pid: HostPid,
+        /// The task.
+        tid: HostPid,
+    },
+    /// The root ended before it could be stopped.
+    #[error("process {0} has ended")]
+    RootEnded(HostPid),
+}
+
+impl StopError {
+    /// Whether there is nothing to stop (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Ptrace(error) => error.is_gone(),
+            Self::Procfs(error) => error.is_gone(),
+            Self::RootEnded(_) => true,
             _ => false,
         }
     }

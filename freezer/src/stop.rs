@@ -21,65 +21,7 @@ use crate::frozen::{Frozen, FrozenThread, Processes, detach};
 use crate::group::{FreezeGroup, StoppedGroup};
 use crate::late::{vfork_children, why_late};
 
-/// Why a tree or a thread could not be stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// ptrace refused.
-    #[error(transparent)]
-    Ptrace(#[from] ptrace::Error),
-    /// /proc could not be read.
-    #[error(transparent)]
-    Procfs(#[from] procfs::Error),
-    /// The control group that is to stop the tree cannot be used.
-    #[error("stop the tree by its control group")]
-    Group(#[source] Box<crate::Error>),
-    /// Another tracer has the task.
-    #[error("thread {tid} is already traced by process {tracer}; detach that debugger first")]
-    Traced {
-        /// The thread.
-        tid: HostPid,
-        /// Its tracer.
-        tracer: HostPid,
-    },
-    /// A thread did not stop in time.
-    #[error("thread {tid} did not stop within {} ms (tried {tries} times): {why}", after.as_millis())]
-    DidNotStop {
-        /// The thread.
-        tid: HostPid,
-        /// What it seems to be at.
-        why: String,
-        /// How long it was given, with pauses.
-        after: Duration,
-        /// How often.
-        tries: u32,
-    },
-    /// Tasks of the tree were missed again and again.
-    #[error(
-        "thread {tid} of process {pid} was missed while the tree was being stopped, as others before"
-    )]
-    Slipped {
-        /// Its process.
-        pid: HostPid,
-        /// The task.
-        tid: HostPid,
-    },
-    /// The root ended before it could be stopped.
-    #[error("process {0} has ended")]
-    RootEnded(HostPid),
-}
-
-impl Error {
-    /// Whether there is nothing to stop (any more).
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        match self {
-            Self::Ptrace(error) => error.is_gone(),
-            Self::Procfs(error) => error.is_gone(),
-            Self::RootEnded(_) => true,
-            _ => false,
-        }
-    }
-}
+pub use crate::error::StopError as Error;
 
 /// How often tasks may be missed.
 const MISSED: u32 = 10;

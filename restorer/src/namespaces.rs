@@ -161,7 +161,7 @@ impl Sets {
 
     /// Whether one would be made, be it for sockets alone or of the kind that all processes share.
     pub(crate) fn any_is_made(&self) -> bool {
-        !self.others.is_empty() || self.pids.is_some()
+        !self.others.is_empty() || self.pid_namespace.is_some()
     }
 }
 
