@@ -7,10 +7,10 @@ use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
 use stasis_ebpf_common::{Header, HeldRecord, KIND_HELD, peculiar};
 
-use crate::{emit, numbers};
 use crate::file::{ANON_INODE_FS, FileContext, PIPE_FS, SOCKET_FS};
 use crate::read::{field, fill, load, many_in_field, offset};
 use crate::vma::VmaContext;
+use crate::{emit, numbers};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;

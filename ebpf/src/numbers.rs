@@ -16,7 +16,8 @@ pub(crate) fn of(pid: u64) -> i32 {
     if pid == 0 || level > depth {
         return 0;
     }
-    let place = u64::from(offset(o::PID_NUMBERS)) + u64::from(level) * u64::from(offset(o::UPID_BYTES));
+    let place =
+        u64::from(offset(o::PID_NUMBERS)) + u64::from(level) * u64::from(offset(o::UPID_BYTES));
     let namespace = |pid: u64| -> u64 { at(pid + place + u64::from(offset(o::UPID_NS))) };
     if namespace(pid) != namespace(reader) {
         return 0;

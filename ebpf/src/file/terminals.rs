@@ -15,8 +15,8 @@ use stasis_ebpf_common::{
     TerminalRecord, TerminalState,
 };
 
-use crate::{emit, numbers};
 use crate::read::{at, field, fill, load, offset, zero};
+use crate::{emit, numbers};
 
 /// Major numbers of pseudo-terminals, masters and slaves (include/uapi/linux/major.h).
 const MASTERS: u32 = 128;
