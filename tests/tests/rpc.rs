@@ -57,6 +57,7 @@ impl Case {
 
 const LEAVE_RUNNING: u32 = 3;
 const NOTIFY: u32 = 12;
+const IMAGES_DIR: u32 = 68;
 
 #[test]
 fn versions_and_features_are_told_on_a_connection_that_stays() {
@@ -113,6 +114,23 @@ fn a_tree_is_dumped_and_restored() {
     assert_eq!(client.end(), Some(0));
     assert!(case.images().join("stats-restore").exists());
     case.workload.check().expect("the program's own check");
+}
+
+/// A path of the images is meant from where the worker began, although it works elsewhere.
+#[test]
+fn a_relative_path_of_the_images() {
+    let _machine = Machine::prepare();
+    let case = Case::new("pipes");
+    let up = std::env::current_dir().expect("the own directory").components().count();
+    let path = PathBuf::from("../".repeat(up));
+    let path = path.join(case.images().strip_prefix("/").expect("an absolute path"));
+    let options =
+        Message::new().number(1, -1).bytes(IMAGES_DIR, path.as_os_str().as_encoded_bytes());
+    let dump = options.number(2, case.workload.pid().into()).number(LEAVE_RUNNING, 1);
+    let client = Client::start();
+    client.ask(&request(kind::DUMP, &dump)).must_succeed(kind::DUMP);
+    assert_eq!(client.end(), Some(0));
+    assert!(case.images().join("inventory.img").exists() && case.runs());
 }
 
 fn inode(path: &Path) -> u64 {

@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     /// The descriptor that this process was given, which a program that it becomes is to find as well.
     given: Option<RawFd>,
     peer: PeerCredentials,
+    /// The directory in which this process began, from which relative paths are meant: it changes to others.
+    began_in: PathBuf,
 }
 
 impl Connection {
@@ -48,7 +50,13 @@ impl Connection {
         let peer = peer_credentials(&socket)?.ok_or_else(|| {
             io::Error::other(format!("descriptor {number} has nobody at its end"))
         })?;
-        Ok(Self { socket, given: Some(number), peer })
+        let began_in = std::env::current_dir()?;
+        Ok(Self { socket, given: Some(number), peer, began_in })
+    }
+
+    /// Where relative paths of requests begin.
+    pub(crate) fn began_in(&self) -> &Path {
+        &self.began_in
     }
 
     /// Who made the other end.
@@ -191,7 +199,7 @@ mod tests {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
         let peer = peer_credentials(&ours).unwrap().unwrap();
-        (Connection { socket: ours, given: None, peer }, theirs)
+        (Connection { socket: ours, given: None, peer, began_in: "/".into() }, theirs)
     }
 
     fn put(to: &OwnedFd, bytes: &[u8]) {

@@ -138,7 +138,10 @@ fn directories(
     };
     match (fields.images_dir_fd, &fields.images_dir) {
         (-1, None) => {}
-        (-1, Some(path)) => words.value("images-dir", path),
+        (-1, Some(path)) => {
+            let path = connection.began_in().join(OsStr::from_bytes(path));
+            words.value("images-dir", path.as_os_str().as_bytes());
+        }
         (number, _) => {
             let path = directory("open the images directory", number)?;
             words.value("images-dir", path.as_os_str().as_bytes());

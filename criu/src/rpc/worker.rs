@@ -34,6 +34,17 @@ pub(crate) struct Worker<'a> {
     pub(crate) origin: Origin,
 }
 
+/// Goes into the directory to work in.
+fn work_in(options: &Options) -> Result<(), Error> {
+    let work = options.work_dir.as_ref().or(options.images_dir.as_ref());
+    let Some(work) = work else { return Ok(()) };
+    std::env::set_current_dir(work).map_err(|source| Error::Directory {
+        what: "Can't change directory to",
+        path: work.clone(),
+        source,
+    })
+}
+
 /// What a request came to.
 #[derive(Debug)]
 enum Outcome {
@@ -307,9 +318,8 @@ impl Worker<'_> {
             let none = "Neither images_dir_fd nor images_dir was passed by RPC client";
             return Outcome::Senseless(FieldsError::Usage(none));
         }
-        let work = options.work_dir.as_ref().or(options.images_dir.as_ref());
-        if let Some(Err(error)) = work.map(std::env::set_current_dir) {
-            error!("change directory: {error}");
+        if let Err(error) = work_in(&options) {
+            return Outcome::Failed(error);
         }
         let takes_masters = fields.orphan_pts_master == Some(true);
         let mut client = Notifications { connection: &mut self.connection, takes_masters };
