@@ -17,6 +17,11 @@ use super::parse::dec;
 #[error("{0} is missing or malformed")]
 pub struct Malformed(pub &'static str);
 
+impl Malformed {
+    /// Of a task that has no number any more: it has ended.
+    pub const ENDED: Self = Self("the number of a task, which has ended,");
+}
+
 /// Why something under `/proc` could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,7 +49,10 @@ impl Error {
     /// Whether the process, thread, descriptor or mapping is simply no longer there.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Read { source: Errno::ENOENT | Errno::ESRCH, .. })
+        match self {
+            Self::Read { source, .. } => matches!(source, Errno::ENOENT | Errno::ESRCH),
+            Self::Parse { source, .. } => *source == Malformed::ENDED,
+        }
     }
 
     /// Whether the caller may not look.

@@ -197,6 +197,14 @@ impl ProcFile for Status {
             let mut all = lines(text).filter_map(key_value);
             all.find(|(key, _)| *key == name).and_then(|(_, value)| dec(value))
         };
+        let has_none = |name: &[u8]| {
+            let mut all = lines(text).filter_map(key_value);
+            all.any(|(key, value)| key == name && value == b"0")
+        };
+        // A task that is being taken away has given up its numbers, and still has a folder that somebody holds.
+        if has_none(b"Tgid") || has_none(b"Pid") {
+            return Err(Malformed::ENDED);
+        }
         let ids = id(b"Tgid").zip(id(b"Pid"));
         let (tgid, pid) = ids.ok_or(Malformed("Pid or Tgid"))?;
         let mut status = Self::of(tgid, pid);
@@ -237,6 +245,8 @@ mod tests {
     #[test]
     fn bad_values_are_refused() {
         assert!(Status::parse(b"Pid:\tx\nTgid:\t1\n").is_err());
+        // As it reads in the moment in which a task is taken away.
+        assert_eq!(Status::parse(b"Tgid:\t0\nPid:\t0\n").unwrap_err(), Malformed::ENDED);
         assert!(Status::parse(b"Uid:\t1\t2\t3\n").is_err());
         assert!(Status::parse(b"").is_err());
         assert!(Status::parse(b"\xff\n").is_err());
