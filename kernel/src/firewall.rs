@@ -69,9 +69,69 @@ pub fn has_foreign_parts(ruleset: &[u8]) -> bool {
 /// Adds tables.
 ///
 /// # Errors
-/// If there is no `nft`, or it fails, with what it said.
+/// If the text has more than tables, there is no `nft`, or it fails, with what it said.
 pub fn load_nftables(ruleset: &[u8]) -> io::Result<()> {
+    if !has_tables_alone(ruleset) {
+        return Err(no_list());
+    }
     run_quietly("nft", &["-f", "-"], ruleset)
+}
+
+fn no_list() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the text has more than what a list of tables has")
+}
+
+/// Whether a text has tables and nothing else. `nft` takes programs: they may read files (`include`) and have variables.
+fn has_tables_alone(text: &[u8]) -> bool {
+    const MORE: [&[u8]; 4] = [b"include", b"define", b"redefine", b"undefine"];
+    let (mut depth, mut quoted, mut comment) = (0_usize, false, false);
+    let mut statement: Vec<u8> = Vec::new();
+    for &byte in text.iter().chain(b"\n") {
+        match byte {
+            b'\n' => comment = false,
+            _ if comment => continue,
+            b'"' => quoted = !quoted,
+            b'#' if !quoted => {
+                comment = true;
+                continue;
+            }
+            b'$' | b'\\' if !quoted => return false,
+            _ => {}
+        }
+        if quoted || !matches!(byte, b'\n' | b';' | b'{' | b'}') {
+            statement.push(byte);
+            continue;
+        }
+        let words = statement.trim_ascii();
+        let first = words.split(|byte| !byte.is_ascii_alphanumeric()).next().unwrap_or_default();
+        if MORE.contains(&first) || depth == 0 && !words.is_empty() && first != b"table" {
+            return false;
+        }
+        statement.clear();
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth == 0 => return false,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    depth == 0 && !quoted
+}
+
+/// Whether a text has what `iptables-save` writes and nothing else.
+fn has_rules_alone(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').all(|line| {
+        let line = line.trim_ascii();
+        let known = line.is_empty()
+            || line == b"COMMIT"
+            || matches!(line[0], b'*' | b':' | b'#')
+            || line.starts_with(b"-A ")
+            || line.starts_with(b"[");
+        // What stands between quotation marks are words of rules: comments, prefixes of logs.
+        let outside = line.split(|byte| *byte == b'"').step_by(2);
+        let mut words = outside.flat_map(|part| part.split(|byte| byte.is_ascii_whitespace()));
+        known && !words.any(|word| word.starts_with(b"-M") || word.starts_with(b"--modprobe"))
+    })
 }
 
 /// Whether there are tables of the older kind.
@@ -101,5 +161,39 @@ pub fn legacy_tables(family: Family) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`load_nftables`].
 pub fn load_legacy_tables(family: Family, text: &[u8]) -> io::Result<()> {
+    if !has_rules_alone(text) {
+        return Err(no_list());
+    }
     run_quietly(family.programs().1, &["-w"], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_tables_are_no_programs() {
+        let list = b"# a note $x\ntable inet a {\n\tset s { type ipv4_addr; elements = { 10.0.0.1 } }\n\tchain c {\n\t\ttype filter hook input priority 0; policy accept;\n\t\tcounter comment \"include $x; {\"\n\t}\n}\n";
+        assert!(has_tables_alone(list));
+        for more in [
+            &b"include \"/etc/shadow\"\n"[..],
+            b"table ip a { }; include \"/x\"\n",
+            b"table ip a { include \"/x\"\n }\n",
+            b"table ip a {\n chain c { include \"/x\"\n }\n}\n",
+            b"define x = 1\n",
+            b"table ip a { chain c { tcp dport $x accept; } }\n",
+            b"flush ruleset\n",
+            b"table ip a {\n",
+            b"}\n",
+        ] {
+            assert!(!has_tables_alone(more), "{}", String::from_utf8_lossy(more));
+        }
+        let saved = b"# Generated\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment \"a -M b\" -j ACCEPT\nCOMMIT\n";
+        assert!(has_rules_alone(saved));
+        for more in
+            [&b"*filter\n-F\nCOMMIT\n"[..], b"-A INPUT -M /x\n", b"-A INPUT --modprobe=/x\n"]
+        {
+            assert!(!has_rules_alone(more));
+        }
+    }
 }

@@ -46,7 +46,29 @@ pub(super) fn read(kind: NetworkImage, bytes: &[u8]) -> Result<Vec<Message>, Str
             return Err(format!("a message has attribute {}, which is not known", other.kind));
         }
     }
-    Ok(messages)
+    Ok(if number == NEW_ROUTE { messages.into_iter().map(told).collect() } else { messages })
+}
+
+/// A route without what the kernel alone says of it: that its device has no carrier, or does the work by itself. It takes no
+/// route of which that is said.
+fn told(mut route: Message) -> Message {
+    /// `RTNH_F_DEAD`, `RTNH_F_OFFLOAD`, `RTNH_F_LINKDOWN`, `RTNH_F_TRAP`.
+    const SAID: u8 = 0x1 | 0x8 | 0x10 | 0x40;
+    const MULTIPATH: u16 = 9;
+    /// Bytes of `struct rtnexthop`: its length, flags, hops and device.
+    const HOP: usize = 8;
+    // `rtm_flags`, whose lowest byte these are in.
+    let lowest = if cfg!(target_endian = "little") { 8 } else { 11 };
+    route.fixed[lowest] &= !SAID;
+    for hops in route.attributes.iter_mut().filter(|attribute| attribute.kind == MULTIPATH) {
+        let mut at = 0;
+        while let Some(hop) = hops.value.get_mut(at..at + HOP) {
+            hop[2] &= !SAID;
+            let length = usize::from(u16::from_ne_bytes([hop[0], hop[1]]));
+            at += length.max(HOP).next_multiple_of(4);
+        }
+    }
+    route
 }
 
 /// An address as it was found to be nobody else's: it is not looked for again, so that sockets can have it at once.
@@ -137,6 +159,17 @@ mod tests {
     fn message(kind: u16, fixed: usize, attributes: &[u16]) -> Message {
         let attributes = attributes.iter().map(|kind| Attribute::new(*kind, [0; 4])).collect();
         Message { kind, flags: 0, fixed: vec![0; fixed], attributes }
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_a_route_is_not_sent_back() {
+        let mut route = message(NEW_ROUTE, ROUTE, &[]);
+        // Linkdown and onlink; a hop that is dead, and one that is on the link.
+        route.fixed[8] = 0x14;
+        route.attributes.push(Attribute::new(9, [8, 0, 1, 0, 2, 0, 0, 0, 8, 0, 4, 0, 3, 0, 0, 0]));
+        let found = read(NetworkImage::Routes, &image(NetworkImage::Routes, &[route])).unwrap();
+        assert_eq!(found[0].fixed[8], 0x4);
+        assert_eq!(found[0].attributes[0].value, [8, 0, 0, 0, 2, 0, 0, 0, 8, 0, 4, 0, 3, 0, 0, 0]);
     }
 
     #[test]
