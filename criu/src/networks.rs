@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// What has been read of it.
@@ -58,12 +59,15 @@ impl Networks {
         true
     }
 
-    /// Moves this process into the namespace that it is to join.
-    pub(crate) fn join(&self) -> io::Result<()> {
-        let Some(place) = &self.join else { return Ok(()) };
-        let joined =
-            File::open(place).and_then(|namespace| kernel::namespaces::enter("net", namespace));
-        joined.map_err(|error| {
+    /// Moves this process into the namespace that it is to join, and returns the one that it was in.
+    pub(crate) fn join(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(place) = &self.join else { return Ok(None) };
+        let joined = || {
+            let own = kernel::namespaces::own("net")?;
+            kernel::namespaces::enter("net", File::open(place)?)?;
+            Ok(Some(own))
+        };
+        joined().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("--join-ns net:{}: {error}", place.display()))
         })
     }

@@ -78,13 +78,12 @@ fn restore(
         networks: restorer::Given {
             inherited: Default::default(),
             empty: options.networks.empty,
-            joined: options.networks.join.is_some(),
+            joined: options.networks.join()?.map(Arc::new),
             devices: options.networks.devices.clone(),
             weak_settings: options.networks.weak_settings,
         },
         on_behalf_of: None,
     };
-    options.networks.join()?;
     let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
     let mut hooks = WithPidfile { hooks, pidfile: pidfile.as_mut() };
     let report = restorer::restore(&asked, &images, &mut hooks, &mut Quiet)?;

@@ -183,7 +183,12 @@ impl<'a> Looker<'a> {
         let others: Vec<_> = refused.into_iter().filter(|other| !is_told(other)).collect();
         shared.extend(others);
         found.extend(shared);
-        found.extend(Networks::begin(files.networks(), self.options)?.unsupported(root)?);
+        let networks = Networks::begin(files.networks(), self.options)?;
+        found.extend(networks.unsupported(root)?);
+        // A restore would make them by root's rights.
+        if self.options.on_behalf_of.is_some() && networks.ids().next().is_some() {
+            found.push(support::networks::OF_USER.of(root, "network namespace"));
+        }
         inventory.refer_to_this();
         Ok((Seen { inventory, task_states, numbers, views, files, sharing }, found))
     }

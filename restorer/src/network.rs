@@ -23,6 +23,8 @@ pub(crate) struct Network {
     /// What a dump has left locked, or was locked while the tree is built, with the network namespace that it is
     /// in, if that is not our own.
     locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
+    /// Where our own network namespace was, if this process has joined another.
+    before: Option<Arc<OwnedFd>>,
     repaired: Vec<(ImagePid, Repaired)>,
 }
 
@@ -114,13 +116,14 @@ impl Network {
     pub(crate) fn of(
         checkpoint: &Checkpoint,
         locks: Vec<(Option<Arc<OwnedFd>>, Lock)>,
+        before: Option<Arc<OwnedFd>>,
         files: &OpenFiles,
     ) -> Self {
         let tables: BTreeMap<u32, ImagePid> =
             checkpoint.living().map(|(process, body)| (body.ids.files_id, process.pid)).collect();
         let repaired = files.repaired().into_iter();
         let with_pid = |one: Repaired| Some((*tables.get(&one.table)?, one));
-        Self { locks, repaired: repaired.filter_map(with_pid).collect() }
+        Self { locks, before, repaired: repaired.filter_map(with_pid).collect() }
     }
 
     /// Takes away what the dump has left locked. It is no error if it stays: the tree can live with it for a
@@ -128,7 +131,10 @@ impl Network {
     pub(crate) fn unlock(&self) {
         for (namespace, lock) in &self.locks {
             let taken = match namespace {
-                None => lock.take_away(),
+                None => match &self.before {
+                    None => lock.take_away(),
+                    Some(before) => within_network(&**before, || lock.take_away()).flatten(),
+                },
                 Some(namespace) => {
                     let take_away = || {
                         if lock.method() == Method::Iptables {

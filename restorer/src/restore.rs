@@ -134,7 +134,7 @@ pub fn restore(
     // Not the holder's: only the caller's copies keep these terminals.
     let mut orphans = files.take_orphans();
     drop(context);
-    let network = Network::of(&checkpoint, locks, &files);
+    let network = Network::of(&checkpoint, locks, options.networks.joined.clone(), &files);
     let base = files.base();
     namespaces.keep(base)?;
     groups.keep(base)?;

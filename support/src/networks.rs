@@ -9,6 +9,12 @@ pub const FOREIGN_RULES: Refusal = Refusal::fixed(
      again after the restore (--empty-ns net)",
 );
 
+/// A namespace of its own, of a tree that is dumped for somebody who is not root.
+pub const OF_USER: Refusal = Refusal::fixed(
+    "it is another one than that of the machine, and only root may have one made again",
+    "ask as root, or have sockets and processes leave that namespace",
+);
+
 /// Next hops that are objects of their own.
 pub const NEXT_HOPS: Refusal = Refusal::fixed(
     "it has next hops as objects of their own (ip nexthop), which cannot be carried yet",

@@ -221,12 +221,19 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
             ..Network::default()
         },
         None if plans.empty => Network::default(),
-        None => read_inside(namespace).map_err(failed(namespace.member))?,
+        None => {
+            let (network, found) = read_inside(namespace).map_err(failed(namespace.member))?;
+            if !found.is_empty() {
+                return Err(Error::Refused { root: namespace.member, found });
+            }
+            network
+        }
     };
     Ok(Box::new(network))
 }
 
-fn read_inside(namespace: &Namespace<'_>) -> io::Result<Network> {
+/// Reads what a namespace holds, and what of that cannot be carried: not all of it is told by a watch.
+fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupported>)> {
     let planned = namespace.networks.planned.get(&namespace.id);
     let opened;
     let descriptor = match planned {
@@ -244,9 +251,10 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<Network> {
             Some((_, state)) => State { devices: links(&Rtnetlink::open()?)?, ..state.clone() },
             None => State::read()?,
         };
+        let unsupported = state.unsupported(namespace.member)?;
         let numbers = known_namespaces(namespace)?;
         let State { devices, settings, raw } = state;
-        Ok(Network {
+        let network = Network {
             devices: devices::entries(&devices, namespace.number, &numbers, &settings)?,
             entry: NetnsEntry {
                 nsids: numbers
@@ -256,7 +264,8 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<Network> {
                 ..settings::of_namespace()?
             },
             raw,
-        })
+        };
+        Ok((network, unsupported))
     })
     .flatten()
 }

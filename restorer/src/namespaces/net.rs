@@ -39,8 +39,9 @@ pub struct Given {
     pub inherited: BTreeMap<String, Arc<OwnedFd>>,
     /// They come back empty.
     pub empty: bool,
-    /// The restoring process has joined the one that takes the place of all.
-    pub joined: bool,
+    /// The restoring process has joined the one that takes the place of all; this is where it was before, and where what
+    /// a dump has locked is.
+    pub joined: Option<Arc<OwnedFd>>,
     /// What stands for the other ends of devices, by what images call these: `veth[eth0]`, `macvlan[eth0]`.
     pub devices: BTreeMap<String, String>,
     /// Settings that this kernel does not have, or does not take, are left out.
@@ -110,7 +111,7 @@ fn lock(read: &Checkpoint, number: u32) -> Option<Lock> {
 
 impl Making for Network {
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
-        if given.joined {
+        if given.joined.is_some() {
             return own(NAME).map_err(Error::kernel("open the own network namespace"));
         }
         let Some(key) = &self.entry.ext_key else {
@@ -128,7 +129,7 @@ impl Making for Network {
     }
 
     fn fill(&self, number: u32, made: &Made<'_>, given: &Given) -> Result<(), Error> {
-        if self.entry.ext_key.is_some() || self.is_empty || given.empty || given.joined {
+        if self.entry.ext_key.is_some() || self.is_empty || given.empty || given.joined.is_some() {
             return Ok(());
         }
         let outside = own(NAME).map_err(Error::kernel("open the own network namespace"))?;
