@@ -93,7 +93,7 @@ pub struct Options {
     pub cgroups: CgroupsMode,
     /// Control groups in place of those that the tree was in.
     pub cgroup_roots: Vec<CgroupRoot>,
-    /// Settings of control groups to describe, as [`cgroup_properties`](crate::cgroup_properties) reads them.
+    /// Settings of control groups to describe, as `cgroup_properties.rs` reads them.
     pub cgroup_props: Option<String>,
     /// A file with such settings, relative to the working directory.
     pub cgroup_props_file: Option<PathBuf>,

@@ -111,7 +111,7 @@ impl<'a> Looker<'a> {
                     clock.check("plan")?;
                     let lasting: Vec<Unsupported> = match &standing {
                         None => found,
-                        Some(before) => found.into_iter().filter(|o| before.contains(o)).collect(),
+                        Some(before) => lasting(found, before),
                     };
                     if lasting.is_empty() {
                         return Ok(seen);
@@ -192,6 +192,15 @@ impl<'a> Looker<'a> {
         inventory.refer_to_this();
         Ok((Seen { inventory, task_states, numbers, views, files, sharing }, found))
     }
+}
+
+/// What is found of objects that were found before. The reason may be another: what the kernel tells of a socket, and whether it
+/// tells anything, differs from one list to the next.
+fn lasting(found: Vec<Unsupported>, before: &[Unsupported]) -> Vec<Unsupported> {
+    let is_of_same = |one: &Unsupported| {
+        before.iter().any(|other| (one.task, &one.object) == (other.task, &other.object))
+    };
+    found.into_iter().filter(is_of_same).collect()
 }
 
 /// The whole tree below `root`; what has not changed since `earlier` is taken from there.
