@@ -25,7 +25,7 @@ use crate::services::{health, problem};
 
 const LONGEST_WAIT_MS: u64 = 60_000;
 
-/// The gateway's router; the [doors](mod@crate::doors) before it say who asks.
+/// The gateway's router; the doors before it (`doors.rs`) say who asks.
 pub fn router(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
