@@ -212,6 +212,10 @@ pub(crate) fn more(stage: &Stage) -> Outcome {
     for device in ["v0", "v1", "v2", "v3", "m0", "br0", "i0"] {
         await_address(device);
     }
+    // The third would not be taken before the second: its bound.
+    for (setting, value) in SETTINGS.into_iter().zip(["777", "50000\t50010", "40000", "123"]) {
+        set(setting, value);
+    }
     let before = picture_of_more();
     stage.ready_then_wait();
     let mut found = Findings::default();
@@ -224,8 +228,20 @@ pub(crate) fn more(stage: &Stage) -> Outcome {
 fn picture_of_more() -> Vec<String> {
     let lines =
         ["ip -o -d link", "ip -o address", "ip route show table all", "ip rule", "ip -6 rule"];
-    lines.iter().map(|line| plain(&run(line))).collect()
+    let settings = SETTINGS.map(|name| {
+        let value = std::fs::read_to_string(format!("/proc/sys/net/{name}"));
+        format!("{name} {}", value.expect("read"))
+    });
+    lines.iter().map(|line| plain(&run(line))).chain(settings).collect()
 }
+
+/// Settings that CRIU does not carry.
+const SETTINGS: [&str; 4] = [
+    "core/somaxconn",
+    "ipv4/ip_local_port_range",
+    "ipv4/ip_unprivileged_port_start",
+    "ipv4/tcp_keepalive_time",
+];
 
 /// Two namespaces beside the test's, with a pair of devices between them; a socket of the one in a process of the
 /// other, and one of the test's.

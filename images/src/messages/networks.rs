@@ -66,7 +66,7 @@ pub struct NetnsEntry {
     /// Settings of IPv4 as a whole.
     #[prost(message, repeated, tag = "10")]
     pub ipv4_sysctl: Vec<SysctlEntry>,
-    /// Of stasis: other settings that are not those of a new namespace, by their paths below `/proc/sys/net`.
+    /// Of stasis: other settings ([`OTHERS`](crate::network_settings::OTHERS)), by their paths below `/proc/sys/net`.
     #[prost(message, repeated, tag = "1000")]
     pub others: Vec<NamedSysctl>,
 }

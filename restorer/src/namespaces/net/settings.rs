@@ -1,9 +1,10 @@
 //! Settings of a network namespace (`/proc/sys/net`): those of the one that this thread is in.
 
 use std::io;
+use std::path::Path;
 
-use images::messages::{NetnsEntry, SYSCTL_TEXT, SysctlEntry};
-use images::network_settings::{IPV4, IPV6, OF_IPV4, UNIX};
+use images::messages::{NamedSysctl, NetnsEntry, SYSCTL_TEXT, SysctlEntry};
+use images::network_settings::{IPV4, IPV6, OF_IPV4, OTHERS, UNIX};
 
 use crate::error::Error;
 
@@ -24,7 +25,25 @@ pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> 
             set(&format!("/proc/sys/net/{directory}/{name}"), value, weak)?;
         }
     }
-    Ok(())
+    // Some have bounds that others give: in the second turn these are as they will be.
+    for entry in &entry.others {
+        set_other(entry, weak).ok();
+    }
+    entry.others.iter().try_for_each(|entry| set_other(entry, weak))
+}
+
+/// Sets one that CRIU does not carry.
+fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
+    if !OTHERS.contains(&&*entry.name) {
+        return Err(Error::image(format!("setting {}", entry.name), "it is not one of a network"));
+    }
+    let path = format!("/proc/sys/net/{}", entry.name);
+    if !Path::new(&path).exists() {
+        tracing::warn!("{path} was {}, and this kernel has no such setting", entry.value);
+        return Ok(());
+    }
+    let value = SysctlEntry { r#type: SYSCTL_TEXT, iarg: None, sarg: Some(entry.value.clone()) };
+    set(&path, &value, weak)
 }
 
 /// Sets those of a device, or of `default` or `all`; the second list is that of old images.
@@ -69,5 +88,19 @@ fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
             Ok(())
         }
         written => written.map_err(Error::kernel(format!("write {value} to {path}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_settings_of_networks_is_written() {
+        for name in ["../kernel/core_pattern", "ipv4/../../kernel/core_pattern", "/etc/passwd"] {
+            let entry = NamedSysctl { name: name.to_owned(), value: "x".to_owned() };
+            let error = set_other(&entry, true).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 }
