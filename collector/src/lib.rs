@@ -7,6 +7,7 @@ mod deadline;
 mod error;
 mod holds;
 mod identity;
+pub mod looking;
 mod parts;
 mod proc_holds;
 mod proc_mappings;

@@ -20,6 +20,7 @@ use inventory::{is_shared_anonymous, is_system_v};
 
 use crate::holds::{Class, Ends, Held};
 pub use crate::holds::{Hidden, Hold, is_candidate};
+use crate::looking::is_passing;
 use crate::{Error, Inventory, OpenFile, Process, Sources};
 
 /// What is held that has no name.
@@ -132,11 +133,18 @@ struct Tree<'a> {
     sent: HashMap<i32, &'a OpenFile>,
     /// The process that looks, which is not somebody outside.
     own: HostPid,
+    /// Whether another process only looks, too.
+    is_passing: fn(HostPid) -> bool,
 }
 
 impl<'a> Tree<'a> {
-    fn of(inventory: &'a Inventory, sent: &'a [OpenFile], own: HostPid) -> Self {
-        Self { inventory, sent: sent.iter().map(|file| (file.fd, file)).collect(), own }
+    fn of(
+        inventory: &'a Inventory,
+        sent: &'a [OpenFile],
+        own: HostPid,
+        is_passing: fn(HostPid) -> bool,
+    ) -> Self {
+        Self { inventory, sent: sent.iter().map(|file| (file.fd, file)).collect(), own, is_passing }
     }
 
     /// What is on its way, if a holder has it for that.
@@ -190,7 +198,9 @@ fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
     let mut judged = Judged::default();
     for (key, (kind, lowest)) in things {
         let all = by_key.get(&key).map_or(&[][..], Vec::as_slice);
-        let is_outside = |held: &&&Held| !is_inside(held) && held.pid != tree.own;
+        let is_outside = |held: &&&Held| {
+            !is_inside(held) && held.pid != tree.own && !(tree.is_passing)(held.pid)
+        };
         let outside = all.iter().filter(is_outside).map(|held| (held.pid, held.hold));
         let target = tree.target(lowest);
         let is_pipe = target.as_bytes().starts_with(b"pipe:[");
@@ -325,7 +335,7 @@ pub(crate) fn look(
         return Ok(Sharing::default());
     }
     let own = HostPid::own();
-    let tree = Tree::of(inventory, sent, own);
+    let tree = Tree::of(inventory, sent, own, is_passing);
     let mut peculiar = Vec::new();
     let mut judged = match sources {
         Sources::Bpf(source) => {

@@ -7,7 +7,7 @@ fn pid(number: i32) -> HostPid {
 }
 
 fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
-    super::judge(&Tree::of(inventory, &[], own), holders)
+    super::judge(&Tree::of(inventory, &[], own, |pid| pid == PASSING), holders)
 }
 
 fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
@@ -56,6 +56,8 @@ const ALONE: References =
     References { description: 1, descriptions: 2, by_name: 1, names: 1, context: 1 };
 
 const OWN: HostPid = HostPid::new(99).expect("a number");
+/// It looks, too.
+const PASSING: HostPid = HostPid::new(98).expect("a number");
 
 #[test]
 fn a_pipe_of_the_tree_alone_is_nobody_elses() {
@@ -90,6 +92,13 @@ fn the_other_end_of_a_pipe_is_found_by_the_pipe() {
     // Whoever looks has got at it to look.
     let judged = judge(&tree, &[one, held(OWN, 5, Class::Pipe, 2, ALONE)], OWN);
     assert_eq!(judged, Judged::default());
+    // So has another who looks; who holds both ends by that alone does not keep the pipe.
+    let looks = |fd, ends| Held { ends, ..held(PASSING, fd, Class::Pipe, 4, ALONE) };
+    let (reads, writes) =
+        (Ends::of(libc::O_RDONLY.cast_unsigned()), Ends::of(libc::O_WRONLY.cast_unsigned()));
+    assert_eq!(judge(&tree, &[one, looks(0, reads), looks(1, writes)], OWN), Judged::default());
+    let judged = judge(&tree, &[one, looks(0, reads), writer], OWN);
+    assert!(!judged.shared[0].outlives);
 }
 
 #[test]
@@ -161,8 +170,9 @@ fn what_is_on_its_way_is_the_trees() {
     let twice = References { description: 3, descriptions: 1, ..ALONE };
     let one = held(pid(10), 3, Class::Pipe, 1, twice);
     let peeked = held(OWN, 5, Class::Pipe, 1, twice);
-    let with =
-        |sent: &[OpenFile], holders: &[Held]| super::judge(&Tree::of(&tree, sent, OWN), holders);
+    let with = |sent: &[OpenFile], holders: &[Held]| {
+        super::judge(&Tree::of(&tree, sent, OWN, |_| false), holders)
+    };
     assert_eq!(with(&sent, &[one, peeked]), Judged::default());
     assert_eq!(with(&[], &[one, peeked]).unaccounted.len(), 1);
     let stranger = held(pid(20), 0, Class::Pipe, 1, twice);

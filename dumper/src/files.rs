@@ -63,6 +63,7 @@ mod walk;
 mod watched;
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -158,6 +159,8 @@ pub struct Plan {
     cache: FileCache,
     in_flight: InFlight,
     connections: Vec<Connection>,
+    /// Tells others who look that this process does; the last to be closed.
+    _mark: Option<OwnedFd>,
 }
 
 impl Plan {
@@ -168,7 +171,8 @@ impl Plan {
     ///
     /// If the kernel does not answer.
     pub fn begin(inventory: &Inventory) -> Result<Self, Error> {
-        let mut plan = Self::default();
+        // Without one, whoever looks at the same time may take this process for one that shares these files.
+        let mut plan = Self { _mark: collector::looking::mark().ok(), ..Self::default() };
         plan.in_flight =
             sent_files::gather(inventory, &mut plan.held, None).map_err(sent_files::in_queues)?;
         Ok(plan)
@@ -227,7 +231,7 @@ impl Plan {
 
     /// The network namespaces in which the tree has sockets or processes, beside this process's own, by the kernel's
     /// ids.
-    pub(crate) fn networks(&self) -> &BTreeMap<u64, Arc<std::os::fd::OwnedFd>> {
+    pub(crate) fn networks(&self) -> &BTreeMap<u64, Arc<OwnedFd>> {
         self.held.networks.others()
     }
 

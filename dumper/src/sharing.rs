@@ -84,7 +84,7 @@ pub(crate) fn look_again(
     let mut found = collector.sharing(frozen, sent).map_err(failed)?;
     // Others may look into it just now, as whoever reads /proc/PID/fdinfo does.
     for _ in 0..LOOKS {
-        if found.unaccounted.is_empty() {
+        if found.unaccounted.is_empty() && found.shared.iter().all(|shared| known.joins(shared)) {
             break;
         }
         found = collector.sharing(frozen, sent).map_err(failed)?;

@@ -37,7 +37,7 @@ fn refused(family: &str, words: &[&str]) {
     for refusal in refusals {
         for said in ["object", "reason", "remedy"] {
             let said = refusal[said].as_str().expect("text");
-            assert!(outcome.stderr.contains(said), "{said:?} is not in: {}", outcome.stderr);
+            assert!(outcome.stderr.contains(said), "{refusal} is not in: {}", outcome.stderr);
         }
     }
     workload.check().expect("the program's own check");

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
@@ -210,4 +211,27 @@ fn tables_of_two_processes() {
     let scratch = Scratch::new();
     let collector = Collector::start(&scratch.path("collector"));
     tables(Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING }, &scratch);
+}
+
+/// Who takes copies to look at them, as a list of the processes does beside a dump, shares nothing.
+#[test]
+fn who_looks_is_nobody_outside() {
+    by_both(|how, scratch| {
+        let how = Dump { collector: how.collector, ..Dump::RUNNING_ON };
+        let workload = Workload::start("pipes", scratch.path("work"));
+        let pid = ids::HostPid::new(workload.pid()).expect("a pid");
+        let target = kernel::pidfd::PidFd::open(pid).expect("pidfd");
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+        let numbers = descriptors.map(|entry| entry.file_name().into_string().expect("a number"));
+        let copies: Vec<_> = numbers
+            .filter_map(|number| target.get(number.parse().expect("a number")).ok())
+            .collect();
+        let refused = Engine::Stasis.dump(workload.pid(), &scratch.path("1"), how);
+        let me = format!("process {} (", std::process::id());
+        assert!(!refused.success && refused.stderr.contains(&me), "{}", refused.stderr);
+        let mark = memfd_create("stasis-looks", MFdFlags::MFD_CLOEXEC).expect("memfd");
+        Engine::Stasis.dump(workload.pid(), &scratch.path("2"), how).must_succeed("dump");
+        drop((mark, copies));
+        workload.check().expect("the program's own check");
+    });
 }
