@@ -41,12 +41,15 @@ pub(crate) fn union(a: &[PageRun], b: &[PageRun]) -> Vec<PageRun> {
 }
 
 /// Runs with the holes between them closed where these are no larger than `bytes`: fewer and
-/// longer ones that cover the same.
+/// longer ones that cover the same. They are in the order of their starts, and may overlap: a program that moves its mappings
+/// while they are listed shows one of them twice.
 pub(crate) fn coalesce(runs: &[PageRun], bytes: u64) -> Vec<PageRun> {
     let mut joined: Vec<PageRun> = Vec::new();
     for run in runs {
         match joined.last_mut() {
-            Some(last) if run.start - last.end <= bytes => last.end = run.end,
+            Some(last) if run.start.saturating_sub(last.end) <= bytes => {
+                last.end = last.end.max(run.end);
+            }
             _ => joined.push(*run),
         }
     }
@@ -88,6 +91,8 @@ mod tests {
         assert_eq!(union(&runs(&[(1, 2)]), &runs(&[(3, 4)])), runs(&[(1, 2), (3, 4)]));
         assert_eq!(coalesce(&b, 2 * PAGE_SIZE), runs(&[(3, 5), (8, 22), (25, 26), (29, 40)]));
         assert_eq!(coalesce(&b, 3 * PAGE_SIZE), runs(&[(3, 40)]));
+        let overlapping = runs(&[(3, 9), (4, 6), (8, 12), (13, 14)]);
+        assert_eq!(coalesce(&overlapping, 0), runs(&[(3, 12), (13, 14)]));
     }
 
     /// Every set of ten pages against every fifth other.
