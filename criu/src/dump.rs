@@ -39,6 +39,7 @@ fn asked(
             datagrams: options.external_datagrams,
             sockets: options.external_sockets.clone(),
         },
+        external_files: options.external_files.clone(),
         // As CRIU's, which says nothing of them: engines hand over their own to a restore.
         external_pipes: true,
         client: options.client,

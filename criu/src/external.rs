@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub enum External {
     /// `unix[INODE]`: a Unix socket that is connected to a process outside.
     UnixSocket(u32),
+    /// `tty[RDEV:DEV]` or `file[MOUNT:INODE]`: an open file that a restore is handed.
+    File(String),
     /// `mnt[KEY]:VALUE`: to a dump, where it is mounted and a name; to a restore, the name and a path.
     Mount {
         /// What stands in the brackets.
@@ -33,6 +35,9 @@ impl External {
             let inode = std::str::from_utf8(inode.strip_suffix(b"]")?).ok()?;
             return Some(Self::UnixSocket(inode.parse().ok()?));
         }
+        if let Some(file) = file(text) {
+            return Some(file);
+        }
         let rest = text.strip_prefix(b"mnt[")?;
         let end = rest.iter().position(|byte| *byte == b']')?;
         let (key, rest) = (&rest[..end], &rest[end + 1..]);
@@ -49,6 +54,16 @@ impl External {
         let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         (!value.is_empty()).then(|| Self::Mount { key: owned(key), value: owned(value) })
     }
+}
+
+/// A kind of file with two numbers in hexadecimal digits; the name is written as the kernel's numbers are.
+fn file(text: &[u8]) -> Option<External> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (kind, numbers) = text.strip_suffix(']')?.split_once('[')?;
+    let (first, second) = numbers.split_once(':')?;
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let (first, second) = (number(first)?, number(second)?);
+    matches!(kind, "tty" | "file").then(|| External::File(format!("{kind}[{first:x}:{second:x}]")))
 }
 
 /// All that is external of mounts.
@@ -77,7 +92,7 @@ impl ExternalMounts {
                 self.shared |= shared;
                 self.masters |= masters;
             }
-            other @ External::UnixSocket(_) => return Err(other),
+            other @ (External::UnixSocket(_) | External::File(_)) => return Err(other),
         }
         Ok(())
     }
@@ -115,6 +130,9 @@ mod tests {
     fn what_is_external_is_read() {
         let parse = |text: &str| External::parse(text.as_ref());
         assert_eq!(parse("unix[7]"), Some(External::UnixSocket(7)));
+        assert_eq!(parse("tty[8803:18]"), Some(External::File("tty[8803:18]".to_owned())));
+        assert_eq!(parse("file[0F:1038]"), Some(External::File("file[f:1038]".to_owned())));
+        assert_eq!((parse("tty[8803]"), parse("file[g:1]"), parse("tty[1:2")), (None, None, None));
         let (key, value) = ("/a".into(), "b".into());
         assert_eq!(parse("mnt[/a]:b"), Some(External::Mount { key, value }));
         let all = |shared, masters| Some(External::Mounts { shared, masters });

@@ -51,6 +51,8 @@ pub struct Options {
     pub external_datagrams: bool,
     /// Unix sockets of it, by inode, that may be connected to processes outside it.
     pub external_sockets: BTreeSet<u32>,
+    /// `--external` of open files: names such as `tty[RDEV:DEV]`.
+    pub external_files: BTreeSet<String>,
     /// Mounts that come from outside.
     pub external_mounts: ExternalMounts,
     /// More kinds of file systems that a restore just mounts.
@@ -213,6 +215,7 @@ impl Options {
             }
             "external" => match External::parse(&value()) {
                 Some(External::UnixSocket(inode)) => drop(self.external_sockets.insert(inode)),
+                Some(External::File(name)) => drop(self.external_files.insert(name)),
                 Some(mount) => drop(self.external_mounts.add(mount)),
                 None if self.networks.take_external(&value()) => {}
                 None => self.refused.push(format!("{written} {}", value().to_string_lossy())),

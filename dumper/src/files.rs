@@ -62,7 +62,7 @@ mod unix_sockets;
 mod walk;
 mod watched;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,6 +97,8 @@ pub struct PlanContext {
     pub gives_masters: bool,
     /// Which Unix sockets may be connected to processes outside the tree.
     pub external_unix: ExternalUnix,
+    /// Open files that a restore is handed, by CRIU's names.
+    pub external_files: BTreeSet<String>,
     /// The inode of the socket by which somebody of the tree has asked for the dump.
     pub client: Option<u32>,
     /// Directory that the paths in the images are relative to; `None` for the caller's root.

@@ -66,6 +66,7 @@ impl<'a> Looker<'a> {
                 gives_masters: options.gives_masters,
                 for_user: options.on_behalf_of.is_some(),
                 external_unix: options.external_unix.clone(),
+                external_files: options.external_files.clone(),
                 client: options.client,
                 root: options.root.clone(),
                 contents: options.contents,

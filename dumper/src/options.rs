@@ -1,5 +1,6 @@
 //! What a dump is asked for, and what it says of itself.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -49,6 +50,9 @@ pub struct DumpOptions {
     pub gives_masters: bool,
     /// Which Unix sockets may be connected to processes outside the tree.
     pub external_unix: ExternalUnix,
+    /// Open files that a restore is handed in their place, by CRIU's names: `tty[RDEV:DEV]` of a terminal whose master is
+    /// outside the tree, `file[MOUNT:INODE]` of one with a path; the numbers in hexadecimal digits.
+    pub external_files: BTreeSet<String>,
     /// Pipes may lead out of the tree: a restore joins them again, or is handed what takes their place.
     pub external_pipes: bool,
     /// The inode of the Unix socket by which somebody of the tree has asked for this dump: who is restored finds
@@ -153,6 +157,7 @@ impl DumpOptions {
             shell_job: false,
             gives_masters: false,
             external_unix: ExternalUnix::default(),
+            external_files: BTreeSet::new(),
             external_pipes: false,
             client: None,
             root: None,

@@ -61,7 +61,7 @@ pub fn restore(
     let connections = network::connections(options, images);
     on_behalf::check(&checkpoint, options, connections)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
-    checkpoint.files.inherit(&options.inherited);
+    checkpoint.files.inherit(&options.inherited)?;
     if !options.file_locks && checkpoint.leave_locks() {
         tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
     }

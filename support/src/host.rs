@@ -124,6 +124,17 @@ pub const LEASE_OF_ANOTHER: Refusal = Refusal::fixed(
     "restore as root, or have the program give the lease up before the dump",
 );
 
+/// A file that the dump has left to the outside, by this name, is not handed to the restore.
+#[must_use]
+pub fn not_handed(name: &str) -> Refusal {
+    Refusal::new(
+        "the dump has left it to the outside (--external), and nothing is handed over in its place",
+        format!(
+            "open what is to take its place as descriptor N, and give criu restore --inherit-fd 'fd[N]:{name}'"
+        ),
+    )
+}
+
 /// More open files than may be.
 #[must_use]
 pub fn open_files(hard: u64) -> Refusal {

@@ -151,7 +151,39 @@ fn is_of_mapped_memory<'a>(
     file.target == "/dev/zero (deleted)" && mappings.any(is_it)
 }
 
+/// The name that an open file has where it is left to the outside: of its kind, with two numbers.
+pub(super) fn external_name(kind: &str, first: u64, second: u64) -> String {
+    format!("{kind}[{first:x}:{second:x}]")
+}
+
 impl Survey<'_> {
+    /// The entry of a file that is left to the outside, if it is one: it has its name there in the place of a path.
+    fn external(
+        &mut self,
+        pid: HostPid,
+        file: &OpenFile,
+        entry: &FileEntry,
+    ) -> Result<Option<RegFileEntry>, Problem> {
+        if self.context.external_files.is_empty() {
+            return Ok(None);
+        }
+        let mount = self.fdinfo(pid, file)?.mount;
+        let name = external_name("file", mount.cast_unsigned().into(), file.inode);
+        if !self.context.external_files.contains(&name) {
+            return Ok(None);
+        }
+        Ok(Some(RegFileEntry {
+            id: entry.id,
+            flags: file.flags,
+            pos: file.position,
+            fown: self.owner(pid, file)?,
+            name: name.into_bytes(),
+            ext: Some(true),
+            mode: Some(file.mode),
+            ..RegFileEntry::default()
+        }))
+    }
+
     /// The entry of something found by its path.
     pub(super) fn regular(
         &mut self,
@@ -301,6 +333,9 @@ impl Survey<'_> {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
+        if let Some(reg) = self.external(pid, file, &entry)? {
+            return Ok(FileEntry { r#type: fd_type::REG, reg: Some(reg), ..entry });
+        }
         let found = self.find(pid, file)?;
         // It is opened when the processes are there, whomever it is about.
         if self.receiver.is_some() && process_behind(&found.name).is_some() {

@@ -22,6 +22,7 @@ use super::Captured;
 use super::file_kind::FileKind;
 use super::paths::is_terminal;
 use super::problem::Problem;
+use super::regular::external_name;
 use super::survey::Survey;
 use known::{Known, Outside};
 
@@ -105,7 +106,7 @@ impl Survey<'_> {
         match terminal.side {
             _ if terminal.hung_up => {}
             Side::Master => {}
-            Side::Slave => self.slave(terminal)?,
+            Side::Slave => self.slave(terminal, stat)?,
             Side::Line => self.line(pid, file, terminal)?,
         }
         let session = self.session(terminal);
@@ -120,8 +121,11 @@ impl Survey<'_> {
         self.out.beside.of::<Known>().add_current(terminal, session, stat)
     }
 
-    /// A slave has its master in the tree, or is a job's terminal.
-    fn slave(&mut self, terminal: &Terminal) -> Result<(), Problem> {
+    /// A slave has its master in the tree, is a job's terminal, or one that a restore is handed.
+    fn slave(&mut self, terminal: &Terminal, stat: &FileStat) -> Result<(), Problem> {
+        if self.context.external_files.contains(&external_name("tty", stat.st_rdev, stat.st_dev)) {
+            return Ok(());
+        }
         let (shell_job, gives_masters) = (self.context.shell_job, self.context.gives_masters);
         let known = self.out.beside.of::<Known>();
         if known.has_master(terminal) {

@@ -30,7 +30,28 @@ pub struct Inherited {
 
 impl FileImages {
     /// Finds the open files that come from what is handed over.
-    pub(crate) fn inherit(&mut self, handed: &[Inherited]) {
+    ///
+    /// # Errors
+    /// A file that the dump has left to the outside is not handed over.
+    pub(crate) fn inherit(&mut self, handed: &[Inherited]) -> Result<(), Error> {
+        self.find_inherited(handed);
+        let missing = |file: &&FileEntry| {
+            let is_external = file.reg.as_ref().is_some_and(|reg| reg.ext == Some(true));
+            is_external && !self.inherited.contains_key(&file.id)
+        };
+        let wanted = self.wanted();
+        let files = wanted.iter().filter_map(|id| self.files.get(id)).map(AsRef::as_ref);
+        let refused = files.filter(missing).filter_map(|file| {
+            let name = String::from_utf8_lossy(&file.reg.as_ref()?.name).into_owned();
+            Some(support::host::not_handed(&name).of(0, name))
+        });
+        match refused.collect::<Vec<_>>() {
+            refused if refused.is_empty() => Ok(()),
+            refused => Err(Error::Refused(refused)),
+        }
+    }
+
+    fn find_inherited(&mut self, handed: &[Inherited]) {
         if handed.is_empty() {
             return;
         }
