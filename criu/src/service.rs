@@ -1,5 +1,6 @@
 //! `criu service`: whoever connects is served by a worker of his own.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -17,8 +18,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tracing::{debug, info, warn};
@@ -33,6 +35,9 @@ pub(crate) const SERVE: &str = "serve-connection";
 
 /// Where a service listens that is not told.
 const ADDRESS: &str = "criu_service.socket";
+
+/// How many clients of one user are served at once. Of root's there may be any number.
+const MOST: usize = 64;
 
 /// How many clients may wait.
 const WAITING: i32 = 16;
@@ -70,11 +75,12 @@ pub(crate) fn run(
     }
     let moment = Moment::of(Point::StatusReady, None, &directories.images);
     hooks::call(hooks, moment).map_err(failed("say that it listens"))?;
+    let mut workers = Workers::default();
     loop {
         await_any(&listener, &ended).map_err(failed("wait for clients"))?;
-        reap(&ended);
+        workers.reap(&ended);
         match kernel::sockets::accept(&listener) {
-            Ok(client) => start(client),
+            Ok(client) => workers.start(client),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // It is that client's misfortune, or a moment's.
             Err(error) => warn!("Can't accept connection: {error}"),
@@ -132,23 +138,66 @@ fn await_any(listener: &OwnedFd, ended: &SignalFd) -> io::Result<()> {
     }
 }
 
-/// Takes away the workers that have ended.
-fn reap(ended: &SignalFd) {
-    while let Ok(Some(_)) = ended.read_signal() {}
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(status) => debug!("worker: {status:?}"),
+/// The workers, each with the user whom it serves.
+///
+/// Anybody may connect, and a client who says nothing has a worker all the same: nobody fills the machine with them.
+#[derive(Debug, Default)]
+struct Workers(BTreeMap<i32, u32>);
+
+impl Workers {
+    /// Takes away those that have ended.
+    fn reap(&mut self, ended: &SignalFd) {
+        while let Ok(Some(_)) = ended.read_signal() {}
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(status) => {
+                    debug!("worker: {status:?}");
+                    if let Some(pid) = status.pid() {
+                        self.0.remove(&pid.as_raw());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a user may have one more.
+    fn has_room_for(&self, uid: u32) -> bool {
+        uid == 0 || self.0.values().filter(|of| **of == uid).count() < MOST
+    }
+
+    /// Starts one, which has the connection as its standard input and no other descriptor of ours.
+    fn start(&mut self, client: OwnedFd) {
+        let uid = match getsockopt(&client, PeerCredentials) {
+            Ok(peer) => peer.uid(),
+            Err(error) => return warn!("Can't tell whose connection it is: {error}"),
+        };
+        if !self.has_room_for(uid) {
+            return warn!("user {uid} has {MOST} connections: another is turned away");
+        }
+        let mut worker = Command::new("/proc/self/exe");
+        worker.arg0("criu").arg(SERVE).stdin(Stdio::from(client));
+        standard_streams_only(&mut worker);
+        match worker.spawn() {
+            Ok(worker) => {
+                self.0.insert(worker.id().cast_signed(), uid);
+            }
+            Err(error) => warn!("Can't start a worker: {error}"),
         }
     }
 }
 
-/// Starts a worker, which has the connection as its standard input and no other descriptor of ours.
-fn start(client: OwnedFd) {
-    let mut worker = Command::new("/proc/self/exe");
-    worker.arg0("criu").arg(SERVE).stdin(Stdio::from(client));
-    standard_streams_only(&mut worker);
-    if let Err(error) = worker.spawn() {
-        warn!("Can't start a worker: {error}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_user_fills_the_machine() {
+        let mut workers = Workers((1..64).map(|pid| (pid, 1000)).collect());
+        assert!(workers.has_room_for(1000));
+        workers.0.insert(64, 1000);
+        assert!(!workers.has_room_for(1000) && workers.has_room_for(1001));
+        workers.0.extend((100..200).map(|pid| (pid, 0)));
+        assert!(workers.has_room_for(0));
     }
 }
