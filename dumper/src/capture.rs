@@ -37,6 +37,7 @@ use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::unsupported;
+use crate::users::Users;
 
 /// The third step: all that the images need is in memory.
 pub(crate) struct Captured<'d> {
@@ -194,9 +195,10 @@ fn read(
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
     let is_late = || clock.check(READ_MOUNTS).is_err();
+    let users = users(root, &inventory, plan, &tasks)?;
     let own = &plan.around.namespaces;
     let namespaces =
-        Namespaces::read(&inventory, own, root, &plan.networks, &plan.views, &is_late)?;
+        Namespaces::read(&inventory, own, root, (&plan.networks, &plan.views, &users), &is_late)?;
     clock.check(READ_MOUNTS)?;
     let ids = kobj_ids::number(&inventory, &namespaces);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
@@ -204,7 +206,7 @@ fn read(
     let files =
         plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
-    files.number_networks(namespaces.networks());
+    files.take_namespaces(namespaces.networks(), namespaces.ids().clone());
     // Most often those of the plan, so that there is nothing to be done.
     network.prepare(options, &pre_copy.id, &inventory, files.connections())?;
     plan.files
@@ -315,4 +317,18 @@ fn read_tasks(
         tasks.insert(pid, task);
     }
     Ok(tasks)
+}
+
+/// The user namespace of the tree, which has been judged before: looked at again, if there is one.
+fn users(
+    root: HostPid,
+    inventory: &Inventory,
+    plan: &Plan,
+    tasks: &BTreeMap<HostPid, TaskCapture>,
+) -> Result<Users, Error> {
+    let (users, mut found) = Users::look(root, inventory, plan.files.networks(), &plan.around)?;
+    let threads = tasks.values().flat_map(|task| &task.threads);
+    found.extend(users.unmapped(threads.map(|thread| (thread.tid, &thread.attributes.status))));
+    unsupported::refuse(root, found)?;
+    Ok(users)
 }

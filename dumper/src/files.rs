@@ -70,6 +70,7 @@ use std::sync::Arc;
 use collector::sharing::Hidden;
 use collector::{Inventory, OpenFile};
 use ids::HostPid;
+use images::id_map::IdMap;
 use images::messages::{FdinfoEntry, FileEntry};
 use support::Unsupported;
 
@@ -310,6 +311,8 @@ pub struct Captured {
     outside: Vec<FileEntry>,
     /// The numbers that network namespaces beside the dumper's have in the images, by the kernel's ids.
     networks: BTreeMap<u64, u32>,
+    /// How ids are called in the user namespace of the tree.
+    ids: IdMap,
 }
 
 impl Captured {
@@ -330,9 +333,10 @@ impl Captured {
         })
     }
 
-    /// Takes the numbers that network namespaces beside the dumper's have in the images, by the kernel's ids.
-    pub(crate) fn number_networks(&mut self, numbers: BTreeMap<u64, u32>) {
-        self.networks = numbers;
+    /// Takes the numbers that network namespaces beside the dumper's have in the images, by the kernel's ids, and how
+    /// ids are called in the user namespace.
+    pub(crate) fn take_namespaces(&mut self, networks: BTreeMap<u64, u32>, ids: IdMap) {
+        (self.networks, self.ids) = (networks, ids);
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.

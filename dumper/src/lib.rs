@@ -48,6 +48,7 @@ mod tasks;
 mod threads;
 mod timers;
 mod unsupported;
+mod users;
 mod write;
 
 pub use cgroup_settings::CgroupProperties;

@@ -28,6 +28,7 @@ use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::unsupported;
+use crate::users::Users;
 
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
@@ -186,6 +187,9 @@ impl<'a> Looker<'a> {
         found.extend(shared);
         let networks = Networks::begin(files.networks(), self.options)?;
         found.extend(networks.unsupported(root)?);
+        let users = Users::look(root, looked_at, files.networks(), &self.around)?;
+        found.extend(users.1);
+        found.extend(users.0.unmapped(task_states.statuses()));
         // A restore would make them by root's rights.
         if self.options.on_behalf_of.is_some() && networks.ids().next().is_some() {
             found.push(support::networks::OF_USER.of(root, "network namespace"));

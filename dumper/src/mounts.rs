@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use collector::Inventory;
 use ids::HostPid;
+use images::id_map::IdMap;
 use kernel::mounts as doors;
 use kernel::namespaces::{MountView, in_mounts, mount_view, of_process};
 use kernel::paths::{Links, find};
@@ -199,10 +200,14 @@ impl Views {
     }
 
     /// Reads what is in file systems that live in memory, of a frozen tree.
-    pub(crate) fn read_contents(&self, is_late: &dyn Fn() -> bool) -> Result<Contents, Error> {
+    pub(crate) fn read_contents(
+        &self,
+        ids: &IdMap,
+        is_late: &dyn Fn() -> bool,
+    ) -> Result<Contents, Error> {
         let mut contents = Contents::default();
         for (&device, copy) in &self.contents {
-            contents.add(device, copy, is_late)?;
+            contents.add(device, copy, ids, is_late)?;
         }
         Ok(contents)
     }

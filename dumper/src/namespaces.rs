@@ -10,6 +10,7 @@ mod mnt;
 pub(crate) mod net;
 mod pid;
 mod time;
+mod user;
 mod uts;
 
 use std::collections::BTreeMap;
@@ -18,16 +19,19 @@ use std::fmt::Debug;
 use collector::{Inventory, Process};
 use ids::HostPid;
 use images::ImageWriter;
+use images::id_map::IdMap;
 use images::messages::TaskKobjIdsEntry;
 
 use crate::error::Error;
 use crate::mounts::{Contents, Views};
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
+use crate::users::Users;
 pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
-const TABLE: [(&str, Read); 7] = [
+const TABLE: [(&str, Read); 8] = [
+    ("user", user::read),
     ("pid", pid::read),
     ("time", time::read),
     ("uts", uts::read),
@@ -53,6 +57,8 @@ struct Namespace<'a> {
     mounts: &'a Views,
     /// What is known of network namespaces.
     networks: &'a net::Plans,
+    /// What is known of the user namespace.
+    users: &'a Users,
     /// The numbers of all that are not the dumper's, by name and the kernel's id.
     numbers: &'a BTreeMap<(&'static str, u64), u32>,
 }
@@ -82,6 +88,8 @@ pub(crate) struct Namespaces {
     /// Those that are not the dumper's, by name and the kernel's id.
     others: BTreeMap<(&'static str, u64), u32>,
     described: BTreeMap<u32, Box<dyn Described>>,
+    /// How ids are called in the user namespace.
+    ids: IdMap,
     /// What is in file systems that live in memory.
     contents: Contents,
 }
@@ -93,12 +101,11 @@ impl Namespaces {
         inventory: &Inventory,
         own: &BTreeMap<&'static str, u64>,
         root: HostPid,
-        networks: &net::Plans,
-        mounts: &Views,
+        (networks, mounts, users): (&net::Plans, &Views, &Users),
         is_late: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
-        let contents = mounts.read_contents(is_late)?;
-        let mut found = Self { contents, ..Self::default() };
+        let contents = mounts.read_contents(&users.ids, is_late)?;
+        let mut found = Self { contents, ids: users.ids.clone(), ..Self::default() };
         let mut members = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             for name in KINDS {
@@ -116,7 +123,7 @@ impl Namespaces {
             let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) else { continue };
             let member = members.get(&(name, id)).copied().unwrap_or(root);
             let numbers = &found.others;
-            let namespace = Namespace { member, id, number, mounts, networks, numbers };
+            let namespace = Namespace { member, id, number, mounts, networks, users, numbers };
             found.described.insert(number, read(&namespace)?);
         }
         Ok(found)
@@ -126,6 +133,11 @@ impl Namespaces {
     fn number(&mut self, name: &'static str, id: u64) {
         let next = (KINDS.len() + self.others.len() + 1) as u32;
         self.others.entry((name, id)).or_insert(next);
+    }
+
+    /// How ids are called in the user namespace.
+    pub(crate) const fn ids(&self) -> &IdMap {
+        &self.ids
     }
 
     /// The numbers of network namespaces that are not the dumper's, by the kernel's ids.

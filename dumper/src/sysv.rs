@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 
 use collector::{Inventory, Mapping, Process};
 use ids::HostPid;
+use images::id_map::IdMap;
 use images::messages::IpcShmEntry;
 use images::{ImageWriter, MappingKind, names};
 use kernel::mqueue;
@@ -251,7 +252,7 @@ impl Segments {
             let Some(process) = inventory.processes.get(member) else { continue };
             let Some(namespace) = namespaces.of(process).ipc_ns_id else { continue };
             let boot = if Some(namespace) == own_number("ipc") { boot } else { None };
-            let entry = IpcShmEntry { boot, ..entry(segment, number) };
+            let entry = IpcShmEntry { boot, ..entry(segment, number, namespaces.ids()) };
             entries.entry(namespace).or_default().push(entry);
         }
         entries.iter().try_for_each(|(namespace, entries)| {
@@ -260,8 +261,8 @@ impl Segments {
     }
 }
 
-fn entry(segment: &Segment, number: u64) -> IpcShmEntry {
-    let desc = desc(segment.id, &segment.owner);
+fn entry(segment: &Segment, number: u64, ids: &IdMap) -> IpcShmEntry {
+    let desc = desc(segment.id, &segment.owner, ids);
     IpcShmEntry {
         desc,
         size: segment.bytes,

@@ -278,6 +278,11 @@ impl TaskStates {
         Ok(numbers)
     }
 
+    /// What the kernel says of each thread.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = (HostPid, &Status)> {
+        self.threads.iter().map(|(&tid, (_, attributes))| (tid, &attributes.status))
+    }
+
     /// What of it stands in the way of a dump.
     pub(crate) fn unsupported(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
         let threads = self.threads.iter();

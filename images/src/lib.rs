@@ -15,6 +15,7 @@ pub mod build_id;
 pub mod checkpoint;
 mod error;
 pub mod file_systems;
+pub mod id_map;
 mod images;
 mod lineage;
 pub mod magic;

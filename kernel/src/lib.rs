@@ -61,4 +61,5 @@ pub mod sysv;
 pub mod tcp;
 pub mod timerfd;
 pub mod tty;
+pub mod user_namespaces;
 pub mod userfaultfd;

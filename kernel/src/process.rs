@@ -103,7 +103,18 @@ pub fn fork_as_any(
 /// # Errors
 /// When there can be no more processes.
 pub fn fork_any() -> io::Result<Option<HostPid>> {
-    let arguments = CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    fork_beside(false)
+}
+
+/// The same; as a `sibling` it is a child of the caller's parent, who is told nothing of its end.
+///
+/// # Errors
+/// When there can be no more processes.
+pub fn fork_beside(sibling: bool) -> io::Result<Option<HostPid>> {
+    let arguments = match sibling {
+        true => CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() },
+        false => CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() },
+    };
     // SAFETY: as in `fork_numbered`.
     let made = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())

@@ -327,6 +327,8 @@ pub struct Credentials {
     pub no_new_privs: u32,
     /// Supplementary groups (`gid_t`, four bytes each).
     pub supplementary: Table<i32>,
+    /// It was born with its supplementary groups, and may not set any: 1 if so.
+    pub born_with_groups: u64,
 }
 
 /// The kernel's `struct sched_attr`, second version.
@@ -545,9 +547,9 @@ const _: () = {
     assert!(size_of::<Action>() == 40);
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
-    assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16);
+    assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 104 + 16 + 16);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 112 + 16 + 16);
     assert!(size_of::<Arguments>() == 40 + 8 * 16 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);

@@ -66,6 +66,7 @@ fn plan(checkpoint: &Checkpoint) -> Plan {
 /// A host that has everything.
 fn host() -> Host {
     Host {
+        born_with_groups: false,
         sid: HostPid::new(1),
         pgid: HostPid::new(1),
         permitted: u64::MAX,

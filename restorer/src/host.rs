@@ -12,7 +12,7 @@ use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 use support::Unsupported;
 
 use crate::error::Error;
-use crate::load::{Body, Checkpoint, Mapping, Process, capability_set};
+use crate::load::{Body, Checkpoint, Mapping, Process, Thread, capability_set};
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Host {
     pub(crate) hard_limits: Vec<u64>,
     /// The kernel has guard regions.
     pub(crate) guards: bool,
+    /// Nobody may set supplementary groups in the user namespace of the tree: its first task is born with them.
+    pub(crate) born_with_groups: bool,
     pub(crate) vdso: Vdso,
     /// All of its mappings.
     pub(crate) mappings: Vec<Range>,
@@ -80,6 +82,7 @@ impl Host {
             components: Layout::of_this_processor().components(),
             hard_limits: limits.0.iter().map(|limit| limit.hard.unwrap_or(u64::MAX)).collect(),
             guards: Feature::GuardRegions.probe() == Answer::Yes,
+            born_with_groups: false,
             vdso: Vdso::default(),
             mappings: Vec::new(),
         };
@@ -116,9 +119,19 @@ impl Host {
     /// Refuses, by name, all that cannot be had here.
     pub(crate) fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let mut found = Vec::new();
+        if self.born_with_groups {
+            check_groups(checkpoint, &mut found);
+        }
         for (process, body) in checkpoint.living() {
-            self.check_limits(process, &mut found);
-            self.check_capabilities(body, &mut found);
+            let users = checkpoint.namespaces.users();
+            // In a user namespace nobody may raise a limit, and everybody begins with all capabilities.
+            let may_raise = users.is_none() && self.permitted & 1 << CAP_SYS_RESOURCE != 0;
+            if !may_raise {
+                self.check_limits(process, &mut found);
+            }
+            if users.is_none() {
+                self.check_capabilities(body, &mut found);
+            }
             self.check_processor(process, body, &mut found);
             self.check_guards(process, body, &mut found);
             check_mappings(process, body, &mut found);
@@ -128,9 +141,6 @@ impl Host {
 
     /// A hard limit can be lowered by anyone, raised only with CAP_SYS_RESOURCE.
     fn check_limits(&self, process: &Process, found: &mut Vec<Unsupported>) {
-        if self.permitted & 1 << CAP_SYS_RESOURCE != 0 {
-            return;
-        }
         let limits = process.core.rlimits.iter().flat_map(|all| &all.rlimits);
         for (resource, limit) in limits.enumerate() {
             let ours = self.hard_limits.get(resource).copied().unwrap_or(u64::MAX);
@@ -197,6 +207,16 @@ impl Host {
         }
         Err(Error::refused(support::host::OTHER_VDSO.of(pid.get(), format!("process {pid}"))))
     }
+}
+
+/// All threads have the supplementary groups of the first, where nobody may set them.
+fn check_groups(checkpoint: &Checkpoint, found: &mut Vec<Unsupported>) {
+    let threads = checkpoint.living().flat_map(|(_, body)| &body.threads);
+    let groups = |thread: &Thread| thread.core.creds.as_ref().map(|creds| creds.groups.clone());
+    let of_first = checkpoint.living().next().and_then(|(_, body)| groups(body.threads.first()?));
+    let other = threads.filter(|thread| groups(thread) != of_first);
+    let refusal = || support::users::OTHER_GROUPS;
+    found.extend(other.map(|thread| refusal().of(thread.tid.get(), "supplementary groups")));
 }
 
 /// Mappings of kinds that this kernel may not have. It is asked only if there are some.

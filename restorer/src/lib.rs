@@ -51,6 +51,7 @@ mod sysv;
 mod task;
 mod tracer;
 mod turns;
+mod users;
 
 pub use error::Error;
 pub use files::{Connections, Inherited, Trust, Validation};

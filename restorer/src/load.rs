@@ -19,6 +19,7 @@ use arch::image::ThreadImage;
 use ids::ImagePid;
 use images::Images;
 pub(crate) use images::checkpoint::{Mapping, State};
+use images::id_map::IdMap;
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, TaskCoreEntry, TaskKobjIdsEntry,
     ThreadCoreEntry,
@@ -36,6 +37,7 @@ use crate::files::{FileImages, FileMemory};
 use crate::locks::Locks;
 use crate::namespaces::Sets;
 use crate::run::Run;
+use crate::users::Users;
 
 /// A checkpoint that was read and checked ([`images::Checkpoint`]), in the form in which it is restored: registers are
 /// decoded, and of all memory it is known which file has the pages.
@@ -128,6 +130,8 @@ impl Checkpoint {
     pub(crate) fn load(dir: &Images) -> Result<Self, Error> {
         // Whatever is referred to is there, and nothing is there twice.
         let mut read = images::Checkpoint::load(dir.clone())?;
+        let own = dir.inventory().root_ids.as_ref().and_then(|ids| ids.ipc_ns_id);
+        let users = users(&read)?;
         let nameless = Nameless::of(&read);
         let mut store = Store::of(dir)?;
         let mut processes = Vec::new();
@@ -138,11 +142,20 @@ impl Checkpoint {
         check_sharing(&processes)?;
         let living =
             processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
-        let namespaces = Sets::of(&read, living.map(|(pid, body)| (pid, &body.ids)))?;
+        let ids = users.as_ref().map(|users| users.ids.clone()).unwrap_or_default();
+        let is_inside = |number: u32| {
+            users.as_ref().is_some_and(|users| users.owns(number) && Some(number) != own)
+        };
+        let (made_inside, made_outside): (Vec<u32>, Vec<u32>) =
+            read.ipc_namespaces.keys().partition(|number| is_inside(**number));
+        leave_ipc(&ids, &mut read, &made_outside);
+        let namespaces = Sets::of(&read, users, living.map(|(pid, body)| (pid, &body.ids)))?;
+        // What is in a segment comes from outside.
+        leave_ipc(&ids, &mut read, &made_inside);
+        ids.leave_all(&mut read);
         let pids = processes.iter().map(|process| process.pid).collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
-        let own = dir.inventory().root_ids.as_ref().and_then(|ids| ids.ipc_ns_id);
         let system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
         let stores: Arc<[File]> = store.into_files()?.into();
@@ -151,6 +164,9 @@ impl Checkpoint {
         let (locks, leases) = locks::load(taken, &processes, &read.files.tables)?;
         let mut files = FileImages::load(&mut read, pids, memory)?;
         *files.leases() = leases;
+        if namespaces.users().is_some() {
+            files.fetches_nothing()?;
+        }
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;
         Ok(Self {
@@ -189,6 +205,26 @@ impl Checkpoint {
         let shared = self.segments.iter().flat_map(|segment| &segment.runs);
         let shared = shared.chain(self.system_v.iter().flat_map(|segment| &segment.runs));
         private.chain(shared).filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
+    }
+}
+
+/// The user namespace of the tree's root, if that was not the dumper's.
+fn users(read: &images::Checkpoint) -> Result<Option<Users>, Error> {
+    let own = read.images.inventory().root_ids.as_ref().and_then(|ids| ids.user_ns_id);
+    let of_root = read.processes.first().and_then(|it| it.body.as_ref()?.ids.user_ns_id);
+    match of_root.filter(|_| own.is_some() && of_root != own) {
+        Some(number) => Users::load(read, number).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Gives what is in these IPC namespaces the ids that are meant outside.
+fn leave_ipc(ids: &IdMap, read: &mut images::Checkpoint, numbers: &[u32]) {
+    let all = read.ipc_namespaces.iter_mut();
+    for (_, namespace) in all.filter(|(number, _)| numbers.contains(number)) {
+        namespace.segments.values_mut().for_each(|segment| ids.leave(&mut segment.desc));
+        namespace.sets.values_mut().for_each(|set| ids.leave(&mut set.entry.desc));
+        namespace.queues.values_mut().for_each(|queue| ids.leave(&mut queue.entry.desc));
     }
 }
 

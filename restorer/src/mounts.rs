@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use images::Images;
 use images::messages::MntEntry;
 use kernel::procfs::Mounts;
+use kernel::user_namespaces::Inside;
 
 use crate::error::Error;
 use crate::places::Roots;
@@ -64,6 +65,8 @@ pub(crate) struct Request<'a> {
     pub(crate) inside: Vec<(&'static str, BorrowedFd<'a>)>,
     /// The tree has a pid namespace of its own.
     pub(crate) own_pids: bool,
+    /// The user namespace that they belong to, if the tree has one of its own.
+    pub(crate) users: Option<Inside<'a>>,
 }
 
 /// Namespaces that have been built.
@@ -78,8 +81,12 @@ pub(crate) struct Built {
 /// Builds them.
 pub(crate) fn build(request: &Request<'_>) -> Result<Built, Error> {
     let plan = Plan::make(request)?;
-    let outside = yard::outside(&plan)?;
+    let outside = yard::outside(&plan, request.images)?;
     let work = |thread: &OwnedFd| Ok(trees::build(&plan, request, outside, thread));
-    kernel::namespaces::in_new_mounts(work)
-        .map_err(Error::kernel("make a mount namespace to build others in"))?
+    let make = || kernel::namespaces::in_new_mounts(work);
+    let made = match &request.users {
+        Some(inside) => inside.during(make),
+        None => make(),
+    };
+    made.map_err(Error::kernel("make a mount namespace to build others in"))?
 }

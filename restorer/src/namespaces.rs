@@ -12,14 +12,15 @@ mod net;
 mod time;
 mod uts;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use ids::{HostPid, ImagePid};
+use images::id_map::IdMap;
 use images::messages::{MntEntry, TaskKobjIdsEntry};
 use images::{Checkpoint, Images};
 use kernel::descriptors::duplicate_from;
@@ -30,12 +31,14 @@ use crate::error::Error;
 use crate::files::Networks;
 use crate::mounts::{self, Late, MountOptions};
 use crate::places::Roots;
+use crate::users::Users;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
 const TABLE: [Kind; 6] = [uts::KIND, time::KIND, net::KIND, cgroup::KIND, ipc::KIND, mnt::KIND];
 
-/// The kind that nobody enters: a process is born into it, so births make it ([`crate::task`]).
-const BORN_INTO: &str = "pid";
+/// The kinds that nobody enters: a process is born into them ([`crate::task`], [`crate::root`]).
+#[cfg(test)]
+const BORN_INTO: [&str; 2] = ["pid", "user"];
 
 pub use net::Given;
 
@@ -51,6 +54,11 @@ type Load = fn(&Checkpoint, u32) -> Result<Box<dyn Making>, Error>;
 
 /// A namespace that is to be made.
 trait Making: Debug {
+    /// Whether it is one to be made, and not one that is there.
+    fn is_new(&self, _given: &Given) -> bool {
+        true
+    }
+
     /// Makes it; nobody is in it.
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error>;
 
@@ -70,6 +78,10 @@ trait Making: Debug {
 struct There(OwnedFd);
 
 impl Making for There {
+    fn is_new(&self, _given: &Given) -> bool {
+        false
+    }
+
     fn make(&self, _number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         self.0.try_clone().map_err(Error::kernel("duplicate a descriptor"))
     }
@@ -84,6 +96,8 @@ pub(crate) struct Sets {
     of: BTreeMap<ImagePid, Set>,
     /// The pid namespace that all are in, if it was not the dumper's.
     pid_namespace: Option<u32>,
+    /// The user namespace that all are in, if it was not the dumper's.
+    users: Option<Users>,
 }
 
 /// The numbers of a process's namespaces, by the place of their kind in the table; of a kind that is not there, its
@@ -94,17 +108,31 @@ impl Sets {
     /// Those of processes with these ids.
     pub(crate) fn of<'i>(
         checkpoint: &Checkpoint,
+        users: Option<Users>,
         processes: impl Iterator<Item = (ImagePid, &'i TaskKobjIdsEntry)>,
     ) -> Result<Self, Error> {
-        let mut sets = Self::default();
+        let mut sets = Self { users, ..Self::default() };
         let Some(own) = &checkpoint.images.inventory().root_ids else { return Ok(sets) };
         for (nth, (pid, ids)) in processes.enumerate() {
-            let (set, pids) = (set_of(pid, ids, own)?, other(ids.pid_ns_id, own.pid_ns_id));
+            let (set, pids) = (set_of(ids, own), other(ids.pid_ns_id, own.pid_ns_id));
             if nth == 0 {
                 sets.pid_namespace = pids;
             }
             if pids != sets.pid_namespace {
                 let refusal = support::images::NESTED_PIDS;
+                return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
+            }
+            let user = other(ids.user_ns_id, own.user_ns_id);
+            let refusal = match &sets.users {
+                users if user != users.as_ref().map(|users| users.number) => {
+                    Some(support::users::NESTED_IN_IMAGES)
+                }
+                Some(users) if !pids.is_some_and(|pids| users.owns(pids)) => {
+                    Some(support::users::WITHOUT_PIDS)
+                }
+                _ => None,
+            };
+            if let Some(refusal) = refusal {
                 return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
             }
             for (&kind, &number) in &set {
@@ -129,6 +157,21 @@ impl Sets {
     /// Whether the tree was in a pid namespace of its own.
     pub(crate) const fn own_pids(&self) -> bool {
         self.pid_namespace.is_some()
+    }
+
+    /// The user namespace of the tree, if it had one of its own.
+    pub(crate) const fn users(&self) -> Option<&Users> {
+        self.users.as_ref()
+    }
+
+    /// Makes the user namespace, if there is to be one.
+    pub(crate) fn make_users(&mut self) -> Result<(), Error> {
+        self.users.as_mut().map_or(Ok(()), Users::make)
+    }
+
+    /// How ids are called in the user namespace.
+    pub(crate) fn ids(&self) -> IdMap {
+        self.users.as_ref().map(|users| users.ids.clone()).unwrap_or_default()
     }
 
     /// Whether a process was in namespaces beside the dumper's.
@@ -161,7 +204,7 @@ impl Sets {
 
     /// Whether one would be made, be it for sockets alone or of the kind that all processes share.
     pub(crate) fn any_is_made(&self) -> bool {
-        !self.others.is_empty() || self.pid_namespace.is_some()
+        !self.others.is_empty() || self.pid_namespace.is_some() || self.users.is_some()
     }
 }
 
@@ -175,18 +218,15 @@ fn other(number: Option<u32>, own: Option<u32>) -> Option<u32> {
     number.filter(|_| own.is_some() && own != number)
 }
 
-/// Those namespaces of a process that are not the dumper's; what cannot be made is refused.
-fn set_of(pid: ImagePid, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Result<Set, Error> {
-    let mut set = Set::new();
-    for ((name, number), (_, own)) in numbers(ids).into_iter().zip(numbers(own)) {
-        let Some(number) = other(number, own).filter(|_| name != BORN_INTO) else { continue };
-        let kind = TABLE.iter().position(|kind| kind.name == name).ok_or_else(|| {
-            let refusal = support::images::own_namespace(name);
-            Error::refused(refusal.of(pid.get(), format!("process {pid}")))
-        })?;
-        set.insert(kind, number);
-    }
-    Ok(set)
+/// Those namespaces of a process that are not the dumper's and that are made and entered, as every kind is but for those that it
+/// is born into.
+fn set_of(ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Set {
+    let pairs = numbers(ids).into_iter().zip(numbers(own));
+    let others = pairs.filter_map(|((name, number), (_, own))| {
+        let kind = TABLE.iter().position(|kind| kind.name == name)?;
+        Some((kind, other(number, own)?))
+    });
+    others.collect()
 }
 
 /// The numbers of namespaces that an entry has, by the names in `/proc/PID/ns`.
@@ -214,6 +254,8 @@ pub(crate) struct Made<'s> {
     /// Mounts that are left to the tree's first task.
     late: Late,
     root_process: ImagePid,
+    /// Those that belong to the user namespace of the tree, by kind and number.
+    owned: BTreeSet<(usize, u32)>,
 }
 
 /// What mounts are made of.
@@ -242,12 +284,16 @@ impl<'s> Made<'s> {
             others: BTreeMap::new(),
             late: Late::default(),
             root_process: ground.root_process,
+            owned: BTreeSet::new(),
         };
         let mut mounted = BTreeMap::new();
         for (&(kind, number), namespace) in &sets.others {
             match namespace.mounts() {
                 Some(mounts) => drop(mounted.insert((kind, number), mounts)),
-                None => drop(made.others.insert((kind, number), namespace.make(number, given)?)),
+                None => {
+                    let namespace = made.make_one((kind, number), &**namespace, given)?;
+                    made.others.insert((kind, number), namespace);
+                }
             }
             if let Entry::Vacant(vacant) = made.own.entry(kind) {
                 let failed = format!("open the own {} namespace", TABLE[kind].name);
@@ -259,6 +305,56 @@ impl<'s> Made<'s> {
         }
         let roots = made.mount(&mounted, ground)?;
         Ok((made, roots))
+    }
+
+    /// Makes one, in the user namespace if it belongs to that.
+    fn make_one(
+        &mut self,
+        key: (usize, u32),
+        namespace: &dyn Making,
+        given: &Given,
+    ) -> Result<OwnedFd, Error> {
+        let number = key.1;
+        let Some(users) = self.sets.users().filter(|users| users.owns(number)) else {
+            return namespace.make(number, given);
+        };
+        // Of control groups it was made there before.
+        if namespace.is_new(given) || TABLE[key.0].name == "cgroup" {
+            self.owned.insert(key);
+        }
+        if !namespace.is_new(given) {
+            return namespace.make(number, given);
+        }
+        let made = users.inside(&[])?.during(|| Ok(namespace.make(number, given)));
+        made.map_err(Error::kernel("make a namespace in the user namespace"))?
+    }
+
+    /// The namespaces of the first task that do not belong to the user namespace of the tree, if that has one: whoever enters
+    /// it enters these before.
+    fn before(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let set = self.sets.of.get(&self.root_process).filter(|_| self.sets.users.is_some());
+        let key = |(kind, number): (&usize, &u32)| (*kind, *number);
+        let others = set.into_iter().flatten().map(key).filter(|key| !self.owned.contains(key));
+        others.filter_map(|key| Some((TABLE[key.0].name, self.others.get(&key)?.as_fd()))).collect()
+    }
+
+    /// In a process that passes, if the tree has a user namespace of its own: moves into it, with the supplementary groups `groups`,
+    /// which are those of outside.
+    pub(crate) fn enter_users(&self, groups: &[u32]) -> io::Result<()> {
+        let Some(users) = self.sets.users() else { return Ok(()) };
+        let before = self.before();
+        let inside = users.inside(&before).map_err(io::Error::other)?;
+        inside.enter(if users.no_groups() { groups } else { &[] })
+    }
+
+    /// Whether the tree has a user namespace of its own.
+    pub(crate) const fn has_users(&self) -> bool {
+        self.sets.users.is_some()
+    }
+
+    /// How ids are called in the user namespace.
+    pub(crate) fn ids(&self) -> IdMap {
+        self.sets.ids()
     }
 
     /// Builds the mount namespaces.
@@ -274,8 +370,12 @@ impl<'s> Made<'s> {
         let set_of_shown = set.into_iter().flatten().filter(|(kind, _)| is_shown(kind));
         let inside = set_of_shown.filter_map(|(kind, number)| {
             let namespace = self.others.get(&(*kind, *number))?;
-            Some((TABLE[*kind].name, namespace.as_fd()))
+            let is_inside = self.sets.users.is_none() || self.owned.contains(&(*kind, *number));
+            is_inside.then_some((TABLE[*kind].name, namespace.as_fd()))
         });
+        let mut before = self.before();
+        before.retain(|(name, _)| *name != time::KIND.name);
+        let users = self.sets.users.as_ref().map(|users| users.inside(&before)).transpose()?;
         let request = mounts::Request {
             namespaces: mounted.iter().map(|((_, number), mounts)| (*number, *mounts)).collect(),
             root_namespace: set.and_then(|set| set.get(kind)).copied(),
@@ -286,10 +386,14 @@ impl<'s> Made<'s> {
             images: ground.images,
             inside: inside.collect(),
             own_pids: self.sets.own_pids(),
+            users,
         };
         let mounts::Built { namespaces, roots, late } = mounts::build(&request)?;
         let named = namespaces.into_iter().map(|(number, namespace)| ((*kind, number), namespace));
-        self.others.extend(named);
+        for (key, namespace) in named {
+            self.owned.insert(key);
+            self.others.insert(key, namespace);
+        }
         self.late = late;
         Ok(roots)
     }
@@ -340,6 +444,12 @@ impl<'s> Made<'s> {
         let set = self.sets.of.get(&pid);
         for (kind, own) in &self.own {
             let number = set.and_then(|set| set.get(kind));
+            let of_root = self.sets.of.get(&self.root_process).and_then(|set| set.get(kind));
+            let is_owned = number.is_some_and(|number| self.owned.contains(&(*kind, *number)));
+            // It was born into that one, and may not enter what belongs to others.
+            if self.has_users() && !is_owned && number == of_root {
+                continue;
+            }
             let namespace = number.and_then(|number| self.others.get(&(*kind, *number)));
             let name = TABLE[*kind].name;
             let namespace = namespace.unwrap_or(own);
@@ -367,19 +477,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_made_is_refused_by_its_name() {
+    fn nobody_enters_what_he_is_born_into() {
         let own =
             TaskKobjIdsEntry { user_ns_id: Some(2), uts_ns_id: Some(4), ..Default::default() };
-        let set =
-            |ids| set_of(ImagePid::new(7).unwrap(), &ids, &own).map_err(|error| error.to_string());
-        assert_eq!(set(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Ok(Set::from([(0, 9)])));
-        let error = set(TaskKobjIdsEntry { user_ns_id: Some(9), ..own }).unwrap_err();
-        assert!(error.contains("process 7") && error.contains("user namespace"), "{error}");
+        let set = |ids| set_of(&ids, &own);
+        assert_eq!(set(TaskKobjIdsEntry { uts_ns_id: Some(9), ..own }), Set::from([(0, 9)]));
+        assert_eq!(set(TaskKobjIdsEntry { user_ns_id: Some(9), ..own }), Set::new());
     }
 
     #[test]
     fn what_is_carried_is_made() {
-        let made: Vec<_> = TABLE.iter().map(|kind| kind.name).chain([BORN_INTO]).collect();
+        let made: Vec<_> = TABLE.iter().map(|kind| kind.name).chain(BORN_INTO).collect();
         assert!(support::tree::CARRIED_NAMESPACES.iter().all(|name| made.contains(name)));
+        let known = numbers(&TaskKobjIdsEntry::default());
+        assert!(known.iter().all(|(name, _)| made.contains(name)));
     }
 }

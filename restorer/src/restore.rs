@@ -66,6 +66,8 @@ pub fn restore(
         tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
     }
     let mut host = Host::probe()?;
+    host.born_with_groups =
+        checkpoint.namespaces.users().is_some_and(crate::users::Users::no_groups);
     let possible = host.check(&checkpoint);
     // What is opened is looked at then, unless it does not come to that.
     let which = if possible.is_ok() { Which::Undescribed } else { Which::All };
@@ -88,6 +90,7 @@ pub fn restore(
     let park_signal = park_signal(&checkpoint)?;
     let (mode, roots) = (options.cgroups, &options.cgroup_roots[..]);
     let asked = cgroups::Asked { mode, roots, yard: options.cgroup_yard.as_deref() };
+    checkpoint.namespaces.make_users()?;
     let mut groups = cgroups::Plan::make(&mut checkpoint, asked)?;
 
     let sets = std::mem::take(&mut checkpoint.namespaces);
@@ -120,7 +123,7 @@ pub fn restore(
         external_unix: options.external_unix,
         // It is the root of the tree's own namespace.
         root: options.root.clone().filter(|_| roots.is_empty()),
-        holders: rights::holders(&checkpoint),
+        holders: rights::holders(&checkpoint, &sets.ids()),
         trust: options.trust,
         validation: options.validation,
         connections,

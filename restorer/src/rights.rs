@@ -2,29 +2,41 @@
 
 use std::collections::BTreeSet;
 
+use images::id_map::IdMap;
 use images::messages::CredsEntry;
 use kernel::credentials::Credentials;
 
 use crate::files::Holders;
 use crate::load::{Body, Checkpoint, Thread, capability_set};
 
-/// Everybody's files, by the images.
-pub(crate) fn holders(checkpoint: &Checkpoint) -> Holders {
+/// Everybody's files, by the images; `ids` are those of the user namespace.
+pub(crate) fn holders(checkpoint: &Checkpoint, ids: &IdMap) -> Holders {
     let mut holders = Holders::default();
     for (process, body) in checkpoint.living() {
-        let credentials = body.threads.iter().filter_map(of_thread);
+        let credentials = body.threads.iter().filter_map(|thread| of_thread(thread, ids));
         holders.add(process.pid, credentials, body.mm.exe_file_id, files(checkpoint, body));
     }
     holders
 }
 
 /// The rights of a process's threads.
-pub(crate) fn of_threads(body: &Body) -> BTreeSet<Credentials> {
-    body.threads.iter().filter_map(of_thread).collect()
+pub(crate) fn of_threads(body: &Body, ids: &IdMap) -> BTreeSet<Credentials> {
+    body.threads.iter().filter_map(|thread| of_thread(thread, ids)).collect()
 }
 
-fn of_thread(thread: &Thread) -> Option<Credentials> {
-    thread.core.creds.as_ref().map(credentials)
+fn of_thread(thread: &Thread, ids: &IdMap) -> Option<Credentials> {
+    let mut creds = thread.core.creds.clone()?;
+    ids.leave(&mut creds);
+    // A capability in a user namespace is none outside.
+    let effective = if ids.is_plain() { capability_set(&creds.cap_eff) } else { 0 };
+    Some(Credentials { effective, ..credentials(&creds) })
+}
+
+/// The supplementary groups of the first task, as they are called outside.
+pub(crate) fn groups_of_first(checkpoint: &Checkpoint, ids: &IdMap) -> Vec<u32> {
+    let first = checkpoint.living().next().and_then(|(_, body)| body.threads.first());
+    let credentials = first.and_then(|thread| of_thread(thread, ids));
+    credentials.map(|credentials| credentials.supplementary).unwrap_or_default()
 }
 
 fn credentials(creds: &CredsEntry) -> Credentials {
@@ -32,7 +44,7 @@ fn credentials(creds: &CredsEntry) -> Credentials {
         users: [creds.uid, creds.euid, creds.suid, creds.fsuid],
         groups: [creds.gid, creds.egid, creds.sgid, creds.fsgid],
         supplementary: creds.groups.clone(),
-        effective: capability_set(&creds.cap_eff),
+        effective: 0,
     }
 }
 

@@ -8,8 +8,8 @@ use ids::{HostPid, ImagePid, ImagePids};
 use kernel::descriptors::duplicate_from;
 use kernel::passing::{await_sender, tell_sender};
 use kernel::process::{
-    Fork, exit_now, fork_as, fork_as_any, let_be_traced, reset_signal_actions, set_signal_mask,
-    wait_status,
+    Fork, exit_now, fork_as, fork_as_any, fork_beside, let_be_traced, reset_signal_actions,
+    set_signal_mask, wait_status,
 };
 use kernel::ptrace::RseqConfiguration;
 use nix::sched::CloneFlags;
@@ -80,6 +80,12 @@ pub(crate) fn make(
 ) -> Result<HostPid, Error> {
     build_context.pass_slack(0)?;
     let made = match parent {
+        Parent::Caller if build_context.namespaces.has_users() => {
+            pass(build_context, reins, ours, false)
+        }
+        Parent::CallersParent if build_context.namespaces.has_users() => {
+            pass(build_context, reins, ours, true)
+        }
         Parent::Caller => bear(build_context, reins, ours, false),
         Parent::CallersParent => bear(build_context, reins, ours, true),
         Parent::WhoRemains => orphan(build_context, reins, spare, ours),
@@ -98,6 +104,42 @@ fn bear(
     let flags = if plan.inside { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
     let made = fork_as(&ImagePids::single(plan.tasks[0].pid), sibling, flags)?;
     made.map_or_else(|| run(build_context, reins, ours), Ok)
+}
+
+/// Makes the root a child of the caller, or of the caller's parent, by a process that enters the user namespace of the tree and
+/// ends at once. (As a sibling that one is left to the parent, whom nobody tells of it.)
+fn pass(
+    build_context: &BuildContext<'_>,
+    reins: Reins,
+    ours: &File,
+    sibling: bool,
+) -> io::Result<HostPid> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (mut read, mut write) = (File::from(read), File::from(write));
+    let Some(passing) = fork_beside(sibling)? else {
+        drop(read);
+        let made = enter_users(build_context)
+            .and_then(|()| bear(build_context, reins, ours, true))
+            .and_then(|root| write.write_all(&root.get().to_ne_bytes()));
+        exit_now(made.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+    };
+    drop(write);
+    drop(reins);
+    let mut number = [0; 4];
+    let told = read.read_exact(&mut number);
+    match if sibling { 0 } else { wait_status(passing)? } {
+        0 => {
+            told?;
+            HostPid::new(i32::from_ne_bytes(number)).ok_or(io::ErrorKind::InvalidData.into())
+        }
+        status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
+    }
+}
+
+fn enter_users(build_context: &BuildContext<'_>) -> io::Result<()> {
+    let ids = build_context.namespaces.ids();
+    let groups = crate::rights::groups_of_first(build_context.checkpoint, &ids);
+    build_context.namespaces.enter_users(&groups)
 }
 
 /// Makes the root by a process that ends at once: the root is the child of whoever adopts orphans
@@ -120,7 +162,8 @@ fn orphan(
             status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
         },
         (_, Fork::Child) => {
-            let made = bear(build_context, reins, ours, false)
+            let made = enter_users(build_context)
+                .and_then(|()| bear(build_context, reins, ours, false))
                 .and_then(|root| write.write_all(&root.get().to_ne_bytes()));
             exit_now(made.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
         }

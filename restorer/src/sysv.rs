@@ -14,6 +14,7 @@ use std::path::Path;
 
 use freezer::{Deed, Undo};
 use ids::HostPid;
+use images::id_map::IdMap;
 use images::messages::{IpcDescEntry, IpcShmEntry, VmaEntry};
 use images::{MappingKind, Progress, Quiet};
 use kernel::credentials::Credentials;
@@ -72,7 +73,8 @@ pub(crate) fn make(
 ) -> Result<(Attachments, Made), Error> {
     let (mut attachments, mut made) = (Attachments::default(), Made::default());
     for segment in checkpoint.system_v.iter().filter(|segment| segment.is_outside) {
-        let one = One { checkpoint, segment, owner: owner(&segment.entry.desc) };
+        let owner = owner(&segment.entry.desc);
+        let one = One { checkpoint, segment, owner, ids: namespaces.ids() };
         attachments.0.push(one.make(undo, &mut made, progress)?);
     }
     let stores = &*checkpoint.stores;
@@ -123,6 +125,8 @@ struct One<'c> {
     checkpoint: &'c Checkpoint,
     segment: &'c SystemVSegment,
     owner: Owner,
+    /// How ids are called in the user namespace.
+    ids: IdMap,
 }
 
 impl One<'_> {
@@ -180,7 +184,7 @@ impl One<'_> {
         }
         for (_, body) in self.users() {
             let writes = self.mappings(body).any(|vma| !prepare::is_read_only(vma));
-            for credentials in rights::of_threads(body) {
+            for credentials in rights::of_threads(body, &self.ids) {
                 if !may_attach(&credentials, &there, writes)
                     .map_err(self.failed("try to attach"))?
                 {

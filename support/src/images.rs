@@ -98,15 +98,6 @@ pub const ASYNCHRONOUS_IO: Refusal = Refusal::fixed(
 pub const OF_32_BITS: Refusal =
     Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program, and dump that");
 
-/// A process in a namespace that is not the root's.
-#[must_use]
-pub fn own_namespace(name: &str) -> Refusal {
-    Refusal::new(
-        format!("it was in a {name} namespace of its own"),
-        "this one is not supported yet: dump from inside the namespace, restore inside one",
-    )
-}
-
 /// A process in another pid namespace than the root of the tree.
 pub const NESTED_PIDS: Refusal = Refusal::fixed(
     "it was in a pid namespace below that of the tree's root",

@@ -49,5 +49,6 @@ pub mod sockets;
 pub mod terminals;
 pub mod tree;
 pub mod unsupported;
+pub mod users;
 
 pub use unsupported::{Refusal, Unsupported, remedies, said, word};

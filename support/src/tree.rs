@@ -10,6 +10,7 @@ use crate::mappings::{object_of, of_mapping};
 use crate::settings;
 use crate::terminals;
 use crate::unsupported::{Refusal, Unsupported};
+use crate::users;
 
 /// What else one has to know to judge a tree.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +26,8 @@ pub struct Surroundings {
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
-pub const CARRIED_NAMESPACES: [&str; 7] = ["pid", "time", "uts", "cgroup", "ipc", "net", "mnt"];
+pub const CARRIED_NAMESPACES: [&str; 8] =
+    ["user", "pid", "time", "uts", "cgroup", "ipc", "net", "mnt"];
 
 /// The namespaces of a process, by their names in `/proc/PID/ns`, in which it cannot be carried: of a tree with this root.
 pub fn foreign_namespaces<'a>(
@@ -39,7 +41,8 @@ pub fn foreign_namespaces<'a>(
             return own.get(kind).is_some_and(|own| own != *id);
         }
         let is_ours = around.namespaces.get(*name) == Some(*id);
-        !is_ours && (!CARRIED_NAMESPACES.contains(name) || **name == "pid" && of_root != Some(*id))
+        let is_shared = ["pid", "user"].contains(name);
+        !is_ours && (!CARRIED_NAMESPACES.contains(name) || is_shared && of_root != Some(*id))
     });
     others.map(|(name, _)| *name)
 }
@@ -220,6 +223,7 @@ fn of_process(
                 "it is below that of the tree's root, which cannot be carried yet",
                 "dump the tree of its first process by itself (`stasis ps` lists them)",
             ),
+            "user" => users::NESTED,
             "pid_for_children" | "time_for_children" => Refusal::fixed(
                 "children of this process would be in another one than it is itself (unshare, setns)",
                 "have it start a child there, and dump the tree of that child",

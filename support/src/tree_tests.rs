@@ -108,17 +108,15 @@ fn what_concerns_the_whole_process() {
     assert_eq!(objects(|process| process.tables.files = HostPid::new(39)), ["descriptor table"]);
     assert_eq!(
         objects(|process| {
-            process.namespaces.insert("user", 8);
-        }),
-        ["user namespace"]
-    );
-    assert_eq!(
-        objects(|process| {
             process.threads.insert(pid(40), thread('Z'));
         }),
         ["thread 40"]
     );
     assert_eq!(objects(|process| process.sid = HostPid::new(39)), ["session 39"]);
+    let inside = objects(|process| {
+        process.namespaces.insert("user", 8);
+    });
+    assert!(inside.is_empty(), "{inside:?}");
 }
 
 #[test]

@@ -74,6 +74,7 @@ mod tree;
 mod unix_sockets;
 mod unsupported;
 mod unsupported_files;
+mod users;
 mod waits;
 mod woken;
 
@@ -257,6 +258,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-unchangeable", memfd::unchangeable),
     ("unsupported-write_error", unsupported_files::write_error),
     ("unsupported-userfaultfd", unsupported::userfaultfd),
+    ("users_all", users::all),
+    ("users_alone", users::alone),
+    ("users_denied", users::denied),
     ("waits", waits::run),
     ("woken", woken::run),
 ];

@@ -21,11 +21,12 @@ impl Captured {
         let own = own_number("net").unwrap_or_default();
         let mut put = |entry: &FileEntry| {
             let numbered;
-            let entry = match self.networks.is_empty() {
+            let entry = match self.networks.is_empty() && self.ids.is_plain() {
                 true => entry,
                 false => {
                     let mut entry = entry.clone();
                     networks::renumber(&mut entry, &self.networks, own);
+                    self.ids.enter(&mut entry);
                     numbered = entry;
                     &numbered
                 }

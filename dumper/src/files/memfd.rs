@@ -122,7 +122,8 @@ impl FileKind for Memfd {
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let Some(Inodes(inodes)) = captured.beside.get() else { return Ok(()) };
         let inodes = inodes.values();
-        let entries: Vec<_> = inodes.map(|inode| inode.entry.clone()).collect();
+        let mut entries: Vec<_> = inodes.map(|inode| inode.entry.clone()).collect();
+        entries.iter_mut().for_each(|entry| captured.ids.enter(entry));
         writer.write_all(&names::memfd(), &entries)
     }
 }

@@ -108,7 +108,9 @@ impl FileKind for Regular {
         }
         for ghost in ghosts.iter().flat_map(|ghosts| &ghosts.files) {
             let mut sink = writer.image(&names::ghost_file(ghost.id))?;
-            sink.put(&ghost.entry)?;
+            let mut entry = ghost.entry.clone();
+            captured.ids.enter(&mut entry);
+            sink.put(&entry)?;
             for (off, bytes) in &ghost.pieces {
                 if ghost.entry.chunks() {
                     sink.put_as(&GhostChunkEntry { len: bytes.len() as u64, off: *off })?;

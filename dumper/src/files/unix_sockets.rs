@@ -150,7 +150,9 @@ impl FileKind for UnixSocket {
         };
         let mut sink = writer.image(&names::sk_queues())?;
         for (entry, bytes, _) in queues {
-            sink.put(entry)?;
+            let mut entry = entry.clone();
+            captured.ids.enter(&mut entry);
+            sink.put(&entry)?;
             sink.payload(bytes)?;
         }
         sink.finish()

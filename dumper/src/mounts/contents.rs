@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use images::id_map::{Id, IdMap};
 use images::{ImageWriter, names};
 use kernel::paths::{Links, find};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -32,13 +33,14 @@ impl Contents {
         &mut self,
         device: u64,
         root: &OwnedFd,
+        ids: &IdMap,
         is_late: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         let failed = || Error::of("read what is in a file system in memory");
         let file =
             memfd_create("tmpfs", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed()(errno.into()))?;
         let mut file = File::from(file);
-        archive(root, &mut file, is_late).map_err(failed())?;
+        archive(root, &mut file, ids, is_late).map_err(failed())?;
         file.rewind().map_err(failed())?;
         self.0.insert(device, file);
         Ok(())
@@ -61,7 +63,12 @@ impl Contents {
     }
 }
 
-fn archive(root: &OwnedFd, to: &mut File, is_late: &dyn Fn() -> bool) -> io::Result<()> {
+fn archive(
+    root: &OwnedFd,
+    to: &mut File,
+    ids: &IdMap,
+    is_late: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let mut archive = Builder::new(to);
     let mut linked: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut waiting = vec![PathBuf::from(".")];
@@ -73,7 +80,9 @@ fn archive(root: &OwnedFd, to: &mut File, is_late: &dyn Fn() -> bool) -> io::Res
             return Err(io::Error::other(support::mounts::TOO_DEEP.reason));
         }
         let handle = find(root, &path, Links::Refused)?;
-        let stat = fstat(&handle)?;
+        let mut stat = fstat(&handle)?;
+        stat.st_uid = ids.inside(Id::User, stat.st_uid);
+        stat.st_gid = ids.inside(Id::Group, stat.st_gid);
         let kind = stat.st_mode & libc::S_IFMT;
         if kind != libc::S_IFDIR && stat.st_nlink > 1 {
             match linked.entry(stat.st_ino) {
@@ -121,7 +130,11 @@ fn add(
     archive.append_pax_extensions(more.iter().map(|(key, value)| (key.as_str(), &value[..])))?;
     let simple = |kind| header(stat, kind);
     match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG => archive.append_file(path, &mut File::open(link(handle))?),
+        libc::S_IFREG => {
+            let mut header = simple(EntryType::Regular);
+            header.set_size(u64::try_from(stat.st_size).unwrap_or(0));
+            archive.append_data(&mut header, path, File::open(link(handle))?)
+        }
         libc::S_IFLNK => {
             let target = nix::fcntl::readlinkat(handle, "")?;
             archive.append_link(&mut simple(EntryType::Symlink), path, Path::new(&target))

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use images::id_map::IdMap;
 use images::messages::{IpcMsg, IpcMsgEntry, IpcSemEntry, IpcVarEntry};
 use images::{ImageWriter, names};
 use kernel::namespaces::{inside, of_process};
@@ -20,6 +21,8 @@ struct Ipc {
     limits: IpcVarEntry,
     sets: Vec<Set>,
     queues: Vec<(Queue, Vec<Message>)>,
+    /// How ids are called in the user namespace.
+    ids: IdMap,
 }
 
 /// Bytes that follow a message are filled up to a multiple of this.
@@ -33,13 +36,14 @@ pub(super) fn read(namespace: &Namespace) -> Result<Box<dyn Described>, Error> {
         pid,
         source,
     };
-    let ipc = of_process(pid, "ipc").and_then(|ipc| inside("ipc", ipc, Ipc::read));
+    let ipc = of_process(pid, "ipc")
+        .and_then(|ipc| inside("ipc", ipc, || Ipc::read(namespace.users.ids.clone())));
     Ok(Box::new(ipc.map_err(failed)?))
 }
 
 impl Ipc {
     /// Of the calling thread's namespace.
-    fn read() -> io::Result<Self> {
+    fn read(ids: IdMap) -> io::Result<Self> {
         let with_messages = |queue: Queue| match queue.copy() {
             Ok(messages) => Ok((queue, messages)),
             Err(error) => Err(io::Error::new(
@@ -54,6 +58,7 @@ impl Ipc {
             limits: limits()?,
             sets: Set::all()?,
             queues: Queue::all()?.into_iter().map(with_messages).collect::<Result<_, _>>()?,
+            ids,
         })
     }
 
@@ -64,7 +69,7 @@ impl Ipc {
         let mut image = writer.image(&names::ipcns_sem(number))?;
         for set in &self.sets {
             let nsems = set.values.len() as u32;
-            image.put(&IpcSemEntry { desc: desc(set.id, &set.owner), nsems })?;
+            image.put(&IpcSemEntry { desc: desc(set.id, &set.owner, &self.ids), nsems })?;
             let bytes = set.values.iter().flat_map(|value| value.to_le_bytes()).collect();
             image.payload(&filled_up(bytes))?;
         }
@@ -78,7 +83,7 @@ impl Ipc {
         let mut image = writer.image(&names::ipcns_msg(number))?;
         for (queue, messages) in &self.queues {
             image.put(&IpcMsgEntry {
-                desc: desc(queue.id, &queue.owner),
+                desc: desc(queue.id, &queue.owner, &self.ids),
                 qbytes: u32::try_from(queue.most).unwrap_or(u32::MAX),
                 qnum: messages.len() as u32,
             })?;

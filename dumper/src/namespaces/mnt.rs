@@ -1,6 +1,7 @@
 //! Mount namespaces: what is mounted where (mount_namespaces(7)). What is in file systems that live in memory goes into the
 //! images beside that, once for all namespaces.
 
+use images::id_map::{Id, IdMap};
 use images::messages::MntEntry;
 use images::{ImageWriter, file_systems, names};
 use kernel::procfs::Mount;
@@ -20,12 +21,38 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
         pid: namespace.member,
         source: std::io::ErrorKind::NotFound.into(),
     })?;
-    Ok(Box::new(Mnt(entries(view))))
+    let mut entries = entries(view);
+    for entry in &mut entries {
+        entry.options = options(&entry.options, &namespace.users.ids);
+    }
+    Ok(Box::new(Mnt(entries)))
 }
 
 impl Described for Mnt {
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error> {
         writer.write_all(&names::mountpoints(number), &self.0)
+    }
+}
+
+/// Options of a file system, of which some are ids.
+fn options(options: &[u8], ids: &IdMap) -> Vec<u8> {
+    let of = |option: &[u8]| {
+        let kinds = [(&b"uid="[..], Id::User), (&b"gid="[..], Id::Group)];
+        let (name, id, number) = kinds.into_iter().find_map(|(name, id)| {
+            let number = std::str::from_utf8(option.strip_prefix(name)?).ok()?;
+            Some((name, id, number.parse().ok()?))
+        })?;
+        let inside = ids.inside(id, number);
+        Some([name, inside.to_string().as_bytes()].concat())
+    };
+    match ids.is_plain() {
+        true => options.to_vec(),
+        false => {
+            let options = options.split(|byte| *byte == b',');
+            let inside: Vec<_> =
+                options.map(|option| of(option).unwrap_or_else(|| option.to_vec())).collect();
+            inside.join(&b',')
+        }
     }
 }
 

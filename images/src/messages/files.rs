@@ -190,23 +190,25 @@ impl FileEntry {
     /// Who is signalled, and the flags (`F_GETFL`); `None` for kinds that nobody is signalled by.
     #[must_use]
     pub fn owner(&self) -> Option<(&FownEntry, u32)> {
-        None.or_else(|| self.reg.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.pipe.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.isk.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.usk.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.efd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.epfd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.sgfd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.tfd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.tty.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.ify.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.ffy.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.psk.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.nlsk.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.memfd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.bpf.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.pidfd.as_ref().map(|it| (&it.fown, it.flags)))
-            .or_else(|| self.mq.as_ref().map(|it| (&it.fown, it.flags)))
+        macro_rules! first {
+            ($($kind:ident)*) => {
+                None$(.or_else(|| self.$kind.as_ref().map(|it| (&it.fown, it.flags))))*
+            };
+        }
+        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq)
+    }
+
+    /// Who is signalled, to be changed.
+    pub fn owner_mut(&mut self) -> Option<&mut FownEntry> {
+        macro_rules! first {
+            ($($kind:ident)*) => {
+                $(if let Some(it) = &mut self.$kind {
+                    return Some(&mut it.fown);
+                })*
+            };
+        }
+        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq);
+        None
     }
 }
 

@@ -91,6 +91,18 @@ pub struct UsernsEntry {
     /// Group ids.
     #[prost(message, repeated, tag = "2")]
     pub gid_map: Vec<UidGidExtent>,
+    /// Extension: project ids, where they are mapped.
+    #[prost(message, repeated, tag = "1000")]
+    pub projid_map: Vec<UidGidExtent>,
+    /// Extension: nobody in it may call setgroups(2).
+    #[prost(bool, optional, tag = "1001")]
+    pub setgroups_denied: Option<bool>,
+    /// Extension: the numbers of those namespaces of the tree that belong to the user namespace around this one.
+    #[prost(uint32, repeated, packed = "false", tag = "1002")]
+    pub not_owned: Vec<u32>,
+    /// Extension: the user who owns it, as he is called around it.
+    #[prost(uint32, optional, tag = "1003")]
+    pub owner: Option<u32>,
 }
 
 /// A range of ids.

@@ -12,6 +12,7 @@ use kernel::namespaces::new_cgroup;
 use kernel::passing;
 use kernel::process::{exit_now, fork_any, wait_status};
 use kernel::sockets::create_pair;
+use kernel::user_namespaces::Inside;
 use support::cgroups::{ELSEWHERE, LEAVE};
 
 use super::PROCESSES;
@@ -65,7 +66,9 @@ pub(super) fn make(
         }
         let roots: Vec<_> = groups.values().map(|group| String::from_utf8_lossy(group)).collect();
         let doing = format!("make a cgroup namespace in {} ({LEAVE})", roots.join(", "));
-        let made = make_in(&doors).map_err(Error::kernel(doing))?;
+        let users = checkpoint.namespaces.users().filter(|users| users.owns(namespace));
+        let inside = users.map(|users| users.inside(&[])).transpose()?;
+        let made = make_in(&doors, inside.as_ref()).map_err(Error::kernel(doing))?;
         checkpoint.namespaces.is_made(namespace, "cgroup", made);
     }
     Ok(())
@@ -73,10 +76,10 @@ pub(super) fn make(
 
 /// Makes a namespace whose roots are groups that are entered by these files. The roots are where its maker is: so a
 /// process goes there, makes it, hands it over, and ends.
-fn make_in(doors: &[File]) -> io::Result<OwnedFd> {
+fn make_in(doors: &[File], inside: Option<&Inside<'_>>) -> io::Result<OwnedFd> {
     let (ours, theirs) = create_pair(libc::SOCK_SEQPACKET)?;
     let Some(maker) = fork_any()? else {
-        exit_now(match hand_over(doors, &theirs) {
+        exit_now(match hand_over(doors, inside, &theirs) {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
         })
@@ -91,9 +94,10 @@ fn make_in(doors: &[File]) -> io::Result<OwnedFd> {
     }
 }
 
-fn hand_over(doors: &[File], channel: &OwnedFd) -> io::Result<()> {
+fn hand_over(doors: &[File], inside: Option<&Inside<'_>>, channel: &OwnedFd) -> io::Result<()> {
     for mut door in doors {
         door.write_all(b"0")?;
     }
+    inside.map_or(Ok(()), |inside| inside.enter(&[]))?;
     passing::send(channel, b".", &[&new_cgroup()?])
 }

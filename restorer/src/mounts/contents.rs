@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use images::messages::MntEntry;
+use images::store::Content;
 use images::{Images, names};
 use kernel::paths::{Links, find};
 use nix::errno::Errno;
@@ -32,18 +33,17 @@ const BLOCK: usize = 4096;
 /// The longest value of an attribute (`XATTR_SIZE_MAX`), and some.
 const LARGEST_EXTENSION: u64 = 1 << 20;
 
-/// Fills a new file system with what the images have of it.
-pub(super) fn fill(
-    root: &OwnedFd,
-    entry: &MntEntry,
-    images: &Images,
-    shown: &str,
-) -> Result<(), Error> {
+/// What the images have of a file system that lives in memory.
+pub(super) fn open(entry: &MntEntry, images: &Images) -> Result<Box<dyn Content>, Error> {
     let by_device = images.raw(&names::tmpfs(entry.root_dev));
-    let content = by_device.or_else(|error| match error {
+    Ok(by_device.or_else(|error| match error {
         images::Error::Missing { .. } => images.raw(&names::older_tmpfs(entry.mnt_id)),
         error => Err(error),
-    })?;
+    })?)
+}
+
+/// Fills a new file system.
+pub(super) fn fill(root: &OwnedFd, content: Box<dyn Content>, shown: &str) -> Result<(), Error> {
     unpack(root, content).map_err(Error::kernel(format!("unpack what was in {shown}")))
 }
 

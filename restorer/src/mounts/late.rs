@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use images::messages::MntEntry;
 use kernel::descriptors::duplicate_from;
 use kernel::mounts::{self, Change};
+use kernel::namespaces::enter_mounts;
 use kernel::paths::{Links, find};
 
 use super::failed::failed;
@@ -19,9 +20,15 @@ use super::last_change::last_change;
 use super::plan::{Index, Mount, Plan, Source};
 use crate::error::Error;
 
-/// What is left to do, in its order.
+/// What is left to do.
 #[derive(Debug, Default)]
-pub(crate) struct Late(Vec<Step>);
+pub(crate) struct Late {
+    /// In its order.
+    steps: Vec<Step>,
+    /// In a user namespace: the mount namespace in which file systems are made. The kernel makes a `proc` for nobody but the
+    /// machine's root where there is none to be seen ("too revealing").
+    sight: Option<OwnedFd>,
+}
 
 /// A mount.
 #[derive(Debug)]
@@ -80,6 +87,7 @@ impl Late {
         plan: &Plan,
         late: &BTreeSet<Index>,
         copies: &mut BTreeMap<Index, OwnedFd>,
+        sight: Option<OwnedFd>,
     ) -> Result<Self, Error> {
         let mut steps = Vec::new();
         let mut places: BTreeMap<Index, usize> = BTreeMap::new();
@@ -110,12 +118,12 @@ impl Late {
             let change = last_change(mount);
             steps.push(Step { mount: mount.clone(), made, on, below, change });
         }
-        Ok(Self(steps))
+        Ok(Self { steps, sight })
     }
 
     /// Moves the descriptors to numbers from `base` on.
     pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
-        for step in &mut self.0 {
+        for step in &mut self.steps {
             let made = match &mut step.made {
                 How::There(fd) => Some(fd),
                 How::New(_) | How::PartOf(..) => None,
@@ -129,20 +137,26 @@ impl Late {
                     duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
             }
         }
+        if let Some(fd) = &mut self.sight {
+            *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
+        }
         Ok(())
     }
 
     /// In the first task: makes and places all; `enter` moves to a mount namespace, by its number.
     pub(crate) fn place(&self, enter: impl Fn(u32) -> Result<(), Error>) -> Result<(), Error> {
+        let mut made = self.make_in_sight()?;
         let mut placed: Vec<OwnedFd> = Vec::new();
         let mut here = None;
-        for step in &self.0 {
+        for (nth, step) in self.steps.iter().enumerate() {
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
-            placed.push(step.place(&placed).map_err(failed(&step.mount, "place"))?);
+            placed.push(
+                step.place(&placed, made.remove(&nth)).map_err(failed(&step.mount, "place"))?,
+            );
         }
-        for (step, mount) in self.0.iter().zip(&placed) {
+        for (step, mount) in self.steps.iter().zip(&placed) {
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
@@ -150,13 +164,33 @@ impl Late {
         }
         Ok(())
     }
+
+    /// Makes the file systems of steps in a user namespace, by their places in the order.
+    fn make_in_sight(&self) -> Result<BTreeMap<usize, OwnedFd>, Error> {
+        let Some(sight) = self.sight.as_ref().filter(|_| !self.steps.is_empty()) else {
+            return Ok(BTreeMap::new());
+        };
+        enter_mounts(sight).map_err(Error::kernel("enter a mount namespace"))?;
+        let mut made = BTreeMap::new();
+        for (nth, step) in self.steps.iter().enumerate() {
+            if let How::New(entry) = &step.made {
+                made.insert(nth, new(entry).map_err(failed(&step.mount, "make"))?);
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// Makes a file system of kind `proc`.
+fn new(entry: &MntEntry) -> io::Result<OwnedFd> {
+    mounts::make(b"proc", &entry.source, flags::options(entry))
 }
 
 impl Step {
-    fn place(&self, placed: &[OwnedFd]) -> io::Result<OwnedFd> {
+    fn place(&self, placed: &[OwnedFd], made: Option<OwnedFd>) -> io::Result<OwnedFd> {
         let of_step = |step: usize| placed.get(step).ok_or(io::ErrorKind::NotFound);
         let made = match &self.made {
-            How::New(entry) => mounts::make(b"proc", &entry.source, flags::options(entry))?,
+            How::New(entry) => made.map_or_else(|| new(entry), Ok)?,
             How::PartOf(step, below) => part(of_step(*step)?, below)?,
             How::There(fd) => fd.try_clone()?,
         };

@@ -329,6 +329,7 @@ mod tests {
             images: &images,
             inside: Vec::new(),
             own_pids: false,
+            users: None,
         };
         let plan = Plan::make(&request).map_err(|error| error.to_string())?;
         Ok(plan.orders[&9].iter().map(|index| plan.mounts[*index].entry.mnt_id).collect())

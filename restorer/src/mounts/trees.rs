@@ -15,7 +15,7 @@ use super::failed::failed;
 use super::last_change::last_change;
 use super::late::{self, Late};
 use super::plan::{Index, Plan, Source};
-use super::yard::Yard;
+use super::yard::{Outside, Yard};
 use super::{Built, Request, groups};
 use crate::error::Error;
 use crate::places::{Root, Roots};
@@ -24,7 +24,7 @@ use crate::places::{Root, Roots};
 pub(super) fn build(
     plan: &Plan,
     request: &Request<'_>,
-    outside: BTreeMap<Index, OwnedFd>,
+    outside: Outside,
     thread: &OwnedFd,
 ) -> Result<Built, Error> {
     let root_here = open("/", HANDLE, Mode::empty())
@@ -41,7 +41,10 @@ pub(super) fn build(
             copies.insert(index, yard.copy(index, mount)?);
         }
     }
-    built.late = Late::plan(plan, &late, &mut copies)?;
+    // What shows processes is only made where it is seen already, if not by the machine's root.
+    let sight = request.users.as_ref().map(|_| here.try_clone()).transpose();
+    let sight = sight.map_err(Error::kernel("duplicate a descriptor"))?;
+    built.late = Late::plan(plan, &late, &mut copies, sight)?;
     for (&number, order) in &plan.orders {
         copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
         let early: Vec<Index> = order.iter().copied().filter(|it| !late.contains(it)).collect();

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use images::Images;
+use images::store::Content;
 use kernel::mounts::{self, Change, Propagation};
 use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open};
@@ -17,11 +19,28 @@ use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
-/// Copies, in no namespace, of what comes from outside. They are made where the paths are meant, by who restores.
-pub(super) fn outside(plan: &Plan) -> Result<BTreeMap<Index, OwnedFd>, Error> {
-    let mut copies = BTreeMap::new();
+/// What is brought from where the paths are meant, by who restores.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    /// Copies, in no namespace, of what is mounted there.
+    copies: BTreeMap<Index, OwnedFd>,
+    /// What is to be in new file systems.
+    contents: BTreeMap<Index, Box<dyn Content>>,
+}
+
+/// Brings it.
+pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
+    let mut found = Outside::default();
+    let copies = &mut found.copies;
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let Source::Outside(path) = &mount.source else { continue };
+        let path = match &mount.source {
+            Source::Outside(path) => path,
+            Source::New(kind) if kind == "tmpfs" => {
+                found.contents.insert(index, contents::open(&mount.entry, images)?);
+                continue;
+            }
+            _ => continue,
+        };
         let copy = open(path.as_path(), HANDLE, Mode::empty())
             .map_err(io::Error::from)
             .and_then(|found| mounts::copy(found, Path::new(""), false))
@@ -37,7 +56,7 @@ pub(super) fn outside(plan: &Plan) -> Result<BTreeMap<Index, OwnedFd>, Error> {
         mounts::change(&copy, &change).map_err(failed(mount, "set the propagation of"))?;
         copies.insert(index, copy);
     }
-    Ok(copies)
+    Ok(found)
 }
 
 /// The yard.
@@ -55,7 +74,7 @@ impl Yard {
     pub(super) fn make(
         plan: &Plan,
         request: &Request<'_>,
-        outside: BTreeMap<Index, OwnedFd>,
+        mut outside: Outside,
         late: &BTreeSet<Index>,
     ) -> Result<Self, Error> {
         let no_yard = || Error::kernel("make a place for mounts");
@@ -63,7 +82,7 @@ impl Yard {
         let root = open("/", HANDLE, Mode::empty()).map_err(io::Error::from).map_err(no_yard())?;
         mounts::attach(&ground, root).map_err(no_yard())?;
         let mut yard = Self { ground, taken: 0, givers: BTreeMap::new() };
-        for (index, copy) in outside {
+        for (index, copy) in outside.copies {
             yard.give(&plan.mounts[index], index, copy)?;
         }
         for (name, namespace) in &request.inside {
@@ -75,7 +94,7 @@ impl Yard {
             if late.contains(&index) && late::is_proc(plan, mount) {
                 continue;
             }
-            let made = new(mount, kind, request)?;
+            let made = new(mount, kind, outside.contents.remove(&index))?;
             yard.give(mount, index, made)?;
         }
         Ok(yard)
@@ -132,13 +151,13 @@ impl Yard {
 }
 
 /// A new file system with what the images have of it.
-fn new(mount: &Mount, kind: &str, request: &Request<'_>) -> Result<OwnedFd, Error> {
+fn new(mount: &Mount, kind: &str, content: Option<Box<dyn Content>>) -> Result<OwnedFd, Error> {
     let entry = &mount.entry;
     let options = flags::options(entry);
     let made = mounts::make(kind.as_bytes(), &entry.source, options)
         .map_err(failed(mount, &format!("make a file system of kind {kind} for")))?;
-    if kind == "tmpfs" {
-        contents::fill(&made, entry, request.images, &mount.shown())?;
+    if let Some(content) = content {
+        contents::fill(&made, content, &mount.shown())?;
     }
     // Those of the kernel's own are there once for all who use them.
     if kind == "tmpfs" && flags::of_file_system(entry) & libc::MS_RDONLY != 0 {

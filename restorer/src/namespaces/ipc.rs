@@ -1,12 +1,13 @@
 //! IPC namespaces (ipc_namespaces(7)): limits, sets of semaphores, message queues and segments of System V. What is in
 //! the segments is brought in later ([`crate::sysv`]).
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use images::checkpoint::{IpcNamespace, PayloadReader};
 use images::messages::IpcVarEntry;
-use images::{Checkpoint, Images, names};
+use images::{Checkpoint, names};
 use kernel::namespaces::new;
 use kernel::sysv::limits::Limit;
 use kernel::sysv::queues::{Message, Queue, send};
@@ -24,8 +25,8 @@ pub(super) const KIND: Kind = Kind { name: "ipc", load };
 #[derive(Debug)]
 struct Ipc {
     objects: IpcNamespace,
-    /// Which have the bytes of messages.
-    images: Images,
+    /// Has the bytes of messages, if there are some.
+    reader: RefCell<Option<PayloadReader>>,
 }
 
 /// The longest message that is read from images. The kernel's limit of them is 8,192 bytes, unless it is raised.
@@ -45,18 +46,22 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
         let what = format!("a message of type {} and {} bytes", message.mtype, message.msize);
         return Err(Error::image(names::ipcns_msg(number).name(), what));
     }
-    Ok(Box::new(Ipc { objects, images: checkpoint.images.clone() }))
+    // Who makes the namespace may not be let at the images.
+    let image = names::ipcns_msg(number);
+    let reader = match objects.queues.is_empty() {
+        true => None,
+        false => Some(PayloadReader::open(&checkpoint.images, &image)?),
+    };
+    Ok(Box::new(Ipc { objects, reader: RefCell::new(reader) }))
 }
 
 impl Making for Ipc {
     fn make(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         // The bytes of messages are read before, so that what fails in the namespace is the kernel's.
-        let mut reader = match self.objects.queues.is_empty() {
-            true => None,
-            false => Some(PayloadReader::open(&self.images, &names::ipcns_msg(number))?),
-        };
+        let mut reader = self.reader.take();
         let failed = Error::kernel(format!("make IPC namespace {number}"));
-        new("ipc", || self.fill(&mut reader)).map_err(failed)
+        let objects = &self.objects;
+        new("ipc", || fill(objects, &mut reader)).map_err(failed)
     }
 }
 
@@ -70,44 +75,42 @@ fn has_id(is_so: bool) -> io::Result<()> {
     if is_so { Ok(()) } else { Err(io::Error::other("its id is not to be had")) }
 }
 
-impl Ipc {
-    /// Fills the calling thread's namespace, which is new.
-    fn fill(&self, reader: &mut Option<PayloadReader>) -> io::Result<()> {
-        let IpcNamespace { segments, sets, queues, limits } = &self.objects;
-        raise()?;
-        for (&id, set) in sets {
-            let owner = owner(&set.entry.desc);
-            let set = Set { id: id.cast_signed(), owner, values: set.values.clone() };
-            named("set of semaphores", id, set.make().and_then(has_id))?;
-        }
-        for (&id, entry) in segments {
-            let made = Segment::make(id.cast_signed(), &owner(&entry.desc), entry.size);
-            named("shared memory segment", id, made.and_then(has_id))?;
-        }
-        for (&id, found) in queues {
-            let queue = Queue {
-                id: id.cast_signed(),
-                owner: owner(&found.entry.desc),
-                most: found.entry.qbytes.into(),
-                messages: 0,
-                bytes: 0,
-            };
-            named("message queue", id, queue.make().and_then(has_id))?;
-            for (message, payload) in &found.messages {
-                let bytes = match reader {
-                    Some(reader) => reader.read(*payload).map_err(io::Error::other)?,
-                    None => Vec::new(),
-                };
-                let message = Message { kind: message.mtype.cast_signed(), bytes };
-                named("a message of queue", id, send(queue.id, &message))?;
-            }
-            named("message queue", id, queue.finish())?;
-        }
-        // With segments it is set when they are attached.
-        let forced = limits.as_ref().filter(|_| segments.is_empty());
-        forced.map_or(Ok(()), |it| Limit::RemovedForced.set(&[it.shm_rmid_forced.into()]))?;
-        limits.as_ref().map_or(Ok(()), set)
+/// Fills the calling thread's namespace, which is new.
+fn fill(objects: &IpcNamespace, reader: &mut Option<PayloadReader>) -> io::Result<()> {
+    let IpcNamespace { segments, sets, queues, limits } = objects;
+    raise()?;
+    for (&id, set) in sets {
+        let owner = owner(&set.entry.desc);
+        let set = Set { id: id.cast_signed(), owner, values: set.values.clone() };
+        named("set of semaphores", id, set.make().and_then(has_id))?;
     }
+    for (&id, entry) in segments {
+        let made = Segment::make(id.cast_signed(), &owner(&entry.desc), entry.size);
+        named("shared memory segment", id, made.and_then(has_id))?;
+    }
+    for (&id, found) in queues {
+        let queue = Queue {
+            id: id.cast_signed(),
+            owner: owner(&found.entry.desc),
+            most: found.entry.qbytes.into(),
+            messages: 0,
+            bytes: 0,
+        };
+        named("message queue", id, queue.make().and_then(has_id))?;
+        for (message, payload) in &found.messages {
+            let bytes = match reader {
+                Some(reader) => reader.read(*payload).map_err(io::Error::other)?,
+                None => Vec::new(),
+            };
+            let message = Message { kind: message.mtype.cast_signed(), bytes };
+            named("a message of queue", id, send(queue.id, &message))?;
+        }
+        named("message queue", id, queue.finish())?;
+    }
+    // With segments it is set when they are attached.
+    let forced = limits.as_ref().filter(|_| segments.is_empty());
+    forced.map_or(Ok(()), |it| Limit::RemovedForced.set(&[it.shm_rmid_forced.into()]))?;
+    limits.as_ref().map_or(Ok(()), set)
 }
 
 /// Lets the namespace take whatever is to come: there may be more in it than its limits would let in by now.

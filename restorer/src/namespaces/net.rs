@@ -110,6 +110,10 @@ fn lock(read: &Checkpoint, number: u32) -> Option<Lock> {
 }
 
 impl Making for Network {
+    fn is_new(&self, given: &Given) -> bool {
+        given.joined.is_none() && self.entry.ext_key.is_none()
+    }
+
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
         if given.joined.is_some() {
             return own(NAME).map_err(Error::kernel("open the own network namespace"));

@@ -187,6 +187,7 @@ fn credentials(creds: &CredsEntry, host: &Host, tables: &mut Tables) -> Credenti
         securebits: creds.secbits,
         no_new_privs: creds.no_new_privs.unwrap_or(0),
         supplementary: tables.put(&groups),
+        born_with_groups: host.born_with_groups.into(),
     }
 }
 

@@ -301,7 +301,9 @@ pub fn credentials(context: &Context) {
     let prctl = |option, a, b| call(nr::PRCTL, [option, a, b, 0, 0, 0]);
 
     let groups = context.entries(wanted.supplementary);
-    call(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]);
+    if wanted.born_with_groups == 0 {
+        call(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]);
+    }
     prctl(PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0);
     let [real, effective, saved, file_system] = wanted.groups;
     call(nr::SETRESGID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);

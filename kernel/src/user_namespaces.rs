@@ -1,0 +1,293 @@
+//! User namespaces: made, described and worked in (user_namespaces(7)).
+//!
+//! Whatever is made in one belongs to it, and only a process of a single thread may enter one, which never gets back. So what has
+//! to be made inside is made by a process for that alone ([`Inside::during`]): it has the memory and the descriptors of
+//! its maker, which waits, and namespaces and credentials of its own.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ids::HostPid;
+use libc::{c_int, c_void};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::namespaces::{enter, own};
+use crate::process::{exit_now, fork_any, wait_status};
+
+/// A range of ids: the first inside, the first outside, how many.
+pub type Range = (u32, u32, u32);
+
+/// What a user namespace says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maps {
+    /// User ids.
+    pub users: Vec<Range>,
+    /// Group ids.
+    pub groups: Vec<Range>,
+    /// Project ids.
+    pub projects: Vec<Range>,
+    /// Nobody in it may call setgroups(2).
+    pub no_groups: bool,
+}
+
+impl Maps {
+    /// Those of the namespace of a process, with the ids around it as the caller has them.
+    ///
+    /// # Errors
+    /// If the process has gone, or the kernel's text is not understood.
+    pub fn of(pid: HostPid) -> io::Result<Self> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let map = |name: &str| {
+            let text = read(name)?;
+            parse(&text).ok_or_else(|| io::Error::other(format!("{name} is {text:?}")))
+        };
+        Ok(Self {
+            users: map("uid_map")?,
+            groups: map("gid_map")?,
+            projects: map("projid_map")?,
+            no_groups: read("setgroups")?.trim() == "deny",
+        })
+    }
+
+    fn write(&self, pid: HostPid) -> io::Result<()> {
+        let write = |name: &str, text: &str| {
+            let written = std::fs::write(format!("/proc/{pid}/{name}"), text);
+            written
+                .map_err(|error| io::Error::new(error.kind(), format!("write its {name}: {error}")))
+        };
+        if self.no_groups {
+            write("setgroups", "deny")?;
+        }
+        let maps =
+            [("gid_map", &self.groups), ("uid_map", &self.users), ("projid_map", &self.projects)];
+        for (name, map) in maps.into_iter().filter(|(_, map)| !map.is_empty()) {
+            write(name, &text(map))?;
+        }
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Option<Vec<Range>> {
+    let line = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
+        let range = (numbers.next()??, numbers.next()??, numbers.next()??);
+        numbers.next().is_none().then_some(range)
+    };
+    text.lines().map(line).collect()
+}
+
+fn text(map: &[Range]) -> String {
+    map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
+}
+
+/// Makes a user namespace with these maps, a child of the caller's.
+///
+/// # Errors
+/// Without the right to, or if the kernel does not take the maps.
+pub fn new_user(maps: &Maps) -> io::Result<OwnedFd> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let (mut ours, mut theirs) =
+        (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
+    let mut byte = [0];
+    let Some(maker) = fork_any()? else {
+        drop(ours);
+        let made = unshare(CloneFlags::CLONE_NEWUSER).map_err(io::Error::from);
+        let told =
+            made.and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
+        exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
+    };
+    drop(theirs);
+    let made = ours.read_exact(&mut byte).and_then(|()| {
+        maps.write(maker)?;
+        crate::namespaces::of_process(maker, "user")
+    });
+    drop(ours);
+    let status = wait_status(maker)?;
+    match libc::WEXITSTATUS(status) {
+        0 => made,
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// The user namespace that owns a namespace.
+///
+/// # Errors
+/// As `NS_GET_USERNS` of ioctl_ns(2): if it is none that the caller may know.
+pub fn owner_of(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    related(namespace.as_fd(), NS_GET_USERNS)
+}
+
+/// The namespace around a user namespace.
+///
+/// # Errors
+/// As `NS_GET_PARENT` of ioctl_ns(2).
+pub fn parent_of(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    related(namespace.as_fd(), NS_GET_PARENT)
+}
+
+fn related(namespace: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<OwnedFd> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: both requests take no argument and give a new descriptor.
+    let found = unsafe { libc::ioctl(namespace.as_raw_fd(), request) };
+    let found = nix::errno::Errno::result(found)?;
+    // SAFETY: nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(found) })
+}
+
+/// The user who owns a user namespace, as the caller calls him.
+///
+/// # Errors
+/// As `NS_GET_OWNER_UID` of ioctl_ns(2).
+pub fn owner_uid(namespace: impl AsFd) -> io::Result<u32> {
+    use std::os::fd::AsRawFd;
+    const NS_GET_OWNER_UID: libc::c_ulong = 0xb704;
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: the request writes one id to where the pointer points.
+    let done =
+        unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_OWNER_UID, &raw mut uid) };
+    nix::errno::Errno::result(done)?;
+    Ok(uid)
+}
+
+/// A place in a user namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside<'a> {
+    /// The namespace.
+    pub user: BorrowedFd<'a>,
+    /// The user and the group that one is there, as they are called there.
+    pub ids: (u32, u32),
+    /// Namespaces that belong to another, which are entered before.
+    pub before: &'a [(&'static str, BorrowedFd<'a>)],
+}
+
+impl Inside<'_> {
+    /// Moves the calling process, which has one thread, there for good: with all capabilities in the namespace, and with `groups`
+    /// for its supplementary ones, as the caller calls them.
+    ///
+    /// # Errors
+    /// Without the right to.
+    pub fn enter(&self, groups: &[u32]) -> io::Result<()> {
+        for (name, namespace) in self.before {
+            enter(name, namespace)?;
+        }
+        // The C library's functions would change all threads of whoever shares the memory.
+        // SAFETY: the pointer and the length are those of the list.
+        done(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+        setns(self.user, CloneFlags::CLONE_NEWUSER)?;
+        let (user, group) = self.ids;
+        // SAFETY: these calls take integers only.
+        unsafe {
+            done(libc::syscall(libc::SYS_setresgid, group, group, group))?;
+            done(libc::syscall(libc::SYS_setresuid, user, user, user))?;
+        }
+        // Of who has changed its ids the files in /proc are the machine's root's, whom nobody is there.
+        nix::sys::prctl::set_dumpable(true)?;
+        Ok(())
+    }
+
+    /// Does `work` there, in a process that shares memory and descriptors with the calling one, which waits.
+    ///
+    /// Nobody who is not in the namespace has any right over that process but by the rights that he has over the caller.
+    ///
+    /// # Errors
+    /// If it cannot be entered, and those of `work`.
+    pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let was_dumpable = nix::sys::prctl::get_dumpable()?;
+        let mut job = Job { work: Some(|| self.enter(&[]).and_then(|()| work())), done: None };
+        let ended = run(&mut job);
+        nix::sys::prctl::set_dumpable(was_dumpable)?;
+        ended?;
+        match job.done {
+            Some(Ok(done)) => done,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Err(io::Error::other("the process that was to do it has been killed")),
+        }
+    }
+}
+
+struct Job<W, T> {
+    work: Option<W>,
+    done: Option<std::thread::Result<io::Result<T>>>,
+}
+
+/// Bytes of the stack of such a process: what a thread has.
+const STACK: usize = 8 << 20;
+
+fn run<W: FnOnce() -> io::Result<T>, T>(job: &mut Job<W, T>) -> io::Result<()> {
+    extern "C" fn begin<W: FnOnce() -> io::Result<T>, T>(job: *mut c_void) -> c_int {
+        // SAFETY: `run` passes its job, of this type, and waits until this process has ended.
+        let job = unsafe { &mut *job.cast::<Job<W, T>>() };
+        if let Some(work) = job.work.take() {
+            job.done = Some(catch_unwind(AssertUnwindSafe(work)));
+        }
+        0
+    }
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: the stack and the job outlive the process: with CLONE_VFORK this thread goes on when that has ended, and has
+    // until then not touched what the two share: memory and the thread-local storage of the C library.
+    let made = unsafe {
+        libc::clone(begin::<W, T>, top.cast(), flags, std::ptr::from_mut(job).cast::<c_void>())
+    };
+    let made = nix::errno::Errno::result(made)?;
+    let made = HostPid::new(made).ok_or(io::ErrorKind::InvalidData)?;
+    wait_status(made).map(drop)
+}
+
+fn done(answer: libc::c_long) -> io::Result<()> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The calling thread's own.
+///
+/// # Errors
+/// If `/proc` is not there.
+pub fn own_user() -> io::Result<OwnedFd> {
+    own("user")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespaces::{id, inside, new, uts_names};
+
+    #[test]
+    fn maps_are_read_as_they_are_written() {
+        let map = vec![(0, 100_000, 1000), (1000, 1000, 1)];
+        assert_eq!(parse(&text(&map)), Some(map));
+        assert_eq!(parse("         0          0 4294967295\n"), Some(vec![(0, 0, u32::MAX)]));
+        assert_eq!(parse("0 1\n"), None);
+        assert_eq!(parse("0 1 2 3\n"), None);
+    }
+
+    #[test]
+    fn what_is_made_inside_belongs_to_it() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        let ranges = vec![(0, 100_000, 65_536)];
+        let maps =
+            Maps { users: ranges.clone(), groups: ranges, no_groups: true, ..Default::default() };
+        let user = new_user(&maps).unwrap();
+        let there = Inside { user: user.as_fd(), ids: (0, 0), before: &[] };
+        let uts = there.during(|| new("uts", || Ok(nix::unistd::sethostname("inside")?))).unwrap();
+        let number = |namespace: io::Result<OwnedFd>| id(namespace.unwrap()).unwrap();
+        assert_eq!(number(owner_of(&uts)), number(user.try_clone()));
+        assert_eq!(number(parent_of(&user)), number(own_user()));
+        assert_eq!(owner_uid(&user).unwrap(), 0);
+        assert_eq!(uts_names(&uts).unwrap().node, b"inside");
+        // Threads are in it as well, and what is opened there is ours.
+        let name = there.during(|| inside("uts", &uts, || Ok(nix::sys::utsname::uname()?)));
+        assert_eq!(name.unwrap().nodename(), "inside");
+        let failed = there.during(|| nix::unistd::setgroups(&[]).map_err(io::Error::from));
+        assert_eq!(failed.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            there.during(|| -> io::Result<()> { panic!("on purpose") })
+        }));
+        assert!(panic.is_err());
+        assert!(nix::unistd::geteuid().is_root());
+    }
+}

@@ -1,0 +1,83 @@
+//! The user namespace of a tree: made before all else, as whatever belongs to it is made in it.
+//!
+//! Its maps are written from outside. Ids in the images are those of inside; what is made from outside is told those of outside
+//! when the images are read ([`IdMap::leave_all`]). Its first task is born in it, by a process that has entered it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use images::id_map::{Id, IdMap};
+use images::messages::UidGidExtent;
+use images::{Checkpoint, names};
+use kernel::user_namespaces::{Inside, Maps, Range, new_user};
+
+use crate::error::Error;
+
+/// The user namespace of a tree.
+#[derive(Debug)]
+pub(crate) struct Users {
+    pub(crate) number: u32,
+    pub(crate) ids: IdMap,
+    maps: Maps,
+    /// Namespaces of the tree that belong to the one around.
+    not_owned: BTreeSet<u32>,
+    owner: u32,
+    made: Option<OwnedFd>,
+}
+
+impl Users {
+    /// Reads what the namespace with this number is to be like.
+    pub(crate) fn load(checkpoint: &Checkpoint, number: u32) -> Result<Self, Error> {
+        let image = names::userns(number);
+        let missing = || images::Error::Missing { name: image.name().into() };
+        let entry = checkpoint.images.read_one(&image)?.ok_or_else(missing)?;
+        let ids = IdMap::of(&entry).map_err(|wrong| Error::image(image.name(), wrong))?;
+        let ranges = |map: &[UidGidExtent]| -> Vec<Range> {
+            map.iter().map(|it| (it.first, it.lower_first, it.count)).collect()
+        };
+        let maps = Maps {
+            users: ranges(&entry.uid_map),
+            groups: ranges(&entry.gid_map),
+            projects: ranges(&entry.projid_map),
+            no_groups: entry.setgroups_denied == Some(true),
+        };
+        let not_owned = entry.not_owned.iter().copied().collect();
+        Ok(Self { number, ids, maps, not_owned, owner: entry.owner.unwrap_or(0), made: None })
+    }
+
+    /// Makes it.
+    pub(crate) fn make(&mut self) -> Result<(), Error> {
+        let us = nix::unistd::geteuid().as_raw();
+        if self.owner != us {
+            tracing::warn!(
+                "the user namespace belonged to user {}, and will belong to user {us}: the first loses the rights \
+                 that owners have over processes in it",
+                self.owner
+            );
+        }
+        let failed = Error::kernel(format!("make user namespace {}", self.number));
+        self.made = Some(new_user(&self.maps).map_err(failed)?);
+        Ok(())
+    }
+
+    /// Whether a namespace of the tree belongs to it.
+    pub(crate) fn owns(&self, number: u32) -> bool {
+        !self.not_owned.contains(&number)
+    }
+
+    /// Whether nobody in it may choose supplementary groups.
+    pub(crate) const fn no_groups(&self) -> bool {
+        self.maps.no_groups
+    }
+
+    /// The place in which things are made that belong to it, from the namespaces `before` that do not.
+    pub(crate) fn inside<'a>(
+        &'a self,
+        before: &'a [(&'static str, BorrowedFd<'a>)],
+    ) -> Result<Inside<'a>, Error> {
+        let missing = || Error::kernel("enter the user namespace")(io::ErrorKind::NotFound.into());
+        let user = self.made.as_ref().ok_or_else(missing)?.as_fd();
+        Ok(Inside { user, ids: (self.ids.maker(Id::User), self.ids.maker(Id::Group)), before })
+    }
+}

@@ -1,0 +1,68 @@
+//! User namespaces: which are carried.
+
+use crate::unsupported::Refusal;
+
+/// A process in another user namespace than the root of the tree.
+pub const NESTED: Refusal = Refusal::fixed(
+    "it is another one than that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet",
+    "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
+     sandbox",
+);
+
+/// One that is not made in that of stasis.
+pub const NOT_A_CHILD: Refusal = Refusal::fixed(
+    "it was not made in the user namespace that stasis is in, but in one in between",
+    "run stasis in the user namespace that it was made in (nsenter --user)",
+);
+
+/// One that maps nobody yet.
+pub const WITHOUT_IDS: Refusal = Refusal::fixed(
+    "no user or group ids are mapped into it, so that its processes have none",
+    "write its /proc/PID/uid_map and /proc/PID/gid_map before the dump",
+);
+
+/// One whose processes have numbers of outside: nobody in it may choose these.
+pub const WITHOUT_PIDS: Refusal = Refusal::fixed(
+    "its processes are in a pid namespace that does not belong to it, where nobody in it may choose their numbers",
+    "start it with a pid namespace of its own (unshare --user --pid --fork)",
+);
+
+/// A namespace of a tree with a user namespace that belongs to neither that nor the one around it.
+pub const OF_ANOTHER: Refusal = Refusal::fixed(
+    "it belongs to another user namespace than that of the tree and that of stasis",
+    "start the tree so that it makes its namespaces itself, or is given those of the machine",
+);
+
+/// A mount namespace that belongs to the namespace around, while the tree has a user namespace.
+pub const MOUNTS_OF_AROUND: Refusal = Refusal::fixed(
+    "it does not belong to the user namespace of the tree, in which its file systems would be mounted",
+    "start the tree with a mount namespace that is made in its user namespace (unshare --user --mount)",
+);
+
+/// A task with ids that the user namespace does not map.
+#[must_use]
+pub fn unmapped(what: &str) -> Refusal {
+    Refusal::new(
+        format!("its {what} has no number in its user namespace"),
+        "start it with ids that are mapped, without supplementary groups of outside (setpriv --clear-groups)",
+    )
+}
+
+/// Images in which some task is in another user namespace than the root.
+pub const NESTED_IN_IMAGES: Refusal = Refusal::fixed(
+    "it was in another user namespace than the tree's root",
+    "this is not supported yet: dump the tree of the first process of that namespace by itself",
+);
+
+/// A thread with other supplementary groups than the first, where nobody may set them (`setgroups` is "deny").
+pub const OTHER_GROUPS: Refusal = Refusal::fixed(
+    "they are others than those of the tree's first task, and nobody in its user namespace may set them",
+    "start the tree where setgroups(2) is allowed, or with the same groups for all, and dump it again",
+);
+
+/// Files that the tasks fetch from a process outside of their user namespace.
+pub const FETCHED: Refusal = Refusal::fixed(
+    "inotify, fanotify and pidfds are opened outside and fetched by the tasks, which may not in a user namespace of \
+     their own",
+    "close it before the dump, and open it again afterwards",
+);

@@ -1,0 +1,78 @@
+//! Trees with a user namespace of their own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stasis_tests::{Dump, Engine, Machine, Scratch, Workload, children_of, wait_until};
+
+struct Rig {
+    machine: Machine,
+    scratch: Scratch,
+    workload: Workload,
+    root: i32,
+}
+
+impl Rig {
+    fn start(family: &str) -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let workload = Workload::start(family, scratch.path("work"));
+        // The workload writes the maps for its child, which has made the namespaces for the tree.
+        let maker = children_of(workload.pid())[0];
+        let root = children_of(maker)[0];
+        Self { machine, scratch, workload, root }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.scratch.path("images")
+    }
+
+    fn dump(&self, by: Engine) {
+        by.dump(self.root, &self.images(), Dump::ENDING).must_succeed("dump");
+        self.machine.await_no_children();
+    }
+
+    fn check(&self) {
+        std::fs::write(self.workload.path("go"), "").expect("say so");
+        let result = self.workload.path("result");
+        wait_until(Duration::from_secs(30), || result.exists());
+        let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
+        assert_eq!(told, "PASS\n", "{}", self.workload.log());
+    }
+
+    fn carried(&self, by: Engine, to: Engine) {
+        self.dump(by);
+        to.restore(&self.images(), Dump::ENDING).must_succeed("restore");
+        self.check();
+        self.machine.await_no_children();
+    }
+}
+
+#[test]
+fn natively() {
+    for family in ["users_alone", "users_denied", "users_all"] {
+        Rig::start(family).check();
+    }
+}
+
+#[test]
+fn ids_are_those_of_inside() {
+    Rig::start("users_alone").carried(Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn groups_that_nobody_may_set_come_back() {
+    Rig::start("users_denied").carried(Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn namespaces_belong_to_it() {
+    Rig::start("users_all").carried(Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn it_runs_on() {
+    let rig = Rig::start("users_all");
+    Engine::Stasis.dump(rig.root, &rig.images(), Dump::RUNNING_ON).must_succeed("dump");
+    rig.check();
+}

@@ -1,0 +1,250 @@
+//! Trees in user namespaces of their own: with ids that are others outside, with the namespaces that belong to it, and
+//! what may be done in these.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid, setsid};
+
+use crate::stage::{Findings, Outcome, Stage, check};
+use crate::tree::child;
+
+/// The id that 0 of inside is outside.
+const ROOT: u32 = 100_000;
+
+/// Two ranges, so that no sum of ids is right for both.
+const MAP: &str = "0 100000 1000\n1000 300000 500\n";
+
+/// Lets others find the way into the stage, and gives it to who is root inside.
+fn open_stage(stage: &Stage) {
+    let directory = stage.dir();
+    for above in directory.ancestors().skip(1) {
+        let mode = fs::metadata(above).expect("stat").mode();
+        if mode & 0o001 == 0 {
+            fs::set_permissions(above, Permissions::from_mode(mode & 0o7777 | 0o011))
+                .expect("chmod");
+        }
+    }
+    chown(&directory, Some(ROOT), Some(ROOT)).expect("chown");
+    fs::set_permissions(&directory, Permissions::from_mode(0o777)).expect("chmod");
+}
+
+/// Has a child do `work` as the first process in namespaces of its own. What is dumped is that.
+fn inside(
+    stage: &Stage,
+    others: CloneFlags,
+    denied: bool,
+    work: impl FnOnce() -> Outcome,
+) -> Outcome {
+    open_stage(stage);
+    let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
+    // SAFETY: the program has one thread, so the child may use everything.
+    if let ForkResult::Parent { child: maker } = unsafe { fork() }.expect("fork") {
+        drop(theirs);
+        ours.read_exact(&mut [0]).expect("hear of the namespace");
+        let write = |name: &str, text: &str| {
+            fs::write(format!("/proc/{maker}/{name}"), text)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        };
+        if denied {
+            write("setgroups", "deny");
+        }
+        write("gid_map", MAP);
+        write("uid_map", MAP);
+        ours.write_all(&[0]).expect("go on");
+        let mut root = [0; 4];
+        ours.read_exact(&mut root).expect("hear of the root");
+        // The test looks for the tree below this process.
+        waitpid(maker, None).expect("wait");
+        // SAFETY: ends the process; the result is the root's.
+        unsafe { libc::_exit(0) }
+    }
+    drop(ours);
+    let groups = if denied { vec![Gid::from_raw(ROOT + 5)] } else { Vec::new() };
+    setgroups(&groups).expect("setgroups");
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare the user namespace");
+    theirs.write_all(&[0]).expect("tell");
+    theirs.read_exact(&mut [0]).expect("hear");
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group).expect("setresgid");
+    setresuid(user, user, user).expect("setresuid");
+    unshare(others | CloneFlags::CLONE_NEWPID).expect("unshare the others");
+    // SAFETY: as above.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Parent { child } => {
+            theirs.write_all(&child.as_raw().to_ne_bytes()).expect("tell");
+            let _ended = waitpid(child, None).expect("wait");
+            // SAFETY: ends the process; the result is the child's.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Child => {
+            drop(theirs);
+            setsid().expect("setsid");
+            nix::sys::prctl::set_dumpable(true).expect("dumpable");
+            work()
+        }
+    }
+}
+
+/// Ids, groups, capabilities and the namespace of the calling process, as they are seen inside.
+fn own() -> Vec<String> {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let wanted = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs"];
+    let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    let files = ["uid_map", "gid_map", "setgroups"]
+        .map(|name| fs::read_to_string(format!("/proc/self/{name}")).expect("read"));
+    lines.map(str::to_owned).chain(files).collect()
+}
+
+fn number(file: &File) -> u64 {
+    file.metadata().expect("stat").ino()
+}
+
+/// Whether the namespace of a kind belongs to the user namespace of the calling process.
+fn is_owned(name: &str) -> bool {
+    use std::os::fd::FromRawFd;
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let namespace = File::open(format!("/proc/self/ns/{name}")).expect("open");
+    // SAFETY: the request takes no argument and gives a descriptor.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if owner < 0 {
+        return false;
+    }
+    // SAFETY: nobody else has it.
+    let owner = unsafe { File::from_raw_fd(owner) };
+    number(&owner) == number(&File::open("/proc/self/ns/user").expect("open"))
+}
+
+/// A process that has given up being root there.
+fn user(stage: &Stage) -> Pid {
+    let pid = child(stage, "user", || {
+        let (user, group) = (Uid::from_raw(1007), Gid::from_raw(1003));
+        setgroups(&[Gid::from_raw(7), Gid::from_raw(1009)]).expect("setgroups");
+        setresgid(group, group, group).expect("setresgid");
+        setresuid(user, Uid::from_raw(5), user).expect("setresuid");
+        let before = own();
+        stage.publish("user", "");
+        stage.wait();
+        let mut found = Findings::default();
+        found.same("what a user is", &before, &own());
+        found.must("no right to be root", setgroups(&[]).is_err());
+        found.outcome()
+    });
+    while !stage.path("user").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    pid
+}
+
+/// What the tree has open and keeps, of which some belongs to others of the namespace.
+struct Things {
+    memory: File,
+    lost: File,
+}
+
+impl Things {
+    fn make(stage: &Stage) -> Self {
+        let memory = File::from(memfd_create("memory", MFdFlags::empty()).expect("memfd"));
+        std::os::unix::fs::fchown(&memory, Some(1004), Some(6)).expect("chown");
+        let path = stage.path("lost");
+        let lost =
+            File::options().create_new(true).write(true).read(true).open(&path).expect("create");
+        std::os::unix::fs::fchown(&lost, Some(8), Some(1001)).expect("chown");
+        fs::remove_file(path).expect("remove");
+        fs::write(stage.path("kept"), "kept").expect("write");
+        chown(stage.path("kept"), Some(1002), Some(3)).expect("chown");
+        Self { memory, lost }
+    }
+
+    fn owners(&self, stage: &Stage) -> Vec<(u32, u32)> {
+        let of = |found: fs::Metadata| (found.uid(), found.gid());
+        vec![
+            of(self.memory.metadata().expect("stat")),
+            of(self.lost.metadata().expect("stat")),
+            of(fs::metadata(stage.path("kept")).expect("stat")),
+        ]
+    }
+}
+
+fn tree(
+    stage: &Stage,
+    owned: &[&str],
+    with_user: bool,
+    more: impl FnOnce(&mut Findings),
+) -> Outcome {
+    let things = Things::make(stage);
+    let child = with_user.then(|| user(stage));
+    let (before, owners) = (own(), things.owners(stage));
+    let kinds = ["pid", "uts", "ipc", "net", "cgroup", "mnt", "time"];
+    let is = || kinds.map(|name| (name, is_owned(name)));
+    let of = is();
+    let mut found = Findings::default();
+    let expected = kinds.map(|name| (name, owned.contains(&name)));
+    found.same("whose namespaces are at first", &expected, &of);
+    stage.ready_then_wait();
+    found.same("what root is", &before, &own());
+    found.same("owners", &owners, &things.owners(stage));
+    found.same("whose namespaces are", &of, &is());
+    found.works("give a file away", chown(stage.path("kept"), Some(1003), Some(4)));
+    found.must("nobody of outside", chown(stage.path("kept"), Some(2000), None).is_err());
+    if let Some(child) = child {
+        found.same("user", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
+    }
+    more(&mut found);
+    found.outcome()
+}
+
+/// With nothing but the pid namespace that it takes.
+pub(crate) fn alone(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::empty(), false, || tree(stage, &["pid"], true, |_| {}))
+}
+
+/// Nobody may set supplementary groups.
+pub(crate) fn denied(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::empty(), true, || {
+        tree(stage, &["pid"], false, |found| {
+            found.must("no supplementary groups", setgroups(&[]).is_err());
+        })
+    })
+}
+
+/// With all kinds of namespaces but for mounts.
+pub(crate) fn all(stage: &Stage) -> Outcome {
+    let others = CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWCGROUP;
+    inside(stage, others, false, || {
+        nix::unistd::sethostname("inside").expect("host name");
+        // SAFETY: these calls take numbers; the structure is the caller's own.
+        let (segment, mut desc) = unsafe {
+            let segment = libc::shmget(77, 8192, libc::IPC_CREAT | 0o600);
+            let mut desc: libc::shmid_ds = std::mem::zeroed();
+            check(libc::shmctl(segment, libc::IPC_STAT, &raw mut desc)).expect("stat");
+            desc.shm_perm.uid = 1005;
+            check(libc::shmctl(segment, libc::IPC_SET, &raw mut desc)).expect("set");
+            (segment, desc)
+        };
+        let (socket, _other) = UnixStream::pair().expect("a pair");
+        tree(stage, &["pid", "uts", "ipc", "net", "cgroup"], true, |found| {
+            let name = nix::sys::utsname::uname().expect("uname").nodename().to_owned();
+            found.same("host name", &std::ffi::OsString::from("inside"), &name);
+            found.works("another host name", nix::unistd::sethostname("other"));
+            // SAFETY: as above.
+            let done = unsafe { libc::shmctl(segment, libc::IPC_STAT, &raw mut desc) };
+            found.same("segment", &0, &done);
+            found.same("owner of the segment", &1005, &desc.shm_perm.uid);
+            found.works("a limit of its own", fs::write("/proc/sys/kernel/shmmni", "99"));
+            let peer =
+                nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials);
+            let peer = peer.map(|peer| (peer.uid(), peer.gid()));
+            found.same("who is at the other end", &Ok((0, 0)), &peer);
+        })
+    })
+}
