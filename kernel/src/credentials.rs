@@ -92,6 +92,40 @@ impl Credentials {
     }
 }
 
+/// Does `work` in a directory; where the file system belongs to a user namespace that has no number for the caller, who may make
+/// nothing there, again as the owner of the directory, with the caller's capabilities.
+///
+/// # Errors
+/// Those of `work`; when the ids cannot be taken on.
+pub fn in_directory<T: Send>(
+    directory: impl std::os::fd::AsFd,
+    work: impl Fn() -> io::Result<T> + Sync,
+) -> io::Result<T> {
+    match work() {
+        Err(error) if error.raw_os_error() == Some(libc::EOVERFLOW) => {}
+        done => return done,
+    }
+    let owner = nix::sys::stat::fstat(directory)?;
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    let supplementary =
+        nix::unistd::getgroups()?.into_iter().map(nix::unistd::Gid::as_raw).collect();
+    let effective = caps::read(None, caps::CapSet::Effective).map_err(io::Error::other)?;
+    let own = Credentials {
+        users: [users.real, users.effective, users.saved, nix::unistd::Uid::from_raw(owner.st_uid)]
+            .map(nix::unistd::Uid::as_raw),
+        groups: [
+            groups.real,
+            groups.effective,
+            groups.saved,
+            nix::unistd::Gid::from_raw(owner.st_gid),
+        ]
+        .map(nix::unistd::Gid::as_raw),
+        supplementary,
+        effective: effective.iter().fold(0, |set, capability| set | capability.bitmask()),
+    };
+    own.during(&work)?
+}
+
 fn set_capabilities(effective: u64) -> io::Result<()> {
     let header = Header { version: CAPABILITY_VERSION, pid: 0 };
     let half = |set: u64| Half { effective: set as u32, permitted: set as u32, inheritable: 0 };

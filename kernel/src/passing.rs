@@ -33,9 +33,21 @@ pub fn send(socket: impl AsFd, bytes: &[u8], passed: &[impl AsFd]) -> io::Result
 /// As recvmsg(2); `EMFILE` where the limit of open files does not allow all of them. Those that came
 /// all the same stay open then.
 pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
+    receive_as(socket, bytes, MsgFlags::empty())
+}
+
+/// New descriptors for what a message brings that stays where it is, for all who look; an error if none is there.
+///
+/// # Errors
+/// As those of [`receive`].
+pub fn look_at(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
+    receive_as(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_as(socket: impl AsFd, bytes: &mut [u8], how: MsgFlags) -> io::Result<Vec<OwnedFd>> {
     let mut parts = [IoSliceMut::new(bytes)];
     let mut space = cmsg_space!([RawFd; MOST]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | how;
     let from = socket.as_fd().as_raw_fd();
     let message = recvmsg::<()>(from, &mut parts, Some(&mut space), flags)?;
     if message.flags.contains(MsgFlags::MSG_CTRUNC) {
@@ -92,6 +104,17 @@ pub fn await_sender(socket: impl AsFd) -> io::Result<HostPid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_looks_leaves_it_to_others() {
+        let (one, other) = crate::sockets::create_pair(libc::SOCK_SEQPACKET).unwrap();
+        assert_eq!(look_at(&other).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        send(&one, b".", &[&one]).unwrap();
+        for _ in 0..2 {
+            assert_eq!(look_at(&other).unwrap().len(), 1);
+        }
+        assert_eq!(receive(&other, &mut [0]).unwrap().len(), 1);
+    }
 
     #[test]
     fn who_writes_is_told() {

@@ -56,6 +56,7 @@ mod unix_plan;
 mod unix_queues;
 mod unix_sockets;
 mod watched;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -64,7 +65,6 @@ use std::sync::Arc;
 
 use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
-use ::kernel::pidfd::PidFd;
 use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
@@ -88,6 +88,7 @@ pub(crate) use self::leases::Leases;
 pub(crate) use self::links::LeftLinks;
 pub use self::networks::Networks;
 use self::opener::Opener;
+use window::Window;
 
 /// What the rest of the restore tells the files part.
 #[derive(Clone, Debug, Default)]
@@ -166,13 +167,11 @@ fn no_path(id: u32) -> Error {
 
 /// The task that [`OpenFiles::install`] is called in.
 #[derive(Clone, Copy, Debug)]
-pub struct InstallTask<'a> {
+pub struct InstallTask {
     /// The id of its descriptor table (`TaskKobjIdsEntry.files_id`).
     pub files_id: u32,
     /// Its pid.
     pub pid: ImagePid,
-    /// The process that holds the tree, and has what was opened after its birth.
-    pub holder: &'a PidFd,
 }
 
 /// What a file that no descriptor holds is held for.
@@ -208,8 +207,8 @@ pub struct OpenFiles {
     beside: Beside,
     /// Open file descriptions by id.
     opened: BTreeMap<u32, OwnedFd>,
-    /// What is opened when the tree is there: stand-ins, which keep the numbers.
-    later: BTreeMap<u32, OwnedFd>,
+    /// Where what is opened when the tree is there can be had.
+    later: BTreeMap<u32, Window>,
     /// Those of them that are in processes of their own.
     kept: Keepers,
     /// The masters of terminals that the caller takes.
@@ -421,7 +420,7 @@ impl OpenFiles {
     /// # Errors
     ///
     /// Names the descriptor and what was done to it.
-    pub fn install(&self, task: &InstallTask<'_>) -> Result<(), Error> {
+    pub fn install(&self, task: &InstallTask) -> Result<(), Error> {
         self.install_in(task)
     }
 
@@ -430,7 +429,7 @@ impl OpenFiles {
     /// # Errors
     ///
     /// As [`OpenFiles::install`].
-    pub(crate) fn join(&self, task: &InstallTask<'_>) -> Result<(), Error> {
+    pub(crate) fn join(&self, task: &InstallTask) -> Result<(), Error> {
         self.each(task, |entry, file| match table::of_type(file.r#type) {
             Some(kind) => kind.in_task(self, entry, file, task),
             None => Ok(()),

@@ -112,11 +112,6 @@ pub(crate) fn split(
 }
 
 impl Holder {
-    /// Its number.
-    pub(crate) const fn pid(&self) -> HostPid {
-        self.pid
-    }
-
     /// Descriptors that nobody of the tree must have.
     pub(crate) fn socket(&self) -> &File {
         &self.socket

@@ -164,9 +164,6 @@ impl Checkpoint {
         let (locks, leases) = locks::load(taken, &processes, &read.files.tables)?;
         let mut files = FileImages::load(&mut read, pids, memory)?;
         *files.leases() = leases;
-        if namespaces.users().is_some() {
-            files.fetches_nothing()?;
-        }
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;
         Ok(Self {

@@ -442,6 +442,10 @@ impl<'s> Made<'s> {
             })?;
         }
         let set = self.sets.of.get(&pid);
+        // One that has ended is told no namespaces, and stays in those of its parent.
+        if self.has_users() && set.is_none() {
+            return Ok(());
+        }
         for (kind, own) in &self.own {
             let number = set.and_then(|set| set.get(kind));
             let of_root = self.sets.of.get(&self.root_process).and_then(|set| set.get(kind));

@@ -12,7 +12,6 @@ use hooks::{Hooks, Moment, Point};
 use ids::{HostPid, ImagePid};
 use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
-use kernel::pidfd::PidFd;
 use kernel::shared_memory::SharedMemory;
 
 use crate::capacity;
@@ -203,8 +202,6 @@ pub fn restore(
             Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
         }),
     };
-    let way = PidFd::open(holder.pid()).and_then(|holder| holder.moved_from(base));
-    let way = way.map_err(Error::kernel("open the process that holds the tree"))?;
     let build_context = BuildContext {
         checkpoint: &checkpoint,
         plan: &plan,
@@ -215,7 +212,6 @@ pub fn restore(
         prepared: &prepared,
         complaints: &complaints,
         park_signal,
-        holder: &way,
         spare: &passing,
     };
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());

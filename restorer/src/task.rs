@@ -19,7 +19,6 @@ use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid, ImagePids};
-use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as, fork_as_any, raise, wait_ended, wait_status};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
@@ -54,8 +53,6 @@ pub(crate) struct BuildContext<'a> {
     /// Where a task says what went wrong.
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
-    /// The process that holds the tree while it is built.
-    pub(crate) holder: &'a PidFd,
     /// Numbers that nobody of the tree wants, for processes that pass.
     pub(crate) spare: &'a [HostPid],
 }
@@ -239,8 +236,7 @@ impl BuildContext<'_> {
 
     /// Puts the descriptors into place, or waits for who does.
     fn descriptors(&self, task: &Task, process: &Process, body: &Body) -> Result<(), Error> {
-        let install =
-            InstallTask { files_id: body.ids.files_id, pid: process.pid, holder: self.holder };
+        let install = InstallTask { files_id: body.ids.files_id, pid: process.pid };
         match (task.descriptors.part, self.turns.at(Table::Descriptors, body)) {
             (Part::Other, Some(turns)) => {
                 turns.filled.wait(1)?;

@@ -59,10 +59,3 @@ pub const OTHER_GROUPS: Refusal = Refusal::fixed(
     "they are others than those of the tree's first task, and nobody in its user namespace may set them",
     "start the tree where setgroups(2) is allowed, or with the same groups for all, and dump it again",
 );
-
-/// Files that the tasks fetch from a process outside of their user namespace.
-pub const FETCHED: Refusal = Refusal::fixed(
-    "inotify, fanotify and pidfds are opened outside and fetched by the tasks, which may not in a user namespace of \
-     their own",
-    "close it before the dump, and open it again afterwards",
-);

@@ -50,7 +50,7 @@ impl Rig {
 
 #[test]
 fn natively() {
-    for family in ["users_alone", "users_denied", "users_all"] {
+    for family in ["users_alone", "users_denied", "users_all", "users_mounts"] {
         Rig::start(family).check();
     }
 }
@@ -75,4 +75,23 @@ fn it_runs_on() {
     let rig = Rig::start("users_all");
     Engine::Stasis.dump(rig.root, &rig.images(), Dump::RUNNING_ON).must_succeed("dump");
     rig.check();
+}
+
+/// It is refused before the freeze, by a message that says so, and runs on.
+fn refused(family: &str, what: &str) {
+    let rig = Rig::start(family);
+    let outcome = Engine::Stasis.dump(rig.root, &rig.images(), Dump::ENDING);
+    assert!(!outcome.success, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(what), "{}", outcome.stderr);
+    rig.check();
+}
+
+#[test]
+fn another_one_below_is_refused() {
+    refused("users_nested", "it is another one than that of the tree's root");
+}
+
+#[test]
+fn numbers_of_outside_are_refused() {
+    refused("users_without_pids", "in a pid namespace that does not belong to it");
 }

@@ -261,6 +261,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("users_all", users::all),
     ("users_alone", users::alone),
     ("users_denied", users::denied),
+    ("users_mounts", users::mounts),
+    ("users_nested", users::nested),
+    ("users_without_pids", users::without_pids),
     ("waits", waits::run),
     ("woken", woken::run),
 ];

@@ -55,7 +55,7 @@ fn copy_program(root: &Path) {
 }
 
 /// Makes a namespace with a root of its own, in which only the stage is of the outside, and goes on there.
-fn enter_root(stage: &Stage, then: &str) -> ! {
+pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
     let root = stage.path("root");
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
@@ -66,6 +66,8 @@ fn enter_root(stage: &Stage, then: &str) -> ! {
     propagate(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     bind(&root, &root);
     bind(&stage.dir(), &root.join("stage"));
+    // In a user namespace it is only made where one can be seen.
+    attach("proc", &root.join("proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
     nix::unistd::pivot_root(&root, &root.join("old")).expect("pivot_root");
     std::env::set_current_dir("/").expect("chdir");
     umount2("/old", MntFlags::MNT_DETACH).expect("umount");
@@ -84,7 +86,6 @@ pub(crate) fn nested(stage: &Stage) -> Outcome {
 }
 
 fn make_mounts() {
-    attach("proc", Path::new("/proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
     attach("some", Path::new("/tmp"), "tmpfs", quiet, "size=8m,mode=1777");
     fs::create_dir(Path::new("/tmp/directory")).expect("mkdir");

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid, setsid};
@@ -19,7 +20,7 @@ use crate::tree::child;
 const ROOT: u32 = 100_000;
 
 /// Two ranges, so that no sum of ids is right for both.
-const MAP: &str = "0 100000 1000\n1000 300000 500\n";
+const MAP: &str = "0 100000 1000\n1000 300000 70000\n";
 
 /// Lets others find the way into the stage, and gives it to who is root inside.
 fn open_stage(stage: &Stage) {
@@ -74,7 +75,7 @@ fn inside(
     let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(group, group, group).expect("setresgid");
     setresuid(user, user, user).expect("setresuid");
-    unshare(others | CloneFlags::CLONE_NEWPID).expect("unshare the others");
+    unshare(others).expect("unshare the others");
     // SAFETY: as above.
     match unsafe { fork() }.expect("fork") {
         ForkResult::Parent { child } => {
@@ -192,7 +193,7 @@ fn tree(
     found.same("owners", &owners, &things.owners(stage));
     found.same("whose namespaces are", &of, &is());
     found.works("give a file away", chown(stage.path("kept"), Some(1003), Some(4)));
-    found.must("nobody of outside", chown(stage.path("kept"), Some(2000), None).is_err());
+    found.must("nobody of outside", chown(stage.path("kept"), Some(80_000), None).is_err());
     if let Some(child) = child {
         found.same("user", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
     }
@@ -202,21 +203,58 @@ fn tree(
 
 /// With nothing but the pid namespace that it takes.
 pub(crate) fn alone(stage: &Stage) -> Outcome {
-    inside(stage, CloneFlags::empty(), false, || tree(stage, &["pid"], true, |_| {}))
+    inside(stage, CloneFlags::CLONE_NEWPID, false, || {
+        // What is opened when all are there.
+        let watched = stage.path("watched");
+        fs::create_dir(&watched).expect("mkdir");
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+        inotify.add_watch(&watched, AddWatchFlags::IN_CREATE).expect("watch");
+        tree(stage, &["pid"], true, |found| {
+            fs::write(watched.join("new"), "").expect("write");
+            let seen = inotify.read_events().map(|events| events.len());
+            found.same("events", &Ok(1), &seen);
+        })
+    })
 }
 
 /// Nobody may set supplementary groups.
 pub(crate) fn denied(stage: &Stage) -> Outcome {
-    inside(stage, CloneFlags::empty(), true, || {
+    inside(stage, CloneFlags::CLONE_NEWPID, true, || {
         tree(stage, &["pid"], false, |found| {
             found.must("no supplementary groups", setgroups(&[]).is_err());
         })
     })
 }
 
+/// One of its processes is in another one, as sandboxes of browsers have it.
+pub(crate) fn nested(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::CLONE_NEWPID, false, || {
+        child(stage, "nested", || {
+            unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+            stage.publish("user", "");
+            stage.wait();
+            Ok(())
+        });
+        while !stage.path("user").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        stage.ready_then_wait();
+        Ok(())
+    })
+}
+
+/// In the pid namespace of outside.
+pub(crate) fn without_pids(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::empty(), false, || {
+        stage.ready_then_wait();
+        Ok(())
+    })
+}
+
 /// With all kinds of namespaces but for mounts.
 pub(crate) fn all(stage: &Stage) -> Outcome {
-    let others = CloneFlags::CLONE_NEWUTS
+    let others = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP;
@@ -246,5 +284,12 @@ pub(crate) fn all(stage: &Stage) -> Outcome {
             let peer = peer.map(|peer| (peer.uid(), peer.gid()));
             found.same("who is at the other end", &Ok((0, 0)), &peer);
         })
+    })
+}
+
+/// With mounts, among them a `proc`, and a root of its own.
+pub(crate) fn mounts(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::CLONE_NEWPID, false, || {
+        crate::mounts::enter_root(stage, "mounts_inside")
     })
 }

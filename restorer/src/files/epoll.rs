@@ -34,7 +34,7 @@ impl FileKind for Epoll {
         files: &OpenFiles,
         _entry: &FdinfoEntry,
         file: &FileEntry,
-        task: &InstallTask<'_>,
+        task: &InstallTask,
     ) -> Result<(), Error> {
         files.watch(file, task)
     }
@@ -63,7 +63,7 @@ impl OpenFiles {
         number: i32,
         watched: &EventpollTfdEntry,
         table: &[FdinfoEntry],
-        task: &InstallTask<'_>,
+        task: &InstallTask,
     ) -> std::io::Result<()> {
         let watch = || descriptors::watch(epoll, number, watched.events, watched.data);
         let late = |entry: &&FdinfoEntry| entry.fd == watched.tfd && is_late(entry, self.base);
@@ -72,7 +72,7 @@ impl OpenFiles {
         for_a_moment(&file, number, watch)
     }
 
-    fn watch(&self, file: &FileEntry, task: &InstallTask<'_>) -> Result<(), Error> {
+    fn watch(&self, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
         let Some(entry) = &file.epfd else { return Ok(()) };
         let table = self.tables.get(&task.files_id).map_or(&[][..], |table| table);
         let epoll = self.opened(file.id, task)?;

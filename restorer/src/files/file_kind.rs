@@ -135,7 +135,7 @@ pub(super) trait FileKind: Debug + Sync {
         _files: &OpenFiles,
         _entry: &FdinfoEntry,
         _file: &FileEntry,
-        _task: &InstallTask<'_>,
+        _task: &InstallTask,
     ) -> Result<(), Error> {
         Ok(())
     }
@@ -150,7 +150,7 @@ pub(super) trait FileKind: Debug + Sync {
         _files: &OpenFiles,
         _entry: &FdinfoEntry,
         _file: &FileEntry,
-        _task: &InstallTask<'_>,
+        _task: &InstallTask,
     ) -> Result<(), Error> {
         Ok(())
     }

@@ -22,6 +22,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use kernel::attributes::FileFlags;
+use kernel::credentials::in_directory;
 
 use super::Error;
 use super::approve::Approver;
@@ -92,15 +93,22 @@ impl GhostImage {
         let (directory, above) = approver.nearest_directory(mount, path).map_err(failed)?;
         let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
             let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-            return self.make_and_remove(&directory, name).map_err(failed);
+            return in_directory(&directory, || self.make_and_remove(&directory, name))
+                .map_err(failed);
         };
-        match openat(&directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        match in_directory(&directory, || Ok(openat(&directory, ".", flags, mode)?)) {
             Ok(first) => self.fill_unnamed(first).map_err(failed),
-            Err(errno) if has_no_unnamed_files(errno, flags) => {
+            Err(error)
+                if has_no_unnamed_files(
+                    Errno::from_raw(error.raw_os_error().unwrap_or(0)),
+                    flags,
+                ) =>
+            {
                 let refusal = support::host::no_unnamed_files(&above.to_string_lossy());
                 Err(Error::refused(refusal.of(0, format!("deleted file {shown}"))))
             }
-            Err(errno) => Err(failed(errno.into())),
+            Err(error) => Err(failed(error)),
         }
     }
 

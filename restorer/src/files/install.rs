@@ -1,11 +1,10 @@
 //! What is done in a task: its descriptors, and what belongs to a task and no file.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use ids::ImagePid;
 use images::messages::{FdinfoEntry, FileEntry, FownEntry};
 use kernel::descriptors::{self, Owner, close_range, place};
-use kernel::process::let_be_traced;
 
 use super::file_kind::NO_DESCRIPTOR;
 use super::keepers::AtHand;
@@ -18,7 +17,7 @@ const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 const CLOSE_ON_EXEC: u32 = libc::FD_CLOEXEC.cast_unsigned();
 
 impl OpenFiles {
-    pub(super) fn install_in(&self, task: &InstallTask<'_>) -> Result<(), Error> {
+    pub(super) fn install_in(&self, task: &InstallTask) -> Result<(), Error> {
         let of_task = |doing: String| {
             let operation = format!("{doing} of process {}", task.pid);
             move |source| Error::Kernel { operation, source }
@@ -62,7 +61,7 @@ impl OpenFiles {
     /// Does something with each open file of a task, by one of its descriptors.
     pub(super) fn each(
         &self,
-        task: &InstallTask<'_>,
+        task: &InstallTask,
         mut work: impl FnMut(&FdinfoEntry, &FileEntry) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut seen = std::collections::BTreeSet::new();
@@ -75,17 +74,15 @@ impl OpenFiles {
     }
 
     /// An open file of the images.
-    pub(super) fn opened(&self, id: u32, task: &InstallTask<'_>) -> Result<AtHand<'_>, Error> {
+    pub(super) fn opened(&self, id: u32, task: &InstallTask) -> Result<AtHand<'_>, Error> {
         if let Some(file) = self.opened.get(&id) {
             return Ok(AtHand::Ours(file.as_fd()));
         }
-        let Some(stand_in) = self.later.get(&id) else {
+        let Some(window) = self.later.get(&id) else {
             return self.kept.fetch(id).map(AtHand::Fetched);
         };
-        let holder = task.holder;
-        let fetched = holder.get(stand_in.as_raw_fd());
-        fetched.map(AtHand::Fetched).map_err(|source| Error::Kernel {
-            operation: format!("fetch file {id} from process {}", holder.pid()),
+        window.look().map(AtHand::Fetched).map_err(|source| Error::Kernel {
+            operation: format!("fetch file {id} for process {}", task.pid),
             source,
         })
     }
@@ -96,26 +93,19 @@ impl OpenFiles {
     /// # Errors
     /// Names the file and what went wrong with it.
     pub(crate) fn open_later(&self, pids: &Pids) -> Result<(), Error> {
-        for (id, stand_in) in &self.later {
+        for (id, window) in &self.later {
             let Some(file) = self.files.get(id) else { continue };
             let Some(kind) = of_type(file.r#type) else { continue };
             let opened = kind.open_later(self, file, pids)?;
-            place(&opened, stand_in.as_raw_fd(), true)
+            window
+                .show(&opened)
                 .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;
-        }
-        if !self.later.is_empty() {
-            let_be_traced();
         }
         Ok(())
     }
 
     /// What is done once for a file: its lease, its owner, and what its kind has to do.
-    fn own(
-        &self,
-        entry: &FdinfoEntry,
-        file: &FileEntry,
-        task: &InstallTask<'_>,
-    ) -> Result<(), Error> {
+    fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
         self.lease(entry, task)?;
         if let Some((owner, flags)) = file.owner() {
             let what = match entry.fd {

@@ -62,7 +62,7 @@ impl Leases {
 impl OpenFiles {
     /// Takes the lease on a file, if there was one: by the number that it was taken by, which the kernel tells
     /// with the signal of its breaking.
-    pub(super) fn lease(&self, info: &FdinfoEntry, task: &InstallTask<'_>) -> Result<(), Error> {
+    pub(super) fn lease(&self, info: &FdinfoEntry, task: &InstallTask) -> Result<(), Error> {
         let Some(leases) = self.beside.get::<Leases>() else { return Ok(()) };
         let Some(Lease { entry, .. }) = leases.by_file.get(&info.id) else { return Ok(()) };
         let file = self.opened(info.id, task)?;

@@ -69,23 +69,6 @@ impl FileImages {
         Ok(())
     }
 
-    /// Refuses files that tasks fetch from the process that holds the tree, which they may not from a user namespace of their own.
-    ///
-    /// # Errors
-    ///
-    /// If there is one.
-    pub(crate) fn fetches_nothing(&self) -> Result<(), Error> {
-        for entry in self.tables.values().flatten() {
-            let Some(file) = self.files.get(&entry.id) else { continue };
-            if supported(file)?.is_later(file) {
-                return Err(Error::refused(
-                    support::users::FETCHED.of(0, format!("file {}", entry.id)),
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// The files that descriptors refer to, and those on their way, are of kinds that are restored.
     fn check(&self) -> Result<(), Error> {
         for entry in self.tables.values().flatten() {

@@ -67,7 +67,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         |file: &FileEntry| table::of_type(file.r#type).is_some_and(|kind| kind.is_later(file));
     let files = wanted.iter().filter_map(|id| images.files.get(id));
     let later = files.filter(|file| is_later(file)).count();
-    let room = make_room(highest, wanted.len(), context.work.max(SPARE) + later)?;
+    let room = make_room(highest, wanted.len(), context.work.max(SPARE) + 2 * later)?;
     let base = room.map_or(highest, |room| room.base);
     let FileImages {
         files,
@@ -123,11 +123,11 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     if room.is_some() {
         kept.take(&mut opened, base)?;
         let late = tables.values().flatten().filter(|entry| is_late(entry, base));
-        for (id, fd) in std::mem::take(&mut later) {
-            let fd = Keep(base)
-                .keep(fd)
+        for (id, window) in std::mem::take(&mut later) {
+            let window = window
+                .keep(Keep(base))
                 .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;
-            later.insert(id, fd);
+            later.insert(id, window);
         }
         if let Some(entry) = late.clone().find(|entry| later.contains_key(&entry.id)) {
             return Err(Error::refused(

@@ -1,7 +1,6 @@
 //! What has been opened so far.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,6 +14,7 @@ use super::connections::Connections;
 use super::keep::Keep;
 use super::keepers::{AtHand, Keepers, Room};
 use super::opener::Opener;
+use super::window::Window;
 
 /// What has been opened so far, and what it is opened by.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) struct Opening<'a> {
     /// Free numbers, for processes that are made for a file.
     pub(super) numbers: Vec<HostPid>,
     /// What is opened when the tree is there, with what keeps its number until then.
-    pub(super) later: BTreeMap<u32, OwnedFd>,
+    pub(super) later: BTreeMap<u32, Window>,
 }
 
 impl Opening<'_> {
@@ -67,8 +67,7 @@ impl Opening<'_> {
     pub(super) fn later(&mut self, id: u32) -> Result<(), Error> {
         let failed =
             |source: io::Error| Error::Kernel { operation: format!("keep file {id}"), source };
-        let stand_in = File::open("/dev/null").map_err(failed)?;
-        self.later.insert(id, self.keep.keep(stand_in.into()).map_err(failed)?);
+        self.later.insert(id, Window::new().and_then(|it| it.keep(self.keep)).map_err(failed)?);
         Ok(())
     }
 

@@ -65,7 +65,7 @@ impl OpenFiles {
     pub(super) fn own_of_process(
         &self,
         entry: &RegFileEntry,
-        task: &InstallTask<'_>,
+        task: &InstallTask,
     ) -> Result<(), Error> {
         if !is_of_descriptor(entry) {
             return Ok(());

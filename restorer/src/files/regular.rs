@@ -46,7 +46,7 @@ impl FileKind for Regular {
         files: &OpenFiles,
         _entry: &FdinfoEntry,
         file: &FileEntry,
-        task: &InstallTask<'_>,
+        task: &InstallTask,
     ) -> Result<(), Error> {
         match file.reg.as_ref().filter(|_| self.is_later(file)) {
             Some(entry) => files.own_of_process(entry, task),

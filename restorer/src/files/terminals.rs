@@ -141,7 +141,7 @@ impl FileKind for OpenTerminal {
         files: &OpenFiles,
         entry: &FdinfoEntry,
         file: &FileEntry,
-        task: &InstallTask<'_>,
+        task: &InstallTask,
     ) -> Result<(), Error> {
         let Some(known) = files.beside.get::<Terminals>() else { return Ok(()) };
         let info = file.tty.as_ref().and_then(|tty| known.infos.get(&tty.tty_info_id));
