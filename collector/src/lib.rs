@@ -97,12 +97,12 @@ impl Collector {
             Err(error) => {
                 let why = bpf::chain(&error);
                 let source = match &error {
-                    BpfError::Namespace(_) => ProcSource::with_terminals(home.clone()),
+                    BpfError::OtherClocks => ProcSource::with_terminals(home.clone()),
                     _ => ProcSource::default(),
                 };
                 match error {
                     // As it is to be.
-                    BpfError::NoRight(_) | BpfError::Namespace(_) => {
+                    BpfError::NoRight(_) | BpfError::OtherClocks => {
                         tracing::info!("inventories come from /proc, slower: {why}");
                     }
                     _ => tracing::warn!("inventories come from /proc, slower: {why}"),

@@ -59,6 +59,14 @@ impl Clocks {
     }
 }
 
+/// How far the clocks of this process's children are shifted: its own as well, if they are to be in its time namespace.
+///
+/// # Errors
+/// If the kernel has no time namespaces, or /proc is not there.
+pub fn own_offsets() -> io::Result<Clocks> {
+    offsets(HostPid::own())
+}
+
 /// How far the clocks of the children of a process are shifted.
 fn offsets(pid: HostPid) -> io::Result<Clocks> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/timens_offsets"))?;

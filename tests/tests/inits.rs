@@ -184,6 +184,16 @@ grep PASS "$DIR/result"
 /// The programs tell the numbers that their reader knows. (Filters of system calls cannot be dumped without them.)
 #[test]
 fn programs_are_used_in_a_pid_namespace_of_stasis_itself() {
+    programs_are_used_inside(&[]);
+}
+
+/// The programs tell times by the clock of their reader's time namespace.
+#[test]
+fn programs_are_used_in_a_time_namespace_of_stasis_itself() {
+    programs_are_used_inside(&["--time", "--boottime", "86400"]);
+}
+
+fn programs_are_used_inside(more: &[&str]) {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();
     let dir = scratch.path("work");
@@ -192,6 +202,7 @@ fn programs_are_used_in_a_pid_namespace_of_stasis_itself() {
     let mut shell = Command::new("timeout");
     shell
         .args(["60", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(more)
         .args(["bash", "-c", INSIDE])
         .env("WORKLOAD", built_program("stasis-workload"))
         .env("STASIS", stasis_program())

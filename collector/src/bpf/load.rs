@@ -36,20 +36,33 @@ enum Keeps {
 /// The initial namespaces' ids are fixed (include/uapi/linux/nsfs.h).
 const INITIAL: [(&str, u64); 2] = [("pid", 0xEFFF_FFFC), ("time", 0xEFFF_FFFA)];
 
-/// Whether this process is in the initial namespace of a kind.
-fn is_in_initial(kind: &str) -> Result<bool, BpfError> {
+fn own_namespaces() -> Result<Namespaces, BpfError> {
     let pid = HostPid::own();
-    let own = Dir::open(pid)
-        .and_then(|dir| Namespaces::read(&dir))
-        .map_err(|source| BpfError::Proc { pid, source })?;
-    let initial = INITIAL.iter().find(|(name, _)| *name == kind).map(|(_, id)| id);
-    Ok(own.0.get(kind).is_none_or(|id| Some(id) == initial))
+    let own = Dir::open(pid).and_then(|dir| Namespaces::read(&dir));
+    own.map_err(|source| BpfError::Proc { pid, source })
 }
 
-/// The programs give times since the machine's boot. From inside another time namespace /proc gives others, and only
-/// those are of use. (Numbers of tasks are those of the reader's pid namespace.)
-pub(super) fn check_namespaces() -> Result<(), BpfError> {
-    if is_in_initial("time")? { Ok(()) } else { Err(BpfError::Namespace("time")) }
+/// Whether a process with these namespaces is in the initial one of a kind.
+fn is_initial(own: &Namespaces, kind: &str) -> bool {
+    let initial = INITIAL.iter().find(|(name, _)| *name == kind).map(|(_, id)| id);
+    own.0.get(kind).is_none_or(|id| Some(id) == initial)
+}
+
+/// What /proc adds to the times at which tasks began, in nanoseconds. The programs give them as of the machine's boot,
+/// and /proc by the clock of its reader's time namespace. (Numbers of tasks are those of the reader's pid namespace.)
+///
+/// # Errors
+/// If that is not known: the kernel tells the clocks of a process's children, which may be others.
+pub(super) fn boot_shift() -> Result<i64, BpfError> {
+    let own = own_namespaces()?;
+    if is_initial(&own, "time") {
+        return Ok(0);
+    }
+    if own.0.get("time") != own.0.get("time_for_children") {
+        return Err(BpfError::OtherClocks);
+    }
+    let shifts = kernel::clocks::own_offsets().map_err(BpfError::Clocks)?;
+    i64::try_from(shifts.boottime).map_err(|_| BpfError::OtherClocks)
 }
 
 impl Loaded {
@@ -66,7 +79,7 @@ impl Loaded {
     /// # Errors
     /// As [`Loaded::load`].
     pub fn load_for(tracked: Option<NonZeroU32>) -> Result<Self, BpfError> {
-        check_namespaces()?;
+        boot_shift()?;
         Self::load_by(&Layout::resolve(VMLINUX)?, tracked)
     }
 
@@ -105,10 +118,11 @@ impl Loaded {
         self.objects.iterators[which.min(ITERATORS - 1)].as_fd()
     }
 
-    /// What counts; not there on every processor, and nothing is counted for a process in another pid namespace than the
-    /// machine's: counts go by the machine's numbers, as nobody reads them while they are made.
+    /// What counts; not there on every processor, and nothing is counted for a process in another pid or time namespace
+    /// than the machine's: counts go by the machine's numbers and clock, as nobody reads them while they are made.
     pub(super) fn counting(&self) -> Option<Counting<'_>> {
-        if !is_in_initial("pid").unwrap_or(false) {
+        let own = own_namespaces().ok()?;
+        if INITIAL.iter().any(|(kind, _)| !is_initial(&own, kind)) {
             return None;
         }
         let objects = self.objects.counting.as_ref()?;

@@ -39,9 +39,12 @@ pub(crate) use tracks::{Counts, NotEntered, Tracers, now};
 /// What can go wrong with the eBPF programs.
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
-    /// The numbers that the programs give are not those that this process sees.
-    #[error("use eBPF iterators from inside a {0} namespace that is not the initial one")]
-    Namespace(&'static str),
+    /// The kernel does not tell this process how far its clocks are from the machine's.
+    #[error("use eBPF iterators in a process whose children are to be in another time namespace")]
+    OtherClocks,
+    /// How far the clocks of this process are shifted could not be read.
+    #[error("read how far the clocks of this time namespace are shifted")]
+    Clocks(#[source] std::io::Error),
     /// The kernel's type information could not be read.
     #[error("read the kernel's type information in {path}")]
     TypeInformation {

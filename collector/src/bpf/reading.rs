@@ -43,6 +43,8 @@ pub struct BpfSource {
     pub(crate) spared: usize,
     /// How landlock domains are told, once that was found out.
     pub(super) landlock: Option<Landlock>,
+    /// What /proc adds to the times at which tasks began.
+    pub(super) boot_shift: i64,
 }
 
 /// More links than this are not kept: a machine's worth of processes has gone by.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kernel::bpf::{MapSpec, map_create};
 
 use super::cache::{self, Kernel};
-use super::load::check_namespaces;
+use super::load::boot_shift;
 use super::offsets::{Layout, VMLINUX};
 use super::pins::{Lock, Pins};
 use super::{BpfError, BpfSource, Loaded, PIN_ROOT};
@@ -79,7 +79,7 @@ impl Home {
 
 /// Takes the programs that are pinned; else loads them, and pins them if that is possible.
 pub(crate) fn open(home: &Home) -> Result<BpfSource, BpfError> {
-    check_namespaces()?;
+    boot_shift()?;
     match pinned(home) {
         Ok(source) => Ok(source),
         Err(error) => {
@@ -105,7 +105,7 @@ pub(crate) fn serve(
     home: &Home,
     tracked: NonZeroU32,
 ) -> Result<(BpfSource, Option<BpfError>), BpfError> {
-    check_namespaces()?;
+    boot_shift()?;
     may_load()?;
     let kept = LockedPins::take(home).and_then(|locked| {
         let keeper = locked.pins.keep(&locked.lock)?;

@@ -100,13 +100,14 @@ pub(super) fn thread(
     leader: &TaskRecord,
     actions: &[SignalAction],
     landlock: Landlock,
+    boot_shift: i64,
 ) -> Thread {
     let name = task.ids.comm.split(|&byte| byte == 0).next().unwrap_or_default();
     let signals = &task.signals;
     let (ignored, caught) = dispositions(actions);
     Thread {
         tid,
-        start_time: task.ids.start_boottime / NANOSECONDS_A_TICK,
+        start_time: task.ids.start_boottime.wrapping_add_signed(boot_shift) / NANOSECONDS_A_TICK,
         comm: OsString::from_vec(name.to_vec()),
         state: state_letter(task),
         own_tables: task.ids.tid != task.ids.tgid

@@ -10,6 +10,7 @@ use kernel::procfs::NAMESPACES;
 use super::files::ReadFile;
 use super::files_pass::FilesPass;
 use super::landlock::{self, Landlock};
+use super::load::boot_shift;
 use super::mappings::{own_gate, unchanged};
 use super::reading::{BpfSource, FoundProcess, LINKS_KEPT, Tasks};
 use super::records::{self, is_kernel_thread, process_state, thread};
@@ -33,6 +34,8 @@ impl BpfSource {
             until: Deadline::default(),
             spared: 0,
             landlock: None,
+            // (Where it is not known, no inventory is taken: whoever opens the programs has asked before.)
+            boot_shift: boot_shift().unwrap_or_default(),
         }
     }
 
@@ -168,7 +171,7 @@ impl BpfSource {
         let mut files = FilesPass::begin(self, tasks.keys().copied(), parts, earlier, look)?;
         let mut found = BTreeMap::new();
         for (pid, tasks) in tasks {
-            if let Some(mut process) = process(pid, &tasks, landlock) {
+            if let Some(mut process) = process(pid, &tasks, landlock, self.boot_shift) {
                 if let Some(speaker) = &process.speaker {
                     if parts.contains(Parts::MAPPINGS) {
                         process.process.mappings = match unchanged(&process.process, earlier) {
@@ -267,14 +270,19 @@ fn leader(pid: HostPid, tasks: &Tasks) -> Option<&TaskRecord> {
     tasks.threads.iter().find(|task| task.ids.tid == pid.get())
 }
 
-fn process(pid: HostPid, tasks: &Tasks, landlock: Landlock) -> Option<FoundProcess> {
+fn process(
+    pid: HostPid,
+    tasks: &Tasks,
+    landlock: Landlock,
+    boot_shift: i64,
+) -> Option<FoundProcess> {
     let leader = *leader(pid, tasks)?;
     let kernel_thread = is_kernel_thread(&leader);
     let all = tasks.threads.iter();
     let speaker = all.clone().find(|task| !kernel_thread && task.places.memory != 0).copied();
     let threads = all.filter_map(|task| {
         let tid = HostPid::new(task.ids.tid)?;
-        Some((tid, thread(tid, task, &leader, &tasks.actions, landlock)))
+        Some((tid, thread(tid, task, &leader, &tasks.actions, landlock, boot_shift)))
     });
     let process = Process {
         pid,
