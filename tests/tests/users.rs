@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Scratch, Workload, children_of, wait_until};
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, wait_until};
 
 struct Rig {
     machine: Machine,
@@ -94,4 +94,18 @@ fn another_one_below_is_refused() {
 #[test]
 fn numbers_of_outside_are_refused() {
     refused("users_without_pids", "in a pid namespace that does not belong to it");
+}
+
+/// With mounts of its own, of which the stage comes from outside.
+#[test]
+fn mounts_belong_to_it() {
+    let rig = Rig::start("users_mounts");
+    let mut dump = Engine::Stasis.dump_command(rig.root, &rig.images(), Dump::ENDING);
+    Outcome::of(dump.args(["--external", "mnt[/stage]:STAGE"])).must_succeed("dump");
+    rig.machine.await_no_children();
+    let work = rig.scratch.path("work");
+    let mut restore = Engine::Stasis.restore_command(&rig.images(), Dump::ENDING);
+    restore.arg("--external").arg(format!("mnt[STAGE]:{}", work.display()));
+    Outcome::of(restore.arg("--root").arg(work.join("root"))).must_succeed("restore");
+    rig.check();
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use images::messages::{PeerCredentials, UnixSkEntry};
+use kernel::credentials::in_directory;
 use kernel::paths::of_bytes;
 use kernel::sockets::{self, Address, unix_file};
 use nix::errno::Errno;
@@ -104,8 +105,11 @@ impl<'a> Names<'a> {
         }
         let place = self.place(entry)?;
         let aside = self.make_way(&place, entry)?;
+        let directory = &*place.directory;
         let bound = rooted(place.root.as_ref(), || {
-            within(place.start.as_deref(), || sockets::bind(socket, &address))
+            within(place.start.as_deref(), || {
+                in_directory(directory, || sockets::bind(socket, &address))
+            })
         })
         .map_err(failed("bind", entry))
         .and_then(|()| self.settle_file(socket, &place, entry));
