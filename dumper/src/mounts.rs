@@ -10,8 +10,10 @@ mod shown;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ffi::OsString;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use collector::Inventory;
@@ -23,6 +25,7 @@ use kernel::paths::{Links, find};
 use kernel::procfs::{Dir, Mount, Mounts, ProcFile};
 use support::Unsupported;
 
+use crate::namespaces::CgroupRoots;
 use crate::processes::is_zombie;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;
@@ -70,6 +73,8 @@ pub(crate) struct View {
     /// A process in it.
     pub(crate) member: HostPid,
     inside: MountView,
+    /// Of its cgroup namespace.
+    control_groups: Option<CgroupRoots>,
     pub(crate) mounts: Mounts,
     /// Where each comes from, in the same order; none for what is left out.
     pub(crate) origins: Vec<Option<Origin>>,
@@ -160,7 +165,7 @@ impl Views {
     /// Whether the tables of mounts are what they were.
     pub(crate) fn are_the_same(&self) -> io::Result<bool> {
         for view in self.views.values() {
-            if view.inside.read()? != view.mounts {
+            if view.inside.read(view.control_groups.as_ref())? != view.mounts {
                 return Ok(false);
             }
         }
@@ -217,8 +222,9 @@ impl View {
     fn open(member: HostPid, id: u64) -> Result<Self, Error> {
         let failed = || Error::of(format!("look into the mount namespace of process {member}"));
         let inside = of_process(member, "mnt").and_then(mount_view).map_err(failed())?;
-        let mounts = inside.read().map_err(failed())?;
-        Ok(Self { id, member, inside, mounts, origins: Vec::new() })
+        let control_groups = CgroupRoots::of_other(member).map_err(failed())?;
+        let mounts = inside.read(control_groups.as_ref()).map_err(failed())?;
+        Ok(Self { id, member, inside, control_groups, mounts, origins: Vec::new() })
     }
 
     /// A handle on what a path of the namespace leads to, which has no links.
@@ -247,16 +253,39 @@ impl View {
 }
 
 trait ReadTable {
-    fn read(&self) -> io::Result<Mounts>;
+    /// The table, with groups called as in the cgroup namespace that these are the roots of.
+    fn read(&self, control_groups: Option<&CgroupRoots>) -> io::Result<Mounts>;
+}
+
+/// Calls the root of a mount of control groups as it is seen in their namespace: that of the namespace is `/`.
+fn call_as_inside(mount: &mut Mount, roots: &CgroupRoots) {
+    let options: Vec<&[u8]> = mount.super_options.as_bytes().split(|byte| *byte == b',').collect();
+    let has = |part: &str| options.contains(&part.as_bytes());
+    let is_it = |name: &&str| match mount.kind() == "cgroup2" {
+        true => name.is_empty(),
+        false => !name.is_empty() && name.split(',').all(has),
+    };
+    let root = roots
+        .hierarchies()
+        .find(is_it)
+        .and_then(|hierarchy| Some(roots.inside(hierarchy, mount.root.as_bytes())?.to_vec()));
+    if let Some(root) = root {
+        mount.root = OsString::from_vec(root);
+    }
 }
 
 impl ReadTable for MountView {
-    fn read(&self) -> io::Result<Mounts> {
+    fn read(&self, control_groups: Option<&CgroupRoots>) -> io::Result<Mounts> {
         let mut text = Vec::new();
         let mut table = &self.table;
         table.rewind()?;
         table.read_to_end(&mut text)?;
-        Mounts::parse(&text).map_err(io::Error::other)
+        let mut mounts = Mounts::parse(&text).map_err(io::Error::other)?;
+        if let Some(roots) = control_groups {
+            let are_groups = |mount: &&mut Mount| mount.kind().starts_with("cgroup");
+            mounts.0.iter_mut().filter(are_groups).for_each(|mount| call_as_inside(mount, roots));
+        }
+        Ok(mounts)
     }
 }
 

@@ -3,8 +3,10 @@
 //! Each container counts, in a variable of its shell and in a file: a count that goes on from where it was is the same
 //! shell.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -33,6 +35,7 @@ struct Container {
     machine: Machine,
     scratch: Scratch,
     id: String,
+    engine: Engine,
 }
 
 impl Container {
@@ -44,15 +47,20 @@ impl Container {
     /// Starts one that counts in this directory; `change` changes its configuration.
     fn counting(engine: Engine, directory: &str, change: impl FnOnce(&mut Value)) -> Self {
         let container = Self::prepare(engine);
-        let path = container.bundle().join("config.json");
-        let text = fs::read(&path).expect("the configuration");
-        let mut config = serde_json::from_slice(&text).expect("JSON");
-        configure(&mut config, directory, engine);
-        change(&mut config);
-        fs::write(&path, config.to_string()).expect("write the configuration");
+        container.configured(directory, change);
         container.runc(&["run", "--detach", container.id()]).must_succeed("runc run");
         container.counts_on(0);
         container
+    }
+
+    /// Writes its configuration.
+    fn configured(&self, directory: &str, change: impl FnOnce(&mut Value)) {
+        let path = self.bundle().join("config.json");
+        let text = fs::read(&path).expect("the configuration");
+        let mut config = serde_json::from_slice(&text).expect("JSON");
+        configure(&mut config, directory, self.engine);
+        change(&mut config);
+        fs::write(&path, config.to_string()).expect("write the configuration");
     }
 
     /// A bundle that nothing runs of.
@@ -61,7 +69,7 @@ impl Container {
         require!(Command::new("runc").arg("--version").output().is_ok(), "there is no runc");
         let scratch = Scratch::new();
         let container =
-            Self { machine, scratch, id: format!("stasis-test-{}", std::process::id()) };
+            Self { machine, scratch, id: format!("stasis-test-{}", std::process::id()), engine };
         let root = container.bundle().join("rootfs");
         for directory in ["bin", "proc", "sys", "dev", "tmp", "mem", "etc"] {
             fs::create_dir_all(root.join(directory)).expect("make a directory");
@@ -247,6 +255,84 @@ fn a_container_is_copied_ahead() {
     container.counts_on(before);
 }
 
+/// What it has mounted of control groups: where, and what of the hierarchy.
+fn control_groups(container: &Container) -> Vec<(String, String)> {
+    let pid = container.pid().expect("a pid");
+    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("mountinfo");
+    let groups = table.lines().filter(|line| line.contains(" - cgroup"));
+    let words = groups.map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    words.map(|words| (words[4].clone(), words[3].clone())).collect()
+}
+
+/// The control groups that it sees are below its own.
+fn sees_its_own_control_groups(engine: Engine) {
+    let container = Container::start(engine, |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        namespaces.push(json!({"type": "cgroup"}));
+        let mounts = config["mounts"].as_array_mut().expect("mounts");
+        mounts.retain(|mount| mount["type"] != "cgroup");
+        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}));
+    });
+    let before = control_groups(&container);
+    assert!(before.iter().any(|(_, root)| root.ends_with(container.id())), "{before:?}");
+    container.goes_on("images", &["--manage-cgroups-mode", "soft"]);
+    assert_eq!(control_groups(&container), before);
+}
+
+#[test]
+fn a_container_sees_its_own_control_groups() {
+    sees_its_own_control_groups(Engine::CriuFace);
+}
+
+/// What an engine hands a terminal to: it takes the master that comes over a socket.
+struct Console(UnixListener);
+
+impl Console {
+    fn listen(container: &Container) -> Self {
+        let path = container.scratch.path("console");
+        fs::remove_file(&path).ok();
+        Self(UnixListener::bind(path).expect("listen"))
+    }
+
+    fn master(&self) -> File {
+        let (socket, _) = self.0.accept().expect("accept");
+        let heard = kernel::passing::receive(&socket, &mut [0; 4096]).expect("a message");
+        File::from(heard.into_iter().next().expect("a descriptor"))
+    }
+}
+
+/// It has a terminal, which is mounted on /dev/console, too; the engine is handed the master anew.
+fn has_a_terminal(engine: Engine) {
+    let container = Container::prepare(engine);
+    let console = Console::listen(&container);
+    let socket = container.scratch.path("console");
+    let with_console = ["--console-socket", utf8(&socket)];
+    container.configured("/tmp", |config| config["process"]["terminal"] = json!(true));
+    container
+        .runc(&[&["run", "--detach"], &with_console[..], &[container.id()]].concat())
+        .must_succeed("runc run");
+    let former = console.master();
+    let before = container.counts_on(0);
+    container.checkpoint("images", &[]).must_succeed("runc checkpoint");
+    drop(former);
+    container.restore("images", &with_console).must_succeed("runc restore");
+    let mut master = console.master();
+    container.counts_on(before);
+    container
+        .runc(&["exec", container.id(), "sh", "-c", "echo heard > /dev/console"])
+        .must_succeed("runc exec");
+    let mut heard = [0; 5];
+    master.read_exact(&mut heard).expect("read");
+    assert_eq!(&heard, b"heard");
+}
+
+#[test]
+fn a_container_has_a_terminal() {
+    has_a_terminal(Engine::CriuFace);
+}
+
 /// That the same is so of CRIU.
 mod criu_peer {
     use super::*;
@@ -264,5 +350,15 @@ mod criu_peer {
     #[test]
     fn a_container_has_a_file_system_in_memory() {
         has_a_file_system_in_memory(Engine::Criu);
+    }
+
+    #[test]
+    fn a_container_sees_its_own_control_groups() {
+        sees_its_own_control_groups(Engine::Criu);
+    }
+
+    #[test]
+    fn a_container_has_a_terminal() {
+        has_a_terminal(Engine::Criu);
     }
 }

@@ -6,10 +6,12 @@
 //! tasks (`cgns_prefix`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
 use images::ImageWriter;
-use kernel::namespaces::{of_process, within};
+use kernel::namespaces::{id, of_process, own, within};
 use kernel::procfs::{Cgroup, Dir, ProcFile};
 use support::cgroups::ROOT_BELOW;
 
@@ -37,6 +39,27 @@ impl CgroupRoots {
         Ok(Self(roots))
     }
 
+    /// Those of the namespace of a process, if that is not the caller's and all are known.
+    pub(crate) fn of_other(pid: HostPid) -> io::Result<Option<Self>> {
+        if id(of_process(pid, "cgroup")?)? == id(own("cgroup")?)? {
+            return Ok(None);
+        }
+        let (outside, inside) = both(pid)?;
+        Ok(Self::of(&outside, &inside).ok())
+    }
+
+    /// The path of a group as it is seen in the namespace, if it is the root there or below that.
+    pub(crate) fn inside<'p>(&self, hierarchy: &str, group: &'p [u8]) -> Option<&'p [u8]> {
+        let above = self.above(hierarchy, group)?;
+        let rest = group.get(above as usize..)?;
+        Some(if rest.is_empty() { b"/" } else { rest })
+    }
+
+    /// The names of the hierarchies.
+    pub(crate) fn hierarchies(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// How many bytes of the path of a group are above the root; `None` if that is the root of the hierarchy, or
     /// not above the group.
     pub(crate) fn above(&self, hierarchy: &str, group: &[u8]) -> Option<u32> {
@@ -44,6 +67,12 @@ impl CgroupRoots {
         let rest = group.strip_prefix(&root[..])?;
         (rest.is_empty() || rest.starts_with(b"/")).then(|| u32::try_from(root.len()).ok())?
     }
+}
+
+/// What `/proc/PID/cgroup` says, read outside and inside of the namespace of a process.
+fn both(pid: HostPid) -> io::Result<(Cgroup, Cgroup)> {
+    let look = || Dir::open(pid).and_then(|dir| Cgroup::read(&dir)).map_err(io::Error::other);
+    Ok((look()?, within("cgroup", of_process(pid, "cgroup")?, look)?))
 }
 
 /// Reads the roots of a namespace.
@@ -54,10 +83,8 @@ pub(super) fn read(namespace: &Namespace) -> Result<Box<dyn Described>, Error> {
         pid,
         source,
     };
-    let outside = Cgroup::read(&Dir::open(pid)?)?;
-    let look = || Dir::open(pid).and_then(|dir| Cgroup::read(&dir)).map_err(std::io::Error::other);
-    let inside = of_process(pid, "cgroup").and_then(|it| within("cgroup", it, look));
-    match CgroupRoots::of(&outside, &inside.map_err(failed)?) {
+    let (outside, inside) = both(pid).map_err(failed)?;
+    match CgroupRoots::of(&outside, &inside) {
         Ok(roots) => Ok(Box::new(roots)),
         Err(hierarchy) => {
             let found =
@@ -84,6 +111,15 @@ mod tests {
 
     fn cgroup(text: &str) -> Cgroup {
         Cgroup::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn groups_are_called_as_inside() {
+        let roots = CgroupRoots::of(&cgroup("3:cpu:/a/b\n0::/\n"), &cgroup("3:cpu:/b\n0::/\n"));
+        let roots = roots.unwrap();
+        let inside = |group: &'static str| roots.inside("cpu", group.as_bytes());
+        assert_eq!((inside("/a"), inside("/a/c")), (Some(&b"/"[..]), Some(&b"/c"[..])));
+        assert_eq!((inside("/"), inside("/ab"), roots.inside("", b"/a")), (None, None, None));
     }
 
     #[test]

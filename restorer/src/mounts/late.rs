@@ -1,7 +1,10 @@
-//! Mounts that only the first task of a pid namespace can make.
+//! Mounts that only the first task can make.
 //!
 //! A file system of kind `proc` shows the pid namespace of who makes it, and before the tree's first task that has nobody. So these, and
 //! all that is mounted below them, are left to that task. What does not come from `proc` is made beforehand.
+//!
+//! So are terminals that are mounted elsewhere, as engines mount one on `/dev/console`: there is none in a new `devpts`
+//! before the tree's files are opened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -46,6 +49,8 @@ enum How {
     New(Box<MntEntry>),
     /// Of the mount of another step, from its root.
     PartOf(usize, PathBuf),
+    /// Of a mount that is there, in this mount namespace.
+    Terminal(OwnedFd, u32, PathBuf),
     There(OwnedFd),
 }
 
@@ -57,17 +62,31 @@ enum On {
     There(OwnedFd),
 }
 
-/// Which mounts are left to the first task.
-pub(super) fn which(plan: &Plan) -> BTreeSet<Index> {
+/// Which mounts are left to the first task, which may have a pid namespace of its own.
+pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
     let mut late = BTreeSet::new();
     for &index in plan.orders.values().flatten() {
         let mount = &plan.mounts[index];
         let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
-        if is_below || is_proc(plan, mount) {
+        if is_below || own_pids && is_proc(plan, mount) || is_terminal(plan, mount) {
             late.insert(index);
         }
     }
     late
+}
+
+/// Whether a mount can be made before there is any task.
+pub(super) fn is_made_early(plan: &Plan, late: &BTreeSet<Index>, index: Index) -> bool {
+    let mount = &plan.mounts[index];
+    !late.contains(&index) || !is_proc(plan, mount) && !is_terminal(plan, mount)
+}
+
+/// Whether a mount is one of a terminal of a `devpts` that is new.
+fn is_terminal(plan: &Plan, mount: &Mount) -> bool {
+    let Source::Part(giver, below) = &mount.source else { return false };
+    let is_number = |name: &str| name.parse::<u32>().is_ok();
+    matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "devpts")
+        && below.to_str().is_some_and(is_number)
 }
 
 /// Whether a mount is one of a `proc`, or of a part of that.
@@ -104,6 +123,11 @@ impl Late {
                 Source::Part(giver, below) if is_proc(plan, mount) => {
                     How::PartOf(*places.get(giver).ok_or_else(unknown)?, below.clone())
                 }
+                Source::Part(giver, below) if is_terminal(plan, mount) => {
+                    let there = copies.get(giver).ok_or_else(unknown)?;
+                    let there = there.try_clone().map_err(failed(mount, "hold the origin of"))?;
+                    How::Terminal(there, plan.mounts[*giver].namespace, below.clone())
+                }
                 _ => How::There(copies.remove(index).ok_or_else(unknown)?),
             };
             let (on, below) = mount.on.clone().ok_or_else(unknown)?;
@@ -125,7 +149,7 @@ impl Late {
     pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
         for step in &mut self.steps {
             let made = match &mut step.made {
-                How::There(fd) => Some(fd),
+                How::There(fd) | How::Terminal(fd, ..) => Some(fd),
                 How::New(_) | How::PartOf(..) => None,
             };
             let on = match &mut step.on {
@@ -146,6 +170,13 @@ impl Late {
     /// In the first task: makes and places all; `enter` moves to a mount namespace, by its number.
     pub(crate) fn place(&self, enter: impl Fn(u32) -> Result<(), Error>) -> Result<(), Error> {
         let mut made = self.make_in_sight()?;
+        // What is in another namespace is not copied.
+        for (nth, step) in self.steps.iter().enumerate() {
+            if let How::Terminal(of, namespace, below) = &step.made {
+                enter(*namespace)?;
+                made.insert(nth, part(of, below).map_err(failed(&step.mount, "make"))?);
+            }
+        }
         let mut placed: Vec<OwnedFd> = Vec::new();
         let mut here = None;
         for (nth, step) in self.steps.iter().enumerate() {
@@ -192,6 +223,7 @@ impl Step {
         let made = match &self.made {
             How::New(entry) => made.map_or_else(|| new(entry), Ok)?,
             How::PartOf(step, below) => part(of_step(*step)?, below)?,
+            How::Terminal(..) => made.ok_or(io::ErrorKind::NotFound)?,
             How::There(fd) => fd.try_clone()?,
         };
         let on: BorrowedFd<'_> = match &self.on {

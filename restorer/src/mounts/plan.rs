@@ -240,7 +240,6 @@ impl Plan {
         Err(Error::refused(refusal.of(0, mount.shown())))
     }
 
-    /// Whatever comes from outside may share mounts with the outside, as it did, if nobody in the images does.
     /// Of the files that are looked for, those that others of the mounts on mount `index` hide.
     pub(super) fn hidden<'r>(
         &self,
@@ -258,6 +257,7 @@ impl Plan {
         })
     }
 
+    /// Whatever comes from outside may share mounts with the outside, as it did, if nobody in the images does.
     fn find_outside_groups(&mut self) {
         let inside: BTreeSet<u32> = self
             .mounts

@@ -1,6 +1,6 @@
 //! Namespaces, each with its tree of mounts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) fn build(
 ) -> Result<Built, Error> {
     let root_here = open("/", HANDLE, Mode::empty())
         .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
-    let late = if request.own_pids { late::which(plan) } else { BTreeSet::new() };
+    let late = late::which(plan, request.own_pids);
     let mut yard = Yard::make(plan, request, outside, &late)?;
     let here = own(thread)?;
     let seats = groups::seats(plan, &mut yard, &late)?;
@@ -37,7 +37,7 @@ pub(super) fn build(
     let mut built = Built::default();
     let mut copies = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        if !(late.contains(&index) && late::is_proc(plan, mount)) {
+        if late::is_made_early(plan, &late, index) {
             copies.insert(index, yard.copy(index, mount)?);
         }
     }

@@ -91,7 +91,7 @@ impl Yard {
         }
         for (index, mount) in plan.mounts.iter().enumerate() {
             let Source::New(kind) = &mount.source else { continue };
-            if late.contains(&index) && late::is_proc(plan, mount) {
+            if !late::is_made_early(plan, late, index) {
                 continue;
             }
             let made = new(mount, kind, outside.contents.remove(&index))?;
