@@ -17,6 +17,7 @@ use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 use kernel::sched::Urgent;
 
+use crate::cgroup_roots::CgroupRoots;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
@@ -26,7 +27,7 @@ use crate::inject::Bits;
 use crate::kobj_ids;
 use crate::look;
 use crate::memory::{self, Pages};
-use crate::namespaces::{CgroupRoots, Namespaces};
+use crate::namespaces::Namespaces;
 use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};

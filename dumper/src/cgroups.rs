@@ -21,9 +21,9 @@ use kernel::procfs::{Cgroup, CgroupMembership, Dir, ProcFile};
 use support::cgroups::{NO_CONTROLLER, NO_YARD, NOT_MOUNTED, not_there};
 use support::{Refusal, Unsupported};
 
+use crate::cgroup_roots::CgroupRoots;
 use crate::cgroup_settings::{LISTS, value_of};
 use crate::error::Error;
-use crate::namespaces::CgroupRoots;
 use crate::options::DumpOptions;
 
 /// The dumper's own set.

@@ -6,6 +6,7 @@
 //! mappings, memory, registers, timers.
 
 mod capture;
+mod cgroup_roots;
 mod cgroup_settings;
 mod cgroups;
 mod claims;

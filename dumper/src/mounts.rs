@@ -25,7 +25,7 @@ use kernel::paths::{Links, find};
 use kernel::procfs::{Dir, Mount, Mounts, ProcFile};
 use support::Unsupported;
 
-use crate::namespaces::CgroupRoots;
+use crate::cgroup_roots::CgroupRoots;
 use crate::processes::is_zombie;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;

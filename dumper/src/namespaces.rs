@@ -22,12 +22,12 @@ use images::ImageWriter;
 use images::id_map::IdMap;
 use images::messages::TaskKobjIdsEntry;
 
+use crate::cgroup_roots::CgroupRoots;
 use crate::error::Error;
 use crate::mounts::{Contents, Views};
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
 use crate::users::Users;
-pub(crate) use cgroup::CgroupRoots;
 
 /// Kinds of namespaces that are described by images, by their names in `/proc/PID/ns`.
 const TABLE: [(&str, Read); 8] = [
