@@ -39,6 +39,15 @@ pub fn unreachable(mount_point: &Path) -> Refusal {
     )
 }
 
+/// Something is mounted that has been deleted since.
+#[must_use]
+pub fn deleted(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "what is mounted there has been deleted, which cannot be made again",
+        format!("before the dump: nsenter --mount --target PID umount {}", mount_point.display()),
+    )
+}
+
 /// A file system in memory that others use, too.
 #[must_use]
 pub fn shared_memory(mount_point: &Path) -> Refusal {

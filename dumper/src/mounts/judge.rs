@@ -62,7 +62,8 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
     if options.skipped.iter().any(|skipped| skipped == place) {
         return None;
     }
-    if place == Path::new("/") {
+    // The root of another one of the tree's namespaces may be memory, whose contents are carried.
+    if place == Path::new("/") && (is_root || mount.kind() != "tmpfs") {
         return Some(Origin::Root);
     }
     if let Some(name) = options.external.get(place).filter(|_| is_root) {
@@ -134,6 +135,9 @@ fn problem(
             if kind == "tmpfs" && own.0.iter().any(|other| other.device == mount.device) {
                 return Some(support::mounts::shared_memory(place));
             }
+        }
+        Origin::Part if mount.root.as_encoded_bytes().ends_with(b"//deleted") => {
+            return Some(support::mounts::deleted(place));
         }
         Origin::Part => {
             let holds = |other: &&&Mount| {
