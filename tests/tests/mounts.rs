@@ -6,13 +6,20 @@ use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
 
 fn dump(engine: Engine, pid: i32, images: &Path, how: Dump<'_>) -> Outcome {
     let mut command = engine.dump_command(pid, images, how);
-    Outcome::of(command.args(["--external", "mnt[/stage]:STAGE"]))
+    Outcome::of(command.args([
+        "--external",
+        "mnt[/stage]:STAGE",
+        "--external",
+        "mnt[/memory]:MEMORY",
+    ]))
 }
 
 fn restore(engine: Engine, images: &Path, work: &Path) -> Outcome {
     let mut command = engine.restore_command(images, Dump::ENDING);
     let stage = format!("mnt[STAGE]:{}", work.display());
-    Outcome::of(command.args(["--external", &stage]).arg("--root").arg(work.join("root")))
+    let memory = "mnt[MEMORY]:/dev/shm";
+    command.args(["--external", &stage, "--external", memory]);
+    Outcome::of(command.arg("--root").arg(work.join("root")))
 }
 
 fn carried(family: &str, by: Engine, to: Engine) {

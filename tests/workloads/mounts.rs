@@ -54,18 +54,21 @@ fn copy_program(root: &Path) {
     }
 }
 
-/// Makes a namespace with a root of its own, in which only the stage is of the outside, and goes on there.
+/// Makes a namespace with a root of its own, in which only the stage and `/dev/shm` are of the outside, and goes on
+/// there.
 pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
     let root = stage.path("root");
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
-    for name in ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"] {
+    let places = ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"];
+    for name in places.into_iter().chain(["memory"]) {
         fs::create_dir(root.join(name)).expect("mkdir");
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
     propagate(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     bind(&root, &root);
     bind(&stage.dir(), &root.join("stage"));
+    bind(Path::new("/dev/shm"), &root.join("memory"));
     // In a user namespace it is only made where one can be seen.
     attach("proc", &root.join("proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
     nix::unistd::pivot_root(&root, &root.join("old")).expect("pivot_root");
@@ -153,6 +156,11 @@ fn files() -> Vec<String> {
     found
 }
 
+/// Which file system is mounted that lives in memory and is of the outside.
+fn outside_memory() -> u64 {
+    Path::new("/memory").metadata().expect("stat").dev()
+}
+
 fn make_files() {
     let in_memory = Path::new("/tmp/directory");
     fs::write(in_memory.join("file"), "contents").expect("write");
@@ -187,9 +195,11 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         fs::write("/old/file", "only here").expect("write");
         let mut open = File::open("/old/file").expect("open");
         let lines = table();
+        let memory = outside_memory();
         stage.publish("nested", "");
         stage.wait();
         let mut found = Findings::default();
+        found.same("memory of the outside", &memory, &outside_memory());
         found.same("mounts", &lines, &table());
         stage.publish("checked", "");
         let mut text = String::new();
@@ -229,9 +239,10 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     let mut hidden = File::open("/over/below/hidden").expect("open");
     attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
-    let (lines, in_memory) = (table(), files());
+    let (lines, in_memory, memory) = (table(), files(), outside_memory());
     wait(stage);
     let mut found = Findings::default();
+    found.same("memory of the outside", &memory, &outside_memory());
     found.same("mounts", &lines, &table());
     let without_socket = |lines: &[String]| -> Vec<String> {
         let is_it =

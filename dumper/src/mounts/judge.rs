@@ -1,6 +1,7 @@
 //! Where each mount comes from at a restore, and what cannot be carried.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use images::file_systems;
@@ -40,6 +41,7 @@ pub(super) fn judge(
             origins.insert(mount.id, first(mount, is_root, own, options));
         }
     }
+    follow(views, &mut origins);
     let all: Vec<&Mount> = views.values().flat_map(|view| &view.mounts.0).collect();
     let mut refused = Vec::new();
     for view in views.values() {
@@ -54,6 +56,23 @@ pub(super) fn judge(
         view.origins = view.mounts.0.iter().map(of).collect();
     }
     refused
+}
+
+/// Has what shows the same as a mount that is given from outside come from that one, in whichever namespace it is: a
+/// namespace begins as a copy of another one.
+fn follow(views: &BTreeMap<u64, View>, origins: &mut BTreeMap<i32, Option<Origin>>) {
+    let all = || views.values().flat_map(|view| &view.mounts.0);
+    let shows = |mount: &Mount| (mount.device, mount.root.clone());
+    let is = |mount: &&Mount| {
+        matches!(origins.get(&mount.id), Some(Some(Origin::Named(_) | Origin::Root)))
+    };
+    let given: BTreeSet<(u64, OsString)> = all().filter(is).map(shows).collect();
+    for mount in all().filter(|mount| given.contains(&shows(mount))) {
+        if let Some(Some(origin @ (Origin::Made | Origin::Outside(_)))) = origins.get_mut(&mount.id)
+        {
+            *origin = Origin::Part;
+        }
+    }
 }
 
 /// Where a mount comes from by itself; `None` if it is left out.
@@ -155,6 +174,13 @@ fn problem(
         }
     }
     let master = mount.master()?;
-    let is_inside = all.iter().any(|other| other.shared() == Some(master));
+    let is_inside = all.iter().any(|other| {
+        let known = origins.get(&other.id).and_then(Option::as_ref);
+        let receives = matches!(known, Some(Origin::Named(_))) && other.shared().is_none();
+        // A copy of what is given from outside receives from where that does.
+        let is_copy = receives && mount.shared().is_none() && *origin == Origin::Part;
+        other.shared() == Some(master)
+            || is_copy && other.master() == Some(master) && other.device == mount.device
+    });
     (!is_inside).then(|| support::mounts::master_outside(place))
 }
