@@ -88,6 +88,54 @@ pub(crate) fn nested(stage: &Stage) -> Outcome {
     enter_root(stage, "mounts_nested_inside")
 }
 
+/// The init of a pid namespace, with a process in another mount namespace below.
+pub(crate) fn of_init(stage: &Stage) -> Outcome {
+    enter_root(stage, "mounts_of_init_inside")
+}
+
+/// Both have `/proc`, upon a root that they share.
+pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
+    crate::init::inside(
+        CloneFlags::CLONE_NEWPID,
+        || {},
+        || {
+            attach("proc", Path::new("/proc"), "proc", MsFlags::MS_NOSUID, "");
+            bind(Path::new("/proc/sys"), Path::new("/bound"));
+            propagate(Path::new("/"), MsFlags::MS_SHARED);
+            let member = child(stage, "nested", || {
+                unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+                let lines = table();
+                stage.publish("nested", "");
+                stage.wait();
+                let mut found = Findings::default();
+                found.same("mounts", &lines, &table());
+                stage.publish("checked", "");
+                let mounted = || Path::new("/tmp/of the other").exists();
+                found.must("what the other mounts", crate::stage::eventually(mounted));
+                found.outcome()
+            });
+            await_file(stage, "nested");
+            let lines = table();
+            stage.ready_then_wait();
+            let mut found = Findings::default();
+            found.same("mounts", &lines, &table());
+            await_file(stage, "checked");
+            attach("new", Path::new("/tmp"), "tmpfs", MsFlags::empty(), "size=1m");
+            fs::write("/tmp/of the other", "").expect("write");
+            found.same(
+                "end of a child",
+                &Ok(WaitStatus::Exited(member, 0)),
+                &waitpid(member, None),
+            );
+            found.outcome()
+        },
+    )
+}
+
+fn await_file(stage: &Stage, name: &str) {
+    assert!(crate::stage::eventually(|| stage.path(name).exists()), "{name} does not come");
+}
+
 fn make_mounts() {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
     attach("some", Path::new("/tmp"), "tmpfs", quiet, "size=8m,mode=1777");
@@ -210,13 +258,11 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         found.must("what the other mounts", crate::stage::eventually(mounted));
         found.outcome()
     });
-    while !stage.path("nested").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    await_file(stage, "nested");
     let outcome = carried(stage, |stage| {
         stage.ready_then_wait();
         // What is mounted here from now on is mounted there, too.
-        assert!(crate::stage::eventually(|| stage.path("checked").exists()), "no child");
+        await_file(stage, "checked");
     });
     let mut found = Findings::default();
     found.works("checks", outcome);
