@@ -132,6 +132,13 @@ pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
     )
 }
 
+/// The number of the mount that a file is on.
+fn mount_of(file: &File) -> String {
+    let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let text = fs::read_to_string(path).expect("fdinfo");
+    text.lines().find(|line| line.starts_with("mnt_id:")).expect("a mount").to_owned()
+}
+
 fn await_file(stage: &Stage, name: &str) {
     assert!(crate::stage::eventually(|| stage.path(name).exists()), "{name} does not come");
 }
@@ -237,8 +244,10 @@ pub(crate) fn inside(stage: &Stage) -> Outcome {
 pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
     make_mounts();
     make_files();
+    let inherited = File::open("/tmp/directory/file").expect("open");
     let member = child(stage, "nested", || {
         unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+        let same = File::open("/tmp/directory/file").expect("open");
         attach("own", Path::new("/old"), "tmpfs", MsFlags::empty(), "size=1m");
         fs::write("/old/file", "only here").expect("write");
         let mut open = File::open("/old/file").expect("open");
@@ -249,6 +258,7 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         let mut found = Findings::default();
         found.same("memory of the outside", &memory, &outside_memory());
         found.same("mounts", &lines, &table());
+        found.must("a file of each namespace", mount_of(&inherited) != mount_of(&same));
         stage.publish("checked", "");
         let mut text = String::new();
         found.works("read", open.read_to_string(&mut text));

@@ -307,7 +307,7 @@ fn own_place(entry: &MntEntry, request: &Request<'_>) -> Option<PathBuf> {
     };
     let mount = request.own.0.iter().filter(shows).max_by_key(|mount| mount.root.len())?;
     let below = path(&entry.root).strip_prefix(&mount.root).ok()?;
-    Some(Path::new(&mount.mount_point).join(below))
+    Some(kernel::paths::join(Path::new(&mount.mount_point), below))
 }
 
 impl Mount {
