@@ -12,6 +12,7 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::stage::{Findings, Outcome, Stage};
@@ -294,6 +295,10 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     fs::write("/over/below/hidden", "hidden").expect("write");
     let mut hidden = File::open("/over/below/hidden").expect("open");
     attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
+    let watching = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    for place in ["/tmp/directory/file", "/ro", "/over"] {
+        watching.add_watch(place, AddWatchFlags::IN_ATTRIB).expect("watch");
+    }
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
     let (lines, in_memory, memory) = (table(), files(), outside_memory());
     wait(stage);
@@ -306,6 +311,11 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
         lines.iter().filter(is_it).cloned().collect()
     };
     found.same("files in memory", &without_socket(&in_memory), &without_socket(&files()));
+    for place in ["/tmp/directory/file", "/over"] {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let told = watching.read_events().map(|events| events.len());
+        found.same("events of what is watched", &Ok(1), &told);
+    }
     let mut text = String::new();
     found.works("read", open.read_to_string(&mut text));
     found.same("open file", &"tents", &text.as_str());
