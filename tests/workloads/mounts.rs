@@ -299,6 +299,8 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     for place in ["/tmp/directory/file", "/ro", "/over"] {
         watching.add_watch(place, AddWatchFlags::IN_ATTRIB).expect("watch");
     }
+    let by_descriptor = format!("/proc/self/fd/{}", ghost.as_raw_fd());
+    watching.add_watch(by_descriptor.as_str(), AddWatchFlags::IN_ATTRIB).expect("watch");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
     let (lines, in_memory, memory) = (table(), files(), outside_memory());
     wait(stage);
@@ -316,6 +318,9 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
         let told = watching.read_events().map(|events| events.len());
         found.same("events of what is watched", &Ok(1), &told);
     }
+    ghost.set_permissions(fs::Permissions::from_mode(0o600)).expect("chmod");
+    let told = watching.read_events().map(|events| events.len());
+    found.same("events of a deleted file", &Ok(1), &told);
     let mut text = String::new();
     found.works("read", open.read_to_string(&mut text));
     found.same("open file", &"tents", &text.as_str());

@@ -43,7 +43,7 @@ impl FileKind for Inotify {
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
         let targets = match survey.context.views.of(process.pid) {
-            Some(view) => survey.held.watched.inside(&inodes, view)?,
+            Some(view) => survey.held.watched.inside(&inodes, view, survey.inventory)?,
             None => survey.held.watched.targets(
                 &inodes,
                 survey.inventory,

@@ -165,24 +165,44 @@ fn numbers(stat: &FileStat) -> (u64, u64) {
 impl Watched {
     /// The same of what is in a mount namespace of the tree's own: it is found by its handle, on a mount where it has a
     /// name.
-    pub(super) fn inside(&mut self, inodes: &[Inode], view: &View) -> Result<Vec<Target>, Problem> {
-        inodes.iter().map(|inode| self.one_inside(inode, view)).collect()
+    pub(super) fn inside(
+        &mut self,
+        inodes: &[Inode],
+        view: &View,
+        inventory: &Inventory,
+    ) -> Result<Vec<Target>, Problem> {
+        inodes.iter().map(|inode| self.one_inside(inode, view, inventory)).collect()
     }
 
-    fn one_inside(&mut self, inode: &Inode, view: &View) -> Result<Target, Problem> {
+    fn one_inside(
+        &mut self,
+        inode: &Inode,
+        view: &View,
+        inventory: &Inventory,
+    ) -> Result<Target, Problem> {
+        let mut is_ghost = false;
         let mut mounts = view.mounts.0.iter().filter(|mount| mount.device == inode.device);
         let found = mounts.find_map(|mount| {
             let anchor = kernel::handles::anchor_of(view.root_of(mount)?)?;
             let found = kernel::handles::open(&anchor, inode.handle_type, &inode.handle).ok()?;
             let link = format!("/proc/self/fd/{}", found.as_raw_fd());
             let path = PathBuf::from(nix::fcntl::readlink(link.as_str()).ok()?);
-            let (is, named) = (fstat(&found).ok()?, view.find(&path).ok()?);
+            let is = fstat(&found).ok()?;
+            let deleted = is.st_nlink == 0 && is.st_ino == inode.number;
+            is_ghost |= deleted && is_open(numbers(&is), inventory);
+            let named = view.find(&path).ok()?;
             let same = fstat(&named).is_ok_and(|named| numbers(&named) == numbers(&is));
             let same = same && is.st_ino == inode.number;
             let same = same && kernel::mounts::id(&named).is_ok_and(|id| id == mount.id);
             same.then_some((mount.id, path, named, is))
         });
+        let device = kernel_device(inode.device);
         let Some((mount, path, named, is)) = found else {
+            // It comes back as a deleted file of the tree.
+            if is_ghost {
+                let handle = handle(inode, None, None)?;
+                return Ok(Target { handle, identity: None, mode: None, device });
+            }
             return Err(Problem::Refused(support::mounts::WATCHED));
         };
         let path = Some(path.into_os_string().into_vec());
@@ -190,7 +210,7 @@ impl Watched {
             handle: handle(inode, path, Some(mount.cast_unsigned()))?,
             identity: self.file_systems.identity(&named, &is),
             mode: Some(is.st_mode),
-            device: kernel_device(inode.device),
+            device,
         })
     }
 
