@@ -66,41 +66,20 @@ pub(super) fn seats(plan: &Plan, yard: &mut Yard, late: &BTreeSet<Index>) -> Res
     Ok(seats)
 }
 
-/// A mount that is to join a group.
-#[derive(Debug)]
-pub(super) struct Joining {
-    mount: Mount,
-    copy: OwnedFd,
-    seat: OwnedFd,
-}
-
-impl Joining {
-    /// Has it join.
-    pub(super) fn join(&self) -> Result<(), Error> {
-        mounts::join_group(&self.copy, &self.seat).map_err(failed(&self.mount, "join the group of"))
-    }
-
-    /// The descriptors that it needs.
-    pub(super) fn descriptors(&mut self) -> [&mut OwnedFd; 2] {
-        [&mut self.copy, &mut self.seat]
-    }
-}
-
-/// Which mounts join groups, with their places among all.
-pub(super) fn joining(
+/// Has every mount join its group.
+pub(super) fn join(
     plan: &Plan,
     seats: &Seats,
     copies: &BTreeMap<Index, OwnedFd>,
-) -> Result<Vec<(Index, Joining)>, Error> {
-    let mut found = Vec::new();
+) -> Result<(), Error> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let Some(seat) = group(mount).and_then(|group| seats.get(&group)) else { continue };
         let (shared, master) = mount.group();
         let is_alone = shared == 0 && !seats.keys().any(|(shared, _)| *shared == master);
-        let Some(copy) = copies.get(&index).filter(|_| !is_alone) else { continue };
-        let both = copy.try_clone().and_then(|copy| Ok((copy, seat.try_clone()?)));
-        let (copy, seat) = both.map_err(failed(mount, "hold the group of"))?;
-        found.push((index, Joining { mount: mount.clone(), copy, seat }));
+        let Some(copy) = copies.get(&index) else { continue };
+        if !is_alone {
+            mounts::join_group(copy, seat).map_err(failed(mount, "join the group of"))?;
+        }
     }
-    Ok(found)
+    Ok(())
 }
