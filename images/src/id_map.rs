@@ -3,14 +3,32 @@
 //! A dump sees the ids of around it and writes those [`IdMap::inside`]; a restore reads these and works with those
 //! [`IdMap::outside`]. Which fields of a message are ids is said here, once for both ([`Owned`]).
 
+use std::io;
+
 use crate::checkpoint::Checkpoint;
 use crate::messages::{
     CredsEntry, FileEntry, FilePermsEntry, GhostFileEntry, IpcDescEntry, MemfdInodeEntry,
     PeerCredentials, SkPacketEntry, TtyInfoEntry, UidGidExtent, UsernsEntry,
 };
 
-/// What an id without a number on the other side becomes. As an owner it means "leave it", to CRIU and to chown(2).
+/// What an id without a number on the other side becomes. As an owner it means "leave it" to CRIU and to chown(2), which
+/// gives the thing to whoever makes it: of a file with contents that is a right nobody had ([`owner_is_known`]).
 pub const NOBODY: u32 = u32::MAX;
+
+/// Fails for a file with contents whose user or group has no number: made by root it would be root's, with its set-user-ID
+/// bit, or come into the hands of the tree's root.
+///
+/// # Errors
+/// With what is wrong, and what helps.
+pub fn owner_is_known(user: u32, group: u32) -> io::Result<()> {
+    match [user, group].contains(&NOBODY) {
+        false => Ok(()),
+        true => Err(io::Error::other(
+            "its owner has no number in the user namespace of the tree; before the dump have it closed or removed, or \
+             give it to somebody of the namespace (chown)",
+        )),
+    }
+}
 
 /// Whose id it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,6 +267,12 @@ owned! { GhostFileEntry MemfdInodeEntry }
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_file_is_given_to_who_makes_it() {
+        assert!(owner_is_known(0, 65534).is_ok());
+        assert!(owner_is_known(NOBODY, 0).is_err() && owner_is_known(0, NOBODY).is_err());
+    }
 
     const fn range(first: u32, lower_first: u32, count: u32) -> UidGidExtent {
         UidGidExtent { first, lower_first, count }

@@ -1,9 +1,12 @@
 //! Trees with a user namespace of their own.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, wait_until};
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, children_of, wait_until,
+};
 
 struct Rig {
     machine: Machine,
@@ -108,4 +111,35 @@ fn mounts_belong_to_it() {
     restore.arg("--external").arg(format!("mnt[STAGE]:{}", work.display()));
     Outcome::of(restore.arg("--root").arg(work.join("root"))).must_succeed("restore");
     rig.check();
+}
+
+/// A deleted file of somebody who has no number in it: made again by root it would be root's, with its set-user-ID bit.
+#[test]
+fn a_deleted_file_of_nobody_is_refused() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let file = scratch.path("file");
+    std::fs::write(&file, "bytes").expect("write");
+    std::os::unix::fs::chown(&file, Some(12_345), Some(12_345)).expect("chown");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4755)).expect("chmod");
+    let script = format!("exec 7<'{}'; exec sleep 600", file.display());
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-Urpf", "setsid", "sh", "-c", &script]);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let mut root = None;
+    let waits = || {
+        root = children_of(program.pid()).first().copied();
+        let comm = root.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        comm.is_some_and(|comm| comm.trim() == "sleep")
+    };
+    assert!(wait_until(Duration::from_secs(30), waits), "it does not start");
+    let root = root.expect("a process");
+    std::fs::remove_file(&file).expect("unlink");
+    let images = scratch.path("images");
+    let outcome = Engine::Stasis.dump(root, &images, Dump::ENDING);
+    assert!(!outcome.success && !images.exists(), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("its owner has no number"), "{}", outcome.stderr);
+    let comm = std::fs::read_to_string(format!("/proc/{root}/comm")).expect("it runs on");
+    assert_eq!(comm, "sleep\n");
+    machine.end_all();
 }

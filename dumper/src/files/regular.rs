@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use collector::{Mapping, OpenFile, Process};
 use ids::HostPid;
+use images::id_map::owner_is_known;
 use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, REMAP_PROCFS, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
@@ -110,6 +111,11 @@ impl FileKind for Regular {
             let mut sink = writer.image(&names::ghost_file(ghost.id))?;
             let mut entry = ghost.entry.clone();
             captured.ids.enter(&mut entry);
+            owner_is_known(entry.uid, entry.gid).map_err(|source| Error::Io {
+                operation: "write a deleted file into",
+                name: format!("ghost-file-{:x}.img", ghost.id),
+                source,
+            })?;
             sink.put(&entry)?;
             for (off, bytes) in &ghost.pieces {
                 if ghost.entry.chunks() {

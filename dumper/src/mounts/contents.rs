@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use images::id_map::{Id, IdMap};
+use images::id_map::{Id, IdMap, owner_is_known};
 use images::{ImageWriter, names};
 use kernel::paths::{Links, find};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -83,6 +83,9 @@ fn archive(
         let mut stat = fstat(&handle)?;
         stat.st_uid = ids.inside(Id::User, stat.st_uid);
         stat.st_gid = ids.inside(Id::Group, stat.st_gid);
+        owner_is_known(stat.st_uid, stat.st_gid).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
         let kind = stat.st_mode & libc::S_IFMT;
         if kind != libc::S_IFDIR && stat.st_nlink > 1 {
             match linked.entry(stat.st_ino) {

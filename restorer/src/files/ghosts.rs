@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use images::checkpoint::{Ghost, GhostPart, PayloadReader};
+use images::id_map::owner_is_known;
 use images::messages::GhostFileEntry;
 use images::{Images, names};
 use nix::errno::Errno;
@@ -142,6 +143,7 @@ impl GhostImage {
         if self.kind() == libc::S_IFREG {
             self.write(&OpenOptions::new().write(true).open(&path)?)?;
         }
+        owner_is_known(self.entry.uid, self.entry.gid)?;
         std::os::unix::fs::chown(&path, Some(self.entry.uid), Some(self.entry.gid))?;
         // A symbolic link has no permissions.
         if self.kind() != libc::S_IFLNK {

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use images::id_map::owner_is_known;
 use images::messages::MntEntry;
 use images::store::Content;
 use images::{Images, names};
@@ -229,6 +230,7 @@ fn copy(from: &mut impl Read, mut to: File) -> io::Result<()> {
 fn own(handle: &OwnedFd, entry: &Entry<'_, impl Read>, more: &More) -> io::Result<()> {
     let number = |number: u64| u32::try_from(number).map_err(io::Error::other);
     let (uid, gid) = (number(entry.header().uid()?)?, number(entry.header().gid()?)?);
+    owner_is_known(uid, gid)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     fchownat(handle, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     if entry.header().entry_type() != EntryType::Symlink {
