@@ -46,6 +46,12 @@ deps: ## install what is missing to build and test (packages by apt, bpf-linker 
 build: deps ## release programs in target/release
 	cargo build --release --locked $(PACKAGES)
 
+# Together with all others a package may build by what only those ask of a dependency.
+.PHONY: check-build
+check-build: deps ## whether what `build`, `demo` and `bench` select builds by itself
+	cargo check --locked $(PACKAGES)
+	cargo check --locked -p stasis-tests --bins
+
 .PHONY: demo
 demo: build ## a web server and Redis, checkpointed and restored before your eyes
 	cargo build --release --locked -p stasis-tests --bins
