@@ -57,7 +57,7 @@ fn merged<K: Eq + std::hash::Hash, T>(
 pub(super) struct Diagnosed {
     netlink: List<NetlinkSocket>,
     packet: List<PacketSocket>,
-    peers: Option<HashMap<u64, Peer>>,
+    peers: Option<HashMap<(u64, i32), Peer>>,
     /// The namespaces in which there are sockets of the tree.
     pub(super) networks: All,
 }
@@ -70,8 +70,8 @@ impl Diagnosed {
         Ok(known.doing("list the netlink sockets beside")?.unwrap_or_default())
     }
 
-    /// Whom a raw or ping socket sends to, if it is connected to somebody.
-    pub(super) fn peer(&mut self, inode: u64) -> Result<Option<Peer>, Problem> {
+    /// Whom a raw or ping socket of a family (`AF_*`) sends to, if it is connected to somebody.
+    pub(super) fn peer(&mut self, inode: u64, family: i32) -> Result<Option<Peer>, Problem> {
         let peers = match &mut self.peers {
             Some(peers) => peers,
             none => {
@@ -83,7 +83,7 @@ impl Diagnosed {
                 none.insert(peers.doing("list the raw and ping sockets beside")?)
             }
         };
-        Ok(peers.get(&inode).cloned())
+        Ok(peers.get(&(inode, family)).cloned())
     }
 
     /// A packet socket; `None` if it has been closed.

@@ -57,7 +57,7 @@ impl FileKind for InetSocket {
         let (neighbours, diagnosed) = (&mut survey.neighbours, &mut survey.diagnosed);
         let mut others = Others {
             shutdown: &mut || neighbours.udp_shutdown(file.inode as u32),
-            peer: &mut || diagnosed.peer(file.inode),
+            peer: &mut || diagnosed.peer(file.inode, common.family.0),
         };
         let frozen = survey.frozen;
         let mut socket = with_socket(survey.held, pid, file, |socket| {

@@ -112,20 +112,30 @@ pub struct Peer {
     pub port: u16,
 }
 
-/// The peers of raw and ping sockets of a task's network namespace by inode, of those that have one. No call tells
-/// of one with port 0, which is what they usually have.
+/// The peers of raw and ping sockets of a task's network namespace by inode and family (`AF_INET`, `AF_INET6`), of those
+/// that have one. No call tells of one with port 0, which is what they usually have.
+///
+/// The kernel keeps the ping sockets of both families in the same buckets, and lists those behind the first of a
+/// family without a look at theirs: a table tells of sockets of the other family too, and their addresses are
+/// nonsense there. So what a table says holds for its own family only.
 ///
 /// # Errors
 /// If one of the tables is there and cannot be read or understood.
-pub fn datagram_peers(dir: &Dir) -> Result<HashMap<u64, Peer>, Error> {
+pub fn datagram_peers(dir: &Dir) -> Result<HashMap<(u64, i32), Peer>, Error> {
+    const TABLES: [(&str, i32); 4] = [
+        ("net/raw", libc::AF_INET),
+        ("net/raw6", libc::AF_INET6),
+        ("net/icmp", libc::AF_INET),
+        ("net/icmp6", libc::AF_INET6),
+    ];
     let mut found = HashMap::new();
     let mut text = Vec::new();
-    for name in ["net/raw", "net/raw6", "net/icmp", "net/icmp6"] {
+    for (name, family) in TABLES {
         match dir.read(name, &mut text) {
             Ok(()) => {
                 for line in lines(&text).skip(1) {
                     let peer = peer(line).map_err(|source| dir.malformed(name, source))?;
-                    found.extend(peer);
+                    found.extend(peer.map(|(inode, peer)| ((inode, family), peer)));
                 }
             }
             // The kernel was built without.
