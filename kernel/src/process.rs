@@ -62,7 +62,7 @@ fn fork_numbered(
     let arguments = CloneArgs {
         flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 }
             | u64::from(flags.bits().cast_unsigned()),
-        // A sibling's is its parent's affair: it is that of the caller.
+        // The kernel gives a sibling that of the caller.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         set_tid: numbers.as_ptr() as u64,
         set_tid_size: numbers.len() as u64,
@@ -106,7 +106,7 @@ pub fn fork_any() -> io::Result<Option<HostPid>> {
     fork_beside(false)
 }
 
-/// The same; as a `sibling` it is a child of the caller's parent, who is told nothing of its end.
+/// The same; as a `sibling` it is a child of the caller's parent, who is told of its end as of the caller's.
 ///
 /// # Errors
 /// When there can be no more processes.

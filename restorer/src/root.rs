@@ -107,7 +107,7 @@ fn bear(
 }
 
 /// Makes the root a child of the caller, or of the caller's parent, by a process that enters the user namespace of the tree and
-/// ends at once. (As a sibling that one is left to the parent, whom nobody tells of it.)
+/// ends at once. (As a sibling that one is left to the parent as well: it is told, and finds one more child that has ended.)
 fn pass(
     build_context: &BuildContext<'_>,
     reins: Reins,
@@ -118,22 +118,21 @@ fn pass(
     let (mut read, mut write) = (File::from(read), File::from(write));
     let Some(passing) = fork_beside(sibling)? else {
         drop(read);
-        let made = enter_users(build_context)
-            .and_then(|()| bear(build_context, reins, ours, true))
-            .and_then(|root| write.write_all(&root.get().to_ne_bytes()));
-        exit_now(made.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+        let made = enter_users(build_context).and_then(|()| bear(build_context, reins, ours, true));
+        let failed = |error: io::Error| -error.raw_os_error().unwrap_or(libc::EIO);
+        let told = write.write_all(&made.map_or_else(failed, HostPid::get).to_ne_bytes());
+        exit_now(i32::from(told.is_err()))
     };
     drop(write);
     drop(reins);
     let mut number = [0; 4];
     let told = read.read_exact(&mut number);
-    match if sibling { 0 } else { wait_status(passing)? } {
-        0 => {
-            told?;
-            HostPid::new(i32::from_ne_bytes(number)).ok_or(io::ErrorKind::InvalidData.into())
-        }
-        status => Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status))),
+    if !sibling {
+        wait_status(passing)?;
     }
+    told?;
+    let number = i32::from_ne_bytes(number);
+    HostPid::new(number).ok_or_else(|| io::Error::from_raw_os_error(number.saturating_neg()))
 }
 
 fn enter_users(build_context: &BuildContext<'_>) -> io::Result<()> {

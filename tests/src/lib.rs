@@ -11,6 +11,7 @@ mod machine;
 mod postgres;
 mod program;
 mod real;
+mod rig;
 pub mod rpc;
 mod services;
 mod snapshot;
@@ -22,6 +23,7 @@ pub use machine::{Machine, children_of, tree_of, wait_until};
 pub use postgres::Postgres;
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};
+pub use rig::Rig;
 pub use services::{Answer, Collector, Services};
 pub use snapshot::Snapshot;
 

@@ -2,7 +2,6 @@
 //! time namespace. The program that makes the namespaces stays outside; what is dumped is its child.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,58 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Scratch, Workload, built_program, children_of, stasis_program,
-    wait_until,
+    Dump, Engine, Machine, Outcome, Rig, Scratch, built_program, stasis_program, wait_until,
 };
 
-struct Rig {
-    machine: Machine,
-    scratch: Scratch,
-    workload: Workload,
-    root: i32,
-}
-
-impl Rig {
-    fn start(family: &str) -> Self {
-        let machine = Machine::prepare();
-        let scratch = Scratch::new();
-        let workload = Workload::start(family, scratch.path("work"));
-        let root = children_of(workload.pid())[0];
-        Self { machine, scratch, workload, root }
-    }
-
-    fn images(&self) -> PathBuf {
-        self.scratch.path("images")
-    }
-
-    /// Dumps and ends it.
-    fn dump(&self, by: Engine) {
-        by.dump(self.root, &self.images(), Dump::ENDING).must_succeed("dump");
-        self.machine.await_no_children();
-    }
-
-    /// Restores it; the root's number outside.
-    fn restore(&self, by: Engine) -> i32 {
-        by.restore(&self.images(), Dump::ENDING).must_succeed("restore");
-        let tops: Vec<i32> = self.machine.descendants();
-        *tops.first().unwrap_or_else(|| panic!("nobody is there: {}", self.workload.log()))
-    }
-
-    /// Has it check itself. (The program that the test has started ends with its child, at the dump.)
-    fn check(&self) {
-        std::fs::write(self.workload.path("go"), "").expect("say so");
-        let result = self.workload.path("result");
-        wait_until(Duration::from_secs(30), || result.exists());
-        let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
-        assert_eq!(told, "PASS\n", "{}", self.workload.log());
-    }
-
-    fn carried(&self, by: Engine, to: Engine) {
-        self.dump(by);
-        self.restore(to);
-        self.check();
-        self.machine.await_no_children();
-    }
+fn start(family: &str) -> Rig {
+    Rig::start(family, 1)
 }
 
 /// The numbers of a process in each pid namespace, ours first.
@@ -81,13 +33,13 @@ fn inside(machine: &Machine, root: i32) -> BTreeSet<i32> {
 
 #[test]
 fn an_init_natively() {
-    let rig = Rig::start("init");
+    let rig = start("init");
     rig.check();
 }
 
 #[test]
 fn an_init_comes_back_with_the_numbers_inside() {
-    let rig = Rig::start("init");
+    let rig = start("init");
     let before = inside(&rig.machine, rig.root);
     assert!(before.len() > 4, "{before:?}");
     rig.dump(Engine::Stasis);
@@ -100,7 +52,7 @@ fn an_init_comes_back_with_the_numbers_inside() {
 
 #[test]
 fn an_init_runs_on() {
-    let rig = Rig::start("init");
+    let rig = start("init");
     let dumped = Engine::Stasis.dump(rig.root, &rig.images(), Dump::RUNNING_ON);
     dumped.must_succeed("dump");
     rig.check();
@@ -108,7 +60,7 @@ fn an_init_runs_on() {
 
 #[test]
 fn a_restored_init_is_told_by_its_number_outside() {
-    let rig = Rig::start("init");
+    let rig = start("init");
     rig.dump(Engine::Stasis);
     let restored = Engine::Stasis.restore(&rig.images(), Dump::ENDING).must_succeed("restore");
     let told: i32 = restored.stdout.trim().parse().expect("a pid");
@@ -127,7 +79,7 @@ fn waited() -> nix::Result<Option<Pid>> {
 /// Whatever instant it is killed at, all live or nobody does.
 #[test]
 fn a_killed_restore_of_an_init_leaves_nothing() {
-    let rig = Rig::start("init");
+    let rig = start("init");
     let before = inside(&rig.machine, rig.root).len();
     rig.dump(Engine::Stasis);
     for round in 0..12_u64 {
@@ -152,22 +104,22 @@ fn a_killed_restore_of_an_init_leaves_nothing() {
 
 #[test]
 fn clocks_natively() {
-    Rig::start("init_clocks").check();
+    start("init_clocks").check();
 }
 
 #[test]
 fn clocks_go_on() {
-    Rig::start("init_clocks").carried(Engine::Stasis, Engine::Stasis);
+    start("init_clocks").carried(Engine::Stasis, Engine::Stasis);
 }
 
 #[test]
 fn clocks_restored_by_criu_peer() {
-    Rig::start("init_clocks").carried(Engine::Stasis, Engine::Criu);
+    start("init_clocks").carried(Engine::Stasis, Engine::Criu);
 }
 
 #[test]
 fn clocks_dumped_by_criu_peer() {
-    Rig::start("init_clocks").carried(Engine::Criu, Engine::Stasis);
+    start("init_clocks").carried(Engine::Criu, Engine::Stasis);
 }
 
 /// Everything happens in a pid namespace in which stasis itself is.
