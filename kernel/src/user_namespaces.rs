@@ -2,7 +2,9 @@
 //!
 //! Whatever is made in one belongs to it, and only a process of a single thread may enter one, which never gets back. So what has
 //! to be made inside is made by a process for that alone ([`Inside::during`]): it has the memory and the descriptors of
-//! its maker, which waits, and namespaces and credentials of its own.
+//! its maker, which waits, and namespaces and credentials of its own. Its real and saved ids stay those of its maker: the kernel
+//! asks for them when somebody wants to signal it or to look into it, and a user of the machine may well have the ids that
+//! the namespace's root is outside (kill(2), ptrace(2)).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -171,18 +173,26 @@ impl Inside<'_> {
     /// # Errors
     /// Without the right to.
     pub fn enter(&self, groups: &[u32]) -> io::Result<()> {
+        let (user, group) = self.ids;
+        self.enter_as([user; 3], [group; 3], groups)
+    }
+
+    /// The same with these real, effective and saved ids.
+    fn enter_as(&self, users: [u32; 3], groups: [u32; 3], supplementary: &[u32]) -> io::Result<()> {
         for (name, namespace) in self.before {
             enter(name, namespace)?;
         }
         // The C library's functions would change all threads of whoever shares the memory.
         // SAFETY: the pointer and the length are those of the list.
-        done(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+        let count = supplementary.len();
+        done(unsafe { libc::syscall(libc::SYS_setgroups, count, supplementary.as_ptr()) })?;
         setns(self.user, CloneFlags::CLONE_NEWUSER)?;
-        let (user, group) = self.ids;
+        let ([user, effective_user, saved_user], [group, effective_group, saved_group]) =
+            (users, groups);
         // SAFETY: these calls take integers only.
         unsafe {
-            done(libc::syscall(libc::SYS_setresgid, group, group, group))?;
-            done(libc::syscall(libc::SYS_setresuid, user, user, user))?;
+            done(libc::syscall(libc::SYS_setresgid, group, effective_group, saved_group))?;
+            done(libc::syscall(libc::SYS_setresuid, user, effective_user, saved_user))?;
         }
         // Of who has changed its ids the files in /proc are the machine's root's, whom nobody is there.
         nix::sys::prctl::set_dumpable(true)?;
@@ -191,23 +201,30 @@ impl Inside<'_> {
 
     /// Does `work` there, in a process that shares memory and descriptors with the calling one, which waits.
     ///
-    /// Nobody who is not in the namespace has any right over that process but by the rights that he has over the caller.
+    /// Nobody who is not in the namespace has any right over that process but by the rights that he has over the caller: all
+    /// but its effective ids are the caller's. If it is killed all the same, so is the caller: nobody
+    /// could say what is left of what the two share.
     ///
     /// # Errors
     /// If it cannot be entered, and those of `work`.
     pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let was_dumpable = nix::sys::prctl::get_dumpable()?;
-        let mut job = Job { work: Some(|| self.enter(&[]).and_then(|()| work())), done: None };
+        let (user, group) = self.ids;
+        let enter = || self.enter_as([KEPT, user, KEPT], [KEPT, group, KEPT], &[]);
+        let mut job = Job { work: Some(|| enter().and_then(|()| work())), done: None };
         let ended = run(&mut job);
         nix::sys::prctl::set_dumpable(was_dumpable)?;
         ended?;
         match job.done {
             Some(Ok(done)) => done,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Err(io::Error::other("the process that was to do it has been killed")),
+            None => std::process::abort(),
         }
     }
 }
+
+/// An id that setresuid(2) leaves as it is.
+const KEPT: u32 = u32::MAX;
 
 struct Job<W, T> {
     work: Option<W>,

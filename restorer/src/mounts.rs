@@ -23,7 +23,7 @@ mod trees;
 mod yard;
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use images::Images;
@@ -81,12 +81,17 @@ pub(crate) struct Built {
 /// Builds them.
 pub(crate) fn build(request: &Request<'_>) -> Result<Built, Error> {
     let plan = Plan::make(request)?;
-    let outside = yard::outside(&plan, request.images)?;
+    let mut outside = yard::outside(&plan, request.images)?;
+    let stage = request.users.as_ref().map(|_| outside.stage()).transpose()?;
     let work = |thread: &OwnedFd| Ok(trees::build(&plan, request, outside, thread));
     let make = || kernel::namespaces::in_new_mounts(work);
-    let made = match &request.users {
-        Some(inside) => inside.during(make),
-        None => make(),
+    let made = match (&request.users, &stage) {
+        (Some(inside), Some(stage)) => {
+            let staged = [("mnt", stage.namespace.as_fd())];
+            let before = [inside.before, &staged].concat();
+            Inside { before: &before, ..*inside }.during(make)
+        }
+        _ => make(),
     };
     made.map_err(Error::kernel("make a mount namespace to build others in"))?
 }

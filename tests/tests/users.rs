@@ -1,88 +1,69 @@
 //! Trees with a user namespace of their own.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, children_of, wait_until,
+    Dump, Engine, Machine, Outcome, Program, Rig, Scratch, children_of, wait_until,
 };
 
-struct Rig {
-    machine: Machine,
-    scratch: Scratch,
-    workload: Workload,
-    root: i32,
+/// The workload writes the maps for its child, which has made the namespaces for the tree.
+const GENERATIONS: usize = 2;
+
+fn start(family: &str) -> Rig {
+    Rig::start(family, GENERATIONS)
 }
 
-impl Rig {
-    fn start(family: &str) -> Self {
-        let machine = Machine::prepare();
-        let scratch = Scratch::new();
-        let workload = Workload::start(family, scratch.path("work"));
-        // The workload writes the maps for its child, which has made the namespaces for the tree.
-        let maker = children_of(workload.pid())[0];
-        let root = children_of(maker)[0];
-        Self { machine, scratch, workload, root }
-    }
-
-    fn images(&self) -> PathBuf {
-        self.scratch.path("images")
-    }
-
-    fn dump(&self, by: Engine) {
-        by.dump(self.root, &self.images(), Dump::ENDING).must_succeed("dump");
-        self.machine.await_no_children();
-    }
-
-    fn check(&self) {
-        std::fs::write(self.workload.path("go"), "").expect("say so");
-        let result = self.workload.path("result");
-        wait_until(Duration::from_secs(30), || result.exists());
-        let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
-        assert_eq!(told, "PASS\n", "{}", self.workload.log());
-    }
-
-    fn carried(&self, by: Engine, to: Engine) {
-        self.dump(by);
-        to.restore(&self.images(), Dump::ENDING).must_succeed("restore");
-        self.check();
-        self.machine.await_no_children();
-    }
+/// One with mounts of its own, whose stage is mounted with `nosuid` by root outside, which nobody inside may change.
+fn with_locked_mounts() -> Rig {
+    unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+    let change = |source: Option<&Path>, at: &Path, flags: MsFlags| {
+        mount(source, at, None::<&str>, flags, None::<&str>).expect("mount");
+    };
+    change(None, Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    let scratch = Scratch::new();
+    let work = scratch.path("work");
+    std::fs::create_dir(&work).expect("mkdir");
+    change(Some(&work), &work, MsFlags::MS_BIND);
+    change(None, &work, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID);
+    Rig::start_in(scratch, "users_mounts", GENERATIONS)
 }
 
 #[test]
 fn natively() {
     for family in ["users_alone", "users_denied", "users_all", "users_mounts"] {
-        Rig::start(family).check();
+        start(family).check();
     }
 }
 
 #[test]
 fn ids_are_those_of_inside() {
-    Rig::start("users_alone").carried(Engine::Stasis, Engine::Stasis);
+    start("users_alone").carried(Engine::Stasis, Engine::Stasis);
 }
 
 #[test]
 fn groups_that_nobody_may_set_come_back() {
-    Rig::start("users_denied").carried(Engine::Stasis, Engine::Stasis);
+    start("users_denied").carried(Engine::Stasis, Engine::Stasis);
 }
 
 #[test]
 fn namespaces_belong_to_it() {
-    Rig::start("users_all").carried(Engine::Stasis, Engine::Stasis);
+    start("users_all").carried(Engine::Stasis, Engine::Stasis);
 }
 
 #[test]
 fn it_runs_on() {
-    let rig = Rig::start("users_all");
+    let rig = start("users_all");
     Engine::Stasis.dump(rig.root, &rig.images(), Dump::RUNNING_ON).must_succeed("dump");
     rig.check();
 }
 
 /// It is refused before the freeze, by a message that says so, and runs on.
 fn refused(family: &str, what: &str) {
-    let rig = Rig::start(family);
+    let rig = start(family);
     let outcome = Engine::Stasis.dump(rig.root, &rig.images(), Dump::ENDING);
     assert!(!outcome.success, "{}", outcome.stderr);
     assert!(outcome.stderr.contains(what), "{}", outcome.stderr);
@@ -99,10 +80,15 @@ fn numbers_of_outside_are_refused() {
     refused("users_without_pids", "in a pid namespace that does not belong to it");
 }
 
-/// With mounts of its own, of which the stage comes from outside.
+#[test]
+fn mounts_of_outside_are_locked_natively() {
+    with_locked_mounts().check();
+}
+
+/// With mounts of its own, of which the stage comes from outside, and nothing that is locked is let go.
 #[test]
 fn mounts_belong_to_it() {
-    let rig = Rig::start("users_mounts");
+    let rig = with_locked_mounts();
     let mut dump = Engine::Stasis.dump_command(rig.root, &rig.images(), Dump::ENDING);
     Outcome::of(dump.args(["--external", "mnt[/stage]:STAGE"])).must_succeed("dump");
     rig.machine.await_no_children();

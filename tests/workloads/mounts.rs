@@ -4,7 +4,9 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{
+    FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -217,6 +219,65 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// Whether the calling process is in another user namespace than the machine's first.
+fn is_in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").expect("uid_map");
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// What has been mounted outside with `nosuid` keeps it in a user namespace.
+fn locks(found: &mut Findings) {
+    let is_locked = |line: &String| line.starts_with("/stage ") && line.contains("nosuid");
+    if is_in_user_namespace() && table().iter().any(is_locked) {
+        let taken = mount(NONE, "/stage", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, NONE);
+        found.same("take nosuid away", &Err(nix::errno::Errno::EPERM), &taken);
+    }
+}
+
+/// Things without a name, of a directory that has gone.
+struct Lost {
+    fifo: File,
+    directory: File,
+    link: File,
+    socket: UnixListener,
+}
+
+impl Lost {
+    fn make() -> Self {
+        let at = Path::new("/tmp/directory/lost");
+        fs::create_dir_all(at.join("directory")).expect("mkdir");
+        nix::unistd::mkfifo(&at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        symlink("/somewhere", at.join("link")).expect("symlink");
+        let handle = libc::O_PATH | libc::O_NOFOLLOW;
+        let link = File::options().read(true).custom_flags(handle).open(at.join("link"));
+        let lost = Self {
+            fifo: File::options().read(true).write(true).open(at.join("fifo")).expect("open"),
+            directory: File::open(at.join("directory")).expect("open"),
+            link: link.expect("open"),
+            socket: UnixListener::bind(at.join("socket")).expect("bind"),
+        };
+        fs::remove_dir_all(at).expect("remove");
+        lost
+    }
+
+    fn check(mut self, found: &mut Findings) {
+        found.works("write", self.fifo.write_all(b"x"));
+        found.works("read", self.fifo.read_exact(&mut [0]));
+        let kind = |file: &File| file.metadata().map(|is| (is.file_type(), is.nlink()));
+        found.must(
+            "a fifo",
+            kind(&self.fifo).is_ok_and(|(kind, links)| kind.is_fifo() && links == 0),
+        );
+        found.must("a directory", kind(&self.directory).is_ok_and(|(kind, _)| kind.is_dir()));
+        found.must("it is gone", fs::metadata("/tmp/directory/lost").is_err());
+        let target = nix::fcntl::readlinkat(&self.link, "");
+        found.same("a link", &Ok("/somewhere".into()), &target);
+        let name = self.socket.local_addr().ok();
+        let name = name.as_ref().and_then(|name| name.as_pathname());
+        found.same("a socket", &Some(Path::new("/tmp/directory/lost/socket")), &name);
+    }
+}
+
 fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     std::env::set_current_dir("/tmp/directory").expect("chdir");
     let mut open = File::open("file").expect("open");
@@ -229,6 +290,7 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     let mut hidden = File::open("/over/below/hidden").expect("open");
     attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
+    let lost = Lost::make();
     let (lines, in_memory) = (table(), files());
     wait(stage);
     let mut found = Findings::default();
@@ -257,6 +319,8 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     found.must("read-only mount", File::create("/bound/new").is_err());
     found.works("mount that can be written to", File::create("/tmp/directory/new"));
     found.must("a root of its own", !Path::new("/usr/bin/env").exists());
+    lost.check(&mut found);
+    locks(&mut found);
     groups(&mut found);
     found.must("descriptor", open.as_raw_fd() >= 0);
     found.outcome()

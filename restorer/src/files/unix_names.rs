@@ -202,7 +202,9 @@ impl<'a> Names<'a> {
         let mut at = Rc::new(nearest);
         let missing = path.strip_prefix(&above).map_err(io::Error::other)?;
         for name in missing.iter() {
-            mkdirat(&*at, name, Mode::from_bits_truncate(0o755))?;
+            let directory = &*at;
+            let mode = Mode::from_bits_truncate(0o755);
+            in_directory(directory, || Ok(mkdirat(directory, name, mode)?))?;
             self.directories.push((Rc::clone(&at), name.to_owned()));
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             at = Rc::new(openat(&*at, name, flags, Mode::empty())?);

@@ -9,7 +9,7 @@ use images::Images;
 use images::store::Content;
 use kernel::mounts::{self, Change, Propagation};
 use kernel::paths::{Links, find};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 
 use super::failed::failed;
@@ -19,11 +19,56 @@ use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
 
+/// Where mounts are held that are in no namespace of the tree: a directory in memory, in the calling thread's namespace.
+#[derive(Debug)]
+struct Ground {
+    directory: OwnedFd,
+    taken: usize,
+}
+
+impl Ground {
+    /// Makes it over a directory that is there.
+    fn over(path: &str) -> io::Result<Self> {
+        let directory = mounts::make(b"tmpfs", b"stasis", [])?;
+        mounts::attach(&directory, open(path, HANDLE, Mode::empty())?)?;
+        Ok(Self { directory, taken: 0 })
+    }
+
+    /// Mounts something in it: its name there.
+    fn park(&mut self, mount: &OwnedFd) -> io::Result<String> {
+        self.taken += 1;
+        let name = self.taken.to_string();
+        if fstat(mount)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            mkdirat(&self.directory, name.as_str(), Mode::S_IRWXU)?;
+        } else {
+            mknodat(&self.directory, name.as_str(), SFlag::S_IFREG, Mode::S_IRUSR, 0)?;
+        }
+        mounts::attach(mount, find(&self.directory, Path::new(&name), Links::Refused)?)?;
+        Ok(name)
+    }
+}
+
+/// The directory over which mounts from outside are staged: every machine has it, and nothing that is needed meanwhile is in it.
+const STAGE: &str = "/dev";
+
+/// Mounts from outside in a mount namespace that is not the user namespace's of the tree.
+///
+/// A mount in no namespace is nobody's, and who is root in a user namespace could take flags like read-only off it. But the
+/// kernel locks the flags of what a mount namespace of a new owner gets by being a copy (`lock_mnt_tree`,
+/// mount_namespaces(7)). So the namespace in which the yard is made is a copy of this one.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// To be entered before the user namespace is.
+    pub(super) namespace: OwnedFd,
+}
+
 /// What is brought from where the paths are meant, by who restores.
 #[derive(Debug, Default)]
 pub(super) struct Outside {
     /// Copies, in no namespace, of what is mounted there.
     copies: BTreeMap<Index, OwnedFd>,
+    /// Or where they are in the directory `STAGE` of the namespace that the yard's is a copy of.
+    staged: BTreeMap<Index, String>,
     /// What is to be in new file systems.
     contents: BTreeMap<Index, Box<dyn Content>>,
 }
@@ -59,12 +104,27 @@ pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
     Ok(found)
 }
 
+impl Outside {
+    /// Stages what has been copied.
+    pub(super) fn stage(&mut self) -> Result<Stage, Error> {
+        let copies = std::mem::take(&mut self.copies);
+        let staged = kernel::namespaces::in_new_mounts(|thread| {
+            let mut ground = Ground::over(STAGE)?;
+            let parked = copies.iter().map(|(&index, copy)| Ok((index, ground.park(copy)?)));
+            let parked = parked.collect::<io::Result<BTreeMap<_, _>>>()?;
+            let namespace = openat(thread, "ns/mnt", OFlag::O_CLOEXEC, Mode::empty())?;
+            Ok((Stage { namespace }, parked))
+        });
+        let (stage, parked) = staged.map_err(Error::kernel("stage the mounts from outside"))?;
+        self.staged = parked;
+        Ok(stage)
+    }
+}
+
 /// The yard.
 #[derive(Debug)]
 pub(super) struct Yard {
-    /// A directory where things are mounted.
-    ground: OwnedFd,
-    taken: usize,
+    ground: Ground,
     /// Mounts that others are copied from.
     givers: BTreeMap<Index, OwnedFd>,
 }
@@ -77,13 +137,16 @@ impl Yard {
         mut outside: Outside,
         late: &BTreeSet<Index>,
     ) -> Result<Self, Error> {
-        let no_yard = || Error::kernel("make a place for mounts");
-        let ground = mounts::make(b"tmpfs", b"stasis", []).map_err(no_yard())?;
-        let root = open("/", HANDLE, Mode::empty()).map_err(io::Error::from).map_err(no_yard())?;
-        mounts::attach(&ground, root).map_err(no_yard())?;
-        let mut yard = Self { ground, taken: 0, givers: BTreeMap::new() };
+        let ground = Ground::over("/").map_err(Error::kernel("make a place for mounts"))?;
+        let mut yard = Self { ground, givers: BTreeMap::new() };
         for (index, copy) in outside.copies {
             yard.give(&plan.mounts[index], index, copy)?;
+        }
+        for (index, name) in outside.staged {
+            let giver = open(&Path::new(STAGE).join(name), HANDLE, Mode::empty());
+            let giver = giver.map_err(io::Error::from);
+            yard.givers
+                .insert(index, giver.map_err(failed(&plan.mounts[index], "find the staged"))?);
         }
         for (name, namespace) in &request.inside {
             kernel::namespaces::enter(name, namespace)
@@ -101,21 +164,9 @@ impl Yard {
     }
 
     fn give(&mut self, mount: &Mount, index: Index, giver: OwnedFd) -> Result<(), Error> {
-        self.park(&giver).map_err(failed(mount, "hold"))?;
+        self.ground.park(&giver).map_err(failed(mount, "hold"))?;
         self.givers.insert(index, giver);
         Ok(())
-    }
-
-    /// Mounts something in the yard.
-    fn park(&mut self, mount: &OwnedFd) -> io::Result<()> {
-        self.taken += 1;
-        let name = self.taken.to_string();
-        if fstat(mount)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
-            mkdirat(&self.ground, name.as_str(), Mode::S_IRWXU)?;
-        } else {
-            mknodat(&self.ground, name.as_str(), SFlag::S_IFREG, Mode::S_IRUSR, 0)?;
-        }
-        mounts::attach(mount, find(&self.ground, Path::new(&name), Links::Refused)?)
     }
 
     /// The giver of a mount, and where its root is there.
@@ -143,7 +194,7 @@ impl Yard {
             let seat = mounts::copy(giver, Path::new(""), false)?;
             let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
             mounts::change(&seat, &private)?;
-            self.park(&seat)?;
+            self.ground.park(&seat)?;
             Ok(seat)
         };
         seated().map_err(failed(mount, "make a peer of"))
