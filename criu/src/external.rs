@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 /// Something from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +116,12 @@ impl ExternalMounts {
     pub fn of_restore(&self) -> restorer::MountOptions {
         let name = |name: &OsString| name.to_string_lossy().into_owned();
         restorer::MountOptions {
-            external: self.named.iter().map(|(key, value)| (name(key), value.into())).collect(),
+            // Paths begin at the root, whatever the current directory is.
+            external: self
+                .named
+                .iter()
+                .map(|(key, value)| (name(key), Path::new("/").join(value)))
+                .collect(),
             find_outside: self.find,
             ..restorer::MountOptions::default()
         }
@@ -125,6 +131,16 @@ impl ExternalMounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_begin_at_the_root() {
+        let mut mounts = ExternalMounts::default();
+        for text in ["mnt[a]:relative", "mnt[b]:/absolute"] {
+            mounts.add(External::parse(text.as_ref()).unwrap()).unwrap();
+        }
+        let found: Vec<_> = mounts.of_restore().external.into_values().collect();
+        assert_eq!(found, [Path::new("/relative"), Path::new("/absolute")]);
+    }
 
     #[test]
     fn what_is_external_is_read() {

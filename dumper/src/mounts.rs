@@ -88,6 +88,8 @@ pub struct Views {
     own: Mounts,
     /// The namespaces of processes in others than the dumper's.
     of: BTreeMap<HostPid, u64>,
+    /// Some processes are in the dumper's, some are not.
+    is_mixed: bool,
     /// File systems whose contents are carried, by device, with the roots of copies of their mounts.
     contents: BTreeMap<u64, OwnedFd>,
 }
@@ -104,6 +106,7 @@ impl Views {
         let mut found = Self::default();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             let Some(&id) = process.namespaces.get("mnt").filter(|id| own != Some(**id)) else {
+                found.is_mixed = true;
                 continue;
             };
             found.of.insert(process.pid, id);
@@ -144,6 +147,11 @@ impl Views {
             let roots = view.mounts.0.iter().filter(is_it).filter_map(|mount| view.root_of(mount));
             roots.filter_map(|root| find(&root, path, Links::Refused).ok()).next()
         })
+    }
+
+    /// Whether the tree is in more than one namespace.
+    pub(crate) fn are_several(&self) -> bool {
+        self.views.len() + usize::from(self.is_mixed) > 1
     }
 
     /// Whether all is in the dumper's namespace.

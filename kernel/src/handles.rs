@@ -36,6 +36,13 @@ pub fn anchor(mount: &Mount) -> Option<OwnedFd> {
     (mount_of(&directory) == Some(mount.id)).then_some(directory)
 }
 
+/// The same by a handle on the root of a mount.
+#[must_use]
+pub fn anchor_of(root: OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    nix::fcntl::openat(root, ".", flags, Mode::empty()).ok()
+}
+
 /// An `O_PATH` handle on the file that its file system, of which `mount` is a descriptor, knows by `handle`.
 ///
 /// # Errors

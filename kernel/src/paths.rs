@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -137,6 +137,15 @@ fn statx(fd: impl AsFd, wanted: u32) -> Result<libc::statx, Errno> {
     Errno::result(answer).map(|_| found)
 }
 
+/// A path below another one, or that one itself. ([`Path::join`] adds a slash to it for nothing, behind which no file is.)
+#[must_use]
+pub fn join(above: &Path, below: &Path) -> PathBuf {
+    match below.as_os_str().is_empty() {
+        true => above.to_owned(),
+        false => above.join(below),
+    }
+}
+
 /// The mount that a descriptor, or a handle, is of, by the number that `mountinfo` has.
 ///
 /// # Errors
@@ -194,6 +203,15 @@ mod tests {
     fn inode(found: io::Result<OwnedFd>) -> Found {
         let found = found.map_err(|error| error.raw_os_error())?;
         Ok(File::from(found).metadata().unwrap().ino())
+    }
+
+    #[test]
+    fn nothing_is_joined_to_nothing() {
+        // Paths are equal whether a slash is at their end or not.
+        let joined =
+            |above: &str, below: &str| join(above.as_ref(), below.as_ref()).into_os_string();
+        assert_eq!(joined("/a/file", ""), "/a/file");
+        assert_eq!(joined("/a", "b/c"), "/a/b/c");
     }
 
     #[test]

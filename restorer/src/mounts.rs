@@ -16,6 +16,7 @@ mod contents;
 mod failed;
 mod flags;
 mod groups;
+mod joining;
 mod last_change;
 mod late;
 mod plan;

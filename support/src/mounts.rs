@@ -99,7 +99,7 @@ pub const UNMOUNTED: Refusal = Refusal::fixed(
 
 /// What inotify and fanotify watch.
 pub const WATCHED: Refusal = Refusal::fixed(
-    "what it watches is in another mount namespace than that of stasis, where it cannot be looked for yet",
+    "what it watches is in another mount namespace than that of stasis, and is not found there by its handle and name",
     "close it before the dump",
 );
 

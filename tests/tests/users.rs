@@ -90,11 +90,13 @@ fn mounts_of_outside_are_locked_natively() {
 fn mounts_belong_to_it() {
     let rig = with_locked_mounts();
     let mut dump = Engine::Stasis.dump_command(rig.root, &rig.images(), Dump::ENDING);
-    Outcome::of(dump.args(["--external", "mnt[/stage]:STAGE"])).must_succeed("dump");
+    dump.args(["--external", "mnt[/stage]:STAGE", "--external", "mnt[/memory]:MEMORY"]);
+    Outcome::of(&mut dump).must_succeed("dump");
     rig.machine.await_no_children();
     let work = rig.scratch.path("work");
     let mut restore = Engine::Stasis.restore_command(&rig.images(), Dump::ENDING);
     restore.arg("--external").arg(format!("mnt[STAGE]:{}", work.display()));
+    restore.args(["--external", "mnt[MEMORY]:/dev/shm"]);
     Outcome::of(restore.arg("--root").arg(work.join("root"))).must_succeed("restore");
     rig.check();
 }

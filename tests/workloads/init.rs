@@ -13,7 +13,11 @@ use crate::stage::{Findings, Outcome, Stage};
 use crate::tree::{Kin, child};
 
 /// Has a child do `work` in new namespaces, and waits for its end. What is dumped is the child.
-fn inside(flags: CloneFlags, prepare: impl FnOnce(), work: impl FnOnce() -> Outcome) -> Outcome {
+pub(crate) fn inside(
+    flags: CloneFlags,
+    prepare: impl FnOnce(),
+    work: impl FnOnce() -> Outcome,
+) -> Outcome {
     unshare(flags).expect("unshare");
     prepare();
     // SAFETY: the program has one thread, so the child may use everything.

@@ -135,6 +135,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mounts_inside", mounts::inside),
     ("mounts_nested", mounts::nested),
     ("mounts_nested_inside", mounts::nested_inside),
+    ("mounts_of_init", mounts::of_init),
+    ("mounts_of_init_inside", mounts::of_init_inside),
     ("mqueue", mqueue::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),

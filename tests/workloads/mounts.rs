@@ -14,6 +14,7 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::stage::{Findings, Outcome, Stage};
@@ -56,18 +57,21 @@ fn copy_program(root: &Path) {
     }
 }
 
-/// Makes a namespace with a root of its own, in which only the stage is of the outside, and goes on there.
+/// Makes a namespace with a root of its own, in which only the stage and `/dev/shm` are of the outside, and goes on
+/// there.
 pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
     let root = stage.path("root");
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
-    for name in ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"] {
+    let places = ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"];
+    for name in places.into_iter().chain(["memory"]) {
         fs::create_dir(root.join(name)).expect("mkdir");
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
     propagate(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     bind(&root, &root);
     bind(&stage.dir(), &root.join("stage"));
+    bind(Path::new("/dev/shm"), &root.join("memory"));
     // In a user namespace it is only made where one can be seen.
     attach("proc", &root.join("proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
     nix::unistd::pivot_root(&root, &root.join("old")).expect("pivot_root");
@@ -85,6 +89,61 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
 /// The same, in which a process is in another namespace below.
 pub(crate) fn nested(stage: &Stage) -> Outcome {
     enter_root(stage, "mounts_nested_inside")
+}
+
+/// The init of a pid namespace, with a process in another mount namespace below.
+pub(crate) fn of_init(stage: &Stage) -> Outcome {
+    enter_root(stage, "mounts_of_init_inside")
+}
+
+/// Both have `/proc`, upon a root that they share.
+pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
+    crate::init::inside(
+        CloneFlags::CLONE_NEWPID,
+        || {},
+        || {
+            attach("proc", Path::new("/proc"), "proc", MsFlags::MS_NOSUID, "");
+            bind(Path::new("/proc/sys"), Path::new("/bound"));
+            propagate(Path::new("/"), MsFlags::MS_SHARED);
+            let member = child(stage, "nested", || {
+                unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+                let lines = table();
+                stage.publish("nested", "");
+                stage.wait();
+                let mut found = Findings::default();
+                found.same("mounts", &lines, &table());
+                stage.publish("checked", "");
+                let mounted = || Path::new("/tmp/of the other").exists();
+                found.must("what the other mounts", crate::stage::eventually(mounted));
+                found.outcome()
+            });
+            await_file(stage, "nested");
+            let lines = table();
+            stage.ready_then_wait();
+            let mut found = Findings::default();
+            found.same("mounts", &lines, &table());
+            await_file(stage, "checked");
+            attach("new", Path::new("/tmp"), "tmpfs", MsFlags::empty(), "size=1m");
+            fs::write("/tmp/of the other", "").expect("write");
+            found.same(
+                "end of a child",
+                &Ok(WaitStatus::Exited(member, 0)),
+                &waitpid(member, None),
+            );
+            found.outcome()
+        },
+    )
+}
+
+/// The number of the mount that a file is on.
+fn mount_of(file: &File) -> String {
+    let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let text = fs::read_to_string(path).expect("fdinfo");
+    text.lines().find(|line| line.starts_with("mnt_id:")).expect("a mount").to_owned()
+}
+
+fn await_file(stage: &Stage, name: &str) {
+    assert!(crate::stage::eventually(|| stage.path(name).exists()), "{name} does not come");
 }
 
 fn make_mounts() {
@@ -155,6 +214,11 @@ fn files() -> Vec<String> {
     found
 }
 
+/// Which file system is mounted that lives in memory and is of the outside.
+fn outside_memory() -> u64 {
+    Path::new("/memory").metadata().expect("stat").dev()
+}
+
 fn make_files() {
     let in_memory = Path::new("/tmp/directory");
     fs::write(in_memory.join("file"), "contents").expect("write");
@@ -183,16 +247,21 @@ pub(crate) fn inside(stage: &Stage) -> Outcome {
 pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
     make_mounts();
     make_files();
+    let inherited = File::open("/tmp/directory/file").expect("open");
     let member = child(stage, "nested", || {
         unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
+        let same = File::open("/tmp/directory/file").expect("open");
         attach("own", Path::new("/old"), "tmpfs", MsFlags::empty(), "size=1m");
         fs::write("/old/file", "only here").expect("write");
         let mut open = File::open("/old/file").expect("open");
         let lines = table();
+        let memory = outside_memory();
         stage.publish("nested", "");
         stage.wait();
         let mut found = Findings::default();
+        found.same("memory of the outside", &memory, &outside_memory());
         found.same("mounts", &lines, &table());
+        found.must("a file of each namespace", mount_of(&inherited) != mount_of(&same));
         stage.publish("checked", "");
         let mut text = String::new();
         found.works("read", open.read_to_string(&mut text));
@@ -202,13 +271,11 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         found.must("what the other mounts", crate::stage::eventually(mounted));
         found.outcome()
     });
-    while !stage.path("nested").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    await_file(stage, "nested");
     let outcome = carried(stage, |stage| {
         stage.ready_then_wait();
         // What is mounted here from now on is mounted there, too.
-        assert!(crate::stage::eventually(|| stage.path("checked").exists()), "no child");
+        await_file(stage, "checked");
     });
     let mut found = Findings::default();
     found.works("checks", outcome);
@@ -289,11 +356,18 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     fs::write("/over/below/hidden", "hidden").expect("write");
     let mut hidden = File::open("/over/below/hidden").expect("open");
     attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
+    let watching = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    for place in ["/tmp/directory/file", "/ro", "/over"] {
+        watching.add_watch(place, AddWatchFlags::IN_ATTRIB).expect("watch");
+    }
+    let by_descriptor = format!("/proc/self/fd/{}", ghost.as_raw_fd());
+    watching.add_watch(by_descriptor.as_str(), AddWatchFlags::IN_ATTRIB).expect("watch");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
     let lost = Lost::make();
-    let (lines, in_memory) = (table(), files());
+    let (lines, in_memory, memory) = (table(), files(), outside_memory());
     wait(stage);
     let mut found = Findings::default();
+    found.same("memory of the outside", &memory, &outside_memory());
     found.same("mounts", &lines, &table());
     let without_socket = |lines: &[String]| -> Vec<String> {
         let is_it =
@@ -301,6 +375,14 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
         lines.iter().filter(is_it).cloned().collect()
     };
     found.same("files in memory", &without_socket(&in_memory), &without_socket(&files()));
+    for place in ["/tmp/directory/file", "/over"] {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let told = watching.read_events().map(|events| events.len());
+        found.same("events of what is watched", &Ok(1), &told);
+    }
+    ghost.set_permissions(fs::Permissions::from_mode(0o600)).expect("chmod");
+    let told = watching.read_events().map(|events| events.len());
+    found.same("events of a deleted file", &Ok(1), &told);
     let mut text = String::new();
     found.works("read", open.read_to_string(&mut text));
     found.same("open file", &"tents", &text.as_str());

@@ -31,8 +31,9 @@ pub(super) struct HeldFiles {
 }
 
 /// What names the file of a descriptor to us.
-pub(super) fn key(namespace: u64, file: &OpenFile) -> Key {
-    Key { namespace, device: file.device, inode: file.inode, target: file.target.clone() }
+pub(super) fn key(namespace: u64, mount: i32, file: &OpenFile) -> Key {
+    let (device, inode, target) = (file.device, file.inode, file.target.clone());
+    Key { namespace, mount, device, inode, target }
 }
 
 impl HeldFiles {

@@ -42,15 +42,15 @@ impl FileKind for Inotify {
             _ => return Err(unexpected("an inotify instance")),
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
-        if survey.namespace(process.pid) != 0 {
-            return Err(Problem::Refused(support::mounts::WATCHED));
-        }
-        let targets = survey.held.watched.targets(
-            &inodes,
-            survey.inventory,
-            survey.context,
-            survey.frozen,
-        )?;
+        let targets = match survey.context.views.of(process.pid) {
+            Some(view) => survey.held.watched.inside(&inodes, view, survey.inventory)?,
+            None => survey.held.watched.targets(
+                &inodes,
+                survey.inventory,
+                survey.context,
+                survey.frozen,
+            )?,
+        };
         let (id, flags) = (entry.id, file.flags);
         let wd = watches.iter().zip(targets).map(|(watch, target)| watched(id, watch, target));
         let wd = wd.collect();

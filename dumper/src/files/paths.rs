@@ -33,6 +33,8 @@ use crate::mounts::Place;
 pub(super) struct Key {
     /// The kernel's number of the namespace.
     pub(super) namespace: u64,
+    /// The number of its mount, where one of another namespace may have the same name; 0 elsewhere.
+    pub(super) mount: i32,
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) target: OsString,

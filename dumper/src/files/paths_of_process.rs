@@ -26,7 +26,8 @@ const LINKS: [(FileReference, &str); 3] =
     [(FileReference::Exe, "exe"), (FileReference::Cwd, "cwd"), (FileReference::Root, "root")];
 
 pub(super) fn key_of(namespace: u64, mapping: &Mapping) -> Key {
-    Key { namespace, device: mapping.device, inode: mapping.inode, target: mapping.name.clone() }
+    let (device, inode, target) = (mapping.device, mapping.inode, mapping.name.clone());
+    Key { namespace, mount: 0, device, inode, target }
 }
 
 impl Captured {
@@ -75,7 +76,7 @@ impl Survey<'_> {
 
     fn place(&mut self, pid: HostPid, link: &str, named: NamedFile) -> Result<u32, Problem> {
         let NamedFile { device, inode, target } = named;
-        let key = Key { namespace: self.namespace(pid), device, inode, target };
+        let key = Key { namespace: self.namespace(pid), mount: 0, device, inode, target };
         if let Some(kind) = table::of_mapped(inode, &key.target).filter(|_| link == "exe") {
             return self.place_of_kind(kind, pid, link, key);
         }

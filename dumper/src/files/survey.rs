@@ -201,7 +201,12 @@ impl<'a> Survey<'a> {
         file: &OpenFile,
     ) -> Result<Arc<super::paths::FileByPath>, Problem> {
         let dir = self.dir(pid)?;
-        let key = key(self.namespace(pid), file);
+        // It may have been opened in another namespace than its holder's.
+        let mount = match self.context.views.are_several() {
+            true => self.fdinfo(pid, file)?.mount,
+            false => 0,
+        };
+        let key = key(self.namespace(pid), mount, file);
         let found = self.held.paths.find(&key, Check::Numbers, self.context, || {
             dir.open_behind(&format!("fd/{}", file.fd)).doing("open")
         });

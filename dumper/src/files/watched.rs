@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use collector::Inventory;
@@ -22,6 +23,7 @@ use super::PlanContext;
 use super::identity::{FileSystems, kernel_device};
 use super::paths::name_in_images;
 use super::problem::{Doing, Problem};
+use crate::mounts::View;
 
 /// Words of a handle in the images, which CRIU reads so many of.
 const WORDS: usize = 16;
@@ -131,22 +133,23 @@ fn target(
     if known.path.is_none() && known.identity.is_none() && !is_open(known.file, inventory) {
         return Err(Problem::Refused(support::files::WATCHED_DELETED));
     }
-    let mut words = [0; 8 * WORDS];
-    let room = words.get_mut(..inode.handle.len());
-    room.ok_or(Problem::Gone)?.copy_from_slice(&inode.handle);
-    let words = words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+    let path = known.path.as_deref().map(name).transpose()?;
     Ok(Target {
-        handle: FhEntry {
-            bytes: inode.handle.len() as u32,
-            r#type: inode.handle_type,
-            handle: words.collect(),
-            path: known.path.as_deref().map(name).transpose()?,
-            mnt_id: None,
-        },
+        handle: handle(inode, path, None)?,
         identity: known.identity,
         mode: known.path.is_some().then_some(known.mode),
         device: kernel_device(inode.device),
     })
+}
+
+/// The handle of an inode as the images have it, with its path and, in a mount namespace of the tree's own, its mount.
+fn handle(inode: &Inode, path: Option<Vec<u8>>, mnt_id: Option<u32>) -> Result<FhEntry, Problem> {
+    let mut words = [0; 8 * WORDS];
+    let room = words.get_mut(..inode.handle.len());
+    room.ok_or(Problem::Gone)?.copy_from_slice(&inode.handle);
+    let words = words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+    let (bytes, r#type) = (inode.handle.len() as u32, inode.handle_type);
+    Ok(FhEntry { bytes, r#type, handle: words.collect(), path, mnt_id })
 }
 
 /// Whether a process of the tree has a file open.
@@ -160,6 +163,57 @@ fn numbers(stat: &FileStat) -> (u64, u64) {
 }
 
 impl Watched {
+    /// The same of what is in a mount namespace of the tree's own: it is found by its handle, on a mount where it has a
+    /// name.
+    pub(super) fn inside(
+        &mut self,
+        inodes: &[Inode],
+        view: &View,
+        inventory: &Inventory,
+    ) -> Result<Vec<Target>, Problem> {
+        inodes.iter().map(|inode| self.one_inside(inode, view, inventory)).collect()
+    }
+
+    fn one_inside(
+        &mut self,
+        inode: &Inode,
+        view: &View,
+        inventory: &Inventory,
+    ) -> Result<Target, Problem> {
+        let mut is_ghost = false;
+        let mut mounts = view.mounts.0.iter().filter(|mount| mount.device == inode.device);
+        let found = mounts.find_map(|mount| {
+            let anchor = kernel::handles::anchor_of(view.root_of(mount)?)?;
+            let found = kernel::handles::open(&anchor, inode.handle_type, &inode.handle).ok()?;
+            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+            let path = PathBuf::from(nix::fcntl::readlink(link.as_str()).ok()?);
+            let is = fstat(&found).ok()?;
+            let deleted = is.st_nlink == 0 && is.st_ino == inode.number;
+            is_ghost |= deleted && is_open(numbers(&is), inventory);
+            let named = view.find(&path).ok()?;
+            let same = fstat(&named).is_ok_and(|named| numbers(&named) == numbers(&is));
+            let same = same && is.st_ino == inode.number;
+            let same = same && kernel::mounts::id(&named).is_ok_and(|id| id == mount.id);
+            same.then_some((mount.id, path, named, is))
+        });
+        let device = kernel_device(inode.device);
+        let Some((mount, path, named, is)) = found else {
+            // It comes back as a deleted file of the tree.
+            if is_ghost {
+                let handle = handle(inode, None, None)?;
+                return Ok(Target { handle, identity: None, mode: None, device });
+            }
+            return Err(Problem::Refused(support::mounts::WATCHED));
+        };
+        let path = Some(path.into_os_string().into_vec());
+        Ok(Target {
+            handle: handle(inode, path, Some(mount.cast_unsigned()))?,
+            identity: self.file_systems.identity(&named, &is),
+            mode: Some(is.st_mode),
+            device,
+        })
+    }
+
     /// Whether what was found of an inode is still so.
     fn holds(&self, inode: &Inode) -> bool {
         let Some(known) = self.known.get(inode) else { return false };
@@ -265,7 +319,6 @@ impl Watched {
     }
 }
 
-/// The number of the mount that a descriptor of ours is of.
 /// Directories to look in, and how deep.
 #[derive(Debug, Default)]
 struct Places(VecDeque<(PathBuf, usize)>);

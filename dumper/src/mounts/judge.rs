@@ -1,6 +1,7 @@
 //! Where each mount comes from at a restore, and what cannot be carried.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use images::file_systems;
@@ -21,8 +22,13 @@ pub(crate) enum Origin {
     Part,
     /// It is given by this name.
     Named(String),
-    /// It is at this path in the dumper's namespace.
-    Outside(PathBuf),
+    /// It is in the dumper's namespace.
+    Outside {
+        /// Its path there.
+        path: PathBuf,
+        /// It shares mounts with nobody there.
+        is_apart: bool,
+    },
 }
 
 /// Finds out where the mounts of namespaces come from, of which that of the tree's root has the id `root`; `own` are the dumper's
@@ -40,6 +46,7 @@ pub(super) fn judge(
             origins.insert(mount.id, first(mount, is_root, own, options));
         }
     }
+    follow(views, &mut origins);
     let all: Vec<&Mount> = views.values().flat_map(|view| &view.mounts.0).collect();
     let mut refused = Vec::new();
     for view in views.values() {
@@ -56,6 +63,24 @@ pub(super) fn judge(
     refused
 }
 
+/// Has what shows the same as a mount that is given from outside come from that one, in whichever namespace it is: a
+/// namespace begins as a copy of another one.
+fn follow(views: &BTreeMap<u64, View>, origins: &mut BTreeMap<i32, Option<Origin>>) {
+    let all = || views.values().flat_map(|view| &view.mounts.0);
+    let shows = |mount: &Mount| (mount.device, mount.root.clone());
+    let is = |mount: &&Mount| {
+        matches!(origins.get(&mount.id), Some(Some(Origin::Named(_) | Origin::Root)))
+    };
+    let given: BTreeSet<(u64, OsString)> = all().filter(is).map(shows).collect();
+    for mount in all().filter(|mount| given.contains(&shows(mount))) {
+        if let Some(Some(origin @ (Origin::Made | Origin::Outside { .. }))) =
+            origins.get_mut(&mount.id)
+        {
+            *origin = Origin::Part;
+        }
+    }
+}
+
 /// Where a mount comes from by itself; `None` if it is left out.
 fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> Option<Origin> {
     let place = Path::new(&mount.mount_point);
@@ -70,8 +95,8 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
         return Some(Origin::Named(name.clone()));
     }
     let outside = options.find_outside.then(|| outside(mount, own, options)).flatten();
-    if let Some(path) = outside {
-        return Some(Origin::Outside(path));
+    if outside.is_some() {
+        return outside;
     }
     let known = is_made(&mount.kind(), options);
     Some(if known && (mount.root == "/" || is_control_group(mount)) {
@@ -94,11 +119,12 @@ fn is_made(kind: &str, options: &MountOptions) -> bool {
     known || options.other_kinds.iter().any(|other| other == kind || other == "all")
 }
 
-/// The path in the dumper's namespace of what a mount shows.
-fn outside(mount: &Mount, own: &Mounts, options: &MountOptions) -> Option<PathBuf> {
+/// Where what a mount shows is in the dumper's namespace: a mount of its group before others.
+fn outside(mount: &Mount, own: &Mounts, options: &MountOptions) -> Option<Origin> {
     let holds = |other: &&Mount| other.device == mount.device && below(mount, other).is_some();
-    let depth = |other: &&Mount| other.root.len();
-    let other = own.0.iter().filter(holds).max_by_key(depth)?;
+    let is_peer = |other: &Mount| mount.shared().is_some() && other.shared() == mount.shared();
+    let order = |other: &&Mount| (is_peer(other), other.root.len());
+    let other = own.0.iter().filter(holds).max_by_key(order)?;
     if mount.shared().is_some() && !options.shared_outside {
         return None;
     }
@@ -108,7 +134,8 @@ fn outside(mount: &Mount, own: &Mounts, options: &MountOptions) -> Option<PathBu
             return None;
         }
     }
-    Some(Path::new(&other.mount_point).join(below(mount, other)?))
+    let path = kernel::paths::join(Path::new(&other.mount_point), below(mount, other)?);
+    Some(Origin::Outside { path, is_apart: !is_peer(other) })
 }
 
 /// Where the root of a mount is below that of another one of the same file system.
@@ -130,7 +157,7 @@ fn problem(
         return Some(support::mounts::unknown_option(&String::from_utf8_lossy(option)));
     }
     match origin {
-        Origin::Root | Origin::Named(_) | Origin::Outside(_) => return None,
+        Origin::Root | Origin::Named(_) | Origin::Outside { .. } => return None,
         Origin::Made => {
             if kind == "tmpfs" && own.0.iter().any(|other| other.device == mount.device) {
                 return Some(support::mounts::shared_memory(place));
@@ -155,6 +182,13 @@ fn problem(
         }
     }
     let master = mount.master()?;
-    let is_inside = all.iter().any(|other| other.shared() == Some(master));
+    let is_inside = all.iter().any(|other| {
+        let known = origins.get(&other.id).and_then(Option::as_ref);
+        let receives = matches!(known, Some(Origin::Named(_))) && other.shared().is_none();
+        // A copy of what is given from outside receives from where that does.
+        let is_copy = receives && mount.shared().is_none() && *origin == Origin::Part;
+        other.shared() == Some(master)
+            || is_copy && other.master() == Some(master) && other.device == mount.device
+    });
     (!is_inside).then(|| support::mounts::master_outside(place))
 }

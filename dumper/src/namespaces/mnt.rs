@@ -85,11 +85,12 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
     }
     let (ext_key, source) = match origin {
         Origin::Named(name) => (Some(name.clone()), None),
-        Origin::Outside(path) => {
+        Origin::Outside { path, .. } => {
             (Some(file_systems::FOUND_OUTSIDE.to_owned()), Some(path.as_os_str()))
         }
         Origin::Root | Origin::Made | Origin::Part => (None, None),
     };
+    let is_apart = shared.is_some() && matches!(origin, Origin::Outside { is_apart: true, .. });
     let bytes = |text: &std::ffi::OsStr| text.as_encoded_bytes().to_vec();
     let root = bytes(&mount.root);
     let (root, deleted) = match root.strip_suffix(b"//deleted") {
@@ -111,7 +112,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         with_plugin: None,
         ext_mount: None,
         fsname: named.then_some(kind),
-        internal_sharing: None,
+        internal_sharing: is_apart.then_some(true),
         deleted: deleted.then_some(true),
         sb_flags: Some(sb_flags as u32),
         ext_key,

@@ -53,6 +53,7 @@ impl Target<'_> {
             name: name.to_vec(),
             mode: self.mode,
             identity: self.identity,
+            mnt_id: self.handle.mnt_id.map(u32::cast_signed),
             ..RegFileEntry::default()
         }
     }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use kernel::mounts::{self, Change, Propagation};
 
 use super::failed::failed;
+use super::joining::Joining;
 use super::plan::{Index, Mount, Plan};
 use super::yard::Yard;
 use crate::error::Error;
@@ -66,20 +67,21 @@ pub(super) fn seats(plan: &Plan, yard: &mut Yard, late: &BTreeSet<Index>) -> Res
     Ok(seats)
 }
 
-/// Has every mount join its group.
-pub(super) fn join(
+/// Which mounts join groups, with their places among all.
+pub(super) fn joining(
     plan: &Plan,
     seats: &Seats,
     copies: &BTreeMap<Index, OwnedFd>,
-) -> Result<(), Error> {
+) -> Result<Vec<(Index, Joining)>, Error> {
+    let mut found = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let Some(seat) = group(mount).and_then(|group| seats.get(&group)) else { continue };
         let (shared, master) = mount.group();
         let is_alone = shared == 0 && !seats.keys().any(|(shared, _)| *shared == master);
-        let Some(copy) = copies.get(&index) else { continue };
-        if !is_alone {
-            mounts::join_group(copy, seat).map_err(failed(mount, "join the group of"))?;
-        }
+        let Some(copy) = copies.get(&index).filter(|_| !is_alone) else { continue };
+        let both = copy.try_clone().and_then(|copy| Ok((copy, seat.try_clone()?)));
+        let (copy, seat) = both.map_err(failed(mount, "hold the group of"))?;
+        found.push((index, Joining { mount: mount.clone(), copy, seat }));
     }
-    Ok(())
+    Ok(found)
 }

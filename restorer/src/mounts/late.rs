@@ -19,6 +19,7 @@ use kernel::paths::{Links, find};
 
 use super::failed::failed;
 use super::flags;
+use super::joining::Joining;
 use super::last_change::last_change;
 use super::plan::{Index, Mount, Plan, Source};
 use crate::error::Error;
@@ -31,6 +32,10 @@ pub(crate) struct Late {
     /// In a user namespace: the mount namespace in which file systems are made. The kernel makes a `proc` for nobody but the
     /// machine's root where there is none to be seen ("too revealing").
     sight: Option<OwnedFd>,
+    /// Mounts that join their groups when all is placed, which would spread otherwise.
+    joining: Vec<Joining>,
+    /// The namespace of the groups' seats.
+    yard: Option<OwnedFd>,
 }
 
 /// A mount.
@@ -47,7 +52,7 @@ struct Step {
 #[derive(Debug)]
 enum How {
     New(Box<MntEntry>),
-    /// Of the mount of another step, from its root.
+    /// Of the mount of an earlier step, from its root.
     PartOf(usize, PathBuf),
     /// Of a mount that is there, in this mount namespace.
     Terminal(OwnedFd, u32, PathBuf),
@@ -89,6 +94,11 @@ fn is_terminal(plan: &Plan, mount: &Mount) -> bool {
         && below.to_str().is_some_and(is_number)
 }
 
+/// The mounts upon which late ones are placed.
+pub(super) fn awaited(plan: &Plan, late: &BTreeSet<Index>) -> BTreeSet<Index> {
+    late.iter().filter_map(|index| plan.mounts[*index].on.as_ref().map(|(on, _)| *on)).collect()
+}
+
 /// Whether a mount is one of a `proc`, or of a part of that.
 pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
     match &mount.source {
@@ -110,7 +120,8 @@ impl Late {
     ) -> Result<Self, Error> {
         let mut steps = Vec::new();
         let mut places: BTreeMap<Index, usize> = BTreeMap::new();
-        for index in plan.orders.values().flatten().filter(|index| late.contains(index)) {
+        // By their numbers they are in the order of placing, those of the tree's own namespace first.
+        for index in late {
             let mount = &plan.mounts[*index];
             if mount.group() != (0, 0) && !mount.shares_outside {
                 let refusal = support::mounts::SHARED_WITH_PROC;
@@ -142,7 +153,17 @@ impl Late {
             let change = last_change(mount);
             steps.push(Step { mount: mount.clone(), made, on, below, change });
         }
-        Ok(Self { steps, sight })
+        Ok(Self { steps, sight, ..Self::default() })
+    }
+
+    /// Has a mount join its group in the end.
+    pub(super) fn join(&mut self, joining: Joining) {
+        self.joining.push(joining);
+    }
+
+    /// Keeps the namespace of the groups' seats, if it is needed.
+    pub(super) fn hold(&mut self, yard: OwnedFd) {
+        self.yard = Some(yard).filter(|_| !self.joining.is_empty());
     }
 
     /// Moves the descriptors to numbers from `base` on.
@@ -161,7 +182,8 @@ impl Late {
                     duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
             }
         }
-        if let Some(fd) = &mut self.sight {
+        let joining = self.joining.iter_mut().flat_map(Joining::descriptors);
+        for fd in joining.chain(&mut self.yard).chain(&mut self.sight) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
         }
         Ok(())
@@ -183,9 +205,20 @@ impl Late {
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
-            placed.push(
-                step.place(&placed, made.remove(&nth)).map_err(failed(&step.mount, "place"))?,
-            );
+            let there = step.place(&placed, made.remove(&nth));
+            let there = there.map_err(failed(&step.mount, "place"))?;
+            // What is in another namespace is not copied: parts are, as long as this is the place of the whole.
+            for (later, other) in self.steps.iter().enumerate().skip(nth + 1) {
+                let How::PartOf(whole, below) = &other.made else { continue };
+                if *whole == nth {
+                    let copy = part(&there, below).map_err(failed(&other.mount, "make"))?;
+                    made.insert(later, copy);
+                }
+            }
+            placed.push(there);
+        }
+        for joining in &self.joining {
+            joining.join()?;
         }
         for (step, mount) in self.steps.iter().zip(&placed) {
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
@@ -218,12 +251,12 @@ fn new(entry: &MntEntry) -> io::Result<OwnedFd> {
 }
 
 impl Step {
+    /// Places it; `made` is what has been made for it.
     fn place(&self, placed: &[OwnedFd], made: Option<OwnedFd>) -> io::Result<OwnedFd> {
         let of_step = |step: usize| placed.get(step).ok_or(io::ErrorKind::NotFound);
         let made = match &self.made {
             How::New(entry) => made.map_or_else(|| new(entry), Ok)?,
-            How::PartOf(step, below) => part(of_step(*step)?, below)?,
-            How::Terminal(..) => made.ok_or(io::ErrorKind::NotFound)?,
+            How::PartOf(..) | How::Terminal(..) => made.ok_or(io::ErrorKind::NotFound)?,
             How::There(fd) => fd.try_clone()?,
         };
         let on: BorrowedFd<'_> = match &self.on {

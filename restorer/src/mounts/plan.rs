@@ -159,12 +159,18 @@ impl Plan {
         // By device: the mounts that others can be parts of.
         let mut givers: BTreeMap<u32, Vec<Index>> = BTreeMap::new();
         let mut parts = Vec::new();
+        let mut rest = Vec::new();
+        // What comes from outside first: all that shows the same is a part of that.
         for index in 0..self.mounts.len() {
-            match self.own_source(index, request)? {
-                Some(source) => {
-                    self.mounts[index].source = source;
-                    givers.entry(self.mounts[index].entry.root_dev).or_default().push(index);
-                }
+            match self.given(index, request)? {
+                Some(path) => self.give(index, Source::Outside(path), &mut givers),
+                None => rest.push(index),
+            }
+        }
+        for index in rest {
+            let others = givers.get(&self.mounts[index].entry.root_dev);
+            match self.made(index, others.map_or(&[], Vec::as_slice)) {
+                Some(kind) => self.give(index, Source::New(kind), &mut givers),
                 None => parts.push(index),
             }
         }
@@ -175,48 +181,55 @@ impl Plan {
         Ok(())
     }
 
-    /// What a mount is made of by itself.
-    fn own_source(&self, index: Index, request: &Request<'_>) -> Result<Option<Source>, Error> {
+    /// Settles what a mount is made of, of which others can be parts.
+    fn give(&mut self, index: Index, source: Source, givers: &mut BTreeMap<u32, Vec<Index>>) {
+        self.mounts[index].source = source;
+        givers.entry(self.mounts[index].entry.root_dev).or_default().push(index);
+    }
+
+    /// Where a mount is outside that comes from there.
+    fn given(&self, index: Index, request: &Request<'_>) -> Result<Option<PathBuf>, Error> {
         let mount = &self.mounts[index];
         let entry = &mount.entry;
         let is_first = mount.on.is_none() && Some(mount.namespace) == request.root_namespace;
         if let Some(root) = request.root.filter(|_| is_first) {
-            return Ok(Some(Source::Outside(root.to_owned())));
+            return Ok(Some(root.to_owned()));
         }
         let own = own_place(entry, request).filter(|_| is_first && entry.ext_key.is_none());
         if let Some(place) = own {
-            return Ok(Some(Source::Outside(place)));
+            return Ok(Some(place));
         }
         let refused = |refusal: support::Refusal| Error::refused(refusal.of(0, mount.shown()));
         // Older images have the name where the root is else.
         let old = (entry.ext_mount == Some(true)).then(|| String::from_utf8_lossy(&entry.root));
         match entry.ext_key.as_deref().or(old.as_deref()) {
-            None => {}
+            None => Ok(None),
             Some(file_systems::FOUND_OUTSIDE) if request.options.find_outside => {
-                return Ok(Some(Source::Outside(path(&entry.source).to_owned())));
+                Ok(Some(path(&entry.source).to_owned()))
             }
-            Some(file_systems::FOUND_OUTSIDE) => {
-                return Err(refused(support::mounts::NOT_FOUND_OUTSIDE));
-            }
+            Some(file_systems::FOUND_OUTSIDE) => Err(refused(support::mounts::NOT_FOUND_OUTSIDE)),
             Some(key) => {
                 let given = request.options.external.get(key);
                 let given = given.ok_or_else(|| refused(support::mounts::no_external(key)))?;
-                return Ok(Some(Source::Outside(given.clone())));
+                Ok(Some(given.clone()))
             }
         }
+    }
+
+    /// The kind of file system that is made for a mount, where `others` are those of its device that are there.
+    fn made(&self, index: Index, others: &[Index]) -> Option<String> {
+        let entry = &self.mounts[index].entry;
         let kind = match entry.fstype {
             file_systems::NAMED => entry.fsname.as_deref(),
             number => file_systems::kind(number),
         };
-        let Some(kind) = kind.filter(|kind| !matches!(*kind, "fuse" | "overlay" | "autofs")) else {
-            return Ok(None);
-        };
+        let kind = kind.filter(|kind| !matches!(*kind, "fuse" | "overlay" | "autofs"))?;
         let is_whole =
             entry.root == b"/" || kind.starts_with("cgroup") && entry.root.starts_with(b"/..");
-        let is_there = self.mounts[..index].iter().any(|other| {
-            other.entry.root_dev == entry.root_dev && matches!(other.source, Source::New(_))
+        let is_there = others.iter().map(|other| &self.mounts[*other]).any(|other| {
+            !other.is_outside() || other.gives_parts() && other.entry.root == entry.root
         });
-        Ok((is_whole && !is_there).then(|| Source::New(kind.to_owned())))
+        (is_whole && !is_there).then(|| kind.to_owned())
     }
 
     /// A part of what another mount is made of.
@@ -225,9 +238,9 @@ impl Plan {
         let root = path(&mount.entry.root);
         let of_device = givers.get(&mount.entry.root_dev).map_or(&[][..], Vec::as_slice);
         let held = of_device.iter().filter_map(|&giver| {
-            let other = &self.mounts[giver].entry;
-            let is_old = other.ext_mount == Some(true);
-            let below = root.strip_prefix(path(&other.root)).ok().filter(|_| !is_old)?;
+            let other = &self.mounts[giver];
+            let known = other.gives_parts().then_some(&other.entry.root)?;
+            let below = root.strip_prefix(path(known)).ok()?;
             Some((giver, below.to_owned()))
         });
         if let Some((giver, below)) = held.min_by_key(|(_, below)| below.components().count()) {
@@ -272,6 +285,15 @@ impl Plan {
             let receives = shared == 0 && master != 0 && !inside.contains(&master);
             mount.shares_outside = shares || receives;
         }
+        // A copy of one that receives from outside does so, too.
+        for index in 0..self.mounts.len() {
+            let mount = &self.mounts[index];
+            if let Source::Part(giver, _) = mount.source {
+                let giver = &self.mounts[giver];
+                let receives = giver.shares_outside && giver.group().0 == 0;
+                self.mounts[index].shares_outside = receives && mount.group() == giver.group();
+            }
+        }
     }
 }
 
@@ -285,12 +307,17 @@ fn own_place(entry: &MntEntry, request: &Request<'_>) -> Option<PathBuf> {
     };
     let mount = request.own.0.iter().filter(shows).max_by_key(|mount| mount.root.len())?;
     let below = path(&entry.root).strip_prefix(&mount.root).ok()?;
-    Some(Path::new(&mount.mount_point).join(below))
+    Some(kernel::paths::join(Path::new(&mount.mount_point), below))
 }
 
 impl Mount {
     pub(super) const fn is_outside(&self) -> bool {
         matches!(self.source, Source::Outside(_))
+    }
+
+    /// Whether others can be parts of it. Older images have a name where the root of one from outside is else.
+    fn gives_parts(&self) -> bool {
+        self.entry.ext_mount != Some(true)
     }
 }
 

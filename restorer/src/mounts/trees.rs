@@ -72,7 +72,14 @@ pub(super) fn build(
             built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
         }
     }
-    groups::join(plan, &seats, &copies)?;
+    let is_awaited = late::awaited(plan, &late);
+    for (index, joining) in groups::joining(plan, &seats, &copies)? {
+        match is_awaited.contains(&index) {
+            true => built.late.join(joining),
+            false => joining.join()?,
+        }
+    }
+    built.late.hold(here);
     Ok(built)
 }
 

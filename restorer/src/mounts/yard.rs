@@ -182,7 +182,12 @@ impl Yard {
     pub(super) fn copy(&self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
         let copied = || {
             let (giver, below) = self.giver(index, mount)?;
-            late::part(giver, below)
+            let copy = late::part(giver, below)?;
+            // The giver may receive mounts from outside.
+            if matches!(mount.source, Source::Part(..)) && !mount.shares_outside {
+                mounts::change(&copy, &private())?;
+            }
+            Ok(copy)
         };
         copied().map_err(failed(mount, "make"))
     }
@@ -192,13 +197,16 @@ impl Yard {
         let mut seated = || {
             let (giver, _) = self.giver(index, mount)?;
             let seat = mounts::copy(giver, Path::new(""), false)?;
-            let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
-            mounts::change(&seat, &private)?;
+            mounts::change(&seat, &private())?;
             self.ground.park(&seat)?;
             Ok(seat)
         };
         seated().map_err(failed(mount, "make a peer of"))
     }
+}
+
+fn private() -> Change {
+    Change { propagation: Some(Propagation::Private), ..Change::default() }
 }
 
 /// A new file system with what the images have of it.
