@@ -183,8 +183,8 @@ impl Inside<'_> {
             enter(name, namespace)?;
         }
         // The C library's functions would change all threads of whoever shares the memory.
-        // SAFETY: the pointer and the length are those of the list.
         let count = supplementary.len();
+        // SAFETY: the pointer and the length are those of the list.
         done(unsafe { libc::syscall(libc::SYS_setgroups, count, supplementary.as_ptr()) })?;
         setns(self.user, CloneFlags::CLONE_NEWUSER)?;
         let ([user, effective_user, saved_user], [group, effective_group, saved_group]) =
