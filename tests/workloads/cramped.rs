@@ -140,7 +140,8 @@ extern "C" fn handler(_signal: i32) {
 
 /// In a handler on an alternate stack of the smallest size that works, in the middle of other data.
 fn on_alternate_stack(stage: &Stage, number: usize, bytes: usize, found: &mut Findings) {
-    let around = pattern(7, 16 << 10);
+    // On processors with large registers it is longer than one would think (AMX: 13 KiB).
+    let around = pattern(7, (16 << 10) + bytes);
     let mut arena = around.clone();
     let stack =
         libc::stack_t { ss_sp: arena[8 << 10..].as_mut_ptr().cast(), ss_flags: 0, ss_size: bytes };
