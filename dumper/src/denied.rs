@@ -38,7 +38,7 @@ impl Side {
 pub(crate) fn explain(error: Error, root: HostPid) -> Error {
     let Some(pid) = error.denied(root) else { return error };
     let Some(own) = Side::of(HostPid::own()) else { return error };
-    let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let yama = kernel::sysctl::read("/proc/sys/kernel/yama/ptrace_scope");
     let closed = yama.is_ok_and(|scope| scope.trim() == "3");
     let refusal = why(&own, Side::of(pid).as_ref(), closed);
     Error::Denied { said: chain(&error), refusal }

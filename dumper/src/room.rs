@@ -23,7 +23,7 @@ pub(crate) fn find(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
 
 /// The most mappings that a process may have.
 fn most_mappings() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let text = kernel::sysctl::read("/proc/sys/vm/max_map_count");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX)
 }
 

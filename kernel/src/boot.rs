@@ -3,7 +3,7 @@
 /// The first half of the id that the kernel has drawn for this boot; `None` where it does not tell.
 #[must_use]
 pub fn boot() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let text = crate::sysctl::read("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     u64::from_str_radix(&digits, 16).ok()
 }

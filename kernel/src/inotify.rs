@@ -118,7 +118,7 @@ pub fn forget(inotify: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// When the queue cannot be filled: it is very long, or pipes tell of nothing.
 pub fn tell_of_loss(inotify: impl AsFd) -> io::Result<()> {
-    let longest = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events")?;
+    let longest = crate::sysctl::read("/proc/sys/fs/inotify/max_queued_events")?;
     let longest = longest.trim().parse().ok().filter(|longest| *longest <= LARGEST_QUEUE);
     let longest: usize = longest.ok_or(ErrorKind::QuotaExceeded)?;
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;

@@ -57,6 +57,7 @@ pub mod socket_filter;
 pub mod socket_names;
 pub mod sockets;
 pub mod symbols;
+pub mod sysctl;
 pub mod sysv;
 pub mod tcp;
 pub mod timerfd;

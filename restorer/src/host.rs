@@ -69,7 +69,7 @@ impl Host {
         let dir = Dir::open(HostPid::own())?;
         let status = Status::read(&dir)?;
         let limits = Limits::read(&dir)?;
-        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+        let last = kernel::sysctl::read("/proc/sys/kernel/cap_last_cap")
             .map_err(Error::kernel("read /proc/sys/kernel/cap_last_cap"))?;
         let last: u32 = last.trim().parse().unwrap_or(63);
         let session = nix::unistd::getsid(None).ok();

@@ -116,7 +116,7 @@ fn left_behind(id: HostPid) -> Error {
 pub(crate) fn pid_max() -> i32 {
     /// What the kernel starts with.
     const DEFAULT: i32 = 1 << 15;
-    std::fs::read_to_string("/proc/sys/kernel/pid_max")
+    kernel::sysctl::read("/proc/sys/kernel/pid_max")
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(DEFAULT)

@@ -206,6 +206,20 @@ fn every_rule_is_asked() {
     assert!(unused.is_empty(), "{unused:#?}");
 }
 
+/// The kernel gives settings of several numbers to one call only, which the standard library's is not.
+#[test]
+fn settings_are_read_whole() {
+    let readers = ["fs::read(\"/proc/sys", "read_to_string(\"/proc/sys", "open(\"/proc/sys"];
+    let mut found = Vec::new();
+    for (path, text) in with_extension("rs") {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let is_one = |line: &&str| readers.iter().any(|reader| line.contains(reader));
+        let lines = code.lines().filter(is_one).filter(|_| !path.starts_with("tests"));
+        found.extend(lines.map(|line| format!("{}: {}", path.display(), line.trim())));
+    }
+    assert!(found.is_empty(), "kernel::sysctl::read is for these: {found:#?}");
+}
+
 /// Who is who on this machine and in the images is said by types (`ids/`), and by one map of them that a plan
 /// makes: that of a dump and that of a restore. Bare numbers are for what goes over a border: records of eBPF,
 /// structures of system calls, JSON, messages of images, and what is made of those for people.

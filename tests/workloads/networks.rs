@@ -212,8 +212,10 @@ pub(crate) fn more(stage: &Stage) -> Outcome {
     for device in ["v0", "v1", "v2", "v3", "m0", "br0", "i0"] {
         await_address(device);
     }
-    // The third would not be taken before the second: its bound.
-    for (setting, value) in SETTINGS.into_iter().zip(["777", "50000\t50010", "40000", "123"]) {
+    // The fourth would not be taken before the second: its bound.
+    let values =
+        ["777", "50000\t50010", "2000-2010,2020,2040-2042,2060,2070-3000,3002", "40000", "123"];
+    for (setting, value) in SETTINGS.into_iter().zip(values) {
         set(setting, value);
     }
     let before = picture_of_more();
@@ -228,17 +230,16 @@ pub(crate) fn more(stage: &Stage) -> Outcome {
 fn picture_of_more() -> Vec<String> {
     let lines =
         ["ip -o -d link", "ip -o address", "ip route show table all", "ip rule", "ip -6 rule"];
-    let settings = SETTINGS.map(|name| {
-        let value = std::fs::read_to_string(format!("/proc/sys/net/{name}"));
-        format!("{name} {}", value.expect("read"))
-    });
+    let settings = SETTINGS
+        .map(|name| format!("{name} {}", crate::sysv::whole(&format!("/proc/sys/net/{name}"))));
     lines.iter().map(|line| plain(&run(line))).chain(settings).collect()
 }
 
 /// Settings that CRIU does not carry.
-const SETTINGS: [&str; 4] = [
+const SETTINGS: [&str; 5] = [
     "core/somaxconn",
     "ipv4/ip_local_port_range",
+    "ipv4/ip_local_reserved_ports",
     "ipv4/ip_unprivileged_port_start",
     "ipv4/tcp_keepalive_time",
 ];

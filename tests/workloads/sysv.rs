@@ -159,17 +159,25 @@ const LIMITS: [(&str, &str); 7] = [
     ("kernel/msgmax", "9000"),
     ("kernel/msgmnb", "20000"),
     ("kernel/msgmni", "77"),
-    ("kernel/sem", "300\t40000\t40\t60"),
+    ("kernel/sem", "1234567890\t1234567891\t1234567892\t12345"),
     ("kernel/shmmax", "123456789"),
     ("kernel/shmmni", "99"),
     ("fs/mqueue/queues_max", "33"),
 ];
 
+/// The text of a setting, of which the kernel gives the rest to nobody who asks for less first.
+pub(crate) fn whole(path: &str) -> String {
+    use std::io::Read;
+    let mut bytes = [0; 4096];
+    let length = fs::File::open(path).and_then(|mut file| file.read(&mut bytes)).expect("read");
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
 /// What the namespace lets in, with the ids that come next.
 fn limits() -> Vec<String> {
     let more = ["kernel/shmall", "kernel/shm_rmid_forced", "fs/mqueue/msg_max"];
     let names = LIMITS.iter().map(|(name, _)| *name).chain(more);
-    names.map(|name| fs::read_to_string(format!("/proc/sys/{name}")).expect("a limit")).collect()
+    names.map(|name| whole(&format!("/proc/sys/{name}"))).collect()
 }
 
 /// What the kernel says of a set: key, owner, permissions, semaphores; and what they are at.

@@ -194,7 +194,7 @@ fn routes_nothing(v6: bool, protocol: i32) -> Result<(), Problem> {
         (true, IPPROTO_ICMPV6) => "/proc/sys/net/ipv6/conf/all/mc_forwarding",
         _ => return Ok(()),
     };
-    match std::fs::read_to_string(switch) {
+    match kernel::sysctl::read(switch) {
         Ok(text) if text.trim() != "0" => Err(Problem::Refused(support::sockets::MULTICAST_ROUTER)),
         // Without the switch nobody can.
         _ => Ok(()),

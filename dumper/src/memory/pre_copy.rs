@@ -467,7 +467,7 @@ pub(crate) fn end_dirty_log(
 
 /// A name that no other dump has.
 fn unique_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let id = kernel::sysctl::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
     match id.trim() {
         "" => format!("{}-{:?}", std::process::id(), std::time::SystemTime::now()),
         id => id.to_owned(),

@@ -69,7 +69,7 @@ impl Limit {
     /// # Errors
     /// If it cannot be read.
     pub fn read(self) -> io::Result<Vec<i128>> {
-        let text = match std::fs::read_to_string(self.path()) {
+        let text = match crate::sysctl::read(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             text => text?,
         };

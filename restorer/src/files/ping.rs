@@ -17,7 +17,7 @@ pub(super) fn create(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
         kind == libc::SOCK_DGRAM && matches!(protocol, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6);
     match made {
         Err(error) if is_ping && error.raw_os_error() == Some(libc::EACCES) => {
-            let text = std::fs::read_to_string(GROUPS)?;
+            let text = kernel::sysctl::read(GROUPS)?;
             let group = lowest(&text).ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::PermissionDenied,

@@ -1,8 +1,6 @@
 //! Settings of a network namespace (`/proc/sys/net`), which shows those of the namespace of who reads.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io;
 
 use images::messages::{NamedSysctl, NetnsEntry, SYSCTL_NUMBER, SYSCTL_TEXT, SysctlEntry};
 use images::network_settings::{IPV4, IPV6, OF_IPV4, OTHERS, STABLE_SECRET, UNIX};
@@ -64,7 +62,7 @@ fn others() -> io::Result<Vec<NamedSysctl>> {
 
 /// The value of a setting; none where the kernel does not have it, or it has none.
 fn read(path: &str, is_text: bool) -> io::Result<SysctlEntry> {
-    let value = match text(Path::new(path)) {
+    let value = match kernel::sysctl::read(path) {
         Ok(value) => Some(value),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EIO)) => None,
         Err(error) => return Err(error),
@@ -77,10 +75,4 @@ fn read(path: &str, is_text: bool) -> io::Result<SysctlEntry> {
             sarg: None,
         },
     })
-}
-
-fn text(path: &Path) -> io::Result<String> {
-    let mut value = String::new();
-    File::open(path)?.read_to_string(&mut value)?;
-    Ok(value)
 }

@@ -77,7 +77,7 @@ fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
         _ => entry.iarg.map(|number| number.to_string()),
     };
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
-    match std::fs::read_to_string(path) {
+    match kernel::sysctl::read(path) {
         Ok(now) if now.split_whitespace().eq(value.split_whitespace()) => return Ok(()),
         Err(error) if weak && error.kind() == io::ErrorKind::NotFound => return Ok(()),
         _ => {}
