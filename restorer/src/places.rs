@@ -23,6 +23,8 @@ pub(crate) struct Root {
     pub(crate) namespace: usize,
     /// Its file system has been made from the images.
     pub(crate) is_made: bool,
+    /// It is placed when the first task of the tree is there.
+    pub(crate) is_late: bool,
 }
 
 /// Where a path begins.
@@ -80,6 +82,12 @@ impl Roots {
     #[must_use]
     pub fn holds(&self, mount: Option<i32>) -> bool {
         mount.is_some_and(|mount| self.mounts.contains_key(&mount))
+    }
+
+    /// Whether a mount of the images is only there when the first task is.
+    #[must_use]
+    pub fn is_late(&self, mount: Option<i32>) -> bool {
+        mount.and_then(|mount| self.mounts.get(&mount)).is_some_and(|mount| mount.is_late)
     }
 
     /// How many descriptors this has.

@@ -364,6 +364,8 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     watching.add_watch(by_descriptor.as_str(), AddWatchFlags::IN_ATTRIB).expect("watch");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
     let lost = Lost::make();
+    let mut of_machine = File::open("/proc/meminfo").expect("open");
+    of_machine.read_exact(&mut [0; 9]).expect("read");
     let (lines, in_memory, memory) = (table(), files(), outside_memory());
     wait(stage);
     let mut found = Findings::default();
@@ -402,6 +404,10 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     found.works("mount that can be written to", File::create("/tmp/directory/new"));
     found.must("a root of its own", !Path::new("/usr/bin/env").exists());
     lost.check(&mut found);
+    let mut text = String::new();
+    found.works("read on", of_machine.read_to_string(&mut text));
+    found.must("where it stopped", text.trim_start().starts_with(|it: char| it.is_ascii_digit()));
+    found.must("to the end", text.contains("DirectMap"));
     locks(&mut found);
     groups(&mut found);
     found.must("descriptor", open.as_raw_fd() >= 0);

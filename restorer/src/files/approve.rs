@@ -166,6 +166,11 @@ impl Approver {
         })
     }
 
+    /// Where paths begin in mount namespaces of the tree's own.
+    pub(super) fn roots(&self) -> Arc<Roots> {
+        Arc::clone(&self.roots)
+    }
+
     /// Whether a mount is in one of the tree's own namespaces.
     pub(super) fn is_inside(&self, mount: Option<i32>) -> bool {
         self.roots.holds(mount)

@@ -13,6 +13,7 @@ use super::opening::{Opening, flagged};
 use super::watched::Target;
 use super::{Error, OpenFiles};
 use crate::pids::Pids;
+use crate::places::Roots;
 
 /// A fanotify group.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl FileKind for Fanotify {
         files.iter().try_for_each(|file| opening.later(file.id))
     }
 
-    fn is_later(&self, _file: &FileEntry) -> bool {
+    fn is_later(&self, _file: &FileEntry, _roots: &Roots) -> bool {
         true
     }
 

@@ -14,6 +14,7 @@ use super::opener::Opener;
 use super::opening::Opening;
 use super::{Error, InstallTask, OpenFiles};
 use crate::pids::Pids;
+use crate::places::Roots;
 
 /// One kind of open file.
 ///
@@ -77,8 +78,8 @@ pub(super) trait FileKind: Debug + Sync {
         handed.try_clone().map_err(|source| Error::Kernel { operation: operation(), source })
     }
 
-    /// Whether a file can only be opened when the processes of the tree are there.
-    fn is_later(&self, _file: &FileEntry) -> bool {
+    /// Whether a file can only be opened when the processes of the tree are there, with what they mount.
+    fn is_later(&self, _file: &FileEntry, _roots: &Roots) -> bool {
         false
     }
 

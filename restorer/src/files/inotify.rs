@@ -12,6 +12,7 @@ use super::opening::{Opening, flagged};
 use super::watched::Target;
 use super::{Error, OpenFiles};
 use crate::pids::Pids;
+use crate::places::Roots;
 
 /// An inotify instance.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl FileKind for Inotify {
         files.iter().try_for_each(|file| opening.later(file.id))
     }
 
-    fn is_later(&self, _file: &FileEntry) -> bool {
+    fn is_later(&self, _file: &FileEntry, _roots: &Roots) -> bool {
         true
     }
 

@@ -77,11 +77,8 @@ impl FileImages {
             }
         }
         for id in self.sent.values().flatten() {
-            let Some(file) = self.files.get(id) else { continue };
-            let kind = supported(file)?;
-            kind.check(file, self)?;
-            if kind.is_later(file) {
-                return Err(Error::refused(support::sockets::NOT_SENT.of(0, format!("file {id}"))));
+            if let Some(file) = self.files.get(id) {
+                supported(file)?.check(file, self)?;
             }
         }
         Ok(())

@@ -63,11 +63,18 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
 pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
     let highest = base(&images)?;
     let wanted = images.wanted();
-    let is_later =
-        |file: &FileEntry| table::of_type(file.r#type).is_some_and(|kind| kind.is_later(file));
+    let is_later = |file: &FileEntry| {
+        table::of_type(file.r#type).is_some_and(|kind| kind.is_later(file, &context.roots))
+    };
     let files = wanted.iter().filter_map(|id| images.files.get(id));
-    let later = files.filter(|file| is_later(file)).count();
-    let room = make_room(highest, wanted.len(), context.work.max(SPARE) + 2 * later)?;
+    let later: Vec<_> = files.filter(|file| is_later(file)).collect();
+    // Queues are filled before the tree is there.
+    if let Some(file) =
+        later.iter().find(|file| images.sent.values().any(|sent| sent.contains(&file.id)))
+    {
+        return Err(Error::refused(support::sockets::NOT_SENT.of(0, format!("file {}", file.id))));
+    }
+    let room = make_room(highest, wanted.len(), context.work.max(SPARE) + 2 * later.len())?;
     let base = room.map_or(highest, |room| room.base);
     let FileImages {
         files,

@@ -19,6 +19,7 @@ use super::images::FileImages;
 use super::opening::{Opening, flagged};
 use crate::dead;
 use crate::pids::Pids;
+use crate::places::Roots;
 
 /// The process has been waited for.
 const ENDED: i32 = -1;
@@ -69,7 +70,7 @@ impl FileKind for Pidfd {
         Ok(())
     }
 
-    fn is_later(&self, file: &FileEntry) -> bool {
+    fn is_later(&self, file: &FileEntry, _roots: &Roots) -> bool {
         file.pidfd.as_ref().is_some_and(|entry| entry.nspid != ENDED)
     }
 

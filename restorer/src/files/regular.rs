@@ -14,6 +14,7 @@ use super::opening::Opening;
 use super::proc_files;
 use super::{Error, InstallTask, OpenFiles};
 use crate::pids::Pids;
+use crate::places::Roots;
 
 /// A file that is found by its path.
 #[derive(Debug)]
@@ -28,8 +29,10 @@ impl FileKind for Regular {
         proc_files::check(file, images)
     }
 
-    fn is_later(&self, file: &FileEntry) -> bool {
-        file.reg.as_ref().is_some_and(proc_files::is_of_process)
+    fn is_later(&self, file: &FileEntry, roots: &Roots) -> bool {
+        let is_later =
+            |entry: &RegFileEntry| proc_files::is_of_process(entry) || roots.is_late(entry.mnt_id);
+        file.reg.as_ref().is_some_and(|entry| is_later(entry))
     }
 
     fn open_later(
@@ -48,7 +51,7 @@ impl FileKind for Regular {
         file: &FileEntry,
         task: &InstallTask,
     ) -> Result<(), Error> {
-        match file.reg.as_ref().filter(|_| self.is_later(file)) {
+        match &file.reg {
             Some(entry) => files.own_of_process(entry, task),
             None => Ok(()),
         }
@@ -61,11 +64,11 @@ impl FileKind for Regular {
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
-        for file in files.iter().filter(|file| self.is_later(file)) {
-            opening.later(file.id)?;
-        }
-        let now = files.iter().filter(|file| !self.is_later(file));
-        let entries = now.map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
+        let roots = opening.opener.approver.roots();
+        let is_later = |file: &&&FileEntry| self.is_later(file, &roots);
+        let (later, now): (Vec<&FileEntry>, Vec<&FileEntry>) = files.iter().partition(is_later);
+        later.into_iter().try_for_each(|file| opening.later(file.id))?;
+        let entries = now.into_iter().map(|file| file.reg.as_ref().ok_or_else(|| missing(file)));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         // What may have changed comes before what has an effect: a device, or a ghost that is made.
         let (plain, others): (Vec<&RegFileEntry>, Vec<&RegFileEntry>) =

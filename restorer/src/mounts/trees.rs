@@ -68,7 +68,7 @@ pub(super) fn build(
                 }
                 Source::Outside(_) => false,
             };
-            let root = Root { namespace, is_made };
+            let root = Root { namespace, is_made, is_late: late.contains(index) };
             built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
         }
     }
