@@ -56,6 +56,7 @@ pub mod sock_diag;
 pub mod socket_filter;
 pub mod socket_names;
 pub mod sockets;
+pub mod spare;
 pub mod symbols;
 pub mod sysctl;
 pub mod sysv;

@@ -99,6 +99,8 @@ pub struct Mapping {
     pub bytes: u64,
     /// Offset in the file.
     pub offset: u64,
+    /// Where it is built already, in the spare addresses ([`Arguments::spare_start`]); 0 if it is not.
+    pub spare: u64,
     /// File, or -1 for anonymous memory.
     pub fd: i32,
     /// `MAP_*`; 0 for what an [`Attachment`] has made.
@@ -452,6 +454,10 @@ pub struct Arguments {
     pub region_bytes: u64,
     /// First address that user space cannot have.
     pub end_of_space: u64,
+    /// Where the task has memory that it has built before it had children, or was born with.
+    pub spare_start: u64,
+    /// Its length in bytes, 0 if there is none.
+    pub spare_bytes: u64,
     /// Restartable-sequence area of the old address space, 0 for none.
     pub old_rseq: u64,
     /// Its length.
@@ -542,7 +548,7 @@ pub struct Arguments {
 
 // No padding: the sizes are the sums of the fields'.
 const _: () = {
-    assert!(size_of::<Mapping>() == 3 * 8 + 6 * 4);
+    assert!(size_of::<Mapping>() == 4 * 8 + 6 * 4);
     assert!(size_of::<Read>() == 24);
     assert!(size_of::<Action>() == 40);
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);
@@ -550,7 +556,7 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 40 + 8 * 16 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Arguments>() == 56 + 8 * 16 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

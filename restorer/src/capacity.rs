@@ -70,6 +70,11 @@ impl Machine {
     }
 }
 
+/// Whether the kernel counts the memory that it promises, and refuses more than there is.
+pub(crate) fn is_counted() -> bool {
+    matches!(Machine::read().memory, MemoryPromise::Counted(_))
+}
+
 /// The tasks that will be made in a control group, by its directory.
 pub(crate) type Births = BTreeMap<PathBuf, u64>;
 

@@ -116,10 +116,17 @@ fn every_process_gets_a_region_of_its_own() {
             };
             for mapping in body.mappings.iter().filter(|mapping| mapping.kind.is_of_file()) {
                 let id = u32::try_from(mapping.vma.shmid).unwrap();
-                descriptors.mapped.insert((id, prepare::open_flags(mapping)), 940);
+                descriptors.mapped.insert((id, crate::mapped::open_flags(mapping)), 940);
             }
-            let region =
-                prepare::region(&host(), process, body, &descriptors, libc::SIGTRAP, None).unwrap();
+            let region = prepare::region(
+                &host(),
+                process,
+                body,
+                &descriptors,
+                (libc::SIGTRAP, None),
+                (&crate::forked::Layout::default(), 0),
+            )
+            .unwrap();
             let end = region.address + region.bytes as u64;
             let free = |start: u64, stop: u64| stop <= region.address || start >= end;
             assert!(

@@ -117,7 +117,7 @@ pub(crate) enum ForkStep {
 
 impl ForkStep {
     /// The task that is forked.
-    const fn made(self) -> Option<usize> {
+    pub(crate) const fn made(self) -> Option<usize> {
         match self {
             Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) => Some(made),
             Self::Session | Self::Own(_) => None,

@@ -20,12 +20,13 @@ use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Th
 use parasite::task::{SigAction, Time, TimerValue};
 
 pub(crate) use attachments::is_read_only;
-pub(crate) use mappings::{needs, open_flags};
 pub(crate) use threads::name;
 
 use self::table::Tables;
 use crate::error::Error;
 use crate::files::Late;
+use crate::forked::Layout;
+use crate::gap::place;
 use crate::host::{Host, Range};
 use crate::load::{Body, Process, personality};
 
@@ -89,8 +90,8 @@ pub(crate) fn region(
     process: &Process,
     body: &Body,
     descriptors: &Descriptors,
-    park_signal: i32,
-    helper: Option<ImagePid>,
+    (park_signal, helper): (i32, Option<ImagePid>),
+    (forked, index): (&Layout, usize),
 ) -> Result<Region, Error> {
     let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
     let mut tables = Tables::new(size_of::<Arguments>());
@@ -124,7 +125,12 @@ pub(crate) fn region(
     arguments.actions = tables.put(&actions(process)?);
     arguments.timers = tables.put(&timers(process)?);
     arguments.interval_timers = interval_timers(process)?;
-    mappings::lay_out(process.pid, body, descriptors, &mut tables, &mut arguments)?;
+    let spare = |start| forked.spare(index, start);
+    let of_mappings = (&mut tables, &mut arguments);
+    mappings::lay_out(process.pid, body, descriptors, spare, of_mappings)?;
+    if let Some(range) = forked.range {
+        (arguments.spare_start, arguments.spare_bytes) = (range.start, range.bytes());
+    }
     let (attachments, pieces) = attachments::of(body, descriptors);
     arguments.attachments = tables.put(&attachments);
     arguments.attached = tables.put(&pieces);
@@ -142,7 +148,7 @@ pub(crate) fn region(
 
     let bytes = (parked_at + parked_bytes) as usize;
     let mapped = body.mappings.iter().map(|mapping| &mapping.vma);
-    let taken = mapped.map(|vma| Range { start: vma.start, end: vma.end });
+    let taken = mapped.map(|vma| Range { start: vma.start, end: vma.end }).chain(forked.range);
     let no_gap = |bytes| {
         let refusal = support::host::no_gap(bytes);
         Error::refused(refusal.of(process.pid.get(), format!("process {}", process.pid)))
@@ -174,27 +180,6 @@ pub(crate) fn region(
 }
 
 const _: () = assert!(size_of::<ThreadProgress>() == 16);
-
-/// A place for `bytes` in the middle of the largest gap between `taken` ranges: whatever the
-/// tasks map while they are being made, they map beside what they have.
-fn place(taken: impl Iterator<Item = Range>, bytes: u64) -> Option<u64> {
-    /// The kernel keeps the first pages free (`vm.mmap_min_addr`).
-    const LOWEST: u64 = 0x1_0000;
-    let mut taken: Vec<Range> = taken.filter(|range| range.start < END_OF_SPACE).collect();
-    taken.sort_by_key(|range| range.start);
-    taken.push(Range { start: END_OF_SPACE, end: END_OF_SPACE });
-    let mut free_from = LOWEST;
-    let mut largest = Range { start: 0, end: 0 };
-    for range in taken {
-        let gap = Range { start: free_from, end: range.start.max(free_from) };
-        if gap.bytes() > largest.bytes() {
-            largest = gap;
-        }
-        free_from = free_from.max(range.end);
-    }
-    let spare = largest.bytes().checked_sub(bytes)?;
-    Some((largest.start + spare / 2) & !(PAGE as u64 - 1)).filter(|&start| start >= largest.start)
-}
 
 fn mm(body: &Body, exe: RawFd) -> MmMap {
     let mm = &body.mm;
@@ -298,24 +283,4 @@ fn timers(process: &Process) -> Result<Vec<PosixTimer>, Error> {
         .collect::<Result<Vec<_>, Error>>()?;
     timers.sort_by_key(|timer| timer.id);
     Ok(timers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_region_goes_into_the_middle_of_the_largest_gap() {
-        let taken = [
-            Range { start: 0x40_0000, end: 0x50_0000 },
-            Range { start: 0x7000_0000_0000, end: 0x7fff_ffff_f000 },
-            Range { start: 0x45_0000, end: 0x46_0000 },
-        ];
-        let at = place(taken.into_iter(), 0x10_0000).unwrap();
-        assert!(at > 0x50_0000 && at + 0x10_0000 < 0x7000_0000_0000, "{at:#x}");
-        assert_eq!(at % 4096, 0);
-        assert_eq!(place([Range { start: 0, end: END_OF_SPACE }].into_iter(), 1), None);
-        let only = Range { start: 0x3000_0000_0000, end: 0x7fff_ffff_f000 };
-        assert!(place([only].into_iter(), 0x3000_0000_0000).is_none());
-    }
 }

@@ -13,6 +13,7 @@ use ids::{HostPid, ImagePid};
 use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
+use kernel::spare::SpareMemory;
 
 use crate::capacity;
 use crate::cgroups;
@@ -21,9 +22,11 @@ use crate::explain::explain;
 use crate::files::changed::{self, Which};
 use crate::files::{Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
+use crate::forked::Layout;
 use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
+use crate::mapped;
 use crate::namespaces;
 use crate::network::{self, Network};
 use crate::numbers;
@@ -151,7 +154,9 @@ pub fn restore(
     let helpers = numbers::helpers(&checkpoint, &plan);
     let turns = AllTurns::new(&checkpoint, &plan, base)?;
     let of = (&checkpoint, &plan);
-    let prepared = prepared(of, &host, &turns, &mut files, &shared, &helpers, park_signal)?;
+    let (forked, spare_memory) = forked(of, &host);
+    let machine = (&host, &forked);
+    let prepared = prepared(of, machine, &turns, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
     let mut dying = dying(&checkpoint, &plan);
@@ -210,6 +215,7 @@ pub fn restore(
         files: &files,
         turns: &turns,
         prepared: &prepared,
+        spare_memory: spare_memory.as_ref(),
         complaints: &complaints,
         park_signal,
         spare: &passing,
@@ -313,7 +319,7 @@ fn mapped_ids(body: &Body) -> impl Iterator<Item = ((u32, u32), Needs)> + '_ {
     let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
     mapped.filter_map(|mapping| {
         let id = u32::try_from(mapping.vma.shmid).ok()?;
-        Some(((id, prepare::open_flags(mapping)), prepare::needs(mapping)))
+        Some(((id, mapped::open_flags(mapping)), mapped::needs(mapping)))
     })
 }
 
@@ -424,10 +430,30 @@ fn pipe(base: RawFd) -> Result<(File, File), Error> {
     Ok((File::from(write), File::from(read)))
 }
 
+/// What the tasks have of their parents' memory, and the addresses where it is built.
+fn forked((checkpoint, plan): (&Checkpoint, &Plan), host: &Host) -> (Layout, Option<SpareMemory>) {
+    // Where memory is counted that is promised, what a task is born with would be counted, too.
+    if capacity::is_counted() {
+        return <(Layout, Option<SpareMemory>)>::default();
+    }
+    let layout = Layout::new(checkpoint, plan, &host.mappings);
+    let Some(range) = layout.range else { return (layout, None) };
+    match SpareMemory::reserve(range.start, range.bytes() as usize) {
+        Ok(spare) => (layout, Some(spare)),
+        Err(error) => {
+            tracing::warn!(
+                "reserve {} addresses: {error}: no memory is shared since a fork",
+                range.bytes()
+            );
+            (Layout::default(), None)
+        }
+    }
+}
+
 /// Prepares every living process.
 fn prepared(
     (checkpoint, plan): (&Checkpoint, &Plan),
-    host: &Host,
+    (host, forked): (&Host, &Layout),
     turns: &AllTurns,
     files: &mut OpenFiles,
     shared: &Shared,
@@ -462,7 +488,20 @@ fn prepared(
         };
         let helper = helpers.get(&process.pid).copied();
         prepared.push(Some(PreparedTask {
-            region: prepare::region(host, process, body, &descriptors, park_signal, helper)?,
+            memory: forked.task(
+                checkpoint,
+                index,
+                |file| descriptors.mapped.get(&file).copied(),
+                &descriptors.stores,
+            )?,
+            region: prepare::region(
+                host,
+                process,
+                body,
+                &descriptors,
+                (park_signal, helper),
+                (forked, index),
+            )?,
             cwd: files.working_directory(body.fs.cwd_id)?,
             root: files.root_directory(body.fs.root_id)?,
         }));

@@ -22,6 +22,7 @@ use ids::{HostPid, ImagePid, ImagePids};
 use kernel::process::{Fork, exit_now, fork_as, fork_as_any, raise, wait_ended, wait_status};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
+use kernel::spare::SpareMemory;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use parasite::RESTORER;
@@ -32,6 +33,7 @@ use crate::dead;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{Directory, InstallTask, Member, OpenFiles};
+use crate::forked::TaskMemory;
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{ForkStep, Group, Part, Plan, Table, Task};
@@ -50,6 +52,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) turns: &'a AllTurns,
     /// By process.
     pub(crate) prepared: &'a [Option<PreparedTask>],
+    /// Where memory is built that tasks have of their parents.
+    pub(crate) spare_memory: Option<&'a SpareMemory>,
     /// Where a task says what went wrong.
     pub(crate) complaints: &'a File,
     pub(crate) park_signal: i32,
@@ -61,6 +65,7 @@ pub(crate) struct BuildContext<'a> {
 #[derive(Debug)]
 pub(crate) struct PreparedTask {
     pub(crate) region: Region,
+    pub(crate) memory: TaskMemory,
     pub(crate) cwd: Directory,
     pub(crate) root: RawFd,
 }
@@ -89,6 +94,10 @@ impl BuildContext<'_> {
         if let Some(process) = task.process {
             self.groups.enter(process)?;
             self.namespaces.enter(task.pid)?;
+            // Before its children are there, who are born with it.
+            if let (Some(spare), Some(place)) = (self.spare_memory, &self.prepared[process]) {
+                place.memory.build(spare)?;
+            }
         }
         if task.group == Group::Found {
             join(None)?;

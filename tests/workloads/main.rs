@@ -21,6 +21,7 @@ mod eventfds;
 mod fanotify;
 mod faulting;
 mod files;
+mod forked;
 mod ghosts;
 mod guards;
 mod held;
@@ -98,6 +99,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("fanotify", fanotify::run),
     ("faulting", faulting::run),
     ("files", files::run),
+    ("forked", forked::run),
+    ("forked_deep", forked::deep),
     ("ghosts", ghosts::run),
     ("guards", guards::run),
     ("held", held::run),

@@ -97,4 +97,6 @@ steps! {
     Attach = 35, "attach the System V shared memory segment";
     /// A part of it gets its place.
     MoveAttached = 36, "move attached System V shared memory to";
+    /// Memory that is built already gets its place.
+    MoveBuilt = 37, "move what is built to";
 }

@@ -54,12 +54,18 @@ fn leave(context: &Context) {
         let parked = arguments.region_start + special.parked;
         relocate(context, Step::ParkVdso, special.from, parked, special.bytes);
     }
-    let region_end = arguments.region_start + arguments.region_bytes;
-    for (start, end) in [(0, arguments.region_start), (region_end, arguments.end_of_space)] {
-        if start < end {
-            let args = [start as usize, (end - start) as usize, 0, 0, 0, 0];
-            context.must(Step::Unmap, start, nr::MUNMAP, args);
-        }
+    let region = (arguments.region_start, arguments.region_bytes);
+    let spare = (arguments.spare_start, arguments.spare_bytes);
+    let (low, high) = if region < spare { (region, spare) } else { (spare, region) };
+    unmap(context, 0, low.0);
+    unmap(context, low.0 + low.1, high.0);
+    unmap(context, high.0 + high.1, arguments.end_of_space);
+}
+
+fn unmap(context: &Context, start: u64, end: u64) {
+    if start < end {
+        let args = [start as usize, (end - start) as usize, 0, 0, 0, 0];
+        context.must(Step::Unmap, start, nr::MUNMAP, args);
     }
 }
 
@@ -89,10 +95,16 @@ fn attach(context: &Context) {
     }
 }
 
-/// All mappings, in ascending order, each writable if pages must be put into it.
+/// All mappings, in ascending order, each writable if pages must be put into it. What is built already is moved to
+/// its place; what was only for the task's children goes.
 fn map(context: &Context) {
-    let mappings = context.entries(context.arguments().mappings).iter();
+    let arguments = context.arguments();
+    let mappings = context.entries(arguments.mappings).iter();
     for mapping in mappings.filter(|mapping| mapping.flags != 0) {
+        if mapping.spare != 0 {
+            relocate(context, Step::MoveBuilt, mapping.spare, mapping.start, mapping.bytes);
+            continue;
+        }
         let flags = mapping.flags as usize & !MAP_POPULATE | MAP_FIXED;
         context.must(
             Step::Map,
@@ -108,6 +120,8 @@ fn map(context: &Context) {
             ],
         );
     }
+    let spare = arguments.spare_start;
+    unmap(context, spare, spare + arguments.spare_bytes);
 }
 
 /// Says on which nodes memory is to be, before there is any.
