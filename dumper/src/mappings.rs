@@ -1,6 +1,7 @@
 //! Mappings: their entries in `mm-PID.img`.
 
 use arch::memory::END_OF_SPACE;
+use collector::settings::ProcessSettings;
 use collector::{Mapping, VmFlags};
 use images::MappingKind;
 use images::messages::{VmaEntry, vma_status};
@@ -69,7 +70,42 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         fdflags: (of_file || kind == MappingKind::SystemV).then_some(file_flags.cast_unsigned()),
         lock_on_fault: on_fault.then_some(true),
         sealed: has(VmFlags::SEALED).then_some(true),
+        protection_key: (mapping.protection_key != 0).then_some(mapping.protection_key),
     })
+}
+
+/// The protection keys of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProtectionKeys {
+    /// Those that are taken, one bit each, without key 0.
+    pub(crate) taken: u32,
+    /// Which of them the kernel has taken for code that may not be read; 0 for none.
+    pub(crate) execute_only: u32,
+}
+
+/// The keys that are taken: `own` by the program. The kernel gives its own one to code that may not be read,
+/// as it will when that is mapped again: so it is taken off the entries. Without eBPF it is known by them. (A
+/// mapping may also have a key that was given back.)
+pub(crate) fn protection_keys(
+    vmas: &mut [VmaEntry],
+    own: u32,
+    known: &ProcessSettings,
+) -> ProtectionKeys {
+    let is_code = |vma: &VmaEntry| vma.prot == libc::PROT_EXEC.cast_unsigned();
+    let keys = |code: bool| {
+        let vmas = vmas.iter().filter(|vma| is_code(vma) == code);
+        vmas.filter_map(|vma| vma.protection_key).fold(0_u32, |all, key| all | 1 << key)
+    };
+    let execute_only = match keys(true) & !keys(false) & !own {
+        0 => known.execute_only_key,
+        _ if known.execute_only_key != 0 => known.execute_only_key,
+        of_code => of_code.trailing_zeros(),
+    };
+    for vma in vmas.iter_mut().filter(|vma| vma.protection_key == Some(execute_only)) {
+        vma.protection_key = None;
+    }
+    let kernels = if execute_only == 0 { 0 } else { 1 << execute_only };
+    ProtectionKeys { taken: own | kernels, execute_only }
 }
 
 /// The entry of a guard region, which is none of a mapping: CRIU has them behind all of these.

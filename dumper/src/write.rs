@@ -287,6 +287,8 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             nodes: policy.nodes,
         }));
     }
+    let own_keys = report.map_or(0, |report| report.state.protection_keys);
+    let keys = mappings::protection_keys(&mut vmas, own_keys, &task.settings);
     let pages = &state.pages[..state.process_pages];
     if let Ok(index) = pages.binary_search_by_key(&pid, |pages| pages.pid) {
         vmas.extend(pages[index].guards.iter().map(mappings::guard));
@@ -316,6 +318,8 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         mapping_base: Some(task.settings.mapping_base).filter(|base| *base != 0),
         merge_memory: task.settings.merge_memory.then_some(true),
         policies,
+        protection_keys: (keys.taken != 0).then_some(keys.taken),
+        execute_only_key: (keys.execute_only != 0).then_some(keys.execute_only),
         ..MmEntry::default()
     })
 }

@@ -34,7 +34,8 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
         settings.mapping_base = field(memory, o::MM_MAPPING_BASE);
         let group: u64 = field(field(task, o::TASK_SIGNAL), o::SIGNAL_AUTOGROUP);
         settings.autogroup_nice = field(group, o::AUTOGROUP_NICE);
-        settings.unusual |= protection_keys(memory);
+        settings.protection_keys = field(memory, o::MM_PROTECTION_KEYS);
+        settings.execute_only_key = field(memory, o::MM_EXECUTE_ONLY_KEY);
     }
     emit(seq, &settings);
 }
@@ -152,16 +153,6 @@ fn only_leaf(keyring: u64) -> u64 {
         leaf |= word & !KIND;
     }
     leaf
-}
-
-/// Keys beside key 0, which all memory has, and the one that the kernel takes for code that may not
-/// be read.
-#[inline(always)]
-fn protection_keys(memory: u64) -> u32 {
-    let keys: u16 = field(memory, o::MM_PROTECTION_KEYS);
-    let kernels: u16 = field(memory, o::MM_EXECUTE_ONLY_KEY);
-    let own = if kernels < 16 { 1 | 1 << kernels } else { 1 };
-    if keys & !own != 0 { unusual::PROTECTION_KEYS } else { 0 }
 }
 
 /// Takes down a policy; leaves it empty where there is none.

@@ -42,6 +42,19 @@ pub struct ProcessSettings {
     pub deny_write_execute: u32,
     /// `PR_SET_MEMORY_MERGE`.
     pub merge_memory: bool,
+    /// Protection keys that it has taken (`pkey_alloc`), one bit each; without key 0, which all memory
+    /// has at first.
+    pub protection_keys: u32,
+    /// Which of these the kernel has taken for code that may not be read; 0 for none.
+    pub execute_only_key: u32,
+}
+
+impl ProcessSettings {
+    /// The bit of the protection key that the kernel has taken; 0 if it has none.
+    #[must_use]
+    pub const fn kernels_key(&self) -> u32 {
+        if self.execute_only_key == 0 { 0 } else { 1 << self.execute_only_key }
+    }
 }
 
 /// `mlockall`: what is mapped from now on is locked.

@@ -144,6 +144,8 @@ features! {
         "carry sealed mappings (mseal)";
     DroppableMemory = "droppable_memory", Useful, probes::droppable_memory,
         "carry memory that the kernel may drop (MAP_DROPPABLE)";
+    ProtectionKeys = "protection_keys", Useful, probes::protection_keys,
+        "carry memory protection keys (pkey_alloc), as JavaScript engines have for their code";
     UffdWpAsync = "uffd_wp_async", Useful, probes::uffd_wp_async,
         "track written pages without soft-dirty bits (userfaultfd, asynchronous)";
     SoftDirty = "soft_dirty", Useful, probes::soft_dirty,

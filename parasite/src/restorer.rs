@@ -51,7 +51,7 @@ plain!(
     Attachment,
     Piece
 );
-plain!(Limit, Thread, Arguments, MemoryPolicy);
+plain!(Limit, Thread, Arguments, MemoryPolicy, Keyed);
 
 /// Bytes of the kernel's `siginfo_t`.
 pub const SIGINFO_BYTES: usize = 128;
@@ -158,6 +158,20 @@ pub struct MemoryPolicy {
     pub mode: u64,
     /// Nodes 0 to 63, one bit each.
     pub nodes: u64,
+}
+
+/// A mapping with a protection key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keyed {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// `PROT_*` in the end.
+    pub protection: u32,
+    /// Its key.
+    pub key: u32,
 }
 
 /// `struct iovec`: a stretch of memory that one [`Read`] fills.
@@ -482,6 +496,12 @@ pub struct Arguments {
     pub advice: Table<Advice>,
     /// The NUMA policies of its mappings.
     pub policies: Table<MemoryPolicy>,
+    /// The protection keys of its mappings.
+    pub keyed: Table<Keyed>,
+    /// Protection keys that are taken, one bit each, beside key 0.
+    pub protection_keys: u32,
+    /// Which of them is the kernel's, for code that may not be read; 0 for none.
+    pub execute_only_key: u32,
     /// The other fields of the address space.
     pub mm: MmMap,
     /// Auxiliary vector.
@@ -556,7 +576,8 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 8 * 16 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Arguments>() == 56 + 9 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Keyed>() == 24);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

@@ -130,8 +130,9 @@ pub struct Parasite {
     pub permitted: u64,
     /// Out: whether reading the processor's clock is a fault for this thread.
     pub clock_faults: u32,
-    /// Padding.
-    pub pad: u32,
+    /// Out: memory protection keys that the process has taken, one bit each, without key 0 and the one
+    /// that the kernel may have taken for code that may not be read.
+    pub protection_keys: u32,
 }
 
 impl Parasite {
@@ -165,7 +166,7 @@ impl Parasite {
         identification_faults: 0,
         permitted: 0,
         clock_faults: 0,
-        pad: 0,
+        protection_keys: 0,
     };
 }
 

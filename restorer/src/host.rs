@@ -225,6 +225,11 @@ fn check_mappings(process: &Process, body: &Body, found: &mut Vec<Unsupported>) 
     let first = |is_it: fn(&&VmaEntry) -> bool| vmas().find(is_it);
     let sealed = first(|vma| vma.sealed == Some(true));
     let droppable = first(|vma| vma.is_droppable());
+    let keys = body.mm.protection_keys.is_some_and(|taken| taken != 0)
+        || first(|vma| vma.protection_key.is_some()).is_some();
+    if keys && Feature::ProtectionKeys.probe() != Answer::Yes {
+        found.push(support::host::NO_KEYS.of(process.pid.get(), "memory protection keys"));
+    }
     for (vma, feature, refusal) in [
         (sealed, Feature::SealedMemory, support::host::NO_SEALS),
         (droppable, Feature::DroppableMemory, support::host::NO_DROPPABLE),

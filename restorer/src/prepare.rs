@@ -108,6 +108,8 @@ pub(crate) fn region(
             | body.mm.thp_disable_flags.unwrap_or(0),
         future_locks: body.mm.future_locks.unwrap_or(0),
         deny_write_execute: body.mm.deny_write_execute.unwrap_or(0),
+        protection_keys: body.mm.protection_keys.unwrap_or(0),
+        execute_only_key: body.mm.execute_only_key.unwrap_or(0),
         merge_memory: body.mm.merge_memory.unwrap_or(false).into(),
         membarrier: process.core.membarrier_registration_mask.unwrap_or(0),
         components: body.permitted_components(),

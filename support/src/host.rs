@@ -72,6 +72,12 @@ pub const NO_SEALS: Refusal = Refusal::fixed(
     "restore it under Linux 6.10 or newer",
 );
 
+/// Memory protection keys, where there are none.
+pub const NO_KEYS: Refusal = Refusal::fixed(
+    "it had some (pkey_alloc), which this processor or kernel does not have",
+    "restore it on a processor with the features of the one it was dumped on",
+);
+
 /// Droppable memory, under a kernel that has none.
 pub const NO_DROPPABLE: Refusal = Refusal::fixed(
     "it was made by MAP_DROPPABLE, which this kernel does not have",

@@ -73,12 +73,6 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     if mapping.policy.is_some_and(|policy| policy.wide) {
         return Some(WIDE_POLICY);
     }
-    if mapping.protection_key != 0 {
-        return Some(Refusal::fixed(
-            "has a protection key",
-            "free its protection key before the dump",
-        ));
-    }
     match mapping.kind {
         MappingKind::AioRing => Some(Refusal::fixed(
             "the ring of an asynchronous I/O context",

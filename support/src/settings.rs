@@ -13,7 +13,7 @@ use crate::unsupported::{Refusal, Unsupported, word};
 /// nothing but eBPF sees it (`None`: `/proc` does).
 type Rule = (u32, &'static str, Refusal, Option<&'static str>);
 
-static RULES: [Rule; 13] = [
+static RULES: [Rule; 12] = [
     (
         LANDLOCK,
         "landlock domain",
@@ -122,15 +122,6 @@ static RULES: [Rule; 13] = [
             "close it before the dump",
         ),
         Some("io_uring without a descriptor"),
-    ),
-    (
-        unusual::PROTECTION_KEYS,
-        "memory protection keys",
-        Refusal::fixed(
-            "it has allocated some (pkey_alloc)",
-            "have it free them (pkey_free) before the dump",
-        ),
-        Some("protection keys"),
     ),
 ];
 

@@ -281,17 +281,6 @@ fn dispatched_system_calls() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "what is left out is said")]
-fn protection_keys() {
-    let processor = std::fs::read_to_string("/proc/cpuinfo").expect("cpuinfo");
-    if !processor.contains(" ospke") {
-        eprintln!("left out: this processor has no memory protection keys");
-        return;
-    }
-    refused_by_programs("unsupported-protection_key", &["protection keys", "pkey_free"]);
-}
-
-#[test]
 fn what_cannot_be_seen_without_programs_is_said() {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
 
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage};
@@ -110,6 +112,101 @@ pub(crate) fn rare(stage: &Stage) -> Outcome {
         let may_be = if stage.path("restored").exists() { 0 } else { 9 };
         found.must("what may be dropped is gone after a restore", byte == 0 || byte == may_be);
     }
+    found.outcome()
+}
+
+/// A key of which the calling thread has the `rights` (`PKEY_DISABLE_*`), if there are any.
+fn key_with(rights: i32) -> Option<i32> {
+    // SAFETY: takes integers.
+    let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, rights) };
+    i32::try_from(key).ok().filter(|key| *key > 0)
+}
+
+/// A page of fives with a key and a protection.
+fn page_with(key: i32, protection: i32) -> Region {
+    let page = Region::map(4096, RW, libc::MAP_PRIVATE, None);
+    page.bytes().fill(5);
+    // SAFETY: nobody has a reference into this page.
+    let given =
+        unsafe { libc::syscall(libc::SYS_pkey_mprotect, page.addr(), 4096, protection, key) };
+    assert_eq!(given, 0, "pkey_mprotect: {}", std::io::Error::last_os_error());
+    page
+}
+
+/// Whether the calling thread may read there, and write: the kernel copies by the thread's rights.
+fn may(page: usize) -> (bool, bool) {
+    let (from, to) = nix::unistd::pipe().expect("pipe");
+    let five = [5_u8];
+    nix::unistd::write(&to, &five).expect("write to a pipe");
+    let at = page as *mut libc::c_void;
+    // SAFETY: the kernel writes the byte that is there already, if it may.
+    let writes = unsafe { libc::read(from.as_raw_fd(), at, 1) } == 1;
+    // SAFETY: the kernel reads a byte of a mapping, if it may.
+    let reads = unsafe { libc::write(to.as_raw_fd(), at, 1) } == 1;
+    (reads, writes)
+}
+
+fn key_at(addr: usize) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/smaps").expect("read smaps");
+    let from = text.find(&format!("{addr:x}-")).expect("the mapping");
+    let line = text[from..].lines().find_map(|line| line.strip_prefix("ProtectionKey:"));
+    line.map(|key| key.trim().to_owned())
+}
+
+/// Protection keys: such as some mapping has, one that none has, one that was given back while a
+/// mapping had it, and the kernel's own for code that may not be read. Where the processor has none, there are none.
+pub(crate) fn keys(stage: &Stage) -> Outcome {
+    const NO_ACCESS: i32 = 1;
+    const NO_WRITE: i32 = 2;
+    let (ask, asked) = mpsc::channel::<[usize; 5]>();
+    let (say, said) = mpsc::channel();
+    // Born before there are keys: it has no rights by any.
+    let thread = std::thread::spawn(move || {
+        for pages in asked {
+            say.send(pages.map(may)).expect("answer");
+        }
+    });
+    let Some(first) = key_with(0) else {
+        stage.ready_then_wait();
+        return Ok(());
+    };
+    let given_back = key_with(0).expect("a key");
+    let code = Region::map(4096, libc::PROT_EXEC, libc::MAP_PRIVATE, None);
+    let read_only = key_with(NO_WRITE).expect("a key");
+    let closed = key_with(NO_ACCESS).expect("a key");
+    let of_no_mapping = key_with(0).expect("a key");
+    let of_old = page_with(given_back, RW);
+    // SAFETY: a mapping keeps it.
+    let freed = unsafe { libc::syscall(libc::SYS_pkey_free, given_back) };
+    assert_eq!(freed, 0, "pkey_free: {}", std::io::Error::last_os_error());
+    let mapped = [
+        page_with(first, RW),
+        page_with(read_only, RW),
+        page_with(closed, RW),
+        page_with(first, libc::PROT_EXEC),
+        of_old,
+    ];
+    let pages = [0, 1, 2, 3, 4].map(|n: usize| mapped[n].addr());
+    let look = || {
+        ask.send(pages).expect("ask");
+        let elsewhere = said.recv().expect("an answer");
+        (pages.map(may), elsewhere, pages.map(key_at), key_at(code.addr()))
+    };
+    let before = look();
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("keys and rights", &before, &look());
+    found.must("a thread has rights of its own", before.0[0] != before.1[0]);
+    found.same("what is free", &Some(given_back), &key_with(0));
+    found.same("what is free next", &Some(of_no_mapping + 1), &key_with(0));
+    // SAFETY: nobody has a reference into this page.
+    let opened = unsafe { libc::syscall(libc::SYS_pkey_mprotect, pages[2], 4096, RW, first) };
+    found.same("a key that is still ours can be given", &0, &opened);
+    found.must("contents", [0, 1, 2].iter().all(|n| mapped[*n].bytes()[0] == 5));
+    drop(ask);
+    thread.join().expect("the thread");
     found.outcome()
 }
 

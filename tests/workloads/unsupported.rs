@@ -360,15 +360,6 @@ pub(crate) fn system_calls(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// A memory protection key that no mapping has.
-pub(crate) fn protection_key(stage: &Stage) -> Outcome {
-    // SAFETY: takes integers.
-    let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, 0) };
-    assert!(key > 0, "pkey_alloc: {}", std::io::Error::last_os_error());
-    stage.ready_then_wait();
-    Ok(())
-}
-
 /// A thread in namespaces of its own.
 pub(crate) fn foreign_thread(stage: &Stage) -> Outcome {
     let (there, is_there) = std::sync::mpsc::channel();

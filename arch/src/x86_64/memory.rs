@@ -28,6 +28,9 @@ pub const GATE: &[u8] = b"[vsyscall]";
 /// The bits of the kernel's flags of a mapping that hold its protection key, a number.
 pub const PROTECTION_KEY: u64 = 0xf << 32;
 
+/// How many protection keys there are.
+pub const PROTECTION_KEYS: usize = 16;
+
 /// The kernel's flags of a mapping that do not have the same place on all processors
 /// (include/linux/mm.h), by bit, with their letters in `/proc/PID/smaps`. Some have moved, and have
 /// two places here that no kernel uses for anything else.

@@ -86,6 +86,9 @@ pub mod nr {
     pub const IOPRIO_SET: usize = 251;
     pub const MLOCK2: usize = 325;
     pub const MSEAL: usize = 462;
+    pub const PKEY_MPROTECT: usize = 329;
+    pub const PKEY_ALLOC: usize = 330;
+    pub const PKEY_FREE: usize = 331;
     pub const SECCOMP: usize = 317;
     pub const USERFAULTFD: usize = 323;
     pub const MEMBARRIER: usize = 324;

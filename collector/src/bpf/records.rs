@@ -189,6 +189,8 @@ fn process_settings(leader: &TaskRecord) -> ProcessSettings {
             (true, true) => 3,
         },
         merge_memory: set(MERGE) || set(DENY_BUT_NOT_CHILDREN) && !set(DENY),
+        protection_keys: u32::from(leader.settings.protection_keys) & !1,
+        execute_only_key: u32::try_from(leader.settings.execute_only_key).unwrap_or(0),
     }
 }
 

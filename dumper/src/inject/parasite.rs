@@ -87,6 +87,7 @@ impl ParasiteReport {
             permitted: known.permitted_components,
             identification_faults: thread.identification_faults.into(),
             clock_faults: thread.clock_faults.into(),
+            protection_keys: known.settings.protection_keys & !known.settings.kernels_key(),
             ..Parasite::EMPTY
         });
         if known.actions.len() != SIGNALS {
@@ -129,6 +130,7 @@ impl ParasiteReport {
             ("huge page restriction", one.thp_disable == other.thp_disable),
             ("securebits", one.securebits == other.securebits),
             ("membarrier registrations", one.membarrier == other.membarrier),
+            ("memory protection keys", one.protection_keys == other.protection_keys),
             ("timer slack", one.timer_slack == other.timer_slack),
             (
                 "identification of the processor as a fault",

@@ -256,8 +256,11 @@ pub struct TaskSettings {
     pub autogroup_nice: i32,
     /// As `personality` has it.
     pub personality: u32,
-    /// Nothing.
-    pub reserved: u32,
+    /// Protection keys that its address space has taken, one bit each, in the leader's record only.
+    pub protection_keys: u16,
+    /// Which of these the kernel has taken for code that may not be read, -1 for none, in the leader's
+    /// record only.
+    pub execute_only_key: i16,
 }
 
 /// A NUMA policy, of a task or of a mapping.
@@ -312,10 +315,8 @@ pub mod unusual {
     pub const SHARED_IO: u32 = 1 << 9;
     /// An io_uring.
     pub const RINGS: u32 = 1 << 10;
-    /// Protection keys that it has allocated.
-    pub const PROTECTION_KEYS: u32 = 1 << 11;
     /// An empty session keyring of its own. (This one is carried.)
-    pub const EMPTY_SESSION: u32 = 1 << 12;
+    pub const EMPTY_SESSION: u32 = 1 << 11;
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

@@ -56,6 +56,7 @@ pub(super) fn check(checkpoint: &Checkpoint, process: &Process, body: &Body) -> 
     files.require(body.fs.cwd_id, fs.name(), "the working directory")?;
     files.require(body.fs.root_id, fs.name(), "the root")?;
 
+    check_keys(name, body)?;
     let mut end = 0;
     for mapping in &body.mappings {
         let vma = &mapping.vma;
@@ -74,6 +75,18 @@ pub(super) fn check(checkpoint: &Checkpoint, process: &Process, body: &Body) -> 
         }
     }
     check_pages(checkpoint, process, body)
+}
+
+/// Protection keys have numbers that there may be, and the kernel's own one is of no mapping.
+fn check_keys(name: &str, body: &Body) -> Result<(), Error> {
+    let (taken, kernels) = (body.mm.protection_keys.unwrap_or(0), body.mm.execute_only_key);
+    let given = body.mappings.iter().filter_map(|mapping| mapping.vma.protection_key);
+    let wrong = given.filter(|key| !(1..u32::BITS).contains(key) || Some(*key) == kernels);
+    let no_kernels = kernels.filter(|key| taken & 1_u32.checked_shl(*key).unwrap_or(0) == 0);
+    match wrong.chain(no_kernels).chain((taken & 1 != 0).then_some(0)).next() {
+        None => Ok(()),
+        Some(key) => Err(Error::invalid(name, format!("protection key {key} cannot be"))),
+    }
 }
 
 fn range_is_sane(vma: &VmaEntry) -> bool {

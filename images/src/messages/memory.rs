@@ -123,6 +123,12 @@ pub struct MmEntry {
     /// (`mm->mmap_base`).
     #[prost(uint64, optional, tag = "1015")]
     pub mapping_base: Option<u64>,
+    /// Extension: protection keys that it has taken (`pkey_alloc`), one bit each, without key 0.
+    #[prost(uint32, optional, tag = "1016")]
+    pub protection_keys: Option<u32>,
+    /// Extension: which of these the kernel has taken for code that may not be read.
+    #[prost(uint32, optional, tag = "1017")]
+    pub execute_only_key: Option<u32>,
 }
 
 /// Of a [`MmEntry`] what must be known before all else; its mappings, which may be many, are not kept.
@@ -190,6 +196,9 @@ pub struct VmaEntry {
     /// Extension: nothing about it can be changed (`mseal`).
     #[prost(bool, optional, tag = "1011")]
     pub sealed: Option<bool>,
+    /// Extension: the protection key that it was given (`pkey_mprotect`).
+    #[prost(uint32, optional, tag = "1012")]
+    pub protection_key: Option<u32>,
 }
 
 impl VmaEntry {

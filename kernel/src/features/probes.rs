@@ -351,6 +351,16 @@ pub(super) fn droppable_memory() -> Answer {
     outcome("munmap", unsafe { libc::munmap(made, 4096) }.into())
 }
 
+pub(super) fn protection_keys() -> Answer {
+    // SAFETY: a key that no memory gets.
+    let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, 0) };
+    if key < 0 {
+        return outcome("pkey_alloc", key);
+    }
+    // SAFETY: the key that has just been taken.
+    outcome("pkey_free", unsafe { libc::syscall(libc::SYS_pkey_free, key) })
+}
+
 /// Asks for nothing and is told of every feature that the kernel's userfaultfd has.
 fn uffd_features() -> Result<u64, Answer> {
     const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;

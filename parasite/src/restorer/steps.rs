@@ -99,4 +99,8 @@ steps! {
     MoveAttached = 36, "move attached System V shared memory to";
     /// Memory that is built already gets its place.
     MoveBuilt = 37, "move what is built to";
+    /// A memory protection key is taken, or given back.
+    Key = 38, "take the memory protection key";
+    /// A mapping gets its protection key.
+    GiveKey = 39, "give a protection key to the memory at";
 }

@@ -5,7 +5,7 @@ use images::MappingKind;
 use images::checkpoint::Mapping as Mapped;
 use images::messages::VmaEntry;
 use parasite::restorer::{
-    Advice, Arguments, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Special,
+    Advice, Arguments, Keyed, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Special,
 };
 
 use super::table::Tables;
@@ -17,6 +17,7 @@ use crate::reads::reads;
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
+const PROT_EXEC: u32 = 4;
 const MAP_SHARED: u32 = 0x01;
 const MAP_PRIVATE: u32 = 0x02;
 /// In place of `MAP_PRIVATE`.
@@ -93,9 +94,29 @@ pub(super) fn lay_out(
         nodes: policy.nodes,
     });
     arguments.policies = tables.put(&policies.collect::<Vec<_>>());
+    arguments.keyed = tables.put(&keyed(body));
     arguments.reads = tables.put(&reads);
     arguments.segments = tables.put(&segments);
     Ok(())
+}
+
+/// The mappings with protection keys.
+fn keyed(body: &Body) -> Vec<Keyed> {
+    let keyed = body.mappings.iter().filter_map(|mapped| {
+        let vma = &mapped.vma;
+        let (start, bytes, protection) = (vma.start, vma.end - vma.start, vma.prot);
+        vma.protection_key.map(|key| Keyed { start, bytes, protection, key })
+    });
+    keyed.collect()
+}
+
+/// The protection of a mapping until it has its key. Code that may not be read would be given the kernel's
+/// own key, which is only to be taken where there was one.
+fn without_key(vma: &VmaEntry) -> u32 {
+    match vma.protection_key {
+        Some(_) if vma.prot == PROT_EXEC => PROT_READ | PROT_EXEC,
+        _ => vma.prot,
+    }
 }
 
 fn mapping(
@@ -112,6 +133,7 @@ fn mapping(
     if mapped.kind == MappingKind::SystemV {
         return Ok(attached(vma));
     }
+    let protection = without_key(vma);
     let kept = vma.flags & (MAP_GROWSDOWN | MAP_NORESERVE);
     let (fd, flags, offset) = match mapped.kind {
         MappingKind::File { shared } | MappingKind::PacketRing { shared } => {
@@ -133,8 +155,8 @@ fn mapping(
         spare: 0,
         fd,
         flags: flags | kept,
-        fill_protection: if filled { vma.prot | PROT_WRITE } else { vma.prot },
-        protection: vma.prot,
+        fill_protection: if filled { protection | PROT_WRITE } else { protection },
+        protection,
         locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),
     })
@@ -154,7 +176,7 @@ fn attached(vma: &VmaEntry) -> Mapping {
         fd: -1,
         flags: 0,
         fill_protection,
-        protection: vma.prot,
+        protection: without_key(vma),
         locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),
     }

@@ -9,6 +9,7 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use arch::blob::unmap_and_return;
+use arch::memory::{self, PAGE_SIZE};
 use arch::settings;
 use arch::syscall::{nr, syscall};
 use parasite::task::{Parasite, SIGNALS, TimerState};
@@ -71,6 +72,19 @@ impl Answers {
     }
 }
 
+/// The memory protection keys that are taken. The kernel looks at the key before it looks for a mapping,
+/// and finds none at an address that is its own.
+fn protection_keys() -> u32 {
+    const ENOMEM: i32 = 12;
+    const NOWHERE: usize = usize::MAX - 2 * PAGE_SIZE as usize + 1;
+    let is_taken = |key: &usize| {
+        let args = [NOWHERE, PAGE_SIZE as usize, 0, *key, 0, 0];
+        // SAFETY: no mapping is changed where there is none.
+        unsafe { syscall(nr::PKEY_MPROTECT, args) == Err(ENOMEM) }
+    };
+    (1..memory::PROTECTION_KEYS).filter(is_taken).fold(0, |keys, key| keys | 1 << key)
+}
+
 /// Fills in the report and rings.
 ///
 /// # Safety
@@ -119,6 +133,7 @@ unsafe fn report(state: *mut Parasite) {
         (*state).identification_faults = settings::identification_faults().into();
         (*state).permitted = settings::permitted_components();
         (*state).clock_faults = settings::clock_faults().into();
+        (*state).protection_keys = protection_keys();
         if (*state).bell != 0 {
             // In its own pid namespace, of which the host may know other numbers.
             let (pid, tid) = (report.ask(nr::GETPID, [0; 6]), report.ask(nr::GETTID, [0; 6]));

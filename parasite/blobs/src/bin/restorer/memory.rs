@@ -2,6 +2,7 @@
 
 use core::mem::size_of;
 
+use arch::memory::PAGE_SIZE;
 use arch::syscall::nr;
 use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
 
@@ -11,8 +12,12 @@ use crate::{pages, thread};
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
+const MAP_PRIVATE: usize = 0x02;
 const MAP_FIXED: usize = 0x10;
+const MAP_ANONYMOUS: usize = 0x20;
 const MAP_POPULATE: usize = 0x8000;
+const PROT_EXEC: usize = 4;
+const EEXIST: i32 = 17;
 const PR_SET_MM: usize = 35;
 const PR_SET_MM_MAP: usize = 14;
 const RSEQ_FLAG_UNREGISTER: usize = 1;
@@ -25,11 +30,13 @@ const O_CLOEXEC: usize = 0o2_000_000;
 /// Leaves the old address space and makes the new one.
 pub fn restore(context: &Context) {
     leave(context);
+    keys(context);
     map(context);
     attach(context);
     place(context);
     pages::fill(context);
     finish(context);
+    give_keys(context);
     notes(context);
     attributes(context);
     seal(context);
@@ -92,6 +99,44 @@ fn attach(context: &Context) {
         }
         let args = [scratch, attachment.bytes as usize, 0, 0, 0, 0];
         context.must(Step::Unmap, arguments.scratch, nr::MUNMAP, args);
+    }
+}
+
+/// Takes the protection keys. The kernel gives out the lowest that is free, so all are taken in turn. Its own
+/// one, for code that may not be read, it takes when such a mapping is made.
+fn keys(context: &Context) {
+    for key in 1..end_of_keys(context) {
+        if key == context.arguments().execute_only_key {
+            let flags = MAP_PRIVATE | MAP_ANONYMOUS;
+            let args = [0, PAGE_SIZE as usize, PROT_EXEC, flags, usize::MAX, 0];
+            let made = context.must(Step::Key, key.into(), nr::MMAP, args);
+            let args = [made, PAGE_SIZE as usize, 0, 0, 0, 0];
+            context.must(Step::Key, key.into(), nr::MUNMAP, args);
+        } else if context.must(Step::Key, key.into(), nr::PKEY_ALLOC, [0; 6]) != key as usize {
+            context.fail(Step::Key, key.into(), EEXIST);
+        }
+    }
+}
+
+/// The number behind the highest key that anything has.
+fn end_of_keys(context: &Context) -> u32 {
+    let arguments = context.arguments();
+    let given = context.entries(arguments.keyed).iter().map(|keyed| keyed.key + 1);
+    given.fold(u32::BITS - arguments.protection_keys.leading_zeros(), u32::max)
+}
+
+/// Gives mappings their keys, when nothing is to be read or written there any more: a key may forbid it to
+/// this thread, too. Those that were not taken are given back: a mapping may have had such a one as well.
+fn give_keys(context: &Context) {
+    let arguments = context.arguments();
+    for keyed in context.entries(arguments.keyed) {
+        let (start, bytes) = (keyed.start as usize, keyed.bytes as usize);
+        let args = [start, bytes, keyed.protection as usize, keyed.key as usize, 0, 0];
+        context.must(Step::GiveKey, keyed.start, nr::PKEY_MPROTECT, args);
+    }
+    let free = |key: &u32| arguments.protection_keys & 1 << key == 0;
+    for key in (1..end_of_keys(context)).filter(free) {
+        context.must(Step::Key, key.into(), nr::PKEY_FREE, [key as usize, 0, 0, 0, 0, 0]);
     }
 }
 
