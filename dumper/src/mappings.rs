@@ -23,8 +23,8 @@ const ADVICE: [(VmFlags, u32); 8] = [
 ];
 
 /// The entry of a mapping. `object` is the file's id for a file, the segment's for shared
-/// memory, and 0 for all others. `None` for what is not carried, which no dump comes this far with.
-pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
+/// memory, and 0 for all others; `huge` tells how large its huge pages are, two to the power of that. `None` for what is not carried, which no dump comes this far with.
+pub(crate) fn encode(mapping: &Mapping, object: u64, huge: Option<u32>) -> Option<VmaEntry> {
     let kind = mapping.kind;
     let status = kind.status()?;
     let has = |flags| mapping.flags.contains(flags);
@@ -40,12 +40,14 @@ pub(crate) fn encode(mapping: &Mapping, object: u64) -> Option<VmaEntry> {
         MappingKind::File { shared: true }
             | MappingKind::PacketRing { shared: true }
             | MappingKind::SharedAnonymous
+            | MappingKind::HugePages { shared: true }
             | MappingKind::SystemV
     );
     let map = |flag: i32| flag.cast_unsigned();
     let private = if has(VmFlags::DROPPABLE) { MAP_DROPPABLE } else { map(libc::MAP_PRIVATE) };
     let flags = (if shared { map(libc::MAP_SHARED) } else { private })
         | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
+        | huge.map_or(0, VmaEntry::huge_flags)
         | choose(VmFlags::GROWS_DOWN, libc::MAP_GROWSDOWN)
         | if on_fault { 0 } else { choose(VmFlags::LOCKED, libc::MAP_LOCKED) }
         | choose(VmFlags::NO_RESERVE, libc::MAP_NORESERVE);
@@ -159,16 +161,16 @@ mod tests {
     fn entries_are_those_that_criu_writes() {
         let code = VmFlags::READ | VmFlags::EXEC | VmFlags::MAY_READ;
         let libc = mapping(0x1000, 0x2000, code, 7, "/usr/lib/libc.so.6");
-        let entry = encode(&libc, 3).unwrap();
+        let entry = encode(&libc, 3, None).unwrap();
         assert_eq!((entry.prot, entry.flags, entry.status), (5, 2, 65));
         assert_eq!((entry.shmid, entry.fd, entry.fdflags), (3, -1, Some(0)));
         let data = VmFlags::READ | VmFlags::WRITE | VmFlags::GROWS_DOWN;
         let stack = mapping(0x1000, 0x2000, data, 0, "[stack]");
-        let entry = encode(&stack, 0).unwrap();
+        let entry = encode(&stack, 0, None).unwrap();
         assert_eq!((entry.prot, entry.flags, entry.status), (3, 290, 513));
         let vvar =
             mapping(0, 0x1000, VmFlags::READ | VmFlags::PFN_MAP | VmFlags::DONT_DUMP, 0, "[vvar]");
-        let entry = encode(&vvar, 0).unwrap();
+        let entry = encode(&vvar, 0, None).unwrap();
         assert_eq!((entry.status, entry.flags, entry.madv), (4609, 34, Some(65536)));
     }
 
@@ -176,7 +178,7 @@ mod tests {
     fn a_shared_mapping_is_told_by_what_it_may_become() {
         let read_only = VmFlags::READ | VmFlags::MAY_SHARE | VmFlags::MAY_READ;
         let file = mapping(0, 0x1000, read_only, 9, "/tmp/f");
-        let entry = encode(&file, 1).unwrap();
+        let entry = encode(&file, 1, None).unwrap();
         assert_eq!((entry.status, entry.fdflags), (129, Some(0)));
     }
 

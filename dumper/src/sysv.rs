@@ -139,7 +139,7 @@ fn namespaces(asked: Asked, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
 
 /// The device of shared memory.
 fn device() -> io::Result<u64> {
-    let memory = SharedMemory::new(PAGE_SIZE as usize)?;
+    let memory = SharedMemory::new(PAGE_SIZE as usize, 0)?;
     Ok(memory.into_file()?.metadata()?.dev())
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
-use collector::{Inventory, Process};
+use collector::{Inventory, Mapping, Process};
 use freezer::Release;
 use hooks::{Moment, Point};
 use ids::HostPid;
@@ -247,6 +247,14 @@ fn process(
     Ok(writer.write_one(&names::fs(image), &entry)?)
 }
 
+/// How large the huge pages of a mapping are: two to the power of that.
+fn huge_page_shift(pid: HostPid, mapping: &Mapping) -> Result<u32, Error> {
+    let shift = kernel::huge_pages::shift_of_device(mapping.device);
+    shift.and_then(|shift| shift.ok_or(std::io::ErrorKind::NotFound.into())).map_err(|source| {
+        Error::Process { operation: "find the size of the huge pages", pid, source }
+    })
+}
+
 fn is_vvar_up_to(vma: &VmaEntry, end: u64) -> bool {
     MappingKind::of(vma) == MappingKind::Vvar && vma.end == end
 }
@@ -266,7 +274,7 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         }
         let object = match mapping.kind {
             kind if kind.is_of_file() => state.files.mapped(pid, mapping).map(u64::from),
-            MappingKind::SharedAnonymous => {
+            kind if kind.is_shared_anonymous() => {
                 state.segments.get(&Key::File(mapping.device, mapping.inode)).copied()
             }
             MappingKind::SystemV => Some(mapping.inode),
@@ -277,7 +285,11 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             pid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let Some(entry) = mappings::encode(mapping, object) else { continue };
+        let huge = match mapping.kind {
+            MappingKind::HugePages { .. } => Some(huge_page_shift(pid, mapping)?),
+            _ => None,
+        };
+        let Some(entry) = mappings::encode(mapping, object, huge) else { continue };
         let status = entry.status | mapping_status(mapping);
         vmas.push(VmaEntry { status, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {

@@ -3,7 +3,6 @@
 use crate::messages::{VmaEntry, vma_status};
 
 const MAP_SHARED: u32 = 0x01;
-const MAP_HUGETLB: u32 = 0x4_0000;
 
 /// What a mapping is. The dumper has it from the kernel's name of the mapping (`inventory::mapping_kind`), the restorer
 /// from its entry; nobody else asks names or status bits.
@@ -36,8 +35,11 @@ pub enum MappingKind {
     PrivateOfSharedAnonymous,
     /// System V shared memory.
     SystemV,
-    /// Memory of hugetlbfs.
-    HugePages,
+    /// Of no file, in huge pages (`MAP_ANONYMOUS | MAP_HUGETLB`). The kernel backs each with an unlinked file of its own.
+    HugePages {
+        /// Whether it is shared with children.
+        shared: bool,
+    },
     /// Memory of `memfd_secret`.
     Secret,
     /// A shadow stack.
@@ -79,9 +81,6 @@ impl MappingKind {
         if let Some((_, kind)) = SPECIAL.iter().find(|(bit, _)| vma.status & bit != 0) {
             return *kind;
         }
-        if vma.flags & MAP_HUGETLB != 0 {
-            return Self::HugePages;
-        }
         let is_ring = vma.status & vma_status::SOCKET != 0;
         let is_regular = vma.status & vma_status::REGULAR != 0;
         match vma.status & KINDS {
@@ -89,6 +88,8 @@ impl MappingKind {
             // What maps a socket is of no other kind.
             0 if is_ring => Self::PacketRing { shared: vma.flags & MAP_SHARED != 0 },
             _ if is_ring => Self::Unknown,
+            vma_status::ANON_PRIVATE if vma.is_huge() => Self::HugePages { shared: false },
+            vma_status::ANON_SHARED if vma.is_huge() => Self::HugePages { shared: true },
             vma_status::ANON_PRIVATE if vma.status & vma_status::HEAP != 0 => Self::Heap,
             vma_status::ANON_PRIVATE => Self::Anonymous,
             vma_status::ANON_SHARED => Self::SharedAnonymous,
@@ -105,9 +106,11 @@ impl MappingKind {
             VVAR,
         };
         Some(match self {
-            Self::Anonymous | Self::Stack => REGULAR | ANON_PRIVATE,
+            Self::Anonymous | Self::Stack | Self::HugePages { shared: false } => {
+                REGULAR | ANON_PRIVATE
+            }
             Self::Heap => REGULAR | HEAP | ANON_PRIVATE,
-            Self::SharedAnonymous => REGULAR | ANON_SHARED,
+            Self::SharedAnonymous | Self::HugePages { shared: true } => REGULAR | ANON_SHARED,
             Self::SystemV => REGULAR | ANON_SHARED | vma_status::SYSVIPC,
             Self::File { shared: true } => REGULAR | FILE_SHARED,
             Self::File { shared: false } => REGULAR | FILE_PRIVATE,
@@ -118,7 +121,6 @@ impl MappingKind {
             Self::Guard => vma_status::GUARD,
             Self::Uprobes
             | Self::PrivateOfSharedAnonymous
-            | Self::HugePages
             | Self::Secret
             | Self::ShadowStack
             | Self::AioRing
@@ -141,12 +143,20 @@ impl MappingKind {
 
     /// Whether a task makes such mappings, and not the kernel by itself.
     pub fn is_ordinary(self) -> bool {
-        self.is_anonymous() || self.is_of_file() || self.is_shared_memory()
+        self.is_anonymous()
+            || self.is_of_file()
+            || self.is_shared_memory()
+            || matches!(self, Self::HugePages { .. })
     }
 
     /// Whether it is shared memory of no file, of which a checkpoint has one copy.
     pub fn is_shared_memory(self) -> bool {
-        matches!(self, Self::SharedAnonymous | Self::SystemV)
+        self.is_shared_anonymous() || self == Self::SystemV
+    }
+
+    /// Whether it is shared memory that nothing but mappings holds.
+    pub fn is_shared_anonymous(self) -> bool {
+        matches!(self, Self::SharedAnonymous | Self::HugePages { shared: true })
     }
 
     /// Whether the kernel makes it by itself in a new program.
@@ -177,6 +187,19 @@ mod tests {
             let status = kind.status().expect("it is carried");
             assert_eq!(MappingKind::of(&VmaEntry { status, ..VmaEntry::default() }), kind);
         }
+    }
+
+    #[test]
+    fn huge_pages_are_told_by_their_flag() {
+        for shared in [true, false] {
+            let kind = MappingKind::HugePages { shared };
+            let status = kind.status().expect("it is carried");
+            let flags = VmaEntry::huge_flags(21);
+            let entry = VmaEntry { status, flags, ..VmaEntry::default() };
+            assert_eq!(MappingKind::of(&entry), kind);
+            assert_eq!(entry.huge_page_shift(), Some(21));
+        }
+        assert_eq!(VmaEntry::default().huge_page_shift(), None);
     }
 
     #[test]

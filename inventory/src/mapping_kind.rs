@@ -16,7 +16,9 @@ pub fn mapping_kind(name: &[u8], inode: u64, flags: VmFlags) -> MappingKind {
         b"[vdso]" => MappingKind::Vdso,
         b"[vvar]" | b"[vvar_vclock]" => MappingKind::Vvar,
         b"[uprobes]" => MappingKind::Uprobes,
-        b"/anon_hugepage (deleted)" => MappingKind::HugePages,
+        b"/anon_hugepage (deleted)" if flags.contains(VmFlags::HUGE_TLB) => {
+            MappingKind::HugePages { shared }
+        }
         GATE => MappingKind::Vsyscall,
         _ if name.starts_with(b"socket:[") => MappingKind::PacketRing { shared },
         _ if is_shared_anonymous(name) && shared => MappingKind::SharedAnonymous,
@@ -68,6 +70,10 @@ mod tests {
         assert_eq!(kind("[anon:a name]", 0, private), MappingKind::Anonymous);
         assert_eq!(kind("/dev/zero (deleted)", 9, shared), MappingKind::SharedAnonymous);
         assert_eq!(kind("[anon_shmem:a name]", 9, shared), MappingKind::SharedAnonymous);
+        let huge = "/anon_hugepage (deleted)";
+        let of_huge_pages = MappingKind::HugePages { shared: true };
+        assert_eq!(kind(huge, 9, shared | VmFlags::HUGE_TLB), of_huge_pages);
+        assert_eq!(kind(huge, 9, shared), MappingKind::File { shared: true });
         let other = MappingKind::PrivateOfSharedAnonymous;
         assert_eq!(kind("/dev/zero (deleted)", 9, private), other);
         assert_eq!(kind("/tmp/f", 9, shared), MappingKind::File { shared: true });

@@ -21,6 +21,7 @@ pub mod fanotify;
 pub mod features;
 pub mod firewall;
 pub mod handles;
+pub mod huge_pages;
 pub mod inotify;
 pub mod kcmp;
 pub mod keyrings;

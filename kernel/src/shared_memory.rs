@@ -17,18 +17,18 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Makes `bytes` of zeros. Nothing is set aside for them before they are touched.
+    /// Makes `bytes` of zeros, with `flags` (`MAP_*`) beside. Nothing is set aside for them before they are touched.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn new(bytes: usize) -> io::Result<Self> {
+    pub fn new(bytes: usize, flags: i32) -> io::Result<Self> {
         // SAFETY: a new mapping at a place that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                flags | libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
             )
@@ -85,7 +85,7 @@ mod tests {
         let mut source = tempfile::tempfile().unwrap();
         source.write_all(&[7; 8192]).unwrap();
         source.rewind().unwrap();
-        let mut memory = SharedMemory::new(16384).unwrap();
+        let mut memory = SharedMemory::new(16384, 0).unwrap();
         memory.fill(4096, 8192, &source, 0).unwrap();
         assert!(memory.fill(16384, 1, &source, 0).is_err());
         match memory.into_file() {

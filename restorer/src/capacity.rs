@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ids::ImagePid;
+use images::MappingKind;
 use support::{Unsupported, room};
 
-use crate::load::Checkpoint;
+use crate::load::{Checkpoint, Mapping, huge_page_shift};
 use crate::plan::Plan;
 
 /// Tasks of the restore's own: who holds the tree, and who makes its root.
@@ -121,6 +122,36 @@ pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
     }
     if let MemoryPromise::Counted(left) = machine.memory {
         found.extend(room::of_memory(root, promised, left));
+    }
+    for (shift, bytes) in huge(checkpoint) {
+        let size = 1u64.checked_shl(shift).unwrap_or(u64::MAX);
+        let directory = kernel::huge_pages::directory(shift).display().to_string();
+        let left = kernel::huge_pages::available(shift);
+        let needed = (bytes.div_ceil(size), size);
+        found.extend(room::of_huge_pages(root, needed, left, &directory));
+    }
+    found
+}
+
+/// Bytes in huge pages, by their size. The kernel sets all of a mapping aside as it is made, unless it is to leave
+/// that (`MAP_NORESERVE`).
+fn huge(checkpoint: &Checkpoint) -> BTreeMap<u32, u64> {
+    let mut found: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut add = |shift: u32, bytes: u64| {
+        let sum = found.entry(shift).or_default();
+        *sum = sum.saturating_add(bytes);
+    };
+    for segment in &checkpoint.segments {
+        segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes));
+    }
+    for (_, body) in checkpoint.living() {
+        let own = |mapping: &&Mapping| mapping.kind == MappingKind::HugePages { shared: false };
+        for Mapping { vma, .. } in body.mappings.iter().filter(own) {
+            let spared = vma.flags & libc::MAP_NORESERVE.cast_unsigned() != 0;
+            if let Some(shift) = huge_page_shift(vma).filter(|_| !spared) {
+                add(shift, vma.end - vma.start);
+            }
+        }
     }
     found
 }

@@ -27,7 +27,7 @@ use images::messages::{
 
 pub(crate) use filters::Chain;
 use filters::Filters;
-pub(crate) use memory::{SharedSegment, SystemVSegment};
+pub(crate) use memory::{SharedSegment, SystemVSegment, huge_page_shift};
 use nameless::Nameless;
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hooks::{Hooks, Moment, Point};
 use ids::{HostPid, ImagePid};
+use images::messages::VmaEntry;
 use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
@@ -407,7 +408,9 @@ fn shared(
     }
     for segment in &checkpoint.segments {
         let failed = |what| Error::kernel(format!("{what} shared memory {}", segment.shmid));
-        let mut memory = SharedMemory::new(segment.bytes as usize).map_err(failed("create"))?;
+        let flags = segment.huge.map_or(0, VmaEntry::huge_flags).cast_signed();
+        let memory = SharedMemory::new(segment.bytes as usize, flags);
+        let mut memory = memory.map_err(failed("create"))?;
         for run in &segment.runs {
             let Some((store, offset)) = run.stored() else { continue };
             memory

@@ -139,12 +139,6 @@ pub const SHADOW_STACK: Refusal =
 pub const PROBES: Refusal =
     Refusal::fixed("it holds the kernel's probes", "detach the tracer, and dump the tree again");
 
-/// A mapping of huge pages.
-pub const HUGE_PAGES: Refusal = Refusal::fixed(
-    "it is of huge pages (MAP_HUGETLB)",
-    "use transparent huge pages instead of MAP_HUGETLB, and dump the tree again",
-);
-
 /// A mapping of a kind that this version does not know.
 pub const UNKNOWN_MAPPING: Refusal =
     Refusal::fixed("it is of no known kind", "dump with a version that this one knows");

@@ -15,7 +15,7 @@ pub fn object_of(mapping: &Mapping) -> String {
 }
 
 const HUGE_PAGES: Refusal =
-    Refusal::fixed("memory of hugetlbfs", "use transparent huge pages instead of MAP_HUGETLB");
+    Refusal::fixed("memory of hugetlbfs that is a file's", "unmap it before the dump");
 const DEVICE: Refusal = Refusal::fixed("memory of a device", "close the device before the dump");
 const USERFAULTFD: Refusal = Refusal::fixed(
     "the process serves its own page faults by userfaultfd",
@@ -47,7 +47,6 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         MappingKind::Uprobes => {
             return Some(Refusal::fixed("holds the kernel's uprobes", "detach the tracer first"));
         }
-        MappingKind::HugePages => return Some(HUGE_PAGES),
         MappingKind::Secret => return Some(SECRET),
         MappingKind::IoUringRing => {
             return Some(Refusal::fixed(
@@ -65,7 +64,10 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     }
     // The rings of a packet socket are pages of the kernel's own, as those of some devices.
     let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. });
-    let is_unknown = |flag: VmFlags| !(is_ring && flag == VmFlags::MIXED_MAP);
+    let is_huge = matches!(mapping.kind, MappingKind::HugePages { .. });
+    let is_unknown = |flag: VmFlags| {
+        !(is_ring && flag == VmFlags::MIXED_MAP || is_huge && flag == VmFlags::HUGE_TLB)
+    };
     let mut flags = FLAGS.iter().filter(|(flag, _)| is_unknown(*flag));
     if let Some((_, refusal)) = flags.find(|(flag, _)| mapping.flags.contains(*flag)) {
         return Some(refusal.clone());

@@ -127,6 +127,26 @@ pub fn of_memory(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsuppo
     })
 }
 
+/// So many huge pages of a size, of which `left` can be had; `None` if this machine has not that size.
+#[must_use]
+pub fn of_huge_pages(
+    root: impl Into<i32>,
+    (needed, bytes): (u64, u64),
+    left: Option<u64>,
+    directory: &str,
+) -> Option<Unsupported> {
+    let object = format!("{needed} huge pages of {bytes} bytes");
+    let Some(left) = left else {
+        let remedy =
+            "restore on a machine with such pages, or have the program use others, and dump again";
+        return Some(Refusal::new("this machine has none of that size", remedy).of(root, object));
+    };
+    let lacking = needed.checked_sub(left).filter(|lacking| *lacking > 0)?;
+    let reason = format!("{left} are free on this machine");
+    let remedy = format!("have {lacking} more set aside: raise {directory}/nr_hugepages by that");
+    Some(Refusal::new(reason, remedy).of(root, object))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +162,10 @@ mod tests {
         assert_eq!(of_group(7, "/g", 3, 7, 10), None);
         assert_eq!(of_group(7, "/g", 4, 7, 10).unwrap().remedy, "echo 11 > /g/pids.max");
         assert_eq!(of_group(7, "/g", 1, 10, 10), None);
+        let huge = |left| of_huge_pages(7, (3, 2 << 20), left, "/d");
+        assert_eq!(huge(Some(3)), None);
+        assert!(huge(Some(1)).unwrap().remedy.contains("have 2 more set aside: raise /d/nr_huge"));
+        assert!(huge(None).unwrap().reason.contains("none of that size"));
     }
 
     #[test]

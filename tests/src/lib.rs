@@ -6,6 +6,7 @@ mod built;
 pub mod clients;
 mod engine;
 pub mod faults;
+mod huge_pages;
 pub mod killed_restores;
 mod machine;
 mod postgres;
@@ -19,6 +20,7 @@ pub mod state;
 
 pub use built::{built_program, find_criu, stasis_program};
 pub use engine::{Dump, Engine, Outcome};
+pub use huge_pages::HugePages;
 pub use machine::{Machine, children_of, tree_of, wait_until};
 pub use postgres::Postgres;
 pub use program::{Program, Scratch, Workload};

@@ -25,6 +25,7 @@ mod forked;
 mod ghosts;
 mod guards;
 mod held;
+mod huge_pages;
 mod identity;
 mod in_flight;
 mod inet;
@@ -104,6 +105,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("ghosts", ghosts::run),
     ("guards", guards::run),
     ("held", held::run),
+    ("huge_pages", huge_pages::run),
     ("identity", identity::run),
     ("in_flight", in_flight::run),
     ("in_flight_credentials", in_flight::credentials),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use collector::Mapping;
 use ids::HostPid;
@@ -53,6 +54,10 @@ impl Segments {
 pub(super) fn segment_runs(file: &File, bytes: u64) -> io::Result<Vec<PageRun>> {
     use nix::unistd::{Whence, lseek};
     let mut runs = Vec::new();
+    // Of huge pages the kernel tells no holes, but whether there is anything.
+    if file.metadata()?.blocks() == 0 {
+        return Ok(runs);
+    }
     let mut at = 0i64;
     let end = i64::try_from(bytes).unwrap_or(i64::MAX);
     while at < end {

@@ -198,9 +198,11 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
                 spans.own.push(span);
                 push(&mut spans.anonymous, span.start, span.end);
             }
-            MappingKind::File { shared: false } => spans.own.push(span),
+            MappingKind::File { shared: false } | MappingKind::HugePages { shared: false } => {
+                spans.own.push(span);
+            }
             MappingKind::Vdso => spans.vdso = Some(span),
-            MappingKind::SharedAnonymous => segments.note(process.pid, mapping)?,
+            kind if kind.is_shared_anonymous() => segments.note(process.pid, mapping)?,
             _ => {}
         }
     }
@@ -233,10 +235,13 @@ impl PlannedMemory {
         let empty = closed
             .into_iter()
             .filter(|span| first_in(span).is_none_or(|run| run.start >= span.end));
-        let merged = |mapping: &Mapping| mapping.flags.contains(VmFlags::MERGEABLE);
+        // Huge pages are not in the sums that tell.
+        let shared_unseen = |mapping: &Mapping| {
+            mapping.flags.contains(VmFlags::MERGEABLE) || mapping.flags.contains(VmFlags::HUGE_TLB)
+        };
         let pid = process.pid;
         let alone = !has_kin
-            && !process.mappings.iter().any(merged)
+            && !process.mappings.iter().any(shared_unseen)
             && private_bytes(pid) <= WORTH_ASKING
             && shares_nothing(pid);
         self.known = Some(Known { mark, empty: empty.collect(), alone });

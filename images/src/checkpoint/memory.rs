@@ -26,7 +26,7 @@ pub(super) fn shared(
 ) -> Result<BTreeMap<u64, PageMap>, Error> {
     let mapped = processes.iter().flat_map(|process| &process.body).flat_map(|body| &body.mappings);
     let mut ids: BTreeSet<u64> = mapped
-        .filter(|mapping| mapping.kind == MappingKind::SharedAnonymous)
+        .filter(|mapping| mapping.kind.is_shared_anonymous())
         .map(|mapping| mapping.vma.shmid)
         .chain(memfds.values().map(|memfd| u64::from(memfd.shmid)))
         .collect();

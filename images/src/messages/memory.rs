@@ -202,6 +202,25 @@ pub struct VmaEntry {
 }
 
 impl VmaEntry {
+    const MAP_HUGETLB: u32 = 0x4_0000;
+    const MAP_HUGE_SHIFT: u32 = 26;
+    const MAP_HUGE_MASK: u32 = 0x3f;
+
+    /// What its flags have for huge pages of two to the power of `shift` bytes.
+    pub const fn huge_flags(shift: u32) -> u32 {
+        Self::MAP_HUGETLB | (shift & Self::MAP_HUGE_MASK) << Self::MAP_HUGE_SHIFT
+    }
+
+    /// Whether it is in huge pages.
+    pub const fn is_huge(&self) -> bool {
+        self.flags & Self::MAP_HUGETLB != 0
+    }
+
+    /// If it is, of which size: two to the power of that; 0 for the size that the kernel takes by itself.
+    pub fn huge_page_shift(&self) -> Option<u32> {
+        self.is_huge().then_some(self.flags >> Self::MAP_HUGE_SHIFT & Self::MAP_HUGE_MASK)
+    }
+
     /// Whether the kernel may take its contents (`MAP_DROPPABLE`).
     pub const fn is_droppable(&self) -> bool {
         const MAP_TYPE: u32 = 0x0f;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
-use images::messages::{IpcShmEntry, MmEntry};
+use images::messages::{IpcShmEntry, MmEntry, VmaEntry};
 use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
@@ -19,6 +19,8 @@ use crate::run::{Run, RunSource};
 pub(crate) struct SharedSegment {
     pub(crate) shmid: u64,
     pub(crate) bytes: u64,
+    /// It is in huge pages of this size: two to the power of that.
+    pub(crate) huge: Option<u32>,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -160,6 +162,11 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
         if vma.end.checked_add(vma.pgoff).is_none() {
             return wrong("its file offset cannot be");
         }
+        if let MappingKind::HugePages { .. } = kind
+            && !is_of_huge_pages(vma)
+        {
+            return wrong("its bounds are not those of huge pages");
+        }
         if vma.is_droppable() && *kind != MappingKind::Anonymous {
             return wrong("what may be dropped is of no file");
         }
@@ -170,6 +177,20 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
     Ok(())
 }
 
+/// The size of the pages of a mapping of huge ones; the kernel of this machine says which, if the mapping does not.
+pub(crate) fn huge_page_shift(vma: &VmaEntry) -> Option<u32> {
+    let shift = vma.huge_page_shift()?;
+    if shift == 0 { kernel::huge_pages::default_shift() } else { Some(shift) }
+}
+
+/// Whether a mapping consists of whole huge pages.
+fn is_of_huge_pages(vma: &VmaEntry) -> bool {
+    let size = huge_page_shift(vma).and_then(|shift| 1u64.checked_shl(shift));
+    size.is_some_and(|size| {
+        [vma.start, vma.end, vma.pgoff].iter().all(|place| place.is_multiple_of(size))
+    })
+}
+
 /// Why a mapping cannot be made, if it cannot.
 fn refusal(kind: MappingKind) -> Option<Refusal> {
     use support::images;
@@ -178,6 +199,7 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         | MappingKind::Heap
         | MappingKind::Stack
         | MappingKind::SharedAnonymous
+        | MappingKind::HugePages { .. }
         | MappingKind::SystemV
         | MappingKind::File { .. }
         | MappingKind::PacketRing { .. }
@@ -188,7 +210,6 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         MappingKind::AioRing => images::AIO_RING,
         MappingKind::ShadowStack => images::SHADOW_STACK,
         MappingKind::Uprobes => images::PROBES,
-        MappingKind::HugePages => images::HUGE_PAGES,
         // No image says these.
         MappingKind::PrivateOfSharedAnonymous
         | MappingKind::Secret
@@ -225,11 +246,16 @@ pub(super) fn private_runs(
             let run = Run { pages, ..rest };
             match kind {
                 // New anonymous memory is zeros without anybody's help.
-                kind if kind.is_anonymous() => kept.extend(run.stored().map(|_| run)),
+                kind if kind.is_anonymous()
+                    || *kind == (MappingKind::HugePages { shared: false }) =>
+                {
+                    kept.extend(run.stored().map(|_| run));
+                }
                 MappingKind::File { shared: false } => kept.push(run),
                 MappingKind::File { shared: true }
                 | MappingKind::PacketRing { .. }
                 | MappingKind::SharedAnonymous
+                | MappingKind::HugePages { shared: true }
                 | MappingKind::SystemV => {
                     let object = names::pagemap(pid.unsigned());
                     let reason = format!("pages of shared memory at {:#x}", rest.start);
@@ -254,23 +280,30 @@ pub(super) fn segments(
     maps: &mut BTreeMap<u64, PageMap>,
     store: &mut Store,
 ) -> Result<Vec<SharedSegment>, Error> {
-    let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut sizes: BTreeMap<u64, (u64, Option<u32>)> = BTreeMap::new();
     let bodies = processes.iter().filter_map(|process| process.body.as_ref());
     for Mapping { vma, kind } in bodies.flat_map(|body| &body.mappings) {
-        if *kind == MappingKind::SharedAnonymous {
-            let size = sizes.entry(vma.shmid).or_default();
-            *size = (*size).max(vma.pgoff + (vma.end - vma.start));
+        if !kind.is_shared_anonymous() {
+            continue;
+        }
+        let huge = huge_page_shift(vma);
+        let (size, of) = sizes.entry(vma.shmid).or_insert((0, huge));
+        *size = (*size).max(vma.pgoff + (vma.end - vma.start));
+        if *of != huge {
+            let what = "it is in huge pages in one mapping, and not in another";
+            return Err(Error::image(Owner::Segment(vma.shmid).name(), what));
         }
     }
     let mut segments = Vec::new();
-    for (shmid, bytes) in sizes {
+    for (shmid, (bytes, huge)) in sizes {
         let map = maps.remove(&shmid).unwrap_or_default();
         let runs = runs(Owner::Segment(shmid), &map, store)?;
         let bytes = runs.iter().map(Run::end).fold(bytes, u64::max);
-        if bytes > END_OF_SPACE {
-            return Err(Error::image(Owner::Segment(shmid).name(), "pages beyond all memory"));
-        }
-        segments.push(SharedSegment { shmid, bytes, runs });
+        let size = huge.and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(1);
+        let bytes = bytes.checked_next_multiple_of(size).filter(|&bytes| bytes <= END_OF_SPACE);
+        let beyond = || Error::image(Owner::Segment(shmid).name(), "pages beyond all memory");
+        let bytes = bytes.ok_or_else(beyond)?;
+        segments.push(SharedSegment { shmid, bytes, huge, runs });
     }
     Ok(segments)
 }

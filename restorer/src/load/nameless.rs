@@ -1,21 +1,24 @@
 //! Shared anonymous memory that was dumped as a memfd.
 //!
 //! The kernel keeps such memory in a nameless file that it calls `/dev/zero`. Where CRIU cannot
-//! tell the device of these files from that of memfds, it writes a memfd of that name. Here it
-//! becomes what it was.
+//! tell the device of these files from that of memfds, it writes a memfd of that name; and for such memory in huge
+//! pages it always does. Here it becomes what it was.
 
 use std::collections::BTreeMap;
 
 use images::MappingKind;
 use images::checkpoint::Mapping;
 
-/// The kernel's name for shared anonymous memory.
-const NAME: &[u8] = b"/dev/zero";
+/// The kernel's names for shared anonymous memory, and what mappings of it are.
+const NAMES: [(&[u8], MappingKind); 2] = [
+    (b"/dev/zero", MappingKind::SharedAnonymous),
+    (b"/anon_hugepage", MappingKind::HugePages { shared: true }),
+];
 
 /// Ids of files that are shared anonymous memory, and which each is.
 #[derive(Debug, Default)]
 pub(super) struct Nameless {
-    segments: BTreeMap<u64, u64>,
+    segments: BTreeMap<u64, (u64, MappingKind)>,
 }
 
 impl Nameless {
@@ -25,8 +28,14 @@ impl Nameless {
         let memfds = checkpoint.files.entries.values().filter_map(|file| file.memfd.as_ref());
         for memfd in memfds {
             let inode = checkpoint.memfds.get(&memfd.inode_id.into());
-            if let Some(inode) = inode.filter(|inode| inode.name == NAME) {
-                segments.insert(memfd.id.into(), inode.shmid.into());
+            let Some(inode) = inode else { continue };
+            // A memfd may have any name; in huge pages it is refused by its own.
+            let kind = NAMES.iter().find(|(name, kind)| {
+                let huge = matches!(kind, MappingKind::HugePages { .. });
+                inode.name == *name && inode.hugetlb_flag.is_some() == huge
+            });
+            if let Some((_, kind)) = kind {
+                segments.insert(memfd.id.into(), (inode.shmid.into(), *kind));
             }
         }
         Self { segments }
@@ -37,9 +46,9 @@ impl Nameless {
         let shared = MappingKind::File { shared: true };
         for mapping in mappings.iter_mut().filter(|mapping| mapping.kind == shared) {
             // (Files have their numbers in the same row as memfds, and no two the same.)
-            if let Some(&shmid) = self.segments.get(&mapping.vma.shmid) {
+            if let Some(&(shmid, kind)) = self.segments.get(&mapping.vma.shmid) {
                 mapping.vma.shmid = shmid;
-                mapping.kind = MappingKind::SharedAnonymous;
+                mapping.kind = kind;
             }
         }
     }

@@ -142,8 +142,12 @@ fn mapping(
             (fd, if shared { MAP_SHARED } else { MAP_PRIVATE }, vma.pgoff)
         }
         // Each segment is a file by now.
-        MappingKind::SharedAnonymous => {
+        kind if kind.is_shared_anonymous() => {
             (*descriptors.segments.get(&vma.shmid).ok_or_else(lost)?, MAP_SHARED, vma.pgoff)
+        }
+        MappingKind::HugePages { .. } => {
+            let size = vma.huge_page_shift().map_or(0, VmaEntry::huge_flags);
+            (-1, MAP_PRIVATE | MAP_ANONYMOUS | size, 0)
         }
         _ if vma.is_droppable() => (-1, MAP_DROPPABLE | MAP_ANONYMOUS, 0),
         _ => (-1, MAP_PRIVATE | MAP_ANONYMOUS, 0),

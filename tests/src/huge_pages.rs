@@ -1,0 +1,46 @@
+//! Huge pages set aside for a test.
+
+use std::path::PathBuf;
+
+/// Another number of pages of 2 MiB than before, as long as this value is there.
+#[derive(Debug)]
+pub struct HugePages {
+    before: u64,
+}
+
+impl HugePages {
+    /// Has so many more set aside; says why, and ends the test, where that cannot be had.
+    #[must_use]
+    pub fn reserve(count: u64) -> Self {
+        let before = total().unwrap_or(0);
+        std::fs::write(file("nr_hugepages"), (before + count).to_string()).unwrap_or_default();
+        let reserved = Self { before };
+        crate::require!(
+            total() == Some(before + count),
+            "{count} huge pages of 2 MiB can be set aside"
+        );
+        reserved
+    }
+
+    /// Has none that nobody uses.
+    #[must_use]
+    pub fn take_away() -> Self {
+        let before = total().unwrap_or(0);
+        std::fs::write(file("nr_hugepages"), "0").unwrap_or_default();
+        Self { before }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        std::fs::write(file("nr_hugepages"), self.before.to_string()).unwrap_or_default();
+    }
+}
+
+fn total() -> Option<u64> {
+    std::fs::read_to_string(file("nr_hugepages")).ok()?.trim().parse().ok()
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from("/sys/kernel/mm/hugepages/hugepages-2048kB").join(name)
+}

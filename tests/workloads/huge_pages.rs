@@ -1,0 +1,74 @@
+//! Memory of no file in huge pages that are set aside (`MAP_HUGETLB`).
+
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use crate::memory::Region;
+use crate::stage::{Findings, Outcome, Stage, pattern};
+use crate::tree::child;
+
+const HUGE: usize = 2 << 20;
+const SIZE: i32 = libc::MAP_HUGETLB | 21 << libc::MAP_HUGE_SHIFT;
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// How the kernel tells of a mapping: the size of its pages, and whether it is of huge ones.
+fn told(region: &Region) -> Option<(String, bool)> {
+    let text = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let start = format!("{:x}-", region.addr());
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&start)).skip(1);
+    let size = lines.find_map(|line| line.strip_prefix("KernelPageSize:"))?.trim().to_owned();
+    let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"))?;
+    Some((size, flags.split_whitespace().any(|flag| flag == "ht")))
+}
+
+fn map(pages: usize, flags: i32) -> Region {
+    Region::map(pages * HUGE, RW, flags | SIZE, None)
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    let private = map(3, libc::MAP_PRIVATE);
+    private.bytes()[HUGE..2 * HUGE].copy_from_slice(&pattern(1, HUGE));
+    let read_only = map(1, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+    read_only.bytes().copy_from_slice(&pattern(2, HUGE));
+    read_only.protect(libc::PROT_READ).expect("mprotect");
+    let shared = map(2, libc::MAP_SHARED);
+    shared.bytes()[HUGE..].copy_from_slice(&pattern(3, HUGE));
+    let untouched = map(1, libc::MAP_SHARED);
+    let of_child = pattern(4, HUGE);
+    let pid = child(stage, "child", || {
+        private.bytes()[..HUGE].copy_from_slice(&of_child);
+        stage.publish("child-stands", "");
+        stage.wait();
+        let mut found = Findings::default();
+        found.must("the child's own page", private.bytes()[..HUGE] == of_child);
+        found.must("what it was born with", private.bytes()[HUGE..2 * HUGE] == pattern(1, HUGE));
+        while shared.bytes()[0] != 7 {
+            std::thread::yield_now();
+        }
+        shared.bytes()[1] = 8;
+        found.outcome()
+    });
+    while !stage.path("child-stands").exists() {
+        std::thread::yield_now();
+    }
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for (what, region) in [
+        ("private", &private),
+        ("read only", &read_only),
+        ("shared", &shared),
+        ("untouched", &untouched),
+    ] {
+        let told = told(region);
+        found.same(&format!("pages of what is {what}"), &Some(("2048 kB".to_owned(), true)), &told);
+    }
+    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    found.must("private memory", private.bytes()[HUGE..2 * HUGE] == pattern(1, HUGE));
+    found.must("what only the child wrote", zero(&private.bytes()[..HUGE]));
+    found.must("read-only memory", read_only.bytes() == pattern(2, HUGE));
+    found.must("shared memory", shared.bytes()[HUGE..] == pattern(3, HUGE));
+    found.must("untouched memory", zero(untouched.bytes()));
+    shared.bytes()[0] = 7;
+    found.same("the child", &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
+    found.same("what the child wrote to shared memory", &8, &shared.bytes()[1]);
+    found.outcome()
+}
