@@ -96,7 +96,7 @@ mod tests {
     fn refusals_stand_below_their_process() {
         let mut refused = process(7, "redis-server\x1b[2J *:6379");
         refused.dumpable = false;
-        refused.refusals.push(support::files::MEMFD_HUGE.of(7, "descriptor 5"));
+        refused.refusals.push(support::files::MEMFD_NAME.of(7, "descriptor 5"));
         let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
         let shown = text(&list, false);
         let lines: Vec<_> = shown.lines().collect();
@@ -104,8 +104,8 @@ mod tests {
         assert_eq!(lines[1], "       7       2    4.00 MiB  no    redis-server [2J *:6379");
         assert_eq!(
             lines[2].trim(),
-            "process 7, descriptor 5: it is of huge pages (MFD_HUGETLB), which cannot be carried yet; make it \
-             without MFD_HUGETLB, or close and unmap it before the dump"
+            "process 7, descriptor 5: its name is that by which the images know shared anonymous memory; make it \
+             by another name than /dev/zero and /anon_hugepage"
         );
         assert_eq!(lines[3], "       9       2    4.00 MiB  yes   x y");
         assert_eq!(lines.len(), 4);

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
-use collector::{Inventory, Mapping, Process};
+use collector::{Inventory, Mapping, Process, VmFlags};
 use freezer::Release;
 use hooks::{Moment, Point};
 use ids::HostPid;
@@ -285,9 +285,9 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             pid,
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let huge = match mapping.kind {
-            MappingKind::HugePages { .. } => Some(huge_page_shift(pid, mapping)?),
-            _ => None,
+        let huge = match mapping.flags.contains(VmFlags::HUGE_TLB) {
+            true => Some(huge_page_shift(pid, mapping)?),
+            false => None,
         };
         let Some(entry) = mappings::encode(mapping, object, huge) else { continue };
         let status = entry.status | mapping_status(mapping);

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
@@ -22,17 +23,22 @@ impl SharedMemory {
     /// # Errors
     /// When there is no room.
     pub fn new(bytes: usize, flags: i32) -> io::Result<Self> {
+        Self::map(bytes, flags | libc::MAP_ANONYMOUS, -1)
+    }
+
+    /// That of a file, from its beginning on: to fill what is not written to by other calls.
+    ///
+    /// # Errors
+    /// When it cannot be mapped.
+    pub fn of(file: &File, bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, 0, file.as_raw_fd())
+    }
+
+    fn map(bytes: usize, flags: i32, fd: RawFd) -> io::Result<Self> {
+        let flags = flags | libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at a place that the kernel chooses.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags | libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -43,7 +49,7 @@ impl SharedMemory {
     /// Fills `bytes` at `at` from a file.
     ///
     /// # Errors
-    /// When the range is outside, or the file cannot be read or ends early.
+    /// When the range is outside, or the file cannot be read or ends early, or there is no memory.
     pub fn fill(&mut self, at: u64, bytes: u64, from: &File, offset: u64) -> io::Result<()> {
         // SAFETY: the mapping is ours, `bytes` long and writable; nobody else has it yet.
         let memory = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) };

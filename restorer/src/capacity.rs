@@ -144,8 +144,11 @@ fn huge(checkpoint: &Checkpoint) -> BTreeMap<u32, u64> {
     for segment in &checkpoint.segments {
         segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes));
     }
+    checkpoint.huge_memfds.iter().for_each(|&(shift, bytes)| add(shift, bytes));
     for (_, body) in checkpoint.living() {
-        let own = |mapping: &&Mapping| mapping.kind == MappingKind::HugePages { shared: false };
+        let own = |mapping: &&Mapping| {
+            !mapping.kind.is_shared_memory() && mapping.kind != MappingKind::File { shared: true }
+        };
         for Mapping { vma, .. } in body.mappings.iter().filter(own) {
             let spared = vma.flags & libc::MAP_NORESERVE.cast_unsigned() != 0;
             if let Some(shift) = huge_page_shift(vma).filter(|_| !spared) {

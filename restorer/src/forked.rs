@@ -85,7 +85,7 @@ impl Stretch {
         let vma = &mapping.vma;
         let (file, base) = match mapping.kind {
             kind if kind.is_anonymous() && !vma.is_droppable() => (None, 0),
-            MappingKind::File { shared: false } if vma.prot & PROT_EXEC == 0 => {
+            MappingKind::File { shared: false } if vma.prot & PROT_EXEC == 0 && !vma.is_huge() => {
                 let id = u32::try_from(vma.shmid).ok()?;
                 (Some((id, open_flags(mapping))), vma.pgoff.wrapping_sub(vma.start))
             }

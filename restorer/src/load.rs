@@ -51,6 +51,8 @@ pub(crate) struct Checkpoint {
     pub(crate) system_v: Vec<SystemVSegment>,
     /// Pages files that the processes and segments refer to by index.
     pub(crate) stores: Arc<[File]>,
+    /// Bytes that memfds hold in huge pages, by the size of these: two to the power of that.
+    pub(crate) huge_memfds: Vec<(u32, u64)>,
     /// Open files.
     pub(crate) files: FileImages,
     /// Locks on them.
@@ -158,6 +160,7 @@ impl Checkpoint {
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
         let system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;
         let runs = memory::of_files(maps, &mut store)?;
+        let huge_memfds = memory::huge_memfds(read.memfds.values(), &runs);
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let taken = std::mem::take(&mut read.locks);
@@ -171,6 +174,7 @@ impl Checkpoint {
             segments,
             system_v,
             stores,
+            huge_memfds,
             files,
             locks,
             namespaces,

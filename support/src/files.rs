@@ -190,13 +190,7 @@ pub const NAMED_LIKE_A_MEMFD: Refusal = Refusal::fixed(
 /// A memfd by the name of something else.
 pub const MEMFD_NAME: Refusal = Refusal::fixed(
     "its name is that by which the images know shared anonymous memory",
-    "make it by another name than /dev/zero",
-);
-
-/// A memfd of huge pages.
-pub const MEMFD_HUGE: Refusal = Refusal::fixed(
-    "it is of huge pages (MFD_HUGETLB), which cannot be carried yet",
-    "make it without MFD_HUGETLB, or close and unmap it before the dump",
+    "make it by another name than /dev/zero and /anon_hugepage",
 );
 
 /// A file without a name that may not be changed: it could not be filled, or opened to be written, anew.

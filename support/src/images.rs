@@ -32,10 +32,10 @@ pub const NO_PROGRAMS: Refusal = Refusal::fixed(
 pub const MEMFD_TOO_LARGE: Refusal =
     Refusal::fixed("it has more memory than this machine", "restore on a machine with more memory");
 
-/// A memfd of huge pages.
-pub const HUGE_MEMFD: Refusal = Refusal::fixed(
-    "it is of huge pages (MFD_HUGETLB), which cannot be restored yet",
-    "have the program make it without MFD_HUGETLB, and dump again",
+/// A System V segment of huge pages.
+pub const HUGE_SEGMENT: Refusal = Refusal::fixed(
+    "it is of huge pages (SHM_HUGETLB), which cannot be restored yet",
+    "have the program make it without SHM_HUGETLB, and dump again",
 );
 
 /// A Unix socket whose peer was outside of the tree.

@@ -64,7 +64,11 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     }
     // The rings of a packet socket are pages of the kernel's own, as those of some devices.
     let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. });
-    let is_huge = matches!(mapping.kind, MappingKind::HugePages { .. });
+    let is_huge = match mapping.kind {
+        MappingKind::HugePages { .. } => true,
+        MappingKind::File { .. } => mapping.name.as_encoded_bytes().starts_with(b"/memfd:"),
+        _ => false,
+    };
     let is_unknown = |flag: VmFlags| {
         !(is_ring && flag == VmFlags::MIXED_MAP || is_huge && flag == VmFlags::HUGE_TLB)
     };

@@ -7,12 +7,12 @@ use stasis_tests::{Collector, Dump, Engine, HugePages, Machine, Scratch, Workloa
 /// Pages of the workload `huge_pages`: of both processes, whose private mappings are set aside for each.
 const PAGES: u64 = 16;
 
-fn carried(by: Engine, to: Engine, programs: bool) {
+fn carried(workload: &str, by: Engine, to: Engine, programs: bool) {
     let machine = Machine::prepare();
     let _pages = HugePages::reserve(PAGES);
     let scratch = Scratch::new();
     let images = scratch.path("images");
-    let workload = Workload::start("huge_pages", scratch.path("work"));
+    let workload = Workload::start(workload, scratch.path("work"));
     let collector = programs.then(|| Collector::start(&scratch.path("collector")));
     let how = Dump { collector: collector.as_ref(), cross_check: programs, ..Dump::ENDING };
     by.dump(workload.pid(), &images, how).must_succeed("dump");
@@ -26,22 +26,42 @@ fn carried(by: Engine, to: Engine, programs: bool) {
 
 #[test]
 fn memory_of_huge_pages_comes_back() {
-    carried(Engine::Stasis, Engine::Stasis, false);
+    carried("huge_pages", Engine::Stasis, Engine::Stasis, false);
 }
 
 #[test]
 fn memory_of_huge_pages_comes_back_by_programs() {
-    carried(Engine::Stasis, Engine::Stasis, true);
+    carried("huge_pages", Engine::Stasis, Engine::Stasis, true);
 }
 
 #[test]
 fn memory_of_huge_pages_is_restored_by_criu_peer() {
-    carried(Engine::Stasis, Engine::Criu, false);
+    carried("huge_pages", Engine::Stasis, Engine::Criu, false);
 }
 
 #[test]
 fn memory_of_huge_pages_is_dumped_by_criu_peer() {
-    carried(Engine::Criu, Engine::Stasis, false);
+    carried("huge_pages", Engine::Criu, Engine::Stasis, false);
+}
+
+#[test]
+fn memfds_of_huge_pages_come_back() {
+    carried("huge_pages_memfd", Engine::Stasis, Engine::Stasis, false);
+}
+
+#[test]
+fn memfds_of_huge_pages_come_back_by_programs() {
+    carried("huge_pages_memfd", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn memfds_of_huge_pages_are_restored_by_criu_peer() {
+    carried("huge_pages_memfd", Engine::Stasis, Engine::Criu, false);
+}
+
+#[test]
+fn memfds_of_huge_pages_are_dumped_by_criu_peer() {
+    carried("huge_pages_memfd", Engine::Criu, Engine::Stasis, false);
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Memory of no file in huge pages that are set aside (`MAP_HUGETLB`).
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::memory::Region;
@@ -22,6 +26,53 @@ fn told(region: &Region) -> Option<(String, bool)> {
 
 fn map(pages: usize, flags: i32) -> Region {
     Region::map(pages * HUGE, RW, flags | SIZE, None)
+}
+
+/// A memfd of huge pages: a hole, written through a mapping, sealed, and mapped privately as well.
+struct Memfd {
+    file: File,
+    shared: Region,
+    private: Region,
+}
+
+impl Memfd {
+    fn new() -> Self {
+        let flags = libc::MFD_HUGETLB | 21 << 26 | libc::MFD_ALLOW_SEALING;
+        let file = crate::memfd::make(c"huge", flags);
+        file.set_len(3 * HUGE as u64).expect("set its size");
+        let shared = Region::map(3 * HUGE, RW, libc::MAP_SHARED, Some((&file, 0)));
+        shared.bytes()[HUGE..2 * HUGE].copy_from_slice(&pattern(5, HUGE));
+        let private = Region::map(2 * HUGE, RW, libc::MAP_PRIVATE, Some((&file, HUGE as i64)));
+        private.bytes()[HUGE..].copy_from_slice(&pattern(6, HUGE));
+        crate::files::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK);
+        Self { file, shared, private }
+    }
+
+    fn verify(&self, found: &mut Findings) {
+        found.must("the memfd", self.shared.bytes()[HUGE..2 * HUGE] == pattern(5, HUGE));
+        found.must("its hole", self.shared.bytes()[..HUGE].iter().all(|byte| *byte == 0));
+        found.must("what is the file's", self.private.bytes()[..HUGE] == pattern(5, HUGE));
+        found.must("what is its own", self.private.bytes()[HUGE..] == pattern(6, HUGE));
+        let seals = crate::files::fcntl(self.file.as_raw_fd(), libc::F_GET_SEALS, 0);
+        found.same("seals", &libc::F_SEAL_SHRINK, &seals);
+        let size = self.file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+        found.same("size of the memfd", &(3 * HUGE as u64), &size);
+        self.shared.bytes()[7] = 9;
+        let mut byte = [0];
+        found.works("read the memfd", self.file.read_exact_at(&mut byte, 7));
+        found.same("what the mapping wrote", &9, &byte[0]);
+        for region in [&self.shared, &self.private] {
+            found.same("pages of the memfd", &Some(("2048 kB".to_owned(), true)), &told(region));
+        }
+    }
+}
+
+pub(crate) fn memfd(stage: &Stage) -> Outcome {
+    let memfd = Memfd::new();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    memfd.verify(&mut found);
+    found.outcome()
 }
 
 pub(crate) fn run(stage: &Stage) -> Outcome {

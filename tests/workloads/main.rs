@@ -106,6 +106,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("guards", guards::run),
     ("held", held::run),
     ("huge_pages", huge_pages::run),
+    ("huge_pages_memfd", huge_pages::memfd),
     ("identity", identity::run),
     ("in_flight", in_flight::run),
     ("in_flight_credentials", in_flight::credentials),

@@ -33,6 +33,8 @@ use crate::segment::{Key, Segment};
 const PREFIX: &[u8] = b"/memfd:";
 const DELETED: &[u8] = b" (deleted)";
 
+const MFD_HUGE_SHIFT: u32 = 26;
+
 /// A memfd.
 #[derive(Debug)]
 pub(super) struct Memfd;
@@ -138,6 +140,14 @@ fn number(inode: u64, others: impl Iterator<Item = u64>) -> u32 {
     })
 }
 
+/// If a memfd is in huge pages, the flags of `memfd_create` that it was made with for that.
+fn huge_pages(fd: &OwnedFd) -> Result<Option<u32>, Problem> {
+    let system = fstatfs(fd).doing("find the file system of")?;
+    let size = u64::try_from(system.block_size()).unwrap_or(0);
+    let is_huge = system.filesystem_type() == HUGETLBFS_MAGIC && size.is_power_of_two();
+    Ok(is_huge.then(|| libc::MFD_HUGETLB | size.trailing_zeros() << MFD_HUGE_SHIFT))
+}
+
 /// The name that a memfd was given, by its link text or the name of its mapping.
 fn name(target: &OsStr) -> Option<&[u8]> {
     target.as_bytes().strip_prefix(PREFIX)?.strip_suffix(DELETED)
@@ -157,11 +167,10 @@ impl Survey<'_> {
         if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {
             return Ok(known.entry.shmid);
         }
-        if name == b"/dev/zero" {
+        let huge = huge_pages(fd)?;
+        let like_none = if huge.is_some() { &b"/anon_hugepage"[..] } else { b"/dev/zero" };
+        if name == like_none {
             return Err(Problem::Refused(support::files::MEMFD_NAME));
-        }
-        if fstatfs(fd).doing("find the file system of")?.filesystem_type() == HUGETLBFS_MAGIC {
-            return Err(Problem::Refused(support::files::MEMFD_HUGE));
         }
         self.no_writer_before_the_seal(key, seals)?;
         let bytes = stat.st_size.cast_unsigned();
@@ -185,7 +194,7 @@ impl Survey<'_> {
             shmid: number,
             seals,
             inode_id: number.into(),
-            hugetlb_flag: None,
+            hugetlb_flag: huge,
             mode: Some(stat.st_mode),
             attributes: attributes(fd)?,
             times: Some(FileTimesEntry {
@@ -194,7 +203,8 @@ impl Survey<'_> {
                 changed: stat.st_mtime,
                 changed_nanoseconds: stat.st_mtime_nsec as u32,
             }),
-            blocks: u64::try_from(stat.st_blocks).ok(),
+            // Pages that are only set aside are content there.
+            blocks: u64::try_from(stat.st_blocks).ok().filter(|_| huge.is_none()),
             flags: file_flags(fd)?,
         };
         self.out.beside.of::<Inodes>().0.insert(key, Inode { entry, contents });

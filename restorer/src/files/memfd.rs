@@ -11,6 +11,7 @@ use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
 use images::{Checkpoint, PAGE_SIZE};
 use kernel::attributes::FileFlags;
 use kernel::descriptors::add_seals;
+use kernel::shared_memory::SharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -32,6 +33,8 @@ use crate::run::Run;
 
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
+/// `MFD_HUGETLB` and the size of the pages.
+const HUGE_FLAGS: u32 = libc::MFD_HUGETLB | 0x3f << 26;
 
 /// Bytes that are copied at once.
 const AT_ONCE: u64 = 1 << 20;
@@ -78,8 +81,9 @@ impl FileKind for Memfd {
         let refused = |refusal: Refusal| {
             Err(Error::refused(refusal.of(0, format!("memfd {}", shown(inode)))))
         };
-        if inode.hugetlb_flag.is_some() {
-            return refused(support::images::HUGE_MEMFD);
+        let huge = inode.hugetlb_flag.unwrap_or(0);
+        if huge & !HUGE_FLAGS != 0 {
+            return Err(Error::image(shown(inode), format!("flags of huge pages {huge:#x}")));
         }
         if !never_runs(inode)
             && std::fs::read(NO_PROGRAMS).is_ok_and(|level| level.starts_with(b"2"))
@@ -199,7 +203,8 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
     };
     let name = CString::new(entry.name.clone())
         .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let huge = MFdFlags::from_bits_retain(entry.hugetlb_flag.unwrap_or(0));
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | huge;
     // The rights that it had decide whether it is a program. Older kernels do not ask.
     let may_run = MFdFlags::from_bits_retain(match never_runs(entry) {
         true => libc::MFD_NOEXEC_SEAL,
@@ -213,10 +218,12 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
     let size = i64::try_from(entry.size).map_err(|_| Error::image(&what, "it is too large"))?;
     nix::unistd::ftruncate(&fd, size).map_err(failed("set the size of"))?;
     let file = File::from(fd);
-    for run in memory.runs.get(&entry.shmid.into()).into_iter().flatten() {
-        fill(&file, run, entry.size, &memory.stores)
-            .map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
-    }
+    let mut runs = memory.runs.get(&entry.shmid.into()).into_iter().flatten();
+    let filled = match entry.hugetlb_flag {
+        Some(_) => fill_mapped(&file, runs, entry.size, &memory.stores),
+        None => runs.try_for_each(|run| fill(&file, run, entry.size, &memory.stores)),
+    };
+    filled.map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
     if let Some(blocks) = entry.blocks {
         reserve(&file, entry.size, blocks).map_err(failed("reserve the memory of"))?;
     }
@@ -281,6 +288,26 @@ fn reserve(file: &File, size: u64, blocks: u64) -> nix::Result<()> {
         fallocate(file, keep, end, left)?;
     }
     lseek(file, 0, Whence::SeekSet)?;
+    Ok(())
+}
+
+/// Copies runs into huge pages, of which the kernel lets no file be written.
+fn fill_mapped<'a>(
+    file: &File,
+    runs: impl Iterator<Item = &'a Run>,
+    size: u64,
+    stores: &[File],
+) -> std::io::Result<()> {
+    let mut mapped = None;
+    for run in runs {
+        let Some((store, from)) = run.stored() else { continue };
+        let store = stores.get(store).ok_or(std::io::ErrorKind::NotFound)?;
+        let memory = match &mut mapped {
+            Some(memory) => memory,
+            none => none.insert(SharedMemory::of(file, size as usize)?),
+        };
+        memory.fill(run.start, run.bytes(), store, from)?;
+    }
     Ok(())
 }
 

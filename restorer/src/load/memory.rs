@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
-use images::messages::{IpcShmEntry, MmEntry, VmaEntry};
+use images::messages::{IpcShmEntry, MemfdInodeEntry, MmEntry, VmaEntry};
 use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
@@ -162,9 +162,7 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
         if vma.end.checked_add(vma.pgoff).is_none() {
             return wrong("its file offset cannot be");
         }
-        if let MappingKind::HugePages { .. } = kind
-            && !is_of_huge_pages(vma)
-        {
+        if vma.is_huge() && !is_of_huge_pages(vma) {
             return wrong("its bounds are not those of huge pages");
         }
         if vma.is_droppable() && *kind != MappingKind::Anonymous {
@@ -319,6 +317,10 @@ pub(super) fn system_v(
     for (&namespace, objects) in namespaces {
         for entry in objects.segments.values() {
             let number = entry.page_map();
+            if entry.hugetlb_flag.is_some_and(|flag| flag != 0) {
+                let object = format!("System V shared memory segment {}", entry.desc.id);
+                return Err(Error::refused(support::images::HUGE_SEGMENT.of(0, object)));
+            }
             let map = maps.remove(&number).unwrap_or_default();
             let runs = runs(Owner::Segment(number), &map, store)?;
             let end = runs.iter().map(Run::end).max().unwrap_or(0);
@@ -338,6 +340,21 @@ pub(super) fn system_v(
         }
     }
     Ok(found)
+}
+
+/// Bytes that memfds hold in huge pages, with the size of these.
+pub(super) fn huge_memfds<'a>(
+    memfds: impl Iterator<Item = &'a MemfdInodeEntry>,
+    runs: &BTreeMap<u64, Vec<Run>>,
+) -> Vec<(u32, u64)> {
+    const SHIFT: u32 = 26;
+    let huge = memfds.filter_map(|memfd| Some((memfd, memfd.hugetlb_flag? >> SHIFT & 0x3f)));
+    let held = |(memfd, shift): (&MemfdInodeEntry, u32)| {
+        let shift = if shift == 0 { kernel::huge_pages::default_shift()? } else { shift };
+        let runs = runs.get(&memfd.shmid.into())?;
+        Some((shift, runs.iter().map(Run::bytes).fold(0, u64::saturating_add)))
+    };
+    huge.filter_map(held).collect()
 }
 
 /// What is in shared memory that no mapping of its own has, by its id: files hold it.
