@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use ids::HostPid;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
@@ -103,7 +104,7 @@ pub fn new_uts(names: &UtsNames) -> io::Result<OwnedFd> {
         nix::unistd::sethostname(std::ffi::OsStr::from_bytes(&names.node))?;
         // SAFETY: the pointer and the length are those of the name, which the kernel copies.
         let done = unsafe { libc::setdomainname(names.domain.as_ptr().cast(), names.domain.len()) };
-        nix::errno::Errno::result(done)?;
+        Errno::result(done)?;
         own("uts")
     })
 }
@@ -259,7 +260,8 @@ pub fn in_mounts<T: Send>(
 }
 
 /// Moves the calling process into a mount namespace; its root directory stays where it is, so that paths lead where
-/// they led. It shares its directories with nobody, unless it is there already.
+/// they led. It shares its directories with nobody, unless it is there already. In a user namespace it may have lost the right
+/// to search its working directory: then that is the root.
 ///
 /// # Errors
 /// Without the right to.
@@ -270,11 +272,14 @@ pub fn enter_mounts(namespace: impl AsFd) -> io::Result<()> {
         return Ok(());
     }
     let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
-    let here = nix::fcntl::open(".", HANDLE, Mode::empty())?;
+    let here = match nix::fcntl::open(".", HANDLE, Mode::empty()) {
+        Err(Errno::EACCES) => None,
+        here => Some(here?),
+    };
     setns(namespace, CloneFlags::CLONE_NEWNS)?;
     nix::unistd::fchdir(&root)?;
     nix::unistd::chroot(".")?;
-    Ok(nix::unistd::fchdir(&here)?)
+    here.map_or(Ok(()), |here| Ok(nix::unistd::fchdir(&here)?))
 }
 
 /// Does `work` in a mount namespace that is made for it, a copy of the caller's in which nothing propagates. It ends with `work` unless

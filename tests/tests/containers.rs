@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -253,6 +253,32 @@ fn a_container_is_copied_ahead() {
         .must_succeed("runc checkpoint --parent-path");
     container.restore("images", &[]).must_succeed("runc restore");
     container.counts_on(before);
+}
+
+/// It has a user namespace of its own, and may not search the directory that the engine works in.
+#[test]
+fn a_container_has_a_user_namespace() {
+    const ROOT: u32 = 100_000;
+    let container = Container::prepare(Engine::CriuFace);
+    // The engine makes its mounts as who is root inside.
+    let directory = container.scratch.path("");
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut chown = Command::new("chown");
+    chown.args(["-Rh", &format!("{ROOT}:{ROOT}")]).arg(container.bundle());
+    Outcome::of(&mut chown).must_succeed("chown");
+    container.configured("/tmp", |config| {
+        let map = json!([{"containerID": 0, "hostID": ROOT, "size": 65536}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.push(json!({"type": "user"}));
+    });
+    container.runc(&["run", "--detach", container.id()]).must_succeed("runc run");
+    container.counts_on(0);
+    container.goes_on("images", &[]);
+    let pid = container.pid().expect("a pid");
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("uid_map");
+    assert!(map.split_whitespace().eq(["0", "100000", "65536"]), "{map}");
 }
 
 /// What it has mounted of control groups: where, and what of the hierarchy.
