@@ -19,7 +19,9 @@ mod groups;
 mod joining;
 mod last_change;
 mod late;
+mod lateness;
 mod plan;
+mod seats;
 mod trees;
 mod yard;
 

@@ -115,10 +115,9 @@ pub const NO_ROOT: Refusal = Refusal::fixed(
     "restore with --root DIRECTORY, where its files are",
 );
 
-/// A restore: a mount of `/proc`, or below that, that is one of a group.
+/// A restore: mounts of parts of a `proc` that are of one group, of which none holds all of the others.
 pub const SHARED_WITH_PROC: Refusal = Refusal::fixed(
-    "it shares with other mounts what is mounted below it, which cannot be made again for the files of /proc of a pid \
-     namespace of its own",
+    "it shares what is mounted below it with a mount of another part of /proc, and with none that holds both",
     "before the dump: nsenter --mount --target PID mount --make-rprivate /proc",
 );
 

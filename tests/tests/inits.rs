@@ -102,6 +102,25 @@ fn a_killed_restore_of_an_init_leaves_nothing() {
     rig.check();
 }
 
+/// With a root of its own, of which the stage comes from outside.
+#[test]
+fn mounts_of_proc_are_in_their_groups_again() {
+    let rig = start("init_proc_groups");
+    let mut dump = Engine::Stasis.dump_command(rig.root, &rig.images(), Dump::ENDING);
+    Outcome::of(dump.args(["--external", "mnt[/stage]:STAGE"])).must_succeed("dump");
+    rig.machine.await_no_children();
+    let work = rig.scratch.path("work");
+    let mut restore = Engine::Stasis.restore_command(&rig.images(), Dump::ENDING);
+    restore.arg("--external").arg(format!("mnt[STAGE]:{}", work.display()));
+    Outcome::of(restore.arg("--root").arg(work.join("root"))).must_succeed("restore");
+    rig.check();
+}
+
+#[test]
+fn groups_of_proc_natively() {
+    start("init_proc_groups").check();
+}
+
 #[test]
 fn clocks_natively() {
     start("init_clocks").check();

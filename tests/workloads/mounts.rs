@@ -345,6 +345,42 @@ impl Lost {
     }
 }
 
+/// An init whose `/proc` is one of a group of mounts that share what is mounted below them.
+pub(crate) fn init_proc_groups(stage: &Stage) -> Outcome {
+    crate::init::inside(CloneFlags::CLONE_NEWPID, || {}, || enter_root(stage, "proc_groups_inside"))
+}
+
+/// In the new root: what LXC makes, and more. The root shares, too, and a member of another group is below `/proc`.
+pub(crate) fn proc_groups(stage: &Stage) -> Outcome {
+    let (proc, shared) = (Path::new("/proc"), Path::new("/shared"));
+    umount2("/memory", MntFlags::MNT_DETACH).expect("umount");
+    propagate(Path::new("/"), MsFlags::MS_SHARED);
+    propagate(proc, MsFlags::MS_SHARED);
+    attach("shared", shared, "tmpfs", MsFlags::empty(), "size=1m");
+    fs::create_dir_all("/shared/x/below").expect("mkdir");
+    propagate(shared, MsFlags::MS_SHARED);
+    bind(proc, Path::new("/slave"));
+    propagate(Path::new("/slave"), MsFlags::MS_SLAVE);
+    bind(Path::new("/proc/sys"), Path::new("/proc/sys"));
+    bind(Path::new("/shared/x"), Path::new("/proc/fs"));
+    attach("own", Path::new("/proc/irq"), "tmpfs", MsFlags::empty(), "size=1m");
+    propagate(Path::new("/proc/irq"), MsFlags::MS_PRIVATE);
+    let lines = table();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("mounts", &lines, &table());
+    attach("new", Path::new("/proc/bus"), "tmpfs", MsFlags::empty(), "size=1m");
+    found.works("write", File::create("/proc/bus/file"));
+    found.must("received", Path::new("/slave/bus/file").exists());
+    attach("new", Path::new("/slave/driver"), "tmpfs", MsFlags::empty(), "size=1m");
+    found.works("write", File::create("/slave/driver/file"));
+    found.must("not sent", !Path::new("/proc/driver/file").exists());
+    attach("new", Path::new("/shared/x/below"), "tmpfs", MsFlags::empty(), "size=1m");
+    found.works("write", File::create("/proc/fs/below/file"));
+    found.must("shared", Path::new("/shared/x/below/file").exists());
+    found.outcome()
+}
+
 fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     std::env::set_current_dir("/tmp/directory").expect("chdir");
     let mut open = File::open("file").expect("open");

@@ -1,7 +1,8 @@
 //! Groups of mounts that share what is mounted below them, and those that receive it (mount_namespaces(7)).
 //!
 //! Mounts are placed as private ones. A group is then made of a seat, a mount in the yard of all that its members
-//! are part of; they join it (`MOVE_MOUNT_SET_GROUP`, Linux 5.15), and it goes with the yard.
+//! are part of; they join it (`MOVE_MOUNT_SET_GROUP`, Linux 5.15), and it goes with the yard. Those of what is made of a `proc`
+//! have none ([`super::late`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -10,24 +11,18 @@ use kernel::mounts::{self, Change, Propagation};
 
 use super::failed::failed;
 use super::joining::Joining;
-use super::plan::{Index, Mount, Plan};
+use super::lateness;
+use super::plan::{Index, Plan};
+use super::seats::{Seats, group, seat};
 use super::yard::Yard;
 use crate::error::Error;
-
-/// Seats by group: in which mounts are shared, and from which they are received.
-pub(super) type Seats = BTreeMap<(u32, u32), OwnedFd>;
-
-/// The group of a mount that it joins.
-fn group(mount: &Mount) -> Option<(u32, u32)> {
-    let group = mount.group();
-    (!mount.shares_outside && group != (0, 0)).then_some(group)
-}
 
 /// Makes the seats.
 pub(super) fn seats(plan: &Plan, yard: &mut Yard, late: &BTreeSet<Index>) -> Result<Seats, Error> {
     let mut wanted: BTreeMap<(u32, u32), Index> = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        if let Some(group) = group(mount).filter(|_| !late.contains(&index)) {
+        let is_there = || !late.contains(&index) || !lateness::is_proc(plan, mount);
+        if let Some(group) = group(mount).filter(|_| is_there()) {
             let widest = wanted.entry(group).or_insert(index);
             if mount.entry.root.len() < plan.mounts[*widest].entry.root.len() {
                 *widest = index;
@@ -75,10 +70,7 @@ pub(super) fn joining(
 ) -> Result<Vec<(Index, Joining)>, Error> {
     let mut found = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let Some(seat) = group(mount).and_then(|group| seats.get(&group)) else { continue };
-        let (shared, master) = mount.group();
-        let is_alone = shared == 0 && !seats.keys().any(|(shared, _)| *shared == master);
-        let Some(copy) = copies.get(&index).filter(|_| !is_alone) else { continue };
+        let (Some(seat), Some(copy)) = (seat(mount, seats), copies.get(&index)) else { continue };
         let both = copy.try_clone().and_then(|copy| Ok((copy, seat.try_clone()?)));
         let (copy, seat) = both.map_err(failed(mount, "hold the group of"))?;
         found.push((index, Joining { mount: mount.clone(), copy, seat }));

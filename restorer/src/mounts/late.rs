@@ -6,6 +6,8 @@
 //! So are terminals that are mounted elsewhere, as engines mount one on `/dev/console`: there is none in a new `devpts`
 //! before the tree's files are opened.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use images::messages::MntEntry;
 use kernel::descriptors::duplicate_from;
-use kernel::mounts::{self, Change};
+use kernel::mounts::{self, Change, Propagation};
 use kernel::namespaces::enter_mounts;
 use kernel::paths::{Links, find};
 
@@ -21,8 +23,11 @@ use super::failed::failed;
 use super::flags;
 use super::joining::Joining;
 use super::last_change::last_change;
+use super::lateness::{is_proc, is_terminal};
 use super::plan::{Index, Mount, Plan, Source};
+use super::seats::Seats;
 use crate::error::Error;
+use groups::Groups;
 
 /// What is left to do.
 #[derive(Debug, Default)]
@@ -34,6 +39,8 @@ pub(crate) struct Late {
     sight: Option<OwnedFd>,
     /// Mounts that join their groups when all is placed, which would spread otherwise.
     joining: Vec<Joining>,
+    /// Of what the steps make.
+    groups: Groups,
     /// The namespace of the groups' seats.
     yard: Option<OwnedFd>,
 }
@@ -67,55 +74,13 @@ enum On {
     There(OwnedFd),
 }
 
-/// Which mounts are left to the first task, which may have a pid namespace of its own.
-pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
-    let mut late = BTreeSet::new();
-    for &index in plan.orders.values().flatten() {
-        let mount = &plan.mounts[index];
-        let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
-        if is_below || own_pids && is_proc(plan, mount) || is_terminal(plan, mount) {
-            late.insert(index);
-        }
-    }
-    late
-}
-
-/// Whether a mount can be made before there is any task.
-pub(super) fn is_made_early(plan: &Plan, late: &BTreeSet<Index>, index: Index) -> bool {
-    let mount = &plan.mounts[index];
-    !late.contains(&index) || !is_proc(plan, mount) && !is_terminal(plan, mount)
-}
-
-/// Whether a mount is one of a terminal of a `devpts` that is new.
-fn is_terminal(plan: &Plan, mount: &Mount) -> bool {
-    let Source::Part(giver, below) = &mount.source else { return false };
-    let is_number = |name: &str| name.parse::<u32>().is_ok();
-    matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "devpts")
-        && below.to_str().is_some_and(is_number)
-}
-
-/// The mounts upon which late ones are placed.
-pub(super) fn awaited(plan: &Plan, late: &BTreeSet<Index>) -> BTreeSet<Index> {
-    late.iter().filter_map(|index| plan.mounts[*index].on.as_ref().map(|(on, _)| *on)).collect()
-}
-
-/// Whether a mount is one of a `proc`, or of a part of that.
-pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
-    match &mount.source {
-        Source::New(kind) => kind == "proc",
-        Source::Part(giver, _) => {
-            matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "proc")
-        }
-        Source::Outside(_) => false,
-    }
-}
-
 impl Late {
     /// What has to be done for the mounts `late`, where `copies` are those that have been made.
     pub(super) fn plan(
         plan: &Plan,
         late: &BTreeSet<Index>,
         copies: &mut BTreeMap<Index, OwnedFd>,
+        seats: &Seats,
         sight: Option<OwnedFd>,
     ) -> Result<Self, Error> {
         let mut steps = Vec::new();
@@ -123,10 +88,6 @@ impl Late {
         // By their numbers they are in the order of placing, those of the tree's own namespace first.
         for index in late {
             let mount = &plan.mounts[*index];
-            if mount.group() != (0, 0) && !mount.shares_outside {
-                let refusal = support::mounts::SHARED_WITH_PROC;
-                return Err(Error::refused(refusal.of(0, mount.shown())));
-            }
             let unknown =
                 || failed(mount, "find what is needed for")(io::ErrorKind::NotFound.into());
             let made = match &mount.source {
@@ -150,10 +111,15 @@ impl Late {
                 }
             };
             places.insert(*index, steps.len());
-            let change = last_change(mount);
+            let mut change = last_change(mount);
+            // It is shared as what it is placed on is, if that is of the outside.
+            if !mount.shares_outside {
+                change.propagation = change.propagation.or(Some(Propagation::Private));
+            }
             steps.push(Step { mount: mount.clone(), made, on, below, change });
         }
-        Ok(Self { steps, sight, ..Self::default() })
+        let groups = Groups::plan(plan, &places, seats)?;
+        Ok(Self { steps, groups, sight, ..Self::default() })
     }
 
     /// Has a mount join its group in the end.
@@ -163,7 +129,8 @@ impl Late {
 
     /// Keeps the namespace of the groups' seats, if it is needed.
     pub(super) fn hold(&mut self, yard: OwnedFd) {
-        self.yard = Some(yard).filter(|_| !self.joining.is_empty());
+        let is_needed = !self.joining.is_empty() || self.groups.have_seats();
+        self.yard = Some(yard).filter(|_| is_needed);
     }
 
     /// Moves the descriptors to numbers from `base` on.
@@ -182,6 +149,7 @@ impl Late {
                     duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
             }
         }
+        self.groups.keep(base)?;
         let joining = self.joining.iter_mut().flat_map(Joining::descriptors);
         for fd in joining.chain(&mut self.yard).chain(&mut self.sight) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
@@ -226,7 +194,11 @@ impl Late {
             }
             mounts::change(mount, &step.change).map_err(failed(&step.mount, "set the flags of"))?;
         }
-        Ok(())
+        self.groups.make(&placed, |step| {
+            let mount = &self.steps[step].mount;
+            enter(mount.namespace)?;
+            Ok(mount)
+        })
     }
 
     /// Makes the file systems of steps in a user namespace, by their places in the order.

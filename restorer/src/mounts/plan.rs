@@ -58,7 +58,7 @@ pub(super) struct Plan {
     pub(super) orders: BTreeMap<u32, Vec<Index>>,
 }
 
-fn path(bytes: &[u8]) -> &Path {
+pub(super) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 

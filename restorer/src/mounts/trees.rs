@@ -13,7 +13,8 @@ use nix::sys::stat::Mode;
 
 use super::failed::failed;
 use super::last_change::last_change;
-use super::late::{self, Late};
+use super::late::Late;
+use super::lateness;
 use super::plan::{Index, Plan, Source};
 use super::yard::{Outside, Yard};
 use super::{Built, Request, groups};
@@ -29,7 +30,7 @@ pub(super) fn build(
 ) -> Result<Built, Error> {
     let root_here = open("/", HANDLE, Mode::empty())
         .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
-    let late = late::which(plan, request.own_pids);
+    let late = lateness::which(plan, request.own_pids);
     let mut yard = Yard::make(plan, request, outside, &late)?;
     let here = own(thread)?;
     let seats = groups::seats(plan, &mut yard, &late)?;
@@ -37,14 +38,14 @@ pub(super) fn build(
     let mut built = Built::default();
     let mut copies = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        if late::is_made_early(plan, &late, index) {
+        if lateness::is_made_early(plan, &late, index) {
             copies.insert(index, yard.copy(index, mount)?);
         }
     }
     // What shows processes is only made where it is seen already, if not by the machine's root.
     let sight = request.users.as_ref().map(|_| here.try_clone()).transpose();
     let sight = sight.map_err(Error::kernel("duplicate a descriptor"))?;
-    built.late = Late::plan(plan, &late, &mut copies, sight)?;
+    built.late = Late::plan(plan, &late, &mut copies, &seats, sight)?;
     for (&number, order) in &plan.orders {
         copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
         let early: Vec<Index> = order.iter().copied().filter(|it| !late.contains(it)).collect();
@@ -72,7 +73,7 @@ pub(super) fn build(
             built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
         }
     }
-    let is_awaited = late::awaited(plan, &late);
+    let is_awaited = lateness::awaited(plan, &late);
     for (index, joining) in groups::joining(plan, &seats, &copies)? {
         match is_awaited.contains(&index) {
             true => built.late.join(joining),

@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 
 use super::failed::failed;
 use super::plan::{Index, Mount, Plan, Source};
-use super::{Request, contents, flags, late};
+use super::{Request, contents, flags, late, lateness};
 use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -154,7 +154,7 @@ impl Yard {
         }
         for (index, mount) in plan.mounts.iter().enumerate() {
             let Source::New(kind) = &mount.source else { continue };
-            if !late::is_made_early(plan, late, index) {
+            if !lateness::is_made_early(plan, late, index) {
                 continue;
             }
             let made = new(mount, kind, outside.contents.remove(&index))?;

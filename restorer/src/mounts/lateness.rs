@@ -1,0 +1,48 @@
+//! Which mounts only the first task can make ([`super::late`]). Pure.
+
+use std::collections::BTreeSet;
+
+use super::plan::{Index, Mount, Plan, Source};
+
+/// Which mounts are left to the first task, which may have a pid namespace of its own.
+pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
+    let mut late = BTreeSet::new();
+    for &index in plan.orders.values().flatten() {
+        let mount = &plan.mounts[index];
+        let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
+        if is_below || own_pids && is_proc(plan, mount) || is_terminal(plan, mount) {
+            late.insert(index);
+        }
+    }
+    late
+}
+
+/// Whether a mount can be made before there is any task.
+pub(super) fn is_made_early(plan: &Plan, late: &BTreeSet<Index>, index: Index) -> bool {
+    let mount = &plan.mounts[index];
+    !late.contains(&index) || !is_proc(plan, mount) && !is_terminal(plan, mount)
+}
+
+/// Whether a mount is one of a terminal of a `devpts` that is new.
+pub(super) fn is_terminal(plan: &Plan, mount: &Mount) -> bool {
+    let Source::Part(giver, below) = &mount.source else { return false };
+    let is_number = |name: &str| name.parse::<u32>().is_ok();
+    matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "devpts")
+        && below.to_str().is_some_and(is_number)
+}
+
+/// The mounts upon which late ones are placed.
+pub(super) fn awaited(plan: &Plan, late: &BTreeSet<Index>) -> BTreeSet<Index> {
+    late.iter().filter_map(|index| plan.mounts[*index].on.as_ref().map(|(on, _)| *on)).collect()
+}
+
+/// Whether a mount is one of a `proc`, or of a part of that.
+pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
+    match &mount.source {
+        Source::New(kind) => kind == "proc",
+        Source::Part(giver, _) => {
+            matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "proc")
+        }
+        Source::Outside(_) => false,
+    }
+}
