@@ -76,6 +76,7 @@ fn restore(
         file_locks: true,
         inherited: Vec::new(),
         networks: Default::default(),
+        joined: Default::default(),
         on_behalf_of: None,
     };
     restorer::restore(&asked, images, &mut hooks::Nobody, &mut Bar::new())

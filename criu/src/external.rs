@@ -115,13 +115,11 @@ impl ExternalMounts {
     #[must_use]
     pub fn of_restore(&self) -> restorer::MountOptions {
         let name = |name: &OsString| name.to_string_lossy().into_owned();
+        // No path is none: whoever needs it says that it is not given.
+        let given = self.named.iter().filter(|(_, value)| !value.is_empty());
         restorer::MountOptions {
             // Paths begin at the root, whatever the current directory is.
-            external: self
-                .named
-                .iter()
-                .map(|(key, value)| (name(key), Path::new("/").join(value)))
-                .collect(),
+            external: given.map(|(key, value)| (name(key), Path::new("/").join(value))).collect(),
             find_outside: self.find,
             ..restorer::MountOptions::default()
         }

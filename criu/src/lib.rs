@@ -19,6 +19,7 @@ mod error;
 mod external;
 mod failure;
 mod host;
+mod joining;
 mod log;
 mod networks;
 mod options;

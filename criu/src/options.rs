@@ -15,6 +15,7 @@ use dumper::LockMethod;
 use ids::HostPid;
 
 use crate::external::{External, ExternalMounts};
+use crate::joining::Joining;
 use crate::networks::Networks;
 use crate::table::Known;
 
@@ -115,6 +116,8 @@ pub struct Options {
     pub network_lock: Option<LockMethod>,
     /// What is said of network namespaces.
     pub networks: Networks,
+    /// Namespaces that a restored tree is to be in (`--join-ns`).
+    pub joining: Joining,
     /// How long to try to stop every task; `None` for the default.
     pub timeout: Option<Duration>,
     /// Descriptors of this process, by number, that take the place of files of the tree, by CRIU's names.
@@ -131,6 +134,9 @@ pub struct Options {
     pub status_fd: Option<RawFd>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
     pub refused: Vec<String>,
+    /// What is external of kinds that are not known, as it was written. A restore that is given more than the images ask
+    /// for has no use for it.
+    pub unknown_external: Vec<String>,
     /// Options that other commands have, and this one has no use for, as they were written.
     pub misplaced: Vec<String>,
 }
@@ -218,14 +224,16 @@ impl Options {
                 Some(External::File(name)) => drop(self.external_files.insert(name)),
                 Some(mount) => drop(self.external_mounts.add(mount)),
                 None if self.networks.take_external(&value()) => {}
-                None => self.refused.push(format!("{written} {}", value().to_string_lossy())),
+                None => {
+                    self.unknown_external.push(format!("{written} {}", value().to_string_lossy()));
+                }
             },
             "empty-ns" => {
                 one_of(written, &value(), &["net"])?;
                 self.networks.empty = true;
             }
             "veth-pair" => wrong_unless(self.networks.take_pair(&value()), written, &value())?,
-            "join-ns" => match self.networks.take_joined(&value()) {
+            "join-ns" => match self.joining.take(&value()) {
                 true => {}
                 false => self.refused.push(format!("{written} {}", value().to_string_lossy())),
             },
@@ -325,9 +333,9 @@ impl Options {
             true => Some(External::Mounts { shared: false, masters: false }),
             false => {
                 let text = value.to_string_lossy();
-                let parts = text
-                    .split_once(':')
-                    .filter(|(key, value)| !key.is_empty() && !value.is_empty());
+                // LXC names its console with no path where the container has none: a restore may be
+                // given nothing by a name that no mount has.
+                let parts = text.split_once(':').filter(|(key, _)| !key.is_empty());
                 parts.map(|(key, value)| External::Mount { key: key.into(), value: value.into() })
             }
         };
@@ -459,6 +467,7 @@ mod tests {
     fn what_criu_has_and_we_have_not_is_named() {
         let read = options("check --lsm-profile x --no-tcp-close --external dev[8/1]:b");
         assert_eq!(read.refused, ["--external dev[8/1]:b", "--lsm-profile"]);
+        assert_eq!(options("dump --ext-mount-map a:").refused, ["--ext-mount-map a:"]);
         assert_eq!(
             error("lazy-pages -t 7"),
             "command lazy-pages is not supported by this version of stasis"
@@ -537,6 +546,16 @@ mod tests {
         for value in ["fd[x]:y", "fd[1]", "fd[1]:", "fd[-1]:x", "debug[1]:x", "fd[1:x"] {
             assert!(error(&format!("restore --inherit-fd {value}")).contains(value), "{value}");
         }
+    }
+
+    /// LXC says what it has not.
+    #[test]
+    fn a_restore_may_be_given_more_than_it_needs() {
+        let read = options("restore --ext-mount-map console: --external console:");
+        assert!(read.refused.is_empty(), "{:?}", read.refused);
+        assert_eq!(read.misplaced, ["--external console:"]);
+        assert!(read.external_mounts.of_restore().external.is_empty());
+        assert_eq!(options("dump --external console:").refused, ["--external console:"]);
     }
 
     #[test]

@@ -133,12 +133,22 @@ impl Reading {
     /// nothing for it.
     pub(crate) fn options_for(self, command: Command) -> Options {
         let Self { mut options, given, .. } = self;
+        let unknown = std::mem::take(&mut options.unknown_external);
+        match command {
+            Command::Restore => options.misplaced.extend(unknown),
+            _ => options.refused.extend(unknown),
+        }
         for (known, written) in given {
             if known.refused.contains(&command) {
                 options.refused.push(written);
             } else if !known.commands.contains(&command) {
                 options.misplaced.push(written);
             }
+        }
+        if matches!(command, Command::Dump | Command::PreDump) {
+            let nameless = options.external_mounts.named.iter().filter(|(_, name)| name.is_empty());
+            let shown = nameless.map(|(key, _)| format!("--ext-mount-map {}:", key.display()));
+            options.refused.extend(shown);
         }
         options
     }

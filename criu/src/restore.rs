@@ -46,6 +46,7 @@ fn restore(
         options.pidfile.as_deref().map(|file| Pidfile::reserve(&directories.work.join(file)));
     let mut pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
+    let joined = options.joining.join()?;
     let asked = RestoreOptions {
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
@@ -78,10 +79,11 @@ fn restore(
         networks: restorer::Given {
             inherited: Default::default(),
             empty: options.networks.empty,
-            joined: options.networks.join()?.map(Arc::new),
+            joined: joined.network.map(Arc::new),
             devices: options.networks.devices.clone(),
             weak_settings: options.networks.weak_settings,
         },
+        joined: joined.others,
         on_behalf_of: None,
     };
     let images = Images::open(&directories.images).map_err(restorer::Error::from)?;
@@ -111,6 +113,7 @@ fn inherited(asked: &[(RawFd, Vec<u8>)]) -> Result<Vec<Inherited>, Failure> {
 fn write_stats(directories: &Directories, report: &RestoreReport) -> Result<(), Failure> {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     let restore = RestoreStatsEntry {
+        forking_time: micros(report.births),
         restore_time: micros(report.total),
         pages_restored: Some(report.pages_restored),
         ..RestoreStatsEntry::default()

@@ -24,6 +24,7 @@ fn main() -> std::process::ExitCode {
         connections: Connections::default(),
         inherited: Vec::new(),
         networks: Default::default(),
+        joined: Default::default(),
         on_behalf_of: None,
     };
     let mut error: Option<Box<dyn std::error::Error>> = None;

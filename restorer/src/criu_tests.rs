@@ -9,6 +9,7 @@ use ids::{HostPid, ImagePid};
 use images::Images;
 use images::store::Memory;
 
+use crate::Joined;
 use crate::host::{Host, Range, Vdso};
 use crate::load::registers;
 use crate::load::{Checkpoint, State};
@@ -21,7 +22,7 @@ const SETS: [&str; 5] = ["minimal", "family", "busy", "ghosts", "terminal"];
 fn checkpoint(set: &str) -> Checkpoint {
     let path: PathBuf =
         [env!("CARGO_MANIFEST_DIR"), "../tests/data/criu-4.2", set].iter().collect();
-    Checkpoint::load(&Images::open(&path).unwrap()).unwrap()
+    Checkpoint::load(&Images::open(&path).unwrap(), Joined::default()).unwrap()
 }
 
 /// Where pages are in no file, they are brought into one: each is what it is in a directory.
@@ -38,8 +39,10 @@ fn a_set_in_memory_is_loaded_as_from_a_directory() {
         let memory = Memory::default();
         memory.put(set.as_ref(), files);
         let store = memory.open(set.as_ref()).unwrap();
-        let (there, here) =
-            (checkpoint(set), Checkpoint::load(&Images::of(Arc::new(store)).unwrap()).unwrap());
+        let (there, here) = (
+            checkpoint(set),
+            Checkpoint::load(&Images::of(Arc::new(store)).unwrap(), Joined::default()).unwrap(),
+        );
         assert_eq!(here.pages(), there.pages(), "{set}");
         let bytes = |checkpoint: &Checkpoint| -> Vec<Vec<u8>> {
             let private =

@@ -31,6 +31,7 @@ mod gap;
 mod holder;
 mod host;
 mod ipc_owner;
+mod joined;
 pub mod layout;
 mod load;
 mod locks;
@@ -59,6 +60,7 @@ mod users;
 
 pub use error::Error;
 pub use files::{Connections, Inherited, Trust, Validation};
+pub use joined::Joined;
 pub use mounts::MountOptions;
 pub use namespaces::Given;
 pub use network::{Unlocked, unlock};

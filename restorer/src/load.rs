@@ -11,19 +11,19 @@ pub(crate) mod registers;
 mod store;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::Arc;
 
 use arch::image::ThreadImage;
 use ids::ImagePid;
-use images::Images;
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::id_map::IdMap;
 use images::messages::{
     CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, TaskCoreEntry, TaskKobjIdsEntry,
     ThreadCoreEntry,
 };
+use images::{Images, MappingKind};
 
 pub(crate) use filters::Chain;
 use filters::Filters;
@@ -32,6 +32,7 @@ use nameless::Nameless;
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
 
+use crate::Joined;
 use crate::error::Error;
 use crate::files::{FileImages, FileMemory};
 use crate::locks::Locks;
@@ -128,8 +129,8 @@ impl Body {
 }
 
 impl Checkpoint {
-    /// Reads and checks all images of `dir`.
-    pub(crate) fn load(dir: &Images) -> Result<Self, Error> {
+    /// Reads and checks all images of `dir`, of a tree that is to be in namespaces that are `joined`.
+    pub(crate) fn load(dir: &Images, joined: Joined) -> Result<Self, Error> {
         // Whatever is referred to is there, and nothing is there twice.
         let mut read = images::Checkpoint::load(dir.clone())?;
         let own = dir.inventory().root_ids.as_ref().and_then(|ids| ids.ipc_ns_id);
@@ -142,23 +143,33 @@ impl Checkpoint {
             processes.push(task::load(process, (&nameless, &mut filters), &mut store)?);
         }
         check_sharing(&processes)?;
-        let living =
-            processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
+        let own_ids = dir.inventory().root_ids.unwrap_or_default();
+        let seen = |process: &Process| {
+            Some((process.pid, joined.seen(&process.body.as_ref()?.ids, &own_ids)))
+        };
+        let living: Vec<_> = processes.iter().filter_map(seen).collect();
         let ids = users.as_ref().map(|users| users.ids.clone()).unwrap_or_default();
         let is_inside = |number: u32| {
-            users.as_ref().is_some_and(|users| users.owns(number) && Some(number) != own)
+            let is_made = !joined.ipc && Some(number) != own;
+            is_made && users.as_ref().is_some_and(|users| users.owns(number))
         };
         let (made_inside, made_outside): (Vec<u32>, Vec<u32>) =
             read.ipc_namespaces.keys().partition(|number| is_inside(**number));
         leave_ipc(&ids, &mut read, &made_outside);
-        let namespaces = Sets::of(&read, users, living.map(|(pid, body)| (pid, &body.ids)))?;
+        let namespaces = Sets::of(&read, users, living.iter().map(|(pid, ids)| (*pid, ids)))?;
         // What is in a segment comes from outside.
         leave_ipc(&ids, &mut read, &made_inside);
         ids.leave_all(&mut read);
         let pids = processes.iter().map(|process| process.pid).collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &mut maps, &mut store)?;
-        let system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;
+        // In a namespace that is joined there is what others have; what nobody has attached is not the tree's.
+        let own = own.filter(|_| !joined.ipc);
+        let mut system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;
+        if joined.ipc {
+            let attached = attached_segments(&processes);
+            system_v.retain(|segment| attached.contains(&u64::from(segment.entry.desc.id)));
+        }
         let runs = memory::of_files(maps, &mut store)?;
         let huge_memfds = memory::huge_memfds(read.memfds.values(), &runs);
         let stores: Arc<[File]> = store.into_files()?.into();
@@ -217,6 +228,14 @@ fn users(read: &images::Checkpoint) -> Result<Option<Users>, Error> {
         Some(number) => Users::load(read, number).map(Some),
         None => Ok(None),
     }
+}
+
+/// The ids of System V segments that processes have attached.
+fn attached_segments(processes: &[Process]) -> BTreeSet<u64> {
+    let mappings = processes.iter().filter_map(|process| process.body.as_ref());
+    let mappings = mappings.flat_map(|body| &body.mappings);
+    let attached = mappings.filter(|mapping| mapping.kind == MappingKind::SystemV);
+    attached.map(|mapping| mapping.vma.shmid).collect()
 }
 
 /// Gives what is in these IPC namespaces the ids that are meant outside.

@@ -68,6 +68,8 @@ pub struct RestoreOptions {
     pub inherited: Vec<Inherited>,
     /// What it is told of network namespaces.
     pub networks: crate::namespaces::Given,
+    /// The namespaces that the restoring process has joined for the tree.
+    pub joined: crate::Joined,
     /// User and primary group of who asks, if that is somebody who may not do everything: all tasks
     /// must have been his alone.
     pub on_behalf_of: Option<(u32, u32)>,
@@ -80,6 +82,8 @@ pub struct RestoreReport {
     pub pid: HostPid,
     /// The whole restore.
     pub total: Duration,
+    /// Of it, until all processes were there, from the first one's birth on.
+    pub births: Duration,
     /// Processes restored, zombies included.
     pub processes: usize,
     /// Threads restored.

@@ -121,6 +121,7 @@ mod tests {
         let report = RestoreReport {
             pid,
             total: std::time::Duration::ZERO,
+            births: std::time::Duration::ZERO,
             processes: 1,
             threads: 1,
             pages_restored: 0,

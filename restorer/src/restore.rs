@@ -60,7 +60,7 @@ pub fn restore(
     progress.begin("load", None);
     let path = images.path();
     hooks::call(hooks, Moment::of(Point::PreRestore, None, path))?;
-    let mut checkpoint = Checkpoint::load(images)?;
+    let mut checkpoint = Checkpoint::load(images, options.joined)?;
     let connections = network::connections(options, images);
     on_behalf::check(&checkpoint, options, connections)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
@@ -221,6 +221,7 @@ pub fn restore(
         park_signal,
         spare: &passing,
     };
+    let born_at = Instant::now();
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _, links) = files.into_kept();
@@ -238,6 +239,7 @@ pub fn restore(
     let mut report = RestoreReport {
         pid: root.unwrap_or_else(HostPid::own),
         total: Duration::ZERO,
+        births: Duration::ZERO,
         processes: checkpoint.processes.len(),
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
@@ -253,6 +255,7 @@ pub fn restore(
                 tell(Point::PostSetupNamespaces, None)
             })?);
         };
+        report.births = born_at.elapsed();
         subreaper.aside(|| {
             for master in orphans.drain(..) {
                 tell(Point::OrphanPtsMaster, Some(master.as_fd()))?;

@@ -280,6 +280,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             },
             inherited: Vec::new(),
             networks: Default::default(),
+            joined: Default::default(),
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
         let images = Images::open(&work.images_dir).map_err(Error::from);

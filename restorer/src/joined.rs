@@ -1,0 +1,29 @@
+//! Namespaces that are there already, and that the tree is to be in, in place of its own.
+
+use images::messages::TaskKobjIdsEntry;
+
+/// The kinds of which the restoring process has moved into the one that takes the place of all of the tree's. (Of network
+/// namespaces [`crate::Given`] says that: there is more to say of them.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// System V IPC and queues of messages. What the tree has attached of shared memory comes back in it; semaphores and
+    /// queues are those that it has.
+    pub ipc: bool,
+    /// The names of the host.
+    pub uts: bool,
+}
+
+impl Joined {
+    /// The ids of a process, as if it had been in the dumper's namespaces of these kinds: a tree comes back in that of the restoring
+    /// process then.
+    pub(crate) fn seen(self, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> TaskKobjIdsEntry {
+        let mut seen = *ids;
+        if self.ipc {
+            seen.ipc_ns_id = own.ipc_ns_id;
+        }
+        if self.uts {
+            seen.uts_ns_id = own.uts_ns_id;
+        }
+        seen
+    }
+}

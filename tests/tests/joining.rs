@@ -1,0 +1,77 @@
+//! `--join-ns`: a tree comes back in namespaces that are there, as a container does in another pod. These tests need root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, built_program, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program in namespaces of its own, under this name of the host.
+fn apart(name: &str, command: &str, log: &Path) -> Program {
+    let mut program = Command::new("unshare");
+    let script = format!("hostname {name} && exec {command}");
+    program.args(["--ipc", "--uts", "sh", "-c", &script]);
+    Program::start(&mut program, log)
+}
+
+fn namespace(pid: i32, kind: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace")
+}
+
+/// The shared memory that the tree has attached is in the joined namespace with it.
+#[test]
+fn a_tree_joins_namespaces() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (work, images) = (scratch.path("work"), scratch.path("images"));
+    fs::create_dir(&work).expect("mkdir");
+    let command =
+        format!("{} sysv_memory {}", built_program("stasis-workload").display(), work.display());
+    let tree = apart("dumped", &command, &scratch.path("log"));
+    assert!(wait_until(PATIENCE, || work.join("ready").exists()), "it does not come to stand");
+    Engine::CriuFace.dump(tree.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+
+    let other = apart("joined", "sleep 600", &scratch.path("other"));
+    let is_apart =
+        || namespace(other.pid(), "uts") != namespace(std::process::id().cast_signed(), "uts");
+    assert!(wait_until(PATIENCE, is_apart), "no other namespaces");
+    let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+    for kind in ["ipc", "uts"] {
+        restore.arg("--join-ns").arg(format!("{kind}:{}", other.pid()));
+    }
+    Outcome::of(&mut restore).must_succeed("restore");
+    for kind in ["ipc", "uts"] {
+        assert_eq!(namespace(tree.pid(), kind), namespace(other.pid(), kind), "{kind}");
+    }
+    fs::write(work.join("go"), "").expect("say so");
+    wait_until(PATIENCE, || work.join("result").exists());
+    let told = fs::read_to_string(work.join("result")).unwrap_or_else(|error| error.to_string());
+    assert_eq!(told, "PASS\n", "{}", fs::read_to_string(scratch.path("log")).unwrap_or_default());
+}
+
+/// What is not there is told before anything is made, and kinds that are not joined are refused by name.
+#[test]
+fn what_cannot_be_joined_is_told() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let tree = apart("dumped", "sleep 600", &scratch.path("log"));
+    let is_there =
+        || fs::read_to_string(format!("/proc/{}/comm", tree.pid())).is_ok_and(|it| it == "sleep\n");
+    assert!(wait_until(PATIENCE, is_there), "it does not start");
+    Engine::CriuFace.dump(tree.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    for (value, said) in
+        [("uts:/nowhere", "--join-ns uts:/nowhere"), ("user:1", "--join-ns user:1")]
+    {
+        let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+        let outcome = Outcome::of(restore.args(["--join-ns", value]));
+        let log = fs::read_to_string(images.join("restore.log")).unwrap_or_default();
+        assert!(!outcome.success && log.contains(said), "{log}");
+        machine.await_no_children();
+    }
+}
