@@ -79,9 +79,15 @@ impl MemoryPolicy {
     pub fn of(policy: &ebpf_common::MemoryPolicy) -> Option<Self> {
         /// Those of `MPOL_F_*` that programs set (include/uapi/linux/mempolicy.h).
         const SET_BY_PROGRAMS: u16 = 0b111 << 13;
+        /// Memory of the node that the thread runs on: the kernel has no nodes for it, and does not
+        /// clear what is in their place.
+        const MPOL_LOCAL: u16 = 4;
         let mode = u32::from(policy.mode) | u32::from(policy.flags & SET_BY_PROGRAMS);
-        let wide = policy.wide != 0;
-        (mode != 0).then_some(Self { mode, nodes: policy.nodes, wide })
+        let (nodes, wide) = match policy.mode {
+            MPOL_LOCAL => (0, false),
+            _ => (policy.nodes, policy.wide != 0),
+        };
+        (mode != 0).then_some(Self { mode, nodes, wide })
     }
 }
 
@@ -135,6 +141,9 @@ mod tests {
         assert_eq!(MemoryPolicy::of(&policy(2, 0b1_1000)), Some(bound));
         let fixed = MemoryPolicy { mode: 1 << 15 | 2, ..bound };
         assert_eq!(MemoryPolicy::of(&policy(2, 1 << 15)), Some(fixed));
+        let local = ebpf_common::MemoryPolicy { nodes: !0, mode: 4, flags: 0, wide: 1 };
+        let without_nodes = MemoryPolicy { mode: 4, nodes: 0, wide: false };
+        assert_eq!(MemoryPolicy::of(&local), Some(without_nodes));
     }
 
     #[test]

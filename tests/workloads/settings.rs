@@ -187,6 +187,13 @@ fn set_policy(mode: i32) {
     assert_eq!(done, 0, "set_mempolicy: {}", std::io::Error::last_os_error());
 }
 
+fn set_local_policy() {
+    const MPOL_LOCAL: i32 = 4;
+    // SAFETY: no nodes are named.
+    let done = unsafe { libc::syscall(libc::SYS_set_mempolicy, MPOL_LOCAL, 0, 0) };
+    assert_eq!(done, 0, "set_mempolicy: {}", std::io::Error::last_os_error());
+}
+
 fn map(bytes: usize) -> *mut libc::c_void {
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -251,6 +258,16 @@ pub(crate) fn unseen(stage: &Stage) -> Outcome {
         check(libc::prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)).expect("merge memory");
     }
     set_policy(MPOL_INTERLEAVE);
+    let local = Other::start(
+        || {
+            // What is freed is used again, with what was in it.
+            for _ in 0..8 {
+                set_policy(MPOL_BIND);
+                set_local_policy();
+            }
+        },
+        || policy(0),
+    );
     set(IDLE, 777_777, libc::PR_MCE_KILL_DEFAULT);
     let other = Other::start(
         || {
@@ -280,6 +297,7 @@ pub(crate) fn unseen(stage: &Stage) -> Outcome {
             ("policy", format!("{:?}", policy(0))),
             ("policy of a mapping", format!("{:?}", policy(bound as usize))),
             ("policy of another thread", format!("{:?}", other.look())),
+            ("local policy", format!("{:?}", local.look())),
             ("default timer slack", default_slack.look().to_string()),
             ("write or execute", deny.to_string()),
             ("merging", merge.to_string()),
