@@ -440,6 +440,12 @@ fn changing_files_again_and_again_by_programs() {
     again_and_again("changing_files");
 }
 
+/// What a number means when it is asked about may be of another kind than what it meant when it was listed.
+#[test]
+fn kinds_of_files_again_and_again_by_programs() {
+    again_and_again("changing_files_kinds");
+}
+
 /// A process is waited for between the plan and the freeze, while what stands for it is open.
 #[test]
 fn pidfds_again_and_again_by_programs() {

@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -314,6 +315,46 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         thing.verify(&mut found);
         thing.change(&mut dice);
         thing.verify(&mut found);
+    }
+    found.outcome()
+}
+
+/// Numbers that mean a new file of another kind every few microseconds.
+pub(crate) fn kinds(stage: &Stage) -> Outcome {
+    const NUMBERS: usize = 6;
+    let owned = |fd: libc::c_long| {
+        let fd = crate::stage::check(i32::try_from(fd).expect("a descriptor")).expect("open");
+        // SAFETY: the call has just returned it.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    };
+    let ends = pipe2(OFlag::empty()).expect("pipe");
+    let numbers: Vec<OwnedFd> = (0..NUMBERS).map(|_| ends.0.try_clone().expect("a copy")).collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for number in &numbers {
+                    replace(number, &ends.0);
+                    // SAFETY: these take integers.
+                    let (process, timer, event) = unsafe {
+                        (
+                            owned(libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0)),
+                            owned(libc::timerfd_create(libc::CLOCK_MONOTONIC, 0).into()),
+                            owned(libc::eventfd(0, 0).into()),
+                        )
+                    };
+                    [process, timer, event].iter().for_each(|kind| replace(number, kind));
+                }
+            }
+        });
+        stage.ready_then_wait();
+        stop.store(true, Ordering::Relaxed);
+    });
+    let mut found = Findings::default();
+    let name = |fd: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+    for number in &numbers {
+        let last = Some(PathBuf::from("anon_inode:[eventfd]"));
+        found.same("what a number means", &last, &name(number));
     }
     found.outcome()
 }

@@ -90,6 +90,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
     ("changing_files", changing_files::run),
+    ("changing_files_kinds", changing_files::kinds),
     ("churn", churn::run),
     ("cramped", cramped::run),
     ("credentials", credentials::run),

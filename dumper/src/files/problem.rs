@@ -18,6 +18,8 @@ pub(super) enum Problem {
     },
     /// It was closed, or its process ended, meanwhile.
     Gone,
+    /// What the kernel says of it is not said of a file of this kind: it is another one by now.
+    Exchanged(&'static str),
     /// There is no time left to read it.
     TooLate,
     /// A kernel interface failed.
@@ -30,11 +32,8 @@ pub(super) enum Problem {
 }
 
 /// The text of `/proc/PID/fdinfo` is not that of a file of this kind.
-pub(super) fn unexpected(kind: &str) -> Problem {
-    Problem::Kernel {
-        operation: "understand fdinfo of",
-        source: io::Error::other(format!("it is not that of {kind}")),
-    }
+pub(super) fn unexpected(kind: &'static str) -> Problem {
+    Problem::Exchanged(kind)
 }
 
 /// Gives kernel errors the name of what was done.

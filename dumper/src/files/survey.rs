@@ -152,9 +152,17 @@ impl<'a> Survey<'a> {
                 self.refusals.push(refusal.of(pid, format!("{place} ({})", object())));
                 Ok(None)
             }
-            Err(Problem::Gone) if !self.frozen => Ok(None),
-            // It has ended, or is about to: the frozen look will tell.
-            Err(Problem::Kernel { .. }) if !self.frozen && is_ending(pid) => Ok(None),
+            Err(Problem::Gone | Problem::Exchanged(_)) if !self.frozen => Ok(None),
+            // The process has ended, or is about to, or has another file there: the frozen look will tell.
+            Err(Problem::Kernel { .. })
+                if !self.frozen && (is_ending(pid) || is_another(pid, place, target)) =>
+            {
+                Ok(None)
+            }
+            Err(Problem::Exchanged(kind)) => {
+                let source = std::io::Error::other(format!("it is not that of {kind}"));
+                Err(failed("understand fdinfo of", source))
+            }
             Err(Problem::Gone) => {
                 Err(failed("find", std::io::Error::from_raw_os_error(libc::ENOENT)))
             }
@@ -255,6 +263,12 @@ pub(super) fn has_table(process: &Process) -> bool {
 
 /// Whether a descriptor is of another file, or the file has another name, than the inventory says.
 fn is_renamed(pid: HostPid, file: &OpenFile) -> bool {
-    let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{}", file.fd)));
-    link.map_or(true, |link| link != file.target)
+    is_another(pid, FileReference::Descriptor(file.fd), &file.target)
+}
+
+/// Whether what is held in `place` is called otherwise than `target`, as far as that is looked at.
+fn is_another(pid: HostPid, place: FileReference, target: &std::ffi::OsStr) -> bool {
+    let FileReference::Descriptor(fd) = place else { return false };
+    let link = Dir::open(pid).and_then(|dir| dir.link(&format!("fd/{fd}")));
+    link.map_or(true, |link| link != target)
 }
