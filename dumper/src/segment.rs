@@ -26,8 +26,10 @@ pub(crate) struct Segment {
     pub(crate) file: File,
     /// A process that has it.
     pub(crate) pid: HostPid,
-    /// As far as any mapping reaches, or its size.
+    /// Its size, or as far as any mapping reaches if that is more.
     pub(crate) bytes: u64,
+    /// As far as any mapping reaches; what lies behind can come to be mapped again.
+    pub(crate) mapped: u64,
     /// The number that the images give it.
     pub(crate) number: u64,
 }

@@ -219,7 +219,7 @@ impl Segments {
         for (number, (&(namespace, id), found)) in self.numbered() {
             let (pid, bytes) = (found.member, found.segment.bytes);
             let file = found.open().map_err(failed("open the System V shared memory", pid))?;
-            let segment = segment::Segment { file, pid, bytes, number };
+            let segment = segment::Segment { file, pid, bytes, mapped: bytes, number };
             opened.insert(Key::SystemV { namespace, id }, segment);
         }
         Ok(opened)

@@ -162,7 +162,7 @@ impl Checkpoint {
         ids.leave_all(&mut read);
         let pids = processes.iter().map(|process| process.pid).collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
-        let segments = memory::segments(&processes, &mut maps, &mut store)?;
+        let segments = memory::segments(&processes, &nameless, &mut maps, &mut store)?;
         // In a namespace that is joined there is what others have; what nobody has attached is not the tree's.
         let own = own.filter(|_| !joined.ipc);
         let mut system_v = memory::system_v(&read.ipc_namespaces, own, &mut maps, &mut store)?;

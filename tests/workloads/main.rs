@@ -134,6 +134,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mappings", mappings::run),
     ("mappings_keys", mappings::keys),
     ("mappings_rare", mappings::rare),
+    ("mappings_rearranged", mappings::rearranged),
     ("memfd", memfd::run),
     ("memfd_attributes", memfd::attributes),
     ("memfd_never_run", memfd::never_run),

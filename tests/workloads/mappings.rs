@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 
 use crate::memory::Region;
-use crate::stage::{Findings, Outcome, Stage};
+use crate::stage::{Findings, Outcome, Stage, check};
 
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
@@ -111,6 +111,58 @@ pub(crate) fn rare(stage: &Stage) -> Outcome {
         // It must not come to be in two processes.
         let may_be = if stage.path("restored").exists() { 0 } else { 9 };
         found.must("what may be dropped is gone after a restore", byte == 0 || byte == may_be);
+    }
+    found.outcome()
+}
+
+/// Shared memory of which a page is mapped twice, another one not at all, and the end neither, which has more than
+/// holes in it or not: all of it can be mapped again.
+pub(crate) fn rearranged(stage: &Stage) -> Outcome {
+    const PAGE: usize = 4096;
+    const PAGES: u8 = 8;
+    let page = |region: &Region, index: u8| region.addr() + usize::from(index) * PAGE;
+    let arrange = |address: usize, to: u8| {
+        // SAFETY: nobody has a reference into these pages.
+        check(unsafe {
+            libc::remap_file_pages(address as *mut libc::c_void, PAGE, 0, to.into(), 0)
+        })
+        .expect("remap_file_pages");
+    };
+    let regions = [false, true].map(|ends_in_hole| {
+        let bytes = usize::from(PAGES) * PAGE;
+        let region = Region::map(bytes, RW, libc::MAP_SHARED, None);
+        let written = if ends_in_hole { PAGES - 1 } else { PAGES };
+        for index in 0..written {
+            region.bytes()[usize::from(index) * PAGE] = index + 1;
+        }
+        arrange(page(&region, 2), 1);
+        // SAFETY: nobody has a reference into these pages.
+        check(unsafe { libc::munmap(page(&region, 4) as *mut libc::c_void, 4 * PAGE) })
+            .expect("munmap");
+        region
+    });
+    // SAFETY: a page of the region that is mapped at the time.
+    let first = |address: usize| unsafe { (address as *const u8).read_volatile() };
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    for (region, end) in regions.iter().zip([8, 0]) {
+        let seen = [0, 1, 2, 3].map(|index| first(page(region, index)));
+        found.same("as it was arranged", &[1, 2, 2, 4], &seen);
+        arrange(page(region, 2), 2);
+        found.same("a page that was not mapped", &3, &first(page(region, 2)));
+        let bytes = usize::from(PAGES) * PAGE;
+        let flags = libc::MREMAP_MAYMOVE;
+        // SAFETY: the first pages are one mapping, and nobody has a reference into them.
+        let grown = unsafe { libc::mremap(region.addr() as *mut _, 4 * PAGE, bytes, flags) };
+        let grown = if grown == libc::MAP_FAILED { None } else { Some(grown as usize) };
+        found.must("it grows", grown.is_some());
+        let Some(grown) = grown else { continue };
+        let seen = [4, 5, 6, 7].map(|index| first(grown + index * PAGE));
+        found.same("the end", &[5, 6, 7, end], &seen);
+        // SAFETY: what has just been made, to which nobody refers.
+        unsafe { libc::munmap(grown as *mut libc::c_void, bytes) };
     }
     found.outcome()
 }

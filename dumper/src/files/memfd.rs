@@ -182,7 +182,7 @@ impl Survey<'_> {
                 // As it keeps its time of access, if it is one's own to say so.
                 let unseen = File::options().read(true).custom_flags(libc::O_NOATIME).open(&path);
                 let file = unseen.or_else(|_| File::open(path)).doing("open again")?;
-                Some(Segment { file, pid, bytes, number: number.into() })
+                Some(Segment { file, pid, bytes, mapped: bytes, number: number.into() })
             }
             false => None,
         };

@@ -56,6 +56,8 @@ pub(crate) struct Pages {
     pub(crate) rounds: Vec<Round>,
     /// Of a process: where nothing can be, as it has said by `MADV_GUARD_INSTALL`.
     pub(crate) guards: Vec<PageRun>,
+    /// Of shared memory: how far any mapping of it reaches.
+    pub(super) mapped: Option<u64>,
     /// Number of the pages file.
     id: u32,
     pub(super) sink: Arc<dyn PageSink>,
@@ -76,6 +78,7 @@ impl Pages {
             kept: Vec::new(),
             rounds: Vec::new(),
             guards: Vec::new(),
+            mapped: None,
             id,
             sink,
             in_arena: None,
@@ -142,8 +145,11 @@ impl Pages {
             Source::Parent => page_flags::PARENT,
             _ => page_flags::PRESENT,
         };
-        // What follows in memory and is of the same kind follows in the file as well.
-        let follows = |a: &Placed, b: &Placed| a.run.end == b.run.start && flags(a) == flags(b);
+        // What follows in memory and is of the same kind follows in the file as well. CRIU leaves out a run that
+        // goes beyond what is mapped.
+        let follows = |a: &Placed, b: &Placed| {
+            a.run.end == b.run.start && flags(a) == flags(b) && self.mapped != Some(b.run.start)
+        };
         for group in self.placed.chunk_by(follows) {
             let start = group[0].run.start;
             let pages = group.iter().map(|placed| placed.run.pages()).sum();

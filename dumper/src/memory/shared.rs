@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use collector::Mapping;
 use ids::HostPid;
+use images::MappingKind;
 use kernel::pagemap::{PAGE_SIZE, PageRun};
 
 use crate::error::Error;
@@ -32,34 +33,53 @@ impl Segments {
         let reach = mapping.offset + (mapping.end - mapping.start);
         let key = Key::File(mapping.device, mapping.inode);
         if let Some(segment) = self.by_key.get_mut(&key) {
+            segment.mapped = segment.mapped.max(reach);
             segment.bytes = segment.bytes.max(reach);
             return Ok(());
         }
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-        let file = File::open(path).map_err(|source| Error::Process {
-            operation: "open the shared memory",
-            pid,
-            source,
-        })?;
+        let failed = |source| Error::Process { operation: "open the shared memory", pid, source };
+        let file = File::open(path).map_err(failed)?;
+        // Of huge pages what is mapped is carried.
+        let size = match mapping.kind {
+            MappingKind::SharedAnonymous => file.metadata().map_err(failed)?.len(),
+            _ => 0,
+        };
+        let size = size.next_multiple_of(PAGE_SIZE);
         let mut number = mapping.inode;
         while !self.numbers.insert(number) {
             number += APART;
         }
-        self.by_key.insert(key, Segment { file, pid, bytes: reach, number });
+        self.by_key
+            .insert(key, Segment { file, pid, bytes: reach.max(size), mapped: reach, number });
         Ok(())
     }
 }
 
+/// What is to be copied of a segment: the parts that have content. A restore takes a segment to be as large as what
+/// is mapped or copied of it: so its last page counts as such where mappings do not reach the end.
+pub(super) fn runs_of(segment: &Segment) -> io::Result<Vec<PageRun>> {
+    let Segment { file, bytes, mapped, .. } = segment;
+    let mut runs = segment_runs(file, 0, *mapped)?;
+    if mapped < bytes {
+        runs.extend(segment_runs(file, *mapped, *bytes)?);
+        if runs.last().is_none_or(|run| run.end < *bytes) {
+            runs.push(PageRun::new(bytes - PAGE_SIZE, *bytes));
+        }
+    }
+    Ok(runs)
+}
+
 /// The parts of a shared segment's file that have content, found by its holes.
-pub(super) fn segment_runs(file: &File, bytes: u64) -> io::Result<Vec<PageRun>> {
+fn segment_runs(file: &File, from: u64, to: u64) -> io::Result<Vec<PageRun>> {
     use nix::unistd::{Whence, lseek};
     let mut runs = Vec::new();
     // Of huge pages the kernel tells no holes, but whether there is anything.
     if file.metadata()?.blocks() == 0 {
         return Ok(runs);
     }
-    let mut at = 0i64;
-    let end = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let mut at = i64::try_from(from).unwrap_or(i64::MAX);
+    let end = i64::try_from(to).unwrap_or(i64::MAX);
     while at < end {
         let start = match lseek(file, at, Whence::SeekData) {
             Ok(start) => start,
@@ -95,10 +115,10 @@ mod tests {
             .unwrap();
         file.set_len(1 << 20).unwrap();
         file.write_all_at(&[1], 5 * 4096).unwrap();
-        let runs = segment_runs(&file, 1 << 20).unwrap();
+        let runs = segment_runs(&file, 0, 1 << 20).unwrap();
         assert_eq!(runs, [PageRun::new(5 * 4096, 6 * 4096)]);
         file.write_all_at(&[1], 1 << 20).unwrap();
-        let runs = segment_runs(&file, (1 << 20) + 1).unwrap();
+        let runs = segment_runs(&file, 0, (1 << 20) + 1).unwrap();
         assert_eq!(runs[1], PageRun::new(1 << 20, (1 << 20) + 4096));
     }
 }

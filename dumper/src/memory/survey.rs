@@ -15,7 +15,7 @@ use super::origin::{Origin, ProcessMemory as Source, shares_nothing};
 use super::pages::Pages;
 use super::pre_copy::{Marked, PreCopy, private_bytes};
 use super::runs::{bytes, joined, subtract, union};
-use super::shared::{Segments, segment_runs};
+use super::shared::{Segments, runs_of};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::processes::is_zombie;
@@ -158,13 +158,16 @@ pub(crate) fn find(
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
     memory.process_pages = memory.pages.len();
-    for (key, Segment { file, pid, bytes, number }) in segments.by_key {
+    for (key, segment) in segments.by_key {
         clock.check(STEP)?;
+        let runs = runs_of(&segment);
+        let Segment { file, pid, bytes, mapped, number } = segment;
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
-        let runs = segment_runs(&file, bytes).map_err(failed)?;
+        let runs = runs.map_err(failed)?;
         memory.scanned += bytes / PAGE_SIZE;
         let mut pages = Pages::new(writer, pid, Origin::Segment(file))?;
         pages.runs = runs;
+        pages.mapped = Some(mapped);
         memory.pages.push(pages);
         memory.segments.insert(key, number);
     }

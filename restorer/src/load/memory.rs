@@ -10,6 +10,7 @@ use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
 use support::Refusal;
 
 use super::Process;
+use super::nameless::Nameless;
 use super::store::Store;
 use crate::error::Error;
 use crate::run::{Run, RunSource};
@@ -271,10 +272,11 @@ pub(super) fn private_runs(
     Ok((kept, vdso))
 }
 
-/// The segments of shared anonymous memory that the processes map, as large as the farthest
-/// mapping or page of each; what they hold is taken from `maps`.
+/// The segments of shared anonymous memory that the processes map, as large as the images say, or as the
+/// farthest mapping or page of each; what they hold is taken from `maps`.
 pub(super) fn segments(
     processes: &[Process],
+    nameless: &Nameless,
     maps: &mut BTreeMap<u64, PageMap>,
     store: &mut Store,
 ) -> Result<Vec<SharedSegment>, Error> {
@@ -285,7 +287,7 @@ pub(super) fn segments(
             continue;
         }
         let huge = huge_page_shift(vma);
-        let (size, of) = sizes.entry(vma.shmid).or_insert((0, huge));
+        let (size, of) = sizes.entry(vma.shmid).or_insert_with(|| (nameless.size(vma.shmid), huge));
         *size = (*size).max(vma.pgoff + (vma.end - vma.start));
         if *of != huge {
             let what = "it is in huge pages in one mapping, and not in another";

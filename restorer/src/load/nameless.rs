@@ -19,12 +19,14 @@ const NAMES: [(&[u8], MappingKind); 2] = [
 #[derive(Debug, Default)]
 pub(super) struct Nameless {
     segments: BTreeMap<u64, (u64, MappingKind)>,
+    /// How large each is.
+    sizes: BTreeMap<u64, u64>,
 }
 
 impl Nameless {
     /// Looks through the memfds.
     pub(super) fn of(checkpoint: &images::Checkpoint) -> Self {
-        let mut segments = BTreeMap::new();
+        let (mut segments, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let memfds = checkpoint.files.entries.values().filter_map(|file| file.memfd.as_ref());
         for memfd in memfds {
             let inode = checkpoint.memfds.get(&memfd.inode_id.into());
@@ -36,9 +38,15 @@ impl Nameless {
             });
             if let Some((_, kind)) = kind {
                 segments.insert(memfd.id.into(), (inode.shmid.into(), *kind));
+                sizes.insert(inode.shmid.into(), inode.size);
             }
         }
-        Self { segments }
+        Self { segments, sizes }
+    }
+
+    /// How large a segment is, if this tells it.
+    pub(super) fn size(&self, shmid: u64) -> u64 {
+        self.sizes.get(&shmid).copied().unwrap_or(0)
     }
 
     /// Makes mappings of such memory mappings of shared memory again.
