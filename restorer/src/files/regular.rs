@@ -32,7 +32,7 @@ impl FileKind for Regular {
     fn is_later(&self, file: &FileEntry, roots: &Roots) -> bool {
         let is_later =
             |entry: &RegFileEntry| proc_files::is_of_process(entry) || roots.is_late(entry.mnt_id);
-        file.reg.as_ref().is_some_and(|entry| is_later(entry))
+        file.reg.as_ref().is_some_and(is_later)
     }
 
     fn open_later(
