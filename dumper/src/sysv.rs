@@ -14,6 +14,7 @@ use ids::HostPid;
 use images::id_map::IdMap;
 use images::messages::IpcShmEntry;
 use images::{ImageWriter, MappingKind, names};
+use kernel::huge_pages::shift_of_device;
 use kernel::mqueue;
 use kernel::namespaces::{inside, of_process};
 use kernel::pagemap::PAGE_SIZE;
@@ -23,8 +24,7 @@ use kernel::sysv::segments::{Attached, Segment, attached_to};
 use kernel::sysv::{Owner, is_gone};
 use support::Unsupported;
 use support::ipc::{
-    ATTACHED_UNSEEN, KEPT_BY_ITS_MAKER, MAPPED_OTHERWISE, OF_HUGE_PAGES, POSIX_QUEUES,
-    SEGMENT_OF_ANOTHER,
+    ATTACHED_UNSEEN, KEPT_BY_ITS_MAKER, MAPPED_OTHERWISE, POSIX_QUEUES, SEGMENT_OF_ANOTHER,
 };
 use support::mappings::object_of;
 use support::sharing::Thing;
@@ -56,6 +56,8 @@ struct Found {
     member: HostPid,
     /// Where that one has it attached. In a namespace of the tree's own nobody may have.
     mapping: Option<Mapping>,
+    /// It is in huge pages of this size: two to the power of that.
+    huge: Option<u32>,
 }
 
 /// The segments of a tree, by the kernel's number of their IPC namespace and by id.
@@ -73,7 +75,12 @@ pub(crate) fn look(
     if uses.is_empty() && others.is_empty() {
         return Ok((found, refused));
     }
-    let device = device().map_err(failed("find the device of shared memory", HostPid::own()))?;
+    let of_device = failed("find the device of shared memory", HostPid::own());
+    let device = device().map_err(&of_device)?;
+    let pages = |on: u64| match on == device {
+        true => Ok(Some(None)),
+        false => shift_of_device(on).map(|shift| shift.map(Some)).map_err(&of_device),
+    };
     for ((namespace, id), used) in uses {
         let pid = used.pid;
         let read = || Segment::read(id);
@@ -81,21 +88,25 @@ pub(crate) fn look(
             false => read(),
             true => of_process(pid, "ipc").and_then(|it| inside("ipc", it, read)),
         };
-        let refusal = match read {
-            Ok(segment) if used.mapping.device == device && segment.attached >= used.count => {
+        let memory = pages(used.mapping.device)?;
+        let refusal = match (read, memory) {
+            (Ok(segment), Some(huge)) if segment.attached >= used.count => {
                 if asked.user.is_some_and(|user| !is_of(&segment.owner, user)) {
                     SEGMENT_OF_ANOTHER
                 } else if segment.attached > used.count {
                     outside(asked.root, inventory, (namespace, id))?
                 } else {
                     let mapping = Some(used.mapping);
-                    found.0.insert((namespace, id), Found { segment, member: pid, mapping });
+                    let of_tree = Found { segment, member: pid, mapping, huge };
+                    found.0.insert((namespace, id), of_tree);
                     continue;
                 }
             }
-            Ok(_) => MAPPED_OTHERWISE,
-            Err(error) if is_gone(&error) => MAPPED_OTHERWISE,
-            Err(error) => return Err(failed("look at the System V shared memory", pid)(error)),
+            (Ok(_), _) => MAPPED_OTHERWISE,
+            (Err(error), _) if is_gone(&error) => MAPPED_OTHERWISE,
+            (Err(error), _) => {
+                return Err(failed("look at the System V shared memory", pid)(error));
+            }
         };
         refused.push(refusal.of(pid, object_of(&used.mapping)));
     }
@@ -113,12 +124,14 @@ pub(crate) fn look(
                 _ if found.0.contains_key(&key) => continue,
                 // Refused above, if the tree has it.
                 None => outside(asked.root, inventory, key)?,
-                Some(on) if on != device => OF_HUGE_PAGES,
                 Some(_) if is_forced => KEPT_BY_ITS_MAKER,
-                Some(_) => {
-                    found.0.insert(key, Found { segment, member, mapping: None });
-                    continue;
-                }
+                Some(on) => match pages(on)? {
+                    None => MAPPED_OTHERWISE,
+                    Some(huge) => {
+                        found.0.insert(key, Found { segment, member, mapping: None, huge });
+                        continue;
+                    }
+                },
             };
             let object = format!("System V shared memory segment {}", segment.id);
             refused.push(refusal.of(member, object));
@@ -248,11 +261,14 @@ impl Segments {
     ) -> Result<(), images::Error> {
         let mut entries: BTreeMap<u32, Vec<IpcShmEntry>> = BTreeMap::new();
         let boot = kernel::boot::boot();
-        for (number, (_, Found { segment, member, .. })) in self.numbered() {
+        for (number, (_, found)) in self.numbered() {
+            let Found { segment, member, huge, .. } = found;
             let Some(process) = inventory.processes.get(member) else { continue };
             let Some(namespace) = namespaces.of(process).ipc_ns_id else { continue };
             let boot = if Some(namespace) == own_number("ipc") { boot } else { None };
-            let entry = IpcShmEntry { boot, ..entry(segment, number, namespaces.ids()) };
+            let hugetlb_flag = huge.map(|shift| Segment::huge_flags(shift).cast_unsigned());
+            let entry = entry(segment, number, namespaces.ids());
+            let entry = IpcShmEntry { boot, hugetlb_flag, ..entry };
             entries.entry(namespace).or_default().push(entry);
         }
         entries.iter().try_for_each(|(namespace, entries)| {

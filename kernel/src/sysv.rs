@@ -64,7 +64,7 @@ const ATTEMPTS: usize = 10;
 fn make_with_id(
     kind: Kind,
     wanted: i32,
-    owner: &Owner,
+    (owner, capabilities): (&Owner, u64),
     get: impl Fn(libc::key_t) -> io::Result<i32> + Send + Sync,
     remove: impl Fn(i32) -> io::Result<()>,
 ) -> io::Result<bool> {
@@ -77,7 +77,7 @@ fn make_with_id(
         users: [owner.cuid; 4],
         groups: [owner.cgid; 4],
         supplementary: Vec::new(),
-        effective: 0,
+        effective: capabilities,
     };
     for _ in 0..ATTEMPTS {
         std::fs::write(file, wanted.to_string())?;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use ids::ImagePid;
 use images::MappingKind;
+use kernel::sysv::segments::Segment;
 use support::{Unsupported, room};
 
-use crate::load::{Checkpoint, Mapping, huge_page_shift};
+use crate::load::{Checkpoint, Mapping, SystemVSegment, huge_page_shift};
 use crate::plan::Plan;
 
 /// Tasks of the restore's own: who holds the tree, and who makes its root.
@@ -143,6 +144,13 @@ fn huge(checkpoint: &Checkpoint) -> BTreeMap<u32, u64> {
     };
     for segment in &checkpoint.segments {
         segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes));
+    }
+    // One that is still there has its pages.
+    let is_there = |segment: &&SystemVSegment| {
+        segment.is_outside && Segment::read(segment.entry.desc.id.cast_signed()).is_ok()
+    };
+    for segment in checkpoint.system_v.iter().filter(|segment| !is_there(segment)) {
+        segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes()));
     }
     checkpoint.huge_memfds.iter().for_each(|&(shift, bytes)| add(shift, bytes));
     for (_, body) in checkpoint.living() {

@@ -159,8 +159,12 @@ pub(crate) fn region(
         .ok_or_else(|| no_gap(bytes))?;
     if let Some(largest) = attachments.iter().map(|attachment| attachment.bytes).max() {
         let region = Range { start: address, end: address + bytes as u64 };
-        arguments.scratch = place(taken.chain([region]), largest)
-            .ok_or_else(|| no_gap(usize::try_from(largest).unwrap_or(usize::MAX)))?;
+        // What is in huge pages is attached at multiples of their size only.
+        let align = attachments::alignment(body);
+        let needed = largest.saturating_add(align);
+        arguments.scratch = place(taken.chain([region]), needed)
+            .map(|start| start.next_multiple_of(align))
+            .ok_or_else(|| no_gap(usize::try_from(needed).unwrap_or(usize::MAX)))?;
     }
     arguments.region_start = address;
     arguments.region_bytes = bytes as u64;

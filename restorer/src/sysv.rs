@@ -15,7 +15,7 @@ use std::path::Path;
 use freezer::{Deed, Undo};
 use ids::HostPid;
 use images::id_map::IdMap;
-use images::messages::{IpcDescEntry, IpcShmEntry, VmaEntry};
+use images::messages::{IpcDescEntry, VmaEntry};
 use images::{MappingKind, Progress, Quiet};
 use kernel::credentials::Credentials;
 use kernel::namespaces::inside;
@@ -134,6 +134,10 @@ impl One<'_> {
         self.segment.entry.desc.id.cast_signed()
     }
 
+    fn huge_flags(&self) -> i32 {
+        self.segment.huge.map_or(0, Segment::huge_flags)
+    }
+
     fn failed(&self, what: &str) -> impl FnOnce(io::Error) -> Error + use<> {
         Error::kernel(format!("{what} System V shared memory segment {}", self.id()))
     }
@@ -182,6 +186,11 @@ impl One<'_> {
             let by = self.attached_by()?;
             return Err(self.conflict(&Conflict::InUse { by }));
         }
+        if there.huge_page_shift().map_err(self.failed("look at the pages of"))?
+            != self.segment.huge
+        {
+            return Err(self.conflict(&Conflict::Id { by: there.id, creator: there.creator }));
+        }
         for (_, body) in self.users() {
             let writes = self.mappings(body).any(|vma| !prepare::is_read_only(vma));
             for credentials in rights::of_threads(body, &self.ids) {
@@ -212,7 +221,7 @@ impl One<'_> {
             self.failed("write down the making of")(io::Error::other(error))
         };
         let written = Undo::before(undo, deed).map_err(written)?;
-        match Segment::make(id, &self.owner, self.segment.entry.size) {
+        match Segment::make(id, &self.owner, self.segment.entry.size, self.huge_flags()) {
             Ok(true) => made.0.push((id, written)),
             Ok(false) => {
                 // The kernel's table has so many places, of which an id names one.
@@ -302,10 +311,6 @@ pub(crate) fn check_user(checkpoint: &Checkpoint, user: u32) -> Result<(), Error
 /// Sizes of the segments in whole pages, by namespace and id.
 pub(crate) fn sizes(checkpoint: &Checkpoint) -> BTreeMap<(u32, u64), u64> {
     let all = checkpoint.system_v.iter();
-    all.map(|segment| {
-        let IpcShmEntry { desc, size, .. } = &segment.entry;
-        let bytes = size.next_multiple_of(images::PAGE_SIZE);
-        ((segment.namespace, u64::from(desc.id)), bytes)
-    })
-    .collect()
+    all.map(|segment| ((segment.namespace, u64::from(segment.entry.desc.id)), segment.bytes()))
+        .collect()
 }

@@ -32,12 +32,6 @@ pub const NO_PROGRAMS: Refusal = Refusal::fixed(
 pub const MEMFD_TOO_LARGE: Refusal =
     Refusal::fixed("it has more memory than this machine", "restore on a machine with more memory");
 
-/// A System V segment of huge pages.
-pub const HUGE_SEGMENT: Refusal = Refusal::fixed(
-    "it is of huge pages (SHM_HUGETLB), which cannot be restored yet",
-    "have the program make it without SHM_HUGETLB, and dump again",
-);
-
 /// A Unix socket whose peer was outside of the tree.
 #[must_use]
 pub fn connected_outside(name: &[u8]) -> Refusal {

@@ -17,12 +17,6 @@ pub const ATTACHED_UNSEEN: Refusal = Refusal::fixed(
      that use it",
 );
 
-/// Huge pages.
-pub const OF_HUGE_PAGES: Refusal = Refusal::fixed(
-    "System V shared memory of huge pages (SHM_HUGETLB)",
-    "have the program make it without SHM_HUGETLB, or remove it if nobody needs it: ipcrm -m ID",
-);
-
 /// Queues in a namespace of the tree's own.
 pub const POSIX_QUEUES: Refusal = Refusal::fixed(
     "a POSIX message queue in an IPC namespace of its own, which cannot be carried yet",

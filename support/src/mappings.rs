@@ -65,7 +65,7 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
     // The rings of a packet socket are pages of the kernel's own, as those of some devices.
     let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. });
     let is_huge = match mapping.kind {
-        MappingKind::HugePages { .. } => true,
+        MappingKind::HugePages { .. } | MappingKind::SystemV => true,
         MappingKind::File { .. } => mapping.name.as_encoded_bytes().starts_with(b"/memfd:"),
         _ => false,
     };

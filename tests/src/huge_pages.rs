@@ -37,8 +37,10 @@ impl Drop for HugePages {
     }
 }
 
+/// Those that are meant to be there: what is still in use of those that were given back goes by itself.
 fn total() -> Option<u64> {
-    std::fs::read_to_string(file("nr_hugepages")).ok()?.trim().parse().ok()
+    let number = |name| std::fs::read_to_string(file(name)).ok()?.trim().parse::<u64>().ok();
+    number("nr_hugepages")?.checked_sub(number("surplus_hugepages")?)
 }
 
 fn file(name: &str) -> PathBuf {

@@ -65,6 +65,35 @@ fn memfds_of_huge_pages_are_dumped_by_criu_peer() {
 }
 
 #[test]
+fn segments_of_huge_pages_come_back() {
+    carried("huge_pages_sysv", Engine::Stasis, Engine::Stasis, false);
+}
+
+#[test]
+fn segments_of_huge_pages_come_back_by_programs() {
+    carried("huge_pages_sysv", Engine::Stasis, Engine::Stasis, true);
+}
+
+/// The one that the dumped tree has left is in the way of none, and is not there any more.
+#[test]
+fn segments_of_huge_pages_are_made_anew() {
+    let machine = Machine::prepare();
+    let _pages = HugePages::reserve(PAGES);
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let workload = Workload::start("huge_pages_sysv", scratch.path("work"));
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    let id = std::fs::read_to_string(workload.path("ids")).expect("read the id");
+    let removed = std::process::Command::new("ipcrm").args(["-m", id.trim()]).status();
+    assert!(removed.is_ok_and(|status| status.success()));
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    if let Err(what) = workload.check() {
+        panic!("it is not what it was: {what}");
+    }
+}
+
+#[test]
 fn a_program_with_huge_pages_runs_on() {
     let _machine = Machine::prepare();
     let _pages = HugePages::reserve(PAGES);

@@ -34,7 +34,7 @@ fn attached(id: i32) -> Option<u64> {
 /// Makes one that is in the way.
 fn make(id: i32, key: u32) -> i32 {
     let owner = Owner { key, mode: 0o600, ..Owner::default() };
-    assert!(Segment::make(id, &owner, 4096).expect("make a segment"), "the id {id} is not free");
+    assert!(Segment::make(id, &owner, 4096, 0).expect("make a segment"), "the id {id} is not free");
     id
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::memory::Region;
-use crate::stage::{Findings, Outcome, Stage, pattern};
+use crate::stage::{Findings, Outcome, Stage, check, pattern};
 use crate::tree::child;
 
 const HUGE: usize = 2 << 20;
@@ -65,6 +65,40 @@ impl Memfd {
             found.same("pages of the memfd", &Some(("2048 kB".to_owned(), true)), &told(region));
         }
     }
+}
+
+/// A System V segment of huge pages with an odd size, of which a part is attached once more and one is gone.
+pub(crate) fn sysv(stage: &Stage) -> Outcome {
+    let flags = libc::SHM_HUGETLB | 21 << 26 | libc::IPC_CREAT | 0o600;
+    // SAFETY: takes integers.
+    let id = check(unsafe { libc::shmget(libc::IPC_PRIVATE, 3 * HUGE - 100, flags) });
+    let id = id.expect("shmget");
+    stage.publish("ids", &id.to_string());
+    let attach = || {
+        // SAFETY: at a place that the kernel chooses.
+        let at = unsafe { libc::shmat(id, std::ptr::null(), 0) };
+        assert_ne!(at.addr(), usize::MAX, "shmat: {}", std::io::Error::last_os_error());
+        Region::at(at.cast(), 3 * HUGE)
+    };
+    let (whole, part) = (attach(), attach());
+    whole.bytes()[HUGE..2 * HUGE].copy_from_slice(&pattern(8, HUGE));
+    // SAFETY: the first page of the second attachment, which nothing refers to.
+    check(unsafe { libc::munmap(part.addr() as *mut _, HUGE) }).expect("munmap");
+    let part = Region::at((part.addr() + HUGE) as *mut u8, 2 * HUGE);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for region in [&whole, &part] {
+        found.same("pages of a segment", &Some(("2048 kB".to_owned(), true)), &told(region));
+    }
+    found.must("the segment", whole.bytes()[HUGE..2 * HUGE] == pattern(8, HUGE));
+    found.must("its second attachment", part.bytes()[..HUGE] == pattern(8, HUGE));
+    found.must("what was not written", whole.bytes()[..HUGE].iter().all(|byte| *byte == 0));
+    part.bytes()[3] = 77;
+    found.same("what is written to one", &77, &whole.bytes()[HUGE + 3]);
+    // SAFETY: takes integers.
+    let removed = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+    found.same("the segment has its id", &0, &removed);
+    found.outcome()
 }
 
 pub(crate) fn memfd(stage: &Stage) -> Outcome {

@@ -108,6 +108,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("held", held::run),
     ("huge_pages", huge_pages::run),
     ("huge_pages_memfd", huge_pages::memfd),
+    ("huge_pages_sysv", huge_pages::sysv),
     ("identity", identity::run),
     ("in_flight", in_flight::run),
     ("in_flight_credentials", in_flight::credentials),

@@ -25,6 +25,11 @@ impl Region {
         Self { addr: addr.cast(), len }
     }
 
+    /// Memory that something else has mapped.
+    pub(crate) fn at(addr: *mut u8, len: usize) -> Self {
+        Self { addr, len }
+    }
+
     pub(crate) fn addr(&self) -> usize {
         self.addr as usize
     }

@@ -95,7 +95,7 @@ impl Queue {
         let flags = self.owner.permissions().cast_signed() | libc::IPC_CREAT | libc::IPC_EXCL;
         // SAFETY: takes integers.
         let get = |key| done(unsafe { libc::msgget(key, flags) });
-        make_with_id(Kind::Queue, self.id, &self.owner, get, remove)
+        make_with_id(Kind::Queue, self.id, (&self.owner, 0), get, remove)
     }
 
     /// Gives a queue that is filled its owner, and what it takes.

@@ -18,6 +18,8 @@ pub const LOCKED: u32 = 0o2000;
 /// Finds a segment by its place in the table, and not by its id.
 const SHM_STAT: i32 = 13;
 const SHM_INFO: i32 = 14;
+const SHM_HUGE_SHIFT: u32 = 26;
+const CAP_IPC_LOCK: u64 = 1 << 14;
 
 /// What the kernel says of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,16 +73,33 @@ impl Segment {
     }
 
     /// Makes one with this id, key, size and permissions, by a maker with these ids; whether that id was to
-    /// be had.
+    /// be had. `huge` is [`Segment::huge_flags`] or 0.
     ///
     /// # Errors
     /// If there is one with that key, the limits leave no room, or the rights are missing (`CAP_CHECKPOINT_RESTORE`).
-    pub fn make(id: i32, owner: &Owner, bytes: u64) -> io::Result<bool> {
+    pub fn make(id: i32, owner: &Owner, bytes: u64, huge: i32) -> io::Result<bool> {
         let size = usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let flags = owner.permissions().cast_signed() | libc::IPC_CREAT | libc::IPC_EXCL;
+        let flags = owner.permissions().cast_signed() | libc::IPC_CREAT | libc::IPC_EXCL | huge;
+        // Not everybody may take huge pages.
+        let capabilities = if huge == 0 { 0 } else { CAP_IPC_LOCK };
         // SAFETY: takes integers.
         let get = |key| done(unsafe { libc::shmget(key, size, flags) });
-        make_with_id(Kind::Segment, id, owner, get, remove)
+        make_with_id(Kind::Segment, id, (owner, capabilities), get, remove)
+    }
+
+    /// The flags of one in huge pages of two to the power of `shift` bytes.
+    #[must_use]
+    pub const fn huge_flags(shift: u32) -> i32 {
+        libc::SHM_HUGETLB | (shift << SHM_HUGE_SHIFT).cast_signed()
+    }
+
+    /// If it is in huge pages, of which size, two to the power of that.
+    ///
+    /// # Errors
+    /// As [`Attached::file`].
+    pub fn huge_page_shift(&self) -> io::Result<Option<u32>> {
+        let file = Attached::attach(self, false)?.file(false)?;
+        crate::huge_pages::shift_of_device(std::os::unix::fs::MetadataExt::dev(&file.metadata()?))
     }
 }
 
@@ -225,8 +244,19 @@ impl Attached {
     /// As [`Attached::clear`].
     pub fn file(&self, write: bool) -> io::Result<File> {
         let start = self.start.as_ptr() as usize;
-        let path = format!("/proc/self/map_files/{start:x}-{:x}", start + self.bytes);
-        OpenOptions::new().read(true).write(write).open(path)
+        let open = |end| {
+            let path = format!("/proc/self/map_files/{start:x}-{end:x}");
+            OpenOptions::new().read(true).write(write).open(path)
+        };
+        match open(start + self.bytes) {
+            // In huge pages it reaches to the end of the last one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let text = std::fs::read("/proc/self/maps")?;
+                let mut own = procfs::maps(&text).flatten();
+                open(own.find(|map| map.start == start as u64).ok_or(error)?.end as usize)
+            }
+            opened => opened,
+        }
     }
 }
 
@@ -252,9 +282,9 @@ mod tests {
         let id = done(unsafe { libc::shmget(libc::IPC_PRIVATE, 5000, 0o600) }).unwrap();
         remove(id).unwrap();
         assert!(is_gone(&Segment::read(id).unwrap_err()));
-        assert!(Segment::make(id, &owner, 5000).unwrap());
+        assert!(Segment::make(id, &owner, 5000, 0).unwrap());
         // It is not to be had twice.
-        assert!(!Segment::make(id, &owner, 5000).unwrap());
+        assert!(!Segment::make(id, &owner, 5000, 0).unwrap());
         set_owner(id, &owner).unwrap();
         let found = Segment::read(id).unwrap();
         assert_eq!((found.owner, found.bytes, found.attached), (owner, 5000, 0));

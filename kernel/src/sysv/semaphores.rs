@@ -53,7 +53,7 @@ impl Set {
         let flags = self.owner.permissions().cast_signed() | libc::IPC_CREAT | libc::IPC_EXCL;
         // SAFETY: takes integers.
         let get = |key| done(unsafe { libc::semget(key, count, flags) });
-        if !make_with_id(Kind::Set, self.id, &self.owner, get, remove)? {
+        if !make_with_id(Kind::Set, self.id, (&self.owner, 0), get, remove)? {
             return Ok(false);
         }
         // SAFETY: the kernel reads as many values as the set has, which was made with so many.

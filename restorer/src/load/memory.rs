@@ -35,7 +35,17 @@ pub(crate) struct SystemVSegment {
     /// The namespace removes what nobody has attached (`kernel.shm_rmid_forced`).
     pub(crate) is_forced: bool,
     pub(crate) entry: IpcShmEntry,
+    /// It is in huge pages of this size: two to the power of that.
+    pub(crate) huge: Option<u32>,
     pub(crate) runs: Vec<Run>,
+}
+
+impl SystemVSegment {
+    /// Bytes of its pages.
+    pub(crate) fn bytes(&self) -> u64 {
+        let page = self.huge.and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(PAGE_SIZE);
+        self.entry.size.checked_next_multiple_of(page).unwrap_or(u64::MAX)
+    }
 }
 
 /// Which page map, in whichever checkpoint of the chain.
@@ -319,10 +329,8 @@ pub(super) fn system_v(
     for (&namespace, objects) in namespaces {
         for entry in objects.segments.values() {
             let number = entry.page_map();
-            if entry.hugetlb_flag.is_some_and(|flag| flag != 0) {
-                let object = format!("System V shared memory segment {}", entry.desc.id);
-                return Err(Error::refused(support::images::HUGE_SEGMENT.of(0, object)));
-            }
+            let huge = entry.hugetlb_flag.filter(|flag| *flag != 0);
+            let huge = huge.map(|flags| segment_shift(entry.desc.id, flags)).transpose()?;
             let map = maps.remove(&number).unwrap_or_default();
             let runs = runs(Owner::Segment(number), &map, store)?;
             let end = runs.iter().map(Run::end).max().unwrap_or(0);
@@ -337,6 +345,7 @@ pub(super) fn system_v(
                 is_outside: own.is_none_or(|own| own == namespace),
                 is_forced: limits.is_some_and(|limits| limits.shm_rmid_forced != 0),
                 entry: entry.clone(),
+                huge,
                 runs,
             });
         }
@@ -357,6 +366,21 @@ pub(super) fn huge_memfds<'a>(
         Some((shift, runs.iter().map(Run::bytes).fold(0, u64::saturating_add)))
     };
     huge.filter_map(held).collect()
+}
+
+/// The size of the pages of a segment in huge ones, by the flags that it is made with.
+fn segment_shift(id: u32, flags: u32) -> Result<u32, Error> {
+    const SHIFT: u32 = 26;
+    let huge = libc::SHM_HUGETLB.cast_unsigned();
+    let shift = match flags.checked_sub(huge).map(|size| (size >> SHIFT, size << (32 - SHIFT))) {
+        Some((0, 0)) => kernel::huge_pages::default_shift(),
+        Some((shift, 0)) => Some(shift),
+        _ => None,
+    };
+    shift.filter(|shift| *shift < u64::BITS).ok_or_else(|| {
+        let object = format!("System V shared memory segment {id}");
+        Error::image(object, format!("flags of huge pages {flags:#x}"))
+    })
 }
 
 /// What is in shared memory that no mapping of its own has, by its id: files hold it.

@@ -85,7 +85,12 @@ fn fill(objects: &IpcNamespace, reader: &mut Option<PayloadReader>) -> io::Resul
         named("set of semaphores", id, set.make().and_then(has_id))?;
     }
     for (&id, entry) in segments {
-        let made = Segment::make(id.cast_signed(), &owner(&entry.desc), entry.size);
+        let made = Segment::make(
+            id.cast_signed(),
+            &owner(&entry.desc),
+            entry.size,
+            entry.hugetlb_flag.unwrap_or(0).cast_signed(),
+        );
         named("shared memory segment", id, made.and_then(has_id))?;
     }
     for (&id, found) in queues {

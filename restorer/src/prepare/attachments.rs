@@ -11,7 +11,7 @@ use images::messages::VmaEntry;
 use parasite::restorer::{Attachment, Piece};
 
 use super::Descriptors;
-use crate::load::Body;
+use crate::load::{Body, huge_page_shift};
 
 const PROT_WRITE: u32 = 2;
 const SHM_RDONLY: u32 = 0o1_0000;
@@ -20,6 +20,13 @@ const SHM_RDONLY: u32 = 0o1_0000;
 pub(crate) fn is_read_only(vma: &VmaEntry) -> bool {
     let flags = vma.fdflags.map(|flags| flags.cast_signed() & libc::O_ACCMODE);
     flags == Some(libc::O_RDONLY) && vma.prot & PROT_WRITE == 0
+}
+
+/// The size of the largest pages that a task has attached.
+pub(super) fn alignment(body: &Body) -> u64 {
+    let attached = body.mappings.iter().filter(|mapping| mapping.kind == MappingKind::SystemV);
+    let shifts = attached.filter_map(|mapping| huge_page_shift(&mapping.vma));
+    shifts.filter_map(|shift| 1u64.checked_shl(shift)).max().unwrap_or(images::PAGE_SIZE)
 }
 
 /// What is to be attached, and the pieces of each in a row.
