@@ -1,0 +1,231 @@
+//! Containers of LXC and Podman, which call the `criu` that is first on PATH: here ours. (Those of runc are in `containers.rs`.)
+//!
+//! Each container counts in a file, in a variable of its shell: a count that goes on from where it was is the same shell.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use stasis_tests::{Machine, Outcome, Scratch, built_program, require, wait_until};
+
+/// Where the distribution puts a busybox that needs no libraries (package busybox-static).
+const BUSYBOX: &str = "/bin/busybox";
+
+/// What the container's shell does.
+const COUNTS: &str = "i=0; mkfifo /tmp/never; exec 3<>/tmp/never; \
+     while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /shown/count; read -t 0.02 x <&3; done";
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An engine with a place of its own.
+struct Rig {
+    // Ends what is left, before its directory goes.
+    _machine: Machine,
+    scratch: Scratch,
+    /// The last thing that it does.
+    end: Box<dyn Fn(&Self)>,
+}
+
+impl Rig {
+    fn prepare(program: &str, end: impl Fn(&Self) + 'static) -> Self {
+        let machine = Machine::prepare();
+        require!(Command::new(program).arg("--version").output().is_ok(), "there is no {program}");
+        let scratch = Scratch::new();
+        fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).expect("chmod");
+        for name in ["path", "shown"] {
+            fs::create_dir(scratch.path(name)).expect("mkdir");
+        }
+        symlink(built_program("criu"), scratch.path("path/criu")).expect("link");
+        Self { _machine: machine, scratch, end: Box::new(end) }
+    }
+
+    /// A root with busybox.
+    fn root(&self) -> PathBuf {
+        let root = self.scratch.path("root");
+        for name in ["bin", "dev", "proc", "shown", "sys", "tmp"] {
+            fs::create_dir_all(root.join(name)).expect("mkdir");
+        }
+        fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copy busybox-static");
+        for name in ["sh", "mv", "mkfifo", "sleep"] {
+            symlink("busybox", root.join("bin").join(name)).expect("link");
+        }
+        root
+    }
+
+    fn run(&self, command: &mut Command) -> Outcome {
+        let own = self.scratch.path("path");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&path)));
+        Outcome::of(command.env("PATH", path.expect("PATH")).env("TMPDIR", self.scratch.path("")))
+    }
+
+    fn count(&self) -> Option<u64> {
+        fs::read_to_string(self.scratch.path("shown/count")).ok()?.trim().parse().ok()
+    }
+
+    /// Waits until it has counted further, not from the start.
+    fn counts_on(&self, from: u64) -> u64 {
+        let on = wait_until(PATIENCE, || self.count().is_some_and(|count| count > from));
+        let count = self.count().unwrap_or_default();
+        assert!(on && count < from + 2000, "counted {from} before, {count} after");
+        count
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        (self.end)(self);
+    }
+}
+
+fn utf8(path: &Path) -> String {
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// The name of the container, and of its control groups.
+fn name() -> String {
+    format!("stasis-test-{}", std::process::id())
+}
+
+/// A program of LXC. A second version of control groups without controllers makes LXC 5 free a path twice when it calls
+/// CRIU: it is not mounted where that runs.
+fn lxc(rig: &Rig, program: &str, arguments: &[&str]) -> Outcome {
+    // What stays with the container would hold the pipes that a test reads.
+    let hidden = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\" >/dev/null 2>&1";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", hidden, "sh", program, "-n", &name()]);
+    command.arg("-P").arg(rig.scratch.path("")).arg("-o").arg(rig.scratch.path("said"));
+    let mut outcome = rig.run(command.args(arguments));
+    for log in ["said", "images/dump.log", "images/restore.log"] {
+        let text = fs::read(rig.scratch.path(log)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let errors = text.lines().filter(|line| line.to_lowercase().contains("error"));
+        errors.for_each(|line| outcome.stderr += &format!("{log}: {line}\n"));
+    }
+    outcome
+}
+
+/// Its mounts share what is mounted below them, `/proc` as well.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_lxc_comes_back() {
+    let rig = Rig::prepare("lxc-start", |rig| drop(lxc(rig, "lxc-stop", &["-k"])));
+    let root = rig.root();
+    fs::write(root.join("init"), format!("#!/bin/sh\n{COUNTS}\n")).expect("write");
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let config = format!(
+        "lxc.rootfs.path = dir:{}\nlxc.init.cmd = /init\nlxc.net.0.type = empty\nlxc.tty.max = 0\n\
+         lxc.pty.max = 1\nlxc.console.path = none\nlxc.mount.auto = proc:rw sys:ro\n\
+         lxc.mount.entry = {} shown none bind 0 0\n",
+        root.display(),
+        rig.scratch.path("shown").display()
+    );
+    let place = rig.scratch.path(&name());
+    fs::create_dir(&place).expect("mkdir");
+    fs::write(place.join("config"), config).expect("write");
+    lxc(&rig, "lxc-start", &["-d"]).must_succeed("lxc-start");
+    rig.counts_on(0);
+    let images = utf8(&rig.scratch.path("images"));
+    lxc(&rig, "lxc-checkpoint", &["-s", "-D", &images]).must_succeed("lxc-checkpoint -s");
+    let before = rig.count().expect("a count");
+    lxc(&rig, "lxc-checkpoint", &["-r", "-D", &images]).must_succeed("lxc-checkpoint -r");
+    rig.counts_on(before);
+}
+
+fn podman(rig: &Rig, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new("podman");
+    for (option, place) in [("--root", "store"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        command.arg(option).arg(rig.scratch.path(place));
+    }
+    command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+    command.args(["--storage-driver", "vfs", "--runtime", "runc"]);
+    // Raising limits takes a right that not every machine gives.
+    let limits = "[containers]\ndefault_ulimits=[\"nofile=1024:1024\",\"nproc=1024:1024\"]\n";
+    fs::write(rig.scratch.path("containers.conf"), limits).expect("write");
+    rig.run(command.env("CONTAINERS_CONF", rig.scratch.path("containers.conf")).args(arguments))
+}
+
+/// Podman with an image of busybox.
+fn with_podman() -> Rig {
+    let rig = Rig::prepare("podman", |rig| {
+        podman(rig, &["pod", "rm", "-af", "-t", "0"]);
+        podman(rig, &["rm", "-af", "-t", "0"]);
+    });
+    let archive = utf8(&rig.scratch.path("image.tar"));
+    let mut tar = Command::new("tar");
+    Outcome::of(tar.arg("-C").arg(rig.root()).args(["-cf", &archive, "."])).must_succeed("tar");
+    podman(&rig, &["import", &archive, "counts:1"]).must_succeed("podman import");
+    rig
+}
+
+/// Starts a container that counts.
+fn podman_run(rig: &Rig, options: &[&str]) {
+    let shown = format!("{}:/shown", rig.scratch.path("shown").display());
+    let start = [&["run", "-d", "--name", "counts", "-v", &shown], options].concat();
+    podman(rig, &[&start[..], &["counts:1", "/bin/sh", "-c", COUNTS]].concat())
+        .must_succeed("podman run");
+    rig.counts_on(0);
+}
+
+fn podman_checkpoint(rig: &Rig, options: &[&str]) -> u64 {
+    podman(rig, &[&["container", "checkpoint"], options, &["counts"]].concat())
+        .must_succeed("podman container checkpoint");
+    rig.count().expect("a count")
+}
+
+fn podman_restore(rig: &Rig, options: &[&str]) {
+    podman(rig, &[&["container", "restore"], options].concat())
+        .must_succeed("podman container restore");
+}
+
+/// It is copied ahead, runs on, comes to its end, and comes back: what CRIU says of the times is printed.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_podman_comes_back() {
+    let rig = with_podman();
+    podman_run(&rig, &["--network", "none"]);
+    let before = podman_checkpoint(&rig, &["--leave-running"]);
+    let before = rig.counts_on(before);
+    podman_checkpoint(&rig, &["--pre-checkpoint"]);
+    rig.counts_on(before);
+    let before = podman_checkpoint(&rig, &["--with-previous"]);
+    let restored = podman(&rig, &["container", "restore", "--print-stats", "counts"]);
+    let said = restored.must_succeed("podman container restore").stdout;
+    assert!(said.contains("forking_time") && said.contains("pages_restored"), "{said}");
+    rig.counts_on(before);
+}
+
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_podman_comes_back_under_another_name() {
+    let rig = with_podman();
+    podman_run(&rig, &["--network", "none"]);
+    let archive = utf8(&rig.scratch.path("checkpoint.tar.gz"));
+    let before = podman_checkpoint(&rig, &["--export", &archive]);
+    podman_restore(&rig, &["--import", &archive, "--name", "other"]);
+    rig.counts_on(before);
+}
+
+/// It joins the IPC and UTS namespaces of the other pod (`--join-ns`).
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_podman_comes_back_in_another_pod() {
+    let rig = with_podman();
+    let mut ids = Vec::new();
+    for pod in ["first", "second"] {
+        let infra = ["--infra-image", "localhost/counts:1", "--infra-command", "/bin/sleep 1000"];
+        let create =
+            ["pod", "create", "--name", pod, "--share", "ipc,net,uts", "--network", "none"];
+        let made = podman(&rig, &[&create[..], &infra].concat()).must_succeed("podman pod create");
+        ids.push(made.stdout.trim().to_owned());
+        podman(&rig, &["pod", "start", pod]).must_succeed("podman pod start");
+    }
+    podman_run(&rig, &["--pod", "first"]);
+    let archive = utf8(&rig.scratch.path("checkpoint.tar.gz"));
+    let before = podman_checkpoint(&rig, &["--export", &archive]);
+    podman(&rig, &["rm", "-f", "counts"]).must_succeed("podman rm");
+    podman_restore(&rig, &["--import", &archive, "--pod", &ids[1]]);
+    rig.counts_on(before);
+}
