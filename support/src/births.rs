@@ -4,7 +4,7 @@
 //! | a process whose session | is made by |
 //! |---|---|
 //! | is its parent's, or its own | its parent |
-//! | is the one that its parent was born into | its parent, before that founds its own |
+//! | is the one that its parent was born into | its parent, before that founds its own (and so on upwards: of parents that founded sessions each may have been made before its own maker founded one) |
 //! | is led by a child of its parent | the leader, as a sibling (`CLONE_PARENT`) |
 //! | has lost its leader | who stands in for the leader while the tree is built, a child of its parent: so, too |
 //! | is led by a process further down | a process that the leader makes for this and that ends at once: the orphan falls to its parent, which adopts orphans meanwhile (`PR_SET_CHILD_SUBREAPER`) |
@@ -59,7 +59,7 @@ pub enum Maker {
 /// # Errors
 /// The index of one that nobody can make.
 pub fn makers<P: Copy + Ord>(members: &[Born<P>], outside: Option<P>) -> Result<Vec<Maker>, usize> {
-    let tree = Tree { members, outside };
+    let tree = Tree { members, births: births(members, outside) };
     let is_in_circle = |index: &usize| {
         tree.upwards(*index)
             .last()
@@ -99,9 +99,41 @@ pub fn nobody_makes(sid: impl std::fmt::Display) -> Refusal {
     )
 }
 
+/// The session that each is born into. Who founds one has been born into that of its parent, or into the one that its
+/// parent was born into: what its children need decides.
+fn births<P: Copy + Ord>(members: &[Born<P>], outside: Option<P>) -> Vec<Option<P>> {
+    let sid_of = |parent: Option<usize>| parent.map_or(outside, |parent| members[parent].sid);
+    let mut needed: Vec<Option<Option<P>>> = vec![None; members.len()];
+    for member in members.iter().filter(|member| !member.leads()) {
+        let mut above = Vec::new();
+        let mut at = member.parent;
+        // Up to one that was born into that session by who is in it.
+        while let Some(task) = at.filter(|task| members[*task].leads()) {
+            above.push(task);
+            at = members[task].parent;
+            if sid_of(at) == member.sid {
+                let is_free = |task: &usize| needed[*task].is_none_or(|it| it == member.sid);
+                if above.iter().all(is_free) {
+                    above.iter().for_each(|task| needed[*task] = Some(member.sid));
+                }
+                break;
+            }
+            if above.len() > members.len() {
+                break;
+            }
+        }
+    }
+    let born = |(member, needed): (&Born<P>, Option<Option<P>>)| match member.leads() {
+        true => needed.unwrap_or_else(|| sid_of(member.parent)),
+        false => member.sid,
+    };
+    members.iter().zip(needed).map(born).collect()
+}
+
 struct Tree<'a, P> {
     members: &'a [Born<P>],
-    outside: Option<P>,
+    /// The session that each is born into.
+    births: Vec<Option<P>>,
 }
 
 impl<P: Copy + Ord> Tree<'_, P> {
@@ -109,16 +141,6 @@ impl<P: Copy + Ord> Tree<'_, P> {
     fn upwards(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let up = std::iter::successors(Some(index), |&task| self.members.get(task)?.parent);
         up.take(self.members.len())
-    }
-
-    /// The session that a task is born into.
-    fn birth(&self, index: usize) -> Option<P> {
-        let member = self.members[index];
-        match member.parent {
-            _ if !member.leads() => member.sid,
-            Some(parent) => self.members[parent].sid,
-            None => self.outside,
-        }
     }
 
     fn leader(&self, sid: P) -> Option<usize> {
@@ -149,11 +171,10 @@ impl<P: Copy + Ord> Tree<'_, P> {
 
     /// Whether its parent makes it.
     fn by_parent(&self, index: usize, parent: usize) -> Option<Maker> {
-        let member = self.members[index];
-        if member.leads() || member.sid == self.members[parent].sid {
+        if self.births[index] == self.members[parent].sid {
             Some(Maker::Parent)
         } else {
-            (member.sid == self.birth(parent)).then_some(Maker::EarlyParent)
+            (self.births[index] == self.births[parent]).then_some(Maker::EarlyParent)
         }
     }
 
@@ -201,6 +222,31 @@ mod tests {
         ]);
         use Maker::{EarlyParent, Outside, Parent};
         assert_eq!(made, Ok(vec![Outside, Parent, Parent, EarlyParent, EarlyParent]));
+    }
+
+    #[test]
+    fn who_founds_a_session_may_have_been_born_into_one_above() {
+        use Maker::{EarlyParent, Outside, Parent};
+        let made = of(&[
+            (1, None, 1),
+            (100, Some(0), 100),
+            (101, Some(1), 101),
+            (102, Some(2), 102),
+            (103, Some(3), 100),
+            // Beside it, one for whom nobody waits.
+            (104, Some(2), 104),
+        ]);
+        assert_eq!(made, Ok(vec![Outside, Parent, Parent, EarlyParent, EarlyParent, Parent]));
+        // Children that need different ones.
+        let made = of(&[
+            (1, None, 1),
+            (100, Some(0), 100),
+            (101, Some(1), 101),
+            (102, Some(2), 102),
+            (103, Some(3), 100),
+            (104, Some(3), 101),
+        ]);
+        assert_eq!(made, Err(5));
     }
 
     #[test]
