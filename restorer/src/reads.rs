@@ -11,7 +11,7 @@ use crate::run::{Run, RunSource};
 const MAX_SEGMENTS: usize = 1024;
 /// Bytes of one read: what two threads share out between them, and what is still in the
 /// processor's cache when it is read into after it was cleared.
-pub(crate) const MAX_READ: u64 = 2 << 20;
+const MAX_READ: u64 = 2 << 20;
 
 /// Groups runs that lie in a row in their file, in the order of the file, into reads as large as
 /// the kernel takes.

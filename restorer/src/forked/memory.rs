@@ -9,7 +9,7 @@ use parasite::restorer::{Read, Segment};
 use super::{Layout, Part};
 use crate::error::Error;
 use crate::load::Checkpoint;
-use crate::reads::{MAX_READ, reads};
+use crate::reads::reads;
 use crate::run::Run;
 
 /// What a task does to build it.
@@ -143,7 +143,8 @@ impl TaskMemory {
         each(&self.compared, |ranges, read| match read.fd {
             ..0 => ranges.iter().try_for_each(|&(at, bytes)| spare.clear(at, bytes)),
             fd => {
-                room.resize(MAX_READ as usize, 0);
+                let bytes: usize = ranges.iter().map(|(_, bytes)| bytes).sum();
+                room.resize(bytes.max(room.len()), 0);
                 spare.update(ranges, fd, read.offset, &mut room)
             }
         })
