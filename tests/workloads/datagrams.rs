@@ -41,9 +41,21 @@ pub(crate) fn udplite(stage: &Stage) -> Outcome {
 pub(crate) fn bound(stage: &Stage) -> Outcome {
     const SEND_COVERAGE: i32 = 10;
     const RECEIVE_COVERAGE: i32 = 11;
-    // TEST-NET-1, and the documentation's addresses of IPv6: nobody's.
-    const NOWHERE: [u8; 4] = [192, 0, 2, 83];
-    let nowhere = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 83, 7);
+    // TEST-NET-1, and the documentation's addresses of IPv6: nobody's. Each run has its own, so that no other one is
+    // given a port that is free between a dump and its restore.
+    let pid = std::process::id();
+    let [.., high, low] = pid.to_be_bytes();
+    let nowhere4 = [192, 0, 2, low];
+    let nowhere = Ipv6Addr::new(
+        0x2001,
+        0xdb8,
+        0,
+        0,
+        0,
+        (pid >> 16) as u16,
+        83,
+        u16::from_be_bytes([high, low]),
+    );
     let bind_at = |family, address: &[u8], stays: bool| {
         let socket = new(family, SOCK_DGRAM, 0);
         let (level, option) = match family {
@@ -56,8 +68,8 @@ pub(crate) fn bound(stage: &Stage) -> Outcome {
         (socket, level, option, stays)
     };
     let sockets = [
-        bind_at(AF_INET, &ipv4(NOWHERE, 0), false),
-        bind_at(AF_INET, &ipv4(NOWHERE, 0), true),
+        bind_at(AF_INET, &ipv4(nowhere4, 0), false),
+        bind_at(AF_INET, &ipv4(nowhere4, 0), true),
         bind_at(AF_INET6, &ipv6(nowhere, 0), false),
         bind_at(AF_INET6, &ipv6(nowhere, 0), true),
     ];
