@@ -55,7 +55,7 @@ check-build: deps ## whether what `build`, `demo` and `bench` select builds by i
 .PHONY: demo
 demo: build ## a web server and Redis, checkpointed and restored before your eyes
 	cargo build --release --locked -p stasis-tests --bins
-	@$(SUDO) $(RELEASE)/stasis-demo $(DEMO_ARGS)
+	@$(SUDO) .ci/alone $(RELEASE)/stasis-demo $(DEMO_ARGS)
 
 .PHONY: test
 test: deps ## all tests: units, and real programs checkpointed and restored
@@ -77,12 +77,12 @@ docs-state: deps ## docs/state.md from docs/state.tsv
 .PHONY: bench
 bench: build ## frozen time, dump and restore times, beside CRIU where it is
 	cargo build --release --locked -p stasis-tests --bins
-	$(SUDO) $(RELEASE)/stasis-bench $(BENCH_ARGS)
+	$(SUDO) .ci/alone $(RELEASE)/stasis-bench $(BENCH_ARGS)
 
 .PHONY: faults
 faults: build ## dumpers, collectors and freezers killed at 1,000 random instants each (FAULTS_ARGS=--help)
 	cargo build --release --locked -p stasis-tests --bins
-	$(SUDO) $(RELEASE)/stasis-faults $(or $(FAULTS_ARGS),--kills 167)
+	$(SUDO) .ci/alone $(RELEASE)/stasis-faults $(or $(FAULTS_ARGS),--kills 167)
 
 .PHONY: install
 install: ## install the programs under PREFIX (/usr/local), DESTDIR honoured; run `make build` first

@@ -68,24 +68,24 @@ fn running_on(
 ) -> Result<(), String> {
     step("Checkpoints while they run on");
     let quiet = gap_of(web, || std::thread::sleep(Duration::from_millis(100)))?;
-    let mut job = Value::Null;
+    let mut job = Ok(Value::Null);
     let gap = gap_of(web, || job = checkpoint(services, web.program.pid(), "web/on", true))?;
-    told("web server", &job);
+    told("web server", &job?);
     say(&format!(
         "  it saw itself stand still for {gap} µs at most ({quiet} µs when nothing happens)"
     ));
-    let job = checkpoint(services, redis.program.pid(), "redis/on", true);
+    let job = checkpoint(services, redis.program.pid(), "redis/on", true)?;
     told("Redis", &job);
     redis.verify(KEYS)?;
     say("  it has all its keys");
     let pulse = Workload::start("pulse", scratch.path("pulse"));
-    let job = checkpoint(services, pulse.pid(), "pulse/on", true);
+    let job = checkpoint(services, pulse.pid(), "pulse/on", true)?;
     told("a small native program that beats every 50 µs", &job);
     pulse.check()?;
     let gap = std::fs::read_to_string(pulse.path("gap")).map_err(|error| error.to_string())?;
     let gap = gap.parse::<u64>().map_err(|error| error.to_string())?;
     say(&format!("  it saw itself stand still for {} µs at most", gap / 1000));
-    failed(&job)
+    Ok(())
 }
 
 /// Both programs are checkpointed and ended, restored, and asked for their state.
@@ -93,9 +93,8 @@ fn ended_and_back(services: &Services, web: &WebServer, redis: &Redis) -> Result
     step("Checkpoints that end them");
     let before = web.ask("/")?;
     for (name, pid) in [("web", web.program.pid()), ("redis", redis.program.pid())] {
-        let job = checkpoint(services, pid, &format!("{name}/end"), false);
+        let job = checkpoint(services, pid, &format!("{name}/end"), false)?;
         told(name, &job);
-        failed(&job)?;
         reap(pid)?;
     }
     say(&format!("counter at {}; nobody answers now: {}", before["count"], web.ask("/").is_err()));
@@ -103,7 +102,7 @@ fn ended_and_back(services: &Services, web: &WebServer, redis: &Redis) -> Result
     step("Restores");
     for name in ["web", "redis"] {
         let start = Instant::now();
-        let job = services.restore(&format!("{name}/end")).map_err(|error| error.to_string())?;
+        let job = services.restore(&format!("{name}/end")).map_err(|job| why(&job))?;
         say(&format!(
             "{name}: pid {} is back after {:.1} ms ({} through REST)",
             job["restore"]["pid"],
@@ -148,13 +147,16 @@ fn told(name: &str, job: &Value) {
     ));
 }
 
-/// A failed job is returned like a good one: [`failed`] tells them apart.
-fn checkpoint(services: &Services, pid: i32, directory: &str, stay: bool) -> Value {
-    services.checkpoint(pid, directory, stay).unwrap_or_else(|error| error)
+/// A checkpoint that has been made; else why there is none.
+fn checkpoint(services: &Services, pid: i32, directory: &str, stay: bool) -> Result<Value, String> {
+    let job = services.checkpoint(pid, directory, stay).map_err(|job| why(&job))?;
+    if job["state"] == "done" { Ok(job) } else { Err(why(&job)) }
 }
 
-fn failed(job: &Value) -> Result<(), String> {
-    if job["state"] == "done" { Ok(()) } else { Err(job.to_string()) }
+/// Why a job failed, in the gateway's words.
+fn why(job: &Value) -> String {
+    let message = job["error"]["message"].as_str();
+    message.map_or_else(|| job.to_string(), str::to_owned)
 }
 
 /// The largest gap in the web server's pulse while something is done, in microseconds.
