@@ -230,7 +230,10 @@ impl Segments {
     pub(crate) fn open(&self) -> Result<BTreeMap<Key, segment::Segment>, Error> {
         let mut opened = BTreeMap::new();
         for (number, (&(namespace, id), found)) in self.numbered() {
-            let (pid, bytes) = (found.member, found.segment.bytes);
+            let pid = found.member;
+            // The last huge page is mapped whole.
+            let page = found.huge.and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(1);
+            let bytes = found.segment.bytes.next_multiple_of(page);
             let file = found.open().map_err(failed("open the System V shared memory", pid))?;
             let segment = segment::Segment { file, pid, bytes, mapped: bytes, number };
             opened.insert(Key::SystemV { namespace, id }, segment);

@@ -71,7 +71,7 @@ impl Memfd {
 pub(crate) fn sysv(stage: &Stage) -> Outcome {
     let flags = libc::SHM_HUGETLB | 21 << 26 | libc::IPC_CREAT | 0o600;
     // SAFETY: takes integers.
-    let id = check(unsafe { libc::shmget(libc::IPC_PRIVATE, 3 * HUGE - 100, flags) });
+    let id = check(unsafe { libc::shmget(libc::IPC_PRIVATE, 2 * HUGE + 100, flags) });
     let id = id.expect("shmget");
     stage.publish("ids", &id.to_string());
     let attach = || {
@@ -82,6 +82,8 @@ pub(crate) fn sysv(stage: &Stage) -> Outcome {
     };
     let (whole, part) = (attach(), attach());
     whole.bytes()[HUGE..2 * HUGE].copy_from_slice(&pattern(8, HUGE));
+    // Behind what was asked for: the last page is there, whole.
+    whole.bytes()[3 * HUGE - 1] = 55;
     // SAFETY: the first page of the second attachment, which nothing refers to.
     check(unsafe { libc::munmap(part.addr() as *mut _, HUGE) }).expect("munmap");
     let part = Region::at((part.addr() + HUGE) as *mut u8, 2 * HUGE);
@@ -93,6 +95,7 @@ pub(crate) fn sysv(stage: &Stage) -> Outcome {
     found.must("the segment", whole.bytes()[HUGE..2 * HUGE] == pattern(8, HUGE));
     found.must("its second attachment", part.bytes()[..HUGE] == pattern(8, HUGE));
     found.must("what was not written", whole.bytes()[..HUGE].iter().all(|byte| *byte == 0));
+    found.same("the end of its last page", &55, &whole.bytes()[3 * HUGE - 1]);
     part.bytes()[3] = 77;
     found.same("what is written to one", &77, &whole.bytes()[HUGE + 3]);
     // SAFETY: takes integers.

@@ -143,8 +143,16 @@ pub(super) fn check(
         namespace.segments.get(&id)
     });
     let end = vma.pgoff.checked_add(vma.end - vma.start);
+    // The last huge page is mapped whole; how large it is where the kernel chooses, who restores knows.
+    const LARGEST: u64 = 1 << 30;
+    let page = |segment: &IpcShmEntry| match segment.huge_page_shift() {
+        None => PAGE_SIZE,
+        Some(0) => LARGEST,
+        Some(shift) => 1u64.checked_shl(shift).unwrap_or(LARGEST),
+    };
     let holds = |segment: &&IpcShmEntry| {
-        end.is_some_and(|end| end <= segment.size.next_multiple_of(PAGE_SIZE))
+        let bytes = segment.size.checked_next_multiple_of(page(segment));
+        end.is_some_and(|end| bytes.is_some_and(|bytes| end <= bytes))
     };
     if segment.is_some_and(|segment| holds(&segment)) {
         return Ok(());

@@ -56,6 +56,12 @@ impl IpcShmEntry {
     pub fn page_map(&self) -> u64 {
         self.pages.unwrap_or_else(|| self.desc.id.into())
     }
+
+    /// If it is in huge pages, of which size: two to the power of that; 0 for the size that the kernel takes by itself.
+    pub fn huge_page_shift(&self) -> Option<u32> {
+        const SHM_HUGE_SHIFT: u32 = 26;
+        self.hugetlb_flag.filter(|flags| *flags != 0).map(|flags| flags >> SHM_HUGE_SHIFT)
+    }
 }
 
 /// `ipcns-sem-ID.img`: a set of semaphores. Their values follow, two bytes each, filled up to a multiple of 8 bytes.

@@ -176,7 +176,7 @@ pub struct Attached {
 unsafe impl Send for Attached {}
 
 impl Attached {
-    /// Attaches a segment of so many bytes to read, and to write if it `writes`.
+    /// Attaches a segment to read, and to write if it `writes`: all of its pages, the last huge one too.
     ///
     /// # Errors
     /// If it has gone, or is another's (`CAP_IPC_OWNER`).
@@ -188,9 +188,13 @@ impl Attached {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        let page = arch::memory::PAGE_SIZE;
-        let bytes = segment.bytes.next_multiple_of(page) as usize;
-        Ok(Self { start, bytes })
+        // Detached again if the rest fails.
+        let mut attached = Self { start, bytes: 0 };
+        let text = std::fs::read("/proc/self/maps")?;
+        let own = procfs::maps(&text).flatten().find(|map| map.start == start.addr().get() as u64);
+        let own = own.ok_or(io::ErrorKind::NotFound)?;
+        attached.bytes = (own.end - own.start) as usize;
+        Ok(attached)
     }
 
     /// Fills `bytes` at `at` from a file.
@@ -244,19 +248,8 @@ impl Attached {
     /// As [`Attached::clear`].
     pub fn file(&self, write: bool) -> io::Result<File> {
         let start = self.start.as_ptr() as usize;
-        let open = |end| {
-            let path = format!("/proc/self/map_files/{start:x}-{end:x}");
-            OpenOptions::new().read(true).write(write).open(path)
-        };
-        match open(start + self.bytes) {
-            // In huge pages it reaches to the end of the last one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = std::fs::read("/proc/self/maps")?;
-                let mut own = procfs::maps(&text).flatten();
-                open(own.find(|map| map.start == start as u64).ok_or(error)?.end as usize)
-            }
-            opened => opened,
-        }
+        let path = format!("/proc/self/map_files/{start:x}-{:x}", start + self.bytes);
+        OpenOptions::new().read(true).write(write).open(path)
     }
 }
 

@@ -43,9 +43,14 @@ pub(crate) struct SystemVSegment {
 impl SystemVSegment {
     /// Bytes of its pages.
     pub(crate) fn bytes(&self) -> u64 {
-        let page = self.huge.and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(PAGE_SIZE);
-        self.entry.size.checked_next_multiple_of(page).unwrap_or(u64::MAX)
+        bytes_of_pages(self.entry.size, self.huge)
     }
+}
+
+/// Bytes of the pages of a segment of so many bytes, which may be in huge ones.
+fn bytes_of_pages(size: u64, huge: Option<u32>) -> u64 {
+    let page = huge.and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(PAGE_SIZE);
+    size.checked_next_multiple_of(page).unwrap_or(u64::MAX)
 }
 
 /// Which page map, in whichever checkpoint of the chain.
@@ -334,7 +339,7 @@ pub(super) fn system_v(
             let map = maps.remove(&number).unwrap_or_default();
             let runs = runs(Owner::Segment(number), &map, store)?;
             let end = runs.iter().map(Run::end).max().unwrap_or(0);
-            if end > entry.size.next_multiple_of(PAGE_SIZE) || entry.size > END_OF_SPACE {
+            if end > bytes_of_pages(entry.size, huge) || entry.size > END_OF_SPACE {
                 let name = Owner::Segment(number).name();
                 let what = format!("pages up to {end:#x} of a segment of {:#x} bytes", entry.size);
                 return Err(Error::image(name, what));
