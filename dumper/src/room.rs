@@ -1,13 +1,13 @@
 //! What a restore needs beside what the tree had: where this machine would not leave room for it, the
 //! tree is not dumped, as it could not come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use collector::Inventory;
+use collector::{Inventory, VmFlags};
 use ids::HostPid;
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
-use support::room::{OpenFiles, of_mappings};
+use support::room::{OpenFiles, of_huge_pages_of_each, of_mappings};
 
 /// What does not leave room for a restore.
 pub(crate) fn find(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
@@ -18,7 +18,28 @@ pub(crate) fn find(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
     let mut found: Vec<Unsupported> = inventory.processes.values().filter_map(of_process).collect();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     found.extend(open_files(inventory).check(root, hard));
+    found.extend(huge_pages(root, inventory));
     found
+}
+
+/// Huge pages that processes have in private mappings of no file, which a restore sets aside for each.
+fn huge_pages(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
+    let mut by_device: BTreeMap<u64, u64> = BTreeMap::new();
+    let all = inventory.processes.values().flat_map(|process| &process.mappings);
+    for mapping in all.filter(|mapping| {
+        let is = |flag| mapping.flags.contains(flag);
+        is(VmFlags::HUGE_TLB) && !is(VmFlags::SHARED) && !is(VmFlags::NO_RESERVE)
+    }) {
+        *by_device.entry(mapping.device).or_default() += mapping.end - mapping.start;
+    }
+    let of_device = |(device, bytes): (u64, u64)| {
+        let shift = kernel::huge_pages::shift_of_device(device).ok()??;
+        let size = 1u64.checked_shl(shift)?;
+        let directory = kernel::huge_pages::directory(shift).display().to_string();
+        let most = kernel::huge_pages::most(shift)?;
+        of_huge_pages_of_each(root, (bytes.div_ceil(size), size), most, &directory)
+    };
+    by_device.into_iter().filter_map(of_device).collect()
 }
 
 /// The most mappings that a process may have.

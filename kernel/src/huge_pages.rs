@@ -49,17 +49,24 @@ pub fn default_shift() -> Option<u32> {
     kibibytes(line.trim().strip_suffix(" kB")?)
 }
 
+/// How many pages of a size there may be, in use or not. `None` if this kernel has not that size.
+#[must_use]
+pub fn most(shift: u32) -> Option<u64> {
+    Some(number(shift, "nr_hugepages")?.saturating_add(number(shift, "nr_overcommit_hugepages")?))
+}
+
 /// How many pages of a size can be had: those that are free and promised to nobody, and those that the kernel
 /// would make if it could. `None` if this kernel has not that size.
 #[must_use]
 pub fn available(shift: u32) -> Option<u64> {
-    let number = |name: &str| {
-        let text = std::fs::read_to_string(directory(shift).join(name)).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    let promised = number("resv_hugepages")?;
-    let more = number("nr_overcommit_hugepages")?.saturating_sub(number("surplus_hugepages")?);
-    Some(number("free_hugepages")?.saturating_sub(promised).saturating_add(more))
+    let promised = number(shift, "resv_hugepages")?;
+    let surplus = number(shift, "surplus_hugepages")?;
+    let more = number(shift, "nr_overcommit_hugepages")?.saturating_sub(surplus);
+    Some(number(shift, "free_hugepages")?.saturating_sub(promised).saturating_add(more))
+}
+
+fn number(shift: u32, name: &str) -> Option<u64> {
+    std::fs::read_to_string(directory(shift).join(name)).ok()?.trim().parse().ok()
 }
 
 /// Where the kernel tells of the pages of a size.

@@ -147,6 +147,24 @@ pub fn of_huge_pages(
     Some(Refusal::new(reason, remedy).of(root, object))
 }
 
+/// The same of a tree that is to be dumped, of which the restored processes have more of their own than these have: what
+/// a child has of its parent until one of them writes to it is two pages then. There may be `most` on this machine.
+#[must_use]
+pub fn of_huge_pages_of_each(
+    root: impl Into<i32>,
+    (needed, bytes): (u64, u64),
+    most: u64,
+    directory: &str,
+) -> Option<Unsupported> {
+    let lacking = needed.checked_sub(most).filter(|lacking| *lacking > 0)?;
+    let reason = format!(
+        "a restore gives each process its own, and there are {most} of them on this machine"
+    );
+    let remedy = format!("have {lacking} more set aside: raise {directory}/nr_hugepages by that");
+    let object = format!("{needed} private huge pages of {bytes} bytes");
+    Some(Refusal::new(reason, remedy).of(root, object))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +184,9 @@ mod tests {
         assert_eq!(huge(Some(3)), None);
         assert!(huge(Some(1)).unwrap().remedy.contains("have 2 more set aside: raise /d/nr_huge"));
         assert!(huge(None).unwrap().reason.contains("none of that size"));
+        let of_each = |most| of_huge_pages_of_each(7, (3, 2 << 20), most, "/d");
+        assert_eq!(of_each(3), None);
+        assert!(of_each(2).unwrap().remedy.contains("have 1 more set aside: raise /d/nr_huge"));
     }
 
     #[test]

@@ -22,6 +22,15 @@ impl HugePages {
         reserved
     }
 
+    /// How many there are then.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        total().expect("huge pages of 2 MiB")
+    }
+
     /// Has none that nobody uses.
     #[must_use]
     pub fn take_away() -> Self {

@@ -2,7 +2,13 @@
 //!
 //! Each test has some set aside and gives them back; they run one after the other.
 
-use stasis_tests::{Collector, Dump, Engine, HugePages, Machine, Scratch, Workload};
+use std::process::Command;
+use std::time::Duration;
+
+use stasis_tests::{
+    Collector, Dump, Engine, HugePages, Machine, Program, Scratch, Workload, children_of,
+    wait_until,
+};
 
 /// Pages of the workload `huge_pages`: of both processes, whose private mappings are set aside for each.
 const PAGES: u64 = 16;
@@ -106,6 +112,38 @@ fn a_program_with_huge_pages_runs_on() {
     if let Err(what) = workload.check() {
         panic!("it noticed the checkpoint: {what}");
     }
+}
+
+/// Three processes share what one has set aside, and there is not as much for each.
+#[test]
+fn what_could_not_be_set_aside_for_each_is_not_dumped() {
+    const FORKED: &str = "import mmap, os, sys, time
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000
+memory = mmap.mmap(-1, int(sys.argv[1]) << 21, flags=flags)
+memory[0] = 7
+os.fork() and os.fork()
+time.sleep(600)";
+    let machine = Machine::prepare();
+    let pages = HugePages::reserve(PAGES);
+    // Half of all that there may be.
+    let each = pages.all().div_ceil(2);
+    let scratch = Scratch::new();
+    let mut python = Command::new("python3");
+    let program =
+        Program::start(python.args(["-c", FORKED, &each.to_string()]), &scratch.path("log"));
+    let root = program.pid();
+    let forked = wait_until(Duration::from_secs(10), || children_of(root).len() == 2);
+    assert!(forked, "{:?}", std::fs::read_to_string(scratch.path("log")));
+    let images = scratch.path("images");
+    let refused = Engine::Stasis.dump(root, &images, Dump::ENDING);
+    assert!(!refused.success && !images.exists(), "{refused:?}");
+    let said = format!(
+        "{} private huge pages of 2097152 bytes: a restore gives each process its own",
+        3 * each
+    );
+    assert!(refused.stderr.contains(&said), "{refused:?}");
+    assert_eq!(children_of(root).len(), 2, "it runs on");
+    machine.end_all();
 }
 
 #[test]
