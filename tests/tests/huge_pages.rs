@@ -91,7 +91,7 @@ fn segments_of_huge_pages_are_made_anew() {
     Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
     machine.await_no_children();
     let id = std::fs::read_to_string(workload.path("ids")).expect("read the id");
-    let removed = std::process::Command::new("ipcrm").args(["-m", id.trim()]).status();
+    let removed = Command::new("ipcrm").args(["-m", id.trim()]).status();
     assert!(removed.is_ok_and(|status| status.success()));
     Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
     if let Err(what) = workload.check() {

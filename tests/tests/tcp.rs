@@ -209,8 +209,8 @@ fn a_killed_dump_leaves_no_connection_behind() {
         dumper.wait().expect("wait for it");
         left += written();
         let mut next = Command::new(stasis_program());
-        drop(Outcome::of(next.arg("check").env("STASIS_RUN_DIR", &run_dir)));
-        assert_eq!(written(), 0, "after {delay:?}");
+        let next = Outcome::of(next.arg("check").env("STASIS_RUN_DIR", &run_dir));
+        assert_eq!(written(), 0, "after {delay:?}: {}", next.stderr);
         assert_eq!(locks_of(peer.address), 0, "after {delay:?}");
         fs::remove_dir_all(&images).ok();
     }
