@@ -186,11 +186,6 @@ impl One<'_> {
             let by = self.attached_by()?;
             return Err(self.conflict(&Conflict::InUse { by }));
         }
-        if there.huge_page_shift().map_err(self.failed("look at the pages of"))?
-            != self.segment.huge
-        {
-            return Err(self.conflict(&Conflict::Id { by: there.id, creator: there.creator }));
-        }
         for (_, body) in self.users() {
             let writes = self.mappings(body).any(|vma| !prepare::is_read_only(vma));
             for credentials in rights::of_threads(body, &self.ids) {
@@ -200,6 +195,11 @@ impl One<'_> {
                     return Err(self.conflict(&Conflict::Forbidden));
                 }
             }
+        }
+        if there.huge_page_shift().map_err(self.failed("look at the pages of"))?
+            != self.segment.huge
+        {
+            return Err(self.conflict(&Conflict::Id { by: there.id, creator: there.creator }));
         }
         Ok(there)
     }
