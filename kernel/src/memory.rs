@@ -43,15 +43,16 @@ pub fn read_exact(pid: HostPid, address: u64, to: &mut [u8]) -> io::Result<()> {
     }
 }
 
-/// Writes `from` to `address` of the process, where its page protection allows writing.
+/// Writes `from` to `address` of the process, where its page protection allows writing: another process, or memory of
+/// our own in which there is no object of this program.
 ///
 /// # Errors
 /// When any of it cannot be written.
 pub fn write_all(pid: HostPid, address: u64, from: &[u8]) -> io::Result<()> {
     let local = libc::iovec { iov_base: from.as_ptr().cast_mut().cast(), iov_len: from.len() };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: from.len() };
-    // SAFETY: the local segment is only read; the remote address belongs to another address
-    // space and is checked by the kernel.
+    // SAFETY: the local segment is only read; the remote address is checked by the kernel, and belongs to
+    // another address space or to nothing of this one.
     let written =
         unsafe { libc::process_vm_writev(pid.get(), &raw const local, 1, &raw const remote, 1, 0) };
     match usize::try_from(written) {

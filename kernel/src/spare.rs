@@ -93,7 +93,8 @@ impl SpareMemory {
     }
 
     /// The same, but a page that holds that already is left as it is, and stays shared with whoever has it, too.
-    /// `room` takes what the file holds.
+    /// `room` takes what the file holds. All these pages have been written before: such of a mapped file change and
+    /// end with that, and are not looked at.
     ///
     /// # Errors
     /// As [`SpareMemory::read`], and when `room` is too small.
@@ -121,7 +122,21 @@ impl SpareMemory {
         Ok(())
     }
 
-    /// Makes a range zeros, but for pages that are that already.
+    /// Makes a range zeros.
+    ///
+    /// # Errors
+    /// When it is not inside or not mapped.
+    pub fn zero(&self, start: u64, bytes: usize) -> io::Result<()> {
+        self.contains(start, bytes)?;
+        let zeros = [0; PAGE];
+        (0..bytes).step_by(PAGE).try_for_each(|page| {
+            let rest = PAGE.min(bytes - page);
+            write_all(HostPid::own(), start + page as u64, &zeros[..rest])
+        })
+    }
+
+    /// Makes a range zeros, but for pages that are that already. All have been written before, as for
+    /// [`SpareMemory::update`].
     ///
     /// # Errors
     /// When it is not inside or not mapped.
@@ -152,8 +167,8 @@ impl SpareMemory {
     /// Stretches of whole pages, as offsets in `wanted`, that hold something else.
     fn differing(&self, start: u64, wanted: &[u8]) -> io::Result<Vec<Range<usize>>> {
         self.contains(start, wanted.len())?;
-        // SAFETY: inside of the reserved range, which is readable and initialised all over; nobody writes to
-        // it while the slice is alive.
+        // SAFETY: inside of the reserved range, which is readable and initialised all over; its pages are of no
+        // file, as they have been written, and nobody writes to them while the slice is alive.
         let found = unsafe { std::slice::from_raw_parts(start as *const u8, wanted.len()) };
         let mut differing: Vec<Range<usize>> = Vec::new();
         for (page, (found, wanted)) in found.chunks(PAGE).zip(wanted.chunks(PAGE)).enumerate() {
@@ -277,6 +292,8 @@ mod tests {
         spare.update(&[(at(0), 4 * PAGE)], fd, 0, &mut room).unwrap();
         assert!(page(1)[5] == 7 && page(3)[5] == 8);
         spare.clear(at(0), PAGE).unwrap();
+        spare.zero(at(3), PAGE).unwrap();
+        assert!(page(3)[5] == 0 && spare.zero(at(PAGES), PAGE).is_err());
         spare.discard(at(1), PAGE).unwrap();
         assert!(page(0)[0] == 0 && page(1)[0] == 0 && page(2)[0] == 7);
 

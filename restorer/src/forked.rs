@@ -30,7 +30,8 @@ const MAP_NORESERVE: u32 = 0x4000;
 
 /// A huge page: what is aligned to it is moved by whole page tables.
 const HUGE: u64 = 2 << 20;
-/// Mappings of a task with which it is not done: they would be there twice for a while, and their number is limited.
+/// Mappings of a task, with those that it is born with, beyond which it passes none on: they would be there twice for a
+/// while, and their number is limited.
 const MOST: usize = 10_000;
 
 /// Which tasks have memory of their parents, and where it is while the tree is built.
@@ -215,6 +216,8 @@ fn parts(own: &[Vec<Stretch>], births: &[(usize, Option<usize>)]) -> BTreeMap<us
         }
     }
     let mut held: BTreeMap<usize, Vec<Held>> = BTreeMap::new();
+    // How many mappings are built in each, by it and by those above it.
+    let mut built: BTreeMap<usize, usize> = BTreeMap::new();
     let mut all = BTreeMap::new();
     let mut cursor = Cursor::default();
     for &(process, giver) in births {
@@ -230,9 +233,14 @@ fn parts(own: &[Vec<Stretch>], births: &[(usize, Option<usize>)]) -> BTreeMap<us
                 None => rest.push(*stretch),
             }
         }
+        let mut count = giver.and_then(|giver| built.get(&giver)).copied().unwrap_or(0);
         if let Some(children) = children.get(&process) {
-            let wanted = children.iter().flat_map(|&child| &own[child]);
-            parts.extend(to_pass_on(&rest, wanted, &mut cursor));
+            if count + rest.len() <= MOST {
+                let wanted = children.iter().flat_map(|&child| &own[child]);
+                let passed_on = to_pass_on(&rest, wanted, &mut cursor);
+                count += passed_on.len();
+                parts.extend(passed_on);
+            }
             parts.sort_by_key(|part| part.stretch.start);
             let pieces: Vec<Held> =
                 parts.iter().map(|part| Held { stretch: part.stretch, at: part.at }).collect();
@@ -242,6 +250,7 @@ fn parts(own: &[Vec<Stretch>], births: &[(usize, Option<usize>)]) -> BTreeMap<us
             });
             held.insert(process, pieces);
         }
+        built.insert(process, count);
         if !parts.is_empty() {
             all.insert(process, parts);
         }
@@ -312,6 +321,20 @@ mod tests {
             vec![stretch(1, 4, ANONYMOUS), stretch(8, 9, ANONYMOUS)],
         ];
         assert!(parts(&own, &[(0, None), (1, Some(0))]).is_empty());
+    }
+
+    #[test]
+    fn the_mappings_of_all_above_are_counted() {
+        let many = |from: u64, count: u64| {
+            (0..count).map(move |at| stretch(from + 2 * at, from + 2 * at + 1, ANONYMOUS))
+        };
+        let first: Vec<Stretch> = many(0, 6_000).collect();
+        let second: Vec<Stretch> = many(100_000, 6_000).collect();
+        let both = [first.clone(), second.clone()].concat();
+        let births = [(0, None), (1, Some(0)), (2, Some(1))];
+        let parts = parts(&[first, both.clone(), both], &births);
+        assert_eq!(found(&parts, 1).len(), 6_000, "what the first has passed on, and no more");
+        assert!(found(&parts, 2).iter().all(|(start, ..)| *start < 100_000));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
 use kernel::shared_memory::SharedMemory;
 use kernel::spare::SpareMemory;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::capacity;
 use crate::cgroups;
@@ -438,8 +439,12 @@ fn pipe(base: RawFd) -> Result<(File, File), Error> {
 
 /// What the tasks have of their parents' memory, and the addresses where it is built.
 fn forked((checkpoint, plan): (&Checkpoint, &Plan), host: &Host) -> (Layout, Option<SpareMemory>) {
-    // Where memory is counted that is promised, what a task is born with would be counted, too.
-    if capacity::is_counted() {
+    // Where memory is counted, what a task is born with and has not itself would be counted, too.
+    let is_limited = |limit| getrlimit(limit).map_or(true, |(soft, _)| soft != RLIM_INFINITY);
+    if capacity::is_counted()
+        || is_limited(Resource::RLIMIT_AS)
+        || is_limited(Resource::RLIMIT_DATA)
+    {
         return <(Layout, Option<SpareMemory>)>::default();
     }
     let layout = Layout::new(checkpoint, plan, &host.mappings);

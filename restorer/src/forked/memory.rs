@@ -52,6 +52,8 @@ impl Layout {
         };
         let (mut fresh, mut compared) = (Vec::new(), Vec::new());
         for part in parts {
+            // What nobody has written is zeros already, if it is of no file.
+            let is_told = |run: &Run| run.stored().is_some() || part.stretch.kind.file.is_some();
             let there = |run: Run| Run { start: part.at + (run.start - part.stretch.start), ..run };
             let own = runs(process, part);
             let Some(giver) = part.giver else {
@@ -60,14 +62,14 @@ impl Layout {
                     Error::image(object, "the file that it maps is not in the images")
                 };
                 memory.maps.push(new(part, &mapped).ok_or_else(lost)?);
-                fresh.extend(own.into_iter().map(there));
+                fresh.extend(own.into_iter().filter(is_told).map(there));
                 continue;
             };
             let given = runs(giver, part);
             memory.gone.extend(cut(&given, &own).1.into_iter().map(there));
             let (both, alone) = cut(&own, &given);
             compared.extend(both.into_iter().map(there));
-            fresh.extend(alone.into_iter().map(there));
+            fresh.extend(alone.into_iter().filter(is_told).map(there));
         }
         memory.fresh = reads(&fresh, stores);
         memory.compared = reads(&compared, stores);
@@ -136,7 +138,7 @@ impl TaskMemory {
             given_back.map_err(Error::kernel("give back memory of the parent"))?;
         }
         each(&self.fresh, |ranges, read| match read.fd {
-            ..0 => ranges.iter().try_for_each(|&(at, bytes)| spare.clear(at, bytes)),
+            ..0 => ranges.iter().try_for_each(|&(at, bytes)| spare.zero(at, bytes)),
             fd => spare.read(ranges, fd, read.offset),
         })?;
         let mut room = Vec::new();
