@@ -2,14 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CgroupsMode, Directory, DumpSummary, ErrorDetail, RestoreSummary};
+use crate::{
+    CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail,
+    RestoreSummary,
+};
 
 /// `POST /v1/checkpoints`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointRequest {
-    /// Process at the root of the tree.
-    pub pid: i32,
+    /// Process at the root of the tree; or `container` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// A container, by its name or id, which its engine checkpoints. Not for a user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Whose container, where several engines have one of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<ContainerEngine>,
     /// Directory of the images under the checkpoint root; one is made up when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
@@ -94,6 +104,9 @@ pub struct Job {
     /// Root of the tree: of a restore, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// The container, by the name that it was asked for by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Directory of the images under the checkpoint root.
     pub directory: Directory,
     /// When it was asked for.
@@ -104,6 +117,9 @@ pub struct Job {
     /// What the dump says of itself, when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<DumpSummary>,
+    /// What the engine did, when a container's checkpoint is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpointed: Option<ContainerCheckpoint>,
     /// What the restore says of itself, when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreSummary>,

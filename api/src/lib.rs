@@ -5,6 +5,7 @@
 //! milliseconds since 1970 (`_ms` with a past participle: `created_ms`), sizes are bytes.
 
 mod cgroups;
+mod containers;
 mod directory;
 mod dumps;
 mod error;
@@ -17,6 +18,10 @@ mod tracks;
 mod users;
 
 pub use cgroups::{CgroupRoot, CgroupsMode};
+pub use containers::{
+    ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, ContainerState,
+    ContainerSummary, UnknownEngine,
+};
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{
     After, CheckpointList, CheckpointSummary, DumpRequest, DumpSummary, FrozenAccount,

@@ -62,10 +62,18 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DumpOptions {
     /// Process at the root of the tree
-    pub(crate) pid: HostPid,
-    /// Directory for the images; it is made, and must not hold a checkpoint yet
-    #[arg(short = 'D', long, value_name = "DIR")]
-    pub(crate) directory: PathBuf,
+    #[arg(required_unless_present = "container")]
+    pub(crate) pid: Option<HostPid>,
+    /// A container in place of a process, by its name or id: it is checkpointed by its engine, with stasis as its criu
+    #[arg(long, value_name = "NAME", conflicts_with_all = NOT_OF_ENGINES)]
+    pub(crate) container: Option<String>,
+    /// Whose container it is, where several engines have one of that name: docker, containerd, podman, crun, runc
+    #[arg(long, value_name = "ENGINE", requires = "container")]
+    pub(crate) engine: Option<api::ContainerEngine>,
+    /// Directory for the images; it is made, and must not hold a checkpoint yet. Podman keeps its own, Docker where
+    /// none is named
+    #[arg(short = 'D', long, value_name = "DIR", required_unless_present = "container")]
+    pub(crate) directory: Option<PathBuf>,
     /// Let the tree run on; without this and --leave-stopped it is ended once its images are safe
     #[arg(long)]
     pub(crate) leave_running: bool,
@@ -132,6 +140,57 @@ pub(crate) struct DumpOptions {
     pub(crate) cross_check: bool,
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
+    #[command(flatten)]
+    pub(crate) engines: EnginePlaces,
+}
+
+/// What the command of no engine has, or would be another process than the container's.
+const NOT_OF_ENGINES: [&str; 14] = [
+    "pid",
+    "leave_stopped",
+    "external",
+    "ghost_limit",
+    "link_remap",
+    "irmap_scan_path",
+    "tcp_close",
+    "skip_in_flight",
+    "network_lock",
+    "track",
+    "parent",
+    "max_freeze",
+    "timeout",
+    "cross_check",
+];
+
+/// Where engines of containers keep their state.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EnginePlaces {
+    /// State directory of runc (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/runc", env = "STASIS_RUNC_STATE")]
+    runc_state: PathBuf,
+    /// State directory of crun (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/crun", env = "STASIS_CRUN_STATE")]
+    crun_state: PathBuf,
+    /// Directory in which containerd has runc keep its state, one for each namespace
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/containerd/runc",
+        env = "STASIS_CONTAINERD_STATE"
+    )]
+    containerd_state: PathBuf,
+}
+
+impl EnginePlaces {
+    pub(crate) fn with(&self, run_dir: PathBuf, programs: &ProgramPlaces) -> containers::Places {
+        containers::Places {
+            runc: self.runc_state.clone(),
+            crun: self.crun_state.clone(),
+            containerd: self.containerd_state.clone(),
+            run_dir,
+            environment: programs.environment(),
+        }
+    }
 }
 
 fn external(text: &str) -> Result<External, &'static str> {
@@ -194,6 +253,13 @@ pub(crate) struct ProgramPlaces {
 impl ProgramPlaces {
     pub(crate) fn home(&self) -> Home {
         Home::at(self.bpf_dir.clone(), self.cache_dir.clone())
+    }
+
+    /// The same for a command that is run.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let of = |name, place: &Option<PathBuf>| Some((name, place.clone()?.into()));
+        let all = [of("STASIS_BPF_DIR", &self.bpf_dir), of("STASIS_CACHE_DIR", &self.cache_dir)];
+        all.into_iter().flatten().collect()
     }
 }
 
@@ -314,8 +380,13 @@ pub(crate) struct PsOptions {
     /// Show threads of the kernel's and zombies too
     #[arg(long)]
     pub(crate) all: bool,
+    /// List containers, of Docker, containerd, Podman, crun and runc, in place of processes
+    #[arg(long, conflicts_with = "all")]
+    pub(crate) containers: bool,
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
+    #[command(flatten)]
+    pub(crate) engines: EnginePlaces,
 }
 
 #[derive(Debug, clap::Args)]

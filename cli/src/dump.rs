@@ -18,6 +18,9 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         (_, true) => AfterDump::Stop,
         _ => AfterDump::Kill,
     };
+    let (Some(pid), Some(directory)) = (options.pid, options.directory) else {
+        return Err("dump: no process or no directory is named".into());
+    };
     let parent = options.parent.as_deref().map(Images::open).transpose();
     let parent = parent.map_err(dumper::Error::Parent)?;
     let asked = DumpOptions {
@@ -46,17 +49,17 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         keep_dirty_log: options.track,
         parent,
         dirty_logs: options.run_dir.join("tracks"),
-        ..DumpOptions::new(options.pid)
+        ..DumpOptions::new(pid)
     };
     if options.track && after == AfterDump::Kill {
         let error = "dump with --track: the tree ends with the dump, and nothing is left to track";
         return Err(Failure::with_remedy(error, "add --leave-running, or leave --track out"));
     }
-    if !Path::new(&format!("/proc/{}", options.pid)).exists() {
-        let error = format!("dump process {}: no such process", options.pid);
+    if !Path::new(&format!("/proc/{pid}")).exists() {
+        let error = format!("dump process {pid}: no such process");
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
-    let destination = NewDirectory { path: options.directory, options: WriteOptions::default() };
+    let destination = NewDirectory { path: directory, options: WriteOptions::default() };
     let report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut Bar::new())?;
     for warning in &report.warnings {
         eprintln!("stasis: {warning}");

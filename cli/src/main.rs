@@ -10,6 +10,7 @@
 
 mod args;
 mod check;
+mod containers;
 mod dump;
 mod output;
 mod programs;
@@ -56,7 +57,10 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         Command::Dump(options) => {
             require("dump")?;
-            dump::run(options)
+            match options.container.clone() {
+                Some(name) => containers::dump(&name, &options),
+                None => dump::run(options),
+            }
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
             require("untrack")?;
@@ -79,7 +83,10 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Ps(options) => {
             require("ps")?;
-            ps::run(&options)
+            match options.containers {
+                true => containers::list(&options),
+                false => ps::run(&options),
+            }
         }
         Command::Programs(options) => {
             require("programs")?;

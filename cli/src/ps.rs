@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use api::{ProcessList, ProcessSummary, said};
+use api::{ProcessList, ProcessSummary, Unsupported, said};
 use dumper::ps;
 
 use crate::args::PsOptions;
@@ -24,6 +24,8 @@ pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
 
 /// How many things that speak against a process are shown.
 const SHOWN: usize = 3;
+/// Where they begin.
+const INDENT: usize = 31;
 
 /// Threads of the kernel's have no command line and no memory; nor have zombies.
 fn has_program(process: &ProcessSummary) -> bool {
@@ -37,21 +39,24 @@ fn text(list: &ProcessList, all: bool) -> String {
         let dump = if process.dumpable { "yes" } else { "no" };
         let memory = bytes(process.memory_bytes);
         // Writing to a string cannot fail.
-        let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").unwrap_or_default();
-        line(format_args!(
-            "{:>8} {:>7} {memory:>11}  {dump:<4}  {}",
-            process.pid,
-            process.threads,
-            printable(process)
-        ));
-        let reasons = said(&process.refusals);
-        for reason in reasons.lines().take(SHOWN) {
-            line(format_args!("{:>31}{reason}", ""));
-        }
-        let more = reasons.lines().count().saturating_sub(SHOWN);
-        if more > 0 {
-            line(format_args!("{:>31}and {more} more, which --json lists", ""));
-        }
+        let (pid, threads, command) = (process.pid, process.threads, printable(process));
+        writeln!(text, "{pid:>8} {threads:>7} {memory:>11}  {dump:<4}  {command}")
+            .unwrap_or_default();
+        text += &reasons(&process.refusals);
+    }
+    text
+}
+
+/// What speaks against one, below its line.
+pub(crate) fn reasons(refusals: &[Unsupported]) -> String {
+    let all = said(refusals);
+    let mut text = String::new();
+    for reason in all.lines().take(SHOWN) {
+        text += &format!("{:>INDENT$}{reason}\n", "");
+    }
+    let more = all.lines().count().saturating_sub(SHOWN);
+    if more > 0 {
+        text += &format!("{:>INDENT$}and {more} more, which --json lists\n", "");
     }
     text
 }
@@ -70,7 +75,7 @@ fn printable(process: &ProcessSummary) -> String {
 }
 
 /// Text of others, which must not drive the terminal.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use api::{Directory, DumpSummary, ErrorDetail, Job, JobKind, JobState, RestoreSummary};
+use api::{
+    ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind, JobState,
+    RestoreSummary,
+};
 use tokio::sync::watch;
 
 use crate::callers::Asker;
@@ -49,10 +52,22 @@ pub(crate) enum NoJob {
     TooMany,
 }
 
+/// What a job is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The tree of a process.
+    Process(i32),
+    /// A container, by the name that it is asked for by.
+    Container(String),
+    /// What is in the images.
+    Images,
+}
+
 /// What came of a job.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Dumped(DumpSummary),
+    Checkpointed(ContainerCheckpoint),
     Restored(RestoreSummary),
     Failed(ErrorDetail),
 }
@@ -78,7 +93,7 @@ impl Jobs {
     pub(crate) fn begin(
         &self,
         kind: JobKind,
-        pid: Option<i32>,
+        target: Target,
         directory: Directory,
         asker: Asker,
     ) -> Result<Job, NoJob> {
@@ -97,16 +112,23 @@ impl Jobs {
         {
             jobs.remove(oldest);
         }
+        let (pid, container) = match target {
+            Target::Process(pid) => (Some(pid), None),
+            Target::Container(name) => (None, Some(name)),
+            Target::Images => (None, None),
+        };
         let job = Job {
             id: uuid::Uuid::new_v4().to_string(),
             kind,
             state: JobState::Running,
             asked_by: asker.to_string(),
             pid,
+            container,
             directory,
             created_ms: now_ms(),
             finished_ms: None,
             dump: None,
+            checkpointed: None,
             restore: None,
             error: None,
         };
@@ -122,6 +144,10 @@ impl Jobs {
                 Outcome::Dumped(summary) => {
                     job.state = JobState::Done;
                     job.dump = Some(summary);
+                }
+                Outcome::Checkpointed(summary) => {
+                    job.state = JobState::Done;
+                    job.checkpointed = Some(summary);
                 }
                 Outcome::Restored(summary) => {
                     job.state = JobState::Done;
@@ -188,14 +214,15 @@ mod tests {
     #[test]
     fn one_job_at_a_time_works_on_a_directory() {
         let jobs = Jobs::default();
-        let first = jobs.begin(JobKind::Checkpoint, Some(7), directory("a"), ROOT).unwrap();
+        let first =
+            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("a"), ROOT).unwrap();
         assert_eq!(
-            jobs.begin(JobKind::Restore, None, directory("a"), ROOT),
+            jobs.begin(JobKind::Restore, Target::Images, directory("a"), ROOT),
             Err(NoJob::Busy(first.id.clone()))
         );
-        jobs.begin(JobKind::Checkpoint, Some(7), directory("b"), ROOT).unwrap();
+        jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("b"), ROOT).unwrap();
         jobs.finish(&first.id, failed());
-        jobs.begin(JobKind::Restore, None, directory("a"), ROOT).unwrap();
+        jobs.begin(JobKind::Restore, Target::Images, directory("a"), ROOT).unwrap();
         let order: Vec<_> = jobs.list(ROOT).into_iter().map(|job| job.directory).collect();
         assert_eq!(order, [directory("a"), directory("b"), directory("a")]);
     }
@@ -203,7 +230,9 @@ mod tests {
     #[test]
     fn a_user_has_jobs_of_his_own_and_not_too_many() {
         let jobs = Jobs::default();
-        let begin = |asker, name| jobs.begin(JobKind::Checkpoint, Some(7), directory(name), asker);
+        let begin = |asker, name| {
+            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory(name), asker)
+        };
         let roots = begin(ROOT, "a").unwrap();
         let his = begin(user(1), "a").unwrap();
         assert_eq!(begin(user(1), "a/b"), Err(NoJob::Busy(his.id.clone())), "below it");
@@ -224,10 +253,14 @@ mod tests {
     #[test]
     fn old_jobs_are_forgotten_and_running_ones_are_not() {
         let jobs = Jobs::default();
-        let running = jobs.begin(JobKind::Checkpoint, Some(7), directory("running"), ROOT).unwrap();
+        let running = jobs
+            .begin(JobKind::Checkpoint, Target::Process(7), directory("running"), ROOT)
+            .unwrap();
         for number in 0..KEPT + 5 {
             let name = format!("d{number}");
-            let job = jobs.begin(JobKind::Checkpoint, Some(7), directory(&name), ROOT).unwrap();
+            let job = jobs
+                .begin(JobKind::Checkpoint, Target::Process(7), directory(&name), ROOT)
+                .unwrap();
             jobs.finish(&job.id, failed());
         }
         assert_eq!(jobs.list(ROOT).len(), KEPT);
@@ -237,7 +270,8 @@ mod tests {
     #[tokio::test]
     async fn waiting_ends_with_the_job_or_the_time() {
         let jobs = Jobs::default();
-        let job = jobs.begin(JobKind::Checkpoint, Some(7), directory("a"), ROOT).unwrap();
+        let job =
+            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("a"), ROOT).unwrap();
         let early = jobs.wait(&job.id, ROOT, Duration::from_millis(5)).await.unwrap();
         assert_eq!(early.state, JobState::Running);
         let waiting = tokio::spawn({

@@ -4,9 +4,10 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use api::{
-    After, AfterRestore, CheckpointList, CheckpointRequest, CheckpointSummary, Directory,
-    DumpRequest, ErrorDetail, GatewayHealth, HealthState, Job, JobKind, JobList, ProcessList,
-    RestoreJobRequest, RestoreRequest, RestoredList,
+    After, AfterRestore, CheckpointList, CheckpointRequest, CheckpointSummary,
+    ContainerDumpRequest, ContainerList, Directory, DumpRequest, ErrorDetail, GatewayHealth,
+    HealthState, Job, JobKind, JobList, ProcessList, RestoreJobRequest, RestoreRequest,
+    RestoredList,
 };
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -20,7 +21,7 @@ use tracing::Instrument;
 use crate::GatewayMetrics;
 use crate::callers::{Asker, Scraper};
 use crate::gateway::Gateway;
-use crate::jobs::{NoJob, Outcome};
+use crate::jobs::{NoJob, Outcome, Target};
 use crate::services::{health, problem};
 
 const LONGEST_WAIT_MS: u64 = 60_000;
@@ -34,6 +35,7 @@ pub fn router(gateway: Gateway) -> Router {
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/processes", get(processes))
+        .route("/v1/containers", get(containers))
         .merge(crate::tracks::router())
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
@@ -46,7 +48,7 @@ type Accepted = (StatusCode, [(HeaderName, String); 1], Json<Job>);
 struct Task {
     asker: Asker,
     kind: JobKind,
-    pid: Option<i32>,
+    target: Target,
     directory: Directory,
 }
 
@@ -56,8 +58,13 @@ fn start(
     task: Task,
     work: impl Future<Output = Outcome> + Send + 'static,
 ) -> Result<Accepted, Problem> {
-    let Task { asker, kind, pid, directory } = task;
-    let job = gateway.jobs.begin(kind, pid, directory.clone(), asker);
+    let Task { asker, kind, target, directory } = task;
+    let what = match &target {
+        Target::Process(pid) => format!("checkpoint of process {pid} to {directory}"),
+        Target::Container(name) => format!("checkpoint of container {name:?} to {directory}"),
+        Target::Images => format!("restore of {directory}"),
+    };
+    let job = gateway.jobs.begin(kind, target, directory.clone(), asker);
     let job = job.map_err(|none| match none {
         NoJob::Busy(other) => {
             let message = format!("job {other} is at work on directory {directory}");
@@ -71,10 +78,6 @@ fn start(
                 .remedy("wait until one is finished: GET /v1/jobs/ID?wait_ms=60000")
         }
     })?;
-    let what = match (kind, pid) {
-        (JobKind::Checkpoint, Some(pid)) => format!("checkpoint of process {pid} to {directory}"),
-        _ => format!("restore of {directory}"),
-    };
     tracing::info!("{asker}: job {}, {what}", job.id);
     gateway.metrics.begun(kind);
     let (gateway, id) = (gateway.clone(), job.id.clone());
@@ -115,35 +118,48 @@ async fn checkpoint(
     asker: Asker,
     Body(request): Body<CheckpointRequest>,
 ) -> Result<Accepted, Problem> {
-    let after = match request.leave_running {
-        Some(true) => After::Resume,
-        Some(false) => After::Kill,
-        None => {
-            let message = "nothing says what becomes of the tree";
-            return Err(Problem::field("leave_running", message).remedy(
-                "send true, and it runs on, or false, and it is ended once its images are safe",
-            ));
-        }
+    let Some(stays) = request.leave_running else {
+        let message = "nothing says what becomes of the tree";
+        return Err(Problem::field("leave_running", message).remedy(
+            "send true, and it runs on, or false, and it is ended once its images are safe",
+        ));
     };
-    check_pid(request.pid)?;
+    match (request.pid, &request.container) {
+        (Some(pid), None) => checkpoint_of_process(gateway, asker, request, pid, stays).await,
+        (None, Some(name)) => {
+            let name = name.clone();
+            checkpoint_of_container(gateway, asker, request, name, stays).await
+        }
+        (Some(_), Some(_)) => {
+            let message = "both a process and a container are named";
+            Err(Problem::field("container", message).remedy("leave one of them out"))
+        }
+        (None, None) => {
+            let message = "neither a process nor a container is named";
+            Err(Problem::field("pid", message)
+                .remedy("send the pid of a running process, or the name of a container"))
+        }
+    }
+}
+
+async fn checkpoint_of_process(
+    gateway: Gateway,
+    asker: Asker,
+    request: CheckpointRequest,
+    pid: i32,
+    stays: bool,
+) -> Result<Accepted, Problem> {
+    if request.engine.is_some() {
+        let message = "an engine is named, and no container";
+        return Err(Problem::field("engine", message).remedy("leave it out"));
+    }
+    check_pid(pid)?;
     let services = gateway.services.on_behalf_of(asker.user);
-    let directory = match request.directory {
-        Some(directory) => {
-            let found = services.checkpoint(&directory).await;
-            if found.map_err(|error| problem(error, asker))?.is_some() {
-                let message = format!("directory {directory} holds a checkpoint already");
-                return Err(Problem::new(StatusCode::CONFLICT, message)
-                    .of("directory")
-                    .remedy("name another directory, or leave it out"));
-            }
-            directory
-        }
-        None => made_up(request.pid)?,
-    };
+    let directory = free(&gateway, asker, request.directory, &pid.to_string()).await?;
     let asked = DumpRequest {
-        pid: request.pid,
+        pid,
         directory: directory.clone(),
-        after,
+        after: if stays { After::Resume } else { After::Kill },
         shell_job: request.shell_job,
         tcp_established: request.tcp_established,
         tcp_close: request.tcp_close,
@@ -152,7 +168,8 @@ async fn checkpoint(
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
     };
-    let task = Task { asker, kind: JobKind::Checkpoint, pid: Some(request.pid), directory };
+    let target = Target::Process(pid);
+    let task = Task { asker, kind: JobKind::Checkpoint, target, directory };
     let failures = gateway.metrics.clone();
     start(&gateway, task, async move {
         match services.dump(&asked).await {
@@ -160,6 +177,67 @@ async fn checkpoint(
             Err(error) => Outcome::Failed(failed(error, &failures)),
         }
     })
+}
+
+async fn checkpoint_of_container(
+    gateway: Gateway,
+    asker: Asker,
+    request: CheckpointRequest,
+    name: String,
+    stays: bool,
+) -> Result<Accepted, Problem> {
+    // What no engine's own command has.
+    for (field, wanted) in [
+        ("tcp_close", request.tcp_close),
+        ("skip_in_flight", request.skip_in_flight),
+        ("link_remap", request.link_remap),
+        ("max_freeze_ms", request.max_freeze_ms.is_some()),
+        ("timeout_ms", request.timeout_ms.is_some()),
+    ] {
+        if wanted {
+            let message = "engines of containers checkpoint without anything like it";
+            return Err(Problem::field(field, message).remedy("leave it out"));
+        }
+    }
+    let services = gateway.services.on_behalf_of(asker.user);
+    let directory_wanted = request.directory.is_some();
+    let directory = free(&gateway, asker, request.directory, "container").await?;
+    let asked = ContainerDumpRequest {
+        container: name.clone(),
+        engine: request.engine,
+        directory: directory.clone(),
+        directory_wanted,
+        leave_running: stays,
+        shell_job: request.shell_job,
+        tcp_established: request.tcp_established,
+    };
+    let task =
+        Task { asker, kind: JobKind::Checkpoint, target: Target::Container(name), directory };
+    let failures = gateway.metrics.clone();
+    start(&gateway, task, async move {
+        match services.checkpoint_container(&asked).await {
+            Ok(summary) => Outcome::Checkpointed(summary),
+            Err(error) => Outcome::Failed(failed(error, &failures)),
+        }
+    })
+}
+
+/// The directory that is asked for, if it is free, or one that is made up.
+async fn free(
+    gateway: &Gateway,
+    asker: Asker,
+    wanted: Option<Directory>,
+    of: &str,
+) -> Result<Directory, Problem> {
+    let Some(directory) = wanted else { return made_up(of) };
+    let found = gateway.services.on_behalf_of(asker.user).checkpoint(&directory).await;
+    if found.map_err(|error| problem(error, asker))?.is_some() {
+        let message = format!("directory {directory} holds a checkpoint already");
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy("name another directory, or leave it out"));
+    }
+    Ok(directory)
 }
 
 /// Why a job failed; counted if it was for who asked.
@@ -171,9 +249,9 @@ fn failed(error: ClientError, metrics: &GatewayMetrics) -> ErrorDetail {
 }
 
 /// A directory name for who named none.
-fn made_up(pid: i32) -> Result<Directory, Problem> {
+fn made_up(of: &str) -> Result<Directory, Problem> {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("{pid}-{}", &id[..12]).parse().map_err(|error: api::DirectoryError| {
+    format!("{of}-{}", &id[..12]).parse().map_err(|error: api::DirectoryError| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("make up a name: {error}"))
     })
 }
@@ -196,7 +274,7 @@ async fn restore(
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
     };
-    let task = Task { asker, kind: JobKind::Restore, pid: None, directory };
+    let task = Task { asker, kind: JobKind::Restore, target: Target::Images, directory };
     let failures = gateway.metrics.clone();
     start(&gateway, task, async move {
         match services.restore(&asked).await {
@@ -279,6 +357,14 @@ async fn processes(
 ) -> Result<Json<ProcessList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
     services.processes().await.map(Json).map_err(|error| problem(error, asker))
+}
+
+async fn containers(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+) -> Result<Json<ContainerList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.containers().await.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHealth>) {

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use api::{
-    CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, Health, HealthState,
-    ProcessList, RestoreRequest, RestoreSummary, RestoredList, ServiceHealth, User,
+    CheckpointList, CheckpointSummary, ContainerCheckpoint, ContainerDumpRequest, ContainerList,
+    Directory, DumpRequest, DumpSummary, Health, HealthState, ProcessList, RestoreRequest,
+    RestoreSummary, RestoredList, ServiceHealth, User,
 };
 use axum::http::StatusCode;
 use service::{Client, ClientError, Problem};
@@ -58,6 +59,17 @@ impl Services {
 
     pub(crate) async fn dump(&self, request: &DumpRequest) -> Result<DumpSummary, ClientError> {
         self.dumper.post("/v1/dumps", request).await
+    }
+
+    pub(crate) async fn checkpoint_container(
+        &self,
+        request: &ContainerDumpRequest,
+    ) -> Result<ContainerCheckpoint, ClientError> {
+        self.dumper.post("/v1/container-dumps", request).await
+    }
+
+    pub(crate) async fn containers(&self) -> Result<ContainerList, ClientError> {
+        self.dumper.get("/v1/containers").await
     }
 
     pub(crate) async fn restore(

@@ -1,5 +1,6 @@
 //! The dumper: dumps process trees for others, under one checkpoint root.
 
+mod containers;
 mod routes;
 
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ struct Args {
     /// Folder for what is looked up in the kernel's type information
     #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    engines: containers::EnginePlaces,
 }
 
 /// What a dump of anybody's processes takes.
@@ -70,12 +73,9 @@ fn run(args: &Args) -> Result<(), Error> {
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
-        Ok(routes::router(
-            root,
-            Home::at(args.bpf_dir.clone(), args.cache_dir.clone()),
-            undo,
-            &metrics,
-            traces,
-        )?)
+        let places = args.engines.places(&args.settings.run_dir);
+        let of_containers = containers::router(root.clone(), places);
+        let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
+        Ok(routes::router(root, programs, undo, &metrics, traces)?.merge(of_containers))
     })
 }

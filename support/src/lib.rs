@@ -21,6 +21,7 @@
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
+//! | [`containers`] | containers, which their engines checkpoint |
 //! | [`rights`] | why stasis may not look into a process |
 //! | [`room`] | what the settings of a machine must leave room for |
 //! | [`images`] | a restore: what images hold that is not made |
@@ -31,6 +32,7 @@
 pub mod births;
 pub mod cgroups;
 pub mod changed;
+pub mod containers;
 pub mod files;
 pub mod host;
 pub mod images;

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stasis_tests::{
-    Engine, Machine, Outcome, Scratch, built_program, find_criu, require, wait_until,
+    Engine, Machine, Outcome, Scratch, Services, built_program, find_criu, require, stasis_program,
+    wait_until,
 };
 
 /// Where the distribution puts a busybox that needs no libraries (package busybox-static).
@@ -357,6 +358,173 @@ fn has_a_terminal(engine: Engine) {
 #[test]
 fn a_container_has_a_terminal() {
     has_a_terminal(Engine::CriuFace);
+}
+
+/// `stasis` with where these containers are.
+fn stasis(container: &Container, arguments: &[&str]) -> Outcome {
+    let at = |name: &str| container.scratch.path(name);
+    let mut command = Command::new(stasis_program());
+    command.args(arguments).env("STASIS_RUN_DIR", at("run"));
+    command.env("STASIS_RUNC_STATE", at("state")).env("STASIS_CRUN_STATE", at("none"));
+    command.env("STASIS_CONTAINERD_STATE", at("of-containerd"));
+    // Who uses Docker on this machine is not asked.
+    Outcome::of(command.env("DOCKER_HOST", "unix:///none"))
+}
+
+/// Those of the list that have this id.
+fn listed(list: &Value, id: &str) -> Vec<Value> {
+    let all = list["containers"].as_array().expect("containers");
+    all.iter().filter(|one| one["id"] == id).cloned().collect()
+}
+
+/// By its name stasis finds it, has runc checkpoint it, and says how it comes back.
+#[test]
+fn a_container_is_dumped_by_its_name() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let said = stasis(&container, &["ps", "--containers", "--json"]).must_succeed("stasis ps");
+    let list = serde_json::from_str(&said.stdout).expect("JSON");
+    let [one] = &listed(&list, container.id())[..] else { panic!("{list}") };
+    assert_eq!((one["engine"].as_str(), one["state"].as_str()), (Some("runc"), Some("running")));
+    assert_eq!((one["pid"].as_i64(), &one["checkpointable"]), (container.pid(), &json!(true)));
+    let said = stasis(&container, &["ps", "--containers"]).must_succeed("stasis ps").stdout;
+    assert!(
+        said.lines().any(|line| line.contains(container.id()) && line.contains("yes")),
+        "{said}"
+    );
+
+    let images = container.scratch.path("images");
+    let dump = ["dump", "--container", container.id(), "-D", utf8(&images)];
+    let before = container.count().expect("a count");
+    stasis(&container, &[&dump[..], &["--leave-running"]].concat()).must_succeed("stasis dump");
+    container.counts_on(before);
+    assert!(images.join("inventory.img").is_file() && images.join("stats-dump").is_file());
+    // What is there is neither written to nor taken away.
+    let again = stasis(&container, &dump);
+    assert!(
+        !again.success && again.stderr.contains("remedy: name a directory"),
+        "{}",
+        again.stderr
+    );
+    assert!(images.join("inventory.img").is_file());
+
+    let before = container.counts_on(before);
+    let images = container.scratch.path("more");
+    let dump = ["dump", "--container", container.id(), "-D", utf8(&images)];
+    let said = stasis(&container, &dump).must_succeed("stasis dump").stdout;
+    assert!(container.pid().is_none(), "runc knows that it has ended");
+    let line = said.lines().find_map(|line| line.strip_prefix("it comes back by: "));
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(line.expect("a command")).current_dir(container.bundle());
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(shell.status().expect("run sh").success(), "{said}");
+    let after = container.counts_on(before);
+    assert!(after < before + 2000, "counted {before} before, {after} after");
+}
+
+/// A checkpoint that fails says why, leaves nothing, and the container runs on.
+#[test]
+fn a_container_that_is_not_dumped_runs_on() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let images = container.scratch.path("images");
+    let dump = |name: &str| {
+        let said = stasis(&container, &["dump", "--container", name, "-D", utf8(&images)]);
+        assert!(!said.success && !images.exists(), "{}{}", said.stdout, said.stderr);
+        said.stderr
+    };
+    for name in ["none", "../state", "-h", "", "/"] {
+        let said =
+            stasis(&container, &["dump", &format!("--container={name}"), "-D", utf8(&images)]);
+        assert!(!said.success && said.stderr.contains("no container"), "{}", said.stderr);
+    }
+    let before = container.count().expect("a count");
+    let state = container.scratch.path("state");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let said = dump(container.id());
+    assert!(said.contains("others than root can change it"), "{said}");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).expect("chmod");
+    container.counts_on(before);
+}
+
+/// A name that containers of two engines have names neither, until the engine is said.
+#[test]
+fn a_name_of_two_containers_is_refused() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    // As containerd has runc keep what is in its namespace `lab`.
+    let other = container.scratch.path("of-containerd/lab");
+    fs::create_dir_all(&other).expect("mkdir");
+    let path = container.bundle().join("config.json");
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(&path).expect("the configuration")).expect("JSON");
+    config["linux"]["cgroupsPath"] = json!(format!("/{}-other", container.id()));
+    config["process"]["args"] = json!(["sleep", "1000"]);
+    fs::write(&path, config.to_string()).expect("write the configuration");
+    let runc = |arguments: &[&str]| {
+        let mut runc = Command::new("runc");
+        runc.arg("--root").arg(&other).args(arguments).current_dir(container.bundle());
+        runc.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(runc.status().expect("run runc").success(), "runc {arguments:?}");
+    };
+    runc(&["run", "--detach", container.id()]);
+    let images = container.scratch.path("images");
+    let dump = ["dump", "--container", container.id(), "-D", utf8(&images), "--leave-running"];
+    let said = stasis(&container, &dump).stderr;
+    for whose in ["containerd (namespace lab, id ", "runc (id ", "--engine"] {
+        assert!(said.contains(whose), "{said}");
+    }
+    assert!(!images.exists());
+    // The parent of its first process is no daemon that would call us.
+    let said = stasis(&container, &[&dump[..], &["--engine", "containerd"]].concat());
+    assert!(!said.success && !images.exists(), "{}", said.stdout);
+    let before = container.count().expect("a count");
+    stasis(&container, &[&dump[..], &["--engine", "runc"]].concat()).must_succeed("stasis dump");
+    container.counts_on(before);
+    runc(&["delete", "--force", container.id()]);
+}
+
+/// The same by the services.
+#[test]
+fn a_container_is_dumped_by_the_services() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let mut services = Services::start(&container.scratch.path("services"));
+    services.set("STASIS_RUNC_STATE", utf8(&container.scratch.path("state")));
+    services.set("DOCKER_HOST", "unix:///none");
+    services.kill("dumper");
+    services.start_again("dumper");
+    let list = services.call("GET", "/v1/containers", None).body;
+    let [one] = &listed(&list, container.id())[..] else { panic!("{list}") };
+    assert_eq!((one["pid"].as_i64(), &one["checkpointable"]), (container.pid(), &json!(true)));
+    let asked = |directory: &str, stays: bool| json!({"container": container.id(), "directory": directory, "leave_running": stays});
+    let before = container.count().expect("a count");
+    let job = services.job("/v1/checkpoints", &asked("first", true));
+    let job = job.unwrap_or_else(|error| panic!("{error}\n{}", services.logs()));
+    assert_eq!(job["container"], container.id());
+    assert_eq!(job["checkpointed"]["engine"], "runc");
+    assert!(job["checkpointed"]["frozen_us"].as_u64().is_some_and(|time| time > 0), "{job}");
+    let images = services.checkpoints().join("first");
+    assert_eq!(job["checkpointed"]["images"], utf8(&images));
+    let before = container.counts_on(before);
+    let failed = services.job("/v1/checkpoints", &asked("first", true)).expect_err("it is there");
+    assert_eq!(failed["error"]["field"], "directory");
+    for (field, body) in [
+        ("link_remap", json!({"container": "x", "leave_running": true, "link_remap": true})),
+        ("container", json!({"container": "x", "pid": 7, "leave_running": true})),
+        ("engine", json!({"pid": 7, "engine": "runc", "leave_running": true})),
+        ("engine", json!({"container": "x", "engine": "lxc", "leave_running": true})),
+    ] {
+        let answer = services.call("POST", "/v1/checkpoints", Some(&body.to_string()));
+        assert_eq!((answer.status, &answer.body["error"]["field"]), (422, &json!(field)), "{body}");
+    }
+    let failed =
+        services.job("/v1/checkpoints", &json!({"container": "none", "leave_running": true}));
+    let failed = failed.expect_err("there is none");
+    assert_eq!(failed["error"]["field"], "container", "{failed}");
+    let job = services.job("/v1/checkpoints", &asked("second", false)).expect("a checkpoint");
+    let back = job["checkpointed"]["restore"].as_str().expect("a command");
+    assert!(back.contains("runc --root"), "{back}");
+    let images = services.checkpoints().join("second");
+    fs::rename(images, container.scratch.path("images")).expect("rename");
+    container.restore("images", &["--file-locks"]).must_succeed("runc restore");
+    container.counts_on(before);
 }
 
 /// That the same is so of CRIU.

@@ -9,6 +9,7 @@ use serde_json::Value;
 const ENGINES: &[&str] = &[
     "stasis-arch",
     "stasis-collector",
+    "stasis-containers",
     "stasis-criu",
     "stasis-dumper",
     "stasis-freezer",

@@ -1,14 +1,15 @@
-//! Containers of LXC and Podman, which call the `criu` that is first on PATH: here ours. (Those of runc are in `containers.rs`.)
+//! Containers of LXC, Podman and Docker, which call the `criu` that is first on PATH: here ours. (Those of runc are in `containers.rs`.)
 //!
 //! Each container counts in a file, in a variable of its shell: a count that goes on from where it was is the same shell.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use stasis_tests::{Machine, Outcome, Scratch, built_program, require, wait_until};
+use serde_json::Value;
+use stasis_tests::{Machine, Outcome, Scratch, built_program, require, stasis_program, wait_until};
 
 /// Where the distribution puts a busybox that needs no libraries (package busybox-static).
 const BUSYBOX: &str = "/bin/busybox";
@@ -228,4 +229,204 @@ fn a_container_of_podman_comes_back_in_another_pod() {
     podman(&rig, &["rm", "-f", "counts"]).must_succeed("podman rm");
     podman_restore(&rig, &["--import", &archive, "--pod", &ids[1]]);
     rig.counts_on(before);
+}
+
+/// `stasis`, which finds the engine's command first on PATH, where it has all the options of this test.
+fn stasis(rig: &Rig, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new(stasis_program());
+    rig.run(command.args(arguments).env("STASIS_RUN_DIR", rig.scratch.path("stasis")))
+}
+
+/// A command that stands for another, with words and variables of its own.
+fn stand_in(rig: &Rig, name: &str, line: &str) {
+    let path = rig.scratch.path("path").join(name);
+    fs::write(&path, format!("#!/bin/sh\n{line} \"$@\"\n")).expect("write");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+}
+
+/// Where a command of the machine is.
+fn real(name: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|place| place.join(name));
+    utf8(&places.find(|file| file.is_file()).unwrap_or_else(|| panic!("no {name}")))
+}
+
+/// The one container of an engine that is listed by this name.
+fn listed(rig: &Rig, engine: &str, name: &str) -> Value {
+    let said = stasis(rig, &["ps", "--containers", "--json"]).must_succeed("stasis ps").stdout;
+    let list: Value = serde_json::from_str(&said).expect("JSON");
+    let all = list["containers"].as_array().expect("containers").iter();
+    let of_name: Vec<_> = all.filter(|one| one["name"] == name || one["id"] == name).collect();
+    let [one] = of_name[..] else { panic!("{list}") };
+    assert_eq!(one["engine"], engine);
+    one.clone()
+}
+
+/// What Podman has runc run is Podman's, and its checkpoint is kept by it.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_podman_is_dumped_by_its_name() {
+    let rig = with_podman();
+    let at = |name: &str| utf8(&rig.scratch.path(name));
+    stand_in(
+        &rig,
+        "podman",
+        &format!(
+            "CONTAINERS_CONF={} exec {} --root {} --runroot {} --tmpdir {} --cgroup-manager cgroupfs \
+             --events-backend none --storage-driver vfs --runtime runc",
+            at("containers.conf"),
+            real("podman"),
+            at("store"),
+            at("run"),
+            at("tmp")
+        ),
+    );
+    podman_run(&rig, &["--network", "none"]);
+    let one = listed(&rig, "podman", "counts");
+    assert_eq!((&one["state"], &one["checkpointable"]), (&"running".into(), &true.into()), "{one}");
+    let id = one["id"].as_str().expect("an id");
+    assert_eq!(listed(&rig, "podman", id), one, "and runc lists it no more");
+    let refused = stasis(&rig, &["dump", "--container", "counts", "-D", &at("images")]);
+    assert!(refused.stderr.contains("Podman keeps its checkpoints itself"), "{}", refused.stderr);
+    let refused =
+        stasis(&rig, &["dump", "--container", "counts", "--engine", "runc", "-D", &at("i")]);
+    assert!(refused.stderr.contains("no container"), "{}", refused.stderr);
+    let before = rig.count().expect("a count");
+    stasis(&rig, &["dump", "--container", "counts", "--leave-running"]).must_succeed("stasis dump");
+    rig.counts_on(before);
+    let said = stasis(&rig, &["dump", "--container", &id[..12]]).must_succeed("stasis dump").stdout;
+    let before = rig.count().expect("a count");
+    let line = said.lines().find_map(|line| line.strip_prefix("it comes back by: "));
+    let mut shell = Command::new("sh");
+    rig.run(shell.arg("-c").arg(line.expect("a command"))).must_succeed("podman restore");
+    rig.counts_on(before);
+    podman(&rig, &["pause", "counts"]).must_succeed("podman pause");
+    let one = listed(&rig, "podman", "counts");
+    assert_eq!((&one["state"], &one["checkpointable"]), (&"paused".into(), &false.into()), "{one}");
+    let refused = stasis(&rig, &["dump", "--container", "counts"]);
+    assert!(refused.stderr.contains("it is paused"), "{}", refused.stderr);
+}
+
+/// Docker's daemons, with what is theirs in a place of its own; `criu` is what containerd finds first.
+struct Docker {
+    daemons: Vec<Child>,
+    socket: String,
+}
+
+impl Docker {
+    fn start(rig: &Rig) -> Self {
+        let at = |name: &str| utf8(&rig.scratch.path(name));
+        let (inner, socket) = (at("containerd.sock"), at("docker.sock"));
+        let mut docker = Self { daemons: Vec::new(), socket: socket.clone() };
+        let state = [at("containerd"), at("containerd-state")];
+        let of_containerd = ["--root", &state[0], "--state", &state[1], "--address", &inner];
+        docker.spawn(rig, "containerd", &of_containerd);
+        let there = |path: &str| wait_until(PATIENCE, || Path::new(path).exists());
+        assert!(there(&inner), "containerd listens");
+        let host = format!("unix://{socket}");
+        let (data, exec, pidfile) = (at("docker"), at("docker-exec"), at("docker.pid"));
+        docker.spawn(
+            rig,
+            "dockerd",
+            &[
+                "--containerd",
+                &inner,
+                "--data-root",
+                &data,
+                "--exec-root",
+                &exec,
+                "--host",
+                &host,
+                "--pidfile",
+                &pidfile,
+                "--experimental",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+                "--storage-driver=vfs",
+            ],
+        );
+        let ready = || docker.call(rig, &["version"]).success;
+        assert!(wait_until(PATIENCE, ready), "dockerd answers");
+        docker
+    }
+
+    fn spawn(&mut self, rig: &Rig, program: &str, arguments: &[&str]) {
+        let log = fs::File::create(rig.scratch.path(&format!("{program}.log"))).expect("a log");
+        let own = rig.scratch.path("path");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&path)));
+        let mut command = Command::new(program);
+        command.args(arguments).env("PATH", path.expect("PATH")).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("dup")).stderr(log);
+        self.daemons.push(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")));
+    }
+
+    fn call(&self, rig: &Rig, arguments: &[&str]) -> Outcome {
+        let mut command = Command::new("docker");
+        rig.run(command.arg("--host").arg(format!("unix://{}", self.socket)).args(arguments))
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        for daemon in self.daemons.iter_mut().rev() {
+            let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).ok();
+            if !wait_until(PATIENCE, || !matches!(daemon.try_wait(), Ok(None))) {
+                daemon.kill().and_then(|()| daemon.wait()).ok();
+            }
+        }
+    }
+}
+
+/// Its daemon has to find our criu by itself; its checkpoint is kept by it, by a name.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_docker_is_dumped_by_its_name() {
+    let rig = Rig::prepare("dockerd", |_| ());
+    let archive = utf8(&rig.scratch.path("image.tar"));
+    let mut tar = Command::new("tar");
+    Outcome::of(tar.arg("-C").arg(rig.root()).args(["-cf", &archive, "."])).must_succeed("tar");
+    let docker = Docker::start(&rig);
+    let host = format!("unix://{}", docker.socket);
+    stand_in(&rig, "docker", &format!("exec {}", real("docker")));
+    let stasis = |arguments: &[&str]| {
+        let mut command = Command::new(stasis_program());
+        command.args(arguments).env("DOCKER_HOST", &host);
+        rig.run(command.env("STASIS_RUN_DIR", rig.scratch.path("stasis")))
+    };
+    docker.call(&rig, &["import", &archive, "counts:1"]).must_succeed("docker import");
+    let (name, shown) = (name(), format!("{}:/shown", rig.scratch.path("shown").display()));
+    let run = ["run", "-d", "--name", &name, "--network", "none", "-v", &shown, "counts:1"];
+    let run = [&run[..], &["/bin/sh", "-c", COUNTS]].concat();
+    docker.call(&rig, &run).must_succeed("docker run");
+    let before = rig.counts_on(0);
+    let ends = || drop(docker.call(&rig, &["rm", "-f", &name]));
+    let said = stasis(&["ps", "--containers"]).must_succeed("stasis ps").stdout;
+    let line = said.lines().find(|line| line.contains(&name)).unwrap_or_default();
+    assert!(line.contains("docker") && line.contains("yes"), "{said}");
+    stasis(&["dump", "--container", &name, "--leave-running"]).must_succeed("stasis dump");
+    rig.counts_on(before);
+    let said = stasis(&["dump", "--container", &name]).must_succeed("stasis dump").stdout;
+    let before = rig.count().expect("a count");
+    let line = said.lines().find_map(|line| line.strip_prefix("it comes back by: "));
+    let line = line.expect("a command").to_owned();
+    // Docker puts the images into containerd's store of contents, and fails if the very same are still there from the
+    // checkpoint: they are collected in the background.
+    let start = || rig.run(Command::new("sh").arg("-c").arg(&line));
+    let mut started = start();
+    while started.stderr.contains("already exists") {
+        std::thread::sleep(Duration::from_millis(200));
+        started = start();
+    }
+    // It is another's criu by now: then it is refused, and nothing happens to it.
+    let criu = rig.scratch.path("path/criu");
+    fs::rename(&criu, rig.scratch.path("path/criu.ours")).expect("rename");
+    fs::copy("/bin/true", &criu).expect("copy");
+    let refused = stasis(&["dump", "--container", &name, "--leave-running"]);
+    started.must_succeed("docker start");
+    rig.counts_on(before);
+    ends();
+    assert!(refused.stderr.contains("which is not stasis"), "{}", refused.stderr);
 }

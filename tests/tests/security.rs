@@ -325,6 +325,12 @@ fn what_has_more_rights_than_the_user_is_refused_with_its_tree_and_from_images()
     let failed = job(&services, "/v1/restores", &json!({"directory": "x"}));
     assert!(failed["error"]["message"].to_string().contains("its rights are more"), "{failed}");
     assert!(!roots.runs());
+    // Containers are root's, whoever has a program in one.
+    let (status, answer) = by_socket(&services, "GET", "/v1/containers", None);
+    assert_eq!(status, 403, "{answer}");
+    let failed =
+        job(&services, "/v1/checkpoints", &json!({"container": "x", "leave_running": true}));
+    assert!(failed["error"]["message"].to_string().contains("containers are root's"), "{failed}");
     // And root puts nothing there by name.
     let his_part = json!({"pid": his.pid, "directory": "users/54321/y", "leave_running": true});
     let error = services.job("/v1/checkpoints", &his_part).expect_err("reserved");

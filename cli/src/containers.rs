@@ -1,0 +1,134 @@
+//! `stasis dump --container` and `stasis ps --containers`.
+
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use api::{ContainerList, ContainerSummary};
+use containers::{Asked, Error};
+use criu::{Failure, Host};
+
+use crate::args::{DumpOptions, PsOptions};
+use crate::output;
+use crate::progress::time;
+use crate::ps::{plain, reasons};
+
+/// The container's checkpoint, made by its engine.
+pub(crate) fn dump(name: &str, options: &DumpOptions) -> Result<ExitCode, Failure> {
+    let places = options.engines.with(options.run_dir.clone(), &options.programs);
+    // A daemon is in another directory.
+    let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
+    let asked = Asked {
+        directory,
+        leave_running: options.leave_running,
+        tcp_established: options.tcp_established,
+        ext_unix_sk: options.ext_unix_sk,
+        shell_job: options.shell_job,
+    };
+    let listing = containers::list(&places);
+    let container = listing.find(name, options.engine).map_err(failure)?;
+    let done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
+    if stdout().is_terminal() || done.images.is_none() {
+        let frozen = done.frozen_us.map(|micros| time(Duration::from_micros(micros)));
+        let frozen = frozen.map(|time| format!("; frozen for {time}")).unwrap_or_default();
+        let images = done.images.as_deref().unwrap_or("its engine's own place");
+        output::print(&format!(
+            "container {} of {} in {images}{frozen}\n",
+            plain(&done.name),
+            done.engine
+        ))?;
+    }
+    if let Some(restore) = &done.restore {
+        output::print(&format!("it comes back by: {}\n", plain(restore)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn failure(error: Error) -> Failure {
+    match error.remedy() {
+        Some(remedy) => Failure::with_remedy(error, remedy),
+        None => error.into(),
+    }
+}
+
+/// Which containers there are.
+pub(crate) fn list(options: &PsOptions) -> Result<ExitCode, Failure> {
+    let places = options.engines.with(Host::of_the_environment().run_dir, &options.programs);
+    let list = containers::list(&places).told();
+    let text = match options.json {
+        true => serde_json::to_string_pretty(&list)? + "\n",
+        false => text(&list),
+    };
+    for silent in &list.silent {
+        eprintln!("stasis: {}", plain(silent));
+    }
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(list: &ContainerList) -> String {
+    let mut text =
+        format!("{:>8}  {:<10}  {:<8}  {:<4}  CONTAINER\n", "PID", "ENGINE", "STATE", "DUMP");
+    for one in &list.containers {
+        let pid = one.pid.map(|pid| pid.to_string()).unwrap_or_default();
+        let dump = if one.checkpointable { "yes" } else { "no" };
+        let (engine, state) = (one.engine.name(), one.state.to_string());
+        text += &format!("{pid:>8}  {engine:<10}  {state:<8}  {dump:<4}  {}\n", called(one));
+        text += &reasons(&one.refusals);
+    }
+    text
+}
+
+/// Its name, and where that is another one the beginning of its id.
+fn called(one: &ContainerSummary) -> String {
+    let mut text = plain(&one.name);
+    if one.name != one.id {
+        let short: String = one.id.chars().take(12).collect();
+        text += &format!(" ({short})");
+    }
+    if let Some(namespace) = &one.namespace {
+        text += &format!(" in {}", plain(namespace));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use api::{ContainerEngine, ContainerState};
+
+    use super::*;
+
+    #[test]
+    fn containers_are_listed_with_what_speaks_against_them() {
+        let one = |engine, name: &str, id: &str, pid| ContainerSummary {
+            engine,
+            name: name.into(),
+            id: id.into(),
+            namespace: None,
+            pid,
+            state: ContainerState::Running,
+            checkpointable: true,
+            refusals: Vec::new(),
+        };
+        let mut paused =
+            one(ContainerEngine::Podman, "w\u{1b}[2Jeb", "061eefec5d533e22", Some(28414));
+        paused.state = ContainerState::Paused;
+        paused.checkpointable = false;
+        paused.refusals =
+            vec![support::containers::called(support::containers::PAUSED, 28414, "podman", "web")];
+        let list = ContainerList {
+            containers: vec![paused, one(ContainerEngine::Runc, "x1", "x1", None)],
+            silent: Vec::new(),
+        };
+        let shown = text(&list);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0], "     PID  ENGINE      STATE     DUMP  CONTAINER");
+        assert_eq!(lines[1], "   28414  podman      paused    no    w [2Jeb (061eefec5d53)");
+        assert_eq!(
+            lines[2].trim(),
+            "process 28414, container web of podman: it is paused, and its engine checkpoints only what runs; \
+             unpause it by its engine before the dump"
+        );
+        assert_eq!(lines[3], "          runc        running   yes   x1");
+    }
+}

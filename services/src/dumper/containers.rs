@@ -1,0 +1,174 @@
+//! The dumper's paths for containers, which their engines checkpoint. They are root's: a user is given none.
+
+use std::path::{Path, PathBuf};
+
+use api::{ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use containers::{Asked, Error, Places};
+use service::{Body, CheckpointRoot, OnBehalfOf, Problem, chain, holds_checkpoint};
+
+/// Where engines keep their state.
+#[derive(Debug, clap::Args)]
+pub(super) struct EnginePlaces {
+    /// State directory of runc (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/runc", env = "STASIS_RUNC_STATE")]
+    runc_state: PathBuf,
+    /// State directory of crun (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/crun", env = "STASIS_CRUN_STATE")]
+    crun_state: PathBuf,
+    /// Directory in which containerd has runc keep its state, one for each namespace
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/containerd/runc",
+        env = "STASIS_CONTAINERD_STATE"
+    )]
+    containerd_state: PathBuf,
+}
+
+impl EnginePlaces {
+    pub(super) fn places(&self, run_dir: &Path) -> Places {
+        Places {
+            runc: self.runc_state.clone(),
+            crun: self.crun_state.clone(),
+            containerd: self.containerd_state.clone(),
+            run_dir: run_dir.to_owned(),
+            environment: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Containers {
+    root: CheckpointRoot,
+    places: Places,
+}
+
+/// The router of these paths.
+pub(super) fn router(root: CheckpointRoot, places: Places) -> Router {
+    Router::new()
+        .route("/v1/containers", get(list))
+        .route("/v1/container-dumps", post(make))
+        .with_state(Containers { root, places })
+}
+
+fn not_for(user: Option<User>) -> Result<(), Problem> {
+    match user {
+        None => Ok(()),
+        Some(_) => {
+            let message = "containers are root's, and so is what their engines are told";
+            Err(Problem::new(StatusCode::FORBIDDEN, message).remedy("ask as root"))
+        }
+    }
+}
+
+fn problem(error: &Error) -> Problem {
+    let (status, field) = match error {
+        Error::Refused(_) | Error::Unknown { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, Some("container"))
+        }
+        Error::Several { .. } => (StatusCode::UNPROCESSABLE_ENTITY, Some("engine")),
+        Error::Directory { .. } => (StatusCode::CONFLICT, Some("directory")),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
+    };
+    let mut problem = Problem::new(status, chain(error));
+    if let Some(field) = field {
+        problem = problem.of(field);
+    }
+    if let Error::Refused(found) = error {
+        return problem.refused(found);
+    }
+    match error.remedy() {
+        Some(remedy) => problem.remedy(remedy),
+        None => problem,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<Json<T>, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map(Json),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+async fn list(
+    State(asked): State<Containers>,
+    OnBehalfOf(user): OnBehalfOf,
+) -> Result<Json<ContainerList>, Problem> {
+    not_for(user)?;
+    blocking(move || Ok(containers::list(&asked.places).told())).await
+}
+
+async fn make(
+    State(state): State<Containers>,
+    asker: OnBehalfOf,
+    Body(request): Body<ContainerDumpRequest>,
+) -> Result<Json<ContainerCheckpoint>, Problem> {
+    not_for(asker.0)?;
+    if CheckpointRoot::is_of_users(&request.directory) {
+        let message = format!("directory {}: checkpoints of users lie there", request.directory);
+        return Err(Problem::field("directory", message).remedy("name another directory"));
+    }
+    blocking(move || {
+        let name = request.container.clone();
+        let done = checkpoint(&state, &request);
+        match &done {
+            Ok(done) => {
+                let (name, engine) = (&done.name, done.engine);
+                tracing::info!("{asker}: container {name:?} of {engine} is checkpointed");
+            }
+            Err(problem) => {
+                tracing::warn!(
+                    "{asker}: checkpoint container {name:?}: {}",
+                    problem.detail.message
+                );
+            }
+        }
+        done
+    })
+    .await
+}
+
+fn checkpoint(
+    state: &Containers,
+    request: &ContainerDumpRequest,
+) -> Result<ContainerCheckpoint, Problem> {
+    let listing = containers::list(&state.places);
+    let container =
+        listing.find(&request.container, request.engine).map_err(|error| problem(&error))?;
+    // These keep their checkpoints themselves, where they are given no place.
+    let keeps = [ContainerEngine::Podman, ContainerEngine::Docker];
+    let keeps = keeps.contains(&container.summary().engine) && !request.directory_wanted;
+    let directory = match keeps {
+        true => None,
+        false => Some(prepare(&state.root, request)?),
+    };
+    let asked = Asked {
+        directory,
+        leave_running: request.leave_running,
+        tcp_established: request.tcp_established,
+        ext_unix_sk: false,
+        shell_job: request.shell_job,
+    };
+    containers::checkpoint(container, &asked, &state.places).map_err(|error| problem(&error))
+}
+
+fn prepare(root: &CheckpointRoot, request: &ContainerDumpRequest) -> Result<PathBuf, Problem> {
+    let directory = &request.directory;
+    let path = root.prepare(directory).map_err(|error| {
+        let message = format!("use directory {directory}: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message).of("directory")
+    })?;
+    if holds_checkpoint(&path) {
+        let message = format!("directory {directory} holds a checkpoint already");
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy("name another directory"));
+    }
+    Ok(path)
+}
