@@ -79,7 +79,9 @@ impl From<NoTask> for Error {
 impl From<files::Error> for Error {
     fn from(error: files::Error) -> Self {
         match error {
-            files::Error::Refused(found) => Self::Refused(found),
+            files::Error::Refused(found) => {
+                Self::Refused(found.into_iter().map(files::Refused::into_found).collect())
+            }
             error => Self::Files(error),
         }
     }

@@ -67,7 +67,7 @@ use ::images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use ::kernel::descriptors::close_all;
 use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
-use support::Unsupported;
+use support::{Refusal, Unsupported};
 
 use crate::places::Roots;
 
@@ -140,8 +140,8 @@ pub enum Error {
         reason: String,
     },
     /// The images hold something that this restore does not do.
-    #[error("{}", support::said(.0))]
-    Refused(Vec<Unsupported>),
+    #[error("{}", support::said(&found(.0)))]
+    Refused(Vec<Refused>),
     /// An image cannot be read.
     #[error(transparent)]
     Images(#[from] ::images::Error),
@@ -156,9 +156,64 @@ impl Error {
         Self::Image { object: object.into(), reason: reason.into() }
     }
 
-    fn refused(found: Unsupported) -> Self {
-        Self::Refused(vec![found])
+    /// A file of the images is not restored.
+    fn refused(file: u32, refusal: Refusal, object: impl Into<String>) -> Self {
+        Self::Refused(vec![Refused::new(file, refusal.of(0, object))])
     }
+
+    /// Something that is of no file in particular is not restored.
+    fn refused_of_none(refusal: Refusal, object: impl Into<String>) -> Self {
+        Self::refused_of_task(refusal.of(0, object))
+    }
+
+    /// Something is not restored, of which it is known who has it.
+    fn refused_of_task(found: Unsupported) -> Self {
+        Self::Refused(vec![Refused { file: None, found }])
+    }
+
+    /// The same of a file, where it is of none yet.
+    fn of(self, file: u32) -> Self {
+        let of = |refused: Refused| Refused { file: refused.file.or(Some(file)), ..refused };
+        match self {
+            Self::Refused(all) => Self::Refused(all.into_iter().map(of).collect()),
+            error => error,
+        }
+    }
+
+    /// The same with the processes that have the files.
+    pub(crate) fn named(self, holders: &Holders) -> Self {
+        let named = |refused: Refused| match refused.file {
+            Some(file) => Refused { file: None, found: holders.named(file, refused.found) },
+            None => refused,
+        };
+        match self {
+            Self::Refused(all) => Self::Refused(all.into_iter().map(named).collect()),
+            error => error,
+        }
+    }
+}
+
+/// What is not restored. Whoever finds it knows the file; who has that is named at the end, by [`Error::named`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The file's id in the images; `None` if it is none, or its holder has been named.
+    file: Option<u32>,
+    found: Unsupported,
+}
+
+impl Refused {
+    const fn new(file: u32, found: Unsupported) -> Self {
+        Self { file: Some(file), found }
+    }
+
+    /// What is said of it.
+    pub(crate) fn into_found(self) -> Unsupported {
+        self.found
+    }
+}
+
+fn found(all: &[Refused]) -> Vec<Unsupported> {
+    all.iter().map(|one| one.found.clone()).collect()
 }
 
 fn no_path(id: u32) -> Error {
@@ -229,7 +284,7 @@ impl OpenFiles {
     /// Names the file and what is wrong with it. What was opened is closed again; sockets bound
     /// to paths are unlinked.
     pub fn open(images: FileImages, context: &OpenContext) -> Result<Self, Error> {
-        open::open(images, context)
+        open::open(images, context).map_err(|error| error.named(&context.holders))
     }
 
     /// First descriptor number that no task of the images wants. The caller's own descriptors
@@ -381,7 +436,8 @@ impl OpenFiles {
             return Ok(fd.as_raw_fd());
         }
         let file = self.files.get(&id).ok_or_else(|| no_path(id))?;
-        let opened = open(&mut self.opener, &mut self.beside, file)?;
+        let opened = open(&mut self.opener, &mut self.beside, file)
+            .map_err(|error| error.named(self.opener.approver.holders()))?;
         let failed = |source| Error::Kernel { operation: format!("keep file {id}"), source };
         let keep = Keep(self.base);
         let fd = keep.keep(opened).map_err(failed)?;

@@ -7,7 +7,7 @@
 use images::messages::{CredsEntry, PeerCredentials};
 
 use crate::error::Error;
-use crate::files::Connections;
+use crate::files::{Connections, Holders};
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
 use crate::sysv;
@@ -15,6 +15,7 @@ use crate::sysv;
 /// Refuses what is not the user's, if it is a user that asks.
 pub(crate) fn check(
     checkpoint: &Checkpoint,
+    holders: &Holders,
     options: &RestoreOptions,
     connections: Connections,
 ) -> Result<(), Error> {
@@ -48,7 +49,8 @@ pub(crate) fn check(
         // Repair mode asks nobody whether an address is free, or may be had.
         if connections != Connections::Closed {
             let object = format!("TCP connection of file {}", socket.id);
-            return Err(Error::refused(support::host::CONNECTION_OF_USER.of(0, object)));
+            let refusal = support::host::CONNECTION_OF_USER;
+            return Err(Error::refused(holders.refused(socket.id, refusal, object)));
         }
     }
     for file in checkpoint.files.files.values() {
@@ -56,9 +58,9 @@ pub(crate) fn check(
         let is_raw =
             file.isk.as_ref().is_some_and(|it| it.r#type == libc::SOCK_RAW.cast_unsigned());
         if is_raw || file.psk.is_some() {
-            return Err(Error::refused(
-                support::sockets::OF_ROOT.of(0, format!("socket of file {}", file.id)),
-            ));
+            let object = format!("socket of file {}", file.id);
+            let refusal = support::sockets::OF_ROOT;
+            return Err(Error::refused(holders.refused(file.id, refusal, object)));
         }
         let groups = file.nlsk.as_ref().filter(|socket| {
             // Of these two the kernel lets everybody join any group.
@@ -66,17 +68,16 @@ pub(crate) fn check(
             !open.contains(&socket.protocol) && socket.groups.iter().any(|word| *word != 0)
         });
         if groups.is_some() {
-            return Err(Error::refused(
-                support::sockets::GROUPS_OF_ROOT.of(0, format!("socket of file {}", file.id)),
-            ));
+            let object = format!("socket of file {}", file.id);
+            let refusal = support::sockets::GROUPS_OF_ROOT;
+            return Err(Error::refused(holders.refused(file.id, refusal, object)));
         }
         let Some(socket) = &file.usk else { continue };
         let who = [&socket.peer_credentials, &socket.connector];
         if !who.into_iter().flatten().all(|who| is_user(who, checkpoint, uid, gid)) {
-            return Err(Error::refused(
-                support::host::ids_of_others(uid, gid)
-                    .of(0, format!("Unix socket of file {}", file.id)),
-            ));
+            let object = format!("Unix socket of file {}", file.id);
+            let refusal = support::host::ids_of_others(uid, gid);
+            return Err(Error::refused(holders.refused(file.id, refusal, object)));
         }
     }
     Ok(())

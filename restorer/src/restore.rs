@@ -22,7 +22,7 @@ use crate::cgroups;
 use crate::error::Error;
 use crate::explain::explain;
 use crate::files::changed::{self, Which};
-use crate::files::{Needs, OpenContext, OpenFiles};
+use crate::files::{self, Needs, OpenContext, OpenFiles};
 use crate::finish::{self, Parked};
 use crate::forked::Layout;
 use crate::holder::{self, Side, Stage, started};
@@ -63,9 +63,12 @@ pub fn restore(
     hooks::call(hooks, Moment::of(Point::PreRestore, None, path))?;
     let mut checkpoint = Checkpoint::load(images, options.joined)?;
     let connections = network::connections(options, images);
-    on_behalf::check(&checkpoint, options, connections)?;
+    let holders = rights::holders(&checkpoint, &checkpoint.namespaces.ids());
+    let named = |error: files::Error| error.named(&holders);
+    checkpoint.files.check().map_err(named)?;
+    on_behalf::check(&checkpoint, &holders, options, connections)?;
     checkpoint.files.leases().restrict(options.on_behalf_of.map(|(user, _)| user));
-    checkpoint.files.inherit(&options.inherited)?;
+    checkpoint.files.inherit(&options.inherited).map_err(named)?;
     if !options.file_locks && checkpoint.leave_locks() {
         tracing::warn!("the images hold file locks, which are not taken: --file-locks does that");
     }
@@ -76,7 +79,7 @@ pub fn restore(
     // What is opened is looked at then, unless it does not come to that.
     let which = if possible.is_ok() { Which::Undescribed } else { Which::All };
     let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
-    Error::all([possible, unchanged.map_err(Error::from)])?;
+    Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
     check_vdso(&host, &checkpoint)?;
     let inside = checkpoint.namespaces.own_pids();
     let of_caller = |pid: Option<HostPid>| pid.map(HostPid::in_own_namespace).filter(|_| !inside);
@@ -127,7 +130,7 @@ pub fn restore(
         external_unix: options.external_unix,
         // It is the root of the tree's own namespace.
         root: options.root.clone().filter(|_| roots.is_empty()),
-        holders: rights::holders(&checkpoint, &sets.ids()),
+        holders,
         trust: options.trust,
         validation: options.validation,
         connections,

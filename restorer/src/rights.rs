@@ -1,6 +1,6 @@
 //! Who holds which file of the images, with which rights. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use images::id_map::IdMap;
 use images::messages::CredsEntry;
@@ -49,15 +49,22 @@ fn credentials(creds: &CredsEntry) -> Credentials {
 }
 
 /// The files of a process: its descriptors', with what is on its way to these and what they refer to, its
-/// mappings' and directories.
-fn files<'a>(checkpoint: &'a Checkpoint, body: &'a Body) -> impl Iterator<Item = u32> + 'a {
+/// mappings' and directories. With each the descriptor that it is, if it is one.
+fn files<'a>(
+    checkpoint: &'a Checkpoint,
+    body: &'a Body,
+) -> impl Iterator<Item = (u32, Option<u32>)> + 'a {
     let descriptors = checkpoint.files.tables.get(&body.ids.files_id).into_iter().flatten();
-    let ids = checkpoint.files.with_sent(descriptors.map(|descriptor| descriptor.id));
-    let opened = ids.into_iter().flat_map(|id| {
+    let ids = checkpoint.files.with_sent(descriptors.clone().map(|descriptor| descriptor.id));
+    let numbers: BTreeMap<u32, u32> =
+        descriptors.rev().map(|descriptor| (descriptor.id, descriptor.fd)).collect();
+    let opened = ids.into_iter().flat_map(move |id| {
+        let number = numbers.get(&id).copied();
         let fifo = checkpoint.files.files.get(&id).and_then(|file| file.fifo.as_ref()?.regf_id);
-        [Some(id), fifo]
+        [Some((id, number)), fifo.map(|fifo| (fifo, number))]
     });
     let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
     let mapped = mapped.filter_map(|mapping| u32::try_from(mapping.vma.shmid).ok());
-    opened.flatten().chain(mapped).chain([body.fs.cwd_id, body.fs.root_id])
+    let others = mapped.chain([body.fs.cwd_id, body.fs.root_id]);
+    opened.flatten().chain(others.map(|id| (id, None)))
 }

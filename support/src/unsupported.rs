@@ -58,6 +58,18 @@ pub struct Unsupported {
     pub remedy: String,
 }
 
+impl Unsupported {
+    /// The same of a file that a task has open, as a descriptor of this number if it is one of its own.
+    #[must_use]
+    pub fn held_by(mut self, task: impl Into<i32>, descriptor: Option<u32>) -> Self {
+        self.task = task.into();
+        if let Some(number) = descriptor {
+            self.object = format!("descriptor {number} ({})", self.object);
+        }
+        self
+    }
+}
+
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&line(&[self]))

@@ -78,11 +78,12 @@ impl Held {
         Outcome::of(command.args(options))
     }
 
-    /// The restore fails, says why, and leaves nobody.
+    /// The restore fails, says why and for which process, and leaves nobody.
     fn refused(&self, words: &[&str]) {
         let outcome = self.restored(&[]);
         assert!(!outcome.success, "it was restored");
-        for word in words {
+        let whose = format!("process {}, ", self.workload.pid());
+        for word in words.iter().copied().chain([&*whose]) {
             assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
         }
         self.machine.await_no_children();

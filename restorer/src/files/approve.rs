@@ -166,6 +166,11 @@ impl Approver {
         })
     }
 
+    /// Who holds which file.
+    pub(super) const fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
     /// Where paths begin in mount namespaces of the tree's own.
     pub(super) fn roots(&self) -> Arc<Roots> {
         Arc::clone(&self.roots)
@@ -195,10 +200,11 @@ impl Approver {
         let is_link = entry.mode.is_some_and(|mode| mode & libc::S_IFMT == libc::S_IFLNK);
         let links = if is_link { Links::Refused } else { self.links() };
         let start = self.start(entry.mnt_id, path);
-        let handle = start.find(links).map_err(|source| self.lost(path, &what, source))?;
+        let lost = |source| self.lost(path, &what, source).of(entry.id);
+        let handle = start.find(links).map_err(lost)?;
         let attributes = attributes_of(&handle, &what)?;
         if !is_link && attributes.mode & libc::S_IFMT == libc::S_IFLNK {
-            return Err(link_in(path, &what));
+            return Err(link_in(path, &what).of(entry.id));
         }
         // What the images have made is what was dumped.
         let same = start.is_made || is_same(entry.identity.as_ref(), &attributes);
@@ -372,9 +378,8 @@ impl Approver {
                 opens_all(own) || own.during(tried).unwrap_or(false)
             };
             if !holder.credentials.iter().any(may) {
-                return Err(Error::refused(
-                    support::changed::directory_taken(holder.pid).of(0, what),
-                ));
+                let refusal = support::changed::directory_taken(holder.pid);
+                return Err(Error::refused(file, refusal, what));
             }
         }
         Ok(())
@@ -452,7 +457,7 @@ fn link_in(path: &Path, what: &str) -> Error {
     let mut parts: Vec<_> = path.ancestors().collect();
     parts.reverse();
     let link = parts.into_iter().find(|part| part.is_symlink()).unwrap_or(path);
-    Error::refused(support::changed::link_in_the_way(link).of(0, what))
+    Error::refused_of_none(support::changed::link_in_the_way(link), what)
 }
 
 fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, now: &Attributes) -> Error {
@@ -465,7 +470,7 @@ fn refused(holder: &Holder, entry: &RegFileEntry, purpose: Purpose, now: &Attrib
     };
     let users: Vec<_> = holder.credentials.iter().map(|own| own.users[3]).collect();
     let refusal = support::changed::other_file(owners, holder.pid, &users, doing);
-    Error::refused(refusal.of(0, shown(entry)))
+    Error::refused(entry.id, refusal, shown(entry))
 }
 
 #[cfg(test)]

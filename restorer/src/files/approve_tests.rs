@@ -20,7 +20,7 @@ fn given(own: &[Credentials], mode: u32, flags: i32, identity: Option<FileIdenti
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     let mut holders = Holders::default();
     for (pid, own) in (1..).zip(own) {
-        holders.add(ids::ImagePid::new(pid).unwrap(), [own.clone()], 99, [7]);
+        holders.add(ids::ImagePid::new(pid).unwrap(), [own.clone()], 99, [(7, Some(3))]);
     }
     let name = path.as_os_str().as_bytes().to_vec();
     let entry = RegFileEntry { id: 7, name, identity, ..RegFileEntry::default() };
@@ -65,7 +65,7 @@ fn a_directory_on_the_way_asks_for_rights_too() {
     fs::write(&path, "x").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut holders = Holders::default();
-    holders.add(ids::ImagePid::new(1).unwrap(), [holder(0, [USER; 4])], 99, [7]);
+    holders.add(ids::ImagePid::new(1).unwrap(), [holder(0, [USER; 4])], 99, [(7, Some(3))]);
     let name = path.as_os_str().as_bytes().to_vec();
     let mut entry = RegFileEntry { id: 7, name, ..RegFileEntry::default() };
     let approver = Approver::new(None, Arc::default(), holders, Trust::Files).unwrap();

@@ -13,9 +13,9 @@ use images::messages::RegFileEntry;
 use support::Unsupported;
 use support::changed::{Was, of_change, of_gone};
 
-use super::Error;
 use super::images::FileImages;
 use super::proc_files::is_of_process;
+use super::{Error, Refused};
 
 /// Which files are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +52,15 @@ pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> R
 pub(super) fn all<'a>(
     named: impl Iterator<Item = &'a RegFileEntry>,
     root: Option<&Path>,
-) -> Vec<Unsupported> {
-    let mut found: Vec<Unsupported> = Vec::new();
-    for one in named.filter_map(|entry| by_name(entry, &locate(&entry.name, root))) {
+) -> Vec<Refused> {
+    let mut found: Vec<Refused> = Vec::new();
+    let changed = |entry: &RegFileEntry| {
+        let found = by_name(entry, &locate(&entry.name, root))?;
+        Some(Refused::new(entry.id, found))
+    };
+    for one in named.filter_map(changed) {
         // A file that is open and mapped is there twice.
-        if !found.contains(&one) {
+        if !found.iter().any(|other| other.found == one.found) {
             found.push(one);
         }
     }

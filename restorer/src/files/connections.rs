@@ -176,7 +176,7 @@ pub(super) fn open(
                 continue;
             }
             if mode == Connections::Refused && !is_over(&entry) {
-                return Err(Error::refused(support::images::ESTABLISHED.of(0, what)));
+                return Err(Error::refused(entry.id, support::images::ESTABLISHED, what));
             }
             let Some(stream) = streams.remove(&entry.ino) else {
                 let image = names::tcp_stream(entry.ino);

@@ -56,7 +56,7 @@ pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Resu
         Error::Kernel { operation, source }
     };
     let refuse = |known: Contents<'_>| {
-        Err(Error::refused(support::changed::other_contents(known).of(0, shown(entry))))
+        Err(Error::refused(entry.id, support::changed::other_contents(known), shown(entry)))
     };
     if !entry.build_id.is_empty() {
         let now = build_id_of(&file.handle).map_err(failed)?;

@@ -28,7 +28,8 @@ impl FileKind for Fanotify {
         for mark in &entry(file)?.mark {
             if u64::from(mark.mask) & fanotify::PERMISSION != 0 {
                 let refusal = support::files::FANOTIFY_PERMISSION;
-                return Err(Error::refused(refusal.of(0, format!("fanotify group {}", file.id))));
+                let object = format!("fanotify group {}", file.id);
+                return Err(Error::refused(file.id, refusal, object));
             }
             match on(file, mark)? {
                 On::Inode => target(file, mark)?.check()?,
@@ -122,7 +123,7 @@ fn of_mount(
     let name = path(file, mark)?;
     let shown = format!("the mount at {}", String::from_utf8_lossy(name));
     if !opener.approver.all_can(file.id, CAP_SYS_ADMIN) {
-        return Err(Error::refused(support::host::WATCHES_A_MOUNT.of(0, shown)));
+        return Err(Error::refused(file.id, support::host::WATCHES_A_MOUNT, shown));
     }
     let flags = libc::O_RDONLY.cast_unsigned();
     let entry = RegFileEntry { id: file.id, flags, name: name.to_vec(), ..RegFileEntry::default() };

@@ -107,7 +107,7 @@ impl GhostImage {
                 ) =>
             {
                 let refusal = support::host::no_unnamed_files(&above.to_string_lossy());
-                Err(Error::refused(refusal.of(0, format!("deleted file {shown}"))))
+                Err(Error::refused_of_none(refusal, format!("deleted file {shown}")))
             }
             Err(error) => Err(failed(error)),
         }
@@ -353,6 +353,7 @@ mod tests {
         let refused = make(b"/proc/#7").map(|_| ()).unwrap_err();
         let Error::Refused(found) = refused else { panic!("{refused:?}") };
         let [found] = &found[..] else { panic!("{found:?}") };
+        let found = &found.found;
         assert_eq!(found.object, "deleted file /proc/#7");
         assert!(found.reason.contains("file system of /proc "), "{found}");
         assert!(found.remedy.contains("restore it where /proc is on"), "{found}");

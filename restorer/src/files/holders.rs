@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ids::ImagePid;
 use kernel::credentials::Credentials;
+use support::{Refusal, Unsupported};
 
 /// Who holds each file of the images.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +12,8 @@ pub struct Holders {
     holders: Vec<Holder>,
     /// By file id, which of them.
     of: BTreeMap<u32, BTreeSet<usize>>,
+    /// By file id, the first process that has it, and its descriptor if it is one.
+    first: BTreeMap<u32, (ImagePid, Option<u32>)>,
     /// The files that are somebody's program.
     programs: BTreeSet<u32>,
 }
@@ -31,13 +34,14 @@ impl Holder {
 }
 
 impl Holders {
-    /// Notes a process: its program, and all files that it holds in any way.
+    /// Notes a process: its program, and all files that it holds in any way, each with its first descriptor if it is
+    /// one.
     pub fn add(
         &mut self,
         pid: ImagePid,
         credentials: impl IntoIterator<Item = Credentials>,
         program: u32,
-        files: impl IntoIterator<Item = u32>,
+        files: impl IntoIterator<Item = (u32, Option<u32>)>,
     ) {
         let own: BTreeSet<Credentials> = credentials.into_iter().collect();
         let own: Vec<Credentials> = own.into_iter().collect();
@@ -47,8 +51,27 @@ impl Holders {
             self.holders.push(Holder { pid, credentials: own });
         }
         self.programs.insert(program);
-        for file in files.into_iter().chain([program]) {
+        for (file, descriptor) in files.into_iter().chain([(program, None)]) {
             self.of.entry(file).or_default().insert(holder);
+            self.first.entry(file).or_insert((pid, descriptor));
+        }
+    }
+
+    /// What a file is refused for, of the process that has it.
+    pub(crate) fn refused(
+        &self,
+        file: u32,
+        refusal: Refusal,
+        object: impl Into<String>,
+    ) -> Unsupported {
+        self.named(file, refusal.of(0, object))
+    }
+
+    /// The same of the process that has the file.
+    pub(super) fn named(&self, file: u32, found: Unsupported) -> Unsupported {
+        match self.first.get(&file) {
+            Some(&(pid, descriptor)) => found.held_by(pid.get(), descriptor),
+            None => found,
         }
     }
 

@@ -59,7 +59,7 @@ const fn is_raw(entry: &InetSkEntry) -> bool {
 pub(super) fn check(entry: &InetSkEntry, what: &str) -> Result<(), Error> {
     let (kind, protocol) = (entry.r#type.cast_signed(), entry.proto.cast_signed());
     if name(kind, protocol).is_none() || !matches!(entry.family.cast_signed(), AF_INET | AF_INET6) {
-        return Err(Error::refused(support::images::OTHER_INTERNET_SOCKET.of(0, what)));
+        return Err(Error::refused(entry.id, support::images::OTHER_INTERNET_SOCKET, what));
     }
     let is_udp = kind == SOCK_DGRAM && matches!(protocol, IPPROTO_UDP | IPPROTO_UDPLITE);
     // They are sent to where it is bound, which must be nobody else's.

@@ -17,7 +17,7 @@ use images::messages::FileEntry;
 use super::file_kind::FileKind;
 use super::images::FileImages;
 use super::opening::Opening;
-use super::{Error, table};
+use super::{Error, Refused, table};
 
 /// A descriptor that is handed over.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl FileImages {
         let files = wanted.iter().filter_map(|id| self.files.get(id)).map(AsRef::as_ref);
         let refused = files.filter(missing).filter_map(|file| {
             let name = String::from_utf8_lossy(&file.reg.as_ref()?.name).into_owned();
-            Some(support::host::not_handed(&name).of(0, name))
+            Some(Refused::new(file.id, support::host::not_handed(&name).of(0, name)))
         });
         match refused.collect::<Vec<_>>() {
             refused if refused.is_empty() => Ok(()),

@@ -96,7 +96,9 @@ impl OpenFiles {
         for (id, window) in &self.later {
             let Some(file) = self.files.get(id) else { continue };
             let Some(kind) = of_type(file.r#type) else { continue };
-            let opened = kind.open_later(self, file, pids)?;
+            let opened = kind
+                .open_later(self, file, pids)
+                .map_err(|error| error.named(self.opener.approver.holders()))?;
             window
                 .show(&opened)
                 .map_err(|source| Error::Kernel { operation: format!("keep file {id}"), source })?;

@@ -74,13 +74,13 @@ impl OpenFiles {
         };
         let owner = fstat(file.as_fd()).map_err(|errno| failed("look at", errno.into()))?.st_uid;
         if leases.user.is_some_and(|user| user != owner) {
-            return Err(Error::refused(LEASE_OF_ANOTHER.of(task.pid.get(), object)));
+            return Err(Error::refused_of_task(LEASE_OF_ANOTHER.of(task.pid.get(), object)));
         }
         match take(file.as_fd(), number, owner, entry) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let refusal = in_the_way(entry, HostPid::own(), number);
-                Err(Error::refused(refusal.of(task.pid.get(), object)))
+                Err(Error::refused_of_task(refusal.of(task.pid.get(), object)))
             }
             Err(error) => Err(failed("take", error)),
         }

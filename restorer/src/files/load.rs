@@ -40,7 +40,6 @@ impl FileImages {
         for (id, ghost) in ghosts {
             images.ghosts.insert(id, GhostImage::read(&checkpoint.images, id, ghost)?);
         }
-        images.check()?;
         Ok(images)
     }
 
@@ -70,7 +69,11 @@ impl FileImages {
     }
 
     /// The files that descriptors refer to, and those on their way, are of kinds that are restored.
-    fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    ///
+    /// The first that is not, or where something is missing.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         for entry in self.tables.values().flatten() {
             if let Some(file) = self.files.get(&entry.id) {
                 supported(file)?.check(file, self)?;
@@ -88,9 +91,7 @@ impl FileImages {
 /// The kind of a file; what is not restored is refused.
 fn supported(file: &FileEntry) -> Result<&'static dyn FileKind, Error> {
     table::of_type(file.r#type).ok_or_else(|| {
-        Error::refused(
-            support::images::unknown_file(fd_type::name(file.r#type))
-                .of(0, format!("file {}", file.id)),
-        )
+        let refusal = support::images::unknown_file(fd_type::name(file.r#type));
+        Error::refused(file.id, refusal, format!("file {}", file.id))
     })
 }

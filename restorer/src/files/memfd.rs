@@ -79,7 +79,7 @@ impl FileKind for Memfd {
         let inodes = images.beside.get::<Inodes>().map(|memfds| &memfds.inodes);
         let inode = inodes.and_then(|inodes| inodes.get(&inode)).ok_or_else(|| missing(file))?;
         let refused = |refusal: Refusal| {
-            Err(Error::refused(refusal.of(0, format!("memfd {}", shown(inode)))))
+            Err(Error::refused(file.id, refusal, format!("memfd {}", shown(inode))))
         };
         let huge = inode.hugetlb_flag.unwrap_or(0);
         if huge & !HUGE_FLAGS != 0 {

@@ -67,7 +67,7 @@ fn failed(what: &str, entry: &MqueueFileEntry) -> impl FnOnce(std::io::Error) ->
 
 /// Opens a queue by its name, which must be the one that it was.
 fn open_named(entry: &MqueueFileEntry) -> Result<OwnedFd, Error> {
-    let refused = |refusal: support::Refusal| Err(Error::refused(refusal.of(0, object(entry))));
+    let refused = |refusal: support::Refusal| Err(Error::refused(entry.id, refusal, object(entry)));
     let fd = match mqueue::open(&entry.name, entry.flags & FLAGS) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return refused(refusals::GONE),
         opened => opened.map_err(failed("open", entry))?,

@@ -25,7 +25,7 @@ impl FileKind for Namespace {
         let entry = entry(file)?;
         if of_flag(entry.ns_cflag).is_none() || !(1..=LAST_OWN).contains(&entry.ns_id) {
             let refusal = support::files::NAMESPACE_ELSEWHERE;
-            return Err(Error::refused(refusal.of(0, format!("namespace of file {}", file.id))));
+            return Err(Error::refused(file.id, refusal, format!("namespace of file {}", file.id)));
         }
         Ok(())
     }

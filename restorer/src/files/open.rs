@@ -54,10 +54,8 @@ fn make_room(base: RawFd, files: usize, work: usize) -> Result<Option<Room>, Err
     {
         return Ok(Some(room));
     }
-    Err(Error::refused(
-        support::host::open_files(hard)
-            .of(0, format!("{files} open files, numbered up to {}", base - 1)),
-    ))
+    let object = format!("{files} open files, numbered up to {}", base - 1);
+    Err(Error::refused_of_none(support::host::open_files(hard), object))
 }
 
 pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFiles, Error> {
@@ -72,7 +70,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     if let Some(file) =
         later.iter().find(|file| images.sent.values().any(|sent| sent.contains(&file.id)))
     {
-        return Err(Error::refused(support::sockets::NOT_SENT.of(0, format!("file {}", file.id))));
+        let object = format!("file {}", file.id);
+        return Err(Error::refused(file.id, support::sockets::NOT_SENT, object));
     }
     let room = make_room(highest, wanted.len(), context.work.max(SPARE) + 2 * later.len())?;
     let base = room.map_or(highest, |room| room.base);
@@ -137,9 +136,8 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
             later.insert(id, window);
         }
         if let Some(entry) = late.clone().find(|entry| later.contains_key(&entry.id)) {
-            return Err(Error::refused(
-                support::host::LAST_DESCRIPTOR.of(0, format!("descriptor {}", entry.fd)),
-            ));
+            let object = format!("file {}", entry.id);
+            return Err(Error::refused(entry.id, support::host::LAST_DESCRIPTOR, object));
         }
         kept.take_late(late.map(|entry| entry.id), base)?;
     }

@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 
 use super::super::changed;
 use super::*;
+use crate::files::{Holders, Refused, Trust};
 
 fn images_of(name: &str) -> FileImages {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -148,11 +149,28 @@ fn all_that_has_changed_is_named_at_once_and_nothing_is_made() {
     let images =
         || FileImages { files: named.clone().into(), tables: tables.clone(), ..Default::default() };
     let refused = |error| match error {
-        Error::Refused(found) => found.into_iter().map(|it| it.object).collect::<Vec<_>>(),
+        Error::Refused(found) => {
+            found.into_iter().map(|it| it.into_found().object).collect::<Vec<_>>()
+        }
         other => panic!("{other}"),
     };
     let expected =
         ["grown", "gone", "mapped"].map(|name| format!("file {}", dir.path().join(name).display()));
+    // What somebody has is named by who has it.
+    let mut holders = Holders::default();
+    let pid = ids::ImagePid::new(12).unwrap();
+    holders.add(pid, [], 99, [(1, Some(5)), (4, None)]);
+    let context = OpenContext { holders, trust: Trust::Paths, ..OpenContext::default() };
+    let Error::Refused(found) = OpenFiles::open(images(), &context).unwrap_err() else {
+        panic!("refused")
+    };
+    let found: Vec<_> = found.into_iter().map(Refused::into_found).collect();
+    let named = [
+        (12, format!("descriptor 5 ({})", expected[0])),
+        (0, expected[1].clone()),
+        (12, expected[2].clone()),
+    ];
+    assert_eq!(found.into_iter().map(|it| (it.task, it.object)).collect::<Vec<_>>(), named);
     // What is opened is found changed when it is opened; then all else is looked at, too.
     let found = refused(open(images(), &OpenContext::default()).unwrap_err());
     assert_eq!(found, expected);

@@ -18,7 +18,7 @@ use super::images::Remap;
 use super::links::{self, LeftLinks};
 use super::networks::Networks;
 use super::reopen::{self, flags, shown};
-use super::{Error, OpenContext};
+use super::{Error, OpenContext, Refused};
 
 /// Opens files by the paths of the images.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Opener {
         let path = changed::locate(&entry.name, self.root.as_deref());
         match changed::compare(entry, &path, mode, size) {
             None => Ok(approved),
-            Some(changed) => Err(Error::refused(changed)),
+            Some(changed) => Err(Error::Refused(vec![Refused::new(entry.id, changed)])),
         }
     }
 
@@ -183,7 +183,8 @@ impl Opener {
         match error {
             error if found.is_empty() => error,
             Error::Refused(others) => {
-                let others = others.into_iter().filter(|it| !found.contains(it));
+                let others =
+                    others.into_iter().filter(|it| !found.iter().any(|one| one.found == it.found));
                 let others: Vec<_> = others.collect();
                 found.extend(others);
                 Error::Refused(found)
@@ -202,7 +203,8 @@ impl Opener {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
             let unnamed = self.unnamed.get(&id).copied();
-            let made = image.make(&self.approver, (entry.mnt_id, &entry.name), unnamed)?;
+            let made = image.make(&self.approver, (entry.mnt_id, &entry.name), unnamed);
+            let made = made.map_err(|error| error.of(entry.id))?;
             self.made.insert(id, made);
         }
         let made = self.made.get(&id).map(|made| &made.handle);

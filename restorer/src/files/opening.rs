@@ -75,9 +75,8 @@ impl Opening<'_> {
     pub(super) fn have_room_for(&mut self, files: usize, what: &str) -> Result<(), Error> {
         let Some(Room { base, batch }) = self.room else { return Ok(()) };
         if files > batch {
-            return Err(Error::refused(
-                support::host::files_at_once(batch).of(0, format!("{files} {what}")),
-            ));
+            let object = format!("{files} {what}");
+            return Err(Error::refused_of_none(support::host::files_at_once(batch), object));
         }
         match self.opened.len() + files > batch {
             true => self.keepers.take(&mut self.opened, base),

@@ -32,7 +32,7 @@ pub(super) fn check(file: &FileEntry, images: &FileImages) -> Result<(), Error> 
     let has = |table: &&Vec<FdinfoEntry>| table.iter().any(|held| held.id == file.id);
     match images.tables.values().filter(has).count() {
         0 | 1 => Ok(()),
-        _ => Err(Error::refused(support::files::NOT_THERE_YET.of(0, shown(entry)))),
+        _ => Err(Error::refused(entry.id, support::files::NOT_THERE_YET, shown(entry))),
     }
 }
 
@@ -75,7 +75,7 @@ impl OpenFiles {
         let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<u32>().ok());
         let own = process_behind(&entry.name).is_some_and(|about| about.get() == task.pid.get());
         let (Some(number), true) = (number, own) else {
-            return Err(Error::refused(support::files::NOT_THERE_YET.of(0, shown(entry))));
+            return Err(Error::refused(entry.id, support::files::NOT_THERE_YET, shown(entry)));
         };
         let path = format!("/proc/self/fdinfo/{number}");
         let opened = nix::fcntl::open(&*path, flags(entry.flags), Mode::empty())

@@ -132,7 +132,7 @@ impl<'a> Names<'a> {
         let stat = fstat(&file).map_err(|errno| failed("stat the file of", entry)(errno.into()))?;
         if !is_there(&place.directory, &place.name, &stat) {
             withdraw_strayed(&file, &stat);
-            return Err(Error::refused(support::changed::SOCKET_STRAYED.of(0, what(entry))));
+            return Err(Error::refused(entry.id, support::changed::SOCKET_STRAYED, what(entry)));
         }
         if entry.deleted == Some(true) {
             unlinkat(&*place.directory, &*place.name, UnlinkatFlags::NoRemoveDir)
@@ -154,7 +154,7 @@ impl<'a> Names<'a> {
         let no_path = || Error::image(what(entry), "its name is no path");
         let given = of_bytes(plain).ok_or_else(no_path)?;
         if given.is_absolute() && !self.approver.is_whole(entry.mnt_id) {
-            return Err(Error::refused(support::host::ABSOLUTE_NAME.of(0, what(entry))));
+            return Err(Error::refused(entry.id, support::host::ABSOLUTE_NAME, what(entry)));
         }
         let name = given.file_name().ok_or_else(no_path)?.to_owned();
         let start = match &entry.name_dir {
@@ -190,7 +190,8 @@ impl<'a> Names<'a> {
         if let Some(found) = self.found.get(&key) {
             return Ok(Rc::clone(found));
         }
-        let found = Rc::new(self.approver.directory(entry.mnt_id, path, &what(entry))?);
+        let found = self.approver.directory(entry.mnt_id, path, &what(entry));
+        let found = Rc::new(found.map_err(|error| error.of(entry.id))?);
         self.found.insert(key, Rc::clone(&found));
         Ok(found)
     }
@@ -221,7 +222,7 @@ impl<'a> Names<'a> {
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(failed("look for the file of", entry)(errno.into())),
         };
-        let in_the_way = |refusal: Refusal| Error::refused(refusal.of(0, what(entry)));
+        let in_the_way = |refusal: Refusal| Error::refused(entry.id, refusal, what(entry));
         if entry.deleted == Some(true) {
             let mut aside = name.clone();
             aside.push(format!(".stasis-{}", std::process::id()));

@@ -12,10 +12,10 @@ use kernel::paths::of_bytes;
 use kernel::sockets::{self, Address};
 use support::sockets::unix_name;
 
-use super::Error;
 use super::actors::act;
 use super::approve::Approver;
 use super::unix_plan::{failed, what};
+use super::{Error, Refused};
 
 /// The sockets outside that the images tell of, by inode.
 #[derive(Debug, Default)]
@@ -37,7 +37,8 @@ impl<'a> Outside<'a> {
     pub(super) fn refuse(&self, entries: &[&UnixSkEntry]) -> Result<(), Error> {
         let refused = entries.iter().filter_map(|entry| {
             let peer = self.0.get(&entry.peer)?;
-            Some(support::images::connected_outside(&peer.name).of(0, what(entry)))
+            let refusal = support::images::connected_outside(&peer.name);
+            Some(Refused::new(entry.id, refusal.of(0, what(entry))))
         });
         let refused: Vec<_> = refused.collect();
         if refused.is_empty() { Ok(()) } else { Err(Error::Refused(refused)) }
@@ -57,7 +58,11 @@ impl<'a> Outside<'a> {
         let mut handle = None;
         let address = match name.first() {
             None => {
-                return Err(Error::refused(support::images::NAMELESS_OUTSIDE.of(0, what(entry))));
+                return Err(Error::refused(
+                    entry.id,
+                    support::images::NAMELESS_OUTSIDE,
+                    what(entry),
+                ));
             }
             Some(0) => Address::new(family, name),
             Some(b'/') => {
@@ -65,22 +70,21 @@ impl<'a> Outside<'a> {
                 let path = of_bytes(name).ok_or_else(no_path)?;
                 let found = approver.outside(path, entry.id).map_err(|source| {
                     let refusal = support::changed::outside_socket;
-                    Error::refused(
-                        refusal(&unix_name(name), &source.to_string()).of(0, what(entry)),
-                    )
+                    let refusal = refusal(&unix_name(name), &source.to_string());
+                    Error::refused(entry.id, refusal, what(entry))
                 })?;
                 let found = handle.insert(found);
                 Address::new(family, format!("/proc/self/fd/{}", found.as_raw_fd()).as_bytes())
             }
             Some(_) => {
                 let refusal = support::sockets::relative_outside(name);
-                return Err(Error::refused(refusal.of(0, what(entry))));
+                return Err(Error::refused(entry.id, refusal, what(entry)));
             }
         };
         let address = address.map_err(failed("name the peer of", entry))?;
         act(entry.connector.as_ref(), || sockets::connect(socket, &address)).map_err(|source| {
             let refusal = support::changed::outside_socket(&unix_name(name), &source.to_string());
-            Error::refused(refusal.of(0, what(entry)))
+            Error::refused(entry.id, refusal, what(entry))
         })
     }
 }

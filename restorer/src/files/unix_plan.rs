@@ -153,9 +153,8 @@ impl<'a> Planner<'a> {
         let mut by_name: BTreeMap<Name<'_>, Vec<usize>> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             if entry.uflags != 0 {
-                return Err(Error::refused(
-                    support::images::UNIX_BY_OTHERS.of(0, format!("Unix socket {}", entry.id)),
-                ));
+                let object = format!("Unix socket {}", entry.id);
+                return Err(Error::refused(entry.id, support::images::UNIX_BY_OTHERS, object));
             }
             let kind = entry.r#type.cast_signed();
             if !matches!(kind, libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET) {

@@ -104,7 +104,7 @@ impl Opener {
 }
 
 fn gone(target: &Target<'_>) -> Error {
-    Error::refused(support::changed::WATCHED_GONE.of(0, target.to_string()))
+    Error::refused(target.of, support::changed::WATCHED_GONE, target.to_string())
 }
 
 /// What is watched, by what its file system knows it by.

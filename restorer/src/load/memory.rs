@@ -73,7 +73,8 @@ impl Owner {
         let mut missing = map.runs.iter().filter(|run| run.place == images::RunPlace::Lazy);
         let Some(first) = missing.next() else { return Ok(()) };
         let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
-        Err(Error::refused(support::images::lazy_pages(pages, first.start).of(0, self.name())))
+        let task = if let Self::Process(pid) = self { pid.get() } else { 0 };
+        Err(Error::refused(support::images::lazy_pages(pages, first.start).of(task, self.name())))
     }
 
     fn name(self) -> String {

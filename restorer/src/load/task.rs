@@ -39,7 +39,7 @@ pub(super) fn load(
     let body = match process.body {
         None => None,
         Some(body) => {
-            check_process(&object, &core)?;
+            check_process(pid, &core)?;
             Some(load_body(pid, (process.threads, &core), body, (nameless, filters), store)?)
         }
     };
@@ -122,13 +122,14 @@ fn check_thread(tid: ImagePid, object: &str, core: &ThreadCoreEntry) -> Result<(
     check_signals(object, core.signals_p.as_ref())
 }
 
-fn check_process(object: &str, core: &TaskCoreEntry) -> Result<(), Error> {
+fn check_process(pid: ImagePid, core: &TaskCoreEntry) -> Result<(), Error> {
+    let object = &format!("process {pid}");
     if core.sigactions.len() != ACTIONS {
         let found = core.sigactions.len();
         return Err(Error::image(object, format!("{found} signal actions instead of {ACTIONS}")));
     }
     if core.sigactions.iter().any(|action| action.compat_sigaction == Some(true)) {
-        return Err(Error::refused(support::images::OF_32_BITS.of(0, object)));
+        return Err(Error::refused(support::images::OF_32_BITS.of(pid.get(), object)));
     }
     personality(core.personality).ok_or_else(|| {
         Error::image(object, format!("{:#x} is no personality", core.personality))

@@ -10,6 +10,7 @@ use kernel::tty;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{getpid, getsid};
+use support::Refusal;
 
 use super::super::Error;
 use super::super::opening::Opening;
@@ -28,12 +29,18 @@ impl Caller {
         files: Vec<(File<'_>, &TtyInfoEntry)>,
         controlling: &mut BTreeMap<u32, Controlling>,
     ) -> Result<(), Error> {
-        const WHAT: &str = "terminal of the job";
+        let refused = |refusal: Refusal| {
+            let what = "terminal of the job";
+            match files.first() {
+                Some((file, _)) => Error::refused(file.id, refusal, what),
+                None => Error::refused_of_none(refusal, what),
+            }
+        };
         if !opening.shell_job {
-            return Err(Error::refused(support::host::TERMINAL_OUTSIDE.of(0, WHAT)));
+            return Err(refused(support::host::TERMINAL_OUTSIDE));
         }
         let Some(caller) = Self::find() else {
-            return Err(Error::refused(support::host::NO_TERMINAL.of(0, WHAT)));
+            return Err(refused(support::host::NO_TERMINAL));
         };
         for (file, info) in files {
             let what = file.what();
@@ -43,7 +50,7 @@ impl Caller {
             settings::apply_modes(&fd, info, &what)?;
             opening.add(file.id, fd)?;
             if is_led(opening, info) && !controlling.contains_key(&info.sid) {
-                let fd = caller.give_away(info.sid)?;
+                let fd = caller.give_away(info.sid).map_err(|error| error.of(file.id))?;
                 controlling.insert(info.sid, Controlling { fd, group: info.pgrp });
             }
         }
@@ -70,7 +77,7 @@ impl Caller {
         if let Ok(own) = tty::session(&self.0) {
             let leads = getsid(None).is_ok_and(|sid| sid == getpid() && sid.as_raw() == own);
             if !leads {
-                return Err(Error::refused(support::terminals::CONTROLS_ANOTHER.of(0, what())));
+                return Err(Error::refused_of_none(support::terminals::CONTROLS_ANOTHER, what()));
             }
             without_hang_up(|| tty::give_up(&self.0)).map_err(failed)?;
         }

@@ -29,7 +29,7 @@ fn approve(opening: &mut Opening<'_>, path: &RegFileEntry) -> Result<Approved, E
     let approved = opening.opener.approve(path, Purpose::Access(path.flags))?;
     match approved.attributes.mode & libc::S_IFMT {
         libc::S_IFCHR => Ok(approved),
-        _ => Err(Error::refused(support::changed::NO_TERMINAL.of(0, shown(path)))),
+        _ => Err(Error::refused(path.id, support::changed::NO_TERMINAL, shown(path))),
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Wanted {
     pub(super) number: u32,
     /// Flags that its master is opened with.
     pub(super) flags: u32,
+    /// The id of a file that it is.
+    pub(super) file: u32,
 }
 
 /// Opens masters with these numbers, in rising order, each by `open`.
@@ -27,7 +29,7 @@ pub(super) fn masters(
     let mut own = Vec::with_capacity(wanted.len());
     // They have numbers between, until all is done.
     let mut others = Vec::new();
-    for &Wanted { number, flags } in wanted {
+    for &Wanted { number, flags, file } in wanted {
         let what = || format!("terminal /dev/pts/{number}");
         loop {
             let opened = open(flags).map_err(|error| {
@@ -36,7 +38,7 @@ pub(super) fn masters(
                     Some(libc::EMFILE) => rules::number_out_of_reach(number, others.len()),
                     _ => return error,
                 };
-                Error::refused(refusal.of(0, what()))
+                Error::refused(file, refusal, what())
             })?;
             let got = tty::number(&opened).map_err(|source| Error::Kernel {
                 operation: format!("get the number of {}", what()),
@@ -50,7 +52,7 @@ pub(super) fn masters(
                 drop((opened, others));
                 let by = holder(number);
                 let by = by.as_ref().map(|(pid, command)| (*pid, command.as_str()));
-                return Err(Error::refused(rules::number_taken(number, by).of(0, what())));
+                return Err(Error::refused(file, rules::number_taken(number, by), what()));
             }
             others.push(opened);
         }
@@ -104,7 +106,7 @@ mod tests {
     const FLAGS: u32 = (libc::O_RDWR | libc::O_CLOEXEC).cast_unsigned();
 
     fn wanted(numbers: impl IntoIterator<Item = u32>) -> Vec<Wanted> {
-        numbers.into_iter().map(|number| Wanted { number, flags: FLAGS }).collect()
+        numbers.into_iter().map(|number| Wanted { number, flags: FLAGS, file: 1 }).collect()
     }
 
     /// One test, as both take the numbers that are free.

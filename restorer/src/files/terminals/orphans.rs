@@ -60,7 +60,7 @@ fn make(
         let opened = opening.opener.open_again(&path, &approved, flags)?;
         opening.keep.keep(opened).map_err(failed("keep"))
     };
-    let masters = numbers::masters(&[Wanted { number, flags: MASTER }], open)?;
+    let masters = numbers::masters(&[Wanted { number, flags: MASTER, file: first.id }], open)?;
     for master in masters {
         tty::lock_slave(&master, false).map_err(failed("unlock"))?;
         for (file, info) in files {

@@ -74,7 +74,8 @@ fn masters<'a>(
     for pair in &pairs {
         let path = pair.master.path()?;
         approved.push(opening.opener.approve(path, Purpose::Access(path.flags))?);
-        wanted.push(Wanted { number: number(pair.info)?, flags: pair.master.entry.flags });
+        let (number, flags) = (number(pair.info)?, pair.master.entry.flags);
+        wanted.push(Wanted { number, flags, file: pair.master.id });
     }
     // All of them are the same file, which all of their holders may have.
     let first = (pairs.first(), approved.first());
