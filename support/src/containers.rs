@@ -88,6 +88,6 @@ pub fn without_directory(engine: &str) -> Refusal {
 
 /// What a container is called where something of it is refused.
 #[must_use]
-pub fn called(refusal: Refusal, pid: i32, engine: &str, name: &str) -> Unsupported {
-    refusal.of(pid, format!("container {name} of {engine}"))
+pub fn called(refusal: Refusal, task: impl Into<i32>, engine: &str, name: &str) -> Unsupported {
+    refusal.of(task, format!("container {name} of {engine}"))
 }
