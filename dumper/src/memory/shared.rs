@@ -37,9 +37,8 @@ impl Segments {
             segment.bytes = segment.bytes.max(reach);
             return Ok(());
         }
-        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
         let failed = |source| Error::Process { operation: "open the shared memory", pid, source };
-        let file = File::open(path).map_err(failed)?;
+        let file = File::open(link(pid, mapping)).map_err(failed)?;
         // Of huge pages what is mapped is carried.
         let size = match mapping.kind {
             MappingKind::SharedAnonymous => file.metadata().map_err(failed)?.len(),
@@ -54,6 +53,23 @@ impl Segments {
             .insert(key, Segment { file, pid, bytes: reach.max(size), mapped: reach, number });
         Ok(())
     }
+}
+
+/// How much of a mapped segment holds anything; as much as is mapped, where the kernel does not say.
+pub(super) fn allocated(pid: HostPid, mapping: &Mapping) -> u64 {
+    /// The unit of `st_blocks`.
+    const BLOCK: u64 = 512;
+    let mapped = mapping.end - mapping.start;
+    // Of huge pages all of a segment is copied.
+    if matches!(mapping.kind, MappingKind::HugePages { .. }) {
+        return mapped;
+    }
+    std::fs::metadata(link(pid, mapping)).map_or(mapped, |metadata| metadata.blocks() * BLOCK)
+}
+
+/// The kernel's link to the file of a mapping.
+fn link(pid: HostPid, mapping: &Mapping) -> String {
+    format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end)
 }
 
 /// What is to be copied of a segment: the parts that have content. A restore takes a segment to be as large as what
@@ -120,5 +136,43 @@ mod tests {
         file.write_all_at(&[1], 1 << 20).unwrap();
         let runs = segment_runs(&file, 0, (1 << 20) + 1).unwrap();
         assert_eq!(runs[1], PageRun::new(1 << 20, (1 << 20) + 4096));
+    }
+
+    /// Many processes may map much of which there is little: a server with its workers.
+    #[test]
+    fn of_a_segment_counts_what_is_there() {
+        // A size that no other mapping has.
+        const BYTES: u64 = 0x371_3000;
+        let mut memory = kernel::shared_memory::SharedMemory::new(BYTES as usize, 0).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let range = |line: &str| -> Option<(u64, u64)> {
+            let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+            Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+        };
+        let mut ranges = maps.lines().filter_map(range);
+        let (start, end) = ranges.find(|(start, end)| end - start == BYTES).unwrap();
+        let mapping = |kind, end| Mapping {
+            start,
+            end,
+            flags: collector::VmFlags::default(),
+            offset: 0,
+            device: 0,
+            inode: 0,
+            protection_key: 0,
+            policy: None,
+            name: std::ffi::OsString::new(),
+            kind,
+        };
+        let own = HostPid::own();
+        let shared = mapping(MappingKind::SharedAnonymous, end);
+        assert_eq!(allocated(own, &shared), 0);
+        memory.fill(0, PAGE_SIZE, &File::open("/dev/zero").unwrap(), 0).unwrap();
+        assert_eq!(allocated(own, &shared), PAGE_SIZE);
+        // Where the kernel says nothing of it, and of huge pages.
+        assert_eq!(
+            allocated(own, &mapping(MappingKind::SharedAnonymous, end - PAGE_SIZE)),
+            BYTES - PAGE_SIZE
+        );
+        assert_eq!(allocated(own, &mapping(MappingKind::HugePages { shared: true }, end)), BYTES);
     }
 }

@@ -401,14 +401,15 @@ fn look_through(map: &mut PageMap, span: PageRun, found: &mut Vec<PageRun>) -> i
     }
 }
 
-/// An estimate of the memory that a dump of the tree will hold.
+/// An estimate of the memory that a dump of the tree will hold. Shared memory counts once, with what is there of it.
 pub(crate) fn resident_bytes(inventory: &Inventory) -> u64 {
-    let shared: u64 = inventory
-        .processes
-        .values()
-        .flat_map(|process| &process.mappings)
-        .filter(|mapping| mapping.kind.is_shared_memory())
-        .map(|mapping| mapping.end - mapping.start)
-        .sum();
-    inventory.processes.keys().map(|&pid| private_bytes(pid)).sum::<u64>() + shared
+    let mut segments = BTreeMap::new();
+    for process in inventory.processes.values() {
+        for mapping in process.mappings.iter().filter(|mapping| mapping.kind.is_shared_memory()) {
+            let key = (mapping.device, mapping.inode);
+            segments.entry(key).or_insert_with(|| super::shared::allocated(process.pid, mapping));
+        }
+    }
+    let private = inventory.processes.keys().map(|&pid| private_bytes(pid));
+    private.chain(segments.into_values()).sum()
 }
