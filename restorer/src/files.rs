@@ -103,6 +103,8 @@ pub struct OpenContext {
     pub roots: Arc<Roots>,
     /// Who holds which file. A file that nobody holds is opened by our own rights.
     pub holders: Holders,
+    /// Files that more than descriptors want: programs, mapped ones, directories of processes.
+    pub lasting: BTreeSet<u32>,
     /// What is believed of the paths.
     pub trust: Trust,
     /// What of the files is compared.

@@ -131,6 +131,7 @@ pub fn restore(
         // It is the root of the tree's own namespace.
         root: options.root.clone().filter(|_| roots.is_empty()),
         holders,
+        lasting: rights::lasting(&checkpoint),
         trust: options.trust,
         validation: options.validation,
         connections,

@@ -63,8 +63,18 @@ fn files<'a>(
         let fifo = checkpoint.files.files.get(&id).and_then(|file| file.fifo.as_ref()?.regf_id);
         [Some((id, number)), fifo.map(|fifo| (fifo, number))]
     });
+    opened.flatten().chain(without_descriptors(body).map(|id| (id, None)))
+}
+
+/// The files of a process's mappings, and its directories.
+fn without_descriptors(body: &Body) -> impl Iterator<Item = u32> {
     let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
     let mapped = mapped.filter_map(|mapping| u32::try_from(mapping.vma.shmid).ok());
-    let others = mapped.chain([body.fs.cwd_id, body.fs.root_id]);
-    opened.flatten().chain(others.map(|id| (id, None)))
+    mapped.chain([body.fs.cwd_id, body.fs.root_id])
+}
+
+/// Files that processes have otherwise than by descriptors.
+pub(crate) fn lasting(checkpoint: &Checkpoint) -> BTreeSet<u32> {
+    let of_process = |body| without_descriptors(body).chain([body.mm.exe_file_id]);
+    checkpoint.living().flat_map(|(_, body)| of_process(body)).collect()
 }

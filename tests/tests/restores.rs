@@ -229,6 +229,45 @@ fn a_process_with_as_many_open_files_as_it_may_have() {
     machine.end_tree(pid);
 }
 
+/// Files that are written to and removed, as temporary ones are; two descriptors lead to each.
+const DELETED: &str = r#"
+for file in $(seq 150); do
+    exec {number}<>"$DIR/$file"
+    echo $file >&$number
+    exec {other}<"$DIR/$file"
+    rm "$DIR/$file"
+done
+exec sleep 1000
+"#;
+
+/// Those of a process with deleted files are numbered without a gap, so that none is left for the restore.
+#[test]
+fn a_process_with_as_many_deleted_files_open_as_it_may_have() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let dir = scratch.path("work");
+    std::fs::create_dir(&dir).expect("mkdir");
+    let mut command = Command::new("bash");
+    command.args(["-c", DELETED]).env("DIR", &dir);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let pid = program.pid();
+    let sleeps = || runs_program(pid, "sleep") && descriptors(pid).len() >= 303;
+    assert!(wait_until(std::time::Duration::from_secs(20), sleeps), "it does not stand");
+    let open = descriptors(pid);
+    let limit = (open.len() + 2).max(open.last().expect("descriptors").0 + 1);
+    set_limit(pid, limit);
+    let images = scratch.path("images");
+    Engine::Stasis.dump(pid, &images, Dump::ENDING).must_succeed("dump");
+    machine.end_tree(pid);
+    restore_under(limit, &images).must_succeed("restore under the limit of the process");
+    assert_eq!(open, descriptors(pid));
+    let read = |number: usize| std::fs::read(format!("/proc/{pid}/fd/{number}")).expect("read");
+    let last = open.last().expect("descriptors").0;
+    assert_eq!((read(last), read(last - 1)), (b"150\n".to_vec(), b"150\n".to_vec()));
+    assert!(std::fs::read_dir(&dir).expect("list").next().is_none(), "a name is left");
+    machine.end_tree(pid);
+}
+
 /// Four processes with a hundred files each.
 const FILES_OF_FOUR: &str = r#"
 for process in 1 2 3 4; do

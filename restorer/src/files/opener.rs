@@ -1,6 +1,6 @@
 //! Opens what is found by its path: files, directories, devices, fifos, programs, and ghosts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub(super) struct Opener {
     made: BTreeMap<u32, Made>,
     /// The ghosts by the device and inode that they had.
     inodes: BTreeMap<(u32, u64), u32>,
+    /// Files that are still to be opened, by the ghosts that nothing else wants.
+    unopened: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 impl Opener {
@@ -58,12 +60,14 @@ impl Opener {
             Remap::Link(id) => Some((*id, files.get(id)?.reg.clone()?)),
         });
         let links = links.collect();
-        let files = files.values().filter_map(|file| file.reg.as_ref());
+        let all = files;
+        let files = all.values().filter_map(|file| file.reg.as_ref());
         let unnamed = files
             .filter(|file| file.unnamed())
             .filter_map(|file| Some((remaps.get(&file.id)?.ghost()?, reopen::unnamed(file.flags))));
         let unnamed = unnamed.collect();
         let inodes = images.iter().filter_map(|(id, image)| Some((image.inode()?, *id))).collect();
+        let unopened = of_descriptors_alone(all, &remaps, &context.lasting);
         let (root, validation) = (context.root.clone(), context.validation);
         let networks = context.networks.clone();
         Ok(Self {
@@ -78,7 +82,19 @@ impl Opener {
             unnamed,
             made,
             inodes,
+            unopened,
         })
+    }
+
+    /// Notes that a file of a descriptor has been opened. The handle on a ghost goes with the last of its files: a tree may
+    /// have nearly as many deleted files open as the limit allows.
+    pub(super) fn opened(&mut self, file: u32) {
+        let Some(ghost) = self.remaps.get(&file).and_then(|remap| remap.ghost()) else { return };
+        let Some(unopened) = self.unopened.get_mut(&ghost) else { return };
+        unopened.remove(&file);
+        if unopened.is_empty() {
+            self.made.remove(&ghost);
+        }
     }
 
     /// Opens the file of an entry with its own flags and position.
@@ -231,10 +247,48 @@ impl Opener {
     }
 }
 
+/// The ghosts of which all files are plain files that nothing but descriptors wants; `lasting` are the files that
+/// something else wants. What watches files finds them by their inodes, whoever has them.
+fn of_descriptors_alone(
+    files: &BTreeMap<u32, Box<FileEntry>>,
+    remaps: &BTreeMap<u32, Remap>,
+    lasting: &BTreeSet<u32>,
+) -> BTreeMap<u32, BTreeSet<u32>> {
+    let watches = |file: &FileEntry| file.ify.is_some() || file.ffy.is_some();
+    if files.values().any(|file| watches(file)) {
+        return BTreeMap::new();
+    }
+    let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    let ghosts = remaps.iter().filter_map(|(id, remap)| Some((*id, remap.ghost()?)));
+    for (id, ghost) in ghosts.clone() {
+        found.entry(ghost).or_default().insert(id);
+    }
+    let is_plain = |id: &u32| files.get(id).is_some_and(|file| file.reg.is_some());
+    for (_, ghost) in ghosts.filter(|(id, _)| lasting.contains(id) || !is_plain(id)) {
+        found.remove(&ghost);
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_ghost_is_kept_as_long_as_something_wants_it() {
+        let plain = || FileEntry { reg: Some(RegFileEntry::default()), ..FileEntry::default() };
+        let mut files: BTreeMap<u32, Box<FileEntry>> =
+            (1..=5).map(|id| (id, Box::new(plain()))).collect();
+        files.insert(6, Box::default());
+        let remaps = [(1, 10), (2, 10), (3, 20), (4, 30), (5, 40), (6, 40)];
+        let remaps = remaps.map(|(id, ghost)| (id, Remap::Ghost(ghost))).into();
+        let found = of_descriptors_alone(&files, &remaps, &[3].into());
+        assert_eq!(found, [(10, [1, 2].into()), (30, [4].into())].into());
+        let watch = FileEntry { ify: Some(Default::default()), ..FileEntry::default() };
+        files.insert(7, Box::new(watch));
+        assert_eq!(of_descriptors_alone(&files, &remaps, &BTreeSet::new()), BTreeMap::new());
+    }
 
     fn opener(root: Option<PathBuf>) -> Opener {
         let context = OpenContext { root, ..OpenContext::default() };

@@ -79,6 +79,7 @@ impl FileKind for Regular {
                 opening.opener.with_all_changed(error, all)
             })?;
             opening.add(entry.id, opened)?;
+            opening.opener.opened(entry.id);
         }
         Ok(())
     }
