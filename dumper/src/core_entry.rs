@@ -58,8 +58,9 @@ pub(crate) fn thread(
             signals_p: Some(queue(&signals.pending)),
             seccomp_mode: Some(elsewhere.seccomp.0),
             seccomp_filter: elsewhere.seccomp.1,
-            // The leader's is that of the process.
-            personality: task.is_none().then_some(capture.settings.personality),
+            // The leader's is that of the process, where a value may stand for another one that CRIU has misread.
+            personality: (task.is_none() || capture.settings.personality != 0)
+                .then_some(capture.settings.personality),
             ..thread_core(capture, in_task, securebits)
         }),
         ..image::encode(&state, layout)

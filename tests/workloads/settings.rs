@@ -118,6 +118,11 @@ impl<T: Send + 'static> Other<T> {
     }
 }
 
+fn set_personality(personality: libc::c_ulong) {
+    // SAFETY: it takes an integer.
+    check(unsafe { libc::personality(personality) }).expect("personality");
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     fs::write("/proc/self/coredump_filter", "0x7f").expect("core dump filter");
     // Not where sessions have no scheduling groups.
@@ -125,13 +130,13 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         fs::write("/proc/self/autogroup", "7").expect("nice value of the session");
     }
     set(IDLE, 777_777, libc::PR_MCE_KILL_EARLY);
+    // The kernel takes any value. The digits of this one are those of ADDR_NO_RANDOMIZE.
+    set_personality(40_000);
     let other = Other::start(
         || {
             set(BEST_EFFORT_6, 123_456, libc::PR_MCE_KILL_LATE);
             set_attributes(&Attributes { nice: 3, runtime: 5_000_000, ..Attributes::default() });
-            // SAFETY: it takes an integer.
-            check(unsafe { libc::personality(libc::UNAME26 as libc::c_ulong) })
-                .expect("personality");
+            set_personality(0xfe9c_38e9 | libc::UNAME26 as libc::c_ulong);
         },
         of_thread,
     );

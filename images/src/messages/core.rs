@@ -239,7 +239,7 @@ pub struct ThreadCoreEntry {
     /// Extension: scheduling beyond policy, priority and nice value.
     #[prost(message, optional, tag = "1016")]
     pub scheduling: Option<SchedulingEntry>,
-    /// Extension: `personality` of a thread that has another one than its process (its leader).
+    /// Extension: `personality` of a thread other than its process's leader, and the leader's if it is not 0.
     #[prost(uint32, optional, tag = "1017")]
     pub personality: Option<u32>,
 }

@@ -137,20 +137,24 @@ fn check_process(pid: ImagePid, core: &TaskCoreEntry) -> Result<(), Error> {
     check_signals(object, core.signals_s.as_ref())
 }
 
-/// The personality that an image means. CRIU reads the kernel's hexadecimal digits as decimal
-/// ones: 0x40000 becomes 40,000. No true personality looks like the outcome of that, apart from
-/// the few that are the same either way.
+/// The personality that an image of a process means. CRIU reads the kernel's hexadecimal digits as decimal
+/// ones: 0x40000 becomes 40,000. What programs use does not look like the outcome of that, apart from
+/// the few values that are the same either way. But the kernel takes any value, save the one by which it is asked; so
+/// our images have such also with the leader.
 pub(crate) fn personality(stored: u32) -> Option<u32> {
     /// The lowest byte says whose behaviour is wanted; these are the ones that Linux has.
     const DOMAINS: std::ops::RangeInclusive<u32> = 0..=0x11;
     /// Bits 17 to 27 switch single things on or off; the rest of Linux's "bug emulation" lies in
     /// the second byte's upper half.
     const SWITCHES: u32 = 0x0ffe_0000;
+    /// With this the call only asks.
+    const ASKED: u32 = u32::MAX;
     let valid = |value: u32| DOMAINS.contains(&(value & 0xff)) && value & !(SWITCHES | 0xff) == 0;
     if valid(stored) {
         return Some(stored);
     }
-    u32::from_str_radix(&stored.to_string(), 16).ok().filter(|&value| valid(value))
+    let misread = u32::from_str_radix(&stored.to_string(), 16).ok().filter(|&value| valid(value));
+    misread.or(Some(stored)).filter(|&value| value != ASKED)
 }
 
 fn check_signals(object: &str, queue: Option<&SignalQueueEntry>) -> Result<(), Error> {
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!(personality(40000), Some(0x4_0000));
         assert_eq!(personality(8), Some(8));
         assert_eq!(personality(440_008), Some(0x44_0008));
+        assert_eq!(personality(0xffdc_38e9), Some(0xffdc_38e9));
         assert_eq!(personality(0xffff_ffff), None);
     }
 
