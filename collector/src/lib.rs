@@ -22,8 +22,8 @@ pub use basis::Inventory;
 use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
-    Action, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process, ProcessFiles,
-    ProcessState, Tables, Thread, VmFlags, mapping_kind, settings,
+    Action, AioContext, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process,
+    ProcessFiles, ProcessState, Tables, Thread, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -309,6 +309,18 @@ impl Collector {
     ) -> Result<sharing::Sharing, Error> {
         let found = sharing::look(&mut self.sources, inventory, sent);
         self.in_time(found)
+    }
+
+    /// The asynchronous I/O contexts of a process, as they are now, and mappings of rings that it has none for; by
+    /// their addresses. `None` where the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If they cannot be read or understood.
+    pub fn aio_contexts(&mut self, pid: HostPid) -> Result<Option<Vec<AioContext>>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(Some(source.aio_contexts(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
     }
 
     /// Takes only some parts of an inventory.

@@ -17,6 +17,7 @@ use images::messages::TaskKobjIdsEntry;
 use kernel::procfs::Dir;
 use kernel::sched::Urgent;
 
+use crate::aio;
 use crate::cgroup_roots::CgroupRoots;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -111,6 +112,8 @@ pub(crate) struct TreeState {
     pub(crate) process_pages: usize,
     /// Shared memory, and the number that the images give it.
     pub(crate) segments: BTreeMap<Key, u64>,
+    /// Contexts of asynchronous I/O.
+    pub(crate) aio: aio::Contexts,
     /// What of it is System V's.
     pub(crate) system_v: sysv::Segments,
     pub(crate) pages_scanned: u64,
@@ -154,6 +157,7 @@ fn read(
     let mut laps = Laps(Instant::now());
     let collector = &mut plan.collector;
     collector.limit(clock.frozen_until());
+    aio::settle(collector, &plan.inventory, clock)?;
     let mut take = |earlier: &mut Inventory| {
         let taken = look::inventory(collector, options.pid, earlier, Look::Now);
         clock.account.inventory = laps.so_far();
@@ -177,6 +181,8 @@ fn read(
     let sent: Vec<_> = plan.files.in_flight().cloned().collect();
     let collector = &mut plan.collector;
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
+    let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;
+    found.extend(refused);
     let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
     found.extend(refused);
     found.extend(unsupported::of_mounts(root, &inventory, &plan.views, &plan.around)?);
@@ -240,6 +246,7 @@ fn read(
         pages: memory.pages,
         process_pages: memory.process_pages,
         segments: memory.segments,
+        aio,
         system_v,
         pages_scanned: memory.scanned,
         paused: frozen.was_paused(),

@@ -5,6 +5,7 @@
 //! and was only read), `write::Written`. Beside them stands one module a resource: [`files`],
 //! mappings, memory, registers, timers.
 
+mod aio;
 mod capture;
 mod cgroup_roots;
 mod cgroup_settings;

@@ -15,6 +15,7 @@ use ids::HostPid;
 use support::Unsupported;
 use support::tree::{Surroundings, foreign_namespaces};
 
+use crate::aio;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
@@ -149,6 +150,7 @@ impl<'a> Looker<'a> {
         found.extend(unsupported::of_cgroups(self.options, &inventory));
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
+        found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let of_root = inventory.processes.get(&root);

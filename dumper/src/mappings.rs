@@ -42,11 +42,14 @@ pub(crate) fn encode(mapping: &Mapping, object: u64, huge: Option<u32>) -> Optio
             | MappingKind::SharedAnonymous
             | MappingKind::HugePages { shared: true }
             | MappingKind::SystemV
+            | MappingKind::AioRing
     );
+    // A ring of asynchronous I/O is of a file that the kernel makes with it.
+    let is_ring = kind == MappingKind::AioRing;
     let map = |flag: i32| flag.cast_unsigned();
     let private = if has(VmFlags::DROPPABLE) { MAP_DROPPABLE } else { map(libc::MAP_PRIVATE) };
     let flags = (if shared { map(libc::MAP_SHARED) } else { private })
-        | (if of_file { 0 } else { map(libc::MAP_ANONYMOUS) })
+        | (if of_file || is_ring { 0 } else { map(libc::MAP_ANONYMOUS) })
         | huge.map_or(0, VmaEntry::huge_flags)
         | choose(VmFlags::GROWS_DOWN, libc::MAP_GROWSDOWN)
         | if on_fault { 0 } else { choose(VmFlags::LOCKED, libc::MAP_LOCKED) }
@@ -69,7 +72,8 @@ pub(crate) fn encode(mapping: &Mapping, object: u64, huge: Option<u32>) -> Optio
         fd: -1,
         madv: (advice != 0).then_some(advice),
         // A segment is attached to be read only, or to be written as well.
-        fdflags: (of_file || kind == MappingKind::SystemV).then_some(file_flags.cast_unsigned()),
+        fdflags: (of_file || is_ring || kind == MappingKind::SystemV)
+            .then_some(file_flags.cast_unsigned()),
         lock_on_fault: on_fault.then_some(true),
         sealed: has(VmFlags::SEALED).then_some(true),
         protection_key: (mapping.protection_key != 0).then_some(mapping.protection_key),
@@ -172,6 +176,15 @@ mod tests {
             mapping(0, 0x1000, VmFlags::READ | VmFlags::PFN_MAP | VmFlags::DONT_DUMP, 0, "[vvar]");
         let entry = encode(&vvar, 0, None).unwrap();
         assert_eq!((entry.status, entry.flags, entry.madv), (4609, 34, Some(65536)));
+    }
+
+    #[test]
+    fn a_ring_is_written_as_criu_writes_it() {
+        let flags = VmFlags::READ | VmFlags::WRITE | VmFlags::MAY_SHARE | VmFlags::MAY_WRITE;
+        let ring = mapping(0x1000, 0x3000, flags, 9, "/[aio] (deleted)");
+        let entry = encode(&ring, 0, None).unwrap();
+        assert_eq!((entry.prot, entry.flags, entry.status), (3, 1, 8192));
+        assert_eq!((entry.shmid, entry.fd, entry.fdflags), (0, -1, Some(2)));
     }
 
     #[test]

@@ -320,6 +320,7 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         exe_file_id: state.files.exe(pid).unwrap_or(0),
         mm_saved_auxv: auxiliary_vector(&task.attributes.auxv.0),
         vmas,
+        aios: state.aio.of(pid).to_vec(),
         dumpable: report.map(|report| report.state.dumpable),
         thp_disabled: report.map(|report| report.state.thp_disable != 0),
         thp_disable_flags: report
@@ -332,7 +333,6 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         policies,
         protection_keys: (keys.taken != 0).then_some(keys.taken),
         execute_only_key: (keys.execute_only != 0).then_some(keys.execute_only),
-        ..MmEntry::default()
     })
 }
 

@@ -10,6 +10,7 @@
 // Inline assembly for this target: the one way to its atomic additions.
 #![feature(asm_experimental_arch)]
 
+mod aio;
 mod calls;
 mod file;
 mod held;

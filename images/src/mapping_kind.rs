@@ -119,11 +119,11 @@ impl MappingKind {
             Self::Vvar => REGULAR | VVAR | ANON_PRIVATE,
             Self::Vsyscall => VSYSCALL | ANON_PRIVATE,
             Self::Guard => vma_status::GUARD,
+            Self::AioRing => vma_status::AIORING,
             Self::Uprobes
             | Self::PrivateOfSharedAnonymous
             | Self::Secret
             | Self::ShadowStack
-            | Self::AioRing
             | Self::IoUringRing
             | Self::PerfRing
             | Self::Pathless
@@ -146,7 +146,7 @@ impl MappingKind {
         self.is_anonymous()
             || self.is_of_file()
             || self.is_shared_memory()
-            || matches!(self, Self::HugePages { .. })
+            || matches!(self, Self::HugePages { .. } | Self::AioRing)
     }
 
     /// Whether it is shared memory of no file, of which a checkpoint has one copy.
@@ -179,6 +179,7 @@ mod tests {
             MappingKind::File { shared: true },
             MappingKind::File { shared: false },
             MappingKind::PacketRing { shared: false },
+            MappingKind::AioRing,
             MappingKind::Vdso,
             MappingKind::Vvar,
             MappingKind::Vsyscall,

@@ -1,6 +1,7 @@
 //! What is known of processes without stopping them: types, and nothing that finds it out. The collector
 //! fills them, from eBPF or from /proc; the rules about what can be carried read them.
 
+mod aio;
 mod mapping_kind;
 pub mod settings;
 pub mod terminals;
@@ -13,6 +14,7 @@ use ids::HostPid;
 use images::MappingKind;
 use serde::{Serialize, Serializer};
 
+pub use aio::AioContext;
 pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;

@@ -8,6 +8,7 @@
     reason = "this is one of the rooms where unsafe lives: each block says why it holds"
 )]
 
+pub mod aio;
 pub mod arena;
 pub mod attributes;
 pub mod boot;

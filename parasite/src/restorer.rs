@@ -48,6 +48,7 @@ plain!(
     PosixTimer,
     LateDescriptor,
     Filter,
+    AioRing,
     Attachment,
     Piece
 );
@@ -144,6 +145,18 @@ pub struct Piece {
     pub bytes: u64,
     /// Where it is in the segment.
     pub offset: u64,
+}
+
+/// An asynchronous I/O context. What its ring is to hold is read into memory at its place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AioRing {
+    /// Where the ring is, which is what the process calls the context.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// How many requests it is made for.
+    pub requests: u64,
 }
 
 /// The NUMA policy of a mapping.
@@ -492,6 +505,8 @@ pub struct Arguments {
     pub reads: Table<Read>,
     /// Where they go.
     pub segments: Table<Segment>,
+    /// Asynchronous I/O contexts.
+    pub rings: Table<AioRing>,
     /// What it was advised.
     pub advice: Table<Advice>,
     /// The NUMA policies of its mappings.
@@ -576,8 +591,8 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 9 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
-    assert!(size_of::<Keyed>() == 24);
+    assert!(size_of::<Arguments>() == 56 + 10 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

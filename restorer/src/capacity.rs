@@ -124,6 +124,13 @@ pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
     if let MemoryPromise::Counted(left) = machine.memory {
         found.extend(room::of_memory(root, promised, left));
     }
+    let contexts = checkpoint.living().flat_map(|(_, body)| &body.mm.aios);
+    let requests: u64 = contexts.map(|context| u64::from(context.nr_req)).sum();
+    if requests > 0 {
+        // Where it is not told, the call that makes one says it.
+        let left = kernel::aio::room().unwrap_or(u64::MAX);
+        found.extend(room::of_aio(root, requests, left));
+    }
     for (shift, bytes) in huge(checkpoint) {
         let size = 1u64.checked_shl(shift).unwrap_or(u64::MAX);
         let directory = kernel::huge_pages::directory(shift).display().to_string();

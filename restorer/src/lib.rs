@@ -16,6 +16,7 @@
 //! ([`tracer`]): it sees each failure, and whatever ends it, or the one that was asked to restore,
 //! ends what it has built; letting go is one event.
 
+mod aio;
 mod capacity;
 mod cgroups;
 #[cfg(test)]

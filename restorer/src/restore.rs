@@ -17,6 +17,7 @@ use kernel::shared_memory::SharedMemory;
 use kernel::spare::SpareMemory;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
+use crate::aio;
 use crate::capacity;
 use crate::cgroups;
 use crate::error::Error;
@@ -81,6 +82,7 @@ pub fn restore(
     let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
     Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
     check_vdso(&host, &checkpoint)?;
+    aio::check(&checkpoint)?;
     let inside = checkpoint.namespaces.own_pids();
     let of_caller = |pid: Option<HostPid>| pid.map(HostPid::in_own_namespace).filter(|_| !inside);
     let caller = Caller {

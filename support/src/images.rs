@@ -82,10 +82,23 @@ pub fn lazy_pages(pages: u64, first: u64) -> Refusal {
     )
 }
 
-/// Contexts of asynchronous I/O.
-pub const ASYNCHRONOUS_IO: Refusal = Refusal::fixed(
-    "it has asynchronous I/O contexts",
-    "have it destroy them (io_destroy), and dump it again",
+/// An asynchronous I/O context whose ring is of another size on this machine: the kernel makes one that has room for
+/// all processors.
+#[must_use]
+pub fn aio_ring(bytes: u64, here: u64, processors: u32) -> Refusal {
+    Refusal::new(
+        format!(
+            "its ring is of {bytes} bytes, and of {here} on this machine, which may have \
+             {processors} processors"
+        ),
+        "restore on a machine with as many processors as that of the dump (/sys/devices/system/cpu/possible)",
+    )
+}
+
+/// An asynchronous I/O context of which more events wait than a new one has room for at once.
+pub const AIO_EVENTS: Refusal = Refusal::fixed(
+    "more of its events wait than the kernel gives out requests for, as this machine may have other processors",
+    "restore on a machine with as many processors as that of the dump, or dump it again when it has taken events",
 );
 
 /// A task that runs code of 32 bits.
@@ -116,14 +129,6 @@ pub const CONFINED: Refusal = Refusal::fixed(
     "it is confined by a security module",
     "run the program unconfined, and dump it again",
 );
-
-/// A mapping of a kind that is not made.
-const fn mapping(reason: &'static str) -> Refusal {
-    Refusal::fixed(reason, "have it unmapped before the dump, and dump the tree again")
-}
-
-/// The ring of an asynchronous I/O context.
-pub const AIO_RING: Refusal = mapping("it is the ring of an asynchronous I/O context");
 
 /// A shadow stack of the processor's.
 pub const SHADOW_STACK: Refusal =

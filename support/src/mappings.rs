@@ -80,9 +80,10 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         return Some(WIDE_POLICY);
     }
     match mapping.kind {
-        MappingKind::AioRing => Some(Refusal::fixed(
-            "the ring of an asynchronous I/O context",
-            "io_destroy it before the dump",
+        // The kernel makes it, where no policy is asked for.
+        MappingKind::AioRing if mapping.policy.is_some() => Some(Refusal::fixed(
+            "the ring of an asynchronous I/O context, with a NUMA policy",
+            "io_destroy the context before the dump",
         )),
         MappingKind::PrivateOfSharedAnonymous => Some(Refusal::fixed(
             "a private mapping of shared anonymous memory (made by /proc/PID/map_files)",
@@ -99,6 +100,39 @@ const SECRET: Refusal = Refusal::fixed(
     "memory that nobody but the process may read (memfd_secret)",
     "unmap it before the dump",
 );
+
+/// The ring of an asynchronous I/O context, without eBPF: a ring tells nothing of requests that are not completed.
+pub const AIO_UNSEEN: Refusal = Refusal::fixed(
+    "only eBPF programs see what an asynchronous I/O context has in flight",
+    "dump with CAP_BPF and CAP_PERFMON (`stasis programs` says what is loaded), or io_destroy it before the dump",
+);
+
+/// A context with requests that wait for something to happen.
+pub const AIO_WAITING: Refusal = Refusal::fixed(
+    "a request of the asynchronous I/O context waits for something to happen (IOCB_CMD_POLL)",
+    "io_cancel it, or io_destroy the context, before the dump",
+);
+
+/// A ring that a process has from its parent: the context is that one's.
+pub const AIO_OF_ANOTHER: Refusal = Refusal::fixed(
+    "the ring of an asynchronous I/O context that the process has not, but a parent had",
+    "unmap it before the dump",
+);
+
+/// A ring that is no longer as the kernel has made it.
+pub const AIO_RING_CHANGED: Refusal = Refusal::fixed(
+    "the ring of an asynchronous I/O context that is mapped in parts or has been written over",
+    "io_destroy the context before the dump",
+);
+
+/// A context with requests that have not been completed in the time that they were waited for.
+#[must_use]
+pub fn aio_in_flight(requests: u32) -> Refusal {
+    Refusal::new(
+        format!("{requests} requests of the asynchronous I/O context are in flight"),
+        "dump again when they are completed, or io_destroy the context before the dump",
+    )
+}
 
 /// Memory that is write-protected by a userfaultfd of somebody else's: its pages could not be told from
 /// those that a dump protects.

@@ -127,6 +127,20 @@ pub fn of_memory(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsuppo
     })
 }
 
+/// Requests that asynchronous I/O contexts were made for, where there is room for `left`.
+#[must_use]
+pub fn of_aio(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsupported> {
+    (needed > left).then(|| {
+        let reason = format!("fs.aio-max-nr leaves room for {left} on this machine");
+        let remedy = format!(
+            "raise fs.aio-max-nr by {} (sysctl -w), or end what has such contexts",
+            needed - left
+        );
+        Refusal::new(reason, remedy)
+            .of(root, format!("{needed} requests of asynchronous I/O contexts"))
+    })
+}
+
 /// So many huge pages of a size, of which `left` can be had; `None` if this machine has not that size.
 #[must_use]
 pub fn of_huge_pages(
@@ -184,6 +198,8 @@ mod tests {
         assert_eq!(huge(Some(3)), None);
         assert!(huge(Some(1)).unwrap().remedy.contains("have 2 more set aside: raise /d/nr_huge"));
         assert!(huge(None).unwrap().reason.contains("none of that size"));
+        assert_eq!(of_aio(7, 5, 5), None);
+        assert!(of_aio(7, 7, 5).unwrap().remedy.contains("aio-max-nr by 2"));
         let of_each = |most| of_huge_pages_of_each(7, (3, 2 << 20), most, "/d");
         assert_eq!(of_each(3), None);
         assert!(of_each(2).unwrap().remedy.contains("have 1 more set aside: raise /d/nr_huge"));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
+use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
 
 const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 const ENDING: Dump<'_> = Dump::ENDING;
@@ -107,6 +107,21 @@ fn three_in_a_row_are_each_right() {
 #[test]
 fn three_in_a_row_restored_by_criu_peer() {
     three_in_a_row(Engine::Criu);
+}
+
+/// What the kernel writes into them is in every checkpoint.
+#[test]
+fn rings_of_asynchronous_io_in_a_chain() {
+    let chain = Chain::start("aio");
+    let collector = Collector::start(&chain.scratch.path("collector"));
+    let running_on = Dump { collector: Some(&collector), ..RUNNING_ON };
+    let ending = Dump { collector: Some(&collector), ..ENDING };
+    chain.dump("first", running_on, &["--track"]).must_succeed("the first");
+    chain.dump("second", ending, &["--parent", "first"]).must_succeed("the second");
+    drop(collector);
+    for name in ["second", "first"] {
+        chain.must_be_right(name, Engine::Stasis);
+    }
 }
 
 /// Large memory is copied by several threads, each into a checkpoint of its own.

@@ -357,6 +357,21 @@ fn refused_as(family: &str, words: &[&str]) {
 }
 
 #[test]
+fn asynchronous_io_that_waits_for_something() {
+    refused_by_programs("unsupported-aio_waiting", &["/[aio]", "iocb_cmd_poll", "io_cancel"]);
+}
+
+#[test]
+fn rings_of_asynchronous_io_without_their_contexts() {
+    refused_by_programs("unsupported-aio_inherited", &["/[aio]", "a parent had", "unmap it"]);
+}
+
+#[test]
+fn rings_of_asynchronous_io_that_are_written_over() {
+    refused_by_programs("unsupported-aio_overwritten", &["/[aio]", "written over", "io_destroy"]);
+}
+
+#[test]
 fn io_uring() {
     refused("unsupported-io_uring", &["io_uring"]);
 }

@@ -8,6 +8,7 @@
     reason = "the state to be carried is made by the system calls that make it, not by wrappers"
 )]
 
+mod aio;
 mod beyond_criu;
 mod busy;
 mod cgroup_namespaces;
@@ -87,6 +88,8 @@ use stage::{Outcome, Stage};
 type Family = fn(&Stage) -> Outcome;
 
 const FAMILIES: &[(&str, Family)] = &[
+    ("aio", aio::run),
+    ("aio_plain", aio::plain),
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
     ("changing_files", changing_files::run),
@@ -234,6 +237,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("udplite", datagrams::udplite),
     ("unix_sockets", unix_sockets::run),
     ("unnamed", nameless::unnamed),
+    ("unsupported-aio_inherited", aio::inherited),
+    ("unsupported-aio_overwritten", aio::overwritten),
+    ("unsupported-aio_waiting", aio::waiting),
     ("unsupported-dnotify", unsupported::dnotify),
     ("unsupported-flow_label", unsupported::flow_label),
     ("unsupported-inotify", unsupported::inotify),

@@ -57,7 +57,10 @@ pub mod nr {
     pub const TKILL: usize = 200;
     pub const FUTEX: usize = 202;
     pub const SCHED_SETAFFINITY: usize = 203;
+    pub const SCHED_GETAFFINITY: usize = 204;
+    pub const IO_SETUP: usize = 206;
     pub const IO_GETEVENTS: usize = 208;
+    pub const IO_SUBMIT: usize = 209;
     pub const SET_TID_ADDRESS: usize = 218;
     pub const RESTART_SYSCALL: usize = 219;
     pub const SEMTIMEDOP: usize = 220;
@@ -79,6 +82,7 @@ pub mod nr {
     pub const RT_TGSIGQUEUEINFO: usize = 297;
     pub const DUP3: usize = 292;
     pub const PRLIMIT64: usize = 302;
+    pub const GETCPU: usize = 309;
     pub const SCHED_SETATTR: usize = 314;
     pub const MLOCKALL: usize = 151;
     pub const MBIND: usize = 237;

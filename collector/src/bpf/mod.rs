@@ -1,5 +1,6 @@
 //! The inventory from eBPF iterators: a few reads where /proc takes thousands of system calls.
 
+mod aio;
 mod btf;
 mod cache;
 mod calls;

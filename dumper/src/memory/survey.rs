@@ -140,20 +140,20 @@ pub(crate) fn find(
         let logged = marked.get(&pid).map_or(&[][..], |spans| spans);
         clock.check(STEP)?;
         pre_copy.sort(&mut planned.pages, logged)?;
-        let Spans { own, anonymous, vdso } = spans(process, &mut segments)?;
+        let Spans { own, anonymous, whole } = spans(process, &mut segments)?;
         memory.scanned += own.iter().map(PageRun::pages).sum::<u64>();
         let known = union(logged, &anonymous);
         let (others, anonymous) = (subtract(&own, &known), subtract(&anonymous, logged));
-        work.push((planned, process, others, anonymous, vdso));
+        work.push((planned, process, others, anonymous, whole));
     }
     let at_once = pre_copy.threads.min(work.len().div_ceil(WORTH_A_THREAD));
     let each = pre_copy.threads / at_once.max(1);
     share(
         vec![(); at_once],
         work.iter_mut().collect(),
-        |(planned, process, others, anonymous, vdso), ()| {
+        |(planned, process, others, anonymous, whole), ()| {
             clock.check(STEP)?;
-            planned.read(process, others, anonymous, *vdso, each)
+            planned.read(process, others, anonymous, whole, each)
         },
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
@@ -184,13 +184,14 @@ struct Spans {
     own: Vec<PageRun>,
     /// Those of them that are large and of no file, which are quicker to look through.
     anonymous: Vec<PageRun>,
-    /// Its code is needed to tell whether a restored program can keep calling it.
-    vdso: Option<PageRun>,
+    /// What is copied whole: the vDSO, whose code is needed to tell whether a restored program can keep calling it, and
+    /// the rings of asynchronous I/O, which the kernel writes to.
+    whole: Vec<PageRun>,
 }
 
 fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
     let own = Vec::with_capacity(process.mappings.len());
-    let mut spans = Spans { own, anonymous: Vec::new(), vdso: None };
+    let mut spans = Spans { own, anonymous: Vec::new(), whole: Vec::new() };
     for mapping in &process.mappings {
         let span = PageRun::new(mapping.start, mapping.end);
         match mapping.kind {
@@ -204,7 +205,9 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
             MappingKind::File { shared: false } | MappingKind::HugePages { shared: false } => {
                 spans.own.push(span);
             }
-            MappingKind::Vdso => spans.vdso = Some(span),
+            MappingKind::Vdso | MappingKind::AioRing => {
+                push(&mut spans.whole, span.start, span.end);
+            }
             kind if kind.is_shared_anonymous() => segments.note(process.pid, mapping)?,
             _ => {}
         }
@@ -261,7 +264,7 @@ impl PlannedMemory {
         process: &Process,
         others: &[PageRun],
         anonymous: &[PageRun],
-        vdso: Option<PageRun>,
+        whole: &[PageRun],
         threads: usize,
     ) -> Result<(), Error> {
         let pid = self.pages.pid;
@@ -290,7 +293,7 @@ impl PlannedMemory {
             false => 1,
         };
         let own = anonymous_pages(pid, &mut self.map, parts(process, anonymous), threads)?;
-        for more in [own, std::mem::take(&mut self.pages.runs), vdso.into_iter().collect()] {
+        for more in [own, std::mem::take(&mut self.pages.runs), whole.to_vec()] {
             if !more.is_empty() {
                 found = union(&found, &more);
             }

@@ -51,6 +51,9 @@ pub const KIND_INPUT: u32 = 10;
 /// A [`QueueRecord`].
 pub const KIND_QUEUE: u32 = 11;
 
+/// An [`AioRecord`].
+pub const KIND_AIO: u32 = 12;
+
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
 
@@ -290,6 +293,34 @@ pub struct PolicyRecord {
     /// The policy.
     pub policy: MemoryPolicy,
 }
+
+/// A mapping of the ring of an asynchronous I/O context, with the context.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "host", derive(FromBytes, Immutable, KnownLayout))]
+pub struct AioRecord {
+    /// The header.
+    pub header: Header,
+    /// The mapping's first address.
+    pub start: u64,
+    /// What the process calls the context: the address of its ring.
+    pub context: u64,
+    /// How many requests it was made for.
+    pub requests: u32,
+    /// How many events the ring has room for.
+    pub events: u32,
+    /// Where the next event goes.
+    pub tail: u32,
+    /// Requests that have not been completed; [`AIO_UNKNOWN`] where that cannot be told.
+    pub in_flight: u32,
+    /// 1 if the context is one of the process that has the mapping. A child inherits the mapping without.
+    pub owned: u32,
+    /// 1 if there are requests that wait for something to happen, for as long as that takes.
+    pub waiting: u32,
+}
+
+/// [`AioRecord::in_flight`]: this kernel does not tell.
+pub const AIO_UNKNOWN: u32 = u32::MAX;
 
 /// What a task may have that a checkpoint cannot carry.
 pub mod unusual {

@@ -103,4 +103,10 @@ steps! {
     Key = 38, "take the memory protection key";
     /// A mapping gets its protection key.
     GiveKey = 39, "give a protection key to the memory at";
+    /// An asynchronous I/O context is made.
+    AioSetup = 40, "make the asynchronous I/O context at";
+    /// Its ring comes to hold what it held.
+    AioFill = 41, "bring back the events of the asynchronous I/O context at";
+    /// Its ring gets its place.
+    AioMove = 42, "move the ring of the asynchronous I/O context to";
 }

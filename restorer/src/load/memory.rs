@@ -162,11 +162,7 @@ fn from_parent(
 /// Checks what the images do not check by themselves: that the mappings are of kinds that can be made, and have
 /// room in an address space.
 pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result<(), Error> {
-    if !mm.aios.is_empty() {
-        return Err(Error::refused(
-            support::images::ASYNCHRONOUS_IO.of(pid.get(), format!("process {pid}")),
-        ));
-    }
+    contexts(pid, mm, mappings)?;
     for Mapping { vma, kind } in mappings {
         if *kind == MappingKind::Vsyscall {
             continue;
@@ -187,6 +183,30 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
         }
         if let Some(refusal) = refusal(*kind) {
             return Err(Error::refused(refusal.of(pid.get(), object())));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the asynchronous I/O contexts of a process: each has one mapping, which is all of its ring.
+fn contexts(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result<(), Error> {
+    let rings = || mappings.iter().filter(|mapping| mapping.kind == MappingKind::AioRing);
+    let object = |start: u64| format!("process {pid}, asynchronous I/O context {start:#x}");
+    let mut ids: Vec<u64> = mm.aios.iter().map(|context| context.id).collect();
+    ids.sort_unstable();
+    if !ids.iter().copied().eq(rings().map(|ring| ring.vma.start)) {
+        let first = ids.first().copied().or_else(|| Some(rings().next()?.vma.start));
+        return Err(Error::image(
+            object(first.unwrap_or_default()),
+            "its context and the mapping of its ring do not belong together",
+        ));
+    }
+    for (context, ring) in mm.aios.iter().flat_map(|context| {
+        rings().filter(|ring| ring.vma.start == context.id).map(move |ring| (context, ring))
+    }) {
+        let bytes = ring.vma.end.saturating_sub(ring.vma.start);
+        if bytes != u64::from(context.ring_len) || context.nr_req == 0 {
+            return Err(Error::image(object(context.id), "there is no ring of this size"));
         }
     }
     Ok(())
@@ -218,11 +238,11 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         | MappingKind::SystemV
         | MappingKind::File { .. }
         | MappingKind::PacketRing { .. }
+        | MappingKind::AioRing
         | MappingKind::Vdso
         | MappingKind::Vvar
         | MappingKind::Vsyscall
         | MappingKind::Guard => return None,
-        MappingKind::AioRing => images::AIO_RING,
         MappingKind::ShadowStack => images::SHADOW_STACK,
         MappingKind::Uprobes => images::PROBES,
         // No image says these.
@@ -262,7 +282,10 @@ pub(super) fn private_runs(
             match kind {
                 // New anonymous memory is zeros without anybody's help.
                 kind if kind.is_anonymous()
-                    || *kind == (MappingKind::HugePages { shared: false }) =>
+                    || matches!(
+                        kind,
+                        MappingKind::HugePages { shared: false } | MappingKind::AioRing
+                    ) =>
                 {
                     kept.extend(run.stored().map(|_| run));
                 }

@@ -5,7 +5,7 @@ use images::MappingKind;
 use images::checkpoint::Mapping as Mapped;
 use images::messages::VmaEntry;
 use parasite::restorer::{
-    Advice, Arguments, Keyed, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Special,
+    Advice, AioRing, Arguments, Keyed, LOCK_NOW, LOCK_ON_FAULT, Mapping, MemoryPolicy, Special,
 };
 
 use super::table::Tables;
@@ -95,9 +95,20 @@ pub(super) fn lay_out(
     });
     arguments.policies = tables.put(&policies.collect::<Vec<_>>());
     arguments.keyed = tables.put(&keyed(body));
+    arguments.rings = tables.put(&rings(body));
     arguments.reads = tables.put(&reads);
     arguments.segments = tables.put(&segments);
     Ok(())
+}
+
+/// The rings of asynchronous I/O.
+fn rings(body: &Body) -> Vec<AioRing> {
+    let rings = body.mm.aios.iter().map(|context| AioRing {
+        start: context.id,
+        bytes: context.ring_len.into(),
+        requests: context.nr_req.into(),
+    });
+    rings.collect()
 }
 
 /// The mappings with protection keys.
@@ -152,6 +163,12 @@ fn mapping(
         _ if vma.is_droppable() => (-1, MAP_DROPPABLE | MAP_ANONYMOUS, 0),
         _ => (-1, MAP_PRIVATE | MAP_ANONYMOUS, 0),
     };
+    let fill_protection = match mapped.kind {
+        // Of what is read into it a new ring is made.
+        MappingKind::AioRing => PROT_READ | PROT_WRITE,
+        _ if filled => protection | PROT_WRITE,
+        _ => protection,
+    };
     Ok(Mapping {
         start: vma.start,
         bytes: vma.end - vma.start,
@@ -159,7 +176,7 @@ fn mapping(
         spare: 0,
         fd,
         flags: flags | kept,
-        fill_protection: if filled { protection | PROT_WRITE } else { protection },
+        fill_protection,
         protection,
         locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),

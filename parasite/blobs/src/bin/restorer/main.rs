@@ -4,7 +4,7 @@
 //! leader of each process goes through these stages:
 //!
 //! 1. **memory**: leave the old address space (the vDSO is carried over), make the mappings of
-//!    the new one, read their pages, then protect, advise and lock them; set the kernel's notes
+//!    the new one, read their pages, make the rings of asynchronous I/O, then protect, advise and lock them; set the kernel's notes
 //!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]).
 //! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
 //!    to a thread) and limits, which could have stood in the way before ([`process`]).
@@ -19,6 +19,7 @@
 #![no_std]
 #![no_main]
 
+mod aio;
 mod context;
 mod memory;
 mod pages;

@@ -8,7 +8,7 @@ use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
 
 use crate::context::Context;
 use crate::thread::NODES;
-use crate::{pages, thread};
+use crate::{aio, pages, thread};
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
@@ -35,6 +35,7 @@ pub fn restore(context: &Context) {
     attach(context);
     place(context);
     pages::fill(context);
+    aio::make(context);
     finish(context);
     give_keys(context);
     notes(context);
