@@ -308,7 +308,12 @@ pub(crate) struct Place<'v> {
     pub(crate) is_known: bool,
 }
 
-impl Place<'_> {
+impl<'v> Place<'v> {
+    /// Its mount, if that is in a namespace of the tree's own.
+    pub(crate) fn own_mount(&self) -> Option<&'v Mount> {
+        self.view?.mounts.get(self.mount?)
+    }
+
     /// A handle on what a path leads to there, without following links; in the dumper's namespace the last
     /// of it may be one if `follows`.
     pub(crate) fn find(&self, path: &Path) -> io::Result<OwnedFd> {

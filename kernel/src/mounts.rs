@@ -82,6 +82,37 @@ pub fn copy(at: impl AsFd, path: &Path, all_below: bool) -> io::Result<OwnedFd> 
     descriptor(unsafe { libc::syscall(libc::SYS_open_tree, at, path.as_ptr(), flags) })
 }
 
+/// Whether nothing can be written by way of a descriptor, or a handle: its mount or its file system is read-only.
+///
+/// # Errors
+/// When the file system fails.
+pub fn is_read_only(fd: impl AsFd) -> io::Result<bool> {
+    let found = nix::sys::statvfs::fstatvfs(fd)?;
+    Ok(found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+}
+
+/// A copy of the mount that a directory is on, with that directory as its root, by which can be written to what only
+/// a read-only mount shows. It is in no namespace, so nobody else can write by it, and it ends with its descriptor.
+///
+/// # Errors
+/// As [`copy()`]; `EPERM` where the mount's being read-only is locked in a user namespace, `EROFS` for a file system that is
+/// read-only itself.
+pub fn writable_copy(directory: impl AsFd) -> io::Result<OwnedFd> {
+    let copied = copy(directory, Path::new(""), false)?;
+    make_writable(&copied)?;
+    Ok(copied)
+}
+
+/// Makes a mount that is in no namespace one that can be written to, and shares nothing.
+///
+/// # Errors
+/// As [`writable_copy`].
+pub fn make_writable(mount: impl AsFd) -> io::Result<()> {
+    let (clear, propagation) = (libc::MOUNT_ATTR_RDONLY, Some(Propagation::Private));
+    change(&mount, &Change { clear, propagation, ..Change::default() })?;
+    if is_read_only(&mount)? { Err(Errno::EROFS.into()) } else { Ok(()) }
+}
+
 fn moved(from: impl AsFd, to: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
     let flags = flags | libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
@@ -279,6 +310,21 @@ mod tests {
         change(&mount, &read_only).unwrap();
         let again = nix::sys::stat::mkdirat(&mount, "again", nix::sys::stat::Mode::S_IRWXU);
         assert_eq!(again, Err(Errno::EROFS));
+        assert!(is_read_only(&mount).unwrap());
+        // Who shares nothing of the machine's mounts has the copy to himself.
+        crate::namespaces::in_new_mounts(|_| {
+            let at = tempfile::tempdir()?;
+            attach(&mount, File::open(at.path())?)?;
+            let inside = find(File::open(at.path())?, Path::new("inside"), Links::Refused)?;
+            let copied = writable_copy(&inside)?;
+            nix::sys::stat::mkdirat(&copied, "again", nix::sys::stat::Mode::S_IRWXU)?;
+            assert!(at.path().join("inside/again").is_dir() && is_read_only(&inside)?);
+            nix::mount::umount2(at.path(), nix::mount::MntFlags::MNT_DETACH)?;
+            Ok(())
+        })
+        .unwrap();
+        let kept = make(b"tmpfs", b"", [(&b"ro"[..], None)]).unwrap();
+        assert_eq!(make_writable(&kept).unwrap_err().raw_os_error(), Some(libc::EROFS));
         let error = make(b"tmpfs", b"", [(&b"size"[..], Some(&b"much"[..]))]).unwrap_err();
         assert!(error.to_string().contains("size"), "{error}");
     }

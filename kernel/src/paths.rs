@@ -47,6 +47,21 @@ pub fn find(root: impl AsFd, path: &Path, links: Links) -> io::Result<OwnedFd> {
     }
 }
 
+/// The directory `path`, or the nearest one above that is there, found as by [`find`] without links; and its path.
+///
+/// # Errors
+/// As [`find`], but for what is not there.
+pub fn nearest(root: impl AsFd, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    for above in path.ancestors() {
+        match find(&root, above, Links::Refused) {
+            Ok(found) => return Ok((found, above.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::ENOENT.into())
+}
+
 /// The same without openat2: one step at a time.
 fn walk(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     let mut at = root.as_fd().try_clone_to_owned()?;
@@ -272,5 +287,16 @@ mod tests {
         };
         // The clock of file systems goes in steps of some milliseconds.
         assert!(file.is_none() || (0..1_000_000).any(|_| born_anew() != file));
+    }
+
+    #[test]
+    fn the_nearest_directory_is_found_without_links() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("there")).unwrap();
+        symlink("/etc", dir.path().join("link")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let found = nearest(&root, Path::new("/there/gone/too")).unwrap();
+        assert_eq!(found.1, Path::new("/there"));
+        assert!(nearest(&root, Path::new("/link/inner")).is_err());
     }
 }

@@ -35,7 +35,7 @@ use kernel::procfs::Mounts;
 use kernel::user_namespaces::Inside;
 
 use crate::error::Error;
-use crate::places::Roots;
+use crate::places::{Roots, Sought};
 pub(crate) use late::Late;
 use plan::Plan;
 
@@ -58,8 +58,8 @@ pub(crate) struct Request<'a> {
     pub(crate) root_namespace: Option<u32>,
     /// The directory that becomes its root.
     pub(crate) root: Option<&'a Path>,
-    /// Files that are looked for: the mounts that they are on, and their paths.
-    pub(crate) files: Vec<(i32, PathBuf)>,
+    /// Files and directories that are looked for.
+    pub(crate) files: Vec<Sought>,
     /// What is mounted where in the restoring process's namespace.
     pub(crate) own: Mounts,
     pub(crate) options: &'a MountOptions,

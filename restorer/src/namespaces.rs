@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ids::{HostPid, ImagePid};
 use images::id_map::IdMap;
@@ -30,7 +30,7 @@ use kernel::procfs::{Dir, Mounts, ProcFile};
 use crate::error::Error;
 use crate::files::Networks;
 use crate::mounts::{self, Late, MountOptions};
-use crate::places::Roots;
+use crate::places::{Roots, Sought};
 use crate::users::Users;
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
@@ -268,7 +268,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) options: &'a MountOptions,
     pub(crate) images: &'a Images,
     /// Files that are looked for: the mounts that they are on, and their paths.
-    pub(crate) files: &'a [(i32, PathBuf)],
+    pub(crate) files: &'a [Sought],
 }
 
 impl<'s> Made<'s> {

@@ -15,6 +15,8 @@ pub struct Roots {
     pub(crate) mounts: BTreeMap<i32, Root>,
     /// What other mounts hide, by the number of its own and its path: handles that were taken before it was hidden.
     pub(crate) hidden: BTreeMap<(i32, PathBuf), OwnedFd>,
+    /// Copies that can be written to, of read-only mounts on which deleted files are made, with where those are.
+    pub(crate) writable: BTreeMap<i32, (PathBuf, OwnedFd)>,
 }
 
 /// A mount.
@@ -25,6 +27,16 @@ pub(crate) struct Root {
     pub(crate) is_made: bool,
     /// It is placed when the first task of the tree is there.
     pub(crate) is_late: bool,
+}
+
+/// What is looked for on a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sought {
+    /// The number that the images have of it.
+    pub(crate) mount: i32,
+    pub(crate) path: PathBuf,
+    /// It is a directory in which something is made that loses its name at once.
+    pub(crate) is_to_write: bool,
 }
 
 /// Where a path begins.
@@ -90,9 +102,20 @@ impl Roots {
         mount.and_then(|mount| self.mounts.get(&mount)).is_some_and(|mount| mount.is_late)
     }
 
+    /// A directory of a read-only mount, by a copy of that which can be written to.
+    ///
+    /// # Errors
+    /// `EROFS` if there is none.
+    pub(crate) fn writable(&self, mount: Option<i32>, directory: &Path) -> io::Result<OwnedFd> {
+        let copy = mount.and_then(|mount| self.writable.get(&mount));
+        let (place, copy) = copy.ok_or(io::ErrorKind::ReadOnlyFilesystem)?;
+        let below = directory.strip_prefix(place).map_err(|_| io::ErrorKind::ReadOnlyFilesystem)?;
+        find(copy, below, Links::Refused)
+    }
+
     /// How many descriptors this has.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.namespaces.len() + self.hidden.len()
+        self.namespaces.len() + self.hidden.len() + self.writable.len()
     }
 }

@@ -40,6 +40,16 @@ pub fn deleted_and_large(allocated: u64, limit: u64) -> Refusal {
     )
 }
 
+/// A deleted file where nothing can be made any more.
+#[must_use]
+pub fn deleted_and_read_only(why: &str) -> Refusal {
+    Refusal::new(
+        format!("it has been deleted, and where it was nothing can be made anew: {why}"),
+        "make its file system one that can be written to (mount -o remount,rw) for the dump and the restore, or \
+         have the program close it",
+    )
+}
+
 /// A path under which there is another file.
 pub const LEADS_ELSEWHERE: Refusal = Refusal::fixed(
     "its path leads to another file now",

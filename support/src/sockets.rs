@@ -6,6 +6,12 @@ use ebpf_common::peculiar;
 
 use crate::unsupported::{Peculiarity, Refusal};
 
+/// A socket whose file could not be made anew.
+pub const ON_READ_ONLY: Refusal = Refusal::fixed(
+    "its file is on a mount that is read-only: a restore could not bind it there again",
+    "make that mount one that can be written to (mount -o remount,bind,rw), or close the socket before the checkpoint",
+);
+
 /// What sockets have that they do not tell themselves.
 pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
     (

@@ -53,6 +53,47 @@ fn namespaces_of_an_init_have_its_proc() {
     assert_eq!(told, "PASS\n", "{}", workload.log());
 }
 
+/// What is mounted from now on by this test and its programs is mounted for nobody else.
+fn own_mounts() {
+    use nix::mount::{MsFlags, mount};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("unshare");
+    let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(none, "/", none, private, none).expect("share nothing");
+}
+
+/// In the namespace of who dumps and restores nobody else may notice that something is written there.
+#[test]
+fn deleted_files_come_back_on_a_read_only_mount() {
+    let machine = Machine::prepare();
+    own_mounts();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let workload = Workload::start("ghosts_read_only", scratch.path("work"));
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    workload.check().expect("carried");
+}
+
+/// What a restore could not make again is refused by the dump.
+#[test]
+fn what_cannot_be_made_on_a_read_only_mount_is_refused() {
+    let _machine = Machine::prepare();
+    own_mounts();
+    for (family, objects, reason) in [
+        ("ghosts_unbindable", "bound/gone too (deleted)", "nothing can be made anew"),
+        ("socket_read_only", "socket", "on a mount that is read-only"),
+    ] {
+        let scratch = Scratch::new();
+        let workload = Workload::start(family, scratch.path("work"));
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), Dump::ENDING);
+        assert!(!outcome.success, "{family}");
+        assert!(outcome.stderr.contains(reason), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(objects), "{}", outcome.stderr);
+        workload.check().expect("it runs on");
+    }
+}
+
 macro_rules! families {
     ($($family:ident)*) => { $(mod $family {
         use super::*;

@@ -303,25 +303,26 @@ fn locks(found: &mut Findings) {
 
 /// Things without a name, of a directory that has gone.
 struct Lost {
+    at: PathBuf,
     fifo: File,
     directory: File,
     link: File,
-    socket: UnixListener,
+    socket: Option<UnixListener>,
 }
 
 impl Lost {
-    fn make() -> Self {
-        let at = Path::new("/tmp/directory/lost");
+    fn make(at: &Path, has_socket: bool) -> Self {
         fs::create_dir_all(at.join("directory")).expect("mkdir");
         nix::unistd::mkfifo(&at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         symlink("/somewhere", at.join("link")).expect("symlink");
         let handle = libc::O_PATH | libc::O_NOFOLLOW;
         let link = File::options().read(true).custom_flags(handle).open(at.join("link"));
         let lost = Self {
+            at: at.to_owned(),
             fifo: File::options().read(true).write(true).open(at.join("fifo")).expect("open"),
             directory: File::open(at.join("directory")).expect("open"),
             link: link.expect("open"),
-            socket: UnixListener::bind(at.join("socket")).expect("bind"),
+            socket: has_socket.then(|| UnixListener::bind(at.join("socket")).expect("bind")),
         };
         fs::remove_dir_all(at).expect("remove");
         lost
@@ -336,13 +337,91 @@ impl Lost {
             kind(&self.fifo).is_ok_and(|(kind, links)| kind.is_fifo() && links == 0),
         );
         found.must("a directory", kind(&self.directory).is_ok_and(|(kind, _)| kind.is_dir()));
-        found.must("it is gone", fs::metadata("/tmp/directory/lost").is_err());
+        found.must("it is gone", fs::metadata(&self.at).is_err());
         let target = nix::fcntl::readlinkat(&self.link, "");
         found.same("a link", &Ok("/somewhere".into()), &target);
-        let name = self.socket.local_addr().ok();
+        let Some(socket) = &self.socket else { return };
+        let name = socket.local_addr().ok();
         let name = name.as_ref().and_then(|name| name.as_pathname());
-        found.same("a socket", &Some(Path::new("/tmp/directory/lost/socket")), &name);
+        found.same("a socket", &Some(&*self.at.join("socket")), &name);
     }
+}
+
+/// Things without a name on a mount that is read-only, of a file system that is not.
+struct LostOnReadOnly {
+    mount: PathBuf,
+    file: File,
+    others: Lost,
+}
+
+impl LostOnReadOnly {
+    fn make(bound: &Path) -> Self {
+        let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+        mount(NONE, bound, NONE, remount, NONE).expect("remount");
+        fs::write(bound.join("gone too"), "gone, too").expect("write");
+        let file = File::open(bound.join("gone too")).expect("open");
+        fs::remove_file(bound.join("gone too")).expect("remove");
+        let others = Lost::make(&bound.join("lost"), false);
+        mount(NONE, bound, NONE, remount | MsFlags::MS_RDONLY, NONE).expect("remount");
+        Self { mount: bound.to_owned(), file, others }
+    }
+
+    fn check(mut self, found: &mut Findings) {
+        let mount = File::open(&self.mount).map(|bound| mount_of(&bound));
+        found.same("its mount", &mount.ok(), &Some(mount_of(&self.file)));
+        found.must("it has no name", self.file.metadata().is_ok_and(|is| is.nlink() == 0));
+        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        found.same("its path", &Some(self.mount.join("gone too (deleted)")), &path.ok());
+        let mut text = String::new();
+        found.works("read", self.file.read_to_string(&mut text));
+        found.same("its contents", &"gone, too", &text.as_str());
+        self.others.check(found);
+    }
+}
+
+/// A read-only mount in the namespace that the program was started in, which has to be nobody else's.
+fn read_only(stage: &Stage) -> (PathBuf, LostOnReadOnly) {
+    let bound = stage.path("bound");
+    fs::create_dir(&bound).expect("mkdir");
+    bind(&bound, &bound);
+    let lost = LostOnReadOnly::make(&bound);
+    (bound, lost)
+}
+
+/// Deleted files on it.
+pub(crate) fn ghosts_read_only(stage: &Stage) -> Outcome {
+    let (bound, lost) = read_only(stage);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    lost.check(&mut found);
+    found.must("it is read-only", File::create(bound.join("new")).is_err());
+    found.must("nothing is left", fs::read_dir(bound).is_ok_and(|entries| entries.count() == 0));
+    found.outcome()
+}
+
+/// The same on one that cannot be copied.
+pub(crate) fn ghosts_unbindable(stage: &Stage) -> Outcome {
+    let (bound, lost) = read_only(stage);
+    propagate(&bound, MsFlags::MS_UNBINDABLE);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    lost.check(&mut found);
+    found.outcome()
+}
+
+/// A socket that is bound to a name on a mount that has become read-only.
+pub(crate) fn socket_read_only(stage: &Stage) -> Outcome {
+    let bound = stage.path("bound");
+    fs::create_dir(&bound).expect("mkdir");
+    bind(&bound, &bound);
+    let socket = UnixListener::bind(bound.join("socket")).expect("bind");
+    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(NONE, &bound, NONE, remount, NONE).expect("remount");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.works("connect", UnixStream::connect(bound.join("socket")));
+    found.works("accept", socket.accept());
+    found.outcome()
 }
 
 /// An init whose `/proc` is one of a group of mounts that share what is mounted below them.
@@ -399,7 +478,8 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     let by_descriptor = format!("/proc/self/fd/{}", ghost.as_raw_fd());
     watching.add_watch(by_descriptor.as_str(), AddWatchFlags::IN_ATTRIB).expect("watch");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
-    let lost = Lost::make();
+    let lost = Lost::make(Path::new("/tmp/directory/lost"), true);
+    let on_read_only = LostOnReadOnly::make(Path::new("/bound"));
     let mut of_machine = File::open("/proc/meminfo").expect("open");
     of_machine.read_exact(&mut [0; 9]).expect("read");
     let (lines, in_memory, memory) = (table(), files(), outside_memory());
@@ -440,6 +520,7 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     found.works("mount that can be written to", File::create("/tmp/directory/new"));
     found.must("a root of its own", !Path::new("/usr/bin/env").exists());
     lost.check(&mut found);
+    on_read_only.check(&mut found);
     let mut text = String::new();
     found.works("read on", of_machine.read_to_string(&mut text));
     found.must("where it stopped", text.trim_start().starts_with(|it: char| it.is_ascii_digit()));

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use ids::HostPid;
 use images::messages::{AttributeEntry, FileIdentity};
 use kernel::attributes::FileFlags;
+use kernel::mounts;
 use nix::sys::stat::{FileStat, fstat, lstat};
 use nix::unistd::Whence;
 use support::files::process_behind;
@@ -259,7 +260,7 @@ fn look(
         return Err(Problem::Refused(support::paths::OUTSIDE_OF_ROOT));
     }
     let checked = match (ghost, terminal) {
-        (true, _) => check_ghost(&stat, context),
+        (true, _) => check_ghost(&stat, context).and_then(|()| check_mount(&place, &path, &handle)),
         (false, true) => Ok(()),
         _ if about_dead.is_some() => Ok(()),
         (false, false) => check_path(&place, &path, &stat, || is_nfs(&handle)),
@@ -335,6 +336,24 @@ fn check_ghost(stat: &FileStat, context: &PlanContext) -> Result<(), Problem> {
         return Err(Problem::Refused(support::paths::deleted_and_large(allocated, limit)));
     }
     Ok(())
+}
+
+/// A deleted file is made again where it was, which a read-only mount does not hinder, but a read-only file system does.
+fn check_mount(place: &Place<'_>, path: &Path, handle: &OwnedFd) -> Result<(), Problem> {
+    if !mounts::is_read_only(handle).doing("find the file system of")? {
+        return Ok(());
+    }
+    let tried = match place.own_mount() {
+        // A restore makes it.
+        Some(mount) if mount.file_system_flags().0 & libc::MS_RDONLY == 0 => Ok(()),
+        Some(_) => Err(nix::errno::Errno::EROFS.into()),
+        None => File::open("/")
+            .and_then(|root| kernel::paths::nearest(root, path.parent().unwrap_or(path)))
+            .and_then(|(directory, _)| mounts::writable_copy(directory).map(drop)),
+    };
+    tried.map_err(|error| {
+        Problem::Refused(support::paths::deleted_and_read_only(&error.to_string()))
+    })
 }
 
 /// The path must lead to the very file.

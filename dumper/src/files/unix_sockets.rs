@@ -314,6 +314,9 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     if !place.is_known {
         return Err(Problem::Refused(support::mounts::UNMOUNTED));
     }
+    if kernel::mounts::is_read_only(&file).doing("find the mount of the file of")? {
+        return Err(Problem::Refused(support::sockets::ON_READ_ONLY));
+    }
     entry.mnt_id = place.mount;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = nix::fcntl::readlink(link.as_str()).doing("read the path of")?.into_vec();

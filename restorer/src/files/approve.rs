@@ -264,6 +264,27 @@ impl Approver {
         Err(Errno::ENOENT.into())
     }
 
+    /// The same directory by a mount that can be written to, if its own is read-only.
+    pub(super) fn writable(
+        &self,
+        mount: Option<i32>,
+        directory: &OwnedFd,
+        path: &Path,
+    ) -> io::Result<Option<OwnedFd>> {
+        if !kernel::mounts::is_read_only(directory)? {
+            return Ok(None);
+        }
+        let found = match self.roots.holds(mount) {
+            true => self.roots.writable(mount, path)?,
+            false => kernel::mounts::writable_copy(directory)?,
+        };
+        let (is, was) = (paths::attributes(&found)?, paths::attributes(directory)?);
+        match (is.device, is.inode) == (was.device, was.inode) {
+            true => Ok(Some(found)),
+            false => Err(Errno::ESTALE.into()),
+        }
+    }
+
     /// Whether each of those who hold a file has a capability.
     pub(super) fn all_can(&self, file: u32, capability: u64) -> bool {
         self.holders.of(file).all(|holder| holder.can(capability))

@@ -3,12 +3,16 @@
 //! A ghost is made where its name was, so that `/proc/PID/fd` and `/proc/PID/maps` show what they
 //! showed. Where that name is somebody else's now, or its directory is gone, another one in the
 //! nearest directory does: nothing that is there is touched, and no link on the way is followed.
+//!
+//! Where that is on a read-only mount, it is made by a copy of the mount which can be written to and which nobody else has;
+//! the tasks are given it by the mount itself.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use images::checkpoint::{Ghost, GhostPart, PayloadReader};
 use images::id_map::owner_is_known;
@@ -39,6 +43,41 @@ pub(super) struct Made {
     pub(super) handle: OwnedFd,
     /// The open file description that it was made by, if it has never had a name.
     pub(super) first: Option<OwnedFd>,
+}
+
+/// A directory in which a file is made.
+struct Place {
+    /// As the tasks see it.
+    shown: OwnedFd,
+    /// By a mount that can be written to, if that one is read-only.
+    writable: Option<OwnedFd>,
+}
+
+impl Place {
+    fn to_write(&self) -> &OwnedFd {
+        self.writable.as_ref().unwrap_or(&self.shown)
+    }
+
+    /// A handle, as the tasks are to see it, on what has just been made at `path` in it: `made` is it.
+    fn seen(&self, path: &Path, made: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        if self.writable.is_none() {
+            return Ok(None);
+        }
+        let found = kernel::paths::find(&self.shown, path, kernel::paths::Links::Refused)?;
+        let (is, was) = (fstat(&found)?, fstat(made)?);
+        match (is.st_dev, is.st_ino) == (was.st_dev, was.st_ino) {
+            true => Ok(Some(found)),
+            false => Err(Errno::ESTALE.into()),
+        }
+    }
+}
+
+/// A file that has just been made.
+struct Fresh {
+    /// To fill it by.
+    handle: OwnedFd,
+    /// For the tasks, if that is another one.
+    seen: Option<OwnedFd>,
 }
 
 /// A ghost as the images have it: what it is, and the pieces of its contents.
@@ -92,13 +131,18 @@ impl GhostImage {
         let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput.into());
         let path = path.map_err(failed)?;
         let (directory, above) = approver.nearest_directory(mount, path).map_err(failed)?;
+        let writable = approver.writable(mount, &directory, &above).map_err(|error| {
+            let refusal = support::paths::deleted_and_read_only(&error.to_string());
+            Error::refused_of_none(refusal, format!("deleted file {shown}"))
+        })?;
+        let place = Place { shown: directory, writable };
+        let directory = place.to_write();
         let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
             let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-            return in_directory(&directory, || self.make_and_remove(&directory, name))
-                .map_err(failed);
+            return in_directory(directory, || self.make_and_remove(&place, name)).map_err(failed);
         };
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        match in_directory(&directory, || Ok(openat(&directory, ".", flags, mode)?)) {
+        match in_directory(directory, || Ok(openat(directory, ".", flags, mode)?)) {
             Ok(first) => self.fill_unnamed(first).map_err(failed),
             Err(error)
                 if has_no_unnamed_files(
@@ -119,22 +163,22 @@ impl GhostImage {
         Ok(Made { handle, first: Some(first) })
     }
 
-    fn make_and_remove(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<Made> {
-        let made = match self.kind() {
-            libc::S_IFREG => regular(directory, name)?,
+    fn make_and_remove(&self, place: &Place, name: &OsStr) -> io::Result<Made> {
+        let Fresh { handle, seen } = match self.kind() {
+            libc::S_IFREG => regular(place, name)?,
             libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR | libc::S_IFLNK => {
-                self.special(directory, name)?
+                self.special(place, name)?
             }
             kind => {
                 let what = format!("a deleted file of kind {kind:o} is not supported");
                 return Err(io::Error::other(what));
             }
         };
-        if self.kind() != libc::S_IFDIR && fstat(&made)?.st_nlink != 0 {
+        if self.kind() != libc::S_IFDIR && fstat(&handle)?.st_nlink != 0 {
             return Err(io::Error::other("its name was changed by somebody else meanwhile"));
         }
-        self.fill(&made)?;
-        Ok(Made { handle: made, first: None })
+        self.fill(&handle)?;
+        Ok(Made { handle: seen.unwrap_or(handle), first: None })
     }
 
     /// Contents, owner, mode and times of the file that has just been made.
@@ -195,18 +239,20 @@ impl GhostImage {
 
     /// A directory, fifo, device or symbolic link without a name. The call that makes one gives no descriptor, so it is
     /// made in a directory that nobody else can enter, and comes to its own name from there.
-    fn special(&self, directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    fn special(&self, place: &Place, name: &OsStr) -> io::Result<Fresh> {
+        let directory = place.to_write();
         let closed = Mode::S_IRWXU;
         let inner = free_name(".stasis".as_ref(), |inner| mkdirat(directory, inner, closed))?;
-        let made = self.special_in(directory, &inner, name);
+        let made = self.special_in(place, &inner, name);
         let removed = unlinkat(directory, &*inner, UnlinkatFlags::RemoveDir);
         let made = made?;
         removed?;
         Ok(made)
     }
 
-    fn special_in(&self, directory: &OwnedFd, inner: &OsStr, name: &OsStr) -> io::Result<OwnedFd> {
-        let inner = openat(directory, inner, HANDLE | OFlag::O_DIRECTORY, Mode::empty())?;
+    fn special_in(&self, place: &Place, name_of_inner: &OsStr, name: &OsStr) -> io::Result<Fresh> {
+        let directory = place.to_write();
+        let inner = openat(directory, name_of_inner, HANDLE | OFlag::O_DIRECTORY, Mode::empty())?;
         let stat = fstat(&inner)?;
         // What is made is of the user for files, which this only asks for: -1 is nobody.
         let own = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(u32::MAX));
@@ -230,21 +276,23 @@ impl GhostImage {
             let kind = SFlag::from_bits_truncate(self.kind());
             mknodat(&inner, name, kind, only, self.entry.rdev.unwrap_or(0).into())?;
         }
-        let made = openat(&inner, name, HANDLE, Mode::empty())?;
+        let handle = openat(&inner, name, HANDLE, Mode::empty())?;
+        let seen = place.seen(&Path::new(name_of_inner).join(name), &handle);
         let flags = RenameFlags::RENAME_NOREPLACE;
         let moved = free_name(name, |free| renameat2(&inner, name, directory, free, flags));
         match moved {
             Ok(moved) => unlinkat(directory, &*moved, remove)?,
             Err(_) => unlinkat(&inner, name, remove)?,
         }
-        Ok(made)
+        Ok(Fresh { handle, seen: seen? })
     }
 }
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// An empty regular file without a name.
-fn regular(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+fn regular(place: &Place, name: &OsStr) -> io::Result<Fresh> {
+    let directory = place.to_write();
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = None;
     let name = free_name(name, |free| {
@@ -252,9 +300,10 @@ fn regular(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         file = Some(openat(directory, free, flags | OFlag::O_WRONLY, only)?);
         Ok(())
     })?;
-    unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir)?;
     let file = file.ok_or(ErrorKind::NotFound)?;
-    handle(&file)
+    let seen = place.seen(Path::new(&name), &file);
+    unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir)?;
+    Ok(Fresh { handle: handle(&file)?, seen: seen? })
 }
 
 /// Whether a file system has no `O_TMPFILE`, by the error of an open with these flags. The last of the errors
@@ -303,7 +352,7 @@ mod tests {
         GhostImage { entry, pieces: vec![(0, bytes.to_vec())] }
     }
 
-    fn make(ghost: &GhostImage, path: &std::path::Path) -> OwnedFd {
+    fn make(ghost: &GhostImage, path: &Path) -> OwnedFd {
         let approver =
             Approver::new(None, Arc::default(), Holders::default(), Trust::Files).unwrap();
         ghost.make(&approver, (None, path.as_os_str().as_bytes()), None).unwrap().handle

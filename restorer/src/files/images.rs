@@ -14,6 +14,7 @@ use images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use super::beside::{Beside, Part};
 use super::ghosts::GhostImage;
 use super::leases::Leases;
+use crate::places::Sought;
 use crate::run::Run;
 
 /// Most bytes that a pipe or a message may hold: a pipe's largest size by default.
@@ -82,15 +83,18 @@ impl FileImages {
         self.beside.of()
     }
 
-    /// The mounts and paths of files that are found so.
-    pub(crate) fn on_mounts(&self) -> Vec<(i32, PathBuf)> {
+    /// The mounts and paths of what is looked for by these: files, and the directories of those that have lost their names.
+    pub(crate) fn on_mounts(&self) -> Vec<Sought> {
         let entries = self.files.values().filter_map(|file| file.reg.as_ref());
-        let named = entries.filter(|entry| !self.remaps.contains_key(&entry.id));
         let of = |entry: &RegFileEntry| {
             let path = PathBuf::from(OsStr::from_bytes(&entry.name));
-            Some((entry.mnt_id.filter(|mount| *mount >= 0)?, path))
+            let mount = entry.mnt_id.filter(|mount| *mount >= 0)?;
+            Some(match self.remaps.contains_key(&entry.id) {
+                false => Sought { mount, path, is_to_write: false },
+                true => Sought { mount, path: path.parent()?.to_owned(), is_to_write: true },
+            })
         };
-        named.filter_map(of).collect()
+        entries.filter_map(of).collect()
     }
 
     /// Pages of memory that files hold, which will be put back.

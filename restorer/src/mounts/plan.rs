@@ -10,6 +10,7 @@ use images::messages::MntEntry;
 
 use super::Request;
 use crate::error::Error;
+use crate::places::Sought;
 
 /// A mount's place among all.
 pub(super) type Index = usize;
@@ -253,21 +254,29 @@ impl Plan {
         Err(Error::refused(refusal.of(0, mount.shown())))
     }
 
-    /// Of the files that are looked for, those that others of the mounts on mount `index` hide.
+    /// Of what is looked for, what others of the mounts on mount `index` hide.
     pub(super) fn hidden<'r>(
         &self,
         index: Index,
         request: &'r Request<'_>,
-    ) -> impl Iterator<Item = &'r (i32, PathBuf)> {
+    ) -> impl Iterator<Item = &'r Sought> {
         let number = self.mounts[index].entry.mnt_id.cast_signed();
         let above = self
             .mounts
             .iter()
             .filter(move |mount| mount.on.as_ref().is_some_and(|(on, _)| *on == index));
         let places: Vec<PathBuf> = above.map(|mount| mount.place.clone()).collect();
-        request.files.iter().filter(move |(mount, path)| {
-            *mount == number && places.iter().any(|place| path.starts_with(place))
+        request.files.iter().filter(move |sought| {
+            sought.mount == number && places.iter().any(|place| sought.path.starts_with(place))
         })
+    }
+
+    /// Whether something has to be made on a mount that is read-only in the end.
+    pub(super) fn is_written(&self, index: Index, request: &Request<'_>) -> bool {
+        let entry = &self.mounts[index].entry;
+        let number = entry.mnt_id.cast_signed();
+        u64::from(entry.flags) & libc::MS_RDONLY != 0
+            && request.files.iter().any(|sought| sought.mount == number && sought.is_to_write)
     }
 
     /// Whatever comes from outside may share mounts with the outside, as it did, if nobody in the images does.

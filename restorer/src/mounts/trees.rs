@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kernel::mounts;
 use kernel::namespaces::{copy_mounts, enter};
@@ -19,7 +19,7 @@ use super::plan::{Index, Plan, Source};
 use super::yard::{Outside, Yard};
 use super::{Built, Request, groups};
 use crate::error::Error;
-use crate::places::{Root, Roots};
+use crate::places::{Root, Roots, Sought};
 
 /// Builds all in the calling thread, which is in a namespace of its own and sees itself in `/proc` by `thread`.
 pub(super) fn build(
@@ -42,6 +42,7 @@ pub(super) fn build(
             copies.insert(index, yard.copy(index, mount)?);
         }
     }
+    built.roots.writable = writable(plan, request, &yard, &copies)?;
     // What shows processes is only made where it is seen already, if not by the machine's root.
     let sight = request.users.as_ref().map(|_| here.try_clone()).transpose();
     let sight = sight.map_err(Error::kernel("duplicate a descriptor"))?;
@@ -84,6 +85,25 @@ pub(super) fn build(
     Ok(built)
 }
 
+/// Copies of mounts on which deleted files are made, and which are read-only in the end.
+fn writable(
+    plan: &Plan,
+    request: &Request<'_>,
+    yard: &Yard,
+    copies: &BTreeMap<Index, OwnedFd>,
+) -> Result<BTreeMap<i32, (PathBuf, OwnedFd)>, Error> {
+    let mut found = BTreeMap::new();
+    for &index in copies.keys().filter(|index| plan.is_written(**index, request)) {
+        let mount = &plan.mounts[index];
+        let copy = yard.copy(index, mount)?;
+        // One that cannot be is told by whoever wants to write there.
+        if mounts::make_writable(&copy).is_ok() {
+            found.insert(mount.entry.mnt_id.cast_signed(), (mount.place.clone(), copy));
+        }
+    }
+    Ok(found)
+}
+
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// The calling thread's namespace.
@@ -113,7 +133,7 @@ fn place(
         };
         placed().map_err(failed(mount, "place"))?;
         let Some(copy) = copies.get(index) else { continue };
-        for (number, path) in plan.hidden(*index, request) {
+        for Sought { mount: number, path, .. } in plan.hidden(*index, request) {
             let below = path.strip_prefix(&mount.place).unwrap_or(path);
             // What is not there is told by whoever opens it.
             if let Ok(found) = find(copy, below, Links::Refused) {
