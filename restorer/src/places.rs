@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kernel::paths::{Links, find};
 
@@ -15,8 +16,19 @@ pub struct Roots {
     pub(crate) mounts: BTreeMap<i32, Root>,
     /// What other mounts hide, by the number of its own and its path: handles that were taken before it was hidden.
     pub(crate) hidden: BTreeMap<(i32, PathBuf), OwnedFd>,
-    /// Copies that can be written to, of read-only mounts on which deleted files are made, with where those are.
-    pub(crate) writable: BTreeMap<i32, (PathBuf, OwnedFd)>,
+    /// Of mounts on which deleted files are made: by which copies those can be, whatever the mounts are like.
+    pub(crate) writable: BTreeMap<i32, Writable>,
+}
+
+/// A mount by a copy that can be written to.
+#[derive(Clone, Debug)]
+pub(crate) struct Writable {
+    /// Where the mount is.
+    pub(crate) place: PathBuf,
+    /// A copy of all of its file system that is there: mounts of one have the same.
+    pub(crate) copy: Arc<OwnedFd>,
+    /// Where the root of the mount is in that.
+    pub(crate) below: PathBuf,
 }
 
 /// A mount.
@@ -102,15 +114,15 @@ impl Roots {
         mount.and_then(|mount| self.mounts.get(&mount)).is_some_and(|mount| mount.is_late)
     }
 
-    /// A directory of a read-only mount, by a copy of that which can be written to.
+    /// A directory of a mount, by a copy of that which can be written to.
     ///
     /// # Errors
     /// `EROFS` if there is none.
     pub(crate) fn writable(&self, mount: Option<i32>, directory: &Path) -> io::Result<OwnedFd> {
-        let copy = mount.and_then(|mount| self.writable.get(&mount));
-        let (place, copy) = copy.ok_or(io::ErrorKind::ReadOnlyFilesystem)?;
-        let below = directory.strip_prefix(place).map_err(|_| io::ErrorKind::ReadOnlyFilesystem)?;
-        find(copy, below, Links::Refused)
+        let none = || io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        let by = mount.and_then(|mount| self.writable.get(&mount)).ok_or_else(none)?;
+        let below = directory.strip_prefix(&by.place).map_err(|_| none())?;
+        find(&by.copy, &kernel::paths::join(&by.below, below), Links::Refused)
     }
 
     /// How many descriptors this has.

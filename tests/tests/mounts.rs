@@ -77,12 +77,13 @@ fn deleted_files_come_back_on_a_read_only_mount() {
 
 /// What a restore could not make again is refused by the dump.
 #[test]
-fn what_cannot_be_made_on_a_read_only_mount_is_refused() {
+fn what_could_not_be_made_where_it_was_is_refused() {
     let _machine = Machine::prepare();
     own_mounts();
     for (family, objects, reason) in [
         ("ghosts_unbindable", "bound/gone too (deleted)", "nothing can be made anew"),
         ("socket_read_only", "socket", "on a mount that is read-only"),
+        ("socket_hidden", "socket", "leads to another file"),
     ] {
         let scratch = Scratch::new();
         let workload = Workload::start(family, scratch.path("work"));

@@ -218,6 +218,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("socket_filters", socket_filters::run),
     ("socket_filters_locked", socket_filters::locked),
     ("socket_options", socket_options::run),
+    ("socket_hidden", mounts::socket_hidden),
     ("socket_read_only", mounts::socket_read_only),
     ("socket_options_hidden", socket_options::hidden),
     ("unsupported-flow_lease", socket_options::flow_lease),

@@ -248,17 +248,30 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
     make_mounts();
     make_files();
     let inherited = File::open("/tmp/directory/file").expect("open");
+    let twice = ["/tmp/directory/once", "/tmp/directory/twice"];
+    let once = File::create(twice[0]).expect("create");
+    fs::hard_link(twice[0], twice[1]).expect("link");
     let member = child(stage, "nested", || {
         unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
         let same = File::open("/tmp/directory/file").expect("open");
         attach("own", Path::new("/old"), "tmpfs", MsFlags::empty(), "size=1m");
         fs::write("/old/file", "only here").expect("write");
         let mut open = File::open("/old/file").expect("open");
+        let again = File::open(twice[1]).expect("open");
         let lines = table();
         let memory = outside_memory();
         stage.publish("nested", "");
         stage.wait();
         let mut found = Findings::default();
+        found.must("a deleted file by both mounts", mount_of(&once) != mount_of(&again));
+        found.same("the mount", &mount_of(&same), &mount_of(&again));
+        let ids = [&once, &again].map(|file| file.metadata().map(|is| (is.ino(), is.nlink())).ok());
+        found.must("one file without a name", ids[0].is_some_and(|(_, links)| links == 0));
+        found.same("the file", &ids[0], &ids[1]);
+        for (file, name) in [&once, &again].into_iter().zip(twice) {
+            let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+            found.same("its name", &Some(format!("{name} (deleted)").into()), &path);
+        }
         found.same("memory of the outside", &memory, &outside_memory());
         found.same("mounts", &lines, &table());
         found.must("a file of each namespace", mount_of(&inherited) != mount_of(&same));
@@ -272,6 +285,10 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         found.outcome()
     });
     await_file(stage, "nested");
+    drop(once);
+    for name in twice {
+        fs::remove_file(name).expect("remove");
+    }
     let outcome = carried(stage, |stage| {
         stage.ready_then_wait();
         // What is mounted here from now on is mounted there, too.
@@ -406,6 +423,19 @@ pub(crate) fn ghosts_unbindable(stage: &Stage) -> Outcome {
     stage.ready_then_wait();
     let mut found = Findings::default();
     lost.check(&mut found);
+    found.outcome()
+}
+
+/// A socket whose name another mount hides.
+pub(crate) fn socket_hidden(stage: &Stage) -> Outcome {
+    let hidden = stage.path("hidden");
+    fs::create_dir(&hidden).expect("mkdir");
+    let _socket = UnixListener::bind(hidden.join("socket")).expect("bind");
+    attach("over", &hidden, "tmpfs", MsFlags::empty(), "size=1m");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("umount", &Ok(()), &umount2(&hidden, MntFlags::empty()));
+    found.works("connect", UnixStream::connect(hidden.join("socket")));
     found.outcome()
 }
 

@@ -17,6 +17,7 @@ use images::{ImageWriter, names};
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::sockets::{local_address, unix_file};
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM};
+use nix::sys::stat::FileStat;
 
 use super::beside::{Beside, Part};
 use super::file_cache::Keeping;
@@ -328,6 +329,7 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     let is_same =
         entry.file.is_some_and(|was| (was.device, was.inode) == (stat.st_dev, stat.st_ino));
     if !is_same || entry.path.as_deref() != Some(path) {
+        check_path(&place, path, &stat)?;
         let mut file_systems = FileSystems::default();
         entry.file = file_systems.identity(&file, &stat).filter(|_| !deleted);
         entry.directory = directory_of(&place, path, &mut file_systems);
@@ -345,6 +347,19 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
         entry.name_dir = Some(directory(path.as_os_str().as_bytes(), name)?);
     }
     Ok(())
+}
+
+/// A file that is hidden by a mount cannot be made there again. (One that has lost a name and has others is not looked for.)
+fn check_path(place: &Place<'_>, path: &[u8], stat: &FileStat) -> Result<(), Problem> {
+    if stat.st_nlink == 0 || path.ends_with(b" (deleted)") {
+        return Ok(());
+    }
+    let found = place.find(std::path::Path::new(std::ffi::OsStr::from_bytes(path)));
+    let is_it = |found: FileStat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
+    match found.is_ok_and(|found| nix::sys::stat::fstat(found).is_ok_and(is_it)) {
+        true => Ok(()),
+        false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
+    }
 }
 
 /// Which directory a file is in; `None` if that is not there any more.

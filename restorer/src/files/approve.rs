@@ -264,17 +264,19 @@ impl Approver {
         Err(Errno::ENOENT.into())
     }
 
-    /// The same directory by a mount that can be written to, if its own is read-only.
+    /// The same directory by a mount that can be written to, if its own is read-only; or, where the images have mounts, by one
+    /// that is `common` to all of its file system.
     pub(super) fn writable(
         &self,
         mount: Option<i32>,
-        directory: &OwnedFd,
-        path: &Path,
+        (directory, path): (&OwnedFd, &Path),
+        common: bool,
     ) -> io::Result<Option<OwnedFd>> {
-        if !kernel::mounts::is_read_only(directory)? {
+        let holds = self.roots.holds(mount);
+        if !(common && holds) && !kernel::mounts::is_read_only(directory)? {
             return Ok(None);
         }
-        let found = match self.roots.holds(mount) {
+        let found = match holds {
             true => self.roots.writable(mount, path)?,
             false => kernel::mounts::writable_copy(directory)?,
         };

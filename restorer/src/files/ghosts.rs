@@ -7,6 +7,7 @@
 //! Where that is on a read-only mount, it is made by a copy of the mount which can be written to and which nobody else has;
 //! the tasks are given it by the mount itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -19,12 +20,13 @@ use images::id_map::owner_is_known;
 use images::messages::GhostFileEntry;
 use images::{Images, names};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, mknodat, utimensat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat, mknodat,
+    utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use kernel::attributes::FileFlags;
 use kernel::credentials::in_directory;
@@ -36,16 +38,21 @@ use super::reopen::through;
 /// Largest ghost that is restored.
 const LARGEST: u64 = 1 << 40;
 
+/// The mount, as the images have it, and the path of a file.
+pub(super) type Name = (Option<i32>, Vec<u8>);
+
 /// A file that has been made.
 #[derive(Debug)]
 pub(super) struct Made {
     /// To be opened through `/proc/self/fd` (`O_PATH`).
     pub(super) handle: OwnedFd,
+    /// The same on other mounts and by other names.
+    pub(super) others: BTreeMap<Name, OwnedFd>,
     /// The open file description that it was made by, if it has never had a name.
     pub(super) first: Option<OwnedFd>,
 }
 
-/// A directory in which a file is made.
+/// A directory in which a file is made, or has another name for a moment.
 struct Place {
     /// As the tasks see it.
     shown: OwnedFd,
@@ -54,6 +61,16 @@ struct Place {
 }
 
 impl Place {
+    fn find(
+        approver: &Approver,
+        (mount, path): (Option<i32>, &Path),
+        common: bool,
+    ) -> io::Result<Self> {
+        let (shown, above) = approver.nearest_directory(mount, path)?;
+        let writable = approver.writable(mount, (&shown, &above), common)?;
+        Ok(Self { shown, writable })
+    }
+
     fn to_write(&self) -> &OwnedFd {
         self.writable.as_ref().unwrap_or(&self.shown)
     }
@@ -78,6 +95,50 @@ struct Fresh {
     handle: OwnedFd,
     /// For the tasks, if that is another one.
     seen: Option<OwnedFd>,
+    /// By its other names.
+    others: BTreeMap<Name, OwnedFd>,
+}
+
+/// Another name that a file had.
+struct Other<'n> {
+    name: &'n Name,
+    last: &'n OsStr,
+    place: Place,
+}
+
+/// Handles by these names on a file that has one in a directory: each is given to it for a moment.
+fn by_others(
+    directory: &OwnedFd,
+    name: &OsStr,
+    others: &[Other<'_>],
+) -> io::Result<BTreeMap<Name, OwnedFd>> {
+    let mut found = BTreeMap::new();
+    for Other { name: other, last, place } in others {
+        let to = place.to_write();
+        let is_linked = free_name(last, |free| linkat(directory, name, to, free, AtFlags::empty()));
+        let linked = match is_linked {
+            Ok(linked) => linked,
+            // It has no way there, or its file system has no links: its other handle does, but for what /proc tells of it.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let seen = openat(&place.shown, &*linked, HANDLE, Mode::empty());
+        unlinkat(to, &*linked, UnlinkatFlags::NoRemoveDir)?;
+        let (seen, was) = (seen?, fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        let is = fstat(&seen)?;
+        if (is.st_dev, is.st_ino) != (was.st_dev, was.st_ino) {
+            return Err(Errno::ESTALE.into());
+        }
+        found.insert((*other).clone(), seen);
+    }
+    Ok(found)
 }
 
 /// A ghost as the images have it: what it is, and the pieces of its contents.
@@ -122,24 +183,39 @@ impl GhostImage {
     pub(super) fn make(
         &self,
         approver: &Approver,
-        (mount, path): (Option<i32>, &[u8]),
+        own: &Name,
+        names: &BTreeSet<Name>,
         unnamed: Option<OFlag>,
     ) -> Result<Made, Error> {
-        let shown = String::from_utf8_lossy(path);
+        let shown = String::from_utf8_lossy(&own.1);
         let failed =
             |source| Error::Kernel { operation: format!("make deleted file {shown}"), source };
-        let path = kernel::paths::of_bytes(path).ok_or(ErrorKind::InvalidInput.into());
-        let path = path.map_err(failed)?;
-        let (directory, above) = approver.nearest_directory(mount, path).map_err(failed)?;
-        let writable = approver.writable(mount, &directory, &above).map_err(|error| {
-            let refusal = support::paths::deleted_and_read_only(&error.to_string());
-            Error::refused_of_none(refusal, format!("deleted file {shown}"))
-        })?;
-        let place = Place { shown: directory, writable };
+        let path = of_bytes(&own.1).map_err(failed)?;
+        let common = names.iter().any(|name| name.0 != own.0);
+        let find = |mount, path| {
+            Place::find(approver, (mount, path), common).map_err(|error| {
+                match error.raw_os_error() {
+                    Some(libc::EROFS | libc::EPERM) => {
+                        let refusal = support::paths::deleted_and_read_only(&error.to_string());
+                        Error::refused_of_none(refusal, format!("deleted file {shown}"))
+                    }
+                    _ => failed(error),
+                }
+            })
+        };
+        let place = find(own.0, path)?;
+        let others = names.iter().filter(|name| *name != own && self.kind() != libc::S_IFDIR);
+        let others = others.map(|name| {
+            let path = of_bytes(&name.1).map_err(failed)?;
+            let last = path.file_name().unwrap_or_else(|| "ghost".as_ref());
+            Ok(Other { name, last, place: find(name.0, path)? })
+        });
+        let others = others.collect::<Result<Vec<_>, Error>>()?;
         let directory = place.to_write();
         let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
             let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-            return in_directory(directory, || self.make_and_remove(&place, name)).map_err(failed);
+            return in_directory(directory, || self.make_and_remove(&place, name, &others))
+                .map_err(failed);
         };
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         match in_directory(directory, || Ok(openat(directory, ".", flags, mode)?)) {
@@ -150,7 +226,8 @@ impl GhostImage {
                     flags,
                 ) =>
             {
-                let refusal = support::host::no_unnamed_files(&above.to_string_lossy());
+                let above = path.parent().unwrap_or(path).to_string_lossy();
+                let refusal = support::host::no_unnamed_files(&above);
                 Err(Error::refused_of_none(refusal, format!("deleted file {shown}")))
             }
             Err(error) => Err(failed(error)),
@@ -160,14 +237,19 @@ impl GhostImage {
     fn fill_unnamed(&self, first: OwnedFd) -> io::Result<Made> {
         let handle = handle(&first)?;
         self.fill(&handle)?;
-        Ok(Made { handle, first: Some(first) })
+        Ok(Made { handle, others: BTreeMap::new(), first: Some(first) })
     }
 
-    fn make_and_remove(&self, place: &Place, name: &OsStr) -> io::Result<Made> {
-        let Fresh { handle, seen } = match self.kind() {
-            libc::S_IFREG => regular(place, name)?,
+    fn make_and_remove(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        others: &[Other<'_>],
+    ) -> io::Result<Made> {
+        let Fresh { handle, seen, others } = match self.kind() {
+            libc::S_IFREG => regular(place, name, others)?,
             libc::S_IFDIR | libc::S_IFIFO | libc::S_IFCHR | libc::S_IFLNK => {
-                self.special(place, name)?
+                self.special(place, name, others)?
             }
             kind => {
                 let what = format!("a deleted file of kind {kind:o} is not supported");
@@ -178,7 +260,7 @@ impl GhostImage {
             return Err(io::Error::other("its name was changed by somebody else meanwhile"));
         }
         self.fill(&handle)?;
-        Ok(Made { handle: seen.unwrap_or(handle), first: None })
+        Ok(Made { handle: seen.unwrap_or(handle), others, first: None })
     }
 
     /// Contents, owner, mode and times of the file that has just been made.
@@ -239,18 +321,24 @@ impl GhostImage {
 
     /// A directory, fifo, device or symbolic link without a name. The call that makes one gives no descriptor, so it is
     /// made in a directory that nobody else can enter, and comes to its own name from there.
-    fn special(&self, place: &Place, name: &OsStr) -> io::Result<Fresh> {
+    fn special(&self, place: &Place, name: &OsStr, others: &[Other<'_>]) -> io::Result<Fresh> {
         let directory = place.to_write();
         let closed = Mode::S_IRWXU;
         let inner = free_name(".stasis".as_ref(), |inner| mkdirat(directory, inner, closed))?;
-        let made = self.special_in(place, &inner, name);
+        let made = self.special_in(place, &inner, name, others);
         let removed = unlinkat(directory, &*inner, UnlinkatFlags::RemoveDir);
         let made = made?;
         removed?;
         Ok(made)
     }
 
-    fn special_in(&self, place: &Place, name_of_inner: &OsStr, name: &OsStr) -> io::Result<Fresh> {
+    fn special_in(
+        &self,
+        place: &Place,
+        name_of_inner: &OsStr,
+        name: &OsStr,
+        others: &[Other<'_>],
+    ) -> io::Result<Fresh> {
         let directory = place.to_write();
         let inner = openat(directory, name_of_inner, HANDLE | OFlag::O_DIRECTORY, Mode::empty())?;
         let stat = fstat(&inner)?;
@@ -278,20 +366,25 @@ impl GhostImage {
         }
         let handle = openat(&inner, name, HANDLE, Mode::empty())?;
         let seen = place.seen(&Path::new(name_of_inner).join(name), &handle);
+        let others = by_others(&inner, name, others);
         let flags = RenameFlags::RENAME_NOREPLACE;
         let moved = free_name(name, |free| renameat2(&inner, name, directory, free, flags));
         match moved {
             Ok(moved) => unlinkat(directory, &*moved, remove)?,
             Err(_) => unlinkat(&inner, name, remove)?,
         }
-        Ok(Fresh { handle, seen: seen? })
+        Ok(Fresh { handle, seen: seen?, others: others? })
     }
+}
+
+fn of_bytes(path: &[u8]) -> io::Result<&Path> {
+    kernel::paths::of_bytes(path).ok_or_else(|| ErrorKind::InvalidInput.into())
 }
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// An empty regular file without a name.
-fn regular(place: &Place, name: &OsStr) -> io::Result<Fresh> {
+fn regular(place: &Place, name: &OsStr, others: &[Other<'_>]) -> io::Result<Fresh> {
     let directory = place.to_write();
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = None;
@@ -302,8 +395,9 @@ fn regular(place: &Place, name: &OsStr) -> io::Result<Fresh> {
     })?;
     let file = file.ok_or(ErrorKind::NotFound)?;
     let seen = place.seen(Path::new(&name), &file);
+    let others = by_others(directory, &name, others);
     unlinkat(directory, &*name, UnlinkatFlags::NoRemoveDir)?;
-    Ok(Fresh { handle: handle(&file)?, seen: seen? })
+    Ok(Fresh { handle: handle(&file)?, seen: seen?, others: others? })
 }
 
 /// Whether a file system has no `O_TMPFILE`, by the error of an open with these flags. The last of the errors
@@ -355,7 +449,8 @@ mod tests {
     fn make(ghost: &GhostImage, path: &Path) -> OwnedFd {
         let approver =
             Approver::new(None, Arc::default(), Holders::default(), Trust::Files).unwrap();
-        ghost.make(&approver, (None, path.as_os_str().as_bytes()), None).unwrap().handle
+        let own = (None, path.as_os_str().as_bytes().to_vec());
+        ghost.make(&approver, &own, &BTreeSet::new(), None).unwrap().handle
     }
 
     #[test]
@@ -397,7 +492,8 @@ mod tests {
             Approver::new(None, Arc::default(), Holders::default(), Trust::Files).unwrap();
         let make = |path: &[u8]| {
             let flags = Some(OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC);
-            ghost(libc::S_IFREG | 0o600, b"text").make(&approver, (None, path), flags)
+            let own = (None, path.to_vec());
+            ghost(libc::S_IFREG | 0o600, b"text").make(&approver, &own, &BTreeSet::new(), flags)
         };
         let refused = make(b"/proc/#7").map(|_| ()).unwrap_err();
         let Error::Refused(found) = refused else { panic!("{refused:?}") };

@@ -13,7 +13,7 @@ use nix::unistd::{Whence, lseek};
 use super::approve::{Approved, Approver, Purpose};
 use super::changed;
 use super::content::{self, Needs, Validation};
-use super::ghosts::{GhostImage, Made};
+use super::ghosts::{GhostImage, Made, Name};
 use super::images::Remap;
 use super::links::{self, LeftLinks};
 use super::networks::Networks;
@@ -36,6 +36,8 @@ pub(super) struct Opener {
     links: BTreeMap<u32, RegFileEntry>,
     /// The ghosts that were made without a name, with the flags by which they were.
     unnamed: BTreeMap<u32, OFlag>,
+    /// All names that each ghost had.
+    names: BTreeMap<u32, BTreeSet<Name>>,
     /// The ghosts that have been made.
     made: BTreeMap<u32, Made>,
     /// The ghosts by the device and inode that they had.
@@ -62,6 +64,12 @@ impl Opener {
         let links = links.collect();
         let all = files;
         let files = all.values().filter_map(|file| file.reg.as_ref());
+        let mut names: BTreeMap<u32, BTreeSet<Name>> = BTreeMap::new();
+        for file in files.clone() {
+            if let Some(ghost) = remaps.get(&file.id).and_then(|remap| remap.ghost()) {
+                names.entry(ghost).or_default().insert(name_of(file));
+            }
+        }
         let unnamed = files
             .filter(|file| file.unnamed())
             .filter_map(|file| Some((remaps.get(&file.id)?.ghost()?, reopen::unnamed(file.flags))));
@@ -80,6 +88,7 @@ impl Opener {
             remaps,
             links,
             unnamed,
+            names,
             made,
             inodes,
             unopened,
@@ -219,11 +228,13 @@ impl Opener {
             let missing = || Error::image(shown(entry), "its ghost is not in the images");
             let image = self.images.remove(&id).ok_or_else(missing)?;
             let unnamed = self.unnamed.get(&id).copied();
-            let made = image.make(&self.approver, (entry.mnt_id, &entry.name), unnamed);
+            let names = self.names.remove(&id).unwrap_or_default();
+            let made = image.make(&self.approver, &name_of(entry), &names, unnamed);
             let made = made.map_err(|error| error.of(entry.id))?;
             self.made.insert(id, made);
         }
-        let made = self.made.get(&id).map(|made| &made.handle);
+        let made = self.made.get(&id);
+        let made = made.map(|made| made.others.get(&name_of(entry)).unwrap_or(&made.handle));
         made.ok_or_else(|| Error::image(shown(entry), "its ghost was not made"))
     }
 
@@ -241,7 +252,10 @@ impl Opener {
     pub(super) fn keep(&mut self, keep: super::keep::Keep) -> io::Result<()> {
         for (id, made) in std::mem::take(&mut self.made) {
             // Whose description the other is has been opened by now.
-            self.made.insert(id, Made { handle: keep.keep(made.handle)?, first: None });
+            let others = made.others.into_iter();
+            let others = others.map(|(name, handle)| Ok((name, keep.keep(handle)?)));
+            let others = others.collect::<io::Result<_>>()?;
+            self.made.insert(id, Made { handle: keep.keep(made.handle)?, others, first: None });
         }
         Ok(())
     }
@@ -268,6 +282,11 @@ fn of_descriptors_alone(
         found.remove(&ghost);
     }
     found
+}
+
+/// The mount and the path of a file.
+fn name_of(entry: &RegFileEntry) -> Name {
+    (entry.mnt_id, entry.name.clone())
 }
 
 #[cfg(test)]

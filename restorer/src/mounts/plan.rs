@@ -271,12 +271,10 @@ impl Plan {
         })
     }
 
-    /// Whether something has to be made on a mount that is read-only in the end.
+    /// Whether something has to be made on a mount.
     pub(super) fn is_written(&self, index: Index, request: &Request<'_>) -> bool {
-        let entry = &self.mounts[index].entry;
-        let number = entry.mnt_id.cast_signed();
-        u64::from(entry.flags) & libc::MS_RDONLY != 0
-            && request.files.iter().any(|sought| sought.mount == number && sought.is_to_write)
+        let number = self.mounts[index].entry.mnt_id.cast_signed();
+        request.files.iter().any(|sought| sought.mount == number && sought.is_to_write)
     }
 
     /// Whatever comes from outside may share mounts with the outside, as it did, if nobody in the images does.

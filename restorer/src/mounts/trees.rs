@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kernel::mounts;
 use kernel::namespaces::{copy_mounts, enter};
@@ -19,7 +20,7 @@ use super::plan::{Index, Plan, Source};
 use super::yard::{Outside, Yard};
 use super::{Built, Request, groups};
 use crate::error::Error;
-use crate::places::{Root, Roots, Sought};
+use crate::places::{Root, Roots, Sought, Writable};
 
 /// Builds all in the calling thread, which is in a namespace of its own and sees itself in `/proc` by `thread`.
 pub(super) fn build(
@@ -85,21 +86,33 @@ pub(super) fn build(
     Ok(built)
 }
 
-/// Copies of mounts on which deleted files are made, and which are read-only in the end.
+/// By which copies can be written to mounts on which deleted files are made.
 fn writable(
     plan: &Plan,
     request: &Request<'_>,
     yard: &Yard,
     copies: &BTreeMap<Index, OwnedFd>,
-) -> Result<BTreeMap<i32, (PathBuf, OwnedFd)>, Error> {
+) -> Result<BTreeMap<i32, Writable>, Error> {
+    let mut of_givers: BTreeMap<Index, Option<Arc<OwnedFd>>> = BTreeMap::new();
     let mut found = BTreeMap::new();
     for &index in copies.keys().filter(|index| plan.is_written(**index, request)) {
         let mount = &plan.mounts[index];
-        let copy = yard.copy(index, mount)?;
-        // One that cannot be is told by whoever wants to write there.
-        if mounts::make_writable(&copy).is_ok() {
-            found.insert(mount.entry.mnt_id.cast_signed(), (mount.place.clone(), copy));
-        }
+        let (giver, below) = match &mount.source {
+            Source::Part(giver, below) => (*giver, below.clone()),
+            Source::Outside(_) | Source::New(_) => (index, PathBuf::new()),
+        };
+        let copy = match of_givers.get(&giver) {
+            Some(copy) => copy.clone(),
+            None => {
+                let copy = yard.copy(giver, &plan.mounts[giver])?;
+                // One that cannot be is told by whoever wants to write there.
+                let copy = mounts::make_writable(&copy).is_ok().then(|| Arc::new(copy));
+                of_givers.entry(giver).or_insert(copy).clone()
+            }
+        };
+        let Some(copy) = copy else { continue };
+        let place = mount.place.clone();
+        found.insert(mount.entry.mnt_id.cast_signed(), Writable { place, copy, below });
     }
     Ok(found)
 }
