@@ -309,6 +309,14 @@ pub(crate) struct Place<'v> {
 }
 
 impl<'v> Place<'v> {
+    /// The root directory of its namespace.
+    pub(crate) fn root(&self) -> io::Result<OwnedFd> {
+        match self.view {
+            Some(view) => view.inside.root.try_clone(),
+            None => Ok(std::fs::File::open("/")?.into()),
+        }
+    }
+
     /// Its mount, if that is in a namespace of the tree's own.
     pub(crate) fn own_mount(&self) -> Option<&'v Mount> {
         self.view?.mounts.get(self.mount?)

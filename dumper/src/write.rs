@@ -115,6 +115,9 @@ impl<'d> Written<'d> {
         let Self { tree, mut dump, mut report, since, inventory, sockets } = self;
         let account = &mut dump.clock.account;
         if let Some(tree) = tree {
+            if let Some(links) = &dump.links {
+                links.remove_others();
+            }
             match dump.options.after {
                 AfterDump::Kill => {
                     *dump.ending = Ending::of(&inventory);

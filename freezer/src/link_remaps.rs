@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use kernel::namespaces::{find_mounts, mount_view};
 use kernel::paths::{Links, find};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -32,13 +34,33 @@ fn namespace() -> io::Result<u64> {
 }
 
 impl LinkRemap {
-    /// One that is about to be made here: `path` has no link in it, and what it will lead to has this device
-    /// and inode.
+    /// One that is about to be made, in the mount namespace with a number or here: `path` has no link in it, and what it
+    /// will lead to has this device and inode.
     ///
     /// # Errors
     /// If it cannot be told where that is.
-    pub fn here(path: PathBuf, (device, inode): (u64, u64), tree: LockedTree) -> io::Result<Self> {
-        Ok(Self { namespace: namespace()?, path, device, inode, tree })
+    pub fn new(
+        elsewhere: Option<u64>,
+        path: PathBuf,
+        (device, inode): (u64, u64),
+        tree: LockedTree,
+    ) -> io::Result<Self> {
+        let namespace = elsewhere.map_or_else(namespace, Ok)?;
+        Ok(Self { namespace, path, device, inode, tree })
+    }
+
+    /// The root directory that the path begins at.
+    fn root(&self) -> io::Result<OwnedFd> {
+        if namespace()? == self.namespace {
+            return Ok(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?);
+        }
+        match find_mounts(self.namespace)? {
+            Some(namespace) => Ok(mount_view(namespace)?.root),
+            None => {
+                let elsewhere = "it is in another mount namespace: run any stasis command in that";
+                Err(io::Error::new(io::ErrorKind::NotFound, elsewhere))
+            }
+        }
     }
 
     /// Removes the name, but for a tree whose dumper was killed when all was done; whether it was there.
@@ -49,14 +71,10 @@ impl LinkRemap {
         if self.tree.is_away() {
             return Ok(false);
         }
-        if namespace()? != self.namespace {
-            let elsewhere = "it is in another mount namespace: run any stasis command in that";
-            return Err(io::Error::new(io::ErrorKind::NotFound, elsewhere));
-        }
         let (Some(directory), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Ok(false);
         };
-        let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let root = self.root()?;
         let gone = |error: &io::Error| {
             let gone = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP];
             error.raw_os_error().is_some_and(|errno| gone.contains(&errno))
@@ -98,7 +116,7 @@ mod tests {
         let root = HostPid::own();
         let start_time = Dir::open(root).and_then(|dir| Stat::read(&dir)).unwrap().start_time;
         let tree = LockedTree { root, start_time: start_time + later, images: images.to_owned() };
-        LinkRemap::here(path.to_owned(), (found.dev(), found.ino()), tree).unwrap()
+        LinkRemap::new(None, path.to_owned(), (found.dev(), found.ino()), tree).unwrap()
     }
 
     #[test]

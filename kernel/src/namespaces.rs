@@ -206,6 +206,16 @@ pub fn find_network(wanted: u64) -> io::Result<Option<OwnedFd>> {
     Ok(of_processes.chain(named).find(is_it))
 }
 
+/// The mount namespace with this id, if a process is in it.
+///
+/// # Errors
+/// If the processes cannot be listed.
+pub fn find_mounts(wanted: u64) -> io::Result<Option<OwnedFd>> {
+    let is_it = |namespace: &OwnedFd| id(namespace).is_ok_and(|id| id == wanted);
+    let processes = crate::procfs::processes().map_err(io::Error::other)?;
+    Ok(processes.into_iter().filter_map(|pid| of_process(pid, "mnt").ok()).find(is_it))
+}
+
 /// Does `work` in the calling thread while that is in a network namespace. Nothing else of the process notices.
 ///
 /// # Errors

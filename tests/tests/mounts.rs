@@ -53,6 +53,59 @@ fn namespaces_of_an_init_have_its_proc() {
     assert_eq!(told, "PASS\n", "{}", workload.log());
 }
 
+/// The names that a dump has given files in the directory that is the root of the tree.
+fn given(work: &Path) -> usize {
+    let entries = std::fs::read_dir(work.join("root")).expect("list").flatten();
+    entries.filter(|it| it.file_name().to_string_lossy().starts_with("link_remap.")).count()
+}
+
+fn dump_with_links(pid: i32, images: &Path, how: Dump<'_>) -> std::process::Command {
+    let mut command = Engine::CriuFace.dump_command(pid, images, how);
+    command.args(["--link-remap", "--external", "mnt[/stage]:STAGE"]);
+    command.args(["--external", "mnt[/memory]:MEMORY"]);
+    command
+}
+
+/// A name in a mount namespace of the tree's own goes with the dump, or with the restore.
+#[test]
+fn files_that_lost_their_names_are_given_others() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (images, work) = (scratch.path("images"), scratch.path("work"));
+    let workload = Workload::start("mounts_links", work.clone());
+    let mut running_on = dump_with_links(workload.pid(), &scratch.path("1"), Dump::RUNNING_ON);
+    Outcome::of(&mut running_on).must_succeed("dump");
+    assert_eq!(given(&work), 0, "nobody needs them");
+    let mut ending = dump_with_links(workload.pid(), &images, Dump::ENDING);
+    Outcome::of(&mut ending).must_succeed("dump");
+    machine.await_no_children();
+    assert_eq!(given(&work), 1, "a restore needs it");
+    restore(Engine::Stasis, &images, &work).must_succeed("restore");
+    workload.check().expect("carried");
+    assert_eq!(given(&work), 0);
+}
+
+/// Names that a killed dump has left go with the next command, outside of that namespace.
+#[test]
+fn a_killed_dump_leaves_no_names_in_another_namespace() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (run_dir, work) = (scratch.path("run"), scratch.path("work"));
+    let workload = Workload::start("mounts_links", work.clone());
+    let script = scratch.path("stop");
+    let text = "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-dump ] && kill -9 $PPID\nexit 0\n";
+    std::fs::write(&script, text).expect("write a script");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&script, executable).expect("make it executable");
+    let mut dump = dump_with_links(workload.pid(), &scratch.path("1"), Dump::ENDING);
+    let dump = dump.arg("--action-script").arg(&script).env("STASIS_RUN_DIR", &run_dir);
+    assert!(!Outcome::of(dump).success && workload.program().is_alive());
+    assert_eq!(given(&work), 1, "it was killed with links made");
+    let mut next = Engine::Stasis.command("ps");
+    Outcome::of(next.env("STASIS_RUN_DIR", &run_dir)).must_succeed("stasis ps");
+    workload.check().expect("nothing is left");
+}
+
 /// What is mounted from now on by this test and its programs is mounted for nobody else.
 fn own_mounts() {
     use nix::mount::{MsFlags, mount};

@@ -31,6 +31,57 @@ fn no_link_is_left(stage: &Stage, found: &mut Findings) {
     found.must(&format!("no name of a dump is left: {left:?}"), left.is_empty());
 }
 
+/// How many names dumps have given in a directory.
+fn given(directory: &Path) -> usize {
+    let names = fs::read_dir(directory).expect("list").flatten().map(|e| e.file_name());
+    names.filter(|name| name.to_string_lossy().contains("remap.")).count()
+}
+
+/// One of two such files is closed when the dump has given both their names, before it freezes anybody.
+pub(crate) fn closed(stage: &Stage) -> Outcome {
+    let mut kept = lose(&stage.path("kept"), &stage.path("kept.other"), b"kept");
+    let mut closed = Some(lose(&stage.path("closed"), &stage.path("closed.other"), b"closed"));
+    stage.publish("ready", &std::process::id().to_string());
+    while !stage.path("go").exists() {
+        if given(&stage.dir()) == 2 && closed.take().is_some() {
+            stage.publish("closed it", "");
+        }
+    }
+    let mut found = Findings::default();
+    no_link_is_left(stage, &mut found);
+    found.works("seek", kept.seek(SeekFrom::Start(0)));
+    let mut text = String::new();
+    found.works("read", kept.read_to_string(&mut text));
+    found.same("what was kept", &"kept", &text.as_str());
+    found.outcome()
+}
+
+/// In a mount namespace of the program's own: in memory that the images have, on a mount of the root's file system, and by a mount that is
+/// only a part of that.
+pub(crate) fn in_mounts(stage: &Stage) -> Outcome {
+    crate::mounts::make_mounts();
+    let directories = ["/tmp/directory", "/", "/tmp"];
+    let files = directories.map(|directory| {
+        let name = |last| Path::new(directory).join(last);
+        lose(&name("a name"), &name("other"), directory.as_bytes())
+    });
+    let before = files.each_ref().map(told);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for ((mut file, before), directory) in files.into_iter().zip(before).zip(directories) {
+        found.same("name and names", &before, &told(&file));
+        let mut text = String::new();
+        found.works("seek", file.seek(SeekFrom::Start(0)));
+        found.works("read", file.read_to_string(&mut text));
+        found.same("what is in it", &directory, &text.as_str());
+        let same = |name: fs::Metadata| file.metadata().is_ok_and(|is| is.ino() == name.ino());
+        let other = Path::new(directory).join("other").metadata();
+        found.must("it is the file that has the other name", other.is_ok_and(same));
+        found.same("names that a dump has given", &0, &given(Path::new(directory)));
+    }
+    found.outcome()
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     let contents = pattern(51, 100_000);
     let mut plain = lose(&stage.path("a name"), &stage.path("other"), &contents);

@@ -86,6 +86,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     enter_root(stage, "mounts_inside")
 }
 
+/// The same, with files that have lost their names and have others.
+pub(crate) fn links(stage: &Stage) -> Outcome {
+    enter_root(stage, "mounts_links_inside")
+}
+
 /// The same, in which a process is in another namespace below.
 pub(crate) fn nested(stage: &Stage) -> Outcome {
     enter_root(stage, "mounts_nested_inside")
@@ -146,7 +151,7 @@ fn await_file(stage: &Stage, name: &str) {
     assert!(crate::stage::eventually(|| stage.path(name).exists()), "{name} does not come");
 }
 
-fn make_mounts() {
+pub(crate) fn make_mounts() {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOATIME;
     attach("some", Path::new("/tmp"), "tmpfs", quiet, "size=8m,mode=1777");
     fs::create_dir(Path::new("/tmp/directory")).expect("mkdir");

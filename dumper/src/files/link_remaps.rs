@@ -6,25 +6,27 @@
 //! in between, lets the dump fail, which is tried again. A link of a dump that is killed or fails goes, and so
 //! does that of a target which runs on: it is written down before it is made ([`freezer::LinkRemap`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use freezer::{Deed, LinkRemap, LockedTree, Undo};
 use ids::HostPid;
 use images::messages::{REMAP_LINKED, RegFileEntry, RemapFilePathEntry};
+use kernel::credentials::in_directory;
 use kernel::paths::nearest;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::{FileStat, fstatat};
 use nix::unistd::linkat;
 
 use super::owners;
 use super::paths::{FileByPath, name_in_images};
-use super::problem::Problem;
+use super::problem::{Doing, Problem};
 use super::survey::Survey;
 
 /// What becomes of a file that has lost its name.
@@ -41,8 +43,16 @@ pub enum LinkRemaps {
     Find(Arc<GivenLinks>),
 }
 
-/// The device and inode of a file, and the name that it has lost.
-type Lost = (u64, u64, PathBuf);
+/// A file that has lost its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lost {
+    /// The number of the mount namespace that it was opened in, if that is not the dumper's, and the mount there.
+    namespace: Option<(u64, i32)>,
+    device: u64,
+    inode: u64,
+    /// The name that it has lost.
+    name: PathBuf,
+}
 
 /// The links that a dump makes. They are removed when this is dropped.
 #[derive(Debug)]
@@ -56,7 +66,9 @@ pub struct GivenLinks {
 #[derive(Debug, Default)]
 struct Made {
     links: HashMap<Lost, Vec<PathBuf>>,
-    undo: Vec<Undo>,
+    undo: Vec<(PathBuf, Undo)>,
+    /// Those that the images name.
+    named: BTreeSet<PathBuf>,
     last: u32,
 }
 
@@ -79,10 +91,31 @@ impl GivenLinks {
         Ok(Self { undo: undo.to_owned(), tree, made: Mutex::default() })
     }
 
+    /// Removes those that the images do not name: the file was closed before the target was frozen. The target is frozen
+    /// still, so that whoever finds it alive would remove all of them.
+    pub(crate) fn remove_others(&self) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let Made { undo, named, .. } = &mut *made;
+        undo.retain(|(path, _)| named.contains(path));
+    }
+
     /// The tree has ended, or stays stopped: a restore removes them.
     pub(crate) fn keep(&self) {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.undo.drain(..).for_each(Undo::keep);
+        made.undo.drain(..).for_each(|(_, undo)| undo.keep());
+    }
+
+    /// The target is frozen: from now on it is noted which are named.
+    fn freeze(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).named.clear();
+    }
+
+    /// As [`Self::get`], of a link that comes into the images.
+    fn name(&self, lost: &Lost, nth: usize) -> Option<PathBuf> {
+        let path = self.get(lost, nth)?;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.named.insert(path.clone());
+        Some(path)
     }
 
     /// The link number `nth` of a file, if it has been made.
@@ -91,10 +124,10 @@ impl GivenLinks {
         made.links.get(lost)?.get(nth).cloned()
     }
 
-    /// Makes one; `None` for a file of which there is no name at all.
-    fn make(&self, handle: &OwnedFd, lost: Lost) -> io::Result<Option<PathBuf>> {
+    /// Makes one, found from the root directory `root` of its namespace; `None` for a file of which there is no name at all.
+    fn make(&self, handle: &OwnedFd, root: &OwnedFd, lost: Lost) -> io::Result<Option<PathBuf>> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let (directory, path) = nearest_here(lost.2.parent().unwrap_or_else(|| "/".as_ref()))?;
+        let (directory, path) = nearest(root, lost.name.parent().unwrap_or_else(|| "/".as_ref()))?;
         let from = format!("/proc/self/fd/{}", handle.as_raw_fd());
         for _ in 0..TRIED {
             made.last += 1;
@@ -107,11 +140,17 @@ impl GivenLinks {
                 }
             }
             let path = path.join(&name);
-            let deed = LinkRemap::here(path.clone(), (lost.0, lost.1), self.tree.clone())?;
+            let (namespace, file) = (lost.namespace.map(|(id, _)| id), (lost.device, lost.inode));
+            let deed = LinkRemap::new(namespace, path.clone(), file, self.tree.clone())?;
             let undo = Undo::before(&self.undo, Deed::LinkRemap(deed)).map_err(io::Error::other)?;
-            match linkat(AT_FDCWD, &*from, &directory, &*name, AtFlags::AT_SYMLINK_FOLLOW) {
+            let link = || {
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                Ok(linkat(AT_FDCWD, &*from, &directory, &*name, follow)?)
+            };
+            let linked = in_directory(&directory, link);
+            match linked.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)) {
                 Ok(()) => {
-                    made.undo.push(undo);
+                    made.undo.push((path.clone(), undo));
                     made.links.entry(lost).or_default().push(path.clone());
                     return Ok(Some(path));
                 }
@@ -131,11 +170,6 @@ impl GivenLinks {
     }
 }
 
-/// A directory of ours, or the nearest one above that is there, without links on the way.
-fn nearest_here(directory: &Path) -> io::Result<(OwnedFd, PathBuf)> {
-    nearest(open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?, directory)
-}
-
 impl LinkRemaps {
     /// Whether a file may have lost its name.
     pub(super) const fn are_allowed(&self) -> bool {
@@ -145,6 +179,7 @@ impl LinkRemaps {
     /// From now on the target is frozen.
     pub(super) fn freeze(&mut self) {
         if let Self::Make(links) = self {
+            links.freeze();
             *self = Self::Find(Arc::clone(links));
         }
     }
@@ -178,7 +213,13 @@ impl Survey<'_> {
         stat: &FileStat,
     ) -> Result<Found, Problem> {
         let refused = || Problem::Lost { path: lost.to_owned() };
-        let name = (stat.st_dev, stat.st_ino, lost.to_owned());
+        let place = self.context.views.place(&found.handle).doing("find the mount of")?;
+        let name = Lost {
+            namespace: place.view.map(|view| view.id).zip(place.mount),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            name: lost.to_owned(),
+        };
         let remapped = self.out.beside.of::<RemappedFiles>();
         let met = remapped.met.entry(name.clone()).or_default();
         let nth = *met;
@@ -186,17 +227,19 @@ impl Survey<'_> {
         let path = match &self.context.link_remaps {
             LinkRemaps::Refused => return Err(refused()),
             LinkRemaps::Allowed => return Ok(Found::Linked(None)),
-            LinkRemaps::Find(links) => links.get(&name, nth).ok_or_else(refused)?,
+            LinkRemaps::Find(links) => links.name(&name, nth).ok_or_else(refused)?,
             LinkRemaps::Make(links) => match links.get(&name, nth) {
                 Some(path) => path,
-                None => match links.make(&found.handle, name) {
-                    Ok(Some(path)) => path,
-                    Ok(None) => return Ok(Found::Deleted),
-                    Err(error) => {
-                        let refusal = support::paths::not_linked(lost, &error.to_string());
-                        return Err(Problem::Refused(refusal));
+                None => {
+                    match place.root().and_then(|root| links.make(&found.handle, &root, name)) {
+                        Ok(Some(path)) => path,
+                        Ok(None) => return Ok(Found::Deleted),
+                        Err(error) => {
+                            let refusal = support::paths::not_linked(lost, &error.to_string());
+                            return Err(Problem::Refused(refusal));
+                        }
                     }
-                },
+                }
             },
         };
         // Which link it is, is for the frozen look to say.
@@ -204,7 +247,11 @@ impl Survey<'_> {
         let link = RegFileEntry {
             id: self.new_id(),
             fown: owners::nobody(),
-            name: name_in_images(&path, self.context)?,
+            name: match place.view {
+                Some(_) => path.into_os_string().into_vec(),
+                None => name_in_images(&path, self.context)?,
+            },
+            mnt_id: found.mount,
             mode: Some(stat.st_mode),
             identity: found.identity,
             ..RegFileEntry::default()
@@ -238,26 +285,37 @@ mod tests {
         std::fs::write(dir.join("link_remap.1"), "not ours").unwrap();
         let file = File::open(dir.join("other")).unwrap();
         let found = file.metadata().unwrap();
-        let lost: Lost = (found.dev(), found.ino(), dir.join("gone/lost"));
+        let (device, inode, name) = (found.dev(), found.ino(), dir.join("gone/lost"));
+        let lost = Lost { namespace: None, device, inode, name };
+        let root: OwnedFd = File::open("/").unwrap().into();
         let handle: OwnedFd = file.into();
         let made = links(&place);
         assert_eq!(made.get(&lost, 0), None);
-        let first = made.make(&handle, lost.clone()).unwrap().unwrap();
-        let second = made.make(&handle, lost.clone()).unwrap().unwrap();
+        let first = made.make(&handle, &root, lost.clone()).unwrap().unwrap();
+        let second = made.make(&handle, &root, lost.clone()).unwrap().unwrap();
         assert_eq!((&first, &second), (&dir.join("link_remap.2"), &dir.join("link_remap.3")));
         assert_eq!(made.get(&lost, 1).as_ref(), Some(&second));
         assert_eq!(std::fs::metadata(&second).unwrap().ino(), found.ino());
         drop(made);
         assert!(!first.exists() && !second.exists() && dir.join("link_remap.1").exists());
         let kept = links(&place);
-        let first = kept.make(&handle, lost.clone()).unwrap().unwrap();
+        let first = kept.make(&handle, &root, lost.clone()).unwrap().unwrap();
+        let unnamed = kept.make(&handle, &root, lost.clone()).unwrap().unwrap();
+        kept.freeze();
+        assert_eq!(kept.name(&lost, 0).as_ref(), Some(&first));
+        kept.remove_others();
+        assert!(first.exists() && !unnamed.exists());
         kept.keep();
         drop(kept);
         assert!(first.exists());
         assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
         std::fs::remove_file(dir.join("other")).unwrap();
         std::fs::remove_file(&first).unwrap();
-        assert_eq!(links(&place).make(&handle, lost).unwrap(), None, "it has no name at all");
+        assert_eq!(
+            links(&place).make(&handle, &root, lost).unwrap(),
+            None,
+            "it has no name at all"
+        );
         assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
     }
 }

@@ -266,10 +266,7 @@ fn look(
         (false, false) => check_path(&place, &path, &stat, || is_nfs(&handle)),
     };
     let (path, checked, lost) = match checked {
-        // Links are made in the dumper's own mount namespace.
-        Err(Problem::Lost { path })
-            if context.link_remaps.are_allowed() && place.view.is_none() =>
-        {
+        Err(Problem::Lost { path }) if context.link_remaps.are_allowed() => {
             (path.clone(), Ok(()), Some(path))
         }
         checked => (path, checked, None),

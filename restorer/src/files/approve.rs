@@ -273,7 +273,8 @@ impl Approver {
         common: bool,
     ) -> io::Result<Option<OwnedFd>> {
         let holds = self.roots.holds(mount);
-        if !(common && holds) && !kernel::mounts::is_read_only(directory)? {
+        let is_wanted = common && holds;
+        if !is_wanted && !kernel::mounts::is_read_only(directory)? {
             return Ok(None);
         }
         let found = match holds {
@@ -329,11 +330,11 @@ impl Approver {
         Err(refused(holder, entry, purpose, &approved.attributes))
     }
 
-    /// Removes a name in a directory, if it is that of the file that the images mean, or those who hold
-    /// the file `id` may remove it themselves.
+    /// Removes a name in a directory on a mount, if it is that of the file that the images mean, or those who hold
+    /// the file `id` may remove it themselves. What the images have made is what they mean.
     pub(super) fn remove(
         &self,
-        directory: &OwnedFd,
+        (mount, directory): (Option<i32>, &OwnedFd),
         name: &OsStr,
         was: Option<&FileIdentity>,
         id: u32,
@@ -341,7 +342,8 @@ impl Approver {
         let ours = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let handle = openat(directory, name, flags, Mode::empty())?;
-        if self.trust == Trust::Paths || is_same(was, &paths::attributes(&handle)?) {
+        let is_made = self.start(mount, Path::new("/")).is_made;
+        if is_made || self.trust == Trust::Paths || is_same(was, &paths::attributes(&handle)?) {
             return Ok(ours()?);
         }
         let mut removed = if self.holders.of(id).next().is_none() { ours() } else { Ok(()) };

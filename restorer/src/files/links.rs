@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use images::messages::RegFileEntry;
+use kernel::credentials::in_directory;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
@@ -56,9 +57,9 @@ fn by_lost_name(approver: &Approver, file: &OwnedFd, entry: &RegFileEntry) -> io
     let (directory, _) = approver.nearest_directory(entry.mnt_id, lost)?;
     let name = lost.file_name().unwrap_or_else(|| "link".as_ref());
     let from = through(file);
-    let name = free_name(name, |free| {
-        linkat(AT_FDCWD, &from, &directory, free, AtFlags::AT_SYMLINK_FOLLOW)
-    })?;
+    let follow = AtFlags::AT_SYMLINK_FOLLOW;
+    let link = || free_name(name, |free| linkat(AT_FDCWD, &from, &directory, free, follow));
+    let name = in_directory(&directory, link)?;
     let named = open_named(&directory, &name);
     let removed = unlinkat(&directory, &*name, UnlinkatFlags::NoRemoveDir);
     let named = named?;
@@ -118,7 +119,7 @@ impl LeftLinks {
         let directory = self.approver.directory(link.mnt_id, directory, &shown(link));
         let directory = directory.map_err(io::Error::other)?;
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        self.approver.remove(&directory, name, link.identity.as_ref(), file)
+        self.approver.remove((link.mnt_id, &directory), name, link.identity.as_ref(), file)
     }
 }
 

@@ -235,7 +235,7 @@ impl<'a> Names<'a> {
             return Err(in_the_way(support::changed::NO_SOCKET));
         }
         self.approver
-            .remove(directory, name, entry.file.as_ref(), entry.id)
+            .remove((entry.mnt_id, directory), name, entry.file.as_ref(), entry.id)
             .map_err(|source| in_the_way(support::changed::other_socket(&source.to_string())))?;
         Ok(None)
     }
