@@ -246,11 +246,18 @@ impl View {
         (doors::id(&found).ok()? == mount.id).then_some(found)
     }
 
-    /// A copy of a mount that is in no namespace; `None` of one that is hidden.
+    /// A copy of a mount that is in no namespace; `None` of one that is hidden, and cannot be uncovered.
     fn copy(&self, mount: &Mount) -> io::Result<Option<OwnedFd>> {
-        let Some(root) = self.root_of(mount) else { return Ok(None) };
         let namespace = of_process(self.member, "mnt")?;
-        let copy = in_mounts(namespace, |_| doors::copy(&root, Path::new(""), false))?;
+        let copy = match self.root_of(mount).filter(|_| !mount.is_unbindable()) {
+            Some(root) => in_mounts(namespace, |_| doors::copy(&root, Path::new(""), false))?,
+            None => match kernel::uncovered::copy(namespace, mount) {
+                Ok(Some(copy)) => copy,
+                // What a user namespace has locked is not uncovered.
+                Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+                _ => return Ok(None),
+            },
+        };
         let private = doors::Change {
             propagation: Some(doors::Propagation::Private),
             ..doors::Change::default()

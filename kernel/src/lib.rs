@@ -65,5 +65,6 @@ pub mod sysv;
 pub mod tcp;
 pub mod timerfd;
 pub mod tty;
+pub mod uncovered;
 pub mod user_namespaces;
 pub mod userfaultfd;

@@ -64,7 +64,7 @@ pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
     let places = ["stage", "old", "proc", "tmp", "ro", "shared", "peer", "slave", "bound", "over"];
-    for name in places.into_iter().chain(["memory"]) {
+    for name in places.into_iter().chain(["memory", "unbindable", "covered"]) {
         fs::create_dir(root.join(name)).expect("mkdir");
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
@@ -109,6 +109,21 @@ pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
         || {
             attach("proc", Path::new("/proc"), "proc", MsFlags::MS_NOSUID, "");
             bind(Path::new("/proc/sys"), Path::new("/bound"));
+            let ended = child(stage, "ended", || {
+                loop {
+                    std::thread::sleep(std::time::Duration::from_secs(1000));
+                }
+            });
+            let open = |path: String| File::open(path).expect("open");
+            let mut of_ended = open(format!("/proc/{ended}/status"));
+            let namespaces =
+                ["net", "mnt", "pid", "user"].map(|name| open(format!("/proc/self/ns/{name}")));
+            let link =
+                |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+            let own = |name| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+            nix::sys::signal::kill(ended, nix::sys::signal::Signal::SIGKILL).expect("kill");
+            waitpid(ended, None).expect("wait");
+            let of_ended_before = link(&of_ended);
             propagate(Path::new("/"), MsFlags::MS_SHARED);
             let member = child(stage, "nested", || {
                 unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
@@ -123,9 +138,19 @@ pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
                 found.outcome()
             });
             await_file(stage, "nested");
+            let of_member = open(format!("/proc/{member}/ns/mnt"));
             let lines = table();
             stage.ready_then_wait();
             let mut found = Findings::default();
+            found.same("a file of who has ended", &of_ended_before, &link(&of_ended));
+            let read = of_ended.read(&mut [0]).map_err(|error| error.raw_os_error());
+            found.same("what is in it", &Err(Some(libc::ESRCH)), &read);
+            for (file, name) in namespaces.iter().zip(["net", "mnt", "pid", "user"]) {
+                found.same("the own namespace", &own(name), &link(file));
+            }
+            let of_other = fs::read_link(format!("/proc/{member}/ns/mnt")).ok();
+            found.same("the namespace of a child", &of_other, &link(&of_member));
+            found.must("two namespaces", of_other != own("mnt"));
             found.same("mounts", &lines, &table());
             await_file(stage, "checked");
             attach("new", Path::new("/tmp"), "tmpfs", MsFlags::empty(), "size=1m");
@@ -161,6 +186,19 @@ pub(crate) fn make_mounts() {
     attach("ro", Path::new("/ro"), "tmpfs", MsFlags::empty(), "size=1m");
     fs::write("/ro/file", "not to be written").expect("write");
     mount(NONE, "/ro", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, NONE).expect("remount");
+    attach("unbindable", Path::new("/unbindable"), "tmpfs", MsFlags::empty(), "size=1m");
+    fs::write("/unbindable/file", "not to be copied").expect("write");
+    propagate(Path::new("/unbindable"), MsFlags::MS_UNBINDABLE);
+    if !is_in_user_namespace() {
+        let covered = Path::new("/covered");
+        attach("covered", covered, "tmpfs", MsFlags::empty(), "size=1m");
+        fs::create_dir(covered.join("below")).expect("mkdir");
+        attach("below", &covered.join("below"), "tmpfs", MsFlags::empty(), "size=1m");
+        for place in ["", "below"] {
+            fs::write(covered.join(place).join("file"), place).expect("write");
+        }
+        attach("cover", covered, "tmpfs", MsFlags::empty(), "size=1m");
+    }
     attach("shared", Path::new("/shared"), "tmpfs", MsFlags::empty(), "size=1m");
     for name in ["x", "y"] {
         fs::create_dir(Path::new("/shared").join(name)).expect("mkdir");
@@ -560,6 +598,16 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     found.works("read on", of_machine.read_to_string(&mut text));
     found.must("where it stopped", text.trim_start().starts_with(|it: char| it.is_ascii_digit()));
     found.must("to the end", text.contains("DirectMap"));
+    let text = fs::read_to_string("/unbindable/file").ok();
+    found.same("what cannot be copied", &Some("not to be copied"), &text.as_deref());
+    let copied = mount(Some("/unbindable"), "/old", NONE, MsFlags::MS_BIND, NONE);
+    found.same("copy it", &Err(nix::errno::Errno::EINVAL), &copied);
+    if !is_in_user_namespace() {
+        found.works("uncover", umount2("/covered", MntFlags::empty()));
+        for (path, text) in [("/covered/file", ""), ("/covered/below/file", "below")] {
+            found.same("what was hidden", &Some(text), &fs::read_to_string(path).ok().as_deref());
+        }
+    }
     locks(&mut found);
     groups(&mut found);
     found.must("descriptor", open.as_raw_fd() >= 0);
