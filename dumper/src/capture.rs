@@ -213,7 +213,7 @@ fn read(
     let files =
         plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
-    files.take_namespaces(namespaces.networks(), namespaces.ids().clone());
+    files.take_namespaces(namespaces.numbers().clone(), namespaces.ids().clone());
     // Most often those of the plan, so that there is nothing to be done.
     network.prepare(options, &pre_copy.id, &inventory, files.connections())?;
     plan.files

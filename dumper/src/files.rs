@@ -309,8 +309,8 @@ pub struct Captured {
     left_behind: usize,
     /// Sockets outside of the tree that its own may be connected to.
     outside: Vec<FileEntry>,
-    /// The numbers that network namespaces beside the dumper's have in the images, by the kernel's ids.
-    networks: BTreeMap<u64, u32>,
+    /// The numbers that namespaces beside the dumper's have in the images, by their kinds and the kernel's ids.
+    numbers_of_namespaces: BTreeMap<(&'static str, u64), u32>,
     /// How ids are called in the user namespace of the tree.
     ids: IdMap,
 }
@@ -333,10 +333,14 @@ impl Captured {
         })
     }
 
-    /// Takes the numbers that network namespaces beside the dumper's have in the images, by the kernel's ids, and how
-    /// ids are called in the user namespace.
-    pub(crate) fn take_namespaces(&mut self, networks: BTreeMap<u64, u32>, ids: IdMap) {
-        (self.networks, self.ids) = (networks, ids);
+    /// Takes the numbers that namespaces beside the dumper's have in the images, by their kinds and the kernel's ids, and
+    /// how ids are called in the user namespace.
+    pub(crate) fn take_namespaces(
+        &mut self,
+        namespaces: BTreeMap<(&'static str, u64), u32>,
+        ids: IdMap,
+    ) {
+        (self.numbers_of_namespaces, self.ids) = (namespaces, ids);
     }
 
     /// Memory that is held by descriptors, by device and inode; it is read with that of the tasks.

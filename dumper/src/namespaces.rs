@@ -140,10 +140,9 @@ impl Namespaces {
         &self.ids
     }
 
-    /// The numbers of network namespaces that are not the dumper's, by the kernel's ids.
-    pub(crate) fn networks(&self) -> BTreeMap<u64, u32> {
-        let networks = self.others.iter().filter(|((name, _), _)| *name == "net");
-        networks.map(|((_, id), number)| (*id, *number)).collect()
+    /// The numbers of those that are not the dumper's, by their kinds and the kernel's ids.
+    pub(crate) const fn numbers(&self) -> &BTreeMap<(&'static str, u64), u32> {
+        &self.others
     }
 
     /// The numbers of the namespaces that a process is in; the rest of the entry is empty.

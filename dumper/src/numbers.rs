@@ -98,6 +98,11 @@ impl Numbers {
         all.filter(is_foreign).map(of_foreign_session).collect()
     }
 
+    /// Whether the tree has a pid namespace of its own.
+    pub(crate) const fn are_inside(&self) -> bool {
+        self.depth > 0
+    }
+
     /// What the images call a task, a group or a session; `None` if they have no number for it.
     pub(crate) fn image(&self, host: HostPid) -> Option<ImagePid> {
         self.pids.image(host).or_else(|| self.of_ours(host))

@@ -161,6 +161,11 @@ impl Checkpoint {
         leave_ipc(&ids, &mut read, &made_inside);
         ids.leave_all(&mut read);
         let pids = processes.iter().map(|process| process.pid).collect();
+        let members = living.iter().flat_map(|(pid, ids)| {
+            let numbers = crate::namespaces::numbers(ids).into_iter();
+            numbers.filter_map(|(name, number)| Some(((name, number?), *pid)))
+        });
+        let members = members.collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &nameless, &mut maps, &mut store)?;
         // In a namespace that is joined there is what others have; what nobody has attached is not the tree's.
@@ -177,6 +182,7 @@ impl Checkpoint {
         let taken = std::mem::take(&mut read.locks);
         let (locks, leases) = locks::load(taken, &processes, &read.files.tables)?;
         let mut files = FileImages::load(&mut read, pids, memory)?;
+        files.know_members(members);
         *files.leases() = leases;
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;

@@ -230,7 +230,7 @@ fn set_of(ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> Set {
 }
 
 /// The numbers of namespaces that an entry has, by the names in `/proc/PID/ns`.
-fn numbers(ids: &TaskKobjIdsEntry) -> [(&'static str, Option<u32>); 8] {
+pub(crate) fn numbers(ids: &TaskKobjIdsEntry) -> [(&'static str, Option<u32>); 8] {
     [
         ("pid", ids.pid_ns_id),
         ("net", ids.net_ns_id),

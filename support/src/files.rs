@@ -61,7 +61,7 @@ pub const OF_ITSELF: Refusal = Refusal::fixed(
 
 /// A namespace that a descriptor keeps open, other than those of stasis.
 pub const NAMESPACE_ELSEWHERE: Refusal = Refusal::fixed(
-    "it keeps a namespace open that is not that of stasis, which cannot be carried yet",
+    "it keeps a namespace open that is not that of stasis, and that no process of the tree is in, which cannot be carried yet",
     "close it before the dump, or run stasis in that namespace (nsenter)",
 );
 

@@ -1,12 +1,12 @@
 //! The images of open files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use images::messages::FileEntry;
 use images::{Error, ImageWriter, names};
 
 use super::locks::Locks;
-use super::{Captured, networks, table};
+use super::{Captured, networks, nsfs, table};
 use crate::own_namespaces::own_number;
 
 impl Captured {
@@ -19,13 +19,17 @@ impl Captured {
         let mut sink = writer.image(&names::files())?;
         let mut connected = Vec::new();
         let own = own_number("net").unwrap_or_default();
+        let of_networks = self.numbers_of_namespaces.iter().filter(|((name, _), _)| *name == "net");
+        let numbers: BTreeMap<u64, u32> =
+            of_networks.map(|((_, id), number)| (*id, *number)).collect();
         let mut put = |entry: &FileEntry| {
             let numbered;
-            let entry = match self.networks.is_empty() && self.ids.is_plain() {
+            let entry = match self.numbers_of_namespaces.is_empty() && self.ids.is_plain() {
                 true => entry,
                 false => {
                     let mut entry = entry.clone();
-                    networks::renumber(&mut entry, &self.networks, own);
+                    networks::renumber(&mut entry, &numbers, own);
+                    nsfs::renumber(&mut entry, &self.numbers_of_namespaces);
                     self.ids.enter(&mut entry);
                     numbered = entry;
                     &numbered

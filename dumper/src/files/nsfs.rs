@@ -1,13 +1,16 @@
-//! Descriptors of namespaces: those of the dumper, which are those of a restore.
+//! Descriptors of namespaces: those of the dumper, which are those of a restore, and those that a process of the tree is in.
+
+use std::collections::BTreeMap;
 
 use collector::{OpenFile, Process};
 use images::messages::{FileEntry, NsFileEntry, fd_type};
-use kernel::namespaces::{flag, own_link};
+use kernel::namespaces::{flag, of_flag, own_link};
 
 use super::file_kind::FileKind;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
 use crate::own_namespaces::own_number;
+use crate::processes::is_zombie;
 
 /// A namespace that a descriptor keeps open.
 #[derive(Debug)]
@@ -24,25 +27,38 @@ impl FileKind for Namespace {
 
     fn capture(
         &self,
-        _survey: &mut Survey<'_>,
+        survey: &mut Survey<'_>,
         _process: &Process,
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
         let elsewhere = Problem::Refused(support::files::NAMESPACE_ELSEWHERE);
-        let Some((ns_cflag, ns_id, name)) = kind(file) else { return Err(elsewhere) };
-        if own_link(name).doing("compare with our own")? != file.target {
+        let Some((name, id)) = kind(file) else { return Err(elsewhere) };
+        let Some((ns_cflag, own)) = flag(name).zip(own_number(name)) else { return Err(elsewhere) };
+        let mut living = survey.inventory.processes.values().filter(|it| !is_zombie(it));
+        let ns_id = if own_link(name).doing("compare with our own")? == file.target {
+            own
+        } else if living.any(|process| process.namespaces.get(name) == Some(&u64::from(id))) {
+            // Its number in the images is known in the end.
+            id
+        } else {
             return Err(elsewhere);
-        }
+        };
         let nsf = NsFileEntry { id: entry.id, ns_id, ns_cflag, flags: file.flags };
         Ok(FileEntry { r#type: fd_type::NS, nsf: Some(nsf), ..entry })
     }
 }
 
-/// The kind of a namespace by its link text, `net:[4026531840]`: its flag, the number of the dumper's own in the
-/// images, and its name.
-fn kind(file: &OpenFile) -> Option<(u32, u32, &str)> {
+/// Gives an entry the number that its namespace has in the images, if that is not the dumper's.
+pub(super) fn renumber(entry: &mut FileEntry, numbers: &BTreeMap<(&'static str, u64), u32>) {
+    let Some(nsf) = &mut entry.nsf else { return };
+    let known = of_flag(nsf.ns_cflag).and_then(|name| numbers.get(&(name, nsf.ns_id.into())));
+    nsf.ns_id = known.copied().unwrap_or(nsf.ns_id);
+}
+
+/// The name and the kernel's number of a namespace by its link text, `net:[4026531840]`.
+fn kind(file: &OpenFile) -> Option<(&'static str, u32)> {
     let (name, number) = file.target.to_str()?.split_once(':')?;
-    let known = number.starts_with('[').then(|| flag(name)).flatten()?;
-    Some((known, own_number(name)?, name))
+    let number = number.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    Some((of_flag(flag(name)?)?, number))
 }

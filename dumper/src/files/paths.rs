@@ -62,7 +62,7 @@ pub(super) struct FileByPath {
     pub(super) name: Vec<u8>,
     /// It has no name any more.
     pub(super) ghost: bool,
-    /// It is of `/proc`, about this process that has ended.
+    /// It is of `/proc`, about the process with this number there, which has ended.
     pub(super) about_dead: Option<HostPid>,
     /// The name that it has lost, if it has others (and may be carried nevertheless).
     pub(super) lost: Option<PathBuf>,
@@ -244,11 +244,7 @@ fn look(
         return Err(Problem::Refused(support::mounts::UNMOUNTED));
     }
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
-    let about_dead = match place.view {
-        // Its numbers are those of another namespace.
-        Some(_) => None,
-        None => about_dead(target, &handle)?,
-    };
+    let about_dead = about_dead(&place, target, &handle)?;
     let leads_to = |path: &Path| leads_to(&place, path, &stat);
     let path = match without_suffix(target) {
         Some(path) if ghost || terminal || about_dead.is_some() => path,
@@ -294,11 +290,15 @@ fn look(
 }
 
 /// The process that a file of `/proc` is about, if that has ended: its folder is there no more.
-fn about_dead(target: &OsStr, handle: &OwnedFd) -> Result<Option<HostPid>, Problem> {
+fn about_dead(
+    place: &Place<'_>,
+    target: &OsStr,
+    handle: &OwnedFd,
+) -> Result<Option<HostPid>, Problem> {
     let path = without_suffix(target).unwrap_or_else(|| PathBuf::from(target));
     let Some(about) = process_behind(path.as_os_str().as_bytes()) else { return Ok(None) };
     let system = nix::sys::statfs::fstatfs(handle).doing("find the file system of")?;
-    let is_there = Path::new(&format!("/proc/{about}")).exists();
+    let is_there = place.find(Path::new(&format!("/proc/{about}"))).is_ok();
     let is_of_proc = system.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC;
     Ok(Some(about).filter(|_| is_of_proc && !is_there))
 }

@@ -191,7 +191,7 @@ impl Survey<'_> {
         let found = self.held.paths.find(&key, check, self.context, open)?;
         // A directory is entered when all processes are there, or have been for a moment.
         let is_of_tree = process_behind(&found.name)
-            .is_some_and(|pid| self.known.contains(&pid) || found.about_dead.is_some());
+            .is_some_and(|pid| self.is_of_tree(pid) || found.about_dead.is_some());
         if is_of_tree && link != "cwd" {
             return Err(Problem::Refused(OF_ITSELF));
         }

@@ -159,6 +159,11 @@ fn is_of_mapped_memory<'a>(
     file.target == "/dev/zero (deleted)" && mappings.any(is_it)
 }
 
+/// Whether a file is of the `/proc` that shows the pid namespace of the dumper.
+fn is_of_our_processes(stat: &FileStat) -> bool {
+    nix::sys::stat::stat("/proc").is_ok_and(|own| own.st_dev == stat.st_dev)
+}
+
 /// The name that an open file has where it is left to the outside: of its kind, with two numbers.
 pub(super) fn external_name(kind: &str, first: u64, second: u64) -> String {
     format!("{kind}[{first:x}:{second:x}]")
@@ -245,6 +250,10 @@ impl Survey<'_> {
             self.ghost(found, id, &stat)?;
         }
         if let Some(pid) = found.about_dead {
+            // Nobody can be there for a moment in a pid namespace that is not the tree's.
+            if self.numbers.are_inside() && is_of_our_processes(&stat) {
+                return Err(Problem::Refused(support::files::NOT_THERE_YET));
+            }
             self.out.beside.of::<Ghosts>().remaps.push(RemapFilePathEntry {
                 orig_id: id,
                 remap_id: pid.unsigned(),
@@ -335,6 +344,17 @@ impl Survey<'_> {
         Ok(())
     }
 
+    /// Whether a number in the tree's pid namespace is that of a process of the tree.
+    pub(super) fn is_of_tree(&self, number: HostPid) -> bool {
+        let is_it = |known: &HostPid| {
+            self.numbers.image(*known).is_some_and(|image| image.get() == number.get())
+        };
+        match self.numbers.are_inside() {
+            true => self.known.iter().any(is_it),
+            false => self.known.contains(&number),
+        }
+    }
+
     pub(super) fn path_file(
         &mut self,
         pid: HostPid,
@@ -349,8 +369,12 @@ impl Survey<'_> {
         if self.receiver.is_some() && process_behind(&found.name).is_some() {
             return Err(Problem::Refused(support::sockets::NOT_SENT));
         }
-        let about = process_behind(&found.name).filter(|about| self.known.contains(about));
-        if let Some(refusal) = about.and_then(|about| of_process_file(&found.name, about, pid)) {
+        let about = process_behind(&found.name).filter(|about| self.is_of_tree(*about));
+        let holder = self.numbers.image(pid).and_then(|pid| HostPid::new(pid.get()));
+        let refusal = about.zip(holder);
+        let refusal =
+            refusal.and_then(|(about, holder)| of_process_file(&found.name, about, holder));
+        if let Some(refusal) = refusal {
             return Err(Problem::Refused(refusal));
         }
         let fown = self.owner(pid, file)?;
