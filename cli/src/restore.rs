@@ -61,6 +61,7 @@ fn restore(
         external_unix: options.ext_unix_sk,
         root: options.root.clone(),
         mounts: args::mounts(&options.external).of_restore(),
+        until_told: false,
         parent: if options.detach { Parent::WhoRemains } else { Parent::Caller },
         records: Some(options.run_dir.join("restores")),
         undo: options.run_dir.join(freezer::UNDO),

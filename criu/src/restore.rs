@@ -56,6 +56,7 @@ fn restore(
             skipped: options.skipped_mounts.clone(),
             ..options.external_mounts.of_restore()
         },
+        until_told: options.sibling,
         parent: match (options.sibling, options.detach) {
             (true, _) => Parent::CallersParent,
             // Who is executed in our place is the parent.

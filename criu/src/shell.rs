@@ -168,11 +168,21 @@ fn carry_out(command: Command, options: &Options, host: &Host) -> ExitCode {
     }
     match run(command, options, host) {
         Ok(Done::Checked) => println!("Looks good."),
-        Ok(Done::Restored(_)) if !options.exec.is_empty() => {
+        Ok(Done::Restored(report)) if !options.exec.is_empty() => {
+            // Who asked sees the program that this process becomes.
+            if let Some(untold) = report.untold {
+                untold.told_for_good();
+            }
             eprintln!("Error (criu): {}", program::execute(options));
             return ExitCode::FAILURE;
         }
         Ok(Done::Restored(_)) if !options.detach => wait_for_all(),
+        // The exit status, which comes next, tells it.
+        Ok(Done::Restored(report)) => {
+            if let Some(untold) = report.untold {
+                untold.told();
+            }
+        }
         Ok(_) => {}
         Err(error) => {
             let code = error.exit_code();

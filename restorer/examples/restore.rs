@@ -12,6 +12,7 @@ fn main() -> std::process::ExitCode {
         external_unix: false,
         root: None,
         mounts: stasis_restorer::MountOptions::default(),
+        until_told: false,
         parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
         records: None,
         undo: "/run/stasis/undo".into(),

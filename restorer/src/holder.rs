@@ -11,6 +11,8 @@
 //! holder: "ready"    everything is built; one word, and it runs
 //! commander: go      the switch: it has noted down what there will be
 //! holder: "done"     all have been let go
+//! commander: go      only if the tree is to live until_told: who asked has been told
+//! holder: go         it traces the commander, which ends
 //! ```
 //!
 //! | killed | before the switch | after it |
@@ -19,6 +21,10 @@
 //! | the holder | the kernel ends what it traces; the restore has failed | before "done": the commander ends what has been let go; the restore has failed |
 //!
 //! So after either of them is killed all live or nobody does.
+//!
+//! An engine of containers knows of a container by what it is told when all is over, and forgets one of which it hears
+//! nothing, or whose restore does not end well after that. So it has the holder stay until that has been said
+//! ([`Untold`]) and then trace the commander to its end, and end the tree if either does not come.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,6 +36,7 @@ use kernel::descriptors::duplicate_from;
 use kernel::pidfd::PidFd;
 use kernel::process::{Fork, exit_now, fork_as_any, set_signal_mask, wait_status};
 use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::ptrace::{Event, Options, Running, Stop};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -50,6 +57,7 @@ enum Word {
 }
 
 const GO: u8 = b'g';
+const FOR_GOOD: u8 = b'f';
 
 /// How long what was killed may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,6 +78,40 @@ pub(crate) struct Holder {
     socket: File,
     /// The tree has a pid namespace of its own.
     inside: bool,
+}
+
+/// A tree that has been let go, and whoever asked for it has not been told: if this is dropped, or its process
+/// killed, the tree is ended.
+#[derive(Debug)]
+#[must_use = "the tree ends with it"]
+pub struct Untold(Option<Holder>);
+
+impl Untold {
+    /// Who asked for the tree has been told that it lives, and learns it once more by the end of this process, which
+    /// is next: if that ends otherwise than by itself and well, the tree is ended.
+    pub fn told(mut self) {
+        if let Some(mut holder) = self.0.take() {
+            holder.go();
+            // It is there, or gone, and then nobody is ended by it.
+            drop(holder.socket.read_exact(&mut [0]));
+        }
+    }
+
+    /// The tree lives, whatever becomes of this process.
+    pub fn told_for_good(mut self) {
+        if let Some(mut holder) = self.0.take() {
+            drop(holder.socket.write_all(&[FOR_GOOD]));
+            holder.await_end();
+        }
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if let Some(holder) = self.0.take() {
+            holder.await_end();
+        }
+    }
 }
 
 /// The holder's side.
@@ -119,13 +161,13 @@ impl Holder {
 
     /// Waits until the tree is built, gives the word, and waits until the tree has been let go. Before each
     /// word `reached` is told how far the tree is, and may refuse. After an error nobody of it (`tasks`, made since `since`, as
-    /// [`started`] tells) is left.
+    /// [`started`] tells) is left. A holder that stays until who asked has been told is given back.
     pub(crate) fn finish(
         mut self,
-        tasks: &[HostPid],
-        since: u64,
+        (tasks, since): (&[HostPid], u64),
+        stays: bool,
         mut reached: impl FnMut(Stage) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Untold>, Error> {
         let mut lost = None;
         let mut said = self.next();
         let mut refused = Ok(());
@@ -152,6 +194,9 @@ impl Holder {
                 self.lost(false)
             })),
         });
+        if stays && result.is_ok() {
+            return Ok(Some(Untold(Some(self))));
+        }
         let pid = self.pid;
         drop(self);
         wait_status(pid).map_err(Error::kernel("wait for the process that holds the tree"))?;
@@ -160,7 +205,16 @@ impl Holder {
         }
         // What their parents can no longer take away has come to us.
         while result.is_err() && matches!(kernel::ptrace::poll_any(), Ok(Some(_))) {}
-        result
+        result.map(|()| None)
+    }
+
+    /// Lets go of it, and waits until it has ended.
+    fn await_end(self) {
+        let pid = self.pid;
+        drop(self);
+        if let Err(error) = wait_status(pid) {
+            tracing::warn!("wait for the process that holds the tree: {error}");
+        }
     }
 
     /// The stage that is reached when all is built, of tasks that are `pairs` of numbers.
@@ -219,6 +273,12 @@ fn end(tasks: &[HostPid], since: u64, given: bool) {
     }
 }
 
+/// Whether a process has not ended.
+fn is_alive(pid: HostPid) -> bool {
+    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
+    stat.is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X' | b'x'))
+}
+
 /// When a process was started, in ticks since the machine was.
 pub(crate) fn started(pid: HostPid) -> Option<u64> {
     let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir));
@@ -234,7 +294,8 @@ fn say(socket: &mut File, word: &Word) {
 
 impl Held {
     /// The holder's life: `hold` builds the tree and lets it go.
-    pub(crate) fn live(mut self, hold: impl FnOnce(&mut Self) -> Result<(), Error>) -> ! {
+    /// Of what it gives back (nobody, if that does not matter) it ends all if who asked is never told.
+    pub(crate) fn live(mut self, hold: impl FnOnce(&mut Self) -> Result<Vec<PidFd>, Error>) -> ! {
         let begun = prctl::set_pdeathsig(Signal::SIGKILL)
             .map_err(operation("ask to die with the restore"))
             // Out of the reach of what is sent to the commander's process group.
@@ -244,12 +305,18 @@ impl Held {
         }
         // A panic must not unwind into the commander's code, of which this process is a copy.
         let work = std::panic::AssertUnwindSafe(|| begun.and_then(|()| hold(&mut self)));
-        let word = match std::panic::catch_unwind(work) {
-            Ok(Ok(())) => Word::Done,
-            Ok(Err(error)) => Word::Failed(Failure::of(&error)),
+        let (word, tasks) = match std::panic::catch_unwind(work) {
+            Ok(Ok(tasks)) => (Word::Done, tasks),
+            Ok(Err(error)) => (Word::Failed(Failure::of(&error)), Vec::new()),
             Err(_) => exit_now(1),
         };
         say(&mut self.socket, &word);
+        if !tasks.is_empty() && !self.is_told() {
+            for task in &tasks {
+                // It may have ended already.
+                drop(task.signal(libc::SIGKILL));
+            }
+        }
         exit_now(0)
     }
 
@@ -266,8 +333,49 @@ impl Held {
     }
 
     fn hear(&mut self) -> bool {
+        self.heard() == Some(GO)
+    }
+
+    fn heard(&mut self) -> Option<u8> {
         let mut word = [0];
-        self.socket.read_exact(&mut word).is_ok() && word[0] == GO
+        self.socket.read_exact(&mut word).ok().map(|()| word[0])
+    }
+
+    /// Whether who asked for the tree has been told that it lives, and sees the commander end well.
+    fn is_told(&mut self) -> bool {
+        match self.heard() {
+            Some(GO) => self.sees_the_end(),
+            Some(FOR_GOOD) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the commander ends by itself and well, which its tracer is told.
+    fn sees_the_end(&mut self) -> bool {
+        let traced = Running::seize(self.commander, Options::empty());
+        drop(self.socket.write_all(&[GO]));
+        let mut commander = match traced {
+            Ok(commander) => commander,
+            // Somebody traces it already, or nobody can any more.
+            Err(_) => return is_alive(self.commander),
+        };
+        loop {
+            let stopped = match commander.wait() {
+                Ok(Event::Stopped(stopped)) => stopped,
+                Ok(Event::Ended { status, .. }) => return status == 0,
+                Err(_) => return false,
+            };
+            let resumed = match stopped.stop() {
+                Stop::Signal(signal) => stopped.resume(signal),
+                Stop::Group(_) => stopped.listen(),
+                _ => stopped.resume(0),
+            };
+            match resumed {
+                Ok(running) => commander = running,
+                // It was killed as it stood: its end says so.
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Says that the tree is built, and who is who in it, and waits for the word; whether it was given. From then on

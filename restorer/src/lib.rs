@@ -61,6 +61,7 @@ mod users;
 
 pub use error::Error;
 pub use files::{Connections, Inherited, Trust, Validation};
+pub use holder::Untold;
 pub use joined::Joined;
 pub use mounts::MountOptions;
 pub use namespaces::Given;

@@ -7,6 +7,7 @@ use api::{CgroupRoot, CgroupsMode};
 use ids::HostPid;
 
 use crate::files::{Connections, Inherited, Trust, Validation};
+use crate::holder::Untold;
 use crate::mounts::MountOptions;
 
 /// What becomes of the tree once it stands.
@@ -45,6 +46,8 @@ pub struct RestoreOptions {
     pub mounts: MountOptions,
     /// Whose child the root is.
     pub parent: Parent,
+    /// The tree is ended if who asked is not told that it lives ([`RestoreReport::untold`]).
+    pub until_told: bool,
     /// Where it is noted down which trees were restored ([`crate::Record`]), for those who ask when
     /// the restorer is no longer there.
     pub records: Option<PathBuf>,
@@ -76,7 +79,7 @@ pub struct RestoreOptions {
 }
 
 /// What a restore says of itself.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RestoreReport {
     /// Pid of the restored root.
     pub pid: HostPid,
@@ -90,4 +93,6 @@ pub struct RestoreReport {
     pub threads: usize,
     /// Pages put back.
     pub pages_restored: u64,
+    /// Who asked has still to be told, if that was wanted ([`RestoreOptions::until_told`]).
+    pub untold: Option<Untold>,
 }

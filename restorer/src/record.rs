@@ -125,6 +125,7 @@ mod tests {
             processes: 1,
             threads: 1,
             pages_restored: 0,
+            untold: None,
         };
         let record = Record::of(&report, Path::new("/images"));
         let notes = place.path().join("restores");

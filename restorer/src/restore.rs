@@ -13,6 +13,7 @@ use ids::{HostPid, ImagePid};
 use images::messages::VmaEntry;
 use images::{Images, Progress};
 use kernel::descriptors::duplicate_from;
+use kernel::pidfd::PidFd;
 use kernel::shared_memory::SharedMemory;
 use kernel::spare::SpareMemory;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -187,6 +188,7 @@ pub fn restore(
         .filter(|number| !helpers.values().any(|helper| helper.get() == number.get()));
     let adopted = if plan.tasks.iter().any(|task| task.adopts) { ATTEMPTS } else { 0 };
     let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
+    let stays = options.until_told;
     let holder = match holder::split(spare.by_ref().take(ATTEMPTS), base, inside)? {
         Side::Commander(holder) => holder,
         Side::Holder(held) => held.live(move |held| {
@@ -208,8 +210,13 @@ pub fn restore(
                 tracer.destroy();
                 error
             })?;
+            // By descriptors: once they run their numbers may become others'.
+            let answered_for = match stays {
+                true => opened(&everybody(&plan, Some(tracer.pids().host(root)?), inside))?,
+                false => Vec::new(),
+            };
             if held.ask(tracer.pids())? {
-                return finish::let_go(parked);
+                return finish::let_go(parked).map(|()| answered_for);
             }
             tracer.destroy();
             Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
@@ -238,11 +245,7 @@ pub fn restore(
         Ok(root) => (Some(root), Ok(())),
         Err(error) => (None, Err(error)),
     };
-    let tasks: Vec<HostPid> = match inside {
-        // All the others end with the init of a pid namespace.
-        true => root.into_iter().collect(),
-        false => plan.tasks.iter().map(|task| task.pid.in_own_namespace()).collect(),
-    };
+    let tasks = everybody(&plan, root, inside);
     let mut report = RestoreReport {
         pid: root.unwrap_or_else(HostPid::own),
         total: Duration::ZERO,
@@ -250,6 +253,7 @@ pub fn restore(
         processes: checkpoint.processes.len(),
         threads: checkpoint.threads(),
         pages_restored: checkpoint.pages() + of_files,
+        untold: None,
     };
     let mut tell = |point, descriptor: Option<BorrowedFd<'_>>| {
         hooks::call(hooks, Moment { descriptor, ..Moment::of(point, root, path) })
@@ -283,14 +287,32 @@ pub fn restore(
         }
         Ok(())
     };
-    let finished = holder.finish(&tasks, since, reached);
+    let finished = holder.finish((&tasks, since), stays, reached);
     drop(subreaper);
-    made.and(finished)?;
+    report.untold = made.and(finished)?;
     made_segments.keep();
     links.remove();
     tell(Point::PostResume, None)?;
     report.total = started_at.elapsed();
     Ok(report)
+}
+
+/// With whom the whole tree ends: all the others end with the init of a pid namespace.
+fn everybody(plan: &Plan, root: Option<HostPid>, inside: bool) -> Vec<HostPid> {
+    match inside {
+        true => root.into_iter().collect(),
+        false => plan.tasks.iter().map(|task| task.pid.in_own_namespace()).collect(),
+    }
+}
+
+/// Their descriptors; of one that has ended already there is none.
+fn opened(tasks: &[HostPid]) -> Result<Vec<PidFd>, Error> {
+    let is_there = |opened: &std::io::Result<PidFd>| {
+        opened.as_ref().err().is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
+    };
+    let opened: std::io::Result<Vec<PidFd>> =
+        tasks.iter().map(|&pid| PidFd::open(pid)).filter(is_there).collect();
+    opened.map_err(Error::kernel("open the tasks of the tree"))
 }
 
 /// Tasks come back in the session keyring that this process has. They get an empty one instead where

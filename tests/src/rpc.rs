@@ -275,6 +275,16 @@ impl Client {
         Self { socket, worker: None }
     }
 
+    /// Kills the worker.
+    ///
+    /// # Panics
+    /// If there is no worker of ours.
+    pub fn kill(&self) {
+        let worker = self.worker.as_ref().expect("a worker of ours");
+        let pid = nix::unistd::Pid::from_raw(worker.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    }
+
     /// The number of the socket.
     #[must_use]
     pub fn number(&self) -> RawFd {

@@ -3,6 +3,8 @@
 //! Each container counts, in a variable of its shell and in a file: a count that goes on from where it was is the same
 //! shell.
 
+mod container_kills;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -260,6 +260,34 @@ fn a_client_that_does_not_agree_or_dies_ends_a_restore_and_leaves_nothing() {
     case.workload.check().expect("the program's own check");
 }
 
+/// An engine forgets a container of which it is not told that it lives: then it does not.
+#[test]
+fn a_sibling_that_nobody_is_told_of_ends() {
+    let machine = Machine::prepare();
+    let case = Case::new("still");
+    Client::start().ask(&request(kind::DUMP, &case.dump())).must_succeed(kind::DUMP);
+    machine.await_no_children();
+    let restore = request(kind::RESTORE, &case.restore().number(26, 1).number(NOTIFY, 1));
+    // It has been let go by then.
+    let lets_go = |told: &str| told == "post-resume";
+    for killed in [true, false] {
+        let client = Client::start();
+        let heard = client.ask_and(&restore, |told| {
+            if killed && lets_go(told) {
+                client.kill();
+            }
+            (killed || !lets_go(told)).then_some(true)
+        });
+        assert!(heard.answer.is_none() && heard.points.last().is_some_and(|told| lets_go(told)));
+        client.end();
+        machine.await_no_children();
+    }
+    let client = Client::start();
+    client.ask(&restore).must_succeed(kind::RESTORE);
+    assert_eq!(client.end(), Some(0));
+    case.workload.check().expect("the program's own check");
+}
+
 #[test]
 fn what_is_asked_wrongly_is_answered_and_nothing_is_done() {
     let _machine = Machine::prepare();

@@ -165,16 +165,23 @@ impl Worker<'_> {
     }
 
     fn restore(&mut self, fields: Option<&Fields>) -> bool {
-        let outcome = self.run(Command::Restore, fields);
-        let pid = match &outcome {
-            Outcome::Done(Done::Restored(report)) => report.pid.get(),
-            _ => -1,
+        let mut outcome = self.run(Command::Restore, fields);
+        let (pid, untold) = match &mut outcome {
+            Outcome::Done(Done::Restored(report)) => (report.pid.get(), report.untold.take()),
+            _ => (-1, None),
         };
         let answer = Response {
             restore: Some(Restored { pid }),
             ..self.of(Kind::Restore, &outcome, fields)
         };
         let done = self.answer(&answer) && outcome.is_success();
+        let becomes = fields.is_some_and(|fields| !fields.exec_cmd.is_empty());
+        match untold.filter(|_| done) {
+            Some(untold) if becomes => untold.told_for_good(),
+            Some(untold) => untold.told(),
+            // A client that cannot be told knows of no tree: it ends.
+            None => {}
+        }
         let Some(fields) = fields.filter(|fields| done && !fields.exec_cmd.is_empty()) else {
             return done;
         };

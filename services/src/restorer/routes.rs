@@ -264,6 +264,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             root: None,
             // The service's child, not ours: we are about to end, which a root with a
             // parent-death signal would feel.
+            until_told: false,
             parent: Parent::CallersParent,
             undo: work.records.with_file_name(freezer::UNDO),
             records: Some(work.records),
