@@ -36,6 +36,7 @@ mod neighbours;
 mod netlink_sockets;
 mod networks;
 mod nsfs;
+mod open_memory;
 mod other_options;
 mod outside;
 mod owners;

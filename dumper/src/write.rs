@@ -275,8 +275,17 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             last.end = mapping.end;
             continue;
         }
+        let file = state.files.mapped(pid, mapping).map(u64::from);
+        let as_file = |shared| Mapping { kind: MappingKind::File { shared }, ..mapping.clone() };
+        // Shared anonymous memory that is a file as well is a memfd in the images.
+        let of_memory = match mapping.kind {
+            MappingKind::SharedAnonymous if file.is_some() => Some(as_file(true)),
+            MappingKind::PrivateOfSharedAnonymous => Some(as_file(false)),
+            _ => None,
+        };
+        let mapping = of_memory.as_ref().unwrap_or(mapping);
         let object = match mapping.kind {
-            kind if kind.is_of_file() => state.files.mapped(pid, mapping).map(u64::from),
+            kind if kind.is_of_file() => file,
             kind if kind.is_shared_anonymous() => {
                 state.segments.get(&Key::File(mapping.device, mapping.inode)).copied()
             }
@@ -293,7 +302,8 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             false => None,
         };
         let Some(entry) = mappings::encode(mapping, object, huge) else { continue };
-        let status = entry.status | mapping_status(mapping);
+        let of_kind = if mapping.kind.is_of_file() { mapping_status(mapping) } else { 0 };
+        let status = entry.status | of_kind;
         vmas.push(VmaEntry { status, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
             start: mapping.start,

@@ -262,9 +262,8 @@ pub const SOCKET_FILE: Refusal = Refusal::fixed(
 
 /// Shared memory that is reached in two ways.
 pub const MEMORY_BEHIND_A_DESCRIPTOR: Refusal = Refusal::fixed(
-    "it is shared anonymous memory that is mapped as well (opened by /proc/PID/map_files): after \
-                 a restore neither would see what is written to the other",
-    "close it, or unmap the memory, before the dump",
+    "it is shared anonymous memory that is mapped as well (opened by /proc/PID/map_files), and on its way in a message",
+    "have it received, or unmap the memory, before the dump",
 );
 
 /// A directory with somebody to be signalled: nothing else gives it one.

@@ -85,10 +85,12 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             "the ring of an asynchronous I/O context, with a NUMA policy",
             "io_destroy the context before the dump",
         )),
-        MappingKind::PrivateOfSharedAnonymous => Some(Refusal::fixed(
-            "a private mapping of shared anonymous memory (made by /proc/PID/map_files)",
-            "unmap it before the dump",
-        )),
+        MappingKind::PrivateOfSharedAnonymous if mapping.name != "/dev/zero (deleted)" => {
+            Some(Refusal::fixed(
+                "a private mapping of shared memory (made by /proc/PID/map_files)",
+                "unmap it before the dump",
+            ))
+        }
         MappingKind::Pathless => {
             Some(Refusal::fixed("of a file without a path", "unmap it before the dump"))
         }

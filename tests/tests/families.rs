@@ -122,13 +122,13 @@ macro_rules! peer_tests {
 }
 
 families! {
-    beyond_criu changing_files credentials fanotify faulting forked_deep in_flight in_flight_credentials inotify_lost locks locks_breaking locks_elsewhere mappings_keys mappings_rare mappings_rearranged memfd_attributes memfd_program memfd_sealed mqueue multicast nameless nameless_peers namespaces_apart networks_beyond_criu networks_several networks_socket never_linked proc_files_dead ptys sessions settings shared_tables_apart
+    beyond_criu changing_files credentials fanotify faulting forked_deep in_flight in_flight_credentials inotify_lost locks locks_breaking locks_elsewhere mappings_keys mappings_rare mappings_rearranged memfd_attributes memfd_memory memfd_program memfd_sealed mqueue multicast nameless nameless_peers namespaces_apart networks_beyond_criu networks_several networks_socket never_linked proc_files_dead ptys sessions settings shared_tables_apart
     settings_deadline socket_options sysv_memory sysv_namespace tcp waits woken
 }
 
 families_that_criu_carries! {
     busy churn dirty eventfds files forked ghosts guards identity in_flight_plain inet inotify jail locks_plain many_files many_mappings many_processes
-    many_threads mappings memfd memory namespaces networks pidfd pipes proc_files pulse registers shared_tables signals still sysv_namespace_plain tcp_plain threads timers tree
+    many_threads mappings memfd memfd_memory_plain memory namespaces networks pidfd pipes proc_files pulse registers shared_tables signals still sysv_namespace_plain tcp_plain threads timers tree
     unix_sockets
 }
 

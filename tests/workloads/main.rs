@@ -144,6 +144,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mappings_rearranged", mappings::rearranged),
     ("memfd", memfd::run),
     ("memfd_attributes", memfd::attributes),
+    ("memfd_memory", memfd::memory),
+    ("memfd_memory_plain", memfd::memory_plain),
     ("memfd_never_run", memfd::never_run),
     ("memfd_program", memfd::program),
     ("memfd_sealed", memfd::sealed),

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::files::fcntl;
 use crate::memory::Region;
-use crate::stage::{Findings, Outcome, Stage, check};
+use crate::stage::{Findings, Outcome, Stage, check, eventually};
 
 const READ: i32 = libc::PROT_READ;
 const WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -241,4 +241,92 @@ pub(crate) fn unchangeable(stage: &Stage) -> Outcome {
     stage.ready_then_wait();
     drop(file);
     Ok(())
+}
+
+/// The file behind shared anonymous memory.
+fn file_of(region: &Region, write: bool, flags: i32) -> File {
+    let (start, end) = (region.addr(), region.addr() + region.bytes().len());
+    let path = format!("/proc/self/map_files/{start:x}-{end:x}");
+    File::options().read(true).write(write).custom_flags(flags).open(path).expect("open the memory")
+}
+
+/// Shared anonymous memory that is open and mapped as a file, too: all of it is one piece of memory.
+pub(crate) fn memory(stage: &Stage) -> Outcome {
+    as_files(stage, &["/dev/zero (deleted)"])
+}
+
+/// The same, which CRIU makes a memfd of.
+pub(crate) fn memory_plain(stage: &Stage) -> Outcome {
+    as_files(stage, &["/dev/zero (deleted)", "/memfd:/dev/zero (deleted)"])
+}
+
+fn as_files(stage: &Stage, names: &[&str]) -> Outcome {
+    const PAGE: usize = 4096;
+    let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let region = Region::map(5 * PAGE, WRITE, shared, None);
+    for page in 0..3 {
+        region.bytes()[page * PAGE] = 11 * (page as u8 + 1);
+    }
+    let file = file_of(&region, true, 0);
+    let reader = file_of(&region, false, 0);
+    (&reader).seek(SeekFrom::Start(77)).expect("seek");
+    let private = Region::map(3 * PAGE, WRITE, libc::MAP_PRIVATE, Some((&file, PAGE as i64)));
+    private.bytes()[2 * PAGE] = 99;
+    let other = Region::map(2 * PAGE, WRITE, libc::MAP_SHARED, Some((&file, 2 * PAGE as i64)));
+    // Nothing but a mapping leads to this one, and that is private.
+    let hidden = Region::map(2 * PAGE, WRITE, shared, None);
+    hidden.bytes()[PAGE] = 55;
+    let of_hidden = file_of(&hidden, true, 0);
+    let own = Region::map(2 * PAGE, WRITE, libc::MAP_PRIVATE, Some((&of_hidden, 0)));
+    own.bytes()[0] = 66;
+    hidden.unmap().expect("munmap");
+    drop(of_hidden);
+    // And nothing but descriptors to this one, which has another size.
+    let gone = Region::map(PAGE, WRITE, shared, None);
+    let alone = file_of(&gone, true, libc::O_APPEND);
+    gone.unmap().expect("munmap");
+    alone.set_len(0).expect("truncate");
+    (&alone).write_all(b"hello").expect("write");
+    (&alone).seek(SeekFrom::Start(3)).expect("seek");
+    let plain = Region::map(PAGE, WRITE, shared, None);
+    plain.bytes()[5] = 5;
+    let child = crate::tree::child(stage, "shares", || {
+        stage.wait();
+        let mut found = Findings::default();
+        found.must("its parent's write", eventually(|| region.bytes()[4 * PAGE] == 44));
+        other.bytes()[2 * PAGE - 1] = 45;
+        found.outcome()
+    });
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let byte = |file: &File, at: usize| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at as u64).map(|()| byte[0]).ok()
+    };
+    found.must(&format!("the name {}", name(&file)), names.contains(&name(&file).as_str()));
+    found.same("what is the memory's", &22, &private.bytes()[0]);
+    found.same("what is the mapping's own", &99, &private.bytes()[2 * PAGE]);
+    found.same("the other mapping", &33, &other.bytes()[0]);
+    other.bytes()[1] = 34;
+    found.same("a write there", &34, &region.bytes()[2 * PAGE + 1]);
+    found.same("the same in the file", &Some(34), &byte(&reader, 2 * PAGE + 1));
+    region.bytes()[2 * PAGE + 2] = 35;
+    found.same("and in the private mapping", &35, &private.bytes()[PAGE + 2]);
+    found.works("write to the file", file.write_all_at(&[36], 4 * PAGE as u64 + 1));
+    found.same("seen in the memory", &36, &region.bytes()[4 * PAGE + 1]);
+    found.same("position", &Some(77), &(&reader).stream_position().ok());
+    found.same("what was unmapped", &(66, 55), &(own.bytes()[0], own.bytes()[PAGE]));
+    found.same(
+        "flags",
+        &libc::O_APPEND,
+        &(fcntl(alone.as_raw_fd(), libc::F_GETFL, 0) & libc::O_APPEND),
+    );
+    found.same("position of the one alone", &Some(3), &(&alone).stream_position().ok());
+    found.same("size", &Some(5), &alone.metadata().ok().map(|metadata| metadata.len()));
+    found.same("contents", &Some(b'h'), &byte(&alone, 0));
+    found.same("plain memory", &5, &plain.bytes()[5]);
+    region.bytes()[4 * PAGE] = 44;
+    found.same("child", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
+    found.same("the child's write", &45, &region.bytes()[4 * PAGE - 1]);
+    found.outcome()
 }

@@ -1,4 +1,6 @@
-//! memfds: files of memory that nobody else has a name for, whose contents come with them.
+//! memfds: files of memory that nobody else has a name for, whose contents come with them. And shared anonymous memory
+//! that is also a file: the kernel keeps such memory in a file on the same device, which `/proc/PID/map_files` lets one open and
+//! map privately. In the images that is a memfd called `/dev/zero`, as CRIU has it.
 //!
 //! An inode may be open several times and mapped, in one task or in more: it is read once, as a
 //! segment of shared memory, and each open file description refers to it.
@@ -15,14 +17,16 @@ use ids::HostPid;
 use images::messages::{
     FileEntry, FileTimesEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
 };
-use images::{ImageWriter, names};
+use images::{ImageWriter, MappingKind, names};
 use kernel::descriptors::seals;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 
 use super::Captured;
 use super::beside::Part;
 use super::file_kind::FileKind;
+use super::open_memory::NAMELESS;
 use super::owners;
 use super::paths::{attributes, file_flags};
 use super::problem::{Doing, Problem};
@@ -32,6 +36,11 @@ use crate::segment::{Key, Segment};
 /// What the link text and the name of a mapping begin with.
 const PREFIX: &[u8] = b"/memfd:";
 const DELETED: &[u8] = b" (deleted)";
+
+/// How the kernel calls a mapping of shared anonymous memory that has been given a name.
+const GIVEN_A_NAME: &[u8] = b"[anon_shmem:";
+/// What the images call it.
+const IN_IMAGES: &[u8] = b"/dev/zero";
 
 const MFD_HUGE_SHIFT: u32 = 26;
 
@@ -65,7 +74,8 @@ impl FileKind for Memfd {
     }
 
     fn is(&self, file: &OpenFile) -> bool {
-        file.mode & libc::S_IFMT == libc::S_IFREG && name(&file.target).is_some()
+        file.mode & libc::S_IFMT == libc::S_IFREG
+            && (name(&file.target).is_some() || file.target == NAMELESS)
     }
 
     fn capture(
@@ -80,17 +90,30 @@ impl FileKind for Memfd {
             return Err(Problem::Refused(support::files::MEMFD_HANDLE));
         }
         let fd = survey.held.borrow(pid, file.fd)?;
+        if file.target == NAMELESS {
+            if !is_the_kernels(&fd)? {
+                return survey.path_file(pid, file, entry);
+            }
+            // One that is on its way in a message.
+            let key = (file.device, file.inode);
+            if !survey.memory.contains(&key) && survey.maps_memory(key) {
+                return Err(Problem::Refused(support::files::MEMORY_BEHIND_A_DESCRIPTOR));
+            }
+        }
         // A file of that name that was deleted from the root directory.
         let Ok(seals) = seals(&fd) else { return survey.path_file(pid, file, entry) };
         let fown = survey.owner(pid, file)?;
-        let inode_id = survey.memfd(pid, &fd, seals, name(&file.target).unwrap_or_default())?;
+        let inode_id = survey.memfd(pid, &fd, seals, name(&file.target))?;
         let memfd =
             MemfdFileEntry { id: entry.id, flags: file.flags, pos: file.position, fown, inode_id };
         Ok(FileEntry { r#type: fd_type::MEMFD, memfd: Some(memfd), ..entry })
     }
 
     fn is_mapped(&self, inode: u64, called: &OsStr) -> bool {
-        inode != 0 && name(called).is_some()
+        inode != 0
+            && (name(called).is_some()
+                || called == NAMELESS
+                || called.as_bytes().starts_with(GIVEN_A_NAME))
     }
 
     fn mapping_status(&self) -> u32 {
@@ -110,7 +133,7 @@ impl FileKind for Memfd {
         let Ok(seals) = seals(&file) else {
             return Err(Problem::Refused(support::files::NAMED_LIKE_A_MEMFD));
         };
-        let inode_id = survey.memfd(pid, &file, seals, name(called).unwrap_or_default())?;
+        let inode_id = survey.memfd(pid, &file, seals, name(called))?;
         let memfd = MemfdFileEntry {
             id: entry.id,
             flags: libc::O_RDWR.cast_unsigned(),
@@ -140,6 +163,14 @@ fn number(inode: u64, others: impl Iterator<Item = u64>) -> u32 {
     })
 }
 
+/// Whether a file is on the device on which the kernel keeps memfds and shared anonymous memory. Nobody can make or
+/// delete files there.
+fn is_the_kernels(fd: &OwnedFd) -> Result<bool, Problem> {
+    let memfd = memfd_create(c"stasis", MFdFlags::MFD_CLOEXEC).doing("compare the device of")?;
+    let device = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_dev).doing("stat");
+    Ok(device(fd)? == device(&memfd)?)
+}
+
 /// If a memfd is in huge pages, the flags of `memfd_create` that it was made with for that.
 fn huge_pages(fd: &OwnedFd) -> Result<Option<u32>, Problem> {
     let system = fstatfs(fd).doing("find the file system of")?;
@@ -154,13 +185,22 @@ fn name(target: &OsStr) -> Option<&[u8]> {
 }
 
 impl Survey<'_> {
-    /// The number of the memfd behind a descriptor of ours, which is looked at when it is met first.
+    /// Whether a process has shared anonymous memory mapped that this is.
+    fn maps_memory(&self, key: (u64, u64)) -> bool {
+        let mut mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
+        mappings.any(|mapping| {
+            (mapping.device, mapping.inode) == key && mapping.kind == MappingKind::SharedAnonymous
+        })
+    }
+
+    /// The number of the memfd behind a descriptor of ours, which is looked at when it is met first. It has a name, if it is
+    /// not shared anonymous memory.
     fn memfd(
         &mut self,
         pid: HostPid,
         fd: &OwnedFd,
         seals: u32,
-        name: &[u8],
+        name: Option<&[u8]>,
     ) -> Result<u32, Problem> {
         let stat = fstat(fd).doing("stat")?;
         let key = (stat.st_dev, stat.st_ino);
@@ -168,8 +208,8 @@ impl Survey<'_> {
             return Ok(known.entry.shmid);
         }
         let huge = huge_pages(fd)?;
-        let like_none = if huge.is_some() { &b"/anon_hugepage"[..] } else { b"/dev/zero" };
-        if name == like_none {
+        let like_none = if huge.is_some() { b"/anon_hugepage" } else { IN_IMAGES };
+        if name == Some(like_none) {
             return Err(Problem::Refused(support::files::MEMFD_NAME));
         }
         self.no_writer_before_the_seal(key, seals)?;
@@ -187,7 +227,7 @@ impl Survey<'_> {
             false => None,
         };
         let entry = MemfdInodeEntry {
-            name: name.to_vec(),
+            name: name.unwrap_or(IN_IMAGES).to_vec(),
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: bytes,

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, NamedFile, Process, VmFlags};
 use ids::HostPid;
+use images::MappingKind;
 use images::messages::{FileEntry, fd_type};
 use kernel::procfs::Dir;
 use support::files::{OF_ITSELF, process_behind};
@@ -37,7 +38,10 @@ impl Captured {
     #[must_use]
     pub fn mapped(&self, pid: HostPid, mapping: &Mapping) -> Option<u32> {
         let namespace = self.namespaces.get(&pid).copied().unwrap_or(0);
-        is_of_file(mapping).then(|| self.paths.get(&key_of(namespace, mapping)).copied()).flatten()
+        // Of shared memory only what is a file as well has an entry.
+        (is_memory(mapping) || is_of_file(mapping))
+            .then(|| self.paths.get(&key_of(namespace, mapping)).copied())
+            .flatten()
     }
 }
 
@@ -87,7 +91,9 @@ impl Survey<'_> {
     /// The files that a process maps.
     fn mappings(&mut self, process: &Process) -> Result<(), Error> {
         let mark = process.in_process.as_ref().and_then(|inside| inside.mappings_mark);
+        // A file that is opened of memory changes nothing that the mark covers.
         if self.frozen
+            && self.memory.is_empty()
             && let Some(mark) = mark
             && let Some((_, firsts)) =
                 self.cache.mapped.remove(&process.pid).filter(|(before, _)| *before == mark)
@@ -107,7 +113,9 @@ impl Survey<'_> {
             if last.is_some_and(|last| is_same_file(last, mapping)) {
                 continue;
             }
-            if !is_of_file(mapping) {
+            if !is_of_file(mapping)
+                || is_memory(mapping) && !self.memory.contains(&(mapping.device, mapping.inode))
+            {
                 continue;
             }
             let id = self.mapping(process.pid, mapping);
@@ -230,6 +238,11 @@ fn holds(mapping: &Mapping) -> Holds {
 
 fn is_same_file(one: &Mapping, other: &Mapping) -> bool {
     one.inode == other.inode && one.device == other.device && one.name == other.name
+}
+
+/// Whether a mapping is of the file behind shared anonymous memory.
+fn is_memory(mapping: &Mapping) -> bool {
+    matches!(mapping.kind, MappingKind::SharedAnonymous | MappingKind::PrivateOfSharedAnonymous)
 }
 
 /// Whether a mapping is of a file. (What the rules for mappings refuse is of none.)

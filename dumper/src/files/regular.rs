@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use collector::{Mapping, OpenFile, Process};
+use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::id_map::owner_is_known;
 use images::messages::{
     FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, REMAP_GHOST, REMAP_PROCFS, RegFileEntry,
     RemapFilePathEntry, Timeval, fd_type,
 };
-use images::{Error, ImageWriter, MappingKind, names};
+use images::{Error, ImageWriter, names};
 use nix::sys::stat::FileStat;
 use support::files::{of_process_file, process_behind};
 
@@ -145,18 +145,6 @@ fn size_matters(flags: u32) -> bool {
 /// is not known the safe side is taken.
 fn makes_a_linkable_file(file: &OpenFile) -> bool {
     file.linkable == Some(true) && file.flags & O_TMPFILE == O_TMPFILE
-}
-
-/// Whether an open file is the nameless one behind shared anonymous memory that is mapped by these.
-fn is_of_mapped_memory<'a>(
-    file: &OpenFile,
-    mut mappings: impl Iterator<Item = &'a Mapping>,
-) -> bool {
-    let is_it = |mapping: &Mapping| {
-        (mapping.device, mapping.inode) == (file.device, file.inode)
-            && mapping.kind == MappingKind::SharedAnonymous
-    };
-    file.target == "/dev/zero (deleted)" && mappings.any(is_it)
 }
 
 /// Whether a file is of the `/proc` that shows the pid namespace of the dumper.
@@ -378,10 +366,6 @@ impl Survey<'_> {
             return Err(Problem::Refused(refusal));
         }
         let fown = self.owner(pid, file)?;
-        let mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
-        if is_of_mapped_memory(file, mappings) {
-            return Err(Problem::Refused(support::files::MEMORY_BEHIND_A_DESCRIPTOR));
-        }
         // Nothing else gives a directory somebody to signal.
         if file.mode & libc::S_IFMT == libc::S_IFDIR && fown.pid != 0 {
             return Err(Problem::Refused(support::files::WATCHED_DIRECTORY));
@@ -395,42 +379,6 @@ impl Survey<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shared_memory_is_not_cut_from_its_mappings() {
-        let file = |target: &str| OpenFile {
-            fd: 3,
-            close_on_exec: false,
-            description: 1,
-            position: 0,
-            flags: 2,
-            mode: libc::S_IFREG,
-            device: 1,
-            inode: 7,
-            target: target.into(),
-            owned: None,
-            locked: None,
-            linkable: None,
-            terminal: None,
-            mark: None,
-        };
-        let mapping = |inode| Mapping {
-            start: 0x1000,
-            end: 0x2000,
-            flags: collector::VmFlags::READ,
-            offset: 0,
-            device: 1,
-            inode,
-            protection_key: 0,
-            policy: None,
-            name: "/dev/zero (deleted)".into(),
-            kind: MappingKind::SharedAnonymous,
-        };
-        let memory = file("/dev/zero (deleted)");
-        assert!(is_of_mapped_memory(&memory, [mapping(6), mapping(7)].iter()));
-        assert!(!is_of_mapped_memory(&memory, [mapping(6)].iter()));
-        assert!(!is_of_mapped_memory(&file("/tmp/f (deleted)"), [mapping(7)].iter()));
-    }
 
     #[test]
     fn only_what_is_known_to_be_linkable_is_restored_so() {

@@ -19,6 +19,7 @@ use super::file_reference::FileReference;
 use super::held::{HeldFiles, key};
 use super::in_flight::InFlight;
 use super::neighbours::Neighbours;
+use super::open_memory::open_memory;
 use super::paths::{Check, Key};
 use super::problem::{Doing, Problem};
 use super::taps::Taps;
@@ -49,6 +50,8 @@ pub(super) struct Survey<'a> {
     /// The process that receives the file which is looked at, if that is on its way.
     pub(super) receiver: Option<HostPid>,
     pub(super) taps: Taps,
+    /// Shared anonymous memory that is open or mapped as a file, by device and inode.
+    pub(super) memory: std::collections::BTreeSet<(u64, u64)>,
     /// Every id of the tree that can own a file.
     pub(super) known: std::collections::BTreeSet<HostPid>,
     /// The table of each process whose descriptors have been looked at.
@@ -103,6 +106,7 @@ impl<'a> Survey<'a> {
             receiver: None,
             diagnosed: Diagnosed::default(),
             taps: Taps::default(),
+            memory: open_memory(inventory),
             known: owners::ids(inventory),
             tables: HashMap::new(),
             strays: HashMap::new(),

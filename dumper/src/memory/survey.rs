@@ -202,7 +202,9 @@ fn spans(process: &Process, segments: &mut Segments) -> Result<Spans, Error> {
                 spans.own.push(span);
                 push(&mut spans.anonymous, span.start, span.end);
             }
-            MappingKind::File { shared: false } | MappingKind::HugePages { shared: false } => {
+            MappingKind::File { shared: false }
+            | MappingKind::HugePages { shared: false }
+            | MappingKind::PrivateOfSharedAnonymous => {
                 spans.own.push(span);
             }
             MappingKind::Vdso | MappingKind::AioRing => {

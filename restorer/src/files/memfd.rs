@@ -1,9 +1,11 @@
-//! memfds: made and filled once for each inode, and opened again for each open file description.
+//! memfds: made and filled once for each inode, and opened again for each open file description. One that is called
+//! `/dev/zero` is the file behind shared anonymous memory.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -85,7 +87,8 @@ impl FileKind for Memfd {
         if huge & !HUGE_FLAGS != 0 {
             return Err(Error::image(shown(inode), format!("flags of huge pages {huge:#x}")));
         }
-        if !never_runs(inode)
+        if !is_memory(inode)
+            && !never_runs(inode)
             && std::fs::read(NO_PROGRAMS).is_ok_and(|level| level.starts_with(b"2"))
         {
             return refused(support::images::NO_PROGRAMS);
@@ -145,6 +148,19 @@ fn never_runs(inode: &MemfdInodeEntry) -> bool {
     inode.seals & F_SEAL_EXEC != 0 && inode.mode.is_some_and(|mode| mode & 0o111 == 0)
 }
 
+/// Whether it is shared anonymous memory.
+fn is_memory(inode: &MemfdInodeEntry) -> bool {
+    inode.hugetlb_flag.is_none() && inode.name == b"/dev/zero"
+}
+
+/// Shared anonymous memory of a size, as a file.
+fn memory(size: u64) -> io::Result<OwnedFd> {
+    let bytes = size.max(1).checked_next_multiple_of(PAGE_SIZE);
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    let memory = SharedMemory::new(bytes.ok_or(io::ErrorKind::OutOfMemory)?, 0)?;
+    Ok(memory.into_file()?.into())
+}
+
 /// Blocks of 512 bytes that the whole memory of the machine has.
 fn most_blocks() -> u64 {
     let pages = sysconf(SysconfVar::_PHYS_PAGES).ok().flatten();
@@ -176,7 +192,7 @@ impl Inodes {
 }
 
 impl Part for Inodes {
-    fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
+    fn keep(&mut self, keep: Keep) -> io::Result<()> {
         for made in self.made.values_mut() {
             let handle = made.handle.try_clone()?;
             made.handle = keep.keep(handle)?;
@@ -195,14 +211,10 @@ impl Made {
     }
 }
 
-fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> {
-    let what = format!("memfd {}", shown(entry));
-    let failed = |doing: &str| {
-        let operation = format!("{doing} {what}");
-        move |errno| Error::kernel(operation, errno)
-    };
+/// An empty memfd.
+fn memfd(entry: &MemfdInodeEntry, what: &str) -> Result<OwnedFd, Error> {
     let name = CString::new(entry.name.clone())
-        .map_err(|_| Error::image(&what, "its name has a zero in it"))?;
+        .map_err(|_| Error::image(what, "its name has a zero in it"))?;
     let huge = MFdFlags::from_bits_retain(entry.hugetlb_flag.unwrap_or(0));
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | huge;
     // The rights that it had decide whether it is a program. Older kernels do not ask.
@@ -214,14 +226,27 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
         Err(Errno::EINVAL) => memfd_create(&*name, flags),
         made => made,
     };
-    let fd = fd.map_err(failed("make"))?;
+    fd.map_err(|errno| Error::kernel(format!("make {what}"), errno))
+}
+
+fn make(entry: &MemfdInodeEntry, contents: &FileMemory) -> Result<OwnedFd, Error> {
+    let what = format!("memfd {}", shown(entry));
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |errno| Error::kernel(operation, errno)
+    };
+    let fd = match is_memory(entry) {
+        true => memory(entry.size)
+            .map_err(|source| Error::Kernel { operation: format!("make {what}"), source })?,
+        false => memfd(entry, &what)?,
+    };
     let size = i64::try_from(entry.size).map_err(|_| Error::image(&what, "it is too large"))?;
     nix::unistd::ftruncate(&fd, size).map_err(failed("set the size of"))?;
     let file = File::from(fd);
-    let mut runs = memory.runs.get(&entry.shmid.into()).into_iter().flatten();
+    let mut runs = contents.runs.get(&entry.shmid.into()).into_iter().flatten();
     let filled = match entry.hugetlb_flag {
-        Some(_) => fill_mapped(&file, runs, entry.size, &memory.stores),
-        None => runs.try_for_each(|run| fill(&file, run, entry.size, &memory.stores)),
+        Some(_) => fill_mapped(&file, runs, entry.size, &contents.stores),
+        None => runs.try_for_each(|run| fill(&file, run, entry.size, &contents.stores)),
     };
     filled.map_err(|source| Error::Kernel { operation: format!("fill {what}"), source })?;
     if let Some(blocks) = entry.blocks {
@@ -253,7 +278,8 @@ fn make(entry: &MemfdInodeEntry, memory: &FileMemory) -> Result<OwnedFd, Error> 
         let changed = time(times.changed, times.changed_nanoseconds);
         futimens(&file, &accessed, &changed).map_err(failed("set the times of"))?;
     }
-    if entry.seals != 0 {
+    // The memory's file can be given no other seals than the one that it has.
+    if entry.seals != 0 && !is_memory(entry) {
         add_seals(&file, entry.seals)
             .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
     }
@@ -297,11 +323,11 @@ fn fill_mapped<'a>(
     runs: impl Iterator<Item = &'a Run>,
     size: u64,
     stores: &[File],
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let mut mapped = None;
     for run in runs {
         let Some((store, from)) = run.stored() else { continue };
-        let store = stores.get(store).ok_or(std::io::ErrorKind::NotFound)?;
+        let store = stores.get(store).ok_or(io::ErrorKind::NotFound)?;
         let memory = match &mut mapped {
             Some(memory) => memory,
             none => none.insert(SharedMemory::of(file, size as usize)?),
@@ -312,9 +338,9 @@ fn fill_mapped<'a>(
 }
 
 /// Copies a run, as far as it is not beyond the end.
-fn fill(file: &File, run: &Run, size: u64, stores: &[File]) -> std::io::Result<()> {
+fn fill(file: &File, run: &Run, size: u64, stores: &[File]) -> io::Result<()> {
     let Some((store, from)) = run.stored() else { return Ok(()) };
-    let store = stores.get(store).ok_or(std::io::ErrorKind::NotFound)?;
+    let store = stores.get(store).ok_or(io::ErrorKind::NotFound)?;
     let bytes = run.end().min(size).saturating_sub(run.start);
     let mut buffer = vec![0; bytes.min(AT_ONCE) as usize];
     let mut done = 0;
@@ -338,7 +364,7 @@ mod tests {
     #[test]
     fn contents_rights_and_seals() {
         let mut store = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut store, &[7; 2 * PAGE_SIZE as usize]).unwrap();
+        io::Write::write_all(&mut store, &[7; 2 * PAGE_SIZE as usize]).unwrap();
         let seals = (libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE).cast_unsigned();
         let (size, mode) = (5 * PAGE_SIZE + 100, Some(libc::S_IFREG | 0o640));
         let name = b"a name".to_vec();

@@ -1,24 +1,22 @@
-//! Shared anonymous memory that was dumped as a memfd.
+//! Shared anonymous memory in huge pages that was dumped as a memfd.
 //!
-//! The kernel keeps such memory in a nameless file that it calls `/dev/zero`. Where CRIU cannot
-//! tell the device of these files from that of memfds, it writes a memfd of that name; and for such memory in huge
-//! pages it always does. Here it becomes what it was.
+//! The kernel keeps such memory in a nameless file that it calls `/anon_hugepage`, and CRIU writes a memfd of that
+//! name for it. Here it becomes what it was. (That of small pages, `/dev/zero`, is a memfd in the images where CRIU cannot
+//! tell its device from that of memfds, or where it is open as a file: it is made as one, by `files/memfd.rs`.)
 
 use std::collections::BTreeMap;
 
 use images::MappingKind;
 use images::checkpoint::Mapping;
 
-/// The kernel's names for shared anonymous memory, and what mappings of it are.
-const NAMES: [(&[u8], MappingKind); 2] = [
-    (b"/dev/zero", MappingKind::SharedAnonymous),
-    (b"/anon_hugepage", MappingKind::HugePages { shared: true }),
-];
+/// The kernel's name for it.
+const NAME: &[u8] = b"/anon_hugepage";
+const KIND: MappingKind = MappingKind::HugePages { shared: true };
 
-/// Ids of files that are shared anonymous memory, and which each is.
+/// Ids of files that are such memory, and the number of that.
 #[derive(Debug, Default)]
 pub(super) struct Nameless {
-    segments: BTreeMap<u64, (u64, MappingKind)>,
+    segments: BTreeMap<u64, u64>,
     /// How large each is.
     sizes: BTreeMap<u64, u64>,
 }
@@ -30,14 +28,10 @@ impl Nameless {
         let memfds = checkpoint.files.entries.values().filter_map(|file| file.memfd.as_ref());
         for memfd in memfds {
             let inode = checkpoint.memfds.get(&memfd.inode_id.into());
-            let Some(inode) = inode else { continue };
-            // A memfd may have any name; in huge pages it is refused by its own.
-            let kind = NAMES.iter().find(|(name, kind)| {
-                let huge = matches!(kind, MappingKind::HugePages { .. });
-                inode.name == *name && inode.hugetlb_flag.is_some() == huge
-            });
-            if let Some((_, kind)) = kind {
-                segments.insert(memfd.id.into(), (inode.shmid.into(), *kind));
+            // A memfd may have any name; in huge pages it is refused by this one.
+            let inode = inode.filter(|inode| inode.name == NAME && inode.hugetlb_flag.is_some());
+            if let Some(inode) = inode {
+                segments.insert(memfd.id.into(), inode.shmid.into());
                 sizes.insert(inode.shmid.into(), inode.size);
             }
         }
@@ -54,9 +48,9 @@ impl Nameless {
         let shared = MappingKind::File { shared: true };
         for mapping in mappings.iter_mut().filter(|mapping| mapping.kind == shared) {
             // (Files have their numbers in the same row as memfds, and no two the same.)
-            if let Some(&(shmid, kind)) = self.segments.get(&mapping.vma.shmid) {
+            if let Some(&shmid) = self.segments.get(&mapping.vma.shmid) {
                 mapping.vma.shmid = shmid;
-                mapping.kind = kind;
+                mapping.kind = KIND;
             }
         }
     }
