@@ -27,6 +27,7 @@ mod kobj_ids;
 mod labels;
 mod later;
 mod look;
+mod mapped_locks;
 mod mappings;
 mod memory;
 mod mounts;

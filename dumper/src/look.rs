@@ -19,6 +19,7 @@ use crate::aio;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::files;
+use crate::mapped_locks;
 use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
@@ -150,6 +151,7 @@ impl<'a> Looker<'a> {
         found.extend(unsupported::of_cgroups(self.options, &inventory));
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
+        found.extend(mapped_locks::find(&inventory));
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.

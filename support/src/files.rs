@@ -172,6 +172,12 @@ pub const WATCHED_DELETED: Refusal = Refusal::fixed(
     "have the program remove the watch, or end whoever has the file open",
 );
 
+/// A lock that is held by what a mapping keeps of an open file whose descriptors have been closed.
+pub const LOCK_OF_MAPPING: Refusal = Refusal::fixed(
+    "a lock is held on its file, of which the descriptor has been closed: no program could take it so again",
+    "unmap it before the dump, or have the program keep the descriptor by which it took the lock",
+);
+
 /// A mapping of a file of a kind that no program can map.
 pub const NOT_MAPPABLE: Refusal = Refusal::fixed("it cannot be mapped", "unmap it before the dump");
 

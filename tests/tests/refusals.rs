@@ -314,6 +314,12 @@ fn a_lease_on_a_deleted_file() {
     refused_as("locks_deleted_lease", &["lease", "F_UNLCK"]);
 }
 
+/// The lock would be lost, and nobody would be told.
+#[test]
+fn a_lock_that_a_mapping_alone_holds() {
+    refused_as("locks_of_mapping", &["a lock is held on its file", "keep the descriptor"]);
+}
+
 /// What eBPF would tell, and `/proc` as well.
 #[test]
 fn what_is_seen_without_programs() {

@@ -231,6 +231,24 @@ pub(crate) fn deleted_lease(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// A lock on a file of which nothing but a mapping is left.
+pub(crate) fn of_mapping(stage: &Stage) -> Outcome {
+    let path = stage.path("mapped");
+    let file = create(&path);
+    flock(&file, libc::LOCK_EX);
+    let read = libc::PROT_READ;
+    let mapped = crate::memory::Region::map(200, read, libc::MAP_PRIVATE, Some((&file, 0)));
+    drop(file);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    let again = File::open(&path).expect("open");
+    // SAFETY: takes integers.
+    let taken = check(unsafe { libc::flock(again.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) });
+    found.must("it is locked still", taken.is_err());
+    found.must("mapping", mapped.bytes()[0] == 7);
+    found.outcome()
+}
+
 /// One lock of a kind on a file that others may want to lock: what `DIR/kind` says.
 pub(crate) fn one(stage: &Stage) -> Outcome {
     let file = create(&stage.path("contended"));

@@ -132,6 +132,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("locks_elsewhere", locks::elsewhere),
     ("locks_breaking", locks::breaking),
     ("locks_deleted_lease", locks::deleted_lease),
+    ("locks_of_mapping", locks::of_mapping),
     ("locks_one", locks::one),
     ("locks_plain", locks::plain),
     ("many_files", many::files::run),

@@ -410,6 +410,19 @@ fn pidfd_target(value: &[u8]) -> Option<PidfdTarget> {
 }
 
 /// `1: POSIX  ADVISORY  WRITE 17164 fe:00:10010628 0 EOF`.
+/// All locks of the machine that are held (`/proc/locks`), by processes that are seen here.
+///
+/// # Errors
+/// If `/proc` is not there.
+pub fn locks() -> std::io::Result<Vec<Lock>> {
+    Ok(held_locks(&std::fs::read("/proc/locks")?))
+}
+
+fn held_locks(text: &[u8]) -> Vec<Lock> {
+    let is_held = |line: &&[u8]| words(line).nth(1) != Some(b"->");
+    text.split(|byte| *byte == b'\n').filter(is_held).filter_map(lock).collect()
+}
+
 fn lock(value: &[u8]) -> Option<Lock> {
     let mut words = words(value).skip(1).filter(|word| *word != b"->");
     let kind = match words.next()? {

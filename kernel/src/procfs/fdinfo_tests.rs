@@ -102,3 +102,13 @@ fn kinds_that_do_not_go_together_are_refused() {
     let text = b"flags:\t0\nsigmask:\t0\ntfd: 3 events: 1 data: 0\n";
     assert!(FdInfo::parse(text).is_err());
 }
+
+#[test]
+fn locks_that_are_waited_for_are_not_held() {
+    let text = b"1: FLOCK  ADVISORY  WRITE 708 00:1b:1234 0 EOF\n\
+        1: -> FLOCK  ADVISORY  WRITE 709 00:1b:1234 0 EOF\n\
+        2: OFDLCK ADVISORY  READ -1 fe:00:77 10 19\n";
+    let found = held_locks(text);
+    assert_eq!(found.iter().map(|lock| lock.inode).collect::<Vec<_>>(), [1234, 77]);
+    assert_eq!(found[1].pid, None);
+}

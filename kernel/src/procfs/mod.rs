@@ -30,7 +30,7 @@ pub use children::{children, tree};
 pub use dir::{Dir, Error, Malformed, ProcFile, processes};
 pub use fdinfo::{
     Detail, EpollEntry, FanotifyMark, FdInfo, InotifyWatch, Lock, LockKind, PidfdTarget,
-    TimerSetting,
+    TimerSetting, locks,
 };
 pub use limits::{Limit, Limits, Resource};
 pub use links::{FileStat, LinkTarget};
