@@ -134,6 +134,11 @@ impl Views {
         &self.of
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &View> {
+        self.views.values()
+    }
+
     /// The namespace with this id.
     pub(crate) fn get(&self, id: u64) -> Option<&View> {
         self.views.get(&id)

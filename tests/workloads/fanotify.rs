@@ -52,6 +52,50 @@ fn events(group: &File) -> Vec<(u64, std::path::PathBuf)> {
     found
 }
 
+/// A group that tells of a file and of a mount, in a mount namespace.
+pub(crate) struct Watch {
+    group: File,
+    file: std::path::PathBuf,
+    mount: std::path::PathBuf,
+}
+
+impl Watch {
+    pub(crate) fn of(file: &Path, mount: &Path) -> Self {
+        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_NONBLOCK;
+        let events_flags = (libc::O_RDONLY | libc::O_LARGEFILE).cast_unsigned();
+        // SAFETY: takes integers.
+        let group = check(unsafe { libc::fanotify_init(flags, events_flags) }).expect("a group");
+        // SAFETY: the kernel has just given us this descriptor.
+        let group = unsafe { File::from_raw_fd(group) };
+        mark(&group, 0, libc::FAN_MODIFY, file);
+        mark(&group, libc::FAN_MARK_MOUNT, libc::FAN_OPEN, mount);
+        Self { group, file: file.to_owned(), mount: mount.to_owned() }
+    }
+
+    /// `in_mount` is a file there.
+    pub(crate) fn check(&self, in_mount: &str, found: &mut Findings) {
+        found.works(
+            "write",
+            File::options()
+                .append(true)
+                .open(&self.file)
+                .and_then(|mut it| std::io::Write::write_all(&mut it, b"x")),
+        );
+        found.same(
+            "what fanotify tells",
+            &vec![(libc::FAN_MODIFY, self.file.clone())],
+            &events(&self.group),
+        );
+        let inside = self.mount.join(in_mount);
+        found.works("open", File::open(&inside));
+        found.same(
+            "what it tells of a mount",
+            &vec![(libc::FAN_OPEN, inside)],
+            &events(&self.group),
+        );
+    }
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     let (file, dir) = (stage.path("file"), stage.path("dir"));
     fs::write(&file, "").expect("make");

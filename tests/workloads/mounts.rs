@@ -328,6 +328,10 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         found.outcome()
     });
     await_file(stage, "nested");
+    // What this watches is on a mount of the other namespace.
+    let elsewhere = PathBuf::from(format!("/proc/{member}/root/old/file"));
+    let watching = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
+    watching.add_watch(&elsewhere, AddWatchFlags::IN_ATTRIB).expect("watch");
     drop(once);
     for name in twice {
         fs::remove_file(name).expect("remove");
@@ -338,6 +342,10 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
         await_file(stage, "checked");
     });
     let mut found = Findings::default();
+    let mode = fs::Permissions::from_mode(0o640);
+    found.works("chmod", fs::set_permissions(&elsewhere, mode));
+    let told = watching.read_events().map(|events| events.len());
+    found.same("events of the other namespace", &Ok(1), &told);
     found.works("checks", outcome);
     found.must("what is mounted below", !Path::new("/old/file").exists());
     attach("new", Path::new("/shared/x"), "tmpfs", MsFlags::empty(), "size=1m");
@@ -551,6 +559,10 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     let by_descriptor = format!("/proc/self/fd/{}", ghost.as_raw_fd());
     watching.add_watch(by_descriptor.as_str(), AddWatchFlags::IN_ATTRIB).expect("watch");
     let bound = UnixListener::bind("/tmp/directory/socket").expect("bind");
+    fs::write("/tmp/directory/told", "").expect("write");
+    let watch = crate::fanotify::Watch::of;
+    let watch =
+        (!is_in_user_namespace()).then(|| watch("/tmp/directory/told".as_ref(), "/ro".as_ref()));
     let lost = Lost::make(Path::new("/tmp/directory/lost"), true);
     let on_read_only = LostOnReadOnly::make(Path::new("/bound"));
     let mut of_machine = File::open("/proc/meminfo").expect("open");
@@ -574,6 +586,9 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     ghost.set_permissions(fs::Permissions::from_mode(0o600)).expect("chmod");
     let told = watching.read_events().map(|events| events.len());
     found.same("events of a deleted file", &Ok(1), &told);
+    if let Some(watch) = watch {
+        watch.check("file", &mut found);
+    }
     let mut text = String::new();
     found.works("read", open.read_to_string(&mut text));
     found.same("open file", &"tents", &text.as_str());

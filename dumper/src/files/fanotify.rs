@@ -17,6 +17,7 @@ use super::identity::kernel_device;
 use super::problem::{Doing, Problem, unexpected};
 use super::survey::Survey;
 use super::watched::{Inode, Target};
+use crate::mounts::View;
 
 /// A fanotify group.
 #[derive(Debug)]
@@ -51,20 +52,19 @@ impl FileKind for Fanotify {
             return Err(Problem::Refused(support::files::FANOTIFY_PERMISSION));
         }
         let inodes: Vec<Inode> = marks.iter().filter_map(inode).collect();
-        if survey.namespace(process.pid) != 0 {
-            return Err(Problem::Refused(support::mounts::WATCHED));
-        }
-        let mut targets = survey
-            .held
-            .watched
-            .targets(&inodes, survey.inventory, survey.context, survey.frozen)?
-            .into_iter();
+        let view = survey.context.views.of(process.pid);
+        let watched = &mut survey.held.watched;
+        let targets = match view {
+            Some(view) => watched.inside(&inodes, view, &survey.context.views, survey.inventory)?,
+            None => watched.targets(&inodes, survey.inventory, survey.context, survey.frozen)?,
+        };
+        let mut targets = targets.into_iter();
         let mark = marks.iter().map(|mark| match mark.inode {
             Some(inode) => {
                 let target = targets.next().ok_or_else(|| unexpected("a fanotify group"))?;
                 of_inode(entry.id, mark, inode, target)
             }
-            None => survey.of_mount(entry.id, mark),
+            None => survey.of_mount(entry.id, mark, view),
         });
         let mark = mark.collect::<Result<_, _>>()?;
         survey.warn_of_events(process.pid, file)?;
@@ -117,13 +117,25 @@ fn of_inode(
 
 impl Survey<'_> {
     /// The entry of a mark on a mount, or on the file system of one.
-    fn of_mount(&mut self, id: u32, mark: &FanotifyMark) -> Result<FanotifyMarkEntry, Problem> {
+    fn of_mount(
+        &mut self,
+        id: u32,
+        mark: &FanotifyMark,
+        view: Option<&View>,
+    ) -> Result<FanotifyMarkEntry, Problem> {
         let is_it = |mount: &&Mount| match mark.mount {
             Some(id) => mount.id == id,
             None => Some(mount.device) == mark.device,
         };
-        let mounts = self.held.watched.mounts()?;
-        let Some(mount) = mounts.0.iter().find(is_it) else {
+        let found = match view {
+            // A restore finds it by its place, so it must be seen there.
+            Some(view) => {
+                let mut all = view.mounts.0.iter().filter(is_it);
+                all.find(|mount| view.root_of(mount).is_some())
+            }
+            None => self.held.watched.mounts()?.0.iter().find(is_it),
+        };
+        let Some(mount) = found else {
             return Err(Problem::Refused(support::files::MOUNT_ELSEWHERE));
         };
         // As CRIU has it: from the root.

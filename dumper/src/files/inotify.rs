@@ -43,7 +43,12 @@ impl FileKind for Inotify {
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
         let targets = match survey.context.views.of(process.pid) {
-            Some(view) => survey.held.watched.inside(&inodes, view, survey.inventory)?,
+            Some(view) => survey.held.watched.inside(
+                &inodes,
+                view,
+                &survey.context.views,
+                survey.inventory,
+            )?,
             None => survey.held.watched.targets(
                 &inodes,
                 survey.inventory,

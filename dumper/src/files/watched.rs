@@ -23,7 +23,7 @@ use super::PlanContext;
 use super::identity::{FileSystems, kernel_device};
 use super::paths::name_in_images;
 use super::problem::{Doing, Problem};
-use crate::mounts::View;
+use crate::mounts::{View, Views};
 
 /// Words of a handle in the images, which CRIU reads so many of.
 const WORDS: usize = 16;
@@ -164,14 +164,25 @@ fn numbers(stat: &FileStat) -> (u64, u64) {
 
 impl Watched {
     /// The same of what is in a mount namespace of the tree's own: it is found by its handle, on a mount where it has a
-    /// name.
+    /// name, first in the namespace `view` of who watches.
     pub(super) fn inside(
         &mut self,
         inodes: &[Inode],
         view: &View,
+        views: &Views,
         inventory: &Inventory,
     ) -> Result<Vec<Target>, Problem> {
-        inodes.iter().map(|inode| self.one_inside(inode, view, inventory)).collect()
+        let mut one = |inode: &Inode| {
+            let found = self.one_inside(inode, view, inventory);
+            let mut others = views.all().filter(|other| other.id != view.id);
+            match found {
+                Err(Problem::Refused(_)) => others
+                    .find_map(|other| self.one_inside(inode, other, inventory).ok())
+                    .map_or(found, Ok),
+                found => found,
+            }
+        };
+        inodes.iter().map(&mut one).collect()
     }
 
     fn one_inside(

@@ -126,7 +126,9 @@ fn of_mount(
         return Err(Error::refused(file.id, support::host::WATCHES_A_MOUNT, shown));
     }
     let flags = libc::O_RDONLY.cast_unsigned();
-    let entry = RegFileEntry { id: file.id, flags, name: name.to_vec(), ..RegFileEntry::default() };
+    let mnt_id = mark.me.as_ref().map(|mount| mount.mnt_id.cast_signed());
+    let name = name.to_vec();
+    let entry = RegFileEntry { id: file.id, flags, name, mnt_id, ..RegFileEntry::default() };
     let approved = opener.approver.approve(&entry, Purpose::Access(flags))?;
     Ok((approved.handle, shown))
 }
