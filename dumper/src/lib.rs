@@ -16,6 +16,7 @@ mod core_entry;
 mod denied;
 mod dump;
 mod ending;
+mod entered;
 mod error;
 pub mod files;
 mod freeze;

@@ -17,6 +17,7 @@ use support::tree::{Surroundings, foreign_namespaces};
 
 use crate::aio;
 use crate::clock::Clock;
+use crate::entered;
 use crate::error::Error;
 use crate::files;
 use crate::mapped_locks;
@@ -46,6 +47,7 @@ pub(crate) struct Seen {
     pub(crate) views: Arc<Views>,
     pub(crate) files: files::Plan,
     pub(crate) sharing: sharing::Known,
+    pub(crate) entered: entered::Known,
 }
 
 /// What looks.
@@ -152,6 +154,9 @@ impl<'a> Looker<'a> {
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
         found.extend(mapped_locks::find(&inventory));
+        let entered = entered::look(root, &inventory, &self.around, &entered::Known::default())?;
+        found.extend(entered.1);
+        let entered = entered.0;
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
@@ -199,7 +204,7 @@ impl<'a> Looker<'a> {
             found.push(support::networks::OF_USER.of(root, "network namespace"));
         }
         inventory.refer_to_this();
-        Ok((Seen { inventory, task_states, numbers, views, files, sharing }, found))
+        Ok((Seen { inventory, task_states, numbers, views, files, sharing, entered }, found))
     }
 }
 

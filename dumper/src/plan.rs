@@ -15,6 +15,7 @@ use support::tree::Surroundings;
 
 use crate::clock::Clock;
 use crate::ending::Ending;
+use crate::entered;
 use crate::error::Error;
 use crate::files;
 use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
@@ -93,6 +94,7 @@ pub(crate) struct Plan {
     pub(crate) files: files::Plan,
     /// What is known of who else holds what the tree does.
     pub(crate) sharing: sharing::Known,
+    pub(crate) entered: entered::Known,
     pub(crate) finder: GadgetFinder,
     /// Code to lean on, by process, of those that have to be asked.
     pub(crate) gadgets: BTreeMap<HostPid, Gadgets>,
@@ -122,7 +124,7 @@ impl Plan {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
-        let Seen { inventory, task_states, numbers, views, files, sharing } =
+        let Seen { inventory, task_states, numbers, views, files, sharing, entered } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
@@ -156,14 +158,14 @@ impl Plan {
         pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let seen = Seen { inventory, task_states, numbers, views, files, sharing };
-        let Seen { inventory, task_states, numbers, views, files, sharing } = if pre_copy.is_empty()
-        {
-            seen
-        } else {
-            drop(seen.files);
-            looker.look(&mut collector, seen.inventory, clock)?
-        };
+        let seen = Seen { inventory, task_states, numbers, views, files, sharing, entered };
+        let Seen { inventory, task_states, numbers, views, files, sharing, entered } =
+            if pre_copy.is_empty() {
+                seen
+            } else {
+                drop(seen.files);
+                looker.look(&mut collector, seen.inventory, clock)?
+            };
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
         let expected = pre_copy.expected(memory::resident_bytes(&inventory));
@@ -185,6 +187,7 @@ impl Plan {
             views,
             files,
             sharing,
+            entered,
             finder,
             gadgets,
             memory,

@@ -95,6 +95,17 @@ pub fn of_init(root: HostPid) -> Option<Unsupported> {
     })
 }
 
+/// A process that has entered the pid namespace of the tree, and is none of its first process' descendants.
+#[must_use]
+pub fn of_entered(pid: HostPid) -> Unsupported {
+    Refusal::new(
+        "it has entered the pid namespace of the tree from outside (nsenter, exec of a container engine): it is no part \
+         of the tree, and would be lost with it",
+        format!("wait until it has ended, or end it: kill {pid}"),
+    )
+    .of(pid, "the process")
+}
+
 /// A process whose session or group is led from outside of the pid namespace that the tree has for itself.
 #[must_use]
 pub fn of_foreign_session(process: &Process) -> Unsupported {

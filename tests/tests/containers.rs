@@ -66,6 +66,13 @@ impl Container {
         fs::write(&path, config.to_string()).expect("write the configuration");
     }
 
+    /// Has runc call another criu from now on.
+    fn calls(&self, engine: Engine) {
+        let link = self.scratch.path("path").join("criu");
+        fs::remove_file(&link).expect("remove a link");
+        symlink(criu_of(engine), link).expect("make a link");
+    }
+
     /// A bundle that nothing runs of.
     fn prepare(engine: Engine) -> Self {
         let machine = Machine::prepare();
@@ -81,12 +88,8 @@ impl Container {
         for name in ["sh", "sleep", "cat", "mv", "mkfifo"] {
             symlink("busybox", root.join("bin").join(name)).expect("make a link");
         }
-        let criu = match engine {
-            Engine::Criu => find_criu().expect("a working criu on PATH or in $CRIU"),
-            _ => built_program("criu"),
-        };
         fs::create_dir(container.scratch.path("path")).expect("make a directory");
-        symlink(criu, container.scratch.path("path").join("criu")).expect("make a link");
+        symlink(criu_of(engine), container.scratch.path("path").join("criu")).expect("make a link");
         let mut spec = Command::new("runc");
         spec.arg("spec").current_dir(container.bundle());
         Outcome::of(&mut spec).must_succeed("runc spec");
@@ -186,6 +189,14 @@ impl Container {
         self.restore(images, options).must_succeed("runc restore");
         let after = self.counts_on(before);
         assert!(after < before + 2000, "counted {before} before, {after} after");
+    }
+}
+
+/// What an engine's runc calls.
+fn criu_of(engine: Engine) -> PathBuf {
+    match engine {
+        Engine::Criu => find_criu().expect("a working criu on PATH or in $CRIU"),
+        _ => built_program("criu"),
     }
 }
 
@@ -362,6 +373,31 @@ fn a_container_has_a_terminal() {
     has_a_terminal(Engine::CriuFace);
 }
 
+/// What has been executed in it from outside is no part of the tree, and would end with it: it runs on, and all else.
+#[test]
+fn a_container_that_was_entered_is_refused() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let more =
+        "echo $$ > /tmp/pid; j=0; while :; do j=$((j+1)); echo $j > /tmp/second; sleep 0.02; done";
+    container
+        .runc(&["exec", "--detach", container.id(), "sh", "-c", more])
+        .must_succeed("runc exec");
+    let second = container.bundle().join("rootfs/tmp/second");
+    let count = || fs::read_to_string(&second).ok().and_then(|text| text.trim().parse().ok());
+    assert!(wait_until(PATIENCE, || count().is_some_and(|count: u64| count > 3)));
+    for options in [&[][..], &["--leave-running"]] {
+        let refused = container.checkpoint("images", options);
+        assert!(!refused.success && refused.stderr.contains("has entered"), "{}", refused.stderr);
+        fs::remove_dir_all(container.scratch.path("images")).expect("remove");
+    }
+    let (before, first) = (count().expect("a count"), container.count().expect("a count"));
+    assert!(wait_until(PATIENCE, || count().is_some_and(|count| count > before)));
+    container.counts_on(first);
+    let end = "kill -9 $(cat /tmp/pid)";
+    container.runc(&["exec", container.id(), "sh", "-c", end]).must_succeed("runc exec");
+    container.goes_on("images", &[]);
+}
+
 /// `stasis` with where these containers are.
 fn stasis(container: &Container, arguments: &[&str]) -> Outcome {
     let at = |name: &str| container.scratch.path(name);
@@ -536,6 +572,22 @@ mod criu_peer {
     #[test]
     fn a_container_comes_back() {
         comes_back(Engine::Criu);
+    }
+
+    /// Of a network namespace that comes back empty (`--empty-ns`) CRIU writes no image.
+    #[test]
+    fn a_container_comes_back_by_the_other_one() {
+        // In a form that CRIU can freeze.
+        let container = Container::start(Engine::Criu, |_| ());
+        for (from, to) in [(Engine::Criu, Engine::CriuFace), (Engine::CriuFace, Engine::Criu)] {
+            let before = container.count().expect("a count");
+            let images = format!("{from:?}");
+            container.calls(from);
+            container.checkpoint(&images, &[]).must_succeed("runc checkpoint");
+            container.calls(to);
+            container.restore(&images, &[]).must_succeed("runc restore");
+            container.counts_on(before);
+        }
     }
 
     #[test]

@@ -15,6 +15,9 @@ const LONGEST: u64 = 64 << 20;
 /// What the images say of a network namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
+    /// Whether there is an image of it. CRIU writes none if it was told that it comes back empty (`--empty-ns net`, as
+    /// runc does), and a restore has to be told so as well.
+    pub is_there: bool,
     /// Its settings; `None` where it comes back empty.
     pub entry: Option<NetnsEntry>,
     /// Its devices, in the order of the image.
@@ -48,11 +51,10 @@ pub(super) fn load<'f>(
 
 fn load_one(images: &Images, number: u32) -> Result<Network, Error> {
     let image = names::netns(number);
-    // CRIU begins the image of an empty one, too.
-    let reader = images.reader(&image)?;
-    let reader = reader.ok_or_else(|| Error::Missing { name: image.name().into() })?;
+    let Some(reader) = images.reader(&image)? else { return Ok(Network::default()) };
     let mut entries = reader.entries()?.into_iter();
     let network = Network {
+        is_there: true,
         entry: entries.next(),
         devices: images.read_all(&names::netdev(number))?,
         raw: BTreeMap::new(),

@@ -51,6 +51,8 @@ pub struct Given {
 /// What a network namespace is to be like.
 #[derive(Debug)]
 struct Network {
+    /// There is an image of it.
+    is_there: bool,
     entry: NetnsEntry,
     is_empty: bool,
     devices: Vec<NetDeviceEntry>,
@@ -85,6 +87,7 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
     }
     let can_receive = network.devices.iter().any(|it| it.r#type != device::LOOPBACK);
     Ok(Box::new(Network {
+        is_there: network.is_there,
         entry: network.entry.clone().unwrap_or_default(),
         is_empty: network.entry.is_none(),
         devices: network.devices.clone(),
@@ -117,6 +120,9 @@ impl Making for Network {
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
         if given.joined.is_some() {
             return own(NAME).map_err(Error::kernel("open the own network namespace"));
+        }
+        if !self.is_there && !given.empty {
+            return Err(images::Error::Missing { name: names::netns(number).name().into() }.into());
         }
         let Some(key) = &self.entry.ext_key else {
             let what = format!("make network namespace {number}");
