@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use collector::{Inventory, VmFlags};
 use ids::HostPid;
+use kernel::procfs::{Dir, smaps};
 use nix::sys::resource::{Resource, getrlimit};
 use support::Unsupported;
 use support::room::{OpenFiles, of_huge_pages_of_each, of_mappings};
@@ -22,15 +23,35 @@ pub(crate) fn find(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
     found
 }
 
-/// Huge pages that processes have in private mappings of no file, which a restore sets aside for each.
+/// Huge pages: of private mappings, which a restore sets aside for each process, or fills if that is to be spared
+/// (`MAP_NORESERVE`); and of shared memory what mappings set aside.
 fn huge_pages(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
     let mut by_device: BTreeMap<u64, u64> = BTreeMap::new();
-    let all = inventory.processes.values().flat_map(|process| &process.mappings);
-    for mapping in all.filter(|mapping| {
-        let is = |flag| mapping.flags.contains(flag);
-        is(VmFlags::HUGE_TLB) && !is(VmFlags::SHARED) && !is(VmFlags::NO_RESERVE)
-    }) {
-        *by_device.entry(mapping.device).or_default() += mapping.end - mapping.start;
+    let mut shared: BTreeMap<(u64, u64), Vec<(u64, u64)>> = BTreeMap::new();
+    for process in inventory.processes.values() {
+        let mut spared = None;
+        for mapping in &process.mappings {
+            let is = |flag| mapping.flags.contains(flag);
+            let bytes = mapping.end - mapping.start;
+            let add = match (is(VmFlags::HUGE_TLB), is(VmFlags::MAY_SHARE), is(VmFlags::NO_RESERVE))
+            {
+                (true, false, false) => bytes,
+                (true, false, true) => {
+                    let filled = spared.get_or_insert_with(|| filled(process.pid));
+                    filled.get(&mapping.start).copied().unwrap_or(0)
+                }
+                (true, true, false) => {
+                    let range = (mapping.offset, mapping.offset + bytes);
+                    shared.entry((mapping.device, mapping.inode)).or_default().push(range);
+                    continue;
+                }
+                _ => continue,
+            };
+            *by_device.entry(mapping.device).or_default() += add;
+        }
+    }
+    for ((device, _), ranges) in shared {
+        *by_device.entry(device).or_default() += covered(ranges);
     }
     let of_device = |(device, bytes): (u64, u64)| {
         let shift = kernel::huge_pages::shift_of_device(device).ok()??;
@@ -40,6 +61,38 @@ fn huge_pages(root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
         of_huge_pages_of_each(root, (bytes.div_ceil(size), size), most, &directory)
     };
     by_device.into_iter().filter_map(of_device).collect()
+}
+
+/// Bytes that are in memory of the private huge pages of a process, by the address of the mapping. (Those of a file that
+/// others have as well may be the file's.)
+fn filled(pid: HostPid) -> BTreeMap<u64, u64> {
+    let mut text = Vec::new();
+    let read = Dir::open(pid).and_then(|dir| dir.read("smaps", &mut text));
+    if let Err(error) = read {
+        tracing::debug!(%pid, %error, "read smaps");
+        return BTreeMap::new();
+    }
+    let huge = smaps(&text).flatten().map(|smap| {
+        let own = smap.private_huge_kib;
+        let kib = if smap.map.raw_name.starts_with(b"/anon_hugepage") {
+            own.saturating_add(smap.shared_huge_kib)
+        } else {
+            own
+        };
+        (smap.map.start, kib.saturating_mul(1024))
+    });
+    huge.collect()
+}
+
+/// How much ranges cover that may overlap.
+fn covered(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let (mut bytes, mut reached) = (0, 0);
+    for (start, end) in ranges {
+        bytes += end.saturating_sub(start.max(reached));
+        reached = reached.max(end);
+    }
+    bytes
 }
 
 /// The most mappings that a process may have.

@@ -31,7 +31,7 @@ pub fn shifts() -> io::Result<Vec<u32>> {
 /// When it cannot be found out.
 pub fn shift_of_device(device: u64) -> io::Result<Option<u32>> {
     for shift in shifts()? {
-        let size = MFdFlags::from_bits_retain(shift << MFD_HUGE_SHIFT);
+        let size = MFdFlags::from_bits_retain(shift << HUGE_SHIFT);
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | size;
         let file = std::fs::File::from(memfd_create(c"stasis-probe", flags)?);
         if file.metadata()?.dev() == device {
@@ -77,7 +77,10 @@ pub fn directory(shift: u32) -> PathBuf {
 }
 
 const ROOT: &str = "/sys/kernel/mm/hugepages";
-const MFD_HUGE_SHIFT: u32 = 26;
+/// Where flags of mmap, memfd_create and shmget have the size of huge pages: two to the power of that.
+pub const HUGE_SHIFT: u32 = libc::MAP_HUGE_SHIFT.cast_unsigned();
+/// Its bits, when they are shifted down.
+pub const HUGE_MASK: u32 = libc::MAP_HUGE_MASK.cast_unsigned();
 
 /// Of the name of such a directory.
 fn shift(name: &str) -> Option<u32> {

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ids::ImagePid;
-use images::MappingKind;
-use kernel::sysv::segments::Segment;
 use support::{Unsupported, room};
 
-use crate::load::{Checkpoint, Mapping, SystemVSegment, huge_page_shift};
+use crate::huge_pages;
+use crate::load::Checkpoint;
 use crate::plan::Plan;
 
 /// Tasks of the restore's own: who holds the tree, and who makes its root.
@@ -131,44 +130,12 @@ pub(crate) fn find(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Unsupported> {
         let left = kernel::aio::room().unwrap_or(u64::MAX);
         found.extend(room::of_aio(root, requests, left));
     }
-    for (shift, bytes) in huge(checkpoint) {
+    for (shift, pages) in huge_pages::needed(checkpoint) {
         let size = 1u64.checked_shl(shift).unwrap_or(u64::MAX);
         let directory = kernel::huge_pages::directory(shift).display().to_string();
         let left = kernel::huge_pages::available(shift);
-        let needed = (bytes.div_ceil(size), size);
-        found.extend(room::of_huge_pages(root, needed, left, &directory));
-    }
-    found
-}
-
-/// Bytes in huge pages, by their size. The kernel sets all of a mapping aside as it is made, unless it is to leave
-/// that (`MAP_NORESERVE`).
-fn huge(checkpoint: &Checkpoint) -> BTreeMap<u32, u64> {
-    let mut found: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut add = |shift: u32, bytes: u64| {
-        let sum = found.entry(shift).or_default();
-        *sum = sum.saturating_add(bytes);
-    };
-    for segment in &checkpoint.segments {
-        segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes));
-    }
-    // One that is still there has its pages.
-    let is_there = |segment: &&SystemVSegment| {
-        segment.is_outside && Segment::read(segment.entry.desc.id.cast_signed()).is_ok()
-    };
-    for segment in checkpoint.system_v.iter().filter(|segment| !is_there(segment)) {
-        segment.huge.into_iter().for_each(|shift| add(shift, segment.bytes()));
-    }
-    checkpoint.huge_memfds.iter().for_each(|&(shift, bytes)| add(shift, bytes));
-    for (_, body) in checkpoint.living() {
-        let own = |mapping: &&Mapping| {
-            !mapping.kind.is_shared_memory() && mapping.kind != MappingKind::File { shared: true }
-        };
-        for Mapping { vma, .. } in body.mappings.iter().filter(own) {
-            let spared = vma.flags & libc::MAP_NORESERVE.cast_unsigned() != 0;
-            if let Some(shift) = huge_page_shift(vma).filter(|_| !spared) {
-                add(shift, vma.end - vma.start);
-            }
+        if pages > 0 {
+            found.extend(room::of_huge_pages(root, (pages, size), left, &directory));
         }
     }
     found

@@ -31,6 +31,7 @@ mod forked;
 mod gap;
 mod holder;
 mod host;
+mod huge_pages;
 mod ipc_owner;
 mod joined;
 pub mod layout;

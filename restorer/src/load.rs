@@ -27,7 +27,7 @@ use images::{Images, MappingKind};
 
 pub(crate) use filters::Chain;
 use filters::Filters;
-pub(crate) use memory::{SharedSegment, SystemVSegment, huge_page_shift};
+pub(crate) use memory::{HugeMemfd, SharedSegment, SystemVSegment, huge_page_shift};
 use nameless::Nameless;
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
@@ -52,8 +52,8 @@ pub(crate) struct Checkpoint {
     pub(crate) system_v: Vec<SystemVSegment>,
     /// Pages files that the processes and segments refer to by index.
     pub(crate) stores: Arc<[File]>,
-    /// Bytes that memfds hold in huge pages, by the size of these: two to the power of that.
-    pub(crate) huge_memfds: Vec<(u32, u64)>,
+    /// memfds in huge pages.
+    pub(crate) huge_memfds: Vec<HugeMemfd>,
     /// Open files.
     pub(crate) files: FileImages,
     /// Locks on them.
@@ -176,7 +176,7 @@ impl Checkpoint {
             system_v.retain(|segment| attached.contains(&u64::from(segment.entry.desc.id)));
         }
         let runs = memory::of_files(maps, &mut store)?;
-        let huge_memfds = memory::huge_memfds(read.memfds.values(), &runs);
+        let huge_memfds = memory::huge_memfds(&read, &runs);
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let taken = std::mem::take(&mut read.locks);

@@ -172,10 +172,10 @@ pub fn of_huge_pages_of_each(
 ) -> Option<Unsupported> {
     let lacking = needed.checked_sub(most).filter(|lacking| *lacking > 0)?;
     let reason = format!(
-        "a restore gives each process its own, and there are {most} of them on this machine"
+        "a restore gives each process its own of private memory, and there are {most} of them on this machine"
     );
     let remedy = format!("have {lacking} more set aside: raise {directory}/nr_hugepages by that");
-    let object = format!("{needed} private huge pages of {bytes} bytes");
+    let object = format!("{needed} huge pages of {bytes} bytes");
     Some(Refusal::new(reason, remedy).of(root, object))
 }
 

@@ -137,10 +137,8 @@ time.sleep(600)";
     let images = scratch.path("images");
     let refused = Engine::Stasis.dump(root, &images, Dump::ENDING);
     assert!(!refused.success && !images.exists(), "{refused:?}");
-    let said = format!(
-        "{} private huge pages of 2097152 bytes: a restore gives each process its own",
-        3 * each
-    );
+    let said =
+        format!("{} huge pages of 2097152 bytes: a restore gives each process its own", 3 * each);
     assert!(refused.stderr.contains(&said), "{refused:?}");
     assert_eq!(children_of(root).len(), 2, "it runs on");
     machine.end_all();
@@ -169,4 +167,40 @@ fn too_few_huge_pages_are_said_before_anything_is_made() {
     if let Err(what) = workload.check() {
         panic!("it is not what it was: {what}");
     }
+}
+
+/// Those that a mapping sets aside of memory in which there is nothing, and those that are filled where nothing was set
+/// aside.
+#[test]
+fn huge_pages_that_nothing_is_in_or_that_are_not_set_aside_count() {
+    const SPARED: &str = "import mmap, os, sys, time
+memfd = os.memfd_create('empty', 4)
+os.ftruncate(memfd, 6 << 21)
+shared = mmap.mmap(memfd, 6 << 21)
+memory = mmap.mmap(-1, 8 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x44000)
+memory[0] = 7
+memory[5 << 21] = 8
+open(sys.argv[1], 'w')
+time.sleep(600)";
+    let machine = Machine::prepare();
+    let pages = HugePages::reserve(PAGES);
+    let scratch = Scratch::new();
+    let (images, ready) = (scratch.path("images"), scratch.path("ready"));
+    let mut python = Command::new("python3");
+    let program = Program::start(python.args(["-c", SPARED]).arg(&ready), &scratch.path("log"));
+    let is_ready = wait_until(Duration::from_secs(10), || ready.exists());
+    assert!(is_ready, "{:?}", std::fs::read_to_string(scratch.path("log")));
+    Engine::Stasis.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    drop(pages);
+    let none = HugePages::take_away();
+    let refused = Engine::Stasis.restore(&images, Dump::ENDING);
+    let said = "8 huge pages of 2097152 bytes";
+    assert!(!refused.success && refused.stderr.contains(said), "{refused:?}");
+    machine.await_no_children();
+    drop(none);
+    let _pages = HugePages::reserve(8);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert!(program.is_alive());
+    machine.end_all();
 }

@@ -37,7 +37,7 @@ struct Memfd {
 
 impl Memfd {
     fn new() -> Self {
-        let flags = libc::MFD_HUGETLB | 21 << 26 | libc::MFD_ALLOW_SEALING;
+        let flags = libc::MFD_HUGETLB | 21 << libc::MAP_HUGE_SHIFT | libc::MFD_ALLOW_SEALING;
         let file = crate::memfd::make(c"huge", flags);
         file.set_len(3 * HUGE as u64).expect("set its size");
         let shared = Region::map(3 * HUGE, RW, libc::MAP_SHARED, Some((&file, 0)));
@@ -69,7 +69,7 @@ impl Memfd {
 
 /// A System V segment of huge pages with an odd size, of which a part is attached once more and one is gone.
 pub(crate) fn sysv(stage: &Stage) -> Outcome {
-    let flags = libc::SHM_HUGETLB | 21 << 26 | libc::IPC_CREAT | 0o600;
+    let flags = libc::SHM_HUGETLB | 21 << libc::MAP_HUGE_SHIFT | libc::IPC_CREAT | 0o600;
     // SAFETY: takes integers.
     let id = check(unsafe { libc::shmget(libc::IPC_PRIVATE, 2 * HUGE + 100, flags) });
     let id = id.expect("shmget");

@@ -19,6 +19,7 @@ use images::messages::{
 };
 use images::{ImageWriter, MappingKind, names};
 use kernel::descriptors::seals;
+use kernel::huge_pages::HUGE_SHIFT;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
@@ -41,8 +42,6 @@ const DELETED: &[u8] = b" (deleted)";
 const GIVEN_A_NAME: &[u8] = b"[anon_shmem:";
 /// What the images call it.
 const IN_IMAGES: &[u8] = b"/dev/zero";
-
-const MFD_HUGE_SHIFT: u32 = 26;
 
 /// A memfd.
 #[derive(Debug)]
@@ -176,7 +175,7 @@ fn huge_pages(fd: &OwnedFd) -> Result<Option<u32>, Problem> {
     let system = fstatfs(fd).doing("find the file system of")?;
     let size = u64::try_from(system.block_size()).unwrap_or(0);
     let is_huge = system.filesystem_type() == HUGETLBFS_MAGIC && size.is_power_of_two();
-    Ok(is_huge.then(|| libc::MFD_HUGETLB | size.trailing_zeros() << MFD_HUGE_SHIFT))
+    Ok(is_huge.then(|| libc::MFD_HUGETLB | size.trailing_zeros() << HUGE_SHIFT))
 }
 
 /// The name that a memfd was given, by its link text or the name of its mapping.

@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::memory::HUGE_SHIFT;
+
 /// What all System V objects have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct IpcDescEntry {
@@ -59,8 +61,7 @@ impl IpcShmEntry {
 
     /// If it is in huge pages, of which size: two to the power of that; 0 for the size that the kernel takes by itself.
     pub fn huge_page_shift(&self) -> Option<u32> {
-        const SHM_HUGE_SHIFT: u32 = 26;
-        self.hugetlb_flag.filter(|flags| *flags != 0).map(|flags| flags >> SHM_HUGE_SHIFT)
+        self.hugetlb_flag.filter(|flags| *flags != 0).map(|flags| flags >> HUGE_SHIFT)
     }
 }
 

@@ -201,14 +201,16 @@ pub struct VmaEntry {
     pub protection_key: Option<u32>,
 }
 
+/// Where flags of mappings, memfds and segments have the size of huge pages: two to the power of that.
+pub(super) const HUGE_SHIFT: u32 = nix::libc::MAP_HUGE_SHIFT.cast_unsigned();
+const HUGE_MASK: u32 = nix::libc::MAP_HUGE_MASK.cast_unsigned();
+
 impl VmaEntry {
     const MAP_HUGETLB: u32 = 0x4_0000;
-    const MAP_HUGE_SHIFT: u32 = 26;
-    const MAP_HUGE_MASK: u32 = 0x3f;
 
     /// What its flags have for huge pages of two to the power of `shift` bytes.
     pub const fn huge_flags(shift: u32) -> u32 {
-        Self::MAP_HUGETLB | (shift & Self::MAP_HUGE_MASK) << Self::MAP_HUGE_SHIFT
+        Self::MAP_HUGETLB | (shift & HUGE_MASK) << HUGE_SHIFT
     }
 
     /// Whether it is in huge pages.
@@ -218,7 +220,7 @@ impl VmaEntry {
 
     /// If it is, of which size: two to the power of that; 0 for the size that the kernel takes by itself.
     pub fn huge_page_shift(&self) -> Option<u32> {
-        self.is_huge().then_some(self.flags >> Self::MAP_HUGE_SHIFT & Self::MAP_HUGE_MASK)
+        self.is_huge().then_some(self.flags >> HUGE_SHIFT & HUGE_MASK)
     }
 
     /// Whether the kernel may take its contents (`MAP_DROPPABLE`).

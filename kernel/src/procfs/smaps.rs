@@ -19,6 +19,10 @@ pub struct Smap<'a> {
     pub anonymous_kib: u64,
     /// Swapped out.
     pub swap_kib: u64,
+    /// Huge pages that are set aside, in memory and of nobody else.
+    pub private_huge_kib: u64,
+    /// The same that others have, too.
+    pub shared_huge_kib: u64,
     /// Memory protection key, 0 where the processor has none.
     pub protection_key: u32,
 }
@@ -46,6 +50,8 @@ fn attribute<'a>(smap: &mut Smap<'a>, line: &'a [u8]) -> Result<(), Malformed> {
         b"Rss" => smap.rss_kib = kib(value, "Rss")?,
         b"Anonymous" => smap.anonymous_kib = kib(value, "Anonymous")?,
         b"Swap" => smap.swap_kib = kib(value, "Swap")?,
+        b"Private_Hugetlb" => smap.private_huge_kib = kib(value, "Private_Hugetlb")?,
+        b"Shared_Hugetlb" => smap.shared_huge_kib = kib(value, "Shared_Hugetlb")?,
         b"ProtectionKey" => {
             smap.protection_key = dec(value).ok_or(Malformed("ProtectionKey"))?;
         }
@@ -68,6 +74,8 @@ pub fn smaps(text: &[u8]) -> impl Iterator<Item = Result<Smap<'_>, Malformed>> {
                 rss_kib: 0,
                 anonymous_kib: 0,
                 swap_kib: 0,
+                private_huge_kib: 0,
+                shared_huge_kib: 0,
                 protection_key: 0,
             };
             while let Some(next) = lines.next_if(|next| is_attribute(next)) {

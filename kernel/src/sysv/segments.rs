@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use ids::HostPid;
 
 use super::{Kind, Owner, done, is_gone, make_with_id};
+use crate::huge_pages::HUGE_SHIFT;
 use crate::procfs::{self, Dir, Namespaces};
 
 /// In [`Owner::mode`]: it goes when nobody has it attached any more (`shmctl(IPC_RMID)`).
@@ -18,7 +19,6 @@ pub const LOCKED: u32 = 0o2000;
 /// Finds a segment by its place in the table, and not by its id.
 const SHM_STAT: i32 = 13;
 const SHM_INFO: i32 = 14;
-const SHM_HUGE_SHIFT: u32 = 26;
 const CAP_IPC_LOCK: u64 = 1 << 14;
 
 /// What the kernel says of a segment.
@@ -90,7 +90,7 @@ impl Segment {
     /// The flags of one in huge pages of two to the power of `shift` bytes.
     #[must_use]
     pub const fn huge_flags(shift: u32) -> i32 {
-        libc::SHM_HUGETLB | (shift << SHM_HUGE_SHIFT).cast_signed()
+        libc::SHM_HUGETLB | (shift << HUGE_SHIFT).cast_signed()
     }
 
     /// If it is in huge pages, of which size, two to the power of that.

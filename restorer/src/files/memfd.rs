@@ -13,6 +13,7 @@ use images::messages::{FileEntry, MemfdFileEntry, MemfdInodeEntry, fd_type};
 use images::{Checkpoint, PAGE_SIZE};
 use kernel::attributes::FileFlags;
 use kernel::descriptors::add_seals;
+use kernel::huge_pages::{HUGE_MASK, HUGE_SHIFT};
 use kernel::shared_memory::SharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -36,7 +37,7 @@ use crate::run::Run;
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
 /// `MFD_HUGETLB` and the size of the pages.
-const HUGE_FLAGS: u32 = libc::MFD_HUGETLB | 0x3f << 26;
+const HUGE_FLAGS: u32 = libc::MFD_HUGETLB | HUGE_MASK << HUGE_SHIFT;
 
 /// Bytes that are copied at once.
 const AT_ONCE: u64 = 1 << 20;

@@ -1,12 +1,13 @@
 //! Address spaces, page maps and shared memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
 use images::messages::{IpcShmEntry, MemfdInodeEntry, MmEntry, VmaEntry};
 use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
+use kernel::huge_pages::{HUGE_MASK, HUGE_SHIFT};
 use support::Refusal;
 
 use super::Process;
@@ -382,26 +383,46 @@ pub(super) fn system_v(
     Ok(found)
 }
 
-/// Bytes that memfds hold in huge pages, with the size of these.
-pub(super) fn huge_memfds<'a>(
-    memfds: impl Iterator<Item = &'a MemfdInodeEntry>,
+/// A memfd in huge pages.
+#[derive(Debug)]
+pub(crate) struct HugeMemfd {
+    /// Their size: two to the power of that.
+    pub(crate) shift: u32,
+    /// The ids of files that are it, by which mappings name it.
+    pub(crate) files: BTreeSet<u64>,
+    /// What it holds, from offset to offset.
+    pub(crate) held: Vec<(u64, u64)>,
+}
+
+/// The memfds in huge pages.
+pub(super) fn huge_memfds(
+    read: &images::Checkpoint,
     runs: &BTreeMap<u64, Vec<Run>>,
-) -> Vec<(u32, u64)> {
-    const SHIFT: u32 = 26;
-    let huge = memfds.filter_map(|memfd| Some((memfd, memfd.hugetlb_flag? >> SHIFT & 0x3f)));
-    let held = |(memfd, shift): (&MemfdInodeEntry, u32)| {
-        let shift = if shift == 0 { kernel::huge_pages::default_shift()? } else { shift };
-        let runs = runs.get(&memfd.shmid.into())?;
-        Some((shift, runs.iter().map(Run::bytes).fold(0, u64::saturating_add)))
+) -> Vec<HugeMemfd> {
+    let memfds = read.memfds.values();
+    let huge = memfds.filter_map(|memfd| {
+        let size = memfd.hugetlb_flag? >> HUGE_SHIFT & HUGE_MASK;
+        Some((memfd, if size == 0 { kernel::huge_pages::default_shift()? } else { size }))
+    });
+    let files = |inode: u64| {
+        let all = read.files.entries.values().filter_map(|file| file.memfd.as_ref());
+        all.filter(move |file| u64::from(file.inode_id) == inode)
+            .map(|file| file.id.into())
+            .collect()
     };
-    huge.filter_map(held).collect()
+    let held = |memfd: &MemfdInodeEntry| {
+        let runs = runs.get(&memfd.shmid.into()).into_iter().flatten();
+        runs.map(|run| (run.start, run.end())).collect()
+    };
+    huge.map(|(memfd, shift)| HugeMemfd { shift, files: files(memfd.inode_id), held: held(memfd) })
+        .collect()
 }
 
 /// The size of the pages of a segment in huge ones, by the flags that it is made with.
 fn segment_shift(id: u32, flags: u32) -> Result<u32, Error> {
-    const SHIFT: u32 = 26;
     let huge = libc::SHM_HUGETLB.cast_unsigned();
-    let shift = match flags.checked_sub(huge).map(|size| (size >> SHIFT, size << (32 - SHIFT))) {
+    let sizes = flags.checked_sub(huge).map(|size| (size >> HUGE_SHIFT, size << (32 - HUGE_SHIFT)));
+    let shift = match sizes {
         Some((0, 0)) => kernel::huge_pages::default_shift(),
         Some((shift, 0)) => Some(shift),
         _ => None,
