@@ -69,7 +69,9 @@ fn try_to_dump(
         rights::check_tree(options)?;
         let within = started.elapsed();
         if has_ended(options.pid) {
-            return Err(source);
+            let ended = || std::io::Error::from_raw_os_error(libc::ESRCH);
+            let gone = || Error::Process { operation: "dump", pid: options.pid, source: ended() };
+            return Err(if source.has_no_code() { gone() } else { source });
         }
         if tries == TRIES || within > TRYING {
             return Err(Error::Tried { tries, within, source: Box::new(source) });
@@ -98,7 +100,10 @@ enum Failed {
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        if error.is_gone() { Self::Passing(error) } else { Self::Final(error) }
+        match error.is_gone() || error.has_no_code() {
+            true => Self::Passing(error),
+            false => Self::Final(error),
+        }
     }
 }
 

@@ -207,6 +207,12 @@ impl Error {
         gone || self.is_of_the_target() && leads_to_nothing(self)
     }
 
+    /// Whether it is about a process whose code has nothing to call by: one that executes a program has none for a
+    /// moment, and one that ends.
+    pub(crate) const fn has_no_code(&self) -> bool {
+        matches!(self, Self::Inject { source: crate::inject::Error::NoCodes { .. }, .. })
+    }
+
     /// The process, of the tree below `root`, that this one was not allowed to look into, if it is that.
     pub(crate) fn denied(&self, root: HostPid) -> Option<HostPid> {
         let denied = |number| matches!(number, libc::EPERM | libc::EACCES);

@@ -147,9 +147,10 @@ impl Plan {
                     gadgets.extend(found.map(|found| (pid, found)));
                     memory.insert(pid, planned);
                 }
-                // It executes a program that has no library yet, or ends, as descendants may: it is
-                // looked at when it stands still.
+                // It executes a program that has no library yet, or ends: it is looked at when it stands
+                // still.
                 Err(Error::Inject { .. }) if pid != options.pid => {}
+                Err(error) if error.has_no_code() => {}
                 Err(error) if pid != options.pid && (error.is_gone() || has_ended(pid)) => {}
                 Err(error) => return Err(error),
             }

@@ -284,12 +284,15 @@ impl PlannedMemory {
         // Those that were met while it ran may have gone.
         self.map.take_guards();
         let others = subtract(others, &empty);
-        let mut found = pages_of(&mut self.map, &others).map_err(failed)?;
-        if found.is_empty() && !others.is_empty() {
+        let mut found = match pages_of(&mut self.map, &others) {
+            Ok(found) if !found.is_empty() || others.is_empty() => found,
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(failed(error)),
             // No process is without its stack: so it has.
-            self.open_again()?;
-            found = pages_of(&mut self.map, &others).map_err(failed)?;
-        }
+            Ok(_) | Err(_) => {
+                self.open_again()?;
+                pages_of(&mut self.map, &others).map_err(failed)?
+            }
+        };
         let threads = match process.mappings.len() > MANY || bytes(anonymous) > MUCH {
             true => threads,
             false => 1,
