@@ -34,6 +34,17 @@ pub enum Error {
         /// The image.
         name: String,
     },
+    /// An image is not as it was written.
+    #[error(
+        "image {name} is not what was written with this checkpoint: {what}; put it back from a copy (if it was \
+         changed on purpose, remove stasis-manifest beside it, and nothing is compared)"
+    )]
+    Changed {
+        /// The image.
+        name: String,
+        /// What differs.
+        what: String,
+    },
     /// An image cannot be opened, read or written.
     #[error("{operation} image {name}")]
     Io {

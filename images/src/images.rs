@@ -8,6 +8,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::error::Error;
+use crate::manifest::Manifest;
 use crate::messages::{IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, PagemapHead};
 use crate::names::{self, Image};
 use crate::pagemap::PageMap;
@@ -22,6 +23,7 @@ pub type StoredReader<M> = ImageReader<BufReader<Box<dyn Content>>, M>;
 pub struct Images {
     store: Arc<dyn ImageStore>,
     inventory: Arc<InventoryEntry>,
+    manifest: Arc<Manifest>,
 }
 
 impl Images {
@@ -37,7 +39,10 @@ impl Images {
 
     /// The checkpoint in a store.
     pub fn of(store: Arc<dyn ImageStore>) -> Result<Self, Error> {
-        let mut images = Self { store, inventory: Arc::default() };
+        let mut images = Self { store, inventory: Arc::default(), manifest: Arc::default() };
+        if let Some(manifest) = images.reader(&names::manifest())? {
+            images.manifest = Arc::new(Manifest::of(manifest.entries()?));
+        }
         let inventory = images
             .read_one(&names::inventory())?
             .ok_or_else(|| Error::NotACheckpoint { path: images.path().into() })?;
@@ -65,11 +70,16 @@ impl Images {
         &self,
         image: &Image<M>,
     ) -> Result<Option<StoredReader<M>>, Error> {
-        let Some(Opened { content, size }) = self.store.open(image.name())? else {
+        let Some(Opened { content, size }) = self.opened(image.name())? else {
             return Ok(None);
         };
         let common = self.inventory.img_version != IMG_VERSION_1;
         ImageReader::new(image, BufReader::new(content), size, common).map(Some)
+    }
+
+    /// An image, as it was written; `None` if there was none.
+    fn opened(&self, name: &str) -> Result<Option<Opened>, Error> {
+        self.manifest.check(name, self.store.open(name)?)
     }
 
     /// The only message of an image; `None` if there is no such file.
@@ -92,7 +102,7 @@ impl Images {
         let Some(reader) = self.reader(image)? else { return Ok(None) };
         let map = PageMap::read(image.name(), reader)?;
         let stored = map.needed_bytes();
-        if stored > 0 {
+        if stored > 0 || self.manifest.has(&names::pages(map.pages_id)) {
             let size = self.pages(map.pages_id)?.bytes();
             if size < stored {
                 let name = names::pages(map.pages_id);
@@ -105,18 +115,20 @@ impl Images {
     /// A pages file.
     pub fn pages(&self, pages_id: u32) -> Result<Arc<dyn PageSource>, Error> {
         let name = names::pages(pages_id);
-        self.store.pages(&name)?.ok_or(Error::Missing { name })
+        let Some(pages) = self.store.pages(&name)? else { return Err(Error::Missing { name }) };
+        self.manifest.check_pages(&name, &*pages)?;
+        Ok(pages)
     }
 
     /// An image, as it is.
     pub fn raw(&self, name: &str) -> Result<Box<dyn Content>, Error> {
         let missing = || Error::Missing { name: name.into() };
-        Ok(self.store.open(name)?.ok_or_else(missing)?.content)
+        Ok(self.opened(name)?.ok_or_else(missing)?.content)
     }
 
     /// All of a small image without messages; none if there is no such file.
     pub fn read_raw(&self, name: &str, limit: u64) -> Result<Vec<u8>, Error> {
-        let Some(Opened { content, size }) = self.store.open(name)? else { return Ok(Vec::new()) };
+        let Some(Opened { content, size }) = self.opened(name)? else { return Ok(Vec::new()) };
         let failed = |source| Error::Io { operation: "read", name: name.into(), source };
         let mut bytes = Vec::new();
         content.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;

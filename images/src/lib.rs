@@ -19,6 +19,7 @@ pub mod id_map;
 mod images;
 mod lineage;
 pub mod magic;
+mod manifest;
 mod mapping_kind;
 pub mod messages;
 pub mod names;

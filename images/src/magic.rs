@@ -75,5 +75,7 @@ pub const MNTS: u32 = 0x5556_3928;
 pub const NETNS: u32 = 0x5593_3752;
 /// `netdev-ID.img`.
 pub const NETDEV: u32 = 0x5737_3951;
+/// `stasis-manifest`: "sman".
+pub const MANIFEST: u32 = 0x6e61_6d73;
 /// `stats-dump` and `stats-restore`.
 pub const STATS: u32 = 0x5709_3306;

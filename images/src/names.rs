@@ -8,10 +8,11 @@ use std::marker::PhantomData;
 use crate::magic;
 use crate::messages::{
     CgroupEntry, CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
-    InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, MemfdInodeEntry, MmEntry,
-    MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry,
-    RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry,
-    TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
+    InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, ManifestEntry,
+    MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead, PidnsEntry,
+    PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry,
+    TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry,
+    UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -306,6 +307,11 @@ pub fn older_tmpfs(mount: u32) -> String {
     format!("tmpfs-{mount}.tar.gz.img")
 }
 
+/// `stasis-manifest`: what the checkpoint consists of. Written after all others, by whoever commits them.
+pub fn manifest() -> Image<ManifestEntry> {
+    Image::new("stasis-manifest", magic::MANIFEST).with_head(Head::Own)
+}
+
 /// `stats-dump`: what a dump cost. A service file: it lies in the work directory. One entry.
 pub fn stats_dump() -> Image<StatsEntry> {
     Image::new("stats-dump", magic::STATS).with_head(Head::Service)
@@ -450,7 +456,7 @@ pub fn is_image(name: &str) -> bool {
 
 /// Whether a file of this name is a service file, of no meaning to a restore.
 pub fn is_service(name: &str) -> bool {
-    name == "stats-dump" || name == "stats-restore"
+    matches!(name, "stats-dump" | "stats-restore" | "stasis-manifest")
 }
 
 #[cfg(test)]

@@ -127,6 +127,9 @@ pub trait NewCheckpoint: Debug + Send + Sync {
     /// Links the parent, by the name [`crate::names::PARENT_LINK`] or one in a directory inside.
     fn link(&self, name: &str, to: &Path) -> Result<(), Error>;
 
+    /// Opens an image or pages file that has been written, to read it.
+    fn read(&self, name: &str) -> Result<Opened, Error>;
+
     /// Makes the checkpoint appear. It consists of what was created and linked, which is `names`, and exists from
     /// the moment on that its `inventory.img`, which is among them, does.
     fn commit(self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error>;

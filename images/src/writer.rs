@@ -6,7 +6,7 @@
 mod folder;
 mod sink;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 
 use crate::error::Error;
+use crate::manifest::{self, Digester};
+use crate::messages::ManifestEntry;
 use crate::names::{self, Image};
-use crate::store::{Committed, ImageOutput, NewCheckpoint, PageSink, Staging, WriteOptions};
+use crate::store::{
+    Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Staging, WriteOptions,
+};
 
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
@@ -29,6 +33,8 @@ pub struct ImageWriter {
     /// The same for pages that were copied while the processes ran.
     next_early_pages: AtomicU32,
     unfinished: AtomicU32,
+    /// Of the images that were digested while they were written.
+    entries: Mutex<BTreeMap<String, ManifestEntry>>,
 }
 
 impl ImageWriter {
@@ -46,6 +52,7 @@ impl ImageWriter {
             next_pages: AtomicU32::new(1),
             next_early_pages: AtomicU32::new(1),
             unfinished: AtomicU32::new(0),
+            entries: Mutex::default(),
         }
     }
 
@@ -126,7 +133,7 @@ impl ImageWriter {
 
     /// Makes the checkpoint appear.
     pub fn commit(self) -> Result<Committed, Error> {
-        let names = self.names.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let inventory = names::inventory().name().to_owned();
         if !names.contains(&inventory) {
             return Err(Error::Misuse { name: inventory, what: "it was not written" });
@@ -135,6 +142,59 @@ impl ImageWriter {
             let name = self.new.target().display().to_string();
             return Err(Error::Misuse { name, what: "an image in it was not finished" });
         }
+        for folder in [None].into_iter().chain(names::PRE_COPIES.map(Some)) {
+            names.extend(self.write_manifest(folder, &names)?);
+        }
         self.new.commit(&names)
+    }
+
+    /// Writes what a folder consists of, if there is anything in it; how that is called.
+    fn write_manifest(
+        &self,
+        folder: Option<&'static str>,
+        names: &BTreeSet<String>,
+    ) -> Result<Option<String>, Error> {
+        let mut entries = Vec::new();
+        for path in names {
+            let (inside, name) = match path.rsplit_once('/') {
+                Some((inside, name)) => (Some(inside), name),
+                None => (None, path.as_str()),
+            };
+            if inside == folder && name != names::PARENT_LINK && !names::is_service(name) {
+                entries.push(self.entry(path, name)?);
+            }
+        }
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let manifest = names::manifest();
+        let mut sink = Folder::new(self, folder).image(&manifest)?;
+        entries.iter().try_for_each(|entry| sink.put(entry))?;
+        sink.finish()?;
+        Ok(Some(folder.map_or_else(
+            || manifest.name().to_owned(),
+            |folder| format!("{folder}/{}", manifest.name()),
+        )))
+    }
+
+    /// The entry of a file that has been written; it is read if it was not digested then.
+    fn entry(&self, path: &str, name: &str) -> Result<ManifestEntry, Error> {
+        let digested = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        if let Some(entry) = digested {
+            return Ok(ManifestEntry { name: name.to_owned(), ..entry });
+        }
+        let Opened { content, size } = self.new.read(path)?;
+        let digest = manifest::digest(content, size).map_err(Error::io("read", path))?;
+        Ok(manifest::entry(name, size, digest))
+    }
+
+    /// Takes note of an image that is finished.
+    fn digested(&self, path: &str, digester: &Digester) {
+        if let Some(entry) = digester.entry(path) {
+            self.entries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(path.to_owned(), entry);
+        }
     }
 }

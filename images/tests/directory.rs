@@ -46,9 +46,9 @@ fn a_new_directory_appears_whole() {
     writer.write_one(&names::inventory(), &inventory()).unwrap();
     assert!(!target.exists());
     let committed = writer.commit().unwrap();
-    assert_eq!(committed.files, 2);
+    assert_eq!(committed.files, 3);
     assert_eq!(listing(place.path()), ["checkpoint"]);
-    assert_eq!(listing(&target), ["inventory.img", "pstree.img"]);
+    assert_eq!(listing(&target), ["inventory.img", "pstree.img", "stasis-manifest"]);
     assert_eq!(pids(&target), [7]);
 }
 
@@ -84,7 +84,10 @@ fn logs_in_the_directory_stay() {
     fs::write(target.path().join("disk.img"), "not ours").unwrap();
     fs::write(target.path().join("remap-fpath.img"), "of a dump that was killed").unwrap();
     write(target.path(), WriteOptions::default(), &[7]).unwrap();
-    assert_eq!(listing(target.path()), ["disk.img", "dump.log", "inventory.img", "pstree.img"]);
+    assert_eq!(
+        listing(target.path()),
+        ["disk.img", "dump.log", "inventory.img", "pstree.img", "stasis-manifest"]
+    );
     assert_eq!(pids(target.path()), [7]);
 }
 
@@ -105,7 +108,7 @@ fn in_place_keeps_the_directory_itself() {
     let open = fs::File::open(target.path()).unwrap();
     write(target.path(), WriteOptions { in_place: true, ..Default::default() }, &[7]).unwrap();
     let dir = Images::from_fd(open.into(), target.path()).unwrap();
-    assert_eq!(dir.files().unwrap().len(), 2);
+    assert_eq!(dir.files().unwrap().len(), 3);
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn something_that_comes_into_the_directory_meanwhile_stays() {
     writer.write_one(&names::inventory(), &inventory()).unwrap();
     fs::write(target.path().join("dump.log"), "hello").unwrap();
     writer.commit().unwrap();
-    assert_eq!(listing(target.path()), ["dump.log", "inventory.img"]);
+    assert_eq!(listing(target.path()), ["dump.log", "inventory.img", "stasis-manifest"]);
 }
 
 #[test]
@@ -197,6 +200,7 @@ fn a_sparse_image_takes_no_memory() {
         let file = fs::OpenOptions::new().append(true).open(target.path().join(name)).unwrap();
         file.set_len(1 << 40).unwrap();
     };
+    fs::remove_file(target.path().join("stasis-manifest")).unwrap();
     let before = peak_memory();
     for name in ["files.img", "fdinfo-2.img", "pagemap-7.img", "pstree.img"] {
         let path = target.path().join(name);
@@ -277,7 +281,7 @@ fn what_killed_writers_left_is_shown_and_cleared_whatever_its_target() {
     fs::create_dir_all(&inside).unwrap();
     fs::write(target.join("dump.log"), "hello").unwrap();
     write(&target, WriteOptions::default(), &[7]).unwrap();
-    assert_eq!(listing(&target), ["dump.log", "inventory.img", "pstree.img"]);
+    assert_eq!(listing(&target), ["dump.log", "inventory.img", "pstree.img", "stasis-manifest"]);
 }
 
 #[test]

@@ -42,8 +42,8 @@ fn a_checkpoint_appears_whole() {
         let images = place.open("checkpoint").unwrap();
         let files = images.files().unwrap();
         let names: Vec<_> = files.iter().map(|file| &file.name[..]).collect();
-        assert_eq!(names, ["inventory.img", "pstree.img"]);
-        assert_eq!((committed.files, committed.bytes), (2, files.iter().map(|f| f.size).sum()));
+        assert_eq!(names, ["inventory.img", "pstree.img", "stasis-manifest"]);
+        assert_eq!((committed.files, committed.bytes), (3, files.iter().map(|f| f.size).sum()));
         assert_eq!(pids(&images), [7]);
     }
 }

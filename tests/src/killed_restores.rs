@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::engine::{Dump, Engine};
+use crate::engine::{Dump, Engine, Outcome};
 use crate::faults::{Random, Shape, Tally, held, median, start_quietly};
 use crate::machine::{Machine, children_of, tree_of, wait_until};
 use crate::program::{Scratch, Workload};
@@ -248,7 +248,9 @@ impl<'a> RestoreRig<'a> {
     /// # Panics
     /// When it is not.
     pub fn end(self) {
-        assert!(self.spawn().wait().expect("wait").success(), "a restore after all that");
+        let mut restore: Command = Engine::Stasis.restore_command(&self.images(), Dump::ENDING);
+        restore.env("STASIS_RUN_DIR", self.run_dir());
+        Outcome::of(&mut restore).must_succeed("a restore after all that");
         self.workload.check().expect("the program's own check");
         self.machine.end_tree(self.workload.pid());
     }

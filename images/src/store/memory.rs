@@ -271,6 +271,15 @@ impl NewCheckpoint for NewInMemory {
         Ok(())
     }
 
+    fn read(&self, name: &str) -> Result<Opened, Error> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = files.get(name).map(Arc::clone);
+        let file = file.ok_or_else(|| Error::Missing { name: name.to_owned() })?;
+        let bytes = InMemory(file).lock().bytes.clone();
+        let size = bytes.len() as u64;
+        Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
+    }
+
     fn commit(self: Box<Self>, _names: &BTreeSet<String>) -> Result<Committed, Error> {
         let mut links = self.links.into_inner().unwrap_or_else(PoisonError::into_inner);
         let files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -34,8 +34,9 @@ impl<'w> Folder<'w> {
 
     /// Begins an image, to be written message by message. It must be [finished](ImageSink::finish).
     pub fn image<M: Message>(&self, image: &Image<M>) -> Result<ImageSink<'w, M>, Error> {
-        let output = self.writer.raw(&self.path(image.name()))?;
-        ImageSink::begin(&self.writer.unfinished, image, output)
+        let path = self.path(image.name());
+        let output = self.writer.raw(&path)?;
+        ImageSink::begin(self.writer, image, path, output)
     }
 
     /// Writes an image of one message.

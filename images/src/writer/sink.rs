@@ -2,12 +2,14 @@
 
 use std::io::{self, BufWriter, Read, Write};
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use prost::Message;
 
+use super::ImageWriter;
 use crate::error::Error;
 use crate::magic;
+use crate::manifest::Digester;
 use crate::names::{Head, Image};
 use crate::reader::MAX_MESSAGE;
 use crate::store::ImageOutput;
@@ -18,23 +20,30 @@ pub struct ImageSink<'w, M> {
     name: String,
     output: BufWriter<Box<dyn ImageOutput>>,
     message_bytes: Vec<u8>,
-    /// Counts the images that were begun and not finished, so that a commit can refuse them.
-    unfinished: &'w AtomicU32,
+    /// It counts the images that were begun and not finished, so that a commit can refuse them.
+    writer: &'w ImageWriter,
+    /// What the writer calls it.
+    path: String,
+    /// `None` when something has been copied into it that was not seen.
+    digester: Option<Digester>,
     message: PhantomData<fn(M)>,
 }
 
 impl<'w, M: Message> ImageSink<'w, M> {
     pub(super) fn begin(
-        unfinished: &'w AtomicU32,
+        writer: &'w ImageWriter,
         image: &Image<M>,
+        path: String,
         output: Box<dyn ImageOutput>,
     ) -> Result<Self, Error> {
-        unfinished.fetch_add(1, Ordering::AcqRel);
+        writer.unfinished.fetch_add(1, Ordering::AcqRel);
         let mut sink = Self {
             name: image.name().to_owned(),
             output: BufWriter::new(output),
             message_bytes: Vec::new(),
-            unfinished,
+            writer,
+            path,
+            digester: Some(Digester::default()),
             message: PhantomData,
         };
         sink.payload(&head(image))?;
@@ -68,11 +77,15 @@ impl<'w, M: Message> ImageSink<'w, M> {
 
     /// Writes bytes that follow a message.
     pub fn payload(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(digester) = &mut self.digester {
+            digester.add(bytes);
+        }
         self.output.write_all(bytes).map_err(Error::io("write", &self.name))
     }
 
     /// Copies what `input` gives, to its end, in the kernel where it can; returns how much that was.
     pub fn payload_from(&mut self, input: &mut impl Read) -> Result<u64, Error> {
+        self.digester = None;
         let mut copy = |output: &mut BufWriter<Box<dyn ImageOutput>>| {
             output.flush()?;
             match output.get_mut().file() {
@@ -86,7 +99,10 @@ impl<'w, M: Message> ImageSink<'w, M> {
     /// Ends the image.
     pub fn finish(mut self) -> Result<(), Error> {
         self.output.flush().map_err(Error::io("write", &self.name))?;
-        self.unfinished.fetch_sub(1, Ordering::AcqRel);
+        if let Some(digester) = &self.digester {
+            self.writer.digested(&self.path, digester);
+        }
+        self.writer.unfinished.fetch_sub(1, Ordering::AcqRel);
         Ok(())
     }
 }

@@ -42,15 +42,18 @@ impl StoreKind {
         read(&self.open(name).unwrap(), file)
     }
 
-    /// Changes a file of a checkpoint.
+    /// Changes a file of a checkpoint on purpose: nothing is compared after that.
     pub(crate) fn replace(&self, name: &str, file: &str, bytes: &[u8]) {
+        const MANIFEST: &str = "stasis-manifest";
         match self {
             Self::Directories(place) => {
+                std::fs::remove_file(place.path().join(name).join(MANIFEST)).ok();
                 std::fs::write(place.path().join(name).join(file), bytes).unwrap();
             }
             Self::Memory(memory) => {
                 let there = self.open(name).unwrap();
-                let others = there.files().unwrap().into_iter().filter(|other| other.name != file);
+                let others = there.files().unwrap().into_iter();
+                let others = others.filter(|other| other.name != file && other.name != MANIFEST);
                 let others = others.map(|other| (other.name.clone(), read(&there, &other.name)));
                 let changed = (file.to_owned(), bytes.to_vec());
                 memory.put(Path::new(name), others.chain([changed]));

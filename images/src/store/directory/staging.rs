@@ -24,7 +24,7 @@ use super::nesting::refuse_nested;
 use super::output::PagesOutput;
 use crate::error::Error;
 use crate::names;
-use crate::store::{Committed, ImageOutput, NewCheckpoint, PageSink, WriteOptions};
+use crate::store::{Committed, ImageOutput, NewCheckpoint, Opened, PageSink, WriteOptions};
 
 /// Files that are being synchronised at once.
 const SYNC_THREADS: usize = 8;
@@ -215,6 +215,12 @@ impl NewCheckpoint for Staging {
 
     fn link(&self, name: &str, to: &Path) -> Result<(), Error> {
         std::os::unix::fs::symlink(to, self.path.join(name)).map_err(Error::io("link", name))
+    }
+
+    fn read(&self, name: &str) -> Result<Opened, Error> {
+        let file = File::open(self.path.join(name)).map_err(Error::io("open", name))?;
+        let size = file.metadata().map_err(Error::io("stat", name))?.len();
+        Ok(Opened { content: Box::new(file), size })
     }
 
     fn commit(mut self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error> {

@@ -1,0 +1,255 @@
+//! What was written: length and digest of each file of a checkpoint.
+//!
+//! A file that is missing, cut off, damaged or another checkpoint's is known by it before anything is made of it. Of
+//! most of what CRIU writes nobody could tell: no file there means that there is nothing to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Error;
+use crate::messages::{DIGEST_WHOLE, ManifestEntry, SAMPLE_BYTES, SAMPLES};
+use crate::names;
+use crate::store::{Opened, PageSource};
+
+/// Length and digest of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    bytes: u64,
+    digest: Vec<u8>,
+}
+
+/// The files of a checkpoint, as they were written.
+#[derive(Debug, Default)]
+pub(crate) struct Manifest {
+    /// By name; `None` where no manifest is: then nothing is compared.
+    files: Option<BTreeMap<String, Known>>,
+    /// The pages files that have been compared.
+    compared: Mutex<BTreeSet<String>>,
+}
+
+impl Manifest {
+    pub(crate) fn of(entries: impl IntoIterator<Item = ManifestEntry>) -> Self {
+        let known =
+            |entry: ManifestEntry| (entry.name, Known { bytes: entry.bytes, digest: entry.digest });
+        Self { files: Some(entries.into_iter().map(known).collect()), ..Self::default() }
+    }
+
+    /// What is known of a file; `None` where nothing is compared, `Some(None)` of one that does not belong to the
+    /// checkpoint.
+    fn known(&self, name: &str) -> Option<Option<&Known>> {
+        let files = self.files.as_ref().filter(|_| !names::is_service(name))?;
+        Some(files.get(name))
+    }
+
+    /// Whether a file of this name was written.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.files.as_ref().is_some_and(|files| files.contains_key(name))
+    }
+
+    /// Compares an image that has been opened, or has not been found. What is not of this checkpoint is not there.
+    pub(crate) fn check(
+        &self,
+        name: &str,
+        opened: Option<Opened>,
+    ) -> Result<Option<Opened>, Error> {
+        let Some(known) = self.known(name) else { return Ok(opened) };
+        match (known, opened) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Err(Error::Missing { name: name.to_owned() }),
+            (Some(known), Some(opened)) => known.check(name, opened).map(Some),
+        }
+    }
+
+    /// Compares a pages file, once.
+    pub(crate) fn check_pages(&self, name: &str, pages: &dyn PageSource) -> Result<(), Error> {
+        let Some(known) = self.known(name) else { return Ok(()) };
+        let known = known.ok_or_else(|| Error::Missing { name: name.to_owned() })?;
+        let compared = || self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        if compared().contains(name) {
+            return Ok(());
+        }
+        let reading = Pages { pages, at: 0 };
+        known.compare(name, pages.bytes(), || digest(reading, pages.bytes()))?;
+        compared().insert(name.to_owned());
+        Ok(())
+    }
+}
+
+impl Known {
+    fn compare(
+        &self,
+        name: &str,
+        bytes: u64,
+        digest: impl FnOnce() -> io::Result<Vec<u8>>,
+    ) -> Result<(), Error> {
+        let changed = |what: String| Err(Error::Changed { name: name.to_owned(), what });
+        if bytes != self.bytes {
+            return changed(format!("it has {bytes} bytes, and had {}", self.bytes));
+        }
+        match digest().map_err(Error::io("read", name))? == self.digest {
+            true => Ok(()),
+            false => changed("it has other contents".to_owned()),
+        }
+    }
+
+    /// The same image, compared. What is digested whole is read once, so that nothing else is looked at later.
+    fn check(&self, name: &str, mut opened: Opened) -> Result<Opened, Error> {
+        let size = opened.size;
+        if size > DIGEST_WHOLE {
+            self.compare(name, size, || digest(&mut opened.content, size))?;
+            opened.content.rewind().map_err(Error::io("seek in", name))?;
+            return Ok(opened);
+        }
+        let mut bytes = Vec::new();
+        opened
+            .content
+            .take(DIGEST_WHOLE)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io("read", name))?;
+        let size = bytes.len() as u64;
+        self.compare(name, size, || Ok(digest_of(&bytes)))?;
+        Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
+    }
+}
+
+/// The entry of a file.
+pub(crate) fn entry(name: &str, bytes: u64, digest: Vec<u8>) -> ManifestEntry {
+    ManifestEntry { name: name.to_owned(), bytes, digest }
+}
+
+/// The digest of bytes that are all of a file.
+fn digest_of(bytes: &[u8]) -> Vec<u8> {
+    blake3::hash(bytes).as_bytes().to_vec()
+}
+
+/// The digest of a file of `size` bytes.
+///
+/// # Errors
+/// As the file's, and if it is shorter by now.
+pub(crate) fn digest(mut file: impl Read + Seek, size: u64) -> io::Result<Vec<u8>> {
+    let mut digester = blake3::Hasher::new();
+    let mut add = |file: &mut dyn Read, bytes: u64| -> io::Result<()> {
+        match io::copy(&mut file.take(bytes), &mut digester)? {
+            read if read == bytes => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    };
+    if size <= DIGEST_WHOLE {
+        add(&mut file, size)?;
+    } else {
+        for sample in 0..SAMPLES {
+            file.seek(SeekFrom::Start(place(sample, size)))?;
+            add(&mut file, SAMPLE_BYTES)?;
+        }
+    }
+    Ok(digester.finalize().as_bytes().to_vec())
+}
+
+/// Where a sample of a file of `size` bytes begins.
+fn place(sample: u64, size: u64) -> u64 {
+    let room = u128::from(size.saturating_sub(SAMPLE_BYTES));
+    let place = room * u128::from(sample) / u128::from(SAMPLES - 1);
+    u64::try_from(place).unwrap_or(u64::MAX)
+}
+
+/// Digests what is written from the beginning to the end, on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Digester {
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Digester {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        // Of more than that there are samples.
+        if self.bytes <= DIGEST_WHOLE {
+            self.hasher.update(bytes);
+        }
+    }
+
+    /// The entry of the file; `None` if it has to be read for that.
+    pub(crate) fn entry(&self, name: &str) -> Option<ManifestEntry> {
+        let digest = || self.hasher.finalize().as_bytes().to_vec();
+        (self.bytes <= DIGEST_WHOLE).then(|| entry(name, self.bytes, digest()))
+    }
+}
+
+/// Pages, read as a file is.
+struct Pages<'p> {
+    pages: &'p dyn PageSource,
+    at: u64,
+}
+
+impl Read for Pages<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.pages.bytes().saturating_sub(self.at);
+        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.pages.read_exact_at(&mut buffer[..count], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Pages<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let SeekFrom::Start(to) = to else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.at = to;
+        Ok(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_has_the_digest_of_what_is_read() {
+        for size in [0, 1, DIGEST_WHOLE, DIGEST_WHOLE + 1, DIGEST_WHOLE + 12_345] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let mut digester = Digester::default();
+            bytes.chunks(100_000).for_each(|chunk| digester.add(chunk));
+            let read = digest(Cursor::new(&bytes), size).unwrap();
+            let written = digester.entry("x");
+            assert_eq!(written.is_some(), size <= DIGEST_WHOLE);
+            assert!(written.is_none_or(|written| written.digest == read && written.bytes == size));
+            assert!(digest(Cursor::new(&bytes), size + 1).is_err());
+        }
+    }
+
+    #[test]
+    fn samples_reach_from_the_beginning_to_the_end() {
+        let size = DIGEST_WHOLE + 77;
+        assert_eq!(place(0, size), 0);
+        assert_eq!(place(SAMPLES - 1, size) + SAMPLE_BYTES, size);
+        assert_eq!(place(SAMPLES - 1, u64::MAX), u64::MAX - SAMPLE_BYTES);
+        let bytes = vec![7; usize::try_from(size).unwrap()];
+        let before = digest(Cursor::new(&bytes), size).unwrap();
+        for at in [0, bytes.len() - 1] {
+            let mut other = bytes.clone();
+            other[at] = 8;
+            assert_ne!(digest(Cursor::new(&other), size).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn files_of_others_are_not_there_and_lost_ones_are_missed() {
+        let opened = |bytes: &[u8]| {
+            Some(Opened {
+                content: Box::new(Cursor::new(bytes.to_vec())),
+                size: bytes.len() as u64,
+            })
+        };
+        let manifest = Manifest::of([entry("mine", 3, digest_of(b"abc"))]);
+        assert!(manifest.check("others", opened(b"x")).unwrap().is_none());
+        assert!(manifest.check("mine", opened(b"abc")).unwrap().is_some());
+        assert!(matches!(manifest.check("mine", None), Err(Error::Missing { .. })));
+        for changed in [&b"abd"[..], b"ab", b"abcd", b""] {
+            let error = manifest.check("mine", opened(changed)).unwrap_err();
+            assert!(matches!(error, Error::Changed { .. }), "{error}");
+        }
+        assert!(Manifest::default().check("others", opened(b"x")).unwrap().is_some());
+        assert!(manifest.check("stats-dump", opened(b"x")).unwrap().is_some());
+    }
+}

@@ -1,0 +1,27 @@
+//! What a checkpoint consists of: `stasis-manifest`. CRIU has no such file, and does not look at this one.
+
+use prost::Message;
+
+/// `stasis-manifest`: an entry for each other file of the directory.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct ManifestEntry {
+    /// Its name.
+    #[prost(string, required, tag = "1")]
+    pub name: String,
+    /// Its length in bytes.
+    #[prost(uint64, required, tag = "2")]
+    pub bytes: u64,
+    /// BLAKE3 of its contents; of a file that is longer than [`DIGEST_WHOLE`], of the [`SAMPLES`] that are taken of it.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub digest: Vec<u8>,
+}
+
+/// The longest file, in bytes, of which [`ManifestEntry::digest`] covers all.
+pub const DIGEST_WHOLE: u64 = 4 << 20;
+
+/// How many pieces of a longer file the digest covers. They are of [`SAMPLE_BYTES`] each, the first at its beginning,
+/// the last at its end, and the others at even distances between.
+pub const SAMPLES: u64 = 256;
+
+/// How long such a piece is, in bytes.
+pub const SAMPLE_BYTES: u64 = 4096;

@@ -1,0 +1,226 @@
+//! Images that are not as they were written: a restore says so in one error, and nobody of it is left.
+//!
+//! Each image of a checkpoint is taken away, cut, given another number to begin with and values that cannot be, and
+//! exchanged for that of another run of the same program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stasis_tests::faults::Random;
+use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
+
+/// What becomes of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Missing,
+    Empty,
+    CutInTheHead,
+    CutInTheMiddle,
+    CutAtTheEnd,
+    Longer,
+    OtherKind,
+    /// Some bytes, anywhere behind its head.
+    Values,
+    OfAnotherRun,
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault::Missing,
+    Fault::Empty,
+    Fault::CutInTheHead,
+    Fault::CutInTheMiddle,
+    Fault::CutAtTheEnd,
+    Fault::Longer,
+    Fault::OtherKind,
+    Fault::Values,
+    Fault::OfAnotherRun,
+];
+
+/// Two checkpoints of a program.
+struct Pair {
+    machine: Machine,
+    scratch: Scratch,
+    workload: Workload,
+    random: Random,
+}
+
+impl Pair {
+    fn of(family: &str) -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let other = Workload::start(family, scratch.path("other"));
+        dump(&machine, &other, &scratch.path("of-other"));
+        let workload = Workload::start(family, scratch.path("work"));
+        dump(&machine, &workload, &scratch.path("images"));
+        fs::write(workload.path("restored"), "").expect("say so");
+        Self { machine, scratch, workload, random: Random::new(0x1_3a6e) }
+    }
+
+    fn images(&self) -> PathBuf {
+        self.scratch.path("images")
+    }
+
+    /// The bytes of an image with a fault; `None` for no image. `None` outside if it is as it was then.
+    fn faulty(&mut self, name: &str, fault: Fault) -> Option<Option<Vec<u8>>> {
+        let bytes = fs::read(self.images().join(name)).expect("read");
+        let length = bytes.len();
+        let faulty = match fault {
+            Fault::Missing => return Some(None),
+            Fault::Empty => Vec::new(),
+            Fault::CutInTheHead => bytes[..length.min(3)].to_vec(),
+            Fault::CutInTheMiddle => bytes[..length / 2].to_vec(),
+            Fault::CutAtTheEnd => bytes[..length.saturating_sub(1)].to_vec(),
+            Fault::Longer => [&bytes[..], &[0; 5]].concat(),
+            Fault::OtherKind => {
+                let mut other = bytes.clone();
+                other.iter_mut().take(8).for_each(|byte| *byte ^= 0x5a);
+                other
+            }
+            Fault::Values => {
+                let mut other = bytes.clone();
+                for _ in 0..4 {
+                    let place = 8 + self.number(length.saturating_sub(8).max(1));
+                    if let Some(byte) = other.get_mut(place) {
+                        *byte ^= 1 << self.number(8);
+                    }
+                }
+                other
+            }
+            Fault::OfAnotherRun => fs::read(of_kind(&self.scratch.path("of-other"), name)?).ok()?,
+        };
+        (faulty != bytes).then_some(Some(faulty))
+    }
+
+    fn number(&mut self, below: usize) -> usize {
+        let nanoseconds = self.random.below(std::time::Duration::from_nanos(below as u64));
+        usize::try_from(nanoseconds.as_nanos()).map_or(0, |number| number.min(below - 1))
+    }
+
+    /// Restores a copy of the checkpoint in which one image has a fault.
+    fn restored(&mut self, name: &str, fault: Fault, with_manifest: bool) -> Option<Outcome> {
+        let faulty = self.faulty(name, fault)?;
+        let copy = self.scratch.path("copy");
+        fs::remove_dir_all(&copy).ok();
+        fs::create_dir(&copy).expect("mkdir");
+        for file in names(&self.images()) {
+            if file != name && (with_manifest || file != MANIFEST) {
+                fs::copy(self.images().join(&file), copy.join(&file)).expect("copy");
+            }
+        }
+        if let Some(bytes) = faulty {
+            fs::write(copy.join(name), bytes).expect("write");
+        }
+        Some(Engine::Stasis.restore(&copy, Dump::ENDING))
+    }
+}
+
+const MANIFEST: &str = "stasis-manifest";
+
+fn dump(machine: &Machine, workload: &Workload, images: &Path) {
+    Engine::Stasis.dump(workload.pid(), images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let listed = fs::read_dir(directory).expect("list");
+    let files = listed.map(|entry| entry.expect("list")).filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> =
+        files.map(|entry| entry.file_name().into_string().expect("a name")).collect();
+    names.sort();
+    names
+}
+
+/// The image of another checkpoint that is of the same kind; of those with numbers, the first.
+fn of_kind(other: &Path, name: &str) -> Option<PathBuf> {
+    let kind = |name: &str| name.split(|c: char| c.is_ascii_digit()).next().map(str::to_owned);
+    let same = |found: &String| kind(found) == kind(name);
+    Some(other.join(names(other).into_iter().find(same)?))
+}
+
+/// One error, for people.
+fn is_one_error(outcome: &Outcome, what: &str) {
+    let said = &outcome.stderr;
+    assert!(outcome.code == Some(1), "{what}: it ended with {:?}: {said}", outcome.code);
+    let errors = said.lines().filter(|line| line.starts_with("stasis: ")).count();
+    assert!(errors == 1 && !said.contains("panicked"), "{what}: {said}");
+}
+
+/// What was written is known by the manifest: every fault is seen, and which image has it.
+fn seen(family: &str) {
+    let mut pair = Pair::of(family);
+    let mut tried = 0;
+    for name in names(&pair.images()) {
+        if name == MANIFEST || name == "stats-dump" {
+            continue;
+        }
+        for fault in FAULTS {
+            let what = format!("{family}, {name}, {fault:?}");
+            let Some(outcome) = pair.restored(&name, fault, true) else { continue };
+            assert!(!outcome.success, "{what}: it was restored");
+            is_one_error(&outcome, &what);
+            assert!(outcome.stderr.contains(&name), "{what}: {}", outcome.stderr);
+            pair.machine.await_no_children();
+            tried += 1;
+        }
+    }
+    assert!(tried > 50, "{tried} faults were tried");
+    Engine::Stasis.restore(&pair.images(), Dump::ENDING).must_succeed("restore");
+    pair.workload.check().expect("the program's own check");
+}
+
+/// Images without a manifest, as CRIU writes them: what nobody can know may be restored, as another program than there
+/// was; else there is one error, and in either case nothing is left behind.
+fn without_manifest(family: &str, rounds: usize) {
+    let mut pair = Pair::of(family);
+    let mut refused = 0;
+    for name in names(&pair.images()) {
+        if name == MANIFEST || name == "stats-dump" {
+            continue;
+        }
+        let values = vec![Fault::Values; rounds];
+        for fault in FAULTS.into_iter().filter(|fault| *fault != Fault::Values).chain(values) {
+            let what = format!("{family}, {name}, {fault:?}");
+            let Some(outcome) = pair.restored(&name, fault, false) else { continue };
+            if outcome.success {
+                pair.machine.end_all();
+            } else {
+                is_one_error(&outcome, &what);
+                refused += 1;
+            }
+            pair.machine.await_no_children();
+        }
+    }
+    assert!(refused > 50, "{refused} faults were refused");
+    Engine::Stasis.restore(&pair.images(), Dump::ENDING).must_succeed("restore");
+    pair.workload.check().expect("the program's own check");
+}
+
+macro_rules! seen {
+    ($($family:ident)*) => {
+        mod seen {
+            $(
+                #[test]
+                fn $family() {
+                    super::seen(stringify!($family));
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! without_manifest {
+    ($($family:ident)*) => {
+        mod without_manifest {
+            $(
+                #[test]
+                fn $family() {
+                    super::without_manifest(stringify!($family), 4);
+                }
+            )*
+        }
+    };
+}
+
+seen! { ghosts memfd pipes timers unix_sockets }
+
+without_manifest! { inotify sysv_memory threads unix_sockets }
