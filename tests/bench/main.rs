@@ -6,6 +6,7 @@
 //! one session, so that both meet the same machine.
 #![allow(clippy::print_stdout, reason = "a table is what it is for")]
 
+mod containers;
 mod measure;
 mod plot;
 mod report;
@@ -18,13 +19,14 @@ use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services, find_criu};
 
 use measure::{Bench, Means};
-use report::{Accounts, BARE, GATEWAY, Line, Report, Runs, START};
+use report::{Accounts, BARE, Contained, GATEWAY, Line, Report, Runs, START};
 use shapes::{ROWS, Row, Shape};
 
 /// Measure frozen time, dump and restore, beside CRIU
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway, bare, start
+    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway, bare, start, container,
+    /// container-redis, container-processes
     #[arg(long, value_name = "ROW", value_delimiter = ',', value_parser = row_names())]
     only: Vec<String>,
     /// Runs of each row; the median is told
@@ -64,7 +66,8 @@ struct Args {
 }
 
 fn row_names() -> Vec<&'static str> {
-    ROWS.iter().map(|row| row.name).chain([GATEWAY, BARE, START]).collect()
+    let containers = containers::SHAPES.iter().map(|shape| shape.name);
+    ROWS.iter().map(|row| row.name).chain([GATEWAY, BARE, START]).chain(containers).collect()
 }
 
 impl Args {
@@ -179,6 +182,39 @@ impl Session<'_> {
         }
     }
 
+    /// Containers by runc, with each engine as its criu, and the same trees outside.
+    fn containers(&self, report: &mut Report) {
+        let (machine, scratch) = (&self.bench.machine, &self.bench.scratch);
+        let programs = self.bench.services.programs();
+        let place = containers::Place { machine, scratch, programs: &programs };
+        let shapes = containers::SHAPES.into_iter().filter(|shape| self.args.wants(shape.name));
+        for shape in shapes {
+            println!("{}", shape.title);
+            if let Some(lacking) = containers::lacking() {
+                println!("left out: {lacking}");
+                continue;
+            }
+            let mut all = Contained::default();
+            for run in 0..self.args.runs() {
+                for engine in self.engines() {
+                    if engine == Engine::Criu && run >= self.args.slow_runs {
+                        continue;
+                    }
+                    let by = if engine == Engine::Stasis { Engine::CriuFace } else { engine };
+                    match containers::once(place, shape, by) {
+                        Ok(times) => all.inside.push((engine, times)),
+                        Err(what) => report.failed(format!("{engine:?}: {what}")),
+                    }
+                    match containers::outside(place, shape, by) {
+                        Ok(frozen) => all.outside.push((engine, frozen)),
+                        Err(what) => report.failed(format!("{engine:?}: {what}")),
+                    }
+                }
+            }
+            report.lines.extend(all.lines(shape));
+        }
+    }
+
     fn plotted(&self, report: &mut Report) {
         for shape in Shape::PLOTTED {
             if !self.args.plot_only.is_empty() && !self.args.plot_only.contains(&shape) {
@@ -226,6 +262,9 @@ fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine
     }
     if !args.account && (args.wants(BARE) || args.wants(START)) {
         session.bare(&mut report);
+    }
+    if !args.account {
+        session.containers(&mut report);
     }
     if args.plot.is_some() {
         session.plotted(&mut report);

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use stasis_tests::Engine;
 
+use crate::containers;
 use crate::measure::Times;
 use crate::shapes::{Row, Shape};
 
@@ -72,6 +73,47 @@ impl Runs {
         let restore = line("restore", row.restore_goal, &|times| times.restore);
         lines.extend((!restore.ours.is_empty()).then_some(restore));
         lines
+    }
+}
+
+/// The runs of one container.
+#[derive(Default)]
+pub(crate) struct Contained {
+    pub(crate) inside: Vec<(Engine, containers::Times)>,
+    /// For how long the same tree was frozen outside of a container.
+    pub(crate) outside: Vec<(Engine, f64)>,
+}
+
+impl Contained {
+    /// Its times beside CRIU's, and its frozen time beside that of the same tree outside.
+    pub(crate) fn lines(&self, shape: containers::Shape) -> Vec<Line> {
+        let of = |engine, time: fn(&containers::Times) -> f64| {
+            let all = self.inside.iter().filter(|(by, _)| *by == engine);
+            all.map(|(_, times)| time(times)).collect::<Vec<f64>>()
+        };
+        let line = |what, tenth: bool, time| {
+            let theirs = of(Engine::Criu, time);
+            let goal = median(&theirs).filter(|_| tenth).map(|theirs| theirs / 10.0);
+            let (row, title) = (shape.name.to_owned(), shape.title.to_owned());
+            Line { row, title, what, goal, ours: of(Engine::Stasis, time), theirs }
+        };
+        let outside = |engine| {
+            let all = self.outside.iter().filter(|(by, _)| *by == engine);
+            all.map(|(_, frozen)| *frozen).collect::<Vec<f64>>()
+        };
+        vec![
+            line("frozen", true, |times| times.frozen),
+            line("dump", false, |times| times.dump),
+            line("restore", false, |times| times.restore),
+            Line {
+                row: shape.name.to_owned(),
+                title: format!("{}: outside", shape.title.trim_start_matches("a container of ")),
+                what: "outside",
+                goal: None,
+                ours: outside(Engine::Stasis),
+                theirs: outside(Engine::Criu),
+            },
+        ]
     }
 }
 
@@ -251,7 +293,8 @@ impl Report {
         }
         println!(
             "\nfrozen: as the target saw it; dump: wall time, the target running on; restore: wall \
-             time.\nratio: CRIU's time over ours. Medians of {} runs each, in turns.",
+             time.\nof containers, by runc: frozen (and outside: the same tree outside of one) as the dump says it.\n\
+             ratio: CRIU's time over ours. Medians of {} runs each, in turns.",
             self.runs
         );
         if let Some(idle) = median(&self.idle) {
