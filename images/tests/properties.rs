@@ -138,7 +138,7 @@ proptest! {
         let image = names::pipes_data();
         let mut bytes = encode(&image, []);
         for (pipe_id, payload) in (0..).zip(&payloads) {
-            let entry = PipeDataEntry { pipe_id, bytes: u32::try_from(payload.len()).unwrap(), size: None };
+            let entry = PipeDataEntry { pipe_id, bytes: u32::try_from(payload.len()).unwrap(), ..PipeDataEntry::default() };
             bytes.extend_from_slice(&encode(&image, [&entry])[8..]);
             bytes.extend_from_slice(payload);
         }

@@ -154,7 +154,7 @@ fn bytes_that_follow_a_message_are_read_back() {
         let mut sink = writer.image(&names::pipes_data()).unwrap();
         for (pipe_id, text) in [(1, "one"), (2, "three")] {
             let bytes = u32::try_from(text.len()).unwrap();
-            sink.put(&PipeDataEntry { pipe_id, bytes, size: None }).unwrap();
+            sink.put(&PipeDataEntry { pipe_id, bytes, ..PipeDataEntry::default() }).unwrap();
             assert_eq!(sink.payload_from(&mut text.as_bytes()).unwrap(), u64::from(bytes));
         }
         sink.finish().unwrap();

@@ -254,12 +254,6 @@ pub fn pidfd_outside(target: HostPid) -> Refusal {
     )
 }
 
-/// A pipe whose writes keep their boundaries.
-pub const PACKET_PIPE: Refusal = Refusal::fixed(
-    "pipes in packet mode (O_DIRECT) are not supported yet",
-    "open the pipe without O_DIRECT",
-);
-
 /// A handle on the file of a Unix socket.
 pub const SOCKET_FILE: Refusal = Refusal::fixed(
     "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
@@ -296,8 +290,8 @@ pub const DELETED_LEASE: Refusal = Refusal::fixed(
     "have the program give the lease up (fcntl F_SETLEASE with F_UNLCK) before the dump",
 );
 
-/// Packets in a pipe, which are read one by one.
+/// Packets in a pipe behind bytes that are none.
 pub const PACKETS_WAIT: Refusal = Refusal::fixed(
-    "packets wait in it (written with O_DIRECT), whose boundaries would be lost",
+    "packets (written with O_DIRECT) wait in it behind other bytes, and where they begin is not told",
     "try again when they have been read",
 );

@@ -174,6 +174,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("nameless_peers", nameless::peers),
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
+    ("pipes_packets", pipes::packets),
     ("proc_files", proc_files::run),
     ("proc_groups_inside", mounts::proc_groups),
     ("proc_files_dead", proc_files::dead),

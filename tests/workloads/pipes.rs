@@ -95,3 +95,65 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("child", &Ok(WaitStatus::Exited(child, 0)), &waitpid(child, None));
     found.outcome()
 }
+
+/// What the reads of an end give, each up to a packet's end, until nothing is left.
+fn reads(end: &fs::File) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let mut buffer = vec![0; 70_000];
+    while let Ok(length @ 1..) = { end }.read(&mut buffer) {
+        found.push(buffer[..length].to_vec());
+    }
+    found
+}
+
+/// Packet mode (`O_DIRECT`), in which the reader gets what was written by one write, and no more.
+pub(crate) fn packets(stage: &Stage) -> Outcome {
+    let direct = OFlag::O_DIRECT | OFlag::O_NONBLOCK;
+    let several = Pipe::new(direct);
+    let single = Pipe::new(direct);
+    // Sixteen packets are all that it has buffers for.
+    let full = Pipe::new(direct);
+    let empty = Pipe::new(direct);
+    // The writer has left the mode since.
+    let left = Pipe::new(direct);
+    let path = stage.path("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("mkfifo");
+    let options = || OpenOptions::new().read(true).write(true).clone();
+    let fifo = options().custom_flags(libc::O_NONBLOCK).open(&path).expect("open fifo");
+    fcntl(fifo.as_raw_fd(), libc::F_SETFL, direct.bits());
+    let write = |mut end: &fs::File, what: &[u8]| end.write_all(what).expect("write");
+    for part in [&b"one"[..], b"t", b"three"] {
+        [&several.writer, &left.writer, &fifo].into_iter().for_each(|end| write(end, part));
+    }
+    write(&single.writer, b"alone");
+    (0..16).for_each(|number| write(&full.writer, &[number]));
+    fcntl(left.writer.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK);
+    write(&left.writer, b" and bytes");
+    let pipes = [&several, &single, &full, &empty, &left];
+    let before = pipes.map(Pipe::settings);
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("settings", &before, &pipes.map(Pipe::settings));
+    found.must("a full pipe takes no more", (&full.writer).write(b"x").is_err());
+    let three: Vec<Vec<u8>> = ["one", "t", "three"].map(|part| part.as_bytes().to_vec()).to_vec();
+    found.same("packets of a pipe", &three, &reads(&several.reader));
+    found.same("packets of a fifo", &three, &reads(&fifo));
+    // A packet is read once, however little of it.
+    let mut two = [0; 2];
+    found.same("part of a packet", &Some(2), &(&single.reader).read(&mut two).ok());
+    found.same("the rest has gone", &Vec::new(), &reads(&single.reader));
+    let sixteen: Vec<Vec<u8>> = (0..16).map(|number| vec![number]).collect();
+    found.same("a full pipe", &sixteen, &reads(&full.reader));
+    let mut with_bytes = three;
+    with_bytes.push(b" and bytes".to_vec());
+    found.same("packets before bytes", &with_bytes, &reads(&left.reader));
+    for (what, reader, writer) in [("pipe", &empty.reader, &empty.writer), ("fifo", &fifo, &fifo)] {
+        write(writer, b"new");
+        write(writer, b"er");
+        let expected = vec![b"new".to_vec(), b"er".to_vec()];
+        found.same(&format!("packets of a {what} from now on"), &expected, &reads(reader));
+    }
+    found.outcome()
+}

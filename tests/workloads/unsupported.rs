@@ -210,7 +210,7 @@ pub(crate) fn urgent_byte(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// A fifo in which packets wait.
+/// A fifo in which packets wait behind bytes that are none.
 pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
     use std::os::fd::AsRawFd;
     let path = stage.path("fifo");
@@ -218,14 +218,16 @@ pub(crate) fn packet_fifo(stage: &Stage) -> Outcome {
     let mut options = std::fs::File::options();
     let mut fifo = options.read(true).write(true).open(&path).expect("open");
     let mode = |flags| crate::files::fcntl(fifo.as_raw_fd(), libc::F_SETFL, flags);
+    // All of a buffer, which would take more.
+    (&fifo).write_all(&[7; 4096]).expect("write");
     check(mode(libc::O_DIRECT)).expect("F_SETFL");
     (&fifo).write_all(b"one").expect("write");
     (&fifo).write_all(b"two").expect("write");
     check(mode(0)).expect("F_SETFL");
     stage.ready_then_wait();
-    let mut bytes = [0; 8];
+    let mut bytes = [0; 5000];
     let mut found = Findings::default();
-    found.same("first packet", &Some(3), &fifo.read(&mut bytes).ok());
+    found.same("bytes and a packet", &Some(4099), &fifo.read(&mut bytes).ok());
     found.outcome()
 }
 

@@ -9,7 +9,7 @@ use super::Captured;
 use super::beside::Part;
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
-use super::pipes::{no_packets, write_contents};
+use super::pipes::write_contents;
 use super::problem::Problem;
 use super::survey::Survey;
 
@@ -40,7 +40,6 @@ impl FileKind for Fifo {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
-        no_packets(file)?;
         let pid = process.pid;
         let regf_id = survey.new_id();
         let path = FileEntry { id: regf_id, ..FileEntry::default() };

@@ -100,7 +100,7 @@ fn contents_are_given_once_and_only_as_they_were() {
     let pipe = OpenFile { mark: mark(7, Some(16)), ..file(3, 7) };
     let with = || {
         let mut cache = FileCache::default();
-        let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: Some(65536) };
+        let entry = PipeDataEntry { pipe_id: 1, bytes: 5, size: Some(65536), packets: Vec::new() };
         cache.contents.insert((pipe.device, pipe.inode), (PRINT, entry, b"bytes".to_vec()));
         cache
     };

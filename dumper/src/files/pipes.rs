@@ -15,8 +15,7 @@ use super::file_kind::FileKind;
 use super::problem::Problem;
 use super::socket_options::inode;
 use super::survey::Survey;
-
-const O_DIRECT: u32 = libc::O_DIRECT.cast_unsigned();
+use super::taps::In;
 
 /// An end of a pipe.
 #[derive(Debug)]
@@ -44,7 +43,6 @@ impl FileKind for Pipe {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
-        no_packets(file)?;
         let pid = process.pid;
         let fown = survey.owner(pid, file)?;
         let contents = survey.contents(pid, file)?;
@@ -91,14 +89,6 @@ impl FileKind for Pipe {
     }
 }
 
-/// Refuses an end of a pipe or fifo that writes packets.
-pub(super) fn no_packets(file: &OpenFile) -> Result<(), Problem> {
-    if file.flags & O_DIRECT == 0 {
-        return Ok(());
-    }
-    Err(Problem::Refused(support::files::PACKET_PIPE))
-}
-
 /// Writes what was read now, and what stands as it was found; with none of it there is no image.
 pub(super) fn write_contents(
     writer: &ImageWriter,
@@ -142,11 +132,12 @@ impl Survey<'_> {
         if !wanted {
             return Ok(None);
         }
-        let (capacity, contents) = tap.look(&mut self.taps.scratch)?;
+        let In { capacity, packets, bytes: contents } = tap.look(&mut self.taps.scratch)?;
         let entry = PipeDataEntry {
             pipe_id: file.inode as u32,
             bytes: contents.len() as u32,
             size: Some(capacity),
+            packets,
         };
         if self.frozen {
             return Ok(Some((entry, contents)));

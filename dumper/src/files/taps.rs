@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use kernel::descriptors::{pipe_capacity, set_pipe_capacity};
 use kernel::tty::bytes_waiting;
-use nix::fcntl::{OFlag, SpliceFFlags, tee};
+use nix::fcntl::{OFlag, SpliceFFlags, splice, tee};
 
 use super::problem::{Doing, Problem};
 
@@ -26,57 +26,161 @@ pub(super) struct Taps {
 #[derive(Debug)]
 pub(super) struct Tap(pub(super) OwnedFd);
 
+/// What is in a pipe.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct In {
+    /// Of its buffer, in bytes.
+    pub(super) capacity: u32,
+    /// Lengths of the packets that the bytes begin with.
+    pub(super) packets: Vec<u32>,
+    pub(super) bytes: Vec<u8>,
+}
+
 impl Tap {
-    /// The capacity, and what is in it. The pipe keeps it all.
-    pub(super) fn look(&self, scratch: &mut Scratch) -> Result<(u32, Vec<u8>), Problem> {
+    /// What is in it. The pipe keeps it all.
+    pub(super) fn look(&self, scratch: &mut Scratch) -> Result<In, Problem> {
         let capacity = pipe_capacity(&self.0).doing("get capacity of")?;
         let waiting = bytes_waiting(&self.0).doing("get contents of")?;
         if waiting == 0 {
-            return Ok((capacity, Vec::new()));
+            return Ok(In { capacity, ..In::default() });
         }
-        Ok((capacity, scratch.copy(&self.0, waiting as usize, capacity)?))
+        let waiting = waiting as usize;
+        if let Some(bytes) = scratch.copy(&self.0, waiting, capacity)? {
+            return Ok(In { capacity, packets: Vec::new(), bytes });
+        }
+        let (packets, bytes) = packets(&self.0, waiting, capacity)?;
+        Ok(In { capacity, packets, bytes })
     }
 }
 
 /// A pipe of our own, into which others are copied.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    ends: Option<(File, File)>,
+    ends: Option<Ends>,
     capacity: u32,
 }
 
 impl Scratch {
-    fn copy(&mut self, from: impl AsFd, bytes: usize, capacity: u32) -> Result<Vec<u8>, Problem> {
-        let (read, write) = match &mut self.ends {
+    /// The bytes, unless there are packets among them, or it does not show.
+    ///
+    /// A read goes as far as the first packet's end. So a byte is put behind the copy: who gets that as well has met no
+    /// packet. In a pipe of which every buffer is in use there is no room for it.
+    fn copy(
+        &mut self,
+        from: impl AsFd,
+        bytes: usize,
+        capacity: u32,
+    ) -> Result<Option<Vec<u8>>, Problem> {
+        let ends = match &mut self.ends {
             Some(ends) => ends,
-            none => {
-                let (read, write) =
-                    nix::unistd::pipe2(OFlag::O_CLOEXEC).doing("make a pipe for")?;
-                none.insert((read.into(), write.into()))
-            }
+            none => none.insert(Ends::new(0)?),
         };
         if self.capacity < capacity {
-            set_pipe_capacity(&*write, capacity).doing("make a pipe as large as")?;
+            set_pipe_capacity(&ends.write, capacity).doing("make a pipe as large as")?;
             self.capacity = capacity;
         }
-        let copied =
-            tee(from, &*write, bytes, SpliceFFlags::SPLICE_F_NONBLOCK).doing("copy contents of")?;
-        let mut contents = vec![0; copied];
-        let at_once = read.read(&mut contents).doing("read copied contents of")?;
-        if at_once < copied {
+        ends.take_copy(from, bytes)?;
+        let mut contents = vec![0; bytes + 1];
+        let only_bytes = ends.mark()? && ends.read(&mut contents)? == bytes + 1;
+        if !only_bytes {
             // The pipe is dropped with what is left in it.
-            self.ends = None;
-            self.capacity = 0;
-            return Err(Problem::Refused(support::files::PACKETS_WAIT));
+            *self = Self::default();
+            return Ok(None);
         }
-        if copied < bytes {
-            return Err(Problem::Kernel {
-                operation: "copy contents of",
-                source: std::io::Error::other(format!("{copied} of {bytes} bytes were copied")),
-            });
-        }
-        Ok(contents)
+        contents.truncate(bytes);
+        Ok(Some(contents))
     }
+}
+
+/// Both ends of a pipe of our own, which do not wait.
+#[derive(Debug)]
+struct Ends {
+    read: File,
+    write: File,
+}
+
+impl Ends {
+    /// Of a pipe with at least this capacity.
+    fn new(capacity: u32) -> Result<Self, Problem> {
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let (read, write) = nix::unistd::pipe2(flags).doing("make a pipe for")?;
+        if capacity != 0 {
+            set_pipe_capacity(&write, capacity).doing("make a pipe as large as")?;
+        }
+        Ok(Self { read: read.into(), write: write.into() })
+    }
+
+    /// Copies so many bytes, with what their buffers are. They stay where they are.
+    fn take_copy(&self, from: impl AsFd, bytes: usize) -> Result<(), Problem> {
+        let copied = tee(from, &self.write, bytes, SpliceFFlags::SPLICE_F_NONBLOCK);
+        all(copied.doing("copy contents of")?, bytes)
+    }
+
+    /// Moves so many bytes from another one here.
+    fn take(&self, from: &Self, bytes: usize) -> Result<(), Problem> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+        let moved = splice(&from.read, None, &self.write, None, bytes, flags);
+        all(moved.doing("sort contents of")?, bytes)
+    }
+
+    /// Puts one byte behind all, if there is room.
+    fn mark(&self) -> Result<bool, Problem> {
+        match (&self.write).write(&[0]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error).doing("mark contents of"),
+        }
+    }
+
+    fn read(&self, into: &mut [u8]) -> Result<usize, Problem> {
+        (&self.read).read(into).doing("read copied contents of")
+    }
+
+    /// Whether the one byte in it is a packet, or the beginning of one; the byte is taken.
+    fn is_packet(&self) -> Result<(bool, u8), Problem> {
+        let mut two = [0; 2];
+        let read = self.mark()?.then(|| self.read(&mut two)).transpose()?;
+        if read == Some(1) {
+            // The mark.
+            self.read(&mut [0])?;
+        }
+        Ok((read != Some(2), two[0]))
+    }
+}
+
+fn all(done: usize, bytes: usize) -> Result<(), Problem> {
+    let short = || std::io::Error::other(format!("{done} of {bytes} bytes were copied"));
+    (done == bytes).then_some(()).ok_or_else(short).doing("copy contents of")
+}
+
+/// Lengths of the packets that a pipe's contents begin with, and all its bytes.
+fn packets(from: impl AsFd, bytes: usize, capacity: u32) -> Result<(Vec<u32>, Vec<u8>), Problem> {
+    let (copy, one) = (Ends::new(capacity)?, Ends::new(0)?);
+    copy.take_copy(from, bytes)?;
+    let (mut lengths, mut contents) = (Vec::new(), vec![0; bytes]);
+    let mut at = 0;
+    while at < bytes {
+        one.take_copy(&copy.read, 1)?;
+        if !one.is_packet()?.0 {
+            break;
+        }
+        let length = copy.read(&mut contents[at..])?;
+        at += length;
+        lengths.push(length as u32);
+    }
+    let Some(last) = (bytes - at).checked_sub(1) else { return Ok((lengths, contents)) };
+    // Bytes up to the end, then: a packet would end a read early, or be at the end.
+    let rest = Ends::new(capacity)?;
+    if last > 0 {
+        rest.take(&copy, last)?;
+    }
+    let (is_packet, byte) = copy.is_packet()?;
+    let whole = last == 0 || rest.read(&mut contents[at..at + last])? == last;
+    if is_packet || !whole {
+        return Err(Problem::Refused(support::files::PACKETS_WAIT));
+    }
+    contents[bytes - 1] = byte;
+    Ok((lengths, contents))
 }
 
 #[cfg(test)]
@@ -91,27 +195,59 @@ mod tests {
         let mut scratch = Scratch::default();
         let tap = Tap(read);
         for _ in 0..2 {
-            let (capacity, contents) = tap.look(&mut scratch).unwrap();
-            assert_eq!((capacity, &contents[..]), (65536, &b"first second"[..]));
+            let seen = tap.look(&mut scratch).unwrap();
+            assert_eq!((seen.capacity, &seen.bytes[..]), (65536, &b"first second"[..]));
+            assert!(seen.packets.is_empty());
         }
         set_pipe_capacity(&write, 1 << 20).unwrap();
         let filler = vec![7; 900_000];
         nix::unistd::write(&write, &filler).unwrap();
-        let (capacity, contents) = tap.look(&mut scratch).unwrap();
-        assert_eq!((capacity, contents.len()), (1 << 20, 900_012));
+        let seen = tap.look(&mut scratch).unwrap();
+        assert_eq!((seen.capacity, seen.bytes.len()), (1 << 20, 900_012));
+    }
+
+    fn set_packets(end: impl AsFd, on: bool) {
+        let flags = if on { libc::O_DIRECT } else { 0 } | libc::O_NONBLOCK;
+        kernel::descriptors::set_status_flags(end, flags.cast_unsigned()).unwrap();
     }
 
     /// Also when the flag that made them has been taken away since.
     #[test]
-    fn packets_are_refused() {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_DIRECT).unwrap();
-        nix::unistd::write(&write, b"one").unwrap();
-        nix::unistd::write(&write, b"two").unwrap();
+    fn packets_are_told_from_bytes() {
         let mut scratch = Scratch::default();
-        let tap = Tap(read);
-        assert!(matches!(tap.look(&mut scratch), Err(Problem::Refused { .. })));
-        let (read, write) = nix::unistd::pipe().unwrap();
-        nix::unistd::write(&write, b"bytes").unwrap();
-        assert_eq!(Tap(read).look(&mut scratch).unwrap().1, b"bytes");
+        let mut look = |written: &[(bool, &[u8])]| {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+            for (packet, bytes) in written {
+                set_packets(&write, *packet);
+                assert_eq!(nix::unistd::write(&write, bytes).unwrap(), bytes.len());
+            }
+            let tap = Tap(read);
+            let (first, second) = (tap.look(&mut scratch), tap.look(&mut scratch));
+            let seen = first.ok().map(|seen| (seen.packets, seen.bytes));
+            assert_eq!(seen, second.ok().map(|seen| (seen.packets, seen.bytes)));
+            seen
+        };
+        let (packet, plain) = (true, false);
+        let page = [7; 4096];
+        assert_eq!(look(&[(packet, b"one"), (packet, b"t")]), Some((vec![3, 1], b"onet".to_vec())));
+        assert_eq!(look(&[(packet, b"o")]), Some((vec![1], b"o".to_vec())));
+        assert_eq!(look(&[(packet, b"o"), (plain, b"rest")]), Some((vec![1], b"orest".to_vec())));
+        assert_eq!(look(&[(packet, b"o"), (plain, b"r")]), Some((vec![1], b"or".to_vec())));
+        // What goes into a buffer of bytes becomes some of them.
+        assert_eq!(look(&[(plain, b"one"), (packet, b"two")]), Some((vec![], b"onetwo".to_vec())));
+        assert_eq!(look(&[(plain, &page), (packet, b"two")]), None);
+        assert_eq!(look(&[(plain, &page), (packet, b"t")]), None);
+        assert_eq!(look(&[(plain, &page), (packet, b"two"), (plain, b"rest")]), None);
+        assert_eq!(look(&[(packet, b"o"), (plain, &page), (packet, b"t")]), None);
+        // All sixteen buffers are in use.
+        for (kind, packets) in [(packet, vec![4096; 16]), (plain, vec![])] {
+            assert_eq!(look(&[(kind, &page[..]); 16]), Some((packets, vec![7; 16 * 4096])));
+        }
+        let mut mixed = [(plain, &page[..]); 16];
+        mixed[15].0 = packet;
+        assert_eq!(look(&mixed), None);
+        // A write that is larger is several packets.
+        let large = [3; 5000];
+        assert_eq!(look(&[(packet, &large)]), Some((vec![4096, 904], large.to_vec())));
     }
 }

@@ -45,7 +45,7 @@ pub struct FifoEntry {
 }
 
 /// `pipes-data.img` and `fifo-data.img`: what is in a pipe. `bytes` bytes follow the entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct PipeDataEntry {
     /// Which pipe.
     #[prost(uint32, required, tag = "1")]
@@ -56,4 +56,7 @@ pub struct PipeDataEntry {
     /// Size of its buffer (`F_GETPIPE_SZ`).
     #[prost(uint32, optional, tag = "3")]
     pub size: Option<u32>,
+    /// Extension: lengths of the packets (written with `O_DIRECT`) that the bytes begin with.
+    #[prost(uint32, repeated, tag = "1000")]
+    pub packets: Vec<u32>,
 }

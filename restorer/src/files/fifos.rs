@@ -5,14 +5,15 @@ use std::os::fd::OwnedFd;
 
 use images::messages::{FifoEntry, FileEntry, RegFileEntry, fd_type};
 use images::{Checkpoint, names};
+use nix::fcntl::OFlag;
 
 use super::Error;
-use super::approve::Purpose;
+use super::approve::{Approved, Purpose};
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::opener::Opener;
-use super::opening::Opening;
-use super::pipes::{Contents, contents, fill};
+use super::opening::{Opening, flagged};
+use super::pipes::{Contents, O_DIRECT, contents, fill};
 use super::reopen::{reopen, shown};
 
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
@@ -73,7 +74,14 @@ fn open(
     // Whoever opens one end waits for the other, unless somebody has both. They are ours, not a task's.
     let failed = |errno| Error::kernel(format!("open {}", shown(path)), errno);
     let both = reopen(&file.handle, O_RDWR | libc::O_NONBLOCK.cast_unsigned()).map_err(failed)?;
-    fill(&both, contents.get(&fifo.pipe_id), &shown(path))?;
+    fill(&both, OFlag::O_NONBLOCK, contents.get(&fifo.pipe_id), &shown(path))?;
     let each = entries.iter().zip(&approved);
-    each.map(|((_, path), file)| opener.open_again(path, file, path.flags)).collect()
+    let open = |((_, path), file): (&(_, &RegFileEntry), &Approved)| {
+        let opened = opener.open_again(path, file, path.flags & !O_DIRECT)?;
+        match path.flags & O_DIRECT {
+            0 => Ok(opened),
+            _ => flagged(opened, path.flags, &shown(path)),
+        }
+    };
+    each.map(open).collect()
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use images::checkpoint::{PayloadReader, PipeContents};
 use images::messages::{FileEntry, PipeDataEntry, PipeEntry, fd_type};
-use images::{Checkpoint, Image, Images, names};
+use images::{Checkpoint, Image, Images, PAGE_SIZE, names};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
@@ -50,7 +50,8 @@ impl FileKind for Pipe {
     ) -> Result<OwnedFd, Error> {
         let entry = file.pipe.as_ref().ok_or_else(|| missing(file))?;
         let what = format!("pipe {}", entry.pipe_id);
-        let opened = reopen(handed, entry.flags | libc::O_NONBLOCK.cast_unsigned())
+        let flags = entry.flags & !O_DIRECT | libc::O_NONBLOCK.cast_unsigned();
+        let opened = reopen(handed, flags)
             .map_err(|errno| Error::kernel(format!("open {what} again"), errno))?;
         flagged(opened, entry.flags, &what)
     }
@@ -90,39 +91,75 @@ pub(super) fn contents(
                 format!("it holds {} bytes, more than a pipe can", entry.bytes),
             ));
         }
+        let within = |length: &u32| (1..=PAGE_SIZE).contains(&u64::from(*length));
+        let packets: u64 = entry.packets.iter().map(|length| u64::from(*length)).sum();
+        if packets > u64::from(entry.bytes) || !entry.packets.iter().all(within) {
+            return Err(Error::image(
+                format!("pipe {} of {}", entry.pipe_id, image.name()),
+                "its packets are not those of its bytes",
+            ));
+        }
         let bytes = reader.read(*payload)?;
-        contents.insert(entry.pipe_id, (entry.size, bytes));
+        let waiting = Waiting { capacity: entry.size, packets: entry.packets.clone(), bytes };
+        contents.insert(entry.pipe_id, waiting);
     }
     Ok(contents)
 }
 
-/// Capacity and contents of pipes, by `pipe_id`.
-pub(super) type Contents = BTreeMap<u32, (Option<u32>, Vec<u8>)>;
+/// What pipes hold, by `pipe_id`.
+pub(super) type Contents = BTreeMap<u32, Waiting>;
+
+/// What a pipe holds.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    capacity: Option<u32>,
+    /// Lengths of the packets that the bytes begin with.
+    packets: Vec<u32>,
+    bytes: Vec<u8>,
+}
 
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
 const O_RDONLY: u32 = libc::O_RDONLY.cast_unsigned();
 const O_WRONLY: u32 = libc::O_WRONLY.cast_unsigned();
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
+/// Of a pipe: each write is a packet.
+pub(super) const O_DIRECT: u32 = libc::O_DIRECT.cast_unsigned();
 
-/// Capacity and bytes, put in by the end that writes.
+/// Capacity and bytes, put in by the end that writes; it has the status flags `now`.
 pub(super) fn fill(
     write: &OwnedFd,
-    contents: Option<&(Option<u32>, Vec<u8>)>,
+    now: OFlag,
+    contents: Option<&Waiting>,
     what: &str,
 ) -> Result<(), Error> {
-    let Some((capacity, bytes)) = contents else { return Ok(()) };
+    let Some(Waiting { capacity, packets, bytes }) = contents else { return Ok(()) };
     if let Some(capacity) = capacity {
         set_pipe_capacity(write, *capacity).map_err(|source| Error::Kernel {
             operation: format!("set capacity of {what} to {capacity}"),
             source,
         })?;
     }
+    let set = |flags: OFlag| {
+        set_status_flags(write, flags.bits().cast_unsigned())
+            .map_err(|source| Error::Kernel { operation: format!("set flags of {what}"), source })
+    };
+    let put = |bytes| {
+        nix::unistd::write(write, bytes)
+            .map_err(|errno| Error::kernel(format!("fill {what}"), errno))
+    };
     let mut rest = &bytes[..];
+    if !packets.is_empty() {
+        set(now | OFlag::O_DIRECT)?;
+        for length in packets {
+            let (packet, behind) = rest.split_at_checked(*length as usize).unwrap_or((rest, &[]));
+            put(packet)?;
+            rest = behind;
+        }
+        set(now)?;
+    }
     while !rest.is_empty() {
-        let count = nix::unistd::write(write, rest)
-            .map_err(|errno| Error::kernel(format!("fill {what}"), errno))?;
-        rest = &rest[count..];
+        rest = &rest[put(rest)?..];
     }
     Ok(())
 }
@@ -177,13 +214,13 @@ fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Err
     }
     let contents = contents.get(&first.pipe_id);
     // Not blocking, so that a pipe that cannot hold what it held is an error and no hang.
-    let made = match contents.is_some_and(|(_, bytes)| !bytes.is_empty()) {
+    let made = match contents.is_some_and(|waiting| !waiting.bytes.is_empty()) {
         true => OFlag::O_NONBLOCK,
         false => OFlag::empty(),
     };
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | made)
         .map_err(|errno| Error::kernel(format!("make {what}"), errno))?;
-    fill(&write, contents, &what)?;
+    fill(&write, made, contents, &what)?;
     socket_options::inode(&write, first.inode.as_ref(), &what)?;
     // Only what is opened again needs an end that stays for that.
     let ends = |mode| entries.iter().filter(|entry| entry.flags & O_ACCMODE == mode).count();
@@ -209,7 +246,8 @@ fn open(entries: &[&PipeEntry], contents: &Contents) -> Result<Vec<OwnedFd>, Err
                     Ok(fd)
                 }
                 (None, Some(spare)) => {
-                    let fd = reopen(spare, entry.flags)
+                    // Packets are asked for afterwards: the kernel takes the flag for one of files here.
+                    let fd = reopen(spare, entry.flags & !O_DIRECT)
                         .map_err(|errno| Error::kernel(format!("open {what} again"), errno))?;
                     set_status_flags(&fd, flags).map_err(failed)?;
                     Ok(fd)
@@ -238,7 +276,9 @@ mod tests {
             entry(2, libc::O_RDONLY),
             entry(3, libc::O_RDONLY | libc::O_NONBLOCK),
         ];
-        let contents = Contents::from([(7, (Some(4096), b"waiting".to_vec()))]);
+        let bytes = b"waiting".to_vec();
+        let waiting = Waiting { capacity: Some(4096), packets: Vec::new(), bytes };
+        let contents = Contents::from([(7, waiting)]);
         let fds = open(&entries.each_ref(), &contents).unwrap();
         assert_eq!(kernel::descriptors::pipe_capacity(&fds[0]).unwrap(), 4096);
         let mut fds = fds.into_iter();
@@ -250,5 +290,31 @@ mod tests {
         let mut rest = Vec::new();
         std::fs::File::from(read).read_to_end(&mut rest).unwrap();
         assert_eq!(rest, b"ting");
+    }
+
+    #[test]
+    fn packets_stay_apart() {
+        let flags = (libc::O_WRONLY | libc::O_DIRECT).cast_unsigned();
+        let write = PipeEntry { id: 1, pipe_id: 7, flags, ..PipeEntry::default() };
+        let flags = (libc::O_RDONLY | libc::O_NONBLOCK).cast_unsigned();
+        let read = PipeEntry { id: 2, flags, ..write };
+        let again = PipeEntry { id: 3, ..write };
+        let bytes = b"onetwo and more".to_vec();
+        let waiting = Waiting { capacity: None, packets: vec![3, 3], bytes };
+        let contents = Contents::from([(7, waiting)]);
+        let mut ends = open(&[&write, &read, &again], &contents).unwrap().into_iter();
+        let (write, read, again) = (ends.next().unwrap(), ends.next().unwrap(), ends.next());
+        for end in [&write, &again.unwrap()] {
+            let flags = nix::fcntl::fcntl(end, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+            assert_eq!(flags & libc::O_DIRECT, libc::O_DIRECT);
+            nix::unistd::write(end, b"new").unwrap();
+        }
+        let mut found = Vec::new();
+        let mut buffer = [0; 100];
+        while let Ok(length) = nix::unistd::read(&read, &mut buffer) {
+            found.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        // A buffer of bytes takes more of them, whoever writes.
+        assert_eq!(found, ["one", "two", " and morenewnew"]);
     }
 }
