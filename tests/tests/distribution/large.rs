@@ -427,3 +427,134 @@ fn rabbitmq() {
         })
     });
 }
+
+/// A master, and processes for each of its jobs, which find each other by sockets and locks.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn postfix_with_sessions() {
+    carried(Engine::Stasis, |scratch| {
+        let (work, port) = (dir(scratch), free_port());
+        let root = work.display();
+        let main = format!(
+            "compatibility_level=3.6\nqueue_directory={root}/queue\ndata_directory={root}/data\n\
+             myhostname=x.local\nmydestination=localhost\ninet_interfaces=127.0.0.1\n\
+             maillog_file=/var/log/postfix.log\nsmtpd_timeout=3000s\n\
+             smtpd_junk_command_limit=1000000\n"
+        );
+        let jobs = ["pickup unix n", "qmgr unix n"].map(|job| (job, "300", "1"));
+        let others = ["cleanup unix n", "tlsmgr unix -", "rewrite unix -", "proxymap unix -"];
+        let others = others.map(|job| (job, "-", "0"));
+        let more = [("anvil unix -", "-", "1"), ("postlog unix-dgram n", "-", "1")];
+        let mut table = format!("127.0.0.1:{port} inet n - n - - smtpd\n");
+        for (job, wakes, most) in jobs.into_iter().chain(others).chain(more) {
+            let name = job.split(' ').next().unwrap_or_default();
+            let program = match name {
+                "rewrite" => "trivial-rewrite",
+                "postlog" => "postlogd",
+                name => name,
+            };
+            table += &format!("{job} - n {wakes} {most} {program}\n");
+        }
+        fs::write(work.join("main.cf"), main).expect("write the configuration");
+        fs::write(work.join("master.cf"), table).expect("write the table");
+        for directory in ["queue", "data"] {
+            fs::create_dir(work.join(directory)).expect("mkdir");
+        }
+        for path in [scratch.path(""), work.clone()] {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("chmod");
+        }
+        output_of(Command::new("chown").arg("postfix").arg(work.join("data"))).expect("chown");
+        let mut command = Command::new("postfix");
+        command.arg("-c").arg(&work).arg("start-fg");
+        AtWork::start(&work, &mut command).serves(port, |stream| {
+            // It says who it is first, in a session that begins.
+            say(stream, b"NOOP\r\n", b"250 2.0.0 Ok\r\n")?;
+            say(stream, b"MAIL FROM:<a@b.c>\r\n", b"Ok\r\n")?;
+            say(stream, b"RSET\r\n", b"Ok\r\n").map(drop)
+        })
+    });
+}
+
+/// With a shell on a terminal in it.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn emacs_with_a_shell() {
+    carried(Engine::Stasis, |scratch| {
+        let work = dir(scratch);
+        let socket = work.join("server");
+        let mut command = Command::new("emacs");
+        command.arg("-Q").arg(format!("--fg-daemon={}", socket.display()));
+        let server = AtWork::start(&work, command.env("HOME", &work));
+        let lisp = move |text: &str| {
+            output_of(Command::new("emacsclient").arg("-s").arg(&socket).args(["-e", text]))
+        };
+        assert!(wait_until(PATIENCE, || lisp("(shell)").is_ok()), "no shell");
+        let (lines, mut line) = (work.join("lines"), 0);
+        server.asked(move || {
+            line += 1;
+            let said = format!("echo {line} >> {}", lines.display());
+            lisp(&format!("(comint-send-string (get-process \"shell\") \"{said}\\n\")"))?;
+            let written = || fs::read_to_string(&lines).unwrap_or_default();
+            match wait_until(PATIENCE, || written().ends_with(&format!("{line}\n"))) {
+                true => Ok(()),
+                false => Err(format!("{line} is not the last of {:?}", written())),
+            }
+        })
+    });
+}
+
+/// Under seccomp, with rights that it has given up.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn tor_in_its_sandbox() {
+    carried(Engine::Stasis, |scratch| {
+        let (work, port) = (dir(scratch), free_port());
+        let data = work.join("data");
+        fs::create_dir(&data).expect("mkdir");
+        for path in [scratch.path(""), work.clone()] {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("chmod");
+        }
+        fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("chmod");
+        output_of(Command::new("chown").arg("debian-tor").arg(&data)).expect("chown");
+        let configuration = format!(
+            "SocksPort 0\nControlPort 127.0.0.1:{port}\nDataDirectory {}\nDisableNetwork 1\n\
+             CookieAuthentication 0\nSandbox 1\nUser debian-tor\n",
+            data.display()
+        );
+        fs::write(work.join("torrc"), configuration).expect("write the configuration");
+        let mut command = Command::new("tor");
+        command.args(["-f", "torrc"]);
+        AtWork::start(&work, &mut command).serves(port, |stream| {
+            say(stream, b"AUTHENTICATE\r\n", b"250 OK\r\n")?;
+            say(stream, b"GETINFO version\r\n", b"250 OK\r\n").map(drop)
+        })
+    });
+}
+
+/// Supervisors with services that end and begin again, and one that writes to its log's program.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn runit_with_services() {
+    carried(Engine::Stasis, |scratch| {
+        let work = dir(scratch);
+        let out = work.join("out").display().to_string();
+        for (service, text) in [
+            ("ticks", format!("while :; do echo x; echo x >> {out}; sleep 0.05; done")),
+            ("ticks/log", format!("exec cat > {out}.log")),
+            ("again", "exec sleep 0.2".to_owned()),
+        ] {
+            let run = work.join("services").join(service).join("run");
+            fs::create_dir_all(run.parent().expect("a directory")).expect("mkdir");
+            fs::write(&run, format!("#!/bin/sh\n{text}\n")).expect("write the program");
+            fs::set_permissions(&run, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("chmod");
+        }
+        let mut command = Command::new("runsvdir");
+        let out = work.join("out");
+        let log = work.join("out.log");
+        AtWork::start(&work, command.args(["-P", "services"])).writes(&out).writes(&log)
+    });
+}
