@@ -247,6 +247,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("tree", tree::run),
     ("udplite", datagrams::udplite),
     ("unix_sockets", unix_sockets::run),
+    ("unix_sockets_of_user", unix_sockets::of_user),
     ("unnamed", nameless::unnamed),
     ("unsupported-aio_inherited", aio::inherited),
     ("unsupported-aio_overwritten", aio::overwritten),

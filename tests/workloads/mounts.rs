@@ -369,17 +369,20 @@ fn locks(found: &mut Findings) {
     }
 }
 
+/// Names of sockets in it.
+const SOCKETS: [&str; 2] = ["socket", "another socket"];
+
 /// Things without a name, of a directory that has gone.
 struct Lost {
     at: PathBuf,
     fifo: File,
     directory: File,
     link: File,
-    socket: Option<UnixListener>,
+    sockets: Option<[UnixListener; 2]>,
 }
 
 impl Lost {
-    fn make(at: &Path, has_socket: bool) -> Self {
+    fn make(at: &Path, has_sockets: bool) -> Self {
         fs::create_dir_all(at.join("directory")).expect("mkdir");
         nix::unistd::mkfifo(&at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         symlink("/somewhere", at.join("link")).expect("symlink");
@@ -390,7 +393,8 @@ impl Lost {
             fifo: File::options().read(true).write(true).open(at.join("fifo")).expect("open"),
             directory: File::open(at.join("directory")).expect("open"),
             link: link.expect("open"),
-            socket: has_socket.then(|| UnixListener::bind(at.join("socket")).expect("bind")),
+            sockets: has_sockets
+                .then(|| SOCKETS.map(|name| UnixListener::bind(at.join(name)).expect("bind"))),
         };
         fs::remove_dir_all(at).expect("remove");
         lost
@@ -408,10 +412,11 @@ impl Lost {
         found.must("it is gone", fs::metadata(&self.at).is_err());
         let target = nix::fcntl::readlinkat(&self.link, "");
         found.same("a link", &Ok("/somewhere".into()), &target);
-        let Some(socket) = &self.socket else { return };
-        let name = socket.local_addr().ok();
-        let name = name.as_ref().and_then(|name| name.as_pathname());
-        found.same("a socket", &Some(&*self.at.join("socket")), &name);
+        for (socket, name) in self.sockets.iter().flatten().zip(SOCKETS) {
+            let address = socket.local_addr().ok();
+            let address = address.as_ref().and_then(|address| address.as_pathname());
+            found.same("a socket", &Some(&*self.at.join(name)), &address);
+        }
     }
 }
 

@@ -14,6 +14,28 @@ fn pair(kind: SockType) -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::empty()).expect("socketpair")
 }
 
+/// A user's sockets whose names have gone with their directories.
+pub(crate) fn of_user(stage: &Stage) -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(stage.dir(), PermissionsExt::from_mode(0o777)).expect("chmod");
+    let user = nix::unistd::Uid::from_raw(1234);
+    nix::unistd::setresuid(user, user, user).expect("setresuid");
+    let gone = stage.path("gone");
+    std::fs::create_dir_all(gone.join("inner")).expect("mkdir");
+    let names = ["inner/one", "inner/two", "three"].map(|name| gone.join(name));
+    let sockets = names.each_ref().map(|name| UnixListener::bind(name).expect("bind"));
+    std::fs::remove_dir_all(&gone).expect("remove");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for (socket, name) in sockets.iter().zip(&names) {
+        let address = socket.local_addr().ok();
+        let address = address.as_ref().and_then(|address| address.as_pathname());
+        found.same("its name", &Some(&**name), &address);
+    }
+    found.must("nothing is there", !gone.exists());
+    found.outcome()
+}
+
 fn options(socket: impl AsFd) -> (usize, usize, bool) {
     (
         getsockopt(&socket, sockopt::SndBuf).expect("SO_SNDBUF"),

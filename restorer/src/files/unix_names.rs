@@ -47,6 +47,8 @@ pub(super) struct Names<'a> {
     found: BTreeMap<(Option<i32>, PathBuf), Rc<OwnedFd>>,
     /// Directories that were made for names that were deleted with them, each before what is in it.
     directories: Vec<(Rc<OwnedFd>, OsString)>,
+    /// The same by their mounts and paths: what is in them is nobody's to allow.
+    made: BTreeMap<(Option<i32>, PathBuf), Rc<OwnedFd>>,
     /// Everything that was bound, to be taken away if not all goes well.
     bound: Vec<(Rc<OwnedFd>, OsString, FileStat)>,
 }
@@ -93,8 +95,8 @@ pub(super) fn address_of(
 
 impl<'a> Names<'a> {
     pub(super) fn new(approver: &'a Approver) -> Self {
-        let (found, directories, bound) = Default::default();
-        Self { approver, found, directories, bound }
+        let (found, directories, made, bound) = Default::default();
+        Self { approver, found, directories, made, bound }
     }
 
     /// Binds a socket to the name of its entry.
@@ -165,7 +167,9 @@ impl<'a> Names<'a> {
         let real = entry.path.as_deref().and_then(of_bytes);
         let real = real.filter(|path| path.file_name() == Some(&name)).and_then(Path::parent);
         let parent = real.map_or_else(|| plain_parent(&start.join(given)), Path::to_owned);
-        let directory = match self.directory(&parent, entry) {
+        let made = self.made.get(&(entry.mnt_id, parent.clone())).map(Rc::clone);
+        let directory = match made.map_or_else(|| self.directory(&parent, entry), Ok) {
+            Ok(directory) if self.made.contains_key(&(entry.mnt_id, parent.clone())) => directory,
             Ok(directory) => {
                 let was = entry.directory.as_ref();
                 self.approver.check_directory(&directory, was, entry.id, &what(entry))?;
@@ -202,6 +206,7 @@ impl<'a> Names<'a> {
         let (nearest, above) = self.approver.nearest_directory(mount, &path.join("name"))?;
         let mut at = Rc::new(nearest);
         let missing = path.strip_prefix(&above).map_err(io::Error::other)?;
+        let mut shown = above.clone();
         for name in missing.iter() {
             let directory = &*at;
             let mode = Mode::from_bits_truncate(0o755);
@@ -209,6 +214,8 @@ impl<'a> Names<'a> {
             self.directories.push((Rc::clone(&at), name.to_owned()));
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             at = Rc::new(openat(&*at, name, flags, Mode::empty())?);
+            shown.push(name);
+            self.made.insert((mount, shown.clone()), Rc::clone(&at));
         }
         Ok(at)
     }
