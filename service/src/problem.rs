@@ -162,7 +162,6 @@ mod tests {
         for (body, field, message) in [
             (r#"{"pid": "x"}"#, "pid", "invalid type: string \"x\", expected i32"),
             (r#"{"pid": 1, "pidd": 2}"#, "pidd", "unknown field `pidd`"),
-            (r#"{"leave_running": true}"#, "pid", "missing field `pid`"),
             (r#"{"pid": 1, "directory": "../x"}"#, "directory", "directory has a part"),
             (r#"{"pid": 99999999999}"#, "pid", "invalid value: integer"),
         ] {
