@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use collector::Inventory;
 use ids::HostPid;
-use kernel::procfs::{Dir, processes};
+use kernel::procfs::{Dir, ProcFile, Status, processes};
 use support::Unsupported;
 use support::tree::{Surroundings, of_entered};
 
@@ -17,8 +17,8 @@ use crate::error::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Known(BTreeSet<HostPid>);
 
-/// Looks for them at all processes but those that are `known`, and at none where the tree has no pid namespace of its
-/// own.
+/// Looks for them at all processes but those that are `known`, and at none where the tree's root is not the first
+/// process of a pid namespace of its own: then nobody ends with it.
 pub(crate) fn look(
     root: HostPid,
     inventory: &Inventory,
@@ -30,6 +30,11 @@ pub(crate) fn look(
     let Some(inside) = inside.filter(|inside| around.namespaces.get(NAME) != Some(inside)) else {
         return Ok(Default::default());
     };
+    if Dir::open(root).and_then(|dir| Status::read(&dir))?.ns_pid.last().map(|pid| pid.get())
+        != Some(1)
+    {
+        return Ok(Default::default());
+    }
     let inside = format!("{NAME}:[{inside}]");
     let mut others = BTreeSet::new();
     let mut found = Vec::new();
