@@ -47,7 +47,7 @@ impl Manifest {
         self.files.as_ref().is_some_and(|files| files.contains_key(name))
     }
 
-    /// Compares an image that has been opened, or has not been found. What is not of this checkpoint is not there.
+    /// Compares an image that has been opened, or has not been found.
     pub(crate) fn check(
         &self,
         name: &str,
@@ -55,7 +55,11 @@ impl Manifest {
     ) -> Result<Option<Opened>, Error> {
         let Some(known) = self.known(name) else { return Ok(opened) };
         match (known, opened) {
-            (None, _) => Ok(None),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Error::Changed {
+                name: name.to_owned(),
+                what: "it was not written with the others".to_owned(),
+            }),
             (Some(_), None) => Err(Error::Missing { name: name.to_owned() }),
             (Some(known), Some(opened)) => known.check(name, opened).map(Some),
         }
@@ -234,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_others_are_not_there_and_lost_ones_are_missed() {
+    fn files_of_others_are_told_and_lost_ones_are_missed() {
         let opened = |bytes: &[u8]| {
             Some(Opened {
                 content: Box::new(Cursor::new(bytes.to_vec())),
@@ -242,7 +246,8 @@ mod tests {
             })
         };
         let manifest = Manifest::of([entry("mine", 3, digest_of(b"abc"))]);
-        assert!(manifest.check("others", opened(b"x")).unwrap().is_none());
+        assert!(matches!(manifest.check("others", opened(b"x")), Err(Error::Changed { .. })));
+        assert!(manifest.check("others", None).unwrap().is_none());
         assert!(manifest.check("mine", opened(b"abc")).unwrap().is_some());
         assert!(matches!(manifest.check("mine", None), Err(Error::Missing { .. })));
         for changed in [&b"abd"[..], b"ab", b"abcd", b""] {
