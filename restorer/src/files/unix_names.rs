@@ -167,9 +167,12 @@ impl<'a> Names<'a> {
         let real = entry.path.as_deref().and_then(of_bytes);
         let real = real.filter(|path| path.file_name() == Some(&name)).and_then(Path::parent);
         let parent = real.map_or_else(|| plain_parent(&start.join(given)), Path::to_owned);
-        let made = self.made.get(&(entry.mnt_id, parent.clone())).map(Rc::clone);
+        // What is made here for those that have lost their names is not what the others were in.
+        let made = self.made.get(&(entry.mnt_id, parent.clone()));
+        let made = made.filter(|_| entry.deleted == Some(true)).map(Rc::clone);
+        let is_made = made.is_some();
         let directory = match made.map_or_else(|| self.directory(&parent, entry), Ok) {
-            Ok(directory) if self.made.contains_key(&(entry.mnt_id, parent.clone())) => directory,
+            Ok(directory) if is_made => directory,
             Ok(directory) => {
                 let was = entry.directory.as_ref();
                 self.approver.check_directory(&directory, was, entry.id, &what(entry))?;
