@@ -23,8 +23,8 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::processes::is_zombie;
 
-/// For so long a tree that stands still is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For so long a tree that stands still is waited for, each time that its dump is tried.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two looks at it.
 const NAP: Duration = Duration::from_micros(100);
 

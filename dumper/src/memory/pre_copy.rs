@@ -11,7 +11,7 @@ use std::time::Duration;
 use collector::{Inventory, Mapping, Process, VmFlags};
 use ids::HostPid;
 use images::messages::InventoryEntry;
-use images::{Folder, ImageWriter, names};
+use images::{Folder, ImageWriter, MappingKind, names};
 use kernel::pagemap::PageRun;
 use support::mappings::{WRITE_PROTECTED, object_of};
 
@@ -529,8 +529,13 @@ fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Err
     }
 }
 
-/// A file through which a device may write into memory behind the back of the page tables.
+/// What a device may write into memory through, behind the back of the page tables.
 fn direct_io(inventory: &Inventory) -> Option<String> {
+    // A request of asynchronous I/O holds its file, which may be closed.
+    let mut mappings = inventory.processes.values().flat_map(|process| &process.mappings);
+    if mappings.any(|mapping| mapping.kind == MappingKind::AioRing) {
+        return Some("a ring of asynchronous I/O".to_owned());
+    }
     let files = inventory.processes.values().flat_map(|process| &process.files);
     let direct = libc::O_DIRECT.cast_unsigned();
     // On a pipe the flag means packets.
