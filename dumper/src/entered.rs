@@ -12,6 +12,7 @@ use support::Unsupported;
 use support::tree::{Surroundings, of_entered};
 
 use crate::error::Error;
+use crate::processes::has_ended;
 
 /// Those of the machine's processes that were looked at, so that they need not be again.
 #[derive(Debug, Default)]
@@ -51,8 +52,8 @@ pub(crate) fn look(
     Ok((Known(others), found))
 }
 
-/// Who has ended meanwhile is in no namespace, nor is who may not be looked at by root.
+/// Who has ended is in no namespace, nor is who may not be looked at by root.
 fn is_in(pid: HostPid, namespace: &str) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link("ns/pid"));
-    link.is_ok_and(|link| link.to_str() == Some(namespace))
+    link.is_ok_and(|link| link.to_str() == Some(namespace)) && !has_ended(pid)
 }

@@ -8,12 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use collector::{Collector, Inventory, Look, Process};
 use ids::HostPid;
 use support::Unsupported;
-use support::tree::{Surroundings, foreign_namespaces};
+use support::tree::{Surroundings, foreign_namespaces, is_entered};
 
 use crate::aio;
 use crate::clock::Clock;
@@ -35,6 +35,10 @@ use crate::users::Users;
 
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+
+/// For so long it is waited for the end of what has entered a container, and so long between looks.
+const ENTERED: Duration = Duration::from_secs(2);
+const ENTERED_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a look has seen.
 #[derive(Debug)]
@@ -111,6 +115,7 @@ impl<'a> Looker<'a> {
     ) -> Result<Seen, Error> {
         let mut standing: Option<Vec<Unsupported>> = None;
         let mut pauses = PAUSES.into_iter();
+        let began = Instant::now();
         loop {
             let (next, error) = match self.once(collector, &mut earlier) {
                 Ok((seen, found)) => {
@@ -130,7 +135,16 @@ impl<'a> Looker<'a> {
                 }
                 Err(error) => return Err(error),
             };
-            let Some(pause) = pauses.next() else { return Err(error) };
+            // Whoever looks after a container enters it again and again, and is soon gone.
+            let pause = match (pauses.next(), &error) {
+                (Some(pause), _) => pause,
+                (None, Error::Refused { found, .. })
+                    if found.iter().all(is_entered) && began.elapsed() < ENTERED =>
+                {
+                    ENTERED_PAUSE
+                }
+                _ => return Err(error),
+            };
             std::thread::sleep(pause);
             earlier = next;
         }

@@ -19,7 +19,11 @@ pub(crate) fn find(inventory: &Inventory) -> Vec<Unsupported> {
     // Without `/proc/locks` nobody can tell.
     let Ok(all) = locks() else { return Vec::new() };
     let mut found = Vec::new();
-    for lock in all.iter().filter(|lock| lock.kind != LockKind::Posix) {
+    // A delegation is the file server's, which no descriptor shows.
+    let of_files = |lock: &&Lock| {
+        matches!(lock.kind, LockKind::Flock | LockKind::OpenFileDescription | LockKind::Lease)
+    };
+    for lock in all.iter().filter(of_files) {
         let is_of = |mapping: &&Mapping| {
             (mapping.device, mapping.inode) == (lock.device, lock.inode) && lock.inode != 0
         };

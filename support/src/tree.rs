@@ -95,15 +95,20 @@ pub fn of_init(root: HostPid) -> Option<Unsupported> {
     })
 }
 
+const ENTERED: &str = "it has entered the pid namespace of the tree from outside (nsenter, exec of a container engine): it \
+                       is no part of the tree, and would be lost with it";
+
+/// Whether it is such a process: many of them are gone soon.
+#[must_use]
+pub fn is_entered(found: &Unsupported) -> bool {
+    found.reason == ENTERED
+}
+
 /// A process that has entered the pid namespace of the tree, and is none of its first process' descendants.
 #[must_use]
 pub fn of_entered(pid: HostPid) -> Unsupported {
-    Refusal::new(
-        "it has entered the pid namespace of the tree from outside (nsenter, exec of a container engine): it is no part \
-         of the tree, and would be lost with it",
-        format!("wait until it has ended, or end it: kill {pid}"),
-    )
-    .of(pid, "the process")
+    Refusal::new(ENTERED, format!("wait until it has ended, or end it: kill {pid}"))
+        .of(pid, "the process")
 }
 
 /// A process whose session or group is led from outside of the pid namespace that the tree has for itself.
