@@ -160,7 +160,8 @@ fn bad_input_is_answered_with_the_field_and_the_remedy() {
     let scratch = Scratch::new();
     let services = Services::start(&scratch.path("services"));
     let cases: &[(&str, Value, &str)] = &[
-        ("/v1/checkpoints", json!({}), "pid"),
+        ("/v1/checkpoints", json!({}), "leave_running"),
+        ("/v1/checkpoints", json!({"leave_running": true}), "pid"),
         ("/v1/checkpoints", json!({"pid": "4711"}), "pid"),
         ("/v1/checkpoints", json!({"pid": -1, "leave_running": true}), "pid"),
         ("/v1/checkpoints", json!({"pid": 0, "leave_running": true}), "pid"),
