@@ -398,6 +398,22 @@ fn a_container_that_was_entered_is_refused() {
     container.goes_on("images", &[]);
 }
 
+/// What looks whether a container is well enters it again and again, each time for a moment.
+#[test]
+fn a_container_with_health_checks() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let check = &["exec", "--detach", container.id(), "sh", "-c", "echo > /tmp/checked; sleep 0.4"];
+    let checked = container.bundle().join("rootfs/tmp/checked");
+    for round in 0..4 {
+        fs::remove_file(&checked).ok();
+        container.runc(check).must_succeed("runc exec");
+        assert!(wait_until(PATIENCE, || checked.exists()), "it was not checked");
+        let images = format!("images-{round}");
+        container.checkpoint(&images, &["--leave-running"]).must_succeed("checkpoint");
+    }
+    container.counts_on(container.count().expect("a count"));
+}
+
 /// `stasis` with where these containers are.
 fn stasis(container: &Container, arguments: &[&str]) -> Outcome {
     let at = |name: &str| container.scratch.path(name);
