@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use freezer::{Deed, Undo};
 use ids::HostPid;
@@ -31,6 +32,11 @@ use crate::namespaces;
 use crate::prepare;
 use crate::rights;
 use crate::run::Run;
+
+/// The id that is asked for goes to whoever makes the next segment, in any process: another may come between. So it is
+/// asked for so often, with such pauses.
+const TRIES: u32 = 16;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Segments that are attached to this process, and kept for the tasks by that.
 #[derive(Debug, Default)]
@@ -221,12 +227,13 @@ impl One<'_> {
             self.failed("write down the making of")(io::Error::other(error))
         };
         let written = Undo::before(undo, deed).map_err(written)?;
-        match Segment::make(id, &self.owner, self.segment.entry.size, self.huge_flags()) {
+        // The kernel's table has so many places, of which an id names one.
+        const PLACES: i32 = 1 << 15;
+        let there = all.iter().find(|other| other.id % PLACES == id % PLACES);
+        let tries = if there.is_some() { 1 } else { TRIES };
+        match self.make_with_its_id(tries) {
             Ok(true) => made.0.push((id, written)),
             Ok(false) => {
-                // The kernel's table has so many places, of which an id names one.
-                const PLACES: i32 = 1 << 15;
-                let there = all.iter().find(|other| other.id % PLACES == id % PLACES);
                 return Err(self.conflict(&there.map_or(Conflict::NoId, |there| Conflict::Id {
                     by: there.id,
                     creator: there.creator,
@@ -236,6 +243,18 @@ impl One<'_> {
             Err(error) => return Err(self.failed("make")(error)),
         }
         Segment::read(id).map_err(self.failed("look at"))
+    }
+
+    /// Makes it; whether its id was to be had.
+    fn make_with_its_id(&self, tries: u32) -> io::Result<bool> {
+        let (id, size) = (self.id(), self.segment.entry.size);
+        for _ in 1..tries {
+            match Segment::make(id, &self.owner, size, self.huge_flags()) {
+                Ok(false) => std::thread::sleep(PAUSE),
+                made => return made,
+            }
+        }
+        Segment::make(id, &self.owner, size, self.huge_flags())
     }
 
     /// The processes that have it attached.
