@@ -8,8 +8,8 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::error::Error;
-use crate::manifest::Manifest;
-use crate::messages::{IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, PagemapHead};
+use crate::manifest::{self, Manifest};
+use crate::messages::{IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapHead};
 use crate::names::{self, Image};
 use crate::pagemap::PageMap;
 use crate::reader::ImageReader;
@@ -139,8 +139,25 @@ impl Images {
     }
 
     /// The checkpoint that holds the pages marked as being in the parent; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it is another one than pages were left to.
     pub fn parent(&self) -> Result<Option<Self>, Error> {
-        self.store.parent()?.map(Self::of).transpose()
+        let Some(parent) = self.store.parent()?.map(Self::of).transpose()? else { return Ok(None) };
+        self.manifest.check_parent(|| parent.as_parent())?;
+        Ok(Some(parent))
+    }
+
+    /// What the manifest of a checkpoint that leaves pages to this one says of it: its inventory, which tells each dump from
+    /// all others.
+    pub fn as_parent(&self) -> Result<ManifestEntry, Error> {
+        let inventory = names::inventory();
+        let name = inventory.name();
+        let Some(Opened { content, size }) = self.opened(name)? else {
+            return Err(Error::Missing { name: name.to_owned() });
+        };
+        let digest = manifest::digest(content, size).map_err(Error::io("read", name))?;
+        Ok(manifest::entry(names::PARENT_LINK, size, digest))
     }
 
     /// Whether there is a link to a parent that leads nowhere.

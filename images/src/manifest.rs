@@ -65,6 +65,22 @@ impl Manifest {
         }
     }
 
+    /// Compares the parent that was found with the one that pages were left to, if that is known.
+    pub(crate) fn check_parent(
+        &self,
+        found: impl FnOnce() -> Result<ManifestEntry, Error>,
+    ) -> Result<(), Error> {
+        let Some(Some(known)) = self.known(names::PARENT_LINK) else { return Ok(()) };
+        let found = found()?;
+        match (found.bytes, &found.digest) == (known.bytes, &known.digest) {
+            true => Ok(()),
+            false => Err(Error::Changed {
+                name: names::PARENT_LINK.to_owned(),
+                what: "it is another checkpoint than the one that pages were left to".to_owned(),
+            }),
+        }
+    }
+
     /// Compares a pages file, once.
     pub(crate) fn check_pages(&self, name: &str, pages: &dyn PageSource) -> Result<(), Error> {
         let Some(known) = self.known(name) else { return Ok(()) };

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 
 use crate::error::Error;
-use crate::manifest::{self, Digester};
+use crate::manifest;
 use crate::messages::ManifestEntry;
 use crate::names::{self, Image};
 use crate::store::{
@@ -33,7 +33,7 @@ pub struct ImageWriter {
     /// The same for pages that were copied while the processes ran.
     next_early_pages: AtomicU32,
     unfinished: AtomicU32,
-    /// Of the images that were digested while they were written.
+    /// Of what need not be read for it: images that were digested while they were written, and the parent.
     entries: Mutex<BTreeMap<String, ManifestEntry>>,
 }
 
@@ -160,7 +160,8 @@ impl ImageWriter {
                 Some((inside, name)) => (Some(inside), name),
                 None => (None, path.as_str()),
             };
-            if inside == folder && name != names::PARENT_LINK && !names::is_service(name) {
+            let is_known = name != names::PARENT_LINK || self.has_entry(path);
+            if inside == folder && is_known && !names::is_service(name) {
                 entries.push(self.entry(path, name)?);
             }
         }
@@ -177,6 +178,10 @@ impl ImageWriter {
         )))
     }
 
+    fn has_entry(&self, path: &str) -> bool {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
+    }
+
     /// The entry of a file that has been written; it is read if it was not digested then.
     fn entry(&self, path: &str, name: &str) -> Result<ManifestEntry, Error> {
         let digested = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
@@ -188,13 +193,8 @@ impl ImageWriter {
         Ok(manifest::entry(name, size, digest))
     }
 
-    /// Takes note of an image that is finished.
-    fn digested(&self, path: &str, digester: &Digester) {
-        if let Some(entry) = digester.entry(path) {
-            self.entries
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(path.to_owned(), entry);
-        }
+    /// Takes note of what the manifest has to say of a file.
+    fn note(&self, path: &str, entry: ManifestEntry) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), entry);
     }
 }

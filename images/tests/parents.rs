@@ -93,6 +93,27 @@ fn a_failed_commit_takes_early_pages_back() {
     assert_eq!(left, ["dump.log", "pages-1.img"]);
 }
 
+#[test]
+fn a_parent_that_has_been_replaced_is_told() {
+    for place in StoreKind::all() {
+        link(&place, "parent", None);
+        let parent = place.open("parent").unwrap();
+        let writer = place.write("child", WriteOptions::default()).unwrap();
+        writer.write_one(&names::inventory(), &inventory()).unwrap();
+        let entry = parent.as_parent().unwrap();
+        writer.here().link_checkpoint(Path::new("../parent"), entry).unwrap();
+        writer.commit().unwrap();
+        assert!(place.open("child").unwrap().parent().unwrap().is_some());
+        let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
+        let writer = place.write("parent", options).unwrap();
+        let another = InventoryEntry { dump_criu_run_id: Some("another".into()), ..inventory() };
+        writer.write_one(&names::inventory(), &another).unwrap();
+        writer.commit().unwrap();
+        let error = place.open("child").unwrap().parent().unwrap_err();
+        assert!(matches!(error, Error::Changed { .. }), "{error}");
+    }
+}
+
 /// A checkpoint with an inventory and a parent.
 fn link(place: &StoreKind, name: &str, parent: Option<&str>) {
     let writer = place.write(name, WriteOptions::default()).unwrap();

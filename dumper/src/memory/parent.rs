@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use ids::ImagePid;
+use images::messages::ManifestEntry;
 use images::{Images, Lineage, names};
 use kernel::pagemap::{PageRun, push};
 
@@ -14,6 +15,8 @@ pub(super) struct Parent {
     images: Images,
     /// The way there from the directory of the new one.
     pub(super) link: PathBuf,
+    /// By what a restore knows it.
+    pub(super) entry: ManifestEntry,
 }
 
 impl Parent {
@@ -25,7 +28,8 @@ impl Parent {
         Lineage::of(images)
             .and_then(|mut lineage| lineage.check_for_child(target))
             .map_err(Error::Parent)?;
-        Ok(Self { images: images.clone(), link: way(target, &real) })
+        let entry = images.as_parent().map_err(Error::Parent)?;
+        Ok(Self { images: images.clone(), link: way(target, &real), entry })
     }
 
     /// By what its dump is known.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use collector::{Inventory, Mapping, Process, VmFlags};
 use ids::HostPid;
-use images::messages::InventoryEntry;
+use images::messages::{InventoryEntry, ManifestEntry};
 use images::{Folder, ImageWriter, MappingKind, names};
 use kernel::pagemap::PageRun;
 use support::mappings::{WRITE_PROTECTED, object_of};
@@ -58,7 +58,7 @@ pub(crate) struct PreCopy {
     first: First,
     folders: usize,
     /// Link to the checkpoint that the logging is relative to, from the finished directory.
-    parent: Option<PathBuf>,
+    parent: Option<(PathBuf, ManifestEntry)>,
     /// What is copied frozen is protected again, for the next dump.
     protect: bool,
     /// How many threads there is use for at most.
@@ -271,7 +271,7 @@ impl PreCopy {
         if options.parent.is_some() && relative.is_none() {
             self.warn("changes were not tracked since the parent checkpoint: all pages are dumped");
         }
-        self.parent = relative.map(|parent| parent.link);
+        self.parent = relative.map(|parent| (parent.link, parent.entry));
         Ok(())
     }
 
@@ -432,8 +432,12 @@ impl PreCopy {
             writer.link_parent(names::PRE_COPIES[newest].as_ref())?;
         }
         match (&self.parent, inside.first()) {
-            (Some(parent), Some(oldest)) => oldest.link_parent(&Path::new("..").join(parent))?,
-            (Some(parent), None) => writer.link_parent(parent)?,
+            (Some((parent, entry)), Some(oldest)) => {
+                oldest.link_checkpoint(&Path::new("..").join(parent), entry.clone())?;
+            }
+            (Some((parent, entry)), None) => {
+                writer.here().link_checkpoint(parent, entry.clone())?;
+            }
             (None, _) => {}
         }
         Ok(())

@@ -2,7 +2,8 @@
 
 use prost::Message;
 
-/// `stasis-manifest`: an entry for each other file of the directory.
+/// `stasis-manifest`: an entry for each other file of the directory, and one called `parent` for the checkpoint that pages
+/// are left to, with length and digest of its `inventory.img`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ManifestEntry {
     /// Its name.

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::{ImageSink, ImageWriter};
 use crate::error::Error;
+use crate::messages::ManifestEntry;
 use crate::names::{self, Image};
 use crate::store::PageSink;
 
@@ -58,7 +59,17 @@ impl<'w> Folder<'w> {
         Ok((id, self.writer.new.create_pages(&name)?))
     }
 
-    /// Links the parent of this directory. A relative path counts from the directory, once it is finished.
+    /// Links another checkpoint as the parent of this directory, which is what `entry` says of it
+    /// ([`Images::as_parent`](crate::Images::as_parent)): a reader knows then whether it still is that. Else as
+    /// [`Folder::link_parent`].
+    pub fn link_checkpoint(&self, parent: &Path, entry: ManifestEntry) -> Result<(), Error> {
+        self.link_parent(parent)?;
+        self.writer.note(&self.path(names::PARENT_LINK), entry);
+        Ok(())
+    }
+
+    /// Links the parent of this directory, which is in the same checkpoint. A relative path counts from the directory, once it
+    /// is finished.
     pub fn link_parent(&self, parent: &Path) -> Result<(), Error> {
         let name = self.path(names::PARENT_LINK);
         self.writer.claim(&name)?;

@@ -99,8 +99,8 @@ impl<'w, M: Message> ImageSink<'w, M> {
     /// Ends the image.
     pub fn finish(mut self) -> Result<(), Error> {
         self.output.flush().map_err(Error::io("write", &self.name))?;
-        if let Some(digester) = &self.digester {
-            self.writer.digested(&self.path, digester);
+        if let Some(entry) = self.digester.as_ref().and_then(|it| it.entry(&self.path)) {
+            self.writer.note(&self.path, entry);
         }
         self.writer.unfinished.fetch_sub(1, Ordering::AcqRel);
         Ok(())
