@@ -119,15 +119,10 @@ fn by_others(
         let linked = match is_linked {
             Ok(linked) => linked,
             // It has no way there, or its file system has no links: its other handle does, but for what /proc tells of it.
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EXDEV | libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK)
-                ) =>
-            {
+            Err(error) => {
+                tracing::debug!(%error, "a deleted file is given no name by another mount");
                 continue;
             }
-            Err(error) => return Err(error),
         };
         let seen = openat(&place.shown, &*linked, HANDLE, Mode::empty());
         unlinkat(to, &*linked, UnlinkatFlags::NoRemoveDir)?;
@@ -211,13 +206,14 @@ impl GhostImage {
             Ok(Other { name, last, place: find(name.0, path)? })
         });
         let others = others.collect::<Result<Vec<_>, Error>>()?;
-        let directory = place.to_write();
         let Some(flags) = unnamed.filter(|_| self.kind() == libc::S_IFREG) else {
             let name = path.file_name().unwrap_or_else(|| "ghost".as_ref());
-            return in_directory(directory, || self.make_and_remove(&place, name, &others))
+            return in_directory(place.to_write(), || self.make_and_remove(&place, name, &others))
                 .map_err(failed);
         };
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        // The tasks get it as it is made: by a mount that is theirs, which a copy is not.
+        let directory = &place.shown;
         match in_directory(directory, || Ok(openat(directory, ".", flags, mode)?)) {
             Ok(first) => self.fill_unnamed(first).map_err(failed),
             Err(error)
