@@ -88,6 +88,13 @@ pub const NOT_THERE_YET: Refusal = Refusal::fixed(
     "close it before the dump",
 );
 
+/// A file of a `/proc` that shows another pid namespace than the tree's, about a process of the tree or one that has ended.
+pub const OTHER_NUMBERS: Refusal = Refusal::fixed(
+    "a file of the /proc of another pid namespace: its processes have other numbers there when they come back",
+    "close it before the dump, or start the program where /proc is that of its own pid namespace \
+     (unshare --pid --fork --mount-proc)",
+);
+
 /// The process that a file of `/proc/PID` is about.
 #[must_use]
 pub fn process_behind(path: &[u8]) -> Option<HostPid> {

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use stasis_tests::{
-    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Snapshot, Workload, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Snapshot, Workload, children_of,
+    wait_until,
 };
 
 /// The message must name the process and each of the words; the target must not have noticed.
@@ -466,6 +467,32 @@ fn a_directory_that_holds_a_checkpoint_already() {
     assert!(!again.success, "a checkpoint was written over");
     assert_eq!(before, listed());
     workload.check().expect("the program's own check");
+}
+
+/// It comes back with its number in its own namespace; what it has in the other one is another's by then.
+#[test]
+fn a_file_of_the_proc_of_another_pid_namespace() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let script = "exec 3</proc/self/status; exec sleep 1000";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--pid", "--fork", "setsid", "sh", "-c", script]);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let first = || children_of(program.pid()).first().copied();
+    let sleeps = |pid: i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"sleep")
+    };
+    assert!(wait_until(std::time::Duration::from_secs(10), || first().is_some_and(sleeps)));
+    let pid = first().expect("it is there");
+    let images = scratch.path("images");
+    let outcome = Engine::Stasis.dump(pid, &images, Dump::ENDING);
+    assert!(!outcome.success, "it was dumped");
+    for word in ["/status", "other numbers", "--mount-proc", &pid.to_string()] {
+        assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+    }
+    assert!(!images.exists() && sleeps(pid));
+    machine.end_tree(program.pid());
 }
 
 #[test]

@@ -237,11 +237,15 @@ impl Survey<'_> {
         if is_ghost {
             self.ghost(found, id, &stat)?;
         }
+        // Of a process of the tree, or one that is there for a moment, nobody knows the number in another pid namespace.
+        if self.numbers.are_inside()
+            && process_behind(&found.name)
+                .is_some_and(|pid| found.about_dead.is_some() || self.known.contains(&pid))
+            && is_of_our_processes(&stat)
+        {
+            return Err(Problem::Refused(support::files::OTHER_NUMBERS));
+        }
         if let Some(pid) = found.about_dead {
-            // Nobody can be there for a moment in a pid namespace that is not the tree's.
-            if self.numbers.are_inside() && is_of_our_processes(&stat) {
-                return Err(Problem::Refused(support::files::NOT_THERE_YET));
-            }
             self.out.beside.of::<Ghosts>().remaps.push(RemapFilePathEntry {
                 orig_id: id,
                 remap_id: pid.unsigned(),
