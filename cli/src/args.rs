@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use collector::Home;
 use criu::{External, ExternalMounts};
 use ids::HostPid;
+use service::EngineSettings;
 
 /// Checkpoint running process trees and restore them.
 #[derive(Debug, Parser)]
@@ -141,7 +142,7 @@ pub(crate) struct DumpOptions {
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
     #[command(flatten)]
-    pub(crate) engines: EnginePlaces,
+    pub(crate) engines: EngineSettings,
 }
 
 /// What the command of no engine has, or would be another process than the container's.
@@ -161,37 +162,6 @@ const NOT_OF_ENGINES: [&str; 14] = [
     "timeout",
     "cross_check",
 ];
-
-/// Where engines of containers keep their state.
-#[derive(Debug, clap::Args)]
-pub(crate) struct EnginePlaces {
-    /// State directory of runc (its --root)
-    #[arg(long, value_name = "DIR", default_value = "/run/runc", env = "STASIS_RUNC_STATE")]
-    runc_state: PathBuf,
-    /// State directory of crun (its --root)
-    #[arg(long, value_name = "DIR", default_value = "/run/crun", env = "STASIS_CRUN_STATE")]
-    crun_state: PathBuf,
-    /// Directory in which containerd has runc keep its state, one for each namespace
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/containerd/runc",
-        env = "STASIS_CONTAINERD_STATE"
-    )]
-    containerd_state: PathBuf,
-}
-
-impl EnginePlaces {
-    pub(crate) fn with(&self, run_dir: PathBuf, programs: &ProgramPlaces) -> containers::Places {
-        containers::Places {
-            runc: self.runc_state.clone(),
-            crun: self.crun_state.clone(),
-            containerd: self.containerd_state.clone(),
-            run_dir,
-            environment: programs.environment(),
-        }
-    }
-}
 
 fn external(text: &str) -> Result<External, &'static str> {
     External::parse(text.as_ref())
@@ -386,7 +356,7 @@ pub(crate) struct PsOptions {
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
     #[command(flatten)]
-    pub(crate) engines: EnginePlaces,
+    pub(crate) engines: EngineSettings,
 }
 
 #[derive(Debug, clap::Args)]

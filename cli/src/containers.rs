@@ -1,21 +1,23 @@
 //! `stasis dump --container` and `stasis ps --containers`.
 
 use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use api::{ContainerList, ContainerSummary};
-use containers::{Asked, Error};
+use containers::{Asked, Error, Places};
 use criu::{Failure, Host};
+use service::EngineSettings;
 
-use crate::args::{DumpOptions, PsOptions};
+use crate::args::{DumpOptions, ProgramPlaces, PsOptions};
 use crate::output;
 use crate::progress::time;
 use crate::ps::{plain, reasons};
 
 /// The container's checkpoint, made by its engine.
 pub(crate) fn dump(name: &str, options: &DumpOptions) -> Result<ExitCode, Failure> {
-    let places = options.engines.with(options.run_dir.clone(), &options.programs);
+    let places = places(&options.engines, options.run_dir.clone(), &options.programs);
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
     let asked = Asked {
@@ -44,6 +46,16 @@ pub(crate) fn dump(name: &str, options: &DumpOptions) -> Result<ExitCode, Failur
     Ok(ExitCode::SUCCESS)
 }
 
+fn places(engines: &EngineSettings, run_dir: PathBuf, programs: &ProgramPlaces) -> Places {
+    Places {
+        runc: engines.runc_state.clone(),
+        crun: engines.crun_state.clone(),
+        containerd: engines.containerd_state.clone(),
+        run_dir,
+        environment: programs.environment(),
+    }
+}
+
 fn failure(error: Error) -> Failure {
     match error.remedy() {
         Some(remedy) => Failure::with_remedy(error, remedy),
@@ -53,7 +65,7 @@ fn failure(error: Error) -> Failure {
 
 /// Which containers there are.
 pub(crate) fn list(options: &PsOptions) -> Result<ExitCode, Failure> {
-    let places = options.engines.with(Host::of_the_environment().run_dir, &options.programs);
+    let places = places(&options.engines, Host::of_the_environment().run_dir, &options.programs);
     let list = containers::list(&places).told();
     let text = match options.json {
         true => serde_json::to_string_pretty(&list)? + "\n",

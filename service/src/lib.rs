@@ -6,6 +6,7 @@
 //! parse its settings, [`Service::prepare`] (which drops privileges while there is one thread),
 //! then [`Prepared::run`] with the router of its own paths.
 
+mod blocking;
 mod checkpoints;
 mod client;
 mod error;
@@ -20,6 +21,7 @@ mod socket;
 mod telemetry;
 mod worker;
 
+pub use blocking::blocking;
 pub use caps::Capability;
 pub use checkpoints::{CheckpointRoot, CheckpointSettings, holds_checkpoint};
 pub use client::{Client, ClientError};
@@ -29,7 +31,7 @@ pub use peers::{Allowed, Connection, Peer};
 pub use privileges::Privileges;
 pub use problem::{Body, Problem};
 pub use run::{Doors, Prepared, Service, dress, exit};
-pub use settings::{LogFormat, LogSettings, Settings};
+pub use settings::{EngineSettings, LogFormat, LogSettings, Settings};
 pub use socket::{BoundSocket, Socket};
 pub use telemetry::Traces;
 pub use worker::{Worker, WorkerError, answer as worker_answer};

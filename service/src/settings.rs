@@ -20,6 +20,25 @@ pub struct LogSettings {
     pub log_format: LogFormat,
 }
 
+/// Where engines of containers keep their state.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EngineSettings {
+    /// State directory of runc (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/runc", env = "STASIS_RUNC_STATE")]
+    pub runc_state: PathBuf,
+    /// State directory of crun (its --root)
+    #[arg(long, value_name = "DIR", default_value = "/run/crun", env = "STASIS_CRUN_STATE")]
+    pub crun_state: PathBuf,
+    /// Directory in which containerd has runc keep its state, one for each namespace
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/containerd/runc",
+        env = "STASIS_CONTAINERD_STATE"
+    )]
+    pub containerd_state: PathBuf,
+}
+
 /// What every service on a Unix socket can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {

@@ -18,7 +18,9 @@ use collector::bpf::PIN_ROOT;
 use collector::{Home, Inventory, ROOM, TrackError};
 use ids::HostPid;
 use prometheus::Registry;
-use service::{Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, chain};
+use service::{
+    Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, blocking, chain,
+};
 
 pub use live::Live;
 
@@ -93,11 +95,10 @@ async fn sweep(live: Arc<Live>) {
     loop {
         clock.tick().await;
         let live = live.clone();
-        match tokio::task::spawn_blocking(move || live.all_tracks()).await {
-            Ok(Err(TrackError::Unsupported)) => return,
-            Ok(Err(error)) => tracing::warn!("{}", chain(&error)),
-            Ok(Ok(_)) => {}
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        match blocking(move || live.all_tracks()).await {
+            Err(TrackError::Unsupported) => return,
+            Err(error) => tracing::warn!("{}", chain(&error)),
+            Ok(_) => {}
         }
     }
 }
@@ -121,20 +122,9 @@ async fn inventory(
             .of("pid")
             .remedy("stasis ps lists those there are"));
     }
-    blocking("take the inventory", move || live.inventory(pid)).await
-}
-
-/// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(
-    what: &'static str,
-    work: impl FnOnce() -> Result<T, collector::Error> + Send + 'static,
-) -> Result<Json<T>, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(answer)) => Ok(Json(answer)),
-        Ok(Err(error)) => {
-            let message = format!("{what}: {}", chain(&error));
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
-        }
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    let taken = blocking(move || live.inventory(pid)).await;
+    taken.map(Json).map_err(|error| {
+        let message = format!("take the inventory: {}", chain(&error));
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })
 }

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use collector::Home;
 use service::{
-    Capability, CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings,
+    Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Privileges, Service,
+    Settings,
 };
 
 /// Dumps process trees for others, under one checkpoint root
@@ -28,7 +29,7 @@ struct Args {
     #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
     #[command(flatten)]
-    engines: containers::EnginePlaces,
+    engines: EngineSettings,
 }
 
 /// What a dump of anybody's processes takes.
@@ -73,7 +74,7 @@ fn run(args: &Args) -> Result<(), Error> {
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
-        let places = args.engines.places(&args.settings.run_dir);
+        let places = containers::places(&args.engines, &args.settings.run_dir);
         let of_containers = containers::router(root.clone(), places);
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
         Ok(routes::router(root, programs, undo, &metrics, traces)?.merge(of_containers))

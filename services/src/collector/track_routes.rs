@@ -11,7 +11,7 @@ use axum::{Json, Router, routing::get};
 use collector::{Inventory, Track, TrackError};
 use ids::HostPid;
 use kernel::rights::{self, Right};
-use service::{Body, OnBehalfOf, Problem, chain};
+use service::{Body, OnBehalfOf, Problem, blocking, chain};
 
 /// The paths.
 pub(crate) fn router() -> Router<Arc<Live>> {
@@ -36,12 +36,12 @@ async fn begin(
         tracing::warn!("{asker}: track {target:?}: {}", problem.detail.message);
     })?;
     let live_too = live.clone();
-    let begun = blocking(move || live.begin_track(&target, request.files)).await?;
+    let begun = blocking(move || live.begin_track(&target, request.files)).await;
     let track = begun.map_err(|error| problem(&error, Some(field)))?;
     // A program that gives rights may have been executed meanwhile.
     if !is_his(asker.0, &track).await? {
         let id = track.id;
-        let ended = blocking(move || live_too.end_track(id)).await?;
+        let ended = blocking(move || live_too.end_track(id)).await;
         ended.map_err(|error| problem(&error, None))?;
         return Err(not_his(field));
     }
@@ -90,7 +90,7 @@ async fn may_trace(user: Option<User>, pids: Vec<HostPid>) -> Result<bool, Probl
         let held = rights::held(rights::User { uid, gid }, Right::Attach, &pids);
         held.map(|held| pids.iter().all(|pid| held.contains(pid)))
     });
-    asked.await?.map_err(|error| {
+    asked.await.map_err(|error| {
         let message = format!("ask what uid {uid} may trace: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     })
@@ -125,7 +125,7 @@ async fn tracks(
     State(live): State<Arc<Live>>,
     OnBehalfOf(user): OnBehalfOf,
 ) -> Result<Json<TrackList>, Problem> {
-    let all = blocking(move || live.all_tracks()).await?;
+    let all = blocking(move || live.all_tracks()).await;
     let all = match all {
         // None can be made, so there are none.
         Err(TrackError::Unsupported) => Vec::new(),
@@ -143,7 +143,7 @@ async fn tracks(
 /// The track of an id; to a user there are none but his.
 async fn find(live: &Arc<Live>, user: Option<User>, id: &str) -> Result<Track, Problem> {
     let (live, number) = (live.clone(), number(id)?);
-    let found = blocking(move || live.track(number)).await?;
+    let found = blocking(move || live.track(number)).await;
     match found.map_err(|error| problem(&error, None))? {
         Some(track) if is_his(user, &track).await? => Ok(track),
         _ => Err(no_track(id)),
@@ -164,7 +164,7 @@ async fn inventory(
     Path(id): Path<String>,
 ) -> Result<Json<Inventory>, Problem> {
     let number = find(&live, user, &id).await?.id;
-    let taken = blocking(move || live.track_inventory(number)).await?;
+    let taken = blocking(move || live.track_inventory(number)).await;
     let taken = taken.map_err(|error| problem(&error, None))?;
     let found = taken.map_err(|error| {
         let message = format!("take the inventory of track {id}: {}", chain(&error));
@@ -187,7 +187,7 @@ async fn end(
         Some(_) => find(&live, asker.0, &id).await?.id,
         None => number(&id)?,
     };
-    let ended = blocking(move || live.end_track(number)).await?;
+    let ended = blocking(move || live.end_track(number)).await;
     match ended.map_err(|error| problem(&error, None))? {
         true => {
             tracing::info!("{asker}: ended track {id}");
@@ -254,15 +254,5 @@ fn told(track: Track) -> api::Track {
         lost: track.lost,
         tree: track.tree,
         processes: processes.collect(),
-    }
-}
-
-/// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(answer) => Ok(answer),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

@@ -8,36 +8,18 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use containers::{Asked, Error, Places};
-use service::{Body, CheckpointRoot, OnBehalfOf, Problem, chain, holds_checkpoint};
+use service::{
+    Body, CheckpointRoot, EngineSettings, OnBehalfOf, Problem, blocking, chain, holds_checkpoint,
+};
 
-/// Where engines keep their state.
-#[derive(Debug, clap::Args)]
-pub(super) struct EnginePlaces {
-    /// State directory of runc (its --root)
-    #[arg(long, value_name = "DIR", default_value = "/run/runc", env = "STASIS_RUNC_STATE")]
-    runc_state: PathBuf,
-    /// State directory of crun (its --root)
-    #[arg(long, value_name = "DIR", default_value = "/run/crun", env = "STASIS_CRUN_STATE")]
-    crun_state: PathBuf,
-    /// Directory in which containerd has runc keep its state, one for each namespace
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/containerd/runc",
-        env = "STASIS_CONTAINERD_STATE"
-    )]
-    containerd_state: PathBuf,
-}
-
-impl EnginePlaces {
-    pub(super) fn places(&self, run_dir: &Path) -> Places {
-        Places {
-            runc: self.runc_state.clone(),
-            crun: self.crun_state.clone(),
-            containerd: self.containerd_state.clone(),
-            run_dir: run_dir.to_owned(),
-            environment: Vec::new(),
-        }
+/// Where engines keep their state, and stasis its own.
+pub(super) fn places(engines: &EngineSettings, run_dir: &Path) -> Places {
+    Places {
+        runc: engines.runc_state.clone(),
+        crun: engines.crun_state.clone(),
+        containerd: engines.containerd_state.clone(),
+        run_dir: run_dir.to_owned(),
+        environment: Vec::new(),
     }
 }
 
@@ -87,21 +69,12 @@ fn problem(error: &Error) -> Problem {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<Json<T>, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map(Json),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
 async fn list(
     State(asked): State<Containers>,
     OnBehalfOf(user): OnBehalfOf,
 ) -> Result<Json<ContainerList>, Problem> {
     not_for(user)?;
-    blocking(move || Ok(containers::list(&asked.places).told())).await
+    Ok(Json(blocking(move || containers::list(&asked.places).told()).await))
 }
 
 async fn make(
@@ -132,6 +105,7 @@ async fn make(
         done
     })
     .await
+    .map(Json)
 }
 
 fn checkpoint(

@@ -17,7 +17,9 @@ use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
-use service::{Body, CheckpointRoot, OnBehalfOf, Problem, Traces, chain, holds_checkpoint};
+use service::{
+    Body, CheckpointRoot, OnBehalfOf, Problem, Traces, blocking, chain, holds_checkpoint,
+};
 
 use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump, ps};
 
@@ -356,15 +358,6 @@ fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<Json<T>, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map(Json),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
 async fn processes(
     State(dumper): State<Dumper>,
     OnBehalfOf(user): OnBehalfOf,
@@ -377,6 +370,7 @@ async fn processes(
         })
     })
     .await
+    .map(Json)
 }
 
 async fn list(
@@ -396,6 +390,7 @@ async fn list(
         Ok(CheckpointList { checkpoints, unfinished })
     })
     .await
+    .map(Json)
 }
 
 /// A part of another checkpoint: pages that were copied early lie in a checkpoint of their own.
@@ -438,5 +433,5 @@ async fn one(
     let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
     })?;
-    blocking(move || summarize(&dumper.root.of(user), directory)).await
+    blocking(move || summarize(&dumper.root.of(user), directory)).await.map(Json)
 }
