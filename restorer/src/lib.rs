@@ -54,6 +54,7 @@ mod restore;
 mod rights;
 mod root;
 mod run;
+mod subreaper;
 mod sysv;
 mod task;
 mod tracer;
