@@ -17,6 +17,7 @@ pub(super) fn owner(
     known: &BTreeSet<HostPid>,
     numbers: &Numbers,
     is_process: impl FnOnce(HostPid) -> bool,
+    is_newer: impl FnOnce(HostPid) -> bool,
 ) -> Result<FownEntry, Problem> {
     /// `F_OWNER_TID`.
     const THREAD: i32 = 0;
@@ -25,7 +26,10 @@ pub(super) fn owner(
     let mut entry = FownEntry { signum: signal.cast_unsigned(), ..nobody() };
     let Some(pid) = owner.pid else { return Ok(entry) };
     if !known.contains(&pid) {
-        return Err(Problem::Refused(support::files::owner_outside(pid)));
+        return Err(match is_newer(pid) {
+            true => Problem::Gone,
+            false => Problem::Refused(support::files::owner_outside(pid)),
+        });
     }
     // Owners are set when there is one thread of each process yet.
     if owner.kind == THREAD && !is_process(pid) {

@@ -7,7 +7,7 @@ use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::messages::{FileEntry, PidfdEntry, fd_type};
 use kernel::pidfd::exit_status;
-use kernel::procfs::{Detail, PidfdTarget};
+use kernel::procfs::{Detail, Dir, PidfdTarget};
 
 use super::file_kind::FileKind;
 use super::problem::{Problem, unexpected};
@@ -61,6 +61,7 @@ impl FileKind for Pidfd {
             PidfdTarget::Task(target) => {
                 return Err(match thread_of(processes.values(), target) {
                     Some(pid) => of_thread(pid, target),
+                    None if survey.is_newer(target) || is_gone(target) => Problem::Gone,
                     None => Problem::Refused(support::files::pidfd_outside(target)),
                 });
             }
@@ -82,6 +83,11 @@ impl FileKind for Pidfd {
 fn thread_of<'a>(processes: impl Iterator<Item = &'a Process>, thread: HostPid) -> Option<HostPid> {
     let mut owners = processes.filter(|process| process.threads.contains_key(&thread));
     owners.next().map(|process| process.pid)
+}
+
+/// Whether it has ended since its number was read.
+fn is_gone(target: HostPid) -> bool {
+    Dir::open(target).is_err()
 }
 
 fn of_thread(pid: HostPid, thread: HostPid) -> Problem {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use collector::{Inventory, OpenFile, Process, ProcessState};
 use ids::HostPid;
 use images::messages::FownEntry;
-use kernel::procfs::{Dir, FdInfo};
+use kernel::procfs::{Dir, FdInfo, ProcFile, Stat};
 use support::{Refusal, Unsupported};
 
 use super::diagnosed::Diagnosed;
@@ -180,9 +180,17 @@ impl<'a> Survey<'a> {
         if file.owned == Some(false) || file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Ok(owners::nobody());
         }
-        let is_process = |pid: HostPid| self.inventory.processes.contains_key(&pid);
+        let (inventory, frozen) = (self.inventory, self.frozen);
+        let is_process = |pid: HostPid| inventory.processes.contains_key(&pid);
+        let is_newer = |pid: HostPid| !frozen && is_newer(inventory, pid);
         let fd = self.held.borrow(pid, file.fd)?;
-        owners::owner(&fd, &self.known, self.numbers, is_process)
+        owners::owner(&fd, &self.known, self.numbers, is_process, is_newer)
+    }
+
+    /// Whether a process that the inventory lacks is of the tree all the same: it was born when that was being taken, and the
+    /// frozen look will tell.
+    pub(super) fn is_newer(&self, pid: HostPid) -> bool {
+        !self.frozen && is_newer(self.inventory, pid)
     }
 
     /// What `/proc/PID/fdinfo` says of an open file.
@@ -258,6 +266,15 @@ fn lost_name(pid: HostPid, place: FileReference, path: &std::path::Path) -> Refu
 /// Whether a process has ended, or has let go of its files to end.
 fn is_ending(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| dir.descriptors()).map_or(true, |fds| fds.is_empty())
+}
+
+/// Whether a process is below one of these by now.
+fn is_newer(inventory: &Inventory, pid: HostPid) -> bool {
+    /// So many generations are born while an inventory is taken.
+    const GENERATIONS: usize = 16;
+    let parent = |pid: &HostPid| Dir::open(*pid).and_then(|dir| Stat::read(&dir)).ok()?.ppid;
+    let mut above = std::iter::successors(Some(pid), parent).take(GENERATIONS);
+    above.any(|pid| inventory.processes.contains_key(&pid))
 }
 
 /// Whether a process is the one by which its descriptors are written.
