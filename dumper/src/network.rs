@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -178,7 +178,8 @@ impl Network {
                 .ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
             let deed = deed(lock.clone()).map_err(Error::Lock)?;
             let undo = Undo::before(&options.undo, deed).map_err(Error::Undo)?;
-            match if begun { lock.add() } else { lock.set() } {
+            let held = Some(undo.as_fd());
+            match if begun { lock.add(held) } else { lock.set(held) } {
                 Ok(()) => {
                     self.method = Some(method);
                     self.begun.insert(place);

@@ -5,8 +5,8 @@
 //! a deed in `RUN_DIR/undo`, and undone when the [`Undo`] is dropped, on every path. If its doer is
 //! killed, whatever stasis starts next undoes it ([`undo_left`]).
 //!
-//! The doer holds a lock on the file (flock(2)), which goes with it, however it ends; whoever undoes takes
-//! the lock first and removes the file last. So a deed of a living process is left alone, and nothing is
+//! The doer holds a lock on the file (flock(2)), which goes with it, however it ends, and with the programs that it has
+//! started to do the deed; whoever undoes takes the lock first and removes the file last. So a deed of a living process is left alone, and nothing is
 //! undone twice. A file of another boot is removed: what it tells of ended with that.
 //!
 //! A new kind of deed is a value of [`Deed`] that names its object by what cannot come to mean another
@@ -15,13 +15,15 @@
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ids::HostPid;
 use kernel::boot::boot;
 use kernel::cgroup::{Cgroup, Version};
-use kernel::procfs::{Dir, Namespaces};
+use kernel::procfs::{Dir, Namespaces, ProcFile, Stat};
 use kernel::sysv::is_gone;
 use kernel::sysv::segments::{self, Segment};
 use nix::fcntl::{Flock, FlockArg};
@@ -225,7 +227,14 @@ pub struct Undo {
     deed: Option<Deed>,
     path: PathBuf,
     /// Held for as long as the deed is ours.
-    _lock: Flock<File>,
+    lock: Flock<File>,
+}
+
+/// Who does the deed for this process has it open: until that has ended nobody undoes it, even if this process is killed.
+impl AsFd for Undo {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
 }
 
 impl Undo {
@@ -247,7 +256,7 @@ impl Undo {
             remove(&path);
             return Err(failed(source));
         }
-        Ok(Self { deed: Some(deed), path, _lock: lock })
+        Ok(Self { deed: Some(deed), path, lock })
     }
 
     /// What was done is to stay: nobody undoes it.
@@ -324,16 +333,18 @@ fn left(place: &Path) -> Vec<PathBuf> {
     if !place.symlink_metadata().is_ok_and(|metadata| ours(&metadata)) {
         return Vec::new();
     }
-    let number = |path: &PathBuf| -> Option<(HostPid, u32)> {
-        let (pid, number) = path.file_name()?.to_str()?.strip_suffix(".json")?.split_once('-')?;
-        Some((pid.parse().ok()?, number.parse().ok()?))
-    };
     let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries
         .filter_map(|entry| number(&entry.path()).map(|number| (number, entry.path())))
         .collect();
     files.sort();
     files.into_iter().rev().map(|(_, path)| path).collect()
+}
+
+/// The writer of a file, and which of its files that is.
+fn number(path: &Path) -> Option<(HostPid, u32)> {
+    let (pid, number) = path.file_name()?.to_str()?.strip_suffix(".json")?.split_once('-')?;
+    Some((pid.parse().ok()?, number.parse().ok()?))
 }
 
 /// Undoes what a file tells of, if its writer is gone: who that was, and what.
@@ -347,12 +358,7 @@ fn undo_file(path: &Path) -> Result<Option<(HostPid, Deed)>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed("open"))?,
     };
-    let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        // Its writer lives, or somebody else is at it.
-        Err((_, nix::Error::EWOULDBLOCK)) => return Ok(None),
-        Err((_, errno)) => return Err(failed("lock")(errno.into())),
-    };
+    let Some(lock) = lock_left(file, path).map_err(failed("lock"))? else { return Ok(None) };
     if lock.metadata().map_err(failed("look at"))?.nlink() == 0 {
         return Ok(None);
     }
@@ -371,6 +377,30 @@ fn undo_file(path: &Path) -> Result<Option<(HostPid, Deed)>, Error> {
     Ok(done.then_some((pid, deed)))
 }
 
+/// Locks a file; `None` if its writer lives, or somebody else is at it. Who did the deed for a writer that was killed is
+/// waited for.
+fn lock_left(mut file: File, path: &Path) -> io::Result<Option<Flock<File>>> {
+    /// Programs that lock a network take milliseconds.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const STEP: Duration = Duration::from_millis(2);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((file, nix::Error::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno.into()),
+        };
+        if number(path).is_none_or(|(writer, _)| lives(writer)) || Instant::now() > until {
+            return Ok(None);
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+fn lives(pid: HostPid) -> bool {
+    Dir::open(pid).and_then(|dir| Stat::read(&dir)).is_ok_and(|stat| !stat.is_dead())
+}
+
 /// An error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
@@ -379,6 +409,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kernel::descriptors::inherit;
+
     use super::*;
 
     /// Of a group that is not there.
@@ -406,6 +438,28 @@ mod tests {
                 std::fs::remove_file(&kept[0]).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn who_does_a_deed_for_one_that_was_killed_is_waited_for() {
+        let scratch = tempfile::tempdir().unwrap();
+        let place = scratch.path().join("undo");
+        std::fs::create_dir(&place).unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let pid = ended.id();
+        ended.wait().unwrap();
+        let left_open = place.join(format!("{pid}-1.json"));
+        let file = File::create(&left_open).unwrap();
+        file.lock().unwrap();
+        let mut does = std::process::Command::new("sleep");
+        inherit(does.arg("0.2"), file.as_fd());
+        let started = Instant::now();
+        let mut does = does.spawn().unwrap();
+        drop(file);
+        undo_left(&place);
+        assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+        assert_eq!(left(&place), [] as [PathBuf; 0]);
+        does.wait().unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! a descriptor table built to order.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -263,6 +263,17 @@ pub fn standard_streams_only(command: &mut Command) {
     };
     // SAFETY: the closure runs between fork and exec; it makes one system call and takes no lock.
     unsafe { command.pre_exec(close) };
+}
+
+/// Lets a program that is to be started have a descriptor of ours, too, by the same number. It must be open until then.
+pub fn inherit(command: &mut Command, fd: BorrowedFd<'_>) {
+    let number = fd.as_raw_fd();
+    let keep = move || {
+        // SAFETY: takes three integers, and only marks a descriptor of the new process.
+        answer(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop)
+    };
+    // SAFETY: the closure runs between fork and exec; it makes one system call and takes no lock.
+    unsafe { command.pre_exec(keep) };
 }
 
 /// Closes descriptors, those with numbers next to each other by one call.

@@ -7,11 +7,13 @@
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::descriptors::inherit;
 use crate::tcp::MARK;
 
 /// How connections are locked, by CRIU's numbers in images.
@@ -120,17 +122,18 @@ impl Lock {
         }
     }
 
-    /// Sets it.
+    /// Sets it. What is `held` is open for as long as that takes, even if this process is killed meanwhile: the
+    /// program goes on without it.
     ///
     /// # Errors
     /// When there is no such program, or it fails, with what it said; then nothing is locked.
-    pub fn set(&self) -> io::Result<()> {
+    pub fn set(&self, held: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.method {
-            Method::Nftables => run("nft", &["-f", "-"], &self.script()),
+            Method::Nftables => run_holding("nft", &["-f", "-"], &self.script(), held),
             Method::Iptables => {
-                let Err(error) = self.rules(true) else { return Ok(()) };
+                let Err(error) = self.rules(true, held) else { return Ok(()) };
                 // One of the two families may have been done.
-                self.rules(false).unwrap_or_default();
+                self.rules(false, held).unwrap_or_default();
                 Err(error)
             }
             Method::Skip => Ok(()),
@@ -141,13 +144,13 @@ impl Lock {
     ///
     /// # Errors
     /// As [`Lock::set`].
-    pub fn add(&self) -> io::Result<()> {
+    pub fn add(&self, held: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.method {
             Method::Nftables => {
                 let script = self.elements().map(|element| element + "\n").collect::<String>();
-                run("nft", &["-f", "-"], &script)
+                run_holding("nft", &["-f", "-"], &script, held)
             }
-            Method::Iptables | Method::Skip => self.set(),
+            Method::Iptables | Method::Skip => self.set(held),
         }
     }
 
@@ -166,7 +169,7 @@ impl Lock {
                     result => result.map(|()| true),
                 }
             }
-            Method::Iptables => match self.rules(false) {
+            Method::Iptables => match self.rules(false, None) {
                 Ok(()) => Ok(true),
                 Err(_) => self.one_by_one(),
             },
@@ -227,7 +230,7 @@ impl Lock {
     }
 
     /// Puts the rules of all connections in, or takes them out.
-    fn rules(&self, lock: bool) -> io::Result<()> {
+    fn rules(&self, lock: bool, held: Option<BorrowedFd<'_>>) -> io::Result<()> {
         for (program, v4) in [("iptables-restore", true), ("ip6tables-restore", false)] {
             let connections = self.connections.iter().filter(|(local, _)| local.is_ipv4() == v4);
             let rules: Vec<String> = connections.flat_map(Self::rules_of).collect();
@@ -237,7 +240,7 @@ impl Lock {
             let act = if lock { "-I" } else { "-D" };
             let mut script = "*filter\n".to_owned();
             rules.iter().for_each(|rule| script.extend([act, " ", rule, "\n"]));
-            run(program, &["-w", "--noflush"], &(script + "COMMIT\n"))?;
+            run_holding(program, &["-w", "--noflush"], &(script + "COMMIT\n"), held)?;
         }
         Ok(())
     }
@@ -296,27 +299,43 @@ fn run(program: &str, arguments: &[&str], script: &str) -> io::Result<()> {
     run_quietly(program, arguments, script.as_bytes())
 }
 
+/// The same, with a descriptor of ours open in it.
+fn run_holding(
+    program: &str,
+    arguments: &[&str],
+    script: &str,
+    held: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    result_of(program, arguments, script.as_bytes(), Stdio::null(), held).map(drop)
+}
+
 /// The same with bytes.
 pub(crate) fn run_quietly(program: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
-    result_of(program, arguments, input, Stdio::null()).map(drop)
+    result_of(program, arguments, input, Stdio::null(), None).map(drop)
 }
 
 /// What a program writes.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> io::Result<Vec<u8>> {
-    result_of(program, arguments, &[], Stdio::piped())
+    result_of(program, arguments, &[], Stdio::piped(), None)
 }
 
-fn result_of(program: &str, arguments: &[&str], input: &[u8], to: Stdio) -> io::Result<Vec<u8>> {
+fn result_of(
+    program: &str,
+    arguments: &[&str],
+    input: &[u8],
+    to: Stdio,
+    held: Option<BorrowedFd<'_>>,
+) -> io::Result<Vec<u8>> {
     let file = find(program).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, format!("there is no program {program}"))
     })?;
-    let mut child = Command::new(file)
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(to)
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = Command::new(file);
+    command.args(arguments).env("LC_ALL", "C");
+    command.stdin(Stdio::piped()).stdout(to).stderr(Stdio::piped());
+    if let Some(held) = held {
+        inherit(&mut command, held);
+    }
+    let mut child = command.spawn()?;
     let written = match child.stdin.take() {
         Some(mut stdin) => stdin.write_all(input),
         None => Ok(()),

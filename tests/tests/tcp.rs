@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -215,5 +216,38 @@ fn a_killed_dump_leaves_no_connection_behind() {
         fs::remove_dir_all(&images).ok();
     }
     assert!(left > 0, "no dump was killed while there was something to undo");
+    workload.check().expect("the connection");
+}
+
+/// The program that locks the network outlives a dumper that is killed while it runs.
+#[test]
+fn a_lock_that_comes_after_its_dump_was_killed_is_taken_away() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    let (programs, run_dir) = (scratch.path("programs"), scratch.path("run"));
+    fs::create_dir(&programs).expect("mkdir");
+    let (begun, slow) = (scratch.path("begun"), programs.join("nft"));
+    let path = std::env::var("PATH").expect("PATH");
+    let script = format!(
+        "#!/bin/sh\necho > {}\nsleep 0.5\nPATH={path}:/usr/sbin:/sbin exec nft \"$@\"\n",
+        begun.display()
+    );
+    fs::write(&slow, script).expect("write a program");
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut command =
+        Engine::Stasis.dump_command(workload.pid(), &scratch.path("images"), Dump::ENDING);
+    command.args(["--tcp-established", "--run-dir"]).arg(&run_dir);
+    command.env("PATH", format!("{}:{path}", programs.display()));
+    let mut dumper = command.stderr(Stdio::null()).spawn().expect("start a dump");
+    assert!(wait_until(Duration::from_secs(20), || begun.exists()));
+    dumper.kill().expect("kill it");
+    dumper.wait().expect("wait for it");
+    let mut next = Command::new(stasis_program());
+    let next = Outcome::of(next.arg("check").env("STASIS_RUN_DIR", &run_dir));
+    assert!(next.stderr.contains("undid the lock of 1 TCP connections"), "{}", next.stderr);
+    assert_eq!(locks_of(peer.address), 0);
     workload.check().expect("the connection");
 }

@@ -168,7 +168,8 @@ impl Network {
     fn fill_here(&self, place: &Place<'_>) -> Result<(), Error> {
         let door = Rtnetlink::open().map_err(failed("ask for devices"))?;
         if let Some(lock) = &self.lock {
-            lock.set().map_err(failed("lock connections"))?;
+            // The namespace goes with the restoring process.
+            lock.set(None).map_err(failed("lock connections"))?;
         }
         settings::of_namespace(&self.entry, place.given.weak_settings)?;
         self.name_namespaces(&door, place)?;
