@@ -4,6 +4,7 @@
 //! a segment: if the tree's are all there are, it is the tree's own. What lies in the dumper's IPC namespace and nobody
 //! of the tree has attached stays where it is, as files do: nobody can tell whose it is.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -142,10 +143,14 @@ pub(crate) fn look(
 
 /// The IPC namespaces of the tree that are not the dumper's, each with a process that is in it.
 fn namespaces(asked: Asked, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
-    let living = inventory.processes.values().filter(|process| !is_zombie(process));
+    let all = &inventory.processes;
+    let parent = |process: &&Process| all.get(&process.ppid?);
+    let depth = |process| std::iter::successors(Some(process), parent).take(all.len()).count();
+    let mut living: Vec<&Process> = all.values().filter(|process| !is_zombie(process)).collect();
+    // The first of each from the root on: those below are often children that end soon, whatever their numbers.
+    living.sort_by_cached_key(|process| Reverse(depth(process)));
     let of = |process: &Process| Some((*process.namespaces.get("ipc")?, process.pid));
-    // The first of each: the last ones are often children that end soon.
-    let mut found: BTreeMap<_, _> = living.rev().filter_map(of).collect();
+    let mut found: BTreeMap<_, _> = living.into_iter().filter_map(of).collect();
     found.retain(|namespace, _| asked.own != Some(*namespace));
     found
 }
