@@ -182,7 +182,7 @@ fn read(
     let sent: Vec<_> = plan.files.in_flight().cloned().collect();
     let collector = &mut plan.collector;
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
-    found.extend(entered::look(root, &inventory, &plan.around, &plan.entered)?.1);
+    found.extend(entered::look(options, &inventory, &plan.around, &plan.entered)?.1);
     let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;
     found.extend(refused);
     let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use collector::Inventory;
 use ids::HostPid;
-use kernel::procfs::{Dir, ProcFile, Status, processes};
+use kernel::procfs::{Dir, ProcFile, Stat, Status, processes};
 use support::Unsupported;
-use support::tree::{Surroundings, of_entered};
+use support::tree::{Surroundings, of_entered, of_entered_and_ended};
 
 use crate::error::Error;
-use crate::processes::has_ended;
+use crate::options::{AfterDump, DumpOptions};
 
 /// Those of the machine's processes that were looked at, so that they need not be again.
 #[derive(Debug, Default)]
@@ -21,12 +21,13 @@ pub(crate) struct Known(BTreeSet<HostPid>);
 /// Looks for them at all processes but those that are `known`, and at none where the tree's root is not the first
 /// process of a pid namespace of its own: then nobody ends with it.
 pub(crate) fn look(
-    root: HostPid,
+    options: &DumpOptions,
     inventory: &Inventory,
     around: &Surroundings,
     known: &Known,
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     const NAME: &str = "pid";
+    let root = options.pid;
     let inside = inventory.processes.get(&root).and_then(|root| root.namespaces.get(NAME));
     let Some(inside) = inside.filter(|inside| around.namespaces.get(NAME) != Some(inside)) else {
         return Ok(Default::default());
@@ -44,7 +45,12 @@ pub(crate) fn look(
             continue;
         }
         if !known.0.contains(&pid) && is_in(pid, &inside) {
-            found.push(of_entered(pid));
+            match Dir::open(pid).and_then(|dir| Stat::read(&dir)) {
+                // It only keeps the tree from ending.
+                Ok(stat) if stat.is_dead() && options.after != AfterDump::Kill => {}
+                Ok(stat) if stat.is_dead() => found.push(of_entered_and_ended(pid, stat.ppid)),
+                _ => found.push(of_entered(pid)),
+            }
         } else {
             others.insert(pid);
         }
@@ -52,8 +58,8 @@ pub(crate) fn look(
     Ok((Known(others), found))
 }
 
-/// Who has ended is in no namespace, nor is who may not be looked at by root.
+/// Who is gone is in no namespace, nor is who may not be looked at by root.
 fn is_in(pid: HostPid, namespace: &str) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link("ns/pid"));
-    link.is_ok_and(|link| link.to_str() == Some(namespace)) && !has_ended(pid)
+    link.is_ok_and(|link| link.to_str() == Some(namespace))
 }

@@ -168,7 +168,7 @@ impl<'a> Looker<'a> {
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
         found.extend(mapped_locks::find(&inventory));
-        let entered = entered::look(root, &inventory, &self.around, &entered::Known::default())?;
+        let entered = entered::look(self.options, &inventory, &self.around, &Default::default())?;
         found.extend(entered.1);
         let entered = entered.0;
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);

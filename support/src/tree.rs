@@ -98,10 +98,25 @@ pub fn of_init(root: HostPid) -> Option<Unsupported> {
 const ENTERED: &str = "it has entered the pid namespace of the tree from outside (nsenter, exec of a container engine): it \
                        is no part of the tree, and would be lost with it";
 
+const ENTERED_AND_ENDED: &str = "it has entered the pid namespace of the tree from outside and ended, and its parent has not waited for it: \
+                                 the first process of the tree cannot end before that";
+
 /// Whether it is such a process: many of them are gone soon.
 #[must_use]
 pub fn is_entered(found: &Unsupported) -> bool {
-    found.reason == ENTERED
+    found.reason == ENTERED || found.reason == ENTERED_AND_ENDED
+}
+
+/// The same when it has ended: the kernel keeps the first process of a pid namespace until all others in it are waited for.
+#[must_use]
+pub fn of_entered_and_ended(pid: HostPid, parent: Option<HostPid>) -> Unsupported {
+    let remedy = match parent {
+        Some(parent) => {
+            format!("have its parent, process {parent}, wait for it, or end that: kill {parent}")
+        }
+        None => "have its parent wait for it".to_owned(),
+    };
+    Refusal::new(ENTERED_AND_ENDED, remedy).of(pid, "the process")
 }
 
 /// A process that has entered the pid namespace of the tree, and is none of its first process' descendants.

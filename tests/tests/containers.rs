@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stasis_tests::{
-    Engine, Machine, Outcome, Scratch, Services, built_program, find_criu, require, stasis_program,
-    wait_until,
+    Dump, Engine, Machine, Outcome, Scratch, Services, built_program, find_criu, require,
+    stasis_program, wait_until,
 };
 
 /// Where the distribution puts a busybox that needs no libraries (package busybox-static).
@@ -373,15 +373,22 @@ fn a_container_has_a_terminal() {
     has_a_terminal(Engine::CriuFace);
 }
 
+/// A dump of its first process, by nobody's engine.
+fn dump_of_init(container: &Container) -> Outcome {
+    let pid = container.pid().and_then(|pid| i32::try_from(pid).ok()).expect("its first process");
+    Engine::Stasis.dump(pid, &container.scratch.path("unasked"), Dump::ENDING)
+}
+
 /// What has been executed in it from outside is no part of the tree, and would end with it: it runs on, and all else.
 #[test]
 fn a_container_that_was_entered_is_refused() {
     let container = Container::start(Engine::CriuFace, |_| ());
     let more =
         "echo $$ > /tmp/pid; j=0; while :; do j=$((j+1)); echo $j > /tmp/second; sleep 0.02; done";
-    container
-        .runc(&["exec", "--detach", container.id(), "sh", "-c", more])
-        .must_succeed("runc exec");
+    let written = container.scratch.path("entered");
+    let exec = ["exec", "--detach", "--pid-file", utf8(&written), container.id(), "sh", "-c", more];
+    container.runc(&exec).must_succeed("runc exec");
+    let entered = fs::read_to_string(&written).expect("its number");
     let second = container.bundle().join("rootfs/tmp/second");
     let count = || fs::read_to_string(&second).ok().and_then(|text| text.trim().parse().ok());
     assert!(wait_until(PATIENCE, || count().is_some_and(|count: u64| count > 3)));
@@ -393,8 +400,19 @@ fn a_container_that_was_entered_is_refused() {
     let (before, first) = (count().expect("a count"), container.count().expect("a count"));
     assert!(wait_until(PATIENCE, || count().is_some_and(|count| count > before)));
     container.counts_on(first);
-    let end = "kill -9 $(cat /tmp/pid)";
-    container.runc(&["exec", container.id(), "sh", "-c", end]).must_succeed("runc exec");
+    // It is ours to wait for, as it would be the engine's: before that its namespace, and so the container, cannot end.
+    let number = entered.trim().parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL)
+        .expect("kill");
+    let zombie = || {
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    };
+    assert!(wait_until(PATIENCE, zombie));
+    let dumped = dump_of_init(&container);
+    let own = format!("have its parent, process {}, wait for it", std::process::id());
+    assert!(!dumped.success && dumped.stderr.contains(&own), "{}", dumped.stderr);
+    container.machine.reap();
     container.goes_on("images", &[]);
 }
 
