@@ -5,6 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage, check, eventually, pattern};
 
@@ -93,7 +96,31 @@ fn write_one(context: &Context, null: &File, data: u64) {
         bytes: 1,
         ..Request::default()
     };
-    context.submit(&request).expect("io_submit");
+    submit(context, &request);
+}
+
+/// Submits where the kernel has room for it: each processor keeps a part of a context's for itself, and the process may have been
+/// moved to another.
+fn submit(context: &Context, request: &Request) {
+    let is_full = |done: &std::io::Result<()>| {
+        done.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+    };
+    let mut done = context.submit(request);
+    if is_full(&done) {
+        let this = Pid::from_raw(0);
+        let all = sched_getaffinity(this).expect("get the processors");
+        for at in (0..CpuSet::count()).filter(|at| all.is_set(*at).unwrap_or(false)) {
+            let mut one = CpuSet::new();
+            one.set(at).expect("a processor");
+            sched_setaffinity(this, &one).expect("move to a processor");
+            done = context.submit(request);
+            if !is_full(&done) {
+                break;
+            }
+        }
+        sched_setaffinity(this, &all).expect("go where it likes");
+    }
+    done.expect("io_submit");
 }
 
 fn null() -> File {
@@ -232,7 +259,7 @@ impl Direct {
                 bell: self.bell.as_raw_fd().cast_unsigned(),
                 ..Request::default()
             };
-            self.context.submit(&request).expect("io_submit");
+            submit(&self.context, &request);
         }
         let mut seen = 0_u32;
         while seen.count_ones() < Self::AT_ONCE as u32 {
@@ -300,7 +327,7 @@ pub(crate) fn waiting(stage: &Stage) -> Outcome {
         buffer: libc::POLLIN.unsigned_abs().into(),
         ..Request::default()
     };
-    context.submit(&request).expect("io_submit");
+    submit(&context, &request);
     stage.ready_then_wait();
     let mut found = Findings::default();
     nix::unistd::write(&writer, b"x").expect("write");
