@@ -41,6 +41,7 @@ struct Pair {
     machine: Machine,
     scratch: Scratch,
     workload: Workload,
+    other: Workload,
     random: Random,
 }
 
@@ -53,11 +54,22 @@ impl Pair {
         let workload = Workload::start(family, scratch.path("work"));
         dump(&machine, &workload, &scratch.path("images"));
         fs::write(workload.path("restored"), "").expect("say so");
-        Self { machine, scratch, workload, random: Random::new(0x1_3a6e) }
+        Self { machine, scratch, workload, other, random: Random::new(0x1_3a6e) }
     }
 
     fn images(&self) -> PathBuf {
         self.scratch.path("images")
+    }
+
+    /// Without faults. The other does, too, for what the kernel keeps of a tree that is away.
+    fn both_come_back(self) {
+        fs::write(self.other.path("restored"), "").expect("say so");
+        for (workload, images) in [(self.workload, "images"), (self.other, "of-other")] {
+            Engine::Stasis
+                .restore(&self.scratch.path(images), Dump::ENDING)
+                .must_succeed("restore");
+            workload.check().expect("the program's own check");
+        }
     }
 
     /// The bytes of an image with a fault; `None` for no image. `None` outside if it is as it was then.
@@ -164,8 +176,7 @@ fn seen(family: &str) {
         }
     }
     assert!(tried > 50, "{tried} faults were tried");
-    Engine::Stasis.restore(&pair.images(), Dump::ENDING).must_succeed("restore");
-    pair.workload.check().expect("the program's own check");
+    pair.both_come_back();
 }
 
 /// Images without a manifest, as CRIU writes them: what nobody can know may be restored, as another program than there
@@ -191,8 +202,7 @@ fn without_manifest(family: &str, rounds: usize) {
         }
     }
     assert!(refused > 50, "{refused} faults were refused");
-    Engine::Stasis.restore(&pair.images(), Dump::ENDING).must_succeed("restore");
-    pair.workload.check().expect("the program's own check");
+    pair.both_come_back();
 }
 
 macro_rules! seen {

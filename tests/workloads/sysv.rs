@@ -1,6 +1,7 @@
 //! System V IPC in the namespace of whoever starts it.
 
 use std::fs;
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ fn make(key: i32, bytes: usize, mode: i32) -> i32 {
 fn attach(id: i32, flags: i32) -> usize {
     // SAFETY: at a place that the kernel chooses.
     let at = unsafe { libc::shmat(id, std::ptr::null(), flags) };
-    assert_ne!(at.addr(), usize::MAX, "shmat: {}", std::io::Error::last_os_error());
+    assert_ne!(at.addr(), usize::MAX, "shmat: {}", io::Error::last_os_error());
     at as usize
 }
 
@@ -58,15 +59,24 @@ fn maps() -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// A key of its own for each run.
-fn key() -> i32 {
-    0x5a00_0000 | std::process::id().cast_signed()
+/// A segment with a key that no other has: one of a process with our number may have been left.
+fn make_with_key(bytes: usize, mode: i32) -> i32 {
+    let own = std::process::id().cast_signed();
+    let keys = (0x5a..0x7f).map(|first| first << 24 | own);
+    let flags = mode | libc::IPC_CREAT | libc::IPC_EXCL;
+    // SAFETY: takes integers.
+    let made = |key| check(unsafe { libc::shmget(key, bytes, flags) });
+    let is_there = |made: &io::Result<i32>| {
+        made.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EEXIST))
+    };
+    let mut tried = keys.map(made).skip_while(is_there);
+    tried.next().expect("a free key").expect("shmget")
 }
 
 /// A segment with a key and an odd size, attached by two; one that is marked removed, attached twice; parts that are gone,
 /// protected, and elsewhere.
 pub(crate) fn memory(stage: &Stage) -> Outcome {
-    let both = make(key(), 5 * PAGE + 100, 0o640);
+    let both = make_with_key(5 * PAGE + 100, 0o640);
     let gone = make(libc::IPC_PRIVATE, 4 * PAGE, 0o600);
     let untouched = make(libc::IPC_PRIVATE, 100 * PAGE, 0o666);
     stage.publish("ids", &format!("{both} {gone} {untouched}"));
