@@ -209,7 +209,7 @@ impl<'a> Looker<'a> {
         shared.extend(others);
         found.extend(shared);
         let networks = Networks::begin(files.networks(), self.options)?;
-        found.extend(networks.unsupported(root)?);
+        found.extend(networks.unsupported(root, &looked_at.processes)?);
         let users = Users::look(root, looked_at, files.networks(), &self.around)?;
         found.extend(users.1);
         found.extend(users.0.unmapped(task_states.statuses()));

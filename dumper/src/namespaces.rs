@@ -49,6 +49,8 @@ type Read = fn(&Namespace<'_>) -> Result<Box<dyn Described>, Error>;
 struct Namespace<'a> {
     /// A process that is in it; of one that only sockets are in, the root.
     member: HostPid,
+    /// Whether that process is in it.
+    has_member: bool,
     /// The kernel's id.
     id: u64,
     /// Its number in the images.
@@ -121,9 +123,11 @@ impl Namespaces {
         }
         for (&(name, id), &number) in &found.others {
             let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) else { continue };
-            let member = members.get(&(name, id)).copied().unwrap_or(root);
+            let member = members.get(&(name, id)).copied();
+            let (member, has_member) = (member.unwrap_or(root), member.is_some());
             let numbers = &found.others;
-            let namespace = Namespace { member, id, number, mounts, networks, users, numbers };
+            let namespace =
+                Namespace { member, has_member, id, number, mounts, networks, users, numbers };
             found.described.insert(number, read(&namespace)?);
         }
         Ok(found)

@@ -1,44 +1,82 @@
 //! Network namespaces.
 
-use crate::unsupported::Refusal;
+use ids::HostPid;
+
+use crate::unsupported::{Refusal, word};
+
+/// A network namespace, by a task of the tree that has it or something in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The task.
+    pub task: HostPid,
+    /// The task is in it itself; else it has sockets there.
+    pub is_inside: bool,
+    /// The kernel's id of the namespace.
+    pub id: u64,
+}
+
+impl Place {
+    /// A command that is run in the namespace: without that it would be told of devices of the machine.
+    fn run(self, command: &str) -> String {
+        match self.is_inside {
+            true => format!("nsenter --net --target {} {command}", self.task),
+            false => format!("in network namespace {} ({command})", self.id),
+        }
+    }
+}
 
 /// Rules that iptables has put into nftables by parts of its own, which `nft` shows, but does not take.
 pub const FOREIGN_RULES: Refusal = Refusal::fixed(
     "it has rules of iptables that nft cannot express (xt match, xt target)",
-    "write these rules for nft (iptables-translate shows how), or have the container's engine set the firewall \
-     again after the restore (--empty-ns net)",
+    "write these rules for nft (iptables-translate shows how), or leave all that the namespace holds to the container's \
+     engine (criu dump and criu restore with --empty-ns net)",
 );
 
 /// A namespace of its own, of a tree that is dumped for somebody who is not root.
 pub const OF_USER: Refusal = Refusal::fixed(
     "it is another one than that of the machine, and only root may have one made again",
-    "ask as root, or have sockets and processes leave that namespace",
+    "have root send the request (or send it with the gateway's token), or have sockets and processes leave that namespace",
 );
 
 /// Next hops that are objects of their own.
-pub const NEXT_HOPS: Refusal = Refusal::fixed(
-    "it has next hops as objects of their own (ip nexthop), which cannot be carried yet",
-    "write next hops into the routes (ip route add ... via ...)",
-);
+#[must_use]
+pub fn next_hops(place: Place) -> Refusal {
+    let replace = place.run("ip route replace DESTINATION via ADDRESS dev DEVICE");
+    Refusal::new(
+        "it has next hops as objects of their own (ip nexthop), which cannot be carried yet",
+        format!("write the next hop of each route into the route: {replace}"),
+    )
+}
 
 /// A program that sees packets before the network does.
-pub const PROGRAM: Refusal = Refusal::fixed(
-    "a program is attached to it (XDP), which cannot be carried",
-    "detach it before the dump: ip link set dev DEVICE xdp off",
-);
+#[must_use]
+pub fn program(place: Place, device: &str) -> Refusal {
+    let detach = place.run(&format!("ip link set dev {} xdp off", word(device)));
+    Refusal::new(
+        "a program is attached to it (XDP), which cannot be carried",
+        format!("detach it before the dump: {detach}"),
+    )
+}
 
 /// A device of a kind that is not carried.
 #[must_use]
-pub fn device(kind: &str) -> Refusal {
+pub fn device(place: Place, kind: &str, name: &str) -> Refusal {
+    let name = word(name);
     match kind {
-        "" => Refusal::fixed(
+        "" => Refusal::new(
             "it is a device of this machine that was moved into the namespace, and cannot be made anew",
-            "move it out before the dump: ip link set dev DEVICE netns 1",
+            format!(
+                "move it out before the dump: {}",
+                place.run(&format!("ip link set dev {name} netns 1"))
+            ),
         ),
         kind => Refusal::new(
             format!("devices of kind {kind} cannot be carried yet"),
-            "remove it before the dump (ip link del DEVICE), or dump the namespace as an external one \
-             (--external net[INODE]:NAME)",
+            format!(
+                "remove it before the dump: {}; or leave the namespace out: criu dump --external 'net[{}]:NAME'",
+                place.run(&format!("ip link del dev {name}")),
+                place.id,
+            ),
         ),
     }
 }
@@ -48,7 +86,8 @@ pub fn device(kind: &str) -> Refusal {
 pub fn unknown_device(kind: &str) -> Refusal {
     Refusal::new(
         format!("network devices of kind {kind} cannot be made yet"),
-        "restore into a namespace that has it (dump with --external net[INODE]:NAME)",
+        "dump again without its namespace (criu dump --external 'net[INODE]:NAME'), and restore into one that has such a \
+         device (criu restore --inherit-fd 'fd[N]:NAME')",
     )
 }
 
@@ -58,7 +97,8 @@ pub fn other_end(name: &str) -> Refusal {
     Refusal::new(
         "its other end was outside of the tree",
         format!(
-            "say what that is to be called here: --external 'veth[{name}]:NAME' (or NAME@BRIDGE)"
+            "say what that is to be called here: criu restore --external {} (or NAME@BRIDGE)",
+            word(&format!("veth[{name}]:NAME"))
         ),
     )
 }
@@ -68,7 +108,10 @@ pub fn other_end(name: &str) -> Refusal {
 pub fn lower_device(kind: &str, name: &str) -> Refusal {
     Refusal::new(
         "the device that it belongs to was outside of the tree",
-        format!("name that of this machine: --external '{kind}[{name}]:DEVICE'"),
+        format!(
+            "name that of this machine: criu restore --external {}",
+            word(&format!("{kind}[{name}]:DEVICE"))
+        ),
     )
 }
 
@@ -77,6 +120,35 @@ pub fn lower_device(kind: &str, name: &str) -> Refusal {
 pub fn external(key: &str) -> Refusal {
     Refusal::new(
         "the network namespace was not dumped",
-        format!("open one that stands for it, and name it: --inherit-fd 'fd[N]:{key}'"),
+        format!(
+            "open one that stands for it as descriptor N, and name it: criu restore --inherit-fd {}",
+            word(&format!("fd[N]:{key}"))
+        ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commands without `nsenter` would be carried out on the machine's own devices.
+    #[test]
+    fn commands_are_run_in_the_namespace() {
+        let task = HostPid::new(7).unwrap();
+        let inside = Place { task, is_inside: true, id: 5 };
+        assert_eq!(
+            program(inside, "eth0").remedy,
+            "detach it before the dump: nsenter --net --target 7 ip link set dev eth0 xdp off"
+        );
+        assert!(
+            device(inside, "", "a'b").remedy.ends_with(r"7 ip link set dev 'a'\''b' netns 1"),
+            "{}",
+            device(inside, "", "a'b").remedy
+        );
+        let remedy = device(inside, "gre", "gre1").remedy;
+        assert!(remedy.contains(": nsenter --net --target 7 ip link del dev gre1; or"), "{remedy}");
+        assert!(remedy.ends_with("criu dump --external 'net[5]:NAME'"), "{remedy}");
+        let socket = Place { is_inside: false, ..inside };
+        assert!(next_hops(socket).remedy.contains("in network namespace 5 (ip route replace"));
+    }
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use collector::Process;
 use ids::HostPid;
 use images::messages::{NetDeviceEntry, NetnsEntry, NetnsId};
 use images::names::NetworkImage;
@@ -20,6 +21,7 @@ use kernel::firewall::{self, Family};
 use kernel::namespaces::within_network;
 use kernel::rtnetlink::{Attribute, Message, Rtnetlink, Watch};
 use support::Unsupported;
+use support::networks::Place;
 
 use super::{Described, Namespace};
 use crate::error::Error;
@@ -97,11 +99,18 @@ impl Plans {
     }
 
     /// What stands in the way of carrying them.
-    pub(crate) fn unsupported(&self, root: HostPid) -> Result<Vec<Unsupported>, Error> {
+    pub(crate) fn unsupported(
+        &self,
+        root: HostPid,
+        processes: &BTreeMap<HostPid, Process>,
+    ) -> Result<Vec<Unsupported>, Error> {
         let mut found = Vec::new();
-        for planned in self.planned.values() {
+        for (&id, planned) in &self.planned {
             let Some((_, state)) = &planned.found else { continue };
-            let more = || state.unsupported(root);
+            let is_inside = |process: &&Process| process.namespaces.get("net") == Some(&id);
+            let member = processes.values().find(is_inside).map(|process| process.pid);
+            let place = Place { task: member.unwrap_or(root), is_inside: member.is_some(), id };
+            let more = || state.unsupported(place);
             let more = within_network(&*planned.namespace, more).flatten();
             found.extend(more.map_err(failed(root))?);
         }
@@ -156,28 +165,30 @@ impl State {
             || firewall::has_legacy_tables(Family::V6)
     }
 
-    fn unsupported(&self, root: HostPid) -> io::Result<Vec<Unsupported>> {
-        let mut found = devices::unsupported(&self.devices, root);
+    fn unsupported(&self, place: Place) -> io::Result<Vec<Unsupported>> {
+        let mut found = devices::unsupported(&self.devices, place);
         if let Some(text) = self.raw.get(&NetworkImage::Nftables)
             && firewall::has_foreign_parts(text)
         {
-            found.push(support::networks::FOREIGN_RULES.of(root, "nftables"));
+            found.push(support::networks::FOREIGN_RULES.of(place.task, "nftables"));
         }
-        found.extend(beside().into_iter().map(|refusal| refusal.of(root, "network namespace")));
+        if has_next_hops() {
+            let refusal = support::networks::next_hops(place);
+            found.push(refusal.of(place.task, "network namespace"));
+        }
         Ok(found)
     }
 }
 
-/// What a namespace may hold that is not carried.
-fn beside() -> Vec<support::Refusal> {
+/// Whether the namespace that this thread is in has next hops as objects of their own.
+fn has_next_hops() -> bool {
     const GET_NEXT_HOP: u16 = 106;
     /// `struct nhmsg`.
     const NEXT_HOP: usize = 8;
     let door = Rtnetlink::open();
     let listed = door.and_then(|door| door.list(GET_NEXT_HOP, &[0; NEXT_HOP]));
     // A kernel without such objects has none.
-    let has_next_hops = listed.is_ok_and(|list| !list.is_empty());
-    has_next_hops.then_some(support::networks::NEXT_HOPS).into_iter().collect()
+    listed.is_ok_and(|list| !list.is_empty())
 }
 
 /// The devices of the namespace that this thread is in.
@@ -251,7 +262,8 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
             Some((_, state)) => State { devices: links(&Rtnetlink::open()?)?, ..state.clone() },
             None => State::read()?,
         };
-        let unsupported = state.unsupported(namespace.member)?;
+        let Namespace { member: task, has_member: is_inside, id, .. } = *namespace;
+        let unsupported = state.unsupported(Place { task, is_inside, id })?;
         let numbers = known_namespaces(namespace)?;
         let State { devices, settings, raw } = state;
         let network = Network {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use ids::HostPid;
 use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, device};
 use kernel::rtnetlink::{Attribute, Message};
 use support::Unsupported;
+use support::networks::Place;
 
 use super::settings;
 use super::strange::strange;
@@ -76,16 +76,17 @@ impl<'m> Device<'m> {
 }
 
 /// What of devices is not carried.
-pub(super) fn unsupported(messages: &[Message], root: HostPid) -> Vec<Unsupported> {
+pub(super) fn unsupported(messages: &[Message], place: Place) -> Vec<Unsupported> {
     let mut found = Vec::new();
     for device in messages.iter().filter_map(Device::of).filter(|device| !device.is_fallback()) {
         let object = format!("network device {}", device.name);
         if images::network_devices::kind(&device.kind).is_none() {
-            found.push(support::networks::device(&device.kind).of(root, object));
+            let refusal = support::networks::device(place, &device.kind, device.name);
+            found.push(refusal.of(place.task, object));
         } else if let Some(programs) = device.message.attribute(PROGRAM).and_then(Attribute::inner)
             && has_program(&programs)
         {
-            found.push(support::networks::PROGRAM.of(root, object));
+            found.push(support::networks::program(place, device.name).of(place.task, object));
         }
     }
     found
