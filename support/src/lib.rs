@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`tree`] | processes and threads: what they share, where they are, who has them |
 //! | [`births`] | who makes a process again, in its session |
+//! | [`users`] | user namespaces |
 //! | [`settings`] | what few tasks have set for themselves |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
@@ -17,6 +18,8 @@
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
 //! | [`networks`] | network namespaces |
+//! | [`ipc`] | System V shared memory, and queues in IPC namespaces |
+//! | [`mqueue`] | POSIX message queues |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
@@ -53,4 +56,4 @@ pub mod tree;
 pub mod unsupported;
 pub mod users;
 
-pub use unsupported::{Refusal, Unsupported, remedies, said, word};
+pub use unsupported::{BY_ROOT, Refusal, Unsupported, remedies, said, word};

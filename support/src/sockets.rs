@@ -4,12 +4,13 @@ use std::path::Path;
 
 use ebpf_common::peculiar;
 
-use crate::unsupported::{Peculiarity, Refusal};
+use crate::unsupported::{Peculiarity, Refusal, word};
 
 /// A socket whose file could not be made anew.
 pub const ON_READ_ONLY: Refusal = Refusal::fixed(
     "its file is on a mount that is read-only: a restore could not bind it there again",
-    "make that mount one that can be written to (mount -o remount,bind,rw), or close the socket before the checkpoint",
+    "make that mount one that can be written to (nsenter --mount --target PID mount -o remount,bind,rw MOUNT_POINT), or \
+     have the program close the socket before the dump",
 );
 
 /// What sockets have that they do not tell themselves.
@@ -18,7 +19,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::REUSEPORT_PROGRAM,
         Refusal::fixed(
             "a program chooses among the sockets at its address (SO_ATTACH_REUSEPORT_CBPF or _EBPF)",
-            "detach it (SO_DETACH_REUSEPORT_BPF) before the checkpoint",
+            "detach it (SO_DETACH_REUSEPORT_BPF) before the dump",
         ),
         "programs that choose among sockets",
     ),
@@ -26,7 +27,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::IPSEC_POLICY,
         Refusal::fixed(
             "it has IPsec policies of its own (IP_XFRM_POLICY)",
-            "close it before the checkpoint",
+            "have the program close it before the dump",
         ),
         "IPsec policies of sockets",
     ),
@@ -34,7 +35,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::MULTICAST_INTERFACE,
         Refusal::fixed(
             "it sends multicast by an interface that was given by number alone (IP_MULTICAST_IF)",
-            "give the interface's address as well",
+            "have the program give the interface's address as well",
         ),
         "multicast interfaces by number",
     ),
@@ -42,7 +43,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::ANYCAST,
         Refusal::fixed(
             "it is a member of an anycast group (IPV6_JOIN_ANYCAST)",
-            "leave the group (IPV6_LEAVE_ANYCAST) before the checkpoint",
+            "leave the group (IPV6_LEAVE_ANYCAST) before the dump",
         ),
         "anycast groups",
     ),
@@ -50,7 +51,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::SIGNED_TCP,
         Refusal::fixed(
             "it has keys by which connections are signed (TCP_MD5SIG, TCP_AO)",
-            "remove the keys before the checkpoint",
+            "remove the keys before the dump",
         ),
         "keys that sign TCP connections",
     ),
@@ -58,7 +59,7 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
         peculiar::FLOW_LABELS,
         Refusal::fixed(
             "it has leases of IPv6 flow labels (IPV6_FLOWLABEL_MGR), which cannot be carried",
-            "give them back (IPV6_FL_A_PUT) before the checkpoint",
+            "give them back (IPV6_FL_A_PUT) before the dump",
         ),
         "leases of flow labels",
     ),
@@ -84,23 +85,23 @@ pub fn unknown_internet_socket(kind: i32, protocol: i32) -> Refusal {
         MPTCP => (
             "MPTCP",
             "have the program use TCP (of a Go program: GODEBUG=multipathtcp=0; of others: sysctl -w \
-             net.mptcp.enabled=0 before they start)",
+             net.mptcp.enabled=0 in their network namespace before they start)",
         ),
-        SCTP => ("SCTP", "close it before the checkpoint"),
-        DCCP => ("DCCP", "close it before the checkpoint"),
+        SCTP => ("SCTP", "have the program close it before the dump"),
+        DCCP => ("DCCP", "have the program close it before the dump"),
         SMC => ("SMC", "have the program use TCP (start it without smc_run)"),
-        QUIC => ("QUIC", "close it before the checkpoint"),
+        QUIC => ("QUIC", "have the program close it before the dump"),
         _ => {
             return Refusal::new(
                 format!(
                     "internet sockets of type {kind} and protocol {protocol} are not supported"
                 ),
-                "close it before the checkpoint",
+                "have the program close it before the dump",
             );
         }
     };
     Refusal::new(
-        format!("the kernel gives nobody the state of an {name} socket, so it cannot be carried"),
+        format!("the kernel gives nobody the state of {name} sockets, so they cannot be carried"),
         remedy,
     )
 }
@@ -108,7 +109,7 @@ pub fn unknown_internet_socket(kind: i32, protocol: i32) -> Refusal {
 /// A flow label is set with the address of the peer.
 pub const FLOW_LABEL: Refusal = Refusal::fixed(
     "it sends to its peer with an IPv6 flow label, which the images have no place for",
-    "connect it without one (sin6_flowinfo) before the checkpoint",
+    "connect it without one (sin6_flowinfo) before the dump",
 );
 
 /// The images tell the interface of an address by that of the socket only.
@@ -174,7 +175,7 @@ pub const URGENT_TCP: Refusal = Refusal::fixed(
 pub fn upper_protocol(name: &str) -> Refusal {
     Refusal::new(
         format!("the kernel speaks {name} over its TCP connection (TCP_ULP), and keeps the keys"),
-        "have the program do that itself, or close the connection before the checkpoint",
+        "have the program do that itself, or close the connection before the dump",
     )
 }
 
@@ -266,7 +267,7 @@ pub const OUTSIDE_SENT: Refusal = Refusal::fixed(
 
 /// A stream that leads one way only.
 pub const ONE_WAY: Refusal =
-    Refusal::fixed("its peer is not connected to it", "close the connection before the checkpoint");
+    Refusal::fixed("its peer is not connected to it", "close the connection before the dump");
 
 /// A connected Unix socket of which the kernel names no peer.
 pub const NO_PEER: Refusal = Refusal::fixed("its other end cannot be found", "try again");
@@ -292,13 +293,13 @@ pub const STRANGER_WAITS: Refusal = Refusal::fixed(
 /// A socket is in the network namespace in which it was made.
 pub const OTHER_NETWORK: Refusal = Refusal::fixed(
     "it is of another network namespace than that of stasis",
-    "run stasis in that namespace (nsenter --net), or close it before the checkpoint",
+    "run stasis in that namespace (nsenter --net), or close it before the dump",
 );
 
 /// A filter that no call reads back.
 pub const EBPF_FILTER: Refusal = Refusal::fixed(
     "it has an eBPF filter (SO_ATTACH_BPF), which the kernel does not give back",
-    "detach the filter (SO_DETACH_FILTER) before the checkpoint, or use a classic one (SO_ATTACH_FILTER)",
+    "detach the filter (SO_DETACH_FILTER) before the dump, or use a classic one (SO_ATTACH_FILTER)",
 );
 
 /// Messages in a netlink socket.
@@ -320,20 +321,20 @@ pub fn netfilter_port(what: &str, number: &str) -> Refusal {
         format!(
             "the kernel hands it the packets of netfilter's {what} {number}, which it was told by messages"
         ),
-        "close it before the checkpoint, and open it again after the restore",
+        "have the program close it before the dump, and open it again after the restore",
     )
 }
 
 /// A raw socket that may be a multicast router's.
 pub const MULTICAST_ROUTER: Refusal = Refusal::fixed(
     "multicast is routed in this network, maybe by it (MRT_INIT), and the kernel would not route on",
-    "stop the multicast router before the checkpoint",
+    "stop the multicast router before the dump",
 );
 
 /// A raw or packet socket of a user's process, which he could not make again.
 pub const OF_ROOT: Refusal = Refusal::fixed(
     "a raw or packet socket, which takes more rights to make than who asks has (CAP_NET_RAW)",
-    "ask as root, or close it before the checkpoint",
+    "have root send the request (or send it with the gateway's token), or have the program close it before the dump",
 );
 
 /// A packet socket that asked for the same packets over and over.
@@ -341,52 +342,52 @@ pub const OF_ROOT: Refusal = Refusal::fixed(
 pub fn membership_count(count: u32) -> Refusal {
     Refusal::new(
         format!("it has asked {count} times for one membership (PACKET_ADD_MEMBERSHIP)"),
-        "close it before the checkpoint: the kernel takes one membership back at a time",
+        "have the program close it before the dump: the kernel takes one membership back at a time",
     )
 }
 
 /// Groups of netlink that it takes rights to join.
 pub const GROUPS_OF_ROOT: Refusal = Refusal::fixed(
     "a netlink socket of groups that it may take more rights to join than who asks has",
-    "ask as root, or close it before the checkpoint",
+    "have root send the request (or send it with the gateway's token), or have the program close it before the dump",
 );
 
 /// A packet socket of an interface that is not there any more.
 pub const INTERFACE_GONE: Refusal = Refusal::fixed(
     "the interface that it is bound to has been removed",
-    "close it before the checkpoint, or bind it to another interface",
+    "have the program close it before the dump, or bind it to another interface",
 );
 
 /// A group of packet sockets with a program that nobody can read.
 pub const FANOUT_PROGRAM: Refusal = Refusal::fixed(
     "a program chooses who of its group gets a packet (PACKET_FANOUT_CBPF or _EBPF), which the kernel does not \
      give back",
-    "close it before the checkpoint, or share packets in another way (PACKET_FANOUT_HASH)",
+    "have the program close it before the dump, or share packets in another way (PACKET_FANOUT_HASH)",
 );
 
 /// A ring of packets that is in use: where in it the kernel goes on is not to be set.
 pub const RING_USED: Refusal = Refusal::fixed(
     "packets have passed through its ring (PACKET_RX_RING, PACKET_TX_RING), and the kernel would begin anew in \
      a new one",
-    "close it before the checkpoint, and open it again after the restore",
+    "have the program close it before the dump, and open it again after the restore",
 );
 
 /// A mapping of a part of a ring.
 pub const RING_IN_PARTS: Refusal = Refusal::fixed(
     "a part of the rings of a packet socket, which the kernel maps as a whole only",
-    "unmap it before the dump",
+    "have the program unmap it before the dump",
 );
 
 /// A mapping of a socket that no process of the tree has open, or that is no packet socket.
 pub const RING_WITHOUT_SOCKET: Refusal = Refusal::fixed(
     "of a socket that is no packet socket, or that nobody in the tree has open",
-    "unmap it before the dump",
+    "have the program unmap it before the dump",
 );
 
 /// A TCP socket that somebody restores or dumps.
 pub const REPAIRED: Refusal = Refusal::fixed(
     "it is being repaired (TCP_REPAIR)",
-    "have that ended, or close it before the checkpoint",
+    "have that ended, or close it before the dump",
 );
 
 // include/linux/socket.h
@@ -395,21 +396,21 @@ const AF_SMC: i32 = 43;
 
 /// Families of sockets that no kind of file carries, with what to call them, why, and what helps.
 static FAMILIES: [(i32, &str, &str, &str); 12] = [
-    (libc::AF_AX25, "AX.25", "its connections are the kernel's and the radio's", CLOSE),
-    (libc::AF_KEY, "PF_KEY", "the kernel does not tell what it has registered for", NETLINK),
-    (libc::AF_RDS, "RDS", "what is under way through it is the kernel's alone", CLOSE),
-    (libc::AF_PPPOX, "PPP (PPPOX)", "its session is kept by the other side of the line", CLOSE),
+    (libc::AF_AX25, "AX.25", "their connections are the kernel's and the radio's", CLOSE),
+    (libc::AF_KEY, "PF_KEY", "the kernel does not tell what they have registered for", NETLINK),
+    (libc::AF_RDS, "RDS", "what is under way through them is the kernel's alone", CLOSE),
+    (libc::AF_PPPOX, "PPP (PPPOX)", "their session is kept by the other side of the line", CLOSE),
     (
         libc::AF_CAN,
         "CAN",
-        "what it waits for of the bus (CAN_BCM, CAN_ISOTP, filters) is not all to be read back",
+        "what they wait for of the bus (CAN_BCM, CAN_ISOTP, filters) is not all to be read back",
         CLOSE,
     ),
-    (libc::AF_TIPC, "TIPC", "its connections and subscriptions are the cluster's", CLOSE),
+    (libc::AF_TIPC, "TIPC", "their connections and subscriptions are the cluster's", CLOSE),
     (
         libc::AF_BLUETOOTH,
         "Bluetooth",
-        "its connection is kept by the device at the other end",
+        "their connection is kept by the device at the other end",
         CLOSE,
     ),
     (
@@ -421,20 +422,19 @@ static FAMILIES: [(i32, &str, &str, &str); 12] = [
     (
         libc::AF_VSOCK,
         "VM (vsock)",
-        "its connections end in the hypervisor or a virtual machine",
+        "their connections end in the hypervisor or a virtual machine",
         TCP,
     ),
-    (AF_QIPCRTR, "Qualcomm IPC router", "its connections end in a device", CLOSE),
-    (AF_SMC, "SMC", "its connections are kept by the network card", SMC_TCP),
-    (libc::AF_XDP, "XDP", "its rings and memory are shared with the network card", CLOSE),
+    (AF_QIPCRTR, "Qualcomm IPC router", "their connections end in a device", CLOSE),
+    (AF_SMC, "SMC", "their connections are kept by the network card", SMC_TCP),
+    (libc::AF_XDP, "XDP", "their rings and memory are shared with the network card", CLOSE),
 ];
 
-const CLOSE: &str = "close it before the checkpoint";
-const NETLINK: &str =
-    "close it before the checkpoint, or have the program use netlink (NETLINK_XFRM)";
+const CLOSE: &str = "have the program close it before the dump";
+const NETLINK: &str = "have the program close it before the dump, or use netlink (NETLINK_XFRM)";
 const LIBRARY: &str =
     "have the program use a library for it (of OpenSSL: without the engine afalg)";
-const TCP: &str = "close it before the checkpoint, or have the program use TCP or a Unix socket";
+const TCP: &str = "have the program close it before the dump, or use TCP or a Unix socket";
 const SMC_TCP: &str = "have the program use TCP (start it without smc_run)";
 
 /// A socket of an address family that no kind of file carries.
@@ -463,14 +463,17 @@ pub const ERROR_WAITS: Refusal = Refusal::fixed(
 pub fn unknown_unix_socket(kind: i32) -> Refusal {
     Refusal::new(
         format!("Unix sockets of type {kind} are not supported"),
-        "close it before the checkpoint",
+        "have the program close it before the dump",
     )
 }
 
 /// A Unix socket in a state that the kernel had none of.
 #[must_use]
 pub fn unknown_state(state: u32) -> Refusal {
-    Refusal::new(format!("its state {state} is not known"), "close it before the checkpoint")
+    Refusal::new(
+        format!("its state {state} is not known"),
+        "have the program close it before the dump",
+    )
 }
 
 /// A socket that is bound to a relative path which does not lead to it any more.
@@ -514,7 +517,7 @@ pub fn lost_on_its_way(path: &Path) -> Refusal {
         format!("its name {} has been removed, and it has others", path.display()),
         format!(
             "give it that name again: find its inode below the mount point and link it to {}",
-            path.display()
+            word(&path.to_string_lossy())
         ),
     )
 }

@@ -9,7 +9,7 @@ use crate::births::{self, Born};
 use crate::mappings::{object_of, of_mapping};
 use crate::settings;
 use crate::terminals;
-use crate::unsupported::{Refusal, Unsupported};
+use crate::unsupported::{BY_ROOT, Refusal, Unsupported};
 use crate::users;
 
 /// What else one has to know to judge a tree.
@@ -228,7 +228,8 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
             owner.filter(|owner| *owner != pid && !is_in_vfork(process, tree))
         {
             let reason = format!("it is shared with process {owner}");
-            let remedy = "processes made by clone with CLONE_VM and its like cannot be carried";
+            let remedy = "have the program start it so that they do not share it: by fork, or by posix_spawn or vfork \
+                          followed by exec";
             found.push(Refusal::new(reason, remedy).of(pid, name));
         }
     }
@@ -340,7 +341,7 @@ pub fn of_closed(pid: HostPid, to_user: bool) -> Unsupported {
             "this program may not look into it",
             "run stasis as root (sudo), outside of any container",
         ),
-        true => Refusal::fixed("it has other rights than who asks", "ask as root"),
+        true => Refusal::fixed("it has rights that the caller lacks", BY_ROOT),
     };
     refusal.of(pid, "the process")
 }
