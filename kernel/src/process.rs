@@ -2,6 +2,7 @@
 //! between its birth and the moment it becomes another one.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use arch::settings;
 use ids::{HostPid, ImagePid, ImagePids};
@@ -37,6 +38,9 @@ fn answer(value: c_long) -> io::Result<c_long> {
     if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
+/// How long a number may be taken by nobody who can be seen.
+const UNSEEN: Duration = Duration::from_millis(500);
+
 /// Forks a process that has these numbers, each in a pid namespace, and which the parent learns by its number in the
 /// parent's (the child: `None`). As a `sibling` it is a child of the caller's
 /// parent, born into the caller's session and group all the same. Of `flags`, `CLONE_FILES` and `CLONE_FS` are for
@@ -46,12 +50,25 @@ fn answer(value: c_long) -> io::Result<c_long> {
 /// and process numbers are new. The caller must be the only thread of its process, or the child
 /// may wait for ever for a lock that another thread held.
 ///
+/// Since Linux 6.15 the kernel frees the number of a process that has been waited for only after nobody sees that any more,
+/// and may be held up between: such a number is waited for.
+///
 /// # Errors
 /// When the number is taken (`EEXIST`), or may not be chosen (`EPERM`).
 pub fn fork_as(pids: &ImagePids, sibling: bool, flags: CloneFlags) -> io::Result<Option<HostPid>> {
     let known = CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWPID;
     let numbers: Vec<pid_t> = pids.from_innermost().map(ImagePid::get).collect();
-    fork_numbered(&numbers, sibling, flags & known)
+    let until = Instant::now() + UNSEEN;
+    loop {
+        match fork_numbered(&numbers, sibling, flags & known) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            made => return made,
+        }
+    }
 }
 
 fn fork_numbered(
@@ -292,4 +309,28 @@ pub fn set_faulting(instruction: FaultingInstructions, faults: bool) -> io::Resu
         FaultingInstructions::Clock => settings::set_clock_faults(faults),
     };
     answered.map(drop).map_err(io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn a_number_that_is_about_to_be_free_is_waited_for() {
+        let mut there = Command::new("sleep").arg("0.1").spawn().unwrap();
+        let number = ImagePid::new(there.id().cast_signed()).unwrap();
+        let waits = std::thread::spawn(move || there.wait());
+        let made = fork_as(&ImagePids::single(number), false, CloneFlags::empty());
+        match made.unwrap() {
+            Some(child) => {
+                assert_eq!(child.get(), number.get());
+                assert_eq!(wait_status(child).unwrap(), 7 << 8);
+            }
+            None => exit_now(7),
+        }
+        waits.join().unwrap().unwrap();
+    }
 }

@@ -12,6 +12,9 @@ use parasite::restorer::{
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
 
+const EEXIST: i32 = 17;
+/// How often a number is asked for, a millisecond apart.
+const TRIES: u32 = 500;
 const CLONE_VM: u64 = 0x100;
 const CLONE_FS: u64 = 0x200;
 const CLONE_FILES: u64 = 0x400;
@@ -102,13 +105,27 @@ pub fn create_others(context: &Context) {
         slack(context, thread.settings.default_timer_slack);
         context.at(Step::Clone, thread.tid as u64);
         let place = &raw const arguments as usize;
-        // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
-        // takes the seat.
-        let made = unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
-        if let Err(error) = made {
-            context.fail(Step::Clone, thread.tid as u64, error)
+        let mut tries = 1;
+        loop {
+            // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
+            // takes the seat.
+            let made =
+                unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
+            match made {
+                Ok(_) => break,
+                Err(EEXIST) if tries < TRIES => wait_a_moment(context),
+                Err(error) => context.fail(Step::Clone, thread.tid as u64, error),
+            }
+            tries += 1;
         }
     }
+}
+
+/// Waits for the kernel to free a number: who had it was gone for everybody a moment before that.
+fn wait_a_moment(context: &Context) {
+    let millisecond = [0_u64, 1_000_000];
+    // That it is cut short does no harm.
+    context.may(nr::NANOSLEEP, [&raw const millisecond as usize, 0, 0, 0, 0, 0]).unwrap_or_default();
 }
 
 /// The way of every other thread.
