@@ -25,7 +25,7 @@ use shapes::{ROWS, Row, Shape};
 /// Measure frozen time, dump and restore, beside CRIU
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rows to measure: small, files, mappings, threads, processes, gib, four-gib, gateway, bare, start, container,
+    /// Rows to measure: small, files, mappings, threads, processes, connections, terminals, memfds, gib, four-gib, gateway, bare, start, container,
     /// container-redis, container-processes
     #[arg(long, value_name = "ROW", value_delimiter = ',', value_parser = row_names())]
     only: Vec<String>,

@@ -60,6 +60,7 @@ fn timed(command: &mut Command) -> Result<Duration, String> {
 /// The plainest dump that the engine has, the target running on.
 fn dump(
     means: Means<'_>,
+    shape: Shape,
     pid: i32,
     images: &Path,
     places: &Places<'_>,
@@ -86,6 +87,10 @@ fn dump(
             } else {
                 fs::create_dir_all(images).map_err(|error| format!("make {images:?}: {error}"))?;
                 command.arg("-t").arg(pid.to_string()).args(["-o", "dump.log"]);
+                if shape == Shape::Connections {
+                    // By iptables it starts four programs for each.
+                    command.args(["--tcp-established", "--network-lock", "nftables"]);
+                }
             }
             let time = timed(command.arg("-D").arg(images).arg("--leave-running"))?;
             Ok((time, Value::Null))
@@ -96,8 +101,11 @@ fn dump(
 fn restore(engine: Engine, images: &Path) -> Result<Duration, String> {
     let mut command = engine.command("restore");
     command.arg("-D").arg(images);
-    let detached: &[&str] =
-        if engine == Engine::Stasis { &["--detach"] } else { &["-d", "-o", "restore.log"] };
+    let detached: &[&str] = if engine == Engine::Stasis {
+        &["--detach"]
+    } else {
+        &["-d", "--tcp-established", "-o", "restore.log"]
+    };
     timed(command.args(detached))
 }
 
@@ -174,7 +182,7 @@ impl Bench<'_> {
         restored: bool,
     ) -> Result<Times, String> {
         let workload = self.start(shape, size);
-        let times = self.times(means, &workload, restored);
+        let times = self.times(means, shape, &workload, restored);
         self.clear(&workload);
         times.map_err(|what| format!("{means} on {shape:?} of {size}: {what}"))
     }
@@ -182,6 +190,7 @@ impl Bench<'_> {
     fn times(
         &self,
         means: Means<'_>,
+        shape: Shape,
         workload: &Workload,
         restored: bool,
     ) -> Result<Times, String> {
@@ -189,7 +198,7 @@ impl Bench<'_> {
         std::thread::sleep(Duration::from_millis(100));
         workload.gap()?;
         let images = self.scratch.path("images");
-        let (dumped, summary) = dump(means, workload.pid(), &images, &self.places())?;
+        let (dumped, summary) = dump(means, shape, workload.pid(), &images, &self.places())?;
         let (frozen, dump) = (millis(workload.gap()?), millis(dumped));
         let mut times = Times { frozen, dump, restore: None, summary };
         if let (true, Means::Engine(engine)) = (restored, means) {

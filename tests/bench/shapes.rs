@@ -17,6 +17,12 @@ pub(crate) enum Shape {
     Processes,
     /// Memory of which 100 MB/s are dirtied
     Memory,
+    /// TCP connections with both ends in the program
+    Connections,
+    /// Pairs of pseudo-terminals
+    Terminals,
+    /// Files in memory
+    Memfds,
 }
 
 /// A row of the table: a shape of a size, and the most that its times may be, in milliseconds.
@@ -80,6 +86,33 @@ pub(crate) const ROWS: &[Row] = &[
         restored: true,
     },
     Row {
+        name: "connections",
+        title: "1,000 established TCP connections",
+        shape: Shape::Connections,
+        size: 1000,
+        frozen_goal: 15.0,
+        restore_goal: None,
+        restored: true,
+    },
+    Row {
+        name: "terminals",
+        title: "1,000 pairs of pseudo-terminals",
+        shape: Shape::Terminals,
+        size: 1000,
+        frozen_goal: 15.0,
+        restore_goal: None,
+        restored: true,
+    },
+    Row {
+        name: "memfds",
+        title: "1,000 memfds",
+        shape: Shape::Memfds,
+        size: 1000,
+        frozen_goal: 15.0,
+        restore_goal: None,
+        restored: true,
+    },
+    Row {
         name: "gib",
         title: "1 GiB, 100 MB/s being dirtied",
         shape: Shape::Memory,
@@ -116,6 +149,9 @@ impl Shape {
             Self::Threads => "many_threads",
             Self::Processes => "many_processes",
             Self::Memory => "dirty",
+            Self::Connections => "many_connections",
+            Self::Terminals => "many_terminals",
+            Self::Memfds => "many_memfds",
         }
     }
 
@@ -145,6 +181,8 @@ impl Shape {
             (Self::Processes, true) => &[2, 10],
             (Self::Memory, false) => &[16, 64, 256, 1024, 4096],
             (Self::Memory, true) => &[16, 64],
+            (Self::Connections | Self::Terminals | Self::Memfds, false) => &[10, 100, 1000],
+            (Self::Connections | Self::Terminals | Self::Memfds, true) => &[10, 100],
         }
     }
 
@@ -157,6 +195,9 @@ impl Shape {
             Self::Threads => ("threads", 1.0),
             Self::Processes => ("processes", 1.0),
             Self::Memory => ("MiB of memory", 1.0),
+            Self::Connections => ("connections", 1.0),
+            Self::Terminals => ("pairs of terminals", 1.0),
+            Self::Memfds => ("memfds", 1.0),
         }
     }
 }

@@ -127,8 +127,8 @@ families! {
 }
 
 families_that_criu_carries! {
-    busy churn dirty eventfds files forked ghosts guards identity in_flight_plain inet inotify jail locks_plain many_files many_mappings many_processes
-    many_threads mappings memfd memfd_memory_plain memory namespaces networks pidfd pipes proc_files pulse registers shared_tables signals still sysv_namespace_plain tcp_plain threads timers tree
+    busy churn dirty eventfds files forked ghosts guards identity in_flight_plain inet inotify jail locks_plain many_connections many_files many_mappings many_memfds many_processes
+    many_terminals many_threads mappings memfd memfd_memory_plain memory namespaces networks pidfd pipes proc_files pulse registers shared_tables signals still sysv_namespace_plain tcp_plain threads timers tree
     unix_sockets
 }
 

@@ -32,6 +32,11 @@ pub(crate) fn fcntl(fd: RawFd, command: i32, argument: i32) -> i32 {
 }
 
 impl Descriptor {
+    /// The same, whatever the number of its file is.
+    pub(crate) fn of_any_inode(self) -> Self {
+        Self { inode: 0, ..self }
+    }
+
     pub(crate) fn of(fd: RawFd) -> Self {
         let target = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
         Self {

@@ -3,10 +3,15 @@
 //!
 //! `STASIS_WORKLOAD_COUNT` says how many; without it there are as many as a quick test wants.
 
+pub(crate) mod connections;
 pub(crate) mod files;
 pub(crate) mod mappings;
+pub(crate) mod memfds;
 pub(crate) mod processes;
+pub(crate) mod terminals;
 pub(crate) mod threads;
+
+use crate::stage::check;
 
 /// A number from the environment.
 pub(crate) fn setting(name: &str, otherwise: usize) -> usize {
@@ -16,4 +21,14 @@ pub(crate) fn setting(name: &str, otherwise: usize) -> usize {
 
 fn count(otherwise: usize) -> usize {
     setting("STASIS_WORKLOAD_COUNT", otherwise)
+}
+
+fn may_open_many() {
+    // SAFETY: the kernel fills the value in, and reads it.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit)).expect("getrlimit");
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)).expect("setrlimit");
+    }
 }

@@ -18,7 +18,7 @@ use nix::unistd::{Pid, getpgrp, getpid, setpgid, setsid, tcgetpgrp, tcsetpgrp};
 use crate::stage::{Findings, Outcome, Stage, check};
 
 /// A master and its number.
-struct Master(File, u32);
+pub(crate) struct Master(pub(crate) File, u32);
 
 impl Master {
     fn new() -> Self {
@@ -29,7 +29,7 @@ impl Master {
         Self(file, number)
     }
 
-    fn unlocked() -> Self {
+    pub(crate) fn unlocked() -> Self {
         let master = Self::new();
         set(&master.0, libc::TIOCSPTLCK, 0);
         master
@@ -39,7 +39,7 @@ impl Master {
         format!("/dev/pts/{}", self.1)
     }
 
-    fn slave(&self) -> File {
+    pub(crate) fn slave(&self) -> File {
         open(&self.path()).expect("open a slave")
     }
 }
@@ -63,7 +63,7 @@ fn set(file: impl AsFd, request: libc::Ioctl, value: i32) {
         .expect("set a terminal");
 }
 
-fn window(file: impl AsFd) -> (u16, u16, u16, u16) {
+pub(crate) fn window(file: impl AsFd) -> (u16, u16, u16, u16) {
     // SAFETY: four numbers, which may be 0.
     let mut size: libc::winsize = unsafe { std::mem::zeroed() };
     // SAFETY: the request writes such a structure.
@@ -72,7 +72,7 @@ fn window(file: impl AsFd) -> (u16, u16, u16, u16) {
     (size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel)
 }
 
-fn set_window(file: impl AsFd, rows: u16, columns: u16) {
+pub(crate) fn set_window(file: impl AsFd, rows: u16, columns: u16) {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 3, ws_ypixel: 4 };
     // SAFETY: the request reads such a structure.
     check(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })

@@ -12,14 +12,14 @@ use crate::stage::{Findings, Outcome, Stage, check, pattern};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Both ends of a connection over loopback.
-struct Pair {
+pub(crate) struct Pair {
     what: &'static str,
-    client: TcpStream,
-    server: TcpStream,
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
 }
 
 impl Pair {
-    fn new(what: &'static str, listener: &TcpListener, address: SocketAddr) -> Self {
+    pub(crate) fn new(what: &'static str, listener: &TcpListener, address: SocketAddr) -> Self {
         let client = TcpStream::connect(address).expect("connect");
         let server = listener.accept().expect("accept").0;
         for end in [&client, &server] {
@@ -36,7 +36,7 @@ impl Pair {
     }
 
     /// Bytes go both ways.
-    fn works(&mut self, found: &mut Findings) {
+    pub(crate) fn works(&mut self, found: &mut Findings) {
         let what = self.what;
         let mut goes = |from: &mut TcpStream, to: &mut TcpStream| {
             found.works(&format!("{what}: write"), from.write_all(b"a question"));
@@ -263,23 +263,5 @@ pub(crate) fn urgent(stage: &Stage) -> Outcome {
     let mut bytes = [0; 6];
     found.works("read", pair.server.read_exact(&mut bytes));
     found.same("before", b"before", &bytes);
-    found.outcome()
-}
-
-/// Many connections, all with both ends in the tree.
-pub(crate) fn many(stage: &Stage) -> Outcome {
-    let number = std::env::var("CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let address = listener.local_addr().expect("address");
-    let mut pairs: Vec<Pair> =
-        (0..number / 2).map(|_| Pair::new("one of many", &listener, address)).collect();
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    for pair in &mut pairs {
-        pair.works(&mut found);
-        if found.any() {
-            break;
-        }
-    }
     found.outcome()
 }

@@ -6,7 +6,7 @@ use std::io::{PipeReader, PipeWriter, Read, Seek, SeekFrom, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use super::count;
+use super::{count, may_open_many};
 use crate::files::{Descriptor, count_open};
 use crate::pulse;
 use crate::stage::{Findings, Outcome, Stage, check, pattern};
@@ -17,16 +17,6 @@ const LENGTH: usize = 100;
 /// What a tenth of the pipes and pairs hold.
 fn queued(index: usize) -> Option<Vec<u8>> {
     index.is_multiple_of(10).then(|| pattern(index as u64, 7 + index % 100))
-}
-
-fn may_open_many() {
-    // SAFETY: the kernel fills the value in, and reads it.
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit)).expect("getrlimit");
-        limit.rlim_cur = limit.rlim_max;
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)).expect("setrlimit");
-    }
 }
 
 fn regular(stage: &Stage, index: usize) -> File {
