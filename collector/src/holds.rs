@@ -71,7 +71,7 @@ impl Ends {
     }
 }
 
-/// Options of a socket that no call reads back, and that can be set again.
+/// What no call reads back of a socket, and what can be made again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// `IPV6_MTU`, 0 if it was not set.
@@ -80,6 +80,17 @@ pub struct Hidden {
     pub source: Option<std::net::Ipv6Addr>,
     /// `SO_BUSY_POLL_BUDGET`, 0 if it was not set.
     pub polled: u16,
+    /// How its connection ended, if a call has yet to be told of that.
+    pub failure: Option<Failure>,
+}
+
+/// The end of a TCP connection that nobody has been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The error: `ECONNRESET` and others.
+    pub error: u16,
+    /// The peer had closed its side before.
+    pub ended: bool,
 }
 
 /// That a process holds something.

@@ -19,7 +19,7 @@ use ids::HostPid;
 use inventory::{is_shared_anonymous, is_system_v};
 
 use crate::holds::{Class, Ends, Held};
-pub use crate::holds::{Hidden, Hold, is_candidate};
+pub use crate::holds::{Failure, Hidden, Hold, is_candidate};
 use crate::looking::is_passing;
 use crate::{Error, Inventory, OpenFile, Process, Sources};
 

@@ -119,7 +119,25 @@ fn of_socket(record: &mut HeldRecord, file: u64) {
         record.packet = field(of_ipv6, o::IPV6_FRAGMENT_SIZE);
         record.source = field(of_ipv6, o::IPV6_SOURCE);
     }
+    error(record, sock);
     record.peculiar = peculiarities(sock, family);
+}
+
+/// How a connection has ended, as far as nobody has been told yet.
+#[inline(always)]
+fn error(record: &mut HeldRecord, sock: u64) {
+    const TCP: u16 = 6;
+    /// Bit of `SOCK_DONE`.
+    const DONE: u64 = 1 << 1;
+    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
+    let queued: u32 = field(sock, o::SOCK_ERRORS_QUEUED);
+    if protocol != TCP || queued != 0 || offset(o::SOCK_ERRORS_QUEUED) == ABSENT {
+        return;
+    }
+    let number: i32 = field(sock, o::SOCK_ERROR);
+    let flags: u64 = field(sock, o::SOCK_FLAGS);
+    record.error = number as u16;
+    record.ended = u16::from(number != 0 && flags & DONE != 0);
 }
 
 /// What of a socket's settings cannot be set again.

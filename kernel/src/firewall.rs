@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::netfilter::{output, run_quietly};
+use crate::netfilter::{find, output, run_quietly};
 use crate::rtnetlink::Rtnetlink;
 
 /// IPv4 or IPv6.
@@ -79,6 +79,37 @@ pub fn load_nftables(ruleset: &[u8]) -> io::Result<()> {
 
 fn no_list() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the text has more than what a list of tables has")
+}
+
+/// The table that holds packets back.
+const HOLD: &str = "inet CRIU-hold";
+
+/// Whether packets can be held back here ([`hold`]).
+#[must_use]
+pub fn can_hold() -> bool {
+    find("nft").is_some()
+}
+
+/// Drops what comes in and goes out by any device but the loopback device, until [`release`].
+///
+/// # Errors
+/// If there is no `nft`, or it fails, with what it said.
+pub fn hold() -> io::Result<()> {
+    let mut script = format!("create table {HOLD}\n");
+    for (chain, way) in [("input", "iifname"), ("forward", "iifname"), ("output", "oifname")] {
+        let hook = format!("{{ type filter hook {chain} priority -500; }}");
+        script += &format!("add chain {HOLD} {chain} {hook}\n");
+        script += &format!("add rule {HOLD} {chain} {way} != \"lo\" drop\n");
+    }
+    run_quietly("nft", &["-f", "-"], script.as_bytes())
+}
+
+/// Takes away what [`hold`] has put there.
+///
+/// # Errors
+/// As [`hold`].
+pub fn release() -> io::Result<()> {
+    run_quietly("nft", &["-f", "-"], format!("delete table {HOLD}\n").as_bytes())
 }
 
 /// Whether a text has tables and nothing else. `nft` takes programs: they may read files (`include`) and have variables.

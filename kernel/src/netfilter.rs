@@ -285,7 +285,7 @@ pub fn unlock_namespace_by_iptables() -> io::Result<()> {
 }
 
 /// Where a program is: on `PATH`, or where those of administrators are.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = OsStr::new("/usr/sbin:/sbin:/usr/bin:/bin");
     std::env::split_paths(&path)

@@ -117,6 +117,17 @@ pub struct Stream {
     pub unsent: u32,
     /// Its windows.
     pub window: Option<Window>,
+    /// How it has ended, if a call has yet to be told of that.
+    pub failure: Option<Failure>,
+}
+
+/// The end of a connection by a reset of its peer, that nobody has been told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `ECONNRESET`, or `EPIPE` where the peer had closed its side and ours was open.
+    pub error: i32,
+    /// The peer had closed its side before.
+    pub ended: bool,
 }
 
 impl Stream {
@@ -321,6 +332,7 @@ pub fn read(socket: BorrowedFd<'_>) -> Result<Option<Stream>, Error> {
             sent,
             unsent: before.unsent,
             window: Some(window),
+            failure: None,
         };
         if Counts::read(socket).map_err(&get)? == before {
             return Ok(Some(stream));

@@ -67,6 +67,11 @@ trait Making: Debug {
         Ok(())
     }
 
+    /// Does what is left when the files of the tree are open.
+    fn complete(&self, _namespace: &OwnedFd, _given: &Given) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// What is mounted in one that is made together with all of its kind, when the others are there.
     fn mounts(&self) -> Option<&[MntEntry]> {
         None
@@ -305,6 +310,16 @@ impl<'s> Made<'s> {
         }
         let roots = made.mount(&mounted, ground)?;
         Ok((made, roots))
+    }
+
+    /// Does what is left when the files of the tree are open.
+    pub(crate) fn complete(&self, given: &Given) -> Result<(), Error> {
+        for (key, namespace) in &self.sets.others {
+            if let Some(made) = self.others.get(key) {
+                namespace.complete(made, given)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes one, in the user namespace if it belongs to that.

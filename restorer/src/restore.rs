@@ -113,13 +113,13 @@ pub fn restore(
         images,
         files: &on_mounts,
     };
-    let (mut namespaces, roots) = {
+    let given = {
         let inherited = options.inherited.iter();
         let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
         let inherited = inherited.map(|it| (name(&it.key), Arc::clone(&it.file))).collect();
-        let given = namespaces::Given { inherited, ..options.networks.clone() };
-        namespaces::Made::make(&sets, &given, &ground)?
+        namespaces::Given { inherited, ..options.networks.clone() }
     };
+    let (mut namespaces, roots) = namespaces::Made::make(&sets, &given, &ground)?;
     let first = checkpoint.processes.first().map(|process| process.pid);
     let networks = namespaces.networks(first)?;
     let root = first.map(ImagePid::get);
@@ -145,6 +145,8 @@ pub fn restore(
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
+    namespaces.complete(&given)?;
+    drop(given);
     progress.advance(bytes);
     // Not the holder's: only the caller's copies keep these terminals.
     let mut orphans = files.take_orphans();

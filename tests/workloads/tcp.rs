@@ -68,7 +68,7 @@ fn fill(end: &mut TcpStream) -> Vec<u8> {
 }
 
 /// What is said of the connection: its state, and its options that the kernel negotiated.
-fn info(end: &TcpStream) -> (u8, u8, u8) {
+pub(crate) fn info(end: &TcpStream) -> (u8, u8, u8) {
     let mut info = [0_u8; 8];
     let mut length = info.len() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which the array has.
@@ -85,15 +85,16 @@ fn info(end: &TcpStream) -> (u8, u8, u8) {
     (info[0], info[5], info[6])
 }
 
-fn await_state(end: &TcpStream, state: u8) {
+pub(crate) fn await_state(end: &TcpStream, state: u8) {
     while info(end).0 != state {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 const FIN_WAIT2: u8 = 5;
-const CLOSE: u8 = 7;
-const CLOSE_WAIT: u8 = 8;
+pub(crate) const CLOSE: u8 = 7;
+pub(crate) const CLOSE_WAIT: u8 = 8;
+pub(crate) const LAST_ACK: u8 = 9;
 
 /// Both ends are in the tree.
 pub(crate) fn both(stage: &Stage) -> Outcome {
@@ -174,6 +175,59 @@ pub(crate) fn both(stage: &Stage) -> Outcome {
     found.same("negotiated", &negotiated, &info(&tuned.client));
     let mut again = Pair::new("new", &listener, address);
     again.works(&mut found);
+    found.outcome()
+}
+
+/// Connections that their peers have reset, of which nobody has been told yet: with the peer's side open, closed
+/// before, and closed with ours. What came before waits to be read.
+pub(crate) fn reset(stage: &Stage) -> Outcome {
+    let at_once = |end: &TcpStream| {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(end, sockopt::Linger, &linger).expect("SO_LINGER");
+    };
+    let mut open = Pair::of("open", "127.0.0.1:0");
+    open.client.write_all(b"before").expect("write");
+    at_once(&open.client);
+    drop(open.client);
+    await_state(&open.server, CLOSE);
+    let mut of_ipv6 = Pair::of("IPv6", "[::1]:0");
+    of_ipv6.client.write_all(b"before").expect("write");
+    at_once(&of_ipv6.client);
+    drop(of_ipv6.client);
+    await_state(&of_ipv6.server, CLOSE);
+    let mut half = Pair::of("half closed", "127.0.0.1:0");
+    half.client.write_all(b"last words").expect("write");
+    half.client.shutdown(Shutdown::Write).expect("shutdown");
+    await_state(&half.server, CLOSE_WAIT);
+    half.server.write_all(b"not read").expect("write");
+    // What closes with something unread in it resets.
+    drop(half.client);
+    await_state(&half.server, CLOSE);
+    let told = Pair::of("told", "127.0.0.1:0");
+    at_once(&told.client);
+    drop(told.client);
+    await_state(&told.server, CLOSE);
+    told.server.take_error().expect("take the error").expect("an error");
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    let number = |error: Option<std::io::Error>| error.and_then(|error| error.raw_os_error());
+    let (mut text, mut more) = ([0; 6], [0; 1]);
+    for end in [&mut open.server, &mut of_ipv6.server] {
+        found.same("state", &CLOSE, &info(end).0);
+        found.works("read what came before", end.read_exact(&mut text));
+        found.same("before", b"before", &text);
+        found.same("reset", &Some(libc::ECONNRESET), &number(end.read(&mut more).err()));
+        found.same("then the end", &Some(0), &end.read(&mut more).ok());
+        found.same("no way", &Some(libc::EPIPE), &number(end.write(b"x").err()));
+    }
+    let mut said = String::new();
+    found.works("read to the end", half.server.read_to_string(&mut said));
+    found.same("last words", &"last words", &said.as_str());
+    let error = number(half.server.take_error().expect("take the error"));
+    found.same("half closed", &Some(libc::EPIPE), &error);
+    found.same("told", &None, &number(told.server.take_error().expect("take the error")));
     found.outcome()
 }
 

@@ -9,7 +9,7 @@ use super::BpfError;
 use super::programs::What;
 use super::reading::BpfSource;
 use super::records::{ANON_INODE_FS, PIPE_FS, SOCKET_FS, records};
-use crate::holds::{Class, Ends, Held, Hidden, Hold, References};
+use crate::holds::{Class, Ends, Failure, Held, Hidden, Hold, References};
 
 impl BpfSource {
     /// All that these processes, or all of the machine, hold and that has no name.
@@ -81,6 +81,8 @@ fn decode(record: &HeldRecord) -> Option<Held> {
             packet: record.packet,
             source: Some(record.source).filter(|source| *source != [0; 16]).map(Into::into),
             polled: record.polled,
+            failure: (record.error != 0)
+                .then_some(Failure { error: record.error, ended: record.ended != 0 }),
         },
         is_program: record.program != 0,
         references: (record.references != 0).then(|| References {

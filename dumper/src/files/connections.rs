@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use collector::OpenFile;
+use collector::sharing::Failure;
 use ids::HostPid;
-use images::messages::{InetSkEntry, TcpStreamEntry};
+use images::messages::{FailureEntry, InetSkEntry, TcpStreamEntry};
 use images::{ImageWriter, names};
 use kernel::netfilter::Ends;
 use kernel::queues::has_urgent_byte;
@@ -63,6 +64,8 @@ pub(crate) struct Connection {
     /// The number of its entry.
     id: u32,
     state: u8,
+    /// It has ended with an error that nobody has been told of.
+    failed: bool,
 }
 
 /// What is met, and what is in it.
@@ -84,6 +87,11 @@ impl Connection {
     /// Whether it is over.
     const fn is_over(&self) -> bool {
         self.state == tcp::CLOSE
+    }
+
+    /// Whether both sides are closed, and only the answer to that is missing.
+    const fn is_ending(&self) -> bool {
+        matches!(self.state, tcp::LAST_ACK | tcp::CLOSING)
     }
 
     /// Where else its addresses mean somebody else: on the loopback device of another namespace.
@@ -115,6 +123,7 @@ impl Survey<'_> {
             id: entry.id,
             // A state of TCP is a small number.
             state: entry.state as u8,
+            failed: entry.failure.is_some(),
         });
     }
 
@@ -122,12 +131,17 @@ impl Survey<'_> {
     pub(super) fn judge_connections(&mut self) {
         let asked = self.context.connections;
         let list = &mut self.out.beside.of::<Met>().list;
-        let alive = list.iter().filter(|connection| !connection.is_over());
-        let held: HashSet<_> = alive.map(|it| (it.place(), it.ends)).collect();
+        let (over, alive): (Vec<_>, Vec<_>) =
+            list.iter().partition(|connection| connection.is_over());
+        let of =
+            |list: Vec<&Connection>| list.into_iter().map(|it| (it.place(), it.ends)).collect();
+        let (over, held): (HashSet<_>, HashSet<_>) = (of(over), of(alive));
         for connection in list {
             let (local, peer) = connection.ends;
             let other = (connection.place(), (peer, local));
-            connection.outside = !connection.is_over() && !held.contains(&other);
+            // Of one with both sides closed the other end may be over before it is.
+            let is_told = connection.is_ending() && over.contains(&other);
+            connection.outside = !connection.is_over() && !held.contains(&other) && !is_told;
             let refusal = match asked {
                 // The dumper itself has what is on its way: no task has it yet, to let it go on.
                 _ if connection.pid == HostPid::own() && asked != Connections::Closed => {
@@ -141,6 +155,16 @@ impl Survey<'_> {
             let object = format!("{place} ({})", connection.target.to_string_lossy());
             self.refusals.push(refusal.of(connection.pid, object));
         }
+    }
+}
+
+/// How a socket's connection has ended, if that is what a restore can bring about: by a reset.
+pub(super) fn failure(entry: &InetSkEntry, failure: Failure) -> Result<FailureEntry, Problem> {
+    let error = i32::from(failure.error);
+    let is_reset = error == libc::ECONNRESET || error == libc::EPIPE && failure.ended;
+    match entry.is_connection() && entry.state == u32::from(tcp::CLOSE) && is_reset {
+        true => Ok(FailureEntry { error: failure.error.into(), ended: failure.ended }),
+        false => Err(Problem::Refused(support::sockets::ERROR_WAITS)),
     }
 }
 
@@ -267,8 +291,11 @@ impl Plan {
             source: error.source,
         })?;
         match read {
-            // It has ended since, with an error that has yet to be told.
-            Some(stream) if stream.state == tcp::CLOSE && has_error(socket).unwrap_or(true) => {
+            // It has ended since, with an error that has yet to be told, or was told of one.
+            Some(stream)
+                if stream.state == tcp::CLOSE
+                    && has_error(socket).map_or(true, |fails| fails != connection.failed) =>
+            {
                 Err(connection.refused(support::sockets::ERROR_WAITS))
             }
             Some(stream) => Ok(stream),

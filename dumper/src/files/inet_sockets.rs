@@ -72,6 +72,7 @@ impl FileKind for InetSocket {
         let groups = survey.neighbours.groups();
         socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
         socket.opts.others = common.others;
+        socket.failure = common.failure.map(|it| connections::failure(&socket, it)).transpose()?;
         let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };
         let mut isk = isk;
         if isk.is_connection() {
@@ -259,6 +260,7 @@ fn entry(
         groups: Vec::new(),
         nowhere: is_nowhere.then_some(true),
         datagrams: waiting,
+        failure: None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Sockets: what those of every family have in common. Each family is a kind of its own.
 
 use collector::OpenFile;
-use collector::sharing::Hidden;
+use collector::sharing::{Failure, Hidden};
 use ids::HostPid;
 use images::messages::SkOptEntry;
 use kernel::socket_names::{IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET};
@@ -19,6 +19,9 @@ pub(super) struct Common {
     pub(super) family: (i32, i32, i32),
     /// Options that are not those of a new socket, and that CRIU has no place for.
     pub(super) others: Vec<SkOptEntry>,
+    /// An error that a call has yet to be told of, where it is known which. Of another socket than a TCP connection that is
+    /// over it is refused.
+    pub(super) failure: Option<Failure>,
 }
 
 /// A socket of a family that is carried by no kind.
@@ -35,19 +38,22 @@ impl Survey<'_> {
     /// What a socket has whatever its family.
     pub(super) fn common(&mut self, pid: HostPid, file: &OpenFile) -> Result<Common, Problem> {
         let strict = self.is_strict();
+        let hidden = self.context.hidden.get(&file.inode);
+        let known = hidden.and_then(|hidden| hidden.failure);
         let usual = &mut std::mem::take(&mut self.held.usual);
         let common = with_socket(self.held, pid, file, |socket| {
             let family = socket_options::family(socket)?;
             let others = usual.differences(socket, family)?;
             // One that is about to be received is the frozen look's to judge.
-            if strict && has_error(socket).doing("look for errors of")? {
+            let fails = strict && has_error(socket).doing("look for errors of")?;
+            if fails && known.is_none() {
                 return Err(Problem::Refused(support::sockets::ERROR_WAITS));
             }
-            Ok(Common { family, others })
+            Ok(Common { family, others, failure: known.filter(|_| fails) })
         });
         self.held.usual = std::mem::take(usual);
         let mut common = common?;
-        if let Some(hidden) = self.context.hidden.get(&file.inode) {
+        if let Some(hidden) = hidden {
             common.others.extend(as_options(hidden));
         }
         Ok(common)

@@ -518,8 +518,10 @@ pub struct HeldRecord {
     pub polled: u16,
     /// 1 for a file that has a name, which is shown for what is peculiar about it alone.
     pub named: u16,
-    /// Nothing.
-    pub reserved: [u16; 2],
+    /// Of a TCP socket the error that a call has yet to be told of, if that is all that waits so; else 0.
+    pub error: u16,
+    /// 1 for a TCP socket whose peer has closed its side.
+    pub ended: u16,
 }
 
 /// What only the kernel's structures tell of a socket or file.

@@ -287,6 +287,9 @@ offsets! {
     SOCK_REUSEPORT = "sock.sk_reuseport_cb";
     REUSEPORT_PROGRAM = "sock_reuseport.prog";
     SOCK_POLICY = "sock.sk_policy" optional;
+    SOCK_ERROR = "sock.sk_err" optional;
+    SOCK_ERRORS_QUEUED = "sock.sk_error_queue.qlen" optional;
+    SOCK_FLAGS = "sock.__sk_common.skc_flags" optional;
     INET_MULTICAST_INDEX = "inet_sock.mc_index";
     INET_MULTICAST_ADDRESS = "inet_sock.mc_addr";
     INET_IPV6 = "inet_sock.pinet6" optional;

@@ -190,6 +190,20 @@ pub struct InetSkEntry {
     /// What waits in a UDP or UDP-Lite socket, oldest first. An extension.
     #[prost(message, repeated, tag = "1002")]
     pub datagrams: Vec<DatagramEntry>,
+    /// How a TCP connection that is over has ended, if a call has yet to be told of that. An extension.
+    #[prost(message, optional, tag = "1003")]
+    pub failure: Option<FailureEntry>,
+}
+
+/// The end of a TCP connection that nobody has been told of. An extension.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct FailureEntry {
+    /// The error: `ECONNRESET` or `EPIPE`.
+    #[prost(uint32, required, tag = "1")]
+    pub error: u32,
+    /// The peer had closed its side before.
+    #[prost(bool, required, tag = "2")]
+    pub ended: bool,
 }
 
 /// A datagram that waits in a socket. An extension.

@@ -3,15 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use libc::{SOL_SOCKET, SOL_TCP};
 use nix::sys::socket::{MsgFlags, SockaddrStorage, send, sendto};
 
 use super::{
-    CLOSING, Error, FIN_WAIT1, FIN_WAIT2, MARK, OFF, OFF_QUIETLY, OPTION_SACK, OPTION_WINDOW_SCALE,
-    RECEIVED, SENT, SYN_SENT, Stream, TCP_QUEUE_SEQ, TCP_REPAIR, TCP_REPAIR_OPTIONS,
-    TCP_REPAIR_QUEUE, TCP_REPAIR_WINDOW, TCP_TIMESTAMP, Window, failed, is_before, is_closed_here,
-    is_closed_there, is_confirmed, repair, segment,
+    CLOSE, CLOSING, Error, FIN_WAIT1, FIN_WAIT2, MARK, OFF, OFF_QUIETLY, OPTION_SACK,
+    OPTION_WINDOW_SCALE, RECEIVED, SENT, SYN_SENT, Stream, TCP_QUEUE_SEQ, TCP_REPAIR,
+    TCP_REPAIR_OPTIONS, TCP_REPAIR_QUEUE, TCP_REPAIR_WINDOW, TCP_TIMESTAMP, Window, failed,
+    is_before, is_closed_here, is_closed_there, is_confirmed, repair, segment, state,
 };
 use crate::sockets::{self, Address, set_option, set_option_bytes};
 
@@ -191,6 +192,20 @@ impl Stream {
         if here_first {
             self.shut_down(socket)?;
         }
+        if let Some(failure) = self.failure {
+            if failure.ended {
+                in_its_name(received, sent, segment::FIN | segment::ACK)?;
+                received = received.wrapping_add(1);
+                await_state(socket, is_closed_there)?;
+                if failure.error == libc::ECONNRESET {
+                    self.shut_down(socket)?;
+                }
+            }
+            in_its_name(received, 0, segment::RST)?;
+            await_state(socket, |state| state == CLOSE)?;
+            return set_option(socket, SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+                .map_err(failed("let others in"));
+        }
         if is_closed_there(self.state) {
             let confirmed = sent.wrapping_sub(self.sent.len() as u32);
             in_its_name(received, confirmed, segment::FIN | segment::ACK)?;
@@ -201,6 +216,12 @@ impl Stream {
         }
         if is_confirmed(self.state) {
             in_its_name(received, sent.wrapping_add(1), segment::ACK)?;
+        }
+        if is_closed_there(self.state) {
+            await_state(socket, is_closed_there)?;
+        }
+        if is_confirmed(self.state) {
+            await_state(socket, is_confirmed)?;
         }
         if only_ours {
             set_option(socket, SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
@@ -221,6 +242,24 @@ impl Stream {
             select(socket, 0).map_err(&close)?;
         }
         Ok(())
+    }
+}
+
+/// Waits until segments in the peer's name have come, which is at once but for a machine that is very busy.
+fn await_state(socket: BorrowedFd<'_>, wanted: impl Fn(u8) -> bool) -> Result<(), Error> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let step = "close the peer's side";
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if wanted(state(socket).map_err(failed(step))?.0) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let why = "a segment from this machine to itself did not arrive: its firewall drops it";
+            return Err(Error { step, source: io::Error::new(io::ErrorKind::TimedOut, why) });
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

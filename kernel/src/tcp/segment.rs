@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// It closes the sender's side.
 pub(super) const FIN: u8 = 0x01;
+/// It ends the connection.
+pub(super) const RST: u8 = 0x04;
 /// It confirms what was received.
 pub(super) const ACK: u8 = 0x10;
 

@@ -15,7 +15,7 @@ use images::{Checkpoint, names};
 use kernel::descriptors::set_status_flags;
 use kernel::pidfd::PidFd;
 use kernel::sockets::{self, Address};
-use kernel::tcp::{self, Stream, Window};
+use kernel::tcp::{self, Failure, Stream, Window};
 
 use super::beside::{Beside, Part};
 use super::networks::Networks;
@@ -51,6 +51,18 @@ pub(super) fn load(checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), E
         beside.of::<Streams>().0.insert(number, stream);
     }
     Ok(())
+}
+
+/// How a connection has ended, if nobody has been told of that.
+fn failure(entry: &InetSkEntry, state: u8, what: &str) -> Result<Option<Failure>, Error> {
+    let Some(told) = &entry.failure else { return Ok(None) };
+    let failure = Failure { error: told.error.cast_signed(), ended: told.ended };
+    let is_reset =
+        matches!((failure.error, failure.ended), (libc::ECONNRESET, _) | (libc::EPIPE, true));
+    match state == tcp::CLOSE && is_reset {
+        true => Ok(Some(failure)),
+        false => Err(Error::image(what, "no connection ends so")),
+    }
 }
 
 /// Whether a connection can be in a state.
@@ -98,6 +110,7 @@ fn stream(message: &TcpStreamEntry, received: Vec<u8>, sent: Vec<u8>) -> Option<
         sent,
         unsent,
         window: window(),
+        failure: None,
     })
 }
 
@@ -185,7 +198,7 @@ pub(super) fn open(
             let state = u8::try_from(entry.state).ok().filter(|state| is_of_connections(*state));
             let state =
                 state.ok_or_else(|| Error::image(&what, "no connection is in its state"))?;
-            let stream = Stream { state, ..stream };
+            let stream = Stream { state, failure: failure(entry, state, &what)?, ..stream };
             let connect = || connect(entry, &stream, (local, peer), &what);
             let socket = networks.within(entry.ns_id, connect)?;
             opened.push(Opened { entry, stream, ends: (local, peer), what, socket });

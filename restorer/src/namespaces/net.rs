@@ -1,7 +1,8 @@
 //! Network namespaces: made, and filled with settings, devices, addresses, routes, rules and firewalls.
 //!
 //! All is done by this thread from inside of the namespace, so that it goes with the namespace if the restore
-//! fails. Messages from images are checked attribute by attribute ([`messages`]): they may concern nothing else.
+//! fails. Firewalls come last, when the files are open: what a restore sends to the sockets of the tree (datagrams, the ends
+//! of connections) is nothing that a firewall is to judge. Until then nothing else comes in ([`firewall::hold`]). Messages from images are checked attribute by attribute ([`messages`]): they may concern nothing else.
 
 mod devices;
 mod failed;
@@ -58,6 +59,8 @@ struct Network {
     devices: Vec<NetDeviceEntry>,
     messages: BTreeMap<NetworkImage, Vec<Message>>,
     texts: BTreeMap<NetworkImage, Vec<u8>>,
+    /// Packets can come from elsewhere.
+    can_receive: bool,
     /// What drops packets until its sockets are there, if any can come.
     lock: Option<Lock>,
 }
@@ -93,6 +96,7 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
         devices: network.devices.clone(),
         messages,
         texts,
+        can_receive,
         lock: can_receive.then(|| lock(checkpoint, number)).flatten(),
     }))
 }
@@ -139,7 +143,7 @@ impl Making for Network {
     }
 
     fn fill(&self, number: u32, made: &Made<'_>, given: &Given) -> Result<(), Error> {
-        if self.entry.ext_key.is_some() || self.is_empty || given.empty || given.joined.is_some() {
+        if !self.is_filled(given) {
             return Ok(());
         }
         let outside = own(NAME).map_err(Error::kernel("open the own network namespace"))?;
@@ -150,6 +154,20 @@ impl Making for Network {
             namespace.ok_or_else(|| Error::image(names::netns(number).name(), "it is not made"))?;
         within_network(namespace, || self.fill_here(&place))
             .map_err(Error::kernel("enter a network namespace"))?
+    }
+
+    fn complete(&self, namespace: &OwnedFd, given: &Given) -> Result<(), Error> {
+        if !self.is_filled(given) || self.texts.is_empty() || self.loads_early() {
+            return Ok(());
+        }
+        let load = || {
+            self.firewalls()?;
+            match self.can_receive {
+                true => firewall::release().map_err(failed("let packets in")),
+                false => Ok(()),
+            }
+        };
+        within_network(namespace, load).map_err(Error::kernel("enter a network namespace"))?
     }
 }
 
@@ -164,19 +182,18 @@ struct Place<'a> {
 }
 
 impl Network {
-    /// In the namespace.
-    fn fill_here(&self, place: &Place<'_>) -> Result<(), Error> {
-        let door = Rtnetlink::open().map_err(failed("ask for devices"))?;
-        if let Some(lock) = &self.lock {
-            // The namespace goes with the restoring process.
-            lock.set(None).map_err(failed("lock connections"))?;
-        }
-        settings::of_namespace(&self.entry, place.given.weak_settings)?;
-        self.name_namespaces(&door, place)?;
-        devices::make(&door, &self.devices, place)?;
-        self.addresses(&door)?;
-        self.routes(&door)?;
-        self.rules(&door)?;
+    /// Whether it is filled with what the images have.
+    fn is_filled(&self, given: &Given) -> bool {
+        let is_given = self.entry.ext_key.is_some() || given.joined.is_some();
+        !is_given && !self.is_empty && !given.empty
+    }
+
+    /// Whether the firewalls have to be there before packets can come, as nothing else holds these back.
+    fn loads_early(&self) -> bool {
+        self.can_receive && !firewall::can_hold()
+    }
+
+    fn firewalls(&self) -> Result<(), Error> {
         for (kind, text) in &self.texts {
             let (what, loaded) = match kind {
                 NetworkImage::Iptables => {
@@ -190,6 +207,30 @@ impl Network {
             loaded.map_err(failed(format!("load the tables of {what}")))?;
         }
         Ok(())
+    }
+
+    /// In the namespace.
+    fn fill_here(&self, place: &Place<'_>) -> Result<(), Error> {
+        let door = Rtnetlink::open().map_err(failed("ask for devices"))?;
+        if let Some(lock) = &self.lock {
+            // The namespace goes with the restoring process.
+            lock.set(None).map_err(failed("lock connections"))?;
+        }
+        if !self.texts.is_empty() {
+            match self.loads_early() {
+                true => self.firewalls()?,
+                false if self.can_receive => {
+                    firewall::hold().map_err(failed("hold packets back"))?;
+                }
+                false => {}
+            }
+        }
+        settings::of_namespace(&self.entry, place.given.weak_settings)?;
+        self.name_namespaces(&door, place)?;
+        devices::make(&door, &self.devices, place)?;
+        self.addresses(&door)?;
+        self.routes(&door)?;
+        self.rules(&door)
     }
 
     /// Gives other namespaces the numbers by which this one knows them.
