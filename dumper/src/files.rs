@@ -58,6 +58,7 @@ mod table;
 mod taps;
 mod terminals;
 mod timerfd;
+mod tun;
 mod unchanged;
 mod unix_sockets;
 mod walk;
@@ -86,6 +87,7 @@ pub use file_reference::FileReference;
 use held::HeldFiles;
 use in_flight::InFlight;
 pub use link_remaps::{GivenLinks, LinkRemaps};
+pub(crate) use networks::Attached;
 pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
 pub use watched::Search;
@@ -239,6 +241,11 @@ impl Plan {
         self.held.networks.others()
     }
 
+    /// What is attached to network devices of programs in these.
+    pub(crate) const fn attached(&self) -> &Attached {
+        &self.held.networks.attached
+    }
+
     /// Reads what has changed and what only a frozen target has, once: `frozen` is its inventory, taken now, and `tables`
     /// gives the id of each process's descriptor table (`TaskKobjIdsEntry.files_id`; processes
     /// that share a table have equal ids).
@@ -328,8 +335,8 @@ impl Captured {
         let sockets = self.left_behind;
         (sockets > 0).then(|| {
             format!(
-                "packets that waited in {sockets} raw or packet sockets, copies of what passed, are not in \
-                 the images"
+                "packets that waited in {sockets} raw or packet sockets, copies of what passed, or in network \
+                 devices of programs are not in the images"
             )
         })
     }

@@ -208,7 +208,7 @@ impl<'a> Looker<'a> {
         let others: Vec<_> = refused.into_iter().filter(|other| !is_told(other)).collect();
         shared.extend(others);
         found.extend(shared);
-        let networks = Networks::begin(files.networks(), self.options)?;
+        let networks = Networks::begin(files.networks(), files.attached(), self.options)?;
         found.extend(networks.unsupported(root, &looked_at.processes)?);
         let users = Users::look(root, looked_at, files.networks(), &self.around)?;
         found.extend(users.1);

@@ -178,7 +178,7 @@ impl Plan {
         let mut earlier = inventory;
         let inventory = look::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
         let around = looker.around;
-        let networks = Networks::begin(files.networks(), options)?;
+        let networks = Networks::begin(files.networks(), files.attached(), options)?;
         let layout = Layout::of_this_processor();
         Ok(Self {
             collector,

@@ -8,7 +8,7 @@ use std::io;
 use crate::checkpoint::Checkpoint;
 use crate::messages::{
     CredsEntry, FileEntry, FilePermsEntry, GhostFileEntry, IpcDescEntry, MemfdInodeEntry,
-    PeerCredentials, SkPacketEntry, TtyInfoEntry, UidGidExtent, UsernsEntry,
+    PeerCredentials, SkPacketEntry, TtyInfoEntry, TunLinkEntry, UidGidExtent, UsernsEntry,
 };
 
 /// What an id without a number on the other side becomes. As an owner it means "leave it" to CRIU and to chown(2), which
@@ -125,7 +125,7 @@ impl IdMap {
     }
 
     /// Gives all of a checkpoint that is made from outside the ids that are meant there: owners of files, terminals and
-    /// memory, and who has sent and connected. What tasks set themselves stays as it is.
+    /// memory, network devices of programs, and who has sent and connected. What tasks set themselves stays as it is.
     pub fn leave_all(&self, checkpoint: &mut Checkpoint) {
         if self.is_plain() {
             return;
@@ -136,6 +136,9 @@ impl IdMap {
         checkpoint.files.ghosts.values_mut().for_each(|ghost| self.leave(&mut ghost.entry));
         checkpoint.memfds.values_mut().for_each(|memfd| self.leave(memfd));
         checkpoint.terminals.values_mut().for_each(|terminal| self.leave(terminal));
+        for device in checkpoint.networks.values_mut().flat_map(|network| &mut network.devices) {
+            device.tun.iter_mut().for_each(|device| self.leave(device));
+        }
         checkpoint.packets.iter_mut().for_each(|packet| self.leave(&mut packet.entry));
     }
 }
@@ -182,6 +185,19 @@ fn of_file(file: &mut FileEntry, change: &mut dyn FnMut(Id, &mut u32)) {
     if let Some(queue) = &mut file.mq {
         change(Id::User, &mut queue.uid);
         change(Id::Group, &mut queue.gid);
+    }
+    if let Some(device) = file.tunf.as_mut().and_then(|file| file.link.as_mut()) {
+        device.each_id(change);
+    }
+}
+
+impl Owned for TunLinkEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        for (id, number) in [(Id::User, &mut self.owner), (Id::Group, &mut self.group)] {
+            let mut changed = number.cast_unsigned();
+            change(id, &mut changed);
+            *number = changed.cast_signed();
+        }
     }
 }
 

@@ -27,6 +27,8 @@ const KINDS: &[Kind] = &[
             41, 42, 43, 44,
         ],
     },
+    // Not made by what is said of it, but by who attaches to it.
+    Kind { name: "tun", r#type: device::TUN, data: &[] },
     Kind { name: "macvlan", r#type: device::MACVLAN, data: &[1, 2] },
     Kind { name: "ipvlan", r#type: device::EXTERNAL, data: &[1, 2] },
     Kind { name: "vlan", r#type: device::EXTERNAL, data: &[1, 2, 3, 4, 5] },

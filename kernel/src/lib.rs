@@ -65,6 +65,7 @@ pub mod sysv;
 pub mod tcp;
 pub mod timerfd;
 pub mod tty;
+pub mod tun;
 pub mod uncovered;
 pub mod user_namespaces;
 pub mod userfaultfd;

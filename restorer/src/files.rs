@@ -49,6 +49,7 @@ mod socket_options;
 mod table;
 mod terminals;
 mod timerfd;
+mod tun;
 mod unix_clients;
 mod unix_names;
 mod unix_outside;

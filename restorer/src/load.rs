@@ -156,10 +156,10 @@ impl Checkpoint {
         let (made_inside, made_outside): (Vec<u32>, Vec<u32>) =
             read.ipc_namespaces.keys().partition(|number| is_inside(**number));
         leave_ipc(&ids, &mut read, &made_outside);
+        ids.leave_all(&mut read);
         let namespaces = Sets::of(&read, users, living.iter().map(|(pid, ids)| (*pid, ids)))?;
         // What is in a segment comes from outside.
         leave_ipc(&ids, &mut read, &made_inside);
-        ids.leave_all(&mut read);
         let pids = processes.iter().map(|process| process.pid).collect();
         let members = living.iter().flat_map(|(pid, ids)| {
             let numbers = crate::namespaces::numbers(ids).into_iter();

@@ -62,6 +62,11 @@ pub(crate) fn check(
             let refusal = support::sockets::OF_ROOT;
             return Err(Error::refused(holders.refused(file.id, refusal, object)));
         }
+        if file.tunf.is_some() {
+            let object = format!("file {}", file.id);
+            let refusal = support::networks::PROGRAM_OF_ROOT;
+            return Err(Error::refused(holders.refused(file.id, refusal, object)));
+        }
         let groups = file.nlsk.as_ref().filter(|socket| {
             // Of these two the kernel lets everybody join any group.
             let open = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT].map(i32::cast_unsigned);

@@ -58,6 +58,77 @@ pub fn program(place: Place, device: &str) -> Refusal {
     )
 }
 
+/// An open file of a program's network device, where a user asks.
+pub const PROGRAM_OF_ROOT: Refusal = Refusal::fixed(
+    "a network device of a program (/dev/net/tun), which takes more rights to have than who asks has",
+    "have root send the request (or send it with the gateway's token), or close it before the checkpoint",
+);
+
+/// A program's network device that is not where it was made.
+pub const PROGRAM_MOVED: Refusal = Refusal::fixed(
+    "its network device has been moved to another network namespace than that in which it was opened",
+    "have the program open it in the namespace where it is used (ip netns exec NAMESPACE PROGRAM)",
+);
+
+/// A filter that is nowhere but in the memory of who has set it.
+pub const PROGRAM_FILTER: Refusal = Refusal::fixed(
+    "a filter chooses the packets that it is handed (TUNATTACHFILTER), which the kernel does not give back",
+    "have the program take it off before the checkpoint (TUNDETACHFILTER)",
+);
+
+/// A program's network device in the namespace of the machine, which goes with the program.
+#[must_use]
+pub fn program_outside(name: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "the network device {name} goes with its program, with all addresses and routes that this machine \
+             has for it"
+        ),
+        "start the program again on one that stays and is made before it (ip tuntap add dev DEVICE mode tun, or tap), or in \
+         a network namespace of its own (ip netns exec NAMESPACE PROGRAM)",
+    )
+}
+
+/// A program's network device of a namespace of the tree, of which a process outside has a queue.
+#[must_use]
+pub fn program_held_outside(place: Place) -> Refusal {
+    Refusal::new(
+        "a process outside the tree is attached to it (/dev/net/tun)",
+        format!(
+            "end that process before the dump (fuser -v /dev/net/tun names it); or leave the namespace out: criu dump \
+             --external 'net[{}]:NAME'",
+            place.id
+        ),
+    )
+}
+
+/// A program's network device with the kind of another link.
+#[must_use]
+pub fn program_link(place: Place, name: &str) -> Refusal {
+    Refusal::new(
+        "the kind of its link was set (TUNSETLINK), which is not carried",
+        format!(
+            "remove it before the dump: {}; or leave the namespace out: criu dump --external 'net[{}]:NAME'",
+            place.run(&format!("ip link del dev {}", word(name))),
+            place.id,
+        ),
+    )
+}
+
+/// A program's network device that is not there when its program comes back.
+#[must_use]
+pub fn program_gone(name: &str, is_another: bool) -> Refusal {
+    let what = if is_another { "another one by now" } else { "not there" };
+    Refusal::new(
+        format!("it was attached to the network device {name}, which is {what}"),
+        format!(
+            "make it as it was: ip tuntap add dev {} mode tun (or tap; with user, group, pi, vnet_hdr and multi_queue as it \
+             had them)",
+            word(name)
+        ),
+    )
+}
+
 /// A device of a kind that is not carried.
 #[must_use]
 pub fn device(place: Place, kind: &str, name: &str) -> Refusal {

@@ -142,10 +142,10 @@ fn mappings_rearranged_dumped_by_criu_peer() {
 // Sockets that are not of TCP or Unix.
 
 families! {
-    datagrams_bound datagrams_waiting netlink_groups packet_beyond_criu raw_sockets socket_filters_locked
+    tun datagrams_bound datagrams_waiting netlink_groups packet_beyond_criu raw_sockets socket_filters_locked
 }
 
-families_that_criu_carries! { netlink packet packet_old socket_filters udplite }
+families_that_criu_carries! { tun_plain netlink packet packet_old socket_filters udplite }
 
 /// Has a range of groups that may have ping sockets, where nobody may.
 fn allow_pings() {
@@ -359,6 +359,22 @@ fn unnamed_files_are_told_of_without_programs() {
 #[test]
 fn socket_options_hidden_carried_by_programs() {
     carried_with("socket_options_hidden", Engine::Stasis, Engine::Stasis, true);
+}
+
+/// The error that waits is seen by programs alone.
+#[test]
+fn tcp_reset_carried_by_programs() {
+    carried_with("tcp_reset", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn tcp_reset_running_on_by_programs() {
+    running_on("tcp_reset", true);
+}
+
+#[test]
+fn tcp_reset_natively() {
+    natively("tcp_reset");
 }
 
 #[test]

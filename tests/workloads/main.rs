@@ -74,6 +74,7 @@ mod terminal;
 mod threads;
 mod timers;
 mod tree;
+mod tun;
 mod unix_sockets;
 mod unsupported;
 mod unsupported_files;
@@ -242,11 +243,15 @@ const FAMILIES: &[(&str, Family)] = &[
     ("tcp_in_flight", tcp::in_flight),
     ("tcp_outside", tcp::outside),
     ("tcp_plain", tcp::plain),
+    ("tcp_reset", tcp::reset),
     ("terminal", terminal::run),
     ("threads", threads::run),
     ("timers", timers::run),
     ("sessions", sessions::run),
     ("tree", tree::run),
+    ("tun", tun::run_all),
+    ("tun_outside", tun::outside),
+    ("tun_plain", tun::run_plain),
     ("udplite", datagrams::udplite),
     ("unix_sockets", unix_sockets::run),
     ("unix_sockets_of_user", unix_sockets::of_user),

@@ -2,7 +2,7 @@
 //! `ip` and `nft`, and seen by them.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
@@ -11,10 +11,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::stage::{Findings, Outcome, Stage};
+use crate::tcp::{CLOSE, CLOSE_WAIT, LAST_ACK, await_state, info};
 use crate::tree::child;
 
 /// Runs a line of words.
-fn run(line: &str) -> String {
+pub(crate) fn run(line: &str) -> String {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a program");
     let output = Command::new(program).args(words).output();
@@ -23,12 +24,12 @@ fn run(line: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn set(setting: &str, value: &str) {
+pub(crate) fn set(setting: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{setting}"), value).expect(setting);
 }
 
 /// Without the words that count down, or say how the link is at the moment.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
     let is_passing = |word: &&str| {
         let word = word.trim();
@@ -72,7 +73,7 @@ fn picture() -> Vec<String> {
 }
 
 /// Makes a namespace, and in it the loopback device with these addresses.
-fn enter_new(addresses: &[&str]) {
+pub(crate) fn enter_new(addresses: &[&str]) {
     unshare(CloneFlags::CLONE_NEWNET).expect("a namespace");
     // No address is to be looked for elsewhere.
     set("ipv6/conf/default/accept_dad", "0");
@@ -213,18 +214,72 @@ pub(crate) fn more(stage: &Stage) -> Outcome {
         await_address(device);
     }
     // The fourth would not be taken before the second: its bound.
-    let values =
-        ["777", "50000\t50010", "2000-2010,2020,2040-2042,2060,2070-3000,3002", "40000", "123"];
+    let values = [
+        "777",
+        "50000\t50010",
+        "2000-2010,2020,2040-2042,2060,2070-3000,3002",
+        "40000",
+        "123",
+        "1300",
+    ];
     for (setting, value) in SETTINGS.into_iter().zip(values) {
         set(setting, value);
     }
     let before = picture_of_more();
+    let walled = Walled::new();
     stage.ready_then_wait();
     let mut found = Findings::default();
     for (before, after) in before.iter().zip(&picture_of_more()) {
         found.same("a namespace", before, after);
     }
+    walled.check(&mut found);
     found.outcome()
+}
+
+/// Sockets with what the firewall of by now would not let in.
+struct Walled {
+    near: TcpStream,
+    far: TcpStream,
+    datagrams: UdpSocket,
+}
+
+impl Walled {
+    fn new() -> Self {
+        let listener = TcpListener::bind("10.7.0.1:9999").expect("listen");
+        let near = TcpStream::connect("10.7.0.1:9999").expect("connect");
+        let (far, _) = listener.accept().expect("accept");
+        let datagrams = UdpSocket::bind("10.7.0.1:9998").expect("bind");
+        let sender = UdpSocket::bind("10.7.0.1:0").expect("bind");
+        sender.send_to(b"waits", "10.7.0.1:9998").expect("send");
+        near.shutdown(Shutdown::Write).expect("shutdown");
+        await_state(&far, CLOSE_WAIT);
+        for line in [
+            "nft add table inet walled",
+            "nft add chain inet walled input { type filter hook input priority 0 ; }",
+            "nft add rule inet walled input tcp dport 9999 drop",
+            "nft add rule inet walled input udp dport 9998 drop",
+        ] {
+            run(line);
+        }
+        // Nobody hears that the peer has heard of it.
+        far.shutdown(Shutdown::Write).expect("shutdown");
+        await_state(&near, CLOSE);
+        Self { near, far, datagrams }
+    }
+
+    fn check(mut self, found: &mut Findings) {
+        let mut buffer = [0; 16];
+        let count = self.datagrams.recv(&mut buffer).expect("receive");
+        found.same("a datagram", &b"waits".to_vec(), &buffer[..count].to_vec());
+        found.same("states", &(CLOSE, LAST_ACK), &(info(&self.near).0, info(&self.far).0));
+        let rules = run("nft list table inet walled");
+        found.must("the firewall", rules.contains("9998 drop") && rules.contains("9999 drop"));
+        run("nft delete table inet walled");
+        await_state(&self.far, CLOSE);
+        for end in [&mut self.near, &mut self.far] {
+            found.same("the end", &Some(0), &end.read(&mut buffer).ok());
+        }
+    }
 }
 
 fn picture_of_more() -> Vec<String> {
@@ -235,13 +290,15 @@ fn picture_of_more() -> Vec<String> {
     lines.iter().map(|line| plain(&run(line))).chain(settings).collect()
 }
 
-/// Settings that CRIU does not carry.
-const SETTINGS: [&str; 5] = [
+/// Settings, but for the last of those that CRIU does not carry.
+const SETTINGS: [&str; 6] = [
     "core/somaxconn",
     "ipv4/ip_local_port_range",
     "ipv4/ip_local_reserved_ports",
     "ipv4/ip_unprivileged_port_start",
     "ipv4/tcp_keepalive_time",
+    // The kernel sets it anew when the device comes up.
+    "ipv6/conf/lo/mtu",
 ];
 
 /// Two namespaces beside the test's, with a pair of devices between them; a socket of the one in a process of the

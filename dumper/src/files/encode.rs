@@ -6,7 +6,7 @@ use images::messages::FileEntry;
 use images::{Error, ImageWriter, names};
 
 use super::locks::Locks;
-use super::{Captured, networks, nsfs, table};
+use super::{Captured, networks, nsfs, table, tun};
 use crate::own_namespaces::own_number;
 
 impl Captured {
@@ -40,7 +40,10 @@ impl Captured {
                     connected.push(entry.clone());
                     Ok(())
                 }
-                _ => sink.put(entry),
+                _ => match tun::in_two(entry) {
+                    Some(parts) => parts.iter().try_for_each(|part| sink.put(part)),
+                    None => sink.put(entry),
+                },
             }
         };
         self.unchanged_entries(&mut put)?;

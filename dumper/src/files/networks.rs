@@ -1,7 +1,7 @@
 //! The network namespaces that the sockets of a tree are in. Each socket is looked at from inside of its own: what
 //! the kernel tells of sockets, interfaces and groups it tells of the namespace of who asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,6 +13,10 @@ use kernel::sockets::network_namespace;
 
 use super::problem::{Doing, Problem};
 
+/// The open files that are attached to devices of programs in namespaces other than the dumper's, by those and the names of
+/// the devices.
+pub(crate) type Attached = BTreeMap<(u64, String), BTreeSet<u64>>;
+
 /// What is known of them, from one look to the next.
 #[derive(Debug, Default)]
 pub(super) struct Networks {
@@ -22,6 +26,8 @@ pub(super) struct Networks {
     others: BTreeMap<u64, Arc<OwnedFd>>,
     /// Which of the others a socket is in, by its inode; `None` of one that is in our own.
     of: HashMap<u64, Option<u64>>,
+    /// What is attached to devices of programs in the others.
+    pub(super) attached: Attached,
 }
 
 impl Networks {
@@ -74,7 +80,18 @@ impl Networks {
         socket: BorrowedFd<'_>,
         usual: Option<u64>,
     ) -> Result<(), Problem> {
-        let number = match network_namespace(socket) {
+        let number = self.of_opened(socket, usual)?;
+        self.of.insert(inode, number);
+        Ok(())
+    }
+
+    /// The namespace of what is open, if it is not this process's own; that of its process is `usual`.
+    pub(super) fn of_opened(
+        &mut self,
+        opened: BorrowedFd<'_>,
+        usual: Option<u64>,
+    ) -> Result<Option<u64>, Problem> {
+        Ok(match network_namespace(opened) {
             Ok(namespace) => {
                 let number = id(&namespace).doing("tell the network namespace of")?;
                 let other = Some(number).filter(|number| Some(*number) != self.find_own());
@@ -85,9 +102,7 @@ impl Networks {
             }
             // Who may not ask has no socket in another than that of its tasks.
             Err(_) => usual,
-        };
-        self.of.insert(inode, number);
-        Ok(())
+        })
     }
 }
 
@@ -107,12 +122,13 @@ impl All {
 
 /// Notes which namespace the socket of an entry is in.
 pub(super) fn set(entry: &mut FileEntry, number: u32) {
-    let FileEntry { usk, isk, nlsk, psk, .. } = entry;
+    let FileEntry { usk, isk, nlsk, psk, tunf, .. } = entry;
     let places = [
         usk.as_mut().map(|socket| &mut socket.ns_id),
         isk.as_mut().map(|socket| &mut socket.ns_id),
         nlsk.as_mut().map(|socket| &mut socket.ns_id),
         psk.as_mut().map(|socket| &mut socket.ns_id),
+        tunf.as_mut().map(|file| &mut file.ns_id),
     ];
     places.into_iter().flatten().for_each(|place| *place = Some(number));
 }

@@ -23,6 +23,7 @@ use super::regular::Regular;
 use super::signalfd::Signalfd;
 use super::terminals::OpenTerminal;
 use super::timerfd::Timerfd;
+use super::tun::Tun;
 use super::unix_sockets::UnixSocket;
 
 /// In the order in which they are asked whether a file is theirs.
@@ -44,6 +45,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Pipe,
     &Fifo,
     &Device,
+    &Tun,
     &OpenTerminal,
     // Whatever has a path.
     &Regular,

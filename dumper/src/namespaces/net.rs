@@ -7,7 +7,7 @@ mod devices;
 mod settings;
 mod strange;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use support::networks::Place;
 
 use super::{Described, Namespace};
 use crate::error::Error;
+use crate::files::Attached;
 use crate::options::DumpOptions;
 use strange::strange;
 
@@ -42,6 +43,8 @@ pub(crate) struct Plans {
     external: BTreeMap<u64, String>,
     /// They come back empty.
     empty: bool,
+    /// The files of the tree that are attached to devices of programs.
+    attached: Attached,
 }
 
 #[derive(Debug)]
@@ -61,15 +64,17 @@ struct State {
 }
 
 impl Plans {
-    /// Looks into these namespaces.
+    /// Looks into these namespaces, with devices of programs to which files of the tree are `attached`.
     pub(crate) fn begin(
         namespaces: &BTreeMap<u64, Arc<OwnedFd>>,
+        attached: &Attached,
         options: &DumpOptions,
     ) -> Result<Self, Error> {
         let mut plans = Self {
             planned: BTreeMap::new(),
             external: options.external_networks.clone(),
             empty: options.empty_networks,
+            attached: attached.clone(),
         };
         for (&id, namespace) in namespaces {
             let found = match plans.is_inside(id) {
@@ -98,6 +103,11 @@ impl Plans {
         self.planned.keys().copied()
     }
 
+    /// How many files of the tree are attached to a program's device of a namespace.
+    fn attached(&self, id: u64) -> impl Fn(&str) -> usize {
+        move |name| self.attached.get(&(id, name.to_owned())).map_or(0, BTreeSet::len)
+    }
+
     /// What stands in the way of carrying them.
     pub(crate) fn unsupported(
         &self,
@@ -110,7 +120,7 @@ impl Plans {
             let is_inside = |process: &&Process| process.namespaces.get("net") == Some(&id);
             let member = processes.values().find(is_inside).map(|process| process.pid);
             let place = Place { task: member.unwrap_or(root), is_inside: member.is_some(), id };
-            let more = || state.unsupported(place);
+            let more = || state.unsupported(place, &self.attached(id));
             let more = within_network(&*planned.namespace, more).flatten();
             found.extend(more.map_err(failed(root))?);
         }
@@ -165,8 +175,12 @@ impl State {
             || firewall::has_legacy_tables(Family::V6)
     }
 
-    fn unsupported(&self, place: Place) -> io::Result<Vec<Unsupported>> {
-        let mut found = devices::unsupported(&self.devices, place);
+    fn unsupported(
+        &self,
+        place: Place,
+        attached: &dyn Fn(&str) -> usize,
+    ) -> io::Result<Vec<Unsupported>> {
+        let mut found = devices::unsupported(&self.devices, place, attached);
         if let Some(text) = self.raw.get(&NetworkImage::Nftables)
             && firewall::has_foreign_parts(text)
         {
@@ -263,11 +277,18 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
             None => State::read()?,
         };
         let Namespace { member: task, has_member: is_inside, id, .. } = *namespace;
-        let unsupported = state.unsupported(Place { task, is_inside, id })?;
+        let attached = namespace.networks.attached(id);
+        let unsupported = state.unsupported(Place { task, is_inside, id }, &attached)?;
         let numbers = known_namespaces(namespace)?;
         let State { devices, settings, raw } = state;
         let network = Network {
-            devices: devices::entries(&devices, namespace.number, &numbers, &settings)?,
+            devices: devices::entries(
+                &devices,
+                namespace.number,
+                &numbers,
+                &settings,
+                &namespace.users.ids,
+            )?,
             entry: NetnsEntry {
                 nsids: numbers
                     .iter()

@@ -135,7 +135,31 @@ fn entries(images: &Images) -> Result<BTreeMap<u32, Box<FileEntry>>, Error> {
             entries.push((file.id, Box::new(file)));
         }
     }
+    join_paths(&mut entries);
     unique(image.name(), "file", entries)
+}
+
+/// Gives the file of a network device the path that it was opened by, which has an entry of its own with the same id.
+fn join_paths(entries: &mut Vec<(u32, Box<FileEntry>)>) {
+    let is_device = |file: &FileEntry| file.r#type == fd_type::TUNF;
+    let devices: BTreeSet<u32> =
+        entries.iter().filter(|(_, file)| is_device(file)).map(|(id, _)| *id).collect();
+    if devices.is_empty() {
+        return;
+    }
+    let is_path = |file: &FileEntry| file.r#type == fd_type::REG;
+    let mut paths = BTreeMap::new();
+    entries.retain_mut(|(id, file)| {
+        // Of two entries of one kind the second is told of as one too many.
+        let joins = is_path(file) && devices.contains(id) && !paths.contains_key(id);
+        if joins {
+            paths.insert(*id, file.reg.take());
+        }
+        !joins
+    });
+    for (id, file) in entries.iter_mut().filter(|(_, file)| is_device(file)) {
+        file.reg = paths.remove(id).flatten();
+    }
 }
 
 /// A remap that says of which kind it is: in old images, the top bit of the number does.

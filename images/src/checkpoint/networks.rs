@@ -26,13 +26,14 @@ pub struct Network {
     pub raw: BTreeMap<NetworkImage, Vec<u8>>,
 }
 
-/// The network namespace that a file of the images belongs to, if that is told.
+/// The network namespace that a socket, or the device of a program, belongs to, if that is told.
 pub fn network_of(file: &FileEntry) -> Option<u32> {
     let unix = file.usk.as_ref().and_then(|socket| socket.ns_id);
     let internet = file.isk.as_ref().and_then(|socket| socket.ns_id);
     let netlink = file.nlsk.as_ref().and_then(|socket| socket.ns_id);
     let packet = file.psk.as_ref().and_then(|socket| socket.ns_id);
-    unix.or(internet).or(netlink).or(packet)
+    let of_program = file.tunf.as_ref().and_then(|file| file.ns_id);
+    unix.or(internet).or(netlink).or(packet).or(of_program)
 }
 
 /// Those that the processes and their sockets are in, beside the dumper's.

@@ -8,6 +8,7 @@ use super::events::{
     TimerfdEntry,
 };
 use super::ghosts::AttributeEntry;
+use super::networks::TunLinkEntry;
 use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
 use super::parts::{FileIdentity, FownEntry};
 use super::pipes::{FifoEntry, PipeEntry};
@@ -454,6 +455,18 @@ pub struct TunfileEntry {
     /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
     #[prost(uint32, optional, tag = "4")]
     pub ns_id: Option<u32>,
+    /// What its device has, as this file tells it. An extension.
+    #[prost(message, optional, tag = "1000")]
+    pub link: Option<TunLinkEntry>,
+    /// What of packets the program does itself (`TUN_F_*`). An extension.
+    #[prost(uint32, optional, tag = "1001")]
+    pub offloads: Option<u32>,
+    /// The header before packets is little-endian. An extension.
+    #[prost(bool, optional, tag = "1002")]
+    pub little_endian: Option<bool>,
+    /// It is big-endian. An extension.
+    #[prost(bool, optional, tag = "1003")]
+    pub big_endian: Option<bool>,
 }
 
 /// A pidfd.

@@ -159,6 +159,9 @@ pub struct NetDeviceEntry {
     /// Of stasis: the length of its queue.
     #[prost(uint32, optional, tag = "1002")]
     pub queue: Option<u32>,
+    /// Of stasis: how it gets addresses of IPv6 by itself (`IN6_ADDR_GEN_MODE_*`).
+    #[prost(uint32, optional, tag = "1003")]
+    pub address_mode: Option<u32>,
 }
 
 /// What a macvlan has.

@@ -18,6 +18,7 @@ use super::regular::Regular;
 use super::signalfd::Signalfd;
 use super::terminals::OpenTerminal;
 use super::timerfd::Timerfd;
+use super::tun::Tun;
 use super::unix_sockets::UnixSocket;
 
 /// In the order in which they are opened.
@@ -39,6 +40,7 @@ static KINDS: &[&dyn FileKind] = &[
     &InetSocket,
     &NetlinkSocket,
     &PacketSocket,
+    &Tun,
     // Last, because they leave names in file systems, which no error must leave behind.
     &UnixSocket,
 ];

@@ -7,6 +7,7 @@
 mod devices;
 mod failed;
 mod messages;
+mod programs;
 mod settings;
 
 use std::collections::BTreeMap;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, device};
+use images::id_map::{IdMap, NOBODY};
+use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, TunLinkEntry, device};
 use kernel::rtnetlink::{Attribute, Message};
-use support::Unsupported;
+use kernel::tun;
 use support::networks::Place;
+use support::{Refusal, Unsupported};
 
 use super::settings;
 use super::strange::strange;
@@ -75,8 +77,12 @@ impl<'m> Device<'m> {
     }
 }
 
-/// What of devices is not carried.
-pub(super) fn unsupported(messages: &[Message], place: Place) -> Vec<Unsupported> {
+/// What of devices is not carried; `attached` says how many files of the tree are attached to a program's device.
+pub(super) fn unsupported(
+    messages: &[Message],
+    place: Place,
+    attached: &dyn Fn(&str) -> usize,
+) -> Vec<Unsupported> {
     let mut found = Vec::new();
     for device in messages.iter().filter_map(Device::of).filter(|device| !device.is_fallback()) {
         let object = format!("network device {}", device.name);
@@ -87,9 +93,59 @@ pub(super) fn unsupported(messages: &[Message], place: Place) -> Vec<Unsupported
             && has_program(&programs)
         {
             found.push(support::networks::program(place, device.name).of(place.task, object));
+        } else if device.kind == "tun"
+            && let Some(refusal) = of_program(&device, place, attached(device.name))
+        {
+            found.push(refusal.of(place.task, object));
         }
     }
     found
+}
+
+/// What stands in the way of carrying a program's device to which `own` files of the tree are attached.
+fn of_program(device: &Device<'_>, place: Place, own: usize) -> Option<Refusal> {
+    const ETHERNET: u16 = 1;
+    const NONE: u16 = 0xfffe;
+    const CARRIER: u16 = 33;
+    let said = tun::Device::of(&device.data);
+    let carrier = device.message.attribute(CARRIER).and_then(|it| it.value.first());
+    let is_used = said.flags & tun::PERSISTENT == 0 || carrier.is_some_and(|it| *it != 0);
+    let others = match said.queues {
+        Some(queues) => queues as usize > own,
+        None => own == 0 && is_used,
+    };
+    if others {
+        return Some(support::networks::program_held_outside(place));
+    }
+    let link = u16::from_ne_bytes([device.message.fixed[2], device.message.fixed[3]]);
+    let usual = if said.flags & tun::TAP != 0 { ETHERNET } else { NONE };
+    (link != usual).then(|| support::networks::program_link(place, device.name))
+}
+
+/// What a program's device has; of header and buffer what is in the images of the files that are attached to it counts.
+fn of_tun(data: &[Attribute], ids: &IdMap) -> io::Result<TunLinkEntry> {
+    /// Of a new device: `struct virtio_net_hdr`, and no limit.
+    const HEADER: u32 = 10;
+    const BUFFER: u32 = i32::MAX.cast_unsigned();
+    let said = tun::Device::of(data);
+    let id = |id: Option<u32>| id.map_or(-1, u32::cast_signed);
+    let mut entry = TunLinkEntry {
+        flags: said.flags,
+        owner: id(said.owner),
+        group: id(said.group),
+        vnethdr: HEADER,
+        sndbuf: BUFFER,
+    };
+    ids.enter(&mut entry);
+    let is_lost = |said: Option<u32>, now: i32| said.is_some() && now.cast_unsigned() == NOBODY;
+    match is_lost(said.owner, entry.owner) || is_lost(said.group, entry.group) {
+        // Anybody could attach to it then.
+        true => Err(io::Error::other(
+            "the owner of a network device (tun) has no number in the user namespace of the tree; before the dump give it to \
+             somebody of the namespace (TUNSETOWNER), or remove it (ip link del DEVICE)",
+        )),
+        false => Ok(entry),
+    }
 }
 
 /// Whether a program is attached that sees packets first (XDP).
@@ -124,6 +180,15 @@ pub(super) fn settings(messages: &[Message]) -> io::Result<BTreeMap<u32, Setting
     devices.map(read).collect()
 }
 
+/// How a device gets addresses of IPv6 by itself.
+fn address_mode(message: &Message) -> Option<u32> {
+    const BY_FAMILY: u16 = 26;
+    const MODE: u16 = 8;
+    let families = message.attribute(BY_FAMILY)?.inner()?;
+    let v6 = families.iter().find(|it| it.kind == libc::AF_INET6 as u16)?.inner()?;
+    v6.iter().find(|it| it.kind == MODE)?.value.first().map(|mode| u32::from(*mode))
+}
+
 /// The arrays in which the kernel has the settings of a device, but for texts.
 fn mark(message: &Message) -> Option<[Vec<u8>; 2]> {
     const BY_FAMILY: u16 = 26;
@@ -138,18 +203,19 @@ fn mark(message: &Message) -> Option<[Vec<u8>; 2]> {
 }
 
 /// The entries of the devices of the namespace `own`, with the settings that were `read` before, if these hold;
-/// `known` are the numbers by which it knows others.
+/// `known` are the numbers by which it knows others, and `ids` those of its users.
 pub(super) fn entries(
     messages: &[Message],
     own: u32,
     known: &BTreeMap<i32, u32>,
     read: &BTreeMap<u32, Settings>,
+    ids: &IdMap,
 ) -> io::Result<Vec<NetDeviceEntry>> {
     let mut entries = Vec::new();
     for message in messages {
         let device = Device::of(message).ok_or_else(strange)?;
         if !device.is_fallback() {
-            entries.push(entry(&device, own, known, read.get(&device.number))?);
+            entries.push(entry(&device, own, known, (read.get(&device.number), ids))?);
         }
     }
     // Who belongs to another comes after that one.
@@ -161,7 +227,7 @@ fn entry(
     device: &Device<'_>,
     own: u32,
     known: &BTreeMap<i32, u32>,
-    read: Option<&Settings>,
+    (read, ids): (Option<&Settings>, &IdMap),
 ) -> io::Result<NetDeviceEntry> {
     const MODE: u16 = 1;
     const FLAGS: u16 = 2;
@@ -199,6 +265,10 @@ fn entry(
         name: device.name.to_owned(),
         address: address.map(|address| address.value.clone()),
         macvlan: (carried.r#type == device::MACVLAN).then(macvlan),
+        tun: match carried.r#type == device::TUN {
+            true => Some(of_tun(&device.data, ids)?),
+            false => None,
+        },
         peer_ifindex: Some(device.attribute(LOWER).unwrap_or(device.number)),
         peer_nsid: match elsewhere {
             None => Some(own),
@@ -210,6 +280,7 @@ fn entry(
         kind: (!is_loopback).then(|| device.kind.clone()),
         data: (!data.is_empty()).then(|| Attribute::of(0, &data).value),
         queue: device.attribute(QUEUE),
+        address_mode: address_mode(device.message),
         ..NetDeviceEntry::default()
     })
 }

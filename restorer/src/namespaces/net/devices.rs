@@ -10,7 +10,7 @@ use kernel::namespaces::within_network;
 use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
 
 use super::failed::failed;
-use super::{Place, settings};
+use super::{Place, programs, settings};
 use crate::error::Error;
 
 const NEW_LINK: u16 = 16;
@@ -146,6 +146,12 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
     match entry.r#type {
         device::LOOPBACK => {}
         device::VETH => pair(door, entry, place)?,
+        device::TUN => {
+            let link = entry.tun.as_ref().ok_or_else(|| {
+                Error::image(format!("network device {}", entry.name), "nothing is said of it")
+            })?;
+            programs::make(entry, link)?;
+        }
         _ => {
             // A bridge has many settings, of which some kernels have not all: those are set that differ.
             let at_once = if entry.r#type == device::BRIDGE { &[] } else { &data[..] };
@@ -171,6 +177,9 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
     let weak = place.given.weak_settings;
     settings::of_device("ipv4", &entry.name, (&entry.conf4, &entry.conf), weak)?;
     settings::of_device("ipv6", &entry.name, (&entry.conf6, &[]), weak)?;
+    if let Some(mode) = entry.address_mode {
+        settings::address_mode(&entry.name, mode, weak)?;
+    }
     let now = get(door, entry).map_err(doing("look at"))?;
     let now = Message::read_all(&now, LINK).unwrap_or_default();
     let is_new = |it: &Attribute| now.first().is_none_or(|now| !now.attributes.contains(it));
@@ -184,7 +193,9 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
         let attributes = vec![Attribute::new(MASTER, master.to_ne_bytes())];
         door.request(&change(entry, 0, attributes)).map_err(doing("attach"))?;
     }
-    door.request(&change(entry, SETTABLE, Vec::new())).map_err(doing("bring up"))
+    door.request(&change(entry, SETTABLE, Vec::new())).map_err(doing("bring up"))?;
+    // The kernel sets some anew as it comes up: the length of packets of IPv6.
+    settings::of_device("ipv6", &entry.name, (&entry.conf6, &[]), weak)
 }
 
 /// Sets what is not as it should be of a device that has been made.

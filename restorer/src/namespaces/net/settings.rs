@@ -70,6 +70,17 @@ pub(super) fn of_device(
     Ok(())
 }
 
+/// Sets how a device gets addresses of IPv6 by itself; some ways need the secret that is among its settings.
+pub(super) fn address_mode(device: &str, mode: u32, weak: bool) -> Result<(), Error> {
+    let value = SysctlEntry { iarg: i32::try_from(mode).ok(), ..SysctlEntry::default() };
+    let path = format!("/proc/sys/net/ipv6/conf/{device}/addr_gen_mode");
+    // A machine without IPv6 has no such settings.
+    if !Path::new(&path).exists() {
+        return Ok(());
+    }
+    set(&path, &value, weak)
+}
+
 /// Sets one, if it is not as it should be.
 fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
     let value = match entry.r#type {
