@@ -85,7 +85,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Scraper {
             Caller::User(user) => {
                 let message = format!("uid {} may not read the metrics of all", user.uid);
                 Err(Problem::new(StatusCode::FORBIDDEN, message)
-                    .remedy("ask as root, or over TCP with the metrics token"))
+                    .remedy("have root ask, or ask over TCP with the metrics token"))
             }
         }
     }

@@ -95,7 +95,7 @@ async fn by_socket(
             StatusCode::FORBIDDEN,
             format!("uid {} may not ask this gateway, which serves root alone", peer.uid),
         )
-        .remedy("ask as root, or have the gateway started without --no-users");
+        .remedy("have root send the request, send it over TCP with the gateway's token, or have the gateway started without --no-users");
         return door.refuse("user", &format!("uid {} (pid {:?})", peer.uid, peer.pid), problem);
     }
     let caller = match owner {

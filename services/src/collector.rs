@@ -111,7 +111,8 @@ async fn inventory(
     if user.is_some() {
         // The gateway does not pass it on.
         let message = "inventories are not given on behalf of a user";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message).remedy("ask as root"));
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .remedy("have root send the request, or send it with the gateway's token"));
     }
     let pid: HostPid = pid.parse().map_err(|_| {
         Problem::field("pid", format!("{pid} is no process id"))

@@ -1,6 +1,6 @@
 //! Control groups.
 
-use crate::unsupported::Refusal;
+use crate::unsupported::{Refusal, word};
 
 /// A group of the first version that is frozen: its tasks do not stop for a tracer either. `thaw` is the
 /// command that thaws it.
@@ -9,7 +9,8 @@ pub fn frozen(thaw: &str) -> Refusal {
     Refusal::new(
         "it is frozen, and a frozen task cannot be stopped and read",
         format!(
-            "name it (--freeze-cgroup) and it is left frozen, or thaw it, or have whoever paused it do so: {thaw}"
+            "`criu dump --freeze-cgroup DIRECTORY` takes it as it is and leaves it frozen; or thaw it, or have the engine \
+             that paused it do so: {thaw}"
         ),
     )
 }
@@ -38,7 +39,7 @@ pub const WOULD_STOP_US: Refusal = Refusal::fixed(
 pub fn not_there(directory: &str) -> Refusal {
     Refusal::new(
         "it is to be described, and is not there",
-        format!("make it (mkdir {directory}) or name another"),
+        format!("make it (mkdir {}) or name another", word(directory)),
     )
 }
 
@@ -61,11 +62,15 @@ pub const NO_CONTROLLER: Refusal = Refusal::fixed(
 );
 
 /// A group that is there, while `--cgroups strict` is to make it.
-pub const THERE_ALREADY: Refusal = Refusal::fixed("it is there already", "remove it (rmdir)");
+pub const THERE_ALREADY: Refusal = Refusal::fixed(
+    "it is there already",
+    "remove it (rmdir its directory), or restore with another mode (stasis restore --cgroups soft, criu restore \
+     --manage-cgroups=soft)",
+);
 
 /// What helps where the groups of the images cannot be had.
-pub const LEAVE: &str = "restore with --cgroups ignore to leave the tree in the control groups of whoever \
-                         restores it";
+pub const LEAVE: &str = "to leave the tree in the control groups of whoever restores it, stasis restore --cgroups ignore or \
+                         criu restore --manage-cgroups=ignore";
 
 /// A group of a hierarchy that is not mounted, or not that part of it.
 pub const ELSEWHERE: Refusal =
@@ -90,5 +95,5 @@ pub const NO_SETTING: Refusal =
 /// A group that would stop what goes into it; `file` lets it run if this is written to it.
 #[must_use]
 pub fn stopped(value: &str, file: &str) -> Refusal {
-    Refusal::new("it is frozen", format!("let it run: echo {value} > {file}"))
+    Refusal::new("it is frozen", format!("let it run: echo {value} > {}", word(file)))
 }

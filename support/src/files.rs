@@ -6,7 +6,7 @@ use inventory::OpenFile;
 
 use crate::unsupported::{Peculiarity, Refusal};
 
-const CLOSE: &str = "close it before the dump";
+const CLOSE: &str = "have the program close it before the dump";
 
 /// What files have that they do not tell themselves.
 pub(crate) static PECULIARITIES: [Peculiarity; 1] = [(
@@ -54,15 +54,15 @@ pub const UNKNOWN_KIND: Refusal = Refusal::fixed("it is of a kind that is not kn
 /// A root directory in `/proc/PID`, or a file of it that is mapped or run, if the process is in the checkpoint itself or
 /// has ended.
 pub const OF_ITSELF: Refusal = Refusal::fixed(
-    "a folder of /proc about a process of the tree, or one that has ended, cannot be one's root directory after a \
-     restore: that is entered before the process is there again",
-    "close it before the checkpoint",
+    "it is in /proc, in the folder of a process of the tree or of one that has ended, which a restore needs (as a root \
+     directory, or to map or run it) before that process is there again",
+    "have the process take another root directory (chroot), or unmap the file or run another one, before the dump",
 );
 
 /// A namespace that a descriptor keeps open, other than those of stasis.
 pub const NAMESPACE_ELSEWHERE: Refusal = Refusal::fixed(
     "it keeps a namespace open that is not that of stasis, and that no process of the tree is in, which cannot be carried yet",
-    "close it before the dump, or run stasis in that namespace (nsenter)",
+    "have the program close it before the dump, or run stasis in that namespace (nsenter)",
 );
 
 /// Why a file of `/proc` about the process `about`, of the tree, cannot be carried, which the process `holder` has
@@ -85,13 +85,13 @@ pub fn of_process_file(path: &[u8], about: HostPid, holder: HostPid) -> Option<R
 pub const NOT_THERE_YET: Refusal = Refusal::fixed(
     "a file of /proc about a thread, a descriptor or a mapping cannot be carried: it is opened before that is \
      there again",
-    "close it before the dump",
+    CLOSE,
 );
 
 /// A file of a `/proc` that shows another pid namespace than the tree's, about a process of the tree or one that has ended.
 pub const OTHER_NUMBERS: Refusal = Refusal::fixed(
     "a file of the /proc of another pid namespace: its processes have other numbers there when they come back",
-    "close it before the dump, or start the program where /proc is that of its own pid namespace \
+    "have the program close it before the dump, or start the program where /proc is that of its own pid namespace \
      (unshare --pid --fork --mount-proc)",
 );
 
@@ -122,10 +122,7 @@ fn anonymous(name: &[u8]) -> Option<String> {
 /// A character device that no kind of file carries.
 #[must_use]
 pub fn unknown_device(major: u32, minor: u32) -> Refusal {
-    Refusal::new(
-        format!("character device {major}:{minor} is not supported"),
-        "close it before the checkpoint",
-    )
+    Refusal::new(format!("character device {major}:{minor} is not supported"), CLOSE)
 }
 
 /// An epoll instance that watches a file twice, by a number that is free by now: that would have to be
@@ -182,28 +179,29 @@ pub const WATCHED_DELETED: Refusal = Refusal::fixed(
 /// A lock that is held by what a mapping keeps of an open file whose descriptors have been closed.
 pub const LOCK_OF_MAPPING: Refusal = Refusal::fixed(
     "a lock is held on its file, of which the descriptor has been closed: no program could take it so again",
-    "unmap it before the dump, or have the program keep the descriptor by which it took the lock",
+    "have the program unmap it before the dump, or the program keep the descriptor by which it took the lock",
 );
 
 /// A mapping of a file of a kind that no program can map.
-pub const NOT_MAPPABLE: Refusal = Refusal::fixed("it cannot be mapped", "unmap it before the dump");
+pub const NOT_MAPPABLE: Refusal =
+    Refusal::fixed("it cannot be mapped", "have the program unmap it before the dump");
 
 /// A memfd that cannot be read by its descriptor.
 pub const MEMFD_HANDLE: Refusal = Refusal::fixed(
     "it is a handle on a memfd (O_PATH), which cannot be carried yet",
-    "close it before the dump, or open it to be read",
+    "have the program close it before the dump, or open it to be read",
 );
 
 /// A mapped file that is only called like a memfd.
 pub const NAMED_LIKE_A_MEMFD: Refusal = Refusal::fixed(
     "it is a deleted file with the name of a memfd",
-    "give it another name before the dump",
+    "have the program unmap it before the dump, or start it with that file under another name",
 );
 
 /// A memfd by the name of something else.
 pub const MEMFD_NAME: Refusal = Refusal::fixed(
-    "its name is that by which the images know shared anonymous memory",
-    "make it by another name than /dev/zero and /anon_hugepage",
+    "a memfd called /dev/zero or /anon_hugepage looks like shared anonymous memory in the images",
+    "have the program make it (memfd_create) under another name",
 );
 
 /// A file without a name that may not be changed: it could not be filled, or opened to be written, anew.
@@ -216,7 +214,7 @@ pub const UNCHANGEABLE: Refusal = Refusal::fixed(
 pub const MEMFD_SEALED: Refusal = Refusal::fixed(
     "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \
                  and a restore could not map it so again",
-    "unmap it before the dump",
+    "have the program unmap it before the dump",
 );
 
 /// Somebody outside is signalled when the file is ready.
@@ -244,27 +242,27 @@ pub fn pidfd_of_thread(thread: HostPid, pid: HostPid) -> Refusal {
         format!(
             "it stands for thread {thread} of process {pid} (PIDFD_THREAD), which cannot be carried yet"
         ),
-        "close it before the dump, or open the process",
+        "have the program close it before the dump, or open the process",
     )
 }
 
 /// A pidfd whose process has no number here.
 pub const PIDFD_ELSEWHERE: Refusal =
-    Refusal::fixed("it stands for a process in another pid namespace", "close it before the dump");
+    Refusal::fixed("it stands for a process in another pid namespace", CLOSE);
 
 /// A pidfd whose process is not in the checkpoint.
 #[must_use]
 pub fn pidfd_outside(target: HostPid) -> Refusal {
     Refusal::new(
         format!("it stands for process {target}, which is outside the tree"),
-        "close it before the dump, or dump a tree that holds both",
+        "have the program close it before the dump, or dump a tree that holds both",
     )
 }
 
 /// A handle on the file of a Unix socket.
 pub const SOCKET_FILE: Refusal = Refusal::fixed(
     "it leads to the file of a Unix socket (O_PATH), which its socket may make anew",
-    "close it before the checkpoint",
+    CLOSE,
 );
 
 /// Shared memory that is reached in two ways.
@@ -276,7 +274,7 @@ pub const MEMORY_BEHIND_A_DESCRIPTOR: Refusal = Refusal::fixed(
 /// A directory with somebody to be signalled: nothing else gives it one.
 pub const WATCHED_DIRECTORY: Refusal = Refusal::fixed(
     "changes in the directory are watched through it (F_NOTIFY), which is not supported",
-    "close it before the checkpoint, or open it anew for other uses",
+    "have the program close it before the dump, or open it anew for other uses",
 );
 
 /// Locks and leases, where it was not asked that they be carried.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ids::{HostPid, ImagePid};
 
-use crate::unsupported::{Refusal, Unsupported};
+use crate::unsupported::{BY_ROOT, Refusal, Unsupported};
 
 /// `RLIMIT_*` by number, as `ulimit` and `setrlimit` call them.
 const LIMIT_NAMES: [&str; 16] = [
@@ -30,13 +30,24 @@ const LIMIT_NAMES: [&str; 16] = [
 /// CAP_SYS_RESOURCE.
 #[must_use]
 pub fn of_limit(pid: ImagePid, resource: usize, limit: u64, ours: u64) -> Option<Unsupported> {
+    let said = |limit: u64| match limit {
+        u64::MAX => "unlimited".to_owned(),
+        limit => limit.to_string(),
+    };
     (limit > ours).then(|| {
-        let name = LIMIT_NAMES.get(resource).copied().unwrap_or("an unknown resource");
-        Refusal::new(
-            format!("it is {limit}, and ours is {ours}"),
-            "restore with CAP_SYS_RESOURCE, or raise ours (`ulimit -H` in a shell that may)",
-        )
-        .of(pid, format!("hard limit of {name}"))
+        let (name, remedy) = match LIMIT_NAMES.get(resource) {
+            Some(name) => (
+                *name,
+                format!(
+                    "restore with CAP_SYS_RESOURCE, or from a shell whose limit root has raised: prlimit --pid $$ \
+                     --{name}=:{}",
+                    said(limit)
+                ),
+            ),
+            None => ("an unknown resource", "restore with CAP_SYS_RESOURCE".to_owned()),
+        };
+        Refusal::new(format!("it is {}, and ours is {}", said(limit), said(ours)), remedy)
+            .of(pid, format!("hard limit of {name}"))
     })
 }
 
@@ -108,8 +119,8 @@ pub enum InTheWay {
 #[must_use]
 pub fn lock_taken(what: InTheWay, holder: Option<(HostPid, &str)>) -> Refusal {
     let (has, gives_up) = match what {
-        InTheWay::Lock => ("holds a lock on the file that does not go with it", "releases it"),
-        InTheWay::OpenFile => ("has the file open in a way that does not go with it", "closes it"),
+        InTheWay::Lock => ("holds a conflicting lock on the file", "releases it"),
+        InTheWay::OpenFile => ("has the file open, which the lease does not allow", "closes it"),
     };
     match holder {
         Some((pid, program)) => Refusal::new(
@@ -146,7 +157,7 @@ pub fn not_handed(name: &str) -> Refusal {
 pub fn open_files(hard: u64) -> Refusal {
     Refusal::new(
         format!("the hard limit of open files here, {hard}, does not allow them"),
-        "raise the hard limit of open files (ulimit -Hn)",
+        format!("as root, ulimit -Hn {}, and restore from that shell", hard.saturating_mul(2)),
     )
 }
 
@@ -154,7 +165,7 @@ pub fn open_files(hard: u64) -> Refusal {
 pub const LAST_DESCRIPTOR: Refusal = Refusal::fixed(
     "its number is among the last below the hard limit of open files, and it can only be \
                  opened when the tree is there",
-    "raise the hard limit of open files (ulimit -Hn)",
+    "as root, raise the hard limit of open files (ulimit -Hn N), and restore from that shell",
 );
 
 /// Files that have to be open together, of which only so many can be.
@@ -162,7 +173,7 @@ pub const LAST_DESCRIPTOR: Refusal = Refusal::fixed(
 pub fn files_at_once(batch: usize) -> Refusal {
     Refusal::new(
         format!("the hard limit of open files allows {batch} of them at a time"),
-        "raise the hard limit of open files (ulimit -Hn)",
+        "as root, raise the hard limit of open files (ulimit -Hn N), and restore from that shell",
     )
 }
 
@@ -202,7 +213,7 @@ pub fn no_unnamed_files(directory: &str) -> Refusal {
 /// A machine without a free process number.
 pub const NO_NUMBER: Refusal = Refusal::fixed(
     "there is no free process number to work with",
-    "end some processes, or raise /proc/sys/kernel/pid_max",
+    "end some processes, or have more numbers: sysctl -w kernel.pid_max=4194304",
 );
 
 /// A process whose threads may be inside, or hold addresses, of functions that are elsewhere in this
@@ -285,7 +296,7 @@ pub const NUMBER_WAS_TAKEN: Refusal =
 pub fn more_rights(uid: u32, gid: u32) -> Refusal {
     Refusal::new(
         format!("its rights are more, or others, than those of uid {uid}, gid {gid}"),
-        "ask as root",
+        BY_ROOT,
     )
 }
 
@@ -294,7 +305,7 @@ pub fn more_rights(uid: u32, gid: u32) -> Refusal {
 pub fn ids_of_others(uid: u32, gid: u32) -> Refusal {
     Refusal::new(
         format!("it tells others of ids that are not those of uid {uid}, gid {gid}"),
-        "ask as root",
+        BY_ROOT,
     )
 }
 
@@ -306,12 +317,12 @@ pub const CONNECTION_OF_USER: Refusal = Refusal::fixed(
 
 /// A namespace that takes root to make.
 pub const NAMESPACE_OF_ROOT: Refusal =
-    Refusal::fixed("it was in a namespace of its own, which takes root to make", "ask as root");
+    Refusal::fixed("it was in a namespace of its own, which takes root to make", BY_ROOT);
 
 /// Filters of system calls that programs with more rights would meet.
 pub const FILTERS_OF_ROOT: Refusal = Refusal::fixed(
-    "it has seccomp filters and not PR_SET_NO_NEW_PRIVS, which takes root to make",
-    "ask as root",
+    "it has seccomp filters without no_new_privs, which only root can install",
+    BY_ROOT,
 );
 
 /// A restore of filters by a program that is under seccomp itself, or lacks a right.
@@ -344,7 +355,7 @@ pub const JOB: Refusal = Refusal::fixed(
 /// A process group whose number is not known, as its leader was in another pid namespace.
 pub const GROUP_OUTSIDE: Refusal = Refusal::fixed(
     "the leader of its process group is outside its pid namespace",
-    "start the restore in a group of its own (setsid stasis restore …)",
+    "start the restore in a group of its own (setsid stasis restore …, setsid criu restore …)",
 );
 
 #[cfg(test)]
@@ -360,6 +371,9 @@ mod tests {
         assert_eq!(of_limit(image(7), 7, 1024, 1024), None);
         assert_eq!(of_limit(image(7), 7, 1025, 1024).unwrap().object, "hard limit of nofile");
         assert!(of_limit(image(7), 99, 1, 0).unwrap().object.ends_with("an unknown resource"));
+        let unlimited = of_limit(image(7), 8, u64::MAX, 65536).unwrap();
+        assert_eq!(unlimited.reason, "it is unlimited, and ours is 65536");
+        assert!(unlimited.remedy.ends_with("prlimit --pid $$ --memlock=:unlimited"), "{unlimited}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::unsupported::Refusal;
 /// An internet socket of another protocol.
 pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
     "it is no TCP, UDP, UDP-Lite, ping or raw socket: others are not supported",
-    "close it before the dump",
+    "have the program close it before the dump",
 );
 
 /// A TCP connection.
@@ -19,7 +19,10 @@ pub const ESTABLISHED: Refusal = Refusal::fixed(
 /// A file of a type that no kind restores.
 #[must_use]
 pub fn unknown_file(name: &str) -> Refusal {
-    Refusal::new(format!("a {name} cannot be restored yet"), "close it before the dump")
+    Refusal::new(
+        format!("files of this type ({name}) cannot be restored yet"),
+        "have the program close it before the dump",
+    )
 }
 
 /// A memfd that may become a program, where none may (`vm.memfd_noexec`).
@@ -51,7 +54,7 @@ pub const NAMELESS_OUTSIDE: Refusal = Refusal::fixed(
 /// A Unix socket that CRIU expects somebody else to make.
 pub const UNIX_BY_OTHERS: Refusal = Refusal::fixed(
     "it was left to a plugin of CRIU's, or inherited from who dumped it",
-    "dump it again without",
+    "dump it again without the plugin of CRIU, or when the program has closed the socket",
 );
 
 /// Processes that share what is not made shared.
@@ -121,8 +124,10 @@ pub fn unknown_advice(bits: u64) -> Refusal {
 }
 
 /// A thread that is scheduled by deadline.
-pub const DEADLINE: Refusal =
-    Refusal::fixed("it is scheduled by deadline", "give it another policy before the dump (chrt)");
+pub const DEADLINE: Refusal = Refusal::fixed(
+    "it is scheduled by deadline, and these images (of CRIU's) lack its parameters",
+    "dump it with stasis, or give it another policy before the dump (chrt --other --pid 0 PID)",
+);
 
 /// A thread with a profile of a security module.
 pub const CONFINED: Refusal = Refusal::fixed(
@@ -135,8 +140,10 @@ pub const SHADOW_STACK: Refusal =
     Refusal::fixed("it is a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK);
 
 /// What the kernel maps for its probes.
-pub const PROBES: Refusal =
-    Refusal::fixed("it holds the kernel's probes", "detach the tracer, and dump the tree again");
+pub const PROBES: Refusal = Refusal::fixed(
+    "it holds the kernel's probes",
+    "remove the uprobes (perf probe --del, or end bpftrace or bcc), start the program again and dump it",
+);
 
 /// A mapping of a kind that this version does not know.
 pub const UNKNOWN_MAPPING: Refusal =

@@ -105,7 +105,7 @@ pub fn conflict(id: i32, key: u32, conflict: &Conflict) -> Refusal {
         ),
         Conflict::Limits => Refusal::new(
             "this machine's limits leave no room for it",
-            "raise kernel.shmmax, kernel.shmall or kernel.shmmni (sysctl)",
+            "raise the one that is too low: sysctl -w kernel.shmmax=BYTES, kernel.shmall=PAGES or kernel.shmmni=SEGMENTS",
         ),
     }
 }

@@ -56,4 +56,4 @@ pub mod tree;
 pub mod unsupported;
 pub mod users;
 
-pub use unsupported::{BY_ROOT, Refusal, Unsupported, remedies, said, word};
+pub use unsupported::{Refusal, Unsupported, remedies, said, word};

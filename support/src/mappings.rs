@@ -14,12 +14,17 @@ pub fn object_of(mapping: &Mapping) -> String {
     object.trim_end().to_owned()
 }
 
-const HUGE_PAGES: Refusal =
-    Refusal::fixed("memory of hugetlbfs that is a file's", "unmap it before the dump");
-const DEVICE: Refusal = Refusal::fixed("memory of a device", "close the device before the dump");
+const HUGE_PAGES: Refusal = Refusal::fixed(
+    "memory of hugetlbfs that is a file's",
+    "have the program unmap it before the dump",
+);
+const DEVICE: Refusal = Refusal::fixed(
+    "memory of a device",
+    "have the program unmap it (munmap) and close the device before the dump",
+);
 const USERFAULTFD: Refusal = Refusal::fixed(
     "the process serves its own page faults by userfaultfd",
-    "unregister it before the dump",
+    "have the program unregister it (UFFDIO_UNREGISTER) before the dump",
 );
 
 static FLAGS: [(VmFlags, Refusal); 8] = [
@@ -32,7 +37,10 @@ static FLAGS: [(VmFlags, Refusal); 8] = [
     (VmFlags::SHADOW_STACK, Refusal::fixed("a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK)),
     (
         VmFlags::UNKNOWN,
-        Refusal::fixed("has a flag that this program does not know", "unmap it before the dump"),
+        Refusal::fixed(
+            "has a flag that this program does not know",
+            "have the program unmap it before the dump",
+        ),
     ),
 ];
 
@@ -45,19 +53,19 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         MappingKind::Vdso | MappingKind::Vvar | MappingKind::Vsyscall => return None,
         // Before the flags, which say no more than that somebody else put the pages there.
         MappingKind::Uprobes => {
-            return Some(Refusal::fixed("holds the kernel's uprobes", "detach the tracer first"));
+            return Some(UPROBES);
         }
         MappingKind::Secret => return Some(SECRET),
         MappingKind::IoUringRing => {
             return Some(Refusal::fixed(
                 "the rings of an io_uring",
-                "close the io_uring before the dump",
+                "have the program unmap them (munmap; io_uring_queue_exit does) and close the io_uring before the dump",
             ));
         }
         MappingKind::PerfRing => {
             return Some(Refusal::fixed(
                 "the ring of a performance counter",
-                "close the counter before the dump",
+                "have the program unmap it (munmap) and close the counter before the dump",
             ));
         }
         _ => {}
@@ -83,24 +91,32 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         // The kernel makes it, where no policy is asked for.
         MappingKind::AioRing if mapping.policy.is_some() => Some(Refusal::fixed(
             "the ring of an asynchronous I/O context, with a NUMA policy",
-            "io_destroy the context before the dump",
+            "have the program io_destroy the context before the dump",
         )),
         MappingKind::PrivateOfSharedAnonymous if mapping.name != "/dev/zero (deleted)" => {
             Some(Refusal::fixed(
                 "a private mapping of shared memory (made by /proc/PID/map_files)",
-                "unmap it before the dump",
+                "have the program unmap it before the dump",
             ))
         }
-        MappingKind::Pathless => {
-            Some(Refusal::fixed("of a file without a path", "unmap it before the dump"))
-        }
+        MappingKind::Pathless => Some(Refusal::fixed(
+            "of a file without a path",
+            "have the program unmap it before the dump",
+        )),
         _ => None,
     }
 }
 
+// The kernel takes this mapping away with the memory of the process, and not before.
+const UPROBES: Refusal = Refusal::fixed(
+    "holds the kernel's uprobes",
+    "remove the uprobes (perf probe --del, or end bpftrace or bcc) and start the program again: the mapping stays \
+     as long as it runs",
+);
+
 const SECRET: Refusal = Refusal::fixed(
     "memory that nobody but the process may read (memfd_secret)",
-    "unmap it before the dump",
+    "have the program unmap it before the dump",
 );
 
 /// The ring of an asynchronous I/O context, without eBPF: a ring tells nothing of requests that are not completed.
@@ -118,13 +134,13 @@ pub const AIO_WAITING: Refusal = Refusal::fixed(
 /// A ring that a process has from its parent: the context is that one's.
 pub const AIO_OF_ANOTHER: Refusal = Refusal::fixed(
     "the ring of an asynchronous I/O context that the process has not, but a parent had",
-    "unmap it before the dump",
+    "have the program unmap it before the dump",
 );
 
 /// A ring that is no longer as the kernel has made it.
 pub const AIO_RING_CHANGED: Refusal = Refusal::fixed(
     "the ring of an asynchronous I/O context that is mapped in parts or has been written over",
-    "io_destroy the context before the dump",
+    "have the program io_destroy the context before the dump",
 );
 
 /// A context with requests that have not been completed in the time that they were waited for.
@@ -140,5 +156,5 @@ pub fn aio_in_flight(requests: u32) -> Refusal {
 /// those that a dump protects.
 pub const WRITE_PROTECTED: Refusal = Refusal::fixed(
     "its pages are write-protected by a userfaultfd",
-    "unregister it before the dump",
+    "have the program unregister it (UFFDIO_UNREGISTER) before the dump",
 );

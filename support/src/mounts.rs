@@ -2,12 +2,19 @@
 
 use std::path::Path;
 
+use ids::HostPid;
+
 use crate::unsupported::{Refusal, word};
+
+/// The value of a dump's option that names what is mounted there.
+fn named(mount_point: &Path) -> String {
+    word(&format!("mnt[{}]:NAME", mount_point.display()))
+}
 
 fn external(mount_point: &Path) -> String {
     format!(
-        "give --external 'mnt[{}]:NAME' to the dump, and --external 'mnt[NAME]:PATH' to the restore",
-        mount_point.display()
+        "give --external {} to the dump, and --external 'mnt[NAME]:PATH' to the restore",
+        named(mount_point)
     )
 }
 
@@ -39,12 +46,13 @@ pub fn unreachable(mount_point: &Path) -> Refusal {
     )
 }
 
-/// Something is mounted that has been deleted since.
+/// Something is mounted that has been deleted since; process `inside` is in the namespace.
 #[must_use]
-pub fn deleted(mount_point: &Path) -> Refusal {
+pub fn deleted(mount_point: &Path, inside: HostPid) -> Refusal {
+    let place = word(&mount_point.to_string_lossy());
     Refusal::new(
         "what is mounted there has been deleted, which cannot be made again",
-        format!("before the dump: nsenter --mount --target PID umount {}", mount_point.display()),
+        format!("before the dump: nsenter --mount --target {inside} umount {place}"),
     )
 }
 
@@ -61,16 +69,17 @@ pub fn shared_memory(mount_point: &Path) -> Refusal {
 /// A file system in memory that cannot be looked into.
 pub const HIDDEN: Refusal = Refusal::fixed(
     "its file system lives in memory, and all its mounts are hidden below others, so that its contents cannot be read",
-    "unmount what hides it for the time of the dump",
+    "unmount what hides it for the time of the dump: nsenter --mount --target PID umount PLACE",
 );
 
-/// A mount that receives mounts from outside.
+/// A mount that receives mounts from outside; process `inside` is in the namespace.
 #[must_use]
-pub fn master_outside(mount_point: &Path) -> Refusal {
+pub fn master_outside(mount_point: &Path, inside: HostPid) -> Refusal {
     Refusal::new(
         "it receives what is mounted at a place outside of the tree's namespaces",
         format!(
-            "mount --make-private {}, or dump and restore with --external 'mnt[]:m'",
+            "before the dump: nsenter --mount --target {inside} mount --make-private {}; or dump and restore with \
+             --external 'mnt[]:m'",
             word(&mount_point.to_string_lossy())
         ),
     )
@@ -94,13 +103,13 @@ pub const CHANGED: Refusal = Refusal::fixed(
 /// An open file of a mount that is in no namespace any more.
 pub const UNMOUNTED: Refusal = Refusal::fixed(
     "it is on a mount that has been taken away (umount -l), or is in a namespace that no process of the tree is in",
-    "close it before the dump",
+    "have the program close it before the dump",
 );
 
 /// What inotify and fanotify watch.
 pub const WATCHED: Refusal = Refusal::fixed(
     "what it watches is in another mount namespace than that of stasis, and is not found there by its handle and name",
-    "close it before the dump",
+    "have the program close it before the dump",
 );
 
 /// A directory tree that is deeper than any path is long.
@@ -141,6 +150,6 @@ pub const NOT_FOUND_OUTSIDE: Refusal = Refusal::fixed(
 pub fn no_way(mount_point: &Path) -> Refusal {
     Refusal::new(
         "what is mounted there is nowhere in the images",
-        format!("dump again with --external 'mnt[{}]:NAME'", mount_point.display()),
+        format!("dump again with --external {}", named(mount_point)),
     )
 }

@@ -35,5 +35,5 @@ pub const ANOTHER: Refusal = Refusal::fixed(
 /// A queue that is open in another way than by mq_open: as a path alone, or as a directory's file.
 pub const BY_PATH: Refusal = Refusal::fixed(
     "it is a POSIX message queue that is open by a path of its file system",
-    "close it before the dump, or have the program open it by mq_open",
+    "have the program close it before the dump, or have the program open it by mq_open",
 );

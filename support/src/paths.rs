@@ -25,7 +25,7 @@ pub const OUTSIDE_OF_ROOT: Refusal = Refusal::fixed(
 /// A deleted file that no restore makes.
 pub const DELETED_KIND: Refusal = Refusal::fixed(
     "it has been deleted and is of a kind that cannot be made anew (a socket or a block device)",
-    "close it before the checkpoint",
+    "have the program close it before the dump",
 );
 
 /// A deleted file that is too large for the images.
@@ -45,7 +45,8 @@ pub fn deleted_and_large(allocated: u64, limit: u64) -> Refusal {
 pub fn deleted_and_read_only(why: &str) -> Refusal {
     Refusal::new(
         format!("it has been deleted, and where it was nothing can be made anew: {why}"),
-        "make its file system one that can be written to (mount -o remount,rw) for the dump and the restore, or \
+        "make its file system one that can be written to for the dump and the restore (nsenter --mount --target PID mount -o \
+         remount,rw MOUNT_POINT), or \
          have the program close it",
     )
 }
@@ -53,7 +54,7 @@ pub fn deleted_and_read_only(why: &str) -> Refusal {
 /// A path under which there is another file.
 pub const LEADS_ELSEWHERE: Refusal = Refusal::fixed(
     "its path leads to another file now",
-    "undo the mount or the rename that hides it, or close it before the checkpoint",
+    "undo the mount or the rename that hides it, or have the program close it before the dump",
 );
 
 /// A path outside of the root directory that was asked for.
@@ -103,12 +104,14 @@ pub fn not_linked(path: &Path, why: &str) -> Refusal {
 /// A file of `memfd_secret`.
 pub const SECRET_MEMORY: Refusal = Refusal::fixed(
     "memory that nobody but the process may read (memfd_secret)",
-    "close and unmap it before the dump",
+    "have the program close and unmap it before the dump",
 );
 
 /// A file of hugetlbfs without a name.
-pub const HUGE_PAGES: Refusal =
-    Refusal::fixed("memory of hugetlbfs cannot be carried", "close and unmap it before the dump");
+pub const HUGE_PAGES: Refusal = Refusal::fixed(
+    "memory of hugetlbfs cannot be carried",
+    "have the program close and unmap it before the dump",
+);
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,8 @@ pub fn without(names: &str) -> Refusal {
 /// A machine on which nobody may trace a process.
 pub const CLOSED: Refusal = Refusal::fixed(
     "kernel.yama.ptrace_scope is 3: nobody may trace a process",
-    "set it to less for the next start of the machine, as it cannot be lowered",
+    "it cannot be lowered before the next start of the machine: echo kernel.yama.ptrace_scope=1 > \
+     /etc/sysctl.d/99-ptrace.conf, and reboot",
 );
 
 /// A process in a user namespace beside that of stasis, or around it.

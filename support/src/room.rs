@@ -133,7 +133,7 @@ pub fn of_aio(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsupporte
     (needed > left).then(|| {
         let reason = format!("fs.aio-max-nr leaves room for {left} on this machine");
         let remedy = format!(
-            "raise fs.aio-max-nr by {} (sysctl -w), or end what has such contexts",
+            "sysctl -w fs.aio-max-nr=$(($(sysctl -n fs.aio-max-nr) + {})), or end what has such contexts",
             needed - left
         );
         Refusal::new(reason, remedy)
@@ -157,8 +157,7 @@ pub fn of_huge_pages(
     };
     let lacking = needed.checked_sub(left).filter(|lacking| *lacking > 0)?;
     let reason = format!("{left} are free on this machine");
-    let remedy = format!("have {lacking} more set aside: raise {directory}/nr_hugepages by that");
-    Some(Refusal::new(reason, remedy).of(root, object))
+    Some(Refusal::new(reason, set_aside(lacking, directory)).of(root, object))
 }
 
 /// The same of a tree that is to be dumped, of which the restored processes have more of their own than these have: what
@@ -174,9 +173,15 @@ pub fn of_huge_pages_of_each(
     let reason = format!(
         "a restore gives each process its own of private memory, and there are {most} of them on this machine"
     );
-    let remedy = format!("have {lacking} more set aside: raise {directory}/nr_hugepages by that");
+    let remedy = set_aside(lacking, directory);
     let object = format!("{needed} huge pages of {bytes} bytes");
     Some(Refusal::new(reason, remedy).of(root, object))
+}
+
+/// What has more huge pages of the size that `directory` is for.
+fn set_aside(pages: u64, directory: &str) -> String {
+    let file = format!("{directory}/nr_hugepages");
+    format!("have {pages} more set aside: echo $(($(cat {file}) + {pages})) > {file}")
 }
 
 #[cfg(test)]
@@ -196,13 +201,17 @@ mod tests {
         assert_eq!(of_group(7, "/g", 1, 10, 10), None);
         let huge = |left| of_huge_pages(7, (3, 2 << 20), left, "/d");
         assert_eq!(huge(Some(3)), None);
-        assert!(huge(Some(1)).unwrap().remedy.contains("have 2 more set aside: raise /d/nr_huge"));
+        assert!(
+            huge(Some(1)).unwrap().remedy.contains("echo $(($(cat /d/nr_hugepages) + 2)) > /d/nr_")
+        );
         assert!(huge(None).unwrap().reason.contains("none of that size"));
         assert_eq!(of_aio(7, 5, 5), None);
-        assert!(of_aio(7, 7, 5).unwrap().remedy.contains("aio-max-nr by 2"));
+        assert!(of_aio(7, 7, 5).unwrap().remedy.contains("aio-max-nr) + 2))"));
         let of_each = |most| of_huge_pages_of_each(7, (3, 2 << 20), most, "/d");
         assert_eq!(of_each(3), None);
-        assert!(of_each(2).unwrap().remedy.contains("have 1 more set aside: raise /d/nr_huge"));
+        assert!(
+            of_each(2).unwrap().remedy.contains("echo $(($(cat /d/nr_hugepages) + 1)) > /d/nr_")
+        );
     }
 
     #[test]

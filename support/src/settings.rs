@@ -54,7 +54,7 @@ static RULES: [Rule; 12] = [
         unusual::REQUEST_KEY,
         "request for a key",
         Refusal::fixed(
-            "the kernel waits for the key that it was started to make",
+            "it is a request-key helper: the kernel waits for the key that it makes",
             "dump it when that is done",
         ),
         Some("requests for keys"),
@@ -73,7 +73,7 @@ static RULES: [Rule; 12] = [
         unusual::IO_FLUSHER,
         "I/O flusher",
         Refusal::fixed(
-            "it allocates memory without waiting for I/O (PR_SET_IO_FLUSHER), as others wait for it",
+            "it is marked as an I/O flusher (PR_SET_IO_FLUSHER), on which the writeback of other tasks depends",
             "have it switch that off before the dump",
         ),
         None,
@@ -119,7 +119,7 @@ static RULES: [Rule; 12] = [
         "io_uring",
         Refusal::fixed(
             "it has an io_uring, which the kernel works on by itself",
-            "close it before the dump",
+            "have the program close it before the dump",
         ),
         Some("io_uring without a descriptor"),
     ),
@@ -160,8 +160,8 @@ pub(crate) const WIDE_POLICY: Refusal = Refusal::fixed(
 /// A NUMA policy of a mapping or a thread, of which `/proc` does not tell enough to carry it.
 #[must_use]
 pub fn of_policy_without_bpf(pid: HostPid) -> Unsupported {
-    let reason = "without eBPF it cannot be read to be carried";
-    let remedy = "dump it by root with eBPF (`stasis check` says what is missing), or give it the \
+    let reason = "without eBPF not all of it can be read";
+    let remedy = "dump it as root with eBPF (`stasis check` says what is missing), or give it the \
                   default policy";
     Refusal::fixed(reason, remedy).of(pid, POLICY)
 }
@@ -172,8 +172,8 @@ pub(crate) fn of_process(process: &Process) -> Option<Unsupported> {
     let asked = known.timers || known.thp_restricted;
     (asked && known.settings.deny_write_execute != 0).then(|| {
         let refusal = Refusal::fixed(
-            "it has timers or restricts huge pages, for which it has to be asked by code of ours, \
-             which it does not let in",
+            "it has timers or restricts huge pages, for which stasis would have to run code in it, and \
+             it lets none in",
             "start it without PR_SET_MDWE (systemd: MemoryDenyWriteExecute=no)",
         );
         refusal.of(process.pid, "write xor execute (PR_SET_MDWE)")
@@ -231,13 +231,13 @@ pub fn of_seccomp(
 pub fn seccomp_asked(task: HostPid, by_programs: bool) -> Unsupported {
     let refusal = match by_programs {
         true => Refusal::fixed(
-            "it has POSIX timers or restricts huge pages, for which it has to be asked by code of ours, \
-             which its filters may end",
+            "it has POSIX timers or restricts huge pages, for which stasis would have to run code in it, \
+             which its seccomp filters could kill",
             "delete its timers before the dump, or start it without seccomp (systemd: SystemCallFilter=)",
         ),
         false => Refusal::fixed(
-            "without eBPF it has to be asked by code of ours, which its filters may end",
-            "dump it by root with eBPF (`stasis check` says what is missing)",
+            "without eBPF stasis would have to run code in it, which its seccomp filters could kill",
+            "dump it as root with eBPF (`stasis check` says what is missing)",
         ),
     };
     refusal.of(task, SECCOMP)

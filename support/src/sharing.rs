@@ -67,7 +67,8 @@ pub fn held_outside(thing: Thing, holder: &Holder) -> Refusal {
     let end = format!("have process {pid} {let_go} it, or end it (kill {pid})");
     let remedy = match &holder.common {
         Some((common, command)) => format!(
-            "dump process {common} ({command}), whose tree holds both (stasis dump {common}), or {end}"
+            "dump process {common} ({command}), whose tree holds both (stasis dump {common} …, criu dump --tree {common} …), or \
+             {end}"
         ),
         None => end,
     };

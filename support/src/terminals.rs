@@ -172,7 +172,7 @@ pub fn number_taken(number: u32, by: Option<(HostPid, &str)>) -> Refusal {
 /// More terminals than there may be.
 pub const TOO_MANY: Refusal = Refusal::fixed(
     "there are as many pseudo-terminals as there may be",
-    "let there be more (sysctl kernel.pty.max), or end programs that have some",
+    "let there be more (sysctl -w kernel.pty.max=N), or end programs that have some",
 );
 
 /// A number that only so many other terminals lead to.
@@ -183,7 +183,7 @@ pub fn number_out_of_reach(number: u32, open: usize) -> Refusal {
             "to have number {number} again, {open} terminals with lower numbers were made, and no more \
              files may be open"
         ),
-        "raise the hard limit of open files (ulimit -Hn)",
+        "as root, raise the hard limit of open files (ulimit -Hn N), and restore from that shell",
     )
 }
 

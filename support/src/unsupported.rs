@@ -16,7 +16,7 @@ pub struct Refusal {
 }
 
 /// What helps a user who asks the services for what takes root.
-pub const BY_ROOT: &str = "have root send the request, or send it with the gateway's token";
+pub(crate) const BY_ROOT: &str = "have root send the request, or send it with the gateway's token";
 
 /// A bit of [`ebpf_common::peculiar`], what to do about what has it, and what to call it.
 pub(crate) type Peculiarity = (u32, Refusal, &'static str);

@@ -207,6 +207,35 @@ fn every_rule_is_asked() {
 }
 
 /// The kernel gives settings of several numbers to one call only, which the standard library's is not.
+/// A remedy that changes mounts or networks is carried out in the namespace that it is about: a bare command would change what the
+/// machine has of that name. And an option that `criu` alone has is said to be its.
+#[test]
+fn commands_of_remedies_reach_what_they_are_about() {
+    let in_namespace =
+        ["mount --make", "mount -o", "umount {", "umount P", "ip link ", "ip route "];
+    let of_criu = ["--empty-ns", "--inherit-fd", "--manage-cgroups", "'net[", "veth["];
+    let (enters, is_criu): (&[_], &[_]) = (&["nsenter", ".run("], &["criu "]);
+    let kinds = [(&in_namespace[..], enters), (&of_criu[..], is_criu)];
+    let mut found = Vec::new();
+    for (path, text) in
+        with_extension("rs").iter().filter(|(path, _)| path.starts_with("support/src"))
+    {
+        let is_comment = |line: &&str| !line.trim_start().starts_with("//");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = code.lines().filter(is_comment).map(str::trim).collect::<Vec<_>>().join(" ");
+        for (words, before) in &kinds {
+            for (at, word) in words.iter().flat_map(|word| code.match_indices(word)) {
+                let said: String = code[..at].chars().rev().take(90).collect();
+                let said: String = said.chars().rev().collect();
+                if !before.iter().any(|before| said.contains(before)) {
+                    found.push(format!("{}: …{said}{word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn settings_are_read_whole() {
     let readers = ["fs::read(\"/proc/sys", "read_to_string(\"/proc/sys", "open(\"/proc/sys"];

@@ -310,7 +310,7 @@ fn what_has_more_rights_than_the_user_is_refused_with_its_tree_and_from_images()
     let listed = by_socket(&services, "GET", "/v1/processes", None).1;
     let row = listed["processes"].as_array().expect("a list").iter().find(|p| p["pid"] == his.pid);
     let refusals = row.expect("his own")["refusals"].to_string();
-    assert!(refusals.contains("it has other rights than who asks"), "{refusals}");
+    assert!(refusals.contains("it has rights that the caller lacks"), "{refusals}");
     assert!(listed["processes"].as_array().expect("a list").iter().all(|p| p["pid"] != pid));
     assert!(his.runs());
 

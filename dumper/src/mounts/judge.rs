@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use ids::HostPid;
 use images::file_systems;
 use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
@@ -52,7 +53,7 @@ pub(super) fn judge(
     for view in views.values() {
         for mount in &view.mounts.0 {
             let Some(Some(origin)) = origins.get(&mount.id) else { continue };
-            let found = problem(mount, origin, &all, &origins, own, options);
+            let found = problem(mount, origin, &all, &origins, own, (options, view.member));
             refused.extend(found.map(|refusal| refusal.of(view.member, shown(mount))));
         }
     }
@@ -143,14 +144,14 @@ fn below<'m>(mount: &'m Mount, other: &Mount) -> Option<&'m Path> {
     Path::new(&mount.root).strip_prefix(&other.root).ok()
 }
 
-/// Why a mount cannot be carried.
+/// Why a mount cannot be carried; process `inside` is in its namespace.
 fn problem(
     mount: &Mount,
     origin: &Origin,
     all: &[&Mount],
     origins: &BTreeMap<i32, Option<Origin>>,
     own: &Mounts,
-    options: &MountOptions,
+    (options, inside): (&MountOptions, HostPid),
 ) -> Option<Refusal> {
     let (kind, place) = (mount.kind(), Path::new(&mount.mount_point));
     if let Some(option) = mount.flags().1.first() {
@@ -164,7 +165,7 @@ fn problem(
             }
         }
         Origin::Part if mount.root.as_encoded_bytes().ends_with(b"//deleted") => {
-            return Some(support::mounts::deleted(place));
+            return Some(support::mounts::deleted(place, inside));
         }
         Origin::Part => {
             let holds = |other: &&&Mount| {
@@ -190,5 +191,5 @@ fn problem(
         other.shared() == Some(master)
             || is_copy && other.master() == Some(master) && other.device == mount.device
     });
-    (!is_inside).then(|| support::mounts::master_outside(place))
+    (!is_inside).then(|| support::mounts::master_outside(place, inside))
 }

@@ -57,9 +57,9 @@ async fn may_begin(user: Option<User>, target: &TrackTarget, files: bool) -> Res
     if files {
         let message = "counting system calls makes every call of the machine slower: it is not \
                        done on behalf of a user";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message)
-            .of("files")
-            .remedy("leave it out, or ask as root"));
+        return Err(Problem::new(StatusCode::FORBIDDEN, message).of("files").remedy(
+            "leave it out, or have root send the request (or send it with the gateway's token)",
+        ));
     }
     let (field, pids) = match target {
         TrackTarget::Pid(pid) => ("pid", HostPid::new(*pid).into_iter().collect()),
@@ -76,7 +76,7 @@ async fn may_begin(user: Option<User>, target: &TrackTarget, files: bool) -> Res
 fn not_his(field: &str) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "a user may only have processes tracked that he may trace")
         .of(field)
-        .remedy("name a process of your own, none of whose tree has other rights, or ask as root")
+        .remedy("name a process of your own, none of whose tree has other rights, or have root send the request (or send it with the gateway's token)")
 }
 
 async fn is_his(user: Option<User>, track: &Track) -> Result<bool, Problem> {

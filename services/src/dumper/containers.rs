@@ -42,7 +42,8 @@ fn not_for(user: Option<User>) -> Result<(), Problem> {
         None => Ok(()),
         Some(_) => {
             let message = "containers are root's, and so is what their engines are told";
-            Err(Problem::new(StatusCode::FORBIDDEN, message).remedy("ask as root"))
+            Err(Problem::new(StatusCode::FORBIDDEN, message)
+                .remedy("have root send the request, or send it with the gateway's token"))
         }
     }
 }

@@ -168,7 +168,7 @@ fn problem(error: &Error) -> Problem {
         }
         Error::NotAllowed { .. } => {
             Problem::new(StatusCode::FORBIDDEN, chain(error)).of("pid").remedy(
-                "name a process of your own, none of whose tree has other rights, or ask as root",
+                "name a process of your own, none of whose tree has other rights, or have root send the request (or send it with the gateway's token)",
             )
         }
         Error::Images(
@@ -260,7 +260,7 @@ fn no_shell_job() -> Problem {
     let message = "a shell's job cannot be dumped on behalf of a user: it could not be restored";
     Problem::new(StatusCode::FORBIDDEN, message)
         .of("shell_job")
-        .remedy("start the program with setsid, or ask as root")
+        .remedy("start the program with setsid, or have root send the request (or send it with the gateway's token)")
 }
 
 /// A link is made where the file had its name, and it may be that the user may make none there.
@@ -268,7 +268,7 @@ fn no_links() -> Problem {
     let message = "files are given no names on behalf of a user: the directory may be another's";
     Problem::new(StatusCode::FORBIDDEN, message)
         .of("link_remap")
-        .remedy("give the file its name back with ln, or ask as root")
+        .remedy("give the file its name back with ln, or have root send the request (or send it with the gateway's token)")
 }
 
 async fn make(

@@ -137,9 +137,9 @@ fn work_for(
     if user.is_some() && request.shell_job {
         let message = "a shell's job cannot be restored on behalf of a user: it would join the \
                        session and the terminal of the restorer";
-        return Err(Problem::new(StatusCode::FORBIDDEN, message)
-            .of("shell_job")
-            .remedy("leave it out, or ask as root"));
+        return Err(Problem::new(StatusCode::FORBIDDEN, message).of("shell_job").remedy(
+            "leave it out, or have root send the request (or send it with the gateway's token)",
+        ));
     }
     // Groups are made, set and entered by the restorer's own rights.
     let by_own_rights =
@@ -149,7 +149,7 @@ fn work_for(
                        that are there stay as they are set";
         return Err(Problem::new(StatusCode::FORBIDDEN, message)
             .of("cgroups")
-            .remedy("use soft, none or strict, or ask as root"));
+            .remedy("use soft, none or strict, or have root send the request (or send it with the gateway's token)"));
     }
     let wrong =
         |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
