@@ -256,11 +256,13 @@ pub enum NetworkImage {
     Iptables,
     /// As `ip6tables-legacy-save` writes it.
     Ip6tables,
+    /// Tracked connections, as messages of netlink with nothing before them.
+    Tracked,
 }
 
 impl NetworkImage {
     /// All of them, in the order in which they are restored.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Addresses,
         Self::Routes,
         Self::Routes6,
@@ -269,6 +271,7 @@ impl NetworkImage {
         Self::Iptables,
         Self::Ip6tables,
         Self::Nftables,
+        Self::Tracked,
     ];
 
     /// What its name begins with.
@@ -282,16 +285,17 @@ impl NetworkImage {
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
             Self::Ip6tables => "ip6tables",
+            Self::Tracked => "netns-ct",
         }
     }
 
-    /// The number that it begins with, if it holds messages of netlink. It is iproute2's.
+    /// The number that it begins with, if it has one. It is iproute2's.
     pub const fn magic(self) -> Option<u32> {
         match self {
             Self::Addresses => Some(0x4736_1222),
             Self::Routes | Self::Routes6 => Some(0x4531_1224),
             Self::Rules | Self::Rules6 => Some(0x7170_6986),
-            Self::Nftables | Self::Iptables | Self::Ip6tables => None,
+            Self::Nftables | Self::Iptables | Self::Ip6tables | Self::Tracked => None,
         }
     }
 }

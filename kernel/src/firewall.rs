@@ -45,17 +45,34 @@ pub fn has_nftables() -> io::Result<bool> {
     // `struct nfgenmsg`: any family.
     let listed = Rtnetlink::open_netfilter()?.list(GET_TABLES, &[0; 4]);
     match listed {
-        // The kernel was built without, or nobody has needed it yet.
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT)
-            ) =>
-        {
-            Ok(false)
-        }
+        Err(error) if is_unknown(&error) => Ok(false),
         listed => Ok(!listed?.is_empty()),
     }
+}
+
+/// The connections that are tracked, as messages of netlink; empty if there are none.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn tracked() -> io::Result<Vec<u8>> {
+    /// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_GET`.
+    const GET: u16 = 1 << 8 | 1;
+    // A list of none takes a walk through all the machine's.
+    let count = crate::sysctl::read("/proc/sys/net/netfilter/nf_conntrack_count");
+    if count.is_ok_and(|count| count.trim() == "0") {
+        return Ok(Vec::new());
+    }
+    match Rtnetlink::open_netfilter()?.list(GET, &[0; 4]) {
+        Err(error) if is_unknown(&error) => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+/// Whether the kernel was built without what was asked for, or nobody has needed it yet.
+fn is_unknown(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    let unknown = [libc::EINVAL, libc::EOPNOTSUPP, libc::ENOENT, libc::EPROTONOSUPPORT];
+    number.is_some_and(|number| unknown.contains(&number))
 }
 
 /// Whether a text of nftables has parts that `nft` writes, but does not read: those that iptables has put

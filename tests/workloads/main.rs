@@ -73,6 +73,7 @@ mod tcp;
 mod terminal;
 mod threads;
 mod timers;
+mod tracked;
 mod tree;
 mod tun;
 mod unix_sockets;
@@ -248,6 +249,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("threads", threads::run),
     ("timers", timers::run),
     ("sessions", sessions::run),
+    ("tracked", tracked::all),
     ("tree", tree::run),
     ("tun", tun::run_all),
     ("tun_outside", tun::outside),

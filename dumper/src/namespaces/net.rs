@@ -280,7 +280,12 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
         let attached = namespace.networks.attached(id);
         let unsupported = state.unsupported(Place { task, is_inside, id }, &attached)?;
         let numbers = known_namespaces(namespace)?;
-        let State { devices, settings, raw } = state;
+        let State { devices, settings, mut raw } = state;
+        // They change with every packet.
+        let tracked = firewall::tracked()?;
+        if !tracked.is_empty() {
+            raw.insert(NetworkImage::Tracked, tracked);
+        }
         let network = Network {
             devices: devices::entries(
                 &devices,

@@ -9,6 +9,7 @@ mod failed;
 mod messages;
 mod programs;
 mod settings;
+mod tracked;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -74,6 +75,10 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
     for (&kind, bytes) in &network.raw {
         let name = names::of_network(kind, number);
         match kind.magic() {
+            None if kind == NetworkImage::Tracked => {
+                let read = tracked::read(bytes);
+                messages.insert(kind, read.map_err(|reason| Error::image(name, reason))?);
+            }
             Some(_) => {
                 let read = messages::read(kind, bytes);
                 messages.insert(kind, read.map_err(|reason| Error::image(name, reason))?);
@@ -158,12 +163,17 @@ impl Making for Network {
     }
 
     fn complete(&self, namespace: &OwnedFd, given: &Given) -> Result<(), Error> {
-        if !self.is_filled(given) || self.texts.is_empty() || self.loads_early() {
+        if !self.is_filled(given) {
             return Ok(());
         }
+        let is_late = !self.texts.is_empty() && !self.loads_early();
         let load = || {
-            self.firewalls()?;
-            match self.can_receive {
+            if is_late {
+                self.firewalls()?;
+            }
+            // The firewall is what has them tracked.
+            tracked::restore(self.of(NetworkImage::Tracked))?;
+            match is_late && self.can_receive {
                 true => firewall::release().map_err(failed("let packets in")),
                 false => Ok(()),
             }
