@@ -10,7 +10,8 @@ pub struct Networks {
     pub external: BTreeMap<u64, String>,
     /// They come back empty (`--empty-ns net`).
     pub empty: bool,
-    /// What stands for the other ends of devices (`--external veth[IN]:OUT@BRIDGE`, `--veth-pair IN=OUT`).
+    /// What stands for the other ends of devices (`--external veth[IN]:OUT@BRIDGE`, `--veth-pair IN=OUT`), and
+    /// for devices themselves (`--external netdev[IN]:OUT`).
     pub devices: BTreeMap<String, String>,
     /// Settings that cannot be set are left out (`--weak-sysctls`).
     pub weak_settings: bool,
@@ -27,7 +28,7 @@ impl Networks {
             self.external.insert(inode, rest.to_owned());
             return true;
         }
-        let is_device = ["veth", "macvlan"].into_iter().any(|kind| named(kind).is_some());
+        let is_device = ["veth", "macvlan", "netdev"].into_iter().any(|kind| named(kind).is_some());
         if is_device {
             self.devices.insert(key.to_owned(), rest.to_owned());
         }
@@ -53,12 +54,18 @@ mod tests {
         assert!(read.take_external(OsStr::new("net[4026532281]:extRootNetNS")));
         assert!(read.take_external(OsStr::new("veth[eth0]:v0@br0")));
         assert!(read.take_external(OsStr::new("macvlan[eth1]:enp3s0")));
+        assert!(read.take_external(OsStr::new("netdev[eth3]:enp4s0")));
         assert!(read.take_pair(OsStr::new("eth2=v2")));
         for other in ["mnt[/a]:b", "net[x]:y", "net[5]", "unix[7]", "dev[1/2]:x"] {
             assert!(!read.take_external(OsStr::new(other)), "{other}");
         }
         assert_eq!(read.external[&4_026_532_281], "extRootNetNS");
-        let pairs = [("macvlan[eth1]", "enp3s0"), ("veth[eth0]", "v0@br0"), ("veth[eth2]", "v2")];
+        let pairs = [
+            ("macvlan[eth1]", "enp3s0"),
+            ("netdev[eth3]", "enp4s0"),
+            ("veth[eth0]", "v0@br0"),
+            ("veth[eth2]", "v2"),
+        ];
         assert!(read.devices.iter().map(|(a, b)| (&**a, &**b)).eq(pairs));
     }
 }

@@ -28,6 +28,7 @@ const MASTER: u16 = 10;
 const QUEUE: u16 = 13;
 const INFORMATION: u16 = 18;
 const NAMESPACE: u16 = 28;
+const NEW_NUMBER: u16 = 49;
 const KIND: u16 = 1;
 const DATA: u16 = 2;
 
@@ -142,9 +143,11 @@ fn lower(entry: &NetDeviceEntry, own: u32) -> Option<u32> {
 
 fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<(), Error> {
     let doing = |what: &str| failed(format!("{what} network device {}", entry.name));
+    let given = place.given.devices.get(&format!("netdev[{}]", entry.name));
     let (kind, data) = kind(entry)?;
     match entry.r#type {
         device::LOOPBACK => {}
+        _ if let Some(name) = given => bring(entry, name, place)?,
         device::VETH => pair(door, entry, place)?,
         device::TUN => {
             let link = entry.tun.as_ref().ok_or_else(|| {
@@ -261,6 +264,23 @@ fn new(entry: &NetDeviceEntry, mut attributes: Vec<Attribute>) -> Message {
 fn change(entry: &NetDeviceEntry, mask: u32, attributes: Vec<Attribute>) -> Message {
     let fixed = fixed(entry.ifindex, entry.flags & mask, mask);
     Message { kind: SET_LINK, flags: 0, fixed, attributes }
+}
+
+/// Brings a device that is outside of the tree in, by the name and number of the one for which it stands.
+fn bring(entry: &NetDeviceEntry, name: &str, place: &Place<'_>) -> Result<(), Error> {
+    let Some(target) = place.networks.get(&place.number) else { return Ok(()) };
+    let brought = within_network(place.outside, || {
+        let number = nix::net::if_::if_nametoindex(name)?;
+        let attributes = vec![
+            Attribute::new(NAMESPACE, target.as_raw_fd().to_ne_bytes()),
+            Attribute::new(NEW_NUMBER, entry.ifindex.to_ne_bytes()),
+            Attribute::new(NAME, text(&entry.name)),
+        ];
+        let fixed = fixed(number, 0, 0);
+        Rtnetlink::open()?.request(&Message { kind: SET_LINK, flags: 0, fixed, attributes })
+    });
+    let what = format!("bring in {name} as network device {}", entry.name);
+    brought.flatten().map_err(failed(what))
 }
 
 /// Makes a device on top of one that is outside of the tree.

@@ -1,0 +1,119 @@
+//! Network devices that reach out of the tree: their other ends are outside. These tests need root.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, wait_until};
+
+/// A tree in a network namespace of its own, in which `eth0` is; its other end is `out0`, in one that stands for the host.
+struct Case {
+    machine: Machine,
+    scratch: Scratch,
+    tree: Program,
+}
+
+fn run(command: &str) -> Outcome {
+    Outcome::of(Command::new("sh").args(["-c", command])).must_succeed(command)
+}
+
+impl Case {
+    fn new() -> Self {
+        let machine = Machine::prepare();
+        // Of this thread, and so of all that it starts.
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace that stands for the host");
+        let scratch = Scratch::new();
+        let mut program = Command::new("unshare");
+        let tree = Program::start(program.args(["--net", "sleep", "600"]), &scratch.path("log"));
+        let comm = || fs::read_to_string(format!("/proc/{}/comm", tree.pid()));
+        let is_there = || comm().is_ok_and(|comm| comm == "sleep\n");
+        assert!(wait_until(Duration::from_secs(20), is_there), "it does not start");
+        let case = Self { machine, scratch, tree };
+        run(&format!(
+            "ip link set lo up && ip link add out0 type veth peer name eth0 netns {}",
+            case.tree.pid()
+        ));
+        run("ip addr add 10.77.0.1/24 dev out0 && ip link set out0 up");
+        case.inside(
+            "ip link set lo up && ip addr add 10.77.0.2/24 dev eth0 && ip link set eth0 up",
+        );
+        case
+    }
+
+    /// A command of its own network.
+    fn inside(&self, command: &str) -> Outcome {
+        run(&format!("nsenter --net --target {} sh -c '{command}'", self.tree.pid()))
+    }
+
+    /// Number and hardware address, as the kernel tells them.
+    fn told(&self) -> String {
+        let told = self.inside("ip -o link show eth0").stdout;
+        let number = told.split(':').next().unwrap_or_default();
+        let address = told.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
+        format!("{number} {}", address.unwrap_or_default())
+    }
+
+    fn end(&self) {
+        let images = self.scratch.path("images");
+        Engine::CriuFace.dump(self.tree.pid(), &images, Dump::ENDING).must_succeed("dump");
+        self.machine.await_no_children();
+    }
+
+    fn restore(&self, options: &[&str]) -> Outcome {
+        let images = self.scratch.path("images");
+        let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+        let outcome = Outcome::of(restore.args(options));
+        let log = fs::read_to_string(images.join("restore.log")).unwrap_or_default();
+        Outcome { stderr: outcome.stderr + &log, ..outcome }
+    }
+
+    /// Packets come through, both ways.
+    fn is_connected(&self) {
+        let inside = fs::File::open(format!("/proc/{}/ns/net", self.tree.pid())).expect("open");
+        let listener = std::thread::spawn(move || {
+            setns(inside, CloneFlags::CLONE_NEWNET).expect("go inside");
+            TcpListener::bind("10.77.0.2:7").expect("bind")
+        });
+        let listener = listener.join().expect("a listener");
+        let mut out = TcpStream::connect("10.77.0.2:7").expect("connect");
+        let mut there = listener.accept().expect("accept").0;
+        let mut bytes = [0; 5];
+        out.write_all(b"there").and_then(|()| there.read_exact(&mut bytes)).expect("there");
+        there.write_all(b"back.").and_then(|()| out.read_exact(&mut bytes)).expect("and back");
+        assert_eq!(&bytes, b"back.");
+    }
+}
+
+#[test]
+fn the_other_end_is_made_outside() {
+    let case = Case::new();
+    case.is_connected();
+    let before = case.told();
+    case.end();
+    let refused = case.restore(&[]);
+    assert!(!refused.success && refused.stderr.contains("veth[eth0]:NAME"), "{}", refused.stderr);
+    case.machine.await_no_children();
+    case.restore(&["--external", "veth[eth0]:again0"]).must_succeed("restore");
+    assert_eq!(case.told(), before);
+    run("ip addr add 10.77.0.1/24 dev again0 && ip link set again0 up");
+    case.is_connected();
+}
+
+#[test]
+fn a_device_that_is_there_stands_for_it() {
+    let case = Case::new();
+    let before = case.told();
+    case.end();
+    // Its number is another one here, and it is up.
+    run("ip link add given0 type veth peer name new0 && ip link set given0 up");
+    run("ip addr add 10.77.0.1/24 dev new0 && ip link set new0 up");
+    let refused = case.restore(&["--external", "netdev[eth0]:none0"]);
+    assert!(!refused.success && refused.stderr.contains("none0"), "{}", refused.stderr);
+    case.machine.await_no_children();
+    case.restore(&["--external", "netdev[eth0]:given0"]).must_succeed("restore");
+    assert_eq!(case.told(), before);
+    case.is_connected();
+}
