@@ -182,7 +182,8 @@ fn read(
     let sent: Vec<_> = plan.files.in_flight().cloned().collect();
     let collector = &mut plan.collector;
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
-    found.extend(entered::look(options, &inventory, &plan.around, &plan.entered)?.1);
+    let known = (&inventory, &plan.numbers);
+    found.extend(entered::look(options, known, &plan.around, &plan.entered)?.1);
     let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;
     found.extend(refused);
     let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
@@ -199,7 +200,9 @@ fn read(
         numbers.add(thread.tid, &thread.attributes.status.ns_pid)?;
     }
     numbers.complete(&inventory)?;
-    unsupported::refuse(root, numbers.foreign(root, &inventory, plan.around.shell_job))?;
+    let mut found = numbers.foreign(root, &inventory, plan.around.shell_job);
+    found.extend(numbers.unsupported(root, &inventory));
+    unsupported::refuse(root, found)?;
     clock.account.registers = laps.lap();
 
     let infected = infect::begin(plan, &inventory, &tasks, frozen, options.cross_check)?;
@@ -209,7 +212,7 @@ fn read(
     let namespaces =
         Namespaces::read(&inventory, own, root, (&plan.networks, &plan.views, &users), &is_late)?;
     clock.check(READ_MOUNTS)?;
-    let ids = kobj_ids::number(&inventory, &namespaces);
+    let ids = kobj_ids::number(&inventory, &namespaces, &numbers);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
     let files =

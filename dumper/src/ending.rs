@@ -1,6 +1,6 @@
 //! The end of a tree that is ended: whoever restores it next finds its numbers and its memory free.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,12 @@ const TO_REAP_OF_OURS: Duration = Duration::from_millis(20);
 /// The processes of the tree, by what cannot come to mean others: number and time of birth. Each is
 /// opened only while it is waited for, as a tree may have more processes than we may have open files.
 #[derive(Debug, Default)]
-pub(crate) struct Ending(Vec<Process>);
+pub(crate) struct Ending {
+    processes: Vec<Process>,
+    /// The first ones of pid namespaces further down. Such a one ends when all in its namespace have been waited for, also those
+    /// that had entered it and whose parents have ended with the tree.
+    firsts: BTreeSet<HostPid>,
+}
 
 /// A process by its number and the time of its birth, in clock ticks after the machine started.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +53,12 @@ impl Process {
 
 impl Ending {
     /// The processes of an inventory.
-    pub(crate) fn of(inventory: &Inventory) -> Self {
+    pub(crate) fn of(inventory: &Inventory, firsts: BTreeSet<HostPid>) -> Self {
         let of = |process: &collector::Process| {
             let leader = process.threads.get(&process.pid)?;
             Some(Process { pid: process.pid, start_time: leader.start_time })
         };
-        Self(inventory.processes.values().filter_map(of).collect())
+        Self { processes: inventory.processes.values().filter_map(of).collect(), firsts }
     }
 
     /// Waits until all have ended, no memory of theirs is left, and their numbers are free; in the
@@ -62,11 +67,17 @@ impl Ending {
         let mut left = Vec::new();
         let mut unreaped = Vec::new();
         let deadline = Instant::now() + TO_END;
-        for process in self.0 {
+        let (firsts, others): (Vec<_>, Vec<_>) =
+            self.processes.into_iter().partition(|process| self.firsts.contains(&process.pid));
+        for process in others.into_iter().chain(firsts) {
             let pid = process.pid;
+            // Others outside have to wait for somebody before this one ends.
+            let waits = self.firsts.contains(&pid) && !unreaped.is_empty();
+            let deadline = if waits { Instant::now() + TO_REAP } else { deadline };
             match process.await_end(false, deadline) {
                 Ok(End::Gone) => {}
                 Ok(End::Unreaped) => unreaped.push(process),
+                Ok(End::Alive) if waits => unreaped.push(process),
                 Ok(End::Alive) => {
                     left.push(format!("process {pid} has been killed, and ends still"));
                 }
@@ -138,7 +149,7 @@ mod tests {
 
     fn ending(pids: &[HostPid]) -> Ending {
         let of = |&pid: &HostPid| Process { pid, start_time: stat(pid).unwrap().start_time };
-        Ending(pids.iter().map(of).collect())
+        Ending { processes: pids.iter().map(of).collect(), firsts: BTreeSet::new() }
     }
 
     #[test]

@@ -12,32 +12,35 @@ use support::Unsupported;
 use support::tree::{Surroundings, of_entered, of_entered_and_ended};
 
 use crate::error::Error;
+use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 
 /// Those of the machine's processes that were looked at, so that they need not be again.
 #[derive(Debug, Default)]
 pub(crate) struct Known(BTreeSet<HostPid>);
 
-/// Looks for them at all processes but those that are `known`, and at none where the tree's root is not the first
-/// process of a pid namespace of its own: then nobody ends with it.
+/// Looks for them at all processes but those that are `known`, and at none where no process of the tree is the first one of a
+/// pid namespace: then nobody ends with it.
 pub(crate) fn look(
     options: &DumpOptions,
-    inventory: &Inventory,
+    (inventory, numbers): (&Inventory, &Numbers),
     around: &Surroundings,
     known: &Known,
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     const NAME: &str = "pid";
     let root = options.pid;
-    let inside = inventory.processes.get(&root).and_then(|root| root.namespaces.get(NAME));
-    let Some(inside) = inside.filter(|inside| around.namespaces.get(NAME) != Some(inside)) else {
-        return Ok(Default::default());
-    };
-    if Dir::open(root).and_then(|dir| Status::read(&dir))?.ns_pid.last().map(|pid| pid.get())
-        != Some(1)
-    {
+    let mut inside: BTreeSet<u64> = numbers.namespaces().map(|(_, namespace)| namespace).collect();
+    let of_root = inventory.processes.get(&root).and_then(|root| root.namespaces.get(NAME));
+    if let Some(of_root) = of_root.filter(|it| around.namespaces.get(NAME) != Some(it)) {
+        let status = Dir::open(root).and_then(|dir| Status::read(&dir))?;
+        if status.ns_pid.last().is_some_and(|pid| pid.get() == 1) {
+            inside.insert(*of_root);
+        }
+    }
+    if inside.is_empty() {
         return Ok(Default::default());
     }
-    let inside = format!("{NAME}:[{inside}]");
+    let inside: BTreeSet<String> = inside.iter().map(|id| format!("{NAME}:[{id}]")).collect();
     let mut others = BTreeSet::new();
     let mut found = Vec::new();
     for pid in processes()? {
@@ -59,7 +62,7 @@ pub(crate) fn look(
 }
 
 /// Who is gone is in no namespace, nor is who may not be looked at by root.
-fn is_in(pid: HostPid, namespace: &str) -> bool {
+fn is_in(pid: HostPid, namespaces: &BTreeSet<String>) -> bool {
     let link = Dir::open(pid).and_then(|dir| dir.link("ns/pid"));
-    link.is_ok_and(|link| link.to_str() == Some(namespace))
+    link.is_ok_and(|link| link.to_str().is_some_and(|link| namespaces.contains(link)))
 }

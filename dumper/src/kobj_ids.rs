@@ -7,6 +7,7 @@ use ids::HostPid;
 use images::messages::TaskKobjIdsEntry;
 
 use crate::namespaces::Namespaces;
+use crate::numbers::Numbers;
 use crate::processes::is_zombie;
 
 /// Number of the dumper's own objects, which no task shares.
@@ -37,15 +38,22 @@ pub(crate) fn own() -> TaskKobjIdsEntry {
 pub(crate) fn number(
     inventory: &Inventory,
     namespaces: &Namespaces,
+    numbers_of_pids: &Numbers,
 ) -> BTreeMap<HostPid, TaskKobjIdsEntry> {
     let living =
         || inventory.processes.values().filter(|process| !is_zombie(process)).zip(OWN + 1..);
     let numbers: BTreeMap<HostPid, u32> =
         living().map(|(process, number)| (process.pid, number)).collect();
+    let known = namespaces.numbers();
+    let for_children = |pid| {
+        let other = numbers_of_pids.for_children(pid)?;
+        other.map_or(Some(0), |id| known.get(&("pid", id)).copied())
+    };
     let ids = |(process, number): (&Process, u32)| {
         let ids = TaskKobjIdsEntry {
             files_id: of_owner(&numbers, process.tables.files, number),
             fs_id: of_owner(&numbers, process.tables.file_system, number),
+            pid_for_children_ns_id: for_children(process.pid),
             ..with_tables(number, namespaces.of(process))
         };
         (process.pid, ids)

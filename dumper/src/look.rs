@@ -168,9 +168,6 @@ impl<'a> Looker<'a> {
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
         found.extend(mapped_locks::find(&inventory));
-        let entered = entered::look(self.options, &inventory, &self.around, &Default::default())?;
-        found.extend(entered.1);
-        let entered = entered.0;
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
@@ -184,11 +181,16 @@ impl<'a> Looker<'a> {
             true => (&none, Numbers::default()),
             false => (&inventory, task_states.numbers(root, &inventory)?),
         };
+        let entered =
+            entered::look(self.options, (&inventory, &numbers), &self.around, &Default::default())?;
+        found.extend(entered.1);
+        let entered = entered.0;
         let own = self.around.namespaces.get("mnt").copied();
         let (views, refused) = Views::read(looked_at, root, own, &self.options.mounts)?;
         let views = Arc::new(views);
         found.extend(refused.into_iter().filter(|_| self.judges_mounts));
         found.extend(numbers.foreign(root, looked_at, self.around.shell_job));
+        found.extend(numbers.unsupported(root, looked_at));
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
         let (sharing, mut shared) =

@@ -8,8 +8,8 @@ mod contents;
 mod judge;
 mod shown;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
@@ -92,6 +92,8 @@ pub struct Views {
     is_mixed: bool,
     /// File systems whose contents are carried, by device, with the roots of copies of their mounts.
     contents: BTreeMap<u64, OwnedFd>,
+    /// The pid namespaces that file systems of kind `proc` show, by device, if those are below that of the tree's root.
+    shown_pids: BTreeMap<u64, u64>,
 }
 
 impl Views {
@@ -121,6 +123,11 @@ impl Views {
         found.own = own.map_err(io::Error::other).map_err(Error::of("read the own mounts"))?;
         let mut refused = judge::judge(&mut found.views, found.of.get(&root), &found.own, options);
         found.copy_memory(&mut refused)?;
+        let pids_of = |process: &collector::Process| process.namespaces.get("pid").copied();
+        let of_root = inventory.processes.get(&root).and_then(pids_of);
+        let pids = inventory.processes.values().filter_map(pids_of);
+        let nested: BTreeSet<u64> = pids.filter(|id| Some(*id) != of_root).collect();
+        found.find_shown(&nested, &mut refused)?;
         Ok((found, refused))
     }
 
@@ -217,6 +224,52 @@ impl Views {
         Ok(())
     }
 
+    /// Finds out which of the pid namespaces `nested`, which are below that of the tree's root, file systems show.
+    fn find_shown(
+        &mut self,
+        nested: &BTreeSet<u64>,
+        refused: &mut Vec<Unsupported>,
+    ) -> Result<(), Error> {
+        if nested.is_empty() {
+            return Ok(());
+        }
+        let mut shown_pids = BTreeMap::new();
+        for view in self.views.values() {
+            for (mount, origin) in view.mounts.0.iter().zip(&view.origins) {
+                if *origin != Some(Origin::Made) || mount.kind() != "proc" {
+                    continue;
+                }
+                let failed = || Error::of(format!("look into {} of {}", shown(mount), view.member));
+                let copy = view.copy(mount).map_err(failed())?;
+                // Its first process is in it, and there as long as anybody is.
+                let first = copy.as_ref().map(first_process).transpose().map_err(failed())?;
+                let place = Path::new(&mount.mount_point);
+                let mut refuse = |refusal: support::Refusal| {
+                    refused.push(refusal.of(view.member, shown(mount)));
+                };
+                match first {
+                    None => refuse(support::mounts::HIDDEN),
+                    Some(None) => refuse(support::mounts::of_nobody(place, view.member)),
+                    Some(Some(pids)) if nested.contains(&pids) => {
+                        let parent = view.mounts.get(mount.parent);
+                        if [Some(mount), parent].iter().flatten().any(|it| spreads(it)) {
+                            refuse(support::mounts::proc_spreads(view.member));
+                        }
+                        shown_pids.insert(mount.device, pids);
+                    }
+                    Some(Some(_)) => {}
+                }
+            }
+        }
+        self.shown_pids = shown_pids;
+        Ok(())
+    }
+
+    /// The pid namespace that the file system with this device shows, if that is below that of the tree's root.
+    pub(crate) fn shown_pids(&self, device: u64) -> Option<u64> {
+        self.shown_pids.get(&device).copied()
+    }
+
     /// Reads what is in file systems that live in memory, of a frozen tree.
     pub(crate) fn read_contents(
         &self,
@@ -270,6 +323,27 @@ impl View {
         doors::change(&copy, &private)?;
         Ok(Some(copy))
     }
+}
+
+/// The kernel's number of the pid namespace whose processes a `proc` shows, 0 of one that this process is in; none if nobody is
+/// in it any more.
+fn first_process(proc: &OwnedFd) -> io::Result<Option<u64>> {
+    // One in which this process is seen is around all of the tree; its first process may be closed to us.
+    if nix::fcntl::readlinkat(proc, "self").is_ok() {
+        return Ok(Some(0));
+    }
+    let link = match nix::fcntl::readlinkat(proc, "1/ns/pid") {
+        Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH) => return Ok(None),
+        link => link?,
+    };
+    let number =
+        link.to_str().and_then(|link| link.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok());
+    number.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether what is mounted on a mount, or what it is mounted on, comes to others or from them.
+fn spreads(mount: &Mount) -> bool {
+    mount.shared().is_some()
 }
 
 trait ReadTable {

@@ -149,6 +149,11 @@ impl Namespaces {
         &self.others
     }
 
+    /// The number of a pid namespace that is not the dumper's, by the kernel's.
+    pub(crate) fn pid_namespace(&self, id: u64) -> Option<u32> {
+        self.others.get(&("pid", id)).copied()
+    }
+
     /// The numbers of the namespaces that a process is in; the rest of the entry is empty.
     pub(crate) fn of(&self, process: &Process) -> TaskKobjIdsEntry {
         self.numbered(|name| process.namespaces.get(name).copied())

@@ -7,13 +7,20 @@
 //! is outside of that has no number; the number of a group or session whose leader has ended is told by its members
 //! (`NSpgid`, `NSsid`).
 //!
+//! Of tasks in pid namespaces below that of the root all numbers from there down are kept, and what their groups and sessions
+//! are called in their own namespaces, which may be nothing.
+//!
 //! When the tree stands still, what has come since is added. Encoders ask [`Numbers::image`] and know no other
 //! way from the one kind of number to the other.
 
+use std::collections::BTreeMap;
+
 use collector::{Inventory, Process};
 use ids::{Clash, HostPid, ImagePid, ImagePids, PidMap};
+use images::messages::NestedPidsEntry;
 use kernel::procfs::{Dir, ProcFile, Status};
 use support::Unsupported;
+use support::pids::{Member, Nested};
 use support::tree::of_foreign_session;
 
 use crate::processes::is_zombie;
@@ -29,6 +36,24 @@ pub(crate) struct Numbers {
     pids: PidMap,
     /// How many pid namespaces that of the root is below ours.
     depth: usize,
+    /// Processes in pid namespaces below that of the root.
+    nested: BTreeMap<HostPid, Below>,
+    /// The namespaces of these, each with the one around it; none for that of the root.
+    around: BTreeMap<u64, Option<u64>>,
+    /// Processes whose children are born into another namespace than their own: which, or none if the next child makes it.
+    for_children: BTreeMap<HostPid, Option<u64>>,
+}
+
+/// What is known of a process in a pid namespace below that of the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Below {
+    /// The kernel's number of the namespace.
+    namespace: u64,
+    /// The leader of its group.
+    leader: Option<HostPid>,
+    /// What its group and its session are called from the first namespace below the root's down to its own.
+    group: Vec<Option<ImagePid>>,
+    session: Vec<Option<ImagePid>>,
 }
 
 impl Numbers {
@@ -54,30 +79,137 @@ impl Numbers {
         }
     }
 
-    /// Adds what threads that live do not tell: zombies, and leaders of groups and sessions who are gone. Of a tree in our own
-    /// pid namespace nothing is looked at.
+    /// Adds what threads that live do not tell: zombies, leaders of groups and sessions who are gone, and what processes in
+    /// pid namespaces below that of the root call theirs. Of a tree in our own pid namespace without others nothing is looked at.
     pub(crate) fn complete(&mut self, inventory: &Inventory) -> Result<(), Clash> {
         let inside = self.depth > 0;
-        for process in inventory.processes.values().filter(|_| inside) {
+        let mut namespaces = inventory.processes.values().filter_map(|it| it.namespaces.get("pid"));
+        let first = namespaces.next();
+        let several = namespaces.any(|other| Some(other) != first);
+        self.nested.clear();
+        self.for_children = inventory.processes.values().filter_map(for_children).collect();
+        for process in inventory.processes.values().filter(|_| inside || several) {
             let wanted = [Some(process.pid), process.pgid, process.sid];
-            if wanted.into_iter().flatten().all(|pid| self.pids.image(pid).is_some()) {
+            let is_known = |pid: HostPid| self.pids.image(pid).is_some();
+            if !several && wanted.into_iter().flatten().all(is_known) {
                 continue;
             }
             // One that has gone meanwhile will not be in the images.
-            let Ok(status) = Dir::open(process.pid).and_then(|dir| Status::read(&dir)) else {
-                continue;
-            };
+            let Ok(dir) = Dir::open(process.pid) else { continue };
+            let Ok(status) = Status::read(&dir) else { continue };
             self.add(process.pid, &status.ns_pid)?;
             for (leader, levels) in [(process.pgid, &status.ns_pgid), (process.sid, &status.ns_sid)]
             {
-                // A level at which it is not seen is 0.
-                let levels: Option<Vec<ImagePid>> = levels.iter().copied().collect();
-                if let (Some(leader), Some(levels)) = (leader, levels) {
-                    self.add(leader, &levels)?;
+                // From a level on at which it is not seen there are zeros.
+                let seen: Vec<ImagePid> = levels.iter().map_while(|level| *level).collect();
+                if let Some(leader) = leader.filter(|it| inside && self.pids.image(*it).is_none()) {
+                    self.add(leader, &seen)?;
                 }
             }
+            if status.ns_pid.len() > self.depth + 1 {
+                let Some(namespace) = namespace_of(&dir) else { continue };
+                let below = |levels: &[Option<ImagePid>]| {
+                    levels.iter().skip(self.depth + 1).copied().collect()
+                };
+                let (group, session) = (below(&status.ns_pgid), below(&status.ns_sid));
+                let leader = process.pgid;
+                self.nested.insert(process.pid, Below { namespace, leader, group, session });
+            }
         }
+        // Whoever has adopted the first process of one is in the one around it.
+        let is_first =
+            |pid: &HostPid| self.pids.levels(*pid).is_some_and(|it| it.innermost().get() == 1);
+        let firsts = self.nested.iter().filter(|(pid, _)| is_first(pid));
+        let around = firsts.map(|(pid, below)| {
+            let parent = inventory.processes.get(pid).and_then(|first| first.ppid);
+            (below.namespace, parent.and_then(|it| Some(self.nested.get(&it)?.namespace)))
+        });
+        self.around = around.collect();
         Ok(())
+    }
+
+    /// The kernel's numbers of the pid namespaces of processes below that of the root.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (HostPid, u64)> {
+        self.nested.iter().map(|(pid, below)| (*pid, below.namespace))
+    }
+
+    /// The first processes of pid namespaces below that of the root.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = HostPid> {
+        let is_first =
+            |pid: &HostPid| self.pids.levels(*pid).is_some_and(|it| it.innermost().get() == 1);
+        self.nested.keys().copied().filter(is_first)
+    }
+
+    /// What the images say of a thread of process `of` that is in a pid namespace below that of the root, of which `namespace`
+    /// tells the number.
+    pub(crate) fn nested(
+        &self,
+        tid: HostPid,
+        of: HostPid,
+        namespace: impl Fn(u64) -> Option<u32>,
+    ) -> Option<NestedPidsEntry> {
+        let below = self.nested.get(&of)?;
+        let levels = self.pids.levels(tid)?;
+        let pids = (1..=levels.depth()).filter_map(|depth| levels.at(depth));
+        let pids = pids.map(ImagePid::unsigned).collect();
+        if tid != of {
+            return Some(NestedPidsEntry { pids, ..NestedPidsEntry::default() });
+        }
+        let called = |levels: &[Option<ImagePid>]| {
+            levels.iter().map(|level| level.map_or(0, ImagePid::unsigned)).collect()
+        };
+        Some(NestedPidsEntry {
+            pids,
+            groups: called(&below.group),
+            sessions: called(&below.session),
+            namespace: namespace(below.namespace),
+        })
+    }
+
+    /// The pid namespace that the children of a process are born into, if that is another one than its own; none in that for
+    /// one that its next child makes.
+    pub(crate) fn for_children(&self, pid: HostPid) -> Option<Option<u64>> {
+        self.for_children.get(&pid).copied()
+    }
+
+    /// Whether a process can see another one, or a group.
+    pub(crate) fn sees(&self, process: HostPid, other: HostPid) -> bool {
+        let Some(own) = self.nested.get(&process).map(|below| below.namespace) else { return true };
+        let mut around = self.nested.get(&other).map(|below| below.namespace);
+        // No deeper than namespaces can be.
+        for _ in 0..self.around.len() {
+            match around {
+                Some(namespace) if namespace == own => return true,
+                Some(namespace) => around = self.around.get(&namespace).copied().flatten(),
+                None => break,
+            }
+        }
+        // The leader of a group may be gone.
+        self.nested.values().any(|below| {
+            let is_it = below.namespace == own && below.leader == Some(other);
+            is_it && below.group.last().is_some_and(Option::is_some)
+        })
+    }
+
+    /// What stands in the way of a dump of pid namespaces below that of the root.
+    pub(crate) fn unsupported(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
+        let of = |process: &Process| Member {
+            pid: process.pid,
+            parent: process.ppid.filter(|_| process.pid != root),
+            group: process.pgid,
+            nested: self.nested.get(&process.pid).map(|below| Nested {
+                namespace: below.namespace,
+                number: self.pids.levels(process.pid).map_or(0, |it| it.innermost().get()),
+                sees_group: below.group.last().is_some_and(Option::is_some),
+            }),
+            ended: match process.state {
+                collector::ProcessState::Zombie { exit_status } => Some(exit_status),
+                _ => None,
+            },
+            for_children: self.for_children.get(&process.pid).copied(),
+            threads: process.threads.len(),
+        };
+        support::pids::unsupported(&inventory.processes.values().map(of).collect::<Vec<_>>())
     }
 
     /// Processes whose session or group has no number in the images, but for a terminal's job (`shell_job`), which comes
@@ -122,6 +254,25 @@ impl Numbers {
     fn of_ours(&self, host: HostPid) -> Option<ImagePid> {
         (self.depth == 0).then(|| host.in_own_namespace())
     }
+}
+
+/// The pid namespace of the children of a process, if it is another one than its own. One that nobody has been born into yet
+/// is not told by /proc, and the kernel's structures tell it as any other.
+fn for_children(process: &Process) -> Option<(HostPid, Option<u64>)> {
+    const NAME: &str = "pid_for_children";
+    let own = process.namespaces.get("pid").filter(|_| !is_zombie(process))?;
+    let told = process.namespaces.get(NAME).copied();
+    if told == Some(*own) {
+        return None;
+    }
+    let link = || Dir::open(process.pid).ok()?.link(&format!("ns/{NAME}")).ok();
+    Some((process.pid, told.filter(|_| link().is_some())))
+}
+
+/// The kernel's number of the pid namespace of a process, which may have ended.
+fn namespace_of(dir: &Dir) -> Option<u64> {
+    let link = dir.link("ns/pid").ok()?;
+    link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
 }
 
 #[cfg(test)]

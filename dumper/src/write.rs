@@ -1,5 +1,6 @@
 //! The last step: what was captured becomes images, while the target runs or is gone.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use freezer::Release;
 use hooks::{Moment, Point};
 use ids::HostPid;
 use images::messages::{
-    DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry, LSM_NONE,
-    MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, StatsEntry, TimensEntry, Timespec,
-    VmaEntry,
+    CoreEntry, DumpStatsEntry, FrozenAccountEntry, FsEntry, IMG_VERSION_1_1, InventoryEntry,
+    LSM_NONE, MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, StatsEntry, TimensEntry,
+    Timespec, VmaEntry,
 };
 use images::{ImageWriter, MappingKind, names};
 use kernel::netfilter::Method as LockMethod;
@@ -42,6 +43,8 @@ pub(crate) struct Written<'d> {
     report: DumpReport,
     since: Instant,
     inventory: Inventory,
+    /// The first processes of pid namespaces below that of the root.
+    firsts: BTreeSet<HostPid>,
     /// Those of the target's connections, of a target that is to end.
     sockets: Vec<OwnedFd>,
 }
@@ -94,7 +97,8 @@ impl<'d> Written<'d> {
             warnings: std::mem::take(&mut state.files.warnings),
             ..DumpReport::default()
         };
-        Ok(Self { tree, dump, report, since, inventory: state.inventory, sockets })
+        let firsts = state.numbers.firsts().collect();
+        Ok(Self { tree, dump, report, since, inventory: state.inventory, firsts, sockets })
     }
 
     /// Tells who is to know that the images are whole while nothing has been done to the target. If that
@@ -112,7 +116,7 @@ impl<'d> Written<'d> {
 
     /// Ends the target, or leaves it stopped, where that was asked for.
     pub(crate) fn end(self) -> DumpReport {
-        let Self { tree, mut dump, mut report, since, inventory, sockets } = self;
+        let Self { tree, mut dump, mut report, since, inventory, firsts, sockets } = self;
         let account = &mut dump.clock.account;
         if let Some(tree) = tree {
             if let Some(links) = &dump.links {
@@ -120,7 +124,7 @@ impl<'d> Written<'d> {
             }
             match dump.options.after {
                 AfterDump::Kill => {
-                    *dump.ending = Ending::of(&inventory);
+                    *dump.ending = Ending::of(&inventory, firsts);
                     // The sockets are held here as well: they end with this process's hold, by when they are in
                     // repair mode. Before the tree has ended they must not be: a dumper that is killed leaves it alive.
                     tree.release(Release::Kill);
@@ -231,6 +235,7 @@ fn process(
         if let Some(process) = &mut entry.tc {
             process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);
         }
+        entry.nested = numbers.nested(thread.tid, pid, |id| state.namespaces.pid_namespace(id));
         writer.write_one(&names::core(numbers.named(thread.tid)?.unsigned()), &entry)?;
     }
     let image = numbers.named(pid)?.unsigned();
@@ -361,7 +366,10 @@ fn zombies(state: &TreeState, writer: &ImageWriter) -> Result<(), Error> {
         if let collector::ProcessState::Zombie { exit_status } = process.state {
             let name =
                 process.threads.get(&process.pid).map(|thread| thread.comm.as_encoded_bytes());
-            let entry = core_entry::zombie(name.unwrap_or_default(), exit_status);
+            let pid = process.pid;
+            let nested = state.numbers.nested(pid, pid, |id| state.namespaces.pid_namespace(id));
+            let zombie = core_entry::zombie(name.unwrap_or_default(), exit_status);
+            let entry = CoreEntry { nested, ..zombie };
             writer.write_one(&names::core(state.numbers.named(process.pid)?.unsigned()), &entry)?;
         }
     }

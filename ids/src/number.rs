@@ -184,6 +184,21 @@ impl ImagePids {
         self.nested.last().copied().unwrap_or(self.outermost)
     }
 
+    /// How many namespaces that of the task is below that of the tree's root.
+    #[must_use]
+    pub const fn depth(&self) -> usize {
+        self.nested.len()
+    }
+
+    /// The number in the namespace that is so many below that of the tree's root; `None` if it is not seen there.
+    #[must_use]
+    pub fn at(&self, depth: usize) -> Option<ImagePid> {
+        match depth.checked_sub(1) {
+            None => Some(self.outermost),
+            Some(nested) => self.nested.get(nested).copied(),
+        }
+    }
+
     /// All of them, the innermost first: the order of `set_tid` of clone3(2).
     pub fn from_innermost(&self) -> impl Iterator<Item = ImagePid> {
         self.nested.iter().rev().copied().chain([self.outermost])
@@ -239,6 +254,9 @@ mod tests {
         assert_eq!((deep.outermost(), deep.innermost()), (image(41), image(1)));
         let order: Vec<_> = deep.from_innermost().collect();
         assert_eq!(order, [image(1), image(7), image(41)]);
+        assert_eq!((deep.depth(), one.depth()), (2, 0));
+        let at: Vec<_> = (0..4).map(|depth| deep.at(depth).map(ImagePid::get)).collect();
+        assert_eq!(at, [Some(41), Some(7), Some(1), None]);
         assert_eq!(ImagePids::from_outermost([]), None);
     }
 }

@@ -2,12 +2,13 @@
 //! between its birth and the moment it becomes another one.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use arch::settings;
 use ids::{HostPid, ImagePid, ImagePids};
 use libc::{c_int, c_long, pid_t};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, setns};
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +260,28 @@ pub fn wait_ended(pid: ImagePid, leave: bool) -> io::Result<()> {
             other => return other.map(drop),
         }
     }
+}
+
+/// Sends a signal to a process, by its number in the pid namespace of the caller, which may be one of the tree's.
+///
+/// # Errors
+/// When it is gone or the caller may not.
+pub fn send_signal_to(pid: ImagePid, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    answer(unsafe { libc::kill(pid.get(), signal) }.into()).map(drop)
+}
+
+/// Has the children of the calling process born into the pid namespace of a process, by its number in that of the caller. It is
+/// the caller's own, or one below.
+///
+/// # Errors
+/// When it is gone or the caller may not.
+pub fn enter_pids_of(pid: ImagePid) -> io::Result<()> {
+    // SAFETY: takes two integers.
+    let opened = answer(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.get(), 0) })?;
+    // SAFETY: the system call has just returned this descriptor; nobody else owns it.
+    let opened = unsafe { OwnedFd::from_raw_fd(opened as i32) };
+    Ok(setns(opened, CloneFlags::CLONE_NEWPID)?)
 }
 
 /// Whether a process or thread with this number exists.

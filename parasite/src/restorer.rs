@@ -461,6 +461,8 @@ pub struct Thread {
     pub strict: u32,
     /// Its filters of system calls, the one first that was installed first.
     pub filters: Table<Filter>,
+    /// Its numbers, from its own pid namespace to that of the tree's root: `set_tid` of clone3(2).
+    pub numbers: Table<i32>,
     /// Processors that it may run on, one bit each; empty to leave them as they are.
     pub affinity: Table<u8>,
     /// Credentials.
@@ -575,6 +577,8 @@ pub struct Arguments {
     pub common_filters: u32,
     /// The late descriptors.
     pub late: Table<LateDescriptor>,
+    /// The numbers of the helper, as [`Thread::numbers`].
+    pub helper_numbers: Table<i32>,
     /// Where the helper's stack ends, from the start of the region.
     pub helper_stack: u64,
     /// Components of the processor's extended state to ask for, as a mask.
@@ -590,8 +594,10 @@ const _: () = {
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
-    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 10 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(
+        size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 16 + 112 + 16 + 16
+    );
+    assert!(size_of::<Arguments>() == 56 + 11 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);

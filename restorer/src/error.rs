@@ -5,6 +5,7 @@ use std::io;
 use support::Unsupported;
 
 use crate::files;
+use crate::levels;
 use crate::pids::NoTask;
 
 /// Why a restore failed. Whatever had been built by then is gone again.
@@ -65,6 +66,12 @@ pub enum Error {
         /// What became of it.
         what: String,
     },
+}
+
+impl From<levels::Wrong> for Error {
+    fn from(wrong: levels::Wrong) -> Self {
+        Self::image(format!("process {}", wrong.pid), wrong.what)
+    }
 }
 
 impl From<NoTask> for Error {

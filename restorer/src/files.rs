@@ -70,6 +70,7 @@ use ids::{HostPid, ImagePid};
 use nix::sys::resource::{Resource, getrlimit};
 use support::{Refusal, Unsupported};
 
+use crate::levels::Levels;
 use crate::places::Roots;
 
 use self::approve::Purpose;
@@ -116,6 +117,8 @@ pub struct OpenContext {
     pub connections: Connections,
     /// The caller takes the masters of terminals outside the tree, which are made for it.
     pub gives_masters: bool,
+    /// What tasks are called in pid namespaces of the tree's own.
+    pub(crate) levels: Arc<Levels>,
     /// Where sockets are made.
     pub networks: Networks,
     /// Free process numbers, for processes that keep files which one process cannot have.
@@ -274,6 +277,8 @@ pub struct OpenFiles {
     /// Files that no descriptor holds, by id and what for.
     held: BTreeMap<(u32, Held), OwnedFd>,
     opener: Opener,
+    /// What tasks are called in pid namespaces of the tree's own.
+    levels: Arc<Levels>,
 }
 
 impl OpenFiles {

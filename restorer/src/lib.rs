@@ -35,6 +35,7 @@ mod huge_pages;
 mod ipc_owner;
 mod joined;
 pub mod layout;
+mod levels;
 mod load;
 mod locks;
 mod mapped;

@@ -16,12 +16,12 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arch::image::ThreadImage;
-use ids::ImagePid;
+use ids::{ImagePid, ImagePids};
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::id_map::IdMap;
 use images::messages::{
-    CgroupEntry, FsEntry, MmEntry, SECCOMP_MODE_STRICT, TaskCoreEntry, TaskKobjIdsEntry,
-    ThreadCoreEntry,
+    CgroupEntry, FsEntry, MmEntry, NestedPidsEntry, SECCOMP_MODE_STRICT, TaskCoreEntry,
+    TaskKobjIdsEntry, ThreadCoreEntry,
 };
 use images::{Images, MappingKind};
 
@@ -35,6 +35,7 @@ pub(crate) use task::{capability_set, personality, signal_of};
 use crate::Joined;
 use crate::error::Error;
 use crate::files::{FileImages, FileMemory};
+use crate::levels::{Levels, Member};
 use crate::locks::Locks;
 use crate::namespaces::Sets;
 use crate::run::Run;
@@ -60,6 +61,8 @@ pub(crate) struct Checkpoint {
     pub(crate) locks: Locks,
     /// Namespaces that they were in.
     pub(crate) namespaces: Sets,
+    /// Numbers in pid namespaces below that of the root.
+    pub(crate) levels: Arc<Levels>,
     /// Control groups, if they were dumped.
     pub(crate) cgroups: Option<CgroupEntry>,
     /// The set of control groups that the dumper was in.
@@ -75,6 +78,8 @@ pub(crate) struct Process {
     /// `None` for a group or session whose leader is outside of the pid namespace.
     pub(crate) pgid: Option<ImagePid>,
     pub(crate) sid: Option<ImagePid>,
+    /// What it is called in pid namespaces below that of the root, if it is in one.
+    pub(crate) nested: Option<NestedPidsEntry>,
     pub(crate) state: State,
     /// What belongs to the whole process.
     pub(crate) core: TaskCoreEntry,
@@ -102,6 +107,8 @@ pub(crate) struct Body {
 #[derive(Debug)]
 pub(crate) struct Thread {
     pub(crate) tid: ImagePid,
+    /// All its numbers.
+    pub(crate) levels: ImagePids,
     /// What is the processor's.
     pub(crate) processor: ThreadImage,
     pub(crate) core: ThreadCoreEntry,
@@ -143,6 +150,7 @@ impl Checkpoint {
             processes.push(task::load(process, (&nameless, &mut filters), &mut store)?);
         }
         check_sharing(&processes)?;
+        let levels = Levels::of(&processes.iter().map(member).collect::<Vec<_>>())?;
         let own_ids = dir.inventory().root_ids.unwrap_or_default();
         let seen = |process: &Process| {
             Some((process.pid, joined.seen(&process.body.as_ref()?.ids, &own_ids)))
@@ -157,7 +165,8 @@ impl Checkpoint {
             read.ipc_namespaces.keys().partition(|number| is_inside(**number));
         leave_ipc(&ids, &mut read, &made_outside);
         ids.leave_all(&mut read);
-        let namespaces = Sets::of(&read, users, living.iter().map(|(pid, ids)| (*pid, ids)))?;
+        let namespaces =
+            Sets::of(&read, (users, &levels), living.iter().map(|(pid, ids)| (*pid, ids)))?;
         // What is in a segment comes from outside.
         leave_ipc(&ids, &mut read, &made_inside);
         let pids = processes.iter().map(|process| process.pid).collect();
@@ -195,6 +204,7 @@ impl Checkpoint {
             files,
             locks,
             namespaces,
+            levels: Arc::new(levels),
             cgroups,
             own_set,
         })
@@ -223,6 +233,25 @@ impl Checkpoint {
         let shared = self.segments.iter().flat_map(|segment| &segment.runs);
         let shared = shared.chain(self.system_v.iter().flat_map(|segment| &segment.runs));
         private.chain(shared).filter(|run| run.stored().is_some()).map(|run| run.pages).sum()
+    }
+}
+
+/// What is to be known of a process to tell its numbers in all pid namespaces.
+fn member(process: &Process) -> Member<'_> {
+    let body = process.body.as_ref();
+    let threads = body.iter().flat_map(|body| &body.threads).map(|thread| thread.levels.clone());
+    Member {
+        pid: process.pid,
+        parent: process.ppid,
+        group: process.pgid,
+        session: process.sid,
+        ended: match process.state {
+            State::Dead { status } => Some(status),
+            _ => None,
+        },
+        nested: process.nested.as_ref(),
+        threads: threads.collect(),
+        for_children: body.and_then(|body| body.ids.pid_for_children_ns_id),
     }
 }
 

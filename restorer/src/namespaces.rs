@@ -29,6 +29,7 @@ use kernel::procfs::{Dir, Mounts, ProcFile};
 
 use crate::error::Error;
 use crate::files::Networks;
+use crate::levels::Levels;
 use crate::mounts::{self, Late, MountOptions};
 use crate::places::{Roots, Sought};
 use crate::users::Users;
@@ -99,10 +100,12 @@ pub(crate) struct Sets {
     others: BTreeMap<(usize, u32), Box<dyn Making>>,
     /// Processes in such ones.
     of: BTreeMap<ImagePid, Set>,
-    /// The pid namespace that all are in, if it was not the dumper's.
+    /// The pid namespace of the root, if it was not the dumper's.
     pid_namespace: Option<u32>,
     /// The user namespace that all are in, if it was not the dumper's.
     users: Option<Users>,
+    /// The first processes of pid namespaces below that of the root, with the numbers of those.
+    first: BTreeMap<ImagePid, u32>,
 }
 
 /// The numbers of a process's namespaces, by the place of their kind in the table; of a kind that is not there, its
@@ -113,17 +116,21 @@ impl Sets {
     /// Those of processes with these ids.
     pub(crate) fn of<'i>(
         checkpoint: &Checkpoint,
-        users: Option<Users>,
+        (users, levels): (Option<Users>, &Levels),
         processes: impl Iterator<Item = (ImagePid, &'i TaskKobjIdsEntry)>,
     ) -> Result<Self, Error> {
-        let mut sets = Self { users, ..Self::default() };
+        let firsts = levels.spaces().filter_map(|it| Some((levels.space(it)?.first, it)));
+        let mut sets = Self { users, first: firsts.collect(), ..Self::default() };
         let Some(own) = &checkpoint.images.inventory().root_ids else { return Ok(sets) };
         for (nth, (pid, ids)) in processes.enumerate() {
             let (set, pids) = (set_of(ids, own), other(ids.pid_ns_id, own.pid_ns_id));
             if nth == 0 {
                 sets.pid_namespace = pids;
             }
-            if pids != sets.pid_namespace {
+            let nested = levels.namespace(pid);
+            if nested.is_none() && pids != sets.pid_namespace
+                || nested.is_some() && (nested != pids || nth == 0)
+            {
                 let refusal = support::images::NESTED_PIDS;
                 return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
             }
@@ -145,7 +152,7 @@ impl Sets {
                     vacant.insert((TABLE[kind].load)(checkpoint, number)?);
                 }
             }
-            if !set.is_empty() || pids.is_some() {
+            if !set.is_empty() || sets.pid_namespace.is_some() {
                 sets.of.insert(pid, set);
             }
         }
@@ -445,11 +452,17 @@ impl<'s> Made<'s> {
         self.late.keep(base)
     }
 
-    /// In a new task: enters the namespaces of process `pid`; the first one makes what was left to it.
+    /// Whether a process is the first one of a pid namespace: of which, or none for the root of the tree.
+    fn first_of(&self, pid: ImagePid) -> Option<Option<u32>> {
+        let nested = self.sets.first.get(&pid).copied();
+        nested.map(Some).or_else(|| (pid == self.root_process).then_some(None))
+    }
+
+    /// In a new task: enters the namespaces of process `pid`; the first one of the tree, or of a pid namespace, makes what was left to it.
     pub(crate) fn enter(&self, pid: ImagePid) -> Result<(), Error> {
-        if pid == self.root_process {
+        if let Some(pids) = self.first_of(pid) {
             let failed = || Error::kernel("enter a mount namespace");
-            self.late.place(|number| {
+            self.late.place(pids, |number| {
                 let namespace = self.namespace(mnt::KIND.name, number);
                 let namespace =
                     namespace.ok_or_else(|| failed()(io::ErrorKind::NotFound.into()))?;

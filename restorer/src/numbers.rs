@@ -127,7 +127,7 @@ pub(crate) fn pid_max() -> i32 {
 pub(crate) fn spare(plan: &Plan) -> impl Iterator<Item = HostPid> + use<> {
     // Also of a tree that has numbers elsewhere: processes that pass there have them, too.
     let wanted: BTreeSet<HostPid> =
-        plan.numbers.iter().map(|number| number.in_own_namespace()).collect();
+        plan.numbers.iter().chain(&plan.inner).map(|number| number.in_own_namespace()).collect();
     (1..pid_max())
         .rev()
         .filter_map(HostPid::new)
@@ -143,9 +143,12 @@ pub(crate) fn helpers(checkpoint: &Checkpoint, plan: &Plan) -> BTreeMap<ImagePid
     }
     let numbers = (1..pid_max()).rev().filter_map(ImagePid::new);
     let is_free = |number: &ImagePid| plan.inside || !exists(number.in_own_namespace());
-    let mut free = numbers.filter(|number| !plan.numbers.contains(number)).filter(is_free);
+    let is_wanted = |it: &ImagePid| plan.numbers.contains(it) || plan.inner.contains(it);
+    let mut free = numbers.filter(|number| !is_wanted(number)).filter(is_free);
     let large = checkpoint
         .living()
         .filter(|(_, body)| body.runs.iter().map(|run| run.bytes()).sum::<u64>() >= MUCH);
+    // Where children are born elsewhere no thread is made.
+    let large = large.filter(|(process, _)| checkpoint.levels.for_children(process.pid).is_none());
     large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()
 }

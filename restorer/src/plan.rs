@@ -12,6 +12,7 @@
 //! Every task works through its [`Task::forks`] and then waits for all the others
 //! (see [`crate::task`]). Zombies and helpers end when all groups are joined.
 
+mod pids;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,16 +23,32 @@ use support::Refusal;
 use support::births::{self, Born, Maker};
 
 use crate::error::Error;
+use crate::levels::Levels;
 use crate::load::{Checkpoint, State};
 
 /// The tasks to be made; the first is the root.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) tasks: Vec<Task>,
     /// The numbers of all these, and of the threads of processes.
     pub(crate) numbers: BTreeSet<ImagePid>,
     /// The tree comes back into a pid namespace of its own, whose init is the root, and not into that of this process.
     pub(crate) inside: bool,
+    /// Numbers that tasks have in pid namespaces below that of the root.
+    pub(crate) inner: BTreeSet<ImagePid>,
+    /// For which first processes of such namespaces others wait, and how often.
+    pub(crate) awaited: BTreeMap<ImagePid, u32>,
+}
+
+/// How a task comes into its pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// It is that of its maker.
+    Plain,
+    /// It is made with the task.
+    First,
+    /// It is that of this process, its first.
+    Into(ImagePid),
 }
 
 /// A process to be made.
@@ -44,8 +61,12 @@ pub(crate) struct Task {
     pub(crate) forks: Vec<ForkStep>,
     /// It gets the orphans that are made below it.
     pub(crate) adopts: bool,
+    /// How it comes into its pid namespace.
+    pub(crate) birth: Birth,
     /// Its group.
     pub(crate) group: Group,
+    /// The number of that.
+    pub(crate) in_group: Option<ImagePid>,
     /// Its children that end while the tree is built: helpers, which it waits for and forgets.
     pub(crate) helpers: Vec<ImagePid>,
     /// Its children that are born dead, which stay to be waited for.
@@ -113,6 +134,10 @@ pub(crate) enum ForkStep {
     Orphan(usize),
     /// Take a copy of a table, for itself alone.
     Own(Table),
+    /// Join this process group, for who is to be born into it.
+    Group(ImagePid),
+    /// Have children born into the pid namespace of this process, its first, or into one that the next child makes.
+    Children(Option<ImagePid>),
 }
 
 impl ForkStep {
@@ -120,7 +145,7 @@ impl ForkStep {
     pub(crate) const fn made(self) -> Option<usize> {
         match self {
             Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) => Some(made),
-            Self::Session | Self::Own(_) => None,
+            Self::Session | Self::Own(_) | Self::Group(_) | Self::Children(_) => None,
         }
     }
 }
@@ -201,7 +226,7 @@ impl Plan {
             dead: matches!(process.state, State::Dead { .. }),
             stopped: process.state == State::Stopped,
         });
-        let mut plan = build(members.collect(), caller)?;
+        let mut plan = build(members.collect(), caller, &checkpoint.levels)?;
         for dead in checkpoint.files.dead() {
             plan.have_for_a_moment(dead);
         }
@@ -216,6 +241,7 @@ impl Plan {
             checkpoint.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
         plan.numbers = plan.tasks.iter().map(|task| task.pid).chain(threads).collect();
         plan.inside = inside;
+        plan.place(&checkpoint.levels)?;
         Ok(plan)
     }
 }
@@ -224,17 +250,19 @@ fn refuse(pid: ImagePid, refusal: Refusal) -> Error {
     Error::refused(refusal.of(pid.get(), format!("process {pid}")))
 }
 
-fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
+fn build(mut members: Vec<Member>, caller: Caller, levels: &Levels) -> Result<Plan, Error> {
     let joins = adopt_caller(&mut members, caller)?;
     refuse_strangers(&members, joins.then_some(caller))?;
-    let mut plan = Plan { tasks: Vec::new(), numbers: BTreeSet::new(), inside: false };
+    let mut plan = Plan::default();
     for (index, member) in members.iter().enumerate() {
         plan.tasks.push(Task {
             pid: member.pid,
             process: Some(index),
             forks: Vec::new(),
             adopts: false,
+            birth: Birth::Plain,
             group: Group::Given,
+            in_group: member.pgid,
             helpers: Vec::new(),
             zombies: of(&members, index, |child| child.dead),
             stopped: of(&members, index, |child| child.stopped),
@@ -243,7 +271,7 @@ fn build(mut members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
         });
     }
     forks(&mut plan, &members, caller)?;
-    groups(&mut plan, &members, caller)?;
+    groups(&mut plan, &members, caller, levels)?;
     Ok(plan)
 }
 
@@ -346,7 +374,9 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         process: None,
         forks,
         adopts: false,
+        birth: Birth::Plain,
         group,
+        in_group: None,
         helpers: Vec::new(),
         zombies: Vec::new(),
         stopped: Vec::new(),
@@ -356,7 +386,12 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
 }
 
 /// Decides who founds and who joins a group.
-fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Error> {
+fn groups(
+    plan: &mut Plan,
+    members: &[Member],
+    caller: Caller,
+    levels: &Levels,
+) -> Result<(), Error> {
     let mut founded: BTreeMap<ImagePid, Option<ImagePid>> = BTreeMap::new();
     for (index, member) in members.iter().enumerate() {
         if member.leads_session() {
@@ -368,11 +403,24 @@ fn groups(plan: &mut Plan, members: &[Member], caller: Caller) -> Result<(), Err
         plan.tasks[index].group = match member.pgid {
             None => Group::Given,
             Some(own) if own == member.pid => Group::Found,
+            // It is born into it.
+            Some(_) if levels.is_stranger(member.pid) => Group::Given,
             Some(other) => Group::Join(other),
         };
     }
-    for (index, member) in members.iter().enumerate() {
-        let Some(pgid) = member.pgid else { continue };
+    // Who stands in for a leader that is seen further down is made there.
+    let mut order: Vec<usize> = (0..members.len()).collect();
+    // Best by whom others are born into the group that do not see it.
+    let bears_stranger = |index: usize| {
+        let is_child = |child: &&Member| child.parent == Some(index);
+        let strangers = members.iter().filter(is_child).filter(|it| levels.is_stranger(it.pid));
+        strangers.into_iter().any(|child| child.pgid == members[index].pgid)
+    };
+    order.sort_by_key(|&index| {
+        std::cmp::Reverse((bears_stranger(index), levels.depth(members[index].pid)))
+    });
+    for (index, member) in order.into_iter().map(|index| (index, &members[index])) {
+        let Some(pgid) = member.pgid.filter(|_| !levels.is_stranger(member.pid)) else { continue };
         if let Some(&sid) = founded.get(&pgid)
             && sid != member.sid
         {

@@ -13,6 +13,10 @@ fn member(pid: i32, parent: Option<usize>, pgid: i32, sid: i32) -> Member {
     Member { pid: image(pid), parent, pgid, sid, dead: false, stopped: false }
 }
 
+fn build(members: Vec<Member>, caller: Caller) -> Result<Plan, Error> {
+    super::build(members, caller, &Levels::default())
+}
+
 fn task(plan: &Plan, pid: i32) -> &Task {
     plan.tasks.iter().find(|task| task.pid == image(pid)).unwrap()
 }

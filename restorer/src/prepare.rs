@@ -97,7 +97,7 @@ pub(crate) fn region(
     let mut tables = Tables::new(size_of::<Arguments>());
     let mut arguments = Arguments {
         end_of_space: END_OF_SPACE,
-        pid: process.pid.get(),
+        pid: body.threads.first().map_or(process.pid, |it| it.levels.innermost()).get(),
         close_from: descriptors.base,
         park_signal,
         helper: helper.map_or(0, ImagePid::get),
@@ -125,7 +125,11 @@ pub(crate) fn region(
     (arguments.turns, arguments.others) = descriptors.turns.unwrap_or((-1, 0));
     arguments.late = tables.put(&late.iter().map(late_entry).collect::<Vec<_>>());
     arguments.actions = tables.put(&actions(process)?);
-    arguments.timers = tables.put(&timers(process)?);
+    arguments.timers = tables.put(&timers(process, body)?);
+    // It has one number, which is free in all pid namespaces that the process is seen in.
+    let depth = body.threads.first().map_or(0, |leader| leader.levels.depth());
+    let numbers: Vec<i32> = helper.map_or(Vec::new(), |helper| vec![helper.get(); depth + 1]);
+    arguments.helper_numbers = tables.put(&numbers);
     arguments.interval_timers = interval_timers(process)?;
     let spare = |start| forked.spare(index, start);
     let of_mappings = (&mut tables, &mut arguments);
@@ -267,7 +271,11 @@ fn interval_timers(process: &Process) -> Result<[TimerValue; 3], Error> {
 }
 
 /// POSIX timers in ascending order of their ids: a kernel that counts ids up must meet them so.
-fn timers(process: &Process) -> Result<Vec<PosixTimer>, Error> {
+fn timers(process: &Process, body: &Body) -> Result<Vec<PosixTimer>, Error> {
+    let called = |number: i32| {
+        let thread = body.threads.iter().find(|thread| thread.tid.get() == number);
+        thread.map_or(number, |thread| thread.levels.innermost().get())
+    };
     let entries = process.core.timers.iter().flat_map(|timers| &timers.posix);
     let mut timers = entries
         .map(|timer| {
@@ -281,7 +289,7 @@ fn timers(process: &Process) -> Result<Vec<PosixTimer>, Error> {
                 signal: timer.si_signo as i32,
                 notify: timer.it_sigev_notify as i32,
                 value: timer.sival_ptr,
-                thread: timer.notify_thread_id.unwrap_or(0),
+                thread: timer.notify_thread_id.map_or(0, called),
                 pad: 0,
                 setting: value,
             })

@@ -47,7 +47,7 @@ use crate::subreaper::Subreaper;
 use crate::sysv::{self, Attachments};
 use crate::task::{BuildContext, PreparedTask};
 use crate::tracer::{Loss, Tracer};
-use crate::turns::AllTurns;
+use crate::turns::{AllTurns, FirstThere};
 
 /// Restores the checkpoint that `images` are. The calling process must have only this thread: it forks, and it waits
 /// for any child.
@@ -139,6 +139,7 @@ pub fn restore(
         trust: options.trust,
         validation: options.validation,
         connections,
+        levels: Arc::clone(&checkpoint.levels),
         networks,
         work: work(&checkpoint) + roots.descriptors(),
         roots: Arc::new(roots),
@@ -165,6 +166,7 @@ pub fn restore(
     host.map()?;
     let helpers = numbers::helpers(&checkpoint, &plan);
     let turns = AllTurns::new(&checkpoint, &plan, base)?;
+    let first = FirstThere::new(&plan, base)?;
     let of = (&checkpoint, &plan);
     let (forked, spare_memory) = forked(of, &host);
     let machine = (&host, &forked);
@@ -237,6 +239,7 @@ pub fn restore(
         complaints: &complaints,
         park_signal,
         spare: &passing,
+        first: &first,
     };
     let born_at = Instant::now();
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());

@@ -19,7 +19,9 @@ use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid, ImagePids};
-use kernel::process::{Fork, exit_now, fork_as, fork_as_any, raise, wait_ended, wait_status};
+use kernel::process::{
+    enter_pids_of, exit_now, fork_as, raise, send_signal_to, wait_ended, wait_status,
+};
 use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
 use kernel::spare::SpareMemory;
@@ -36,9 +38,9 @@ use crate::files::{Directory, InstallTask, Member, OpenFiles};
 use crate::forked::TaskMemory;
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
-use crate::plan::{ForkStep, Group, Part, Plan, Table, Task};
+use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
-use crate::turns::AllTurns;
+use crate::turns::{AllTurns, FirstThere};
 
 /// What all tasks inherit.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) park_signal: i32,
     /// Numbers that nobody of the tree wants, for processes that pass.
     pub(crate) spare: &'a [HostPid],
+    /// How those wait for first processes of pid namespaces who have children born there.
+    pub(crate) first: &'a FirstThere,
 }
 
 /// What was prepared for a living process.
@@ -108,7 +112,7 @@ impl BuildContext<'_> {
                 .map_err(|errno| Error::kernel("adopt orphans")(errno.into()))?;
         }
         for birth in &task.forks {
-            self.bear(task.pid, *birth, rseq)?;
+            self.bear(task, *birth, rseq)?;
         }
         self.park()?;
         // Who has ended is there until all have parked again.
@@ -116,24 +120,29 @@ impl BuildContext<'_> {
         if let Some(PreparedTask { cwd: Directory::OfProcess(id), .. }) = prepared {
             self.files.enter_of_process(*id)?;
         }
-        if let Group::Join(pgid) = task.group
-            && nix::unistd::getpgrp().as_raw() != pgid.get()
-        {
-            join(Some(pgid))?;
+        if let Group::Join(pgid) = task.group {
+            self.join(task, pgid)?;
         }
         self.park()?;
         self.settle_in_session(task)?;
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
-            wait_ended(helper, false)
+            wait_ended(self.local(task, helper)?, false)
                 .map_err(Error::kernel(format!("wait for helper {helper}")))?;
         }
         for &zombie in &task.zombies {
-            wait_ended(zombie, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+            let there = self.local(task, zombie)?;
+            if self.is_killed_from_outside(zombie) {
+                send_signal_to(there, libc::SIGKILL)
+                    .map_err(Error::kernel(format!("end zombie {zombie}")))?;
+            }
+            wait_ended(there, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
         let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
-            (State::Dead { status }, ..) => die(process, status),
+            (State::Dead { status }, ..) => {
+                die(process, status, self.is_killed_from_outside(task.pid))
+            }
             (_, Some(body), Some(place)) => self.become_process(task, process, body, place, rseq),
             _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
         }
@@ -154,55 +163,135 @@ impl BuildContext<'_> {
         }
     }
 
-    fn bear(
-        &self,
-        leader: ImagePid,
-        birth: ForkStep,
-        rseq: &RseqConfiguration,
-    ) -> Result<(), Error> {
+    /// What a task calls another one, in its own pid namespace.
+    fn local(&self, task: &Task, pid: ImagePid) -> Result<ImagePid, Error> {
+        let local = self.checkpoint.levels.local(task.pid, pid);
+        let unseen = || Error::image(format!("process {pid}"), format!("{} sees it not", task.pid));
+        local.ok_or_else(unseen)
+    }
+
+    /// Joins a process group, unless it is in it.
+    fn join(&self, task: &Task, group: ImagePid) -> Result<(), Error> {
+        let group = self.local(task, group)?;
+        match nix::unistd::getpgrp().as_raw() == group.get() {
+            true => Ok(()),
+            false => join(Some(group)),
+        }
+    }
+
+    /// Whether a process that has ended was the first one of a pid namespace and killed: nobody in there can do that.
+    fn is_killed_from_outside(&self, pid: ImagePid) -> bool {
+        let levels = &self.checkpoint.levels;
+        let dead = self.checkpoint.processes.iter().find(|process| process.pid == pid);
+        let status = dead.map(|process| process.state);
+        levels.is_first(pid)
+            && matches!(status, Some(State::Dead { status }) if libc::WIFSIGNALED(status))
+    }
+
+    fn bear(&self, task: &Task, birth: ForkStep, rseq: &RseqConfiguration) -> Result<(), Error> {
         let (child, sibling) = match birth {
             ForkStep::Session => {
                 nix::unistd::setsid()
                     .map_err(|errno| Error::kernel("found a session")(errno.into()))?;
-                return Ok(self.files.found_session(leader)?);
+                return Ok(self.files.found_session(task.pid)?);
             }
             ForkStep::Own(table) => {
                 let copied = unshare(flag(table));
                 return copied
                     .map_err(|errno| Error::kernel("take a copy of a table")(errno.into()));
             }
+            ForkStep::Group(group) => {
+                // Who stands in for its leader may not have founded it yet.
+                if task.helpers.contains(&group) {
+                    let leader = Pid::from_raw(self.local(task, group)?.get());
+                    nix::unistd::setpgid(leader, leader)
+                        .map_err(|errno| Error::kernel("found a group")(errno.into()))?;
+                }
+                return self.join(task, group);
+            }
+            ForkStep::Children(first) => return self.have_children_elsewhere(task, first),
             ForkStep::Child(child) => (child, false),
             ForkStep::Sibling(child) => (child, true),
-            ForkStep::Orphan(child) => return self.orphan(child, rseq),
+            ForkStep::Orphan(child) => return self.orphan(task, child, rseq),
         };
-        self.make(child, sibling, rseq)
+        self.make(task, (child, sibling), rseq)
+    }
+
+    /// Has children born into another pid namespace from now on: that of process `first`, or one that the next child makes.
+    fn have_children_elsewhere(&self, task: &Task, first: Option<ImagePid>) -> Result<(), Error> {
+        let Some(first) = first else {
+            let made = unshare(CloneFlags::CLONE_NEWPID);
+            return made.map_err(|errno| Error::kernel("leave a pid namespace")(errno.into()));
+        };
+        let is_own = self.plan.tasks.iter().any(|made| {
+            made.pid == first && task.forks.iter().any(|step| self.makes(*step, made.pid))
+        });
+        if !is_own {
+            self.first.wait(first)?;
+        }
+        enter_pids_of(self.local(task, first)?)
+            .map_err(Error::kernel(format!("have children in the pid namespace of {first}")))
+    }
+
+    fn makes(&self, step: ForkStep, pid: ImagePid) -> bool {
+        step.made().is_some_and(|made| self.plan.tasks[made].pid == pid)
     }
 
     /// Has a task made by a process that ends at once.
-    fn orphan(&self, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
+    fn orphan(&self, task: &Task, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
         let failed = || Error::kernel("create a process that leaves an orphan");
-        let taken = || failed()(std::io::ErrorKind::AlreadyExists.into());
-        match fork_as_any(self.spare.iter().copied()).map_err(failed())?.ok_or_else(taken)? {
-            (passing, Fork::Parent) => match wait_status(passing).map_err(failed())? {
+        match self.fork_spare(task).map_err(failed())? {
+            Some(passing) => match wait_status(passing).map_err(failed())? {
                 0 => Ok(()),
                 status => Err(failed()(std::io::Error::other(format!("wait status {status:#x}")))),
             },
-            (_, Fork::Child) => {
-                self.make(child, false, rseq)?;
+            None => {
+                self.make(task, (child, false), rseq)?;
                 exit_now(0)
             }
         }
     }
 
-    fn make(&self, child: usize, sibling: bool, rseq: &RseqConfiguration) -> Result<(), Error> {
-        let pid = self.plan.tasks[child].pid;
-        self.pass_slack(child)?;
-        let shared = shared(&self.plan.tasks[child]);
-        let made = fork_as(&ImagePids::single(pid), sibling, shared);
-        match made.map_err(Error::kernel(format!("create process {pid}")))? {
-            Some(_) => Ok(()),
-            None => self.run(child, rseq),
+    /// Forks a process with a number that nobody of the tree wants, in any of its pid namespaces.
+    fn fork_spare(&self, task: &Task) -> std::io::Result<Option<HostPid>> {
+        let depth = self.checkpoint.levels.depth(task.pid);
+        for spare in self.spare.iter().filter_map(|spare| ImagePid::new(spare.get())) {
+            let Some(numbers) = ImagePids::from_outermost(vec![spare; depth + 1]) else { continue };
+            match fork_as(&numbers, false, CloneFlags::empty()) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
         }
+        Err(std::io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Makes a task; a sibling is a child of the parent of `task`.
+    fn make(
+        &self,
+        task: &Task,
+        (child, sibling): (usize, bool),
+        rseq: &RseqConfiguration,
+    ) -> Result<(), Error> {
+        let made = &self.plan.tasks[child];
+        let pid = made.pid;
+        self.pass_slack(child)?;
+        let mut flags = shared(made);
+        match made.birth {
+            Birth::Plain => {}
+            Birth::First => flags |= CloneFlags::CLONE_NEWPID,
+            Birth::Into(first) => self.have_children_elsewhere(task, Some(first))?,
+        }
+        let numbers = self.checkpoint.levels.all(pid);
+        let forked = fork_as(&numbers, sibling, flags);
+        if forked.as_ref().is_ok_and(Option::is_none) {
+            self.run(child, rseq);
+        }
+        if let Birth::Into(_) = made.birth {
+            let own = self.local(task, task.pid)?;
+            enter_pids_of(own).map_err(Error::kernel("come back to the own pid namespace"))?;
+        }
+        forked.map_err(Error::kernel(format!("create process {pid}")))?;
+        self.first.tell(pid)
     }
 
     /// A process begins with the timer slack of the one that makes it, and goes back to that.
@@ -283,11 +372,17 @@ fn join(pgid: Option<ImagePid>) -> Result<(), Error> {
 }
 
 /// Ends as the process once did.
-fn die(process: &Process, status: i32) -> ! {
+fn die(process: &Process, status: i32, is_killed: bool) -> ! {
     let comm = name(&process.core.comm);
     if let Ok(comm) = std::ffi::CStr::from_bytes_until_nul(&comm) {
         // A zombie without its name is one all the same.
         nix::sys::prctl::set_name(comm).unwrap_or_default();
+    }
+    if is_killed {
+        // Its parent does that.
+        loop {
+            nix::unistd::pause();
+        }
     }
     dead::end_as(status);
     exit_now(libc::WEXITSTATUS(status))

@@ -1,11 +1,12 @@
-//! How processes that share a table wait for each other: one of them fills it, and takes from it what was the
-//! restore's own, when no other needs it any more.
+//! How processes wait for each other while they are made. Of those that share a table one fills it, and takes from it what was
+//! the restore's own, when no other needs it any more.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
+use ids::ImagePid;
 use kernel::descriptors::duplicate_from;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -57,6 +58,29 @@ impl AllTurns {
     }
 }
 
+/// How those wait for the first process of a pid namespace who have children born there and did not make it.
+#[derive(Debug, Default)]
+pub(crate) struct FirstThere(BTreeMap<ImagePid, (Count, u32)>);
+
+impl FirstThere {
+    /// New ones for a tree.
+    pub(crate) fn new(plan: &Plan, base: RawFd) -> Result<Self, Error> {
+        let awaited = plan.awaited.iter();
+        let all = awaited.map(|(first, times)| Ok((*first, (Count::new(base)?, *times))));
+        Ok(Self(all.collect::<Result<_, Error>>()?))
+    }
+
+    /// Says that a process is there.
+    pub(crate) fn tell(&self, pid: ImagePid) -> Result<(), Error> {
+        self.0.get(&pid).map_or(Ok(()), |(count, times)| count.tell(*times))
+    }
+
+    /// Waits until it is.
+    pub(crate) fn wait(&self, pid: ImagePid) -> Result<(), Error> {
+        self.0.get(&pid).map_or(Ok(()), |(count, _)| count.wait(1))
+    }
+}
+
 fn id(table: Table, body: &Body) -> u32 {
     match table {
         Table::Descriptors => body.ids.files_id,
@@ -84,7 +108,7 @@ impl Count {
     /// Counts up.
     pub(crate) fn tell(&self, times: u32) -> Result<(), Error> {
         let told = (&self.0).write_all(&u64::from(times).to_ne_bytes());
-        told.map_err(Error::kernel("tell those who share a table"))
+        told.map_err(Error::kernel("tell those who wait"))
     }
 
     /// Waits until it has been counted up so many times.
@@ -92,7 +116,7 @@ impl Count {
         for _ in 0..times {
             // An interrupted read is made again.
             let told = (&self.0).read_exact(&mut [0; 8]);
-            told.map_err(Error::kernel("wait for those who share a table"))?;
+            told.map_err(Error::kernel("wait for another process of the tree"))?;
         }
         Ok(())
     }

@@ -217,6 +217,17 @@ pub const MEMFD_SEALED: Refusal = Refusal::fixed(
     "have the program unmap it before the dump",
 );
 
+/// A file that signals a process or group which its holder does not see.
+#[must_use]
+pub fn owner_unseen(pid: HostPid) -> Refusal {
+    Refusal::new(
+        format!(
+            "it signals process {pid} (F_SETOWN), which is outside of the pid namespace of the process that holds it"
+        ),
+        "have it signal nobody before the dump (F_SETOWN with 0)",
+    )
+}
+
 /// Somebody outside is signalled when the file is ready.
 #[must_use]
 pub fn owner_outside(owner: HostPid) -> Refusal {

@@ -108,10 +108,22 @@ pub const AIO_EVENTS: Refusal = Refusal::fixed(
 pub const OF_32_BITS: Refusal =
     Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program, and dump that");
 
-/// A process in another pid namespace than the root of the tree.
+/// A process in another pid namespace than the root of the tree, of images that do not say which.
 pub const NESTED_PIDS: Refusal = Refusal::fixed(
-    "it was in a pid namespace below that of the tree's root",
-    "this is not supported yet: dump the tree of the first process of that namespace by itself",
+    "it was in a pid namespace below that of the tree's root, and its numbers there are not in the images",
+    "dump it again with a version that has them, or the tree of the first process of that namespace by itself",
+);
+
+/// A process that would have to be made from another pid namespace than that of its parent.
+pub const PIDS_APART: Refusal = Refusal::fixed(
+    "who would have to make it, in its session or group, is not in a pid namespace from which it can be born into its own",
+    "start it with setsid, and dump the tree again",
+);
+
+/// Processes that would wait for each other's pid namespaces.
+pub const PIDS_IN_CIRCLE: Refusal = Refusal::fixed(
+    "it and others have entered each other's pid namespaces (setns), so that none of them can be made first",
+    "have their parents make them in their own namespaces, and dump the tree again",
 );
 
 /// Advice (madvise) that this version does not know.

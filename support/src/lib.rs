@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! |---|---|
 //! | [`tree`] | processes and threads: what they share, where they are, who has them |
+//! | [`pids`] | pid namespaces below that of a tree's root |
 //! | [`births`] | who makes a process again, in its session |
 //! | [`users`] | user namespaces |
 //! | [`settings`] | what few tasks have set for themselves |
@@ -46,6 +47,7 @@ pub mod mqueue;
 pub mod networks;
 pub mod paths;
 pub mod peculiar;
+pub mod pids;
 pub mod rights;
 pub mod room;
 pub mod settings;

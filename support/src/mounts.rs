@@ -46,6 +46,26 @@ pub fn unreachable(mount_point: &Path) -> Refusal {
     )
 }
 
+/// A `proc` whose pid namespace is empty; process `inside` is in the mount namespace.
+#[must_use]
+pub fn of_nobody(mount_point: &Path, inside: HostPid) -> Refusal {
+    let place = word(&mount_point.to_string_lossy());
+    Refusal::new(
+        "it is a /proc of a pid namespace that has ended",
+        format!("before the dump: nsenter --mount --target {inside} umount {place}"),
+    )
+}
+
+/// A `proc` of a pid namespace below that of the root, which shares mounts with others; process `inside` is in the mount namespace.
+#[must_use]
+pub fn proc_spreads(inside: HostPid) -> Refusal {
+    Refusal::new(
+        "it is a /proc of a pid namespace below that of the tree's root, and it, or what it is mounted on, shares mounts with \
+         others",
+        format!("before the dump: nsenter --mount --target {inside} mount --make-rprivate /"),
+    )
+}
+
 /// Something is mounted that has been deleted since; process `inside` is in the namespace.
 #[must_use]
 pub fn deleted(mount_point: &Path, inside: HostPid) -> Refusal {

@@ -37,12 +37,15 @@ pub fn foreign_namespaces<'a>(
 ) -> impl Iterator<Item = &'static str> + 'a {
     let others = process.namespaces.iter().filter(move |(name, id)| {
         let (own, of_root) = (&process.namespaces, root.and_then(|it| it.namespaces.get(*name)));
+        // Whether one of pids is carried takes more than its number (`pids`).
+        if **name == "pid_for_children" {
+            return false;
+        }
         if let Some(kind) = name.strip_suffix("_for_children") {
             return own.get(kind).is_some_and(|own| own != *id);
         }
         let is_ours = around.namespaces.get(*name) == Some(*id);
-        let is_shared = ["pid", "user"].contains(name);
-        !is_ours && (!CARRIED_NAMESPACES.contains(name) || is_shared && of_root != Some(*id))
+        !is_ours && (!CARRIED_NAMESPACES.contains(name) || **name == "user" && of_root != Some(*id))
     });
     others.map(|(name, _)| *name)
 }
@@ -251,12 +254,8 @@ fn of_process(
     let root = tree.iter().find(|process| process.pid == root).copied();
     for name in foreign_namespaces(process, root, around) {
         let refusal = match name {
-            "pid" => Refusal::fixed(
-                "it is below that of the tree's root, which cannot be carried yet",
-                "dump the tree of its first process by itself (`stasis ps` lists them)",
-            ),
             "user" => users::NESTED,
-            "pid_for_children" | "time_for_children" => Refusal::fixed(
+            "time_for_children" => Refusal::fixed(
                 "children of this process would be in another one than it is itself (unshare, setns)",
                 "have it start a child there, and dump the tree of that child",
             ),

@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Rig, Scratch, built_program, stasis_program, wait_until,
+    Dump, Engine, Machine, Outcome, Program, Rig, Scratch, built_program, stasis_program,
+    wait_until,
 };
 
 fn start(family: &str) -> Rig {
@@ -139,6 +140,43 @@ fn clocks_restored_by_criu_peer() {
 #[test]
 fn clocks_dumped_by_criu_peer() {
     start("init_clocks").carried(Engine::Criu, Engine::Stasis);
+}
+
+/// As people make one below a program that has none.
+#[test]
+fn a_namespace_of_unshare_comes_back_below_a_shell() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "unshare --pid --fork --mount-proc sleep 1000; :"]);
+    let program = Program::start(&mut shell, &scratch.path("log"));
+    let first = || {
+        let all = machine.descendants().into_iter();
+        all.map(numbers).find(|levels| levels.len() > 1 && levels[1] == 1)
+    };
+    let sleeps = |pid: i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"sleep")
+    };
+    let is_there = || first().is_some_and(|levels| sleeps(levels[0]));
+    assert!(wait_until(Duration::from_secs(10), is_there));
+    let before = first().expect("it is there");
+    // Its number in the /proc that it has for itself.
+    let shown = |pid: i32| {
+        let path = format!("/proc/{pid}/root/proc/1/comm");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    assert_eq!(shown(before[0]), "sleep\n");
+    let images = scratch.path("images");
+    let outside = ["--external", "mnt[]"];
+    let mut dump = Engine::Stasis.dump_command(program.pid(), &images, Dump::ENDING);
+    Outcome::of(dump.args(outside)).must_succeed("dump");
+    machine.await_no_children();
+    let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+    Outcome::of(restore.args(outside)).must_succeed("restore");
+    assert_eq!(first(), Some(before.clone()));
+    assert_eq!(shown(before[0]), "sleep\n");
+    machine.end_tree(program.pid());
 }
 
 /// Everything happens in a pid namespace in which stasis itself is.

@@ -38,10 +38,20 @@ fn carried(family: &str, by: Engine, to: Engine) {
 
 #[test]
 fn namespaces_of_an_init_have_its_proc() {
+    of_init("mounts_of_init");
+}
+
+#[test]
+fn namespaces_below_an_init_have_their_own_proc() {
+    of_init("mounts_nested_proc_of_init");
+}
+
+/// What is dumped is the child of the workload.
+fn of_init(family: &str) {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let (images, work) = (scratch.path("images"), scratch.path("work"));
-    let workload = Workload::start("mounts_of_init", work.clone());
+    let workload = Workload::start(family, work.clone());
     let root = children_of(workload.pid())[0];
     dump(Engine::Stasis, root, &images, Dump::ENDING).must_succeed("dump");
     machine.await_no_children();
@@ -148,6 +158,20 @@ fn what_could_not_be_made_where_it_was_is_refused() {
     }
 }
 
+#[test]
+fn a_proc_of_a_namespace_below_that_shares_mounts_is_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("mounts_nested_proc_shared", scratch.path("work"));
+    let images = scratch.path("images");
+    let outcome = dump(Engine::Stasis, workload.pid(), &images, Dump::ENDING);
+    assert!(!outcome.success && !images.exists());
+    for reason in ["shares mounts with others", "the /proc of another pid namespace"] {
+        assert!(outcome.stderr.contains(reason), "{reason}: {}", outcome.stderr);
+    }
+    workload.check().expect("it runs on");
+}
+
 macro_rules! families {
     ($($family:ident)*) => { $(mod $family {
         use super::*;
@@ -178,4 +202,4 @@ macro_rules! families {
     })* };
 }
 
-families! { mounts mounts_nested }
+families! { mounts mounts_nested mounts_nested_proc }

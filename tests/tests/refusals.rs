@@ -471,6 +471,47 @@ fn a_directory_that_holds_a_checkpoint_already() {
     workload.check().expect("the program's own check");
 }
 
+#[test]
+fn pid_namespaces_below_the_root_that_cannot_be_made_again() {
+    let words = [
+        "its leader is outside of the pid namespace",
+        "nobody can be born into it",
+        "ended by a fault",
+        "outside of the pid namespace of the process that holds it",
+    ];
+    refused("nested_pids_refused", &words);
+}
+
+/// Who has entered a namespace whose first process is not in the tree, and who has entered one of the tree's.
+#[test]
+fn who_has_entered_a_pid_namespace_below_the_root() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("nested_pids", scratch.path("work"));
+    let first = std::fs::read_to_string(workload.path("number")).expect("a number");
+    let named = |name: &str| std::fs::read_to_string(workload.path(name)).expect("a number");
+    let stays: i32 = named("stays").parse().expect("a number");
+    let how = Dump { shell_job: true, ..Dump::ENDING };
+    let outcome = Engine::Stasis.dump(stays, &scratch.path("part"), how);
+    assert!(!outcome.success, "a part was dumped");
+    for reason in ["whose first process is no part of the tree", "nobody can be born into it"] {
+        assert!(outcome.stderr.contains(reason), "{reason}: {}", outcome.stderr);
+    }
+    let mut command = std::process::Command::new("nsenter");
+    command.args(["--pid", "--target", &first, "sleep", "1000"]);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let inside = || children_of(program.pid()).first().copied();
+    assert!(wait_until(std::time::Duration::from_secs(10), || inside().is_some()));
+    let inside = inside().expect("it is there");
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), Dump::ENDING);
+    assert!(!outcome.success, "it was dumped");
+    for word in ["has entered the pid namespace of the tree from outside", &inside.to_string()] {
+        assert!(outcome.stderr.contains(word), "{word}: {}", outcome.stderr);
+    }
+    machine.end_tree(program.pid());
+    workload.check().expect("it runs on");
+}
+
 /// It comes back with its number in its own namespace; what it has in the other one is another's by then.
 #[test]
 fn a_file_of_the_proc_of_another_pid_namespace() {

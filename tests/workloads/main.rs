@@ -40,10 +40,12 @@ mod mappings;
 mod memfd;
 mod memory;
 mod mounts;
+mod mounts_nested_proc;
 mod mqueue;
 mod multicast;
 mod nameless;
 mod namespaces;
+mod nested_pids;
 mod netlink;
 mod networks;
 mod outside;
@@ -162,11 +164,19 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mounts_links_inside", link_remaps::in_mounts),
     ("mounts_nested", mounts::nested),
     ("mounts_nested_inside", mounts::nested_inside),
+    ("mounts_nested_proc", mounts_nested_proc::nested_proc),
+    ("mounts_nested_proc_inside", mounts_nested_proc::nested_proc_inside),
+    ("mounts_nested_proc_shared", mounts_nested_proc::nested_proc_shared),
+    ("mounts_nested_proc_shared_inside", mounts_nested_proc::nested_proc_shared_inside),
+    ("mounts_nested_proc_of_init", mounts_nested_proc::nested_proc_of_init),
+    ("mounts_nested_proc_of_init_inside", mounts_nested_proc::nested_proc_of_init_inside),
     ("mounts_of_init", mounts::of_init),
     ("mounts_of_init_inside", mounts::of_init_inside),
     ("mqueue", mqueue::run),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
+    ("nested_pids", nested_pids::run),
+    ("nested_pids_refused", nested_pids::refused),
     ("netlink", netlink::run),
     ("netlink_groups", netlink::groups),
     ("own_client", own_client::run),

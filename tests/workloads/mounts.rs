@@ -22,17 +22,17 @@ use crate::tree::child;
 
 const NONE: Option<&str> = None;
 
-fn attach(source: &str, at: &Path, kind: &str, flags: MsFlags, options: &str) {
+pub(crate) fn attach(source: &str, at: &Path, kind: &str, flags: MsFlags, options: &str) {
     mount(Some(source), at, Some(kind), flags, Some(options))
         .unwrap_or_else(|error| panic!("mount {kind} on {}: {error}", at.display()));
 }
 
-fn bind(from: &Path, at: &Path) {
+pub(crate) fn bind(from: &Path, at: &Path) {
     mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE)
         .unwrap_or_else(|error| panic!("bind {} on {}: {error}", from.display(), at.display()));
 }
 
-fn propagate(at: &Path, how: MsFlags) {
+pub(crate) fn propagate(at: &Path, how: MsFlags) {
     mount(NONE, at, NONE, how, NONE).expect("set the propagation");
 }
 
@@ -172,7 +172,7 @@ fn mount_of(file: &File) -> String {
     text.lines().find(|line| line.starts_with("mnt_id:")).expect("a mount").to_owned()
 }
 
-fn await_file(stage: &Stage, name: &str) {
+pub(crate) fn await_file(stage: &Stage, name: &str) {
     assert!(crate::stage::eventually(|| stage.path(name).exists()), "{name} does not come");
 }
 
@@ -210,7 +210,7 @@ pub(crate) fn make_mounts() {
 }
 
 /// What `mountinfo` says, but for numbers that others give.
-fn table() -> Vec<String> {
+pub(crate) fn table() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     let line = |line: &str| {
         let mut words = line.split(' ').skip(4);

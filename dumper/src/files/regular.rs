@@ -238,10 +238,11 @@ impl Survey<'_> {
             self.ghost(found, id, &stat)?;
         }
         // Of a process of the tree, or one that is there for a moment, nobody knows the number in another pid namespace.
+        let about = process_behind(&found.name);
         if self.numbers.are_inside()
-            && process_behind(&found.name)
-                .is_some_and(|pid| found.about_dead.is_some() || self.known.contains(&pid))
+            && about.is_some_and(|pid| found.about_dead.is_some() || self.known.contains(&pid))
             && is_of_our_processes(&stat)
+            || about.is_some() && self.context.views.shown_pids(stat.st_dev).is_some()
         {
             return Err(Problem::Refused(support::files::OTHER_NUMBERS));
         }

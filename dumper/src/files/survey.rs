@@ -184,7 +184,13 @@ impl<'a> Survey<'a> {
         let is_process = |pid: HostPid| inventory.processes.contains_key(&pid);
         let is_newer = |pid: HostPid| !frozen && is_newer(inventory, pid);
         let fd = self.held.borrow(pid, file.fd)?;
-        owners::owner(&fd, &self.known, self.numbers, is_process, is_newer)
+        let owner = owners::owner(&fd, &self.known, self.numbers, is_process, is_newer)?;
+        // It is set again by this process.
+        let of_tree = self.known.iter().find(|it| self.numbers.message(Some(**it)) == owner.pid);
+        match of_tree.filter(|it| owner.pid != 0 && !self.numbers.sees(pid, **it)) {
+            Some(unseen) => Err(Problem::Refused(support::files::owner_unseen(*unseen))),
+            None => Ok(owner),
+        }
     }
 
     /// Whether a process that the inventory lacks is of the tree all the same: it was born when that was being taken, and the

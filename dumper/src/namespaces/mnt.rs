@@ -1,6 +1,8 @@
 //! Mount namespaces: what is mounted where (mount_namespaces(7)). What is in file systems that live in memory goes into the
 //! images beside that, once for all namespaces.
 
+use std::collections::BTreeMap;
+
 use images::id_map::{Id, IdMap};
 use images::messages::MntEntry;
 use images::{ImageWriter, file_systems, names};
@@ -22,8 +24,13 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     let mut entries = entries(view);
+    let devices = view.mounts.0.iter().map(|mount| mount.device);
+    let of_device = |it| Some((device(it), namespace.mounts.shown_pids(it)?));
+    let shown: BTreeMap<u32, u64> = devices.filter_map(of_device).collect();
     for entry in &mut entries {
         entry.options = options(&entry.options, &namespace.users.ids);
+        let shown = shown.get(&entry.root_dev).filter(|_| entry.ext_key.is_none());
+        entry.pid_ns_id = shown.and_then(|id| namespace.numbers.get(&("pid", *id))).copied();
     }
     Ok(Box::new(Mnt(entries)))
 }
@@ -116,6 +123,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         deleted: deleted.then_some(true),
         sb_flags: Some(sb_flags as u32),
         ext_key,
+        pid_ns_id: None,
     }
 }
 

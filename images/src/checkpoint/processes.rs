@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::images::Images;
 use crate::mapping_kind::MappingKind;
 use crate::messages::{
-    CoreEntry, FsEntry, MmEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
-    TaskKobjIdsEntry, UtsnsEntry, VmaEntry,
+    CoreEntry, FsEntry, MmEntry, NestedPidsEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
+    TaskCoreEntry, TaskKobjIdsEntry, UtsnsEntry, VmaEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
@@ -44,6 +44,8 @@ pub struct Process {
     pub parent: Option<usize>,
     /// Whether it runs.
     pub state: State,
+    /// What it is called in pid namespaces below that of the root, if it is in one.
+    pub nested: Option<NestedPidsEntry>,
     /// What belongs to the whole process.
     pub task: TaskCoreEntry,
     /// Its threads, the leader first. A dead process has none.
@@ -153,6 +155,7 @@ impl Tree {
             sid,
             parent,
             state: State::Dead { status: 0 },
+            nested: None,
             task: TaskCoreEntry::default(),
             threads: Vec::new(),
             body: None,
@@ -186,6 +189,7 @@ fn load_process(
         .tc
         .take()
         .ok_or_else(|| Error::invalid(image.name(), "the process's own part is missing"))?;
+    process.nested.clone_from(&core.nested);
     process.state = match process.task.task_state {
         TASK_ALIVE => State::Alive,
         TASK_STOPPED => State::Stopped,

@@ -79,6 +79,27 @@ pub struct CoreEntry {
     /// What belongs to the thread; absent for a zombie.
     #[prost(message, optional, tag = "5")]
     pub thread_core: Option<ThreadCoreEntry>,
+    /// Extension: its numbers in pid namespaces below that of the tree's root, if it is in one.
+    #[prost(message, optional, tag = "1000")]
+    pub nested: Option<NestedPidsEntry>,
+}
+
+/// Extension: the numbers of a thread in the pid namespaces below that of the tree's root, from there down to its own. In the
+/// other images it has that of the root's namespace.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct NestedPidsEntry {
+    /// Its own.
+    #[prost(uint32, repeated, tag = "1")]
+    pub pids: Vec<u32>,
+    /// Those of its process group, 0 where it is not seen; in the leader's image.
+    #[prost(uint32, repeated, tag = "2")]
+    pub groups: Vec<u32>,
+    /// Those of its session, 0 where it is not seen; in the leader's image.
+    #[prost(uint32, repeated, tag = "3")]
+    pub sessions: Vec<u32>,
+    /// The number of its pid namespace, as in [`TaskKobjIdsEntry::pid_ns_id`]; in the leader's image.
+    #[prost(uint32, optional, tag = "4")]
+    pub namespace: Option<u32>,
 }
 
 impl CoreEntry {

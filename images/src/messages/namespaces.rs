@@ -184,4 +184,7 @@ pub struct MntEntry {
     /// Key by which a restore is told what stands for it.
     #[prost(string, optional, tag = "18")]
     pub ext_key: Option<String>,
+    /// Extension: the pid namespace that it shows, of a `proc`, if that is below that of the tree's root.
+    #[prost(uint32, optional, tag = "1000")]
+    pub pid_ns_id: Option<u32>,
 }

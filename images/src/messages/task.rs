@@ -63,6 +63,9 @@ pub struct TaskKobjIdsEntry {
     /// Time namespace.
     #[prost(uint32, optional, tag = "12")]
     pub time_ns_id: Option<u32>,
+    /// Extension: the pid namespace that its children are born into, if that is another; 0 for one that its next child makes.
+    #[prost(uint32, optional, tag = "1000")]
+    pub pid_for_children_ns_id: Option<u32>,
 }
 
 /// `fs-PID.img`: working directory, root and file mode mask. The ids are those of

@@ -114,7 +114,12 @@ impl OpenFiles {
                 NO_DESCRIPTOR => format!("file {} on its way to process {}", entry.id, task.pid),
                 fd => format!("descriptor {fd} of process {}", task.pid),
             };
-            set_owner(self.opened(entry.id, task)?.as_fd(), owner, flags, &what)?;
+            let pid = ImagePid::try_from(owner.pid).ok();
+            let local = pid.and_then(|pid| self.levels.local(task.pid, pid));
+            if local.is_none() && pid.is_some() {
+                return Err(Error::image(what, "its owner is outside of the pid namespace"));
+            }
+            set_owner(self.opened(entry.id, task)?.as_fd(), (owner, local), flags, &what)?;
         }
         match of_type(file.r#type) {
             Some(kind) => kind.own(self, entry, file, task),
@@ -124,7 +129,12 @@ impl OpenFiles {
 }
 
 /// Whom the file signals, and whether it does at all.
-fn set_owner(fd: BorrowedFd<'_>, owner: &FownEntry, flags: u32, what: &str) -> Result<(), Error> {
+fn set_owner(
+    fd: BorrowedFd<'_>,
+    (owner, pid): (&FownEntry, Option<ImagePid>),
+    flags: u32,
+    what: &str,
+) -> Result<(), Error> {
     if flags & libc::O_PATH.cast_unsigned() != 0 {
         return Ok(());
     }
@@ -136,8 +146,7 @@ fn set_owner(fd: BorrowedFd<'_>, owner: &FownEntry, flags: u32, what: &str) -> R
         descriptors::set_signal(fd, owner.signum.cast_signed()).map_err(failed("set signal"))?;
     }
     if owner.pid != 0 {
-        let who =
-            Owner { kind: owner.pid_type.cast_signed(), pid: ImagePid::try_from(owner.pid).ok() };
+        let who = Owner { kind: owner.pid_type.cast_signed(), pid };
         // The kernel remembers who set it, and checks that when it sends the signal.
         as_user(owner.uid, owner.euid, || descriptors::set_owner(fd, who))
             .map_err(failed("set owner"))?;

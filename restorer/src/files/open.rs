@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use images::messages::{FdinfoEntry, FileEntry};
 use kernel::reserved::Reserved;
@@ -166,6 +167,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         beside,
         later,
         orphans,
+        levels: Arc::clone(&context.levels),
     })
 }
 

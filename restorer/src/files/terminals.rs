@@ -132,7 +132,7 @@ impl FileKind for OpenTerminal {
         let known = files.beside.get::<Terminals>();
         let own = known.and_then(|known| known.controlling.get(&member.pid.unsigned()));
         let Some(own) = own.filter(|_| member.leads) else { return Ok(()) };
-        set_foreground(&own.fd, own.group)
+        set_foreground(files, &own.fd, (member.pid, own.group))
     }
 
     /// The job that was in the foreground of its terminal outside is so again.
@@ -150,7 +150,7 @@ impl FileKind for OpenTerminal {
                 if info.pgrp == task.pid.unsigned()
                     && !known.controlling.contains_key(&info.sid) =>
             {
-                set_foreground(files.opened(entry.id, task)?, info.pgrp)
+                set_foreground(files, files.opened(entry.id, task)?, (task.pid, info.pgrp))
             }
             _ => Ok(()),
         }
@@ -158,8 +158,13 @@ impl FileKind for OpenTerminal {
 }
 
 /// Puts a process group in the foreground of a terminal.
-fn set_foreground(fd: impl std::os::fd::AsFd, group: u32) -> Result<(), Error> {
-    let Ok(group) = ImagePid::try_from(group) else { return Ok(()) };
+fn set_foreground(
+    files: &OpenFiles,
+    fd: impl std::os::fd::AsFd,
+    (by, group): (ImagePid, u32),
+) -> Result<(), Error> {
+    let group = ImagePid::try_from(group).ok().and_then(|group| files.levels.local(by, group));
+    let Some(group) = group else { return Ok(()) };
     match tty::set_foreground(fd, group) {
         // A terminal that does not control this session has no foreground of ours; a group may have lost its
         // last member while it was in the foreground.

@@ -16,6 +16,7 @@ use super::store::Store;
 use super::{Body, Process, State, Thread};
 use crate::dead;
 use crate::error::Error;
+use crate::levels;
 
 /// Signals with an action of their own: 1 to 64 without SIGKILL and SIGSTOP.
 const ACTIONS: usize = 62;
@@ -48,6 +49,7 @@ pub(super) fn load(
         ppid: known_or_outside(process.ppid)?,
         pgid: known_or_outside(process.pgid)?,
         sid: known_or_outside(process.sid)?,
+        nested: process.nested,
         state: process.state,
         core,
         body,
@@ -105,7 +107,8 @@ fn thread(
     own.seccomp_mode = own.seccomp_mode.or(task.old_seccomp_mode);
     own.seccomp_filter = own.seccomp_filter.or(task.old_seccomp_filter);
     let filters = filters.of_thread(&own).map_err(|what| Error::image(object, what))?;
-    let thread = Thread { tid, processor, core: own, filters };
+    let levels = levels::of_thread(tid, core.nested.as_ref())?;
+    let thread = Thread { tid, levels, processor, core: own, filters };
     registers::general(&thread)?;
     Ok(thread)
 }

@@ -3,11 +3,15 @@
 //! A file system of kind `proc` shows the pid namespace of who makes it, and before the tree's first task that has nobody. So these, and
 //! all that is mounted below them, are left to that task. What does not come from `proc` is made beforehand.
 //!
+//! One that shows a pid namespace below that of the tree's root is made and placed by the first process of that, with all that is
+//! mounted below it: the mounts of those above it are placed by then, and it has their descriptors.
+//!
 //! So are terminals that are mounted elsewhere, as engines mount one on `/dev/console`: there is none in a new `devpts`
 //! before the tree's files are opened.
 
 mod groups;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -23,7 +27,7 @@ use super::failed::failed;
 use super::flags;
 use super::joining::Joining;
 use super::last_change::last_change;
-use super::lateness::{is_proc, is_terminal};
+use super::lateness::{self, is_proc, is_terminal};
 use super::plan::{Index, Mount, Plan, Source};
 use super::seats::Seats;
 use crate::error::Error;
@@ -43,12 +47,18 @@ pub(crate) struct Late {
     groups: Groups,
     /// The namespace of the groups' seats.
     yard: Option<OwnedFd>,
+    /// What has been placed, for those below who do the rest.
+    placed: RefCell<BTreeMap<usize, OwnedFd>>,
+    /// Descriptors from this one on are out of the tasks' way.
+    base: RawFd,
 }
 
 /// A mount.
 #[derive(Debug)]
 struct Step {
     mount: Mount,
+    /// The pid namespace whose first process does it, if that is not the tree's.
+    shown: Option<u32>,
     made: How,
     on: On,
     below: PathBuf,
@@ -110,13 +120,19 @@ impl Late {
                     On::There(there.try_clone().map_err(failed(mount, "hold the parent of"))?)
                 }
             };
+            // Whoever makes what it is mounted on, or further down.
+            let above = match on {
+                On::Step(step) => steps.get(step).and_then(|step: &Step| step.shown),
+                On::There(_) => None,
+            };
+            let shown = lateness::shown(plan, mount).or(above);
             places.insert(*index, steps.len());
             let mut change = last_change(mount);
             // It is shared as what it is placed on is, if that is of the outside.
             if !mount.shares_outside {
                 change.propagation = change.propagation.or(Some(Propagation::Private));
             }
-            steps.push(Step { mount: mount.clone(), made, on, below, change });
+            steps.push(Step { mount: mount.clone(), shown, made, on, below, change });
         }
         let groups = Groups::plan(plan, &places, seats)?;
         Ok(Self { steps, groups, sight, ..Self::default() })
@@ -149,6 +165,7 @@ impl Late {
                     duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
             }
         }
+        self.base = base;
         self.groups.keep(base)?;
         let joining = self.joining.iter_mut().flat_map(Joining::descriptors);
         for fd in joining.chain(&mut self.yard).chain(&mut self.sight) {
@@ -157,42 +174,61 @@ impl Late {
         Ok(())
     }
 
-    /// In the first task: makes and places all; `enter` moves to a mount namespace, by its number.
-    pub(crate) fn place(&self, enter: impl Fn(u32) -> Result<(), Error>) -> Result<(), Error> {
-        let mut made = self.make_in_sight()?;
+    /// In the first task of a pid namespace, or of the tree: makes and places what is left to it; `enter` moves to a mount
+    /// namespace, by its number.
+    pub(crate) fn place(
+        &self,
+        shown: Option<u32>,
+        enter: impl Fn(u32) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let own = |nth: &usize| self.steps[*nth].shown == shown;
+        let steps: Vec<usize> = (0..self.steps.len()).filter(own).collect();
+        if steps.is_empty() && shown.is_some() {
+            return Ok(());
+        }
+        let mut made = self.make_in_sight(&steps)?;
         // What is in another namespace is not copied.
-        for (nth, step) in self.steps.iter().enumerate() {
+        for &nth in &steps {
+            let step = &self.steps[nth];
             if let How::Terminal(of, namespace, below) = &step.made {
                 enter(*namespace)?;
                 made.insert(nth, part(of, below).map_err(failed(&step.mount, "make"))?);
             }
         }
-        let mut placed: Vec<OwnedFd> = Vec::new();
         let mut here = None;
-        for (nth, step) in self.steps.iter().enumerate() {
+        for &nth in &steps {
+            let step = &self.steps[nth];
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
-            let there = step.place(&placed, made.remove(&nth));
+            let there = step.place(&self.placed.borrow(), made.remove(&nth));
             let there = there.map_err(failed(&step.mount, "place"))?;
             // What is in another namespace is not copied: parts are, as long as this is the place of the whole.
-            for (later, other) in self.steps.iter().enumerate().skip(nth + 1) {
+            for &later in steps.iter().filter(|later| **later > nth) {
+                let other = &self.steps[later];
                 let How::PartOf(whole, below) = &other.made else { continue };
                 if *whole == nth {
                     let copy = part(&there, below).map_err(failed(&other.mount, "make"))?;
                     made.insert(later, copy);
                 }
             }
-            placed.push(there);
+            let there = duplicate_from(&there, self.base)
+                .map_err(Error::kernel("duplicate a descriptor"))?;
+            self.placed.borrow_mut().insert(nth, there);
         }
-        for joining in &self.joining {
-            joining.join()?;
+        if shown.is_none() {
+            self.joining.iter().try_for_each(Joining::join)?;
         }
-        for (step, mount) in self.steps.iter().zip(&placed) {
+        let placed = self.placed.borrow();
+        for (&nth, mount) in placed.iter().filter(|(nth, _)| own(nth)) {
+            let step = &self.steps[nth];
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
             mounts::change(mount, &step.change).map_err(failed(&step.mount, "set the flags of"))?;
+        }
+        if shown.is_some() {
+            return Ok(());
         }
         self.groups.make(&placed, |step| {
             let mount = &self.steps[step].mount;
@@ -202,13 +238,14 @@ impl Late {
     }
 
     /// Makes the file systems of steps in a user namespace, by their places in the order.
-    fn make_in_sight(&self) -> Result<BTreeMap<usize, OwnedFd>, Error> {
-        let Some(sight) = self.sight.as_ref().filter(|_| !self.steps.is_empty()) else {
+    fn make_in_sight(&self, steps: &[usize]) -> Result<BTreeMap<usize, OwnedFd>, Error> {
+        let Some(sight) = self.sight.as_ref().filter(|_| !steps.is_empty()) else {
             return Ok(BTreeMap::new());
         };
         enter_mounts(sight).map_err(Error::kernel("enter a mount namespace"))?;
         let mut made = BTreeMap::new();
-        for (nth, step) in self.steps.iter().enumerate() {
+        for &nth in steps {
+            let step = &self.steps[nth];
             if let How::New(entry) = &step.made {
                 made.insert(nth, new(entry).map_err(failed(&step.mount, "make"))?);
             }
@@ -224,8 +261,12 @@ fn new(entry: &MntEntry) -> io::Result<OwnedFd> {
 
 impl Step {
     /// Places it; `made` is what has been made for it.
-    fn place(&self, placed: &[OwnedFd], made: Option<OwnedFd>) -> io::Result<OwnedFd> {
-        let of_step = |step: usize| placed.get(step).ok_or(io::ErrorKind::NotFound);
+    fn place(
+        &self,
+        placed: &BTreeMap<usize, OwnedFd>,
+        made: Option<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        let of_step = |step: usize| placed.get(&step).ok_or(io::ErrorKind::NotFound);
         let made = match &self.made {
             How::New(entry) => made.map_or_else(|| new(entry), Ok)?,
             How::PartOf(..) | How::Terminal(..) => made.ok_or(io::ErrorKind::NotFound)?,

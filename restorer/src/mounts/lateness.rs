@@ -1,4 +1,4 @@
-//! Which mounts only the first task can make ([`super::late`]). Pure.
+//! Which mounts only the first task can make, of the tree or of a pid namespace below that of its root ([`super::late`]). Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,26 @@ pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
     for &index in plan.orders.values().flatten() {
         let mount = &plan.mounts[index];
         let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
-        if is_below || own_pids && is_proc(plan, mount) || is_terminal(plan, mount) {
+        if is_below
+            || (own_pids || shown(plan, mount).is_some()) && is_proc(plan, mount)
+            || is_terminal(plan, mount)
+        {
             late.insert(index);
         }
     }
     late
+}
+
+/// The pid namespace below that of the tree's root that a mount shows, if it is of a `proc` that does.
+pub(super) fn shown(plan: &Plan, mount: &Mount) -> Option<u32> {
+    match &mount.source {
+        Source::New(kind) if kind == "proc" => mount.entry.pid_ns_id,
+        Source::Part(giver, _) => match &plan.mounts[*giver].source {
+            Source::New(kind) if kind == "proc" => plan.mounts[*giver].entry.pid_ns_id,
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether a mount can be made before there is any task.

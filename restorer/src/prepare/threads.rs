@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ids::{ImagePid, ImagePids};
 use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
@@ -45,7 +46,8 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         .as_ref()
         .ok_or_else(|| Error::image(format!("thread {}", thread.tid), "it has no credentials"))?;
     Ok(Thread {
-        tid: thread.tid.get(),
+        tid: thread.levels.innermost().get(),
+        numbers: tables.put(&numbers(&thread.levels)),
         parent_death_signal: core.pdeath_sig.unwrap_or(0) as i32,
         stack: 0,
         clear_child_tid: thread.processor.clear_child_tid(),
@@ -65,6 +67,11 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
     })
+}
+
+/// The numbers of a thread as `set_tid` of clone3(2) wants them.
+pub(super) fn numbers(levels: &ImagePids) -> Vec<i32> {
+    levels.from_innermost().map(ImagePid::get).collect()
 }
 
 /// The filters that have been laid out, each once: where they are, by where they are kept.

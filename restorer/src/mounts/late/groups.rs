@@ -49,9 +49,9 @@ enum Like {
 }
 
 impl Like {
-    fn fd<'f>(&'f self, placed: &'f [OwnedFd]) -> Option<BorrowedFd<'f>> {
+    fn fd<'f>(&'f self, placed: &'f BTreeMap<usize, OwnedFd>) -> Option<BorrowedFd<'f>> {
         match self {
-            Self::Step(step) => placed.get(*step).map(AsFd::as_fd),
+            Self::Step(step) => placed.get(step).map(AsFd::as_fd),
             Self::Seat(fd) => Some(fd.as_fd()),
         }
     }
@@ -143,17 +143,17 @@ impl Groups {
     /// Makes them of what has been placed; `enter` moves to the mount namespace of a step's mount, which it returns.
     pub(super) fn make<'m>(
         &self,
-        placed: &[OwnedFd],
+        placed: &BTreeMap<usize, OwnedFd>,
         enter: impl Fn(usize) -> Result<&'m Mount, Error>,
     ) -> Result<(), Error> {
         for Founded { step, from, is_shared } in &self.founded {
             let mount = enter(*step)?;
-            let Some(founder) = placed.get(*step) else { continue };
+            let Some(founder) = placed.get(step) else { continue };
             let set = |propagation| {
                 let change = Change { propagation: Some(propagation), ..Change::default() };
                 mounts::change(founder, &change).map_err(failed(mount, "set the propagation of"))
             };
-            if let Some(from) = from.and_then(|from| placed.get(from)) {
+            if let Some(from) = from.and_then(|from| placed.get(&from)) {
                 mounts::join_group(founder, from)
                     .map_err(failed(mount, "find the group that is received from by"))?;
                 set(Propagation::Slave)?;
@@ -164,7 +164,7 @@ impl Groups {
         }
         for Join { step, like } in &self.joins {
             let mount = enter(*step)?;
-            let (Some(member), Some(like)) = (placed.get(*step), like.fd(placed)) else { continue };
+            let (Some(member), Some(like)) = (placed.get(step), like.fd(placed)) else { continue };
             mounts::join_group(member, like).map_err(failed(mount, "join the group of"))?;
         }
         Ok(())

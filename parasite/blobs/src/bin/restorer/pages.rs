@@ -49,8 +49,8 @@ fn make_helper(context: &Context) -> bool {
         child_tid: helping.as_ptr() as u64,
         stack: seat as u64 - 16,
         stack_size: 16,
-        set_tid: &raw const arguments.helper as u64,
-        set_tid_size: 1,
+        set_tid: context.first(arguments.helper_numbers) as u64,
+        set_tid_size: arguments.helper_numbers.count,
         ..CloneArgs::default()
     };
     let (place, bytes) = (&raw const clone as usize, size_of::<CloneArgs>());

@@ -97,8 +97,8 @@ pub fn create_others(context: &Context) {
             flags: SHARED_BY_THREADS,
             stack: seat as u64 - 16,
             stack_size: 16,
-            set_tid: &raw const thread.tid as u64,
-            set_tid_size: 1,
+            set_tid: context.first(thread.numbers) as u64,
+            set_tid_size: thread.numbers.count,
             ..CloneArgs::default()
         };
         // A thread begins with the slack of the one that makes it, and goes back to that.
