@@ -196,7 +196,9 @@ impl Plan {
         if let Some(root) = request.root.filter(|_| is_first) {
             return Ok(Some(root.to_owned()));
         }
-        let own = own_place(entry, request).filter(|_| is_first && entry.ext_key.is_none());
+        // Where the tree's root is in no other namespace than this process is, so is all that others began as copies of.
+        let is_ours = is_first || mount.on.is_none() && request.root_namespace.is_none();
+        let own = own_place(entry, request).filter(|_| is_ours && entry.ext_key.is_none());
         if let Some(place) = own {
             return Ok(Some(place));
         }
