@@ -70,7 +70,7 @@ impl Hooks for Scripts {
     fn hang_on(&self, point: Point) -> bool {
         // These are questions of the RPC alone.
         let asked = matches!(point, Point::QueryExtFiles | Point::OrphanPtsMaster);
-        !self.scripts.is_empty() && !asked
+        !self.scripts.is_empty() && point.is_crius() && !asked
     }
 
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {

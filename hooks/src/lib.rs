@@ -3,8 +3,9 @@
 //! Container engines build on which points there are, in which order they come, whether the tree stands
 //! still meanwhile, and what a refusal means. All of that is one table, [`Point::contract`], which the
 //! engines follow through [`call`] alone. Action scripts and notifications of the RPC hang on the points;
-//! plugins of devices and events of the gateway are to. A new user implements [`Hooks`]; a new point of
-//! CRIU's is a value of [`Point`], a line of the table, and one call in the engine.
+//! plugins of devices and events of the gateway are to. A new user implements [`Hooks`]; a new point is a
+//! value of [`Point`], a line of the table, and one call in the engine, and CRIU's clients are told of it
+//! only if it is one of [`Point::CRIUS`].
 
 use std::error::Error;
 use std::os::fd::BorrowedFd;
@@ -28,7 +29,7 @@ pub enum Point {
     PostDump,
     /// Before a stream of images begins.
     PreStream,
-    /// Before anything is read but that there are images.
+    /// Before anything is read but the inventory of the images, and where the memory of the root began.
     PreRestore,
     /// The root is there, in namespaces of its own.
     SetupNamespaces,
@@ -78,8 +79,12 @@ pub struct Contract {
 }
 
 impl Point {
-    /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    /// All of them, in order: those of CRIU's, as long as there are no others.
+    pub const ALL: [Self; 14] = Self::CRIUS;
+
+    /// Those of CRIU's, in order. Action scripts and clients of the RPC are told of these alone: they may take what they
+    /// do not know for a mistake, and refuse it.
+    pub const CRIUS: [Self; 14] = [
         Self::PreDump,
         Self::NetworkLock,
         Self::QueryExtFiles,
@@ -95,6 +100,12 @@ impl Point {
         Self::PreResume,
         Self::PostResume,
     ];
+
+    /// Whether it is one of CRIU's.
+    #[must_use]
+    pub fn is_crius(self) -> bool {
+        Self::CRIUS.contains(&self)
+    }
 
     /// As CRIU names it.
     #[must_use]
@@ -292,6 +303,16 @@ mod tests {
         assert!(
             Both(&mut Nobody, &mut Refuses(Point::PreDump)).at(moment(Point::PreDump)).is_err()
         );
+    }
+
+    /// What scripts and clients are told of is what CRIU 4.2 tells them.
+    #[test]
+    fn clients_of_criu_are_told_of_its_points_alone() {
+        let names = "pre-dump network-lock query-ext-files status-ready post-dump pre-stream pre-restore \
+                     setup-namespaces post-setup-namespaces orphan-pts-master post-restore network-unlock \
+                     pre-resume post-resume";
+        let told = Point::ALL.into_iter().filter(|point| point.is_crius());
+        assert_eq!(told.map(Point::name).collect::<Vec<_>>().join(" "), names);
     }
 
     /// The table of the design is this one.

@@ -47,7 +47,7 @@ impl Notifications<'_> {
 
 impl Hooks for Notifications<'_> {
     fn hang_on(&self, point: Point) -> bool {
-        point != Point::OrphanPtsMaster || self.takes_masters
+        point.is_crius() && (point != Point::OrphanPtsMaster || self.takes_masters)
     }
 
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
