@@ -164,8 +164,21 @@ const NOT_OF_ENGINES: [&str; 14] = [
 ];
 
 fn external(text: &str) -> Result<External, &'static str> {
-    External::parse(text.as_ref())
-        .ok_or("only unix[INODE], mnt[KEY]:VALUE and mnt[]:FLAGS can be external")
+    // An open file that is left to the outside has to be handed to the restore, which `criu` alone can be asked for.
+    let known = External::parse(text.as_ref()).filter(|it| !matches!(it, External::File(_)));
+    known.ok_or(
+        "only unix[INODE], mnt[KEY]:VALUE and mnt[]:FLAGS can be external here; file[…], tty[…] and net[…] are options \
+         of `criu dump`, whose restore is given what takes their place",
+    )
+}
+
+/// What is external to a restore.
+fn external_mount(text: &str) -> Result<External, &'static str> {
+    let is_mount = |it: &External| matches!(it, External::Mount { .. } | External::Mounts { .. });
+    External::parse(text.as_ref()).filter(is_mount).ok_or(
+        "only mnt[NAME]:PATH and mnt[] can be given to a restore; a Unix socket is connected again with --ext-unix-sk, and \
+         veth[…] and macvlan[…] are options of `criu restore`",
+    )
 }
 
 /// The inode of a Unix socket.
@@ -180,7 +193,7 @@ pub(crate) const fn socket(external: &External) -> Option<u32> {
 pub(crate) fn mounts(external: &[External]) -> ExternalMounts {
     let mut mounts = ExternalMounts::default();
     for one in external {
-        // Unix sockets are told apart by `socket`.
+        // All others that an option takes are Unix sockets, which `socket` takes.
         mounts.add(one.clone()).unwrap_or_default();
     }
     mounts
@@ -279,7 +292,7 @@ pub(crate) struct RestoreOptions {
     pub(crate) root: Option<PathBuf>,
     /// What the tree had of the outside. mnt[NAME]:PATH: what the dump was told of by that name; mnt[]: all that
     /// the dump found, from the same paths. May be given more than once
-    #[arg(long, value_name = "WHAT", value_parser = external)]
+    #[arg(long, value_name = "WHAT", value_parser = external_mount)]
     pub(crate) external: Vec<External>,
     /// Join the caller's session and terminal
     #[arg(long)]

@@ -257,6 +257,21 @@ fn bad_use_ends_with_a_status_of_its_own() {
     assert!(outcome.stderr.contains("/nonexistent/checkpoint"), "{}", outcome.stderr);
 }
 
+/// What an option does not do is refused by its name, with who does it.
+#[test]
+fn what_cannot_be_external_is_refused_by_name() {
+    let of_dump = ["file[1b:2]", "tty[8803:5]", "net[4026531840]:outside", "veth[eth0]:v0"];
+    for value in of_dump {
+        let told = stasis(&["dump", "1", "-D", "/nowhere", "--external", value]);
+        assert!(!told.success && told.stderr.contains("criu dump"), "{value}: {}", told.stderr);
+        assert!(told.stderr.contains(value), "{value}: {}", told.stderr);
+    }
+    for value in ["unix[7]", "file[1b:2]", "veth[eth0]:v0"] {
+        let told = stasis(&["restore", "-D", "/nowhere", "--external", value]);
+        assert!(!told.success && told.stderr.contains("--ext-unix-sk"), "{value}: {}", told.stderr);
+    }
+}
+
 #[test]
 fn who_is_not_root_is_told_so_at_once() {
     use std::os::unix::fs::PermissionsExt;
