@@ -1,5 +1,6 @@
 //! House rules for what depends on what: engines link no server, and nobody names what he does not use.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -87,20 +88,71 @@ fn names(code: &str, krate: &str) -> bool {
     })
 }
 
-#[test]
-fn every_dependency_is_used() {
+/// All packages of ours, as cargo tells of them.
+fn packages() -> Vec<Value> {
     let workspaces =
         ["Cargo.toml", "ebpf/Cargo.toml", "parasite/blobs/Cargo.toml", "fuzz/Cargo.toml"];
-    let mut unused = Vec::new();
+    let mut packages = Vec::new();
     for workspace in workspaces {
         let arguments = ["metadata", "--no-deps", "--format-version", "1", "--manifest-path"];
         let told = cargo(&[&arguments[..], &[workspace]].concat());
         let metadata: Value = serde_json::from_str(&told).expect("JSON");
-        for package in metadata["packages"].as_array().expect("packages") {
-            unused.extend(unused_of(package));
+        packages.extend(metadata["packages"].as_array().expect("packages").iter().cloned());
+    }
+    packages
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let unused: Vec<_> = packages().iter().flat_map(unused_of).collect();
+    assert!(unused.is_empty(), "take these out of Cargo.toml: {unused:#?}");
+}
+
+/// The room that a folder of a package is in, as the design calls it.
+fn room(folder: &Path) -> String {
+    let folder = folder.strip_prefix(root()).expect("inside");
+    match folder.to_str().expect("UTF-8") {
+        "ebpf/common" => "ebpf/common".to_owned(),
+        other => other.split('/').next().expect("a name").to_owned(),
+    }
+}
+
+/// The names in backticks of a cell.
+fn names_of(cell: &str) -> impl Iterator<Item = String> {
+    cell.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches('/').to_owned())
+}
+
+/// The table of rooms in the design says for each what it may depend on: that is what it depends on.
+#[test]
+fn the_design_says_what_depends_on_what() {
+    let mut real: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in packages() {
+        let manifest = Path::new(package["manifest_path"].as_str().expect("a path"));
+        let own = room(manifest.parent().expect("a folder"));
+        let declared = package["dependencies"].as_array().expect("dependencies");
+        let used = declared.iter().filter(|it| it["kind"].is_null());
+        let rooms = used.filter_map(|it| it["path"].as_str()).map(|path| room(Path::new(path)));
+        let others: Vec<_> = rooms.filter(|other| *other != own).collect();
+        real.entry(own).or_default().extend(others);
+    }
+    let design = std::fs::read_to_string(root().join("docs/design.md")).expect("read");
+    let (_, table) =
+        design.split_once("| room | what lives there | may depend on |").expect("table");
+    let mut said: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in table.lines().skip(2).take_while(|row| row.starts_with('|')) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+        let [rooms, _, others] = cells[..] else { panic!("not three cells: {row}") };
+        for room in names_of(rooms) {
+            said.insert(room, names_of(others).collect());
         }
     }
-    assert!(unused.is_empty(), "take these out of Cargo.toml: {unused:#?}");
+    // Tests depend on what they test, and a library of records has nothing to depend on.
+    real.remove("tests");
+    real.remove("ebpf/common");
+    let rooms = said.iter().filter(|(room, _)| real.contains_key(*room));
+    let rooms: BTreeMap<_, _> =
+        rooms.map(|(room, others)| (room.clone(), others.clone())).collect();
+    assert_eq!(rooms, real, "the table of rooms in docs/design.md, and what cargo knows");
 }
 
 fn unused_of(package: &Value) -> Vec<String> {
