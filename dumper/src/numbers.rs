@@ -193,6 +193,9 @@ impl Numbers {
 
     /// What stands in the way of a dump of pid namespaces below that of the root.
     pub(crate) fn unsupported(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
+        if self.nested.is_empty() && self.for_children.is_empty() {
+            return Vec::new();
+        }
         let of = |process: &Process| Member {
             pid: process.pid,
             parent: process.ppid.filter(|_| process.pid != root),

@@ -411,13 +411,12 @@ fn groups(
     // Who stands in for a leader that is seen further down is made there.
     let mut order: Vec<usize> = (0..members.len()).collect();
     // Best by whom others are born into the group that do not see it.
-    let bears_stranger = |index: usize| {
-        let is_child = |child: &&Member| child.parent == Some(index);
-        let strangers = members.iter().filter(is_child).filter(|it| levels.is_stranger(it.pid));
-        strangers.into_iter().any(|child| child.pgid == members[index].pgid)
-    };
+    let strangers = members.iter().filter(|member| levels.is_stranger(member.pid));
+    let bears_stranger: BTreeSet<usize> = strangers
+        .filter_map(|child| child.parent.filter(|parent| members[*parent].pgid == child.pgid))
+        .collect();
     order.sort_by_key(|&index| {
-        std::cmp::Reverse((bears_stranger(index), levels.depth(members[index].pid)))
+        std::cmp::Reverse((bears_stranger.contains(&index), levels.depth(members[index].pid)))
     });
     for (index, member) in order.into_iter().map(|index| (index, &members[index])) {
         let Some(pgid) = member.pgid.filter(|_| !levels.is_stranger(member.pid)) else { continue };

@@ -181,11 +181,12 @@ impl BuildContext<'_> {
 
     /// Whether a process that has ended was the first one of a pid namespace and killed: nobody in there can do that.
     fn is_killed_from_outside(&self, pid: ImagePid) -> bool {
-        let levels = &self.checkpoint.levels;
+        if !self.checkpoint.levels.is_first(pid) {
+            return false;
+        }
         let dead = self.checkpoint.processes.iter().find(|process| process.pid == pid);
-        let status = dead.map(|process| process.state);
-        levels.is_first(pid)
-            && matches!(status, Some(State::Dead { status }) if libc::WIFSIGNALED(status))
+        let state = dead.map(|process| process.state);
+        matches!(state, Some(State::Dead { status }) if libc::WIFSIGNALED(status))
     }
 
     fn bear(&self, task: &Task, birth: ForkStep, rseq: &RseqConfiguration) -> Result<(), Error> {
