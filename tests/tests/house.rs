@@ -87,6 +87,29 @@ fn every_link_in_the_documents_resolves() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// Whoever looks for a place by the design finds it there.
+#[test]
+fn every_path_in_the_design_is_there() {
+    let design = std::fs::read_to_string(root().join("docs/design.md")).expect("read");
+    let rooms: std::collections::BTreeSet<_> = tracked()
+        .iter()
+        .filter_map(|path| Some(path.components().next()?.as_os_str().to_owned()))
+        .collect();
+    let mut missing = Vec::new();
+    for word in design.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+        let path = Path::new(word);
+        let is_of_room = word.contains('/')
+            && path.components().next().is_some_and(|first| rooms.contains(first.as_os_str()));
+        // `KIND` and its like stand for a name.
+        let is_pattern = word.contains(' ')
+            || word.split(|c: char| !c.is_ascii_uppercase()).any(|run| run.len() > 1);
+        if is_of_room && !is_pattern && !root().join(path).exists() {
+            missing.push(word);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn unsafe_code_is_in_its_rooms_only() {
     // The workloads make by hand the state that is to be carried.
@@ -182,6 +205,19 @@ fn refusals_are_made_by_the_rules_only() {
         }
     }
     assert!(found.is_empty(), "this belongs into support/: {found:#?}");
+}
+
+/// The head of the crate says of each module what it is about.
+#[test]
+fn all_areas_of_rules_are_listed() {
+    let text = std::fs::read_to_string(root().join("support/src/lib.rs")).expect("read");
+    let (head, modules) = text.split_once("pub mod ").expect("modules");
+    let modules = modules.split("pub mod ").filter_map(|rest| rest.split_once(';'));
+    let missing: Vec<_> = modules
+        .map(|(name, _)| name)
+        .filter(|name| !head.contains(&format!("[`{name}`]")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 /// A rule that nobody asks refuses nothing.
