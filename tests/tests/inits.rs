@@ -142,31 +142,31 @@ fn clocks_dumped_by_criu_peer() {
     start("init_clocks").carried(Engine::Criu, Engine::Stasis);
 }
 
-/// As people make one below a program that has none.
-#[test]
-fn a_namespace_of_unshare_comes_back_below_a_shell() {
+/// As people make some below a program that has none: a shell's `command` ends in `sleep 1000`. All are called what they were, and
+/// the innermost sees itself in the `/proc` that it has, if it has one.
+fn carried_below_a_shell(command: &str) {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let mut shell = Command::new("sh");
-    shell.args(["-c", "unshare --pid --fork --mount-proc sleep 1000; :"]);
+    shell.args(["-c", &format!("{command} sleep 1000; :")]);
     let program = Program::start(&mut shell, &scratch.path("log"));
-    let first = || {
-        let all = machine.descendants().into_iter();
-        all.map(numbers).find(|levels| levels.len() > 1 && levels[1] == 1)
+    let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let all = || {
+        let found = machine.descendants().into_iter();
+        found.map(|pid| (numbers(pid), name(pid))).collect::<BTreeSet<_>>()
     };
-    let sleeps = |pid: i32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"sleep")
+    let innermost = || all().into_iter().map(|(levels, _)| levels).max_by_key(Vec::len);
+    let is_there = || {
+        let found = all();
+        found.iter().any(|(levels, name)| levels.len() > 1 && name == "sleep\n")
     };
-    let is_there = || first().is_some_and(|levels| sleeps(levels[0]));
-    assert!(wait_until(Duration::from_secs(10), is_there));
-    let before = first().expect("it is there");
-    // Its number in the /proc that it has for itself.
-    let shown = |pid: i32| {
+    assert!(wait_until(Duration::from_secs(10), is_there), "{:?}", all());
+    let shown = || {
+        let pid = innermost().expect("somebody")[0];
         let path = format!("/proc/{pid}/root/proc/1/comm");
-        std::fs::read_to_string(path).unwrap_or_default()
+        std::fs::read_to_string(path).map_err(|error| error.kind())
     };
-    assert_eq!(shown(before[0]), "sleep\n");
+    let before = (all(), shown());
     let images = scratch.path("images");
     let outside = ["--external", "mnt[]"];
     let mut dump = Engine::Stasis.dump_command(program.pid(), &images, Dump::ENDING);
@@ -174,9 +174,23 @@ fn a_namespace_of_unshare_comes_back_below_a_shell() {
     machine.await_no_children();
     let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
     Outcome::of(restore.args(outside)).must_succeed("restore");
-    assert_eq!(first(), Some(before.clone()));
-    assert_eq!(shown(before[0]), "sleep\n");
+    assert_eq!((all(), shown()), before);
     machine.end_tree(program.pid());
+}
+
+#[test]
+fn a_namespace_of_unshare_comes_back_below_a_shell() {
+    carried_below_a_shell("unshare --pid --fork --mount-proc");
+}
+
+#[test]
+fn namespaces_in_a_namespace_come_back_below_a_shell() {
+    carried_below_a_shell("unshare --pid --fork unshare --pid --fork --mount-proc");
+}
+
+#[test]
+fn a_sandbox_of_bubblewrap_comes_back_below_a_shell() {
+    carried_below_a_shell("bwrap --bind / / --unshare-pid --proc /proc --dev /dev");
 }
 
 /// Everything happens in a pid namespace in which stasis itself is.
