@@ -6,6 +6,7 @@
 
 mod contents;
 mod judge;
+mod lost;
 mod shown;
 
 use std::collections::btree_map::Entry;
@@ -29,6 +30,7 @@ use crate::cgroup_roots::CgroupRoots;
 use crate::processes::is_zombie;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;
+pub(crate) use lost::is_lost;
 pub(crate) use shown::shown;
 
 /// Why mounts were not looked at.

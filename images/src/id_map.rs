@@ -7,8 +7,9 @@ use std::io;
 
 use crate::checkpoint::Checkpoint;
 use crate::messages::{
-    CredsEntry, FileEntry, FilePermsEntry, GhostFileEntry, IpcDescEntry, MemfdInodeEntry,
-    PeerCredentials, SkPacketEntry, TtyInfoEntry, TunLinkEntry, UidGidExtent, UsernsEntry,
+    CredsEntry, FileEntry, FilePermsEntry, GhostFileEntry, IpcDescEntry, LostMountEntry,
+    MemfdInodeEntry, PeerCredentials, SkPacketEntry, TtyInfoEntry, TunLinkEntry, UidGidExtent,
+    UsernsEntry,
 };
 
 /// What an id without a number on the other side becomes. As an owner it means "leave it" to CRIU and to chown(2), which
@@ -278,7 +279,7 @@ macro_rules! owned {
     )*};
 }
 
-owned! { GhostFileEntry MemfdInodeEntry }
+owned! { GhostFileEntry LostMountEntry MemfdInodeEntry }
 
 #[cfg(test)]
 mod tests {

@@ -66,15 +66,21 @@ pub fn proc_spreads(inside: HostPid) -> Refusal {
     )
 }
 
-/// Something is mounted that has been deleted since; process `inside` is in the namespace.
+/// Something is mounted that has been deleted since, and is no directory or small file; process `inside` is in the namespace.
 #[must_use]
 pub fn deleted(mount_point: &Path, inside: HostPid) -> Refusal {
     let place = word(&mount_point.to_string_lossy());
     Refusal::new(
-        "what is mounted there has been deleted, which cannot be made again",
+        "what is mounted there has been deleted, and is neither a directory nor a file of 1 MiB at most that can be read",
         format!("before the dump: nsenter --mount --target {inside} umount {place}"),
     )
 }
+
+/// A file of a mount of which what is mounted has been deleted.
+pub const ON_DELETED: Refusal = Refusal::fixed(
+    "it is open by a mount of something that has been deleted since, which a restore makes anew",
+    "close it before the checkpoint, or open it by another mount",
+);
 
 /// A file system in memory that others use, too.
 #[must_use]

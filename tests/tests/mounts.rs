@@ -172,6 +172,20 @@ fn a_proc_of_a_namespace_below_that_shares_mounts_is_refused() {
     workload.check().expect("it runs on");
 }
 
+/// A restore makes what was deleted anew: what is open by another way would be another file.
+#[test]
+fn what_is_open_of_a_deleted_mount_is_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("mounts_deleted_open", scratch.path("work"));
+    let images = scratch.path("images");
+    let outcome = dump(Engine::Stasis, workload.pid(), &images, Dump::RUNNING_ON);
+    assert!(!outcome.success);
+    let words = ["/at", "open by a mount of something that has been deleted"];
+    assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{}", outcome.stderr);
+    workload.check().expect("it runs on");
+}
+
 macro_rules! families {
     ($($family:ident)*) => { $(mod $family {
         use super::*;
@@ -202,4 +216,4 @@ macro_rules! families {
     })* };
 }
 
-families! { mounts mounts_nested mounts_nested_proc }
+families! { mounts mounts_deleted mounts_nested mounts_nested_proc }

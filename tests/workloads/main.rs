@@ -40,6 +40,7 @@ mod mappings;
 mod memfd;
 mod memory;
 mod mounts;
+mod mounts_deleted;
 mod mounts_nested_proc;
 mod mqueue;
 mod multicast;
@@ -159,6 +160,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("memfd_sealed", memfd::sealed),
     ("memory", memory::run),
     ("mounts", mounts::run),
+    ("mounts_deleted", mounts_deleted::deleted),
+    ("mounts_deleted_inside", mounts_deleted::deleted_inside),
+    ("mounts_deleted_open", mounts_deleted::deleted_open),
+    ("mounts_deleted_open_inside", mounts_deleted::deleted_open_inside),
     ("mounts_inside", mounts::inside),
     ("mounts_links", mounts::links),
     ("mounts_links_inside", link_remaps::in_mounts),

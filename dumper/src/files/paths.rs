@@ -27,7 +27,7 @@ use super::PlanContext;
 use super::content::Content;
 use super::identity::FileSystems;
 use super::problem::{Doing, Problem};
-use crate::mounts::Place;
+use crate::mounts::{Place, is_lost};
 
 /// What names a file to us: device, inode and link text, in the mount namespace of who has it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -242,6 +242,9 @@ fn look(
     let place = context.views.place(&handle).doing("find the mount of")?;
     if !place.is_known {
         return Err(Problem::Refused(support::mounts::UNMOUNTED));
+    }
+    if place.own_mount().is_some_and(is_lost) {
+        return Err(Problem::Refused(support::mounts::ON_DELETED));
     }
     let (terminal, ghost) = (is_open_terminal(&stat), is_ghost(&stat));
     let about_dead = about_dead(&place, target, &handle)?;

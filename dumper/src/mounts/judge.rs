@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use ids::HostPid;
 use images::file_systems;
 use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
 
 use super::shown::shown;
-use super::{MountOptions, View};
+use super::{MountOptions, View, lost};
 
 /// Where a mount comes from at a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +52,7 @@ pub(super) fn judge(
     for view in views.values() {
         for mount in &view.mounts.0 {
             let Some(Some(origin)) = origins.get(&mount.id) else { continue };
-            let found = problem(mount, origin, &all, &origins, own, (options, view.member));
+            let found = problem(mount, origin, &all, &origins, own, (options, view));
             refused.extend(found.map(|refusal| refusal.of(view.member, shown(mount))));
         }
     }
@@ -144,14 +143,14 @@ fn below<'m>(mount: &'m Mount, other: &Mount) -> Option<&'m Path> {
     Path::new(&mount.root).strip_prefix(&other.root).ok()
 }
 
-/// Why a mount cannot be carried; process `inside` is in its namespace.
+/// Why a mount of a namespace cannot be carried.
 fn problem(
     mount: &Mount,
     origin: &Origin,
     all: &[&Mount],
     origins: &BTreeMap<i32, Option<Origin>>,
     own: &Mounts,
-    (options, inside): (&MountOptions, HostPid),
+    (options, view): (&MountOptions, &View),
 ) -> Option<Refusal> {
     let (kind, place) = (mount.kind(), Path::new(&mount.mount_point));
     if let Some(option) = mount.flags().1.first() {
@@ -164,9 +163,10 @@ fn problem(
                 return Some(support::mounts::shared_memory(place));
             }
         }
-        Origin::Part if mount.root.as_encoded_bytes().ends_with(b"//deleted") => {
-            return Some(support::mounts::deleted(place, inside));
+        Origin::Part if lost::is_lost(mount) && !lost::can_be_carried(view, mount) => {
+            return Some(support::mounts::deleted(place, view.member));
         }
+        Origin::Part if lost::is_lost(mount) => {}
         Origin::Part => {
             let holds = |other: &&&Mount| {
                 let known = origins.get(&other.id).and_then(Option::as_ref);
@@ -191,5 +191,5 @@ fn problem(
         other.shared() == Some(master)
             || is_copy && other.master() == Some(master) && other.device == mount.device
     });
-    (!is_inside).then(|| support::mounts::master_outside(place, inside))
+    (!is_inside).then(|| support::mounts::master_outside(place, view.member))
 }

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use images::id_map::{Id, IdMap};
-use images::messages::MntEntry;
+use images::id_map::{Id, IdMap, owner_is_known};
+use images::messages::{LostMountEntry, MntEntry};
 use images::{ImageWriter, file_systems, names};
 use kernel::procfs::Mount;
 
@@ -31,8 +31,29 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
         entry.options = options(&entry.options, &namespace.users.ids);
         let shown = shown.get(&entry.root_dev).filter(|_| entry.ext_key.is_none());
         entry.pid_ns_id = shown.and_then(|id| namespace.numbers.get(&("pid", *id))).copied();
+        if entry.deleted == Some(true) {
+            entry.lost = lost(view, entry, &namespace.users.ids).map_err(|source| {
+                let operation = "read what is mounted, and has been deleted since, of";
+                Error::Process { operation, pid: namespace.member, source }
+            })?;
+        }
     }
     Ok(Box::new(Mnt(entries)))
+}
+
+/// What is mounted, of a mount of which that has been deleted. One that is given to a restore is not looked at.
+fn lost(view: &View, entry: &MntEntry, ids: &IdMap) -> std::io::Result<Option<LostMountEntry>> {
+    let id = entry.mnt_id.cast_signed();
+    let is_it = |(mount, origin): &(&Mount, &Option<Origin>)| {
+        mount.id == id && *origin == &Some(Origin::Part)
+    };
+    let Some((mount, _)) = view.mounts.0.iter().zip(&view.origins).find(is_it) else {
+        return Ok(None);
+    };
+    let mut lost = view.read_lost(mount)?;
+    ids.enter(&mut lost);
+    owner_is_known(lost.uid, lost.gid)?;
+    Ok(Some(lost))
 }
 
 impl Described for Mnt {
@@ -124,6 +145,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         sb_flags: Some(sb_flags as u32),
         ext_key,
         pid_ns_id: None,
+        lost: None,
     }
 }
 

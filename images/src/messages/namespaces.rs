@@ -175,7 +175,7 @@ pub struct MntEntry {
     /// Its sharing is within the namespaces dumped.
     #[prost(bool, optional, tag = "15")]
     pub internal_sharing: Option<bool>,
-    /// Its mount point is gone.
+    /// What is mounted has been deleted since.
     #[prost(bool, optional, tag = "16")]
     pub deleted: Option<bool>,
     /// `MS_*` of the file system.
@@ -187,4 +187,27 @@ pub struct MntEntry {
     /// Extension: the pid namespace that it shows, of a `proc`, if that is below that of the tree's root.
     #[prost(uint32, optional, tag = "1000")]
     pub pid_ns_id: Option<u32>,
+    /// What is mounted, if it has been deleted since. An extension.
+    #[prost(message, optional, tag = "1001")]
+    pub lost: Option<LostMountEntry>,
+}
+
+/// A file or directory that is mounted and has been deleted since. An extension.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct LostMountEntry {
+    /// Type and permissions.
+    #[prost(uint32, required, tag = "1")]
+    pub mode: u32,
+    /// Owner.
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
+    /// What is in a file.
+    #[prost(bytes = "vec", required, tag = "4")]
+    pub contents: Vec<u8>,
+    /// Its inode, which tells it from others that were deleted.
+    #[prost(uint64, required, tag = "5")]
+    pub inode: u64,
 }

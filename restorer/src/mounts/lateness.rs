@@ -58,6 +58,6 @@ pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
         Source::Part(giver, _) => {
             matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "proc")
         }
-        Source::Outside(_) => false,
+        Source::Outside(_) | Source::Lost(_) => false,
     }
 }

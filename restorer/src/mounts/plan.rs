@@ -24,6 +24,9 @@ pub(super) enum Source {
     New(String),
     /// This path of another mount's file system, from the root of that mount.
     Part(Index, PathBuf),
+    /// What has been deleted since it was mounted: in a file system of its own, where it has this path until all mounts of it are
+    /// placed.
+    Lost(PathBuf),
 }
 
 /// A mount.
@@ -168,6 +171,26 @@ impl Plan {
                 None => rest.push(index),
             }
         }
+        // What was deleted is the same for all mounts of it, and of no other.
+        let mut lost: BTreeMap<(u32, u64), (Index, PathBuf)> = BTreeMap::new();
+        for &index in &rest {
+            let entry = &self.mounts[index].entry;
+            let Some(own) = &entry.lost else { continue };
+            let root = path(&entry.root);
+            let below = root.strip_prefix("/").ok();
+            let below = below.filter(|below| is_plain(root) && below.file_name().is_some());
+            let below = below.ok_or_else(|| {
+                let what = format!("{} is no path of what was deleted", root.display());
+                Error::image(self.mounts[index].shown(), what)
+            })?;
+            let new = (index, below.to_owned());
+            let (first, below) = lost.entry((entry.root_dev, own.inode)).or_insert(new).clone();
+            self.mounts[index].source = match first == index {
+                true => Source::Lost(below),
+                false => Source::Part(first, below),
+            };
+        }
+        rest.retain(|index| self.mounts[*index].entry.lost.is_none());
         for index in rest {
             let others = givers.get(&self.mounts[index].entry.root_dev);
             match self.made(index, others.map_or(&[], Vec::as_slice)) {

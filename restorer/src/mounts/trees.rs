@@ -67,8 +67,9 @@ pub(super) fn build(
             let is_made = match &mount.source {
                 Source::New(_) => true,
                 Source::Part(giver, _) => {
-                    matches!(plan.mounts[*giver].source, Source::New(_))
+                    matches!(plan.mounts[*giver].source, Source::New(_) | Source::Lost(_))
                 }
+                Source::Lost(_) => true,
                 Source::Outside(_) => false,
             };
             let root = Root { namespace, is_made, is_late: late.contains(index) };
@@ -81,6 +82,14 @@ pub(super) fn build(
             true => built.late.join(joining),
             false => joining.join()?,
         }
+    }
+    // What the first task has to place goes on to have its name, in a file system that nobody else sees.
+    let is_late = |index: &Index| match &plan.mounts[*index].source {
+        Source::Part(giver, _) => matches!(plan.mounts[*giver].source, Source::Lost(_)),
+        source => matches!(source, Source::Lost(_)),
+    };
+    if !late.iter().any(is_late) {
+        yard.take_names().map_err(Error::kernel("take the names of what was deleted"))?;
     }
     built.late.hold(here);
     Ok(built)
@@ -99,7 +108,7 @@ fn writable(
         let mount = &plan.mounts[index];
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.clone()),
-            Source::Outside(_) | Source::New(_) => (index, PathBuf::new()),
+            Source::Outside(_) | Source::New(_) | Source::Lost(_) => (index, PathBuf::new()),
         };
         let copy = match of_givers.get(&giver) {
             Some(copy) => copy.clone(),

@@ -1,16 +1,19 @@
 //! The yard: every file system is made or copied from outside, and filled, before any mount is placed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use images::Images;
+use images::messages::LostMountEntry;
 use images::store::Content;
 use kernel::mounts::{self, Change, Propagation};
 use kernel::paths::{Links, find};
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::failed::failed;
 use super::plan::{Index, Mount, Plan, Source};
@@ -127,6 +130,8 @@ pub(super) struct Yard {
     ground: Ground,
     /// Mounts that others are copied from.
     givers: BTreeMap<Index, OwnedFd>,
+    /// Those of them with what has been deleted since it was mounted, and where it is.
+    lost: BTreeMap<Index, PathBuf>,
 }
 
 impl Yard {
@@ -138,7 +143,7 @@ impl Yard {
         late: &BTreeSet<Index>,
     ) -> Result<Self, Error> {
         let ground = Ground::over("/").map_err(Error::kernel("make a place for mounts"))?;
-        let mut yard = Self { ground, givers: BTreeMap::new() };
+        let mut yard = Self { ground, givers: BTreeMap::new(), lost: BTreeMap::new() };
         for (index, copy) in outside.copies {
             yard.give(&plan.mounts[index], index, copy)?;
         }
@@ -153,6 +158,11 @@ impl Yard {
                 .map_err(Error::kernel(format!("enter a {name} namespace to make mounts in")))?;
         }
         for (index, mount) in plan.mounts.iter().enumerate() {
+            if let (Source::Lost(below), Some(entry)) = (&mount.source, &mount.entry.lost) {
+                let made = lost(entry, below);
+                yard.give(mount, index, made.map_err(failed(mount, "make what was deleted for"))?)?;
+                yard.lost.insert(index, below.clone());
+            }
             let Source::New(kind) = &mount.source else { continue };
             if !lateness::is_made_early(plan, late, index) {
                 continue;
@@ -174,6 +184,7 @@ impl Yard {
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.as_path()),
             Source::Outside(_) | Source::New(_) => (index, Path::new("")),
+            Source::Lost(below) => (index, below.as_path()),
         };
         Ok((self.givers.get(&giver).ok_or(io::ErrorKind::NotFound)?, below))
     }
@@ -192,6 +203,20 @@ impl Yard {
         copied().map_err(failed(mount, "make"))
     }
 
+    /// Takes its name from what had none: all mounts of it have been placed, which nothing without a name can be.
+    pub(super) fn take_names(&self) -> io::Result<()> {
+        for (index, below) in &self.lost {
+            let giver = self.givers.get(index).ok_or(io::ErrorKind::NotFound)?;
+            let stat = fstatat(giver, below, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let how = match stat.st_mode & libc::S_IFMT {
+                libc::S_IFDIR => UnlinkatFlags::RemoveDir,
+                _ => UnlinkatFlags::NoRemoveDir,
+            };
+            unlinkat(giver, below, how)?;
+        }
+        Ok(())
+    }
+
     /// A copy of all that a mount is part of, mounted here: it stands for a group while that is made.
     pub(super) fn seat(&mut self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
         let mut seated = || {
@@ -207,6 +232,36 @@ impl Yard {
 
 fn private() -> Change {
     Change { propagation: Some(Propagation::Private), ..Change::default() }
+}
+
+/// A file system in memory with what has been deleted, at the path that it has until it is mounted.
+fn lost(entry: &LostMountEntry, below: &Path) -> io::Result<OwnedFd> {
+    let made = mounts::make(b"tmpfs", b"stasis", [])?;
+    let above: Vec<&Path> = below.ancestors().skip(1).collect();
+    for directory in above.into_iter().rev().filter(|it| !it.as_os_str().is_empty()) {
+        mkdirat(&made, directory, Mode::S_IRWXU)?;
+    }
+    let mode = Mode::from_bits_truncate(entry.mode & 0o7777);
+    let flags = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let node = match entry.mode & libc::S_IFMT {
+        libc::S_IFDIR => {
+            mkdirat(&made, below, Mode::S_IRWXU)?;
+            openat(&made, below, flags | OFlag::O_DIRECTORY, Mode::empty())?
+        }
+        libc::S_IFREG => {
+            let create = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
+            openat(&made, below, create, Mode::S_IRUSR)?
+        }
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    };
+    let mut node = File::from(node);
+    if !entry.contents.is_empty() {
+        node.write_all(&entry.contents)?;
+    }
+    // Its set-user-ID bit goes with a change of its owner.
+    std::os::unix::fs::fchown(&node, Some(entry.uid), Some(entry.gid))?;
+    fchmod(&node, mode)?;
+    Ok(made)
 }
 
 /// A new file system with what the images have of it.
