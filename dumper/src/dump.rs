@@ -180,5 +180,5 @@ fn run(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
     let frozen = Frozen::stop(planned)?.tell()?;
     let captured = Captured::read(frozen).map_err(Failed::when_frozen)?;
     let written = Written::write(captured.release())?.tell()?;
-    Ok(written.end())
+    Ok(written.end()?)
 }

@@ -14,7 +14,7 @@ use images::messages::{
     LSM_NONE, MappingPolicyEntry, MmEntry, PluginsEntry, PstreeEntry, StatsEntry, TimensEntry,
     Timespec, VmaEntry,
 };
-use images::{ImageWriter, MappingKind, names};
+use images::{ImageWriter, MappingKind, Safe, names};
 use kernel::netfilter::Method as LockMethod;
 use support::settings::unseen_without_bpf;
 
@@ -39,6 +39,8 @@ use crate::tasks::TaskCapture;
 pub(crate) struct Written<'d> {
     tree: Option<freezer::Frozen>,
     dump: Dump<'d>,
+    /// Whether the images are on the disk.
+    safe: Safe,
     /// What is known but for what becomes of the target.
     report: DumpReport,
     since: Instant,
@@ -84,7 +86,10 @@ impl<'d> Written<'d> {
         encode(&state, &writer, dump.options, frozen, &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;
-        let committed = writer.commit()?;
+        // Who hangs on `post-dump` finds them whole; the tree that is to run on then does not wait for the disk.
+        let waits = tree.is_some() && dump.options.after == AfterDump::Resume;
+        let safe = if waits { Safe::Later } else { Safe::AtOnce };
+        let committed = writer.commit_as(safe)?;
         let report = DumpReport {
             frozen,
             processes: state.inventory.processes.len(),
@@ -98,7 +103,7 @@ impl<'d> Written<'d> {
             ..DumpReport::default()
         };
         let firsts = state.numbers.firsts().collect();
-        Ok(Self { tree, dump, report, since, inventory: state.inventory, firsts, sockets })
+        Ok(Self { tree, dump, safe, report, since, inventory: state.inventory, firsts, sockets })
     }
 
     /// Tells who is to know that the images are whole while nothing has been done to the target. If that
@@ -115,8 +120,11 @@ impl<'d> Written<'d> {
     }
 
     /// Ends the target, or leaves it stopped, where that was asked for.
-    pub(crate) fn end(self) -> DumpReport {
-        let Self { tree, mut dump, mut report, since, inventory, firsts, sockets } = self;
+    ///
+    /// # Errors
+    /// When the images of a tree that runs on are there, but cannot be made safe.
+    pub(crate) fn end(self) -> Result<DumpReport, Error> {
+        let Self { tree, mut dump, safe, mut report, since, inventory, firsts, sockets } = self;
         let account = &mut dump.clock.account;
         if let Some(tree) = tree {
             if let Some(links) = &dump.links {
@@ -146,13 +154,16 @@ impl<'d> Written<'d> {
             }
         }
         account.release += account.rest_of(report.frozen);
+        if safe == Safe::Later {
+            dump.destination.make_safe()?;
+        }
         if report.source == Some(collector::Source::Proc) {
             let unseen = unseen_without_bpf(inventory.processes.values());
             report
                 .warnings
                 .push(format!("without eBPF it was not seen whether there are {unseen}"));
         }
-        DumpReport { account: *account, total: dump.started.elapsed(), ..report }
+        Ok(DumpReport { account: *account, total: dump.started.elapsed(), ..report })
     }
 }
 

@@ -41,7 +41,7 @@ pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
-    Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Unfinished,
-    WriteOptions, clear, unfinished,
+    Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Safe,
+    Unfinished, WriteOptions, clear, unfinished,
 };
 pub use writer::{Folder, ImageSink, ImageWriter, encode};

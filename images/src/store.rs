@@ -109,6 +109,15 @@ pub struct Committed {
     pub bytes: u64,
 }
 
+/// When a checkpoint is to outlast the end of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Safe {
+    /// Before anybody sees it.
+    AtOnce,
+    /// When [`Destination::make_safe`] is called. Should the machine end before, its manifest tells what is missing.
+    Later,
+}
+
 /// A checkpoint that is being written: nobody sees it before it is committed. Several threads may write different
 /// images at once. Dropping it leaves nothing.
 pub trait NewCheckpoint: Debug + Send + Sync {
@@ -132,7 +141,7 @@ pub trait NewCheckpoint: Debug + Send + Sync {
 
     /// Makes the checkpoint appear. It consists of what was created and linked, which is `names`, and exists from
     /// the moment on that its `inventory.img`, which is among them, does.
-    fn commit(self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error>;
+    fn commit(self: Box<Self>, names: &BTreeSet<String>, safe: Safe) -> Result<Committed, Error>;
 }
 
 /// A place in which a checkpoint may be begun, as often as it takes. Nothing is there before.
@@ -142,6 +151,9 @@ pub trait Destination: Debug + Send + Sync {
 
     /// Begins a checkpoint there.
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error>;
+
+    /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]).
+    fn make_safe(&self) -> Result<(), Error>;
 }
 
 /// An image that is being written, from its beginning to its end.

@@ -18,7 +18,7 @@ use crate::manifest;
 use crate::messages::ManifestEntry;
 use crate::names::{self, Image};
 use crate::store::{
-    Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Staging, WriteOptions,
+    Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Safe, Staging, WriteOptions,
 };
 
 pub use folder::Folder;
@@ -131,8 +131,13 @@ impl ImageWriter {
         }
     }
 
-    /// Makes the checkpoint appear.
+    /// Makes the checkpoint appear, which is safe then.
     pub fn commit(self) -> Result<Committed, Error> {
+        self.commit_as(Safe::AtOnce)
+    }
+
+    /// Makes the checkpoint appear.
+    pub fn commit_as(self, safe: Safe) -> Result<Committed, Error> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let inventory = names::inventory().name().to_owned();
         if !names.contains(&inventory) {
@@ -145,7 +150,7 @@ impl ImageWriter {
         for folder in [None].into_iter().chain(names::PRE_COPIES.map(Some)) {
             names.extend(self.write_manifest(folder, &names)?);
         }
-        self.new.commit(&names)
+        self.new.commit(&names, safe)
     }
 
     /// Writes what a folder consists of, if there is anything in it; how that is called.

@@ -397,8 +397,12 @@ fn a_container_that_was_entered_is_refused() {
         assert!(!refused.success && refused.stderr.contains("has entered"), "{}", refused.stderr);
         fs::remove_dir_all(container.scratch.path("images")).expect("remove");
     }
-    let (before, first) = (count().expect("a count"), container.count().expect("a count"));
-    assert!(wait_until(PATIENCE, || count().is_some_and(|count| count > before)));
+    let first = container.count().expect("a count");
+    let mut before = None;
+    // It is empty now and then.
+    assert!(
+        wait_until(PATIENCE, || count().is_some_and(|count| count > *before.get_or_insert(count)))
+    );
     container.counts_on(first);
     // It is ours to wait for, as it would be the engine's: before that its namespace, and so the container, cannot end.
     let number = entered.trim().parse().expect("a number");

@@ -30,9 +30,12 @@ use crate::options::{DumpOptions, FrozenAccount};
 use crate::processes::{borrows_memory, is_zombie};
 use crate::unsupported::is_paused;
 
-/// Bytes of private memory from which on logging pays: to copy less takes no longer than the moment
-/// for which the process's leader is stopped to have it logged.
+/// Bytes of private memory from which on logging pays, of all processes together: to copy less takes no longer than the moment for
+/// which a process's leader is stopped to have it logged. That moment is each process's own, while all wait for what is
+/// copied frozen of any: of many processes less of each pays.
 const WORTH_TRACKING: u64 = 4 << 20;
+/// The same of one of many.
+const WORTH_TRACKING_ONE: u64 = 512 << 10;
 /// Bytes in mappings that lie side by side from which on they are logged.
 const WORTH_REGISTERING: u64 = 256 << 10;
 /// The same, where logging is to go on after the dump.
@@ -127,12 +130,16 @@ impl PreCopy {
                 "changes cannot be tracked of a tree that is paused: let it run, and dump it again",
             );
         }
+        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, inventory);
         let (worth, least) = match lasting || self.parent.is_some() {
             true => (0, LEAST),
-            false => (WORTH_TRACKING, WORTH_REGISTERING),
+            false => {
+                let living = inventory.processes.values().filter(own).count().max(1);
+                let share = WORTH_TRACKING / living as u64;
+                (share.max(WORTH_TRACKING_ONE), WORTH_REGISTERING)
+            }
         };
         let mut fresh = false;
-        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, inventory);
         for process in inventory.processes.values().filter(own) {
             if self.logs.contains_key(&process.pid) {
                 self.of_one(process.pid, |log| log.extend(process, least))?;

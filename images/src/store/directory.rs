@@ -102,6 +102,10 @@ impl Destination for NewDirectory {
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
         Ok(Box::new(Staging::create(&self.path, self.options)?))
     }
+
+    fn make_safe(&self) -> Result<(), Error> {
+        if self.options.sync { staging::sync_whole(&self.path) } else { Ok(()) }
+    }
 }
 
 impl ImageStore for Directory {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     Committed, Destination, Identity, ImageFile, ImageOutput, ImageStore, NewCheckpoint, Opened,
-    PageSink, PageSource, WriteOptions,
+    PageSink, PageSource, Safe, WriteOptions,
 };
 use crate::error::Error;
 use crate::names;
@@ -216,6 +216,11 @@ impl Destination for MemoryDestination {
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
         Ok(Box::new(self.memory.create(&self.path, self.options)?))
     }
+
+    /// Memory never is.
+    fn make_safe(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A checkpoint in memory that is being written.
@@ -280,7 +285,7 @@ impl NewCheckpoint for NewInMemory {
         Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
     }
 
-    fn commit(self: Box<Self>, _names: &BTreeSet<String>) -> Result<Committed, Error> {
+    fn commit(self: Box<Self>, _names: &BTreeSet<String>, _safe: Safe) -> Result<Committed, Error> {
         let mut links = self.links.into_inner().unwrap_or_else(PoisonError::into_inner);
         let files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut committed = Committed { files: files.len(), bytes: 0 };

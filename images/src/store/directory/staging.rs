@@ -24,7 +24,7 @@ use super::nesting::refuse_nested;
 use super::output::PagesOutput;
 use crate::error::Error;
 use crate::names;
-use crate::store::{Committed, ImageOutput, NewCheckpoint, Opened, PageSink, WriteOptions};
+use crate::store::{Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Safe, WriteOptions};
 
 /// Files that are being synchronised at once.
 const SYNC_THREADS: usize = 8;
@@ -120,6 +120,7 @@ impl Staging {
             committed.bytes += file.metadata().map_err(Error::io("stat", name))?.len();
         }
         if self.options.sync {
+            let files: Vec<_> = files.iter().map(|(name, file)| (*name, file)).collect();
             sync_files(&files)?;
             for directory in names::PRE_COPIES.iter().filter(|name| is_in_use(name, names)) {
                 sync_directory(&self.path.join(directory))?;
@@ -223,7 +224,12 @@ impl NewCheckpoint for Staging {
         Ok(Opened { content: Box::new(file), size })
     }
 
-    fn commit(mut self: Box<Self>, names: &BTreeSet<String>) -> Result<Committed, Error> {
+    fn commit(
+        mut self: Box<Self>,
+        names: &BTreeSet<String>,
+        safe: Safe,
+    ) -> Result<Committed, Error> {
+        self.options.sync &= safe == Safe::AtOnce;
         let committed = self.settle(names)?;
         self.renamed = self.beside && self.rename()?;
         if !self.renamed {
@@ -298,8 +304,8 @@ fn is_empty(directory: &Path) -> Result<bool, Error> {
 }
 
 /// Has files on the disk. Each waits for the file system's journal: several at once wait for it together.
-fn sync_files(files: &[(&str, File)]) -> Result<(), Error> {
-    let sync = |(name, file): &(&str, File)| file.sync_all().map_err(Error::io("sync", name));
+fn sync_files(files: &[(&str, &File)]) -> Result<(), Error> {
+    let sync = |(name, file): &(&str, &File)| file.sync_all().map_err(Error::io("sync", name));
     let share = files.len().div_ceil(SYNC_THREADS).max(1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = files
@@ -310,6 +316,25 @@ fn sync_files(files: &[(&str, File)]) -> Result<(), Error> {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     })
+}
+
+/// Has a checkpoint that has appeared on the disk, with its name.
+pub(super) fn sync_whole(target: &Path) -> Result<(), Error> {
+    let below = names::PRE_COPIES.iter().map(|name| target.join(name));
+    for directory in below.filter(|path| path.is_dir()).chain([target.to_owned()]) {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(Error::path("list", &directory))? {
+            let path = entry.map_err(Error::path("list", &directory))?.path();
+            if path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+                let file = File::open(&path).map_err(Error::path("open", &path))?;
+                files.push((path.to_string_lossy().into_owned(), file));
+            }
+        }
+        let files: Vec<_> = files.iter().map(|(name, file)| (name.as_str(), file)).collect();
+        sync_files(&files)?;
+        sync_directory(&directory)?;
+    }
+    sync_directory(target.parent().unwrap_or(Path::new("/")))
 }
 
 fn sync_directory(directory: &Path) -> Result<(), Error> {
