@@ -125,7 +125,9 @@ pub fn create_others(context: &Context) {
 fn wait_a_moment(context: &Context) {
     let millisecond = [0_u64, 1_000_000];
     // That it is cut short does no harm.
-    context.may(nr::NANOSLEEP, [&raw const millisecond as usize, 0, 0, 0, 0, 0]).unwrap_or_default();
+    context
+        .may(nr::NANOSLEEP, [&raw const millisecond as usize, 0, 0, 0, 0, 0])
+        .unwrap_or_default();
 }
 
 /// The way of every other thread.
