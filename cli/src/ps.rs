@@ -109,8 +109,8 @@ mod tests {
         assert_eq!(lines[1], "       7       2    4.00 MiB  no    redis-server [2J *:6379");
         assert_eq!(
             lines[2].trim(),
-            "process 7, descriptor 5: its name is that by which the images know shared anonymous memory; make it \
-             by another name than /dev/zero and /anon_hugepage"
+            "process 7, descriptor 5: a memfd called /dev/zero or /anon_hugepage looks like shared anonymous memory in \
+             the images; have the program make it (memfd_create) under another name"
         );
         assert_eq!(lines[3], "       9       2    4.00 MiB  yes   x y");
         assert_eq!(lines.len(), 4);

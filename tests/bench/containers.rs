@@ -1,7 +1,8 @@
 //! Containers of runc, checkpointed by stasis and by CRIU under the same runc, and the same trees outside of one.
 //!
-//! How long they were frozen is what the dump says itself (`stats-dump`): a target's own pulse would be another process of
-//! the tree.
+//! How long they were frozen is what the dump says itself: a target's own pulse would be another process of the tree. CRIU
+//! says it in `stats-dump`, which it writes last; stasis in its log, as its own is an image and written before an engine's
+//! tree runs on.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -173,6 +174,11 @@ impl Drop for Container<'_> {
 
 /// How long a dump says that its tree was frozen.
 fn frozen(images: &Path) -> Result<f64, String> {
+    let log = fs::read_to_string(images.join("dump.log")).unwrap_or_default();
+    let said = log.lines().find_map(|line| line.split_once("frozen for ")?.1.split_once(" us"));
+    if let Some(micros) = said.and_then(|(micros, _)| micros.parse::<f64>().ok()) {
+        return Ok(micros / 1000.0);
+    }
     let mut show = Command::new(stasis_program());
     let said = Outcome::of(show.arg("show").arg(images).arg("--json"));
     let told: Value = serde_json::from_str(&said.stdout)
