@@ -91,6 +91,18 @@ impl Machine {
     }
 }
 
+/// The control groups of a process, as the kernel tells them, but for a hierarchy that another test has made: the kernel keeps
+/// such for seconds after its last mount.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn groups_of(pid: i32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("control groups");
+    let own = text.lines().filter(|line| !line.contains(":name=stasis-options-"));
+    own.map(|line| format!("{line}\n")).collect()
+}
+
 fn end_descendants() {
     let descendants = || descendants_of(nix::unistd::getpid().as_raw());
     let deadline = Instant::now() + Duration::from_secs(10);

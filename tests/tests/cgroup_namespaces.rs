@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, wait_until};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, groups_of, wait_until,
+};
 
 /// The control groups that a workload has made; gone at the end.
 struct Groups(String);
@@ -31,10 +33,6 @@ impl Groups {
             assert!(wait_until(Duration::from_secs(10), removed), "{}", group.display());
         }
     }
-}
-
-fn groups_of(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("control groups")
 }
 
 fn carried(family: &str, by: Engine, to: Engine, how: Dump<'_>) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Services, Workload};
+use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Services, Workload, groups_of};
 
 /// A group that is gone at the end of the test.
 struct Group(PathBuf);
@@ -49,10 +49,6 @@ fn mount_of(kind: &str, option: &str) -> Option<PathBuf> {
         let has = option.is_empty() || words[3].split(',').any(|word| word == option);
         (words[2] == kind && has).then(|| words[1].into())
     })
-}
-
-fn groups_of(id: i32) -> String {
-    fs::read_to_string(format!("/proc/{id}/cgroup")).expect("control groups")
 }
 
 /// What a test does to a hierarchy: its mount, and a setting with two values (the other is not the default).
