@@ -229,11 +229,15 @@ fn a_lock_that_comes_after_its_dump_was_killed_is_taken_away() {
     let workload = start("tcp_outside", &scratch, peer.address);
     let (programs, run_dir) = (scratch.path("programs"), scratch.path("run"));
     fs::create_dir(&programs).expect("mkdir");
-    let (begun, slow) = (scratch.path("begun"), programs.join("nft"));
+    let [begun, over, given] = ["begun", "over", "given"].map(|name| scratch.path(name));
+    let slow = programs.join("nft");
     let path = std::env::var("PATH").expect("PATH");
+    // It begins when it has all of its input: without that it would lock nothing.
     let script = format!(
-        "#!/bin/sh\necho > {}\nsleep 0.5\nPATH={path}:/usr/sbin:/sbin exec nft \"$@\"\n",
-        begun.display()
+        "#!/bin/sh\ncat > {given}\necho > {begun}\nsleep 0.5\nPATH={path}:/usr/sbin:/sbin\nnft -f {given}\necho > {over}\n",
+        given = given.display(),
+        begun = begun.display(),
+        over = over.display(),
     );
     fs::write(&slow, script).expect("write a program");
     fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -247,6 +251,7 @@ fn a_lock_that_comes_after_its_dump_was_killed_is_taken_away() {
     dumper.wait().expect("wait for it");
     let mut next = Command::new(stasis_program());
     let next = Outcome::of(next.arg("check").env("STASIS_RUN_DIR", &run_dir));
+    assert!(wait_until(Duration::from_secs(20), || over.exists()), "the program does not end");
     assert!(next.stderr.contains("undid the lock of 1 TCP connections"), "{}", next.stderr);
     assert_eq!(locks_of(peer.address), 0);
     workload.check().expect("the connection");
