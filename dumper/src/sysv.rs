@@ -4,7 +4,6 @@
 //! a segment: if the tree's are all there are, it is the tree's own. What lies in the dumper's IPC namespace and nobody
 //! of the tree has attached stays where it is, as files do: nobody can tell whose it is.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -141,18 +140,17 @@ pub(crate) fn look(
     Ok((found, refused))
 }
 
-/// The IPC namespaces of the tree that are not the dumper's, each with a process that is in it.
+/// The IPC namespaces of the tree that are not the dumper's, each with a process that is in it and has no parent in it: those
+/// below are often children that end soon, whatever their numbers.
 fn namespaces(asked: Asked, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
     let all = &inventory.processes;
-    let parent = |process: &&Process| all.get(&process.ppid?);
-    let depth = |process| std::iter::successors(Some(process), parent).take(all.len()).count();
-    let mut living: Vec<&Process> = all.values().filter(|process| !is_zombie(process)).collect();
-    // The first of each from the root on: those below are often children that end soon, whatever their numbers.
-    living.sort_by_cached_key(|process| Reverse(depth(process)));
-    let of = |process: &Process| Some((*process.namespaces.get("ipc")?, process.pid));
-    let mut found: BTreeMap<_, _> = living.into_iter().filter_map(of).collect();
-    found.retain(|namespace, _| asked.own != Some(*namespace));
-    found
+    let of = |process: &Process| {
+        let namespace = process.namespaces.get("ipc").filter(|_| !is_zombie(process)).copied();
+        namespace.filter(|namespace| asked.own != Some(*namespace))
+    };
+    let of_parent = |process: &Process| process.ppid.and_then(|parent| of(all.get(&parent)?));
+    let topmost = all.values().filter(|process| of_parent(process) != of(process));
+    topmost.filter_map(|process| Some((of(process)?, process.pid))).collect()
 }
 
 /// The device of shared memory.
