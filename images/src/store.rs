@@ -152,7 +152,8 @@ pub trait Destination: Debug + Send + Sync {
     /// Begins a checkpoint there.
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error>;
 
-    /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]).
+    /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]). One that cannot be is no checkpoint any
+    /// more: its inventory goes.
     fn make_safe(&self) -> Result<(), Error>;
 }
 

@@ -104,7 +104,10 @@ impl Destination for NewDirectory {
     }
 
     fn make_safe(&self) -> Result<(), Error> {
-        if self.options.sync { staging::sync_whole(&self.path) } else { Ok(()) }
+        if !self.options.sync {
+            return Ok(());
+        }
+        staging::sync_whole(&self.path).inspect_err(|_| staging::make_absent(&self.path))
     }
 }
 
