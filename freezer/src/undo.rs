@@ -390,7 +390,15 @@ fn lock_left(mut file: File, path: &Path) -> io::Result<Option<Flock<File>>> {
             Err((file, nix::Error::EWOULDBLOCK)) => file,
             Err((_, errno)) => return Err(errno.into()),
         };
-        if number(path).is_none_or(|(writer, _)| lives(writer)) || Instant::now() > until {
+        let writer = number(path).map(|(writer, _)| writer);
+        if writer.is_none_or(lives) {
+            return Ok(None);
+        }
+        if Instant::now() > until {
+            let path = path.display();
+            tracing::warn!(
+                "{path} is still in use {PATIENCE:?} after its writer has ended: it is left to the next command"
+            );
             return Ok(None);
         }
         std::thread::sleep(STEP);
