@@ -150,7 +150,8 @@ fn with_request(
     number: libc::Ioctl,
     request: &mut [u8; REQUEST],
 ) -> io::Result<()> {
-    // SAFETY: these requests read and write a `struct ifreq`, which the array is as large as.
+    // SAFETY: these requests read and write a `struct ifreq`, which the array is as large as; and one of a device's features the
+    // words that it points to, which [`offloads`] has made as many as the kernel has said.
     answer(unsafe { libc::ioctl(file.as_fd().as_raw_fd(), number, request.as_mut_ptr()) })?;
     Ok(())
 }
@@ -353,7 +354,11 @@ pub fn offloads(name: &str) -> io::Result<u32> {
     // Command, reserved, mask of sets (64 bits), the size of the one that is asked for.
     let mut size = [GET_SET_SIZE, 0, 1 << FEATURES, 0, 0];
     ethtool(&socket, name, &mut size)?;
-    let count = (size[4] as usize).min(MOST);
+    let count = size[4] as usize;
+    // It writes as many as it has, wherever the memory for them ends.
+    if count > MOST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     // Command, set, number, and the names.
     let mut strings = vec![0; 3 + count * STRING / 4];
     strings[..3].copy_from_slice(&[GET_STRINGS, FEATURES, count as u32]);
@@ -377,7 +382,7 @@ pub fn offloads(name: &str) -> io::Result<u32> {
     Ok(found)
 }
 
-/// Asks a device by a structure of words, which is as long as what it asks for.
+/// Asks a device by a structure of words, which must be as long as what the kernel writes for it.
 fn ethtool(socket: &OwnedFd, name: &str, words: &mut [u32]) -> io::Result<()> {
     let mut request = request_of(name, 0)?;
     let address = words.as_mut_ptr() as usize;
