@@ -215,6 +215,7 @@ impl<'a> Looker<'a> {
         let users = Users::look(root, looked_at, files.networks(), &self.around)?;
         found.extend(users.1);
         found.extend(users.0.unmapped(task_states.statuses()));
+        found.extend(users.0.unmapped_logins(task_states.logins()));
         // A restore would make them by root's rights.
         if self.options.on_behalf_of.is_some() && networks.ids().next().is_some() {
             found.push(support::networks::OF_USER.of(root, "network namespace"));

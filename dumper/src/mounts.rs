@@ -21,9 +21,10 @@ use collector::Inventory;
 use ids::HostPid;
 use images::id_map::IdMap;
 use kernel::mounts as doors;
-use kernel::namespaces::{MountView, in_mounts, mount_view, of_process};
+use kernel::namespaces::{MountView, id, in_mounts, mount_view, of_process};
 use kernel::paths::{Links, find};
 use kernel::procfs::{Dir, Mount, Mounts, ProcFile};
+use kernel::user_namespaces::{Inside, Maps, Range, own_user, owner_of};
 use support::Unsupported;
 
 use crate::cgroup_roots::CgroupRoots;
@@ -306,12 +307,30 @@ impl View {
         (doors::id(&found).ok()? == mount.id).then_some(found)
     }
 
+    /// As [`kernel::uncovered::copy`]. A copy of the namespace in that of other users would have all of its mounts locked
+    /// (mount_namespaces(7)), so it is made in the one that it belongs to.
+    fn uncover(&self, namespace: &OwnedFd, mount: &Mount) -> io::Result<Option<OwnedFd>> {
+        let owner = owner_of(namespace)?;
+        if id(&owner)? == id(own_user()?)? {
+            return kernel::uncovered::copy(namespace, mount);
+        }
+        let maps = Maps::of(self.member)?;
+        let first = |ranges: &[Range]| ranges.iter().map(|range| range.0).min().unwrap_or(0);
+        let ids = (first(&maps.users), first(&maps.groups));
+        let inside = Inside { user: owner.as_fd(), ids, before: &[] };
+        match inside.during(|| kernel::uncovered::copy(namespace, mount)) {
+            // What root of that namespace may not look for is hidden from us as well.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            done => done,
+        }
+    }
+
     /// A copy of a mount that is in no namespace; `None` of one that is hidden, and cannot be uncovered.
     fn copy(&self, mount: &Mount) -> io::Result<Option<OwnedFd>> {
         let namespace = of_process(self.member, "mnt")?;
         let copy = match self.root_of(mount).filter(|_| !mount.is_unbindable()) {
             Some(root) => in_mounts(namespace, |_| doors::copy(&root, Path::new(""), false))?,
-            None => match kernel::uncovered::copy(namespace, mount) {
+            None => match self.uncover(&namespace, mount) {
                 Ok(Some(copy)) => copy,
                 // What a user namespace has locked is not uncovered.
                 Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),

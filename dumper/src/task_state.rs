@@ -283,6 +283,11 @@ impl TaskStates {
         self.threads.iter().map(|(&tid, (_, attributes))| (tid, &attributes.status))
     }
 
+    /// The login users of all processes.
+    pub(crate) fn logins(&self) -> impl Iterator<Item = (HostPid, u32)> {
+        self.processes.iter().map(|(&pid, (_, attributes))| (pid, attributes.login_uid))
+    }
+
     /// What of it stands in the way of a dump.
     pub(crate) fn unsupported(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
         let threads = self.threads.iter();

@@ -102,6 +102,22 @@ impl Users {
         if self.ids.is_plain() { Vec::new() } else { threads.filter_map(of).collect() }
     }
 
+    /// The same of processes with these login users (`u32::MAX` for none).
+    pub(crate) fn unmapped_logins(
+        &self,
+        logins: impl Iterator<Item = (HostPid, u32)>,
+    ) -> Vec<Unsupported> {
+        let logins: Vec<_> = logins.collect();
+        let is_one = logins.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        if self.ids.is_plain() || is_one {
+            return Vec::new();
+        }
+        let lacks = |login| self.ids.inside(Id::User, login) == images::id_map::NOBODY;
+        let unknown = logins.into_iter().filter(|(_, login)| *login != u32::MAX && lacks(*login));
+        let refused = |(pid, login)| users::LOGIN_USERS.of(pid, format!("login user {login}"));
+        unknown.map(refused).collect()
+    }
+
     fn unmapped_of(&self, status: &Status) -> Option<String> {
         let (uid, gid) = (&status.uid, &status.gid);
         let users = [uid.real, uid.effective, uid.saved, uid.fs];

@@ -92,6 +92,22 @@ impl Credentials {
     }
 }
 
+/// Does `work`, which takes on other ids in the calling process and comes back. The kernel takes a change of them for a reason not
+/// to let the process be looked into (`PR_SET_DUMPABLE`): its own files in `/proc` are the machine's root's then, whom nobody in a user
+/// namespace has rights over. So one that anybody like it might look into is that again.
+///
+/// # Errors
+/// Those of `work`.
+pub fn keeping_dumpable<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // SAFETY: the option takes no argument, and changes nothing.
+    let was = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
+    let done = work();
+    if was == 1 {
+        nix::sys::prctl::set_dumpable(true)?;
+    }
+    done
+}
+
 /// Does `work` in a directory; where the file system belongs to a user namespace that has no number for the caller, who may make
 /// nothing there, again as the owner of the directory, with the caller's capabilities.
 ///

@@ -300,13 +300,30 @@ pub fn enter_mounts(namespace: impl AsFd) -> io::Result<()> {
 pub fn in_new_mounts<T: Send>(
     work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send,
 ) -> io::Result<T> {
+    in_copied_mounts(crate::mounts::Propagation::Private, work)
+}
+
+/// The same, of which mounts still receive what is mounted where they receive it from; those that share do so, too.
+///
+/// # Errors
+/// As [`in_new_mounts`].
+pub fn in_receiving_mounts<T: Send>(
+    work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    in_copied_mounts(crate::mounts::Propagation::Slave, work)
+}
+
+fn in_copied_mounts<T: Send>(
+    propagation: crate::mounts::Propagation,
+    work: impl FnOnce(&OwnedFd) -> io::Result<T> + Send,
+) -> io::Result<T> {
     elsewhere(move || {
         let thread = nix::fcntl::open("/proc/thread-self", HANDLE, Mode::empty())?;
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
         let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
         let change = crate::mounts::Change {
             all_below: true,
-            propagation: Some(crate::mounts::Propagation::Private),
+            propagation: Some(propagation),
             ..Default::default()
         };
         crate::mounts::change(&root, &change)?;

@@ -87,14 +87,15 @@ pub(crate) fn build(request: &Request<'_>) -> Result<Built, Error> {
     let mut outside = yard::outside(&plan, request.images)?;
     let stage = request.users.as_ref().map(|_| outside.stage()).transpose()?;
     let work = |thread: &OwnedFd| Ok(trees::build(&plan, request, outside, thread));
-    let make = || kernel::namespaces::in_new_mounts(work);
     let made = match (&request.users, &stage) {
         (Some(inside), Some(stage)) => {
             let staged = [("mnt", stage.namespace.as_fd())];
             let before = [inside.before, &staged].concat();
+            // On the stage nothing receives but what is to.
+            let make = || kernel::namespaces::in_receiving_mounts(work);
             Inside { before: &before, ..*inside }.during(make)
         }
-        _ => make(),
+        _ => kernel::namespaces::in_new_mounts(work),
     };
     made.map_err(Error::kernel("make a mount namespace to build others in"))?
 }

@@ -29,6 +29,7 @@ use crate::finish::{self, Parked};
 use crate::forked::Layout;
 use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
+use crate::inherited_values;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::mapped;
 use crate::namespaces;
@@ -84,6 +85,7 @@ pub fn restore(
     let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
     Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
     check_vdso(&host, &checkpoint)?;
+    inherited_values::check(&checkpoint, &checkpoint.namespaces.ids())?;
     aio::check(&checkpoint)?;
     let inside = checkpoint.namespaces.own_pids();
     let of_caller = |pid: Option<HostPid>| pid.map(HostPid::in_own_namespace).filter(|_| !inside);

@@ -15,6 +15,7 @@ use kernel::ptrace::RseqConfiguration;
 use nix::sched::CloneFlags;
 
 use crate::error::Error;
+use crate::inherited_values;
 use crate::options::Parent;
 use crate::task::BuildContext;
 
@@ -136,6 +137,16 @@ fn pass(
 }
 
 fn enter_users(build_context: &BuildContext<'_>) -> io::Result<()> {
+    if !build_context.namespaces.has_users() {
+        return Ok(());
+    }
+    inherited_values::take_on(build_context.checkpoint).map_err(|error| {
+        tracing::error!(
+            "{error}: {}",
+            std::error::Error::source(&error).map_or_else(String::new, ToString::to_string)
+        );
+        io::Error::from_raw_os_error(libc::EPERM)
+    })?;
     let ids = build_context.namespaces.ids();
     let groups = crate::rights::groups_of_first(build_context.checkpoint, &ids);
     build_context.namespaces.enter_users(&groups)

@@ -22,7 +22,6 @@ use ids::{HostPid, ImagePid, ImagePids};
 use kernel::process::{
     enter_pids_of, exit_now, fork_as, raise, send_signal_to, wait_ended, wait_status,
 };
-use kernel::procfs::{Autogroup, ProcFile};
 use kernel::ptrace::RseqConfiguration;
 use kernel::spare::SpareMemory;
 use nix::sched::{CloneFlags, unshare};
@@ -40,6 +39,7 @@ use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
+use crate::proc_values;
 use crate::turns::{AllTurns, FirstThere};
 
 /// What all tasks inherit.
@@ -320,7 +320,7 @@ impl BuildContext<'_> {
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
         self.descriptors(task, process, body)?;
-        proc_values(process)?;
+        proc_values::set(process, &self.namespaces.ids())?;
         // Paths lead somewhere else afterwards, for all who share them.
         match (task.directories.part, self.turns.at(Table::Directories, body)) {
             (Part::Other, Some(turns)) => turns.done.tell(1)?,
@@ -387,53 +387,6 @@ fn die(process: &Process, status: i32, is_killed: bool) -> ! {
     }
     dead::end_as(status);
     exit_now(libc::WEXITSTATUS(status))
-}
-
-/// What can only be set through `/proc`, and only if it differs: setting it may take rights that
-/// leaving it alone does not.
-fn proc_values(process: &Process) -> Result<(), Error> {
-    let core = &process.core;
-    if let Some(adjustment) = core.oom_score_adj {
-        write_if_other("/proc/self/oom_score_adj", &adjustment.to_string())?;
-    }
-    if let Some(uid) = core.loginuid {
-        write_if_other("/proc/self/loginuid", &uid.to_string())?;
-    }
-    if let Some(filter) = core.core_dump_filter {
-        let path = "/proc/self/coredump_filter";
-        std::fs::write(path, format!("{filter:#x}"))
-            .map_err(Error::kernel(format!("write {filter:#x} to {path}")))?;
-    }
-    // The leader of a session has begun a new scheduling group with it; that of a session outside
-    // the tree is not ours.
-    match core.autogroup_nice {
-        Some(nice) if process.sid == Some(process.pid) => autogroup(nice),
-        _ => Ok(()),
-    }
-}
-
-/// Gives the session's scheduling group its nice value.
-fn autogroup(nice: i32) -> Result<(), Error> {
-    let path = "/proc/self/autogroup";
-    let Ok(text) = std::fs::read(path) else {
-        // Sessions have no groups here: then the value would have no effect.
-        return Ok(());
-    };
-    if Autogroup::parse(&text).is_ok_and(|group| group.nice == nice) {
-        return Ok(());
-    }
-    std::fs::write(path, nice.to_string()).map_err(Error::kernel(format!("write {nice} to {path}")))
-}
-
-fn write_if_other(path: &str, wanted: &str) -> Result<(), Error> {
-    match std::fs::read_to_string(path) {
-        Ok(current) if current.trim_end() == wanted => Ok(()),
-        // A kernel without audit has no login uid: then nobody had one.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        _ => {
-            std::fs::write(path, wanted).map_err(Error::kernel(format!("write {wanted} to {path}")))
-        }
-    }
 }
 
 /// Root first: it is opened already, as is the working directory, so that neither is looked for

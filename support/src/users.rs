@@ -39,6 +39,13 @@ pub const MOUNTS_OF_AROUND: Refusal = Refusal::fixed(
     "start the tree with a mount namespace that is made in its user namespace (unshare --user --mount)",
 );
 
+/// Tasks with several login users (`/proc/PID/loginuid`), of which the user namespace does not map all.
+pub const LOGIN_USERS: Refusal = Refusal::fixed(
+    "it has no number in the user namespace of the tree, and other processes of the tree have another one, which nobody there may \
+     choose again",
+    "start the tree so that all of its processes have one login user, or none",
+);
+
 /// A task with ids that the user namespace does not map.
 #[must_use]
 pub fn unmapped(what: &str) -> Refusal {

@@ -17,8 +17,9 @@ fn start(family: &str) -> Rig {
     Rig::start(family, GENERATIONS)
 }
 
-/// One with mounts of its own, whose stage is mounted with `nosuid` by root outside, which nobody inside may change.
-fn with_locked_mounts() -> Rig {
+/// One with mounts of its own, whose stage is mounted with `nosuid` by root outside, which nobody inside may change, and from which
+/// it receives what is mounted there.
+fn with_locked_mounts(family: &str) -> Rig {
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
     let change = |source: Option<&Path>, at: &Path, flags: MsFlags| {
         mount(source, at, None::<&str>, flags, None::<&str>).expect("mount");
@@ -29,7 +30,8 @@ fn with_locked_mounts() -> Rig {
     std::fs::create_dir(&work).expect("mkdir");
     change(Some(&work), &work, MsFlags::MS_BIND);
     change(None, &work, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID);
-    Rig::start_in(scratch, "users_mounts", GENERATIONS)
+    change(None, &work, MsFlags::MS_SHARED);
+    Rig::start_in(scratch, family, GENERATIONS)
 }
 
 #[test]
@@ -82,13 +84,23 @@ fn numbers_of_outside_are_refused() {
 
 #[test]
 fn mounts_of_outside_are_locked_natively() {
-    with_locked_mounts().check();
+    with_locked_mounts("users_mounts").check();
+    with_locked_mounts("users_covered").check();
 }
 
 /// With mounts of its own, of which the stage comes from outside, and nothing that is locked is let go.
 #[test]
 fn mounts_belong_to_it() {
-    let rig = with_locked_mounts();
+    carried_with_mounts("users_mounts");
+}
+
+#[test]
+fn what_is_hidden_is_read_in_its_user_namespace() {
+    carried_with_mounts("users_covered");
+}
+
+fn carried_with_mounts(family: &str) {
+    let rig = with_locked_mounts(family);
     let mut dump = Engine::Stasis.dump_command(rig.root, &rig.images(), Dump::ENDING);
     dump.args(["--external", "mnt[/stage]:STAGE", "--external", "mnt[/memory]:MEMORY"]);
     Outcome::of(&mut dump).must_succeed("dump");

@@ -315,6 +315,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-userfaultfd", unsupported::userfaultfd),
     ("users_all", users::all),
     ("users_alone", users::alone),
+    ("users_covered", users::covered),
+    ("users_covered_inside", users::covered_inside),
     ("users_denied", users::denied),
     ("users_mounts", users::mounts),
     ("users_nested", users::nested),

@@ -60,6 +60,10 @@ fn copy_program(root: &Path) {
 /// Makes a namespace with a root of its own, in which only the stage and `/dev/shm` are of the outside, and goes on
 /// there.
 pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
+    enter_root_as(stage, then, MsFlags::MS_PRIVATE)
+}
+
+pub(crate) fn enter_root_as(stage: &Stage, then: &str, received: MsFlags) -> ! {
     let root = stage.path("root");
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
@@ -68,7 +72,7 @@ pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
         fs::create_dir(root.join(name)).expect("mkdir");
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare");
-    propagate(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    propagate(Path::new("/"), MsFlags::MS_REC | received);
     bind(&root, &root);
     bind(&stage.dir(), &root.join("stage"));
     bind(Path::new("/dev/shm"), &root.join("memory"));

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -21,6 +22,9 @@ const ROOT: u32 = 100_000;
 
 /// Two ranges, so that no sum of ids is right for both.
 const MAP: &str = "0 100000 1000\n1000 300000 70000\n";
+
+/// The user who has logged in.
+const LOGIN: &str = "/proc/self/loginuid";
 
 /// Lets others find the way into the stage, and gives it to who is root inside.
 fn open_stage(stage: &Stage) {
@@ -98,7 +102,7 @@ fn own() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").expect("status");
     let wanted = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs"];
     let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
-    let files = ["uid_map", "gid_map", "setgroups"]
+    let files = ["uid_map", "gid_map", "setgroups", "loginuid", "coredump_filter", "oom_score_adj"]
         .map(|name| fs::read_to_string(format!("/proc/self/{name}")).expect("read"));
     lines.map(str::to_owned).chain(files).collect()
 }
@@ -129,6 +133,11 @@ fn user(stage: &Stage) -> Pid {
         setgroups(&[Gid::from_raw(7), Gid::from_raw(1009)]).expect("setgroups");
         setresgid(group, group, group).expect("setresgid");
         setresuid(user, Uid::from_raw(5), user).expect("setresuid");
+        // Only who has no login user yet may choose one.
+        nix::sys::prctl::set_dumpable(true).expect("dumpable");
+        if fs::read_to_string(LOGIN).is_ok_and(|login| login.trim() == u32::MAX.to_string()) {
+            fs::write(LOGIN, "1008").expect("log in");
+        }
         let before = own();
         stage.publish("user", "");
         stage.wait();
@@ -147,6 +156,7 @@ fn user(stage: &Stage) -> Pid {
 struct Things {
     memory: File,
     lost: File,
+    leased: File,
 }
 
 impl Things {
@@ -160,7 +170,13 @@ impl Things {
         fs::remove_file(path).expect("remove");
         fs::write(stage.path("kept"), "kept").expect("write");
         chown(stage.path("kept"), Some(1002), Some(3)).expect("chown");
-        Self { memory, lost }
+        let leased = lease(stage);
+        Self { memory, lost, leased }
+    }
+
+    fn lease(&self) -> i32 {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::fcntl(self.leased.as_raw_fd(), libc::F_GETLEASE) }
     }
 
     fn owners(&self, stage: &Stage) -> Vec<(u32, u32)> {
@@ -171,6 +187,23 @@ impl Things {
             of(fs::metadata(stage.path("kept")).expect("stat")),
         ]
     }
+}
+
+/// A file of somebody else, with a lease of him.
+fn lease(stage: &Stage) -> File {
+    let path = stage.path("leased");
+    fs::write(&path, "leased").expect("write");
+    chown(&path, Some(1006), Some(2)).expect("chown");
+    let file = File::open(path).expect("open");
+    // Of a process that has changed its ids the files in /proc are somebody else's.
+    let as_him = |user| nix::unistd::setfsuid(Uid::from_raw(user));
+    let us = as_him(1006);
+    // SAFETY: the call takes numbers.
+    let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    check(taken).expect("lease");
+    as_him(us.as_raw());
+    nix::sys::prctl::set_dumpable(true).expect("dumpable");
+    file
 }
 
 fn tree(
@@ -190,6 +223,7 @@ fn tree(
     found.same("whose namespaces are at first", &expected, &of);
     stage.ready_then_wait();
     found.same("what root is", &before, &own());
+    found.same("lease", &libc::F_RDLCK, &things.lease());
     found.same("owners", &owners, &things.owners(stage));
     found.same("whose namespaces are", &of, &is());
     found.works("give a file away", chown(stage.path("kept"), Some(1003), Some(4)));
@@ -290,6 +324,34 @@ pub(crate) fn all(stage: &Stage) -> Outcome {
 /// With mounts, among them a `proc`, and a root of its own.
 pub(crate) fn mounts(stage: &Stage) -> Outcome {
     inside(stage, CloneFlags::CLONE_NEWPID, false, || {
-        crate::mounts::enter_root(stage, "mounts_inside")
+        crate::mounts::enter_root_as(stage, "mounts_inside", MsFlags::MS_SLAVE)
     })
+}
+
+/// With a file system in memory that another one hides.
+pub(crate) fn covered(stage: &Stage) -> Outcome {
+    inside(stage, CloneFlags::CLONE_NEWPID, false, || {
+        crate::mounts::enter_root_as(stage, "users_covered_inside", MsFlags::MS_SLAVE)
+    })
+}
+
+/// It is there still, with what is in it.
+pub(crate) fn covered_inside(stage: &Stage) -> Outcome {
+    let tmpfs = |name| {
+        let (none, kind) = (None::<&str>, Some("tmpfs"));
+        mount(Some(name), "/old", kind, MsFlags::empty(), none).expect("mount");
+    };
+    tmpfs("lower");
+    fs::write("/old/file", "covered").expect("write");
+    chown("/old/file", Some(1007), Some(5)).expect("chown");
+    tmpfs("upper");
+    let before = crate::mounts::table();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("mounts", &before, &crate::mounts::table());
+    found.must("nothing above", !std::path::Path::new("/old/file").exists());
+    found.works("unmount", umount2("/old", MntFlags::empty()));
+    found.same("below", &Some("covered".to_owned()), &fs::read_to_string("/old/file").ok());
+    found.same("its owner", &Some(1007), &fs::metadata("/old/file").map(|is| is.uid()).ok());
+    found.outcome()
 }

@@ -164,8 +164,10 @@ fn as_user(uid: u32, euid: u32, work: impl FnOnce() -> std::io::Result<()>) -> s
     if (now.real.as_raw(), now.effective.as_raw()) == (uid, euid) {
         return work();
     }
-    setresuid(Uid::from_raw(uid), Uid::from_raw(euid), now.saved)?;
-    let done = work();
-    setresuid(now.real, now.effective, now.saved)?;
-    done
+    kernel::credentials::keeping_dumpable(|| {
+        setresuid(Uid::from_raw(uid), Uid::from_raw(euid), now.saved)?;
+        let done = work();
+        setresuid(now.real, now.effective, now.saved)?;
+        done
+    })
 }

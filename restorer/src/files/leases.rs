@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use ids::HostPid;
 use images::messages::{FdinfoEntry, FileLockEntry, LEASE_BREAKING};
+use kernel::credentials::keeping_dumpable;
 use kernel::descriptors::{Owner, set_lease, set_owner};
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, setfsuid};
@@ -99,10 +100,12 @@ fn take(file: BorrowedFd<'_>, number: RawFd, owner: u32, entry: &FileLockEntry) 
         (true, libc::F_UNLCK, libc::O_RDONLY) => libc::F_RDLCK,
         (true, ..) => libc::F_WRLCK,
     };
-    let us = setfsuid(Uid::from_raw(owner));
-    let taken = set_lease(number, before);
-    setfsuid(us);
-    taken?;
+    keeping_dumpable(|| {
+        let us = setfsuid(Uid::from_raw(owner));
+        let taken = set_lease(number, before);
+        setfsuid(us);
+        taken
+    })?;
     // With a lease the file has an owner, which is told of its breaking: the images say whom that shall be.
     set_owner(file, Owner { kind: 0, pid: None })?;
     if is_broken {
