@@ -39,6 +39,7 @@ fn mapping(smap: &procfs::Smap<'_>) -> Mapping {
         inode: map.inode,
         protection_key: smap.protection_key,
         policy: None,
+        locked: None,
         name: OsString::from_vec(name),
     }
 }

@@ -144,6 +144,7 @@ fn who_runs_a_program_holds_it_once_more() {
         inode: 7,
         protection_key: 0,
         policy: None,
+        locked: None,
         name: "/memfd:program (deleted)".into(),
         kind: images::MappingKind::File { shared: false },
     };

@@ -270,7 +270,8 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
         // tells of the region itself.
         let mut same_mappings = process.mappings.iter().zip(&other.mappings).map(|(one, two)| {
             let guarded = VmFlags(two.flags.0 & VmFlags::GUARD.0);
-            Mapping { flags: one.flags | guarded, ..one.clone() } == *two
+            // Locks come and go without a change of the mappings.
+            Mapping { flags: one.flags | guarded, locked: two.locked, ..one.clone() } == *two
         });
         let same_number = process.mappings.len() == other.mappings.len();
         let field = if !same_number || !same_mappings.all(|same| same) {

@@ -156,6 +156,7 @@ mod tests {
             inode,
             protection_key: 0,
             policy: None,
+            locked: None,
             name: name.into(),
             kind: collector::mapping_kind(name.as_bytes(), inode, flags),
         }

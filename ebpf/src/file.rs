@@ -18,7 +18,7 @@ use stasis_ebpf_common::{FileRecord, Header, KIND_FILE, NAME_BYTES, beside};
 
 use crate::read::{at, field, load, offset, zero};
 use crate::{Meta, Name, emit, fitting};
-pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS};
+pub(crate) use marks::{ANON_INODE_FS, PIPE_FS, SOCKET_FS, is_locked_by};
 use marks::{has_locks, is_owned, seen};
 pub(crate) use terminals::controlling;
 

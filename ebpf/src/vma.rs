@@ -6,10 +6,11 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::{
-    Header, KIND_POLICY, KIND_VMA, NAME_BYTES, PolicyRecord, VmaRecord, backing, name as kind,
+    Header, KIND_POLICY, KIND_VMA, NAME_BYTES, PolicyRecord, VmaRecord, backing, beside,
+    name as kind,
 };
 
-use crate::file::path;
+use crate::file::{is_locked_by, path};
 use crate::read::{field, offset};
 use crate::settings::memory_policy;
 use crate::{Meta, Name, emit, fitting};
@@ -93,6 +94,7 @@ fn describe(vma: u64) -> VmaRecord {
         device: 0,
         backing: backing::NONE,
         name_kind: kind::NONE,
+        beside: 0,
         name_bytes: 0,
     }
 }
@@ -104,6 +106,9 @@ fn mapped_file(record: &mut VmaRecord, file: u64) {
     record.backing = if mode & FMODE_BACKING == 0 { backing::FILE } else { backing::STACKED };
     record.inode = field(inode, o::INODE_INO);
     record.device = field(field(inode, o::INODE_SB), o::SUPER_BLOCK_DEV);
+    if is_locked_by(field(inode, o::INODE_LOCKS)) {
+        record.beside = beside::LOCKS;
+    }
 }
 
 /// Mappings that the kernel itself makes (vDSO and the like) have operations that can name them,

@@ -277,6 +277,10 @@ pub struct Mapping {
     pub protection_key: u32,
     /// Its NUMA policy, if it has one of its own; the /proc reader is not told.
     pub policy: Option<MemoryPolicy>,
+    /// Whether there were locks or leases on the inode of its file, whoever has them, when the mappings were
+    /// read (locks come and go without a change of theirs); `None` from the /proc reader, which is not told.
+    #[serde(skip)]
+    pub locked: Option<bool>,
     /// The name as `/proc/PID/maps` has it: path, `[heap]`, `[vdso]`, …; empty for none.
     #[serde(serialize_with = "lossy")]
     pub name: OsString,

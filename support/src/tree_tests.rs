@@ -51,6 +51,7 @@ fn mapping(name: &str, flags: VmFlags) -> Mapping {
         inode: 0,
         protection_key: 0,
         policy: None,
+        locked: None,
         name: name.into(),
         kind: inventory::mapping_kind(name.as_bytes(), 0, flags),
     }

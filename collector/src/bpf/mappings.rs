@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use arch::memory::GATE;
-use ebpf_common::{KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, name};
+use ebpf_common::{
+    KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, beside, name,
+};
 use ids::HostPid;
 use images::MappingKind;
 use inventory::mapping_kind;
@@ -81,6 +83,7 @@ impl BpfSource {
                 inode: record.inode,
                 protection_key: protection_key(&record),
                 policy: None,
+                locked: Some(record.beside & beside::LOCKS != 0),
                 name,
             });
         }
@@ -121,6 +124,7 @@ pub(super) fn own_gate() -> Option<Mapping> {
         inode: map.inode,
         protection_key: 0,
         policy: None,
+        locked: Some(false),
         name: OsString::from_vec(GATE.to_vec()),
         kind: MappingKind::Vsyscall,
     })

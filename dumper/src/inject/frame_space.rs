@@ -141,6 +141,7 @@ mod tests {
             inode: 0,
             protection_key: 0,
             policy: None,
+            locked: None,
             name: name.into(),
             kind: collector::mapping_kind(name.as_bytes(), 0, VmFlags::default()),
         }

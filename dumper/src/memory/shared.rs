@@ -160,6 +160,7 @@ mod tests {
             inode: 0,
             protection_key: 0,
             policy: None,
+            locked: None,
             name: std::ffi::OsString::new(),
             kind,
         };

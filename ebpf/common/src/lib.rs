@@ -589,15 +589,15 @@ pub mod backing {
 /// Where a mapping's name comes from.
 pub mod name {
     /// There is none, or it follows from the addresses (heap and stack).
-    pub const NONE: u32 = 0;
+    pub const NONE: u16 = 0;
     /// The path of the mapped file.
-    pub const PATH: u32 = 1;
+    pub const PATH: u16 = 1;
     /// The name that its maker in the kernel gave it (`[vdso]`).
-    pub const SPECIAL: u32 = 2;
+    pub const SPECIAL: u16 = 2;
     /// The name that the program gave to anonymous memory.
-    pub const ANONYMOUS: u32 = 3;
+    pub const ANONYMOUS: u16 = 3;
     /// The name that the program gave to shared anonymous memory.
-    pub const ANONYMOUS_SHARED: u32 = 4;
+    pub const ANONYMOUS_SHARED: u16 = 4;
 }
 
 /// One mapping, then `name_bytes` of name.
@@ -622,7 +622,9 @@ pub struct VmaRecord {
     /// One of [`backing`].
     pub backing: u32,
     /// One of [`name`].
-    pub name_kind: u32,
+    pub name_kind: u16,
+    /// Bits of [`beside`], of the file.
+    pub beside: u16,
     /// Bytes of name that follow, with its zero byte; 0 for no name or one too long.
     pub name_bytes: u32,
 }

@@ -108,8 +108,13 @@ const fn is_stateless(device: u32) -> bool {
 
 /// Whether somebody holds a lock or a lease on the file, of whatever kind it is.
 #[inline(always)]
-pub(crate) fn has_locks(inode: u64) -> bool {
-    let context: u64 = load(inode, o::INODE_LOCKS);
+pub(super) fn has_locks(inode: u64) -> bool {
+    is_locked_by(load(inode, o::INODE_LOCKS))
+}
+
+/// Whether a file's lock context (`i_flctx`, 0 for none) has locks or leases.
+#[inline(always)]
+pub(crate) fn is_locked_by(context: u64) -> bool {
     context != 0 && lists_are_filled(context)
 }
 
