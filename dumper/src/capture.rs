@@ -237,7 +237,7 @@ fn read(
     let mut held = files.take_memory();
     held.extend(system_v.open()?);
     let mut memory = memory::find(planned, pre_copy, &marked, writer, &inventory, held, clock)?;
-    plan.store.copy(&mut memory.pages, clock)?;
+    plan.frozen_pages.copy(&mut memory.pages, writer, clock)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(TreeState {

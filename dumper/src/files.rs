@@ -74,6 +74,7 @@ use collector::{Inventory, OpenFile};
 use ids::HostPid;
 use images::id_map::IdMap;
 use images::messages::{FdinfoEntry, FileEntry};
+use kernel::descriptors::make_room;
 use support::Unsupported;
 
 use crate::mounts::Views;
@@ -202,6 +203,10 @@ impl Plan {
         context: PlanContext,
     ) -> Result<Vec<Unsupported>, Error> {
         self.context = context;
+        let files: usize = inventory.processes.values().map(|process| process.files.len()).sum();
+        if files as u64 > AT_FIRST / 2 {
+            make_room(files as u64 * 2).map_err(no_room)?;
+        }
         let (captured, mut cache, refusals) = walk::look(
             &self.context,
             &mut self.held,
@@ -278,7 +283,11 @@ impl Plan {
     }
 }
 
-/// Raises this process's limit of open files as far as it goes.
+/// So many descriptors there is room for before a dump knows how many it will hold. Their table takes 9 bytes each.
+const AT_FIRST: u64 = 16_384;
+
+/// Raises this process's limit of open files as far as it goes, and makes room for descriptors: the table of a
+/// process must not grow while the target stands still ([`make_room`]).
 pub(crate) fn raise_limit() -> Result<(), Error> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let failed = |errno: nix::errno::Errno| Error::Kernel {
@@ -287,10 +296,13 @@ pub(crate) fn raise_limit() -> Result<(), Error> {
     };
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)
-    } else {
-        Ok(())
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)?;
     }
+    make_room(AT_FIRST).map_err(no_room)
+}
+
+fn no_room(source: std::io::Error) -> Error {
+    Error::Kernel { operation: "make room for descriptors".to_owned(), source }
 }
 
 /// The open files of a frozen tree, in memory.

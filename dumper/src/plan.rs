@@ -21,7 +21,7 @@ use crate::files;
 use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
-use crate::memory::{self, PlannedMemory, PreCopy, Store};
+use crate::memory::{self, FrozenPages, PlannedMemory, PreCopy};
 use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::network::Network;
@@ -100,7 +100,7 @@ pub(crate) struct Plan {
     pub(crate) gadgets: BTreeMap<HostPid, Gadgets>,
     /// By process.
     pub(crate) memory: BTreeMap<HostPid, PlannedMemory>,
-    pub(crate) store: Store,
+    pub(crate) frozen_pages: FrozenPages,
     /// What is known of network namespaces beside the dumper's.
     pub(crate) networks: Networks,
     /// The dumper and its namespaces.
@@ -170,7 +170,7 @@ impl Plan {
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
         let expected = pre_copy.expected(memory::resident_bytes(&inventory));
-        let store = Store::choose(runs_on, expected, pre_copy.threads);
+        let frozen_pages = FrozenPages::choose(runs_on, expected, pre_copy.threads);
         // To choose has taken a while, too.
         pre_copy.copy_again(&writer, clock)?;
         // What has changed meanwhile is old news by now: it need not be read again in the frozen
@@ -192,7 +192,7 @@ impl Plan {
             finder,
             gadgets,
             memory,
-            store,
+            frozen_pages,
             networks,
             around,
             writer,

@@ -56,7 +56,7 @@ impl<'d> Written<'d> {
     pub(crate) fn write(captured: Captured<'d>) -> Result<Self, Error> {
         let Captured { mut state, planned, frozen, since, at, tree, .. } = captured;
         let Planned { dump, plan } = planned;
-        let Plan { store, writer, collector, files, .. } = plan.take();
+        let Plan { frozen_pages, writer, collector, files, .. } = plan.take();
         // What is declared last is dropped first: if this fails, the target is let go before images are
         // removed and memory is given back.
         let tree = tree;
@@ -68,7 +68,7 @@ impl<'d> Written<'d> {
                 Vec::new()
             }
         };
-        state.pages.iter_mut().try_for_each(Pages::settle)?;
+        state.pages.iter_mut().try_for_each(|pages| pages.settle(&writer))?;
         interrupted::name_calls(&mut state.tasks);
         let source = collector.source();
         // Its programs look at every system call of the machine until then.
@@ -81,7 +81,7 @@ impl<'d> Written<'d> {
         dump.pre_copy.encode(&writer, &inventory, &state.numbers)?;
         let bytes = state.pages.iter().map(Pages::bytes).sum();
         dump.progress.begin("write", Some(bytes));
-        store.write(&state.pages, dump.progress)?;
+        frozen_pages.write(&state.pages, dump.progress)?;
         dump.clock.check("write the pages")?;
         encode(&state, &writer, dump.options, frozen, &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use ids::{HostPid, ImagePid};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// Who is signalled when input or output becomes possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +205,25 @@ pub fn duplicate_from(fd: impl AsFd, least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// Makes room for `count` descriptors in this process's table, as far as its limit goes; the table does not shrink
+/// again.
+///
+/// A table doubles when it is full, and where several threads use it the one that meets this waits until all
+/// processors have noticed (`expand_files`): 5 to 20 ms each time. The table of a single thread grows at once.
+///
+/// # Errors
+/// When no number is free.
+pub fn make_room(count: u64) -> io::Result<()> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let last = i32::try_from(count.min(soft)).unwrap_or(i32::MAX) - 1;
+    let any = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+    match duplicate_from(&any, last.max(0)) {
+        // The last number is in use: there is room.
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => Ok(()),
+        made => made.map(drop),
+    }
+}
+
 /// A second descriptor (close-on-exec) for what `number` of our table refers to; none if that is
 /// not open.
 ///
@@ -359,6 +380,22 @@ pub fn is_epoll_target(
 mod tests {
     use super::*;
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+    #[test]
+    fn a_table_has_room_before_it_is_needed() {
+        let size = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let wanted = soft.min(size() * 4);
+        make_room(wanted).unwrap();
+        assert!(size() >= wanted);
+        // As far as the limit goes, and no further.
+        make_room(u64::MAX).unwrap();
+        make_room(0).unwrap();
+    }
 
     #[test]
     fn an_epoll_entry_leads_to_its_file() {

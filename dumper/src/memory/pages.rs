@@ -1,6 +1,7 @@
 //! The pages of one address space or shared segment: which they are, where their bytes are while
 //! the dump goes on, and what their page map says in the end.
 
+use std::io;
 use std::sync::Arc;
 
 use ids::HostPid;
@@ -58,9 +59,8 @@ pub(crate) struct Pages {
     pub(crate) guards: Vec<PageRun>,
     /// Of shared memory: how far any mapping of it reaches.
     pub(super) mapped: Option<u64>,
-    /// Number of the pages file.
-    id: u32,
-    pub(super) sink: Arc<dyn PageSink>,
+    /// Number and pages file; made when it is needed, for one that was not known in the plan.
+    file: Option<(u32, Arc<dyn PageSink>)>,
     /// First byte in the arena, when they are there.
     pub(super) in_arena: Option<usize>,
     /// All of them in order, once [`Pages::settle`] has said.
@@ -68,10 +68,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Pages that will be written to a new pages file of `writer`.
-    pub(crate) fn new(writer: &ImageWriter, pid: HostPid, origin: Origin) -> Result<Self, Error> {
-        let (id, sink) = writer.pages()?;
-        Ok(Self {
+    /// Pages that will be written to a pages file that is made when they are settled: making one takes a
+    /// file system some 50 us.
+    pub(crate) fn new(pid: HostPid, origin: Origin) -> Self {
+        Self {
             pid,
             origin,
             runs: Vec::new(),
@@ -79,11 +79,15 @@ impl Pages {
             rounds: Vec::new(),
             guards: Vec::new(),
             mapped: None,
-            id,
-            sink,
+            file: None,
             in_arena: None,
             placed: Vec::new(),
-        })
+        }
+    }
+
+    /// Pages with their pages file.
+    pub(crate) fn begin(writer: &ImageWriter, pid: HostPid, origin: Origin) -> Result<Self, Error> {
+        Ok(Self { file: Some(writer.pages()?), ..Self::new(pid, origin) })
     }
 
     /// Bytes that are copied while the target stands still.
@@ -104,13 +108,31 @@ impl Pages {
 
     /// Puts all that is known of them in order, and takes room for it. This takes time, so if at all possible it
     /// is done when the target no longer waits.
-    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+    pub(crate) fn settle(&mut self, writer: &ImageWriter) -> Result<(), Error> {
+        if self.file.is_none() {
+            self.file = Some(writer.pages()?);
+        }
         if self.placed.is_empty() {
             self.placed = place(&self.runs, &self.kept, &self.rounds);
-            let pid = self.pid;
-            self.sink.reserve(self.bytes()).map_err(|source| Error::Pages { pid, source })?;
+            let reserved = self.file()?.1.reserve(self.bytes());
+            reserved.map_err(|source| self.failed(source))?;
         }
         Ok(())
+    }
+
+    /// Number and pages file. Only once they are settled.
+    fn file(&self) -> Result<&(u32, Arc<dyn PageSink>), Error> {
+        let missing = || self.failed(io::ErrorKind::NotFound.into());
+        self.file.as_ref().ok_or_else(missing)
+    }
+
+    /// Writes to a place in the pages file. Only once they are settled.
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        self.file()?.1.write_all_at(bytes, offset).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Pages { pid: self.pid, source }
     }
 
     /// What goes into the pages file, with offsets.
@@ -138,7 +160,7 @@ impl Pages {
         image: &Image<PagemapHead>,
     ) -> Result<(), Error> {
         let mut sink = writer.image(image)?;
-        sink.put(&PagemapHead { pages_id: self.id })?;
+        sink.put(&PagemapHead { pages_id: self.file()?.0 })?;
         // Not marked as lazy: CRIU would then leave out pages of private file mappings, too, which
         // its lazy restore never brings in.
         let flags = |placed: &Placed| match placed.source {
@@ -165,7 +187,6 @@ impl Pages {
         frozen: Option<&[u8]>,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
-        let failed = |source| Error::Pages { pid: self.pid, source };
         let mut gathered = Vec::with_capacity(PIECE);
         let mut offset = 0;
         for (placed, at) in self.stored() {
@@ -178,13 +199,13 @@ impl Pages {
             for (index, piece) in bytes.chunks(16 * PIECE).enumerate() {
                 let here = at + (index * 16 * PIECE) as u64;
                 if gathered.len() + piece.len() > PIECE || here != offset + gathered.len() as u64 {
-                    self.sink.write_all_at(&gathered, offset).map_err(failed)?;
+                    self.write_at(&gathered, offset)?;
                     progress.advance(gathered.len() as u64);
                     gathered.clear();
                     offset = here;
                 }
                 if piece.len() > PIECE {
-                    self.sink.write_all_at(piece, here).map_err(failed)?;
+                    self.write_at(piece, here)?;
                     progress.advance(piece.len() as u64);
                     offset = here + piece.len() as u64;
                 } else {
@@ -192,7 +213,7 @@ impl Pages {
                 }
             }
         }
-        self.sink.write_all_at(&gathered, offset).map_err(failed)?;
+        self.write_at(&gathered, offset)?;
         progress.advance(gathered.len() as u64);
         Ok(())
     }

@@ -17,10 +17,10 @@ use support::mappings::{WRITE_PROTECTED, object_of};
 
 use super::copy::processors;
 use super::dirty_log::{DirtyLog, Sorted, can_log};
+use super::frozen_pages::available_memory;
 use super::pages::Pages;
 use super::parent::Parent;
 use super::room::{Room, WORTH_A_FILE, files};
-use super::store::available_memory;
 use super::uffd_holder::{self, Taken};
 use crate::clock::Clock;
 use crate::error::Error;

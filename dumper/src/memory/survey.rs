@@ -65,7 +65,7 @@ struct Known {
 
 impl PlannedMemory {
     pub(crate) fn open(writer: &ImageWriter, pid: HostPid) -> Result<Self, Error> {
-        let pages = Pages::new(writer, pid, Origin::Process(Source::of(pid)))?;
+        let pages = Pages::begin(writer, pid, Origin::Process(Source::of(pid)))?;
         Ok(Self { map: open(pid)?, pages, known: None })
     }
 }
@@ -165,7 +165,7 @@ pub(crate) fn find(
         let failed = |source| Error::Process { operation: "read shared memory", pid, source };
         let runs = runs.map_err(failed)?;
         memory.scanned += bytes / PAGE_SIZE;
-        let mut pages = Pages::new(writer, pid, Origin::Segment(file))?;
+        let mut pages = Pages::new(pid, Origin::Segment(file));
         pages.runs = runs;
         pages.mapped = Some(mapped);
         memory.pages.push(pages);

@@ -1,6 +1,6 @@
 //! Where pages are copied to while the target stands still.
 
-use images::Progress;
+use images::{ImageWriter, Progress};
 use kernel::arena::Arena;
 
 use super::copy::{cut, failed, in_a_row, into_memory, share, that_pay};
@@ -13,7 +13,7 @@ const STEP: &str = "copy the memory";
 
 /// Where frozen pages are copied to, and by how many threads.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct FrozenPages {
     destination: Destination,
     threads: usize,
 }
@@ -26,7 +26,7 @@ enum Destination {
     Files,
 }
 
-impl Store {
+impl FrozenPages {
     /// Chooses for a target of which about `expected` bytes will have to be copied, by at most so
     /// many threads.
     ///
@@ -44,7 +44,12 @@ impl Store {
 
     /// Copies the pages of all `sets`. The only part of the memory work that the target waits
     /// for.
-    pub(crate) fn copy(&mut self, sets: &mut [Pages], clock: &Clock) -> Result<(), Error> {
+    pub(crate) fn copy(
+        &mut self,
+        sets: &mut [Pages],
+        writer: &ImageWriter,
+        clock: &Clock,
+    ) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
         let threads = that_pay(self.threads, total);
         match &mut self.destination {
@@ -59,7 +64,7 @@ impl Store {
             // It may have grown by more than was foreseen: slower, and right.
             destination => {
                 *destination = Destination::Files;
-                sets.iter_mut().try_for_each(Pages::settle)?;
+                sets.iter_mut().try_for_each(|set| set.settle(writer))?;
                 copy_to_files(sets, threads, clock)
             }
         }
@@ -107,9 +112,7 @@ fn copy_to_files(sets: &[Pages], threads: usize, clock: &Clock) -> Result<(), Er
         clock.check(STEP)?;
         buffer.resize(piece.bytes, 0);
         set.origin.read(&piece.ranges, buffer).map_err(failed(set.pid))?;
-        set.sink
-            .write_all_at(buffer, piece.offset)
-            .map_err(|source| Error::Pages { pid: set.pid, source })
+        set.write_at(buffer, piece.offset)
     })
 }
 
