@@ -123,15 +123,23 @@ fn of_socket(record: &mut HeldRecord, file: u64) {
     record.peculiar = peculiarities(sock, family);
 }
 
+/// Whether the kernel has a `tcp_sock` of it: a raw socket may be of the same protocol.
+#[inline(always)]
+fn is_tcp(sock: u64) -> bool {
+    const STREAM: u16 = 1;
+    const TCP: u16 = 6;
+    let kind: u16 = field(sock, o::SOCK_TYPE);
+    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
+    kind == STREAM && protocol == TCP
+}
+
 /// How a connection has ended, as far as nobody has been told yet.
 #[inline(always)]
 fn error(record: &mut HeldRecord, sock: u64) {
-    const TCP: u16 = 6;
     /// Bit of `SOCK_DONE`.
     const DONE: u64 = 1 << 1;
-    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
     let queued: u32 = field(sock, o::SOCK_ERRORS_QUEUED);
-    if protocol != TCP || queued != 0 || offset(o::SOCK_ERRORS_QUEUED) == ABSENT {
+    if !is_tcp(sock) || queued != 0 || offset(o::SOCK_ERRORS_QUEUED) == ABSENT {
         return;
     }
     let number: i32 = field(sock, o::SOCK_ERROR);
@@ -143,7 +151,7 @@ fn error(record: &mut HeldRecord, sock: u64) {
 /// What of a socket's settings cannot be set again.
 #[inline(never)]
 fn peculiarities(sock: u64, family: u16) -> u32 {
-    const TCP: u16 = 6;
+    let is_tcp = is_tcp(sock);
     let mut found = 0;
     let group: u64 = field(sock, o::SOCK_REUSEPORT);
     let program: u64 = field(group, o::REUSEPORT_PROGRAM);
@@ -154,11 +162,10 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
     if policies[0] | policies[1] != 0 {
         found |= peculiar::IPSEC_POLICY;
     }
-    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
     let index: i32 = field(sock, o::INET_MULTICAST_INDEX);
     let address: u32 = field(sock, o::INET_MULTICAST_ADDRESS);
     // In a TCP connection that was accepted the kernel notes there by which interface it came.
-    if protocol != TCP && index != 0 && address == 0 {
+    if !is_tcp && index != 0 && address == 0 {
         found |= peculiar::MULTICAST_INTERFACE;
     }
     if family == AF_INET6 {
@@ -177,7 +184,7 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
             found |= peculiar::SENDING_INTERFACE;
         }
     }
-    if protocol == TCP {
+    if is_tcp {
         let md5: u64 = field(sock, o::TCP_MD5);
         let ao: u64 = field(sock, o::TCP_AO);
         if md5 | ao != 0 {

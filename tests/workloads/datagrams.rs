@@ -162,6 +162,10 @@ pub(crate) fn raw(stage: &Stage) -> Outcome {
     set(&sums, SOL_IPV6, IPV6_CHECKSUM, 6);
     let headers = new(AF_INET, SOCK_RAW, IPPROTO_RAW);
     set(&headers, SOL_IP, libc::IP_HDRINCL, 0);
+    // What the kernel keeps of each is shorter than what it keeps of a TCP socket: behind it is something else.
+    let families = [AF_INET, AF_INET6].into_iter().cycle();
+    let of_tcp: Vec<OwnedFd> =
+        families.take(48).map(|family| new(family, SOCK_RAW, libc::IPPROTO_TCP)).collect();
 
     stage.ready_then_wait();
 
@@ -171,6 +175,8 @@ pub(crate) fn raw(stage: &Stage) -> Outcome {
     found.same("ICMPv6 filter", &filter, &get_bytes(&pings6, IPPROTO_ICMPV6, ICMP_FILTER));
     found.same("IPV6_CHECKSUM", &6, &get(&sums, SOL_IPV6, IPV6_CHECKSUM));
     found.same("IP_HDRINCL", &0, &get(&headers, SOL_IP, libc::IP_HDRINCL));
+    let protocol = |socket| get(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL);
+    found.must("of TCP", of_tcp.iter().all(|socket| protocol(socket) == 6));
     found.works("send", send(&aimed, b"raw"));
     let mut bytes = [0; 64];
     found.same("receive", &Some(20 + 3), &receive(&bound, &mut bytes).ok());

@@ -284,6 +284,7 @@ offsets! {
     SOCK_CONNECTIONS = "sock.sk_ack_backlog";
     SOCK_SOCKET = "sock.sk_socket";
     SOCK_PROTOCOL_NUMBER = "sock.sk_protocol";
+    SOCK_TYPE = "sock.sk_type";
     SOCK_REUSEPORT = "sock.sk_reuseport_cb";
     REUSEPORT_PROGRAM = "sock_reuseport.prog";
     SOCK_POLICY = "sock.sk_policy" optional;
