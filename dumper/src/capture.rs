@@ -220,7 +220,8 @@ fn read(
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
     files.take_namespaces(namespaces.numbers().clone(), namespaces.ids().clone());
     // Most often those of the plan, so that there is nothing to be done.
-    network.prepare(options, &pre_copy.id, &inventory, files.connections())?;
+    let other = plan.network_of(&inventory, root);
+    network.prepare(options, &pre_copy.id, &inventory, (files.connections(), other))?;
     plan.files
         .read_connections(&mut files, &|| clock.check(READ_FILES).is_err())
         .map_err(|error| Error::of_files(root, error))?;

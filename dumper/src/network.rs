@@ -27,6 +27,9 @@ use crate::files::Connection;
 use crate::files::Connections;
 use crate::options::{AfterDump, DumpOptions};
 
+/// A network namespace that is not our own, with the kernel's id of it.
+pub(crate) type OtherNetwork = (u64, Arc<OwnedFd>);
+
 /// Connections with the namespace that they are in, if that is not our own.
 type InNetwork = (Option<Arc<OwnedFd>>, Vec<Ends>);
 
@@ -40,6 +43,8 @@ pub(crate) struct Network {
     locked: HashSet<(Option<u64>, Ends)>,
     /// The namespaces in which a lock has been set.
     begun: HashSet<Option<u64>>,
+    /// The namespace in which everything is locked.
+    whole: Option<u64>,
     method: Option<Method>,
     repairs: Vec<Undo>,
     /// Sockets, by process and descriptor, that may be put into repair mode.
@@ -62,22 +67,34 @@ impl Network {
     }
 
     /// Makes ready for the connections that a tree has: the network is locked for it, if it is to end, and
-    /// what may be put into repair mode is written down. What is known already takes no time.
+    /// what may be put into repair mode is written down. What is known already takes no time. Of a tree whose root
+    /// is in a network namespace that is not `own` all of that is locked where the way of locking is asked for.
     pub(crate) fn prepare(
         &mut self,
         options: &DumpOptions,
         id: &str,
         inventory: &Inventory,
-        connections: &[Connection],
+        (connections, other): (&[Connection], Option<OtherNetwork>),
     ) -> Result<(), Error> {
+        let is_locked =
+            options.after == AfterDump::Kill && options.network_lock != Some(Method::Skip);
+        if options.connections != Connections::Closed {
+            self.write_down(options, inventory, connections)?;
+        }
+        if !is_locked {
+            return Ok(());
+        }
+        if let Some(other) = other.filter(|_| options.lock_namespace) {
+            self.lock_namespace(options, id, inventory, other)?;
+        }
         if options.connections == Connections::Closed {
             return Ok(());
         }
-        self.write_down(options, inventory, connections)?;
-        if options.after != AfterDump::Kill || options.network_lock == Some(Method::Skip) {
-            return Ok(());
-        }
-        let wanted = |connection: &&Connection| connection.outside || options.lock_inside;
+        let wanted = |connection: &&Connection| {
+            let place = connection.network.as_ref().map(|(id, _)| *id);
+            let is_locked = place.is_some() && place == self.whole;
+            !is_locked && (connection.outside || options.lock_inside)
+        };
         let mut new: BTreeMap<Option<u64>, InNetwork> = BTreeMap::new();
         for connection in connections.iter().filter(wanted) {
             let place = connection.network.as_ref().map(|(id, _)| *id);
@@ -91,24 +108,49 @@ impl Network {
         if new.is_empty() {
             return Ok(());
         }
-        let root = inventory.processes.get(&options.pid);
-        let leader = root.and_then(|root| root.threads.get(&options.pid));
-        let tree = LockedTree {
-            root: options.pid,
-            start_time: leader.map_or(0, |leader| leader.start_time),
-            images: self.images.clone(),
-        };
+        let tree = self.tree(options, inventory);
         for (place, (namespace, ends)) in new {
+            let of = |method| Lock::new(method, id, ends.iter().copied());
             match namespace {
-                None => self.lock(options, id, (place, &ends), &tree)?,
+                None => self.lock(options, &of, place, &tree)?,
                 Some(namespace) => {
-                    within_network(&*namespace, || self.lock(options, id, (place, &ends), &tree))
+                    within_network(&*namespace, || self.lock(options, &of, place, &tree))
                         .map_err(Error::Lock)??;
                 }
             }
             self.locked.extend(ends.into_iter().map(|ends| (place, ends)));
         }
         Ok(())
+    }
+
+    /// Locks all of a network namespace, once.
+    fn lock_namespace(
+        &mut self,
+        options: &DumpOptions,
+        id: &str,
+        inventory: &Inventory,
+        (place, namespace): OtherNetwork,
+    ) -> Result<(), Error> {
+        if self.whole == Some(place) {
+            return Ok(());
+        }
+        let tree = self.tree(options, inventory);
+        let of = |method| Lock::of_namespace(method, id);
+        within_network(&*namespace, || self.lock(options, &of, Some(place), &tree))
+            .map_err(Error::Lock)??;
+        self.whole = Some(place);
+        Ok(())
+    }
+
+    /// Whom a lock is for.
+    fn tree(&self, options: &DumpOptions, inventory: &Inventory) -> LockedTree {
+        let root = inventory.processes.get(&options.pid);
+        let leader = root.and_then(|root| root.threads.get(&options.pid));
+        LockedTree {
+            root: options.pid,
+            start_time: leader.map_or(0, |leader| leader.start_time),
+            images: self.images.clone(),
+        }
     }
 
     /// Tells who is to lock the network of a tree that has one of its own.
@@ -159,12 +201,13 @@ impl Network {
         Ok(())
     }
 
-    /// Locks connections of the namespace that this thread is in, by what is asked for or what this machine has.
+    /// Locks connections of the namespace that this thread is in, or all of it, by what is asked for or what this
+    /// machine has.
     fn lock(
         &mut self,
         options: &DumpOptions,
-        id: &str,
-        (place, ends): (Option<u64>, &[Ends]),
+        of: &dyn Fn(Method) -> Option<Lock>,
+        place: Option<u64>,
         tree: &LockedTree,
     ) -> Result<(), Error> {
         let any = [Method::Nftables, Method::Iptables];
@@ -174,8 +217,7 @@ impl Network {
         for method in methods {
             let begun = self.begun.contains(&place);
             let deed = |lock| LockedNetwork::here(lock, tree.clone()).map(Deed::LockedNetwork);
-            let lock = Lock::new(method, id, ends.iter().copied())
-                .ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
+            let lock = of(method).ok_or_else(|| Error::Lock(io::ErrorKind::InvalidInput.into()))?;
             let deed = deed(lock.clone()).map_err(Error::Lock)?;
             let undo = Undo::before(&options.undo, deed).map_err(Error::Undo)?;
             let held = Some(undo.as_fd());

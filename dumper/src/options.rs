@@ -98,6 +98,9 @@ pub struct DumpOptions {
     pub network_lock: Option<LockMethod>,
     /// Connections with both ends in the tree are locked, too: a restore by CRIU counts on it.
     pub lock_inside: bool,
+    /// If the root is in another network namespace than the dumper, everything in that is locked: it may be one that
+    /// stays when the tree has ended, and who asks there for the tree would be told that nobody listens.
+    pub lock_namespace: bool,
     /// Directory in which it is written down what would outlive a dump that is killed.
     pub undo: PathBuf,
     /// How long to go on trying to stop every task, between tries of which all run on.
@@ -178,6 +181,7 @@ impl DumpOptions {
             link_remap: false,
             network_lock: None,
             lock_inside: false,
+            lock_namespace: false,
             undo: UNDO_DIR.into(),
             stop_within: Duration::from_secs(5),
             max_freeze: None,

@@ -25,6 +25,7 @@ use crate::memory::{self, FrozenPages, PlannedMemory, PreCopy};
 use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::network::Network;
+use crate::network::OtherNetwork;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{borrows_memory, has_ended, is_zombie};
@@ -74,7 +75,8 @@ impl<'d> Planned<'d> {
     pub(crate) fn hold_network(mut self) -> Result<Self, Error> {
         let Dump { network, options, pre_copy, .. } = &mut self.dump;
         let Plan { inventory, files, .. } = &*self.plan;
-        network.prepare(options, &pre_copy.id, inventory, files.connections())?;
+        let other = self.plan.network_of(inventory, options.pid);
+        network.prepare(options, &pre_copy.id, inventory, (files.connections(), other))?;
         Ok(self)
     }
 }
@@ -113,6 +115,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The network namespace of a process of the tree, if it is not the dumper's.
+    pub(crate) fn network_of(&self, inventory: &Inventory, pid: HostPid) -> Option<OtherNetwork> {
+        let number = *inventory.processes.get(&pid)?.namespaces.get("net")?;
+        Some((number, Arc::clone(self.files.networks().get(&number)?)))
+    }
+
     /// Makes it. Last of all, memory is copied into `pre_copy` while the target runs.
     fn make(
         looker: Looker<'_>,

@@ -37,7 +37,7 @@ impl LockedTree {
     }
 }
 
-/// A lock of connections, in the network namespace that it was set in.
+/// A lock of connections, or of everything, in the network namespace that it was set in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedNetwork {
     /// The number of the network namespace.
@@ -82,7 +82,11 @@ impl LockedNetwork {
 
 impl fmt::Display for LockedNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lock of {} TCP connections ({})", self.lock.connections(), self.lock.name())
+        match self.lock.connections() {
+            _ if self.lock.is_whole() => write!(f, "lock of a network namespace")?,
+            connections => write!(f, "lock of {connections} TCP connections")?,
+        }
+        write!(f, " ({})", self.lock.name())
     }
 }
 

@@ -1,8 +1,10 @@
-//! The lock of TCP connections: what comes for them, and what goes from them, is dropped by netfilter.
+//! The lock of TCP connections: what comes for them, and what goes from them, is dropped by netfilter. Or that of
+//! a whole network namespace: everything is dropped there that does not carry our mark.
 //!
 //! It is CRIU's, in form and name, so that either may take away what the other has set. By nftables it is a table
 //! of its own, `inet CRIU-ID`, with a set of connections for each family; by iptables it is two rules a
-//! connection. The programs `nft` and `iptables-restore` do it, in one transaction each.
+//! connection, or a chain `CRIU` for a whole namespace. The programs `nft` and `iptables-restore` do it, in one
+//! transaction each.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -64,13 +66,16 @@ impl Method {
 /// Both ends of a connection: ours, and its peer.
 pub type Ends = (SocketAddr, SocketAddr);
 
-/// A lock of some connections.
+/// A lock of some connections, or of a whole network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
     method: Method,
     /// What the table is called by.
     id: String,
     connections: Vec<Ends>,
+    /// Of everything in the namespace, whatever the connections are.
+    #[serde(default)]
+    whole: bool,
 }
 
 /// An address as packets have it: IPv4 where it is one of those in the form of IPv6.
@@ -97,7 +102,20 @@ impl Lock {
             connections: connections
                 .map(|(local, peer)| (canonical(local), canonical(peer)))
                 .collect(),
+            whole: false,
         })
+    }
+
+    /// The lock of everything in the network namespace that this is set in. `None` as of [`Lock::new`].
+    #[must_use]
+    pub fn of_namespace(method: Method, id: &str) -> Option<Self> {
+        Some(Self { whole: true, ..Self::new(method, id, [])? })
+    }
+
+    /// Whether it is of a whole namespace.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// How it is done.
@@ -117,6 +135,7 @@ impl Lock {
     pub fn name(&self) -> String {
         match self.method {
             Method::Nftables => format!("nftables table inet CRIU-{}", self.id),
+            Method::Iptables if self.whole => "chain CRIU of iptables".to_owned(),
             Method::Iptables => "rules of iptables with ! --mark 0xc114".to_owned(),
             Method::Skip => "no lock".to_owned(),
         }
@@ -130,6 +149,7 @@ impl Lock {
     pub fn set(&self, held: Option<BorrowedFd<'_>>) -> io::Result<()> {
         match self.method {
             Method::Nftables => run_holding("nft", &["-f", "-"], &self.script(), held),
+            Method::Iptables if self.whole => lock_namespace_by_iptables(held),
             Method::Iptables => {
                 let Err(error) = self.rules(true, held) else { return Ok(()) };
                 // One of the two families may have been done.
@@ -169,6 +189,7 @@ impl Lock {
                     result => result.map(|()| true),
                 }
             }
+            Method::Iptables if self.whole => unlock_namespace_by_iptables(),
             Method::Iptables => match self.rules(false, None) {
                 Ok(()) => Ok(true),
                 Err(_) => self.one_by_one(),
@@ -200,12 +221,14 @@ impl Lock {
         let table = self.table();
         let mut lines = vec![format!("create table {table}")];
         let chains = ["output", "input"];
+        let policy = if self.whole { " policy drop;" } else { "" };
         for chain in chains {
-            let hook = format!("{{ type filter hook {chain} priority 0; }}");
+            let hook = format!("{{ type filter hook {chain} priority 0;{policy} }}");
             lines.push(format!("add chain {table} {chain} {hook}"));
             lines.push(format!("add rule {table} {chain} meta mark {MARK:#x} accept"));
         }
-        for (family, address, word) in [('4', "ipv4_addr", "ip"), ('6', "ipv6_addr", "ip6")] {
+        let families = [('4', "ipv4_addr", "ip"), ('6', "ipv6_addr", "ip6")];
+        for (family, address, word) in families.into_iter().filter(|_| !self.whole) {
             let of = format!("type {address} . inet_service . {address} . inet_service;");
             lines.push(format!("add set {table} conns{family} {{ {of} }}"));
             let which = format!("{word} saddr . tcp sport . {word} daddr . tcp dport");
@@ -268,20 +291,49 @@ impl Lock {
     }
 }
 
-/// Takes away the lock of a whole network namespace that CRIU sets by iptables, if it is there: a chain of its own, to which the
-/// others jump.
-///
-/// # Errors
-/// When a program fails, with what it said.
-pub fn unlock_namespace_by_iptables() -> io::Result<()> {
-    const CHAIN: &str = "*filter\n-D INPUT -j CRIU\n-D OUTPUT -j CRIU\n-F CRIU\n-X CRIU\nCOMMIT\n";
-    for (program, restore) in [("iptables", "iptables-restore"), ("ip6tables", "ip6tables-restore")]
-    {
-        if run(program, &["-w", "-C", "INPUT", "-j", "CRIU"], "").is_ok() {
-            run(restore, &["-w", "--noflush"], CHAIN)?;
+/// The programs of both families, with what carries out scripts of theirs.
+const IPTABLES: [(&str, &str); 2] =
+    [("iptables", "iptables-restore"), ("ip6tables", "ip6tables-restore")];
+
+/// Whether the chains of packets jump to that of a lock.
+fn is_locked_by(program: &str) -> bool {
+    run(program, &["-w", "-C", "INPUT", "-j", "CRIU"], "").is_ok()
+}
+
+/// Locks the whole network namespace by iptables, as CRIU does: a chain of its own, to which the others jump.
+fn lock_namespace_by_iptables(held: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    if IPTABLES.iter().any(|(program, _)| is_locked_by(program)) {
+        let what = "the network namespace is locked already (chain CRIU of iptables)";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    let script = format!(
+        "*filter\n:CRIU - [0:0]\n-I INPUT -j CRIU\n-I OUTPUT -j CRIU\n\
+         -A CRIU -m mark --mark {MARK:#x} -j ACCEPT\n-A CRIU -j DROP\nCOMMIT\n"
+    );
+    for (_, restore) in IPTABLES {
+        if let Err(error) = run_holding(restore, &["-w", "--noflush"], &script, held) {
+            // The other family may have been done.
+            unlock_namespace_by_iptables().unwrap_or_default();
+            return Err(error);
         }
     }
     Ok(())
+}
+
+/// Takes away the lock of a whole network namespace by iptables, ours or CRIU's; whether it was there.
+///
+/// # Errors
+/// When a program fails, with what it said.
+pub fn unlock_namespace_by_iptables() -> io::Result<bool> {
+    const CHAIN: &str = "*filter\n-D INPUT -j CRIU\n-D OUTPUT -j CRIU\n-F CRIU\n-X CRIU\nCOMMIT\n";
+    let mut found = false;
+    for (program, restore) in IPTABLES {
+        if is_locked_by(program) {
+            run(restore, &["-w", "--noflush"], CHAIN)?;
+            found = true;
+        }
+    }
+    Ok(found)
 }
 
 /// Where a program is: on `PATH`, or where those of administrators are.
@@ -368,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_each_family() {
+    fn both_ways_of_each_family_or_all() {
         let connections = [
             ends("10.0.0.1:80", "10.0.0.2:4000"),
             ends("[::ffff:10.0.0.1]:81", "[::ffff:10.0.0.3]:4001"),
@@ -387,6 +439,11 @@ mod tests {
             assert!(table.lines().any(|other| other == line), "{line}\n{table}");
         }
         assert!(!table.contains("ffff"), "{table}");
+        let whole = Lock::of_namespace(Method::Nftables, "1").unwrap();
+        let chain =
+            "add chain inet CRIU-1 input { type filter hook input priority 0; policy drop; }";
+        assert!(whole.script().lines().any(|line| line == chain), "{}", whole.script());
+        assert!(!table.contains("policy") && !whole.script().contains("conns"));
         let [input, output] = Lock::rules_of(&lock.connections[0]);
         assert!(input.starts_with("INPUT ") && input.contains("--source 10.0.0.2 --sport 4000"));
         assert!(output.starts_with("OUTPUT ") && output.contains("--source 10.0.0.1 --sport 80"));

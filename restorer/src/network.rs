@@ -36,12 +36,12 @@ pub(crate) fn connections(options: &RestoreOptions, dir: &Images) -> Connections
     }
 }
 
-/// The locks that the dump of these images has left, and of those namespaces that have been made.
+/// The locks that the dump of these images has left, and of those namespaces that have been made, or been `joined`.
 pub(crate) fn locks<'f>(
     dir: &Images,
     root: Option<i32>,
     files: impl Iterator<Item = &'f FileEntry>,
-    networks: &Networks,
+    (networks, joined): (&Networks, bool),
 ) -> Vec<(Option<Arc<OwnedFd>>, Lock)> {
     let mut ends: BTreeMap<Option<u32>, Vec<Ends>> = BTreeMap::new();
     ends.insert(networks.usual, Vec::new());
@@ -54,8 +54,9 @@ pub(crate) fn locks<'f>(
     }
     let of = |(number, ends): (Option<u32>, _)| {
         let namespace = number.and_then(|number| networks.made.get(&number).cloned());
-        // Of a new namespace it may be one that came with the images' tables, or ours.
-        let method = number.and_then(|_| Method::here());
+        // Of a new namespace it may be one that came with the images' tables, or ours; of one that is joined that of
+        // the dump, if the tree was there before.
+        let method = (number.is_some() || joined).then(Method::here).flatten();
         Some((namespace, lock(dir, root, ends, method)?))
     };
     ends.into_iter().filter_map(of).collect()
@@ -104,7 +105,7 @@ pub fn unlock(images: &Images) -> Result<Unlocked, Error> {
     let root = checkpoint.processes.first().map(|process| process.pid.cast_signed());
     let files = checkpoint.files.entries.values().map(|file| &**file);
     // Those of namespaces that are gone went with them.
-    let own = locks(images, root, files, &Networks::default()).pop();
+    let own = locks(images, root, files, (&Networks::default(), false)).pop();
     let Some((_, lock)) = own else { return Ok(Unlocked::Never) };
     let name = lock.name();
     let taken = lock.take_away().map_err(Error::kernel(format!("take away {name}")))?;
@@ -130,20 +131,20 @@ impl Network {
     /// while, and who reads the log takes it away.
     pub(crate) fn unlock(&self) {
         for (namespace, lock) in &self.locks {
-            let taken = match namespace {
-                None => match &self.before {
-                    None => lock.take_away(),
-                    Some(before) => within_network(&**before, || lock.take_away()).flatten(),
-                },
-                Some(namespace) => {
-                    let take_away = || {
-                        if lock.method() == Method::Iptables {
-                            unlock_namespace_by_iptables()?;
-                        }
-                        lock.take_away()
-                    };
-                    within_network(&**namespace, take_away).flatten()
+            let with_whole = || {
+                if lock.method() == Method::Iptables {
+                    unlock_namespace_by_iptables()?;
                 }
+                lock.take_away()
+            };
+            let taken = match (namespace, &self.before) {
+                (None, None) => lock.take_away(),
+                // The tree was in that, or in the one that is joined.
+                (None, Some(before)) => {
+                    let before = within_network(&**before, || lock.take_away()).flatten();
+                    before.and_then(|_| with_whole())
+                }
+                (Some(namespace), _) => within_network(&**namespace, with_whole).flatten(),
             };
             if let Err(error) = taken {
                 let name = lock.name();

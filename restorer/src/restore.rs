@@ -126,7 +126,8 @@ pub fn restore(
     let networks = namespaces.networks(first)?;
     let root = first.map(ImagePid::get);
     let entries = checkpoint.files.files.values().map(|file| &**file);
-    let locks = network::locks(images, root, entries, &networks);
+    let is_joined = options.networks.joined.is_some();
+    let locks = network::locks(images, root, entries, (&networks, is_joined));
     let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Scratch, Workload, require, stasis_program, wait_until,
+    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, require, stasis_program, wait_until,
 };
 
 /// Sends each byte of one connection back.
@@ -46,6 +46,12 @@ impl Echo {
 fn nft(arguments: &[&str]) -> Option<String> {
     let output = Command::new("nft").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn has_iptables() -> bool {
+    let mut probe = Command::new("iptables-restore");
+    probe.args(["-w", "--noflush", "--test"]).stdin(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
 }
 
 /// What is locked of connections to an address.
@@ -98,10 +104,7 @@ fn a_connection_to_outside_goes_on() {
 
 #[test]
 fn the_same_with_iptables() {
-    let mut probe = Command::new("iptables-restore");
-    probe.args(["-w", "--noflush", "--test"]).stdin(Stdio::null());
-    let works = probe.status().is_ok_and(|status| status.success());
-    require!(works, "iptables-restore works");
+    require!(has_iptables(), "iptables-restore works");
     goes_on("iptables");
 }
 
@@ -136,6 +139,92 @@ fn a_checkpoint_that_nobody_restores_is_unlocked() {
     assert!(unlock().must_succeed("unlock again").stdout.contains("nothing is locked"));
 }
 
+/// A network namespace that outlives a tree in it, with a program that answers there.
+struct Room {
+    holder: Program,
+    address: SocketAddr,
+}
+
+impl Room {
+    fn make(scratch: &Scratch) -> Self {
+        let mut holder = Command::new("unshare");
+        holder.args(["--net", "sh", "-c", "ip link set lo up && exec sleep 600"]);
+        let holder = Program::start(&mut holder, &scratch.path("holder"));
+        let is_ready = || is_named(holder.pid(), "sleep");
+        assert!(wait_until(Duration::from_secs(20), is_ready), "no network namespace");
+        let room = Self { holder, address: ([127, 0, 0, 1], 4000).into() };
+        let listener = room.inside(|| TcpListener::bind(room.address)).expect("listen");
+        std::thread::spawn(move || while listener.accept().is_ok() {});
+        room
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.pid())
+    }
+
+    fn inside<T>(&self, work: impl FnOnce() -> T) -> T {
+        let namespace = fs::File::open(self.path()).expect("a namespace");
+        kernel::namespaces::within_network(&namespace, work).expect("enter it")
+    }
+
+    /// Whether somebody answers.
+    fn answers(&self) -> bool {
+        let patience = Duration::from_millis(300);
+        self.inside(|| TcpStream::connect_timeout(&self.address, patience)).is_ok()
+    }
+}
+
+fn is_named(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+/// Who asks for the way of locking has all of a network namespace locked that the tree is in, as with CRIU: it may be one that stays.
+fn is_locked_whole(method: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let room = Room::make(&scratch);
+    let mut tree = Command::new("nsenter");
+    tree.arg(format!("--net={}", room.path())).args(["sleep", "600"]);
+    let tree = Program::start(&mut tree, &scratch.path("tree"));
+    assert!(wait_until(Duration::from_secs(20), || is_named(tree.pid(), "sleep")));
+    assert!(room.answers(), "nobody answers");
+    let face = |images: &Path, lock: &[&str]| {
+        let mut command = Engine::CriuFace.dump_command(tree.pid(), images, Dump::ENDING);
+        Outcome::of(command.args(lock)).must_succeed("dump");
+        machine.await_gone(tree.pid());
+    };
+    let back = |images: &Path| {
+        let mut command = Engine::CriuFace.restore_command(images, Dump::ENDING);
+        command.arg("--join-ns").arg(format!("net:{}", room.path()));
+        Outcome::of(&mut command).must_succeed("restore");
+    };
+    let images = scratch.path("unasked");
+    face(&images, &[]);
+    assert!(room.answers(), "it is locked though nobody has asked");
+    back(&images);
+    let images = scratch.path("asked");
+    face(&images, &["--network-lock", method]);
+    assert!(!room.answers(), "it is not locked");
+    back(&images);
+    assert!(room.answers(), "it is locked still");
+    let images = scratch.path("running");
+    let mut command = Engine::CriuFace.dump_command(tree.pid(), &images, Dump::RUNNING_ON);
+    Outcome::of(command.args(["--network-lock", method])).must_succeed("dump");
+    assert!(room.answers(), "a tree that runs on is locked");
+}
+
+#[test]
+fn the_network_namespace_of_a_tree_is_locked_where_that_is_asked_for() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    is_locked_whole("nftables");
+}
+
+#[test]
+fn the_same_of_a_namespace_with_iptables() {
+    require!(has_iptables(), "iptables-restore works");
+    is_locked_whole("iptables");
+}
+
 #[test]
 fn connections_are_closed_where_that_is_asked_for() {
     for (dumped, restored) in [("--tcp-close", None), ("--tcp-established", Some("--tcp-close"))] {
@@ -144,12 +233,15 @@ fn connections_are_closed_where_that_is_asked_for() {
         let peer = Echo::start();
         let address = peer.address;
         let workload = start("tcp_closed", &scratch, address);
-        let images = scratch.path("images");
-        dump(workload.pid(), &images, &[dumped]).must_succeed("dump");
-        machine.await_no_children();
         fs::write(workload.path("restored"), "").expect("say so");
-        restore(&images, restored.as_slice()).must_succeed("restore");
-        assert_eq!(locks_of(address), 0);
+        // What was closed by a restore stays so in the next checkpoint.
+        for images in ["first", "second"] {
+            let images = scratch.path(images);
+            dump(workload.pid(), &images, &[dumped]).must_succeed("dump");
+            machine.await_no_children();
+            restore(&images, restored.as_slice()).must_succeed("restore");
+            assert_eq!(locks_of(address), 0);
+        }
         workload.check().unwrap_or_else(|what| panic!("{dumped}: {what}"));
     }
 }

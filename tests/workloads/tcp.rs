@@ -278,6 +278,7 @@ pub(crate) fn closed(stage: &Stage) -> Outcome {
     stage.ready_then_wait();
     let mut found = Findings::default();
     if stage.path("restored").exists() {
+        found.must("nothing more comes", matches!(connection.read(&mut [0]), Ok(0)));
         found.must("it is closed", connection.write_all(b"x").is_err());
         found.must("it has no peer", connection.peer_addr().is_err());
     }

@@ -1,19 +1,21 @@
 //! TCP sockets that wait for others or are connected ([`super::connections`]), and sockets without connections
 //! ([`datagrams`](super::datagrams)).
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::ImageWriter;
 use images::messages::{
-    FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN,
-    SkOptEntry, fd_type,
+    FileEntry, FownEntry, InetSkEntry, SHUTDOWN_NONE, SHUTDOWN_READ, SK_CLOSE, SK_ESTABLISHED,
+    SK_LISTEN, SkOptEntry, fd_type,
 };
 use kernel::procfs::Peer;
 use kernel::sockets::{Address, local_address, option, peer_address, peer_name};
 use kernel::tcp;
 use libc::{IPPROTO_TCP, SOCK_STREAM, SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Captured;
 use super::connections;
@@ -133,7 +135,7 @@ fn name(address: &Address, v6: bool) -> Result<Name, Problem> {
     let data = address.data();
     let short = || Problem::Kernel {
         operation: "understand the address of",
-        source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+        source: io::Error::from(io::ErrorKind::InvalidData),
     };
     let word = |at: usize| -> Option<u32> {
         Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?))
@@ -207,8 +209,14 @@ fn entry(
         });
     }
     let ((state, backlog), shutdown) = match (datagrams, protocol) {
-        // Of one that is neither connected nor listens it is not known.
-        (None, IPPROTO_TCP) if kind == SOCK_STREAM => (tcp(socket, counts.waiting)?, SHUTDOWN_NONE),
+        (None, IPPROTO_TCP) if kind == SOCK_STREAM => {
+            let state = tcp(socket, counts.waiting)?;
+            let shutdown = match (state, &peer) {
+                ((SK_CLOSE, _), None) => unconnected_shutdown(socket).doing("poll")?,
+                _ => SHUTDOWN_NONE,
+            };
+            (state, shutdown)
+        }
         (Some(kind), _) => {
             let shutdown = kind.shutdown(socket, &mut others.shutdown)?;
             kind.is_empty(socket, shutdown, (counts.now, counts.frozen))?;
@@ -281,6 +289,16 @@ fn interface(local: &Name, device: Option<&str>) -> Result<Option<String>, Probl
         Some(device) => Ok(Some(device.to_owned())),
         None => Err(Problem::Refused(support::sockets::LINK_LOCAL)),
     }
+}
+
+/// How far a TCP socket has been shut down that is not connected: one whose connection was given up by a restore
+/// says the end of the stream, and not that there is none. That nothing can be sent is so with any of them, and nobody
+/// tells more.
+fn unconnected_shutdown(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut asked = [PollFd::new(socket, PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO)?;
+    let told = asked[0].revents().unwrap_or(PollFlags::empty());
+    Ok(if told.contains(PollFlags::POLLIN) { SHUTDOWN_READ } else { SHUTDOWN_NONE })
 }
 
 /// State and backlog of a TCP socket; `count` says whether connections that wait count.
