@@ -59,6 +59,7 @@ fn asked(
         empty_networks: options.networks.empty,
         network_lock: options.network_lock,
         lock_inside: true,
+        stopped_is_away: true,
         lock_namespace: options.network_lock.is_some(),
         undo: host.run_dir.join(freezer::UNDO),
         ghost_limit: options.ghost_limit.unwrap_or(GHOST_LIMIT),

@@ -25,7 +25,7 @@ use kernel::tcp;
 use crate::error::Error;
 use crate::files::Connection;
 use crate::files::Connections;
-use crate::options::{AfterDump, DumpOptions};
+use crate::options::DumpOptions;
 
 /// A network namespace that is not our own, with the kernel's id of it.
 pub(crate) type OtherNetwork = (u64, Arc<OwnedFd>);
@@ -76,8 +76,7 @@ impl Network {
         inventory: &Inventory,
         (connections, other): (&[Connection], Option<OtherNetwork>),
     ) -> Result<(), Error> {
-        let is_locked =
-            options.after == AfterDump::Kill && options.network_lock != Some(Method::Skip);
+        let is_locked = options.is_away() && options.network_lock != Some(Method::Skip);
         if options.connections != Connections::Closed {
             self.write_down(options, inventory, connections)?;
         }
@@ -241,7 +240,7 @@ impl Network {
         }
     }
 
-    /// The tree has ended, and its connections live on in `sockets` alone: they end without a word.
+    /// The tree has ended, or stays stopped, and its connections are to end without a word with those who hold `sockets`.
     pub(crate) fn end(&mut self, sockets: &[OwnedFd]) {
         for socket in sockets {
             if let Err(error) = tcp::repair(socket) {

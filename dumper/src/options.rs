@@ -98,6 +98,9 @@ pub struct DumpOptions {
     pub network_lock: Option<LockMethod>,
     /// Connections with both ends in the tree are locked, too: a restore by CRIU counts on it.
     pub lock_inside: bool,
+    /// A tree that is left stopped counts as one that has ended, as far as the network is concerned: it is ended without a word, and the
+    /// restore that follows finds its connections.
+    pub stopped_is_away: bool,
     /// If the root is in another network namespace than the dumper, everything in that is locked: it may be one that
     /// stays when the tree has ended, and who asks there for the tree would be told that nobody listens.
     pub lock_namespace: bool,
@@ -142,6 +145,15 @@ pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 pub const UNDO_DIR: &str = "/run/stasis/undo";
 
 impl DumpOptions {
+    /// Whether the tree, for its peers, is away when it has been dumped.
+    pub(crate) fn is_away(&self) -> bool {
+        match self.after {
+            AfterDump::Kill => true,
+            AfterDump::Stop => self.stopped_is_away,
+            AfterDump::Resume => false,
+        }
+    }
+
     /// Whose System V segments a look is for.
     pub(crate) fn asks_for_segments(&self, around: &Surroundings) -> AskedSegments {
         AskedSegments {
@@ -181,6 +193,7 @@ impl DumpOptions {
             link_remap: false,
             network_lock: None,
             lock_inside: false,
+            stopped_is_away: false,
             lock_namespace: false,
             undo: UNDO_DIR.into(),
             stop_within: Duration::from_secs(5),

@@ -47,7 +47,7 @@ pub(crate) struct Written<'d> {
     inventory: Inventory,
     /// The first processes of pid namespaces below that of the root.
     firsts: BTreeSet<HostPid>,
-    /// Those of the target's connections, of a target that is to end.
+    /// Those of the target's connections, of a target that is away then.
     sockets: Vec<OwnedFd>,
 }
 
@@ -61,9 +61,9 @@ impl<'d> Written<'d> {
         // removed and memory is given back.
         let tree = tree;
         // What this holds of the target's files must not outlive their use by the target.
-        let sockets = match dump.options.after {
-            AfterDump::Kill => files.into_sockets(&state.files),
-            AfterDump::Resume | AfterDump::Stop => {
+        let sockets = match dump.options.is_away() {
+            true => files.into_sockets(&state.files),
+            false => {
                 drop(files);
                 Vec::new()
             }
@@ -136,6 +136,11 @@ impl<'d> Written<'d> {
                     // The sockets are held here as well: they end with this process's hold, by when they are in
                     // repair mode. Before the tree has ended they must not be: a dumper that is killed leaves it alive.
                     tree.release(Release::Kill);
+                    dump.network.keep();
+                    dump.network.end(&sockets);
+                }
+                AfterDump::Stop if dump.options.is_away() => {
+                    tree.release(Release::Stop);
                     dump.network.keep();
                     dump.network.end(&sockets);
                 }

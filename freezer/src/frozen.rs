@@ -1,9 +1,10 @@
 //! A tree that stands still, by ptrace.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ids::HostPid;
+use kernel::procfs::{Dir, ProcFile, Stat};
 use kernel::ptrace::Stopped;
 
 use crate::Error;
@@ -83,6 +84,8 @@ impl Frozen {
     /// Ends the frozen time in the way asked for. A control group is as it was before when its tasks are let go; that
     /// of tasks that are killed, which do not end while it is frozen, is left thawed.
     pub fn release(mut self, how: Release) {
+        // What is frozen by its group takes no signal.
+        let is_paused = self.was_paused();
         if how != Release::Kill {
             self.group.take();
         }
@@ -99,8 +102,33 @@ impl Frozen {
         if how != Release::Resume {
             self.postponed.clear();
         }
+        if how == Release::Stop && !is_paused {
+            self.await_stop();
+        }
         if let Some(group) = self.group.take() {
             group.leave_thawed();
+        }
+    }
+}
+
+impl Frozen {
+    /// Waits until threads that have been sent `SIGSTOP` have taken it: each stops when it is its turn on a processor, and whoever asked for
+    /// a tree that is stopped looks at once. The kernel tells nobody but their parents; one that cannot
+    /// stop (it waits for the child of a vfork) is not waited for longer than this.
+    fn await_stop(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_micros(200);
+        let until = Instant::now() + PATIENCE;
+        for (&pid, threads) in &self.processes {
+            for &tid in threads.keys() {
+                let runs = || {
+                    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir.thread(tid)?));
+                    stat.is_ok_and(|stat| !stat.is_dead() && stat.state != b'T')
+                };
+                while runs() && Instant::now() < until {
+                    std::thread::sleep(PAUSE);
+                }
+            }
         }
     }
 }

@@ -122,6 +122,34 @@ fn a_tree_that_runs_on_keeps_its_connection() {
     workload.check().expect("the connection");
 }
 
+/// Who has a tree left stopped by `criu` ends it himself, later: its peer is not to notice, as with CRIU.
+#[test]
+fn a_tree_that_is_left_stopped_is_ended_without_a_word() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let peer = Echo::start();
+    let workload = start("tcp_outside", &scratch, peer.address);
+    let images = scratch.path("images");
+    let mut command = Engine::CriuFace.dump_command(workload.pid(), &images, Dump::ENDING);
+    Outcome::of(command.args(["--tcp-established", "--leave-stopped"])).must_succeed("dump");
+    let status = fs::read_to_string(format!("/proc/{}/stat", workload.pid())).expect("it is there");
+    assert!(status.contains(") T "), "it is not stopped: {status}");
+    assert!(locks_of(peer.address) > 0, "nothing is locked");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(workload.pid()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("end it");
+    machine.await_no_children();
+    let mut command = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+    Outcome::of(command.arg("--tcp-established")).must_succeed("restore");
+    assert_eq!(locks_of(peer.address), 0, "it is locked still");
+    workload.check().expect("the connection");
+    drop(workload);
+    peer.end().expect("the peer sees the connection end as others do");
+}
+
 #[test]
 fn a_checkpoint_that_nobody_restores_is_unlocked() {
     require!(nft(&["list", "tables"]).is_some(), "nft works");
