@@ -48,6 +48,11 @@ impl Pair {
         goes(&mut self.server, &mut self.client);
     }
 
+    /// The most that either end sends in one segment.
+    fn segments(&self) -> [Option<u32>; 2] {
+        [&self.client, &self.server].map(|end| getsockopt(end, sockopt::TcpMaxSeg).ok())
+    }
+
     fn ends(&self) -> [Option<SocketAddr>; 4] {
         let Self { client, server, .. } = self;
         [client.local_addr(), client.peer_addr(), server.local_addr(), server.peer_addr()]
@@ -141,10 +146,15 @@ pub(crate) fn both(stage: &Stage) -> Outcome {
     let before = (settings(&tuned.client), settings(&tuned.server));
     let negotiated = info(&tuned.client);
     let ends = pairs.each_ref().map(Pair::ends);
+    let segments = pairs.each_ref().map(Pair::segments);
 
     stage.ready_then_wait();
 
     let mut found = Findings::default();
+    // Half of the largest window bounds them, which may have grown.
+    let now = pairs.each_ref().map(Pair::segments);
+    let pairs_of = now.iter().flatten().zip(segments.iter().flatten());
+    found.must("segments are as large", pairs_of.into_iter().all(|(now, before)| now >= before));
     for (pair, ends) in pairs.iter_mut().zip(ends) {
         found.same(pair.what, &ends, &pair.ends());
         pair.works(&mut found);

@@ -32,6 +32,24 @@ fn select(socket: BorrowedFd<'_>, queue: u32) -> io::Result<()> {
     set_option(socket, SOL_TCP, TCP_REPAIR_QUEUE, queue)
 }
 
+/// Has the kernel find out anew how large segments to the peer may be. When it connected it did not know yet what the peer takes, and
+/// would go on with the 536 bytes of one that has not said: many times as many segments, for which there is not the
+/// room in the peer's memory that its window promises. It finds out when options of IP are set, so they are set to
+/// what they are.
+fn settle_segments(socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// The longest: headers of IPv6.
+    const ROOM: usize = 2048;
+    let family = sockets::option(socket, SOL_SOCKET, libc::SO_DOMAIN)?.cast_signed();
+    let of_v6 = (family == libc::AF_INET6).then_some((libc::SOL_IPV6, libc::IPV6_RTHDR));
+    // An IPv6 socket may be connected by IPv4.
+    for (level, name) in of_v6.into_iter().chain([(libc::SOL_IP, libc::IP_OPTIONS)]) {
+        let mut bytes = [0; ROOM];
+        let length = sockets::option_bytes(socket, level, name, &mut bytes)?;
+        set_option_bytes(socket, level, name, &bytes[..length.min(ROOM)])?;
+    }
+    Ok(())
+}
+
 impl Window {
     /// As the kernel takes it of a connection that has received all before `next`. It refuses numbers beyond the
     /// window, which it has itself when it drops what there is no room for: the segment that was dropped has
@@ -90,7 +108,10 @@ impl Stream {
         select(socket, SENT).map_err(&fill)?;
         put(socket, self.sent_and_unsent().0).map_err(&fill)?;
         select(socket, 0).map_err(&fill)?;
-        self.set_window(socket).map_err(failed("set the windows"))
+        self.set_window(socket).map_err(failed("set the windows"))?;
+        // It works without.
+        settle_segments(socket).unwrap_or_default();
+        Ok(())
     }
 
     /// Asks the peer for the connection, as had been done; whatever the answer is, nobody waits for it here.
