@@ -33,6 +33,7 @@ mod mappings;
 mod memory;
 mod mounts;
 mod namespaces;
+mod nested_users;
 mod network;
 mod numbers;
 mod options;

@@ -171,9 +171,8 @@ impl<'a> Looker<'a> {
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
-        let of_root = inventory.processes.get(&root);
         let foreign = |process: &Process| {
-            let mut others = foreign_namespaces(process, of_root, &self.around);
+            let mut others = foreign_namespaces(process, &self.around);
             process.kernel_thread || others.next().is_some()
         };
         let none = Inventory::default();

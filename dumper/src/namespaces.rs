@@ -25,6 +25,7 @@ use images::messages::TaskKobjIdsEntry;
 use crate::cgroup_roots::CgroupRoots;
 use crate::error::Error;
 use crate::mounts::{Contents, Views};
+use crate::nested_users::NestedUsers;
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
 use crate::users::Users;
@@ -92,6 +93,7 @@ pub(crate) struct Namespaces {
     described: BTreeMap<u32, Box<dyn Described>>,
     /// How ids are called in the user namespace.
     ids: IdMap,
+    nested_users: NestedUsers,
     /// What is in file systems that live in memory.
     contents: Contents,
 }
@@ -107,7 +109,12 @@ impl Namespaces {
         is_late: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
         let contents = mounts.read_contents(&users.ids, is_late)?;
-        let mut found = Self { contents, ids: users.ids.clone(), ..Self::default() };
+        let mut found = Self {
+            contents,
+            ids: users.ids.clone(),
+            nested_users: users.nested.clone(),
+            ..Self::default()
+        };
         let mut members = BTreeMap::new();
         for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
             for name in KINDS {
@@ -142,6 +149,11 @@ impl Namespaces {
     /// How ids are called in the user namespace.
     pub(crate) const fn ids(&self) -> &IdMap {
         &self.ids
+    }
+
+    /// User namespaces below that of the root.
+    pub(crate) const fn nested_users(&self) -> &NestedUsers {
+        &self.nested_users
     }
 
     /// The numbers of those that are not the dumper's, by their kinds and the kernel's ids.

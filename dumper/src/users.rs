@@ -1,7 +1,8 @@
 //! The user namespace of a tree, if that is not the dumper's: which ids it maps, and which of the tree's other namespaces
 //! belong to it.
 //!
-//! All of the tree are in it, and it is a child of the dumper's; what is otherwise is refused before the freeze.
+//! All of the tree are in it, and it is a child of the dumper's; what is otherwise is refused before the freeze. Where the root of the
+//! tree is in the dumper's, others may be below ([`crate::nested_users`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,14 +12,15 @@ use std::sync::Arc;
 use collector::Inventory;
 use ids::HostPid;
 use images::id_map::{Id, IdMap};
-use images::messages::{UidGidExtent, UsernsEntry};
+use images::messages::UsernsEntry;
 use kernel::namespaces::{id, of_process};
 use kernel::procfs::Status;
-use kernel::user_namespaces::{Maps, Range, owner_of, owner_uid, parent_of};
+use kernel::user_namespaces::{Maps, owner_of, owner_uid, parent_of};
 use support::tree::Surroundings;
 use support::{Unsupported, users};
 
 use crate::error::Error;
+use crate::nested_users::{NestedUsers, entry};
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
 
@@ -29,6 +31,8 @@ pub(crate) struct Users {
     entry: UsernsEntry,
     /// The kernel's ids of those namespaces that belong to the dumper's user namespace.
     not_owned: BTreeSet<(&'static str, u64)>,
+    /// Those below it.
+    pub(crate) nested: NestedUsers,
 }
 
 impl Users {
@@ -42,7 +46,8 @@ impl Users {
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let of_root = inventory.processes.get(&root).and_then(|it| it.namespaces.get("user"));
         let Some(&user) = of_root.filter(|id| around.namespaces.get("user") != Some(*id)) else {
-            return Ok((Self::default(), Vec::new()));
+            let (nested, refused) = NestedUsers::look(root, inventory, networks, around)?;
+            return Ok((Self { nested, ..Self::default() }, refused));
         };
         let failed = |source: io::Error| Error::Process {
             operation: "look at the user namespace of",
@@ -59,8 +64,11 @@ impl Users {
         let Ok(ids) = IdMap::of(&entry) else {
             return Ok((Self::default(), vec![users::WITHOUT_IDS.of(root, "user namespace")]));
         };
-        let mut found = Self { ids, entry, not_owned: BTreeSet::new() };
-        let mut refused = Vec::new();
+        let mut found = Self { ids, entry, ..Self::default() };
+        let living = inventory.processes.values().filter(|process| !is_zombie(process));
+        let below = living.filter(|it| it.namespaces.get("user").is_some_and(|it| *it != user));
+        let mut refused: Vec<Unsupported> =
+            below.map(|process| users::NESTED.of(process.pid, "user namespace")).collect();
         let own = &around.namespaces;
         let has_pids = |it: &collector::Process| it.namespaces.get("pid") != own.get("pid");
         if !inventory.processes.get(&root).is_some_and(has_pids) {
@@ -159,19 +167,4 @@ fn others<'n>(
         found.entry(("net", id)).or_insert((root, Some(namespace)));
     }
     found
-}
-
-fn entry(maps: &Maps, owner: u32) -> UsernsEntry {
-    let extents = |ranges: &[Range]| {
-        let extent = |&(first, lower_first, count)| UidGidExtent { first, lower_first, count };
-        ranges.iter().map(extent).collect()
-    };
-    UsernsEntry {
-        uid_map: extents(&maps.users),
-        gid_map: extents(&maps.groups),
-        projid_map: extents(&maps.projects),
-        setgroups_denied: maps.no_groups.then_some(true),
-        not_owned: Vec::new(),
-        owner: (owner != 0).then_some(owner),
-    }
 }

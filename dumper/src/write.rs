@@ -247,6 +247,7 @@ fn process(
             core_entry::thread(thread, in_task, bits, process, layout, &elsewhere, signals);
         if let Some(creds) = entry.thread_core.as_mut().and_then(|core| core.creds.as_mut()) {
             state.namespaces.ids().enter(creds);
+            state.namespaces.nested_users().set_apart(state.inventory.processes.get(&pid), creds);
         }
         if let Some(process) = &mut entry.tc {
             process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);

@@ -89,13 +89,23 @@ fn text(map: &[Range]) -> String {
 /// # Errors
 /// Without the right to, or if the kernel does not take the maps.
 pub fn new_user(maps: &Maps) -> io::Result<OwnedFd> {
+    new_user_of(maps, KEPT)
+}
+
+/// The same, which belongs to the user `owner`.
+///
+/// # Errors
+/// As [`new_user`].
+pub fn new_user_of(maps: &Maps, owner: u32) -> io::Result<OwnedFd> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let (mut ours, mut theirs) =
         (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
     let mut byte = [0];
     let Some(maker) = fork_any()? else {
         drop(ours);
-        let made = unshare(CloneFlags::CLONE_NEWUSER).map_err(io::Error::from);
+        // SAFETY: the call takes integers only.
+        let is_owner = done(unsafe { libc::syscall(libc::SYS_setresuid, KEPT, owner, KEPT) });
+        let made = is_owner.and_then(|()| Ok(unshare(CloneFlags::CLONE_NEWUSER)?));
         let told =
             made.and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
         exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))

@@ -583,6 +583,10 @@ pub struct Arguments {
     pub helper_stack: u64,
     /// Components of the processor's extended state to ask for, as a mask.
     pub components: u64,
+    /// Descriptor of the user namespace to enter, -1 for none.
+    pub user_namespace: i32,
+    /// Padding.
+    pub pad: u32,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -597,7 +601,7 @@ const _: () = {
     assert!(
         size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 16 + 112 + 16 + 16
     );
-    assert!(size_of::<Arguments>() == 56 + 11 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96);
+    assert!(size_of::<Arguments>() == 56 + 11 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 8);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);

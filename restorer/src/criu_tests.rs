@@ -108,6 +108,7 @@ fn every_process_gets_a_region_of_its_own() {
         let checkpoint = checkpoint(set);
         for (process, body) in checkpoint.living() {
             let mut descriptors = Descriptors {
+                user_namespace: None,
                 turns: None,
                 late: (Vec::new(), -1),
                 exe: 900,

@@ -124,6 +124,10 @@ impl Host {
         }
         for (process, body) in checkpoint.living() {
             let users = checkpoint.namespaces.users();
+            if checkpoint.namespaces.nested_users().has(process.pid) && body.threads.len() > 1 {
+                let refusal = support::users::NESTED_THREADS;
+                found.push(refusal.of(process.pid.get(), "user namespace"));
+            }
             // In a user namespace nobody may raise a limit, and everybody begins with all capabilities.
             let may_raise = users.is_none() && self.permitted & 1 << CAP_SYS_RESOURCE != 0;
             if !may_raise {

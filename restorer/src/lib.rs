@@ -42,6 +42,7 @@ mod locks;
 mod mapped;
 mod mounts;
 mod namespaces;
+mod nested_users;
 mod network;
 mod numbers;
 mod on_behalf;

@@ -174,6 +174,10 @@ impl Checkpoint {
             let numbers = crate::namespaces::numbers(ids).into_iter();
             numbers.filter_map(|(name, number)| Some(((name, number?), *pid)))
         });
+        // A file of one that is entered last of all cannot be had.
+        let nested = namespaces.nested_users().numbers();
+        let members =
+            members.filter(|((name, number), _)| *name != "user" || !nested.contains(number));
         let members = members.collect();
         let mut maps = std::mem::take(&mut read.shared_memory);
         let segments = memory::segments(&processes, &nameless, &mut maps, &mut store)?;

@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::files::Networks;
 use crate::levels::Levels;
 use crate::mounts::{self, Late, MountOptions};
+use crate::nested_users::NestedUsers;
 use crate::places::{Roots, Sought};
 use crate::users::Users;
 
@@ -104,6 +105,8 @@ pub(crate) struct Sets {
     pid_namespace: Option<u32>,
     /// The user namespace that all are in, if it was not the dumper's.
     users: Option<Users>,
+    /// Those below it.
+    nested_users: NestedUsers,
     /// The first processes of pid namespaces below that of the root, with the numbers of those.
     first: BTreeMap<ImagePid, u32>,
 }
@@ -135,7 +138,12 @@ impl Sets {
                 return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
             }
             let user = other(ids.user_ns_id, own.user_ns_id);
+            let is_nested = match user.filter(|_| sets.users.is_none() && nth != 0) {
+                Some(number) => sets.nested_users.add(checkpoint, pid, number)?,
+                None => false,
+            };
             let refusal = match &sets.users {
+                _ if is_nested => None,
                 users if user != users.as_ref().map(|users| users.number) => {
                     Some(support::users::NESTED_IN_IMAGES)
                 }
@@ -174,6 +182,11 @@ impl Sets {
     /// The user namespace of the tree, if it had one of its own.
     pub(crate) const fn users(&self) -> Option<&Users> {
         self.users.as_ref()
+    }
+
+    /// Those below it.
+    pub(crate) const fn nested_users(&self) -> &NestedUsers {
+        &self.nested_users
     }
 
     /// Makes the user namespace, if there is to be one.
@@ -216,7 +229,8 @@ impl Sets {
 
     /// Whether one would be made, be it for sockets alone or of the kind that all processes share.
     pub(crate) fn any_is_made(&self) -> bool {
-        !self.others.is_empty() || self.pid_namespace.is_some() || self.users.is_some()
+        let have_users = self.users.is_some() || !self.nested_users.is_empty();
+        !self.others.is_empty() || self.pid_namespace.is_some() || have_users
     }
 }
 

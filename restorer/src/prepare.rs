@@ -56,6 +56,8 @@ pub(crate) struct Descriptors {
     /// If others have the descriptors, too: by which one waits for the others' turns, and for how many; one of
     /// the others waits for none.
     pub(crate) turns: Option<(RawFd, u32)>,
+    /// The user namespace below that of the tree that it enters.
+    pub(crate) user_namespace: Option<RawFd>,
 }
 
 /// A process's region, ready to be copied.
@@ -101,6 +103,7 @@ pub(crate) fn region(
         close_from: descriptors.base,
         park_signal,
         helper: helper.map_or(0, ImagePid::get),
+        user_namespace: descriptors.user_namespace.unwrap_or(-1),
         dumpable: body.mm.dumpable.unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
@@ -144,7 +147,12 @@ pub(crate) fn region(
     // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
     let threads = body.threads.len();
     let stack_of = |thread: usize| (code_bytes + (thread + 1) * STACK) as u64;
-    arguments.threads = threads::lay_out(body, host, stack_of, &mut tables)?;
+    arguments.threads = threads::lay_out(
+        body,
+        (host, descriptors.user_namespace.is_some()),
+        stack_of,
+        &mut tables,
+    )?;
     // The helper's stack is behind those of the threads.
     arguments.helper_stack = stack_of(threads);
     let arguments_at = stack_of(threads) as usize;

@@ -33,6 +33,7 @@ use crate::inherited_values;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::mapped;
 use crate::namespaces;
+use crate::nested_users::NestedMade;
 use crate::network::{self, Network};
 use crate::numbers;
 use crate::on_behalf;
@@ -173,7 +174,9 @@ pub fn restore(
     let of = (&checkpoint, &plan);
     let (forked, spare_memory) = forked(of, &host);
     let machine = (&host, &forked);
-    let prepared = prepared(of, machine, &turns, &mut files, &shared, &helpers, park_signal)?;
+    let nested_users = sets.nested_users().make(base)?;
+    let with = (&turns, &nested_users);
+    let prepared = prepared(of, machine, with, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
     let mut dying = dying(&checkpoint, &plan);
@@ -248,7 +251,7 @@ pub fn restore(
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _, links) = files.into_kept();
-    drop((kept, complaints, namespaces, attachments));
+    drop((kept, complaints, namespaces, attachments, nested_users));
     let subreaper = Subreaper::begin()?;
     let (root, made) = match made {
         Ok(root) => (Some(root), Ok(())),
@@ -502,7 +505,7 @@ fn forked((checkpoint, plan): (&Checkpoint, &Plan), host: &Host) -> (Layout, Opt
 fn prepared(
     (checkpoint, plan): (&Checkpoint, &Plan),
     (host, forked): (&Host, &Layout),
-    turns: &AllTurns,
+    (turns, nested_users): (&AllTurns, &NestedMade),
     files: &mut OpenFiles,
     shared: &Shared,
     helpers: &BTreeMap<ImagePid, ImagePid>,
@@ -533,7 +536,13 @@ fn prepared(
                 let others = if let Part::First { others } = part { others } else { 0 };
                 (turns.done.number(), others)
             }),
+            user_namespace: nested_users.of(process.pid),
         };
+        // Their numbers may be those that the restore has for itself.
+        if descriptors.user_namespace.is_some() && descriptors.late.1 >= 0 {
+            let refusal = support::users::NESTED_LATE;
+            return Err(Error::refused(refusal.of(process.pid.get(), "user namespace")));
+        }
         let helper = helpers.get(&process.pid).copied();
         prepared.push(Some(PreparedTask {
             memory: forked.task(

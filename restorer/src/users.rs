@@ -8,11 +8,24 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use images::id_map::{Id, IdMap};
-use images::messages::UidGidExtent;
+use images::messages::{UidGidExtent, UsernsEntry};
 use images::{Checkpoint, names};
 use kernel::user_namespaces::{Inside, Maps, Range, new_user};
 
 use crate::error::Error;
+
+/// What the images say of the ids in one.
+pub(crate) fn maps(entry: &UsernsEntry) -> Maps {
+    let ranges = |map: &[UidGidExtent]| -> Vec<Range> {
+        map.iter().map(|it| (it.first, it.lower_first, it.count)).collect()
+    };
+    Maps {
+        users: ranges(&entry.uid_map),
+        groups: ranges(&entry.gid_map),
+        projects: ranges(&entry.projid_map),
+        no_groups: entry.setgroups_denied == Some(true),
+    }
+}
 
 /// The user namespace of a tree.
 #[derive(Debug)]
@@ -33,15 +46,7 @@ impl Users {
         let missing = || images::Error::Missing { name: image.name().into() };
         let entry = checkpoint.images.read_one(&image)?.ok_or_else(missing)?;
         let ids = IdMap::of(&entry).map_err(|wrong| Error::image(image.name(), wrong))?;
-        let ranges = |map: &[UidGidExtent]| -> Vec<Range> {
-            map.iter().map(|it| (it.first, it.lower_first, it.count)).collect()
-        };
-        let maps = Maps {
-            users: ranges(&entry.uid_map),
-            groups: ranges(&entry.gid_map),
-            projects: ranges(&entry.projid_map),
-            no_groups: entry.setgroups_denied == Some(true),
-        };
+        let maps = maps(&entry);
         let not_owned = entry.not_owned.iter().copied().collect();
         Ok(Self { number, ids, maps, not_owned, owner: entry.owner.unwrap_or(0), made: None })
     }

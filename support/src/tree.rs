@@ -10,7 +10,6 @@ use crate::mappings::{object_of, of_mapping};
 use crate::settings;
 use crate::terminals;
 use crate::unsupported::{BY_ROOT, Refusal, Unsupported};
-use crate::users;
 
 /// What else one has to know to judge a tree.
 #[derive(Clone, Debug, Default)]
@@ -29,14 +28,13 @@ pub struct Surroundings {
 pub const CARRIED_NAMESPACES: [&str; 8] =
     ["user", "pid", "time", "uts", "cgroup", "ipc", "net", "mnt"];
 
-/// The namespaces of a process, by their names in `/proc/PID/ns`, in which it cannot be carried: of a tree with this root.
+/// The namespaces of a process, by their names in `/proc/PID/ns`, in which it cannot be carried.
 pub fn foreign_namespaces<'a>(
     process: &'a Process,
-    root: Option<&'a Process>,
     around: &'a Surroundings,
 ) -> impl Iterator<Item = &'static str> + 'a {
     let others = process.namespaces.iter().filter(move |(name, id)| {
-        let (own, of_root) = (&process.namespaces, root.and_then(|it| it.namespaces.get(*name)));
+        let own = &process.namespaces;
         // Whether one of pids is carried takes more than its number (`pids`).
         if **name == "pid_for_children" {
             return false;
@@ -45,7 +43,8 @@ pub fn foreign_namespaces<'a>(
             return own.get(kind).is_some_and(|own| own != *id);
         }
         let is_ours = around.namespaces.get(*name) == Some(*id);
-        !is_ours && (!CARRIED_NAMESPACES.contains(name) || **name == "user" && of_root != Some(*id))
+        // So it is with users (`users`).
+        !is_ours && !CARRIED_NAMESPACES.contains(name)
     });
     others.map(|(name, _)| *name)
 }
@@ -69,7 +68,7 @@ pub fn of_tree(root: HostPid, tree: &[&Process], around: &Surroundings) -> Vec<U
     for process in tree {
         session(process, (root, sid), around, &mut found);
         if !is_zombie(process) {
-            of_process(process, (root, tree), around, &mut found);
+            of_process(process, tree, around, &mut found);
         } else if process.pid == root {
             let reason = "it has ended and waits for its parent to collect it";
             let remedy = match process.ppid {
@@ -241,7 +240,7 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
 
 fn of_process(
     process: &Process,
-    (root, tree): (HostPid, &[&Process]),
+    tree: &[&Process],
     around: &Surroundings,
     found: &mut Vec<Unsupported>,
 ) {
@@ -251,10 +250,8 @@ fn of_process(
         found.push(refusal.of(pid, "the process"));
         return;
     }
-    let root = tree.iter().find(|process| process.pid == root).copied();
-    for name in foreign_namespaces(process, root, around) {
+    for name in foreign_namespaces(process, around) {
         let refusal = match name {
-            "user" => users::NESTED,
             "time_for_children" => Refusal::fixed(
                 "children of this process would be in another one than it is itself (unshare, setns)",
                 "have it start a child there, and dump the tree of that child",

@@ -2,11 +2,38 @@
 
 use crate::unsupported::Refusal;
 
-/// A process in another user namespace than the root of the tree.
+/// A process in a user namespace below that of the root of the tree, if that has one of its own or it is further down.
 pub const NESTED: Refusal = Refusal::fixed(
-    "it is another one than that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet",
+    "it is another one than that of the tree's root (as sandboxes of browsers make them), which is not carried there yet: only \
+     of a tree in the user namespace of stasis, and only right below that",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
+);
+
+/// A namespace that belongs to a user namespace below that of the root of the tree.
+pub const OF_NESTED: Refusal = Refusal::fixed(
+    "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet",
+    "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
+     sandbox",
+);
+
+/// Threads in a user namespace below that of the root of the tree.
+pub const NESTED_THREADS: Refusal = Refusal::fixed(
+    "it is one below that of the tree's root, and the process has several threads, whose numbers nobody in there may choose",
+    "dump the tree of the first process in it by itself, with a pid namespace of its own (unshare --user --pid --fork)",
+);
+
+/// A process in a user namespace below that of the root of the tree that shares what nobody may share who enters one.
+pub const NESTED_TABLES: Refusal = Refusal::fixed(
+    "it is one below that of the tree's root, and the process shares its descriptors or directories with another one, by \
+     which nobody enters it (CLONE_FILES, CLONE_FS)",
+    "have the program start it so that they do not share them: by fork",
+);
+
+/// The same where the restore keeps descriptors for it that it has no room for itself.
+pub const NESTED_LATE: Refusal = Refusal::fixed(
+    "it was in a user namespace below that of the tree's root, and its limit of open files leaves no room to enter one",
+    "raise the limit of open files for the restore (ulimit -n)",
 );
 
 /// One that is not made in that of stasis.

@@ -482,6 +482,16 @@ fn pid_namespaces_below_the_root_that_cannot_be_made_again() {
     refused("nested_pids_refused", &words);
 }
 
+#[test]
+fn user_namespaces_below_the_root_that_cannot_be_made_again() {
+    let words = [
+        "it belongs to a user namespace below that of the tree's root",
+        "it is another one than that of the tree's root",
+        "the process has several threads",
+    ];
+    refused("nested_users_refused", &words);
+}
+
 /// Who has entered a namespace whose first process is not in the tree, and who has entered one of the tree's.
 #[test]
 fn who_has_entered_a_pid_namespace_below_the_root() {

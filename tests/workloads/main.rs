@@ -47,6 +47,7 @@ mod multicast;
 mod nameless;
 mod namespaces;
 mod nested_pids;
+mod nested_users;
 mod netlink;
 mod networks;
 mod outside;
@@ -182,6 +183,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("nameless", nameless::run),
     ("nested_pids", nested_pids::run),
     ("nested_pids_refused", nested_pids::refused),
+    ("nested_users", nested_users::run),
+    ("nested_users_refused", nested_users::refused),
     ("netlink", netlink::run),
     ("netlink_groups", netlink::groups),
     ("own_client", own_client::run),

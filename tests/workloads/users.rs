@@ -27,7 +27,7 @@ const MAP: &str = "0 100000 1000\n1000 300000 70000\n";
 const LOGIN: &str = "/proc/self/loginuid";
 
 /// Lets others find the way into the stage, and gives it to who is root inside.
-fn open_stage(stage: &Stage) {
+pub(crate) fn open_stage(stage: &Stage) {
     let directory = stage.dir();
     for above in directory.ancestors().skip(1) {
         let mode = fs::metadata(above).expect("stat").mode();
@@ -98,7 +98,7 @@ fn inside(
 }
 
 /// Ids, groups, capabilities and the namespace of the calling process, as they are seen inside.
-fn own() -> Vec<String> {
+pub(crate) fn own() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").expect("status");
     let wanted = ["Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs"];
     let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));

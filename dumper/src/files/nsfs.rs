@@ -36,9 +36,11 @@ impl FileKind for Namespace {
         let Some((name, id)) = kind(file) else { return Err(elsewhere) };
         let Some((ns_cflag, own)) = flag(name).zip(own_number(name)) else { return Err(elsewhere) };
         let mut living = survey.inventory.processes.values().filter(|it| !is_zombie(it));
+        let is_in = |process: &Process| process.namespaces.get(name) == Some(&u64::from(id));
         let ns_id = if own_link(name).doing("compare with our own")? == file.target {
             own
-        } else if living.any(|process| process.namespaces.get(name) == Some(&u64::from(id))) {
+        } else if living.clone().any(is_in) && (name != "user" || living.all(is_in)) {
+            // One of users that not all are in is entered last of all.
             // Its number in the images is known in the end.
             id
         } else {

@@ -10,10 +10,11 @@ use crate::error::Error;
 #[derive(Debug)]
 struct User(UsernsEntry);
 
-/// Describes the one that all of the tree are in.
+/// Describes the one that all of the tree are in, or one below.
 #[allow(clippy::unnecessary_wraps, reason = "other kinds can fail")]
 pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Error> {
-    Ok(Box::new(User(namespace.users.entry(namespace.numbers))))
+    let nested = namespace.users.nested.get(namespace.id).cloned();
+    Ok(Box::new(User(nested.unwrap_or_else(|| namespace.users.entry(namespace.numbers)))))
 }
 
 impl Described for User {

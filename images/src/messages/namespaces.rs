@@ -103,6 +103,10 @@ pub struct UsernsEntry {
     /// Extension: the user who owns it, as he is called around it.
     #[prost(uint32, optional, tag = "1003")]
     pub owner: Option<u32>,
+    /// Extension: it is below that of the tree's root. Ids of tasks in it are as the root's has them, and their capabilities are
+    /// [`super::CredsEntry::cap_nested`].
+    #[prost(bool, optional, tag = "1004")]
+    pub nested: Option<bool>,
 }
 
 /// A range of ids.

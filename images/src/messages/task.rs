@@ -143,4 +143,8 @@ pub struct CredsEntry {
     /// Ambient capabilities.
     #[prost(uint32, repeated, packed = "false", tag = "19")]
     pub cap_amb: Vec<u32>,
+    /// Extension: the inheritable, permitted, effective, bounding and ambient set, two words each, of who is in a user namespace below
+    /// that of the tree's root. The sets above are empty then: in another namespace they would be rights that nobody had.
+    #[prost(uint32, repeated, packed = "false", tag = "1000")]
+    pub cap_nested: Vec<u32>,
 }

@@ -22,10 +22,11 @@ const SS_DISABLE: u32 = 2;
 /// `SS_ONSTACK`: the thread was on it. The kernel sees that for itself, from the stack pointer.
 const SS_ONSTACK: u32 = 1;
 
-/// Lays out the threads, the leader first. `stack_of` says where each one's stack ends.
+/// Lays out the threads, the leader first. `stack_of` says where each one's stack ends; who is nested enters a user namespace below
+/// that of the tree.
 pub(super) fn lay_out(
     body: &Body,
-    host: &Host,
+    (host, is_nested): (&Host, bool),
     stack_of: impl Fn(usize) -> u64,
     tables: &mut Tables,
 ) -> Result<Table<Thread>, Error> {
@@ -33,12 +34,20 @@ pub(super) fn lay_out(
     let mut filters = Filters::default();
     for (index, thread) in body.threads.iter().enumerate() {
         let filters = filters.of(&thread.filters, tables);
-        threads.push(Thread { stack: stack_of(index), filters, ..one(thread, host, tables)? });
+        threads.push(Thread {
+            stack: stack_of(index),
+            filters,
+            ..one(thread, (host, is_nested), tables)?
+        });
     }
     Ok(tables.put(&threads))
 }
 
-fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread, Error> {
+fn one(
+    thread: &load::Thread,
+    (host, is_nested): (&Host, bool),
+    tables: &mut Tables,
+) -> Result<Thread, Error> {
     let core = &thread.core;
     let rseq = core.rseq_entry.unwrap_or_default();
     let creds = core
@@ -62,7 +71,7 @@ fn one(thread: &load::Thread, host: &Host, tables: &mut Tables) -> Result<Thread
         settings: settings(core),
         processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
-        credentials: credentials(creds, host, tables),
+        credentials: credentials(creds, (host, is_nested), tables),
         strict: thread.is_strict().into(),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
@@ -180,16 +189,26 @@ pub(crate) fn name(comm: &[u8]) -> [u8; 16] {
     name
 }
 
-fn credentials(creds: &CredsEntry, host: &Host, tables: &mut Tables) -> Credentials {
+fn credentials(
+    creds: &CredsEntry,
+    (host, is_nested): (&Host, bool),
+    tables: &mut Tables,
+) -> Credentials {
     let groups: Vec<i32> = creds.groups.iter().map(|&group| group as i32).collect();
+    let sets = [&creds.cap_inh, &creds.cap_prm, &creds.cap_eff, &creds.cap_bnd, &creds.cap_amb];
+    let sets = sets.map(|set| capability_set(set));
+    // These are rights in the namespace that it enters, and nowhere else.
+    let mut nested = creds.cap_nested.chunks(2).map(capability_set).filter(|_| is_nested);
+    let [inheritable, permitted, effective, bounding, ambient] =
+        sets.map(|set| nested.next().unwrap_or(set) & host.known);
     Credentials {
         users: [creds.uid, creds.euid, creds.suid, creds.fsuid],
         groups: [creds.gid, creds.egid, creds.sgid, creds.fsgid],
-        inheritable: capability_set(&creds.cap_inh) & host.known,
-        permitted: capability_set(&creds.cap_prm) & host.known,
-        effective: capability_set(&creds.cap_eff) & host.known,
-        bounding: capability_set(&creds.cap_bnd) & host.known,
-        ambient: capability_set(&creds.cap_amb) & host.known,
+        inheritable,
+        permitted,
+        effective,
+        bounding,
+        ambient,
         known: host.known,
         securebits: creds.secbits,
         no_new_privs: creds.no_new_privs.unwrap_or(0),

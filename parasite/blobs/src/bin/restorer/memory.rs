@@ -286,17 +286,18 @@ fn descriptors(context: &Context) {
             context.must(Step::Close, from as u64, nr::CLOSE_RANGE, [from, to, 0, 0, 0, 0]);
         }
     };
-    let (from, last) = (arguments.close_from as usize, u32::MAX as usize);
+    let (mut from, last) = (arguments.close_from as usize, u32::MAX as usize);
+    // The user namespace is entered later, and never by who has late descriptors.
+    let kept = arguments.late_from.max(arguments.user_namespace);
+    if kept >= 0 && kept as usize >= from {
+        close(from, (kept as usize).wrapping_sub(1));
+        from = kept as usize + 1;
+    }
+    close(from, last);
     if arguments.late_from < 0 {
-        return close(from, last);
+        return;
     }
     let holder = arguments.late_from as usize;
-    if holder < from {
-        close(from, last);
-    } else {
-        close(from, holder.wrapping_sub(1));
-        close(holder + 1, last);
-    }
     for late in context.entries(arguments.late) {
         let (object, number) = (late.number as u64, late.number as usize);
         let args = [holder, late.from as usize, 0, 0, 0, 0];

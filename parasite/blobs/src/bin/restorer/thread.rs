@@ -59,6 +59,7 @@ const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
 
 /// Changing user ids leaves capabilities alone (`SECBIT_NO_SETUID_FIXUP`).
 const KEEP_CAPABILITIES: usize = 1 << 2;
+const CLONE_NEWUSER: usize = 0x1000_0000;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 const FUTEX_WAKE: usize = 1;
@@ -306,7 +307,8 @@ fn slack(context: &Context, nanoseconds: u64) {
 
 /// Users, groups and capabilities, from the most privileged state to the wanted one:
 ///
-/// 1. groups and users, told to leave the capabilities alone;
+/// 1. groups and users, told to leave the capabilities alone; then its user namespace, if that is below the tree's, as ids are
+///    those of around it, and who enters it has all capabilities in it;
 /// 2. the bounding set, which needs CAP_SETPCAP;
 /// 3. the ambient set, for which the inheritable set must be there;
 /// 4. the secure bits, which need CAP_SETPCAP;
@@ -330,6 +332,13 @@ pub fn credentials(context: &Context) {
     let [real, effective, saved, file_system] = wanted.users;
     call(nr::SETRESUID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
     call(nr::SETFSUID, [file_system as usize, 0, 0, 0, 0, 0]);
+    let users = context.arguments().user_namespace;
+    if users >= 0 {
+        call(nr::SETNS, [users as usize, CLONE_NEWUSER, 0, 0, 0, 0]);
+        call(nr::CLOSE, [users as usize, 0, 0, 0, 0, 0]);
+        // It begins without the bits.
+        prctl(PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0);
+    }
 
     for capability in 0..u64::BITS as usize {
         if wanted.known & !wanted.bounding & 1 << capability != 0

@@ -1,0 +1,161 @@
+//! User namespaces below that of the tree's root, where that is in the dumper's.
+//!
+//! A process in one is dumped as any other, with the ids that it has around it; what is its own is which capabilities it has in there.
+//! A restore makes it where it has all rights, and it enters its namespace last of all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use collector::{Inventory, Process};
+use ids::HostPid;
+use images::messages::{CredsEntry, UidGidExtent, UsernsEntry};
+use kernel::namespaces::{id, of_process};
+use kernel::user_namespaces::{Maps, Range, owner_of, owner_uid, parent_of};
+use support::tree::Surroundings;
+use support::{Refusal, Unsupported, users};
+
+use crate::error::Error;
+use crate::processes::is_zombie;
+
+/// What they say of themselves, by the kernel's ids.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NestedUsers(BTreeMap<u64, UsernsEntry>);
+
+impl NestedUsers {
+    /// Looks at all of a tree whose root is in the dumper's; also tells what stands in the way of a dump.
+    pub(crate) fn look(
+        root: HostPid,
+        inventory: &Inventory,
+        networks: &BTreeMap<u64, Arc<OwnedFd>>,
+        around: &Surroundings,
+    ) -> Result<(Self, Vec<Unsupported>), Error> {
+        let mut found = Self::default();
+        let mut refused = Vec::new();
+        let Some(&ours) = around.namespaces.get("user") else { return Ok((found, refused)) };
+        let is_ours = |owner: io::Result<OwnedFd>| match owner.and_then(id) {
+            Ok(owner) => Ok(owner == ours),
+            // One around our own, as far as anybody knows.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(true),
+            Err(error) => Err(error),
+        };
+        let living = inventory.processes.values().filter(|process| !is_zombie(process));
+        for process in living {
+            let looked = found.look_at(process, ours, inventory, around, &is_ours);
+            match looked {
+                Ok(more) => refused.extend(more),
+                Err(_) if !kernel::process::exists(process.pid) => {}
+                Err(source) => {
+                    let operation = "look at the user namespace of";
+                    return Err(Error::Process { operation, pid: process.pid, source });
+                }
+            }
+        }
+        for (number, network) in networks {
+            if around.namespaces.get("net") != Some(number)
+                && !is_ours(owner_of(&**network)).unwrap_or(true)
+            {
+                refused.push(users::OF_NESTED.of(root, "net namespace of a socket"));
+            }
+        }
+        Ok((found, refused))
+    }
+
+    fn look_at(
+        &mut self,
+        process: &Process,
+        ours: u64,
+        inventory: &Inventory,
+        around: &Surroundings,
+        is_ours: &dyn Fn(io::Result<OwnedFd>) -> io::Result<bool>,
+    ) -> io::Result<Vec<Unsupported>> {
+        let pid = process.pid;
+        let mut refused = Vec::new();
+        for (name, number) in &process.namespaces {
+            let kind = name.strip_suffix("_for_children").unwrap_or(name);
+            let is_known = around.namespaces.get(kind) == Some(number)
+                || kind != *name && process.namespaces.get(kind) == Some(number);
+            if kind == "user" || is_known {
+                continue;
+            }
+            // Of children that are not there yet nothing is told.
+            let is_told =
+                kind == *name || std::fs::metadata(format!("/proc/{pid}/ns/{name}")).is_ok();
+            let is_nested = || process.namespaces.get("user") != Some(&ours);
+            let owned = match is_told {
+                true => !is_ours(of_process(pid, name).and_then(owner_of))?,
+                false => is_nested(),
+            };
+            if owned {
+                refused.push(users::OF_NESTED.of(pid, format!("{name} namespace")));
+            }
+        }
+        let Some(&user) = process.namespaces.get("user").filter(|user| **user != ours) else {
+            return Ok(refused);
+        };
+        let mut refuse = |refusal: Refusal| refused.push(refusal.of(pid, "user namespace"));
+        let namespace = of_process(pid, "user")?;
+        if parent_of(&namespace).and_then(id).ok() != Some(ours) {
+            refuse(users::NESTED);
+        }
+        if process.threads.len() > 1 {
+            refuse(users::NESTED_THREADS);
+        }
+        if shares(process, inventory) {
+            refuse(users::NESTED_TABLES);
+        }
+        let described = entry(&Maps::of(pid)?, owner_uid(&namespace)?);
+        self.0.insert(user, UsernsEntry { nested: Some(true), ..described });
+        Ok(refused)
+    }
+
+    /// What the one with this id says of itself.
+    pub(crate) fn get(&self, id: u64) -> Option<&UsernsEntry> {
+        self.0.get(&id)
+    }
+
+    /// Puts the capabilities of a process in one of them where nobody takes them for such of the tree's namespace.
+    pub(crate) fn set_apart(&self, process: Option<&Process>, creds: &mut CredsEntry) {
+        let user = process.and_then(|process| process.namespaces.get("user"));
+        if user.is_none_or(|user| !self.0.contains_key(user)) {
+            return;
+        }
+        let sets = [
+            &mut creds.cap_inh,
+            &mut creds.cap_prm,
+            &mut creds.cap_eff,
+            &mut creds.cap_bnd,
+            &mut creds.cap_amb,
+        ];
+        for set in sets {
+            creds.cap_nested.extend(set.iter());
+            set.fill(0);
+        }
+    }
+}
+
+/// Whether a process shares its descriptors or directories with another one.
+fn shares(process: &Process, inventory: &Inventory) -> bool {
+    let owners = |process: &Process| [process.tables.files, process.tables.file_system];
+    let has_owner = owners(process).into_iter().flatten().any(|owner| owner != process.pid);
+    let mut others = inventory.processes.values().filter(|other| other.pid != process.pid);
+    has_owner || others.any(|other| owners(other).contains(&Some(process.pid)))
+}
+
+/// What a user namespace says of itself.
+pub(crate) fn entry(maps: &Maps, owner: u32) -> UsernsEntry {
+    let extents = |ranges: &[Range]| {
+        let extent = |&(first, lower_first, count)| UidGidExtent { first, lower_first, count };
+        ranges.iter().map(extent).collect()
+    };
+    UsernsEntry {
+        uid_map: extents(&maps.users),
+        gid_map: extents(&maps.groups),
+        projid_map: extents(&maps.projects),
+        setgroups_denied: maps.no_groups.then_some(true),
+        not_owned: Vec::new(),
+        owner: (owner != 0).then_some(owner),
+        nested: None,
+    }
+}

@@ -1,0 +1,80 @@
+//! User namespaces below that of the tree's root: made from outside, and entered by each of their tasks when it has no more use for the
+//! rights that it has around them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use ids::ImagePid;
+use images::{Checkpoint, names};
+use kernel::descriptors::duplicate_from;
+use kernel::user_namespaces::{Maps, new_user_of};
+
+use crate::error::Error;
+use crate::users::maps;
+
+/// What the images say of them.
+#[derive(Debug, Default)]
+pub(crate) struct NestedUsers {
+    /// By their numbers: the maps, and the owner.
+    described: BTreeMap<u32, (Maps, u32)>,
+    of: BTreeMap<ImagePid, u32>,
+}
+
+impl NestedUsers {
+    /// Takes which one a process is in; whether there is such a one.
+    pub(crate) fn add(
+        &mut self,
+        checkpoint: &Checkpoint,
+        pid: ImagePid,
+        number: u32,
+    ) -> Result<bool, Error> {
+        let image = names::userns(number);
+        let missing = || images::Error::Missing { name: image.name().into() };
+        let entry = checkpoint.images.read_one(&image)?.ok_or_else(missing)?;
+        if entry.nested != Some(true) {
+            return Ok(false);
+        }
+        self.described.insert(number, (maps(&entry), entry.owner.unwrap_or(0)));
+        self.of.insert(pid, number);
+        Ok(true)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.described.is_empty()
+    }
+
+    /// Whether a process is in one.
+    pub(crate) fn has(&self, pid: ImagePid) -> bool {
+        self.of.contains_key(&pid)
+    }
+
+    /// Their numbers.
+    pub(crate) fn numbers(&self) -> BTreeSet<u32> {
+        self.described.keys().copied().collect()
+    }
+
+    /// Makes them, with descriptors from `base` on.
+    pub(crate) fn make(&self, base: RawFd) -> Result<NestedMade, Error> {
+        let make = |(&number, (maps, owner)): (&u32, &(Maps, u32))| {
+            let made = new_user_of(maps, *owner).and_then(|made| duplicate_from(&made, base));
+            let failed = Error::kernel(format!("make user namespace {number}"));
+            Ok((number, made.map_err(failed)?))
+        };
+        let made = self.described.iter().map(make).collect::<Result<BTreeMap<_, _>, Error>>()?;
+        Ok(NestedMade { of: self.of.clone(), made })
+    }
+}
+
+/// Those that have been made.
+#[derive(Debug, Default)]
+pub(crate) struct NestedMade {
+    of: BTreeMap<ImagePid, u32>,
+    made: BTreeMap<u32, OwnedFd>,
+}
+
+impl NestedMade {
+    /// The descriptor of the one that a process is to enter.
+    pub(crate) fn of(&self, pid: ImagePid) -> Option<RawFd> {
+        Some(self.made.get(self.of.get(&pid)?)?.as_raw_fd())
+    }
+}

@@ -1,0 +1,171 @@
+//! User namespaces below that of the tree's root, in which nothing but ids and capabilities is other than around.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+
+use crate::stage::{Findings, Outcome, Stage, check, eventually};
+use crate::tree::child;
+use crate::users::{open_stage, own};
+
+/// The number of the user namespace of a process.
+fn namespace(pid: &str) -> u64 {
+    fs::metadata(format!("/proc/{pid}/ns/user")).expect("stat").ino()
+}
+
+/// Who owns the user namespace of a process.
+fn owner(pid: Pid) -> u32 {
+    const NS_GET_OWNER_UID: libc::c_ulong = 0xb704;
+    let namespace = File::open(format!("/proc/{pid}/ns/user")).expect("open");
+    let mut owner: libc::uid_t = u32::MAX;
+    // SAFETY: the request writes one id to where the pointer points.
+    let done = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut owner) };
+    check(done).expect("owner");
+    owner
+}
+
+fn become_user(user: u32, group: u32, groups: &[u32]) {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).expect("setgroups");
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    setresgid(group, group, group).expect("setresgid");
+    setresuid(user, user, user).expect("setresuid");
+    nix::sys::prctl::set_dumpable(true).expect("dumpable");
+}
+
+fn write(pid: &str, name: &str, text: &str) {
+    fs::write(format!("/proc/{pid}/{name}"), text)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// Is there, is taken away, and sees what it saw before.
+fn member(stage: &Stage, name: &str, more: impl FnOnce(&mut Findings)) -> Outcome {
+    let before = own();
+    stage.publish(name, "");
+    stage.wait();
+    let mut found = Findings::default();
+    found.same(name, &before, &own());
+    more(&mut found);
+    found.outcome()
+}
+
+fn await_all(paths: &[PathBuf]) {
+    assert!(eventually(|| paths.iter().all(|path| path.exists())), "{paths:?}");
+}
+
+/// A user without rights makes one for himself, with a child that is in it as well.
+fn of_user(stage: &Stage) -> Outcome {
+    become_user(1234, 1235, &[1236, 27]);
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    write("self", "setgroups", "deny");
+    write("self", "gid_map", "0 1235 1");
+    write("self", "uid_map", "0 1234 1");
+    // SAFETY: these calls take numbers.
+    unsafe {
+        check(libc::prctl(libc::PR_CAPBSET_DROP, 16, 0, 0, 0)).expect("drop");
+        check(libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)).expect("secure bits");
+    }
+    let below = child(stage, "below", || {
+        member(stage, "below", |found| {
+            let parent = nix::unistd::getppid().to_string();
+            found.same("the namespace of the parent", &namespace(&parent), &namespace("self"));
+            found.must("no rights around", setgroups(&[]).is_err());
+            found.works("a host name", unshare(CloneFlags::CLONE_NEWUTS));
+            found.works("of its own", nix::unistd::sethostname("nested"));
+        })
+    });
+    member(stage, "of a user", |found| {
+        found.must("a host name of others", nix::unistd::sethostname("others").is_err());
+        found.same("below", &Ok(WaitStatus::Exited(below, 0)), &waitpid(below, None));
+    })
+}
+
+/// Nobody has a number in it.
+fn without_ids(stage: &Stage) -> Outcome {
+    become_user(77, 78, &[]);
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    member(stage, "without ids", |found| {
+        found.same("nobody", &65_534, &nix::unistd::getuid().as_raw());
+    })
+}
+
+/// Root has mapped ranges, and somebody of these is in it without rights.
+fn of_ranges(stage: &Stage) -> Outcome {
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    stage.publish("to map", "");
+    await_all(&[stage.path("mapped")]);
+    become_user(0, 0, &[9]);
+    become_user(1007, 1003, &[9, 1001]);
+    member(stage, "of ranges", |found| {
+        found.must(
+            "no right to be root",
+            setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_err(),
+        );
+    })
+}
+
+pub(crate) fn run(stage: &Stage) -> Outcome {
+    open_stage(stage);
+    let user = child(stage, "user", || of_user(stage));
+    let nobody = child(stage, "nobody", || without_ids(stage));
+    let ranges = child(stage, "ranges", || of_ranges(stage));
+    await_all(&[stage.path("to map")]);
+    let map = "0 100000 1000\n1000 300000 70000\n";
+    write(&ranges.to_string(), "gid_map", map);
+    write(&ranges.to_string(), "uid_map", map);
+    stage.publish("mapped", "");
+    await_all(&["of a user", "below", "without ids", "of ranges"].map(|name| stage.path(name)));
+    let before = own();
+    let owners = || [user, nobody, ranges].map(owner);
+    let of = owners();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("who is around", &before, &own());
+    found.same("the owners", &[1234, 77, 0], &of);
+    found.same("the owners in the end", &of, &owners());
+    found.must("apart", namespace(&user.to_string()) != namespace("self"));
+    for (what, pid) in [("user", user), ("nobody", nobody), ("ranges", ranges)] {
+        found.same(what, &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
+    }
+    found.outcome()
+}
+
+/// What is not carried.
+pub(crate) fn refused(stage: &Stage) -> Outcome {
+    let simple = |name: &'static str, flags: CloneFlags| {
+        child(stage, name, move || {
+            unshare(CloneFlags::CLONE_NEWUSER | flags).expect("unshare");
+            member(stage, name, |_| {})
+        })
+    };
+    let owning = simple("owning", CloneFlags::CLONE_NEWUTS);
+    let deeper = child(stage, "deeper", || {
+        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+        write("self", "uid_map", "0 0 1");
+        write("self", "setgroups", "deny");
+        write("self", "gid_map", "0 0 1");
+        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare again");
+        member(stage, "deeper", |_| {})
+    });
+    let threads = child(stage, "threads", || {
+        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+        std::thread::spawn(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+        member(stage, "threads", |_| {})
+    });
+    await_all(&["owning", "deeper", "threads"].map(|name| stage.path(name)));
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for pid in [owning, deeper, threads] {
+        found.same("child", &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
+    }
+    found.outcome()
+}
