@@ -71,8 +71,11 @@ impl FileKind for InetSocket {
             let waits = |socket: BorrowedFd<'_>| datagrams::waits(socket, shutdown);
             survey.out.left_behind += usize::from(with_socket(survey.held, pid, file, waits)?);
         }
-        let groups = survey.neighbours.groups();
-        socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
+        // Sockets of connections cannot be members of groups.
+        if common.family.1 != SOCK_STREAM {
+            let groups = survey.neighbours.groups();
+            socket.groups = with_socket(survey.held, pid, file, |socket| groups.of(socket))?;
+        }
         socket.opts.others = common.others;
         socket.failure = common.failure.map(|it| connections::failure(&socket, it)).transpose()?;
         let isk = InetSkEntry { id, flags: file.flags, fown, ..socket };

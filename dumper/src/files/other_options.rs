@@ -11,8 +11,9 @@ use kernel::sockets::{create, option_bytes};
 
 use super::problem::{Doing, Problem};
 
-/// Longest value among them: headers of IPv6 (`IPV6_HOPOPTS`).
+/// Longest value among them: headers of IPv6 (`IPV6_HOPOPTS`). Nearly all are short.
 const LONGEST: usize = 2048;
+const SHORT: usize = 64;
 
 /// Family, type and protocol.
 type Kind = (i32, i32, i32);
@@ -42,6 +43,14 @@ struct New {
 pub(super) struct Usual(HashMap<(Option<[u8; 8]>, Kind), New>);
 
 fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
+    let mut short = [0; SHORT];
+    match option_bytes(socket, option.level, option.number, &mut short) {
+        Ok(length) if length < SHORT => return Some(short[..length].to_vec()),
+        // It is longer than that, or cut.
+        Ok(_) => {}
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ERANGE | libc::EINVAL)) => {}
+        Err(_) => return None,
+    }
     let mut bytes = vec![0; LONGEST];
     let length = option_bytes(socket, option.level, option.number, &mut bytes).ok()?;
     bytes.truncate(length);
@@ -76,11 +85,12 @@ impl Usual {
         socket: BorrowedFd<'_>,
         kind: Kind,
     ) -> Result<Vec<SkOptEntry>, Problem> {
-        let usual = match self.0.entry((namespace(socket), kind)) {
+        let own = namespace(socket);
+        let usual = match self.0.entry((own, kind)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(of_new(kind)?),
         };
-        if namespace(socket) != usual.namespace {
+        if own != usual.namespace {
             return Err(Problem::Refused(support::sockets::OTHER_NETWORK));
         }
         Ok(usual

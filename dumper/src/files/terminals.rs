@@ -81,7 +81,7 @@ impl FileKind for OpenTerminal {
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
         let Some(known) = captured.beside.get::<Known>() else { return Ok(()) };
-        let mut infos = known.infos.clone();
+        let mut infos: Vec<_> = known.infos.values().cloned().collect();
         infos.iter_mut().for_each(|info| captured.ids.enter(info));
         writer.write_all(&names::tty_info(), &infos)?;
         writer.write_all(&names::tty_data(), &known.data)

@@ -1,6 +1,7 @@
 //! The terminals of a tree: which sides of which are in it, and their entries in the images.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use images::messages::{TtyDataEntry, TtyInfoEntry, tty_type};
@@ -26,8 +27,8 @@ const OTHERS: u32 = 2154;
 /// Pseudo-terminals with larger numbers, which CRIU does not carry.
 const LARGE_NUMBERS: u32 = 1 << 17;
 
-/// A pseudo-terminal: the device of the file system that its slave is on, if that is known, and its number.
-type Pair = (u64, u32);
+/// A pseudo-terminal: its number, and the device of the file system that its slave is on, if that is known.
+type Pair = (u32, u64);
 
 /// What is known of the terminals of a tree.
 #[derive(Debug, Default)]
@@ -42,8 +43,8 @@ pub(super) struct Known {
     slaves: BTreeMap<Pair, BTreeSet<u64>>,
     /// The job's terminal.
     outside: Option<Pair>,
-    /// The entries, each once.
-    pub(super) infos: Vec<TtyInfoEntry>,
+    /// The entries by their ids.
+    pub(super) infos: BTreeMap<u32, TtyInfoEntry>,
     /// The ids of entries by what they are of.
     ids: BTreeMap<(Side, u64, bool), u32>,
     pub(super) data: Vec<TtyDataEntry>,
@@ -84,7 +85,7 @@ impl Known {
                             Err(Problem::Gone) if !survey.frozen => None,
                             other => other?.tty_index,
                         };
-                        masters.extend(number.map(|number| (0, number)));
+                        masters.extend(number.map(|number| (number, 0)));
                     }
                     None => {}
                 }
@@ -126,10 +127,10 @@ impl Known {
         if let Some(&id) = self.ids.get(&key) {
             // By their devices alone they are not told apart.
             let instance = terminal.instance;
-            let other = self.masters.iter().find(|(of, number)| {
-                is_pty && instance != 0 && *number == terminal.number() && *of != instance
-            });
-            if other.is_none() || terminal.hung_up {
+            let mut others = self.masters_called(terminal.number());
+            let is_in_two = others.any(|(_, of)| is_pty && instance != 0 && *of != instance);
+            drop(others);
+            if !is_in_two || terminal.hung_up {
                 self.complete(id, stat);
                 return Ok(id);
             }
@@ -141,7 +142,7 @@ impl Known {
             entry.node = node(terminal, &self.views);
         }
         self.ids.insert(key, id);
-        self.infos.push(entry);
+        self.infos.insert(id, entry);
         self.complete(id, stat);
         if is_pty && self.has_master(terminal) {
             self.data.extend(data(id, terminal));
@@ -149,10 +150,14 @@ impl Known {
         Ok(id)
     }
 
+    /// The masters in the tree with this number, in whatever file system.
+    fn masters_called(&self, number: u32) -> impl Iterator<Item = &Pair> {
+        self.masters.range((number, 0)..=(number, u64::MAX))
+    }
+
     /// Fills in what only the node of a terminal tells.
     fn complete(&mut self, id: u32, stat: Option<&FileStat>) {
-        let info = self.infos.iter_mut().find(|info| info.id == id);
-        if let (Some(info), Some(stat)) = (info, stat) {
+        if let (Some(info), Some(stat)) = (self.infos.get_mut(&id), stat) {
             info.rdev = stat.st_rdev as u32;
             info.dev = Some(stat.st_dev as u32);
             (info.uid, info.gid) = (Some(stat.st_uid), Some(stat.st_gid));
@@ -172,10 +177,9 @@ impl Known {
             (Side::Line, 4) if minor < 64 => VIRTUAL << 1,
             (Side::Line, _) => SERIAL << 1,
         };
-        let is_free = |id: &u32| self.infos.iter().all(|info| info.id != *id);
+        let is_free = |id: &u32| !self.infos.contains_key(id);
         // One that has hung up may have the number of one that has not.
-        let number = terminal.number();
-        let is_others = terminal.hung_up && self.masters.iter().any(|(_, own)| *own == number);
+        let is_others = terminal.hung_up && self.masters_called(terminal.number()).next().is_some();
         Some(own)
             .filter(|_| !is_others)
             .into_iter()
@@ -192,10 +196,9 @@ impl Known {
         stat: &FileStat,
     ) -> u32 {
         let id = CURRENT << 1;
-        if self.infos.iter().all(|info| info.id != id) {
-            let mut entry = info(id, terminal, session);
-            (entry.r#type, entry.pty) = (tty_type::CTTY, None);
-            self.infos.push(entry);
+        if let Entry::Vacant(place) = self.infos.entry(id) {
+            let entry = info(id, terminal, session);
+            place.insert(TtyInfoEntry { r#type: tty_type::CTTY, pty: None, ..entry });
             self.complete(id, Some(stat));
         }
         id
@@ -203,7 +206,7 @@ impl Known {
 }
 
 const fn pair(terminal: &Terminal) -> Pair {
-    (terminal.instance, terminal.number())
+    (terminal.number(), terminal.instance)
 }
 
 /// Whether a file that tells nothing of itself looks like the master of a pseudo-terminal.
@@ -236,8 +239,8 @@ mod tests {
         let mut hung_up = terminal(Side::Slave, 136, 3, 0);
         hung_up.hung_up = true;
         assert_eq!(known.add(&hung_up, (0, 0), None).unwrap(), OTHERS + 1);
-        let ids: BTreeSet<u32> = known.infos.iter().map(|info| info.id).collect();
-        assert_eq!(ids.len(), known.infos.len());
+        assert!(known.infos.iter().all(|(id, info)| info.id == *id));
+        assert_eq!(known.infos.len(), 8);
     }
 
     #[test]
@@ -245,9 +248,9 @@ mod tests {
         let mut known = Known::default();
         let slave = terminal(Side::Slave, 136, 3, 9);
         assert!(!known.has_master(&slave));
-        known.masters.insert((9, 3));
+        known.masters.insert((3, 9));
         assert!(known.has_master(&slave));
-        known.slaves.insert((9, 3), BTreeSet::from([1, 2]));
+        known.slaves.insert((3, 9), BTreeSet::from([1, 2]));
         assert!(!known.is_held_outside(&Terminal { opens: Some(2), ..slave.clone() }));
         assert!(known.is_held_outside(&Terminal { opens: Some(3), ..slave.clone() }));
         assert!(!known.is_held_outside(&Terminal { opens: None, ..slave }));
