@@ -344,6 +344,8 @@ fn users(
     let (users, mut found) = Users::look(root, inventory, plan.files.networks(), &plan.around)?;
     let threads = tasks.values().flat_map(|task| &task.threads);
     found.extend(users.unmapped(threads.map(|thread| (thread.tid, &thread.attributes.status))));
+    let logins = tasks.iter().map(|(&pid, task)| (pid, task.attributes.login_uid));
+    found.extend(users.unmapped_logins(logins));
     unsupported::refuse(root, found)?;
     Ok(users)
 }

@@ -19,9 +19,17 @@ use support::{Refusal, Unsupported, users};
 use crate::error::Error;
 use crate::processes::is_zombie;
 
-/// What they say of themselves, by the kernel's ids.
+/// Kinds of namespaces that may belong to one.
+const OWNED: [&str; 2] = ["net", "uts"];
+
+/// What is known of them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NestedUsers(BTreeMap<u64, UsernsEntry>);
+pub(crate) struct NestedUsers {
+    /// What they say of themselves, by the kernel's ids.
+    entries: BTreeMap<u64, UsernsEntry>,
+    /// The namespaces that belong to others than the dumper's, by name and the kernel's id: the owner, and who is in it.
+    owners: BTreeMap<(&'static str, u64), (u64, HostPid)>,
+}
 
 impl NestedUsers {
     /// Looks at all of a tree whose root is in the dumper's; also tells what stands in the way of a dump.
@@ -34,15 +42,15 @@ impl NestedUsers {
         let mut found = Self::default();
         let mut refused = Vec::new();
         let Some(&ours) = around.namespaces.get("user") else { return Ok((found, refused)) };
-        let is_ours = |owner: io::Result<OwnedFd>| match owner.and_then(id) {
-            Ok(owner) => Ok(owner == ours),
+        let other = |owner: io::Result<OwnedFd>| match owner.and_then(id) {
+            Ok(owner) => Ok(Some(owner).filter(|owner| *owner != ours)),
             // One around our own, as far as anybody knows.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(None),
             Err(error) => Err(error),
         };
         let living = inventory.processes.values().filter(|process| !is_zombie(process));
         for process in living {
-            let looked = found.look_at(process, ours, inventory, around, &is_ours);
+            let looked = found.look_at(process, ours, inventory, around, &other);
             match looked {
                 Ok(more) => refused.extend(more),
                 Err(_) if !kernel::process::exists(process.pid) => {}
@@ -54,9 +62,14 @@ impl NestedUsers {
         }
         for (number, network) in networks {
             if around.namespaces.get("net") != Some(number)
-                && !is_ours(owner_of(&**network)).unwrap_or(true)
+                && let Ok(Some(owner)) = other(owner_of(&**network))
             {
-                refused.push(users::OF_NESTED.of(root, "net namespace of a socket"));
+                found.owners.entry(("net", *number)).or_insert((owner, root));
+            }
+        }
+        for ((name, _), (owner, member)) in &found.owners {
+            if !OWNED.contains(name) || !found.entries.contains_key(owner) {
+                refused.push(users::OF_NESTED.of(*member, format!("{name} namespace")));
             }
         }
         Ok((found, refused))
@@ -68,7 +81,7 @@ impl NestedUsers {
         ours: u64,
         inventory: &Inventory,
         around: &Surroundings,
-        is_ours: &dyn Fn(io::Result<OwnedFd>) -> io::Result<bool>,
+        other: &dyn Fn(io::Result<OwnedFd>) -> io::Result<Option<u64>>,
     ) -> io::Result<Vec<Unsupported>> {
         let pid = process.pid;
         let mut refused = Vec::new();
@@ -82,13 +95,13 @@ impl NestedUsers {
             // Of children that are not there yet nothing is told.
             let is_told =
                 kind == *name || std::fs::metadata(format!("/proc/{pid}/ns/{name}")).is_ok();
-            let is_nested = || process.namespaces.get("user") != Some(&ours);
-            let owned = match is_told {
-                true => !is_ours(of_process(pid, name).and_then(owner_of))?,
-                false => is_nested(),
+            let own = process.namespaces.get("user").filter(|user| **user != ours);
+            let owner = match is_told {
+                true => other(of_process(pid, name).and_then(owner_of))?,
+                false => own.copied(),
             };
-            if owned {
-                refused.push(users::OF_NESTED.of(pid, format!("{name} namespace")));
+            if let Some(owner) = owner {
+                self.owners.insert((*name, *number), (owner, pid));
             }
         }
         let Some(&user) = process.namespaces.get("user").filter(|user| **user != ours) else {
@@ -106,19 +119,26 @@ impl NestedUsers {
             refuse(users::NESTED_TABLES);
         }
         let described = entry(&Maps::of(pid)?, owner_uid(&namespace)?);
-        self.0.insert(user, UsernsEntry { nested: Some(true), ..described });
+        self.entries.insert(user, UsernsEntry { nested: Some(true), ..described });
         Ok(refused)
     }
 
-    /// What the one with this id says of itself.
-    pub(crate) fn get(&self, id: u64) -> Option<&UsernsEntry> {
-        self.0.get(&id)
+    /// What the one with this id says of itself; `numbers` are those of the tree's namespaces.
+    pub(crate) fn entry(
+        &self,
+        id: u64,
+        numbers: &BTreeMap<(&'static str, u64), u32>,
+    ) -> Option<UsernsEntry> {
+        let entry = self.entries.get(&id)?;
+        let owned = self.owners.iter().filter(|(_, (owner, _))| *owner == id);
+        let owned = owned.filter_map(|(key, _)| numbers.get(key).copied()).collect();
+        Some(UsernsEntry { owned, ..entry.clone() })
     }
 
     /// Puts the capabilities of a process in one of them where nobody takes them for such of the tree's namespace.
     pub(crate) fn set_apart(&self, process: Option<&Process>, creds: &mut CredsEntry) {
         let user = process.and_then(|process| process.namespaces.get("user"));
-        if user.is_none_or(|user| !self.0.contains_key(user)) {
+        if user.is_none_or(|user| !self.entries.contains_key(user)) {
             return;
         }
         let sets = [
@@ -157,5 +177,6 @@ pub(crate) fn entry(maps: &Maps, owner: u32) -> UsernsEntry {
         not_owned: Vec::new(),
         owner: (owner != 0).then_some(owner),
         nested: None,
+        owned: Vec::new(),
     }
 }

@@ -189,8 +189,9 @@ impl Sets {
         &self.nested_users
     }
 
-    /// Makes the user namespace, if there is to be one.
+    /// Makes the user namespace, if there is to be one, and those below.
     pub(crate) fn make_users(&mut self) -> Result<(), Error> {
+        self.nested_users.make()?;
         self.users.as_mut().map_or(Ok(()), Users::make)
     }
 
@@ -351,6 +352,11 @@ impl<'s> Made<'s> {
         given: &Given,
     ) -> Result<OwnedFd, Error> {
         let number = key.1;
+        let nested = self.sets.nested_users.inside(number);
+        if let Some(inside) = nested.filter(|_| namespace.is_new(given)) {
+            let made = inside.during(|| Ok(namespace.make(number, given)));
+            return made.map_err(Error::kernel("make a namespace in a user namespace"))?;
+        }
         let Some(users) = self.sets.users().filter(|users| users.owns(number)) else {
             return namespace.make(number, given);
         };

@@ -2,12 +2,12 @@
 //! rights that it has around them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use ids::ImagePid;
 use images::{Checkpoint, names};
 use kernel::descriptors::duplicate_from;
-use kernel::user_namespaces::{Maps, new_user_of};
+use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
 
 use crate::error::Error;
 use crate::users::maps;
@@ -18,6 +18,9 @@ pub(crate) struct NestedUsers {
     /// By their numbers: the maps, and the owner.
     described: BTreeMap<u32, (Maps, u32)>,
     of: BTreeMap<ImagePid, u32>,
+    /// By the numbers of namespaces that belong to them.
+    owned: BTreeMap<u32, u32>,
+    made: BTreeMap<u32, OwnedFd>,
 }
 
 impl NestedUsers {
@@ -36,6 +39,7 @@ impl NestedUsers {
         }
         self.described.insert(number, (maps(&entry), entry.owner.unwrap_or(0)));
         self.of.insert(pid, number);
+        self.owned.extend(entry.owned.iter().map(|owned| (*owned, number)));
         Ok(true)
     }
 
@@ -53,14 +57,32 @@ impl NestedUsers {
         self.described.keys().copied().collect()
     }
 
-    /// Makes them, with descriptors from `base` on.
-    pub(crate) fn make(&self, base: RawFd) -> Result<NestedMade, Error> {
-        let make = |(&number, (maps, owner)): (&u32, &(Maps, u32))| {
-            let made = new_user_of(maps, *owner).and_then(|made| duplicate_from(&made, base));
+    /// Makes them.
+    pub(crate) fn make(&mut self) -> Result<(), Error> {
+        for (&number, (maps, owner)) in &self.described {
             let failed = Error::kernel(format!("make user namespace {number}"));
-            Ok((number, made.map_err(failed)?))
+            self.made.insert(number, new_user_of(maps, *owner).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    /// The place in which a namespace is made that belongs to one of them.
+    pub(crate) fn inside(&self, owned: u32) -> Option<Inside<'_>> {
+        let number = self.owned.get(&owned)?;
+        let (maps, _) = self.described.get(number)?;
+        // Who has no number in it stays who he is.
+        let first = |ranges: &[Range]| ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX);
+        let user = self.made.get(number)?.as_fd();
+        Some(Inside { user, ids: (first(&maps.users), first(&maps.groups)), before: &[] })
+    }
+
+    /// Those that have been made, with descriptors from `base` on.
+    pub(crate) fn keep(&self, base: RawFd) -> Result<NestedMade, Error> {
+        let keep = |(&number, made): (&u32, &OwnedFd)| {
+            let kept = duplicate_from(made, base).map_err(Error::kernel("duplicate a descriptor"));
+            Ok((number, kept?))
         };
-        let made = self.described.iter().map(make).collect::<Result<BTreeMap<_, _>, Error>>()?;
+        let made = self.made.iter().map(keep).collect::<Result<BTreeMap<_, _>, Error>>()?;
         Ok(NestedMade { of: self.of.clone(), made })
     }
 }

@@ -174,7 +174,7 @@ pub fn restore(
     let of = (&checkpoint, &plan);
     let (forked, spare_memory) = forked(of, &host);
     let machine = (&host, &forked);
-    let nested_users = sets.nested_users().make(base)?;
+    let nested_users = sets.nested_users().keep(base)?;
     let with = (&turns, &nested_users);
     let prepared = prepared(of, machine, with, &mut files, &shared, &helpers, park_signal)?;
 

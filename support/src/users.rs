@@ -12,7 +12,8 @@ pub const NESTED: Refusal = Refusal::fixed(
 
 /// A namespace that belongs to a user namespace below that of the root of the tree.
 pub const OF_NESTED: Refusal = Refusal::fixed(
-    "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet",
+    "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet \
+     but for those of networks and names",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
 );

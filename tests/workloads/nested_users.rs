@@ -94,6 +94,29 @@ fn without_ids(stage: &Stage) -> Outcome {
     })
 }
 
+/// With a network and a host name of its own.
+fn owning(stage: &Stage) -> Outcome {
+    become_user(1234, 1235, &[]);
+    let others = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
+    unshare(CloneFlags::CLONE_NEWUSER | others).expect("unshare");
+    let host_name = || nix::unistd::sethostname("of a sandbox");
+    host_name().expect("host name");
+    let up = "/proc/sys/net/ipv4/ip_default_ttl";
+    let before = fs::read(up).ok();
+    member(stage, "owning", |found| {
+        let name = nix::sys::utsname::uname().expect("uname").nodename().to_owned();
+        found.same("host name", &std::ffi::OsString::from("of a sandbox"), &name);
+        found.works("another host name", host_name());
+        found.same("a setting", &before, &fs::read(up).ok());
+        // SAFETY: the call takes numbers.
+        let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 1) };
+        found.must("a raw socket", raw >= 0);
+        for name in ["net", "uts"] {
+            found.must(name, crate::users::is_owned(name));
+        }
+    })
+}
+
 /// Root has mapped ranges, and somebody of these is in it without rights.
 fn of_ranges(stage: &Stage) -> Outcome {
     unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
@@ -114,12 +137,15 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let user = child(stage, "user", || of_user(stage));
     let nobody = child(stage, "nobody", || without_ids(stage));
     let ranges = child(stage, "ranges", || of_ranges(stage));
+    let with = child(stage, "with", || owning(stage));
     await_all(&[stage.path("to map")]);
     let map = "0 100000 1000\n1000 300000 70000\n";
     write(&ranges.to_string(), "gid_map", map);
     write(&ranges.to_string(), "uid_map", map);
     stage.publish("mapped", "");
-    await_all(&["of a user", "below", "without ids", "of ranges"].map(|name| stage.path(name)));
+    await_all(
+        &["of a user", "below", "without ids", "of ranges", "owning"].map(|name| stage.path(name)),
+    );
     let before = own();
     let owners = || [user, nobody, ranges].map(owner);
     let of = owners();
@@ -129,7 +155,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("the owners", &[1234, 77, 0], &of);
     found.same("the owners in the end", &of, &owners());
     found.must("apart", namespace(&user.to_string()) != namespace("self"));
-    for (what, pid) in [("user", user), ("nobody", nobody), ("ranges", ranges)] {
+    for (what, pid) in [("user", user), ("nobody", nobody), ("ranges", ranges), ("with", with)] {
         found.same(what, &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
     }
     found.outcome()
@@ -143,7 +169,7 @@ pub(crate) fn refused(stage: &Stage) -> Outcome {
             member(stage, name, |_| {})
         })
     };
-    let owning = simple("owning", CloneFlags::CLONE_NEWUTS);
+    let owning = simple("owning", CloneFlags::CLONE_NEWIPC);
     let deeper = child(stage, "deeper", || {
         unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
         write("self", "uid_map", "0 0 1");

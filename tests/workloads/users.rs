@@ -112,7 +112,7 @@ fn number(file: &File) -> u64 {
 }
 
 /// Whether the namespace of a kind belongs to the user namespace of the calling process.
-fn is_owned(name: &str) -> bool {
+pub(crate) fn is_owned(name: &str) -> bool {
     use std::os::fd::FromRawFd;
     const NS_GET_USERNS: libc::c_ulong = 0xb701;
     let namespace = File::open(format!("/proc/self/ns/{name}")).expect("open");

@@ -13,7 +13,7 @@ struct User(UsernsEntry);
 /// Describes the one that all of the tree are in, or one below.
 #[allow(clippy::unnecessary_wraps, reason = "other kinds can fail")]
 pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Error> {
-    let nested = namespace.users.nested.get(namespace.id).cloned();
+    let nested = namespace.users.nested.entry(namespace.id, namespace.numbers);
     Ok(Box::new(User(nested.unwrap_or_else(|| namespace.users.entry(namespace.numbers)))))
 }
 

@@ -107,6 +107,9 @@ pub struct UsernsEntry {
     /// [`super::CredsEntry::cap_nested`].
     #[prost(bool, optional, tag = "1004")]
     pub nested: Option<bool>,
+    /// Extension: the numbers of those namespaces of the tree that belong to it, of one that is nested.
+    #[prost(uint32, repeated, packed = "false", tag = "1005")]
+    pub owned: Vec<u32>,
 }
 
 /// A range of ids.
