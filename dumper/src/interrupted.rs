@@ -24,13 +24,14 @@ use crate::tasks::TaskCapture;
 /// `EINTR` in the images.
 pub(crate) fn name_calls(tasks: &mut BTreeMap<HostPid, TaskCapture>) {
     let threads = tasks.values_mut().flat_map(|task| &mut task.threads);
-    let mut continued = threads
+    let continued: Vec<_> = threads
         .filter(|thread| thread.continues != 0 && thread.registers().in_continued_call())
-        .peekable();
-    if continued.peek().is_none() {
+        .collect();
+    if continued.is_empty() {
         return;
     }
-    let functions = kernel::symbols::functions(&CONTINUING).unwrap_or_else(|error| {
+    let addresses = continued.iter().map(|thread| thread.continues).collect();
+    let functions = kernel::symbols::functions(&CONTINUING, addresses).unwrap_or_else(|error| {
         tracing::info!(%error, "waits that were continued will say EINTR after a restore");
         BTreeMap::new()
     });
