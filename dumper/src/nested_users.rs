@@ -1,4 +1,4 @@
-//! User namespaces below that of the tree's root, where that is in the dumper's.
+//! User namespaces below that of the tree's root, where that is in the dumper's, or in one without a pid namespace.
 //!
 //! A process in one is dumped as any other, with the ids that it has around it; what is its own is which capabilities it has in there.
 //! A restore makes it where it has all rights, and it enters its namespace last of all.
@@ -32,7 +32,7 @@ pub(crate) struct NestedUsers {
 }
 
 impl NestedUsers {
-    /// Looks at all of a tree whose root is in the dumper's; also tells what stands in the way of a dump.
+    /// Looks at all of a tree; also tells what stands in the way of a dump.
     pub(crate) fn look(
         root: HostPid,
         inventory: &Inventory,

@@ -2,7 +2,7 @@
 //! belong to it.
 //!
 //! All of the tree are in it, and it is a child of the dumper's; what is otherwise is refused before the freeze. Where the root of the
-//! tree is in the dumper's, others may be below ([`crate::nested_users`]).
+//! tree is in the dumper's, or has no pid namespace of its own, they are below that ([`crate::nested_users`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -44,7 +44,11 @@ impl Users {
         networks: &BTreeMap<u64, Arc<OwnedFd>>,
         around: &Surroundings,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
-        let of_root = inventory.processes.get(&root).and_then(|it| it.namespaces.get("user"));
+        let of_root = inventory.processes.get(&root);
+        // Where the numbers of its processes are those of around, its root is none that others would be born from.
+        let of_root = of_root
+            .filter(|root| root.namespaces.get("pid") != around.namespaces.get("pid"))
+            .and_then(|root| root.namespaces.get("user"));
         let Some(&user) = of_root.filter(|id| around.namespaces.get("user") != Some(*id)) else {
             let (nested, refused) = NestedUsers::look(root, inventory, networks, around)?;
             return Ok((Self { nested, ..Self::default() }, refused));
@@ -70,10 +74,6 @@ impl Users {
         let mut refused: Vec<Unsupported> =
             below.map(|process| users::NESTED.of(process.pid, "user namespace")).collect();
         let own = &around.namespaces;
-        let has_pids = |it: &collector::Process| it.namespaces.get("pid") != own.get("pid");
-        if !inventory.processes.get(&root).is_some_and(has_pids) {
-            refused.push(users::WITHOUT_PIDS.of(root, "user namespace"));
-        }
         for (&(name, number), &(member, socket)) in &others(root, inventory, networks, own) {
             let owner = match socket {
                 Some(namespace) => owner_of(&**namespace),

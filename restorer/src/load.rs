@@ -38,6 +38,7 @@ use crate::files::{FileImages, FileMemory};
 use crate::levels::{Levels, Member};
 use crate::locks::Locks;
 use crate::namespaces::Sets;
+use crate::nested_users::is_nested;
 use crate::run::Run;
 use crate::users::Users;
 
@@ -264,8 +265,8 @@ fn users(read: &images::Checkpoint) -> Result<Option<Users>, Error> {
     let own = read.images.inventory().root_ids.as_ref().and_then(|ids| ids.user_ns_id);
     let of_root = read.processes.first().and_then(|it| it.body.as_ref()?.ids.user_ns_id);
     match of_root.filter(|_| own.is_some() && of_root != own) {
-        Some(number) => Users::load(read, number).map(Some),
-        None => Ok(None),
+        Some(number) if !is_nested(read, number)? => Users::load(read, number).map(Some),
+        _ => Ok(None),
     }
 }
 

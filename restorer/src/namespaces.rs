@@ -138,7 +138,7 @@ impl Sets {
                 return Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))));
             }
             let user = other(ids.user_ns_id, own.user_ns_id);
-            let is_nested = match user.filter(|_| sets.users.is_none() && nth != 0) {
+            let is_nested = match user.filter(|_| sets.users.is_none()) {
                 Some(number) => sets.nested_users.add(checkpoint, pid, number)?,
                 None => false,
             };

@@ -5,12 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use ids::ImagePid;
+use images::messages::UsernsEntry;
 use images::{Checkpoint, names};
 use kernel::descriptors::duplicate_from;
 use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
 
 use crate::error::Error;
 use crate::users::maps;
+
+fn entry(checkpoint: &Checkpoint, number: u32) -> Result<UsernsEntry, Error> {
+    let image = names::userns(number);
+    let missing = || images::Error::Missing { name: image.name().into() };
+    Ok(checkpoint.images.read_one(&image)?.ok_or_else(missing)?)
+}
+
+/// Whether the one with this number is such a one, which the tree's root may be in as well.
+pub(crate) fn is_nested(checkpoint: &Checkpoint, number: u32) -> Result<bool, Error> {
+    Ok(entry(checkpoint, number)?.nested == Some(true))
+}
 
 /// What the images say of them.
 #[derive(Debug, Default)]
@@ -31,9 +43,7 @@ impl NestedUsers {
         pid: ImagePid,
         number: u32,
     ) -> Result<bool, Error> {
-        let image = names::userns(number);
-        let missing = || images::Error::Missing { name: image.name().into() };
-        let entry = checkpoint.images.read_one(&image)?.ok_or_else(missing)?;
+        let entry = entry(checkpoint, number)?;
         if entry.nested != Some(true) {
             return Ok(false);
         }

@@ -279,10 +279,7 @@ pub(crate) fn nested(stage: &Stage) -> Outcome {
 
 /// In the pid namespace of outside.
 pub(crate) fn without_pids(stage: &Stage) -> Outcome {
-    inside(stage, CloneFlags::empty(), false, || {
-        stage.ready_then_wait();
-        Ok(())
-    })
+    inside(stage, CloneFlags::empty(), false, || tree(stage, &[], true, |_| {}))
 }
 
 /// With all kinds of namespaces but for mounts.

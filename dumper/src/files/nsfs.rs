@@ -37,10 +37,17 @@ impl FileKind for Namespace {
         let Some((ns_cflag, own)) = flag(name).zip(own_number(name)) else { return Err(elsewhere) };
         let mut living = survey.inventory.processes.values().filter(|it| !is_zombie(it));
         let is_in = |process: &Process| process.namespaces.get(name) == Some(&u64::from(id));
+        let pids = own_link("pid").doing("compare with our own")?;
+        let has_pids = |process: &Process| {
+            let number = process.namespaces.get("pid");
+            number.is_some_and(|number| format!("pid:[{number}]") != pids.to_string_lossy())
+        };
         let ns_id = if own_link(name).doing("compare with our own")? == file.target {
             own
-        } else if living.clone().any(is_in) && (name != "user" || living.all(is_in)) {
-            // One of users that not all are in is entered last of all.
+        } else if living.clone().any(is_in)
+            && (name != "user" || living.all(|it| is_in(it) && has_pids(it)))
+        {
+            // One of users that not all are in, or that has no pids, is entered last of all.
             // Its number in the images is known in the end.
             id
         } else {
