@@ -28,6 +28,7 @@ use crate::infect;
 use crate::inject::Bits;
 use crate::kobj_ids;
 use crate::look;
+use crate::mapped_locks;
 use crate::memory::{self, Pages};
 use crate::namespaces::Namespaces;
 use crate::numbers::Numbers;
@@ -117,6 +118,8 @@ pub(crate) struct TreeState {
     pub(crate) aio: aio::Contexts,
     /// What of it is System V's.
     pub(crate) system_v: sysv::Segments,
+    /// Locks that mappings alone keep.
+    pub(crate) kept_locks: mapped_locks::Kept,
     pub(crate) pages_scanned: u64,
     /// Somebody had frozen the control group that has stopped it.
     pub(crate) paused: bool,
@@ -254,6 +257,7 @@ fn read(
         segments: memory.segments,
         aio,
         system_v,
+        kept_locks: std::mem::take(&mut plan.kept_locks),
         pages_scanned: memory.scanned,
         paused: frozen.was_paused(),
     })

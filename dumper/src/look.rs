@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) files: files::Plan,
     pub(crate) sharing: sharing::Known,
     pub(crate) entered: entered::Known,
+    /// Locks that mappings alone keep.
+    pub(crate) kept_locks: mapped_locks::Kept,
 }
 
 /// What looks.
@@ -167,7 +169,8 @@ impl<'a> Looker<'a> {
         found.extend(unsupported::of_cgroups(self.options, &inventory));
         found.extend(crate::cgroups::of_options(self.options));
         found.extend(room::find(root, &inventory));
-        found.extend(mapped_locks::find(&inventory));
+        let (kept_locks, refused) = mapped_locks::find(&inventory);
+        found.extend(refused);
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
@@ -220,7 +223,10 @@ impl<'a> Looker<'a> {
             found.push(support::networks::OF_USER.of(root, "network namespace"));
         }
         inventory.refer_to_this();
-        Ok((Seen { inventory, task_states, numbers, views, files, sharing, entered }, found))
+        Ok((
+            Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks },
+            found,
+        ))
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn encode(mapping: &Mapping, object: u64, huge: Option<u32>) -> Optio
         lock_on_fault: on_fault.then_some(true),
         sealed: has(VmFlags::SEALED).then_some(true),
         protection_key: (mapping.protection_key != 0).then_some(mapping.protection_key),
+        flock: None,
     })
 }
 

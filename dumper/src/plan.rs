@@ -21,6 +21,7 @@ use crate::files;
 use crate::inject::{Bits, GadgetFinder, Gadgets, ParasiteReport};
 use crate::later::Later;
 use crate::look::{self, Looker, Seen};
+use crate::mapped_locks;
 use crate::memory::{self, FrozenPages, PlannedMemory, PreCopy};
 use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
@@ -97,6 +98,8 @@ pub(crate) struct Plan {
     /// What is known of who else holds what the tree does.
     pub(crate) sharing: sharing::Known,
     pub(crate) entered: entered::Known,
+    /// Locks that mappings alone keep.
+    pub(crate) kept_locks: mapped_locks::Kept,
     pub(crate) finder: GadgetFinder,
     /// Code to lean on, by process, of those that have to be asked.
     pub(crate) gadgets: BTreeMap<HostPid, Gadgets>,
@@ -132,7 +135,7 @@ impl Plan {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
-        let Seen { inventory, task_states, numbers, views, files, sharing, entered } =
+        let Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks } =
             looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
@@ -167,8 +170,9 @@ impl Plan {
         pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let seen = Seen { inventory, task_states, numbers, views, files, sharing, entered };
-        let Seen { inventory, task_states, numbers, views, files, sharing, entered } =
+        let seen =
+            Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks };
+        let Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks } =
             if pre_copy.is_empty() {
                 seen
             } else {
@@ -197,6 +201,7 @@ impl Plan {
             files,
             sharing,
             entered,
+            kept_locks,
             finder,
             gadgets,
             memory,

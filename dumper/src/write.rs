@@ -326,7 +326,8 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         let Some(entry) = mappings::encode(mapping, object, huge) else { continue };
         let of_kind = if mapping.kind.is_of_file() { mapping_status(mapping) } else { 0 };
         let status = entry.status | of_kind;
-        vmas.push(VmaEntry { status, ..entry });
+        let flock = state.kept_locks.of(pid, mapping);
+        vmas.push(VmaEntry { status, flock, ..entry });
         policies.extend(mapping.policy.map(|policy| MappingPolicyEntry {
             start: mapping.start,
             end: mapping.end,

@@ -161,6 +161,16 @@ pub fn set_lease(number: RawFd, lease: i32) -> io::Result<()> {
     answer(unsafe { libc::fcntl(number, libc::F_SETLEASE, lease) }).map(drop)
 }
 
+/// Takes a lock (flock) on the open file behind `number` of our table, without waiting: `F_RDLCK` or `F_WRLCK`.
+///
+/// # Errors
+/// When others have one that does not go with it (`EAGAIN`).
+pub fn take_flock(number: RawFd, access: i32) -> io::Result<()> {
+    let how = if access == libc::F_WRLCK { libc::LOCK_EX } else { libc::LOCK_SH };
+    // SAFETY: takes two integers; a number that is not open is an answer.
+    answer(unsafe { libc::flock(number, how | libc::LOCK_NB) }).map(drop)
+}
+
 /// The capacity of a pipe.
 ///
 /// # Errors

@@ -35,6 +35,7 @@ mod huge_pages;
 mod inherited_values;
 mod ipc_owner;
 mod joined;
+mod kept_locks;
 pub mod layout;
 mod levels;
 mod load;

@@ -4,6 +4,8 @@
 //!
 //! - locks when everything else is done ([`crate::finish`]), since a process loses its POSIX locks on a file as
 //!   soon as it closes any descriptor of that file, as the restore does;
+//! - a lock that nothing but a mapping keeps before that, by the descriptor that the file is mapped by (`kept_locks.rs`):
+//!   the task has it from its birth;
 //! - leases when its descriptors are in place (`files/leases.rs`): before the owner of the file is set, which a
 //!   lease would change, and before credentials are given away, which a lease asks for.
 //!

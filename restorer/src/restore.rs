@@ -30,6 +30,7 @@ use crate::forked::Layout;
 use crate::holder::{self, Side, Stage, started};
 use crate::host::Host;
 use crate::inherited_values;
+use crate::kept_locks::KeptByMapping;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
 use crate::mapped;
 use crate::namespaces;
@@ -559,6 +560,7 @@ fn prepared(
                 (park_signal, helper),
                 (forked, index),
             )?,
+            kept_locks: kept_locks(process.pid, body, &descriptors)?,
             cwd: files.working_directory(body.fs.cwd_id)?,
             root: files.root_directory(body.fs.root_id)?,
         }));
@@ -574,6 +576,20 @@ fn mapped(body: &Body, files: &mut OpenFiles) -> Result<BTreeMap<(u32, u32), Raw
     }
     let open = |((id, flags), needs)| Ok(((id, flags), files.mapped(id, flags, needs)?));
     wanted.into_iter().map(open).collect()
+}
+
+/// The locks that nothing but mappings of a process keep.
+fn kept_locks(
+    pid: ImagePid,
+    body: &Body,
+    descriptors: &Descriptors,
+) -> Result<Vec<KeptByMapping>, Error> {
+    let kept = body.mappings.iter().filter_map(|mapping| {
+        let id = u32::try_from(mapping.vma.shmid).ok().filter(|_| mapping.kind.is_of_file())?;
+        let fd = descriptors.mapped.get(&(id, mapped::open_flags(mapping)))?;
+        KeptByMapping::of(pid, &mapping.vma, *fd)
+    });
+    kept.collect()
 }
 
 /// Builds the tree up to the point where every thread is parked in its new process. What is open here is

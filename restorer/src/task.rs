@@ -35,6 +35,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{Directory, InstallTask, Member, OpenFiles};
 use crate::forked::TaskMemory;
+use crate::kept_locks::{self, KeptByMapping};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
 use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
@@ -70,6 +71,7 @@ pub(crate) struct BuildContext<'a> {
 pub(crate) struct PreparedTask {
     pub(crate) region: Region,
     pub(crate) memory: TaskMemory,
+    pub(crate) kept_locks: Vec<KeptByMapping>,
     pub(crate) cwd: Directory,
     pub(crate) root: RawFd,
 }
@@ -319,6 +321,7 @@ impl BuildContext<'_> {
         place: &PreparedTask,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
+        kept_locks::take(process.pid, &place.kept_locks)?;
         self.descriptors(task, process, body)?;
         proc_values::set(process, &self.namespaces.ids())?;
         // Paths lead somewhere else afterwards, for all who share them.

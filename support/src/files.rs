@@ -178,7 +178,7 @@ pub const WATCHED_DELETED: Refusal = Refusal::fixed(
 
 /// A lock that is held by what a mapping keeps of an open file whose descriptors have been closed.
 pub const LOCK_OF_MAPPING: Refusal = Refusal::fixed(
-    "a lock is held on its file, of which the descriptor has been closed: no program could take it so again",
+    "a lock is held on its file, of which the descriptor has been closed",
     "have the program unmap it before the dump, or the program keep the descriptor by which it took the lock",
 );
 

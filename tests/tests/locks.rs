@@ -81,6 +81,28 @@ fn a_lease_on_a_file_that_another_has_open() {
     taken_meanwhile("lease");
 }
 
+/// As above, of a lock that nothing but a mapping keeps.
+#[test]
+fn a_flock_of_a_mapping_that_another_has() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("locks_of_mapping_alone", scratch.path("work"));
+    let images = scratch.path("images");
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    let file = contended(&workload);
+    take(&file, "flock");
+    let refused = Engine::Stasis.restore(&images, Dump::ENDING);
+    assert!(!refused.success, "restored with a lock that another has");
+    for word in ["exclusive flock of mapping", &format!("process {} (", std::process::id())] {
+        assert!(refused.stderr.contains(word), "{word}: {}", refused.stderr);
+    }
+    machine.await_no_children();
+    drop(file);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    workload.check().expect("the program's own check");
+}
+
 /// Locks of others that go together with the tree's are no obstacle.
 #[test]
 fn a_shared_lock_that_others_have_too() {

@@ -317,8 +317,8 @@ fn a_lease_on_a_deleted_file() {
 
 /// The lock would be lost, and nobody would be told.
 #[test]
-fn a_lock_that_a_mapping_alone_holds() {
-    refused_as("locks_of_mapping", &["a lock is held on its file", "keep the descriptor"]);
+fn a_lock_of_ranges_that_a_mapping_alone_holds() {
+    refused_as("locks_of_mapping_by_range", &["a lock is held on its file", "keep the descriptor"]);
 }
 
 /// What eBPF would tell, and `/proc` as well.

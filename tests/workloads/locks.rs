@@ -10,6 +10,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::files::fcntl;
+use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage, check};
 
 /// A file of its own, with something in it.
@@ -231,21 +232,70 @@ pub(crate) fn deleted_lease(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// A lock on a file of which nothing but a mapping is left.
+/// Locks on files of which nothing but mappings is left: exclusive by a private one and by a shared one that is in two pieces, and
+/// for all to read.
 pub(crate) fn of_mapping(stage: &Stage) -> Outcome {
+    let ways = [
+        ("private", libc::LOCK_EX, libc::MAP_PRIVATE, libc::PROT_READ),
+        ("shared", libc::LOCK_EX, libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE),
+        ("readers", libc::LOCK_SH, libc::MAP_SHARED, libc::PROT_READ),
+    ];
+    let mapped = ways.map(|(name, how, sharing, access)| {
+        let file = create(&stage.path(name));
+        file.set_len(3 * 4096).expect("set_len");
+        flock(&file, how);
+        let region = Region::map(3 * 4096, access, sharing, Some((&file, 0)));
+        let middle = (region.addr() + 4096) as *mut u8;
+        Region::at(middle, 4096).protect(libc::PROT_NONE).expect("mprotect");
+        region
+    });
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for ((name, how, ..), region) in ways.into_iter().zip(mapped) {
+        let file = File::open(stage.path(name)).expect("open");
+        let attempt = |how: i32| {
+            // SAFETY: takes integers.
+            let answer = check(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) });
+            flock(&file, libc::LOCK_UN);
+            answer.is_ok()
+        };
+        found.must(
+            &format!("{name}: mapping"),
+            Region::at(region.addr() as *mut u8, 200).bytes() == [7; 200],
+        );
+        found.must(&format!("{name}: nobody may write"), !attempt(libc::LOCK_EX));
+        let may_read = how == libc::LOCK_SH;
+        found.must(&format!("{name}: who may read"), attempt(libc::LOCK_SH) == may_read);
+        region.unmap().expect("munmap");
+        found.must(&format!("{name}: unlocked with its mapping"), attempt(libc::LOCK_EX));
+    }
+    found.outcome()
+}
+
+/// A lock of an open file (OFD) of which nothing but a mapping is left.
+pub(crate) fn of_mapping_by_range(stage: &Stage) -> Outcome {
     let path = stage.path("mapped");
     let file = create(&path);
-    flock(&file, libc::LOCK_EX);
-    let read = libc::PROT_READ;
-    let mapped = crate::memory::Region::map(200, read, libc::MAP_PRIVATE, Some((&file, 0)));
+    range(&file, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 0).expect("lock");
+    let mapped = Region::map(200, libc::PROT_READ, libc::MAP_PRIVATE, Some((&file, 0)));
     drop(file);
     stage.ready_then_wait();
     let mut found = Findings::default();
-    let again = File::open(&path).expect("open");
-    // SAFETY: takes integers.
-    let taken = check(unsafe { libc::flock(again.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) });
-    found.must("it is locked still", taken.is_err());
     found.must("mapping", mapped.bytes()[0] == 7);
+    found.outcome()
+}
+
+/// A lock that a mapping keeps, on a file that others may want to lock.
+pub(crate) fn of_mapping_alone(stage: &Stage) -> Outcome {
+    let path = stage.path("contended");
+    let file = create(&path);
+    flock(&file, libc::LOCK_EX);
+    let region = Region::map(200, libc::PROT_READ, libc::MAP_SHARED, Some((&file, 0)));
+    drop(file);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.must("mapping", region.bytes() == [7; 200]);
+    found.must("locked", File::open(path).expect("open").try_lock().is_err());
     found.outcome()
 }
 

@@ -139,6 +139,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("locks_breaking", locks::breaking),
     ("locks_deleted_lease", locks::deleted_lease),
     ("locks_of_mapping", locks::of_mapping),
+    ("locks_of_mapping_alone", locks::of_mapping_alone),
+    ("locks_of_mapping_by_range", locks::of_mapping_by_range),
     ("locks_one", locks::one),
     ("locks_plain", locks::plain),
     ("many_connections", many::connections::run),

@@ -199,6 +199,9 @@ pub struct VmaEntry {
     /// Extension: the protection key that it was given (`pkey_mprotect`).
     #[prost(uint32, optional, tag = "1012")]
     pub protection_key: Option<u32>,
+    /// Extension: the lock (flock) that the open file it was made of has, of which no descriptor is left: `F_RDLCK` or `F_WRLCK`.
+    #[prost(uint32, optional, tag = "1013")]
+    pub flock: Option<u32>,
 }
 
 /// Where flags of mappings, memfds and segments have the size of huge pages: two to the power of that.
