@@ -22,6 +22,7 @@ mod file_cache;
 mod file_kind;
 mod file_reference;
 mod held;
+mod held_memfd;
 mod identity;
 mod in_flight;
 mod in_networks;

@@ -1,7 +1,7 @@
 //! What is learned of the target while it runs and still holds when it is frozen.
 //!
 //! Holding a descriptor of the target's file keeps the file open for the time of the dump: only
-//! sockets and pipes are held, whose contents are read in the frozen moment.
+//! sockets, pipes and memfds are held, whose contents are read in the frozen moment.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,6 +11,7 @@ use collector::OpenFile;
 use ids::HostPid;
 use kernel::pidfd::PidFd;
 
+use super::held_memfd::HeldMemfd;
 use super::networks::Networks;
 use super::other_options::Usual;
 use super::paths::{Key, Paths};
@@ -25,6 +26,8 @@ pub(super) struct HeldFiles {
     pidfds: HashMap<HostPid, PidFd>,
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
+    /// By device and inode.
+    pub(super) memfds: HashMap<(u64, u64), HeldMemfd>,
     pub(super) usual: Usual,
     pub(super) watched: Watched,
     pub(super) networks: Networks,

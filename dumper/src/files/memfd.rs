@@ -8,9 +8,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
 use ids::HostPid;
@@ -19,17 +18,15 @@ use images::messages::{
 };
 use images::{ImageWriter, MappingKind, names};
 use kernel::descriptors::seals;
-use kernel::huge_pages::HUGE_SHIFT;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 
 use super::Captured;
 use super::beside::Part;
 use super::file_kind::FileKind;
+use super::held_memfd::{HeldMemfd, changed};
 use super::open_memory::NAMELESS;
 use super::owners;
-use super::paths::{attributes, file_flags};
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
 use crate::segment::{Key, Segment};
@@ -88,21 +85,23 @@ impl FileKind for Memfd {
         if file.flags & libc::O_PATH.cast_unsigned() != 0 {
             return Err(Problem::Refused(support::files::MEMFD_HANDLE));
         }
-        let fd = survey.held.borrow(pid, file.fd)?;
-        if file.target == NAMELESS {
-            if !is_the_kernels(&fd)? {
+        let key = (file.device, file.inode);
+        if !survey.held.memfds.contains_key(&key) {
+            let fd = survey.held.borrow(pid, file.fd)?;
+            // A file of that name that was deleted from the root directory.
+            let is_nameless = file.target == NAMELESS;
+            if is_nameless && !is_the_kernels(&fd)? || seals(&fd).is_err() {
                 return survey.path_file(pid, file, entry);
             }
-            // One that is on its way in a message.
-            let key = (file.device, file.inode);
-            if !survey.memory.contains(&key) && survey.maps_memory(key) {
-                return Err(Problem::Refused(support::files::MEMORY_BEHIND_A_DESCRIPTOR));
-            }
+            survey.hold_memfd(key, &fd)?;
         }
-        // A file of that name that was deleted from the root directory.
-        let Ok(seals) = seals(&fd) else { return survey.path_file(pid, file, entry) };
+        // One that is on its way in a message.
+        let is_open = file.target != NAMELESS || survey.memory.contains(&key);
+        if !is_open && survey.maps_memory(key) {
+            return Err(Problem::Refused(support::files::MEMORY_BEHIND_A_DESCRIPTOR));
+        }
         let fown = survey.owner(pid, file)?;
-        let inode_id = survey.memfd(pid, &fd, seals, name(&file.target))?;
+        let inode_id = survey.memfd(pid, key, name(&file.target))?;
         let memfd =
             MemfdFileEntry { id: entry.id, flags: file.flags, pos: file.position, fown, inode_id };
         Ok(FileEntry { r#type: fd_type::MEMFD, memfd: Some(memfd), ..entry })
@@ -129,10 +128,15 @@ impl FileKind for Memfd {
     ) -> Result<FileEntry, Problem> {
         let file = File::open(format!("/proc/{pid}/{link}")).doing("open")?.into();
         // A file of that name that was deleted from the root directory.
-        let Ok(seals) = seals(&file) else {
+        if seals(&file).is_err() {
             return Err(Problem::Refused(support::files::NAMED_LIKE_A_MEMFD));
-        };
-        let inode_id = survey.memfd(pid, &file, seals, name(called))?;
+        }
+        let stat = fstat(&file).doing("stat")?;
+        let key = (stat.st_dev, stat.st_ino);
+        if !survey.held.memfds.contains_key(&key) {
+            survey.hold_memfd(key, &file)?;
+        }
+        let inode_id = survey.memfd(pid, key, name(called))?;
         let memfd = MemfdFileEntry {
             id: entry.id,
             flags: libc::O_RDWR.cast_unsigned(),
@@ -170,14 +174,6 @@ fn is_the_kernels(fd: &OwnedFd) -> Result<bool, Problem> {
     Ok(device(fd)? == device(&memfd)?)
 }
 
-/// If a memfd is in huge pages, the flags of `memfd_create` that it was made with for that.
-fn huge_pages(fd: &OwnedFd) -> Result<Option<u32>, Problem> {
-    let system = fstatfs(fd).doing("find the file system of")?;
-    let size = u64::try_from(system.block_size()).unwrap_or(0);
-    let is_huge = system.filesystem_type() == HUGETLBFS_MAGIC && size.is_power_of_two();
-    Ok(is_huge.then(|| libc::MFD_HUGETLB | size.trailing_zeros() << HUGE_SHIFT))
-}
-
 /// The name that a memfd was given, by its link text or the name of its mapping.
 fn name(target: &OsStr) -> Option<&[u8]> {
     target.as_bytes().strip_prefix(PREFIX)?.strip_suffix(DELETED)
@@ -192,21 +188,36 @@ impl Survey<'_> {
         })
     }
 
-    /// The number of the memfd behind a descriptor of ours, which is looked at when it is met first. It has a name, if it is
+    /// Opens a memfd, and keeps it for the frozen moment; `fd` is one of its open files.
+    fn hold_memfd(&mut self, key: (u64, u64), fd: &OwnedFd) -> Result<(), Problem> {
+        let held = HeldMemfd::new(fd)?;
+        // The target runs: the number may be another file's by now.
+        if held.key != key {
+            return Err(Problem::Gone);
+        }
+        self.held.memfds.insert(key, held);
+        Ok(())
+    }
+
+    /// The number of a memfd that is held, which is looked at when it is met first. It has a name, if it is
     /// not shared anonymous memory.
     fn memfd(
         &mut self,
         pid: HostPid,
-        fd: &OwnedFd,
-        seals: u32,
+        key: (u64, u64),
         name: Option<&[u8]>,
     ) -> Result<u32, Problem> {
-        let stat = fstat(fd).doing("stat")?;
-        let key = (stat.st_dev, stat.st_ino);
         if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {
             return Ok(known.entry.shmid);
         }
-        let huge = huge_pages(fd)?;
+        let held = self.held.memfds.get_mut(&key).ok_or(Problem::Gone)?;
+        let stat = fstat(&held.file).doing("stat")?;
+        let seals = seals(&held.file).doing("get the seals of")?;
+        if changed(&stat) != held.changed || !held.is_settled {
+            *held = HeldMemfd::new(&held.file.try_clone().doing("duplicate")?.into())?;
+        }
+        let HeldMemfd { huge, flags, .. } = *held;
+        let attributes = held.attributes.clone();
         let like_none = if huge.is_some() { b"/anon_hugepage" } else { IN_IMAGES };
         if name == Some(like_none) {
             return Err(Problem::Refused(support::files::MEMFD_NAME));
@@ -215,14 +226,13 @@ impl Survey<'_> {
         let bytes = stat.st_size.cast_unsigned();
         let number = self.memfd_number(key);
         let contents = match self.frozen {
-            true => {
-                // Of its own, as looking for holes moves the position.
-                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                // As it keeps its time of access, if it is one's own to say so.
-                let unseen = File::options().read(true).custom_flags(libc::O_NOATIME).open(&path);
-                let file = unseen.or_else(|_| File::open(path)).doing("open again")?;
-                Some(Segment { file, pid, bytes, mapped: bytes, number: number.into() })
-            }
+            true => self.held.memfds.remove(&key).map(|held| Segment {
+                file: held.file,
+                pid,
+                bytes,
+                mapped: bytes,
+                number: number.into(),
+            }),
             false => None,
         };
         let entry = MemfdInodeEntry {
@@ -235,7 +245,7 @@ impl Survey<'_> {
             inode_id: number.into(),
             hugetlb_flag: huge,
             mode: Some(stat.st_mode),
-            attributes: attributes(fd)?,
+            attributes,
             times: Some(FileTimesEntry {
                 accessed: stat.st_atime,
                 accessed_nanoseconds: stat.st_atime_nsec as u32,
@@ -244,7 +254,7 @@ impl Survey<'_> {
             }),
             // Pages that are only set aside are content there.
             blocks: u64::try_from(stat.st_blocks).ok().filter(|_| huge.is_none()),
-            flags: file_flags(fd)?,
+            flags,
         };
         self.out.beside.of::<Inodes>().0.insert(key, Inode { entry, contents });
         Ok(number)
