@@ -203,8 +203,9 @@ impl Holder {
         if let Some(given) = lost {
             end(tasks, since, given);
         }
-        // What their parents can no longer take away has come to us.
-        while result.is_err() && matches!(kernel::ptrace::poll_any(), Ok(Some(_))) {}
+        if result.is_err() {
+            take_away(tasks, since);
+        }
         result.map(|()| None)
     }
 
@@ -270,6 +271,25 @@ fn end(tasks: &[HostPid], since: u64, given: bool) {
         if let Err(error) = task.await_end(false, deadline) {
             tracing::warn!("wait for the end of process {}: {error}", task.pid());
         }
+    }
+}
+
+/// Takes away the dead whose parents no longer can: they have come to us. The first process of a pid namespace ends when those
+/// are gone that were in it.
+fn take_away(tasks: &[HostPid], since: u64) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The dead of other parents are theirs.
+        let is_left =
+            |task: &HostPid| is_alive(*task) && started(*task).is_some_and(|start| start >= since);
+        let some_are_left = tasks.iter().any(is_left);
+        while matches!(kernel::ptrace::poll_any(), Ok(Some(_))) {}
+        if !some_are_left || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

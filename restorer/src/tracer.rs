@@ -5,9 +5,11 @@
 //! way is seen at once. When the holder dies, the kernel kills every task that it traces.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use ids::{HostPid, ImagePid};
 use kernel::process::send_signal;
+use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any};
 
 use crate::error::Error;
@@ -156,12 +158,24 @@ impl Tracer {
             // It may have gone already, which is what is wanted.
             drop(send_signal(tid, libc::SIGKILL));
         }
+        let mut until = None;
         while !self.alive.is_empty() {
-            match wait_any() {
-                Ok(Event::Ended { tid, .. }) => {
+            let event = match self.alive.iter().all(|task| is_first(*task)) {
+                true => poll_any(),
+                false => wait_any().map(Some),
+            };
+            match event {
+                Ok(None) => {
+                    let now = Instant::now();
+                    if now >= *until.get_or_insert(now + PATIENCE_WITH_FIRST) {
+                        break;
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+                Ok(Some(Event::Ended { tid, .. })) => {
                     self.alive.retain(|known| *known != tid);
                 }
-                Ok(Event::Stopped(task)) => {
+                Ok(Some(Event::Stopped(task))) => {
                     // One that was being born, or that stopped on its way out.
                     self.alive.insert(task.tid());
                     drop(send_signal(task.tid(), libc::SIGKILL));
@@ -173,4 +187,17 @@ impl Tracer {
         // What their parents can no longer take away has come to us.
         while let Ok(Some(_)) = poll_any() {}
     }
+}
+
+/// How long is waited for first processes of pid namespaces that have been killed. Each ends when nobody is left in its namespace; of who
+/// entered that from outside the dead are the commander's, who takes them away when this process has said what went wrong.
+const PATIENCE_WITH_FIRST: Duration = Duration::from_millis(500);
+
+/// Between two looks at them.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Whether a task is the first process of a pid namespace.
+fn is_first(task: HostPid) -> bool {
+    let status = Dir::open(task).and_then(|dir| Status::read(&dir));
+    status.is_ok_and(|status| matches!(status.ns_pid[..], [_, .., last] if last.get() == 1))
 }
