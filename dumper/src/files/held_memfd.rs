@@ -8,6 +8,7 @@ use images::messages::AttributeEntry;
 use kernel::huge_pages::HUGE_SHIFT;
 use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
 use super::paths::{attributes, file_flags};
@@ -21,9 +22,9 @@ pub(super) struct HeldMemfd {
     /// Its device and inode.
     pub(super) key: (u64, u64),
     /// When anything but its contents was changed last.
-    pub(super) changed: (i64, i64),
+    changed: (i64, i64),
     /// That was long before it was looked at, by the steps of a file system's clock: a change since shows.
-    pub(super) is_settled: bool,
+    is_settled: bool,
     /// If it is in huge pages, the flags of `memfd_create` that it was made with for that.
     pub(super) huge: Option<u32>,
     pub(super) attributes: Vec<AttributeEntry>,
@@ -33,33 +34,38 @@ pub(super) struct HeldMemfd {
 impl HeldMemfd {
     /// Opens the file behind a descriptor again, and looks at what a change of shows in its times.
     pub(super) fn new(fd: &OwnedFd) -> Result<Self, Problem> {
-        /// A file system's clock goes in steps of at most 10 ms.
-        const SETTLED: i64 = 1;
-        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).doing("tell the time for")?;
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         // As it keeps its time of access, if it is one's own to say so.
         let unseen = File::options().read(true).custom_flags(libc::O_NOATIME).open(&path);
         let file = unseen.or_else(|_| File::open(path)).doing("open again")?;
-        let stat = fstat(fd).doing("stat")?;
-        Ok(Self {
-            file,
-            key: (stat.st_dev, stat.st_ino),
-            changed: changed(&stat),
-            is_settled: stat.st_ctime < now.tv_sec() - SETTLED,
-            huge: huge_pages(fd)?,
-            attributes: attributes(fd)?,
-            flags: file_flags(fd)?,
-        })
+        let stat = fstat(&file).doing("stat")?;
+        let (key, huge) = ((stat.st_dev, stat.st_ino), huge_pages(&file)?);
+        let (attributes, flags) = (Vec::new(), None);
+        let mut new =
+            Self { file, key, changed: (0, 0), is_settled: false, huge, attributes, flags };
+        new.look(&stat)?;
+        Ok(new)
+    }
+
+    /// Looks again, unless nothing has changed since; `stat` is what it is now.
+    pub(super) fn look(&mut self, stat: &FileStat) -> Result<(), Problem> {
+        /// A file system's clock goes in steps of at most 10 ms.
+        const SETTLED: TimeSpec = TimeSpec::new(0, 50_000_000);
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        if self.is_settled && self.changed == changed {
+            return Ok(());
+        }
+        let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).doing("tell the time for")?;
+        self.changed = changed;
+        self.is_settled = TimeSpec::new(changed.0, changed.1) + SETTLED < now;
+        self.attributes = attributes(&self.file)?;
+        self.flags = file_flags(&self.file)?;
+        Ok(())
     }
 }
 
-/// When anything but the contents of a file was changed last.
-pub(super) const fn changed(stat: &FileStat) -> (i64, i64) {
-    (stat.st_ctime, stat.st_ctime_nsec)
-}
-
 /// If a memfd is in huge pages, the flags of `memfd_create` that it was made with for that.
-fn huge_pages(fd: &OwnedFd) -> Result<Option<u32>, Problem> {
+fn huge_pages(fd: &File) -> Result<Option<u32>, Problem> {
     let system = fstatfs(fd).doing("find the file system of")?;
     let size = u64::try_from(system.block_size()).unwrap_or(0);
     let is_huge = system.filesystem_type() == HUGETLBFS_MAGIC && size.is_power_of_two();

@@ -24,7 +24,7 @@ use nix::sys::stat::fstat;
 use super::Captured;
 use super::beside::Part;
 use super::file_kind::FileKind;
-use super::held_memfd::{HeldMemfd, changed};
+use super::held_memfd::HeldMemfd;
 use super::open_memory::NAMELESS;
 use super::owners;
 use super::problem::{Doing, Problem};
@@ -213,9 +213,7 @@ impl Survey<'_> {
         let held = self.held.memfds.get_mut(&key).ok_or(Problem::Gone)?;
         let stat = fstat(&held.file).doing("stat")?;
         let seals = seals(&held.file).doing("get the seals of")?;
-        if changed(&stat) != held.changed || !held.is_settled {
-            *held = HeldMemfd::new(&held.file.try_clone().doing("duplicate")?.into())?;
-        }
+        held.look(&stat)?;
         let HeldMemfd { huge, flags, .. } = *held;
         let attributes = held.attributes.clone();
         let like_none = if huge.is_some() { b"/anon_hugepage" } else { IN_IMAGES };

@@ -75,7 +75,7 @@ pub(super) struct FileByPath {
 }
 
 /// The attributes of a file, access lists among them.
-pub(super) fn attributes(file: &OwnedFd) -> Result<Vec<AttributeEntry>, Problem> {
+pub(super) fn attributes(file: impl AsFd) -> Result<Vec<AttributeEntry>, Problem> {
     let found = kernel::attributes::list(file).doing("read the attributes of")?;
     Ok(found.into_iter().map(|(name, value)| AttributeEntry { name, value }).collect())
 }
