@@ -29,6 +29,9 @@ fn assert_tells_the_truth(collector: &mut Collector, quiet: &Quiet) {
             for thread in process.threads.values_mut() {
                 thread.in_task = None;
             }
+            for mapping in &mut process.mappings {
+                mapping.locked = None;
+            }
             for file in &mut process.files {
                 (file.owned, file.locked, file.linkable) = (None, None, None);
                 file.terminal = None;

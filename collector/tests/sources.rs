@@ -87,6 +87,9 @@ fn comparable(mut inventory: Inventory) -> Inventory {
         for thread in process.threads.values_mut() {
             thread.in_task = None;
         }
+        for mapping in &mut process.mappings {
+            mapping.locked = None;
+        }
         for file in &mut process.files {
             (file.owned, file.locked, file.linkable) = (None, None, None);
             file.terminal = None;
