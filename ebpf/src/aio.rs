@@ -18,7 +18,12 @@ use crate::vma::VmaContext;
 /// The file system of rings.
 const AIO_FS: u64 = 0xa10a_10a1;
 /// Processors that are looked at. On a machine with more it is not told what is in flight.
-const PROCESSORS: u32 = 512;
+const MOST_PROCESSORS: u32 = 512;
+
+/// How many processors this machine may have. The loader fills it in, and the verifier knows it: it goes through the loop
+/// over them once for each.
+#[unsafe(no_mangle)]
+static PROCESSORS: u32 = 0;
 
 /// Nothing is kept in it: where it lies for each processor tells where each has its own part of anything.
 #[unsafe(link_section = "maps")]
@@ -91,6 +96,11 @@ fn in_flight(ring: u64) -> u32 {
     {
         return AIO_UNKNOWN;
     }
+    // SAFETY: a constant of this program. Volatile, because its value is not the one that the compiler sees here.
+    let processors = unsafe { core::ptr::read_volatile(&raw const PROCESSORS) };
+    if processors == 0 || processors > MOST_PROCESSORS {
+        return AIO_UNKNOWN;
+    }
     let events: u32 = field(ring, o::AIO_EVENTS);
     let completed: u32 = field(ring, o::AIO_COMPLETED);
     let available: u32 = field(ring, o::AIO_AVAILABLE);
@@ -99,7 +109,7 @@ fn in_flight(ring: u64) -> u32 {
     let map = core::ptr::from_ref(&RULER).cast::<c_void>();
     let general: u64 = field(number(map), o::ARRAY_OF_PROCESSORS);
     let first = 0_u32;
-    for processor in 0..=PROCESSORS {
+    for processor in 0..processors {
         // SAFETY: the map is one of a value for each processor, and the key is as long as its keys are.
         let own = unsafe {
             bpf_map_lookup_percpu_elem(
@@ -109,16 +119,13 @@ fn in_flight(ring: u64) -> u32 {
             )
         };
         if own.is_null() {
-            return taken;
-        }
-        if processor == PROCESSORS {
-            break;
+            return AIO_UNKNOWN;
         }
         let distance = number(own).wrapping_sub(general);
         let free: u32 = field(there.wrapping_add(distance), o::AIO_AVAILABLE_THERE);
         taken = taken.wrapping_sub(free);
     }
-    AIO_UNKNOWN
+    taken
 }
 
 /// A pointer as a number, which may be calculated with: the verifier takes what is read from memory for one.

@@ -72,8 +72,13 @@ impl Linked {
         let offsets: Vec<u8> =
             layout.offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
         let calls = calls::bytes(&calls::of_this_processor());
-        let constants =
-            [("OFFSETS", (offsets.as_slice(), true)), ("CALLS", (calls.as_slice(), true))];
+        // Where the kernel does not tell, no program looks at them one by one.
+        let processors = kernel::aio::processors().unwrap_or(0).to_ne_bytes();
+        let constants = [
+            ("OFFSETS", (offsets.as_slice(), true)),
+            ("CALLS", (calls.as_slice(), true)),
+            ("PROCESSORS", (processors.as_slice(), true)),
+        ];
         object.patch_map_data(HashMap::from(constants)).map_err(|error| failed(error.into()))?;
         let descriptions: Vec<(String, Map)> = object.maps.drain().collect();
         let mut maps = HashMap::new();
