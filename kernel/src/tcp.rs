@@ -4,6 +4,7 @@
 //! read and set. The kernel keeps the mode when whoever set it ends: so it is set for as long as it takes
 //! to read, and whoever sets it for longer writes that down.
 
+mod info;
 mod rebuild;
 mod segment;
 
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use libc::{SOL_SOCKET, SOL_TCP};
 
+use self::info::Info;
 use crate::queues::peek;
 use crate::sockets::{option, option_bytes, set_option};
 
@@ -200,12 +202,11 @@ pub fn end_repair(socket: impl AsFd, reuse: bool) -> io::Result<()> {
 /// A socket in repair mode, which it leaves when this is dropped.
 struct Repaired<'a> {
     socket: BorrowedFd<'a>,
-    reuse: u32,
+    reuse: bool,
 }
 
 impl<'a> Repaired<'a> {
-    fn begin(socket: BorrowedFd<'a>) -> io::Result<Self> {
-        let reuse = option(socket, SOL_SOCKET, libc::SO_REUSEADDR)?;
+    fn begin(socket: BorrowedFd<'a>, reuse: bool) -> io::Result<Self> {
         repair(socket)?;
         Ok(Self { socket, reuse })
     }
@@ -216,9 +217,9 @@ impl Drop for Repaired<'_> {
         // Kernels before 4.18 know no quiet way.
         let left = set_option(self.socket, SOL_TCP, TCP_REPAIR, OFF_QUIETLY)
             .or_else(|_| set_option(self.socket, SOL_TCP, TCP_REPAIR, OFF));
-        if left.is_ok() && self.reuse != 0 {
+        if left.is_ok() && self.reuse {
             // It could be set before.
-            set_option(self.socket, SOL_SOCKET, libc::SO_REUSEADDR, self.reuse).unwrap_or_default();
+            set_option(self.socket, SOL_SOCKET, libc::SO_REUSEADDR, 1).unwrap_or_default();
         }
     }
 }
@@ -230,32 +231,14 @@ fn ioctl(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u32> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(count.cast_unsigned()) }
 }
 
-/// What tells whether a connection has moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counts {
-    info: [u8; 7],
-    sent: u32,
-    unsent: u32,
-    received: u32,
-}
-
-impl Counts {
-    fn read(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        const SIOCOUTQNSD: libc::Ioctl = 0x894b;
-        let mut info = [0; 7];
-        option_bytes(socket, SOL_TCP, libc::TCP_INFO, &mut info)?;
-        let mut counts =
-            Self { info, sent: 0, unsent: 0, received: ioctl(socket, libc::FIONREAD)? };
-        // A connection that has been reset sends no more, whatever it still has.
-        if info[0] != CLOSE {
-            // What closes a side counts as one byte.
-            let fin = u32::from(is_closed_here(info[0]));
-            counts.sent = ioctl(socket, libc::TIOCOUTQ)?.saturating_sub(fin);
-            counts.unsent = ioctl(socket, SIOCOUTQNSD)?.saturating_sub(fin).min(counts.sent);
+/// How much of what was written has not been confirmed. A connection that has been reset sends no more, whatever it
+/// still has; what closes a side counts as one byte, which is none.
+fn unconfirmed(socket: BorrowedFd<'_>, info: &Info) -> io::Result<u32> {
+    match info.state == CLOSE || info.has_sent_all() {
+        true => Ok(0),
+        false => {
+            Ok(ioctl(socket, libc::TIOCOUTQ)?.saturating_sub(is_closed_here(info.state).into()))
         }
-        // Retransmissions, probes and congestion change nothing that is read.
-        counts.info[1..5].fill(0);
-        Ok(counts)
     }
 }
 
@@ -306,37 +289,45 @@ const TRIES: u32 = 64;
 
 /// Reads a connection of which nobody but the kernel moves anything, and leaves it as it was: all that it
 /// tells is of one moment. `None` if it did not stand still for that long, or has more in it than data.
+/// `reuse` is its `SO_REUSEADDR`, which would be lost.
 ///
 /// # Errors
 /// Without the right to, or when the kernel does not tell.
-pub fn read(socket: BorrowedFd<'_>) -> Result<Option<Stream>, Error> {
-    let _repaired = Repaired::begin(socket).map_err(failed("begin to repair"))?;
+pub fn read(socket: BorrowedFd<'_>, reuse: bool) -> Result<Option<Stream>, Error> {
+    let _repaired = Repaired::begin(socket, reuse).map_err(failed("begin to repair"))?;
     let get = failed::<io::Error>("read the state");
+    let mut before = Info::read(socket).map_err(&get)?;
     for _ in 0..TRIES {
-        let before = Counts::read(socket).map_err(&get)?;
-        let [state, .., options, scales] = before.info;
+        let Info { state, options, sent_scale, received_scale, .. } = before;
         let of_queue = |number, bytes| queue(socket, number, bytes).map_err(failed("read a queue"));
+        let received = ioctl(socket, libc::FIONREAD).map_err(&get)?;
+        let sent = unconfirmed(socket, &before).map_err(&get)?;
         let window = window(socket).map_err(failed("read the windows"))?;
-        let Some((received_seq, received)) = of_queue(RECEIVED, before.received)? else { continue };
-        let Some((sent_seq, sent)) = of_queue(SENT, before.sent)? else { continue };
-        let stream = Stream {
-            state,
-            options,
-            sent_scale: scales & 15,
-            received_scale: scales >> 4,
-            segment: option(socket, SOL_TCP, libc::TCP_MAXSEG).map_err(&get)?,
-            timestamp: timestamp(socket, options).map_err(&get)?,
-            received_seq,
-            received,
-            sent_seq,
-            sent,
-            unsent: before.unsent,
-            window: Some(window),
-            failure: None,
-        };
-        if Counts::read(socket).map_err(&get)? == before {
-            return Ok(Some(stream));
+        let (received, sent) = (of_queue(RECEIVED, received)?, of_queue(SENT, sent)?);
+        let segment = option(socket, SOL_TCP, libc::TCP_MAXSEG).map_err(&get)?;
+        let timestamp = timestamp(socket, options).map_err(&get)?;
+        let after = Info::read(socket).map_err(&get)?;
+        if after == before
+            && let (Some((received_seq, received)), Some((sent_seq, sent))) = (received, sent)
+        {
+            let unsent = before.unsent.saturating_sub(is_closed_here(state).into());
+            return Ok(Some(Stream {
+                state,
+                options,
+                sent_scale,
+                received_scale,
+                segment,
+                timestamp,
+                received_seq,
+                received,
+                sent_seq,
+                unsent: unsent.min(sent.len() as u32),
+                sent,
+                window: Some(window),
+                failure: None,
+            }));
         }
+        before = after;
     }
     Ok(None)
 }

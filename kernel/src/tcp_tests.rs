@@ -33,7 +33,7 @@ fn ends(socket: &TcpStream) -> Ends {
 
 /// Reads a connection and ends it, without a word to the peer.
 fn take_apart(socket: TcpStream) -> Stream {
-    let stream = read(socket.as_fd()).unwrap().unwrap();
+    let stream = read(socket.as_fd(), false).unwrap().unwrap();
     repair(&socket).unwrap();
     drop(socket);
     stream
@@ -155,8 +155,8 @@ fn a_look_leaves_a_connection_as_it_was() {
     set_option(&client, SOL_SOCKET, libc::SO_REUSEADDR, 1).unwrap();
     server.write_all(b"unread").unwrap();
     wait_for(&client, ESTABLISHED);
-    let first = read(client.as_fd()).unwrap().unwrap();
-    let second = read(client.as_fd()).unwrap().unwrap();
+    let first = read(client.as_fd(), true).unwrap().unwrap();
+    let second = read(client.as_fd(), true).unwrap().unwrap();
     assert_eq!((first.received, first.sent_seq), (second.received, second.sent_seq));
     assert!(!is_repaired(&client).unwrap());
     assert_eq!(option(&client, SOL_SOCKET, libc::SO_REUSEADDR).unwrap(), 1);

@@ -133,6 +133,7 @@ impl Survey<'_> {
         let list = &mut self.out.beside.of::<Met>().list;
         let (over, alive): (Vec<_>, Vec<_>) =
             list.iter().partition(|connection| connection.is_over());
+        let own = HostPid::own();
         let of =
             |list: Vec<&Connection>| list.into_iter().map(|it| (it.place(), it.ends)).collect();
         let (over, held): (HashSet<_>, HashSet<_>) = (of(over), of(alive));
@@ -144,7 +145,7 @@ impl Survey<'_> {
             connection.outside = !connection.is_over() && !held.contains(&other) && !is_told;
             let refusal = match asked {
                 // The dumper itself has what is on its way: no task has it yet, to let it go on.
-                _ if connection.pid == HostPid::own() && asked != Connections::Closed => {
+                _ if connection.pid == own && asked != Connections::Closed => {
                     support::sockets::CONNECTION_ON_ITS_WAY
                 }
                 Connections::Refused if !connection.is_over() => support::sockets::ESTABLISHED,
@@ -286,7 +287,7 @@ impl Plan {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(Error::Kernel { operation: failed("find the socket"), source });
         };
-        let read = tcp::read(socket.as_fd()).map_err(|error| Error::Kernel {
+        let read = tcp::read(socket.as_fd(), connection.reuse).map_err(|error| Error::Kernel {
             operation: failed(error.step),
             source: error.source,
         })?;
