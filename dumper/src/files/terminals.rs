@@ -48,10 +48,12 @@ impl FileKind for OpenTerminal {
     ) -> Result<FileEntry, Problem> {
         let pid = process.pid;
         let found = survey.find(pid, file)?;
-        let stat = found.stat()?;
         // What it is like is the frozen look's to tell.
         survey.to_keep = false;
         Known::begin(survey)?;
+        let fown = survey.owner(pid, file)?;
+        let regf_id = survey.new_id();
+        let (reg, stat) = survey.regular_now(&found, regf_id, file.flags, file.position, fown)?;
         let asked;
         let terminal = match &file.terminal {
             Some(terminal) => &**terminal,
@@ -60,9 +62,6 @@ impl FileKind for OpenTerminal {
                 &asked
             }
         };
-        let fown = survey.owner(pid, file)?;
-        let regf_id = survey.new_id();
-        let reg = survey.regular(&found, regf_id, file.flags, file.position, fown)?;
         let own = survey.terminal(pid, file, terminal, &stat)?;
         let (tty_info_id, is) = match is_current(stat.st_rdev) {
             true => (survey.current(terminal, &stat), Some(own)),

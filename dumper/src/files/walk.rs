@@ -208,7 +208,8 @@ impl Survey<'_> {
                 table::of_family(family).ok_or_else(|| sockets::unknown(family))
             }
             libc::S_IFCHR if !handle => {
-                let device = self.find(pid, file)?.stat()?.st_rdev;
+                // It stays what it is.
+                let device = self.find(pid, file)?.stat_of_then.st_rdev;
                 table::of_device(device).ok_or_else(|| devices::unknown(device))
             }
             _ => table::of(file).ok_or(Problem::Refused(UNKNOWN_KIND)),
