@@ -71,6 +71,10 @@ impl Hooks for WithPidfile<'_> {
         self.hooks.hang_on(point) || point == Point::PostRestore && self.pidfile.is_some()
     }
 
+    fn keep_frozen(&self) -> bool {
+        self.hooks.keep_frozen()
+    }
+
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
         if self.hooks.hang_on(moment.point) {
             self.hooks.at(moment)?;

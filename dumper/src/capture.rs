@@ -70,13 +70,16 @@ impl<'d> Captured<'d> {
     }
 
     /// Lets go of a target that is to run on; one that is to end or to stay stopped waits, still alive, until its
-    /// images are safe. So does one that somebody is to find frozen then.
+    /// images are safe. So does one that somebody wants to find frozen then.
     pub(crate) fn release(mut self) -> Self {
         let dump = &mut self.planned.dump;
         let resumes = dump.options.after == AfterDump::Resume;
-        let runs_on = resumes && !dump.hooks.hang_on(Point::PostDump);
+        let runs_on = resumes && !dump.hooks.keep_frozen();
         if let Some(tree) = self.tree.take_if(|_| runs_on) {
-            dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
+            // Who hangs on both hears of `post-dump` first.
+            if !dump.hooks.hang_on(Point::PostDump) {
+                dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
+            }
             tree.release(Release::Resume);
         }
         self.frozen = self.since.elapsed();

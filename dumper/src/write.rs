@@ -86,7 +86,7 @@ impl<'d> Written<'d> {
         encode(&state, &writer, dump.options, frozen, &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;
-        // Who hangs on `post-dump` finds them whole; the tree that is to run on then does not wait for the disk.
+        // Who hangs on `post-dump` finds them whole; a tree that is to run on after that does not wait for the disk.
         let waits = tree.is_some() && dump.options.after == AfterDump::Resume;
         let safe = if waits { Safe::Later } else { Safe::AtOnce };
         let committed = writer.commit_as(safe)?;
@@ -157,6 +157,8 @@ impl<'d> Written<'d> {
             if let Some(links) = dump.links.filter(|_| dump.options.after != AfterDump::Resume) {
                 links.keep();
             }
+        } else {
+            dump.network.tell_to_unlock(dump.hooks, dump.options.pid);
         }
         account.release += account.rest_of(report.frozen);
         if safe == Safe::Later {

@@ -177,10 +177,14 @@ pub type Refusal = Box<dyn Error + Send + Sync>;
 
 /// Who hangs on the points.
 pub trait Hooks: Send {
-    /// Whether somebody hangs on a point. Where nobody does, nothing is called; and a dump that lets its
-    /// tree run on does so before it writes the images unless somebody hangs on `post-dump`, which is
-    /// to find it frozen.
+    /// Whether somebody hangs on a point. Where nobody does, nothing is called.
     fn hang_on(&self, point: Point) -> bool;
+
+    /// Whether a tree that is to run on stands still until `post-dump`, for somebody who does something with it there.
+    /// Else it is let go before the images are written, and who hangs on the point hears that they are whole.
+    fn keep_frozen(&self) -> bool {
+        self.hang_on(Point::PostDump)
+    }
 
     /// Is called at a point on which somebody hangs, by a thread that the dump or restore cannot go on
     /// without; in a restore, by the only thread of its process.
@@ -227,6 +231,10 @@ pub struct Both<'a>(pub &'a mut dyn Hooks, pub &'a mut dyn Hooks);
 impl Hooks for Both<'_> {
     fn hang_on(&self, point: Point) -> bool {
         self.0.hang_on(point) || self.1.hang_on(point)
+    }
+
+    fn keep_frozen(&self) -> bool {
+        self.0.keep_frozen() || self.1.keep_frozen()
     }
 
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
@@ -297,6 +305,8 @@ mod tests {
         let mut both = Both(&mut first, &mut second);
         assert!(both.hang_on(Point::PreDump) && both.hang_on(Point::PostDump));
         assert!(!both.hang_on(Point::PreResume));
+        assert!(both.keep_frozen());
+        assert!(!Both(&mut Nobody, &mut Refuses(Point::PreDump)).keep_frozen());
         assert!(
             both.at(moment(Point::PreDump)).is_err() && both.at(moment(Point::PostDump)).is_err()
         );

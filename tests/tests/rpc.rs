@@ -211,6 +211,33 @@ fn clients_are_told_as_by_criu_peer() {
     told(Client::start_criu);
 }
 
+/// A container that runs on does not stand still for what an engine hears; it does for a script, which may want it to.
+#[test]
+fn a_tree_that_runs_on_is_kept_frozen_for_scripts_alone() {
+    let _machine = Machine::prepare();
+    let case = Case::new("still");
+    let settings = case.scratch.path("settings");
+    fs::write(&settings, "action-script /bin/true\n").expect("write");
+    for kept in [false, true] {
+        let client = Client::start_with(|command| {
+            if kept {
+                command.env("CRIU_CONFIG_FILE", &settings);
+            }
+        });
+        let dump = case.dump().number(NOTIFY, 1).number(LEAVE_RUNNING, 1);
+        let heard = client.ask_and(&request(kind::DUMP, &dump), |point| {
+            let at_end = point == "post-dump";
+            assert_eq!(case.runs(), point == "pre-dump" || at_end && !kept, "{point}");
+            assert_eq!(case.images().join("inventory.img").exists(), at_end, "{point}");
+            Some(true)
+        });
+        assert_eq!(heard.points, DUMPED);
+        heard.must_succeed(kind::DUMP);
+        fs::remove_file(case.images().join("inventory.img")).expect("remove");
+    }
+    case.workload.check().expect("the program's own check");
+}
+
 #[test]
 fn a_client_that_does_not_agree_or_dies_ends_a_dump_and_the_tree_runs_on() {
     let _machine = Machine::prepare();

@@ -50,6 +50,12 @@ impl Hooks for Notifications<'_> {
         point.is_crius() && (point != Point::OrphanPtsMaster || self.takes_masters)
     }
 
+    /// Engines take `post-dump` for the news that the images are there, and what they go on to do with a container that
+    /// runs on they do when it runs. A client that wants it frozen then names an action script as well.
+    fn keep_frozen(&self) -> bool {
+        false
+    }
+
     fn at(&mut self, moment: Moment<'_>) -> Result<(), Refusal> {
         let point = moment.point;
         debug!("RPC notification {}", point.name());
