@@ -486,4 +486,27 @@ mod tests {
             assert!(!is_image(name), "{name}");
         }
     }
+
+    /// Each name that is made in this file: one that is left out of the lists would stay behind when its checkpoint is
+    /// overwritten, and be read as part of the new one.
+    #[test]
+    fn every_name_of_this_file_is_one_of_an_image() {
+        let (own, _) = include_str!("names.rs").split_once("#[cfg(test)]").unwrap();
+        let code = own.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let literals = code.flat_map(|line| line.split('"').skip(1).step_by(2));
+        let names: Vec<_> =
+            literals.filter(|literal| literal.len() > 4 && literal.ends_with(".img")).collect();
+        assert!(names.len() > 30, "{names:?}");
+        for name in names {
+            match name.split_once('{') {
+                // Those of networks.
+                Some(("", _)) => {}
+                Some((before, _)) => assert!(is_image(&format!("{before}7f.img")), "{name}"),
+                None => assert!(is_image(name), "{name}"),
+            }
+        }
+        for kind in NetworkImage::ALL {
+            assert!(is_image(&of_network(kind, 7)), "{kind:?}");
+        }
+    }
 }
