@@ -31,7 +31,7 @@ pub enum Point {
     PreStream,
     /// Before anything is read but the inventory of the images, and where the memory of the root began.
     PreRestore,
-    /// The root is there, in namespaces of its own.
+    /// The namespaces of the root are there, with a process that stands for it, and nothing has been restored in them.
     SetupNamespaces,
     /// The namespaces are filled.
     PostSetupNamespaces,
@@ -138,11 +138,8 @@ impl Point {
             Self::NetworkLock | Self::QueryExtFiles | Self::StatusReady | Self::PostDump => {
                 (Frozen, Ends)
             }
-            Self::PreStream | Self::PreRestore => (Absent, Ends),
-            Self::SetupNamespaces
-            | Self::PostSetupNamespaces
-            | Self::OrphanPtsMaster
-            | Self::PostRestore => (Built, Ends),
+            Self::PreStream | Self::PreRestore | Self::SetupNamespaces => (Absent, Ends),
+            Self::PostSetupNamespaces | Self::OrphanPtsMaster | Self::PostRestore => (Built, Ends),
             // Frozen after a dump, built after a restore: it does not run in either case.
             Self::NetworkUnlock | Self::PreResume => (Built, Logged),
             Self::PostResume => (Running, Logged),

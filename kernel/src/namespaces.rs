@@ -319,16 +319,30 @@ fn in_copied_mounts<T: Send>(
 ) -> io::Result<T> {
     elsewhere(move || {
         let thread = nix::fcntl::open("/proc/thread-self", HANDLE, Mode::empty())?;
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
-        let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
-        let change = crate::mounts::Change {
-            all_below: true,
-            propagation: Some(propagation),
-            ..Default::default()
-        };
-        crate::mounts::change(&root, &change)?;
+        unshare(CloneFlags::CLONE_FS)?;
+        copy_mounts_as(propagation)?;
         work(&thread)
     })
+}
+
+fn copy_mounts_as(propagation: crate::mounts::Propagation) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let root = nix::fcntl::open("/", HANDLE, Mode::empty())?;
+    let change = crate::mounts::Change {
+        all_below: true,
+        propagation: Some(propagation),
+        ..Default::default()
+    };
+    crate::mounts::change(&root, &change)
+}
+
+/// Moves the calling thread, which shares its directories with no other, into a copy of its mount namespace in which nothing
+/// propagates.
+///
+/// # Errors
+/// Without the right to.
+pub fn copy_mounts_privately() -> io::Result<()> {
+    copy_mounts_as(crate::mounts::Propagation::Private)
 }
 
 /// Moves the calling thread, which shares its directories with no other, into a copy of its mount namespace.

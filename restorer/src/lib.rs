@@ -59,6 +59,7 @@ mod restore;
 mod rights;
 mod root;
 mod run;
+mod stand_in;
 mod subreaper;
 mod sysv;
 mod task;

@@ -299,11 +299,12 @@ pub(crate) struct Ground<'a> {
 }
 
 impl<'s> Made<'s> {
-    /// Makes and fills them; also returns how files are found in mount namespaces.
+    /// Makes them, calls `made_all` while they are empty, and fills them; also returns how files are found in mount namespaces.
     pub(crate) fn make(
         sets: &'s Sets,
         given: &Given,
         ground: &Ground<'_>,
+        made_all: impl FnOnce(&Self) -> Result<(), Error>,
     ) -> Result<(Self, Roots), Error> {
         let mut made = Self {
             sets,
@@ -327,6 +328,7 @@ impl<'s> Made<'s> {
                 vacant.insert(own(TABLE[kind].name).map_err(Error::kernel(failed))?);
             }
         }
+        made_all(&made)?;
         for (&(_, number), namespace) in &sets.others {
             namespace.fill(number, &made, given)?;
         }
@@ -387,6 +389,26 @@ impl<'s> Made<'s> {
         let before = self.before();
         let inside = users.inside(&before).map_err(io::Error::other)?;
         inside.enter(if users.no_groups() { groups } else { &[] })
+    }
+
+    /// In a process that passes: moves into the namespaces of the tree's root, in which nothing has been restored yet. Its mount
+    /// namespace is not there by then: a copy of the caller's stands for it.
+    pub(crate) fn enter_empty(&self) -> io::Result<()> {
+        self.enter_users(&[])?;
+        for (&kind, &number) in self.sets.of.get(&self.root_process).into_iter().flatten() {
+            let is_entered = self.has_users() && !self.owned.contains(&(kind, number));
+            match (TABLE[kind].name, self.others.get(&(kind, number))) {
+                ("mnt", _) => kernel::namespaces::copy_mounts_privately()?,
+                (name, Some(namespace)) if !is_entered => enter(name, namespace)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// In a process that stands for the tree's root: moves into the user namespace of that, if it is one below another.
+    pub(crate) fn enter_nested_users(&self) -> io::Result<()> {
+        self.sets.nested_users.enter(self.root_process)
     }
 
     /// Whether the tree has a user namespace of its own.

@@ -2,6 +2,7 @@
 //! rights that it has around them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use ids::ImagePid;
@@ -84,6 +85,12 @@ impl NestedUsers {
         let first = |ranges: &[Range]| ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX);
         let user = self.made.get(number)?.as_fd();
         Some(Inside { user, ids: (first(&maps.users), first(&maps.groups)), before: &[] })
+    }
+
+    /// Moves the calling process into the one that process `pid` is to be in, if that is such a one.
+    pub(crate) fn enter(&self, pid: ImagePid) -> io::Result<()> {
+        let user = self.of.get(&pid).and_then(|number| self.made.get(number));
+        user.map_or(Ok(()), |user| kernel::namespaces::enter("user", user))
     }
 
     /// Those that have been made, with descriptors from `base` on.

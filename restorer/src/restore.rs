@@ -46,6 +46,7 @@ use crate::record::Record;
 use crate::rights;
 use crate::root::{self, Reins};
 use crate::run::Run;
+use crate::stand_in;
 use crate::subreaper::Subreaper;
 use crate::sysv::{self, Attachments};
 use crate::task::{BuildContext, PreparedTask};
@@ -123,7 +124,16 @@ pub fn restore(
         let inherited = inherited.map(|it| (name(&it.key), Arc::clone(&it.file))).collect();
         namespaces::Given { inherited, ..options.networks.clone() }
     };
-    let (mut namespaces, roots) = namespaces::Made::make(&sets, &given, &ground)?;
+    let root_number = plan.tasks[0].pid;
+    let own_namespaces = sets.has_own(root_number);
+    let mut stood_in = None;
+    let made_all = |made: &namespaces::Made<'_>| {
+        if own_namespaces {
+            stood_in = stand_in::tell(hooks, path, made, (root_number, inside))?;
+        }
+        Ok(())
+    };
+    let (mut namespaces, roots) = namespaces::Made::make(&sets, &given, &ground, made_all)?;
     let first = checkpoint.processes.first().map(|process| process.pid);
     let networks = namespaces.networks(first)?;
     let root = first.map(ImagePid::get);
@@ -194,7 +204,6 @@ pub fn restore(
     let root = plan.tasks[0].pid;
     let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;
-    let own_namespaces = sets.has_own(root);
     let own_network = sets.has_own_of(root, "net");
     let mut spare = numbers::spare(&plan)
         .filter(|number| !helpers.values().any(|helper| helper.get() == number.get()));
@@ -247,6 +256,7 @@ pub fn restore(
         park_signal,
         spare: &passing,
         first: &first,
+        stood_in: stood_in.filter(|_| inside),
     };
     let born_at = Instant::now();
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
@@ -274,10 +284,7 @@ pub fn restore(
     let mut keepers = Some(keepers);
     let reached = |stage| {
         let Stage::Built(pids) = stage else {
-            return Ok(subreaper.aside(|| {
-                tell(Point::SetupNamespaces, None)?;
-                tell(Point::PostSetupNamespaces, None)
-            })?);
+            return Ok(subreaper.aside(|| tell(Point::PostSetupNamespaces, None))?);
         };
         report.births = born_at.elapsed();
         subreaper.aside(|| {

@@ -103,7 +103,14 @@ fn bear(
 ) -> io::Result<HostPid> {
     let plan = build_context.plan;
     let flags = if plan.inside { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
-    let made = fork_as(&ImagePids::single(plan.tasks[0].pid), sibling, flags)?;
+    let root = plan.tasks[0].pid;
+    let known = build_context.stood_in.and_then(|known| ImagePid::new(known.get()));
+    let known = known.and_then(|known| ImagePids::from_outermost([known, root]));
+    let made = match known.map(|known| fork_as(&known, sibling, flags)) {
+        Some(Ok(made)) => made,
+        // Somebody has it by now, or nobody in the user namespace of the tree may choose it.
+        None | Some(Err(_)) => fork_as(&ImagePids::single(root), sibling, flags)?,
+    };
     made.map_or_else(|| run(build_context, reins, ours), Ok)
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) spare: &'a [HostPid],
     /// How those wait for first processes of pid namespaces who have children born there.
     pub(crate) first: &'a FirstThere,
+    /// The number that hooks know the root by, if it is not that of the images.
+    pub(crate) stood_in: Option<HostPid>,
 }
 
 /// What was prepared for a living process.

@@ -278,6 +278,89 @@ fn told_of_namespaces(engine: Engine) {
     machine.end_tree(case.pid);
 }
 
+/// What brings a network up that comes back empty: the device is down, and its connections are not there yet.
+const BRINGS_UP: &str = r#"#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = setup-namespaces ] || exit 0
+{
+    nsenter --net=/proc/$CRTOOLS_INIT_PID/ns/net sh -c 'ip -o link show lo; wc -l < /proc/net/tcp'
+    nsenter --net=/proc/$CRTOOLS_INIT_PID/ns/net ip link set lo up
+    for kind in net uts ipc pid mnt; do
+        readlink /proc/$CRTOOLS_INIT_PID/ns/$kind
+    done
+    echo $CRTOOLS_INIT_PID
+} > "$HEARD"
+"#;
+
+/// An empty network is filled by whoever hangs on `setup-namespaces`, before sockets are bound and connected in it.
+fn fills_an_empty_network(engine: Engine, shares_pids: bool) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (work, images) = (scratch.path("work"), scratch.path("images"));
+    fs::create_dir(&work).expect("mkdir");
+    let script = scratch.path("script");
+    fs::write(&script, BRINGS_UP).expect("write the script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--uts", "--ipc"]);
+    if !shares_pids {
+        command.args(["--pid", "--fork", "--mount-proc", "setsid"]);
+    }
+    let run = format!(
+        "ip link set lo up && exec {} tcp_plain {}",
+        stasis_tests::built_program("stasis-workload").display(),
+        work.display()
+    );
+    let program = Program::start(command.args(["sh", "-c", &run]), &scratch.path("log"));
+    assert!(wait_until(Duration::from_secs(20), || work.join("ready").exists()), "it is not ready");
+    let root = match shares_pids {
+        true => program.pid(),
+        false => children_of(program.pid())[0],
+    };
+    let how = Dump { connections: true, ..Dump::ENDING };
+    let with_empty = |mut command: Command| {
+        command.args(["--empty-ns", "net", "--manage-cgroups=ignore", "--external", "mnt[]"]);
+        command
+    };
+    let dump = Outcome::of(&mut with_empty(engine.dump_command(root, &images, how)));
+    let log = |name: &str| fs::read_to_string(images.join(name)).unwrap_or_default();
+    assert!(dump.success, "{}", log("dump.log"));
+    machine.await_no_children();
+    // Who started the tree says there how it ended.
+    fs::write(scratch.path("log"), "").expect("empty the log");
+    let heard = scratch.path("heard");
+    let mut restore = with_empty(engine.restore_command(&images, how));
+    restore.arg("--action-script").arg(&script).env("HEARD", &heard);
+    restore.arg("--pidfile").arg(scratch.path("pid"));
+    let restore = Outcome::of(&mut restore);
+    assert!(restore.success, "{}", log("restore.log"));
+    let restored = fs::read_to_string(scratch.path("pid")).expect("a pid");
+    let heard = fs::read_to_string(heard).expect("what the script saw");
+    let lines: Vec<&str> = heard.lines().collect();
+    assert!(lines[0].contains("state DOWN"), "it was not empty: {heard}");
+    assert_eq!(lines[1], "1", "a socket was there before the network: {heard}");
+    let link = |kind: &str| {
+        fs::read_link(format!("/proc/{restored}/ns/{kind}")).expect("a link").display().to_string()
+    };
+    for (line, kind) in lines[2..].iter().zip(["net", "uts", "ipc"]) {
+        assert_eq!(**line, link(kind), "another namespace: {heard}");
+    }
+    assert_eq!(lines[7], restored, "another process was named: {heard}");
+    fs::write(work.join("go"), "").expect("say so");
+    wait_until(Duration::from_secs(20), || work.join("result").exists());
+    let told = fs::read_to_string(work.join("result")).unwrap_or_else(|error| error.to_string());
+    assert_eq!(told, "PASS\n", "{}", fs::read_to_string(scratch.path("log")).unwrap_or_default());
+}
+
+#[test]
+fn scripts_fill_an_empty_network() {
+    fills_an_empty_network(Engine::CriuFace, true);
+}
+
+#[test]
+fn scripts_fill_the_empty_network_of_an_init() {
+    fills_an_empty_network(Engine::CriuFace, false);
+}
+
 #[test]
 fn scripts_are_told_of_namespaces() {
     told_of_namespaces(Engine::CriuFace);
@@ -342,6 +425,11 @@ mod criu_peer {
     #[test]
     fn tells_scripts_of_namespaces() {
         told_of_namespaces(Engine::Criu);
+    }
+
+    #[test]
+    fn has_scripts_fill_an_empty_network() {
+        fills_an_empty_network(Engine::Criu, true);
     }
 
     #[test]
