@@ -5,10 +5,17 @@
 //! copying, or later, is found the next time. So of every page that is protected a copy is there,
 //! and what is not protected when the process stands still is copied then.
 //!
-//! What needs no care of its own for this reason: pages of mappings that are newer than the
-//! registration, that were moved by `mremap`, that a forked child has, or another program after
-//! an exec are not protected (the kernel takes their registration away). Memory that was given
-//! back, and what has grown, has no protected pages.
+//! What may happen to memory meanwhile, and why it is right all the same:
+//!
+//! | | |
+//! |---|---|
+//! | written, by the program or by the kernel for it | it is no longer protected |
+//! | given back (`MADV_DONTNEED`), then perhaps touched again | it is not there, or not protected: the quick scan (0.3 ms per GiB) reports every page of a page table that is not protected; where a whole table has gone, probing one page of each finds out |
+//! | mapped anew, moved by `mremap`, of another program after an exec, of a forked child | the kernel takes the registration away: there is no `uw` in its flags, so all of it is copied frozen |
+//! | guarded (`MADV_GUARD_INSTALL`) | it counts as written; the scan tells it apart, so that it is no page |
+//! | a huge page | it is protected whole; a write splits it, and it stays split until the kernel joins it again by itself |
+//! | swapped out, merged, migrated | the mark goes along, or is lost, which counts as written |
+//! | written by a device | a device writes past page tables: with a file open for direct I/O, or a context of asynchronous I/O, whose requests may hold such a file that is closed, nothing is copied early (io_uring is refused anyway) |
 //!
 //! Private mappings of files are left out: there a page that was given back looks, by the mark
 //! that the kernel leaves in its place, as one that is swapped out and unchanged.
