@@ -19,15 +19,14 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// From here on inventories that are made from this one, or from those that were, tell what of open
-    /// files is different from this one.
+    /// Makes this the inventory that later ones are compared with: those that are taken on its basis, directly or not, tell which
+    /// open files differ from it.
     pub fn refer_to_this(&mut self) {
         self.basis.differing = Some(self.processes.keys().map(|pid| (*pid, Vec::new())).collect());
     }
 
-    /// The descriptors of a process, by rising number, behind which there is anything different from the
-    /// inventory that was referred to ([`Inventory::refer_to_this`]). `None` if that is not known, or if
-    /// there are others than there were.
+    /// The descriptors of a process, in ascending order, that may lead to something else than in the inventory referred to
+    /// ([`Inventory::refer_to_this`]). `None` if that is not known, or if the process has other descriptors now.
     #[must_use]
     pub fn different_files(&self, pid: HostPid) -> Option<&[i32]> {
         self.basis.differing.as_ref()?.get(&pid).map(Vec::as_slice)
@@ -39,8 +38,8 @@ impl Inventory {
 pub(crate) struct Basis {
     /// What spares the source a look when it takes the next one. Only the source understands it.
     pub(crate) of_source: Option<Arc<dyn Any + Send + Sync>>,
-    /// Of each process whose descriptors are those of the inventory that was referred to, those that
-    /// may mean something else than there.
+    /// Per process, the descriptors that may lead to something else than in the inventory referred to. A process that has opened or
+    /// closed descriptors since is not in it.
     pub(crate) differing: Option<BTreeMap<HostPid, Vec<i32>>>,
 }
 

@@ -8,9 +8,10 @@ use crate::error::Error;
 /// How much of an id is enough: what engines show of it.
 const SHORT_ID: usize = 12;
 
-/// All containers, each once: one that an engine has another one run is that engine's. `owners` were asked.
+/// All containers, each once: one that an engine has another engine run is listed as the former's. A container whose owner does not
+/// list it stays the lower engine's, and is refused.
 pub(crate) fn merged(mut all: Vec<Container>) -> Vec<Container> {
-    // The engines are in the order of who has whom run something.
+    // An engine comes before those that it has run its containers.
     all.sort_by(|a, b| {
         let key = |one: &Container| {
             (one.summary.engine, one.summary.name.clone(), one.summary.id.clone())
@@ -31,7 +32,7 @@ pub(crate) fn merged(mut all: Vec<Container>) -> Vec<Container> {
     kept
 }
 
-/// Whether what an engine lists is what one above it has it run.
+/// Whether `below`, which a lower engine lists, is the container `above` of an engine that has the lower one run it.
 fn is_same(above: &Container, below: &Container) -> bool {
     if above.summary.engine == below.summary.engine {
         return false;

@@ -36,7 +36,7 @@ pub(crate) struct Words {
     pub(crate) restore: Option<String>,
 }
 
-/// An option of ours by which engines have one of their own, and whether it is wanted.
+/// An option of stasis that some engines have under the same name, and whether it was asked for.
 type Wanted = (&'static str, bool);
 
 impl Asked {
@@ -49,7 +49,7 @@ impl Asked {
     }
 }
 
-/// The words for a container; `kept_as` is what a checkpoint is called that the engine keeps by a name.
+/// The words of the command for a container; `kept_as` is the name of the checkpoint, for an engine that keeps checkpoints by name.
 ///
 /// # Errors
 /// With what speaks against it.

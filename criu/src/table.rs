@@ -85,7 +85,8 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("experimental", None, Switch, &[Check]),
     carried("ext-mount-map", Some('M'), Required, IMAGES),
     carried("ext-unix-sk", Some('x'), Optional, IMAGES),
-    // Of what is external Unix sockets and mounts are carried; what else is asked for is refused.
+    // External can be what `External::parse` and `Networks::take_external` know: Unix sockets, mounts, open files, terminals,
+    // network namespaces. Anything else is refused by name.
     carried("external", None, Required, ALL),
     carried("extra", None, Switch, &[Check]),
     carried("feature", None, Required, &[Check]),

@@ -1,7 +1,7 @@
 //! The roots of a cgroup namespace (cgroup_namespaces(7)): of each hierarchy the group that is the root for who is in it.
 //!
-//! Nothing tells the roots by themselves. But `/proc/PID/cgroup` gives a path from the root of the reader's namespace:
-//! what the path is shorter by when it is read inside is the root.
+//! The kernel does not tell the roots. But `/proc/PID/cgroup` shows a path relative to the root of the reader's namespace: it is
+//! shorter when it is read inside, and what it lacks there is the root.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,8 +16,10 @@ use kernel::procfs::{Cgroup, Dir, ProcFile};
 pub(crate) struct CgroupRoots(BTreeMap<String, Vec<u8>>);
 
 impl CgroupRoots {
-    /// Those of the namespace of a task, by what is read of it outside and inside; else the hierarchy of which that
-    /// does not tell.
+    /// The roots of a task's namespace, from its `/proc/PID/cgroup` as read outside of the namespace and inside.
+    ///
+    /// # Errors
+    /// The name of a hierarchy whose two paths do not fit together.
     pub(crate) fn of(outside: &Cgroup, inside: &Cgroup) -> Result<Self, String> {
         let mut roots = BTreeMap::new();
         for group in &inside.0 {

@@ -146,10 +146,10 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
     }
 }
 
-/// What the fields that CRIU has do not hold, if there is anything of it. `default_slice` is that of
-/// a thread that asked for none.
+/// The part of a thread's scheduling that CRIU's fields have no room for; `None` if all of it is the default. `default_slice` is the
+/// slice of a thread that asked for none.
 fn scheduling(scheduling: &Scheduling, default_slice: u64) -> Option<SchedulingEntry> {
-    // With SCHED_RESET_ON_FORK, which has its place.
+    // The default. (SCHED_RESET_ON_FORK does not count: it goes into CRIU's field of the policy.)
     const USUAL: SchedulingEntry = SchedulingEntry {
         policy: 0,
         flags: 0,
@@ -159,7 +159,8 @@ fn scheduling(scheduling: &Scheduling, default_slice: u64) -> Option<SchedulingE
         utilization_min: 0,
         utilization_max: 0,
     };
-    /// No wish: also what a kernel without them says, and the wish of real-time threads.
+    /// Utilization limits that nobody has set: what a kernel without them reports, the kernel's default, and its default for
+    /// real-time threads.
     const NO_WISH: [(u32, u32); 3] = [(0, 0), (0, 1024), (1024, 1024)];
     let Scheduling { policy, flags, deadline, period, .. } = *scheduling;
     let of_default = policy != SCHED_DEADLINE && scheduling.runtime == default_slice;
@@ -179,7 +180,7 @@ fn scheduling(scheduling: &Scheduling, default_slice: u64) -> Option<SchedulingE
     (beyond != USUAL).then_some(SchedulingEntry { policy, flags, ..beyond })
 }
 
-/// The slice of a thread that asked for none: that of this one, which does not.
+/// The slice of a thread that asked for none: this thread has not, so it is its own.
 fn default_slice() -> u64 {
     kernel::sched::scheduling(kernel::process::own_thread()).map_or(0, |own| own.runtime)
 }
@@ -187,8 +188,8 @@ fn default_slice() -> u64 {
 const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
 const SCHED_DEADLINE: u32 = 6;
 
-/// The policy as `sched_getscheduler` gives it, with the flag that children do not inherit it. CRIU
-/// cannot set that of deadline threads: it has them for ordinary ones.
+/// The policy as `sched_getscheduler` returns it, with the flag SCHED_RESET_ON_FORK. CRIU cannot set the policy of a deadline
+/// thread, so its field says that the thread is an ordinary one.
 const fn policy(scheduling: &Scheduling) -> u32 {
     const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
     let reset = scheduling.flags & SCHED_FLAG_RESET_ON_FORK != 0;

@@ -38,9 +38,9 @@ pub(crate) struct Numbers {
     depth: usize,
     /// Processes in pid namespaces below that of the root.
     nested: BTreeMap<HostPid, Below>,
-    /// The namespaces of these, each with the one around it; none for that of the root.
+    /// The parent of each of their namespaces; `None` if that is the namespace of the root.
     around: BTreeMap<u64, Option<u64>>,
-    /// Processes whose children are born into another namespace than their own: which, or none if the next child makes it.
+    /// Processes whose children are born into another namespace than their own: its number, or `None` if the next child makes it.
     for_children: BTreeMap<HostPid, Option<u64>>,
 }
 
@@ -57,7 +57,7 @@ struct Below {
 }
 
 impl Numbers {
-    /// Those of a root, which has these numbers in the pid namespaces from ours to its own, and of tasks with theirs.
+    /// The numbers of `tasks`, each with those that it has in the pid namespaces from ours down to its own; `root` has these.
     pub(crate) fn of<'a>(
         root: &[ImagePid],
         tasks: impl IntoIterator<Item = (HostPid, &'a [ImagePid])>,
@@ -116,7 +116,7 @@ impl Numbers {
                 self.nested.insert(process.pid, Below { namespace, leader, group, session });
             }
         }
-        // Whoever has adopted the first process of one is in the one around it.
+        // The parent of a namespace's first process is in the namespace around it, also if it has adopted that process.
         let is_first =
             |pid: &HostPid| self.pids.levels(*pid).is_some_and(|it| it.innermost().get() == 1);
         let firsts = self.nested.iter().filter(|(pid, _)| is_first(pid));

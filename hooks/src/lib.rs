@@ -2,10 +2,9 @@
 //!
 //! Container engines build on which points there are, in which order they come, whether the tree stands
 //! still meanwhile, and what a refusal means. All of that is one table, [`Point::contract`], which the
-//! engines follow through [`call`] alone. Action scripts and notifications of the RPC hang on the points;
-//! plugins of devices and events of the gateway are to. A new user implements [`Hooks`]; a new point is a
-//! value of [`Point`], a line of the table, and one call in the engine, and CRIU's clients are told of it
-//! only if it is one of [`Point::CRIUS`].
+//! engines follow through [`call`] alone. Action scripts and notifications of the RPC hang on the points. A
+//! new user implements [`Hooks`]; a new point is a value of [`Point`], a line of the table, and one call in
+//! the engine, and CRIU's clients are told of it only if it is one of [`Point::CRIUS`].
 
 use std::error::Error;
 use std::os::fd::BorrowedFd;

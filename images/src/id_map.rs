@@ -1,7 +1,7 @@
 //! User and group ids of a tree with a user namespace of its own: the images have them as the namespace does.
 //!
-//! A dump sees the ids of around it and writes those [`IdMap::inside`]; a restore reads these and works with those
-//! [`IdMap::outside`]. Which fields of a message are ids is said here, once for both ([`Owned`]).
+//! A dump sees ids as they are outside of the namespace and writes what they are [`IdMap::inside`]; a restore reads these and works
+//! with what they are [`IdMap::outside`]. Which fields of a message are ids is said here, once for both ([`Owned`]).
 
 use std::io;
 
@@ -162,7 +162,8 @@ pub trait Owned {
     fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32));
 }
 
-/// A file without the users of whom it signals, which the tasks set.
+/// Changes the ids in an entry of a file, but not those of who is signalled by it (`fown`): tasks set these themselves, inside of the
+/// namespace.
 fn of_file(file: &mut FileEntry, change: &mut dyn FnMut(Id, &mut u32)) {
     let mut perms: Vec<&mut FilePermsEntry> = Vec::new();
     if let Some(socket) = &mut file.usk {

@@ -149,7 +149,7 @@ features! {
     UffdWpAsync = "uffd_wp_async", Useful, probes::uffd_wp_async,
         "track written pages without soft-dirty bits (userfaultfd, asynchronous)";
     SoftDirty = "soft_dirty", Useful, probes::soft_dirty,
-        "track written pages where userfaultfd cannot";
+        "mark written pages in page tables (soft-dirty bits): told to those who ask, not used by stasis";
     BpfIterators = "bpf_iterators", Useful, probes::bpf_iterators,
         "take the inventory in bulk; /proc serves without it";
     UnixDiag = "unix_diag", Useful, sockets::unix_diag, "describe Unix sockets";

@@ -36,7 +36,8 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Vec<OwnedFd>> 
     receive_as(socket, bytes, MsgFlags::empty())
 }
 
-/// New descriptors for what a message brings that stays where it is, for all who look; an error if none is there.
+/// Peeks at the next message and returns new descriptors for the files that it brings. The message stays in the queue, so
+/// everybody who looks gets descriptors of his own. An error if no message waits.
 ///
 /// # Errors
 /// As those of [`receive`].

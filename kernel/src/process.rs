@@ -115,8 +115,8 @@ pub fn fork_as_any(
     Ok(None)
 }
 
-/// Forks a process with any number, which the parent learns (the child: `None`). What else [`fork_as`] says
-/// holds here, too.
+/// Forks a process whose number the kernel chooses. Returns that to the parent, and `None` to the child. All else is as with
+/// [`fork_as`].
 ///
 /// # Errors
 /// When there can be no more processes.
@@ -124,7 +124,8 @@ pub fn fork_any() -> io::Result<Option<HostPid>> {
     fork_beside(false)
 }
 
-/// The same; as a `sibling` it is a child of the caller's parent, who is told of its end as of the caller's.
+/// Forks as [`fork_any`] does. A `sibling` becomes a child of the caller's parent, which gets the same signal at its end as at the
+/// caller's.
 ///
 /// # Errors
 /// When there can be no more processes.

@@ -334,14 +334,14 @@ fn sets(entry: &CgroupEntry) -> Result<BTreeMap<u32, Set>, Error> {
     Ok(sets)
 }
 
-/// The groups to go into for who is in `from`.
+/// The groups that a process in `from` has to enter to be in `to`.
 fn moves(
     from: &Set,
     to: &Set,
     directories: &GroupDirectories,
     id: ImagePid,
 ) -> Result<Moves, Error> {
-    // All are in the root of a hierarchy in which nothing is made.
+    // A hierarchy that `from` does not name is one without groups: every process is in its root.
     let other = to.iter().filter(|(name, group)| {
         let is_in = from.get(*name).map_or(&b"/"[..], |group| group);
         is_in != group.as_slice()
@@ -355,7 +355,7 @@ fn moves(
     other.map(directory).collect()
 }
 
-/// A group that is frozen would stop what goes into it.
+/// Refuses a group that is frozen, as it would stop every process that enters it, and one that is gone.
 fn check_group(group: &Path) -> Result<(), Error> {
     let object = || format!("control group {}", group.display());
     let says = |path: &Path, text: &str| {

@@ -92,10 +92,9 @@ fn is_pending(process: &Process, signal: i32) -> bool {
     queue.into_iter().any(|entry| signal_of(&entry.siginfo) == signal.cast_unsigned())
 }
 
-/// The signal that a process is stopped by: what waits for it is told. That of before, where it
-/// stops the process for certain; else SIGSTOP, which always does. A terminal's signals do not if
-/// they are handled, nor in an orphaned process group (`is_current_pgrp_orphaned` in the kernel):
-/// one in which nobody has a parent in another group of the same session.
+/// The signal to stop a process with; a parent in wait4 is told which. It is the signal that had stopped the process if that is
+/// certain to stop it again, else SIGSTOP, which always does. A terminal's stop signal does not if the process handles it, nor if its
+/// group is orphaned (`is_current_pgrp_orphaned` in the kernel), that is, if no member has a parent in another group of the session.
 fn stop_signal(checkpoint: &Checkpoint, process: &Process) -> i32 {
     // In the images actions are without those of SIGKILL and SIGSTOP.
     let action = |signal: i32| process.core.sigactions.get(usize::try_from(signal).ok()? - 3);

@@ -275,8 +275,8 @@ impl Levels {
         self.spaces.keys().copied()
     }
 
-    /// Where the children of a process are born, if that is another namespace than its own; none in that for one that its next
-    /// child makes.
+    /// The pid namespace that the children of a process are born into, if it is not the process's own: `Some(None)` if its next child
+    /// makes a new one.
     pub(crate) fn for_children(&self, pid: ImagePid) -> Option<Option<u32>> {
         self.for_children.get(&pid).copied()
     }

@@ -111,8 +111,8 @@ fn is_conflict(wanted: &FileLockEntry, held: &Lock) -> bool {
     same_kind && one_writes && (is_flock || overlaps)
 }
 
-/// The first process with the same file open by another open file description of which `conflicts` says that
-/// it stands in the way, with the name of its program.
+/// The first process that has the file open by another open file description which stands in the way, as `conflicts` says of its
+/// `fdinfo`; with the name of its program.
 fn holder(
     process: HostPid,
     fd: RawFd,

@@ -43,11 +43,11 @@ pub(crate) struct Plan {
 /// How a task comes into its pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Birth {
-    /// It is that of its maker.
+    /// The task is born into the pid namespace of the process that makes it.
     Plain,
-    /// It is made with the task.
+    /// The task is born with a new pid namespace, as its first process.
     First,
-    /// It is that of this process, its first.
+    /// The task is born into the pid namespace of which this process is the first.
     Into(ImagePid),
 }
 

@@ -44,13 +44,13 @@ pub enum Maker {
     Parent,
     /// Its parent, before that founds its own session.
     EarlyParent,
-    /// The leader of its session, this task, as a sibling of its own.
+    /// The leader of its session, this task, which makes it as its own sibling (`CLONE_PARENT`).
     Leader(usize),
-    /// Who stands in for the leader of its session as a child of its parent, as a sibling.
+    /// A helper that stands in for the leader of its session, is a child of its parent, and makes it as its own sibling.
     StandIn,
-    /// The leader of its session, this task, as an orphan.
+    /// The leader of its session, this task: it is made as an orphan, which its parent adopts.
     Orphaned(usize),
-    /// Who stands in for the leader of its session as a child of this task, as an orphan.
+    /// A helper that stands in for the leader of its session and is a child of this task: it is made as an orphan.
     OrphanedByStandIn(usize),
 }
 
@@ -81,7 +81,7 @@ pub fn makers<P: Copy + Ord>(members: &[Born<P>], outside: Option<P>) -> Result<
     };
     let adopters: BTreeSet<usize> = orphans().map(|(_, _, parent)| parent).collect();
     for (index, from, parent) in orphans() {
-        // Whoever adopts orphans and is nearer would get it.
+        // The nearest process above that adopts orphans gets it: that has to be its parent.
         let adopter = tree.upwards(from).find(|task| adopters.contains(task));
         if adopter != Some(parent) {
             return Err(index);
@@ -99,15 +99,15 @@ pub fn nobody_makes(sid: impl std::fmt::Display) -> Refusal {
     )
 }
 
-/// The session that each is born into. Who founds one has been born into that of its parent, or into the one that its
-/// parent was born into: what its children need decides.
+/// The session that each process is born into. The leader of a session was born into its parent's session, or into the one that its
+/// parent was itself born into; what the leader's children need decides which.
 fn births<P: Copy + Ord>(members: &[Born<P>], outside: Option<P>) -> Vec<Option<P>> {
     let sid_of = |parent: Option<usize>| parent.map_or(outside, |parent| members[parent].sid);
     let mut needed: Vec<Option<Option<P>>> = vec![None; members.len()];
     for member in members.iter().filter(|member| !member.leads()) {
         let mut above = Vec::new();
         let mut at = member.parent;
-        // Up to one that was born into that session by who is in it.
+        // Goes up through leaders of sessions to the first whose parent is in the wanted session.
         while let Some(task) = at.filter(|task| members[*task].leads()) {
             above.push(task);
             at = members[task].parent;

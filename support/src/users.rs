@@ -24,20 +24,21 @@ pub const NESTED_THREADS: Refusal = Refusal::fixed(
     "dump the tree of the first process in it by itself, with a pid namespace of its own (unshare --user --pid --fork)",
 );
 
-/// A process in a user namespace below that of the root of the tree that shares what nobody may share who enters one.
+/// A process in a user namespace below that of the tree's root which shares descriptors or directories. A restore has it enter that
+/// namespace, and nobody enters one who shares these.
 pub const NESTED_TABLES: Refusal = Refusal::fixed(
     "it is one below that of the tree's root, and the process shares its descriptors or directories with another one, by \
      which nobody enters it (CLONE_FILES, CLONE_FS)",
     "have the program start it so that they do not share them: by fork",
 );
 
-/// The same where the restore keeps descriptors for it that it has no room for itself.
+/// The same of a process for which a restore keeps descriptors, since its limit of open files leaves no room for them.
 pub const NESTED_LATE: Refusal = Refusal::fixed(
     "it was in a user namespace below that of the tree's root, and its limit of open files leaves no room to enter one",
     "raise the limit of open files for the restore (ulimit -n)",
 );
 
-/// One that is not made in that of stasis.
+/// A user namespace whose parent is not the one that stasis is in.
 pub const NOT_A_CHILD: Refusal = Refusal::fixed(
     "it was not made in the user namespace that stasis is in, but in one in between",
     "run stasis in the user namespace that it was made in (nsenter --user)",

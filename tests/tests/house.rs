@@ -242,7 +242,6 @@ fn every_rule_is_asked() {
     assert!(unused.is_empty(), "{unused:#?}");
 }
 
-/// The kernel gives settings of several numbers to one call only, which the standard library's is not.
 /// A remedy that changes mounts or networks is carried out in the namespace that it is about: a bare command would change what the
 /// machine has of that name. And an option that `criu` alone has is said to be its.
 #[test]
@@ -272,6 +271,7 @@ fn commands_of_remedies_reach_what_they_are_about() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// The kernel gives a setting of several numbers to one call of read only, and the standard library makes several.
 #[test]
 fn settings_are_read_whole() {
     let readers = ["fs::read(\"/proc/sys", "read_to_string(\"/proc/sys", "open(\"/proc/sys"];

@@ -87,13 +87,14 @@ impl Counts {
         self.asked.insert(thread, <[u64; ASKED_WORDS]>::from(asked), 0).map_err(failed)
     }
 
-    /// How often a file has been touched that is counted at this place, or one that nobody knows.
+    /// How often files have been touched that are counted at this place. Touches of unknown files are added, as each may have been of
+    /// any file.
     pub(super) fn touched(&self, place: usize) -> u64 {
         let read = |place| self.touched.get(place).unwrap_or(0);
         read(place).wrapping_add(read(TOUCHED_UNKNOWN))
     }
 
-    /// The same of all places.
+    /// [`touched`](Self::touched) of every place.
     pub(super) fn all_touched(&self) -> Vec<u64> {
         (0..TOUCHED_UNKNOWN).map(|place| self.touched(place)).collect()
     }

@@ -56,8 +56,8 @@ impl Kind {
         }
     }
 
-    /// Refuses a socket with what would be lost. `strict` says whether what changes by the moment counts, and
-    /// `frozen` whether nothing does.
+    /// Refuses a socket in which something waits that would be lost. `strict` says whether what waits only now counts, `frozen`
+    /// whether the target stands still.
     pub(super) fn is_empty(
         self,
         socket: BorrowedFd<'_>,

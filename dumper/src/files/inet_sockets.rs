@@ -155,14 +155,14 @@ fn name(address: &Address, v6: bool) -> Result<Name, Problem> {
     Ok(Name { port, words, scope, flow })
 }
 
-/// What counts of what changes by the moment.
+/// Which states of a socket that pass by themselves a look refuses.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
-    /// What is now.
+    /// It refuses what waits in a socket now and would be lost.
     now: bool,
-    /// Nothing changes.
+    /// The target stands still, so that nothing passes any more.
     frozen: bool,
-    /// Connections that nobody has accepted yet.
+    /// It refuses connections that nobody has accepted yet.
     waiting: bool,
 }
 

@@ -30,7 +30,7 @@ pub(super) fn unknown(family: i32) -> Problem {
 }
 
 impl Survey<'_> {
-    /// Whether what changes by the moment counts for a socket.
+    /// Whether this look refuses what waits in a socket now: the target stands still, or what is found is to hold until it does.
     pub(super) const fn is_strict(&self) -> bool {
         self.frozen || self.to_keep
     }

@@ -22,7 +22,7 @@ pub(crate) enum Origin {
     Part,
     /// It is given by this name.
     Named(String),
-    /// It is in the dumper's namespace.
+    /// It is mounted in the dumper's namespace as well, and is taken from there.
     Outside {
         /// Its path there.
         path: PathBuf,
@@ -31,8 +31,8 @@ pub(crate) enum Origin {
     },
 }
 
-/// Finds out where the mounts of namespaces come from, of which that of the tree's root has the id `root`; `own` are the dumper's
-/// mounts. Returns what is refused.
+/// Finds out where a restore gets each mount of `views` from, and returns what is refused. `root` is the kernel's id of the
+/// namespace that the tree's root is in; `own` are the mounts of the dumper's namespace.
 pub(super) fn judge(
     views: &mut BTreeMap<u64, View>,
     root: Option<&u64>,

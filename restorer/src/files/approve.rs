@@ -293,7 +293,11 @@ impl Approver {
         self.holders.of(file).all(|holder| holder.can(capability))
     }
 
-    /// The credentials by which a holder may have a file; `None` for such as open what ours open.
+    /// The credentials with which a holder may open a file, and with which it is to be opened. `None` if the restore may open it with its
+    /// own: the holder's open as much (root's with all capabilities for files), or the file is only run.
+    ///
+    /// # Errors
+    /// If none of the holder's credentials may open it.
     fn check_rights(
         &self,
         holder: &Holder,

@@ -25,8 +25,8 @@ pub(super) trait FileKind: Debug + Sync {
     /// The type (`fd_type`) that its entries have.
     fn r#type(&self) -> u32;
 
-    /// Whether others are open for a moment while these are opened, for which there may be no numbers
-    /// but those of the tasks. Such kinds come last.
+    /// Whether opening these opens other descriptors for a moment. They may need the numbers that the restore has reserved, which
+    /// are given back before the first such kind: no kind that needs reserved numbers comes after it in the table.
     fn opens_others(&self) -> bool {
         false
     }
@@ -39,7 +39,7 @@ pub(super) trait FileKind: Debug + Sync {
         Ok(())
     }
 
-    /// The files that are on their way to files of this kind, each with the id of that one before its own.
+    /// The files that wait in messages to files of this kind (`SCM_RIGHTS`): pairs of the receiving file's id and the sent file's.
     fn sent(&self, _beside: &Beside) -> Vec<(u32, u32)> {
         Vec::new()
     }

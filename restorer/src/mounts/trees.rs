@@ -95,7 +95,7 @@ pub(super) fn build(
     Ok(built)
 }
 
-/// By which copies can be written to mounts on which deleted files are made.
+/// For each read-only mount on which deleted files are to be made, by its number in the images: a copy of it that can be written to.
 fn writable(
     plan: &Plan,
     request: &Request<'_>,
@@ -114,7 +114,7 @@ fn writable(
             Some(copy) => copy.clone(),
             None => {
                 let copy = yard.copy(giver, &plan.mounts[giver])?;
-                // One that cannot be is told by whoever wants to write there.
+                // If no such copy can be made, whoever wants to write there reports it.
                 let copy = mounts::make_writable(&copy).is_ok().then(|| Arc::new(copy));
                 of_givers.entry(giver).or_insert(copy).clone()
             }
