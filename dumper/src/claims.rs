@@ -71,7 +71,7 @@ fn holder(file: &File) -> Option<HostPid> {
         words.nth(1) == Some("FLOCK")
             && words.nth(3).and_then(|place| place.rsplit(':').next()) == Some(&inode)
     };
-    // Of another pid namespace it is 0, which is none.
+    // A holder in another pid namespace is shown as 0, which is not a process.
     locks.lines().find(of_file)?.split_whitespace().nth(4)?.parse().ok()
 }
 

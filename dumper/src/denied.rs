@@ -10,7 +10,7 @@ use support::{Refusal, rights};
 
 use crate::error::{Error, chain};
 
-/// Capabilities that a dump takes, of each line one.
+/// Capabilities that a dump needs: one of each list.
 const NEEDED: [&[u32]; 2] =
     [&[capability::SYS_PTRACE], &[capability::CHECKPOINT_RESTORE, capability::SYS_ADMIN]];
 
@@ -22,7 +22,7 @@ const OF_OTHERS: &[u32] = &[capability::DAC_OVERRIDE, capability::DAC_READ_SEARC
 struct Side {
     uid: u32,
     capabilities: u64,
-    /// Its user namespace, by what ids it has there.
+    /// The text of its `uid_map`: two processes with the same one are taken to be in one user namespace.
     ids: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn explain(error: Error, root: HostPid) -> Error {
     Error::Denied { said: chain(&error), refusal }
 }
 
-/// Why one may not look into the other, and what would help. `closed` is a machine where nobody may.
+/// Why `own` may not look into `other`, and what would help. `closed` says that nobody may on this machine.
 fn why(own: &Side, other: Option<&Side>, closed: bool) -> Refusal {
     let lacks = |any: &&&[u32]| any.iter().all(|bit| own.capabilities & 1 << bit == 0);
     let others = other.filter(|other| other.uid != own.uid).map(|_| OF_OTHERS);

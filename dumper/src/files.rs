@@ -316,17 +316,17 @@ pub struct Captured {
     /// The mount namespaces of processes that are not in the dumper's.
     namespaces: BTreeMap<HostPid, u64>,
     files: Vec<FileEntry>,
-    /// Entries of before, of which those in `keeping` and `unchanged` are written.
+    /// The entries of the plan. Those that `keeping` and `unchanged` name still hold, and are written.
     cached: Vec<FileEntry>,
     keeping: Vec<Keeping>,
     unchanged: Vec<Unchanged>,
-    /// What was read of pipes and fifos before: of those in `unchanged` it is written.
+    /// What the plan has read of pipes and fifos. It is written of those that `unchanged` names.
     contents: Contents,
     tables: BTreeMap<u32, Vec<FdinfoEntry>>,
     beside: Beside,
     /// What is lost, though the checkpoint is whole.
     pub(crate) warnings: Vec<String>,
-    /// Sockets of which the packets that wait are left behind.
+    /// How many sockets have packets that wait and are left behind.
     left_behind: usize,
     /// Sockets outside of the tree that its own may be connected to.
     outside: Vec<FileEntry>,

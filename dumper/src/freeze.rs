@@ -50,8 +50,7 @@ impl<'d> Frozen<'d> {
         Ok(frozen)
     }
 
-    /// Tells who is to lock the network of a tree that has one of its own, and who vouches for what is open
-    /// outside of it.
+    /// Calls the hooks at `network-lock`, if the tree has a network namespace of its own, and at `query-ext-files`.
     pub(crate) fn tell(mut self) -> Result<Self, Error> {
         let Planned { dump, plan } = &mut self.planned;
         let (root, started) = (dump.options.pid, Instant::now());

@@ -36,7 +36,7 @@ use crate::users::Users;
 /// Pauses between looks.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
 
-/// For so long it is waited for the end of what has entered a container, and so long between looks.
+/// How long the look waits for processes that have entered a container to end, and how long between two looks.
 const ENTERED: Duration = Duration::from_secs(2);
 const ENTERED_PAUSE: Duration = Duration::from_millis(50);
 

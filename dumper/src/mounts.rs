@@ -54,13 +54,13 @@ impl Error {
 /// What is asked about mounts.
 #[derive(Clone, Debug, Default)]
 pub struct MountOptions {
-    /// Mounts of the root's namespace that a restore is given, by where they are, with the names by which it is told.
+    /// Mounts of the root's namespace that a restore is given: where each is, and the name by which the restore knows it.
     pub external: BTreeMap<PathBuf, String>,
-    /// What is mounted in the dumper's namespace, too, is taken from there again.
+    /// A mount that is in the dumper's namespace as well is taken from there by a restore.
     pub find_outside: bool,
-    /// This also of what shares mounts with others.
+    /// So is a mount that shares what is mounted in it with others (`shared`).
     pub shared_outside: bool,
-    /// This also of what receives mounts from others.
+    /// So is a mount that receives what others mount (`master`).
     pub masters_outside: bool,
     /// More kinds of file systems that a restore can just mount; `all` stands for every one.
     pub other_kinds: Vec<String>,
@@ -195,7 +195,7 @@ impl Views {
         Ok(true)
     }
 
-    /// Copies the mounts of what lives in memory: their contents are read by way of these, whatever is mounted in there.
+    /// Copies the mounts of file systems that live in memory. Their contents are read through the copies, in which nothing is mounted.
     fn copy_memory(&mut self, refused: &mut Vec<Unsupported>) -> Result<(), Error> {
         let mut wanted: BTreeMap<u64, Vec<(u64, &Mount)>> = BTreeMap::new();
         for view in self.views.values() {
@@ -227,7 +227,7 @@ impl Views {
         Ok(())
     }
 
-    /// Finds out which of the pid namespaces `nested`, which are below that of the tree's root, file systems show.
+    /// Finds out which mounted `proc` shows one of the pid namespaces `nested`, those below the namespace of the tree's root.
     fn find_shown(
         &mut self,
         nested: &BTreeSet<u64>,
@@ -307,8 +307,8 @@ impl View {
         (doors::id(&found).ok()? == mount.id).then_some(found)
     }
 
-    /// As [`kernel::uncovered::copy`]. A copy of the namespace in that of other users would have all of its mounts locked
-    /// (mount_namespaces(7)), so it is made in the one that it belongs to.
+    /// As [`kernel::uncovered::copy`], made inside of the user namespace that the mount namespace belongs to: a copy made in another user
+    /// namespace would have all of its mounts locked (mount_namespaces(7)).
     fn uncover(&self, namespace: &OwnedFd, mount: &Mount) -> io::Result<Option<OwnedFd>> {
         let owner = owner_of(namespace)?;
         if id(&owner)? == id(own_user()?)? {
@@ -325,7 +325,7 @@ impl View {
         }
     }
 
-    /// A copy of a mount that is in no namespace; `None` of one that is hidden, and cannot be uncovered.
+    /// Copies a mount; the copy is in no namespace. `None` if the mount is hidden below another and cannot be uncovered.
     fn copy(&self, mount: &Mount) -> io::Result<Option<OwnedFd>> {
         let namespace = of_process(self.member, "mnt")?;
         let copy = match self.root_of(mount).filter(|_| !mount.is_unbindable()) {

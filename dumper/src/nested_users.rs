@@ -27,7 +27,7 @@ const OWNED: [&str; 2] = ["net", "uts"];
 pub(crate) struct NestedUsers {
     /// What they say of themselves, by the kernel's ids.
     entries: BTreeMap<u64, UsernsEntry>,
-    /// The namespaces that belong to others than the dumper's, by name and the kernel's id: the owner, and who is in it.
+    /// The namespaces that do not belong to the dumper's user namespace, by kind and the kernel's id: the one that owns each, and a process in it.
     owners: BTreeMap<(&'static str, u64), (u64, HostPid)>,
 }
 
@@ -123,7 +123,7 @@ impl NestedUsers {
         Ok(refused)
     }
 
-    /// What the one with this id says of itself; `numbers` are those of the tree's namespaces.
+    /// The entry of the user namespace with this id; `numbers` are those of the tree's namespaces in the images.
     pub(crate) fn entry(
         &self,
         id: u64,
@@ -135,7 +135,7 @@ impl NestedUsers {
         Some(UsernsEntry { owned, ..entry.clone() })
     }
 
-    /// Puts the capabilities of a process in one of them where nobody takes them for such of the tree's namespace.
+    /// Moves the capabilities of a process in one of them into a field of their own, where nobody takes them for rights in the tree's namespace.
     pub(crate) fn set_apart(&self, process: Option<&Process>, creds: &mut CredsEntry) {
         let user = process.and_then(|process| process.namespaces.get("user"));
         if user.is_none_or(|user| !self.entries.contains_key(user)) {

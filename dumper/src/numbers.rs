@@ -140,8 +140,8 @@ impl Numbers {
         self.nested.keys().copied().filter(is_first)
     }
 
-    /// What the images say of a thread of process `of` that is in a pid namespace below that of the root, of which `namespace`
-    /// tells the number.
+    /// The entry for thread `tid` of process `of`, if that is in a pid namespace below the root's. `namespace` translates the kernel's
+    /// number of a namespace into that of the images.
     pub(crate) fn nested(
         &self,
         tid: HostPid,
@@ -166,8 +166,8 @@ impl Numbers {
         })
     }
 
-    /// The pid namespace that the children of a process are born into, if that is another one than its own; none in that for
-    /// one that its next child makes.
+    /// The pid namespace that the children of a process are born into, if it is not the process's own: `Some(None)` if its next child
+    /// makes a new one.
     pub(crate) fn for_children(&self, pid: HostPid) -> Option<Option<u64>> {
         self.for_children.get(&pid).copied()
     }
@@ -215,8 +215,8 @@ impl Numbers {
         support::pids::unsupported(&inventory.processes.values().map(of).collect::<Vec<_>>())
     }
 
-    /// Processes whose session or group has no number in the images, but for a terminal's job (`shell_job`), which comes
-    /// into those of whoever restores it.
+    /// Refuses processes whose session or group has no number in the images. The members of a shell's job (`shell_job`) are spared: they
+    /// join the session and group of whoever restores them.
     pub(crate) fn foreign(
         &self,
         root: HostPid,

@@ -230,8 +230,8 @@ const fn place(hold: Hold) -> FileReference {
     }
 }
 
-/// The process, with its command, whose tree holds what both of these do, if it does not hold whoever dumps
-/// it.
+/// The nearest common ancestor of two processes, with its command: a dump of its tree would have what both hold. `None` if that tree has
+/// the dumper in it, or is all of the machine.
 fn common(root: HostPid, outside: HostPid) -> Option<(HostPid, String)> {
     let above = ancestors(root);
     let own = ancestors(HostPid::own());

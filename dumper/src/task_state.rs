@@ -245,7 +245,7 @@ pub(crate) struct TaskStates {
 }
 
 impl TaskStates {
-    /// Reads all of a running tree, of what does not end meanwhile. `inventory` is of before.
+    /// Reads the attributes of all tasks of a running tree; a task that ends meanwhile is left out. `inventory` was taken before.
     pub(crate) fn read(inventory: &Inventory, cross_check: bool) -> Self {
         let mut states = Self { cross_check, labels: Labels::own(), ..Self::default() };
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;

@@ -45,7 +45,8 @@ impl Users {
         around: &Surroundings,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let of_root = inventory.processes.get(&root);
-        // Where the numbers of its processes are those of around, its root is none that others would be born from.
+        // A root that is in the dumper's pid namespace is not the init of the tree, from which all others would be born: its user
+        // namespace counts as one below.
         let of_root = of_root
             .filter(|root| root.namespaces.get("pid") != around.namespaces.get("pid"))
             .and_then(|root| root.namespaces.get("user"));

@@ -2,8 +2,8 @@
 
 use images::messages::TaskKobjIdsEntry;
 
-/// The kinds of which the restoring process has moved into the one that takes the place of all of the tree's. (Of network
-/// namespaces [`crate::Given`] says that: there is more to say of them.)
+/// The kinds of namespaces that the restoring process has joined: the tree comes back in the joined one, whichever its tasks were in. (For
+/// network namespaces [`crate::Given`] says that, with more.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Joined {
     /// System V IPC and queues of messages. What the tree has attached of shared memory comes back in it; semaphores and

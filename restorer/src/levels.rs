@@ -29,7 +29,7 @@ pub(crate) struct Member<'a> {
     pub(crate) nested: Option<&'a NestedPidsEntry>,
     /// The numbers of its threads.
     pub(crate) threads: Vec<ImagePids>,
-    /// Where its children are born, if that is another namespace: 0 for one that the next of them makes.
+    /// The number of the namespace that its children are born into, if it is not its own: 0 if the next child makes a new one.
     pub(crate) for_children: Option<u32>,
 }
 
@@ -38,10 +38,10 @@ pub(crate) struct Member<'a> {
 pub(crate) struct Levels {
     /// Of processes, threads, groups and sessions that are seen further down.
     numbers: BTreeMap<ImagePid, ImagePids>,
-    /// The namespaces of these; of one that has ended with its first process there is none.
+    /// The namespace of each of these, unless that has ended with its first process.
     namespaces: BTreeMap<ImagePid, u32>,
     spaces: BTreeMap<u32, Space>,
-    /// Processes whose children are born into another namespace: which, or none if the next child makes it.
+    /// Processes whose children are born into another namespace: its number, or `None` if the next child makes it.
     for_children: BTreeMap<ImagePid, Option<u32>>,
     /// Members of groups that they do not see.
     strangers: BTreeSet<ImagePid>,

@@ -274,7 +274,8 @@ pub(crate) fn numbers(ids: &TaskKobjIdsEntry) -> [(&'static str, Option<u32>); 8
 #[derive(Debug)]
 pub(crate) struct Made<'s> {
     sets: &'s Sets,
-    /// The restoring process's own, of kinds of which others are made: for who is born in another.
+    /// The restoring process's own namespace of each kind of which another is made: a task that belongs there and is born in another
+    /// enters it.
     own: BTreeMap<usize, OwnedFd>,
     /// By the place of their kind in the table and their number.
     others: BTreeMap<(usize, u32), OwnedFd>,

@@ -81,13 +81,13 @@ impl NestedUsers {
     pub(crate) fn inside(&self, owned: u32) -> Option<Inside<'_>> {
         let number = self.owned.get(&owned)?;
         let (maps, _) = self.described.get(number)?;
-        // Who has no number in it stays who he is.
+        // The maker takes the first id that is mapped; where none is, it keeps its own.
         let first = |ranges: &[Range]| ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX);
         let user = self.made.get(number)?.as_fd();
         Some(Inside { user, ids: (first(&maps.users), first(&maps.groups)), before: &[] })
     }
 
-    /// Moves the calling process into the one that process `pid` is to be in, if that is such a one.
+    /// Moves the calling process into the user namespace that process `pid` was in, if it is one of these.
     pub(crate) fn enter(&self, pid: ImagePid) -> io::Result<()> {
         let user = self.of.get(&pid).and_then(|number| self.made.get(number));
         user.map_or(Ok(()), |user| kernel::namespaces::enter("user", user))

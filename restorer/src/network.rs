@@ -36,7 +36,7 @@ pub(crate) fn connections(options: &RestoreOptions, dir: &Images) -> Connections
     }
 }
 
-/// The locks that the dump of these images has left, and of those namespaces that have been made, or been `joined`.
+/// The locks that the dump has left, with the locks of namespaces that have been made or `joined`.
 pub(crate) fn locks<'f>(
     dir: &Images,
     root: Option<i32>,
@@ -54,8 +54,8 @@ pub(crate) fn locks<'f>(
     }
     let of = |(number, ends): (Option<u32>, _)| {
         let namespace = number.and_then(|number| networks.made.get(&number).cloned());
-        // Of a new namespace it may be one that came with the images' tables, or ours; of one that is joined that of
-        // the dump, if the tree was there before.
+        // In a new namespace the lock may have come with the images' tables, or be our own; in one that is joined it is the dump's, if
+        // the tree was there before.
         let method = (number.is_some() || joined).then(Method::here).flatten();
         Some((namespace, lock(dir, root, ends, method)?))
     };
@@ -139,7 +139,7 @@ impl Network {
             };
             let taken = match (namespace, &self.before) {
                 (None, None) => lock.take_away(),
-                // The tree was in that, or in the one that is joined.
+                // The dump's lock is where the tree was: in `before`, or in the namespace that has been joined.
                 (None, Some(before)) => {
                     let before = within_network(&**before, || lock.take_away()).flatten();
                     before.and_then(|_| with_whole())

@@ -25,9 +25,9 @@ pub struct Roots {
 pub(crate) struct Writable {
     /// Where the mount is.
     pub(crate) place: PathBuf,
-    /// A copy of all of its file system that is there: mounts of one have the same.
+    /// A copy of the mount that this one is a part of, or of itself; mounts of one file system have it in common.
     pub(crate) copy: Arc<OwnedFd>,
-    /// Where the root of the mount is in that.
+    /// The path of the mount's root in the copy.
     pub(crate) below: PathBuf,
 }
 

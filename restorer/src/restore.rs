@@ -325,7 +325,7 @@ fn everybody(plan: &Plan, root: Option<HostPid>, inside: bool) -> Vec<HostPid> {
     }
 }
 
-/// Their descriptors; of one that has ended already there is none.
+/// A pidfd of each task that has not ended yet.
 fn opened(tasks: &[HostPid]) -> Result<Vec<PidFd>, Error> {
     let is_there = |opened: &std::io::Result<PidFd>| {
         opened.as_ref().err().is_none_or(|error| error.raw_os_error() != Some(libc::ESRCH))
@@ -339,7 +339,7 @@ fn opened(tasks: &[HostPid]) -> Result<Vec<PidFd>, Error> {
 /// one of them had that, and where this process's would lend them keys.
 fn session_keyring(checkpoint: &Checkpoint) -> Result<(), Error> {
     let empty = |process: &Process| process.core.empty_session_keyring == Some(true);
-    // In a thread of its own, as looking makes the user's keyring that of whoever looks.
+    // In a thread of its own, since a thread that looks gets the user's keyring by that.
     let lends =
         || !std::thread::spawn(kernel::keyrings::session_is_the_users).join().unwrap_or(true);
     if checkpoint.processes.iter().any(empty) || lends() {

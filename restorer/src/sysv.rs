@@ -70,7 +70,8 @@ impl Drop for Made {
     }
 }
 
-/// Makes the segments of the dumper's namespace in that of this process, and fills those of the namespaces that have been made.
+/// Makes the segments that were in the dumper's IPC namespace, in the namespace of this process, and fills the segments of namespaces that
+/// have been made.
 pub(crate) fn make(
     checkpoint: &Checkpoint,
     namespaces: &namespaces::Made<'_>,

@@ -299,7 +299,7 @@ impl BuildContext<'_> {
         self.first.tell(pid)
     }
 
-    /// A process begins with the timer slack of the one that makes it, and goes back to that.
+    /// Sets this process's timer slack to what child `child` has as its default: a process takes its default from its maker.
     pub(crate) fn pass_slack(&self, child: usize) -> Result<(), Error> {
         let process =
             self.plan.tasks[child].process.map(|number| &self.checkpoint.processes[number]);

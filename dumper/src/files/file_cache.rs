@@ -182,7 +182,7 @@ pub(super) struct Before {
     pub(super) looks: Vec<i32>,
 }
 
-/// What was found of the files of a process, of which all is written but for some descriptors.
+/// What the plan found of the files of a process. All of it still holds, but for the descriptors in `but`.
 #[derive(Debug)]
 pub(super) struct Unchanged {
     pub(super) found: Vec<CachedFile>,

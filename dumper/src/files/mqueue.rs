@@ -50,7 +50,7 @@ impl FileKind for MessageQueue {
             return Regular.capture(survey, process, file, entry);
         }
         let fown = survey.owner(process.pid, file)?;
-        // No mark covers its messages and who is notified of them.
+        // There is no mark that covers its messages and who is notified of them.
         survey.to_keep = false;
         if mqueue::is_notified(&fd).doing("read who is notified by")? {
             return Err(Problem::Refused(refusals::NOTIFIES));

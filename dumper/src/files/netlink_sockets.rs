@@ -93,7 +93,7 @@ impl FileKind for NetlinkSocket {
     }
 }
 
-/// Refuses a socket for which messages wait, or are still to come of what it asked for.
+/// Refuses a socket in which messages wait, or which the kernel has not yet sent all that it asked for.
 fn is_quiet(socket: BorrowedFd<'_>, known: &Known) -> Result<(), Problem> {
     if known.sending {
         return Err(Problem::Refused(support::sockets::NETLINK_LIST));
@@ -104,8 +104,8 @@ fn is_quiet(socket: BorrowedFd<'_>, known: &Known) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a port to which the kernel hands packets: it was told so by messages, of which nobody knows how
-/// they were.
+/// Refuses the port of a socket to which netfilter hands packets. The program has set that up by messages, which cannot be read
+/// back.
 fn receives_packets(port: u32) -> Result<(), Problem> {
     for (list, what) in [
         ("/proc/thread-self/net/netfilter/nfnetlink_queue", "queue"),

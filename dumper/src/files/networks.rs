@@ -60,7 +60,7 @@ impl Networks {
         self.own
     }
 
-    /// Takes down the namespace of a process.
+    /// Notes down the namespace of a process, and returns its number if it is not the dumper's.
     pub(super) fn add_process(&mut self, process: &Process) -> Option<u64> {
         let number = *process.namespaces.get("net")?;
         if Some(number) == self.find_own() {
@@ -73,7 +73,7 @@ impl Networks {
         Some(number)
     }
 
-    /// Takes down the namespace of a socket of a process whose own is `usual`.
+    /// Notes down the namespace of a socket; `usual` is that of the process that has it open.
     pub(super) fn add(
         &mut self,
         inode: u64,
@@ -85,7 +85,8 @@ impl Networks {
         Ok(())
     }
 
-    /// The namespace of what is open, if it is not this process's own; that of its process is `usual`.
+    /// The network namespace of an open socket or device, if it is not the dumper's own. `usual` is the namespace of the process that has it
+    /// open.
     pub(super) fn of_opened(
         &mut self,
         opened: BorrowedFd<'_>,
@@ -100,7 +101,7 @@ impl Networks {
                 }
                 other
             }
-            // Who may not ask has no socket in another than that of its tasks.
+            // A dumper without the right to ask takes it for the namespace of the process.
             Err(_) => usual,
         })
     }

@@ -46,7 +46,7 @@ fn value(socket: BorrowedFd<'_>, option: SocketOption) -> Value {
     let mut short = [0; SHORT];
     match option_bytes(socket, option.level, option.number, &mut short) {
         Ok(length) if length < SHORT => return Some(short[..length].to_vec()),
-        // It is longer than that, or cut.
+        // The value fills the buffer, so it may be longer.
         Ok(_) => {}
         Err(error) if matches!(error.raw_os_error(), Some(libc::ERANGE | libc::EINVAL)) => {}
         Err(_) => return None,

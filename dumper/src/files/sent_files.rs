@@ -72,7 +72,7 @@ pub(super) fn gather(
     Ok(gatherer.found)
 }
 
-/// Whether something may wait in a file: it is a socket, of which no mark says that nothing does.
+/// Whether a file may have messages that wait: it is a socket, and no mark says that its queue is empty.
 fn may_wait(file: &OpenFile) -> bool {
     let is_handle = file.flags & libc::O_PATH.cast_unsigned() != 0;
     file.mode & libc::S_IFMT == libc::S_IFSOCK

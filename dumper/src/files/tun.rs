@@ -48,7 +48,7 @@ impl FileKind for Tun {
             return Err(Problem::Gone);
         }
         let fown = survey.owner(pid, file)?;
-        // Its position counts what has passed, and is none to be set.
+        // The position of such a file counts the bytes that have passed; it cannot be set.
         let reg = survey.regular(&found, id, file.flags, 0, fown)?;
         let usual = survey.held.networks.add_process(process);
         let network = survey.held.networks.of_opened(opened.as_fd(), usual)?;

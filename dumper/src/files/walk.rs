@@ -91,8 +91,8 @@ impl Survey<'_> {
         Ok(entries)
     }
 
-    /// The entry of a descriptor, with that of what is behind it; `entries` are those of the process's
-    /// lower descriptors. `None` of one that is refused, or has gone while the target runs.
+    /// The entry of a descriptor. If the open file behind it is met for the first time, that gets an entry, too. `entries` are those of the
+    /// process's lower descriptors. `None` if the file is refused, or has gone while the target runs.
     pub(super) fn entry(
         &mut self,
         process: &Process,

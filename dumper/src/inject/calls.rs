@@ -39,7 +39,7 @@ pub(crate) struct ThreadState {
 impl ThreadState {
     /// As the kernel's structures tell it.
     pub(crate) fn known(known: &collector::InTask, bits: &Bits) -> Self {
-        // As sigaltstack(2) says that there is none.
+        // sigaltstack(2) reports SS_DISABLE where there is no stack.
         let disabled = if known.alt_stack_bytes == 0 { SS_DISABLE } else { 0 };
         Self {
             alt_stack: AltStack {

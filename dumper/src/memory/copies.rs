@@ -206,8 +206,8 @@ impl Copies {
         Ok(())
     }
 
-    /// Gives the room of copies back of which there are newer ones: nobody reads them. Where it cannot be, it is only
-    /// room.
+    /// Gives the disk space of outdated copies back: nobody reads a copy of which there is a newer one. If that fails, only space is
+    /// lost.
     fn give_back(&self) {
         let mut newer = Vec::new();
         for layer in self.0.iter().rev() {

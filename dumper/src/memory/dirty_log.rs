@@ -71,7 +71,7 @@ pub(crate) struct DirtyLog {
     copies: Option<Copies>,
     /// What was copied into memory later.
     rounds: Vec<Round>,
-    /// All pages of which there is a copy.
+    /// All pages that have been copied at some time.
     covered: Vec<PageRun>,
     /// Pages that could not be copied.
     doubtful: Vec<PageRun>,
@@ -82,11 +82,11 @@ pub(crate) struct DirtyLog {
 /// Pages of a process that stands still.
 #[derive(Debug, Default)]
 pub(crate) struct Sorted {
-    /// Those that have to be copied.
+    /// Pages that have to be copied now.
     pub(crate) changed: Vec<PageRun>,
-    /// Those of which a copy is there.
+    /// Pages that have been copied already, and are unchanged since.
     pub(crate) kept: Vec<PageRun>,
-    /// Where nothing can be.
+    /// Guard regions, in which there is no page.
     pub(crate) guards: Vec<PageRun>,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Round {
     pub(super) runs: Vec<PageRun>,
     /// Their bytes, one run behind the other.
     pub(super) bytes: Arena,
-    /// Those of which no newer copy is in a pages file.
+    /// The pages of `runs` that no pages file has a newer copy of.
     pub(super) newest: Vec<PageRun>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Round {
 enum Source {
     /// Copied while the target stood still; the offset among those.
     Frozen(u64),
-    /// Copied in a round before; which, and the offset in it.
+    /// Copied in an earlier round: its index, and the offset in it.
     Round(usize, u64),
     /// In the parent checkpoint.
     Parent,
@@ -49,9 +49,9 @@ pub(crate) struct Pages {
     /// Process or segment that they belong to, for messages.
     pub(crate) pid: HostPid,
     pub(crate) origin: Origin,
-    /// Those to copy while the target stands still, by rising address.
+    /// Pages to copy while the target stands still, in ascending order.
     pub(crate) runs: Vec<PageRun>,
-    /// Those of which a copy is there already.
+    /// Pages that have been copied already, and are unchanged since.
     pub(crate) kept: Vec<PageRun>,
     /// The copies, the newest last. What is in none of them is in the parent checkpoint.
     pub(crate) rounds: Vec<Round>,

@@ -41,7 +41,7 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
     Ok(Box::new(Mnt(entries)))
 }
 
-/// What is mounted, of a mount of which that has been deleted. One that is given to a restore is not looked at.
+/// The directory or file that is mounted, if it has been deleted since. A mount that a restore is given is not looked at.
 fn lost(view: &View, entry: &MntEntry, ids: &IdMap) -> std::io::Result<Option<LostMountEntry>> {
     let id = entry.mnt_id.cast_signed();
     let is_it = |(mount, origin): &(&Mount, &Option<Origin>)| {

@@ -34,15 +34,15 @@ pub enum Validation {
 /// How much of a mapped file has to be as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
-    /// Nothing more than of an open file: what is written to it goes there, whoever writes.
+    /// No more than for an open file (its size): what the process writes goes into the file anyway.
     File,
-    /// It may have been written to, but has to be that file.
+    /// It has to be the very file, but may have been written to.
     Identity,
     /// All of its contents.
     Contents,
 }
 
-/// Refuses a file that has not in it what it had.
+/// Refuses a file whose contents are not what they were, as far as `needs` asks for that.
 pub(super) fn check(entry: &RegFileEntry, file: &Approved, needs: Needs) -> Result<(), Error> {
     let unchanged = |content: &images::messages::FileContent| {
         needs == Needs::Identity || content.modified == nanoseconds(file.attributes.modified)

@@ -36,7 +36,7 @@ impl Part for FileMemory {}
 pub(super) enum Remap {
     /// It is made: the number of a ghost.
     Ghost(u32),
-    /// It has been given another name: that of this file.
+    /// The dump has given it another name: it is the path of this file.
     Link(u32),
 }
 
@@ -62,7 +62,7 @@ pub struct FileImages {
     /// How each file that has lost its name is found.
     pub(super) remaps: BTreeMap<u32, Remap>,
     pub(super) ghosts: BTreeMap<u32, GhostImage>,
-    /// Processes that have ended and of which files of `/proc` are open: they are there for a moment.
+    /// Processes that have ended, and whose files of `/proc` are open: a restore makes them for a moment.
     pub(super) dead: BTreeSet<ImagePid>,
     /// The files that are on their way to each file, by ids.
     pub(super) sent: BTreeMap<u32, BTreeSet<u32>>,
@@ -83,7 +83,7 @@ impl FileImages {
         self.beside.of()
     }
 
-    /// The mounts and paths of what is looked for by these: files, and the directories of those that have lost their names.
+    /// The mounts and paths that these files are looked for by, and those of the directories of files that have lost their names.
     pub(crate) fn on_mounts(&self) -> Vec<Sought> {
         let entries = self.files.values().filter_map(|file| file.reg.as_ref());
         let of = |entry: &RegFileEntry| {

@@ -173,7 +173,7 @@ impl Keepers {
     }
 }
 
-/// The life of a keeper: it waits for its end, which comes with that of its maker at the latest.
+/// What a keeper does: it waits until it is killed. The kernel kills it when its maker ends (`PR_SET_PDEATHSIG`).
 fn hold(maker: u32) -> ! {
     let bound = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     if bound.is_err() || nix::unistd::getppid().as_raw().cast_unsigned() != maker {

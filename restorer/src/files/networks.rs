@@ -13,7 +13,7 @@ use super::Error;
 pub struct Networks {
     /// By their numbers in the images.
     pub made: BTreeMap<u32, Arc<OwnedFd>>,
-    /// The number of the one that sockets are in of which that is not told: the root's.
+    /// The number of the root's namespace: sockets are in it whose entries name none.
     pub usual: Option<u32>,
 }
 

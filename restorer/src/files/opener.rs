@@ -261,8 +261,8 @@ impl Opener {
     }
 }
 
-/// The ghosts of which all files are plain files that nothing but descriptors wants; `lasting` are the files that
-/// something else wants. What watches files finds them by their inodes, whoever has them.
+/// The ghosts that nothing but descriptors wants, with the ids of their files; `lasting` are the files that something else wants. If the
+/// tree watches any files there are none, since a watch may be on any inode.
 fn of_descriptors_alone(
     files: &BTreeMap<u32, Box<FileEntry>>,
     remaps: &BTreeMap<u32, Remap>,

@@ -41,7 +41,7 @@ impl FileKind for Pipe {
         Some(format!("pipe:[{}]", file.pipe.as_ref()?.pipe_id).into_bytes())
     }
 
-    /// What waited in the pipe is in that of whoever handed it over, or with them.
+    /// Nothing is written into it: what waited is in the pipe that was handed over, or has been read from it.
     fn inherit(
         &self,
         _opening: &mut Opening<'_>,

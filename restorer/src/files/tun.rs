@@ -45,7 +45,7 @@ impl FileKind for Tun {
         let networks = opening.opener.networks.clone();
         for file in files {
             let entry = file.tunf.as_ref().ok_or_else(|| missing(file))?;
-            // Its position counts what has passed, and is none to be set.
+            // The position of such a file counts the bytes that have passed; it cannot be set.
             let path = file.reg.as_ref().map(|path| RegFileEntry { pos: 0, ..path.clone() });
             let path = path.ok_or_else(|| missing(file))?;
             let number = entry.ns_id.or(networks.usual).unwrap_or_default();

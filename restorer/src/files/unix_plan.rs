@@ -33,7 +33,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// When it is taken: whoever is bound and listens comes first, whoever waits comes last.
+    /// The order of the steps: sockets that are bound and listen are made first, those that are aimed at others last.
     fn order(self) -> u8 {
         match self {
             Self::Single(_) => 0,
@@ -45,7 +45,7 @@ impl Step {
         }
     }
 
-    /// By whom and of which type a pair is made: those that are alike are made together.
+    /// For a pair its maker's credentials and its type: pairs that are alike are made together.
     fn maker(self, entries: &[&UnixSkEntry]) -> Option<(u32, u32, u32, u32)> {
         let Self::Pair(index, _) = self else { return None };
         let who = entries[index].peer_credentials.as_ref();

@@ -138,7 +138,7 @@ struct Maker<'a, 'b> {
     others: BTreeMap<usize, OwnedFd>,
     /// Listeners that stand in for closed ones, by name.
     stands: BTreeMap<Name<'a>, OwnedFd>,
-    /// Who listens to each listener now, by its descriptor: whoever connects to it is told.
+    /// Whose credentials each listener has at the moment, by its descriptor: the kernel gives them to a socket that connects to it.
     listening: BTreeMap<i32, Option<&'a PeerCredentials>>,
     names: &'a mut Names<'b>,
     networks: &'a Networks,

@@ -107,7 +107,7 @@ fn gone(target: &Target<'_>) -> Error {
     Error::refused(target.of, support::changed::WATCHED_GONE, target.to_string())
 }
 
-/// What is watched, by what its file system knows it by.
+/// Opens what is watched by its file handle, on any mount of the file system.
 fn by_handle(target: &Target<'_>) -> Result<OwnedFd, Error> {
     let bytes = target.bytes().ok_or_else(|| gone(target))?;
     let failed = |source: kernel::procfs::Error| Error::Kernel {

@@ -20,7 +20,7 @@ pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
     late
 }
 
-/// The pid namespace below that of the tree's root that a mount shows, if it is of a `proc` that does.
+/// For a mount of a `proc` that shows a pid namespace below the one of the tree's root: the number of that namespace.
 pub(super) fn shown(plan: &Plan, mount: &Mount) -> Option<u32> {
     match &mount.source {
         Source::New(kind) if kind == "proc" => mount.entry.pid_ns_id,

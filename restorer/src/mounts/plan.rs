@@ -35,7 +35,7 @@ pub(super) struct Mount {
     pub(super) namespace: u32,
     pub(super) entry: MntEntry,
     pub(super) source: Source,
-    /// The mount that it is on, and where there from its root; `None` for the root of the namespace.
+    /// The mount that it is placed on, and the path there from that one's root; `None` for the root of the namespace.
     pub(super) on: Option<(Index, PathBuf)>,
     pub(super) place: PathBuf,
     /// It keeps what it shares with the outside.
@@ -43,7 +43,7 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// The group in which mounts are shared, and the one that they are received from; 0 is none.
+    /// The peer group that it shares mounts with, and the one that it receives mounts from; 0 for none.
     pub(super) fn group(&self) -> (u32, u32) {
         (self.entry.shared_id.unwrap_or(0), self.entry.master_id.unwrap_or(0))
     }
@@ -242,7 +242,7 @@ impl Plan {
         }
     }
 
-    /// The kind of file system that is made for a mount, where `others` are those of its device that are there.
+    /// The kind of file system to make for a mount. `None` if it shows a part only, or if one of `others`, mounts of the same device, has it already.
     fn made(&self, index: Index, others: &[Index]) -> Option<String> {
         let entry = &self.mounts[index].entry;
         let kind = match entry.fstype {
@@ -258,7 +258,7 @@ impl Plan {
         (is_whole && !is_there).then(|| kind.to_owned())
     }
 
-    /// A part of what another mount is made of.
+    /// Makes the mount a part of the file system of another one.
     fn part(&self, index: Index, givers: &BTreeMap<u32, Vec<Index>>) -> Result<Source, Error> {
         let mount = &self.mounts[index];
         let root = path(&mount.entry.root);

@@ -95,7 +95,8 @@ pub(super) fn build(
     Ok(built)
 }
 
-/// For each read-only mount on which deleted files are to be made, by its number in the images: a copy of it that can be written to.
+/// For each mount on which deleted files are to be made, by its number in the images: a copy that can be written to, should the mount be
+/// read-only.
 fn writable(
     plan: &Plan,
     request: &Request<'_>,

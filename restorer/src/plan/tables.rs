@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ForkStep, Group, Part, Table, Task};
 
-/// The task that cannot have both the table that it uses and the one that it would have to pass on.
+/// A task that would need two tables at once: the one that it uses, and one that it has to pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Torn(pub(super) usize);
 
@@ -88,7 +88,7 @@ fn make_by_siblings(tasks: &mut [Task], users: &[usize]) {
     }
     let moved: Vec<usize> = places.iter().filter_map(|at| of_top[*at].made()).collect();
     let Some((&maker, others)) = moved.split_first() else { return };
-    // A group that the first founds is that of the others, too, until they join their own.
+    // The others would be born into the group that the first one founds: those that are to keep the group they are given may not.
     if others.iter().any(|other| tasks[*other].group == Group::Given) {
         return;
     }
@@ -123,7 +123,7 @@ fn common(ways: &[Vec<usize>]) -> usize {
     first.iter().enumerate().take_while(is_common).count()
 }
 
-/// The table that a task has at the end, and the one that it has at the moment, of those that are shared.
+/// The shared table that a task uses in the end, and the one that it has at the moment.
 #[derive(Clone, Copy)]
 struct Used {
     own: Option<u32>,

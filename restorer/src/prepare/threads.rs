@@ -22,8 +22,8 @@ const SS_DISABLE: u32 = 2;
 /// `SS_ONSTACK`: the thread was on it. The kernel sees that for itself, from the stack pointer.
 const SS_ONSTACK: u32 = 1;
 
-/// Lays out the threads, the leader first. `stack_of` says where each one's stack ends; who is nested enters a user namespace below
-/// that of the tree.
+/// Lays out the threads, the leader first. `stack_of` says where the stack of each ends; `is_nested` says that the process enters a user
+/// namespace below that of the tree.
 pub(super) fn lay_out(
     body: &Body,
     (host, is_nested): (&Host, bool),

@@ -45,7 +45,7 @@ pub(super) struct Known {
     outside: Option<Pair>,
     /// The entries by their ids.
     pub(super) infos: BTreeMap<u32, TtyInfoEntry>,
-    /// The ids of entries by what they are of.
+    /// The ids of entries: by the side, the device, and whether it has hung up.
     ids: BTreeMap<(Side, u64, bool), u32>,
     pub(super) data: Vec<TtyDataEntry>,
 }
@@ -178,7 +178,7 @@ impl Known {
             (Side::Line, _) => SERIAL << 1,
         };
         let is_free = |id: &u32| !self.infos.contains_key(id);
-        // One that has hung up may have the number of one that has not.
+        // A terminal that has hung up gives its number free: another one may have it by now.
         let is_others = terminal.hung_up && self.masters_called(terminal.number()).next().is_some();
         Some(own)
             .filter(|_| !is_others)

@@ -41,7 +41,7 @@ struct Device<'m> {
     number: u32,
     flags: u32,
     name: &'m str,
-    /// The kernel's name for its kind; empty of the loopback device, and of one that is none of software.
+    /// The kernel's name for its kind; empty for the loopback device and for hardware.
     kind: String,
     data: Vec<Attribute>,
 }

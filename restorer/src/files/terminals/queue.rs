@@ -76,7 +76,7 @@ pub(super) fn input(data: &TtyDataEntry, by_lines: bool) -> TtyInputEntry {
     TtyInputEntry { taken, line_ends, whole, waiting }
 }
 
-/// A piece of what is typed, under modes for it.
+/// A piece of input, and the modes under which it is typed.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece {
     by_lines: bool,

@@ -8,12 +8,12 @@ use images::network_settings::{IPV4, IPV6, OF_IPV4, OTHERS, UNIX};
 
 use crate::error::Error;
 
-/// Is written after the others: what another one means changes it.
+/// This one is written last: writing another setting changes it.
 const LAST: &str = "accept_redirects";
 
 /// Sets those of the namespace; `weak` leaves out what cannot be set.
 pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
-    // First those of all devices, which set others as well.
+    // `all` comes first, since writing it changes the settings of devices as well.
     of_device("ipv4", "all", (&entry.all_conf4, &entry.all_conf), weak)?;
     of_device("ipv4", "default", (&entry.def_conf4, &entry.def_conf), weak)?;
     of_device("ipv6", "all", (&entry.all_conf6, &[]), weak)?;
@@ -25,7 +25,7 @@ pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> 
             set(&format!("/proc/sys/net/{directory}/{name}"), value, weak)?;
         }
     }
-    // Some have bounds that others give: in the second turn these are as they will be.
+    // Some have bounds that are settings themselves. So all are written twice: in the second turn the bounds are in place.
     for entry in &entry.others {
         set_other(entry, weak).ok();
     }
@@ -46,7 +46,7 @@ fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
     set(&path, &value, weak)
 }
 
-/// Sets those of a device, or of `default` or `all`; the second list is that of old images.
+/// Sets the settings of a device, or of `default` or `all`, from the first list; old images have the second one instead.
 pub(super) fn of_device(
     protocol: &str,
     device: &str,
