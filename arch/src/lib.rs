@@ -16,10 +16,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-#[cfg(all(target_arch = "x86_64", feature = "images"))]
-pub use x86_64::image;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{blob, calls, fpu, kernel, memory, regs, settings, sigframe, syscall, tls, vdso};
+#[cfg(all(target_arch = "x86_64", feature = "images"))]
+pub use x86_64::{image, processor};
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("stasis has no port for this processor yet: add arch/src/<processor>/");

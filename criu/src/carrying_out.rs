@@ -9,7 +9,9 @@ use crate::command::Command;
 use crate::log::Log;
 use crate::options::Options;
 use crate::scripts::Scripts;
-use crate::{Directories, Done, Error, Host, VERSION, check, dump, restore, rights, service};
+use crate::{
+    Directories, Done, Error, Host, VERSION, check, cpuinfo, dump, restore, rights, service,
+};
 
 /// Carries a request out.
 ///
@@ -65,6 +67,8 @@ fn logged(
         Command::Restore => restore::run(options, host, directories, hooks),
         Command::Check => check::run(options),
         Command::Service => service::run(options, directories, hooks),
+        Command::CpuinfoDump => cpuinfo::dump(directories),
+        Command::CpuinfoCheck => cpuinfo::check(options, directories),
     });
     done.inspect_err(log_error)
 }

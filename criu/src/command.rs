@@ -13,6 +13,10 @@ pub enum Command {
     Check,
     /// Listen for clients of the RPC.
     Service,
+    /// Describe the processor.
+    CpuinfoDump,
+    /// Compare the processor with what was described.
+    CpuinfoCheck,
 }
 
 impl Command {
@@ -25,6 +29,8 @@ impl Command {
             Self::Restore => "restore",
             Self::Check => "check",
             Self::Service => "service",
+            Self::CpuinfoDump => "cpuinfo dump",
+            Self::CpuinfoCheck => "cpuinfo check",
         }
     }
 }

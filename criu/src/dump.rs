@@ -8,6 +8,7 @@ use images::{Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
 use crate::cgroup_properties::{self, PropertiesError};
+use crate::cpuinfo;
 use crate::options::{FinalState, Options};
 use crate::{Directories, Done, Error, Failure, Host};
 
@@ -79,6 +80,7 @@ fn asked(
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: host.programs.clone(),
         contents: !options.sizes_only,
+        processor: cpuinfo::of_dump(options).map_err(failed)?,
         keep_dirty_log: options.track_mem,
         parent,
         dirty_logs: host.run_dir.join("tracks"),

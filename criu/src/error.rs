@@ -76,6 +76,9 @@ pub enum Error {
     /// The restore failed; nothing of it is left.
     #[error("{0}")]
     Restore(Failure),
+    /// The processor could not be described, or is not as described.
+    #[error("{0}")]
+    Processor(Failure),
     /// A worker has no client.
     #[error("Can't get socket options: {0}")]
     Connection(#[source] io::Error),

@@ -9,11 +9,13 @@
 //!
 //! [`shell`] is what makes a command line of that: arguments, environment, standard streams, exit codes.
 
+mod capabilities;
 mod carrying_out;
 mod cgroup_properties;
 mod check;
 mod command;
 pub mod configuration;
+mod cpuinfo;
 mod dump;
 mod error;
 mod external;
@@ -40,6 +42,7 @@ use std::path::{Path, PathBuf};
 use dumper::DumpReport;
 use restorer::RestoreReport;
 
+pub use capabilities::Capabilities;
 pub use carrying_out::run;
 pub use command::Command;
 pub use error::Error;
@@ -66,6 +69,10 @@ pub enum Done {
     Checked,
     /// The features that were asked for are there.
     HasFeatures,
+    /// The processor is described.
+    DescribedProcessor,
+    /// The processor does for what was described.
+    ProcessorDoes,
 }
 
 /// The directories that a command works in.

@@ -14,6 +14,7 @@ use api::{CgroupRoot, CgroupsMode};
 use dumper::LockMethod;
 use ids::HostPid;
 
+use crate::capabilities::Capabilities;
 use crate::external::{External, ExternalMounts};
 use crate::joining::Joining;
 use crate::networks::Networks;
@@ -126,6 +127,8 @@ pub struct Options {
     pub gives_masters: bool,
     /// The inode of the socket by which a client asks, who may be of the tree. The RPC alone says so.
     pub client: Option<u32>,
+    /// What is asked of the processor (`--cpu-cap`); `None` for what is asked unless told otherwise.
+    pub processor: Option<Capabilities>,
     /// What is executed in place of the program that has restored, with its arguments; nothing for none.
     pub exec: Vec<OsString>,
     /// Where a service listens; `None` for the default.
@@ -167,6 +170,9 @@ pub enum UsageError {
     /// CRIU has no such command.
     #[error("unknown command: {0}")]
     UnknownCommand(String),
+    /// `cpuinfo` alone.
+    #[error("cpuinfo requires an action: dump or check")]
+    NoAction,
     /// CRIU has the command, and stasis has not.
     #[error("command {0} is not supported by this version of stasis")]
     UnsupportedCommand(String),
@@ -301,6 +307,12 @@ impl Options {
                 let methods = [LockMethod::Nftables, LockMethod::Iptables, LockMethod::Skip];
                 let names = &["nftables", "iptables", "skip"];
                 self.network_lock = Some(methods[one_of(written, &value(), names)?]);
+            }
+            "cpu-cap" => {
+                let mut asked = self.processor.unwrap_or_default();
+                let text = value();
+                wrong_unless(asked.take(&text.to_string_lossy()), written, &text)?;
+                self.processor = Some(asked);
             }
             "address" => self.address = Some(value().into()),
             "inherit-fd" => {

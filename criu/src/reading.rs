@@ -25,8 +25,7 @@ pub enum Asked {
 }
 
 /// Commands that CRIU has and this version of stasis has not.
-const UNSUPPORTED_COMMANDS: &[&str] =
-    &["lazy-pages", "page-server", "dedup", "cpuinfo", "exec", "show"];
+const UNSUPPORTED_COMMANDS: &[&str] = &["lazy-pages", "page-server", "dedup", "exec", "show"];
 
 /// What has been read so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,9 +99,21 @@ impl Reading {
 
     fn asked(mut self) -> Result<Asked, UsageError> {
         let words = std::mem::take(&mut self.words);
-        let (name, rest) = words.split_first().ok_or(UsageError::NoCommand)?;
+        let (name, mut rest) = words.split_first().ok_or(UsageError::NoCommand)?;
         let name = name.to_string_lossy().into_owned();
         let command = match name.as_str() {
+            "cpuinfo" => {
+                let (action, further) = rest.split_first().ok_or(UsageError::NoAction)?;
+                rest = further;
+                match action.to_str() {
+                    Some("dump") => Command::CpuinfoDump,
+                    Some("check") => Command::CpuinfoCheck,
+                    _ => {
+                        let action = action.to_string_lossy();
+                        return Err(UsageError::UnknownCommand(format!("cpuinfo {action}")));
+                    }
+                }
+            }
             "dump" => Command::Dump,
             "pre-dump" => Command::PreDump,
             "restore" => Command::Restore,

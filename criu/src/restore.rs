@@ -14,6 +14,7 @@ use restorer::{
 };
 use tracing::{info, warn};
 
+use crate::cpuinfo;
 use crate::error::InheritError;
 use crate::options::{FinalState, Options};
 use crate::pidfile::{Pidfile, WithPidfile};
@@ -46,6 +47,7 @@ fn restore(
         options.pidfile.as_deref().map(|file| Pidfile::reserve(&directories.work.join(file)));
     let mut pidfile = pidfile.transpose()?;
     let stopped = options.final_state == FinalState::Stopped;
+    cpuinfo::check_before(options, directories)?;
     let joined = options.joining.join()?;
     let asked = RestoreOptions {
         after: if stopped { AfterRestore::Stop } else { AfterRestore::Resume },

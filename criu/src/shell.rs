@@ -25,6 +25,7 @@ Usage:
   criu restore [<options>]
   criu check [--feature FEAT]
   criu restore [<options>] --exec-cmd -- COMMAND [ARGUMENTS]
+  criu cpuinfo dump|check [<options>]
   criu service [<options>]
   criu swrk FD
 
@@ -44,6 +45,9 @@ Options:
   -S|--restore-sibling  restore the root as a sibling (needs -d)
      --pidfile FILE     write the pid of the restored root (or of the service) to FILE, which must
                         not exist
+     --cpu-cap[=CAP]    dump: describe the processor; restore and cpuinfo check: it must have what is
+                        described; CAP is a list of fpu (state), ins (instructions), cpu (all features),
+                        all and none, ^CAP takes one back [default: fpu,ins, and all without CAP]
      --exec-cmd         execute the words after the command in place of criu when it has restored
      --address PATH     socket that a service listens at [default: criu_service.socket]
      --daemon           a service goes into the background

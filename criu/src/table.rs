@@ -1,6 +1,8 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
-use crate::command::Command::{self, Check, Dump, PreDump, Restore, Service};
+use crate::command::Command::{
+    self, Check, CpuinfoCheck, CpuinfoDump, Dump, PreDump, Restore, Service,
+};
 
 /// Whether an option takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ const fn carried(
     Known { long, short, kind, commands, refused: &[] }
 }
 
-const ALL: &[Command] = &[Dump, PreDump, Restore, Check, Service];
+const ALL: &[Command] = &[Dump, PreDump, Restore, Check, Service, CpuinfoDump, CpuinfoCheck];
 /// What a dump would refuse, a pre-dump refuses as well: so it takes a dump's options.
 const DUMPS: &[Command] = &[Dump, PreDump];
 const IMAGES: &[Command] = &[Dump, PreDump, Restore];
@@ -72,7 +74,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("cgroup-yard", None, Required, IMAGES),
     known("close", None, Required),
     carried("config", None, Required, ALL),
-    known("cpu-cap", None, Optional),
+    carried("cpu-cap", None, Optional, &[Dump, Restore, CpuinfoDump, CpuinfoCheck]),
     carried("daemon", None, Switch, &[Restore, Service]),
     known("deprecated", None, Switch),
     known("display-stats", None, Switch),

@@ -8,6 +8,7 @@ use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use ids::HostPid;
 use images::Images;
+use images::messages::CpuinfoEntry;
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 use support::tree::Surroundings;
@@ -123,6 +124,8 @@ pub struct DumpOptions {
     /// Note what is in programs and mapped files (build ids, checksums), so that a restore recognises
     /// other versions of them; otherwise only their sizes.
     pub contents: bool,
+    /// What the images say of the processor (`cpuinfo.img`), for who asks whether another machine's does.
+    pub processor: Option<CpuinfoEntry>,
     /// Go on logging what the tree writes when it runs on, for a later dump that has this one as
     /// its parent.
     pub keep_dirty_log: bool,
@@ -202,6 +205,7 @@ impl DumpOptions {
             cross_check: false,
             programs: Home::default(),
             contents: true,
+            processor: None,
             keep_dirty_log: false,
             parent: None,
             dirty_logs: DIRTY_LOGS.into(),

@@ -211,6 +211,9 @@ fn encode(
     tree(state, writer, options.pid)?;
     writer.write_one(&names::seccomp(), &filters.encode())?;
     writer.write_one(&names::timens(0), &clocks())?;
+    if let Some(processor) = &options.processor {
+        writer.write_one(&names::cpuinfo(), processor)?;
+    }
     let stats = stats(state, frozen, &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
     Ok(())

@@ -7,12 +7,12 @@ use std::marker::PhantomData;
 
 use crate::magic;
 use crate::messages::{
-    CgroupEntry, CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, GhostFileEntry,
-    InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, ManifestEntry,
-    MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead, PidnsEntry,
-    PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry, StatsEntry,
-    TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry,
-    UtsnsEntry,
+    CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry,
+    GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
+    ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead,
+    PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry,
+    StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry,
+    UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -174,6 +174,11 @@ pub fn seccomp() -> Image<SeccompEntry> {
 /// `cgroup.img`: control groups. One entry.
 pub fn cgroup() -> Image<CgroupEntry> {
     Image::new("cgroup.img", magic::CGROUP)
+}
+
+/// `cpuinfo.img`: the processor. One entry.
+pub fn cpuinfo() -> Image<CpuinfoEntry> {
+    Image::new("cpuinfo.img", magic::CPUINFO)
 }
 
 /// `timens-ID.img`: clocks (CRIU always writes id 0). One entry.

@@ -147,6 +147,8 @@ pub mod kind {
     pub const PRE_DUMP: i64 = 4;
     pub const PAGE_SERVER: i64 = 5;
     pub const NOTIFY: i64 = 6;
+    pub const CPUINFO_DUMP: i64 = 7;
+    pub const CPUINFO_CHECK: i64 = 8;
     pub const FEATURE_CHECK: i64 = 9;
     pub const VERSION: i64 = 10;
     pub const WAIT_PID: i64 = 11;

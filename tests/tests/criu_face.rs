@@ -58,6 +58,66 @@ fn options_that_are_not_supported_are_refused_by_name() {
     workload.check().expect("the program's own check");
 }
 
+/// What the image says a machine must have is looked at where that is asked for, and named where it is missing.
+#[test]
+fn a_restore_may_ask_for_the_processor_of_the_dump() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("still", scratch.path("work"));
+    let pid = workload.pid().to_string();
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let dir = images.to_str().expect("UTF-8");
+    criu(&["dump", "-t", &pid, "-D", dir, "--cpu-cap=cpu"]).must_succeed("dump");
+    machine.await_no_children();
+    criu(&["cpuinfo", "check", "-D", dir, "--cpu-cap"]).must_succeed("check");
+    let image = images.join("cpuinfo.img");
+    let own = std::fs::read(&image).expect("an image of the processor");
+    // The form, which is 2, and then the first word of features.
+    let mut other = own.clone();
+    let first = own.windows(3).position(|bytes| bytes == [0x28, 2, 0x30]).expect("a word") + 3;
+    other[first] ^= 2;
+    std::fs::write(&image, &other).expect("write");
+    for words in [&["cpuinfo", "check"][..], &["restore", "-d"]] {
+        let words = [words, &["-D", dir, "--cpu-cap=none,cpu"]].concat();
+        let outcome = criu(&words);
+        assert!(
+            !outcome.success && outcome.stderr.contains("word 0 of its features"),
+            "{outcome:?}"
+        );
+        assert!(outcome.stderr.contains("--cpu-cap"), "a remedy: {outcome:?}");
+    }
+    std::fs::write(&image, &other[..own.len() / 2]).expect("write");
+    let outcome = criu(&["cpuinfo", "check", "-D", dir]);
+    assert!(!outcome.success && outcome.stderr.contains("cpuinfo.img"), "{outcome:?}");
+    std::fs::write(&image, &own).expect("write");
+    criu(&["restore", "-d", "-D", dir, "--cpu-cap"]).must_succeed("restore");
+    workload.check().expect("the program's own check");
+}
+
+/// Either tells the other's processor, and they write the same.
+#[test]
+fn an_image_of_the_processor_is_that_of_criu_peer() {
+    let scratch = Scratch::new();
+    let dirs = ["ours", "criu"].map(|name| scratch.path(name));
+    dirs.iter().for_each(|dir| std::fs::create_dir(dir).expect("mkdir"));
+    let engines = [Engine::CriuFace, Engine::Criu];
+    let run = |engine: Engine, action: &str, dir: &Path| {
+        let mut command = engine.command("cpuinfo");
+        Outcome::of(command.args([action, "--cpu-cap=all", "-D"]).arg(dir)).must_succeed(action);
+    };
+    for (engine, dir) in engines.into_iter().zip(&dirs) {
+        run(engine, "dump", dir);
+    }
+    for (engine, dir) in
+        engines.into_iter().flat_map(|engine| dirs.iter().map(move |dir| (engine, dir)))
+    {
+        run(engine, "check", dir);
+    }
+    let [one, other] = dirs.map(|dir| std::fs::read(dir.join("cpuinfo.img")).expect("read"));
+    assert_eq!(one, other);
+}
+
 /// CRIU takes them without a word, and its callers give them.
 #[test]
 fn options_that_mean_nothing_to_a_command_are_named() {

@@ -175,6 +175,26 @@ fn memory_is_pre_dumped_and_a_directory_of_work_has_the_log() {
     case.workload.check().expect("the program's own check");
 }
 
+/// On one connection, which stays open; the number of `cpu_cap` has a bit for each thing that is asked.
+#[test]
+fn the_processor_is_described_and_compared() {
+    const CPU_CAP: u32 = 20;
+    let _machine = Machine::prepare();
+    let case = Case::new("still");
+    let client = Client::start();
+    let keep = |kind, options: &Message| request(kind, options).number(4, 1);
+    let options = case.options("cpuinfo.log");
+    let missing = client.ask(&keep(kind::CPUINFO_CHECK, &options));
+    assert!(missing.must_fail(kind::CPUINFO_CHECK).0.contains("cpuinfo.img"));
+    let done = client.ask(&keep(kind::CPUINFO_DUMP, &options));
+    done.must_succeed(kind::CPUINFO_DUMP);
+    for asked in [0, 1, 2, 4, 7] {
+        let asked = case.options("cpuinfo.log").number(CPU_CAP, asked);
+        client.ask(&keep(kind::CPUINFO_CHECK, &asked)).must_succeed(kind::CPUINFO_CHECK);
+    }
+    assert!(case.images().join("cpuinfo.img").exists());
+}
+
 const DUMPED: [&str; 3] = ["pre-dump", "query-ext-files", "post-dump"];
 const RESTORED: [&str; 4] = ["pre-restore", "post-restore", "pre-resume", "post-resume"];
 

@@ -7,6 +7,8 @@ pub mod fpu;
 pub mod image;
 pub mod kernel;
 pub mod memory;
+#[cfg(feature = "images")]
+pub mod processor;
 pub mod regs;
 pub mod settings;
 pub mod sigframe;

@@ -141,7 +141,8 @@ impl Worker<'_> {
             Kind::PageServer | Kind::PageServerChild => {
                 self.lacking(Kind::PageServer, "page servers")
             }
-            Kind::CpuinfoDump | Kind::CpuinfoCheck => self.lacking(kind, "images of a processor"),
+            Kind::CpuinfoDump => self.cpuinfo(Command::CpuinfoDump, fields, kind),
+            Kind::CpuinfoCheck => self.cpuinfo(Command::CpuinfoCheck, fields, kind),
             Kind::Empty | Kind::Notify => {
                 // CRIU's worker ends well or not by this.
                 self.refuse("Invalid req")
@@ -226,6 +227,13 @@ impl Worker<'_> {
         let fields = fields.filter(|fields| !unlogged(fields)).unwrap_or(&none);
         let outcome = self.run(Command::Check, Some(fields));
         let answer = self.of(Kind::Check, &outcome, Some(fields));
+        self.answer(&answer)
+    }
+
+    /// The connection stays open after it, whatever it comes to.
+    fn cpuinfo(&mut self, command: Command, fields: Option<&Fields>, kind: Kind) -> bool {
+        let outcome = self.run(command, fields);
+        let answer = self.of(kind, &outcome, fields);
         self.answer(&answer)
     }
 
