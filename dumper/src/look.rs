@@ -216,6 +216,8 @@ impl<'a> Looker<'a> {
         found.extend(networks.unsupported(root, &looked_at.processes)?);
         let users = Users::look(root, looked_at, files.networks(), &self.around)?;
         found.extend(users.1);
+        let of_mounts = users.0.nested.unsupported_mounts(&views, looked_at);
+        found.extend(of_mounts.into_iter().filter(|_| self.judges_mounts));
         found.extend(users.0.unmapped(task_states.statuses()));
         found.extend(users.0.unmapped_logins(task_states.logins()));
         // A restore would make them by root's rights.

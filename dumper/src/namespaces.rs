@@ -108,7 +108,7 @@ impl Namespaces {
         (networks, mounts, users): (&net::Plans, &Views, &Users),
         is_late: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
-        let contents = mounts.read_contents(&users.ids, is_late)?;
+        let contents = mounts.read_contents(&users.ids_of_mounts(), is_late)?;
         let mut found = Self {
             contents,
             ids: users.ids.clone(),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use collector::{Inventory, Process};
 use ids::HostPid;
+use images::id_map::IdMap;
 use images::messages::{CredsEntry, UidGidExtent, UsernsEntry};
 use kernel::namespaces::{id, of_process};
 use kernel::user_namespaces::{Maps, Range, owner_of, owner_uid, parent_of};
@@ -17,10 +18,11 @@ use support::tree::Surroundings;
 use support::{Refusal, Unsupported, users};
 
 use crate::error::Error;
+use crate::mounts::{Origin, Views, shown};
 use crate::processes::is_zombie;
 
 /// Kinds of namespaces that may belong to one.
-const OWNED: [&str; 2] = ["net", "uts"];
+const OWNED: [&str; 3] = ["net", "uts", "mnt"];
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +123,63 @@ impl NestedUsers {
         let described = entry(&Maps::of(pid)?, owner_uid(&namespace)?);
         self.entries.insert(user, UsernsEntry { nested: Some(true), ..described });
         Ok(refused)
+    }
+
+    /// How ids are called in the one that the mount namespaces of the tree belong to, in which file systems are made; plain if they
+    /// belong to the dumper's.
+    pub(crate) fn ids_of_mounts(&self) -> IdMap {
+        let mut owners = self.owners.iter().filter(|((name, _), _)| *name == "mnt");
+        let entry = owners.next().and_then(|(_, (owner, _))| self.entries.get(owner));
+        entry.and_then(|entry| IdMap::of(entry).ok()).unwrap_or_default()
+    }
+
+    /// What stands in the way of a dump of mount namespaces that belong to them.
+    pub(crate) fn unsupported_mounts(
+        &self,
+        views: &Views,
+        inventory: &Inventory,
+    ) -> Vec<Unsupported> {
+        let owner = |name, id| self.owners.get(&(name, id)).map(|(owner, _)| *owner);
+        let mut refused = Vec::new();
+        let mut owners = views.all().map(|view| owner("mnt", view.id));
+        let first = owners.next().flatten();
+        let several = owners.any(|other| other != first);
+        for view in views.all() {
+            let Some(user) = owner("mnt", view.id) else { continue };
+            let mut refuse =
+                |refusal: Refusal| refused.push(refusal.of(view.member, "mnt namespace"));
+            if several {
+                refuse(users::MOUNTS_OF_SEVERAL);
+            }
+            if self.entries.get(&user).is_some_and(|entry| IdMap::of(entry).is_err()) {
+                refuse(users::WITHOUT_IDS);
+            }
+            let of_member = inventory.processes.get(&view.member);
+            let owns = |name| {
+                let id = of_member.and_then(|process| process.namespaces.get(name));
+                id.is_some_and(|id| owner(name, *id) == Some(user))
+            };
+            for (mount, origin) in view.mounts.0.iter().zip(&view.origins) {
+                if *origin != Some(Origin::Made) {
+                    continue;
+                }
+                let kind = mount.kind();
+                let may_be_made = match kind.as_str() {
+                    "tmpfs" | "ramfs" | "devpts" => true,
+                    "proc" => views
+                        .shown_pids(mount.device)
+                        .is_some_and(|id| owner("pid", id) == Some(user)),
+                    "sysfs" => owns("net"),
+                    "mqueue" => owns("ipc"),
+                    "cgroup" | "cgroup2" => owns("cgroup"),
+                    _ => false,
+                };
+                if !may_be_made {
+                    refused.push(users::not_made_in(&kind).of(view.member, shown(mount)));
+                }
+            }
+        }
+        refused
     }
 
     /// The entry of the user namespace with this id; `numbers` are those of the tree's namespaces in the images.

@@ -99,6 +99,11 @@ impl Users {
         Ok((found, refused))
     }
 
+    /// How ids are called in the user namespace that the mount namespaces of the tree belong to.
+    pub(crate) fn ids_of_mounts(&self) -> IdMap {
+        if self.ids.is_plain() { self.nested.ids_of_mounts() } else { self.ids.clone() }
+    }
+
     /// What stands in the way of a dump of threads with these ids.
     pub(crate) fn unmapped<'s>(
         &self,

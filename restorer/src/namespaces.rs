@@ -26,6 +26,7 @@ use images::{Checkpoint, Images};
 use kernel::descriptors::duplicate_from;
 use kernel::namespaces::{enter, enter_mounts, own};
 use kernel::procfs::{Dir, Mounts, ProcFile};
+use kernel::user_namespaces::Inside;
 
 use crate::error::Error;
 use crate::files::Networks;
@@ -240,6 +241,11 @@ fn kind_of(name: &str) -> usize {
     TABLE.iter().position(|kind| kind.name == name).unwrap_or(TABLE.len())
 }
 
+/// Namespaces by the names of their kinds.
+fn named(held: Vec<((usize, u32), BorrowedFd<'_>)>) -> Vec<(&'static str, BorrowedFd<'_>)> {
+    held.into_iter().map(|((kind, _), namespace)| (TABLE[kind].name, namespace)).collect()
+}
+
 /// The number of a namespace that is not the dumper's.
 fn other(number: Option<u32>, own: Option<u32>) -> Option<u32> {
     number.filter(|_| own.is_some() && own != number)
@@ -428,39 +434,65 @@ impl<'s> Made<'s> {
         mounted: &BTreeMap<(usize, u32), &[MntEntry]>,
         ground: &Ground<'_>,
     ) -> Result<Roots, Error> {
-        let Some(((kind, _), _)) = mounted.first_key_value() else { return Ok(Roots::default()) };
-        let set = self.sets.of.get(&ground.root_process);
+        let Some((&(kind, number), _)) = mounted.first_key_value() else {
+            return Ok(Roots::default());
+        };
+        let nested = self.nested_owner(mounted.keys().map(|(_, number)| *number))?;
+        let of_root = self.sets.of.get(&ground.root_process);
+        // In whose namespaces file systems are made.
+        let set = match nested {
+            Some(_) => self.sets.of.values().find(|set| set.get(&kind) == Some(&number)),
+            None => of_root,
+        };
+        let is_inside = |key: &(usize, u32)| match nested {
+            Some(_) => self.sets.nested_users.owner(key.1) == nested,
+            None => self.sets.users.is_none() || self.owned.contains(key),
+        };
         // No file system shows a time namespace, and a thread of several may not enter one.
         let is_shown = |kind: &usize| TABLE[*kind].name != time::KIND.name;
-        let set_of_shown = set.into_iter().flatten().filter(|(kind, _)| is_shown(kind));
-        let inside = set_of_shown.filter_map(|(kind, number)| {
-            let namespace = self.others.get(&(*kind, *number))?;
-            let is_inside = self.sets.users.is_none() || self.owned.contains(&(*kind, *number));
-            is_inside.then_some((TABLE[*kind].name, namespace.as_fd()))
-        });
-        let mut before = self.before();
-        before.retain(|(name, _)| *name != time::KIND.name);
-        let users = self.sets.users.as_ref().map(|users| users.inside(&before)).transpose()?;
+        let keys = set.into_iter().flatten().map(|(kind, number)| (*kind, *number));
+        let keys = keys.filter(|(kind, _)| is_shown(kind));
+        let held = keys.filter_map(|key| Some((key, self.others.get(&key)?.as_fd())));
+        let (inside, around): (Vec<_>, Vec<_>) = held.partition(|(key, _)| is_inside(key));
+        let (inside, around) = (named(inside), named(around));
+        let users = match nested {
+            Some(_) => {
+                self.sets.nested_users.inside(number).map(|it| Inside { before: &around, ..it })
+            }
+            None => self.sets.users.as_ref().map(|users| users.inside(&around)).transpose()?,
+        };
         let request = mounts::Request {
             namespaces: mounted.iter().map(|((_, number), mounts)| (*number, *mounts)).collect(),
-            root_namespace: set.and_then(|set| set.get(kind)).copied(),
+            root_namespace: of_root.and_then(|set| set.get(&kind)).copied(),
             root: ground.root,
             files: ground.files.to_vec(),
             own: Mounts::read(&Dir::open(HostPid::own())?)?,
             options: ground.options,
             images: ground.images,
-            inside: inside.collect(),
+            inside,
             own_pids: self.sets.own_pids(),
             users,
         };
         let mounts::Built { namespaces, roots, late } = mounts::build(&request)?;
-        let named = namespaces.into_iter().map(|(number, namespace)| ((*kind, number), namespace));
+        let named = namespaces.into_iter().map(|(number, namespace)| ((kind, number), namespace));
         for (key, namespace) in named {
             self.owned.insert(key);
             self.others.insert(key, namespace);
         }
         self.late = late;
         Ok(roots)
+    }
+
+    /// The user namespace below that of the root that mount namespaces belong to; all of them do, or none.
+    fn nested_owner(&self, mut mounted: impl Iterator<Item = u32>) -> Result<Option<u32>, Error> {
+        let first = mounted.next().and_then(|number| self.sets.nested_users.owner(number));
+        match mounted.find(|number| self.sets.nested_users.owner(*number) != first) {
+            None => Ok(first),
+            Some(number) => {
+                let refusal = support::users::MOUNTS_OF_SEVERAL;
+                Err(Error::refused(refusal.of(0, format!("mount namespace {number}"))))
+            }
+        }
     }
 
     /// The namespace of a kind that has been made under this number.

@@ -77,6 +77,11 @@ impl NestedUsers {
         Ok(())
     }
 
+    /// The number of the one that a namespace belongs to, if that is one of these.
+    pub(crate) fn owner(&self, owned: u32) -> Option<u32> {
+        self.owned.get(&owned).copied()
+    }
+
     /// The place in which a namespace is made that belongs to one of them.
     pub(crate) fn inside(&self, owned: u32) -> Option<Inside<'_>> {
         let number = self.owned.get(&owned)?;

@@ -1,6 +1,6 @@
 //! User namespaces: which are carried.
 
-use crate::unsupported::Refusal;
+use crate::unsupported::{Refusal, word};
 
 /// A process in a user namespace below that of the root of the tree, if that has one of its own or it is further down.
 pub const NESTED: Refusal = Refusal::fixed(
@@ -13,10 +13,30 @@ pub const NESTED: Refusal = Refusal::fixed(
 /// A namespace that belongs to a user namespace below that of the root of the tree.
 pub const OF_NESTED: Refusal = Refusal::fixed(
     "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet \
-     but for those of networks and names",
+     but for those of networks, names and mounts",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
 );
+
+/// Mount namespaces of a tree that belong to several user namespaces.
+pub const MOUNTS_OF_SEVERAL: Refusal = Refusal::fixed(
+    "it belongs to a user namespace below that of the tree's root, and another one of the tree does not: mounts are made for \
+     one user namespace only",
+    "dump the tree of the first process in it by itself (`stasis ps` lists them)",
+);
+
+/// A file system in a mount namespace that belongs to a user namespace below that of the root, where nobody may make it.
+#[must_use]
+pub fn not_made_in(kind: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "it shows what does not belong to the user namespace that its mount namespace belongs to, where a file system of kind \
+             {} cannot be made again",
+            word(kind)
+        ),
+        "if it is mounted here as well, dump and restore with --external 'mnt[]'",
+    )
+}
 
 /// Threads in a user namespace below that of the root of the tree.
 pub const NESTED_THREADS: Refusal = Refusal::fixed(

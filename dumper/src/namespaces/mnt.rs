@@ -23,16 +23,17 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
         pid: namespace.member,
         source: std::io::ErrorKind::NotFound.into(),
     })?;
+    let ids = namespace.users.ids_of_mounts();
     let mut entries = entries(view);
     let devices = view.mounts.0.iter().map(|mount| mount.device);
     let of_device = |it| Some((device(it), namespace.mounts.shown_pids(it)?));
     let shown: BTreeMap<u32, u64> = devices.filter_map(of_device).collect();
     for entry in &mut entries {
-        entry.options = options(&entry.options, &namespace.users.ids);
+        entry.options = options(&entry.options, &ids);
         let shown = shown.get(&entry.root_dev).filter(|_| entry.ext_key.is_none());
         entry.pid_ns_id = shown.and_then(|id| namespace.numbers.get(&("pid", *id))).copied();
         if entry.deleted == Some(true) {
-            entry.lost = lost(view, entry, &namespace.users.ids).map_err(|source| {
+            entry.lost = lost(view, entry, &ids).map_err(|source| {
                 let operation = "read what is mounted, and has been deleted since, of";
                 Error::Process { operation, pid: namespace.member, source }
             })?;

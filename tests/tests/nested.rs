@@ -1,0 +1,185 @@
+//! Trees with user namespaces below that of their root, as programs make them that sandbox others: unshare(1), bwrap(1). What is
+//! compared is what the machine's root sees of every process before and afterwards. These tests need root.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Duration;
+
+use kernel::namespaces::id;
+use kernel::user_namespaces::owner_of;
+use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, children_of, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const KINDS: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
+
+/// A tree whose first process is the program, in a session of its own.
+struct Tree {
+    machine: Machine,
+    scratch: Scratch,
+    program: Program,
+}
+
+impl Tree {
+    /// Starts a program, whose tree has `processes` when all is there; the last of it then writes the file `there` below the
+    /// directory that it is told (`$STAGE`).
+    fn start(arguments: &[&str], processes: usize) -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let stage = scratch.path("stage");
+        fs::create_dir(&stage).expect("mkdir");
+        std::os::unix::fs::chown(&stage, Some(1234), Some(1234)).expect("chown");
+        fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .expect("chmod");
+        let mut command = Command::new(arguments[0]);
+        command.args(&arguments[1..]).env("STAGE", &stage);
+        let program = Program::start(&mut command, &scratch.path("log"));
+        let tree = Self { machine, scratch, program };
+        let is_there =
+            || tree.scratch.path("stage/there").exists() && tree.processes().len() == processes;
+        let said = || fs::read_to_string(tree.scratch.path("log")).unwrap_or_default();
+        assert!(wait_until(PATIENCE, is_there), "{}", said());
+        tree
+    }
+
+    fn processes(&self) -> Vec<i32> {
+        let mut all = vec![self.program.pid()];
+        let mut nth = 0;
+        while let Some(&pid) = all.get(nth) {
+            all.extend(children_of(pid));
+            nth += 1;
+        }
+        all
+    }
+
+    /// Dumped, ended and restored all is as it was, and the last process goes on.
+    fn carried(&self) {
+        let before = self.seen();
+        let images = self.scratch.path("images");
+        let outside = ["--external", "mnt[]"];
+        let mut dump = Engine::Stasis.dump_command(self.program.pid(), &images, Dump::ENDING);
+        Outcome::of(dump.args(outside)).must_succeed("dump");
+        self.machine.await_no_children();
+        // Who started the tree says there how it ended.
+        fs::write(self.scratch.path("log"), "").expect("empty the log");
+        let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+        Outcome::of(restore.args(outside)).must_succeed("restore");
+        let after = self.seen();
+        let pairs = before.iter().zip(&after).filter(|(one, two)| one != two);
+        let differ: Vec<_> = pairs.map(|(one, two)| format!("{one}\n{two}")).collect();
+        assert!(differ.is_empty() && before.len() == after.len(), "{}", differ.join("\n"));
+        fs::write(self.scratch.path("stage/go"), "go\n").expect("say so");
+        let result = self.scratch.path("stage/result");
+        wait_until(PATIENCE, || result.exists());
+        let told = fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
+        let log = fs::read_to_string(self.scratch.path("log")).unwrap_or_default();
+        assert_eq!(told, "PASS\n", "{log}");
+        self.machine.end_all();
+    }
+
+    /// What can be seen of all processes, namespaces by the order in which they come.
+    fn seen(&self) -> Vec<String> {
+        let mut known = Vec::new();
+        let mut lines = Vec::new();
+        for pid in self.processes() {
+            see(pid, pid == self.program.pid(), &mut known, &mut lines);
+        }
+        lines
+    }
+}
+
+fn number(known: &mut Vec<u64>, namespace: u64) -> usize {
+    let place = known.iter().position(|it| *it == namespace);
+    place.unwrap_or_else(|| {
+        known.push(namespace);
+        known.len() - 1
+    })
+}
+
+fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
+    let path = |name: &str| format!("/proc/{pid}/{name}");
+    let mut say = |what: &str, value: String| lines.push(format!("{pid} {what}: {value}"));
+    for kind in KINDS {
+        let namespace = File::open(path(&format!("ns/{kind}"))).expect("a namespace");
+        let own = number(known, namespace.metadata().expect("stat").ino());
+        let owner = owner_of(&namespace).and_then(id).ok();
+        let owner = owner.map(|owner| number(known, owner));
+        say(kind, format!("{own} of {owner:?}"));
+    }
+    let told = [
+        "Name",
+        "Umask",
+        "PPid",
+        "Uid",
+        "Gid",
+        "Groups",
+        "NStgid",
+        "NSpid",
+        "NSpgid",
+        "NSsid",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+    ];
+    for line in fs::read_to_string(path("status")).expect("status").lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if told.contains(&name) && !(is_root && name == "PPid") {
+            say(name, value.trim().to_owned());
+        }
+    }
+    for name in ["uid_map", "gid_map", "setgroups", "oom_score_adj", "cgroup"] {
+        say(name, fs::read_to_string(path(name)).unwrap_or_default());
+    }
+    for name in ["cwd", "root", "exe"] {
+        say(name, fs::read_link(path(name)).expect("a link").display().to_string());
+    }
+    for line in fs::read_to_string(path("mountinfo")).expect("mounts").lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let dash = words.iter().position(|word| *word == "-").expect("a separator");
+        // Sizes of file systems of the machine may change meanwhile.
+        let of_file_system = if words[dash + 1] == "tmpfs" { words[dash + 3] } else { "" };
+        let kinds = &words[dash + 1..dash + 3];
+        say("mount", format!("{:?} {} {kinds:?} {of_file_system}", &words[3..6], words.len()));
+    }
+}
+
+/// Counts, has a file in memory and waits to be told to look at it. `$1` is where.
+const INSIDE: &str = r#"
+memory=$1
+mkdir "$memory/directory" && echo contents > "$memory/directory/file" && chmod 640 "$memory/directory/file"
+exec 7< "$memory/directory/file"
+before=$(id; ls -ln "$memory/directory"; cat /proc/self/uid_map)
+mkfifo "$STAGE/go"
+exec 8<> "$STAGE/go"
+: > "$STAGE/there"
+read -r go <&8
+after=$(id; ls -ln "$memory/directory"; cat /proc/self/uid_map)
+read -r line <&7
+if [ "$before" = "$after" ] && [ "$line" = contents ] && [ "$(cat "$memory/directory/file")" = contents ]; then
+    echo PASS
+else
+    printf '%s\n%s\n%s\n' "$before" "$after" "$line"
+fi > "$STAGE/.result"
+mv "$STAGE/.result" "$STAGE/result"
+read -r go <&8
+"#;
+
+const USER: [&str; 6] = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--", "env"];
+
+#[test]
+fn mounts_of_a_user() {
+    let script =
+        format!("mount -t tmpfs -o mode=755,nosuid memory /mnt && set -- /mnt || exit 1\n{INSIDE}");
+    Tree::start(&[&USER[..], &["unshare", "-Urm", "sh", "-c", &script]].concat(), 1).carried();
+}
+
+#[test]
+fn mounts_of_root() {
+    let script = format!("mount -t tmpfs -o gid=0 memory /mnt && set -- /mnt || exit 1\n{INSIDE}");
+    let below = format!("unshare -Urm sh -c '{}'; :", script.replace('\'', "'\\''"));
+    Tree::start(&["sh", "-c", &below], 2).carried();
+}
