@@ -23,7 +23,7 @@ use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
     Action, AioContext, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process,
-    ProcessFiles, ProcessState, Tables, Thread, VmFlags, mapping_kind, settings,
+    ProcessFiles, ProcessState, SemaphoreUndo, Tables, Thread, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -319,6 +319,18 @@ impl Collector {
     pub fn aio_contexts(&mut self, pid: HostPid) -> Result<Option<Vec<AioContext>>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(Some(source.aio_contexts(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// What the end of the threads of a process will undo in sets of System V semaphores, as it is now. `None` where
+    /// the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
+    pub fn semaphore_undo(&mut self, pid: HostPid) -> Result<Option<Vec<SemaphoreUndo>>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(Some(source.semaphore_undo(pid)?)),
             Sources::Proc(_) => Ok(None),
         }
     }

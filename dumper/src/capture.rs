@@ -36,6 +36,7 @@ use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::is_zombie;
 use crate::segment::Key;
+use crate::semaphore_undo;
 use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
@@ -119,6 +120,8 @@ pub(crate) struct TreeState {
     pub(crate) segments: BTreeMap<Key, u64>,
     /// Contexts of asynchronous I/O.
     pub(crate) aio: aio::Contexts,
+    /// What is to be undone in semaphores.
+    pub(crate) semaphore_undo: semaphore_undo::ToUndo,
     /// What of it is System V's.
     pub(crate) system_v: sysv::Segments,
     /// Locks that mappings alone keep.
@@ -192,6 +195,8 @@ fn read(
     found.extend(entered::look(options, known, &plan.around, &plan.entered)?.1);
     let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;
     found.extend(refused);
+    let (semaphore_undo, refused) = semaphore_undo::look(collector, &inventory)?;
+    found.extend(refused);
     let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
     found.extend(refused);
     found.extend(unsupported::of_mounts(root, &inventory, &plan.views, &plan.around)?);
@@ -259,6 +264,7 @@ fn read(
         process_pages: memory.process_pages,
         segments: memory.segments,
         aio,
+        semaphore_undo,
         system_v,
         kept_locks: std::mem::take(&mut plan.kept_locks),
         pages_scanned: memory.scanned,

@@ -46,6 +46,7 @@ mod rights;
 mod room;
 mod seccomp;
 mod segment;
+mod semaphore_undo;
 mod sharing;
 mod sysv;
 mod task_state;

@@ -254,6 +254,9 @@ fn process(
             state.namespaces.ids().enter(creds);
             state.namespaces.nested_users().set_apart(state.inventory.processes.get(&pid), creds);
         }
+        if let Some(core) = &mut entry.thread_core {
+            state.semaphore_undo.tell(thread.tid, core);
+        }
         if let Some(process) = &mut entry.tc {
             process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);
         }

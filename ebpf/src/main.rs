@@ -22,6 +22,7 @@ mod settings;
 mod task;
 mod touch;
 mod track;
+mod undo;
 mod vma;
 
 use core::ffi::c_char;

@@ -16,9 +16,9 @@ use crate::read::{at, field, fill, load, many_at, many_in_field, offset, zero};
 use crate::{Meta, emit, file, numbers, settings};
 
 #[repr(C)]
-struct TaskContext {
-    meta: *mut Meta,
-    task: *mut c_void,
+pub(crate) struct TaskContext {
+    pub(crate) meta: *mut Meta,
+    pub(crate) task: *mut c_void,
 }
 
 #[unsafe(link_section = "iter/task")]

@@ -3,6 +3,7 @@
 
 mod aio;
 mod mapping_kind;
+mod semaphore_undo;
 pub mod settings;
 pub mod terminals;
 
@@ -16,6 +17,7 @@ use serde::{Serialize, Serializer};
 
 pub use aio::AioContext;
 pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
+pub use semaphore_undo::SemaphoreUndo;
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;
 

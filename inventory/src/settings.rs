@@ -122,6 +122,12 @@ pub const fn in_empty_session(settings: &ThreadSettings) -> bool {
     settings.unusual & unusual::EMPTY_SESSION != 0
 }
 
+/// Whether operations on System V semaphores may have to be undone at its end.
+#[must_use]
+pub const fn undoes_semaphores(settings: &ThreadSettings) -> bool {
+    settings.unusual & unusual::SEM_UNDO != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! The last stage of a restore: every thread is parked in its new process, and the coordinator
 //! gives it its registers and lets it go.
 //!
-//! Process by process, children before parents:
+//! First what is to be undone at the end of threads is done once more (`SEM_UNDO`). Then process by process, children before
+//! parents:
 //!
 //! 1. where children have been stopped, the SIGCHLD that this caused in the parent is taken away
 //!    (unless the images say that one was pending);
@@ -17,8 +18,7 @@
 
 mod inject;
 mod locks;
-
-use std::collections::BTreeMap;
+mod semaphores;
 
 use arch::fpu::Layout;
 use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
@@ -29,7 +29,8 @@ use kernel::process::send_signal;
 use kernel::ptrace::{Stop, Stopped};
 use kernel::rseq::{Interrupted, at_section, set_section};
 
-use self::inject::{drain_child_signal, expect, inject};
+pub(crate) use self::inject::Parked;
+use self::inject::{drain_child_signal, expect, inject, lost, take};
 use crate::error::Error;
 use crate::load::registers;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
@@ -37,9 +38,6 @@ use crate::pids::Pids;
 use crate::plan::Plan;
 use crate::prepare::Region;
 use crate::task::PreparedTask;
-
-/// The parked threads by their numbers.
-pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
 
 /// Finishes every process; with `stop` all stay stopped when they are let go.
 pub(crate) fn finish(
@@ -50,6 +48,7 @@ pub(crate) fn finish(
     stop: bool,
 ) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
+    semaphores::redo(checkpoint, pids, prepared, &mut parked)?;
     for (index, process) in checkpoint.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &prepared[index]) else { continue };
         let children_stopped = if stop {
@@ -188,14 +187,6 @@ fn critical_section(
         }
     }
     Ok(())
-}
-
-fn lost(pid: HostPid) -> Error {
-    Error::Lost { pid: pid.get(), what: "it did not come to its end of the restore".to_owned() }
-}
-
-fn take(parked: &mut Parked, tid: HostPid) -> Result<Stopped, Error> {
-    parked.remove(&tid).ok_or_else(|| lost(tid))
 }
 
 /// Stops a process by a signal. All others are blocked, so that this is the one that its leader

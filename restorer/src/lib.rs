@@ -59,6 +59,7 @@ mod restore;
 mod rights;
 mod root;
 mod run;
+mod semaphore_undo;
 mod stand_in;
 mod subreaper;
 mod sysv;

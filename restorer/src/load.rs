@@ -8,6 +8,7 @@ mod locks;
 mod memory;
 mod nameless;
 pub(crate) mod registers;
+mod semaphore_undo;
 mod store;
 mod task;
 
@@ -40,6 +41,7 @@ use crate::locks::Locks;
 use crate::namespaces::Sets;
 use crate::nested_users::is_nested;
 use crate::run::Run;
+use crate::semaphore_undo::OfThread;
 use crate::users::Users;
 
 /// A checkpoint that was read and checked ([`images::Checkpoint`]), in the form in which it is restored: registers are
@@ -60,6 +62,8 @@ pub(crate) struct Checkpoint {
     pub(crate) files: FileImages,
     /// Locks on them.
     pub(crate) locks: Locks,
+    /// What the end of their threads undoes in semaphores.
+    pub(crate) semaphore_undo: Vec<OfThread>,
     /// Namespaces that they were in.
     pub(crate) namespaces: Sets,
     /// Numbers in pid namespaces below that of the root.
@@ -151,6 +155,7 @@ impl Checkpoint {
             processes.push(task::load(process, (&nameless, &mut filters), &mut store)?);
         }
         check_sharing(&processes)?;
+        let semaphore_undo = semaphore_undo::load(&processes, &read.ipc_namespaces, own, joined)?;
         let levels = Levels::of(&processes.iter().map(member).collect::<Vec<_>>())?;
         let own_ids = dir.inventory().root_ids.unwrap_or_default();
         let seen = |process: &Process| {
@@ -208,6 +213,7 @@ impl Checkpoint {
             huge_memfds,
             files,
             locks,
+            semaphore_undo,
             namespaces,
             levels: Arc::new(levels),
             cgroups,

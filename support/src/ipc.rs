@@ -37,6 +37,83 @@ pub const SEGMENT_OF_ANOTHER: Refusal = Refusal::fixed(
     "dump it as root",
 );
 
+/// What a thread has that is to be undone in semaphores.
+pub const UNDO: &str = "System V semaphores";
+
+/// What is to be undone belongs to several processes.
+pub const UNDO_SHARED: Refusal = Refusal::fixed(
+    "it has what is to be undone at its end (SEM_UNDO) in common with another process (clone with CLONE_SYSVSEM)",
+    "start it without CLONE_SYSVSEM, as fork does",
+);
+
+/// What is to be undone belongs to some threads of a process.
+pub const UNDO_OF_SOME_THREADS: Refusal = Refusal::fixed(
+    "several of its threads, and not all, have in common what is to be undone at their end (SEM_UNDO; clone without \
+     CLONE_SYSVSEM)",
+    "start its threads with CLONE_SYSVSEM, as pthread_create does",
+);
+
+/// What is to be undone is more than is told.
+pub const UNDO_BEYOND: Refusal = Refusal::fixed(
+    "operations are to be undone at its end (SEM_UNDO) in more than 64 sets, or in a set of more than 128 semaphores, of \
+     which the eBPF programs do not tell all",
+    "have it give back what it took of the semaphores (ipcs -s lists them), or use smaller sets",
+);
+
+/// What is to be undone is in a set that the task may no more change.
+pub const UNDO_FORBIDDEN: Refusal = Refusal::fixed(
+    "operations on a set are to be undone at its end (SEM_UNDO), and it may no more change that set itself",
+    "give it the right to: ipcs -s shows the set's owner and permissions; or have it give back what it took before it \
+     gives up its own",
+);
+
+/// What speaks against a restore of what is to be undone in a set of semaphores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UndoConflict {
+    /// The set is not there any more, or is another one.
+    Gone,
+    /// The semaphore has not as much as the tree had taken of it, or would come to more than the most.
+    Taken {
+        /// Which.
+        semaphore: u32,
+        /// What the tree had taken; below 0 for what it had added.
+        by: i32,
+    },
+    /// The tasks may not change it.
+    Forbidden,
+}
+
+/// Why what was to be undone in a set cannot be so again.
+#[must_use]
+pub fn undo_conflict(set: u32, conflict: UndoConflict) -> Refusal {
+    match conflict {
+        UndoConflict::Gone => Refusal::new(
+            format!(
+                "it had taken something of the set {set} (SEM_UNDO), which is not here any more, or is another one: sets \
+                 stay in the kernel that they were made in, until they are removed or the machine is started again"
+            ),
+            "run and dump the program in an IPC namespace of its own (unshare --ipc), whose sets are in the images, or \
+             start it anew",
+        ),
+        UndoConflict::Taken { semaphore, by } => {
+            let what = if by > 0 {
+                format!("it had taken {by} of semaphore {semaphore} of set {set}")
+            } else {
+                format!("it had added {} to semaphore {semaphore} of set {set}", -by)
+            };
+            Refusal::new(
+                format!(
+                    "{what} (SEM_UNDO), which the kernel undid when it ended, and which cannot be done again now"
+                ),
+                format!(
+                    "wait until the others that use the set have given back what they hold: ipcs -s -i {set} shows them"
+                ),
+            )
+        }
+        UndoConflict::Forbidden => UNDO_FORBIDDEN,
+    }
+}
+
 /// What speaks against the restore of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Conflict {

@@ -19,7 +19,7 @@
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
 //! | [`networks`] | network namespaces |
-//! | [`ipc`] | System V shared memory, and queues in IPC namespaces |
+//! | [`ipc`] | System V shared memory and semaphores, and queues in IPC namespaces |
 //! | [`mqueue`] | POSIX message queues |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |

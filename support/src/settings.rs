@@ -13,7 +13,7 @@ use crate::unsupported::{Refusal, Unsupported, word};
 /// nothing but eBPF sees it (`None`: `/proc` does).
 type Rule = (u32, &'static str, Refusal, Option<&'static str>);
 
-static RULES: [Rule; 12] = [
+static RULES: [Rule; 11] = [
     (
         LANDLOCK,
         "landlock domain",
@@ -86,15 +86,6 @@ static RULES: [Rule; 12] = [
             "start it without one (PR_SCHED_CORE)",
         ),
         Some("core scheduling cookies"),
-    ),
-    (
-        unusual::SEM_UNDO,
-        "System V semaphores",
-        Refusal::fixed(
-            "operations on them are to be undone when it ends (SEM_UNDO)",
-            "have it give back what it took of the semaphores (ipcs -s lists them)",
-        ),
-        Some("semaphore undo"),
     ),
     (
         unusual::TRACER,
@@ -303,7 +294,8 @@ pub fn of_registers(pid: HostPid, tid: HostPid, names: &[&str]) -> Unsupported {
 }
 
 /// What only eBPF sees beside what is refused.
-const UNSEEN: [&str; 8] = [
+const UNSEEN: [&str; 9] = [
+    "what is to be undone in System V semaphores (SEM_UNDO)",
     "memory merging before Linux 6.15",
     "tracers of single threads",
     "segments (modify_ldt)",

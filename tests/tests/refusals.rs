@@ -272,8 +272,35 @@ fn keys_of_a_thread() {
 }
 
 #[test]
-fn semaphores_to_be_given_back() {
-    refused_by_programs("unsupported-semaphores", &["semaphores", "sem_undo"]);
+fn semaphores_that_several_processes_give_back() {
+    refused_by_programs("unsupported-semaphores_shared", &["semaphores", "clone_sysvsem", "fork"]);
+}
+
+#[test]
+fn semaphores_that_some_threads_give_back() {
+    refused_by_programs(
+        "unsupported-semaphores_apart",
+        &["semaphores", "not all", "pthread_create"],
+    );
+}
+
+#[test]
+fn more_semaphores_to_be_given_back_than_are_told() {
+    refused_by_programs("unsupported-semaphores_many", &["semaphores", "128", "ipcs"]);
+}
+
+#[test]
+fn semaphores_of_a_process_that_may_no_more_change_them() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start("unsupported-semaphores_no_rights", scratch.path("work"));
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
+    assert!(!outcome.success, "it was dumped");
+    let said = &outcome.stderr;
+    assert!(said.contains("may no more change") && said.contains("ipcs -s"), "{said}");
+    workload.check().expect("the program's own check");
 }
 
 #[test]

@@ -61,6 +61,7 @@ mod pulse;
 mod registers;
 mod restartable;
 mod seccomp;
+mod semaphore_undo;
 mod sessions;
 mod settings;
 mod shared;
@@ -256,6 +257,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),
     ("still", still::run),
+    ("semaphore_undo", semaphore_undo::run),
+    ("semaphore_undo_namespace", semaphore_undo::in_namespace),
     ("sysv_memory", sysv::memory),
     ("sysv_namespace", sysv::namespace),
     ("sysv_namespace_plain", sysv::namespace_plain),
@@ -290,7 +293,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-landlock", unsupported::landlock),
     ("unsupported-message_queue", unsupported::message_queue),
     ("unsupported-secret_memory", unsupported::secret_memory),
-    ("unsupported-semaphores", unsupported::semaphores),
+    ("unsupported-semaphores_apart", semaphore_undo::apart),
+    ("unsupported-semaphores_many", semaphore_undo::many),
+    ("unsupported-semaphores_no_rights", semaphore_undo::no_rights),
+    ("unsupported-semaphores_shared", semaphore_undo::shared),
     ("unsupported-system_calls", unsupported::system_calls),
     ("unsupported-thread_keyring", unsupported::thread_keyring),
     ("unsupported-ebpf_filter", socket_filters::of_ebpf),

@@ -334,21 +334,6 @@ pub(crate) fn message_queue(stage: &Stage) -> Outcome {
     holding(stage, queue.into(), "message queue")
 }
 
-/// A semaphore that is to be given back at the end.
-pub(crate) fn semaphores(stage: &Stage) -> Outcome {
-    // SAFETY: takes integers; the operation outlives the call.
-    let set = unsafe {
-        let set = check(libc::semget(libc::IPC_PRIVATE, 1, 0o600)).expect("semget");
-        let mut up = libc::sembuf { sem_num: 0, sem_op: 1, sem_flg: libc::SEM_UNDO as i16 };
-        check(libc::semop(set, &raw mut up, 1)).expect("semop");
-        set
-    };
-    stage.ready_then_wait();
-    // SAFETY: takes integers.
-    check(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }).expect("remove the semaphore");
-    Ok(())
-}
-
 /// Nothing is dispatched, for the selector says so each time.
 pub(crate) fn system_calls(stage: &Stage) -> Outcome {
     const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;

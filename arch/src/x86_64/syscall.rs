@@ -42,6 +42,7 @@ pub mod nr {
     pub const SETRESGID: usize = 119;
     pub const SETGROUPS: usize = 116;
     pub const SETFSUID: usize = 122;
+    pub const UNSHARE: usize = 272;
     pub const SETNS: usize = 308;
     pub const SETFSGID: usize = 123;
     pub const CAPSET: usize = 126;

@@ -24,6 +24,7 @@ mod tables;
 mod terminal_source;
 mod terminals;
 mod tracks;
+mod undo;
 
 use ids::HostPid;
 use kernel::bpf::IterTarget;

@@ -10,8 +10,10 @@ pub mod asked;
 pub mod offsets;
 mod terminals;
 pub mod track;
+mod undo;
 
 pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
+pub use undo::{UNDO_SEMAPHORES, UndoHead, UndoRecord};
 
 #[cfg(feature = "host")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -53,6 +55,9 @@ pub const KIND_QUEUE: u32 = 11;
 
 /// An [`AioRecord`].
 pub const KIND_AIO: u32 = 12;
+
+/// An [`UndoRecord`].
+pub const KIND_UNDO: u32 = 13;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -338,7 +343,7 @@ pub mod unusual {
     pub const IO_FLUSHER: u32 = 1 << 5;
     /// A core-scheduling cookie.
     pub const CORE_COOKIE: u32 = 1 << 6;
-    /// System V semaphore operations that its end undoes (`SEM_UNDO`).
+    /// System V semaphore operations that its end undoes (`SEM_UNDO`). (They are carried.)
     pub const SEM_UNDO: u32 = 1 << 7;
     /// It traces others.
     pub const TRACER: u32 = 1 << 8;

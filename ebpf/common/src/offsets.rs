@@ -110,6 +110,10 @@ offsets! {
     TASK_PTRACED = "task_struct.ptraced";
     TASK_SEM_UNDO = "task_struct.sysvsem.undo_list" optional;
     SEM_UNDO_LIST = "sem_undo_list.list_proc" optional;
+    SEM_UNDO_USERS = "sem_undo_list.refcnt.refs.counter" optional;
+    SEM_UNDO_NEXT = "sem_undo.list_proc" optional;
+    SEM_UNDO_SET = "sem_undo.semid" optional;
+    SEM_UNDO_ADJUSTMENTS = "sem_undo.semadj" optional;
     TASK_SYSCALL_WORK = "task_struct.thread_info.syscall_work" optional;
     TASK_DISPATCH_SELECTOR = "task_struct.syscall_dispatch.selector" optional;
     TASK_CORE_COOKIE = "task_struct.core_cookie" optional;

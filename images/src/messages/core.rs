@@ -263,6 +263,44 @@ pub struct ThreadCoreEntry {
     /// Extension: `personality` of a thread other than its process's leader, and the leader's if it is not 0.
     #[prost(uint32, optional, tag = "1017")]
     pub personality: Option<u32>,
+    /// Extension: what the end of the thread undoes in sets of System V semaphores (`SEM_UNDO`). Threads of a process
+    /// have that in common: it is with one of them.
+    #[prost(message, repeated, tag = "1018")]
+    pub semaphore_undo: Vec<SemaphoreUndoEntry>,
+    /// Extension: the thread has that for itself, and not in common with others (`unshare` with `CLONE_SYSVSEM`).
+    #[prost(bool, optional, tag = "1019")]
+    pub own_semaphore_undo: Option<bool>,
+}
+
+/// Extension: what is to be undone in a set of System V semaphores.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct SemaphoreUndoEntry {
+    /// The set's id.
+    #[prost(uint32, required, tag = "1")]
+    pub set: u32,
+    /// Its key, 0 for none.
+    #[prost(uint32, required, tag = "2")]
+    pub key: u32,
+    /// How many semaphores it has.
+    #[prost(uint32, required, tag = "3")]
+    pub semaphores: u32,
+    /// The machine's boot: in the same one the kernel gives no id to two.
+    #[prost(fixed64, optional, tag = "4")]
+    pub boot: Option<u64>,
+    /// What is added to which.
+    #[prost(message, repeated, tag = "5")]
+    pub adjustments: Vec<SemaphoreAdjustmentEntry>,
+}
+
+/// Extension: what the end of a thread adds to a semaphore.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct SemaphoreAdjustmentEntry {
+    /// The semaphore, from 0.
+    #[prost(uint32, required, tag = "1")]
+    pub semaphore: u32,
+    /// What is added, which is not 0.
+    #[prost(sint32, required, tag = "2")]
+    pub by: i32,
 }
 
 /// Extension: a NUMA policy, as `set_mempolicy` takes it.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::procfs::Status;
+
 use super::{Kind, Owner, done, make_with_id};
 
 /// What the kernel says of a set, and what its semaphores are at.
@@ -36,12 +38,47 @@ impl Set {
         Ok(found)
     }
 
+    /// The one with this id.
+    ///
+    /// # Errors
+    /// If there is none ([`super::is_gone`]), or it is another's (`CAP_IPC_OWNER`).
+    pub fn read(id: i32) -> io::Result<Self> {
+        let (_, stat) = stat(id, libc::IPC_STAT)?;
+        Self::of(id, &stat)
+    }
+
+    /// Whether a task may change its semaphores, by the rules of the kernel (ipcperms).
+    #[must_use]
+    pub fn may_be_changed_by(&self, task: &Status) -> bool {
+        const CAP_IPC_OWNER: u32 = 15;
+        const CHANGES: u32 = 0o2;
+        let Owner { uid, gid, cuid, cgid, .. } = self.owner;
+        let is_in = |group: u32| task.gid.fs == group || task.groups.contains(&group);
+        let shift = if [uid, cuid].contains(&task.uid.effective) {
+            6
+        } else if is_in(gid) || is_in(cgid) {
+            3
+        } else {
+            0
+        };
+        let granted = self.owner.permissions() >> shift & CHANGES != 0;
+        granted || task.cap_effective >> CAP_IPC_OWNER & 1 != 0
+    }
+
     fn of(id: i32, stat: &libc::semid_ds) -> io::Result<Self> {
         let count = usize::try_from(stat.sem_nsems).map_err(|_| io::ErrorKind::InvalidData)?;
         let mut values = vec![0u16; count];
         // SAFETY: the kernel writes as many values as the set has, which never changes.
         done(unsafe { libc::semctl(id, 0, libc::GETALL, values.as_mut_ptr()) })?;
         Ok(Self { id, owner: Owner::from(&stat.sem_perm), values })
+    }
+
+    /// Removes the one with this id.
+    ///
+    /// # Errors
+    /// If there is none, or it is another's.
+    pub fn remove(id: i32) -> io::Result<()> {
+        remove(id)
     }
 
     /// Makes the set; whether its id was to be had.
@@ -66,6 +103,7 @@ impl Set {
     }
 }
 
+/// Removes a set.
 fn remove(id: i32) -> io::Result<()> {
     // SAFETY: takes integers.
     done(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)

@@ -1,11 +1,25 @@
 //! Calls that a parked thread is made to make.
 
+use std::collections::BTreeMap;
+
 use arch::syscall::nr;
+use ids::HostPid;
 use kernel::memory::write_all;
 use kernel::ptrace::{Stop, Stopped};
 
 use crate::error::Error;
 use crate::prepare::Region;
+
+/// The parked threads by their numbers.
+pub(crate) type Parked = BTreeMap<HostPid, Stopped>;
+
+pub(super) fn lost(pid: HostPid) -> Error {
+    Error::Lost { pid: pid.get(), what: "it did not come to its end of the restore".to_owned() }
+}
+
+pub(super) fn take(parked: &mut Parked, tid: HostPid) -> Result<Stopped, Error> {
+    parked.remove(&tid).ok_or_else(|| lost(tid))
+}
 
 /// Makes a stopped task make a system call at the instruction `at`; returns its answer.
 pub(super) fn inject(
