@@ -74,6 +74,7 @@ fn restore(
             false => Connections::Restored,
         },
         validation: options.file_validation.asked(),
+        any_permissions: false,
         file_locks: true,
         inherited: Vec::new(),
         networks: Default::default(),

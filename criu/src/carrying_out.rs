@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hooks::{Both, Hooks};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::command::Command;
 use crate::log::Log;
@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::scripts::Scripts;
 use crate::{
     Directories, Done, Error, Host, VERSION, check, cpuinfo, dump, restore, rights, service,
+    statistics,
 };
 
 /// Carries a request out.
@@ -55,7 +56,7 @@ fn logged(
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
     tracing::debug!("images in {}", directories.images.display());
-    tracing::info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
+    info!("Version: {VERSION} (stasis {})", env!("CARGO_PKG_VERSION"));
     freezer::undo_left(&host.run_dir.join(freezer::UNDO));
     // CRIU takes them without a word, and its callers give them: its own test runner a dump --pidfile.
     for option in &options.misplaced {
@@ -70,7 +71,16 @@ fn logged(
         Command::CpuinfoDump => cpuinfo::dump(directories),
         Command::CpuinfoCheck => cpuinfo::check(options, directories),
     });
+    if let Some(text) = done.as_ref().ok().and_then(|done| shown(options, directories, done)) {
+        text.lines().for_each(|line| info!("{line}"));
+    }
     done.inspect_err(log_error)
+}
+
+/// The statistics, where they are to be shown.
+pub(crate) fn shown(options: &Options, directories: &Directories, done: &Done) -> Option<String> {
+    let text = statistics::text(directories, done).filter(|_| options.shows_statistics)?;
+    text.inspect_err(|failure| warn!("{failure}")).ok()
 }
 
 /// Refuses by name what is asked for and not there.

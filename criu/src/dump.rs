@@ -80,6 +80,7 @@ fn asked(
         stop_within: options.timeout.unwrap_or(STOP_WITHIN),
         programs: host.programs.clone(),
         contents: !options.sizes_only,
+        evasive_devices: options.evasive_devices,
         processor: cpuinfo::of_dump(options).map_err(failed)?,
         keep_dirty_log: options.track_mem,
         parent,

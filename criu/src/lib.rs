@@ -35,6 +35,7 @@ mod scripts;
 mod service;
 pub mod shell;
 pub mod size;
+mod statistics;
 mod table;
 
 use std::path::{Path, PathBuf};

@@ -76,6 +76,7 @@ fn restore(
             (true, false) => Connections::Restored,
             (false, false) => Connections::Refused,
         },
+        any_permissions: options.any_permissions,
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         file_locks: options.file_locks,
         inherited: inherited(&options.inherited)?,

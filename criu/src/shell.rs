@@ -13,9 +13,10 @@ use images::Images;
 use nix::errno::Errno;
 use nix::sys::wait::wait;
 
+use crate::carrying_out::shown;
 use crate::{
-    Asked, Command, Done, Error, Failure, Host, Options, Reading, VERSION, configuration, parse,
-    program, rights, rpc, run, service,
+    Asked, Command, Directories, Done, Error, Failure, Host, Options, Reading, VERSION,
+    configuration, parse, program, rights, rpc, run, service,
 };
 
 const USAGE: &str = "
@@ -48,6 +49,10 @@ Options:
      --cpu-cap[=CAP]    dump: describe the processor; restore and cpuinfo check: it must have what is
                         described; CAP is a list of fpu (state), ins (instructions), cpu (all features),
                         all and none, ^CAP takes one back [default: fpu,ins, and all without CAP]
+     --evasive-devices  dump: a device may be found by a path that leads to another node of it
+     --skip-file-rwx-check
+                        restore: who may read, write and execute a file may have changed
+     --display-stats    show the statistics of a dump or restore
      --exec-cmd         execute the words after the command in place of criu when it has restored
      --address PATH     socket that a service listens at [default: criu_service.socket]
      --daemon           a service goes into the background
@@ -170,7 +175,13 @@ fn carry_out(command: Command, options: &Options, host: &Host) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match run(command, options, host) {
+    let done = run(command, options, host);
+    if let (Ok(done), Ok(directories)) = (&done, Directories::of(options))
+        && let Some(text) = shown(options, &directories, done)
+    {
+        print!("{text}");
+    }
+    match done {
         Ok(Done::Checked) => println!("Looks good."),
         Ok(Done::Restored(report)) if !options.exec.is_empty() => {
             // Who asked sees the program that this process becomes.

@@ -30,19 +30,9 @@ pub(crate) struct Known {
     pub(crate) refused: &'static [Command],
 }
 
-/// An option that no command carries out.
+/// An option that no command carries out: each refuses it.
 const fn known(long: &'static str, short: Option<char>, kind: Kind) -> Known {
-    lacking(long, short, kind, ALL)
-}
-
-/// An option that no command carries out, and that is refused by those that would have to.
-const fn lacking(
-    long: &'static str,
-    short: Option<char>,
-    kind: Kind,
-    refused: &'static [Command],
-) -> Known {
-    Known { long, short, kind, commands: &[], refused }
+    Known { long, short, kind, commands: &[], refused: ALL }
 }
 
 const fn carried(
@@ -77,12 +67,12 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("cpu-cap", None, Optional, &[Dump, Restore, CpuinfoDump, CpuinfoCheck]),
     carried("daemon", None, Switch, &[Restore, Service]),
     known("deprecated", None, Switch),
-    known("display-stats", None, Switch),
+    carried("display-stats", None, Switch, IMAGES),
     carried("empty-ns", None, Required, IMAGES),
     carried("enable-external-masters", None, Plain, IMAGES),
     carried("enable-external-sharing", None, Plain, IMAGES),
     carried("enable-fs", None, Required, DUMPS),
-    lacking("evasive-devices", None, Switch, DUMPS),
+    carried("evasive-devices", None, Switch, DUMPS),
     carried("exec-cmd", None, Plain, &[Restore]),
     carried("experimental", None, Switch, &[Check]),
     carried("ext-mount-map", Some('M'), Required, IMAGES),
@@ -114,7 +104,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("lsm-profile", None, Required),
     carried("manage-cgroups", None, Optional, IMAGES),
     carried("mntns-compat-mode", None, Switch, &[Restore]),
-    known("ms", None, Plain),
+    carried("ms", None, Plain, &[Check]),
     carried("network-lock", None, Required, DUMPS),
     carried("no-default-config", None, Plain, ALL),
     known("page-server", None, Switch),
@@ -127,7 +117,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("restore-sibling", Some('S'), Switch, &[Restore]),
     carried("root", Some('r'), Required, IMAGES),
     carried("shell-job", Some('j'), Switch, IMAGES),
-    known("skip-file-rwx-check", None, Switch),
+    carried("skip-file-rwx-check", None, Switch, &[Restore]),
     carried("skip-in-flight", None, Switch, DUMPS),
     carried("skip-mnt", None, Required, IMAGES),
     carried("status-fd", None, Required, &[Service]),

@@ -132,6 +132,8 @@ pub struct PlanContext {
     pub views: Arc<Views>,
     /// What becomes of files that have lost their names.
     pub link_remaps: LinkRemaps,
+    /// A device may be dumped by a path that leads to another node of it.
+    pub evasive_devices: bool,
 }
 
 impl PlanContext {

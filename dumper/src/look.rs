@@ -93,6 +93,7 @@ impl<'a> Looker<'a> {
                     true => files::LinkRemaps::Allowed,
                     false => files::LinkRemaps::Refused,
                 },
+                evasive_devices: options.evasive_devices,
             },
         })
     }

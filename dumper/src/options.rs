@@ -124,6 +124,8 @@ pub struct DumpOptions {
     /// Note what is in programs and mapped files (build ids, checksums), so that a restore recognises
     /// other versions of them; otherwise only their sizes.
     pub contents: bool,
+    /// A device may be dumped by a path that leads to another node of it.
+    pub evasive_devices: bool,
     /// What the images say of the processor (`cpuinfo.img`), for who asks whether another machine's does.
     pub processor: Option<CpuinfoEntry>,
     /// Go on logging what the tree writes when it runs on, for a later dump that has this one as
@@ -205,6 +207,7 @@ impl DumpOptions {
             cross_check: false,
             programs: Home::default(),
             contents: true,
+            evasive_devices: false,
             processor: None,
             keep_dirty_log: false,
             parent: None,

@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
         cgroup_yard: None,
         trust: Trust::Files,
         validation: Validation::Contents,
+        any_permissions: false,
         file_locks: true,
         connections: Connections::default(),
         inherited: Vec::new(),

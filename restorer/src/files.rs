@@ -111,6 +111,8 @@ pub struct OpenContext {
     pub trust: Trust,
     /// What of the files is compared.
     pub validation: Validation,
+    /// The permissions of files are not compared.
+    pub any_permissions: bool,
     /// How many numbers the restore needs for itself in every task.
     pub work: usize,
     /// What becomes of TCP connections.

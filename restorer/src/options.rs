@@ -63,6 +63,8 @@ pub struct RestoreOptions {
     pub trust: Trust,
     /// What of the files is compared with what the images say.
     pub validation: Validation,
+    /// Who may read, write and execute a file may differ from what the images say.
+    pub any_permissions: bool,
     /// Whether the file locks and leases in the images are taken again.
     pub file_locks: bool,
     /// What becomes of TCP connections. Those that were dumped as closed come back so.

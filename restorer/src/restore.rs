@@ -85,7 +85,8 @@ pub fn restore(
     let possible = host.check(&checkpoint);
     // What is opened is looked at then, unless it does not come to that.
     let which = if possible.is_ok() { Which::Undescribed } else { Which::All };
-    let unchanged = changed::check(&checkpoint.files, options.root.as_deref(), which);
+    let unchanged =
+        changed::check(&checkpoint.files, options.root.as_deref(), options.any_permissions, which);
     Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
     check_vdso(&host, &checkpoint)?;
     inherited_values::check(&checkpoint, &checkpoint.namespaces.ids())?;
@@ -153,6 +154,7 @@ pub fn restore(
         lasting: rights::lasting(&checkpoint),
         trust: options.trust,
         validation: options.validation,
+        any_permissions: options.any_permissions,
         connections,
         levels: Arc::clone(&checkpoint.levels),
         networks,

@@ -118,6 +118,83 @@ fn an_image_of_the_processor_is_that_of_criu_peer() {
     assert_eq!(one, other);
 }
 
+/// A program that holds descriptor 3, and ends when it is asked to.
+fn holder(of: &Path) -> std::process::Child {
+    let script =
+        format!("exec 3>>{}; while [ ! -e {0}.end ]; do sleep 0.1; done; echo x >&3", of.display());
+    let mut command = Command::new("sh");
+    let quiet = std::process::Stdio::null;
+    command.args(["-c", &script]).stdin(quiet()).stdout(quiet()).stderr(quiet());
+    command.process_group(0).spawn().expect("start a shell")
+}
+
+/// The name of an open device has been taken away, and another node of the device has it.
+#[test]
+fn a_device_is_found_by_another_node_if_that_will_do() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let node = scratch.path("null");
+    let make = || {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3))
+            .expect("mknod");
+    };
+    make();
+    let mut program = holder(&node);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::fs::hard_link(&node, scratch.path("second")).expect("link");
+    std::fs::remove_file(&node).expect("remove");
+    make();
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let (dir, pid) = (images.to_str().expect("UTF-8"), program.id().to_string());
+    let dump = ["dump", "-t", &pid, "-D", dir, "-j", "--leave-running"];
+    let refused = criu(&dump);
+    assert!(!refused.success && refused.stderr.contains("null"), "{refused:?}");
+    criu(&[&dump[..], &["--evasive-devices"]].concat()).must_succeed("dump");
+    std::fs::write(scratch.path("null.end"), "").expect("write");
+    assert!(program.wait().expect("wait").success());
+    std::fs::remove_file(scratch.path("null.end")).expect("remove");
+    criu(&["restore", "-d", "-j", "-D", dir]).must_succeed("restore");
+    std::fs::write(scratch.path("null.end"), "").expect("write");
+}
+
+/// Who may read and write a file is compared, unless that is left out; what else has changed is refused all the same.
+#[test]
+fn permissions_may_have_changed_if_that_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let file = scratch.path("file");
+    std::fs::write(&file, "").expect("write");
+    let mut program = holder(&file);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let images = scratch.path("images");
+    std::fs::create_dir(&images).expect("mkdir");
+    let (dir, pid) = (images.to_str().expect("UTF-8"), program.id().to_string());
+    let shown =
+        criu(&["dump", "-t", &pid, "-D", dir, "-j", "--display-stats"]).must_succeed("dump");
+    assert!(shown.stdout.contains("Displaying dump stats:\nFreezing time: "), "{shown:?}");
+    program.wait().expect("wait");
+    machine.await_no_children();
+    let change = |mode| {
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("chmod");
+    };
+    change(0o600);
+    let restore = ["restore", "-d", "-j", "-D", dir];
+    let refused = criu(&restore);
+    assert!(!refused.success && refused.stderr.contains("chmod 644"), "{refused:?}");
+    change(0o2600);
+    let any = [&restore[..], &["--skip-file-rwx-check", "--display-stats"]].concat();
+    assert!(!criu(&any).success);
+    change(0o600);
+    let shown = criu(&any).must_succeed("restore");
+    assert!(shown.stdout.contains("Restore time: "), "{shown:?}");
+    std::fs::write(scratch.path("file.end"), "").expect("write");
+    let is_written = || std::fs::read(&file).is_ok_and(|text| text == b"x\n");
+    assert!(stasis_tests::wait_until(std::time::Duration::from_secs(10), is_written));
+}
+
 /// CRIU takes them without a word, and its callers give them.
 #[test]
 fn options_that_mean_nothing_to_a_command_are_named() {

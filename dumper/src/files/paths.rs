@@ -253,6 +253,7 @@ fn look(
         Some(path) if ghost || terminal || about_dead.is_some() => path,
         // It lost this name and was given it again, or the like, which the kernel does not tell.
         Some(path) if leads_to(&path) && !leads_to(Path::new(target)) => path,
+        Some(path) if context.evasive_devices && is_device_at(&place, &path, &stat) => path,
         _ => PathBuf::from(target),
     };
     if !path.is_absolute() {
@@ -262,7 +263,9 @@ fn look(
         (true, _) => check_ghost(&stat, context).and_then(|()| check_mount(&place, &path, &handle)),
         (false, true) => Ok(()),
         _ if about_dead.is_some() => Ok(()),
-        (false, false) => check_path(&place, &path, &stat, || is_nfs(&handle)),
+        (false, false) => {
+            check_path(&place, &path, &stat, context.evasive_devices, || is_nfs(&handle))
+        }
     };
     let (path, checked, lost) = match checked {
         Err(Problem::Lost { path }) if context.link_remaps.are_allowed() => {
@@ -356,11 +359,12 @@ fn check_mount(place: &Place<'_>, path: &Path, handle: &OwnedFd) -> Result<(), P
     })
 }
 
-/// The path must lead to the very file.
+/// The path must lead to the very file, or to the same device if that will do.
 fn check_path(
     place: &Place<'_>,
     path: &Path,
     stat: &FileStat,
+    evasive_devices: bool,
     is_nfs: impl FnOnce() -> bool,
 ) -> Result<(), Problem> {
     let by_path = match at(place, path, stat.st_mode) {
@@ -381,7 +385,21 @@ fn check_path(
             false => Ok(()),
         };
     }
-    Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
+    match evasive_devices && is_same_device(stat, &by_path) {
+        true => Ok(()),
+        false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
+    }
+}
+
+fn is_same_device(one: &FileStat, other: &FileStat) -> bool {
+    let device = |of: &FileStat| (of.st_mode & libc::S_IFMT, of.st_rdev);
+    let is_device = matches!(device(one).0, libc::S_IFCHR | libc::S_IFBLK);
+    is_device && device(one) == device(other)
+}
+
+/// Whether a path leads to a node of the same device.
+fn is_device_at(place: &Place<'_>, path: &Path, stat: &FileStat) -> bool {
+    at(place, path, stat.st_mode).is_ok_and(|found| is_same_device(stat, &found))
 }
 
 /// Whether a name is like those that NFS gives to files which are deleted while they are open. It goes when

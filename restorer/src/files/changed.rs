@@ -31,7 +31,12 @@ pub(crate) enum Which {
 ///
 /// # Errors
 /// With every one of them, and a command for each that has only grown.
-pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> Result<(), Error> {
+pub(crate) fn check(
+    images: &FileImages,
+    root: Option<&Path>,
+    any_permissions: bool,
+    which: Which,
+) -> Result<(), Error> {
     let entries = images.files.values().filter_map(|file| file.reg.as_ref());
     // Where mounts are made there is no path yet.
     let entries = entries.filter(|entry| entry.mnt_id.is_none_or(|mount| mount < 0));
@@ -40,11 +45,12 @@ pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> R
     });
     if which == Which::Undescribed {
         let opened = images.wanted();
-        if all(named.clone().filter(|entry| !opened.contains(&entry.id)), root).is_empty() {
+        let others = named.clone().filter(|entry| !opened.contains(&entry.id));
+        if all(others, root, any_permissions).is_empty() {
             return Ok(());
         }
     }
-    let found = all(named, root);
+    let found = all(named, root, any_permissions);
     if found.is_empty() { Ok(()) } else { Err(Error::Refused(found)) }
 }
 
@@ -52,10 +58,11 @@ pub(crate) fn check(images: &FileImages, root: Option<&Path>, which: Which) -> R
 pub(super) fn all<'a>(
     named: impl Iterator<Item = &'a RegFileEntry>,
     root: Option<&Path>,
+    any_permissions: bool,
 ) -> Vec<Refused> {
     let mut found: Vec<Refused> = Vec::new();
     let changed = |entry: &RegFileEntry| {
-        let found = by_name(entry, &locate(&entry.name, root))?;
+        let found = by_name(entry, &locate(&entry.name, root), any_permissions)?;
         Some(Refused::new(entry.id, found))
     };
     for one in named.filter_map(changed) {
@@ -85,13 +92,15 @@ const fn is_plain_mode(mode: u32) -> bool {
     matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
 }
 
-fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Unsupported> {
+fn by_name(entry: &RegFileEntry, path: &Path, any_permissions: bool) -> Option<Unsupported> {
     // What is about a process is there when that is.
     if !is_plain(entry) || is_of_process(entry) {
         return None;
     }
     match path.symlink_metadata() {
-        Ok(now) if is_plain_mode(now.mode()) => compare(entry, path, now.mode(), now.len()),
+        Ok(now) if is_plain_mode(now.mode()) => {
+            compare(entry, path, (now.mode(), now.len()), any_permissions)
+        }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Some(of_gone(path))
         }
@@ -99,14 +108,20 @@ fn by_name(entry: &RegFileEntry, path: &Path) -> Option<Unsupported> {
     }
 }
 
-/// What differs between a file and what the images say of it, as far as they do.
+/// What differs between a file, by its mode and size, and what the images say of it, as far as they do.
 pub(super) fn compare(
     entry: &RegFileEntry,
     path: &Path,
-    mode: u32,
-    is: u64,
+    (mode, size): (u32, u64),
+    any_permissions: bool,
 ) -> Option<Unsupported> {
-    of_change(path, Was { mode: entry.mode, size: entry.size }, mode, is)
+    /// Who may read, write and execute it.
+    const PERMISSIONS: u32 = 0o777;
+    let mode = match entry.mode.filter(|_| any_permissions) {
+        Some(was) => mode & !PERMISSIONS | was & PERMISSIONS,
+        None => mode,
+    };
+    of_change(path, Was { mode: entry.mode, size: entry.size }, mode, size)
 }
 
 #[cfg(test)]
@@ -124,7 +139,7 @@ mod tests {
             mode: Some(libc::S_IFREG | mode),
             ..RegFileEntry::default()
         };
-        let found = |size, mode| by_name(&entry(size, mode), &path);
+        let found = |size, mode| by_name(&entry(size, mode), &path, false);
         assert!(found(3, 0o600).unwrap().reason.contains("not there"));
         std::fs::write(&path, "12345").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
@@ -134,5 +149,8 @@ mod tests {
         assert!(found(7, 0o640).unwrap().remedy.starts_with("put it back"));
         let remedy = found(5, 0o600).unwrap().remedy;
         assert!(remedy.contains(": chmod 600 "), "{remedy}");
+        let with_any = |mode| by_name(&entry(5, mode), &path, true);
+        assert_eq!(with_any(0o600), None);
+        assert!(with_any(0o4640).unwrap().reason.contains("mode"));
     }
 }

@@ -175,9 +175,10 @@ fn all_that_has_changed_is_named_at_once_and_nothing_is_made() {
     let found = refused(open(images(), &OpenContext::default()).unwrap_err());
     assert_eq!(found, expected);
     // What no descriptor refers to is looked at before.
-    let found = refused(changed::check(&images(), None, changed::Which::Undescribed).unwrap_err());
+    let found =
+        refused(changed::check(&images(), None, false, changed::Which::Undescribed).unwrap_err());
     assert_eq!(found, expected);
     fs::write(dir.path().join("mapped"), "1234567").unwrap();
-    assert!(changed::check(&images(), None, changed::Which::Undescribed).is_ok());
+    assert!(changed::check(&images(), None, false, changed::Which::Undescribed).is_ok());
     assert_eq!(refused(open(images(), &OpenContext::default()).unwrap_err()), expected[..2]);
 }

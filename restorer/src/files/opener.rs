@@ -26,6 +26,7 @@ pub(super) struct Opener {
     pub(super) approver: Approver,
     root: Option<PathBuf>,
     validation: Validation,
+    any_permissions: bool,
     /// Where sockets are made.
     pub(super) networks: Networks,
     /// What has been found of the contents of files, by id.
@@ -82,6 +83,7 @@ impl Opener {
             approver,
             root,
             validation,
+            any_permissions: context.any_permissions,
             networks,
             checked,
             images,
@@ -151,7 +153,7 @@ impl Opener {
         };
         let (mode, size) = (approved.attributes.mode, approved.attributes.size);
         let path = changed::locate(&entry.name, self.root.as_deref());
-        match changed::compare(entry, &path, mode, size) {
+        match changed::compare(entry, &path, (mode, size), self.any_permissions) {
             None => Ok(approved),
             Some(changed) => Err(Error::Refused(vec![Refused::new(entry.id, changed)])),
         }
@@ -204,7 +206,7 @@ impl Opener {
         let named = files.filter(|entry| !self.remaps.contains_key(&entry.id));
         // In a namespace that is gone when this has failed nobody can change anything.
         let named = named.filter(|entry| !self.approver.is_inside(entry.mnt_id));
-        let mut found = changed::all(named, self.root.as_deref());
+        let mut found = changed::all(named, self.root.as_deref(), self.any_permissions);
         match error {
             error if found.is_empty() => error,
             Error::Refused(others) => {

@@ -274,6 +274,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             // Whoever may ask a service for a restore may not tell it what to believe.
             trust: Trust::Files,
             validation: Validation::Contents,
+            any_permissions: false,
             file_locks: true,
             connections: match work.tcp_close {
                 true => Connections::Closed,
